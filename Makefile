@@ -1,0 +1,51 @@
+# `make demo` shows it, `make test` tests it, `make check` checks it; each sets up .venv by itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.installed
+
+.PHONY: help setup demo test check format generate lock release-image clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+setup: $(SETUP) ## install into .venv from the hash-checked lock
+
+$(SETUP): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "The Job Gateway needs Python 3.11 or later; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(SETUP) ## run jobs through the gateway and its embedded upstream
+	@$(BIN)/jobgateway demo
+
+test: $(SETUP) ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(SETUP) ## format, lint, types, import directions, proto, generated code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+	$(BIN)/buf breaking proto --against proto/released.binpb
+	$(BIN)/python scripts/generate --check
+
+format: $(SETUP) ## format the code and the contract
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/buf format --write proto
+
+generate: $(SETUP) ## write generated/ anew from proto/
+	$(BIN)/python scripts/generate
+
+lock: $(SETUP) ## pin the dependencies anew (ARGS=--upgrade for newer ones)
+	PATH=$(CURDIR)/$(BIN):$$PATH scripts/lock $(ARGS)
+
+release-image: $(SETUP) ## at a release: what `buf breaking` compares with from then on
+	$(BIN)/buf build proto --output proto/released.binpb
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -1,0 +1,116 @@
+"""Time, injected: whoever waits or compares times takes a `Clock`, so that tests step it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+
+class Timer(Protocol):
+    """A call that is due later."""
+
+    def cancel(self) -> None:
+        """Makes it never happen; does nothing where it has happened."""
+
+
+class Clock(Protocol):
+    """What time it is, and a way to be called later."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment; never goes back."""
+
+    def time(self) -> float:
+        """Seconds since the epoch (UTC)."""
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        """Calls `callback` once `monotonic()` has reached `when`, never from within this call."""
+
+
+class SystemClock:
+    """The machine's clock and the running event loop's timers."""
+
+    def monotonic(self) -> float:
+        """Seconds of the event loop's clock."""
+        return asyncio.get_running_loop().time()
+
+    def time(self) -> float:
+        """Seconds since the epoch (UTC)."""
+        return time.time()
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        """Calls `callback` at `when` of the event loop's clock."""
+        return asyncio.get_running_loop().call_at(when, callback)
+
+
+async def sleep_until(clock: Clock, when: float) -> None:
+    """Returns once `clock.monotonic()` has reached `when` (seconds)."""
+    if when > clock.monotonic():
+        await Signal(clock).wait(when)
+
+
+class Signal:
+    """A wake-up for one waiter; `set` before `wait` is remembered once."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._pending = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Wakes the waiter, or the next one at once."""
+        self._pending = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, until: float) -> None:
+        """Returns when `set` was called, or `clock.monotonic()` has reached `until` (seconds)."""
+        if not self._pending:
+            self._waiter = asyncio.get_running_loop().create_future()
+            timer = self._clock.call_at(until, self._wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+        self._pending = False
+
+
+class TimeLimit:
+    """An async context that raises `TimeoutError` once `clock.monotonic()` has reached `until` (seconds).
+
+    As `asyncio.timeout_at`, but of an injected clock. A cancellation from elsewhere passes through as such.
+    """
+
+    def __init__(self, clock: Clock, until: float) -> None:
+        self._clock = clock
+        self._until = until
+        self._expired = False
+
+    async def __aenter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None, "a time limit needs a task to interrupt"  # noqa: S101 - a defect of ours
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._timer = self._clock.call_at(self._until, self._expire)
+        return self
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        if self._expired:
+            only_ours = self._task.uncancel() <= self._cancelling
+            if only_ours and kind is not None and issubclass(kind, asyncio.CancelledError):
+                raise TimeoutError from error

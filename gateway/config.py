@@ -1,0 +1,104 @@
+"""The settings of `serve`: one validated, frozen object, from the environment (docs/settings.md lists them)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from typing import Self
+
+PREFIX = "JOBGATEWAY_"
+# Variables of the command line's client side, which `serve` meets in the same shell.
+CLIENT_VARIABLES = frozenset({"JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN"})
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the message is one line that names the variable and says why."""
+
+
+def _listen(value: str) -> str:
+    host, separator, port = value.rpartition(":")
+    if not (separator and host and port.isascii() and port.isdecimal() and int(port) <= 65535):
+        raise ValueError("it is HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051")
+    return value
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it is an http or https URL, such as https://cloud.viktor.ai/api")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("it has neither user nor query nor fragment: callers' credentials come with their calls")
+    return value
+
+
+class Settings(BaseSettings):
+    """All settings; each field is the variable `JOBGATEWAY_` and its name in capitals. Seconds may be fractional."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+    upstream_url: Annotated[str, AfterValidator(_http_url)] = Field(
+        description="Base URL of the REST API, such as `https://cloud.viktor.ai/api`. Required."
+    )
+    listen: Annotated[str, AfterValidator(_listen)] = Field(
+        "127.0.0.1:50051", description="Where gRPC is served, as HOST:PORT; port 0 takes a free one."
+    )
+    poll_interval_min_seconds: float = Field(
+        0.25, ge=0.01, le=3600, description="The shortest time between two polls of a job, while its watch is young."
+    )
+    poll_interval_max_seconds: float = Field(
+        5.0, ge=0.01, le=3600, description="The longest time between two polls of a job. Not below the shortest."
+    )
+    poll_outage_seconds: float = Field(
+        300.0, ge=0.1, le=86_400, description="How long a watch rides out failures of the upstream."
+    )
+    upstream_timeout_seconds: float = Field(
+        10.0, ge=0.1, le=3600, description="How long the upstream may be silent when it is read or asked to cancel."
+    )
+    submit_timeout_seconds: float = Field(
+        120.0,
+        ge=0.1,
+        le=86_400,
+        description="How long a submission may take; `poll_result` holds the answer for a while.",
+    )
+    drain_grace_seconds: float = Field(
+        30.0, ge=0, le=3600, description="How long calls in flight may go on after SIGTERM."
+    )
+    max_calls: int = Field(1_000, ge=1, le=100_000, description="How many calls that are no watch are served at once.")
+    max_watches: int = Field(
+        20_000, ge=1, le=100_000, description="How many watches (`WatchJob`, `RunJob`) are served at once."
+    )
+    log_format: Literal["json", "text"] = Field("json", description="`json` or `text`, a line each, on standard error.")
+
+    @model_validator(mode="after")
+    def _intervals(self) -> Self:
+        if self.poll_interval_max_seconds < self.poll_interval_min_seconds:
+            raise ValueError(
+                f"{PREFIX}POLL_INTERVAL_MAX_SECONDS ({self.poll_interval_max_seconds:g}) is below "
+                f"{PREFIX}POLL_INTERVAL_MIN_SECONDS ({self.poll_interval_min_seconds:g})"
+            )
+        return self
+
+
+def load() -> Settings:
+    """The settings in the environment. Raises `ConfigError` for one that is missing, wrong or unknown."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            raise ConfigError(f"{name}: there is no such setting; docs/settings.md lists them")
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise ConfigError(why) from None
+        name = PREFIX + str(first["loc"][0]).upper()
+        if first["type"] == "missing":
+            raise ConfigError(f"{name}: it is required, and not set") from None
+        raise ConfigError(f"{name}: {why[0].lower()}{why[1:]} (it is {first['input']!r})") from None

@@ -1,0 +1,62 @@
+"""Whose token a call bears, read at the boundary and never shown again."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+
+from gateway.errors import CredentialInvalid
+
+# RFC 6750's b64token is narrower, but no form of VIKTOR's tokens is documented: any visible ASCII passes.
+BEARER = re.compile(r"bearer +([!-~]{1,4096})", re.IGNORECASE)
+
+# A shorter text is no secret, and stands in ordinary words.
+SHORTEST_SECRET = 6
+
+_PROCESS_KEY = secrets.token_bytes(32)
+
+
+class Credential:
+    """A caller's bearer token.
+
+    `poll_key` is what polls are shared by, `caller_key` whose request_ids and limits they are: both keyed hashes,
+    so that no token serves as a key anywhere.
+    """
+
+    __slots__ = ("_token", "caller_key", "poll_key")
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+        self.poll_key = self._key(b"poll")
+        self.caller_key = self._key(b"caller")
+
+    def _key(self, purpose: bytes) -> bytes:
+        return hashlib.blake2b(self._token.encode(), key=_PROCESS_KEY, person=purpose, digest_size=16).digest()
+
+    def headers(self) -> dict[str, str]:
+        """The headers that an upstream request bears, read anew for each request."""
+        return {"authorization": f"Bearer {self._token}"}
+
+    def redact(self, text: str) -> str:
+        """`text` with the token taken out, for what the upstream may echo."""
+        return text.replace(self._token, "[redacted]") if len(self._token) >= SHORTEST_SECRET else text
+
+    def __repr__(self) -> str:
+        return "Credential(...)"
+
+
+def read_credential(values: list[str | bytes]) -> Credential:
+    """The credential in the values of the metadata `authorization`.
+
+    Raises `CredentialInvalid` unless there is exactly one, `Bearer <token>`, in visible ASCII.
+    """
+    if not values:
+        raise CredentialInvalid("send the metadata 'authorization: Bearer <token>' with the call")
+    if len(values) > 1:
+        raise CredentialInvalid("the call has more than one 'authorization' metadata; send exactly one")
+    value = values[0]
+    match = BEARER.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise CredentialInvalid("the metadata 'authorization' is not 'Bearer <token>' with a token of visible ASCII")
+    return Credential(match[1])

@@ -1,0 +1,101 @@
+"""What the gateway knows of jobs: frozen values, with neither protobuf nor HTTP in them."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+MAX_INT64 = 2**63 - 1
+
+
+class JobStatus(enum.Enum):
+    """What state a job is in; whether it has ended is in `Job.done`."""
+
+    UNSPECIFIED = enum.auto()
+    RUNNING = enum.auto()
+    SUCCESS = enum.auto()
+    ERROR = enum.auto()
+    ERROR_USER = enum.auto()
+    STOPPED = enum.auto()
+    CANCELLED = enum.auto()
+    TIMEOUT = enum.auto()
+    EXPIRED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Progress that a job reported; `percentage` is usually 0 to 100 and may go back."""
+
+    message: str = ""
+    message_type: str = ""
+    percentage: float | None = None
+    report_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """What went wrong in a job; `stack_trace` and `invalid_fields` are JSON as the upstream sent it."""
+
+    type: str = ""
+    message: str = ""
+    stack_trace: bytes | None = None
+    invalid_fields: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The result of a job: the upstream's own bytes of JSON, and their SHA-256 in hexadecimal."""
+
+    json: memoryview
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.json)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it was read upstream at `observe_time` (seconds since the epoch)."""
+
+    uid: int
+    status: JobStatus
+    status_text: str
+    done: bool
+    observe_time: float
+    kind: str = ""
+    progress: Progress | None = None
+    error: JobError | None = None
+    result: Result | None = None
+    complete_time: datetime | None = None
+    log_download_url: str = ""
+
+    def identity(self) -> tuple[object, ...]:
+        """What makes two states of a job equal to a watcher: neither content nor URLs nor times."""
+        progress = self.progress
+        return (
+            self.status_text,
+            self.done,
+            None if progress is None else (progress.message, progress.message_type, progress.percentage),
+            self.error,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SendJob:
+    """A job to send; None is unset, and is not sent. `params` and `arguments` are JSON, `timeout` is in seconds."""
+
+    workspace_id: str
+    entity_id: int
+    poll_result: bool | None = None
+    method_name: str | None = None
+    method_type: str | None = None
+    editor_session: str | None = None
+    params: bytes | None = None
+    events: tuple[str, ...] = ()
+    timeout: int | None = None
+    arguments: bytes | None = None
+    method: str | None = None

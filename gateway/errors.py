@@ -1,0 +1,173 @@
+"""Everything that can go wrong, as exceptions of our own.
+
+GatewayError
+├── RequestError               the caller's request is at fault; nothing was sent upstream
+│   ├── RequestInvalid         a field holds what it must not
+│   ├── RequestTooLarge        it is larger than we take
+│   ├── CredentialInvalid      there is no usable credential
+│   ├── RequestIdReused        the request_id belongs to another request
+│   └── RequestIdsExhausted    no more ids can be remembered now
+├── UpstreamError              one upstream request did not give what was asked
+│   ├── UpstreamAnswered       it answered with an HTTP status that is no success
+│   ├── UpstreamMalformed      it answered with what is not the protocol
+│   ├── UpstreamAnswerTooLarge it answered with more than we take
+│   ├── UpstreamTimedOut       it did not answer in time
+│   ├── UpstreamConnectionLost the connection broke, when the request may have been read
+│   └── UpstreamUnreachable    there was no connection: the request was certainly not sent
+├── SubmitOutcomeUnknown       a submission was sent, and whether a job runs is not known
+├── UpstreamOutage             a watch rode out failures for as long as it may
+├── NoStateYet                 a wait was over before any state could be read
+├── ResultTooLarge             the result does not fit the one message that was asked for
+├── LimitReached               one of our own limits of load
+└── Draining                   this process is going away
+
+No message of an exception holds a credential.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """A field of the request, as a dotted path, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class GatewayError(Exception):
+    """The top of the tree. `retry_after` is a wait in seconds, where one is known."""
+
+    retry_after: float | None = None
+
+
+class RequestError(GatewayError):
+    """The caller's request is at fault; nothing was sent upstream."""
+
+
+class RequestInvalid(RequestError):
+    """A field of the request, or a metadata entry, holds what it must not."""
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}")
+        self.violations = (FieldViolation(field, description),)
+
+
+class RequestTooLarge(RequestError):
+    """The request is larger than the gateway takes."""
+
+
+class CredentialInvalid(RequestError):
+    """The call has no credential, or not exactly one that can be used."""
+
+
+class RequestIdReused(RequestInvalid):
+    """The request_id belongs to another request."""
+
+
+class RequestIdsExhausted(RequestError):
+    """No more request_ids can be remembered at the moment."""
+
+
+class UpstreamError(GatewayError):
+    """One upstream request did not give what was asked.
+
+    `passing`: a later attempt may go well. `sent`: the upstream may have seen the request. `throttled`: it
+    asked us to slow down.
+    """
+
+    passing = True
+    sent = True
+    throttled = False
+
+
+class UpstreamAnswered(UpstreamError):
+    """The upstream answered with an HTTP status that is no success; `violations` are the fields it named."""
+
+    # 408, 425 and 429 are the client errors that HTTP means to be tried again (RFC 9110, 8470, 6585).
+    PASSING_CLIENT_ERRORS = frozenset({408, 425, 429})
+
+    def __init__(
+        self,
+        http_status: int,
+        message: str,
+        *,
+        violations: tuple[FieldViolation, ...] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.violations = violations
+        self.retry_after = retry_after
+        self.passing = http_status >= 500 or http_status in self.PASSING_CLIENT_ERRORS
+        self.throttled = http_status == 429
+
+
+class UpstreamMalformed(UpstreamError):
+    """The upstream's answer is not the protocol."""
+
+    def __init__(self, message: str, *, http_status: int | None = None) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+
+
+class UpstreamAnswerTooLarge(UpstreamError):
+    """The upstream's answer is larger than the gateway takes."""
+
+    passing = False
+
+
+class UpstreamTimedOut(UpstreamError):
+    """The upstream did not answer in time."""
+
+
+class UpstreamConnectionLost(UpstreamError):
+    """The connection broke when the upstream may have read the request."""
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection came about: the upstream has certainly not seen the request."""
+
+    sent = False
+
+
+class SubmitOutcomeUnknown(GatewayError):
+    """A submission was sent, and whether a job runs is not known; the message says what happened."""
+
+    def __init__(self, message: str, http_status: int | None) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+
+
+class UpstreamOutage(GatewayError):
+    """A watch rode out passing failures for as long as it may; `last` is the last of them."""
+
+    def __init__(self, last: UpstreamError, seconds: float) -> None:
+        super().__init__(f"the upstream has failed for {seconds:.0f} s, the last time so: {last}")
+        self.last = last
+
+
+class NoStateYet(GatewayError):
+    """A wait was over before any state of the job could be read."""
+
+
+class ResultTooLarge(GatewayError):
+    """The result does not fit the one message that was asked for."""
+
+
+class LimitReached(GatewayError):
+    """One of the gateway's own limits of load was reached; `retry_after` says when to try again."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Draining(GatewayError):
+    """This process is going away; `retry_after` says when to try another one."""
+
+    def __init__(self, *, retry_after: float) -> None:
+        super().__init__("this gateway is going away")
+        self.retry_after = retry_after

@@ -1,0 +1,63 @@
+"""Strict JSON (RFC 8259) as callers send it: whether it is JSON, and one value to every reader."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+MAX_DEPTH = 500
+
+_TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
+
+_BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|([\[{])|([\]}])')
+
+
+def check_json(raw: bytes) -> None:
+    """Raises `ValueError`, with a message for the caller, unless `raw` is one JSON value in UTF-8.
+
+    An object with a key twice is refused, for two readers may take two different values from it, and so are more
+    than 500 levels of nesting.
+    """
+    if not raw.strip():
+        raise ValueError("it is empty; leave it unset, or send a JSON value")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 (byte {error.start})") from error
+    try:
+        json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_keep, parse_float=_keep)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from error
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    if _depth(text) > MAX_DEPTH:
+        raise ValueError(_TOO_DEEP)
+
+
+def _depth(text: str) -> int:
+    # Of text that is JSON: an unfinished string would make this quadratic.
+    depth = deepest = 0
+    for match in _BRACKETS.finditer(text):
+        if match[1]:
+            depth += 1
+            deepest = max(deepest, depth)
+        elif match[2]:
+            depth -= 1
+    return deepest
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the key {twice!r} twice")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _keep(text: str) -> str:
+    # The value is not wanted, and int() refuses numbers of thousands of digits.
+    return text

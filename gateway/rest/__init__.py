@@ -1,0 +1,6 @@
+"""The REST client: one attempt, and what it was. It knows HTTP and JSON, and no protobuf."""
+
+from gateway.rest.client import RestClient
+from gateway.rest.transport import TimeLimits, Transport
+
+__all__ = ["RestClient", "TimeLimits", "Transport"]

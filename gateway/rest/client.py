@@ -1,0 +1,119 @@
+"""The endpoints of the REST API that the gateway uses, one attempt each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from gateway import __version__
+from gateway.domain import JobStatus
+from gateway.errors import UpstreamMalformed
+from gateway.rest.error_reader import read_error
+from gateway.rest.job_reader import read_job, read_sent_job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gateway.credential import Credential
+    from gateway.domain import Job, SendJob
+    from gateway.rest.transport import Answer, Transport
+
+# Larger answers are read in a thread, for hashing them would hold the event loop for over a millisecond.
+READ_IN_THREAD_BYTES = 1 << 20
+
+
+class RestClient:
+    """Makes one request at a time of its caller's, and says what came of it.
+
+    `submissions` carries the POSTs and `reads` everything else: two pools, for a POST must not meet a connection
+    that the upstream is about to close. `now` gives seconds since the epoch.
+    """
+
+    def __init__(self, base_url: str, *, submissions: Transport, reads: Transport, now: Callable[[], float]) -> None:
+        self._base = base_url.rstrip("/")
+        self._submissions = submissions
+        self._reads = reads
+        self._now = now
+
+    async def aclose(self) -> None:
+        """Closes all connections."""
+        await self._submissions.aclose()
+        await self._reads.aclose()
+
+    async def send(self, job: SendJob, credential: Credential, headers: Mapping[str, str]) -> Job:
+        """POSTs a job; `headers` pass through.
+
+        Returns one that is not done for a 201 [ref], or whatever state the body of another 2xx shows. Raises
+        `UpstreamError`, whose `sent` says whether the upstream can have seen the request.
+        """
+        path = f"/workspaces/{quote(job.workspace_id, safe='')}/entities/{job.entity_id}/jobs/"
+        answer = await self._request(self._submissions, "POST", path, credential, headers, send_body(job))
+        sent = await self._read(answer, lambda: read_sent_job(answer.body, observe_time=self._now()))
+        return _still_running(sent) if answer.status == 201 else sent
+
+    async def get(self, uid: int, credential: Credential, headers: Mapping[str, str]) -> Job:
+        """GETs a job as it is now [sdk]. Raises `UpstreamError`."""
+        answer = await self._request(self._reads, "GET", f"/jobs/{uid}/", credential, headers)
+        return await self._read(answer, lambda: read_job(answer.body, uid=uid, observe_time=self._now()))
+
+    async def cancel(self, uid: int, credential: Credential, headers: Mapping[str, str]) -> None:
+        """DELETEs a job [docs]: asks for its cancellation. Raises `UpstreamError`."""
+        await self._request(self._reads, "DELETE", f"/jobs/{uid}/", credential, headers)
+
+    async def _request(
+        self,
+        transport: Transport,
+        method: str,
+        path: str,
+        credential: Credential,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+    ) -> Answer:
+        answer = await transport.exchange(
+            method,
+            self._base + path,
+            {
+                "accept": "application/json",
+                # Results are large and the mesh is near: compression would cost more than it saves.
+                "accept-encoding": "identity",
+                "user-agent": f"jobgateway/{__version__}",
+                **({} if body is None else {"content-type": "application/json"}),
+                **headers,
+                **credential.headers(),
+            },
+            body,
+        )
+        if not 200 <= answer.status < 300:
+            raise read_error(answer, self._now(), credential.redact)
+        return answer
+
+    async def _read(self, answer: Answer, read: Callable[[], Job]) -> Job:
+        try:
+            return await asyncio.to_thread(read) if len(answer.body) > READ_IN_THREAD_BYTES else read()
+        except UpstreamMalformed as error:
+            error.http_status = answer.status
+            raise
+
+
+def _still_running(job: Job) -> Job:
+    # A 201 means that the poll is not completed [ref], whatever word stands in it.
+    return replace(job, status=JobStatus.RUNNING, done=False, error=None, result=None, complete_time=None)
+
+
+def send_body(job: SendJob) -> bytes:
+    """The body of the POST: what is set and nothing else, `params` and `arguments` byte for byte."""
+    members: dict[str, bytes] = {}
+    for name in ("poll_result", "method_name", "method_type", "editor_session", "timeout", "method"):
+        value = getattr(job, name)
+        if value is not None:
+            members[name] = json.dumps(value).encode()
+    if job.events:
+        members["events"] = json.dumps(job.events).encode()
+    if job.params is not None:
+        members["params"] = job.params
+    if job.arguments is not None:
+        members["arguments"] = job.arguments
+    return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), value) for name, value in members.items())

@@ -1,0 +1,222 @@
+"""The servicer: one short method per RPC. Answers are encoded messages."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.call import left_by_caller
+from gateway.content import read_format
+from gateway.domain import Job, JobStatus
+from gateway.errors import GatewayError, NoStateYet, RequestInvalid, UpstreamAnswered, UpstreamError
+from gateway.events import JobState
+from gateway.status import row_of
+from gateway.stream import EventStream, read_resume_point
+from gateway.submit import RecordKey, fingerprint
+from gateway.translate import (
+    read_heartbeat_interval,
+    read_request_id,
+    read_send_job,
+    read_uid,
+    read_wait_timeout,
+)
+from gateway.watch import Key, Quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from gateway.call import Call
+    from gateway.clock import Clock
+    from gateway.domain import SendJob
+    from gateway.rest import RestClient
+    from gateway.submit import Sent, Submitter
+    from gateway.watch import Hub, Watcher
+
+# How long a wait lasts that has neither a timeout nor a deadline.
+DEFAULT_WAIT_SECONDS = 60.0
+# What is kept of a deadline so that the answer arrives before it: a tenth, within these bounds.
+DEADLINE_MARGIN_SECONDS = (0.05, 1.0)
+# Reading a larger request takes long enough for other calls to notice.
+READ_IN_THREAD_BYTES = 256 << 10
+
+_log = structlog.get_logger()
+
+
+class JobService:
+    """The methods of `jobgateway.v1.JobService`, for `Boundary` to make handlers of."""
+
+    def __init__(self, *, rest: RestClient, hub: Hub[JobState], submitter: Submitter, clock: Clock) -> None:
+        self._rest = rest
+        self._hub = hub
+        self._submitter = submitter
+        self._clock = clock
+        self._cancellations: set[asyncio.Task[None]] = set()
+        # Set before the server ends what is left over, which looks to a handler like a caller who left.
+        self.closing = False
+
+    async def SendJob(self, request: pb.SendJobRequest, call: Call) -> bytes:
+        """One POST, or the job of an earlier one under the same request_id."""
+        content_format = read_format(request.content_format, streaming=False)
+        sent = await asyncio.shield(await self._submit(request, call))
+        call.uid = sent.uid
+        if sent.job is not None:
+            return (await JobState(sent.job).encode(content_format, streaming=False)).job
+        return await self._read_or_uid(sent.uid, call, content_format)
+
+    async def GetJob(self, request: pb.GetJobRequest, call: Call) -> bytes:
+        """One GET."""
+        content_format = read_format(request.content_format, streaming=False)
+        call.uid = read_uid(request.uid)
+        return (await (await self._read(call.uid, call)).encode(content_format, streaming=False)).job
+
+    async def WatchJob(self, request: pb.WatchJobRequest, call: Call) -> None:
+        """Streams the job's states from the hub."""
+        content_format = read_format(request.content_format, streaming=True)
+        call.uid = read_uid(request.uid)
+        heartbeat = read_heartbeat_interval(
+            request.heartbeat_interval if request.HasField("heartbeat_interval") else None
+        )
+        point = read_resume_point(request.resume_token, call.uid)
+        await call.begin_stream()
+        stream = EventStream(call, call.uid, content_format, heartbeat, self._clock)
+        stream.resume(point, request.resume_token)
+        with self._watch(call.uid, call, seen=stream.has_seen) as watcher:
+            await stream.follow(watcher)
+
+    async def WaitJob(self, request: pb.WaitJobRequest, call: Call) -> bytes:
+        """The done job, or the latest state when the time is over."""
+        content_format = read_format(request.content_format, streaming=False)
+        call.uid = read_uid(request.uid)
+        timeout = read_wait_timeout(request.timeout if request.HasField("timeout") else None)
+        if timeout == 0:
+            state = await self._read(call.uid, call)
+        else:
+            until = self._clock.monotonic() + wait_seconds(timeout, call.remaining())
+            with self._watch(call.uid, call) as watcher:
+                state = await _wait(watcher, until)
+        return (await state.encode(content_format, streaming=False)).job
+
+    async def RunJob(self, request: pb.RunJobRequest, call: Call) -> None:
+        """Sends the job, then streams its states from the hub."""
+        if not request.HasField("request"):
+            raise RequestInvalid("request", "it is required: the job to send")
+        content_format = read_format(request.request.content_format, streaming=True)
+        heartbeat = read_heartbeat_interval(
+            request.heartbeat_interval if request.HasField("heartbeat_interval") else None
+        )
+        submission = await self._submit(request.request, call)
+        try:
+            await call.begin_stream()
+            sent = await asyncio.shield(submission)
+            call.uid = sent.uid
+            stream = EventStream(call, sent.uid, content_format, heartbeat, self._clock)
+            await stream.begin(await self._first_state(sent, call))
+            if not stream.ended:
+                with self._watch(sent.uid, call, seen=stream.has_seen) as watcher:
+                    await stream.follow(watcher)
+        except asyncio.CancelledError:
+            if request.cancel_on_disconnect and left_by_caller() and not self.closing:
+                self._cancel_when_sent(submission, call)
+            raise
+
+    async def CancelJob(self, request: pb.CancelJobRequest, call: Call) -> bytes:
+        """DELETE, then the state read right after."""
+        uid = call.uid = read_uid(request.uid)
+        try:
+            await self._rest.cancel(uid, call.credential, call.headers)
+        except UpstreamAnswered as error:
+            # A job that has ended cannot be cancelled, which is what its caller wanted all the same.
+            if error.http_status not in (404, 409) or not await self._has_ended(uid, call):
+                raise
+        return await self._read_or_uid(uid, call, pb.CONTENT_FORMAT_NONE)
+
+    async def aclose(self) -> None:
+        """Returns when all submissions and cancellations that were begun have ended."""
+        await self._submitter.aclose()
+        while self._cancellations:
+            await asyncio.wait(self._cancellations)
+
+    async def _submit(self, request: pb.SendJobRequest, call: Call) -> asyncio.Task[Sent]:
+        request_id = read_request_id(request.request_id)
+        if request.ByteSize() > READ_IN_THREAD_BYTES:
+            job, mark = await asyncio.to_thread(_read_request, request, request_id)
+        else:
+            job, mark = _read_request(request, request_id)
+
+        async def post() -> Job:
+            return await self._rest.send(job, call.credential, call.headers)
+
+        key = RecordKey(call.credential.caller_key, request_id) if request_id else None
+        return self._submitter.submit(post, key, mark)
+
+    async def _read(self, uid: int, call: Call) -> JobState:
+        return JobState(await self._rest.get(uid, call.credential, call.headers))
+
+    async def _read_or_uid(self, uid: int, call: Call, content_format: pb.ContentFormat.ValueType) -> bytes:
+        # What was asked for is done by now: a state that cannot be read takes nothing of that back.
+        try:
+            state = await self._read(uid, call)
+        except UpstreamError:
+            return pb.Job(uid=uid).SerializeToString()
+        return (await state.encode(content_format, streaming=False)).job
+
+    async def _has_ended(self, uid: int, call: Call) -> bool:
+        try:
+            return (await self._read(uid, call)).job.done
+        except UpstreamError:
+            return False
+
+    async def _first_state(self, sent: Sent, call: Call) -> JobState:
+        if sent.job is not None:
+            return JobState(sent.job)
+        try:
+            return await self._read(sent.uid, call)
+        except UpstreamError:
+            return JobState(Job(sent.uid, JobStatus.RUNNING, "", done=False, observe_time=self._clock.time()))
+
+    def _watch(
+        self, uid: int, call: Call, seen: Callable[[JobState], bool] | None = None
+    ) -> AbstractContextManager[Watcher[JobState]]:
+        return self._hub.watch(Key(call.credential.poll_key, uid), lambda: self._read(uid, call), seen)
+
+    def _cancel_when_sent(self, submission: asyncio.Task[Sent], call: Call) -> None:
+        async def cancel() -> None:
+            try:
+                sent = await submission
+                await self._rest.cancel(sent.uid, call.credential, call.headers)
+            except GatewayError as error:
+                # There is nobody left to tell but the log.
+                _log.warning("cancel_on_disconnect failed", uid=call.uid, reason=row_of(error).reason)
+            else:
+                _log.info("cancelled on disconnect", uid=sent.uid)
+
+        task = asyncio.get_running_loop().create_task(cancel())
+        self._cancellations.add(task)
+        task.add_done_callback(self._cancellations.discard)
+
+
+def _read_request(request: pb.SendJobRequest, request_id: str) -> tuple[SendJob, bytes]:
+    job = read_send_job(request)
+    return job, fingerprint(job) if request_id else b""
+
+
+def wait_seconds(timeout: float | None, remaining: float | None) -> float:
+    """How long a wait lasts, of its `timeout` and the seconds that remain until the call's deadline."""
+    if remaining is None:
+        return DEFAULT_WAIT_SECONDS if timeout is None else timeout
+    least, most = DEADLINE_MARGIN_SECONDS
+    usable = max(0.0, remaining - min(most, max(least, remaining / 10)))
+    return usable if timeout is None else min(timeout, usable)
+
+
+async def _wait(watcher: Watcher[JobState], until: float) -> JobState:
+    while not isinstance(update := await watcher.next(until), Quiet):
+        if update.last:
+            return update.state
+    if watcher.loop.state is not None:
+        return watcher.loop.state
+    raise update.last_failure or NoStateYet("the time of the wait was over before the job could be read; call again")

@@ -1,0 +1,109 @@
+"""The answers of faults that have one, and the bytes of those that send a part of one."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from functools import cache
+from http import HTTPStatus
+
+import msgspec
+
+from gateway.simulator.faults import Fault
+
+_JSON = "application/json"
+_PAGE = b"""<html>
+<head><title>502 Bad Gateway</title></head>
+<body>
+<center><h1>502 Bad Gateway</h1></center>
+</body>
+</html>
+"""
+_BOMB_SIZE = 200_000_000
+_BOMB_BLOCK = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An HTTP answer: its status, its headers but for the length, its body."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": _JSON})
+    body: bytes = b""
+
+
+def fault_answer(fault: Fault, *, uid: int, success: int, elsewhere: str) -> Answer:
+    """Return the answer of a fault.
+
+    Args:
+        fault: one of a kind that has an answer.
+        uid: of the job that the request is about, 0 where it is about none.
+        success: the HTTP status that the request would have had.
+        elsewhere: the URL that a redirect names.
+
+    """
+    if isinstance(fault.kind, int):
+        answer = _status_answer(fault.kind, bytes(fault.body))
+    elif fault.kind == "html":
+        answer = Answer(status=502, headers={"Content-Type": "text/html"}, body=_PAGE)
+    elif fault.kind == "redirect":
+        answer = Answer(status=302, headers={"Location": elsewhere})
+    elif fault.kind == "gzip_bomb":
+        headers = {"Content-Type": _JSON, "Content-Encoding": "gzip"}
+        answer = Answer(status=success, headers=headers, body=_bomb())
+    else:
+        answer = Answer(status=success, body=_bodies(uid)[fault.kind])
+    headers = {**answer.headers, **_retry_after(fault), **fault.headers}
+    return Answer(status=answer.status, headers=headers, body=answer.body)
+
+
+def running_job(uid: int) -> bytes:
+    """Return the JSON of a running job, for answers of which a part is sent."""
+    message = {"message_type": "progress", "message": "Half-way", "timestamp_epoch": None, "percentage": 50}
+    return msgspec.json.encode({"uid": uid, "kind": "result", "status": "running", "message": message})
+
+
+def _bodies(uid: int) -> dict[str, bytes]:
+    whole = running_job(uid)
+    ended = {"status": "success", "result": {"data": {"sum": 0}}, "completed_at": "2026-01-01T00:00:00Z"}
+    return {
+        "not_json": b"OK, all is well.",
+        "list": b"[" + whole + b"]",
+        "null": b"null",
+        "truncated": whole[: len(whole) // 2],
+        "other_uid": msgspec.json.encode({"uid": uid + 1_000_000, "kind": "result", **ended}),
+        "no_uid": msgspec.json.encode({"kind": "result", "status": "running"}),
+        "empty": b"",
+    }
+
+
+def _status_answer(status: int, body: bytes) -> Answer:
+    if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+        return Answer(status=status, headers={})
+    if not body and status == HTTPStatus.BAD_REQUEST:
+        body = b'{"method_name":["This value is not accepted."],"non_field_errors":["The job is refused."]}'
+    return Answer(status=status, body=body or msgspec.json.encode({"detail": _phrase(status)}))
+
+
+def _phrase(status: int) -> str:
+    known = status in HTTPStatus.__members__.values()
+    return f"{HTTPStatus(status).phrase}." if known else f"Status {status}."
+
+
+def _retry_after(fault: Fault) -> dict[str, str]:
+    if fault.retry_after is None:
+        return {}
+    delay = fault.retry_delay()
+    text = str(fault.retry_after) if delay is None else formatdate(time.time() + delay, usegmt=True)
+    return {"Retry-After": text}
+
+
+@cache
+def _bomb() -> bytes:
+    packer = zlib.compressobj(wbits=31)
+    parts = [packer.compress(b'{"uid":1,"padding":"')]
+    parts += [packer.compress(b"x" * _BOMB_BLOCK) for _ in range(_BOMB_SIZE // _BOMB_BLOCK)]
+    return b"".join([*parts, packer.compress(b'"}'), packer.flush()])

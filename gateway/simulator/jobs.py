@@ -1,0 +1,105 @@
+"""The jobs that the simulator holds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from gateway.simulator.course import Course, State, state_at
+from gateway.simulator.faults import FaultPlan
+from gateway.simulator.parameters import Parameters
+from gateway.simulator.shapes import View
+from gateway.simulator.submission import Submission
+
+LARGEST_NUMBER = 10_000
+"""Jobs kept at once; the oldest is forgotten for a new one."""
+
+_FIRST_UID = 1_000_001
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One job: what was asked for, and what happened to it since.
+
+    Attributes:
+        uid: number of the job.
+        owner: the token that made it.
+        parameters: what the caller chose.
+        course: its life, decided when it was made.
+        made_at: time of the simulator's clock, in seconds.
+        started: the same moment in seconds since the epoch.
+        faults: of this job's own requests.
+        cancelled_at: seconds after `made_at` at which it was cancelled first, None if it was not.
+
+    """
+
+    uid: int
+    owner: str = field(repr=False)
+    parameters: Parameters
+    course: Course
+    made_at: float
+    started: float
+    faults: FaultPlan
+    cancelled_at: float | None = None
+    _shown: int = 0
+
+    def state(self, now: float) -> State:
+        """Return the job's state at `now`, a time of the simulator's clock."""
+        return state_at(self.course, now - self.made_at, self.cancelled_at)
+
+    def cancel(self, now: float) -> None:
+        """Cancel the job at `now`; cancelling it again changes nothing."""
+        if self.cancelled_at is None:
+            self.cancelled_at = now - self.made_at
+
+    def show(self, now: float) -> dict[str, object]:
+        """Return the job's document at `now`, in the shape that its parameters ask for."""
+        view = View(
+            uid=self.uid,
+            parameters=self.parameters,
+            course=self.course,
+            state=self.state(now),
+            started=self.started,
+        )
+        shape = self.parameters.shape
+        if shape == "mixed":
+            shape = "second" if self._shown % 2 else "first"
+        self._shown += 1
+        return view.first_shape() if shape == "first" else view.second_shape()
+
+    def encoded(self, now: float) -> bytes:
+        """Return `show(now)` as JSON."""
+        return msgspec.json.encode(self.show(now))
+
+
+class Jobs:
+    """All jobs by uid, `LARGEST_NUMBER` of them at most."""
+
+    def __init__(self, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._jobs: dict[int, Job] = {}
+        self._uids = itertools.count(_FIRST_UID)
+
+    def make(self, submission: Submission, owner: str, faults: FaultPlan) -> Job:
+        """Make a job that starts now and belongs to the token `owner`."""
+        job = Job(
+            uid=next(self._uids),
+            owner=owner,
+            parameters=submission.parameters,
+            course=submission.course(),
+            made_at=self._clock(),
+            started=self._wall_clock(),
+            faults=faults,
+        )
+        if len(self._jobs) >= LARGEST_NUMBER:
+            del self._jobs[next(iter(self._jobs))]
+        self._jobs[job.uid] = job
+        return job
+
+    def get(self, uid: str) -> Job | None:
+        """Return the job that a path names, or None where there is no such job."""
+        return self._jobs.get(int(uid)) if uid.isascii() and uid.isdigit() and len(uid) < 20 else None

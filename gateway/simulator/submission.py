@@ -1,0 +1,79 @@
+"""The body of a POST that sends a job, checked as the REST API checks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.simulator.course import Course, Ending
+from gateway.simulator.objects import decode_fields
+from gateway.simulator.parameters import Parameters
+
+REFUSE = "refuse"
+"""The `method_name` whose POST is answered with 400, and with the body `params.errors`."""
+
+_NonEmpty = Annotated[str, Meta(min_length=1)]
+
+
+class _Body(msgspec.Struct, frozen=True, kw_only=True):
+    poll_result: bool = False
+    method_name: _NonEmpty | UnsetType = UNSET
+    method_type: _NonEmpty | UnsetType = UNSET
+    editor_session: UUID | UnsetType = UNSET
+    params: Parameters | None = None
+    events: list[str] = []
+    timeout: Annotated[int, Meta(ge=1, le=86_400)] = 86_400
+    arguments: Parameters | None = None
+    method: _NonEmpty | UnsetType = UNSET
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A valid POST.
+
+    Attributes:
+        method_name: as sent, in `method_name` or in `method`; `succeed` where neither was.
+        poll_result: whether the POST waits for the end, for `parameters.hold` seconds at most.
+        timeout: seconds that the job may last.
+        parameters: the course that `params` (or `arguments`) chooses.
+
+    """
+
+    method_name: str
+    poll_result: bool
+    timeout: int
+    parameters: Parameters
+
+    def course(self) -> Course:
+        """Return the course of the job; a method name that the simulator does not know succeeds."""
+        known = self.method_name in Ending.__members__.values()
+        ending = Ending(self.method_name) if known else Ending.SUCCEED
+        return Course(
+            ending=ending,
+            duration=self.parameters.duration,
+            time_limit=self.timeout,
+            steps=self.parameters.step_count(),
+            ignores_cancel=self.parameters.ignore_cancel,
+            hides_end=ending is Ending.UNKNOWN_STATUS and self.parameters.sign_of_end == "none",
+        )
+
+
+def read_submission(body: bytes) -> Submission:
+    """Return the job that a POST's body asks for.
+
+    Raises:
+        FieldErrors: fields have a wrong type or a value out of range.
+        ValueError: the body is not a JSON object.
+
+    """
+    read = decode_fields(_Body, body)
+    return Submission(
+        method_name=read.method_name or read.method or Ending.SUCCEED,
+        poll_result=read.poll_result,
+        timeout=read.timeout,
+        parameters=read.params or read.arguments or Parameters(),
+    )

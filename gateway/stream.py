@@ -1,0 +1,100 @@
+"""One caller's stream: writes what the hub tells as events, each with its resume token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.errors import RequestInvalid
+from gateway.events import chunk_events, heartbeat_event, job_event, resumes_at
+from gateway.status import row_of
+from gateway.watch import Quiet, ResumePoint, read_token, write_token
+
+if TYPE_CHECKING:
+    from jobgateway.v1 import job_service_pb2 as pb
+
+    from gateway.call import Call
+    from gateway.clock import Clock
+    from gateway.events import JobState
+    from gateway.watch import Watcher
+
+# A heartbeat is due a little before its interval is over, so that it arrives within it.
+HEARTBEAT_PART = 0.9
+# What stands in a token for the last state seen where none was.
+NO_DIGEST = bytes(16)
+
+
+def read_resume_point(token: str, uid: int) -> ResumePoint | None:
+    """Where a watch of job `uid` is taken up: None without a token, or with one of another version.
+
+    Raises `RequestInvalid` for what is no token, or another job's.
+    """
+    if not token:
+        return None
+    try:
+        point = read_token(token)
+    except ValueError as error:
+        raise RequestInvalid("resume_token", f"{error}; take the token of the last event as it came") from error
+    if point is not None and point.uid != uid:
+        raise RequestInvalid("resume_token", f"it belongs to job {point.uid}, not to job {uid}")
+    return point
+
+
+class EventStream:
+    """The events of one caller. `heartbeat` is the longest silence between two of them, in seconds."""
+
+    def __init__(
+        self, call: Call, uid: int, content_format: pb.ContentFormat.ValueType, heartbeat: float, clock: Clock
+    ) -> None:
+        self.ended = False
+        self._call = call
+        self._uid = uid
+        self._format = content_format
+        self._silence = heartbeat * HEARTBEAT_PART
+        self._clock = clock
+        self._token = ""
+        self._digest = NO_DIGEST
+        self._point: ResumePoint | None = None
+        self._last_write = clock.monotonic()
+
+    def resume(self, point: ResumePoint | None, token: str) -> None:
+        """Takes up an earlier stream at `point`, which `token` holds."""
+        if point is not None:
+            self._point = point
+            self._digest = point.digest
+            self._token = token
+
+    def has_seen(self, state: JobState) -> bool:
+        """Whether the caller's last state was this one."""
+        return state.digest == self._digest
+
+    async def begin(self, state: JobState) -> None:
+        """Sends the state that a submission gave."""
+        await self._send(state, 0, last=state.job.done)
+
+    async def follow(self, watcher: Watcher[JobState]) -> None:
+        """Sends what the watcher is given, until the last state is out. Raises what ended the watch."""
+        while not self.ended:
+            update = await watcher.next(self._last_write + self._silence)
+            if isinstance(update, Quiet):
+                failure = "" if update.last_failure is None else row_of(update.last_failure).reason
+                await self._write(heartbeat_event(self._uid, update, watcher.loop.state, self._token, failure))
+            else:
+                await self._send(update.state, update.skipped, last=update.last)
+
+    async def _send(self, state: JobState, skipped: int, *, last: bool) -> None:
+        encoded = await state.encode(self._format, streaming=True)
+        token = state.token
+        if encoded.chunked and state.job.result is not None:
+            result = state.job.result
+            for event in chunk_events(self._uid, result, self._digest, resumes_at(self._point, result)):
+                await self._write(event)
+            end = ResumePoint(self._uid, state.digest, len(result), bytes.fromhex(result.sha256))
+            token = write_token(end)
+        self._token = token
+        self._digest = state.digest
+        await self._write(job_event(self._uid, encoded.job, token, skipped))
+        self.ended = last
+
+    async def _write(self, event: bytes) -> None:
+        await self._call.write(event)
+        self._last_write = self._clock.monotonic()

@@ -1,0 +1,81 @@
+"""Where it is remembered which job belongs to which request_id."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from gateway.errors import RequestIdsExhausted
+
+if TYPE_CHECKING:
+    from gateway.clock import Clock
+
+KEEP_SECONDS = 25 * 3600.0
+MAX_RECORDS = 100_000
+
+
+class RecordKey(NamedTuple):
+    """A request_id belongs to one caller."""
+
+    caller_key: bytes
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of a submission: `uid` once there is a job, `unknown` where its outcome is not known."""
+
+    fingerprint: bytes
+    uid: int | None = None
+    unknown: str | None = None
+    http_status: int | None = None
+
+
+class Store(Protocol):
+    """Remembers records for 25 hours at least. Each method is atomic."""
+
+    async def claim(self, key: RecordKey, record: Record) -> Record | None:
+        """Puts `record` where there is none and returns None; else returns the one that is there.
+
+        Raises `RequestIdsExhausted` where there is no place: a record that is younger is never given up.
+        """
+
+    async def settle(self, key: RecordKey, record: Record) -> None:
+        """Replaces the record of a claim by what came of it."""
+
+    async def release(self, key: RecordKey) -> None:
+        """Gives a claimed id free again, for certainly no job was made under it."""
+
+
+class MemoryStore:
+    """A store for the life of one process: at most 100,000 records of 25 hours."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        # In the order of their claims, so that the oldest stand first.
+        self._records: OrderedDict[RecordKey, tuple[float, Record]] = OrderedDict()
+
+    async def claim(self, key: RecordKey, record: Record) -> Record | None:
+        """See `Store`."""
+        now = self._clock.monotonic()
+        while self._records and next(iter(self._records.values()))[0] <= now:
+            self._records.popitem(last=False)
+        existing = self._records.get(key)
+        if existing is not None:
+            return existing[1]
+        if len(self._records) >= MAX_RECORDS:
+            raise RequestIdsExhausted(
+                "the gateway remembers as many request_ids as it can; send without one, or try again later"
+            )
+        self._records[key] = (now + KEEP_SECONDS, record)
+        return None
+
+    async def settle(self, key: RecordKey, record: Record) -> None:
+        """See `Store`."""
+        expires, _ = self._records.get(key, (self._clock.monotonic() + KEEP_SECONDS, None))
+        self._records[key] = (expires, record)
+
+    async def release(self, key: RecordKey) -> None:
+        """See `Store`."""
+        self._records.pop(key, None)

@@ -1,0 +1,142 @@
+"""Submits jobs so that sending is safe to repeat."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from gateway.clock import sleep_until
+from gateway.errors import (
+    RequestIdReused,
+    SubmitOutcomeUnknown,
+    UpstreamAnswered,
+    UpstreamError,
+    UpstreamMalformed,
+)
+from gateway.submit.store import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from gateway.clock import Clock
+    from gateway.domain import Job
+    from gateway.submit.store import RecordKey, Store
+
+# Attempts where nothing was sent, and the bound of the first wait between them, which doubles.
+MAX_ATTEMPTS = 4
+FIRST_WAIT_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a submission gave: the job's `uid`, and the `job` of the POST's answer, None for an earlier submission."""
+
+    uid: int
+    job: Job | None
+
+
+class Submitter:
+    """Runs submissions as tasks of its own: a caller that leaves neither stops one nor hides its outcome."""
+
+    def __init__(self, clock: Clock, store: Store) -> None:
+        self._clock = clock
+        self._store = store
+        self._by_id: dict[RecordKey, tuple[bytes, asyncio.Task[Sent]]] = {}
+        self._running: set[asyncio.Task[Sent]] = set()
+
+    def submit(
+        self, post: Callable[[], Awaitable[Job]], key: RecordKey | None = None, mark: bytes = b""
+    ) -> asyncio.Task[Sent]:
+        """Starts a submission, or joins the one that is under way under the same `key` (None: without a request_id).
+
+        `mark` is the request's `fingerprint`. `post` makes one attempt and raises `UpstreamError`. Callers shield the
+        task: cancelling it would lose what came of the POST. It raises `SubmitOutcomeUnknown`, `RequestIdReused`,
+        `RequestIdsExhausted`, or the `UpstreamError` of a submission that was certainly refused.
+        """
+        if key is None:
+            return self._start(self._post(post))
+        if key in self._by_id:
+            first_mark, task = self._by_id[key]
+            if first_mark != mark:
+                raise _reused()
+            return task
+        task = self._start(self._post_once(key, mark, post))
+        self._by_id[key] = (mark, task)
+        task.add_done_callback(lambda _: self._by_id.pop(key))
+        return task
+
+    def _start(self, work: Coroutine[None, None, Sent]) -> asyncio.Task[Sent]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Sent]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            # The caller may have left: its error is then nobody's to read, which is no defect.
+            task.exception()
+
+    async def _post_once(self, key: RecordKey, mark: bytes, post: Callable[[], Awaitable[Job]]) -> Sent:
+        record = Record(mark)
+        known = await self._store.claim(key, record)
+        if known is not None:
+            return _recall(known, mark)
+        try:
+            sent = await self._post(post)
+        except SubmitOutcomeUnknown as error:
+            await self._store.settle(key, replace(record, unknown=str(error), http_status=error.http_status))
+            raise
+        except UpstreamError:
+            await self._store.release(key)
+            raise
+        except BaseException:
+            await self._store.settle(key, replace(record, unknown="the gateway was stopped during the submission"))
+            raise
+        await self._store.settle(key, replace(record, uid=sent.uid))
+        return sent
+
+    async def _post(self, post: Callable[[], Awaitable[Job]]) -> Sent:
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                job = await post()
+            except UpstreamError as error:
+                if _outcome_is_unknown(error):
+                    raise SubmitOutcomeUnknown(str(error), getattr(error, "http_status", None)) from error
+                if error.sent or attempt == MAX_ATTEMPTS:
+                    raise
+            else:
+                return Sent(job.uid, job)
+            bound = FIRST_WAIT_SECONDS * 2**attempt
+            await sleep_until(self._clock, self._clock.monotonic() + random.uniform(bound / 2, bound))  # noqa: S311 - jitter
+        raise AssertionError("the last attempt returns or raises")
+
+    async def aclose(self) -> None:
+        """Returns when no submission is under way."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+
+def _outcome_is_unknown(error: UpstreamError) -> bool:
+    if isinstance(error, UpstreamAnswered):
+        return error.http_status == 408 or error.http_status >= 500
+    if isinstance(error, UpstreamMalformed) and error.http_status is not None:
+        # A redirect refuses; a success that cannot be read does not.
+        return 200 <= error.http_status < 300
+    return error.sent
+
+
+def _recall(record: Record, mark: bytes) -> Sent:
+    if record.fingerprint != mark:
+        raise _reused()
+    if record.uid is None:
+        raise SubmitOutcomeUnknown(
+            record.unknown or "an earlier submission under this request_id did not end", record.http_status
+        )
+    return Sent(record.uid, None)
+
+
+def _reused() -> RequestIdReused:
+    return RequestIdReused("request_id", "it belongs to another request; take a new one for each new request")

@@ -1,0 +1,35 @@
+"""When to poll next."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+# The interval grows with the age of the watch: who waited a minute does not mind waiting for some seconds more.
+AGE_PER_INTERVAL = 6.0
+# Intervals are shortened at random by up to this part, so that loops which began together drift apart.
+JITTER = 0.2
+BACKOFF_DOUBLINGS = 6
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Intervals between polls, in seconds, from `shortest` to `longest`."""
+
+    shortest: float
+    longest: float
+    random: random.Random = field(default_factory=random.Random)
+
+    def interval(self, age: float) -> float:
+        """The time from a good poll to the next, of a loop that is `age` seconds old."""
+        steady = min(self.longest, max(self.shortest, age / AGE_PER_INTERVAL))
+        return max(self.shortest, steady * (1 - JITTER * self.random.random()))
+
+    def backoff(self, failures: int) -> float:
+        """The time from a failed poll to the next after `failures` in a row: full jitter below a doubling bound."""
+        bound = self.shortest * 2 ** min(failures, BACKOFF_DOUBLINGS)
+        return self.random.uniform(0, min(self.longest, bound))
+
+    def spread(self) -> float:
+        """A small random time that keeps loops which were held back together from coming back together."""
+        return self.random.uniform(0, self.shortest)

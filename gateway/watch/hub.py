@@ -1,0 +1,101 @@
+"""Who watches what: joins watchers to loops, and ends loops that nobody watches."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
+
+from gateway.clock import sleep_until
+from gateway.watch.loop import Group, Loop, Rules
+from gateway.watch.watcher import Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable, Iterator
+
+    from gateway.clock import Clock
+    from gateway.errors import GatewayError
+
+S = TypeVar("S")
+
+DRAIN_SLICES = 20
+
+
+class Key(NamedTuple):
+    """What a loop polls: `name`, under the credential whose poll key is `credential`."""
+
+    credential: bytes
+    name: Hashable
+
+
+class Hub(Generic[S]):
+    """All loops of this process: one per `Key`, from its first watcher to its last."""
+
+    def __init__(self, clock: Clock, rules: Rules[S]) -> None:
+        self._clock = clock
+        self._rules = rules
+        self._loops: dict[Key, Loop[S]] = {}
+        self._groups: WeakValueDictionary[bytes, Group] = WeakValueDictionary()
+        self._watchers: set[Watcher[S]] = set()
+        # Tasks that were cancelled and have not ended yet: kept, for asyncio holds tasks only weakly.
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def watch(
+        self, key: Key, fetch: Callable[[], Awaitable[S]], seen: Callable[[S], bool] | None = None
+    ) -> Iterator[Watcher[S]]:
+        """A watcher of what `key` names, until the context is left.
+
+        `fetch` reads the state once and raises `UpstreamError`; it is used where this watcher is the first. `seen`:
+        see `Watcher`.
+        """
+        loop = self._loops.get(key)
+        if loop is None:
+            group = self._groups.setdefault(key.credential, Group())
+            loop = Loop(self._clock, self._rules, group, fetch, partial(self._forget, key))
+            self._loops[key] = loop
+        watcher = Watcher(loop, seen)
+        loop.watchers.add(watcher)
+        self._watchers.add(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.discard(watcher)
+            loop.watchers.discard(watcher)
+            if not loop.watchers and not loop.task.done():
+                self._stopping.add(loop.task)
+                loop.task.add_done_callback(self._stopping.discard)
+                loop.stop()
+
+    def _forget(self, key: Key, loop: Loop[S]) -> None:
+        # From here on a newcomer gets a loop of its own.
+        if self._loops.get(key) is loop:
+            del self._loops[key]
+
+    @property
+    def watching(self) -> int:
+        """How many watchers there are."""
+        return len(self._watchers)
+
+    async def end_watchers(self, error: Callable[[], GatewayError], until: float) -> None:
+        """Ends every watcher with an error of its own, in slices from now to shortly before `until` of the clock."""
+        watchers = list(self._watchers)
+        began = self._clock.monotonic()
+        size = -(-len(watchers) // DRAIN_SLICES) or 1
+        for number, start in enumerate(range(0, len(watchers), size)):
+            # One slice of time is left over for the last ones to go.
+            await sleep_until(self._clock, began + (until - began) * number / (DRAIN_SLICES + 1))
+            for watcher in watchers[start : start + size]:
+                watcher.end(error())
+
+    async def aclose(self) -> None:
+        """Stops all loops, and returns when their tasks have ended."""
+        tasks = {loop.task for loop in self._loops.values()} | self._stopping
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def __len__(self) -> int:
+        return len(self._loops)

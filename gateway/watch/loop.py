@@ -1,0 +1,183 @@
+"""The poll loop of one job under one credential.
+
+State changes in plain methods, between two awaits: whoever looks sees all of a change or none of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from gateway.clock import TimeLimit, sleep_until
+from gateway.errors import GatewayError, UpstreamError, UpstreamOutage, UpstreamTimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gateway.clock import Clock
+    from gateway.watch.cadence import Cadence
+    from gateway.watch.watcher import Watcher
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Rules(Generic[S]):
+    """What holds for every loop of a hub.
+
+    `same`: whether two states are equal to a watcher. `is_last`: whether nothing follows a state. `outage_seconds`:
+    how long passing failures are ridden out. `slots`: a poll takes one before it starts.
+    """
+
+    same: Callable[[S, S], bool]
+    is_last: Callable[[S], bool]
+    cadence: Cadence
+    outage_seconds: float
+    slots: asyncio.Semaphore
+
+
+@dataclass
+class Group:
+    """The loops of one credential: a throttled poll of one holds back all, until `held_until` of the clock."""
+
+    held_until: float = 0.0
+
+
+class Loop(Generic[S]):
+    """Polls at once, and then until a state is the last, a failure is final, or an outage has lasted too long."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        rules: Rules[S],
+        group: Group,
+        fetch: Callable[[], Awaitable[S]],
+        on_end: Callable[[Loop[S]], None],
+    ) -> None:
+        self.clock = clock
+        self.watchers: set[Watcher[S]] = set()
+        self.state: S | None = None
+        self.version = 0
+        self.last = False
+        self.failure: GatewayError | None = None
+        self.failures = 0
+        self.last_failure: UpstreamError | None = None
+        self.next_poll: float | None = clock.monotonic()
+        self._rules = rules
+        self._group = group
+        self._fetch = fetch
+        self._on_end = on_end
+        self._began = clock.monotonic()
+        self._failing_since: float | None = None
+        self.task = asyncio.get_running_loop().create_task(self._run())
+
+    def stop(self) -> None:
+        """Stops polling, for nobody watches any more."""
+        self._on_end(self)
+        self.task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            await self._poll_until_last()
+        except asyncio.CancelledError:
+            if self.task.cancelling():
+                raise
+            # Nobody asked this loop to stop: something below it was cancelled, and the watchers must hear of it.
+            self._end(GatewayError("a poll was cancelled from within"))
+        except GatewayError as error:
+            self._end(error)
+        except Exception as error:  # noqa: BLE001 - it goes on to every watcher as the cause
+            defect = GatewayError("a poll failed in a way that is not foreseen")
+            defect.__cause__ = error
+            self._end(defect)
+
+    async def _poll_until_last(self) -> None:
+        while not self.last:
+            await self._until_due()
+            async with self._rules.slots:
+                # While this one waited for its slot, another may have been told to slow down.
+                if self._group.held_until > self.clock.monotonic():
+                    continue
+                await self._poll()
+
+    async def _until_due(self) -> None:
+        while True:
+            if self.next_poll is None or self._group.held_until > self.next_poll:
+                self.next_poll = self._group.held_until + self._rules.cadence.spread()
+            give_up = self._give_up_at(self.next_poll)
+            await sleep_until(self.clock, min(self.next_poll, give_up))
+            now = self.clock.monotonic()
+            if self.last_failure is not None and now >= give_up and self.next_poll > give_up:
+                raise self._outage(self.last_failure)
+            if now >= max(self.next_poll, self._group.held_until):
+                return
+
+    async def _poll(self) -> None:
+        started = self.clock.monotonic()
+        self.next_poll = None
+        try:
+            async with TimeLimit(self.clock, self._give_up_at(started)):
+                state = await self._fetch()
+        except TimeoutError:
+            self._fail(started, UpstreamTimedOut("the upstream did not answer in time"))
+        except UpstreamError as error:
+            self._fail(started, error)
+        else:
+            self._observe(state)
+
+    def _give_up_at(self, now: float) -> float:
+        since = now if self._failing_since is None else self._failing_since
+        return since + self._rules.outage_seconds
+
+    def _observe(self, state: S) -> None:
+        now = self.clock.monotonic()
+        rules = self._rules
+        self.failures = 0
+        self.last_failure = None
+        self._failing_since = None
+        self.next_poll = now + rules.cadence.interval(now - self._began)
+        changed = self.state is None or not rules.same(self.state, state)
+        self.state = state
+        self.last = rules.is_last(state)
+        if changed:
+            self.version += 1
+        if self.last:
+            self._on_end(self)
+        if changed:
+            self._wake_watchers()
+
+    def _fail(self, started: float, error: UpstreamError) -> None:
+        if not error.passing:
+            raise error
+        now = self.clock.monotonic()
+        cadence = self._rules.cadence
+        self.failures += 1
+        self.last_failure = error
+        if self._failing_since is None:
+            self._failing_since = started
+        left = self._give_up_at(now) - now
+        if left <= 0:
+            raise self._outage(error)
+        if error.retry_after is None:
+            # The last attempt falls on the moment of giving up, not before it.
+            wait = min(cadence.backoff(self.failures), left)
+        else:
+            wait = error.retry_after + cadence.spread()
+        self.next_poll = now + wait
+        if error.throttled:
+            held_until = now + min(wait, self._rules.outage_seconds)
+            self._group.held_until = max(self._group.held_until, held_until)
+
+    def _outage(self, last: UpstreamError) -> UpstreamOutage:
+        since = self._began if self._failing_since is None else self._failing_since
+        return UpstreamOutage(last, self.clock.monotonic() - since)
+
+    def _end(self, failure: GatewayError) -> None:
+        self.failure = failure
+        self._on_end(self)
+        self._wake_watchers()
+
+    def _wake_watchers(self) -> None:
+        for watcher in self.watchers:
+            watcher.wake()

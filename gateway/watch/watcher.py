@@ -1,0 +1,90 @@
+"""One watcher's place in a loop: what it was given, and what it gets next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from gateway.clock import Signal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.errors import GatewayError, UpstreamError
+    from gateway.watch.loop import Loop
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Changed(Generic[S]):
+    """A state that differs from the one before; `skipped` states between them were not given. `last`: none follows."""
+
+    state: S
+    skipped: int
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Nothing has changed. `next_poll_time` is in seconds since the epoch, None while a poll is under way."""
+
+    next_poll_time: float | None
+    failures: int
+    last_failure: UpstreamError | None
+
+
+class Watcher(Generic[S]):
+    """A watcher of one loop. It keeps a position and no queue: a slow one gets the latest state.
+
+    `seen` says of a state that is not the last whether this watcher's client has it already, from an earlier watch.
+    """
+
+    def __init__(self, loop: Loop[S], seen: Callable[[S], bool] | None) -> None:
+        self.loop = loop
+        self._seen = seen
+        self._version = 0
+        self._signal = Signal(loop.clock)
+        self._ended: GatewayError | None = None
+
+    def wake(self) -> None:
+        """Makes a waiting `next` look again."""
+        self._signal.set()
+
+    def end(self, error: GatewayError) -> None:
+        """Makes `next` raise `error`, whatever the loop does."""
+        self._ended = error
+        self.wake()
+
+    async def next(self, until: float) -> Changed[S] | Quiet:
+        """The next change, or `Quiet` where there is none before `until` (seconds of the clock).
+
+        Raises what ended the loop, or what `end` was given.
+        """
+        while (changed := self._take()) is None:
+            if self.loop.clock.monotonic() >= until:
+                return self._quiet()
+            await self._signal.wait(until)
+        return changed
+
+    def _take(self) -> Changed[S] | None:
+        loop = self.loop
+        if self._ended is not None:
+            raise self._ended
+        if loop.state is not None and loop.version > self._version:
+            first = self._version == 0
+            skipped = 0 if first else loop.version - self._version - 1
+            self._version = loop.version
+            known = first and not loop.last and self._seen is not None and self._seen(loop.state)
+            if not known:
+                return Changed(loop.state, skipped, loop.last)
+        if loop.failure is not None:
+            raise loop.failure
+        return None
+
+    def _quiet(self) -> Quiet:
+        loop = self.loop
+        clock = loop.clock
+        due = loop.next_poll
+        wall = None if due is None else clock.time() + max(0.0, due - clock.monotonic())
+        return Quiet(wall, loop.failures, loop.last_failure)

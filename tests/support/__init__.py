@@ -1,0 +1,1 @@
+"""What tests share: a stepped clock, a scripted upstream, and a gateway on real sockets."""

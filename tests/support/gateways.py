@@ -1,0 +1,74 @@
+"""A gateway on real sockets, and a stub to call it."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from jobgateway.v1 import job_service_pb2_grpc as rpc
+
+from gateway.config import Settings
+from gateway.server import Gateway
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+TOKEN = "vktrpat_a-token-for-tests"
+BEARER = (("authorization", f"Bearer {TOKEN}"),)
+
+
+@asynccontextmanager
+async def running(upstream_url: str, **settings: Any) -> AsyncIterator[Gateway]:
+    """A gateway in front of `upstream_url`, polling every 10 ms unless `settings` say otherwise."""
+    quick = {"poll_interval_min_seconds": 0.01, "poll_interval_max_seconds": 0.01}
+    gateway = Gateway(Settings(upstream_url=upstream_url, listen="127.0.0.1:0", **(quick | settings)))
+    await gateway.start()
+    try:
+        yield gateway
+    finally:
+        await gateway.stop(grace=0)
+
+
+@asynccontextmanager
+async def stub(gateway: Gateway) -> AsyncIterator[rpc.JobServiceAsyncStub]:
+    """An async stub on a channel of its own."""
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        yield rpc.JobServiceStub(channel)
+
+
+class Failure:
+    """What a client reads of an error."""
+
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        self.code = error.code()
+        self.message = error.details() or ""
+        self.trailers = dict(error.trailing_metadata() or ())
+        status = status_pb2.Status()
+        status.ParseFromString(self.trailers["grpc-status-details-bin"])
+        assert status.code == self.code.value[0]
+        assert status.message == self.message
+        self.details = list(status.details)
+        self.info = self._only(error_details_pb2.ErrorInfo)
+        assert self.info.domain == "jobgateway"
+        self.reason = self.info.reason
+        self.metadata = dict(self.info.metadata)
+        self.retry = self._maybe(error_details_pb2.RetryInfo)
+        self.resource = self._maybe(error_details_pb2.ResourceInfo)
+        bad = self._maybe(error_details_pb2.BadRequest)
+        self.violations = {each.field: each.description for each in bad.field_violations} if bad else {}
+
+    def _maybe(self, kind: Any) -> Any:
+        found = [detail for detail in self.details if detail.Is(kind.DESCRIPTOR)]
+        if not found:
+            return None
+        assert len(found) == 1
+        message = kind()
+        found[0].Unpack(message)
+        return message
+
+    def _only(self, kind: Any) -> Any:
+        message = self._maybe(kind)
+        assert message is not None
+        return message

@@ -1,0 +1,141 @@
+"""A scripted HTTP server: answers what a test says, byte for byte, and records what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request as it came over the wire."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Connection:
+    """What a reply that is more than bytes can do with its connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    def reset(self) -> None:
+        """Closes with RST."""
+        sock: socket.socket = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+    async def gone(self) -> None:
+        """Returns when the peer has closed."""
+        while await self.reader.read(65536):
+            pass
+
+
+def answer(status: int, body: Any = None, *, headers: dict[str, str] | None = None, raw: bytes | None = None) -> bytes:
+    """A whole HTTP answer; `body` is sent as JSON, `raw` as it is."""
+    content = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
+    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(content)}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+class ScriptedUpstream:
+    """Serves the replies of `script` in order, the last one for ever; `routes` come before it, by method and path."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+        self.script: deque[Any] = deque()
+        self.routes: dict[tuple[str, str], deque[Any]] = {}
+        self.arrived = asyncio.Condition()
+        self.url = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/api"
+
+    async def stop(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def on(self, method: str, path: str, *replies: Any) -> None:
+        self.routes[method, f"/api{path}"] = deque(replies)
+
+    async def wait_for(self, count: int, method: str | None = None) -> None:
+        """Returns when `count` requests (of `method`) have arrived."""
+        async with self.arrived:
+            await self.arrived.wait_for(lambda: len(self.requests(method)) >= count)
+
+    def requests(self, method: str | None = None) -> list[Seen]:
+        return [each for each in self.seen if method in (None, each.method)]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            while True:
+                seen = await _read_request(reader)
+                if seen is None:
+                    return
+                async with self.arrived:
+                    self.seen.append(seen)
+                    self.arrived.notify_all()
+                reply = self._reply(seen)
+                connection = Connection(reader, writer)
+                if isinstance(reply, bytes):
+                    await connection.send(reply)
+                else:
+                    await reply(connection)
+                    return
+        except (ConnectionError, asyncio.IncompleteReadError):
+            return
+        except asyncio.CancelledError:
+            return
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    def _reply(self, seen: Seen) -> Any:
+        replies = self.routes.get((seen.method, seen.path), self.script)
+        if not replies:
+            return answer(500, {"detail": f"the test has no reply for {seen.method} {seen.path}"})
+        return replies.popleft() if len(replies) > 1 else replies[0]
+
+
+async def _read_request(reader: asyncio.StreamReader) -> Seen | None:
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    request, *lines = head.decode("latin-1").split("\r\n")
+    method, path, _ = request.split(" ", 2)
+    headers = {}
+    for line in filter(None, lines):
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return Seen(method, path, headers, body)
