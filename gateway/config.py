@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from typing import TYPE_CHECKING, Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,24 +17,46 @@ PREFIX = "JOBGATEWAY_"
 # Variables of the command line's client side, which `serve` meets in the same shell.
 CLIENT_VARIABLES = frozenset({"JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN"})
 
+# Variables whose value is not repeated: it may hold a password.
+SHY = frozenset({"JOBGATEWAY_UPSTREAM_URL"})
+
 
 class ConfigError(Exception):
     """A setting is wrong; the message is one line that names the variable and says why."""
 
 
+# Host names as resolvers take them; the empty label and the one of more than 63 characters fail only at the first call.
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.IGNORECASE)
+
+
+def _is_host(host: str) -> bool:
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError:
+            return False
+        return True
+    return _HOST.fullmatch(host) is not None
+
+
 def _listen(value: str) -> str:
-    host, separator, port = value.rpartition(":")
-    if not (separator and host and port.isascii() and port.isdecimal() and int(port) <= 65535):
+    host, _, port = value.rpartition(":")
+    if not (_is_host(host) and port.isascii() and port.isdecimal() and int(port) <= 65535):
         raise ValueError("it is HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051")
     return value
 
 
+# Scheme, host, port, path; a path of visible ASCII that nobody reads in two ways.
+_URL = re.compile(r"https?://(\[[^\]]*\]|[^/:@?#\[\]]*)(?::(\d{1,5}))?(?:/[!-~]*)?", re.IGNORECASE | re.ASCII)
+
+
 def _http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("it is an http or https URL, such as https://cloud.viktor.ai/api")
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if any(each in value for each in "@?#"):
         raise ValueError("it has neither user nor query nor fragment: callers' credentials come with their calls")
+    match = _URL.fullmatch(value)
+    if match is None or not _is_host(match[1]) or int(match[2] or 0) > 65535:
+        raise ValueError("it is an http or https URL, such as https://cloud.viktor.ai/api")
     return value
 
 
@@ -89,7 +112,8 @@ def load() -> Settings:
     """The settings in the environment. Raises `ConfigError` for one that is missing, wrong or unknown."""
     known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known:
+        # In any case of letters, for pydantic would read one in small letters all the same.
+        if name.upper().startswith(PREFIX) and name not in known:
             raise ConfigError(f"{name}: there is no such setting; docs/settings.md lists them")
     try:
         return Settings()
@@ -101,4 +125,5 @@ def load() -> Settings:
         name = PREFIX + str(first["loc"][0]).upper()
         if first["type"] == "missing":
             raise ConfigError(f"{name}: it is required, and not set") from None
-        raise ConfigError(f"{name}: {why[0].lower()}{why[1:]} (it is {first['input']!r})") from None
+        value = "" if name in SHY else f" (it is {str(first['input'])[:100]!r})"
+        raise ConfigError(f"{name}: {why[0].lower()}{why[1:]}{value}") from None

@@ -3,9 +3,9 @@
 GatewayError
 ├── RequestError               the caller's request is at fault; nothing was sent upstream
 │   ├── RequestInvalid         a field holds what it must not
+│   │   └── RequestIdReused    the request_id belongs to another request
 │   ├── RequestTooLarge        it is larger than we take
 │   ├── CredentialInvalid      there is no usable credential
-│   ├── RequestIdReused        the request_id belongs to another request
 │   └── RequestIdsExhausted    no more ids can be remembered now
 ├── UpstreamError              one upstream request did not give what was asked
 │   ├── UpstreamAnswered       it answered with an HTTP status that is no success
@@ -69,6 +69,9 @@ class RequestIdReused(RequestInvalid):
 
 class RequestIdsExhausted(RequestError):
     """No more request_ids can be remembered at the moment."""
+
+    # Places come free as ids turn 25 hours old; without a wait it would look like a limit of size.
+    retry_after = 60.0
 
 
 class UpstreamError(GatewayError):

@@ -16,7 +16,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway import __version__, logs
 from gateway.admission import Admission, draining
 from gateway.call import Boundary
-from gateway.clock import SystemClock
+from gateway.clock import SystemClock, TimeLimit
 from gateway.events import JobState, same_state
 from gateway.rest import RestClient, TimeLimits, Transport
 from gateway.service import JobService
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 STREAMS = frozenset(method.name for method in SERVICE.methods if method.server_streaming)
 
-# Polls at once; the connection pool is larger, so that no poll waits for a connection and calls it an outage.
+# Polls at once. The pool has room for them and for one read of each call, so that calls hold back no poll.
 POLL_SLOTS = 256
-READ_CONNECTIONS = POLL_SLOTS + 256
 SUBMIT_CONNECTIONS = 1_024
-# A POST must not meet a connection that the upstream is about to close: idle ones are soon gone.
+# A request must not meet a connection that the upstream is about to close (after 5 seconds and more, as a rule); a POST
+# that does is lost, so its idle connections are soon gone.
 SUBMIT_IDLE_SECONDS = 1.0
-READ_IDLE_SECONDS = 15.0
+READ_IDLE_SECONDS = 4.0
 CONNECT_SECONDS = 5.0
 # The whole of a large answer takes longer than any silence within it.
 WHOLE_ANSWER_SILENCES = 30
@@ -44,7 +44,7 @@ FLUSH_SECONDS = 0.5
 # A peer that vanished is gone after a ping and its timeout: 80 seconds.
 PING_EVERY_MS = 60_000
 PING_TIMEOUT_MS = 20_000
-# How often clients may ping without data before the connection is closed on them.
+# Clients may ping this often, with and without calls; who does it more often is cut off with too_many_pings.
 CLIENT_PING_MS = 10_000
 MAX_ANSWER_BYTES = 512 << 20
 # Above our own limit for a request, so that ours answers with a reason.
@@ -57,15 +57,11 @@ class Gateway:
     """A gateway that can be started and stopped once."""
 
     def __init__(self, settings: Settings) -> None:
+        clock = SystemClock()
         self._settings = settings
-        self._clock = SystemClock()
-        self._admission = Admission(self._clock, max_calls=settings.max_calls, max_watches=settings.max_watches)
-        self.address = ""
-
-    async def start(self) -> None:
-        """Builds all parts and serves. Raises `OSError` where the address cannot be bound."""
-        settings = self._settings
-        clock = self._clock
+        self._clock = clock
+        self._admission = Admission(clock, max_calls=settings.max_calls, max_watches=settings.max_watches)
+        self._boundary = Boundary(self._admission, clock)
         self._rest = _rest_client(settings)
         rules = Rules(
             same=same_state,
@@ -77,46 +73,67 @@ class Gateway:
         self._hub: Hub[JobState] = Hub(clock, rules)
         submitter = Submitter(clock, MemoryStore(clock))
         self._service = JobService(rest=self._rest, hub=self._hub, submitter=submitter, clock=clock)
-        self._server = grpc.aio.server(options=_options(settings))
         self._health = health.aio.HealthServicer()
-        self._server.add_generic_rpc_handlers((_handlers(self._service, Boundary(self._admission, clock)),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server: grpc.aio.Server | None = None
+        self.address = ""
+
+    async def start(self) -> None:
+        """Serves. Raises `OSError` where the address cannot be bound."""
+        server = grpc.aio.server(options=_options(self._settings))
+        server.add_generic_rpc_handlers((_handlers(self._service, self._boundary),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        reflection.enable_server_reflection(names, server)
         for name in names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        host = settings.listen.rpartition(":")[0]
+        listen = self._settings.listen
         try:
-            port = self._server.add_insecure_port(settings.listen)
+            port = server.add_insecure_port(listen)
         except RuntimeError as error:
-            await self._rest.aclose()
-            raise OSError(f"JOBGATEWAY_LISTEN: {settings.listen} cannot be bound") from error
-        self.address = f"{host}:{port}"
-        await self._server.start()
+            raise OSError(f"JOBGATEWAY_LISTEN: {listen} cannot be bound") from error
+        self.address = f"{listen.rpartition(':')[0]}:{port}"
+        await server.start()
+        self._server = server
 
     async def stop(self, grace: float | None = None) -> None:
-        """Drains within `grace` seconds (the setting's, where it is None), then closes the listener and all else."""
+        """Drains within `grace` seconds (the setting's, where it is None), then closes the listener and all else.
+
+        Also where `start` failed or was never called.
+        """
         grace = self._settings.drain_grace_seconds if grace is None else grace
+        deadline = self._clock.monotonic() + grace
         self._admission.draining = True
         await self._health.enter_graceful_shutdown()
-        await self._drain(grace)
-        self._service.closing = True
-        await self._server.stop(FLUSH_SECONDS)
-        await self._service.aclose()
+        await self._drain(deadline, last_third=deadline - grace / 3)
+        if self._server is not None:
+            await self._server.stop(FLUSH_SECONDS)
+        await self._finish_submissions(deadline)
         await self._hub.aclose()
         await self._rest.aclose()
 
-    async def _drain(self, grace: float) -> None:
-        deadline = self._clock.monotonic() + grace
-        last_third = deadline - grace / 3
+    async def _drain(self, deadline: float, *, last_third: float) -> None:
         if await self._admission.idle(last_third):
             return
         _log.info("ending watches", watches=self._hub.watching, calls=self._admission.inside)
         slices = asyncio.create_task(self._hub.end_watchers(draining, deadline))
-        if not await self._admission.idle(deadline):
-            _log.warning("calls cut off", calls=self._admission.inside)
+        all_left = await self._admission.idle(deadline)
         slices.cancel()
         await asyncio.wait([slices])
+        if not all_left:
+            _log.warning("calls cut off", calls=self._admission.inside)
+            # From here on a call that ends does so for us: its job is not to be cancelled for it.
+            self._service.closing = True
+            # Each gets a status of ours; grpc's own would be UNAVAILABLE, and a submission would be sent again.
+            self._boundary.end_calls()
+            await self._admission.idle(self._clock.monotonic() + FLUSH_SECONDS)
+
+    async def _finish_submissions(self, deadline: float) -> None:
+        # Nobody waits for these any more, but a cancellation or an outcome is worth the rest of the grace.
+        try:
+            async with TimeLimit(self._clock, max(deadline, self._clock.monotonic() + FLUSH_SECONDS)):
+                await self._service.aclose()
+        except TimeoutError:
+            _log.warning("submissions or cancellations cut off")
 
 
 def _rest_client(settings: Settings) -> RestClient:
@@ -124,7 +141,7 @@ def _rest_client(settings: Settings) -> RestClient:
     reads = Transport(
         limits=TimeLimits(min(CONNECT_SECONDS, silence), silence, silence * WHOLE_ANSWER_SILENCES),
         idle_seconds=READ_IDLE_SECONDS,
-        max_connections=READ_CONNECTIONS,
+        max_connections=POLL_SLOTS + settings.max_calls,
         max_answer_bytes=MAX_ANSWER_BYTES,
     )
     longest = settings.submit_timeout_seconds
@@ -140,10 +157,11 @@ def _rest_client(settings: Settings) -> RestClient:
 def _handlers(service: JobService, boundary: Boundary) -> grpc.GenericRpcHandler:
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in SERVICE.methods:
-        handle = boundary.handler(method.name, getattr(service, method.name), watch=method.name in STREAMS)
+        request = getattr(pb, method.input_type.name)
+        handle = boundary.handler(method.name, getattr(service, method.name), request, watch=method.name in STREAMS)
         make = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
-        # Without a response serializer: the service answers with encoded messages.
-        handlers[method.name] = make(handle, request_deserializer=getattr(pb, method.input_type.name).FromString)
+        # Without serializers: the boundary takes encoded messages, and the service answers with them.
+        handlers[method.name] = make(handle)
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
@@ -156,7 +174,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", PING_EVERY_MS),
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
         ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", CLIENT_PING_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_MS),
         # Below our own limits grpc would end a burst of calls with a bare CANCELLED.
         ("grpc.server.max_pending_requests", pending),
         ("grpc.server.max_pending_requests_hard_limit", 2 * pending),
@@ -169,20 +188,21 @@ async def serve(settings: Settings) -> None:
     Raises `OSError` where the address cannot be bound.
     """
     logs.configure(settings.log_format)
-    gateway = Gateway(settings)
-    await gateway.start()
-    _log.info("serving", address=gateway.address, upstream=settings.upstream_url, version=__version__)
     stopping = asyncio.Event()
 
     def on_signal() -> None:
         if stopping.is_set():
-            # Whatever would still be tidied up, somebody has decided not to wait for it.
+            # Whatever would still be tidied up, somebody has decided not to wait for it. Python's own way out would
+            # wait for threads, and the kernel's default does nothing to the first process of a container.
             os._exit(1)
         stopping.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    gateway = Gateway(settings)
+    await gateway.start()
+    _log.info("serving", address=gateway.address, upstream=settings.upstream_url, version=__version__)
     await stopping.wait()
     _log.info("draining", grace_seconds=settings.drain_grace_seconds)
     await gateway.stop()

@@ -127,7 +127,7 @@ def retry_after(error: errors.GatewayError, reason: str) -> float | None:
 def clean(text: str, limit: int = MAX_MESSAGE_BYTES) -> str:
     """`text` in one line that takes at most `limit` bytes percent-encoded, with a mark where it was cut."""
     # Each character takes a byte at least, so nothing beyond the limit needs a look.
-    text = _CONTROLS.sub(" ", text[: limit + 1])
+    text = _CONTROLS.sub(" ", text)[: limit + 1]
     used = room = 0
     for end, character in enumerate(text):
         if used <= limit - len(CUT_MARK):
@@ -168,13 +168,13 @@ def _details(error: errors.GatewayError, row: Row, message: str, wait: float | N
 def _add_violations(status: status_pb2.Status, violations: tuple[errors.FieldViolation, ...]) -> None:
     room = MAX_DETAILS_BYTES - status.ByteSize() - 100
     bad = error_details_pb2.BadRequest()
-    for index, violation in enumerate(violations):
+    for violation in violations:
         field = clean(violation.field, 200)
         description = clean(violation.description, 400)
         added = bad.field_violations.add(field=field, description=description)
         if bad.ByteSize() > room:
             bad.field_violations.remove(added)
-            bad.field_violations.add(field=CUT_MARK, description=f"{len(violations) - index} more")
+            bad.field_violations.add(field=CUT_MARK, description="more fields are at fault than fit here")
             break
     _add(status, bad)
 

@@ -18,18 +18,22 @@ def struct_to_json(struct: struct_pb2.Struct) -> bytes:
 
     Raises `ValueError`, with the dotted path, for NaN, infinities and values without a kind.
     """
-    return json.dumps(_members(struct, ""), ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(_members(struct, ()), ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _members(struct: struct_pb2.Struct, path: str) -> dict[str, Any]:
+# A path stays a tuple until it is told: joined at each value, a long key over many would take quadratic time.
+Path = tuple[str | int, ...]
+
+
+def _members(struct: struct_pb2.Struct, path: Path) -> dict[str, Any]:
     return {
-        name: _plain(value, f"{path}.{name}" if path else name)
+        name: _plain(value, (*path, name))
         # `fields` would make an entry of a key that is looked up and absent; items() makes none.
         for name, value in struct.fields.items()
     }
 
 
-def _plain(value: struct_pb2.Value, path: str) -> Any:
+def _plain(value: struct_pb2.Value, path: Path) -> Any:
     match value.WhichOneof("kind"):
         case "null_value":
             return None
@@ -42,18 +46,22 @@ def _plain(value: struct_pb2.Value, path: str) -> Any:
         case "struct_value":
             return _members(value.struct_value, path)
         case "list_value":
-            return [_plain(each, f"{path}.{index}") for index, each in enumerate(value.list_value.values)]
+            return [_plain(each, (*path, index)) for index, each in enumerate(value.list_value.values)]
         case _:
-            raise ValueError(f"the value at '{path}' has no kind; a JSON null is null_value")
+            raise ValueError(f"the value at '{_dotted(path)}' has no kind; a JSON null is null_value")
 
 
-def _number(number: float, path: str) -> float:
+def _number(number: float, path: Path) -> float:
     if not math.isfinite(number):
-        raise ValueError(f"the number at '{path}' is {number}, which JSON cannot hold")
+        raise ValueError(f"the number at '{_dotted(path)}' is {number}, which JSON cannot hold")
     # -0.0 stays a float, for the integer would lose its sign.
     if number.is_integer() and abs(number) <= MAX_EXACT_INTEGER and (number or math.copysign(1, number) > 0):
         return int(number)
     return number
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(map(str, path))
 
 
 class NotExactError(ValueError):
@@ -66,11 +74,13 @@ def json_to_struct(raw: bytes | memoryview, *, max_depth: int, rounded: bool) ->
     Raises `NotExactError` where there is none: another JSON value, deeper nesting, text that UTF-8 cannot carry, a
     number beyond a double, and, unless `rounded`, a number that a double does not hold exactly or a key twice.
     """
-    number = float if rounded else _exact_number
-    pairs = dict if rounded else _unique
     try:
         value = json.loads(
-            bytes(raw).decode(), parse_float=number, parse_int=number, object_pairs_hook=pairs, parse_constant=_refuse
+            bytes(raw).decode(),
+            parse_int=float if rounded else _exact_integer,
+            parse_float=float if rounded else _exact_fraction,
+            object_pairs_hook=dict if rounded else _unique,
+            parse_constant=_refuse,
         )
     except (ValueError, OverflowError, RecursionError) as error:
         raise NotExactError("a Struct cannot hold it") from error
@@ -118,11 +128,18 @@ def _text(text: str) -> str:
     return text
 
 
-def _exact_number(text: str) -> float:
+def _exact_integer(text: str) -> float:
     number = float(text)
-    if len(text) <= DIGITS_OF_A_DOUBLE and number.is_integer():
-        return number
+    # Every digit of an integer may matter, for it may be an id: the double must be that very integer.
+    if len(text) > DIGITS_OF_A_DOUBLE and not (math.isfinite(number) and Decimal(text) == Decimal(number)):
+        raise NotExactError("an integer has more digits than a double holds")
+    return number
+
+
+def _exact_fraction(text: str) -> float:
+    number = float(text)
     try:
+        # No double is 0.1: that it is written so again is as exact as a double can be.
         exact = math.isfinite(number) and Decimal(text) in (Decimal(number), Decimal(repr(number)))
     except ArithmeticError as error:
         raise NotExactError("a number is beyond a double") from error

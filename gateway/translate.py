@@ -106,15 +106,14 @@ def _params(request: pb.SendJobRequest) -> bytes | None:
         case "params":
             return _struct("params", request.params)
         case "params_json":
-            if len(request.params_json) > MAX_PARAMS_BYTES:
-                raise RequestTooLarge(
-                    f"params_json has {len(request.params_json)} bytes; the gateway takes {MAX_PARAMS_BYTES} at most"
-                )
+            raw = request.params_json
+            if len(raw) > MAX_PARAMS_BYTES:
+                raise RequestTooLarge(f"params_json has {len(raw)} bytes; the gateway takes {MAX_PARAMS_BYTES} at most")
             try:
-                check_json(request.params_json)
+                check_json(raw)
             except ValueError as error:
                 raise RequestInvalid("params_json", str(error)) from error
-            return request.params_json
+            return raw
         case _:
             return None
 
@@ -160,7 +159,11 @@ def read_wait_timeout(duration: Duration | None) -> float | None:
 
 
 def _seconds(field: str, duration: Duration) -> float:
-    if abs(duration.seconds) > MAX_DURATION_SECONDS or abs(duration.nanos) > 999_999_999:
+    if (
+        abs(duration.seconds) > MAX_DURATION_SECONDS
+        or abs(duration.nanos) > 999_999_999
+        or duration.seconds * duration.nanos < 0
+    ):
         raise RequestInvalid(field, "it is not a valid Duration")
     return duration.seconds + duration.nanos / 1e9
 
@@ -211,7 +214,6 @@ def _error_message(error: JobError) -> pb.JobError:
 
 def json_value(raw: bytes) -> struct_pb2.Value:
     """The Value of JSON; beyond a depth of 30 or 256 KiB it becomes the string of its JSON, cut with a mark."""
-    text = raw.decode(errors="replace")
     if len(raw) <= MAX_VALUE_BYTES:
         try:
             # Wrapped in an object, for a Value of any kind is wanted here and Struct is the one way in.
@@ -222,7 +224,8 @@ def json_value(raw: bytes) -> struct_pb2.Value:
             value = wrapped.fields["value"]
             if value.ByteSize() <= MAX_VALUE_BYTES:
                 return value
-    return struct_pb2.Value(string_value=cut(text, MAX_VALUE_BYTES))
+    # A byte more than the limit is enough for `cut` to see that there was more.
+    return struct_pb2.Value(string_value=cut(raw[: MAX_VALUE_BYTES + 1].decode(errors="replace"), MAX_VALUE_BYTES))
 
 
 def cut(text: str, limit: int) -> str:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import email.utils
+import json
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import FieldViolation, UpstreamAnswered, UpstreamError, UpstreamMalformed
 from gateway.rest.json_reader import read_text, read_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from gateway.rest.transport import Answer
 
-# What a person or a program can use; status.py cuts once more, to what fits a trailer.
-MAX_VIOLATIONS = 200
+# What a person or a program can use. What fits a trailer is always less: status.py cuts once more, with a mark.
+MAX_VIOLATIONS = 1_000
 MAX_TEXT = 4_000
 MAX_DEPTH = 8
 # A longer wait than a job may last is no use to anyone.
 MAX_RETRY_AFTER_SECONDS = 86_400.0
+
+# Where an answer says what is wrong as a whole.
+SENTENCES = ("detail", "message", "error")
 
 MEANINGS = {
     400: "the upstream refused the request",
@@ -40,17 +45,14 @@ def read_error(answer: Answer, now: float, redact: Callable[[str], str]) -> Upst
     `redact` takes out of a text what must not be shown, should the upstream echo it.
     """
     status = answer.status
-    if 300 <= status < 400:
-        return UpstreamMalformed(
-            f"the upstream answered with a redirect (HTTP {status}), which is not followed",
-            http_status=status,
-        )
+    if status < 400:
+        what = "a redirect (HTTP {}), which is not followed" if status >= 300 else "HTTP {}, which ends no request"
+        return UpstreamMalformed(f"the upstream answered with {what.format(status)}", http_status=status)
     meaning = MEANINGS.get(status, "the upstream failed" if status >= 500 else "the upstream refused the request")
     value = read_value(answer.body)
-    violations = tuple(
-        FieldViolation(redact(each.field), redact(each.description)) for each in _violations(value) if status == 400
-    )
-    said = "; ".join(f"{each.field}: {each.description}" for each in violations) or redact(_sentence(value))
+    violations = _violations(value, redact) if status == 400 else ()
+    sentences = [redact(_sentence(value)), *(f"{each.field}: {each.description}" for each in violations)]
+    said = "; ".join(filter(None, sentences))
     return UpstreamAnswered(
         status,
         f"{meaning} (HTTP {status})" + (f": {said[:MAX_TEXT]}" if said else ""),
@@ -76,35 +78,42 @@ def read_retry_after(value: str | None, now: float) -> float | None:
 
 def _sentence(value: Any) -> str:
     if isinstance(value, dict):
-        value = next((value[name] for name in ("detail", "message", "error") if value.get(name)), None)
+        value = next((value[name] for name in SENTENCES if value.get(name) and isinstance(value[name], str)), None)
+    elif isinstance(value, list):
+        value = " ".join(each for each in value if isinstance(each, str))
     return read_text(value)
 
 
-def _violations(value: Any) -> list[FieldViolation]:
-    found: list[FieldViolation] = []
-    if isinstance(value, dict):
-        # A plain {"detail": "..."} speaks of no field.
-        members = {name: each for name, each in value.items() if name != "detail" or not isinstance(each, str)}
-        _collect(members, "", 0, found)
-    return found
+def _violations(value: Any, redact: Callable[[str], str]) -> tuple[FieldViolation, ...]:
+    if not isinstance(value, dict):
+        return ()
+    # A plain {"detail": "..."} speaks of no field.
+    fields = {name: each for name, each in value.items() if name not in SENTENCES or not isinstance(each, str)}
+    return tuple(
+        # Redacted before the cut, which could leave a part of what is to be taken out.
+        FieldViolation(redact(read_text(".".join(path)))[:MAX_TEXT], redact(read_text(said))[:MAX_TEXT])
+        for path, said in islice(_walk(fields, ()), MAX_VIOLATIONS)
+    )
 
 
-def _collect(value: Any, path: str, depth: int, found: list[FieldViolation]) -> None:
-    if len(found) >= MAX_VIOLATIONS:
-        return
-    if isinstance(value, dict) and depth < MAX_DEPTH:
+def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    if not isinstance(value, dict | list):
+        if value is not None:
+            yield path, _words(value)
+    elif len(path) == MAX_DEPTH:
+        if value:
+            yield path, "what is wrong stands too deep in the upstream's answer to be told"
+    elif isinstance(value, dict):
         for name, each in value.items():
-            _collect(each, f"{path}.{name}" if path else str(name), depth + 1, found)
-    elif isinstance(value, list) and depth < MAX_DEPTH:
-        texts = [each for each in value if isinstance(each, str)]
-        if texts:
-            found.append(_violation(path, " ".join(texts)))
+            yield from _walk(each, (*path, name))
+    else:
+        words = [_words(each) for each in value if each is not None and not isinstance(each, dict | list)]
+        if words:
+            yield path, " ".join(words)
         for index, each in enumerate(value):
-            if isinstance(each, dict | list) and each:
-                _collect(each, f"{path}.{index}", depth + 1, found)
-    elif value is not None and value not in ({}, []):
-        found.append(_violation(path, value if isinstance(value, str) else str(value)))
+            if isinstance(each, dict | list):
+                yield from _walk(each, (*path, str(index)))
 
 
-def _violation(path: str, description: str) -> FieldViolation:
-    return FieldViolation(read_text(path)[:MAX_TEXT], read_text(description)[:MAX_TEXT])
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -45,6 +45,8 @@ def read_job(body: bytes, *, uid: int, observe_time: float) -> Job:
     `UpstreamMalformed` where the body is no job, or another one.
     """
     members = _job_members(body)
+    if not isinstance(read_value(members.get("status")), str | None):
+        raise UpstreamMalformed("the upstream answered with a status that is not a string")
     named = _uid_of(members)
     if named is not None and named != uid:
         raise UpstreamMalformed(f"the upstream answered with job {named} where job {uid} was asked for")
@@ -54,7 +56,8 @@ def read_job(body: bytes, *, uid: int, observe_time: float) -> Job:
 def read_sent_job(body: bytes, *, observe_time: float) -> Job:
     """The job in the answer to a POST: `uid`, or the last segment of `url`, is due.
 
-    Raises `UpstreamMalformed` where both are missing.
+    A job that was taken must not be lost for a status that cannot be read, so that one counts as none. Raises
+    `UpstreamMalformed` where neither a uid nor a url can be used.
     """
     members = _job_members(body)
     uid = _uid_of_url(members)
@@ -96,13 +99,10 @@ def _uid_of_url(members: dict[str, memoryview]) -> int | None:
 
 
 def _job(members: dict[str, memoryview], uid: int, observe_time: float) -> Job:
-    word = read_value(members.get("status"))
-    if word is not None and not isinstance(word, str):
-        raise UpstreamMalformed("the upstream answered with a status that is not a string")
-    word = read_text(word)
+    word = read_text(read_value(members.get("status")))
     error = _error(members)
     completed = read_value(members.get("completed_at"))
-    result = _given(members, "result") or _given(members, "content")
+    result = _result(members)
     status = STATUSES.get(word)
     if word == "failed" and error is not None:
         status = FAILED_BY_ERROR_TYPE.get(error.type, status)
@@ -132,6 +132,12 @@ def _given(members: dict[str, memoryview], name: str) -> memoryview | None:
     return None if raw is None or raw in NULL else raw
 
 
+def _result(members: dict[str, memoryview]) -> memoryview | None:
+    # Each shape has its own name for it, and the empty default of the one must not hide what the other holds.
+    given = [raw for name in ("result", "content") if (raw := _given(members, name)) is not None]
+    return next((raw for raw in given if raw not in EMPTY), given[0] if given else None)
+
+
 def _progress(members: dict[str, memoryview]) -> Progress | None:
     message = read_value(members.get("message"))
     if isinstance(message, str):
@@ -148,9 +154,9 @@ def _progress(members: dict[str, memoryview]) -> Progress | None:
 
 def _error(members: dict[str, memoryview]) -> JobError | None:
     raw = _given(members, "error")
-    value = read_value(raw)
-    inner = read_members(bytes(raw)) if raw is not None and isinstance(value, dict) else {}
-    message = read_text(value) or read_text(read_value(inner.get("message")))
+    # Read member by member, so that what cannot be read of one does not take the others along.
+    inner = read_members(bytes(raw)) if raw is not None and raw[0] == ord("{") else {}
+    message = read_text(read_value(inner.get("message") if inner else raw))
     error = JobError(
         type=read_text(read_value(inner.get("type"))),
         message=message or read_text(read_value(members.get("error_message"))),

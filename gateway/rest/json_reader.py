@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
 from gateway.errors import UpstreamMalformed
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value = msgspec.json.Decoder()
-_stdlib = json.JSONDecoder()
+
+KINDS = {"[": "a JSON list", '"': "a JSON string", "n": "JSON null"}
+
+# int() refuses more digits than 4,300; any int64 has fewer than this.
+MAX_INTEGER_DIGITS = 20
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _nothing(_: object) -> None:
+    return None
+
+
+def _integer(text: str) -> float:
+    return int(text) if len(text) <= MAX_INTEGER_DIGITS else float(text)
+
+
+# Finds where values end and builds next to none of them: a result may be large, and its numbers of any size.
+_structure = json.JSONDecoder(
+    parse_int=_nothing, parse_float=_nothing, parse_constant=_refuse_constant, object_pairs_hook=_nothing
+)
+_lenient_value = json.JSONDecoder(parse_int=_integer, parse_constant=_refuse_constant)
 
 
 def read_members(body: bytes) -> dict[str, memoryview]:
@@ -29,35 +55,43 @@ def read_members(body: bytes) -> dict[str, memoryview]:
 
 
 def _read_members_leniently(body: bytes) -> dict[str, memoryview]:
-    # In Latin-1 each character is one byte, so positions in the text are positions in the body.
-    text = body.decode("latin-1")
     view = memoryview(body)
-    members: dict[str, memoryview] = {}
     try:
-        position = _skip(text, 0)
-        if text[position] != "{":
-            raise UpstreamMalformed(f"the upstream answered with {_kind(body)} where a JSON object was expected")
-        position = _skip(text, position + 1)
-        while text[position] != "}":
-            name, position = _stdlib.raw_decode(text, position)
-            position = _skip(text, position)
-            if not isinstance(name, str) or text[position] != ":":
-                raise UpstreamMalformed("the upstream answered with text that is not JSON")
-            start = _skip(text, position + 1)
-            position = _stdlib.raw_decode(text, start)[1]
-            members[name] = view[start:position]
-            position = _skip(text, position)
-            if text[position] == ",":
-                position = _skip(text, position + 1)
-            elif text[position] != "}":
-                raise UpstreamMalformed("the upstream answered with text that is not JSON")
-        if _skip(text, position + 1) != len(text):
-            raise UpstreamMalformed("the upstream answered with more than one JSON value")
+        # In Latin-1 each character is one byte, so positions in the text are positions in the body.
+        return {name: view[start:end] for name, start, end in _members_of(body.decode("latin-1"))}
     except (ValueError, IndexError) as error:
         raise UpstreamMalformed("the upstream answered with text that is not JSON") from error
     except RecursionError as error:
         raise UpstreamMalformed("the upstream answered with JSON that is nested too deeply") from error
-    return members
+
+
+def _members_of(text: str) -> Iterator[tuple[str, int, int]]:
+    """Where the values of an object begin and end. Raises `ValueError` or `IndexError` where it is no JSON."""
+    position = _skip(text, 0)
+    if position == len(text):
+        raise UpstreamMalformed("the upstream answered with an empty body where a JSON object was expected")
+    if text[position] != "{":
+        _structure.raw_decode(text, position)
+        kind = KINDS.get(text[position], "a JSON number or boolean")
+        raise UpstreamMalformed(f"the upstream answered with {kind} where a JSON object was expected")
+    position = _skip(text, position + 1)
+    more = text[position] != "}"
+    while more:
+        name, position = _structure.raw_decode(text, position)
+        position = _skip(text, position)
+        if not isinstance(name, str) or text[position] != ":":
+            raise ValueError("a member has no name")
+        start = _skip(text, position + 1)
+        end = _structure.raw_decode(text, start)[1]
+        yield name, start, end
+        position = _skip(text, end)
+        if text[position] not in ",}":
+            raise ValueError("a member has no end")
+        more = text[position] == ","
+        if more:
+            position = _skip(text, position + 1)
+    if _skip(text, position + 1) != len(text):
+        raise ValueError("something follows the object")
 
 
 def _skip(text: str, position: int) -> int:
@@ -66,24 +100,18 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def _kind(body: bytes) -> str:
-    try:
-        return {list: "a JSON list", type(None): "JSON null", str: "a JSON string"}.get(
-            type(json.loads(body)), "a JSON value"
-        )
-    except ValueError:
-        return "text that is not JSON"
-
-
 def read_value(raw: memoryview | bytes | None) -> Any:
-    """The value of a small piece of JSON, or None where it is absent, null or cannot be read."""
+    """The value of a small piece of JSON, or None where it is absent, null or cannot be read.
+
+    Invalid UTF-8 is replaced, lone surrogates stay (see `read_text`), and integers over 20 digits become floats.
+    """
     if raw is None:
         return None
     try:
         return _value.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         try:
-            return json.loads(bytes(raw).decode(errors="replace"))
+            return _lenient_value.decode(bytes(raw).decode(errors="replace"))
         except (ValueError, RecursionError):
             return None
     except RecursionError:

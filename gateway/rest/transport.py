@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 MAX_ERROR_BODY_BYTES = 1 << 20
 # aiohttp warns of a larger body in one piece, for writing it would hold the event loop.
 BODY_PIECE_BYTES = 1 << 18
+# No exception of httpx proves on this transport that nothing was sent (design.md, section 5); of aiohttp's, these do:
+# they are raised before there is a connection to write to.
+NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +58,26 @@ class Transport:
     """A connection pool to one upstream.
 
     No cookie jar, no redirects, no proxy from the environment: each would let one caller's request change
-    another's. `idle_seconds` is how long an unused connection is kept, `max_connections` how many there may be.
+    another's. `idle_seconds` is how long an unused connection is kept, `max_connections` how many there may be: who
+    finds none waits, and no time limit runs.
     """
 
     def __init__(self, *, limits: TimeLimits, idle_seconds: float, max_connections: int, max_answer_bytes: int) -> None:
         self._limits = limits
         self._idle_seconds = idle_seconds
-        self._max_connections = max_connections
         self._max_answer_bytes = max_answer_bytes
-        # Called by the transport on first use, within the event loop.
-        self._transport = AiohttpTransport(client=self._session, trust_env=False)
+        # Not the pool's own limit: waiting for it counts as connecting, and our own queue would look like an outage.
+        self._places = asyncio.Semaphore(max_connections)
+        self._ssl = ssl.create_default_context()
+        # The session is made on first use, within the event loop.
+        self._transport = AiohttpTransport(client=self._session, verify=self._ssl)
 
     def _session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=self._max_connections,
-            keepalive_timeout=self._idle_seconds,
-            ssl=ssl.create_default_context(),
-        )
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=self._idle_seconds, ssl=self._ssl)
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+        # By itself it sends a GET or DELETE again whose connection broke; one exchange is one request.
+        session._retry_connection = False  # noqa: SLF001 - aiohttp has no public switch, its test client does the same
+        return session
 
     async def aclose(self) -> None:
         """Closes all connections."""
@@ -99,26 +105,33 @@ class Transport:
         if body is not None:
             request.headers["content-length"] = str(len(body))
         try:
-            async with asyncio.timeout(self._limits.whole):
+            async with self._places, asyncio.timeout(self._limits.whole):
                 return await self._exchange(request)
-        except (TimeoutError, httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+        # A ValueError: a status line that is not UTF-8.
+        except (TimeoutError, httpx.HTTPError, aiohttp.ClientError, OSError, ValueError) as error:
             raise _ours(error) from error
 
     async def _exchange(self, request: httpx.Request) -> Answer:
         response = await self._transport.handle_async_request(request)
         try:
+            if not 200 <= response.status_code < 600:
+                raise UpstreamMalformed(f"the upstream's answer has the status {response.status_code}")
             success = response.is_success
             limit = self._max_answer_bytes if success else MAX_ERROR_BODY_BYTES
-            body = bytearray()
+            if "," in response.headers.get("content-encoding", ""):
+                # Each layer multiplies what one piece can become, before anyone can count it.
+                raise UpstreamMalformed("the upstream's answer is encoded more than once")
+            body = io.BytesIO()
             # Decoded bytes are counted: a small compressed answer may hold a huge one.
             async for piece in response.aiter_bytes():
-                body += piece
-                if len(body) > limit:
+                body.write(piece)
+                if body.tell() > limit:
                     if success:
                         raise UpstreamAnswerTooLarge(f"the upstream's answer is larger than {limit} bytes")
-                    del body[limit:]
+                    body.truncate(limit)
                     break
-            return Answer(response.status_code, bytes(body), response.headers.get("retry-after"))
+            # Without a copy, which of a large answer would hold the event loop.
+            return Answer(response.status_code, body.getvalue(), response.headers.get("retry-after"))
         finally:
             await response.aclose()
 
@@ -130,13 +143,11 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
 
 def _ours(error: Exception) -> UpstreamError:
     causes = (error, error.__cause__)
-    # No exception of httpx proves on this transport that nothing was sent (design.md, section 5); of aiohttp's, these
-    # two do: both are raised before there is a connection to write to.
-    if any(isinstance(each, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for each in causes):
+    if any(isinstance(each, NOTHING_SENT) for each in causes):
         return UpstreamUnreachable("no connection to the upstream could be made")
     # httpx's own timeout types do not tell, for its transport maps a reset to ConnectTimeout too.
     if any(isinstance(each, TimeoutError) for each in causes):
         return UpstreamTimedOut("the upstream did not answer in time")
-    if isinstance(error, aiohttp.ClientResponseError | httpx.DecodingError):
+    if isinstance(error, aiohttp.ClientResponseError | httpx.DecodingError | ValueError):
         return UpstreamMalformed("the upstream's answer is not HTTP that can be read")
     return UpstreamConnectionLost("the connection to the upstream was lost")

@@ -120,7 +120,8 @@ class Loop(Generic[S]):
             async with TimeLimit(self.clock, self._give_up_at(started)):
                 state = await self._fetch()
         except TimeoutError:
-            self._fail(started, UpstreamTimedOut("the upstream did not answer in time"))
+            # The limit of the outage cut this poll off, maybe just begun: what failed before says more.
+            self._fail(started, self.last_failure or UpstreamTimedOut("the upstream did not answer in time"))
         except UpstreamError as error:
             self._fail(started, error)
         else:
@@ -156,14 +157,9 @@ class Loop(Generic[S]):
         self.last_failure = error
         if self._failing_since is None:
             self._failing_since = started
-        left = self._give_up_at(now) - now
-        if left <= 0:
+        if now >= self._give_up_at(now):
             raise self._outage(error)
-        if error.retry_after is None:
-            # The last attempt falls on the moment of giving up, not before it.
-            wait = min(cadence.backoff(self.failures), left)
-        else:
-            wait = error.retry_after + cadence.spread()
+        wait = cadence.backoff(self.failures) if error.retry_after is None else error.retry_after + cadence.spread()
         self.next_poll = now + wait
         if error.throttled:
             held_until = now + min(wait, self._rules.outage_seconds)

@@ -79,7 +79,7 @@ class Watcher(Generic[S]):
             if not known:
                 return Changed(loop.state, skipped, loop.last)
         if loop.failure is not None:
-            raise loop.failure
+            raise loop.failure.with_traceback(None)
         return None
 
     def _quiet(self) -> Quiet:

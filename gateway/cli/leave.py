@@ -1,0 +1,55 @@
+"""How a command leaves that has not seen the job's end: what is known of the job, and how to get back to it."""
+
+from typing import NoReturn
+
+import typer
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.cli import show
+from gateway.cli.client import Deadline
+from gateway.cli.exits import CALL_FAILED, INTERRUPTED
+from gateway.cli.failure import Failure
+from gateway.cli.session import Session, show_failure
+from gateway.cli.text import job_line
+
+_CANCEL_SECONDS = 30.0
+
+
+def failed(current: Session, failure: Failure, uid: int, sent: pb.SendJobRequest | None) -> NoReturn:
+    """Leave because of an error.
+
+    Args:
+        current: the session.
+        failure: the error.
+        uid: the job; 0 where it is not known.
+        sent: what the command asked to make a job of, if it did.
+
+    """
+    show_failure(failure, current.client.target)
+    if sent and uid:
+        show.note(f"job {uid} was sent; watch it: {current.watch_command(uid)}")
+    elif sent and failure.may_have_sent:
+        show.note(_outcome_unknown(sent))
+    raise typer.Exit(CALL_FAILED)
+
+
+def interrupted(current: Session, uid: int, sent: pb.SendJobRequest | None, *, cancel: bool) -> NoReturn:
+    """Leave because of Ctrl-C, and where that was asked for cancel the job; the arguments are those of `failed`."""
+    if sent and not uid:
+        show.note(f"interrupted, and nothing was cancelled; {_outcome_unknown(sent)}")
+    elif not cancel:
+        show.note(f"interrupted; job {uid} goes on, watch it again: {current.watch_command(uid)}")
+    else:
+        show.note(f"interrupted; cancelling job {uid}")
+        current.client.reconnect()  # the interrupt may have come in the middle of anything
+        request = pb.CancelJobRequest(uid=uid)
+        job = current.client.call(current.client.stub.CancelJob, request, Deadline(_CANCEL_SECONDS))
+        show.note(f"asked to cancel, and now: {job_line(job)}")
+    raise typer.Exit(INTERRUPTED)
+
+
+def _outcome_unknown(sent: pb.SendJobRequest) -> str:
+    unknown = "the job has no number yet, and may or may not run"
+    if sent.request_id:
+        return f"{unknown}: the same command finds it by its --request-id"
+    return f"{unknown}: look for it before you send it again"

@@ -1,0 +1,92 @@
+"""The input of a job, from the command line, a file or standard input, as JSON that nothing was done to."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+class ParamsInvalid(Exception):
+    """The input cannot be sent; the text says why."""
+
+
+def read_params(pairs: list[str], text: str | None, file: Path | None) -> bytes | None:
+    """Return the JSON to send, or None where no way to give it was used.
+
+    Args:
+        pairs: `KEY=VALUE`, each a member of an object.
+        text: the JSON itself.
+        file: where it is; `-` is standard input.
+
+    Raises:
+        ParamsInvalid: more than one way was used, or what came is not JSON.
+
+    """
+    if bool(pairs) + (text is not None) + (file is not None) > 1:
+        raise ParamsInvalid("give the input in one way only: --param, --params or --params-file")
+    if pairs:
+        return _object(pairs)
+    if text is not None:
+        return _checked("--params", os.fsencode(text))
+    if file is not None:
+        return _checked(f"--params-file {file}", _contents(file))
+    return None
+
+
+def _contents(file: Path) -> bytes:
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ParamsInvalid(f"--params-file {file} cannot be read: {error.strerror}") from error
+
+
+def _checked(source: str, document: bytes) -> bytes:
+    try:
+        _parse(document)
+    except ValueError as error:
+        raise ParamsInvalid(f"{source} is not JSON: {error}") from error
+    return document
+
+
+def _object(pairs: list[str]) -> bytes:
+    members: dict[str, str] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise ParamsInvalid(f"--param {pair} is not KEY=VALUE")
+        if key in members:
+            raise ParamsInvalid(f"--param {key} is given twice")
+        members[key] = _member(value)
+    # The values are put together as they were written, so that no number is rounded on its way.
+    return os.fsencode("{" + ", ".join(f"{_quoted(key)}: {value}" for key, value in members.items()) + "}")
+
+
+def _member(value: str) -> str:
+    try:
+        _parse(value)
+    except ValueError:
+        return _quoted(value)
+    return value
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _parse(document: str | bytes) -> None:
+    """Check that a document is JSON, without turning its numbers into Python's, which have limits.
+
+    Raises:
+        ValueError: it is not.
+
+    """
+    try:
+        json.loads(document, parse_int=str, parse_float=str, parse_constant=_no_constant)
+    except RecursionError:
+        return  # it is nested too deep for Python, and the gateway has a limit of its own
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")

@@ -1,0 +1,164 @@
+"""The events of one job, over as many streams as that takes.
+
+A stream ends with OK only after the job's end; until then a connection may break and a gateway may go away.
+This goes on where it stopped: with the `resume_token` of the last event, on a new connection.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+
+import grpc
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.cli.client import Client, Deadline
+from gateway.cli.failure import CallFailed, Failure
+
+SILENCE_SECONDS = 45.0
+"""Three heartbeat intervals: a stream that is silent for so long is dead, whatever TCP says."""
+
+PATIENCE_SECONDS = 300.0
+"""How long to try again without hearing anything."""
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0
+_LONGEST_NOTE = 200
+_SILENT = Failure(grpc.StatusCode.UNAVAILABLE, f"nothing was heard for {SILENCE_SECONDS:.0f} s")
+
+
+class JobStream:
+    """Iterates over the events of a job up to its end.
+
+    Args:
+        client: whose calls these are.
+        opening: how to begin. A `RunJob` is never sent twice, unless its `request_id` makes that safe; once the job
+            has a uid, the stream goes on with `WatchJob`.
+        deadline: the time for all of it.
+        note: called with one line before each new attempt.
+
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        opening: pb.RunJobRequest | pb.WatchJobRequest,
+        deadline: Deadline,
+        note: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._deadline = deadline
+        self._note = note
+        self._run: pb.RunJobRequest | None = None
+        self._watch = pb.WatchJobRequest()
+        if isinstance(opening, pb.RunJobRequest):
+            self._run = opening
+            self._watch.content_format = opening.request.content_format
+        else:
+            self._watch.CopyFrom(opening)
+        self._opened_at = self._heard_at = time.monotonic()
+        self._heard_any = False
+        self._failures = 0
+
+    @property
+    def uid(self) -> int:
+        """The job; 0 as long as it is not known."""
+        return self._watch.uid
+
+    def __iter__(self) -> Iterator[pb.JobEvent]:
+        """Yield each event once the gateway told it.
+
+        Raises:
+            CallFailed: with an error that will not pass, or that lasts for too long.
+
+        """
+        while True:
+            failure = yield from self._one_stream()
+            if failure is None:
+                return
+            self._watch.uid = self._watch.uid or failure.uid
+            if not self._may_go_on(failure):
+                raise CallFailed(failure)
+            wait = self._next_wait(failure)
+            left = self._deadline.left()
+            if left is not None and wait >= left:
+                message = f"{failure.message}, and there is no time left to go on"
+                raise CallFailed(Failure(grpc.StatusCode.DEADLINE_EXCEEDED, message))
+            self._note(f"{failure.message[:_LONGEST_NOTE]}; going on in {wait:.1f} s")
+            time.sleep(wait)
+            self._client.reconnect()
+
+    def _one_stream(self) -> Generator[pb.JobEvent, None, Failure | None]:
+        """Yield the events of one call; return why it ended, or None where that was the job's end."""
+        stub, metadata, left = self._client.stub, self._client.metadata, self._deadline.left()
+        if self._run and not self.uid:
+            call = stub.RunJob(self._run, metadata=metadata, timeout=left)
+        else:
+            call = stub.WatchJob(self._watch, metadata=metadata, timeout=left)
+        # A call that makes a job is not cut off before it has named the job.
+        watchdog = _Watchdog(call, first_limit=SILENCE_SECONDS if self.uid else None)
+        watchdog.start()
+        self._opened_at = time.monotonic()
+        done = False
+        failure = Failure(grpc.StatusCode.UNAVAILABLE, "the stream ended before the job")
+        try:
+            for event in call:
+                watchdog.heard()
+                self._remember(event)
+                done = event.job.done
+                yield event
+        except grpc.RpcError as error:
+            failure = _SILENT if watchdog.bit else Failure.of(error)
+        finally:
+            call.cancel()
+            watchdog.heard()
+        return None if done else failure
+
+    def _remember(self, event: pb.JobEvent) -> None:
+        self._watch.uid = event.uid or self._watch.uid
+        self._watch.resume_token = event.resume_token or self._watch.resume_token
+        self._heard_at = time.monotonic()
+        self._heard_any = True
+        # One event does not make a stream that works: it may break each time after the first.
+        if self._heard_at - self._opened_at > _LONGEST_WAIT:
+            self._failures = 0
+
+    def _may_go_on(self, failure: Failure) -> bool:
+        if time.monotonic() - self._heard_at > PATIENCE_SECONDS:
+            return False
+        unavailable = failure.code is grpc.StatusCode.UNAVAILABLE
+        if not self.uid:
+            return unavailable and self._run is not None and bool(self._run.request.request_id)
+        if not self._heard_any and not failure.from_gateway:
+            return False  # there never was a gateway: that is a wrong address sooner than an outage
+        busy = failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retry_delay is not None
+        return unavailable or busy
+
+    def _next_wait(self, failure: Failure) -> float:
+        longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2**self._failures)
+        self._failures += 1
+        jittered = random.uniform(longest / 2, longest)  # noqa: S311 - jitter is no secret
+        return max(jittered, failure.retry_delay or 0.0)
+
+
+class _Watchdog(threading.Thread):
+    """Cancels a call once it was silent for too long; `first_limit` holds until it is heard, None is for ever."""
+
+    def __init__(self, call: grpc.Call, *, first_limit: float | None) -> None:
+        super().__init__(daemon=True)
+        self.bit = False
+        self._call = call
+        self._limit = first_limit
+        self._heard = threading.Event()
+
+    def heard(self) -> None:
+        """Tell it of a sign of life, or of the call's end."""
+        self._heard.set()
+
+    def run(self) -> None:
+        while self._heard.wait(self._limit):
+            self._limit = SILENCE_SECONDS
+            self._heard.clear()
+            if not self._call.is_active():
+                return
+        self.bit = True
+        self._call.cancel()

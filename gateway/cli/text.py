@@ -1,0 +1,127 @@
+"""Jobs and events as lines of text that a terminal can be given."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from google.protobuf import json_format, struct_pb2, timestamp_pb2
+from jobgateway.v1 import job_service_pb2 as pb
+
+# What moves the cursor, rings, changes colours or the direction of the text: C0, DEL, C1, and the bidi controls.
+_CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_SPACES = (0x09, 0x0A, 0x0D, 0x85, 0x2028, 0x2029)
+_HARMLESS = dict.fromkeys(_CONTROLS, "\N{REPLACEMENT CHARACTER}") | dict.fromkeys(_SPACES, " ")
+
+_WORDS = {
+    pb.JOB_STATUS_RUNNING: "running",
+    pb.JOB_STATUS_SUCCESS: "success",
+    pb.JOB_STATUS_ERROR: "error",
+    pb.JOB_STATUS_ERROR_USER: "error_user",
+    pb.JOB_STATUS_STOPPED: "stopped",
+    pb.JOB_STATUS_CANCELLED: "cancelled",
+    pb.JOB_STATUS_TIMEOUT: "timeout",
+    pb.JOB_STATUS_EXPIRED: "expired",
+}
+
+
+def clean(text: str) -> str:
+    """Return a text of somebody else's on one line, without what could take hold of the terminal."""
+    return text.translate(_HARMLESS)
+
+
+def clean_lines(text: str) -> list[str]:
+    """Return the lines of a text of somebody else's, each harmless."""
+    return [clean(line) for line in text.replace("\r\n", "\n").split("\n")]
+
+
+def status_word(job: pb.Job) -> str:
+    """Return the word for a job's state; the upstream's own where the gateway does not know it."""
+    return _WORDS.get(job.status) or clean(job.status_text) or ("ended" if job.done else "state unknown")
+
+
+def percentage(job: pb.Job) -> float | None:
+    """Return how far a job is, 0 to 100, or None where it did not say."""
+    if not job.progress.HasField("percentage"):
+        return None
+    # The comparison puts NaN, which is equal to nothing, at 0.
+    return min(100.0, job.progress.percentage) if job.progress.percentage > 0 else 0.0
+
+
+def job_line(job: pb.Job) -> str:
+    """Say in one line how a job is."""
+    percent = percentage(job)
+    done_part = "" if percent is None or job.done else f" {percent:.0f}%"
+    kind = f" ({clean(job.error.type)})" if job.error.type and job.error.type != status_word(job) else ""
+    message = job.error.message if job.done else job.progress.message
+    return f"job {job.uid} {status_word(job)}{done_part}{kind}" + (f": {clean(message)}" if message else "")
+
+
+def event_line(event: pb.JobEvent) -> str | None:
+    """Say in one line what an event tells; None for an event of a kind that is not known yet."""
+    match event.WhichOneof("payload"):
+        case "job":
+            missed = f" ({event.skipped} states skipped)" if event.skipped else ""
+            return job_line(event.job) + missed
+        case "content_chunk":
+            chunk = event.content_chunk
+            received = chunk.offset + len(chunk.data)
+            return f"job {event.uid} result: {received:,} of {chunk.content_size:,} bytes"
+        case "heartbeat":
+            return f"job {event.uid} {_heartbeat(event.heartbeat)}"
+        case _:
+            return None
+
+
+def job_details(job: pb.Job) -> Iterator[str]:
+    """Yield the lines about a job that has ended, beyond the one for its state."""
+    if job.error.HasField("invalid_fields"):
+        yield "invalid fields:"
+        yield from _fields(job.error.invalid_fields)
+    if job.error.HasField("stack_trace"):
+        yield "stack trace:"
+        yield from _indented(job.error.stack_trace)
+    if job.log_download_url:
+        yield f"log: {clean(job.log_download_url)}"
+
+
+def pretty_json(document: bytes | bytearray) -> str:
+    """Return a JSON document for a person to read: indented, and harmless."""
+    try:
+        text = json.dumps(json.loads(document), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        text = bytes(document).decode(errors="replace")  # too deep or too long a number: as it came
+    return "\n".join(clean_lines(text))
+
+
+def _fields(fields: struct_pb2.Value) -> list[str]:
+    if not fields.HasField("struct_value"):
+        return _indented(fields)
+    said = json_format.MessageToDict(fields.struct_value)
+    return [f"  {clean(name)}: {clean(_flat(value))}" for name, value in sorted(said.items())]
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return " ".join(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _indented(value: struct_pb2.Value) -> list[str]:
+    # A Value's JSON is of any type, whatever the function's annotation says.
+    plain: object = json_format.MessageToDict(value)
+    text = value.string_value or json.dumps(plain, indent=2, ensure_ascii=False)
+    return [f"  {line}" for line in clean_lines(text.strip("\n"))]
+
+
+def _heartbeat(heartbeat: pb.Heartbeat) -> str:
+    if heartbeat.last_failure:
+        count = heartbeat.consecutive_failures
+        return f"cannot be read now ({clean(heartbeat.last_failure)}, {count} times in a row)"
+    if heartbeat.HasField("observe_time"):
+        return f"unchanged, read {_ago(heartbeat.observe_time)}"
+    return "not read yet"
+
+
+def _ago(moment: timestamp_pb2.Timestamp) -> str:
+    seconds = (datetime.now(UTC) - moment.ToDatetime(UTC)).total_seconds()
+    return f"{max(0.0, seconds):.0f} s ago"

@@ -1,0 +1,79 @@
+"""A scripted `fetch` for the hub: states and failures without sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.watch import Cadence, Hub, Rules
+
+if TYPE_CHECKING:
+    from tests.support.clock import SteppedClock
+
+
+@dataclass(frozen=True)
+class State:
+    """A state of the hub's: `url` is what equality does not cover."""
+
+    value: int
+    last: bool = False
+    url: str = ""
+
+
+class Hang:
+    """A poll that is never answered."""
+
+
+class Fetch:
+    """Answers its `script` in order, the last entry for ever; takes no time unless a `Hang`."""
+
+    def __init__(self, clock: SteppedClock, *script: State | Exception | type[Hang]) -> None:
+        self.clock = clock
+        self.script = deque(script)
+        self.times: list[float] = []
+        self.cancelled = 0
+
+    async def __call__(self) -> State:
+        self.times.append(self.clock.now)
+        entry = self.script.popleft() if len(self.script) > 1 else self.script[0]
+        if entry is Hang:
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        if isinstance(entry, Exception):
+            raise entry
+        assert isinstance(entry, State)
+        return entry
+
+    @property
+    def count(self) -> int:
+        return len(self.times)
+
+    @property
+    def gaps(self) -> list[float]:
+        return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
+
+
+def make_hub(
+    clock: SteppedClock,
+    *,
+    shortest: float = 1.0,
+    longest: float = 1.0,
+    outage: float = 300.0,
+    slots: int = 8,
+    seed: int = 1,
+) -> Hub[State]:
+    """A hub of `State`s."""
+    rules: Rules[State] = Rules(
+        same=lambda one, other: one.value == other.value and one.last == other.last,
+        is_last=lambda state: state.last,
+        cadence=Cadence(shortest, longest, random.Random(seed)),
+        outage_seconds=outage,
+        slots=asyncio.Semaphore(slots),
+    )
+    return Hub(clock, rules)

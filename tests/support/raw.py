@@ -1,0 +1,155 @@
+"""Peers below HTTP clients and grpc: TCP servers that misbehave at will, and an HTTP/2 client that sends any bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import subprocess
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import h2.config
+import h2.connection
+import h2.events
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from pathlib import Path
+
+    Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def tcp_server(accept: Accept, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server on 127.0.0.1 that hands each connection to `accept`, and then closes it; gives its port."""
+    tasks = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await accept(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            return
+        finally:
+            tasks.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """The TLS side of a server whose certificate nobody trusts."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=127.0.0.1"
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)  # noqa: S603 - fixed
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+@dataclass
+class RawAnswer:
+    """What a raw HTTP/2 call brought: its messages, and the headers and trailers together."""
+
+    messages: list[bytes] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def code(self) -> int:
+        return int(self.headers["grpc-status"])
+
+
+class RawCall:
+    """A gRPC call whose metadata no client library has looked at."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        config = h2.config.H2Configuration(
+            client_side=True,
+            header_encoding="utf-8",
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+            validate_inbound_headers=False,
+        )
+        self._connection = h2.connection.H2Connection(config)
+
+    async def begin(self, path: str, message: bytes, metadata: Iterable[tuple[bytes, bytes]]) -> None:
+        connection = self._connection
+        connection.initiate_connection()
+        stream = connection.get_next_available_stream_id()
+        headers = {
+            b":method": b"POST",
+            b":scheme": b"http",
+            b":path": path.encode(),
+            b":authority": b"localhost",
+            b"te": b"trailers",
+            b"content-type": b"application/grpc",
+        }
+        connection.send_headers(stream, [*headers.items(), *metadata])
+        connection.send_data(stream, b"\0" + len(message).to_bytes(4, "big") + message, end_stream=True)
+        await self._send()
+
+    async def _send(self) -> None:
+        self._writer.write(self._connection.data_to_send())
+        await self._writer.drain()
+
+    async def end(self) -> RawAnswer:
+        """Reads to the end of the call."""
+        answer, data = RawAnswer(), b""
+        while True:
+            received = await self._reader.read(65536)
+            if not received:
+                raise ConnectionError("the server closed the connection")
+            for event in self._connection.receive_data(received):
+                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                    answer.headers |= dict(event.headers)  # type: ignore[arg-type]
+                elif isinstance(event, h2.events.DataReceived):
+                    data += event.data or b""
+                elif isinstance(event, h2.events.StreamReset):
+                    raise ConnectionError(f"the server reset the stream: {event.error_code}")
+                elif isinstance(event, h2.events.StreamEnded):
+                    while data:
+                        size = int.from_bytes(data[1:5], "big")
+                        answer.messages.append(data[5 : 5 + size])
+                        data = data[5 + size :]
+                    return answer
+            await self._send()
+
+    def vanish(self) -> None:
+        """Drops the connection, without a word to the server's HTTP/2."""
+        self._writer.transport.abort()
+
+
+@asynccontextmanager
+async def raw_call(
+    address: str, path: str, message: bytes, metadata: Iterable[tuple[bytes, bytes]] = ()
+) -> AsyncIterator[RawCall]:
+    """A call that has been sent, on a connection of its own."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    call = RawCall(reader, writer)
+    try:
+        await call.begin(path, message, metadata)
+        yield call
+    finally:
+        writer.close()

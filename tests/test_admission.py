@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.admission import Admission
+from gateway.errors import Draining, LimitReached
+from tests.support.clock import SteppedClock
+from tests.support.gateways import BEARER, Failure, running, stub
+from tests.support.upstream import Connection, ScriptedUpstream, answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from jobgateway.v1 import job_service_pb2_grpc as rpc
+
+GET_JOB = pb.GetJobRequest(uid=42)
+RUNNING = answer(200, {"uid": 42, "status": "running"})
+
+
+def admission(max_calls: int = 1, max_watches: int = 1) -> Admission:
+    return Admission(SteppedClock(), max_calls=max_calls, max_watches=max_watches)
+
+
+# By itself
+
+
+@pytest.mark.parametrize("watch", [False, True])
+def test_there_is_room_up_to_the_limit_and_again_after_one_has_left(*, watch: bool) -> None:
+    door = admission(max_calls=2, max_watches=2)
+    with door.enter(watch=watch):
+        with door.enter(watch=watch), pytest.raises(LimitReached) as raised, door.enter(watch=watch):
+            pass
+        with door.enter(watch=watch):
+            assert door.inside == 2
+    assert raised.value.retry_after == 1.0
+    assert door.inside == 0
+
+
+def test_calls_and_watches_take_no_room_from_each_other() -> None:
+    door = admission()
+    with door.enter(watch=False), door.enter(watch=True):
+        assert door.inside == 2
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+def test_a_place_comes_back_however_it_is_left(error: type[BaseException]) -> None:
+    door = admission()
+    with pytest.raises(error), door.enter(watch=False):
+        raise error
+    assert door.inside == 0
+
+
+def test_nobody_comes_in_during_a_drain_and_each_hears_a_wait_of_its_own() -> None:
+    door = admission(max_calls=100)
+    door.draining = True
+    waits = []
+    for _ in range(50):
+        with pytest.raises(Draining) as raised, door.enter(watch=False):
+            pass
+        assert raised.value.retry_after is not None
+        waits.append(raised.value.retry_after)
+    assert all(1 <= wait <= 5 for wait in waits)
+    assert len(set(waits)) > 25
+
+
+async def test_idle_is_told_when_the_last_one_leaves() -> None:
+    clock = SteppedClock()
+    door = Admission(clock, max_calls=2, max_watches=2)
+    with door.enter(watch=True):
+        with door.enter(watch=False):
+            idle = asyncio.create_task(door.idle(clock.now + 10))
+            await clock.advance(9)
+        await clock.advance(0.5)
+        assert not idle.done()
+    await clock.advance(0)
+    assert idle.result() is True
+
+
+async def test_idle_gives_up_at_its_time() -> None:
+    clock = SteppedClock()
+    door = Admission(clock, max_calls=1, max_watches=1)
+    with door.enter(watch=True):
+        idle = asyncio.create_task(door.idle(clock.now + 10))
+        await clock.advance(9.9)
+        assert not idle.done()
+        await clock.advance(0.1)
+        assert idle.result() is False
+
+
+# End to end
+
+
+class Held:
+    """A reply that keeps its request waiting until it is told to go on."""
+
+    def __init__(self, reply: bytes) -> None:
+        self.reply = reply
+        self.go = asyncio.Event()
+
+    async def __call__(self, connection: Connection) -> None:
+        await self.go.wait()
+        await connection.send(self.reply)
+
+
+@asynccontextmanager
+async def full(upstream: ScriptedUpstream) -> AsyncIterator[rpc.JobServiceAsyncStub]:
+    """A gateway with room for one call and one watch."""
+    async with running(upstream.url, max_calls=1, max_watches=1) as gateway, stub(gateway) as jobs:
+        yield jobs
+
+
+async def refused(call: Any) -> Failure:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return Failure(raised.value)
+
+
+async def next_event(stream: Any) -> pb.JobEvent:
+    event = await stream.read()
+    assert isinstance(event, pb.JobEvent)
+    return event
+
+
+def is_limit(failure: Failure) -> bool:
+    assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")
+    assert failure.retry.retry_delay.seconds == 1
+    assert failure.trailers["grpc-retry-pushback-ms"] == "1000"
+    return True
+
+
+async def test_a_call_too_many_is_refused_at_once_and_the_place_comes_back(upstream: ScriptedUpstream) -> None:
+    held = Held(RUNNING)
+    upstream.script += [held, RUNNING]
+    async with full(upstream) as jobs:
+        first = jobs.GetJob(GET_JOB, metadata=BEARER)
+        await upstream.wait_for(1)
+        assert is_limit(await refused(jobs.GetJob(GET_JOB, metadata=BEARER)))
+        assert is_limit(await refused(jobs.WaitJob(pb.WaitJobRequest(uid=1), metadata=BEARER)))
+        assert len(upstream.seen) == 1
+        held.go.set()
+        assert (await first).uid == 42
+        assert (await jobs.GetJob(GET_JOB, metadata=BEARER)).uid == 42
+
+
+async def _watch(jobs: rpc.JobServiceAsyncStub) -> Any:
+    return jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
+
+
+async def _run(jobs: rpc.JobServiceAsyncStub) -> Any:
+    request = pb.SendJobRequest(workspace_id="1", entity_id=7)
+    return jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER)
+
+
+@pytest.mark.parametrize("second", [_watch, _run])
+@pytest.mark.parametrize("first", [_watch, _run])
+async def test_a_watch_too_many_is_refused_at_once_and_sends_nothing(
+    upstream: ScriptedUpstream, first: Any, second: Any
+) -> None:
+    upstream.on("POST", "/workspaces/1/entities/7/jobs/", answer(201, {"uid": 42}))
+    upstream.script.append(RUNNING)
+    async with full(upstream) as jobs:
+        stream = await first(jobs)
+        await next_event(stream)
+        posts = len(upstream.requests("POST"))
+        assert is_limit(await refused(next_event(await second(jobs))))
+        assert len(upstream.requests("POST")) == posts
+        # A call still has its place.
+        assert (await jobs.GetJob(GET_JOB, metadata=BEARER)).uid == 42
+        stream.cancel()
+
+
+async def _cancelled(jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream) -> None:
+    seen = len(upstream.seen)
+    call = jobs.GetJob(GET_JOB, metadata=BEARER)
+    await upstream.wait_for(seen + 1)
+    call.cancel()
+
+
+async def _over_its_deadline(jobs: rpc.JobServiceAsyncStub, _: ScriptedUpstream) -> None:
+    with pytest.raises(grpc.aio.AioRpcError):
+        await jobs.GetJob(GET_JOB, metadata=BEARER, timeout=0.1)
+
+
+async def _without_a_credential(jobs: rpc.JobServiceAsyncStub, _: ScriptedUpstream) -> None:
+    assert (await refused(jobs.GetJob(GET_JOB))).code is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def _invalid(jobs: rpc.JobServiceAsyncStub, _: ScriptedUpstream) -> None:
+    assert (await refused(jobs.GetJob(pb.GetJobRequest(), metadata=BEARER))).code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("end", [_cancelled, _over_its_deadline, _without_a_credential, _invalid])
+async def test_the_place_of_a_call_comes_back_however_it_ended(upstream: ScriptedUpstream, end: Any) -> None:
+    hanging = True
+
+    async def reply(connection: Connection) -> None:
+        await (connection.gone() if hanging else connection.send(RUNNING))
+
+    upstream.script.append(reply)
+    async with full(upstream) as jobs:
+        await end(jobs, upstream)
+        hanging = False
+
+        async def comes_in() -> bool:
+            try:
+                return (await jobs.GetJob(GET_JOB, metadata=BEARER)).uid == 42
+            except grpc.aio.AioRpcError as error:
+                # What ended the call before may still be on its way to the server.
+                return not is_limit(Failure(error))
+
+        while not await comes_in():
+            await asyncio.sleep(0)
+
+
+async def test_a_call_that_comes_during_a_drain_is_sent_away(upstream: ScriptedUpstream) -> None:
+    held = Held(RUNNING)
+    upstream.script.append(held)
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        first = jobs.GetJob(GET_JOB, metadata=BEARER)
+        await upstream.wait_for(1)
+        stopping = asyncio.create_task(gateway.stop(grace=20))
+        await asyncio.sleep(0)
+        failures = [
+            await refused(jobs.GetJob(GET_JOB, metadata=BEARER)),
+            await refused(next_event(await _watch(jobs))),
+            await refused(next_event(await _run(jobs))),
+        ]
+        for failure in failures:
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+            wait = failure.retry.retry_delay.ToMilliseconds()
+            assert 1_000 <= wait <= 5_000
+            assert failure.trailers["grpc-retry-pushback-ms"] == str(wait)
+        assert len(upstream.seen) == 1
+        held.go.set()
+        assert (await first).uid == 42
+        await stopping

@@ -1,0 +1,325 @@
+"""The command line against a real gateway before the real simulator, as processes over real sockets."""
+
+import json
+import logging
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from gateway.cli.app import app
+from gateway.cli.demo import TOKEN, servers
+
+JOB = ["--workspace", "1", "--entity", "1"]
+
+
+class Place(NamedTuple):
+    upstream: str
+    target: str
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    # The servers run in this process, and their log would stand among what the commands print.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    with servers() as (upstream, target):
+        yield Place(upstream, target)
+    structlog.reset_defaults()
+
+
+@contextmanager
+def start(
+    *arguments: str, stdout: int = subprocess.PIPE, variables: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a command, and kill what is left of it where a test fails."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-m", "gateway", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=environment | {"JOBGATEWAY_TOKEN": TOKEN, **variables},
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def jobgateway(*arguments: str, **variables: str) -> Outcome:
+    with start(*arguments, variables=variables) as process:
+        out, err = process.communicate()
+    assert "Traceback" not in err
+    assert TOKEN not in out + err
+    return Outcome(process.returncode, out, err)
+
+
+def client(place: Place, *arguments: str, stdin: str | None = None) -> Outcome:
+    """Run a command in this process, which is quicker, where neither signals nor a terminal matter."""
+    variables = {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_TARGET": place.target}
+    result = CliRunner().invoke(app, [*arguments], input=stdin, env=variables, catch_exceptions=False)
+    assert TOKEN not in result.output
+    return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
+def send(place: Place, method: str, *options: str) -> int:
+    outcome = client(place, "send", *JOB, "--method", method, *options, "--json")
+    assert outcome.code == 0, outcome.err
+    return int(json.loads(outcome.out)["uid"])
+
+
+def test_a_run_that_succeeds_is_a_line_per_event_and_the_result(place: Place) -> None:
+    options = ["--method", "succeed", "--param", "duration=0.6", "--param", "steps=2", "--target", place.target]
+    outcome = jobgateway("run", *JOB, *options)
+    lines = outcome.out.splitlines()
+    assert outcome.code == 0, outcome.err
+    assert re.fullmatch(r"job \d+ running.*", lines[0])
+    assert any(re.fullmatch(r"job \d+ running 50%: Step 2 of 2", line) for line in lines), lines
+    assert re.fullmatch(r"job \d+ success", lines[-2])
+    assert json.loads(lines[-1]) == {"data": {"sum": 3}}
+    assert outcome.err == ""
+
+
+def test_a_run_whose_job_failed_is_exit_code_1(place: Place) -> None:
+    options = ["--method", "fail", "--param", "duration=0", "--target", place.target]
+    outcome = jobgateway("run", *JOB, *options)
+    assert outcome.code == 1
+    assert re.search(r"job \d+ error \(error_code\): .+", outcome.out)
+
+
+def test_an_error_for_the_user_names_the_fields(place: Place) -> None:
+    outcome = client(place, "run", *JOB, "--method", "user_error", "--param", "duration=0")
+    assert outcome.code == 1
+    assert "invalid fields:\n  width: Must be larger than 0.\n" in outcome.out
+
+
+def test_a_refused_run_is_exit_code_3_with_the_fields(place: Place) -> None:
+    outcome = jobgateway("run", *JOB, "--method", "refuse", "--target", place.target)
+    assert (outcome.code, outcome.out) == (3, "")
+    first, *fields = outcome.err.splitlines()
+    assert first.endswith("[INVALID_ARGUMENT, UPSTREAM_BAD_REQUEST]")
+    assert "  params.beam.length: Must be larger than 0." in fields
+
+
+def test_json_is_an_object_per_event_up_to_the_end(place: Place) -> None:
+    outcome = client(place, "run", *JOB, "--param", "duration=0.3", "--json")
+    events = [json.loads(line) for line in outcome.out.splitlines()]
+    assert outcome.code == 0
+    assert [event["job"].get("done", False) for event in events] == [False] * (len(events) - 1) + [True]
+    assert events[-1]["job"]["content"] == {"data": {"sum": 3.0}}
+    assert events[-1]["job"]["content_size"] == "18"
+
+
+def test_a_job_is_sent_read_waited_for_watched_and_cancelled(place: Place) -> None:
+    uid = str(send(place, "never"))
+    shown = client(place, "get", uid)
+    assert shown.code == 0
+    assert f"job {uid} running" in shown.out
+    assert f"jobgateway watch {uid} --target {place.target}" in shown.err
+    assert client(place, "wait", uid, "--timeout", "0").code == 124
+    assert client(place, "cancel", uid).code == 0
+    for command in ("get", "wait", "watch"):
+        assert client(place, command, uid) == (1, f"job {uid} cancelled\n", "")
+
+
+def test_an_unknown_job_is_exit_code_3_and_says_what_to_do(place: Place) -> None:
+    outcome = client(place, "get", "999999999")
+    assert outcome.code == 3
+    assert "check the number" in outcome.err
+    assert "NOT_FOUND" in outcome.err
+
+
+def test_a_wrong_token_is_exit_code_3(place: Place) -> None:
+    outcome = jobgateway("get", "1", "--target", place.target, JOBGATEWAY_TOKEN="wrong-token")
+    assert outcome.code == 3
+    assert "JOBGATEWAY_TOKEN" in outcome.err
+    assert "wrong-token" not in outcome.err
+
+
+@pytest.mark.parametrize("way", ["stdin", "file", "text"])
+def test_a_large_integer_arrives_and_comes_back_unharmed(place: Place, way: str, tmp_path: Path) -> None:
+    result = '{"id":  18446744073709551617, "price": 1.10}'
+    params = f'{{"duration": 0, "result": {result}}}'
+    file = tmp_path / "params.json"
+    file.write_text(params)
+    given = {"stdin": ["--params-file", "-"], "file": ["--params-file", str(file)], "text": ["--params", params]}
+    outcome = client(place, "run", *JOB, *given[way], stdin=params if way == "stdin" else None)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines()[-1] == result
+
+
+@pytest.mark.parametrize("command", ["run", "send", "get"])
+def test_a_result_larger_than_a_message_goes_into_a_file(place: Place, command: str, tmp_path: Path) -> None:
+    size = 5_000_000
+    options = ["--param", "duration=0", "--param", f"result_bytes={size}"]
+    file = tmp_path / "result.json"
+    if command in ("run", "send"):
+        arguments = [command, *JOB, *options, "--poll-result"]
+    else:
+        uid = send(place, "succeed", *options)
+        assert client(place, "wait", str(uid)).code == 0
+        arguments = [command, str(uid)]
+    outcome = client(place, *arguments, "--output", str(file))
+    assert outcome.code == 0, outcome.err
+    assert file.stat().st_size == size
+    assert json.loads(file.read_bytes())["data"] == {"sum": 3}
+    assert f"result: {size:,} bytes in {file}" in outcome.err
+
+
+def test_a_large_result_comes_in_full_through_a_pipe(place: Place) -> None:
+    outcome = client(place, "run", *JOB, "--param", "duration=0", "--param", "result_bytes=5000000")
+    assert outcome.code == 0
+    assert len(outcome.out.splitlines()[-1]) == 5_000_000
+
+
+def test_a_large_result_that_no_answer_carries_is_said_how_to_get(place: Place) -> None:
+    uid = send(place, "succeed", "--param", "duration=0", "--param", "result_bytes=5000000")
+    outcome = client(place, "wait", str(uid))
+    assert outcome.code == 0
+    assert f"jobgateway watch {uid} --target {place.target} --output FILE" in outcome.err
+
+
+def test_a_terminal_gets_a_progress_bar_and_the_end(place: Place) -> None:
+    master, slave = pty.openpty()
+    options = ["--param", "duration=1", "--param", 'messages=["\\u001b[2Jmixing"]', "--param", "percentages=[42]"]
+    terminal = {"TERM": "xterm-256color", "COLUMNS": "100", "JOBGATEWAY_TARGET": place.target}
+    with start("run", *JOB, *options, stdout=slave, variables=terminal) as process:
+        os.close(slave)
+        shown = read_terminal(master)
+        assert process.wait() == 0
+    assert re.search(r"job \d+ \ufffd\[2Jmixing", shown)
+    assert "42%" in shown
+    assert "━" in shown
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is shown again"
+    assert re.search(r"job \d+ success", shown)
+    assert '"sum"' in shown
+
+
+def read_terminal(master: int) -> str:
+    """Return what was written to a terminal until its last writer has closed it."""
+    shown = b""
+    while True:
+        try:
+            piece = os.read(master, 65536)
+        except OSError:  # how Linux tells the end
+            piece = b""
+        if not piece:
+            os.close(master)
+            return shown.decode()
+        shown += piece
+
+
+def test_an_interrupt_leaves_the_job_running_and_its_command_watches_it(place: Place) -> None:
+    with start("run", *JOB, "--method", "never", variables={"JOBGATEWAY_TARGET": place.target}) as process:
+        assert process.stdout is not None
+        uid = re.findall(r"job (\d+) running", process.stdout.readline())[0]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert f"jobgateway watch {uid} --target {place.target}\n" in err
+    with start("watch", uid, "--cancel-on-interrupt", variables={"JOBGATEWAY_TARGET": place.target}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(f"job {uid} running")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert f"asked to cancel, and now: job {uid} cancelled" in err
+
+
+def test_the_same_request_id_is_the_same_job(place: Place) -> None:
+    options = ["--request-id", "test-cli", "--param", "duration=0"]
+    assert send(place, "succeed", *options) == send(place, "succeed", *options)
+    outcome = client(place, "send", *JOB, "--method", "fail", "--request-id", "test-cli")
+    assert outcome.code == 3
+    assert "take another --request-id" in outcome.err
+
+
+def test_a_run_survives_the_change_of_its_gateway(place: Place) -> None:
+    variables = {"JOBGATEWAY_UPSTREAM_URL": place.upstream, "JOBGATEWAY_LISTEN": "127.0.0.1:0"}
+    with start("serve", variables=variables | {"JOBGATEWAY_DRAIN_GRACE_SECONDS": "0.3"}) as first:
+        target = serving(first)
+        with start("run", *JOB, "--method", "never", "--target", target) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            uid = re.findall(r"job (\d+) running", process.stdout.readline())[0]
+            first.send_signal(signal.SIGTERM)
+            first.communicate()
+            with start("serve", variables=variables | {"JOBGATEWAY_LISTEN": target}) as second:
+                assert serving(second) == target
+                assert client(place, "cancel", uid).code == 0
+                _, err = process.communicate()
+                second.send_signal(signal.SIGTERM)
+                second.communicate()
+    assert process.returncode == 1
+    assert "going on in" in err
+
+
+def serving(gateway: subprocess.Popen[str]) -> str:
+    """Return the address that a gateway logs once it serves."""
+    assert gateway.stderr is not None
+    return str(re.findall(r"127\.0\.0\.1:\d+", gateway.stderr.readline())[0])
+
+
+def test_the_demo_shows_its_jobs_and_leaves_nothing() -> None:
+    outcome = jobgateway("demo")
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert re.search(r"job \d+ running 60%: Step 4 of 5", outcome.out)
+    assert re.search(r"job \d+ success", outcome.out)
+    assert re.search(r"job \d+ error \(error_code\)", outcome.out)
+    assert "params.beam.length: Must be larger than 0." in outcome.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_simulator_and_a_gateway_before_it_start_and_stop(number: signal.Signals) -> None:
+    with start("simulate", "--listen", "127.0.0.1:0") as simulator:
+        assert simulator.stdout is not None
+        url = re.findall(r"http://\S+", simulator.stdout.readline())[0]
+        variables = {"JOBGATEWAY_UPSTREAM_URL": url, "JOBGATEWAY_LISTEN": "127.0.0.1:0"}
+        with start("serve", variables=variables) as gateway:
+            outcome = jobgateway("run", *JOB, "--param", "duration=0", "--target", serving(gateway))
+            assert outcome.code == 0, outcome.err
+            gateway.send_signal(number)
+            gateway.communicate()
+            assert gateway.returncode == 0
+        simulator.send_signal(number)
+        simulator.communicate()
+        assert simulator.returncode == 0
+
+
+def test_a_wrong_setting_stops_serve_with_one_line() -> None:
+    outcome = jobgateway("serve", JOBGATEWAY_UPSTREAM_URL="http://127.0.0.1:1", JOBGATEWAY_NOTHING="1")
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert "JOBGATEWAY_NOTHING" in outcome.err
+
+
+def test_an_address_that_is_taken_stops_a_server_with_one_line(place: Place) -> None:
+    upstream = re.findall(r"//([^/]+)/", place.upstream)[0]
+    outcome = jobgateway("simulate", "--listen", upstream)
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    outcome = jobgateway("serve", JOBGATEWAY_UPSTREAM_URL=place.upstream, JOBGATEWAY_LISTEN=upstream)
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "cannot be bound" in outcome.err
+
+
+def test_the_simulator_refuses_an_address_that_is_none() -> None:
+    assert jobgateway("simulate", "--listen", "nowhere").code == 2

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.clock import Signal, SystemClock, TimeLimit, sleep_until
+from tests.support.clock import SteppedClock, SteppedTimer, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+
+def started(work: Coroutine[None, None, object]) -> asyncio.Task[object]:
+    return asyncio.get_running_loop().create_task(work)
+
+
+async def for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+# sleep_until
+
+
+async def test_a_sleep_ends_at_its_moment_and_not_before() -> None:
+    clock = SteppedClock()
+    sleeper = started(sleep_until(clock, clock.now + 3600))
+    await clock.advance(3599.9)
+    assert not sleeper.done()
+    await clock.advance(0.1)
+    assert sleeper.done()
+
+
+async def test_a_sleep_until_a_moment_in_the_past_ends_at_once() -> None:
+    clock = SteppedClock()
+    await sleep_until(clock, clock.now)
+    assert clock.pending == 0
+
+
+async def test_a_cancelled_sleep_leaves_no_timer() -> None:
+    clock = SteppedClock()
+    sleeper = started(sleep_until(clock, clock.now + 1))
+    await settle()
+    sleeper.cancel()
+    await asyncio.wait([sleeper])
+    assert sleeper.cancelled()
+    assert clock.pending == 0
+
+
+# Signal
+
+
+async def test_set_wakes_the_waiter() -> None:
+    clock = SteppedClock()
+    signal = Signal(clock)
+    waiter = started(signal.wait(clock.now + 10))
+    await settle()
+    assert not waiter.done()
+    signal.set()
+    await settle()
+    assert waiter.done()
+    assert clock.pending == 0
+
+
+async def test_a_set_before_the_wait_is_remembered_once() -> None:
+    clock = SteppedClock()
+    signal = Signal(clock)
+    signal.set()
+    signal.set()
+    await signal.wait(clock.now + 10)
+    second = started(signal.wait(clock.now + 10))
+    await settle()
+    assert not second.done()
+    await clock.advance(10)
+    assert second.done()
+
+
+async def test_a_set_that_a_cancelled_waiter_missed_is_kept() -> None:
+    clock = SteppedClock()
+    signal = Signal(clock)
+    waiter = started(signal.wait(clock.now + 10))
+    await settle()
+    signal.set()
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    assert waiter.cancelled()
+    await signal.wait(clock.now + 10)
+
+
+async def test_a_wait_ends_at_its_time() -> None:
+    clock = SteppedClock()
+    waiter = started(Signal(clock).wait(clock.now + 10))
+    await clock.advance(9)
+    assert not waiter.done()
+    await clock.advance(1)
+    assert waiter.done()
+
+
+# TimeLimit
+
+
+async def limited(clock: SteppedClock, seconds: float, work: Coroutine[None, None, object]) -> object:
+    async with TimeLimit(clock, clock.now + seconds):
+        return await work
+
+
+async def test_work_that_is_done_in_time_is_not_interrupted() -> None:
+    clock = SteppedClock()
+
+    async def work() -> str:
+        await sleep_until(clock, clock.now + 9)
+        return "done"
+
+    task = started(limited(clock, 10, work()))
+    await clock.advance(20)
+    assert task.result() == "done"
+    assert task.cancelling() == 0
+    assert clock.pending == 0
+
+
+async def test_work_that_takes_too_long_ends_with_a_time_out() -> None:
+    clock = SteppedClock()
+    task = started(limited(clock, 10, for_ever()))
+    await clock.advance(9.9)
+    assert not task.done()
+    await clock.advance(0.1)
+    assert isinstance(task.exception(), TimeoutError)
+    assert task.cancelling() == 0
+
+
+async def test_a_limit_in_the_past_ends_the_work_at_its_first_wait() -> None:
+    clock = SteppedClock()
+    task = started(limited(clock, -1, for_ever()))
+    await clock.advance(0)
+    assert isinstance(task.exception(), TimeoutError)
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(5.0, 10.0), (10.0, 5.0)])
+async def test_of_two_nested_limits_the_one_that_is_over_interrupts(outer: float, inner: float) -> None:
+    clock = SteppedClock()
+    caught = []
+
+    async def within() -> None:
+        try:
+            await limited(clock, inner, for_ever())
+        except TimeoutError:
+            caught.append("inner")
+
+    task = started(limited(clock, outer, within()))
+    await clock.advance(20)
+    if inner < outer:
+        assert caught == ["inner"]
+        assert task.exception() is None
+    else:
+        assert caught == []
+        assert isinstance(task.exception(), TimeoutError)
+
+
+async def test_of_two_limits_that_are_over_at_once_each_is_a_time_out_and_none_a_cancellation() -> None:
+    clock = SteppedClock()
+    task = started(limited(clock, 10, limited(clock, 10, for_ever())))
+    await clock.advance(10)
+    assert isinstance(task.exception(), TimeoutError)
+
+
+async def test_a_cancellation_from_elsewhere_passes_through() -> None:
+    clock = SteppedClock()
+    task = started(limited(clock, 10, for_ever()))
+    await settle()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert clock.pending == 0
+
+
+async def test_a_cancellation_from_elsewhere_wins_over_a_limit_at_the_same_moment() -> None:
+    class Recording(SteppedClock):
+        def call_at(self, when: float, callback: Callable[[], object]) -> SteppedTimer:
+            callbacks.append(callback)
+            return super().call_at(when, callback)
+
+    callbacks: list[Callable[[], object]] = []
+    task = started(limited(Recording(), 10, for_ever()))
+    await settle()
+    # Both before the task can run.
+    callbacks[0]()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_an_error_of_the_work_passes_through() -> None:
+    clock = SteppedClock()
+
+    async def work() -> None:
+        raise ValueError
+
+    task = started(limited(clock, 10, work()))
+    await settle()
+    assert isinstance(task.exception(), ValueError)
+    assert clock.pending == 0
+
+
+# SystemClock
+
+
+async def test_the_systems_clock_calls_at_its_moment() -> None:
+    clock = SystemClock()
+    until = clock.monotonic() + 0.05
+    await sleep_until(clock, until)
+    # asyncio's timers may be early by the clock's resolution.
+    assert clock.monotonic() >= until - 0.001

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from gateway.config import PREFIX, ConfigError, Settings, load
+
+URL = "https://cloud.viktor.ai/api"
+SECRET = "hunter2-secret"
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
+DEFAULTS: dict[str, Any] = {
+    "LISTEN": "127.0.0.1:50051",
+    "POLL_INTERVAL_MIN_SECONDS": 0.25,
+    "POLL_INTERVAL_MAX_SECONDS": 5.0,
+    "POLL_OUTAGE_SECONDS": 300.0,
+    "UPSTREAM_TIMEOUT_SECONDS": 10.0,
+    "SUBMIT_TIMEOUT_SECONDS": 120.0,
+    "DRAIN_GRACE_SECONDS": 30.0,
+    "MAX_CALLS": 1_000,
+    "MAX_WATCHES": 20_000,
+    "LOG_FORMAT": "json",
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment with the one required setting."""
+    for name in list(os.environ):
+        if name.upper().startswith(PREFIX):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("JOBGATEWAY_UPSTREAM_URL", URL)
+    return monkeypatch
+
+
+def value_of(settings: Settings, name: str) -> Any:
+    return getattr(settings, name.lower())
+
+
+def refusal() -> str:
+    with pytest.raises(ConfigError) as raised:
+        load()
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+    return str(raised.value)
+
+
+def test_every_setting_but_the_upstream_has_a_default() -> None:
+    settings = load()
+    assert settings.upstream_url == URL
+    assert {name: value_of(settings, name) for name in DEFAULTS} == DEFAULTS
+    assert {name.upper() for name in Settings.model_fields} == {"UPSTREAM_URL", *DEFAULTS}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("UPSTREAM_URL", "http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("UPSTREAM_URL", "HTTPS://Viktor.example.com./a/b/", "HTTPS://Viktor.example.com./a/b/"),
+        ("UPSTREAM_URL", "http://[::1]:8080/api", "http://[::1]:8080/api"),
+        ("LISTEN", "0.0.0.0:0", "0.0.0.0:0"),
+        ("LISTEN", "[::]:50051", "[::]:50051"),
+        ("LISTEN", "localhost:65535", "localhost:65535"),
+        ("POLL_INTERVAL_MIN_SECONDS", "0.01", 0.01),
+        ("POLL_INTERVAL_MAX_SECONDS", "3600", 3600.0),
+        ("POLL_OUTAGE_SECONDS", "0.1", 0.1),
+        ("UPSTREAM_TIMEOUT_SECONDS", "2.5", 2.5),
+        ("SUBMIT_TIMEOUT_SECONDS", "86400", 86_400.0),
+        ("DRAIN_GRACE_SECONDS", "0", 0.0),
+        ("MAX_CALLS", "1", 1),
+        ("MAX_WATCHES", "100000", 100_000),
+        ("LOG_FORMAT", "text", "text"),
+    ],
+)
+def test_a_setting_is_read(environment: pytest.MonkeyPatch, name: str, text: str, value: Any) -> None:
+    environment.setenv(PREFIX + name, text)
+    assert value_of(load(), name) == value
+
+
+WRONG = {
+    "UPSTREAM_URL": [
+        "",
+        "cloud.viktor.ai/api",
+        "ftp://cloud.viktor.ai",
+        "https://",
+        "https:///api",
+        "https://a b/api",
+        "https://host/a b",
+        "https://host/ä",
+        "https://a..b/api",
+        f"https://{'a' * 64}.com/api",
+        "https://host:port/api",
+        "https://host:65536/api",
+        "https://[::g]/api",
+        "https://[::1/api",
+        "https://host/api\nx",
+        f"https://user:{SECRET}@host/api",
+        f"https://{SECRET}@host/api",
+        f"https://host/api?token={SECRET}",
+        f"https://host/api#{SECRET}",
+    ],
+    "LISTEN": ["", "50051", ":50051", "localhost", "localhost:", "localhost:http", "localhost:65536", "::1:50051"]
+    + ["unix:/tmp/socket:1", "local host:1", "localhost:-1", "localhost:٣", "[::g]:1"],
+    "POLL_INTERVAL_MIN_SECONDS": ["", "0", "-1", "nan", "inf", "3601", "often"],
+    "POLL_INTERVAL_MAX_SECONDS": ["", "0", "-1", "nan", "inf", "3601", "1s"],
+    "POLL_OUTAGE_SECONDS": ["", "0", "nan", "inf", "86401"],
+    "UPSTREAM_TIMEOUT_SECONDS": ["", "0", "nan", "3601"],
+    "SUBMIT_TIMEOUT_SECONDS": ["", "0", "nan", "86401"],
+    "DRAIN_GRACE_SECONDS": ["", "-0.1", "nan", "3601"],
+    "MAX_CALLS": ["", "0", "-1", "1.5", "many", "100001"],
+    "MAX_WATCHES": ["", "0", "-1", "1.5", "100001", "1\n2", "9" * 5_000],
+    "LOG_FORMAT": ["", "JSON", "yaml"],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in WRONG.items() for text in texts])
+def test_a_wrong_value_is_refused_in_one_line_that_names_the_variable(
+    environment: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    environment.setenv(PREFIX + name, text)
+    message = refusal()
+    assert re.fullmatch(rf"{PREFIX}{name}: [a-z].{{10,300}}", message), message
+    assert SECRET not in message
+
+
+def test_a_missing_upstream_is_refused(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("JOBGATEWAY_UPSTREAM_URL")
+    assert refusal() == "JOBGATEWAY_UPSTREAM_URL: it is required, and not set"
+
+
+@pytest.mark.parametrize(
+    "name", ["JOBGATEWAY_", "JOBGATEWAY_MAX_CALL", "JOBGATEWAY_UPSTREAM_TOKEN", "jobgateway_max_calls", "JobGateway_X"]
+)
+def test_an_unknown_variable_is_refused_without_its_value(environment: pytest.MonkeyPatch, name: str) -> None:
+    environment.setenv(name, SECRET)
+    assert refusal() == f"{name}: there is no such setting; docs/settings.md lists them"
+
+
+@pytest.mark.parametrize("name", ["JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN", "OTHER_MAX_CALLS"])
+def test_variables_of_others_are_left_alone(environment: pytest.MonkeyPatch, name: str) -> None:
+    environment.setenv(name, SECRET)
+    assert SECRET not in repr(load())
+
+
+def test_a_longest_interval_below_the_shortest_is_refused(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS", "0.1")
+    assert refusal() == (
+        "JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS (0.1) is below JOBGATEWAY_POLL_INTERVAL_MIN_SECONDS (0.25)"
+    )
+
+
+def test_settings_do_not_change() -> None:
+    settings = load()
+    with pytest.raises(ValidationError):
+        settings.max_calls = 5  # type: ignore[misc]
+
+
+def _range(name: str) -> str:
+    limits = {type(each).__name__.lower(): each for each in Settings.model_fields[name].metadata}
+    if {"ge", "le"} <= set(limits):
+        return f"{limits['ge'].ge:g} to {limits['le'].le:,}"
+    return ""
+
+
+def test_the_documentation_lists_each_setting_as_it_is() -> None:
+    rows = [
+        f"| `{PREFIX}{name.upper()}` | {'' if field.is_required() else f'`{field.default}`'} | {_range(name)} "
+        f"| {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    documented = [line for line in DOCS.read_text().splitlines() if line.startswith(f"| `{PREFIX}")]
+    assert documented == rows

@@ -1,0 +1,209 @@
+"""What is read of answers that are no success."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.errors import FieldViolation, UpstreamAnswered, UpstreamError, UpstreamMalformed
+from gateway.rest.error_reader import MAX_DEPTH, MAX_TEXT, MAX_VIOLATIONS, read_error, read_retry_after
+from gateway.rest.transport import Answer
+from gateway.status import ending_of
+
+calm = settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text() | st.sampled_from(["detail", "message", "error"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+SECRET = "vktrpat_a-secret-that-must-not-be-shown"
+
+
+def _redact(text: str) -> str:
+    return text.replace(SECRET, "[redacted]")
+
+
+def _read(status: int, body: Any, retry_after: str | None = None) -> UpstreamAnswered:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    error = read_error(Answer(status, raw, retry_after), 0.0, _redact)
+    assert isinstance(error, UpstreamAnswered)
+    assert error.http_status == status
+    return error
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({"params": ["too long"]}, {"params": "too long"}),
+        ({"params": ["too long", "too thin"]}, {"params": "too long too thin"}),
+        ({"params": "too long"}, {"params": "too long"}),
+        ({"non_field_errors": ["no"]}, {"non_field_errors": "no"}),
+        (
+            {"params": {"beam": {"length": ["too long"], "width": ["too thin"]}}},
+            {"params.beam.length": "too long", "params.beam.width": "too thin"},
+        ),
+        ({"events": [{}, {"name": ["no"]}]}, {"events.1.name": "no"}),
+        ({"events": ["bad", {"name": "no"}]}, {"events": "bad", "events.1.name": "no"}),
+        ({"a": [1, True, None, 0.5]}, {"a": "1 true 0.5"}),
+        ({"a": False, "b": 0}, {"a": "false", "b": "0"}),
+        ({"a": None, "b": [], "c": {}, "d": [[], {}]}, {}),
+        ({"params": {"detail": "too long"}}, {"params.detail": "too long"}),
+        ({"detail": ["no"]}, {"detail": "no"}),
+        ({"detail": "no"}, {}),
+        ({"error": "no", "message": "nor that"}, {}),
+        ({"a": "\ud800"}, {"a": "\ufffd"}),
+        ({"\ud800": "no"}, {"\ufffd": "no"}),
+        (["no"], {}),
+        ("no", {}),
+    ],
+    ids=lambda value: json.dumps(value)[:40],
+)
+def test_a_400_names_each_field_once_by_its_dotted_path(body: Any, fields: dict[str, str]) -> None:
+    violations = _read(400, body).violations
+    assert {each.field: each.description for each in violations} == fields
+    assert len(violations) == len(fields)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 422, 500])
+def test_only_a_400_speaks_of_fields(status: int) -> None:
+    assert _read(status, {"params": ["no"]}).violations == ()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (400, {"params": ["too long"]}, "the upstream refused the request (HTTP 400): params: too long"),
+        (400, {"detail": "no", "a": ["b"]}, "the upstream refused the request (HTTP 400): no; a: b"),
+        (400, ["no", "never"], "the upstream refused the request (HTTP 400): no never"),
+        (401, {"detail": "no token"}, "the upstream did not accept the credential (HTTP 401): no token"),
+        (404, {"detail": None, "message": "gone"}, "the upstream does not know what was asked for (HTTP 404): gone"),
+        (404, {"detail": ["x"], "error": "gone"}, "the upstream does not know what was asked for (HTTP 404): gone"),
+        (418, {}, "the upstream refused the request (HTTP 418)"),
+        (429, b"", "the upstream asks to slow down (HTTP 429)"),
+        (500, "broken", "the upstream failed (HTTP 500): broken"),
+        (502, b"<html>\n<h1>502</h1>", "a proxy got no usable answer from the upstream (HTTP 502)"),
+        (503, b"\xff\xfe", "the upstream is not available (HTTP 503)"),
+        (599, b"[" * 100_000, "the upstream failed (HTTP 599)"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_the_message_says_what_it_means_and_what_the_upstream_said(status: int, body: Any, message: str) -> None:
+    assert str(_read(status, body)) == message
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(101, "ends no request"), (301, "redirect"), (302, "redirect"), (304, "redirect")]
+)
+def test_what_is_neither_success_nor_error_is_not_the_protocol(status: int, said: str) -> None:
+    error = read_error(Answer(status, b""), 0.0, _redact)
+    assert isinstance(error, UpstreamMalformed)
+    assert error.http_status == status
+    assert said in str(error)
+
+
+@pytest.mark.parametrize("status", range(400, 600))
+def test_what_is_passing_is_408_425_429_and_every_5xx(status: int) -> None:
+    error = _read(status, b"")
+    assert error.passing == (status in (408, 425, 429) or status >= 500)
+    assert error.throttled == (status == 429)
+    assert error.sent
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"detail": f"bad {SECRET}"},
+        {"params": [f"bad {SECRET}"]},
+        {"params": {SECRET: "bad"}},
+        # The cut falls within the secret.
+        {"params": ["x" * (MAX_TEXT - 10) + SECRET]},
+        {"params": {"x" * (MAX_TEXT - 20) + SECRET: "bad"}},
+        {"detail": "x" * (MAX_TEXT - 10) + SECRET},
+    ],
+    ids=range(6),
+)
+def test_a_credential_that_is_echoed_is_shown_nowhere_not_even_in_part(body: Any) -> None:
+    error = _read(400, body)
+    shown = str(error) + repr(error.violations)
+    assert SECRET[:8] not in shown
+
+
+def test_a_huge_answer_is_cut_and_says_so_in_the_end() -> None:
+    error = _read(400, {f"field{number}": ["no"] for number in range(5_000)})
+    assert len(error.violations) == MAX_VIOLATIONS
+    assert error.violations[0] == FieldViolation("field0", "no")
+    assert len(str(error)) < MAX_TEXT + 100
+    assert "...[cut]" in ending_of(error).message
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 500, 950, 100_000])
+def test_deep_answers_are_told_as_far_as_they_can_be(depth: int) -> None:
+    raw = b'{"a":' * 9 + b"[" * depth + b'"no"' + b"]" * depth + b"}" * 9
+    fields = {each.field: each.description for each in _read(400, raw).violations}
+    assert fields in (
+        {},
+        {".".join("a" * MAX_DEPTH): "what is wrong stands too deep in the upstream's answer to be told"},
+    )
+    assert fields or depth > 900
+
+
+def test_a_long_key_over_many_values_is_copied_for_those_that_are_told() -> None:
+    # Were the path joined at each value, this would copy 25 GB.
+    raw = b'{"%b":{%b}}' % (b"k" * 500_000, b",".join(b'"%d":null' % number for number in range(50_000)))
+    assert _read(400, raw).violations == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "wait"),
+    [
+        (None, None),
+        ("", None),
+        ("0", 0.0),
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("86401", 86_400.0),
+        ("9" * 5_000, 86_400.0),
+        ("-5", None),
+        ("1.5", None),
+        ("٣", None),
+        ("soon", None),
+        ("Thu, 01 Jan 1970 00:20:00 GMT", 200.0),
+        ("Thu, 01 Jan 1970 00:20:00 -0000", 200.0),
+        ("Thu, 01 Jan 1970 01:20:00 +0100", 200.0),
+        ("Thu, 01 Jan 1970 00:00:01 GMT", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400.0),
+        ("Mon, 01 Jan 99999 00:00:00 GMT", None),
+        ("Thu, 01 Jan 1970 00:20:00 +99999999", None),
+        (",,,", None),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_retry_after_is_read_as_seconds_or_a_date_and_capped_at_a_day(value: str | None, wait: float | None) -> None:
+    assert read_retry_after(value, now=1_000.0) == wait
+    assert _read(503, b"", value).retry_after == read_retry_after(value, now=0.0)
+
+
+@calm
+@given(st.text() | st.text(alphabet="0123456789:+-, JanMonGMT"))
+def test_any_retry_after_is_a_wait_of_at_most_a_day_or_none(value: str) -> None:
+    wait = read_retry_after(value, now=1_000.0)
+    assert wait is None or 0 <= wait <= 86_400
+
+
+@calm
+@given(
+    st.integers(100, 999).filter(lambda status: not 200 <= status < 300),
+    st.binary() | json_values.map(lambda value: json.dumps(value).encode()),
+)
+def test_whatever_the_upstream_answers_is_an_error_of_ours_in_one_line(status: int, body: bytes) -> None:
+    error = read_error(Answer(status, body), 0.0, _redact)
+    assert isinstance(error, UpstreamError)
+    ending = ending_of(error, 7)
+    assert ending.message.isprintable() or "\n" not in ending.message

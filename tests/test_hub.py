@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.errors import (
+    Draining,
+    GatewayError,
+    UpstreamAnswered,
+    UpstreamConnectionLost,
+    UpstreamError,
+    UpstreamOutage,
+    UpstreamTimedOut,
+)
+from gateway.watch import Changed, Key, Quiet
+from tests.support.clock import SteppedClock, settle
+from tests.support.fetching import Fetch, Hang, State, make_hub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.watch import Hub, Watcher
+
+ANN = Key(b"ann", 42)
+BOB = Key(b"bob", 42)
+FAR = 1e9
+
+
+class Follower:
+    """A task that reads a watcher to its end and keeps what it got."""
+
+    def __init__(
+        self, hub: Hub[State], key: Key, fetch: Fetch, seen: Callable[[State], bool] | None = None, every: float = FAR
+    ) -> None:
+        self.got: list[Changed[State] | Quiet] = []
+        self._hub, self._key, self._fetch, self._seen, self._every = hub, key, fetch, seen, every
+        self.task = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        with self._hub.watch(self._key, self._fetch, self._seen) as watcher:
+            while True:
+                update = await watcher.next(self._fetch.clock.now + self._every)
+                self.got.append(update)
+                if isinstance(update, Changed) and update.last:
+                    return
+
+    @property
+    def values(self) -> list[int]:
+        return [update.state.value for update in self.got if isinstance(update, Changed)]
+
+    async def leave(self) -> None:
+        self.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await self.task
+
+
+@pytest.fixture
+def clock() -> SteppedClock:
+    return SteppedClock()
+
+
+async def assert_nothing_left(hub: Hub[State], clock: SteppedClock) -> None:
+    await settle()
+    assert len(hub) == 0
+    assert hub.watching == 0
+    assert clock.pending == 0
+    await hub.aclose()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert others == set()
+
+
+def lost() -> UpstreamError:
+    return UpstreamConnectionLost("lost")
+
+
+def throttled(seconds: float | None) -> UpstreamError:
+    return UpstreamAnswered(429, "slow down", retry_after=seconds)
+
+
+async def test_a_watch_gets_the_state_at_once_then_every_change_then_the_end(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), State(1), State(3), State(2), State(2), State(9, last=True))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await settle()
+    assert follower.values == [1]
+    await clock.advance(10)
+    assert follower.values == [1, 3, 2, 9]
+    assert [update.last for update in follower.got if isinstance(update, Changed)] == [False, False, False, True]
+    await follower.task
+    assert fetch.count == 6
+    await assert_nothing_left(hub, clock)
+
+
+async def test_equal_states_are_not_repeated_though_they_differ_in_what_equality_does_not_cover(
+    clock: SteppedClock,
+) -> None:
+    fetch = Fetch(clock, State(1, url="a"), State(1, url="b"), State(1, url="c"), State(1, last=True))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(2.5)
+    assert follower.values == [1]
+    late = Follower(hub, ANN, fetch)
+    await settle()
+    assert [update.state.url for update in late.got if isinstance(update, Changed)] == ["c"]
+    await clock.advance(10)
+    assert follower.values == late.values == [1, 1]
+    await assert_nothing_left(hub, clock)
+
+
+async def test_any_number_of_watchers_cost_one_loop(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), State(2), State(3, last=True))
+    hub = make_hub(clock)
+    followers = [Follower(hub, ANN, fetch) for _ in range(50)]
+    await clock.advance(1.5)
+    followers += [Follower(hub, ANN, fetch) for _ in range(50)]
+    await clock.advance(10)
+    assert fetch.count == 3
+    assert all(follower.values == [1, 2, 3] for follower in followers[:50])
+    assert all(follower.values == [2, 3] for follower in followers[50:])
+
+
+async def test_another_credential_is_polled_for_on_its_own(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    ann = Follower(hub, ANN, Fetch(clock, State(1, last=True)))
+    bob = Follower(hub, BOB, Fetch(clock, UpstreamAnswered(404, "not yours")))
+    await settle()
+    assert ann.values == [1]
+    with pytest.raises(UpstreamAnswered):
+        await bob.task
+    assert bob.values == []
+
+
+async def test_the_last_watcher_that_leaves_stops_the_polling(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1))
+    hub = make_hub(clock)
+    first, second = Follower(hub, ANN, fetch), Follower(hub, ANN, fetch)
+    await clock.advance(2.5)
+    await first.leave()
+    polls = fetch.count
+    await clock.advance(2)
+    assert fetch.count > polls
+    await second.leave()
+    polls = fetch.count
+    await assert_nothing_left(hub, clock)
+    await clock.advance(10)
+    assert fetch.count == polls
+
+
+async def test_a_poll_under_way_is_given_up_with_its_last_watcher(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, Hang)
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await settle()
+    await follower.leave()
+    await settle()
+    assert fetch.cancelled == 1
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_final_failure_ends_all_watchers_and_the_next_gets_a_loop_of_its_own(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), UpstreamAnswered(403, "no"), State(2, last=True))
+    hub = make_hub(clock)
+    followers = [Follower(hub, ANN, fetch) for _ in range(3)]
+    await clock.advance(2)
+    for follower in followers:
+        assert follower.values == [1]
+        with pytest.raises(UpstreamAnswered):
+            await follower.task
+    late = Follower(hub, ANN, fetch)
+    await settle()
+    assert late.values == [2]
+    await assert_nothing_left(hub, clock)
+
+
+async def test_who_joins_while_others_still_read_the_end_gets_the_end_from_a_loop_of_its_own(
+    clock: SteppedClock,
+) -> None:
+    fetch = Fetch(clock, State(1, last=True))
+    hub = make_hub(clock)
+    with ExitStack() as stack:
+        reader = stack.enter_context(hub.watch(ANN, fetch))
+        await settle()
+        assert len(hub) == 0
+        late = Follower(hub, ANN, fetch)
+        await settle()
+        assert late.values == [1]
+        assert await reader.next(FAR) == Changed(State(1, last=True), 0, last=True)
+    assert fetch.count == 2
+    await assert_nothing_left(hub, clock)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [lost(), UpstreamTimedOut("slow"), UpstreamAnswered(503, "no"), UpstreamAnswered(408, "no"), throttled(None)],
+    ids=["lost", "timed out", "503", "408", "429"],
+)
+async def test_passing_failures_are_ridden_out(clock: SteppedClock, failure: UpstreamError) -> None:
+    fetch = Fetch(clock, State(1), *[failure] * 20, State(2, last=True))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(60)
+    assert follower.values == [1, 2]
+    await assert_nothing_left(hub, clock)
+
+
+async def test_an_outage_ends_the_watch_after_its_limit_and_not_before(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), lost())
+    hub = make_hub(clock, outage=300)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(1)
+    began = fetch.times[1] if fetch.count > 1 else clock.now
+    await clock.advance(began + 299.9 - clock.now)
+    assert not follower.task.done()
+    await clock.advance(2)
+    with pytest.raises(UpstreamOutage) as caught:
+        await follower.task
+    assert isinstance(caught.value.last, UpstreamConnectionLost)
+    assert fetch.times[-1] < fetch.times[1] + 300, "nothing is asked after the limit"
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_success_resets_the_outage(clock: SteppedClock) -> None:
+    flapping = [lost()] * 100 + [State(1)]
+    fetch = Fetch(clock, *flapping * 20, State(2, last=True))
+    hub = make_hub(clock, outage=120)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(3600)
+    assert follower.values == [1, 2]
+
+
+@pytest.mark.parametrize("failure", [throttled(30), UpstreamAnswered(503, "no", retry_after=30)], ids=["429", "503"])
+async def test_retry_after_is_honoured(clock: SteppedClock, failure: UpstreamError) -> None:
+    fetch = Fetch(clock, failure, State(1, last=True))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(60)
+    assert follower.values == [1]
+    assert 30 <= fetch.gaps[0] <= 31
+
+
+async def test_retry_after_beyond_the_limit_ends_the_watch_at_the_limit_without_another_poll(
+    clock: SteppedClock,
+) -> None:
+    fetch = Fetch(clock, UpstreamAnswered(503, "no", retry_after=3600))
+    hub = make_hub(clock, outage=300)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(299)
+    assert not follower.task.done()
+    await clock.advance(1.1)
+    with pytest.raises(UpstreamOutage):
+        await follower.task
+    assert fetch.count == 1
+
+
+async def test_a_throttled_poll_holds_back_all_loops_of_its_credential_and_no_other(clock: SteppedClock) -> None:
+    hub = make_hub(clock, slots=100)
+    fine = [Fetch(clock, State(number)) for number in range(10)]
+    for number, fetch in enumerate(fine):
+        Follower(hub, Key(b"ann", number), fetch)
+    other = Fetch(clock, State(1))
+    Follower(hub, Key(b"bob", 0), other)
+    await clock.advance(5)
+    Follower(hub, Key(b"ann", 99), Fetch(clock, throttled(60), State(99)))
+    await settle()
+    before = [fetch.count for fetch in fine]
+    await clock.advance(59)
+    assert [fetch.count for fetch in fine] == before
+    assert other.count > 50
+    await clock.advance(3)
+    assert all(fetch.count > count for fetch, count in zip(fine, before, strict=True))
+    resumed = sorted(fetch.times[count] for fetch, count in zip(fine, before, strict=True))
+    assert len(set(resumed)) == len(resumed), "they come back one by one"
+    await hub.aclose()
+
+
+async def test_heartbeats_tell_of_failures_and_of_the_next_poll(clock: SteppedClock) -> None:
+    failure = UpstreamAnswered(503, "no", retry_after=40)
+    fetch = Fetch(clock, State(1), failure)
+    hub = make_hub(clock)
+    with hub.watch(ANN, fetch) as watcher:
+        assert isinstance(await _next(watcher, clock), Changed)
+        quiet = await _next(watcher, clock, 0.1)
+        assert isinstance(quiet, Quiet)
+        assert (quiet.failures, quiet.last_failure) == (0, None)
+        assert quiet.next_poll_time is not None
+        assert quiet.next_poll_time == pytest.approx(clock.time(), abs=1)
+        quiet = await _next(watcher, clock, 10)
+        assert isinstance(quiet, Quiet)
+        assert (quiet.failures, quiet.last_failure) == (1, failure)
+        assert quiet.next_poll_time is not None
+        assert quiet.next_poll_time == pytest.approx(clock.time() + 31, abs=2)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_heartbeat_names_no_next_poll_while_one_is_under_way(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    with hub.watch(ANN, Fetch(clock, Hang)) as watcher:
+        assert await _next(watcher, clock, 5) == Quiet(None, 0, None)
+
+
+async def _next(watcher: Watcher[State], clock: SteppedClock, seconds: float = 5) -> Changed[State] | Quiet:
+    waiting = asyncio.create_task(watcher.next(clock.now + seconds))
+    await settle()
+    if not waiting.done():
+        await clock.advance(seconds)
+    return await waiting
+
+
+async def test_a_slow_watcher_gets_the_latest_state_the_count_of_what_it_missed_and_the_end(
+    clock: SteppedClock,
+) -> None:
+    fetch = Fetch(clock, *[State(number) for number in range(1, 1001)], State(1001, last=True))
+    hub = make_hub(clock)
+    quick = Follower(hub, ANN, fetch)
+    with hub.watch(ANN, fetch) as slow:
+        await settle()
+        assert await slow.next(FAR) == Changed(State(1), 0, last=False)
+        while quick.values[-1] < 900:
+            await clock.advance(1)
+        assert await slow.next(FAR) == Changed(State(900), 898, last=False)
+        await clock.advance(200)
+        assert await slow.next(FAR) == Changed(State(1001, last=True), 100, last=True)
+    assert quick.values == list(range(1, 1002))
+    await assert_nothing_left(hub, clock)
+
+
+async def test_who_has_seen_the_state_waits_for_the_next_change(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), State(1), State(2), State(1), State(3, last=True))
+    hub = make_hub(clock)
+    resumed = Follower(hub, ANN, fetch, seen=lambda state: state.value == 1)
+    await clock.advance(10)
+    assert resumed.values == [2, 1, 3]
+    assert [update.skipped for update in resumed.got if isinstance(update, Changed)] == [0, 0, 0]
+
+
+async def test_the_last_state_is_given_to_who_has_seen_it_too(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    resumed = Follower(hub, ANN, Fetch(clock, State(1, last=True)), seen=lambda _: True)
+    await settle()
+    assert resumed.values == [1]
+
+
+async def test_polls_are_quick_while_a_watch_is_young_and_slower_as_it_ages(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1))
+    hub = make_hub(clock, shortest=0.25, longest=5)
+    follower = Follower(hub, ANN, fetch)
+    await settle()
+    assert fetch.times == [clock.now]
+    await clock.advance(300)
+    assert all(0.25 <= gap <= 5 for gap in fetch.gaps)
+    assert fetch.gaps[0] <= 0.3
+    assert min(fetch.gaps[-20:]) >= 4
+    assert len(set(fetch.gaps[-20:])) > 10, "there is jitter"
+    await follower.leave()
+
+
+async def test_a_stuck_poll_is_cut_off_and_counts_as_a_failure(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, Hang)
+    hub = make_hub(clock, outage=30)
+    follower = Follower(hub, ANN, fetch)
+    other = Follower(hub, BOB, Fetch(clock, State(1)))
+    await clock.advance(29)
+    assert len(other.values) == 1
+    await clock.advance(2)
+    with pytest.raises(UpstreamOutage) as caught:
+        await follower.task
+    assert isinstance(caught.value.last, UpstreamTimedOut)
+    assert fetch.cancelled == 1
+    await other.leave()
+    await assert_nothing_left(hub, clock)
+
+
+async def test_waiting_for_a_slot_is_neither_failure_nor_time_out(clock: SteppedClock) -> None:
+    hub = make_hub(clock, outage=10, slots=1)
+    stuck = Follower(hub, Key(b"ann", 1), Fetch(clock, Hang))
+    waiting = Follower(hub, Key(b"ann", 2), Fetch(clock, State(7, last=True)), every=5)
+    await clock.advance(9)
+    assert waiting.values == []
+    assert isinstance(waiting.got[0], Quiet)
+    assert waiting.got[0].failures == 0
+    await clock.advance(2)
+    assert waiting.values == [7]
+    with pytest.raises(UpstreamOutage):
+        await stuck.task
+
+
+@pytest.mark.parametrize("failure", [asyncio.CancelledError(), RuntimeError("unforeseen")], ids=["cancelled", "raised"])
+async def test_what_nobody_foresaw_ends_all_watchers_with_an_error(clock: SteppedClock, failure: BaseException) -> None:
+    async def fetch() -> State:
+        raise failure
+
+    hub = make_hub(clock)
+    with hub.watch(ANN, fetch) as watcher:
+        with pytest.raises(GatewayError) as caught:
+            await watcher.next(FAR)
+        assert caught.value.__cause__ is (failure if isinstance(failure, Exception) else None)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_watchers_are_ended_in_slices_each_with_an_error_of_its_own(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    fetch = Fetch(clock, State(1))
+    followers = [Follower(hub, ANN, fetch) for _ in range(100)]
+    await settle()
+    waits = iter(range(1, 101))
+    ending = asyncio.create_task(hub.end_watchers(lambda: Draining(retry_after=next(waits)), clock.now + 10))
+    await clock.advance(5)
+    assert 30 <= sum(follower.task.done() for follower in followers) <= 70
+    await clock.advance(5)
+    await ending
+    errors = [follower.task.exception() for follower in followers]
+    assert {error.retry_after for error in errors if isinstance(error, Draining)} == set(range(1, 101))
+    assert all(follower.values == [1] for follower in followers)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_cancellation_at_any_moment_leaves_nothing_behind() -> None:
+    """Cancels a watcher after each round of the event loop in turn, through polls, waits and failures."""
+    for rounds in range(120):
+        clock = SteppedClock()
+        hub = make_hub(clock, slots=1)
+        fetch = Fetch(clock, State(1), lost(), State(2), throttled(1), Hang)
+        async with AsyncExitStack():
+            follower = Follower(hub, ANN, fetch)
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+                if clock.pending:
+                    await clock.advance(0.2)
+            if not follower.task.done():
+                follower.task.cancel()
+            await asyncio.wait([follower.task])
+        await assert_nothing_left(hub, clock)
+
+
+async def test_joining_right_when_the_last_one_leaves_starts_anew(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    old, new = Fetch(clock, Hang), Fetch(clock, State(5, last=True))
+    first = Follower(hub, ANN, old)
+    await settle()
+    first.task.cancel()
+    second = Follower(hub, ANN, new)
+    await settle()
+    assert second.values == [5]
+    assert old.cancelled == 1
+    await asyncio.wait([first.task])
+    await assert_nothing_left(hub, clock)
+
+
+async def test_keys_of_ended_loops_are_forgotten(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    for number in range(200):
+        follower = Follower(hub, Key(b"ann", number), Fetch(clock, State(1, last=True)))
+        await settle()
+        assert follower.task.done()
+    await assert_nothing_left(hub, clock)

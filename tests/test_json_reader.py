@@ -1,0 +1,197 @@
+"""JSON of the upstream: as its own bytes, or an error of ours."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.errors import UpstreamMalformed
+from gateway.rest.json_reader import read_members, read_text, read_value
+
+calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+# Such a member makes msgspec refuse the whole, though it is JSON.
+LONE = rb'"lone":"\ud800",'
+
+ODD_VALUES = [
+    b"0",
+    b"-0",
+    b"1e999",
+    b"9007199254740993",
+    b"9" * 5_000,
+    b"1." + b"3" * 5_000,
+    b'"\\ud800\\u0041"',
+    b'"\\udc00\\ud800"',
+    b'"\\\\ud800"',
+    b'"\xff\xfe"',
+    b'"\xed\xa0\x80"',
+    b'{"a":1,"a":2}',
+    b'{ "a" :\t[ 1 ,\r\n2 ] }',
+    b'"},{"',
+    b"null",
+    b"[" * 500 + b"]" * 500,
+    b'{"a":' * 500 + b"{}" + b"}" * 500,
+]
+
+
+def _refuse(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+@pytest.mark.parametrize("prefix", [b"", LONE], ids=["plain", "beside a lone surrogate"])
+@pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: repr(value[:20]))
+def test_a_member_is_its_own_bytes(prefix: bytes, value: bytes) -> None:
+    body = b' {"first":1 , %b"value":\n %b ,"last":[]}\n' % (prefix, value)
+    members = read_members(body)
+    assert members["value"] == value
+    assert (members["first"], members["last"]) == (b"1", b"[]")
+
+
+@pytest.mark.parametrize("prefix", [b"", LONE], ids=["plain", "beside a lone surrogate"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'"a":1,}',
+        b'"a":1,,"b":2}',
+        b'"a":1',
+        b'"a":[1,}',
+        b'"a"}',
+        b'"a":}',
+        b'"a" 1}',
+        b'"a":1 "b":2}',
+        b"1:2}",
+        b"a:2}",
+        b'"a":NaN}',
+        b'"a":-Infinity}',
+        b'"a":01}',
+        b'"a":"\n"}',
+        b'"a":"\\x"}',
+        b'"a":1}{}',
+        b'"a":1} x',
+        b'"a":\x001}',
+    ],
+)
+def test_what_is_not_json_is_malformed(prefix: bytes, rest: bytes) -> None:
+    with pytest.raises(UpstreamMalformed, match=r"^the upstream answered with text that is not JSON$"):
+        read_members(b"{" + prefix + rest)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "an empty body"),
+        (b" \r\n", "an empty body"),
+        (b"[1]", "a JSON list where a JSON object was expected"),
+        (b"null", "JSON null where"),
+        (b'"{}"', "a JSON string where"),
+        (b"1", "a JSON number or boolean where"),
+        (b"true", "a JSON number or boolean where"),
+        (b"nginx", "text that is not JSON"),
+        (b"[", "text that is not JSON"),
+        (b"NaN", "text that is not JSON"),
+        (b"<html>502 Bad Gateway</html>", "text that is not JSON"),
+        (b"\x00\xff", "text that is not JSON"),
+        (b"\xef\xbb\xbf{}", "text that is not JSON"),
+        ('{"uid":1}'.encode("utf-16"), "text that is not JSON"),
+        ('{"uid":1}'.encode("utf-32-be"), "text that is not JSON"),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b"{" + LONE + b'"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_what_is_no_object_is_malformed_and_named(body: bytes, said: str) -> None:
+    with pytest.raises(UpstreamMalformed, match=said):
+        read_members(body)
+
+
+def test_of_a_key_twice_the_last_counts_in_both_ways_of_reading() -> None:
+    assert read_members(b'{"a":1,"a":2}')["a"] == b"2"
+    assert read_members(b"{" + LONE + b'"a":1,"a":2}')["a"] == b"2"
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"\\ud800", "ключ".encode()])
+def test_names_that_are_no_text_hide_no_other_member(name: bytes) -> None:
+    assert read_members(b'{"%b":1,"uid":7}' % name)["uid"] == b"7"
+
+
+@calm
+@given(
+    st.dictionaries(st.text(alphabet="abc_", max_size=4), json_values, max_size=5),
+    st.booleans(),
+    st.sampled_from([None, 1]),
+)
+def test_any_object_is_taken_apart_into_the_bytes_it_was_made_of(
+    value: dict[str, Any], ascii_only: bool, indent: int | None
+) -> None:
+    pieces = {
+        name: json.dumps(each, ensure_ascii=ascii_only, indent=indent).encode(errors="surrogatepass")
+        for name, each in value.items()
+    }
+    body = b"{%b}" % b" ,\n".join(b'"%b" :%b' % (name.encode(), piece) for name, piece in pieces.items())
+    assert read_members(body) == pieces
+
+
+@calm
+@given(
+    st.binary()
+    | st.text(alphabet='{}[]",:\\ ud80019.eE+-truefalsn\n', max_size=40).map(lambda text: f"{{{text}}}".encode())
+)
+def test_arbitrary_bytes_are_an_object_or_malformed(body: bytes) -> None:
+    try:
+        members = read_members(body)
+    except UpstreamMalformed:
+        return
+    # To another reader it is an object too, of as many members; Latin-1 reads all bytes.
+    assert len(members) == len(json.loads(body.decode("latin-1"), parse_int=str, parse_constant=_refuse))
+
+
+@calm
+@given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
+def test_the_text_in_arbitrary_bytes_is_text_or_empty(raw: bytes) -> None:
+    text = read_text(read_value(raw))
+    assert text.encode().decode() == text
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (None, None),
+        (b"null", None),
+        (b"{", None),
+        (b"[" * 100_000, None),
+        (b"9223372036854775807", 2**63 - 1),
+        (b"-9223372036854775808", -(2**63)),
+        (b"1" * 5_000, float("inf")),
+        (rb'["\ud800",' + b"1" * 5_000 + b"]", ["\ud800", float("inf")]),
+        (b'"a\xffb"', "a\ufffdb"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_value_is_read_whatever_stands_in_it(raw: bytes | None, value: object) -> None:
+    assert read_value(raw) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a", "a"),
+        ("é 🙂", "é 🙂"),
+        ("a\ud800b", "a\ufffdb"),
+        ("\udc00", "\ufffd"),
+        ("\ud83d\ude42", "🙂"),
+        ("\ufeffa", "\ufeffa"),
+        (None, ""),
+        (1, ""),
+        (["a"], ""),
+    ],
+)
+def test_text_is_what_utf_8_can_carry(value: object, text: str) -> None:
+    assert read_text(value) == text

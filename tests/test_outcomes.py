@@ -1,0 +1,225 @@
+"""Every RPC against every outcome of the REST side: the gRPC status and the reason that its caller gets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from grpc import StatusCode
+from jobgateway.v1 import job_service_pb2 as pb
+
+from tests.support.gateways import BEARER, Failure, running, stub
+from tests.support.upstream import Connection, answer
+
+if TYPE_CHECKING:
+    from jobgateway.v1 import job_service_pb2_grpc as rpc
+
+    from tests.support.upstream import ScriptedUpstream
+
+HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
+JOB = b'{"uid": 42, "status": "success", "result": {"a": 1}}'
+
+
+async def close(connection: Connection) -> None:
+    connection.writer.close()
+
+
+async def reset(connection: Connection) -> None:
+    connection.reset()
+
+
+async def half_a_body(connection: Connection) -> None:
+    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + JOB)
+    connection.writer.close()
+
+
+async def hang(connection: Connection) -> None:
+    await connection.gone()
+
+
+REPLIES: dict[str, Any] = {
+    **{str(status): answer(status, {"detail": "so it is"}) for status in (401, 403, 404, 409, 410, 413, 418, 422)},
+    **{str(status): answer(status, {"detail": "so it is"}) for status in (408, 425, 499, 500, 501, 503, 504, 507)},
+    "400": answer(400, {"params": {"width": ["A valid number is required."]}, "non_field_errors": ["No."]}),
+    "429": answer(429, {"detail": "slow down"}, headers={"Retry-After": "7"}),
+    "429 bare": answer(429, {"detail": "slow down"}),
+    "502 html": answer(502, raw=HTML, headers={"Content-Type": "text/html"}),
+    "302": answer(302, headers={"Location": "http://localhost:1/elsewhere/"}),
+    "not json": answer(200, raw=HTML),
+    "empty": answer(200, raw=b""),
+    "truncated": answer(200, raw=JOB[:-5]),
+    "utf-16": answer(200, raw=JOB.decode().encode("utf-16")),
+    "list": answer(200, [1]),
+    "null": answer(200, None, raw=b"null"),
+    "no job": answer(200, {"detail": "hello"}),
+    "uid text": answer(200, {"uid": "42", "status": "success"}),
+    "uid negative": answer(200, {"uid": -42, "status": "success"}),
+    "uid huge": answer(200, raw=b'{"uid": 9223372036854775808, "status": "success"}'),
+    "uid true": answer(200, {"uid": True, "status": "success"}),
+    "closed": close,
+    "reset": reset,
+    "half a body": half_a_body,
+    "hang": hang,
+    "refused": None,
+}
+
+# What the table of design.md says of an idempotent request.
+READS: dict[str, tuple[StatusCode, str]] = {
+    "400": (StatusCode.INVALID_ARGUMENT, "UPSTREAM_BAD_REQUEST"),
+    "401": (StatusCode.UNAUTHENTICATED, "UPSTREAM_UNAUTHENTICATED"),
+    "403": (StatusCode.PERMISSION_DENIED, "UPSTREAM_PERMISSION_DENIED"),
+    "404": (StatusCode.NOT_FOUND, "UPSTREAM_NOT_FOUND"),
+    "408": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
+    "409": (StatusCode.ABORTED, "UPSTREAM_CONFLICT"),
+    "410": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED"),
+    "413": (StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_REQUEST_TOO_LARGE"),
+    "418": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED"),
+    "422": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED"),
+    "425": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
+    "429": (StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_RATE_LIMITED"),
+    "429 bare": (StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_RATE_LIMITED"),
+    "499": (StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
+    "500": (StatusCode.INTERNAL, "UPSTREAM_ERROR"),
+    "501": (StatusCode.INTERNAL, "UPSTREAM_ERROR"),
+    "502 html": (StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
+    "503": (StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
+    "504": (StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
+    "507": (StatusCode.INTERNAL, "UPSTREAM_ERROR"),
+    "302": (StatusCode.INTERNAL, "UPSTREAM_MALFORMED"),
+    **dict.fromkeys(
+        ("not json", "empty", "truncated", "utf-16", "list", "null", "no job"),
+        (StatusCode.INTERNAL, "UPSTREAM_MALFORMED"),
+    ),
+    **dict.fromkeys(("uid text", "uid negative", "uid huge", "uid true"), (StatusCode.INTERNAL, "UPSTREAM_MALFORMED")),
+    **dict.fromkeys(("closed", "reset", "half a body"), (StatusCode.UNAVAILABLE, "UPSTREAM_CONNECTION_LOST")),
+    "hang": (StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
+    "refused": (StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"),
+}
+
+# Of a submission these may have made a job; of the others certainly none was made.
+UNKNOWN = (StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN")
+SUBMITS = READS | dict.fromkeys(
+    [name for name in READS if name in ("408", "502 html") or name[0] == "5"]
+    + ["not json", "empty", "truncated", "utf-16", "list", "null", "no job"]
+    + ["uid text", "uid negative", "uid huge", "uid true", "closed", "reset", "half a body", "hang"],
+    UNKNOWN,
+)
+
+# Success of a DELETE needs no body, so none of its kinds can be wrong.
+CANCELS = {name: row for name, row in READS.items() if row[1] != "UPSTREAM_MALFORMED" or name == "302"}
+
+FINAL = {"400", "401", "403", "404", "409", "410", "413", "418", "422", "499"}
+
+SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
+
+
+async def call(jobs: rpc.JobServiceAsyncStub, method: str) -> None:
+    match method:
+        case "GetJob":
+            await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
+        case "WaitJob":
+            await jobs.WaitJob(pb.WaitJobRequest(uid=42, timeout=Duration(nanos=300_000_000)), metadata=BEARER)
+        case "WaitJob once":
+            await jobs.WaitJob(pb.WaitJobRequest(uid=42, timeout=Duration()), metadata=BEARER)
+        case "CancelJob":
+            await jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER)
+        case "SendJob":
+            await jobs.SendJob(SEND, metadata=BEARER)
+        case "WatchJob":
+            async for _ in jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER):
+                pass
+        case "RunJob":
+            async for _ in jobs.RunJob(pb.RunJobRequest(request=SEND), metadata=BEARER):
+                pass
+
+
+async def failure_of(upstream: ScriptedUpstream, method: str, name: str) -> Failure:
+    upstream.script.append(REPLIES[name])
+    short = {"upstream_timeout_seconds": 0.15, "submit_timeout_seconds": 0.15} if name == "hang" else {}
+    if name == "refused":
+        await upstream.stop()
+    async with running(upstream.url, poll_outage_seconds=0.1, **short) as gateway, stub(gateway) as jobs:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(jobs, method)
+    return Failure(caught.value)
+
+
+def assert_is(failure: Failure, expected: tuple[StatusCode, str], name: str) -> None:
+    assert (failure.code, failure.reason) == expected, failure.message
+    assert "\n" not in failure.message
+    assert "Traceback" not in failure.message
+    if name[:3].isdecimal():
+        assert failure.metadata["http_status"] == name[:3]
+
+
+@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("method", ["GetJob", "WaitJob once"])
+async def test_reads(upstream: ScriptedUpstream, method: str, name: str) -> None:
+    failure = await failure_of(upstream, method, name)
+    assert_is(failure, READS[name], name)
+    if name != "refused":
+        assert len(upstream.seen) == 1, "one attempt"
+    assert failure.metadata["uid"] == "42"
+
+
+@pytest.mark.parametrize("name", READS)
+async def test_watches(upstream: ScriptedUpstream, name: str) -> None:
+    failure = await failure_of(upstream, "WatchJob", name)
+    if name in FINAL:
+        assert_is(failure, READS[name], name)
+        assert len(upstream.seen) == 1
+    else:
+        assert_is(failure, (StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"), "")
+        assert failure.metadata["last_failure"] == READS[name][1]
+    assert failure.metadata["uid"] == "42"
+
+
+@pytest.mark.parametrize("name", [name for name in READS if name != "hang"])
+async def test_waits(upstream: ScriptedUpstream, name: str) -> None:
+    """With an outage limit longer than its timeout a wait ends with the last failure's own status."""
+    upstream.script.append(REPLIES[name])
+    if name == "refused":
+        await upstream.stop()
+    async with running(upstream.url, poll_outage_seconds=60) as gateway, stub(gateway) as jobs:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(jobs, "WaitJob")
+    assert_is(Failure(caught.value), READS[name], name)
+
+
+@pytest.mark.parametrize("name", SUBMITS)
+@pytest.mark.parametrize("method", ["SendJob", "RunJob"])
+async def test_submissions(upstream: ScriptedUpstream, method: str, name: str) -> None:
+    failure = await failure_of(upstream, method, name)
+    assert_is(failure, SUBMITS[name], name)
+    if name != "refused":
+        assert len(upstream.requests("POST")) == len(upstream.seen) == 1, "one POST"
+    if failure.code is StatusCode.UNAVAILABLE:
+        assert name == "refused", "clients and meshes retry UNAVAILABLE by themselves"
+
+
+@pytest.mark.parametrize("name", CANCELS)
+async def test_cancellations(upstream: ScriptedUpstream, name: str) -> None:
+    failure = await failure_of(upstream, "CancelJob", name)
+    assert_is(failure, CANCELS[name], name)
+    if name != "refused":
+        assert len(upstream.requests("DELETE")) == 1
+
+
+async def test_details_of_a_bad_request(upstream: ScriptedUpstream) -> None:
+    failure = await failure_of(upstream, "SendJob", "400")
+    assert failure.violations == {"params.width": "A valid number is required.", "non_field_errors": "No."}
+    assert "params.width" in failure.message
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("429", 7), ("429 bare", 1)])
+async def test_details_of_a_rate_limit(upstream: ScriptedUpstream, name: str, seconds: int) -> None:
+    failure = await failure_of(upstream, "GetJob", name)
+    assert failure.retry.retry_delay.seconds == seconds
+    assert failure.trailers["grpc-retry-pushback-ms"] == str(seconds * 1000)
+
+
+async def test_details_of_what_is_not_found(upstream: ScriptedUpstream) -> None:
+    failure = await failure_of(upstream, "GetJob", "404")
+    assert (failure.resource.resource_type, failure.resource.resource_name) == ("job", "42")

@@ -1,0 +1,371 @@
+"""The life of the process: starts, serves, drains, leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc._cython
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway.v1 import job_service_pb2_grpc as rpc
+
+from gateway.config import Settings
+from gateway.server import Gateway
+from tests.support.gateways import BEARER, TOKEN, Failure, running, stub
+from tests.support.upstream import Connection, ScriptedUpstream, answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVICE = "jobgateway.v1.JobService"
+PATIENT = 20.0
+GET_JOB = pb.GetJobRequest(uid=42)
+RUNNING = answer(200, {"uid": 42, "status": "running"})
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Held:
+    """A reply that keeps its request waiting until it is told to go on."""
+
+    def __init__(self, reply: bytes = RUNNING) -> None:
+        self.reply = reply
+        self.go = asyncio.Event()
+
+    async def __call__(self, connection: Connection) -> None:
+        await self.go.wait()
+        await connection.send(self.reply)
+
+
+async def hang(connection: Connection) -> None:
+    await connection.gone()
+
+
+async def failed(call: Any) -> Failure:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return Failure(raised.value)
+
+
+async def read_all(stream: Any, events: list[pb.JobEvent]) -> None:
+    async for event in stream:
+        events.append(event)
+
+
+# The process
+
+
+class Served:
+    """A process of `jobgateway serve`, and what it logs."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[dict[str, Any]] = []
+
+    async def logged(self, event: str) -> dict[str, Any]:
+        """The first line with `event` that is still to come; each line before it is JSON."""
+        assert self.process.stderr is not None
+        while line := await self.process.stderr.readline():
+            self.lines.append(json.loads(line))
+            if self.lines[-1]["event"] == event:
+                return self.lines[-1]
+        raise AssertionError(f"the process ended without {event!r}: {self.lines}")
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    async def end(self) -> int:
+        """The exit code; what is left of the log is read."""
+        assert self.process.stderr is not None
+        while line := await self.process.stderr.readline():
+            self.lines.append(json.loads(line))
+        return await self.process.wait()
+
+
+async def spawn(**settings: str) -> asyncio.subprocess.Process:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
+    environment |= {f"JOBGATEWAY_{name.upper()}": value for name, value in settings.items()}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "serve"),
+        cwd=ROOT,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+@asynccontextmanager
+async def process(upstream: ScriptedUpstream, **settings: str) -> AsyncIterator[Served]:
+    child = await spawn(upstream_url=upstream.url, listen="127.0.0.1:0", **settings)
+    try:
+        yield Served(child)
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstream, number: int) -> None:
+    held = Held()
+    upstream.on("GET", "/jobs/42/", held)
+    upstream.on("GET", "/jobs/43/", answer(200, {"uid": 43, "status": "running"}))
+    async with process(upstream, drain_grace_seconds="3") as server:
+        address = (await server.logged("serving"))["address"]
+        async with grpc.aio.insecure_channel(address) as channel:
+            jobs, health = rpc.JobServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+            watched = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+            assert (await watched.read()).status == SERVING
+            unary = jobs.GetJob(GET_JOB, metadata=(*BEARER, ("x-request-id", "id-1")))
+            events: list[pb.JobEvent] = []
+            stream = jobs.WatchJob(pb.WatchJobRequest(uid=43), metadata=BEARER)
+            first = await stream.read()
+            watch = asyncio.create_task(failed(read_all(stream, events)))
+            await upstream.wait_for(2)
+
+            server.signal(number)
+            assert (await watched.read()).status == NOT_SERVING
+            asked = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
+            assert asked.status == NOT_SERVING
+            refused = await failed(jobs.GetJob(GET_JOB, metadata=BEARER))
+            assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+            held.go.set()
+            assert (await unary).uid == 42
+
+            left_over = await watch
+            assert (left_over.code, left_over.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+            assert 1 <= left_over.retry.retry_delay.ToMilliseconds() / 1000 <= 5
+            assert [first, *events][-1].resume_token
+        assert await server.end() == 0
+    calls = [line for line in server.lines if line["event"] == "call"]
+    assert {(line["method"], line["code"], line.get("reason")) for line in calls} == {
+        ("GetJob", "OK", None),
+        ("GetJob", "UNAVAILABLE", "DRAINING"),
+        ("WatchJob", "UNAVAILABLE", "DRAINING"),
+    }
+    assert [line.get("x-request-id") for line in calls].count("id-1") == 1
+    assert server.lines[-1]["event"] == "stopped"
+    assert TOKEN not in json.dumps(server.lines)
+
+
+async def test_a_second_signal_leaves_at_once(upstream: ScriptedUpstream) -> None:
+    upstream.script.append(hang)
+    async with process(upstream, drain_grace_seconds="3600") as server:
+        address = (await server.logged("serving"))["address"]
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = rpc.JobServiceStub(channel).GetJob(GET_JOB, metadata=BEARER)
+            await upstream.wait_for(1)
+            server.signal(signal.SIGTERM)
+            await server.logged("draining")
+            server.signal(signal.SIGTERM)
+            assert await server.end() == 1
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call
+
+
+async def test_a_signal_with_nothing_to_do_ends_the_process_at_once(upstream: ScriptedUpstream) -> None:
+    async with process(upstream, drain_grace_seconds="3600") as server:
+        await server.logged("serving")
+        server.signal(signal.SIGTERM)
+        assert await server.end() == 0
+
+
+async def test_a_port_in_use_ends_the_start_with_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        child = await spawn(upstream_url="http://127.0.0.1:1", listen=listen)
+        _, stderr = await child.communicate()
+    assert child.returncode not in (0, None)
+    (line,) = stderr.decode().strip().splitlines()
+    assert f"JOBGATEWAY_LISTEN: {listen} cannot be bound" in line
+
+
+async def test_a_wrong_setting_ends_the_start_with_one_line() -> None:
+    child = await spawn(upstream_url="http://127.0.0.1:1", max_calls="many")
+    _, stderr = await child.communicate()
+    assert child.returncode not in (0, None)
+    (line,) = stderr.decode().strip().splitlines()
+    assert "JOBGATEWAY_MAX_CALLS" in line
+
+
+async def test_text_logs_are_lines_too(upstream: ScriptedUpstream) -> None:
+    async with process(upstream, log_format="text") as server:
+        assert server.process.stderr is not None
+        line = await server.process.stderr.readline()
+        assert b"serving" in line
+        assert f"upstream={upstream.url}".encode() in line
+        server.signal(signal.SIGTERM)
+        _, rest = await server.process.communicate()
+        assert [b"draining" in line for line in rest.splitlines()] == [True, False]
+
+
+# What it serves
+
+
+@pytest.mark.parametrize("service", ["", SERVICE, "grpc.health.v1.Health"])
+async def test_health_says_serving(gateway: Gateway, service: str) -> None:
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        got = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
+    assert got.status == SERVING
+
+
+async def test_reflection_lists_the_service_and_describes_it(gateway: Gateway) -> None:
+    async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        yield reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE)
+
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        reflect = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+        listed, described = [each async for each in reflect(requests())]
+    assert SERVICE in [service.name for service in listed.list_services_response.service]
+    (data,) = described.file_descriptor_response.file_descriptor_proto
+    file = descriptor_pb2.FileDescriptorProto.FromString(data)
+    assert [method.name for method in file.service[0].method] == [
+        method.name for method in pb.DESCRIPTOR.services_by_name["JobService"].methods
+    ]
+
+
+async def test_a_burst_is_served_or_refused_with_a_reason_and_never_dropped(upstream: ScriptedUpstream) -> None:
+    burst, most = 2_000, 500
+    go = asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        await go.wait()
+        await connection.send(RUNNING)
+
+    upstream.script.append(slow)
+    async with running(upstream.url, max_calls=most) as gateway, stub(gateway) as jobs:
+
+        async def outcome() -> str:
+            try:
+                await jobs.GetJob(GET_JOB, metadata=BEARER)
+            except grpc.aio.AioRpcError as error:
+                return Failure(error).reason
+            return "OK"
+
+        calls = [asyncio.create_task(outcome()) for _ in range(burst)]
+        await upstream.wait_for(most)
+        go.set()
+        outcomes = await asyncio.gather(*calls)
+    assert set(outcomes) == {"OK", "LIMIT_REACHED"}
+    assert outcomes.count("OK") >= most
+
+
+def test_grpc_knows_every_option_that_is_set() -> None:
+    from gateway.server import _options
+
+    # A name it does not know is ignored without a word.
+    (library,) = Path(grpc._cython.__path__[0]).glob("cygrpc*.so")
+    known = library.read_bytes()
+    names = [name for name, _ in _options(Settings(upstream_url="http://127.0.0.1:1"))]
+    assert [name for name in names if name.encode() + b"\0" not in known] == []
+
+
+# Draining
+
+
+@pytest.mark.parametrize("grace", [0, 0.3])
+async def test_a_submission_that_outlasts_the_grace_has_an_unknown_outcome_and_is_not_unavailable(
+    upstream: ScriptedUpstream, grace: float
+) -> None:
+    upstream.script.append(hang)
+    request = pb.SendJobRequest(workspace_id="1", entity_id=7)
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        send = asyncio.create_task(failed(jobs.SendJob(request, metadata=BEARER)))
+        run = asyncio.create_task(failed(read_all(jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER), [])))
+        await upstream.wait_for(2)
+        await gateway.stop(grace=grace)
+        for failure in (await send, await run):
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN")
+            assert failure.retry is None
+    assert len(upstream.requests("POST")) == 2
+
+
+@pytest.mark.parametrize("grace", [0, 0.3])
+async def test_calls_that_outlast_the_grace_are_sent_elsewhere(upstream: ScriptedUpstream, grace: float) -> None:
+    upstream.script.append(hang)
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        calls = [
+            jobs.GetJob(GET_JOB, metadata=BEARER),
+            jobs.WaitJob(pb.WaitJobRequest(uid=43), metadata=BEARER),
+            read_all(jobs.WatchJob(pb.WatchJobRequest(uid=44), metadata=BEARER), []),
+        ]
+        failures = [asyncio.create_task(failed(call)) for call in calls]
+        await upstream.wait_for(3)
+        await gateway.stop(grace=grace)
+        for failure in await asyncio.gather(*failures):
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+            assert failure.retry is not None
+
+
+async def test_a_drain_cancels_no_job_of_a_caller_who_asked_for_it_on_disconnect(upstream: ScriptedUpstream) -> None:
+    upstream.on("POST", "/workspaces/1/entities/7/jobs/", answer(201, {"uid": 42}))
+    upstream.script.append(hang)
+    request = pb.RunJobRequest(request=pb.SendJobRequest(workspace_id="1", entity_id=7), cancel_on_disconnect=True)
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        stream = jobs.RunJob(request, metadata=BEARER)
+        first = await stream.read()
+        assert isinstance(first, pb.JobEvent)
+        await upstream.wait_for(2)
+        await gateway.stop(grace=0)
+        failure = await failed(read_all(stream, []))
+    assert failure.reason == "DRAINING"
+    assert failure.metadata["uid"] == "42"
+    assert upstream.requests("DELETE") == []
+
+
+async def test_a_drain_waits_for_no_submission_whose_caller_has_left_beyond_the_grace(
+    upstream: ScriptedUpstream, logged: list[dict[str, Any]]
+) -> None:
+    upstream.script.append(hang)
+    async with running(upstream.url, submit_timeout_seconds=3600) as gateway, stub(gateway) as jobs:
+        call = jobs.SendJob(pb.SendJobRequest(workspace_id="1", entity_id=7), metadata=BEARER)
+        await upstream.wait_for(1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        async with asyncio.timeout(PATIENT):
+            await gateway.stop(grace=0.1)
+    assert "submissions or cancellations cut off" in [line["event"] for line in logged]
+
+
+# A gateway that never ran
+
+
+def settings(**more: Any) -> Settings:
+    return Settings(upstream_url="http://127.0.0.1:1", **more)
+
+
+async def test_a_gateway_that_was_never_started_can_be_stopped() -> None:
+    await Gateway(settings()).stop()
+
+
+async def test_a_gateway_whose_start_failed_can_be_stopped() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        gateway = Gateway(settings(listen=f"127.0.0.1:{taken.getsockname()[1]}"))
+        with pytest.raises(OSError, match="JOBGATEWAY_LISTEN"):
+            await gateway.start()
+        await gateway.stop()
+
+
+async def test_two_gateways_do_not_share_a_port(upstream: ScriptedUpstream) -> None:
+    async with running(upstream.url) as gateway:
+        with pytest.raises(OSError, match="cannot be bound"):
+            await Gateway(settings(listen=gateway.address)).start()

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.domain import Job, JobStatus
+from gateway.errors import (
+    RequestIdReused,
+    RequestIdsExhausted,
+    SubmitOutcomeUnknown,
+    UpstreamAnswered,
+    UpstreamAnswerTooLarge,
+    UpstreamConnectionLost,
+    UpstreamError,
+    UpstreamMalformed,
+    UpstreamTimedOut,
+    UpstreamUnreachable,
+)
+from gateway.submit import MemoryStore, RecordKey, Sent, Submitter
+from gateway.submit import store as store_module
+from tests.support.clock import SteppedClock, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+KEY = RecordKey(b"ann", "a")
+JOB = Job(42, JobStatus.RUNNING, "", done=False, observe_time=0.0)
+
+
+class Post:
+    """Answers its `script` in order, the last entry for ever, once `gate` is open."""
+
+    def __init__(self, *script: Job | BaseException) -> None:
+        self.script = deque(script)
+        self.count = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self) -> Job:
+        self.count += 1
+        await self.gate.wait()
+        entry = self.script.popleft() if len(self.script) > 1 else self.script[0]
+        if isinstance(entry, BaseException):
+            raise entry
+        return entry
+
+
+@pytest.fixture
+def clock() -> SteppedClock:
+    return SteppedClock()
+
+
+@pytest.fixture
+def submitter(clock: SteppedClock) -> Submitter:
+    return Submitter(clock, MemoryStore(clock))
+
+
+def refused() -> UpstreamError:
+    return UpstreamUnreachable("refused")
+
+
+async def test_a_submission_gives_the_job_of_the_post(submitter: Submitter) -> None:
+    assert await submitter.submit(Post(JOB)) == Sent(42, JOB)
+
+
+async def test_it_is_tried_again_where_certainly_nothing_was_sent(clock: SteppedClock, submitter: Submitter) -> None:
+    post = Post(refused(), refused(), JOB)
+    task = submitter.submit(post)
+    await clock.advance(5)
+    assert (task.result().uid, post.count) == (42, 3)
+
+
+async def test_it_is_given_up_after_some_attempts(clock: SteppedClock, submitter: Submitter) -> None:
+    post = Post(refused())
+    task = submitter.submit(post, KEY, b"mark")
+    await clock.advance(60)
+    assert isinstance(task.exception(), UpstreamUnreachable)
+    assert post.count == 4
+    assert (await submitter.submit(Post(JOB), KEY, b"mark")).uid == 42, "the id is free again"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UpstreamConnectionLost("lost"),
+        UpstreamTimedOut("slow"),
+        UpstreamAnswerTooLarge("huge"),
+        UpstreamMalformed("no json", http_status=200),
+        UpstreamMalformed("no http"),
+        UpstreamAnswered(408, "slow"),
+        UpstreamAnswered(500, "broken"),
+        UpstreamAnswered(599, "broken"),
+    ],
+    ids=lambda error: f"{type(error).__name__} {getattr(error, 'http_status', '')}",
+)
+async def test_an_unknown_outcome_is_never_tried_again_and_remembered(
+    submitter: Submitter, error: UpstreamError
+) -> None:
+    post = Post(error, JOB)
+    for _ in range(3):
+        with pytest.raises(SubmitOutcomeUnknown) as caught:
+            await submitter.submit(post, KEY, b"mark")
+        assert str(caught.value) == str(error)
+        assert caught.value.http_status == getattr(error, "http_status", None)
+    assert post.count == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(UpstreamAnswered(status, "no") for status in (400, 401, 404, 409, 425, 429, 499)),
+        UpstreamMalformed("a redirect", http_status=302),
+    ],
+    ids=lambda error: str(error.http_status),
+)
+async def test_a_certain_refusal_frees_the_id_for_any_request(submitter: Submitter, error: UpstreamError) -> None:
+    post = Post(error, JOB)
+    with pytest.raises(type(error)):
+        await submitter.submit(post, KEY, b"mark")
+    assert (await submitter.submit(post, KEY, b"mended")).uid == 42
+
+
+async def test_who_comes_while_it_is_under_way_joins_it(submitter: Submitter) -> None:
+    post = Post(JOB)
+    post.gate.clear()
+    tasks = {submitter.submit(post, KEY, b"mark") for _ in range(20)}
+    await settle()
+    with pytest.raises(RequestIdReused):
+        submitter.submit(post, KEY, b"other")
+    post.gate.set()
+    assert [await task for task in tasks] == [Sent(42, JOB)]
+    assert post.count == 1
+
+
+async def test_who_comes_later_gets_the_uid(submitter: Submitter) -> None:
+    post = Post(JOB)
+    await submitter.submit(post, KEY, b"mark")
+    assert await submitter.submit(post, KEY, b"mark") == Sent(42, None)
+    with pytest.raises(RequestIdReused):
+        await submitter.submit(post, KEY, b"other")
+    assert post.count == 1
+
+
+async def test_a_caller_that_leaves_does_not_stop_it(submitter: Submitter) -> None:
+    post = Post(JOB)
+    post.gate.clear()
+
+    async def call() -> Sent:
+        return await asyncio.shield(submitter.submit(post, KEY, b"mark"))
+
+    caller = asyncio.create_task(call())
+    await settle()
+    caller.cancel()
+    await settle()
+    post.gate.set()
+    await submitter.aclose()
+    assert await submitter.submit(post, KEY, b"mark") == Sent(42, None)
+    assert post.count == 1
+
+
+async def test_one_that_is_cut_off_with_the_process_leaves_an_unknown_outcome(submitter: Submitter) -> None:
+    post = Post(JOB)
+    post.gate.clear()
+    task = submitter.submit(post, KEY, b"mark")
+    await settle()
+    task.cancel()
+    await asyncio.wait([task])
+    with pytest.raises(SubmitOutcomeUnknown):
+        await submitter.submit(post, KEY, b"mark")
+
+
+async def test_records_are_kept_for_25_hours(clock: SteppedClock, submitter: Submitter) -> None:
+    post = Post(JOB)
+    await submitter.submit(post, KEY, b"mark")
+    await clock.advance(25 * 3600 - 1)
+    await submitter.submit(post, KEY, b"mark")
+    assert post.count == 1
+    await clock.advance(2)
+    await submitter.submit(post, KEY, b"mark")
+    assert post.count == 2
+
+
+async def test_a_full_store_refuses_new_ids_and_keeps_the_old(
+    clock: SteppedClock, submitter: Submitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_RECORDS", 3)
+    post = Post(JOB)
+    for number in range(3):
+        await submitter.submit(post, RecordKey(b"ann", str(number)), b"mark")
+    with pytest.raises(RequestIdsExhausted):
+        await submitter.submit(post, RecordKey(b"ann", "3"), b"mark")
+    assert await submitter.submit(post, RecordKey(b"ann", "0"), b"mark") == Sent(42, None)
+    await clock.advance(25 * 3600)
+    assert (await submitter.submit(post, RecordKey(b"ann", "3"), b"mark")).job == JOB
+
+
+async def test_nothing_is_under_way_after_closing(clock: SteppedClock, submitter: Submitter) -> None:
+    posts: list[Callable[[], Awaitable[Job]]] = [Post(JOB), Post(refused(), JOB)]
+    tasks = [submitter.submit(post) for post in posts]
+    closing = asyncio.create_task(submitter.aclose())
+    await clock.advance(5)
+    await closing
+    assert all(task.done() for task in tasks)
