@@ -50,6 +50,7 @@ class Call:
         self.headers = headers
         self.uid: int | None = None
         self.cut_off = False
+        self._beginning = False
         self._context = context
         self._task = asyncio.current_task()
 
@@ -60,27 +61,33 @@ class Call:
 
     async def begin_stream(self) -> None:
         """Sends the initial metadata, so that the caller sees the stream open before its first event."""
+        self._beginning = True
         try:
             await self._context.send_initial_metadata(())
         except InternalError:
-            await _cancelled_by_leaving()
+            await _cancel_this_task()
+        finally:
+            self._beginning = False
+        if self.cut_off:
+            await _cancel_this_task()
 
     async def write(self, event: bytes) -> None:
         """Sends an encoded event; returns when flow control has room for it."""
         try:
             await self._context.write(event)
         except InternalError:
-            await _cancelled_by_leaving()
+            # It can meet a connection that is gone before grpc.aio cancels the handler for it: one way to leave is enough.
+            await _cancel_this_task()
 
     def end(self) -> None:
         """Interrupts the call, for this process goes away."""
         self.cut_off = True
-        if self._task is not None:
+        # Interrupted there, grpc.aio would send the initial metadata again with the status, which grpc refuses.
+        if self._task is not None and not self._beginning:
             self._task.cancel()
 
 
-async def _cancelled_by_leaving() -> None:
-    # A write can meet a connection that is gone before grpc.aio cancels the handler for it. One way to leave is enough.
+async def _cancel_this_task() -> None:
     task = asyncio.current_task()
     assert task is not None, "handlers run in tasks"  # noqa: S101 - a defect of ours
     task.cancel()

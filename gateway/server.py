@@ -49,6 +49,22 @@ CLIENT_PING_MS = 10_000
 MAX_ANSWER_BYTES = 512 << 20
 # Above our own limit for a request, so that ours answers with a reason.
 MAX_REQUEST_BYTES = 64 << 20
+# Calls that grpc holds before they are looked at: more than all limits of ours can be set to, for beyond it grpc ends
+# them with a bare CANCELLED, while ours answer at once with a reason.
+PENDING_CALLS = 250_000
+
+OPTIONS = (
+    # Two processes on one port would share its calls without knowing.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.keepalive_time_ms", PING_EVERY_MS),
+    ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_MS),
+    ("grpc.server.max_pending_requests", PENDING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_CALLS),
+)
 
 _log = structlog.get_logger()
 
@@ -79,7 +95,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Serves. Raises `OSError` where the address cannot be bound."""
-        server = grpc.aio.server(options=_options(self._settings))
+        server = grpc.aio.server(options=OPTIONS)
         server.add_generic_rpc_handlers((_handlers(self._service, self._boundary),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
@@ -163,23 +179,6 @@ def _handlers(service: JobService, boundary: Boundary) -> grpc.GenericRpcHandler
         # Without serializers: the boundary takes encoded messages, and the service answers with them.
         handlers[method.name] = make(handle)
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
-
-
-def _options(settings: Settings) -> list[tuple[str, int]]:
-    pending = settings.max_calls + settings.max_watches + 1_000
-    return [
-        # Two processes on one port would share its calls without knowing.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-        ("grpc.keepalive_time_ms", PING_EVERY_MS),
-        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_MS),
-        # Below our own limits grpc would end a burst of calls with a bare CANCELLED.
-        ("grpc.server.max_pending_requests", pending),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * pending),
-    ]
 
 
 async def serve(settings: Settings) -> None:

@@ -166,7 +166,8 @@ def _details(error: errors.GatewayError, row: Row, message: str, wait: float | N
 
 
 def _add_violations(status: status_pb2.Status, violations: tuple[errors.FieldViolation, ...]) -> None:
-    room = MAX_DETAILS_BYTES - status.ByteSize() - 100
+    # What is kept back is for the mark and for wrapping the message as a detail, which take about fifty bytes each.
+    room = MAX_DETAILS_BYTES - status.ByteSize() - 120
     bad = error_details_pb2.BadRequest()
     for violation in violations:
         field = clean(violation.field, 200)

@@ -13,7 +13,7 @@ import structlog
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.admission import Admission
-from gateway.call import Boundary, Call
+from gateway.call import MAX_DEADLINE_SECONDS, Boundary, Call
 from gateway.clock import SystemClock
 from gateway.errors import GatewayError, RequestTooLarge
 from tests.support.gateways import BEARER, TOKEN, Failure
@@ -43,11 +43,11 @@ class Served:
         self._channel = channel
 
     def unary(self, timeout: float = PATIENT) -> Any:
-        call = self._channel.unary_unary("/s/m", request_serializer=pb.GetJobRequest.SerializeToString)
+        call: Any = self._channel.unary_unary("/s/m", request_serializer=pb.GetJobRequest.SerializeToString)
         return call(REQUEST, metadata=BEARER, timeout=timeout)
 
     def stream(self) -> Any:
-        call = self._channel.unary_stream("/s/m", request_serializer=pb.GetJobRequest.SerializeToString)
+        call: Any = self._channel.unary_stream("/s/m", request_serializer=pb.GetJobRequest.SerializeToString)
         return call(REQUEST, metadata=BEARER, timeout=PATIENT)
 
     async def idle(self) -> bool:
@@ -130,10 +130,7 @@ async def test_a_defect_ends_with_a_status_that_says_nothing_of_it(
 
 async def test_an_error_of_the_table_is_no_defect(logged: list[dict[str, Any]]) -> None:
     async def method(_: Any, __: Call) -> bytes:
-        try:
-            raise ValueError("the cause")
-        except ValueError as error:
-            raise RequestTooLarge("it is too large") from error
+        raise RequestTooLarge("it is too large") from ValueError("the cause")
 
     async with served(method) as server:
         failure = await failed(server.unary())
@@ -208,6 +205,29 @@ async def test_a_deadline_ends_its_handler_and_frees_its_place() -> None:
         assert await server.idle()
     assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert isinstance(method.ended_by, asyncio.CancelledError)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "remaining"),
+    [
+        pytest.param(b"100S", 100.0, id="as it is"),
+        pytest.param(b"99999999H", MAX_DEADLINE_SECONDS, id="clamped"),
+        # grpc takes as many digits as this for no deadline at all.
+        pytest.param(b"99999999999999S", None, id="none"),
+    ],
+)
+async def test_what_remains_of_a_deadline_is_within_reason(timeout: bytes, remaining: float | None) -> None:
+    told: list[float | None] = []
+
+    async def method(_: Any, call: Call) -> bytes:
+        told.append(call.remaining())
+        return b""
+
+    metadata = [*((name.encode(), value.encode()) for name, value in BEARER), (b"grpc-timeout", timeout)]
+    message = REQUEST.SerializeToString()
+    async with served(method) as server, raw_call(server.address, "/s/m", message, metadata) as call:
+        await call.end()
+    assert told == [remaining if remaining is None else pytest.approx(remaining, abs=PATIENT)]
 
 
 async def test_writing_to_a_caller_who_vanishes_counts_as_its_leaving(logged: list[dict[str, Any]]) -> None:
@@ -309,6 +329,18 @@ async def test_a_stream_that_waits_for_a_slow_reader_ends_too() -> None:
         await written.wait()
         server.boundary.end_calls()
         failure = await failed(read_all(stream))
+    assert failure.reason == "DRAINING"
+
+
+async def test_a_stream_that_is_just_beginning_ends_too() -> None:
+    async def method(_: Any, call: Call) -> None:
+        # Runs while the initial metadata is on its way.
+        asyncio.get_running_loop().call_soon(call.end)
+        await call.begin_stream()
+        await asyncio.Event().wait()
+
+    async with served(method, streaming=True) as server:
+        failure = await failed(read_all(server.stream()))
     assert failure.reason == "DRAINING"
 
 

@@ -103,8 +103,10 @@ WRONG = {
         f"https://host/api?token={SECRET}",
         f"https://host/api#{SECRET}",
     ],
-    "LISTEN": ["", "50051", ":50051", "localhost", "localhost:", "localhost:http", "localhost:65536", "::1:50051"]
-    + ["unix:/tmp/socket:1", "local host:1", "localhost:-1", "localhost:٣", "[::g]:1"],
+    "LISTEN": [
+        *("", "50051", ":50051", "localhost", "localhost:", "localhost:http", "localhost:65536", "localhost:-1"),
+        *("localhost:٣", "local host:1", "::1:50051", "[::g]:1", "unix:/tmp/socket:1"),
+    ],
     "POLL_INTERVAL_MIN_SECONDS": ["", "0", "-1", "nan", "inf", "3601", "often"],
     "POLL_INTERVAL_MAX_SECONDS": ["", "0", "-1", "nan", "inf", "3601", "1s"],
     "POLL_OUTAGE_SECONDS": ["", "0", "nan", "inf", "86401"],

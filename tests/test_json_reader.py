@@ -51,7 +51,7 @@ def test_a_member_is_its_own_bytes(prefix: bytes, value: bytes) -> None:
     body = b' {"first":1 , %b"value":\n %b ,"last":[]}\n' % (prefix, value)
     members = read_members(body)
     assert members["value"] == value
-    assert (members["first"], members["last"]) == (b"1", b"[]")
+    assert (bytes(members["first"]), bytes(members["last"])) == (b"1", b"[]")
 
 
 @pytest.mark.parametrize("prefix", [b"", LONE], ids=["plain", "beside a lone surrogate"])
@@ -113,13 +113,13 @@ def test_what_is_no_object_is_malformed_and_named(body: bytes, said: str) -> Non
 
 
 def test_of_a_key_twice_the_last_counts_in_both_ways_of_reading() -> None:
-    assert read_members(b'{"a":1,"a":2}')["a"] == b"2"
-    assert read_members(b"{" + LONE + b'"a":1,"a":2}')["a"] == b"2"
+    assert bytes(read_members(b'{"a":1,"a":2}')["a"]) == b"2"
+    assert bytes(read_members(b"{" + LONE + b'"a":1,"a":2}')["a"]) == b"2"
 
 
 @pytest.mark.parametrize("name", [b"\xff", b"\\ud800", "ключ".encode()])
 def test_names_that_are_no_text_hide_no_other_member(name: bytes) -> None:
-    assert read_members(b'{"%b":1,"uid":7}' % name)["uid"] == b"7"
+    assert bytes(read_members(b'{"%b":1,"uid":7}' % name)["uid"]) == b"7"
 
 
 @calm

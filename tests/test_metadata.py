@@ -38,7 +38,7 @@ def reason(got: RawAnswer) -> str:
     status = status_pb2.Status.FromString(base64.b64decode(padded))
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
-    return info.reason
+    return str(info.reason)
 
 
 @pytest.mark.parametrize(

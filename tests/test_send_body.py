@@ -48,7 +48,7 @@ def test_everything_that_is_set_is_sent_and_neither_the_path_nor_what_is_the_gat
         content_format=pb.CONTENT_FORMAT_JSON,
     )
     request.params.update({"a": 1, "b": None})
-    request.arguments.update({})
+    request.arguments.SetInParent()
     assert _body(request) == {
         "poll_result": False,
         "method_name": "m",
@@ -64,8 +64,8 @@ def test_everything_that_is_set_is_sent_and_neither_the_path_nor_what_is_the_gat
 
 def test_integers_of_a_struct_arrive_as_integers() -> None:
     request = _request()
-    request.params.update({"id": 9007199254740992, "half": 0.5})
-    assert send_body(read_send_job(request)) == b'{"params":{"id":9007199254740992,"half":0.5}}'
+    request.params.update({"numbers": [9007199254740992, -3, 0.5]})
+    assert send_body(read_send_job(request)) == b'{"params":{"numbers":[9007199254740992,-3,0.5]}}'
 
 
 @pytest.mark.parametrize(

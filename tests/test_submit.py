@@ -89,6 +89,7 @@ async def test_it_is_given_up_after_some_attempts(clock: SteppedClock, submitter
         UpstreamTimedOut("slow"),
         UpstreamAnswerTooLarge("huge"),
         UpstreamMalformed("no json", http_status=200),
+        UpstreamMalformed("no HTTP that we know", http_status=199),
         UpstreamMalformed("no http"),
         UpstreamAnswered(408, "slow"),
         UpstreamAnswered(500, "broken"),

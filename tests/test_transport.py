@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
     MakeTransport = Callable[..., Transport]
 
-PATIENT = 20.0
+# A limit that no test reaches, and how long a test waits for anything.
+PATIENT = 3600.0
+TEST_SECONDS = 10.0
 SHORT = 0.1
 ANSWER_LIMIT = 3 << 20
 
@@ -59,7 +61,8 @@ async def make() -> AsyncIterator[MakeTransport]:
 
 async def failure(exchange: Awaitable[object]) -> UpstreamError:
     with pytest.raises(UpstreamError) as raised:
-        await exchange
+        async with asyncio.timeout(TEST_SECONDS):
+            await exchange
     return raised.value
 
 
@@ -401,6 +404,19 @@ async def test_who_finds_no_connection_waits_without_a_time_limit(
     assert [(await each).status for each in exchanges] == [200, 200, 200]
 
 
+async def test_as_many_exchanges_as_there_are_connections_run_at_once(
+    make: MakeTransport, upstream: ScriptedUpstream
+) -> None:
+    upstream.script.append(then(end=hang))
+    transport = make(most=3)
+    exchanges = [asyncio.create_task(transport.exchange("GET", upstream.url, {})) for _ in range(3)]
+    async with asyncio.timeout(TEST_SECONDS):
+        await upstream.wait_for(3)
+    for each in exchanges:
+        each.cancel()
+    await asyncio.wait(exchanges)
+
+
 # Idle connections
 
 
@@ -443,7 +459,8 @@ async def test_a_post_after_the_idle_time_takes_a_new_connection(make: MakeTrans
         for _ in range(3):
             await transport.exchange("POST", f"http://127.0.0.1:{port}/", {}, b"{}")
             # The transport closes it, not the server: no request can meet the server's close.
-            await closed.get()
+            async with asyncio.timeout(TEST_SECONDS):
+                await closed.get()
     assert connections == 3
 
 

@@ -123,8 +123,8 @@ def _outcome_is_unknown(error: UpstreamError) -> bool:
     if isinstance(error, UpstreamAnswered):
         return error.http_status == 408 or error.http_status >= 500
     if isinstance(error, UpstreamMalformed) and error.http_status is not None:
-        # A redirect refuses; a success that cannot be read does not.
-        return 200 <= error.http_status < 300
+        # A redirect refuses; any other answer that cannot be read does not.
+        return not 300 <= error.http_status < 400
     return error.sent
 
 

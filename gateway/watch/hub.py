@@ -6,10 +6,9 @@ import asyncio
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
-from weakref import WeakValueDictionary
 
 from gateway.clock import sleep_until
-from gateway.watch.loop import Group, Loop, Rules
+from gateway.watch.loop import Holds, Loop, Rules
 from gateway.watch.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Hub(Generic[S]):
         self._clock = clock
         self._rules = rules
         self._loops: dict[Key, Loop[S]] = {}
-        self._groups: WeakValueDictionary[bytes, Group] = WeakValueDictionary()
+        self._holds = Holds(clock)
         self._watchers: set[Watcher[S]] = set()
         # Tasks that were cancelled and have not ended yet: kept, for asyncio holds tasks only weakly.
         self._stopping: set[asyncio.Task[None]] = set()
@@ -53,8 +52,7 @@ class Hub(Generic[S]):
         """
         loop = self._loops.get(key)
         if loop is None:
-            group = self._groups.setdefault(key.credential, Group())
-            loop = Loop(self._clock, self._rules, group, fetch, partial(self._forget, key))
+            loop = Loop(self._clock, self._rules, self._holds, key.credential, fetch, partial(self._forget, key))
             self._loops[key] = loop
         watcher = Watcher(loop, seen)
         loop.watchers.add(watcher)

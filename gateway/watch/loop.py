@@ -37,11 +37,23 @@ class Rules(Generic[S]):
     slots: asyncio.Semaphore
 
 
-@dataclass
-class Group:
-    """The loops of one credential: a throttled poll of one holds back all, until `held_until` of the clock."""
+class Holds:
+    """Until when the loops of each credential are held back, for the upstream throttled one of them."""
 
-    held_until: float = 0.0
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until: dict[bytes, float] = {}
+
+    def until(self, credential: bytes) -> float:
+        """The moment of the clock (seconds) at which the loops of a credential may poll again; in the past for most."""
+        return self._until.get(credential, 0.0)
+
+    def hold(self, credential: bytes, until: float) -> None:
+        """Holds the loops of a credential back until that moment at least."""
+        now = self._clock.monotonic()
+        # A hold outlives the loop that met it, for the others; what is over is forgotten here.
+        self._until = {each: moment for each, moment in self._until.items() if moment > now}
+        self._until[credential] = max(until, self.until(credential))
 
 
 class Loop(Generic[S]):
@@ -51,7 +63,8 @@ class Loop(Generic[S]):
         self,
         clock: Clock,
         rules: Rules[S],
-        group: Group,
+        holds: Holds,
+        credential: bytes,
         fetch: Callable[[], Awaitable[S]],
         on_end: Callable[[Loop[S]], None],
     ) -> None:
@@ -65,7 +78,8 @@ class Loop(Generic[S]):
         self.last_failure: UpstreamError | None = None
         self.next_poll: float | None = clock.monotonic()
         self._rules = rules
-        self._group = group
+        self._holds = holds
+        self._credential = credential
         self._fetch = fetch
         self._on_end = on_end
         self._began = clock.monotonic()
@@ -97,21 +111,25 @@ class Loop(Generic[S]):
             await self._until_due()
             async with self._rules.slots:
                 # While this one waited for its slot, another may have been told to slow down.
-                if self._group.held_until > self.clock.monotonic():
+                if self._held_until > self.clock.monotonic():
                     continue
                 await self._poll()
 
     async def _until_due(self) -> None:
         while True:
-            if self.next_poll is None or self._group.held_until > self.next_poll:
-                self.next_poll = self._group.held_until + self._rules.cadence.spread()
+            if self.next_poll is None or self._held_until > self.next_poll:
+                self.next_poll = self._held_until + self._rules.cadence.spread()
             give_up = self._give_up_at(self.next_poll)
             await sleep_until(self.clock, min(self.next_poll, give_up))
             now = self.clock.monotonic()
             if self.last_failure is not None and now >= give_up and self.next_poll > give_up:
                 raise self._outage(self.last_failure)
-            if now >= max(self.next_poll, self._group.held_until):
+            if now >= max(self.next_poll, self._held_until):
                 return
+
+    @property
+    def _held_until(self) -> float:
+        return self._holds.until(self._credential)
 
     async def _poll(self) -> None:
         started = self.clock.monotonic()
@@ -162,8 +180,7 @@ class Loop(Generic[S]):
         wait = cadence.backoff(self.failures) if error.retry_after is None else error.retry_after + cadence.spread()
         self.next_poll = now + wait
         if error.throttled:
-            held_until = now + min(wait, self._rules.outage_seconds)
-            self._group.held_until = max(self._group.held_until, held_until)
+            self._holds.hold(self._credential, now + min(wait, self._rules.outage_seconds))
 
     def _outage(self, last: UpstreamError) -> UpstreamOutage:
         since = self._began if self._failing_since is None else self._failing_since

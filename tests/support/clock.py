@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+STAMP = 1e-9
+
+
 @dataclass(order=True)
 class SteppedTimer:
     when: float
@@ -30,9 +33,14 @@ class SteppedClock:
         self.now = 1_000.0
         self._timers: list[SteppedTimer] = []
         self._numbers = itertools.count()
+        self._stamps = itertools.count()
 
     def monotonic(self) -> float:
         return self.now
+
+    def stamp(self) -> float:
+        """The time, and a little more at each call: what happens at one moment has an order too."""
+        return self.now + next(self._stamps) * STAMP
 
     def time(self) -> float:
         return 1_700_000_000.0 + self.now

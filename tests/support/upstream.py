@@ -104,12 +104,7 @@ class ScriptedUpstream:
                 async with self.arrived:
                     self.seen.append(seen)
                     self.arrived.notify_all()
-                reply = self._reply(seen)
-                connection = Connection(reader, writer)
-                if isinstance(reply, bytes):
-                    await connection.send(reply)
-                else:
-                    await reply(connection)
+                if not await self.respond(seen, Connection(reader, writer)):
                     return
         except (ConnectionError, asyncio.IncompleteReadError):
             return
@@ -118,6 +113,15 @@ class ScriptedUpstream:
         finally:
             self._tasks.discard(task)
             writer.close()
+
+    async def respond(self, seen: Seen, connection: Connection) -> bool:
+        """Answers a request; says whether the connection may go on."""
+        reply = self._reply(seen)
+        if isinstance(reply, bytes):
+            await connection.send(reply)
+            return True
+        await reply(connection)
+        return False
 
     def _reply(self, seen: Seen) -> Any:
         replies = self.routes.get((seen.method, seen.path), self.script)

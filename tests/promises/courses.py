@@ -1,0 +1,88 @@
+"""Made-up jobs and upstream troubles, drawn from a seed: what both kinds of run share."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Course:
+    """The course of a job: when (seconds after its start) it takes which progress, and when it ends."""
+
+    uid: int
+    steps: tuple[tuple[float, int], ...]
+    end: float
+    result: bytes
+
+    def at(self, elapsed: float) -> tuple[str, bool]:
+        """The state's word and progress as one text, and whether it is the end."""
+        if elapsed >= self.end:
+            return "success", True
+        value = 0
+        for moment, step in self.steps:
+            if moment <= elapsed:
+                value = step
+        return f"at {value}", False
+
+
+def draw_course(dice: random.Random, uid: int, longest: float) -> Course:
+    """A course of up to `longest` seconds; its progress goes back and repeats now and then."""
+    end = dice.uniform(0, longest)
+    count = dice.randrange(0, 12)
+    moments = sorted(dice.uniform(0, end) for _ in range(count))
+    size = dice.choice([2, 2, 50, 300])
+    result = b'{"r":"%b"}' % (bytes([97 + uid % 26]) * size)
+    return Course(uid, tuple((moment, dice.randrange(0, 6)) for moment in moments), end, result)
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What the upstream does for some seconds to the requests of some credentials and jobs.
+
+    `name` says what; `retry_after` goes with a 429 or 503.
+    """
+
+    name: str
+    began: float
+    ended: float
+    credential: str | None
+    uid: int | None
+    retry_after: float = 0.0
+
+    def meets(self, now: float, credential: str, uid: int) -> bool:
+        """Whether a request of now meets it."""
+        mine = self.credential in (None, credential) and self.uid in (None, uid)
+        return mine and self.began <= now < self.ended
+
+
+PASSING = ("429", "503", "502", "504", "500", "408", "lost", "timed out", "malformed", "hang")
+FINAL = ("401", "403", "404", "410")
+
+
+@dataclass
+class Troubles:
+    """The troubles of a run, of the kinds `passing` and `FINAL`; the last that a request meets is its."""
+
+    passing: tuple[str, ...] = PASSING
+    plan: list[Trouble] = field(default_factory=list)
+
+    def draw(self, dice: random.Random, now: float, longest: float, credentials: list[str], uids: list[int]) -> None:
+        """Adds one that begins now and lasts up to `longest` seconds."""
+        final = dice.random() < 0.15
+        name = dice.choice(FINAL if final else self.passing)
+        retry = name in ("429", "503") and dice.random() < 0.6
+        self.plan.append(
+            Trouble(
+                name,
+                now,
+                now + dice.uniform(0, longest),
+                dice.choice([None, *credentials]),
+                dice.choice(uids) if final else dice.choice([None, *uids]),
+                dice.choice([1.0, longest / 3]) if retry else 0.0,
+            )
+        )
+
+    def of(self, now: float, credential: str, uid: int) -> Trouble | None:
+        """What a request of now meets."""
+        return next((each for each in reversed(self.plan) if each.meets(now, credential, uid)), None)
