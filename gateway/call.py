@@ -76,7 +76,7 @@ class Call:
         try:
             await self._context.write(event)
         except InternalError:
-            # It can meet a connection that is gone before grpc.aio cancels the handler for it: one way to leave is enough.
+            # The connection is gone, and grpc.aio has not cancelled the handler for it yet: one way to leave is enough.
             await _cancel_this_task()
 
     def end(self) -> None:

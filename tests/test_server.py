@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
 import socket
 import sys
+from collections import Counter
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -249,13 +251,8 @@ async def test_a_burst_is_served_or_refused_with_a_reason_and_never_dropped(
     upstream: ScriptedUpstream, most: int
 ) -> None:
     burst = 2_000
-    go = asyncio.Event()
-
-    async def slow(connection: Connection) -> None:
-        await go.wait()
-        await connection.send(RUNNING)
-
-    upstream.script.append(slow)
+    held = Held(answer(200, {"uid": 42, "status": "running"}, headers={"Connection": "close"}))
+    upstream.script.append(held)
     async with running(upstream.url, max_calls=most, max_watches=most) as gateway, stub(gateway) as jobs:
 
         async def outcome() -> str:
@@ -266,11 +263,11 @@ async def test_a_burst_is_served_or_refused_with_a_reason_and_never_dropped(
             return "OK"
 
         calls = [asyncio.create_task(outcome()) for _ in range(burst)]
-        await upstream.wait_for(most)
-        go.set()
-        outcomes = await asyncio.gather(*calls)
-    assert set(outcomes) == {"OK", "LIMIT_REACHED"}
-    assert outcomes.count("OK") >= most
+        refused = [await each for each in itertools.islice(asyncio.as_completed(calls), burst - most)]
+        held.go.set()
+        outcomes = Counter(await asyncio.gather(*calls))
+    assert Counter(refused) == {"LIMIT_REACHED": burst - most}
+    assert outcomes == {"LIMIT_REACHED": burst - most, "OK": most}
 
 
 def test_grpc_knows_every_option_that_is_set() -> None:

@@ -128,8 +128,9 @@ class _ContentFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Content
     and nothing in a unary answer (`Job.content_omitted`): `WatchJob` delivers it.
     """
     CONTENT_FORMAT_STRUCT: _ContentFormat.ValueType  # 1
-    """`content`, with numbers rounded to doubles; `content_json` where a Struct cannot hold the result (not an object,
-    deeper than 32 levels, over 3 MiB encoded).
+    """`content`, with numbers rounded to doubles; where a Struct cannot hold the result (not an object, deeper than 32
+    levels, over 3 MiB encoded, a string with a lone surrogate, a number beyond a double), bytes as
+    `CONTENT_FORMAT_UNSPECIFIED` gives them.
     """
     CONTENT_FORMAT_JSON: _ContentFormat.ValueType  # 2
     """`content_json` in one message, up to 256 MiB: the caller MUST raise its own receive limit for more than 4 MiB.
@@ -150,8 +151,9 @@ no larger than 1 MiB, both as JSON and as a Struct; else `content_json` up to 3 
 and nothing in a unary answer (`Job.content_omitted`): `WatchJob` delivers it.
 """
 CONTENT_FORMAT_STRUCT: ContentFormat.ValueType  # 1
-"""`content`, with numbers rounded to doubles; `content_json` where a Struct cannot hold the result (not an object,
-deeper than 32 levels, over 3 MiB encoded).
+"""`content`, with numbers rounded to doubles; where a Struct cannot hold the result (not an object, deeper than 32
+levels, over 3 MiB encoded, a string with a lone surrogate, a number beyond a double), bytes as
+`CONTENT_FORMAT_UNSPECIFIED` gives them.
 """
 CONTENT_FORMAT_JSON: ContentFormat.ValueType  # 2
 """`content_json` in one message, up to 256 MiB: the caller MUST raise its own receive limit for more than 4 MiB.
