@@ -40,6 +40,11 @@ class JobState:
         self.token = write_token(ResumePoint(job.uid, self.digest))
         self._encoded: dict[tuple[pb.ContentFormat.ValueType, bool], asyncio.Task[Encoded] | Encoded] = {}
 
+    @property
+    def size(self) -> int:
+        """What holds most of its memory, in bytes: the result, and a little for the rest."""
+        return 1_000 + (0 if self.job.result is None else len(self.job.result))
+
     async def encode(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Encoded:
         """The message of the job in a format. Raises `ResultTooLarge`."""
         key = (content_format, streaming)

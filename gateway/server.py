@@ -82,6 +82,7 @@ class Gateway:
         rules = Rules(
             same=same_state,
             is_last=lambda state: state.job.done,
+            size=lambda state: state.size,
             cadence=Cadence(settings.poll_interval_min_seconds, settings.poll_interval_max_seconds),
             outage_seconds=settings.poll_outage_seconds,
             slots=asyncio.Semaphore(POLL_SLOTS),

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,7 @@ from gateway.errors import (
     UpstreamTimedOut,
 )
 from gateway.watch import Changed, Key, Quiet
+from gateway.watch.ends import KEEP_BYTES, KEEP_SECONDS
 from tests.support.clock import SteppedClock, settle
 from tests.support.fetching import Fetch, Hang, State, make_hub
 
@@ -66,6 +66,8 @@ async def assert_nothing_left(hub: Hub[State], clock: SteppedClock) -> None:
     await settle()
     assert len(hub) == 0
     assert hub.watching == 0
+    # An end that was just read is kept for a while.
+    await clock.advance(KEEP_SECONDS)
     assert clock.pending == 0
     await hub.aclose()
     others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -175,18 +177,19 @@ async def test_a_final_failure_ends_all_watchers_and_the_next_gets_a_loop_of_its
     await assert_nothing_left(hub, clock)
 
 
-async def test_who_joins_while_others_still_read_the_end_gets_the_end_from_a_loop_of_its_own(
-    clock: SteppedClock,
-) -> None:
+async def test_who_joins_while_others_still_read_the_end_gets_the_end(clock: SteppedClock) -> None:
     fetch = Fetch(clock, State(1, last=True))
     hub = make_hub(clock)
-    with ExitStack() as stack:
-        reader = stack.enter_context(hub.watch(ANN, fetch))
+    with hub.watch(ANN, fetch) as reader:
         await settle()
         assert len(hub) == 0
         late = Follower(hub, ANN, fetch)
         await settle()
         assert late.values == [1]
+        await clock.advance(KEEP_SECONDS)
+        later = Follower(hub, ANN, fetch)
+        await settle()
+        assert later.values == [1]
         assert await reader.next(FAR) == Changed(State(1, last=True), 0, last=True)
     assert fetch.count == 2
     await assert_nothing_left(hub, clock)
@@ -423,15 +426,14 @@ async def test_a_cancellation_at_any_moment_leaves_nothing_behind() -> None:
         clock = SteppedClock()
         hub = make_hub(clock, slots=1)
         fetch = Fetch(clock, State(1), lost(), State(2), throttled(1), Hang)
-        async with AsyncExitStack():
-            follower = Follower(hub, ANN, fetch)
-            for _ in range(rounds):
-                await asyncio.sleep(0)
-                if clock.pending:
-                    await clock.advance(0.2)
-            if not follower.task.done():
-                follower.task.cancel()
-            await asyncio.wait([follower.task])
+        follower = Follower(hub, ANN, fetch)
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+            if clock.pending:
+                await clock.advance(0.2)
+        if not follower.task.done():
+            follower.task.cancel()
+        await asyncio.wait([follower.task])
         await assert_nothing_left(hub, clock)
 
 
@@ -455,4 +457,44 @@ async def test_keys_of_ended_loops_are_forgotten(clock: SteppedClock) -> None:
         follower = Follower(hub, Key(b"ann", number), Fetch(clock, State(1, last=True)))
         await settle()
         assert follower.task.done()
+    await assert_nothing_left(hub, clock)
+
+
+async def test_who_comes_late_gets_the_end_that_was_just_read_without_a_poll(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), State(2, last=True))
+    hub = make_hub(clock)
+    first = Follower(hub, ANN, fetch)
+    await clock.advance(2)
+    assert first.values == [1, 2]
+    late = [Follower(hub, ANN, fetch) for _ in range(10)]
+    other = Follower(hub, BOB, Fetch(clock, UpstreamAnswered(404, "not yours")))
+    await settle()
+    assert all(follower.values == [2] for follower in late)
+    assert fetch.count == 2
+    with pytest.raises(UpstreamAnswered):
+        await other.task
+    await clock.advance(KEEP_SECONDS)
+    later = Follower(hub, ANN, fetch)
+    await settle()
+    assert (later.values, fetch.count) == ([2], 3)
+    await clock.advance(KEEP_SECONDS)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_ends_are_kept_within_a_limit_of_bytes_and_the_oldest_go_first(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    fetches = [Fetch(clock, State(1, last=True, size=KEEP_BYTES // 3)) for _ in range(4)]
+    huge = Fetch(clock, State(1, last=True, size=KEEP_BYTES + 1))
+    for _ in range(2):
+        for number, fetch in enumerate([*fetches, huge]):
+            Follower(hub, Key(b"ann", number), fetch)
+            await settle()
+    # The first went for the fourth, then the second for the first, and so on.
+    assert [fetch.count for fetch in fetches] == [2, 2, 2, 2]
+    assert huge.count == 2
+    for number in (1, 2, 3):
+        Follower(hub, Key(b"ann", number), fetches[number])
+    await settle()
+    assert [fetch.count for fetch in fetches] == [2, 2, 2, 2]
+    await clock.advance(KEEP_SECONDS)
     await assert_nothing_left(hub, clock)

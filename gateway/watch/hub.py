@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from gateway.clock import sleep_until
+from gateway.watch.ends import Ends
 from gateway.watch.loop import Holds, Loop, Rules
 from gateway.watch.watcher import Watcher
 
@@ -36,6 +37,7 @@ class Hub(Generic[S]):
         self._clock = clock
         self._rules = rules
         self._loops: dict[Key, Loop[S]] = {}
+        self._ends: Ends[S] = Ends(clock)
         self._holds = Holds(clock)
         self._watchers: set[Watcher[S]] = set()
         # Tasks that were cancelled and have not ended yet: kept, for asyncio holds tasks only weakly.
@@ -50,7 +52,7 @@ class Hub(Generic[S]):
         `fetch` reads the state once and raises `UpstreamError`; it is used where this watcher is the first. `seen`:
         see `Watcher`.
         """
-        loop = self._loops.get(key)
+        loop = self._loops.get(key) or self._ends.get(key)
         if loop is None:
             loop = Loop(self._clock, self._rules, self._holds, key.credential, fetch, partial(self._forget, key))
             self._loops[key] = loop
@@ -68,9 +70,11 @@ class Hub(Generic[S]):
                 loop.stop()
 
     def _forget(self, key: Key, loop: Loop[S]) -> None:
-        # From here on a newcomer gets a loop of its own.
+        # From here on a newcomer gets the end, or a loop of its own.
         if self._loops.get(key) is loop:
             del self._loops[key]
+            if loop.last and loop.state is not None:
+                self._ends.keep(key, loop, self._rules.size(loop.state))
 
     @property
     def watching(self) -> int:
@@ -90,6 +94,7 @@ class Hub(Generic[S]):
 
     async def aclose(self) -> None:
         """Stops all loops, and returns when their tasks have ended."""
+        self._ends.clear()
         tasks = {loop.task for loop in self._loops.values()} | self._stopping
         for task in tasks:
             task.cancel()

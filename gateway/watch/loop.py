@@ -26,12 +26,14 @@ S = TypeVar("S")
 class Rules(Generic[S]):
     """What holds for every loop of a hub.
 
-    `same`: whether two states are equal to a watcher. `is_last`: whether nothing follows a state. `outage_seconds`:
-    how long passing failures are ridden out. `slots`: a poll takes one before it starts.
+    `same`: whether two states are equal to a watcher. `is_last`: whether nothing follows a state. `size`: what
+    keeping a state costs, in bytes. `outage_seconds`: how long passing failures are ridden out. `slots`: a poll takes
+    one before it starts.
     """
 
     same: Callable[[S, S], bool]
     is_last: Callable[[S], bool]
+    size: Callable[[S], int]
     cadence: Cadence
     outage_seconds: float
     slots: asyncio.Semaphore

@@ -111,6 +111,7 @@ class SteppedRun:
         rules: Rules[JobState] = Rules(
             same=same_state,
             is_last=lambda state: state.job.done,
+            size=lambda state: state.size,
             cadence=Cadence(SHORTEST, LONGEST, random.Random(self.dice.random())),
             outage_seconds=OUTAGE,
             slots=asyncio.Semaphore(1_000),

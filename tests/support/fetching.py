@@ -21,6 +21,7 @@ class State:
     value: int
     last: bool = False
     url: str = ""
+    size: int = 100
 
 
 class Hang:
@@ -72,6 +73,7 @@ def make_hub(
     rules: Rules[State] = Rules(
         same=lambda one, other: one.value == other.value and one.last == other.last,
         is_last=lambda state: state.last,
+        size=lambda state: state.size,
         cadence=Cadence(shortest, longest, random.Random(seed)),
         outage_seconds=outage,
         slots=asyncio.Semaphore(slots),

@@ -1,0 +1,58 @@
+"""Ends that were just read, kept for a short while: who comes late costs no poll."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from gateway.clock import Clock, Timer
+    from gateway.watch.loop import Loop
+
+S = TypeVar("S")
+
+KEEP_SECONDS = 5.0
+KEEP_BYTES = 64 << 20
+
+
+class Ends(Generic[S]):
+    """Loops that ended with a last state, for 5 seconds and up to 64 MiB of states; the oldest go first."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._kept: OrderedDict[Hashable, tuple[Loop[S], int, Timer]] = OrderedDict()
+        self._bytes = 0
+
+    def keep(self, key: Hashable, loop: Loop[S], size: int) -> None:
+        """Keeps the end of a loop whose last state has `size` bytes, unless it alone is over the limit."""
+        self.drop(key)
+        if size > KEEP_BYTES:
+            return
+        timer = self._clock.call_at(self._clock.monotonic() + KEEP_SECONDS, lambda: self.drop(key))
+        self._kept[key] = (loop, size, timer)
+        self._bytes += size
+        while self._bytes > KEEP_BYTES:
+            self.drop(next(iter(self._kept)))
+
+    def get(self, key: Hashable) -> Loop[S] | None:
+        """The loop whose end is kept, or None."""
+        entry = self._kept.get(key)
+        return None if entry is None else entry[0]
+
+    def drop(self, key: Hashable) -> None:
+        """Forgets an end, where there is one."""
+        entry = self._kept.pop(key, None)
+        if entry is not None:
+            _, size, timer = entry
+            self._bytes -= size
+            timer.cancel()
+
+    def clear(self) -> None:
+        """Forgets all ends."""
+        for key in tuple(self._kept):
+            self.drop(key)
+
+    def __len__(self) -> int:
+        return len(self._kept)
