@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: help setup demo test check format generate lock release-image clean
+.PHONY: help setup demo test check soak mutants format generate lock release-image clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -31,7 +31,14 @@ check: $(SETUP) ## format, lint, types, import directions, proto, generated code
 	$(BIN)/lint-imports
 	$(BIN)/buf lint proto
 	$(BIN)/buf breaking proto --against proto/released.binpb
-	$(BIN)/python scripts/generate --check
+	$(BIN)/python scripts/generate.py --check
+
+SEEDS ?= 100-499
+soak: $(SETUP) ## judge the watch promises over more runs (SEEDS=100-499; SEEDS=7 replays one)
+	PROMISES_SEEDS=$(SEEDS) PROMISES_SOCKET_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/promises $(ARGS)
+
+mutants: $(SETUP) ## break each promise of a watch in the code, and see the checker find it
+	$(BIN)/python scripts/mutate.py
 
 format: $(SETUP) ## format the code and the contract
 	$(BIN)/ruff format .
@@ -39,7 +46,7 @@ format: $(SETUP) ## format the code and the contract
 	$(BIN)/buf format --write proto
 
 generate: $(SETUP) ## write generated/ anew from proto/
-	$(BIN)/python scripts/generate
+	$(BIN)/python scripts/generate.py
 
 lock: $(SETUP) ## pin the dependencies anew (ARGS=--upgrade for newer ones)
 	PATH=$(CURDIR)/$(BIN):$$PATH scripts/lock $(ARGS)

@@ -112,6 +112,10 @@ class Gateway:
         await server.start()
         self._server = server
 
+    async def idle(self) -> None:
+        """Returns when no call is being served."""
+        await self._admission.idle(float("inf"))
+
     async def stop(self, grace: float | None = None) -> None:
         """Drains within `grace` seconds (the setting's, where it is None), then closes the listener and all else.
 

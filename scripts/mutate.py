@@ -1,0 +1,243 @@
+"""Breaks the code once for each promise of a watch, and shows which check of the history finds it.
+
+Each mutation is made in a copy of the tree; the runs on the stepped clock are then judged there. Exits 1 where one
+survives, or where its text no longer stands in the code.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+SEEDS = "0-11"
+
+
+class Mutation(NamedTuple):
+    """What is broken: in `file`, `old` becomes `new`."""
+
+    promise: str
+    what: str
+    file: str
+    old: str
+    new: str
+
+
+WATCHER, LOOP, HUB, STREAM, EVENTS = (
+    f"gateway/{name}.py" for name in ("watch/watcher", "watch/loop", "watch/hub", "stream", "events")
+)
+
+MUTATIONS = [
+    Mutation("1", "a newcomer waits for a change", WATCHER, "self._version = 0\n", "self._version = loop.version\n"),
+    Mutation("1", "a token that fits is not looked at", WATCHER, "if not known:", "if True:"),
+    Mutation(
+        "2",
+        "equal states are repeated",
+        LOOP,
+        "changed = self.state is None or not rules.same(self.state, state)",
+        "changed = True",
+    ),
+    Mutation(
+        "2",
+        "every second change is lost",
+        LOOP,
+        "            self.version += 1\n        if self.last:",
+        "            self.version += self.version % 2 or 2\n        if self.last:",
+    ),
+    Mutation("3", "a stream goes on after the end", STREAM, "self.ended = last", "self.ended = False"),
+    Mutation(
+        "3",
+        "a stream ends with OK where its loop failed",
+        WATCHER,
+        "raise loop.failure.with_traceback(None)",
+        "return Changed(loop.state, 0, True)  # type: ignore[arg-type]",
+    ),
+    Mutation(
+        "3",
+        "chunks lose their last piece",
+        EVENTS,
+        "range(offset, len(result), CHUNK_BYTES)",
+        "range(offset, len(result) - CHUNK_BYTES, CHUNK_BYTES)",
+    ),
+    Mutation(
+        "3, 11",
+        "chunks do not go on at their offset",
+        EVENTS,
+        "return min(point.offset, len(result))",
+        "return min(point.offset + 1, len(result))",
+    ),
+    Mutation(
+        "4",
+        "what was skipped is not counted",
+        WATCHER,
+        "skipped = 0 if first else loop.version - self._version - 1",
+        "skipped = 0",
+    ),
+    Mutation(
+        "4",
+        "a slow watcher gets the state that it missed first",
+        WATCHER,
+        "return Changed(loop.state, skipped, loop.last)",
+        "self._old = getattr(self, '_old', loop.state); old, self._old = self._old, loop.state; return Changed(old, skipped, loop.last)",
+    ),
+    Mutation(
+        "5",
+        "each watcher has a loop of its own",
+        HUB,
+        "loop = self._loops.get(key) or self._ends.get(key)",
+        "loop = None",
+    ),
+    Mutation(
+        "5",
+        "credentials share a loop",
+        HUB,
+        "        loop = self._loops.get(key) or",
+        "        key = Key(b'', key.name)\n        loop = self._loops.get(key) or",
+    ),
+    Mutation(
+        "5",
+        "the shortest interval is not kept",
+        LOOP,
+        "self.next_poll = now + rules.cadence.interval(now - self._began)",
+        "self.next_poll = now + 0.1",
+    ),
+    Mutation(
+        "6", "a loop polls on without watchers", HUB, "if not loop.watchers and not loop.task.done():", "if False:"
+    ),
+    Mutation(
+        "6",
+        "the first who leaves stops the loop",
+        HUB,
+        "if not loop.watchers and not loop.task.done():",
+        "if not loop.task.done():",
+    ),
+    Mutation(
+        "7",
+        "a final failure is not told",
+        LOOP,
+        "        self._on_end(self)\n        self._wake_watchers()\n\n    def _wake",
+        "        self._on_end(self)\n\n    def _wake",
+    ),
+    Mutation(
+        "7",
+        "a loop that failed takes newcomers",
+        LOOP,
+        "        self.failure = failure\n        self._on_end(self)",
+        "        self.failure = failure",
+    ),
+    Mutation(
+        "7",
+        "a loop that ended takes newcomers and is stopped for the last of them",
+        HUB,
+        "            del self._loops[key]\n",
+        "            pass\n",
+    ),
+    Mutation("8", "a passing failure ends the watch", LOOP, "if not error.passing:", "if True:"),
+    Mutation("8", "a final failure is ridden out", LOOP, "if not error.passing:", "if False:"),
+    Mutation("8", "an outage has no limit", LOOP, "return since + self._rules.outage_seconds", "return since + 1e9"),
+    Mutation(
+        "8",
+        "an outage ends too early",
+        LOOP,
+        "return since + self._rules.outage_seconds",
+        "return since + self._rules.outage_seconds / 2",
+    ),
+    Mutation(
+        "8",
+        "a success does not reset the outage",
+        LOOP,
+        "        self._failing_since = None\n        self.next_poll",
+        "        self.next_poll",
+    ),
+    Mutation(
+        "8",
+        "Retry-After is not honoured",
+        LOOP,
+        "if error.retry_after is None else error.retry_after + cadence.spread()",
+        "if True else 0.0",
+    ),
+    Mutation("8", "a 429 holds back its own loop only", LOOP, "        if error.throttled:", "        if False:"),
+    Mutation(
+        "8",
+        "the last failure is another one",
+        LOOP,
+        "return UpstreamOutage(last, ",
+        "return UpstreamOutage(UpstreamError('other') if False else UpstreamTimedOut('x') if not isinstance(last, UpstreamTimedOut) else type('Other', (UpstreamError,), {})('x'), ",
+    ),
+    Mutation("9", "heartbeats come late", STREAM, "HEARTBEAT_PART = 0.9", "HEARTBEAT_PART = 1.5"),
+    Mutation("9", "heartbeats do not count failures", LOOP, "self.failures += 1", "self.failures = 1"),
+    Mutation(
+        "9",
+        "heartbeats keep the last failure",
+        LOOP,
+        "        self.last_failure = None\n        self._failing_since",
+        "        self._failing_since",
+    ),
+    Mutation(
+        "10",
+        "a poll that hangs is never cut off",
+        LOOP,
+        "async with TimeLimit(self.clock, self._give_up_at(started)):",
+        "if True:",
+    ),
+    Mutation(
+        "11",
+        "heartbeats bear no token",
+        STREAM,
+        "watcher.loop.state, self._token, failure",
+        "watcher.loop.state, '', failure",
+    ),
+    Mutation(
+        "11", "the end is not given again", WATCHER, "first and not loop.last and self._seen", "first and self._seen"
+    ),
+]
+
+
+def judge(mutation: Mutation, folder: Path) -> str:
+    """What finds the mutation: the names of the checks that it breaks, another failure, or nothing."""
+    target = folder / mutation.file
+    text = (ROOT / mutation.file).read_text()
+    if text.count(mutation.old) != 1:
+        return "its text no longer stands in the code once"
+    target.write_text(text.replace(mutation.old, mutation.new))
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/promises/test_stepped.py"]
+    environment = os.environ | {"PROMISES_SEEDS": SEEDS, "PYTHONPATH": f"{folder}{os.pathsep}{folder / 'generated'}"}
+    try:
+        done = subprocess.run(  # noqa: S603 - our own tests
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+    except subprocess.TimeoutExpired:
+        return "found: it never ends"
+    finally:
+        target.write_text(text)
+    if done.returncode == 0:
+        return "SURVIVED"
+    checks = sorted(set(re.findall(r"'(\w+)': [\"']", done.stdout)))
+    other = re.findall(r"^E +(\w*(?:Error|Exception)[^\n]{0,80})", done.stdout, re.MULTILINE)
+    return "found: " + (", ".join(checks) or (other[0] if other else "the run failed"))
+
+
+def main() -> None:
+    """Prints a row for each mutation."""
+    wrong = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("gateway", "generated", "tests"):
+            shutil.copytree(ROOT / part, folder / part)
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        for mutation in MUTATIONS:
+            verdict = judge(mutation, folder)
+            wrong += not verdict.startswith("found")
+            print(f"{mutation.promise:5} {mutation.what:68} {verdict}", flush=True)
+    print(f"{len(MUTATIONS)} mutations, {wrong} not found")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
