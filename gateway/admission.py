@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.clock import Signal
@@ -24,37 +25,46 @@ def draining() -> Draining:
     return Draining(retry_after=random.uniform(*DRAIN_RETRY_SECONDS))  # noqa: S311 - jitter
 
 
+@dataclass
+class Places:
+    """How many of a kind may be inside, and how many are."""
+
+    of: str
+    limit: int
+    taken: int = 0
+
+
 class Admission:
     """Counts calls and watches (`RunJob` counts as one) against their limits, and knows whether the process drains."""
 
     def __init__(self, clock: Clock, *, max_calls: int, max_watches: int) -> None:
         self._clock = clock
         self._left = Signal(clock)
-        self._limits = {False: max_calls, True: max_watches}
-        self._inside = {False: 0, True: 0}
+        self._calls = Places("calls", max_calls)
+        self._watches = Places("watches", max_watches)
         self.draining = False
 
     @property
     def inside(self) -> int:
         """How many calls and watches are inside now."""
-        return sum(self._inside.values())
+        return self._calls.taken + self._watches.taken
 
     @contextmanager
     def enter(self, *, watch: bool) -> Iterator[None]:
         """Holds a place until the context is left. Raises `Draining` or `LimitReached` where there is none."""
         if self.draining:
             raise draining()
-        if self._inside[watch] >= self._limits[watch]:
-            kind = "watches" if watch else "calls"
+        places = self._watches if watch else self._calls
+        if places.taken >= places.limit:
             raise LimitReached(
-                f"the gateway serves {self._limits[watch]} {kind} at once and has no place now",
+                f"the gateway serves {places.limit} {places.of} at once and has no place now",
                 retry_after=LIMIT_RETRY_SECONDS,
             )
-        self._inside[watch] += 1
+        places.taken += 1
         try:
             yield
         finally:
-            self._inside[watch] -= 1
+            places.taken -= 1
             self._left.set()
 
     async def idle(self, until: float) -> bool:

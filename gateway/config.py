@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import PydanticBaseSettingsSource as Source
 
 if TYPE_CHECKING:
     from typing import Self
@@ -47,13 +48,15 @@ def _listen(value: str) -> str:
     return value
 
 
-# Scheme, host, port, path; a path of visible ASCII that nobody reads in two ways.
+# Scheme, host, port, path.
 _URL = re.compile(r"https?://(\[[^\]]*\]|[^/:@?#\[\]]*)(?::(\d{1,5}))?(?:/[!-~]*)?", re.IGNORECASE | re.ASCII)
 
 
 def _http_url(value: str) -> str:
     if any(each in value for each in "@?#"):
         raise ValueError("it has neither user nor query nor fragment: callers' credentials come with their calls")
+    if re.search(r"/\.\.?(/|$)|%|\\|;", value):
+        raise ValueError("its path must not hold . or .. as a segment, nor % \\ or ;, which not all read alike")
     match = _URL.fullmatch(value)
     if match is None or not _is_host(match[1]) or int(match[2] or 0) > 65535:
         raise ValueError("it is an http or https URL, such as https://cloud.viktor.ai/api")
@@ -64,6 +67,19 @@ class Settings(BaseSettings):
     """All settings; each field is the variable `JOBGATEWAY_` and its name in capitals. Seconds may be fractional."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: Source,
+        env_settings: Source,
+        dotenv_settings: Source,
+        file_secret_settings: Source,
+    ) -> tuple[Source, ...]:
+        """Nothing but what is given by name: only `load` reads the environment."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
 
     upstream_url: Annotated[str, AfterValidator(_http_url)] = Field(
         description="Base URL of the REST API, such as `https://cloud.viktor.ai/api`. Required."
@@ -108,6 +124,21 @@ class Settings(BaseSettings):
         return self
 
 
+class _FromEnvironment(Settings):
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: Source,
+        env_settings: Source,
+        dotenv_settings: Source,
+        file_secret_settings: Source,
+    ) -> tuple[Source, ...]:
+        """The environment, and nothing else."""
+        del settings_cls, init_settings, dotenv_settings, file_secret_settings
+        return (env_settings,)
+
+
 def load() -> Settings:
     """The settings in the environment. Raises `ConfigError` for one that is missing, wrong or unknown."""
     known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES
@@ -116,7 +147,7 @@ def load() -> Settings:
         if name.upper().startswith(PREFIX) and name not in known:
             raise ConfigError(f"{name}: there is no such setting; docs/settings.md lists them")
     try:
-        return Settings()
+        return _FromEnvironment()
     except ValidationError as error:
         first = error.errors()[0]
         why = first["msg"].removeprefix("Value error, ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING
 
 from jobgateway.v1 import job_service_pb2 as pb
@@ -35,35 +36,46 @@ def read_format(content_format: int, *, streaming: bool) -> pb.ContentFormat.Val
     return pb.ContentFormat.ValueType(content_format)
 
 
-def put_result(message: pb.Job, result: Result, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> bool:
-    """Puts the result into the message of its job, or marks it as omitted; says whether it goes out in chunks.
+class Delivery(enum.Enum):
+    """Where a result goes."""
+
+    IN_MESSAGE = enum.auto()
+    IN_CHUNKS = enum.auto()
+    LEFT_OUT = enum.auto()
+
+
+def put_result(
+    message: pb.Job, result: Result, content_format: pb.ContentFormat.ValueType, *, streaming: bool
+) -> Delivery:
+    """Puts the result into the message of its job, or marks it there as omitted; says where it goes.
 
     Raises `ResultTooLarge` where one message was asked for and cannot hold it.
     """
-    match content_format:
-        case pb.CONTENT_FORMAT_NONE:
-            fits = False
-        case pb.CONTENT_FORMAT_JSON_CHUNKS:
-            message.content_omitted = True
-            return True
-        case pb.CONTENT_FORMAT_JSON:
-            if len(result) > MAX_ONE_MESSAGE_BYTES:
-                raise ResultTooLarge(
-                    f"the result has {len(result)} bytes, and one message holds {MAX_ONE_MESSAGE_BYTES} at most: "
-                    "watch the job with CONTENT_FORMAT_JSON_CHUNKS"
-                )
-            message.content_json = bytes(result.json)
-            return False
-        case _:
-            struct = _struct(result, content_format)
-            if struct is not None:
-                message.content.CopyFrom(struct)
-                return False
-            fits = len(result) <= MAX_STOCK_BYTES
-            if fits:
-                message.content_json = bytes(result.json)
-    message.content_omitted = not fits
-    return not fits and streaming and content_format != pb.CONTENT_FORMAT_NONE
+    delivery = _put(message, result, content_format, streaming=streaming)
+    message.content_omitted = delivery is not Delivery.IN_MESSAGE
+    return delivery
+
+
+def _put(message: pb.Job, result: Result, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Delivery:
+    if content_format == pb.CONTENT_FORMAT_NONE:
+        return Delivery.LEFT_OUT
+    if content_format == pb.CONTENT_FORMAT_JSON_CHUNKS:
+        return Delivery.IN_CHUNKS
+    if content_format == pb.CONTENT_FORMAT_JSON:
+        if len(result) > MAX_ONE_MESSAGE_BYTES:
+            raise ResultTooLarge(
+                f"the result has {len(result)} bytes, and one message holds {MAX_ONE_MESSAGE_BYTES} at most: "
+                "watch the job with CONTENT_FORMAT_JSON_CHUNKS"
+            )
+    else:
+        struct = _struct(result, content_format)
+        if struct is not None:
+            message.content.CopyFrom(struct)
+            return Delivery.IN_MESSAGE
+        if len(result) > MAX_STOCK_BYTES:
+            return Delivery.IN_CHUNKS if streaming else Delivery.LEFT_OUT
+    message.content_json = bytes(result.json)
+    return Delivery.IN_MESSAGE
 
 
 def _struct(result: Result, content_format: pb.ContentFormat.ValueType) -> struct_pb2.Struct | None:

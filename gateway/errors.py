@@ -27,6 +27,7 @@ No message of an exception holds a credential.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class RequestInvalid(RequestError):
         super().__init__(f"{field}: {description}")
         self.violations = (FieldViolation(field, description),)
 
+    def within(self, parent: str) -> Self:
+        """The same, of a message that stands in the field `parent` of the request."""
+        (violation,) = self.violations
+        return type(self)(f"{parent}.{violation.field}", violation.description)
+
 
 class RequestTooLarge(RequestError):
     """The request is larger than the gateway takes."""
@@ -78,17 +84,19 @@ class UpstreamError(GatewayError):
     """One upstream request did not give what was asked.
 
     `passing`: a later attempt may go well. `sent`: the upstream may have seen the request. `throttled`: it
-    asked us to slow down.
+    asked us to slow down. `http_status`: what it answered, where it did.
     """
 
     passing = True
     sent = True
     throttled = False
+    http_status: int | None = None
 
 
 class UpstreamAnswered(UpstreamError):
     """The upstream answered with an HTTP status that is no success; `violations` are the fields it named."""
 
+    http_status: int
     # 408, 425 and 429 are the client errors that HTTP means to be tried again (RFC 9110, 8470, 6585).
     PASSING_CLIENT_ERRORS = frozenset({408, 425, 429})
 

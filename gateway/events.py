@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.content import CHUNK_BYTES, put_result
+from gateway.content import CHUNK_BYTES, Delivery, put_result
 from gateway.translate import job_message, timestamp
 from gateway.watch import ResumePoint, write_token
 
@@ -53,15 +53,23 @@ class JobState:
             known = self._encoded[key] = self._start(content_format, streaming=streaming)
         if isinstance(known, Encoded):
             return known
-        encoded = await asyncio.shield(known)
-        self._encoded[key] = encoded
+        # Whoever waits first may leave: the others wait for the same.
+        await asyncio.wait([known])
+        error = known.exception()
+        if error is not None:
+            self._encoded.pop(key, None)
+            raise error
+        encoded = self._encoded[key] = known.result()
         return encoded
 
     def _start(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> asyncio.Task[Encoded] | Encoded:
         if self.job.result is None or len(self.job.result) <= ENCODE_IN_THREAD_BYTES:
             return encode_job(self.job, content_format, streaming=streaming)
         work = asyncio.to_thread(encode_job, self.job, content_format, streaming=streaming)
-        return asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(work)
+        # Its error is nobody's to read where all who waited have left.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
 
 
 def same_state(one: JobState, other: JobState) -> bool:
@@ -72,8 +80,10 @@ def same_state(one: JobState, other: JobState) -> bool:
 def encode_job(job: Job, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Encoded:
     """The message of a job with its result in a format. Raises `ResultTooLarge`."""
     message = job_message(job)
-    chunked = job.result is not None and put_result(message, job.result, content_format, streaming=streaming)
-    return Encoded(message.SerializeToString(), chunked)
+    delivery = Delivery.IN_MESSAGE
+    if job.result is not None:
+        delivery = put_result(message, job.result, content_format, streaming=streaming)
+    return Encoded(message.SerializeToString(), chunked=delivery is Delivery.IN_CHUNKS)
 
 
 def job_event(uid: int, job: bytes, token: str, skipped: int) -> bytes:

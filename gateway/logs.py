@@ -7,6 +7,8 @@ import sys
 
 import structlog
 
+UNDECODED = "Invalid encoding on"
+
 
 def configure(log_format: str) -> None:
     """Sets up structlog for the process, and what libraries log from WARNING; `log_format` is `json` or `text`."""
@@ -25,6 +27,8 @@ def configure(log_format: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+    # It quotes metadata that it cannot decode, and a token may be one.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not record.getMessage().startswith(UNDECODED))
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

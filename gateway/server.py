@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -107,7 +108,7 @@ class Gateway:
         try:
             port = server.add_insecure_port(listen)
         except RuntimeError as error:
-            raise OSError(f"JOBGATEWAY_LISTEN: {listen} cannot be bound") from error
+            raise OSError(f"JOBGATEWAY_LISTEN: {listen} cannot be bound: {_why_not_bound(listen)}") from error
         self.address = f"{listen.rpartition(':')[0]}:{port}"
         await server.start()
         self._server = server
@@ -142,8 +143,6 @@ class Gateway:
         await asyncio.wait([slices])
         if not all_left:
             _log.warning("calls cut off", calls=self._admission.inside)
-            # From here on a call that ends does so for us: its job is not to be cancelled for it.
-            self._service.closing = True
             # Each gets a status of ours; grpc's own would be UNAVAILABLE, and a submission would be sent again.
             self._boundary.end_calls()
             await self._admission.idle(self._clock.monotonic() + FLUSH_SECONDS)
@@ -155,6 +154,18 @@ class Gateway:
                 await self._service.aclose()
         except TimeoutError:
             _log.warning("submissions or cancellations cut off")
+
+
+def _why_not_bound(listen: str) -> str:
+    # grpc says it in its own log only.
+    host, _, port = listen.rpartition(":")
+    try:
+        address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(address[0]) as probe:
+            probe.bind(address[4])
+    except OSError as error:
+        return error.strerror or str(error)
+    return "the reason has passed"
 
 
 def _rest_client(settings: Settings) -> RestClient:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,14 +27,14 @@ from gateway.translate import (
 from gateway.watch import Key, Quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from gateway.call import Call
     from gateway.clock import Clock
     from gateway.domain import SendJob
     from gateway.rest import RestClient
-    from gateway.submit import Sent, Submitter
+    from gateway.submit import Sent, Submission, Submitter
     from gateway.watch import Hub, Watcher
 
 # How long a wait lasts that has neither a timeout nor a deadline.
@@ -55,23 +56,21 @@ class JobService:
         self._submitter = submitter
         self._clock = clock
         self._cancellations: set[asyncio.Task[None]] = set()
-        # Set before the server ends what is left over, which looks to a handler like a caller who left.
-        self.closing = False
 
     async def SendJob(self, request: pb.SendJobRequest, call: Call) -> bytes:
         """One POST, or the job of an earlier one under the same request_id."""
         content_format = read_format(request.content_format, streaming=False)
-        sent = await asyncio.shield(await self._submit(request, call))
+        with await self._submit(request, call) as submission:
+            sent = await submission.outcome()
         call.uid = sent.uid
-        if sent.job is not None:
-            return (await JobState(sent.job).encode(content_format, streaming=False)).job
-        return await self._read_or_uid(sent.uid, call, content_format)
+        state = JobState(sent.job) if sent.job is not None else await self._read_or_none(sent.uid, call)
+        return await _answer(state, sent.uid, content_format)
 
     async def GetJob(self, request: pb.GetJobRequest, call: Call) -> bytes:
         """One GET."""
         content_format = read_format(request.content_format, streaming=False)
         call.uid = read_uid(request.uid)
-        return (await (await self._read(call.uid, call)).encode(content_format, streaming=False)).job
+        return await _answer(await self._read(call.uid, call), call.uid, content_format)
 
     async def WatchJob(self, request: pb.WatchJobRequest, call: Call) -> None:
         """Streams the job's states from the hub."""
@@ -98,20 +97,23 @@ class JobService:
             until = self._clock.monotonic() + wait_seconds(timeout, call.remaining())
             with self._watch(call.uid, call) as watcher:
                 state = await _wait(watcher, until)
-        return (await state.encode(content_format, streaming=False)).job
+        return await _answer(state, call.uid, content_format)
 
     async def RunJob(self, request: pb.RunJobRequest, call: Call) -> None:
         """Sends the job, then streams its states from the hub."""
         if not request.HasField("request"):
             raise RequestInvalid("request", "it is required: the job to send")
-        content_format = read_format(request.request.content_format, streaming=True)
+        with _within("request"):
+            content_format = read_format(request.request.content_format, streaming=True)
         heartbeat = read_heartbeat_interval(
             request.heartbeat_interval if request.HasField("heartbeat_interval") else None
         )
-        submission = await self._submit(request.request, call)
+        with _within("request"):
+            submission = await self._submit(request.request, call)
         try:
-            await call.begin_stream()
-            sent = await asyncio.shield(submission)
+            with _within("request"), submission:
+                await call.begin_stream()
+                sent = await submission.outcome()
             call.uid = sent.uid
             stream = EventStream(call, sent.uid, content_format, heartbeat, self._clock)
             await stream.begin(await self._first_state(sent, call))
@@ -119,7 +121,7 @@ class JobService:
                 with self._watch(sent.uid, call, seen=stream.has_seen) as watcher:
                     await stream.follow(watcher)
         except asyncio.CancelledError:
-            if request.cancel_on_disconnect and left_by_caller() and not self.closing:
+            if request.cancel_on_disconnect and left_by_caller() and not call.cut_off:
                 self._cancel_when_sent(submission, call)
             raise
 
@@ -130,9 +132,12 @@ class JobService:
             await self._rest.cancel(uid, call.credential, call.headers)
         except UpstreamAnswered as error:
             # A job that has ended cannot be cancelled, which is what its caller wanted all the same.
-            if error.http_status not in (404, 409) or not await self._has_ended(uid, call):
+            state = await self._read_or_none(uid, call) if error.http_status in (404, 409) else None
+            if state is None or not state.job.done:
                 raise
-        return await self._read_or_uid(uid, call, pb.CONTENT_FORMAT_NONE)
+        else:
+            state = await self._read_or_none(uid, call)
+        return await _answer(state, uid, pb.CONTENT_FORMAT_NONE)
 
     async def aclose(self) -> None:
         """Returns when all submissions and cancellations that were begun have ended."""
@@ -140,7 +145,7 @@ class JobService:
         while self._cancellations:
             await asyncio.wait(self._cancellations)
 
-    async def _submit(self, request: pb.SendJobRequest, call: Call) -> asyncio.Task[Sent]:
+    async def _submit(self, request: pb.SendJobRequest, call: Call) -> Submission:
         request_id = read_request_id(request.request_id)
         if request.ByteSize() > READ_IN_THREAD_BYTES:
             job, mark = await asyncio.to_thread(_read_request, request, request_id)
@@ -156,37 +161,33 @@ class JobService:
     async def _read(self, uid: int, call: Call) -> JobState:
         return JobState(await self._rest.get(uid, call.credential, call.headers))
 
-    async def _read_or_uid(self, uid: int, call: Call, content_format: pb.ContentFormat.ValueType) -> bytes:
-        # What was asked for is done by now: a state that cannot be read takes nothing of that back.
+    async def _read_or_none(self, uid: int, call: Call) -> JobState | None:
+        # For where what was asked for is done by now: a state that cannot be read takes nothing of that back.
         try:
-            state = await self._read(uid, call)
+            return await self._read(uid, call)
         except UpstreamError:
-            return pb.Job(uid=uid).SerializeToString()
-        return (await state.encode(content_format, streaming=False)).job
-
-    async def _has_ended(self, uid: int, call: Call) -> bool:
-        try:
-            return (await self._read(uid, call)).job.done
-        except UpstreamError:
-            return False
+            return None
 
     async def _first_state(self, sent: Sent, call: Call) -> JobState:
-        if sent.job is not None:
-            return JobState(sent.job)
-        try:
-            return await self._read(sent.uid, call)
-        except UpstreamError:
-            return JobState(Job(sent.uid, JobStatus.RUNNING, "", done=False, observe_time=self._clock.time()))
+        state = JobState(sent.job) if sent.job is not None else await self._read_or_none(sent.uid, call)
+        return state or JobState(Job(sent.uid, JobStatus.RUNNING, "", done=False, observe_time=self._clock.time()))
 
     def _watch(
         self, uid: int, call: Call, seen: Callable[[JobState], bool] | None = None
     ) -> AbstractContextManager[Watcher[JobState]]:
-        return self._hub.watch(Key(call.credential.poll_key, uid), lambda: self._read(uid, call), seen)
+        # A loop may outlive the call that began it, and keeps no more of it than this.
+        credential, headers = call.credential, call.headers
 
-    def _cancel_when_sent(self, submission: asyncio.Task[Sent], call: Call) -> None:
+        async def fetch() -> JobState:
+            return JobState(await self._rest.get(uid, credential, headers))
+
+        return self._hub.watch(Key(credential.poll_key, uid), fetch, seen)
+
+    def _cancel_when_sent(self, submission: Submission, call: Call) -> None:
         async def cancel() -> None:
             try:
-                sent = await submission
+                # Not as a caller: if nothing was sent yet, nothing need be.
+                sent = await submission.outcome()
                 await self._rest.cancel(sent.uid, call.credential, call.headers)
             except GatewayError as error:
                 # There is nobody left to tell but the log.
@@ -202,6 +203,22 @@ class JobService:
 def _read_request(request: pb.SendJobRequest, request_id: str) -> tuple[SendJob, bytes]:
     job = read_send_job(request)
     return job, fingerprint(job) if request_id else b""
+
+
+async def _answer(state: JobState | None, uid: int, content_format: pb.ContentFormat.ValueType) -> bytes:
+    """The encoded `Job` of a state, or of the uid alone where there is none."""
+    if state is None:
+        return pb.Job(uid=uid).SerializeToString()
+    return (await state.encode(content_format, streaming=False)).job
+
+
+@contextmanager
+def _within(field: str) -> Iterator[None]:
+    """What is invalid here, is so within `field` of the request."""
+    try:
+        yield
+    except RequestInvalid as error:
+        raise error.within(field) from error
 
 
 def wait_seconds(timeout: float | None, remaining: float | None) -> float:

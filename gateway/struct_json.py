@@ -16,7 +16,7 @@ DIGITS_OF_A_DOUBLE = 15
 def struct_to_json(struct: struct_pb2.Struct) -> bytes:
     """The JSON of a Struct; integral numbers up to 2^53 as integers.
 
-    Raises `ValueError`, with the dotted path, for NaN, infinities and values without a kind.
+    Raises `NotJsonError` for NaN, infinities and values without a kind.
     """
     return json.dumps(_members(struct, ()), ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -48,20 +48,24 @@ def _plain(value: struct_pb2.Value, path: Path) -> Any:
         case "list_value":
             return [_plain(each, (*path, index)) for index, each in enumerate(value.list_value.values)]
         case _:
-            raise ValueError(f"the value at '{_dotted(path)}' has no kind; a JSON null is null_value")
+            raise NotJsonError(path, "the value has no kind; a JSON null is null_value")
 
 
 def _number(number: float, path: Path) -> float:
     if not math.isfinite(number):
-        raise ValueError(f"the number at '{_dotted(path)}' is {number}, which JSON cannot hold")
+        raise NotJsonError(path, f"the number is {number}, which JSON cannot hold")
     # -0.0 stays a float, for the integer would lose its sign.
     if number.is_integer() and abs(number) <= MAX_EXACT_INTEGER and (number or math.copysign(1, number) > 0):
         return int(number)
     return number
 
 
-def _dotted(path: Path) -> str:
-    return ".".join(map(str, path))
+class NotJsonError(ValueError):
+    """A Struct holds what JSON cannot; `path` says where, with dots."""
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(message)
+        self.path = ".".join(map(str, path))
 
 
 class NotExactError(ValueError):

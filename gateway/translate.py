@@ -13,7 +13,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway.domain import JobStatus, SendJob
 from gateway.errors import RequestInvalid, RequestTooLarge
 from gateway.json_text import check_json
-from gateway.struct_json import NotExactError, json_to_struct, struct_to_json
+from gateway.struct_json import NotExactError, NotJsonError, json_to_struct, struct_to_json
 
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
@@ -40,17 +40,7 @@ _PATH_CHANGERS = re.compile(r"[/\\?#%;\x00-\x1f\x7f-\x9f]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _REQUEST_ID = re.compile(r"[!-~]{0,128}")
 
-STATUSES = {
-    JobStatus.UNSPECIFIED: pb.JOB_STATUS_UNSPECIFIED,
-    JobStatus.RUNNING: pb.JOB_STATUS_RUNNING,
-    JobStatus.SUCCESS: pb.JOB_STATUS_SUCCESS,
-    JobStatus.ERROR: pb.JOB_STATUS_ERROR,
-    JobStatus.ERROR_USER: pb.JOB_STATUS_ERROR_USER,
-    JobStatus.STOPPED: pb.JOB_STATUS_STOPPED,
-    JobStatus.CANCELLED: pb.JOB_STATUS_CANCELLED,
-    JobStatus.TIMEOUT: pb.JOB_STATUS_TIMEOUT,
-    JobStatus.EXPIRED: pb.JOB_STATUS_EXPIRED,
-}
+STATUSES = {status: pb.JobStatus.Value(f"JOB_STATUS_{status.name}") for status in JobStatus}
 
 
 def read_uid(uid: int) -> int:
@@ -61,7 +51,7 @@ def read_uid(uid: int) -> int:
 
 
 def read_send_job(request: pb.SendJobRequest) -> SendJob:
-    """The job to send. Raises `RequestInvalid`, and `RequestTooLarge` for `params_json` over 8 MiB."""
+    """The job to send. Raises `RequestInvalid`, and `RequestTooLarge` for an input over 8 MiB."""
     _check_workspace_id(request.workspace_id)
     if request.entity_id < 1:
         raise RequestInvalid("entity_id", f"it is 1 or greater, not {request.entity_id}")
@@ -85,7 +75,8 @@ def _check_workspace_id(workspace_id: str) -> None:
         raise RequestInvalid("workspace_id", f"it has 1 to {MAX_WORKSPACE_ID} characters, not {len(workspace_id)}")
     if workspace_id in (".", "..") or _PATH_CHANGERS.search(workspace_id):
         raise RequestInvalid(
-            "workspace_id", "it would change the path that is asked for; it holds none of / \\ ? # % ; nor controls"
+            "workspace_id",
+            "it must not contain / \\ ? # % ; or control characters, nor be . or .., for it is part of a path",
         )
 
 
@@ -120,9 +111,12 @@ def _params(request: pb.SendJobRequest) -> bytes | None:
 
 def _struct(field: str, struct: struct_pb2.Struct) -> bytes:
     try:
-        return struct_to_json(struct)
-    except ValueError as error:
-        raise RequestInvalid(field, str(error)) from error
+        raw = struct_to_json(struct)
+    except NotJsonError as error:
+        raise RequestInvalid(f"{field}.{error.path}", str(error)) from error
+    if len(raw) > MAX_PARAMS_BYTES:
+        raise RequestTooLarge(f"{field} has {len(raw)} bytes as JSON; the gateway takes {MAX_PARAMS_BYTES} at most")
+    return raw
 
 
 def _job_timeout(duration: Duration) -> int:

@@ -32,7 +32,7 @@ def test_intervals_grow_with_age() -> None:
     cadence = Cadence(0.25, 5.0, random.Random(1))
     means = [sum(cadence.interval(age) for _ in range(500)) / 500 for age in (0, 5, 15, 60)]
     assert means == sorted(means)
-    assert means[0] == 0.25
+    assert 0.25 < means[0] < 0.3
     assert means[3] > 4
 
 

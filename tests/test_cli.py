@@ -19,7 +19,9 @@ import structlog
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
-from gateway.cli.demo import TOKEN, servers
+from gateway.cli.demo import servers
+from gateway.cli.serve import DEMO_TOKEN as TOKEN
+from gateway.simulator import METHODS
 
 JOB = ["--workspace", "1", "--entity", "1"]
 
@@ -115,9 +117,31 @@ def test_an_error_for_the_user_names_the_fields(place: Place) -> None:
 def test_a_refused_run_is_exit_code_3_with_the_fields(place: Place) -> None:
     outcome = jobgateway("run", *JOB, "--method", "refuse", "--target", place.target)
     assert (outcome.code, outcome.out) == (3, "")
-    first, *fields = outcome.err.splitlines()
-    assert first.endswith("[INVALID_ARGUMENT, UPSTREAM_BAD_REQUEST]")
-    assert "  params.beam.length: Must be larger than 0." in fields
+    assert outcome.err.splitlines() == [
+        "the upstream refused the request (HTTP 400): method_name: This value is not accepted "
+        "[INVALID_ARGUMENT, UPSTREAM_BAD_REQUEST]",
+        "  params.beam.length: Must be larger than 0.",
+        "  params.non_field_errors: The load is missing.",
+        "  non_field_errors: The job is refused.",
+    ]
+
+
+@pytest.mark.parametrize("command", ["run", "send"])
+@pytest.mark.parametrize(
+    ("options", "field"), [(["--workspace", "../1"], "workspace_id"), (["--request-id", "ä"], "request_id")]
+)
+def test_a_request_that_is_not_valid_is_one_line_that_names_the_field(
+    place: Place, command: str, options: list[str], field: str
+) -> None:
+    outcome = client(place, command, *JOB, *options)
+    assert (outcome.code, outcome.out) == (3, "")
+    assert re.fullmatch(rf"{field}: it .+ \[INVALID_ARGUMENT, REQUEST_INVALID\]\n", outcome.err)
+
+
+def test_an_input_that_is_too_large_is_one_line(place: Place) -> None:
+    outcome = client(place, "run", *JOB, "--params-file", "-", stdin=json.dumps("x" * (8 << 20)))
+    assert outcome.code == 3
+    assert re.fullmatch(r"params_json .+; make it smaller \[RESOURCE_EXHAUSTED, REQUEST_TOO_LARGE\]\n", outcome.err)
 
 
 def test_json_is_an_object_per_event_up_to_the_end(place: Place) -> None:
@@ -144,7 +168,7 @@ def test_a_job_is_sent_read_waited_for_watched_and_cancelled(place: Place) -> No
 def test_an_unknown_job_is_exit_code_3_and_says_what_to_do(place: Place) -> None:
     outcome = client(place, "get", "999999999")
     assert outcome.code == 3
-    assert "check the number" in outcome.err
+    assert "check the ids" in outcome.err
     assert "NOT_FOUND" in outcome.err
 
 
@@ -185,6 +209,25 @@ def test_a_result_larger_than_a_message_goes_into_a_file(place: Place, command: 
     assert f"result: {size:,} bytes in {file}" in outcome.err
 
 
+@pytest.mark.parametrize("command", ["run", "send", "get", "wait", "watch"])
+def test_a_pipe_gets_the_result_and_nothing_else(place: Place, command: str) -> None:
+    result = '{"price":  1.10, "id": 18446744073709551617}'
+    options = ["--param", "duration=0", "--param", f"result={result}"]
+    if command in ("run", "send"):
+        arguments = [command, *JOB, *options, "--poll-result"]
+    else:
+        arguments = [command, str(send(place, "succeed", *options, "--poll-result"))]
+    outcome = client(place, *arguments, "--output", "-")
+    assert (outcome.code, outcome.out) == (0, result)
+    assert re.search(r"job \d+ success\n", outcome.err)
+
+
+def test_a_pipe_gets_nothing_of_a_job_that_failed(place: Place) -> None:
+    outcome = client(place, "run", *JOB, "--method", "user_error", "--param", "duration=0", "--output", "-")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "invalid fields:\n  width: Must be larger than 0.\n" in outcome.err
+
+
 def test_a_large_result_comes_in_full_through_a_pipe(place: Place) -> None:
     outcome = client(place, "run", *JOB, "--param", "duration=0", "--param", "result_bytes=5000000")
     assert outcome.code == 0
@@ -212,6 +255,26 @@ def test_a_terminal_gets_a_progress_bar_and_the_end(place: Place) -> None:
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is shown again"
     assert re.search(r"job \d+ success", shown)
     assert '"sum"' in shown
+
+
+@pytest.mark.parametrize("output", [[], ["--output", "-"]])
+def test_a_terminal_gets_a_result_that_cannot_take_hold_of_it(place: Place, output: list[str]) -> None:
+    master, slave = pty.openpty()
+    options = ["--param", "duration=0", "--param", 'result={"a": "\x9b2J \\u001b[2J \\ud800"}', *output]
+    terminal = {"TERM": "xterm-256color", "JOBGATEWAY_TARGET": place.target}
+    with start("run", *JOB, *options, stdout=slave, variables=terminal) as process:
+        os.close(slave)
+        shown = read_terminal(master)
+        _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert '"\ufffd2J \\u001b[2J \ufffd"' in shown
+
+
+def test_a_character_that_the_locale_lacks_is_no_reason_to_end(place: Place) -> None:
+    options = ["--method", "fail", "--param", "duration=0", "--param", "error_message=1 €"]
+    outcome = jobgateway("run", *JOB, *options, JOBGATEWAY_TARGET=place.target, PYTHONIOENCODING="ascii")
+    assert outcome.code == 1
+    assert "error (error_code): 1 ?\n" in outcome.out
 
 
 def read_terminal(master: int) -> str:
@@ -279,8 +342,15 @@ def serving(gateway: subprocess.Popen[str]) -> str:
     return str(re.findall(r"127\.0\.0\.1:\d+", gateway.stderr.readline())[0])
 
 
-def test_the_demo_shows_its_jobs_and_leaves_nothing() -> None:
-    outcome = jobgateway("demo")
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"JOBGATEWAY_MAX_CALLS": "x", "JOBGATEWAY_POLL_INTERVAL_MIN_SECONDS": "1"},
+        {"JOBGATEWAY_TARGET": "127.0.0.1:1", "JOBGATEWAY_TOKEN": "another token", "JOBGATEWAY_NOTHING": "1"},
+    ],
+)
+def test_the_demo_shows_its_jobs_whatever_the_environment(variables: dict[str, str]) -> None:
+    outcome = jobgateway("demo", **variables)
     assert outcome.code == 0, outcome.out + outcome.err
     assert re.search(r"job \d+ running 60%: Step 4 of 5", outcome.out)
     assert re.search(r"job \d+ success", outcome.out)
@@ -305,6 +375,17 @@ def test_the_simulator_and_a_gateway_before_it_start_and_stop(number: signal.Sig
         assert simulator.returncode == 0
 
 
+def test_the_simulator_says_which_methods_it_knows() -> None:
+    with start("simulate", "--listen", "127.0.0.1:0") as simulator:
+        assert simulator.stdout is not None
+        first = simulator.stdout.readline()
+        simulator.send_signal(signal.SIGINT)
+        rest = simulator.stdout.read()
+    assert first.startswith("The simulator listens: http://")
+    assert {"succeed", "never", "refuse"} <= set(METHODS)
+    assert f"  {', '.join(METHODS)}\n" in rest
+
+
 def test_a_wrong_setting_stops_serve_with_one_line() -> None:
     outcome = jobgateway("serve", JOBGATEWAY_UPSTREAM_URL="http://127.0.0.1:1", JOBGATEWAY_NOTHING="1")
     assert outcome.code == 2
@@ -315,11 +396,13 @@ def test_a_wrong_setting_stops_serve_with_one_line() -> None:
 def test_an_address_that_is_taken_stops_a_server_with_one_line(place: Place) -> None:
     upstream = re.findall(r"//([^/]+)/", place.upstream)[0]
     outcome = jobgateway("simulate", "--listen", upstream)
-    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert outcome == (2, "", f"--listen {upstream} cannot be bound: Address already in use\n")
     outcome = jobgateway("serve", JOBGATEWAY_UPSTREAM_URL=place.upstream, JOBGATEWAY_LISTEN=upstream)
-    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
-    assert "cannot be bound" in outcome.err
+    assert outcome == (2, "", f"JOBGATEWAY_LISTEN: {upstream} cannot be bound: Address already in use\n")
 
 
-def test_the_simulator_refuses_an_address_that_is_none() -> None:
-    assert jobgateway("simulate", "--listen", "nowhere").code == 2
+@pytest.mark.parametrize("address", ["nowhere", ":1", "127.0.0.1:65536", "nowhere.invalid:1", "a..b:1"])
+def test_the_simulator_refuses_an_address_that_is_none(address: str) -> None:
+    outcome = jobgateway("simulate", "--listen", address)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert outcome.err.startswith(f"--listen {address} ")

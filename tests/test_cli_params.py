@@ -4,12 +4,16 @@ import io
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
+import typer
 from jobgateway.v1 import job_service_pb2 as pb
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
 from gateway.cli.client import TokenUnusable, read_token
+from gateway.cli.failure import Failure
+from gateway.cli.options import OutputOptions, QuickCallOptions, Uid, expanded
 from gateway.cli.params import ParamsInvalid, read_params
 from gateway.cli.text import clean, job_line, pretty_json
 
@@ -77,6 +81,7 @@ def test_an_input_that_cannot_be_sent_is_refused(
         (["--params", "{"], "--params is not JSON"),
         (["--param", "a=1", "--params", "{}"], "in one way only"),
         (["--output", "/nowhere/result.json"], "/nowhere is no folder"),
+        (["--output", "-", "--json"], "both want standard output"),
         (["--request-id", "\udcff"], "not UTF-8"),
         (["--entity", str(2**63)], "--entity 9223372036854775808 is larger"),
     ],
@@ -87,6 +92,25 @@ def test_wrong_usage_is_a_line_and_exit_code_2(arguments: list[str], said: str) 
     assert result.stdout == ""
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_each_command_takes_its_groups_of_options_flat() -> None:
+    given: list[object] = []
+
+    def command(uid: Uid, call: QuickCallOptions, shown: OutputOptions) -> None:
+        given.extend((uid, call, shown))
+
+    app = typer.Typer()
+    app.command()(expanded(command))
+    result = CliRunner().invoke(app, ["7", "--output", "-", "--target", "there:1"])
+    assert result.exit_code == 0, result.output
+    assert given == [7, QuickCallOptions(target="there:1", deadline=60.0), OutputOptions(output=Path("-"))]
+
+
+@pytest.mark.parametrize("command", ["run", "send", "get", "wait", "watch"])
+def test_help_says_how_a_pipe_gets_the_result_alone(command: str) -> None:
+    text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    assert "- is standard output; all else then goes to standard error." in " ".join(text.split())
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["watch", "0"], ["get", "x"], ["nothing"], [*RUN, "--timeout", "0"]])
@@ -136,13 +160,30 @@ def test_a_gateway_that_cannot_be_reached_is_one_line_and_exit_code_3() -> None:
     for arguments in (RUN, ["watch", "42", "--target", "127.0.0.1:1"], ["get", "42", "--target", "127.0.0.1:1"]):
         result = CliRunner().invoke(app, arguments, env={"JOBGATEWAY_TOKEN": "secret"})
         assert result.exit_code == 3
-        assert result.stderr.startswith("127.0.0.1:1 cannot be reached")
+        assert result.stderr.startswith("127.0.0.1:1 cannot be reached (Connection refused); is the gateway running")
         assert result.stderr.count("\n") == 1
         assert "secret" not in result.stderr
 
 
+def test_a_field_of_the_upstreams_keeps_its_path_and_one_of_ours_loses_what_is_around_it() -> None:
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    fields = (("request.a", "no"), ("request", "nor"), ("", "none"))
+    ours = Failure(invalid, "request.a: no", "REQUEST_INVALID", violations=fields)
+    assert ours.line("t") == "a: no [INVALID_ARGUMENT, REQUEST_INVALID]"
+    assert ours.fields == ["a: no", "request: nor", "(request): none"]
+    theirs = Failure(invalid, "it refused: well; request.a: no; b: c", "UPSTREAM_BAD_REQUEST", violations=fields)
+    assert theirs.line("t") == "it refused: well: request.a: no [INVALID_ARGUMENT, UPSTREAM_BAD_REQUEST]"
+
+
+def test_a_request_that_is_too_large_for_grpc_made_no_job() -> None:
+    message = "SERVER: Received message larger than max (73400337 vs. 67108864)"
+    assert not Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, message).may_have_sent
+    assert Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded").may_have_sent
+
+
 def test_a_foreign_text_is_one_harmless_line() -> None:
     assert clean("a\x1b[31m\x9b\x07\x7f\nb\tc\u2028d\u202e") == "a\ufffd[31m\ufffd\ufffd\ufffd b c d\ufffd"
+    assert clean("\u061c\ud800") == "\ufffd\ufffd"
     assert "\x9b" not in pretty_json(b'{"a": "\\u009b\\u001b", "b": [1]}')
 
 

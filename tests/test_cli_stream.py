@@ -2,16 +2,14 @@
 
 import hashlib
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import grpc
@@ -25,6 +23,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import stream
 from gateway.cli.app import app
+from tests.test_cli import start as start_command
 
 UID = 42
 TOKEN = "secret-of-the-test"
@@ -234,6 +233,32 @@ def test_a_run_without_a_request_id_is_not_repeated(gateway: ScriptedGateway) ->
     assert outcome.err == ("it failed as UPSTREAM_UNREACHABLE; try again later [UNAVAILABLE, UPSTREAM_UNREACHABLE]\n")
 
 
+def test_a_wait_that_the_gateway_told_is_told(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(then=failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED", retry=60))]
+    outcome = run(gateway, "--request-id", "x")
+    assert outcome.code == 3
+    assert "; try again in 60 s [RESOURCE_EXHAUSTED, REQUEST_IDS_EXHAUSTED]\n" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [
+        any_pb2.Any(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff"),
+        packed(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=2**62))),
+    ],
+)
+def test_details_that_are_none_are_no_traceback(gateway: ScriptedGateway, detail: any_pb2.Any) -> None:
+    status = status_pb2.Status(code=grpc.StatusCode.NOT_FOUND.value[0], message="gone", details=[detail])
+
+    def fail(context: grpc.ServicerContext) -> None:
+        context.abort_with_status(rpc_status.to_status(status))
+
+    gateway.script = [act(then=fail)]
+    outcome = Outcome(gateway, "get", str(UID))
+    assert outcome.code == 3
+    assert outcome.err.startswith("gone; ")
+
+
 def test_a_run_with_a_request_id_is_repeated(gateway: ScriptedGateway) -> None:
     gateway.script = [act(then=failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")), act(end())]
     assert run(gateway, "--request-id", "only-once").code == 0
@@ -316,6 +341,30 @@ def test_a_damaged_result_is_no_result(gateway: ScriptedGateway, tmp_path: Path)
     assert not file.exists()
 
 
+def test_a_result_of_which_nothing_came_is_no_result(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(end(b"result!", in_message=False))]
+    outcome = watch(gateway, "--output", "-")
+    assert (outcome.code, outcome.out) == (3, "")
+    assert "SHA-256" in outcome.err
+
+
+def test_a_pipe_gets_chunks_as_they_are_and_all_else_goes_elsewhere(gateway: ScriptedGateway) -> None:
+    result = b'[1,  2.50, "\xff"]'
+    lost = failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    gateway.script = [
+        act(state(50), chunk(result, 0, 9), then=lost),
+        act(chunk(result, 9, len(result)), end(result, in_message=False)),
+    ]
+    with start(gateway, "watch", str(UID), "--output", "-") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.buffer.read() == result  # type: ignore[attr-defined]
+        err = process.stderr.read()
+    assert process.returncode == 0
+    for line in ("job 42 running 50%: working", "going on in", "job 42 result: 15 of 15 bytes", "job 42 success"):
+        assert line in err
+
+
 def test_json_lines_are_the_events_and_nothing_else(gateway: ScriptedGateway) -> None:
     heartbeat = pb.JobEvent(uid=UID, heartbeat=pb.Heartbeat(consecutive_failures=2, last_failure="UPSTREAM_TIMEOUT"))
     lost = failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")
@@ -384,22 +433,8 @@ def test_an_unsuitable_peer_is_no_traceback(gateway: ScriptedGateway) -> None:
     assert "is this the address of a Job Gateway?" in outcome.err
 
 
-@contextmanager
-def start(gateway: ScriptedGateway, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a command, and kill what is left of it where a test fails."""
-    environment = os.environ | {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_TARGET": gateway.target}
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "gateway", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        text=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def start(gateway: ScriptedGateway, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return start_command(*arguments, variables={"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_TARGET": gateway.target})
 
 
 def hold(context: grpc.ServicerContext) -> None:

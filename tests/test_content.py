@@ -14,6 +14,7 @@ from gateway.content import (
     MAX_AUTOMATIC_STRUCT_BYTES,
     MAX_ONE_MESSAGE_BYTES,
     MAX_STOCK_BYTES,
+    Delivery,
     put_result,
     read_format,
 )
@@ -38,9 +39,11 @@ MIB = 1 << 20
 def _put(raw: bytes, content_format: pb.ContentFormat.ValueType, *, streaming: bool = True) -> tuple[pb.Job, str]:
     """The message and where the result went."""
     message = pb.Job()
-    chunked = put_result(message, Result(memoryview(raw), sha256(raw).hexdigest()), content_format, streaming=streaming)
-    where = message.WhichOneof("result") or ("chunks" if chunked else "nowhere")
-    assert chunked == (where == "chunks")
+    result = Result(memoryview(raw), sha256(raw).hexdigest())
+    delivery = put_result(message, result, content_format, streaming=streaming)
+    carried = message.WhichOneof("result")
+    where = carried or {Delivery.IN_CHUNKS: "chunks", Delivery.LEFT_OUT: "nowhere"}[delivery]
+    assert (delivery is Delivery.IN_MESSAGE) is (carried is not None)
     assert message.content_omitted == (where in ("chunks", "nowhere"))
     if where == "content_json":
         assert message.content_json == raw
@@ -121,7 +124,7 @@ def test_one_message_holds_256_mib_and_more_is_refused_with_the_way_out() -> Non
     view = memoryview(b"0").cast("B")
     largest = Result(view, "")
     message = pb.Job()
-    assert not put_result(message, largest, JSON, streaming=True)
+    assert put_result(message, largest, JSON, streaming=True) is Delivery.IN_MESSAGE
 
     class Longer(Result):
         def __len__(self) -> int:

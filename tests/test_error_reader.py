@@ -71,9 +71,10 @@ def test_a_400_names_each_field_once_by_its_dotted_path(body: Any, fields: dict[
     assert len(violations) == len(fields)
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 409, 422, 500])
-def test_only_a_400_speaks_of_fields(status: int) -> None:
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 429, 500])
+def test_only_a_400_and_a_422_speak_of_fields(status: int) -> None:
     assert _read(status, {"params": ["no"]}).violations == ()
+    assert len(_read(422, {"params": ["no"]}).violations) == 1
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_the_message_says_what_it_means_and_what_the_upstream_said(status: int, 
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(101, "ends no request"), (301, "redirect"), (302, "redirect"), (304, "redirect")]
+    ("status", "said"), [(101, "no answer"), (301, "redirect"), (302, "redirect"), (304, "no answer")]
 )
 def test_what_is_neither_success_nor_error_is_not_the_protocol(status: int, said: str) -> None:
     error = read_error(Answer(status, b""), 0.0, _redact)

@@ -172,7 +172,7 @@ def test_invalid_fields_of_any_shape_are_kept_as_they_are(fields: object, *, nes
         ({}, None),
         (5, None),
         (["half"], None),
-        ({"message": None}, Progress()),
+        ({"message": None}, None),
         ({"message": "a", "percentage": 0}, Progress("a", percentage=0.0)),
         ({"message": "a", "percentage": True}, Progress("a")),
         ({"message": "a", "percentage": "50"}, Progress("a")),
@@ -289,7 +289,7 @@ def test_a_polled_job_with_another_uid_is_malformed(uid: bytes) -> None:
         (b'{"detail":"no"}', "a JSON object that is not a job"),
         (b'{"uid":7,"status":1}', "a status that is not a string"),
         (b'{"uid":7,"content":NaN}', "not JSON"),
-        (b'{"uid":7,"content":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"uid":7,"content":' + b"[" * 100_000 + b"]" * 99_999 + b"}", "not JSON"),
     ],
     ids=lambda value: repr(value[:24]),
 )
@@ -390,3 +390,20 @@ def test_whatever_the_upstream_answers_is_a_job_that_can_be_sent_on_or_malformed
         hash(job.identity())
         message = job_message(job)
         assert message.FromString(message.SerializeToString()).uid == job.uid
+
+
+@pytest.mark.parametrize("error", ['{"code":7}', "5", '["x"]', "true", '{"a":{}}'])
+def test_an_error_of_an_unforeseen_form_is_told_as_it_came_and_is_a_sign_of_an_end(error: str) -> None:
+    for word in ("weird", "failed"):
+        job = read_job(b'{"uid":7,"status":"%b","error":%b}' % (word.encode(), error.encode()), uid=7, observe_time=0)
+        assert job.error == JobError(message=error)
+        assert job.done
+
+
+@pytest.mark.parametrize("empty", ["null", "{}", "{ }", "[]", '""', "false"])
+def test_an_empty_error_or_result_is_no_sign_of_an_end(empty: str) -> None:
+    body = b'{"uid":7,"status":"weird","error":%b,"result":null}' % empty.encode()
+    assert not read_job(body, uid=7, observe_time=0).done
+    if empty != "false":
+        body = b'{"uid":7,"status":"weird","result":%b}' % empty.encode()
+        assert not read_job(body, uid=7, observe_time=0).done

@@ -20,6 +20,26 @@ json_values = st.recursive(
 # Such a member makes msgspec refuse the whole, though it is JSON.
 LONE = rb'"lone":"\ud800",'
 
+DEEP = 5_000
+NOT_JSON_WHERE_IT_IS_DEEP = [
+    b"[" * DEEP + inner + b"]" * DEEP
+    for inner in (
+        b"1,",
+        b",1",
+        b"1 2",
+        b"{",
+        b"}",
+        b'{"a"}',
+        b'{"a":}',
+        b'{"a":1,}',
+        b"{1:2}",
+        b"[}",
+        b"01",
+        b"NaN",
+        b"'a'",
+    )
+] + [b"[" * DEEP, b"[" * DEEP + b"]" * (DEEP + 1), b"[" * DEEP + b"}" * DEEP]
+
 ODD_VALUES = [
     b"0",
     b"-0",
@@ -101,15 +121,23 @@ def test_what_is_not_json_is_malformed(prefix: bytes, rest: bytes) -> None:
         (b"\xef\xbb\xbf{}", "text that is not JSON"),
         ('{"uid":1}'.encode("utf-16"), "text that is not JSON"),
         ('{"uid":1}'.encode("utf-32-be"), "text that is not JSON"),
-        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
-        (b"{" + LONE + b'"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
-        (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 100_000 + b"]" * 100_000, "a JSON list where"),
+        *((b'{"a":' + deep + b"}", "text that is not JSON") for deep in NOT_JSON_WHERE_IT_IS_DEEP),
     ],
     ids=lambda value: repr(value[:20]),
 )
 def test_what_is_no_object_is_malformed_and_named(body: bytes, said: str) -> None:
     with pytest.raises(UpstreamMalformed, match=said):
         read_members(body)
+
+
+@pytest.mark.parametrize("lone", [b"", LONE])
+@pytest.mark.parametrize("inner", [b"", b'1,"\\"]",{"a" : -1.5E+3 ,"b":{}},[ ],null', b'"\xff\\u00e9"'])
+def test_a_value_of_any_depth_is_cut_out_as_it_stands(lone: bytes, inner: bytes) -> None:
+    deep = b"[" * 100_000 + inner + b"]" * 100_000
+    members = read_members(b"{" + lone + b' "uid" : 7 , "a":' + deep + b', "z":"end"}')
+    assert bytes(members["a"]) == deep
+    assert (bytes(members["uid"]), bytes(members["z"])) == (b"7", b'"end"')
 
 
 def test_of_a_key_twice_the_last_counts_in_both_ways_of_reading() -> None:

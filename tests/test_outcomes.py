@@ -65,7 +65,7 @@ REPLIES: dict[str, Any] = {
     "refused": None,
 }
 
-# What the table of design.md says of an idempotent request.
+# What an idempotent request gives.
 READS: dict[str, tuple[StatusCode, str]] = {
     "400": (StatusCode.INVALID_ARGUMENT, "UPSTREAM_BAD_REQUEST"),
     "401": (StatusCode.UNAUTHENTICATED, "UPSTREAM_UNAUTHENTICATED"),

@@ -25,6 +25,7 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 from gateway.config import Settings
 from gateway.server import OPTIONS, Gateway
 from tests.support.gateways import BEARER, TOKEN, Failure, running, stub
+from tests.support.raw import raw_call
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
@@ -370,3 +371,16 @@ async def test_two_gateways_do_not_share_a_port(upstream: ScriptedUpstream) -> N
     async with running(upstream.url) as gateway:
         with pytest.raises(OSError, match="cannot be bound"):
             await Gateway(settings(listen=gateway.address)).start()
+
+
+async def test_what_grpc_cannot_decode_of_a_call_is_not_in_the_log(upstream: ScriptedUpstream) -> None:
+    async with process(upstream) as server:
+        address = (await server.logged("serving"))["address"]
+        request = pb.GetJobRequest(uid=42).SerializeToString()
+        secret = b"Bearer the-secret-of-a-caller\xa0"
+        async with raw_call(address, "/jobgateway.v1.JobService/GetJob", request, [(b"authorization", secret)]) as call:
+            assert (await call.end()).code == grpc.StatusCode.UNAUTHENTICATED.value[0]
+        server.signal(signal.SIGTERM)
+        assert await server.end() == 0
+    assert "the-secret" not in json.dumps(server.lines)
+    assert not any("exception" in line for line in server.lines)

@@ -242,7 +242,7 @@ async def test_a_bad_request_names_its_field_and_never_reaches_the_upstream(
     )
     failed = await failure(call)
     assert (failed.code, failed.reason) == (StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
-    assert list(failed.violations) == [field]
+    assert list(failed.violations) == [field if method == "SendJob" else f"request.{field}"]
     assert upstream.seen == []
 
 
@@ -436,3 +436,48 @@ async def test_a_submission_is_sent_again_only_where_it_was_certainly_not_seen(u
         await upstream.start(port)
         assert (await sending).uid == 42
     assert len(upstream.requests("POST")) == 1
+
+
+async def test_nothing_is_sent_for_a_caller_who_left_before_it_could_be(upstream: ScriptedUpstream) -> None:
+    """The upstream comes up after the caller's deadline, while the gateway would try again."""
+    await upstream.stop()
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await jobs.SendJob(with_id("a"), metadata=BEARER, timeout=0.05)
+        assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
+        upstream.on("POST", JOBS, answer(201, {"uid": 42}))
+        await upstream.start(upstream.port)
+        # It returns when the submission has ended, whatever became of it.
+        await gateway.stop(grace=5)
+    assert upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n{", "200"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nno!", "200"),
+        (b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", "999"),
+        (b"HTTP/1.1 403 No\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n{", "403"),
+    ],
+    ids=["half", "gzip", "odd", "half a refusal"],
+)
+async def test_an_error_bears_the_http_status_of_an_answer_that_broke(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, reply: bytes, status: str
+) -> None:
+    async def send_and_close(connection: Connection) -> None:
+        await connection.send(reply)
+
+    upstream.on("GET", "/jobs/42/", send_and_close)
+    failed = await failure(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+    assert failed.metadata["http_status"] == status
+    assert (failed.code is StatusCode.PERMISSION_DENIED) is (status == "403")
+
+
+async def test_cancelling_what_has_ended_reads_it_once(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
+) -> None:
+    upstream.on("DELETE", "/jobs/42/", answer(409))
+    upstream.on("GET", "/jobs/42/", answer(200, SUCCESS), answer(500))
+    assert (await jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER)).done
+    assert [seen.method for seen in upstream.seen] == ["DELETE", "GET"]

@@ -19,7 +19,7 @@ calm = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCh
 
 DOCUMENT = (Path(__file__).resolve().parent.parent / "docs" / "errors.md").read_text()
 
-# What no metadata may pass, and less than where clients begin to cut (design.md, section 2).
+# What no metadata may pass, and less than where clients begin to cut.
 MAX_TRAILERS = 8 << 10
 
 

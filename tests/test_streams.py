@@ -463,3 +463,14 @@ async def test_a_drain_ends_what_is_left_over_with_a_wait_and_a_token(upstream: 
     waits = [failed.retry.retry_delay.ToMilliseconds() for failed in failures]
     assert all(1000 <= wait <= 5000 for wait in waits)
     assert len(set(waits)) > 10
+
+
+@pytest.mark.parametrize("depth", [500, 5_000])
+async def test_a_result_of_any_depth_arrives_as_it_was_sent(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, depth: int
+) -> None:
+    raw = b'{"a":' * depth + b"1" + b"}" * depth
+    upstream.on("GET", "/jobs/42/", success(raw))
+    events = await read(watch(jobs))
+    assert events[-1].job.content_json == raw
+    assert (await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)).content_json == raw

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.domain import Job, JobStatus
 from gateway.errors import (
+    LimitReached,
     RequestIdReused,
     RequestIdsExhausted,
     SubmitOutcomeUnknown,
@@ -21,10 +22,11 @@ from gateway.errors import (
 )
 from gateway.submit import MemoryStore, RecordKey, Sent, Submitter
 from gateway.submit import store as store_module
+from gateway.submit import submitter as submitter_module
 from tests.support.clock import SteppedClock, settle
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    pass
 
 KEY = RecordKey(b"ann", "a")
 JOB = Job(42, JobStatus.RUNNING, "", done=False, observe_time=0.0)
@@ -48,6 +50,12 @@ class Post:
         return entry
 
 
+async def ask(submitter: Submitter, post: Post, key: RecordKey | None = None, mark: bytes = b"") -> Sent:
+    """What a caller does."""
+    with submitter.submit(post, key, mark) as submission:
+        return await submission.outcome()
+
+
 @pytest.fixture
 def clock() -> SteppedClock:
     return SteppedClock()
@@ -63,23 +71,23 @@ def refused() -> UpstreamError:
 
 
 async def test_a_submission_gives_the_job_of_the_post(submitter: Submitter) -> None:
-    assert await submitter.submit(Post(JOB)) == Sent(42, JOB)
+    assert await ask(submitter, Post(JOB)) == Sent(42, JOB)
 
 
 async def test_it_is_tried_again_where_certainly_nothing_was_sent(clock: SteppedClock, submitter: Submitter) -> None:
     post = Post(refused(), refused(), JOB)
-    task = submitter.submit(post)
+    task = asyncio.create_task(ask(submitter, post))
     await clock.advance(5)
     assert (task.result().uid, post.count) == (42, 3)
 
 
 async def test_it_is_given_up_after_some_attempts(clock: SteppedClock, submitter: Submitter) -> None:
     post = Post(refused())
-    task = submitter.submit(post, KEY, b"mark")
+    task = asyncio.create_task(ask(submitter, post, KEY, b"mark"))
     await clock.advance(60)
     assert isinstance(task.exception(), UpstreamUnreachable)
     assert post.count == 4
-    assert (await submitter.submit(Post(JOB), KEY, b"mark")).uid == 42, "the id is free again"
+    assert (await ask(submitter, Post(JOB), KEY, b"mark")).uid == 42, "the id is free again"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +111,7 @@ async def test_an_unknown_outcome_is_never_tried_again_and_remembered(
     post = Post(error, JOB)
     for _ in range(3):
         with pytest.raises(SubmitOutcomeUnknown) as caught:
-            await submitter.submit(post, KEY, b"mark")
+            await ask(submitter, post, KEY, b"mark")
         assert str(caught.value) == str(error)
         assert caught.value.http_status == getattr(error, "http_status", None)
     assert post.count == 1
@@ -120,28 +128,28 @@ async def test_an_unknown_outcome_is_never_tried_again_and_remembered(
 async def test_a_certain_refusal_frees_the_id_for_any_request(submitter: Submitter, error: UpstreamError) -> None:
     post = Post(error, JOB)
     with pytest.raises(type(error)):
-        await submitter.submit(post, KEY, b"mark")
-    assert (await submitter.submit(post, KEY, b"mended")).uid == 42
+        await ask(submitter, post, KEY, b"mark")
+    assert (await ask(submitter, post, KEY, b"mended")).uid == 42
 
 
 async def test_who_comes_while_it_is_under_way_joins_it(submitter: Submitter) -> None:
     post = Post(JOB)
     post.gate.clear()
-    tasks = {submitter.submit(post, KEY, b"mark") for _ in range(20)}
+    tasks = [asyncio.create_task(ask(submitter, post, KEY, b"mark")) for _ in range(20)]
     await settle()
     with pytest.raises(RequestIdReused):
-        submitter.submit(post, KEY, b"other")
+        await ask(submitter, post, KEY, b"other")
     post.gate.set()
-    assert [await task for task in tasks] == [Sent(42, JOB)]
+    assert [await task for task in tasks] == [Sent(42, JOB)] * 20
     assert post.count == 1
 
 
 async def test_who_comes_later_gets_the_uid(submitter: Submitter) -> None:
     post = Post(JOB)
-    await submitter.submit(post, KEY, b"mark")
-    assert await submitter.submit(post, KEY, b"mark") == Sent(42, None)
+    await ask(submitter, post, KEY, b"mark")
+    assert await ask(submitter, post, KEY, b"mark") == Sent(42, None)
     with pytest.raises(RequestIdReused):
-        await submitter.submit(post, KEY, b"other")
+        await ask(submitter, post, KEY, b"other")
     assert post.count == 1
 
 
@@ -150,7 +158,7 @@ async def test_a_caller_that_leaves_does_not_stop_it(submitter: Submitter) -> No
     post.gate.clear()
 
     async def call() -> Sent:
-        return await asyncio.shield(submitter.submit(post, KEY, b"mark"))
+        return await ask(submitter, post, KEY, b"mark")
 
     caller = asyncio.create_task(call())
     await settle()
@@ -158,29 +166,29 @@ async def test_a_caller_that_leaves_does_not_stop_it(submitter: Submitter) -> No
     await settle()
     post.gate.set()
     await submitter.aclose()
-    assert await submitter.submit(post, KEY, b"mark") == Sent(42, None)
+    assert await ask(submitter, post, KEY, b"mark") == Sent(42, None)
     assert post.count == 1
 
 
 async def test_one_that_is_cut_off_with_the_process_leaves_an_unknown_outcome(submitter: Submitter) -> None:
     post = Post(JOB)
     post.gate.clear()
-    task = submitter.submit(post, KEY, b"mark")
+    task = submitter.submit(post, KEY, b"mark").task
     await settle()
     task.cancel()
     await asyncio.wait([task])
     with pytest.raises(SubmitOutcomeUnknown):
-        await submitter.submit(post, KEY, b"mark")
+        await ask(submitter, post, KEY, b"mark")
 
 
 async def test_records_are_kept_for_25_hours(clock: SteppedClock, submitter: Submitter) -> None:
     post = Post(JOB)
-    await submitter.submit(post, KEY, b"mark")
+    await ask(submitter, post, KEY, b"mark")
     await clock.advance(25 * 3600 - 1)
-    await submitter.submit(post, KEY, b"mark")
+    await ask(submitter, post, KEY, b"mark")
     assert post.count == 1
     await clock.advance(2)
-    await submitter.submit(post, KEY, b"mark")
+    await ask(submitter, post, KEY, b"mark")
     assert post.count == 2
 
 
@@ -190,18 +198,47 @@ async def test_a_full_store_refuses_new_ids_and_keeps_the_old(
     monkeypatch.setattr(store_module, "MAX_RECORDS", 3)
     post = Post(JOB)
     for number in range(3):
-        await submitter.submit(post, RecordKey(b"ann", str(number)), b"mark")
+        await ask(submitter, post, RecordKey(b"ann", str(number)), b"mark")
     with pytest.raises(RequestIdsExhausted):
-        await submitter.submit(post, RecordKey(b"ann", "3"), b"mark")
-    assert await submitter.submit(post, RecordKey(b"ann", "0"), b"mark") == Sent(42, None)
+        await ask(submitter, post, RecordKey(b"ann", "3"), b"mark")
+    assert await ask(submitter, post, RecordKey(b"ann", "0"), b"mark") == Sent(42, None)
     await clock.advance(25 * 3600)
-    assert (await submitter.submit(post, RecordKey(b"ann", "3"), b"mark")).job == JOB
+    assert (await ask(submitter, post, RecordKey(b"ann", "3"), b"mark")).job == JOB
 
 
 async def test_nothing_is_under_way_after_closing(clock: SteppedClock, submitter: Submitter) -> None:
-    posts: list[Callable[[], Awaitable[Job]]] = [Post(JOB), Post(refused(), JOB)]
-    tasks = [submitter.submit(post) for post in posts]
+    posts = [Post(JOB), Post(refused(), JOB)]
+    tasks = [asyncio.create_task(ask(submitter, post)) for post in posts]
+    await asyncio.sleep(0)
     closing = asyncio.create_task(submitter.aclose())
     await clock.advance(5)
     await closing
     assert all(task.done() for task in tasks)
+
+
+async def test_it_is_not_tried_again_for_callers_who_have_left(clock: SteppedClock, submitter: Submitter) -> None:
+    post = Post(refused(), refused(), JOB)
+    callers = [asyncio.create_task(ask(submitter, post, KEY, b"mark")) for _ in range(2)]
+    await settle()
+    callers[0].cancel()
+    await clock.advance(0.01)
+    assert post.count == 1
+    callers[1].cancel()
+    await clock.advance(60)
+    assert post.count == 1, "nobody waits any more"
+    assert (await ask(submitter, Post(JOB), KEY, b"mark")).uid == 42, "the id is free again"
+
+
+async def test_there_is_a_limit_of_submissions_at_once(submitter: Submitter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitter_module, "MAX_AT_ONCE", 2)
+    post = Post(JOB)
+    post.gate.clear()
+    first = submitter.submit(post, KEY, b"mark")
+    second = submitter.submit(post)
+    assert submitter.submit(post, KEY, b"mark") is first, "who joins takes no place"
+    with pytest.raises(LimitReached) as caught:
+        submitter.submit(post)
+    assert caught.value.retry_after == 1.0
+    post.gate.set()
+    await asyncio.wait([first.task, second.task])
+    assert (await ask(submitter, post)).uid == 42

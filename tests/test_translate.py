@@ -179,7 +179,7 @@ INVALID = [
             ]
         )
     ),
-    *((_with_params(a=[{"b": number}]), "params") for number in (math.nan, math.inf, -math.inf)),
+    *((_with_params(a=[{"b": number}]), "params.a.0.b") for number in (math.nan, math.inf, -math.inf)),
 ]
 
 
@@ -201,7 +201,7 @@ def test_a_value_without_a_kind_is_invalid_in_params_and_in_arguments() -> None:
     for field in ("params", "arguments"):
         request = _request()
         getattr(request, field).fields["a"].SetInParent()
-        with pytest.raises(RequestInvalid, match=f"{field}: the value at 'a' has no kind"):
+        with pytest.raises(RequestInvalid, match=rf"{field}\.a: the value has no kind"):
             read_send_job(request)
 
 
@@ -374,7 +374,8 @@ def test_a_job_with_the_largest_of_everything_is_below_what_a_stock_client_recei
         log_download_url="🙂" * MAX_URL,
     )
     message = job_message(job)
-    assert not put_result(message, job.result, pb.CONTENT_FORMAT_UNSPECIFIED, streaming=True)  # type: ignore[arg-type]
+    assert job.result is not None
+    put_result(message, job.result, pb.CONTENT_FORMAT_UNSPECIFIED, streaming=True)
     assert message.content_json == result
     assert message.ByteSize() < STOCK_LIMIT - 1024
     for shown in (message.status_text, message.progress.message, message.error.message):

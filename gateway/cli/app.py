@@ -6,6 +6,7 @@ import typer
 
 from gateway.cli import calls, demo, follow, serve
 from gateway.cli.exits import EXPLAINED
+from gateway.cli.options import expanded
 
 app = typer.Typer(
     name="jobgateway",
@@ -27,6 +28,6 @@ _JOBS: tuple[Callable[..., None], ...] = (
 _SERVERS: tuple[Callable[..., None], ...] = (serve.serve, serve.simulate, demo.demo)
 
 for command in _JOBS:
-    app.command(rich_help_panel="Jobs")(command)
+    app.command(rich_help_panel="Jobs")(expanded(command))
 for command in _SERVERS:
     app.command(rich_help_panel="Servers")(command)

@@ -1,6 +1,5 @@
 """`send`, `get`, `wait` and `cancel`: one answer each."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,10 +12,9 @@ from gateway.cli.exits import JOB_FAILED, STILL_RUNNING
 from gateway.cli.failure import CallFailed
 from gateway.cli.request import job_request
 from gateway.cli.result import Result
-from gateway.cli.session import Session, check_output, session, write_output
+from gateway.cli.session import Session, session, write_result
 from gateway.cli.stream import JobStream
 
-_DEADLINE = 60.0
 _LEAST_WAIT = 1.0
 
 WaitTimeout = Annotated[
@@ -32,114 +30,53 @@ WaitTimeout = Annotated[
 ]
 
 
-def send(
-    workspace: opt.Workspace,
-    entity: opt.Entity,
-    method: opt.Method = None,
-    method_type: opt.MethodType = None,
-    editor_session: opt.EditorSession = None,
-    events: opt.Events = None,
-    timeout: opt.JobTimeout = None,
-    poll_result: opt.PollResult = None,
-    request_id: opt.RequestId = None,
-    param: opt.Param = None,
-    params: opt.Params = None,
-    params_file: opt.ParamsFile = None,
-    target: opt.Target = opt.DEFAULT_TARGET,
-    token_file: opt.TokenFile = None,
-    deadline: opt.CallDeadline = None,
-    as_json: opt.Json = False,
-    output: opt.Output = None,
-) -> None:
+def send(job: opt.JobOptions, call: opt.CallOptions, shown: opt.OutputOptions) -> None:
     """Send a job and leave it to itself."""
-    check_output(output)
-    request = job_request(
-        workspace=workspace,
-        entity=entity,
-        method=method,
-        method_type=method_type,
-        editor_session=editor_session,
-        events=events,
-        timeout=timeout,
-        poll_result=poll_result,
-        request_id=request_id,
-        param=param,
-        params=params,
-        params_file=params_file,
-        content_format=_answer_format(output),
-    )
-    with session(target, token_file, deadline) as current:
+    with session(call, shown) as current:
+        request = job_request(job, _answer_format(shown))
         try:
-            job = current.client.call(current.client.stub.SendJob, request, current.deadline)
+            answer = current.client.call(current.client.stub.SendJob, request, current.deadline)
         except KeyboardInterrupt:
             leave.interrupted(current, 0, request, cancel=False)
         except CallFailed as error:
             leave.failed(current, error.failure, 0, request)
-        _conclude(current, job, as_json=as_json, output=output)
+        _conclude(current, answer, shown)
 
 
-def get(
-    uid: opt.Uid,
-    target: opt.Target = opt.DEFAULT_TARGET,
-    token_file: opt.TokenFile = None,
-    deadline: opt.CallDeadline = _DEADLINE,
-    as_json: opt.Json = False,
-    output: opt.Output = None,
-) -> None:
+def get(uid: opt.Uid, call: opt.QuickCallOptions, shown: opt.OutputOptions) -> None:
     """Show how a job is now."""
-    check_output(output)
-    with session(target, token_file, deadline) as current:
-        request = pb.GetJobRequest(uid=uid, content_format=_answer_format(output))
-        job = current.client.call(current.client.stub.GetJob, request, current.deadline)
-        _conclude(current, job, as_json=as_json, output=output)
+    with session(call, shown) as current:
+        request = pb.GetJobRequest(uid=uid, content_format=_answer_format(shown))
+        _conclude(current, current.client.call(current.client.stub.GetJob, request, current.deadline), shown)
 
 
-def wait(
-    uid: opt.Uid,
-    timeout: WaitTimeout = None,
-    target: opt.Target = opt.DEFAULT_TARGET,
-    token_file: opt.TokenFile = None,
-    deadline: opt.CallDeadline = None,
-    cancel_on_interrupt: opt.CancelOnInterrupt = False,
-    as_json: opt.Json = False,
-    output: opt.Output = None,
-) -> None:
+def wait(uid: opt.Uid, call: opt.LongCallOptions, shown: opt.OutputOptions, timeout: WaitTimeout = None) -> None:
     """Wait until a job has ended, without following it."""
-    check_output(output)
-    with session(target, token_file, deadline) as current:
-        request = pb.WaitJobRequest(uid=uid, content_format=_answer_format(output))
+    with session(call, shown) as current:
+        request = pb.WaitJobRequest(uid=uid, content_format=_answer_format(shown))
         if timeout is not None:
             request.timeout.CopyFrom(_duration(timeout))
         try:
             job = _wait(current, request)
         except KeyboardInterrupt:
-            leave.interrupted(current, uid, None, cancel=cancel_on_interrupt)
-        _conclude(current, job, as_json=as_json, output=output)
+            leave.interrupted(current, uid, None, cancel=call.cancel_on_interrupt)
+        _conclude(current, job, shown)
         if not job.done:
             raise typer.Exit(STILL_RUNNING)
 
 
-def cancel(
-    uid: opt.Uid,
-    target: opt.Target = opt.DEFAULT_TARGET,
-    token_file: opt.TokenFile = None,
-    deadline: opt.CallDeadline = _DEADLINE,
-    as_json: opt.Json = False,
-) -> None:
+def cancel(uid: opt.Uid, call: opt.QuickCallOptions, as_json: opt.Json = False) -> None:
     """Ask to cancel a job."""
-    with session(target, token_file, deadline) as current:
+    with session(call) as current:
         request = pb.CancelJobRequest(uid=uid)
         job = current.client.call(current.client.stub.CancelJob, request, current.deadline)
-        if as_json:
-            show.show_json(job)
-        else:
-            show.show_job(job)
+        show.show_answer(job, as_json=as_json)
         if not job.done:
             show.note(f"it was asked to cancel and may go on for a while: {current.watch_command(uid)}")
 
 
 def _wait(current: Session, request: pb.WaitJobRequest) -> pb.Job:
-    """Wait in calls as long as the gateway lets one last; a timeout of the user's own is one call."""
+    """Waits in calls as long as the gateway lets one last; a timeout of the user's own is one call."""
     while True:
         job = current.client.call(current.client.stub.WaitJob, request, current.deadline)
         left = current.deadline.left()
@@ -148,21 +85,18 @@ def _wait(current: Session, request: pb.WaitJobRequest) -> pb.Job:
             return job
 
 
-def _conclude(current: Session, job: pb.Job, *, as_json: bool, output: Path | None) -> None:
-    """Show an answer and its result, and leave the process where the job ended otherwise than well."""
-    if as_json:
-        show.show_json(job)
-    else:
-        show.show_job(job)
+def _conclude(current: Session, job: pb.Job, shown: opt.OutputOptions) -> None:
+    """Shows an answer and its result, and leaves the process where the job ended otherwise than well."""
+    show.show_answer(job, as_json=shown.as_json, to_stderr=shown.result_only)
     if not job.done:
         show.note(f"watch it: {current.watch_command(job.uid)}")
         return
-    if output:
-        write_output(_fetch(current, job), output)
+    if shown.output:
+        write_result(_fetch(current, job), shown.output, job.uid)
     elif job.content_omitted:
         command = current.watch_command(job.uid)
         show.note(f"the result is too large for one answer ({job.content_size:,} bytes): {command} --output FILE")
-    elif not as_json:
+    elif not shown.as_json:
         result = Result()
         result.take_job(job)
         show.show_result(result, job.uid)
@@ -170,9 +104,9 @@ def _conclude(current: Session, job: pb.Job, *, as_json: bool, output: Path | No
         raise typer.Exit(JOB_FAILED)
 
 
-def _answer_format(output: Path | None) -> pb.ContentFormat.ValueType:
-    # What goes into a file is fetched as a stream afterwards, for no single answer carries every result.
-    return pb.CONTENT_FORMAT_NONE if output else pb.CONTENT_FORMAT_UNSPECIFIED
+def _answer_format(shown: opt.OutputOptions) -> pb.ContentFormat.ValueType:
+    # What is written out is fetched as a stream afterwards, for no single answer carries every result.
+    return pb.CONTENT_FORMAT_NONE if shown.output else pb.CONTENT_FORMAT_UNSPECIFIED
 
 
 def _fetch(current: Session, job: pb.Job) -> Result:

@@ -32,11 +32,9 @@ class TokenUnusable(Exception):
 
 
 def read_token(file: Path | None) -> str:
-    """Return the token from a file, or else from the environment variable JOBGATEWAY_TOKEN.
+    """The token in a file, or else in the environment variable JOBGATEWAY_TOKEN.
 
-    Raises:
-        TokenUnusable: there is none, or it cannot be sent.
-
+    Raises `TokenUnusable` where there is none, or it cannot be sent.
     """
     environment = os.environ.get("JOBGATEWAY_TOKEN", "")
     if file is None and not environment:
@@ -57,13 +55,13 @@ def read_token(file: Path | None) -> str:
 
 
 class Deadline:
-    """The time that a command may take, over all of its calls; None is no limit."""
+    """The time that a command may take, in seconds over all of its calls; None is no limit."""
 
     def __init__(self, seconds: float | None) -> None:
         self._end = None if seconds is None else time.monotonic() + seconds
 
     def left(self) -> float | None:
-        """Return the seconds that are left, or None where there is no limit."""
+        """The seconds that are left, or None where there is no limit."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
 
@@ -80,17 +78,12 @@ class Client:
         self.stub = pb_grpc.JobServiceStub(self._channel)
 
     def reconnect(self) -> None:
-        """Go on over a new connection."""
+        """Goes on over a new connection."""
         self._channel.close()
         self._connect()
 
     def call(self, method: "Unary", request: object, deadline: Deadline) -> "pb.Job":
-        """Make one unary call.
-
-        Raises:
-            CallFailed: it ended with an error.
-
-        """
+        """The answer to a unary call. Raises `CallFailed` where that ends with an error."""
         try:
             return method(request, metadata=self.metadata, timeout=deadline.left())
         except grpc.RpcError as error:

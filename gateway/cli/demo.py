@@ -15,12 +15,13 @@ from rich.console import Console
 from gateway.cli.client import Client, Deadline
 from gateway.cli.exits import CALL_FAILED, INTERRUPTED, JOB_FAILED, SUCCESS
 from gateway.cli.follow import follow
+from gateway.cli.options import OutputOptions
 from gateway.cli.params import read_params
+from gateway.cli.serve import DEMO_TOKEN
 from gateway.cli.session import Session
 
 _T = TypeVar("_T")
 
-TOKEN = "demo-token"  # noqa: S105 - of a simulator that lives for seconds
 _SECONDS = 15.0
 _JOBS: tuple[tuple[str, str, list[str], int], ...] = (
     ("A job that tells of its progress and succeeds", "succeed", ["duration=2", "steps=5"], SUCCESS),
@@ -46,16 +47,16 @@ def demo() -> None:
 
 
 def _show(console: Console, gateway: str, title: str, method: str, param: list[str], expected: int) -> bool:
-    """Run one job as `run` does, and say whether it ended as it should."""
+    """Runs one job as `run` does, and says whether it ended as it should."""
     words = ["jobgateway run --workspace 1 --entity 1 --method", method, *(f"--param {each}" for each in param)]
     console.print(f"\n[bold]{title}[/]\n[dim]$ {' '.join(words)}[/]")
     request = pb.SendJobRequest(workspace_id="1", entity_id=1, method_name=method)
     request.params_json = read_params(param, None, None) or b"{}"
     code = SUCCESS
-    with Client(gateway, TOKEN) as client:
+    with Client(gateway, DEMO_TOKEN) as client:
         current = Session(client, Deadline(_SECONDS))
         try:
-            follow(current, pb.RunJobRequest(request=request), as_json=False, output=None, cancel=False)
+            follow(current, pb.RunJobRequest(request=request), OutputOptions(), cancel=False)
         except typer.Exit as left:
             code = left.exit_code
     if code == INTERRUPTED:
@@ -66,7 +67,7 @@ def _show(console: Console, gateway: str, title: str, method: str, param: list[s
 
 @contextmanager
 def servers() -> Iterator[tuple[str, str]]:
-    """Run an upstream and a gateway; give the URL of the one and the address of the other."""
+    """Runs an upstream and a gateway; gives the URL of the one and the address of the other."""
     # In a thread of their own, for the client blocks.
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -94,7 +95,7 @@ async def _start() -> tuple[AsyncExitStack, str, str]:
     from gateway.simulator import Simulator
 
     async with AsyncExitStack() as stack:
-        simulator = Simulator(tokens=frozenset({TOKEN}))
+        simulator = Simulator(tokens=frozenset({DEMO_TOKEN}))
         await simulator.start("127.0.0.1", 0)
         stack.push_async_callback(simulator.stop)
         settings = Settings(listen="127.0.0.1:0", upstream_url=simulator.url, poll_interval_max_seconds=0.25)

@@ -2,9 +2,8 @@
 
 SUCCESS = 0
 JOB_FAILED = 1
-CANNOT_LISTEN = 1
-"""Of the servers."""
 USAGE = 2
+"""Of the servers also: they cannot start so."""
 CALL_FAILED = 3
 STILL_RUNNING = 124
 """As of timeout(1): the time to wait was over first."""
@@ -14,6 +13,6 @@ BROKEN_PIPE = 141
 """As of a shell for a process that ended by SIGPIPE."""
 
 EXPLAINED = (
-    "Exit codes: 0 success, 1 the job ended otherwise, 2 wrong usage, 3 the gateway or the way to it failed, "
-    "124 `wait` was over before the job, 130 Ctrl-C."
+    "Exit codes: 0 success, 1 the job ended otherwise, 2 wrong usage or settings, 3 the gateway or the way to it "
+    "failed, 124 `wait` was over before the job, 130 Ctrl-C."
 )

@@ -5,19 +5,26 @@ from dataclasses import dataclass, field
 from typing import Self, cast
 
 import grpc
-from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 _LONGEST_FOREIGN_MESSAGE = 200
-# How gRPC begins where there was no connection to send anything over.
+# The gateway names a longer wait than this to nobody, in seconds.
+_LONGEST_RETRY_DELAY = 86_400.0
+# How gRPC begins where there was no connection to send anything over, and where the server's did not take it.
 _NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
+_NOT_TAKEN = "SERVER: Received message larger than max"
+_KINDS = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A call that ended with an error: its status, and the details that came with it."""
+    """A call that ended with an error: its status, and the details that came with it.
+
+    `violations` are the fields at fault, each as its path in the request and what is wrong with it; `retry_delay` is
+    in seconds.
+    """
 
     code: grpc.StatusCode
     message: str
@@ -28,20 +35,18 @@ class Failure:
 
     @classmethod
     def of(cls, error: grpc.RpcError) -> Self:
-        """Read an error of a call, which gRPC raises as the call itself."""
-        reason, metadata, retry_delay = "", {}, None
+        """What an error of a call says, which gRPC raises as the call itself."""
+        message, reason, metadata, retry_delay = error.details() or "", "", {}, None
         violations: list[tuple[str, str]] = []
         for detail in _details(error):
-            if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-                info = error_details_pb2.ErrorInfo.FromString(detail.value)
-                reason, metadata = info.reason, dict(info.metadata)
-            elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
-                request = error_details_pb2.BadRequest.FromString(detail.value)
-                violations += [(each.field, each.description) for each in request.field_violations]
-            elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
-                retry = error_details_pb2.RetryInfo.FromString(detail.value)
-                retry_delay = retry.retry_delay.ToTimedelta().total_seconds()
-        return cls(error.code(), error.details() or "", reason, metadata, tuple(violations), retry_delay)
+            if isinstance(detail, error_details_pb2.ErrorInfo):
+                reason, metadata = detail.reason, dict(detail.metadata)
+            elif isinstance(detail, error_details_pb2.BadRequest):
+                violations += [(each.field, each.description) for each in detail.field_violations]
+            elif isinstance(detail, error_details_pb2.RetryInfo):
+                delay = detail.retry_delay.seconds + detail.retry_delay.nanos / 1e9
+                retry_delay = min(delay, _LONGEST_RETRY_DELAY)
+        return cls(error.code(), message, reason, metadata, tuple(violations), retry_delay)
 
     @property
     def uid(self) -> int:
@@ -57,16 +62,24 @@ class Failure:
     @property
     def may_have_sent(self) -> bool:
         """Whether a request that makes a job may have arrived: what the gateway did not say, nobody knows."""
-        return not self.from_gateway and not self.message.startswith(_NOT_CONNECTED)
+        return not self.from_gateway and not self.message.startswith((*_NOT_CONNECTED, _NOT_TAKEN))
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields at fault, a line each."""
+        # A RunJobRequest holds the SendJobRequest, which is all of it that a command's options are about.
+        around = "" if self.reason.startswith("UPSTREAM_") else "request."
+        return [f"{path.removeprefix(around) or '(request)'}: {said}" for path, said in self.violations]
 
     def line(self, target: str) -> str:
-        """Say in one line what was wrong and what to do."""
+        """What was wrong, the first field at fault included, and what to do, in one line."""
         message = self.message
         if self.violations:
-            # The message may go on with the violations, which get lines of their own.
-            message = message.partition(": ".join(self.violations[0]))[0].rstrip(": ") or "the request is not valid"
+            # The message goes on with the violations, all of them.
+            before = message.partition(f"{self.violations[0][0]}: ")[0].rstrip(": ;")
+            message = ": ".join(filter(None, (before, self.fields[0])))
         if not self.from_gateway and self.code is grpc.StatusCode.UNAVAILABLE:
-            message = f"{target} cannot be reached ({message[:_LONGEST_FOREIGN_MESSAGE]})"
+            message = f"{target} cannot be reached ({_cause(message)[:_LONGEST_FOREIGN_MESSAGE]})"
         advice = f"; {self._advice()}" if self._advice() else ""
         status = ", ".join(filter(None, (self.code.name, self.reason)))
         return f"{message.rstrip('.') or 'no message'}{advice} [{status}]"
@@ -78,6 +91,8 @@ class Failure:
             return f"try again in {self.retry_delay:.3g} s"
         if not self.from_gateway and self.code in _NOT_FROM_GATEWAY:
             return _NOT_FROM_GATEWAY[self.code]
+        if self.violations:
+            return ""  # they say it
         return _BY_CODE.get(self.code, "")
 
 
@@ -93,7 +108,6 @@ class CallFailed(Exception):
 _BY_REASON = {
     "SUBMIT_OUTCOME_UNKNOWN": "",  # its message says what to do
     "REQUEST_ID_REUSED": "take another --request-id",
-    "REQUEST_IDS_EXHAUSTED": "try again later",
     "RESULT_TOO_LARGE": "get it with: jobgateway watch UID --output FILE",
     "UPSTREAM_TIMEOUT": "try again later",
 }
@@ -107,7 +121,7 @@ _BY_CODE = {
     grpc.StatusCode.INVALID_ARGUMENT: "correct the request",
     grpc.StatusCode.UNAUTHENTICATED: "put a valid token into JOBGATEWAY_TOKEN or the --token-file",
     grpc.StatusCode.PERMISSION_DENIED: "ask for access, or use another token",
-    grpc.StatusCode.NOT_FOUND: "check the number, and whether the token may see it",
+    grpc.StatusCode.NOT_FOUND: "check the ids, and what the token may see",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "make it smaller",
     grpc.StatusCode.UNAVAILABLE: "try again later",
     grpc.StatusCode.DEADLINE_EXCEEDED: "give it more time with --deadline",
@@ -116,11 +130,20 @@ _BY_CODE = {
 }
 
 
-def _details(error: grpc.RpcError) -> list[any_pb2.Any]:
-    """Return the details in the trailer `grpc-status-details-bin`."""
+def _details(error: grpc.RpcError) -> list[Message]:
+    """The details in the trailer `grpc-status-details-bin` that are of use here."""
     try:
         # The errors of calls are the calls themselves, which the stubs do not say.
         status = rpc_status.from_call(cast("grpc.Call", error))
+        details = status.details if status else []
+        return [kind.FromString(each.value) for each in details for kind in _KINDS if each.Is(kind.DESCRIPTOR)]
     except (ValueError, DecodeError):
         return []  # details that contradict the status, or are none, tell nothing
-    return list(status.details) if status else []
+
+
+def _cause(message: str) -> str:
+    """What of gRPC's own message is the cause, where it is one about connecting: what comes last in it."""
+    if not message.startswith(_NOT_CONNECTED):
+        return message
+    _, found, cause = message.rpartition("remote host: ")
+    return cause if found else message.rpartition(": ")[2].rstrip("]")

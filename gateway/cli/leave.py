@@ -16,14 +16,9 @@ _CANCEL_SECONDS = 30.0
 
 
 def failed(current: Session, failure: Failure, uid: int, sent: pb.SendJobRequest | None) -> NoReturn:
-    """Leave because of an error.
+    """Leaves because of an error.
 
-    Args:
-        current: the session.
-        failure: the error.
-        uid: the job; 0 where it is not known.
-        sent: what the command asked to make a job of, if it did.
-
+    `uid` is the job, 0 where it is not known; `sent` is what the command asked to make a job of, if it did.
     """
     show_failure(failure, current.client.target)
     if sent and uid:
@@ -34,7 +29,7 @@ def failed(current: Session, failure: Failure, uid: int, sent: pb.SendJobRequest
 
 
 def interrupted(current: Session, uid: int, sent: pb.SendJobRequest | None, *, cancel: bool) -> NoReturn:
-    """Leave because of Ctrl-C, and where that was asked for cancel the job; the arguments are those of `failed`."""
+    """Leaves because of Ctrl-C, with `cancel` once the job was asked to cancel; `uid` and `sent` are as in `failed`."""
     if sent and not uid:
         show.note(f"interrupted, and nothing was cancelled; {_outcome_unknown(sent)}")
     elif not cancel:

@@ -5,22 +5,19 @@ import os
 import sys
 from pathlib import Path
 
+from gateway.cli.options import STANDARD_STREAM
+
 
 class ParamsInvalid(Exception):
     """The input cannot be sent; the text says why."""
 
 
 def read_params(pairs: list[str], text: str | None, file: Path | None) -> bytes | None:
-    """Return the JSON to send, or None where no way to give it was used.
+    """The JSON to send, or None where no way to give it was used.
 
-    Args:
-        pairs: `KEY=VALUE`, each a member of an object.
-        text: the JSON itself.
-        file: where it is; `-` is standard input.
-
-    Raises:
-        ParamsInvalid: more than one way was used, or what came is not JSON.
-
+    The ways are `pairs` of the form `KEY=VALUE`, each a member of an object; the JSON itself as a `text`; and a `file`
+    that has it, where `-` is standard input. Raises `ParamsInvalid` where more than one was used, or what came is not
+    JSON.
     """
     if bool(pairs) + (text is not None) + (file is not None) > 1:
         raise ParamsInvalid("give the input in one way only: --param, --params or --params-file")
@@ -34,7 +31,7 @@ def read_params(pairs: list[str], text: str | None, file: Path | None) -> bytes 
 
 
 def _contents(file: Path) -> bytes:
-    if str(file) == "-":
+    if file == STANDARD_STREAM:
         return sys.stdin.buffer.read()
     try:
         return file.read_bytes()
@@ -76,11 +73,9 @@ def _quoted(text: str) -> str:
 
 
 def _parse(document: str | bytes) -> None:
-    """Check that a document is JSON, without turning its numbers into Python's, which have limits.
+    """Checks a document without turning its numbers into Python's, which have limits.
 
-    Raises:
-        ValueError: it is not.
-
+    Raises `ValueError` where it is not JSON.
     """
     try:
         json.loads(document, parse_int=str, parse_float=str, parse_constant=_no_constant)

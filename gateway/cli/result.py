@@ -14,21 +14,14 @@ class ResultBroken(Exception):
 class Result:
     """Collects the result of a job from its events, or from a `Job`.
 
-    Attributes:
-        data: the JSON; the upstream's own bytes, unless it came as a `Struct`.
-
+    `data` is its JSON: the upstream's own bytes, unless it came as a `Struct`. It is empty where there is none.
     """
 
     def __init__(self) -> None:
         self.data = bytearray()
 
     def take(self, event: pb.JobEvent) -> None:
-        """Take what an event has of the result.
-
-        Raises:
-            ResultBroken: the job is done and what was received does not fit its size and hash.
-
-        """
+        """Takes what an event has of the result. Raises `ResultBroken` at the end where it does not fit its hash."""
         if event.HasField("content_chunk"):
             # After a resumption the chunks may start again: what is there is cut to where this one begins.
             del self.data[event.content_chunk.offset :]
@@ -37,18 +30,16 @@ class Result:
             self.take_job(event.job)
 
     def take_job(self, job: pb.Job) -> None:
-        """Take the result from a job, or check the chunks that came before it.
+        """Takes the result from a job, or checks the chunks that came before it.
 
-        Raises:
-            ResultBroken: it does not fit its size and hash.
-
+        Raises `ResultBroken` where it does not fit its hash.
         """
         if job.HasField("content"):
             self.data = bytearray(_struct_json(job.content))
             return
         if job.HasField("content_json"):
             self.data = bytearray(job.content_json)
-        if self.data and hashlib.sha256(self.data).hexdigest() != job.content_sha256:
+        if job.content_size and hashlib.sha256(self.data).hexdigest() != job.content_sha256:
             raise ResultBroken(f"the result of job {job.uid} was damaged on its way: its SHA-256 is another")
 
 

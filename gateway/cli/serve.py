@@ -8,12 +8,10 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import show
 from gateway.cli.client import TokenUnusable, read_token
-from gateway.cli.exits import CANNOT_LISTEN
 from gateway.cli.session import usage_error
 
-_DEMO_TOKEN = "demo-token"  # noqa: S105 - the simulator's only, and public
+DEMO_TOKEN = "demo-token"  # noqa: S105 - the simulator's only, and public
 
 _WELCOME = """The simulator listens: {url}
 
@@ -26,19 +24,21 @@ Start a gateway in front of it, and send jobs from another terminal:
   jobgateway run --workspace 1 --entity 1 --method fail
   jobgateway run --workspace 1 --entity 1 --method refuse
 
-What else its jobs can do: python -m pydoc gateway.simulator gateway.simulator.parameters
+What a job does goes by its method; one that is none of these succeeds:
+
+  {methods}
+
+How long, with which progress, result and faults: python -m pydoc gateway.simulator gateway.simulator.parameters
 """
 
 SimulatorListen = Annotated[
     str, typer.Option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 is any free one.")
 ]
-
-
 SimulatorTokenFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help=f"The file with the token to let in; without it that in JOBGATEWAY_TOKEN, or else {_DEMO_TOKEN}.",
+        help=f"The file with the token to let in; without it that in JOBGATEWAY_TOKEN, or else {DEMO_TOKEN}.",
         show_default=False,
     ),
 ]
@@ -57,8 +57,7 @@ def serve() -> None:
     try:
         asyncio.run(serve_gateway(settings))
     except OSError as error:
-        show.problem(str(error))
-        raise typer.Exit(CANNOT_LISTEN) from error
+        usage_error(str(error))
 
 
 def simulate(
@@ -66,35 +65,36 @@ def simulate(
     token_file: SimulatorTokenFile = None,
 ) -> None:
     """Start an upstream that runs no app: what a job does is chosen by its method."""
-    token, hint = _DEMO_TOKEN, f"export JOBGATEWAY_TOKEN={_DEMO_TOKEN}"
+    token, hint = DEMO_TOKEN, f"export JOBGATEWAY_TOKEN={DEMO_TOKEN}"
     if token_file or os.environ.get("JOBGATEWAY_TOKEN"):
         hint = "# with the token that the simulator was given, which is not shown"
         try:
             token = read_token(token_file)
         except TokenUnusable as error:
             usage_error(str(error))
+    asyncio.run(_simulate(listen, token, hint))
+
+
+async def _simulate(listen: str, token: str, hint: str) -> None:
+    from gateway import logs
+    from gateway.simulator import METHODS, Simulator
+
     host, _, port = listen.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and int(port) < 2**16):
         usage_error(f"--listen {listen} is not HOST:PORT")
-    try:
-        asyncio.run(_simulate(host.strip("[]"), int(port), token, hint))
-    except OSError as error:
-        show.problem(f"the simulator cannot listen at {listen}: {error.strerror}")
-        raise typer.Exit(CANNOT_LISTEN) from error
-
-
-async def _simulate(host: str, port: int, token: str, hint: str) -> None:
-    from gateway import logs
-    from gateway.simulator import Simulator
-
     logs.configure("text")
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     simulator = Simulator(tokens=frozenset({token}))
-    await simulator.start(host, port)
     try:
-        typer.echo(_WELCOME.format(url=simulator.url, hint=hint))
+        await simulator.start(host.strip("[]"), int(port))
+    except OSError as error:
+        usage_error(f"--listen {listen} cannot be bound: {error.strerror}")
+    except UnicodeError:
+        usage_error(f"--listen {listen} cannot be bound: the host is no name")  # as IDNA has it, which getaddrinfo asks
+    try:
+        typer.echo(_WELCOME.format(url=simulator.url, hint=hint, methods=", ".join(METHODS)))
         await stop.wait()
     finally:
         await simulator.stop()

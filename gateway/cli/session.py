@@ -1,5 +1,6 @@
 """The frame around every client command: its connection, and how each way to fail becomes an exit code."""
 
+import io
 import os
 import shlex
 import sys
@@ -15,21 +16,20 @@ from gateway.cli import show
 from gateway.cli.client import Client, Deadline, TokenUnusable, read_token
 from gateway.cli.exits import BROKEN_PIPE, CALL_FAILED, INTERRUPTED, USAGE
 from gateway.cli.failure import CallFailed, Failure
-from gateway.cli.options import DEFAULT_TARGET
+from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, OutputOptions
 from gateway.cli.result import Result, ResultBroken
-from gateway.cli.text import clean
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a client command works with."""
+    """What a client command works with; `token_file` is where the token came from, None for the environment."""
 
     client: Client
     deadline: Deadline
     token_file: Path | None = None
 
     def watch_command(self, uid: int) -> str:
-        """Return the command that watches a job as this one would."""
+        """The command that watches a job as this one would."""
         command = ["jobgateway", "watch", str(uid)]
         if self.client.target != DEFAULT_TARGET:
             command += ["--target", self.client.target]
@@ -39,17 +39,22 @@ class Session:
 
 
 @contextmanager
-def session(target: str, token_file: Path | None, seconds: float | None) -> Iterator[Session]:
-    """Connect, and leave the process with the exit code for what goes wrong within."""
+def session(call: CallOptions, shown: OutputOptions | None = None) -> Iterator[Session]:
+    """A connection. Leaves the process with the exit code for what goes wrong within, or could not go well."""
+    if shown:
+        _check_output(shown)
+    # Not every locale has every character; one that cannot be written is no reason to end. Standard error knows that.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
-        token = read_token(token_file)
+        token = read_token(call.token_file)
     except TokenUnusable as error:
         usage_error(str(error))
-    with Client(target, token) as client:
+    with Client(call.target, token) as client:
         try:
-            yield Session(client, Deadline(seconds), token_file)
+            yield Session(client, Deadline(call.deadline), call.token_file)
         except CallFailed as failed:
-            show_failure(failed.failure, target)
+            show_failure(failed.failure, call.target)
             raise typer.Exit(CALL_FAILED) from failed
         except ResultBroken as error:
             show.problem(f"{error}; get it again")
@@ -63,34 +68,40 @@ def session(target: str, token_file: Path | None, seconds: float | None) -> Iter
 
 
 def show_failure(failure: Failure, target: str) -> None:
-    """Print what went wrong, and the fields that are at fault."""
+    """Prints what went wrong, and the fields at fault beyond the first, which the line itself names."""
     show.problem(failure.line(target))
-    for field, description in failure.violations:
-        show.problem(f"  {clean(field) or '(request)'}: {description}")
+    for line in failure.fields[1:]:
+        show.problem(f"  {line}")
 
 
 def usage_error(line: str) -> NoReturn:
-    """Print what is wrong with the command line and leave."""
+    """Prints what is wrong with the command line or a setting, and leaves."""
     show.problem(line)
     raise typer.Exit(USAGE)
 
 
-def check_output(file: Path | None) -> None:
-    """Leave at once where the result could not be written in the end."""
-    if file and not file.exists() and not os.access(file.parent, os.W_OK | os.X_OK):
-        usage_error(f"--output {file} cannot be written: {file.parent} is no folder that can be written to")
-
-
-def write_output(result: Result, file: Path) -> None:
-    """Write the result to its file and say so, or leave where that fails."""
+def write_result(result: Result, file: Path, uid: int) -> None:
+    """Writes the result of job `uid` to its file and says so, or leaves where that fails."""
     if not result.data:
-        show.note(f"there is no result, so {file} was not written")
+        show.note("there is no result" if file == STANDARD_STREAM else f"there is no result, so {file} was not written")
+        return
+    if file == STANDARD_STREAM:
+        show.show_result(result, uid, end=b"")
         return
     try:
         file.write_bytes(result.data)
     except OSError as error:
         usage_error(f"--output {file} cannot be written: {error.strerror}")
     show.note(f"result: {len(result.data):,} bytes in {file}")
+
+
+def _check_output(shown: OutputOptions) -> None:
+    file = shown.output
+    if shown.result_only:
+        if shown.as_json:
+            usage_error("--json and --output - both want standard output: give --output a file")
+    elif file and not file.exists() and not os.access(file.parent, os.W_OK | os.X_OK):
+        usage_error(f"--output {file} cannot be written: {file.parent} is no folder that can be written to")
 
 
 def _silence_standard_output() -> None:

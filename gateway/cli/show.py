@@ -1,6 +1,6 @@
 """What is printed: events as they come, and how it ended.
 
-Standard output has what was asked for, standard error everything else.
+Standard output has what was asked for, standard error everything else. With `--output -` only the result was.
 """
 
 import sys
@@ -25,46 +25,56 @@ class _Console(Console):
     """A console that leaves a closed pipe to its caller."""
 
     def on_broken_pipe(self) -> None:
-        """Raise again what Rich would leave the process for, with an exit code that means something else here."""
+        """Raises again what Rich would leave the process for, with an exit code that means something else here."""
         raise  # what calls this is handling the BrokenPipeError
 
 
 def note(line: str) -> None:
-    """Print a remark to standard error."""
+    """Prints a remark to standard error."""
     _print(_Console(stderr=True), line)
 
 
 def problem(line: str) -> None:
-    """Print what went wrong to standard error."""
+    """Prints what went wrong to standard error."""
     _print(_Console(stderr=True), line, "red")
 
 
 def succeeded(job: pb.Job) -> bool:
-    """Say whether a job ended well."""
+    """Whether a job ended well."""
     return job.done and job.status == pb.JOB_STATUS_SUCCESS
 
 
-def show_job(job: pb.Job) -> None:
-    """Print how a job is: a line, and where it has ended what is to be said of it."""
+def show_job(job: pb.Job, *, to_stderr: bool = False) -> None:
+    """Prints how a job is: a line, and where it has ended what is to be said of it."""
     style = "" if not job.done else "green" if succeeded(job) else "red"
-    _print(_Console(), job_line(job), style)
+    console = _Console(stderr=to_stderr)
+    _print(console, job_line(job), style)
     for line in job_details(job):
-        _print(_Console(), line)
+        _print(console, line)
 
 
 def show_json(message: Message) -> None:
-    """Print a message as one line of JSON."""
+    """Prints a message as one line of JSON."""
     sys.stdout.write(json_format.MessageToJson(message, indent=None, preserving_proto_field_name=True) + "\n")
     sys.stdout.flush()
 
 
-def show_result(result: Result, uid: int) -> None:
-    """Print the result: for a person on a terminal, and as it is into a pipe."""
+def show_answer(job: pb.Job, *, as_json: bool, to_stderr: bool = False) -> None:
+    """Prints a job that is the answer to a call."""
+    if as_json:
+        show_json(job)
+    else:
+        show_job(job, to_stderr=to_stderr)
+
+
+def show_result(result: Result, uid: int, *, end: bytes = b"\n") -> None:
+    """Prints the result: for a person on a terminal, and as it is into a pipe, followed by `end`."""
     if not result.data:
         return
     if not sys.stdout.isatty():
         sys.stdout.flush()
-        sys.stdout.buffer.write(result.data + b"\n")
+        sys.stdout.buffer.write(result.data)
+        sys.stdout.buffer.write(end)
         sys.stdout.buffer.flush()
     elif len(result.data) <= _LONGEST_SHOWN:
         text = Text(pretty_json(result.data))
@@ -78,10 +88,10 @@ class Display(Protocol):
     """Shows the events of a stream."""
 
     def event(self, event: pb.JobEvent) -> None:
-        """Show an event."""
+        """Shows an event."""
 
     def note(self, line: str) -> None:
-        """Show a remark."""
+        """Shows a remark."""
 
     def __enter__(self) -> Self: ...
 
@@ -91,20 +101,21 @@ class Display(Protocol):
 class Lines:
     """A line per event."""
 
-    def __init__(self, *, as_json: bool = False) -> None:
+    def __init__(self, *, as_json: bool, to_stderr: bool) -> None:
         self._as_json = as_json
+        self._to_stderr = to_stderr
 
     def event(self, event: pb.JobEvent) -> None:
-        """Print an event."""
+        """Prints an event."""
         if self._as_json:
             show_json(event)
         elif event.job.done:
-            show_job(event.job)
+            show_job(event.job, to_stderr=self._to_stderr)
         elif line := event_line(event):
-            _print(_Console(), line)
+            _print(_Console(stderr=self._to_stderr), line)
 
     def note(self, line: str) -> None:
-        """Print a remark to standard error."""
+        """Prints a remark to standard error."""
         note(line)
 
     def __enter__(self) -> Self:
@@ -117,7 +128,8 @@ class Lines:
 class Bar:
     """A progress bar, and in the end the job's last state."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, to_stderr: bool) -> None:
+        self._to_stderr = to_stderr
         message = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
         self._progress = Progress(
             SpinnerColumn(),
@@ -125,16 +137,17 @@ class Bar:
             BarColumn(bar_width=30),
             TaskProgressColumn(),
             TimeElapsedColumn(),
+            console=_Console(stderr=to_stderr),
             transient=True,
             expand=True,
         )
         self._task = self._progress.add_task("waiting for the first state", total=None)
 
     def event(self, event: pb.JobEvent) -> None:
-        """Move the bar."""
+        """Moves the bar."""
         if event.job.done:
             self._progress.stop()
-            show_job(event.job)
+            show_job(event.job, to_stderr=self._to_stderr)
         elif event.HasField("job"):
             job = event.job
             percent = percentage(job)
@@ -148,7 +161,7 @@ class Bar:
             self.note(line)
 
     def note(self, line: str) -> None:
-        """Print a remark above the bar."""
+        """Prints a remark above the bar."""
         self._progress.console.print(Text(clean(line), "dim"), soft_wrap=True)
 
     def _update(self, description: str, completed: float | None, total: float | None) -> None:
@@ -162,11 +175,14 @@ class Bar:
         self._progress.stop()
 
 
-def display(*, as_json: bool) -> Display:
-    """Return the display that fits to where standard output goes."""
+def display(*, as_json: bool, to_stderr: bool) -> Display:
+    """The display that fits to where it is shown: standard output, or standard error with `to_stderr`."""
     # Rich's own test also honours FORCE_COLOR, and a bar in a pipe is of no use.
-    on_terminal = sys.stdout.isatty() and not Console().is_dumb_terminal
-    return Bar() if on_terminal and not as_json else Lines(as_json=as_json)
+    stream = sys.stderr if to_stderr else sys.stdout
+    on_terminal = stream.isatty() and not Console().is_dumb_terminal
+    if on_terminal and not as_json:
+        return Bar(to_stderr=to_stderr)
+    return Lines(as_json=as_json, to_stderr=to_stderr)
 
 
 def _print(console: Console, line: str, style: str = "") -> None:

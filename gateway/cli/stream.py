@@ -29,13 +29,9 @@ _SILENT = Failure(grpc.StatusCode.UNAVAILABLE, f"nothing was heard for {SILENCE_
 class JobStream:
     """Iterates over the events of a job up to its end.
 
-    Args:
-        client: whose calls these are.
-        opening: how to begin. A `RunJob` is never sent twice, unless its `request_id` makes that safe; once the job
-            has a uid, the stream goes on with `WatchJob`.
-        deadline: the time for all of it.
-        note: called with one line before each new attempt.
-
+    It begins with the call that `opening` is for. A `RunJob` is never sent twice, unless its `request_id` makes that
+    safe; once the job has a uid, the stream goes on with `WatchJob`. `deadline` is the time for all of it, and `note`
+    gets one line before each new attempt.
     """
 
     def __init__(
@@ -65,12 +61,7 @@ class JobStream:
         return self._watch.uid
 
     def __iter__(self) -> Iterator[pb.JobEvent]:
-        """Yield each event once the gateway told it.
-
-        Raises:
-            CallFailed: with an error that will not pass, or that lasts for too long.
-
-        """
+        """Each event once the gateway told it. Raises `CallFailed` for what will not pass, or lasts for too long."""
         while True:
             failure = yield from self._one_stream()
             if failure is None:
@@ -88,7 +79,7 @@ class JobStream:
             self._client.reconnect()
 
     def _one_stream(self) -> Generator[pb.JobEvent, None, Failure | None]:
-        """Yield the events of one call; return why it ended, or None where that was the job's end."""
+        """Yields the events of one call; returns why it ended, or None where that was the job's end."""
         stub, metadata, left = self._client.stub, self._client.metadata, self._deadline.left()
         if self._run and not self.uid:
             call = stub.RunJob(self._run, metadata=metadata, timeout=left)
@@ -141,7 +132,10 @@ class JobStream:
 
 
 class _Watchdog(threading.Thread):
-    """Cancels a call once it was silent for too long; `first_limit` holds until it is heard, None is for ever."""
+    """Cancels a call once it was silent for too long.
+
+    `first_limit` holds until it is heard, in seconds; None is for ever. `bit` says whether it did.
+    """
 
     def __init__(self, call: grpc.Call, *, first_limit: float | None) -> None:
         super().__init__(daemon=True)
@@ -151,7 +145,7 @@ class _Watchdog(threading.Thread):
         self._heard = threading.Event()
 
     def heard(self) -> None:
-        """Tell it of a sign of life, or of the call's end."""
+        """Tells it of a sign of life, or of the call's end."""
         self._heard.set()
 
     def run(self) -> None:

@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 from google.protobuf import json_format, struct_pb2, timestamp_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 
-# What moves the cursor, rings, changes colours or the direction of the text: C0, DEL, C1, and the bidi controls.
-_CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+# What moves the cursor, rings, changes colours or the direction of the text: C0, DEL, C1, and the bidi controls. Lone
+# surrogates, which JSON can name, are no text that can be written.
+_CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_SURROGATES = range(0xD800, 0xE000)
 _SPACES = (0x09, 0x0A, 0x0D, 0x85, 0x2028, 0x2029)
-_HARMLESS = dict.fromkeys(_CONTROLS, "\N{REPLACEMENT CHARACTER}") | dict.fromkeys(_SPACES, " ")
+_HARMLESS = dict.fromkeys([*_CONTROLS, *_SURROGATES], "\N{REPLACEMENT CHARACTER}") | dict.fromkeys(_SPACES, " ")
 
 _WORDS = {
     pb.JOB_STATUS_RUNNING: "running",
@@ -25,22 +27,22 @@ _WORDS = {
 
 
 def clean(text: str) -> str:
-    """Return a text of somebody else's on one line, without what could take hold of the terminal."""
+    """A text of somebody else's on one line, without what could take hold of the terminal."""
     return text.translate(_HARMLESS)
 
 
 def clean_lines(text: str) -> list[str]:
-    """Return the lines of a text of somebody else's, each harmless."""
+    """The lines of a text of somebody else's, each harmless."""
     return [clean(line) for line in text.replace("\r\n", "\n").split("\n")]
 
 
 def status_word(job: pb.Job) -> str:
-    """Return the word for a job's state; the upstream's own where the gateway does not know it."""
+    """The word for a job's state; the upstream's own where the gateway does not know it."""
     return _WORDS.get(job.status) or clean(job.status_text) or ("ended" if job.done else "state unknown")
 
 
 def percentage(job: pb.Job) -> float | None:
-    """Return how far a job is, 0 to 100, or None where it did not say."""
+    """How far a job is, 0 to 100, or None where it did not say."""
     if not job.progress.HasField("percentage"):
         return None
     # The comparison puts NaN, which is equal to nothing, at 0.
@@ -48,7 +50,7 @@ def percentage(job: pb.Job) -> float | None:
 
 
 def job_line(job: pb.Job) -> str:
-    """Say in one line how a job is."""
+    """How a job is, in one line."""
     percent = percentage(job)
     done_part = "" if percent is None or job.done else f" {percent:.0f}%"
     kind = f" ({clean(job.error.type)})" if job.error.type and job.error.type != status_word(job) else ""
@@ -57,7 +59,7 @@ def job_line(job: pb.Job) -> str:
 
 
 def event_line(event: pb.JobEvent) -> str | None:
-    """Say in one line what an event tells; None for an event of a kind that is not known yet."""
+    """What an event tells, in one line; None for an event of a kind that is not known yet."""
     match event.WhichOneof("payload"):
         case "job":
             missed = f" ({event.skipped} states skipped)" if event.skipped else ""
@@ -73,7 +75,7 @@ def event_line(event: pb.JobEvent) -> str | None:
 
 
 def job_details(job: pb.Job) -> Iterator[str]:
-    """Yield the lines about a job that has ended, beyond the one for its state."""
+    """The lines about a job that has ended, beyond the one for its state."""
     if job.error.HasField("invalid_fields"):
         yield "invalid fields:"
         yield from _fields(job.error.invalid_fields)
@@ -85,7 +87,7 @@ def job_details(job: pb.Job) -> Iterator[str]:
 
 
 def pretty_json(document: bytes | bytearray) -> str:
-    """Return a JSON document for a person to read: indented, and harmless."""
+    """A JSON document for a person to read: indented, and harmless."""
     try:
         text = json.dumps(json.loads(document), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):

@@ -25,6 +25,10 @@ MAX_RETRY_AFTER_SECONDS = 86_400.0
 # Where an answer says what is wrong as a whole.
 SENTENCES = ("detail", "message", "error")
 
+# Elsewhere an object is a form of its own, such as {"code": ..., "messages": [...]}.
+SPEAK_OF_FIELDS = frozenset({400, 422})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
 MEANINGS = {
     400: "the upstream refused the request",
     401: "the upstream did not accept the credential",
@@ -46,11 +50,12 @@ def read_error(answer: Answer, now: float, redact: Callable[[str], str]) -> Upst
     """
     status = answer.status
     if status < 400:
-        what = "a redirect (HTTP {}), which is not followed" if status >= 300 else "HTTP {}, which ends no request"
-        return UpstreamMalformed(f"the upstream answered with {what.format(status)}", http_status=status)
+        redirect = f"a redirect (HTTP {status}), which is not followed"
+        what = redirect if status in REDIRECTS else f"HTTP {status}, which is no answer to the request"
+        return UpstreamMalformed(f"the upstream answered with {what}", http_status=status)
     meaning = MEANINGS.get(status, "the upstream failed" if status >= 500 else "the upstream refused the request")
     value = read_value(answer.body)
-    violations = _violations(value, redact) if status == 400 else ()
+    violations = _violations(value, redact) if status in SPEAK_OF_FIELDS else ()
     sentences = [redact(_sentence(value)), *(f"{each.field}: {each.description}" for each in violations)]
     said = "; ".join(filter(None, sentences))
     return UpstreamAnswered(

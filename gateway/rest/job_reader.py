@@ -1,4 +1,4 @@
-"""Reads the job in an upstream answer, in both of its shapes (rest-api.md), at every endpoint."""
+"""Reads the job in an upstream answer, in both of its shapes (docs/upstream.md), at every endpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ STATUSES = {
 FAILED_BY_ERROR_TYPE = {"error_user": JobStatus.ERROR_USER, "error_timeout": JobStatus.TIMEOUT}
 
 NULL = (b"null",)
-EMPTY = (b"{}", b"[]", b'""')
+# A longer text is something, whatever it is.
+MAX_EMPTY_BYTES = 64
 
 # One of these makes an object a job; an object with none of them is some other answer.
 JOB_FIELDS = frozenset(
@@ -64,7 +65,7 @@ def read_sent_job(body: bytes, *, observe_time: float) -> Job:
     try:
         uid = _uid_of(members) or uid
     except UpstreamMalformed:
-        # Either alone is enough (rest-api.md): a usable url makes up for an unusable uid.
+        # Either alone is enough (docs/upstream.md): a usable url makes up for an unusable uid.
         if uid is None:
             raise
     if uid is None:
@@ -108,7 +109,7 @@ def _job(members: dict[str, memoryview], uid: int, observe_time: float) -> Job:
         status = FAILED_BY_ERROR_TYPE.get(error.type, status)
     if status is None:
         # An unknown word ends a job only beside a sign of an end; an empty default is none.
-        ended = completed or error is not None or (result is not None and result not in EMPTY)
+        ended = completed or error is not None or not _is_empty(result)
         status = JobStatus.UNSPECIFIED if ended else JobStatus.RUNNING
     done = status is not JobStatus.RUNNING
     return Job(
@@ -135,21 +136,26 @@ def _given(members: dict[str, memoryview], name: str) -> memoryview | None:
 def _result(members: dict[str, memoryview]) -> memoryview | None:
     # Each shape has its own name for it, and the empty default of the one must not hide what the other holds.
     given = [raw for name in ("result", "content") if (raw := _given(members, name)) is not None]
-    return next((raw for raw in given if raw not in EMPTY), given[0] if given else None)
+    return next((raw for raw in given if not _is_empty(raw)), given[0] if given else None)
+
+
+def _is_empty(raw: memoryview | None) -> bool:
+    return raw is None or (len(raw) <= MAX_EMPTY_BYTES and read_value(raw) in ({}, [], "", None))
 
 
 def _progress(members: dict[str, memoryview]) -> Progress | None:
     message = read_value(members.get("message"))
     if isinstance(message, str):
-        message = {"message": message} if message else None
-    if not isinstance(message, dict) or not message:
+        message = {"message": message}
+    if not isinstance(message, dict):
         return None
-    return Progress(
+    progress = Progress(
         message=read_text(message.get("message")),
         message_type=read_text(message.get("message_type")),
         percentage=_number(message.get("percentage")),
         report_time=_epoch_time(message.get("timestamp_epoch")),
     )
+    return None if progress == Progress() else progress
 
 
 def _error(members: dict[str, memoryview]) -> JobError | None:
@@ -163,12 +169,16 @@ def _error(members: dict[str, memoryview]) -> JobError | None:
         stack_trace=_json(inner, "stack_trace") or _json(members, "error_stack_trace"),
         invalid_fields=_json(inner, "invalid_fields") or _json(members, "invalid_fields"),
     )
-    return None if error == JobError() else error
+    if error != JobError():
+        return error
+    # An error of a form that nobody foresaw is told as it came.
+    known = _is_empty(raw) or read_value(raw) is False
+    return None if known or raw is None else JobError(message=bytes(raw).decode(errors="replace"))
 
 
 def _json(members: dict[str, memoryview], name: str) -> bytes | None:
     raw = _given(members, name)
-    return None if raw is None or raw in EMPTY else bytes(raw)
+    return None if raw is None or _is_empty(raw) else bytes(raw)
 
 
 def _number(value: Any) -> float | None:

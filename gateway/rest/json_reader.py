@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from gateway.errors import UpstreamMalformed
+from gateway.rest.json_scanner import end_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value = msgspec.json.Decoder()
+_name = json.JSONDecoder()
 
 KINDS = {"[": "a JSON list", '"': "a JSON string", "n": "JSON null"}
 
@@ -25,18 +27,10 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _nothing(_: object) -> None:
-    return None
-
-
 def _integer(text: str) -> float:
     return int(text) if len(text) <= MAX_INTEGER_DIGITS else float(text)
 
 
-# Finds where values end and builds next to none of them: a result may be large, and its numbers of any size.
-_structure = json.JSONDecoder(
-    parse_int=_nothing, parse_float=_nothing, parse_constant=_refuse_constant, object_pairs_hook=_nothing
-)
 _lenient_value = json.JSONDecoder(parse_int=_integer, parse_constant=_refuse_constant)
 
 
@@ -47,11 +41,9 @@ def read_members(body: bytes) -> dict[str, memoryview]:
     """
     try:
         return {name: memoryview(raw) for name, raw in _members.decode(body).items()}
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        # msgspec refuses lone surrogates, which are JSON all the same.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # msgspec refuses lone surrogates and deep nesting, which are JSON all the same.
         return _read_members_leniently(body)
-    except RecursionError as error:
-        raise UpstreamMalformed("the upstream answered with JSON that is nested too deeply") from error
 
 
 def _read_members_leniently(body: bytes) -> dict[str, memoryview]:
@@ -61,8 +53,6 @@ def _read_members_leniently(body: bytes) -> dict[str, memoryview]:
         return {name: view[start:end] for name, start, end in _members_of(body.decode("latin-1"))}
     except (ValueError, IndexError) as error:
         raise UpstreamMalformed("the upstream answered with text that is not JSON") from error
-    except RecursionError as error:
-        raise UpstreamMalformed("the upstream answered with JSON that is nested too deeply") from error
 
 
 def _members_of(text: str) -> Iterator[tuple[str, int, int]]:
@@ -71,18 +61,18 @@ def _members_of(text: str) -> Iterator[tuple[str, int, int]]:
     if position == len(text):
         raise UpstreamMalformed("the upstream answered with an empty body where a JSON object was expected")
     if text[position] != "{":
-        _structure.raw_decode(text, position)
+        end_of(text, position)
         kind = KINDS.get(text[position], "a JSON number or boolean")
         raise UpstreamMalformed(f"the upstream answered with {kind} where a JSON object was expected")
     position = _skip(text, position + 1)
     more = text[position] != "}"
     while more:
-        name, position = _structure.raw_decode(text, position)
+        name, position = _name.raw_decode(text, position)
         position = _skip(text, position)
         if not isinstance(name, str) or text[position] != ":":
             raise ValueError("a member has no name")
         start = _skip(text, position + 1)
-        end = _structure.raw_decode(text, start)[1]
+        end = end_of(text, start)
         yield name, start, end
         position = _skip(text, end)
         if text[position] not in ",}":

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 MAX_ERROR_BODY_BYTES = 1 << 20
 # aiohttp warns of a larger body in one piece, for writing it would hold the event loop.
 BODY_PIECE_BYTES = 1 << 18
-# No exception of httpx proves on this transport that nothing was sent (design.md, section 5); of aiohttp's, these do:
-# they are raised before there is a connection to write to.
+# What an exchange may raise that is not ours; a ValueError is a status line that is not UTF-8.
+FOREIGN = (TimeoutError, httpx.HTTPError, aiohttp.ClientError, OSError, ValueError)
+# No exception of httpx proves on this transport that nothing was sent, for a reset is a ConnectTimeout too. Of
+# aiohttp's, these do: they are raised before there is a connection to write to.
 NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 
 
@@ -107,33 +109,43 @@ class Transport:
         try:
             async with self._places, asyncio.timeout(self._limits.whole):
                 return await self._exchange(request)
-        # A ValueError: a status line that is not UTF-8.
-        except (TimeoutError, httpx.HTTPError, aiohttp.ClientError, OSError, ValueError) as error:
+        except FOREIGN as error:
             raise _ours(error) from error
 
     async def _exchange(self, request: httpx.Request) -> Answer:
         response = await self._transport.handle_async_request(request)
+        body = io.BytesIO()
         try:
             if not 200 <= response.status_code < 600:
                 raise UpstreamMalformed(f"the upstream's answer has the status {response.status_code}")
-            success = response.is_success
-            limit = self._max_answer_bytes if success else MAX_ERROR_BODY_BYTES
-            if "," in response.headers.get("content-encoding", ""):
-                # Each layer multiplies what one piece can become, before anyone can count it.
-                raise UpstreamMalformed("the upstream's answer is encoded more than once")
-            body = io.BytesIO()
-            # Decoded bytes are counted: a small compressed answer may hold a huge one.
-            async for piece in response.aiter_bytes():
-                body.write(piece)
-                if body.tell() > limit:
-                    if success:
-                        raise UpstreamAnswerTooLarge(f"the upstream's answer is larger than {limit} bytes")
-                    body.truncate(limit)
-                    break
-            # Without a copy, which of a large answer would hold the event loop.
-            return Answer(response.status_code, body.getvalue(), response.headers.get("retry-after"))
+            await self._read(response, body)
+        except FOREIGN as error:
+            # What a refusal says is worth less than that it is one.
+            if response.is_success:
+                ours = _ours(error)
+                ours.http_status = response.status_code
+                raise ours from error
+        except UpstreamError as error:
+            error.http_status = response.status_code
+            raise
         finally:
             await response.aclose()
+        # Without a copy, which of a large answer would hold the event loop.
+        return Answer(response.status_code, body.getvalue(), response.headers.get("retry-after"))
+
+    async def _read(self, response: httpx.Response, body: io.BytesIO) -> None:
+        limit = self._max_answer_bytes if response.is_success else MAX_ERROR_BODY_BYTES
+        if "," in response.headers.get("content-encoding", ""):
+            # Each layer multiplies what one piece can become, before anyone can count it.
+            raise UpstreamMalformed("the upstream's answer is encoded more than once")
+        # Decoded bytes are counted: a small compressed answer may hold a huge one.
+        async for piece in response.aiter_bytes():
+            body.write(piece)
+            if body.tell() > limit:
+                if response.is_success:
+                    raise UpstreamAnswerTooLarge(f"the upstream's answer is larger than {limit} bytes")
+                body.truncate(limit)
+                return
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:

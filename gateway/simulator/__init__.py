@@ -39,8 +39,13 @@ How long, with which progress, result, shape and faults: see `gateway.simulator.
 `gateway.simulator.faults` for the faults.
 """
 
+from gateway.simulator.course import Ending
 from gateway.simulator.faults import Fault
 from gateway.simulator.recording import Recorded
 from gateway.simulator.server import Simulator
+from gateway.simulator.submission import REFUSE
 
-__all__ = ["Fault", "Recorded", "Simulator"]
+METHODS = (*(ending.value for ending in Ending), REFUSE)
+"""The method names that choose how a job goes; with any other it succeeds."""
+
+__all__ = ["METHODS", "Fault", "Recorded", "Simulator"]

@@ -2,6 +2,6 @@
 
 from gateway.submit.fingerprint import fingerprint
 from gateway.submit.store import MemoryStore, Record, RecordKey, Store
-from gateway.submit.submitter import Sent, Submitter
+from gateway.submit.submitter import Sent, Submission, Submitter
 
-__all__ = ["MemoryStore", "Record", "RecordKey", "Sent", "Store", "Submitter", "fingerprint"]
+__all__ = ["MemoryStore", "Record", "RecordKey", "Sent", "Store", "Submission", "Submitter", "fingerprint"]

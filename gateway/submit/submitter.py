@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from gateway.clock import sleep_until
 from gateway.errors import (
+    LimitReached,
     RequestIdReused,
     SubmitOutcomeUnknown,
     UpstreamAnswered,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # Attempts where nothing was sent, and the bound of the first wait between them, which doubles.
 MAX_ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.1
+MAX_AT_ONCE = 1_024
+LIMIT_RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,41 +40,68 @@ class Sent:
     job: Job | None
 
 
+class Submission:
+    """A submission that is under way; a caller is within its context for as long as it waits.
+
+    It goes on when its callers leave, so that its outcome is known and recorded.
+    """
+
+    def __init__(self, mark: bytes) -> None:
+        self.mark = mark
+        self.callers = 0
+        self.task: asyncio.Task[Sent]
+
+    def __enter__(self) -> Self:
+        self.callers += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.callers -= 1
+
+    async def outcome(self) -> Sent:
+        """What came of it. Cancelling this does not cancel the submission.
+
+        Raises `SubmitOutcomeUnknown`, `RequestIdReused`, `RequestIdsExhausted`, or the `UpstreamError` of one that was
+        certainly refused.
+        """
+        return await asyncio.shield(self.task)
+
+
 class Submitter:
-    """Runs submissions as tasks of its own: a caller that leaves neither stops one nor hides its outcome."""
+    """Runs submissions, each as a task of its own: at most 1,024 at once."""
 
     def __init__(self, clock: Clock, store: Store) -> None:
         self._clock = clock
         self._store = store
-        self._by_id: dict[RecordKey, tuple[bytes, asyncio.Task[Sent]]] = {}
+        self._by_id: dict[RecordKey, Submission] = {}
         self._running: set[asyncio.Task[Sent]] = set()
 
-    def submit(
-        self, post: Callable[[], Awaitable[Job]], key: RecordKey | None = None, mark: bytes = b""
-    ) -> asyncio.Task[Sent]:
+    def submit(self, post: Callable[[], Awaitable[Job]], key: RecordKey | None = None, mark: bytes = b"") -> Submission:
         """Starts a submission, or joins the one that is under way under the same `key` (None: without a request_id).
 
-        `mark` is the request's `fingerprint`. `post` makes one attempt and raises `UpstreamError`. Callers shield the
-        task: cancelling it would lose what came of the POST. It raises `SubmitOutcomeUnknown`, `RequestIdReused`,
-        `RequestIdsExhausted`, or the `UpstreamError` of a submission that was certainly refused.
+        `mark` is the request's `fingerprint`. `post` makes one attempt and raises `UpstreamError`. Raises
+        `RequestIdReused`, and `LimitReached` where too many are under way.
         """
-        if key is None:
-            return self._start(self._post(post))
-        if key in self._by_id:
-            first_mark, task = self._by_id[key]
-            if first_mark != mark:
+        known = self._by_id.get(key) if key is not None else None
+        if known is not None:
+            if known.mark != mark:
                 raise _reused()
-            return task
-        task = self._start(self._post_once(key, mark, post))
-        self._by_id[key] = (mark, task)
-        task.add_done_callback(lambda _: self._by_id.pop(key))
-        return task
+            return known
+        if len(self._running) >= MAX_AT_ONCE:
+            raise LimitReached(f"{MAX_AT_ONCE} submissions are under way", retry_after=LIMIT_RETRY_SECONDS)
+        submission = Submission(mark)
+        if key is None:
+            self._start(submission, self._post(post, submission))
+        else:
+            self._start(submission, self._post_once(key, post, submission))
+            self._by_id[key] = submission
+            submission.task.add_done_callback(lambda _: self._by_id.pop(key))
+        return submission
 
-    def _start(self, work: Coroutine[None, None, Sent]) -> asyncio.Task[Sent]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._forget)
-        return task
+    def _start(self, submission: Submission, work: Coroutine[None, None, Sent]) -> None:
+        submission.task = asyncio.get_running_loop().create_task(work)
+        self._running.add(submission.task)
+        submission.task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[Sent]) -> None:
         self._running.discard(task)
@@ -79,13 +109,13 @@ class Submitter:
             # The caller may have left: its error is then nobody's to read, which is no defect.
             task.exception()
 
-    async def _post_once(self, key: RecordKey, mark: bytes, post: Callable[[], Awaitable[Job]]) -> Sent:
-        record = Record(mark)
+    async def _post_once(self, key: RecordKey, post: Callable[[], Awaitable[Job]], submission: Submission) -> Sent:
+        record = Record(submission.mark)
         known = await self._store.claim(key, record)
         if known is not None:
-            return _recall(known, mark)
+            return _recall(known, submission.mark)
         try:
-            sent = await self._post(post)
+            sent = await self._post(post, submission)
         except SubmitOutcomeUnknown as error:
             await self._store.settle(key, replace(record, unknown=str(error), http_status=error.http_status))
             raise
@@ -98,19 +128,22 @@ class Submitter:
         await self._store.settle(key, replace(record, uid=sent.uid))
         return sent
 
-    async def _post(self, post: Callable[[], Awaitable[Job]]) -> Sent:
+    async def _post(self, post: Callable[[], Awaitable[Job]], submission: Submission) -> Sent:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 job = await post()
             except UpstreamError as error:
                 if _outcome_is_unknown(error):
-                    raise SubmitOutcomeUnknown(str(error), getattr(error, "http_status", None)) from error
+                    raise SubmitOutcomeUnknown(str(error), error.http_status) from error
                 if error.sent or attempt == MAX_ATTEMPTS:
+                    raise
+                bound = FIRST_WAIT_SECONDS * 2**attempt
+                await sleep_until(self._clock, self._clock.monotonic() + random.uniform(bound / 2, bound))  # noqa: S311 - jitter
+                # Nobody wants a job any more whose callers left before anything was sent.
+                if not submission.callers:
                     raise
             else:
                 return Sent(job.uid, job)
-            bound = FIRST_WAIT_SECONDS * 2**attempt
-            await sleep_until(self._clock, self._clock.monotonic() + random.uniform(bound / 2, bound))  # noqa: S311 - jitter
         raise AssertionError("the last attempt returns or raises")
 
     async def aclose(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 # The interval grows with the age of the watch: who waited a minute does not mind waiting for some seconds more.
 AGE_PER_INTERVAL = 6.0
-# Intervals are shortened at random by up to this part, so that loops which began together drift apart.
+# Intervals differ at random by up to this part, so that loops which began together drift apart.
 JITTER = 0.2
 BACKOFF_DOUBLINGS = 6
 
@@ -23,7 +23,8 @@ class Cadence:
     def interval(self, age: float) -> float:
         """The time from a good poll to the next, of a loop that is `age` seconds old."""
         steady = min(self.longest, max(self.shortest, age / AGE_PER_INTERVAL))
-        return max(self.shortest, steady * (1 - JITTER * self.random.random()))
+        least = max(self.shortest, steady * (1 - JITTER))
+        return self.random.uniform(least, min(self.longest, least * (1 + JITTER)))
 
     def backoff(self, failures: int) -> float:
         """The time from a failed poll to the next after `failures` in a row: full jitter below a doubling bound."""

@@ -1,4 +1,4 @@
-"""Each promise of a watch (design.md, section 2) as a function over a history: what breaks it, or nothing."""
+"""Each promise of a watch (the proto's words on WatchJob) as a function over a history: what breaks it, or nothing."""
 
 from __future__ import annotations
 

@@ -10,12 +10,13 @@ hold their default (0, empty).
 Credentials. Every call MUST carry exactly one metadata entry `authorization: Bearer <token>`; the token is the
 caller's own for the upstream, and every upstream request for the call is made under it. A call without one
 is refused with UNAUTHENTICATED and never reaches the upstream. The metadata `traceparent` and
-`x-request-id`, where they are given, go to the upstream unchanged.
+`x-request-id`, where they are given, go to the upstream unchanged; each has one value of 1 to 256 characters of visible
+ASCII. What polls a job for several watchers bears those of the watch that came first.
 
 The call and the job fail apart. A job that ended in an error is a call that ended with OK, and its `Job` says
 what happened. A gRPC error means that the gateway could not do what was asked.
 
-Errors. Every error has a `google.rpc.Status` in the trailer `grpc-status-details-bin`, with exactly one
+Errors. Every error of a call that reached this service has a `google.rpc.Status` in the trailer `grpc-status-details-bin`, with exactly one
 `google.rpc.ErrorInfo` of the domain `jobgateway`. Clients SHOULD decide by its `reason`, which comes from
 the closed list in docs/errors.md, and MUST take an unknown reason by the gRPC code. Its metadata has
 `http_status` where the upstream answered, and `uid` where the job is known. There is a `BadRequest` where
@@ -30,7 +31,8 @@ Statuses that any RPC may give, and what a caller does about each:
  - RESOURCE_EXHAUSTED: with `RetryInfo`, a limit of rate or load, retry after that wait; without, a limit of
    size, and a retry gives the same.
  - UNAVAILABLE: the upstream or the gateway cannot be reached or is going away; retry with backoff. For SendJob
-   and RunJob this is only given where certainly no job was made.
+   and RunJob this is only given where certainly no job was made, or where `uid` in the metadata of the `ErrorInfo` says
+   which: that one MUST be taken up with WatchJob.
  - DEADLINE_EXCEEDED: the call's deadline is over, or the upstream took too long to answer a read.
  - CANCELLED: the caller cancelled, or the upstream said 499.
  - ABORTED: the upstream said 409, a conflict with the job's state; read the state, then decide.
@@ -223,8 +225,8 @@ class SendJobRequest(_message.Message):
 
     @_builtins.property
     def params(self) -> _struct_pb2.Struct:
-        """As a Struct. Integral numbers up to 2^53 arrive as integers. NaN, infinities and values without a kind are
-        INVALID_ARGUMENT.
+        """As a Struct, at most 8 MiB as JSON. Integral numbers up to 2^53 arrive as integers. NaN, infinities and values
+        without a kind are INVALID_ARGUMENT.
         """
 
     @_builtins.property
@@ -489,7 +491,9 @@ class Job(_message.Message):
     came in chunks before.
     """
     log_download_url: _builtins.str
-    """Where the job's log can be downloaded. Empty where the upstream gave no address. It may be signed anew at each read."""
+    """Where the job's log can be downloaded. Empty where the upstream gave no address, or one over 8 KiB. It may be signed
+    anew at each read.
+    """
     @_builtins.property
     def progress(self) -> Global___Progress:
         """The last progress that the job reported. Unset where it reported none."""

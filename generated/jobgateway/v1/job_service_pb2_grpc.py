@@ -93,7 +93,8 @@ class JobServiceServicer:
         """Reads a job once: one GET to the upstream, and never a second one.
 
         The result is in the answer as `content_format` says. A result over the size of one message is left out
-        (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it whatever its size.
+        (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it, up to the 512 MiB that the
+        gateway takes of one answer (above: RESOURCE_EXHAUSTED, reason `UPSTREAM_ANSWER_TOO_LARGE`).
         Statuses: those that any RPC may give. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -10,12 +10,13 @@ hold their default (0, empty).
 Credentials. Every call MUST carry exactly one metadata entry `authorization: Bearer <token>`; the token is the
 caller's own for the upstream, and every upstream request for the call is made under it. A call without one
 is refused with UNAUTHENTICATED and never reaches the upstream. The metadata `traceparent` and
-`x-request-id`, where they are given, go to the upstream unchanged.
+`x-request-id`, where they are given, go to the upstream unchanged; each has one value of 1 to 256 characters of visible
+ASCII. What polls a job for several watchers bears those of the watch that came first.
 
 The call and the job fail apart. A job that ended in an error is a call that ended with OK, and its `Job` says
 what happened. A gRPC error means that the gateway could not do what was asked.
 
-Errors. Every error has a `google.rpc.Status` in the trailer `grpc-status-details-bin`, with exactly one
+Errors. Every error of a call that reached this service has a `google.rpc.Status` in the trailer `grpc-status-details-bin`, with exactly one
 `google.rpc.ErrorInfo` of the domain `jobgateway`. Clients SHOULD decide by its `reason`, which comes from
 the closed list in docs/errors.md, and MUST take an unknown reason by the gRPC code. Its metadata has
 `http_status` where the upstream answered, and `uid` where the job is known. There is a `BadRequest` where
@@ -30,7 +31,8 @@ Statuses that any RPC may give, and what a caller does about each:
  - RESOURCE_EXHAUSTED: with `RetryInfo`, a limit of rate or load, retry after that wait; without, a limit of
    size, and a retry gives the same.
  - UNAVAILABLE: the upstream or the gateway cannot be reached or is going away; retry with backoff. For SendJob
-   and RunJob this is only given where certainly no job was made.
+   and RunJob this is only given where certainly no job was made, or where `uid` in the metadata of the `ErrorInfo` says
+   which: that one MUST be taken up with WatchJob.
  - DEADLINE_EXCEEDED: the call's deadline is over, or the upstream took too long to answer a read.
  - CANCELLED: the caller cancelled, or the upstream said 499.
  - ABORTED: the upstream said 409, a conflict with the job's state; read the state, then decide.
@@ -91,7 +93,8 @@ class JobServiceStub:
     """Reads a job once: one GET to the upstream, and never a second one.
 
     The result is in the answer as `content_format` says. A result over the size of one message is left out
-    (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it whatever its size.
+    (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it, up to the 512 MiB that the
+    gateway takes of one answer (above: RESOURCE_EXHAUSTED, reason `UPSTREAM_ANSWER_TOO_LARGE`).
     Statuses: those that any RPC may give. Safe to retry.
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.JobEvent]
@@ -163,7 +166,8 @@ class JobServiceAsyncStub(JobServiceStub):
     """Reads a job once: one GET to the upstream, and never a second one.
 
     The result is in the answer as `content_format` says. A result over the size of one message is left out
-    (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it whatever its size.
+    (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it, up to the 512 MiB that the
+    gateway takes of one answer (above: RESOURCE_EXHAUSTED, reason `UPSTREAM_ANSWER_TOO_LARGE`).
     Statuses: those that any RPC may give. Safe to retry.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.JobEvent]  # type: ignore[assignment]
@@ -244,7 +248,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads a job once: one GET to the upstream, and never a second one.
 
         The result is in the answer as `content_format` says. A result over the size of one message is left out
-        (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it whatever its size.
+        (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it, up to the 512 MiB that the
+        gateway takes of one answer (above: RESOURCE_EXHAUSTED, reason `UPSTREAM_ANSWER_TOO_LARGE`).
         Statuses: those that any RPC may give. Safe to retry.
         """
 
