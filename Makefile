@@ -33,9 +33,9 @@ check: $(SETUP) ## format, lint, types, import directions, proto, generated code
 	$(BIN)/buf breaking proto --against proto/released.binpb
 	$(BIN)/python scripts/generate.py --check
 
-SEEDS ?= 100-499
-soak: $(SETUP) ## judge the watch promises over more runs (SEEDS=100-499; SEEDS=7 replays one)
-	PROMISES_SEEDS=$(SEEDS) PROMISES_SOCKET_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/promises $(ARGS)
+MINUTES ?= 10
+soak: $(SETUP) ## judge the watch promises over random runs for MINUTES=10
+	$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(ARGS)
 
 mutants: $(SETUP) ## break each promise of a watch in the code, and see the checker find it
 	$(BIN)/python scripts/mutate.py

@@ -24,8 +24,6 @@ MAX_ONE_MESSAGE_BYTES = 256 << 20
 # Longer JSON than this has no Struct of 3 MiB but for spaces and digits that nobody writes.
 MAX_STRUCT_JSON_BYTES = 16 << 20
 
-CHUNK_BYTES = 256 << 10
-
 
 def read_format(content_format: int, *, streaming: bool) -> pb.ContentFormat.ValueType:
     """The format of a request. Raises `RequestInvalid` for one that is unknown, or chunks where nothing streams."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.content import CHUNK_BYTES, Delivery, put_result
+from gateway.content import Delivery, put_result
 from gateway.translate import job_message, timestamp
 from gateway.watch import ResumePoint, write_token
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.domain import Job, Result
     from gateway.watch import Quiet
 
+CHUNK_BYTES = 256 << 10
 # Larger results are encoded in a thread, so that the event loop goes on.
 ENCODE_IN_THREAD_BYTES = 64 << 10
 

@@ -474,3 +474,18 @@ async def test_a_result_of_any_depth_arrives_as_it_was_sent(
     events = await read(watch(jobs))
     assert events[-1].job.content_json == raw
     assert (await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)).content_json == raw
+
+
+async def test_a_watch_rides_out_an_upstream_that_is_down(upstream: ScriptedUpstream) -> None:
+    """Nothing listens for a while, which the heartbeats tell; then the watch goes on where it was."""
+    upstream.on("GET", "/jobs/42/", at(10))
+    async with running(upstream.url, poll_interval_max_seconds=0.1) as gateway, stub(gateway) as jobs:
+        call = watch(jobs, heartbeat_interval=Duration(seconds=1))
+        assert percentages([await call.read()]) == [10]
+        await upstream.stop()
+        while (event := await call.read()).heartbeat.last_failure != "UPSTREAM_UNREACHABLE":
+            assert event.WhichOneof("payload") == "heartbeat"
+        upstream.on("GET", "/jobs/42/", at(20), success())
+        await upstream.start(upstream.port)
+        events = [event for event in await read(call) if event.WhichOneof("payload") == "job"]
+    assert percentages(events) == [20, 0]

@@ -26,8 +26,10 @@ class Ends(Generic[S]):
         self._bytes = 0
 
     def keep(self, key: Hashable, loop: Loop[S], size: int) -> None:
-        """Keeps the end of a loop whose last state has `size` bytes, unless it alone is over the limit."""
-        self.drop(key)
+        """Keeps the end of a loop whose last state has `size` bytes, unless it alone is over the limit.
+
+        While it is kept, its key has no other loop that could end.
+        """
         if size > KEEP_BYTES:
             return
         timer = self._clock.call_at(self._clock.monotonic() + KEEP_SECONDS, lambda: self.drop(key))

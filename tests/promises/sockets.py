@@ -153,6 +153,7 @@ class SocketRun:
         self.upstream = TroubledUpstream(self.dice)
         self.watches: list[Watch] = []
         self.steps = 0
+        self.faults = self.upstream.faults
         self._active: dict[int, tuple[Watch, asyncio.Task[None]]] = {}
         self._results: dict[int, bytes] = {}
 
