@@ -22,7 +22,7 @@ from gateway.events import JobState, same_state
 from gateway.rest import RestClient, TimeLimits, Transport
 from gateway.service import JobService
 from gateway.submit import MemoryStore, Submitter
-from gateway.watch import Cadence, Hub, Rules
+from gateway.watch import Cadence, Hub, Rules, Slots
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -86,7 +86,7 @@ class Gateway:
             size=lambda state: state.size,
             cadence=Cadence(settings.poll_interval_min_seconds, settings.poll_interval_max_seconds),
             outage_seconds=settings.poll_outage_seconds,
-            slots=asyncio.Semaphore(POLL_SLOTS),
+            slots=Slots(POLL_SLOTS),
         )
         self._hub: Hub[JobState] = Hub(clock, rules)
         submitter = Submitter(clock, MemoryStore(clock))

@@ -16,7 +16,7 @@ from gateway.errors import (
     UpstreamOutage,
     UpstreamTimedOut,
 )
-from gateway.watch import Changed, Key, Quiet
+from gateway.watch import Changed, Key, Quiet, Slots
 from gateway.watch.ends import KEEP_BYTES, KEEP_SECONDS
 from tests.support.clock import SteppedClock, settle
 from tests.support.fetching import Fetch, Hang, State, make_hub
@@ -576,3 +576,35 @@ async def test_closing_stops_what_is_watched_and_forgets_the_ends(clock: Stepped
     left.task.cancel()
     await asyncio.wait([watched.task, left.task])
     assert clock.pending == 0
+
+
+async def test_polls_of_one_credential_that_hang_hold_up_no_other(clock: SteppedClock) -> None:
+    hub = make_hub(clock, slots=8, outage=600)
+    hanging = [Fetch(clock, Hang) for _ in range(20)]
+    anns = [Follower(hub, Key(b"ann", number), fetch) for number, fetch in enumerate(hanging)]
+    await settle()
+    bob = Follower(hub, BOB, Fetch(clock, State(1), State(2), State(3, last=True)))
+    await clock.advance(5)
+    assert bob.values == [1, 2, 3]
+    assert sum(fetch.count for fetch in hanging) == 6, "three quarters of the slots"
+    for follower in anns:
+        await follower.leave()
+    await assert_nothing_left(hub, clock)
+
+
+async def test_slots_are_forgotten_with_their_last_user() -> None:
+    slots = Slots(4)
+    async with slots.take(b"ann"), slots.take(b"bob"), slots.take(b"ann"):
+        assert len(slots) == 2
+        waiting = [asyncio.create_task(_hold(slots)) for _ in range(5)]
+        await settle()
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        assert len(slots) == 2
+    assert len(slots) == 0
+
+
+async def _hold(slots: Slots) -> None:
+    async with slots.take(b"ann"):
+        await asyncio.get_running_loop().create_future()

@@ -3,7 +3,20 @@
 from gateway.watch.cadence import Cadence
 from gateway.watch.hub import Hub, Key
 from gateway.watch.loop import Rules
+from gateway.watch.slots import Slots
 from gateway.watch.token import ResumePoint, read_token, write_token
 from gateway.watch.watcher import Changed, Quiet, Watcher
 
-__all__ = ["Cadence", "Changed", "Hub", "Key", "Quiet", "ResumePoint", "Rules", "Watcher", "read_token", "write_token"]
+__all__ = [
+    "Cadence",
+    "Changed",
+    "Hub",
+    "Key",
+    "Quiet",
+    "ResumePoint",
+    "Rules",
+    "Slots",
+    "Watcher",
+    "read_token",
+    "write_token",
+]

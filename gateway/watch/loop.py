@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gateway.clock import Clock
     from gateway.watch.cadence import Cadence
+    from gateway.watch.slots import Slots
     from gateway.watch.watcher import Watcher
 
 S = TypeVar("S")
@@ -36,7 +37,7 @@ class Rules(Generic[S]):
     size: Callable[[S], int]
     cadence: Cadence
     outage_seconds: float
-    slots: asyncio.Semaphore
+    slots: Slots
 
 
 class Holds:
@@ -111,7 +112,7 @@ class Loop(Generic[S]):
     async def _poll_until_last(self) -> None:
         while not self.last:
             await self._until_due()
-            async with self._rules.slots:
+            async with self._rules.slots.take(self._credential):
                 # While this one waited for its slot, another may have been told to slow down.
                 if self._held_until > self.clock.monotonic():
                     continue

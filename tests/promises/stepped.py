@@ -26,7 +26,7 @@ from gateway.errors import (
 from gateway.events import JobState, same_state
 from gateway.status import row_of
 from gateway.stream import EventStream, read_resume_point
-from gateway.watch import Cadence, Hub, Key, Rules
+from gateway.watch import Cadence, Hub, Key, Rules, Slots
 from tests.promises.courses import Course, Troubles, draw_course
 from tests.promises.history import Event, History, Kind, Poll, Watch
 from tests.support.clock import SteppedClock, settle
@@ -114,7 +114,7 @@ class SteppedRun:
             size=lambda state: state.size,
             cadence=Cadence(SHORTEST, LONGEST, random.Random(self.dice.random())),
             outage_seconds=OUTAGE,
-            slots=asyncio.Semaphore(1_000),
+            slots=Slots(1_000),
         )
         self._hub = Hub(self.clock, rules)
 

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.watch import Cadence, Hub, Rules
+from gateway.watch import Cadence, Hub, Rules, Slots
 
 if TYPE_CHECKING:
     from tests.support.clock import SteppedClock
@@ -76,6 +76,6 @@ def make_hub(
         size=lambda state: state.size,
         cadence=Cadence(shortest, longest, random.Random(seed)),
         outage_seconds=outage,
-        slots=asyncio.Semaphore(slots),
+        slots=Slots(slots),
     )
     return Hub(clock, rules)
