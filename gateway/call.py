@@ -147,6 +147,8 @@ class Boundary:
             if type(error) is GatewayError:
                 write = log.bind(exception=_trace(error, call)).error
             self._log_end(write, call, began, ending.code.name, reason=ending.reason, message=ending.message)
+            # To end a stream that is not read may take long, and the error's frames hold what it was to carry.
+            del error
             return await context.abort(ending.code, ending.message, ending.trailers)
 
         return handle

@@ -86,12 +86,14 @@ class Signal:
 class TimeLimit:
     """An async context that raises `TimeoutError` once `clock.monotonic()` has reached `until` (seconds).
 
-    As `asyncio.timeout_at`, but of an injected clock. A cancellation from elsewhere passes through as such.
+    As `asyncio.timeout_at`, but of an injected clock. A cancellation from elsewhere passes through as such. With
+    `only_if`, it is put off for as long as that is false, and looked at again each second.
     """
 
-    def __init__(self, clock: Clock, until: float) -> None:
+    def __init__(self, clock: Clock, until: float, only_if: Callable[[], bool] | None = None) -> None:
         self._clock = clock
         self._until = until
+        self._only_if = only_if
         self._expired = False
 
     async def __aenter__(self) -> Self:
@@ -103,6 +105,9 @@ class TimeLimit:
         return self
 
     def _expire(self) -> None:
+        if self._only_if is not None and not self._only_if():
+            self._timer = self._clock.call_at(self._clock.monotonic() + 1.0, self._expire)
+            return
         self._expired = True
         self._task.cancel()
 

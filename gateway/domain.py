@@ -46,7 +46,7 @@ class JobError:
     invalid_fields: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Result:
     """The result of a job: the upstream's own bytes of JSON, and their SHA-256 in hexadecimal."""
 

@@ -17,6 +17,7 @@ GatewayError
 ├── SubmitOutcomeUnknown       a submission was sent, and whether a job runs is not known
 ├── UpstreamOutage             a watch rode out failures for as long as it may
 ├── NoStateYet                 a wait was over before any state could be read
+├── SlowReader                 a stream was not read while others waited for the memory of its result
 ├── ResultTooLarge             the result does not fit the one message that was asked for
 ├── LimitReached               one of our own limits of load
 └── Draining                   this process is going away
@@ -162,6 +163,12 @@ class UpstreamOutage(GatewayError):
 
 class NoStateYet(GatewayError):
     """A wait was over before any state of the job could be read."""
+
+
+class SlowReader(GatewayError):
+    """A stream was not read while others waited for the memory of its result; it can be taken up again."""
+
+    retry_after = 1.0
 
 
 class ResultTooLarge(GatewayError):

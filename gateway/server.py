@@ -16,6 +16,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway import __version__, logs
 from gateway.admission import Admission, draining
+from gateway.budget import ByteBudget
 from gateway.call import Boundary
 from gateway.clock import SystemClock, TimeLimit
 from gateway.events import JobState, same_state
@@ -48,6 +49,8 @@ PING_TIMEOUT_MS = 20_000
 # Clients may ping this often, with and without calls; who does it more often is cut off with too_many_pings.
 CLIENT_PING_MS = 10_000
 MAX_ANSWER_BYTES = 512 << 20
+# What all answers over 1 MiB may take at once; at least one of the largest fits.
+LARGE_ANSWERS_BYTES = 1 << 30
 # Above our own limit for a request, so that ours answers with a reason.
 MAX_REQUEST_BYTES = 64 << 20
 # Calls that grpc holds before they are looked at: more than all limits of ours can be set to, for beyond it grpc ends
@@ -79,7 +82,8 @@ class Gateway:
         self._clock = clock
         self._admission = Admission(clock, max_calls=settings.max_calls, max_watches=settings.max_watches)
         self._boundary = Boundary(self._admission, clock)
-        self._rest = _rest_client(settings)
+        budget = ByteBudget(LARGE_ANSWERS_BYTES)
+        self._rest = _rest_client(settings, budget)
         rules = Rules(
             same=same_state,
             is_last=lambda state: state.job.done,
@@ -90,7 +94,9 @@ class Gateway:
         )
         self._hub: Hub[JobState] = Hub(clock, rules)
         submitter = Submitter(clock, MemoryStore(clock))
-        self._service = JobService(rest=self._rest, hub=self._hub, submitter=submitter, clock=clock)
+        self._service = JobService(
+            rest=self._rest, hub=self._hub, submitter=submitter, clock=clock, contended=budget.contended
+        )
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self.address = ""
@@ -168,13 +174,14 @@ def _why_not_bound(listen: str) -> str:
     return "the reason has passed"
 
 
-def _rest_client(settings: Settings) -> RestClient:
+def _rest_client(settings: Settings, budget: ByteBudget) -> RestClient:
     silence = settings.upstream_timeout_seconds
     reads = Transport(
         limits=TimeLimits(min(CONNECT_SECONDS, silence), silence, silence * WHOLE_ANSWER_SILENCES),
         idle_seconds=READ_IDLE_SECONDS,
         max_connections=POLL_SLOTS + settings.max_calls,
         max_answer_bytes=MAX_ANSWER_BYTES,
+        budget=budget,
     )
     longest = settings.submit_timeout_seconds
     submissions = Transport(
@@ -182,6 +189,7 @@ def _rest_client(settings: Settings) -> RestClient:
         idle_seconds=SUBMIT_IDLE_SECONDS,
         max_connections=SUBMIT_CONNECTIONS,
         max_answer_bytes=MAX_ANSWER_BYTES,
+        budget=budget,
     )
     return RestClient(settings.upstream_url, submissions=submissions, reads=reads, now=SystemClock().time)
 

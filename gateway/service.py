@@ -48,9 +48,21 @@ _log = structlog.get_logger()
 
 
 class JobService:
-    """The methods of `jobgateway.v1.JobService`, for `Boundary` to make handlers of."""
+    """The methods of `jobgateway.v1.JobService`, for `Boundary` to make handlers of.
 
-    def __init__(self, *, rest: RestClient, hub: Hub[JobState], submitter: Submitter, clock: Clock) -> None:
+    `contended` says whether somebody waits for the memory of large results.
+    """
+
+    def __init__(
+        self,
+        *,
+        rest: RestClient,
+        hub: Hub[JobState],
+        submitter: Submitter,
+        clock: Clock,
+        contended: Callable[[], bool],
+    ) -> None:
+        self._contended = contended
         self._rest = rest
         self._hub = hub
         self._submitter = submitter
@@ -81,7 +93,7 @@ class JobService:
         )
         point = read_resume_point(request.resume_token, call.uid)
         await call.begin_stream()
-        stream = EventStream(call, call.uid, content_format, heartbeat, self._clock)
+        stream = EventStream(call, call.uid, content_format, heartbeat, self._clock, self._contended)
         stream.resume(point, request.resume_token)
         with self._watch(call.uid, call, seen=stream.has_seen) as watcher:
             await stream.follow(watcher)
@@ -115,7 +127,7 @@ class JobService:
                 await call.begin_stream()
                 sent = await submission.outcome()
             call.uid = sent.uid
-            stream = EventStream(call, sent.uid, content_format, heartbeat, self._clock)
+            stream = EventStream(call, sent.uid, content_format, heartbeat, self._clock, self._contended)
             await stream.begin(await self._first_state(sent, call))
             if not stream.ended:
                 with self._watch(sent.uid, call, seen=stream.has_seen) as watcher:

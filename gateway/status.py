@@ -71,6 +71,7 @@ BY_ERROR: dict[type[errors.GatewayError], Row] = {
     errors.SubmitOutcomeUnknown: Row(StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN"),
     errors.UpstreamOutage: Row(StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"),
     errors.NoStateYet: Row(StatusCode.UNAVAILABLE, "NO_STATE_YET"),
+    errors.SlowReader: Row(StatusCode.UNAVAILABLE, "SLOW_READER"),
     errors.ResultTooLarge: Row(StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
     errors.LimitReached: Row(StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
     errors.Draining: Row(StatusCode.UNAVAILABLE, "DRAINING"),

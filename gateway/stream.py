@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.errors import RequestInvalid
+from gateway.clock import TimeLimit
+from gateway.errors import RequestInvalid, SlowReader
 from gateway.events import chunk_events, heartbeat_event, job_event, resumes_at
 from gateway.status import row_of
 from gateway.watch import Quiet, ResumePoint, read_token, write_token
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jobgateway.v1 import job_service_pb2 as pb
 
     from gateway.call import Call
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 HEARTBEAT_PART = 0.9
 # What stands in a token for the last state seen where none was.
 NO_DIGEST = bytes(16)
+# How long a chunk may wait to be taken while others wait for memory.
+PATIENCE_SECONDS = 10.0
 
 
 def read_resume_point(token: str, uid: int) -> ResumePoint | None:
@@ -40,11 +45,21 @@ def read_resume_point(token: str, uid: int) -> ResumePoint | None:
 
 
 class EventStream:
-    """The events of one caller. `heartbeat` is the longest silence between two of them, in seconds."""
+    """The events of one caller. `heartbeat` is the longest silence between two of them, in seconds.
+
+    `contended` says whether others wait for the memory that a large result holds.
+    """
 
     def __init__(
-        self, call: Call, uid: int, content_format: pb.ContentFormat.ValueType, heartbeat: float, clock: Clock
+        self,
+        call: Call,
+        uid: int,
+        content_format: pb.ContentFormat.ValueType,
+        heartbeat: float,
+        clock: Clock,
+        contended: Callable[[], bool],
     ) -> None:
+        self._contended = contended
         self.ended = False
         self._call = call
         self._uid = uid
@@ -87,13 +102,23 @@ class EventStream:
         if encoded.chunked and state.job.result is not None:
             result = state.job.result
             for event in chunk_events(self._uid, result, self._digest, resumes_at(self._point, result)):
-                await self._write(event)
+                await self._write_chunk(event)
             end = ResumePoint(self._uid, state.digest, len(result), bytes.fromhex(result.sha256))
             token = write_token(end)
         self._token = token
         self._digest = state.digest
         await self._write(job_event(self._uid, encoded.job, token, skipped))
         self.ended = last
+
+    async def _write_chunk(self, event: bytes) -> None:
+        try:
+            async with TimeLimit(self._clock, self._clock.monotonic() + PATIENCE_SECONDS, self._contended):
+                await self._write(event)
+        except TimeoutError as error:
+            raise SlowReader(
+                f"the stream was not read for {PATIENCE_SECONDS:.0f} s while others waited for the memory of its "
+                "result; call again with the last resume_token"
+            ) from error
 
     async def _write(self, event: bytes) -> None:
         await self._call.write(event)

@@ -81,8 +81,8 @@ def json_to_struct(raw: bytes | memoryview, *, max_depth: int, rounded: bool) ->
     try:
         value = json.loads(
             bytes(raw).decode(),
-            parse_int=float if rounded else _exact_integer,
-            parse_float=float if rounded else _exact_fraction,
+            parse_int=_rounded if rounded else _exact_integer,
+            parse_float=_rounded if rounded else _exact_fraction,
             object_pairs_hook=dict if rounded else _unique,
             parse_constant=_refuse,
         )
@@ -130,6 +130,11 @@ def _text(text: str) -> str:
     except UnicodeEncodeError as error:
         raise NotExactError("it has a lone surrogate, which no protobuf string can hold") from error
     return text
+
+
+def _rounded(text: str) -> float:
+    # Not float itself: a function of Python's lets other threads run between two numbers.
+    return float(text)
 
 
 def _exact_integer(text: str) -> float:

@@ -15,6 +15,7 @@ from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
+from gateway import server, stream
 from gateway.watch import ends
 from tests.support.gateways import BEARER, Failure, running
 from tests.support.upstream import Connection, ScriptedUpstream, Seen, answer
@@ -187,3 +188,100 @@ async def come_and_go(service: rpc.JobServiceAsyncStub, first: int) -> None:
         except grpc.aio.AioRpcError as error:
             if error.code() is not StatusCode.DEADLINE_EXCEEDED:
                 raise
+
+
+RESULT = b'"%b"' % (b"0123456789" * 500_000)
+
+
+class LargeUpstream(ScriptedUpstream):
+    """Answers every poll with the end of the job and 5 MB of result."""
+
+    async def respond(self, seen: Seen, connection: Connection) -> bool:
+        uid = int(seen.path.split("/")[-2])
+        await connection.send(answer(200, raw=b'{"uid":%d,"status":"success","result":%b}' % (uid, RESULT)))
+        return True
+
+
+@pytest.fixture
+async def large_upstream() -> AsyncIterator[LargeUpstream]:
+    server = LargeUpstream()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+def as_caller(service: rpc.JobServiceAsyncStub, name: str, token: str = "") -> Any:
+    bearer = (("authorization", f"Bearer token-of-{name}"),)
+    return service.WatchJob(pb.WatchJobRequest(uid=42, resume_token=token), metadata=bearer)
+
+
+async def content_of(call: Any, content: bytearray) -> pb.JobEvent:
+    """The last event of a stream, its chunks put into `content` by the rule for clients."""
+    last = pb.JobEvent()
+    while (event := await call.read()) is not grpc.aio.EOF:
+        last = event
+        if event.WhichOneof("payload") == "content_chunk":
+            del content[event.content_chunk.offset :]
+            content += event.content_chunk.data
+    return last
+
+
+async def test_twenty_credentials_that_fetch_large_results_wait_their_turn(
+    large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for two at once; a second round shows that all of it was given back."""
+    monkeypatch.setattr(server, "LARGE_ANSWERS_BYTES", 11_000_000)
+    monkeypatch.setattr(ends, "KEEP_SECONDS", 0.0)
+    async with running(large_upstream.url) as gateway, connections(gateway, 2) as services:
+        for _ in range(2):
+            contents = [bytearray() for _ in range(20)]
+            calls = [as_caller(services[number % 2], f"caller-{number}") for number in range(20)]
+            lasts = await asyncio.gather(*map(content_of, calls, contents))
+            assert all(last.job.done for last in lasts)
+            assert all(content == RESULT for content in contents)
+
+
+async def test_who_stops_reading_while_others_wait_makes_room_and_goes_on_later(
+    large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LARGE_ANSWERS_BYTES", 6_000_000)
+    monkeypatch.setattr(ends, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
+    async with (
+        running(large_upstream.url) as gateway,
+        grpc.aio.insecure_channel(gateway.address, NARROW) as channel,
+        connections(gateway, 1) as services,
+    ):
+        slow, content = as_caller(stub_of(channel), "ann"), bytearray()
+        event = await slow.read()
+        content += event.content_chunk.data
+        other = bytearray()
+        assert (await content_of(as_caller(services[0], "bob"), other)).job.done
+        assert other == RESULT
+        token = ""
+        with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012 - it breaks off after some chunks
+            while (event := await slow.read()) is not grpc.aio.EOF:
+                del content[event.content_chunk.offset :]
+                content += event.content_chunk.data
+                token = event.resume_token
+        failed = Failure(caught.value)
+        assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "SLOW_READER")
+        assert 0 < len(content) < len(RESULT)
+        assert (await content_of(as_caller(services[0], "ann", token), content)).job.done
+        assert content == RESULT
+
+
+async def test_who_stops_reading_while_nobody_waits_is_left_alone(
+    large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
+    async with running(large_upstream.url) as gateway, grpc.aio.insecure_channel(gateway.address, NARROW) as channel:
+        slow, content = as_caller(stub_of(channel), "ann"), bytearray()
+        first = await slow.read()
+        content += first.content_chunk.data
+        other = bytearray()
+        async with connections(gateway, 1) as services:
+            for _ in range(3):
+                await content_of(as_caller(services[0], "bob"), other)
+        assert (await content_of(slow, content)).job.done
+        assert content == RESULT

@@ -102,6 +102,7 @@ BY_ERROR = [
     (errors.SubmitOutcomeUnknown("no", 503), StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN"),
     (errors.UpstreamOutage(errors.UpstreamTimedOut("no"), 300), StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"),
     (errors.NoStateYet("no"), StatusCode.UNAVAILABLE, "NO_STATE_YET"),
+    (errors.SlowReader("no"), StatusCode.UNAVAILABLE, "SLOW_READER"),
     (errors.ResultTooLarge("no"), StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
     (errors.LimitReached("no", retry_after=1), StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
     (errors.Draining(retry_after=1.5), StatusCode.UNAVAILABLE, "DRAINING"),

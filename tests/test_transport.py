@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from gateway.budget import ByteBudget
 from gateway.credential import Credential
 from gateway.domain import SendJob
 from gateway.errors import (
@@ -35,10 +36,17 @@ PATIENT = 3600.0
 TEST_SECONDS = 10.0
 SHORT = 0.1
 ANSWER_LIMIT = 3 << 20
+ROOM = 4 * ANSWER_LIMIT
 
 
 @pytest.fixture
-async def make() -> AsyncIterator[MakeTransport]:
+def budget() -> ByteBudget:
+    """Room for some of the largest answers."""
+    return ByteBudget(ROOM)
+
+
+@pytest.fixture
+async def make(budget: ByteBudget) -> AsyncIterator[MakeTransport]:
     """Makes transports that are patient unless told otherwise, and closes them."""
     made = []
 
@@ -51,7 +59,10 @@ async def make() -> AsyncIterator[MakeTransport]:
         most: int = 10,
     ) -> Transport:
         limits = TimeLimits(connect, silence, whole)
-        made.append(Transport(limits=limits, idle_seconds=idle, max_connections=most, max_answer_bytes=ANSWER_LIMIT))
+        transport = Transport(
+            limits=limits, idle_seconds=idle, max_connections=most, max_answer_bytes=ANSWER_LIMIT, budget=budget
+        )
+        made.append(transport)
         return made[-1]
 
     yield transport
@@ -521,3 +532,74 @@ async def test_a_workspace_reaches_the_wire_as_one_segment(
     assert before == ["", "api", "workspaces"]
     assert (entities, entity, jobs, end) == ("entities", "7", "jobs", "")
     assert unquote(segment, errors="strict") == workspace
+
+
+# Memory
+
+LARGE = 2 << 20
+
+
+def chunked(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answer(200, raw=b"x" * LARGE),
+        chunked(b"x" * LARGE),
+        answer(200, raw=gzip.compress(b"x" * LARGE), headers={"Content-Encoding": "gzip"}),
+    ],
+    ids=["length", "chunked", "gzip"],
+)
+async def test_a_large_answer_reserves_what_it_takes(
+    upstream: ScriptedUpstream, make: MakeTransport, budget: ByteBudget, reply: bytes
+) -> None:
+    upstream.script.append(reply)
+    got = await make().exchange("GET", upstream.url, {})
+    assert len(got.body) == LARGE
+    assert got.reserved is not None
+    assert budget.free == ROOM - LARGE
+    got.reserved.release()
+    assert budget.free == ROOM
+
+
+@pytest.mark.parametrize(
+    "reply", [answer(200, raw=b"x" * (1 << 20)), answer(404, raw=b"x" * LARGE)], ids=["small", "404"]
+)
+async def test_small_answers_and_errors_reserve_nothing(
+    upstream: ScriptedUpstream, make: MakeTransport, budget: ByteBudget, reply: bytes
+) -> None:
+    upstream.script.append(reply)
+    await budget.reserve(ROOM)
+    assert (await make().exchange("GET", upstream.url, {})).reserved is None
+
+
+async def test_what_breaks_off_or_is_too_large_keeps_nothing_reserved(
+    upstream: ScriptedUpstream, make: MakeTransport, budget: ByteBudget
+) -> None:
+    async def half(connection: Connection) -> None:
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % ANSWER_LIMIT + b"x" * LARGE)
+
+    bomb = answer(200, raw=gzip.compress(b"x" * (ANSWER_LIMIT + 1)), headers={"Content-Encoding": "gzip"})
+    for reply, error in ((half, UpstreamConnectionLost), (bomb, UpstreamAnswerTooLarge)):
+        upstream.script.clear()
+        upstream.script.append(reply)
+        assert isinstance(await failure(make().exchange("GET", upstream.url, {})), error)
+        assert budget.free == ROOM
+
+
+async def test_large_answers_wait_their_turn(
+    upstream: ScriptedUpstream, make: MakeTransport, budget: ByteBudget
+) -> None:
+    await budget.reserve(ROOM - LARGE)
+    upstream.script.append(answer(200, raw=b"x" * LARGE))
+    transport = make()
+    first = await transport.exchange("GET", upstream.url, {})
+    assert first.reserved is not None
+    second = asyncio.create_task(transport.exchange("GET", upstream.url, {}))
+    done, _ = await asyncio.wait([second], timeout=SHORT)
+    assert not done
+    assert budget.contended()
+    first.reserved.release()
+    assert len((await second).body) == LARGE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -17,6 +18,7 @@ from gateway.rest.job_reader import read_job, read_sent_job
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from gateway.budget import Reservation
     from gateway.credential import Credential
     from gateway.domain import Job, SendJob
     from gateway.rest.transport import Answer, Transport
@@ -91,11 +93,24 @@ class RestClient:
         return answer
 
     async def _read(self, answer: Answer, read: Callable[[], Job]) -> Job:
+        job: Job | None = None
         try:
-            return await asyncio.to_thread(read) if len(answer.body) > READ_IN_THREAD_BYTES else read()
+            job = await asyncio.to_thread(read) if len(answer.body) > READ_IN_THREAD_BYTES else read()
         except UpstreamMalformed as error:
             error.http_status = answer.status
             raise
+        finally:
+            if answer.reserved is not None:
+                _release_with(answer.reserved, job)
+        return job
+
+
+def _release_with(reserved: Reservation, job: Job | None) -> None:
+    """Releases memory once nobody holds the result of the job, which lies in it; at once where there is none."""
+    if job is None or job.result is None:
+        reserved.release()
+    else:
+        weakref.finalize(job.result, reserved.release)
 
 
 def _still_running(job: Job) -> Job:

@@ -24,7 +24,11 @@ from gateway.errors import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from gateway.budget import ByteBudget, Reservation
+
 MAX_ERROR_BODY_BYTES = 1 << 20
+# Smaller bodies are not counted, for there are never enough of them at once to matter.
+SMALL_BODY_BYTES = 1 << 20
 # aiohttp warns of a larger body in one piece, for writing it would hold the event loop.
 BODY_PIECE_BYTES = 1 << 18
 # What an exchange may raise that is not ours; a ValueError is a status line that is not UTF-8.
@@ -49,11 +53,15 @@ class TimeLimits:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, read to its end; of one that is no success at most the first MiB."""
+    """An HTTP answer, read to its end; of one that is no success at most the first MiB.
+
+    `reserved` is the memory of a large body, to be released when nobody holds it any more.
+    """
 
     status: int
     body: bytes
     retry_after: str | None = None
+    reserved: Reservation | None = None
 
 
 class Transport:
@@ -61,10 +69,19 @@ class Transport:
 
     No cookie jar, no redirects, no proxy from the environment: each would let one caller's request change
     another's. `idle_seconds` is how long an unused connection is kept, `max_connections` how many there may be: who
-    finds none waits, and no time limit runs.
+    finds none waits, and no time limit runs. Bodies over 1 MiB reserve their size in `budget` before they are read.
     """
 
-    def __init__(self, *, limits: TimeLimits, idle_seconds: float, max_connections: int, max_answer_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        limits: TimeLimits,
+        idle_seconds: float,
+        max_connections: int,
+        max_answer_bytes: int,
+        budget: ByteBudget,
+    ) -> None:
+        self._budget = budget
         self._limits = limits
         self._idle_seconds = idle_seconds
         self._max_answer_bytes = max_answer_bytes
@@ -115,10 +132,11 @@ class Transport:
     async def _exchange(self, request: httpx.Request) -> Answer:
         response = await self._transport.handle_async_request(request)
         body = io.BytesIO()
+        reserved: Reservation | None = None
         try:
             if not 200 <= response.status_code < 600:
                 raise UpstreamMalformed(f"the upstream's answer has the status {response.status_code}")
-            await self._read(response, body)
+            reserved = await self._read(response, body)
         except FOREIGN as error:
             # What a refusal says is worth less than that it is one.
             if response.is_success:
@@ -131,21 +149,40 @@ class Transport:
         finally:
             await response.aclose()
         # Without a copy, which of a large answer would hold the event loop.
-        return Answer(response.status_code, body.getvalue(), response.headers.get("retry-after"))
+        return Answer(response.status_code, body.getvalue(), response.headers.get("retry-after"), reserved)
 
-    async def _read(self, response: httpx.Response, body: io.BytesIO) -> None:
+    async def _read(self, response: httpx.Response, body: io.BytesIO) -> Reservation | None:
         limit = self._max_answer_bytes if response.is_success else MAX_ERROR_BODY_BYTES
         if "," in response.headers.get("content-encoding", ""):
             # Each layer multiplies what one piece can become, before anyone can count it.
             raise UpstreamMalformed("the upstream's answer is encoded more than once")
-        # Decoded bytes are counted: a small compressed answer may hold a huge one.
-        async for piece in response.aiter_bytes():
-            body.write(piece)
-            if body.tell() > limit:
-                if response.is_success:
-                    raise UpstreamAnswerTooLarge(f"the upstream's answer is larger than {limit} bytes")
-                body.truncate(limit)
-                return
+        reserved: Reservation | None = None
+        complete = False
+        try:
+            # Decoded bytes are counted: a small compressed answer may hold a huge one.
+            async for piece in response.aiter_bytes():
+                if body.tell() + len(piece) > limit:
+                    if response.is_success:
+                        raise UpstreamAnswerTooLarge(f"the upstream's answer is larger than {limit} bytes")
+                    body.write(piece[: limit - body.tell()])
+                    break
+                if reserved is None and body.tell() + len(piece) > SMALL_BODY_BYTES and response.is_success:
+                    reserved = await self._budget.reserve(self._size_of(response))
+                body.write(piece)
+                if len(piece) > SMALL_BODY_BYTES:
+                    # What was compressed comes without a wait between its pieces, each of up to 16 MiB.
+                    await asyncio.sleep(0)
+            complete = True
+        finally:
+            if reserved is not None:
+                reserved.shrink(body.tell() if complete else 0)
+        return reserved
+
+    def _size_of(self, response: httpx.Response) -> int:
+        length = response.headers.get("content-length", "")
+        if "content-encoding" in response.headers or not length.isdecimal():
+            return self._max_answer_bytes
+        return min(int(length), self._max_answer_bytes)
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:

@@ -167,9 +167,9 @@ class SteppedRun:
     async def _watch(self, watch: Watch, pipe: Pipe, token: str) -> None:
         uid = watch.uid
         call: Call = pipe  # type: ignore[assignment] # what a stream needs of a call is to be written to
-        stream = EventStream(call, uid, pb.CONTENT_FORMAT_JSON, watch.heartbeat, self.clock)
+        stream = EventStream(call, uid, pb.CONTENT_FORMAT_JSON, watch.heartbeat, self.clock, lambda: False)
         if self.dice.random() < 0.5:
-            stream = EventStream(call, uid, pb.CONTENT_FORMAT_JSON_CHUNKS, watch.heartbeat, self.clock)
+            stream = EventStream(call, uid, pb.CONTENT_FORMAT_JSON_CHUNKS, watch.heartbeat, self.clock, lambda: False)
         stream.resume(read_resume_point(token, uid), token)
         watch.joined = self.clock.stamp()
         try:
