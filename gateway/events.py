@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from gateway.watch import Quiet
 
 CHUNK_BYTES = 256 << 10
+# A larger message is made anew for each who asks for it, instead of being held beside the result.
+MEMOISED_BYTES = 4 << 20
+# How many copies of a small result its formats come to, streams and answers apart, if all are asked for.
+ENCODINGS = 6
 # Larger results are encoded in a thread, so that the event loop goes on.
 ENCODE_IN_THREAD_BYTES = 64 << 10
 
@@ -43,8 +47,9 @@ class JobState:
 
     @property
     def size(self) -> int:
-        """What holds most of its memory, in bytes: the result, and a little for the rest."""
-        return 1_000 + (0 if self.job.result is None else len(self.job.result))
+        """About what it holds, in bytes: the result, and what smaller results are encoded to for the formats."""
+        result = 0 if self.job.result is None else len(self.job.result)
+        return 1_000 + (result if result > MEMOISED_BYTES else result * (1 + ENCODINGS))
 
     async def encode(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Encoded:
         """The message of the job in a format. Raises `ResultTooLarge`."""
@@ -60,7 +65,11 @@ class JobState:
         if error is not None:
             self._encoded.pop(key, None)
             raise error
-        encoded = self._encoded[key] = known.result()
+        encoded = known.result()
+        if len(encoded.job) <= MEMOISED_BYTES:
+            self._encoded[key] = encoded
+        else:
+            self._encoded.pop(key, None)
         return encoded
 
     def _start(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> asyncio.Task[Encoded] | Encoded:

@@ -10,6 +10,7 @@ import structlog
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.call import left_by_caller
+from gateway.clock import sleep_until
 from gateway.content import read_format
 from gateway.domain import Job, JobStatus
 from gateway.errors import GatewayError, NoStateYet, RequestInvalid, UpstreamAnswered, UpstreamError
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 DEFAULT_WAIT_SECONDS = 60.0
 # What is kept of a deadline so that the answer arrives before it: a tenth, within these bounds.
 DEADLINE_MARGIN_SECONDS = (0.05, 1.0)
+# Between the attempts to cancel a job whose caller has left, in seconds.
+CANCEL_WAITS = (0.5, 2.0, 8.0)
 # Reading a larger request takes long enough for other calls to notice.
 READ_IN_THREAD_BYTES = 256 << 10
 
@@ -123,12 +126,13 @@ class JobService:
         with _within("request"):
             submission = await self._submit(request.request, call)
         try:
+            stream = EventStream(call, 0, content_format, heartbeat, self._clock, self._contended)
             with _within("request"), submission:
                 await call.begin_stream()
+                await stream.beat_until(submission.task)
                 sent = await submission.outcome()
-            call.uid = sent.uid
-            stream = EventStream(call, sent.uid, content_format, heartbeat, self._clock, self._contended)
-            await stream.begin(await self._first_state(sent, call))
+            call.uid = stream.uid = sent.uid
+            await stream.begin(await self._first_state(sent, call, stream))
             if not stream.ended:
                 with self._watch(sent.uid, call, seen=stream.has_seen) as watcher:
                     await stream.follow(watcher)
@@ -180,8 +184,15 @@ class JobService:
         except UpstreamError:
             return None
 
-    async def _first_state(self, sent: Sent, call: Call) -> JobState:
-        state = JobState(sent.job) if sent.job is not None else await self._read_or_none(sent.uid, call)
+    async def _first_state(self, sent: Sent, call: Call, stream: EventStream) -> JobState:
+        if sent.job is not None:
+            return JobState(sent.job)
+        reading = asyncio.get_running_loop().create_task(self._read_or_none(sent.uid, call))
+        try:
+            await stream.beat_until(reading)
+            state = await reading
+        finally:
+            reading.cancel()
         return state or JobState(Job(sent.uid, JobStatus.RUNNING, "", done=False, observe_time=self._clock.time()))
 
     def _watch(
@@ -200,7 +211,7 @@ class JobService:
             try:
                 # Not as a caller: if nothing was sent yet, nothing need be.
                 sent = await submission.outcome()
-                await self._rest.cancel(sent.uid, call.credential, call.headers)
+                await self._cancel_patiently(sent.uid, call)
             except GatewayError as error:
                 # There is nobody left to tell but the log.
                 _log.warning("cancel_on_disconnect failed", uid=call.uid, reason=row_of(error).reason)
@@ -210,6 +221,19 @@ class JobService:
         task = asyncio.get_running_loop().create_task(cancel())
         self._cancellations.add(task)
         task.add_done_callback(self._cancellations.discard)
+
+    async def _cancel_patiently(self, uid: int, call: Call) -> None:
+        # Unlike the callers of CancelJob, nobody is there to try again.
+        for wait in CANCEL_WAITS:
+            try:
+                await self._rest.cancel(uid, call.credential, call.headers)
+            except UpstreamError as error:
+                if not error.passing:
+                    raise
+                await sleep_until(self._clock, self._clock.monotonic() + max(wait, error.retry_after or 0.0))
+            else:
+                return
+        await self._rest.cancel(uid, call.credential, call.headers)
 
 
 def _read_request(request: pb.SendJobRequest, request_id: str) -> tuple[SendJob, bytes]:

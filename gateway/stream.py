@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.clock import TimeLimit
+from gateway.clock import Signal, TimeLimit
 from gateway.errors import RequestInvalid, SlowReader
 from gateway.events import chunk_events, heartbeat_event, job_event, resumes_at
 from gateway.status import row_of
 from gateway.watch import Quiet, ResumePoint, read_token, write_token
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from jobgateway.v1 import job_service_pb2 as pb
@@ -61,8 +62,9 @@ class EventStream:
     ) -> None:
         self._contended = contended
         self.ended = False
+        # 0 until a submission has given it.
+        self.uid = uid
         self._call = call
-        self._uid = uid
         self._format = content_format
         self._silence = heartbeat * HEARTBEAT_PART
         self._clock = clock
@@ -82,6 +84,16 @@ class EventStream:
         """Whether the caller's last state was this one."""
         return state.digest == self._digest
 
+    async def beat_until(self, task: asyncio.Task[object]) -> None:
+        """Sends heartbeats until a task has ended that gives the first state."""
+        ended = Signal(self._clock)
+        task.add_done_callback(lambda _: ended.set())
+        while not task.done():
+            due = self._last_write + self._silence
+            await ended.wait(due)
+            if not task.done() and self._clock.monotonic() >= due:
+                await self._write(heartbeat_event(self.uid, Quiet(None, 0, None), None, "", ""))
+
     async def begin(self, state: JobState) -> None:
         """Sends the state that a submission gave."""
         await self._send(state, 0, last=state.job.done)
@@ -92,7 +104,7 @@ class EventStream:
             update = await watcher.next(self._last_write + self._silence)
             if isinstance(update, Quiet):
                 failure = "" if update.last_failure is None else row_of(update.last_failure).reason
-                await self._write(heartbeat_event(self._uid, update, watcher.loop.state, self._token, failure))
+                await self._write(heartbeat_event(self.uid, update, watcher.loop.state, self._token, failure))
             else:
                 await self._send(update.state, update.skipped, last=update.last)
 
@@ -101,13 +113,13 @@ class EventStream:
         token = state.token
         if encoded.chunked and state.job.result is not None:
             result = state.job.result
-            for event in chunk_events(self._uid, result, self._digest, resumes_at(self._point, result)):
+            for event in chunk_events(self.uid, result, self._digest, resumes_at(self._point, result)):
                 await self._write_chunk(event)
-            end = ResumePoint(self._uid, state.digest, len(result), bytes.fromhex(result.sha256))
+            end = ResumePoint(self.uid, state.digest, len(result), bytes.fromhex(result.sha256))
             token = write_token(end)
         self._token = token
         self._digest = state.digest
-        await self._write(job_event(self._uid, encoded.job, token, skipped))
+        await self._write(job_event(self.uid, encoded.job, token, skipped))
         self.ended = last
 
     async def _write_chunk(self, event: bytes) -> None:

@@ -385,7 +385,7 @@ async def test_a_stuck_poll_is_cut_off_and_counts_as_a_failure(clock: SteppedClo
     with pytest.raises(UpstreamOutage) as caught:
         await follower.task
     assert isinstance(caught.value.last, UpstreamTimedOut)
-    assert fetch.cancelled == 1
+    assert fetch.cancelled == 3, "one that hangs leaves time for others"
     await other.leave()
     await assert_nothing_left(hub, clock)
 
@@ -393,13 +393,14 @@ async def test_a_stuck_poll_is_cut_off_and_counts_as_a_failure(clock: SteppedClo
 async def test_waiting_for_a_slot_is_neither_failure_nor_time_out(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=10, slots=1)
     stuck = Follower(hub, Key(b"ann", 1), Fetch(clock, Hang))
-    waiting = Follower(hub, Key(b"ann", 2), Fetch(clock, State(7, last=True)), every=5)
-    await clock.advance(9)
+    waiting = Follower(hub, Key(b"ann", 2), Fetch(clock, State(7, last=True)), every=2)
+    await clock.advance(3)
     assert waiting.values == []
     assert isinstance(waiting.got[0], Quiet)
     assert waiting.got[0].failures == 0
     await clock.advance(2)
     assert waiting.values == [7]
+    await clock.advance(20)
     with pytest.raises(UpstreamOutage):
         await stuck.task
 
@@ -608,3 +609,32 @@ async def test_slots_are_forgotten_with_their_last_user() -> None:
 async def _hold(slots: Slots) -> None:
     async with slots.take(b"ann"):
         await asyncio.get_running_loop().create_future()
+
+
+async def test_waiting_for_a_slot_in_an_outage_does_not_use_up_its_limit(clock: SteppedClock) -> None:
+    hub = make_hub(clock, outage=10, slots=1)
+    failing = Fetch(clock, lost(), State(7, last=True))
+    waiting = Follower(hub, Key(b"ann", 99), failing)
+    await settle()
+    assert failing.count == 1
+    hanging = [Follower(hub, Key(b"ann", number), Fetch(clock, Hang)) for number in range(4)]
+    await clock.advance(12)
+    assert failing.count == 1, "it waits for its turn behind four polls that hang"
+    await clock.advance(5)
+    assert waiting.values == [7]
+    await clock.advance(120)
+    for follower in hanging:
+        assert isinstance(follower.task.exception(), UpstreamOutage)
+    await assert_nothing_left(hub, clock)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01])
+async def test_a_retry_after_of_next_to_nothing_does_not_switch_the_backoff_off(
+    clock: SteppedClock, seconds: float
+) -> None:
+    fetch = Fetch(clock, UpstreamAnswered(503, "no", retry_after=seconds))
+    hub = make_hub(clock, shortest=0.05, longest=5.0, outage=60)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(59)
+    assert fetch.count < 120, "some two a second, and not twenty"
+    await follower.leave()

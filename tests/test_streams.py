@@ -489,3 +489,44 @@ async def test_a_watch_rides_out_an_upstream_that_is_down(upstream: ScriptedUpst
         await upstream.start(upstream.port)
         events = [event for event in await read(call) if event.WhichOneof("payload") == "job"]
     assert percentages(events) == [20, 0]
+
+
+async def test_a_run_is_not_silent_while_its_submission_or_its_first_read_lasts(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
+) -> None:
+    release = asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        await release.wait()
+        await connection.send(answer(201, {"uid": 42}))
+
+    async def slow_read(connection: Connection) -> None:
+        await release.wait()
+        await connection.send(success())
+
+    upstream.on("POST", JOBS, slow)
+    upstream.on("GET", "/jobs/42/", slow_read)
+    request = pb.SendJobRequest(workspace_id="1", entity_id=7, request_id="a")
+    for _ in range(2):
+        release.clear()
+        call: Any = jobs.RunJob(
+            pb.RunJobRequest(request=request, heartbeat_interval=Duration(seconds=1)), metadata=BEARER
+        )
+        event = await call.read()
+        assert event.WhichOneof("payload") == "heartbeat"
+        assert (event.uid, event.heartbeat.consecutive_failures) in ((0, 0), (42, 0))
+        release.set()
+        assert (await read(call))[-1].job.done
+    assert len(upstream.requests("POST")) == 1
+
+
+async def test_the_cancellation_for_a_caller_who_left_is_tried_again(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
+) -> None:
+    upstream.on("POST", JOBS, answer(201, {"uid": 42}))
+    upstream.on("GET", "/jobs/42/", at(10))
+    upstream.on("DELETE", "/jobs/42/", answer(503), answer(204))
+    call = run(jobs, cancel_on_disconnect=True)
+    await call.read()
+    call.cancel()
+    await upstream.wait_for(2, "DELETE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+from datetime import UTC
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,9 @@ def read_retry_after(value: str | None, now: float) -> float | None:
         # More digits than this are more than the cap, and int() refuses thousands of them.
         return min(float(text[:12]), MAX_RETRY_AFTER_SECONDS)
     try:
-        moment = email.utils.parsedate_to_datetime(text).timestamp()
+        date = email.utils.parsedate_to_datetime(text)
+        # One of the three forms of a date in HTTP has no zone: all of them are UTC.
+        moment = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
     return min(max(0.0, moment - now), MAX_RETRY_AFTER_SECONDS)

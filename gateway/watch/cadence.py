@@ -32,5 +32,9 @@ class Cadence:
         return self.random.uniform(0, min(self.longest, bound))
 
     def spread(self) -> float:
-        """A small random time that keeps loops which were held back together from coming back together."""
+        """A small random time after the moment that the upstream named."""
         return self.random.uniform(0, self.shortest)
+
+    def crowd_spread(self) -> float:
+        """A random time that keeps loops which were held back together from coming back together."""
+        return self.random.uniform(0, self.longest / 2)

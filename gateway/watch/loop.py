@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 
+# One poll that never ends must leave time of an outage's limit for others.
+LONGEST_POLL_PART = 1 / 3
+
 
 @dataclass(frozen=True)
 class Rules(Generic[S]):
@@ -112,7 +115,9 @@ class Loop(Generic[S]):
     async def _poll_until_last(self) -> None:
         while not self.last:
             await self._until_due()
+            due = self.clock.monotonic()
             async with self._rules.slots.take(self._credential):
+                self._discount(self.clock.monotonic() - due)
                 # While this one waited for its slot, another may have been told to slow down.
                 if self._held_until > self.clock.monotonic():
                     continue
@@ -121,7 +126,7 @@ class Loop(Generic[S]):
     async def _until_due(self) -> None:
         while True:
             if self.next_poll is None or self._held_until > self.next_poll:
-                self.next_poll = self._held_until + self._rules.cadence.spread()
+                self.next_poll = self._held_until + self._rules.cadence.crowd_spread()
             give_up = self._give_up_at(self.next_poll)
             await sleep_until(self.clock, min(self.next_poll, give_up))
             now = self.clock.monotonic()
@@ -130,19 +135,27 @@ class Loop(Generic[S]):
             if now >= max(self.next_poll, self._held_until):
                 return
 
+    def _discount(self, waited: float) -> None:
+        # What was spent waiting for a slot of our own is no time of an outage.
+        if self._failing_since is not None:
+            self._failing_since += waited
+
     @property
     def _held_until(self) -> float:
         return self._holds.until(self._credential)
 
     async def _poll(self) -> None:
         started = self.clock.monotonic()
+        longest = started + self._rules.outage_seconds * LONGEST_POLL_PART
+        give_up = self._give_up_at(started)
         self.next_poll = None
         try:
-            async with TimeLimit(self.clock, self._give_up_at(started)):
+            async with TimeLimit(self.clock, min(longest, give_up)):
                 state = await self._fetch()
         except TimeoutError:
-            # The limit of the outage cut this poll off, maybe just begun: what failed before says more.
-            self._fail(started, self.last_failure or UpstreamTimedOut("the upstream did not answer in time"))
+            timed_out = UpstreamTimedOut("the upstream did not answer in time")
+            # The limit of the outage cuts a poll off that has maybe just begun: what failed before says more.
+            self._fail(started, timed_out if longest < give_up else self.last_failure or timed_out)
         except UpstreamError as error:
             self._fail(started, error)
         else:
@@ -180,7 +193,9 @@ class Loop(Generic[S]):
             self._failing_since = started
         if now >= self._give_up_at(now):
             raise self._outage(error)
-        wait = cadence.backoff(self.failures) if error.retry_after is None else error.retry_after + cadence.spread()
+        wait = cadence.backoff(self.failures)
+        if error.retry_after is not None:
+            wait = max(wait, error.retry_after + cadence.spread())
         self.next_poll = now + wait
         if error.throttled:
             self._holds.hold(self._credential, now + min(wait, self._rules.outage_seconds))

@@ -638,7 +638,7 @@ class JobEvent(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     uid: _builtins.int
-    """The job."""
+    """The job. 0 in a heartbeat of `RunJob` for as long as the submission is under way."""
     resume_token: _builtins.str
     """Give it to `WatchJob` to go on after this event. Opaque, at most 512 characters. Empty before the first state."""
     skipped: _builtins.int
