@@ -613,9 +613,9 @@ async def _hold(slots: Slots) -> None:
 
 async def test_waiting_for_a_slot_in_an_outage_does_not_use_up_its_limit(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=10, slots=1)
-    failing = Fetch(clock, lost(), State(7, last=True))
+    failing = LateFetch(clock, lost(), State(7, last=True), takes=0.1)
     waiting = Follower(hub, Key(b"ann", 99), failing)
-    await settle()
+    await clock.advance(0.1)
     assert failing.count == 1
     hanging = [Follower(hub, Key(b"ann", number), Fetch(clock, Hang)) for number in range(4)]
     await clock.advance(12)

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
     from tests.promises.history import Event, History, Poll, Watch
 
+# Too early is too early on any machine: only what may be late has a history's tolerance.
+EXACT = 0.001
+
+MANY_INTERVALS = 20
+
 # How a watch ends that no failure of the upstream ended.
 OWN_ENDS = frozenset({"OK", "LEFT", "DRAINING", "KILLED"})
 
@@ -157,7 +162,7 @@ def one_loop(history: History, polls: Polls) -> Iterator[str]:
         ended: set[str] = set()
         for before, after in pairwise(sorted(own, key=lambda poll: poll.began)):
             name = f"{after.credential}/{after.uid}"
-            if after.began < before.ended - history.tolerance:
+            if after.began < before.ended - (history.tolerance if before.kind is Kind.CUT else EXACT):
                 yield f"{name}: two polls at once at {after.began:.3f}"
             if before.loop != after.loop:
                 ended.add(before.loop)
@@ -165,7 +170,7 @@ def one_loop(history: History, polls: Polls) -> Iterator[str]:
                 yield f"{name}: two loops at once at {after.began:.3f}"
             gap = after.began - before.ended
             same = before.loop == after.loop and before.kind is Kind.STATE
-            if same and gap < history.shortest - history.tolerance:
+            if same and gap < history.shortest - EXACT:
                 yield f"{name}: polled again after {gap:.3f} s at {after.began:.3f}"
 
 
@@ -197,12 +202,55 @@ def failures_reach_all(history: History, polls: Polls) -> Iterator[str]:
         if poll.kind is not Kind.FINAL:
             continue
         for watch in _watches_of(history, poll):
-            inside = watch.joined < poll.began and poll.ended < watch.ended - history.tolerance
+            begun = poll.ended if watch.loop and watch.loop == poll.loop else poll.began
+            inside = watch.joined < begun and poll.ended < watch.ended - history.tolerance
             asleep = any(
                 began <= poll.ended + history.tolerance and poll.ended < ended for began, ended in watch.asleep
             )
             if inside and not asleep:
                 yield f"{watch.name}: it did not end with the final failure at {poll.ended:.3f}"
+
+
+def outages_reach_all(history: History, polls: Polls) -> Iterator[str]:
+    """7. A loop that gives up tells all its watchers."""
+    del polls
+    for watch in history.watches:
+        if watch.status != "UPSTREAM_OUTAGE" or not watch.loop:
+            continue
+        for other in history.watches:
+            asleep = any(ended >= watch.ended for _, ended in other.asleep)
+            inside = other.joined < watch.ended and other.ended > watch.ended + history.tolerance
+            if other.loop == watch.loop and inside and not asleep and not watch.asleep:
+                yield f"{other.name}: its loop gave up at {watch.ended:.3f}, and it was not told"
+
+
+def changes_at_once(history: History, polls: Polls) -> Iterator[str]:
+    """2. Who reads hears of a change when it was polled, and not at some later time."""
+    for watch in history.watches:
+        if watch.loop and not watch.asleep:
+            yield from in_its_loop(watch, polls, partial(_late_change, watch, history))
+
+
+def _late_change(watch: Watch, history: History, loop: list[Poll]) -> str | None:
+    told = [event.time for event in states(watch)]
+    for number, poll in enumerate(changes(loop)):
+        inside = watch.joined < poll.ended < watch.ended - history.tolerance
+        # The state that a token has seen is not told again as the first one.
+        known = poll.state == watch.resumed_from and (not told or poll.ended < told[0] or number == 0)
+        if inside and not known and not any(abs(time - poll.ended) <= history.tolerance for time in told):
+            return f"it was not told of {poll.state!r} when that was read at {poll.ended:.3f}"
+    return None
+
+
+def backs_off(history: History, polls: Polls) -> Iterator[str]:
+    """8. Failures in a row slow the polling down."""
+    for own in polls:
+        run: list[Poll] = []
+        for poll in own:
+            run = [*run, poll] if poll.kind is Kind.PASSING and (not run or run[0].loop == poll.loop) else []
+            lasted = poll.ended - run[0].began if run else 0.0
+            if lasted > MANY_INTERVALS * history.shortest and len(run) > lasted / history.shortest:
+                yield f"{poll.loop}: {len(run)} failures in {lasted:.1f} s"
 
 
 def errors_are_true(history: History, polls: Polls) -> Iterator[str]:
@@ -225,10 +273,11 @@ def _wrong_outage(watch: Watch, history: History, loop: list[Poll]) -> str | Non
         # It heard late of what ended its loop earlier; the watchers that were awake tell when.
         return None
     run = _failing_run([poll for poll in loop if poll.began <= watch.ended])
-    if not run or watch.ended - run[0].began < history.outage - history.tolerance:
+    if not run or watch.ended - run[0].began < history.outage - EXACT:
         return f"it gave up at {watch.ended:.3f} before the limit"
     failed = [poll for poll in run if poll.kind is Kind.PASSING]
-    if failed and watch.last_failure not in {failed[-1].failure, "UPSTREAM_TIMEOUT"}:
+    cut = run[-1].kind is Kind.CUT
+    if failed and watch.last_failure != failed[-1].failure and not (cut and watch.last_failure == "UPSTREAM_TIMEOUT"):
         return f"it names {watch.last_failure!r} as the last failure, not {failed[-1].failure!r}"
     return None
 
@@ -254,16 +303,16 @@ def retry_after(history: History, polls: Polls) -> Iterator[str]:
     """8. Retry-After is honoured, and one 429 holds back all loops of its credential."""
     for own in polls:
         for before, after in pairwise(sorted(own, key=lambda poll: poll.began)):
-            early = after.began < before.ended + before.retry_after - history.tolerance
+            early = after.began < before.ended + before.retry_after - EXACT
             if before.loop == after.loop and before.retry_after and early:
                 yield f"{after.credential}/{after.uid}: polled at {after.began:.3f}, before Retry-After was over"
     for poll in history.polls:
         if not poll.throttled:
             continue
-        until = poll.ended + min(poll.retry_after, history.outage) - history.tolerance
+        until = poll.ended + min(poll.retry_after, history.outage) - EXACT
         for other in history.polls:
             same = (other.credential, other.process) == (poll.credential, poll.process)
-            if same and poll.ended + history.tolerance < other.began < until:
+            if same and poll.ended + EXACT < other.began < until:
                 yield f"{other.credential}/{other.uid}: polled at {other.began:.3f} during a 429 until {until:.3f}"
 
 
@@ -338,6 +387,9 @@ PROMISES: tuple[Callable[[History, Polls], Iterator[str]], ...] = (
     own_credential,
     polled_while_watched,
     failures_reach_all,
+    outages_reach_all,
+    changes_at_once,
+    backs_off,
     errors_are_true,
     outages_end,
     retry_after,

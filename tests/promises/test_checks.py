@@ -63,7 +63,7 @@ def outage(lasts: float) -> History:
     """A watch that gives up after failures that lasted for some seconds."""
     polls = [
         poll(1.0, "a"),
-        *(poll(3.0 + n, kind=Kind.PASSING, failure="UPSTREAM_TIMEOUT") for n in range(int(lasts))),
+        *(poll(3.0 + n, kind=Kind.PASSING, failure="UPSTREAM_TIMEOUT") for n in range(0, int(lasts), 2)),
     ]
     watch = Watch("w", "ann", 1, joined=0.9, heartbeat=1e6, ended=3.0 + lasts, status="UPSTREAM_OUTAGE", loop="w")
     watch.events = [event(1.1, "a")]
@@ -168,6 +168,22 @@ def break_errors_are_true_with_a_passing_failure(history: History) -> None:
     history.watches[0].status = "UPSTREAM_UNAVAILABLE"
 
 
+def break_outages_reach_all(history: History) -> None:
+    history.watches[0].status = "UPSTREAM_OUTAGE"
+    history.watches[0].ended = 12.5
+    history.watches[1].asleep = []
+
+
+def break_changes_at_once(history: History) -> None:
+    quick(history)[1] = event(8.5, "b")
+
+
+def break_backs_off(history: History) -> None:
+    history.polls = [
+        poll(1 + n / 4, kind=Kind.PASSING, failure="UPSTREAM_TIMEOUT", ended=1.1 + n / 4) for n in range(100)
+    ]
+
+
 def break_retry_after(history: History) -> None:
     history.polls.append(poll(9.0, "b"))
 
@@ -229,6 +245,9 @@ EXPECTED: dict[Callable[[History], None], str] = {
     break_failures_reach_all: "failures_reach_all",
     break_errors_are_true_with_an_error_of_nobody: "errors_are_true",
     break_errors_are_true_with_a_passing_failure: "errors_are_true",
+    break_outages_reach_all: "outages_reach_all",
+    break_changes_at_once: "changes_at_once",
+    break_backs_off: "backs_off",
     break_retry_after: "retry_after",
     break_retry_after_of_another_loop: "retry_after",
     break_never_silent: "never_silent",
