@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from typing import TYPE_CHECKING
 
@@ -524,6 +525,7 @@ async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedCl
     given = 0
     with hub.watch(ANN, fetch) as slow, hub.watch(ANN, fetch) as quick:
         await slow.next(FAR)
+        gc.collect()
         blocks = sys.getallocatedblocks()
         for number in range(1, steps + 1):
             fetch.script[0] = State(number, last=number == steps)
@@ -532,10 +534,12 @@ async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedCl
             update = await quick.next(FAR)
             assert isinstance(update, Changed)
             given += 1 + update.skipped
+        gc.collect()
         grown = sys.getallocatedblocks() - blocks
         assert given == steps
         assert await slow.next(FAR) == Changed(State(steps, last=True), steps - 1, last=True)
-    assert grown < 1_000, "blocks of memory"
+    # The count is that of the process, where others may allocate a little; to keep a state takes blocks for each step.
+    assert grown < steps / 10, "blocks of memory"
 
 
 async def test_who_waited_for_a_slot_while_its_credential_was_told_to_slow_down_waits_on(clock: SteppedClock) -> None:
