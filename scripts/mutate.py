@@ -167,8 +167,8 @@ MUTATIONS = [
         "8",
         "Retry-After is not honoured",
         LOOP,
-        "if error.retry_after is None else error.retry_after + cadence.spread()",
-        "if True else 0.0",
+        "wait = max(wait, error.retry_after + cadence.spread())",
+        "pass",
     ),
     Mutation("8", "a 429 holds back its own loop only", LOOP, "        if error.throttled:", "        if False:"),
     Mutation(
@@ -191,7 +191,7 @@ MUTATIONS = [
         "10",
         "a poll that hangs is never cut off",
         LOOP,
-        "async with TimeLimit(self.clock, self._give_up_at(started)):",
+        "async with TimeLimit(self.clock, min(longest, give_up)):",
         "if True:",
     ),
     Mutation(
