@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.errors import RequestInvalid, ResultTooLarge
-from gateway.struct_json import NotExactError, json_to_struct
+from gateway.struct_json import NotExactError, encode_struct
+from gateway.wire import tag, varint
 
 if TYPE_CHECKING:
-    from google.protobuf import struct_pb2
-
     from gateway.domain import Result
 
 # A protobuf parser takes 100 nested messages by default, and each level of a Struct costs it three.
@@ -23,6 +22,8 @@ MAX_STOCK_BYTES = 3 << 20
 MAX_ONE_MESSAGE_BYTES = 256 << 20
 # Longer JSON than this has no Struct of 3 MiB but for spaces and digits that nobody writes.
 MAX_STRUCT_JSON_BYTES = 16 << 20
+# What an escape may take more than its character.
+LONGEST_ESCAPE = 5
 
 
 def read_format(content_format: int, *, streaming: bool) -> pb.ContentFormat.ValueType:
@@ -42,23 +43,22 @@ class Delivery(enum.Enum):
     LEFT_OUT = enum.auto()
 
 
-def put_result(
-    message: pb.Job, result: Result, content_format: pb.ContentFormat.ValueType, *, streaming: bool
-) -> Delivery:
-    """Puts the result into the message of its job, or marks it there as omitted; says where it goes.
+class Delivered(NamedTuple):
+    """Where a result goes, and the encoded field of the `Job` that carries it, in pieces; none if elsewhere."""
 
-    Raises `ResultTooLarge` where one message was asked for and cannot hold it.
-    """
-    delivery = _put(message, result, content_format, streaming=streaming)
-    message.content_omitted = delivery is not Delivery.IN_MESSAGE
-    return delivery
+    delivery: Delivery
+    field: tuple[bytes | memoryview, ...] = ()
 
 
-def _put(message: pb.Job, result: Result, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Delivery:
+_CONTENT, _CONTENT_JSON = (tag(pb.Job.DESCRIPTOR, name) for name in ("content", "content_json"))
+
+
+def deliver(result: Result, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Delivered:
+    """How a result goes out in a format. Raises `ResultTooLarge` where one message was asked for and cannot hold it."""
     if content_format == pb.CONTENT_FORMAT_NONE:
-        return Delivery.LEFT_OUT
+        return Delivered(Delivery.LEFT_OUT)
     if content_format == pb.CONTENT_FORMAT_JSON_CHUNKS:
-        return Delivery.IN_CHUNKS
+        return Delivered(Delivery.IN_CHUNKS)
     if content_format == pb.CONTENT_FORMAT_JSON:
         if len(result) > MAX_ONE_MESSAGE_BYTES:
             raise ResultTooLarge(
@@ -68,25 +68,29 @@ def _put(message: pb.Job, result: Result, content_format: pb.ContentFormat.Value
     else:
         struct = _struct(result, content_format)
         if struct is not None:
-            message.content.CopyFrom(struct)
-            return Delivery.IN_MESSAGE
+            return _in_message(_CONTENT, struct)
         if len(result) > MAX_STOCK_BYTES:
-            return Delivery.IN_CHUNKS if streaming else Delivery.LEFT_OUT
-    message.content_json = bytes(result.json)
-    return Delivery.IN_MESSAGE
+            return Delivered(Delivery.IN_CHUNKS if streaming else Delivery.LEFT_OUT)
+    return _in_message(_CONTENT_JSON, result.json)
 
 
-def _struct(result: Result, content_format: pb.ContentFormat.ValueType) -> struct_pb2.Struct | None:
+def _in_message(start: bytes, content: bytes | memoryview) -> Delivered:
+    return Delivered(Delivery.IN_MESSAGE, (start + varint(len(content)), content))
+
+
+def _struct(result: Result, content_format: pb.ContentFormat.ValueType) -> bytes | None:
     rounded = content_format == pb.CONTENT_FORMAT_STRUCT
-    longest, largest = (
-        (MAX_STRUCT_JSON_BYTES, MAX_STOCK_BYTES)
-        if rounded
-        else (MAX_AUTOMATIC_STRUCT_BYTES, MAX_AUTOMATIC_STRUCT_BYTES)
-    )
-    if len(result) > longest:
+    largest = MAX_STOCK_BYTES if rounded else MAX_AUTOMATIC_STRUCT_BYTES
+    if len(result) > (MAX_STRUCT_JSON_BYTES if rounded else largest) or _least_struct_bytes(result) > largest:
         return None
     try:
-        struct = json_to_struct(result.json, max_depth=MAX_STRUCT_DEPTH, rounded=rounded)
+        struct = encode_struct(result.json, max_depth=MAX_STRUCT_DEPTH, rounded=rounded)
     except NotExactError:
         return None
-    return struct if struct.ByteSize() <= largest else None
+    return struct if len(struct) <= largest else None
+
+
+def _least_struct_bytes(result: Result) -> int:
+    # A Struct has a byte for two of its JSON at least, but for spaces, escapes and digits that nobody writes.
+    raw = bytes(result.json)
+    return (len(raw) - sum(map(raw.count, (b" ", b"\t", b"\r", b"\n"))) - LONGEST_ESCAPE * raw.count(b"\\")) // 2

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.content import Delivery, put_result
+from gateway.content import MAX_STOCK_BYTES, Delivery, deliver
 from gateway.translate import job_message, timestamp
 from gateway.watch import ResumePoint, write_token
+from gateway.wire import join, tag, varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,20 +20,21 @@ if TYPE_CHECKING:
     from gateway.watch import Quiet
 
 CHUNK_BYTES = 256 << 10
-# A larger message is made anew for each who asks for it, instead of being held beside the result.
-MEMOISED_BYTES = 4 << 20
-# How many copies of a small result its formats come to, streams and answers apart, if all are asked for.
-ENCODINGS = 6
 # Larger results are encoded in a thread, so that the event loop goes on.
 ENCODE_IN_THREAD_BYTES = 64 << 10
+# How often a Struct is made of a result at most: of exact and of rounded numbers, for streams and for answers.
+STRUCTS = 4
 
-_JOB_TAG = bytes([pb.JobEvent.DESCRIPTOR.fields_by_name["job"].number << 3 | 2])
+_JOB = tag(pb.JobEvent.DESCRIPTOR, "job")
 
 
 class Encoded(NamedTuple):
-    """A `Job` message as bytes, and whether its result goes out in chunks before it."""
+    """A `Job` message in pieces, and whether its result goes out in chunks before it.
 
-    job: bytes
+    A large result is a view of the upstream's bytes among them, so that it takes no memory of its own.
+    """
+
+    pieces: tuple[bytes | memoryview, ...]
     chunked: bool
 
 
@@ -47,9 +49,9 @@ class JobState:
 
     @property
     def size(self) -> int:
-        """About what it holds, in bytes: the result, and what smaller results are encoded to for the formats."""
+        """About what it may come to hold, in bytes: the result, and what it is encoded to for the formats."""
         result = 0 if self.job.result is None else len(self.job.result)
-        return 1_000 + (result if result > MEMOISED_BYTES else result * (1 + ENCODINGS))
+        return 1_000 + result + STRUCTS * min(result, MAX_STOCK_BYTES)
 
     async def encode(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Encoded:
         """The message of the job in a format. Raises `ResultTooLarge`."""
@@ -65,11 +67,7 @@ class JobState:
         if error is not None:
             self._encoded.pop(key, None)
             raise error
-        encoded = known.result()
-        if len(encoded.job) <= MEMOISED_BYTES:
-            self._encoded[key] = encoded
-        else:
-            self._encoded.pop(key, None)
+        encoded = self._encoded[key] = known.result()
         return encoded
 
     def _start(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> asyncio.Task[Encoded] | Encoded:
@@ -90,16 +88,24 @@ def same_state(one: JobState, other: JobState) -> bool:
 def encode_job(job: Job, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Encoded:
     """The message of a job with its result in a format. Raises `ResultTooLarge`."""
     message = job_message(job)
-    delivery = Delivery.IN_MESSAGE
-    if job.result is not None:
-        delivery = put_result(message, job.result, content_format, streaming=streaming)
-    return Encoded(message.SerializeToString(), chunked=delivery is Delivery.IN_CHUNKS)
+    if job.result is None:
+        return Encoded((message.SerializeToString(),), chunked=False)
+    delivery, field = deliver(job.result, content_format, streaming=streaming)
+    message.content_omitted = delivery is not Delivery.IN_MESSAGE
+    return Encoded((message.SerializeToString(), *field), chunked=delivery is Delivery.IN_CHUNKS)
 
 
-def job_event(uid: int, job: bytes, token: str, skipped: int) -> bytes:
-    """A `JobEvent` with an encoded `Job`; fields in any order are one message to a protobuf parser."""
+def job_event(uid: int, job: Encoded, token: str, skipped: int) -> tuple[bytes | memoryview, ...]:
+    """A `JobEvent` with an encoded `Job`, in pieces; fields in any order are one message to a protobuf parser."""
     rest = pb.JobEvent(uid=uid, resume_token=token, skipped=skipped).SerializeToString()
-    return b"".join((_JOB_TAG, _varint(len(job)), job, rest))
+    return (_JOB + varint(sum(map(len, job.pieces))), *job.pieces, rest)
+
+
+async def in_one_piece(pieces: tuple[bytes | memoryview, ...]) -> bytes:
+    """A message that is in pieces, as gRPC takes it."""
+    if sum(map(len, pieces)) <= ENCODE_IN_THREAD_BYTES:
+        return b"".join(pieces)
+    return await asyncio.to_thread(join, pieces)
 
 
 def heartbeat_event(uid: int, quiet: Quiet, state: JobState | None, token: str, last_failure: str) -> bytes:
@@ -130,12 +136,3 @@ def resumes_at(point: ResumePoint | None, result: Result) -> int:
     if point is None or point.content_sha256 != bytes.fromhex(result.sha256):
         return 0
     return min(point.offset, len(result))
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

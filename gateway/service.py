@@ -14,7 +14,7 @@ from gateway.clock import sleep_until
 from gateway.content import read_format
 from gateway.domain import Job, JobStatus
 from gateway.errors import GatewayError, NoStateYet, RequestInvalid, UpstreamAnswered, UpstreamError
-from gateway.events import JobState
+from gateway.events import JobState, in_one_piece
 from gateway.status import row_of
 from gateway.stream import EventStream, read_resume_point
 from gateway.submit import RecordKey, fingerprint
@@ -245,7 +245,7 @@ async def _answer(state: JobState | None, uid: int, content_format: pb.ContentFo
     """The encoded `Job` of a state, or of the uid alone where there is none."""
     if state is None:
         return pb.Job(uid=uid).SerializeToString()
-    return (await state.encode(content_format, streaming=False)).job
+    return await in_one_piece((await state.encode(content_format, streaming=False)).pieces)
 
 
 @contextmanager

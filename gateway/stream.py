@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gateway.clock import Signal, TimeLimit
 from gateway.errors import RequestInvalid, SlowReader
-from gateway.events import chunk_events, heartbeat_event, job_event, resumes_at
+from gateway.events import chunk_events, heartbeat_event, in_one_piece, job_event, resumes_at
 from gateway.status import row_of
 from gateway.watch import Quiet, ResumePoint, read_token, write_token
 
@@ -119,7 +119,7 @@ class EventStream:
             token = write_token(end)
         self._token = token
         self._digest = state.digest
-        await self._write(job_event(self.uid, encoded.job, token, skipped))
+        await self._write(await in_one_piece(job_event(self.uid, encoded, token, skipped)))
         self.ended = last
 
     async def _write_chunk(self, event: bytes) -> None:

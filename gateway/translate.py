@@ -13,7 +13,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway.domain import JobStatus, SendJob
 from gateway.errors import RequestInvalid, RequestTooLarge
 from gateway.json_text import check_json
-from gateway.struct_json import NotExactError, NotJsonError, json_to_struct, struct_to_json
+from gateway.struct_json import NotExactError, NotJsonError, encode_struct, struct_to_json
 
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
@@ -211,11 +211,11 @@ def json_value(raw: bytes) -> struct_pb2.Value:
     if len(raw) <= MAX_VALUE_BYTES:
         try:
             # Wrapped in an object, for a Value of any kind is wanted here and Struct is the one way in.
-            wrapped = json_to_struct(b'{"value":%b}' % raw, max_depth=MAX_VALUE_DEPTH + 1, rounded=True)
+            wrapped = encode_struct(b'{"value":%b}' % raw, max_depth=MAX_VALUE_DEPTH + 1, rounded=True)
         except NotExactError:
             pass
         else:
-            value = wrapped.fields["value"]
+            value = struct_pb2.Struct.FromString(wrapped).fields["value"]
             if value.ByteSize() <= MAX_VALUE_BYTES:
                 return value
     # A byte more than the limit is enough for `cut` to see that there was more.

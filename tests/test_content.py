@@ -15,11 +15,12 @@ from gateway.content import (
     MAX_ONE_MESSAGE_BYTES,
     MAX_STOCK_BYTES,
     Delivery,
-    put_result,
+    deliver,
     read_format,
 )
-from gateway.domain import Result
+from gateway.domain import Job, JobStatus, Result
 from gateway.errors import RequestInvalid, ResultTooLarge
+from gateway.events import encode_job
 from gateway.struct_json import struct_to_json
 
 calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
@@ -38,13 +39,13 @@ MIB = 1 << 20
 
 def _put(raw: bytes, content_format: pb.ContentFormat.ValueType, *, streaming: bool = True) -> tuple[pb.Job, str]:
     """The message and where the result went."""
-    message = pb.Job()
     result = Result(memoryview(raw), sha256(raw).hexdigest())
-    delivery = put_result(message, result, content_format, streaming=streaming)
-    carried = message.WhichOneof("result")
-    where = carried or {Delivery.IN_CHUNKS: "chunks", Delivery.LEFT_OUT: "nowhere"}[delivery]
-    assert (delivery is Delivery.IN_MESSAGE) is (carried is not None)
+    job = Job(1, JobStatus.SUCCESS, "success", done=True, observe_time=0.0, result=result)
+    encoded = encode_job(job, content_format, streaming=streaming)
+    message = pb.Job.FromString(b"".join(encoded.pieces))
+    where = message.WhichOneof("result") or ("chunks" if encoded.chunked else "nowhere")
     assert message.content_omitted == (where in ("chunks", "nowhere"))
+    assert (message.uid, message.content_size) == (1, len(raw))
     if where == "content_json":
         assert message.content_json == raw
     return message, where
@@ -123,15 +124,14 @@ def test_one_message_holds_256_mib_and_more_is_refused_with_the_way_out() -> Non
     # One member more than allowed, without the memory for it: a view knows its length alone.
     view = memoryview(b"0").cast("B")
     largest = Result(view, "")
-    message = pb.Job()
-    assert put_result(message, largest, JSON, streaming=True) is Delivery.IN_MESSAGE
+    assert deliver(largest, JSON, streaming=True).delivery is Delivery.IN_MESSAGE
 
     class Longer(Result):
         def __len__(self) -> int:
             return MAX_ONE_MESSAGE_BYTES + 1
 
     with pytest.raises(ResultTooLarge, match=r"268435457 bytes.*CONTENT_FORMAT_JSON_CHUNKS"):
-        put_result(pb.Job(), Longer(view, ""), JSON, streaming=True)
+        deliver(Longer(view, ""), JSON, streaming=True)
 
 
 @pytest.mark.parametrize("content_format", pb.ContentFormat.values())

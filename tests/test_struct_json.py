@@ -10,7 +10,7 @@ from google.protobuf import struct_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.struct_json import NotExactError, NotJsonError, json_to_struct, struct_to_json
+from gateway.struct_json import NotExactError, NotJsonError, encode_struct, struct_to_json
 
 calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
@@ -27,6 +27,10 @@ def _struct(members: dict[str, Any]) -> struct_pb2.Struct:
     struct = struct_pb2.Struct()
     struct.update(members)
     return struct
+
+
+def json_to_struct(raw: bytes, *, max_depth: int, rounded: bool) -> struct_pb2.Struct:
+    return struct_pb2.Struct.FromString(encode_struct(raw, max_depth=max_depth, rounded=rounded))
 
 
 def _exact(raw: bytes, max_depth: int = 32) -> struct_pb2.Struct:

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.content import put_result
 from gateway.domain import Job, JobError, JobStatus, Progress, Result, SendJob
 from gateway.errors import GatewayError, RequestInvalid
+from gateway.events import encode_job
 from gateway.rest.client import send_body
 from gateway.rest.job_reader import read_job
 from gateway.rest.json_reader import read_members
@@ -229,7 +229,7 @@ def test_any_json_value_through_params_json_and_back_through_content_json_is_unc
     if job.result is None:
         assert sent == b"null"
         return
-    put_result(message, job.result, pb.CONTENT_FORMAT_JSON, streaming=False)
+    message = pb.Job.FromString(b"".join(encode_job(job, pb.CONTENT_FORMAT_JSON, streaming=False).pieces))
     assert message.content_json == sent
     assert (message.content_size, message.content_sha256) == (len(sent), sha256(sent).hexdigest())
 
@@ -373,9 +373,8 @@ def test_a_job_with_the_largest_of_everything_is_below_what_a_stock_client_recei
         result=Result(memoryview(result), sha256(result).hexdigest()),
         log_download_url="🙂" * MAX_URL,
     )
-    message = job_message(job)
     assert job.result is not None
-    put_result(message, job.result, pb.CONTENT_FORMAT_UNSPECIFIED, streaming=True)
+    message = pb.Job.FromString(b"".join(encode_job(job, pb.CONTENT_FORMAT_UNSPECIFIED, streaming=True).pieces))
     assert message.content_json == result
     assert message.ByteSize() < STOCK_LIMIT - 1024
     for shown in (message.status_text, message.progress.message, message.error.message):

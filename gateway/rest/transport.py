@@ -20,6 +20,7 @@ from gateway.errors import (
     UpstreamTimedOut,
     UpstreamUnreachable,
 )
+from gateway.rest.decoding import NotDecodable, decoded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -153,14 +154,12 @@ class Transport:
 
     async def _read(self, response: httpx.Response, body: io.BytesIO) -> Reservation | None:
         limit = self._max_answer_bytes if response.is_success else MAX_ERROR_BODY_BYTES
-        if "," in response.headers.get("content-encoding", ""):
-            # Each layer multiplies what one piece can become, before anyone can count it.
-            raise UpstreamMalformed("the upstream's answer is encoded more than once")
         reserved: Reservation | None = None
         complete = False
         try:
             # Decoded bytes are counted: a small compressed answer may hold a huge one.
-            async for piece in response.aiter_bytes():
+            encoding = response.headers.get("content-encoding", "")
+            async for piece in decoded(response.aiter_raw(), encoding):
                 if body.tell() + len(piece) > limit:
                     if response.is_success:
                         raise UpstreamAnswerTooLarge(f"the upstream's answer is larger than {limit} bytes")
@@ -169,8 +168,8 @@ class Transport:
                 if reserved is None and body.tell() + len(piece) > SMALL_BODY_BYTES and response.is_success:
                     reserved = await self._budget.reserve(self._size_of(response))
                 body.write(piece)
-                if len(piece) > SMALL_BODY_BYTES:
-                    # What was compressed comes without a wait between its pieces, each of up to 16 MiB.
+                if encoding:
+                    # What was compressed comes without a wait between its pieces.
                     await asyncio.sleep(0)
             complete = True
         finally:
@@ -197,6 +196,8 @@ def _ours(error: Exception) -> UpstreamError:
     # httpx's own timeout types do not tell, for its transport maps a reset to ConnectTimeout too.
     if any(isinstance(each, TimeoutError) for each in causes):
         return UpstreamTimedOut("the upstream did not answer in time")
-    if isinstance(error, aiohttp.ClientResponseError | httpx.DecodingError | ValueError):
+    if isinstance(error, NotDecodable):
+        return UpstreamMalformed(str(error))
+    if isinstance(error, aiohttp.ClientResponseError | ValueError):
         return UpstreamMalformed("the upstream's answer is not HTTP that can be read")
     return UpstreamConnectionLost("the connection to the upstream was lost")
