@@ -84,10 +84,9 @@ def _struct(result: Result, content_format: pb.ContentFormat.ValueType) -> bytes
     if len(result) > (MAX_STRUCT_JSON_BYTES if rounded else largest) or _least_struct_bytes(result) > largest:
         return None
     try:
-        struct = encode_struct(result.json, max_depth=MAX_STRUCT_DEPTH, rounded=rounded)
+        return encode_struct(result.json, max_depth=MAX_STRUCT_DEPTH, max_bytes=largest, rounded=rounded)
     except NotExactError:
         return None
-    return struct if len(struct) <= largest else None
 
 
 def _least_struct_bytes(result: Result) -> int:

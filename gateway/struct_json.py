@@ -14,6 +14,8 @@ from gateway.wire import FIXED64, tag, varint
 
 MAX_EXACT_INTEGER = 2**53
 DIGITS_OF_A_DOUBLE = 15
+# Of a number in a list, the least that there is.
+NUMBER_BYTES = 11
 
 
 def struct_to_json(message: struct_pb2.Struct) -> bytes:
@@ -75,17 +77,19 @@ class NotExactError(ValueError):
     """A Struct cannot hold the JSON, or not exactly."""
 
 
-def encode_struct(raw: bytes | memoryview, *, max_depth: int, rounded: bool) -> bytes:
+def encode_struct(raw: bytes | memoryview, *, max_depth: int, max_bytes: int, rounded: bool) -> bytes:
     """The encoded Struct of a JSON object with at most `max_depth` levels of objects and arrays, the outermost as 1.
 
-    Raises `NotExactError` where there is none: another JSON value, deeper nesting, text that UTF-8 cannot carry, a
-    number beyond a double, and, unless `rounded`, a number that a double does not hold exactly or a key twice.
+    Raises `NotExactError` where there is none of at most `max_bytes`: another JSON value, deeper nesting, text that
+    UTF-8 cannot carry, a number beyond a double, and, unless `rounded`, a number that a double does not hold exactly or
+    a key twice.
     """
+    numbers = _Numbers(max_bytes)
     try:
         value = json.loads(
             bytes(raw).decode(),
-            parse_int=_rounded if rounded else _exact_integer,
-            parse_float=_rounded if rounded else _exact_fraction,
+            parse_int=numbers.rounded if rounded else numbers.exact_integer,
+            parse_float=numbers.rounded if rounded else numbers.exact_fraction,
             object_pairs_hook=dict if rounded else _unique,
             parse_constant=_refuse,
         )
@@ -93,7 +97,46 @@ def encode_struct(raw: bytes | memoryview, *, max_depth: int, rounded: bool) -> 
         raise NotExactError("a Struct cannot hold it") from error
     if not isinstance(value, dict):
         raise NotExactError("a Struct holds an object only")
-    return _struct(value, max_depth)
+    encoded = _struct(value, max_depth)
+    if len(encoded) > max_bytes:
+        raise NotExactError("it is too large")
+    return encoded
+
+
+class _Numbers:
+    """Reads numbers as doubles, no more of them than a Struct of `max_bytes` has."""
+
+    def __init__(self, max_bytes: int) -> None:
+        # Two bytes of JSON may be eleven of a Struct, and many more of Python's, so what is too much is found early.
+        self._left = max_bytes // NUMBER_BYTES
+
+    def rounded(self, text: str) -> float:
+        """The nearest double."""
+        self._left -= 1
+        if self._left < 0:
+            raise NotExactError("it is too large")
+        return float(text)
+
+    def exact_integer(self, text: str) -> float:
+        """The double that is this very integer, for every digit may matter: it may be an id."""
+        number = self.rounded(text)
+        if len(text) > DIGITS_OF_A_DOUBLE and not (math.isfinite(number) and Decimal(text) == Decimal(number)):
+            raise NotExactError("an integer has more digits than a double holds")
+        return number
+
+    def exact_fraction(self, text: str) -> float:
+        """The double that is written so again: no double is 0.1, and this is as exact as one can be."""
+        number = self.rounded(text)
+        # Any fraction of so few digits is; beside exponents that is not so.
+        if len(text) <= DIGITS_OF_A_DOUBLE and "e" not in text and "E" not in text:
+            return number
+        try:
+            exact = math.isfinite(number) and Decimal(text) in (Decimal(number), Decimal(repr(number)))
+        except ArithmeticError as error:
+            raise NotExactError("a number is beyond a double") from error
+        if not exact:
+            raise NotExactError("a number has more digits than a double holds")
+        return number
 
 
 # Encoded here, because to build a message of many small ones takes twice the time, and to encode it lets no other
@@ -151,34 +194,6 @@ def _text(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise NotExactError("it has a lone surrogate, which no protobuf string can hold") from error
-
-
-def _rounded(text: str) -> float:
-    # Not float itself: a function of Python's lets other threads run between two numbers.
-    return float(text)
-
-
-def _exact_integer(text: str) -> float:
-    number = float(text)
-    # Every digit of an integer may matter, for it may be an id: the double must be that very integer.
-    if len(text) > DIGITS_OF_A_DOUBLE and not (math.isfinite(number) and Decimal(text) == Decimal(number)):
-        raise NotExactError("an integer has more digits than a double holds")
-    return number
-
-
-def _exact_fraction(text: str) -> float:
-    number = float(text)
-    # Any fraction of so few digits is read and written as itself; beside exponents that is not so.
-    if len(text) <= DIGITS_OF_A_DOUBLE and text[-1:].isdecimal() and "e" not in text and "E" not in text:
-        return number
-    try:
-        # No double is 0.1: that it is written so again is as exact as a double can be.
-        exact = math.isfinite(number) and Decimal(text) in (Decimal(number), Decimal(repr(number)))
-    except ArithmeticError as error:
-        raise NotExactError("a number is beyond a double") from error
-    if not exact:
-        raise NotExactError("a number has more digits than a double holds")
-    return number
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

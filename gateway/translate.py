@@ -211,13 +211,13 @@ def json_value(raw: bytes) -> struct_pb2.Value:
     if len(raw) <= MAX_VALUE_BYTES:
         try:
             # Wrapped in an object, for a Value of any kind is wanted here and Struct is the one way in.
-            wrapped = encode_struct(b'{"value":%b}' % raw, max_depth=MAX_VALUE_DEPTH + 1, rounded=True)
+            wrapped = encode_struct(
+                b'{"value":%b}' % raw, max_depth=MAX_VALUE_DEPTH + 1, max_bytes=MAX_VALUE_BYTES, rounded=True
+            )
         except NotExactError:
             pass
         else:
-            value = struct_pb2.Struct.FromString(wrapped).fields["value"]
-            if value.ByteSize() <= MAX_VALUE_BYTES:
-                return value
+            return struct_pb2.Struct.FromString(wrapped).fields["value"]
     # A byte more than the limit is enough for `cut` to see that there was more.
     return struct_pb2.Value(string_value=cut(raw[: MAX_VALUE_BYTES + 1].decode(errors="replace"), MAX_VALUE_BYTES))
 

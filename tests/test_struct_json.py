@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from decimal import Decimal
 from typing import Any
 
@@ -30,7 +31,7 @@ def _struct(members: dict[str, Any]) -> struct_pb2.Struct:
 
 
 def json_to_struct(raw: bytes, *, max_depth: int, rounded: bool) -> struct_pb2.Struct:
-    return struct_pb2.Struct.FromString(encode_struct(raw, max_depth=max_depth, rounded=rounded))
+    return struct_pb2.Struct.FromString(encode_struct(raw, max_depth=max_depth, max_bytes=1 << 20, rounded=rounded))
 
 
 def _exact(raw: bytes, max_depth: int = 32) -> struct_pb2.Struct:
@@ -195,6 +196,26 @@ def test_depth_counts_objects_and_arrays_with_the_outermost_as_one(opening: byte
     assert json.loads(struct_to_json(_exact(raw, max_depth=5))) == json.loads(raw)
     with pytest.raises(NotExactError):
         _exact(raw, max_depth=4)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("inner", [b'"%b"' % (b"x" * 100), b"[" + b"1," * 20 + b"1]", b"[" + b"1.5," * 20 + b"1.5]"])
+def test_the_limit_is_of_the_struct(inner: bytes, *, rounded: bool) -> None:
+    raw = b'{"a":%b}' % inner
+    size = len(encode_struct(raw, max_depth=32, max_bytes=1000, rounded=rounded))
+    assert len(encode_struct(raw, max_depth=32, max_bytes=size, rounded=rounded)) == size
+    with pytest.raises(NotExactError):
+        encode_struct(raw, max_depth=32, max_bytes=size - 1, rounded=rounded)
+
+
+def test_numbers_are_not_read_beyond_what_could_fit() -> None:
+    raw = b'{"a":[' + b"1," * 1_000_000 + b"1]}"
+    tracemalloc.start()
+    with pytest.raises(NotExactError):
+        encode_struct(raw, max_depth=32, max_bytes=1 << 10, rounded=True)
+    # The text and its copy; a million doubles would take ten times of it.
+    assert tracemalloc.get_traced_memory()[1] < 3 * len(raw)
+    tracemalloc.stop()
 
 
 @calm
