@@ -292,6 +292,39 @@ def test_the_document_says_for_each_reason_why_it_comes_and_what_to_do() -> None
         assert action.startswith(tuple(f"**{each}**" for each in actions)), reason
 
 
+# What a client in any language does, by the reason alone.
+ACTIONS = {
+    **dict.fromkeys(("REQUEST_INVALID", "REQUEST_ID_REUSED", "REQUEST_TOO_LARGE"), "mend the request"),
+    **dict.fromkeys(("UPSTREAM_BAD_REQUEST", "UPSTREAM_REQUEST_TOO_LARGE", "RESULT_TOO_LARGE"), "mend the request"),
+    "UPSTREAM_NOT_FOUND": "mend the request",
+    **dict.fromkeys(("CREDENTIAL_INVALID", "UPSTREAM_UNAUTHENTICATED"), "log in again"),
+    **dict.fromkeys(("REQUEST_IDS_EXHAUSTED", "LIMIT_REACHED", "UPSTREAM_RATE_LIMITED"), "retry"),
+    **dict.fromkeys(("DRAINING", "SLOW_READER", "NO_STATE_YET", "UPSTREAM_OUTAGE"), "retry"),
+    **dict.fromkeys(("UPSTREAM_UNAVAILABLE", "UPSTREAM_CONNECTION_LOST", "UPSTREAM_UNREACHABLE"), "retry"),
+    **dict.fromkeys(("UPSTREAM_TIMEOUT", "UPSTREAM_NOT_READY", "UPSTREAM_CANCELLED", "UPSTREAM_ERROR"), "retry"),
+    "SUBMIT_OUTCOME_UNKNOWN": "look before sending anew",
+    **dict.fromkeys(("UPSTREAM_PERMISSION_DENIED", "UPSTREAM_CONFLICT", "UPSTREAM_REFUSED"), "give up"),
+    **dict.fromkeys(("UPSTREAM_MALFORMED", "UPSTREAM_ANSWER_TOO_LARGE", "GATEWAY_DEFECT"), "give up"),
+}
+ENDINGS = [ending_of(error) for error, _, _ in BY_ERROR] + [ending_of(_answered(each)) for each in range(400, 600)]
+
+
+@pytest.mark.parametrize("reason", sorted({row.reason for row in _rows()}))
+def test_a_client_decides_by_the_reason_alone(reason: str) -> None:
+    action = ACTIONS[reason]
+    assert _table("The reasons")[reason][2].startswith(f"**{action}**")
+    endings = [ending for ending in ENDINGS if ending.reason == reason]
+    assert endings
+    for ending in endings:
+        # What retries by the code alone, as gRPC itself and meshes do, must come to the same.
+        if ending.code is StatusCode.UNAVAILABLE:
+            assert action == "retry"
+        if ending.code is StatusCode.RESOURCE_EXHAUSTED:
+            assert bool(Read(ending).retry) is (action == "retry")
+        if action != "retry":
+            assert Read(ending).pushback is None
+
+
 def test_the_document_lists_each_reason_that_a_heartbeat_may_have_and_no_other() -> None:
     failures: list[errors.UpstreamError] = [_answered(http_status) for http_status in range(400, 600)]
     failures += [error for error, _, _ in BY_ERROR if isinstance(error, errors.UpstreamError)]
