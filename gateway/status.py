@@ -16,6 +16,8 @@ from grpc import StatusCode
 from gateway import errors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.message import Message
 
 DOMAIN = "jobgateway"
@@ -79,10 +81,11 @@ BY_ERROR: dict[type[errors.GatewayError], Row] = {
 }
 
 _ADVICE = {
-    "SUBMIT_OUTCOME_UNKNOWN": "whether the job runs is not known; look for it before sending it again: {}",
+    "SUBMIT_OUTCOME_UNKNOWN": "whether the job runs is not known; look for it before sending it under another id: {}",
     "GATEWAY_DEFECT": "the gateway failed; its log has the cause: {}",
 }
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+# With those that turn the direction of a text, in which a line of a log could say something else than it does.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
 class Ending(NamedTuple):
@@ -119,7 +122,10 @@ def ending_of(error: errors.GatewayError, uid: int | None = None) -> Ending:
 
 
 def retry_after(error: errors.GatewayError, reason: str) -> float | None:
-    """The wait before a retry in seconds, or None where none is known or a retry is unsafe."""
+    """The wait before a retry in seconds, or None where none is known, or a retry is unsafe or of no use."""
+    if isinstance(error, errors.UpstreamError) and not error.passing:
+        # Whatever the upstream says of a time: gRPC's own retry would take it as an invitation.
+        return None
     if error.retry_after is None and reason == "UPSTREAM_RATE_LIMITED":
         return DEFAULT_RETRY_SECONDS
     return error.retry_after
@@ -127,14 +133,23 @@ def retry_after(error: errors.GatewayError, reason: str) -> float | None:
 
 def clean(text: str, limit: int = MAX_MESSAGE_BYTES) -> str:
     """`text` in one line that takes at most `limit` bytes percent-encoded, with a mark where it was cut."""
+    # gRPC percent-encodes all but spaces and visible ASCII, and '%' itself.
+    return _cut(text, limit, lambda each: 1 if " " <= each <= "~" and each != "%" else 3 * len(each.encode()))
+
+
+def clean_detail(text: str, limit: int) -> str:
+    """As `clean`, for what travels in the details only, and so as UTF-8."""
+    return _cut(text, limit, lambda each: len(each.encode()))
+
+
+def _cut(text: str, limit: int, cost: Callable[[str], int]) -> str:
     # Each character takes a byte at least, so nothing beyond the limit needs a look.
     text = _CONTROLS.sub(" ", text)[: limit + 1]
     used = room = 0
     for end, character in enumerate(text):
         if used <= limit - len(CUT_MARK):
             room = end
-        # gRPC percent-encodes all but spaces and visible ASCII, and '%' itself.
-        used += 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        used += cost(character)
         if used > limit:
             return text[:room] + CUT_MARK
     return text
@@ -171,8 +186,8 @@ def _add_violations(status: status_pb2.Status, violations: tuple[errors.FieldVio
     room = MAX_DETAILS_BYTES - status.ByteSize() - 120
     bad = error_details_pb2.BadRequest()
     for violation in violations:
-        field = clean(violation.field, 200)
-        description = clean(violation.description, 400)
+        field = clean_detail(violation.field, 200)
+        description = clean_detail(violation.description, 400)
         added = bad.field_violations.add(field=field, description=description)
         if bad.ByteSize() > room:
             bad.field_violations.remove(added)

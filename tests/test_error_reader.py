@@ -208,3 +208,35 @@ def test_whatever_the_upstream_answers_is_an_error_of_ours_in_one_line(status: i
     assert isinstance(error, UpstreamError)
     ending = ending_of(error, 7)
     assert ending.message.splitlines() == [ending.message]
+
+
+FIELDS = {f"field_{number}": ["x" * 190] for number in range(20)}
+
+
+@pytest.mark.parametrize(
+    "body", [FIELDS, {"params": {"beam": FIELDS}}, {"params": [FIELDS, FIELDS]}], ids=["flat", "nested", "list"]
+)
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.99])
+def test_of_an_answer_that_broke_off_the_whole_fields_are_told_and_the_cut_is_marked(body: Any, part: float) -> None:
+    raw = json.dumps(body).encode()
+    whole = {each.field: each.description for each in _read(400, raw).violations}
+    *told, mark = _read(400, raw[: int(len(raw) * part)]).violations
+    assert len(told) > 3
+    for each in told:
+        assert whole[each.field].startswith(each.description.rstrip("x") or "x")
+    assert mark.field == "...[cut]"
+
+
+def test_a_sentence_before_the_cut_is_told() -> None:
+    raw = json.dumps({"detail": "no such entity", "trace": "x" * 1_000}).encode()
+    assert str(_read(404, raw[:500])).endswith("no such entity")
+
+
+@pytest.mark.parametrize("raw", [b"{", b"[", b'{"a', b'{"a":', b"{]", b"{" * 1_000])
+def test_what_broke_off_before_it_said_anything_says_nothing(raw: bytes) -> None:
+    assert _read(400, raw).violations == ()
+
+
+def test_what_is_wrong_as_a_whole_comes_first() -> None:
+    error = _read(400, {"a": ["x"], "non_field_errors": ["the whole"], "b": ["y"]})
+    assert [each.field for each in error.violations] == ["non_field_errors", "a", "b"]

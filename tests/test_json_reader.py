@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import UpstreamMalformed
 from gateway.rest.json_reader import read_members, read_text, read_value
+from gateway.rest.json_scanner import mended
 
 calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
@@ -223,3 +224,14 @@ def test_a_value_is_read_whatever_stands_in_it(raw: bytes | None, value: object)
 )
 def test_text_is_what_utf_8_can_carry(value: object, text: str) -> None:
     assert read_text(value) == text
+
+
+@calm
+@given(json_values, st.data())
+def test_json_that_broke_off_is_read_as_far_as_it_came(value: Any, data: st.DataObject) -> None:
+    text = json.dumps(value)
+    end = data.draw(st.integers(0, len(text)))
+    beginning = mended(text[:end])
+    if beginning:
+        json.loads(beginning)
+    assert mended(text) == text

@@ -140,7 +140,7 @@ async def failure_of(upstream: ScriptedUpstream, method: str, name: str) -> Fail
     short = {"upstream_timeout_seconds": 0.15, "submit_timeout_seconds": 0.15} if name == "hang" else {}
     if name == "refused":
         await upstream.stop()
-    async with running(upstream.url, poll_outage_seconds=0.1, **short) as gateway, stub(gateway) as jobs:
+    async with running(upstream.url, poll_outage_seconds=0.5, **short) as gateway, stub(gateway) as jobs:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(jobs, method)
     return Failure(caught.value)

@@ -259,9 +259,25 @@ def test_a_text_becomes_one_line_that_fits_percent_encoded(text: str, cleaned: s
 
 def test_the_message_says_what_to_do_where_a_retry_would_hurt() -> None:
     assert ending_of(errors.SubmitOutcomeUnknown("lost {0}", None)).message == (
-        "whether the job runs is not known; look for it before sending it again: lost {0}"
+        "whether the job runs is not known; look for it before sending it under another id: lost {0}"
     )
     assert "log" in ending_of(errors.GatewayError("KeyError")).message
+
+
+@pytest.mark.parametrize("http_status", [400, 403, 404, 413, 422])
+def test_a_wait_that_a_final_refusal_names_is_not_passed_on(http_status: int) -> None:
+    read = Read(ending_of(_answered(http_status, retry_after=7.0)))
+    assert (read.retry, read.pushback) == ([], None)
+
+
+def test_what_turns_the_direction_of_a_text_is_taken_out() -> None:
+    assert clean("a\u202eb\u2066c\u200fd") == "a b c d"
+
+
+def test_fields_are_cut_by_what_they_take_in_the_details() -> None:
+    field = "长" * 60
+    read = Read(ending_of(_answered(400, violations=(FieldViolation(field, "字" * 130),))))
+    assert read.violations == [(field, "字" * 130)]
 
 
 def _table(heading: str) -> dict[str, list[str]]:

@@ -251,6 +251,24 @@ async def test_the_whole_limit_ends_an_answer_that_drips_for_ever(
     assert type(error) is UpstreamTimedOut
 
 
+@pytest.mark.parametrize("limits", [{"silence": SHORT}, {"whole": SHORT}, {"whole": SHORT, "silence": SHORT}])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        then(HEAD.replace(b"200 OK", b"400 Bad Request") + b"Content-Length: 10\r\n\r\n{}", end=hang),
+        then(HEAD.replace(b"200 OK", b"400 Bad Request") + b"Content-Length: 10\r\n\r\n{}", end=Connection.reset),
+        answer(400, raw=b"{}", headers={"Content-Encoding": "gzip, gzip"}),
+        answer(400, raw=b"{}", headers={"Content-Encoding": "br"}),
+    ],
+    ids=["hangs", "is reset", "is encoded twice", "is encoded otherwise"],
+)
+async def test_a_refusal_stays_one_whatever_its_body_does(
+    make: MakeTransport, upstream: ScriptedUpstream, reply: Any, limits: dict[str, float]
+) -> None:
+    upstream.script.append(reply)
+    assert (await make(**limits).exchange("POST", upstream.url, {}, b"{}")).status == 400
+
+
 # Sizes
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from gateway import __version__
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from gateway.domain import Job, SendJob
     from gateway.rest.transport import Answer, Transport
 
-# Larger answers are read in a thread, for hashing them would hold the event loop for over a millisecond.
-READ_IN_THREAD_BYTES = 1 << 20
+T = TypeVar("T")
+
+# Larger answers are read in a thread, for reading them would hold the event loop for over a millisecond.
+READ_IN_THREAD_BYTES = 64 << 10
 
 
 class RestClient:
@@ -89,13 +91,13 @@ class RestClient:
             body,
         )
         if not 200 <= answer.status < 300:
-            raise read_error(answer, self._now(), credential.redact)
+            raise await _off_the_loop(answer, lambda: read_error(answer, self._now(), credential.redact))
         return answer
 
     async def _read(self, answer: Answer, read: Callable[[], Job]) -> Job:
         job: Job | None = None
         try:
-            job = await asyncio.to_thread(read) if len(answer.body) > READ_IN_THREAD_BYTES else read()
+            job = await _off_the_loop(answer, read)
         except UpstreamMalformed as error:
             error.http_status = answer.status
             raise
@@ -103,6 +105,10 @@ class RestClient:
             if answer.reserved is not None:
                 _release_with(answer.reserved, job)
         return job
+
+
+async def _off_the_loop(answer: Answer, read: Callable[[], T]) -> T:
+    return await asyncio.to_thread(read) if len(answer.body) > READ_IN_THREAD_BYTES else read()
 
 
 def _release_with(reserved: Reservation, job: Job | None) -> None:

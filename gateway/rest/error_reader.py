@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import FieldViolation, UpstreamAnswered, UpstreamError, UpstreamMalformed
-from gateway.rest.json_reader import read_text, read_value
+from gateway.rest.json_reader import read_beginning, read_text, read_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +29,10 @@ SENTENCES = ("detail", "message", "error")
 # Elsewhere an object is a form of its own, such as {"code": ..., "messages": [...]}.
 SPEAK_OF_FIELDS = frozenset({400, 422})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+BROKEN_OFF = FieldViolation("...[cut]", "the upstream's answer was too long, or broke off, and there may be more")
+# What is wrong with the request as a whole.
+NO_FIELD = "non_field_errors"
 
 MEANINGS = {
     400: "the upstream refused the request",
@@ -56,7 +60,12 @@ def read_error(answer: Answer, now: float, redact: Callable[[str], str]) -> Upst
         return UpstreamMalformed(f"the upstream answered with {what}", http_status=status)
     meaning = MEANINGS.get(status, "the upstream failed" if status >= 500 else "the upstream refused the request")
     value = read_value(answer.body)
+    broken_off = value is None and answer.body.lstrip()[:1] in (b"{", b"[")
+    if broken_off:
+        value = read_beginning(answer.body)
     violations = _violations(value, redact) if status in SPEAK_OF_FIELDS else ()
+    if violations and broken_off:
+        violations += (BROKEN_OFF,)
     sentences = [redact(_sentence(value)), *(f"{each.field}: {each.description}" for each in violations)]
     said = "; ".join(filter(None, sentences))
     return UpstreamAnswered(
@@ -97,6 +106,9 @@ def _violations(value: Any, redact: Callable[[str], str]) -> tuple[FieldViolatio
         return ()
     # A plain {"detail": "..."} speaks of no field.
     fields = {name: each for name, each in value.items() if name not in SENTENCES or not isinstance(each, str)}
+    if NO_FIELD in fields:
+        # First, for what is over the limits is cut off at the end.
+        fields = {NO_FIELD: fields[NO_FIELD], **fields}
     return tuple(
         # Redacted before the cut, which could leave a part of what is to be taken out.
         FieldViolation(redact(read_text(".".join(path)))[:MAX_TEXT], redact(read_text(said))[:MAX_TEXT])

@@ -46,7 +46,8 @@ def read_job(body: bytes, *, uid: int, observe_time: float) -> Job:
     `UpstreamMalformed` where the body is no job, or another one.
     """
     members = _job_members(body)
-    if not isinstance(read_value(members.get("status")), str | None):
+    status = _given(members, "status")
+    if status is not None and not isinstance(read_value(status), str):
         raise UpstreamMalformed("the upstream answered with a status that is not a string")
     named = _uid_of(members)
     if named is not None and named != uid:

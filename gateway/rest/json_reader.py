@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from gateway.errors import UpstreamMalformed
-from gateway.rest.json_scanner import end_of
+from gateway.rest.json_scanner import end_of, mended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,6 +106,11 @@ def read_value(raw: memoryview | bytes | None) -> Any:
             return None
     except RecursionError:
         return None
+
+
+def read_beginning(raw: bytes) -> Any:
+    """The value of JSON that broke off, as far as it came, or None where nothing can be read."""
+    return read_value(mended(raw.decode(errors="replace")).encode(errors="surrogatepass"))
 
 
 def read_text(value: object) -> str:

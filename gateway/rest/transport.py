@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import ssl
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from gateway.budget import ByteBudget, Reservation
 
 MAX_ERROR_BODY_BYTES = 1 << 20
+# How long what a refusal says is waited for.
+REFUSAL_SECONDS = 5.0
 # Smaller bodies are not counted, for there are never enough of them at once to matter.
 SMALL_BODY_BYTES = 1 << 20
 # aiohttp warns of a larger body in one piece, for writing it would hold the event loop.
@@ -125,25 +128,28 @@ class Transport:
         if body is not None:
             request.headers["content-length"] = str(len(body))
         try:
-            async with self._places, asyncio.timeout(self._limits.whole):
-                return await self._exchange(request)
+            async with self._places:
+                until = asyncio.get_running_loop().time() + self._limits.whole
+                async with asyncio.timeout_at(until):
+                    return await self._exchange(request, until)
         except FOREIGN as error:
             raise _ours(error) from error
 
-    async def _exchange(self, request: httpx.Request) -> Answer:
+    async def _exchange(self, request: httpx.Request, until: float) -> Answer:
         response = await self._transport.handle_async_request(request)
         body = io.BytesIO()
         reserved: Reservation | None = None
         try:
             if not 200 <= response.status_code < 600:
                 raise UpstreamMalformed(f"the upstream's answer has the status {response.status_code}")
-            reserved = await self._read(response, body)
-        except FOREIGN as error:
-            # What a refusal says is worth less than that it is one.
             if response.is_success:
-                ours = _ours(error)
-                ours.http_status = response.status_code
-                raise ours from error
+                reserved = await self._read(response, body)
+            else:
+                await _read_refusal(response, body, until)
+        except FOREIGN as error:
+            ours = _ours(error)
+            ours.http_status = response.status_code
+            raise ours from error
         except UpstreamError as error:
             error.http_status = response.status_code
             raise
@@ -153,24 +159,16 @@ class Transport:
         return Answer(response.status_code, body.getvalue(), response.headers.get("retry-after"), reserved)
 
     async def _read(self, response: httpx.Response, body: io.BytesIO) -> Reservation | None:
-        limit = self._max_answer_bytes if response.is_success else MAX_ERROR_BODY_BYTES
         reserved: Reservation | None = None
         complete = False
         try:
             # Decoded bytes are counted: a small compressed answer may hold a huge one.
-            encoding = response.headers.get("content-encoding", "")
-            async for piece in decoded(response.aiter_raw(), encoding):
-                if body.tell() + len(piece) > limit:
-                    if response.is_success:
-                        raise UpstreamAnswerTooLarge(f"the upstream's answer is larger than {limit} bytes")
-                    body.write(piece[: limit - body.tell()])
-                    break
-                if reserved is None and body.tell() + len(piece) > SMALL_BODY_BYTES and response.is_success:
+            async for piece in _pieces_of(response):
+                if body.tell() + len(piece) > self._max_answer_bytes:
+                    raise UpstreamAnswerTooLarge(f"the upstream's answer is larger than {self._max_answer_bytes} bytes")
+                if reserved is None and body.tell() + len(piece) > SMALL_BODY_BYTES:
                     reserved = await self._budget.reserve(self._size_of(response))
                 body.write(piece)
-                if encoding:
-                    # What was compressed comes without a wait between its pieces.
-                    await asyncio.sleep(0)
             complete = True
         finally:
             if reserved is not None:
@@ -182,6 +180,27 @@ class Transport:
         if "content-encoding" in response.headers or not length.isdecimal():
             return self._max_answer_bytes
         return min(int(length), self._max_answer_bytes)
+
+
+async def _read_refusal(response: httpx.Response, body: io.BytesIO, until: float) -> None:
+    # What a refusal says is worth less than that it is one: neither an answer that breaks off nor one that does not end
+    # may turn it into something else.
+    now = asyncio.get_running_loop().time()
+    with contextlib.suppress(*FOREIGN):
+        async with asyncio.timeout_at(min(now + REFUSAL_SECONDS, until - (until - now) / 10)):
+            async for piece in _pieces_of(response):
+                body.write(piece[: MAX_ERROR_BODY_BYTES - body.tell()])
+                if body.tell() == MAX_ERROR_BODY_BYTES:
+                    break
+
+
+async def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
+    encoding = response.headers.get("content-encoding", "")
+    async for piece in decoded(response.aiter_raw(), encoding):
+        yield piece
+        if encoding:
+            # What was compressed comes without a wait between its pieces.
+            await asyncio.sleep(0)
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
