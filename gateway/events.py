@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.content import MAX_STOCK_BYTES, Delivery, deliver
+from gateway.threads import ANSWERS
 from gateway.translate import job_message, timestamp
 from gateway.watch import ResumePoint, write_token
 from gateway.wire import join, tag, varint
@@ -65,7 +67,8 @@ class JobState:
         await asyncio.wait([known])
         error = known.exception()
         if error is not None:
-            self._encoded.pop(key, None)
+            if self._encoded.get(key) is known:
+                del self._encoded[key]
             raise error
         encoded = self._encoded[key] = known.result()
         return encoded
@@ -73,7 +76,7 @@ class JobState:
     def _start(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> asyncio.Task[Encoded] | Encoded:
         if self.job.result is None or len(self.job.result) <= ENCODE_IN_THREAD_BYTES:
             return encode_job(self.job, content_format, streaming=streaming)
-        work = asyncio.to_thread(encode_job, self.job, content_format, streaming=streaming)
+        work = ANSWERS.run(partial(encode_job, self.job, content_format, streaming=streaming))
         task = asyncio.get_running_loop().create_task(work)
         # Its error is nobody's to read where all who waited have left.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -105,7 +108,7 @@ async def in_one_piece(pieces: tuple[bytes | memoryview, ...]) -> bytes:
     """A message that is in pieces, as gRPC takes it."""
     if sum(map(len, pieces)) <= ENCODE_IN_THREAD_BYTES:
         return b"".join(pieces)
-    return await asyncio.to_thread(join, pieces)
+    return await ANSWERS.run(partial(join, pieces))
 
 
 def heartbeat_event(uid: int, quiet: Quiet, state: JobState | None, token: str, last_failure: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -18,6 +19,7 @@ from gateway.events import JobState, in_one_piece
 from gateway.status import row_of
 from gateway.stream import EventStream, read_resume_point
 from gateway.submit import RecordKey, fingerprint
+from gateway.threads import REQUESTS
 from gateway.translate import (
     read_heartbeat_interval,
     read_request_id,
@@ -164,7 +166,7 @@ class JobService:
     async def _submit(self, request: pb.SendJobRequest, call: Call) -> Submission:
         request_id = read_request_id(request.request_id)
         if request.ByteSize() > READ_IN_THREAD_BYTES:
-            job, mark = await asyncio.to_thread(_read_request, request, request_id)
+            job, mark = await REQUESTS.run(partial(_read_request, request, request_id))
         else:
             job, mark = _read_request(request, request_id)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import weakref
 from dataclasses import replace
@@ -14,6 +13,7 @@ from gateway.domain import JobStatus
 from gateway.errors import UpstreamMalformed
 from gateway.rest.error_reader import read_error
 from gateway.rest.job_reader import read_job, read_sent_job
+from gateway.threads import ANSWERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -108,7 +108,7 @@ class RestClient:
 
 
 async def _off_the_loop(answer: Answer, read: Callable[[], T]) -> T:
-    return await asyncio.to_thread(read) if len(answer.body) > READ_IN_THREAD_BYTES else read()
+    return await ANSWERS.run(read) if len(answer.body) > READ_IN_THREAD_BYTES else read()
 
 
 def _release_with(reserved: Reservation, job: Job | None) -> None:

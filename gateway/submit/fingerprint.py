@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gateway.domain import SendJob
 
-# int() refuses thousands of digits; numbers with longer exponents are compared as they are written.
+# What int() and str() take at once.
+MAX_INTEGER_DIGITS = 4_300
+# Fractions of so many digits and such an exponent are equal where their doubles are.
+DIGITS_OF_A_DOUBLE = 15
+MAX_SCALE = 250
+# Numbers with longer exponents are compared as they are written.
 MAX_EXPONENT_DIGITS = 18
 
 
@@ -17,7 +22,7 @@ def fingerprint(job: SendJob) -> bytes:
     """32 bytes that are equal where workspace, entity and upstream body are, as JSON values and numbers by value.
 
     `poll_result` does not count: it changes how long the answer takes, and not the job. `params` and `arguments` are
-    JSON that passed `check_json`; 8 MiB of short numbers, the worst of it, take some seconds.
+    JSON that passed `check_json`; 8 MiB of it take a second or two.
     """
     parts = [
         job.workspace_id,
@@ -36,7 +41,12 @@ def fingerprint(job: SendJob) -> bytes:
 
 
 def _canonical(raw: bytes) -> str:
-    value = json.loads(raw, parse_float=_number, parse_int=_number, object_pairs_hook=_members)
+    try:
+        # Integers are read five times as fast without a function of ours.
+        value = json.loads(raw, parse_float=_number, object_pairs_hook=_members)
+    except ValueError:
+        # `check_json` found nothing wrong: an integer has more digits than Python takes at once.
+        value = json.loads(raw, parse_float=_number, parse_int=_number, object_pairs_hook=_members)
     return json.dumps(value, sort_keys=True, default=_tagged)
 
 
@@ -49,15 +59,24 @@ def _tagged(number: bytes) -> dict[str, str]:
     return {"": number.decode()}
 
 
-def _number(text: str) -> bytes:
-    """A number by its value, as the bytes that no other JSON value becomes: 100, 1e2 and 1.00E+2 are `1e2`."""
+def _number(text: str) -> int | float | bytes:
+    """A number by its value: an integer, a fraction that a double tells from all others, or digits and exponent."""
+    if len(text) <= DIGITS_OF_A_DOUBLE and "e" not in text and "E" not in text:
+        number = float(text)
+        return int(number) if number.is_integer() else number
     mantissa, _, exponent = text.lower().partition("e")
     whole, _, fraction = mantissa.removeprefix("-").partition(".")
     digits = (whole + fraction).lstrip("0")
     significant = digits.rstrip("0")
     if not significant:
-        return b"0"
-    if len(exponent) > MAX_EXPONENT_DIGITS:
+        return 0
+    power = exponent.lstrip("+-").lstrip("0") or "0"
+    if len(power) > MAX_EXPONENT_DIGITS:
         return text.encode()
-    scale = int(exponent or "0") - len(fraction) + len(digits) - len(significant)
-    return f"{'-' if text[0] == '-' else ''}{significant}e{scale}".encode()
+    scale = int(f"-{power}" if exponent[:1] == "-" else power) - len(fraction) + len(digits) - len(significant)
+    sign = "-" if text[0] == "-" else ""
+    if 0 <= scale <= MAX_INTEGER_DIGITS - len(significant):
+        return int(sign + significant + "0" * scale)
+    if scale < 0 and len(significant) <= DIGITS_OF_A_DOUBLE and scale > -MAX_SCALE:
+        return float(f"{sign}{significant}e{scale}")
+    return f"{sign}{significant}e{scale}".encode()
