@@ -225,25 +225,27 @@ async def test_chunks_carry_the_whole_in_order(upstream: ScriptedUpstream, jobs:
 
 
 async def test_a_watch_resumes_after_the_state_that_was_seen(
-    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
+    upstream: ScriptedUpstream, gateway: Gateway, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("GET", "/jobs/42/", at(10), at(20), at(20), at(30), success())
     call = watch(jobs)
     await call.read()
     token = (await call.read()).resume_token
     call.cancel()
+    await gateway.idle()
     # The first poll of the second watch is answered by one of the replies that are left.
     events = await read(watch(jobs, resume_token=token))
     assert percentages(events) == [30, 0]
 
 
 async def test_a_token_whose_state_has_changed_costs_no_state(
-    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
+    upstream: ScriptedUpstream, gateway: Gateway, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("GET", "/jobs/42/", at(10))
     call = watch(jobs)
     token = (await call.read()).resume_token
     call.cancel()
+    await gateway.idle()
     upstream.on("GET", "/jobs/42/", at(20), success())
     assert percentages(await read(watch(jobs, resume_token=token))) == [20, 0]
 
