@@ -115,11 +115,12 @@ class Boundary:
             log = _log.bind(method=name)
             call = None
             try:
-                with self._admission.enter(watch=watch):
+                with self._admission.enter(watch=watch) as visit:
                     metadata = _by_name(context)
                     headers = _passed_through(metadata)
                     log = log.bind(**headers)
                     call = Call(context, read_credential(metadata.get("authorization", [])), headers)
+                    visit.belongs_to(call.credential.caller_key, len(data))
                     self._calls.add(call)
                     answer = await method(_parse(request, data), call)
             except asyncio.CancelledError:
