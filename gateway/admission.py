@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from gateway.budget import Budget, Reservation, may_take
 from gateway.clock import Signal
-from gateway.errors import Draining, LimitReached
+from gateway.errors import Draining
+from gateway.rates import Rates, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.clock import Clock
 
-# Callers of a limit come back after a moment, callers of a drain spread out over the other replicas.
-LIMIT_RETRY_SECONDS = 1.0
+# Callers of a drain spread out over the other replicas.
 DRAIN_RETRY_SECONDS = (1.0, 5.0)
 # Smaller requests are not counted, for there are never enough of them at once to matter.
 SMALL_REQUEST_BYTES = 1 << 20
@@ -42,8 +42,9 @@ class Places:
 class Visit:
     """A call that has come in. It counts for its caller from when `belongs_to` names the caller."""
 
-    def __init__(self, places: Places, large_requests: Budget) -> None:
+    def __init__(self, places: Places, rates: Rates, large_requests: Budget) -> None:
         self._places = places
+        self._rates = rates
         self._large_requests = large_requests
         self._caller: bytes | None = None
         self._request: Reservation | None = None
@@ -52,24 +53,29 @@ class Visit:
     def belongs_to(self, caller: bytes, request_bytes: int) -> None:
         """Counts the call, and its request where it is large, for its caller; once.
 
-        Raises `LimitReached` where others need what this caller would take.
+        Raises `LimitReached` where others need what this caller would take, or it comes too often.
         """
         places = self._places
         held = places.by_caller.get(caller, 0)
         free = places.limit - places.taken + 1
         if not may_take(held, 1, free) or (places.most_of_one is not None and held >= places.most_of_one):
-            raise LimitReached(
+            raise refusal(
                 f"this credential has {held} of the {places.limit} {places.of} that the gateway serves at once, and "
                 "may have no more now; end some, or try again later",
-                retry_after=LIMIT_RETRY_SECONDS,
+            )
+        wait = self._rates.take(caller)
+        if wait:
+            raise refusal(
+                "this credential calls more often than the gateway lets it; wait before the next call, and watch jobs "
+                "instead of reading them again and again",
+                wait,
             )
         if request_bytes > SMALL_REQUEST_BYTES:
             self._request = self._large_requests.try_take(caller, request_bytes)
             if self._request is None:
-                raise LimitReached(
+                raise refusal(
                     f"there is no room now for a request of {request_bytes} bytes beside the other large ones of this "
                     "credential and of all; each holds its room until its call ends, so SendJob is better than RunJob",
-                    retry_after=LIMIT_RETRY_SECONDS,
                 )
         places.by_caller[caller] = held + 1
         self._caller = caller
@@ -90,7 +96,8 @@ class Admission:
     """Counts calls and watches (`RunJob` counts as one) against their limits, and knows whether the process drains.
 
     What one caller has is at most three times what is left for others, and at most `max_calls_per_credential` or
-    `max_watches_per_credential` where they are given. Requests over 1 MiB share `large_requests_bytes` likewise.
+    `max_watches_per_credential` where they are given. It comes in `calls_per_second` times a second. Requests over
+    1 MiB share `large_requests_bytes` as places are shared.
     """
 
     def __init__(
@@ -101,12 +108,14 @@ class Admission:
         max_watches: int,
         max_calls_per_credential: int | None = None,
         max_watches_per_credential: int | None = None,
+        calls_per_second: float = 1e6,
         large_requests_bytes: int = 512 << 20,
     ) -> None:
         self._clock = clock
         self._left = Signal(clock)
         self._calls = Places("calls", max_calls, max_calls_per_credential)
         self._watches = Places("watches", max_watches, max_watches_per_credential)
+        self._rates = Rates(clock, calls_per_second)
         self._large_requests = Budget(large_requests_bytes)
         self.draining = False
 
@@ -122,11 +131,10 @@ class Admission:
             raise draining()
         places = self._watches if watch else self._calls
         if places.taken >= places.limit:
-            raise LimitReached(
+            raise refusal(
                 f"the gateway serves {places.limit} {places.of} at once and has no place now",
-                retry_after=LIMIT_RETRY_SECONDS,
             )
-        visit = Visit(places, self._large_requests)
+        visit = Visit(places, self._rates, self._large_requests)
         try:
             yield visit
         finally:

@@ -124,11 +124,17 @@ class Settings(BaseSettings):
         le=100_000,
         description="How many of these watches one credential may have. Unset: three times what it leaves to others.",
     )
+    calls_per_second: float = Field(
+        200.0,
+        ge=0.1,
+        le=100_000,
+        description="How often one credential may call, watches included; what is over is refused.",
+    )
     polls_per_second: float = Field(
         500.0, ge=0.1, le=100_000, description="How often one credential may poll; what is over waits."
     )
     submissions_per_second: float = Field(
-        200.0, ge=0.1, le=100_000, description="How often one credential may send a job; what is over is refused."
+        100.0, ge=0.1, le=100_000, description="How often one credential may send a job; what is over is refused."
     )
     log_format: Literal["json", "text"] = Field("json", description="`json` or `text`, a line each, on standard error.")
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import random
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from gateway.clock import sleep_until
+from gateway.errors import LimitReached
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
 
+# Who was refused together must not come back together.
+RETRY_SECONDS = (1.0, 3.0)
 # Additive increase: a rate that was slowed down to nothing is back at the most after this time.
 RECOVERY_SECONDS = 600.0
 # Multiplicative decrease: to this part of what was really used of late, and never below this part of the most.
@@ -24,6 +28,11 @@ ONE_SIGN_SECONDS = 1.0
 AVERAGE_SECONDS = 5.0
 # A token that lacks less than this is whole: sums of fractions are not exact.
 NOTHING = 1e-6
+
+
+def refusal(message: str, wait: float = 0.0) -> LimitReached:
+    """The error of one who is refused, to come back after `wait` and 1 to 3 seconds more."""
+    return LimitReached(message, retry_after=wait + random.uniform(*RETRY_SECONDS))  # noqa: S311 - jitter
 
 
 class _Bucket:
@@ -90,6 +99,8 @@ class Rates:
         async with bucket.line:
             while (wait := bucket.take(self._clock.monotonic())) > 0:
                 await sleep_until(self._clock, self._clock.monotonic() + wait)
+            # One of each owner in a pass of the event loop, so that a crowd does not hold up others meanwhile.
+            await asyncio.sleep(0)
 
     def slow_down(self, owner: bytes) -> None:
         """Lets an owner do it less often from now on."""

@@ -89,6 +89,7 @@ class Gateway:
             max_watches=settings.max_watches,
             max_calls_per_credential=settings.max_calls_per_credential,
             max_watches_per_credential=settings.max_watches_per_credential,
+            calls_per_second=settings.calls_per_second,
             large_requests_bytes=LARGE_REQUESTS_BYTES,
         )
         self._boundary = Boundary(self._admission, clock)

@@ -26,8 +26,9 @@ DEFAULTS: dict[str, Any] = {
     "MAX_WATCHES": 20_000,
     "MAX_CALLS_PER_CREDENTIAL": None,
     "MAX_WATCHES_PER_CREDENTIAL": None,
+    "CALLS_PER_SECOND": 200.0,
     "POLLS_PER_SECOND": 500.0,
-    "SUBMISSIONS_PER_SECOND": 200.0,
+    "SUBMISSIONS_PER_SECOND": 100.0,
     "LOG_FORMAT": "json",
 }
 
@@ -79,6 +80,7 @@ def test_every_setting_but_the_upstream_has_a_default() -> None:
         ("MAX_WATCHES", "100000", 100_000),
         ("MAX_CALLS_PER_CREDENTIAL", "1", 1),
         ("MAX_WATCHES_PER_CREDENTIAL", "100000", 100_000),
+        ("CALLS_PER_SECOND", "0.5", 0.5),
         ("POLLS_PER_SECOND", "0.1", 0.1),
         ("SUBMISSIONS_PER_SECOND", "100000", 100_000.0),
         ("LOG_FORMAT", "text", "text"),
@@ -125,6 +127,7 @@ WRONG = {
     "MAX_WATCHES": ["", "0", "-1", "1.5", "100001", "1\n2", "9" * 5_000],
     "MAX_CALLS_PER_CREDENTIAL": ["", "0", "none", "100001"],
     "MAX_WATCHES_PER_CREDENTIAL": ["", "0", "1.5", "100001"],
+    "CALLS_PER_SECOND": ["", "0", "nan", "inf", "100001"],
     "POLLS_PER_SECOND": ["", "0", "nan", "inf", "100001"],
     "SUBMISSIONS_PER_SECOND": ["", "0", "-1", "nan", "100001"],
     "LOG_FORMAT": ["", "JSON", "yaml"],

@@ -89,6 +89,20 @@ async def test_turns_come_in_their_order_at_the_rate(clock: SteppedClock) -> Non
     assert clock.pending == 0
 
 
+async def test_a_crowd_of_one_owner_lets_others_in_between(clock: SteppedClock) -> None:
+    rates = Rates(clock, 100)
+    order: list[bytes] = []
+
+    async def go(owner: bytes) -> None:
+        await rates.turn(owner)
+        order.append(owner)
+
+    tasks = [asyncio.create_task(go(ANN)) for _ in range(20)]
+    tasks += [asyncio.create_task(go(BOB)) for _ in range(2)]
+    await asyncio.wait(tasks)
+    assert {index for index, owner in enumerate(order) if owner == BOB} <= set(range(6))
+
+
 async def test_who_leaves_while_it_is_the_next_takes_nothing(clock: SteppedClock) -> None:
     rates = Rates(clock, 1)
     await rates.turn(ANN)

@@ -246,7 +246,7 @@ async def test_there_is_a_limit_of_submissions_at_once_and_one_caller_cannot_hav
     submitter.submit(post, CALLER)
     with pytest.raises(LimitReached, match=r"of the 4 submissions.*, 3 are of this credential") as caught:
         submitter.submit(post, CALLER)
-    assert caught.value.retry_after == 1.0
+    assert 1.0 <= (caught.value.retry_after or 0) <= 4.0
     other = submitter.submit(post, b"bob")
     with pytest.raises(LimitReached):
         submitter.submit(post, b"eve")
@@ -264,7 +264,7 @@ async def test_who_sends_more_often_than_the_rate_is_refused_at_once_and_nothing
     for _ in range(100):
         with pytest.raises(LimitReached, match="more often") as caught:
             await ask(submitter, post, KEY, b"mark")
-        assert caught.value.retry_after == 1.0
+        assert 1.0 <= (caught.value.retry_after or 0) <= 4.0
     assert post.count == 2
     assert (await ask(submitter, post, caller=b"bob")).uid == 42, "others are not concerned"
     await clock.advance(1.0)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Self
 from gateway.budget import Budget
 from gateway.clock import sleep_until
 from gateway.errors import (
-    LimitReached,
     RequestIdReused,
     SubmitOutcomeUnknown,
     UpstreamAnswered,
     UpstreamError,
     UpstreamMalformed,
 )
+from gateway.rates import Rates, refusal
 from gateway.submit.store import Record
 
 if TYPE_CHECKING:
@@ -25,14 +25,12 @@ if TYPE_CHECKING:
     from gateway.budget import Reservation
     from gateway.clock import Clock
     from gateway.domain import Job
-    from gateway.rates import Rates
     from gateway.submit.store import RecordKey, Store
 
 # Attempts where nothing was sent, and the bound of the first wait between them, which doubles.
 MAX_ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.1
 MAX_AT_ONCE = 1_024
-LIMIT_RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +116,16 @@ class Submitter:
     def _place(self, caller: bytes) -> Reservation:
         place = self._places.try_take(caller)
         if place is None:
-            raise LimitReached(
+            raise refusal(
                 f"of the {MAX_AT_ONCE} submissions that may be under way at once, {self._places.held(caller)} are of "
                 "this credential, and there is no room for another now",
-                retry_after=LIMIT_RETRY_SECONDS,
             )
         wait = self._rates.take(caller)
         if wait:
             place.release()
-            raise LimitReached(
+            raise refusal(
                 "this credential sends jobs more often than the gateway or the upstream lets it; nothing was sent",
-                retry_after=max(wait, LIMIT_RETRY_SECONDS),
+                wait,
             )
         return place
 
