@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,18 +132,19 @@ class Greedy:
         """Works until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             for number in range(WATCHES):
-                uid = self.running[number % len(self.running)]
-                group.create_task(
-                    self._repeat("watch", lambda n=number, u=uid: self.caller.watch(u, n % 20, to_the_end=True))
-                )
+                group.create_task(self._repeat("watch", partial(self._watch, self.running, number)))
             for number in range(CALLS):
-                uid = self.running[number % len(self.running)]
-                group.create_task(self._repeat("call", lambda n=number, u=uid: self.caller.get(u, n % 20)))
+                group.create_task(self._repeat("call", partial(self._get, number)))
             for number in range(SUBMISSIONS):
-                group.create_task(self._repeat("submission", lambda n=number: self._send(n % 20)))
-            for number, uid in enumerate(self.large):
-                fetch = lambda n=number, u=uid: self.caller.watch(u, n, to_the_end=True)  # noqa: E731
-                group.create_task(self._repeat("large result", fetch))
+                group.create_task(self._repeat("submission", partial(self._send, number % 20)))
+            for number in range(FETCHES):
+                group.create_task(self._repeat("large result", partial(self._watch, self.large, number)))
+
+    async def _watch(self, uids: list[int], number: int) -> None:
+        await self.caller.watch(uids[number % len(uids)], number % 20, to_the_end=True)
+
+    async def _get(self, number: int) -> None:
+        await self.caller.get(self.running[number % len(self.running)], number % 20)
 
     async def _send(self, stub: int) -> None:
         await self.caller.send(stub=stub, duration=0)
@@ -163,7 +165,7 @@ def _retry_after(error: grpc.aio.AioRpcError) -> float:
     for detail in status.details:
         if detail.Is(info.DESCRIPTOR):
             detail.Unpack(info)
-    return info.retry_delay.ToTimedelta().total_seconds()
+    return float(info.retry_delay.ToTimedelta().total_seconds())
 
 
 async def be_greedy(address: str) -> None:
