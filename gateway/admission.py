@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.budget import Budget, Reservation, may_take
-from gateway.clock import Signal
+from gateway.clock import Signal, sleep_until
 from gateway.errors import Draining
 from gateway.rates import Rates, refusal
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # Callers of a drain spread out over the other replicas.
 DRAIN_RETRY_SECONDS = (1.0, 5.0)
+# Refusals that are held back, of callers who do not wait as they are told: for how long, and how many at most.
+HOLD_SECONDS = 2.0
+MOST_HELD = 1_000
 # Smaller requests are not counted, for there are never enough of them at once to matter.
 SMALL_REQUEST_BYTES = 1 << 20
 
@@ -116,13 +119,15 @@ class Admission:
         self._calls = Places("calls", max_calls, max_calls_per_credential)
         self._watches = Places("watches", max_watches, max_watches_per_credential)
         self._rates = Rates(clock, calls_per_second)
+        self._refusals = Rates(clock, calls_per_second)
+        self._held = 0
         self._large_requests = Budget(large_requests_bytes)
         self.draining = False
 
     @property
     def inside(self) -> int:
-        """How many calls and watches are inside now."""
-        return self._calls.taken + self._watches.taken
+        """How many calls and watches are inside now, or are refused and do not know yet."""
+        return self._calls.taken + self._watches.taken + self._held
 
     @contextmanager
     def enter(self, *, watch: bool) -> Iterator[Visit]:
@@ -139,6 +144,22 @@ class Admission:
             yield visit
         finally:
             visit.leave()
+            self._left.set()
+
+    async def hold_back(self, caller: bytes, request_bytes: int) -> None:
+        """Returns when a caller that is refused may hear of it: at once, unless it does not wait as it was told.
+
+        Whoever is refused more often than it may call keeps the others waiting by that alone; it hears of it 2 seconds
+        later.
+        """
+        too_often = self._refusals.take(caller) > 0
+        if not too_often or self.draining or self._held >= MOST_HELD or request_bytes > SMALL_REQUEST_BYTES:
+            return
+        self._held += 1
+        try:
+            await sleep_until(self._clock, self._clock.monotonic() + HOLD_SECONDS)
+        finally:
+            self._held -= 1
             self._left.set()
 
     async def idle(self, until: float) -> bool:

@@ -8,10 +8,11 @@ import grpc
 import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway import admission as admission_module
 from gateway import server
 from gateway.admission import Admission
 from gateway.errors import Draining, LimitReached
-from tests.support.clock import SteppedClock
+from tests.support.clock import SteppedClock, settle
 from tests.support.gateways import BEARER, Failure, running, stub
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
@@ -111,6 +112,41 @@ async def test_who_comes_too_often_is_refused_and_told_when_to_come_back() -> No
         await clock.advance(0.5)
         assert fill(door, inside, b"ann") == 5
     assert door.inside == 0
+
+
+async def test_who_does_not_wait_as_it_was_told_hears_late_of_its_refusals() -> None:
+    clock = SteppedClock()
+    door = Admission(clock, max_calls=1_000, max_watches=1_000, calls_per_second=10.0)
+    refusals = [asyncio.create_task(door.hold_back(b"ann", 10)) for _ in range(30)]
+    large = asyncio.create_task(door.hold_back(b"ann", 2 << 20))
+    other = asyncio.create_task(door.hold_back(b"bob", 10))
+    await settle()
+    assert [task.done() for task in refusals] == [True] * 10 + [False] * 20
+    assert large.done(), "a large request is not kept for longer than it must be"
+    assert other.done()
+    assert door.inside == 20
+    refusals[-1].cancel()
+    idle = asyncio.create_task(door.idle(clock.now + 10))
+    await clock.advance(1.9)
+    assert not idle.done()
+    await clock.advance(0.1)
+    assert idle.done()
+    assert all(task.done() for task in refusals)
+    await clock.advance(2)
+    await asyncio.gather(*(door.hold_back(b"ann", 10) for _ in range(10)))
+    door.draining = True
+    await door.hold_back(b"ann", 10)
+    assert door.inside == clock.pending == 0
+
+
+async def test_only_so_many_refusals_are_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission_module, "MOST_HELD", 5)
+    clock = SteppedClock()
+    door = Admission(clock, max_calls=1_000, max_watches=1_000, calls_per_second=10.0)
+    refusals = [asyncio.create_task(door.hold_back(b"ann", 10)) for _ in range(30)]
+    await settle()
+    assert sum(not task.done() for task in refusals) == 5
+    await clock.advance(2)
 
 
 def test_large_requests_share_some_memory_and_small_ones_need_none() -> None:
@@ -280,6 +316,20 @@ async def test_a_caller_with_its_share_is_refused_at_once_and_another_is_served(
         assert [call.uid for call in await asyncio.gather(*calls)] == [42] * 3
         stream.cancel()
         other.cancel()
+
+
+async def test_a_refusal_that_is_held_back_comes_with_its_reason(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission_module, "HOLD_SECONDS", 0.05)
+    upstream.script.append(RUNNING)
+    async with running(upstream.url, calls_per_second=0.5) as gateway, stub(gateway) as jobs:
+        assert (await jobs.GetJob(GET_JOB, metadata=BEARER)).uid == 42
+        for _ in range(3):
+            assert (await refused(jobs.GetJob(GET_JOB, metadata=BEARER))).reason == "LIMIT_REACHED"
+        assert (await refused(next_event(await _watch(jobs)))).reason == "LIMIT_REACHED"
+        await gateway.idle()
+        assert len(upstream.seen) == 1
 
 
 async def test_a_large_request_that_finds_no_room_is_refused_and_not_sent(
