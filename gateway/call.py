@@ -13,7 +13,7 @@ from grpc.aio import InternalError
 
 from gateway.admission import draining
 from gateway.credential import read_credential
-from gateway.errors import GatewayError, RequestInvalid, SubmitOutcomeUnknown
+from gateway.errors import GatewayError, LimitReached, RequestInvalid, SubmitOutcomeUnknown
 from gateway.status import ending_of
 
 if TYPE_CHECKING:
@@ -115,11 +115,12 @@ class Boundary:
             log = _log.bind(method=name)
             call = None
             try:
-                with self._admission.enter(watch=watch):
+                with self._admission.enter(watch=watch) as visit:
                     metadata = _by_name(context)
                     headers = _passed_through(metadata)
                     log = log.bind(**headers)
                     call = Call(context, read_credential(metadata.get("authorization", [])), headers)
+                    visit.belongs_to(call.credential.caller_key, len(data))
                     self._calls.add(call)
                     answer = await method(_parse(request, data), call)
             except asyncio.CancelledError:
@@ -147,6 +148,7 @@ class Boundary:
             if type(error) is GatewayError:
                 write = log.bind(exception=_trace(error, call)).error
             self._log_end(write, call, began, ending.code.name, reason=ending.reason, message=ending.message)
+            await self._hold_back(error, call, len(data))
             # To end a stream that is not read may take long, and the error's frames hold what it was to carry.
             del error
             return await context.abort(ending.code, ending.message, ending.trailers)
@@ -157,6 +159,10 @@ class Boundary:
         """Ends all calls that are inside: with DRAINING, or as an unknown outcome where one may have sent a job."""
         for call in self._calls:
             call.end()
+
+    async def _hold_back(self, error: GatewayError, call: Call | None, request_bytes: int) -> None:
+        if isinstance(error, LimitReached) and call is not None:
+            await self._admission.hold_back(call.credential.caller_key, request_bytes)
 
     def _log_end(self, write: Callable[..., Any], call: Call | None, began: float, code: str, **more: str) -> None:
         seconds = round(self._clock.monotonic() - began, 6)
