@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ DRAIN_RETRY_SECONDS = (1.0, 5.0)
 # Refusals that are held back, of callers who do not wait as they are told: for how long, and how many at most.
 HOLD_SECONDS = 2.0
 MOST_HELD = 1_000
+# For how long a caller that has come keeps the others to their rate.
+COMPANY_SECONDS = 60.0
 # Smaller requests are not counted, for there are never enough of them at once to matter.
 SMALL_REQUEST_BYTES = 1 << 20
 
@@ -42,11 +45,35 @@ class Places:
     by_caller: dict[bytes, int] = field(default_factory=dict)
 
 
+class Company:
+    """Who else is there: a caller is alone while no other has a call inside, or has called within the last minute."""
+
+    def __init__(self, clock: Clock, places: tuple[Places, ...]) -> None:
+        self._clock = clock
+        self._places = places
+        self._caller: bytes | None = None
+        # When the last call came, and when the last one of another caller.
+        self._called = self._other_called = -math.inf
+
+    def note(self, caller: bytes) -> None:
+        """A call of this caller has come."""
+        if caller != self._caller:
+            self._other_called = self._called
+        self._caller = caller
+        self._called = self._clock.monotonic()
+
+    def alone(self, caller: bytes) -> bool:
+        """Whether nobody but this caller, whose call was noted last, is there."""
+        others = any(len(places.by_caller) > (caller in places.by_caller) for places in self._places)
+        return not others and self._clock.monotonic() >= self._other_called + COMPANY_SECONDS
+
+
 class Visit:
     """A call that has come in. It counts for its caller from when `belongs_to` names the caller."""
 
-    def __init__(self, places: Places, rates: Rates, large_requests: Budget) -> None:
+    def __init__(self, places: Places, company: Company, rates: Rates, large_requests: Budget) -> None:
         self._places = places
+        self._company = company
         self._rates = rates
         self._large_requests = large_requests
         self._caller: bytes | None = None
@@ -58,6 +85,7 @@ class Visit:
 
         Raises `LimitReached` where others need what this caller would take, or it comes too often.
         """
+        self._company.note(caller)
         places = self._places
         held = places.by_caller.get(caller, 0)
         free = places.limit - places.taken + 1
@@ -67,7 +95,7 @@ class Visit:
                 "may have no more now; end some, or try again later",
             )
         wait = self._rates.take(caller)
-        if wait:
+        if wait and not self._company.alone(caller):
             raise refusal(
                 "this credential calls more often than the gateway lets it; wait before the next call, and watch jobs "
                 "instead of reading them again and again",
@@ -99,8 +127,8 @@ class Admission:
     """Counts calls and watches (`RunJob` counts as one) against their limits, and knows whether the process drains.
 
     What one caller has is at most three times what is left for others, and at most `max_calls_per_credential` or
-    `max_watches_per_credential` where they are given. It comes in `calls_per_second` times a second. Requests over
-    1 MiB share `large_requests_bytes` as places are shared.
+    `max_watches_per_credential` where they are given. While others are there it comes in `calls_per_second` times a
+    second. Requests over 1 MiB share `large_requests_bytes` as places are shared.
     """
 
     def __init__(
@@ -118,6 +146,7 @@ class Admission:
         self._left = Signal(clock)
         self._calls = Places("calls", max_calls, max_calls_per_credential)
         self._watches = Places("watches", max_watches, max_watches_per_credential)
+        self._company = Company(clock, (self._calls, self._watches))
         self._rates = Rates(clock, calls_per_second)
         self._refusals = Rates(clock, calls_per_second)
         self._held = 0
@@ -139,7 +168,7 @@ class Admission:
             raise refusal(
                 f"the gateway serves {places.limit} {places.of} at once and has no place now",
             )
-        visit = Visit(places, self._rates, self._large_requests)
+        visit = Visit(places, self._company, self._rates, self._large_requests)
         try:
             yield visit
         finally:

@@ -166,17 +166,17 @@ class Budget:
 
 
 class Reservation:
-    """Units of a budget, until they are released or its context is left."""
+    """`size` units of a budget, until they are released or its context is left."""
 
     def __init__(self, budget: Budget, owner: bytes, size: int) -> None:
         self._budget = budget
         self._owner = owner
-        self._size = size
+        self.size = size
 
     def shrink(self, size: int) -> None:
         """Gives back what is reserved beyond `size` units."""
-        if size < self._size:
-            given, self._size = self._size - size, size
+        if size < self.size:
+            given, self.size = self.size - size, size
             self._budget._give_back(self._owner, given)  # noqa: SLF001 - the two are one
 
     def release(self) -> None:

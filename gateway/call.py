@@ -79,6 +79,11 @@ class Call:
             # The connection is gone, and grpc.aio has not cancelled the handler for it yet: one way to leave is enough.
             await _cancel_this_task()
 
+    def when_sent(self, release: Callable[[], None]) -> None:
+        """Calls `release` when grpc has sent the answer, or there is nobody to send it to any more."""
+        # The stubs take a class of their own for what is any function.
+        self._context.add_done_callback(lambda _: release())  # type: ignore[arg-type]
+
     def end(self) -> None:
         """Interrupts the call, for this process goes away."""
         self.cut_off = True

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
 
@@ -29,6 +31,13 @@ class Clock(Protocol):
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
         """Calls `callback` once `monotonic()` has reached `when`, never from within this call."""
+
+
+class Pause(Protocol):
+    """Stops a limit of time, for as long as its context is not left: what is waited for is nobody's delay but ours."""
+
+    def __call__(self) -> AbstractContextManager[None]:
+        """The context."""
 
 
 class SystemClock:
@@ -87,7 +96,8 @@ class TimeLimit:
     """An async context that raises `TimeoutError` once `clock.monotonic()` has reached `until` (seconds).
 
     As `asyncio.timeout_at`, but of an injected clock. A cancellation from elsewhere passes through as such. With
-    `only_if`, it is put off for as long as that is false, and looked at again each second.
+    `only_if`, it is put off for as long as that is false, and looked at again each second. `paused` is how long it was
+    paused, in seconds.
     """
 
     def __init__(self, clock: Clock, until: float, only_if: Callable[[], bool] | None = None) -> None:
@@ -95,6 +105,7 @@ class TimeLimit:
         self._until = until
         self._only_if = only_if
         self._expired = False
+        self.paused = 0.0
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
@@ -103,6 +114,19 @@ class TimeLimit:
         self._cancelling = task.cancelling()
         self._timer = self._clock.call_at(self._until, self._expire)
         return self
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Within it no time of the limit passes; it has not expired."""
+        self._timer.cancel()
+        began = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            waited = self._clock.monotonic() - began
+            self.paused += waited
+            self._until += waited
+            self._timer = self._clock.call_at(self._until, self._expire)
 
     def _expire(self) -> None:
         if self._only_if is not None and not self._only_if():

@@ -128,13 +128,13 @@ class Settings(BaseSettings):
         200.0,
         ge=0.1,
         le=100_000,
-        description="How often one credential may call, watches included; what is over is refused.",
+        description="How often one credential may call, watches included, while others call too; the rest is refused.",
     )
     polls_per_second: float = Field(
-        500.0, ge=0.1, le=100_000, description="How often one credential may poll; what is over waits."
+        1_000.0, ge=0.1, le=100_000, description="How often one credential may poll; what is over waits."
     )
     submissions_per_second: float = Field(
-        100.0, ge=0.1, le=100_000, description="How often one credential may send a job; what is over is refused."
+        1_000.0, ge=0.1, le=100_000, description="How often one credential may send a job; what is over is refused."
     )
     log_format: Literal["json", "text"] = Field("json", description="`json` or `text`, a line each, on standard error.")
 

@@ -27,6 +27,8 @@ ENCODE_IN_THREAD_BYTES = 64 << 10
 # How often a Struct is made of a result at most: of exact and of rounded numbers, for streams and for answers.
 STRUCTS = 4
 
+Pieces = tuple[bytes | memoryview, ...]
+
 _JOB = tag(pb.JobEvent.DESCRIPTOR, "job")
 
 
@@ -36,7 +38,7 @@ class Encoded(NamedTuple):
     A large result is a view of the upstream's bytes among them, so that it takes no memory of its own.
     """
 
-    pieces: tuple[bytes | memoryview, ...]
+    pieces: Pieces
     chunked: bool
 
 
@@ -54,6 +56,11 @@ class JobState:
         """About what it may come to hold, in bytes: the result, and what it is encoded to for the formats."""
         result = 0 if self.job.result is None else len(self.job.result)
         return 1_000 + result + STRUCTS * min(result, MAX_STOCK_BYTES)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether encoding it takes long enough for others to notice."""
+        return self.job.result is not None and len(self.job.result) > ENCODE_IN_THREAD_BYTES
 
     async def encode(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Encoded:
         """The message of the job in a format. Raises `ResultTooLarge`."""
@@ -74,7 +81,7 @@ class JobState:
         return encoded
 
     def _start(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> asyncio.Task[Encoded] | Encoded:
-        if self.job.result is None or len(self.job.result) <= ENCODE_IN_THREAD_BYTES:
+        if not self.is_large:
             return encode_job(self.job, content_format, streaming=streaming)
         work = ANSWERS.run(partial(encode_job, self.job, content_format, streaming=streaming))
         task = asyncio.get_running_loop().create_task(work)
@@ -98,15 +105,20 @@ def encode_job(job: Job, content_format: pb.ContentFormat.ValueType, *, streamin
     return Encoded((message.SerializeToString(), *field), chunked=delivery is Delivery.IN_CHUNKS)
 
 
-def job_event(uid: int, job: Encoded, token: str, skipped: int) -> tuple[bytes | memoryview, ...]:
+def job_event(uid: int, job: Encoded, token: str, skipped: int) -> Pieces:
     """A `JobEvent` with an encoded `Job`, in pieces; fields in any order are one message to a protobuf parser."""
     rest = pb.JobEvent(uid=uid, resume_token=token, skipped=skipped).SerializeToString()
-    return (_JOB + varint(sum(map(len, job.pieces))), *job.pieces, rest)
+    return (_JOB + varint(size_of(job.pieces)), *job.pieces, rest)
 
 
-async def in_one_piece(pieces: tuple[bytes | memoryview, ...]) -> bytes:
+def size_of(pieces: Pieces) -> int:
+    """The bytes of a message that is in pieces."""
+    return sum(map(len, pieces))
+
+
+async def in_one_piece(pieces: Pieces) -> bytes:
     """A message that is in pieces, as gRPC takes it."""
-    if sum(map(len, pieces)) <= ENCODE_IN_THREAD_BYTES:
+    if size_of(pieces) <= ENCODE_IN_THREAD_BYTES:
         return b"".join(pieces)
     return await ANSWERS.run(partial(join, pieces))
 

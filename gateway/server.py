@@ -20,6 +20,7 @@ from gateway.budget import Budget
 from gateway.call import Boundary
 from gateway.clock import SystemClock, TimeLimit
 from gateway.events import JobState, same_state
+from gateway.outgoing import Outgoing
 from gateway.rates import Rates
 from gateway.rest import RestClient, TimeLimits, Transport
 from gateway.service import JobService
@@ -52,6 +53,8 @@ CLIENT_PING_MS = 10_000
 MAX_ANSWER_BYTES = 512 << 20
 # What all answers over 1 MiB may take at once; at least one of the largest fits.
 LARGE_ANSWERS_BYTES = 1 << 30
+# What all messages over 256 KiB to callers may take at once; the largest takes it all.
+LARGE_MESSAGES_BYTES = 512 << 20
 # Inputs have 8 MiB of JSON at most; as a Struct, numbers of one digit take five times that.
 MAX_REQUEST_BYTES = 48 << 20
 # What all requests over 1 MiB may take at once: grpc keeps each until its call ends, of a RunJob for hours.
@@ -107,7 +110,11 @@ class Gateway:
         self._hub: Hub[JobState] = Hub(clock, rules)
         submitter = Submitter(clock, MemoryStore(clock), Rates(clock, settings.submissions_per_second))
         self._service = JobService(
-            rest=self._rest, hub=self._hub, submitter=submitter, clock=clock, contended=budget.contended
+            rest=self._rest,
+            hub=self._hub,
+            submitter=submitter,
+            clock=clock,
+            outgoing=Outgoing(budget, LARGE_MESSAGES_BYTES),
         )
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None

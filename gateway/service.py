@@ -15,7 +15,7 @@ from gateway.clock import sleep_until
 from gateway.content import read_format
 from gateway.domain import Job, JobStatus
 from gateway.errors import GatewayError, NoStateYet, RequestInvalid, UpstreamAnswered, UpstreamError
-from gateway.events import JobState, in_one_piece
+from gateway.events import JobState, in_one_piece, size_of
 from gateway.status import row_of
 from gateway.stream import EventStream, read_resume_point
 from gateway.submit import RecordKey, fingerprint
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from gateway.call import Call
-    from gateway.clock import Clock
+    from gateway.clock import Clock, Pause
     from gateway.domain import SendJob
+    from gateway.outgoing import Outgoing
     from gateway.rest import RestClient
     from gateway.submit import Sent, Submission, Submitter
     from gateway.watch import Hub, Watcher
@@ -55,7 +56,7 @@ _log = structlog.get_logger()
 class JobService:
     """The methods of `jobgateway.v1.JobService`, for `Boundary` to make handlers of.
 
-    `contended` says whether somebody waits who has a better right to the memory that a poll key's results hold.
+    Large results and messages are, in `outgoing`, the poll key's under which they were read.
     """
 
     def __init__(
@@ -65,9 +66,9 @@ class JobService:
         hub: Hub[JobState],
         submitter: Submitter,
         clock: Clock,
-        contended: Callable[[bytes], bool],
+        outgoing: Outgoing,
     ) -> None:
-        self._contended = contended
+        self._outgoing = outgoing
         self._rest = rest
         self._hub = hub
         self._submitter = submitter
@@ -81,13 +82,13 @@ class JobService:
             sent = await submission.outcome()
         call.uid = sent.uid
         state = JobState(sent.job) if sent.job is not None else await self._read_or_none(sent.uid, call)
-        return await _answer(state, sent.uid, content_format)
+        return await self._answer(state, sent.uid, content_format, call)
 
     async def GetJob(self, request: pb.GetJobRequest, call: Call) -> bytes:
         """One GET."""
         content_format = read_format(request.content_format, streaming=False)
         call.uid = read_uid(request.uid)
-        return await _answer(await self._read(call.uid, call), call.uid, content_format)
+        return await self._answer(await self._read(call.uid, call), call.uid, content_format, call)
 
     async def WatchJob(self, request: pb.WatchJobRequest, call: Call) -> None:
         """Streams the job's states from the hub."""
@@ -114,7 +115,7 @@ class JobService:
             until = self._clock.monotonic() + wait_seconds(timeout, call.remaining())
             with self._watch(call.uid, call) as watcher:
                 state = await _wait(watcher, until)
-        return await _answer(state, call.uid, content_format)
+        return await self._answer(state, call.uid, content_format, call)
 
     async def RunJob(self, request: pb.RunJobRequest, call: Call) -> None:
         """Sends the job, then streams its states from the hub."""
@@ -155,7 +156,7 @@ class JobService:
                 raise
         else:
             state = await self._read_or_none(uid, call)
-        return await _answer(state, uid, pb.CONTENT_FORMAT_NONE)
+        return await self._answer(state, uid, pb.CONTENT_FORMAT_NONE, call)
 
     async def aclose(self) -> None:
         """Returns when all submissions and cancellations that were begun have ended."""
@@ -179,8 +180,20 @@ class JobService:
     def _stream(
         self, call: Call, uid: int, content_format: pb.ContentFormat.ValueType, heartbeat: float
     ) -> EventStream:
-        contended = partial(self._contended, call.credential.poll_key)
-        return EventStream(call, uid, content_format, heartbeat, self._clock, contended)
+        return EventStream(call, uid, content_format, heartbeat, self._clock, self._outgoing, call.credential.poll_key)
+
+    async def _answer(
+        self, state: JobState | None, uid: int, content_format: pb.ContentFormat.ValueType, call: Call
+    ) -> bytes:
+        """The encoded `Job` of a state, or of the uid alone where there is none."""
+        if state is None:
+            return pb.Job(uid=uid).SerializeToString()
+        encoded = await state.encode(content_format, streaming=False)
+        if state.is_large:
+            room = await self._outgoing.take(call.credential.poll_key, size_of(encoded.pieces))
+            if room is not None:
+                call.when_sent(room.release)
+        return await in_one_piece(encoded.pieces)
 
     async def _read(self, uid: int, call: Call) -> JobState:
         return JobState(await self._rest.get(uid, call.credential, call.headers))
@@ -197,8 +210,7 @@ class JobService:
             return JobState(sent.job)
         reading = asyncio.get_running_loop().create_task(self._read_or_none(sent.uid, call))
         try:
-            await stream.beat_until(reading)
-            state = await reading
+            state = await stream.beat_until(reading)
         finally:
             reading.cancel()
         return state or JobState(Job(sent.uid, JobStatus.RUNNING, "", done=False, observe_time=self._clock.time()))
@@ -209,8 +221,8 @@ class JobService:
         # A loop may outlive the call that began it, and keeps no more of it than this.
         credential, headers = call.credential, call.headers
 
-        async def fetch() -> JobState:
-            return JobState(await self._rest.get(uid, credential, headers))
+        async def fetch(pause: Pause) -> JobState:
+            return JobState(await self._rest.get(uid, credential, headers, pause))
 
         return self._hub.watch(Key(credential.poll_key, uid), fetch, seen)
 
@@ -247,13 +259,6 @@ class JobService:
 def _read_request(request: pb.SendJobRequest, request_id: str) -> tuple[SendJob, bytes]:
     job = read_send_job(request)
     return job, fingerprint(job) if request_id else b""
-
-
-async def _answer(state: JobState | None, uid: int, content_format: pb.ContentFormat.ValueType) -> bytes:
-    """The encoded `Job` of a state, or of the uid alone where there is none."""
-    if state is None:
-        return pb.Job(uid=uid).SerializeToString()
-    return await in_one_piece((await state.encode(content_format, streaming=False)).pieces)
 
 
 @contextmanager

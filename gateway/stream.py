@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from gateway.clock import Signal, TimeLimit
 from gateway.errors import RequestInvalid, SlowReader
-from gateway.events import chunk_events, heartbeat_event, in_one_piece, job_event, resumes_at
+from gateway.events import (
+    CHUNK_BYTES,
+    chunk_events,
+    heartbeat_event,
+    in_one_piece,
+    job_event,
+    resumes_at,
+    size_of,
+)
 from gateway.status import row_of
 from gateway.watch import Quiet, ResumePoint, read_token, write_token
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable
+    from collections.abc import Coroutine
 
     from jobgateway.v1 import job_service_pb2 as pb
 
+    from gateway.budget import Reservation
     from gateway.call import Call
     from gateway.clock import Clock
-    from gateway.events import JobState
+    from gateway.domain import Result
+    from gateway.events import JobState, Pieces
+    from gateway.outgoing import Outgoing
     from gateway.watch import Watcher
+
+T = TypeVar("T")
 
 # A heartbeat is due a little before its interval is over, so that it arrives within it.
 HEARTBEAT_PART = 0.9
 # What stands in a token for the last state seen where none was.
 NO_DIGEST = bytes(16)
-# How long a chunk may wait to be taken while others wait for memory.
+# How long a result may wait to be taken while others wait for the memory that it holds: so long at first, and then for
+# as long as its bytes take at this rate; and nothing is cut off sooner than this after it was offered.
 PATIENCE_SECONDS = 10.0
+LEAST_BYTES_PER_SECOND = 1 << 20
+LEAST_PATIENCE_SECONDS = 1.0
 
 
 def read_resume_point(token: str, uid: int) -> ResumePoint | None:
@@ -48,7 +65,7 @@ def read_resume_point(token: str, uid: int) -> ResumePoint | None:
 class EventStream:
     """The events of one caller. `heartbeat` is the longest silence between two of them, in seconds.
 
-    `contended` says whether others wait for the memory that a large result holds.
+    Large results and messages are `owner`'s in `outgoing`.
     """
 
     def __init__(
@@ -58,9 +75,11 @@ class EventStream:
         content_format: pb.ContentFormat.ValueType,
         heartbeat: float,
         clock: Clock,
-        contended: Callable[[], bool],
+        outgoing: Outgoing,
+        owner: bytes,
     ) -> None:
-        self._contended = contended
+        self._outgoing = outgoing
+        self._owner = owner
         self.ended = False
         # 0 until a submission has given it.
         self.uid = uid
@@ -84,15 +103,22 @@ class EventStream:
         """Whether the caller's last state was this one."""
         return state.digest == self._digest
 
-    async def beat_until(self, task: asyncio.Task[object]) -> None:
-        """Sends heartbeats until a task has ended that gives the first state."""
+    async def beat_until(self, task: asyncio.Task[T], state: JobState | None = None) -> T:
+        """What a task gives, with heartbeats until then; `state` is the last one that was read."""
         ended = Signal(self._clock)
         task.add_done_callback(lambda _: ended.set())
         while not task.done():
             due = self._last_write + self._silence
             await ended.wait(due)
             if not task.done() and self._clock.monotonic() >= due:
-                await self._write(heartbeat_event(self.uid, Quiet(None, 0, None), None, "", ""))
+                await self._write(heartbeat_event(self.uid, Quiet(None, 0, None), state, self._token, ""))
+        return task.result()
+
+    async def _beating(self, task: asyncio.Task[T], state: JobState) -> T:
+        try:
+            return await self.beat_until(task, state)
+        finally:
+            task.cancel()
 
     async def begin(self, state: JobState) -> None:
         """Sends the state that a submission gave."""
@@ -109,29 +135,58 @@ class EventStream:
                 await self._send(update.state, update.skipped, last=update.last)
 
     async def _send(self, state: JobState, skipped: int, *, last: bool) -> None:
-        encoded = await state.encode(self._format, streaming=True)
+        encoding = state.encode(self._format, streaming=True)
+        encoded = await (self._beating(_task(encoding), state) if state.is_large else encoding)
         token = state.token
         if encoded.chunked and state.job.result is not None:
-            result = state.job.result
-            for event in chunk_events(self.uid, result, self._digest, resumes_at(self._point, result)):
-                await self._write_chunk(event)
-            end = ResumePoint(self.uid, state.digest, len(result), bytes.fromhex(result.sha256))
-            token = write_token(end)
+            token = await self._send_chunks(state, state.job.result)
         self._token = token
         self._digest = state.digest
-        await self._write(await in_one_piece(job_event(self.uid, encoded, token, skipped)))
+        event = job_event(self.uid, encoded, token, skipped)
+        if state.is_large:
+            await self._send_large(event, state)
+        else:
+            await self._write(b"".join(event))
         self.ended = last
 
-    async def _write_chunk(self, event: bytes) -> None:
+    async def _send_chunks(self, state: JobState, result: Result) -> str:
+        start = resumes_at(self._point, result)
+        began = self._clock.monotonic()
+        for number, event in enumerate(chunk_events(self.uid, result, self._digest, start)):
+            await self._write_patiently(event, began, number * CHUNK_BYTES)
+        return write_token(ResumePoint(self.uid, state.digest, len(result), bytes.fromhex(result.sha256)))
+
+    async def _send_large(self, event: Pieces, state: JobState) -> None:
+        size = size_of(event)
+        turn = _task(self._outgoing.take(self._owner, size))
         try:
-            async with TimeLimit(self._clock, self._clock.monotonic() + PATIENCE_SECONDS, self._contended):
+            await self._beating(turn, state)
+            await self._write_patiently(await in_one_piece(event), self._clock.monotonic(), size)
+        finally:
+            # Also where this stream is left in the very moment in which its turn comes.
+            turn.add_done_callback(_release)
+
+    async def _write_patiently(self, event: bytes, began: float, sent: int) -> None:
+        patience = PATIENCE_SECONDS + sent / LEAST_BYTES_PER_SECOND
+        until = max(began + patience, self._clock.monotonic() + LEAST_PATIENCE_SECONDS)
+        try:
+            async with TimeLimit(self._clock, until, partial(self._outgoing.contended, self._owner)):
                 await self._write(event)
         except TimeoutError as error:
             raise SlowReader(
-                f"the stream was not read for {PATIENCE_SECONDS:.0f} s while others waited for the memory of its "
-                "result; call again with the last resume_token"
+                "the stream was not read, or too slowly, while others waited for the memory of its result; call again "
+                "with the last resume_token, or ask for chunks where one message was asked for"
             ) from error
 
     async def _write(self, event: bytes) -> None:
         await self._call.write(event)
         self._last_write = self._clock.monotonic()
+
+
+def _task(work: Coroutine[None, None, T]) -> asyncio.Task[T]:
+    return asyncio.get_running_loop().create_task(work)
+
+
+def _release(turn: asyncio.Task[Reservation | None]) -> None:
+    if not turn.cancelled() and (room := turn.result()) is not None:
+        room.release()

@@ -100,9 +100,9 @@ async def test_who_comes_too_often_is_refused_and_told_when_to_come_back() -> No
     door = Admission(clock, max_calls=1_000, max_watches=1_000, calls_per_second=10.0)
     waits = []
     with ExitStack() as inside:
+        enter_as(door, inside, b"bob")
         assert fill(door, inside, b"ann") == 10
         assert fill(door, inside, b"ann", watch=True) == 0, "watches are calls too"
-        enter_as(door, inside, b"bob")
         for _ in range(50):
             with pytest.raises(LimitReached, match=r"^this credential calls more often") as raised:
                 enter_as(door, inside, b"ann")
@@ -112,6 +112,26 @@ async def test_who_comes_too_often_is_refused_and_told_when_to_come_back() -> No
         await clock.advance(0.5)
         assert fill(door, inside, b"ann") == 5
     assert door.inside == 0
+
+
+async def test_who_is_alone_comes_as_often_as_it_likes() -> None:
+    clock = SteppedClock()
+    door = Admission(clock, max_calls=1_000, max_watches=1_000, calls_per_second=10.0)
+    with ExitStack() as inside:
+        assert fill(door, inside, b"ann") == 750
+    with ExitStack() as inside:
+        enter_as(door, inside, b"bob")
+    await clock.advance(59)
+    with ExitStack() as inside:
+        assert fill(door, inside, b"ann") == 10, "another has been there within the last minute"
+    await clock.advance(1)
+    with ExitStack() as inside:
+        assert fill(door, inside, b"ann") == 750
+    await clock.advance(600)
+    with ExitStack() as inside:
+        enter_as(door, inside, b"bob", watch=True)
+        await clock.advance(600)
+        assert fill(door, inside, b"ann") == 10, "another has a watch open"
 
 
 async def test_who_does_not_wait_as_it_was_told_hears_late_of_its_refusals() -> None:
@@ -324,12 +344,13 @@ async def test_a_refusal_that_is_held_back_comes_with_its_reason(
     monkeypatch.setattr(admission_module, "HOLD_SECONDS", 0.05)
     upstream.script.append(RUNNING)
     async with running(upstream.url, calls_per_second=0.5) as gateway, stub(gateway) as jobs:
+        assert (await jobs.GetJob(GET_JOB, metadata=BOB)).uid == 42
         assert (await jobs.GetJob(GET_JOB, metadata=BEARER)).uid == 42
         for _ in range(3):
             assert (await refused(jobs.GetJob(GET_JOB, metadata=BEARER))).reason == "LIMIT_REACHED"
         assert (await refused(next_event(await _watch(jobs)))).reason == "LIMIT_REACHED"
         await gateway.idle()
-        assert len(upstream.seen) == 1
+        assert len(upstream.seen) == 2
 
 
 async def test_a_large_request_that_finds_no_room_is_refused_and_not_sent(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,6 +26,7 @@ from tests.support.fetching import Fetch, Hang, State, make_hub
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.clock import Pause
     from gateway.watch import Hub, Watcher
 
 ANN = Key(b"ann", 42)
@@ -67,9 +69,9 @@ class LateFetch(Fetch):
         super().__init__(clock, *script)
         self.takes = takes
 
-    async def __call__(self) -> State:
+    async def __call__(self, pause: Pause = nullcontext) -> State:
         await sleep_until(self.clock, self.clock.now + self.takes)
-        return await super().__call__()
+        return await super().__call__(pause)
 
 
 @pytest.fixture
@@ -408,7 +410,7 @@ async def test_waiting_for_a_slot_is_neither_failure_nor_time_out(clock: Stepped
 
 @pytest.mark.parametrize("failure", [asyncio.CancelledError(), RuntimeError("unforeseen")], ids=["cancelled", "raised"])
 async def test_what_nobody_foresaw_ends_all_watchers_with_an_error(clock: SteppedClock, failure: BaseException) -> None:
-    async def fetch() -> State:
+    async def fetch(_: Pause) -> State:
         raise failure
 
     hub = make_hub(clock)

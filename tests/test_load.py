@@ -210,9 +210,12 @@ async def large_upstream() -> AsyncIterator[LargeUpstream]:
     await server.stop()
 
 
+def bearer(name: str) -> tuple[tuple[str, str]]:
+    return (("authorization", f"Bearer token-of-{name}"),)
+
+
 def as_caller(service: rpc.JobServiceAsyncStub, name: str, token: str = "") -> Any:
-    bearer = (("authorization", f"Bearer token-of-{name}"),)
-    return service.WatchJob(pb.WatchJobRequest(uid=42, resume_token=token), metadata=bearer)
+    return service.WatchJob(pb.WatchJobRequest(uid=42, resume_token=token), metadata=bearer(name))
 
 
 async def content_of(call: Any, content: bytearray) -> pb.JobEvent:
@@ -247,6 +250,7 @@ async def test_who_stops_reading_while_others_wait_makes_room_and_goes_on_later(
     monkeypatch.setattr(server, "LARGE_ANSWERS_BYTES", 6_000_000)
     monkeypatch.setattr(ends, "KEEP_SECONDS", 0.0)
     monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(stream, "LEAST_PATIENCE_SECONDS", 0.1)
     async with (
         running(large_upstream.url) as gateway,
         grpc.aio.insecure_channel(gateway.address, NARROW) as channel,
@@ -269,6 +273,35 @@ async def test_who_stops_reading_while_others_wait_makes_room_and_goes_on_later(
         assert 0 < len(content) < len(RESULT)
         assert (await content_of(as_caller(services[0], "ann", token), content)).job.done
         assert content == RESULT
+
+
+async def test_one_large_message_that_is_not_read_makes_room_for_others(
+    large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LARGE_MESSAGES_BYTES", 11_000_000)
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(stream, "LEAST_BYTES_PER_SECOND", 1 << 30)
+    monkeypatch.setattr(stream, "LEAST_PATIENCE_SECONDS", 0.1)
+    unlimited = ("grpc.max_receive_message_length", -1)
+    async with (
+        running(large_upstream.url) as gateway,
+        grpc.aio.insecure_channel(gateway.address, (*NARROW, unlimited)) as channel,
+        grpc.aio.insecure_channel(gateway.address, (unlimited,)) as other,
+    ):
+        request = pb.WatchJobRequest(uid=42, content_format=pb.CONTENT_FORMAT_JSON)
+        # Two of them, for what has gone out of the first is no longer held by anybody.
+        stalled = [stub_of(channel).WatchJob(request, metadata=bearer(f"caller-{number}")) for number in range(3)]
+        for each in stalled:
+            await each.initial_metadata()
+        event = await stub_of(other).WatchJob(request, metadata=bearer("bob")).read()
+        assert isinstance(event, pb.JobEvent)
+        assert event.job.content_json == RESULT
+        unary = pb.GetJobRequest(uid=42, content_format=pb.CONTENT_FORMAT_JSON)
+        for _ in range(3):
+            got = await stub_of(other).GetJob(unary, metadata=bearer("bob"))
+            assert got.content_json == RESULT
+        for each in stalled:
+            each.cancel()
 
 
 async def test_who_stops_reading_while_nobody_waits_is_left_alone(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import os
 import socket
@@ -20,13 +21,13 @@ from gateway.errors import (
     UpstreamTimedOut,
     UpstreamUnreachable,
 )
-from gateway.rest import RestClient, TimeLimits, Transport
+from gateway.rest import RestClient, TimeLimits, Transport, room
 from gateway.rest.transport import MAX_ERROR_BODY_BYTES
 from tests.support.raw import free_port, self_signed, tcp_server
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     MakeTransport = Callable[..., Transport]
@@ -576,9 +577,9 @@ async def test_a_large_answer_reserves_what_it_takes(
     upstream.script.append(reply)
     got = await make().exchange("GET", upstream.url, {})
     assert len(got.body) == LARGE
-    assert got.reserved is not None
+    assert got.room is not None
     assert budget.free == ROOM - LARGE
-    got.reserved.release()
+    got.room.release()
     assert budget.free == ROOM
 
 
@@ -590,7 +591,7 @@ async def test_small_answers_and_errors_reserve_nothing(
 ) -> None:
     upstream.script.append(reply)
     await budget.take(b"ann", ROOM)
-    assert (await make().exchange("GET", upstream.url, {})).reserved is None
+    assert (await make().exchange("GET", upstream.url, {})).room is None
 
 
 async def test_what_breaks_off_or_is_too_large_keeps_nothing_reserved(
@@ -612,10 +613,87 @@ async def test_large_answers_wait_their_turn(upstream: ScriptedUpstream, make: M
     upstream.script.append(answer(200, raw=b"x" * LARGE))
     transport = make()
     first = await transport.exchange("GET", upstream.url, {})
-    assert first.reserved is not None
+    assert first.room is not None
     second = asyncio.create_task(transport.exchange("GET", upstream.url, {}))
     done, _ = await asyncio.wait([second], timeout=SHORT)
     assert not done
     assert budget.contended(b"ann")
-    first.reserved.release()
+    first.room.release()
     assert len((await second).body) == LARGE
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - a budget tells nobody
+        await asyncio.sleep(0.01)
+
+
+class Stopwatch:
+    """A `Pause` that counts."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = 0
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.begun += 1
+        yield
+        self.ended += 1
+
+
+@pytest.mark.parametrize("reply", [answer(200, raw=b"x" * LARGE), chunked(b"x" * LARGE)], ids=["length", "chunked"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_to_wait_for_room_takes_none_of_the_time(
+    upstream: ScriptedUpstream, make: MakeTransport, budget: Budget, reply: bytes, method: str
+) -> None:
+    held = await budget.take(b"ann", ROOM)
+    upstream.script.append(reply)
+    pause = Stopwatch()
+    body = b"{}" if method == "POST" else None
+    waiting = asyncio.create_task(
+        make(whole=2 * SHORT).exchange(method, upstream.url, {}, body, owner=b"bob", pause=pause)
+    )
+    done, _ = await asyncio.wait([waiting], timeout=4 * SHORT)
+    assert not done
+    assert (pause.begun, pause.ended) == (1, 0)
+    held.release()
+    assert len((await waiting).body) == LARGE
+    assert (pause.begun, pause.ended) == (1, 1)
+    assert len(upstream.seen) == 1
+
+
+async def test_an_answer_of_unknown_size_takes_what_it_needs_and_no_more(
+    upstream: ScriptedUpstream, budget: Budget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "FIRST_STEP_BYTES", LARGE // 2)
+    stopped = asyncio.Event()
+
+    async def drip(connection: Connection) -> None:
+        await connection.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b" % (LARGE, b"x" * (LARGE - 1)))
+        await stopped.wait()
+        await connection.send(b"x\r\n0\r\n\r\n")
+
+    upstream.script += [drip, drip, answer(200, raw=b"x" * LARGE)]
+    transport = make()
+    slow = [asyncio.create_task(transport.exchange("GET", upstream.url, {}, owner=b"ann")) for _ in range(2)]
+    await until(lambda: len(upstream.seen) == 2 and budget.held(b"ann") == 2 * LARGE)
+    # Neither of the two, which could become as large as any, holds up another.
+    assert len((await transport.exchange("GET", upstream.url, {}, owner=b"bob")).body) == LARGE
+    stopped.set()
+    assert [len((await each).body) for each in slow] == [LARGE, LARGE]
+
+
+async def test_an_answer_that_outgrows_what_is_free_is_asked_for_again_once_there_is_room(
+    upstream: ScriptedUpstream, budget: Budget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "FIRST_STEP_BYTES", LARGE // 2)
+    held = await budget.take(b"ann", ROOM - LARGE // 2)
+    upstream.script += [chunked(b"x" * LARGE), chunked(b"y" * LARGE)]
+    waiting = asyncio.create_task(make().exchange("GET", upstream.url, {}, owner=b"bob"))
+    await until(lambda: budget.contended(b"ann"))
+    assert budget.held(b"bob") == 0, "who waits for more holds nothing"
+    held.release()
+    got = await waiting
+    assert got.body == b"y" * LARGE
+    assert got.room is not None
+    got.room.release()
+    assert budget.free == ROOM

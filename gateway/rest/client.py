@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
@@ -18,9 +19,10 @@ from gateway.threads import ANSWERS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from gateway.budget import Reservation
+    from gateway.clock import Pause
     from gateway.credential import Credential
     from gateway.domain import Job, SendJob
+    from gateway.rest.room import Room
     from gateway.rest.transport import Answer, Transport
 
 T = TypeVar("T")
@@ -58,9 +60,11 @@ class RestClient:
         sent = await self._read(answer, lambda: read_sent_job(answer.body, observe_time=self._now()))
         return _still_running(sent) if answer.status == 201 else sent
 
-    async def get(self, uid: int, credential: Credential, headers: Mapping[str, str]) -> Job:
-        """GETs a job as it is now [sdk]. Raises `UpstreamError`."""
-        answer = await self._request(self._reads, "GET", f"/jobs/{uid}/", credential, headers)
+    async def get(
+        self, uid: int, credential: Credential, headers: Mapping[str, str], pause: Pause = nullcontext
+    ) -> Job:
+        """GETs a job as it is now [sdk]. `pause`: see `Transport.exchange`. Raises `UpstreamError`."""
+        answer = await self._request(self._reads, "GET", f"/jobs/{uid}/", credential, headers, pause=pause)
         return await self._read(answer, lambda: read_job(answer.body, uid=uid, observe_time=self._now()))
 
     async def cancel(self, uid: int, credential: Credential, headers: Mapping[str, str]) -> None:
@@ -75,6 +79,7 @@ class RestClient:
         credential: Credential,
         headers: Mapping[str, str],
         body: bytes | None = None,
+        pause: Pause = nullcontext,
     ) -> Answer:
         answer = await transport.exchange(
             method,
@@ -89,7 +94,8 @@ class RestClient:
                 **credential.headers(),
             },
             body,
-            credential.poll_key,
+            owner=credential.poll_key,
+            pause=pause,
         )
         if not 200 <= answer.status < 300:
             raise await _off_the_loop(answer, lambda: read_error(answer, self._now(), credential.redact))
@@ -103,8 +109,8 @@ class RestClient:
             error.http_status = answer.status
             raise
         finally:
-            if answer.reserved is not None:
-                _release_with(answer.reserved, job)
+            if answer.room is not None:
+                _release_with(answer.room, job)
         return job
 
 
@@ -112,12 +118,12 @@ async def _off_the_loop(answer: Answer, read: Callable[[], T]) -> T:
     return await ANSWERS.run(read) if len(answer.body) > READ_IN_THREAD_BYTES else read()
 
 
-def _release_with(reserved: Reservation, job: Job | None) -> None:
+def _release_with(room: Room, job: Job | None) -> None:
     """Releases memory once nobody holds the result of the job, which lies in it; at once where there is none."""
     if job is None or job.result is None:
-        reserved.release()
+        room.release()
     else:
-        weakref.finalize(job.result, reserved.release)
+        weakref.finalize(job.result, room.release)
 
 
 def _still_running(job: Job) -> Job:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import ssl
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,17 +23,17 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.rest.decoding import NotDecodable, decoded
+from gateway.rest.room import Outgrown, Room
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from gateway.budget import Budget, Reservation
+    from gateway.budget import Budget
+    from gateway.clock import Pause
 
 MAX_ERROR_BODY_BYTES = 1 << 20
 # How long what a refusal says is waited for.
 REFUSAL_SECONDS = 5.0
-# Smaller bodies are not counted, for there are never enough of them at once to matter.
-SMALL_BODY_BYTES = 1 << 20
 # aiohttp warns of a larger body in one piece, for writing it would hold the event loop.
 BODY_PIECE_BYTES = 1 << 18
 # What an exchange may raise that is not ours; a ValueError is a status line that is not UTF-8.
@@ -59,13 +60,13 @@ class TimeLimits:
 class Answer:
     """An HTTP answer, read to its end; of one that is no success at most the first MiB.
 
-    `reserved` is the memory of a large body, to be released when nobody holds it any more.
+    `room` is the memory of a large body, to be released when nobody holds it any more.
     """
 
     status: int
     body: bytes
     retry_after: str | None = None
-    reserved: Reservation | None = None
+    room: Room | None = None
 
 
 class Transport:
@@ -107,9 +108,18 @@ class Transport:
         await self._transport.aclose()
 
     async def exchange(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None, owner: bytes = b""
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        owner: bytes = b"",
+        pause: Pause = nullcontext,
     ) -> Answer:
         """Makes one request and reads its answer to the end; the memory of a large one is `owner`'s.
+
+        `pause`: see `Room`.
 
         Raises `UpstreamUnreachable` where certainly nothing was sent; `UpstreamTimedOut`, `UpstreamConnectionLost`
         and `UpstreamMalformed` where the upstream may have read the request; `UpstreamAnswerTooLarge`.
@@ -129,25 +139,38 @@ class Transport:
         )
         if body is not None:
             request.headers["content-length"] = str(len(body))
+        room = Room(self._budget, owner, self._max_answer_bytes, pause, repeatable=body is None)
         try:
             async with self._places:
-                until = asyncio.get_running_loop().time() + self._limits.whole
-                async with asyncio.timeout_at(until):
-                    return await self._exchange(request, until, owner)
+                try:
+                    return await self._within_time(request, room)
+                except Outgrown:
+                    await room.start_over()
+                    return await self._within_time(request, room)
         except FOREIGN as error:
             raise _ours(error) from error
 
-    async def _exchange(self, request: httpx.Request, until: float, owner: bytes) -> Answer:
+    async def _within_time(self, request: httpx.Request, room: Room) -> Answer:
+        complete = False
+        try:
+            async with asyncio.timeout(self._limits.whole) as limit:
+                answer = await self._exchange(request, room, limit)
+            complete = True
+        finally:
+            if not complete:
+                room.release()
+        return answer
+
+    async def _exchange(self, request: httpx.Request, room: Room, limit: asyncio.Timeout) -> Answer:
         response = await self._transport.handle_async_request(request)
         body = io.BytesIO()
-        reserved: Reservation | None = None
         try:
             if not 200 <= response.status_code < 600:
                 raise UpstreamMalformed(f"the upstream's answer has the status {response.status_code}")
             if response.is_success:
-                reserved = await self._read(response, body, owner)
+                await self._read(response, body, room, limit)
             else:
-                await _read_refusal(response, body, until)
+                await _read_refusal(response, body, limit)
         except FOREIGN as error:
             ours = _ours(error)
             ours.http_status = response.status_code
@@ -157,37 +180,32 @@ class Transport:
             raise
         finally:
             await response.aclose()
+        room.shrink(body.tell())
         # Without a copy, which of a large answer would hold the event loop.
-        return Answer(response.status_code, body.getvalue(), response.headers.get("retry-after"), reserved)
+        retry_after = response.headers.get("retry-after")
+        return Answer(response.status_code, body.getvalue(), retry_after, None if room.empty else room)
 
-    async def _read(self, response: httpx.Response, body: io.BytesIO, owner: bytes) -> Reservation | None:
-        reserved: Reservation | None = None
-        complete = False
-        try:
-            # Decoded bytes are counted: a small compressed answer may hold a huge one.
-            async for piece in _pieces_of(response):
-                if body.tell() + len(piece) > self._max_answer_bytes:
-                    raise UpstreamAnswerTooLarge(f"the upstream's answer is larger than {self._max_answer_bytes} bytes")
-                if reserved is None and body.tell() + len(piece) > SMALL_BODY_BYTES:
-                    reserved = await self._budget.take(owner, self._size_of(response))
-                body.write(piece)
-            complete = True
-        finally:
-            if reserved is not None:
-                reserved.shrink(body.tell() if complete else 0)
-        return reserved
-
-    def _size_of(self, response: httpx.Response) -> int:
-        length = response.headers.get("content-length", "")
-        if "content-encoding" in response.headers or not length.isdecimal():
-            return self._max_answer_bytes
-        return min(int(length), self._max_answer_bytes)
+    async def _read(self, response: httpx.Response, body: io.BytesIO, room: Room, limit: asyncio.Timeout) -> None:
+        # Decoded bytes are counted: a small compressed answer may hold a huge one.
+        async for piece in _pieces_of(response):
+            size = body.tell() + len(piece)
+            if size > self._max_answer_bytes:
+                raise UpstreamAnswerTooLarge(f"the upstream's answer is larger than {self._max_answer_bytes} bytes")
+            while size > room.size:
+                await room.grow(_announced(response), limit)
+            body.write(piece)
 
 
-async def _read_refusal(response: httpx.Response, body: io.BytesIO, until: float) -> None:
+def _announced(response: httpx.Response) -> int | None:
+    length = response.headers.get("content-length", "")
+    return int(length) if length.isdecimal() and "content-encoding" not in response.headers else None
+
+
+async def _read_refusal(response: httpx.Response, body: io.BytesIO, limit: asyncio.Timeout) -> None:
     # What a refusal says is worth less than that it is one: neither an answer that breaks off nor one that does not end
     # may turn it into something else.
     now = asyncio.get_running_loop().time()
+    until = limit.when() or now
     with contextlib.suppress(*FOREIGN):
         async with asyncio.timeout_at(min(now + REFUSAL_SECONDS, until - (until - now) / 10)):
             async for piece in _pieces_of(response):

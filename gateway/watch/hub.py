@@ -15,7 +15,7 @@ from gateway.watch.watcher import Watcher
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator
 
-    from gateway.clock import Clock
+    from gateway.clock import Clock, Pause
     from gateway.errors import GatewayError
 
 S = TypeVar("S")
@@ -45,12 +45,12 @@ class Hub(Generic[S]):
 
     @contextmanager
     def watch(
-        self, key: Key, fetch: Callable[[], Awaitable[S]], seen: Callable[[S], bool] | None = None
+        self, key: Key, fetch: Callable[[Pause], Awaitable[S]], seen: Callable[[S], bool] | None = None
     ) -> Iterator[Watcher[S]]:
         """A watcher of what `key` names, until the context is left.
 
-        `fetch` reads the state once and raises `UpstreamError`; it is used where this watcher is the first. `seen`:
-        see `Watcher`.
+        `fetch` reads the state once and raises `UpstreamError`; it is used where this watcher is the first. It pauses
+        the time that it is given while it waits for what is ours. `seen`: see `Watcher`.
         """
         loop = self._loops.get(key) or self._ends.get(key)
         if loop is None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.budget import Budget
-    from gateway.clock import Clock
+    from gateway.clock import Clock, Pause
     from gateway.rates import Rates
     from gateway.watch.cadence import Cadence
     from gateway.watch.watcher import Watcher
@@ -73,7 +73,7 @@ class Loop(Generic[S]):
         rules: Rules[S],
         holds: Holds,
         credential: bytes,
-        fetch: Callable[[], Awaitable[S]],
+        fetch: Callable[[Pause], Awaitable[S]],
         on_end: Callable[[Loop[S]], None],
     ) -> None:
         self.clock = clock
@@ -152,15 +152,19 @@ class Loop(Generic[S]):
         longest = started + self._rules.outage_seconds * LONGEST_POLL_PART
         give_up = self._give_up_at(started)
         self.next_poll = None
+        limit = TimeLimit(self.clock, min(longest, give_up))
         try:
-            async with TimeLimit(self.clock, min(longest, give_up)):
-                state = await self._fetch()
+            try:
+                async with limit:
+                    state = await self._fetch(limit.pause)
+            finally:
+                self._discount(limit.paused)
         except TimeoutError:
             timed_out = UpstreamTimedOut("the upstream did not answer in time")
             # The limit of the outage cuts a poll off that has maybe just begun: what failed before says more.
-            self._fail(started, timed_out if longest < give_up else self.last_failure or timed_out)
+            self._fail(started + limit.paused, timed_out if longest < give_up else self.last_failure or timed_out)
         except UpstreamError as error:
-            self._fail(started, error)
+            self._fail(started + limit.paused, error)
         else:
             self._observe(state)
 

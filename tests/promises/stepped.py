@@ -25,6 +25,7 @@ from gateway.errors import (
     UpstreamTimedOut,
 )
 from gateway.events import JobState, same_state
+from gateway.outgoing import Outgoing
 from gateway.rates import Rates
 from gateway.status import row_of
 from gateway.stream import EventStream, read_resume_point
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from gateway.call import Call
 
 CREDENTIALS = ["ann", "bob", "eve"]
+OUTGOING = Outgoing(Budget(1 << 30), 1 << 30)
 SHORTEST, LONGEST, OUTAGE = 0.5, 5.0, 60.0
 
 
@@ -170,14 +172,14 @@ class SteppedRun:
     async def _watch(self, watch: Watch, pipe: Pipe, token: str) -> None:
         uid = watch.uid
         call: Call = pipe  # type: ignore[assignment] # what a stream needs of a call is to be written to
-        stream = EventStream(call, uid, pb.CONTENT_FORMAT_JSON, watch.heartbeat, self.clock, lambda: False)
+        stream = EventStream(call, uid, pb.CONTENT_FORMAT_JSON, watch.heartbeat, self.clock, OUTGOING, b"")
         if self.dice.random() < 0.5:
-            stream = EventStream(call, uid, pb.CONTENT_FORMAT_JSON_CHUNKS, watch.heartbeat, self.clock, lambda: False)
+            stream = EventStream(call, uid, pb.CONTENT_FORMAT_JSON_CHUNKS, watch.heartbeat, self.clock, OUTGOING, b"")
         stream.resume(read_resume_point(token, uid), token)
         watch.joined = self.clock.stamp()
         try:
             key = Key(watch.credential.encode(), uid)
-            with self._hub.watch(key, lambda: self._fetch(watch), stream.has_seen) as watcher:
+            with self._hub.watch(key, lambda _: self._fetch(watch), stream.has_seen) as watcher:
                 # The first watcher of a loop gives it its name, as its fetch does to its polls.
                 watch.loop = self._loops.setdefault(watcher.loop, watch.name)
                 await stream.follow(watcher)

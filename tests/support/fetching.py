@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from gateway.rates import Rates
 from gateway.watch import Cadence, Hub, Rules
 
 if TYPE_CHECKING:
+    from gateway.clock import Pause
     from tests.support.clock import SteppedClock
 
 
@@ -39,7 +41,7 @@ class Fetch:
         self.times: list[float] = []
         self.cancelled = 0
 
-    async def __call__(self) -> State:
+    async def __call__(self, pause: Pause = nullcontext) -> State:
         self.times.append(self.clock.now)
         entry = self.script.popleft() if len(self.script) > 1 else self.script[0]
         if entry is Hang:
