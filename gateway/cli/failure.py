@@ -113,7 +113,8 @@ _BY_REASON = {
 }
 
 _NOT_FROM_GATEWAY = {
-    grpc.StatusCode.UNAVAILABLE: "is the gateway running there? name another one with --target",
+    grpc.StatusCode.UNAVAILABLE: "is the gateway running there, and do both sides use TLS (--tls) or neither? "
+    "name another one with --target",
     grpc.StatusCode.UNIMPLEMENTED: "is this the address of a Job Gateway? name another one with --target",
 }
 

@@ -76,21 +76,20 @@ class RestClient:
         headers: Mapping[str, str],
         body: bytes | None = None,
     ) -> Answer:
-        answer = await transport.exchange(
-            method,
-            self._base + path,
-            {
-                "accept": "application/json",
-                # Results are large and the mesh is near: compression would cost more than it saves.
-                "accept-encoding": "identity",
-                "user-agent": f"jobgateway/{__version__}",
-                **({} if body is None else {"content-type": "application/json"}),
-                **headers,
-                **credential.headers(),
-            },
-            body,
-            credential.poll_key,
-        )
+        common = {
+            "accept": "application/json",
+            # Results are large and the mesh is near: compression would cost more than it saves.
+            "accept-encoding": "identity",
+            "user-agent": f"jobgateway/{__version__}",
+            **({} if body is None else {"content-type": "application/json"}),
+            **headers,
+        }
+        owner = credential.poll_key
+        authorization = credential.headers()
+        answer = await transport.exchange(method, self._base + path, common | authorization, body, owner)
+        if answer.status == 401 and (renewed := credential.headers()) != authorization:
+            # The token was exchanged meanwhile. A 401 is a certain refusal, so that a POST may be sent again too.
+            answer = await transport.exchange(method, self._base + path, common | renewed, body, owner)
         if not 200 <= answer.status < 300:
             raise await _off_the_loop(answer, lambda: read_error(answer, self._now(), credential.redact))
         return answer
