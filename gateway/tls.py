@@ -95,7 +95,9 @@ def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
     except OSError as error:
         if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
             raise FileUnusable(KEY, f"the key does not belong to the certificate of {CERT}") from error
-        raise FileUnusable(KEY, f"{key} holds no private key in PEM that can be used without a password") from error
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        why = f"{key} is no private key, in PEM without a password, that the certificate can be used with ({reason})"
+        raise FileUnusable(KEY, why) from error
     # The standard library shows a certificate only to the other side of a handshake.
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False

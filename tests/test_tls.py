@@ -143,8 +143,8 @@ def emptied(good: Certificate) -> Certificate:
 BROKEN: dict[Callable[[Certificate], Certificate], str] = {
     half_written: f"{CERT}: .* holds no certificate in PEM that can be read",
     emptied: f"{CERT}: .* holds no certificate in PEM that can be read",
-    half_a_key: f"{KEY}: .* holds no private key in PEM that can be used without a password",
-    locked: f"{KEY}: .* holds no private key in PEM that can be used without a password",
+    half_a_key: f"{KEY}: .* is no private key, in PEM without a password,",
+    locked: f"{KEY}: .* is no private key, in PEM without a password,",
     mismatched: f"{KEY}: the key does not belong to the certificate of {CERT}",
 }
 
