@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Certificate chains, bundles of authorities and tokens are all smaller.
-MAX_FILE_BYTES = 4 << 20
-
 _log = structlog.get_logger()
 
 
@@ -76,8 +73,7 @@ class LastGood(Generic[T]):
         contents = {}
         for variable, path in self._files.items():
             try:
-                with path.open("rb", buffering=0) as file:
-                    contents[variable] = file.read(MAX_FILE_BYTES)
+                contents[variable] = path.read_bytes()
             except OSError as error:
                 return f"{variable}: {path} cannot be read: {error.strerror}"
         return contents

@@ -25,10 +25,15 @@ class OwnToken:
         self._file = LastGood({TOKEN_FILE: file}, _read)
         self._tokens = deque([self._file.latest()], REMEMBERED_TOKENS)
 
+    @property
+    def last(self) -> str:
+        """The token as it was used last."""
+        return self._tokens[-1]
+
     def now(self) -> str:
         """The token as the file has it now, or had it last when it was usable."""
         token = self._file.latest()
-        if token != self._tokens[-1]:
+        if token != self.last:
             self._tokens.append(token)
         return token
 
@@ -51,7 +56,7 @@ class _OwnCredential(Credential):
 
     def __init__(self, own: OwnToken, caller: str) -> None:
         # No token of a caller's has a space, so that none has these keys.
-        super().__init__(own.now(), poll=f"own token {own.source}", caller=f"own token {own.source} for {caller}")
+        super().__init__(own.last, poll=f"own token {own.source}", caller=f"own token {own.source} for {caller}")
         self._own = own
 
     def headers(self) -> dict[str, str]:
