@@ -71,7 +71,7 @@ class Certificates:
     def _load(self, contents: Mapping[str, bytes]) -> _Loaded:
         expires, doubt = _inspect(self._paths[CERT], self._paths[KEY])
         if CLIENT_CA in self._paths:
-            _authorities(self._paths[CLIENT_CA], CLIENT_CA)
+            _trusting(self._paths[CLIENT_CA], CLIENT_CA)
         configuration = grpc.ssl_server_certificate_configuration(
             [(contents[KEY], contents[CERT])], root_certificates=contents.get(CLIENT_CA)
         )
@@ -87,8 +87,8 @@ def _tell(loaded: _Loaded) -> None:
 
 def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
     """When a certificate expires, or why a client would refuse it. Raises `FileUnusable` for no pair."""
+    client = _trusting(cert, CERT)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _authorities(cert, CERT)
     try:
         # Without a password OpenSSL would ask the terminal for one.
         server.load_cert_chain(cert, key, password="")
@@ -98,12 +98,8 @@ def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
         why = f"{key} is no private key, in PEM without a password, that the certificate can be used with ({reason})"
         raise FileUnusable(KEY, why) from error
-    # The standard library shows a certificate only to the other side of a handshake.
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    client.load_verify_locations(cert)
     try:
+        # The standard library shows a certificate only to the other side of a handshake.
         shown = _handshake(server, client)
     except ssl.SSLCertVerificationError as error:
         return None, error.verify_message
@@ -112,11 +108,16 @@ def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
     return str(shown.get("notAfter")), None
 
 
-def _authorities(path: Path, variable: str) -> None:
+def _trusting(path: Path, variable: str) -> ssl.SSLContext:
+    """The client's side of TLS that trusts each certificate in a file. Raises `FileUnusable` where there is none."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        client.load_verify_locations(path)
     except OSError as error:
         raise FileUnusable(variable, f"{path} holds no certificate in PEM that can be read") from error
+    return client
 
 
 def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> Mapping[str, Any]:
