@@ -15,6 +15,7 @@ from gateway.admission import draining
 from gateway.credential import read_credential
 from gateway.errors import GatewayError, LimitReached, RequestInvalid, SubmitOutcomeUnknown
 from gateway.status import ending_of
+from gateway.tls import peer_of, printable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.admission import Admission
     from gateway.clock import Clock
     from gateway.credential import Credential
+    from gateway.own_token import OwnToken
 
     Handler = Callable[[bytes, ServicerContext[Any, Any]], Awaitable[Any]]
 
@@ -100,11 +102,15 @@ async def _cancel_this_task() -> None:
 
 
 class Boundary:
-    """Makes handlers for grpc.aio of methods that take a request and a `Call` and raise `GatewayError`."""
+    """Makes handlers for grpc.aio of methods that take a request and a `Call` and raise `GatewayError`.
 
-    def __init__(self, admission: Admission, clock: Clock) -> None:
+    `own_token` is what callers get that bring none.
+    """
+
+    def __init__(self, admission: Admission, clock: Clock, own_token: OwnToken | None = None) -> None:
         self._admission = admission
         self._clock = clock
+        self._own_token = own_token
         self._calls: set[Call] = set()
 
     def handler(
@@ -117,14 +123,15 @@ class Boundary:
 
         async def handle(data: bytes, context: ServicerContext[Any, Any]) -> Any:
             began = self._clock.monotonic()
-            log = _log.bind(method=name)
+            peer = peer_of(context)
+            log = _log.bind(method=name, **({"peer": printable(peer)} if peer else {}))
             call = None
             try:
                 with self._admission.enter(watch=watch) as visit:
                     metadata = _by_name(context)
                     headers = _passed_through(metadata)
                     log = log.bind(**headers)
-                    call = Call(context, read_credential(metadata.get("authorization", [])), headers)
+                    call = Call(context, self._credential(metadata, peer), headers)
                     visit.belongs_to(call.credential.caller_key, len(data))
                     self._calls.add(call)
                     answer = await method(_parse(request, data), call)
@@ -159,6 +166,12 @@ class Boundary:
             return await context.abort(ending.code, ending.message, ending.trailers)
 
         return handle
+
+    def _credential(self, metadata: dict[str, list[str | bytes]], peer: str) -> Credential:
+        values = metadata.get("authorization", [])
+        if not values and self._own_token is not None:
+            return self._own_token.credential(peer)
+        return read_credential(values)
 
     def end_calls(self) -> None:
         """Ends all calls that are inside: with DRAINING, or as an unknown outcome where one may have sent a job."""

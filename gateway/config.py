@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -47,6 +48,23 @@ def _listen(value: str) -> str:
         raise ValueError("it is HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051")
     return value
 
+
+def _is_loopback(listen: str) -> bool:
+    host = listen.rpartition(":")[0].strip("[]").lower()
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _file(value: Path | None) -> Path | None:
+    # pydantic takes an empty text for the folder that the process runs in.
+    if value is not None and not value.name:
+        raise ValueError("it is the path of a file")
+    return value
+
+
+_File = Annotated[Path | None, AfterValidator(_file)]
 
 # Scheme, host, port, path.
 _URL = re.compile(r"https?://(\[[^\]]*\]|[^/:@?#\[\]]*)(?::(\d{1,5}))?(?:/[!-~]*)?", re.IGNORECASE | re.ASCII)
@@ -136,7 +154,52 @@ class Settings(BaseSettings):
     submissions_per_second: float = Field(
         1_000.0, ge=0.1, le=100_000, description="How often one credential may send a job; what is over is refused."
     )
+    tls_cert_file: _File = Field(
+        None, description="The certificate of the listener and its chain, in PEM. Read again when it changes."
+    )
+    tls_key_file: _File = Field(None, description="The certificate's private key, in PEM without a password.")
+    tls_client_ca_file: _File = Field(
+        None, description="The authorities, in PEM, whose certificates callers must show. Without it they need none."
+    )
+    allow_plaintext: bool = Field(
+        False,
+        description="`true` serves other addresses than loopback without TLS, which a mesh sidecar then has to add.",
+    )
+    upstream_token_file: _File = Field(
+        None, description="The token for callers that bring none. Needs a client CA, or a listener on loopback."
+    )
+    max_connection_age_seconds: float = Field(
+        3600.0,
+        ge=1,
+        le=86_400,
+        description="How long a connection takes new calls, give or take a tenth; calls on it go on to their end.",
+    )
     log_format: Literal["json", "text"] = Field("json", description="`json` or `text`, a line each, on standard error.")
+
+    @model_validator(mode="after")
+    def _encrypted_off_the_machine(self) -> Self:
+        cert, key, client_ca = (f"{PREFIX}TLS_{name}_FILE" for name in ("CERT", "KEY", "CLIENT_CA"))
+        if self.tls_cert_file is not None and self.tls_key_file is None:
+            raise ValueError(f"{key}: it is required with {cert}, and not set")
+        if self.tls_key_file is not None and self.tls_cert_file is None:
+            raise ValueError(f"{cert}: it is required with {key}, and not set")
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            raise ValueError(f"{cert}: it is required with {client_ca}, and not set")
+        if self.tls_cert_file is None and not (self.allow_plaintext or _is_loopback(self.listen)):
+            raise ValueError(
+                f"{PREFIX}LISTEN: {self.listen} is not loopback, and tokens would cross the network in plain text: set "
+                f"{cert} and {key}, or {PREFIX}ALLOW_PLAINTEXT=true where a mesh sidecar ends TLS in front of it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _own_token_for_known_callers(self) -> Self:
+        if self.upstream_token_file is None or self.tls_client_ca_file is not None or _is_loopback(self.listen):
+            return self
+        raise ValueError(
+            f"{PREFIX}UPSTREAM_TOKEN_FILE: whoever reaches {self.listen} could use the gateway's token: set "
+            f"{PREFIX}TLS_CLIENT_CA_FILE, so that callers show who they are, or listen on loopback"
+        )
 
     @model_validator(mode="after")
     def _intervals(self) -> Self:

@@ -9,7 +9,8 @@ import secrets
 from gateway.errors import CredentialInvalid
 
 # RFC 6750's b64token is narrower, but no form of VIKTOR's tokens is documented: any visible ASCII passes.
-BEARER = re.compile(r"bearer +([!-~]{1,4096})", re.IGNORECASE)
+TOKEN = re.compile(r"[!-~]{1,4096}")
+BEARER = re.compile(rf"bearer +({TOKEN.pattern})", re.IGNORECASE)
 
 # A shorter text is no secret, and stands in ordinary words.
 SHORTEST_SECRET = 6
@@ -18,21 +19,19 @@ _PROCESS_KEY = secrets.token_bytes(32)
 
 
 class Credential:
-    """A caller's bearer token.
+    """A bearer token.
 
     `poll_key` is what polls are shared by, `caller_key` whose request_ids and limits they are: both keyed hashes,
-    so that no token serves as a key anywhere.
+    so that no token serves as a key anywhere. `poll` and `caller` are what they are made of, where that is not the
+    token itself.
     """
 
     __slots__ = ("_token", "caller_key", "poll_key")
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, *, poll: str | None = None, caller: str | None = None) -> None:
         self._token = token
-        self.poll_key = self._key(b"poll")
-        self.caller_key = self._key(b"caller")
-
-    def _key(self, purpose: bytes) -> bytes:
-        return hashlib.blake2b(self._token.encode(), key=_PROCESS_KEY, person=purpose, digest_size=16).digest()
+        self.poll_key = _key(b"poll", token if poll is None else poll)
+        self.caller_key = _key(b"caller", token if caller is None else caller)
 
     def headers(self) -> dict[str, str]:
         """The headers that an upstream request bears, read anew for each request."""
@@ -40,10 +39,19 @@ class Credential:
 
     def redact(self, text: str) -> str:
         """`text` with the token taken out, for what the upstream may echo."""
-        return text.replace(self._token, "[redacted]") if len(self._token) >= SHORTEST_SECRET else text
+        return redact(text, self._token)
 
     def __repr__(self) -> str:
         return "Credential(...)"
+
+
+def redact(text: str, token: str) -> str:
+    """`text` with `token` taken out, unless that is too short to be a secret."""
+    return text.replace(token, "[redacted]") if len(token) >= SHORTEST_SECRET else text
+
+
+def _key(purpose: bytes, text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), key=_PROCESS_KEY, person=purpose, digest_size=16).digest()
 
 
 def read_credential(values: list[str | bytes]) -> Credential:

@@ -21,10 +21,12 @@ from gateway.call import Boundary
 from gateway.clock import SystemClock, TimeLimit
 from gateway.events import JobState, same_state
 from gateway.outgoing import Outgoing
+from gateway.own_token import OwnToken
 from gateway.rates import Rates
 from gateway.rest import RestClient, TimeLimits, Transport
 from gateway.service import JobService
 from gateway.submit import MemoryStore, Submitter
+from gateway.tls import Certificates
 from gateway.watch import Cadence, Hub, Rules
 
 if TYPE_CHECKING:
@@ -69,6 +71,8 @@ OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.keepalive_time_ms", PING_EVERY_MS),
     ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+    # Of the two it is this one that ends a connection, after 60 seconds where it is not set (measured).
+    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_MS),
@@ -80,7 +84,10 @@ _log = structlog.get_logger()
 
 
 class Gateway:
-    """A gateway that can be started and stopped once."""
+    """A gateway that can be started and stopped once.
+
+    Raises `ConfigError` where a file that a setting names is no use.
+    """
 
     def __init__(self, settings: Settings) -> None:
         clock = SystemClock()
@@ -95,7 +102,8 @@ class Gateway:
             calls_per_second=settings.calls_per_second,
             large_requests_bytes=LARGE_REQUESTS_BYTES,
         )
-        self._boundary = Boundary(self._admission, clock)
+        own_token = OwnToken(settings.upstream_token_file) if settings.upstream_token_file else None
+        self._boundary = Boundary(self._admission, clock, own_token)
         budget = Budget(LARGE_ANSWERS_BYTES)
         self._rest = _rest_client(settings, budget)
         rules = Rules(
@@ -117,12 +125,14 @@ class Gateway:
             outgoing=Outgoing(budget, LARGE_MESSAGES_BYTES),
         )
         self._health = health.aio.HealthServicer()
+        self._certificates = _certificates(settings)
         self._server: grpc.aio.Server | None = None
         self.address = ""
 
     async def start(self) -> None:
         """Serves. Raises `OSError` where the address cannot be bound."""
-        server = grpc.aio.server(options=OPTIONS)
+        max_age = ("grpc.max_connection_age_ms", round(self._settings.max_connection_age_seconds * 1000))
+        server = grpc.aio.server(options=(*OPTIONS, max_age))
         server.add_generic_rpc_handlers((_handlers(self._service, self._boundary),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
@@ -131,7 +141,10 @@ class Gateway:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         listen = self._settings.listen
         try:
-            port = server.add_insecure_port(listen)
+            if self._certificates is None:
+                port = server.add_insecure_port(listen)
+            else:
+                port = server.add_secure_port(listen, self._certificates.credentials())
         except RuntimeError as error:
             raise OSError(f"JOBGATEWAY_LISTEN: {listen} cannot be bound: {_why_not_bound(listen)}") from error
         self.address = f"{listen.rpartition(':')[0]}:{port}"
@@ -193,6 +206,12 @@ def _why_not_bound(listen: str) -> str:
     return "the reason has passed"
 
 
+def _certificates(settings: Settings) -> Certificates | None:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return Certificates(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
+
+
 def _rest_client(settings: Settings, budget: Budget) -> RestClient:
     silence = settings.upstream_timeout_seconds
     reads = Transport(
@@ -227,7 +246,7 @@ def _handlers(service: JobService, boundary: Boundary) -> grpc.GenericRpcHandler
 async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then drains; a second signal leaves at once.
 
-    Raises `OSError` where the address cannot be bound.
+    Raises `OSError` where the address cannot be bound, and `ConfigError` where a file that a setting names is no use.
     """
     logs.configure(settings.log_format)
     stopping = asyncio.Event()

@@ -29,6 +29,12 @@ DEFAULTS: dict[str, Any] = {
     "CALLS_PER_SECOND": 200.0,
     "POLLS_PER_SECOND": 1000.0,
     "SUBMISSIONS_PER_SECOND": 1000.0,
+    "TLS_CERT_FILE": None,
+    "TLS_KEY_FILE": None,
+    "TLS_CLIENT_CA_FILE": None,
+    "ALLOW_PLAINTEXT": False,
+    "UPSTREAM_TOKEN_FILE": None,
+    "MAX_CONNECTION_AGE_SECONDS": 3600.0,
     "LOG_FORMAT": "json",
 }
 
@@ -67,8 +73,9 @@ def test_every_setting_but_the_upstream_has_a_default() -> None:
         ("UPSTREAM_URL", "http://127.0.0.1:8080", "http://127.0.0.1:8080"),
         ("UPSTREAM_URL", "HTTPS://Viktor.example.com./a/b/", "HTTPS://Viktor.example.com./a/b/"),
         ("UPSTREAM_URL", "http://[::1]:8080/api", "http://[::1]:8080/api"),
-        ("LISTEN", "0.0.0.0:0", "0.0.0.0:0"),
-        ("LISTEN", "[::]:50051", "[::]:50051"),
+        ("LISTEN", "127.1.2.3:0", "127.1.2.3:0"),
+        ("LISTEN", "[::1]:50051", "[::1]:50051"),
+        ("LISTEN", "LocalHost:1", "LocalHost:1"),
         ("LISTEN", "localhost:65535", "localhost:65535"),
         ("POLL_INTERVAL_MIN_SECONDS", "0.01", 0.01),
         ("POLL_INTERVAL_MAX_SECONDS", "3600", 3600.0),
@@ -83,6 +90,9 @@ def test_every_setting_but_the_upstream_has_a_default() -> None:
         ("CALLS_PER_SECOND", "0.5", 0.5),
         ("POLLS_PER_SECOND", "0.1", 0.1),
         ("SUBMISSIONS_PER_SECOND", "100000", 100_000.0),
+        ("ALLOW_PLAINTEXT", "true", True),
+        ("UPSTREAM_TOKEN_FILE", "/run/token", Path("/run/token")),
+        ("MAX_CONNECTION_AGE_SECONDS", "1", 1.0),
         ("LOG_FORMAT", "text", "text"),
     ],
 )
@@ -130,6 +140,12 @@ WRONG = {
     "CALLS_PER_SECOND": ["", "0", "nan", "inf", "100001"],
     "POLLS_PER_SECOND": ["", "0", "nan", "inf", "100001"],
     "SUBMISSIONS_PER_SECOND": ["", "0", "-1", "nan", "100001"],
+    "TLS_CERT_FILE": ["", "/"],
+    "TLS_KEY_FILE": ["", "."],
+    "TLS_CLIENT_CA_FILE": ["", "/"],
+    "ALLOW_PLAINTEXT": ["", "yes please", "2"],
+    "UPSTREAM_TOKEN_FILE": ["", "/"],
+    "MAX_CONNECTION_AGE_SECONDS": ["", "0", "0.9", "nan", "inf", "86401"],
     "LOG_FORMAT": ["", "JSON", "yaml"],
 }
 
@@ -170,15 +186,62 @@ def test_a_longest_interval_below_the_shortest_is_refused(environment: pytest.Mo
     )
 
 
+TLS = {"TLS_CERT_FILE": "c.pem", "TLS_KEY_FILE": "k.pem"}
+MTLS = TLS | {"TLS_CLIENT_CA_FILE": "ca.pem"}
+ANYWHERE = {"LISTEN": "0.0.0.0:50051"}
+PLAINTEXT = {"ALLOW_PLAINTEXT": "true"}
+OWN_TOKEN = {"UPSTREAM_TOKEN_FILE": "token"}
+
+
+@pytest.mark.parametrize(
+    "together",
+    [
+        *(TLS, MTLS, TLS | ANYWHERE, MTLS | ANYWHERE, PLAINTEXT | ANYWHERE, TLS | PLAINTEXT, OWN_TOKEN),
+        *(OWN_TOKEN | TLS, OWN_TOKEN | MTLS, OWN_TOKEN | MTLS | ANYWHERE, {"LISTEN": "[::1]:1"}),
+    ],
+)
+def test_settings_that_go_together(environment: pytest.MonkeyPatch, together: dict[str, str]) -> None:
+    for name, text in together.items():
+        environment.setenv(PREFIX + name, text)
+    load()
+
+
+@pytest.mark.parametrize(
+    ("together", "why"),
+    [
+        ({"TLS_CERT_FILE": "c.pem"}, "TLS_KEY_FILE: it is required with JOBGATEWAY_TLS_CERT_FILE, and not set"),
+        ({"TLS_KEY_FILE": "k.pem"}, "TLS_CERT_FILE: it is required with JOBGATEWAY_TLS_KEY_FILE, and not set"),
+        ({"TLS_CLIENT_CA_FILE": "a.pem"}, "TLS_CERT_FILE: it is required with JOBGATEWAY_TLS_CLIENT_CA_FILE, and no"),
+        (ANYWHERE, "LISTEN: 0.0.0.0:50051 is not loopback, and tokens would .*_ALLOW_PLAINTEXT=true where a mesh side"),
+        (ANYWHERE | {"ALLOW_PLAINTEXT": "false"}, "LISTEN: 0.0.0.0:50051 is not loopback"),
+        (OWN_TOKEN | ANYWHERE | PLAINTEXT, "UPSTREAM_TOKEN_FILE: whoever reaches .*_TLS_CLIENT_CA_FILE, so that"),
+        (OWN_TOKEN | ANYWHERE | TLS, "UPSTREAM_TOKEN_FILE: whoever reaches 0.0.0.0:50051 could use"),
+        *(
+            ({"LISTEN": listen}, f"LISTEN: {re.escape(listen)} is not loopback")
+            for listen in (
+                "[::]:1",
+                "10.0.0.1:1",
+                "127.1:1",
+                "gateway:1",
+                "localhost.example:1",
+                "[::ffff:127.0.0.1]:1",
+            )
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    environment: pytest.MonkeyPatch, together: dict[str, str], why: str
+) -> None:
+    for name, text in together.items():
+        environment.setenv(PREFIX + name, text)
+    message = refusal()
+    assert re.match(PREFIX + why, message), message
+
+
 def test_settings_do_not_change() -> None:
     settings = load()
     with pytest.raises(ValidationError):
         settings.max_calls = 5  # type: ignore[misc]
-
-
-def _default(name: str) -> str:
-    field = Settings.model_fields[name]
-    return "" if field.is_required() or field.default is None else f"`{field.default}`"
 
 
 def _range(name: str) -> str:
@@ -188,9 +251,16 @@ def _range(name: str) -> str:
     return ""
 
 
+def _default(field: Any) -> str:
+    if field.is_required() or field.default is None:
+        return ""
+    # As it would be set.
+    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+
+
 def test_the_documentation_lists_each_setting_as_it_is() -> None:
     rows = [
-        f"| `{PREFIX}{name.upper()}` | {_default(name)} | {_range(name)} | {field.description} |"
+        f"| `{PREFIX}{name.upper()}` | {_default(field)} | {_range(name)} | {field.description} |"
         for name, field in Settings.model_fields.items()
     ]
     documented = [line for line in DOCS.read_text().splitlines() if line.startswith(f"| `{PREFIX}")]

@@ -24,6 +24,7 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 
 from gateway.config import Settings
 from gateway.server import OPTIONS, Gateway
+from tests.support.certificates import Authority, Mounted
 from tests.support.gateways import BEARER, TOKEN, Failure, running, stub
 from tests.support.raw import raw_call
 from tests.support.upstream import Connection, ScriptedUpstream, answer
@@ -207,6 +208,35 @@ async def test_a_wrong_setting_ends_the_start_with_one_line() -> None:
     assert child.returncode not in (0, None)
     (line,) = stderr.decode().strip().splitlines()
     assert "JOBGATEWAY_MAX_CALLS" in line
+
+
+@pytest.mark.parametrize("name", ["tls_cert_file", "upstream_token_file"])
+async def test_a_file_that_is_no_use_ends_the_start_with_one_line(tmp_path: Path, name: str) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    settings = {name: nowhere} | ({"tls_key_file": nowhere} if name == "tls_cert_file" else {})
+    child = await spawn(upstream_url="http://127.0.0.1:1", **settings)
+    _, stderr = await child.communicate()
+    assert child.returncode == 2
+    assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {nowhere} cannot be read: No such file or directory\n"
+
+
+async def test_handshakes_that_fail_leave_no_line_of_grpcs_own_in_the_log(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    authority, files = Authority(), Mounted(tmp_path)
+    files.put(authority.server())
+    async with process(upstream, tls_cert_file=str(files.cert), tls_key_file=str(files.key)) as server:
+        host, _, port = (await server.logged("serving"))["address"].rpartition(":")
+        files.put(authority.server())
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            await reader.read()
+            writer.close()
+        server.signal(signal.SIGTERM)
+        assert await server.end() == 0  # each line was JSON
+    events = [line["event"] for line in server.lines]
+    assert events == ["certificate in use", "serving", "files changed", "certificate in use", "draining", "stopped"]
 
 
 async def test_text_logs_are_lines_too(upstream: ScriptedUpstream) -> None:

@@ -20,6 +20,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # A ping a minute finds a connection that died in silence, also while a call waits without any message.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
     # A watch sends nothing for hours, and gRPC would stop pinging after two pings without data.
     ("grpc.http2.max_pings_without_data", 0),
     # Channels of one process share connections, so that a new one would come back to a gateway that drains.
@@ -31,13 +32,18 @@ class TokenUnusable(Exception):
     """There is no token that a call could bear; the text says why, and never what the token is."""
 
 
+def token_given(file: Path | None) -> bool:
+    """Whether a file or the environment variable JOBGATEWAY_TOKEN gives a token."""
+    return file is not None or bool(os.environ.get("JOBGATEWAY_TOKEN"))
+
+
 def read_token(file: Path | None) -> str:
     """The token in a file, or else in the environment variable JOBGATEWAY_TOKEN.
 
     Raises `TokenUnusable` where there is none, or it cannot be sent.
     """
     environment = os.environ.get("JOBGATEWAY_TOKEN", "")
-    if file is None and not environment:
+    if not token_given(file):
         raise TokenUnusable("no token: set JOBGATEWAY_TOKEN, or name a file that holds it with --token-file")
     try:
         token = file.read_text("ascii").rstrip("\r\n") if file else environment
@@ -66,15 +72,19 @@ class Deadline:
 
 
 class Client:
-    """A caller of one gateway, under one token."""
+    """A caller of one gateway, under one token or, where that is None, the gateway's own; over TLS with `tls`."""
 
-    def __init__(self, target: str, token: str) -> None:
+    def __init__(self, target: str, token: str | None, tls: grpc.ChannelCredentials | None = None) -> None:
         self.target = target
-        self.metadata = (("authorization", f"Bearer {token}"),)
+        self.metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        self._tls = tls
         self._connect()
 
     def _connect(self) -> None:
-        self._channel = grpc.insecure_channel(self.target, options=CHANNEL_OPTIONS)
+        if self._tls is None:
+            self._channel = grpc.insecure_channel(self.target, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(self.target, self._tls, options=CHANNEL_OPTIONS)
         self.stub = pb_grpc.JobServiceStub(self._channel)
 
     def reconnect(self) -> None:

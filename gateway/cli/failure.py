@@ -14,6 +14,7 @@ _LONGEST_FOREIGN_MESSAGE = 200
 _LONGEST_RETRY_DELAY = 86_400.0
 # How gRPC begins where there was no connection to send anything over, and where the server's did not take it.
 _NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
+_HANDSHAKE_FAILED = "OPENSSL_internal:"
 _NOT_TAKEN = "SERVER: Received message larger than max"
 _KINDS = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
 
@@ -113,7 +114,8 @@ _BY_REASON = {
 }
 
 _NOT_FROM_GATEWAY = {
-    grpc.StatusCode.UNAVAILABLE: "is the gateway running there? name another one with --target",
+    grpc.StatusCode.UNAVAILABLE: "is the gateway running there, and do both sides use TLS (--tls) or neither? "
+    "name another one with --target",
     grpc.StatusCode.UNIMPLEMENTED: "is this the address of a Job Gateway? name another one with --target",
 }
 
@@ -145,5 +147,8 @@ def _cause(message: str) -> str:
     """What of gRPC's own message is the cause, where it is one about connecting: what comes last in it."""
     if not message.startswith(_NOT_CONNECTED):
         return message
+    _, failed, cause = message.partition(_HANDSHAKE_FAILED)
+    if failed:
+        return cause.removesuffix(": OK")
     _, found, cause = message.rpartition("remote host: ")
     return cause if found else message.rpartition(": ")[2].rstrip("]")

@@ -85,7 +85,7 @@ class JobOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CallOptions(Options):
-    """Which gateway to call, under which token, and for how long."""
+    """Which gateway to call, how and under which token, and for how long."""
 
     target: Annotated[str, _call(envvar="JOBGATEWAY_TARGET", metavar="HOST:PORT", help="The gateway.")] = DEFAULT_TARGET
     token_file: Annotated[
@@ -95,6 +95,22 @@ class CallOptions(Options):
             help="Take the token from this file instead of the variable JOBGATEWAY_TOKEN.",
             show_default=False,
         ),
+    ] = None
+    tls: Annotated[bool, _call("--tls", help="Use TLS. So do the three options below.")] = False
+    ca_file: Annotated[
+        Path | None,
+        _call(metavar="FILE", help="Trust these authorities (PEM) instead of the usual ones.", show_default=False),
+    ] = None
+    cert_file: Annotated[
+        Path | None,
+        _call(
+            metavar="FILE",
+            help="Show this certificate (PEM). With it a token may be left out, where the gateway has one of its own.",
+            show_default=False,
+        ),
+    ] = None
+    key_file: Annotated[
+        Path | None, _call(metavar="FILE", help="The certificate's private key (PEM).", show_default=False)
     ] = None
     deadline: Deadline = None
 

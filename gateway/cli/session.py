@@ -13,29 +13,28 @@ from typing import NoReturn
 import typer
 
 from gateway.cli import show
-from gateway.cli.client import Client, Deadline, TokenUnusable, read_token
+from gateway.cli.client import Client, Deadline, TokenUnusable, read_token, token_given
 from gateway.cli.exits import BROKEN_PIPE, CALL_FAILED, INTERRUPTED, USAGE
 from gateway.cli.failure import CallFailed, Failure
 from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, OutputOptions
 from gateway.cli.result import Result, ResultBroken
+from gateway.cli.tls import TlsUnusable, channel_credentials
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a client command works with; `token_file` is where the token came from, None for the environment."""
+    """What a client command works with; `connection` are the options by which another would connect as this one."""
 
     client: Client
     deadline: Deadline
-    token_file: Path | None = None
+    connection: tuple[str, ...] = ()
 
     def watch_command(self, uid: int) -> str:
         """The command that watches a job as this one would."""
         command = ["jobgateway", "watch", str(uid)]
         if self.client.target != DEFAULT_TARGET:
             command += ["--target", self.client.target]
-        if self.token_file:
-            command += ["--token-file", str(self.token_file)]
-        return shlex.join(command)
+        return shlex.join([*command, *self.connection])
 
 
 @contextmanager
@@ -47,12 +46,14 @@ def session(call: CallOptions, shown: OutputOptions | None = None) -> Iterator[S
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
-        token = read_token(call.token_file)
-    except TokenUnusable as error:
+        tls = channel_credentials(call)
+        # A caller with a certificate is known without a token, and a gateway may have one of its own for it.
+        token = read_token(call.token_file) if token_given(call.token_file) or call.cert_file is None else None
+    except (TlsUnusable, TokenUnusable) as error:
         usage_error(str(error))
-    with Client(call.target, token) as client:
+    with Client(call.target, token, tls) as client:
         try:
-            yield Session(client, Deadline(call.deadline), call.token_file)
+            yield Session(client, Deadline(call.deadline), _connection(call))
         except CallFailed as failed:
             show_failure(failed.failure, call.target)
             raise typer.Exit(CALL_FAILED) from failed
@@ -65,6 +66,17 @@ def session(call: CallOptions, shown: OutputOptions | None = None) -> Iterator[S
         except BrokenPipeError as error:
             _silence_standard_output()
             raise typer.Exit(BROKEN_PIPE) from error
+
+
+def _connection(call: CallOptions) -> tuple[str, ...]:
+    files = {
+        "--token-file": call.token_file,
+        "--ca-file": call.ca_file,
+        "--cert-file": call.cert_file,
+        "--key-file": call.key_file,
+    }
+    named = (word for option, file in files.items() if file for word in (option, str(file)))
+    return (*(["--tls"] if call.tls else []), *named)
 
 
 def show_failure(failure: Failure, target: str) -> None:

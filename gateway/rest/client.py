@@ -81,22 +81,25 @@ class RestClient:
         body: bytes | None = None,
         pause: Pause = nullcontext,
     ) -> Answer:
-        answer = await transport.exchange(
-            method,
-            self._base + path,
-            {
-                "accept": "application/json",
-                # Results are large and the mesh is near: compression would cost more than it saves.
-                "accept-encoding": "identity",
-                "user-agent": f"jobgateway/{__version__}",
-                **({} if body is None else {"content-type": "application/json"}),
-                **headers,
-                **credential.headers(),
-            },
-            body,
-            owner=credential.poll_key,
-            pause=pause,
-        )
+        common = {
+            "accept": "application/json",
+            # Results are large and the mesh is near: compression would cost more than it saves.
+            "accept-encoding": "identity",
+            "user-agent": f"jobgateway/{__version__}",
+            **({} if body is None else {"content-type": "application/json"}),
+            **headers,
+        }
+
+        async def exchange(authorization: dict[str, str]) -> Answer:
+            headers = common | authorization
+            owner = credential.poll_key
+            return await transport.exchange(method, self._base + path, headers, body, owner=owner, pause=pause)
+
+        authorization = credential.headers()
+        answer = await exchange(authorization)
+        if answer.status == 401 and (renewed := credential.headers()) != authorization:
+            # The token was exchanged meanwhile. A 401 is a certain refusal, so that a POST may be sent again too.
+            answer = await exchange(renewed)
         if not 200 <= answer.status < 300:
             raise await _off_the_loop(answer, lambda: read_error(answer, self._now(), credential.redact))
         return answer

@@ -15,6 +15,10 @@ from gateway.server import Gateway
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from grpc.aio import Channel
+
+    from tests.support.certificates import Certificate
+
 TOKEN = "vktrpat_a-token-for-tests"
 BEARER = (("authorization", f"Bearer {TOKEN}"),)
 
@@ -30,6 +34,16 @@ async def running(upstream_url: str, **settings: Any) -> AsyncIterator[Gateway]:
         yield gateway
     finally:
         await gateway.stop(grace=0)
+
+
+@asynccontextmanager
+async def tls_channel(gateway: Gateway, ca: bytes, certificate: Certificate | None = None) -> AsyncIterator[Channel]:
+    """A channel of its own, over TLS; with `certificate` the client shows that."""
+    shown = {"certificate_chain": certificate.chain, "private_key": certificate.key} if certificate else {}
+    credentials = grpc.ssl_channel_credentials(ca, **shown)
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    async with grpc.aio.secure_channel(gateway.address, credentials, options=options) as channel:
+        yield channel
 
 
 @asynccontextmanager

@@ -1,0 +1,152 @@
+"""The listener's certificates, read anew when they change on disk, and who the caller's certificate says it is."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import structlog
+
+from gateway.files import FileUnusable, LastGood
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from grpc.aio import ServicerContext
+
+CERT, KEY, CLIENT_CA = "JOBGATEWAY_TLS_CERT_FILE", "JOBGATEWAY_TLS_KEY_FILE", "JOBGATEWAY_TLS_CLIENT_CA_FILE"
+
+# What names a caller, the best first: the SPIFFE id of its certificate, else the whole subject, else its names.
+IDENTITIES = ("peer_spiffe_id", "x509_subject", "x509_subject_alternative_name")
+
+# In characters.
+MAX_SHOWN_PEER = 256
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """`expires` is as the certificate says it; `doubt` is why a client would refuse it, where one would."""
+
+    configuration: Any
+    expires: str | None
+    doubt: str | None
+
+
+class Certificates:
+    """The certificate, its key, and the authority of clients, if they have to show a certificate too.
+
+    Raises `ConfigError` where they cannot be used.
+    """
+
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
+        self._paths = {CERT: cert, KEY: key} | ({CLIENT_CA: client_ca} if client_ca else {})
+        self._files = LastGood(self._paths, self._load)
+        self._used = self._files.latest()
+        self._lock = threading.Lock()
+        _tell(self._used)
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """What a port of grpc takes; it asks for each handshake whether something has changed."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._used.configuration, self._fetch, require_client_authentication=CLIENT_CA in self._paths
+        )
+
+    def _fetch(self) -> Any:
+        # In threads of grpc, several at once. None: go on as before.
+        with self._lock:
+            latest = self._files.latest()
+            if latest is self._used:
+                return None
+            self._used = latest
+            _tell(latest)
+            return latest.configuration
+
+    def _load(self, contents: Mapping[str, bytes]) -> _Loaded:
+        expires, doubt = _inspect(self._paths[CERT], self._paths[KEY])
+        if CLIENT_CA in self._paths:
+            _trusting(self._paths[CLIENT_CA], CLIENT_CA)
+        configuration = grpc.ssl_server_certificate_configuration(
+            [(contents[KEY], contents[CERT])], root_certificates=contents.get(CLIENT_CA)
+        )
+        return _Loaded(configuration, expires, doubt)
+
+
+def _tell(loaded: _Loaded) -> None:
+    if loaded.doubt is None:
+        _log.info("certificate in use", expires=loaded.expires)
+    else:
+        _log.warning("certificate in use that clients may refuse", why=loaded.doubt)
+
+
+def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
+    """When a certificate expires, or why a client would refuse it. Raises `FileUnusable` for no pair."""
+    client = _trusting(cert, CERT)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without a password OpenSSL would ask the terminal for one.
+        server.load_cert_chain(cert, key, password="")
+    except OSError as error:
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+            raise FileUnusable(KEY, f"the key does not belong to the certificate of {CERT}") from error
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        why = f"{key} is no private key, in PEM without a password, that the certificate can be used with ({reason})"
+        raise FileUnusable(KEY, why) from error
+    try:
+        # The standard library shows a certificate only to the other side of a handshake.
+        shown = _handshake(server, client)
+    except ssl.SSLCertVerificationError as error:
+        return None, error.verify_message
+    except ssl.SSLError as error:
+        raise FileUnusable(CERT, f"no handshake succeeds with it: {error.reason}") from error
+    return str(shown.get("notAfter")), None
+
+
+def _trusting(path: Path, variable: str) -> ssl.SSLContext:
+    """The client's side of TLS that trusts each certificate in a file. Raises `FileUnusable` where there is none."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        client.load_verify_locations(path)
+    except OSError as error:
+        raise FileUnusable(variable, f"{path} holds no certificate in PEM that can be read") from error
+    return client
+
+
+def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> Mapping[str, Any]:
+    """What `client` sees of the certificate of `server`, in memory."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = (
+        client.wrap_bio(to_client, to_server, server_side=False),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    )
+    waiting = True
+    while waiting:
+        waiting = False
+        for side in sides:
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                waiting = True
+    return sides[0].getpeercert() or {}
+
+
+def peer_of(context: ServicerContext[Any, Any]) -> str:
+    """Who the caller is by its verified certificate, uncleaned; empty where it has shown none."""
+    shown = context.auth_context()
+    if "x509_pem_cert" not in shown:
+        return ""
+    found = next((values for values in map(shown.get, IDENTITIES) if values and any(values)), [])
+    return b",".join(found).decode("latin-1")
+
+
+def printable(peer: str) -> str:
+    """A peer for the log: whatever the certificate says, it is short and of one line."""
+    return re.sub(r"[^ -~]", "?", peer[:MAX_SHOWN_PEER])

@@ -1,0 +1,101 @@
+"""Real certificates, and the ways in which they change on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate with its chain, and its key, in PEM."""
+
+    chain: bytes
+    key: bytes
+
+
+class Authority:
+    """An authority of the tests'."""
+
+    def __init__(self) -> None:
+        self._ca = trustme.CA()
+        self.pem = self._ca.cert_pem.bytes()
+
+    def server(self, **more: Any) -> Certificate:
+        """A certificate for the gateway's address."""
+        leaf = self._ca.issue_cert("127.0.0.1", "localhost", **more)
+        return Certificate(b"".join(each.bytes() for each in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
+
+    def client(self, subject: str, *uris: str) -> Certificate:
+        """A client's certificate, with `uris` as names beside its common name."""
+        issuer = x509.load_pem_x509_certificate(self.pem)
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
+            .issuer_name(issuer.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
+        )
+        if uris:
+            names = [x509.UniformResourceIdentifier(each) for each in uris]
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        signed = builder.sign(self._issuer_key(), hashes.SHA256())
+        return Certificate(signed.public_bytes(serialization.Encoding.PEM), _pem(key))
+
+    def _issuer_key(self) -> CertificateIssuerPrivateKeyTypes:
+        key = serialization.load_pem_private_key(self._ca.private_key_pem.bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return key
+
+
+def _pem(key: ec.EllipticCurvePrivateKey, password: bytes | None = None) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption(),
+    )
+
+
+def locked(certificate: Certificate) -> Certificate:
+    """The same, its key behind a password."""
+    key = serialization.load_pem_private_key(certificate.key, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return Certificate(certificate.chain, _pem(key, b"a password"))
+
+
+class Mounted:
+    """A volume as Kubernetes mounts a Secret: the files are links into a folder, and one link is swapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._versions = 0
+        self.cert, self.key, self.ca = (folder / name for name in ("tls.crt", "tls.key", "ca.crt"))
+        for file in (self.cert, self.key, self.ca):
+            file.symlink_to(f"..data/{file.name}")
+
+    def put(self, certificate: Certificate, ca: bytes = b"") -> None:
+        """Swaps all files at once."""
+        self._versions += 1
+        version = self._folder / f"..{self._versions}"
+        version.mkdir()
+        for file, data in ((self.cert, certificate.chain), (self.key, certificate.key), (self.ca, ca)):
+            (version / file.name).write_bytes(data)
+        fresh = self._folder / "..data_tmp"
+        fresh.symlink_to(version.name)
+        fresh.replace(self._folder / "..data")
