@@ -194,6 +194,7 @@ def _rest_client(settings: Settings, budget: Budget) -> RestClient:
         max_connections=POLL_SLOTS + settings.max_calls,
         max_answer_bytes=MAX_ANSWER_BYTES,
         budget=budget,
+        proxy=settings.upstream_proxy_url,
     )
     longest = settings.submit_timeout_seconds
     submissions = Transport(
@@ -202,6 +203,7 @@ def _rest_client(settings: Settings, budget: Budget) -> RestClient:
         max_connections=SUBMIT_CONNECTIONS,
         max_answer_bytes=MAX_ANSWER_BYTES,
         budget=budget,
+        proxy=settings.upstream_proxy_url,
     )
     return RestClient(settings.upstream_url, submissions=submissions, reads=reads, now=SystemClock().time)
 
