@@ -52,6 +52,8 @@ CLIENT_PING_MS = 10_000
 MAX_ANSWER_BYTES = 512 << 20
 # What all answers over 1 MiB may take at once; at least one of the largest fits.
 LARGE_ANSWERS_BYTES = 1 << 30
+# What HTTP/2 counts of a call's metadata. By itself grpc refuses some of those over 8 KB and all over 16 KB.
+MAX_METADATA_BYTES = 16 << 10
 # Inputs have 8 MiB of JSON at most; as a Struct, numbers of one digit take five times that.
 MAX_REQUEST_BYTES = 48 << 20
 # What all requests over 1 MiB may take at once: grpc keeps each until its call ends, of a RunJob for hours.
@@ -64,6 +66,8 @@ OPTIONS = (
     # Two processes on one port would share its calls without knowing.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.keepalive_time_ms", PING_EVERY_MS),
     ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
