@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: help setup demo test check soak mutants format generate lock release-image clean
+.PHONY: help setup demo test check fuzz soak mutants format generate lock release-image clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -32,6 +32,10 @@ check: $(SETUP) ## format, lint, types, import directions, proto, generated code
 	$(BIN)/buf lint proto
 	$(BIN)/buf breaking proto --against proto/released.binpb
 	$(BIN)/python scripts/generate.py --check
+
+SECONDS ?= 60
+fuzz: $(SETUP) ## fuzz what comes from outside, each target for SECONDS=60
+	$(BIN)/python -m fuzz --seconds $(SECONDS) $(ARGS)
 
 MINUTES ?= 10
 soak: $(SETUP) ## judge the watch promises over random runs for MINUTES=10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpack import Decoder, Encoder
 from hyperframe.frame import (
@@ -26,7 +26,7 @@ MAX_FRAME_BYTES = 16_384
 CANCEL = 8
 
 
-def header_block(path: str, metadata: Iterable[tuple[str, str]] = ()) -> bytes:
+def header_block(path: str, metadata: Iterable[tuple[Any, Any]] = ()) -> bytes:
     """The encoded headers of a gRPC call. Never indexed, so that any order of streams may use them again."""
     fixed = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost"}
     grpc = {"te": "trailers", "content-type": "application/grpc"}
