@@ -11,15 +11,17 @@ from decimal import Decimal
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.errors import RequestError
 from gateway.rest.client import send_body
 from gateway.rest.json_scanner import _end_of_deep, end_of
-from gateway.struct_json import NotExactError, NotJsonError, json_to_struct, struct_to_json
+from gateway.struct_json import NotExactError, NotJsonError, encode_struct, struct_to_json
 from gateway.translate import read_send_job
 
 MAX_DEPTH = 32
+MAX_BYTES = 4_000
 
 
 def check(data: bytes) -> None:
@@ -54,11 +56,12 @@ def _check_params(data: bytes, value: Any, *, is_json: bool) -> None:
 
 def _check_struct(data: bytes, value: Any, *, is_json: bool) -> None:
     try:
-        struct = json_to_struct(data, max_depth=MAX_DEPTH, rounded=False)
+        encoded = encode_struct(data, max_depth=MAX_DEPTH, max_bytes=MAX_BYTES, rounded=False)
     except NotExactError:
         return
     assert is_json
-    again = type(struct).FromString(struct.SerializeToString())
+    assert len(encoded) <= MAX_BYTES
+    again = Struct.FromString(encoded)
     assert _same(MessageToDict(again), value)
     try:
         assert _same(json.loads(struct_to_json(again)), value)

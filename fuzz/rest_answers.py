@@ -104,7 +104,7 @@ def _check_job(job: Job, body: bytes, *, sent: bool, status: int) -> None:
     assert not (sent and status == 201 and job.done)
     assert job.done or job.result is None
     for content_format in (pb.CONTENT_FORMAT_UNSPECIFIED, pb.CONTENT_FORMAT_STRUCT, pb.CONTENT_FORMAT_JSON):
-        message = pb.Job.FromString(encode_job(job, content_format, streaming=True).job)
+        message = pb.Job.FromString(b"".join(encode_job(job, content_format, streaming=True).pieces))
         assert message.uid == job.uid
         if content_format == pb.CONTENT_FORMAT_JSON and job.result is not None:
             assert message.content_json == bytes(job.result.json)

@@ -109,6 +109,7 @@ LIES: dict[str, tuple[Any, str]] = {
     "plain text called gzip": (encoded("gzip", JOB), "UPSTREAM_MALFORMED"),
     "plain text called deflate": (encoded("deflate", JOB), "UPSTREAM_MALFORMED"),
     "gzip that ends too early": (encoded("gzip", GZIPPED[:-12]), "UPSTREAM_MALFORMED"),
+    "gzip without its check": (encoded("gzip", GZIPPED[:-8]), "UPSTREAM_MALFORMED"),
     "gzip with a wrong check": (encoded("gzip", GZIPPED[:-8] + bytes(8)), "UPSTREAM_MALFORMED"),
     "gzip twice": (encoded("gzip, gzip", gzip.compress(GZIPPED)), "UPSTREAM_MALFORMED"),
     "gzip twice, called gzip once": (encoded("gzip", gzip.compress(GZIPPED)), "UPSTREAM_MALFORMED"),
