@@ -13,6 +13,7 @@ from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PingF
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway import server
+from gateway.cli import client
 from tests.support.frames import Peer, header_block, headers, message, peer, ping, reset
 from tests.support.gateways import BEARER, TOKEN, running, stub
 from tests.support.upstream import answer
@@ -233,6 +234,35 @@ async def test_pings_within_the_limit_are_answered(
         got = await pinged(raw, 12, 0.03)
     assert not [frame for frame in got if isinstance(frame, GoAwayFrame)]
     assert len([frame for frame in got if isinstance(frame, PingFrame) and "ACK" in frame.flags]) == 12
+
+
+def test_our_own_client_pings_within_the_limit() -> None:
+    options = dict(client.CHANNEL_OPTIONS)
+    assert options["grpc.keepalive_time_ms"] >= server.CLIENT_PING_MS
+    assert options["grpc.http2.max_pings_without_data"] == 0, "and does not stop while a stream is quiet"
+
+
+@pytest.mark.parametrize("answered", [0, 1], ids=["none", "the first"])
+async def test_a_peer_that_answers_no_ping_is_gone(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, answered: int
+) -> None:
+    """Within 80 seconds by default; here its two times are a tenth of a second each."""
+    assert server.PING_EVERY_MS + server.PING_TIMEOUT_MS <= 90_000
+    times = {server.PING_EVERY_MS, server.PING_TIMEOUT_MS}
+    monkeypatch.setattr(
+        server, "OPTIONS", tuple((name, 100 if value in times else value) for name, value in server.OPTIONS)
+    )
+    # A quiet stream, on which nothing but the pings could tell.
+    async with running(upstream.url) as gateway, peer(gateway.address) as raw:
+        block = header_block(f"{SERVICE}/WatchJob", AUTHORIZED)
+        await raw.send(headers(1, block) + message(1, MESSAGES["WatchJob"]))
+        async with asyncio.timeout(TEST_SECONDS):
+            async for frame in raw.frames():
+                if isinstance(frame, PingFrame) and answered:
+                    answered -= 1
+                    await raw.send(PingFrame(0, frame.opaque_data, flags=["ACK"]).serialize())
+            await gateway.idle()
+        assert no_one_inside(gateway)
 
 
 async def test_a_flood_of_settings_holds_up_nobody(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
