@@ -19,7 +19,7 @@ PROPERTIES = "tests/test_properties.py"
 AT_ONCE = 2
 # A slower input is a finding.
 HANG_SECONDS = 10
-MAX_INPUT_BYTES = 8_192
+MAX_INPUT_BYTES = 4_096
 
 
 async def _run(arguments: list[str], **environment: str) -> tuple[int, str]:

@@ -18,7 +18,7 @@ def check(data: bytes) -> None:
     """Ends a call with one error."""
     if len(data) < 4:
         return
-    kind, status, times = data[0], 400 + data[1], 1 + data[2] % 64 * (data[3] % 4)
+    kind, status, times = data[0], 400 + data[1], 1 + data[2] % 16 * (data[3] % 2)
     texts = [_text(each) * times for each in data[4:].split(b"\n")[:1_000]]
     violations = tuple(map(errors.FieldViolation, texts[1::2], texts[2::2]))
     error = _error(kind, status, texts[0], violations)

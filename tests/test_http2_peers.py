@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from grpc import StatusCode
+from grpc.aio import AioRpcError, insecure_channel
 from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PingFrame, SettingsFrame
 from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway.v1.job_service_pb2_grpc import JobServiceStub
 
 from gateway import server
 from gateway.cli import client
 from tests.support.frames import Peer, header_block, headers, message, peer, ping, reset
 from tests.support.gateways import BEARER, TOKEN, running, stub
+from tests.support.raw import tcp_server
 from tests.support.upstream import answer
 
 if TYPE_CHECKING:
@@ -190,31 +193,24 @@ async def test_empty_continuations_without_end_are_cut_off(gateway: Gateway, job
 # Pings and settings
 
 
-async def pinged(raw: Peer, count: int, seconds: float = 0.0) -> list[Any]:
-    """What comes back for `count` pings, `seconds` apart, until the last of them is answered or the server ends it."""
-    got: list[Any] = []
-
-    async def read() -> None:
-        async for frame in raw.frames():
-            got.append(frame)
-            if isinstance(frame, PingFrame) and frame.opaque_data == count.to_bytes(8, "big"):
-                return
-
-    reading = asyncio.create_task(read())
-    try:
-        for number in range(1, count + 1):
-            await raw.send(ping(number))
-            await asyncio.sleep(seconds)
-    except ConnectionError:
-        pass
+async def answered(raw: Peer, number: int) -> GoAwayFrame | None:
+    """Sends a ping; returns once it is answered, or with what the server says instead."""
+    await raw.send(ping(number))
     async with asyncio.timeout(TEST_SECONDS):
-        await reading
-    return got
+        async for frame in raw.frames():
+            if isinstance(frame, GoAwayFrame):
+                return frame
+            if isinstance(frame, PingFrame) and "ACK" in frame.flags:
+                return None
+    raise ConnectionError("the server closed the connection without a word")
 
 
-async def test_a_flood_of_pings_is_cut_off(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
+async def test_pings_without_a_pause_are_cut_off(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
     async with peer(gateway.address) as raw:
-        ended = next(frame for frame in await pinged(raw, 100_000) if isinstance(frame, GoAwayFrame))
+        for number in range(1, 10):
+            if ended := await answered(raw, number):
+                break
+    assert ended is not None
     assert ended.additional_data == b"too_many_pings"
     assert await served(jobs)
 
@@ -223,7 +219,7 @@ async def test_a_flood_of_pings_is_cut_off(gateway: Gateway, jobs: rpc.JobServic
 async def test_pings_within_the_limit_are_answered(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, with_call: bool
 ) -> None:
-    """The limit is ten milliseconds here; by the documented ten seconds the fourth ping would be one too many."""
+    """The limit is ten milliseconds here; by the documented ten seconds the third of these would be one too many."""
     short = dict(server.OPTIONS) | {"grpc.http2.min_ping_interval_without_data_ms": 10}
     monkeypatch.setattr(server, "OPTIONS", tuple(short.items()))
     async with running(upstream.url) as gateway, peer(gateway.address) as raw:
@@ -231,9 +227,9 @@ async def test_pings_within_the_limit_are_answered(
             block = header_block(f"{SERVICE}/WatchJob", AUTHORIZED)
             await raw.send(headers(1, block) + message(1, MESSAGES["WatchJob"]))
             await raw.until(HeadersFrame)
-        got = await pinged(raw, 12, 0.03)
-    assert not [frame for frame in got if isinstance(frame, GoAwayFrame)]
-    assert len([frame for frame in got if isinstance(frame, PingFrame) and "ACK" in frame.flags]) == 12
+        for number in range(1, 13):
+            await asyncio.sleep(0.03)
+            assert await answered(raw, number) is None
 
 
 def test_our_own_client_pings_within_the_limit() -> None:
@@ -242,9 +238,25 @@ def test_our_own_client_pings_within_the_limit() -> None:
     assert options["grpc.http2.max_pings_without_data"] == 0, "and does not stop while a stream is quiet"
 
 
-@pytest.mark.parametrize("answered", [0, 1], ids=["none", "the first"])
+async def test_our_own_client_leaves_a_gateway_that_answers_no_ping() -> None:
+    """Its times are a tenth of a second here; the rest of its options are as they are."""
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SettingsFrame(0).serialize() + SettingsFrame(0, flags=["ACK"]).serialize())
+        while await reader.read(65536):
+            pass
+
+    options = [(name, 100 if value in {20_000, 60_000} else value) for name, value in client.CHANNEL_OPTIONS]
+    async with tcp_server(accept) as port, insecure_channel(f"127.0.0.1:{port}", options) as channel:
+        wait = JobServiceStub(channel).WaitJob(pb.WaitJobRequest(uid=42), timeout=TEST_SECONDS)
+        with pytest.raises(AioRpcError) as raised:
+            await wait
+    assert raised.value.code() is StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("answers_to", [0, 1], ids=["none", "the first"])
 async def test_a_peer_that_answers_no_ping_is_gone(
-    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, answered: int
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, answers_to: int
 ) -> None:
     """Within 80 seconds by default; here its two times are a tenth of a second each."""
     assert server.PING_EVERY_MS + server.PING_TIMEOUT_MS <= 90_000
@@ -258,8 +270,8 @@ async def test_a_peer_that_answers_no_ping_is_gone(
         await raw.send(headers(1, block) + message(1, MESSAGES["WatchJob"]))
         async with asyncio.timeout(TEST_SECONDS):
             async for frame in raw.frames():
-                if isinstance(frame, PingFrame) and answered:
-                    answered -= 1
+                if isinstance(frame, PingFrame) and answers_to:
+                    answers_to -= 1
                     await raw.send(PingFrame(0, frame.opaque_data, flags=["ACK"]).serialize())
             await gateway.idle()
         assert no_one_inside(gateway)
