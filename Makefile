@@ -59,4 +59,4 @@ release-image: $(SETUP) ## at a release: what `buf breaking` compares with from 
 	$(BIN)/buf build proto --output proto/released.binpb
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz dist

@@ -44,7 +44,7 @@ CODES = {code.value[0]: code for code in StatusCode}
 
 many = settings(
     deadline=None,
-    max_examples=300 if RANDOM else 50,
+    max_examples=100 if RANDOM else 50,
     derandomize=not RANDOM,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
