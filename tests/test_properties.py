@@ -98,6 +98,10 @@ def process() -> Iterator[Process]:
     environment |= {
         "JOBGATEWAY_UPSTREAM_URL": f"http://127.0.0.1:{upstream.server_port}",
         "JOBGATEWAY_LISTEN": "127.0.0.1:0",
+        # One caller makes all of the calls, as quickly as it can.
+        "JOBGATEWAY_CALLS_PER_SECOND": "100000",
+        "JOBGATEWAY_POLLS_PER_SECOND": "100000",
+        "JOBGATEWAY_SUBMISSIONS_PER_SECOND": "100000",
     }
     with subprocess.Popen(
         [sys.executable, "-m", "gateway", "serve"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
