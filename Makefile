@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: help setup demo test check soak mutants format generate lock release-image clean
+.PHONY: help setup demo test check fuzz soak mutants format generate lock release-image clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -33,6 +33,10 @@ check: $(SETUP) ## format, lint, types, import directions, proto, generated code
 	$(BIN)/buf breaking proto --against proto/released.binpb
 	$(BIN)/python scripts/generate.py --check
 
+SECONDS ?= 60
+fuzz: $(SETUP) ## fuzz what comes from outside, each target for SECONDS=60
+	$(BIN)/python -m fuzz --seconds $(SECONDS) $(ARGS)
+
 MINUTES ?= 10
 soak: $(SETUP) ## judge the watch promises over random runs for MINUTES=10
 	$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(ARGS)
@@ -55,4 +59,4 @@ release-image: $(SETUP) ## at a release: what `buf breaking` compares with from 
 	$(BIN)/buf build proto --output proto/released.binpb
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz dist

@@ -20,7 +20,7 @@ PREFIX = "JOBGATEWAY_"
 CLIENT_VARIABLES = frozenset({"JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN"})
 
 # Variables whose value is not repeated: it may hold a password.
-SHY = frozenset({"JOBGATEWAY_UPSTREAM_URL"})
+SHY = frozenset({"JOBGATEWAY_UPSTREAM_URL", "JOBGATEWAY_UPSTREAM_PROXY_URL"})
 
 
 class ConfigError(Exception):
@@ -81,6 +81,13 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _proxy_url(value: str) -> str:
+    match = _URL.fullmatch(value)
+    if match is None or value.count("/") > 2 or not value.lower().startswith("http:") or not _is_host(match[1]):
+        raise ValueError("it is http://HOST:PORT, without user, password and path")
+    return value
+
+
 class Settings(BaseSettings):
     """All settings; each field is the variable `JOBGATEWAY_` and its name in capitals. Seconds may be fractional."""
 
@@ -101,6 +108,9 @@ class Settings(BaseSettings):
 
     upstream_url: Annotated[str, AfterValidator(_http_url)] = Field(
         description="Base URL of the REST API, such as `https://cloud.viktor.ai/api`. Required."
+    )
+    upstream_proxy_url: Annotated[str, AfterValidator(_proxy_url)] | None = Field(
+        None, description="The HTTP proxy through which the upstream is reached, as `http://HOST:PORT`."
     )
     listen: Annotated[str, AfterValidator(_listen)] = Field(
         "127.0.0.1:50051", description="Where gRPC is served, as HOST:PORT; port 0 takes a free one."

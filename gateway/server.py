@@ -57,6 +57,8 @@ MAX_ANSWER_BYTES = 512 << 20
 LARGE_ANSWERS_BYTES = 1 << 30
 # What all messages over 256 KiB to callers may take at once; the largest takes it all.
 LARGE_MESSAGES_BYTES = 512 << 20
+# What HTTP/2 counts of a call's metadata. By itself grpc refuses some of those over 8 KB and all over 16 KB.
+MAX_METADATA_BYTES = 16 << 10
 # Inputs have 8 MiB of JSON at most; as a Struct, numbers of one digit take five times that.
 MAX_REQUEST_BYTES = 48 << 20
 # What all requests over 1 MiB may take at once: grpc keeps each until its call ends, of a RunJob for hours.
@@ -69,9 +71,11 @@ OPTIONS = (
     # Two processes on one port would share its calls without knowing.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.keepalive_time_ms", PING_EVERY_MS),
     ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
-    # Of the two it is this one that ends a connection, after 60 seconds where it is not set (measured).
+    # Without it any ping may go unanswered for a minute, whatever the timeout above says.
     ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
@@ -220,6 +224,7 @@ def _rest_client(settings: Settings, budget: Budget) -> RestClient:
         max_connections=POLL_SLOTS + settings.max_calls,
         max_answer_bytes=MAX_ANSWER_BYTES,
         budget=budget,
+        proxy=settings.upstream_proxy_url,
     )
     longest = settings.submit_timeout_seconds
     submissions = Transport(
@@ -228,6 +233,7 @@ def _rest_client(settings: Settings, budget: Budget) -> RestClient:
         max_connections=SUBMIT_CONNECTIONS,
         max_answer_bytes=MAX_ANSWER_BYTES,
         budget=budget,
+        proxy=settings.upstream_proxy_url,
     )
     return RestClient(settings.upstream_url, submissions=submissions, reads=reads, now=SystemClock().time)
 

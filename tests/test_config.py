@@ -15,6 +15,7 @@ URL = "https://cloud.viktor.ai/api"
 SECRET = "hunter2-secret"
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 DEFAULTS: dict[str, Any] = {
+    "UPSTREAM_PROXY_URL": None,
     "LISTEN": "127.0.0.1:50051",
     "POLL_INTERVAL_MIN_SECONDS": 0.25,
     "POLL_INTERVAL_MAX_SECONDS": 5.0,
@@ -73,6 +74,7 @@ def test_every_setting_but_the_upstream_has_a_default() -> None:
         ("UPSTREAM_URL", "http://127.0.0.1:8080", "http://127.0.0.1:8080"),
         ("UPSTREAM_URL", "HTTPS://Viktor.example.com./a/b/", "HTTPS://Viktor.example.com./a/b/"),
         ("UPSTREAM_URL", "http://[::1]:8080/api", "http://[::1]:8080/api"),
+        ("UPSTREAM_PROXY_URL", "http://proxy.example.com:3128", "http://proxy.example.com:3128"),
         ("LISTEN", "127.1.2.3:0", "127.1.2.3:0"),
         ("LISTEN", "[::1]:50051", "[::1]:50051"),
         ("LISTEN", "LocalHost:1", "LocalHost:1"),
@@ -122,6 +124,18 @@ WRONG = {
         f"https://{SECRET}@host/api",
         f"https://host/api?token={SECRET}",
         f"https://host/api#{SECRET}",
+    ],
+    "UPSTREAM_PROXY_URL": [
+        *(
+            "",
+            "proxy:3128",
+            "https://proxy:3128",
+            "socks5://proxy:1080",
+            "http://",
+            "http://proxy:3128/",
+            "http://a b:1",
+        ),
+        *(f"http://user:{SECRET}@proxy:3128", f"http://proxy:3128/{SECRET}", f"http://proxy:3128?{SECRET}"),
     ],
     "LISTEN": [
         *("", "50051", ":50051", "localhost", "localhost:", "localhost:http", "localhost:65536", "localhost:-1"),

@@ -167,6 +167,8 @@ def test_a_long_key_over_many_values_is_copied_for_those_that_are_told() -> None
         (None, None),
         ("", None),
         ("0", 0.0),
+        ("00000000000000", 0.0),
+        ("00000000000002", 2.0),
         ("7", 7.0),
         (" 7 ", 7.0),
         ("86401", 86_400.0),

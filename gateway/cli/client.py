@@ -20,6 +20,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # A ping a minute finds a connection that died in silence, also while a call waits without any message.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    # Without it any ping may go unanswered for a minute, whatever the timeout above says.
     ("grpc.http2.ping_timeout_ms", 20_000),
     # A watch sends nothing for hours, and gRPC would stop pinging after two pings without data.
     ("grpc.http2.max_pings_without_data", 0),

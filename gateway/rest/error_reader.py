@@ -83,7 +83,7 @@ def read_retry_after(value: str | None, now: float) -> float | None:
     text = value.strip()
     if text.isascii() and text.isdecimal():
         # More digits than this are more than the cap, and int() refuses thousands of them.
-        return min(float(text[:12]), MAX_RETRY_AFTER_SECONDS)
+        return min(float(text.lstrip("0")[:12] or 0), MAX_RETRY_AFTER_SECONDS)
     try:
         date = email.utils.parsedate_to_datetime(text)
         # One of the three forms of a date in HTTP has no zone: all of them are UTC.

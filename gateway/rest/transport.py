@@ -8,7 +8,7 @@ import io
 import ssl
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import httpx
@@ -36,11 +36,18 @@ MAX_ERROR_BODY_BYTES = 1 << 20
 REFUSAL_SECONDS = 5.0
 # aiohttp warns of a larger body in one piece, for writing it would hold the event loop.
 BODY_PIECE_BYTES = 1 << 18
+# How long an address that a name has led to is taken for new connections, in seconds.
+DNS_SECONDS = 10
 # What an exchange may raise that is not ours; a ValueError is a status line that is not UTF-8.
 FOREIGN = (TimeoutError, httpx.HTTPError, aiohttp.ClientError, OSError, ValueError)
 # No exception of httpx proves on this transport that nothing was sent, for a reset is a ConnectTimeout too. Of
-# aiohttp's, these do: they are raised before there is a connection to write to.
-NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+# aiohttp's, these do: they are raised before there is a connection to write to, or a tunnel through the proxy.
+NOTHING_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.InvalidURL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +76,18 @@ class Answer:
     room: Room | None = None
 
 
+class _Connector(aiohttp.TCPConnector):
+    async def connect(self, req: aiohttp.ClientRequest, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+        while True:
+            connection = await super().connect(req, *args, **kwargs)
+            # An answer that nobody asked for, come while the connection was idle, would be taken for this request's.
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
+
+
 class Transport:
-    """A connection pool to one upstream.
+    """A connection pool to one upstream, through the http `proxy` where there is one.
 
     No cookie jar, no redirects, no proxy from the environment: each would let one caller's request change
     another's. `idle_seconds` is how long an unused connection is kept, `max_connections` how many there may be: who
@@ -85,8 +102,10 @@ class Transport:
         max_connections: int,
         max_answer_bytes: int,
         budget: Budget,
+        proxy: str | None = None,
     ) -> None:
         self._budget = budget
+        self._proxy = proxy
         self._limits = limits
         self._idle_seconds = idle_seconds
         self._max_answer_bytes = max_answer_bytes
@@ -97,8 +116,10 @@ class Transport:
         self._transport = AiohttpTransport(client=self._session, verify=self._ssl)
 
     def _session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=self._idle_seconds, ssl=self._ssl)
-        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+        connector = _Connector(limit=0, keepalive_timeout=self._idle_seconds, ssl=self._ssl, ttl_dns_cache=DNS_SECONDS)
+        session = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), proxy=self._proxy, trust_env=False
+        )
         # By itself it sends a GET or DELETE again whose connection broke; one exchange is one request.
         session._retry_connection = False  # noqa: SLF001 - aiohttp has no public switch, its test client does the same
         return session

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def tcp_server(accept: Accept, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """A server on 127.0.0.1 that hands each connection to `accept`, and then closes it; gives its port."""
+async def tcp_server(
+    accept: Accept, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[int]:
+    """A server that hands each connection to `accept`, and then closes it; gives its port."""
     tasks = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -38,7 +40,7 @@ async def tcp_server(accept: Accept, *, tls: ssl.SSLContext | None = None) -> As
             tasks.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    server = await asyncio.start_server(serve, host, port, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
