@@ -20,13 +20,17 @@ import psutil
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
-from gateway.config import Settings
+from gateway.config import PREFIX, Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterator
 
 CREDENTIAL = (("authorization", "Bearer demo-token"),)
 JOB = pb.SendJobRequest(workspace_id="1", entity_id=1, method_name="succeed", params_json=b'{"duration": 86400}')
+# No port that is taken, and no limit to what the one credential here may do.
+REST = {"admin_listen": "127.0.0.1:0"} | dict.fromkeys(
+    ("calls_per_second", "polls_per_second", "submissions_per_second"), "100000"
+)
 # Intervals grow with the age of a watch, up to the longest.
 SETTLED_AFTER_LONGEST_INTERVALS = 7
 
@@ -58,8 +62,7 @@ def gateway(interval: float) -> Iterator[tuple[psutil.Process, str]]:
             "JOBGATEWAY_POLL_INTERVAL_MIN_SECONDS": str(min(0.25, interval)),
             "JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS": str(interval),
         }
-        if "admin_listen" in Settings.model_fields:
-            variables["JOBGATEWAY_ADMIN_LISTEN"] = "127.0.0.1:0"
+        variables |= {f"{PREFIX}{name.upper()}": value for name, value in REST.items() if name in Settings.model_fields}
         with process(["serve"], variables, log=subprocess.STDOUT) as (pid, serving):
             yield psutil.Process(pid), json.loads(serving)["address"]
 
