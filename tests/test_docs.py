@@ -18,7 +18,6 @@ COMING = {
     *("docs/logs.md", "docs/metrics.md"),
     *(f"tests/test_{name}.py" for name in ("admin", "lying_upstream", "metrics", "own_token", "secrets", "tls")),
     *("tests/test_way_to_upstream.py", "test_config::test_settings_that_do_not_go_together_are_refused"),
-    "test_admission::test_a_caller_with_its_share_is_refused_at_once_and_another_is_served",
     "files cannot be used, those before them stay in use",
     "certificate in use that clients may refuse",
     "traces are lost: the collector does not take them",
