@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: help setup demo test check fuzz soak mutants format generate lock release-image clean
+.PHONY: help setup demo test check fuzz soak mutants format generate lock release-image wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -57,6 +57,10 @@ lock: $(SETUP) ## pin the dependencies anew (ARGS=--upgrade for newer ones)
 
 release-image: $(SETUP) ## at a release: what `buf breaking` compares with from then on
 	$(BIN)/buf build proto --output proto/released.binpb
+
+wheel: $(SETUP) ## build the wheel into dist/
+	rm -f dist/jobgateway-*.whl
+	$(BIN)/hatchling build --target wheel
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz dist

@@ -1,0 +1,100 @@
+"""Reads deploy/Dockerfile, and carries out its build stage in a folder, without a container engine.
+
+What it cannot show: that the base image exists, and what the container runtime makes of USER and the read-only root.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCKERFILE = ROOT / "deploy" / "Dockerfile"
+INSTALLED = "/opt/jobgateway"
+
+
+class Instruction(NamedTuple):
+    """One line of a Dockerfile, continuations joined."""
+
+    name: str
+    argument: str
+
+
+def stages(text: str) -> list[list[Instruction]]:
+    """The instructions of each stage; what stands before the first FROM is left out."""
+    lines = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
+    found: list[list[Instruction]] = []
+    for line in filter(None, map(str.strip, lines)):
+        name, _, argument = line.partition(" ")
+        if name == "FROM":
+            found.append([])
+        if found:
+            found[-1].append(Instruction(name, argument.strip()))
+    return found
+
+
+def in_context(name: str) -> bool:
+    """Whether .dockerignore lets the file `name` (relative to the root) into the build. The last pattern decides."""
+    taken = True
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line and not line.startswith("#") and fnmatch.fnmatchcase(name, line.removeprefix("!")):
+            taken = line.startswith("!")
+    return taken
+
+
+class Image:
+    """What the build stage made, below `folder`, and how the last stage says to start it."""
+
+    def __init__(self, folder: Path, wheel: Path) -> None:
+        self._folder = folder
+        build, last = stages(DOCKERFILE.read_text())
+        self.installed = folder / INSTALLED.lstrip("/")
+        self._build(build, wheel)
+        said = {each.name: each.argument for each in last}
+        self.entrypoint: list[str] = json.loads(said["ENTRYPOINT"])
+        self.command: list[str] = json.loads(said["CMD"])
+        pairs = (pair.split("=", 1) for pair in said["ENV"].split())
+        self.environment = {name: self._here(value).replace("$PATH", os.defpath) for name, value in pairs}
+
+    def executable(self) -> str:
+        """The entry point, as the image's PATH finds it."""
+        found = shutil.which(self.entrypoint[0], path=self.environment["PATH"])
+        assert found is not None
+        assert Path(found).is_relative_to(self.installed)
+        return found
+
+    def _here(self, text: str) -> str:
+        return text.replace(INSTALLED, str(self.installed))
+
+    def _build(self, instructions: list[Instruction], wheel: Path) -> None:
+        context = {"requirements.lock": ROOT / "requirements.lock", f"dist/{wheel.name}": wheel}
+        work = self._folder
+        # The image's `python` is the one that these tests' own environment was made of.
+        python = self._folder / "bin" / "python"
+        python.parent.mkdir()
+        python.write_text(f'#!/bin/sh\nexec "{Path(sys.base_prefix) / "bin" / "python3"}" "$@"\n')
+        python.chmod(0o755)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}
+        environment["PATH"] = f"{python.parent}:{os.environ['PATH']}"
+        for name, argument in instructions:
+            if name == "WORKDIR":
+                work = self._folder / argument.lstrip("/")
+                work.mkdir(parents=True, exist_ok=True)
+            elif name == "COPY":
+                *patterns, target = argument.split()
+                for pattern in patterns:
+                    taken = [each for each in context if fnmatch.fnmatchcase(each, pattern) and in_context(each)]
+                    assert taken, f"COPY {pattern} finds nothing"
+                    for each in taken:
+                        shutil.copy(context[each], work / target)
+            elif name == "RUN":
+                subprocess.run(["/bin/sh", "-ec", self._here(argument)], cwd=work, env=environment, check=True)  # noqa: S603 - our own Dockerfile
+            else:
+                assert name == "FROM", f"{name} is not foreseen in the build stage"
