@@ -14,7 +14,7 @@ from gateway.simulator import Simulator
 if TYPE_CHECKING:
     from clients.runner.scenarios import Fault, Scenario
 
-TOKEN, FRESH_TOKEN = "vktrpat_clients-first", "vktrpat_clients-fresh"  # noqa: S105 - the simulator's only
+TOKEN, FRESH_TOKEN = "vktrpat_clients-first", "vktrpat_clients-fresh"
 
 
 class Stack:

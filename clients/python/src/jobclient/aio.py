@@ -30,9 +30,7 @@ async def call(connection: AioConnection, step: dict[str, Any], uid: int) -> pb.
     reporter, retries, attempts = Reporter(step["do"]), UnaryRetries(request), Attempts()
     while True:
         try:
-            job: pb.Job = await getattr(connection.stub, method)(
-                request, metadata=connection.metadata, timeout=seconds
-            )
+            job: pb.Job = await getattr(connection.stub, method)(request, metadata=connection.metadata, timeout=seconds)
         except grpc.aio.AioRpcError as error:
             failure = Failure.of(error)
             reporter.failure(failure)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from jobclient.connection import AioConnection
 
 
-async def watch(connection: AioConnection, request: pb.WatchJobRequest, on_resume: OnResume) -> AsyncIterator[pb.JobEvent]:
+async def watch(
+    connection: AioConnection, request: pb.WatchJobRequest, on_resume: OnResume
+) -> AsyncIterator[pb.JobEvent]:
     """Yields the events of a job; the last one has `job.done`. `on_resume` is told before each further call.
 
     Close it (`contextlib.aclosing`) where you leave it before its end.
