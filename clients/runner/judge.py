@@ -25,6 +25,9 @@ FIRST = "{first}"
 HELD = "{held}"
 """In the pattern of a chunk: as many bytes as the client held, and more than none."""
 
+POSITIVE = "{positive}"
+"""In a pattern: any number above 0."""
+
 
 @dataclass
 class Run:
@@ -66,6 +69,8 @@ def matches(pattern: object, value: object, known: Line) -> bool:
         return isinstance(value, dict) and all(matches(part, value.get(key), known) for key, part in pattern.items())
     if isinstance(pattern, str) and pattern in known:
         pattern = known[pattern]
+    if pattern == POSITIVE:
+        return isinstance(value, int | float) and value > 0
     # A client may leave out what is empty.
     if value is None:
         return pattern in ("", 0, False, None)

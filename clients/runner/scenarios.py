@@ -23,8 +23,8 @@ class Fault(_Model):
     """Something that happens to the client.
 
     Attributes:
-        when: at the start, once so many lines of a kind were printed (`job`, or `watch.job` for those of a step), or once
-            so many bytes went to the client (`bytes`, for `cut` only).
+        when: at the start, once so many lines of a kind were printed (`job`, or `watch.job` for those of a step), or
+            once so many bytes went to the client (`bytes`, for `cut` only).
         kind: what happens; `Stack` plays it.
 
     """
@@ -44,6 +44,22 @@ class Fault(_Model):
         return self.when == "start" or all(counts.get(kind, 0) >= number for kind, number in self.when.items())
 
 
+class Pace(_Model):
+    """Lets a job go on only when the client has told of it, so that nothing depends on how fast the machine is.
+
+    From a fault on it stands still until the client has resumed and heard something: a client that does not pass its
+    token hears the same state again, one that does a heartbeat.
+
+    Attributes:
+        by: the kind of line that counts, such as `watch.job`.
+        seconds: how much older the job is after each.
+
+    """
+
+    by: str
+    seconds: Annotated[float, Field(gt=0)]
+
+
 class Scenario(_Model):
     """What a client does, what happens to it, and what must be observed.
 
@@ -51,6 +67,7 @@ class Scenario(_Model):
         steps: for the client, as clients/README.md says; `{unique}` in them becomes a new id for each run.
         gateway: settings of the gateway beyond the usual ones.
         upstream_delay_seconds: how long each answer of the upstream takes.
+        pace: what the job's time goes by; without it time passes as usual.
         expect: patterns that lines match in this order; others may stand between.
         never: patterns that no line may match.
         posts: how many submissions reach the upstream.
@@ -65,6 +82,7 @@ class Scenario(_Model):
     faults: list[Fault] = []
     gateway: dict[str, str] = {}
     upstream_delay_seconds: float = 0
+    pace: Pace | None = None
     expect: list[Line]
     never: list[Line] = []
     posts: int = 1

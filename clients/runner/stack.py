@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -27,7 +28,10 @@ class Stack:
         self._counts: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._gateways: list[GatewayProcess] = []
-        self.simulator = Simulator(tokens=frozenset({TOKEN}))
+        self._breaks = 0
+        self._job_seconds = 0.0
+        clock = self._paced if scenario.pace else time.monotonic
+        self.simulator = Simulator(tokens=frozenset({TOKEN}), clock=clock)
 
     async def __aenter__(self) -> Self:
         await self.simulator.start("127.0.0.1", 0)
@@ -73,6 +77,12 @@ class Stack:
             for name in (kind, f"{line.get('do')}.{kind}"):
                 self._counts[name] = self._counts.get(name, 0) + 1
         self._play_due()
+        resumed = self._counts.get("watch.resume", 0) >= self._breaks
+        if self._scenario.pace and resumed and "resume" not in line:
+            self._job_seconds = self._scenario.pace.seconds * self._counts.get(self._scenario.pace.by, 0)
+
+    def _paced(self) -> float:
+        return self._job_seconds
 
     async def _settled(self) -> None:
         await asyncio.gather(*self._tasks)
@@ -88,6 +98,7 @@ class Stack:
         for fault in tuple(self._waiting):
             if fault.is_due(self._counts):
                 self._waiting.remove(fault)
+                self._breaks += 1
                 task = asyncio.create_task(self._play(fault.kind))
                 self._tasks.add(task)
 
