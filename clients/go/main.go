@@ -39,6 +39,7 @@ type step struct {
 	} `json:"request"`
 	TimeoutSeconds   int64 `json:"timeout_seconds"`
 	HeartbeatSeconds int64 `json:"heartbeat_seconds"`
+	Chunks           bool  `json:"chunks"`
 }
 
 func main() {
@@ -146,6 +147,9 @@ func watch(ctx context.Context, client *jobs.Client, s step) error {
 	req := &pb.WatchJobRequest{Uid: s.UID}
 	if s.HeartbeatSeconds > 0 {
 		req.HeartbeatInterval = durationpb.New(time.Duration(s.HeartbeatSeconds) * time.Second)
+	}
+	if s.Chunks {
+		req.ContentFormat = pb.ContentFormat_CONTENT_FORMAT_JSON_CHUNKS
 	}
 	r := &reporter{step: s.Do}
 	for event, err := range client.Watch(ctx, req, r.resumption) {

@@ -151,6 +151,7 @@ async def _run(program: Program, scenario: Scenario, stack: Stack) -> Run:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+    await stack.settled()
     run.missed = [fault.kind for fault in stack.missed]
     run.posts = [each.body for each in stack.simulator.requests if each.method == "POST"]
     run.paths = [each.path for each in stack.simulator.requests]

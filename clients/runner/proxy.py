@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _READ_BYTES = 64 * 1024
 
@@ -28,6 +31,7 @@ class Proxy:
         target: host and port that new connections go to.
         delay_seconds: how long each piece of an answer is held back.
         cut_after_bytes: once so many bytes went to clients, all connections are cut; once only.
+        after_cut: what is called then.
 
     """
 
@@ -35,6 +39,7 @@ class Proxy:
         self.target = target
         self.delay_seconds = delay_seconds
         self.cut_after_bytes: int | None = None
+        self.after_cut: Callable[[], None] = lambda: None
         self.address = ""
         self._passed_bytes = 0
         self._connections: set[_Connection] = set()
@@ -95,3 +100,4 @@ class Proxy:
         if self.cut_after_bytes is not None and self._passed_bytes >= self.cut_after_bytes:
             self.cut_after_bytes = None
             self.cut()
+            self.after_cut()

@@ -24,7 +24,7 @@ class Fault(_Model):
 
     Attributes:
         when: at the start, once so many lines of a kind were printed (`job`, or `watch.job` for those of a step), or
-            once so many bytes went to the client (`bytes`, for `cut` only).
+            once so many bytes went to the client (`bytes`, for `cut` and `restart`).
         kind: what happens; `Stack` plays it.
 
     """
@@ -70,6 +70,7 @@ class Scenario(_Model):
         pace: what the job's time goes by; without it time passes as usual.
         expect: patterns that lines match in this order; others may stand between.
         never: patterns that no line may match.
+        result: the result at the end, as JSON, where it is not what the steps ask for.
         posts: how many submissions reach the upstream.
         posted: what is in the body of each submission.
         asked: a path that is asked for upstream.
@@ -85,6 +86,7 @@ class Scenario(_Model):
     pace: Pace | None = None
     expect: list[Line]
     never: list[Line] = []
+    result: str = ""
     posts: int = 1
     posted: Line = {}
     asked: str = ""

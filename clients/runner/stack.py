@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
@@ -44,7 +45,7 @@ class Stack:
             self._url = url.geturl()
             self._proxy = await self._exit.enter_async_context(Proxy((await self._new_gateway()).address))
             self._arm()
-            await self._settled()
+            await self.settled()
         except BaseException:
             await self._exit.aclose()
             raise
@@ -84,23 +85,27 @@ class Stack:
     def _paced(self) -> float:
         return self._job_seconds
 
-    async def _settled(self) -> None:
+    async def settled(self) -> None:
+        """Returns once the faults that began are over. Raises what went wrong in them."""
         await asyncio.gather(*self._tasks)
 
     def _arm(self) -> None:
         for fault in self._scenario.faults:
             if fault.at_bytes:
-                self._proxy.cut_after_bytes = fault.at_bytes
                 self._waiting.remove(fault)
+                self._proxy.cut_after_bytes = fault.at_bytes
+                self._proxy.after_cut = functools.partial(self._begin, fault)
         self._play_due()
 
     def _play_due(self) -> None:
         for fault in tuple(self._waiting):
             if fault.is_due(self._counts):
                 self._waiting.remove(fault)
-                self._breaks += 1
-                task = asyncio.create_task(self._play(fault.kind))
-                self._tasks.add(task)
+                self._begin(fault)
+
+    def _begin(self, fault: Fault) -> None:
+        self._breaks += 1
+        self._tasks.add(asyncio.create_task(self._play(fault.kind)))
 
     async def _play(self, kind: str) -> None:
         match kind:

@@ -81,7 +81,7 @@ class Reporter:
             return {"as": "struct", "sum": job.content["data"]["sum"], **told}
         if not job.content_size:
             return {"as": "none"}
-        form, held = ("json", job.content_json) if job.content_json else ("chunks", bytes(self._result.data))
+        form, held = ("chunks", self._result.data) if job.content_omitted else ("json", job.content_json)
         return {"as": form, "size": len(held), "sha256": hashlib.sha256(held).hexdigest(), **told}
 
     def _line(self, **seen: object) -> None:
@@ -107,7 +107,8 @@ def unary_request(step: dict[str, Any], uid: int) -> tuple[str, Any, float]:
 
 def watch_request(step: dict[str, Any], uid: int) -> pb.WatchJobRequest:
     """The request of a watch."""
-    request = pb.WatchJobRequest(uid=uid)
+    chunks = pb.CONTENT_FORMAT_JSON_CHUNKS if step.get("chunks") else pb.CONTENT_FORMAT_UNSPECIFIED
+    request = pb.WatchJobRequest(uid=uid, content_format=chunks)
     if "heartbeat_seconds" in step:
         request.heartbeat_interval.seconds = step["heartbeat_seconds"]
     return request
