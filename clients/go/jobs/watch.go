@@ -42,14 +42,16 @@ func (c *Client) Watch(
 	return func(yield func(*pb.JobEvent, error) bool) {
 		next := proto.CloneOf(req)
 		backoff := firstWait
+		freshToken := false // no event came since
 		for {
 			began := time.Now()
 			heard, left, err := c.watchOnce(ctx, next, yield)
 			if left {
 				return
 			}
-			resumption, ok := resume(err, heard)
-			if !ok || ctx.Err() != nil {
+			freshToken = freshToken && !heard
+			resumption, ok := resume(err)
+			if !ok || ctx.Err() != nil || resumption.Code == codes.Unauthenticated && freshToken {
 				yield(nil, err)
 				return
 			}
@@ -65,6 +67,7 @@ func (c *Client) Watch(
 			backoff = min(2*backoff, longestWait)
 			if resumption.Code == codes.Unauthenticated {
 				c.LogIn()
+				freshToken = true
 			}
 			if resumption.NewConnection {
 				if err := c.Reconnect(); err != nil {
@@ -120,7 +123,7 @@ func (c *Client) watchOnce(
 }
 
 // resume says how to go on after an error, and false where that is no use.
-func resume(err error, heard bool) (Resumption, bool) {
+func resume(err error) (Resumption, bool) {
 	if errors.Is(err, errSilent) {
 		return Resumption{Failure{Code: codes.Canceled, Reason: Silent}, true}, true
 	}
@@ -130,7 +133,7 @@ func resume(err error, heard bool) (Resumption, bool) {
 	f := FailureOf(err)
 	passing := f.Code == codes.Unavailable ||
 		f.Code == codes.ResourceExhausted && f.Wait != nil ||
-		f.Code == codes.Unauthenticated && heard
+		f.Code == codes.Unauthenticated
 	return Resumption{f, f.Reason == "DRAINING"}, passing
 }
 

@@ -7,6 +7,9 @@ from collections.abc import Callable
 import grpc
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
+from jobclient.failure import Failure
+from jobclient.resume import needs_new_connection
+
 
 def channel_options(service_config: str) -> list[tuple[str, int | str]]:
     """The options of a channel, with a service config as JSON."""
@@ -49,10 +52,13 @@ class Connection(_Credential):
         self._channel = grpc.insecure_channel(self._target, self._options)
         self.stub = rpc.JobServiceStub(self._channel)
 
-    def renew(self) -> None:
-        """Goes on over a new connection."""
-        self.close()
-        self._connect()
+    def recover(self, failure: Failure) -> None:
+        """Gets what the next call needs after a failure: a fresh token, a new connection."""
+        if failure.code is grpc.StatusCode.UNAUTHENTICATED:
+            self.log_in()
+        if needs_new_connection(failure):
+            self.close()
+            self._connect()
 
     def close(self) -> None:
         """Ends the connection and what calls there are."""
@@ -72,10 +78,13 @@ class AioConnection(_Credential):
         self._channel = grpc.aio.insecure_channel(self._target, self._options)
         self.stub = rpc.JobServiceStub(self._channel)
 
-    async def renew(self) -> None:
-        """Goes on over a new connection."""
-        await self.close()
-        self._connect()
+    async def recover(self, failure: Failure) -> None:
+        """Gets what the next call needs after a failure: a fresh token, a new connection."""
+        if failure.code is grpc.StatusCode.UNAUTHENTICATED:
+            self.log_in()
+        if needs_new_connection(failure):
+            await self.close()
+            self._connect()
 
     async def close(self) -> None:
         """Ends the connection and what calls there are."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, cast
 
 import grpc
 from google.rpc import error_details_pb2
@@ -58,7 +58,7 @@ class Failure:
     def of(cls, error: grpc.RpcError) -> Self:
         """Reads the error of a call, sync or asyncio."""
         reason, retry_after, fields = "", None, {}
-        status = rpc_status.from_call(error)
+        status = rpc_status.from_call(cast("grpc.Call", error))  # which it is
         for detail in status.details if status else ():
             if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
                 info = error_details_pb2.ErrorInfo()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import grpc
@@ -24,20 +23,18 @@ class ProtocolViolationError(Exception):
     """The stream ended with OK and without the job's end."""
 
 
-@dataclass(frozen=True)
-class Resumption:
-    """Why a watch goes on in another call, and over a new connection or the same one."""
-
-    failure: Failure
-    new_connection: bool
-
-
-OnResume: TypeAlias = Callable[[Resumption], None]
+OnResume: TypeAlias = Callable[[Failure], None]
+"""Is told why a watch goes on with another call, before the wait."""
 
 
 def silence_seconds(request: pb.WatchJobRequest) -> float:
     """How long a stream may be silent: three heartbeat intervals."""
     return 3 * (request.heartbeat_interval.ToTimedelta().total_seconds() or HEARTBEAT_SECONDS)
+
+
+def needs_new_connection(failure: Failure) -> bool:
+    """Whether the old connection leads to nothing more: it is dead, or its gateway is going away."""
+    return failure is SILENT or failure.reason == "DRAINING"
 
 
 class Attempts:
@@ -47,6 +44,7 @@ class Attempts:
         self._failures = 0
         self._opened = time.monotonic()
         self._heard = False
+        self._fresh_token = False
 
     def opened(self) -> None:
         """A new call was made."""
@@ -55,16 +53,19 @@ class Attempts:
     def heard(self) -> None:
         """An event came."""
         self._heard = True
+        self._fresh_token = False
 
-    def resumption(self, failure: Failure) -> Resumption | None:
-        """How to go on after a failure, None where that is no use."""
-        passing = (
+    def may_go_on(self, failure: Failure) -> bool:
+        """Whether to call again after a failure."""
+        if failure.code is grpc.StatusCode.UNAUTHENTICATED:
+            # A fresh token that is refused as well will not be the last one.
+            refused, self._fresh_token = self._fresh_token, True
+            return not refused
+        return (
             failure is SILENT
             or failure.code is grpc.StatusCode.UNAVAILABLE
             or (failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retry_after is not None)
-            or (failure.code is grpc.StatusCode.UNAUTHENTICATED and self._heard)
         )
-        return Resumption(failure, failure is SILENT or failure.reason == "DRAINING") if passing else None
 
     def wait(self, failure: Failure) -> float:
         """The seconds to wait before the next call."""

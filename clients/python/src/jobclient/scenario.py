@@ -10,7 +10,7 @@ from typing import Any
 from jobgateway.v1 import job_service_pb2 as pb
 
 from jobclient.failure import LOGIN, RETRY, Failure
-from jobclient.resume import Result, Resumption
+from jobclient.resume import Result, needs_new_connection
 
 CALLS = 5
 """How often a unary call is made in all."""
@@ -52,14 +52,13 @@ class Reporter:
         }
         self._line(job=shown | ({"result": self._shown_result(job)} if job.done else {}))
 
-    def resumption(self, resumption: Resumption) -> None:
-        """A watch goes on."""
-        failure = resumption.failure
+    def resumption(self, failure: Failure) -> None:
+        """A watch goes on after a failure."""
         self._line(
             resume={
                 "code": failure.code.name,
                 "reason": failure.reason,
-                "new_connection": resumption.new_connection,
+                "new_connection": needs_new_connection(failure),
             }
         )
 
@@ -78,7 +77,7 @@ class Reporter:
     def _shown_result(self, job: pb.Job) -> dict[str, Any]:
         told = {"told_size": job.content_size, "told_sha256": job.content_sha256}
         if job.HasField("content"):
-            return {"as": "struct", "sum": job.content["data"]["sum"], **told}
+            return {"as": "struct", "sum": job.content.fields["data"].struct_value.fields["sum"].number_value, **told}
         if not job.content_size:
             return {"as": "none"}
         form, held = ("chunks", self._result.data) if job.content_omitted else ("json", job.content_json)

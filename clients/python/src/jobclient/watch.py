@@ -5,13 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from threading import Timer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
 from jobclient.failure import Failure
-from jobclient.resume import SILENT, Attempts, OnResume, ProtocolViolationError, silence_seconds
+from jobclient.resume import (
+    SILENT,
+    Attempts,
+    OnResume,
+    ProtocolViolationError,
+    silence_seconds,
+)
 
 if TYPE_CHECKING:
     from jobclient.connection import Connection
@@ -41,29 +47,24 @@ def watch(connection: Connection, request: pb.WatchJobRequest, on_resume: OnResu
                 yield event
         except grpc.RpcError as error:
             failure = SILENT if events.silent else Failure.of(error)
-            resumption = attempts.resumption(failure)
-            if done:
-                return
-            if resumption is None:
+            if not done and not attempts.may_go_on(failure):
                 raise
         else:
-            if done:
-                return
-            raise ProtocolViolationError
+            if not done:
+                raise ProtocolViolationError
         finally:
             call.cancel()  # a call that was merely abandoned stays open
-        on_resume(resumption)
+        if done:
+            return
+        on_resume(failure)
         time.sleep(attempts.wait(failure))
-        if failure.code is grpc.StatusCode.UNAUTHENTICATED:
-            connection.log_in()
-        if resumption.new_connection:
-            connection.renew()
+        connection.recover(failure)
 
 
 class _Listening:
     """The events of a call that is cancelled once it was silent for too long; only waiting counts, not the caller."""
 
-    def __init__(self, call: grpc.Call, limit: float) -> None:
+    def __init__(self, call: Any, limit: float) -> None:
         self.silent = False
         self._call = call
         self._limit = limit
@@ -76,7 +77,8 @@ class _Listening:
         timer.daemon = True
         timer.start()
         try:
-            return next(self._call)
+            event: pb.JobEvent = next(self._call)
+            return event
         finally:
             timer.cancel()
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 import grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
 from jobclient.failure import Failure
-from jobclient.resume import SILENT, Attempts, OnResume, ProtocolViolationError, silence_seconds
+from jobclient.resume import (
+    SILENT,
+    Attempts,
+    OnResume,
+    ProtocolViolationError,
+    silence_seconds,
+)
 
 if TYPE_CHECKING:
     from jobclient.connection import AioConnection
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
 
 async def watch(
     connection: AioConnection, request: pb.WatchJobRequest, on_resume: OnResume
-) -> AsyncIterator[pb.JobEvent]:
+) -> AsyncGenerator[pb.JobEvent]:
     """Yields the events of a job; the last one has `job.done`. `on_resume` is told before each further call.
 
     Close it (`contextlib.aclosing`) where you leave it before its end.
@@ -36,29 +42,30 @@ async def watch(
         call = connection.stub.WatchJob(going_on, metadata=connection.metadata)
         done = False
         try:
-            while (event := await asyncio.wait_for(call.read(), silence_seconds(request))) is not grpc.aio.EOF:
+            while event := await _next(call, silence_seconds(request)):
                 attempts.heard()
                 going_on.resume_token = event.resume_token or going_on.resume_token
                 done = event.job.done
                 yield event
-            if done:
-                return
-            raise ProtocolViolationError
         except TimeoutError:
             failure = SILENT
-            resumption = attempts.resumption(failure)
         except grpc.aio.AioRpcError as error:
-            if done:
-                return
             failure = Failure.of(error)
-            resumption = attempts.resumption(failure)
-            if resumption is None:
+            if not done and not attempts.may_go_on(failure):
                 raise
+        else:
+            if not done:
+                raise ProtocolViolationError
         finally:
             call.cancel()  # a call that was merely abandoned stays open
-        on_resume(resumption)
+        if done:
+            return
+        on_resume(failure)
         await asyncio.sleep(attempts.wait(failure))
-        if failure.code is grpc.StatusCode.UNAUTHENTICATED:
-            connection.log_in()
-        if resumption.new_connection:
-            await connection.renew()
+        await connection.recover(failure)
+
+
+async def _next(call: grpc.aio.UnaryStreamCall[pb.WatchJobRequest, pb.JobEvent], limit: float) -> pb.JobEvent | None:
+    """The next event, None after the last one; where it takes longer than `limit` seconds, the call is cancelled."""
+    event = await asyncio.wait_for(call.read(), limit)
+    return event if isinstance(event, pb.JobEvent) else None
