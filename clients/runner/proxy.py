@@ -23,6 +23,11 @@ class _Connection:
         for writer in self._writers:
             writer.transport.abort()
 
+    async def gone(self) -> None:
+        for writer in self._writers:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
 
 class Proxy:
     """Listens at a free port and connects each client with the target.
@@ -43,15 +48,17 @@ class Proxy:
         self.address = ""
         self._passed_bytes = 0
         self._connections: set[_Connection] = set()
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         self.cut()
+        await asyncio.gather(*self._serving)
 
     def cut(self) -> None:
         """Cuts all connections; new ones pass."""
@@ -62,6 +69,11 @@ class Proxy:
         """Lets all connections stand and nothing of them pass; new ones pass."""
         for connection in self._connections:
             connection.swallowed = True
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -77,6 +89,7 @@ class Proxy:
                 pumps.create_task(self._pump(connection, target_reader, writer, answers=True))
         finally:
             connection.cut()
+            await connection.gone()
             self._connections.discard(connection)
 
     async def _pump(
