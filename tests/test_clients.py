@@ -176,6 +176,13 @@ def test_a_result_that_the_client_holds_otherwise_is_found_out() -> None:
     assert "and the client holds" in bad
 
 
+def test_a_client_that_reads_the_service_config_is_held_to_it() -> None:
+    scenario = SCENARIO.model_copy(update={"never": [], "never_with_service_config": [{"error": {}}]})
+    seen = (SENT, {"do": "get", "error": {"code": "UNAVAILABLE"}}, *GOOD[1:])
+    assert judged(*seen, scenario=scenario) == ""
+    assert "not expected" in judged(*seen, scenario=scenario, reads_service_config=True)
+
+
 def test_a_pattern_takes_what_is_left_out_as_empty() -> None:
     assert matches({"reason": "", "held": 0}, {}, {})
     assert not matches({"reason": "X"}, {}, {})

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import structlog
 from rich.console import Console
@@ -23,7 +22,7 @@ from clients.runner.languages import CommandFailed, Language
 from clients.runner.scenarios import SERVICE_CONFIG, Scenario
 from clients.runner.stack import FRESH_TOKEN, TOKEN, Stack
 
-RUN_SECONDS = 60.0
+RUN_SECONDS = 120.0
 LONGEST_LINE = 1 << 20
 SHOWN_LINES = 30
 
@@ -34,7 +33,7 @@ class Program:
 
     name: str
     command: str
-    folder: Path
+    language: Language
     build_seconds: float
     seconds: dict[str, float] = field(default_factory=dict)
     failed: dict[str, list[str]] = field(default_factory=dict)
@@ -66,7 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="LANGUAGE|PROGRAM", help="some of the clients; none: all")
     parser.add_argument("--scenario", choices=[each.name for each in scenarios.load()])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2, help="runs at once")
+    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 2), help="runs at once")
     parser.add_argument("--no-check", action="store_true", help="without formatters and linters")
     parser.add_argument(
         "--require-all",
@@ -97,7 +96,7 @@ async def _build(arguments: argparse.Namespace, console: Console) -> tuple[list[
             complaints.append(str(error))
             continue
         console.print(f"{language.name}: built in {seconds:.1f} s", highlight=False)
-        programs += [Program(name, command, language.folder, seconds) for name, command in wanted.items()]
+        programs += [Program(name, command, language, seconds) for name, command in wanted.items()]
     return programs, complaints
 
 
@@ -110,13 +109,14 @@ def _wanted(language: Language, names: list[str]) -> dict[str, str]:
 
 async def _try(program: Program, scenario: Scenario, gate: asyncio.Semaphore, console: Console) -> None:
     async with gate:
-        start = time.monotonic()
         async with Stack(scenario) as stack:
+            start = time.monotonic()
             run = await _run(program, scenario, stack)
+            seconds = time.monotonic() - start
             log = stack.gateway_log
         found = problems(scenario, run)
         if not found:
-            program.seconds[scenario.name] = time.monotonic() - start
+            program.seconds[scenario.name] = seconds
             return
         program.failed[scenario.name] = found
         shown = [f"FAILED {program.name} {scenario.name}", *(f"  {problem}" for problem in found)]
@@ -126,7 +126,7 @@ async def _try(program: Program, scenario: Scenario, gate: asyncio.Semaphore, co
 
 
 async def _run(program: Program, scenario: Scenario, stack: Stack) -> Run:
-    run = Run()
+    run = Run(reads_service_config=program.language.manifest.reads_service_config)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         file.write(scenario.file())
         file.flush()
@@ -135,7 +135,7 @@ async def _run(program: Program, scenario: Scenario, stack: Stack) -> Run:
             stack.target,
             file.name,
             str(SERVICE_CONFIG),
-            cwd=program.folder,
+            cwd=program.language.folder,
             env=languages.environment() | {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_FRESH_TOKEN": FRESH_TOKEN},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

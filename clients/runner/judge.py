@@ -37,6 +37,7 @@ class Run:
         posts: the bodies of the submissions that reached the upstream.
         paths: the paths that were asked for there.
         missed: the faults whose time did not come.
+        reads_service_config: whether the client's library does.
 
     """
 
@@ -46,13 +47,14 @@ class Run:
     posts: list[bytes] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
+    reads_service_config: bool = False
 
 
 def problems(scenario: Scenario, run: Run) -> list[str]:
     """What is wrong with a run, a line for each; empty where all is well."""
     return [
         *_process(run),
-        *_expected(scenario, run.lines),
+        *_expected(scenario, run),
         *_watches(run.lines),
         *_chunks(scenario, run.lines),
         *_results(scenario, run.lines),
@@ -82,7 +84,8 @@ def _process(run: Run) -> Iterator[str]:
     yield from (f"the time of the fault {fault} did not come" for fault in run.missed)
 
 
-def _expected(scenario: Scenario, lines: list[Line]) -> Iterator[str]:
+def _expected(scenario: Scenario, run: Run) -> Iterator[str]:
+    lines = run.lines
     uids = [line["job"].get("uid") for line in lines if "job" in line and line.get("do") == "send"]
     yield from (f"uid {uid!r} is not a string" for uid in uids if not isinstance(uid, str))
     known: Line = {FIRST: uids[0]} if uids else {}
@@ -91,7 +94,8 @@ def _expected(scenario: Scenario, lines: list[Line]) -> Iterator[str]:
         if not any(matches(pattern, line, known) for line in left):
             yield f"expected, after what came before: {json.dumps(pattern)}"
             break
-    for line, pattern in itertools.product(lines, scenario.never):
+    never = scenario.never + (scenario.never_with_service_config if run.reads_service_config else [])
+    for line, pattern in itertools.product(lines, never):
         if matches(pattern, line, known):
             yield f"not expected: {json.dumps(line)}"
 

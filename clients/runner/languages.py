@@ -25,6 +25,7 @@ class Manifest(BaseModel):
     build: list[str]
     check: list[str]
     programs: dict[str, str]
+    reads_service_config: bool = False
 
 
 class CommandFailed(Exception):

@@ -71,6 +71,7 @@ class Scenario(_Model):
         expect: patterns that lines match in this order; others may stand between.
         never: patterns that no line may match.
         result: the result at the end, as JSON, where it is not what the steps ask for.
+        never_with_service_config: more of these, for clients that read the service config.
         posts: how many submissions reach the upstream.
         posted: what is in the body of each submission.
         asked: a path that is asked for upstream.
@@ -86,6 +87,7 @@ class Scenario(_Model):
     pace: Pace | None = None
     expect: list[Line]
     never: list[Line] = []
+    never_with_service_config: list[Line] = []
     result: str = ""
     posts: int = 1
     posted: Line = {}
