@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import signal
 import socket
 import sys
@@ -14,15 +16,15 @@ if TYPE_CHECKING:
 
 _SETTINGS = {"JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS": "0.5", "JOBGATEWAY_DRAIN_GRACE_SECONDS": "1"}
 _START_SECONDS = 30.0
+# Below those that systems give to outgoing connections, so that none takes a port while its gateway is down.
+_PORTS = range(20_000, 32_000)
 
 
 class GatewayProcess:
     """`python -m gateway serve` in front of `upstream_url`, at a port that it keeps when it is started anew."""
 
     def __init__(self, upstream_url: str, settings: Mapping[str, str]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address: tuple[str, int] = free.getsockname()
+        self.address = _free_address()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
         self._environment = {
             **inherited,
@@ -76,3 +78,11 @@ class GatewayProcess:
     def _send(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
+
+
+def _free_address() -> tuple[str, int]:
+    while True:
+        address = "127.0.0.1", random.choice(_PORTS)  # noqa: S311 - no cryptography
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(address)
+            return address
