@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
+from types import ModuleType
 from typing import Any
 
 import grpc
@@ -18,6 +20,7 @@ from clients.runner.proxy import Proxy
 from clients.runner.scenarios import SERVICE_CONFIG, Fault, Scenario
 from clients.runner.stack import TOKEN, Stack
 from tests.support.gateways import Failure
+from tests.test_status import ACTIONS, ENDINGS, Read
 
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 RETRIED = {"GetJob", "WaitJob", "CancelJob", "WatchJob"}
@@ -69,6 +72,20 @@ async def test_grpc_retries_a_read_by_the_service_config_and_never_a_submission(
             await stub.SendJob(job, metadata=BEARER)
         assert Failure(caught.value).code is grpc.StatusCode.UNAVAILABLE
         assert stack.gateway_log.count('"SendJob", "code": "UNAVAILABLE"') == 1
+
+
+WORDS = {"mend the request": "mend", "log in again": "login", "look before sending anew": "look", "give up": "give_up"}
+
+
+@pytest.mark.parametrize("reason", sorted(ACTIONS))
+def test_the_python_client_decides_as_the_document_says(reason: str) -> None:
+    path = scenarios.CLIENTS / "python" / "src" / "jobclient" / "failure.py"
+    module = ModuleType("jobclient_failure")
+    sys.modules[module.__name__] = module  # where dataclasses look for it
+    exec(compile(path.read_text(), path, "exec"), module.__dict__)  # noqa: S102 - our own file, which is no package here
+    for ending in (each for each in ENDINGS if each.reason == reason):
+        failure = module.Failure(ending.code, reason, 1.0 if Read(ending).retry else None)
+        assert failure.action == WORDS.get(ACTIONS[reason], ACTIONS[reason])
 
 
 def test_the_scenarios_have_names_of_their_own() -> None:

@@ -94,7 +94,7 @@ func (c *Client) watchOnce(
 	defer watchdog.Stop()
 	stream, err := c.WatchJob(c.Authorized(ctx), req)
 	if err != nil {
-		return false, false, err
+		return false, false, silentOr(ctx, err)
 	}
 	done := false
 	for {
@@ -104,12 +104,10 @@ func (c *Client) watchOnce(
 		switch {
 		case err != nil && done:
 			return true, true, nil
-		case errors.Is(context.Cause(ctx), errSilent):
-			return heard, false, errSilent
 		case errors.Is(err, io.EOF):
 			return heard, false, ErrNoEnd
 		case err != nil:
-			return heard, false, err
+			return heard, false, silentOr(ctx, err)
 		}
 		heard = true
 		if token := event.GetResumeToken(); token != "" {
@@ -120,6 +118,14 @@ func (c *Client) watchOnce(
 			return true, true, nil
 		}
 	}
+}
+
+// silentOr is errSilent where that is why the call ended with err.
+func silentOr(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), errSilent) {
+		return errSilent
+	}
+	return err
 }
 
 // resume says how to go on after an error, and false where that is no use.
