@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: help setup demo test check fuzz soak mutants format generate lock release-image wheel clean
+.PHONY: help setup demo test clients check fuzz soak mutants format generate lock release-image clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -23,6 +23,9 @@ demo: $(SETUP) ## run jobs through the gateway and its embedded upstream
 
 test: $(SETUP) ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+clients: $(SETUP) ## build the clients of six languages, and run them through the scenarios (ARGS='go --scenario cut')
+	$(BIN)/python -m clients.runner $(ARGS)
 
 check: $(SETUP) ## format, lint, types, import directions, proto, generated code
 	$(BIN)/ruff format --check .

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway import __version__, logs
+from gateway import __version__, logs, reflection
 from gateway.admission import Admission, draining
 from gateway.budget import Budget
 from gateway.call import Boundary
@@ -140,7 +139,7 @@ class Gateway:
         server.add_generic_rpc_handlers((_handlers(self._service, self._boundary),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        reflection.enable(names, server)
         for name in names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         listen = self._settings.listen

@@ -261,10 +261,11 @@ async def test_health_says_serving(gateway: Gateway, service: str) -> None:
     assert got.status == SERVING
 
 
-async def test_reflection_lists_the_service_and_describes_it(gateway: Gateway) -> None:
+@pytest.mark.parametrize("symbol", [SERVICE, f"{SERVICE}.GetJob"])
+async def test_reflection_lists_the_service_and_describes_it(gateway: Gateway, symbol: str) -> None:
     async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         yield reflection_pb2.ServerReflectionRequest(list_services="")
-        yield reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE)
+        yield reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
 
     async with grpc.aio.insecure_channel(gateway.address) as channel:
         reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]

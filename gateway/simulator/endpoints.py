@@ -52,6 +52,11 @@ class Endpoints:
         self._faults = faults
         self._jobs = Jobs(clock, time.time)
 
+    def renew(self, old: str, new: str) -> None:
+        """Let in the token `new` in the place of `old`, and give it the jobs of that."""
+        self._tokens = self._tokens - {old} | {new}
+        self._jobs.hand_over(old, new)
+
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to the handlers."""
         entity = BASE_PATH + "/workspaces/{workspace_id}/entities/{id}"

@@ -103,3 +103,9 @@ class Jobs:
     def get(self, uid: str) -> Job | None:
         """Return the job that a path names, or None where there is no such job."""
         return self._jobs.get(int(uid)) if uid.isascii() and uid.isdigit() and len(uid) < 20 else None
+
+    def hand_over(self, old: str, new: str) -> None:
+        """Give the jobs of the token `old` to the token `new`."""
+        for job in self._jobs.values():
+            if job.owner == old:
+                job.owner = new

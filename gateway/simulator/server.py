@@ -102,6 +102,10 @@ class Simulator:
         """Put a fault behind those that requests will meet, whatever their job."""
         self._faults.add(fault)
 
+    def renew(self, old: str, new: str) -> None:
+        """Let in the token `new` in the place of `old`, whose jobs are its own from now on."""
+        self._endpoints.renew(old, new)
+
     async def refuse(self, refusing: bool) -> None:
         """Begin or cease to refuse connections, at the same port.
 

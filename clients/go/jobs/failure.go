@@ -1,0 +1,74 @@
+package jobs
+
+import (
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Action is what a client does about an error.
+type Action string
+
+// The actions of docs/errors.md.
+const (
+	Retry  Action = "retry"
+	Mend   Action = "mend"
+	LogIn  Action = "login"
+	Look   Action = "look"
+	GiveUp Action = "give_up"
+)
+
+// Failure is what an error of a call says.
+type Failure struct {
+	Code   codes.Code
+	Reason string            // that of ErrorInfo; empty where the gateway did not say
+	Wait   *time.Duration    // that of RetryInfo; nil where no wait is known
+	Fields map[string]string // what is wrong with each field at fault
+}
+
+// FailureOf reads the error of a call.
+func FailureOf(err error) Failure {
+	st, _ := status.FromError(err)
+	f := Failure{Code: st.Code(), Fields: map[string]string{}}
+	for _, detail := range st.Details() {
+		switch d := detail.(type) {
+		case *errdetails.ErrorInfo:
+			f.Reason = d.GetReason()
+		case *errdetails.RetryInfo:
+			wait := d.GetRetryDelay().AsDuration()
+			f.Wait = &wait
+		case *errdetails.BadRequest:
+			for _, v := range d.GetFieldViolations() {
+				f.Fields[v.GetField()] = v.GetDescription()
+			}
+		}
+	}
+	return f
+}
+
+// Action decides by the reason, or by the code where the reason is not known.
+func (f Failure) Action() Action {
+	switch f.Reason {
+	case "UPSTREAM_NOT_READY", "UPSTREAM_CANCELLED", "UPSTREAM_TIMEOUT", "UPSTREAM_ERROR":
+		return Retry
+	case "REQUEST_TOO_LARGE", "UPSTREAM_REQUEST_TOO_LARGE", "RESULT_TOO_LARGE":
+		return Mend
+	}
+	switch f.Code {
+	case codes.Unavailable, codes.DeadlineExceeded:
+		return Retry
+	case codes.ResourceExhausted:
+		if f.Wait != nil {
+			return Retry
+		}
+	case codes.InvalidArgument, codes.NotFound:
+		return Mend
+	case codes.Unauthenticated:
+		return LogIn
+	case codes.Unknown:
+		return Look
+	}
+	return GiveUp
+}

@@ -1,0 +1,170 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	pb "jobclient/gen/jobgateway/v1"
+)
+
+const (
+	firstWait        = 200 * time.Millisecond
+	longestWait      = 10 * time.Second
+	defaultHeartbeat = 15 * time.Second
+
+	// Silent is the reason of a stream that was given up because nothing was heard from it.
+	Silent = "SILENT"
+)
+
+// ErrNoEnd says that a stream ended with OK and without the job's end, which breaks the protocol.
+var ErrNoEnd = errors.New("the stream ended without the job's end")
+
+var errSilent = errors.New("nothing was heard for three heartbeat intervals")
+
+// Resumption says why a watch goes on with another call.
+type Resumption struct {
+	Failure
+	NewConnection bool
+}
+
+// Watch returns the events of a job up to the one with job.done, over as many calls as that takes (docs/clients.md).
+// It ends with an error where a status is final, or ctx is done. onResume is told before each further call.
+func (c *Client) Watch(
+	ctx context.Context, req *pb.WatchJobRequest, onResume func(Resumption),
+) iter.Seq2[*pb.JobEvent, error] {
+	return func(yield func(*pb.JobEvent, error) bool) {
+		next := proto.CloneOf(req)
+		backoff := firstWait
+		freshToken := false // no event came since
+		for {
+			began := time.Now()
+			heard, left, err := c.watchOnce(ctx, next, yield)
+			if left {
+				return
+			}
+			freshToken = freshToken && !heard
+			resumption, ok := resume(err)
+			if !ok || ctx.Err() != nil || resumption.Code == codes.Unauthenticated && freshToken {
+				yield(nil, err)
+				return
+			}
+			// One event does not make a stream that works: it may break each time after the first.
+			if heard && time.Since(began) > longestWait {
+				backoff = firstWait
+			}
+			onResume(resumption)
+			if err := sleep(ctx, wait(resumption, backoff)); err != nil {
+				yield(nil, err)
+				return
+			}
+			backoff = min(2*backoff, longestWait)
+			if resumption.Code == codes.Unauthenticated {
+				c.LogIn()
+				freshToken = true
+			}
+			if resumption.NewConnection {
+				if err := c.Reconnect(); err != nil {
+					yield(nil, err)
+					return
+				}
+			}
+		}
+	}
+}
+
+// watchOnce yields the events of one call and keeps the last resume token in req. left says that there is nothing more to
+// do: the job has ended, or the caller wants no more.
+func (c *Client) watchOnce(
+	ctx context.Context, req *pb.WatchJobRequest, yield func(*pb.JobEvent, error) bool,
+) (heard, left bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil) // a stream that is not read to its end leaks until its context is cancelled
+	silence := 3 * defaultHeartbeat
+	if req.GetHeartbeatInterval() != nil {
+		silence = 3 * req.GetHeartbeatInterval().AsDuration()
+	}
+	watchdog := time.AfterFunc(silence, func() { cancel(errSilent) })
+	defer watchdog.Stop()
+	stream, err := c.WatchJob(c.Authorized(ctx), req)
+	if err != nil {
+		return false, false, silentOr(ctx, err)
+	}
+	done := false
+	for {
+		watchdog.Reset(silence)
+		event, err := stream.Recv()
+		watchdog.Stop() // only waiting counts, not what the caller does with the event
+		switch {
+		case err != nil && done:
+			return true, true, nil
+		case errors.Is(err, io.EOF):
+			return heard, false, ErrNoEnd
+		case err != nil:
+			return heard, false, silentOr(ctx, err)
+		}
+		heard = true
+		if token := event.GetResumeToken(); token != "" {
+			req.ResumeToken = token
+		}
+		done = event.GetJob().GetDone()
+		if !yield(event, nil) {
+			return true, true, nil
+		}
+	}
+}
+
+// silentOr is errSilent where that is why the call ended with err.
+func silentOr(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), errSilent) {
+		return errSilent
+	}
+	return err
+}
+
+// resume says how to go on after an error, and false where that is no use.
+func resume(err error) (Resumption, bool) {
+	if errors.Is(err, errSilent) {
+		return Resumption{Failure{Code: codes.Canceled, Reason: Silent}, true}, true
+	}
+	if errors.Is(err, ErrNoEnd) {
+		return Resumption{}, false
+	}
+	f := FailureOf(err)
+	passing := f.Code == codes.Unavailable ||
+		f.Code == codes.ResourceExhausted && f.Wait != nil ||
+		f.Code == codes.Unauthenticated
+	return Resumption{f, f.Reason == "DRAINING"}, passing
+}
+
+// wait is what RetryInfo says, and at least a random time below the bound.
+func wait(r Resumption, bound time.Duration) time.Duration {
+	jittered := bound/2 + rand.N(bound/2)
+	if r.Wait != nil {
+		return max(*r.Wait, jittered)
+	}
+	return jittered
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// Result is the bytes of a result that comes in chunks.
+type Result []byte
+
+// Take adds a chunk. After a resumption chunks may begin again at 0, so what is held is cut to its offset.
+func (r *Result) Take(chunk *pb.ContentChunk) {
+	*r = append((*r)[:chunk.GetOffset()], chunk.GetData()...)
+}

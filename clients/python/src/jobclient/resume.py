@@ -1,0 +1,89 @@
+"""When a watch goes on after a failure, and after which wait: the rules that both watches share."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeAlias
+
+import grpc
+from jobgateway.v1 import job_service_pb2 as pb
+
+from jobclient.failure import Failure
+
+SILENT = Failure(grpc.StatusCode.CANCELLED, "SILENT")
+"""The stand-in for a stream that was given up, for nothing was heard from it."""
+
+FIRST_WAIT, LONGEST_WAIT = 0.2, 10.0
+HEARTBEAT_SECONDS = 15.0
+
+
+class ProtocolViolationError(Exception):
+    """The stream ended with OK and without the job's end."""
+
+
+OnResume: TypeAlias = Callable[[Failure], None]
+"""Is told why a watch goes on with another call, before the wait."""
+
+
+def silence_seconds(request: pb.WatchJobRequest) -> float:
+    """How long a stream may be silent: three heartbeat intervals."""
+    return 3 * (request.heartbeat_interval.ToTimedelta().total_seconds() or HEARTBEAT_SECONDS)
+
+
+def needs_new_connection(failure: Failure) -> bool:
+    """Whether the old connection leads to nothing more: it is dead, or its gateway is going away."""
+    return failure is SILENT or failure.reason == "DRAINING"
+
+
+class Attempts:
+    """Decides about each failure of one watch."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._opened = time.monotonic()
+        self._heard = False
+        self._fresh_token = False
+
+    def opened(self) -> None:
+        """A new call was made."""
+        self._opened, self._heard = time.monotonic(), False
+
+    def heard(self) -> None:
+        """An event came."""
+        self._heard = True
+        self._fresh_token = False
+
+    def may_go_on(self, failure: Failure) -> bool:
+        """Whether to call again after a failure."""
+        if failure.code is grpc.StatusCode.UNAUTHENTICATED:
+            # A fresh token that is refused as well will not be the last one.
+            refused, self._fresh_token = self._fresh_token, True
+            return not refused
+        return (
+            failure is SILENT
+            or failure.code is grpc.StatusCode.UNAVAILABLE
+            or (failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retry_after is not None)
+        )
+
+    def wait(self, failure: Failure) -> float:
+        """The seconds to wait before the next call."""
+        # One event does not make a stream that works: it may break each time after the first.
+        if self._heard and time.monotonic() - self._opened > LONGEST_WAIT:
+            self._failures = 0
+        bound = min(LONGEST_WAIT, FIRST_WAIT * 2**self._failures)
+        self._failures += 1
+        return max(random.uniform(bound / 2, bound), failure.retry_after or 0)  # noqa: S311 - jitter is no secret
+
+
+class Result:
+    """The bytes of a result that comes in chunks."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def take(self, chunk: pb.ContentChunk) -> None:
+        """Adds a chunk. After a resumption chunks may begin again at 0, so what is held is cut to its offset."""
+        del self.data[chunk.offset :]
+        self.data += chunk.data

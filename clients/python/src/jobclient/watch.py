@@ -1,0 +1,87 @@
+"""The resuming watch: one job's events up to its end, over as many calls as that takes (docs/clients.md)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from threading import Timer
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from jobgateway.v1 import job_service_pb2 as pb
+
+from jobclient.failure import Failure
+from jobclient.resume import (
+    SILENT,
+    Attempts,
+    OnResume,
+    ProtocolViolationError,
+    silence_seconds,
+)
+
+if TYPE_CHECKING:
+    from jobclient.connection import Connection
+
+
+def watch(connection: Connection, request: pb.WatchJobRequest, on_resume: OnResume) -> Iterator[pb.JobEvent]:
+    """Yields the events of a job; the last one has `job.done`. `on_resume` is told before each further call.
+
+    Raises:
+        grpc.RpcError: a status that is final.
+        ProtocolViolationError: the stream ended with OK and without the job's end.
+
+    """
+    going_on = pb.WatchJobRequest()
+    going_on.CopyFrom(request)
+    attempts = Attempts()
+    while True:
+        attempts.opened()
+        call = connection.stub.WatchJob(going_on, metadata=connection.metadata)
+        events = _Listening(call, silence_seconds(request))
+        done = False
+        try:
+            for event in events:
+                attempts.heard()
+                going_on.resume_token = event.resume_token or going_on.resume_token
+                done = event.job.done
+                yield event
+        except grpc.RpcError as error:
+            failure = SILENT if events.silent else Failure.of(error)
+            if not done and not attempts.may_go_on(failure):
+                raise
+        else:
+            if not done:
+                raise ProtocolViolationError
+        finally:
+            call.cancel()  # a call that was merely abandoned stays open
+        if done:
+            return
+        on_resume(failure)
+        time.sleep(attempts.wait(failure))
+        connection.recover(failure)
+
+
+class _Listening:
+    """The events of a call that is cancelled once it was silent for too long; only waiting counts, not the caller."""
+
+    def __init__(self, call: Any, limit: float) -> None:
+        self.silent = False
+        self._call = call
+        self._limit = limit
+
+    def __iter__(self) -> Iterator[pb.JobEvent]:
+        return self
+
+    def __next__(self) -> pb.JobEvent:
+        timer = Timer(self._limit, self._give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            event: pb.JobEvent = next(self._call)
+            return event
+        finally:
+            timer.cancel()
+
+    def _give_up(self) -> None:
+        self.silent = True
+        self._call.cancel()

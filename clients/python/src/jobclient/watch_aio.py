@@ -1,0 +1,71 @@
+"""The resuming watch for asyncio: a job's events up to its end, over as many calls as that takes (docs/clients.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+import grpc
+from jobgateway.v1 import job_service_pb2 as pb
+
+from jobclient.failure import Failure
+from jobclient.resume import (
+    SILENT,
+    Attempts,
+    OnResume,
+    ProtocolViolationError,
+    silence_seconds,
+)
+
+if TYPE_CHECKING:
+    from jobclient.connection import AioConnection
+
+
+async def watch(
+    connection: AioConnection, request: pb.WatchJobRequest, on_resume: OnResume
+) -> AsyncGenerator[pb.JobEvent]:
+    """Yields the events of a job; the last one has `job.done`. `on_resume` is told before each further call.
+
+    Close it (`contextlib.aclosing`) where you leave it before its end.
+
+    Raises:
+        grpc.RpcError: a status that is final.
+        ProtocolViolationError: the stream ended with OK and without the job's end.
+
+    """
+    going_on = pb.WatchJobRequest()
+    going_on.CopyFrom(request)
+    attempts = Attempts()
+    while True:
+        attempts.opened()
+        call = connection.stub.WatchJob(going_on, metadata=connection.metadata)
+        done = False
+        try:
+            while event := await _next(call, silence_seconds(request)):
+                attempts.heard()
+                going_on.resume_token = event.resume_token or going_on.resume_token
+                done = event.job.done
+                yield event
+        except TimeoutError:
+            failure = SILENT
+        except grpc.aio.AioRpcError as error:
+            failure = Failure.of(error)
+            if not done and not attempts.may_go_on(failure):
+                raise
+        else:
+            if not done:
+                raise ProtocolViolationError
+        finally:
+            call.cancel()  # a call that was merely abandoned stays open
+        if done:
+            return
+        on_resume(failure)
+        await asyncio.sleep(attempts.wait(failure))
+        await connection.recover(failure)
+
+
+async def _next(call: grpc.aio.UnaryStreamCall[pb.WatchJobRequest, pb.JobEvent], limit: float) -> pb.JobEvent | None:
+    """The next event, None after the last one; where it takes longer than `limit` seconds, the call is cancelled."""
+    event = await asyncio.wait_for(call.read(), limit)
+    return event if isinstance(event, pb.JobEvent) else None

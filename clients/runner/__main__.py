@@ -1,0 +1,193 @@
+"""Builds the clients, runs each through every scenario, and prints a table; exit code 1 where one fails."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+
+import structlog
+from rich.console import Console
+from rich.table import Table
+
+from clients.runner import languages, scenarios
+from clients.runner.judge import Run, problems
+from clients.runner.languages import CommandFailed, Language
+from clients.runner.scenarios import SERVICE_CONFIG, Scenario
+from clients.runner.stack import FRESH_TOKEN, TOKEN, Stack
+
+RUN_SECONDS = 120.0
+LONGEST_LINE = 1 << 20
+SHOWN_LINES = 30
+
+
+@dataclass
+class Program:
+    """A client that was built, and what came of its runs: seconds by scenario."""
+
+    name: str
+    command: str
+    language: Language
+    build_seconds: float
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, list[str]] = field(default_factory=dict)
+
+
+async def main() -> int:
+    """Builds, runs and reports; returns the exit code."""
+    arguments = _arguments()
+    # The simulator's lines would drown the table.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    programs, complaints = await _build(arguments, console)
+    table = [each for each in scenarios.load() if arguments.scenario in (None, each.name)]
+    gate = asyncio.Semaphore(arguments.jobs)
+    async with asyncio.TaskGroup() as runs:
+        for scenario in table:
+            for program in programs:
+                runs.create_task(_try(program, scenario, gate, console))
+    _print(programs, table, console)
+    failures = sum(len(program.failed) for program in programs)
+    passed = sum(len(program.seconds) for program in programs)
+    for complaint in complaints:
+        console.print(complaint, markup=False, highlight=False, style="red")
+    console.print(f"{passed} passed, {failures + len(complaints)} failed", highlight=False)
+    return 1 if failures or complaints or not passed else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="LANGUAGE|PROGRAM", help="some of the clients; none: all")
+    parser.add_argument("--scenario", choices=[each.name for each in scenarios.load()])
+    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 2), help="runs at once")
+    parser.add_argument("--no-check", action="store_true", help="without formatters and linters")
+    parser.add_argument(
+        "--require-all",
+        action="store_true",
+        default=os.environ.get("CI") == "true",
+        help="a missing toolchain is a failure; so it is with CI=true",
+    )
+    return parser.parse_args()
+
+
+async def _build(arguments: argparse.Namespace, console: Console) -> tuple[list[Program], list[str]]:
+    programs: list[Program] = []
+    complaints: list[str] = []
+    for language in languages.load():
+        wanted = _wanted(language, arguments.names)
+        if not wanted:
+            continue
+        if missing := language.missing():
+            text = f"{language.name}: skipped, for there is no {', '.join(missing)} on the PATH"
+            if arguments.require_all:
+                complaints.append(text)
+            else:
+                console.print(text, style="yellow")
+            continue
+        try:
+            seconds = await language.build(check=not arguments.no_check)
+        except CommandFailed as error:
+            complaints.append(str(error))
+            continue
+        console.print(f"{language.name}: built in {seconds:.1f} s", highlight=False)
+        programs += [Program(name, command, language, seconds) for name, command in wanted.items()]
+    return programs, complaints
+
+
+def _wanted(language: Language, names: list[str]) -> dict[str, str]:
+    every = language.manifest.programs
+    if not names or language.name in names:
+        return every
+    return {name: command for name, command in every.items() if name in names}
+
+
+async def _try(program: Program, scenario: Scenario, gate: asyncio.Semaphore, console: Console) -> None:
+    async with gate:
+        async with Stack(scenario) as stack:
+            start = time.monotonic()
+            run = await _run(program, scenario, stack)
+            seconds = time.monotonic() - start
+            log = stack.gateway_log
+        found = problems(scenario, run)
+        if not found:
+            program.seconds[scenario.name] = seconds
+            return
+        program.failed[scenario.name] = found
+        shown = [f"FAILED {program.name} {scenario.name}", *(f"  {problem}" for problem in found)]
+        shown += ["  it wrote:", *(f"    {line[:300]}" for line in run.text.splitlines()[-SHOWN_LINES:])]
+        shown += ["  the gateway logged:", *(f"    {line[:300]}" for line in log.splitlines()[-SHOWN_LINES:])]
+        console.print("\n".join(shown), markup=False, highlight=False)
+
+
+async def _run(program: Program, scenario: Scenario, stack: Stack) -> Run:
+    run = Run(reads_service_config=program.language.manifest.reads_service_config)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(scenario.file())
+        file.flush()
+        process = await asyncio.create_subprocess_exec(
+            *program.command.split(),
+            stack.target,
+            file.name,
+            str(SERVICE_CONFIG),
+            cwd=program.language.folder,
+            env=languages.environment() | {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_FRESH_TOKEN": FRESH_TOKEN},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=LONGEST_LINE,
+        )
+        try:
+            async with asyncio.timeout(RUN_SECONDS):
+                await asyncio.gather(_read_lines(process.stdout, run, stack), _read_text(process.stderr, run))
+                run.exit_code = await process.wait()
+        except TimeoutError:
+            run.text += f"it was killed after {RUN_SECONDS:.0f} seconds\n"
+            run.exit_code = -9
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+    await stack.settled()
+    run.missed = [fault.kind for fault in stack.missed]
+    run.posts = [each.body for each in stack.simulator.requests if each.method == "POST"]
+    run.paths = [each.path for each in stack.simulator.requests]
+    return run
+
+
+async def _read_lines(stream: asyncio.StreamReader | None, run: Run, stack: Stack) -> None:
+    assert stream is not None  # noqa: S101 - it is a pipe, as asked for above
+    while line := await stream.readline():
+        run.text += line.decode(errors="replace")
+        read = json.loads(line)
+        run.lines.append(read)
+        stack.saw(read)
+
+
+async def _read_text(stream: asyncio.StreamReader | None, run: Run) -> None:
+    assert stream is not None  # noqa: S101 - it is a pipe, as asked for above
+    while line := await stream.readline():
+        run.text += line.decode(errors="replace")
+
+
+def _print(programs: list[Program], table: list[Scenario], console: Console) -> None:
+    shown = Table("scenario", *(program.name for program in programs))
+    for scenario in table:
+        shown.add_row(scenario.name, *(_cell(program, scenario.name) for program in programs))
+    shown.add_section()
+    shown.add_row("build", *(f"{program.build_seconds:.1f} s" for program in programs))
+    shown.add_row("runs", *(f"{sum(program.seconds.values()):.1f} s" for program in programs))
+    console.print(shown)
+
+
+def _cell(program: Program, scenario: str) -> str:
+    if scenario in program.failed:
+        return "[red]FAILED[/red]"
+    return f"{program.seconds[scenario]:.1f} s"
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

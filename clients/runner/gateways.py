@@ -1,0 +1,88 @@
+"""Gateways as processes of their own, which can be killed and drained."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SETTINGS = {"JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS": "0.5", "JOBGATEWAY_DRAIN_GRACE_SECONDS": "1"}
+_START_SECONDS = 30.0
+# Below those that systems give to outgoing connections, so that none takes a port while its gateway is down.
+_PORTS = range(20_000, 32_000)
+
+
+class GatewayProcess:
+    """`python -m gateway serve` in front of `upstream_url`, at a port that it keeps when it is started anew."""
+
+    def __init__(self, upstream_url: str, settings: Mapping[str, str]) -> None:
+        self.address = _free_address()
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
+        self._environment = {
+            **inherited,
+            **_SETTINGS,
+            **settings,
+            "JOBGATEWAY_UPSTREAM_URL": upstream_url,
+            "JOBGATEWAY_LISTEN": "{}:{}".format(*self.address),
+        }
+        self._process: asyncio.subprocess.Process | None = None
+        self._log: asyncio.Task[None] | None = None
+        self.log: list[str] = []
+
+    async def start(self) -> None:
+        """Returns once it serves.
+
+        Raises:
+            RuntimeError: it ended instead; the text is its log.
+            TimeoutError: it did neither in 30 seconds.
+
+        """
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gateway", "serve", env=self._environment, stderr=asyncio.subprocess.PIPE
+        )
+        serving = asyncio.Event()
+        self._log = asyncio.create_task(self._read_log(self._process, serving))
+        async with asyncio.timeout(_START_SECONDS):
+            await serving.wait()
+        if self._process.returncode is not None:
+            raise RuntimeError("".join(self.log))
+
+    async def _read_log(self, process: asyncio.subprocess.Process, serving: asyncio.Event) -> None:
+        assert process.stderr is not None  # noqa: S101 - it is a pipe, as asked for above
+        while line := await process.stderr.readline():
+            self.log.append(line.decode(errors="replace"))
+            if '"serving"' in self.log[-1]:
+                serving.set()
+        await process.wait()
+        serving.set()
+
+    def drain(self) -> None:
+        """Sends SIGTERM."""
+        self._send(signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """Sends SIGKILL, and returns once it has gone."""
+        self._send(signal.SIGKILL)
+        if self._process is not None and self._log is not None:
+            await self._process.wait()
+            await self._log
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+
+def _free_address() -> tuple[str, int]:
+    while True:
+        address = "127.0.0.1", random.choice(_PORTS)  # noqa: S311 - no cryptography
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(address)
+            return address
