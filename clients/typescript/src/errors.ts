@@ -1,0 +1,80 @@
+import { type Metadata, type ServiceError, status } from "@grpc/grpc-js";
+import { BadRequest, ErrorInfo, RetryInfo } from "./gen/google/rpc/error_details.js";
+import { Status } from "./gen/google/rpc/status.js";
+
+export type Action = "retry" | "mend" | "login" | "look" | "give_up";
+
+/** What an error of a call says, and what to do about it. */
+export interface Failure {
+  /** The name of the gRPC code. */
+  code: string;
+  /** That of `ErrorInfo`; empty where the error is not the gateway's. */
+  reason: string;
+  action: Action;
+  /** What is wrong with which field of the request. */
+  fields: Record<string, string>;
+  retryAfterSeconds: number | undefined;
+}
+
+const ACTION_BY_CODE: Partial<Record<status, Action>> = {
+  [status.INVALID_ARGUMENT]: "mend",
+  [status.NOT_FOUND]: "mend",
+  [status.UNAUTHENTICATED]: "login",
+  [status.UNAVAILABLE]: "retry",
+  [status.DEADLINE_EXCEEDED]: "retry",
+  [status.CANCELLED]: "retry",
+  [status.UNKNOWN]: "look",
+};
+
+/** The reasons that ask for something else than their code does. */
+const ACTION_BY_REASON: Record<string, Action> = {
+  UPSTREAM_NOT_READY: "retry",
+  UPSTREAM_ERROR: "retry",
+  UPSTREAM_ANSWER_TOO_LARGE: "give_up",
+};
+
+export function isServiceError(error: unknown): error is ServiceError {
+  return error instanceof Error && "code" in error && "metadata" in error;
+}
+
+export function describe(error: ServiceError): Failure {
+  const failure: Failure = {
+    code: status[error.code],
+    reason: "",
+    action: "give_up",
+    fields: {},
+    retryAfterSeconds: undefined,
+  };
+  for (const { typeUrl, value } of statusDetails(error.metadata)) {
+    switch (typeUrl) {
+      case "type.googleapis.com/google.rpc.ErrorInfo":
+        failure.reason = ErrorInfo.decode(value).reason;
+        break;
+      case "type.googleapis.com/google.rpc.BadRequest":
+        for (const { field, description } of BadRequest.decode(value).fieldViolations) {
+          failure.fields[field] = description;
+        }
+        break;
+      case "type.googleapis.com/google.rpc.RetryInfo": {
+        const delay = RetryInfo.decode(value).retryDelay;
+        failure.retryAfterSeconds = delay && delay.seconds + delay.nanos / 1e9;
+        break;
+      }
+    }
+  }
+  failure.action = decide(error.code, failure);
+  return failure;
+}
+
+function decide(code: status, { reason, retryAfterSeconds }: Failure): Action {
+  if (code === status.RESOURCE_EXHAUSTED && !(reason in ACTION_BY_REASON)) {
+    // A limit of rate or load says when to come back; a limit of size does not.
+    return retryAfterSeconds === undefined ? "mend" : "retry";
+  }
+  return ACTION_BY_REASON[reason] ?? ACTION_BY_CODE[code] ?? "give_up";
+}
+
+function statusDetails(trailers: Metadata): Status["details"] {
+  const [encoded] = trailers.get("grpc-status-details-bin");
+  return Buffer.isBuffer(encoded) ? Status.decode(encoded).details : [];
+}

@@ -1,0 +1,178 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { type ClientReadableStream, status } from "@grpc/grpc-js";
+import { Backoff, LONGEST_WAIT_MS } from "./backoff.js";
+import { describe, isServiceError } from "./errors.js";
+import type { Gateway } from "./gateway.js";
+import {
+  type ContentChunk,
+  type Heartbeat,
+  type Job,
+  type JobEvent,
+  WatchJobRequest,
+} from "./gen/jobgateway/v1/job_service.js";
+
+export type WatchEvent =
+  /** `content` is the result of a done job, where it came in chunks. */
+  | { kind: "job"; job: Job; content: Buffer | undefined }
+  | { kind: "heartbeat"; heartbeat: Heartbeat }
+  /** `held` is how many bytes of the result were held before this chunk. */
+  | { kind: "chunk"; chunk: ContentChunk; held: number }
+  /** A stream failed, and another one follows after a wait. */
+  | { kind: "resume"; code: string; reason: string; newConnection: boolean };
+
+export interface WatchOptions {
+  /** The longest silence between two events, which the gateway keeps; three of them end a stream. */
+  heartbeatSeconds?: number | undefined;
+  /** Ends the watch, with its reason as the error. The job runs on. */
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * Watches a job to its end, over as many streams as that takes. The last event is the job that is done.
+ * Leaving the loop cancels the stream, and the job runs on.
+ *
+ * @throws a grpc-js `ServiceError` with which no stream goes on, or an `Error` where the gateway breaks its protocol
+ */
+export async function* watchJob(
+  gateway: Gateway,
+  uid: string,
+  { heartbeatSeconds = 15, signal }: WatchOptions = {},
+): AsyncGenerator<WatchEvent, void, undefined> {
+  const content = new ChunkedContent();
+  const backoff = new Backoff();
+  let resumeToken = "";
+  let tokenIsUnproven = false;
+
+  for (;;) {
+    const started = performance.now();
+    let lastEvent = started;
+    let failure: unknown;
+    try {
+      const request = WatchJobRequest.fromPartial({
+        uid,
+        heartbeatInterval: { seconds: heartbeatSeconds },
+        resumeToken,
+      });
+      const call = gateway.client.watchJob(request, gateway.metadata());
+      for await (const event of events(call, 3 * heartbeatSeconds * 1000, signal)) {
+        lastEvent = performance.now();
+        tokenIsUnproven = false;
+        resumeToken = event.resumeToken || resumeToken;
+        switch (event.payload?.$case) {
+          case "job": {
+            const job = event.payload.value;
+            yield { kind: "job", job, content: job.done ? content.whole() : undefined };
+            if (job.done) return;
+            break;
+          }
+          case "contentChunk": {
+            const chunk = event.payload.value;
+            const held = content.size;
+            content.take(chunk);
+            yield { kind: "chunk", chunk, held };
+            break;
+          }
+          case "heartbeat":
+            yield { kind: "heartbeat", heartbeat: event.payload.value };
+            break;
+        }
+      }
+      failure = new Error("the stream ended with OK before the job was done");
+    } catch (error) {
+      failure = error;
+    }
+
+    signal?.throwIfAborted();
+    const resumption = judge(failure);
+    if (!resumption || (resumption.freshToken && tokenIsUnproven)) throw failure;
+    const { code, reason, retryAfterSeconds, newConnection, freshToken } = resumption;
+    yield { kind: "resume", code, reason, newConnection };
+    // A stream may break after its first event each time: only one that worked for long counts.
+    if (lastEvent - started >= LONGEST_WAIT_MS) backoff.reset();
+    await sleep(backoff.next(retryAfterSeconds), undefined, { signal });
+    if (newConnection) gateway.reconnect();
+    if (freshToken) {
+      await gateway.logIn();
+      tokenIsUnproven = true;
+    }
+  }
+}
+
+interface Resumption {
+  code: string;
+  reason: string;
+  retryAfterSeconds?: number | undefined;
+  newConnection: boolean;
+  freshToken: boolean;
+}
+
+/** How to go on after a stream that failed; undefined where nothing helps. */
+function judge(failure: unknown): Resumption | undefined {
+  if (failure instanceof SilentStream) {
+    return { code: "CANCELLED", reason: "SILENT", newConnection: true, freshToken: false };
+  }
+  if (!isServiceError(failure)) return undefined;
+  const { code, reason, retryAfterSeconds } = describe(failure);
+  const resumption = { code, reason, retryAfterSeconds, newConnection: false, freshToken: false };
+  switch (failure.code) {
+    case status.UNAVAILABLE:
+      return { ...resumption, newConnection: reason === "DRAINING" };
+    case status.RESOURCE_EXHAUSTED:
+      return retryAfterSeconds === undefined ? undefined : resumption;
+    case status.UNAUTHENTICATED:
+      return { ...resumption, freshToken: true };
+    default:
+      return undefined;
+  }
+}
+
+class SilentStream extends Error {}
+
+/** The events of one stream. Leaving the loop cancels the stream, and so does silence. */
+async function* events(
+  call: ClientReadableStream<JobEvent>,
+  silenceMs: number,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<JobEvent, void, undefined> {
+  // The iterator throws the error. But an error that nobody listens for ends the process, and one may come after the loop.
+  call.on("error", () => {});
+  const cancel = () => call.cancel();
+  signal?.addEventListener("abort", cancel);
+  const iterator: AsyncIterator<JobEvent> = call[Symbol.asyncIterator]();
+  let silent = false;
+  try {
+    for (;;) {
+      const timer = setTimeout(() => {
+        silent = true;
+        cancel();
+      }, silenceMs);
+      const next = await iterator.next().finally(() => clearTimeout(timer));
+      if (next.done) return;
+      yield next.value;
+    }
+  } catch (error) {
+    throw silent ? new SilentStream() : error;
+  } finally {
+    signal?.removeEventListener("abort", cancel);
+    cancel();
+  }
+}
+
+/** A result that comes in chunks. */
+class ChunkedContent {
+  #bytes = Buffer.alloc(0);
+  size = 0;
+
+  /** Cuts to the offset, then appends. */
+  take({ offset, data, contentSize }: ContentChunk): void {
+    if (this.#bytes.length !== contentSize) {
+      this.#bytes = Buffer.concat([this.#bytes.subarray(0, offset)], contentSize);
+    }
+    data.copy(this.#bytes, offset);
+    this.size = offset + data.length;
+  }
+
+  whole(): Buffer | undefined {
+    return this.size > 0 ? this.#bytes.subarray(0, this.size) : undefined;
+  }
+}
