@@ -1,6 +1,6 @@
 import { type Metadata, type ServiceError, status } from "@grpc/grpc-js";
-import { BadRequest, ErrorInfo, RetryInfo } from "./gen/google/rpc/error_details.js";
-import { Status } from "./gen/google/rpc/status.js";
+import { BadRequest, ErrorInfo, RetryInfo } from "nice-grpc-error-details";
+import { Status } from "nice-grpc-error-details/lib/proto/google/rpc/status.js";
 
 export type Action = "retry" | "mend" | "login" | "look" | "give_up";
 
