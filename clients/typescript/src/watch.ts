@@ -137,6 +137,7 @@ async function* events(
   // The iterator throws the error. But an error that nobody listens for ends the process, and one may come after the loop.
   call.on("error", () => {});
   const cancel = () => call.cancel();
+  if (signal?.aborted) cancel();
   signal?.addEventListener("abort", cancel);
   const iterator: AsyncIterator<JobEvent> = call[Symbol.asyncIterator]();
   let silent = false;
