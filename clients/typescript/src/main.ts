@@ -6,6 +6,7 @@ import { type CallPolicy, unary } from "./calls.js";
 import { describe, type Failure, isServiceError } from "./errors.js";
 import { Gateway } from "./gateway.js";
 import {
+  ContentFormat,
   GetJobRequest,
   type Job,
   SendJobRequest,
@@ -25,6 +26,7 @@ interface Step {
   };
   timeout_seconds?: number;
   heartbeat_seconds?: number;
+  chunks?: boolean;
 }
 
 /** Does a step about the job `uid`, and returns the `uid` for the next step. */
@@ -69,7 +71,10 @@ async function perform(step: Step, gateway: Gateway, uid: string): Promise<strin
     }
     case "watch":
       try {
-        const options = { heartbeatSeconds: step.heartbeat_seconds };
+        const options = {
+          heartbeatSeconds: step.heartbeat_seconds,
+          contentFormat: step.chunks ? ContentFormat.CONTENT_FORMAT_JSON_CHUNKS : undefined,
+        };
         for await (const event of watchJob(gateway, uid, options)) {
           switch (event.kind) {
             case "job":

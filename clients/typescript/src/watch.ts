@@ -5,6 +5,7 @@ import { describe, isServiceError } from "./errors.js";
 import type { Gateway } from "./gateway.js";
 import {
   type ContentChunk,
+  type ContentFormat,
   type Heartbeat,
   type Job,
   type JobEvent,
@@ -23,6 +24,7 @@ export type WatchEvent =
 export interface WatchOptions {
   /** The longest silence between two events, which the gateway keeps; three of them end a stream. */
   heartbeatSeconds?: number | undefined;
+  contentFormat?: ContentFormat | undefined;
   /** Ends the watch, with its reason as the error. The job runs on. */
   signal?: AbortSignal | undefined;
 }
@@ -36,7 +38,7 @@ export interface WatchOptions {
 export async function* watchJob(
   gateway: Gateway,
   uid: string,
-  { heartbeatSeconds = 15, signal }: WatchOptions = {},
+  { heartbeatSeconds = 15, contentFormat, signal }: WatchOptions = {},
 ): AsyncGenerator<WatchEvent, void, undefined> {
   const content = new ChunkedContent();
   const backoff = new Backoff();
@@ -50,6 +52,7 @@ export async function* watchJob(
     try {
       const request = WatchJobRequest.fromPartial({
         uid,
+        contentFormat,
         heartbeatInterval: { seconds: heartbeatSeconds },
         resumeToken,
       });
@@ -61,7 +64,7 @@ export async function* watchJob(
         switch (event.payload?.$case) {
           case "job": {
             const job = event.payload.value;
-            yield { kind: "job", job, content: job.done ? content.whole() : undefined };
+            yield { kind: "job", job, content: job.contentOmitted ? content.whole() : undefined };
             if (job.done) return;
             break;
           }
@@ -173,7 +176,7 @@ class ChunkedContent {
     this.size = offset + data.length;
   }
 
-  whole(): Buffer | undefined {
-    return this.size > 0 ? this.#bytes.subarray(0, this.size) : undefined;
+  whole(): Buffer {
+    return this.#bytes.subarray(0, this.size);
   }
 }
