@@ -1,0 +1,97 @@
+package jobgateway.client;
+
+import com.google.protobuf.ByteString;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
+import java.time.Duration;
+import java.util.HexFormat;
+import java.util.Locale;
+import java.util.Map;
+import jobgateway.v1.Job;
+
+/** What this program prints, as clients/README.md describes it. */
+final class Views {
+  private Views() {}
+
+  record JobView(
+      String uid,
+      String status,
+      boolean done,
+      String message,
+      Double percentage,
+      String errorMessage,
+      ResultView result) {
+
+    /**
+     * @param chunks the result of a done job where it came in chunks, else empty
+     */
+    static JobView of(Job job, ByteString chunks) {
+      var progress = job.getProgress();
+      return new JobView(
+          Long.toString(job.getUid()),
+          job.getStatus().name(),
+          job.getDone(),
+          job.hasProgress() ? progress.getMessage() : null,
+          progress.hasPercentage() ? progress.getPercentage() : null,
+          job.hasError() ? job.getError().getMessage() : null,
+          job.getDone() ? ResultView.of(job, chunks) : null);
+    }
+  }
+
+  record ResultView(
+      String as, Double sum, Integer size, String sha256, long toldSize, String toldSha256) {
+
+    static ResultView of(Job job, ByteString chunks) {
+      long toldSize = job.getContentSize();
+      String toldSha256 = job.getContentSha256();
+      if (job.hasContent()) {
+        return new ResultView("struct", sum(job), null, null, toldSize, toldSha256);
+      }
+      var bytes = job.hasContentJson() ? job.getContentJson() : chunks;
+      if (bytes.isEmpty()) {
+        return new ResultView("none", null, null, null, toldSize, toldSha256);
+      }
+      String as = job.hasContentJson() ? "json" : "chunks";
+      return new ResultView(as, null, bytes.size(), hash(bytes), toldSize, toldSha256);
+    }
+
+    private static Double sum(Job job) {
+      var data = job.getContent().getFieldsMap().get("data");
+      var sum = data == null ? null : data.getStructValue().getFieldsMap().get("sum");
+      return sum == null ? null : sum.getNumberValue();
+    }
+  }
+
+  record HeartbeatView(int consecutiveFailures, String lastFailure) {}
+
+  record ChunkView(long offset, int size, int held) {}
+
+  record ResumeView(String code, String reason, boolean newConnection) {}
+
+  record ErrorView(
+      String code,
+      String reason,
+      String action,
+      Map<String, String> fields,
+      Double retryAfterSeconds) {
+
+    static ErrorView of(Failure failure) {
+      return new ErrorView(
+          failure.code().name(),
+          failure.reason(),
+          failure.action().name().toLowerCase(Locale.ROOT),
+          failure.fields(),
+          failure.retryAfter().map(Duration::toMillis).map(millis -> millis / 1e3).orElse(null));
+    }
+  }
+
+  private static String hash(ByteString bytes) {
+    try {
+      var digest = MessageDigest.getInstance("SHA-256");
+      bytes.asReadOnlyByteBufferList().forEach(digest::update);
+      return HexFormat.of().formatHex(digest.digest());
+    } catch (NoSuchAlgorithmException impossible) {
+      throw new AssertionError("every Java has SHA-256", impossible);
+    }
+  }
+}
