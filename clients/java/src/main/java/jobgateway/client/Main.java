@@ -17,6 +17,7 @@ import java.util.Map;
 import java.util.Objects;
 import jobgateway.v1.CancelJobRequest;
 import jobgateway.v1.ContentChunk;
+import jobgateway.v1.ContentFormat;
 import jobgateway.v1.GetJobRequest;
 import jobgateway.v1.Heartbeat;
 import jobgateway.v1.Job;
@@ -102,7 +103,11 @@ public final class Main {
 
   private void watch(Scenario.Step step) throws StatusException, InterruptedException {
     var heartbeat = Duration.ofSeconds(Objects.requireNonNullElse(step.heartbeatSeconds(), 15));
-    var watch = new ResumingWatch(gateway, uid, heartbeat, new Printer(step));
+    var format =
+        step.chunks()
+            ? ContentFormat.CONTENT_FORMAT_JSON_CHUNKS
+            : ContentFormat.CONTENT_FORMAT_UNSPECIFIED;
+    var watch = new ResumingWatch(gateway, uid, heartbeat, format, new Printer(step));
     try {
       var finished = watch.await();
       printJob(step, finished.job(), finished.content());

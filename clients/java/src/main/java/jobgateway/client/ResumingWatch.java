@@ -10,6 +10,7 @@ import java.time.Duration;
 import java.util.Optional;
 import java.util.concurrent.TimeoutException;
 import jobgateway.v1.ContentChunk;
+import jobgateway.v1.ContentFormat;
 import jobgateway.v1.Heartbeat;
 import jobgateway.v1.Job;
 import jobgateway.v1.JobEvent;
@@ -40,12 +41,13 @@ final class ResumingWatch {
       boolean newConnection,
       boolean freshToken) {}
 
-  /** A job that is done, and its result where that came in chunks (else empty). */
+  /** A job that is done, and its result where that came in chunks ({@code contentOmitted}). */
   record Finished(Job job, ByteString content) {}
 
   private final Gateway gateway;
   private final long uid;
   private final Duration heartbeat;
+  private final ContentFormat format;
   private final Listener listener;
 
   private String resumeToken = "";
@@ -57,10 +59,12 @@ final class ResumingWatch {
    * @param heartbeat the longest silence between two events, which the gateway keeps; three of them
    *     end a stream
    */
-  ResumingWatch(Gateway gateway, long uid, Duration heartbeat, Listener listener) {
+  ResumingWatch(
+      Gateway gateway, long uid, Duration heartbeat, ContentFormat format, Listener listener) {
     this.gateway = gateway;
     this.uid = uid;
     this.heartbeat = heartbeat;
+    this.format = format;
     this.listener = listener;
   }
 
@@ -101,6 +105,7 @@ final class ResumingWatch {
     var request =
         WatchJobRequest.newBuilder()
             .setUid(uid)
+            .setContentFormat(format)
             .setHeartbeatInterval(Durations.fromMillis(heartbeat.toMillis()))
             .setResumeToken(resumeToken)
             .build();

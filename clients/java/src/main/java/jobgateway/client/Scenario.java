@@ -16,7 +16,8 @@ record Scenario(List<Step> steps) {
       String uid,
       Request request,
       Integer timeoutSeconds,
-      Integer heartbeatSeconds) {}
+      Integer heartbeatSeconds,
+      boolean chunks) {}
 
   record Request(
       String workspaceId, Long entityId, String methodName, String requestId, JsonObject params) {

@@ -47,12 +47,14 @@ final class Views {
       if (job.hasContent()) {
         return new ResultView("struct", sum(job), null, null, toldSize, toldSha256);
       }
-      var bytes = job.hasContentJson() ? job.getContentJson() : chunks;
-      if (bytes.isEmpty()) {
-        return new ResultView("none", null, null, null, toldSize, toldSha256);
+      if (job.hasContentJson()) {
+        var json = job.getContentJson();
+        return new ResultView("json", null, json.size(), hash(json), toldSize, toldSha256);
       }
-      String as = job.hasContentJson() ? "json" : "chunks";
-      return new ResultView(as, null, bytes.size(), hash(bytes), toldSize, toldSha256);
+      if (job.getContentOmitted()) {
+        return new ResultView("chunks", null, chunks.size(), hash(chunks), toldSize, toldSha256);
+      }
+      return new ResultView("none", null, null, null, toldSize, toldSha256);
     }
 
     private static Double sum(Job job) {
