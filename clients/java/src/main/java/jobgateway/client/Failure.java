@@ -11,7 +11,6 @@ import io.grpc.StatusException;
 import io.grpc.protobuf.StatusProto;
 import java.time.Duration;
 import java.util.LinkedHashMap;
-import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 
@@ -37,7 +36,7 @@ record Failure(
     Map<String, String> fields = new LinkedHashMap<>();
     Optional<Duration> retryAfter = Optional.empty();
     try {
-      for (Any detail : details(error)) {
+      for (Any detail : StatusProto.fromThrowable(error).getDetailsList()) {
         if (detail.is(ErrorInfo.class)) {
           reason = detail.unpack(ErrorInfo.class).getReason();
         } else if (detail.is(BadRequest.class)) {
@@ -53,11 +52,6 @@ record Failure(
       throw new IllegalStateException("an error whose details cannot be read", malformed);
     }
     return new Failure(error.getStatus().getCode(), reason, fields, retryAfter);
-  }
-
-  private static List<Any> details(StatusException error) {
-    var status = StatusProto.fromThrowable(error);
-    return status == null ? List.of() : status.getDetailsList();
   }
 
   /** What to do about it: by the reason where that says more than the code. */
