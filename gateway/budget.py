@@ -19,6 +19,16 @@ class ByteBudget:
         """Bytes that nobody has reserved."""
         return self._free
 
+    @property
+    def reserved(self) -> int:
+        """Bytes that are reserved now."""
+        return self._total - self._free
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for room."""
+        return len(self._waiting)
+
     def contended(self) -> bool:
         """Whether somebody waits for room."""
         return bool(self._waiting)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
+from grpc import StatusCode
 from grpc.aio import InternalError
 
 from gateway.admission import draining
@@ -17,7 +18,7 @@ from gateway.errors import GatewayError, RequestInvalid, SubmitOutcomeUnknown
 from gateway.status import ending_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from google.protobuf.message import Message
     from grpc.aio import ServicerContext
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.admission import Admission
     from gateway.clock import Clock
     from gateway.credential import Credential
+    from gateway.status import Ending
 
     Handler = Callable[[bytes, ServicerContext[Any, Any]], Awaitable[Any]]
 
@@ -39,14 +41,34 @@ _SAFE_VALUE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 _log = structlog.get_logger()
 
 
+class Observer(Protocol):
+    """Is told of the calls of one method; must be quick, and must not raise."""
+
+    def began(self) -> None:
+        """A call has come in."""
+
+    def sent(self, size: int) -> None:
+        """A message of `size` bytes has gone to the caller."""
+
+    def ended(self, code: StatusCode, seconds: float) -> None:
+        """A call that was begun has ended after `seconds`."""
+
+
 class Call:
     """One call: whose it is, what passes through, and how to answer. `uid` is the job, once it is known.
 
     `cut_off`: this process ends the call, and not its caller.
     """
 
-    def __init__(self, context: ServicerContext[Any, Any], credential: Credential, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        context: ServicerContext[Any, Any],
+        credential: Credential,
+        headers: dict[str, str],
+        observer: Observer,
+    ) -> None:
         self.credential = credential
+        self._observer = observer
         self.headers = headers
         self.uid: int | None = None
         self.cut_off = False
@@ -78,6 +100,7 @@ class Call:
         except InternalError:
             # The connection is gone, and grpc.aio has not cancelled the handler for it yet: one way to leave is enough.
             await _cancel_this_task()
+        self._observer.sent(len(event))
 
     def end(self) -> None:
         """Interrupts the call, for this process goes away."""
@@ -94,12 +117,45 @@ async def _cancel_this_task() -> None:
     await asyncio.sleep(0)
 
 
-class Boundary:
-    """Makes handlers for grpc.aio of methods that take a request and a `Call` and raise `GatewayError`."""
+class _Record:
+    """What the log and the metrics are told of one call, from its arrival to its end."""
 
-    def __init__(self, admission: Admission, clock: Clock) -> None:
+    def __init__(self, method: str, observer: Observer, clock: Clock) -> None:
+        self.log = _log.bind(method=method)
+        self._observer = observer
+        self._clock = clock
+        self._began = clock.monotonic()
+        observer.began()
+
+    def end(self, code: StatusCode, call: Call | None, answer: bytes | None = None) -> None:
+        """The call has ended, with an `answer` where it does not stream."""
+        if answer is not None:
+            self._observer.sent(len(answer))
+        self._end(self.log.info, code, call)
+
+    def fail(self, ending: Ending, error: GatewayError, call: Call | None) -> None:
+        """The call ends with an error."""
+        write = self.log.info
+        if type(error) is GatewayError:
+            write = self.log.bind(exception=_trace(error, call)).error
+        self._end(write, ending.code, call, reason=ending.reason, message=ending.message)
+
+    def _end(self, write: Callable[..., Any], code: StatusCode, call: Call | None, **more: str) -> None:
+        seconds = round(self._clock.monotonic() - self._began, 6)
+        self._observer.ended(code, seconds)
+        write("call", code=code.name, seconds=seconds, uid=call.uid if call else None, **more)
+
+
+class Boundary:
+    """Makes handlers for grpc.aio of methods that take a request and a `Call` and raise `GatewayError`.
+
+    `observers` has one for each method, by its name.
+    """
+
+    def __init__(self, admission: Admission, clock: Clock, observers: Mapping[str, Observer]) -> None:
         self._admission = admission
         self._clock = clock
+        self._observers = observers
         self._calls: set[Call] = set()
 
     def handler(
@@ -109,24 +165,24 @@ class Boundary:
 
         It takes the encoded `request`, for grpc.aio's own way to refuse one that cannot be parsed has no reason.
         """
+        observer = self._observers[name]
 
         async def handle(data: bytes, context: ServicerContext[Any, Any]) -> Any:
-            began = self._clock.monotonic()
-            log = _log.bind(method=name)
+            record = _Record(name, observer, self._clock)
             call = None
             try:
                 with self._admission.enter(watch=watch):
                     metadata = _by_name(context)
                     headers = _passed_through(metadata)
-                    log = log.bind(**headers)
-                    call = Call(context, read_credential(metadata.get("authorization", [])), headers)
+                    record.log = record.log.bind(**headers)
+                    call = Call(context, read_credential(metadata.get("authorization", [])), headers, observer)
                     self._calls.add(call)
                     answer = await method(_parse(request, data), call)
             except asyncio.CancelledError:
                 if call is not None and call.cut_off:
                     error = _cut_off(name, call)
                 elif left_by_caller():
-                    self._log_end(log.info, call, began, "CANCELLED")
+                    record.end(StatusCode.CANCELLED, call)
                     raise
                 else:
                     # Left alone, a client would hang until its own deadline (grpc 29248).
@@ -137,16 +193,13 @@ class Boundary:
                 error = GatewayError("it is not foreseen")
                 error.__cause__ = raised
             else:
-                self._log_end(log.info, call, began, "OK")
+                record.end(StatusCode.OK, call, answer)
                 return answer
             finally:
                 if call is not None:
                     self._calls.discard(call)
             ending = ending_of(error, call.uid if call else None)
-            write = log.info
-            if type(error) is GatewayError:
-                write = log.bind(exception=_trace(error, call)).error
-            self._log_end(write, call, began, ending.code.name, reason=ending.reason, message=ending.message)
+            record.fail(ending, error, call)
             # To end a stream that is not read may take long, and the error's frames hold what it was to carry.
             del error
             return await context.abort(ending.code, ending.message, ending.trailers)
@@ -157,10 +210,6 @@ class Boundary:
         """Ends all calls that are inside: with DRAINING, or as an unknown outcome where one may have sent a job."""
         for call in self._calls:
             call.end()
-
-    def _log_end(self, write: Callable[..., Any], call: Call | None, began: float, code: str, **more: str) -> None:
-        seconds = round(self._clock.monotonic() - began, 6)
-        write("call", code=code, seconds=seconds, uid=call.uid if call else None, **more)
 
 
 def _by_name(context: ServicerContext[Any, Any]) -> dict[str, list[str | bytes]]:

@@ -15,11 +15,13 @@ from grpc_reflection.v1alpha import reflection
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway import __version__, logs
+from gateway.admin import AdminServer
 from gateway.admission import Admission, draining
 from gateway.budget import ByteBudget
 from gateway.call import Boundary
 from gateway.clock import SystemClock, TimeLimit
 from gateway.events import JobState, same_state
+from gateway.metrics import Metrics
 from gateway.rest import RestClient, TimeLimits, Transport
 from gateway.service import JobService
 from gateway.submit import MemoryStore, Submitter
@@ -27,6 +29,7 @@ from gateway.watch import Cadence, Hub, Rules, Slots
 
 if TYPE_CHECKING:
     from gateway.config import Settings
+    from gateway.rest import Observer
 
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 STREAMS = frozenset(method.name for method in SERVICE.methods if method.server_streaming)
@@ -81,9 +84,11 @@ class Gateway:
         self._settings = settings
         self._clock = clock
         self._admission = Admission(clock, max_calls=settings.max_calls, max_watches=settings.max_watches)
-        self._boundary = Boundary(self._admission, clock)
+        metrics = Metrics()
+        methods = metrics.methods(SERVICE.full_name, [(each.name, each.name in STREAMS) for each in SERVICE.methods])
+        self._boundary = Boundary(self._admission, clock, methods)
         budget = ByteBudget(LARGE_ANSWERS_BYTES)
-        self._rest = _rest_client(settings, budget)
+        self._rest = _rest_client(settings, budget, metrics)
         rules = Rules(
             same=same_state,
             is_last=lambda state: state.job.done,
@@ -91,23 +96,63 @@ class Gateway:
             cadence=Cadence(settings.poll_interval_min_seconds, settings.poll_interval_max_seconds),
             outage_seconds=settings.poll_outage_seconds,
             slots=Slots(POLL_SLOTS),
+            observer=metrics,
         )
         self._hub: Hub[JobState] = Hub(clock, rules)
-        submitter = Submitter(clock, MemoryStore(clock))
+        submitter = Submitter(clock, MemoryStore(clock), metrics)
         self._service = JobService(
-            rest=self._rest, hub=self._hub, submitter=submitter, clock=clock, contended=budget.contended
+            rest=self._rest,
+            hub=self._hub,
+            submitter=submitter,
+            clock=clock,
+            contended=budget.contended,
+            observer=metrics,
         )
+        self._levels(metrics, budget, submitter)
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
+        self._admin = AdminServer(metrics.registry, lambda: self.ready)
         self.address = ""
+        self.admin_address = ""
+
+    def _levels(self, metrics: Metrics, budget: ByteBudget, submitter: Submitter) -> None:
+        level = metrics.level
+        level("jobgateway_loops", "Poll loops that run now.", self._hub.__len__)
+        level("jobgateway_watchers", "Watchers of the poll loops now.", lambda: self._hub.watching)
+        level("jobgateway_submissions_in_flight", "Submissions under way now.", submitter.__len__)
+        level(
+            "jobgateway_large_answers_reserved_bytes",
+            f"Bytes that answers over 1 MiB hold of their budget of {LARGE_ANSWERS_BYTES} bytes.",
+            lambda: budget.reserved,
+        )
+        level(
+            "jobgateway_large_answers_waiting", "Answers over 1 MiB that wait for room in it.", lambda: budget.waiting
+        )
+        level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes calls."""
+        # Whatever the upstream does: else it would take the whole fleet down with it.
+        return self._server is not None and not self._admission.draining
 
     async def start(self) -> None:
-        """Serves. Raises `OSError` where the address cannot be bound."""
+        """Serves. Raises `OSError` where an address cannot be bound."""
+        self.admin_address = await self._admin.start(self._settings.admin_listen)
+        try:
+            await self._start_grpc()
+        except BaseException:
+            await self._admin.aclose()
+            raise
+
+    async def _start_grpc(self) -> None:
         server = grpc.aio.server(options=OPTIONS)
         server.add_generic_rpc_handlers((_handlers(self._service, self._boundary),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        names = [SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+        if self._settings.reflection:
+            names.append(reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
         for name in names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         listen = self._settings.listen
@@ -138,6 +183,8 @@ class Gateway:
         await self._finish_submissions(deadline)
         await self._hub.aclose()
         await self._rest.aclose()
+        # Last, so that the drain can be watched to its end.
+        await self._admin.aclose()
 
     async def _drain(self, deadline: float, *, last_third: float) -> None:
         if await self._admission.idle(last_third):
@@ -174,7 +221,7 @@ def _why_not_bound(listen: str) -> str:
     return "the reason has passed"
 
 
-def _rest_client(settings: Settings, budget: ByteBudget) -> RestClient:
+def _rest_client(settings: Settings, budget: ByteBudget, observer: Observer) -> RestClient:
     silence = settings.upstream_timeout_seconds
     reads = Transport(
         limits=TimeLimits(min(CONNECT_SECONDS, silence), silence, silence * WHOLE_ANSWER_SILENCES),
@@ -182,6 +229,7 @@ def _rest_client(settings: Settings, budget: ByteBudget) -> RestClient:
         max_connections=POLL_SLOTS + settings.max_calls,
         max_answer_bytes=MAX_ANSWER_BYTES,
         budget=budget,
+        observer=observer,
     )
     longest = settings.submit_timeout_seconds
     submissions = Transport(
@@ -190,6 +238,7 @@ def _rest_client(settings: Settings, budget: ByteBudget) -> RestClient:
         max_connections=SUBMIT_CONNECTIONS,
         max_answer_bytes=MAX_ANSWER_BYTES,
         budget=budget,
+        observer=observer,
     )
     return RestClient(settings.upstream_url, submissions=submissions, reads=reads, now=SystemClock().time)
 
@@ -225,7 +274,13 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, on_signal)
     gateway = Gateway(settings)
     await gateway.start()
-    _log.info("serving", address=gateway.address, upstream=settings.upstream_url, version=__version__)
+    _log.info(
+        "serving",
+        address=gateway.address,
+        admin_address=gateway.admin_address,
+        upstream=settings.upstream_url,
+        version=__version__,
+    )
     await stopping.wait()
     _log.info("draining", grace_seconds=settings.drain_grace_seconds)
     await gateway.stop()

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.domain import SendJob
     from gateway.rest import RestClient
+    from gateway.stream import Observer
     from gateway.submit import Sent, Submission, Submitter
     from gateway.watch import Hub, Watcher
 
@@ -66,8 +67,10 @@ class JobService:
         submitter: Submitter,
         clock: Clock,
         contended: Callable[[], bool],
+        observer: Observer,
     ) -> None:
         self._contended = contended
+        self._observer = observer
         self._rest = rest
         self._hub = hub
         self._submitter = submitter
@@ -98,7 +101,7 @@ class JobService:
         )
         point = read_resume_point(request.resume_token, call.uid)
         await call.begin_stream()
-        stream = EventStream(call, call.uid, content_format, heartbeat, self._clock, self._contended)
+        stream = EventStream(call, call.uid, content_format, heartbeat, self._clock, self._contended, self._observer)
         stream.resume(point, request.resume_token)
         with self._watch(call.uid, call, seen=stream.has_seen) as watcher:
             await stream.follow(watcher)
@@ -128,7 +131,7 @@ class JobService:
         with _within("request"):
             submission = await self._submit(request.request, call)
         try:
-            stream = EventStream(call, 0, content_format, heartbeat, self._clock, self._contended)
+            stream = EventStream(call, 0, content_format, heartbeat, self._clock, self._contended, self._observer)
             with _within("request"), submission:
                 await call.begin_stream()
                 await stream.beat_until(submission.task)

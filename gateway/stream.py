@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.clock import Signal, TimeLimit
 from gateway.errors import RequestInvalid, SlowReader
@@ -45,6 +45,13 @@ def read_resume_point(token: str, uid: int) -> ResumePoint | None:
     return point
 
 
+class Observer(Protocol):
+    """Is told of each state that has gone out; must be quick, and must not raise."""
+
+    def delivered(self, seconds: float, skipped: int) -> None:
+        """A state has gone out `seconds` after it was observed; `skipped` before it have not."""
+
+
 class EventStream:
     """The events of one caller. `heartbeat` is the longest silence between two of them, in seconds.
 
@@ -59,8 +66,10 @@ class EventStream:
         heartbeat: float,
         clock: Clock,
         contended: Callable[[], bool],
+        observer: Observer,
     ) -> None:
         self._contended = contended
+        self._observer = observer
         self.ended = False
         # 0 until a submission has given it.
         self.uid = uid
@@ -106,7 +115,9 @@ class EventStream:
                 failure = "" if update.last_failure is None else row_of(update.last_failure).reason
                 await self._write(heartbeat_event(self.uid, update, watcher.loop.state, self._token, failure))
             else:
+                since = watcher.since
                 await self._send(update.state, update.skipped, last=update.last)
+                self._observer.delivered(self._clock.monotonic() - since, update.skipped)
 
     async def _send(self, state: JobState, skipped: int, *, last: bool) -> None:
         encoded = await state.encode(self._format, streaming=True)

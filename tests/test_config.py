@@ -24,6 +24,8 @@ DEFAULTS: dict[str, Any] = {
     "DRAIN_GRACE_SECONDS": 30.0,
     "MAX_CALLS": 1_000,
     "MAX_WATCHES": 20_000,
+    "ADMIN_LISTEN": "127.0.0.1:9464",
+    "REFLECTION": True,
     "LOG_FORMAT": "json",
 }
 
@@ -73,6 +75,8 @@ def test_every_setting_but_the_upstream_has_a_default() -> None:
         ("DRAIN_GRACE_SECONDS", "0", 0.0),
         ("MAX_CALLS", "1", 1),
         ("MAX_WATCHES", "100000", 100_000),
+        ("ADMIN_LISTEN", "0.0.0.0:0", "0.0.0.0:0"),
+        ("REFLECTION", "false", False),
         ("LOG_FORMAT", "text", "text"),
     ],
 )
@@ -115,6 +119,8 @@ WRONG = {
     "DRAIN_GRACE_SECONDS": ["", "-0.1", "nan", "3601"],
     "MAX_CALLS": ["", "0", "-1", "1.5", "many", "100001"],
     "MAX_WATCHES": ["", "0", "-1", "1.5", "100001", "1\n2", "9" * 5_000],
+    "ADMIN_LISTEN": ["", "9464", "localhost", "unix:/tmp/socket:1"],
+    "REFLECTION": ["", "maybe"],
     "LOG_FORMAT": ["", "JSON", "yaml"],
 }
 

@@ -111,7 +111,7 @@ async def spawn(**settings: str) -> asyncio.subprocess.Process:
 
 @asynccontextmanager
 async def process(upstream: ScriptedUpstream, **settings: str) -> AsyncIterator[Served]:
-    child = await spawn(upstream_url=upstream.url, listen="127.0.0.1:0", **settings)
+    child = await spawn(upstream_url=upstream.url, listen="127.0.0.1:0", admin_listen="127.0.0.1:0", **settings)
     try:
         yield Served(child)
     finally:
@@ -350,7 +350,7 @@ async def test_a_drain_waits_for_no_submission_whose_caller_has_left_beyond_the_
 
 
 def settings(**more: Any) -> Settings:
-    return Settings(upstream_url="http://127.0.0.1:1", **more)
+    return Settings(upstream_url="http://127.0.0.1:1", **({"admin_listen": "127.0.0.1:0"} | more))
 
 
 async def test_a_gateway_that_was_never_started_can_be_stopped() -> None:

@@ -7,7 +7,7 @@ import contextlib
 import io
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 import httpx
@@ -68,6 +68,13 @@ class Answer:
     reserved: Reservation | None = None
 
 
+class Observer(Protocol):
+    """Is told of each exchange that was not given up; must be quick, and must not raise."""
+
+    def exchanged(self, method: str, status: int | None, seconds: float, size: int) -> None:
+        """An exchange has ended after `seconds`: with an answer of `status`, `size` bytes of it read, or with None."""
+
+
 class Transport:
     """A connection pool to one upstream.
 
@@ -84,8 +91,10 @@ class Transport:
         max_connections: int,
         max_answer_bytes: int,
         budget: ByteBudget,
+        observer: Observer | None = None,
     ) -> None:
         self._budget = budget
+        self._observer = observer
         self._limits = limits
         self._idle_seconds = idle_seconds
         self._max_answer_bytes = max_answer_bytes
@@ -129,15 +138,30 @@ class Transport:
             request.headers["content-length"] = str(len(body))
         try:
             async with self._places:
-                until = asyncio.get_running_loop().time() + self._limits.whole
-                async with asyncio.timeout_at(until):
-                    return await self._exchange(request, until)
+                return await self._exchange(request)
         except FOREIGN as error:
             raise _ours(error) from error
 
-    async def _exchange(self, request: httpx.Request, until: float) -> Answer:
-        response = await self._transport.handle_async_request(request)
+    async def _exchange(self, request: httpx.Request) -> Answer:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        until = began + self._limits.whole
+        status: int | None = None
         body = io.BytesIO()
+        given_up = False
+        try:
+            async with asyncio.timeout_at(until):
+                response = await self._transport.handle_async_request(request)
+                status = response.status_code if 200 <= response.status_code < 600 else None
+                return await self._answer(response, body, until)
+        except asyncio.CancelledError:
+            given_up = True
+            raise
+        finally:
+            if self._observer is not None and not given_up:
+                self._observer.exchanged(request.method, status, clock() - began, body.tell())
+
+    async def _answer(self, response: httpx.Response, body: io.BytesIO, until: float) -> Answer:
         reserved: Reservation | None = None
         try:
             if not 200 <= response.status_code < 600:

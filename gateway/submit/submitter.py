@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from gateway.clock import sleep_until
 from gateway.errors import (
+    GatewayError,
     LimitReached,
     RequestIdReused,
     SubmitOutcomeUnknown,
@@ -67,10 +68,18 @@ class Submission:
         return await asyncio.shield(self.task)
 
 
+class Observer(Protocol):
+    """Is told of each submission that has ended; must be quick, and must not raise."""
+
+    def submitted(self, error: GatewayError | None) -> None:
+        """A submission has ended, well where `error` is None."""
+
+
 class Submitter:
     """Runs submissions, each as a task of its own: at most 1,024 at once."""
 
-    def __init__(self, clock: Clock, store: Store) -> None:
+    def __init__(self, clock: Clock, store: Store, observer: Observer | None = None) -> None:
+        self._observer = observer
         self._clock = clock
         self._store = store
         self._by_id: dict[RecordKey, Submission] = {}
@@ -85,10 +94,12 @@ class Submitter:
         known = self._by_id.get(key) if key is not None else None
         if known is not None:
             if known.mark != mark:
-                raise _reused()
+                raise self._refused(_reused())
             return known
         if len(self._running) >= MAX_AT_ONCE:
-            raise LimitReached(f"{MAX_AT_ONCE} submissions are under way", retry_after=LIMIT_RETRY_SECONDS)
+            raise self._refused(
+                LimitReached(f"{MAX_AT_ONCE} submissions are under way", retry_after=LIMIT_RETRY_SECONDS)
+            )
         submission = Submission(mark)
         if key is None:
             self._start(submission, self._post(post, submission))
@@ -105,9 +116,19 @@ class Submitter:
 
     def _forget(self, task: asyncio.Task[Sent]) -> None:
         self._running.discard(task)
-        if not task.cancelled():
-            # The caller may have left: its error is then nobody's to read, which is no defect.
-            task.exception()
+        if task.cancelled():
+            return
+        # The caller may have left: its error is then nobody's to read, which is no defect.
+        error = task.exception()
+        self._tell(error if error is None or isinstance(error, GatewayError) else GatewayError())
+
+    def _refused(self, error: GatewayError) -> GatewayError:
+        self._tell(error)
+        return error
+
+    def _tell(self, error: GatewayError | None) -> None:
+        if self._observer is not None:
+            self._observer.submitted(error)
 
     async def _post_once(self, key: RecordKey, post: Callable[[], Awaitable[Job]], submission: Submission) -> Sent:
         record = Record(submission.mark)
@@ -145,6 +166,10 @@ class Submitter:
             else:
                 return Sent(job.uid, job)
         raise AssertionError("the last attempt returns or raises")
+
+    def __len__(self) -> int:
+        """How many submissions are under way."""
+        return len(self._running)
 
     async def aclose(self) -> None:
         """Returns when no submission is under way."""

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.clock import TimeLimit, sleep_until
 from gateway.errors import GatewayError, UpstreamError, UpstreamOutage, UpstreamTimedOut
+from gateway.watch.observer import UNOBSERVED
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.clock import Clock
     from gateway.watch.cadence import Cadence
+    from gateway.watch.observer import Observer
     from gateway.watch.slots import Slots
     from gateway.watch.watcher import Watcher
 
@@ -32,7 +34,7 @@ class Rules(Generic[S]):
 
     `same`: whether two states are equal to a watcher. `is_last`: whether nothing follows a state. `size`: what
     keeping a state costs, in bytes. `outage_seconds`: how long passing failures are ridden out. `slots`: a poll takes
-    one before it starts.
+    one before it starts. `observer` is told what happens.
     """
 
     same: Callable[[S, S], bool]
@@ -41,6 +43,7 @@ class Rules(Generic[S]):
     cadence: Cadence
     outage_seconds: float
     slots: Slots
+    observer: Observer = UNOBSERVED
 
 
 class Holds:
@@ -78,6 +81,7 @@ class Loop(Generic[S]):
         self.watchers: set[Watcher[S]] = set()
         self.state: S | None = None
         self.version = 0
+        self.observed_at = 0.0
         self.last = False
         self.failure: GatewayError | None = None
         self.failures = 0
@@ -89,6 +93,7 @@ class Loop(Generic[S]):
         self._fetch = fetch
         self._on_end = on_end
         self._began = clock.monotonic()
+        rules.observer.loop_began()
         self._failing_since: float | None = None
         self.task = asyncio.get_running_loop().create_task(self._run())
 
@@ -168,6 +173,7 @@ class Loop(Generic[S]):
     def _observe(self, state: S) -> None:
         now = self.clock.monotonic()
         rules = self._rules
+        rules.observer.polled(None, len(self.watchers))
         self.failures = 0
         self.last_failure = None
         self._failing_since = None
@@ -177,12 +183,14 @@ class Loop(Generic[S]):
         self.last = rules.is_last(state)
         if changed:
             self.version += 1
+            self.observed_at = now
         if self.last:
             self._on_end(self)
         if changed:
             self._wake_watchers()
 
     def _fail(self, started: float, error: UpstreamError) -> None:
+        self._rules.observer.polled(error, len(self.watchers))
         if not error.passing:
             raise error
         now = self.clock.monotonic()

@@ -24,6 +24,7 @@ from gateway.errors import (
     UpstreamTimedOut,
 )
 from gateway.events import JobState, same_state
+from gateway.metrics import Metrics
 from gateway.status import row_of
 from gateway.stream import EventStream, read_resume_point
 from gateway.watch import Cadence, Hub, Key, Rules, Slots
@@ -94,6 +95,7 @@ class SteppedRun:
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
         self.clock = SteppedClock()
+        self.metrics = Metrics()
         self.polls: list[Poll] = []
         self.watches: list[Watch] = []
         self.faults: Counter[str] = Counter()
@@ -115,6 +117,7 @@ class SteppedRun:
             cadence=Cadence(SHORTEST, LONGEST, random.Random(self.dice.random())),
             outage_seconds=OUTAGE,
             slots=Slots(1_000),
+            observer=self.metrics,
         )
         self._hub = Hub(self.clock, rules)
 
@@ -167,9 +170,13 @@ class SteppedRun:
     async def _watch(self, watch: Watch, pipe: Pipe, token: str) -> None:
         uid = watch.uid
         call: Call = pipe  # type: ignore[assignment] # what a stream needs of a call is to be written to
-        stream = EventStream(call, uid, pb.CONTENT_FORMAT_JSON, watch.heartbeat, self.clock, lambda: False)
+        stream = EventStream(
+            call, uid, pb.CONTENT_FORMAT_JSON, watch.heartbeat, self.clock, lambda: False, self.metrics
+        )
         if self.dice.random() < 0.5:
-            stream = EventStream(call, uid, pb.CONTENT_FORMAT_JSON_CHUNKS, watch.heartbeat, self.clock, lambda: False)
+            stream = EventStream(
+                call, uid, pb.CONTENT_FORMAT_JSON_CHUNKS, watch.heartbeat, self.clock, lambda: False, self.metrics
+            )
         stream.resume(read_resume_point(token, uid), token)
         watch.joined = self.clock.stamp()
         try:

@@ -23,7 +23,8 @@ BEARER = (("authorization", f"Bearer {TOKEN}"),)
 async def running(upstream_url: str, **settings: Any) -> AsyncIterator[Gateway]:
     """A gateway in front of `upstream_url`, polling every 10 ms unless `settings` say otherwise."""
     quick = {"poll_interval_min_seconds": 0.01, "poll_interval_max_seconds": 0.01}
-    gateway = Gateway(Settings(upstream_url=upstream_url, listen="127.0.0.1:0", **(quick | settings)))
+    free = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
+    gateway = Gateway(Settings(upstream_url=upstream_url, **(free | quick | settings)))
     await gateway.start()
     try:
         yield gateway
