@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import traceback
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.credential import Credential
     from gateway.status import Ending
+    from gateway.tracing import CallSpan, Tracer
 
     Handler = Callable[[bytes, ServicerContext[Any, Any]], Awaitable[Any]]
 
@@ -54,9 +56,54 @@ class Observer(Protocol):
         """A call that was begun has ended after `seconds`."""
 
 
+class Record:
+    """What the log, the metrics and the trace are told of one call, from its arrival to its end.
+
+    `ids` name the call in each line of the log: the caller's `x-request-id`, or one that is made up where there is
+    none, and the `trace_id`, where it is part of a trace.
+    """
+
+    def __init__(self, method: str, observer: Observer, span: CallSpan, clock: Clock) -> None:
+        self.span = span
+        self.ids = {"x-request-id": secrets.token_hex(8)}
+        if span.trace_id:
+            self.ids["trace_id"] = span.trace_id
+        self.sent = observer.sent
+        self._log = _log.bind(method=method)
+        self._observer = observer
+        self._clock = clock
+        self._began = clock.monotonic()
+        observer.began()
+
+    def identify(self, headers: Mapping[str, str]) -> None:
+        """The headers that pass through have been read."""
+        self.ids.update(headers)
+
+    def end(self, code: StatusCode, call: Call | None, answer: bytes | None = None) -> None:
+        """The call has ended, with an `answer` where it does not stream."""
+        if answer is not None:
+            self.sent(len(answer))
+        self._end(self._log.info, code, call)
+
+    def fail(self, ending: Ending, error: GatewayError, call: Call | None) -> None:
+        """The call ends with an error."""
+        write = self._log.info
+        if type(error) is GatewayError:
+            write = self._log.bind(exception=_trace(error, call)).error
+        self._end(write, ending.code, call, reason=ending.reason, message=ending.message)
+
+    def _end(self, write: Callable[..., Any], code: StatusCode, call: Call | None, **more: str) -> None:
+        seconds = round(self._clock.monotonic() - self._began, 6)
+        uid = call.uid if call else None
+        self._observer.ended(code, seconds)
+        self.span.end(code, uid, more.get("reason", ""))
+        write("call", code=code.name, seconds=seconds, uid=uid, **self.ids, **more)
+
+
 class Call:
     """One call: whose it is, what passes through, and how to answer. `uid` is the job, once it is known.
 
+    `headers` pass through to the upstream, `span` is for what is done on its behalf, `ids` name it in the log.
     `cut_off`: this process ends the call, and not its caller.
     """
 
@@ -64,12 +111,14 @@ class Call:
         self,
         context: ServicerContext[Any, Any],
         credential: Credential,
-        headers: dict[str, str],
-        observer: Observer,
+        headers: Mapping[str, str],
+        record: Record,
     ) -> None:
         self.credential = credential
-        self._observer = observer
-        self.headers = headers
+        self.span = record.span
+        self.ids = record.ids
+        self.headers = self.span.onward(headers)
+        self._sent = record.sent
         self.uid: int | None = None
         self.cut_off = False
         self._beginning = False
@@ -100,7 +149,7 @@ class Call:
         except InternalError:
             # The connection is gone, and grpc.aio has not cancelled the handler for it yet: one way to leave is enough.
             await _cancel_this_task()
-        self._observer.sent(len(event))
+        self._sent(len(event))
 
     def end(self) -> None:
         """Interrupts the call, for this process goes away."""
@@ -117,45 +166,17 @@ async def _cancel_this_task() -> None:
     await asyncio.sleep(0)
 
 
-class _Record:
-    """What the log and the metrics are told of one call, from its arrival to its end."""
-
-    def __init__(self, method: str, observer: Observer, clock: Clock) -> None:
-        self.log = _log.bind(method=method)
-        self._observer = observer
-        self._clock = clock
-        self._began = clock.monotonic()
-        observer.began()
-
-    def end(self, code: StatusCode, call: Call | None, answer: bytes | None = None) -> None:
-        """The call has ended, with an `answer` where it does not stream."""
-        if answer is not None:
-            self._observer.sent(len(answer))
-        self._end(self.log.info, code, call)
-
-    def fail(self, ending: Ending, error: GatewayError, call: Call | None) -> None:
-        """The call ends with an error."""
-        write = self.log.info
-        if type(error) is GatewayError:
-            write = self.log.bind(exception=_trace(error, call)).error
-        self._end(write, ending.code, call, reason=ending.reason, message=ending.message)
-
-    def _end(self, write: Callable[..., Any], code: StatusCode, call: Call | None, **more: str) -> None:
-        seconds = round(self._clock.monotonic() - self._began, 6)
-        self._observer.ended(code, seconds)
-        write("call", code=code.name, seconds=seconds, uid=call.uid if call else None, **more)
-
-
 class Boundary:
     """Makes handlers for grpc.aio of methods that take a request and a `Call` and raise `GatewayError`.
 
     `observers` has one for each method, by its name.
     """
 
-    def __init__(self, admission: Admission, clock: Clock, observers: Mapping[str, Observer]) -> None:
+    def __init__(self, admission: Admission, clock: Clock, observers: Mapping[str, Observer], tracer: Tracer) -> None:
         self._admission = admission
         self._clock = clock
         self._observers = observers
+        self._tracer = tracer
         self._calls: set[Call] = set()
 
     def handler(
@@ -168,14 +189,15 @@ class Boundary:
         observer = self._observers[name]
 
         async def handle(data: bytes, context: ServicerContext[Any, Any]) -> Any:
-            record = _Record(name, observer, self._clock)
+            metadata = _by_name(context)
+            span = self._tracer.call(name, _traceparent(metadata))
+            record = Record(name, observer, span, self._clock)
             call = None
             try:
                 with self._admission.enter(watch=watch):
-                    metadata = _by_name(context)
                     headers = _passed_through(metadata)
-                    record.log = record.log.bind(**headers)
-                    call = Call(context, read_credential(metadata.get("authorization", [])), headers, observer)
+                    record.identify(headers)
+                    call = Call(context, read_credential(metadata.get("authorization", [])), headers, record)
                     self._calls.add(call)
                     answer = await method(_parse(request, data), call)
             except asyncio.CancelledError:
@@ -217,6 +239,12 @@ def _by_name(context: ServicerContext[Any, Any]) -> dict[str, list[str | bytes]]
     for name, value in context.invocation_metadata() or ():
         metadata.setdefault(name, []).append(value)
     return metadata
+
+
+def _traceparent(metadata: dict[str, list[str | bytes]]) -> str | None:
+    values = metadata.get("traceparent", [])
+    # What is refused later on is no parent.
+    return values[0] if len(values) == 1 and isinstance(values[0], str) else None
 
 
 def _passed_through(metadata: dict[str, list[str | bytes]]) -> dict[str, str]:

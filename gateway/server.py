@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway import __version__, logs
+from gateway import __version__, logs, tracing
 from gateway.admin import AdminServer
 from gateway.admission import Admission, draining
 from gateway.budget import ByteBudget
@@ -25,11 +25,13 @@ from gateway.metrics import Metrics
 from gateway.rest import RestClient, TimeLimits, Transport
 from gateway.service import JobService
 from gateway.submit import MemoryStore, Submitter
+from gateway.tracing import Untraced
 from gateway.watch import Cadence, Hub, Rules, Slots
 
 if TYPE_CHECKING:
     from gateway.config import Settings
     from gateway.rest import Observer
+    from gateway.tracing import Tracer
 
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 STREAMS = frozenset(method.name for method in SERVICE.methods if method.server_streaming)
@@ -79,14 +81,15 @@ _log = structlog.get_logger()
 class Gateway:
     """A gateway that can be started and stopped once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
         clock = SystemClock()
+        self._tracer = tracer or Untraced()
         self._settings = settings
         self._clock = clock
         self._admission = Admission(clock, max_calls=settings.max_calls, max_watches=settings.max_watches)
         metrics = Metrics()
         methods = metrics.methods(SERVICE.full_name, [(each.name, each.name in STREAMS) for each in SERVICE.methods])
-        self._boundary = Boundary(self._admission, clock, methods)
+        self._boundary = Boundary(self._admission, clock, methods, self._tracer)
         budget = ByteBudget(LARGE_ANSWERS_BYTES)
         self._rest = _rest_client(settings, budget, metrics)
         rules = Rules(
@@ -183,6 +186,7 @@ class Gateway:
         await self._finish_submissions(deadline)
         await self._hub.aclose()
         await self._rest.aclose()
+        await self._tracer.aclose()
         # Last, so that the drain can be watched to its end.
         await self._admin.aclose()
 
@@ -257,7 +261,7 @@ def _handlers(service: JobService, boundary: Boundary) -> grpc.GenericRpcHandler
 async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then drains; a second signal leaves at once.
 
-    Raises `OSError` where the address cannot be bound.
+    Raises `OSError` where an address cannot be bound, and `ConfigError` for what OpenTelemetry's variables say.
     """
     logs.configure(settings.log_format)
     stopping = asyncio.Event()
@@ -272,7 +276,7 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, tracing.from_environment())
     await gateway.start()
     _log.info(
         "serving",

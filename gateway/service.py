@@ -16,6 +16,7 @@ from gateway.content import read_format
 from gateway.domain import Job, JobStatus
 from gateway.errors import GatewayError, NoStateYet, RequestInvalid, UpstreamAnswered, UpstreamError
 from gateway.events import JobState, in_one_piece
+from gateway.fetch import Fetch
 from gateway.status import row_of
 from gateway.stream import EventStream, read_resume_point
 from gateway.submit import RecordKey, fingerprint
@@ -174,7 +175,8 @@ class JobService:
             job, mark = _read_request(request, request_id)
 
         async def post() -> Job:
-            return await self._rest.send(job, call.credential, call.headers)
+            with call.span.submission(call.headers) as headers:
+                return await self._rest.send(job, call.credential, headers)
 
         key = RecordKey(call.credential.caller_key, request_id) if request_id else None
         return self._submitter.submit(post, key, mark)
@@ -203,13 +205,8 @@ class JobService:
     def _watch(
         self, uid: int, call: Call, seen: Callable[[JobState], bool] | None = None
     ) -> AbstractContextManager[Watcher[JobState]]:
-        # A loop may outlive the call that began it, and keeps no more of it than this.
-        credential, headers = call.credential, call.headers
-
-        async def fetch() -> JobState:
-            return JobState(await self._rest.get(uid, credential, headers))
-
-        return self._hub.watch(Key(credential.poll_key, uid), fetch, seen)
+        fetch = Fetch(self._rest, uid, call, self._clock)
+        return self._hub.watch(Key(call.credential.poll_key, uid), fetch, seen)
 
     def _cancel_when_sent(self, submission: Submission, call: Call) -> None:
         async def cancel() -> None:
@@ -219,9 +216,9 @@ class JobService:
                 await self._cancel_patiently(sent.uid, call)
             except GatewayError as error:
                 # There is nobody left to tell but the log.
-                _log.warning("cancel_on_disconnect failed", uid=call.uid, reason=row_of(error).reason)
+                _log.warning("cancel_on_disconnect failed", uid=call.uid, reason=row_of(error).reason, **call.ids)
             else:
-                _log.info("cancelled on disconnect", uid=sent.uid)
+                _log.info("cancelled on disconnect", uid=sent.uid, **call.ids)
 
         task = asyncio.get_running_loop().create_task(cancel())
         self._cancellations.add(task)

@@ -17,6 +17,7 @@ from gateway.call import MAX_DEADLINE_SECONDS, Boundary, Call
 from gateway.clock import SystemClock
 from gateway.errors import GatewayError, RequestTooLarge
 from gateway.metrics import Metrics
+from gateway.tracing import Untraced
 from tests.support.gateways import BEARER, TOKEN, Failure
 from tests.support.raw import raw_call
 from tests.support.upstream import Connection, ScriptedUpstream, answer
@@ -58,7 +59,7 @@ class Served:
 @asynccontextmanager
 async def served(method: Method, *, name: str = "GetJob", streaming: bool = False) -> AsyncIterator[Served]:
     admission = Admission(SystemClock(), max_calls=1, max_watches=1)
-    boundary = Boundary(admission, SystemClock(), Metrics().methods("s", [(name, streaming)]))
+    boundary = Boundary(admission, SystemClock(), Metrics().methods("s", [(name, streaming)]), Untraced())
     handle = boundary.handler(name, method, pb.GetJobRequest, watch=streaming)
     make = grpc.unary_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
     server = grpc.aio.server()

@@ -78,6 +78,8 @@ async def test_a_call_is_counted_by_method_and_code(gateway: Gateway, upstream: 
     got = await scrape(gateway)
     assert got("grpc_server_handled_total", grpc_code="Canceled", **get) == 1
     assert got("jobgateway_calls_in_flight") == 0
+    # What was given up says nothing of the upstream.
+    assert got("jobgateway_upstream_request_seconds_count") == 2
 
 
 async def test_three_watchers_of_a_job_are_one_loop_and_its_polls_count_once(

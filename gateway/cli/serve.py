@@ -56,7 +56,7 @@ def serve() -> None:
         usage_error(str(error))
     try:
         asyncio.run(serve_gateway(settings))
-    except OSError as error:
+    except (ConfigError, OSError) as error:
         usage_error(str(error))
 
 

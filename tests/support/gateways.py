@@ -15,16 +15,18 @@ from gateway.server import Gateway
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from gateway.tracing import Tracer
+
 TOKEN = "vktrpat_a-token-for-tests"
 BEARER = (("authorization", f"Bearer {TOKEN}"),)
 
 
 @asynccontextmanager
-async def running(upstream_url: str, **settings: Any) -> AsyncIterator[Gateway]:
+async def running(upstream_url: str, tracer: Tracer | None = None, /, **settings: Any) -> AsyncIterator[Gateway]:
     """A gateway in front of `upstream_url`, polling every 10 ms unless `settings` say otherwise."""
     quick = {"poll_interval_min_seconds": 0.01, "poll_interval_max_seconds": 0.01}
     free = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
-    gateway = Gateway(Settings(upstream_url=upstream_url, **(free | quick | settings)))
+    gateway = Gateway(Settings(upstream_url=upstream_url, **(free | quick | settings)), tracer)
     await gateway.start()
     try:
         yield gateway
