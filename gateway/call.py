@@ -77,7 +77,8 @@ class Record:
 
     def identify(self, headers: Mapping[str, str]) -> None:
         """The headers that pass through have been read."""
-        self.ids.update(headers)
+        if "x-request-id" in headers:
+            self.ids["x-request-id"] = headers["x-request-id"]
 
     def end(self, code: StatusCode, call: Call | None, answer: bytes | None = None) -> None:
         """The call has ended, with an `answer` where it does not stream."""
@@ -87,17 +88,23 @@ class Record:
 
     def fail(self, ending: Ending, error: GatewayError, call: Call | None) -> None:
         """The call ends with an error."""
-        write = self._log.info
+        log = self._log.bind(reason=ending.reason)
+        http_status = getattr(error, "http_status", None)
+        if http_status is not None:
+            log = log.bind(http_status=http_status)
+        if not error.quotes_others:
+            log = log.bind(message=ending.message)
+        write = log.info
         if type(error) is GatewayError:
-            write = self._log.bind(exception=_trace(error, call)).error
-        self._end(write, ending.code, call, reason=ending.reason, message=ending.message)
+            write = log.bind(exception=_trace(error, call)).error
+        self._end(write, ending.code, call, ending.reason)
 
-    def _end(self, write: Callable[..., Any], code: StatusCode, call: Call | None, **more: str) -> None:
+    def _end(self, write: Callable[..., Any], code: StatusCode, call: Call | None, reason: str = "") -> None:
         seconds = round(self._clock.monotonic() - self._began, 6)
         uid = call.uid if call else None
         self._observer.ended(code, seconds)
-        self.span.end(code, uid, more.get("reason", ""))
-        write("call", code=code.name, seconds=seconds, uid=uid, **self.ids, **more)
+        self.span.end(code, uid, reason)
+        write("call", code=code.name, seconds=seconds, uid=uid, **self.ids)
 
 
 class Call:
