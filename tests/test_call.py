@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -480,3 +482,16 @@ async def test_a_gateway_error_itself_is_a_defect_that_is_logged() -> None:
             failure = await failed(server.unary())
     assert failure.reason == "GATEWAY_DEFECT"
     assert "a part that should not fail" in logged[0]["exception"]
+
+
+def test_the_documentation_lists_each_event_of_the_log() -> None:
+    root = Path(__file__).resolve().parent.parent
+    sources = [path for path in (root / "gateway").rglob("*.py") if not {"simulator", "cli"} & set(path.parts)]
+    written = {
+        event
+        for path in sources
+        for event in re.findall(r'\b(?:_log\.(?:info|warning|error)|write)\(\s*"([^"]+)"', path.read_text())
+    }
+    documented = re.findall(r"^\| `([^`<]+)` \| (?:info|warning)", (root / "docs/logs.md").read_text(), re.MULTILINE)
+    assert "call" in written
+    assert sorted(documented) == sorted(written)
