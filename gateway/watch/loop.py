@@ -182,8 +182,8 @@ class Loop(Generic[S]):
         self.state = state
         self.last = rules.is_last(state)
         if changed:
-            self.version += 1
             self.observed_at = now
+            self.version += 1
         if self.last:
             self._on_end(self)
         if changed:
