@@ -194,7 +194,7 @@ async def test_a_port_in_use_ends_the_start_with_one_line() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        child = await spawn(upstream_url="http://127.0.0.1:1", listen=listen)
+        child = await spawn(upstream_url="http://127.0.0.1:1", listen=listen, admin_listen="127.0.0.1:0")
         _, stderr = await child.communicate()
     assert child.returncode not in (0, None)
     (line,) = stderr.decode().strip().splitlines()
