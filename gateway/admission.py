@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import random
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gateway.clock import Signal
-from gateway.errors import Draining, LimitReached
+from gateway.budget import Budget, Reservation, may_take
+from gateway.clock import Signal, sleep_until
+from gateway.errors import Draining
+from gateway.rates import Rates, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.clock import Clock
 
-# Callers of a limit come back after a moment, callers of a drain spread out over the other replicas.
-LIMIT_RETRY_SECONDS = 1.0
+# Callers of a drain spread out over the other replicas.
 DRAIN_RETRY_SECONDS = (1.0, 5.0)
+# Refusals that are held back, of callers who do not wait as they are told: for how long, and how many at most.
+HOLD_SECONDS = 2.0
+MOST_HELD = 1_000
+# Smaller requests are not counted, for there are never enough of them at once to matter.
+SMALL_REQUEST_BYTES = 1 << 20
 
 
 def draining() -> Draining:
@@ -31,40 +37,129 @@ class Places:
 
     of: str
     limit: int
+    most_of_one: int | None
     taken: int = 0
+    by_caller: dict[bytes, int] = field(default_factory=dict)
+
+
+class Visit:
+    """A call that has come in. It counts for its caller from when `belongs_to` names the caller."""
+
+    def __init__(self, places: Places, rates: Rates, large_requests: Budget) -> None:
+        self._places = places
+        self._rates = rates
+        self._large_requests = large_requests
+        self._caller: bytes | None = None
+        self._request: Reservation | None = None
+        places.taken += 1
+
+    def belongs_to(self, caller: bytes, request_bytes: int) -> None:
+        """Counts the call, and its request where it is large, for its caller; once.
+
+        Raises `LimitReached` where others need what this caller would take, or it comes too often.
+        """
+        places = self._places
+        held = places.by_caller.get(caller, 0)
+        free = places.limit - places.taken + 1
+        if not may_take(held, 1, free) or (places.most_of_one is not None and held >= places.most_of_one):
+            raise refusal(
+                f"this credential has {held} of the {places.limit} {places.of} that the gateway serves at once, and "
+                "may have no more now; end some, or try again later",
+            )
+        wait = self._rates.take(caller)
+        if wait:
+            raise refusal(
+                "this credential calls more often than the gateway lets it; wait before the next call, and watch jobs "
+                "instead of reading them again and again",
+                wait,
+            )
+        if request_bytes > SMALL_REQUEST_BYTES:
+            self._request = self._large_requests.try_take(caller, request_bytes)
+            if self._request is None:
+                raise refusal(
+                    f"there is no room now for a request of {request_bytes} bytes beside the other large ones of this "
+                    "credential and of all; each holds its room until its call ends, so SendJob is better than RunJob",
+                )
+        places.by_caller[caller] = held + 1
+        self._caller = caller
+
+    def leave(self) -> None:
+        """Gives back what the call took."""
+        self._places.taken -= 1
+        if self._request is not None:
+            self._request.release()
+        if self._caller is not None:
+            by_caller = self._places.by_caller
+            by_caller[self._caller] -= 1
+            if not by_caller[self._caller]:
+                del by_caller[self._caller]
 
 
 class Admission:
-    """Counts calls and watches (`RunJob` counts as one) against their limits, and knows whether the process drains."""
+    """Counts calls and watches (`RunJob` counts as one) against their limits, and knows whether the process drains.
 
-    def __init__(self, clock: Clock, *, max_calls: int, max_watches: int) -> None:
+    What one caller has is at most three times what is left for others, and at most `max_calls_per_credential` or
+    `max_watches_per_credential` where they are given. It comes in `calls_per_second` times a second. Requests over
+    1 MiB share `large_requests_bytes` as places are shared.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        max_calls: int,
+        max_watches: int,
+        max_calls_per_credential: int | None = None,
+        max_watches_per_credential: int | None = None,
+        calls_per_second: float = 1e6,
+        large_requests_bytes: int = 512 << 20,
+    ) -> None:
         self._clock = clock
         self._left = Signal(clock)
-        self._calls = Places("calls", max_calls)
-        self._watches = Places("watches", max_watches)
+        self._calls = Places("calls", max_calls, max_calls_per_credential)
+        self._watches = Places("watches", max_watches, max_watches_per_credential)
+        self._rates = Rates(clock, calls_per_second)
+        self._refusals = Rates(clock, calls_per_second)
+        self._held = 0
+        self._large_requests = Budget(large_requests_bytes)
         self.draining = False
 
     @property
     def inside(self) -> int:
-        """How many calls and watches are inside now."""
-        return self._calls.taken + self._watches.taken
+        """How many calls and watches are inside now, or are refused and do not know yet."""
+        return self._calls.taken + self._watches.taken + self._held
 
     @contextmanager
-    def enter(self, *, watch: bool) -> Iterator[None]:
+    def enter(self, *, watch: bool) -> Iterator[Visit]:
         """Holds a place until the context is left. Raises `Draining` or `LimitReached` where there is none."""
         if self.draining:
             raise draining()
         places = self._watches if watch else self._calls
         if places.taken >= places.limit:
-            raise LimitReached(
+            raise refusal(
                 f"the gateway serves {places.limit} {places.of} at once and has no place now",
-                retry_after=LIMIT_RETRY_SECONDS,
             )
-        places.taken += 1
+        visit = Visit(places, self._rates, self._large_requests)
         try:
-            yield
+            yield visit
         finally:
-            places.taken -= 1
+            visit.leave()
+            self._left.set()
+
+    async def hold_back(self, caller: bytes, request_bytes: int) -> None:
+        """Returns when a caller that is refused may hear of it: at once, unless it does not wait as it was told.
+
+        Whoever is refused more often than it may call keeps the others waiting by that alone; it hears of it 2 seconds
+        later.
+        """
+        too_often = self._refusals.take(caller) > 0
+        if not too_often or self.draining or self._held >= MOST_HELD or request_bytes > SMALL_REQUEST_BYTES:
+            return
+        self._held += 1
+        try:
+            await sleep_until(self._clock, self._clock.monotonic() + HOLD_SECONDS)
+        finally:
+            self._held -= 1
             self._left.set()
 
     async def idle(self, until: float) -> bool:

@@ -15,7 +15,7 @@ from grpc.aio import InternalError
 
 from gateway.admission import draining
 from gateway.credential import read_credential
-from gateway.errors import GatewayError, RequestInvalid, SubmitOutcomeUnknown
+from gateway.errors import GatewayError, LimitReached, RequestInvalid, SubmitOutcomeUnknown
 from gateway.status import ending_of
 
 if TYPE_CHECKING:
@@ -201,10 +201,11 @@ class Boundary:
             record = Record(name, observer, span, self._clock)
             call = None
             try:
-                with self._admission.enter(watch=watch):
+                with self._admission.enter(watch=watch) as visit:
                     headers = _passed_through(metadata)
                     record.identify(headers)
                     call = Call(context, read_credential(metadata.get("authorization", [])), headers, record)
+                    visit.belongs_to(call.credential.caller_key, len(data))
                     self._calls.add(call)
                     answer = await method(_parse(request, data), call)
             except asyncio.CancelledError:
@@ -229,6 +230,7 @@ class Boundary:
                     self._calls.discard(call)
             ending = ending_of(error, call.uid if call else None)
             record.fail(ending, error, call)
+            await self._hold_back(error, call, len(data))
             # To end a stream that is not read may take long, and the error's frames hold what it was to carry.
             del error
             return await context.abort(ending.code, ending.message, ending.trailers)
@@ -239,6 +241,10 @@ class Boundary:
         """Ends all calls that are inside: with DRAINING, or as an unknown outcome where one may have sent a job."""
         for call in self._calls:
             call.end()
+
+    async def _hold_back(self, error: GatewayError, call: Call | None, request_bytes: int) -> None:
+        if isinstance(error, LimitReached) and call is not None:
+            await self._admission.hold_back(call.credential.caller_key, request_bytes)
 
 
 def _by_name(context: ServicerContext[Any, Any]) -> dict[str, list[str | bytes]]:

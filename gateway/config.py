@@ -112,6 +112,30 @@ class Settings(BaseSettings):
     max_watches: int = Field(
         20_000, ge=1, le=100_000, description="How many watches (`WatchJob`, `RunJob`) are served at once."
     )
+    max_calls_per_credential: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="How many of these calls one credential may have. Unset: three times what it leaves to others.",
+    )
+    max_watches_per_credential: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="How many of these watches one credential may have. Unset: three times what it leaves to others.",
+    )
+    calls_per_second: float = Field(
+        200.0,
+        ge=0.1,
+        le=100_000,
+        description="How often one credential may call, watches included; what is over is refused.",
+    )
+    polls_per_second: float = Field(
+        500.0, ge=0.1, le=100_000, description="How often one credential may poll; what is over waits."
+    )
+    submissions_per_second: float = Field(
+        100.0, ge=0.1, le=100_000, description="How often one credential may send a job; what is over is refused."
+    )
     admin_listen: Annotated[str, AfterValidator(_listen)] = Field(
         "127.0.0.1:9464",
         description="Where `/metrics`, `/livez` and `/readyz` are served over HTTP, as HOST:PORT; port 0 takes a free "

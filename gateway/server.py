@@ -17,16 +17,17 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway import __version__, logs, tracing
 from gateway.admin import AdminServer
 from gateway.admission import Admission, draining
-from gateway.budget import ByteBudget
+from gateway.budget import Budget
 from gateway.call import Boundary
 from gateway.clock import SystemClock, TimeLimit
 from gateway.events import JobState, same_state
 from gateway.metrics import Metrics
+from gateway.rates import Rates
 from gateway.rest import RestClient, TimeLimits, Transport
 from gateway.service import JobService
 from gateway.submit import MemoryStore, Submitter
 from gateway.tracing import Untraced
-from gateway.watch import Cadence, Hub, Rules, Slots
+from gateway.watch import Cadence, Hub, Rules
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -56,8 +57,10 @@ CLIENT_PING_MS = 10_000
 MAX_ANSWER_BYTES = 512 << 20
 # What all answers over 1 MiB may take at once; at least one of the largest fits.
 LARGE_ANSWERS_BYTES = 1 << 30
-# Above our own limit for a request, so that ours answers with a reason.
-MAX_REQUEST_BYTES = 64 << 20
+# Inputs have 8 MiB of JSON at most; as a Struct, numbers of one digit take five times that.
+MAX_REQUEST_BYTES = 48 << 20
+# What all requests over 1 MiB may take at once: grpc keeps each until its call ends, of a RunJob for hours.
+LARGE_REQUESTS_BYTES = 512 << 20
 # Calls that grpc holds before they are looked at: more than all limits of ours can be set to, for beyond it grpc ends
 # them with a bare CANCELLED, while ours answer at once with a reason.
 PENDING_CALLS = 250_000
@@ -86,11 +89,19 @@ class Gateway:
         self._tracer = tracer or Untraced()
         self._settings = settings
         self._clock = clock
-        self._admission = Admission(clock, max_calls=settings.max_calls, max_watches=settings.max_watches)
+        self._admission = Admission(
+            clock,
+            max_calls=settings.max_calls,
+            max_watches=settings.max_watches,
+            max_calls_per_credential=settings.max_calls_per_credential,
+            max_watches_per_credential=settings.max_watches_per_credential,
+            calls_per_second=settings.calls_per_second,
+            large_requests_bytes=LARGE_REQUESTS_BYTES,
+        )
         metrics = Metrics()
         methods = metrics.methods(SERVICE.full_name, [(each.name, each.name in STREAMS) for each in SERVICE.methods])
         self._boundary = Boundary(self._admission, clock, methods, self._tracer)
-        budget = ByteBudget(LARGE_ANSWERS_BYTES)
+        budget = Budget(LARGE_ANSWERS_BYTES)
         self._rest = _rest_client(settings, budget, metrics)
         rules = Rules(
             same=same_state,
@@ -98,11 +109,12 @@ class Gateway:
             size=lambda state: state.size,
             cadence=Cadence(settings.poll_interval_min_seconds, settings.poll_interval_max_seconds),
             outage_seconds=settings.poll_outage_seconds,
-            slots=Slots(POLL_SLOTS),
+            rates=Rates(clock, settings.polls_per_second),
+            slots=Budget(POLL_SLOTS),
             observer=metrics,
         )
         self._hub: Hub[JobState] = Hub(clock, rules)
-        submitter = Submitter(clock, MemoryStore(clock), metrics)
+        submitter = Submitter(clock, MemoryStore(clock), Rates(clock, settings.submissions_per_second), metrics)
         self._service = JobService(
             rest=self._rest,
             hub=self._hub,
@@ -118,7 +130,7 @@ class Gateway:
         self.address = ""
         self.admin_address = ""
 
-    def _levels(self, metrics: Metrics, budget: ByteBudget, submitter: Submitter) -> None:
+    def _levels(self, metrics: Metrics, budget: Budget, submitter: Submitter) -> None:
         level = metrics.level
         level("jobgateway_loops", "Poll loops that run now.", self._hub.__len__)
         level("jobgateway_watchers", "Watchers of the poll loops now.", lambda: self._hub.watching)
@@ -225,7 +237,7 @@ def _why_not_bound(listen: str) -> str:
     return "the reason has passed"
 
 
-def _rest_client(settings: Settings, budget: ByteBudget, observer: Observer) -> RestClient:
+def _rest_client(settings: Settings, budget: Budget, observer: Observer) -> RestClient:
     silence = settings.upstream_timeout_seconds
     reads = Transport(
         limits=TimeLimits(min(CONNECT_SECONDS, silence), silence, silence * WHOLE_ANSWER_SILENCES),

@@ -57,7 +57,7 @@ _log = structlog.get_logger()
 class JobService:
     """The methods of `jobgateway.v1.JobService`, for `Boundary` to make handlers of.
 
-    `contended` says whether somebody waits for the memory of large results.
+    `contended` says whether somebody waits who has a better right to the memory that a poll key's results hold.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class JobService:
         hub: Hub[JobState],
         submitter: Submitter,
         clock: Clock,
-        contended: Callable[[], bool],
+        contended: Callable[[bytes], bool],
         observer: Observer,
     ) -> None:
         self._contended = contended
@@ -102,7 +102,7 @@ class JobService:
         )
         point = read_resume_point(request.resume_token, call.uid)
         await call.begin_stream()
-        stream = EventStream(call, call.uid, content_format, heartbeat, self._clock, self._contended, self._observer)
+        stream = self._stream(call, call.uid, content_format, heartbeat)
         stream.resume(point, request.resume_token)
         with self._watch(call.uid, call, seen=stream.has_seen) as watcher:
             await stream.follow(watcher)
@@ -132,7 +132,7 @@ class JobService:
         with _within("request"):
             submission = await self._submit(request.request, call)
         try:
-            stream = EventStream(call, 0, content_format, heartbeat, self._clock, self._contended, self._observer)
+            stream = self._stream(call, 0, content_format, heartbeat)
             with _within("request"), submission:
                 await call.begin_stream()
                 await stream.beat_until(submission.task)
@@ -179,7 +179,13 @@ class JobService:
                 return await self._rest.send(job, call.credential, headers)
 
         key = RecordKey(call.credential.caller_key, request_id) if request_id else None
-        return self._submitter.submit(post, key, mark)
+        return self._submitter.submit(post, call.credential.caller_key, key, mark)
+
+    def _stream(
+        self, call: Call, uid: int, content_format: pb.ContentFormat.ValueType, heartbeat: float
+    ) -> EventStream:
+        contended = partial(self._contended, call.credential.poll_key)
+        return EventStream(call, uid, content_format, heartbeat, self._clock, contended, self._observer)
 
     async def _read(self, uid: int, call: Call) -> JobState:
         return JobState(await self._rest.get(uid, call.credential, call.headers))

@@ -24,6 +24,11 @@ DEFAULTS: dict[str, Any] = {
     "DRAIN_GRACE_SECONDS": 30.0,
     "MAX_CALLS": 1_000,
     "MAX_WATCHES": 20_000,
+    "MAX_CALLS_PER_CREDENTIAL": None,
+    "MAX_WATCHES_PER_CREDENTIAL": None,
+    "CALLS_PER_SECOND": 200.0,
+    "POLLS_PER_SECOND": 500.0,
+    "SUBMISSIONS_PER_SECOND": 100.0,
     "ADMIN_LISTEN": "127.0.0.1:9464",
     "REFLECTION": True,
     "LOG_FORMAT": "json",
@@ -75,6 +80,11 @@ def test_every_setting_but_the_upstream_has_a_default() -> None:
         ("DRAIN_GRACE_SECONDS", "0", 0.0),
         ("MAX_CALLS", "1", 1),
         ("MAX_WATCHES", "100000", 100_000),
+        ("MAX_CALLS_PER_CREDENTIAL", "1", 1),
+        ("MAX_WATCHES_PER_CREDENTIAL", "100000", 100_000),
+        ("CALLS_PER_SECOND", "0.5", 0.5),
+        ("POLLS_PER_SECOND", "0.1", 0.1),
+        ("SUBMISSIONS_PER_SECOND", "100000", 100_000.0),
         ("ADMIN_LISTEN", "0.0.0.0:0", "0.0.0.0:0"),
         ("REFLECTION", "false", False),
         ("LOG_FORMAT", "text", "text"),
@@ -119,6 +129,11 @@ WRONG = {
     "DRAIN_GRACE_SECONDS": ["", "-0.1", "nan", "3601"],
     "MAX_CALLS": ["", "0", "-1", "1.5", "many", "100001"],
     "MAX_WATCHES": ["", "0", "-1", "1.5", "100001", "1\n2", "9" * 5_000],
+    "MAX_CALLS_PER_CREDENTIAL": ["", "0", "none", "100001"],
+    "MAX_WATCHES_PER_CREDENTIAL": ["", "0", "1.5", "100001"],
+    "CALLS_PER_SECOND": ["", "0", "nan", "inf", "100001"],
+    "POLLS_PER_SECOND": ["", "0", "nan", "inf", "100001"],
+    "SUBMISSIONS_PER_SECOND": ["", "0", "-1", "nan", "100001"],
     "ADMIN_LISTEN": ["", "9464", "localhost", "unix:/tmp/socket:1"],
     "REFLECTION": ["", "maybe"],
     "LOG_FORMAT": ["", "JSON", "yaml"],
@@ -167,6 +182,11 @@ def test_settings_do_not_change() -> None:
         settings.max_calls = 5  # type: ignore[misc]
 
 
+def _default(name: str) -> str:
+    field = Settings.model_fields[name]
+    return "" if field.is_required() or field.default is None else f"`{field.default}`"
+
+
 def _range(name: str) -> str:
     limits = {type(each).__name__.lower(): each for each in Settings.model_fields[name].metadata}
     if {"ge", "le"} <= set(limits):
@@ -176,8 +196,7 @@ def _range(name: str) -> str:
 
 def test_the_documentation_lists_each_setting_as_it_is() -> None:
     rows = [
-        f"| `{PREFIX}{name.upper()}` | {'' if field.is_required() else f'`{field.default}`'} | {_range(name)} "
-        f"| {field.description} |"
+        f"| `{PREFIX}{name.upper()}` | {_default(name)} | {_range(name)} | {field.description} |"
         for name, field in Settings.model_fields.items()
     ]
     documented = [line for line in DOCS.read_text().splitlines() if line.startswith(f"| `{PREFIX}")]

@@ -17,7 +17,7 @@ from gateway.errors import (
     UpstreamOutage,
     UpstreamTimedOut,
 )
-from gateway.watch import Changed, Key, Quiet, Slots
+from gateway.watch import Changed, Key, Quiet
 from gateway.watch.ends import KEEP_BYTES, KEEP_SECONDS
 from tests.support.clock import SteppedClock, settle
 from tests.support.fetching import Fetch, Hang, State, make_hub
@@ -597,22 +597,93 @@ async def test_polls_of_one_credential_that_hang_hold_up_no_other(clock: Stepped
     await assert_nothing_left(hub, clock)
 
 
-async def test_slots_are_forgotten_with_their_last_user() -> None:
-    slots = Slots(4)
-    async with slots.take(b"ann"), slots.take(b"bob"), slots.take(b"ann"):
-        assert len(slots) == 2
-        waiting = [asyncio.create_task(_hold(slots)) for _ in range(5)]
-        await settle()
-        for task in waiting:
-            task.cancel()
-        await asyncio.wait(waiting)
-        assert len(slots) == 2
-    assert len(slots) == 0
+async def test_two_greedy_credentials_hold_up_a_third_for_no_poll(clock: SteppedClock) -> None:
+    hub = make_hub(clock, slots=16, outage=600)
+    hanging = [Fetch(clock, Hang) for _ in range(80)]
+    greedy = [Follower(hub, Key((b"ann", b"eve")[n % 2], n), fetch) for n, fetch in enumerate(hanging)]
+    await settle()
+    started = clock.now
+    bob = Fetch(clock, State(1), State(2), State(3, last=True))
+    modest = Follower(hub, BOB, bob)
+    await clock.advance(5)
+    assert modest.values == [1, 2, 3]
+    assert bob.times[0] == started, "there was a place at once"
+    assert 13 <= sum(fetch.count for fetch in hanging) <= 15
+    for follower in greedy:
+        await follower.leave()
+    await assert_nothing_left(hub, clock)
 
 
-async def _hold(slots: Slots) -> None:
-    async with slots.take(b"ann"):
-        await asyncio.get_running_loop().create_future()
+async def test_places_of_polls_go_round_among_credentials(clock: SteppedClock) -> None:
+    """One place, polls of a second, a credential with fifty jobs, and four with one each."""
+    hub = make_hub(clock, slots=1, outage=600)
+    anns = [LateFetch(clock, State(1), takes=1) for _ in range(50)]
+    others = [LateFetch(clock, State(1), takes=1) for _ in range(4)]
+    followers = [Follower(hub, Key(b"ann", number), fetch) for number, fetch in enumerate(anns)]
+    followers += [Follower(hub, Key(b"other %d" % number, 0), fetch) for number, fetch in enumerate(others)]
+    await clock.advance(100)
+    assert [fetch.count for fetch in others] == pytest.approx([20] * 4, abs=2)
+    assert sum(fetch.count for fetch in anns) == pytest.approx(20, abs=3)
+    for follower in followers:
+        await follower.leave()
+    await assert_nothing_left(hub, clock)
+
+
+async def test_polls_over_the_rate_come_later_while_heartbeats_go_on(clock: SteppedClock) -> None:
+    """Forty jobs that are due each second, and ten polls a second."""
+    hub = make_hub(clock, slots=100, rate=10.0, outage=3.0)
+    fetches = [Fetch(clock, State(1)) for _ in range(40)]
+    anns = [Follower(hub, Key(b"ann", number), fetch, every=1.0) for number, fetch in enumerate(fetches)]
+    bob = Fetch(clock, State(1))
+    other = Follower(hub, BOB, bob)
+    await clock.advance(100)
+    assert sum(fetch.count for fetch in fetches) == pytest.approx(1_000, abs=20)
+    assert all(fetch.count == pytest.approx(25, abs=2) for fetch in fetches), "all of them by turns"
+    assert bob.count == pytest.approx(100, abs=15), "another credential has a rate of its own"
+    for follower in anns:
+        quiet = [each for each in follower.got if isinstance(each, Quiet)]
+        assert len(quiet) >= 95
+        assert not any(each.failures for each in quiet)
+        assert not follower.task.done(), "to wait is no outage"
+        await follower.leave()
+    await other.leave()
+    await assert_nothing_left(hub, clock)
+
+
+async def test_waiting_for_the_rate_in_an_outage_does_not_use_up_its_limit(clock: SteppedClock) -> None:
+    hub = make_hub(clock, outage=10, rate=0.1)
+    fetch = Fetch(clock, lost(), lost(), State(7, last=True))
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(21)
+    assert (fetch.count, follower.values) == (3, [7])
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_429_slows_the_polls_of_its_credential_down_for_longer_than_it_holds_them_back(
+    clock: SteppedClock,
+) -> None:
+    hub = make_hub(clock, slots=100, rate=50.0)
+    fetches = [Fetch(clock, State(1)) for _ in range(40)]
+    fetches.append(Fetch(clock, *[State(1)] * 20, throttled(2), State(1)))
+    bob = Fetch(clock, State(1))
+    followers = [Follower(hub, Key(b"ann", number), fetch) for number, fetch in enumerate(fetches)]
+    followers.append(Follower(hub, BOB, bob))
+
+    async def polls(seconds: int) -> float:
+        before = sum(fetch.count for fetch in fetches)
+        await clock.advance(seconds)
+        return (sum(fetch.count for fetch in fetches) - before) / seconds
+
+    await clock.advance(5)
+    assert await polls(10) == pytest.approx(41, rel=0.1)
+    await clock.advance(15)
+    assert await polls(20) == pytest.approx(22, rel=0.15), "half of what it was"
+    await clock.advance(600)
+    assert await polls(10) == pytest.approx(41, rel=0.1)
+    assert bob.count == pytest.approx(660, rel=0.1)
+    for follower in followers:
+        await follower.leave()
+    await assert_nothing_left(hub, clock)
 
 
 async def test_waiting_for_a_slot_in_an_outage_does_not_use_up_its_limit(clock: SteppedClock) -> None:

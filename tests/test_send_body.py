@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.budget import ByteBudget
+from gateway.budget import Budget
 from gateway.credential import Credential
 from gateway.domain import SendJob
 from gateway.rest import RestClient, TimeLimits, Transport
@@ -125,7 +125,7 @@ async def test_whatever_the_workspace_holds_is_one_segment_of_the_path_that_is_a
 ) -> None:
     limits = TimeLimits(connect=30, silence=30, whole=30)
     transport = Transport(
-        limits=limits, idle_seconds=1, max_connections=4, max_answer_bytes=1_000, budget=ByteBudget(1_000)
+        limits=limits, idle_seconds=1, max_connections=4, max_answer_bytes=1_000, budget=Budget(1_000)
     )
     client = RestClient(upstream.url, submissions=transport, reads=transport, now=time.time)
     upstream.script.append(answer(201, {"uid": 42}))

@@ -20,6 +20,7 @@ from gateway.errors import (
     UpstreamTimedOut,
     UpstreamUnreachable,
 )
+from gateway.rates import Rates
 from gateway.submit import MemoryStore, RecordKey, Sent, Submitter
 from gateway.submit import store as store_module
 from gateway.submit import submitter as submitter_module
@@ -28,7 +29,8 @@ from tests.support.clock import SteppedClock, settle
 if TYPE_CHECKING:
     pass
 
-KEY = RecordKey(b"ann", "a")
+CALLER = b"ann"
+KEY = RecordKey(CALLER, "a")
 JOB = Job(42, JobStatus.RUNNING, "", done=False, observe_time=0.0)
 
 
@@ -50,9 +52,11 @@ class Post:
         return entry
 
 
-async def ask(submitter: Submitter, post: Post, key: RecordKey | None = None, mark: bytes = b"") -> Sent:
+async def ask(
+    submitter: Submitter, post: Post, key: RecordKey | None = None, mark: bytes = b"", caller: bytes = CALLER
+) -> Sent:
     """What a caller does."""
-    with submitter.submit(post, key, mark) as submission:
+    with submitter.submit(post, caller, key, mark) as submission:
         return await submission.outcome()
 
 
@@ -63,7 +67,7 @@ def clock() -> SteppedClock:
 
 @pytest.fixture
 def submitter(clock: SteppedClock) -> Submitter:
-    return Submitter(clock, MemoryStore(clock))
+    return Submitter(clock, MemoryStore(clock), Rates(clock, 2_000.0))
 
 
 def refused() -> UpstreamError:
@@ -173,7 +177,7 @@ async def test_a_caller_that_leaves_does_not_stop_it(submitter: Submitter) -> No
 async def test_one_that_is_cut_off_with_the_process_leaves_an_unknown_outcome(submitter: Submitter) -> None:
     post = Post(JOB)
     post.gate.clear()
-    task = submitter.submit(post, KEY, b"mark").task
+    task = submitter.submit(post, CALLER, KEY, b"mark").task
     await settle()
     task.cancel()
     await asyncio.wait([task])
@@ -229,16 +233,72 @@ async def test_it_is_not_tried_again_for_callers_who_have_left(clock: SteppedClo
     assert (await ask(submitter, Post(JOB), KEY, b"mark")).uid == 42, "the id is free again"
 
 
-async def test_there_is_a_limit_of_submissions_at_once(submitter: Submitter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitter_module, "MAX_AT_ONCE", 2)
+async def test_there_is_a_limit_of_submissions_at_once_and_one_caller_cannot_have_all(
+    clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitter_module, "MAX_AT_ONCE", 4)
+    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2_000.0))
     post = Post(JOB)
     post.gate.clear()
-    first = submitter.submit(post, KEY, b"mark")
-    second = submitter.submit(post)
-    assert submitter.submit(post, KEY, b"mark") is first, "who joins takes no place"
-    with pytest.raises(LimitReached) as caught:
-        submitter.submit(post)
-    assert caught.value.retry_after == 1.0
+    first = submitter.submit(post, CALLER, KEY, b"mark")
+    second = submitter.submit(post, CALLER)
+    assert submitter.submit(post, CALLER, KEY, b"mark") is first, "who joins takes no place"
+    submitter.submit(post, CALLER)
+    with pytest.raises(LimitReached, match=r"of the 4 submissions.*, 3 are of this credential") as caught:
+        submitter.submit(post, CALLER)
+    assert 1.0 <= (caught.value.retry_after or 0) <= 4.0
+    other = submitter.submit(post, b"bob")
+    with pytest.raises(LimitReached):
+        submitter.submit(post, b"eve")
+    post.gate.set()
+    await asyncio.wait([first.task, second.task, other.task])
+    await submitter.aclose()
+    assert (await ask(submitter, post)).uid == 42
+
+
+async def test_who_sends_more_often_than_the_rate_is_refused_at_once_and_nothing_is_sent(clock: SteppedClock) -> None:
+    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2.0))
+    post = Post(JOB)
+    for _ in range(2):
+        await ask(submitter, post)
+    for _ in range(1_000):
+        with pytest.raises(LimitReached, match="more often") as caught:
+            await ask(submitter, post, KEY, b"mark")
+        assert 1.0 <= (caught.value.retry_after or 0) <= 4.0
+    assert post.count == 2
+    assert (await ask(submitter, post, caller=b"bob")).uid == 42, "others are not concerned"
+    await clock.advance(1.0)
+    assert (await ask(submitter, post, KEY, b"another mark")).uid == 42, "the id was not taken"
+    assert post.count == 4
+
+
+async def test_who_joins_a_submission_or_is_refused_a_place_takes_nothing_of_the_rate(clock: SteppedClock) -> None:
+    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2.0))
+    post = Post(JOB)
+    post.gate.clear()
+    first = submitter.submit(post, CALLER, KEY, b"mark")
+    for _ in range(100):
+        assert submitter.submit(post, CALLER, KEY, b"mark") is first
+    second = submitter.submit(post, CALLER)
     post.gate.set()
     await asyncio.wait([first.task, second.task])
-    assert (await ask(submitter, post)).uid == 42
+    assert post.count == 2
+
+
+@pytest.mark.parametrize(("status", "left"), [(400, 99), (429, 2)])
+async def test_a_429_slows_the_submissions_of_its_caller_down_and_another_refusal_does_not(
+    clock: SteppedClock, status: int, left: int
+) -> None:
+    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 100.0))
+    error = UpstreamAnswered(status, "no", retry_after=1.0)
+    with pytest.raises(UpstreamAnswered) as caught:
+        await ask(submitter, Post(error))
+    assert caught.value is error
+    for caller, expected in ((CALLER, left), (b"bob", 100)):
+        for _ in range(expected):
+            await ask(submitter, Post(JOB), caller=caller)
+        with pytest.raises(LimitReached):
+            await ask(submitter, Post(JOB), caller=caller)
+    await clock.advance(700)
+    for _ in range(100):
+        await ask(submitter, Post(JOB))

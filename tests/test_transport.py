@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from gateway.budget import ByteBudget
+from gateway.budget import Budget
 from gateway.credential import Credential
 from gateway.domain import SendJob
 from gateway.errors import (
@@ -40,13 +40,13 @@ ROOM = 4 * ANSWER_LIMIT
 
 
 @pytest.fixture
-def budget() -> ByteBudget:
+def budget() -> Budget:
     """Room for some of the largest answers."""
-    return ByteBudget(ROOM)
+    return Budget(ROOM)
 
 
 @pytest.fixture
-async def make(budget: ByteBudget) -> AsyncIterator[MakeTransport]:
+async def make(budget: Budget) -> AsyncIterator[MakeTransport]:
     """Makes transports that are patient unless told otherwise, and closes them."""
     made = []
 
@@ -571,7 +571,7 @@ def chunked(body: bytes) -> bytes:
     ids=["length", "chunked", "gzip"],
 )
 async def test_a_large_answer_reserves_what_it_takes(
-    upstream: ScriptedUpstream, make: MakeTransport, budget: ByteBudget, reply: bytes
+    upstream: ScriptedUpstream, make: MakeTransport, budget: Budget, reply: bytes
 ) -> None:
     upstream.script.append(reply)
     got = await make().exchange("GET", upstream.url, {})
@@ -586,15 +586,15 @@ async def test_a_large_answer_reserves_what_it_takes(
     "reply", [answer(200, raw=b"x" * (1 << 20)), answer(404, raw=b"x" * LARGE)], ids=["small", "404"]
 )
 async def test_small_answers_and_errors_reserve_nothing(
-    upstream: ScriptedUpstream, make: MakeTransport, budget: ByteBudget, reply: bytes
+    upstream: ScriptedUpstream, make: MakeTransport, budget: Budget, reply: bytes
 ) -> None:
     upstream.script.append(reply)
-    await budget.reserve(ROOM)
+    await budget.take(b"ann", ROOM)
     assert (await make().exchange("GET", upstream.url, {})).reserved is None
 
 
 async def test_what_breaks_off_or_is_too_large_keeps_nothing_reserved(
-    upstream: ScriptedUpstream, make: MakeTransport, budget: ByteBudget
+    upstream: ScriptedUpstream, make: MakeTransport, budget: Budget
 ) -> None:
     async def half(connection: Connection) -> None:
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % ANSWER_LIMIT + b"x" * LARGE)
@@ -607,10 +607,8 @@ async def test_what_breaks_off_or_is_too_large_keeps_nothing_reserved(
         assert budget.free == ROOM
 
 
-async def test_large_answers_wait_their_turn(
-    upstream: ScriptedUpstream, make: MakeTransport, budget: ByteBudget
-) -> None:
-    await budget.reserve(ROOM - LARGE)
+async def test_large_answers_wait_their_turn(upstream: ScriptedUpstream, make: MakeTransport, budget: Budget) -> None:
+    await budget.take(b"ann", ROOM - LARGE)
     upstream.script.append(answer(200, raw=b"x" * LARGE))
     transport = make()
     first = await transport.exchange("GET", upstream.url, {})
@@ -618,6 +616,6 @@ async def test_large_answers_wait_their_turn(
     second = asyncio.create_task(transport.exchange("GET", upstream.url, {}))
     done, _ = await asyncio.wait([second], timeout=SHORT)
     assert not done
-    assert budget.contended()
+    assert budget.contended(b"ann")
     first.reserved.release()
     assert len((await second).body) == LARGE

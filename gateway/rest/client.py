@@ -89,6 +89,7 @@ class RestClient:
                 **credential.headers(),
             },
             body,
+            credential.poll_key,
         )
         if not 200 <= answer.status < 300:
             raise await _off_the_loop(answer, lambda: read_error(answer, self._now(), credential.redact))

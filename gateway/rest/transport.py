@@ -26,7 +26,7 @@ from gateway.rest.decoding import NotDecodable, decoded
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from gateway.budget import ByteBudget, Reservation
+    from gateway.budget import Budget, Reservation
 
 MAX_ERROR_BODY_BYTES = 1 << 20
 # How long what a refusal says is waited for.
@@ -90,7 +90,7 @@ class Transport:
         idle_seconds: float,
         max_connections: int,
         max_answer_bytes: int,
-        budget: ByteBudget,
+        budget: Budget,
         observer: Observer | None = None,
     ) -> None:
         self._budget = budget
@@ -115,8 +115,10 @@ class Transport:
         """Closes all connections."""
         await self._transport.aclose()
 
-    async def exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
-        """Makes one request and reads its answer to the end.
+    async def exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None, owner: bytes = b""
+    ) -> Answer:
+        """Makes one request and reads its answer to the end; the memory of a large one is `owner`'s.
 
         Raises `UpstreamUnreachable` where certainly nothing was sent; `UpstreamTimedOut`, `UpstreamConnectionLost`
         and `UpstreamMalformed` where the upstream may have read the request; `UpstreamAnswerTooLarge`.
@@ -138,11 +140,11 @@ class Transport:
             request.headers["content-length"] = str(len(body))
         try:
             async with self._places:
-                return await self._exchange(request)
+                return await self._exchange(request, owner)
         except FOREIGN as error:
             raise _ours(error) from error
 
-    async def _exchange(self, request: httpx.Request) -> Answer:
+    async def _exchange(self, request: httpx.Request, owner: bytes) -> Answer:
         clock = asyncio.get_running_loop().time
         began = clock()
         until = began + self._limits.whole
@@ -153,7 +155,7 @@ class Transport:
             async with asyncio.timeout_at(until):
                 response = await self._transport.handle_async_request(request)
                 status = response.status_code if 200 <= response.status_code < 600 else None
-                return await self._answer(response, body, until)
+                return await self._answer(response, body, until, owner)
         except asyncio.CancelledError:
             given_up = True
             raise
@@ -161,13 +163,13 @@ class Transport:
             if self._observer is not None and not given_up:
                 self._observer.exchanged(request.method, status, clock() - began, body.tell())
 
-    async def _answer(self, response: httpx.Response, body: io.BytesIO, until: float) -> Answer:
+    async def _answer(self, response: httpx.Response, body: io.BytesIO, until: float, owner: bytes) -> Answer:
         reserved: Reservation | None = None
         try:
             if not 200 <= response.status_code < 600:
                 raise UpstreamMalformed(f"the upstream's answer has the status {response.status_code}")
             if response.is_success:
-                reserved = await self._read(response, body)
+                reserved = await self._read(response, body, owner)
             else:
                 await _read_refusal(response, body, until)
         except FOREIGN as error:
@@ -182,7 +184,7 @@ class Transport:
         # Without a copy, which of a large answer would hold the event loop.
         return Answer(response.status_code, body.getvalue(), response.headers.get("retry-after"), reserved)
 
-    async def _read(self, response: httpx.Response, body: io.BytesIO) -> Reservation | None:
+    async def _read(self, response: httpx.Response, body: io.BytesIO, owner: bytes) -> Reservation | None:
         reserved: Reservation | None = None
         complete = False
         try:
@@ -191,7 +193,7 @@ class Transport:
                 if body.tell() + len(piece) > self._max_answer_bytes:
                     raise UpstreamAnswerTooLarge(f"the upstream's answer is larger than {self._max_answer_bytes} bytes")
                 if reserved is None and body.tell() + len(piece) > SMALL_BODY_BYTES:
-                    reserved = await self._budget.reserve(self._size_of(response))
+                    reserved = await self._budget.take(owner, self._size_of(response))
                 body.write(piece)
             complete = True
         finally:

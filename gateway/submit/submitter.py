@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, Self
 
+from gateway.budget import Budget
 from gateway.clock import sleep_until
 from gateway.errors import (
     GatewayError,
@@ -17,11 +18,13 @@ from gateway.errors import (
     UpstreamError,
     UpstreamMalformed,
 )
+from gateway.rates import Rates, refusal
 from gateway.submit.store import Record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    from gateway.budget import Reservation
     from gateway.clock import Clock
     from gateway.domain import Job
     from gateway.submit.store import RecordKey, Store
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
 MAX_ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.1
 MAX_AT_ONCE = 1_024
-LIMIT_RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,38 +78,69 @@ class Observer(Protocol):
 
 
 class Submitter:
-    """Runs submissions, each as a task of its own: at most 1,024 at once."""
+    """Runs submissions, each as a task of its own: at most 1,024 at once, and of each caller as `rates` lets it."""
 
-    def __init__(self, clock: Clock, store: Store, observer: Observer | None = None) -> None:
+    def __init__(self, clock: Clock, store: Store, rates: Rates, observer: Observer | None = None) -> None:
         self._observer = observer
         self._clock = clock
         self._store = store
+        self._rates = rates
+        self._places = Budget(MAX_AT_ONCE)
         self._by_id: dict[RecordKey, Submission] = {}
         self._running: set[asyncio.Task[Sent]] = set()
 
-    def submit(self, post: Callable[[], Awaitable[Job]], key: RecordKey | None = None, mark: bytes = b"") -> Submission:
+    def submit(
+        self, post: Callable[[], Awaitable[Job]], caller: bytes, key: RecordKey | None = None, mark: bytes = b""
+    ) -> Submission:
         """Starts a submission, or joins the one that is under way under the same `key` (None: without a request_id).
 
-        `mark` is the request's `fingerprint`. `post` makes one attempt and raises `UpstreamError`. Raises
-        `RequestIdReused`, and `LimitReached` where too many are under way.
+        `caller` is whose limits it counts for, `mark` the request's `fingerprint`. `post` makes one attempt and raises
+        `UpstreamError`. Raises `RequestIdReused`, and `LimitReached` where too many are under way or too many came
+        of late: then nothing was sent, and nothing that is remembered under `key` has changed.
         """
         known = self._by_id.get(key) if key is not None else None
         if known is not None:
             if known.mark != mark:
                 raise self._refused(_reused())
             return known
-        if len(self._running) >= MAX_AT_ONCE:
-            raise self._refused(
-                LimitReached(f"{MAX_AT_ONCE} submissions are under way", retry_after=LIMIT_RETRY_SECONDS)
-            )
+        try:
+            place = self._place(caller)
+        except LimitReached as error:
+            raise self._refused(error) from None
         submission = Submission(mark)
+
+        async def attempt() -> Job:
+            try:
+                return await post()
+            except UpstreamError as error:
+                if error.throttled:
+                    self._rates.slow_down(caller)
+                raise
+
         if key is None:
-            self._start(submission, self._post(post, submission))
+            self._start(submission, self._post(attempt, submission))
         else:
-            self._start(submission, self._post_once(key, post, submission))
+            self._start(submission, self._post_once(key, attempt, submission))
             self._by_id[key] = submission
             submission.task.add_done_callback(lambda _: self._by_id.pop(key))
+        submission.task.add_done_callback(lambda _: place.release())
         return submission
+
+    def _place(self, caller: bytes) -> Reservation:
+        place = self._places.try_take(caller)
+        if place is None:
+            raise refusal(
+                f"of the {MAX_AT_ONCE} submissions that may be under way at once, {self._places.held(caller)} are of "
+                "this credential, and there is no room for another now",
+            )
+        wait = self._rates.take(caller)
+        if wait:
+            place.release()
+            raise refusal(
+                "this credential sends jobs more often than the gateway or the upstream lets it; nothing was sent",
+                wait,
+            )
+        return place
 
     def _start(self, submission: Submission, work: Coroutine[None, None, Sent]) -> None:
         submission.task = asyncio.get_running_loop().create_task(work)

@@ -4,7 +4,6 @@ from gateway.watch.cadence import Cadence
 from gateway.watch.hub import Hub, Key
 from gateway.watch.loop import Rules
 from gateway.watch.observer import Observer
-from gateway.watch.slots import Slots
 from gateway.watch.token import ResumePoint, read_token, write_token
 from gateway.watch.watcher import Changed, Quiet, Watcher
 
@@ -17,7 +16,6 @@ __all__ = [
     "Quiet",
     "ResumePoint",
     "Rules",
-    "Slots",
     "Watcher",
     "read_token",
     "write_token",

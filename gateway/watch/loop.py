@@ -16,10 +16,11 @@ from gateway.watch.observer import UNOBSERVED
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from gateway.budget import Budget
     from gateway.clock import Clock
+    from gateway.rates import Rates
     from gateway.watch.cadence import Cadence
     from gateway.watch.observer import Observer
-    from gateway.watch.slots import Slots
     from gateway.watch.watcher import Watcher
 
 S = TypeVar("S")
@@ -33,8 +34,8 @@ class Rules(Generic[S]):
     """What holds for every loop of a hub.
 
     `same`: whether two states are equal to a watcher. `is_last`: whether nothing follows a state. `size`: what
-    keeping a state costs, in bytes. `outage_seconds`: how long passing failures are ridden out. `slots`: a poll takes
-    one before it starts. `observer` is told what happens.
+    keeping a state costs, in bytes. `outage_seconds`: how long passing failures are ridden out. `rates`: how often each
+    credential may poll. `slots`: a poll takes one before it starts. `observer` is told what happens.
     """
 
     same: Callable[[S, S], bool]
@@ -42,7 +43,8 @@ class Rules(Generic[S]):
     size: Callable[[S], int]
     cadence: Cadence
     outage_seconds: float
-    slots: Slots
+    rates: Rates
+    slots: Budget
     observer: Observer = UNOBSERVED
 
 
@@ -121,9 +123,10 @@ class Loop(Generic[S]):
         while not self.last:
             await self._until_due()
             due = self.clock.monotonic()
-            async with self._rules.slots.take(self._credential):
+            await self._rules.rates.turn(self._credential)
+            with await self._rules.slots.take(self._credential):
                 self._discount(self.clock.monotonic() - due)
-                # While this one waited for its slot, another may have been told to slow down.
+                # While this one waited for its turn, another may have been told to slow down.
                 if self._held_until > self.clock.monotonic():
                     continue
                 await self._poll()
@@ -141,7 +144,7 @@ class Loop(Generic[S]):
                 return
 
     def _discount(self, waited: float) -> None:
-        # What was spent waiting for a slot of our own is no time of an outage.
+        # What was spent waiting for a turn of our own is no time of an outage.
         if self._failing_since is not None:
             self._failing_since += waited
 
@@ -206,6 +209,7 @@ class Loop(Generic[S]):
             wait = max(wait, error.retry_after + cadence.spread())
         self.next_poll = now + wait
         if error.throttled:
+            self._rules.rates.slow_down(self._credential)
             self._holds.hold(self._credential, now + min(wait, self._rules.outage_seconds))
 
     def _outage(self, last: UpstreamError) -> UpstreamOutage:

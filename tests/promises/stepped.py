@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.admission import draining
+from gateway.budget import Budget
 from gateway.clock import sleep_until
 from gateway.domain import Job, JobStatus, Progress, Result
 from gateway.errors import (
@@ -25,9 +26,10 @@ from gateway.errors import (
 )
 from gateway.events import JobState, same_state
 from gateway.metrics import Metrics
+from gateway.rates import Rates
 from gateway.status import row_of
 from gateway.stream import EventStream, read_resume_point
-from gateway.watch import Cadence, Hub, Key, Rules, Slots
+from gateway.watch import Cadence, Hub, Key, Rules
 from tests.promises.courses import Course, Troubles, draw_course
 from tests.promises.history import Event, History, Kind, Poll, Watch
 from tests.support.clock import SteppedClock, settle
@@ -116,7 +118,8 @@ class SteppedRun:
             size=lambda state: state.size,
             cadence=Cadence(SHORTEST, LONGEST, random.Random(self.dice.random())),
             outage_seconds=OUTAGE,
-            slots=Slots(1_000),
+            rates=Rates(self.clock, 100.0),
+            slots=Budget(100),
             observer=self.metrics,
         )
         self._hub = Hub(self.clock, rules)

@@ -8,7 +8,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.watch import Cadence, Hub, Rules, Slots
+from gateway.budget import Budget
+from gateway.rates import Rates
+from gateway.watch import Cadence, Hub, Rules
 
 if TYPE_CHECKING:
     from tests.support.clock import SteppedClock
@@ -67,6 +69,7 @@ def make_hub(
     longest: float = 1.0,
     outage: float = 300.0,
     slots: int = 8,
+    rate: float = 1_000.0,
     seed: int = 1,
 ) -> Hub[State]:
     """A hub of `State`s."""
@@ -76,6 +79,7 @@ def make_hub(
         size=lambda state: state.size,
         cadence=Cadence(shortest, longest, random.Random(seed)),
         outage_seconds=outage,
-        slots=Slots(slots),
+        rates=Rates(clock, rate),
+        slots=Budget(slots),
     )
     return Hub(clock, rules)

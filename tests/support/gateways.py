@@ -23,8 +23,9 @@ BEARER = (("authorization", f"Bearer {TOKEN}"),)
 
 @asynccontextmanager
 async def running(upstream_url: str, tracer: Tracer | None = None, /, **settings: Any) -> AsyncIterator[Gateway]:
-    """A gateway in front of `upstream_url`, polling every 10 ms unless `settings` say otherwise."""
+    """A gateway in front of `upstream_url`, polling every 10 ms and without rates unless `settings` say otherwise."""
     quick = {"poll_interval_min_seconds": 0.01, "poll_interval_max_seconds": 0.01}
+    quick |= dict.fromkeys(("calls_per_second", "polls_per_second", "submissions_per_second"), 100_000.0)
     free = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
     gateway = Gateway(Settings(upstream_url=upstream_url, **(free | quick | settings)), tracer)
     await gateway.start()
