@@ -155,6 +155,16 @@ async def test_submissions_are_counted_by_their_outcome(gateway: Gateway, upstre
     assert got("jobgateway_upstream_request_seconds_count", method="POST") == 4
 
 
+async def test_a_submission_that_is_one_too_many_is_counted_as_such(upstream: ScriptedUpstream) -> None:
+    upstream.on(*POST, answer(201, {"uid": 42}))
+    async with running(upstream.url, submissions_per_second=0.1) as gateway, stub(gateway) as jobs:
+        await jobs.SendJob(SEND, metadata=BEARER)
+        await refused(jobs.SendJob(SEND, metadata=BEARER))
+        got = await scrape(gateway)
+    assert got("jobgateway_submissions_total", outcome="LIMIT_REACHED") == 1
+    assert got("grpc_server_handled_total", grpc_code="ResourceExhausted") == 1
+
+
 async def test_an_upstream_that_is_down_shows() -> None:
     async with running(f"http://127.0.0.1:{free_port()}") as gateway, stub(gateway) as jobs:
         await refused(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
