@@ -58,6 +58,16 @@ class Budget:
         return self._free
 
     @property
+    def reserved(self) -> int:
+        """Units that are held now."""
+        return self._total - self._free
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for units."""
+        return sum(map(len, self._lines.values()))
+
+    @property
     def owners(self) -> int:
         """How many hold units or wait for them."""
         return len(self._held.keys() | self._lines.keys())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
+from grpc import StatusCode
 from grpc.aio import InternalError
 
 from gateway.admission import draining
@@ -18,7 +20,7 @@ from gateway.status import ending_of
 from gateway.tls import peer_of, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from google.protobuf.message import Message
     from grpc.aio import ServicerContext
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.credential import Credential
     from gateway.own_token import OwnToken
+    from gateway.status import Ending
+    from gateway.tracing import CallSpan, Tracer
 
     Handler = Callable[[bytes, ServicerContext[Any, Any]], Awaitable[Any]]
 
@@ -41,15 +45,89 @@ _SAFE_VALUE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 _log = structlog.get_logger()
 
 
+class Observer(Protocol):
+    """Is told of the calls of one method; must be quick, and must not raise."""
+
+    def began(self) -> None:
+        """A call has come in."""
+
+    def sent(self, size: int) -> None:
+        """A message of `size` bytes has gone to the caller."""
+
+    def ended(self, code: StatusCode, seconds: float) -> None:
+        """A call that was begun has ended after `seconds`."""
+
+
+class Record:
+    """What the log, the metrics and the trace are told of one call, from its arrival to its end.
+
+    `ids` name the call in each line of the log: the caller's `x-request-id`, or one that is made up where there is
+    none, and the `trace_id`, where it is part of a trace. `peer` is whom the caller's certificate names, or "".
+    """
+
+    def __init__(self, method: str, observer: Observer, span: CallSpan, clock: Clock, peer: str) -> None:
+        self.span = span
+        self.ids = {"x-request-id": secrets.token_hex(8)}
+        if span.trace_id:
+            self.ids["trace_id"] = span.trace_id
+        self.sent = observer.sent
+        self._log = _log.bind(method=method, **({"peer": printable(peer)} if peer else {}))
+        self._observer = observer
+        self._clock = clock
+        self._began = clock.monotonic()
+        observer.began()
+
+    def identify(self, headers: Mapping[str, str]) -> None:
+        """The headers that pass through have been read."""
+        if "x-request-id" in headers:
+            self.ids["x-request-id"] = headers["x-request-id"]
+
+    def end(self, code: StatusCode, call: Call | None, answer: bytes | None = None) -> None:
+        """The call has ended, with an `answer` where it does not stream."""
+        if answer is not None:
+            self.sent(len(answer))
+        self._end(self._log.info, code, call)
+
+    def fail(self, ending: Ending, error: GatewayError, call: Call | None) -> None:
+        """The call ends with an error."""
+        log = self._log.bind(reason=ending.reason)
+        http_status = getattr(error, "http_status", None)
+        if http_status is not None:
+            log = log.bind(http_status=http_status)
+        if not error.quotes_others:
+            log = log.bind(message=ending.message)
+        write = log.info
+        if type(error) is GatewayError:
+            write = log.bind(exception=_trace(error, call)).error
+        self._end(write, ending.code, call, ending.reason)
+
+    def _end(self, write: Callable[..., Any], code: StatusCode, call: Call | None, reason: str = "") -> None:
+        seconds = round(self._clock.monotonic() - self._began, 6)
+        uid = call.uid if call else None
+        self._observer.ended(code, seconds)
+        self.span.end(code, uid, reason)
+        write("call", code=code.name, seconds=seconds, uid=uid, **self.ids)
+
+
 class Call:
     """One call: whose it is, what passes through, and how to answer. `uid` is the job, once it is known.
 
+    `headers` pass through to the upstream, `span` is for what is done on its behalf, `ids` name it in the log.
     `cut_off`: this process ends the call, and not its caller.
     """
 
-    def __init__(self, context: ServicerContext[Any, Any], credential: Credential, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        context: ServicerContext[Any, Any],
+        credential: Credential,
+        headers: Mapping[str, str],
+        record: Record,
+    ) -> None:
         self.credential = credential
-        self.headers = headers
+        self.span = record.span
+        self.ids = record.ids
+        self.headers = self.span.onward(headers)
+        self._sent = record.sent
         self.uid: int | None = None
         self.cut_off = False
         self._beginning = False
@@ -80,6 +158,7 @@ class Call:
         except InternalError:
             # The connection is gone, and grpc.aio has not cancelled the handler for it yet: one way to leave is enough.
             await _cancel_this_task()
+        self._sent(len(event))
 
     def when_sent(self, release: Callable[[], None]) -> None:
         """Calls `release` when grpc has sent the answer, or there is nobody to send it to any more."""
@@ -104,12 +183,21 @@ async def _cancel_this_task() -> None:
 class Boundary:
     """Makes handlers for grpc.aio of methods that take a request and a `Call` and raise `GatewayError`.
 
-    `own_token` is what callers get that bring none.
+    `own_token` is what callers get that bring none. `observers` has one for each method, by its name.
     """
 
-    def __init__(self, admission: Admission, clock: Clock, own_token: OwnToken | None = None) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        clock: Clock,
+        observers: Mapping[str, Observer],
+        tracer: Tracer,
+        own_token: OwnToken | None = None,
+    ) -> None:
         self._admission = admission
         self._clock = clock
+        self._observers = observers
+        self._tracer = tracer
         self._own_token = own_token
         self._calls: set[Call] = set()
 
@@ -120,18 +208,19 @@ class Boundary:
 
         It takes the encoded `request`, for grpc.aio's own way to refuse one that cannot be parsed has no reason.
         """
+        observer = self._observers[name]
 
         async def handle(data: bytes, context: ServicerContext[Any, Any]) -> Any:
-            began = self._clock.monotonic()
+            metadata = _by_name(context)
+            span = self._tracer.call(name, _traceparent(metadata))
             peer = peer_of(context)
-            log = _log.bind(method=name, **({"peer": printable(peer)} if peer else {}))
+            record = Record(name, observer, span, self._clock, peer)
             call = None
             try:
                 with self._admission.enter(watch=watch) as visit:
-                    metadata = _by_name(context)
                     headers = _passed_through(metadata)
-                    log = log.bind(**headers)
-                    call = Call(context, self._credential(metadata, peer), headers)
+                    record.identify(headers)
+                    call = Call(context, self._credential(metadata, peer), headers, record)
                     visit.belongs_to(call.credential.caller_key, len(data))
                     self._calls.add(call)
                     answer = await method(_parse(request, data), call)
@@ -139,7 +228,7 @@ class Boundary:
                 if call is not None and call.cut_off:
                     error = _cut_off(name, call)
                 elif left_by_caller():
-                    self._log_end(log.info, call, began, "CANCELLED")
+                    record.end(StatusCode.CANCELLED, call)
                     raise
                 else:
                     # Left alone, a client would hang until its own deadline (grpc 29248).
@@ -150,16 +239,13 @@ class Boundary:
                 error = GatewayError("it is not foreseen")
                 error.__cause__ = raised
             else:
-                self._log_end(log.info, call, began, "OK")
+                record.end(StatusCode.OK, call, answer)
                 return answer
             finally:
                 if call is not None:
                     self._calls.discard(call)
             ending = ending_of(error, call.uid if call else None)
-            write = log.info
-            if type(error) is GatewayError:
-                write = log.bind(exception=_trace(error, call)).error
-            self._log_end(write, call, began, ending.code.name, reason=ending.reason, message=ending.message)
+            record.fail(ending, error, call)
             await self._hold_back(error, call, len(data))
             # To end a stream that is not read may take long, and the error's frames hold what it was to carry.
             del error
@@ -182,16 +268,18 @@ class Boundary:
         if isinstance(error, LimitReached) and call is not None:
             await self._admission.hold_back(call.credential.caller_key, request_bytes)
 
-    def _log_end(self, write: Callable[..., Any], call: Call | None, began: float, code: str, **more: str) -> None:
-        seconds = round(self._clock.monotonic() - began, 6)
-        write("call", code=code, seconds=seconds, uid=call.uid if call else None, **more)
-
 
 def _by_name(context: ServicerContext[Any, Any]) -> dict[str, list[str | bytes]]:
     metadata: dict[str, list[str | bytes]] = {}
     for name, value in context.invocation_metadata() or ():
         metadata.setdefault(name, []).append(value)
     return metadata
+
+
+def _traceparent(metadata: dict[str, list[str | bytes]]) -> str | None:
+    values = metadata.get("traceparent", [])
+    # What is refused later on is no parent.
+    return values[0] if len(values) == 1 and isinstance(values[0], str) else None
 
 
 def _passed_through(metadata: dict[str, list[str | bytes]]) -> dict[str, str]:

@@ -184,6 +184,12 @@ class Settings(BaseSettings):
         le=86_400,
         description="How long a connection takes new calls, give or take a tenth; calls on it go on to their end.",
     )
+    admin_listen: Annotated[str, AfterValidator(_listen)] = Field(
+        "127.0.0.1:9464",
+        description="Where `/metrics`, `/livez` and `/readyz` are served over HTTP, as HOST:PORT; port 0 takes a free "
+        "one.",
+    )
+    reflection: bool = Field(True, description="Whether server reflection tells clients of the contract.")
     log_format: Literal["json", "text"] = Field("json", description="`json` or `text`, a line each, on standard error.")
 
     @model_validator(mode="after")

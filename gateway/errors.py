@@ -40,9 +40,13 @@ class FieldViolation:
 
 
 class GatewayError(Exception):
-    """The top of the tree. `retry_after` is a wait in seconds, where one is known."""
+    """The top of the tree. `retry_after` is a wait in seconds, where one is known.
+
+    `quotes_others`: the message may hold what the caller or the upstream wrote, which is for the caller and for no log.
+    """
 
     retry_after: float | None = None
+    quotes_others = False
 
 
 class RequestError(GatewayError):
@@ -51,6 +55,8 @@ class RequestError(GatewayError):
 
 class RequestInvalid(RequestError):
     """A field of the request, or a metadata entry, holds what it must not."""
+
+    quotes_others = True
 
     def __init__(self, field: str, description: str) -> None:
         super().__init__(f"{field}: {description}")
@@ -98,6 +104,7 @@ class UpstreamAnswered(UpstreamError):
     """The upstream answered with an HTTP status that is no success; `violations` are the fields it named."""
 
     http_status: int
+    quotes_others = True
     # 408, 425 and 429 are the client errors that HTTP means to be tried again (RFC 9110, 8470, 6585).
     PASSING_CLIENT_ERRORS = frozenset({408, 425, 429})
 
@@ -148,6 +155,8 @@ class UpstreamUnreachable(UpstreamError):
 class SubmitOutcomeUnknown(GatewayError):
     """A submission was sent, and whether a job runs is not known; the message says what happened."""
 
+    quotes_others = True
+
     def __init__(self, message: str, http_status: int | None) -> None:
         super().__init__(message)
         self.http_status = http_status
@@ -155,6 +164,8 @@ class SubmitOutcomeUnknown(GatewayError):
 
 class UpstreamOutage(GatewayError):
     """A watch rode out passing failures for as long as it may; `last` is the last of them."""
+
+    quotes_others = True
 
     def __init__(self, last: UpstreamError, seconds: float) -> None:
         super().__init__(f"the upstream has failed for {seconds:.0f} s, the last time so: {last}")

@@ -13,12 +13,14 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway import __version__, logs, reflection
+from gateway import __version__, logs, reflection, tracing
+from gateway.admin import AdminServer
 from gateway.admission import Admission, draining
 from gateway.budget import Budget
 from gateway.call import Boundary
 from gateway.clock import SystemClock, TimeLimit
 from gateway.events import JobState, same_state
+from gateway.metrics import Metrics
 from gateway.outgoing import Outgoing
 from gateway.own_token import OwnToken
 from gateway.rates import Rates
@@ -26,10 +28,13 @@ from gateway.rest import RestClient, TimeLimits, Transport
 from gateway.service import JobService
 from gateway.submit import MemoryStore, Submitter
 from gateway.tls import Certificates
+from gateway.tracing import Untraced
 from gateway.watch import Cadence, Hub, Rules
 
 if TYPE_CHECKING:
     from gateway.config import Settings
+    from gateway.rest import Observer
+    from gateway.tracing import Tracer
 
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 STREAMS = frozenset(method.name for method in SERVICE.methods if method.server_streaming)
@@ -92,8 +97,9 @@ class Gateway:
     Raises `ConfigError` where a file that a setting names is no use.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
         clock = SystemClock()
+        self._tracer = tracer or Untraced()
         self._settings = settings
         self._clock = clock
         self._admission = Admission(
@@ -105,10 +111,12 @@ class Gateway:
             calls_per_second=settings.calls_per_second,
             large_requests_bytes=LARGE_REQUESTS_BYTES,
         )
+        metrics = Metrics()
+        methods = metrics.methods(SERVICE.full_name, [(each.name, each.name in STREAMS) for each in SERVICE.methods])
         own_token = OwnToken(settings.upstream_token_file) if settings.upstream_token_file else None
-        self._boundary = Boundary(self._admission, clock, own_token)
+        self._boundary = Boundary(self._admission, clock, methods, self._tracer, own_token)
         budget = Budget(LARGE_ANSWERS_BYTES)
-        self._rest = _rest_client(settings, budget)
+        self._rest = _rest_client(settings, budget, metrics)
         rules = Rules(
             same=same_state,
             is_last=lambda state: state.job.done,
@@ -117,29 +125,65 @@ class Gateway:
             outage_seconds=settings.poll_outage_seconds,
             rates=Rates(clock, settings.polls_per_second),
             slots=Budget(POLL_SLOTS),
+            observer=metrics,
         )
         self._hub: Hub[JobState] = Hub(clock, rules)
-        submitter = Submitter(clock, MemoryStore(clock), Rates(clock, settings.submissions_per_second))
+        submitter = Submitter(clock, MemoryStore(clock), Rates(clock, settings.submissions_per_second), metrics)
         self._service = JobService(
             rest=self._rest,
             hub=self._hub,
             submitter=submitter,
             clock=clock,
             outgoing=Outgoing(budget, LARGE_MESSAGES_BYTES),
+            observer=metrics,
         )
+        self._levels(metrics, budget, submitter)
         self._health = health.aio.HealthServicer()
         self._certificates = _certificates(settings)
         self._server: grpc.aio.Server | None = None
+        self._admin = AdminServer(metrics.registry, lambda: self.ready)
         self.address = ""
+        self.admin_address = ""
+
+    def _levels(self, metrics: Metrics, budget: Budget, submitter: Submitter) -> None:
+        level = metrics.level
+        level("jobgateway_loops", "Poll loops that run now.", self._hub.__len__)
+        level("jobgateway_watchers", "Watchers of the poll loops now.", lambda: self._hub.watching)
+        level("jobgateway_submissions_in_flight", "Submissions under way now.", submitter.__len__)
+        level(
+            "jobgateway_large_answers_reserved_bytes",
+            f"Bytes that answers over 1 MiB hold of their budget of {LARGE_ANSWERS_BYTES} bytes.",
+            lambda: budget.reserved,
+        )
+        level(
+            "jobgateway_large_answers_waiting", "Answers over 1 MiB that wait for room in it.", lambda: budget.waiting
+        )
+        level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes calls."""
+        # Whatever the upstream does: else it would take the whole fleet down with it.
+        return self._server is not None and not self._admission.draining
 
     async def start(self) -> None:
-        """Serves. Raises `OSError` where the address cannot be bound."""
+        """Serves. Raises `OSError` where an address cannot be bound."""
+        self.admin_address = await self._admin.start(self._settings.admin_listen)
+        try:
+            await self._start_grpc()
+        except BaseException:
+            await self._admin.aclose()
+            raise
+
+    async def _start_grpc(self) -> None:
         max_age = ("grpc.max_connection_age_ms", round(self._settings.max_connection_age_seconds * 1000))
         server = grpc.aio.server(options=(*OPTIONS, max_age))
         server.add_generic_rpc_handlers((_handlers(self._service, self._boundary),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-        reflection.enable(names, server)
+        names = [SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+        if self._settings.reflection:
+            names.append(reflection.SERVICE_NAME)
+            reflection.enable(names, server)
         for name in names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         listen = self._settings.listen
@@ -173,6 +217,9 @@ class Gateway:
         await self._finish_submissions(deadline)
         await self._hub.aclose()
         await self._rest.aclose()
+        await self._tracer.aclose()
+        # Last, so that the drain can be watched to its end.
+        await self._admin.aclose()
 
     async def _drain(self, deadline: float, *, last_third: float) -> None:
         if await self._admission.idle(last_third):
@@ -215,7 +262,7 @@ def _certificates(settings: Settings) -> Certificates | None:
     return Certificates(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
 
 
-def _rest_client(settings: Settings, budget: Budget) -> RestClient:
+def _rest_client(settings: Settings, budget: Budget, observer: Observer) -> RestClient:
     silence = settings.upstream_timeout_seconds
     reads = Transport(
         limits=TimeLimits(min(CONNECT_SECONDS, silence), silence, silence * WHOLE_ANSWER_SILENCES),
@@ -224,6 +271,7 @@ def _rest_client(settings: Settings, budget: Budget) -> RestClient:
         max_answer_bytes=MAX_ANSWER_BYTES,
         budget=budget,
         proxy=settings.upstream_proxy_url,
+        observer=observer,
     )
     longest = settings.submit_timeout_seconds
     submissions = Transport(
@@ -233,6 +281,7 @@ def _rest_client(settings: Settings, budget: Budget) -> RestClient:
         max_answer_bytes=MAX_ANSWER_BYTES,
         budget=budget,
         proxy=settings.upstream_proxy_url,
+        observer=observer,
     )
     return RestClient(settings.upstream_url, submissions=submissions, reads=reads, now=SystemClock().time)
 
@@ -251,7 +300,8 @@ def _handlers(service: JobService, boundary: Boundary) -> grpc.GenericRpcHandler
 async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then drains; a second signal leaves at once.
 
-    Raises `OSError` where the address cannot be bound, and `ConfigError` where a file that a setting names is no use.
+    Raises `OSError` where an address cannot be bound, and `ConfigError` where a file that a setting names is no use, or
+    OpenTelemetry's variables are.
     """
     logs.configure(settings.log_format)
     stopping = asyncio.Event()
@@ -266,9 +316,15 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, tracing.from_environment())
     await gateway.start()
-    _log.info("serving", address=gateway.address, upstream=settings.upstream_url, version=__version__)
+    _log.info(
+        "serving",
+        address=gateway.address,
+        admin_address=gateway.admin_address,
+        upstream=settings.upstream_url,
+        version=__version__,
+    )
     await stopping.wait()
     _log.info("draining", grace_seconds=settings.drain_grace_seconds)
     await gateway.stop()

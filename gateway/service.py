@@ -16,6 +16,7 @@ from gateway.content import read_format
 from gateway.domain import Job, JobStatus
 from gateway.errors import GatewayError, NoStateYet, RequestInvalid, UpstreamAnswered, UpstreamError
 from gateway.events import JobState, in_one_piece, size_of
+from gateway.fetch import Fetch
 from gateway.status import row_of
 from gateway.stream import EventStream, read_resume_point
 from gateway.submit import RecordKey, fingerprint
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from gateway.call import Call
-    from gateway.clock import Clock, Pause
+    from gateway.clock import Clock
     from gateway.domain import SendJob
     from gateway.outgoing import Outgoing
     from gateway.rest import RestClient
+    from gateway.stream import Observer
     from gateway.submit import Sent, Submission, Submitter
     from gateway.watch import Hub, Watcher
 
@@ -67,8 +69,10 @@ class JobService:
         submitter: Submitter,
         clock: Clock,
         outgoing: Outgoing,
+        observer: Observer,
     ) -> None:
         self._outgoing = outgoing
+        self._observer = observer
         self._rest = rest
         self._hub = hub
         self._submitter = submitter
@@ -172,7 +176,8 @@ class JobService:
             job, mark = _read_request(request, request_id)
 
         async def post() -> Job:
-            return await self._rest.send(job, call.credential, call.headers)
+            with call.span.submission(call.headers) as headers:
+                return await self._rest.send(job, call.credential, headers)
 
         key = RecordKey(call.credential.caller_key, request_id) if request_id else None
         return self._submitter.submit(post, call.credential.caller_key, key, mark)
@@ -180,7 +185,8 @@ class JobService:
     def _stream(
         self, call: Call, uid: int, content_format: pb.ContentFormat.ValueType, heartbeat: float
     ) -> EventStream:
-        return EventStream(call, uid, content_format, heartbeat, self._clock, self._outgoing, call.credential.poll_key)
+        owner = call.credential.poll_key
+        return EventStream(call, uid, content_format, heartbeat, self._clock, self._outgoing, owner, self._observer)
 
     async def _answer(
         self, state: JobState | None, uid: int, content_format: pb.ContentFormat.ValueType, call: Call
@@ -218,13 +224,8 @@ class JobService:
     def _watch(
         self, uid: int, call: Call, seen: Callable[[JobState], bool] | None = None
     ) -> AbstractContextManager[Watcher[JobState]]:
-        # A loop may outlive the call that began it, and keeps no more of it than this.
-        credential, headers = call.credential, call.headers
-
-        async def fetch(pause: Pause) -> JobState:
-            return JobState(await self._rest.get(uid, credential, headers, pause))
-
-        return self._hub.watch(Key(credential.poll_key, uid), fetch, seen)
+        fetch = Fetch(self._rest, uid, call, self._clock)
+        return self._hub.watch(Key(call.credential.poll_key, uid), fetch, seen)
 
     def _cancel_when_sent(self, submission: Submission, call: Call) -> None:
         async def cancel() -> None:
@@ -234,9 +235,9 @@ class JobService:
                 await self._cancel_patiently(sent.uid, call)
             except GatewayError as error:
                 # There is nobody left to tell but the log.
-                _log.warning("cancel_on_disconnect failed", uid=call.uid, reason=row_of(error).reason)
+                _log.warning("cancel_on_disconnect failed", uid=call.uid, reason=row_of(error).reason, **call.ids)
             else:
-                _log.info("cancelled on disconnect", uid=sent.uid)
+                _log.info("cancelled on disconnect", uid=sent.uid, **call.ids)
 
         task = asyncio.get_running_loop().create_task(cancel())
         self._cancellations.add(task)

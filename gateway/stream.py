@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from gateway.clock import Signal, TimeLimit
 from gateway.errors import RequestInvalid, SlowReader
@@ -62,6 +62,13 @@ def read_resume_point(token: str, uid: int) -> ResumePoint | None:
     return point
 
 
+class Observer(Protocol):
+    """Is told of each state that has gone out; must be quick, and must not raise."""
+
+    def delivered(self, seconds: float, skipped: int) -> None:
+        """A state has gone out `seconds` after it was observed; `skipped` before it have not."""
+
+
 class EventStream:
     """The events of one caller. `heartbeat` is the longest silence between two of them, in seconds.
 
@@ -77,9 +84,11 @@ class EventStream:
         clock: Clock,
         outgoing: Outgoing,
         owner: bytes,
+        observer: Observer,
     ) -> None:
         self._outgoing = outgoing
         self._owner = owner
+        self._observer = observer
         self.ended = False
         # 0 until a submission has given it.
         self.uid = uid
@@ -132,7 +141,9 @@ class EventStream:
                 failure = "" if update.last_failure is None else row_of(update.last_failure).reason
                 await self._write(heartbeat_event(self.uid, update, watcher.loop.state, self._token, failure))
             else:
+                since = watcher.since
                 await self._send(update.state, update.skipped, last=update.last)
+                self._observer.delivered(self._clock.monotonic() - since, update.skipped)
 
     async def _send(self, state: JobState, skipped: int, *, last: bool) -> None:
         encoding = state.encode(self._format, streaming=True)

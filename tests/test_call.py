@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,6 +18,8 @@ from gateway.admission import Admission
 from gateway.call import MAX_DEADLINE_SECONDS, Boundary, Call
 from gateway.clock import SystemClock
 from gateway.errors import GatewayError, RequestTooLarge
+from gateway.metrics import Metrics
+from gateway.tracing import Untraced
 from tests.support.gateways import BEARER, TOKEN, Failure
 from tests.support.raw import raw_call
 from tests.support.upstream import Connection, ScriptedUpstream, answer
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
     Method = Callable[[Any, Call], Awaitable[Any]]
 
+TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 REQUEST = pb.GetJobRequest(uid=42)
 PATIENT = 20.0
 
@@ -57,7 +62,7 @@ class Served:
 @asynccontextmanager
 async def served(method: Method, *, name: str = "GetJob", streaming: bool = False) -> AsyncIterator[Served]:
     admission = Admission(SystemClock(), max_calls=1, max_watches=1)
-    boundary = Boundary(admission, SystemClock())
+    boundary = Boundary(admission, SystemClock(), Metrics().methods("s", [(name, streaming)]), Untraced())
     handle = boundary.handler(name, method, pb.GetJobRequest, watch=streaming)
     make = grpc.unary_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
     server = grpc.aio.server()
@@ -351,9 +356,57 @@ async def test_a_line_bears_the_request_id_and_the_trace(
     jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.script.append(answer(200, {"uid": 42, "status": "running"}))
-    await jobs.GetJob(REQUEST, metadata=(*BEARER, ("x-request-id", "id-1"), ("traceparent", "00-a")))
+    await jobs.GetJob(REQUEST, metadata=(*BEARER, ("x-request-id", "id-1"), ("traceparent", TRACEPARENT)))
     line = the_line(logged)
-    assert (line["x-request-id"], line["traceparent"]) == ("id-1", "00-a")
+    assert (line["x-request-id"], line["trace_id"]) == ("id-1", "a" * 32)
+    assert TRACEPARENT not in line.values()
+
+
+async def test_a_call_without_a_request_id_gets_one_for_the_log_only(
+    jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
+) -> None:
+    upstream.script.append(answer(200, {"uid": 42, "status": "running"}))
+    for _ in range(2):
+        await jobs.GetJob(REQUEST, metadata=BEARER)
+    one, other = (line["x-request-id"] for line in logged)
+    assert len(one) == len(other) == 16
+    assert one != other
+    assert not any("x-request-id" in request.headers for request in upstream.seen)
+    assert not any("trace_id" in line for line in logged)
+
+
+async def test_the_end_of_a_job_is_a_line_of_its_own_that_names_the_call_it_was_read_for(
+    gateway: Gateway, jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
+) -> None:
+    done = {"uid": 42, "status": "error", "error": {"message": "a text of the app"}, "completed_at": 1}
+    upstream.script += [answer(200, {"uid": 42, "status": "running"}), answer(503, {}), answer(200, done)]
+    metadata = (*BEARER, ("x-request-id", "id-1"), ("traceparent", TRACEPARENT))
+    watches = [jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=metadata) for _ in range(2)]
+    await asyncio.gather(*(read_all(watch) for watch in watches))
+    await gateway.idle()
+    (line,) = [line for line in logged if line["event"] == "job ended"]
+    assert 0 <= line.pop("seconds") < PATIENT
+    assert line == {
+        "event": "job ended",
+        "log_level": "info",
+        "uid": 42,
+        "status": "ERROR",
+        "polls": 3,
+        "x-request-id": "id-1",
+        "trace_id": "a" * 32,
+    }
+    assert "a text of the app" not in json.dumps(logged, default=repr)
+
+
+async def test_what_the_upstream_wrote_is_for_the_caller_and_not_for_the_log(
+    jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
+) -> None:
+    upstream.script.append(answer(400, {"field": ["a text of the upstream"]}))
+    failure = await failed(jobs.GetJob(REQUEST, metadata=BEARER))
+    assert "a text of the upstream" in failure.message
+    line = the_line(logged)
+    assert (line["reason"], line["http_status"]) == ("UPSTREAM_BAD_REQUEST", 400)
+    assert "a text of the upstream" not in json.dumps(logged, default=repr)
 
 
 async def test_a_call_that_is_refused_for_its_credential_is_logged_with_its_request_id(
@@ -429,3 +482,16 @@ async def test_a_gateway_error_itself_is_a_defect_that_is_logged() -> None:
             failure = await failed(server.unary())
     assert failure.reason == "GATEWAY_DEFECT"
     assert "a part that should not fail" in logged[0]["exception"]
+
+
+def test_the_documentation_lists_each_event_of_the_log() -> None:
+    root = Path(__file__).resolve().parent.parent
+    sources = [path for path in (root / "gateway").rglob("*.py") if not {"simulator", "cli"} & set(path.parts)]
+    written = {
+        event
+        for path in sources
+        for event in re.findall(r'\b(?:_log\.(?:info|warning|error)|write)\(\s*"([^"]+)"', path.read_text())
+    }
+    documented = re.findall(r"^\| `([^`<]+)` \| (?:info|warning)", (root / "docs/logs.md").read_text(), re.MULTILINE)
+    assert "call" in written
+    assert sorted(documented) == sorted(written)

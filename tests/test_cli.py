@@ -317,7 +317,11 @@ def test_the_same_request_id_is_the_same_job(place: Place) -> None:
 
 
 def test_a_run_survives_the_change_of_its_gateway(place: Place) -> None:
-    variables = {"JOBGATEWAY_UPSTREAM_URL": place.upstream, "JOBGATEWAY_LISTEN": "127.0.0.1:0"}
+    variables = {
+        "JOBGATEWAY_UPSTREAM_URL": place.upstream,
+        "JOBGATEWAY_LISTEN": "127.0.0.1:0",
+        "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
+    }
     with start("serve", variables=variables | {"JOBGATEWAY_DRAIN_GRACE_SECONDS": "0.3"}) as first:
         target = serving(first)
         with start("run", *JOB, "--method", "never", "--target", target) as process:
@@ -363,7 +367,11 @@ def test_the_simulator_and_a_gateway_before_it_start_and_stop(number: signal.Sig
     with start("simulate", "--listen", "127.0.0.1:0") as simulator:
         assert simulator.stdout is not None
         url = re.findall(r"http://\S+", simulator.stdout.readline())[0]
-        variables = {"JOBGATEWAY_UPSTREAM_URL": url, "JOBGATEWAY_LISTEN": "127.0.0.1:0"}
+        variables = {
+            "JOBGATEWAY_UPSTREAM_URL": url,
+            "JOBGATEWAY_LISTEN": "127.0.0.1:0",
+            "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
+        }
         with start("serve", variables=variables) as gateway:
             outcome = jobgateway("run", *JOB, "--param", "duration=0", "--target", serving(gateway))
             assert outcome.code == 0, outcome.err
@@ -397,8 +405,15 @@ def test_an_address_that_is_taken_stops_a_server_with_one_line(place: Place) -> 
     upstream = re.findall(r"//([^/]+)/", place.upstream)[0]
     outcome = jobgateway("simulate", "--listen", upstream)
     assert outcome == (2, "", f"--listen {upstream} cannot be bound: Address already in use\n")
-    outcome = jobgateway("serve", JOBGATEWAY_UPSTREAM_URL=place.upstream, JOBGATEWAY_LISTEN=upstream)
+    outcome = jobgateway(
+        "serve",
+        JOBGATEWAY_UPSTREAM_URL=place.upstream,
+        JOBGATEWAY_LISTEN=upstream,
+        JOBGATEWAY_ADMIN_LISTEN="127.0.0.1:0",
+    )
     assert outcome == (2, "", f"JOBGATEWAY_LISTEN: {upstream} cannot be bound: Address already in use\n")
+    outcome = jobgateway("serve", JOBGATEWAY_UPSTREAM_URL=place.upstream, JOBGATEWAY_ADMIN_LISTEN=upstream)
+    assert outcome == (2, "", f"JOBGATEWAY_ADMIN_LISTEN: {upstream} cannot be bound: Address already in use\n")
 
 
 @pytest.mark.parametrize("address", ["nowhere", ":1", "127.0.0.1:65536", "nowhere.invalid:1", "a..b:1"])

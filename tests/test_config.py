@@ -36,6 +36,8 @@ DEFAULTS: dict[str, Any] = {
     "ALLOW_PLAINTEXT": False,
     "UPSTREAM_TOKEN_FILE": None,
     "MAX_CONNECTION_AGE_SECONDS": 3600.0,
+    "ADMIN_LISTEN": "127.0.0.1:9464",
+    "REFLECTION": True,
     "LOG_FORMAT": "json",
 }
 
@@ -95,6 +97,8 @@ def test_every_setting_but_the_upstream_has_a_default() -> None:
         ("ALLOW_PLAINTEXT", "true", True),
         ("UPSTREAM_TOKEN_FILE", "/run/token", Path("/run/token")),
         ("MAX_CONNECTION_AGE_SECONDS", "1", 1.0),
+        ("ADMIN_LISTEN", "0.0.0.0:0", "0.0.0.0:0"),
+        ("REFLECTION", "false", False),
         ("LOG_FORMAT", "text", "text"),
     ],
 )
@@ -160,6 +164,8 @@ WRONG = {
     "ALLOW_PLAINTEXT": ["", "yes please", "2"],
     "UPSTREAM_TOKEN_FILE": ["", "/"],
     "MAX_CONNECTION_AGE_SECONDS": ["", "0", "0.9", "nan", "inf", "86401"],
+    "ADMIN_LISTEN": ["", "9464", "localhost", "unix:/tmp/socket:1"],
+    "REFLECTION": ["", "maybe"],
     "LOG_FORMAT": ["", "JSON", "yaml"],
 }
 

@@ -42,6 +42,7 @@ def ports() -> dict[str, str]:
 def environment(ports: dict[str, str]) -> dict[str, str]:
     return os.environ | {
         "JOBGATEWAY_LISTEN": f"127.0.0.1:{ports['50051']}",
+        "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
         "JOBGATEWAY_TARGET": f"127.0.0.1:{ports['50051']}",
     }
 

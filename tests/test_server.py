@@ -112,7 +112,7 @@ async def spawn(**settings: str) -> asyncio.subprocess.Process:
 
 @asynccontextmanager
 async def process(upstream: ScriptedUpstream, **settings: str) -> AsyncIterator[Served]:
-    child = await spawn(upstream_url=upstream.url, listen="127.0.0.1:0", **settings)
+    child = await spawn(upstream_url=upstream.url, listen="127.0.0.1:0", admin_listen="127.0.0.1:0", **settings)
     try:
         yield Served(child)
     finally:
@@ -195,7 +195,7 @@ async def test_a_port_in_use_ends_the_start_with_one_line() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        child = await spawn(upstream_url="http://127.0.0.1:1", listen=listen)
+        child = await spawn(upstream_url="http://127.0.0.1:1", listen=listen, admin_listen="127.0.0.1:0")
         _, stderr = await child.communicate()
     assert child.returncode not in (0, None)
     (line,) = stderr.decode().strip().splitlines()
@@ -382,7 +382,7 @@ async def test_a_drain_waits_for_no_submission_whose_caller_has_left_beyond_the_
 
 
 def settings(**more: Any) -> Settings:
-    return Settings(upstream_url="http://127.0.0.1:1", **more)
+    return Settings(upstream_url="http://127.0.0.1:1", **({"admin_listen": "127.0.0.1:0"} | more))
 
 
 async def test_a_gateway_that_was_never_started_can_be_stopped() -> None:

@@ -98,7 +98,12 @@ async def _start() -> tuple[AsyncExitStack, str, str]:
         simulator = Simulator(tokens=frozenset({DEMO_TOKEN}))
         await simulator.start("127.0.0.1", 0)
         stack.push_async_callback(simulator.stop)
-        settings = Settings(listen="127.0.0.1:0", upstream_url=simulator.url, poll_interval_max_seconds=0.25)
+        settings = Settings(
+            listen="127.0.0.1:0",
+            admin_listen="127.0.0.1:0",
+            upstream_url=simulator.url,
+            poll_interval_max_seconds=0.25,
+        )
         gateway = Gateway(settings)
         await gateway.start()
         stack.push_async_callback(gateway.stop, 0)

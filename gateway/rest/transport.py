@@ -8,7 +8,7 @@ import io
 import ssl
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 import httpx
@@ -86,6 +86,13 @@ class _Connector(aiohttp.TCPConnector):
             connection.close()
 
 
+class Observer(Protocol):
+    """Is told of each exchange that was not given up; must be quick, and must not raise."""
+
+    def exchanged(self, method: str, status: int | None, seconds: float, size: int) -> None:
+        """An exchange has ended after `seconds`: with an answer of `status`, `size` bytes of it read, or with None."""
+
+
 class Transport:
     """A connection pool to one upstream, through the http `proxy` where there is one.
 
@@ -103,9 +110,11 @@ class Transport:
         max_answer_bytes: int,
         budget: Budget,
         proxy: str | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._budget = budget
         self._proxy = proxy
+        self._observer = observer
         self._limits = limits
         self._idle_seconds = idle_seconds
         self._max_answer_bytes = max_answer_bytes
@@ -183,8 +192,24 @@ class Transport:
         return answer
 
     async def _exchange(self, request: httpx.Request, room: Room, limit: asyncio.Timeout) -> Answer:
-        response = await self._transport.handle_async_request(request)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        status: int | None = None
         body = io.BytesIO()
+        given_up = False
+        try:
+            response = await self._transport.handle_async_request(request)
+            status = response.status_code if 200 <= response.status_code < 600 else None
+            return await self._answer(response, body, room, limit)
+        except asyncio.CancelledError:
+            # A time-out of ours is told as such by who set it.
+            given_up = not limit.expired()
+            raise
+        finally:
+            if self._observer is not None and not given_up:
+                self._observer.exchanged(request.method, status, clock() - began, body.tell())
+
+    async def _answer(self, response: httpx.Response, body: io.BytesIO, room: Room, limit: asyncio.Timeout) -> Answer:
         try:
             if not 200 <= response.status_code < 600:
                 raise UpstreamMalformed(f"the upstream's answer has the status {response.status_code}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from gateway.budget import Budget
 from gateway.clock import sleep_until
 from gateway.errors import (
+    GatewayError,
+    LimitReached,
     RequestIdReused,
     SubmitOutcomeUnknown,
     UpstreamAnswered,
@@ -68,10 +70,18 @@ class Submission:
         return await asyncio.shield(self.task)
 
 
+class Observer(Protocol):
+    """Is told of each submission that has ended; must be quick, and must not raise."""
+
+    def submitted(self, error: GatewayError | None) -> None:
+        """A submission has ended, well where `error` is None."""
+
+
 class Submitter:
     """Runs submissions, each as a task of its own: at most 1,024 at once, and of each caller as `rates` lets it."""
 
-    def __init__(self, clock: Clock, store: Store, rates: Rates) -> None:
+    def __init__(self, clock: Clock, store: Store, rates: Rates, observer: Observer | None = None) -> None:
+        self._observer = observer
         self._clock = clock
         self._store = store
         self._rates = rates
@@ -91,9 +101,12 @@ class Submitter:
         known = self._by_id.get(key) if key is not None else None
         if known is not None:
             if known.mark != mark:
-                raise _reused()
+                raise self._refused(_reused())
             return known
-        place = self._place(caller)
+        try:
+            place = self._place(caller)
+        except LimitReached as error:
+            raise self._refused(error) from None
         submission = Submission(mark)
 
         async def attempt() -> Job:
@@ -136,9 +149,19 @@ class Submitter:
 
     def _forget(self, task: asyncio.Task[Sent]) -> None:
         self._running.discard(task)
-        if not task.cancelled():
-            # The caller may have left: its error is then nobody's to read, which is no defect.
-            task.exception()
+        if task.cancelled():
+            return
+        # The caller may have left: its error is then nobody's to read, which is no defect.
+        error = task.exception()
+        self._tell(error if error is None or isinstance(error, GatewayError) else GatewayError())
+
+    def _refused(self, error: GatewayError) -> GatewayError:
+        self._tell(error)
+        return error
+
+    def _tell(self, error: GatewayError | None) -> None:
+        if self._observer is not None:
+            self._observer.submitted(error)
 
     async def _post_once(self, key: RecordKey, post: Callable[[], Awaitable[Job]], submission: Submission) -> Sent:
         record = Record(submission.mark)
@@ -176,6 +199,10 @@ class Submitter:
             else:
                 return Sent(job.uid, job)
         raise AssertionError("the last attempt returns or raises")
+
+    def __len__(self) -> int:
+        """How many submissions are under way."""
+        return len(self._running)
 
     async def aclose(self) -> None:
         """Returns when no submission is under way."""

@@ -3,6 +3,7 @@
 from gateway.watch.cadence import Cadence
 from gateway.watch.hub import Hub, Key
 from gateway.watch.loop import Rules
+from gateway.watch.observer import Observer
 from gateway.watch.token import ResumePoint, read_token, write_token
 from gateway.watch.watcher import Changed, Quiet, Watcher
 
@@ -11,6 +12,7 @@ __all__ = [
     "Changed",
     "Hub",
     "Key",
+    "Observer",
     "Quiet",
     "ResumePoint",
     "Rules",

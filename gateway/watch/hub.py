@@ -59,6 +59,7 @@ class Hub(Generic[S]):
         watcher = Watcher(loop, seen)
         loop.watchers.add(watcher)
         self._watchers.add(watcher)
+        self._rules.observer.watcher_joined()
         try:
             yield watcher
         finally:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.clock import TimeLimit, sleep_until
 from gateway.errors import GatewayError, UpstreamError, UpstreamOutage, UpstreamTimedOut
+from gateway.watch.observer import UNOBSERVED
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock, Pause
     from gateway.rates import Rates
     from gateway.watch.cadence import Cadence
+    from gateway.watch.observer import Observer
     from gateway.watch.watcher import Watcher
 
 S = TypeVar("S")
@@ -33,7 +35,7 @@ class Rules(Generic[S]):
 
     `same`: whether two states are equal to a watcher. `is_last`: whether nothing follows a state. `size`: what
     keeping a state costs, in bytes. `outage_seconds`: how long passing failures are ridden out. `rates`: how often each
-    credential may poll. `slots`: a poll takes one before it starts.
+    credential may poll. `slots`: a poll takes one before it starts. `observer` is told what happens.
     """
 
     same: Callable[[S, S], bool]
@@ -43,6 +45,7 @@ class Rules(Generic[S]):
     outage_seconds: float
     rates: Rates
     slots: Budget
+    observer: Observer = UNOBSERVED
 
 
 class Holds:
@@ -80,6 +83,7 @@ class Loop(Generic[S]):
         self.watchers: set[Watcher[S]] = set()
         self.state: S | None = None
         self.version = 0
+        self.observed_at = 0.0
         self.last = False
         self.failure: GatewayError | None = None
         self.failures = 0
@@ -91,6 +95,7 @@ class Loop(Generic[S]):
         self._fetch = fetch
         self._on_end = on_end
         self._began = clock.monotonic()
+        rules.observer.loop_began()
         self._failing_since: float | None = None
         self.task = asyncio.get_running_loop().create_task(self._run())
 
@@ -175,6 +180,7 @@ class Loop(Generic[S]):
     def _observe(self, state: S) -> None:
         now = self.clock.monotonic()
         rules = self._rules
+        rules.observer.polled(None, len(self.watchers))
         self.failures = 0
         self.last_failure = None
         self._failing_since = None
@@ -183,6 +189,7 @@ class Loop(Generic[S]):
         self.state = state
         self.last = rules.is_last(state)
         if changed:
+            self.observed_at = now
             self.version += 1
         if self.last:
             self._on_end(self)
@@ -190,6 +197,7 @@ class Loop(Generic[S]):
             self._wake_watchers()
 
     def _fail(self, started: float, error: UpstreamError) -> None:
+        self._rules.observer.polled(error, len(self.watchers))
         if not error.passing:
             raise error
         now = self.clock.monotonic()

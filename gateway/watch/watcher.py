@@ -44,6 +44,8 @@ class Watcher(Generic[S]):
         self.loop = loop
         self._seen = seen
         self._version = 0
+        # Since when the state that was given last could be given (seconds of the clock).
+        self.since = loop.clock.monotonic()
         self._signal = Signal(loop.clock)
         self._ended: GatewayError | None = None
 
@@ -75,6 +77,7 @@ class Watcher(Generic[S]):
             first = self._version == 0
             skipped = 0 if first else loop.version - self._version - 1
             self._version = loop.version
+            self.since = max(self.since, loop.observed_at)
             known = first and not loop.last and self._seen is not None and self._seen(loop.state)
             if not known:
                 return Changed(loop.state, skipped, loop.last)

@@ -171,6 +171,7 @@ class SocketRun:
             Settings(
                 upstream_url=self.upstream.url,
                 listen="127.0.0.1:0",
+                admin_listen="127.0.0.1:0",
                 poll_interval_min_seconds=SHORTEST,
                 poll_interval_max_seconds=LONGEST,
                 poll_outage_seconds=OUTAGE,

@@ -25,6 +25,7 @@ from gateway.errors import (
     UpstreamTimedOut,
 )
 from gateway.events import JobState, same_state
+from gateway.metrics import Metrics
 from gateway.outgoing import Outgoing
 from gateway.rates import Rates
 from gateway.status import row_of
@@ -98,6 +99,7 @@ class SteppedRun:
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
         self.clock = SteppedClock()
+        self.metrics = Metrics()
         self.polls: list[Poll] = []
         self.watches: list[Watch] = []
         self.faults: Counter[str] = Counter()
@@ -120,6 +122,7 @@ class SteppedRun:
             outage_seconds=OUTAGE,
             rates=Rates(self.clock, 100.0),
             slots=Budget(100),
+            observer=self.metrics,
         )
         self._hub = Hub(self.clock, rules)
 
@@ -172,9 +175,8 @@ class SteppedRun:
     async def _watch(self, watch: Watch, pipe: Pipe, token: str) -> None:
         uid = watch.uid
         call: Call = pipe  # type: ignore[assignment] # what a stream needs of a call is to be written to
-        stream = EventStream(call, uid, pb.CONTENT_FORMAT_JSON, watch.heartbeat, self.clock, OUTGOING, b"")
-        if self.dice.random() < 0.5:
-            stream = EventStream(call, uid, pb.CONTENT_FORMAT_JSON_CHUNKS, watch.heartbeat, self.clock, OUTGOING, b"")
+        content_format = self.dice.choice([pb.CONTENT_FORMAT_JSON, pb.CONTENT_FORMAT_JSON_CHUNKS])
+        stream = EventStream(call, uid, content_format, watch.heartbeat, self.clock, OUTGOING, b"", self.metrics)
         stream.resume(read_resume_point(token, uid), token)
         watch.joined = self.clock.stamp()
         try:

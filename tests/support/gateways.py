@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from grpc.aio import Channel
 
+    from gateway.tracing import Tracer
     from tests.support.certificates import Certificate
 
 TOKEN = "vktrpat_a-token-for-tests"
@@ -24,11 +25,12 @@ BEARER = (("authorization", f"Bearer {TOKEN}"),)
 
 
 @asynccontextmanager
-async def running(upstream_url: str, **settings: Any) -> AsyncIterator[Gateway]:
+async def running(upstream_url: str, tracer: Tracer | None = None, /, **settings: Any) -> AsyncIterator[Gateway]:
     """A gateway in front of `upstream_url`, polling every 10 ms and without rates unless `settings` say otherwise."""
     quick = {"poll_interval_min_seconds": 0.01, "poll_interval_max_seconds": 0.01}
     quick |= dict.fromkeys(("calls_per_second", "polls_per_second", "submissions_per_second"), 100_000.0)
-    gateway = Gateway(Settings(upstream_url=upstream_url, listen="127.0.0.1:0", **(quick | settings)))
+    free = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
+    gateway = Gateway(Settings(upstream_url=upstream_url, **(free | quick | settings)), tracer)
     await gateway.start()
     try:
         yield gateway

@@ -1,0 +1,190 @@
+"""Spans by OpenTelemetry, exported over OTLP in a thread of its own; imported only where they are wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+from grpc import StatusCode
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import Link, SpanKind, Status, set_span_in_context
+from opentelemetry.trace import StatusCode as SpanStatus
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from gateway import __version__
+from gateway.errors import GatewayError
+from gateway.status import row_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.trace import Span, SpanContext
+
+    Headers = Mapping[str, str]
+
+SERVICE = "jobgateway.v1.JobService"
+UID = "jobgateway.job.uid"
+ERROR = "error.type"
+# How long the last spans may take at the stop.
+FLUSH_SECONDS = 1.0
+# The codes that are the server's fault, by OpenTelemetry's conventions for rpc.
+SERVER_FAULTS = frozenset(
+    {
+        StatusCode.UNKNOWN,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.UNIMPLEMENTED,
+        StatusCode.INTERNAL,
+        StatusCode.UNAVAILABLE,
+        StatusCode.DATA_LOSS,
+    }
+)
+
+_log = structlog.get_logger()
+_propagator = TraceContextTextMapPropagator()
+
+
+class OtlpTracer:
+    """Spans for the collector that the variables `OTEL_*` name, which the SDK reads itself.
+
+    Raises `ValueError` or `OSError` where it cannot use them.
+    """
+
+    def __init__(self) -> None:
+        # It logs each try, with what the collector says; `_Exporter` says once when it begins and when it ends.
+        for name in ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        resource = _resource()
+        self._exporter = _Exporter(OTLPSpanExporter())
+        self._processor = BatchSpanProcessor(self._exporter)
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(self._processor)
+        # Polls are roots, and yet whether they are recorded is decided with the call that they are for.
+        for_polls = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
+        for_polls.add_span_processor(self._processor)
+        self._tracer = provider.get_tracer("jobgateway", __version__)
+        self._poll_tracer = for_polls.get_tracer("jobgateway", __version__)
+
+    def call(self, method: str, traceparent: str | None) -> OtlpCallSpan:
+        """As `tracing.Tracer`."""
+        parent = Context() if traceparent is None else _propagator.extract({"traceparent": traceparent}, Context())
+        attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
+        span = self._tracer.start_span(f"{SERVICE}/{method}", parent, SpanKind.SERVER, attributes)
+        return OtlpCallSpan(self, span)
+
+    def begin_submission(self, parent: Span) -> Span:
+        """A span within `parent`."""
+        return self._tracer.start_span("submit", set_span_in_context(parent, Context()), SpanKind.CLIENT)
+
+    def begin_poll(self, uid: int, on_behalf_of: SpanContext) -> Span:
+        """A span in a trace of its own, with a link."""
+        return self._poll_tracer.start_span("poll", Context(), SpanKind.CLIENT, {UID: uid}, [Link(on_behalf_of)])
+
+    async def aclose(self) -> None:
+        """As `tracing.Tracer`."""
+        closing = asyncio.create_task(asyncio.to_thread(self._processor.shutdown))
+        await asyncio.wait([closing], timeout=FLUSH_SECONDS)
+        # What is still being exported is cut off, which ends the thread; else it would take up to 30 seconds.
+        self._exporter.shutdown()
+        await closing
+
+
+class OtlpCallSpan:
+    """As `tracing.CallSpan`. No text of an error becomes part of a span, for the upstream may have written it."""
+
+    def __init__(self, tracer: OtlpTracer, span: Span) -> None:
+        self._tracer = tracer
+        self._span = span
+        self._context = span.get_span_context()
+        self.trace_id = f"{self._context.trace_id:032x}"
+
+    def onward(self, headers: Headers) -> Headers:
+        """As `tracing.CallSpan`."""
+        return _bearing(headers, self._context)
+
+    @contextmanager
+    def submission(self, headers: Headers) -> Iterator[Headers]:
+        """As `tracing.CallSpan`."""
+        with _until_end(self._tracer.begin_submission(self._span)) as span:
+            yield _bearing(headers, span.get_span_context())
+
+    @contextmanager
+    def poll(self, uid: int, headers: Headers) -> Iterator[Headers]:
+        """As `tracing.CallSpan`."""
+        if not self._context.trace_flags.sampled:
+            yield headers
+            return
+        with _until_end(self._tracer.begin_poll(uid, self._context)) as span:
+            yield _bearing(headers, span.get_span_context())
+
+    def end(self, code: StatusCode, uid: int | None, reason: str) -> None:
+        """As `tracing.CallSpan`."""
+        span = self._span
+        span.set_attribute("rpc.grpc.status_code", code.value[0])
+        if uid is not None:
+            span.set_attribute(UID, uid)
+        if reason:
+            span.set_attribute(ERROR, reason)
+        if code in SERVER_FAULTS:
+            span.set_status(Status(SpanStatus.ERROR))
+        span.end()
+
+
+@contextmanager
+def _until_end(span: Span) -> Iterator[Span]:
+    """Ends `span` with the context, with the reason of what it raises."""
+    try:
+        yield span
+    except Exception as error:
+        span.set_attribute(ERROR, row_of(error).reason if isinstance(error, GatewayError) else "GATEWAY_DEFECT")
+        span.set_status(Status(SpanStatus.ERROR))
+        raise
+    except asyncio.CancelledError:
+        # Given up, for nobody waits for it any more: that is nobody's fault.
+        span.set_attribute(ERROR, "CANCELLED")
+        raise
+    finally:
+        span.end()
+
+
+def _bearing(headers: Headers, context: SpanContext) -> Headers:
+    parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    return {**headers, "traceparent": parent}
+
+
+def _resource() -> Resource:
+    named = OTELResourceDetector().detect().attributes
+    ours = {"service.name": "jobgateway", "service.version": __version__}
+    # What the operator says stands above what we say, which Resource.create does the other way round.
+    return Resource.create({name: value for name, value in ours.items() if name not in named})
+
+
+class _Exporter(SpanExporter):
+    """Says once that the collector cannot be reached, and once that it can again."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._failing = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Exports a batch; runs in the thread of the processor."""
+        result = self._exporter.export(spans)
+        failing = result is not SpanExportResult.SUCCESS
+        if failing and not self._failing:
+            _log.warning("traces are lost: the collector does not take them")
+        elif self._failing and not failing:
+            _log.info("traces are exported again")
+        self._failing = failing
+        return result
+
+    def shutdown(self) -> None:
+        """Closes the connection to the collector."""
+        self._exporter.shutdown()
