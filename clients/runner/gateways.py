@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_SETTINGS = {"JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS": "0.5", "JOBGATEWAY_DRAIN_GRACE_SECONDS": "1"}
+_SETTINGS = {
+    "JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS": "0.5",
+    "JOBGATEWAY_DRAIN_GRACE_SECONDS": "1",
+    # Several run at once.
+    "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
+}
 _START_SECONDS = 30.0
 # Below those that systems give to outgoing connections, so that none takes a port while its gateway is down.
 _PORTS = range(20_000, 32_000)
