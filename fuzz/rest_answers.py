@@ -37,7 +37,7 @@ class Canned:
 
     answer = Answer(200, b"")
 
-    async def exchange(self, *_: object) -> Answer:
+    async def exchange(self, *_: object, **__: object) -> Answer:
         """The answer, at once."""
         return self.answer
 

@@ -27,8 +27,6 @@ FOREIGN = {"ServiceMonitor", "PrometheusRule"}
 # What grpc's own stop, the calls that are cut off and the submissions may each take after the grace.
 FLUSHES = 3 * server.FLUSH_SECONDS
 
-# Settings whose features are not merged yet. Whoever merges one takes it out of here: a test asks for that.
-COMING = {"admin_listen", "allow_plaintext", "tls_cert_file", "tls_key_file", "tls_client_ca_file"}
 
 Objects = dict[str, dict[str, Any]]
 
@@ -105,9 +103,8 @@ def test_the_objects_are_all_that_the_issue_asks_for(base: Objects, production: 
 
 def test_each_variable_is_a_setting_with_a_value_that_it_takes(objects: Objects) -> None:
     values = {name.removeprefix(PREFIX).lower(): value for name, value in variables(objects).items()}
-    assert COMING.isdisjoint(Settings.model_fields)
-    assert not set(values) - set(Settings.model_fields) - COMING
-    settings = Settings.model_validate({name: value for name, value in values.items() if name not in COMING})
+    assert not set(values) - set(Settings.model_fields)
+    settings = Settings.model_validate(values)
     assert settings.upstream_url.startswith("https://")
 
 

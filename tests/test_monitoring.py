@@ -12,6 +12,7 @@ import pytest
 import yaml
 from jobgateway.v1 import job_service_pb2 as pb
 
+from tests.support import scraping
 from tests.support.gateways import BEARER, running, stub
 from tests.support.image import ROOT
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.simulator import Simulator
-
-# It comes with the metrics: once they are merged, this is an import like any other.
-scraping = pytest.importorskip("tests.support.scraping")
 
 RULES = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "monitoring" / "prometheusrule.yaml").read_text())
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "jobgateway.json").read_text())
