@@ -1,0 +1,92 @@
+//! What an error of a call says, and what to do about it (docs/errors.md).
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::time::Duration;
+
+use serde::Serialize;
+use tonic::{Code, Status, TimeoutExpired};
+use tonic_types::StatusExt;
+
+/// What a client does about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remedy {
+    Retry,
+    Mend,
+    #[serde(rename = "login")]
+    LogIn,
+    Look,
+    GiveUp,
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{code:?} {reason}: {message}")]
+pub struct Failure {
+    pub code: Code,
+    pub message: String,
+    /// That of `ErrorInfo`; empty where the gateway did not say.
+    pub reason: String,
+    /// That of `RetryInfo`; none where no wait is known.
+    pub retry_after: Option<Duration>,
+    /// What is wrong with each field at fault.
+    pub fields: BTreeMap<String, String>,
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        let violations = details.bad_request().map(|bad| &bad.field_violations);
+        Self {
+            code: code(&status),
+            message: status.message().to_owned(),
+            reason: details
+                .error_info()
+                .map(|info| info.reason.clone())
+                .unwrap_or_default(),
+            retry_after: details.retry_info().and_then(|info| info.retry_delay),
+            fields: violations
+                .into_iter()
+                .flatten()
+                .map(|each| (each.field.clone(), each.description.clone()))
+                .collect(),
+        }
+    }
+}
+
+/// The code that gRPC prescribes. A status that tonic made of an error of the transport has that as its source, and often
+/// another code: a cut connection is UNKNOWN, INTERNAL or CANCELLED, a deadline that is over CANCELLED.
+fn code(status: &Status) -> Code {
+    match status.source() {
+        None => status.code(),
+        Some(source) if is_timeout(source) => Code::DeadlineExceeded,
+        Some(_) => Code::Unavailable,
+    }
+}
+
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    error.is::<TimeoutExpired>() || error.source().is_some_and(is_timeout)
+}
+
+impl Failure {
+    /// Decides by the reason, or by the code where the reason is not known.
+    pub fn remedy(&self) -> Remedy {
+        match self.reason.as_str() {
+            "UPSTREAM_NOT_READY" | "UPSTREAM_CANCELLED" | "UPSTREAM_TIMEOUT" | "UPSTREAM_ERROR" => {
+                Remedy::Retry
+            }
+            "REQUEST_TOO_LARGE" | "UPSTREAM_REQUEST_TOO_LARGE" | "RESULT_TOO_LARGE" => Remedy::Mend,
+            _ => match self.code {
+                Code::Unavailable | Code::DeadlineExceeded => Remedy::Retry,
+                Code::ResourceExhausted if self.retry_after.is_some() => Remedy::Retry,
+                // tonic's own, for a message over the receive limit, which others call RESOURCE_EXHAUSTED.
+                Code::OutOfRange => Remedy::Mend,
+                Code::InvalidArgument | Code::NotFound => Remedy::Mend,
+                Code::Unauthenticated => Remedy::LogIn,
+                Code::Unknown => Remedy::Look,
+                _ => Remedy::GiveUp,
+            },
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Does what a scenario file says and prints what it saw (clients/README.md).
+
+mod report;
+mod scenario;
+
+use std::time::Duration;
+use std::{env, fs};
+
+use anyhow::{Context, Result, bail};
+use jobclient::connection::Connection;
+use jobclient::failure::{Failure, Remedy};
+use jobclient::pb::job_service_client::JobServiceClient;
+use jobclient::pb::{
+    CancelJobRequest, ContentFormat, GetJobRequest, Job, SendJobRequest, WaitJobRequest,
+    WatchJobRequest,
+};
+use jobclient::watch::{Watch, WatchError};
+use tokio::time::sleep;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use report::Reporter;
+use scenario::{Action, Scenario, Step};
+
+type Stub = JobServiceClient<Channel>;
+
+/// How often a unary call is made in all.
+const CALLS: u32 = 5;
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A step ended with an error that was printed.
+#[derive(Debug, thiserror::Error)]
+#[error("reported")]
+struct Reported;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    match run(env::args().skip(1).collect()).await {
+        Err(error) if error.is::<Reported>() => Ok(()),
+        ended => ended,
+    }
+}
+
+async fn run(arguments: Vec<String>) -> Result<()> {
+    // tonic reads no service config: what it says, `call` does.
+    let [target, scenario_file, _service_config] = arguments.as_slice() else {
+        bail!("usage: jobclient TARGET SCENARIO-FILE SERVICE-CONFIG-FILE");
+    };
+    let scenario: Scenario =
+        serde_json::from_str(&fs::read_to_string(scenario_file).context(scenario_file.clone())?)?;
+    let token = env::var("JOBGATEWAY_TOKEN").context("JOBGATEWAY_TOKEN")?;
+    let fresh_token = || env::var("JOBGATEWAY_FRESH_TOKEN").unwrap_or_default();
+    let mut connection = Connection::new(format!("http://{target}"), &token, fresh_token)?;
+    let mut last_uid = 0;
+    for step in scenario.steps {
+        last_uid = act(&mut connection, step, last_uid).await?;
+    }
+    Ok(())
+}
+
+/// Does one step and returns the uid of its job.
+async fn act(connection: &mut Connection, step: Step, last_uid: i64) -> Result<i64> {
+    let uid = step.uid.unwrap_or(last_uid);
+    match step.action {
+        Action::Send { request } => {
+            let mut caller = Caller::new(connection, "send");
+            caller.repeatable = !request.request_id.is_empty();
+            let send = async |mut stub: Stub, request| stub.send_job(request).await;
+            return Ok(caller.call(SendJobRequest::from(request), send).await?.uid);
+        }
+        Action::Get => {
+            let message = GetJobRequest {
+                uid,
+                ..Default::default()
+            };
+            let get = async |mut stub: Stub, request| stub.get_job(request).await;
+            Caller::new(connection, "get").call(message, get).await?;
+        }
+        Action::Wait { timeout_seconds } => {
+            let timeout = Duration::from_secs(timeout_seconds);
+            let mut message = WaitJobRequest {
+                uid,
+                ..Default::default()
+            };
+            message.timeout = Some(timeout.try_into()?);
+            let mut caller = Caller::new(connection, "wait");
+            caller.deadline += timeout;
+            let wait = async |mut stub: Stub, request| stub.wait_job(request).await;
+            while !caller.call(message, wait).await?.done {}
+        }
+        Action::Cancel => {
+            let cancel = async |mut stub: Stub, request| stub.cancel_job(request).await;
+            Caller::new(connection, "cancel")
+                .call(CancelJobRequest { uid }, cancel)
+                .await?;
+        }
+        Action::Watch {
+            heartbeat_seconds,
+            chunks,
+        } => {
+            let mut request = WatchJobRequest {
+                uid,
+                ..Default::default()
+            };
+            if let Some(seconds) = heartbeat_seconds {
+                request.heartbeat_interval = Some(Duration::from_secs(seconds).try_into()?);
+            }
+            if chunks {
+                request.set_content_format(ContentFormat::JsonChunks);
+            }
+            watch(connection, request).await?;
+        }
+    }
+    Ok(uid)
+}
+
+async fn watch(connection: &mut Connection, request: WatchJobRequest) -> Result<()> {
+    let mut reporter = Reporter::new("watch");
+    let mut watch = Watch::new(connection, request, report::resumption);
+    loop {
+        match watch.next().await {
+            Ok(Some(event)) => reporter.event(event),
+            Ok(None) => return Ok(()),
+            Err(WatchError::Final(failure)) => {
+                reporter.failure(&failure);
+                bail!(Reported);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Makes the unary calls of one step, again where their errors say so.
+struct Caller<'a> {
+    connection: &'a mut Connection,
+    reporter: Reporter,
+    deadline: Duration,
+    repeatable: bool,
+}
+
+impl<'a> Caller<'a> {
+    fn new(connection: &'a mut Connection, step: &'static str) -> Self {
+        Self {
+            connection,
+            reporter: Reporter::new(step),
+            deadline: DEADLINE,
+            repeatable: true,
+        }
+    }
+
+    async fn call<M: Clone>(
+        &mut self,
+        message: M,
+        rpc: impl AsyncFn(Stub, Request<M>) -> Result<Response<Job>, Status>,
+    ) -> Result<Job> {
+        let mut logged_in = false;
+        let mut calls = 1;
+        loop {
+            let mut request = self.connection.request(message.clone());
+            request.set_timeout(self.deadline);
+            let failure = match rpc(self.connection.stub(), request).await {
+                Ok(answer) => {
+                    self.reporter.job(answer.get_ref());
+                    return Ok(answer.into_inner());
+                }
+                Err(status) => Failure::from(status),
+            };
+            self.reporter.failure(&failure);
+            match failure.remedy() {
+                Remedy::LogIn if !logged_in => {
+                    self.connection.log_in()?;
+                    logged_in = true;
+                }
+                Remedy::Retry if self.repeatable && calls < CALLS => {
+                    sleep(failure.retry_after.unwrap_or_else(|| backoff(calls))).await;
+                    calls += 1;
+                }
+                _ => bail!(Reported),
+            }
+        }
+    }
+}
+
+fn backoff(calls: u32) -> Duration {
+    Duration::from_millis(rand::random_range(0..200 << calls))
+}
