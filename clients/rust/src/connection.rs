@@ -23,7 +23,6 @@ impl Connection {
         token: &str,
         fresh_token: impl Fn() -> String + Send + 'static,
     ) -> Result<Self, NotConnected> {
-        // No `timeout` here: it would be one for each call, streams included.
         let endpoint = Endpoint::from_shared(uri)?
             .connect_timeout(Duration::from_secs(10))
             .http2_keep_alive_interval(Duration::from_secs(20))

@@ -56,7 +56,7 @@ impl From<Status> for Failure {
 }
 
 /// The code that gRPC prescribes. A status that tonic made of an error of the transport has that as its source, and often
-/// another code: a cut connection is UNKNOWN, INTERNAL or CANCELLED, a deadline that is over CANCELLED.
+/// another code: a connection that breaks in a stream is UNKNOWN, and a deadline that is over CANCELLED.
 fn code(status: &Status) -> Code {
     match status.source() {
         None => status.code(),
@@ -70,23 +70,22 @@ fn is_timeout(error: &(dyn Error + 'static)) -> bool {
 }
 
 impl Failure {
-    /// Decides by the reason, or by the code where the reason is not known.
+    /// Decides by the reason where its code would say otherwise, else by the code, also that of a reason not known.
     pub fn remedy(&self) -> Remedy {
         match self.reason.as_str() {
-            "UPSTREAM_NOT_READY" | "UPSTREAM_CANCELLED" | "UPSTREAM_TIMEOUT" | "UPSTREAM_ERROR" => {
-                Remedy::Retry
-            }
-            "REQUEST_TOO_LARGE" | "UPSTREAM_REQUEST_TOO_LARGE" | "RESULT_TOO_LARGE" => Remedy::Mend,
-            _ => match self.code {
-                Code::Unavailable | Code::DeadlineExceeded => Remedy::Retry,
-                Code::ResourceExhausted if self.retry_after.is_some() => Remedy::Retry,
-                // tonic's own, for a message over the receive limit, which others call RESOURCE_EXHAUSTED.
-                Code::OutOfRange => Remedy::Mend,
-                Code::InvalidArgument | Code::NotFound => Remedy::Mend,
-                Code::Unauthenticated => Remedy::LogIn,
-                Code::Unknown => Remedy::Look,
-                _ => Remedy::GiveUp,
-            },
+            "UPSTREAM_NOT_READY" | "UPSTREAM_ERROR" => return Remedy::Retry,
+            "UPSTREAM_ANSWER_TOO_LARGE" => return Remedy::GiveUp,
+            _ => {}
+        }
+        match self.code {
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Remedy::Retry,
+            Code::ResourceExhausted if self.retry_after.is_some() => Remedy::Retry,
+            Code::ResourceExhausted | Code::InvalidArgument | Code::NotFound => Remedy::Mend,
+            // tonic's own, for a message over the receive limit, which others call RESOURCE_EXHAUSTED.
+            Code::OutOfRange => Remedy::Mend,
+            Code::Unauthenticated => Remedy::LogIn,
+            Code::Unknown => Remedy::Look,
+            _ => Remedy::GiveUp,
         }
     }
 }

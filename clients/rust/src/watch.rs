@@ -86,7 +86,7 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
             self.resume(failure).await?;
         }
         if let Some(mut stream) = self.stream.take() {
-            // Only the status is left, which changes nothing; unread, the call would count as cancelled.
+            // Only the status is left, which changes nothing; dropped before it, the call would be cancelled.
             let _ = timeout(self.silence, stream.message()).await;
         }
         Ok(None)
