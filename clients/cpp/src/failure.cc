@@ -1,0 +1,62 @@
+#include "failure.h"
+
+#include <set>
+
+#include "google/protobuf/util/time_util.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+
+namespace jobclient {
+
+using google::protobuf::util::TimeUtil;
+
+Failure FailureOf(const grpc::Status& status) {
+  Failure failure{status.error_code(), status.error_message(), "", {}, {}};
+  google::rpc::Status rich;
+  // Errors that the gRPC library made have no details.
+  if (!rich.ParseFromString(status.error_details())) return failure;
+  for (const google::protobuf::Any& detail : rich.details()) {
+    google::rpc::ErrorInfo info;
+    google::rpc::RetryInfo retry;
+    google::rpc::BadRequest bad;
+    if (detail.UnpackTo(&info)) {
+      failure.reason = info.reason();
+    } else if (detail.UnpackTo(&retry)) {
+      failure.retry_after = std::chrono::nanoseconds(
+          TimeUtil::DurationToNanoseconds(retry.retry_delay()));
+    } else if (detail.UnpackTo(&bad)) {
+      for (const auto& violation : bad.field_violations()) {
+        failure.fields[violation.field()] = violation.description();
+      }
+    }
+  }
+  return failure;
+}
+
+Action Failure::action() const {
+  static const auto& retried =
+      *new std::set<std::string>{"UPSTREAM_NOT_READY", "UPSTREAM_CANCELLED",
+                                 "UPSTREAM_TIMEOUT", "UPSTREAM_ERROR"};
+  static const auto& mended = *new std::set<std::string>{
+      "REQUEST_TOO_LARGE", "UPSTREAM_REQUEST_TOO_LARGE", "RESULT_TOO_LARGE"};
+  if (retried.count(reason) > 0) return Action::kRetry;
+  if (mended.count(reason) > 0) return Action::kMend;
+  switch (code) {
+    case grpc::StatusCode::UNAVAILABLE:
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
+      return Action::kRetry;
+    case grpc::StatusCode::RESOURCE_EXHAUSTED:
+      return retry_after ? Action::kRetry : Action::kGiveUp;
+    case grpc::StatusCode::INVALID_ARGUMENT:
+    case grpc::StatusCode::NOT_FOUND:
+      return Action::kMend;
+    case grpc::StatusCode::UNAUTHENTICATED:
+      return Action::kLogIn;
+    case grpc::StatusCode::UNKNOWN:
+      return Action::kLook;
+    default:
+      return Action::kGiveUp;
+  }
+}
+
+}  // namespace jobclient

@@ -1,0 +1,193 @@
+// Does what a scenario file says and prints what it saw (clients/README.md).
+
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include "connection.h"
+#include "failure.h"
+#include "google/protobuf/util/json_util.h"
+#include "report.h"
+#include "watch.h"
+
+namespace jobclient {
+namespace {
+
+using jobgateway::v1::Job;
+using jobgateway::v1::JobService;
+using nlohmann::json;
+using std::chrono::nanoseconds;
+using std::chrono::seconds;
+
+constexpr int kCalls = 5;  // how often a unary call is made in all
+constexpr seconds kDeadline{30};
+
+template <typename Request>
+using Rpc = grpc::Status (JobService::Stub::*)(grpc::ClientContext*,
+                                               const Request&, Job*);
+
+nanoseconds Backoff(int calls) {
+  static std::mt19937 random{std::random_device()()};
+  const nanoseconds bound = std::chrono::milliseconds(200 << calls);
+  return nanoseconds(std::uniform_int_distribution<nanoseconds::rep>(
+      0, bound.count())(random));
+}
+
+// Makes a unary call, again where its error says so; `repeatable` says whether
+// that is safe. Nothing where it ended with an error, which was printed.
+template <typename Request>
+std::optional<Job> Call(Connection* connection, const Reporter& reporter,
+                        Rpc<Request> rpc, const Request& request,
+                        seconds deadline = kDeadline, bool repeatable = true) {
+  bool logged_in = false;
+  int calls = 1;
+  while (true) {
+    grpc::ClientContext context;  // for one call
+    context.set_deadline(std::chrono::system_clock::now() + deadline);
+    connection->Authorize(&context);
+    Job job;
+    const grpc::Status status =
+        (connection->stub().*rpc)(&context, request, &job);
+    if (status.ok()) {
+      reporter.Job(job);
+      return job;
+    }
+    const Failure failure = FailureOf(status);
+    reporter.Failed(failure);
+    const Action action = failure.action();
+    if (action == Action::kLogIn && !logged_in) {
+      connection->LogIn();
+      logged_in = true;
+    } else if (action == Action::kRetry && repeatable && calls < kCalls) {
+      std::this_thread::sleep_for(failure.retry_after.value_or(Backoff(calls)));
+      ++calls;
+    } else {
+      return std::nullopt;
+    }
+  }
+}
+
+std::optional<Job> Send(Connection* connection, const json& step) {
+  jobgateway::v1::SendJobRequest request;
+  // The scenario names the fields as the contract does; params become a Struct.
+  const auto parsed = google::protobuf::util::JsonStringToMessage(
+      step.at("request").dump(), &request);
+  if (!parsed.ok()) throw std::runtime_error(parsed.ToString());
+  return Call(connection, Reporter("send"), &JobService::Stub::SendJob, request,
+              kDeadline, !request.request_id().empty());
+}
+
+std::optional<Job> Get(Connection* connection, std::int64_t uid) {
+  jobgateway::v1::GetJobRequest request;
+  request.set_uid(uid);
+  return Call(connection, Reporter("get"), &JobService::Stub::GetJob, request);
+}
+
+std::optional<Job> Cancel(Connection* connection, std::int64_t uid) {
+  jobgateway::v1::CancelJobRequest request;
+  request.set_uid(uid);
+  return Call(connection, Reporter("cancel"), &JobService::Stub::CancelJob,
+              request);
+}
+
+std::optional<Job> Wait(Connection* connection, std::int64_t uid,
+                        seconds timeout) {
+  jobgateway::v1::WaitJobRequest request;
+  request.set_uid(uid);
+  request.mutable_timeout()->set_seconds(timeout.count());
+  std::optional<Job> job;
+  do {
+    job = Call(connection, Reporter("wait"), &JobService::Stub::WaitJob,
+               request, timeout + kDeadline);
+  } while (job && !job->done());
+  return job;
+}
+
+// Whether it went on to the job's end.
+bool WatchToEnd(Connection* connection, const json& step, std::int64_t uid) {
+  jobgateway::v1::WatchJobRequest request;
+  request.set_uid(uid);
+  if (step.contains("heartbeat_seconds")) {
+    request.mutable_heartbeat_interval()->set_seconds(
+        step["heartbeat_seconds"]);
+  }
+  if (step.value("chunks", false)) {
+    request.set_content_format(jobgateway::v1::CONTENT_FORMAT_JSON_CHUNKS);
+  }
+  Reporter reporter("watch");
+  Watch watch(connection, request, [&reporter](const Resumption& resumption) {
+    reporter.Resumed(resumption);
+  });
+  jobgateway::v1::JobEvent event;
+  while (watch.Next(&event)) reporter.Event(event);
+  if (!watch.status().ok()) reporter.Failed(FailureOf(watch.status()));
+  return watch.status().ok();
+}
+
+// Does the steps, up to one that ends with an error.
+void Run(Connection* connection, const json& scenario) {
+  std::int64_t last_uid = 0;
+  for (const json& step : scenario.at("steps")) {
+    const std::string what = step.at("do");
+    std::int64_t uid = last_uid;
+    if (step.contains("uid")) uid = std::stoll(step["uid"].get<std::string>());
+    std::optional<Job> job;
+    if (what == "send") {
+      job = Send(connection, step);
+    } else if (what == "get") {
+      job = Get(connection, uid);
+    } else if (what == "cancel") {
+      job = Cancel(connection, uid);
+    } else if (what == "wait") {
+      job = Wait(connection, uid, seconds(step.at("timeout_seconds")));
+    } else if (what == "watch") {
+      if (!WatchToEnd(connection, step, uid)) return;
+      continue;
+    } else {
+      throw std::runtime_error("no step is called " + what);
+    }
+    if (!job) return;
+    last_uid = job->uid();
+  }
+}
+
+std::string ReadFile(const char* path) {
+  std::ifstream file(path);
+  if (!file) throw std::runtime_error(std::string("cannot read ") + path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::string Environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+}  // namespace
+}  // namespace jobclient
+
+int main(int argc, char** argv) {
+  if (argc != 4) {
+    std::cerr << "usage: jobclient TARGET SCENARIO-FILE SERVICE-CONFIG-FILE\n";
+    return 2;
+  }
+  try {
+    jobclient::Connection connection(
+        argv[1], jobclient::ReadFile(argv[3]),
+        jobclient::Environment("JOBGATEWAY_TOKEN"),
+        [] { return jobclient::Environment("JOBGATEWAY_FRESH_TOKEN"); });
+    jobclient::Run(&connection,
+                   nlohmann::json::parse(jobclient::ReadFile(argv[2])));
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << "\n";
+    return 1;
+  }
+}

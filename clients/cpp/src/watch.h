@@ -1,0 +1,80 @@
+// The resuming watch: one job's events up to its end, over as many calls as
+// that takes (docs/clients.md).
+
+#ifndef JOBCLIENT_WATCH_H_
+#define JOBCLIENT_WATCH_H_
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+
+#include "connection.h"
+#include "failure.h"
+#include "jobgateway/v1/job_service.pb.h"
+
+namespace jobclient {
+
+// The reason of a stream that was given up because nothing was heard from it.
+inline constexpr char kSilent[] = "SILENT";
+
+// Why a watch goes on in another call.
+struct Resumption {
+  Failure failure;
+  bool new_connection;
+};
+
+// The events of a job:
+//
+//   Watch watch(&connection, request, on_resume);
+//   while (watch.Next(&event)) { ... }
+//   grpc::Status status = watch.status();
+//
+// Destroying it leaves the stream; the job runs on. For one thread.
+class Watch {
+ public:
+  using OnResume = std::function<void(const Resumption&)>;
+
+  // Calls nothing yet. `on_resume` is told of each failure after which the
+  // watch goes on, before it waits.
+  Watch(Connection* connection, jobgateway::v1::WatchJobRequest request,
+        OnResume on_resume);
+  ~Watch();
+
+  // Waits for the next event. False after the one whose job.done is true, and
+  // where the watch ended before it.
+  bool Next(jobgateway::v1::JobEvent* event);
+
+  // After Next() was false: OK where the job has ended, else the status that
+  // ended the watch.
+  const grpc::Status& status() const { return status_; }
+
+ private:
+  class Call;
+
+  void Take(const jobgateway::v1::JobEvent& event);
+  bool Resume(const Failure& failure);
+  std::chrono::nanoseconds Wait(const Failure& failure);
+
+  Connection* const connection_;
+  jobgateway::v1::WatchJobRequest request_;
+  const OnResume on_resume_;
+  const std::chrono::nanoseconds silence_;
+  std::unique_ptr<Call> call_;
+  std::chrono::steady_clock::time_point began_;
+  std::chrono::nanoseconds backoff_;
+  std::mt19937 random_{std::random_device()()};
+  bool heard_ = false;
+  bool fresh_token_ = false;
+  bool done_ = false;
+  grpc::Status status_;
+};
+
+// Adds a chunk to the bytes of a result. After a resumption chunks may begin
+// again at 0, so what is held is cut to the chunk's offset.
+void TakeChunk(const jobgateway::v1::ContentChunk& chunk, std::string* held);
+
+}  // namespace jobclient
+
+#endif  // JOBCLIENT_WATCH_H_
