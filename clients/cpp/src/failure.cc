@@ -1,7 +1,5 @@
 #include "failure.h"
 
-#include <set>
-
 #include "google/protobuf/util/time_util.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -34,19 +32,17 @@ Failure FailureOf(const grpc::Status& status) {
 }
 
 Action Failure::action() const {
-  static const auto& retried =
-      *new std::set<std::string>{"UPSTREAM_NOT_READY", "UPSTREAM_CANCELLED",
-                                 "UPSTREAM_TIMEOUT", "UPSTREAM_ERROR"};
-  static const auto& mended = *new std::set<std::string>{
-      "REQUEST_TOO_LARGE", "UPSTREAM_REQUEST_TOO_LARGE", "RESULT_TOO_LARGE"};
-  if (retried.count(reason) > 0) return Action::kRetry;
-  if (mended.count(reason) > 0) return Action::kMend;
+  if (reason == "UPSTREAM_NOT_READY" || reason == "UPSTREAM_ERROR") {
+    return Action::kRetry;
+  }
+  if (reason == "UPSTREAM_ANSWER_TOO_LARGE") return Action::kGiveUp;
   switch (code) {
     case grpc::StatusCode::UNAVAILABLE:
     case grpc::StatusCode::DEADLINE_EXCEEDED:
+    case grpc::StatusCode::CANCELLED:
       return Action::kRetry;
     case grpc::StatusCode::RESOURCE_EXHAUSTED:
-      return retry_after ? Action::kRetry : Action::kGiveUp;
+      return retry_after ? Action::kRetry : Action::kMend;
     case grpc::StatusCode::INVALID_ARGUMENT:
     case grpc::StatusCode::NOT_FOUND:
       return Action::kMend;

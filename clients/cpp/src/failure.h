@@ -26,7 +26,8 @@ struct Failure {
   // What is wrong with each field at fault.
   std::map<std::string, std::string> fields;
 
-  // Decides by the reason, or by the code where the reason is not known.
+  // Decides by the reason where its code would say otherwise, else by the
+  // code, also that of a reason not known.
   Action action() const;
 };
 

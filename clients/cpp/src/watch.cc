@@ -109,7 +109,7 @@ Watch::Watch(Connection* connection, WatchJobRequest request,
 Watch::~Watch() = default;
 
 bool Watch::Next(JobEvent* event) {
-  while (status_.ok()) {
+  while (!ended_) {
     if (call_ == nullptr) {
       began_ = steady_clock::now();
       heard_ = false;
@@ -122,18 +122,24 @@ bool Watch::Next(JobEvent* event) {
     const grpc::Status status = call_->Finish();
     const bool silent = call_->silent();
     call_.reset();
-    if (done_) return false;  // no status changes anything after the end
-    if (status.ok()) {
-      status_ = grpc::Status(grpc::StatusCode::INTERNAL,
-                             "the stream ended without the job's end");
+    if (done_) {
+      End(grpc::Status::OK);  // no status changes anything after the end
     } else if (silent) {
       Resume(
           {grpc::StatusCode::CANCELLED, "nothing was heard", kSilent, {}, {}});
+    } else if (status.ok()) {
+      End(grpc::Status(grpc::StatusCode::INTERNAL,
+                       "the stream ended without the job's end"));
     } else if (!Resume(FailureOf(status))) {
-      status_ = status;
+      End(status);
     }
   }
   return false;
+}
+
+void Watch::End(const grpc::Status& status) {
+  ended_ = true;
+  status_ = status;
 }
 
 void Watch::Take(const JobEvent& event) {

@@ -31,7 +31,8 @@ struct Resumption {
 //   while (watch.Next(&event)) { ... }
 //   grpc::Status status = watch.status();
 //
-// Destroying it leaves the stream; the job runs on. For one thread.
+// To leave it, stop and destroy it; the job runs on. Next() returns at least
+// with each heartbeat, but for the waits after a failure. For one thread.
 class Watch {
  public:
   using OnResume = std::function<void(const Resumption&)>;
@@ -54,6 +55,7 @@ class Watch {
   class Call;
 
   void Take(const jobgateway::v1::JobEvent& event);
+  void End(const grpc::Status& status);
   bool Resume(const Failure& failure);
   std::chrono::nanoseconds Wait(const Failure& failure);
 
@@ -68,6 +70,7 @@ class Watch {
   bool heard_ = false;
   bool fresh_token_ = false;
   bool done_ = false;
+  bool ended_ = false;
   grpc::Status status_;
 };
 
