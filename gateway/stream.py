@@ -43,6 +43,8 @@ NO_DIGEST = bytes(16)
 # as long as its bytes take at this rate; and nothing is cut off sooner than this after it was offered.
 PATIENCE_SECONDS = 10.0
 LEAST_BYTES_PER_SECOND = 1 << 20
+# Of one message nobody sees how much has gone, and it cannot be taken up in its middle: who is slow asks for chunks.
+LEAST_BYTES_PER_SECOND_OF_A_MESSAGE = 32 << 20
 LEAST_PATIENCE_SECONDS = 1.0
 
 
@@ -164,7 +166,7 @@ class EventStream:
         start = resumes_at(self._point, result)
         began = self._clock.monotonic()
         for number, event in enumerate(chunk_events(self.uid, result, self._digest, start)):
-            await self._write_patiently(event, began, number * CHUNK_BYTES)
+            await self._write_patiently(event, began, number * CHUNK_BYTES / LEAST_BYTES_PER_SECOND)
         return write_token(ResumePoint(self.uid, state.digest, len(result), bytes.fromhex(result.sha256)))
 
     async def _send_large(self, event: Pieces, state: JobState) -> None:
@@ -172,14 +174,14 @@ class EventStream:
         turn = _task(self._outgoing.take(self._owner, size))
         try:
             await self._beating(turn, state)
-            await self._write_patiently(await in_one_piece(event), self._clock.monotonic(), size)
+            more = size / LEAST_BYTES_PER_SECOND_OF_A_MESSAGE
+            await self._write_patiently(await in_one_piece(event), self._clock.monotonic(), more)
         finally:
             # Also where this stream is left in the very moment in which its turn comes.
             turn.add_done_callback(_release)
 
-    async def _write_patiently(self, event: bytes, began: float, sent: int) -> None:
-        patience = PATIENCE_SECONDS + sent / LEAST_BYTES_PER_SECOND
-        until = max(began + patience, self._clock.monotonic() + LEAST_PATIENCE_SECONDS)
+    async def _write_patiently(self, event: bytes, began: float, more: float) -> None:
+        until = max(began + PATIENCE_SECONDS + more, self._clock.monotonic() + LEAST_PATIENCE_SECONDS)
         try:
             async with TimeLimit(self._clock, until, partial(self._outgoing.contended, self._owner)):
                 await self._write(event)

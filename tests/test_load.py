@@ -280,7 +280,7 @@ async def test_one_large_message_that_is_not_read_makes_room_for_others(
 ) -> None:
     monkeypatch.setattr(server, "LARGE_MESSAGES_BYTES", 11_000_000)
     monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(stream, "LEAST_BYTES_PER_SECOND", 1 << 30)
+    monkeypatch.setattr(stream, "LEAST_BYTES_PER_SECOND_OF_A_MESSAGE", 1 << 30)
     monkeypatch.setattr(stream, "LEAST_PATIENCE_SECONDS", 0.1)
     unlimited = ("grpc.max_receive_message_length", -1)
     async with (

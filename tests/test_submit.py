@@ -199,12 +199,15 @@ async def test_records_are_kept_for_25_hours(clock: SteppedClock, submitter: Sub
 async def test_a_full_store_refuses_new_ids_and_keeps_the_old(
     clock: SteppedClock, submitter: Submitter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "MAX_RECORDS", 3)
+    monkeypatch.setattr(store_module, "MAX_RECORDS", 4)
     post = Post(JOB)
     for number in range(3):
         await ask(submitter, post, RecordKey(b"ann", str(number)), b"mark")
     with pytest.raises(RequestIdsExhausted):
         await ask(submitter, post, RecordKey(b"ann", "3"), b"mark")
+    await ask(submitter, post, RecordKey(b"bob", "0"), b"mark")
+    with pytest.raises(RequestIdsExhausted):
+        await ask(submitter, post, RecordKey(b"bob", "1"), b"mark")
     assert await ask(submitter, post, RecordKey(b"ann", "0"), b"mark") == Sent(42, None)
     await clock.advance(25 * 3600)
     assert (await ask(submitter, post, RecordKey(b"ann", "3"), b"mark")).job == JOB

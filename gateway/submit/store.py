@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from gateway.budget import may_take
 from gateway.errors import RequestIdsExhausted
 
 if TYPE_CHECKING:
@@ -49,10 +50,14 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """A store for the life of one process: at most 100,000 records of 25 hours."""
+    """A store for the life of one process: at most 100,000 records of 25 hours.
+
+    One caller has at most three times as many as it leaves free.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._of_caller: Counter[bytes] = Counter()
         # In the order of their claims, so that the oldest stand first.
         self._records: OrderedDict[RecordKey, tuple[float, Record]] = OrderedDict()
 
@@ -60,22 +65,33 @@ class MemoryStore:
         """See `Store`."""
         now = self._clock.monotonic()
         while self._records and next(iter(self._records.values()))[0] <= now:
-            self._records.popitem(last=False)
+            self._remove(next(iter(self._records)))
         existing = self._records.get(key)
         if existing is not None:
             return existing[1]
-        if len(self._records) >= MAX_RECORDS:
+        held = self._of_caller[key.caller_key]
+        if not may_take(held, 1, MAX_RECORDS - len(self._records)):
             raise RequestIdsExhausted(
-                "the gateway remembers as many request_ids as it can; send without one, or try again later"
+                f"the gateway remembers {MAX_RECORDS} request_ids, {held} of them for this credential, and no more now; "
+                "send without one, or try again later"
             )
+        self._of_caller[key.caller_key] += 1
         self._records[key] = (now + KEEP_SECONDS, record)
         return None
 
+    def _remove(self, key: RecordKey) -> None:
+        if self._records.pop(key, None) is not None:
+            self._of_caller[key.caller_key] -= 1
+            if not self._of_caller[key.caller_key]:
+                del self._of_caller[key.caller_key]
+
     async def settle(self, key: RecordKey, record: Record) -> None:
         """See `Store`."""
+        if key not in self._records:
+            self._of_caller[key.caller_key] += 1
         expires, _ = self._records.get(key, (self._clock.monotonic() + KEEP_SECONDS, None))
         self._records[key] = (expires, record)
 
     async def release(self, key: RecordKey) -> None:
         """See `Store`."""
-        self._records.pop(key, None)
+        self._remove(key)
