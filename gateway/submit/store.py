@@ -72,8 +72,8 @@ class MemoryStore:
         held = self._of_caller[key.caller_key]
         if not may_take(held, 1, MAX_RECORDS - len(self._records)):
             raise RequestIdsExhausted(
-                f"the gateway remembers up to {MAX_RECORDS} request_ids, {held} of them for this credential, and no more "
-                "now; send without one, or try again later"
+                f"the gateway remembers {MAX_RECORDS} request_ids at most, {held} of them for this credential, and "
+                "has no room for another now; send without one, or try again later"
             )
         self._of_caller[key.caller_key] += 1
         self._records[key] = (now + KEEP_SECONDS, record)
