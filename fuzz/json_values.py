@@ -27,13 +27,21 @@ MAX_BYTES = 4_000
 def check(data: bytes) -> None:
     """Reads one text in every way."""
     try:
-        value = json.loads(data.decode(), parse_constant=_refuse, parse_int=Decimal, parse_float=Decimal)
+        value = json.loads(data.decode(), parse_constant=_refuse, parse_int=_number, parse_float=_number)
         is_json = True
-    except (ValueError, RecursionError, ArithmeticError):
+    except (ValueError, RecursionError):
         value, is_json = None, False
     _check_params(data, value, is_json=is_json)
     _check_struct(data, value, is_json=is_json)
     _check_scanner(data.decode("latin-1"))
+
+
+def _number(text: str) -> Decimal | str:
+    try:
+        return Decimal(text)
+    except ArithmeticError:
+        # It is one all the same, of an exponent that is beyond the reader.
+        return text
 
 
 def _refuse(name: str) -> None:
@@ -51,7 +59,7 @@ def _check_params(data: bytes, value: Any, *, is_json: bool) -> None:
     assert is_json
     body = send_body(job)
     assert b'"params":' + data in body
-    assert json.loads(body.decode(), parse_int=Decimal, parse_float=Decimal) == {"params": value}
+    assert json.loads(body.decode(), parse_int=_number, parse_float=_number) == {"params": value}
 
 
 def _check_struct(data: bytes, value: Any, *, is_json: bool) -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-UNDECODED = "Invalid encoding on"
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+GRPC = "grpc._cython.cygrpc"
+
+_log = structlog.get_logger()
 
 
 def configure(log_format: str) -> None:
@@ -27,9 +34,8 @@ def configure(log_format: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # It quotes metadata that it cannot decode, and a token may be one.
-    logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not record.getMessage().startswith(UNDECODED))
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_without_values)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
@@ -37,3 +43,26 @@ def configure(log_format: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def unforeseen(_: object, context: Mapping[str, Any]) -> None:
+    """What the event loop calls for an exception that nobody waits for, as `loop.set_exception_handler` has it."""
+    error = context.get("exception")
+    _log.error("something failed that nobody waits for", exception=None if error is None else where(error))
+
+
+def where(error: BaseException) -> str:
+    """The places in the code that an exception passed, and its type: its text may quote anybody."""
+    return "".join([*traceback.format_tb(error.__traceback__), type(error).__name__])
+
+
+def _without_values(record: logging.LogRecord) -> bool:
+    # Libraries quote headers and addresses, and a token may be one: what is said is kept, and not of what.
+    error = record.exc_info[1] if record.exc_info else None
+    if record.name == GRPC:
+        # It puts them into the text itself: metadata, and what an exception says.
+        record.msg = "an error within grpc"
+    record.msg = record.msg if error is None else f"{record.msg}\n{where(error)}"
+    record.args = ()
+    record.exc_info = record.exc_text = None
+    return True

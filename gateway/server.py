@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway import __version__, logs, reflection, tracing
@@ -20,6 +19,8 @@ from gateway.budget import Budget
 from gateway.call import Boundary
 from gateway.clock import SystemClock, TimeLimit
 from gateway.events import JobState, same_state
+from gateway.health import Health
+from gateway.listener import Listener
 from gateway.metrics import Metrics
 from gateway.outgoing import Outgoing
 from gateway.own_token import OwnToken
@@ -138,11 +139,9 @@ class Gateway:
             observer=metrics,
         )
         self._levels(metrics, budget, submitter)
-        self._health = health.aio.HealthServicer()
-        self._certificates = _certificates(settings)
-        self._server: grpc.aio.Server | None = None
+        self._health = Health()
+        self._listener = Listener(settings.listen, self._make_server, _credentials(settings))
         self._admin = AdminServer(metrics.registry, lambda: self.ready)
-        self.address = ""
         self.admin_address = ""
 
     def _levels(self, metrics: Metrics, budget: Budget, submitter: Submitter) -> None:
@@ -164,7 +163,7 @@ class Gateway:
     def ready(self) -> bool:
         """Whether it takes calls."""
         # Whatever the upstream does: else it would take the whole fleet down with it.
-        return self._server is not None and not self._admission.draining
+        return self._listener.serving and not self._admission.draining
 
     async def start(self) -> None:
         """Serves. Raises `OSError` where an address cannot be bound."""
@@ -176,27 +175,31 @@ class Gateway:
             raise
 
     async def _start_grpc(self) -> None:
+        for name in self._names():
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._listener.start()
+
+    @property
+    def address(self) -> str:
+        """Where gRPC is served, as HOST:PORT."""
+        return self._listener.address
+
+    def _names(self) -> list[str]:
+        names = [SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+        return [*names, reflection.SERVICE_NAME] if self._settings.reflection else names
+
+    def _make_server(self) -> grpc.aio.Server:
         max_age = ("grpc.max_connection_age_ms", round(self._settings.max_connection_age_seconds * 1000))
         server = grpc.aio.server(options=(*OPTIONS, max_age))
         server.add_generic_rpc_handlers((_handlers(self._service, self._boundary),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = [SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
         if self._settings.reflection:
-            names.append(reflection.SERVICE_NAME)
-            reflection.enable(names, server)
-        for name in names:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        listen = self._settings.listen
-        try:
-            if self._certificates is None:
-                port = server.add_insecure_port(listen)
-            else:
-                port = server.add_secure_port(listen, self._certificates.credentials())
-        except RuntimeError as error:
-            raise OSError(f"JOBGATEWAY_LISTEN: {listen} cannot be bound: {_why_not_bound(listen)}") from error
-        self.address = f"{listen.rpartition(':')[0]}:{port}"
-        await server.start()
-        self._server = server
+            reflection.enable(self._names(), server)
+        return server
+
+    async def listens(self) -> None:
+        """Returns when `stop` has closed the listener. Raises `OSError` where it was lost and cannot be had again."""
+        await self._listener.lost()
 
     async def idle(self) -> None:
         """Returns when no call is being served."""
@@ -212,8 +215,7 @@ class Gateway:
         self._admission.draining = True
         await self._health.enter_graceful_shutdown()
         await self._drain(deadline, last_third=deadline - grace / 3)
-        if self._server is not None:
-            await self._server.stop(FLUSH_SECONDS)
+        await self._listener.stop(FLUSH_SECONDS)
         await self._finish_submissions(deadline)
         await self._hub.aclose()
         await self._rest.aclose()
@@ -244,22 +246,10 @@ class Gateway:
             _log.warning("submissions or cancellations cut off")
 
 
-def _why_not_bound(listen: str) -> str:
-    # grpc says it in its own log only.
-    host, _, port = listen.rpartition(":")
-    try:
-        address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-        with socket.socket(address[0]) as probe:
-            probe.bind(address[4])
-    except OSError as error:
-        return error.strerror or str(error)
-    return "the reason has passed"
-
-
-def _certificates(settings: Settings) -> Certificates | None:
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
-    return Certificates(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
+    return Certificates(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file).credentials()
 
 
 def _rest_client(settings: Settings, budget: Budget, observer: Observer) -> RestClient:
@@ -314,6 +304,7 @@ async def serve(settings: Settings) -> None:
         stopping.set()
 
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.unforeseen)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     gateway = Gateway(settings, tracing.from_environment())
@@ -325,7 +316,9 @@ async def serve(settings: Settings) -> None:
         upstream=settings.upstream_url,
         version=__version__,
     )
-    await stopping.wait()
+    listening = loop.create_task(gateway.listens())
+    await asyncio.wait([listening, loop.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
     _log.info("draining", grace_seconds=settings.drain_grace_seconds)
     await gateway.stop()
+    await listening
     _log.info("stopped")

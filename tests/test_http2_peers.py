@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from grpc import StatusCode
@@ -316,3 +316,43 @@ async def test_what_is_no_http2_is_cut_off(gateway: Gateway, jobs: rpc.JobServic
             pass
     writer.close()
     assert await served(jobs)
+
+
+async def next_event(call: Any) -> pb.JobEvent:
+    event = await call.read()
+    assert isinstance(event, pb.JobEvent)
+    return event
+
+
+def _bare(name: bytes, value: bytes) -> bytes:
+    return b"\0%c%b%c%b" % (len(name), name, len(value), value)
+
+
+async def test_a_path_that_is_no_text_costs_connections_and_not_the_listener(
+    upstream: ScriptedUpstream, gateway: Gateway, logged: list[Any]
+) -> None:
+    """It ends the accept loop of grpc.aio, which then says SERVING to those who are connected, and takes nobody."""
+    upstream.on("GET", "/jobs/42/", answer(200, {"uid": 42, "status": "running"}))
+    fields = {b":method": b"POST", b":scheme": b"http", b":path": b"/\xff", b":authority": b"x", b"te": b"trailers"}
+    fields[b"content-type"] = b"application/grpc"
+    block = b"".join(_bare(name, value) for name, value in fields.items())
+    address = gateway.address
+    async with asyncio.timeout(TEST_SECONDS), stub(gateway) as jobs:
+        watch = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
+        assert (await next_event(watch)).job.uid == 42
+        for times in (1, 2):
+            async with peer(address) as hostile:
+                await hostile.send(headers(1, block, end=True))
+                await hostile.until(GoAwayFrame)
+            while sum("listener ended" in str(each) for each in logged) < times or not gateway.ready:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            # On a connection of its own: the others are told, and may not have heard of it yet.
+            async with insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                again: rpc.JobServiceAsyncStub = JobServiceStub(channel)
+                got = await again.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER, wait_for_ready=True)
+            assert got.uid == 42
+            assert gateway.address == address
+            assert gateway.ready
+        upstream.on("GET", "/jobs/42/", answer(200, {"uid": 42, "status": "success"}))
+        while not (await next_event(watch)).job.done:
+            pass

@@ -1,0 +1,135 @@
+"""The gRPC listener: bound, and started anew should it end by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import grpc
+
+# Between attempts to bind the port again that was bound a moment ago, in seconds, and how often it is tried.
+REBIND_SECONDS = 0.1
+REBINDS = 50
+# How often it is looked whether the listener is there still.
+LOOK_SECONDS = 0.25
+# How many servers that ended are kept for the streams that are open on them.
+MOST_FORMER = 20
+LET_GO_SECONDS = 0.1
+
+_log = structlog.get_logger()
+
+
+class Listener:
+    """Serves at HOST:PORT; port 0 is any free one, and `address` what it came to be.
+
+    `make` gives a server with its handlers, `credentials` what it is served with, None being plain text.
+    """
+
+    def __init__(
+        self, listen: str, make: Callable[[], grpc.aio.Server], credentials: grpc.ServerCredentials | None
+    ) -> None:
+        self.address = listen
+        self._make = make
+        self._credentials = credentials
+        self._server: grpc.aio.Server | None = None
+        # Those that ended by themselves: streams that are open on one end with it.
+        self._former: deque[grpc.aio.Server] = deque()
+        self._keeping: asyncio.Task[None] | None = None
+
+    @property
+    def serving(self) -> bool:
+        """Whether it takes connections."""
+        return self._server is not None
+
+    async def start(self) -> None:
+        """Serves. Raises `OSError` where the address cannot be bound."""
+        server = await self._bound()
+        self._keeping = asyncio.get_running_loop().create_task(self._keep(server))
+
+    async def lost(self) -> None:
+        """Returns when it was stopped. Raises `OSError` where it ended by itself and cannot be bound again."""
+        if self._keeping is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(self._keeping)
+
+    async def stop(self, grace: float) -> None:
+        """Closes the listener, and what is open after `grace` seconds. Does nothing where it was not started."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
+        if self._server is not None:
+            await self._server.stop(grace)
+            self._server = None
+        while self._former:
+            await _let_go(self._former.popleft(), grace)
+
+    async def _bound(self) -> grpc.aio.Server:
+        server = self._make()
+        try:
+            if self._credentials is None:
+                port = server.add_insecure_port(self.address)
+            else:
+                port = server.add_secure_port(self.address, self._credentials)
+        except RuntimeError as error:
+            raise OSError(f"JOBGATEWAY_LISTEN: {self.address} cannot be bound: {_why_not(self.address)}") from error
+        self.address = f"{self.address.rpartition(':')[0]}:{port}"
+        await server.start()
+        self._server = server
+        return server
+
+    async def _keep(self, server: grpc.aio.Server) -> None:
+        # A request whose path is not UTF-8 ends the accept loop of grpc.aio (1.85). Streams that are open go on; all
+        # else would be refused from then on, by a process that seems to be well.
+        while True:
+            await _ended(server)
+            self._server = None
+            self._former.append(server)
+            _log.error("the listener ended by itself, and is started anew")
+            server = await self._bound_again()
+            if len(self._former) > MOST_FORMER:
+                await _let_go(self._former.popleft(), 0.0)
+
+    async def _bound_again(self) -> grpc.aio.Server:
+        for _ in range(REBINDS):
+            with contextlib.suppress(OSError):
+                return await self._bound()
+            await asyncio.sleep(REBIND_SECONDS)
+        return await self._bound()
+
+
+async def _let_go(server: grpc.aio.Server, grace: float) -> None:
+    # One that ended by itself does not always say that it has stopped.
+    stopping = asyncio.get_running_loop().create_task(server.stop(grace))
+    await asyncio.wait([stopping], timeout=grace + LET_GO_SECONDS)
+    stopping.cancel()
+
+
+async def _ended(server: grpc.aio.Server) -> None:
+    """Returns when a server has ended."""
+    # A task of its own, for to cancel it would break the server's own stop.
+    ending = asyncio.get_running_loop().create_task(server.wait_for_termination())
+    ending.add_done_callback(lambda done: done.cancelled() or done.exception())
+    # It does not end before all streams have, and the listener is closed long before.
+    inner: Any = server._server  # type: ignore[attr-defined]  # noqa: SLF001 - no public way tells
+    while not ending.done() and inner.is_running():
+        await asyncio.wait([ending], timeout=LOOK_SECONDS)
+
+
+def _why_not(listen: str) -> str:
+    # grpc says it in its own log only.
+    host, _, port = listen.rpartition(":")
+    try:
+        address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(address[0]) as probe:
+            probe.bind(address[4])
+    except OSError as error:
+        return error.strerror or str(error)
+    return "the reason has passed"
