@@ -200,7 +200,7 @@ async def simulate() -> None:
 @contextlib.contextmanager
 def process(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A process of ours, that is ended in the end."""
-    child = subprocess.Popen([sys.executable, *arguments], text=True, cwd=ROOT, **options)  # noqa: S603 - our own
+    child = subprocess.Popen([sys.executable, *arguments], text=True, cwd=ROOT, **options)
     try:
         yield child
     finally:
@@ -220,7 +220,7 @@ async def measure(address: str, greedy: subprocess.Popen[str], rounds: int, seco
     """What the modest callers met, by phase."""
     loop = asyncio.get_running_loop()
     callers: dict[str, list[Modest]] = defaultdict(list)
-    assert greedy.stdin  # noqa: S101 - it was asked for
+    assert greedy.stdin
     await loop.run_in_executor(None, line_of, greedy.stdout)
     for phase in PHASES:
         callers[phase] = [Modest(address, number) for number in range(MODEST_CALLERS)]
@@ -279,7 +279,7 @@ def main() -> None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             with process(own, "--part", "greedy", "--address", address, **pipes) as greedy:
                 report(asyncio.run(measure(address, greedy, options.rounds, options.seconds)))
-                assert greedy.stdin  # noqa: S101 - it was asked for
+                assert greedy.stdin
                 greedy.stdin.write("\n")
                 greedy.stdin.flush()
                 for name, counts in json.loads(greedy.stdout.read().splitlines()[-1]).items():  # type: ignore[union-attr]

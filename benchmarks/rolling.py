@@ -1,0 +1,395 @@
+"""A rolling restart of two gateways behind a client-side balancer, under open watches: which ends are lost or repeated.
+
+The gateways (with TLS) and the simulator are processes of their own, over real sockets; this process is one service
+that follows many jobs by the published client (`clients/python`). The jobs end one after the other: before, while and
+after each gateway is told to leave, drains, and is started again. Between the two restarts the certificates change on
+disk. Takes under a minute, and exits with 1 where an end was lost or repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import ssl
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from cryptography import x509
+from google.protobuf.duration_pb2 import Duration
+from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway.v1 import job_service_pb2_grpc as rpc
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "clients/python/src")]
+
+from jobclient.connection import AioConnection, channel_options
+from jobclient.failure import Failure
+from jobclient.resume import ProtocolViolationError, needs_new_connection
+from jobclient.watch_aio import watch
+
+from gateway.simulator import Simulator
+from tests.support.certificates import Authority, Certificate, Mounted
+
+TOKEN = "token-of-the-service"  # noqa: S105 - made up
+HEARTBEAT_SECONDS = 2
+# From the first job that is sent: the first one ends then. All watches are open before.
+FIRST_END_SECONDS = 8.0
+# What a restart takes besides the grace, and what is left after the second one.
+START_SECONDS, REST_SECONDS = 3.0, 8.0
+SENDERS = 20
+
+
+class Channels:
+    """The channels to all gateways that the watches share.
+
+    One on which a gateway drained or fell silent gets no more watches, and is closed with the last one that it has.
+    """
+
+    def __init__(self, addresses: list[str], authority: bytes) -> None:
+        self._target = f"ipv4:{','.join(addresses)}"
+        self._credentials = grpc.ssl_channel_credentials(authority)
+        service_config = (ROOT / "clients/service_config.json").read_text()
+        self._options = [*channel_options(service_config), ("grpc.ssl_target_name_override", "localhost")]
+        self._leases: Counter[grpc.aio.Channel] = Counter()
+        self._newest: grpc.aio.Channel | None = None
+        self.made = 0
+
+    def lease(self) -> grpc.aio.Channel:
+        """The channel for a watch, until it is released."""
+        if self._newest is None:
+            self._newest = grpc.aio.secure_channel(self._target, self._credentials, self._options)
+            self.made += 1
+        self._leases[self._newest] += 1
+        return self._newest
+
+    def retire(self, channel: grpc.aio.Channel) -> None:
+        """Gives this channel to nobody any more."""
+        if channel is self._newest:
+            self._newest = None
+
+    async def release(self, channel: grpc.aio.Channel) -> None:
+        """Gives a lease back."""
+        self._leases[channel] -= 1
+        if not self._leases[channel] and channel is not self._newest:
+            await channel.close()
+
+
+class SharedConnection(AioConnection):
+    """The connection of one watch, over the channels of all."""
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+        super().__init__("", "", TOKEN, lambda: TOKEN)
+
+    def _connect(self) -> None:
+        self._channel = self._channels.lease()
+        self.stub = rpc.JobServiceStub(self._channel)
+
+    async def recover(self, failure: Failure) -> None:
+        """Leaves a channel that leads to a gateway which is going away."""
+        if needs_new_connection(failure):
+            self._channels.retire(self._channel)
+        await super().recover(failure)
+
+    async def close(self) -> None:
+        """Gives the channel back."""
+        await self._channels.release(self._channel)
+
+
+@dataclass
+class Watched:
+    """A job, and what its watch met. Times are in seconds of the monotonic clock."""
+
+    number: int
+    uid: int
+    began: float = field(default_factory=time.monotonic)
+    heard: float = 0.0
+    ends: list[float] = field(default_factory=list)
+    wrong_results: int = 0
+    states: Counter[tuple[int, str]] = field(default_factory=Counter)
+    resumed_for: list[str] = field(default_factory=list)
+    longest_gap: float = 0.0
+    failure: str = ""
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def follow(self, channels: Channels) -> None:
+        """Watches the job to its end."""
+        connection = SharedConnection(channels)
+        request = pb.WatchJobRequest(uid=self.uid, heartbeat_interval=Duration(seconds=HEARTBEAT_SECONDS))
+        try:
+            async with aclosing(watch(connection, request, self._resumption)) as events:
+                async for event in events:
+                    self._take(event)
+        except (grpc.aio.AioRpcError, ProtocolViolationError) as error:
+            self.failure = repr(error)
+        finally:
+            self.opened.set()
+            await connection.close()
+
+    def _resumption(self, failure: Failure) -> None:
+        self.resumed_for.append(failure.reason or failure.code.name)
+
+    def _take(self, event: pb.JobEvent) -> None:
+        now = time.monotonic()
+        self.longest_gap = max(self.longest_gap, now - (self.heard or self.began))
+        self.heard = now
+        if event.WhichOneof("payload") != "job":
+            return
+        self.opened.set()
+        # The messages of the simulator count the steps, so each state comes once.
+        self.states[event.job.status, event.job.progress.message] += 1
+        if event.job.done:
+            self.ends.append(now)
+            self.wrong_results += dict(event.job.content) != {"number": self.number}
+
+
+class Instance:
+    """One of the two gateways: a process, and after its restart another one at the same address."""
+
+    def __init__(self, upstream: str, certificates: Mounted, grace: float) -> None:
+        self.address = "127.0.0.1:0"
+        self.strange_lines: list[str] = []
+        self._environment = os.environ | {
+            "JOBGATEWAY_UPSTREAM_URL": upstream,
+            "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
+            "JOBGATEWAY_TLS_CERT_FILE": str(certificates.cert),
+            "JOBGATEWAY_TLS_KEY_FILE": str(certificates.key),
+            "JOBGATEWAY_DRAIN_GRACE_SECONDS": str(grace),
+        }
+        self._process: asyncio.subprocess.Process | None = None
+        self._log: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Starts a process, and returns when it serves."""
+        self._process = process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", "serve"),
+            stderr=asyncio.subprocess.PIPE,
+            env=self._environment | {"JOBGATEWAY_LISTEN": self.address},
+            cwd=ROOT,
+        )
+        assert process.stderr
+        line: dict[str, Any] = {}
+        while line.get("event") != "serving":
+            # At the end of the log, where it does not start, this is an empty text and raises.
+            line = json.loads(await process.stderr.readline())
+        self.address = line["address"]
+        self._log = asyncio.create_task(self._read_log(process.stderr))
+
+    async def leave(self) -> int:
+        """Sends SIGTERM; returns the exit code once the process has ended."""
+        assert self._process
+        assert self._log
+        self._process.terminate()
+        await self._log
+        return await self._process.wait()
+
+    async def kill(self) -> None:
+        """Ends the process where there still is one."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def served_serial(self, authority: bytes) -> int:
+        """The serial number of the certificate that a new connection meets."""
+        context = ssl.create_default_context(cadata=authority.decode())
+        context.set_alpn_protocols(["h2"])
+        host, _, port = self.address.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname="localhost")
+        serial = int(writer.get_extra_info("peercert")["serialNumber"], 16)
+        # Not closed in TLS, for HTTP/2 has begun to speak.
+        writer.transport.abort()
+        return serial
+
+    async def _read_log(self, stream: asyncio.StreamReader) -> None:
+        async for line in stream:
+            try:
+                usual = json.loads(line)["level"] == "info"
+            except ValueError:
+                usual = False
+            if not usual:
+                self.strange_lines.append(line.decode().strip())
+
+
+class Restart:
+    """A rolling restart: the two gateways, the watches over them, and what is said of it in the end."""
+
+    def __init__(self, upstream: str, folder: Path, count: int, grace: float, pause: float) -> None:
+        self._count = count
+        self._pause = pause
+        self._authority = Authority()
+        self._mounted = Mounted(folder)
+        self._certificate = self._rotate()
+        self.instances = [Instance(upstream, self._mounted, grace) for _ in range(2)]
+        self._span = 2 * (grace + START_SECONDS) + pause + REST_SECONDS
+        self.watches: list[Watched] = []
+        self.defects: list[str] = []
+        self._began = time.monotonic()
+
+    async def run(self) -> None:
+        """Opens the watches, restarts both, waits for all ends."""
+        for instance in self.instances:
+            await instance.start()
+        channels = Channels([instance.address for instance in self.instances], self._authority.pem)
+        await self._send(channels)
+        async with asyncio.TaskGroup() as group:
+            following = [group.create_task(each.follow(channels)) for each in self.watches]
+            for each in self.watches:
+                await each.opened.wait()
+            self._say("all are open")
+            await self._until(FIRST_END_SECONDS + 2)
+            await self._restart(0)
+            await self._rotation()
+            await asyncio.sleep(self._pause)
+            await self._restart(1)
+            _, hang = await asyncio.wait(following, timeout=self._span)
+            for task in hang:
+                task.cancel()
+        self._say(f"all have ended, over {channels.made} channels")
+        for number in range(2):
+            self._expect(await self.instances[number].leave() == 0, f"gateway {number + 1} does not leave at the end")
+
+    async def _send(self, channels: Channels) -> None:
+        connection = SharedConnection(channels)
+        self._began = time.monotonic()
+        numbers = iter(range(self._count))
+
+        async def send() -> None:
+            for number in numbers:
+                duration = FIRST_END_SECONDS + self._span * number / self._count
+                job = {"duration": duration, "steps": int(duration), "result": {"number": number}}
+                request = pb.SendJobRequest(workspace_id="1", entity_id=1, params_json=json.dumps(job).encode())
+                sent = await connection.stub.SendJob(request, metadata=connection.metadata)
+                self.watches.append(Watched(number, sent.uid))
+
+        await asyncio.gather(*(send() for _ in range(SENDERS)))
+        await connection.close()
+
+    async def _restart(self, number: int) -> None:
+        instance = self.instances[number]
+        self._say(f"gateway {number + 1} gets SIGTERM")
+        code = await instance.leave()
+        self._say(f"gateway {number + 1} has left with exit code {code}")
+        self._expect(code == 0, f"gateway {number + 1} left with {code}")
+        await instance.start()
+        self._say(f"gateway {number + 1} serves again, at {instance.address}")
+
+    async def _rotation(self) -> None:
+        before = _serial(self._certificate)
+        for instance in self.instances:
+            self._expect(
+                await instance.served_serial(self._authority.pem) == before, "the first certificate is not served"
+            )
+        self._certificate = self._rotate()
+        after = _serial(self._certificate)
+        for instance in self.instances:
+            self._expect(
+                await instance.served_serial(self._authority.pem) == after, "the new certificate is not served"
+            )
+        self._say(f"certificates rotated: both serve {after:x} in place of {before:x}")
+
+    def _rotate(self) -> Certificate:
+        certificate = self._authority.server()
+        self._mounted.put(certificate)
+        return certificate
+
+    def _expect(self, holds: bool, defect: str) -> None:
+        if not holds:
+            self.defects.append(defect)
+
+    def _say(self, what: str) -> None:
+        ended = sum(bool(each.ends) for each in self.watches)
+        resumes = sum(len(each.resumed_for) for each in self.watches)
+        print(f"{time.monotonic() - self._began:6.1f} s  {ended:4} ended  {resumes:4} resumes  {what}")
+
+    async def _until(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, self._began + seconds - time.monotonic()))
+
+    def report(self) -> None:
+        """Prints what the watches met, and notes what must not be."""
+        ends = Counter(len(each.ends) for each in self.watches)
+        resumes = Counter(len(each.resumed_for) for each in self.watches)
+        undisturbed = [each.longest_gap for each in self.watches if not each.resumed_for]
+        figures = {
+            "watches": len(self.watches),
+            "with exactly one end": ends[1],
+            "ends lost": ends[0],
+            "ends repeated": sum(times - 1 for each in self.watches if (times := len(each.ends)) > 1),
+            "ends with another result": sum(each.wrong_results for each in self.watches),
+            "states": sum(each.states.total() for each in self.watches),
+            "states repeated": sum(each.states.total() - len(each.states) for each in self.watches),
+            "resumes": dict(Counter(reason for each in self.watches for reason in each.resumed_for)),
+            "watches by resumes": dict(sorted(resumes.items())),
+            "longest gap without an event, s": round(max(each.longest_gap for each in self.watches), 1),
+            "the same without resumes, s": round(max(undisturbed, default=0.0), 1),
+        }
+        for name, figure in figures.items():
+            print(f"{name:32} {figure}")
+        for name in ("ends lost", "ends repeated", "ends with another result"):
+            self._expect(not figures[name], f"{figures[name]} {name}")
+        self.defects += [f"job {each.uid}: {each.failure}" for each in self.watches if each.failure]
+        for instance in self.instances:
+            for line in instance.strange_lines:
+                print(f"log: {line}")
+
+
+def _serial(certificate: Certificate) -> int:
+    return x509.load_pem_x509_certificate(certificate.chain).serial_number
+
+
+async def simulate() -> None:
+    """The simulator's process."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    simulator = Simulator(tokens=frozenset({TOKEN}))
+    await simulator.start("127.0.0.1", 0)
+    print(simulator.url, flush=True)
+    await asyncio.Event().wait()
+
+
+async def restart(options: Any) -> list[str]:
+    """Starts the processes and restarts; returns what must not be."""
+    simulator = await asyncio.create_subprocess_exec(
+        *(sys.executable, __file__, "--part", "simulator"), stdout=asyncio.subprocess.PIPE
+    )
+    assert simulator.stdout
+    upstream = (await simulator.stdout.readline()).decode().strip()
+    with tempfile.TemporaryDirectory() as folder:
+        rolling = Restart(upstream, Path(folder), options.watches, options.grace, options.pause)
+        try:
+            await rolling.run()
+        finally:
+            for instance in rolling.instances:
+                await instance.kill()
+            simulator.kill()
+            await simulator.wait()
+    rolling.report()
+    return rolling.defects
+
+
+def main() -> None:
+    """Restarts, prints, judges."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--watches", type=int, default=500)
+    parser.add_argument("--grace", type=float, default=9.0, help="seconds that a gateway drains")
+    parser.add_argument("--pause", type=float, default=5.0, help="seconds between the restarts, as `preStop` sleeps")
+    parser.add_argument("--part", choices=["simulator"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part:
+        asyncio.run(simulate())
+        return
+    if defects := asyncio.run(restart(options)):
+        sys.exit("\n".join(defects))
+
+
+if __name__ == "__main__":
+    main()
