@@ -12,8 +12,10 @@ import pytest
 from google.rpc import status_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
+from rich.console import Console
 
 from clients.runner import languages, scenarios
+from clients.runner.__main__ import Program, attempt
 from clients.runner.judge import Run, matches, problems
 from clients.runner.proxy import Proxy
 from clients.runner.refusals import RefusingGateway, documented
@@ -130,6 +132,14 @@ def test_the_scenarios_play_every_fault_and_use_every_step() -> None:
 def test_every_client_is_listed_in_the_readme() -> None:
     listed = re.findall(r"^\| `(\w+)/` \|", (scenarios.CLIENTS / "README.md").read_text(), re.MULTILINE)
     assert sorted(listed) == [each.name for each in languages.load()]
+
+
+async def test_a_gateway_that_does_not_start_fails_one_run_and_not_the_table() -> None:
+    program = Program("made_up", "true", languages.load()[0], 0)
+    scenario = SCENARIO.model_copy(update={"gateway": {"JOBGATEWAY_MAX_CALLS": "none"}})
+    await attempt(program, scenario, asyncio.Semaphore(), Console(quiet=True))
+    (found,) = program.failed[scenario.name]
+    assert "JOBGATEWAY_MAX_CALLS" in found
 
 
 def job(done: bool = False, **more: Any) -> dict[str, Any]:

@@ -52,7 +52,7 @@ async def main() -> int:
     async with asyncio.TaskGroup() as runs:
         for scenario in table:
             for program in programs:
-                runs.create_task(_try(program, scenario, gate, console))
+                runs.create_task(attempt(program, scenario, gate, console))
     _print(programs, table, console)
     failures = sum(len(program.failed) for program in programs)
     passed = sum(len(program.seconds) for program in programs)
@@ -112,7 +112,8 @@ def _wanted(language: Language, names: list[str]) -> dict[str, str]:
     return {name: command for name, command in every.items() if name in names}
 
 
-async def _try(program: Program, scenario: Scenario, gate: asyncio.Semaphore, console: Console) -> None:
+async def attempt(program: Program, scenario: Scenario, gate: asyncio.Semaphore, console: Console) -> None:
+    """Runs a program through a scenario once `gate` lets it, and keeps in `program` what came of it."""
     async with gate:
         run, log = Run(), ""
         try:
