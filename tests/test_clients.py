@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sys
-from types import ModuleType
 from typing import Any
 
 import grpc
 import pytest
+from google.rpc import status_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
+from rich.console import Console
 
 from clients.runner import languages, scenarios
+from clients.runner.__main__ import Program, attempt
 from clients.runner.judge import Run, matches, problems
 from clients.runner.proxy import Proxy
+from clients.runner.refusals import RefusingGateway, documented
 from clients.runner.scenarios import SERVICE_CONFIG, Fault, Scenario
 from clients.runner.stack import TOKEN, Stack
 from tests.support.gateways import Failure
@@ -83,15 +85,36 @@ async def test_grpc_retries_a_read_by_the_service_config_and_never_a_submission(
 WORDS = {"mend the request": "mend", "log in again": "login", "look before sending anew": "look", "give up": "give_up"}
 
 
-@pytest.mark.parametrize("reason", sorted(ACTIONS))
-def test_the_python_client_decides_as_the_document_says(reason: str) -> None:
-    path = scenarios.CLIENTS / "python" / "src" / "jobclient" / "failure.py"
-    module = ModuleType("jobclient_failure")
-    sys.modules[module.__name__] = module  # where dataclasses look for it
-    exec(compile(path.read_text(), path, "exec"), module.__dict__)  # noqa: S102 - our own file, which is no package here
-    for ending in (each for each in ENDINGS if each.reason == reason):
-        failure = module.Failure(ending.code, reason, 1.0 if Read(ending).retry else None)
-        assert failure.action == WORDS.get(ACTIONS[reason], ACTIONS[reason])
+def test_the_clients_meet_every_reason_as_the_gateway_gives_it() -> None:
+    refusals = {each.reason: each for each in documented() if each.reason in ACTIONS}
+    assert {reason: each.action for reason, each in refusals.items()} == {
+        reason: WORDS.get(action, action) for reason, action in ACTIONS.items()
+    }
+    for ending in ENDINGS:
+        refusal = refusals[ending.reason]
+        assert refusal.code == ending.code.name
+        kinds = [detail.TypeName() for detail in status_pb2.Status.FromString(refusal.details()).details]
+        # A wait that the gateway may know or not, as with a 503, decides nothing.
+        assert ending.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or kinds == Read(ending).kinds
+
+
+def test_the_clients_meet_errors_that_are_not_the_gateway_s_and_a_reason_that_is_not_known_yet() -> None:
+    others = [each for each in documented() if each.reason not in ACTIONS]
+    assert {each.code for each in others if not each.reason} >= {"CANCELLED", "DEADLINE_EXCEEDED", "OUT_OF_RANGE"}
+    assert [each.action for each in others if each.reason] == ["retry"]
+
+
+async def test_a_submission_is_refused_once_as_its_request_id_says() -> None:
+    async with RefusingGateway() as gateway, grpc.aio.insecure_channel(gateway.target) as channel:
+        stub = rpc.JobServiceStub(channel)
+        for uid, each in enumerate(documented(), start=1):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.SendJob(pb.SendJobRequest(request_id=each.request_id))
+            assert caught.value.code().name == each.code
+            if each.reason:
+                assert Failure(caught.value).reason == each.reason
+            assert (await stub.SendJob(pb.SendJobRequest(request_id=each.request_id))).uid == uid
+        assert len(gateway.posts) == 2 * len(documented())
 
 
 def test_the_scenarios_have_names_of_their_own() -> None:
@@ -107,10 +130,16 @@ def test_the_scenarios_play_every_fault_and_use_every_step() -> None:
 
 
 def test_every_client_is_listed_in_the_readme() -> None:
-    described = {each.name for each in languages.load()}
-    listed = set(re.findall(r"^\| `(\w+)/` \|", (scenarios.CLIENTS / "README.md").read_text(), re.MULTILINE))
-    assert described
-    assert described <= listed
+    listed = re.findall(r"^\| `(\w+)/` \|", (scenarios.CLIENTS / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == [each.name for each in languages.load()]
+
+
+async def test_a_gateway_that_does_not_start_fails_one_run_and_not_the_table() -> None:
+    program = Program("made_up", "true", languages.load()[0], 0)
+    scenario = SCENARIO.model_copy(update={"gateway": {"JOBGATEWAY_MAX_CALLS": "none"}})
+    await attempt(program, scenario, asyncio.Semaphore(), Console(quiet=True))
+    (found,) = program.failed[scenario.name]
+    assert "JOBGATEWAY_MAX_CALLS" in found
 
 
 def job(done: bool = False, **more: Any) -> dict[str, Any]:
@@ -173,6 +202,7 @@ def test_a_bad_run_is_found_out(seen: tuple[dict[str, Any], ...], problem: str) 
     ("run", "problem"),
     [
         ({"exit_code": 3}, "exit code 3"),
+        ({"garbled": [b"Hello"]}, "not a JSON object"),
         ({"text": f"Bearer {TOKEN}"}, "it printed a token"),
         ({"missed": ["cut"]}, "the time of the fault cut did not come"),
         ({"posts": [b"{}", b"{}"]}, "2 submissions reached the upstream, not 1"),

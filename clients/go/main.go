@@ -43,7 +43,7 @@ type step struct {
 }
 
 func main() {
-	if err := run(context.Background(), os.Args[1:]); err != nil && !errors.Is(err, errReported) {
+	if err := run(context.Background(), os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -76,7 +76,7 @@ func run(ctx context.Context, args []string) error {
 		if s.UID == 0 {
 			s.UID = uid
 		}
-		if uid, err = do(ctx, client, s); err != nil {
+		if uid, err = do(ctx, client, s); err != nil && !errors.Is(err, errReported) {
 			return err
 		}
 	}
@@ -197,10 +197,11 @@ func call(
 }
 
 func backoff(failure jobs.Failure, attempt int) time.Duration {
+	jittered := rand.N(200 * time.Millisecond << attempt)
 	if failure.Wait != nil {
-		return *failure.Wait
+		return max(*failure.Wait, jittered)
 	}
-	return rand.N(200 * time.Millisecond << attempt)
+	return jittered
 }
 
 // codeName is the code as the other languages call it, such as INVALID_ARGUMENT.

@@ -16,9 +16,10 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from clients.runner import languages, scenarios
+from clients.runner import languages, refusals, scenarios
 from clients.runner.judge import Run, problems
 from clients.runner.languages import CommandFailed, Language
+from clients.runner.refusals import RefusingGateway
 from clients.runner.scenarios import SERVICE_CONFIG, Scenario
 from clients.runner.stack import FRESH_TOKEN, TOKEN, Stack
 
@@ -46,12 +47,12 @@ async def main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     console = Console(width=None if sys.stdout.isatty() else 160)
     programs, complaints = await _build(arguments, console)
-    table = [each for each in scenarios.load() if arguments.scenario in (None, each.name)]
+    table = [each for each in _table() if arguments.scenario in (None, each.name)]
     gate = asyncio.Semaphore(arguments.jobs)
     async with asyncio.TaskGroup() as runs:
         for scenario in table:
             for program in programs:
-                runs.create_task(_try(program, scenario, gate, console))
+                runs.create_task(attempt(program, scenario, gate, console))
     _print(programs, table, console)
     failures = sum(len(program.failed) for program in programs)
     passed = sum(len(program.seconds) for program in programs)
@@ -61,10 +62,14 @@ async def main() -> int:
     return 1 if failures or complaints or not passed else 0
 
 
+def _table() -> list[Scenario]:
+    return [*scenarios.load(), refusals.scenario()]
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="LANGUAGE|PROGRAM", help="some of the clients; none: all")
-    parser.add_argument("--scenario", choices=[each.name for each in scenarios.load()])
+    parser.add_argument("--scenario", choices=[each.name for each in _table()])
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 2), help="runs at once")
     parser.add_argument("--no-check", action="store_true", help="without formatters and linters")
     parser.add_argument(
@@ -107,25 +112,30 @@ def _wanted(language: Language, names: list[str]) -> dict[str, str]:
     return {name: command for name, command in every.items() if name in names}
 
 
-async def _try(program: Program, scenario: Scenario, gate: asyncio.Semaphore, console: Console) -> None:
+async def attempt(program: Program, scenario: Scenario, gate: asyncio.Semaphore, console: Console) -> None:
+    """Runs a program through a scenario once `gate` lets it, and keeps in `program` what came of it."""
     async with gate:
-        async with Stack(scenario) as stack:
-            start = time.monotonic()
-            run = await _run(program, scenario, stack)
-            seconds = time.monotonic() - start
-            log = stack.gateway_log
-        found = problems(scenario, run)
-        if not found:
-            program.seconds[scenario.name] = seconds
-            return
-        program.failed[scenario.name] = found
-        shown = [f"FAILED {program.name} {scenario.name}", *(f"  {problem}" for problem in found)]
-        shown += ["  it wrote:", *(f"    {line[:300]}" for line in run.text.splitlines()[-SHOWN_LINES:])]
-        shown += ["  the gateway logged:", *(f"    {line[:300]}" for line in log.splitlines()[-SHOWN_LINES:])]
-        console.print("\n".join(shown), markup=False, highlight=False)
+        run, log = Run(), ""
+        try:
+            async with RefusingGateway() if scenario.name == refusals.NAME else Stack(scenario) as stack:
+                start = time.monotonic()
+                run = await _run(program, scenario, stack)
+                seconds = time.monotonic() - start
+                log = stack.gateway_log
+            found = problems(scenario, run)
+        except (RuntimeError, OSError) as error:  # what a gateway that did not start raises; the others go on
+            found = [f"it could not be played: {error!r}"]
+    if not found:
+        program.seconds[scenario.name] = seconds
+        return
+    program.failed[scenario.name] = found
+    shown = [f"FAILED {program.name} {scenario.name}", *(f"  {problem}" for problem in found)]
+    shown += ["  it wrote:", *(f"    {line[:300]}" for line in run.text.splitlines()[-SHOWN_LINES:])]
+    shown += ["  the gateway logged:", *(f"    {line[:300]}" for line in log.splitlines()[-SHOWN_LINES:])]
+    console.print("\n".join(shown), markup=False, highlight=False)
 
 
-async def _run(program: Program, scenario: Scenario, stack: Stack) -> Run:
+async def _run(program: Program, scenario: Scenario, stack: Stack | RefusingGateway) -> Run:
     run = Run(reads_service_config=program.language.manifest.reads_service_config)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         file.write(scenario.file())
@@ -153,18 +163,23 @@ async def _run(program: Program, scenario: Scenario, stack: Stack) -> Run:
                 process.kill()
     await stack.settled()
     run.missed = [fault.kind for fault in stack.missed]
-    run.posts = [each.body for each in stack.simulator.requests if each.method == "POST"]
-    run.paths = [each.path for each in stack.simulator.requests]
+    run.posts, run.paths = stack.posts, stack.paths
     return run
 
 
-async def _read_lines(stream: asyncio.StreamReader | None, run: Run, stack: Stack) -> None:
+async def _read_lines(stream: asyncio.StreamReader | None, run: Run, stack: Stack | RefusingGateway) -> None:
     assert stream is not None  # noqa: S101 - it is a pipe, as asked for above
     while line := await stream.readline():
         run.text += line.decode(errors="replace")
-        read = json.loads(line)
-        run.lines.append(read)
-        stack.saw(read)
+        try:
+            read = json.loads(line)
+        except ValueError:
+            read = None
+        if isinstance(read, dict):
+            run.lines.append(read)
+            stack.saw(read)
+        else:
+            run.garbled.append(line)
 
 
 async def _read_text(stream: asyncio.StreamReader | None, run: Run) -> None:

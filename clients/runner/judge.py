@@ -32,6 +32,7 @@ class Run:
 
     Attributes:
         lines: what it printed.
+        garbled: what it printed that is not a JSON object.
         exit_code: how it ended.
         text: all that it wrote, to both outputs.
         posts: the bodies of the submissions that reached the upstream.
@@ -42,6 +43,7 @@ class Run:
     """
 
     lines: list[Line] = field(default_factory=list)
+    garbled: list[bytes] = field(default_factory=list)
     exit_code: int = 0
     text: str = ""
     posts: list[bytes] = field(default_factory=list)
@@ -79,6 +81,7 @@ def matches(pattern: object, value: object, known: Line) -> bool:
 def _process(run: Run) -> Iterator[str]:
     if run.exit_code:
         yield f"it ended with exit code {run.exit_code}"
+    yield from (f"not a JSON object: {line[:100]!r}" for line in run.garbled)
     if TOKEN in run.text or FRESH_TOKEN in run.text:
         yield "it printed a token"
     yield from (f"the time of the fault {fault} did not come" for fault in run.missed)

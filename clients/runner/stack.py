@@ -72,6 +72,16 @@ class Stack:
         by_bytes = [fault for fault in self._scenario.faults if fault.at_bytes and self._proxy.cut_after_bytes]
         return self._waiting + by_bytes
 
+    @property
+    def posts(self) -> list[bytes]:
+        """The bodies of the submissions that reached the upstream."""
+        return [each.body for each in self.simulator.requests if each.method == "POST"]
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths that were asked for there."""
+        return [each.path for each in self.simulator.requests]
+
     def saw(self, line: dict[str, Any]) -> None:
         """Takes a line of the client's, and plays the faults whose time has come with it."""
         for kind in line.keys() - {"do"}:

@@ -45,6 +45,7 @@ Action Failure::action() const {
       return retry_after ? Action::kRetry : Action::kMend;
     case grpc::StatusCode::INVALID_ARGUMENT:
     case grpc::StatusCode::NOT_FOUND:
+    case grpc::StatusCode::OUT_OF_RANGE:
       return Action::kMend;
     case grpc::StatusCode::UNAUTHENTICATED:
       return Action::kLogIn;

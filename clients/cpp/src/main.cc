@@ -1,5 +1,6 @@
 // Does what a scenario file says and prints what it saw (clients/README.md).
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
@@ -68,7 +69,9 @@ std::optional<Job> Call(Connection* connection, const Reporter& reporter,
       connection->LogIn();
       logged_in = true;
     } else if (action == Action::kRetry && repeatable && calls < kCalls) {
-      std::this_thread::sleep_for(failure.retry_after.value_or(Backoff(calls)));
+      const nanoseconds wait = Backoff(calls);
+      std::this_thread::sleep_for(
+          std::max(wait, failure.retry_after.value_or(wait)));
       ++calls;
     } else {
       return std::nullopt;
@@ -112,8 +115,7 @@ std::optional<Job> Wait(Connection* connection, std::int64_t uid,
   return job;
 }
 
-// Whether it went on to the job's end.
-bool WatchToEnd(Connection* connection, const json& step, std::int64_t uid) {
+void WatchToEnd(Connection* connection, const json& step, std::int64_t uid) {
   jobgateway::v1::WatchJobRequest request;
   request.set_uid(uid);
   if (step.contains("heartbeat_seconds")) {
@@ -130,10 +132,9 @@ bool WatchToEnd(Connection* connection, const json& step, std::int64_t uid) {
   jobgateway::v1::JobEvent event;
   while (watch.Next(&event)) reporter.Event(event);
   if (!watch.status().ok()) reporter.Failed(FailureOf(watch.status()));
-  return watch.status().ok();
 }
 
-// Does the steps, up to one that ends with an error.
+// Does the steps, one after the other.
 void Run(Connection* connection, const json& scenario) {
   std::int64_t last_uid = 0;
   for (const json& step : scenario.at("steps")) {
@@ -150,13 +151,11 @@ void Run(Connection* connection, const json& scenario) {
     } else if (what == "wait") {
       job = Wait(connection, uid, seconds(step.at("timeout_seconds")));
     } else if (what == "watch") {
-      if (!WatchToEnd(connection, step, uid)) return;
-      continue;
+      WatchToEnd(connection, step, uid);
     } else {
       throw std::runtime_error("no step is called " + what);
     }
-    if (!job) return;
-    last_uid = job->uid();
+    if (job) last_uid = job->uid();
   }
 }
 

@@ -48,22 +48,24 @@ func FailureOf(err error) Failure {
 	return f
 }
 
-// Action decides by the reason, or by the code where the reason is not known.
+// Action decides by the reason where its code would say otherwise, else by the code, also that of a reason not known.
 func (f Failure) Action() Action {
 	switch f.Reason {
-	case "UPSTREAM_NOT_READY", "UPSTREAM_CANCELLED", "UPSTREAM_TIMEOUT", "UPSTREAM_ERROR":
+	case "UPSTREAM_NOT_READY", "UPSTREAM_ERROR":
 		return Retry
-	case "REQUEST_TOO_LARGE", "UPSTREAM_REQUEST_TOO_LARGE", "RESULT_TOO_LARGE":
-		return Mend
+	case "UPSTREAM_ANSWER_TOO_LARGE":
+		return GiveUp
 	}
 	switch f.Code {
-	case codes.Unavailable, codes.DeadlineExceeded:
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		return Retry
 	case codes.ResourceExhausted:
+		// A limit of rate or load says when to come back; a limit of size does not.
 		if f.Wait != nil {
 			return Retry
 		}
-	case codes.InvalidArgument, codes.NotFound:
+		return Mend
+	case codes.InvalidArgument, codes.NotFound, codes.OutOfRange:
 		return Mend
 	case codes.Unauthenticated:
 		return LogIn

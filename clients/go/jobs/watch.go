@@ -105,7 +105,7 @@ func (c *Client) watchOnce(
 		case err != nil && done:
 			return true, true, nil
 		case errors.Is(err, io.EOF):
-			return heard, false, ErrNoEnd
+			return heard, false, silentOr(ctx, ErrNoEnd)
 		case err != nil:
 			return heard, false, silentOr(ctx, err)
 		}
@@ -120,7 +120,7 @@ func (c *Client) watchOnce(
 	}
 }
 
-// silentOr is errSilent where that is why the call ended with err.
+// silentOr is errSilent where the call was given up, whatever it ended with meanwhile, else err.
 func silentOr(ctx context.Context, err error) error {
 	if errors.Is(context.Cause(ctx), errSilent) {
 		return errSilent

@@ -35,13 +35,7 @@ struct Reported;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    match run(env::args().skip(1).collect()).await {
-        Err(error) if error.is::<Reported>() => Ok(()),
-        ended => ended,
-    }
-}
-
-async fn run(arguments: Vec<String>) -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
     // tonic reads no service config: what it says, `call` does.
     let [target, scenario_file, _service_config] = arguments.as_slice() else {
         bail!("usage: jobclient TARGET SCENARIO-FILE SERVICE-CONFIG-FILE");
@@ -53,7 +47,11 @@ async fn run(arguments: Vec<String>) -> Result<()> {
     let mut connection = Connection::new(format!("http://{target}"), &token, fresh_token)?;
     let mut last_uid = 0;
     for step in scenario.steps {
-        last_uid = act(&mut connection, step, last_uid).await?;
+        match act(&mut connection, step, last_uid).await {
+            Ok(uid) => last_uid = uid,
+            Err(error) if error.is::<Reported>() => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -172,7 +170,7 @@ impl<'a> Caller<'a> {
                     logged_in = true;
                 }
                 Remedy::Retry if self.repeatable && calls < CALLS => {
-                    sleep(failure.retry_after.unwrap_or_else(|| backoff(calls))).await;
+                    sleep(backoff(calls).max(failure.retry_after.unwrap_or_default())).await;
                     calls += 1;
                 }
                 _ => bail!(Reported),

@@ -19,6 +19,7 @@ export interface Failure {
 const ACTION_BY_CODE: Partial<Record<status, Action>> = {
   [status.INVALID_ARGUMENT]: "mend",
   [status.NOT_FOUND]: "mend",
+  [status.OUT_OF_RANGE]: "mend",
   [status.UNAUTHENTICATED]: "login",
   [status.UNAVAILABLE]: "retry",
   [status.DEADLINE_EXCEEDED]: "retry",

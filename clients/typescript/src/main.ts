@@ -158,10 +158,14 @@ const gateway = new Gateway({
 });
 try {
   let uid = "";
-  for (const step of steps) uid = await perform(step, gateway, step.uid ?? uid);
-} catch (error) {
-  // A call that failed was printed, and ends the program; anything else is not understood.
-  if (!isServiceError(error)) throw error;
+  for (const step of steps) {
+    try {
+      uid = await perform(step, gateway, step.uid ?? uid);
+    } catch (error) {
+      // A call that failed was printed; anything else is not understood.
+      if (!isServiceError(error)) throw error;
+    }
+  }
 } finally {
   gateway.close();
 }

@@ -151,15 +151,17 @@ async function* events(
         cancel();
       }, silenceMs);
       const next = await iterator.next().finally(() => clearTimeout(timer));
-      if (next.done) return;
+      if (next.done) break;
       yield next.value;
     }
   } catch (error) {
-    throw silent ? new SilentStream() : error;
+    if (!silent) throw error;
   } finally {
     signal?.removeEventListener("abort", cancel);
     cancel();
   }
+  // Whatever it ended with between the silence and the cancellation.
+  if (silent) throw new SilentStream();
 }
 
 /** A result that comes in chunks. */

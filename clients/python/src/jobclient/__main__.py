@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -68,12 +69,11 @@ def main() -> None:
     try:
         for step in json.loads(Path(scenario).read_text())["steps"]:
             about = int(step.get("uid", uid))
-            if step["do"] == "watch":
-                follow(connection, step, about)
-            else:
-                uid = call(connection, step, about).uid
-    except StepFailedError:
-        pass  # it was reported
+            with contextlib.suppress(StepFailedError):  # it was reported
+                if step["do"] == "watch":
+                    follow(connection, step, about)
+                else:
+                    uid = call(connection, step, about).uid
     finally:
         connection.close()
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,11 @@ async def main() -> None:
     try:
         for step in steps:
             about = int(step.get("uid", uid))
-            if step["do"] == "watch":
-                await follow(connection, step, about)
-            else:
-                uid = (await call(connection, step, about)).uid
-    except StepFailedError:
-        pass  # it was reported
+            with suppress(StepFailedError):  # it was reported
+                if step["do"] == "watch":
+                    await follow(connection, step, about)
+                else:
+                    uid = (await call(connection, step, about)).uid
     finally:
         await connection.close()
 

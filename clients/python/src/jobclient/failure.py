@@ -11,31 +11,20 @@ from grpc_status import rpc_status
 
 RETRY, MEND, LOGIN, LOOK, GIVE_UP = "retry", "mend", "login", "look", "give_up"
 
+# The reasons that ask for something else than their code does.
 _BY_REASON = {
-    **dict.fromkeys(
-        (
-            "REQUEST_INVALID",
-            "REQUEST_ID_REUSED",
-            "REQUEST_TOO_LARGE",
-            "UPSTREAM_BAD_REQUEST",
-            "UPSTREAM_NOT_FOUND",
-            "UPSTREAM_REQUEST_TOO_LARGE",
-            "RESULT_TOO_LARGE",
-        ),
-        MEND,
-    ),
-    **dict.fromkeys(("CREDENTIAL_INVALID", "UPSTREAM_UNAUTHENTICATED"), LOGIN),
-    "SUBMIT_OUTCOME_UNKNOWN": LOOK,
     "UPSTREAM_NOT_READY": RETRY,
-    "UPSTREAM_CANCELLED": RETRY,
-    "UPSTREAM_TIMEOUT": RETRY,
     "UPSTREAM_ERROR": RETRY,
+    "UPSTREAM_ANSWER_TOO_LARGE": GIVE_UP,
 }
 _BY_CODE = {
     grpc.StatusCode.UNAVAILABLE: RETRY,
     grpc.StatusCode.DEADLINE_EXCEEDED: RETRY,
+    grpc.StatusCode.CANCELLED: RETRY,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: MEND,
     grpc.StatusCode.INVALID_ARGUMENT: MEND,
     grpc.StatusCode.NOT_FOUND: MEND,
+    grpc.StatusCode.OUT_OF_RANGE: MEND,
     grpc.StatusCode.UNAUTHENTICATED: LOGIN,
     grpc.StatusCode.UNKNOWN: LOOK,
 }
@@ -76,7 +65,10 @@ class Failure:
 
     @property
     def action(self) -> str:
-        """What to do about it: by the reason, or by the code where the reason is not known."""
+        """What to do about it: by the reason where its code would say otherwise, else by the code."""
+        if self.reason in _BY_REASON:
+            return _BY_REASON[self.reason]
+        # A limit of rate or load says when to come back; a limit of size does not.
         if self.code is grpc.StatusCode.RESOURCE_EXHAUSTED and self.retry_after is not None:
             return RETRY
-        return _BY_REASON.get(self.reason) or _BY_CODE.get(self.code, GIVE_UP)
+        return _BY_CODE.get(self.code, GIVE_UP)

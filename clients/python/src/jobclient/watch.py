@@ -37,16 +37,17 @@ def watch(connection: Connection, request: pb.WatchJobRequest, on_resume: OnResu
     while True:
         attempts.opened()
         call = connection.stub.WatchJob(going_on, metadata=connection.metadata)
-        events = _Listening(call, silence_seconds(request))
         done = False
         try:
-            for event in events:
+            for event in _Listening(call, silence_seconds(request)):
                 attempts.heard()
                 going_on.resume_token = event.resume_token or going_on.resume_token
                 done = event.job.done
                 yield event
+        except TimeoutError:
+            failure = SILENT
         except grpc.RpcError as error:
-            failure = SILENT if events.silent else Failure.of(error)
+            failure = Failure.of(error)
             if not done and not attempts.may_go_on(failure):
                 raise
         else:
@@ -62,10 +63,10 @@ def watch(connection: Connection, request: pb.WatchJobRequest, on_resume: OnResu
 
 
 class _Listening:
-    """The events of a call that is cancelled once it was silent for too long; only waiting counts, not the caller."""
+    """The events of a call. `TimeoutError` where one takes longer than `limit` seconds; the call is cancelled then."""
 
     def __init__(self, call: Any, limit: float) -> None:
-        self.silent = False
+        self._silent = False
         self._call = call
         self._limit = limit
 
@@ -78,10 +79,15 @@ class _Listening:
         timer.start()
         try:
             event: pb.JobEvent = next(self._call)
-            return event
+        except (StopIteration, grpc.RpcError):
+            # Silence counts, whatever the call ended with before it was cancelled.
+            if self._silent:
+                raise TimeoutError from None
+            raise
         finally:
             timer.cancel()
+        return event
 
     def _give_up(self) -> None:
-        self.silent = True
+        self._silent = True
         self._call.cancel()

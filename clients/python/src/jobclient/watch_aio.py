@@ -67,5 +67,6 @@ async def watch(
 
 async def _next(call: grpc.aio.UnaryStreamCall[pb.WatchJobRequest, pb.JobEvent], limit: float) -> pb.JobEvent | None:
     """The next event, None after the last one; where it takes longer than `limit` seconds, the call is cancelled."""
-    event = await asyncio.wait_for(call.read(), limit)
+    async with asyncio.timeout(limit):
+        event = await call.read()
     return event if isinstance(event, pb.JobEvent) else None

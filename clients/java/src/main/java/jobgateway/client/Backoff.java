@@ -4,10 +4,7 @@ import java.time.Duration;
 import java.util.Optional;
 import java.util.concurrent.ThreadLocalRandom;
 
-/**
- * Waits between attempts: as long as the gateway asks for, else a random time below a bound that
- * doubles.
- */
+/** Waits between attempts: a random time below a bound that doubles, and at least what is asked. */
 final class Backoff {
   static final Duration LONGEST_WAIT = Duration.ofSeconds(10);
   private static final Duration FIRST_BOUND = Duration.ofMillis(200);
@@ -15,12 +12,10 @@ final class Backoff {
   private Duration bound = FIRST_BOUND;
 
   void await(Optional<Duration> retryAfter) throws InterruptedException {
-    Duration wait =
-        retryAfter.orElseGet(
-            () -> Duration.ofNanos(ThreadLocalRandom.current().nextLong(bound.toNanos())));
-    Duration doubled = bound.multipliedBy(2);
-    bound = doubled.compareTo(LONGEST_WAIT) < 0 ? doubled : LONGEST_WAIT;
-    Thread.sleep(wait.toMillis());
+    long millis = bound.toMillis();
+    long jittered = ThreadLocalRandom.current().nextLong(millis / 2, millis);
+    bound = Duration.ofMillis(Math.min(2 * millis, LONGEST_WAIT.toMillis()));
+    Thread.sleep(Math.max(jittered, retryAfter.map(Duration::toMillis).orElse(0L)));
   }
 
   void reset() {

@@ -64,7 +64,7 @@ record Failure(
             case UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED -> Action.RETRY;
             // A limit of rate or load says when to come back; a limit of size does not.
             case RESOURCE_EXHAUSTED -> retryAfter.isPresent() ? Action.RETRY : Action.MEND;
-            case INVALID_ARGUMENT, NOT_FOUND -> Action.MEND;
+            case INVALID_ARGUMENT, NOT_FOUND, OUT_OF_RANGE -> Action.MEND;
             case UNAUTHENTICATED -> Action.LOGIN;
             case UNKNOWN -> Action.LOOK;
             default -> Action.GIVE_UP;

@@ -55,10 +55,12 @@ public final class Main {
             () -> environment.get("JOBGATEWAY_FRESH_TOKEN"))) {
       var program = new Main(gateway);
       for (var step : scenario.steps()) {
-        program.perform(step);
+        try {
+          program.perform(step);
+        } catch (StatusException error) {
+          // It was printed.
+        }
       }
-    } catch (StatusException error) {
-      // It was printed, and ends the program.
     }
   }
 
