@@ -1,0 +1,58 @@
+"""CPU per poll and per event with 10 to 10,000 jobs, at the same number of polls a second."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+
+from benchmarks.processes import gateway, upstream, watches
+from benchmarks.table import Row
+
+JOBS = (10, 100, 1_000, 10_000)
+POLLS_PER_SECOND = 300
+
+
+def run(*, quick: bool) -> list[Row]:
+    """See the package."""
+    sizes = JOBS[:2] if quick else JOBS
+    polls = {jobs: _per_poll(jobs, 2, quick=quick) for jobs in sizes}
+    changes = {jobs: _per_poll(jobs, 1, quick=quick) for jobs in sizes}
+    events = {jobs: changes[jobs] - polls[jobs] for jobs in sizes}
+    return [
+        Row(
+            f"growth from {sizes[0]} to {sizes[-1]:,} jobs: CPU per {what}",
+            max(seen.values()) / min(seen.values()),
+            "x",
+            1.2,
+            figures={f"{jobs:,} jobs µs": value for jobs, value in seen.items()},
+        )
+        for what, seen in (("poll", polls), ("poll and event", changes))
+    ] + [
+        Row(
+            "of these, an event",
+            events[sizes[0]],
+            "µs",
+            figures={f"{jobs:,} jobs µs": value for jobs, value in events.items()},
+        )
+    ]
+
+
+def _per_poll(jobs: int, first_uid: int, *, quick: bool) -> float:
+    interval = jobs / POLLS_PER_SECOND
+    settings = {"poll_interval_min_seconds": interval, "poll_interval_max_seconds": max(interval, 0.01)}
+    with (
+        upstream() as (_, url),
+        gateway(url, **settings) as (ours, address),
+        watches(address, first_uid, 2, jobs, 1),
+    ):
+        # Until the first polls, which fall together, have drifted apart.
+        time.sleep(0.5 if quick else min(5.0, interval))
+        before, polled = ours.cpu(), _polls(url)
+        time.sleep(1.0 if quick else 8.0)
+        return (ours.cpu() - before) / (_polls(url) - polled) * 1e6
+
+
+def _polls(url: str) -> int:
+    with urllib.request.urlopen(f"{url.removesuffix('/api')}/stats") as answer:  # noqa: S310 - our own upstream
+        return int(json.load(answer))

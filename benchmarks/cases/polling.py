@@ -1,0 +1,42 @@
+"""Upstream polls, beside one loop per job at the set cadence: in simulated time, so that they can be told to the last one."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+
+from benchmarks.table import Row
+from gateway.watch import Key
+from tests.support.clock import SteppedClock
+from tests.support.fetching import State, make_hub
+
+JOBS, WATCHERS, SECONDS = 100, 50, 600.0
+
+
+def run(*, quick: bool) -> list[Row]:
+    """See the package."""
+    jobs = 10 if quick else JOBS
+    seen = {f"{watchers} watchers": asyncio.run(_polls(jobs, watchers)) for watchers in (1, WATCHERS)}
+    one, many = seen.values()
+    row = Row(
+        f"polls of {jobs} jobs in {SECONDS:g} s, {WATCHERS} watchers beside one", many / one, "x", 1.0, figures=seen
+    )
+    return [row]
+
+
+async def _polls(jobs: int, watchers: int) -> int:
+    clock = SteppedClock()
+    hub = make_hub(clock, shortest=0.25, longest=5.0, slots=1_000)
+    polls = 0
+
+    async def fetch() -> State:
+        nonlocal polls
+        polls += 1
+        return State(0)
+
+    with ExitStack() as stack:
+        for _ in range(watchers):
+            for job in range(jobs):
+                stack.enter_context(hub.watch(Key(b"", job), fetch))
+        await clock.advance(SECONDS)
+    return polls

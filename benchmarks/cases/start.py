@@ -1,0 +1,49 @@
+"""From the command to health SERVING, and the costliest imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from benchmarks.processes import QUIET_GATEWAY, ROOT, Process, process
+from benchmarks.table import Row, interleaved
+
+ADDRESS = "127.0.0.1:50951"
+SETTINGS = QUIET_GATEWAY | {"JOBGATEWAY_UPSTREAM_URL": "http://127.0.0.1:9/api", "JOBGATEWAY_LISTEN": ADDRESS}
+
+
+def run(*, quick: bool) -> list[Row]:
+    """See the package."""
+    seconds = interleaved(1 if quick else 5, {"start": _start})["start"]
+    top = _imports()[:5]
+    note = "costliest imports: " + ", ".join(f"`{name}` {milliseconds:.0f} ms" for name, milliseconds in top)
+    return [Row("from the command to health SERVING", seconds, "s", 1.0, note=note)]
+
+
+def _start() -> float:
+    began = time.perf_counter()
+    with process("gateway", "serve", environment=SETTINGS) as server, grpc.insecure_channel(ADDRESS) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        answer = health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=30)
+        assert isinstance(server, Process)
+        if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            raise RuntimeError("it does not serve")
+        return time.perf_counter() - began
+
+
+def _imports() -> list[tuple[str, float]]:
+    """The packages that are imported, and what each took with all that it imports first, in milliseconds."""
+    command = [sys.executable, "-X", "importtime", "-c", "import gateway.cli.serve, gateway.server, gateway.config"]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr.splitlines()
+    took: dict[str, float] = {}
+    for line in lines[1:]:
+        _, cumulative, name = line.split("|")
+        package = name.strip().split(".")[0]
+        # The first level only: what is indented is part of what imports it.
+        if package != "gateway":
+            took[package] = max(took.get(package, 0.0), float(cumulative) / 1000)
+    return sorted(took.items(), key=lambda item: -item[1])

@@ -1,0 +1,23 @@
+"""Reads the chunks of one watch.
+
+    python -m benchmarks.chunks ADDRESS UID
+
+Prints the seconds from the first chunk to the last, and the bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import grpc
+from jobgateway.v1 import job_service_pb2 as pb
+
+METADATA = (("authorization", "Bearer token-of-the-benchmark"),)
+
+with grpc.insecure_channel(sys.argv[1]) as channel:
+    watch = channel.unary_stream("/jobgateway.v1.JobService/WatchJob")
+    began, size = time.perf_counter(), 0
+    for event in watch(pb.WatchJobRequest(uid=int(sys.argv[2])).SerializeToString(), metadata=METADATA):
+        size += len(event)
+    print(f"{time.perf_counter() - began:.6f} {size}")

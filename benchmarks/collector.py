@@ -1,0 +1,30 @@
+"""A collector of traces that takes everything and keeps nothing.
+
+    python -m benchmarks.collector
+
+Prints its address.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as rpc
+
+
+class Collector(rpc.TraceServiceServicer):
+    """Takes spans."""
+
+    def Export(self, request: pb.ExportTraceServiceRequest, context: grpc.ServicerContext) -> object:
+        """Says thank you."""
+        return pb.ExportTraceServiceResponse()
+
+
+server = grpc.server(ThreadPoolExecutor(1))
+rpc.add_TraceServiceServicer_to_server(Collector(), server)
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+print(f"127.0.0.1:{port}", flush=True)
+server.wait_for_termination()

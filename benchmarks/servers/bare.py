@@ -1,0 +1,94 @@
+"""A bare stream: a `grpc.aio` server that writes encoded bytes, and does nothing else.
+
+    python -m benchmarks.servers.bare
+
+The uid of a watch says what its stream gets: an odd one an event each time its job changes, a negative one the chunks
+of so many bytes, an even one its first event and then silence. SIGUSR1 changes every job once; a period as argument
+(seconds) changes each of the jobs at its own moment within it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+import time
+from typing import Any
+
+import grpc
+import uvloop
+from jobgateway.v1 import job_service_pb2 as pb
+
+from benchmarks.pauses import report_pauses
+from gateway.server import OPTIONS
+
+CHUNK = bytes(256 << 10)
+
+
+class Changes:
+    """The changes of one job: who waits for the next one shares its bytes."""
+
+    def __init__(self) -> None:
+        self._next: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def change(self, uid: int) -> None:
+        """Encodes an event once, and gives it to all who wait."""
+        now, self._next = self._next, asyncio.get_running_loop().create_future()
+        now.set_result(_event(uid))
+
+    async def next(self) -> bytes:
+        """The next event."""
+        return await asyncio.shield(self._next)
+
+
+def _event(uid: int) -> bytes:
+    progress = pb.Progress(message=f"{time.monotonic():.6f}", message_type="progress", percentage=50)
+    job = pb.Job(uid=uid, status=pb.JOB_STATUS_RUNNING, status_text="running", kind="result", progress=progress)
+    return pb.JobEvent(uid=uid, job=job, resume_token="x" * 43).SerializeToString()
+
+
+async def main() -> None:
+    """Serves until it is killed."""
+    jobs: dict[int, Changes] = {}
+
+    async def watch(data: bytes, context: Any) -> None:
+        uid = pb.WatchJobRequest.FromString(data).uid
+        await context.send_initial_metadata(())
+        if uid < 0:
+            for start in range(0, -uid, len(CHUNK)):
+                chunk = pb.ContentChunk(offset=start, data=CHUNK, content_size=-uid)
+                await context.write(pb.JobEvent(content_chunk=chunk).SerializeToString())
+            return
+        await context.write(_event(uid))
+        if uid not in jobs:
+            jobs[uid] = Changes()
+        if uid % 2 == 0:
+            await context.write(await asyncio.get_running_loop().create_future())
+        while True:
+            await context.write(await jobs[uid].next())
+
+    def change_all() -> None:
+        for uid, job in jobs.items():
+            job.change(uid)
+
+    async def change_each(period: float) -> None:
+        while True:
+            await asyncio.sleep(period)
+            for uid, job in list(jobs.items()):
+                asyncio.get_running_loop().call_later(random.uniform(0, period), job.change, uid)  # noqa: S311 - jitter
+
+    handler = {"WatchJob": grpc.unary_stream_rpc_method_handler(watch)}
+    server = grpc.aio.server(options=OPTIONS)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("jobgateway.v1.JobService", handler),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, change_all)
+    tasks = [asyncio.create_task(report_pauses())]
+    if len(sys.argv) > 1:
+        tasks.append(asyncio.create_task(change_each(float(sys.argv[1]))))
+    print(f"127.0.0.1:{port}", flush=True)
+    await server.wait_for_termination()
+
+
+uvloop.run(main())

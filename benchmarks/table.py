@@ -1,0 +1,57 @@
+"""Rows of the table, and how they are written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured thing: `value` is what the target is about, `limit` the target (None: told for information).
+
+    `at_least`: the value shall be at least the limit, instead of at most. `figures` are what it was made of.
+    """
+
+    what: str
+    value: float
+    unit: str
+    limit: float | None = None
+    at_least: bool = False
+    figures: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is met."""
+        if self.limit is None:
+            return True
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def as_json(self) -> dict[str, Any]:
+        """For results.json."""
+        return asdict(self) | {"met": self.met}
+
+
+def as_markdown(rows: Iterable[Row]) -> str:
+    """The table."""
+    lines = ["| what | measured | to reach | met | figures |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        limit = "" if row.limit is None else f"{'at least' if row.at_least else 'at most'} {row.limit:g} {row.unit}"
+        met = "" if row.limit is None else "yes" if row.met else "**no**"
+        figures = ", ".join(f"{name} {value:,.4g}" for name, value in row.figures.items())
+        lines.append(f"| {row.what} | {row.value:.4g} {row.unit} | {limit} | {met} | {figures} {row.note} |")
+    return "\n".join(lines) + "\n"
+
+
+def interleaved(rounds: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """The median of each measure over several rounds, each round with all of them one after another."""
+    seen: dict[str, list[float]] = {name: [] for name in measures}
+    for _ in range(rounds):
+        for name, measure in measures.items():
+            seen[name].append(measure())
+    return {name: median(values) for name, values in seen.items()}
