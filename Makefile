@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: help setup demo test clients check fuzz soak mutants format generate lock release-image wheel clean
+.PHONY: help setup demo test clients check fuzz soak mutants bench format generate lock release-image wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -46,6 +46,9 @@ soak: $(SETUP) ## judge the watch promises over random runs for MINUTES=10
 
 mutants: $(SETUP) ## break each promise of a watch in the code, and see the checker find it
 	$(BIN)/python scripts/mutate.py
+
+bench: $(SETUP) ## measure the gateway beside its floor, and write benchmarks/results/ (ARGS='--quick calls')
+	$(BIN)/python -m benchmarks $(ARGS)
 
 format: $(SETUP) ## format the code and the contract
 	$(BIN)/ruff format .

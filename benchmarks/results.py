@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import psutil
-from matplotlib import pyplot
+from matplotlib import pyplot as plt
 
 from benchmarks.processes import ROOT
 from benchmarks.table import Row, as_markdown
@@ -51,11 +51,11 @@ def _plot(rows: list[Row]) -> None:
     mpl.use("Agg")
     aimed = [row for row in rows if row.limit is not None]
     parts = [row.limit / row.value if row.at_least else row.value / row.limit for row in aimed if row.limit]
-    figure, axes = pyplot.subplots(figsize=(10, 0.3 * len(aimed) + 1))
+    figure, axes = plt.subplots(figsize=(10, 0.3 * len(aimed) + 1))
     axes.barh([row.what for row in aimed], parts, color=["tab:green" if row.met else "tab:red" for row in aimed])
     axes.axvline(1.0, color="black")
     axes.set_xlabel("measured over target: left of the line it is reached")
     axes.invert_yaxis()
     figure.tight_layout()
     figure.savefig(RESULTS / "ratios.png", dpi=100)
-    pyplot.close(figure)
+    plt.close(figure)

@@ -2,9 +2,10 @@
 
     python -m benchmarks.streams ADDRESS FIRST_UID STEP JOBS WATCHERS
 
-Opens WATCHERS watches of each of JOBS jobs, from FIRST_UID in steps of STEP; prints `open` once each has its first event. Then it obeys
-lines on standard input: `count` prints the number of events since the last count, `delays` prints what the last watcher
-of each moment waited (seconds, of events whose message is a moment), as a JSON list.
+Opens WATCHERS watches of each of JOBS jobs, from FIRST_UID in steps of STEP; prints `open` once each has its first
+event. Then it obeys lines on standard input: `count` prints the number of events since the last count, `delays` prints
+what the last watcher of each moment waited (seconds, of events whose message is a moment), as a JSON list; for that a
+further argument has to stand on the command line.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import json
 import sys
 import time
+from typing import Any
 
 import grpc
 import uvloop
@@ -30,6 +32,8 @@ class Watches:
         self._timed = timed
         self._channels: list[grpc.aio.Channel] = []
         self._opened = 0
+        # Kept, for asyncio holds tasks only weakly.
+        self._reading: set[asyncio.Future[None]] = set()
         self.events = 0
         self.moments: dict[str, tuple[int, float]] = {}
 
@@ -46,22 +50,18 @@ class Watches:
             self._opened += 1
             request = pb.WatchJobRequest(uid=uid, content_format=pb.CONTENT_FORMAT_NONE)
             request.heartbeat_interval.seconds = 3_600
-            watch = self._channels[-1].unary_stream("/jobgateway.v1.JobService/WatchJob")
+            watch: Any = self._channels[-1].unary_stream("/jobgateway.v1.JobService/WatchJob")
             call = watch(request.SerializeToString(), metadata=METADATA)
             await call.read()
-        self._reading = asyncio.ensure_future(self._read(call))
-        tasks.add(self._reading)
+        self._reading.add(asyncio.ensure_future(self._read(call)))
 
-    async def _read(self, call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> None:
+    async def _read(self, call: Any) -> None:
         while (event := await call.read()) is not grpc.aio.EOF:
             self.events += 1
             if self._timed:
                 now = time.monotonic()
                 moment = pb.JobEvent.FromString(event).job.progress.message
                 self.moments[moment] = (self.moments.get(moment, (0, 0.0))[0] + 1, now)
-
-
-tasks: set[asyncio.Future[None]] = set()
 
 
 async def main() -> None:

@@ -159,10 +159,10 @@ class Settings(BaseSettings):
         description="How often one credential may call, watches included, while others call too; the rest is refused.",
     )
     polls_per_second: float = Field(
-        1_000.0, ge=0.1, le=100_000, description="How often one credential may poll; what is over waits."
+        5_000.0, ge=0.1, le=100_000, description="How often one credential may poll; what is over waits."
     )
     submissions_per_second: float = Field(
-        1_000.0, ge=0.1, le=100_000, description="How often one credential may send a job; what is over is refused."
+        5_000.0, ge=0.1, le=100_000, description="How often one credential may send a job; what is over is refused."
     )
     tls_cert_file: _File = Field(
         None, description="The certificate of the listener and its chain, in PEM. Read again when it changes."

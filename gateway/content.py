@@ -26,9 +26,12 @@ MAX_STRUCT_JSON_BYTES = 16 << 20
 LONGEST_ESCAPE = 5
 
 
+FORMATS = frozenset(pb.ContentFormat.values())
+
+
 def read_format(content_format: int, *, streaming: bool) -> pb.ContentFormat.ValueType:
     """The format of a request. Raises `RequestInvalid` for one that is unknown, or chunks where nothing streams."""
-    if content_format not in pb.ContentFormat.values():
+    if content_format not in FORMATS:
         raise RequestInvalid("content_format", f"the gateway knows no format {content_format}")
     if content_format == pb.CONTENT_FORMAT_JSON_CHUNKS and not streaming:
         raise RequestInvalid("content_format", "chunks come on a stream only: use WatchJob or RunJob")

@@ -50,6 +50,7 @@ class JobState:
         self.digest = blake2b(repr(job.identity()).encode(), digest_size=16).digest()
         self.token = write_token(ResumePoint(job.uid, self.digest))
         self._encoded: dict[tuple[pb.ContentFormat.ValueType, bool], asyncio.Task[Encoded] | Encoded] = {}
+        self._events: dict[pb.ContentFormat.ValueType, bytes] = {}
 
     @property
     def size(self) -> int:
@@ -79,6 +80,15 @@ class JobState:
             raise error
         encoded = self._encoded[key] = known.result()
         return encoded
+
+    def event(self, content_format: pb.ContentFormat.ValueType, encoded: Encoded, skipped: int) -> bytes:
+        """The event with an `encoded` message, of a state that is not large: the same one for all who skip nothing."""
+        known = None if skipped else self._events.get(content_format)
+        if known is None:
+            known = b"".join(job_event(self.job.uid, encoded, self.token, skipped))
+            if not skipped:
+                self._events[content_format] = known
+        return known
 
     def _start(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> asyncio.Task[Encoded] | Encoded:
         if not self.is_large:

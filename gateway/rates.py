@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 RETRY_SECONDS = (1.0, 3.0)
 # Additive increase: a rate that was slowed down to nothing is back at the most after this time.
 RECOVERY_SECONDS = 600.0
-# Multiplicative decrease: to this part of what was really used of late, and never below this part of the most.
+# But by no more than this, each second: what was refused must not be back at once where the most is far above it.
+FASTEST_RECOVERY = 2.0
+# Multiplicative decrease: to this part of what was really used of late, and never below this part of the most, or once
+# a second where that is less.
 SLOWED_PART = 0.5
 LEAST_PART = 1 / 50
 # Refusals of what was sent before the rate went down are one sign to slow down, and not many.
@@ -50,7 +53,8 @@ class _Bucket:
 
     def _pass(self, now: float) -> None:
         passed, self._at = now - self._at, now
-        self._rate = min(self._most, self._rate + passed * self._most / RECOVERY_SECONDS)
+        growth = min(self._most / RECOVERY_SECONDS, FASTEST_RECOVERY)
+        self._rate = min(self._most, self._rate + passed * growth)
         self._tokens = min(max(1.0, self._rate), self._tokens + passed * self._rate)
         self._used *= math.exp(-passed / AVERAGE_SECONDS)
 
@@ -68,7 +72,7 @@ class _Bucket:
             return
         self._slowed_at = now
         used = min(self._rate, self._used / AVERAGE_SECONDS)
-        self._rate = max(self._most * LEAST_PART, used * SLOWED_PART)
+        self._rate = max(min(1.0, self._most * LEAST_PART), used * SLOWED_PART)
         self._tokens = min(self._tokens, self._rate)
 
     def rested(self, now: float) -> bool:

@@ -141,7 +141,7 @@ class JobService:
             call.uid = stream.uid = sent.uid
             await stream.begin(await self._first_state(sent, call, stream))
             if not stream.ended:
-                with self._watch(sent.uid, call, seen=stream.has_seen) as watcher:
+                with self._watch(sent.uid, call, seen=stream.has_seen, fresh=True) as watcher:
                     await stream.follow(watcher)
         except asyncio.CancelledError:
             if request.cancel_on_disconnect and left_by_caller() and not call.cut_off:
@@ -222,10 +222,10 @@ class JobService:
         return state or JobState(Job(sent.uid, JobStatus.RUNNING, "", done=False, observe_time=self._clock.time()))
 
     def _watch(
-        self, uid: int, call: Call, seen: Callable[[JobState], bool] | None = None
+        self, uid: int, call: Call, seen: Callable[[JobState], bool] | None = None, *, fresh: bool = False
     ) -> AbstractContextManager[Watcher[JobState]]:
         fetch = Fetch(self._rest, uid, call, self._clock)
-        return self._hub.watch(Key(call.credential.poll_key, uid), fetch, seen)
+        return self._hub.watch(Key(call.credential.poll_key, uid), fetch, seen, fresh=fresh)
 
     def _cancel_when_sent(self, submission: Submission, call: Call) -> None:
         async def cancel() -> None:

@@ -155,11 +155,12 @@ class EventStream:
             token = await self._send_chunks(state, state.job.result)
         self._token = token
         self._digest = state.digest
-        event = job_event(self.uid, encoded, token, skipped)
         if state.is_large:
-            await self._send_large(event, state)
+            await self._send_large(job_event(self.uid, encoded, token, skipped), state)
+        elif encoded.chunked:
+            await self._write(b"".join(job_event(self.uid, encoded, token, skipped)))
         else:
-            await self._write(b"".join(event))
+            await self._write(state.event(self._format, encoded, skipped))
         self.ended = last
 
     async def _send_chunks(self, state: JobState, result: Result) -> str:

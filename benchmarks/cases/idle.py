@@ -22,7 +22,7 @@ def run(*, quick: bool) -> list[Row]:
     figures = {f"{name} kB": value for name, value in seen.items()}
     return [
         Row(
-            f"memory of an idle watch, {jobs:,} jobs × {WATCHERS}",
+            f"memory of an idle watch, {jobs:,} jobs of {WATCHERS}",
             seen["ours"] / seen["bare"],
             "x",
             1.4,

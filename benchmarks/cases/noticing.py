@@ -1,108 +1,86 @@
 """The delay until the end of a job is noticed, and the polls spent, beside the official client's cadence.
 
-In simulated time, on the hub itself: jobs from 10 ms to a day, spread evenly over the orders of magnitude.
+In simulated time, on the hub itself: jobs from 10 ms to a day, spread evenly over the orders of magnitude. When a loop
+polls does not depend on when the job ends, so each loop serves for jobs of every length.
 """
 
 from __future__ import annotations
 
 import asyncio
+import bisect
+import itertools
 import math
 import random
-from typing import TYPE_CHECKING
 
 from benchmarks.table import Row
 from gateway.config import Settings
 from gateway.watch import Key
 from tests.support.clock import SteppedClock
-from tests.support.fetching import State, make_hub
+from tests.support.fetching import Fetch, State, make_hub
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-# From, to, how many jobs.
-RANGES = ((0.01, 120.0, 600), (120.0, 3_600.0, 120), (3_600.0, 86_400.0, 12))
+DAY = 86_400.0
+RANGES = ((0.01, 120.0), (120.0, 3_600.0), (3_600.0, DAY))
+JOBS = 5_000
+LOOPS = 20
 # The official client's waits between polls, in seconds, the last for ever (rest-api.md).
-OFFICIAL = (*(1.0,) * 15, *(2.0,) * 5, *(3.0,) * 5, *(4.0,) * 5, 5.0)
+OFFICIAL = (*(1.0,) * 15, *(2.0,) * 5, *(3.0,) * 5, *(4.0,) * 5)
+OFFICIAL_FOR_EVER = 5.0
+# What chance makes of equal cadences, of so many jobs.
+CHANCE = 1.02
 
 
 def run(*, quick: bool) -> list[Row]:
     """See the package."""
+    horizon = 200.0 if quick else DAY
+    ranges = [each for each in RANGES if each[1] <= horizon]
+    official = [_official(horizon)]
     rows = []
-    for shortest, longest, count in RANGES:
-        lengths = [
-            math.exp(random.Random(number).uniform(math.log(shortest), math.log(longest)))  # noqa: S311 - spread
-            for number in range(count // (10 if quick else 1))
-        ]
-        official = [_official(length) for length in lengths]
-        for name, grace in (("watched", 0.0), ("run", None)):
-            ours = asyncio.run(_ours(lengths, sent=grace is None))
-            rows += _rows(
-                f"{name}: jobs of {shortest:g} to {longest:,g} s", lengths, ours, official, short=longest <= 120
-            )
+    for how, fresh in (("watched", False), ("run", True)):
+        ours = [asyncio.run(_loop(seed, horizon, fresh=fresh)) for seed in range(LOOPS)]
+        for shortest, longest in ranges:
+            what = f"jobs of {shortest:g} to {longest:,g} s, {how}"
+            rows += _rows(what, shortest, longest, {"ours": ours, "official": official})
     return rows
 
 
-def _rows(
-    what: str, lengths: list[float], ours: list[tuple[float, int]], official: list[tuple[float, int]], *, short: bool
-) -> list[Row]:
-    seen = {"ours": ours, "official": official}
-    relative = {
-        name: sum(delay / length for (delay, _), length in zip(each, lengths, strict=True)) / len(lengths)
-        for name, each in seen.items()
-    }
-    delay = {f"{name} s": sum(one for one, _ in each) / len(each) for name, each in seen.items()}
-    polls = {name: sum(other for _, other in each) / len(each) for name, each in seen.items()}
-    # Equal cadences differ by chance where the end falls between two polls.
-    chance = 1.0 if short else 1.02
+def _rows(what: str, shortest: float, longest: float, polls: dict[str, list[list[float]]]) -> list[Row]:
+    dice = random.Random(1)  # noqa: S311 - spread
+    lengths = [math.exp(dice.uniform(math.log(shortest), math.log(longest))) for _ in range(JOBS)]
+    relative, delay, spent = {}, {}, {}
+    for name, loops in polls.items():
+        seen = [_noticed(times, length) for times, length in zip(itertools.cycle(loops), lengths, strict=False)]
+        relative[name] = sum(late / length for (late, _), length in zip(seen, lengths, strict=True)) / JOBS
+        delay[f"{name} s"] = sum(late for late, _ in seen) / JOBS
+        spent[name] = sum(count for _, count in seen) / JOBS
+    short = longest <= RANGES[0][1]
+    ratio = relative["ours"] / relative["official"]
     return [
-        Row(
-            f"{what}: delay relative to length",
-            relative["ours"] / relative["official"],
-            "x",
-            0.5 if short else chance,
-            figures=delay,
-        ),
-        Row(f"{what}: polls", polls["ours"] / polls["official"], "x", chance, figures=polls),
+        Row(f"{what}: delay over length", ratio, "x", 0.5 if short else CHANCE, figures=delay),
+        Row(f"{what}: polls", spent["ours"] / spent["official"], "x", 1.0 if short else CHANCE, figures=spent),
     ]
 
 
-def _official(length: float) -> tuple[float, int]:
-    now, polls = 0.0, 1
-    waits = _waits()
-    while now < length:
-        now += next(waits)
-        polls += 1
-    return now - length, polls
+def _noticed(times: list[float], length: float) -> tuple[float, int]:
+    """How late the first poll after the end of a job is, and how many polls that makes."""
+    number = bisect.bisect_left(times, length)
+    return times[number] - length, number + 1
 
 
-def _waits() -> Iterator[float]:
-    yield from OFFICIAL
-    while True:
-        yield OFFICIAL[-1]
+def _official(horizon: float) -> list[float]:
+    times = [0.0, *itertools.accumulate(OFFICIAL)]
+    while times[-1] < horizon:
+        times.append(times[-1] + OFFICIAL_FOR_EVER)
+    return times
 
 
-async def _ours(lengths: list[float], *, sent: bool) -> list[tuple[float, int]]:
+async def _loop(seed: int, horizon: float, *, fresh: bool) -> list[float]:
+    """When a loop of ours polls, in seconds since it began."""
     settings = Settings(upstream_url="http://127.0.0.1/api")
-    seen = []
-    for seed, length in enumerate(lengths):
-        clock = SteppedClock()
-        hub = make_hub(
-            clock,
-            shortest=settings.poll_interval_min_seconds,
-            longest=settings.poll_interval_max_seconds,
-            seed=seed,
-        )
-        began, polls = clock.now, 0
-
-        async def fetch() -> State:
-            nonlocal polls
-            polls += 1
-            return State(0, last=clock.now - began >= length)  # noqa: B023 - used within the turn
-
-        with hub.watch(Key(b"", seed), fetch, sent=sent) as watcher:
-            while not (watcher.loop.last):
-                await clock.advance(settings.poll_interval_max_seconds)
-            # The last poll told the time by the moment of its timer.
-            noticed = watcher.loop.ended_at
-        seen.append((noticed - began - length, polls))
-    return seen
+    shortest, longest = settings.poll_interval_min_seconds, settings.poll_interval_max_seconds
+    clock = SteppedClock()
+    hub = make_hub(clock, shortest=shortest, longest=longest, seed=seed)
+    fetch = Fetch(clock, State(0))
+    began = clock.now
+    with hub.watch(Key(b"", seed), fetch, fresh=fresh):
+        await clock.advance(horizon + longest)
+    return [moment - began for moment in fetch.times]

@@ -1,4 +1,4 @@
-"""Upstream polls, beside one loop per job at the set cadence: in simulated time, so that they can be told to the last one."""
+"""Upstream polls, beside one loop per job at the set cadence: in simulated time, to the last one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def _polls(jobs: int, watchers: int) -> int:
     hub = make_hub(clock, shortest=0.25, longest=5.0, slots=1_000)
     polls = 0
 
-    async def fetch() -> State:
+    async def fetch(_: object) -> State:
         nonlocal polls
         polls += 1
         return State(0)

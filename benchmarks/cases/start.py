@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -27,7 +28,7 @@ def run(*, quick: bool) -> list[Row]:
 def _start() -> float:
     began = time.perf_counter()
     with process("gateway", "serve", environment=SETTINGS) as server, grpc.insecure_channel(ADDRESS) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         answer = health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=30)
         assert isinstance(server, Process)
         if answer.status != health_pb2.HealthCheckResponse.SERVING:

@@ -1,4 +1,4 @@
-"""All watchers woken by one tick: how long the event loop stands still, beside a bare stream that wakes them at once."""
+"""All watchers woken by one tick: how long the event loop stands still, beside one that wakes them all at once."""
 
 from __future__ import annotations
 

@@ -48,45 +48,57 @@ def _event(uid: int) -> bytes:
     return pb.JobEvent(uid=uid, job=job, resume_token="x" * 43).SerializeToString()
 
 
-async def main() -> None:
-    """Serves until it is killed."""
-    jobs: dict[int, Changes] = {}
+class Streams:
+    """The handler of `WatchJob`, and what changes the jobs."""
 
-    async def watch(data: bytes, context: Any) -> None:
+    def __init__(self) -> None:
+        self._jobs: dict[int, Changes] = {}
+
+    async def watch(self, data: bytes, context: Any) -> None:
+        """One stream."""
         uid = pb.WatchJobRequest.FromString(data).uid
         await context.send_initial_metadata(())
         if uid < 0:
-            for start in range(0, -uid, len(CHUNK)):
-                chunk = pb.ContentChunk(offset=start, data=CHUNK, content_size=-uid)
-                await context.write(pb.JobEvent(content_chunk=chunk).SerializeToString())
+            await self._chunks(-uid, context)
             return
         await context.write(_event(uid))
-        if uid not in jobs:
-            jobs[uid] = Changes()
         if uid % 2 == 0:
-            await context.write(await asyncio.get_running_loop().create_future())
+            await asyncio.get_running_loop().create_future()
+        job = self._jobs.setdefault(uid, Changes())
         while True:
-            await context.write(await jobs[uid].next())
+            await context.write(await job.next())
 
-    def change_all() -> None:
-        for uid, job in jobs.items():
+    async def _chunks(self, size: int, context: Any) -> None:
+        for start in range(0, size, len(CHUNK)):
+            chunk = pb.ContentChunk(offset=start, data=CHUNK, content_size=size)
+            await context.write(pb.JobEvent(content_chunk=chunk).SerializeToString())
+
+    def change_all(self) -> None:
+        """Changes every job now."""
+        for uid, job in self._jobs.items():
             job.change(uid)
 
-    async def change_each(period: float) -> None:
+    async def change_each(self, period: float) -> None:
+        """Changes every job once in each period, each at its own moment."""
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(period)
-            for uid, job in list(jobs.items()):
-                asyncio.get_running_loop().call_later(random.uniform(0, period), job.change, uid)  # noqa: S311 - jitter
+            for uid, job in self._jobs.items():
+                loop.call_later(random.uniform(0, period), job.change, uid)  # noqa: S311 - jitter
 
-    handler = {"WatchJob": grpc.unary_stream_rpc_method_handler(watch)}
+
+async def main() -> None:
+    """Serves until it is killed."""
+    streams = Streams()
+    handler: dict[str, Any] = {"WatchJob": grpc.unary_stream_rpc_method_handler(streams.watch)}
     server = grpc.aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("jobgateway.v1.JobService", handler),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, change_all)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, streams.change_all)
     tasks = [asyncio.create_task(report_pauses())]
     if len(sys.argv) > 1:
-        tasks.append(asyncio.create_task(change_each(float(sys.argv[1]))))
+        tasks.append(asyncio.create_task(streams.change_each(float(sys.argv[1]))))
     print(f"127.0.0.1:{port}", flush=True)
     await server.wait_for_termination()
 

@@ -89,7 +89,7 @@ async def main() -> None:
 
     handlers = {"SendJob": send_job, "GetJob": get_job}
     server = grpc.aio.server(options=OPTIONS)
-    generic = {name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in handlers.items()}
+    generic: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in handlers.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("jobgateway.v1.JobService", generic),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

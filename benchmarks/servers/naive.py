@@ -60,7 +60,12 @@ class JobService(rpc.JobServiceServicer):
 
     def _job(self, answer: dict[str, Any]) -> pb.Job:
         word = answer.get("status") or "running"
-        job = pb.Job(uid=answer["uid"], status=STATUSES.get(word), status_text=word, done=word != "running")
+        job = pb.Job(
+            uid=answer["uid"],
+            status=STATUSES.get(word, pb.JOB_STATUS_UNSPECIFIED),
+            status_text=word,
+            done=word != "running",
+        )
         message = answer.get("message")
         if message:
             json_format.ParseDict({"message": message["message"], "percentage": message["percentage"]}, job.progress)
@@ -72,7 +77,7 @@ class JobService(rpc.JobServiceServicer):
 async def main() -> None:
     """Serves until it is killed."""
     server = grpc.aio.server()
-    rpc.add_JobServiceServicer_to_server(JobService(sys.argv[1]), server)
+    rpc.add_JobServiceServicer_to_server(JobService(sys.argv[1]), server)  # type: ignore[abstract] # the other methods were not needed
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"127.0.0.1:{port}", flush=True)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 
-import uvloop
-
 from benchmarks.pauses import report_pauses
 from gateway.config import load
+from gateway.runtime import run
 from gateway.server import serve
 
 
@@ -25,4 +24,4 @@ async def main() -> None:
         watching.cancel()
 
 
-uvloop.run(main())
+run(main())

@@ -48,6 +48,7 @@ def serve() -> None:
     """Start the gateway; its settings are the variables JOBGATEWAY_*, see docs/settings.md."""
     # Here, so that the other commands need not wait for the server's imports.
     from gateway.config import ConfigError, load
+    from gateway.runtime import run
     from gateway.server import serve as serve_gateway
 
     try:
@@ -55,7 +56,7 @@ def serve() -> None:
     except ConfigError as error:
         usage_error(str(error))
     try:
-        asyncio.run(serve_gateway(settings))
+        run(serve_gateway(settings))
     except (ConfigError, OSError) as error:
         usage_error(str(error))
 

@@ -8,6 +8,7 @@ import io
 import ssl
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
@@ -156,9 +157,10 @@ class Transport:
         """
         request = httpx.Request(
             method,
-            url,
+            _parsed(url),
             headers=headers,
-            content=None if body is None else _pieces(body),
+            # A small body goes out with its header, in one piece.
+            content=_pieces(body) if body is not None and len(body) > BODY_PIECE_BYTES else body,
             extensions={
                 "timeout": {
                     "pool": self._limits.connect,
@@ -242,6 +244,12 @@ class Transport:
             body.write(piece)
 
 
+# The same jobs are read again and again, and to parse an address costs as much as to make a request of it.
+@lru_cache(maxsize=4_096)
+def _parsed(url: str) -> httpx.URL:
+    return httpx.URL(url)
+
+
 def _announced(response: httpx.Response) -> int | None:
     length = response.headers.get("content-length", "")
     return int(length) if length.isdecimal() and "content-encoding" not in response.headers else None
@@ -262,7 +270,10 @@ async def _read_refusal(response: httpx.Response, body: io.BytesIO, limit: async
 
 async def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
     encoding = response.headers.get("content-encoding", "")
-    async for piece in decoded(response.aiter_raw(), encoding):
+    # Not by the response's own iterators, which count and cut once more what the transport has cut.
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - of an asynchronous transport
+    async for piece in decoded(aiter(stream), encoding):
         yield piece
         if encoding:
             # What was compressed comes without a wait between its pieces.

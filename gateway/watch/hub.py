@@ -45,16 +45,23 @@ class Hub(Generic[S]):
 
     @contextmanager
     def watch(
-        self, key: Key, fetch: Callable[[Pause], Awaitable[S]], seen: Callable[[S], bool] | None = None
+        self,
+        key: Key,
+        fetch: Callable[[Pause], Awaitable[S]],
+        seen: Callable[[S], bool] | None = None,
+        *,
+        fresh: bool = False,
     ) -> Iterator[Watcher[S]]:
         """A watcher of what `key` names, until the context is left.
 
         `fetch` reads the state once and raises `UpstreamError`; it is used where this watcher is the first. It pauses
-        the time that it is given while it waits for what is ours. `seen`: see `Watcher`.
+        the time that it is given while it waits for what is ours. `seen`: see `Watcher`; `fresh`: see `Loop`.
         """
         loop = self._loops.get(key) or self._ends.get(key)
         if loop is None:
-            loop = Loop(self._clock, self._rules, self._holds, key.credential, fetch, partial(self._forget, key))
+            loop = Loop(
+                self._clock, self._rules, self._holds, key.credential, fetch, partial(self._forget, key), fresh=fresh
+            )
             self._loops[key] = loop
         watcher = Watcher(loop, seen)
         loop.watchers.add(watcher)

@@ -14,7 +14,7 @@ from gateway.errors import GatewayError, UpstreamError, UpstreamOutage, Upstream
 from gateway.watch.observer import UNOBSERVED
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from gateway.budget import Budget
     from gateway.clock import Clock, Pause
@@ -27,6 +27,7 @@ S = TypeVar("S")
 
 # One poll that never ends must leave time of an outage's limit for others.
 LONGEST_POLL_PART = 1 / 3
+WAKE_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,10 @@ class Holds:
 
 
 class Loop(Generic[S]):
-    """Polls at once, and then until a state is the last, a failure is final, or an outage has lasted too long."""
+    """Polls at once, and then until a state is the last, a failure is final, or an outage has lasted too long.
+
+    Where what it polls is `fresh`, the first poll would show nothing new, and comes after the shortest interval.
+    """
 
     def __init__(
         self,
@@ -78,6 +82,8 @@ class Loop(Generic[S]):
         credential: bytes,
         fetch: Callable[[Pause], Awaitable[S]],
         on_end: Callable[[Loop[S]], None],
+        *,
+        fresh: bool,
     ) -> None:
         self.clock = clock
         self.watchers: set[Watcher[S]] = set()
@@ -88,7 +94,7 @@ class Loop(Generic[S]):
         self.failure: GatewayError | None = None
         self.failures = 0
         self.last_failure: UpstreamError | None = None
-        self.next_poll: float | None = clock.monotonic()
+        self.next_poll: float | None = clock.monotonic() + (rules.cadence.shortest if fresh else 0.0)
         self._rules = rules
         self._holds = holds
         self._credential = credential
@@ -226,5 +232,12 @@ class Loop(Generic[S]):
         self._wake_watchers()
 
     def _wake_watchers(self) -> None:
-        for watcher in self.watchers:
+        self._wake_some(iter(tuple(self.watchers)))
+
+    def _wake_some(self, watchers: Iterator[Watcher[S]]) -> None:
+        for number, watcher in enumerate(watchers, 1):
             watcher.wake()
+            if number == WAKE_AT_ONCE:
+                # What they do now is done before others are woken, so that the event loop never stands still for long.
+                asyncio.get_running_loop().call_soon(self._wake_some, watchers)
+                return
