@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 
 if TYPE_CHECKING:
@@ -17,14 +15,6 @@ if TYPE_CHECKING:
 GRPC = "grpc._cython.cygrpc"
 
 _log = structlog.get_logger()
-
-
-def _as_json(event: Any, **_: object) -> str:
-    # Quicker than the standard library, which writes what this cannot.
-    try:
-        return msgspec.json.encode(event, enc_hook=repr).decode()
-    except UnicodeEncodeError:
-        return json.dumps(event, default=repr)
 
 
 def configure(log_format: str) -> None:
@@ -37,7 +27,7 @@ def configure(log_format: str) -> None:
     ]
     # Its richer tracebacks show local variables, and a token is one.
     text = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
-    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(_as_json) if log_format == "json" else text
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer() if log_format == "json" else text
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

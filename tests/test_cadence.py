@@ -38,4 +38,4 @@ def test_intervals_grow_with_age() -> None:
 
 def test_loops_that_begin_together_drift_apart() -> None:
     cadence = Cadence(0.25, 5.0, random.Random(1))
-    assert len({cadence.interval(60) for _ in range(100)}) == 100
+    assert len({cadence.interval(30) for _ in range(100)}) == 100

@@ -16,6 +16,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
 from gateway import server, stream
+from gateway.rest import transport
 from gateway.watch import ends
 from tests.support.gateways import BEARER, Failure, running
 from tests.support.upstream import Connection, ScriptedUpstream, Seen, answer
@@ -158,6 +159,7 @@ async def test_ten_thousand_watches_that_came_and_went_leave_nothing_behind(
         upstream.times.clear()
         upstream.polls.clear()
         logged.clear()
+        transport._parsed.cache_clear()  # noqa: SLF001 - bounded, and filled by this very test
         gc.collect()
         return len(asyncio.all_tasks()), len(gc.get_objects())
 
