@@ -191,8 +191,8 @@ MUTATIONS = [
         "10",
         "a poll that hangs is never cut off",
         LOOP,
-        "async with TimeLimit(self.clock, min(longest, give_up)):",
-        "if True:",
+        "limit = TimeLimit(self.clock, min(longest, give_up))",
+        "limit = TimeLimit(self.clock, 1e12)",
     ),
     Mutation(
         "11",
