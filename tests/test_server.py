@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
+from gateway import health
 from gateway.config import Settings
 from gateway.server import OPTIONS, Gateway
 from tests.support.certificates import Authority, Mounted
@@ -130,8 +132,8 @@ async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstr
         address = (await server.logged("serving"))["address"]
         async with grpc.aio.insecure_channel(address) as channel:
             jobs = rpc.JobServiceStub(channel)
-            health: Any = health_pb2_grpc.HealthStub(channel)
-            watched = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+            checked: Any = health_pb2_grpc.HealthStub(channel)
+            watched = checked.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
             assert (await watched.read()).status == SERVING
             unary = jobs.GetJob(GET_JOB, metadata=(*BEARER, ("x-request-id", "id-1")))
             events: list[pb.JobEvent] = []
@@ -142,7 +144,7 @@ async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstr
 
             server.signal(number)
             assert (await watched.read()).status == NOT_SERVING
-            asked = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
+            asked = await checked.Check(health_pb2.HealthCheckRequest(service=SERVICE))
             assert asked.status == NOT_SERVING
             refused = await failed(jobs.GetJob(GET_JOB, metadata=BEARER))
             assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
@@ -256,8 +258,8 @@ async def test_text_logs_are_lines_too(upstream: ScriptedUpstream) -> None:
 @pytest.mark.parametrize("service", ["", SERVICE, "grpc.health.v1.Health"])
 async def test_health_says_serving(gateway: Gateway, service: str) -> None:
     async with grpc.aio.insecure_channel(gateway.address) as channel:
-        health: Any = health_pb2_grpc.HealthStub(channel)
-        got = await health.Check(health_pb2.HealthCheckRequest(service=service))
+        checked: Any = health_pb2_grpc.HealthStub(channel)
+        got = await checked.Check(health_pb2.HealthCheckRequest(service=service))
     assert got.status == SERVING
 
 
@@ -416,3 +418,26 @@ async def test_what_grpc_cannot_decode_of_a_call_is_not_in_the_log(upstream: Scr
         assert await server.end() == 0
     assert "the-secret" not in json.dumps(server.lines)
     assert not any("exception" in line for line in server.lines)
+
+
+async def test_no_more_watch_the_health_than_there_is_room_for(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "MAX_WATCHES", 2)
+    request = health_pb2.HealthCheckRequest()
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        service: Any = health_pb2_grpc.HealthStub(channel)
+        watches = [service.Watch(request) for _ in range(2)]
+        for watch in watches:
+            assert (await watch.read()).status == SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await service.Watch(request).read()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await service.Check(request)).status == SERVING
+        watches[0].cancel()
+        async with asyncio.timeout(PATIENT):
+            while True:
+                # The server hears of it a moment later.
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    assert (await service.Watch(request).read()).status == SERVING
+                    break
