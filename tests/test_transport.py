@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import os
 import socket
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -697,3 +698,20 @@ async def test_an_answer_that_outgrows_what_is_free_is_asked_for_again_once_ther
     assert got.room is not None
     got.room.release()
     assert budget.free == ROOM
+
+
+async def test_what_was_read_before_a_failure_is_let_go_with_the_error_still_at_hand(
+    upstream: ScriptedUpstream, make: MakeTransport
+) -> None:
+    upstream.script.append(
+        answer(200, raw=gzip.compress(b"x" * (ANSWER_LIMIT + 1)), headers={"Content-Encoding": "gzip"})
+    )
+    transport = make()
+    tracemalloc.start()
+    try:
+        error = await failure(transport.exchange("GET", upstream.url, {}))
+        held, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(error, UpstreamAnswerTooLarge)
+    assert most > ANSWER_LIMIT / 2 > held

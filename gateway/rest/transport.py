@@ -208,8 +208,11 @@ class Transport:
             given_up = not limit.expired()
             raise
         finally:
+            size = body.tell()
+            # What an error's frames still hold of it would lie there until garbage is collected.
+            body.close()
             if self._observer is not None and not given_up:
-                self._observer.exchanged(request.method, status, clock() - began, body.tell())
+                self._observer.exchanged(request.method, status, clock() - began, size)
 
     async def _answer(self, response: httpx.Response, body: io.BytesIO, room: Room, limit: asyncio.Timeout) -> Answer:
         try:
