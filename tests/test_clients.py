@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -268,3 +269,11 @@ async def test_the_proxy_cuts_and_swallows_what_there_is_and_lets_pass_what_is_n
         for each in (writer, other_writer):
             each.close()
             await each.wait_closed()
+
+
+def test_no_committed_lock_names_a_host() -> None:
+    root = Path(__file__).resolve().parent.parent
+    locks = [*root.glob("requirements*.lock"), *root.glob("clients/*/package-lock.json")]
+    assert len(locks) == 3
+    # Not even as an address for donations, which npm adds: remove each `funding` after `npm install`.
+    assert not [lock for lock in locks if re.search(r"https?://", lock.read_text())]
