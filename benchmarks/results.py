@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RESULTS = ROOT / "benchmarks" / "results"
-LIBRARIES = ("grpcio", "protobuf", "httpx", "httpx-aiohttp", "aiohttp", "msgspec", "uvloop", "prometheus-client")
+LIBRARIES = ("grpcio", "protobuf", "httpx", "aiohttp", "msgspec", "uvloop", "prometheus-client")
 
 
 def write(rows: Iterable[Row], seconds: float) -> None:

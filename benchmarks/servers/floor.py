@@ -2,53 +2,58 @@
 
     python -m benchmarks.servers.floor UPSTREAM_URL HOW
 
-HOW says which parts it is made of: `client` (httpx's own client on the aiohttp transport, asyncio's event loop),
-`transport` (the transport without the client around it), `uvloop` (that on uvloop), `aiohttp` (no httpx at all, on
-uvloop).
+HOW says what the HTTP client is: `client` is httpx's own on httpx-aiohttp's transport, with asyncio's event loop, which
+is where one begins; `transport` is that transport without the client around it, on uvloop as what follows; `floor` is
+the gateway's transport; `aiohttp` does without httpx. All have the gateway's headers and time limits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import grpc
 import httpx
+import httpx_aiohttp
 import uvloop
-from httpx_aiohttp import AiohttpTransport
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.server import OPTIONS
+from gateway.rest.aiohttp_transport import AiohttpTransport
+from gateway.server import CONNECT_SECONDS, OPTIONS
 
-if TYPE_CHECKING:
-    pass
-
-HEADERS = {"authorization": "Bearer token-of-the-benchmark", "content-type": "application/json"}
+HEADERS = {
+    "accept": "application/json",
+    "accept-encoding": "identity",
+    "user-agent": "jobgateway/benchmark",
+    "authorization": "Bearer token-of-the-benchmark",
+}
 BODY = b'{"method_name":"succeed","params":{"length":7.5,"count":3}}'
 SENT = pb.Job(uid=42, status=pb.JOB_STATUS_RUNNING).SerializeToString()
-
-Exchange = "Callable[[str, str, bytes | None], Awaitable[bytes]]"
+SILENCE_SECONDS = 30.0
+TIMEOUT = httpx.Timeout(None, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS, read=SILENCE_SECONDS)
+OF_AIOHTTP = aiohttp.ClientTimeout(connect=CONNECT_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
 
 
 def with_client() -> Any:
-    """`httpx.AsyncClient` on the aiohttp transport."""
-    client = httpx.AsyncClient(transport=AiohttpTransport(client=session), trust_env=False)
+    """`httpx.AsyncClient` on the transport of httpx-aiohttp."""
+    transport = httpx_aiohttp.AiohttpTransport(client=session)
+    client = httpx.AsyncClient(transport=transport, timeout=TIMEOUT, trust_env=False)
 
-    async def exchange(method: str, url: str, body: bytes | None) -> bytes:
-        return (await client.request(method, url, headers=HEADERS, content=body)).content
+    async def exchange(method: str, url: str, headers: dict[str, str], body: bytes | None) -> bytes:
+        return (await client.request(method, url, headers=headers, content=body)).content
 
     return exchange
 
 
-def with_transport() -> Any:
-    """The transport without the client around it: neither cookies nor redirects nor hooks."""
-    transport = AiohttpTransport(client=session, verify=ssl.create_default_context())
+def with_transport(transport: httpx.AsyncBaseTransport) -> Any:
+    """A transport without the client around it: neither cookies nor redirects nor hooks."""
+    extensions = {"timeout": TIMEOUT.as_dict()}
 
-    async def exchange(method: str, url: str, body: bytes | None) -> bytes:
-        response = await transport.handle_async_request(httpx.Request(method, url, headers=HEADERS, content=body))
+    async def exchange(method: str, url: str, headers: dict[str, str], body: bytes | None) -> bytes:
+        request = httpx.Request(method, url, headers=headers, content=body, extensions=extensions)
+        response = await transport.handle_async_request(request)
         try:
             return await response.aread()
         finally:
@@ -61,8 +66,8 @@ def without_httpx() -> Any:
     """Aiohttp itself."""
     client = session()
 
-    async def exchange(method: str, url: str, body: bytes | None) -> bytes:
-        async with client.request(method, url, headers=HEADERS, data=body) as response:
+    async def exchange(method: str, url: str, headers: dict[str, str], body: bytes | None) -> bytes:
+        async with client.request(method, url, headers=headers, data=body, timeout=OF_AIOHTTP) as response:
             return await response.read()
 
     return exchange
@@ -74,17 +79,26 @@ def session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
+EXCHANGES = {
+    "client": with_client,
+    "transport": lambda: with_transport(httpx_aiohttp.AiohttpTransport(client=session)),
+    "floor": lambda: with_transport(AiohttpTransport(session, OF_AIOHTTP)),
+    "aiohttp": without_httpx,
+}
+
+
 async def main() -> None:
     """Serves until it is killed."""
     upstream, how = sys.argv[1:]
-    exchange = {"client": with_client, "aiohttp": without_httpx}.get(how, with_transport)()
+    exchange = EXCHANGES[how]()
+    typed = HEADERS | {"content-type": "application/json"}
 
     async def send_job(_: bytes, __: object) -> bytes:
-        await exchange("POST", f"{upstream}/workspaces/1/entities/7/jobs/", BODY)
+        await exchange("POST", f"{upstream}/workspaces/1/entities/7/jobs/", typed, BODY)
         return SENT
 
     async def get_job(_: bytes, __: object) -> bytes:
-        await exchange("GET", f"{upstream}/jobs/42/", None)
+        await exchange("GET", f"{upstream}/jobs/42/", HEADERS, None)
         return SENT
 
     handlers = {"SendJob": send_job, "GetJob": get_job}
@@ -97,7 +111,7 @@ async def main() -> None:
     await server.wait_for_termination()
 
 
-if sys.argv[2] in ("uvloop", "aiohttp"):
-    uvloop.run(main())
-else:
+if sys.argv[2] == "client":
     asyncio.run(main())
+else:
+    uvloop.run(main())

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from gateway.errors import (
     UpstreamAnswerTooLarge,
@@ -23,6 +22,7 @@ from gateway.errors import (
     UpstreamTimedOut,
     UpstreamUnreachable,
 )
+from gateway.rest.aiohttp_transport import AiohttpTransport
 from gateway.rest.decoding import NotDecodable, decoded
 from gateway.rest.room import Outgrown, Room
 
@@ -37,12 +37,15 @@ MAX_ERROR_BODY_BYTES = 1 << 20
 REFUSAL_SECONDS = 5.0
 # aiohttp warns of a larger body in one piece, for writing it would hold the event loop.
 BODY_PIECE_BYTES = 1 << 18
+# A URL takes about 1 KB; of as many jobs.
+KNOWN_URLS = 16_384
+NO_BODY = httpx.ByteStream(b"")
 # How long an address that a name has led to is taken for new connections, in seconds.
 DNS_SECONDS = 10
-# What an exchange may raise that is not ours; a ValueError is a status line that is not UTF-8.
-FOREIGN = (TimeoutError, httpx.HTTPError, aiohttp.ClientError, OSError, ValueError)
-# No exception of httpx proves on this transport that nothing was sent, for a reset is a ConnectTimeout too. Of
-# aiohttp's, these do: they are raised before there is a connection to write to, or a tunnel through the proxy.
+# What an exchange may raise that is not ours.
+FOREIGN = (TimeoutError, aiohttp.ClientError, OSError, NotDecodable)
+# These prove that nothing was sent: they are raised before there is a connection to write to, or a tunnel through the
+# proxy.
 NOTHING_SENT = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
@@ -122,8 +125,8 @@ class Transport:
         # Not the pool's own limit: waiting for it counts as connecting, and our own queue would look like an outage.
         self._places = asyncio.Semaphore(max_connections)
         self._ssl = ssl.create_default_context()
-        # The session is made on first use, within the event loop.
-        self._transport = AiohttpTransport(client=self._session, verify=self._ssl)
+        timeout = aiohttp.ClientTimeout(connect=limits.connect, sock_connect=limits.connect, sock_read=limits.silence)
+        self._transport = AiohttpTransport(self._session, timeout)
 
     def _session(self) -> aiohttp.ClientSession:
         connector = _Connector(limit=0, keepalive_timeout=self._idle_seconds, ssl=self._ssl, ttl_dns_cache=DNS_SECONDS)
@@ -155,22 +158,7 @@ class Transport:
         Raises `UpstreamUnreachable` where certainly nothing was sent; `UpstreamTimedOut`, `UpstreamConnectionLost`
         and `UpstreamMalformed` where the upstream may have read the request; `UpstreamAnswerTooLarge`.
         """
-        request = httpx.Request(
-            method,
-            _parsed(url),
-            headers=headers,
-            # A small body goes out with its header, in one piece.
-            content=_pieces(body) if body is not None and len(body) > BODY_PIECE_BYTES else body,
-            extensions={
-                "timeout": {
-                    "pool": self._limits.connect,
-                    "connect": self._limits.connect,
-                    "read": self._limits.silence,
-                }
-            },
-        )
-        if body is not None:
-            request.headers["content-length"] = str(len(body))
+        request = _request(method, url, headers, body)
         room = Room(self._budget, owner, self._max_answer_bytes, pause, repeatable=body is None)
         try:
             async with self._places:
@@ -232,8 +220,8 @@ class Transport:
         finally:
             await response.aclose()
         room.shrink(body.tell())
+        retry_after = None if response.is_success else response.headers.get("retry-after")
         # Without a copy, which of a large answer would hold the event loop.
-        retry_after = response.headers.get("retry-after")
         return Answer(response.status_code, body.getvalue(), retry_after, None if room.empty else room)
 
     async def _read(self, response: httpx.Response, body: io.BytesIO, room: Room, limit: asyncio.Timeout) -> None:
@@ -247,8 +235,16 @@ class Transport:
             body.write(piece)
 
 
-# The same jobs are read again and again, and to parse an address costs as much as to make a request of it.
-@lru_cache(maxsize=4_096)
+def _request(method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> httpx.Request:
+    if body is None:
+        return httpx.Request(method, _parsed(url), headers=headers, stream=NO_BODY)
+    headers = {**headers, "content-length": str(len(body))}
+    stream = httpx.ByteStream(body) if len(body) <= BODY_PIECE_BYTES else _Pieces(body)
+    return httpx.Request(method, _parsed(url), headers=headers, stream=stream)
+
+
+# The same jobs are read again and again, and to parse an address costs as much as the rest of making a request.
+@lru_cache(maxsize=KNOWN_URLS)
 def _parsed(url: str) -> httpx.URL:
     return httpx.URL(url)
 
@@ -273,7 +269,7 @@ async def _read_refusal(response: httpx.Response, body: io.BytesIO, limit: async
 
 async def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
     encoding = response.headers.get("content-encoding", "")
-    # Not by the response's own iterators, which count and cut once more what the transport has cut.
+    # Not by the response's own iterators, which count and cut once more.
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - of an asynchronous transport
     async for piece in decoded(aiter(stream), encoding):
@@ -283,20 +279,22 @@ async def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
             await asyncio.sleep(0)
 
 
-async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(body), BODY_PIECE_BYTES):
-        yield body[start : start + BODY_PIECE_BYTES]
+class _Pieces(httpx.AsyncByteStream):
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), BODY_PIECE_BYTES):
+            yield self._body[start : start + BODY_PIECE_BYTES]
 
 
 def _ours(error: Exception) -> UpstreamError:
-    causes = (error, error.__cause__)
-    if any(isinstance(each, NOTHING_SENT) for each in causes):
+    if isinstance(error, NOTHING_SENT):
         return UpstreamUnreachable("no connection to the upstream could be made")
-    # httpx's own timeout types do not tell, for its transport maps a reset to ConnectTimeout too.
-    if any(isinstance(each, TimeoutError) for each in causes):
+    if isinstance(error, TimeoutError):
         return UpstreamTimedOut("the upstream did not answer in time")
     if isinstance(error, NotDecodable):
         return UpstreamMalformed(str(error))
-    if isinstance(error, aiohttp.ClientResponseError | ValueError):
+    if isinstance(error, aiohttp.ClientResponseError):
         return UpstreamMalformed("the upstream's answer is not HTTP that can be read")
     return UpstreamConnectionLost("the connection to the upstream was lost")
