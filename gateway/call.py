@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 import traceback
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -39,6 +40,8 @@ MAX_DEADLINE_SECONDS = 30 * 24 * 3600.0
 # Methods that may have sent a job: to call their end UNAVAILABLE would invite a second one.
 SUBMITTING = frozenset({"SendJob", "RunJob"})
 
+NOTHING_MORE: Mapping[str, object] = MappingProxyType({})
+
 # A raw HTTP/2 peer can send CR, LF, NUL and more, and grpc.aio hands it on.
 _SAFE_VALUE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 
@@ -71,7 +74,7 @@ class Record:
         if span.trace_id:
             self.ids["trace_id"] = span.trace_id
         self.sent = observer.sent
-        self._log = _log.bind(method=method, **({"peer": printable(peer)} if peer else {}))
+        self._who = {"method": method, "peer": printable(peer)} if peer else {"method": method}
         self._observer = observer
         self._clock = clock
         self._began = clock.monotonic()
@@ -86,27 +89,36 @@ class Record:
         """The call has ended, with an `answer` where it does not stream."""
         if answer is not None:
             self.sent(len(answer))
-        self._end(self._log.info, code, call)
+        self._end(_log.info, code, call)
 
     def fail(self, ending: Ending, error: GatewayError, call: Call | None) -> None:
         """The call ends with an error."""
-        log = self._log.bind(reason=ending.reason)
+        more: dict[str, object] = {"reason": ending.reason}
         http_status = getattr(error, "http_status", None)
         if http_status is not None:
-            log = log.bind(http_status=http_status)
+            more["http_status"] = http_status
         if not error.quotes_others:
-            log = log.bind(message=ending.message)
-        write = log.info
+            more["message"] = ending.message
+        write = _log.info
         if type(error) is GatewayError:
-            write = log.bind(exception=_trace(error, call)).error
-        self._end(write, ending.code, call, ending.reason)
+            more["exception"] = _trace(error, call)
+            write = _log.error
+        self._end(write, ending.code, call, ending.reason, more)
 
-    def _end(self, write: Callable[..., Any], code: StatusCode, call: Call | None, reason: str = "") -> None:
+    def _end(
+        self,
+        write: Callable[..., Any],
+        code: StatusCode,
+        call: Call | None,
+        reason: str = "",
+        more: Mapping[str, object] = NOTHING_MORE,
+    ) -> None:
         seconds = round(self._clock.monotonic() - self._began, 6)
         uid = call.uid if call else None
         self._observer.ended(code, seconds)
         self.span.end(code, uid, reason)
-        write("call", code=code.name, seconds=seconds, uid=uid, **self.ids)
+        # In one go: to bind what is known before makes a logger each time, which costs as much as the line itself.
+        write("call", **self._who, **more, code=code.name, seconds=seconds, uid=uid, **self.ids)
 
 
 class Call:

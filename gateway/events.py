@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
+from functools import cached_property, partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -47,10 +47,19 @@ class JobState:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.digest = blake2b(repr(job.identity()).encode(), digest_size=16).digest()
-        self.token = write_token(ResumePoint(job.uid, self.digest))
         self._encoded: dict[tuple[pb.ContentFormat.ValueType, bool], asyncio.Task[Encoded] | Encoded] = {}
         self._events: dict[pb.ContentFormat.ValueType, bytes] = {}
+
+    # Both are made when they are asked for, which an answer of one message never does.
+    @cached_property
+    def digest(self) -> bytes:
+        """16 bytes that are equal where the states are, to a watcher."""
+        return blake2b(repr(self.job.identity()).encode(), digest_size=16).digest()
+
+    @cached_property
+    def token(self) -> str:
+        """The resume token of who has seen this state."""
+        return write_token(ResumePoint(self.job.uid, self.digest))
 
     @property
     def size(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import traceback
@@ -14,20 +15,22 @@ if TYPE_CHECKING:
 
 GRPC = "grpc._cython.cygrpc"
 
+# Made once, which json.dumps does for each line.
+_to_json = json.JSONEncoder(default=repr).encode
+
 _log = structlog.get_logger()
 
 
 def configure(log_format: str) -> None:
     """Sets up structlog for the process, and what libraries log from WARNING; `log_format` is `json` or `text`."""
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
     ]
     # Its richer tracebacks show local variables, and a token is one.
     text = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
-    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer() if log_format == "json" else text
+    in_json = structlog.processors.JSONRenderer(serializer=lambda event, **_: _to_json(event))
+    renderer: structlog.typing.Processor = in_json if log_format == "json" else text
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

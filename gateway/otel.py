@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import structlog
@@ -25,6 +25,7 @@ from gateway.status import row_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import Span, SpanContext
@@ -47,6 +48,8 @@ SERVER_FAULTS = frozenset(
         StatusCode.DATA_LOSS,
     }
 )
+
+NO_PARENT = Context()
 
 _log = structlog.get_logger()
 _propagator = TraceContextTextMapPropagator()
@@ -75,18 +78,18 @@ class OtlpTracer:
 
     def call(self, method: str, traceparent: str | None) -> OtlpCallSpan:
         """As `tracing.Tracer`."""
-        parent = Context() if traceparent is None else _propagator.extract({"traceparent": traceparent}, Context())
+        parent = NO_PARENT if traceparent is None else _propagator.extract({"traceparent": traceparent}, NO_PARENT)
         attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
         span = self._tracer.start_span(f"{SERVICE}/{method}", parent, SpanKind.SERVER, attributes)
         return OtlpCallSpan(self, span)
 
     def begin_submission(self, parent: Span) -> Span:
         """A span within `parent`."""
-        return self._tracer.start_span("submit", set_span_in_context(parent, Context()), SpanKind.CLIENT)
+        return self._tracer.start_span("submit", set_span_in_context(parent, NO_PARENT), SpanKind.CLIENT)
 
     def begin_poll(self, uid: int, on_behalf_of: SpanContext) -> Span:
         """A span in a trace of its own, with a link."""
-        return self._poll_tracer.start_span("poll", Context(), SpanKind.CLIENT, {UID: uid}, [Link(on_behalf_of)])
+        return self._poll_tracer.start_span("poll", NO_PARENT, SpanKind.CLIENT, {UID: uid}, [Link(on_behalf_of)])
 
     async def aclose(self) -> None:
         """As `tracing.Tracer`."""
@@ -104,26 +107,21 @@ class OtlpCallSpan:
         self._tracer = tracer
         self._span = span
         self._context = span.get_span_context()
+        self._sampled = self._context.trace_flags.sampled
         self.trace_id = f"{self._context.trace_id:032x}"
 
     def onward(self, headers: Headers) -> Headers:
         """As `tracing.CallSpan`."""
         return _bearing(headers, self._context)
 
-    @contextmanager
-    def submission(self, headers: Headers) -> Iterator[Headers]:
+    def submission(self, headers: Headers) -> AbstractContextManager[Headers]:
         """As `tracing.CallSpan`."""
-        with _until_end(self._tracer.begin_submission(self._span)) as span:
-            yield _bearing(headers, span.get_span_context())
+        # Where nothing is recorded, the headers that `onward` gave say all there is.
+        return _within(self._tracer.begin_submission(self._span), headers) if self._sampled else nullcontext(headers)
 
-    @contextmanager
-    def poll(self, uid: int, headers: Headers) -> Iterator[Headers]:
+    def poll(self, uid: int, headers: Headers) -> AbstractContextManager[Headers]:
         """As `tracing.CallSpan`."""
-        if not self._context.trace_flags.sampled:
-            yield headers
-            return
-        with _until_end(self._tracer.begin_poll(uid, self._context)) as span:
-            yield _bearing(headers, span.get_span_context())
+        return _within(self._tracer.begin_poll(uid, self._context), headers) if self._sampled else nullcontext(headers)
 
     def end(self, code: StatusCode, uid: int | None, reason: str) -> None:
         """As `tracing.CallSpan`."""
@@ -139,10 +137,10 @@ class OtlpCallSpan:
 
 
 @contextmanager
-def _until_end(span: Span) -> Iterator[Span]:
-    """Ends `span` with the context, with the reason of what it raises."""
+def _within(span: Span, headers: Headers) -> Iterator[Headers]:
+    """Ends `span` with the context, with the reason of what it raises; gives `headers` that name it."""
     try:
-        yield span
+        yield _bearing(headers, span.get_span_context())
     except Exception as error:
         span.set_attribute(ERROR, row_of(error).reason if isinstance(error, GatewayError) else "GATEWAY_DEFECT")
         span.set_status(Status(SpanStatus.ERROR))

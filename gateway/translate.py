@@ -40,6 +40,8 @@ _PATH_CHANGERS = re.compile(r"[/\\?#%;\x00-\x1f\x7f-\x9f]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _REQUEST_ID = re.compile(r"[!-~]{0,128}")
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 STATUSES = {status: pb.JobStatus.Value(f"JOB_STATUS_{status.name}") for status in JobStatus}
 
 
@@ -173,13 +175,12 @@ def job_message(job: Job) -> pb.Job:
         # A piece of an address leads nowhere, so a huge one is left out instead of cut.
         log_download_url=job.log_download_url if len(job.log_download_url) <= MAX_URL else "",
         observe_time=timestamp(job.observe_time),
+        progress=None if job.progress is None else _progress_message(job.progress),
     )
-    if job.progress is not None:
-        message.progress.CopyFrom(_progress_message(job.progress))
     if job.error is not None:
         message.error.CopyFrom(_error_message(job.error))
     if job.complete_time is not None:
-        message.complete_time.FromDatetime(job.complete_time)
+        message.complete_time.CopyFrom(_moment(job.complete_time))
     if job.result is not None:
         message.content_size = len(job.result)
         message.content_sha256 = job.result.sha256
@@ -187,14 +188,12 @@ def job_message(job: Job) -> pb.Job:
 
 
 def _progress_message(progress: Progress) -> pb.Progress:
-    message = pb.Progress(
+    return pb.Progress(
         message=cut(progress.message, MAX_MESSAGE_BYTES),
         message_type=cut(progress.message_type, MAX_MESSAGE_BYTES),
         percentage=progress.percentage,
+        report_time=None if progress.report_time is None else _moment(progress.report_time),
     )
-    if progress.report_time is not None:
-        message.report_time.FromDatetime(progress.report_time)
-    return message
 
 
 def _error_message(error: JobError) -> pb.JobError:
@@ -231,6 +230,11 @@ def cut(text: str, limit: int) -> str:
 
 def timestamp(seconds: float) -> Timestamp:
     """The Timestamp of seconds since the epoch, to the microsecond."""
-    message = Timestamp()
-    message.FromDatetime(datetime.fromtimestamp(seconds, UTC))
-    return message
+    whole, micros = divmod(round(seconds * 1e6), 10**6)
+    return Timestamp(seconds=whole, nanos=micros * 1_000)
+
+
+def _moment(moment: datetime) -> Timestamp:
+    # Timestamp.FromDatetime takes five times as long, and is called for each event.
+    passed = moment - EPOCH
+    return Timestamp(seconds=passed.days * 86_400 + passed.seconds, nanos=passed.microseconds * 1_000)

@@ -6,6 +6,7 @@ import json
 import weakref
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+COMMON = {
+    "accept": "application/json",
+    # Results are large and the mesh is near: compression would cost more than it saves.
+    "accept-encoding": "identity",
+    "user-agent": f"jobgateway/{__version__}",
+}
 # Larger answers are read in a thread, for reading them would hold the event loop for over a millisecond.
 READ_IN_THREAD_BYTES = 64 << 10
 
@@ -81,25 +88,14 @@ class RestClient:
         body: bytes | None = None,
         pause: Pause = nullcontext,
     ) -> Answer:
-        common = {
-            "accept": "application/json",
-            # Results are large and the mesh is near: compression would cost more than it saves.
-            "accept-encoding": "identity",
-            "user-agent": f"jobgateway/{__version__}",
-            **({} if body is None else {"content-type": "application/json"}),
-            **headers,
-        }
-
-        async def exchange(authorization: dict[str, str]) -> Answer:
-            headers = common | authorization
-            owner = credential.poll_key
-            return await transport.exchange(method, self._base + path, headers, body, owner=owner, pause=pause)
-
+        url = self._base + path
+        common = {**COMMON, **headers} if body is None else {**COMMON, "content-type": "application/json", **headers}
         authorization = credential.headers()
-        answer = await exchange(authorization)
+        exchange = partial(transport.exchange, method, url, body=body, owner=credential.poll_key, pause=pause)
+        answer = await exchange({**common, **authorization})
         if answer.status == 401 and (renewed := credential.headers()) != authorization:
             # The token was exchanged meanwhile. A 401 is a certain refusal, so that a POST may be sent again too.
-            answer = await exchange(renewed)
+            answer = await exchange({**common, **renewed})
         if not 200 <= answer.status < 300:
             raise await _off_the_loop(answer, lambda: read_error(answer, self._now(), credential.redact))
         return answer
@@ -131,6 +127,8 @@ def _release_with(room: Room, job: Job | None) -> None:
 
 def _still_running(job: Job) -> Job:
     # A 201 means that the poll is not completed [ref], whatever word stands in it.
+    if not job.done and job.error is None and job.complete_time is None:
+        return job
     return replace(job, status=JobStatus.RUNNING, done=False, error=None, result=None, complete_time=None)
 
 

@@ -26,17 +26,16 @@ STATUSES = {
 }
 FAILED_BY_ERROR_TYPE = {"error_user": JobStatus.ERROR_USER, "error_timeout": JobStatus.TIMEOUT}
 
-NULL = (b"null",)
+NULL = b"null"
+NO_PROGRESS = Progress()
 # A longer text is something, whatever it is.
 MAX_EMPTY_BYTES = 64
 
+ERROR_FIELDS = frozenset({"error", "error_message", "error_stack_trace", "invalid_fields"})
 # One of these makes an object a job; an object with none of them is some other answer.
-JOB_FIELDS = frozenset(
-    {
-        *("uid", "url", "status", "message", "kind", "error", "result", "completed_at", "log_download_url"),
-        *("error_message", "error_stack_trace", "invalid_fields", "content"),
-    }
-)
+JOB_FIELDS = ERROR_FIELDS | {
+    *("uid", "url", "status", "message", "kind", "result", "completed_at", "log_download_url", "content"),
+}
 
 
 def read_job(body: bytes, *, uid: int, observe_time: float) -> Job:
@@ -76,7 +75,7 @@ def read_sent_job(body: bytes, *, observe_time: float) -> Job:
 
 def _job_members(body: bytes) -> dict[str, memoryview]:
     members = read_members(body)
-    if not members.keys() & JOB_FIELDS:
+    if JOB_FIELDS.isdisjoint(members):
         raise UpstreamMalformed("the upstream answered with a JSON object that is not a job")
     return members
 
@@ -131,7 +130,7 @@ def _job(members: dict[str, memoryview], uid: int, observe_time: float) -> Job:
 
 def _given(members: dict[str, memoryview], name: str) -> memoryview | None:
     raw = members.get(name)
-    return None if raw is None or raw in NULL else raw
+    return None if raw is None or (len(raw) == len(NULL) and raw == NULL) else raw
 
 
 def _result(members: dict[str, memoryview]) -> memoryview | None:
@@ -156,10 +155,12 @@ def _progress(members: dict[str, memoryview]) -> Progress | None:
         percentage=_number(message.get("percentage")),
         report_time=_epoch_time(message.get("timestamp_epoch")),
     )
-    return None if progress == Progress() else progress
+    return None if progress == NO_PROGRESS else progress
 
 
 def _error(members: dict[str, memoryview]) -> JobError | None:
+    if ERROR_FIELDS.isdisjoint(members):
+        return None
     raw = _given(members, "error")
     # Read member by member, so that what cannot be read of one does not take the others along.
     inner = read_members(bytes(raw)) if raw is not None and raw[0] == ord("{") else {}

@@ -267,16 +267,19 @@ async def _read_refusal(response: httpx.Response, body: io.BytesIO, limit: async
                     break
 
 
-async def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
-    encoding = response.headers.get("content-encoding", "")
+def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
     # Not by the response's own iterators, which count and cut once more.
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - of an asynchronous transport
-    async for piece in decoded(aiter(stream), encoding):
+    encoding = response.headers.get("content-encoding", "")
+    return _one_by_one(decoded(aiter(stream), encoding)) if encoding else aiter(stream)
+
+
+async def _one_by_one(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in pieces:
         yield piece
-        if encoding:
-            # What was compressed comes without a wait between its pieces.
-            await asyncio.sleep(0)
+        # What was compressed comes without a wait between its pieces.
+        await asyncio.sleep(0)
 
 
 class _Pieces(httpx.AsyncByteStream):

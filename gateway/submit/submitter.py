@@ -22,7 +22,7 @@ from gateway.rates import Rates, refusal
 from gateway.submit.store import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     from gateway.budget import Reservation
     from gateway.clock import Clock
@@ -117,13 +117,19 @@ class Submitter:
                     self._rates.slow_down(caller)
                 raise
 
-        if key is None:
-            self._start(submission, self._post(attempt, submission))
-        else:
-            self._start(submission, self._post_once(key, attempt, submission))
+        work = self._post(attempt, submission) if key is None else self._post_once(key, attempt, submission)
+        submission.task = asyncio.get_running_loop().create_task(work)
+        self._running.add(submission.task)
+        if key is not None:
             self._by_id[key] = submission
-            submission.task.add_done_callback(lambda _: self._by_id.pop(key))
-        submission.task.add_done_callback(lambda _: place.release())
+
+        def ended(task: asyncio.Task[Sent]) -> None:
+            place.release()
+            if key is not None:
+                del self._by_id[key]
+            self._forget(task)
+
+        submission.task.add_done_callback(ended)
         return submission
 
     def _place(self, caller: bytes) -> Reservation:
@@ -141,11 +147,6 @@ class Submitter:
                 wait,
             )
         return place
-
-    def _start(self, submission: Submission, work: Coroutine[None, None, Sent]) -> None:
-        submission.task = asyncio.get_running_loop().create_task(work)
-        self._running.add(submission.task)
-        submission.task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[Sent]) -> None:
         self._running.discard(task)
