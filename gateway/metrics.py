@@ -5,9 +5,8 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING
 
-import prometheus_client
 from grpc import StatusCode
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector
 
 from gateway import __version__
 from gateway.errors import UpstreamError
@@ -18,6 +17,7 @@ from gateway.status import (
     OTHER_5XX,
     row_of,
 )
+from gateway.tallies import Counters, Gauges, Histograms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,31 +52,33 @@ SUBMISSION_OUTCOMES = sorted(
 
 
 class MethodMetrics:
-    """The calls of one method of the service; made once, so that a call costs a few increments and no look-up."""
+    """The calls of one method of the service; made once, so that a call costs a few additions and no look-up."""
+
+    __slots__ = ("_bytes", "_handled", "_handling", "_in_flight", "_messages", "_started")
 
     def __init__(self, metrics: Metrics, service: str, method: str, kind: str) -> None:
         labels = (kind, service, method)
-        self._in_flight = metrics.calls_in_flight.labels(*labels)
-        self._started = metrics.calls_started.labels(*labels)
-        self._handling = metrics.call_seconds.labels(*labels)
-        self._handled = {code: metrics.calls_handled.labels(*labels, name) for code, name in CODE_NAMES.items()}
-        self._messages = metrics.messages_sent.labels(*labels)
-        self._bytes = metrics.bytes_sent.labels(*labels)
+        self._in_flight = metrics.calls_in_flight.series(*labels)
+        self._started = metrics.calls_started.series(*labels)
+        self._handling = metrics.call_seconds.series(*labels)
+        self._handled = {code: metrics.calls_handled.series(*labels, name) for code, name in CODE_NAMES.items()}
+        self._messages = metrics.messages_sent.series(*labels)
+        self._bytes = metrics.bytes_sent.series(*labels)
 
     def began(self) -> None:
         """A call has come in."""
-        self._started.inc()
-        self._in_flight.inc()
+        self._started.value += 1
+        self._in_flight.value += 1
 
     def sent(self, size: int) -> None:
         """A message of `size` bytes has gone to the caller."""
-        self._messages.inc()
-        self._bytes.inc(size)
+        self._messages.value += 1
+        self._bytes.value += size
 
     def ended(self, code: StatusCode, seconds: float) -> None:
         """A call that was begun has ended after `seconds`."""
-        self._in_flight.dec()
-        self._handled[code].inc()
+        self._in_flight.value -= 1
+        self._handled[code].value += 1
         self._handling.observe(seconds)
 
 
@@ -84,74 +86,73 @@ class Metrics:
     """All metrics of one gateway: it observes calls, loops, submissions and exchanges, and asks for what is a level."""
 
     def __init__(self) -> None:
-        # A second series for each counter, of when it was made, would tell nothing that process_start_time does not.
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = registry = CollectorRegistry()
+        # It looks at what each collector gives, so that no name is taken twice.
+        self.registry = registry = CollectorRegistry(auto_describe=True)
         call = ("grpc_type", "grpc_service", "grpc_method")
-        self.calls_started = Counter(
-            "grpc_server_started", "Calls that came in, refused ones included.", call, registry=registry
+        self.calls_started = Counters(
+            registry, "grpc_server_started", "Calls that came in, refused ones included.", call
         )
-        self.calls_handled = Counter(
-            "grpc_server_handled", "Calls that ended, by status code.", (*call, "grpc_code"), registry=registry
+        self.calls_handled = Counters(
+            registry, "grpc_server_handled", "Calls that ended, by status code.", (*call, "grpc_code")
         )
-        self.call_seconds = Histogram(
+        self.call_seconds = Histograms(
+            registry,
             "grpc_server_handling_seconds",
             "Seconds from a call's arrival to its end; of streams, their whole life.",
             call,
-            registry=registry,
-            buckets=CALL_BUCKETS,
+            bounds=CALL_BUCKETS,
         )
-        self.messages_sent = Counter(
-            "grpc_server_msg_sent", "Messages sent to callers: answers and events.", call, registry=registry
+        self.messages_sent = Counters(
+            registry, "grpc_server_msg_sent", "Messages sent to callers: answers and events.", call
         )
-        self.calls_in_flight = Gauge("jobgateway_calls_in_flight", "Calls being served now.", call, registry=registry)
-        self.bytes_sent = Counter(
-            "jobgateway_sent_bytes", "Bytes of the messages sent to callers, uncompressed.", call, registry=registry
+        self.calls_in_flight = Gauges(registry, "jobgateway_calls_in_flight", "Calls being served now.", call)
+        self.bytes_sent = Counters(
+            registry, "jobgateway_sent_bytes", "Bytes of the messages sent to callers, uncompressed.", call
         )
-        self._polls = Counter(
-            "jobgateway_polls", "Polls that ended, by outcome: OK or an error reason.", ("outcome",), registry=registry
+        polls = Counters(
+            registry, "jobgateway_polls", "Polls that ended, by outcome: OK or an error reason.", ("outcome",)
         )
-        self._poll_by_outcome = {each: self._polls.labels(each) for each in POLL_OUTCOMES}
-        self._polled_watchers = Counter(
+        self._poll_by_outcome = {each: polls.series(each) for each in POLL_OUTCOMES}
+        self._polled_watchers = Counters(
+            registry,
             "jobgateway_polled_watchers",
             "Watchers whom the polls served, counted once per poll; divided by jobgateway_polls_total it is the "
             "coalescing ratio.",
-            registry=registry,
-        )
-        self._watchers_joined = Counter(
-            "jobgateway_watchers_joined", "Watchers that came, to a loop of their own or of others.", registry=registry
-        )
-        self._loops_started = Counter("jobgateway_loops_started", "Poll loops that began.", registry=registry)
-        self._delivery = Histogram(
+        ).series()
+        self._watchers_joined = Counters(
+            registry, "jobgateway_watchers_joined", "Watchers that came, to a loop of their own or of others."
+        ).series()
+        self._loops_started = Counters(registry, "jobgateway_loops_started", "Poll loops that began.").series()
+        self._delivery = Histograms(
+            registry,
             "jobgateway_delivery_seconds",
             "Seconds from a new state's observation upstream to its last byte handed to a stream, once per watcher.",
-            registry=registry,
-            buckets=DELIVERY_BUCKETS,
-        )
-        self._skipped = Counter(
-            "jobgateway_skipped_states", "States that slow streams were not given.", registry=registry
-        )
-        self._submissions = Counter(
+            bounds=DELIVERY_BUCKETS,
+        ).series()
+        self._skipped = Counters(
+            registry, "jobgateway_skipped_states", "States that slow streams were not given."
+        ).series()
+        submissions = Counters(
+            registry,
             "jobgateway_submissions",
             "Submissions that ended, by outcome: OK or an error reason.",
             ("outcome",),
-            registry=registry,
         )
-        self._submission_by_outcome = {each: self._submissions.labels(each) for each in SUBMISSION_OUTCOMES}
-        upstream_seconds = Histogram(
+        self._submission_by_outcome = {each: submissions.series(each) for each in SUBMISSION_OUTCOMES}
+        upstream_seconds = Histograms(
+            registry,
             "jobgateway_upstream_request_seconds",
             "Seconds of a request to the upstream, its whole answer read; status_class none: there was no answer.",
             ("method", "status_class"),
-            registry=registry,
-            buckets=UPSTREAM_BUCKETS,
+            bounds=UPSTREAM_BUCKETS,
         )
         self._upstream = {
-            method: {each: upstream_seconds.labels(method, each) for each in STATUS_CLASSES}
+            method: {each: upstream_seconds.series(method, each) for each in STATUS_CLASSES}
             for method in UPSTREAM_METHODS
         }
-        self._upstream_bytes = Counter(
-            "jobgateway_upstream_read_bytes", "Bytes of the upstream's answers, after decompression.", registry=registry
-        )
+        self._upstream_bytes = Counters(
+            registry, "jobgateway_upstream_read_bytes", "Bytes of the upstream's answers, after decompression."
+        ).series()
         Info("jobgateway_build", "The version of the gateway and of its Python.", registry=registry).info(
             {"version": __version__, "python": platform.python_version()}
         )
@@ -172,30 +173,29 @@ class Metrics:
 
     def loop_began(self) -> None:
         """A poll loop has begun."""
-        self._loops_started.inc()
+        self._loops_started.value += 1
 
     def watcher_joined(self) -> None:
         """A watcher has come."""
-        self._watchers_joined.inc()
+        self._watchers_joined.value += 1
 
     def polled(self, error: GatewayError | None, watchers: int) -> None:
         """A poll for `watchers` has ended, well where `error` is None."""
-        self._poll_by_outcome[_outcome(error)].inc()
-        self._polled_watchers.inc(watchers)
+        self._poll_by_outcome[_outcome(error)].value += 1
+        self._polled_watchers.value += watchers
 
     # What streams tell (stream.Observer)
 
     def delivered(self, seconds: float, skipped: int) -> None:
         """A state that was observed `seconds` ago has gone out, and `skipped` before it have not."""
         self._delivery.observe(seconds)
-        if skipped:
-            self._skipped.inc(skipped)
+        self._skipped.value += skipped
 
     # What the submitter tells (submit.Observer)
 
     def submitted(self, error: GatewayError | None) -> None:
         """A submission has ended, well where `error` is None."""
-        self._submission_by_outcome[_outcome(error)].inc()
+        self._submission_by_outcome[_outcome(error)].value += 1
 
     # What a transport tells (rest.Observer)
 
@@ -203,7 +203,7 @@ class Metrics:
         """An exchange has ended after `seconds`; `size` bytes of its answer were read, None: it had no status."""
         by_class = self._upstream[method]
         by_class[NO_ANSWER if status is None else STATUS_CLASSES[status // 100 - 2]].observe(seconds)
-        self._upstream_bytes.inc(size)
+        self._upstream_bytes.value += size
 
 
 def _outcome(error: GatewayError | None) -> str:

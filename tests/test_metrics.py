@@ -13,7 +13,7 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway import __version__
-from gateway.metrics import CODE_NAMES, POLL_OUTCOMES, STATUS_CLASSES, SUBMISSION_OUTCOMES, UPSTREAM_METHODS
+from gateway.metrics import CODE_NAMES, POLL_OUTCOMES, STATUS_CLASSES, SUBMISSION_OUTCOMES, UPSTREAM_METHODS, Metrics
 from gateway.status import BY_ERROR, BY_HTTP_STATUS, OTHER_4XX, OTHER_5XX
 from tests.support.gateways import BEARER, running, stub
 from tests.support.raw import free_port, raw_call
@@ -215,6 +215,11 @@ async def test_no_caller_makes_a_label(gateway: Gateway, upstream: ScriptedUpstr
     assert after.values_of("outcome") == {*POLL_OUTCOMES, *SUBMISSION_OUTCOMES}
     assert after.values_of("status_class") == set(STATUS_CLASSES)
     assert after.values_of("method") == set(UPSTREAM_METHODS)
+
+
+def test_no_name_is_taken_twice() -> None:
+    with pytest.raises(ValueError, match="jobgateway_loops_started"):
+        Metrics().level("jobgateway_loops_started", "Taken.", lambda: 1)
 
 
 def test_outcomes_are_reasons_of_the_table() -> None:
