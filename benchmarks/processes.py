@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
+WATCHED, SERVE = "benchmarks.servers.ours", "gateway serve"
 QUIET_GATEWAY = {
     "JOBGATEWAY_LISTEN": "127.0.0.1:0",
     "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
@@ -62,6 +63,16 @@ class Process:
     def log(self) -> str:
         """What it wrote to standard error so far."""
         return (self._pauses.parent / "log").read_text()
+
+    def line_with(self, text: str) -> str:
+        """The first line with `text` that it writes to standard error."""
+        while not (
+            lines := [line for line in self.log().splitlines(keepends=True) if text in line and line[-1] == "\n"]
+        ):
+            if self._process.poll() is not None:
+                raise RuntimeError(f"{self._process.args!r} did not start: {self.log()[-2_000:]}")
+            time.sleep(0.01)
+        return lines[0]
 
     def answer(self) -> str:
         """All that it prints, once it has ended."""
@@ -128,8 +139,11 @@ def server(kind: str, *arguments: object) -> Iterator[tuple[Process, str]]:
 
 
 @contextmanager
-def gateway(upstream_url: str, **settings: object) -> Iterator[tuple[Process, str]]:
-    """Our gateway with all telemetry on, and its address. `settings` are those of `serve` in small letters."""
+def gateway(upstream_url: str, command: str = WATCHED, /, **settings: object) -> Iterator[tuple[Process, str]]:
+    """Our gateway with all telemetry on, and its address. `settings` are those of `serve` in small letters.
+
+    As WATCHED it tells its `longest_pause`, which takes some 2 percent of a core; as SERVE it is the command itself.
+    """
     with process("benchmarks.collector") as collector:
         environment = QUIET_GATEWAY | {
             "JOBGATEWAY_UPSTREAM_URL": upstream_url,
@@ -138,11 +152,8 @@ def gateway(upstream_url: str, **settings: object) -> Iterator[tuple[Process, st
             "OTEL_TRACES_SAMPLER_ARG": "0.1",
             **{f"JOBGATEWAY_{name.upper()}": str(value) for name, value in settings.items()},
         }
-        with process("benchmarks.servers.ours", environment=environment) as started:
-            while '"serving"' not in started.log():
-                time.sleep(0.01)
-            line = next(line for line in started.log().splitlines() if '"serving"' in line)
-            yield started, json.loads(line)["address"]
+        with process(*command.split(), environment=environment) as started:
+            yield started, json.loads(started.line_with('"serving"'))["address"]
 
 
 @contextmanager

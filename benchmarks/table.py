@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ def as_markdown(rows: Iterable[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def interleaved(rounds: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+def interleaved(rounds: int, measures: Mapping[Name, Callable[[], float]]) -> dict[Name, float]:
     """The median of each measure over several rounds, each round with all of them one after another."""
-    seen: dict[str, list[float]] = {name: [] for name in measures}
+    seen: dict[Name, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
             seen[name].append(measure())

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from gateway.budget import Budget, Reservation, may_take
 from gateway.clock import Signal, sleep_until
@@ -14,8 +13,6 @@ from gateway.errors import Draining
 from gateway.rates import Rates, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from gateway.clock import Clock
 
 # Callers of a drain spread out over the other replicas.
@@ -69,16 +66,20 @@ class Company:
 
 
 class Visit:
-    """A call that has come in. It counts for its caller from when `belongs_to` names the caller."""
+    """A call that is inside while the context is. It counts for its caller from when `belongs_to` names the caller."""
 
-    def __init__(self, places: Places, company: Company, rates: Rates, large_requests: Budget) -> None:
+    def __init__(self, places: Places, company: Company, rates: Rates, large_requests: Budget, left: Signal) -> None:
         self._places = places
+        self._left = left
         self._company = company
         self._rates = rates
         self._large_requests = large_requests
         self._caller: bytes | None = None
         self._request: Reservation | None = None
-        places.taken += 1
+
+    def __enter__(self) -> Self:
+        self._places.taken += 1
+        return self
 
     def belongs_to(self, caller: bytes, request_bytes: int) -> None:
         """Counts the call, and its request where it is large, for its caller; once.
@@ -111,8 +112,7 @@ class Visit:
         places.by_caller[caller] = held + 1
         self._caller = caller
 
-    def leave(self) -> None:
-        """Gives back what the call took."""
+    def __exit__(self, *_: object) -> None:
         self._places.taken -= 1
         if self._request is not None:
             self._request.release()
@@ -121,6 +121,7 @@ class Visit:
             by_caller[self._caller] -= 1
             if not by_caller[self._caller]:
                 del by_caller[self._caller]
+        self._left.set()
 
 
 class Admission:
@@ -158,9 +159,8 @@ class Admission:
         """How many calls and watches are inside now, or are refused and do not know yet."""
         return self._calls.taken + self._watches.taken + self._held
 
-    @contextmanager
-    def enter(self, *, watch: bool) -> Iterator[Visit]:
-        """Holds a place until the context is left. Raises `Draining` or `LimitReached` where there is none."""
+    def enter(self, *, watch: bool) -> Visit:
+        """A visit, which takes its place when it begins. Raises `Draining` or `LimitReached` where there is none."""
         if self.draining:
             raise draining()
         places = self._watches if watch else self._calls
@@ -168,12 +168,7 @@ class Admission:
             raise refusal(
                 f"the gateway serves {places.limit} {places.of} at once and has no place now",
             )
-        visit = Visit(places, self._company, self._rates, self._large_requests)
-        try:
-            yield visit
-        finally:
-            visit.leave()
-            self._left.set()
+        return Visit(places, self._company, self._rates, self._large_requests, self._left)
 
     async def hold_back(self, caller: bytes, request_bytes: int) -> None:
         """Returns when a caller that is refused may hear of it: at once, unless it does not wait as it was told.
