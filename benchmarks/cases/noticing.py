@@ -20,7 +20,7 @@ from tests.support.fetching import Fetch, State, make_hub
 
 DAY = 86_400.0
 RANGES = ((0.01, 120.0), (120.0, 3_600.0), (3_600.0, DAY))
-JOBS = 5_000
+JOBS = 50_000
 LOOPS = 20
 # The official client's waits between polls, in seconds, the last for ever (rest-api.md).
 OFFICIAL = (*(1.0,) * 15, *(2.0,) * 5, *(3.0,) * 5, *(4.0,) * 5)

@@ -14,7 +14,7 @@ TICK_SECONDS = 8.0
 
 def run(*, quick: bool) -> list[Row]:
     """See the package."""
-    watchers, rounds = (200, 1) if quick else (WATCHERS, 2)
+    watchers, rounds = (200, 1) if quick else (WATCHERS, 3)
     interval = {"poll_interval_min_seconds": TICK_SECONDS, "poll_interval_max_seconds": TICK_SECONDS}
     with (
         upstream() as (_, url),

@@ -27,7 +27,7 @@ S = TypeVar("S")
 
 # One poll that never ends must leave time of an outage's limit for others.
 LONGEST_POLL_PART = 1 / 3
-WAKE_AT_ONCE = 50
+WAKE_AT_ONCE = 25
 
 
 @dataclass(frozen=True)
