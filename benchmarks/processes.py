@@ -69,7 +69,7 @@ class Process:
         while not (
             lines := [line for line in self.log().splitlines(keepends=True) if text in line and line[-1] == "\n"]
         ):
-            if self._process.poll() is not None:
+            if not self.running:
                 raise RuntimeError(f"{self._process.args!r} did not start: {self.log()[-2_000:]}")
             time.sleep(0.01)
         return lines[0]
@@ -80,6 +80,11 @@ class Process:
         if self._process.returncode:
             raise RuntimeError(f"{self._process.args!r} failed: {self.log()[-2_000:]}")
         return answer
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
 
     def cpu(self) -> float:
         """Seconds of CPU that it has taken."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RESULTS = ROOT / "benchmarks" / "results"
-LIBRARIES = ("grpcio", "protobuf", "httpx", "aiohttp", "msgspec", "uvloop", "prometheus-client")
+LIBRARIES = ("grpcio", "protobuf", "httpx", "httpx-aiohttp", "aiohttp", "msgspec", "uvloop", "prometheus-client")
 
 
 def write(rows: Iterable[Row], seconds: float) -> None:
@@ -50,7 +50,7 @@ def _plot(rows: list[Row]) -> None:
     """How far each target is reached: 1 is the target itself, and less is better."""
     mpl.use("Agg")
     aimed = [row for row in rows if row.limit]
-    parts = [row.limit / row.value if row.at_least else row.value / row.limit for row in aimed]
+    parts = [row.limit / row.value if row.at_least else row.value / row.limit for row in aimed if row.limit]
     figure, axes = plt.subplots(figsize=(10, 0.3 * len(aimed) + 1))
     axes.barh([row.what for row in aimed], parts, color=["tab:green" if row.met else "tab:red" for row in aimed])
     axes.axvline(1.0, color="black")

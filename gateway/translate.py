@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -230,8 +231,10 @@ def cut(text: str, limit: int) -> str:
 
 def timestamp(seconds: float) -> Timestamp:
     """The Timestamp of seconds since the epoch, to the microsecond."""
-    whole, micros = divmod(round(seconds * 1e6), 10**6)
-    return Timestamp(seconds=whole, nanos=micros * 1_000)
+    # The fraction alone, for today's seconds times a million are more than a double has digits for.
+    whole = math.floor(seconds)
+    more, micros = divmod(round((seconds - whole) * 1e6), 10**6)
+    return Timestamp(seconds=whole + more, nanos=micros * 1_000)
 
 
 def _moment(moment: datetime) -> Timestamp:

@@ -356,8 +356,9 @@ def test_the_first_and_the_last_moment_of_time_pass(moment: datetime) -> None:
     assert message.complete_time.ToDatetime(UTC) == moment == message.progress.report_time.ToDatetime(UTC)
 
 
-def test_a_timestamp_is_kept_to_the_microsecond() -> None:
-    assert timestamp(1_700_000_000.123456).ToMicroseconds() == 1_700_000_000_123_456
+@given(st.floats(-62_135_596_800, 253_402_300_799))
+def test_a_timestamp_is_the_moment_to_the_microsecond(seconds: float) -> None:
+    assert timestamp(seconds).ToDatetime(UTC) == datetime.fromtimestamp(seconds, UTC)
 
 
 def test_a_job_with_the_largest_of_everything_is_below_what_a_stock_client_receives() -> None:

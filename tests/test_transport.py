@@ -216,6 +216,14 @@ async def test_a_broken_answer_is_classified_and_counts_as_sent(
     assert len(upstream.seen) == 1
 
 
+async def test_a_length_of_more_digits_than_python_reads_is_none(
+    make: MakeTransport, upstream: ScriptedUpstream
+) -> None:
+    body = b"x" * (2 << 20)
+    upstream.script.append(HEAD + b"Content-Length: " + b"0" * 5_000 + b"%d\r\n\r\n" % len(body) + body)
+    assert (await make().exchange("POST", upstream.url, {}, b"{}")).body == body
+
+
 async def test_a_reason_that_is_not_utf8_is_nobodys_concern(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(b"HTTP/1.1 200 \xff\xfe\r\nContent-Length: 2\r\n\r\n{}")
     answer = await make().exchange("GET", upstream.url, {})

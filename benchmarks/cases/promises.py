@@ -59,11 +59,21 @@ class LoadedRun(SocketRun):
             "poll_interval_max_seconds": LONGEST,
             "poll_outage_seconds": OUTAGE,
             "upstream_timeout_seconds": SILENCE,
+            # The load is far above what one caller may have beside others.
+            "calls_per_second": 100_000,
         }
         _, self._address = self._stack.enter_context(gateway(self.upstream.url, **settings))
         load = self._stack.enter_context(watches(self._address, 1_000_001, 1, JOBS, self._watchers))
-        self._stack.enter_context(process("benchmarks.load", self._address, "GetJob", CALLS_IN_FLIGHT, 3_600))
+        self._calls = self._stack.enter_context(
+            process("benchmarks.load", self._address, "GetJob", CALLS_IN_FLIGHT, 3_600)
+        )
         return load
+
+    async def finish(self) -> None:
+        """See `SocketRun`; the load must have lasted until now."""
+        if not self._calls.running:
+            raise RuntimeError(f"the calls beside it ended: {self._calls.log()[-2_000:]}")
+        await super().finish()
 
     async def _stop_gateway(self, grace: float) -> None:
         pass

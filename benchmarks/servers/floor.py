@@ -5,7 +5,7 @@
 HOW says what the HTTP client is: `client` is httpx's own on httpx-aiohttp's transport, with asyncio's event loop, which
 is where one begins; `transport` is that transport without the client around it, on uvloop as what follows; `floor` is
 the gateway's transport, with requests made and answers read as cheaply as httpx lets one; `aiohttp` does without httpx.
-All have the gateway's headers and time limits.
+All have the gateway's headers, and its limits for a connection and for silence.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ HEADERS = {
     "accept-encoding": "identity",
     "user-agent": "jobgateway/benchmark",
     "authorization": "Bearer token-of-the-benchmark",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
 }
 BODY = b'{"method_name":"succeed","params":{"length":7.5,"count":3}}'
 SENT = pb.Job(uid=42, status=pb.JOB_STATUS_RUNNING).SerializeToString()

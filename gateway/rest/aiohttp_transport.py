@@ -1,7 +1,7 @@
 """The interface of httpx on a session of aiohttp, with as little between them as can be.
 
-httpx-aiohttp does the same for every user of httpx, and takes 100 µs a request more: it reads each header and address
-several times over, and turns aiohttp's exceptions into httpx's, which say less.
+httpx-aiohttp does the same for every user of httpx, and takes longer: it reads each header several times over. And it
+turns aiohttp's exceptions into httpx's, which say less.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-# A piece of 16 KiB may hold 16 MiB, so it is taken out by and by: so much at once takes a third of a millisecond.
+# A piece of half a MiB may hold 500 MiB, so it is taken out by and by: so much at once takes a third of a millisecond.
 MAX_PIECE_BYTES = 256 << 10
 # Of gzip and of zlib, whichever the stream begins with.
 EITHER_HEADER = zlib.MAX_WBITS | 32

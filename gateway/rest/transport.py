@@ -37,13 +37,15 @@ MAX_ERROR_BODY_BYTES = 1 << 20
 REFUSAL_SECONDS = 5.0
 # aiohttp warns of a larger body in one piece, for writing it would hold the event loop.
 BODY_PIECE_BYTES = 1 << 18
-# A URL takes about 1 KB; of as many jobs.
-KNOWN_URLS = 16_384
+# More digits are no length but nulls, and int() refuses some thousand of them.
+MAX_LENGTH_DIGITS = 19
+# Of more jobs than there may be watches by default; each takes about 1 KB.
+KNOWN_URLS = 32_768
 NO_BODY = httpx.ByteStream(b"")
 # How long an address that a name has led to is taken for new connections, in seconds.
 DNS_SECONDS = 10
-# What an exchange may raise that is not ours.
-FOREIGN = (TimeoutError, aiohttp.ClientError, OSError, NotDecodable)
+# What an exchange may raise that is not ours; a ValueError comes of an answer that is strange beyond aiohttp's checks.
+FOREIGN = (TimeoutError, aiohttp.ClientError, OSError, ValueError)
 # These prove that nothing was sent: they are raised before there is a connection to write to, or a tunnel through the
 # proxy.
 NOTHING_SENT = (
@@ -251,7 +253,11 @@ def _parsed(url: str) -> httpx.URL:
 
 def _announced(response: httpx.Response) -> int | None:
     length = response.headers.get("content-length", "")
-    return int(length) if length.isdecimal() and "content-encoding" not in response.headers else None
+    return (
+        int(length)
+        if length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS and "content-encoding" not in response.headers
+        else None
+    )
 
 
 async def _read_refusal(response: httpx.Response, body: io.BytesIO, limit: asyncio.Timeout) -> None:
@@ -298,6 +304,6 @@ def _ours(error: Exception) -> UpstreamError:
         return UpstreamTimedOut("the upstream did not answer in time")
     if isinstance(error, NotDecodable):
         return UpstreamMalformed(str(error))
-    if isinstance(error, aiohttp.ClientResponseError):
+    if isinstance(error, aiohttp.ClientResponseError | ValueError):
         return UpstreamMalformed("the upstream's answer is not HTTP that can be read")
     return UpstreamConnectionLost("the connection to the upstream was lost")
