@@ -6,7 +6,6 @@ import asyncio
 import re
 import secrets
 import traceback
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -39,8 +38,6 @@ PASSED_THROUGH = ("traceparent", "x-request-id")
 MAX_DEADLINE_SECONDS = 30 * 24 * 3600.0
 # Methods that may have sent a job: to call their end UNAVAILABLE would invite a second one.
 SUBMITTING = frozenset({"SendJob", "RunJob"})
-
-NOTHING_MORE: Mapping[str, object] = MappingProxyType({})
 
 # A raw HTTP/2 peer can send CR, LF, NUL and more, and grpc.aio hands it on.
 _SAFE_VALUE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
@@ -111,14 +108,14 @@ class Record:
         code: StatusCode,
         call: Call | None,
         reason: str = "",
-        more: Mapping[str, object] = NOTHING_MORE,
+        more: Mapping[str, object] | None = None,
     ) -> None:
         seconds = round(self._clock.monotonic() - self._began, 6)
         uid = call.uid if call else None
         self._observer.ended(code, seconds)
         self.span.end(code, uid, reason)
         # In one go: to bind what is known before makes a logger each time, which costs as much as the line itself.
-        write("call", **self._who, **more, code=code.name, seconds=seconds, uid=uid, **self.ids)
+        write("call", **self._who, **(more or {}), code=code.name, seconds=seconds, uid=uid, **self.ids)
 
 
 class Call:
