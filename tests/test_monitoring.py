@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import promql_parser
 import pytest
 import yaml
+from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway import status
 from tests.support import scraping
 from tests.support.gateways import BEARER, running, stub
 from tests.support.image import ROOT
@@ -116,6 +118,15 @@ def test_each_alert_says_what_it_means_and_what_to_do() -> None:
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
         assert set(rule["annotations"]) == {"summary"}
         assert re.fullmatch(r"\d+m", rule.get("for", "1m"))
+
+
+def test_what_the_alert_for_defects_cannot_tell_apart_is_said() -> None:
+    rows = {*status.BY_HTTP_STATUS.values(), status.OTHER_4XX, status.OTHER_5XX, *status.BY_ERROR.values()}
+    internal = {row.reason for row in rows if row.code is StatusCode.INTERNAL}
+    (paragraph,) = re.findall(r"^`JobGatewayDefect` .*?\n\n", OPERATIONS, re.DOTALL | re.MULTILINE)
+    # Were it the defects alone, the alert could count these calls.
+    assert {"GATEWAY_DEFECT", *re.findall(r"`([A-Z]+_[A-Z]+)`", paragraph)} == internal
+    assert len(internal) > 1
 
 
 def test_no_two_panels_overlap_and_each_says_what_it_shows() -> None:
