@@ -144,13 +144,15 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=100_000,
-        description="How many of these calls one credential may have. Unset: three times what it leaves to others.",
+        description="How many of these calls one credential may have; three times what it leaves to others is "
+        "a limit in any case. Not above `JOBGATEWAY_MAX_CALLS`.",
     )
     max_watches_per_credential: int | None = Field(
         None,
         ge=1,
         le=100_000,
-        description="How many of these watches one credential may have. Unset: three times what it leaves to others.",
+        description="How many of these watches one credential may have; three times what it leaves to others is "
+        "a limit in any case. Not above `JOBGATEWAY_MAX_WATCHES`.",
     )
     calls_per_second: float = Field(
         200.0,
@@ -224,6 +226,18 @@ class Settings(BaseSettings):
                 f"{PREFIX}POLL_INTERVAL_MAX_SECONDS ({self.poll_interval_max_seconds:g}) is below "
                 f"{PREFIX}POLL_INTERVAL_MIN_SECONDS ({self.poll_interval_min_seconds:g})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _no_more_of_one_credential_than_of_all(self) -> Self:
+        for name in ("max_calls", "max_watches"):
+            of_all, of_one = getattr(self, name), getattr(self, f"{name}_per_credential")
+            if of_one is not None and of_one > of_all:
+                variable = PREFIX + name.upper()
+                raise ValueError(
+                    f"{variable}_PER_CREDENTIAL: {of_one} is above {variable} ({of_all}), which holds for all "
+                    "credentials together: lower the one or raise the other"
+                )
         return self
 
 

@@ -90,7 +90,7 @@ def test_every_setting_but_the_upstream_has_a_default() -> None:
         ("MAX_CALLS", "1", 1),
         ("MAX_WATCHES", "100000", 100_000),
         ("MAX_CALLS_PER_CREDENTIAL", "1", 1),
-        ("MAX_WATCHES_PER_CREDENTIAL", "100000", 100_000),
+        ("MAX_WATCHES_PER_CREDENTIAL", "20000", 20_000),
         ("CALLS_PER_SECOND", "0.5", 0.5),
         ("POLLS_PER_SECOND", "0.1", 0.1),
         ("SUBMISSIONS_PER_SECOND", "100000", 100_000.0),
@@ -204,6 +204,19 @@ def test_a_longest_interval_below_the_shortest_is_refused(environment: pytest.Mo
     assert refusal() == (
         "JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS (0.1) is below JOBGATEWAY_POLL_INTERVAL_MIN_SECONDS (0.25)"
     )
+
+
+@pytest.mark.parametrize(("of", "default"), [("CALLS", 1_000), ("WATCHES", 20_000)])
+def test_a_limit_of_one_credential_above_that_of_all_is_refused(
+    environment: pytest.MonkeyPatch, of: str, default: int
+) -> None:
+    environment.setenv(f"JOBGATEWAY_MAX_{of}_PER_CREDENTIAL", str(default + 1))
+    assert refusal() == (
+        f"JOBGATEWAY_MAX_{of}_PER_CREDENTIAL: {default + 1} is above JOBGATEWAY_MAX_{of} ({default}), which holds for "
+        "all credentials together: lower the one or raise the other"
+    )
+    environment.setenv(f"JOBGATEWAY_MAX_{of}", str(default + 1))
+    load()
 
 
 TLS = {"TLS_CERT_FILE": "c.pem", "TLS_KEY_FILE": "k.pem"}
