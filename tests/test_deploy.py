@@ -146,6 +146,15 @@ def test_the_drain_fits_into_the_time_before_the_pod_is_killed(objects: Objects)
     assert before + grace + FLUSHES + 5 <= pod(objects)["terminationGracePeriodSeconds"]
 
 
+def test_a_sidecar_lives_as_long_as_the_drain_where_it_is_set_up_as_documented(objects: Objects) -> None:
+    grace = float(variables(objects)["JOBGATEWAY_DRAIN_GRACE_SECONDS"])
+    before = container(objects)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    documented = re.findall(r'"terminationDrainDuration": "(\d+)s"|wait-before-exit-seconds: "(\d+)"', OPERATIONS)
+    assert len(documented) == 2
+    for istio, linkerd in documented:
+        assert before + grace + FLUSHES <= int(istio or linkerd) < pod(objects)["terminationGracePeriodSeconds"]
+
+
 def test_a_rolling_restart_never_has_fewer_that_are_ready(objects: Objects) -> None:
     spec = objects["Deployment"]["spec"]
     assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
