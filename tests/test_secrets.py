@@ -31,10 +31,12 @@ SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 PATIENT = 30.0
 
 TOKEN = "MARKtoken-0123456789-abcdef"
+# The gateway's own, for callers that bring none.
+OWN_TOKEN = "MARKowned-0123456789-abcdef"
 METADATA = "MARKmetadata-0123456789"
 PARAMS = "MARKparams-0123456789"
 ANSWER = "MARKanswer-0123456789"
-MARKS = (TOKEN, METADATA, PARAMS, ANSWER)
+MARKS = (TOKEN, OWN_TOKEN, METADATA, PARAMS, ANSWER)
 
 
 def spellings(secret: str) -> set[str]:
@@ -130,10 +132,11 @@ class Process:
 
 
 @asynccontextmanager
-async def serve(upstream: str, collector: str, log_format: str) -> AsyncIterator[Process]:
+async def serve(upstream: str, collector: str, log_format: str, token_file: Path) -> AsyncIterator[Process]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("JOBGATEWAY_", "OTEL_", "GRPC_"))}
     variables = {
         "JOBGATEWAY_UPSTREAM_URL": upstream,
+        "JOBGATEWAY_UPSTREAM_TOKEN_FILE": str(token_file),
         "JOBGATEWAY_LISTEN": "127.0.0.1:0",
         "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
         "JOBGATEWAY_LOG_FORMAT": log_format,
@@ -159,9 +162,9 @@ async def serve(upstream: str, collector: str, log_format: str) -> AsyncIterator
         await child.wait()
 
 
-def metadata() -> tuple[tuple[str, str | bytes], ...]:
+def metadata(*, brings_token: bool = True) -> tuple[tuple[str, str | bytes], ...]:
     return (
-        ("authorization", f"Bearer {TOKEN}"),
+        *((("authorization", f"Bearer {TOKEN}"),) if brings_token else ()),
         ("cookie", f"session={METADATA}"),
         ("proxy-authorization", f"Basic {METADATA}"),
         ("x-api-key", METADATA),
@@ -227,8 +230,12 @@ class Caller:
         self.trailers: list[str] = []
         self.codes: set[str] = set()
 
-    async def call(self, stub: Any, name: str, request: Any) -> None:
-        call = getattr(stub, name)(request, metadata=metadata(), timeout=PATIENT)
+    async def call_all(self, stub: Any, requests: list[tuple[str, Any]]) -> None:
+        """Makes each call twice at once: with a token, and without."""
+        await asyncio.gather(*(self._call(stub, *each, brings) for each in requests for brings in (True, False)))
+
+    async def _call(self, stub: Any, name: str, request: Any, brings_token: bool) -> None:
+        call = getattr(stub, name)(request, metadata=metadata(brings_token=brings_token), timeout=PATIENT)
         try:
             if SERVICE.methods_by_name[name].server_streaming:
                 async for _ in call:
@@ -262,8 +269,8 @@ async def exercise(process: Process) -> Caller:
     async with grpc.aio.insecure_channel(process.address) as channel:
         stub: Any = rpc.JobServiceStub(channel)
         for number, name in enumerate(NAMES, 1):
-            await asyncio.gather(*(caller.call(stub, *each) for each in requests(name, number)))
-        await asyncio.gather(*(caller.call(stub, *each) for each in WRONG))
+            await caller.call_all(stub, requests(name, number))
+        await caller.call_all(stub, WRONG)
     messages = {name: request.SerializeToString() for name, request in requests("sentence", 1)}
     for name, message in messages.items():
         for values in CREDENTIALS.values():
@@ -278,17 +285,25 @@ async def exercise(process: Process) -> Caller:
     return caller
 
 
+def held_tokens(upstream: ScriptedUpstream) -> set[str]:
+    """Those under which the job was read that never answers."""
+    held = [seen for seen in upstream.seen if "/jobs/10000/" in seen.path]
+    return {seen.headers["authorization"].removeprefix("Bearer ") for seen in held}
+
+
 def found(text: str, secrets: tuple[str, ...]) -> list[str]:
     return [each for secret in secrets for each in spellings(secret) if each in text]
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-async def test_no_secret_is_in_any_output(log_format: str) -> None:
+async def test_no_secret_is_in_any_output(log_format: str, tmp_path: Path) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text(OWN_TOKEN)
     upstream, collector = Echo(), Collector()
     await upstream.start()
     await collector.start()
     try:
-        async with serve(upstream.url, collector.url, log_format) as process:
+        async with serve(upstream.url, collector.url, log_format, token_file) as process:
             caller = await exercise(process)
             async with httpx.AsyncClient(trust_env=False, headers={"x-api-key": METADATA}) as client:
                 metrics = (await client.get(f"http://{process.admin}/metrics", params={"q": METADATA})).text
@@ -296,26 +311,29 @@ async def test_no_secret_is_in_any_output(log_format: str) -> None:
             async with grpc.aio.insecure_channel(process.address) as channel:
                 # Calls that the end of the process cuts off, and a caller who leaves.
                 stub: Any = rpc.JobServiceStub(channel)
-                held = [asyncio.create_task(caller.call(stub, *each)) for each in requests("sentence", 10_000)]
+                token_file.write_text(f"{OWN_TOKEN} cannot be used")
+                held = asyncio.create_task(caller.call_all(stub, requests("sentence", 10_000)))
                 left = stub.WatchJob(pb.WatchJobRequest(uid=10_001), metadata=metadata())
                 await left.initial_metadata()
                 left.cancel()
                 async with upstream.arrived:
-                    await upstream.arrived.wait_for(lambda: any("/jobs/10000/" in seen.path for seen in upstream.seen))
+                    await upstream.arrived.wait_for(lambda: held_tokens(upstream) == {TOKEN, OWN_TOKEN})
                 assert await process.end() == 0
-                await asyncio.gather(*held)
+                await held
     finally:
         await collector.stop()
         await upstream.stop()
     # It went through: the upstream saw all of it, and each kind of output is there.
     everything = " ".join(f"{seen.headers} {seen.body!r}" for seen in upstream.seen)
     assert TOKEN in everything
+    assert OWN_TOKEN in everything
     assert PARAMS in everything
     assert METADATA not in everything
     assert {"UNAUTHENTICATED", "INVALID_ARGUMENT", "UNKNOWN", "INTERNAL", "UNAVAILABLE", "NOT_FOUND"} <= caller.codes
     exported = " ".join(str(request) for request in collector.requests)
     lines = process.written.splitlines()
-    assert len([line for line in lines if "WatchJob" in line]) > len(ECHOES)
+    assert len([line for line in lines if "WatchJob" in line]) > 2 * len(ECHOES)
+    assert len([line for line in lines if "files cannot be used" in line]) == 1
     assert {span.name for span in collector.spans} >= {"poll", "submit", f"{SERVICE.full_name}/RunJob"}
     assert "grpc_server_handled_total" in metrics
     for output in (process.written, metrics, exported):
@@ -324,4 +342,5 @@ async def test_no_secret_is_in_any_output(log_format: str) -> None:
     assert any(ANSWER in each for each in caller.trailers)
     for trailers in caller.trailers:
         assert TOKEN not in trailers
+        assert OWN_TOKEN not in trailers
         assert METADATA not in trailers
