@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -12,7 +11,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway import __version__, logs, reflection, tracing
+from gateway import __version__, logs, reflection, signals, tracing
 from gateway.admin import AdminServer
 from gateway.admission import Admission, draining
 from gateway.budget import Budget
@@ -305,8 +304,9 @@ async def serve(settings: Settings) -> None:
 
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(logs.unforeseen)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals.STOPPING:
         loop.add_signal_handler(number, on_signal)
+    signals.let_through()
     gateway = Gateway(settings, tracing.from_environment())
     await gateway.start()
     _log.info(

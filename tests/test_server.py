@@ -32,7 +32,7 @@ from tests.support.raw import raw_call
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVICE = "jobgateway.v1.JobService"
@@ -100,11 +100,29 @@ class Served:
         return await self.process.wait()
 
 
-async def spawn(**settings: str) -> asyncio.subprocess.Process:
+SERVE = ("-m", "gateway", "serve")
+# `serve`, which gets a signal when it imports a module.
+SIGNALLED = """
+import os, sys
+
+class Importing:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), {number:d})
+
+sys.meta_path.insert(0, Importing)
+from gateway.__main__ import main
+main()
+"""
+
+
+async def spawn(command: Sequence[str] = SERVE, **settings: str) -> asyncio.subprocess.Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
     environment |= {f"JOBGATEWAY_{name.upper()}": value for name, value in settings.items()}
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "serve"),
+        sys.executable,
+        *command,
         cwd=ROOT,
         env=environment,
         stdout=asyncio.subprocess.PIPE,
@@ -113,8 +131,9 @@ async def spawn(**settings: str) -> asyncio.subprocess.Process:
 
 
 @asynccontextmanager
-async def process(upstream: ScriptedUpstream, **settings: str) -> AsyncIterator[Served]:
-    child = await spawn(upstream_url=upstream.url, listen="127.0.0.1:0", admin_listen="127.0.0.1:0", **settings)
+async def process(upstream: ScriptedUpstream, command: Sequence[str] = SERVE, **settings: str) -> AsyncIterator[Served]:
+    addresses = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
+    child = await spawn(command, upstream_url=upstream.url, **addresses, **settings)
     try:
         yield Served(child)
     finally:
@@ -190,6 +209,17 @@ async def test_a_signal_with_nothing_to_do_ends_the_process_at_once(upstream: Sc
         await server.logged("serving")
         server.signal(signal.SIGTERM)
         assert await server.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["gateway.cli.app", "gateway.server"])
+async def test_a_signal_that_comes_before_it_serves_is_heeded_too(
+    upstream: ScriptedUpstream, module: str, number: signal.Signals
+) -> None:
+    command = ("-c", SIGNALLED.format(module=module, number=number), "serve")
+    async with process(upstream, command, drain_grace_seconds="3600") as server:
+        assert await server.end() == 0
+    assert [line["event"] for line in server.lines] == ["serving", "draining", "stopped"]
 
 
 async def test_a_port_in_use_ends_the_start_with_one_line() -> None:
