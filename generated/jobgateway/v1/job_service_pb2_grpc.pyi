@@ -116,8 +116,9 @@ class JobServiceStub:
        in the metadata is the last reason. Call again with the last `resume_token`.
      - UNAVAILABLE, reason `DRAINING`: this gateway is going away. Call again on a new connection, after the wait in
        `RetryInfo`, with the last `resume_token`.
-     - UNAVAILABLE, reason `SLOW_READER`: the result in chunks was not read for 10 seconds while other calls waited for the
-       memory that it holds. Call again with the last `resume_token`, and read on.
+     - UNAVAILABLE, reason `SLOW_READER`: the result, in chunks or in one large message, was not read for 10 seconds (or
+       longer, the larger it is) while other calls waited for the memory that it holds. Call again with the last
+       `resume_token`, and read on: chunks go on where they stopped, one message comes again as a whole.
      - UNAUTHENTICATED: call again with a fresh token, and the last `resume_token`.
      - INVALID_ARGUMENT: among others, a `resume_token` that is none, or another job's.
     """
@@ -191,8 +192,9 @@ class JobServiceAsyncStub(JobServiceStub):
        in the metadata is the last reason. Call again with the last `resume_token`.
      - UNAVAILABLE, reason `DRAINING`: this gateway is going away. Call again on a new connection, after the wait in
        `RetryInfo`, with the last `resume_token`.
-     - UNAVAILABLE, reason `SLOW_READER`: the result in chunks was not read for 10 seconds while other calls waited for the
-       memory that it holds. Call again with the last `resume_token`, and read on.
+     - UNAVAILABLE, reason `SLOW_READER`: the result, in chunks or in one large message, was not read for 10 seconds (or
+       longer, the larger it is) while other calls waited for the memory that it holds. Call again with the last
+       `resume_token`, and read on: chunks go on where they stopped, one message comes again as a whole.
      - UNAUTHENTICATED: call again with a fresh token, and the last `resume_token`.
      - INVALID_ARGUMENT: among others, a `resume_token` that is none, or another job's.
     """
@@ -281,8 +283,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
            in the metadata is the last reason. Call again with the last `resume_token`.
          - UNAVAILABLE, reason `DRAINING`: this gateway is going away. Call again on a new connection, after the wait in
            `RetryInfo`, with the last `resume_token`.
-         - UNAVAILABLE, reason `SLOW_READER`: the result in chunks was not read for 10 seconds while other calls waited for the
-           memory that it holds. Call again with the last `resume_token`, and read on.
+         - UNAVAILABLE, reason `SLOW_READER`: the result, in chunks or in one large message, was not read for 10 seconds (or
+           longer, the larger it is) while other calls waited for the memory that it holds. Call again with the last
+           `resume_token`, and read on: chunks go on where they stopped, one message comes again as a whole.
          - UNAUTHENTICATED: call again with a fresh token, and the last `resume_token`.
          - INVALID_ARGUMENT: among others, a `resume_token` that is none, or another job's.
         """
