@@ -92,6 +92,45 @@ class Signal:
         self._pending = False
 
 
+class Alarm:
+    """Calls `ring` once the clock has reached the moment that was set last, unless it was cancelled.
+
+    To put it off takes no new timer: the one that there is looks again when it is due.
+    """
+
+    __slots__ = ("_clock", "_due", "_ring", "_timer", "_when")
+
+    def __init__(self, clock: Clock, ring: Callable[[], object]) -> None:
+        self._clock = clock
+        self._ring = ring
+        self._timer: Timer | None = None
+        self._when = self._due = 0.0
+
+    def set(self, when: float) -> None:
+        """Rings at `when` (seconds of the clock), and at no moment that was set before."""
+        self._when = when
+        if self._timer is None or when < self._due:
+            self.cancel()
+            self._start()
+
+    def cancel(self) -> None:
+        """Does not ring; does nothing where none is set."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start(self) -> None:
+        self._due = self._when
+        self._timer = self._clock.call_at(self._when, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._clock.monotonic() < self._when:
+            self._start()
+        else:
+            self._ring()
+
+
 class TimeLimit:
     """An async context that raises `TimeoutError` once `clock.monotonic()` has reached `until` (seconds).
 

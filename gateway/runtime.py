@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Objects that are made and not freed until the young are looked at; and how many such looks it takes until older ones
-# are. By default a look at everything comes so often that with 10,000 watches it is more than half of all CPU time.
-# Nothing here relies on it: what is in a cycle is small, and waits a little longer.
-GC_THRESHOLDS = (20_000, 20, 100)
+# Objects that are made and not freed until the young are looked at, and how many such looks it takes until older ones
+# are, and all. By default a look at everything comes so often that with 10,000 watches it is more than half of all CPU
+# time, and the event loop stands still for half a second each time. Nothing here relies on it: what ends is freed at
+# once, and what is in a cycle is small, and waits. The young are looked at often, for a look at 20,000 takes 20 ms.
+GC_THRESHOLDS = (2_000, 10, 2_000)
 
 
 def run(main: Coroutine[None, None, T]) -> T:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.clock import Signal, SystemClock, TimeLimit, sleep_until
+from gateway.clock import Alarm, Signal, SystemClock, TimeLimit, sleep_until
 from tests.support.clock import SteppedClock, SteppedTimer, settle
 
 if TYPE_CHECKING:
@@ -95,6 +95,94 @@ async def test_a_wait_ends_at_its_time() -> None:
     assert not waiter.done()
     await clock.advance(1)
     assert waiter.done()
+
+
+# Alarm
+
+
+class Counting(SteppedClock):
+    """Counts the timers that were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers = 0
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> SteppedTimer:
+        self.timers += 1
+        return super().call_at(when, callback)
+
+
+class Bell:
+    """When an alarm rang, in seconds from the start."""
+
+    def __init__(self) -> None:
+        self.clock = Counting()
+        self.rang: list[float] = []
+        began = self.clock.now
+        self.alarm = Alarm(self.clock, lambda: self.rang.append(self.clock.now - began))
+
+    def set(self, seconds: float) -> None:
+        self.alarm.set(self.clock.now + seconds)
+
+
+async def test_an_alarm_rings_once_at_its_moment() -> None:
+    bell = Bell()
+    bell.set(10)
+    await bell.clock.advance(9)
+    assert bell.rang == []
+    await bell.clock.advance(1)
+    await bell.clock.advance(100)
+    assert bell.rang == [10]
+
+
+async def test_an_alarm_that_is_put_off_rings_at_the_last_moment_alone() -> None:
+    bell = Bell()
+    for _ in range(5):
+        bell.set(10)
+        await bell.clock.advance(1)
+    await bell.clock.advance(8)
+    assert bell.rang == []
+    await bell.clock.advance(1)
+    assert bell.rang == [14]
+
+
+async def test_an_alarm_is_put_off_without_a_new_timer() -> None:
+    bell = Bell()
+    for seconds in range(10, 1000):
+        bell.set(seconds)
+    assert (bell.clock.timers, bell.clock.pending) == (1, 1)
+    await bell.clock.advance(10)
+    assert (bell.clock.timers, bell.clock.pending) == (2, 1)
+
+
+async def test_an_alarm_can_be_brought_forward() -> None:
+    bell = Bell()
+    bell.set(10)
+    bell.set(5)
+    await bell.clock.advance(5)
+    await bell.clock.advance(5)
+    assert bell.rang == [5]
+
+
+async def test_an_alarm_can_be_set_again_when_it_has_rung() -> None:
+    bell = Bell()
+    bell.set(1)
+    await bell.clock.advance(1)
+    bell.set(1)
+    await bell.clock.advance(1)
+    assert bell.rang == [1, 2]
+
+
+async def test_a_cancelled_alarm_leaves_no_timer_and_can_be_set_again() -> None:
+    bell = Bell()
+    bell.set(1)
+    bell.alarm.cancel()
+    bell.alarm.cancel()
+    assert bell.clock.pending == 0
+    await bell.clock.advance(1)
+    bell.set(1)
+    await bell.clock.advance(1)
+    assert bell.rang == [2]
 
 
 # TimeLimit

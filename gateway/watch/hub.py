@@ -70,6 +70,7 @@ class Hub(Generic[S]):
         try:
             yield watcher
         finally:
+            watcher.close()
             self._watchers.discard(watcher)
             loop.watchers.discard(watcher)
             if not loop.watchers and not loop.task.done():

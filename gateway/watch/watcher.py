@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from gateway.clock import Signal
+from gateway.clock import Alarm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,12 +47,16 @@ class Watcher(Generic[S]):
         self._version = 0
         # Since when the state that was given last could be given (seconds of the clock).
         self.since = loop.clock.monotonic()
-        self._signal = Signal(loop.clock)
+        self._waiting: asyncio.Future[None] | None = None
+        # One for all waits, for an event comes to each of thousands of watchers, and nearly always before it rings.
+        self._alarm = Alarm(loop.clock, self.wake)
         self._ended: GatewayError | None = None
 
     def wake(self) -> None:
         """Makes a waiting `next` look again."""
-        self._signal.set()
+        # Nothing is lost where none waits: `next` looks before it does.
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     def end(self, error: GatewayError) -> None:
         """Makes `next` raise `error`, whatever the loop does."""
@@ -66,8 +71,14 @@ class Watcher(Generic[S]):
         while (changed := self._take()) is None:
             if self.loop.clock.monotonic() >= until:
                 return self._quiet()
-            await self._signal.wait(until)
+            self._alarm.set(until)
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
         return changed
+
+    def close(self) -> None:
+        """`next` is not called any more."""
+        self._alarm.cancel()
 
     def _take(self) -> Changed[S] | None:
         loop = self.loop
