@@ -6,46 +6,63 @@ import json
 import logging
 import sys
 import traceback
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, MutableMapping
 
 GRPC = "grpc._cython.cygrpc"
 
-# Made once, which json.dumps does for each line.
-_to_json = json.JSONEncoder(default=repr).encode
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
 
 _log = structlog.get_logger()
 
 
 def configure(log_format: str) -> None:
     """Sets up structlog for the process, and what libraries log from WARNING; `log_format` is `json` or `text`."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    # Its richer tracebacks show local variables, and a token is one.
-    text = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
-    in_json = structlog.processors.JSONRenderer(serializer=lambda event, **_: _to_json(event))
-    renderer: structlog.typing.Processor = in_json if log_format == "json" else text
+    line: structlog.typing.Processor = _json_line
+    text: structlog.typing.Processor = _json_text
+    to: Callable[..., object] = structlog.BytesLoggerFactory(file=sys.stderr.buffer)
+    stamps: list[structlog.typing.Processor] = []
+    if log_format == "text":
+        stamps = [structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+        # Its richer tracebacks show local variables, and a token is one.
+        line = text = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+        to = structlog.WriteLoggerFactory(file=sys.stderr)
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[*stamps, line],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=to,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_without_values)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *stamps],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, text],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _json_line(_: object, level: str, event: MutableMapping[str, Any]) -> bytes:
+    # In one go, which takes half as long as structlog's own processors and renderer: there is a line for each call.
+    event["level"] = level
+    event["timestamp"] = datetime.now(UTC)
+    try:
+        return msgspec.json.format(_encode(event), indent=0)
+    except UnicodeEncodeError:
+        # A library's exception may hold half a character, which is JSON only where it is escaped.
+        return json.dumps(event, default=str).encode()
+
+
+def _json_text(logger: object, level: str, event: MutableMapping[str, Any]) -> str:
+    return _json_line(logger, level, event).decode()
 
 
 def unforeseen(_: object, context: Mapping[str, Any]) -> None:

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = """
+import logging
+import sys
+import structlog
+from gateway import logs
+
+logs.configure(sys.argv[1])
+log = structlog.get_logger()
+"""
+
+
+def written(log_format: str, statements: str) -> list[str]:
+    """The lines that `statements` log in a process of their own."""
+    command = [sys.executable, "-c", PROGRAM + statements, log_format]
+    # What is no UTF-8 is shown as it is, so that a test sees it.
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8")
+    return done.stderr.splitlines()
+
+
+def logged(statements: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in written("json", statements)]
+
+
+def test_a_line_has_its_event_its_level_and_its_fields() -> None:
+    (line,) = logged("log.warning('is full', places=3, who='Zoë', of={'a': [1.5, None]})")
+    assert datetime.fromisoformat(line.pop("timestamp")).tzinfo == UTC
+    assert line == {"event": "is full", "level": "warning", "places": 3, "who": "Zoë", "of": {"a": [1.5, None]}}
+
+
+def test_a_line_can_be_searched_for_a_name_with_its_value() -> None:
+    (line,) = written("json", "log.info('call', code='OK', uid=None, seconds=0.5)")
+    assert line.startswith('{"code": "OK", "uid": null, "seconds": 0.5, "event": "call", "level": "info", "timestamp": "')
+
+
+def test_what_is_no_json_is_shown_as_python_does() -> None:
+    (line,) = logged("log.info('call', of=1j)")
+    assert line["of"] == "1j"
+
+
+def test_half_a_character_does_not_cost_the_line() -> None:
+    (line,) = logged(r"log.error('call', exception='\ud800', of=1j)")
+    assert (line["event"], line["exception"], line["of"]) == ("call", "\ud800", "1j")
+
+
+def test_below_info_nothing_is_written() -> None:
+    assert logged("log.debug('call')") == []
+
+
+@pytest.mark.parametrize("statement", ["logging.warning('%s is lost', 'secret')", "logging.error('%s is lost', 'secret')"])
+def test_what_a_library_logs_is_a_line_without_its_values(statement: str) -> None:
+    (line,) = logged(f"logging.info('hello'); {statement}")
+    assert line.pop("timestamp")
+    assert line == {"event": "%s is lost", "level": statement[8:].partition("(")[0], "logger": "root"}
+
+
+def test_text_has_the_same() -> None:
+    (ours, theirs) = written("text", "log.warning('is full', places=3); logging.error('is lost')")
+    assert ours.endswith("places=3")
+    assert "[warning  ] is full" in ours
+    assert "[error    ] is lost" in theirs
+    assert all(datetime.fromisoformat(line.split()[0]).tzinfo == UTC for line in (ours, theirs))
