@@ -1,12 +1,12 @@
 """Which requests are the same under one request_id."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.domain import SendJob
 from gateway.submit.fingerprint import fingerprint

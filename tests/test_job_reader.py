@@ -287,7 +287,10 @@ def test_a_polled_job_with_another_uid_is_malformed(uid: bytes) -> None:
         (b"<html>", "not JSON"),
         (b"{}", "a JSON object that is not a job"),
         (b'{"detail":"no"}', "a JSON object that is not a job"),
-        (b'{"uid":7,"status":1}', "a status that is not a string"),
+        *(
+            (b'{"uid":7,"status":%b}' % status, "a status that is not a string")
+            for status in (b"1", b"0", b"true", b"false", b"[]", b"{}", b"1e999")
+        ),
         (b'{"uid":7,"content":NaN}', "not JSON"),
         (b'{"uid":7,"content":' + b"[" * 100_000 + b"]" * 99_999 + b"}", "not JSON"),
     ],

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import weakref
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
+
+from msgspec.structs import replace
 
 from gateway import __version__
 from gateway.domain import JobStatus

@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
 from gateway.domain import MAX_INT64, Job, JobError, JobStatus, Progress, Result
 from gateway.errors import UpstreamMalformed
 from gateway.rest.json_reader import read_members, read_text, read_value
@@ -28,14 +31,37 @@ FAILED_BY_ERROR_TYPE = {"error_user": JobStatus.ERROR_USER, "error_timeout": Job
 
 NULL = b"null"
 NO_PROGRESS = Progress()
+NO_ERROR = JobError()
 # A longer text is something, whatever it is.
 MAX_EMPTY_BYTES = 64
 
-ERROR_FIELDS = frozenset({"error", "error_message", "error_stack_trace", "invalid_fields"})
+
+class _Members(msgspec.Struct):
+    """What an answer may hold of a job: values, and as their own bytes what is passed on or read by itself."""
+
+    uid: Any = UNSET
+    url: Any = UNSET
+    status: Any = UNSET
+    message: Any = UNSET
+    kind: Any = UNSET
+    completed_at: Any = UNSET
+    log_download_url: Any = UNSET
+    error_message: Any = UNSET
+    error: Raw | UnsetType = UNSET
+    error_stack_trace: Raw | UnsetType = UNSET
+    invalid_fields: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    content: Raw | UnsetType = UNSET
+
+
 # One of these makes an object a job; an object with none of them is some other answer.
-JOB_FIELDS = ERROR_FIELDS | {
-    *("uid", "url", "status", "message", "kind", "result", "completed_at", "log_download_url", "content"),
-}
+JOB_FIELDS = frozenset(_Members.__struct_fields__)
+NO_MEMBERS = _Members()
+PIECES = frozenset({"error", "error_stack_trace", "invalid_fields", "result", "content"})
+# The value of a member that cannot be read: there, and of no use to anybody.
+UNREADABLE = ()
+
+_decode = msgspec.json.Decoder(_Members).decode
 
 
 def read_job(body: bytes, *, uid: int, observe_time: float) -> Job:
@@ -45,8 +71,7 @@ def read_job(body: bytes, *, uid: int, observe_time: float) -> Job:
     `UpstreamMalformed` where the body is no job, or another one.
     """
     members = _job_members(body)
-    status = _given(members, "status")
-    if status is not None and not isinstance(read_value(status), str):
+    if _is_there(members.status) and not isinstance(members.status, str):
         raise UpstreamMalformed("the upstream answered with a status that is not a string")
     named = _uid_of(members)
     if named is not None and named != uid:
@@ -73,25 +98,43 @@ def read_sent_job(body: bytes, *, observe_time: float) -> Job:
     return _job(members, uid, observe_time)
 
 
-def _job_members(body: bytes) -> dict[str, memoryview]:
-    members = read_members(body)
-    if JOB_FIELDS.isdisjoint(members):
+def _job_members(body: bytes) -> _Members:
+    try:
+        members = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        members = _leniently(read_members(body))
+    if members == NO_MEMBERS:
         raise UpstreamMalformed("the upstream answered with a JSON object that is not a job")
     return members
 
 
-def _uid_of(members: dict[str, memoryview]) -> int | None:
-    raw = _given(members, "uid")
-    if raw is None:
+def _leniently(raw: dict[str, memoryview]) -> _Members:
+    # What msgspec refuses is JSON all the same, or one member alone cannot be read.
+    return _Members(
+        **{name: Raw(raw[name]) if name in PIECES else _value(raw[name]) for name in JOB_FIELDS & raw.keys()}
+    )
+
+
+def _value(raw: memoryview) -> Any:
+    value = read_value(raw)
+    return UNREADABLE if value is None and raw != NULL else value
+
+
+def _is_there(value: Any) -> bool:
+    return value is not UNSET and value is not None
+
+
+def _uid_of(members: _Members) -> int | None:
+    uid = members.uid
+    if not _is_there(uid):
         return None
-    uid = read_value(raw)
     if type(uid) is not int or not 1 <= uid <= MAX_INT64:
         raise UpstreamMalformed("the upstream answered with a uid that is not an integer from 1 to 2^63 - 1")
     return uid
 
 
-def _uid_of_url(members: dict[str, memoryview]) -> int | None:
-    url = read_text(read_value(members.get("url")))
+def _uid_of_url(members: _Members) -> int | None:
+    url = read_text(members.url)
     segment = url.partition("?")[0].rstrip("/").rpartition("/")[2]
     # No int64 has more than 19 digits.
     if not (segment.isascii() and segment.isdecimal() and len(segment) <= 19):
@@ -99,17 +142,16 @@ def _uid_of_url(members: dict[str, memoryview]) -> int | None:
     return int(segment) if 1 <= int(segment) <= MAX_INT64 else None
 
 
-def _job(members: dict[str, memoryview], uid: int, observe_time: float) -> Job:
-    word = read_text(read_value(members.get("status")))
+def _job(members: _Members, uid: int, observe_time: float) -> Job:
+    word = read_text(members.status)
     error = _error(members)
-    completed = read_value(members.get("completed_at"))
     result = _result(members)
     status = STATUSES.get(word)
     if word == "failed" and error is not None:
         status = FAILED_BY_ERROR_TYPE.get(error.type, status)
     if status is None:
         # An unknown word ends a job only beside a sign of an end; an empty default is none.
-        ended = completed or error is not None or not _is_empty(result)
+        ended = members.completed_at or error is not None or not _is_empty(result)
         status = JobStatus.UNSPECIFIED if ended else JobStatus.RUNNING
     done = status is not JobStatus.RUNNING
     return Job(
@@ -118,33 +160,34 @@ def _job(members: dict[str, memoryview], uid: int, observe_time: float) -> Job:
         status_text=word,
         done=done,
         observe_time=observe_time,
-        kind=read_text(read_value(members.get("kind"))),
-        progress=_progress(members),
+        kind=read_text(members.kind),
+        progress=_progress(members.message),
         error=error,
         # A job that goes on has no result yet, whatever default stands in its place.
         result=Result(result, sha256(result).hexdigest()) if done and result is not None else None,
-        complete_time=_iso_time(completed),
-        log_download_url=read_text(read_value(members.get("log_download_url"))),
+        complete_time=_iso_time(members.completed_at),
+        log_download_url=read_text(members.log_download_url),
     )
 
 
-def _given(members: dict[str, memoryview], name: str) -> memoryview | None:
-    raw = members.get(name)
-    return None if raw is None or (len(raw) == len(NULL) and raw == NULL) else raw
+def _given(raw: Raw | UnsetType) -> memoryview | None:
+    if raw is UNSET:
+        return None
+    piece = memoryview(raw)
+    return None if piece == NULL else piece
 
 
-def _result(members: dict[str, memoryview]) -> memoryview | None:
+def _result(members: _Members) -> memoryview | None:
     # Each shape has its own name for it, and the empty default of the one must not hide what the other holds.
-    given = [raw for name in ("result", "content") if (raw := _given(members, name)) is not None]
-    return next((raw for raw in given if not _is_empty(raw)), given[0] if given else None)
+    given = [piece for raw in (members.result, members.content) if (piece := _given(raw)) is not None]
+    return next((piece for piece in given if not _is_empty(piece)), given[0] if given else None)
 
 
 def _is_empty(raw: memoryview | None) -> bool:
     return raw is None or (len(raw) <= MAX_EMPTY_BYTES and read_value(raw) in ({}, [], "", None))
 
 
-def _progress(members: dict[str, memoryview]) -> Progress | None:
-    message = read_value(members.get("message"))
+def _progress(message: Any) -> Progress | None:
     if isinstance(message, str):
         message = {"message": message}
     if not isinstance(message, dict):
@@ -158,29 +201,28 @@ def _progress(members: dict[str, memoryview]) -> Progress | None:
     return None if progress == NO_PROGRESS else progress
 
 
-def _error(members: dict[str, memoryview]) -> JobError | None:
-    if ERROR_FIELDS.isdisjoint(members):
+def _error(members: _Members) -> JobError | None:
+    if members.error is members.error_message is members.error_stack_trace is members.invalid_fields is UNSET:
         return None
-    raw = _given(members, "error")
+    raw = _given(members.error)
     # Read member by member, so that what cannot be read of one does not take the others along.
     inner = read_members(bytes(raw)) if raw is not None and raw[0] == ord("{") else {}
     message = read_text(read_value(inner.get("message") if inner else raw))
     error = JobError(
         type=read_text(read_value(inner.get("type"))),
-        message=message or read_text(read_value(members.get("error_message"))),
-        stack_trace=_json(inner, "stack_trace") or _json(members, "error_stack_trace"),
-        invalid_fields=_json(inner, "invalid_fields") or _json(members, "invalid_fields"),
+        message=message or read_text(members.error_message),
+        stack_trace=_json(inner.get("stack_trace")) or _json(_given(members.error_stack_trace)),
+        invalid_fields=_json(inner.get("invalid_fields")) or _json(_given(members.invalid_fields)),
     )
-    if error != JobError():
+    if error != NO_ERROR:
         return error
     # An error of a form that nobody foresaw is told as it came.
     known = _is_empty(raw) or read_value(raw) is False
     return None if known or raw is None else JobError(message=bytes(raw).decode(errors="replace"))
 
 
-def _json(members: dict[str, memoryview], name: str) -> bytes | None:
-    raw = _given(members, name)
-    return None if raw is None or _is_empty(raw) else bytes(raw)
+def _json(raw: memoryview | None) -> bytes | None:
+    return None if raw is None or raw == NULL or _is_empty(raw) else bytes(raw)
 
 
 def _number(value: Any) -> float | None:
