@@ -30,8 +30,11 @@ class Credential:
 
     def __init__(self, token: str, *, poll: str | None = None, caller: str | None = None) -> None:
         self._token = token
-        self.poll_key = _key(b"poll", token if poll is None else poll)
-        self.caller_key = _key(b"caller", token if caller is None else caller)
+        self.poll_key, self.caller_key = _keys(token)
+        if poll is not None:
+            self.poll_key, _ = _keys(poll)
+        if caller is not None:
+            _, self.caller_key = _keys(caller)
 
     def headers(self) -> dict[str, str]:
         """The headers that an upstream request bears, read anew for each request."""
@@ -50,8 +53,10 @@ def redact(text: str, token: str) -> str:
     return text.replace(token, "[redacted]") if len(token) >= SHORTEST_SECRET else text
 
 
-def _key(purpose: bytes, text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), key=_PROCESS_KEY, person=purpose, digest_size=16).digest()
+def _keys(text: str) -> tuple[bytes, bytes]:
+    # Two in one, for each call asks for both.
+    digest = hashlib.blake2b(text.encode(), key=_PROCESS_KEY, digest_size=32).digest()
+    return digest[:16], digest[16:]
 
 
 def read_credential(values: list[str | bytes]) -> Credential:

@@ -14,8 +14,9 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import Link, SpanKind, Status, set_span_in_context
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision
+from opentelemetry.trace import Link, SpanKind, Status, TraceFlags, set_span_in_context
 from opentelemetry.trace import StatusCode as SpanStatus
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -68,20 +69,31 @@ class OtlpTracer:
         resource = _resource()
         self._exporter = _Exporter(OTLPSpanExporter())
         self._processor = BatchSpanProcessor(self._exporter)
-        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._ids = _Ids()
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False, id_generator=self._ids)
         provider.add_span_processor(self._processor)
         # Polls are roots, and yet whether they are recorded is decided with the call that they are for.
         for_polls = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
         for_polls.add_span_processor(self._processor)
+        self._provider = provider
         self._tracer = provider.get_tracer("jobgateway", __version__)
         self._poll_tracer = for_polls.get_tracer("jobgateway", __version__)
 
-    def call(self, method: str, traceparent: str | None) -> OtlpCallSpan:
+    def call(self, method: str, traceparent: str | None) -> OtlpCallSpan | _Unrecorded:
         """As `tracing.Tracer`."""
-        parent = NO_PARENT if traceparent is None else _propagator.extract({"traceparent": traceparent}, NO_PARENT)
+        name = f"{SERVICE}/{method}"
         attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
-        span = self._tracer.start_span(f"{SERVICE}/{method}", parent, SpanKind.SERVER, attributes)
-        return OtlpCallSpan(self, span)
+        if traceparent is None and self._dropped(name, attributes):
+            return _Unrecorded(self._ids.generate_trace_id(), self._ids.generate_span_id())
+        parent = NO_PARENT if traceparent is None else _propagator.extract({"traceparent": traceparent}, NO_PARENT)
+        return OtlpCallSpan(self, self._tracer.start_span(name, parent, SpanKind.SERVER, attributes))
+
+    def _dropped(self, name: str, attributes: Mapping[str, str]) -> bool:
+        # The sampler is asked here first, for a span of the SDK takes twice as long as this, also where it records
+        # nothing; and most are such. It decides by the trace's id, and so the same once more for those that it takes.
+        trace_id = self._ids.next_trace_id
+        sampled = self._provider.sampler.should_sample(NO_PARENT, trace_id, name, SpanKind.SERVER, attributes)
+        return sampled.decision is Decision.DROP
 
     def begin_submission(self, parent: Span) -> Span:
         """A span within `parent`."""
@@ -98,6 +110,42 @@ class OtlpTracer:
         # What is still being exported is cut off, which ends the thread; else it would take up to 30 seconds.
         self._exporter.shutdown()
         await closing
+
+
+class _Ids(RandomIdGenerator):
+    """Random ids, of which the next one of a trace is known beforehand."""
+
+    def __init__(self) -> None:
+        self.next_trace_id = super().generate_trace_id()
+
+    def generate_trace_id(self) -> int:
+        """As the SDK has it."""
+        given, self.next_trace_id = self.next_trace_id, super().generate_trace_id()
+        return given
+
+
+class _Unrecorded:
+    """As `tracing.CallSpan`, of a trace that begins here and that the sampler does not want."""
+
+    def __init__(self, trace_id: int, span_id: int) -> None:
+        self.trace_id = f"{trace_id:032x}"
+        self._traceparent = f"00-{self.trace_id}-{span_id:016x}-{TraceFlags.RANDOM_TRACE_ID:02x}"
+
+    def onward(self, headers: Headers) -> Headers:
+        """As `tracing.CallSpan`."""
+        return {**headers, "traceparent": self._traceparent}
+
+    def submission(self, headers: Headers) -> AbstractContextManager[Headers]:
+        """As `tracing.CallSpan`."""
+        return nullcontext(headers)
+
+    def poll(self, uid: int, headers: Headers) -> AbstractContextManager[Headers]:
+        """As `tracing.CallSpan`."""
+        del uid
+        return nullcontext(headers)
+
+    def end(self, code: StatusCode, uid: int | None, reason: str) -> None:
+        """There is nothing to record."""
 
 
 class OtlpCallSpan:

@@ -184,6 +184,51 @@ async def test_a_call_whose_caller_does_not_sample_is_not_recorded_nor_are_its_p
     assert [(trace, sampled) for trace, _, sampled in seen] == [(TRACE, False)] * 2
 
 
+async def test_a_trace_that_begins_here_and_is_not_recorded_goes_on_upstream(
+    collector: Collector,
+    upstream: ScriptedUpstream,
+    environment: pytest.MonkeyPatch,
+    logged: list[dict[str, Any]],
+) -> None:
+    environment.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+    upstream.on(*POST, answer(201, {"uid": 42}))
+    upstream.script.append(DONE)
+    async with traced(upstream) as gateway, stub(gateway) as jobs:
+        for _ in range(2):
+            await read_all(jobs.RunJob(pb.RunJobRequest(request=SEND), metadata=BEARER))
+    assert collector.spans == []
+    one, other = [line["trace_id"] for line in logged if line["event"] == "call"]
+    assert one != other
+    seen = parents(upstream, "POST")
+    assert [(trace, sampled) for trace, _, sampled in seen] == [(one, False), (other, False)]
+    assert len({parent for _, parent, _ in seen}) == 2
+    # The end of the job was kept, so that the second call needed no poll.
+    assert parents(upstream, "GET") == seen[:1]
+
+
+async def test_a_ratio_decides_by_the_traces_id(
+    collector: Collector,
+    upstream: ScriptedUpstream,
+    environment: pytest.MonkeyPatch,
+    logged: list[dict[str, Any]],
+) -> None:
+    environment.setenv("OTEL_TRACES_SAMPLER", "traceidratio")
+    environment.setenv("OTEL_TRACES_SAMPLER_ARG", "0.5")
+    upstream.script.extend([RUNNING] * 60)
+    async with traced(upstream) as gateway, stub(gateway) as jobs:
+        for _ in range(60):
+            await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
+    traces = [line["trace_id"] for line in logged if line["event"] == "call"]
+    # As OpenTelemetry has it: by the lower 8 bytes, so that every service of a trace decides alike.
+    taken = [trace for trace in traces if int(trace[16:], 16) < 2**63]
+    assert len(set(traces)) == 60
+    assert 0 < len(taken) < 60
+    assert [span.trace for span in collector.spans] == taken
+    assert [(trace, sampled) for trace, _, sampled in parents(upstream, "GET")] == [
+        (trace, trace in taken) for trace in traces
+    ]
+
+
 async def test_the_sdks_own_variables_hold(
     collector: Collector, upstream: ScriptedUpstream, environment: pytest.MonkeyPatch
 ) -> None:

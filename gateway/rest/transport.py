@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 import httpx
+import msgspec
 
 from gateway.errors import (
     UpstreamAnswerTooLarge,
@@ -69,8 +70,7 @@ class TimeLimits:
     whole: float
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """An HTTP answer, read to its end; of one that is no success at most the first MiB.
 
     `room` is the memory of a large body, to be released when nobody holds it any more.

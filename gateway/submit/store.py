@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
 
 from gateway.budget import may_take
 from gateway.errors import RequestIdsExhausted
@@ -23,8 +24,7 @@ class RecordKey(NamedTuple):
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """What is known of a submission: `uid` once there is a job, `unknown` where its outcome is not known."""
 
     fingerprint: bytes

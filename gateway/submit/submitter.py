@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, Self
+
+import msgspec
+from msgspec.structs import replace
 
 from gateway.budget import Budget
 from gateway.clock import sleep_until
@@ -35,8 +37,7 @@ FIRST_WAIT_SECONDS = 0.1
 MAX_AT_ONCE = 1_024
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True):
     """What a submission gave: the job's `uid`, and the `job` of the POST's answer, None for an earlier submission."""
 
     uid: int

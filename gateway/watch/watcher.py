@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
 
 from gateway.clock import Alarm
 
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 
 
-@dataclass(frozen=True, slots=True)
-class Changed(Generic[S]):
+class Changed(msgspec.Struct, Generic[S], frozen=True):
     """A state that differs from the one before; `skipped` states between them were not given. `last`: none follows."""
 
     state: S
@@ -26,8 +26,7 @@ class Changed(Generic[S]):
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Quiet:
+class Quiet(msgspec.Struct, frozen=True):
     """Nothing has changed. `next_poll_time` is in seconds since the epoch, None while a poll is under way."""
 
     next_poll_time: float | None
