@@ -8,6 +8,7 @@ import struct
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 from google.protobuf import struct_pb2
 
 from gateway.wire import FIXED64, tag, varint
@@ -17,16 +18,13 @@ DIGITS_OF_A_DOUBLE = 15
 # Of a number in a list, the least that there is.
 NUMBER_BYTES = 11
 
-# Made once, which json.dumps does for each call.
-_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
 
 def struct_to_json(message: struct_pb2.Struct) -> bytes:
     """The JSON of a Struct; integral numbers up to 2^53 as integers.
 
     Raises `NotJsonError` for NaN, infinities and values without a kind.
     """
-    return _to_json(_members(message, ())).encode()
+    return msgspec.json.encode(_members(message, ()))
 
 
 # A path stays a tuple until it is told: joined at each value, a long key over many would take quadratic time.

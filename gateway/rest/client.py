@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import weakref
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
+import msgspec
 from msgspec.structs import replace
 
 from gateway import __version__
@@ -139,9 +139,9 @@ def send_body(job: SendJob) -> bytes:
     for name in ("poll_result", "method_name", "method_type", "editor_session", "timeout", "method"):
         value = getattr(job, name)
         if value is not None:
-            members[name] = json.dumps(value).encode()
+            members[name] = msgspec.json.encode(value)
     if job.events:
-        members["events"] = json.dumps(job.events).encode()
+        members["events"] = msgspec.json.encode(job.events)
     if job.params is not None:
         members["params"] = job.params
     if job.arguments is not None:
