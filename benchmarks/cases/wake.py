@@ -6,7 +6,7 @@ import signal
 import time
 
 from benchmarks.processes import Process, gateway, server, upstream, watches
-from benchmarks.table import Row, interleaved
+from benchmarks.table import Row
 
 WATCHERS = 10_000
 TICK_SECONDS = 8.0
@@ -14,7 +14,7 @@ TICK_SECONDS = 8.0
 
 def run(*, quick: bool) -> list[Row]:
     """See the package."""
-    watchers, rounds = (200, 1) if quick else (WATCHERS, 3)
+    watchers, rounds = (200, 1) if quick else (WATCHERS, 4)
     interval = {"poll_interval_min_seconds": TICK_SECONDS, "poll_interval_max_seconds": TICK_SECONDS}
     with (
         upstream() as (_, url),
@@ -42,14 +42,15 @@ def run(*, quick: bool) -> list[Row]:
             bare.signal(signal.SIGUSR1)
             return ticked(bare, bare_clients)
 
-        seen = interleaved(rounds, {"ours": our_tick, "bare": bare_tick})
-    figures = {f"{name} ms": value for name, value in seen.items()}
+        seen = [(our_tick(), bare_tick()) for _ in range(rounds)]
+    # A pause is as long as the longest one: of ours the worst tick counts, and of the bare ones the best.
+    ours_ms, bare_ms = max(mine for mine, _ in seen), min(other for _, other in seen)
     return [
         Row(
             f"the longest pause when {watchers:,} watchers of one job are woken",
-            seen["ours"],
+            ours_ms,
             "ms",
             50,
-            figures=figures,
+            figures={"ours ms": ours_ms, "bare ms": bare_ms},
         )
     ]
