@@ -257,9 +257,12 @@ class Boundary:
             ending = ending_of(error, call.uid if call else None)
             record.fail(ending, error, call)
             await self._hold_back(error, call, len(data))
-            # To end a stream that is not read may take long, and the error's frames hold what it was to carry.
-            del error
-            return await context.abort(ending.code, ending.message, ending.trailers)
+            # To end a stream that is not read may take long, and grpc keeps what `abort` raises, with this frame:
+            # neither may hold what the call held. An error of a loop is held by it, and holds frames as well.
+            aborting = context.abort(ending.code, ending.message, ending.trailers)
+            error.__traceback__ = None
+            del error, data, call, context
+            return await aborting
 
         return handle
 

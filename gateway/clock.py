@@ -93,7 +93,7 @@ class Signal:
 
 
 class Alarm:
-    """Calls `ring` once the clock has reached the moment that was set last, unless it was cancelled.
+    """Calls `ring` once the clock has reached the moment that was set last.
 
     To put it off takes no new timer: the one that there is looks again when it is due.
     """
@@ -110,11 +110,15 @@ class Alarm:
         """Rings at `when` (seconds of the clock), and at no moment that was set before."""
         self._when = when
         if self._timer is None or when < self._due:
-            self.cancel()
+            self._stop()
             self._start()
 
-    def cancel(self) -> None:
-        """Does not ring; does nothing where none is set."""
+    def close(self) -> None:
+        """Never rings again, and lets go of `ring`, whose owner usually holds this alarm."""
+        self._stop()
+        self._ring = _silence
+
+    def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -129,6 +133,10 @@ class Alarm:
             self._start()
         else:
             self._ring()
+
+
+def _silence() -> None:
+    pass
 
 
 class TimeLimit:

@@ -26,20 +26,22 @@ def configure(log_format: str) -> None:
     """Sets up structlog for the process, and what libraries log from WARNING; `log_format` is `json` or `text`."""
     line: structlog.typing.Processor = _json_line
     text: structlog.typing.Processor = _json_text
-    to: Callable[..., object] = structlog.BytesLoggerFactory(file=sys.stderr.buffer)
+    # With standard error closed, Python has none.
+    out = sys.stderr or sys.stdout
+    to: Callable[..., object] = structlog.BytesLoggerFactory(file=out.buffer)
     stamps: list[structlog.typing.Processor] = []
     if log_format == "text":
         stamps = [structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
         # Its richer tracebacks show local variables, and a token is one.
         line = text = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
-        to = structlog.WriteLoggerFactory(file=sys.stderr)
+        to = structlog.WriteLoggerFactory(file=out)
     structlog.configure(
         processors=[*stamps, line],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=to,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(out)
     handler.addFilter(_without_values)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -52,13 +54,15 @@ def configure(log_format: str) -> None:
 
 def _json_line(_: object, level: str, event: MutableMapping[str, Any]) -> bytes:
     # In one go, which takes half as long as structlog's own processors and renderer: there is a line for each call.
+    now = datetime.now(UTC)
     event["level"] = level
-    event["timestamp"] = datetime.now(UTC)
+    event["timestamp"] = now
     try:
         return msgspec.json.format(_encode(event), indent=0)
     except UnicodeEncodeError:
         # A library's exception may hold half a character, which is JSON only where it is escaped.
-        return json.dumps(event, default=str).encode()
+        event["timestamp"] = now.isoformat().replace("+00:00", "Z")
+        return json.dumps(event, default=repr).encode()
 
 
 def _json_text(logger: object, level: str, event: MutableMapping[str, Any]) -> str:

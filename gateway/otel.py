@@ -90,7 +90,8 @@ class OtlpTracer:
 
     def _dropped(self, name: str, attributes: Mapping[str, str]) -> bool:
         # The sampler is asked here first, for a span of the SDK takes twice as long as this, also where it records
-        # nothing; and most are such. It decides by the trace's id, and so the same once more for those that it takes.
+        # nothing; and most are such. It decides by the trace's id, as all that the SDK knows by name do, and so the
+        # same once more for those that it takes.
         trace_id = self._ids.next_trace_id
         sampled = self._provider.sampler.should_sample(NO_PARENT, trace_id, name, SpanKind.SERVER, attributes)
         return sampled.decision is Decision.DROP

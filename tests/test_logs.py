@@ -49,8 +49,12 @@ def test_what_is_no_json_is_shown_as_python_does() -> None:
 
 
 def test_half_a_character_does_not_cost_the_line() -> None:
-    (line,) = logged(r"log.error('call', exception='\ud800', of=1j)")
-    assert (line["event"], line["exception"], line["of"]) == ("call", "\ud800", "1j")
+    line, usual = logged(r"log.error('call', exception='\ud800', of=KeyError(1)); log.error('call', of=KeyError(1))")
+    assert (line["event"], line["exception"], line["of"]) == ("call", "\ud800", "KeyError(1)")
+    assert usual["of"] == "KeyError(1)"
+    assert len(line["timestamp"]) == len(usual["timestamp"])
+    assert line["timestamp"][10] == "T"
+    assert line["timestamp"][-1] == "Z"
 
 
 def test_below_info_nothing_is_written() -> None:

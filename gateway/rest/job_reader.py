@@ -40,7 +40,7 @@ class _Members(msgspec.Struct):
     """What an answer may hold of a job: values, and as their own bytes what is passed on or read by itself."""
 
     uid: Any = UNSET
-    url: Any = UNSET
+    url: Raw | UnsetType = UNSET
     status: Any = UNSET
     message: Any = UNSET
     kind: Any = UNSET
@@ -57,7 +57,7 @@ class _Members(msgspec.Struct):
 # One of these makes an object a job; an object with none of them is some other answer.
 JOB_FIELDS = frozenset(_Members.__struct_fields__)
 NO_MEMBERS = _Members()
-PIECES = frozenset({"error", "error_stack_trace", "invalid_fields", "result", "content"})
+PIECES = frozenset({"url", "error", "error_stack_trace", "invalid_fields", "result", "content"})
 # The value of a member that cannot be read: there, and of no use to anybody.
 UNREADABLE = ()
 
@@ -134,7 +134,7 @@ def _uid_of(members: _Members) -> int | None:
 
 
 def _uid_of_url(members: _Members) -> int | None:
-    url = read_text(members.url)
+    url = read_text(read_value(_given(members.url)))
     segment = url.partition("?")[0].rstrip("/").rpartition("/")[2]
     # No int64 has more than 19 digits.
     if not (segment.isascii() and segment.isdecimal() and len(segment) <= 19):

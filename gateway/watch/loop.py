@@ -115,7 +115,8 @@ class Loop(Generic[S]):
             await self._poll_until_last()
         except asyncio.CancelledError:
             if self.task.cancelling():
-                raise
+                # Not raised: the task would keep it, with frames that hold this loop, which holds the task.
+                return
             # Nobody asked this loop to stop: something below it was cancelled, and the watchers must hear of it.
             self._end(GatewayError("a poll was cancelled from within"))
         except GatewayError as error:
@@ -209,7 +210,8 @@ class Loop(Generic[S]):
         now = self.clock.monotonic()
         cadence = self._rules.cadence
         self.failures += 1
-        self.last_failure = error
+        # Its traceback holds this loop, as that of a failure does.
+        self.last_failure = error.with_traceback(None)
         if self._failing_since is None:
             self._failing_since = started
         if now >= self._give_up_at(now):
@@ -227,7 +229,7 @@ class Loop(Generic[S]):
         return UpstreamOutage(last, self.clock.monotonic() - since)
 
     def _end(self, failure: GatewayError) -> None:
-        self.failure = failure
+        self.failure = failure.with_traceback(None)
         self._on_end(self)
         self._wake_watchers()
 

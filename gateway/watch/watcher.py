@@ -76,8 +76,8 @@ class Watcher(Generic[S]):
         return changed
 
     def close(self) -> None:
-        """`next` is not called any more."""
-        self._alarm.cancel()
+        """`next` is not called any more. What the watcher holds, such as a large result, is freed with it."""
+        self._alarm.close()
 
     def _take(self) -> Changed[S] | None:
         loop = self.loop
