@@ -21,7 +21,7 @@ from tests.support.gateways import BEARER, running, stub
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from jobgateway.v1.job_service_pb2_grpc import JobServiceAsyncStub
 
@@ -33,17 +33,19 @@ SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 
 
 @pytest.fixture
-def uncollected(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Garbage stays, and no end is kept for those who come late."""
+def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
+    """What there is of ours that was not there before; garbage stays, and no end is kept for those who come late."""
     monkeypatch.setattr(ends, "KEEP_SECONDS", 0.0)
     gc.collect()
     gc.disable()
-    yield
+    # Other tests' own fixtures and results may hold some.
+    before = set(map(id, ours()))
+    yield lambda: sorted(type(each).__name__ for each in ours() if id(each) not in before)
     gc.enable()
 
 
-def left() -> list[str]:
-    return sorted(type(each).__name__ for each in gc.get_objects() if isinstance(each, OURS))
+def ours() -> list[object]:
+    return [each for each in gc.get_objects() if isinstance(each, OURS)]
 
 
 def watch(jobs: JobServiceAsyncStub, **options: Any) -> Any:
@@ -124,9 +126,8 @@ async def several_watch(jobs: JobServiceAsyncStub) -> StatusCode:
         ([answer(400, {"detail": "no"})], a_run_ends, StatusCode.INVALID_ARGUMENT),
     ],
 )
-@pytest.mark.usefixtures("uncollected")
 async def test_what_ends_is_freed_without_a_look_for_garbage(
-    upstream: ScriptedUpstream, script: list[Any], ending: Any, code: StatusCode
+    upstream: ScriptedUpstream, left: Callable[[], list[str]], script: list[Any], ending: Any, code: StatusCode
 ) -> None:
     upstream.script.extend(script)
     async with running(upstream.url, poll_outage_seconds=1) as gateway, stub(gateway) as jobs:
@@ -138,8 +139,7 @@ async def test_what_ends_is_freed_without_a_look_for_garbage(
         assert left() == []
 
 
-@pytest.mark.usefixtures("uncollected")
-async def test_a_drain_frees_what_it_ends(upstream: ScriptedUpstream) -> None:
+async def test_a_drain_frees_what_it_ends(upstream: ScriptedUpstream, left: Callable[[], list[str]]) -> None:
     async def hang(connection: Connection) -> None:
         await connection.gone()
 

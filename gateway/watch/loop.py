@@ -210,7 +210,7 @@ class Loop(Generic[S]):
         now = self.clock.monotonic()
         cadence = self._rules.cadence
         self.failures += 1
-        # Its traceback holds this loop, as that of a failure does.
+        # Without its traceback, as in `_end`.
         self.last_failure = error.with_traceback(None)
         if self._failing_since is None:
             self._failing_since = started
@@ -229,6 +229,8 @@ class Loop(Generic[S]):
         return UpstreamOutage(last, self.clock.monotonic() - since)
 
     def _end(self, failure: GatewayError) -> None:
+        # Its traceback, and that of what it was raised after, hold this loop.
+        failure.__context__ = None
         self.failure = failure.with_traceback(None)
         self._on_end(self)
         self._wake_watchers()
