@@ -24,13 +24,16 @@ _log = structlog.get_logger()
 
 def configure(log_format: str) -> None:
     """Sets up structlog for the process, and what libraries log from WARNING; `log_format` is `json` or `text`."""
-    line: structlog.typing.Processor = _json_line
-    text: structlog.typing.Processor = _json_text
+    line: structlog.typing.Processor
+    text: structlog.typing.Processor
+    to: Callable[..., object]
     # With standard error closed, Python has none.
     out = sys.stderr or sys.stdout
-    to: Callable[..., object] = structlog.BytesLoggerFactory(file=out.buffer)
-    stamps: list[structlog.typing.Processor] = []
-    if log_format == "text":
+    if log_format == "json":
+        stamps: list[structlog.typing.Processor] = []
+        line, text = _json_line, _json_text
+        to = structlog.BytesLoggerFactory(file=out.buffer)
+    else:
         stamps = [structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
         # Its richer tracebacks show local variables, and a token is one.
         line = text = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
