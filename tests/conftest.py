@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import contextlib
+import inspect
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 import structlog
 
+from gateway.cli.serve import simulate
+from gateway.config import Settings
 from gateway.simulator import Simulator
 from tests.support.gateways import TOKEN, running, stub
 from tests.support.upstream import ScriptedUpstream
@@ -15,6 +20,26 @@ if TYPE_CHECKING:
     from jobgateway.v1 import job_service_pb2_grpc as rpc
 
     from gateway.server import Gateway
+
+
+def default_ports() -> list[int]:
+    """Return every port that a server of ours takes by default."""
+    settings = [Settings.model_fields[name].default for name in ("listen", "admin_listen")]
+    addresses = [*settings, inspect.signature(simulate).parameters["listen"].default]
+    return [int(address.rpartition(":")[2]) for address in addresses]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _default_ports_are_taken() -> Iterator[None]:
+    """Occupy the default ports, so that a test that uses one fails on every machine."""
+    with contextlib.ExitStack() as stack:
+        for port in default_ports():
+            listener = stack.enter_context(socket.socket())
+            # If the port is taken already, by a gateway on this machine, the effect is the same.
+            with contextlib.suppress(OSError):
+                listener.bind(("127.0.0.1", port))
+                listener.listen()
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -98,6 +98,7 @@ def process() -> Iterator[Process]:
     environment |= {
         "JOBGATEWAY_UPSTREAM_URL": f"http://127.0.0.1:{upstream.server_port}",
         "JOBGATEWAY_LISTEN": "127.0.0.1:0",
+        "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
         # One caller makes all of the calls, as quickly as it can.
         "JOBGATEWAY_CALLS_PER_SECOND": "100000",
         "JOBGATEWAY_POLLS_PER_SECOND": "100000",

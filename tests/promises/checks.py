@@ -203,12 +203,18 @@ def failures_reach_all(history: History, polls: Polls) -> Iterator[str]:
             continue
         for watch in _watches_of(history, poll):
             begun = poll.ended if watch.loop and watch.loop == poll.loop else poll.began
-            inside = watch.joined < begun and poll.ended < watch.ended - history.tolerance
+            inside = _joined(watch, history) < begun and poll.ended < watch.ended - history.tolerance
             asleep = any(
                 began <= poll.ended + history.tolerance and poll.ended < ended for began, ended in watch.asleep
             )
             if inside and not asleep:
                 yield f"{watch.name}: it did not end with the final failure at {poll.ended:.3f}"
+
+
+def _joined(watch: Watch, history: History) -> float:
+    """Return when the watch had certainly joined its loop, in seconds of the history."""
+    # Over sockets, a call may reach the gateway long after it was made.
+    return watch.joined if history.stepped else min((event.time for event in watch.events), default=float("inf"))
 
 
 def outages_reach_all(history: History, polls: Polls) -> Iterator[str]:
@@ -272,14 +278,24 @@ def _wrong_outage(watch: Watch, history: History, loop: list[Poll]) -> str | Non
     if any(began <= watch.ended <= ended + history.tolerance for began, ended in watch.asleep):
         # It heard late of what ended its loop earlier; the watchers that were awake tell when.
         return None
-    run = _failing_run([poll for poll in loop if poll.began <= watch.ended])
-    if not run or watch.ended - run[0].began < history.outage - EXACT:
+    before = [poll for poll in loop if poll.began <= watch.ended]
+    run = _failing_run(before)
+    if not run or watch.ended - _sent(run[0], before, history) < history.outage - EXACT:
         return f"it gave up at {watch.ended:.3f} before the limit"
     failed = [poll for poll in run if poll.kind is Kind.PASSING]
     cut = run[-1].kind is Kind.CUT
     if failed and watch.last_failure != failed[-1].failure and not (cut and watch.last_failure == "UPSTREAM_TIMEOUT"):
         return f"it names {watch.last_failure!r} as the last failure, not {failed[-1].failure!r}"
     return None
+
+
+def _sent(poll: Poll, loop: list[Poll], history: History) -> float:
+    """Return the earliest time at which the gateway can have sent this poll, in seconds of the history."""
+    if history.stepped:
+        return poll.began
+    # Over sockets, the upstream reads a request some time after it was sent.
+    answered = [before.ended for before in loop if before.ended <= poll.began and before is not poll]
+    return max(answered, default=poll.began - history.tolerance)
 
 
 def _failing_run(polls: list[Poll]) -> list[Poll]:
@@ -306,14 +322,23 @@ def retry_after(history: History, polls: Polls) -> Iterator[str]:
             early = after.began < before.ended + before.retry_after - EXACT
             if before.loop == after.loop and before.retry_after and early:
                 yield f"{after.credential}/{after.uid}: polled at {after.began:.3f}, before Retry-After was over"
-    for poll in history.polls:
-        if not poll.throttled:
-            continue
-        until = poll.ended + min(poll.retry_after, history.outage) - EXACT
-        for other in history.polls:
-            same = (other.credential, other.process) == (poll.credential, poll.process)
-            if same and poll.ended + EXACT < other.began < until:
-                yield f"{other.credential}/{other.uid}: polled at {other.began:.3f} during a 429 until {until:.3f}"
+    for throttled in [poll for poll in history.polls if poll.throttled]:
+        until = throttled.ended + min(throttled.retry_after, history.outage) - EXACT
+        for own in polls:
+            during = [poll for poll in own if _is_held(poll, throttled, until)]
+            # Over sockets, each other job may have one request on its way when the 429 is answered.
+            late = during if history.stepped or _same_job(during[:1], throttled) else during[1:]
+            for poll in late:
+                yield f"{poll.credential}/{poll.uid}: polled at {poll.began:.3f} during a 429 until {until:.3f}"
+
+
+def _is_held(poll: Poll, throttled: Poll, until: float) -> bool:
+    same = (poll.credential, poll.process) == (throttled.credential, throttled.process)
+    return same and throttled.ended + EXACT < poll.began < until
+
+
+def _same_job(polls: list[Poll], throttled: Poll) -> bool:
+    return any(poll.uid == throttled.uid for poll in polls)
 
 
 def never_silent(history: History, polls: Polls) -> Iterator[str]:

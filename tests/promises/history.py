@@ -84,6 +84,7 @@ class History:
     """All that a run recorded, and the rules that it ran under (seconds).
 
     `tolerance` is how late something may be seen: next to nothing on a stepped clock, some scheduling on sockets.
+    `stepped`: the gateway knows of a response at the moment that is recorded. Over sockets it learns of it later.
     """
 
     polls: list[Poll]
@@ -93,3 +94,4 @@ class History:
     longest: float
     outage: float
     tolerance: float
+    stepped: bool = True

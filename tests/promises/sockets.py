@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 CREDENTIALS = ["credential-of-ann", "credential-of-bob"]
 SHORTEST, LONGEST, OUTAGE, SILENCE = 0.05, 0.3, 3.0, 0.5
-# How late a busy machine may be. What depends on order alone is exact all the same.
+# How late a machine may be that runs without stalls. What depends on order alone is exact all the same.
 TOLERANCE = 2.0
+# Between two looks at how late the machine is, in seconds.
+LOOK_SECONDS = 0.02
 
 # What a trouble is to a client of HTTP, and the reason that the gateway has for it.
 REASONS = {
@@ -91,7 +93,8 @@ class TroubledUpstream(ScriptedUpstream):
                     credential,
                     uid,
                     began,
-                    time.monotonic(),
+                    # The gateway cannot know of a response before its last byte was written.
+                    time.monotonic() if kind is Kind.CUT else connection.touched,
                     kind,
                     state,
                     done,
@@ -113,10 +116,10 @@ class TroubledUpstream(ScriptedUpstream):
             case "reset":
                 connection.reset()
             case "closed":
-                connection.writer.close()
+                connection.close()
             case "half a body":
                 await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
-                connection.writer.close()
+                connection.close()
             case "malformed":
                 await connection.send(answer(200, raw=b"<html>"))
                 return True
@@ -145,6 +148,25 @@ def job_answer(uid: int, state: str, result: bytes | None) -> bytes:
     return answer(200, raw=b'{"uid":%d,"status":%b,"result":%b}' % (uid, json.dumps(state).encode(), result))
 
 
+class Stalls:
+    """Measures how long the machine let the event loop wait; `longest` is in seconds."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._measure())
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+    async def _measure(self) -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(LOOK_SECONDS)
+            self.longest = max(self.longest, time.monotonic() - began - LOOK_SECONDS)
+
+
 class SocketRun:
     """One run from a seed; `history` is what it recorded."""
 
@@ -156,12 +178,17 @@ class SocketRun:
         self.faults = self.upstream.faults
         self._active: dict[int, tuple[Watch, asyncio.Task[None]]] = {}
         self._results: dict[int, bytes] = {}
+        self._stalls = Stalls()
 
     @property
     def history(self) -> History:
-        return History(self.upstream.polls, self.watches, self._results, SHORTEST, LONGEST, OUTAGE, TOLERANCE)
+        tolerance = TOLERANCE + 3 * self._stalls.longest
+        return History(
+            self.upstream.polls, self.watches, self._results, SHORTEST, LONGEST, OUTAGE, tolerance, stepped=False
+        )
 
     async def start(self) -> None:
+        self._stalls.start()
         await self.upstream.start()
         await self._start_gateway()
 
@@ -276,6 +303,7 @@ class SocketRun:
         await asyncio.wait_for(asyncio.gather(*(task for _, task in self._active.values())), 60)
         await self._stop_gateway(0.0)
         await self.upstream.stop()
+        self._stalls.stop()
 
 
 def read_event(event: pb.JobEvent, content: bytearray) -> Event:

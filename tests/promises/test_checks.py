@@ -276,6 +276,40 @@ def test_a_broken_limit_is_found(history: History, promise: str) -> None:
     assert promise in violations(history)
 
 
+def throttled(polls_during: int) -> History:
+    """A history over sockets in which another job was polled some times during a 429."""
+    history = good()
+    history.stepped = False
+    history.polls[3] = replace(history.polls[3], throttled=True)
+    history.polls += [poll(7.2 + 1.1 * n, "b", uid=2, loop="other") for n in range(polls_during)]
+    history.watches.append(Watch("other", "ann", 2, 7.1, 15.0, ended=9.4, status="LEFT", loop="other"))
+    history.watches[-1].events = [event(7.3, "b")] if polls_during else []
+    return history
+
+
+def test_one_poll_per_job_may_be_in_flight_at_a_429() -> None:
+    assert violations(throttled(1)) == {}
+
+
+def test_a_second_poll_during_a_429_is_found() -> None:
+    assert "retry_after" in violations(throttled(2))
+
+
+def test_a_poll_of_the_throttled_job_itself_is_found() -> None:
+    history = throttled(0)
+    history.polls.append(poll(8.0, "b"))
+    assert "retry_after" in violations(history)
+
+
+def test_an_outage_is_judged_by_when_its_first_poll_was_sent() -> None:
+    early = outage(60)
+    early.stepped = False
+    early.watches[0].ended -= 1.8
+    assert violations(early) == {}, "the upstream may have read the first poll 1.8 s after it was sent"
+    early.watches[0].ended -= 0.2
+    assert "errors_are_true" in violations(early)
+
+
 def test_every_promise_has_a_history_that_breaks_it() -> None:
     assert {*EXPECTED.values(), "outages_end"} == {promise.__name__ for promise in PROMISES}
     assert all(promise.__doc__ for promise in PROMISES)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import struct
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,18 +30,29 @@ class Seen:
 
 
 class Connection:
-    """What a reply that is more than bytes can do with its connection."""
+    """What a reply that is more than bytes can do with its connection.
+
+    `touched` is the last time at which it did something, in seconds of the monotonic clock. The peer knows of it later.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.touched = time.monotonic()
 
     async def send(self, data: bytes) -> None:
+        self.touched = time.monotonic()
         self.writer.write(data)
         await self.writer.drain()
 
+    def close(self) -> None:
+        """Closes with FIN."""
+        self.touched = time.monotonic()
+        self.writer.close()
+
     def reset(self) -> None:
         """Closes with RST."""
+        self.touched = time.monotonic()
         sock: socket.socket = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -49,6 +61,7 @@ class Connection:
         """Returns when the peer has closed."""
         while await self.reader.read(65536):
             pass
+        self.touched = time.monotonic()
 
 
 def answer(status: int, body: Any = None, *, headers: dict[str, str] | None = None, raw: bytes | None = None) -> bytes:
