@@ -39,6 +39,10 @@ MAX_DEADLINE_SECONDS = 30 * 24 * 3600.0
 # Methods that may have sent a job: to call their end UNAVAILABLE would invite a second one.
 SUBMITTING = frozenset({"SendJob", "RunJob"})
 
+# What these say of a call that nobody made before: gRPC's own retries, and those of Envoy and so of Istio.
+FIRST_ATTEMPTS = {"grpc-previous-rpc-attempts": 0, "x-envoy-attempt-count": 1}
+_COUNT = re.compile(r"[0-9]{1,9}")
+
 # A raw HTTP/2 peer can send CR, LF, NUL and more, and grpc.aio hands it on.
 _SAFE_VALUE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 
@@ -139,6 +143,8 @@ class Call:
         self.headers = self.span.onward(headers)
         self._sent = record.sent
         self.uid: int | None = None
+        # The header by which a machine says that it made this call before, or None.
+        self.machine_retry: str | None = None
         self.cut_off = False
         self._beginning = False
         self._context = context
@@ -232,6 +238,7 @@ class Boundary:
                     record.identify(headers)
                     call = Call(context, self._credential(metadata, peer), headers, record)
                     visit.belongs_to(call.credential.caller_key, len(data))
+                    call.machine_retry = _machine_retry(metadata)
                     self._calls.add(call)
                     answer = await method(_parse(request, data), call)
             except asyncio.CancelledError:
@@ -297,6 +304,15 @@ def _traceparent(metadata: dict[str, list[str | bytes]]) -> str | None:
 
 def _passed_through(metadata: dict[str, list[str | bytes]]) -> dict[str, str]:
     return {name: _one(name, metadata[name]) for name in PASSED_THROUGH if name in metadata}
+
+
+def _machine_retry(metadata: dict[str, list[str | bytes]]) -> str | None:
+    """The header, with its value, by which a client library or a proxy says that it made this call before."""
+    for name, first in FIRST_ATTEMPTS.items():
+        for value in metadata.get(name, ()):
+            if isinstance(value, str) and _COUNT.fullmatch(value) and int(value) > first:
+                return f"{name}: {value}"
+    return None
 
 
 def _one(name: str, values: Sequence[str | bytes]) -> str:

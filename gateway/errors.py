@@ -13,7 +13,8 @@ GatewayError
 │   ├── UpstreamAnswerTooLarge it answered with more than we take
 │   ├── UpstreamTimedOut       it did not answer in time
 │   ├── UpstreamConnectionLost the connection broke, when the request may have been read
-│   └── UpstreamUnreachable    there was no connection: the request was certainly not sent
+│   ├── UpstreamUnreachable    there was no connection: the request was certainly not sent
+│   └── GatewayOverloaded      this process ran out of memory, files or threads
 ├── SubmitOutcomeUnknown       a submission was sent, and whether a job runs is not known
 ├── UpstreamOutage             a watch rode out failures for as long as it may
 ├── NoStateYet                 a wait was over before any state could be read
@@ -150,6 +151,16 @@ class UpstreamUnreachable(UpstreamError):
     """No connection came about: the upstream has certainly not seen the request."""
 
     sent = False
+
+
+class GatewayOverloaded(UpstreamError):
+    """This process or its machine ran out of memory, file descriptors or threads: no fault of the upstream's."""
+
+    retry_after = 2.0
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class SubmitOutcomeUnknown(GatewayError):

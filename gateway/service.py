@@ -14,7 +14,14 @@ from gateway.call import left_by_caller
 from gateway.clock import sleep_until
 from gateway.content import read_format
 from gateway.domain import Job, JobStatus
-from gateway.errors import GatewayError, NoStateYet, RequestInvalid, UpstreamAnswered, UpstreamError
+from gateway.errors import (
+    GatewayError,
+    NoStateYet,
+    RequestInvalid,
+    SubmitOutcomeUnknown,
+    UpstreamAnswered,
+    UpstreamError,
+)
 from gateway.events import JobState, in_one_piece, size_of
 from gateway.fetch import Fetch
 from gateway.status import row_of
@@ -170,6 +177,13 @@ class JobService:
 
     async def _submit(self, request: pb.SendJobRequest, call: Call) -> Submission:
         request_id = read_request_id(request.request_id)
+        if call.machine_retry is not None and not request_id:
+            raise SubmitOutcomeUnknown(
+                f"a client library or a proxy repeated this call by itself ({call.machine_retry}), and an earlier "
+                "attempt may have sent the job; this one sent nothing. Turn off automatic retries of SendJob and "
+                "RunJob, or set a request_id, under which a repeated call is safe",
+                None,
+            )
         if request.ByteSize() > READ_IN_THREAD_BYTES:
             job, mark = await REQUESTS.run(partial(_read_request, request, request_id))
         else:

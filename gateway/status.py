@@ -69,6 +69,7 @@ BY_ERROR: dict[type[errors.GatewayError], Row] = {
     errors.UpstreamTimedOut: Row(StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
     errors.UpstreamConnectionLost: Row(StatusCode.UNAVAILABLE, "UPSTREAM_CONNECTION_LOST"),
     errors.UpstreamUnreachable: Row(StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"),
+    errors.GatewayOverloaded: Row(StatusCode.UNAVAILABLE, "GATEWAY_OVERLOADED"),
     # Never UNAVAILABLE: clients and meshes retry that by themselves, and the job would run twice.
     errors.SubmitOutcomeUnknown: Row(StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN"),
     errors.UpstreamOutage: Row(StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"),

@@ -41,12 +41,18 @@ async def hang(connection: Connection) -> None:
 
 REPLIES: dict[str, Any] = {
     **{str(status): answer(status, {"detail": "so it is"}) for status in (401, 403, 404, 409, 410, 413, 418, 422)},
-    **{str(status): answer(status, {"detail": "so it is"}) for status in (408, 425, 499, 500, 501, 503, 504, 507)},
+    **{
+        str(status): answer(status, {"detail": "so it is"})
+        for status in (408, 425, 444, 460, 499, 500, 501, 503, 504, 507)
+    },
     "400": answer(400, {"params": {"width": ["A valid number is required."]}, "non_field_errors": ["No."]}),
     "429": answer(429, {"detail": "slow down"}, headers={"Retry-After": "7"}),
     "429 bare": answer(429, {"detail": "slow down"}),
     "502 html": answer(502, raw=HTML, headers={"Content-Type": "text/html"}),
-    "302": answer(302, headers={"Location": "http://localhost:1/elsewhere/"}),
+    **{
+        str(status): answer(status, headers={"Location": "http://localhost:1/elsewhere/"})
+        for status in (300, 301, 302, 303, 304, 305, 306, 307, 308)
+    },
     "not json": answer(200, raw=HTML),
     "empty": answer(200, raw=b""),
     "truncated": answer(200, raw=JOB[:-5]),
@@ -78,6 +84,8 @@ READS: dict[str, tuple[StatusCode, str]] = {
     "418": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED"),
     "422": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED"),
     "425": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
+    "444": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED"),
+    "460": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED"),
     "429": (StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_RATE_LIMITED"),
     "429 bare": (StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_RATE_LIMITED"),
     "499": (StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
@@ -87,7 +95,9 @@ READS: dict[str, tuple[StatusCode, str]] = {
     "503": (StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
     "504": (StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
     "507": (StatusCode.INTERNAL, "UPSTREAM_ERROR"),
-    "302": (StatusCode.INTERNAL, "UPSTREAM_MALFORMED"),
+    **dict.fromkeys(
+        ("300", "301", "302", "303", "304", "305", "306", "307", "308"), (StatusCode.INTERNAL, "UPSTREAM_MALFORMED")
+    ),
     **dict.fromkeys(
         ("not json", "empty", "truncated", "utf-16", "list", "null", "no job"),
         (StatusCode.INTERNAL, "UPSTREAM_MALFORMED"),
@@ -101,16 +111,17 @@ READS: dict[str, tuple[StatusCode, str]] = {
 # Of a submission these may have made a job; of the others certainly none was made.
 UNKNOWN = (StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN")
 SUBMITS = READS | dict.fromkeys(
-    [name for name in READS if name in ("408", "502 html") or name[0] == "5"]
+    [name for name in READS if name[0] == "5" or (name[0] == "3" and name not in ("307", "308"))]
+    + ["408", "444", "460", "499"]
     + ["not json", "empty", "truncated", "utf-16", "list", "null", "no job"]
     + ["uid text", "uid negative", "uid huge", "uid true", "closed", "reset", "half a body", "hang"],
     UNKNOWN,
 )
 
 # Success of a DELETE needs no body, so none of its kinds can be wrong.
-CANCELS = {name: row for name, row in READS.items() if row[1] != "UPSTREAM_MALFORMED" or name == "302"}
+CANCELS = {name: row for name, row in READS.items() if row[1] != "UPSTREAM_MALFORMED" or name[0] == "3"}
 
-FINAL = {"400", "401", "403", "404", "409", "410", "413", "418", "422", "499"}
+FINAL = {"400", "401", "403", "404", "409", "410", "413", "418", "422", "444", "460", "499"}
 
 SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 

@@ -103,7 +103,8 @@ async def test_it_is_given_up_after_some_attempts(clock: SteppedClock, submitter
         UpstreamMalformed("no json", http_status=200),
         UpstreamMalformed("no HTTP that we know", http_status=199),
         UpstreamMalformed("no http"),
-        UpstreamAnswered(408, "slow"),
+        *(UpstreamMalformed("a redirect", http_status=status) for status in (300, 301, 302, 303, 304, 305, 306, 399)),
+        *(UpstreamAnswered(status, "gave up") for status in (408, 444, 460, 499)),
         UpstreamAnswered(500, "broken"),
         UpstreamAnswered(599, "broken"),
     ],
@@ -124,8 +125,9 @@ async def test_an_unknown_outcome_is_never_tried_again_and_remembered(
 @pytest.mark.parametrize(
     "error",
     [
-        *(UpstreamAnswered(status, "no") for status in (400, 401, 404, 409, 425, 429, 499)),
-        UpstreamMalformed("a redirect", http_status=302),
+        *(UpstreamAnswered(status, "no") for status in (400, 401, 404, 409, 413, 421, 425, 429)),
+        *(UpstreamAnswered(status, "no") for status in (463, 464, 494, 495, 496, 497, 498)),
+        *(UpstreamMalformed("a redirect", http_status=status) for status in (307, 308)),
     ],
     ids=lambda error: str(error.http_status),
 )

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+# The headers of an answer that the gateway reads.
+READ_HEADERS = frozenset({b"content-encoding", b"content-length", b"content-type", b"location", b"retry-after"})
+
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
     """Sends requests on the session that `make_session` makes within the event loop, on first use.
 
-    Neither decodes bodies nor follows redirects. Raises aiohttp's exceptions, also while a body is read. `timeout` is
-    for each request; one of its own in `request.extensions` does not count.
+    An answer has no headers but `READ_HEADERS`. Bodies are not decoded, and redirects not followed. Raises aiohttp's
+    exceptions, also while a body is read. `timeout` is for each request; one of its own in `request.extensions` does
+    not count.
     """
 
     def __init__(self, make_session: Callable[[], aiohttp.ClientSession], timeout: aiohttp.ClientTimeout) -> None:
@@ -41,7 +45,9 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             auto_decompress=False,
             timeout=self._timeout,
         )
-        return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
+        # An answer may have thousands of headers, and httpx looks at each several times.
+        headers = [each for each in response.raw_headers if each[0].lower() in READ_HEADERS]
+        return httpx.Response(response.status, headers=headers, stream=_Body(response))
 
     async def aclose(self) -> None:
         """Closes all connections."""

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 MAX_PIECE_BYTES = 256 << 10
 # Of gzip and of zlib, whichever the stream begins with.
 EITHER_HEADER = zlib.MAX_WBITS | 32
+# So much is handed to zlib at once: at the end of each gzip member it copies what is left, and members may be tiny.
+SLICE_BYTES = 16 << 10
 
 
 class NotDecodable(ValueError):
@@ -32,8 +34,9 @@ def decoded(pieces: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]
 async def _inflated(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     inflater = _Inflater()
     async for piece in pieces:
-        for part in inflater.parts(piece):
-            yield part
+        for start in range(0, len(piece), SLICE_BYTES):
+            for part in inflater.parts(piece[start : start + SLICE_BYTES]):
+                yield part
     if not inflater.complete:
         raise NotDecodable("the upstream's answer ends before its compressed content does")
 
@@ -47,17 +50,24 @@ class _Inflater:
         self.complete = True
 
     def parts(self, data: bytes) -> Iterator[bytes]:
-        """What `data` holds. Raises `NotDecodable`."""
+        """What `data` holds, at least one part of at most `MAX_PIECE_BYTES`. Raises `NotDecodable`."""
+        gathered: list[bytes] = []
+        size = 0
         more = True
         while more:
             if self._inflate.eof:
                 # A gzip file may have several members; each is a stream of its own.
                 self._inflate = zlib.decompressobj(EITHER_HEADER)
             try:
-                part = self._inflate.decompress(data, MAX_PIECE_BYTES)
+                part = self._inflate.decompress(data, MAX_PIECE_BYTES - size)
             except zlib.error as error:
                 raise NotDecodable("the upstream's answer is not compressed as it says") from error
-            yield part
+            gathered.append(part)
+            size += len(part)
+            full = size == MAX_PIECE_BYTES
             self.complete = self._inflate.eof
             data = self._inflate.unused_data if self.complete else self._inflate.unconsumed_tail
-            more = bool(data) or (len(part) == MAX_PIECE_BYTES and not self.complete)
+            more = bool(data) or (full and not self.complete)
+            if full or not more:
+                yield b"".join(gathered)
+                gathered, size = [], 0

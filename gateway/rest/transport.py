@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import io
 import ssl
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 import httpx
 import msgspec
 
 from gateway.errors import (
+    GatewayOverloaded,
     UpstreamAnswerTooLarge,
     UpstreamConnectionLost,
     UpstreamError,
@@ -24,8 +26,20 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.rest.aiohttp_transport import AiohttpTransport
+from gateway.rest.connections import (
+    FRESH,
+    MAX_HEADER_BYTES,
+    MAX_HEADER_LINES,
+    Connector,
+    KeptConnectionLost,
+    NotAnAnswer,
+    Request,
+    UnaskedAnswer,
+)
 from gateway.rest.decoding import NotDecodable, decoded
 from gateway.rest.room import Outgrown, Room
+from gateway.rest.share import Share
+from gateway.rest.shortage import ShortageLog, shortage_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -54,6 +68,7 @@ NOTHING_SENT = (
     aiohttp.ConnectionTimeoutError,
     aiohttp.ClientHttpProxyError,
     aiohttp.InvalidURL,
+    UnaskedAnswer,
 )
 
 
@@ -80,16 +95,6 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
     retry_after: str | None = None
     room: Room | None = None
-
-
-class _Connector(aiohttp.TCPConnector):
-    async def connect(self, req: aiohttp.ClientRequest, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
-        while True:
-            connection = await super().connect(req, *args, **kwargs)
-            # An answer that nobody asked for, come while the connection was idle, would be taken for this request's.
-            if connection.protocol is None or not connection.protocol.should_close:
-                return connection
-            connection.close()
 
 
 class Observer(Protocol):
@@ -126,16 +131,31 @@ class Transport:
         self._max_answer_bytes = max_answer_bytes
         # Not the pool's own limit: waiting for it counts as connecting, and our own queue would look like an outage.
         self._places = asyncio.Semaphore(max_connections)
+        self._max_connections = max_connections
+        self._shortages = ShortageLog(time.monotonic)
         self._ssl = ssl.create_default_context()
         timeout = aiohttp.ClientTimeout(connect=limits.connect, sock_connect=limits.connect, sock_read=limits.silence)
         self._transport = AiohttpTransport(self._session, timeout)
 
     def _session(self) -> aiohttp.ClientSession:
-        connector = _Connector(limit=0, keepalive_timeout=self._idle_seconds, ssl=self._ssl, ttl_dns_cache=DNS_SECONDS)
-        session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), proxy=self._proxy, trust_env=False
+        connector = Connector(
+            most=self._max_connections,
+            keepalive_timeout=self._idle_seconds,
+            ssl=self._ssl,
+            ttl_dns_cache=DNS_SECONDS,
         )
-        # By itself it sends a GET or DELETE again whose connection broke; one exchange is one request.
+        session = aiohttp.ClientSession(
+            connector=connector,
+            request_class=Request,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=self._proxy,
+            trust_env=False,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADER_LINES,
+        )
+        # aiohttp sends a GET or DELETE again by itself, perhaps on the next stale connection. `_within_time` knows when
+        # that is right.
         session._retry_connection = False  # noqa: SLF001 - aiohttp has no public switch, its test client does the same
         return session
 
@@ -158,7 +178,8 @@ class Transport:
         `pause`: see `Room`.
 
         Raises `UpstreamUnreachable` where certainly nothing was sent; `UpstreamTimedOut`, `UpstreamConnectionLost`
-        and `UpstreamMalformed` where the upstream may have read the request; `UpstreamAnswerTooLarge`.
+        and `UpstreamMalformed` where the upstream may have read the request; `UpstreamAnswerTooLarge`;
+        `GatewayOverloaded` if this process ran out of memory, files or threads.
         """
         request = _request(method, url, headers, body)
         room = Room(self._budget, owner, self._max_answer_bytes, pause, repeatable=body is None)
@@ -169,19 +190,38 @@ class Transport:
                 except Outgrown:
                     await room.start_over()
                     return await self._within_time(request, room)
-        except FOREIGN as error:
+        except (*FOREIGN, MemoryError, RuntimeError) as error:
+            if (name := shortage_in(error)) is not None:
+                self._shortages.write(name)
+                sent = not isinstance(error, (*NOTHING_SENT, RuntimeError))
+                raise GatewayOverloaded(f"the gateway has too little of what it needs ({name})", sent=sent) from error
+            if not isinstance(error, FOREIGN):
+                raise
             raise _ours(error) from error
 
     async def _within_time(self, request: httpx.Request, room: Room) -> Answer:
         complete = False
         try:
             async with asyncio.timeout(self._limits.whole) as limit:
-                answer = await self._exchange(request, room, limit)
+                try:
+                    answer = await self._exchange(request, room, limit)
+                except KeptConnectionLost:
+                    # The upstream closed an idle connection as the request went out. Only a read is safe to repeat.
+                    if request.method != "GET":
+                        raise
+                    answer = await self._exchange_afresh(request, room, limit)
             complete = True
         finally:
             if not complete:
                 room.release()
         return answer
+
+    async def _exchange_afresh(self, request: httpx.Request, room: Room, limit: asyncio.Timeout) -> Answer:
+        before = FRESH.set(True)
+        try:
+            return await self._exchange(request, room, limit)
+        finally:
+            FRESH.reset(before)
 
     async def _exchange(self, request: httpx.Request, room: Room, limit: asyncio.Timeout) -> Answer:
         clock = asyncio.get_running_loop().time
@@ -213,6 +253,8 @@ class Transport:
             else:
                 await _read_refusal(response, body, limit)
         except FOREIGN as error:
+            if shortage_in(error) is not None:
+                raise
             ours = _ours(error)
             ours.http_status = response.status_code
             raise ours from error
@@ -282,10 +324,16 @@ def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
 
 
 async def _one_by_one(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    clock = asyncio.get_running_loop().time
+    share = Share(clock())
+    began = clock()
     async for piece in pieces:
+        now = clock()
+        share.spend(began, now, len(piece))
         yield piece
         # What was compressed comes without a wait between its pieces.
-        await asyncio.sleep(0)
+        await asyncio.sleep(share.rest(clock()))
+        began = clock()
 
 
 class _Pieces(httpx.AsyncByteStream):
@@ -302,7 +350,7 @@ def _ours(error: Exception) -> UpstreamError:
         return UpstreamUnreachable("no connection to the upstream could be made")
     if isinstance(error, TimeoutError):
         return UpstreamTimedOut("the upstream did not answer in time")
-    if isinstance(error, NotDecodable):
+    if isinstance(error, NotDecodable | NotAnAnswer):
         return UpstreamMalformed(str(error))
     if isinstance(error, aiohttp.ClientResponseError | ValueError):
         return UpstreamMalformed("the upstream's answer is not HTTP that can be read")

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 MAX_ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.1
 MAX_AT_ONCE = 1_024
+# A proxy says so when it stopped waiting, while the upstream may have the request: 408, 460 (AWS ALB: the client left),
+# 444 and 499 (nginx: closed without an answer, the client left). Every other 4xx refuses, also those that proxies
+# made up: 463 and 464 (AWS ALB), 494 to 498 (headers and certificates) come before the request is passed on.
+UNKNOWN_4XX = frozenset({408, 444, 460, 499})
+# These two ask for the same request elsewhere. The others may follow a request that was carried out: a 303 says so.
+REFUSING_3XX = frozenset({307, 308})
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -214,10 +220,9 @@ class Submitter:
 
 def _outcome_is_unknown(error: UpstreamError) -> bool:
     if isinstance(error, UpstreamAnswered):
-        return error.http_status == 408 or error.http_status >= 500
+        return error.http_status in UNKNOWN_4XX or error.http_status >= 500
     if isinstance(error, UpstreamMalformed) and error.http_status is not None:
-        # A redirect refuses; any other answer that cannot be read does not.
-        return not 300 <= error.http_status < 400
+        return error.http_status not in REFUSING_3XX
     return error.sent
 
 

@@ -1,0 +1,37 @@
+"""The share of the event loop that reading one answer may take."""
+
+from __future__ import annotations
+
+# An answer may take a quarter of the loop's time, beside what its size alone explains.
+SHARE = 0.25
+SECONDS_PER_BYTE = 20e-9
+# What a piece costs outside of what is measured: a turn of the loop, and one of the task that reads.
+SECONDS_PER_PIECE = 30e-6
+# How far an answer may run ahead of its share.
+MOST_AHEAD_SECONDS = 0.005
+
+
+class Share:
+    """Counts the time that one answer takes, and says how long it must rest.
+
+    Times are of the event loop's clock, in seconds. Large pieces never rest. Many tiny ones do, such as chunks of one
+    byte, which take a hundred times as long per byte.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._ahead = 0.0
+        self._at = now
+
+    def spend(self, began: float, now: float, size: int) -> None:
+        """A piece of `size` bytes was dealt with from `began` to `now`."""
+        cost = now - began + SECONDS_PER_PIECE - size * SECONDS_PER_BYTE
+        self._ahead = max(0.0, self._ahead + cost - (now - self._at) * SHARE)
+        self._at = now
+
+    def rest(self, now: float) -> float:
+        """How long to leave the loop to others now; 0 if the answer is within its share."""
+        if self._ahead <= MOST_AHEAD_SECONDS:
+            return 0.0
+        self._ahead = max(0.0, self._ahead - (now - self._at) * SHARE)
+        self._at = now
+        return self._ahead / SHARE if self._ahead > MOST_AHEAD_SECONDS else 0.0
