@@ -58,8 +58,8 @@ class JobState:
 
     @cached_property
     def token(self) -> str:
-        """The resume token of who has seen this state."""
-        return write_token(ResumePoint(self.job.uid, self.digest))
+        """The resume token of a caller that has seen this state; "" if the job has no uid and cannot be watched."""
+        return write_token(ResumePoint(self.job.uid, self.digest)) if self.job.uid else ""
 
     @property
     def size(self) -> int:
@@ -70,7 +70,9 @@ class JobState:
     @property
     def is_large(self) -> bool:
         """Whether encoding it takes long enough for others to notice."""
-        return self.job.result is not None and len(self.job.result) > ENCODE_IN_THREAD_BYTES
+        job = self.job
+        parts = (job.result, *(() if job.error is None else (job.error.stack_trace, job.error.invalid_fields)))
+        return any(part is not None and len(part) > ENCODE_IN_THREAD_BYTES for part in parts)
 
     async def encode(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Encoded:
         """The message of the job in a format. Raises `ResultTooLarge`."""
@@ -118,6 +120,7 @@ def encode_job(job: Job, content_format: pb.ContentFormat.ValueType, *, streamin
     """The message of a job with its result in a format. Raises `ResultTooLarge`."""
     message = job_message(job)
     if job.result is None:
+        message.content_omitted = job.result_forgotten
         return Encoded((message.SerializeToString(),), chunked=False)
     delivery, field = deliver(job.result, content_format, streaming=streaming)
     message.content_omitted = delivery is not Delivery.IN_MESSAGE
@@ -161,7 +164,7 @@ def chunk_events(uid: int, result: Result, last_seen: bytes, offset: int) -> Ite
     for start in range(offset, len(result), CHUNK_BYTES):
         data = bytes(result.json[start : start + CHUNK_BYTES])
         chunk = pb.ContentChunk(offset=start, data=data, content_size=len(result), content_sha256=result.sha256)
-        token = write_token(ResumePoint(uid, last_seen, start + len(data), sha256))
+        token = write_token(ResumePoint(uid, last_seen, start + len(data), sha256)) if uid else ""
         yield pb.JobEvent(uid=uid, content_chunk=chunk, resume_token=token).SerializeToString()
 
 

@@ -78,8 +78,12 @@ class NotExactError(ValueError):
     """A Struct cannot hold the JSON, or not exactly."""
 
 
-def encode_struct(raw: bytes | memoryview, *, max_depth: int, max_bytes: int, rounded: bool) -> bytes:
+def encode_struct(
+    raw: bytes | memoryview, *, max_depth: int, max_bytes: int, rounded: bool, constants_as_text: bool = False
+) -> bytes:
     """The encoded Struct of a JSON object with at most `max_depth` levels of objects and arrays, the outermost as 1.
+
+    `constants_as_text` makes strings of NaN and the infinities, which are no JSON otherwise.
 
     Raises `NotExactError` where there is none of at most `max_bytes`: another JSON value, deeper nesting, text that
     UTF-8 cannot carry, a number beyond a double, and, unless `rounded`, a number that a double does not hold exactly or
@@ -92,7 +96,7 @@ def encode_struct(raw: bytes | memoryview, *, max_depth: int, max_bytes: int, ro
             parse_int=numbers.rounded if rounded else numbers.exact_integer,
             parse_float=numbers.rounded if rounded else numbers.exact_fraction,
             object_pairs_hook=dict if rounded else _unique,
-            parse_constant=_refuse,
+            parse_constant=str if constants_as_text else _refuse,
         )
     except (ValueError, OverflowError, RecursionError) as error:
         raise NotExactError("a Struct cannot hold it") from error

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import FieldViolation, UpstreamAnswered, UpstreamError, UpstreamMalformed
-from gateway.rest.json_reader import read_beginning, read_text, read_value
+from gateway.rest.json_reader import read_report, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MAX_VIOLATIONS = 1_000
 MAX_TEXT = 4_000
 MAX_DEPTH = 8
+# Longer than the text that is kept of it and a token together, so that a token is never cut before it is redacted.
+MAX_PATH = 4 * MAX_TEXT
 # A longer wait than a job may last is no use to anyone.
 MAX_RETRY_AFTER_SECONDS = 86_400.0
 
@@ -59,10 +61,7 @@ def read_error(answer: Answer, now: float, redact: Callable[[str], str]) -> Upst
         what = redirect if status in REDIRECTS else f"HTTP {status}, which is no answer to the request"
         return UpstreamMalformed(f"the upstream answered with {what}", http_status=status)
     meaning = MEANINGS.get(status, "the upstream failed" if status >= 500 else "the upstream refused the request")
-    value = read_value(answer.body)
-    broken_off = value is None and answer.body.lstrip()[:1] in (b"{", b"[")
-    if broken_off:
-        value = read_beginning(answer.body)
+    value, broken_off = read_report(answer.body)
     violations = _violations(value, redact) if status in SPEAK_OF_FIELDS else ()
     if violations and broken_off:
         violations += (BROKEN_OFF,)
@@ -111,9 +110,19 @@ def _violations(value: Any, redact: Callable[[str], str]) -> tuple[FieldViolatio
         fields = {NO_FIELD: fields[NO_FIELD], **fields}
     return tuple(
         # Redacted before the cut, which could leave a part of what is to be taken out.
-        FieldViolation(redact(read_text(".".join(path)))[:MAX_TEXT], redact(read_text(said))[:MAX_TEXT])
+        FieldViolation(redact(read_text(_joined(path)))[:MAX_TEXT], redact(read_text(said))[:MAX_TEXT])
         for path, said in islice(_walk(fields, ()), MAX_VIOLATIONS)
     )
+
+
+def _joined(path: tuple[str, ...]) -> str:
+    # A key may be as long as the body and stand over a thousand values.
+    joined = path[0][:MAX_PATH] if path else ""
+    for name in path[1:]:
+        if len(joined) >= MAX_PATH:
+            break
+        joined = f"{joined}.{name[:MAX_PATH]}"
+    return joined
 
 
 def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
