@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 256 << 10
 # Larger results are encoded in a thread, so that the event loop goes on.
 ENCODE_IN_THREAD_BYTES = 64 << 10
+# Of a value in an error, which becomes a tree of messages: that takes some 2 µs a byte.
+ENCODE_ERROR_IN_THREAD_BYTES = 4 << 10
 # How often a Struct is made of a result at most: of exact and of rounded numbers, for streams and for answers.
 STRUCTS = 4
 
@@ -70,9 +72,12 @@ class JobState:
     @property
     def is_large(self) -> bool:
         """Whether encoding it takes long enough for others to notice."""
-        job = self.job
-        parts = (job.result, *(() if job.error is None else (job.error.stack_trace, job.error.invalid_fields)))
-        return any(part is not None and len(part) > ENCODE_IN_THREAD_BYTES for part in parts)
+        error = self.job.error
+        if error is not None:
+            for value in (error.stack_trace, error.invalid_fields):
+                if value is not None and len(value) > ENCODE_ERROR_IN_THREAD_BYTES:
+                    return True
+        return self.job.result is not None and len(self.job.result) > ENCODE_IN_THREAD_BYTES
 
     async def encode(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Encoded:
         """The message of the job in a format. Raises `ResultTooLarge`."""

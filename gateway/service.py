@@ -50,7 +50,7 @@ DEADLINE_MARGIN_SECONDS = (0.05, 1.0)
 # Between the attempts to cancel a job whose caller has left, in seconds.
 CANCEL_WAITS = (0.5, 2.0, 8.0)
 # Reading a larger request takes long enough for other calls to notice.
-READ_IN_THREAD_BYTES = 32 << 10
+READ_IN_THREAD_BYTES = 16 << 10
 
 _log = structlog.get_logger()
 

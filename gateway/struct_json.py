@@ -136,12 +136,23 @@ class _Numbers:
         if len(text) <= DIGITS_OF_A_DOUBLE and "e" not in text and "E" not in text:
             return number
         try:
-            exact = math.isfinite(number) and Decimal(text) in (Decimal(number), Decimal(repr(number)))
+            exact = math.isfinite(number) and _is_exact(text, number)
         except ArithmeticError as error:
             raise NotExactError("a number is beyond a double") from error
         if not exact:
             raise NotExactError("a number has more digits than a double holds")
         return number
+
+
+def _is_exact(text: str, number: float) -> bool:
+    decimal = Decimal(text)
+    if decimal == Decimal(repr(number)):
+        return True
+    # All digits of a double may be hundreds, and take long to find: a text that is much shorter cannot hold them. Of
+    # m / 2^k they are 0.69 k at least, and a large integer ends in 22 zeros at most.
+    _, divisor = number.as_integer_ratio()
+    least = 0.69 * (divisor.bit_length() - 1) if divisor > 1 else math.log10(abs(number) or 1) - 23
+    return len(text) >= least and decimal == Decimal(number)
 
 
 # Encoded here, because to build a message of many small ones takes twice the time, and to encode it lets no other

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.utils
-import json
 from datetime import UTC
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from gateway.rest.transport import Answer
 
 # What a person or a program can use. What fits a trailer is always less: status.py cuts once more, with a mark.
-MAX_VIOLATIONS = 1_000
+MAX_VIOLATIONS = 500
 MAX_TEXT = 4_000
 MAX_DEPTH = 8
 # Longer than the text that is kept of it and a token together, so that a token is never cut before it is redacted.
@@ -36,6 +35,7 @@ BROKEN_OFF = FieldViolation("...[cut]", "the upstream's answer was too long, or 
 # What is wrong with the request as a whole.
 NO_FIELD = "non_field_errors"
 
+NUMBERS_AS_WORDS = {"True": "true", "False": "false", "inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}
 MEANINGS = {
     400: "the upstream refused the request",
     401: "the upstream did not accept the credential",
@@ -65,8 +65,11 @@ def read_error(answer: Answer, now: float, redact: Callable[[str], str]) -> Upst
     violations = _violations(value, redact) if status in SPEAK_OF_FIELDS else ()
     if violations and broken_off:
         violations += (BROKEN_OFF,)
-    sentences = [redact(_sentence(value)), *(f"{each.field}: {each.description}" for each in violations)]
-    said = "; ".join(filter(None, sentences))
+    said = redact(_sentence(value))
+    for each in violations:
+        if len(said) > MAX_TEXT:
+            break
+        said = "; ".join(filter(None, (said, f"{each.field}: {each.description}")))
     return UpstreamAnswered(
         status,
         f"{meaning} (HTTP {status})" + (f": {said[:MAX_TEXT]}" if said else ""),
@@ -136,7 +139,9 @@ def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
         for name, each in value.items():
             yield from _walk(each, (*path, name))
     else:
-        words = [_words(each) for each in value if each is not None and not isinstance(each, dict | list)]
+        said = (each for each in value if each is not None and not isinstance(each, dict | list))
+        # Each is a character and a blank at least.
+        words = [_words(each) for each in islice(said, MAX_TEXT)]
         if words:
             yield path, " ".join(words)
         for index, each in enumerate(value):
@@ -145,4 +150,7 @@ def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
 
 
 def _words(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        return value
+    # As json.dumps writes them, in a tenth of the time.
+    return NUMBERS_AS_WORDS.get(word := repr(value), word)
