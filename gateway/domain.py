@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 MAX_INT64 = 2**63 - 1
+# What is kept of a text and of a JSON value beside the result, in bytes; a byte more shows that there was more.
+MAX_TEXT_BYTES = 64 << 10
+MAX_VALUE_BYTES = 256 << 10
 
 
 class JobStatus(enum.Enum):
@@ -61,7 +64,11 @@ class Result:
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A job as it was read upstream at `observe_time` (seconds since the epoch)."""
+    """A job as it was read upstream at `observe_time` (seconds since the epoch).
+
+    `uid` is 0 if the upstream named none for a job that had ended already. `result_forgotten`: there was a result,
+    which the gateway does not have any more.
+    """
 
     uid: int
     status: JobStatus
@@ -74,6 +81,7 @@ class Job(msgspec.Struct, frozen=True):
     result: Result | None = None
     complete_time: datetime | None = None
     log_download_url: str = ""
+    result_forgotten: bool = False
 
     def identity(self) -> tuple[object, ...]:
         """What makes two states of a job equal to a watcher: neither content nor URLs nor times."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 256 << 10
 # Larger results are encoded in a thread, so that the event loop goes on.
 ENCODE_IN_THREAD_BYTES = 64 << 10
+# Of a value in an error, which becomes a tree of messages: that takes some 2 µs a byte.
+ENCODE_ERROR_IN_THREAD_BYTES = 4 << 10
 # How often a Struct is made of a result at most: of exact and of rounded numbers, for streams and for answers.
 STRUCTS = 4
 
@@ -58,8 +60,8 @@ class JobState:
 
     @cached_property
     def token(self) -> str:
-        """The resume token of who has seen this state."""
-        return write_token(ResumePoint(self.job.uid, self.digest))
+        """The resume token of a caller that has seen this state; "" if the job has no uid and cannot be watched."""
+        return write_token(ResumePoint(self.job.uid, self.digest)) if self.job.uid else ""
 
     @property
     def size(self) -> int:
@@ -70,6 +72,11 @@ class JobState:
     @property
     def is_large(self) -> bool:
         """Whether encoding it takes long enough for others to notice."""
+        error = self.job.error
+        if error is not None:
+            for value in (error.stack_trace, error.invalid_fields):
+                if value is not None and len(value) > ENCODE_ERROR_IN_THREAD_BYTES:
+                    return True
         return self.job.result is not None and len(self.job.result) > ENCODE_IN_THREAD_BYTES
 
     async def encode(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Encoded:
@@ -118,6 +125,7 @@ def encode_job(job: Job, content_format: pb.ContentFormat.ValueType, *, streamin
     """The message of a job with its result in a format. Raises `ResultTooLarge`."""
     message = job_message(job)
     if job.result is None:
+        message.content_omitted = job.result_forgotten
         return Encoded((message.SerializeToString(),), chunked=False)
     delivery, field = deliver(job.result, content_format, streaming=streaming)
     message.content_omitted = delivery is not Delivery.IN_MESSAGE
@@ -161,7 +169,7 @@ def chunk_events(uid: int, result: Result, last_seen: bytes, offset: int) -> Ite
     for start in range(offset, len(result), CHUNK_BYTES):
         data = bytes(result.json[start : start + CHUNK_BYTES])
         chunk = pb.ContentChunk(offset=start, data=data, content_size=len(result), content_sha256=result.sha256)
-        token = write_token(ResumePoint(uid, last_seen, start + len(data), sha256))
+        token = write_token(ResumePoint(uid, last_seen, start + len(data), sha256)) if uid else ""
         yield pb.JobEvent(uid=uid, content_chunk=chunk, resume_token=token).SerializeToString()
 
 

@@ -139,6 +139,11 @@ class Metrics:
             ("outcome",),
         )
         self._submission_by_outcome = {each: submissions.series(each) for each in SUBMISSION_OUTCOMES}
+        self._unknown_statuses = Counters(
+            registry,
+            "jobgateway_unknown_statuses",
+            "Jobs read with a status that the upstream's API is not known to use; the log has each word once.",
+        ).series()
         upstream_seconds = Histograms(
             registry,
             "jobgateway_upstream_request_seconds",
@@ -204,6 +209,12 @@ class Metrics:
         by_class = self._upstream[method]
         by_class[NO_ANSWER if status is None else STATUS_CLASSES[status // 100 - 2]].observe(seconds)
         self._upstream_bytes.value += size
+
+    # What the readers of jobs tell (unknown_words)
+
+    def unknown_status(self) -> None:
+        """A job was read with a status that is not known."""
+        self._unknown_statuses.value += 1
 
 
 def _outcome(error: GatewayError | None) -> str:

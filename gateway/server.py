@@ -29,6 +29,7 @@ from gateway.service import JobService
 from gateway.submit import MemoryStore, Submitter
 from gateway.tls import Certificates
 from gateway.tracing import Untraced
+from gateway.unknown_words import UnknownWords
 from gateway.watch import Cadence, Hub, Rules
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Gateway:
         own_token = OwnToken(settings.upstream_token_file) if settings.upstream_token_file else None
         self._boundary = Boundary(self._admission, clock, methods, self._tracer, own_token)
         budget = Budget(LARGE_ANSWERS_BYTES)
-        self._rest = _rest_client(settings, budget, metrics)
+        self._rest = _rest_client(settings, budget, metrics, UnknownWords(metrics.unknown_status))
         rules = Rules(
             same=same_state,
             is_last=lambda state: state.job.done,
@@ -251,7 +252,7 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
     return Certificates(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file).credentials()
 
 
-def _rest_client(settings: Settings, budget: Budget, observer: Observer) -> RestClient:
+def _rest_client(settings: Settings, budget: Budget, observer: Observer, words: UnknownWords) -> RestClient:
     silence = settings.upstream_timeout_seconds
     reads = Transport(
         limits=TimeLimits(min(CONNECT_SECONDS, silence), silence, silence * WHOLE_ANSWER_SILENCES),
@@ -272,7 +273,9 @@ def _rest_client(settings: Settings, budget: Budget, observer: Observer) -> Rest
         proxy=settings.upstream_proxy_url,
         observer=observer,
     )
-    return RestClient(settings.upstream_url, submissions=submissions, reads=reads, now=SystemClock().time)
+    return RestClient(
+        settings.upstream_url, submissions=submissions, reads=reads, now=SystemClock().time, observer=words
+    )
 
 
 def _handlers(service: JobService, boundary: Boundary) -> grpc.GenericRpcHandler:

@@ -57,7 +57,7 @@ DEADLINE_MARGIN_SECONDS = (0.05, 1.0)
 # Between the attempts to cancel a job whose caller has left, in seconds.
 CANCEL_WAITS = (0.5, 2.0, 8.0)
 # Reading a larger request takes long enough for other calls to notice.
-READ_IN_THREAD_BYTES = 256 << 10
+READ_IN_THREAD_BYTES = 16 << 10
 
 _log = structlog.get_logger()
 
@@ -91,7 +91,8 @@ class JobService:
         content_format = read_format(request.content_format, streaming=False)
         with await self._submit(request, call) as submission:
             sent = await submission.outcome()
-        call.uid = sent.uid
+        # A job without a uid had ended already, and no later read can name it.
+        call.uid = sent.uid or None
         state = JobState(sent.job) if sent.job is not None else await self._read_or_none(sent.uid, call)
         return await self._answer(state, sent.uid, content_format, call)
 
@@ -145,7 +146,8 @@ class JobService:
                 await call.begin_stream()
                 await stream.beat_until(submission.task)
                 sent = await submission.outcome()
-            call.uid = stream.uid = sent.uid
+            stream.uid = sent.uid
+            call.uid = sent.uid or None
             await stream.begin(await self._first_state(sent, call, stream))
             if not stream.ended:
                 with self._watch(sent.uid, call, seen=stream.has_seen, fresh=True) as watcher:
@@ -246,7 +248,8 @@ class JobService:
             try:
                 # Not as a caller: if nothing was sent yet, nothing need be.
                 sent = await submission.outcome()
-                await self._cancel_patiently(sent.uid, call)
+                if sent.uid:
+                    await self._cancel_patiently(sent.uid, call)
             except GatewayError as error:
                 # There is nobody left to tell but the log.
                 _log.warning("cancel_on_disconnect failed", uid=call.uid, reason=row_of(error).reason, **call.ids)

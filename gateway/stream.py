@@ -168,6 +168,8 @@ class EventStream:
         began = self._clock.monotonic()
         for number, event in enumerate(chunk_events(self.uid, result, self._digest, start)):
             await self._write_patiently(event, began, number * CHUNK_BYTES / LEAST_BYTES_PER_SECOND)
+        if not self.uid:
+            return ""
         return write_token(ResumePoint(self.uid, state.digest, len(result), bytes.fromhex(result.sha256)))
 
     async def _send_large(self, event: Pieces, state: JobState) -> None:

@@ -78,8 +78,12 @@ class NotExactError(ValueError):
     """A Struct cannot hold the JSON, or not exactly."""
 
 
-def encode_struct(raw: bytes | memoryview, *, max_depth: int, max_bytes: int, rounded: bool) -> bytes:
+def encode_struct(
+    raw: bytes | memoryview, *, max_depth: int, max_bytes: int, rounded: bool, constants_as_text: bool = False
+) -> bytes:
     """The encoded Struct of a JSON object with at most `max_depth` levels of objects and arrays, the outermost as 1.
+
+    `constants_as_text` makes strings of NaN and the infinities, which are no JSON otherwise.
 
     Raises `NotExactError` where there is none of at most `max_bytes`: another JSON value, deeper nesting, text that
     UTF-8 cannot carry, a number beyond a double, and, unless `rounded`, a number that a double does not hold exactly or
@@ -92,7 +96,7 @@ def encode_struct(raw: bytes | memoryview, *, max_depth: int, max_bytes: int, ro
             parse_int=numbers.rounded if rounded else numbers.exact_integer,
             parse_float=numbers.rounded if rounded else numbers.exact_fraction,
             object_pairs_hook=dict if rounded else _unique,
-            parse_constant=_refuse,
+            parse_constant=str if constants_as_text else _refuse,
         )
     except (ValueError, OverflowError, RecursionError) as error:
         raise NotExactError("a Struct cannot hold it") from error
@@ -132,12 +136,23 @@ class _Numbers:
         if len(text) <= DIGITS_OF_A_DOUBLE and "e" not in text and "E" not in text:
             return number
         try:
-            exact = math.isfinite(number) and Decimal(text) in (Decimal(number), Decimal(repr(number)))
+            exact = math.isfinite(number) and _is_exact(text, number)
         except ArithmeticError as error:
             raise NotExactError("a number is beyond a double") from error
         if not exact:
             raise NotExactError("a number has more digits than a double holds")
         return number
+
+
+def _is_exact(text: str, number: float) -> bool:
+    decimal = Decimal(text)
+    if decimal == Decimal(repr(number)):
+        return True
+    # All digits of a double may be hundreds, and take long to find: a text that is much shorter cannot hold them. Of
+    # m / 2^k they are 0.69 k at least, and a large integer ends in 22 zeros at most.
+    _, divisor = number.as_integer_ratio()
+    least = 0.69 * (divisor.bit_length() - 1) if divisor > 1 else math.log10(abs(number) or 1) - 23
+    return len(text) >= least and decimal == Decimal(number)
 
 
 # Encoded here, because to build a message of many small ones takes twice the time, and to encode it lets no other

@@ -11,7 +11,7 @@ from google.protobuf import struct_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.domain import JobStatus, SendJob
+from gateway.domain import MAX_TEXT_BYTES, MAX_VALUE_BYTES, JobStatus, SendJob
 from gateway.errors import RequestInvalid, RequestTooLarge
 from gateway.json_text import check_json
 from gateway.struct_json import NotExactError, NotJsonError, encode_struct, struct_to_json
@@ -31,8 +31,6 @@ DEFAULT_HEARTBEAT_SECONDS = 15
 # The longest span that a Duration may hold, by its own documentation.
 MAX_DURATION_SECONDS = 315_576_000_000
 
-MAX_MESSAGE_BYTES = 64 << 10
-MAX_VALUE_BYTES = 256 << 10
 MAX_URL = 8 << 10
 MAX_VALUE_DEPTH = 30
 CUT_MARK = " …[cut]"
@@ -170,9 +168,9 @@ def job_message(job: Job) -> pb.Job:
     message = pb.Job(
         uid=job.uid,
         status=STATUSES[job.status],
-        status_text=cut(job.status_text, MAX_MESSAGE_BYTES),
+        status_text=cut(job.status_text, MAX_TEXT_BYTES),
         done=job.done,
-        kind=cut(job.kind, MAX_MESSAGE_BYTES),
+        kind=cut(job.kind, MAX_TEXT_BYTES),
         # A piece of an address leads nowhere, so a huge one is left out instead of cut.
         log_download_url=job.log_download_url if len(job.log_download_url) <= MAX_URL else "",
         observe_time=timestamp(job.observe_time),
@@ -190,15 +188,15 @@ def job_message(job: Job) -> pb.Job:
 
 def _progress_message(progress: Progress) -> pb.Progress:
     return pb.Progress(
-        message=cut(progress.message, MAX_MESSAGE_BYTES),
-        message_type=cut(progress.message_type, MAX_MESSAGE_BYTES),
+        message=cut(progress.message, MAX_TEXT_BYTES),
+        message_type=cut(progress.message_type, MAX_TEXT_BYTES),
         percentage=progress.percentage,
         report_time=None if progress.report_time is None else _moment(progress.report_time),
     )
 
 
 def _error_message(error: JobError) -> pb.JobError:
-    message = pb.JobError(type=cut(error.type, MAX_MESSAGE_BYTES), message=cut(error.message, MAX_MESSAGE_BYTES))
+    message = pb.JobError(type=cut(error.type, MAX_TEXT_BYTES), message=cut(error.message, MAX_TEXT_BYTES))
     if error.stack_trace is not None:
         message.stack_trace.CopyFrom(json_value(error.stack_trace))
     if error.invalid_fields is not None:
@@ -207,12 +205,19 @@ def _error_message(error: JobError) -> pb.JobError:
 
 
 def json_value(raw: bytes) -> struct_pb2.Value:
-    """The Value of JSON; beyond a depth of 30 or 256 KiB it becomes the string of its JSON, cut with a mark."""
+    """Return the Value of JSON; beyond a depth of 30 or 256 KiB it becomes the string of its JSON, cut with a mark.
+
+    NaN and the infinities become strings: JSON for protobuf writes them so too.
+    """
     if len(raw) <= MAX_VALUE_BYTES:
         try:
             # Wrapped in an object, for a Value of any kind is wanted here and Struct is the one way in.
             wrapped = encode_struct(
-                b'{"value":%b}' % raw, max_depth=MAX_VALUE_DEPTH + 1, max_bytes=MAX_VALUE_BYTES, rounded=True
+                b'{"value":%b}' % raw,
+                max_depth=MAX_VALUE_DEPTH + 1,
+                max_bytes=MAX_VALUE_BYTES,
+                rounded=True,
+                constants_as_text=True,
             )
         except NotExactError:
             pass

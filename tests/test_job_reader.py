@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -89,7 +90,44 @@ def test_a_failed_job_has_the_status_of_its_error(error_type: str | None, status
     assert (job.status, job.status_text, job.done) == (status, "failed", True)
 
 
-@pytest.mark.parametrize("word", ["queued", "Success", "", None, "\ud800"])
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("SUCCESS", JobStatus.SUCCESS),
+        ("Success", JobStatus.SUCCESS),
+        (" success\n", JobStatus.SUCCESS),
+        ("Running", JobStatus.RUNNING),
+        ("canceled", JobStatus.CANCELLED),
+        ("CANCELED", JobStatus.CANCELLED),
+        ("Error-User", JobStatus.ERROR_USER),
+        ("error timeout", JobStatus.TIMEOUT),
+    ],
+)
+def test_case_blanks_and_hyphens_make_no_other_word(word: str, status: JobStatus) -> None:
+    job = _read(status=word)
+    assert (job.status, job.status_text, job.done) == (status, word, status is not JobStatus.RUNNING)
+
+
+def test_the_type_of_an_error_is_read_without_case() -> None:
+    assert _read(status="FAILED", error={"type": "ERROR_USER", "message": "no"}).status is JobStatus.ERROR_USER
+
+
+@pytest.mark.parametrize("word", ["queued", "PENDING", "retrying", "in_progress", "In Progress", "started"])
+@pytest.mark.parametrize(
+    ("members", "ended"),
+    [
+        ({}, False),
+        ({"error": {"message": "the first attempt failed"}}, False),
+        ({"error_message": "no", "content": {"a": 1}}, False),
+        ({"completed_at": "2026-01-01T00:00:00Z", "error": "no"}, True),
+    ],
+)
+def test_a_word_of_a_job_that_goes_on_outweighs_an_error(word: str, members: dict[str, Any], *, ended: bool) -> None:
+    job = _read(status=word, **members)
+    assert (job.done, job.status) == (ended, JobStatus.UNSPECIFIED if ended else JobStatus.RUNNING)
+
+
+@pytest.mark.parametrize("word", ["aborted", "Killed", "", None, "\ud800"])
 @pytest.mark.parametrize(
     ("members", "ended"),
     [
@@ -99,6 +137,7 @@ def test_a_failed_job_has_the_status_of_its_error(error_type: str | None, status
         ({"message": "half way"}, False),
         ({"completed_at": "2026-01-01T00:00:00Z"}, True),
         ({"completed_at": 1}, True),
+        ({"completed_at": float("nan"), "result": float("nan"), "error": float("nan")}, False),
         ({"result": {"a": 1}}, True),
         ({"content": {"a": 1}}, True),
         ({"result": 0}, True),
@@ -235,6 +274,9 @@ def test_a_time_of_the_end_is_read_or_left_out(text: object, moment: datetime | 
         b'"\\ud800"',
         b'{"a":1,"a":2}',
         b"1e999",
+        b"NaN",
+        b"-Infinity",
+        b'{"a":[NaN,{"b":Infinity}]}',
         b"9" * 5_000,
         b"[]",
         b"{}",
@@ -266,7 +308,33 @@ def test_a_polled_job_without_a_uid_is_the_one_that_was_asked_for() -> None:
     assert read_job(b'{"uid":7,"status":"running"}', uid=7, observe_time=0).uid == 7
 
 
-UNUSABLE_UIDS = [b'"7"', b"0", b"-7", b"7.0", b"7e0", b"true", b"[7]", b"{}", b"9223372036854775808", b"1" * 5_000]
+@pytest.mark.parametrize("uid", [b'"42"', b"42.0", b"4.2e1", b"420e-1"])
+def test_a_uid_may_be_written_as_text_or_as_a_float(uid: bytes) -> None:
+    body = b'{"uid":%b,"status":"running"}' % uid
+    assert read_job(body, uid=42, observe_time=0).uid == 42
+    assert read_sent_job(body, observe_time=0).uid == 42
+    with pytest.raises(UpstreamMalformed, match="job 42"):
+        read_job(body, uid=43, observe_time=0)
+
+
+UNUSABLE_UIDS = [
+    b'"07"',
+    b'"+7"',
+    b'"7.0"',
+    b'" 7"',
+    b'""',
+    '"\u0667"'.encode(),
+    b"0",
+    b"-7",
+    b"7.5",
+    b"NaN",
+    b"1e16",
+    b"true",
+    b"[7]",
+    b"{}",
+    b"9223372036854775808",
+    b"1" * 5_000,
+]
 
 
 @pytest.mark.parametrize("uid", [*UNUSABLE_UIDS, b"8"], ids=lambda uid: uid[:12].decode())
@@ -283,7 +351,9 @@ def test_a_polled_job_with_another_uid_is_malformed(uid: bytes) -> None:
         (b"null", "JSON null"),
         (b'"success"', "a JSON string"),
         (b'{"uid":7,"status":"succ', "not JSON"),
-        ('{"uid":7,"status":"success"}'.encode("utf-16"), "not JSON"),
+        ('{"uid":7,"status":"success"}'.encode("utf-16"), "not JSON in UTF-8 but seems to be UTF-16"),
+        (b"\xef\xbb\xbf", "empty body"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "not JSON"),
         (b"<html>", "not JSON"),
         (b"{}", "a JSON object that is not a job"),
         (b'{"detail":"no"}', "a JSON object that is not a job"),
@@ -291,7 +361,8 @@ def test_a_polled_job_with_another_uid_is_malformed(uid: bytes) -> None:
             (b'{"uid":7,"status":%b}' % status, "a status that is not a string")
             for status in (b"1", b"0", b"true", b"false", b"[]", b"{}", b"1e999")
         ),
-        (b'{"uid":7,"content":NaN}', "not JSON"),
+        (b'{"uid":7,"content":nan}', "not JSON"),
+        (b'{"uid":7,"status":NaN}', "a status that is not a string"),
         (b'{"uid":7,"content":' + b"[" * 100_000 + b"]" * 99_999 + b"}", "not JSON"),
     ],
     ids=lambda value: repr(value[:24]),
@@ -314,6 +385,18 @@ def test_what_is_no_job_is_malformed_in_one_line(body: bytes, said: str) -> None
         {"url": "/api/jobs/42"},
         {"url": "https://cloud.viktor.ai/api/jobs/42/?page=1"},
         {"url": "42"},
+        {"url": "/jobs/42/#x"},
+        {"url": "/jobs/42#/jobs/43/"},
+        {"url": "/jobs/42?x=/43/"},
+        {"url": "https://u@7:443/api/jobs/42/?a#b"},
+        {"url": "//7/jobs/42"},
+        {"url": "/jobs/%34%32/"},
+        {"url": "%2Fjobs%2F42%2F"},
+        {"url": " /jobs/42/ "},
+        {"uid": "42"},
+        {"uid": 42.0, "url": "/jobs/41/"},
+        {"uid": float("nan"), "url": "/jobs/42/"},
+        {"uid": 42, "message": {"percentage": float("nan")}},
         {"uid": 42, "status": 5},
         {"uid": 42, "status": None, "message": None, "kind": None},
         {"uid": 42, "status": "message", "message": {"message": "queued"}},
@@ -328,14 +411,29 @@ def test_a_sent_job_is_known_by_its_uid_or_by_its_url_alone(members: dict[str, A
     "members",
     [
         {"status": "message"},
-        {"uid": "42"},
+        {"uid": "x"},
         {"uid": 0},
         {"uid": 2**63},
         {"uid": None, "url": None},
         {"uid": [42]},
         *(
             {"url": url}
-            for url in ("", "/", "/jobs/", "/jobs/x/", "/jobs/-1/", "/jobs/0/", "/jobs/٣/", "/jobs/1.5", 42)
+            for url in (
+                "https://42",
+                "//42/",
+                "/jobs/#42",
+                "/jobs/?uid=/42",
+                "/jobs/042/",
+                "",
+                "/",
+                "/jobs/",
+                "/jobs/x/",
+                "/jobs/-1/",
+                "/jobs/0/",
+                "/jobs/٣/",
+                "/jobs/1.5",
+                42,
+            )
         ),
         {"url": f"/jobs/{2**63}/"},
         {"url": "/jobs/" + "1" * 5_000},
@@ -345,6 +443,97 @@ def test_a_sent_job_is_known_by_its_uid_or_by_its_url_alone(members: dict[str, A
 def test_a_sent_job_without_a_usable_uid_or_url_is_malformed(members: dict[str, Any]) -> None:
     with pytest.raises(UpstreamMalformed, match="uid"):
         read_sent_job(json.dumps(members).encode(), observe_time=0)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "/jobs/42/",
+        "/jobs/42",
+        "https://cloud.viktor.ai/api/jobs/42/",
+        "/api/jobs/42/?a=b#c",
+        "/jobs/%34%32/",
+        "jobs/42/",
+    ],
+)
+@pytest.mark.parametrize(
+    "body", [b"", b"\r\n", b"created", b"[]", b"null", b"{}", b'{"message":"queued"}', b'{"uid":"x"}']
+)
+def test_a_location_alone_names_a_sent_job(body: bytes, location: str) -> None:
+    job = read_sent_job(body, observe_time=0, location=location)
+    assert (job.uid, job.done) == (42, False)
+
+
+@pytest.mark.parametrize("body", [b'{"uid":42}', b'{"url":"/jobs/42/"}'])
+def test_the_body_outweighs_the_location(body: bytes) -> None:
+    assert read_sent_job(body, observe_time=0, location="/jobs/41/").uid == 42
+
+
+@pytest.mark.parametrize(
+    "location",
+    [None, "", "/", "/login/42/", "/42/", "/jobs/", "/jobs/x/", "/jobs/41/, /jobs/42/x", "https://jobs/42"],
+)
+def test_another_location_names_no_job(location: str | None) -> None:
+    with pytest.raises(UpstreamMalformed):
+        read_sent_job(b"{}", observe_time=0, location=location)
+
+
+ENDED = b'{"status":"success","result":{"a":NaN}}'
+
+
+@pytest.mark.parametrize("uid", [b"", b'"uid":null,', b'"uid":0,', b'"uid":"5f0c-11",'])
+def test_a_job_that_ended_in_the_answer_needs_no_uid(uid: bytes) -> None:
+    body = ENDED.replace(b"{", b"{" + uid, 1)
+    job = read_sent_job(body, observe_time=0)
+    assert (job.uid, job.done, job.status) == (0, True, JobStatus.SUCCESS)
+    assert job.result is not None
+    assert bytes(job.result.json) == b'{"a":NaN}'
+    assert read_sent_job(body, observe_time=0, location="/jobs/42/").uid == 42
+    with pytest.raises(UpstreamMalformed, match="uid"):
+        read_sent_job(body, observe_time=0, may_have_ended=False)
+
+
+@pytest.mark.parametrize("status", ["running", "queued", "ok", "", None])
+def test_only_a_known_word_ends_a_job_without_a_uid(status: str | None) -> None:
+    with pytest.raises(UpstreamMalformed, match="uid"):
+        read_sent_job(json.dumps({"status": status, "error": "no", "result": 1}).encode(), observe_time=0)
+
+
+@pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity"])
+def test_a_number_that_is_not_finite_hides_nothing_else(constant: bytes) -> None:
+    body = (
+        b'{"uid":42,"status":"failed","result":{"a":[%b]},"error":{"type":"error_user","message":"no",'
+        b'"stack_trace":[%b],"invalid_fields":{"b":%b}},"message":{"message":"half","percentage":%b},'
+        b'"completed_at":"2026-01-01T00:00:00Z","unknown":%b}'
+    ).replace(b"%b", constant)
+    for mark in (b"", b"\xef\xbb\xbf"):
+        job = read_job(mark + body, uid=42, observe_time=0)
+        assert (job.status, job.done, job.progress) == (JobStatus.ERROR_USER, True, Progress("half"))
+        assert job.error == JobError("error_user", "no", b"[%b]" % constant, b'{"b":%b}' % constant)
+        assert job.result is not None
+        assert bytes(job.result.json) == b'{"a":[%b]}' % constant
+        assert job.result.sha256 == sha256(b'{"a":[%b]}' % constant).hexdigest()
+        message = job_message(job)
+        assert json_format.MessageToDict(message.error)["invalidFields"] == {"b": constant.decode()}
+        assert json_format.MessageToDict(message.error)["stackTrace"] == [constant.decode()]
+
+
+def test_a_byte_order_mark_is_ignored() -> None:
+    body = b'\xef\xbb\xbf {"uid":42,"status":"success","content":"\xef\xbb\xbfa"}'
+    job = read_job(body, uid=42, observe_time=0)
+    assert job.result is not None
+    assert bytes(job.result.json) == b'"\xef\xbb\xbfa"'
+    assert read_sent_job(body, observe_time=0).uid == 42
+
+
+def test_texts_beside_the_result_are_kept_as_far_as_anybody_gets_them() -> None:
+    long = "x" * 2_000_000
+    message = {"message": long, "message_type": long}
+    error = {"type": long, "message": long, "stack_trace": long, "invalid_fields": long}
+    job = _read(status=long, kind=long, log_download_url=long, message=message, error=error)
+    assert len(repr(job.identity())) < 1_000_000
+    assert len(repr(job)) < 1_500_000
+    assert len(repr(_read(status="failed", error={"no": long}).error)) < 100_000
 
 
 def test_the_largest_uid_is_one() -> None:

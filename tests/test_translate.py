@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.domain import Job, JobError, JobStatus, Progress, Result, SendJob
+from gateway.domain import MAX_VALUE_BYTES, Job, JobError, JobStatus, Progress, Result, SendJob
 from gateway.errors import GatewayError, RequestInvalid
 from gateway.events import encode_job
 from gateway.rest.client import send_body
@@ -25,7 +25,6 @@ from gateway.translate import (
     CUT_MARK,
     MAX_PARAMS_BYTES,
     MAX_URL,
-    MAX_VALUE_BYTES,
     MAX_VALUE_DEPTH,
     STATUSES,
     cut,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -15,7 +15,7 @@ from gateway import __version__
 from gateway.domain import JobStatus
 from gateway.errors import UpstreamMalformed
 from gateway.rest.error_reader import read_error
-from gateway.rest.job_reader import read_job, read_sent_job
+from gateway.rest.job_reader import is_known_word, read_job, read_sent_job
 from gateway.threads import ANSWERS
 
 if TYPE_CHECKING:
@@ -36,7 +36,14 @@ COMMON = {
     "user-agent": f"jobgateway/{__version__}",
 }
 # Larger answers are read in a thread, for reading them would hold the event loop for over a millisecond.
-READ_IN_THREAD_BYTES = 64 << 10
+READ_IN_THREAD_BYTES = 16 << 10
+
+
+class WordObserver(Protocol):
+    """Is told of each job that was read with a status that the API is not known to use; must be quick and not raise."""
+
+    def unknown_status(self, word: str) -> None:
+        """A job has a status that is not known; `word` is foreign text of any length."""
 
 
 class RestClient:
@@ -46,11 +53,20 @@ class RestClient:
     that the upstream is about to close. `now` gives seconds since the epoch.
     """
 
-    def __init__(self, base_url: str, *, submissions: Transport, reads: Transport, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        submissions: Transport,
+        reads: Transport,
+        now: Callable[[], float],
+        observer: WordObserver | None = None,
+    ) -> None:
         self._base = base_url.rstrip("/")
         self._submissions = submissions
         self._reads = reads
         self._now = now
+        self._observer = observer
 
     async def aclose(self) -> None:
         """Closes all connections."""
@@ -60,20 +76,23 @@ class RestClient:
     async def send(self, job: SendJob, credential: Credential, headers: Mapping[str, str]) -> Job:
         """POSTs a job; `headers` pass through.
 
-        Returns one that is not done for a 201 [ref], or whatever state the body of another 2xx shows. Raises
-        `UpstreamError`, whose `sent` says whether the upstream can have seen the request.
+        Returns one that is not done for a 201 [ref], or whatever state the body of another 2xx shows: with uid 0 if it
+        shows an end and names no job. Raises `UpstreamError`, whose `sent` says whether the upstream can have seen the
+        request.
         """
         path = f"/workspaces/{quote(job.workspace_id, safe='')}/entities/{job.entity_id}/jobs/"
         answer = await self._request(self._submissions, "POST", path, credential, headers, send_body(job))
-        sent = await self._read(answer, lambda: read_sent_job(answer.body, observe_time=self._now()))
-        return _still_running(sent) if answer.status == 201 else sent
+        goes_on = answer.status == 201
+        read = partial(read_sent_job, location=answer.location, may_have_ended=not goes_on)
+        sent = await self._read(answer, credential, lambda: read(answer.body, observe_time=self._now()))
+        return _still_running(sent) if goes_on else sent
 
     async def get(
         self, uid: int, credential: Credential, headers: Mapping[str, str], pause: Pause = nullcontext
     ) -> Job:
         """GETs a job as it is now [sdk]. `pause`: see `Transport.exchange`. Raises `UpstreamError`."""
         answer = await self._request(self._reads, "GET", f"/jobs/{uid}/", credential, headers, pause=pause)
-        return await self._read(answer, lambda: read_job(answer.body, uid=uid, observe_time=self._now()))
+        return await self._read(answer, credential, lambda: read_job(answer.body, uid=uid, observe_time=self._now()))
 
     async def cancel(self, uid: int, credential: Credential, headers: Mapping[str, str]) -> None:
         """DELETEs a job [docs]: asks for its cancellation. Raises `UpstreamError`."""
@@ -101,7 +120,7 @@ class RestClient:
             raise await _off_the_loop(answer, lambda: read_error(answer, self._now(), credential.redact))
         return answer
 
-    async def _read(self, answer: Answer, read: Callable[[], Job]) -> Job:
+    async def _read(self, answer: Answer, credential: Credential, read: Callable[[], Job]) -> Job:
         job: Job | None = None
         try:
             job = await _off_the_loop(answer, read)
@@ -111,6 +130,9 @@ class RestClient:
         finally:
             if answer.room is not None:
                 _release_with(answer.room, job)
+        if self._observer is not None and not is_known_word(job.status_text):
+            # Redacted, in case the upstream echoes the credential.
+            self._observer.unknown_status(credential.redact(job.status_text))
         return job
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NoReturn
+import re
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pydantic_core
 
 from gateway.errors import UpstreamMalformed
-from gateway.rest.json_scanner import end_of, mended
+from gateway.rest.json_scanner import end_of, shallow_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,26 +25,50 @@ KINDS = {"[": "a JSON list", '"': "a JSON string", "n": "JSON null"}
 MAX_INTEGER_DIGITS = 20
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# What the first bytes of JSON in UTF-16 and UTF-32 look like, with a byte order mark or without (RFC 4627, 3).
+OTHER_ENCODINGS = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+    (b"{\0\0\0", "UTF-32"),
+    (b"\0\0\0{", "UTF-32"),
+    (b"{\0", "UTF-16"),
+    (b"\0{", "UTF-16"),
+)
+# pydantic reads at most 200 levels.
+MAX_BROKEN_DEPTH = 150
+# More blanks before a value are no answer that anyone writes.
+MAX_BLANKS = 1_000
+# A pair of surrogates stays; a lone one cannot be read. `\\.` skips every other escape.
+_SURROGATES = re.compile(
+    r"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|(\\.)", re.DOTALL
+)
+_BLANKS = re.compile(r"[ \t\r\n]*+")
 
 
 def _integer(text: str) -> float:
     return int(text) if len(text) <= MAX_INTEGER_DIGITS else float(text)
 
 
-_lenient_value = json.JSONDecoder(parse_int=_integer, parse_constant=_refuse_constant)
+_lenient_value = json.JSONDecoder(parse_int=_integer)
+
+
+def without_mark(body: bytes) -> bytes:
+    """Return `body` without the byte order mark that some writers of UTF-8 put first."""
+    return body.removeprefix(BYTE_ORDER_MARK)
 
 
 def read_members(body: bytes) -> dict[str, memoryview]:
     """The members of the JSON object `body`, each as its own bytes, cut from `body` without a copy.
 
-    Raises `UpstreamMalformed` where `body` is not one JSON object.
+    NaN and the infinities count as numbers. Raises `UpstreamMalformed` if `body` is not one JSON object.
     """
     try:
         return {name: memoryview(raw) for name, raw in _members.decode(body).items()}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # msgspec refuses lone surrogates and deep nesting, which are JSON all the same.
+        # msgspec refuses lone surrogates, deep nesting and NaN; upstreams write all of them.
         return _read_members_leniently(body)
 
 
@@ -52,7 +78,9 @@ def _read_members_leniently(body: bytes) -> dict[str, memoryview]:
         # In Latin-1 each character is one byte, so positions in the text are positions in the body.
         return {name: view[start:end] for name, start, end in _members_of(body.decode("latin-1"))}
     except (ValueError, IndexError) as error:
-        raise UpstreamMalformed("the upstream answered with text that is not JSON") from error
+        encoding = _encoding_of(body)
+        seen = f" in UTF-8 but seems to be {encoding}" if encoding else ""
+        raise UpstreamMalformed(f"the upstream answered with text that is not JSON{seen}") from error
 
 
 def _members_of(text: str) -> Iterator[tuple[str, int, int]]:
@@ -85,15 +113,15 @@ def _members_of(text: str) -> Iterator[tuple[str, int, int]]:
 
 
 def _skip(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n":
-        position += 1
-    return position
+    blanks = _BLANKS.match(text, position)
+    return blanks.end() if blanks else position
 
 
 def read_value(raw: memoryview | bytes | None) -> Any:
     """The value of a small piece of JSON, or None where it is absent, null or cannot be read.
 
     Invalid UTF-8 is replaced, lone surrogates stay (see `read_text`), and integers over 20 digits become floats.
+    NaN and the infinities are read as floats.
     """
     if raw is None:
         return None
@@ -109,8 +137,48 @@ def read_value(raw: memoryview | bytes | None) -> Any:
 
 
 def read_beginning(raw: bytes) -> Any:
-    """The value of JSON that broke off, as far as it came, or None where nothing can be read."""
-    return read_value(mended(raw.decode(errors="replace")).encode(errors="surrogatepass"))
+    """Return the value of JSON that broke off, or is nested too deep, as far as it can be read; None if not at all."""
+    text = raw.decode(errors="replace")
+    for prepare in (_as_it_is, _without_lone_surrogates, _not_too_deep):
+        text = prepare(text)
+        try:
+            return pydantic_core.from_json(text, allow_partial=True)
+        except ValueError:
+            continue
+    return None
+
+
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def _without_lone_surrogates(text: str) -> str:
+    return _SURROGATES.sub(_readable, text)
+
+
+def _not_too_deep(text: str) -> str:
+    return text[: shallow_end(text, MAX_BROKEN_DEPTH)]
+
+
+def _readable(escape: re.Match[str]) -> str:
+    return escape[0] if escape.lastindex else "\\ufffd"
+
+
+def read_report(body: bytes) -> tuple[Any, bool]:
+    """Return the value of a body that is only looked at, and whether it broke off or could not be read as a whole.
+
+    Nothing of such a body is passed on as bytes, so that UTF-16 and UTF-32 are read too. None if it is not JSON.
+    """
+    if _encoding_of(body) is not None:
+        body = body.decode(json.detect_encoding(body), errors="replace").encode(errors="replace")
+    body = without_mark(body)
+    value = read_value(body)
+    broken_off = value is None and body[:MAX_BLANKS].lstrip()[:1] in (b"{", b"[")
+    return (read_beginning(body), True) if broken_off else (value, False)
+
+
+def _encoding_of(body: bytes) -> str | None:
+    return next((name for start, name in OTHER_ENCODINGS if body.startswith(start)), None)
 
 
 def read_text(value: object) -> str:

@@ -1,17 +1,12 @@
-"""Finds where a JSON value ends, however deep it is nested, and without building it; mends one that broke off."""
+"""Finds where a JSON value ends, however deep it is nested, and without building it.
+
+NaN, Infinity and -Infinity count as numbers, as Python's own reader and writer have it.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _nothing(_: object) -> None:
@@ -20,14 +15,15 @@ def _nothing(_: object) -> None:
 
 # Builds next to nothing of what it reads: a value may be large, and its numbers of any size.
 _structure = json.JSONDecoder(
-    parse_int=_nothing, parse_float=_nothing, parse_constant=_refuse_constant, object_pairs_hook=_nothing
+    parse_int=_nothing, parse_float=_nothing, parse_constant=_nothing, object_pairs_hook=_nothing
 )
 
-# Possessive throughout, for each step to go back to would take memory.
+# Possessive throughout, because backtracking would take memory for each step.
 _TOKEN = re.compile(
     r"""[ \t\n\r]*+
     (?: (?P<string> "[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+")
-      | (?P<scalar> -?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)? | true | false | null)
+      | (?P<scalar> -?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?
+                    | true | false | null | NaN | -?Infinity)
       | (?P<mark> [\[\]{},:]) )""",
     re.VERBOSE,
 )
@@ -60,44 +56,42 @@ def end_of(text: str, position: int) -> int:
 
 def _end_of_deep(text: str, position: int) -> int:
     # Some ten times slower, and without recursion.
-    for end, closers, _ in _steps(text, position):
-        if not closers:
-            return end
-    raise ValueError(f"no JSON at {position}")
-
-
-def mended(text: str) -> str:
-    """JSON that broke off, up to its last whole value, with what was open closed; "" where there is none."""
-    whole, open_there = 0, ""
-    for end, closers, value_ended in _steps(text, 0):
-        if value_ended:
-            whole, open_there = end, "".join(reversed(closers))
-        if not closers:
-            break
-    return text[:whole] + open_there
-
-
-def _steps(text: str, position: int) -> Iterator[tuple[int, list[str], bool]]:
-    """Token by token: where it ends, the closers of what is open there, and whether a value has just ended.
-
-    Ends where no token can follow; the value is whole once nothing is open.
-    """
     closers: list[str] = []
     wanted = "value"
     while match := _TOKEN.match(text, position):
         kind = match["mark"] or ("S" if match["string"] else "V")
-        if (wanted, kind) not in _NEXT:
-            return
+        after = _NEXT.get((wanted, kind))
+        if after is None:
+            break
         position = match.end()
-        wanted = _NEXT[wanted, kind]
-        if kind in ("[", "{"):
-            closers.append("]" if kind == "[" else "}")
+        wanted = after
+        if kind == "[":
+            closers.append("]")
+        elif kind == "{":
+            closers.append("}")
         elif wanted == "closed":
             if closers.pop() != kind:
-                return
+                break
             wanted = "comma"
         elif wanted == "next":
             wanted = "value" if closers[-1] == "]" else "name"
-        yield position, closers, wanted == "comma"
         if not closers:
-            return
+            return position
+    raise ValueError(f"no JSON at {position}")
+
+
+# Possessive, as above.
+_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+|([\[{])|([\]}])', re.DOTALL)
+
+
+def shallow_end(text: str, max_depth: int) -> int:
+    """Return where the nesting of `text` first exceeds `max_depth`, or the length of `text` if it never does."""
+    depth = 0
+    for match in _BRACKET.finditer(text):
+        if match[1]:
+            depth += 1
+            if depth > max_depth:
+                return match.start()
+        elif match[2]:
+            depth -= 1
+    return len(text)

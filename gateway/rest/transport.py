@@ -88,13 +88,15 @@ class TimeLimits:
 class Answer(msgspec.Struct, frozen=True):
     """An HTTP answer, read to its end; of one that is no success at most the first MiB.
 
-    `room` is the memory of a large body, to be released when nobody holds it any more.
+    `room` is the memory of a large body, to be released when nobody holds it any more. `location` is where a success
+    says that it made something.
     """
 
     status: int
     body: bytes
     retry_after: str | None = None
     room: Room | None = None
+    location: str | None = None
 
 
 class Observer(Protocol):
@@ -265,8 +267,9 @@ class Transport:
             await response.aclose()
         room.shrink(body.tell())
         retry_after = None if response.is_success else response.headers.get("retry-after")
+        location = response.headers.get("location") if response.is_success else None
         # Without a copy, which of a large answer would hold the event loop.
-        return Answer(response.status_code, body.getvalue(), retry_after, None if room.empty else room)
+        return Answer(response.status_code, body.getvalue(), retry_after, None if room.empty else room, location)
 
     async def _read(self, response: httpx.Response, body: io.BytesIO, room: Room, limit: asyncio.Timeout) -> None:
         # Decoded bytes are counted: a small compressed answer may hold a huge one.

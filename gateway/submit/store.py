@@ -12,6 +12,7 @@ from gateway.errors import RequestIdsExhausted
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
+    from gateway.domain import Job
 
 KEEP_SECONDS = 25 * 3600.0
 MAX_RECORDS = 100_000
@@ -25,12 +26,17 @@ class RecordKey(NamedTuple):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What is known of a submission: `uid` once there is a job, `unknown` where its outcome is not known."""
+    """What is known of a submission: `uid` once there is a job, `unknown` where its outcome is not known.
+
+    `ended` is a job that had ended in the answer to its POST and has no uid, so that it cannot be read again; without
+    what takes memory.
+    """
 
     fingerprint: bytes
     uid: int | None = None
     unknown: str | None = None
     http_status: int | None = None
+    ended: Job | None = None
 
 
 class Store(Protocol):

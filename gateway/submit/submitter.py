@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from gateway.budget import Budget
 from gateway.clock import sleep_until
+from gateway.domain import JobError
 from gateway.errors import (
     GatewayError,
     LimitReached,
@@ -41,10 +42,15 @@ MAX_AT_ONCE = 1_024
 UNKNOWN_4XX = frozenset({408, 444, 460, 499})
 # These two ask for the same request elsewhere. The others may follow a request that was carried out: a 303 says so.
 REFUSING_3XX = frozenset({307, 308})
+# What is remembered of a text in a job that cannot be read again, in characters.
+MAX_REMEMBERED_TEXT = 1_000
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """What a submission gave: the job's `uid`, and the `job` of the POST's answer, None for an earlier submission."""
+    """What a submission gave: the job's `uid`, and the `job` of the POST's answer.
+
+    `job` is None for an earlier submission, unless its job had ended and has no uid: then it is what is left of it.
+    """
 
     uid: int
     job: Job | None
@@ -187,7 +193,8 @@ class Submitter:
         except BaseException:
             await self._store.settle(key, replace(record, unknown="the gateway was stopped during the submission"))
             raise
-        await self._store.settle(key, replace(record, uid=sent.uid))
+        ended = _without_result(sent.job) if sent.job is not None and sent.uid == 0 else None
+        await self._store.settle(key, replace(record, uid=sent.uid, ended=ended))
         return sent
 
     async def _post(self, post: Callable[[], Awaitable[Job]], submission: Submission) -> Sent:
@@ -233,7 +240,21 @@ def _recall(record: Record, mark: bytes) -> Sent:
         raise SubmitOutcomeUnknown(
             record.unknown or "an earlier submission under this request_id did not end", record.http_status
         )
-    return Sent(record.uid, None)
+    return Sent(record.uid, record.ended)
+
+
+def _without_result(job: Job) -> Job:
+    # Kept for 25 hours: what can be large is left out.
+    return replace(
+        job,
+        status_text=job.status_text[:MAX_REMEMBERED_TEXT],
+        kind="",
+        progress=None,
+        error=job.error and JobError(message=job.error.message[:MAX_REMEMBERED_TEXT]),
+        log_download_url="",
+        result=None,
+        result_forgotten=job.result is not None,
+    )
 
 
 def _reused() -> RequestIdReused:
