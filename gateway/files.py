@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import stat
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import structlog
 
 from gateway.config import ConfigError
-from gateway.threads import Daemon, finished
+from gateway.threads import Daemon, detached, finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +57,8 @@ class LastGood(Generic[T]):
         self._make = make
         # The bytes, and not the times, of the files: an equal time or size proves nothing.
         self._seen: Mapping[str, bytes] | str | None = None
-        self._reading = ""
+        # For messages: the variable and the path.
+        self._reading = ", ".join(f"{variable}: {path}" for variable, path in files.items())
         self._lock = threading.Lock()
         self._waiting: Future[None] | None = None
         self._stuck = False
@@ -168,6 +170,19 @@ class LastGood(Generic[T]):
             except _Unfit as error:
                 return f"{self._reading} {error}"
         return contents
+
+
+def check_authorities() -> None:
+    """Raise `ConfigError` if `SSL_CERT_FILE` hangs; libraries read it when they are imported, and would hang too."""
+    name = "SSL_CERT_FILE"
+    if name not in os.environ:
+        return
+    try:
+        detached("authorities", ssl.create_default_context).result(START_SECONDS)
+    except TimeoutError:
+        raise ConfigError(
+            f"{name}: {os.environ[name]} cannot be read: no answer within {START_SECONDS:g} s; is its volume there?"
+        ) from None
 
 
 class _Unfit(Exception):

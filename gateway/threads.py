@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import queue
 import threading
@@ -48,9 +49,12 @@ class Daemon:
 
 
 def detached(name: str, work: Callable[[], T]) -> Future[T]:
-    """Run `work` in a daemon thread of its own; the future has its outcome."""
+    """Run `work` in a daemon thread of its own; the future has its outcome. Raises `OSError` if there is no thread."""
     future: Future[T] = Future()
-    threading.Thread(target=_run, args=(future, work), name=name, daemon=True).start()
+    try:
+        threading.Thread(target=_run, args=(future, work), name=name, daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, "no thread can be started") from error
     return future
 
 

@@ -172,7 +172,7 @@ async def test_a_file_that_hangs_delays_one_reader_and_no_loop(
     before = readers()
     stuck = Stuck(pair.files["OTHER"], monkeypatch)
     pair.put("b", "b")
-    monkeypatch.setattr(files, "READ_SECONDS", 0.05)
+    monkeypatch.setattr(files, "READ_SECONDS", 0.5)
     ticks = itertools.count()
     ticking = asyncio.create_task(tick(ticks))
     assert await last_good.fresh() == b"a"
@@ -185,7 +185,7 @@ async def test_a_file_that_hangs_delays_one_reader_and_no_loop(
     assert readers() <= before, "and no more threads hang"
     (line,) = logged
     assert line["log_level"] == "warning"
-    assert line["why"] == f"OTHER: {pair.files['OTHER']} cannot be read: no answer within 0.05 s"
+    assert line["why"] == f"OTHER: {pair.files['OTHER']} cannot be read: no answer within 0.5 s"
     stuck.back.set()
     async with asyncio.timeout(20):
         while await last_good.fresh() != b"b" or len(logged) < 3:
@@ -205,9 +205,9 @@ async def tick(ticks: Iterator[int]) -> None:
 
 def test_files_that_hang_at_the_start_are_named(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     stuck = Stuck(pair.files["OTHER"], monkeypatch)
-    monkeypatch.setattr(files, "START_SECONDS", 0.05)
+    monkeypatch.setattr(files, "START_SECONDS", 0.5)
     with pytest.raises(ConfigError) as raised:
         LastGood(pair.files, pair.make)
-    why = f"OTHER: {pair.files['OTHER']} cannot be read: no answer within 0.05 s; is its volume there?"
+    why = f"OTHER: {pair.files['OTHER']} cannot be read: no answer within 0.5 s; is its volume there?"
     assert str(raised.value) == why
     stuck.back.set()

@@ -261,7 +261,7 @@ async def test_tokens_old_and_new_are_taken_out_of_a_text(file: Path) -> None:
 async def test_a_token_file_that_hangs_holds_up_no_call(
     upstream: ScriptedUpstream, file: Path, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "READ_SECONDS", 0.05)
+    monkeypatch.setattr(files, "READ_SECONDS", 0.5)
     upstream.script.append(RUNNING)
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
         stuck = Stuck(file, monkeypatch)
@@ -279,7 +279,7 @@ async def test_a_token_file_that_hangs_holds_up_no_call(
     (line,) = (line for line in logged if line["event"].startswith("files cannot be used"))
     assert (line["log_level"], line["why"]) == (
         "warning",
-        f"{SETTING}: {file} cannot be read: no answer within 0.05 s",
+        f"{SETTING}: {file} cannot be read: no answer within 0.5 s",
     )
 
 

@@ -25,6 +25,7 @@ from gateway.errors import (
 )
 from gateway.rest.aiohttp_transport import AiohttpTransport
 from gateway.rest.decoding import NotDecodable, decoded
+from gateway.rest.resolver import Resolver
 from gateway.rest.room import Outgrown, Room
 
 if TYPE_CHECKING:
@@ -131,7 +132,13 @@ class Transport:
         self._transport = AiohttpTransport(self._session, timeout)
 
     def _session(self) -> aiohttp.ClientSession:
-        connector = _Connector(limit=0, keepalive_timeout=self._idle_seconds, ssl=self._ssl, ttl_dns_cache=DNS_SECONDS)
+        connector = _Connector(
+            limit=0,
+            keepalive_timeout=self._idle_seconds,
+            ssl=self._ssl,
+            ttl_dns_cache=DNS_SECONDS,
+            resolver=Resolver(self._limits.connect),
+        )
         session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), proxy=self._proxy, trust_env=False
         )
