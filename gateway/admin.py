@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
+
+from gateway.addresses import bound, resolved, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,18 +34,16 @@ class AdminServer:
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
 
     async def start(self, listen: str) -> str:
-        """Serves at HOST:PORT, port 0 being any free one; returns the address. Raises `OSError`."""
-        host, _, port = listen.rpartition(":")
+        """Serve at all addresses of HOST:PORT, port 0 being any free one; return HOST:PORT. Raises `OSError`."""
+        host, port = split(listen)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host.strip("[]"), int(port)).start()
+            for each in bound(await resolved(host), port):
+                await web.SockSite(self._runner, each).start()
         except OSError as error:
             await self._runner.cleanup()
-            # asyncio says it in a sentence of its own; the resolver's errors have negative numbers.
-            number = error.errno or 0
-            why = os.strerror(number) if number > 0 else error.strerror or str(error)
-            raise OSError(f"JOBGATEWAY_ADMIN_LISTEN: {listen} cannot be bound: {why}") from error
-        return f"{host}:{self._runner.addresses[0][1]}"
+            raise OSError(f"JOBGATEWAY_ADMIN_LISTEN: {listen} cannot be bound: {error.strerror}") from error
+        return f"{listen.rpartition(':')[0]}:{self._runner.addresses[0][1]}"
 
     async def aclose(self) -> None:
         """Stops serving; does nothing where it never did."""

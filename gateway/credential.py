@@ -36,7 +36,7 @@ class Credential:
         if caller is not None:
             _, self.caller_key = _keys(caller)
 
-    def headers(self) -> dict[str, str]:
+    async def headers(self) -> dict[str, str]:
         """The headers that an upstream request bears, read anew for each request."""
         return {"authorization": f"Bearer {self._token}"}
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
+import errno
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import structlog
+
+from gateway.addresses import Address, bound, joined, numeric, resolved, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +30,7 @@ _log = structlog.get_logger()
 
 
 class Listener:
-    """Serves at HOST:PORT; port 0 is any free one, and `address` what it came to be.
+    """Serves at all addresses of HOST:PORT; port 0 is any free one, and `address` what it came to be.
 
     `make` gives a server with its handlers, `credentials` what it is served with, None being plain text.
     """
@@ -37,6 +39,7 @@ class Listener:
         self, listen: str, make: Callable[[], grpc.aio.Server], credentials: grpc.ServerCredentials | None
     ) -> None:
         self.address = listen
+        self._addresses: list[Address] = []
         self._make = make
         self._credentials = credentials
         self._server: grpc.aio.Server | None = None
@@ -50,7 +53,11 @@ class Listener:
         return self._server is not None
 
     async def start(self) -> None:
-        """Serves. Raises `OSError` where the address cannot be bound."""
+        """Serve. Raises `OSError` if one of the addresses cannot be bound."""
+        try:
+            self._addresses = await resolved(split(self.address)[0])
+        except OSError as error:
+            raise self._cannot_be_bound(error) from error
         server = await self._bound()
         self._keeping = asyncio.get_running_loop().create_task(self._keep(server))
 
@@ -74,16 +81,34 @@ class Listener:
     async def _bound(self) -> grpc.aio.Server:
         server = self._make()
         try:
-            if self._credentials is None:
-                port = server.add_insecure_port(self.address)
-            else:
-                port = server.add_secure_port(self.address, self._credentials)
-        except RuntimeError as error:
-            raise OSError(f"JOBGATEWAY_LISTEN: {self.address} cannot be bound: {_why_not(self.address)}") from error
+            port = self._add_ports(server)
+        except OSError as error:
+            raise self._cannot_be_bound(error) from error
         self.address = f"{self.address.rpartition(':')[0]}:{port}"
         await server.start()
         self._server = server
         return server
+
+    def _add_ports(self, server: grpc.aio.Server) -> int:
+        # grpc is content with one address of a name, and says why another failed in its own log only. So the port is
+        # found, and each address tried, with sockets of ours.
+        sockets = bound(self._addresses, split(self.address)[1], dual_stack=True)
+        port: int = sockets[0].getsockname()[1]
+        hosts = [each.getsockname() for each in sockets]
+        for each in sockets:
+            each.close()
+        for host in map(numeric, hosts):
+            try:
+                if self._credentials is None:
+                    server.add_insecure_port(joined(host, port))
+                else:
+                    server.add_secure_port(joined(host, port), self._credentials)
+            except RuntimeError as error:
+                raise OSError(errno.EADDRINUSE, f"another process took the port ({host})") from error
+        return port
+
+    def _cannot_be_bound(self, error: OSError) -> OSError:
+        return OSError(f"JOBGATEWAY_LISTEN: {self.address} cannot be bound: {error.strerror}")
 
     async def _keep(self, server: grpc.aio.Server) -> None:
         # A request whose path is not UTF-8 ends the accept loop of grpc.aio (1.85). Streams that are open go on; all
@@ -121,15 +146,3 @@ async def _ended(server: grpc.aio.Server) -> None:
     inner: Any = server._server  # type: ignore[attr-defined]  # noqa: SLF001 - no public way tells
     while not ending.done() and inner.is_running():
         await asyncio.wait([ending], timeout=LOOK_SECONDS)
-
-
-def _why_not(listen: str) -> str:
-    # grpc says it in its own log only.
-    host, _, port = listen.rpartition(":")
-    try:
-        address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-        with socket.socket(address[0]) as probe:
-            probe.bind(address[4])
-    except OSError as error:
-        return error.strerror or str(error)
-    return "the reason has passed"

@@ -18,21 +18,21 @@ REMEMBERED_TOKENS = 8
 
 
 class OwnToken:
-    """The token in a file. Raises `ConfigError` where there is none that can be used."""
+    """The token in a file. Raises `ConfigError` if the file cannot be used."""
 
     def __init__(self, file: Path) -> None:
         self.source = str(file)
         self._file = LastGood({TOKEN_FILE: file}, _read)
-        self._tokens = deque([self._file.latest()], REMEMBERED_TOKENS)
+        self._tokens = deque([self._file.last], REMEMBERED_TOKENS)
 
     @property
     def last(self) -> str:
         """The token as it was used last."""
         return self._tokens[-1]
 
-    def now(self) -> str:
-        """The token as the file has it now, or had it last when it was usable."""
-        token = self._file.latest()
+    async def now(self) -> str:
+        """Return the token that the file holds now, or the last usable one if it cannot be read."""
+        token = await self._file.fresh()
         if token != self.last:
             self._tokens.append(token)
         return token
@@ -59,9 +59,9 @@ class _OwnCredential(Credential):
         super().__init__(own.last, poll=f"own token {own.source}", caller=f"own token {own.source} for {caller}")
         self._own = own
 
-    def headers(self) -> dict[str, str]:
+    async def headers(self) -> dict[str, str]:
         """As the file has it at this moment."""
-        return {"authorization": f"Bearer {self._own.now()}"}
+        return {"authorization": f"Bearer {await self._own.now()}"}
 
     def redact(self, text: str) -> str:
         """`text` without the token, those lately in its place included."""

@@ -27,6 +27,7 @@ from gateway.rates import Rates
 from gateway.rest import RestClient, TimeLimits, Transport
 from gateway.service import JobService
 from gateway.submit import MemoryStore, Submitter
+from gateway.threads import leave_after
 from gateway.tls import Certificates
 from gateway.tracing import Untraced
 from gateway.unknown_words import UnknownWords
@@ -52,6 +53,8 @@ CONNECT_SECONDS = 5.0
 WHOLE_ANSWER_SILENCES = 30
 # What the last answers of a drain have to leave the process.
 FLUSH_SECONDS = 0.5
+# How much longer than its grace a stop may take, whatever hangs; each part of it has a shorter limit.
+CLOSE_SECONDS = 3.0
 # A peer that vanished is gone after a ping and its timeout: 80 seconds.
 PING_EVERY_MS = 60_000
 PING_TIMEOUT_MS = 20_000
@@ -322,6 +325,7 @@ async def serve(settings: Settings) -> None:
     listening = loop.create_task(gateway.listens())
     await asyncio.wait([listening, loop.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
     _log.info("draining", grace_seconds=settings.drain_grace_seconds)
+    leave_after(settings.drain_grace_seconds + CLOSE_SECONDS, 1)
     await gateway.stop()
     await listening
     _log.info("stopped")

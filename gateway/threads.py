@@ -1,10 +1,17 @@
-"""Threads for work that would hold the event loop."""
+"""Threads for work that would hold the event loop, and for work that may hang."""
 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+import contextlib
+import errno
+import os
+import queue
+import threading
+import time
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +28,86 @@ class Threads:
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` returns or raises, done in one of the threads. It goes on where who waits is cancelled."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+class Daemon:
+    """A thread that runs one piece of work after the other, and that the process does not wait for at its end.
+
+    The thread ends when its `Daemon` is freed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        threading.Thread(target=_run_all, args=(self._work,), name=name, daemon=True).start()
+        weakref.finalize(self, self._work.put, None).atexit = False
+
+    def run(self, work: Callable[[], T]) -> Future[T]:
+        """Queue `work`; the future has its outcome."""
+        future: Future[T] = Future()
+        self._work.put((future, work))
+        return future
+
+
+def detached(name: str, work: Callable[[], T]) -> Future[T]:
+    """Run `work` in a daemon thread of its own; the future has its outcome. Raises `OSError` if there is no thread."""
+    future: Future[T] = Future()
+    try:
+        threading.Thread(target=_run, args=(future, work), name=name, daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, "no thread can be started") from error
+    return future
+
+
+async def finished(future: Future[Any], seconds: float) -> bool:
+    """Wait for a future of a thread for at most `seconds`; return whether it is done. Never cancels it."""
+    if future.done():
+        return True
+    loop = asyncio.get_running_loop()
+    woken: asyncio.Future[None] = loop.create_future()
+    timer = loop.call_later(seconds, _wake, woken)
+    future.add_done_callback(lambda _: _wake_from_thread(loop, woken))
+    try:
+        await woken
+    finally:
+        timer.cancel()
+    return future.done()
+
+
+def leave_after(seconds: float, code: int) -> None:
+    """End the process with `code` in `seconds`, whatever hangs then, unless it has ended by itself."""
+
+    def leave() -> None:
+        time.sleep(seconds)
+        os._exit(code)
+
+    threading.Thread(target=leave, name="leave", daemon=True).start()
+
+
+def _run_all(work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
+    while (each := work.get()) is not None:
+        _run(*each)
+        # What it holds must be free to go while this waits.
+        del each
+
+
+def _run(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        result = work()
+    except BaseException as error:  # noqa: BLE001 - whoever waits for the future gets it
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
+
+
+def _wake_from_thread(loop: asyncio.AbstractEventLoop, woken: asyncio.Future[None]) -> None:
+    # The loop may have been closed while the work hung.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(_wake, woken)
 
 
 # Apart, so that large requests, which callers can send as many of as they like, hold up no answer. Few, for Python runs

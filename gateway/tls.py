@@ -1,11 +1,11 @@
-"""The listener's certificates, read anew when they change on disk, and who the caller's certificate says it is."""
+"""The listener's certificates, read again when they change on disk, and the identity in a caller's certificate."""
 
 from __future__ import annotations
 
 import re
 import ssl
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -32,50 +32,55 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class _Loaded:
-    """`expires` is as the certificate says it; `doubt` is why a client would refuse it, where one would."""
+    """A usable set of files. `expires` is as the certificate says it; `doubt` is why a client would refuse it."""
 
-    configuration: Any
+    contents: Mapping[str, bytes] = field(repr=False)  # with the key
     expires: str | None
     doubt: str | None
+
+    def configuration(self) -> Any:
+        """A new configuration for grpc, which takes each only once."""
+        return grpc.ssl_server_certificate_configuration(
+            [(self.contents[KEY], self.contents[CERT])], root_certificates=self.contents.get(CLIENT_CA)
+        )
 
 
 class Certificates:
     """The certificate, its key, and the authority of clients, if they have to show a certificate too.
 
-    Raises `ConfigError` where they cannot be used.
+    Clients that have to show one do so on each connection: no TLS session is resumed. Raises `ConfigError` if the files
+    cannot be used.
     """
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
         self._paths = {CERT: cert, KEY: key} | ({CLIENT_CA: client_ca} if client_ca else {})
         self._files = LastGood(self._paths, self._load)
-        self._used = self._files.latest()
+        self._used = self._files.last
         self._lock = threading.Lock()
         _tell(self._used)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """What a port of grpc takes; it asks for each handshake whether something has changed."""
+        """Return the credentials for a port of grpc; it asks for each handshake whether something has changed."""
         return grpc.dynamic_ssl_server_credentials(
-            self._used.configuration, self._fetch, require_client_authentication=CLIENT_CA in self._paths
+            self._used.configuration(), self._fetch, require_client_authentication=CLIENT_CA in self._paths
         )
 
     def _fetch(self) -> Any:
         # In threads of grpc, several at once. None: go on as before.
+        latest = self._files.latest()
         with self._lock:
-            latest = self._files.latest()
-            if latest is self._used:
-                return None
-            self._used = latest
+            changed, self._used = latest is not self._used, latest
+        if changed:
             _tell(latest)
-            return latest.configuration
+        # A resumed session checks neither expiry nor authority. The keys of session tickets live as long as a
+        # configuration, and grpc has no switch for them, so each handshake gets a configuration of its own.
+        return latest.configuration() if changed or CLIENT_CA in latest.contents else None
 
     def _load(self, contents: Mapping[str, bytes]) -> _Loaded:
         expires, doubt = _inspect(self._paths[CERT], self._paths[KEY])
         if CLIENT_CA in self._paths:
             _trusting(self._paths[CLIENT_CA], CLIENT_CA)
-        configuration = grpc.ssl_server_certificate_configuration(
-            [(contents[KEY], contents[CERT])], root_certificates=contents.get(CLIENT_CA)
-        )
-        return _Loaded(configuration, expires, doubt)
+        return _Loaded(contents, expires, doubt)
 
 
 def _tell(loaded: _Loaded) -> None:

@@ -9,8 +9,8 @@ TOKEN = "vktrpat_0123456789"
 
 
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER ", "Bearer   "])
-def test_a_bearer_token_is_read_whatever_its_scheme_looks_like(scheme: str) -> None:
-    assert read_credential([scheme + TOKEN]).headers() == {"authorization": f"Bearer {TOKEN}"}
+async def test_a_bearer_token_is_read_whatever_its_scheme_looks_like(scheme: str) -> None:
+    assert await read_credential([scheme + TOKEN]).headers() == {"authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import asyncio
+import itertools
+import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway import files
 from gateway.config import ConfigError
 from gateway.files import FileUnusable, LastGood
+from tests.support.stuck import Stuck
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     Logged = list[dict[str, Any]]
@@ -82,3 +88,126 @@ def test_files_that_are_no_use_to_begin_with_are_refused(pair: Pair) -> None:
     pair.files["ONE"].unlink()
     with pytest.raises(ConfigError, match=r"^ONE: .*/one cannot be read: No such file or directory$"):
         LastGood(pair.files, pair.make)
+
+
+# Files that are not what they should be
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to(path.parent / "nowhere")
+
+
+def circular(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+UNFIT: dict[Callable[[Path], None], str] = {
+    pipe: "is not a regular file; name one",
+    endless: "is not a regular file; name one",
+    folder: "is not a regular file; name one",
+    dangling: "cannot be read: No such file or directory",
+    circular: "cannot be read: Too many levels of symbolic links",
+    huge: "has more than 1048576 bytes; is it the right file?",
+}
+
+
+@pytest.mark.parametrize("unfit", UNFIT, ids=lambda each: each.__name__)
+def test_an_unfit_file_is_refused_at_the_start_and_passed_over_later(
+    pair: Pair, logged: Logged, unfit: Callable[[Path], None]
+) -> None:
+    last_good = LastGood(pair.files, pair.make)
+    path = pair.files["OTHER"]
+    path.unlink()
+    unfit(path)
+    why = f"OTHER: {path} {UNFIT[unfit]}"
+    assert [last_good.latest() for _ in range(3)] == [b"a"] * 3
+    assert [line.get("why") for line in logged] == [why]
+    with pytest.raises(ConfigError) as raised:
+        LastGood(pair.files, pair.make)
+    assert str(raised.value) == why
+    path.rmdir() if path.is_dir() else path.unlink()
+    pair.put("b", "b")
+    assert last_good.latest() == b"b"
+
+
+def test_files_that_never_stop_changing_are_told_once(pair: Pair, logged: Logged) -> None:
+    last_good = LastGood(pair.files, pair.make)
+    count = itertools.count()
+
+    def change() -> None:
+        content = f"version {next(count)}"
+        pair.put(content, content)
+        pair.during = change
+
+    change()
+    assert [last_good.latest() for _ in range(3)] == [b"a"] * 3
+    (line,) = logged
+    assert "it changes all the time; replace the file in one step" in line["why"]
+    pair.during = bool
+    pair.put("b", "b")
+    assert last_good.latest() == b"b"
+
+
+async def test_a_file_that_hangs_delays_one_reader_and_no_loop(
+    pair: Pair, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last_good = LastGood(pair.files, pair.make)
+    before = readers()
+    stuck = Stuck(pair.files["OTHER"], monkeypatch)
+    pair.put("b", "b")
+    monkeypatch.setattr(files, "READ_SECONDS", 0.5)
+    ticks = itertools.count()
+    ticking = asyncio.create_task(tick(ticks))
+    assert await last_good.fresh() == b"a"
+    assert next(ticks) > 1, "the event loop went on"
+    ticking.cancel()
+    # Those after it do not wait, else this would hang.
+    monkeypatch.setattr(files, "READ_SECONDS", 3600.0)
+    assert [await last_good.fresh() for _ in range(3)] == [b"a"] * 3
+    assert last_good.latest() == b"a"
+    assert readers() <= before, "and no more threads hang"
+    (line,) = logged
+    assert line["log_level"] == "warning"
+    assert line["why"] == f"OTHER: {pair.files['OTHER']} cannot be read: no answer within 0.5 s"
+    stuck.back.set()
+    async with asyncio.timeout(20):
+        while await last_good.fresh() != b"b" or len(logged) < 3:
+            pass
+    assert sorted(line["event"] for line in logged[1:]) == ["files can be read again", "files changed"]
+
+
+def readers() -> int:
+    return [each.name for each in threading.enumerate()].count("files")
+
+
+async def tick(ticks: Iterator[int]) -> None:
+    while True:
+        next(ticks)
+        await asyncio.sleep(0.001)
+
+
+def test_files_that_hang_at_the_start_are_named(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = Stuck(pair.files["OTHER"], monkeypatch)
+    monkeypatch.setattr(files, "START_SECONDS", 0.5)
+    with pytest.raises(ConfigError) as raised:
+        LastGood(pair.files, pair.make)
+    why = f"OTHER: {pair.files['OTHER']} cannot be read: no answer within 0.5 s; is its volume there?"
+    assert str(raised.value) == why
+    stuck.back.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,13 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
+from gateway import files
 from gateway.config import ConfigError
 from gateway.credential import Credential
 from gateway.own_token import OwnToken
 from tests.support.certificates import Authority, Mounted
 from tests.support.gateways import BEARER, TOKEN, Failure, running, stub, tls_channel
+from tests.support.stuck import Stuck
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
@@ -244,15 +247,40 @@ async def test_an_unusable_file_stops_the_start(
     assert "secret" not in str(raised.value)
 
 
-def test_tokens_old_and_new_are_taken_out_of_a_text(file: Path) -> None:
+async def test_tokens_old_and_new_are_taken_out_of_a_text(file: Path) -> None:
     own = OwnToken(file)
     credential = own.credential("")
     for token in (NEW, NEWER, OLD + "-and-more"):
-        file.write_text(token)
-        credential.headers()
+        put(file, token)
+        await credential.headers()
     text = credential.redact(f"{OLD}-and-more {OLD} {NEW} {NEWER}")
     assert text == "[redacted] [redacted] [redacted] [redacted]"
     assert OLD not in repr(credential)
+
+
+async def test_a_token_file_that_hangs_holds_up_no_call(
+    upstream: ScriptedUpstream, file: Path, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "READ_SECONDS", 0.5)
+    upstream.script.append(RUNNING)
+    async with owning(upstream, file) as gateway, stub(gateway) as jobs:
+        stuck = Stuck(file, monkeypatch)
+        await asyncio.gather(jobs.GetJob(GET_JOB), jobs.GetJob(GET_JOB, metadata=BEARER))
+        assert sorted(used(upstream)) == sorted([OLD, TOKEN])
+        # The first one has waited for all.
+        monkeypatch.setattr(files, "READ_SECONDS", 3600.0)
+        await jobs.GetJob(GET_JOB)
+        assert used(upstream)[-1] == OLD
+        put(file, NEW)
+        stuck.back.set()
+        async with asyncio.timeout(20):
+            while used(upstream)[-1] != NEW:
+                await jobs.GetJob(GET_JOB)
+    (line,) = (line for line in logged if line["event"].startswith("files cannot be used"))
+    assert (line["log_level"], line["why"]) == (
+        "warning",
+        f"{SETTING}: {file} cannot be read: no answer within 0.5 s",
+    )
 
 
 # Where it never goes

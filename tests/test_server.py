@@ -132,8 +132,8 @@ async def spawn(command: Sequence[str] = SERVE, **settings: str) -> asyncio.subp
 
 @asynccontextmanager
 async def process(upstream: ScriptedUpstream, command: Sequence[str] = SERVE, **settings: str) -> AsyncIterator[Served]:
-    addresses = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
-    child = await spawn(command, upstream_url=upstream.url, **addresses, **settings)
+    usual = {"upstream_url": upstream.url, "listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
+    child = await spawn(command, **(usual | settings))
     try:
         yield Served(child)
     finally:
@@ -250,6 +250,107 @@ async def test_a_file_that_is_no_use_ends_the_start_with_one_line(tmp_path: Path
     _, stderr = await child.communicate()
     assert child.returncode == 2
     assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {nowhere} cannot be read: No such file or directory\n"
+
+
+# `serve`, once something in its surroundings hangs, which it says on standard output when it is met.
+HANGING = """
+import os, socket, threading
+
+def hang(*_, **__):
+    print("hangs", flush=True)
+    threading.Event().wait()
+
+def hanging_for(system, what):
+    return lambda first, *args, **more: hang() if str(first) == what else system(first, *args, **more)
+
+{hang}
+from gateway.__main__ import main
+main()
+"""
+RESOLVER = 'socket.getaddrinfo = hanging_for(socket.getaddrinfo, "hangs.test")'
+NO_END = """
+# Python waits for such threads at its end.
+threading.Thread(target=hang).start()
+from concurrent.futures import ThreadPoolExecutor
+ThreadPoolExecutor(1).submit(hang)
+"""
+NO_STOP = """
+import gateway.server
+from gateway.admin import AdminServer
+gateway.server.CLOSE_SECONDS = 0.1
+async def aclose(_):
+    hang()
+AdminServer.aclose = aclose
+"""
+FILE = """
+import gateway.files
+gateway.files.START_SECONDS = 1.0
+os.open = hanging_for(os.open, {path!r})
+"""
+
+
+def hanging(hang: str) -> Sequence[str]:
+    return ("-c", HANGING.format(hang=hang), "serve")
+
+
+async def test_a_resolver_that_hangs_delays_no_exit(upstream: ScriptedUpstream) -> None:
+    url = "http://hangs.test:1"
+    async with process(upstream, hanging(RESOLVER), upstream_url=url, drain_grace_seconds="1") as server:
+        address = (await server.logged("serving"))["address"]
+        async with grpc.aio.insecure_channel(address) as channel:
+            jobs = rpc.JobServiceStub(channel)
+            watch = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
+            assert server.process.stdout is not None
+            assert await server.process.stdout.readline() == b"hangs\n"
+            refused = await failed(jobs.GetJob(GET_JOB, metadata=BEARER))
+            assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE")
+            server.signal(signal.SIGTERM)
+            assert (await failed(read_all(watch, []))).reason == "DRAINING"
+        async with asyncio.timeout(PATIENT):
+            assert await server.end() == 0
+
+
+async def test_threads_that_hang_delay_no_exit(upstream: ScriptedUpstream) -> None:
+    async with process(upstream, hanging(NO_END), drain_grace_seconds="3600") as server:
+        await server.logged("serving")
+        server.signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENT):
+            assert await server.end() == 0
+    assert [line["event"] for line in server.lines] == ["serving", "draining", "stopped"]
+
+
+async def test_a_stop_that_hangs_ends_after_the_grace(upstream: ScriptedUpstream) -> None:
+    async with process(upstream, hanging(NO_STOP), drain_grace_seconds="0.5") as server:
+        await server.logged("serving")
+        server.signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENT):
+            assert await server.end() == 1
+
+
+@pytest.mark.parametrize("name", ["tls_cert_file", "upstream_token_file"])
+async def test_a_file_that_hangs_ends_the_start_with_one_line(tmp_path: Path, name: str) -> None:
+    path = str(tmp_path / "file")
+    settings = {name: path} | ({"tls_key_file": path} if name == "tls_cert_file" else {})
+    child = await spawn(hanging(FILE.format(path=path)), upstream_url="http://127.0.0.1:1", **settings)
+    async with asyncio.timeout(PATIENT):
+        _, stderr = await child.communicate()
+    assert child.returncode == 2
+    why = "cannot be read: no answer within 1 s; is its volume there?"
+    assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {path} {why}\n"
+
+
+async def test_authorities_that_hang_end_the_start_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    hang = "import gateway.files\ngateway.files.START_SECONDS = 0.1"
+    child = await spawn(hanging(hang), upstream_url="http://127.0.0.1:1")
+    async with asyncio.timeout(PATIENT):
+        _, stderr = await child.communicate()
+    assert child.returncode == 2
+    why = "cannot be read: no answer within 0.1 s; is its volume there?"
+    assert stderr.decode() == f"SSL_CERT_FILE: {tmp_path / 'ca.pem'} {why}\n"
 
 
 async def test_handshakes_that_fail_leave_no_line_of_grpcs_own_in_the_log(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
+from gateway import files as gateway_files
 from gateway.config import ConfigError
 from gateway.server import SERVICE
 from tests.support.certificates import Authority, Certificate, Mounted, locked
 from tests.support.gateways import BEARER, running, tls_channel
+from tests.support.stuck import Stuck
 from tests.support.upstream import ScriptedUpstream, answer
 
 if TYPE_CHECKING:
@@ -184,6 +187,32 @@ async def test_a_pair_that_has_gone_keeps_the_last_good_one(
     assert line["why"] == f"{KEY}: {mounted.key} cannot be read: No such file or directory"
 
 
+async def test_a_certificate_that_hangs_holds_up_no_connection(
+    upstream: ScriptedUpstream,
+    mounted: Mounted,
+    authority: Authority,
+    logged: Logged,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = authority.server(), authority.server()
+    mounted.put(first)
+    async with tls(upstream, mounted) as gateway:
+        monkeypatch.setattr(gateway_files, "READ_SECONDS", 0.5)
+        stuck = Stuck(mounted.key, monkeypatch)
+        shown = await asyncio.gather(*(shown_by(gateway) for _ in range(3)))
+        monkeypatch.setattr(gateway_files, "READ_SECONDS", 3600.0)
+        # The first ones have waited for all.
+        shown += await asyncio.gather(*(shown_by(gateway) for _ in range(3)))
+        assert shown == [leaf(first)] * 6
+        mounted.put(second)
+        stuck.back.set()
+        async with asyncio.timeout(20):
+            while await shown_by(gateway) != leaf(second):
+                pass
+    (line,) = lines(logged, "files cannot be used")
+    assert line["why"] == f"{KEY}: {mounted.key} cannot be read: no answer within 0.5 s"
+
+
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda each: each.__name__)
 async def test_a_broken_pair_stops_the_start(
     upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, broken: Callable[[Certificate], Certificate]
@@ -218,6 +247,57 @@ async def test_an_expired_certificate_is_used_and_logged(
         assert await shown_by(gateway) == leaf(expired)
     (line,) = lines(logged, "certificate in use")
     assert (line["log_level"], line["why"]) == ("warning", "certificate has expired")
+
+
+# Resumed sessions
+
+
+def connected(
+    address: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> tuple[ssl.SSLSession | None, bool]:
+    """Connect once; return the session that the server gave, and whether the one of before was resumed."""
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port))) as plain,
+        context.wrap_socket(plain, server_hostname="localhost", session=session) as connection,
+    ):
+        # The server's settings come after its session tickets.
+        assert connection.recv(1)
+        return connection.session, bool(connection.session_reused)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("mutual", [True, False], ids=["client certificate", "none"])
+async def test_no_session_is_resumed_under_client_authentication(
+    upstream: ScriptedUpstream,
+    mounted: Mounted,
+    authority: Authority,
+    tmp_path: Path,
+    version: ssl.TLSVersion,
+    mutual: bool,
+) -> None:
+    client = authority.client("short-lived")
+    (tmp_path / "client.pem").write_bytes(client.key + client.chain)
+    (tmp_path / "authority.pem").write_bytes(authority.pem)
+    context = ssl.create_default_context(cafile=str(tmp_path / "authority.pem"))
+    context.minimum_version = context.maximum_version = version
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(tmp_path / "client.pem")
+    async with (mtls if mutual else tls)(upstream, mounted) as gateway:
+        session, _ = await asyncio.to_thread(connected, gateway.address, context)
+        resumed = [(await asyncio.to_thread(connected, gateway.address, context, session))[1] for _ in range(3)]
+    # One that is resumed shows no certificate, so that neither its end nor its authority would be looked at.
+    assert resumed == [not mutual] * 3
+
+
+async def test_an_expired_client_certificate_is_refused(
+    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority
+) -> None:
+    expired = authority.client("late", not_after=LAST_WEEK)
+    async with mtls(upstream, mounted) as gateway, tls_channel(gateway, authority.pem, expired) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await rpc.JobServiceStub(channel).GetJob(GET_JOB, metadata=BEARER)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 # Who the caller is

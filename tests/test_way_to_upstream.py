@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.rest import transport
+from gateway.rest import resolver, transport
 from tests.support.gateways import BEARER, TOKEN, Failure, running, stub
 from tests.support.raw import free_port, tcp_server
 from tests.support.upstream import answer
@@ -232,6 +234,40 @@ async def test_a_name_that_changes_is_followed_by_new_connections(
         addresses.waits = asyncio.Barrier(2)
         await asyncio.gather(read(gateway), read(gateway))
     assert addresses.counts == Counter(["127.0.0.1", "127.0.0.1", "127.0.0.1", went_to])
+
+
+async def test_a_resolver_that_hangs_takes_few_threads_and_is_asked_again(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = threading.Event()
+    hanging = True
+    system = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        if host == NAME and hanging:
+            back.wait()
+        return system("127.0.0.1" if host == NAME else host, port, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(resolver, "MOST_LOOKUPS", 3)
+    upstream.script.append(RUNNING)
+    quick = {"upstream_timeout_seconds": 0.1}
+    async with running(f"http://{NAME}:{upstream.port}/api", **quick) as gateway, stub(gateway) as jobs:
+        for _ in range(5):
+            failure = await failed(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+            assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE")
+        assert [each.name for each in threading.enumerate()].count("resolve") == 3
+        failure = await failed(jobs.SendJob(SEND, metadata=BEARER))
+        assert failure.reason == "UPSTREAM_UNREACHABLE"
+        assert upstream.seen == []
+        # Other work of threads goes on.
+        await asyncio.wait_for(asyncio.to_thread(bool), 20)
+        hanging = False
+        back.set()
+        async with asyncio.timeout(20):
+            while not upstream.seen:
+                with contextlib.suppress(AioRpcError):
+                    await read(gateway)
 
 
 async def test_an_address_that_refuses_is_passed_over(names: dict[str, list[str]], upstream: ScriptedUpstream) -> None:

@@ -47,16 +47,24 @@ SimulatorTokenFile = Annotated[
 def serve() -> None:
     """Start the gateway; its settings are the variables JOBGATEWAY_*, see docs/settings.md."""
     # Here, so that the other commands need not wait for the server's imports.
-    from gateway.config import ConfigError, load
-    from gateway.runtime import run
-    from gateway.server import serve as serve_gateway
+    from gateway.config import ConfigError, Settings, load
+    from gateway.files import check_authorities
 
     try:
         settings = load()
+        check_authorities()
     except ConfigError as error:
         usage_error(str(error))
+
+    from gateway.runtime import leave, run
+    from gateway.server import serve as serve_gateway
+
+    async def serve_and_leave(settings: Settings) -> None:
+        await serve_gateway(settings)
+        leave(0)
+
     try:
-        run(serve_gateway(settings))
+        run(serve_and_leave(settings))
     except (ConfigError, OSError) as error:
         usage_error(str(error))
 

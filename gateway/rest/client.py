@@ -110,10 +110,10 @@ class RestClient:
     ) -> Answer:
         url = self._base + path
         common = {**COMMON, **headers} if body is None else {**COMMON, "content-type": "application/json", **headers}
-        authorization = credential.headers()
+        authorization = await credential.headers()
         exchange = partial(transport.exchange, method, url, body=body, owner=credential.poll_key, pause=pause)
         answer = await exchange({**common, **authorization})
-        if answer.status == 401 and (renewed := credential.headers()) != authorization:
+        if answer.status == 401 and (renewed := await credential.headers()) != authorization:
             # The token was exchanged meanwhile. A 401 is a certain refusal, so that a POST may be sent again too.
             answer = await exchange({**common, **renewed})
         if not 200 <= answer.status < 300:

@@ -37,6 +37,7 @@ from gateway.rest.connections import (
     UnaskedAnswer,
 )
 from gateway.rest.decoding import NotDecodable, decoded
+from gateway.rest.resolver import Resolver
 from gateway.rest.room import Outgrown, Room
 from gateway.rest.share import Share
 from gateway.rest.shortage import ShortageLog, shortage_in
@@ -145,6 +146,7 @@ class Transport:
             keepalive_timeout=self._idle_seconds,
             ssl=self._ssl,
             ttl_dns_cache=DNS_SECONDS,
+            resolver=Resolver(self._limits.connect),
         )
         session = aiohttp.ClientSession(
             connector=connector,

@@ -38,19 +38,19 @@ class Authority:
         leaf = self._ca.issue_cert("127.0.0.1", "localhost", **more)
         return Certificate(b"".join(each.bytes() for each in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
 
-    def client(self, subject: str, *uris: str) -> Certificate:
-        """A client's certificate, with `uris` as names beside its common name."""
+    def client(self, subject: str, *uris: str, not_after: datetime | None = None) -> Certificate:
+        """A client's certificate, with `uris` as names beside its common name; it ends in an hour by default."""
         issuer = x509.load_pem_x509_certificate(self.pem)
         key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.now(UTC)
+        end = not_after or datetime.now(UTC) + timedelta(hours=1)
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
             .issuer_name(issuer.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
+            .not_valid_before(end - timedelta(hours=2))
+            .not_valid_after(end)
         )
         if uris:
             names = [x509.UniformResourceIdentifier(each) for each in uris]

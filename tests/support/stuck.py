@@ -1,0 +1,27 @@
+"""A volume that is gone: whoever opens a file on it hangs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+class Stuck:
+    """Hangs each `os.open` of `path` until `back` is set."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.back = threading.Event()
+        system = os.open
+
+        def hanging(name: Any, *args: Any, **kwargs: Any) -> int:
+            if name == path:
+                self.back.wait()
+            return system(name, *args, **kwargs)
+
+        monkeypatch.setattr(os, "open", hanging)
