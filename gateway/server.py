@@ -51,6 +51,8 @@ CONNECT_SECONDS = 5.0
 WHOLE_ANSWER_SILENCES = 30
 # What the last answers of a drain have to leave the process.
 FLUSH_SECONDS = 0.5
+# The time that the last log lines have to leave the process.
+LAST_LINES_SECONDS = 1.0
 # A peer that vanished is gone after a ping and its timeout: 80 seconds.
 PING_EVERY_MS = 60_000
 PING_TIMEOUT_MS = 20_000
@@ -155,6 +157,11 @@ class Gateway:
         )
         level(
             "jobgateway_large_answers_waiting", "Answers over 1 MiB that wait for room in it.", lambda: budget.waiting
+        )
+        metrics.count(
+            "jobgateway_log_lines_lost",
+            "Log lines of the process that standard error did not take.",
+            logs.lost_lines,
         )
         level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)
 
@@ -304,7 +311,7 @@ async def serve(settings: Settings) -> None:
 
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(logs.unforeseen)
-    for number in signals.STOPPING:
+    for number in signals.stopping():
         loop.add_signal_handler(number, on_signal)
     signals.let_through()
     gateway = Gateway(settings, tracing.from_environment())
@@ -322,3 +329,4 @@ async def serve(settings: Settings) -> None:
     await gateway.stop()
     await listening
     _log.info("stopped")
+    logs.flush(LAST_LINES_SECONDS)

@@ -34,12 +34,14 @@ def send(job: opt.JobOptions, call: opt.CallOptions, shown: opt.OutputOptions) -
     """Send a job and leave it to itself."""
     with session(call, shown) as current:
         request = job_request(job, _answer_format(shown))
+        current.sent = request
         try:
             answer = current.client.call(current.client.stub.SendJob, request, current.deadline)
         except KeyboardInterrupt:
             leave.interrupted(current, 0, request, cancel=False)
         except CallFailed as error:
             leave.failed(current, error.failure, 0, request)
+        current.uid = answer.uid
         _conclude(current, answer, shown)
 
 
