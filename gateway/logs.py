@@ -67,13 +67,13 @@ def configure(log_format: str) -> None:
 
     writer = _writer = LineWriter(STANDARD_ERROR, notice)
     structlog.configure(
-        processors=[*stamps, line],
+        processors=[_seldom(), *stamps, line],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=lambda *_: _Logger(writer),
         cache_logger_on_first_use=True,
     )
     handler = _Handler(writer)
-    handler.addFilter(_Seldom())
+    handler.addFilter(_Library())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(["repeated"]), *stamps],
@@ -159,7 +159,7 @@ class _StandardError(io.TextIOBase, TextIO):
         return len(text)
 
 
-class _Seldom(logging.Filter):
+class _Library(logging.Filter):
     """Libraries' lines without their values, at most a warning, and one per kind and minute.
 
     `repeated` is the number of lines of the kind that were left out before.
@@ -205,7 +205,21 @@ class _Kinds:
         return left_out
 
 
-_kinds = _Kinds()
+def _seldom() -> structlog.typing.Processor:
+    """Return a processor that lets one line with `seldom=True` pass per kind and minute."""
+    kinds = _Kinds()
+
+    def pass_on(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if "seldom" in event:
+            del event["seldom"]
+            left_out = kinds.left_out(f"{event['event']} {event.get('exception')}")
+            if left_out is None:
+                raise structlog.DropEvent
+            if left_out:
+                event["repeated"] = left_out
+        return event
+
+    return pass_on
 
 
 def _encoded(console: structlog.typing.Processor) -> structlog.typing.Processor:
@@ -251,10 +265,9 @@ def _unforeseen(error: BaseException | None) -> None:
     exception = None if error is None else where(error)
     if error is None or passed_here(error):
         _log.error("something failed that nobody waits for", exception=exception)
-        return
-    left_out = _kinds.left_out(f"{exception}")
-    if left_out is not None:
-        _log.warning("something failed that nobody waits for", exception=exception, repeated=left_out)
+    else:
+        # A library's own failure, which a peer without a credential may cause.
+        _log.warning("something failed that nobody waits for", exception=exception, seldom=True)
 
 
 def where(error: BaseException) -> str:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway import __version__, logs, reflection, signals, tracing
+from gateway import __version__, health, logs, one_message, reflection, signals, tracing
 from gateway.admin import AdminServer
 from gateway.admission import Admission, draining
 from gateway.budget import Budget
@@ -140,7 +139,7 @@ class Gateway:
             observer=metrics,
         )
         self._levels(metrics, budget, submitter)
-        self._health = Health()
+        self._health = Health(self._names())
         self._listener = Listener(settings.listen, self._make_server, _credentials(settings))
         self._admin = AdminServer(metrics.registry, lambda: self.ready)
         self.admin_address = ""
@@ -181,8 +180,6 @@ class Gateway:
             raise
 
     async def _start_grpc(self) -> None:
-        for name in self._names():
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._listener.start()
 
     @property
@@ -191,14 +188,14 @@ class Gateway:
         return self._listener.address
 
     def _names(self) -> list[str]:
-        names = [SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+        names = [SERVICE.full_name, health.SERVICE_NAME]
         return [*names, reflection.SERVICE_NAME] if self._settings.reflection else names
 
     def _make_server(self) -> grpc.aio.Server:
         max_age = ("grpc.max_connection_age_ms", round(self._settings.max_connection_age_seconds * 1000))
         server = grpc.aio.server(options=(*OPTIONS, max_age))
         server.add_generic_rpc_handlers((_handlers(self._service, self._boundary),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server.add_generic_rpc_handlers((self._health.handler(),))
         if self._settings.reflection:
             reflection.enable(self._names(), server)
         return server
@@ -219,7 +216,7 @@ class Gateway:
         grace = self._settings.drain_grace_seconds if grace is None else grace
         deadline = self._clock.monotonic() + grace
         self._admission.draining = True
-        await self._health.enter_graceful_shutdown()
+        self._health.drain()
         await self._drain(deadline, last_third=deadline - grace / 3)
         await self._listener.stop(FLUSH_SECONDS)
         await self._finish_submissions(deadline)
@@ -287,9 +284,7 @@ def _handlers(service: JobService, boundary: Boundary) -> grpc.GenericRpcHandler
     for method in SERVICE.methods:
         request = getattr(pb, method.input_type.name)
         handle = boundary.handler(method.name, getattr(service, method.name), request, watch=method.name in STREAMS)
-        make = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
-        # Without serializers: the boundary takes encoded messages, and the service answers with them.
-        handlers[method.name] = make(handle)
+        handlers[method.name] = one_message.method_handler(handle, streams=method.server_streaming)
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 

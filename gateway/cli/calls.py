@@ -6,6 +6,7 @@ import typer
 from google.protobuf import duration_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway import stdio
 from gateway.cli import leave, show
 from gateway.cli import options as opt
 from gateway.cli.exits import JOB_FAILED, STILL_RUNNING
@@ -73,6 +74,7 @@ def cancel(uid: opt.Uid, call: opt.QuickCallOptions, as_json: opt.Json = False) 
         request = pb.CancelJobRequest(uid=uid)
         job = current.client.call(current.client.stub.CancelJob, request, current.deadline)
         show.show_answer(job, as_json=as_json)
+        stdio.check()
         if not job.done:
             show.note(f"it was asked to cancel and may go on for a while: {current.watch_command(uid)}")
 
@@ -90,6 +92,8 @@ def _wait(current: Session, request: pb.WaitJobRequest) -> pb.Job:
 def _conclude(current: Session, job: pb.Job, shown: opt.OutputOptions) -> None:
     """Shows an answer and its result, and leaves the process where the job ended otherwise than well."""
     show.show_answer(job, as_json=shown.as_json, to_stderr=shown.result_only)
+    if not shown.output:
+        stdio.check()
     if not job.done:
         show.note(f"watch it: {current.watch_command(job.uid)}")
         return
