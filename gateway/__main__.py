@@ -3,19 +3,24 @@
 import os
 import sys
 
-from gateway import signals
+from gateway import signals, stdio
 
 
 def main() -> None:
     """Run the command line; leaves the process with its exit code."""
+    # First of all, before anything opens a file.
+    stdio.open_missing()
     if sys.argv[1:2] == ["serve"]:
-        # Before the imports, which take most of a second. The other commands are to be interrupted in theirs.
+        # Before the imports, which take most of a second. The other commands can be interrupted during theirs.
         signals.hold_back()
+    else:
+        stdio.leave_on_interrupt()
+        stdio.guard()
     # What gRPC logs by itself would stand among what the commands say. It reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from gateway.cli.app import app
+    from gateway.cli.app import run
 
-    app(prog_name="jobgateway")
+    run()
 
 
 if __name__ == "__main__":

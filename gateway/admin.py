@@ -50,7 +50,11 @@ class AdminServer:
         await self._runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        except ValueError:
+            # Its parser raises for a version that is no number.
+            encode, content_type = choose_encoder("")
         return web.Response(body=encode(self._registry), headers={"content-type": content_type})
 
     async def _livez(self, _: web.Request) -> web.Response:

@@ -16,6 +16,7 @@ from grpc.aio import InternalError
 from gateway.admission import draining
 from gateway.credential import read_credential
 from gateway.errors import GatewayError, LimitReached, RequestInvalid, SubmitOutcomeUnknown
+from gateway.one_message import NO_MESSAGE
 from gateway.status import ending_of
 from gateway.tls import peer_of, printable
 
@@ -323,6 +324,8 @@ def _one(name: str, values: Sequence[str | bytes]) -> str:
 
 
 def _parse(request: type[Message], data: bytes) -> Message:
+    if data is NO_MESSAGE:
+        raise RequestInvalid("request", "the call ended without a message; send exactly one")
     try:
         return request.FromString(data)
     except DecodeError as error:

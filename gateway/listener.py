@@ -117,7 +117,8 @@ class Listener:
             await _ended(server)
             self._server = None
             self._former.append(server)
-            _log.error("the listener ended by itself, and is started anew")
+            # No error, because alerts look for these and a peer without a credential can cause it.
+            _log.warning("the listener ended by itself, and is started anew", seldom=True)
             server = await self._bound_again()
             if len(self._former) > MOST_FORMER:
                 await _let_go(self._former.popleft(), 0.0)

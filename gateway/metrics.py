@@ -17,7 +17,7 @@ from gateway.status import (
     OTHER_5XX,
     row_of,
 )
-from gateway.tallies import Counters, Gauges, Histograms
+from gateway.tallies import CounterOf, Counters, Gauges, Histograms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -166,6 +166,10 @@ class Metrics:
     def level(self, name: str, meaning: str, now: Callable[[], float]) -> None:
         """A gauge that asks `now` at each scrape."""
         Gauge(name, meaning, registry=self.registry).set_function(now)
+
+    def count(self, name: str, meaning: str, now: Callable[[], float]) -> None:
+        """Add a counter that asks `now` at each scrape."""
+        CounterOf(self.registry, name, meaning, now)
 
     def methods(self, service: str, methods: Iterable[tuple[str, bool]]) -> dict[str, MethodMetrics]:
         """Those of the `methods` of a service, given by their name and whether they stream."""

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway import __version__, logs, reflection, signals, tracing
+from gateway import __version__, health, logs, one_message, reflection, signals, tracing
 from gateway.admin import AdminServer
 from gateway.admission import Admission, draining
 from gateway.budget import Budget
@@ -55,6 +54,8 @@ WHOLE_ANSWER_SILENCES = 30
 FLUSH_SECONDS = 0.5
 # How much longer than its grace a stop may take, whatever hangs; each part of it has a shorter limit.
 CLOSE_SECONDS = 3.0
+# The time that the last log lines have to leave the process.
+LAST_LINES_SECONDS = 1.0
 # A peer that vanished is gone after a ping and its timeout: 80 seconds.
 PING_EVERY_MS = 60_000
 PING_TIMEOUT_MS = 20_000
@@ -142,7 +143,7 @@ class Gateway:
             observer=metrics,
         )
         self._levels(metrics, budget, submitter)
-        self._health = Health()
+        self._health = Health(self._names())
         self._listener = Listener(settings.listen, self._make_server, _credentials(settings))
         self._admin = AdminServer(metrics.registry, lambda: self.ready)
         self.admin_address = ""
@@ -159,6 +160,11 @@ class Gateway:
         )
         level(
             "jobgateway_large_answers_waiting", "Answers over 1 MiB that wait for room in it.", lambda: budget.waiting
+        )
+        metrics.count(
+            "jobgateway_log_lines_lost",
+            "Log lines of the process that standard error did not take.",
+            logs.lost_lines,
         )
         level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)
 
@@ -178,8 +184,6 @@ class Gateway:
             raise
 
     async def _start_grpc(self) -> None:
-        for name in self._names():
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._listener.start()
 
     @property
@@ -188,14 +192,14 @@ class Gateway:
         return self._listener.address
 
     def _names(self) -> list[str]:
-        names = [SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+        names = [SERVICE.full_name, health.SERVICE_NAME]
         return [*names, reflection.SERVICE_NAME] if self._settings.reflection else names
 
     def _make_server(self) -> grpc.aio.Server:
         max_age = ("grpc.max_connection_age_ms", round(self._settings.max_connection_age_seconds * 1000))
         server = grpc.aio.server(options=(*OPTIONS, max_age))
         server.add_generic_rpc_handlers((_handlers(self._service, self._boundary),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server.add_generic_rpc_handlers((self._health.handler(),))
         if self._settings.reflection:
             reflection.enable(self._names(), server)
         return server
@@ -216,7 +220,7 @@ class Gateway:
         grace = self._settings.drain_grace_seconds if grace is None else grace
         deadline = self._clock.monotonic() + grace
         self._admission.draining = True
-        await self._health.enter_graceful_shutdown()
+        self._health.drain()
         await self._drain(deadline, last_third=deadline - grace / 3)
         await self._listener.stop(FLUSH_SECONDS)
         await self._finish_submissions(deadline)
@@ -286,9 +290,7 @@ def _handlers(service: JobService, boundary: Boundary) -> grpc.GenericRpcHandler
     for method in SERVICE.methods:
         request = getattr(pb, method.input_type.name)
         handle = boundary.handler(method.name, getattr(service, method.name), request, watch=method.name in STREAMS)
-        make = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
-        # Without serializers: the boundary takes encoded messages, and the service answers with them.
-        handlers[method.name] = make(handle)
+        handlers[method.name] = one_message.method_handler(handle, streams=method.server_streaming)
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
@@ -310,7 +312,7 @@ async def serve(settings: Settings) -> None:
 
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(logs.unforeseen)
-    for number in signals.STOPPING:
+    for number in signals.stopping():
         loop.add_signal_handler(number, on_signal)
     signals.let_through()
     gateway = Gateway(settings, tracing.from_environment())
@@ -329,3 +331,4 @@ async def serve(settings: Settings) -> None:
     await gateway.stop()
     await listening
     _log.info("stopped")
+    logs.flush(LAST_LINES_SECONDS)

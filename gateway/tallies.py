@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client import CollectorRegistry
 
@@ -80,6 +80,20 @@ class Gauges(Counters):
     """What also goes down."""
 
     _kind = GaugeMetricFamily
+
+
+class CounterOf(Collector):
+    """A counter without labels that asks `now` at each scrape."""
+
+    def __init__(self, registry: CollectorRegistry, name: str, meaning: str, now: Callable[[], float]) -> None:
+        self._name = name
+        self._meaning = meaning
+        self._now = now
+        registry.register(self)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """For a scrape."""
+        yield CounterMetricFamily(self._name, self._meaning, value=self._now())
 
 
 class Histograms(_Family[Distribution]):

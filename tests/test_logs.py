@@ -65,12 +65,13 @@ def test_below_info_nothing_is_written() -> None:
 def test_what_a_library_logs_is_a_line_without_its_values(level: str) -> None:
     (line,) = logged(f"logging.info('hello'); logging.{level}('%s is lost', 'secret')")
     assert line.pop("timestamp")
-    assert line == {"event": "%s is lost", "level": level, "logger": "root"}
+    # Peers without a credential can cause such lines, and alerts look for errors.
+    assert line == {"event": "%s is lost", "level": "warning", "logger": "root"}
 
 
 def test_text_has_the_same() -> None:
     (ours, theirs) = written("text", "log.warning('is full', places=3); logging.error('is lost')")
     assert ours.endswith("places=3")
     assert "[warning  ] is full" in ours
-    assert "[error    ] is lost" in theirs
+    assert "[warning  ] is lost" in theirs
     assert all(datetime.fromisoformat(line.split()[0]).tzinfo == UTC for line in (ours, theirs))

@@ -1,12 +1,16 @@
 """The commands."""
 
+import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 import typer
 
+from gateway import stdio
 from gateway.cli import calls, demo, follow, serve
 from gateway.cli.exits import EXPLAINED
 from gateway.cli.options import expanded
+from gateway.cli.session import output_lost
 
 app = typer.Typer(
     name="jobgateway",
@@ -31,3 +35,18 @@ for command in _JOBS:
     app.command(rich_help_panel="Jobs")(expanded(command))
 for command in _SERVERS:
     app.command(rich_help_panel="Servers")(command)
+
+
+def run() -> NoReturn:
+    """Run the command that the arguments name, and leave the process with its exit code."""
+    try:
+        app(prog_name="jobgateway")
+    except SystemExit as left:
+        if left.code:
+            raise
+    # What a command wrote it has checked; this is for `--help`.
+    try:
+        stdio.check()
+    except stdio.OutputLost as error:
+        sys.exit(output_lost(error))
+    sys.exit(0)

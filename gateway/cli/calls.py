@@ -6,6 +6,7 @@ import typer
 from google.protobuf import duration_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway import stdio
 from gateway.cli import leave, show
 from gateway.cli import options as opt
 from gateway.cli.exits import JOB_FAILED, STILL_RUNNING
@@ -34,12 +35,14 @@ def send(job: opt.JobOptions, call: opt.CallOptions, shown: opt.OutputOptions) -
     """Send a job and leave it to itself."""
     with session(call, shown) as current:
         request = job_request(job, _answer_format(shown))
+        current.sent = request
         try:
             answer = current.client.call(current.client.stub.SendJob, request, current.deadline)
         except KeyboardInterrupt:
             leave.interrupted(current, 0, request, cancel=False)
         except CallFailed as error:
             leave.failed(current, error.failure, 0, request)
+        current.uid = answer.uid
         _conclude(current, answer, shown)
 
 
@@ -71,6 +74,7 @@ def cancel(uid: opt.Uid, call: opt.QuickCallOptions, as_json: opt.Json = False) 
         request = pb.CancelJobRequest(uid=uid)
         job = current.client.call(current.client.stub.CancelJob, request, current.deadline)
         show.show_answer(job, as_json=as_json)
+        stdio.check()
         if not job.done:
             show.note(f"it was asked to cancel and may go on for a while: {current.watch_command(uid)}")
 
@@ -88,6 +92,8 @@ def _wait(current: Session, request: pb.WaitJobRequest) -> pb.Job:
 def _conclude(current: Session, job: pb.Job, shown: opt.OutputOptions) -> None:
     """Shows an answer and its result, and leaves the process where the job ended otherwise than well."""
     show.show_answer(job, as_json=shown.as_json, to_stderr=shown.result_only)
+    if not shown.output:
+        stdio.check()
     if not job.done:
         show.note(f"watch it: {current.watch_command(job.uid)}")
         return

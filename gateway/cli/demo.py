@@ -12,13 +12,14 @@ import typer
 from jobgateway.v1 import job_service_pb2 as pb
 from rich.console import Console
 
+from gateway import stdio
 from gateway.cli.client import Client, Deadline
 from gateway.cli.exits import CALL_FAILED, INTERRUPTED, JOB_FAILED, SUCCESS
 from gateway.cli.follow import follow
 from gateway.cli.options import OutputOptions
 from gateway.cli.params import read_params
 from gateway.cli.serve import DEMO_TOKEN
-from gateway.cli.session import Session
+from gateway.cli.session import Session, output_lost
 
 _T = TypeVar("_T")
 
@@ -36,12 +37,15 @@ def demo() -> None:
     # What the servers log would stand between the lines of the jobs.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
-        with servers() as (upstream, gateway):
+        with stdio.interruptible(), servers() as (upstream, gateway):
             console.print(f"An upstream listens at {upstream}, a gateway before it at {gateway}.")
             as_expected = [_show(console, gateway, *job) for job in _JOBS]
+        console.print("\nBoth are stopped again. Next: [bold]jobgateway simulate[/], and what it says.")
+        stdio.check()
     except KeyboardInterrupt as error:
         raise typer.Exit(INTERRUPTED) from error
-    console.print("\nBoth are stopped again. Next: [bold]jobgateway simulate[/], and what it says.")
+    except stdio.OutputLost as error:
+        raise typer.Exit(output_lost(error)) from error
     if not all(as_expected):
         raise typer.Exit(JOB_FAILED)
 
@@ -49,6 +53,7 @@ def demo() -> None:
 def _show(console: Console, gateway: str, title: str, method: str, param: list[str], expected: int) -> bool:
     """Runs one job as `run` does, and says whether it ended as it should."""
     words = ["jobgateway run --workspace 1 --entity 1 --method", method, *(f"--param {each}" for each in param)]
+    stdio.check()
     console.print(f"\n[bold]{title}[/]\n[dim]$ {' '.join(words)}[/]")
     request = pb.SendJobRequest(workspace_id="1", entity_id=1, method_name=method)
     request.params_json = read_params(param, None, None) or b"{}"

@@ -3,6 +3,7 @@
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway import stdio
 from gateway.cli import leave, show
 from gateway.cli.exits import JOB_FAILED
 from gateway.cli.failure import CallFailed
@@ -41,10 +42,15 @@ def follow(
     screen = show.display(as_json=shown.as_json, to_stderr=shown.result_only)
     stream = JobStream(current.client, opening, current.deadline, screen.note)
     job = pb.Job()
+    current.sent = sent
     try:
         with screen:
             for event in stream:
+                current.uid = stream.uid
                 screen.event(event)
+                if not shown.output:
+                    # Nobody sees the rest. With a file for the result there is something to go on for.
+                    stdio.check()
                 if shown.output or not shown.as_json:
                     result.take(event)
                 job = event.job

@@ -21,17 +21,17 @@ def failed(current: Session, failure: Failure, uid: int, sent: pb.SendJobRequest
     `uid` is the job, 0 where it is not known; `sent` is what the command asked to make a job of, if it did.
     """
     show_failure(failure, current.client.target)
-    if sent and uid:
-        show.note(f"job {uid} was sent; watch it: {current.watch_command(uid)}")
-    elif sent and failure.may_have_sent:
-        show.note(_outcome_unknown(sent))
+    current.sent, current.uid = sent, uid
+    if sent and (uid or failure.may_have_sent):
+        show.note(current.whereabouts())
     raise typer.Exit(CALL_FAILED)
 
 
 def interrupted(current: Session, uid: int, sent: pb.SendJobRequest | None, *, cancel: bool) -> NoReturn:
     """Leaves because of Ctrl-C, with `cancel` once the job was asked to cancel; `uid` and `sent` are as in `failed`."""
+    current.sent, current.uid = sent, uid
     if sent and not uid:
-        show.note(f"interrupted, and nothing was cancelled; {_outcome_unknown(sent)}")
+        show.note(f"interrupted, and nothing was cancelled; {current.whereabouts()}")
     elif not cancel:
         show.note(f"interrupted; job {uid} goes on, watch it again: {current.watch_command(uid)}")
     else:
@@ -41,10 +41,3 @@ def interrupted(current: Session, uid: int, sent: pb.SendJobRequest | None, *, c
         job = current.client.call(current.client.stub.CancelJob, request, Deadline(_CANCEL_SECONDS))
         show.note(f"asked to cancel, and now: {job_line(job)}")
     raise typer.Exit(INTERRUPTED)
-
-
-def _outcome_unknown(sent: pb.SendJobRequest) -> str:
-    unknown = "the job has no number yet, and may or may not run"
-    if sent.request_id:
-        return f"{unknown}: the same command finds it by its --request-id"
-    return f"{unknown}: look for it before you send it again"

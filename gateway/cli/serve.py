@@ -2,14 +2,16 @@
 
 import asyncio
 import os
-import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from gateway import signals, stdio
 from gateway.cli.client import TokenUnusable, read_token
-from gateway.cli.session import usage_error
+from gateway.cli.exits import USAGE
+from gateway.cli.session import output_lost, usage_error
+from gateway.cli.text import clean
 
 DEMO_TOKEN = "demo-token"  # noqa: S105 - the simulator's only, and public
 
@@ -54,7 +56,7 @@ def serve() -> None:
         settings = load()
         check_authorities()
     except ConfigError as error:
-        usage_error(str(error))
+        _cannot_start(str(error))
 
     from gateway.runtime import leave, run
     from gateway.server import serve as serve_gateway
@@ -66,7 +68,14 @@ def serve() -> None:
     try:
         run(serve_and_leave(settings))
     except (ConfigError, OSError) as error:
-        usage_error(str(error))
+        _cannot_start(str(error))
+
+
+def _cannot_start(line: str) -> NoReturn:
+    from gateway.logs import last_line
+
+    last_line(clean(line))
+    raise typer.Exit(USAGE)
 
 
 def simulate(
@@ -93,7 +102,7 @@ async def _simulate(listen: str, token: str, hint: str) -> None:
         usage_error(f"--listen {listen} is not HOST:PORT")
     logs.configure("text")
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in signals.stopping():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     simulator = Simulator(tokens=frozenset({token}))
     try:
@@ -104,6 +113,9 @@ async def _simulate(listen: str, token: str, hint: str) -> None:
         usage_error(f"--listen {listen} cannot be bound: the host is no name")  # as IDNA has it, which getaddrinfo asks
     try:
         typer.echo(_WELCOME.format(url=simulator.url, hint=hint, methods=", ".join(METHODS)))
+        stdio.check()
         await stop.wait()
+    except stdio.OutputLost as error:
+        raise typer.Exit(output_lost(error)) from error
     finally:
         await simulator.stop()

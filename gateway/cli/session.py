@@ -1,9 +1,7 @@
 """The frame around every client command: its connection, and how each way to fail becomes an exit code."""
 
-import io
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,23 +9,32 @@ from pathlib import Path
 from typing import NoReturn
 
 import typer
+from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway import stdio
 from gateway.cli import show
 from gateway.cli.client import Client, Deadline, TokenUnusable, read_token, token_given
-from gateway.cli.exits import BROKEN_PIPE, CALL_FAILED, INTERRUPTED, USAGE
+from gateway.cli.exits import BROKEN_PIPE, CALL_FAILED, INTERRUPTED, JOB_FAILED, OUTPUT_LOST, STILL_RUNNING, USAGE
 from gateway.cli.failure import CallFailed, Failure
 from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, OutputOptions
 from gateway.cli.result import Result, ResultBroken
+from gateway.cli.text import clean
 from gateway.cli.tls import TlsUnusable, channel_credentials
 
 
-@dataclass(frozen=True)
+@dataclass
 class Session:
-    """What a client command works with; `connection` are the options by which another would connect as this one."""
+    """The state of a client command.
+
+    `connection` has the options by which another command would connect as this one. `sent` is the request that asked
+    for a job, if one may have gone out, and `uid` that job, 0 if it is not known.
+    """
 
     client: Client
     deadline: Deadline
     connection: tuple[str, ...] = ()
+    sent: pb.SendJobRequest | None = None
+    uid: int = 0
 
     def watch_command(self, uid: int) -> str:
         """The command that watches a job as this one would."""
@@ -36,15 +43,23 @@ class Session:
             command += ["--target", self.client.target]
         return shlex.join([*command, *self.connection])
 
+    def whereabouts(self) -> str:
+        """Return how to find the job that was sent, or an empty text if none was."""
+        if self.sent is None:
+            return ""
+        if self.uid:
+            return f"job {self.uid} was sent; watch it: {self.watch_command(self.uid)}"
+        unknown = "the job has no number yet, and may or may not run"
+        if self.sent.request_id:
+            return f"{unknown}: the same command finds it by its --request-id {clean(self.sent.request_id)}"
+        return f"{unknown}: look for it before you send it again"
+
 
 @contextmanager
 def session(call: CallOptions, shown: OutputOptions | None = None) -> Iterator[Session]:
     """A connection. Leaves the process with the exit code for what goes wrong within, or could not go well."""
     if shown:
         _check_output(shown)
-    # Not every locale has every character; one that cannot be written is no reason to end. Standard error knows that.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
     try:
         tls = channel_credentials(call)
         # A caller with a certificate is known without a token, and a gateway may have one of its own for it.
@@ -52,8 +67,10 @@ def session(call: CallOptions, shown: OutputOptions | None = None) -> Iterator[S
     except (TlsUnusable, TokenUnusable) as error:
         usage_error(str(error))
     with Client(call.target, token, tls) as client:
+        current = Session(client, Deadline(call.deadline), _connection(call))
         try:
-            yield Session(client, Deadline(call.deadline), _connection(call))
+            with stdio.interruptible():
+                yield from _checked(current)
         except CallFailed as failed:
             show_failure(failed.failure, call.target)
             raise typer.Exit(CALL_FAILED) from failed
@@ -61,11 +78,29 @@ def session(call: CallOptions, shown: OutputOptions | None = None) -> Iterator[S
             show.problem(f"{error}; get it again")
             raise typer.Exit(CALL_FAILED) from error
         except KeyboardInterrupt as error:
-            show.note("interrupted")
+            show.note("; ".join(filter(None, ("interrupted", current.whereabouts()))))
             raise typer.Exit(INTERRUPTED) from error
-        except BrokenPipeError as error:
-            _silence_standard_output()
-            raise typer.Exit(BROKEN_PIPE) from error
+        except stdio.OutputLost as error:
+            raise typer.Exit(output_lost(error, current.whereabouts())) from error
+
+
+def _checked(current: Session) -> Iterator[Session]:
+    """Yield `current`; raises `OutputLost` if the command succeeded, or showed a job, and its output is incomplete."""
+    try:
+        yield current
+    except typer.Exit as left:
+        if left.exit_code in (JOB_FAILED, STILL_RUNNING):
+            stdio.check()
+        raise
+    stdio.check()
+
+
+def output_lost(error: stdio.OutputLost, whereabouts: str = "") -> int:
+    """Print that the output was lost, and how to find the job that was sent; return the exit code."""
+    # To leave a pipe early, as `head` does, is no fault of anybody.
+    if whereabouts or not error.reader_gone:
+        show.problem("; ".join(filter(None, (str(error), whereabouts))))
+    return BROKEN_PIPE if error.reader_gone else OUTPUT_LOST
 
 
 def _connection(call: CallOptions) -> tuple[str, ...]:
@@ -93,7 +128,7 @@ def usage_error(line: str) -> NoReturn:
 
 
 def write_result(result: Result, file: Path, uid: int) -> None:
-    """Writes the result of job `uid` to its file and says so, or leaves where that fails."""
+    """Write the result of job `uid` to its file and say so. Raises `OutputLost`."""
     if not result.data:
         show.note("there is no result" if file == STANDARD_STREAM else f"there is no result, so {file} was not written")
         return
@@ -103,7 +138,7 @@ def write_result(result: Result, file: Path, uid: int) -> None:
     try:
         file.write_bytes(result.data)
     except OSError as error:
-        usage_error(f"--output {file} cannot be written: {error.strerror}")
+        raise stdio.OutputLost(f"--output {file}", error) from error
     show.note(f"result: {len(result.data):,} bytes in {file}")
 
 
@@ -114,8 +149,3 @@ def _check_output(shown: OutputOptions) -> None:
             usage_error("--json and --output - both want standard output: give --output a file")
     elif file and not file.exists() and not os.access(file.parent, os.W_OK | os.X_OK):
         usage_error(f"--output {file} cannot be written: {file.parent} is no folder that can be written to")
-
-
-def _silence_standard_output() -> None:
-    # Whoever read it has left, and at its exit Python would complain about what it could not flush.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -21,22 +21,14 @@ from gateway.cli.text import clean, event_line, job_details, job_line, percentag
 _LONGEST_SHOWN = 64 * 1024
 
 
-class _Console(Console):
-    """A console that leaves a closed pipe to its caller."""
-
-    def on_broken_pipe(self) -> None:
-        """Raises again what Rich would leave the process for, with an exit code that means something else here."""
-        raise  # what calls this is handling the BrokenPipeError
-
-
 def note(line: str) -> None:
     """Prints a remark to standard error."""
-    _print(_Console(stderr=True), line)
+    _print(Console(stderr=True), line)
 
 
 def problem(line: str) -> None:
     """Prints what went wrong to standard error."""
-    _print(_Console(stderr=True), line, "red")
+    _print(Console(stderr=True), line, "red")
 
 
 def succeeded(job: pb.Job) -> bool:
@@ -47,7 +39,7 @@ def succeeded(job: pb.Job) -> bool:
 def show_job(job: pb.Job, *, to_stderr: bool = False) -> None:
     """Prints how a job is: a line, and where it has ended what is to be said of it."""
     style = "" if not job.done else "green" if succeeded(job) else "red"
-    console = _Console(stderr=to_stderr)
+    console = Console(stderr=to_stderr)
     _print(console, job_line(job), style)
     for line in job_details(job):
         _print(console, line)
@@ -79,7 +71,7 @@ def show_result(result: Result, uid: int, *, end: bytes = b"\n") -> None:
     elif len(result.data) <= _LONGEST_SHOWN:
         text = Text(pretty_json(result.data))
         JSONHighlighter().highlight(text)
-        _Console().print(text, soft_wrap=True)
+        Console().print(text, soft_wrap=True)
     else:
         note(f"the result has {len(result.data):,} bytes: jobgateway watch {uid} --output FILE")
 
@@ -112,7 +104,7 @@ class Lines:
         elif event.job.done:
             show_job(event.job, to_stderr=self._to_stderr)
         elif line := event_line(event):
-            _print(_Console(stderr=self._to_stderr), line)
+            _print(Console(stderr=self._to_stderr), line)
 
     def note(self, line: str) -> None:
         """Prints a remark to standard error."""
@@ -137,7 +129,7 @@ class Bar:
             BarColumn(bar_width=30),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            console=_Console(stderr=to_stderr),
+            console=Console(stderr=to_stderr),
             transient=True,
             expand=True,
         )

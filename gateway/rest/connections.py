@@ -70,7 +70,7 @@ class Connector(aiohttp.TCPConnector):
     def __init__(self, *, most: int, **options: Any) -> None:
         super().__init__(limit=0, **options)
         self._most = most
-        self._factory = partial(Wire, loop=self._loop)  # type: ignore[assignment] - a subclass
+        self._factory = partial(Wire, loop=self._loop)  # type: ignore[assignment]
 
     async def connect(self, req: aiohttp.ClientRequest, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
         """As aiohttp has it."""

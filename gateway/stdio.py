@@ -1,0 +1,121 @@
+"""The three standard streams and Ctrl-C, from the first moment of the process. Imports nothing that takes time."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import signal
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+# The exit code of a shell for a process that SIGINT ended.
+INTERRUPTED = 130
+
+# A closed standard output refuses writes, so that a command notices; a closed standard error is one nobody wants.
+_STANDINS = {STDIN: os.O_RDONLY, STDOUT: os.O_RDONLY, STDERR: os.O_WRONLY}
+
+
+class OutputLost(Exception):
+    """A command's output could not be written; the text says what and why.
+
+    `reader_gone` tells a pipe whose reader has left from all else.
+    """
+
+    def __init__(self, what: str, error: OSError) -> None:
+        super().__init__(f"{what} cannot be written: {error.strerror}")
+        self.reader_gone = error.errno == errno.EPIPE
+
+
+def open_missing() -> None:
+    """Open the standard streams that the process was started without.
+
+    Otherwise the next files and sockets would get their numbers, and grpc aborts over that.
+    """
+    for fd, flags in _STANDINS.items():
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest free number is the missing one, because those below are open.
+            os.set_inheritable(os.open(os.devnull, flags), True)
+    # Python has None in place of a stream that was closed at its start.
+    if sys.stdin is None:
+        sys.stdin = open(STDIN, encoding="utf-8", closefd=False)  # noqa: SIM115 - for the life of the process
+    sys.stdout = sys.stdout or _text(io.FileIO(STDOUT, "wb", closefd=False), "utf-8", "replace")
+    sys.stderr = sys.stderr or _text(io.FileIO(STDERR, "wb", closefd=False), "utf-8", "backslashreplace")
+
+
+class _Guarded(io.FileIO):
+    """Standard output or error, which never fails: after the first error it drops what it is given.
+
+    So neither a thread nor the interpreter's end complains about a stream that is gone; `check` does it once.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd, "wb", closefd=False)
+        self.error: OSError | None = None
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override] # any buffer
+        while self.error is None:
+            try:
+                written = super().write(data)
+            except OSError as error:
+                self.error = error
+            else:
+                if written is not None:
+                    return written
+                # Another process made the shared pipe or terminal non-blocking.
+                select.select((), (self.fileno(),), ())
+        return len(data)
+
+
+def guard() -> None:
+    """Make standard output and error never raise; `check` tells of output that was lost."""
+    sys.stdout = _text(_Guarded(STDOUT), sys.stdout.encoding, "replace")
+    sys.stderr = _text(_Guarded(STDERR), sys.stderr.encoding, "backslashreplace")
+
+
+def check() -> None:
+    """Raise `OutputLost` if standard output did not take all that was written to it."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Guarded):
+        sys.stdout.flush()
+        if raw.error is not None:
+            raise OutputLost("standard output", raw.error)
+
+
+def _text(raw: io.FileIO, encoding: str, errors: str) -> io.TextIOWrapper:
+    # Not every locale has every character, and one that cannot be written is no reason to end.
+    line_buffering = raw.fileno() == STDERR or raw.isatty()
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=line_buffering)
+
+
+def _leave(_: int, __: FrameType | None) -> None:
+    os._exit(INTERRUPTED)
+
+
+def leave_on_interrupt() -> None:
+    """Leave at once on Ctrl-C, without a traceback, wherever the imports or the interpreter's end are."""
+    # A process that was started with it ignored, such as a job in the background, ignores it.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` within for Ctrl-C, where `leave_on_interrupt` would leave."""
+    if signal.getsignal(signal.SIGINT) is not _leave:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, _leave)
