@@ -52,8 +52,8 @@ class AdminServer:
     async def _metrics(self, request: web.Request) -> web.Response:
         try:
             encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        except ValueError:
-            # Its parser raises for a version that is no number.
+        except (TypeError, ValueError):
+            # It compares a version that is no number with one that is.
             encode, content_type = choose_encoder("")
         return web.Response(body=encode(self._registry), headers={"content-type": content_type})
 

@@ -39,7 +39,7 @@ class Health:
 
     def __init__(self, services: Iterable[str]) -> None:
         self._services = {"", *services}
-        self._status: Any = Response.SERVING
+        self._status: int = Response.SERVING
         self._changed = asyncio.Event()
         self._watching = 0
 
@@ -61,7 +61,8 @@ class Health:
         )
 
     def _of(self, service: str) -> health_pb2.HealthCheckResponse:
-        return Response(status=self._status if service in self._services else Response.SERVICE_UNKNOWN)
+        known: Any = self._status
+        return Response(status=known if service in self._services else Response.SERVICE_UNKNOWN)
 
     async def _check(self, request: health_pb2.HealthCheckRequest, context: Context) -> bytes:
         if request.service not in self._services:

@@ -24,6 +24,7 @@ from gateway.log_writer import LineWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
+    from types import TracebackType
 
 GRPC = "grpc._cython.cygrpc"
 STANDARD_ERROR = 2
@@ -44,8 +45,7 @@ _writer: LineWriter | None = None
 def configure(log_format: str) -> None:
     """Send all logs of the process to standard error, and those of libraries from WARNING.
 
-    `log_format` is `json` or `text`. What Python itself would write to standard error becomes lines of the log too:
-    warnings, and exceptions in threads and finalizers.
+    `log_format` is `json` or `text`.
     """
     global _writer
     line: structlog.typing.Processor
@@ -81,9 +81,17 @@ def configure(log_format: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    logging.captureWarnings(capture=True)
-    sys.stderr = _StandardError(writer)
     atexit.register(flush, LAST_LINE_SECONDS)
+
+
+def take_over() -> None:
+    """Log what Python and its libraries would write to standard error themselves, where it could block or fail.
+
+    That is warnings, and exceptions in threads and finalizers and of the process. Call it after `configure`.
+    """
+    logging.captureWarnings(capture=True)
+    sys.stderr = _StandardError()
+    sys.excepthook = _uncaught
     threading.excepthook = _in_a_thread
     sys.unraisablehook = _in_a_finalizer
 
@@ -137,14 +145,17 @@ class _Handler(logging.Handler):
 
 
 class _StandardError(io.TextIOBase, TextIO):
-    """`sys.stderr` for code that writes there directly: whole lines go through the writer."""
+    """`sys.stderr` for libraries that write there themselves, as grpc does with tracebacks.
+
+    The text may quote anybody, so that only the places of a traceback and the type of its exception are logged.
+    """
 
     encoding = "utf-8"
 
-    def __init__(self, writer: LineWriter) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._writer = writer
         self._rest = ""
+        self._places: list[str] = []
 
     def writable(self) -> bool:
         return True
@@ -155,8 +166,17 @@ class _StandardError(io.TextIOBase, TextIO):
     def write(self, text: str) -> int:
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            self._writer.write(line.encode(errors="backslashreplace") + b"\n")
+            self._line(line)
         return len(text)
+
+    def _line(self, line: str) -> None:
+        if line.startswith('  File "'):
+            self._places.append(line)
+        elif line[:1].strip() and not line.startswith("Traceback "):
+            kind = line.partition(":")[0] if self._places else None
+            exception = "\n".join([*self._places, kind]) if kind else None
+            self._places.clear()
+            _log.warning("a library wrote to standard error", exception=exception, seldom=True)
 
 
 class _Library(logging.Filter):
@@ -250,6 +270,10 @@ def _json_text(logger: object, level: str, event: MutableMapping[str, Any]) -> s
 def unforeseen(_: object, context: Mapping[str, Any]) -> None:
     """Log an exception that nobody waits for; a handler for `loop.set_exception_handler`."""
     _unforeseen(context.get("exception"))
+
+
+def _uncaught(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    _log.error("the process ends because of a defect", exception=where(error))
 
 
 def _in_a_thread(args: threading.ExceptHookArgs) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import structlog
-from grpc import StatusCode
+from grpc import Compression, StatusCode
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -68,7 +69,7 @@ class OtlpTracer:
         for name in ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         resource = _resource()
-        self._exporter = _Exporter(OTLPSpanExporter())
+        self._exporter = _Exporter(OTLPSpanExporter(compression=_compression()))
         self._processor = BatchSpanProcessor(self._exporter)
         self._ids = _Ids()
         provider = TracerProvider(resource=resource, shutdown_on_exit=False, id_generator=self._ids)
@@ -206,6 +207,13 @@ def _within(span: Span, headers: Headers) -> Iterator[Headers]:
 def _bearing(headers: Headers, context: SpanContext) -> Headers:
     parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
     return {**headers, "traceparent": parent}
+
+
+def _compression() -> Compression:
+    # The exporter does not know `none`, which is the default by name in OpenTelemetry's specification.
+    names = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
+    value = next((value for name in names if (value := os.environ.get(name, "").strip().lower())), "none")
+    return {"none": Compression.NoCompression, "gzip": Compression.Gzip}[value]
 
 
 def _resource() -> Resource:

@@ -301,6 +301,7 @@ async def serve(settings: Settings) -> None:
     OpenTelemetry's variables are.
     """
     logs.configure(settings.log_format)
+    logs.take_over()
     stopping = asyncio.Event()
 
     def on_signal() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.config import ConfigError
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 # OpenTelemetry's own variables; those of traces stand above those of all signals.
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+# Of both kinds, too.
+FILES = (
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+)
+# The ends of names whose values may hold a secret.
+SHY = ("HEADERS", "ENDPOINT")
 OFF = {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "none"}
 
 # W3C Trace Context: version, trace, parent, flags, and what later versions may add.
@@ -97,14 +106,37 @@ def from_environment() -> Tracer:
     for name in PROTOCOLS:
         if os.environ.get(name, "grpc") != "grpc":
             raise ConfigError(f"{name}: traces are exported by grpc only")
-    # Here, for it takes as long as the rest of the start.
+    for name in (*FILES, *(name.replace("OTLP_", "OTLP_TRACES_") for name in FILES)):
+        # The exporter would only log it, and export nothing.
+        if (path := os.environ.get(name)) and not (Path(path).is_file() and os.access(path, os.R_OK)):
+            raise ConfigError(f"{name}: {path!r} is no file that can be read; correct or unset it")
+    try:
+        return _otlp_tracer()
+    except Exception as error:  # noqa: BLE001 - the SDK raises anything, also while it is imported
+        # Their text may quote a header, which may be a secret.
+        why = f"the exporter of traces cannot use it ({type(error).__name__}); correct or unset it"
+        raise ConfigError(f"{_at_fault()}: {why}") from None
+
+
+def _otlp_tracer() -> Tracer:
+    # Here, because the import takes as long as the rest of the start.
     from gateway.otel import OtlpTracer
 
-    try:
-        return OtlpTracer()
-    except (ValueError, OSError) as error:
-        # Their text may quote a header, which may be a secret.
-        raise ConfigError(f"OTEL_*: the exporter of traces takes them not: {type(error).__name__}") from None
+    return OtlpTracer()
+
+
+def _at_fault() -> str:
+    """Return the variable without which a tracer can be made, and its value; the process does not start after this."""
+    for name in sorted(name for name in os.environ if name.startswith("OTEL_")):
+        value = os.environ.pop(name)
+        try:
+            _otlp_tracer()
+        except Exception:  # noqa: BLE001, S112 - it is another one
+            continue
+        finally:
+            os.environ[name] = value
+        return name if name.endswith(SHY) else f"{name}={value[:100]!r}"
+    return "OTEL_*"
 
 
 def _first(names: tuple[str, ...]) -> str:

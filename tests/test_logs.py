@@ -75,3 +75,47 @@ def test_text_has_the_same() -> None:
     assert "[warning  ] is full" in ours
     assert "[warning  ] is lost" in theirs
     assert all(datetime.fromisoformat(line.split()[0]).tzinfo == UTC for line in (ours, theirs))
+
+
+TAKEN_OVER = "logs.take_over(); import threading, traceback, warnings\n"
+
+
+@pytest.mark.parametrize(
+    ("statements", "event", "level"),
+    [
+        ("warnings.warn('secret')", "a warning of Python", "warning"),
+        (
+            "threading.Thread(target=int, args=('secret',)).start()",
+            "something failed that nobody waits for",
+            "warning",
+        ),
+        ("class A:\n def __del__(self): int('secret')\nA()", "something failed that nobody waits for", "warning"),
+        (
+            "try:\n int('secret')\nexcept ValueError:\n traceback.print_exc()",
+            "a library wrote to standard error",
+            "warning",
+        ),
+        ("print('secret', file=sys.stderr)", "a library wrote to standard error", "warning"),
+        ("sys.excepthook(ValueError, ValueError('secret'), None)", "the process ends because of a defect", "error"),
+    ],
+)
+def test_what_python_itself_writes_is_a_line_without_values(statements: str, event: str, level: str) -> None:
+    (line,) = logged(TAKEN_OVER + statements)
+    assert (line["event"].partition("\n")[0], line["level"]) == (event, level)
+    assert "secret" not in line["event"]
+
+
+def test_a_kind_of_line_is_written_once_and_the_rest_is_counted() -> None:
+    lines = logged("for _ in range(3): log.warning('is full', seldom=True); logging.error('%s is lost', _)")
+    assert [line["event"] for line in lines] == ["is full", "%s is lost"]
+
+
+def test_the_lines_left_out_are_told_with_the_next() -> None:
+    first, last = logged("""
+from unittest import mock
+now = 0.0
+with mock.patch("time.monotonic", lambda: now):
+    for now in (0.0, 1.0, 2.0, 61.0):
+        log.warning("is full", seldom=True)
+""")
+    assert ("repeated" in first, last["repeated"]) == (False, 2)

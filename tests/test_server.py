@@ -394,6 +394,16 @@ async def test_health_says_serving(gateway: Gateway, service: str) -> None:
     assert got.status == SERVING
 
 
+async def test_health_lists_all_services(gateway: Gateway) -> None:
+    known: Any = health_pb2
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        checked: Any = health_pb2_grpc.HealthStub(channel)
+        statuses = (await checked.List(known.HealthListRequest())).statuses
+    assert {name: each.status for name, each in statuses.items()} == dict.fromkeys(
+        ("", SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"), SERVING
+    )
+
+
 @pytest.mark.parametrize("symbol", [SERVICE, f"{SERVICE}.GetJob"])
 async def test_reflection_lists_the_service_and_describes_it(gateway: Gateway, symbol: str) -> None:
     async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
