@@ -33,9 +33,8 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "clients/python/src")]
 
-from jobclient.connection import AioConnection, channel_options
+from jobclient.connection import AioConnection
 from jobclient.failure import Failure
-from jobclient.resume import ProtocolViolationError, needs_new_connection
 from jobclient.watch_aio import watch
 
 from gateway.simulator import Simulator
@@ -50,61 +49,20 @@ START_SECONDS, REST_SECONDS = 3.0, 8.0
 SENDERS = 20
 
 
-class Channels:
-    """The channels to all gateways that the watches share.
-
-    One on which a gateway drained or fell silent gets no more watches, and is closed with the last one that it has.
-    """
+class SharedConnection(AioConnection):
+    """The connection to all gateways that the watches share; `made` counts its channels."""
 
     def __init__(self, addresses: list[str], authority: bytes) -> None:
-        self._target = f"ipv4:{','.join(addresses)}"
         self._credentials = grpc.ssl_channel_credentials(authority)
-        service_config = (ROOT / "clients/service_config.json").read_text()
-        self._options = [*channel_options(service_config), ("grpc.ssl_target_name_override", "localhost")]
-        self._leases: Counter[grpc.aio.Channel] = Counter()
-        self._newest: grpc.aio.Channel | None = None
         self.made = 0
-
-    def lease(self) -> grpc.aio.Channel:
-        """The channel for a watch, until it is released."""
-        if self._newest is None:
-            self._newest = grpc.aio.secure_channel(self._target, self._credentials, self._options)
-            self.made += 1
-        self._leases[self._newest] += 1
-        return self._newest
-
-    def retire(self, channel: grpc.aio.Channel) -> None:
-        """Gives this channel to nobody any more."""
-        if channel is self._newest:
-            self._newest = None
-
-    async def release(self, channel: grpc.aio.Channel) -> None:
-        """Gives a lease back."""
-        self._leases[channel] -= 1
-        if not self._leases[channel] and channel is not self._newest:
-            await channel.close()
-
-
-class SharedConnection(AioConnection):
-    """The connection of one watch, over the channels of all."""
-
-    def __init__(self, channels: Channels) -> None:
-        self._channels = channels
-        super().__init__("", "", TOKEN, lambda: TOKEN)
+        service_config = (ROOT / "clients/service_config_direct.json").read_text()
+        super().__init__(f"ipv4:{','.join(addresses)}", service_config, TOKEN, lambda: TOKEN)
 
     def _connect(self) -> None:
-        self._channel = self._channels.lease()
+        options = [*self._options, ("grpc.ssl_target_name_override", "localhost")]
+        self._channel = grpc.aio.secure_channel(self._target, self._credentials, options)
         self.stub = rpc.JobServiceStub(self._channel)
-
-    async def recover(self, failure: Failure) -> None:
-        """Leaves a channel that leads to a gateway which is going away."""
-        if needs_new_connection(failure):
-            self._channels.retire(self._channel)
-        await super().recover(failure)
-
-    async def close(self) -> None:
-        """Gives the channel back."""
-        await self._channels.release(self._channel)
+        self.made += 1
 
 
 @dataclass
@@ -123,19 +81,17 @@ class Watched:
     failure: str = ""
     opened: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def follow(self, channels: Channels) -> None:
+    async def follow(self, connection: SharedConnection) -> None:
         """Watches the job to its end."""
-        connection = SharedConnection(channels)
         request = pb.WatchJobRequest(uid=self.uid, heartbeat_interval=Duration(seconds=HEARTBEAT_SECONDS))
         try:
             async with aclosing(watch(connection, request, self._resumption)) as events:
                 async for event in events:
                     self._take(event)
-        except (grpc.aio.AioRpcError, ProtocolViolationError) as error:
+        except grpc.aio.AioRpcError as error:
             self.failure = repr(error)
         finally:
             self.opened.set()
-            await connection.close()
 
     def _resumption(self, failure: Failure) -> None:
         self.resumed_for.append(failure.reason or failure.code.name)
@@ -240,10 +196,10 @@ class Restart:
         """Opens the watches, restarts both, waits for all ends."""
         for instance in self.instances:
             await instance.start()
-        channels = Channels([instance.address for instance in self.instances], self._authority.pem)
-        await self._send(channels)
+        connection = SharedConnection([instance.address for instance in self.instances], self._authority.pem)
+        await self._send(connection)
         async with asyncio.TaskGroup() as group:
-            following = [group.create_task(each.follow(channels)) for each in self.watches]
+            following = [group.create_task(each.follow(connection)) for each in self.watches]
             for each in self.watches:
                 await each.opened.wait()
             self._say("all are open")
@@ -255,12 +211,12 @@ class Restart:
             _, hang = await asyncio.wait(following, timeout=self._span)
             for task in hang:
                 task.cancel()
-        self._say(f"all have ended, over {channels.made} channels")
+        await connection.close()
+        self._say(f"all have ended, over {connection.made} channels")
         for number in range(2):
             self._expect(await self.instances[number].leave() == 0, f"gateway {number + 1} does not leave at the end")
 
-    async def _send(self, channels: Channels) -> None:
-        connection = SharedConnection(channels)
+    async def _send(self, connection: SharedConnection) -> None:
         self._began = time.monotonic()
         numbers = iter(range(self._count))
 
@@ -273,7 +229,6 @@ class Restart:
                 self.watches.append(Watched(number, sent.uid))
 
         await asyncio.gather(*(send() for _ in range(SENDERS)))
-        await connection.close()
 
     async def _restart(self, number: int) -> None:
         instance = self.instances[number]

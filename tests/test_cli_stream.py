@@ -196,6 +196,80 @@ def test_a_stream_that_ends_without_the_jobs_end_is_taken_up_again(gateway: Scri
     assert "the stream ended before the job" in outcome.err
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+
+EVERY_CODE = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("command", [run, watch])
+@pytest.mark.parametrize("code", EVERY_CODE)
+def test_after_an_event_any_foreign_status_is_resumed(
+    gateway: ScriptedGateway, command: Callable[[ScriptedGateway], Outcome], code: grpc.StatusCode
+) -> None:
+    gateway.script = [act(state(10, "first"), then=failing(code)), act(end())]
+    assert command(gateway).code == 0
+    assert gateway.watches[-1].resume_token == "first"
+    assert len(set(gateway.peers)) == 2
+
+
+BROKEN = {
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("code", EVERY_CODE)
+def test_before_an_event_a_foreign_status_may_be_final(gateway: ScriptedGateway, code: grpc.StatusCode) -> None:
+    gateway.script = [act(then=failing(code)), act(end())]
+    assert watch(gateway).code == (0 if code in BROKEN else 3)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("code", EVERY_CODE)
+def test_a_foreign_status_repeats_a_run_by_its_id(gateway: ScriptedGateway, code: grpc.StatusCode) -> None:
+    gateway.script = [act(then=failing(code)), act(end())]
+    assert run(gateway).code == 3
+    assert len(gateway.runs) == 1
+    gateway.script = [act(then=failing(code)), act(end())]
+    assert run(gateway, "--request-id", "only-once").code == (0 if code in BROKEN else 3)
+    assert not gateway.watches
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE])
+def test_a_message_over_the_limit_is_not_asked_for_forever(gateway: ScriptedGateway, code: grpc.StatusCode) -> None:
+    over = failing(code)
+    gateway.script = [act(state(10, "first"), then=over), act(state(20, "second"), then=over), act(then=over)]
+    assert watch(gateway).code == 3
+    assert not gateway.script
+
+
+def test_a_foreign_error_info_is_not_ours(gateway: ScriptedGateway) -> None:
+    info = error_details_pb2.ErrorInfo(reason="MESH_FAULT", domain="mesh.example")
+    status = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message="x", details=[packed(info)])
+
+    def fail(context: grpc.ServicerContext) -> None:
+        context.abort_with_status(rpc_status.to_status(status))
+
+    gateway.script = [act(state(10, "first"), then=fail), act(end())]
+    assert watch(gateway).code == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_unknown_peer_is_not_tried_for_long(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "FIRST_PATIENCE_SECONDS", 0.0)
+    gateway.script = [act(then=failing(grpc.StatusCode.INTERNAL))]
+    assert watch(gateway).code == 3
+
+
 def test_a_run_whose_error_names_the_job_goes_on_as_a_watch(gateway: ScriptedGateway) -> None:
     gateway.script = [act(then=failing(grpc.StatusCode.UNAVAILABLE, "DRAINING", uid=UID)), act(end())]
     assert run(gateway).code == 0
@@ -222,7 +296,7 @@ def test_waits_grow_also_where_each_stream_begins_well(
     lost = failing(grpc.StatusCode.UNAVAILABLE)
     gateway.script = [*[act(state(10), then=lost)] * 7, act(end())]
     assert watch(gateway).code == 0
-    assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0]
+    assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
 
 def test_a_run_without_a_request_id_is_not_repeated(gateway: ScriptedGateway) -> None:

@@ -153,9 +153,6 @@ func watch(ctx context.Context, client *jobs.Client, s step) error {
 	}
 	r := &reporter{step: s.Do}
 	for event, err := range client.Watch(ctx, req, r.resumption) {
-		if errors.Is(err, jobs.ErrNoEnd) {
-			return err
-		}
 		if err != nil {
 			return errors.Join(errReported, r.failure(jobs.FailureOf(err)))
 		}

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+_DOMAIN = "jobgateway"
 _LONGEST_FOREIGN_MESSAGE = 200
 # The gateway names a longer wait than this to nobody, in seconds.
 _LONGEST_RETRY_DELAY = 86_400.0
@@ -16,6 +17,14 @@ _LONGEST_RETRY_DELAY = 86_400.0
 _NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 _HANDSHAKE_FAILED = "OPENSSL_internal:"
 _NOT_TAKEN = "SERVER: Received message larger than max"
+_BROKEN = (
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+)
+_OVER_LIMIT = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE)
 _KINDS = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
 
 
@@ -40,7 +49,7 @@ class Failure:
         message, reason, metadata, retry_delay = error.details() or "", "", {}, None
         violations: list[tuple[str, str]] = []
         for detail in _details(error):
-            if isinstance(detail, error_details_pb2.ErrorInfo):
+            if isinstance(detail, error_details_pb2.ErrorInfo) and detail.domain == _DOMAIN:
                 reason, metadata = detail.reason, dict(detail.metadata)
             elif isinstance(detail, error_details_pb2.BadRequest):
                 violations += [(each.field, each.description) for each in detail.field_violations]
@@ -59,6 +68,19 @@ class Failure:
     def from_gateway(self) -> bool:
         """Whether the gateway said it, and not the client's side or something in between."""
         return bool(self.reason)
+
+    @property
+    def is_broken_stream(self) -> bool:
+        """Whether a proxy or a library ended the call, with a status that another call may not get.
+
+        The other statuses that are not the gateway's may also mean a wrong address or a message that is too large.
+        """
+        return not self.from_gateway and self.code in _BROKEN
+
+    @property
+    def is_over_limit(self) -> bool:
+        """Whether a message may have been over the receive limit here, and would be again."""
+        return not self.from_gateway and self.code in _OVER_LIMIT and self.retry_delay is None
 
     @property
     def may_have_sent(self) -> bool:

@@ -1,7 +1,7 @@
 """The events of one job, over as many streams as that takes.
 
-A stream ends with OK only after the job's end; until then a connection may break and a gateway may go away.
-This goes on where it stopped: with the `resume_token` of the last event, on a new connection.
+A stream is over only after the job's end or an error of the gateway. Any other end is a broken stream, whatever its
+status: a proxy cut it, or the gateway died. This continues with the last `resume_token`, on a new connection.
 """
 
 import random
@@ -21,7 +21,10 @@ SILENCE_SECONDS = 45.0
 PATIENCE_SECONDS = 300.0
 """How long to try again without hearing anything."""
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0
+FIRST_PATIENCE_SECONDS = 15.0
+"""The same while nothing shows that there is a gateway at this address."""
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0
 _LONGEST_NOTE = 200
 _SILENT = Failure(grpc.StatusCode.UNAVAILABLE, f"nothing was heard for {SILENCE_SECONDS:.0f} s")
 
@@ -29,9 +32,9 @@ _SILENT = Failure(grpc.StatusCode.UNAVAILABLE, f"nothing was heard for {SILENCE_
 class JobStream:
     """Iterates over the events of a job up to its end.
 
-    It begins with the call that `opening` is for. A `RunJob` is never sent twice, unless its `request_id` makes that
-    safe; once the job has a uid, the stream goes on with `WatchJob`. `deadline` is the time for all of it, and `note`
-    gets one line before each new attempt.
+    It begins with the call that `opening` is for. A `RunJob` is sent again only if its `request_id` makes that safe;
+    once the job has a uid, the stream continues with `WatchJob`. `deadline` is the time for all of it, and `note` gets
+    one line before each new attempt.
     """
 
     def __init__(
@@ -52,7 +55,8 @@ class JobStream:
         else:
             self._watch.CopyFrom(opening)
         self._opened_at = self._heard_at = time.monotonic()
-        self._heard_any = False
+        self._heard_any = self._knows_gateway = self._reached = False
+        self._over_limit_at: str | None = None
         self._failures = 0
 
     @property
@@ -61,7 +65,7 @@ class JobStream:
         return self._watch.uid
 
     def __iter__(self) -> Iterator[pb.JobEvent]:
-        """Each event once the gateway told it. Raises `CallFailed` for what will not pass, or lasts for too long."""
+        """Each event as it comes. Raises `CallFailed` for a final error, or one that lasts for too long."""
         while True:
             failure = yield from self._one_stream()
             if failure is None:
@@ -114,15 +118,31 @@ class JobStream:
             self._failures = 0
 
     def _may_go_on(self, failure: Failure) -> bool:
-        if time.monotonic() - self._heard_at > PATIENCE_SECONDS:
+        self._knows_gateway |= self._heard_any or failure.from_gateway
+        self._reached |= self._knows_gateway or failure.may_have_sent
+        patience = PATIENCE_SECONDS if self._knows_gateway else FIRST_PATIENCE_SECONDS
+        if time.monotonic() - self._heard_at > patience or self._deadline.left() == 0:
             return False
-        unavailable = failure.code is grpc.StatusCode.UNAVAILABLE
-        if not self.uid:
-            return unavailable and self._run is not None and bool(self._run.request.request_id)
-        if not self._heard_any and not failure.from_gateway:
-            return False  # there never was a gateway: that is a wrong address sooner than an outage
-        busy = failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retry_delay is not None
-        return unavailable or busy
+        if not self.uid and not self._may_run_again:
+            return False
+        if failure.from_gateway:
+            busy = failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retry_delay is not None
+            return failure.code is grpc.StatusCode.UNAVAILABLE or (busy and bool(self.uid))
+        if failure.is_broken_stream:
+            return self._reached or not self.uid
+        # Before the first event, any other status means a wrong address rather than a proxy's trouble.
+        return self._heard_any and not self._is_over_limit_again(failure)
+
+    @property
+    def _may_run_again(self) -> bool:
+        """Whether a second RunJob cannot be a second job."""
+        return self._run is not None and bool(self._run.request.request_id)
+
+    def _is_over_limit_again(self, failure: Failure) -> bool:
+        if not failure.is_over_limit:
+            return False
+        before, self._over_limit_at = self._over_limit_at, self._watch.resume_token
+        return before == self._over_limit_at
 
     def _next_wait(self, failure: Failure) -> float:
         longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2**self._failures)

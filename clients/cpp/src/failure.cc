@@ -8,6 +8,13 @@ namespace jobclient {
 
 using google::protobuf::util::TimeUtil;
 
+namespace {
+
+// That of the gateway's own ErrorInfo.
+constexpr char kDomain[] = "jobgateway";
+
+}  // namespace
+
 Failure FailureOf(const grpc::Status& status) {
   Failure failure{status.error_code(), status.error_message(), "", {}, {}};
   google::rpc::Status rich;
@@ -18,7 +25,7 @@ Failure FailureOf(const grpc::Status& status) {
     google::rpc::RetryInfo retry;
     google::rpc::BadRequest bad;
     if (detail.UnpackTo(&info)) {
-      failure.reason = info.reason();
+      if (info.domain() == kDomain) failure.reason = info.reason();
     } else if (detail.UnpackTo(&retry)) {
       failure.retry_after = std::chrono::nanoseconds(
           TimeUtil::DurationToNanoseconds(retry.retry_delay()));
@@ -36,6 +43,11 @@ Action Failure::action() const {
     return Action::kRetry;
   }
   if (reason == "UPSTREAM_ANSWER_TOO_LARGE") return Action::kGiveUp;
+  if (reason.empty() && (code == grpc::StatusCode::INTERNAL ||
+                         code == grpc::StatusCode::UNKNOWN)) {
+    // A proxy said it, or the gateway died: another call may work.
+    return Action::kRetry;
+  }
   switch (code) {
     case grpc::StatusCode::UNAVAILABLE:
     case grpc::StatusCode::DEADLINE_EXCEEDED:

@@ -19,15 +19,16 @@ enum class Action { kRetry, kMend, kLogIn, kLook, kGiveUp };
 struct Failure {
   grpc::StatusCode code;
   std::string message;
-  // That of ErrorInfo; empty where the gateway did not say.
+  // That of ErrorInfo; empty if the error is not the gateway's.
   std::string reason;
   // That of RetryInfo; none where no wait is known.
   std::optional<std::chrono::nanoseconds> retry_after;
   // What is wrong with each field at fault.
   std::map<std::string, std::string> fields;
 
-  // Decides by the reason where its code would say otherwise, else by the
-  // code, also that of a reason not known.
+  // Decides by the reason if its code would say otherwise, else by the code,
+  // also that of a reason not known. kRetry of a submission is safe only with
+  // a request_id: without one, kRetry of an error without reason means kLook.
   Action action() const;
 };
 

@@ -18,7 +18,7 @@ using std::chrono::system_clock;
 namespace {
 
 constexpr nanoseconds kFirstWait = std::chrono::milliseconds(200);
-constexpr nanoseconds kLongestWait = std::chrono::seconds(10);
+constexpr nanoseconds kLongestWait = std::chrono::seconds(5);
 constexpr nanoseconds kDefaultHeartbeat = std::chrono::seconds(15);
 
 nanoseconds Silence(const WatchJobRequest& request) {
@@ -127,9 +127,6 @@ bool Watch::Next(JobEvent* event) {
     } else if (silent) {
       Resume(
           {grpc::StatusCode::CANCELLED, "nothing was heard", kSilent, {}, {}});
-    } else if (status.ok()) {
-      End(grpc::Status(grpc::StatusCode::INTERNAL,
-                       "the stream ended without the job's end"));
     } else if (!Resume(FailureOf(status))) {
       End(status);
     }
@@ -143,7 +140,7 @@ void Watch::End(const grpc::Status& status) {
 }
 
 void Watch::Take(const JobEvent& event) {
-  heard_ = true;
+  heard_ = heard_ever_ = true;
   fresh_token_ = false;
   if (!event.resume_token().empty()) {
     request_.set_resume_token(event.resume_token());
@@ -161,8 +158,12 @@ bool Watch::Resume(const Failure& failure) {
                        (failure.code == grpc::StatusCode::RESOURCE_EXHAUSTED &&
                         failure.retry_after) ||
                        (unauthenticated && !fresh_token_);
-  if (!passing) return false;
-  const bool new_connection = silent || failure.reason == "DRAINING";
+  const bool foreign = failure.reason.empty();
+  if (!passing && !(foreign && IsBroken(failure.code))) return false;
+  // A new channel also forgets the old one's own backoff, which grows up to two
+  // minutes.
+  const bool new_connection =
+      silent || foreign || failure.reason == "DRAINING";
   on_resume_({failure, new_connection});
   std::this_thread::sleep_for(Wait(failure));
   if (unauthenticated) {
@@ -171,6 +172,30 @@ bool Watch::Resume(const Failure& failure) {
   }
   if (new_connection) connection_->Renew();
   return true;
+}
+
+// Whether a status that is not the gateway's means a broken stream, and not a
+// wrong address or a limit.
+bool Watch::IsBroken(grpc::StatusCode code) {
+  switch (code) {
+    case grpc::StatusCode::OK:  // without the job's end: a proxy ended it
+    case grpc::StatusCode::CANCELLED:
+    case grpc::StatusCode::UNKNOWN:
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
+    case grpc::StatusCode::INTERNAL:
+    case grpc::StatusCode::UNAVAILABLE:
+      return true;
+    case grpc::StatusCode::RESOURCE_EXHAUSTED:
+    case grpc::StatusCode::OUT_OF_RANGE: {
+      // A message over this client's own receive limit ends like this, and
+      // would do so again.
+      const bool again = over_limit_at_ == request_.resume_token();
+      over_limit_at_ = request_.resume_token();
+      return heard_ever_ && !again;
+    }
+    default:
+      return heard_ever_;
+  }
 }
 
 nanoseconds Watch::Wait(const Failure& failure) {

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 
@@ -57,6 +58,7 @@ class Watch {
   void Take(const jobgateway::v1::JobEvent& event);
   void End(const grpc::Status& status);
   bool Resume(const Failure& failure);
+  bool IsBroken(grpc::StatusCode code);
   std::chrono::nanoseconds Wait(const Failure& failure);
 
   Connection* const connection_;
@@ -67,7 +69,11 @@ class Watch {
   std::chrono::steady_clock::time_point began_;
   std::chrono::nanoseconds backoff_;
   std::mt19937 random_{std::random_device()()};
-  bool heard_ = false;
+  bool heard_ = false;       // an event came on this call
+  bool heard_ever_ = false;  // an event came
+  // The resume token at the last status that a message over the receive limit
+  // gives.
+  std::optional<std::string> over_limit_at_;
   bool fresh_token_ = false;
   bool done_ = false;
   bool ended_ = false;

@@ -20,10 +20,13 @@ const (
 	GiveUp Action = "give_up"
 )
 
+// domain is that of the gateway's own ErrorInfo.
+const domain = "jobgateway"
+
 // Failure is what an error of a call says.
 type Failure struct {
 	Code   codes.Code
-	Reason string            // that of ErrorInfo; empty where the gateway did not say
+	Reason string            // that of ErrorInfo; empty if the error is not the gateway's
 	Wait   *time.Duration    // that of RetryInfo; nil where no wait is known
 	Fields map[string]string // what is wrong with each field at fault
 }
@@ -35,7 +38,9 @@ func FailureOf(err error) Failure {
 	for _, detail := range st.Details() {
 		switch d := detail.(type) {
 		case *errdetails.ErrorInfo:
-			f.Reason = d.GetReason()
+			if d.GetDomain() == domain {
+				f.Reason = d.GetReason()
+			}
 		case *errdetails.RetryInfo:
 			wait := d.GetRetryDelay().AsDuration()
 			f.Wait = &wait
@@ -48,13 +53,18 @@ func FailureOf(err error) Failure {
 	return f
 }
 
-// Action decides by the reason where its code would say otherwise, else by the code, also that of a reason not known.
+// Action decides by the reason if its code would say otherwise, else by the code, also that of a reason not known.
+//
+// Retry of a submission is safe only with a request_id: without one, Retry of an error without Reason means Look.
 func (f Failure) Action() Action {
 	switch f.Reason {
 	case "UPSTREAM_NOT_READY", "UPSTREAM_ERROR":
 		return Retry
 	case "UPSTREAM_ANSWER_TOO_LARGE":
 		return GiveUp
+	}
+	if f.Reason == "" && (f.Code == codes.Internal || f.Code == codes.Unknown) {
+		return Retry // a proxy said it, or the gateway died: another call may work
 	}
 	switch f.Code {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:

@@ -16,17 +16,17 @@ import (
 
 const (
 	firstWait        = 200 * time.Millisecond
-	longestWait      = 10 * time.Second
+	longestWait      = 5 * time.Second
 	defaultHeartbeat = 15 * time.Second
 
 	// Silent is the reason of a stream that was given up because nothing was heard from it.
 	Silent = "SILENT"
 )
 
-// ErrNoEnd says that a stream ended with OK and without the job's end, which breaks the protocol.
-var ErrNoEnd = errors.New("the stream ended without the job's end")
-
-var errSilent = errors.New("nothing was heard for three heartbeat intervals")
+var (
+	errSilent = errors.New("nothing was heard for three heartbeat intervals")
+	errNoEnd  = errors.New("the stream ended with OK and without the job's end: a proxy ended it")
+)
 
 // Resumption says why a watch goes on with another call.
 type Resumption struct {
@@ -42,16 +42,18 @@ func (c *Client) Watch(
 	return func(yield func(*pb.JobEvent, error) bool) {
 		next := proto.CloneOf(req)
 		backoff := firstWait
-		freshToken := false // no event came since
+		var state state
 		for {
 			began := time.Now()
 			heard, left, err := c.watchOnce(ctx, next, yield)
 			if left {
 				return
 			}
-			freshToken = freshToken && !heard
-			resumption, ok := resume(err)
-			if !ok || ctx.Err() != nil || resumption.Code == codes.Unauthenticated && freshToken {
+			if heard {
+				state.heard, state.freshToken = true, false
+			}
+			resumption, ok := state.resume(err, next.GetResumeToken())
+			if !ok || ctx.Err() != nil {
 				yield(nil, err)
 				return
 			}
@@ -67,7 +69,7 @@ func (c *Client) Watch(
 			backoff = min(2*backoff, longestWait)
 			if resumption.Code == codes.Unauthenticated {
 				c.LogIn()
-				freshToken = true
+				state.freshToken = true
 			}
 			if resumption.NewConnection {
 				if err := c.Reconnect(); err != nil {
@@ -105,7 +107,7 @@ func (c *Client) watchOnce(
 		case err != nil && done:
 			return true, true, nil
 		case errors.Is(err, io.EOF):
-			return heard, false, silentOr(ctx, ErrNoEnd)
+			return heard, false, silentOr(ctx, errNoEnd)
 		case err != nil:
 			return heard, false, silentOr(ctx, err)
 		}
@@ -128,19 +130,48 @@ func silentOr(ctx context.Context, err error) error {
 	return err
 }
 
-// resume says how to go on after an error, and false where that is no use.
-func resume(err error) (Resumption, bool) {
+// state is what a watch knows of its calls so far.
+type state struct {
+	heard       bool    // an event came
+	freshToken  bool    // no event came since the last login
+	overLimitAt *string // the resume token at the last status that a message over the receive limit gives
+}
+
+// resume says how to go on after an error, and false if that is no use. token is the last resume token that came.
+func (s *state) resume(err error, token string) (Resumption, bool) {
 	if errors.Is(err, errSilent) {
 		return Resumption{Failure{Code: codes.Canceled, Reason: Silent}, true}, true
 	}
-	if errors.Is(err, ErrNoEnd) {
-		return Resumption{}, false
+	if errors.Is(err, errNoEnd) {
+		return Resumption{Failure{Code: codes.OK}, true}, true
 	}
 	f := FailureOf(err)
-	passing := f.Code == codes.Unavailable ||
-		f.Code == codes.ResourceExhausted && f.Wait != nil ||
-		f.Code == codes.Unauthenticated
-	return Resumption{f, f.Reason == "DRAINING"}, passing
+	// A new connection also forgets the old one's own backoff, which grows up to two minutes.
+	resumption := Resumption{f, f.Reason == "" || f.Reason == "DRAINING"}
+	switch {
+	case f.Code == codes.Unauthenticated && !s.freshToken,
+		f.Code == codes.ResourceExhausted && f.Wait != nil,
+		f.Code == codes.Unavailable:
+		return resumption, true
+	case f.Reason != "":
+		return resumption, false
+	}
+	return resumption, s.broken(f.Code, token)
+}
+
+// broken says whether a status that is not the gateway's means a broken stream, and not a wrong address or a limit.
+func (s *state) broken(code codes.Code, token string) bool {
+	switch code {
+	case codes.Canceled, codes.Unknown, codes.DeadlineExceeded, codes.Internal, codes.Unavailable:
+		return true
+	case codes.ResourceExhausted, codes.OutOfRange:
+		// A message over this client's own receive limit ends like this, and would do so again.
+		if s.overLimitAt != nil && *s.overLimitAt == token {
+			return false
+		}
+		s.overLimitAt = &token
+	}
+	return s.heard
 }
 
 // wait is what RetryInfo says, and at least a random time below the bound.

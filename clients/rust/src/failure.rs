@@ -8,6 +8,9 @@ use serde::Serialize;
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
+/// That of the gateway's own `ErrorInfo`.
+const DOMAIN: &str = "jobgateway";
+
 /// What a client does about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -26,7 +29,7 @@ pub enum Remedy {
 pub struct Failure {
     pub code: Code,
     pub message: String,
-    /// That of `ErrorInfo`; empty where the gateway did not say.
+    /// That of `ErrorInfo`; empty if the error is not the gateway's.
     pub reason: String,
     /// That of `RetryInfo`; none where no wait is known.
     pub retry_after: Option<Duration>,
@@ -43,6 +46,7 @@ impl From<Status> for Failure {
             message: status.message().to_owned(),
             reason: details
                 .error_info()
+                .filter(|info| info.domain == DOMAIN)
                 .map(|info| info.reason.clone())
                 .unwrap_or_default(),
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
@@ -70,11 +74,16 @@ fn is_timeout(error: &(dyn Error + 'static)) -> bool {
 }
 
 impl Failure {
-    /// Decides by the reason where its code would say otherwise, else by the code, also that of a reason not known.
+    /// Decides by the reason if its code would say otherwise, else by the code, also that of a reason not known.
+    ///
+    /// `Retry` of a submission is safe only with a `request_id`: without one, `Retry` of an error without a reason
+    /// means `Look`.
     pub fn remedy(&self) -> Remedy {
         match self.reason.as_str() {
             "UPSTREAM_NOT_READY" | "UPSTREAM_ERROR" => return Remedy::Retry,
             "UPSTREAM_ANSWER_TOO_LARGE" => return Remedy::GiveUp,
+            // A proxy said it, or the gateway died: another call may work.
+            "" if matches!(self.code, Code::Internal | Code::Unknown) => return Remedy::Retry,
             _ => {}
         }
         match self.code {

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::pb::{ContentChunk, JobEvent, WatchJobRequest, job_event::Payload};
 
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// The reason of a stream that was given up because nothing was heard from it.
@@ -29,8 +29,6 @@ pub struct Resumption {
 pub enum WatchError {
     #[error("a status that is final: {0}")]
     Final(#[from] Failure),
-    #[error("the stream ended with OK and without the job's end, which breaks the protocol")]
-    NoEnd,
     #[error("the fresh token is none")]
     Token(#[from] InvalidMetadataValue),
 }
@@ -46,6 +44,9 @@ pub struct Watch<'a, F> {
     heard: bool,
     done: bool,
     fresh_token: bool,
+    heard_ever: bool,
+    /// The resume token at the last status that a message over the receive limit gives.
+    over_limit_at: Option<String>,
     backoff: Duration,
 }
 
@@ -65,6 +66,8 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
             heard: false,
             done: false,
             fresh_token: false,
+            heard_ever: false,
+            over_limit_at: None,
             backoff: FIRST_WAIT,
         }
     }
@@ -78,9 +81,9 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
                     self.take(&event);
                     return Ok(Some(event));
                 }
-                Ok(Ok(None)) => return Err(WatchError::NoEnd),
+                Ok(Ok(None)) => given_up(Code::Ok, "the stream ended: a proxy ended it", ""),
                 Ok(Err(status)) => Failure::from(status),
-                Err(_) => silent(),
+                Err(_) => given_up(Code::Cancelled, "nothing was heard", SILENT),
             };
             self.stream = None;
             self.resume(failure).await?;
@@ -106,7 +109,7 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
     }
 
     fn take(&mut self, event: &JobEvent) {
-        (self.heard, self.fresh_token) = (true, false);
+        (self.heard, self.heard_ever, self.fresh_token) = (true, true, false);
         if !event.resume_token.is_empty() {
             self.request.resume_token.clone_from(&event.resume_token);
         }
@@ -120,7 +123,9 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
             Code::Unauthenticated => !self.fresh_token,
             _ => failure.reason == SILENT,
         };
-        if !passing {
+        let foreign = failure.reason.is_empty();
+        let resumable = passing || foreign && self.is_broken(failure.code);
+        if !resumable {
             return Err(failure.into());
         }
         // One event does not make a stream that works: it may break each time after the first.
@@ -128,7 +133,8 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
             self.backoff = FIRST_WAIT;
         }
         let resumption = Resumption {
-            new_connection: failure.reason == SILENT || failure.reason == "DRAINING",
+            // A new one is made at once, whatever the old one's own backoff.
+            new_connection: foreign || failure.reason == SILENT || failure.reason == "DRAINING",
             failure,
         };
         (self.on_resume)(&resumption);
@@ -144,13 +150,34 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
         }
         Ok(())
     }
+
+    /// Whether a status that is not the gateway's means a broken stream, and not a wrong address or a limit.
+    fn is_broken(&mut self, code: Code) -> bool {
+        match code {
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Internal
+            | Code::Unavailable => true,
+            Code::ResourceExhausted | Code::OutOfRange => {
+                // A message over this client's own receive limit ends like this, and would do so again.
+                let token = Some(self.request.resume_token.clone());
+                let again = self.over_limit_at == token;
+                self.over_limit_at = token;
+                self.heard_ever && !again
+            }
+            _ => self.heard_ever,
+        }
+    }
 }
 
-fn silent() -> Failure {
+/// Why a stream is left that has no error of its own.
+fn given_up(code: Code, message: &str, reason: &str) -> Failure {
     Failure {
-        code: Code::Cancelled,
-        message: "nothing was heard for three heartbeat intervals".to_owned(),
-        reason: SILENT.to_owned(),
+        code,
+        message: message.to_owned(),
+        reason: reason.to_owned(),
         retry_after: None,
         fields: Default::default(),
     }

@@ -1,4 +1,4 @@
-export const LONGEST_WAIT_MS = 10_000;
+export const LONGEST_WAIT_MS = 5_000;
 const FIRST_BOUND_MS = 200;
 
 /** Waits between attempts: a random time below a bound that doubles, and at least what the gateway asks for. */

@@ -8,8 +8,9 @@ export type Action = "retry" | "mend" | "login" | "look" | "give_up";
 export interface Failure {
   /** The name of the gRPC code. */
   code: string;
-  /** That of `ErrorInfo`; empty where the error is not the gateway's. */
+  /** That of `ErrorInfo`; empty if the error is not the gateway's. */
   reason: string;
+  /** `retry` of a submission is safe only with a `request_id`: without one, and without a `reason`, it means `look`. */
   action: Action;
   /** What is wrong with which field of the request. */
   fields: Record<string, string>;
@@ -26,6 +27,9 @@ const ACTION_BY_CODE: Partial<Record<status, Action>> = {
   [status.CANCELLED]: "retry",
   [status.UNKNOWN]: "look",
 };
+
+/** Of the gateway's own `ErrorInfo`. */
+const DOMAIN = "jobgateway";
 
 /** The reasons that ask for something else than their code does. */
 const ACTION_BY_REASON: Record<string, Action> = {
@@ -48,9 +52,11 @@ export function describe(error: ServiceError): Failure {
   };
   for (const { typeUrl, value } of statusDetails(error.metadata)) {
     switch (typeUrl) {
-      case "type.googleapis.com/google.rpc.ErrorInfo":
-        failure.reason = ErrorInfo.decode(value).reason;
+      case "type.googleapis.com/google.rpc.ErrorInfo": {
+        const info = ErrorInfo.decode(value);
+        if (info.domain === DOMAIN) failure.reason = info.reason;
         break;
+      }
       case "type.googleapis.com/google.rpc.BadRequest":
         for (const { field, description } of BadRequest.decode(value).fieldViolations) {
           failure.fields[field] = description;
@@ -68,6 +74,8 @@ export function describe(error: ServiceError): Failure {
 }
 
 function decide(code: status, { reason, retryAfterSeconds }: Failure): Action {
+  // A proxy said it, or the gateway died: another call may work.
+  if (reason === "" && (code === status.INTERNAL || code === status.UNKNOWN)) return "retry";
   if (code === status.RESOURCE_EXHAUSTED && !(reason in ACTION_BY_REASON)) {
     // A limit of rate or load says when to come back; a limit of size does not.
     return retryAfterSeconds === undefined ? "mend" : "retry";
@@ -77,5 +85,9 @@ function decide(code: status, { reason, retryAfterSeconds }: Failure): Action {
 
 function statusDetails(trailers: Metadata): Status["details"] {
   const [encoded] = trailers.get("grpc-status-details-bin");
-  return Buffer.isBuffer(encoded) ? Status.decode(encoded).details : [];
+  try {
+    return Buffer.isBuffer(encoded) ? Status.decode(encoded).details : [];
+  } catch {
+    return []; // the gateway's can be read
+  }
 }

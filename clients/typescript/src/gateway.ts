@@ -38,8 +38,9 @@ export class Gateway {
     this.#token = await this.#options.logIn();
   }
 
-  /** Makes a new connection for the calls to come. */
-  reconnect(): void {
+  /** Makes a new connection for the calls to come, unless `used` is the old one already. Its other calls run on. */
+  reconnect(used: JobServiceClient): void {
+    if (used !== this.#client) return;
     this.#client.close();
     this.#client = this.#connect();
   }

@@ -33,7 +33,7 @@ export interface WatchOptions {
  * Watches a job to its end, over as many streams as that takes. The last event is the job that is done.
  * Leaving the loop cancels the stream, and the job runs on.
  *
- * @throws a grpc-js `ServiceError` with which no stream goes on, or an `Error` where the gateway breaks its protocol
+ * @throws a grpc-js `ServiceError` with which no stream goes on
  */
 export async function* watchJob(
   gateway: Gateway,
@@ -42,12 +42,13 @@ export async function* watchJob(
 ): AsyncGenerator<WatchEvent, void, undefined> {
   const content = new ChunkedContent();
   const backoff = new Backoff();
+  const judge = new Judge();
   let resumeToken = "";
-  let tokenIsUnproven = false;
 
   for (;;) {
     const started = performance.now();
     let lastEvent = started;
+    const { client } = gateway;
     let failure: unknown;
     try {
       const request = WatchJobRequest.fromPartial({
@@ -56,10 +57,10 @@ export async function* watchJob(
         heartbeatInterval: { seconds: heartbeatSeconds },
         resumeToken,
       });
-      const call = gateway.client.watchJob(request, gateway.metadata());
+      const call = client.watchJob(request, gateway.metadata());
       for await (const event of events(call, 3 * heartbeatSeconds * 1000, signal)) {
         lastEvent = performance.now();
-        tokenIsUnproven = false;
+        judge.heard();
         resumeToken = event.resumeToken || resumeToken;
         switch (event.payload?.$case) {
           case "job": {
@@ -80,24 +81,21 @@ export async function* watchJob(
             break;
         }
       }
-      failure = new Error("the stream ended with OK before the job was done");
+      failure = new NoEnd();
     } catch (error) {
       failure = error;
     }
 
     signal?.throwIfAborted();
-    const resumption = judge(failure);
-    if (!resumption || (resumption.freshToken && tokenIsUnproven)) throw failure;
+    const resumption = judge.of(failure, resumeToken);
+    if (!resumption) throw failure;
     const { code, reason, retryAfterSeconds, newConnection, freshToken } = resumption;
     yield { kind: "resume", code, reason, newConnection };
     // A stream may break after its first event each time: only one that worked for long counts.
     if (lastEvent - started >= LONGEST_WAIT_MS) backoff.reset();
     await sleep(backoff.next(retryAfterSeconds), undefined, { signal });
-    if (newConnection) gateway.reconnect();
-    if (freshToken) {
-      await gateway.logIn();
-      tokenIsUnproven = true;
-    }
+    if (newConnection) gateway.reconnect(client);
+    if (freshToken) await gateway.logIn();
   }
 }
 
@@ -109,25 +107,63 @@ interface Resumption {
   freshToken: boolean;
 }
 
-/** How to go on after a stream that failed; undefined where nothing helps. */
-function judge(failure: unknown): Resumption | undefined {
-  if (failure instanceof SilentStream) {
-    return { code: "CANCELLED", reason: "SILENT", newConnection: true, freshToken: false };
+/** Decides about each failure of one watch. */
+class Judge {
+  #heard = false;
+  #tokenIsUnproven = false;
+  #overLimitAt: string | undefined;
+
+  /** An event came. */
+  heard(): void {
+    this.#heard = true;
+    this.#tokenIsUnproven = false;
   }
-  if (!isServiceError(failure)) return undefined;
-  const { code, reason, retryAfterSeconds } = describe(failure);
-  const resumption = { code, reason, retryAfterSeconds, newConnection: false, freshToken: false };
-  switch (failure.code) {
-    case status.UNAVAILABLE:
-      return { ...resumption, newConnection: reason === "DRAINING" };
-    case status.RESOURCE_EXHAUSTED:
-      return retryAfterSeconds === undefined ? undefined : resumption;
-    case status.UNAUTHENTICATED:
-      return { ...resumption, freshToken: true };
-    default:
-      return undefined;
+
+  /** How to go on after a stream that failed, given the last resume token; undefined if nothing helps. */
+  of(failure: unknown, resumeToken: string): Resumption | undefined {
+    const renewed = { newConnection: true, freshToken: false };
+    if (failure instanceof SilentStream) return { ...renewed, code: "CANCELLED", reason: "SILENT" };
+    if (failure instanceof NoEnd) return { ...renewed, code: "OK", reason: "" };
+    if (!isServiceError(failure)) return undefined;
+    const { code, reason, retryAfterSeconds } = describe(failure);
+    const freshToken = failure.code === status.UNAUTHENTICATED;
+    // A new connection also forgets the old one's own backoff, which grows up to two minutes.
+    const newConnection = reason === "" || reason === "DRAINING";
+    const resumption = { code, reason, retryAfterSeconds, newConnection, freshToken };
+    if (freshToken && !this.#tokenIsUnproven) {
+      this.#tokenIsUnproven = true;
+      return resumption;
+    }
+    if (failure.code === status.RESOURCE_EXHAUSTED && retryAfterSeconds !== undefined) {
+      return resumption;
+    }
+    if (reason !== "") return failure.code === status.UNAVAILABLE ? resumption : undefined;
+    return this.#isBroken(failure.code, resumeToken) ? resumption : undefined;
+  }
+
+  /** Whether a status that is not the gateway's means a broken stream, and not a wrong address or a limit. */
+  #isBroken(code: status, resumeToken: string): boolean {
+    switch (code) {
+      case status.CANCELLED:
+      case status.UNKNOWN:
+      case status.DEADLINE_EXCEEDED:
+      case status.INTERNAL:
+      case status.UNAVAILABLE:
+        return true;
+      case status.RESOURCE_EXHAUSTED:
+      case status.OUT_OF_RANGE:
+        // A message over this client's own receive limit ends like this, and would do so again.
+        if (this.#overLimitAt === resumeToken) return false;
+        this.#overLimitAt = resumeToken;
+        return this.#heard;
+      default:
+        return this.#heard;
+    }
   }
 }
+
+/** A stream that ended with OK and without the job's end: a proxy ended it. */
+class NoEnd extends Error {}
 
 class SilentStream extends Error {}
 

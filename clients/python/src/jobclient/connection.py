@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 from jobgateway.v1 import job_service_pb2_grpc as rpc
@@ -24,10 +25,18 @@ def channel_options(service_config: str) -> list[tuple[str, int | str]]:
     ]
 
 
-class _Credential:
-    def __init__(self, token: str, fresh_token: Callable[[], str]) -> None:
+class _Base:
+    stub: Any
+
+    def __init__(self, target: str, service_config: str, token: str, fresh_token: Callable[[], str]) -> None:
+        self._target = target
+        self._options = channel_options(service_config)
         self._token = token
         self._fresh_token = fresh_token
+        self._connect()
+
+    def _connect(self) -> None:
+        raise NotImplementedError
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -38,53 +47,35 @@ class _Credential:
         """Takes a fresh token."""
         self._token = self._fresh_token()
 
+    def recover(self, failure: Failure, used: object) -> None:
+        """Gets what the next call needs after a failure of a call over `used`: a fresh token, a new connection.
 
-class Connection(_Credential):
+        Other watches may share the old channel, so it is not closed but left: gRPC closes it after its last call.
+        """
+        if failure.code is grpc.StatusCode.UNAUTHENTICATED:
+            self.log_in()
+        if needs_new_connection(failure) and self.stub is used:
+            self._connect()
+
+
+class Connection(_Base):
     """A connection to `target`; `fresh_token` gives a new token whenever one is needed."""
-
-    def __init__(self, target: str, service_config: str, token: str, fresh_token: Callable[[], str]) -> None:
-        super().__init__(token, fresh_token)
-        self._target = target
-        self._options = channel_options(service_config)
-        self._connect()
 
     def _connect(self) -> None:
         self._channel = grpc.insecure_channel(self._target, self._options)
         self.stub = rpc.JobServiceStub(self._channel)
-
-    def recover(self, failure: Failure) -> None:
-        """Gets what the next call needs after a failure: a fresh token, a new connection."""
-        if failure.code is grpc.StatusCode.UNAUTHENTICATED:
-            self.log_in()
-        if needs_new_connection(failure):
-            self.close()
-            self._connect()
 
     def close(self) -> None:
         """Ends the connection and what calls there are."""
         self._channel.close()
 
 
-class AioConnection(_Credential):
+class AioConnection(_Base):
     """As `Connection`, for asyncio."""
-
-    def __init__(self, target: str, service_config: str, token: str, fresh_token: Callable[[], str]) -> None:
-        super().__init__(token, fresh_token)
-        self._target = target
-        self._options = channel_options(service_config)
-        self._connect()
 
     def _connect(self) -> None:
         self._channel = grpc.aio.insecure_channel(self._target, self._options)
         self.stub = rpc.JobServiceStub(self._channel)
-
-    async def recover(self, failure: Failure) -> None:
-        """Gets what the next call needs after a failure: a fresh token, a new connection."""
-        if failure.code is grpc.StatusCode.UNAUTHENTICATED:
-            self.log_in()
-        if needs_new_connection(failure):
-            await self.close()
-            self._connect()
 
     async def close(self) -> None:
         """Ends the connection and what calls there are."""

@@ -13,14 +13,25 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobclient.failure import Failure
 
 SILENT = Failure(grpc.StatusCode.CANCELLED, "SILENT")
-"""The stand-in for a stream that was given up, for nothing was heard from it."""
+"""The stand-in for a stream that was given up because nothing was heard from it."""
 
-FIRST_WAIT, LONGEST_WAIT = 0.2, 10.0
+NO_END = Failure(grpc.StatusCode.OK)
+"""The stand-in for a stream that ended with OK and without the job's end: a proxy ended it."""
+
+FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
 HEARTBEAT_SECONDS = 15.0
 
-
-class ProtocolViolationError(Exception):
-    """The stream ended with OK and without the job's end."""
+# Without our `ErrorInfo` these never are the gateway's last word, not even before the first event.
+_BROKEN = (
+    grpc.StatusCode.OK,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+)
+# A message over this client's own receive limit ends like this, and would do so again.
+_OVER_LIMIT = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE)
 
 
 OnResume: TypeAlias = Callable[[Failure], None]
@@ -33,8 +44,11 @@ def silence_seconds(request: pb.WatchJobRequest) -> float:
 
 
 def needs_new_connection(failure: Failure) -> bool:
-    """Whether the old connection leads to nothing more: it is dead, or its gateway is going away."""
-    return failure is SILENT or failure.reason == "DRAINING"
+    """Whether to leave the old connection: it broke, or its gateway is going away.
+
+    A new channel also forgets the old one's own backoff, which grows up to two minutes.
+    """
+    return failure is SILENT or not failure.reason or failure.reason == "DRAINING"
 
 
 class Attempts:
@@ -44,7 +58,9 @@ class Attempts:
         self._failures = 0
         self._opened = time.monotonic()
         self._heard = False
+        self._heard_ever = False
         self._fresh_token = False
+        self._over_limit_at: str | None = None
 
     def opened(self) -> None:
         """A new call was made."""
@@ -52,20 +68,31 @@ class Attempts:
 
     def heard(self) -> None:
         """An event came."""
-        self._heard = True
+        self._heard = self._heard_ever = True
         self._fresh_token = False
 
-    def may_go_on(self, failure: Failure) -> bool:
-        """Whether to call again after a failure."""
-        if failure.code is grpc.StatusCode.UNAUTHENTICATED:
-            # A fresh token that is refused as well will not be the last one.
-            refused, self._fresh_token = self._fresh_token, True
-            return not refused
-        return (
-            failure is SILENT
-            or failure.code is grpc.StatusCode.UNAVAILABLE
-            or (failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retry_after is not None)
-        )
+    def may_go_on(self, failure: Failure, resume_token: str) -> bool:
+        """Whether to call again after a failure; `resume_token` is the last one that came."""
+        if failure.code is grpc.StatusCode.UNAUTHENTICATED and not self._fresh_token:
+            self._fresh_token = True
+            return True
+        if failure is SILENT or (
+            failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retry_after is not None
+        ):
+            return True
+        if failure.reason:
+            return failure.code is grpc.StatusCode.UNAVAILABLE
+        return self._is_broken(failure, resume_token)
+
+    def _is_broken(self, failure: Failure, resume_token: str) -> bool:
+        """Whether a status that is not the gateway's means a broken stream, and not a wrong address or a limit."""
+        if failure.code in _BROKEN:
+            return True
+        if failure.code in _OVER_LIMIT:
+            before, self._over_limit_at = self._over_limit_at, resume_token
+            if resume_token == before:
+                return False
+        return self._heard_ever
 
     def wait(self, failure: Failure) -> float:
         """The seconds to wait before the next call."""

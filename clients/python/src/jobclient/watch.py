@@ -11,13 +11,7 @@ import grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
 from jobclient.failure import Failure
-from jobclient.resume import (
-    SILENT,
-    Attempts,
-    OnResume,
-    ProtocolViolationError,
-    silence_seconds,
-)
+from jobclient.resume import NO_END, SILENT, Attempts, OnResume, silence_seconds
 
 if TYPE_CHECKING:
     from jobclient.connection import Connection
@@ -28,7 +22,6 @@ def watch(connection: Connection, request: pb.WatchJobRequest, on_resume: OnResu
 
     Raises:
         grpc.RpcError: a status that is final.
-        ProtocolViolationError: the stream ended with OK and without the job's end.
 
     """
     going_on = pb.WatchJobRequest()
@@ -36,7 +29,8 @@ def watch(connection: Connection, request: pb.WatchJobRequest, on_resume: OnResu
     attempts = Attempts()
     while True:
         attempts.opened()
-        call = connection.stub.WatchJob(going_on, metadata=connection.metadata)
+        stub = connection.stub
+        call = stub.WatchJob(going_on, metadata=connection.metadata)
         done = False
         try:
             for event in _Listening(call, silence_seconds(request)):
@@ -48,18 +42,17 @@ def watch(connection: Connection, request: pb.WatchJobRequest, on_resume: OnResu
             failure = SILENT
         except grpc.RpcError as error:
             failure = Failure.of(error)
-            if not done and not attempts.may_go_on(failure):
+            if not done and not attempts.may_go_on(failure, going_on.resume_token):
                 raise
         else:
-            if not done:
-                raise ProtocolViolationError
+            failure = NO_END
         finally:
             call.cancel()  # a call that was merely abandoned stays open
         if done:
             return
         on_resume(failure)
         time.sleep(attempts.wait(failure))
-        connection.recover(failure)
+        connection.recover(failure, stub)
 
 
 class _Listening:

@@ -10,13 +10,7 @@ import grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
 from jobclient.failure import Failure
-from jobclient.resume import (
-    SILENT,
-    Attempts,
-    OnResume,
-    ProtocolViolationError,
-    silence_seconds,
-)
+from jobclient.resume import NO_END, SILENT, Attempts, OnResume, silence_seconds
 
 if TYPE_CHECKING:
     from jobclient.connection import AioConnection
@@ -31,7 +25,6 @@ async def watch(
 
     Raises:
         grpc.RpcError: a status that is final.
-        ProtocolViolationError: the stream ended with OK and without the job's end.
 
     """
     going_on = pb.WatchJobRequest()
@@ -39,7 +32,8 @@ async def watch(
     attempts = Attempts()
     while True:
         attempts.opened()
-        call = connection.stub.WatchJob(going_on, metadata=connection.metadata)
+        stub = connection.stub
+        call = stub.WatchJob(going_on, metadata=connection.metadata)
         done = False
         try:
             while event := await _next(call, silence_seconds(request)):
@@ -51,18 +45,17 @@ async def watch(
             failure = SILENT
         except grpc.aio.AioRpcError as error:
             failure = Failure.of(error)
-            if not done and not attempts.may_go_on(failure):
+            if not done and not attempts.may_go_on(failure, going_on.resume_token):
                 raise
         else:
-            if not done:
-                raise ProtocolViolationError
+            failure = NO_END
         finally:
             call.cancel()  # a call that was merely abandoned stays open
         if done:
             return
         on_resume(failure)
         await asyncio.sleep(attempts.wait(failure))
-        await connection.recover(failure)
+        connection.recover(failure, stub)
 
 
 async def _next(call: grpc.aio.UnaryStreamCall[pb.WatchJobRequest, pb.JobEvent], limit: float) -> pb.JobEvent | None:

@@ -6,7 +6,7 @@ import java.util.concurrent.ThreadLocalRandom;
 
 /** Waits between attempts: a random time below a bound that doubles, and at least what is asked. */
 final class Backoff {
-  static final Duration LONGEST_WAIT = Duration.ofSeconds(10);
+  static final Duration LONGEST_WAIT = Duration.ofSeconds(5);
   private static final Duration FIRST_BOUND = Duration.ofMillis(200);
 
   private Duration bound = FIRST_BOUND;

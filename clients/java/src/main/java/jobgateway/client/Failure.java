@@ -17,11 +17,14 @@ import java.util.Optional;
 /**
  * What an error of a call says.
  *
- * @param reason that of {@code ErrorInfo}; empty where the error is not the gateway's
+ * @param reason that of {@code ErrorInfo}; empty if the error is not the gateway's
  * @param fields what is wrong with which field of the request
  */
 record Failure(
     Status.Code code, String reason, Map<String, String> fields, Optional<Duration> retryAfter) {
+
+  /** That of the gateway's own {@code ErrorInfo}. */
+  private static final String DOMAIN = "jobgateway";
 
   enum Action {
     RETRY,
@@ -38,7 +41,8 @@ record Failure(
     try {
       for (Any detail : StatusProto.fromThrowable(error).getDetailsList()) {
         if (detail.is(ErrorInfo.class)) {
-          reason = detail.unpack(ErrorInfo.class).getReason();
+          var info = detail.unpack(ErrorInfo.class);
+          reason = info.getDomain().equals(DOMAIN) ? info.getReason() : "";
         } else if (detail.is(BadRequest.class)) {
           for (var violation : detail.unpack(BadRequest.class).getFieldViolationsList()) {
             fields.put(violation.getField(), violation.getDescription());
@@ -49,13 +53,21 @@ record Failure(
         }
       }
     } catch (InvalidProtocolBufferException malformed) {
-      throw new IllegalStateException("an error whose details cannot be read", malformed);
+      reason = ""; // the gateway's can be read
     }
     return new Failure(error.getStatus().getCode(), reason, fields, retryAfter);
   }
 
-  /** What to do about it: by the reason where that says more than the code. */
+  /**
+   * What to do about it: by the reason if that says more than the code. {@code RETRY} of a
+   * submission is safe only with a {@code request_id}: without one, {@code RETRY} of an error
+   * without a reason means {@code LOOK}.
+   */
   Action action() {
+    // A proxy said it, or the gateway died: another call may work.
+    if (reason.isEmpty() && (code == Status.Code.INTERNAL || code == Status.Code.UNKNOWN)) {
+      return Action.RETRY;
+    }
     return switch (reason) {
       case "UPSTREAM_NOT_READY", "UPSTREAM_ERROR" -> Action.RETRY;
       case "UPSTREAM_ANSWER_TOO_LARGE" -> Action.GIVE_UP;

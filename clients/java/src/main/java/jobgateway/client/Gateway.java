@@ -37,8 +37,18 @@ final class Gateway implements AutoCloseable {
     this.channel = connect();
   }
 
+  /** The channel of the calls to come. */
+  synchronized ManagedChannel channel() {
+    return channel;
+  }
+
   /** A stub for one call, with the token of now. */
-  synchronized JobServiceBlockingV2Stub stub() {
+  JobServiceBlockingV2Stub stub() {
+    return stub(channel());
+  }
+
+  /** The same, over a channel that came from here. */
+  synchronized JobServiceBlockingV2Stub stub(ManagedChannel channel) {
     var headers = new Metadata();
     headers.put(AUTHORIZATION, "Bearer " + token);
     return JobServiceGrpc.newBlockingV2Stub(channel)
@@ -49,10 +59,15 @@ final class Gateway implements AutoCloseable {
     token = freshToken.get();
   }
 
-  /** Makes a new connection for the calls to come; those under way end on the old one. */
-  synchronized void reconnect() {
-    channel.shutdown();
-    channel = connect();
+  /**
+   * Makes a new connection for the calls to come, unless {@code used} is the old one already; calls
+   * in flight end on that.
+   */
+  synchronized void reconnect(ManagedChannel used) {
+    if (used == channel) {
+      channel.shutdown();
+      channel = connect();
+    }
   }
 
   @Override

@@ -4,6 +4,7 @@ import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
 import com.google.protobuf.ByteString;
 import com.google.protobuf.util.Durations;
+import io.grpc.ManagedChannel;
 import io.grpc.Status;
 import io.grpc.StatusException;
 import java.time.Duration;
@@ -52,7 +53,9 @@ final class ResumingWatch {
 
   private String resumeToken = "";
   private ByteString content = ByteString.EMPTY;
+  private boolean heard;
   private boolean tokenIsUnproven;
+  private Optional<String> overLimitAt = Optional.empty();
   private long lastEvent;
 
   /**
@@ -77,9 +80,10 @@ final class ResumingWatch {
     var backoff = new Backoff();
     while (true) {
       long started = lastEvent = System.nanoTime();
+      var channel = gateway.channel();
       Resumption resumption;
       try {
-        return new Finished(followOneStream(), content);
+        return new Finished(followOneStream(channel), content);
       } catch (TimeoutException silence) {
         resumption = new Resumption(Status.Code.CANCELLED, "SILENT", Optional.empty(), true, false);
       } catch (StatusException error) {
@@ -92,7 +96,7 @@ final class ResumingWatch {
       }
       backoff.await(resumption.retryAfter());
       if (resumption.newConnection()) {
-        gateway.reconnect();
+        gateway.reconnect(channel);
       }
       if (resumption.freshToken()) {
         gateway.logIn();
@@ -101,7 +105,8 @@ final class ResumingWatch {
     }
   }
 
-  private Job followOneStream() throws StatusException, InterruptedException, TimeoutException {
+  private Job followOneStream(ManagedChannel channel)
+      throws StatusException, InterruptedException, TimeoutException {
     var request =
         WatchJobRequest.newBuilder()
             .setUid(uid)
@@ -109,11 +114,12 @@ final class ResumingWatch {
             .setHeartbeatInterval(Durations.fromMillis(heartbeat.toMillis()))
             .setResumeToken(resumeToken)
             .build();
-    var call = gateway.stub().watchJob(request);
+    var call = gateway.stub(channel).watchJob(request);
     try {
       JobEvent event;
       while ((event = call.read(3 * heartbeat.toMillis(), MILLISECONDS)) != null) {
         lastEvent = System.nanoTime();
+        heard = true;
         tokenIsUnproven = false;
         if (!event.getResumeToken().isEmpty()) {
           resumeToken = event.getResumeToken();
@@ -135,17 +141,17 @@ final class ResumingWatch {
           default -> {} // A later gateway may say more.
         }
       }
-      throw Status.INTERNAL
-          .withDescription("the stream ended with OK before the job was done")
-          .asException();
+      // A proxy ended it.
+      throw Status.OK.withDescription("the stream ended before the job was done").asException();
     } finally {
       call.cancel("the watch left this stream", null);
     }
   }
 
-  /** How to go on after {@code error}; empty where nothing helps. */
+  /** How to go on after {@code error}; empty if nothing helps. */
   private Optional<Resumption> judge(StatusException error) {
     var failure = Failure.of(error);
+    boolean isForeign = failure.reason().isEmpty();
     boolean resumable =
         switch (failure.code()) {
           case UNAVAILABLE -> true;
@@ -153,7 +159,7 @@ final class ResumingWatch {
           case UNAUTHENTICATED -> !tokenIsUnproven;
           default -> false;
         };
-    if (!resumable) {
+    if (!resumable && !(isForeign && isBroken(failure.code()))) {
       return Optional.empty();
     }
     return Optional.of(
@@ -161,7 +167,25 @@ final class ResumingWatch {
             failure.code(),
             failure.reason(),
             failure.retryAfter(),
-            failure.reason().equals("DRAINING"),
+            // A new one also forgets the old one's own backoff, which grows up to two minutes.
+            isForeign || failure.reason().equals("DRAINING"),
             failure.code() == Status.Code.UNAUTHENTICATED));
+  }
+
+  /**
+   * Whether a status that is not the gateway's means a broken stream, and not a wrong address or a
+   * limit.
+   */
+  private boolean isBroken(Status.Code code) {
+    return switch (code) {
+      case OK, CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE -> true;
+      case RESOURCE_EXHAUSTED, OUT_OF_RANGE -> {
+        // A message over this client's own receive limit ends like this, and would do so again.
+        boolean again = overLimitAt.equals(Optional.of(resumeToken));
+        overLimitAt = Optional.of(resumeToken);
+        yield heard && !again;
+      }
+      default -> heard;
+    };
   }
 }
