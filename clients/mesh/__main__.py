@@ -20,6 +20,7 @@ from rich.table import Table
 
 from clients.mesh import programs
 from clients.mesh.cases import CASES, Case, Mesh, problems
+from clients.mesh.checks import CHECKS, SETTINGS, check
 from clients.mesh.programs import Program, Run
 from clients.mesh.proxies import PROXIES, Proxy
 from clients.runner import languages
@@ -65,10 +66,22 @@ async def main() -> int:
         and arguments.proxy in (None, proxy.program)
         and arguments.case in (None, case.name)
     ]
+    settings = [
+        Row(SETTINGS, proxy)
+        for proxy in PROXIES
+        if not proxy.missing() and arguments.proxy in (None, proxy.program) and arguments.case in (None, SETTINGS.name)
+    ]
     async with asyncio.TaskGroup() as group:
+        # These wait most of their time.
+        for row in settings:
+            group.create_task(_check(row, console))
         for row in rows:
             group.create_task(_play(row, clients, gate, console))
-    _print(rows, clients, console)
+    if rows:
+        _print(rows, [client.name for client in clients], console, "end, longest silence, resumes")
+    if settings:
+        _print(settings, list(CHECKS), console, "with the recommended settings")
+    rows += settings
     failures = sum(row.failed for row in rows)
     console.print(f"{len(rows) - failures} passed, {failures} failed, {time.monotonic() - start:.0f} s", highlight=False)
     return 1 if failures or not rows or (missing and arguments.require_all) else 0
@@ -78,7 +91,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clients", nargs="*", metavar="CLIENT", help="some of the clients; none: all")
     parser.add_argument("--proxy", choices=[each.program for each in PROXIES])
-    parser.add_argument("--case", choices=[each.name for each in CASES])
+    parser.add_argument("--case", choices=[each.name for each in (*CASES, SETTINGS)])
     parser.add_argument("--jobs", type=int, default=2, help="rows at a time")
     parser.add_argument("--build", action="store_true", help="build the clients first")
     parser.add_argument(
@@ -101,6 +114,23 @@ async def _play(row: Row, clients: Sequence[Program], gate: asyncio.Semaphore, c
             row.failed = True
             console.print(f"FAILED {row.proxy.program} {row.case.name}: {error!r}", markup=False, highlight=False)
         row.seconds = time.monotonic() - start
+
+
+async def _check(row: Row, console: Console) -> None:
+    start = time.monotonic()
+    try:
+        async with Mesh(row.case, row.proxy) as mesh:
+            found = await check(mesh)
+            row.failed = any(found.values())
+            if row.failed:
+                logs = [line for each in (*mesh.gateways, *mesh.proxies) for line in _tail(each.log)]
+                text = "\n".join([f"FAILED {row.proxy.program} {row.case.name}", *logs])
+                console.print(text, markup=False, highlight=False)
+        row.cells = {name: problem or "ok" for name, problem in found.items()}
+    except (RuntimeError, OSError) as error:
+        row.failed = True
+        console.print(f"FAILED {row.proxy.program} {row.case.name}: {error!r}", markup=False, highlight=False)
+    row.seconds = time.monotonic() - start
 
 
 async def _run_all(case: Case, mesh: Mesh, clients: Sequence[Program]) -> str:
@@ -145,13 +175,13 @@ def _summary(case: Case, run: Run) -> str:
 
 
 def _tail(lines: Sequence[str]) -> list[str]:
-    return [f"    {line[:300]}" for line in lines[-SHOWN_LINES:]]
+    return [f"    {line[:300].rstrip()}" for line in lines[-SHOWN_LINES:]]
 
 
-def _print(rows: Sequence[Row], clients: Sequence[Program], console: Console) -> None:
-    table = Table("proxy", "case", *(client.name for client in clients), "s", caption="end, longest silence, resumes")
+def _print(rows: Sequence[Row], columns: Sequence[str], console: Console, caption: str) -> None:
+    table = Table("proxy", "case", *columns, "s", caption=caption)
     for row in rows:
-        cells = [row.cells.get(client.name, "-") for client in clients]
+        cells = [row.cells.get(column, "-") for column in columns]
         style = "red" if row.failed else None
         table.add_row(row.proxy.program, row.case.name, *cells, f"{row.seconds:.0f}", style=style)
     console.print(table)

@@ -30,6 +30,7 @@ POST_SECONDS = 4
 HELD_SECONDS = 120
 # Silences in a watch: the idle timeout and a reconnect, with a lot of room for a busy machine.
 LONGEST_SILENCE = 15.0
+DEFAULT_HEARTBEAT = 15.0
 
 
 class _Noticed(Recording):
@@ -270,6 +271,8 @@ def problems(case: Case, mesh: Mesh, run: Run) -> list[str]:
         return found
     if run.end != "JOB_STATUS_SUCCESS":
         found.append("no end")
-    if (silence := run.silence()) > LONGEST_SILENCE + case.heartbeat_seconds:
+    # The command line asks for no interval of heartbeats, so it gets the default.
+    heartbeat = DEFAULT_HEARTBEAT if run.name == CLI else case.heartbeat_seconds
+    if (silence := run.silence()) > LONGEST_SILENCE + heartbeat:
         found.append(f"silent for {silence:.0f} s")
     return found

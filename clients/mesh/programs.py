@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clients.runner import languages
-from clients.runner.scenarios import CLIENTS
+from clients.runner.scenarios import CLIENTS, SERVICE_CONFIG
 from clients.runner.stack import FRESH_TOKEN, TOKEN
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 RUN_SECONDS = 120.0
 LONGEST_LINE = 1 << 20
 CLI = "cli"
-# The published service config for clients behind a proxy, or the only one.
-_CONFIGS = [CLIENTS / "service_config.proxy.json", CLIENTS / "service_config.json"]
 
 
 @dataclass
@@ -96,8 +94,7 @@ class Program:
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump({"steps": steps}, file)
             file.flush()
-            config = next(each for each in _CONFIGS if each.exists())
-            arguments = [*self._command, target, file.name, str(config)]
+            arguments = [*self._command, target, file.name, str(SERVICE_CONFIG)]
             run.exit_code = await _execute(arguments, self._folder, {}, run, changed, lambda line: line)
 
 

@@ -40,6 +40,8 @@ class Faults:
         lifetime_seconds: how long a call may take in all (Envoy), or go on after a reload (nginx, HAProxy).
         retries: the proxy sends calls again on whatever it can.
         health_checks: False takes them out.
+        counts_attempts: the proxy says which attempt a call is (Envoy alone).
+        adds_request_id: the proxy adds an `x-request-id` to the caller's (HAProxy alone).
 
     """
 
@@ -48,6 +50,7 @@ class Faults:
     retries: bool = False
     health_checks: bool = True
     counts_attempts: bool = True
+    adds_request_id: bool = False
 
 
 class Proxy:
@@ -199,8 +202,8 @@ class Nginx(Proxy):
         text = text.replace("worker_processes auto;", "worker_processes 1;")
         text = text.replace("http {", f"http {{ access_log off; {_NGINX_PATHS}", 1)
         text = re.sub(r"listen \d+ http2;", f"listen {self.target} http2;", text)
-        servers = "\n".join(f"server {host}:{port};" for host, port in (each.address for each in self._targets))
-        text = re.sub(r"(?:\s*server gateway-\d:\d+;)+", f"\n{servers}", text)
+        servers = "\n".join(f"server {host}:{port} max_fails=0;" for host, port in (each.address for each in self._targets))
+        text = re.sub(r"(?:\s*server gateway-\d:\d+ max_fails=0;)+", f"\n{servers}", text)
         if self._faults.idle_seconds:
             seconds = self._faults.idle_seconds
             text = re.sub(r"(grpc_(?:read|send)_timeout|send_timeout) \w+;", rf"\1 {seconds}s;", text)
@@ -238,6 +241,9 @@ class HAProxy(Proxy):
             text = re.sub(r"timeout (client|server) \w+", rf"timeout \1 {self._faults.idle_seconds}s", text)
         if self._faults.lifetime_seconds:
             text = re.sub(r"hard-stop-after \w+", f"hard-stop-after {self._faults.lifetime_seconds}s", text)
+        if self._faults.adds_request_id:
+            added = "unique-id-format %{+X}o%ci-%ts-%rt\n    unique-id-header x-request-id"
+            text = text.replace("    default_backend", f"    {added}\n    default_backend", 1)
         if self._faults.retries:
             text = text.replace("retry-on conn-failure", "retry-on all-retryable-errors")
         return text
