@@ -1,4 +1,4 @@
-"""Runs all clients through each proxy while gateways and proxies fail; exit code 1 if an end is lost or a job is doubled.
+"""Run all clients through each proxy while gateways and proxies fail; exit code 1 if an end is lost or a job doubled.
 
 The clients must have been built (`make clients`), or are built with --build.
 """
@@ -83,7 +83,9 @@ async def main() -> int:
         _print(settings, list(CHECKS), console, "with the recommended settings")
     rows += settings
     failures = sum(row.failed for row in rows)
-    console.print(f"{len(rows) - failures} passed, {failures} failed, {time.monotonic() - start:.0f} s", highlight=False)
+    console.print(
+        f"{len(rows) - failures} passed, {failures} failed, {time.monotonic() - start:.0f} s", highlight=False
+    )
     return 1 if failures or not rows or (missing and arguments.require_all) else 0
 
 
@@ -123,7 +125,8 @@ async def _check(row: Row, console: Console) -> None:
             found = await check(mesh)
             row.failed = any(found.values())
             if row.failed:
-                logs = [line for each in (*mesh.gateways, *mesh.proxies) for line in _tail(each.log)]
+                written = [each.log for each in mesh.gateways] + [each.log for each in mesh.proxies]
+                logs = [line for log in written for line in _tail(log)]
                 text = "\n".join([f"FAILED {row.proxy.program} {row.case.name}", *logs])
                 console.print(text, markup=False, highlight=False)
         row.cells = {name: problem or "ok" for name, problem in found.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import sys
 import tempfile
@@ -62,7 +63,7 @@ class Run:
     def silence(self) -> float:
         """The longest time without an event within the watch, in seconds."""
         times = [at for at, line in self.lines if line.get("do") == "watch" and ("job" in line or "heartbeat" in line)]
-        return max((later - sooner for sooner, later in zip(times, times[1:], strict=False)), default=0.0)
+        return max((later - sooner for sooner, later in itertools.pairwise(times)), default=0.0)
 
 
 class Program:

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 CONFIGURATIONS = Path(__file__).resolve().parents[2] / "deploy" / "proxies"
 START_SECONDS = 30.0
 # An nginx that was started as root needs folders that its workers may write to; with these it needs none.
-_NGINX_PATHS = "".join(
-    f"{kind}_temp_path {kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-)
+_NGINX_PATHS = "".join(f"{kind}_temp_path {kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
 _CONNECTION_MANAGER = ("filter_chains", 0, "filters", 0, "typed_config")
 
 
@@ -93,7 +91,7 @@ class Proxy:
 
     async def __aenter__(self) -> Self:
         file = Path(self._folder.name) / "configuration.yaml"
-        file.write_text(self.configuration())  # noqa: ASYNC240 - a small file, before anything runs
+        file.write_text(self.configuration())
         self._process = await asyncio.create_subprocess_exec(
             self._path() or self.program,
             *self.command(file),
@@ -108,11 +106,12 @@ class Proxy:
         try:
             async with asyncio.timeout(START_SECONDS):
                 await serving.wait()
-            if self._process.returncode is not None:
-                raise RuntimeError(f"{self.program} did not start:\n{''.join(self.log)}")
         except BaseException:
             await self.__aexit__()
             raise
+        if self._process.returncode is not None:
+            await self.__aexit__()
+            raise RuntimeError(f"{self.program} did not start:\n{''.join(self.log)}")
         return self
 
     async def _read(self, process: asyncio.subprocess.Process, serving: asyncio.Event) -> None:
@@ -142,7 +141,8 @@ class Envoy(Proxy):
     """Envoy."""
 
     program = "envoy"
-    ready = re.compile("starting main dispatch loop")
+    # The main loop starts earlier, before anything listens.
+    ready = re.compile("starting workers")
 
     def command(self, file: Path) -> list[str]:
         """See the base."""
@@ -202,13 +202,17 @@ class Nginx(Proxy):
         text = text.replace("worker_processes auto;", "worker_processes 1;")
         text = text.replace("http {", f"http {{ access_log off; {_NGINX_PATHS}", 1)
         text = re.sub(r"listen \d+ http2;", f"listen {self.target} http2;", text)
-        servers = "\n".join(f"server {host}:{port} max_fails=0;" for host, port in (each.address for each in self._targets))
+        servers = "\n".join(
+            f"server {host}:{port} max_fails=0;" for host, port in (each.address for each in self._targets)
+        )
         text = re.sub(r"(?:\s*server gateway-\d:\d+ max_fails=0;)+", f"\n{servers}", text)
         if self._faults.idle_seconds:
             seconds = self._faults.idle_seconds
             text = re.sub(r"(grpc_(?:read|send)_timeout|send_timeout) \w+;", rf"\1 {seconds}s;", text)
         if self._faults.lifetime_seconds:
-            text = re.sub(r"worker_shutdown_timeout \w+;", f"worker_shutdown_timeout {self._faults.lifetime_seconds}s;", text)
+            text = re.sub(
+                r"worker_shutdown_timeout \w+;", f"worker_shutdown_timeout {self._faults.lifetime_seconds}s;", text
+            )
         if self._faults.retries:
             conditions = "error timeout invalid_header http_500 http_502 http_503 http_504 non_idempotent"
             text = re.sub(r"grpc_next_upstream [\w ]+;", f"grpc_next_upstream {conditions};", text)
