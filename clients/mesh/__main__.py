@@ -18,9 +18,10 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from clients.mesh import programs
+from clients.mesh import checks, fleet, programs
 from clients.mesh.cases import CASES, Case, Mesh, problems
-from clients.mesh.checks import CHECKS, SETTINGS, check
+from clients.mesh.checks import CHECKS, SETTINGS
+from clients.mesh.fleet import FLEET
 from clients.mesh.programs import Program, Run
 from clients.mesh.proxies import PROXIES, Proxy
 from clients.runner import languages
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SHOWN_LINES = 25
+CHECKED = {SETTINGS: checks.check, FLEET: fleet.check}
 
 
 @dataclass
@@ -67,9 +69,10 @@ async def main() -> int:
         and arguments.case in (None, case.name)
     ]
     settings = [
-        Row(SETTINGS, proxy)
+        Row(case, proxy)
         for proxy in PROXIES
-        if not proxy.missing() and arguments.proxy in (None, proxy.program) and arguments.case in (None, SETTINGS.name)
+        for case in CHECKED
+        if not proxy.missing() and arguments.proxy in (None, proxy.program) and arguments.case in (None, case.name)
     ]
     async with asyncio.TaskGroup() as group:
         # These wait most of their time.
@@ -80,7 +83,7 @@ async def main() -> int:
     if rows:
         _print(rows, [client.name for client in clients], console, "end, longest silence, resumes")
     if settings:
-        _print(settings, list(CHECKS), console, "with the recommended settings")
+        _print(settings, [*CHECKS, FLEET.name], console, "with the recommended settings")
     rows += settings
     failures = sum(row.failed for row in rows)
     console.print(
@@ -93,7 +96,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clients", nargs="*", metavar="CLIENT", help="some of the clients; none: all")
     parser.add_argument("--proxy", choices=[each.program for each in PROXIES])
-    parser.add_argument("--case", choices=[each.name for each in (*CASES, SETTINGS)])
+    parser.add_argument("--case", choices=[each.name for each in (*CASES, *CHECKED)])
     parser.add_argument("--jobs", type=int, default=2, help="rows at a time")
     parser.add_argument("--build", action="store_true", help="build the clients first")
     parser.add_argument(
@@ -122,14 +125,14 @@ async def _check(row: Row, console: Console) -> None:
     start = time.monotonic()
     try:
         async with Mesh(row.case, row.proxy) as mesh:
-            found = await check(mesh)
+            found = await CHECKED[row.case](mesh)
             row.failed = any(found.values())
             if row.failed:
                 written = [each.log for each in mesh.gateways] + [each.log for each in mesh.proxies]
                 logs = [line for log in written for line in _tail(log)]
                 text = "\n".join([f"FAILED {row.proxy.program} {row.case.name}", *logs])
                 console.print(text, markup=False, highlight=False)
-        row.cells = {name: problem or "ok" for name, problem in found.items()}
+        row.cells = {name: problem or mesh.notes or "ok" for name, problem in found.items()}
     except (RuntimeError, OSError) as error:
         row.failed = True
         console.print(f"FAILED {row.proxy.program} {row.case.name}: {error!r}", markup=False, highlight=False)

@@ -100,6 +100,8 @@ class Mesh:
         self.gateways: list[Gateway] = []
         self.proxies: list[Proxy] = []
         self.runs: list[Run] = []
+        # Figures for the table.
+        self.notes = ""
 
     def _time(self) -> float:
         return time.monotonic() + (0 if self._ended_seconds is None else 2 * JOB_SECONDS)

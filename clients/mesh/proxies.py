@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CONFIGURATIONS = Path(__file__).resolve().parents[2] / "deploy" / "proxies"
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 # An nginx that was started as root needs folders that its workers may write to; with these it needs none.
 _NGINX_PATHS = "".join(f"{kind}_temp_path {kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
 _CONNECTION_MANAGER = ("filter_chains", 0, "filters", 0, "typed_config")

@@ -20,7 +20,7 @@ _SETTINGS = {
     # Several run at once.
     "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
 }
-_START_SECONDS = 30.0
+_START_SECONDS = 90.0
 # Below those that systems give to outgoing connections, so that none takes a port while its gateway is down.
 _PORTS = range(20_000, 32_000)
 
@@ -48,7 +48,7 @@ class GatewayProcess:
 
         Raises:
             RuntimeError: it ended instead; the text is its log.
-            TimeoutError: it did neither in 30 seconds.
+            TimeoutError: it did neither in 90 seconds.
 
         """
         self._process = await asyncio.create_subprocess_exec(
