@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: help setup demo test clients check fuzz soak mutants bench format generate lock release-image wheel clean
+.PHONY: help setup demo test clients mesh check fuzz soak mutants bench format generate lock release-image wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -26,6 +26,10 @@ test: $(SETUP) ## run all tests
 
 clients: $(SETUP) ## build the clients of six languages, and run them through the scenarios (ARGS='go --scenario cut')
 	$(BIN)/python -m clients.runner $(ARGS)
+
+mesh: $(SETUP) ## run these clients through Envoy, nginx and HAProxy while gateways fail (ARGS='--proxy nginx go')
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-mesh.lock
+	$(BIN)/python -m clients.mesh $(ARGS)
 
 check: $(SETUP) ## format, lint, types, import directions, proto, generated code
 	$(BIN)/ruff format --check .

@@ -21,7 +21,7 @@ from gateway.status import ending_of
 from gateway.tls import peer_of, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from google.protobuf.message import Message
     from grpc.aio import ServicerContext
@@ -157,7 +157,10 @@ class Call:
         return None if remaining is None else min(max(0.0, remaining), MAX_DEADLINE_SECONDS)
 
     async def begin_stream(self) -> None:
-        """Sends the initial metadata, so that the caller sees the stream open before its first event."""
+        """Send the initial metadata: a stream is open before its first event, a submission cannot be sent again.
+
+        Libraries and proxies repeat a call by themselves only as long as no response headers have come.
+        """
         self._beginning = True
         try:
             await self._context.send_initial_metadata(())
@@ -229,14 +232,14 @@ class Boundary:
 
         async def handle(data: bytes, context: ServicerContext[Any, Any]) -> Any:
             metadata = _by_name(context)
-            span = self._tracer.call(name, _traceparent(metadata))
+            headers = _passed_through(metadata)
+            span = self._tracer.call(name, headers.get("traceparent"))
             peer = peer_of(context)
             record = Record(name, observer, span, self._clock, peer)
+            record.identify(headers)
             call = None
             try:
                 with self._admission.enter(watch=watch) as visit:
-                    headers = _passed_through(metadata)
-                    record.identify(headers)
                     call = Call(context, self._credential(metadata, peer), headers, record)
                     visit.belongs_to(call.credential.caller_key, len(data))
                     call.machine_retry = _machine_retry(metadata)
@@ -297,30 +300,28 @@ def _by_name(context: ServicerContext[Any, Any]) -> dict[str, list[str | bytes]]
     return metadata
 
 
-def _traceparent(metadata: dict[str, list[str | bytes]]) -> str | None:
-    values = metadata.get("traceparent", [])
-    # What is refused later on is no parent.
-    return values[0] if len(values) == 1 and isinstance(values[0], str) else None
-
-
 def _passed_through(metadata: dict[str, list[str | bytes]]) -> dict[str, str]:
-    return {name: _one(name, metadata[name]) for name in PASSED_THROUGH if name in metadata}
+    """Return the first valid value of each header that passes through.
+
+    Proxies add these headers, and some add a second one (HAProxy's unique-id-header). They are no credentials, so a
+    value that cannot be used costs its place in the logs, and never the call.
+    """
+    found = {}
+    for name in PASSED_THROUGH:
+        for value in metadata.get(name, ()):
+            if isinstance(value, str) and _SAFE_VALUE.fullmatch(value):
+                found[name] = value
+                break
+    return found
 
 
 def _machine_retry(metadata: dict[str, list[str | bytes]]) -> str | None:
-    """The header, with its value, by which a client library or a proxy says that it made this call before."""
+    """Return the header, with its value, by which a client library or a proxy says that it made this call before."""
     for name, first in FIRST_ATTEMPTS.items():
         for value in metadata.get(name, ()):
             if isinstance(value, str) and _COUNT.fullmatch(value) and int(value) > first:
                 return f"{name}: {value}"
     return None
-
-
-def _one(name: str, values: Sequence[str | bytes]) -> str:
-    value = values[0]
-    if len(values) > 1 or not isinstance(value, str) or not _SAFE_VALUE.fullmatch(value):
-        raise RequestInvalid(name, "the metadata has exactly one value of 1 to 256 characters of visible ASCII")
-    return value
 
 
 def _parse(request: type[Message], data: bytes) -> Message:

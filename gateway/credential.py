@@ -9,8 +9,10 @@ import secrets
 from gateway.errors import CredentialInvalid
 
 # RFC 6750's b64token is narrower, but no form of VIKTOR's tokens is documented: any visible ASCII passes.
-TOKEN = re.compile(r"[!-~]{1,4096}")
-BEARER = re.compile(rf"bearer +({TOKEN.pattern})", re.IGNORECASE)
+# Twice this is the limit of all metadata (`server.MAX_METADATA_BYTES`), so that the token leaves room for the rest.
+MAX_TOKEN = 8_192
+TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN}}}")
+BEARER = re.compile(r"bearer +([!-~]+)", re.IGNORECASE)
 
 # A shorter text is no secret, and stands in ordinary words.
 SHORTEST_SECRET = 6
@@ -62,7 +64,7 @@ def _keys(text: str) -> tuple[bytes, bytes]:
 def read_credential(values: list[str | bytes]) -> Credential:
     """The credential in the values of the metadata `authorization`.
 
-    Raises `CredentialInvalid` unless there is exactly one, `Bearer <token>`, in visible ASCII.
+    Raises `CredentialInvalid` unless there is exactly one, `Bearer <token>`, of 1 to 8,192 visible ASCII characters.
     """
     if not values:
         raise CredentialInvalid("send the metadata 'authorization: Bearer <token>' with the call")
@@ -72,4 +74,9 @@ def read_credential(values: list[str | bytes]) -> Credential:
     match = BEARER.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise CredentialInvalid("the metadata 'authorization' is not 'Bearer <token>' with a token of visible ASCII")
-    return Credential(match[1])
+    token = match[1]
+    if len(token) > MAX_TOKEN:
+        raise CredentialInvalid(
+            f"the token in 'authorization' has {len(token):,} characters; it may have at most {MAX_TOKEN:,}"
+        )
+    return Credential(token)

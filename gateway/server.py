@@ -56,9 +56,10 @@ FLUSH_SECONDS = 0.5
 CLOSE_SECONDS = 3.0
 # The time that the last log lines have to leave the process.
 LAST_LINES_SECONDS = 1.0
-# A peer that vanished is gone after a ping and its timeout: 80 seconds.
-PING_EVERY_MS = 60_000
-PING_TIMEOUT_MS = 20_000
+# A peer that vanished is gone after a ping and its timeout: 85 seconds. The timeout is TCP_USER_TIMEOUT too, and so the
+# longest that a proxy may stop reading; nginx does so while its own client pauses.
+PING_EVERY_MS = 20_000
+PING_TIMEOUT_MS = 65_000
 # Clients may ping this often, with and without calls; who does it more often is cut off with too_many_pings.
 CLIENT_PING_MS = 10_000
 MAX_ANSWER_BYTES = 512 << 20

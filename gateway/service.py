@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from gateway.submit import Sent, Submission, Submitter
     from gateway.watch import Hub, Watcher
 
-# How long a wait lasts that has neither a timeout nor a deadline.
-DEFAULT_WAIT_SECONDS = 60.0
+# The longest wait without a timeout: below the idle timeouts of common proxies, which begin at 50 seconds.
+DEFAULT_WAIT_SECONDS = 40.0
 # What is kept of a deadline so that the answer arrives before it: a tenth, within these bounds.
 DEADLINE_MARGIN_SECONDS = (0.05, 1.0)
 # Between the attempts to cancel a job whose caller has left, in seconds.
@@ -90,6 +90,8 @@ class JobService:
         """One POST, or the job of an earlier one under the same request_id."""
         content_format = read_format(request.content_format, streaming=False)
         with await self._submit(request, call) as submission:
+            # Before the first byte of the POST: after it, no proxy and no library sends the call again by itself.
+            await call.begin_stream()
             sent = await submission.outcome()
         # A job without a uid had ended already, and no later read can name it.
         call.uid = sent.uid or None
@@ -289,12 +291,15 @@ def _within(field: str) -> Iterator[None]:
 
 
 def wait_seconds(timeout: float | None, remaining: float | None) -> float:
-    """How long a wait lasts, of its `timeout` and the seconds that remain until the call's deadline."""
+    """Return how long a wait lasts: its `timeout`, or 40 seconds, cut short before the call's deadline.
+
+    `remaining` is the time until that deadline in seconds, None if the call has none.
+    """
+    wanted = DEFAULT_WAIT_SECONDS if timeout is None else timeout
     if remaining is None:
-        return DEFAULT_WAIT_SECONDS if timeout is None else timeout
+        return wanted
     least, most = DEADLINE_MARGIN_SECONDS
-    usable = max(0.0, remaining - min(most, max(least, remaining / 10)))
-    return usable if timeout is None else min(timeout, usable)
+    return min(wanted, max(0.0, remaining - min(most, max(least, remaining / 10))))
 
 
 async def _wait(watcher: Watcher[JobState], until: float) -> JobState:

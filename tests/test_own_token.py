@@ -213,7 +213,7 @@ UNUSABLE = {
     "two lines": (b"one-secret\ntwo-secret\n", "the file holds something else than one token of visible ASCII"),
     "not ASCII": ("a-secret-ü".encode(), "the file holds something else than one token of visible ASCII"),
     "a space": (b"Bearer a-secret", "the file holds something else than one token of visible ASCII"),
-    "too long": (b"x" * 4097, "the file holds something else than one token of visible ASCII"),
+    "too long": (b"x" * 8193, "the file holds something else than one token of visible ASCII"),
     "gone": (None, ".* cannot be read: No such file or directory"),
 }
 

@@ -15,6 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway.service import wait_seconds
 from tests.support.gateways import BEARER, TOKEN, Failure, running, stub
 from tests.support.upstream import Connection, answer
 
@@ -28,6 +29,24 @@ JOBS = "/workspaces/1/entities/7/jobs/"
 SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 RUNNING = {"uid": 42, "status": "running", "message": {"message_type": "progress", "message": "half", "percentage": 50}}
 SUCCESS = {"uid": 42, "status": "success", "result": {"a": 1}, "completed_at": "2026-11-24T10:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("timeout", "remaining", "wait"),
+    [
+        pytest.param(None, None, 40.0, id="nothing is set"),
+        pytest.param(None, 3600.0, 40.0, id="a distant deadline"),
+        pytest.param(None, 21.0, 20.0, id="a near deadline"),
+        pytest.param(120.0, None, 120.0, id="a timeout"),
+        pytest.param(120.0, 21.0, 20.0, id="a timeout beyond the deadline"),
+        pytest.param(5.0, 21.0, 5.0, id="a timeout within the deadline"),
+        pytest.param(None, 0.0, 0.0, id="no time left"),
+    ],
+)
+def test_a_wait_lasts_40_seconds_at_most_by_default(
+    timeout: float | None, remaining: float | None, wait: float
+) -> None:
+    assert wait_seconds(timeout, remaining) == wait
 
 
 async def failure(call: Any) -> Failure:

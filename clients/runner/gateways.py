@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _SETTINGS = {
     "JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS": "0.5",
@@ -20,7 +20,7 @@ _SETTINGS = {
     # Several run at once.
     "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
 }
-_START_SECONDS = 30.0
+_START_SECONDS = 90.0
 # Below those that systems give to outgoing connections, so that none takes a port while its gateway is down.
 _PORTS = range(20_000, 32_000)
 
@@ -29,7 +29,7 @@ class GatewayProcess:
     """`python -m gateway serve` in front of `upstream_url`, at a port that it keeps when it is started anew."""
 
     def __init__(self, upstream_url: str, settings: Mapping[str, str]) -> None:
-        self.address = _free_address()
+        self.address = free_address()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
         self._environment = {
             **inherited,
@@ -41,13 +41,14 @@ class GatewayProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._log: asyncio.Task[None] | None = None
         self.log: list[str] = []
+        self.on_line: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Returns once it serves.
 
         Raises:
             RuntimeError: it ended instead; the text is its log.
-            TimeoutError: it did neither in 30 seconds.
+            TimeoutError: it did neither in 90 seconds.
 
         """
         self._process = await asyncio.create_subprocess_exec(
@@ -64,6 +65,7 @@ class GatewayProcess:
         assert process.stderr is not None  # noqa: S101 - it is a pipe, as asked for above
         while line := await process.stderr.readline():
             self.log.append(line.decode(errors="replace"))
+            self.on_line()
             if '"serving"' in self.log[-1]:
                 serving.set()
         await process.wait()
@@ -73,19 +75,24 @@ class GatewayProcess:
         """Sends SIGTERM."""
         self._send(signal.SIGTERM)
 
-    async def kill(self) -> None:
-        """Sends SIGKILL, and returns once it has gone."""
-        self._send(signal.SIGKILL)
+    async def gone(self) -> None:
+        """Return once the process has ended."""
         if self._process is not None and self._log is not None:
             await self._process.wait()
             await self._log
+
+    async def kill(self) -> None:
+        """Sends SIGKILL, and returns once it has gone."""
+        self._send(signal.SIGKILL)
+        await self.gone()
 
     def _send(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
 
 
-def _free_address() -> tuple[str, int]:
+def free_address() -> tuple[str, int]:
+    """Return host and port of loopback where nobody listens."""
     while True:
         address = "127.0.0.1", random.choice(_PORTS)  # noqa: S311 - no cryptography
         with socket.socket() as tried, contextlib.suppress(OSError):

@@ -60,7 +60,10 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         self.cut()
-        await asyncio.gather(*self._serving)
+        # An answer that is held back would be waited for.
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     def cut(self) -> None:
         """Cuts all connections; new ones pass."""

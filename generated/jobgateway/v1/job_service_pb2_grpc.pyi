@@ -9,9 +9,11 @@ hold their default (0, empty).
 
 Credentials. Every call MUST carry exactly one metadata entry `authorization: Bearer <token>`; the token is the
 caller's own for the upstream, and every upstream request for the call is made under it. A call without one
-is refused with UNAUTHENTICATED and never reaches the upstream. The metadata `traceparent` and
-`x-request-id`, where they are given, go to the upstream unchanged; each has one value of 1 to 256 characters of visible
-ASCII. What polls a job for several watchers bears those of the watch that came first.
+is refused with UNAUTHENTICATED and never reaches the upstream. A token has at most 8,192 characters.
+
+Tracing. The metadata `traceparent` and `x-request-id` go to the upstream unchanged. Of several values, the first one
+with 1 to 256 characters of visible ASCII counts; others are ignored. Polls that several watchers share carry the values
+of the watch that came first.
 
 The call and the job fail apart. A job that ended in an error is a call that ended with OK, and its `Job` says
 what happened. A gRPC error means that the gateway could not do what was asked.

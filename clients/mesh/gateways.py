@@ -1,0 +1,34 @@
+"""Gateways whose admin address and log the mesh looks at."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from clients.runner.gateways import GatewayProcess, free_address
+
+_SETTINGS = {"JOBGATEWAY_DRAIN_GRACE_SECONDS": "3"}
+
+
+class Gateway(GatewayProcess):
+    """A gateway process, with an admin address at a port that it keeps."""
+
+    def __init__(self, upstream_url: str) -> None:
+        host, self.admin_port = free_address()
+        super().__init__(upstream_url, {**_SETTINGS, "JOBGATEWAY_ADMIN_LISTEN": f"{host}:{self.admin_port}"})
+
+    def ended(self, method: str) -> list[dict[str, Any]]:
+        """Return the log lines of the calls of a method that have ended."""
+        lines = [json.loads(line) for line in self.log if line.startswith("{")]
+        return [line for line in lines if line.get("event") == "call" and line.get("method") == method]
+
+    async def restart(self) -> None:
+        """Kill it and start it again."""
+        await self.kill()
+        await self.start()
+
+    async def roll(self) -> None:
+        """Drain it, and start it again once it has gone."""
+        self.drain()
+        await self.gone()
+        await self.start()
