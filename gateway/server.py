@@ -29,7 +29,7 @@ from gateway.service import JobService
 from gateway.submit import MemoryStore, Submitter
 from gateway.tls import Certificates
 from gateway.tracing import Untraced
-from gateway.watch import Cadence, Hub, Rules
+from gateway.watch import Cadence, Hub, MemorySentJobs, Rules
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -117,6 +117,7 @@ class Gateway:
         self._boundary = Boundary(self._admission, clock, methods, self._tracer, own_token)
         budget = Budget(LARGE_ANSWERS_BYTES)
         self._rest = _rest_client(settings, budget, metrics)
+        sent_jobs = MemorySentJobs(clock)
         rules = Rules(
             same=same_state,
             is_last=lambda state: state.job.done,
@@ -125,6 +126,7 @@ class Gateway:
             outage_seconds=settings.poll_outage_seconds,
             rates=Rates(clock, settings.polls_per_second),
             slots=Budget(POLL_SLOTS),
+            sent_jobs=sent_jobs,
             observer=metrics,
         )
         self._hub: Hub[JobState] = Hub(clock, rules)
@@ -133,6 +135,7 @@ class Gateway:
             rest=self._rest,
             hub=self._hub,
             submitter=submitter,
+            sent_jobs=sent_jobs,
             clock=clock,
             outgoing=Outgoing(budget, LARGE_MESSAGES_BYTES),
             observer=metrics,

@@ -30,7 +30,7 @@ from gateway.outgoing import Outgoing
 from gateway.rates import Rates
 from gateway.status import row_of
 from gateway.stream import EventStream, read_resume_point
-from gateway.watch import Cadence, Hub, Key, Rules
+from gateway.watch import Cadence, Hub, Key, MemorySentJobs, Rules
 from tests.promises.courses import Course, Troubles, draw_course
 from tests.promises.history import Event, History, Kind, Poll, Watch
 from tests.support.clock import SteppedClock, settle
@@ -104,6 +104,7 @@ class SteppedRun:
         self.watches: list[Watch] = []
         self.faults: Counter[str] = Counter()
         self.steps = 0
+        self.sent_jobs = MemorySentJobs(self.clock)
         self._process = 0
         self._troubles = Troubles()
         self._courses: dict[int, tuple[float, Course]] = {}
@@ -122,6 +123,7 @@ class SteppedRun:
             outage_seconds=OUTAGE,
             rates=Rates(self.clock, 100.0),
             slots=Budget(100),
+            sent_jobs=self.sent_jobs,
             observer=self.metrics,
         )
         self._hub = Hub(self.clock, rules)
