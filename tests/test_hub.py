@@ -182,7 +182,7 @@ async def test_a_read_in_flight_is_finished_for_the_next_caller(clock: SteppedCl
     for _ in range(10):
         with hub.watch(ANN, fetch) as watcher:
             await clock.advance(1)
-            got.append(watcher.loop.state and watcher.loop.state.value)
+            got.append(None if watcher.loop.state is None else watcher.loop.state.value)
     assert got == [None] * 3 + [1] * 5 + [2] * 2
     assert fetch.count == 2
     await assert_nothing_left(hub, clock, reading=KEEP_UNSEEN_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -37,6 +38,7 @@ from tests.support.clock import SteppedClock, settle
 
 if TYPE_CHECKING:
     from gateway.call import Call
+    from gateway.clock import Pause
 
 CREDENTIALS = ["ann", "bob", "eve"]
 OUTGOING = Outgoing(Budget(1 << 30), 1 << 30)
@@ -109,6 +111,8 @@ class SteppedRun:
         self._troubles = Troubles()
         self._courses: dict[int, tuple[float, Course]] = {}
         self._results: dict[int, bytes] = {}
+        self._sent: dict[tuple[str, int], float] = {}
+        self._closed: dict[int, float] = {}
         self._loops: WeakKeyDictionary[object, str] = WeakKeyDictionary()
         self._active: dict[int, tuple[Watch, Pipe, asyncio.Task[None]]] = {}
         self._start_process()
@@ -130,9 +134,19 @@ class SteppedRun:
 
     @property
     def history(self) -> History:
-        return History(self.polls, self.watches, self._results, SHORTEST, LONGEST, OUTAGE, tolerance=0.001)
+        return History(
+            self.polls,
+            self.watches,
+            self._results,
+            SHORTEST,
+            LONGEST,
+            OUTAGE,
+            tolerance=0.001,
+            closed=self._closed,
+            sent=self._sent,
+        )
 
-    async def _fetch(self, watch: Watch) -> JobState:
+    async def _fetch(self, watch: Watch, _: Pause) -> JobState:
         credential, uid = watch.credential, watch.uid
         began = self.clock.stamp()
         kind, state, done, error = Kind.CUT, "", False, None
@@ -144,7 +158,7 @@ class SteppedRun:
                 if trouble.name == "hang":
                     await self._pass(10.0)
                 error = error_of(trouble.name, trouble.retry_after)
-                kind = Kind.PASSING if error.passing else Kind.FINAL
+                kind = Kind.PASSING if error.passing else Kind.REFUSED
                 raise error
             started, course = self._courses[uid]
             state, done = course.at(began - started)
@@ -183,7 +197,8 @@ class SteppedRun:
         watch.joined = self.clock.stamp()
         try:
             key = Key(watch.credential.encode(), uid)
-            with self._hub.watch(key, lambda _: self._fetch(watch), stream.has_seen) as watcher:
+            fetch = partial(self._fetch, watch)
+            with self._hub.watch(key, fetch, stream.has_seen, exists=stream.has_begun) as watcher:
                 # The first watcher of a loop gives it its name, as its fetch does to its polls.
                 watch.loop = self._loops.setdefault(watcher.loop, watch.name)
                 await stream.follow(watcher)
@@ -229,7 +244,15 @@ class SteppedRun:
             course = draw_course(self.dice, uid, self.dice.choice([5.0, 100.0, 3_000.0]))
             self._courses[uid] = (self.clock.now, course)
             self._results[uid] = course.result
+            if self.dice.random() < 0.5:
+                self._send(uid)
         return self.dice.choice(sorted(self._courses)[-6:])
+
+    def _send(self, uid: int) -> None:
+        credential = self.dice.choice(CREDENTIALS)
+        self.sent_jobs.remember(Key(credential.encode(), uid), None)
+        self._sent[credential, uid] = self.clock.now
+        self._troubles.lag(self.dice, self.clock.now, credential, uid)
 
     async def step(self) -> None:
         """One thing happens, then some time passes."""
@@ -277,6 +300,7 @@ class SteppedRun:
                 watch.status = "KILLED"
                 task.cancel()
         await settle()
+        self._closed[self._process] = self.clock.stamp()
         await self._hub.aclose()
         self._start_process()
 
@@ -288,8 +312,8 @@ class SteppedRun:
         await self.clock.advance(2 * 3_600)
         for watch, _, task in self._active.values():
             assert task.done(), f"{watch.name} never ended"
-        await self._hub.aclose()
         assert len(self._hub) == 0
+        await self._hub.aclose()
 
 
 def job_of(uid: int, state: str, result: bytes | None, now: float) -> Job:
@@ -313,5 +337,7 @@ def error_of(name: str, retry_after: float) -> UpstreamError:
             return UpstreamTimedOut("slow")
         case "malformed":
             return UpstreamMalformed("no JSON", http_status=200)
+        case "403 page" | "404 page":
+            return UpstreamAnswered(int(name[:3]), "a page", from_api=False)
         case _:
             return UpstreamAnswered(int(name), "so it is", retry_after=retry_after or None)
