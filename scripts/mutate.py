@@ -147,8 +147,8 @@ MUTATIONS = [
         "7",
         "a loop that failed takes newcomers",
         LOOP,
-        "        self.failure = failure\n        self._on_end(self)",
-        "        self.failure = failure",
+        "        self.failure = failure.with_traceback(None)\n        self._on_end(self)",
+        "        self.failure = failure.with_traceback(None)",
     ),
     Mutation(
         "7",
@@ -164,7 +164,7 @@ MUTATIONS = [
         "        if changed:\n            self._wake_watchers()",
         "        if self.last:\n            self._wake_watchers()",
     ),
-    Mutation("8", "failures are not backed off", LOOP, "wait = cadence.backoff(self.failures)", "wait = 0.05"),
+    Mutation("8", "failures are not backed off", LOOP, "else cadence.backoff(self.failures)", "else 0.05"),
     Mutation("8", "a transient failure ends the watch", LOOP, "if self._refusals.count(error, now):", "if True:"),
     Mutation("8", "a refusal is ridden out", LOOP, "if self._refusals.count(error, now):", "if False:"),
     Mutation(
@@ -213,8 +213,8 @@ MUTATIONS = [
         "8",
         "a success does not reset the outage",
         LOOP,
-        "        self._failing_since = None\n        self.next_poll",
-        "        self.next_poll",
+        "        self._failing_since = None\n        self._last_look",
+        "        self._last_look",
     ),
     Mutation(
         "8",
@@ -223,7 +223,13 @@ MUTATIONS = [
         "wait = max(wait, error.retry_after + cadence.spread())",
         "pass",
     ),
-    Mutation("8", "a 429 holds back its own loop only", LOOP, "        if error.throttled:", "        if False:"),
+    Mutation(
+        "8",
+        "a 429 holds back its own loop only",
+        LOOP,
+        "        if error.throttled:\n            self._holds",
+        "        if False:\n            self._holds",
+    ),
     Mutation(
         "8",
         "the last failure is another one",
