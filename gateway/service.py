@@ -192,7 +192,8 @@ class JobService:
                 except UpstreamAnswered as error:
                     raise error.of_submission() from None
             # At once, because whoever learns the uid may ask for the job before the upstream shows it.
-            self._sent_jobs.remember(_key(sent.uid, call), job.timeout)
+            if sent.uid:
+                self._sent_jobs.remember(_key(sent.uid, call), job.timeout)
             return sent
 
         key = RecordKey(call.credential.caller_key, request_id) if request_id else None

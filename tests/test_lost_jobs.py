@@ -176,14 +176,6 @@ async def test_one_refusal_between_good_reads_ends_no_watch(
     assert len(upstream.seen) == 5
 
 
-async def test_a_refusal_between_good_reads_is_told_in_heartbeats(upstream: ScriptedUpstream) -> None:
-    upstream.on("GET", JOB, RUNNING, refusal(404), DONE)
-    async with running(upstream.url) as gateway, stub(gateway) as jobs:
-        events = [event async for event in watch(jobs, heartbeat_interval=Duration(seconds=1))]
-    beats = [event.heartbeat for event in events if event.WhichOneof("payload") == "heartbeat"]
-    assert all((beat.consecutive_failures, beat.last_failure) == (1, "UPSTREAM_NOT_FOUND") for beat in beats)
-
-
 async def test_two_refusals_end_a_watch(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
     upstream.on("GET", JOB, RUNNING, refusal(403), refusal(403), DONE)
     failed = await failure(watch(jobs))
