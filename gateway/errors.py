@@ -17,7 +17,8 @@ GatewayError
 │   └── GatewayOverloaded      this process ran out of memory, files or threads
 ├── SubmitOutcomeUnknown       a submission was sent, and whether a job runs is not known
 ├── UpstreamOutage             a watch rode out failures for as long as it may
-├── NoStateYet                 a wait was over before any state could be read
+├── JobOverdue                 a watch saw the job run for longer than it may
+├── NoStateYet                 no state of the job could be read so far
 ├── SlowReader                 a stream was not read while others waited for the memory of its result
 ├── ResultTooLarge             the result does not fit the one message that was asked for
 ├── LimitReached               one of our own limits of load
@@ -102,12 +103,17 @@ class UpstreamError(GatewayError):
 
 
 class UpstreamAnswered(UpstreamError):
-    """The upstream answered with an HTTP status that is no success; `violations` are the fields it named."""
+    """The upstream answered with an HTTP status that is no success; `violations` are the fields it named.
+
+    `from_api`: the body is a JSON object, as the API's own answers are. Any other 4xx may be the page of a proxy, which
+    proves nothing about the job: it is `certain` only as the answer to a submission.
+    """
 
     http_status: int
     quotes_others = True
-    # 408, 425 and 429 are the client errors that HTTP means to be tried again (RFC 9110, 8470, 6585).
-    PASSING_CLIENT_ERRORS = frozenset({408, 425, 429})
+    # HTTP means 408, 425 and 429 to be tried again (RFC 9110, 8470, 6585). A proxy answers 444, 460 and 499 if it gave
+    # the request up.
+    PASSING_CLIENT_ERRORS = frozenset({408, 425, 429, 444, 460, 499})
 
     def __init__(
         self,
@@ -116,13 +122,23 @@ class UpstreamAnswered(UpstreamError):
         *,
         violations: tuple[FieldViolation, ...] = (),
         retry_after: float | None = None,
+        from_api: bool = True,
     ) -> None:
         super().__init__(message)
         self.http_status = http_status
         self.violations = violations
         self.retry_after = retry_after
-        self.passing = http_status >= 500 or http_status in self.PASSING_CLIENT_ERRORS
         self.throttled = http_status == 429
+        meant_to_pass = http_status >= 500 or http_status in self.PASSING_CLIENT_ERRORS
+        self.from_api = from_api
+        self.certain = from_api or meant_to_pass
+        self.passing = meant_to_pass or not from_api
+
+    def of_submission(self) -> Self:
+        """Return the same as the answer to a submission: a 4xx refuses it, whoever gave it."""
+        self.certain = True
+        self.passing = self.http_status >= 500 or self.http_status in self.PASSING_CLIENT_ERRORS
+        return self
 
 
 class UpstreamMalformed(UpstreamError):
@@ -181,10 +197,15 @@ class UpstreamOutage(GatewayError):
     def __init__(self, last: UpstreamError, seconds: float) -> None:
         super().__init__(f"the upstream has failed for {seconds:.0f} s, the last time so: {last}")
         self.last = last
+        self.http_status = last.http_status
+
+
+class JobOverdue(GatewayError):
+    """A watch saw the job run for longer than its timeout allows; it may have ended without a sign."""
 
 
 class NoStateYet(GatewayError):
-    """A wait was over before any state of the job could be read."""
+    """No state of the job could be read so far; a later call may read one."""
 
 
 class SlowReader(GatewayError):

@@ -30,7 +30,7 @@ from gateway.threads import leave_after
 from gateway.tls import Certificates
 from gateway.tracing import Untraced
 from gateway.unknown_words import UnknownWords
-from gateway.watch import Cadence, Hub, Rules
+from gateway.watch import Cadence, Hub, MemorySentJobs, Rules
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -123,6 +123,7 @@ class Gateway:
         self._boundary = Boundary(self._admission, clock, methods, self._tracer, own_token)
         budget = Budget(LARGE_ANSWERS_BYTES)
         self._rest = _rest_client(settings, budget, metrics, UnknownWords(metrics.unknown_status))
+        sent_jobs = MemorySentJobs(clock)
         rules = Rules(
             same=same_state,
             is_last=lambda state: state.job.done,
@@ -131,6 +132,7 @@ class Gateway:
             outage_seconds=settings.poll_outage_seconds,
             rates=Rates(clock, settings.polls_per_second),
             slots=Budget(POLL_SLOTS),
+            sent_jobs=sent_jobs,
             observer=metrics,
         )
         self._hub: Hub[JobState] = Hub(clock, rules)
@@ -139,6 +141,7 @@ class Gateway:
             rest=self._rest,
             hub=self._hub,
             submitter=submitter,
+            sent_jobs=sent_jobs,
             clock=clock,
             outgoing=Outgoing(budget, LARGE_MESSAGES_BYTES),
             observer=metrics,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 import structlog
@@ -35,7 +37,7 @@ from gateway.translate import (
     read_uid,
     read_wait_timeout,
 )
-from gateway.watch import Key, Quiet
+from gateway.watch import Key, Quiet, Refusals, is_uncertain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,14 +50,18 @@ if TYPE_CHECKING:
     from gateway.rest import RestClient
     from gateway.stream import Observer
     from gateway.submit import Sent, Submission, Submitter
-    from gateway.watch import Hub, Watcher
+    from gateway.watch import Hub, SentJobs, Watcher
 
 # The longest wait without a timeout: below the idle timeouts of common proxies, which begin at 50 seconds.
 DEFAULT_WAIT_SECONDS = 40.0
 # What is kept of a deadline so that the answer arrives before it: a tenth, within these bounds.
 DEADLINE_MARGIN_SECONDS = (0.05, 1.0)
-# Between the attempts to cancel a job whose caller has left, in seconds.
-CANCEL_WAITS = (0.5, 2.0, 8.0)
+# The waits between attempts to cancel a job whose caller has left, in seconds; the last one is repeated.
+CANCEL_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
+# Part by which these waits differ at random, because callers that left together must not ask in lockstep.
+CANCEL_JITTER = 0.2
+# How long the gateway tries to cancel such a job, in seconds.
+CANCEL_PATIENCE_SECONDS = 600.0
 # Reading a larger request takes long enough for other calls to notice.
 READ_IN_THREAD_BYTES = 16 << 10
 
@@ -74,6 +80,7 @@ class JobService:
         rest: RestClient,
         hub: Hub[JobState],
         submitter: Submitter,
+        sent_jobs: SentJobs,
         clock: Clock,
         outgoing: Outgoing,
         observer: Observer,
@@ -83,6 +90,7 @@ class JobService:
         self._rest = rest
         self._hub = hub
         self._submitter = submitter
+        self._sent_jobs = sent_jobs
         self._clock = clock
         self._cancellations: set[asyncio.Task[None]] = set()
 
@@ -99,7 +107,7 @@ class JobService:
         return await self._answer(state, sent.uid, content_format, call)
 
     async def GetJob(self, request: pb.GetJobRequest, call: Call) -> bytes:
-        """One GET."""
+        """Read the job with one GET."""
         content_format = read_format(request.content_format, streaming=False)
         call.uid = read_uid(request.uid)
         return await self._answer(await self._read(call.uid, call), call.uid, content_format, call)
@@ -115,7 +123,7 @@ class JobService:
         await call.begin_stream()
         stream = self._stream(call, call.uid, content_format, heartbeat)
         stream.resume(point, request.resume_token)
-        with self._watch(call.uid, call, seen=stream.has_seen) as watcher:
+        with self._watch(call.uid, call, seen=stream.has_seen, exists=stream.has_begun) as watcher:
             await stream.follow(watcher)
 
     async def WaitJob(self, request: pb.WaitJobRequest, call: Call) -> bytes:
@@ -152,7 +160,7 @@ class JobService:
             call.uid = sent.uid or None
             await stream.begin(await self._first_state(sent, call, stream))
             if not stream.ended:
-                with self._watch(sent.uid, call, seen=stream.has_seen, fresh=True) as watcher:
+                with self._watch(sent.uid, call, seen=stream.has_seen, fresh=True, exists=True) as watcher:
                     await stream.follow(watcher)
         except asyncio.CancelledError:
             if request.cancel_on_disconnect and left_by_caller() and not call.cut_off:
@@ -160,24 +168,26 @@ class JobService:
             raise
 
     async def CancelJob(self, request: pb.CancelJobRequest, call: Call) -> bytes:
-        """DELETE, then the state read right after."""
+        """Ask for the cancellation with DELETE, then read the state."""
         uid = call.uid = read_uid(request.uid)
         try:
-            await self._rest.cancel(uid, call.credential, call.headers)
-        except UpstreamAnswered as error:
-            # A job that has ended cannot be cancelled, which is what its caller wanted all the same.
-            state = await self._read_or_none(uid, call) if error.http_status in (404, 409) else None
-            if state is None or not state.job.done:
-                raise
-        else:
-            state = await self._read_or_none(uid, call)
+            state = await self._cancel(uid, call) or await self._read_or_none(uid, call)
+        except UpstreamError as error:
+            raise self._told(error, uid, call) from error
         return await self._answer(state, uid, pb.CONTENT_FORMAT_NONE, call)
 
     async def aclose(self) -> None:
-        """Returns when all submissions and cancellations that were begun have ended."""
-        await self._submitter.aclose()
-        while self._cancellations:
-            await asyncio.wait(self._cancellations)
+        """Return when all submissions and cancellations that were begun have ended.
+
+        If this is cancelled, the cancellations are given up.
+        """
+        try:
+            await self._submitter.aclose()
+            while self._cancellations:
+                await asyncio.wait(self._cancellations)
+        finally:
+            for task in self._cancellations:
+                task.cancel()
 
     async def _submit(self, request: pb.SendJobRequest, call: Call) -> Submission:
         request_id = read_request_id(request.request_id)
@@ -195,7 +205,14 @@ class JobService:
 
         async def post() -> Job:
             with call.span.submission(call.headers) as headers:
-                return await self._rest.send(job, call.credential, headers)
+                try:
+                    sent = await self._rest.send(job, call.credential, headers)
+                except UpstreamAnswered as error:
+                    raise error.of_submission() from None
+            # At once, because whoever learns the uid may ask for the job before the upstream shows it.
+            if sent.uid:
+                self._sent_jobs.remember(_key(sent.uid, call), job.timeout)
+            return sent
 
         key = RecordKey(call.credential.caller_key, request_id) if request_id else None
         return self._submitter.submit(post, call.credential.caller_key, key, mark)
@@ -220,14 +237,35 @@ class JobService:
         return await in_one_piece(encoded.pieces)
 
     async def _read(self, uid: int, call: Call) -> JobState:
-        return JobState(await self._rest.get(uid, call.credential, call.headers))
+        try:
+            return JobState(await self._rest.get(uid, call.credential, call.headers))
+        except UpstreamError as error:
+            raise self._told(error, uid, call) from error
 
     async def _read_or_none(self, uid: int, call: Call) -> JobState | None:
-        # For where what was asked for is done by now: a state that cannot be read takes nothing of that back.
+        # What was asked for is done by now, and a state that cannot be read takes nothing of that back.
         try:
-            return await self._read(uid, call)
+            return JobState(await self._rest.get(uid, call.credential, call.headers))
         except UpstreamError:
             return None
+
+    def _told(self, error: UpstreamError, uid: int, call: Call) -> GatewayError:
+        """Return what the caller of a single request is told: no refusal of a job that was sent a moment ago."""
+        if is_uncertain(self._sent_jobs.find(_key(uid, call)), error, self._clock.monotonic()):
+            return _not_certain(error)
+        return error
+
+    async def _cancel(self, uid: int, call: Call) -> JobState | None:
+        """Ask for the cancellation of a job; return its state if that was refused because it has ended."""
+        try:
+            await self._rest.cancel(uid, call.credential, call.headers)
+        except UpstreamError as error:
+            # Upstreams refuse to cancel a job that has ended in many ways, and its caller has what it wanted.
+            state = await self._read_or_none(uid, call) if error.sent else None
+            if state is None or not state.job.done:
+                raise
+            return state
+        return None
 
     async def _first_state(self, sent: Sent, call: Call, stream: EventStream) -> JobState:
         if sent.job is not None:
@@ -240,10 +278,16 @@ class JobService:
         return state or JobState(Job(sent.uid, JobStatus.RUNNING, "", done=False, observe_time=self._clock.time()))
 
     def _watch(
-        self, uid: int, call: Call, seen: Callable[[JobState], bool] | None = None, *, fresh: bool = False
+        self,
+        uid: int,
+        call: Call,
+        seen: Callable[[JobState], bool] | None = None,
+        *,
+        fresh: bool = False,
+        exists: bool = False,
     ) -> AbstractContextManager[Watcher[JobState]]:
         fetch = Fetch(self._rest, uid, call, self._clock)
-        return self._hub.watch(Key(call.credential.poll_key, uid), fetch, seen, fresh=fresh)
+        return self._hub.watch(_key(uid, call), fetch, seen, fresh=fresh, exists=exists)
 
     def _cancel_when_sent(self, submission: Submission, call: Call) -> None:
         async def cancel() -> None:
@@ -264,16 +308,29 @@ class JobService:
 
     async def _cancel_patiently(self, uid: int, call: Call) -> None:
         # Unlike the callers of CancelJob, nobody is there to try again.
-        for wait in CANCEL_WAITS:
+        refusals = Refusals(self._sent_jobs.find(_key(uid, call)), exists=True)
+        give_up = self._clock.monotonic() + CANCEL_PATIENCE_SECONDS
+        for wait in chain(CANCEL_WAITS, repeat(CANCEL_WAITS[-1])):
             try:
-                await self._rest.cancel(uid, call.credential, call.headers)
+                await self._cancel(uid, call)
             except UpstreamError as error:
-                if not error.passing:
+                now = self._clock.monotonic()
+                if refusals.count(error, now) or now >= give_up:
                     raise
-                await sleep_until(self._clock, self._clock.monotonic() + max(wait, error.retry_after or 0.0))
+                jitter = random.uniform(1 - CANCEL_JITTER, 1 + CANCEL_JITTER)  # noqa: S311 - no secret
+                asked = error.retry_after or 0.0 if error.passing else 0.0
+                await sleep_until(self._clock, min(give_up, now + max(wait * jitter, asked)))
             else:
                 return
-        await self._rest.cancel(uid, call.credential, call.headers)
+
+
+def _key(uid: int, call: Call) -> Key:
+    return Key(call.credential.poll_key, uid)
+
+
+def _not_certain(error: UpstreamError) -> NoStateYet:
+    status = f" (HTTP {error.http_status})" if error.http_status else ""
+    return NoStateYet(f"the upstream does not show the job so far{status}, which is not certain yet; call again")
 
 
 def _read_request(request: pb.SendJobRequest, request_id: str) -> tuple[SendJob, bytes]:
@@ -308,4 +365,7 @@ async def _wait(watcher: Watcher[JobState], until: float) -> JobState:
             return update.state
     if watcher.loop.state is not None:
         return watcher.loop.state
-    raise update.last_failure or NoStateYet("the time of the wait was over before the job could be read; call again")
+    if update.last_failure is None:
+        raise NoStateYet("the time of the wait was over before the job could be read; call again")
+    # A refusal that did not end the wait is not certain.
+    raise update.last_failure if update.last_failure.passing else _not_certain(update.last_failure)

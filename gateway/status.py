@@ -28,8 +28,10 @@ MAX_MESSAGE_BYTES = 1_000
 MAX_DETAILS_BYTES = 3_600
 CUT_MARK = "...[cut]"
 
-# The wait where the upstream asks to slow down and does not say for how long.
+# The wait if the upstream asks to slow down and does not say for how long.
 DEFAULT_RETRY_SECONDS = 1.0
+# The shortest wait that is told: a client built on gRPC's C core hangs after a pushback of 0 (grpc/grpc#41036).
+SHORTEST_RETRY_SECONDS = 0.1
 
 
 class Row(NamedTuple):
@@ -50,6 +52,8 @@ BY_HTTP_STATUS = {
     413: Row(StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_REQUEST_TOO_LARGE"),
     425: Row(StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
     429: Row(StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_RATE_LIMITED"),
+    444: Row(StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
+    460: Row(StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
     499: Row(StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
     502: Row(StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
     503: Row(StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
@@ -73,6 +77,7 @@ BY_ERROR: dict[type[errors.GatewayError], Row] = {
     # Never UNAVAILABLE: clients and meshes retry that by themselves, and the job would run twice.
     errors.SubmitOutcomeUnknown: Row(StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN"),
     errors.UpstreamOutage: Row(StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"),
+    errors.JobOverdue: Row(StatusCode.FAILED_PRECONDITION, "JOB_OVERDUE"),
     errors.NoStateYet: Row(StatusCode.UNAVAILABLE, "NO_STATE_YET"),
     errors.SlowReader: Row(StatusCode.UNAVAILABLE, "SLOW_READER"),
     errors.ResultTooLarge: Row(StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
@@ -101,6 +106,8 @@ class Ending(NamedTuple):
 def row_of(error: errors.GatewayError) -> Row:
     """The row of the table for an error."""
     if isinstance(error, errors.UpstreamAnswered):
+        if not error.certain:
+            return BY_ERROR[errors.UpstreamMalformed]
         other = OTHER_5XX if error.http_status >= 500 else OTHER_4XX
         return BY_HTTP_STATUS.get(error.http_status, other)
     return next(BY_ERROR[kind] for kind in type(error).__mro__ if kind in BY_ERROR)
@@ -123,13 +130,14 @@ def ending_of(error: errors.GatewayError, uid: int | None = None) -> Ending:
 
 
 def retry_after(error: errors.GatewayError, reason: str) -> float | None:
-    """The wait before a retry in seconds, or None where none is known, or a retry is unsafe or of no use."""
+    """Return the wait before a retry, at least 0.1 seconds; None if none is known, or a retry is unsafe or useless."""
     if isinstance(error, errors.UpstreamError) and not error.passing:
         # Whatever the upstream says of a time: gRPC's own retry would take it as an invitation.
         return None
-    if error.retry_after is None and reason == "UPSTREAM_RATE_LIMITED":
-        return DEFAULT_RETRY_SECONDS
-    return error.retry_after
+    wait = error.retry_after
+    if wait is None:
+        return DEFAULT_RETRY_SECONDS if reason == "UPSTREAM_RATE_LIMITED" else None
+    return max(wait, SHORTEST_RETRY_SECONDS)
 
 
 def clean(text: str, limit: int = MAX_MESSAGE_BYTES) -> str:

@@ -110,6 +110,11 @@ class EventStream:
             self._digest = point.digest
             self._token = token
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the caller has seen a state, here or before it resumed."""
+        return self._digest != NO_DIGEST
+
     def has_seen(self, state: JobState) -> bool:
         """Whether the caller's last state was this one."""
         return state.digest == self._digest

@@ -29,8 +29,9 @@ class Mutation(NamedTuple):
     new: str
 
 
-WATCHER, LOOP, HUB, STREAM, EVENTS = (
-    f"gateway/{name}.py" for name in ("watch/watcher", "watch/loop", "watch/hub", "stream", "events")
+WATCHER, LOOP, HUB, REFUSALS, STREAM, EVENTS, ERRORS = (
+    f"gateway/{name}.py"
+    for name in ("watch/watcher", "watch/loop", "watch/hub", "watch/refusals", "stream", "events", "errors")
 )
 
 MUTATIONS = [
@@ -108,13 +109,31 @@ MUTATIONS = [
         "self.next_poll = now + 0.1",
     ),
     Mutation(
-        "6", "a loop polls on without watchers", HUB, "if not loop.watchers and not loop.task.done():", "if False:"
+        "6",
+        "a loop polls on without watchers",
+        HUB,
+        "if not loop.watchers and not loop.task.done() and not loop.outlives_watchers():",
+        "if False:",
+    ),
+    Mutation(
+        "6",
+        "a read in flight is thrown away with its last watcher",
+        HUB,
+        " and not loop.outlives_watchers():",
+        ":",
+    ),
+    Mutation(
+        "6",
+        "a loop that outlives its watchers polls on",
+        LOOP,
+        "            if not self.watchers and not await self._is_joined_in_time():",
+        "            self.watchers.update(self.watchers or {Watcher(self, None)})\n            if False:",
     ),
     Mutation(
         "6",
         "the first who leaves stops the loop",
         HUB,
-        "if not loop.watchers and not loop.task.done():",
+        "if not loop.watchers and not loop.task.done() and not loop.outlives_watchers():",
         "if not loop.task.done():",
     ),
     Mutation(
@@ -128,8 +147,8 @@ MUTATIONS = [
         "7",
         "a loop that failed takes newcomers",
         LOOP,
-        "        self.failure = failure\n        self._on_end(self)",
-        "        self.failure = failure",
+        "        self.failure = failure.with_traceback(None)\n        self._on_end(self)",
+        "        self.failure = failure.with_traceback(None)",
     ),
     Mutation(
         "7",
@@ -145,9 +164,43 @@ MUTATIONS = [
         "        if changed:\n            self._wake_watchers()",
         "        if self.last:\n            self._wake_watchers()",
     ),
-    Mutation("8", "failures are not backed off", LOOP, "wait = cadence.backoff(self.failures)", "wait = 0.05"),
-    Mutation("8", "a passing failure ends the watch", LOOP, "if not error.passing:", "if True:"),
-    Mutation("8", "a final failure is ridden out", LOOP, "if not error.passing:", "if False:"),
+    Mutation("8", "failures are not backed off", LOOP, "else cadence.backoff(self.failures)", "else 0.05"),
+    Mutation("8", "a transient failure ends the watch", LOOP, "if self._refusals.count(error, now):", "if True:"),
+    Mutation("8", "a refusal is ridden out", LOOP, "if self._refusals.count(error, now):", "if False:"),
+    Mutation(
+        "8", "one refusal ends a watch that has seen a state", REFUSALS, "return not self.confirming", "return True"
+    ),
+    Mutation(
+        "8",
+        "another refusal confirms the first",
+        REFUSALS,
+        "confirmed = self._unconfirmed == error.http_status",
+        "confirmed = self._unconfirmed is not None",
+    ),
+    Mutation(
+        "8",
+        "a good read does not reset a refusal",
+        REFUSALS,
+        "self._grace_until = self._unconfirmed = None",
+        "self._grace_until = None",
+    ),
+    Mutation("8", "a refusal of a job that was just sent counts", REFUSALS, "if self._in_grace(now):", "if False:"),
+    Mutation("8", "a job that was just sent is refused in vain", REFUSALS, "now + GRACE_SECONDS if", "now + 1e9 if"),
+    Mutation("8", "a resume token proves nothing", LOOP, "self._refusals.exists |= exists", "pass"),
+    Mutation(
+        "8",
+        "the page of a proxy is a refusal",
+        ERRORS,
+        "self.passing = meant_to_pass or not from_api",
+        "self.passing = meant_to_pass",
+    ),
+    Mutation(
+        "8",
+        "a watch gives up without another look",
+        LOOP,
+        "self._last_look = now + wait > give_up",
+        "self._last_look = False",
+    ),
     Mutation("8", "an outage has no limit", LOOP, "return since + self._rules.outage_seconds", "return since + 1e9"),
     Mutation(
         "8",
@@ -160,8 +213,8 @@ MUTATIONS = [
         "8",
         "a success does not reset the outage",
         LOOP,
-        "        self._failing_since = None\n        self.next_poll",
-        "        self.next_poll",
+        "        self._failing_since = None\n        self._last_look",
+        "        self._last_look",
     ),
     Mutation(
         "8",
@@ -170,7 +223,13 @@ MUTATIONS = [
         "wait = max(wait, error.retry_after + cadence.spread())",
         "pass",
     ),
-    Mutation("8", "a 429 holds back its own loop only", LOOP, "        if error.throttled:", "        if False:"),
+    Mutation(
+        "8",
+        "a 429 holds back its own loop only",
+        LOOP,
+        "        if error.throttled:\n            self._holds",
+        "        if False:\n            self._holds",
+    ),
     Mutation(
         "8",
         "the last failure is another one",

@@ -110,11 +110,49 @@ def test_what_is_neither_success_nor_error_is_not_the_protocol(status: int, said
 
 
 @pytest.mark.parametrize("status", range(400, 600))
-def test_what_is_passing_is_408_425_429_and_every_5xx(status: int) -> None:
-    error = _read(status, b"")
-    assert error.passing == (status in (408, 425, 429) or status >= 500)
+def test_an_answer_of_the_api_passes_if_http_or_a_proxy_means_it_to(status: int) -> None:
+    error = _read(status, {"detail": "no"})
+    assert error.passing == (status in (408, 425, 429, 460, 499) or status >= 500)
     assert error.throttled == (status == 429)
     assert error.sent
+    assert error.certain
+
+
+@pytest.mark.parametrize(
+    ("body", "from_api"),
+    [
+        ({}, True),
+        ({"detail": "no"}, True),
+        (b' \n{"detail": "no"} ', True),
+        (b'\xef\xbb\xbf{"detail": "no"}', True),
+        (b'{"detail": "no', True),
+        (b"", False),
+        (b"  ", False),
+        (b"<html><h1>404</h1></html>", False),
+        (b"not found", False),
+        (["no"], False),
+        ("no", False),
+        (b"null", False),
+        (b"404", False),
+        (b"\xff\xfe\x00", False),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 413])
+def test_a_4xx_without_a_json_object_is_certain_for_a_submission_only(status: int, body: Any, from_api: bool) -> None:
+    error = _read(status, body)
+    assert (error.from_api, error.certain, error.passing) == (from_api, from_api, not from_api)
+    assert f"HTTP {status}" in str(error)
+    assert ending_of(error).reason == "UPSTREAM_MALFORMED" or from_api
+    settled = _read(status, body).of_submission()
+    assert (settled.certain, settled.passing) == (True, False)
+    assert ending_of(settled).reason != "UPSTREAM_MALFORMED"
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 460, 499, 502, 503])
+def test_a_transient_status_keeps_its_reason_whatever_the_body(status: int) -> None:
+    for body in (b"<html>", {"detail": "no"}):
+        assert ending_of(_read(status, body)).reason == ending_of(UpstreamAnswered(status, "no")).reason
 
 
 @pytest.mark.parametrize(
@@ -174,7 +212,24 @@ def test_a_long_key_over_many_values_is_copied_for_those_that_are_told() -> None
         ("86401", 86_400.0),
         ("9" * 5_000, 86_400.0),
         ("-5", None),
-        ("1.5", None),
+        ("1.5", 1.5),
+        ("30.0", 30.0),
+        ("30.", 30.0),
+        (".5", None),
+        ("1e3", None),
+        ("30, 30", 30.0),
+        ("30,30", 30.0),
+        ("5, 30, 7", 30.0),
+        ("soon, 30", 30.0),
+        ("30, -5", 30.0),
+        (",,30,", 30.0),
+        ("0, 0", 0.0),
+        ("30, Thu, 01 Jan 1970 00:20:00 GMT", 200.0),
+        ("Thu, 01 Jan 1970 00:20:00 GMT, 30", 200.0),
+        ("Thu, 01 Jan 1970 00:20:00 GMT, Thu, 01 Jan 1970 00:19:00 GMT", 200.0),
+        ("Thursday, 01-Jan-70 00:20:00 GMT, 30.5", 200.0),
+        ("Thu Jan  1 00:20:00 1970, 7", 200.0),
+        ("30," * 20_000, 30.0),
         ("٣", None),
         ("soon", None),
         ("Thu, 01 Jan 1970 00:20:00 GMT", 200.0),

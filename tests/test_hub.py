@@ -12,14 +12,18 @@ from gateway.clock import sleep_until
 from gateway.errors import (
     Draining,
     GatewayError,
+    JobOverdue,
     UpstreamAnswered,
     UpstreamConnectionLost,
     UpstreamError,
     UpstreamOutage,
     UpstreamTimedOut,
 )
-from gateway.watch import Changed, Key, Quiet
-from gateway.watch.ends import KEEP_BYTES, KEEP_SECONDS
+from gateway.watch import Changed, Key, MemorySentJobs, Quiet
+from gateway.watch.ends import KEEP_BYTES, KEEP_SECONDS, KEEP_UNSEEN_SECONDS
+from gateway.watch.refusals import GRACE_SECONDS, JUST_SENT_SECONDS
+from gateway.watch.sent_jobs import KEEP_SECONDS as KEEP_JOB_SECONDS
+from gateway.watch.sent_jobs import LONGEST_JOB_SECONDS, OVERDUE_MARGIN_SECONDS
 from tests.support.clock import SteppedClock, settle
 from tests.support.fetching import Fetch, Hang, State, make_hub
 
@@ -79,8 +83,10 @@ def clock() -> SteppedClock:
     return SteppedClock()
 
 
-async def assert_nothing_left(hub: Hub[State], clock: SteppedClock) -> None:
+async def assert_nothing_left(hub: Hub[State], clock: SteppedClock, *, reading: float = 0.0) -> None:
+    """Nothing is left, once what reads without watchers has taken `reading` seconds more."""
     await settle()
+    await clock.advance(reading)
     assert len(hub) == 0
     assert hub.watching == 0
     # An end that was just read is kept for a while.
@@ -168,22 +174,84 @@ async def test_the_last_watcher_that_leaves_stops_the_polling(clock: SteppedCloc
     assert fetch.count == polls
 
 
-async def test_a_poll_under_way_is_given_up_with_its_last_watcher(clock: SteppedClock) -> None:
+async def test_a_read_in_flight_is_finished_for_the_next_caller(clock: SteppedClock) -> None:
+    """Each wait is shorter than a read, and all of them together are not."""
+    fetch = LateFetch(clock, State(1), State(2, last=True), takes=4)
+    hub = make_hub(clock)
+    got: list[int | None] = []
+    for _ in range(10):
+        with hub.watch(ANN, fetch) as watcher:
+            await clock.advance(1)
+            got.append(None if watcher.loop.state is None else watcher.loop.state.value)
+    assert got == [None] * 3 + [1] * 5 + [2] * 2
+    assert fetch.count == 2
+    await assert_nothing_left(hub, clock, reading=KEEP_UNSEEN_SECONDS)
+
+
+async def test_a_read_without_watchers_is_the_last_one(clock: SteppedClock) -> None:
+    fetch = LateFetch(clock, State(1), takes=4)
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(1)
+    await follower.leave()
+    await clock.advance(3 + KEEP_UNSEEN_SECONDS - 0.1)
+    assert len(hub) == 1
+    await clock.advance(0.1)
+    assert fetch.count == 1
+    await assert_nothing_left(hub, clock)
+
+
+@pytest.mark.parametrize("failure", [UpstreamAnswered(404, "no"), UpstreamConnectionLost("lost")], ids=["404", "lost"])
+async def test_a_read_without_watchers_may_fail(clock: SteppedClock, failure: UpstreamError) -> None:
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, LateFetch(clock, failure, takes=4))
+    await clock.advance(1)
+    await follower.leave()
+    await assert_nothing_left(hub, clock, reading=3 + KEEP_UNSEEN_SECONDS)
+
+
+async def test_a_read_without_watchers_has_its_time_limit(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, Hang)
+    hub = make_hub(clock, outage=30)
+    follower = Follower(hub, ANN, fetch)
+    await settle()
+    await follower.leave()
+    await clock.advance(9.9)
+    assert fetch.cancelled == 0
+    await clock.advance(0.1)
+    assert fetch.cancelled == 1
+    await assert_nothing_left(hub, clock, reading=KEEP_UNSEEN_SECONDS)
+
+
+async def test_closing_cancels_a_read_without_watchers(clock: SteppedClock) -> None:
     fetch = Fetch(clock, Hang)
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
     await settle()
     await follower.leave()
-    await settle()
+    await hub.aclose()
     assert fetch.cancelled == 1
-    await assert_nothing_left(hub, clock)
+    assert clock.pending == 0
+
+
+async def test_a_huge_end_that_nobody_saw_is_not_kept(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    fetch = LateFetch(clock, State(1, last=True, size=KEEP_BYTES + 1), takes=4)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(1)
+    await follower.leave()
+    await clock.advance(3)
+    assert len(hub) == 0
+    again = Follower(hub, ANN, fetch)
+    await clock.advance(4)
+    assert (again.values, fetch.count) == ([1], 2)
 
 
 async def test_a_final_failure_ends_all_watchers_and_the_next_gets_a_loop_of_its_own(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, State(1), UpstreamAnswered(403, "no"), State(2, last=True))
+    fetch = Fetch(clock, State(1), *[UpstreamAnswered(403, "no")] * 2, State(2, last=True))
     hub = make_hub(clock)
     followers = [Follower(hub, ANN, fetch) for _ in range(3)]
-    await clock.advance(2)
+    await clock.advance(4)
     for follower in followers:
         assert follower.values == [1]
         with pytest.raises(UpstreamAnswered):
@@ -261,18 +329,64 @@ async def test_retry_after_is_honoured(clock: SteppedClock, failure: UpstreamErr
     assert 30 <= fetch.gaps[0] <= 31
 
 
-async def test_retry_after_beyond_the_limit_ends_the_watch_at_the_limit_without_another_poll(
-    clock: SteppedClock,
+@pytest.mark.parametrize("failure", [throttled(3600), UpstreamAnswered(503, "no", retry_after=3600)])
+@pytest.mark.parametrize("later", [State(7, last=True), UpstreamConnectionLost("lost")], ids=["good", "failing"])
+async def test_a_watch_looks_once_more_before_it_gives_up(
+    clock: SteppedClock, failure: UpstreamError, later: State | UpstreamError
 ) -> None:
-    fetch = Fetch(clock, UpstreamAnswered(503, "no", retry_after=3600))
+    fetch = Fetch(clock, failure, later)
     hub = make_hub(clock, outage=300)
     follower = Follower(hub, ANN, fetch)
-    await clock.advance(299)
+    await clock.advance(299.9)
+    assert fetch.count == 1
     assert not follower.task.done()
     await clock.advance(1.1)
-    with pytest.raises(UpstreamOutage):
+    assert fetch.count == 2
+    if isinstance(later, State):
+        assert follower.values == [7]
+    else:
+        with pytest.raises(UpstreamOutage) as caught:
+            await follower.task
+        assert caught.value.last is later
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_last_look_that_hangs_is_cut_off(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, UpstreamAnswered(503, "no", retry_after=3600), Hang)
+    hub = make_hub(clock, outage=300)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(399.9)
+    assert not follower.task.done()
+    await clock.advance(0.1)
+    with pytest.raises(UpstreamOutage) as caught:
         await follower.task
-    assert fetch.count == 1
+    assert isinstance(caught.value.last, UpstreamTimedOut)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_each_loop_that_a_429_holds_back_looks_once_more(clock: SteppedClock) -> None:
+    """All of them fail, and what one learns at its limit does not put off the end of the others."""
+    hub = make_hub(clock, outage=300, slots=100)
+    fetches = [LateFetch(clock, throttled(3600), takes=0.1) for _ in range(5)]
+    followers = [Follower(hub, Key(b"ann", number), fetch) for number, fetch in enumerate(fetches)]
+    await clock.advance(303)
+    assert [fetch.count for fetch in fetches] == [2] * 5
+    for follower in followers:
+        assert isinstance(follower.task.exception(), UpstreamOutage)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_holds_by_others_put_off_the_end_of_an_outage_to_twice_its_limit(clock: SteppedClock) -> None:
+    hub = make_hub(clock, outage=300, slots=100)
+    fetch = Fetch(clock, throttled(3600))
+    follower = Follower(hub, ANN, fetch)
+    for number in range(6):
+        await clock.advance(100)
+        hub._holds.hold(b"ann", clock.now + 250 + number)  # noqa: SLF001 - as a loop that is throttled does
+    await clock.advance(1.1)
+    assert isinstance(follower.task.exception(), UpstreamOutage)
+    assert fetch.count == 2
+    await assert_nothing_left(hub, clock)
 
 
 async def test_a_throttled_poll_holds_back_all_loops_of_its_credential_and_no_other(clock: SteppedClock) -> None:
@@ -452,19 +566,32 @@ async def test_a_cancellation_at_any_moment_leaves_nothing_behind() -> None:
         if not follower.task.done():
             follower.task.cancel()
         await asyncio.wait([follower.task])
-        await assert_nothing_left(hub, clock)
+        await assert_nothing_left(hub, clock, reading=100 + KEEP_UNSEEN_SECONDS)
 
 
 async def test_joining_right_when_the_last_one_leaves_starts_anew(clock: SteppedClock) -> None:
     hub = make_hub(clock)
-    old, new = Fetch(clock, Hang), Fetch(clock, State(5, last=True))
+    old, new = Fetch(clock, State(1)), Fetch(clock, State(5, last=True))
     first = Follower(hub, ANN, old)
-    await settle()
+    await clock.advance(0.5)
     first.task.cancel()
     second = Follower(hub, ANN, new)
     await settle()
     assert second.values == [5]
-    assert old.cancelled == 1
+    assert old.count == 1
+    await asyncio.wait([first.task])
+    await assert_nothing_left(hub, clock)
+
+
+async def test_joining_right_when_the_last_one_leaves_shares_the_read_in_flight(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    old, new = LateFetch(clock, State(5, last=True)), Fetch(clock, State(6))
+    first = Follower(hub, ANN, old)
+    await clock.advance(1)
+    first.task.cancel()
+    second = Follower(hub, ANN, new)
+    await clock.advance(4)
+    assert (second.values, new.count) == ([5], 0)
     await asyncio.wait([first.task])
     await assert_nothing_left(hub, clock)
 
@@ -596,7 +723,7 @@ async def test_polls_of_one_credential_that_hang_hold_up_no_other(clock: Stepped
     assert sum(fetch.count for fetch in hanging) == 6, "three quarters of the slots"
     for follower in anns:
         await follower.leave()
-    await assert_nothing_left(hub, clock)
+    await assert_nothing_left(hub, clock, reading=200 + KEEP_UNSEEN_SECONDS)
 
 
 async def test_two_greedy_credentials_hold_up_a_third_for_no_poll(clock: SteppedClock) -> None:
@@ -613,7 +740,7 @@ async def test_two_greedy_credentials_hold_up_a_third_for_no_poll(clock: Stepped
     assert 13 <= sum(fetch.count for fetch in hanging) <= 15
     for follower in greedy:
         await follower.leave()
-    await assert_nothing_left(hub, clock)
+    await assert_nothing_left(hub, clock, reading=200 + KEEP_UNSEEN_SECONDS)
 
 
 async def test_places_of_polls_go_round_among_credentials(clock: SteppedClock) -> None:
@@ -628,7 +755,7 @@ async def test_places_of_polls_go_round_among_credentials(clock: SteppedClock) -
     assert sum(fetch.count for fetch in anns) == pytest.approx(20, abs=3)
     for follower in followers:
         await follower.leave()
-    await assert_nothing_left(hub, clock)
+    await assert_nothing_left(hub, clock, reading=1 + KEEP_UNSEEN_SECONDS)
 
 
 async def test_polls_over_the_rate_come_later_while_heartbeats_go_on(clock: SteppedClock) -> None:
@@ -715,3 +842,255 @@ async def test_a_retry_after_of_next_to_nothing_does_not_switch_the_backoff_off(
     await clock.advance(59)
     assert fetch.count < 120, "some two a second, and not twenty"
     await follower.leave()
+
+
+def refused(status: int = 404) -> UpstreamAnswered:
+    return UpstreamAnswered(status, "no")
+
+
+def page(status: int = 404) -> UpstreamAnswered:
+    """The page of a proxy."""
+    return UpstreamAnswered(status, "no", from_api=False)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 422])
+async def test_one_refusal_between_good_reads_ends_nothing(clock: SteppedClock, status: int) -> None:
+    fetch = Fetch(clock, State(1), refused(status), State(2), refused(status), State(3, last=True))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(10)
+    assert follower.values == [1, 2, 3]
+    await assert_nothing_left(hub, clock)
+
+
+@pytest.mark.parametrize(
+    ("reads", "told"),
+    [
+        ([404, 404], 404),
+        ([404, 503, 404], 404),
+        ([403, 404, 404], 404),
+        ([403, 404, 403, 403], 403),
+        ([404, "page", 404], 404),
+        ([404, "lost", 499, 404], 404),
+    ],
+    ids=str,
+)
+async def test_a_refusal_counts_once_the_next_certain_answer_is_the_same(
+    clock: SteppedClock, reads: list[int | str], told: int
+) -> None:
+    entries = [page() if each == "page" else lost() if each == "lost" else refused(int(each)) for each in reads]
+    fetch = Fetch(clock, State(1), *entries)
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(20)
+    with pytest.raises(UpstreamAnswered) as caught:
+        await follower.task
+    assert caught.value.http_status == told
+    assert fetch.count == 1 + len(reads)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_refusal_is_confirmed_after_about_a_second(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), UpstreamAnswered(403, "no", retry_after=60))
+    hub = make_hub(clock, shortest=5, longest=60)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(10)
+    assert follower.task.done()
+    assert 0.8 <= fetch.gaps[1] <= 1.2
+
+
+async def test_refusals_that_differ_for_ever_are_an_outage(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), *[refused(403), refused(404)] * 50)
+    hub = make_hub(clock, outage=30)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(32)
+    with pytest.raises(UpstreamOutage):
+        await follower.task
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_refusal_without_any_state_is_final_at_once(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, lost(), refused(), State(1))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(10)
+    with pytest.raises(UpstreamAnswered):
+        await follower.task
+    assert fetch.count == 2
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_refusal_is_confirmed_for_a_client_that_saw_the_job_before(clock: SteppedClock) -> None:
+    """Its resume token proves that the job exists, also to a loop that others began."""
+    for fresh_loop in (True, False):
+        hub = make_hub(clock)
+        fetch = LateFetch(clock, refused(), State(1, last=True), takes=0.5)
+        others = [] if fresh_loop else [Follower(hub, ANN, fetch)]
+        await settle()
+        with hub.watch(ANN, fetch, exists=True) as watcher:
+            assert await _next(watcher, clock, 5) == Changed(State(1, last=True), 0, last=True)
+        for other in others:
+            assert other.values == [1]
+        await assert_nothing_left(hub, clock)
+
+
+async def test_a_newcomer_to_an_unconfirmed_refusal_gets_the_last_state_and_the_end(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), refused(), refused())
+    hub = make_hub(clock)
+    first = Follower(hub, ANN, fetch)
+    await clock.advance(1.5)
+    assert fetch.count == 2
+    late = Follower(hub, ANN, fetch, every=0.1)
+    await clock.advance(2)
+    for follower in (first, late):
+        assert follower.values == [1]
+        with pytest.raises(UpstreamAnswered):
+            await follower.task
+    quiet = [each for each in late.got if isinstance(each, Quiet)]
+    assert quiet
+    assert all(each.failures == 1 and isinstance(each.last_failure, UpstreamAnswered) for each in quiet)
+    await assert_nothing_left(hub, clock)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 413, 451])
+async def test_the_page_of_a_proxy_is_transient_on_every_watch(clock: SteppedClock, status: int) -> None:
+    fetch = Fetch(clock, *[page(status)] * 5, State(1), *[page(status)] * 5, State(2, last=True))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(60)
+    assert follower.values == [1, 2]
+    await assert_nothing_left(hub, clock)
+
+
+def make_hub_of_sent(clock: SteppedClock, age: float, timeout: float | None = None, outage: float = 300) -> Hub[State]:
+    """A hub whose job of ann was sent `age` seconds ago."""
+    jobs = MemorySentJobs(clock)
+    jobs.remember(ANN, timeout)
+    clock.now += age
+    return make_hub(clock, outage=outage, sent_jobs=jobs)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 410])
+@pytest.mark.parametrize("age", [0.0, JUST_SENT_SECONDS])
+async def test_refusals_of_a_job_that_was_just_sent_are_ridden_out(
+    clock: SteppedClock, status: int, age: float
+) -> None:
+    hub = make_hub_of_sent(clock, age)
+    fetch = Fetch(clock, *[refused(status)] * 3, State(1), State(2, last=True))
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(60)
+    assert follower.values == [1, 2]
+    await assert_nothing_left(hub, clock)
+
+
+async def test_refusals_of_a_job_that_was_just_sent_count_after_their_grace(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, 0)
+    fetch = Fetch(clock, refused())
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(GRACE_SECONDS - 0.1)
+    assert not follower.task.done()
+    await clock.advance(2.1)
+    with pytest.raises(UpstreamAnswered):
+        await follower.task
+    assert fetch.times[-1] >= fetch.times[0] + GRACE_SECONDS
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_job_that_was_sent_a_while_ago_has_no_grace(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, JUST_SENT_SECONDS + 0.1)
+    fetch = Fetch(clock, refused())
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(2)
+    assert isinstance(follower.task.exception(), UpstreamAnswered)
+    assert fetch.count == 2, "confirmed, because the job was known once"
+
+
+async def test_the_grace_is_the_credentials_own(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, 0)
+    fetch = Fetch(clock, refused())
+    follower = Follower(hub, BOB, fetch)
+    await settle()
+    assert isinstance(follower.task.exception(), UpstreamAnswered)
+    assert fetch.count == 1
+
+
+async def test_a_short_outage_limit_bounds_the_grace(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, 0, outage=5)
+    follower = Follower(hub, ANN, Fetch(clock, refused()))
+    await clock.advance(6)
+    error = follower.task.exception()
+    assert isinstance(error, UpstreamOutage)
+    assert error.http_status == 404
+
+
+@pytest.mark.parametrize("timeout", [60.0, None])
+async def test_a_job_that_runs_beyond_its_timeout_is_told_as_overdue(
+    clock: SteppedClock, timeout: float | None
+) -> None:
+    hub = make_hub_of_sent(clock, 10, timeout)
+    limit = (LONGEST_JOB_SECONDS if timeout is None else timeout) + OVERDUE_MARGIN_SECONDS
+    follower = Follower(hub, ANN, Fetch(clock, State(1)))
+    await clock.advance(limit - 10.1)
+    assert not follower.task.done()
+    await clock.advance(1.2)
+    with pytest.raises(JobOverdue, match=f"longer than its timeout of {limit - OVERDUE_MARGIN_SECONDS:.0f} s"):
+        await follower.task
+    assert follower.values == [1]
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_job_of_unknown_timeout_is_overdue_after_a_day_of_running(clock: SteppedClock) -> None:
+    hub = make_hub(clock, shortest=60, longest=60)
+    follower = Follower(hub, ANN, Fetch(clock, State(1)))
+    await clock.advance(LONGEST_JOB_SECONDS + OVERDUE_MARGIN_SECONDS - 1)
+    assert not follower.task.done()
+    await clock.advance(61)
+    with pytest.raises(JobOverdue, match="longer than a day"):
+        await follower.task
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_change_that_shows_the_job_overdue_is_told_first(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, 0, 60)
+    fetch = Fetch(clock, State(1))
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(359.5)
+    fetch.script[0] = State(2)
+    await clock.advance(1)
+    assert isinstance(follower.task.exception(), JobOverdue)
+    assert follower.values == [1, 2]
+
+
+async def test_a_new_watch_of_an_overdue_job_begins_anew(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, 359, 60)
+    for _ in range(2):
+        follower = Follower(hub, ANN, Fetch(clock, State(1)))
+        await clock.advance(OVERDUE_MARGIN_SECONDS - 1)
+        assert not follower.task.done()
+        await clock.advance(2)
+        assert isinstance(follower.task.exception(), JobOverdue)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_an_end_is_never_overdue(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, 0, 60)
+    fetch = Fetch(clock, State(1), *[lost()] * 500)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(250)
+    fetch.script.clear()
+    fetch.script.append(State(2, last=True))
+    await clock.advance(200)
+    assert follower.values == [1, 2]
+
+
+async def test_sent_jobs_are_remembered_within_a_bound(clock: SteppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.watch.sent_jobs.MAX_JOBS", 3)
+    jobs = MemorySentJobs(clock)
+    for number in range(5):
+        jobs.remember(Key(b"ann", number), 60.0)
+    assert [jobs.find(Key(b"ann", number)) is not None for number in range(5)] == [False, False, True, True, True]
+    clock.now += KEEP_JOB_SECONDS + 1
+    assert jobs.find(Key(b"ann", 4)) is None
+    jobs.remember(Key(b"ann", 9), None)
+    jobs.remember(Key(b"ann", 10), None)
+    assert len(jobs) == 2

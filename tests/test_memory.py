@@ -14,7 +14,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway.call import Call
 from gateway.events import JobState
 from gateway.stream import EventStream
-from gateway.watch import ends
+from gateway.watch import ends, loop
 from gateway.watch.loop import Loop
 from gateway.watch.watcher import Watcher
 from tests.support.gateways import BEARER, running, stub
@@ -36,6 +36,8 @@ SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
     """What there is of ours that was not there before; garbage stays, and no end is kept for those who come late."""
     monkeypatch.setattr(ends, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(ends, "KEEP_UNSEEN_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "KEEP_UNSEEN_SECONDS", 0.0)
     gc.collect()
     gc.disable()
     # Other tests' own fixtures and results may hold some.

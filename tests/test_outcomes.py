@@ -45,6 +45,10 @@ REPLIES: dict[str, Any] = {
         str(status): answer(status, {"detail": "so it is"})
         for status in (408, 425, 444, 460, 499, 500, 501, 503, 504, 507)
     },
+    "404 page": answer(404, raw=HTML, headers={"Content-Type": "text/html"}),
+    "403 empty": answer(403),
+    "401 text": answer(401, raw=b"no"),
+    "410 list": answer(410, ["no"]),
     "400": answer(400, {"params": {"width": ["A valid number is required."]}, "non_field_errors": ["No."]}),
     "429": answer(429, {"detail": "slow down"}, headers={"Retry-After": "7"}),
     "429 bare": answer(429, {"detail": "slow down"}),
@@ -84,11 +88,12 @@ READS: dict[str, tuple[StatusCode, str]] = {
     "418": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED"),
     "422": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED"),
     "425": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
-    "444": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED"),
-    "460": (StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED"),
+    "444": (StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
     "429": (StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_RATE_LIMITED"),
     "429 bare": (StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_RATE_LIMITED"),
+    "460": (StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
     "499": (StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
+    **dict.fromkeys(("404 page", "403 empty", "401 text", "410 list"), (StatusCode.INTERNAL, "UPSTREAM_MALFORMED")),
     "500": (StatusCode.INTERNAL, "UPSTREAM_ERROR"),
     "501": (StatusCode.INTERNAL, "UPSTREAM_ERROR"),
     "502 html": (StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
@@ -118,10 +123,18 @@ SUBMITS = READS | dict.fromkeys(
     UNKNOWN,
 )
 
-# Success of a DELETE needs no body, so none of its kinds can be wrong.
-CANCELS = {name: row for name, row in READS.items() if row[1] != "UPSTREAM_MALFORMED" or name[0] == "3"}
+# A submission that was refused by a proxy was refused all the same.
+SUBMITS |= {
+    "404 page": READS["404"],
+    "403 empty": READS["403"],
+    "401 text": READS["401"],
+    "410 list": READS["410"],
+}
 
-FINAL = {"400", "401", "403", "404", "409", "410", "413", "418", "422", "444", "460", "499"}
+# Success of a DELETE needs no body, so none of its kinds can be wrong.
+CANCELS = {name: row for name, row in READS.items() if row[1] != "UPSTREAM_MALFORMED" or name[:3].isdecimal()}
+
+FINAL = {"400", "401", "403", "404", "409", "410", "413", "418", "422"}
 
 SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 
@@ -182,7 +195,7 @@ async def test_watches(upstream: ScriptedUpstream, name: str) -> None:
         assert_is(failure, READS[name], name)
         assert len(upstream.seen) == 1
     else:
-        assert_is(failure, (StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"), "")
+        assert_is(failure, (StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"), name)
         assert failure.metadata["last_failure"] == READS[name][1]
     assert failure.metadata["uid"] == "42"
 

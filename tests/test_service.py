@@ -334,18 +334,44 @@ async def test_cancel_returns_the_uid_alone_where_the_state_cannot_be_read(
     assert job == pb.Job(uid=42)
 
 
-@pytest.mark.parametrize("status", [404, 409])
+@pytest.mark.parametrize(
+    "status", [302, 400, 401, 403, 404, 405, 408, 409, 410, 412, 422, 423, 425, 429, 499, 500, 502, 503, 504]
+)
+@pytest.mark.parametrize("body", [b'{"detail": "it has ended"}', b"<html>", b""], ids=["json", "page", "empty"])
 async def test_cancelling_what_has_ended_is_no_error(
-    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int, body: bytes
 ) -> None:
-    upstream.on("DELETE", "/jobs/42/", answer(status, {"detail": "it has ended"}))
+    upstream.on("DELETE", "/jobs/42/", answer(status, raw=body))
     upstream.on("GET", "/jobs/42/", answer(200, SUCCESS))
     job = await jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER)
     assert job.done
 
 
-@pytest.mark.parametrize(("status", "code"), [(404, StatusCode.NOT_FOUND), (409, StatusCode.ABORTED)])
-@pytest.mark.parametrize("read", [answer(200, RUNNING), answer(404)], ids=["running", "unknown"])
+async def test_cancelling_what_has_ended_is_no_error_if_the_answer_is_lost(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
+) -> None:
+    async def reset(connection: Connection) -> None:
+        connection.reset()
+
+    upstream.on("DELETE", "/jobs/42/", reset)
+    upstream.on("GET", "/jobs/42/", answer(200, SUCCESS))
+    assert (await jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER)).done
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, StatusCode.INVALID_ARGUMENT),
+        (403, StatusCode.PERMISSION_DENIED),
+        (404, StatusCode.NOT_FOUND),
+        (405, StatusCode.FAILED_PRECONDITION),
+        (409, StatusCode.ABORTED),
+        (503, StatusCode.UNAVAILABLE),
+    ],
+)
+@pytest.mark.parametrize(
+    "read", [answer(200, RUNNING), answer(404, {}), answer(500)], ids=["running", "unknown", "failing"]
+)
 async def test_a_refused_cancellation_of_what_has_not_ended_is_one(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int, code: StatusCode, read: bytes
 ) -> None:

@@ -69,6 +69,8 @@ BY_HTTP_STATUS = {
     413: (StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_REQUEST_TOO_LARGE"),
     425: (StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
     429: (StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_RATE_LIMITED"),
+    444: (StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
+    460: (StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
     499: (StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
     502: (StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
     503: (StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
@@ -101,6 +103,7 @@ BY_ERROR = [
     (errors.UpstreamUnreachable("no"), StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"),
     (errors.SubmitOutcomeUnknown("no", 503), StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN"),
     (errors.UpstreamOutage(errors.UpstreamTimedOut("no"), 300), StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"),
+    (errors.JobOverdue("no"), StatusCode.FAILED_PRECONDITION, "JOB_OVERDUE"),
     (errors.NoStateYet("no"), StatusCode.UNAVAILABLE, "NO_STATE_YET"),
     (errors.SlowReader("no"), StatusCode.UNAVAILABLE, "SLOW_READER"),
     (errors.ResultTooLarge("no"), StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
@@ -133,8 +136,11 @@ def test_http_status_uid_and_last_failure_stand_in_the_metadata_where_they_are_k
     assert metadata(errors.SubmitOutcomeUnknown("no", None), 2**63 - 1) == {"uid": "9223372036854775807"}
     assert metadata(errors.UpstreamOutage(_answered(502), 300), 42) == {
         "uid": "42",
+        "http_status": "502",
         "last_failure": "UPSTREAM_UNAVAILABLE",
     }
+    page = errors.UpstreamAnswered(403, "no", from_api=False)
+    assert metadata(errors.UpstreamOutage(page, 300)) == {"http_status": "403", "last_failure": "UPSTREAM_MALFORMED"}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +148,12 @@ def test_http_status_uid_and_last_failure_stand_in_the_metadata_where_they_are_k
     [
         (_answered(429, retry_after=7), 7_000),
         (_answered(429), 1_000),
-        (_answered(503, retry_after=0.0), 0),
+        (_answered(503, retry_after=0.0), 100),
+        (_answered(429, retry_after=0.0), 100),
+        (_answered(503, retry_after=0.0999), 100),
+        (_answered(503, retry_after=0.1234), 123),
+        (errors.Draining(retry_after=0.0), 100),
+        (errors.LimitReached("no", retry_after=0.001), 100),
         (_answered(503, retry_after=86_400), 86_400_000),
         (_answered(503), None),
         (_answered(404), None),
@@ -318,6 +329,7 @@ ACTIONS = {
     **dict.fromkeys(("DRAINING", "SLOW_READER", "NO_STATE_YET", "UPSTREAM_OUTAGE"), "retry"),
     **dict.fromkeys(("UPSTREAM_UNAVAILABLE", "UPSTREAM_CONNECTION_LOST", "UPSTREAM_UNREACHABLE"), "retry"),
     **dict.fromkeys(("UPSTREAM_TIMEOUT", "UPSTREAM_NOT_READY", "UPSTREAM_CANCELLED", "UPSTREAM_ERROR"), "retry"),
+    "JOB_OVERDUE": "give up",
     "SUBMIT_OUTCOME_UNKNOWN": "look before sending anew",
     **dict.fromkeys(("UPSTREAM_PERMISSION_DENIED", "UPSTREAM_CONFLICT", "UPSTREAM_REFUSED"), "give up"),
     **dict.fromkeys(("UPSTREAM_MALFORMED", "UPSTREAM_ANSWER_TOO_LARGE", "GATEWAY_DEFECT"), "give up"),
@@ -344,7 +356,12 @@ def test_a_client_decides_by_the_reason_alone(reason: str) -> None:
 def test_the_document_lists_each_reason_that_a_heartbeat_may_have_and_no_other() -> None:
     failures: list[errors.UpstreamError] = [_answered(http_status) for http_status in range(400, 600)]
     failures += [error for error, _, _ in BY_ERROR if isinstance(error, errors.UpstreamError)]
-    assert _table("`last_failure`").keys() == {row_of(error).reason for error in failures if error.passing}
+    assert _table("`last_failure`").keys() == {
+        # A refusal stands there until it is confirmed.
+        row_of(error).reason
+        for error in failures
+        if error.passing or isinstance(error, errors.UpstreamAnswered)
+    }
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway.watch import refusals
 from tests.support.gateways import BEARER, Failure, running, stub
 from tests.support.upstream import Connection, answer
 
@@ -150,13 +151,15 @@ async def test_what_one_credential_reads_is_never_shown_to_another(
 
 
 async def test_the_polling_stops_with_the_last_watcher(gateway: Gateway, upstream: ScriptedUpstream) -> None:
-    closed = asyncio.Event()
+    release, sent = asyncio.Event(), asyncio.Event()
 
-    async def hang(connection: Connection) -> None:
-        await connection.gone()
-        closed.set()
+    async def slow(connection: Connection) -> None:
+        await release.wait()
+        await connection.send(at(30))
+        sent.set()
 
-    upstream.on("GET", "/jobs/42/", at(10), at(20), hang)
+    upstream.on("GET", "/jobs/42/", at(10), at(20), slow)
+    upstream.on("GET", "/jobs/43/", *[answer(200, {"uid": 43, "status": "running"})] * 30, answer(404, {}))
     async with stub(gateway) as jobs:
         first, second = watch(jobs), watch(jobs)
         await first.read()
@@ -164,8 +167,13 @@ async def test_the_polling_stops_with_the_last_watcher(gateway: Gateway, upstrea
         await upstream.wait_for(3)
         first.cancel()
         second.cancel()
-        await closed.wait()
-    assert len(upstream.seen) == 3
+        with pytest.raises(asyncio.CancelledError):
+            await second.code()
+        release.set()
+        await sent.wait()
+        # Meanwhile another job is polled many times.
+        await failure(jobs.WatchJob(pb.WatchJobRequest(uid=43), metadata=BEARER))
+    assert [seen.path for seen in upstream.seen].count("/api/jobs/42/") == 3
 
 
 async def test_heartbeats_tell_a_quiet_job_from_an_upstream_that_fails(
@@ -359,10 +367,11 @@ async def test_a_run_streams_to_the_end_without_repeating_its_first_state(
 
 
 async def test_errors_of_a_run_name_the_job_once_there_is_one(
-    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(refusals, "GRACE_SECONDS", 0.1)
     upstream.on("POST", JOBS, answer(201, {"uid": 42}))
-    upstream.on("GET", "/jobs/42/", answer(403))
+    upstream.on("GET", "/jobs/42/", answer(403, {"detail": "no"}))
     call = run(jobs)
     await call.read()
     failed = await failure(call)
@@ -439,9 +448,10 @@ async def test_an_end_that_the_gateway_makes_cancels_nothing(upstream: ScriptedU
     assert upstream.requests("DELETE") == []
 
 
-async def test_an_error_cancels_nothing(upstream: ScriptedUpstream) -> None:
+async def test_an_error_cancels_nothing(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "GRACE_SECONDS", 0.1)
     upstream.on("POST", JOBS, answer(201, {"uid": 42}))
-    upstream.on("GET", "/jobs/42/", at(10), answer(403))
+    upstream.on("GET", "/jobs/42/", at(10), answer(403, {"detail": "no"}))
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         failed = await failure(run(jobs, cancel_on_disconnect=True))
     assert failed.code is StatusCode.PERMISSION_DENIED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import re
 from datetime import UTC
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,11 @@ MAX_DEPTH = 8
 MAX_PATH = 4 * MAX_TEXT
 # A longer wait than a job may last is no use to anyone.
 MAX_RETRY_AFTER_SECONDS = 86_400.0
+# Several headers of this name come joined by commas; more text than this says nothing more.
+MAX_RETRY_AFTER_TEXT = 1_000
+SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?")
+# The comma in a date of HTTP follows the day of the week.
+BETWEEN_VALUES = re.compile(r"(?<!mon|tue|wed|thu|fri|sat|sun|day),", re.IGNORECASE)
 
 # Where an answer says what is wrong as a whole.
 SENTENCES = ("detail", "message", "error")
@@ -32,6 +38,8 @@ SPEAK_OF_FIELDS = frozenset({400, 422})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 BROKEN_OFF = FieldViolation("...[cut]", "the upstream's answer was too long, or broke off, and there may be more")
+# What may stand before JSON: a byte order mark and white space.
+LEADING = b"\xef\xbb\xbf \t\r\n"
 # What is wrong with the request as a whole.
 NO_FIELD = "non_field_errors"
 
@@ -70,29 +78,40 @@ def read_error(answer: Answer, now: float, redact: Callable[[str], str]) -> Upst
         if len(said) > MAX_TEXT:
             break
         said = "; ".join(filter(None, (said, f"{each.field}: {each.description}")))
+    # A body that broke off is told by how it begins.
+    from_api = isinstance(value, dict) or answer.body.lstrip(LEADING)[:1] == b"{"
+    if not from_api and not said and status < 500 and status not in UpstreamAnswered.PASSING_CLIENT_ERRORS:
+        said = "the response has no JSON object, so it may be a proxy's and not the API's own"
     return UpstreamAnswered(
         status,
         f"{meaning} (HTTP {status})" + (f": {said[:MAX_TEXT]}" if said else ""),
         violations=violations,
         retry_after=read_retry_after(answer.retry_after, now),
+        from_api=from_api,
     )
 
 
 def read_retry_after(value: str | None, now: float) -> float | None:
-    """The wait in seconds, 0 to 86400, that `Retry-After` asks for (RFC 9110, 10.2.3), or None where it says none."""
+    """Return the wait in seconds, 0 to 86400, that `Retry-After` asks for (RFC 9110, 10.2.3), or None.
+
+    Of several values the longest counts. Fractions of a second are read, though HTTP has none.
+    """
     if value is None:
         return None
-    text = value.strip()
-    if text.isascii() and text.isdecimal():
-        # More digits than this are more than the cap, and int() refuses thousands of them.
-        return min(float(text.lstrip("0")[:12] or 0), MAX_RETRY_AFTER_SECONDS)
+    parts = BETWEEN_VALUES.split(value[:MAX_RETRY_AFTER_TEXT])
+    waits = [wait for each in parts if (wait := _wait(each.strip(), now)) is not None]
+    return min(max(0.0, *waits), MAX_RETRY_AFTER_SECONDS) if waits else None
+
+
+def _wait(text: str, now: float) -> float | None:
+    if SECONDS.fullmatch(text):
+        return float(text)
     try:
         date = email.utils.parsedate_to_datetime(text)
         # One of the three forms of a date in HTTP has no zone: all of them are UTC.
-        moment = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
     except (ValueError, OverflowError):
         return None
-    return min(max(0.0, moment - now), MAX_RETRY_AFTER_SECONDS)
 
 
 def _sentence(value: Any) -> str:

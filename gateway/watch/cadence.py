@@ -12,6 +12,8 @@ GROWTH = 0.62
 # While they grow, intervals differ at random by up to this part, so that loops which began together drift apart.
 JITTER = 0.2
 BACKOFF_DOUBLINGS = 6
+# How long after a refusal the read comes that is to confirm it.
+CONFIRM_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ class Cadence:
         """The time from a failed poll to the next after `failures` in a row: full jitter below a doubling bound."""
         bound = self.shortest * 2 ** min(failures, BACKOFF_DOUBLINGS)
         return self.random.uniform(0, min(self.longest, bound))
+
+    def confirmation(self) -> float:
+        """Return the time from a refusal to the poll that is to confirm it: about a second."""
+        return CONFIRM_SECONDS * self.random.uniform(1 - JITTER, 1 + JITTER)
 
     def spread(self) -> float:
         """A small random time after the moment that the upstream named."""

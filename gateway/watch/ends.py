@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 
 KEEP_SECONDS = 5.0
+# What was read for callers that have left is kept longer, so that one that asks again and again gets it.
+KEEP_UNSEEN_SECONDS = 15.0
 KEEP_BYTES = 64 << 20
 
 
 class Ends(Generic[S]):
-    """Loops that ended with a last state, for 5 seconds and up to 64 MiB of states; the oldest go first."""
+    """Loops that ended with a last state, for some seconds and up to 64 MiB of states; the oldest go first."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -26,13 +28,15 @@ class Ends(Generic[S]):
         self._bytes = 0
 
     def keep(self, key: Hashable, loop: Loop[S], size: int) -> None:
-        """Keeps the end of a loop whose last state has `size` bytes, unless it alone is over the limit.
+        """Keep the end of a loop whose last state has `size` bytes, unless it alone is over the limit.
 
-        While it is kept, its key has no other loop that could end.
+        An end that nobody was there to see is kept for 15 seconds, any other for 5. Meanwhile its key has no other
+        loop that could end.
         """
         if size > KEEP_BYTES:
             return
-        timer = self._clock.call_at(self._clock.monotonic() + KEEP_SECONDS, lambda: self.drop(key))
+        seconds = KEEP_SECONDS if loop.watchers else KEEP_UNSEEN_SECONDS
+        timer = self._clock.call_at(self._clock.monotonic() + seconds, lambda: self.drop(key))
         self._kept[key] = (loop, size, timer)
         self._bytes += size
         while self._bytes > KEEP_BYTES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.clock import sleep_until
 from gateway.watch.ends import Ends
@@ -13,25 +13,22 @@ from gateway.watch.loop import Holds, Loop, Rules
 from gateway.watch.watcher import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from gateway.clock import Clock, Pause
     from gateway.errors import GatewayError
+    from gateway.watch.sent_jobs import Key
 
 S = TypeVar("S")
 
 DRAIN_SLICES = 20
 
 
-class Key(NamedTuple):
-    """What a loop polls: `name`, under the credential whose poll key is `credential`."""
-
-    credential: bytes
-    name: Hashable
-
-
 class Hub(Generic[S]):
-    """All loops of this process: one per `Key`, from its first watcher to its last."""
+    """All loops of this process: one per `Key`, from its first watcher to its last.
+
+    A read that is in flight when the last watcher leaves is finished, and its state kept for a while.
+    """
 
     def __init__(self, clock: Clock, rules: Rules[S]) -> None:
         self._clock = clock
@@ -51,20 +48,20 @@ class Hub(Generic[S]):
         seen: Callable[[S], bool] | None = None,
         *,
         fresh: bool = False,
+        exists: bool = False,
     ) -> Iterator[Watcher[S]]:
-        """A watcher of what `key` names, until the context is left.
+        """Watch what `key` names, until the context is left.
 
-        `fetch` reads the state once and raises `UpstreamError`; it is used where this watcher is the first. It pauses
-        the time that it is given while it waits for what is ours. `seen`: see `Watcher`; `fresh`: see `Loop`.
+        `fetch` reads the state once and raises `UpstreamError`; it is used if this watcher is the first. It pauses the
+        time that it is given while it waits for something of ours. `seen`: see `Watcher`; `fresh`: see `Loop`;
+        `exists`: see `Refusals`.
         """
         loop = self._loops.get(key) or self._ends.get(key)
         if loop is None:
-            loop = Loop(
-                self._clock, self._rules, self._holds, key.credential, fetch, partial(self._forget, key), fresh=fresh
-            )
+            loop = Loop(self._clock, self._rules, self._holds, key, fetch, partial(self._forget, key), fresh=fresh)
             self._loops[key] = loop
         watcher = Watcher(loop, seen)
-        loop.watchers.add(watcher)
+        loop.join(watcher, exists=exists)
         self._watchers.add(watcher)
         self._rules.observer.watcher_joined()
         try:
@@ -73,7 +70,7 @@ class Hub(Generic[S]):
             watcher.close()
             self._watchers.discard(watcher)
             loop.watchers.discard(watcher)
-            if not loop.watchers and not loop.task.done():
+            if not loop.watchers and not loop.task.done() and not loop.outlives_watchers():
                 self._stopping.add(loop.task)
                 loop.task.add_done_callback(self._stopping.discard)
                 loop.stop()

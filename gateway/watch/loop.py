@@ -6,12 +6,16 @@ State changes in plain methods, between two awaits: whoever looks sees all of a 
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from gateway.clock import TimeLimit, sleep_until
-from gateway.errors import GatewayError, UpstreamError, UpstreamOutage, UpstreamTimedOut
+from gateway.clock import Signal, TimeLimit, sleep_until
+from gateway.errors import GatewayError, JobOverdue, UpstreamError, UpstreamOutage, UpstreamTimedOut
+from gateway.watch.ends import KEEP_UNSEEN_SECONDS
 from gateway.watch.observer import UNOBSERVED
+from gateway.watch.refusals import Refusals
+from gateway.watch.sent_jobs import LONGEST_JOB_SECONDS, OVERDUE_MARGIN_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.rates import Rates
     from gateway.watch.cadence import Cadence
     from gateway.watch.observer import Observer
+    from gateway.watch.sent_jobs import Key, SentJobs
     from gateway.watch.watcher import Watcher
 
 S = TypeVar("S")
@@ -28,6 +33,8 @@ S = TypeVar("S")
 # One poll that never ends must leave time of an outage's limit for others.
 LONGEST_POLL_PART = 1 / 3
 WAKE_AT_ONCE = 25
+# The last look of an outage waits for holds of its credential, but not for longer than this many times its limit.
+LONGEST_OUTAGE_LIMITS = 2
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ class Rules(Generic[S]):
 
     `same`: whether two states are equal to a watcher. `is_last`: whether nothing follows a state. `size`: what
     keeping a state costs, in bytes. `outage_seconds`: how long passing failures are ridden out. `rates`: how often each
-    credential may poll. `slots`: a poll takes one before it starts. `observer` is told what happens.
+    credential may poll. `slots`: a poll takes one before it starts. `sent_jobs`: what is known of the jobs that were
+    sent here. `observer` is told what happens.
     """
 
     same: Callable[[S, S], bool]
@@ -46,6 +54,7 @@ class Rules(Generic[S]):
     outage_seconds: float
     rates: Rates
     slots: Budget
+    sent_jobs: SentJobs
     observer: Observer = UNOBSERVED
 
 
@@ -69,9 +78,10 @@ class Holds:
 
 
 class Loop(Generic[S]):
-    """Polls at once, and then until a state is the last, a failure is final, or an outage has lasted too long.
+    """Poll at once, and then until a state is the last, a failure is final, or something has lasted too long.
 
-    Where what it polls is `fresh`, the first poll would show nothing new, and comes after the shortest interval.
+    With `fresh`, the first poll would show nothing new, and comes after the shortest interval. A read in flight is
+    finished without watchers too. No other follows it, but the loop waits a while for watchers to come.
     """
 
     def __init__(
@@ -79,7 +89,7 @@ class Loop(Generic[S]):
         clock: Clock,
         rules: Rules[S],
         holds: Holds,
-        credential: bytes,
+        key: Key,
         fetch: Callable[[Pause], Awaitable[S]],
         on_end: Callable[[Loop[S]], None],
         *,
@@ -97,16 +107,37 @@ class Loop(Generic[S]):
         self.next_poll: float | None = clock.monotonic() + (rules.cadence.shortest if fresh else 0.0)
         self._rules = rules
         self._holds = holds
-        self._credential = credential
+        self._credential = key.credential
+        self._sent = rules.sent_jobs.find(key)
+        self._refusals = Refusals(self._sent, exists=False)
         self._fetch = fetch
         self._on_end = on_end
         self._began = clock.monotonic()
         rules.observer.loop_began()
         self._failing_since: float | None = None
+        # Whether the next poll is the last one of an outage, which the upstream asked to wait for beyond the limit.
+        self._last_look = False
+        self._running_since: float | None = None
+        self._reading = False
+        # Whether all watchers have left during a read: then reads take longer than they wait, and the state is kept.
+        self._left_reading = False
+        self._joined: Signal | None = None
         self.task = asyncio.get_running_loop().create_task(self._run())
 
+    def join(self, watcher: Watcher[S], *, exists: bool) -> None:
+        """Take in a watcher. `exists`: its client knows that the job exists."""
+        self.watchers.add(watcher)
+        self._refusals.exists |= exists
+        if self._joined is not None:
+            self._joined.set()
+
+    def outlives_watchers(self) -> bool:
+        """Return whether the loop goes on, for a while, when its last watcher has left."""
+        self._left_reading = self._left_reading or self._reading
+        return self._left_reading
+
     def stop(self) -> None:
-        """Stops polling, for nobody watches any more."""
+        """Stop polling, because nobody watches any more."""
         self._on_end(self)
         self.task.cancel()
 
@@ -128,27 +159,52 @@ class Loop(Generic[S]):
 
     async def _poll_until_last(self) -> None:
         while not self.last:
+            if not self.watchers and not await self._is_joined_in_time():
+                self._on_end(self)
+                return
             await self._until_due()
             due = self.clock.monotonic()
             await self._rules.rates.turn(self._credential)
             with await self._rules.slots.take(self._credential):
                 self._discount(self.clock.monotonic() - due)
-                # While this one waited for its turn, another may have been told to slow down.
-                if self._held_until > self.clock.monotonic():
-                    continue
-                await self._poll()
+                # While this one waited for its turn, another may have been told to slow down, or the watchers left.
+                if self.watchers and not self._is_held(self.clock.monotonic()):
+                    await self._poll()
+
+    async def _is_joined_in_time(self) -> bool:
+        until = self.clock.monotonic() + KEEP_UNSEEN_SECONDS
+        self._joined = Signal(self.clock)
+        while not self.watchers and self.clock.monotonic() < until:
+            await self._joined.wait(until)
+        self._joined = None
+        return bool(self.watchers)
 
     async def _until_due(self) -> None:
         while True:
-            if self.next_poll is None or self._held_until > self.next_poll:
+            if self.next_poll is None or self._is_held(self.next_poll):
                 self.next_poll = self._held_until + self._rules.cadence.crowd_spread()
+                if self._failing_since is not None and self.next_poll > self._give_up_at(self.next_poll):
+                    # The upstream asked for this wait, so the loop looks once more after it.
+                    self._last_look = True
+                    self.next_poll = min(self.next_poll, self._patience_ends)
             give_up = self._give_up_at(self.next_poll)
-            await sleep_until(self.clock, min(self.next_poll, give_up))
+            await sleep_until(self.clock, self.next_poll if self._last_look else min(self.next_poll, give_up))
             now = self.clock.monotonic()
-            if self.last_failure is not None and now >= give_up and self.next_poll > give_up:
+            beyond = now >= give_up and self.next_poll > give_up and not self._last_look
+            if self.last_failure is not None and beyond:
                 raise self._outage(self.last_failure)
-            if now >= max(self.next_poll, self._held_until):
+            if now >= self.next_poll and not self._is_held(now):
                 return
+
+    def _is_held(self, moment: float) -> bool:
+        return self._held_until > moment and moment < self._patience_ends
+
+    @property
+    def _patience_ends(self) -> float:
+        # Holds that others make again and again must not put off the end of an outage for good.
+        if self._failing_since is None:
+            return math.inf
+        return self._failing_since + LONGEST_OUTAGE_LIMITS * self._rules.outage_seconds
 
     def _discount(self, waited: float) -> None:
         # What was spent waiting for a turn of our own is no time of an outage.
@@ -162,19 +218,24 @@ class Loop(Generic[S]):
     async def _poll(self) -> None:
         started = self.clock.monotonic()
         longest = started + self._rules.outage_seconds * LONGEST_POLL_PART
-        give_up = self._give_up_at(started)
+        give_up = math.inf if self._last_look else self._give_up_at(started)
         self.next_poll = None
+        self._reading = True
         limit = TimeLimit(self.clock, min(longest, give_up))
         try:
             try:
                 async with limit:
                     state = await self._fetch(limit.pause)
             finally:
+                self._reading = False
                 self._discount(limit.paused)
         except TimeoutError:
             timed_out = UpstreamTimedOut("the upstream did not answer in time")
-            # The limit of the outage cuts a poll off that has maybe just begun: what failed before says more.
-            self._fail(started + limit.paused, timed_out if longest < give_up else self.last_failure or timed_out)
+            if self.last_failure is not None and give_up <= longest:
+                # The limit of the outage cut off a poll that had maybe just begun: what failed before says more.
+                self._rules.observer.polled(timed_out, len(self.watchers))
+                raise self._outage(self.last_failure) from None
+            self._fail(started + limit.paused, timed_out)
         except UpstreamError as error:
             self._fail(started + limit.paused, error)
         else:
@@ -191,6 +252,8 @@ class Loop(Generic[S]):
         self.failures = 0
         self.last_failure = None
         self._failing_since = None
+        self._last_look = False
+        self._refusals.succeeded()
         self.next_poll = now + rules.cadence.interval(now - self._began)
         changed = self.state is None or not rules.same(self.state, state)
         self.state = state
@@ -202,26 +265,48 @@ class Loop(Generic[S]):
             self._on_end(self)
         if changed:
             self._wake_watchers()
+        if not self.last:
+            self._check_overdue(now)
+
+    def _check_overdue(self, now: float) -> None:
+        if self._running_since is None:
+            self._running_since = now
+        since, timeout = self._running_since, LONGEST_JOB_SECONDS
+        if self._sent is not None:
+            since, timeout = self._sent.sent_at, self._sent.timeout
+        # A watch of a job that is overdue already lasts for the margin, too.
+        if now < max(since + timeout, self._running_since) + OVERDUE_MARGIN_SECONDS:
+            return
+        limit = "a day" if self._sent is None else f"its timeout of {timeout:.0f} s"
+        raise JobOverdue(
+            f"the upstream still shows the job as running after {now - since:.0f} s, longer than {limit} allows; read "
+            "it with GetJob to see its own word for the state, or watch it again"
+        )
 
     def _fail(self, started: float, error: UpstreamError) -> None:
         self._rules.observer.polled(error, len(self.watchers))
-        if not error.passing:
-            raise error
         now = self.clock.monotonic()
+        if self._refusals.count(error, now):
+            raise error
         cadence = self._rules.cadence
         self.failures += 1
         # Without its traceback, as in `_end`.
         self.last_failure = error.with_traceback(None)
         if self._failing_since is None:
             self._failing_since = started
-        if now >= self._give_up_at(now):
-            raise self._outage(error)
-        wait = cadence.backoff(self.failures)
-        if error.retry_after is not None:
-            wait = max(wait, error.retry_after + cadence.spread())
-        self.next_poll = now + wait
         if error.throttled:
             self._rules.rates.slow_down(self._credential)
+        give_up = self._give_up_at(now)
+        if now >= give_up:
+            raise self._outage(error)
+        wait = cadence.confirmation() if self._refusals.confirming else cadence.backoff(self.failures)
+        # Other refusals than the passing ones are asked about again soon, whatever they say of a time.
+        self._last_look = False
+        if error.passing and error.retry_after is not None:
+            wait = max(wait, error.retry_after + cadence.spread())
+            self._last_look = now + wait > give_up
+        self.next_poll = give_up if self._last_look else now + wait
+        if error.throttled:
             self._holds.hold(self._credential, now + min(wait, self._rules.outage_seconds))
 
     def _outage(self, last: UpstreamError) -> UpstreamOutage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from functools import partial
 from itertools import pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from tests.promises.history import Kind
@@ -19,6 +20,13 @@ EXACT = 0.001
 
 MANY_INTERVALS = 20
 
+# Refusals of a job that was sent here in the last `JUST_SENT` seconds are ridden out for `GRACE` seconds.
+JUST_SENT, GRACE = 60.0, 15.0
+# Of the limit of an outage: the longest poll, and how long the last look may be put off by a 429 of other jobs.
+LONGEST_POLL, LONGEST_HOLD = 1 / 3, 2
+
+FAILED = frozenset({Kind.PASSING, Kind.REFUSED})
+
 # How a watch ends that no failure of the upstream ended.
 OWN_ENDS = frozenset({"OK", "LEFT", "DRAINING", "KILLED"})
 
@@ -31,10 +39,17 @@ class Polls:
         for poll in history.polls:
             self._by_key[poll.credential, poll.uid, poll.process].append(poll)
         for polls in self._by_key.values():
-            polls.sort(key=lambda poll: poll.ended)
+            polls.sort(key=attrgetter("ended"))
 
     def __iter__(self) -> Iterator[list[Poll]]:
         return iter(self._by_key.values())
+
+    def loops_by_name(self) -> Iterator[list[Poll]]:
+        """The polls of each loop."""
+        for polls in self:
+            names = dict.fromkeys(poll.loop for poll in polls)
+            for name in names:
+                yield [poll for poll in polls if poll.loop == name]
 
     def of(self, watch: Watch) -> list[Poll]:
         """All polls under the watch's credential."""
@@ -191,24 +206,58 @@ def polled_while_watched(history: History, polls: Polls) -> Iterator[str]:
         if not any(watch.joined - tolerance <= poll.began <= watch.ended + tolerance for watch in watches):
             yield f"{poll.credential}/{poll.uid}: polled at {poll.began:.3f} with nobody watching"
         left = max((watch.ended for watch in watches if watch.joined <= poll.ended), default=poll.ended)
-        if poll.kind is Kind.CUT and poll.ended > left + tolerance:
-            yield f"{poll.credential}/{poll.uid}: its poll went on after the last watcher had left"
+        if poll.kind is Kind.CUT and poll.ended > left + history.outage * LONGEST_POLL + tolerance:
+            yield f"{poll.credential}/{poll.uid}: its poll went on for too long after the last watcher had left"
+
+
+def reads_are_finished(history: History, polls: Polls) -> Iterator[str]:
+    """6. A read in flight is finished when the last watcher leaves."""
+    del polls
+    for poll in history.polls:
+        closed = history.closed.get(poll.process, float("inf"))
+        if poll.kind is not Kind.CUT or not history.stepped or poll.ended >= closed:
+            continue
+        watches = [watch for watch in _watches_of(history, poll) if watch.joined <= poll.ended]
+        left = [watch for watch in watches if abs(watch.ended - poll.ended) <= EXACT and watch.status == "LEFT"]
+        if left and all(watch.ended <= poll.ended + EXACT for watch in watches):
+            yield f"{poll.credential}/{poll.uid}: its poll was given up at {poll.ended:.3f} with its last watcher"
 
 
 def failures_reach_all(history: History, polls: Polls) -> Iterator[str]:
-    """7. A loop that fails tells all its watchers, with its own status; a final failure ends them at once (8)."""
-    del polls
-    for poll in history.polls:
-        if poll.kind is not Kind.FINAL:
+    """7. A loop that fails tells all its watchers, with its own status; a refusal that counts ends them at once (8)."""
+    for loop in polls.loops_by_name():
+        for poll in refusals_that_count(loop, history, surely=True):
+            for watch in _watches_of(history, poll):
+                begun = poll.ended if watch.loop and watch.loop == poll.loop else poll.began
+                inside = _joined(watch, history) < begun and poll.ended < watch.ended - history.tolerance
+                asleep = any(
+                    began <= poll.ended + history.tolerance and poll.ended < ended for began, ended in watch.asleep
+                )
+                if inside and not asleep:
+                    yield f"{watch.name}: it did not end with the refusal at {poll.ended:.3f}"
+
+
+def refusals_that_count(loop: list[Poll], history: History, *, surely: bool) -> Iterator[Poll]:
+    """The refusals that end a loop: all that may, or those that must.
+
+    Over sockets nobody knows which watcher was in which loop, and so whether one knew that the job exists.
+    """
+    state_read, before, grace = False, "", None
+    for poll in loop:
+        if poll.kind is Kind.STATE:
+            state_read, before, grace = True, "", None
+        if poll.kind is not Kind.REFUSED:
             continue
-        for watch in _watches_of(history, poll):
-            begun = poll.ended if watch.loop and watch.loop == poll.loop else poll.began
-            inside = _joined(watch, history) < begun and poll.ended < watch.ended - history.tolerance
-            asleep = any(
-                began <= poll.ended + history.tolerance and poll.ended < ended for began, ended in watch.asleep
-            )
-            if inside and not asleep:
-                yield f"{watch.name}: it did not end with the final failure at {poll.ended:.3f}"
+        sent = history.sent.get((poll.credential, poll.uid))
+        if grace is None:
+            just_sent = sent is not None and poll.ended - sent <= JUST_SENT
+            grace = poll.ended + GRACE if just_sent else poll.ended
+        resumed = [watch for watch in _watches_of(history, poll) if watch.resumed_from is not None]
+        in_loop = [watch for watch in resumed if watch.loop == poll.loop and watch.joined <= poll.ended]
+        told = bool(in_loop if history.stepped else surely and resumed)
+        confirmed, before = before == poll.failure, poll.failure
+        if poll.ended >= grace and (confirmed or not (state_read or told or sent is not None)):
+            yield poll
 
 
 def _joined(watch: Watch, history: History) -> float:
@@ -253,25 +302,25 @@ def backs_off(history: History, polls: Polls) -> Iterator[str]:
     for own in polls:
         run: list[Poll] = []
         for poll in own:
-            run = [*run, poll] if poll.kind is Kind.PASSING and (not run or run[0].loop == poll.loop) else []
+            run = [*run, poll] if poll.kind in FAILED and (not run or run[0].loop == poll.loop) else []
             lasted = poll.ended - run[0].began if run else 0.0
             if lasted > MANY_INTERVALS * history.shortest and len(run) > lasted / history.shortest:
                 yield f"{poll.loop}: {len(run)} failures in {lasted:.1f} s"
 
 
 def errors_are_true(history: History, polls: Polls) -> Iterator[str]:
-    """8. An error is that of a final poll; a passing failure ends nothing until it has lasted for the limit."""
+    """8. An error is that of a refusal that counts; a transient failure ends nothing until it lasted for the limit."""
     for watch in history.watches:
         if watch.status == "UPSTREAM_OUTAGE":
             yield from in_its_loop(watch, polls, partial(_wrong_outage, watch, history))
         elif watch.status and watch.status not in OWN_ENDS:
-            yield from in_its_loop(watch, polls, partial(_wrong_error, watch))
+            yield from in_its_loop(watch, polls, partial(_wrong_error, watch, history))
 
 
-def _wrong_error(watch: Watch, loop: list[Poll]) -> str | None:
-    if any(poll.kind is Kind.FINAL and poll.failure == watch.status for poll in loop):
+def _wrong_error(watch: Watch, history: History, loop: list[Poll]) -> str | None:
+    if any(poll.failure == watch.status for poll in refusals_that_count(loop, history, surely=False)):
         return None
-    return f"it ended with {watch.status}, which no final poll had"
+    return f"it ended with {watch.status}, and no poll had that which counts"
 
 
 def _wrong_outage(watch: Watch, history: History, loop: list[Poll]) -> str | None:
@@ -282,11 +331,18 @@ def _wrong_outage(watch: Watch, history: History, loop: list[Poll]) -> str | Non
     run = _failing_run(before)
     if not run or watch.ended - _sent(run[0], before, history) < history.outage - EXACT:
         return f"it gave up at {watch.ended:.3f} before the limit"
-    failed = [poll for poll in run if poll.kind is Kind.PASSING]
+    looked = run[-1].began >= run[0].began + history.outage - _inexact(history)
+    if run[-1].retry_after and not looked:
+        return f"it gave up at {watch.ended:.3f}, and did not look again after Retry-After"
+    failed = [poll for poll in run if poll.kind in FAILED]
     cut = run[-1].kind is Kind.CUT
     if failed and watch.last_failure != failed[-1].failure and not (cut and watch.last_failure == "UPSTREAM_TIMEOUT"):
         return f"it names {watch.last_failure!r} as the last failure, not {failed[-1].failure!r}"
     return None
+
+
+def _inexact(history: History) -> float:
+    return EXACT if history.stepped else history.tolerance
 
 
 def _sent(poll: Poll, loop: list[Poll], history: History) -> float:
@@ -306,26 +362,53 @@ def _failing_run(polls: list[Poll]) -> list[Poll]:
 
 
 def outages_end(history: History, polls: Polls) -> Iterator[str]:
-    """8. Riding out is bounded by time."""
-    for own in polls:
-        run: list[Poll] = []
-        for poll in own:
-            run = [*run, poll] if poll.kind is Kind.PASSING and (not run or run[0].loop == poll.loop) else []
-            if run and poll.ended - run[0].began > history.outage + history.tolerance:
-                yield f"{poll.loop}: its loop rode out failures from {run[0].began:.3f} to {poll.ended:.3f}"
+    """8. Riding out is bounded by time, with one more look if the upstream asked to wait for longer."""
+    for loop in polls.loops_by_name():
+        for run in _failing_runs(loop):
+            limit = run[0].began + history.outage
+            late = [poll for poll in run if poll.ended > limit + history.tolerance]
+            asked = any(poll.retry_after for poll in history.polls if poll.credential == run[0].credential)
+            last = run[0].began + history.outage * (LONGEST_HOLD + LONGEST_POLL) + history.tolerance
+            if late and (not asked or len(late) > 1 or late[0].ended > last):
+                yield f"{run[0].loop}: its loop rode out failures from {run[0].began:.3f} to {late[-1].ended:.3f}"
+
+
+def _failing_runs(loop: list[Poll]) -> Iterator[list[Poll]]:
+    run: list[Poll] = []
+    for poll in loop:
+        if poll.kind in FAILED:
+            run.append(poll)
+        elif run:
+            yield run
+            run = []
+    if run:
+        yield run
 
 
 def retry_after(history: History, polls: Polls) -> Iterator[str]:
-    """8. Retry-After is honoured, and one 429 holds back all loops of its credential."""
+    """8. Retry-After is honoured up to the limit of an outage, and one 429 holds back all loops of its credential."""
+    # Since when the failures last that a poll is one of, or follows.
+    since: dict[Poll, float] = {}
+    for loop in polls.loops_by_name():
+        run: list[Poll] = []
+        for poll in loop:
+            run = [*run, poll] if not run or run[-1].kind is not Kind.STATE else [poll]
+            since[poll] = run[0].began
     for own in polls:
-        for before, after in pairwise(sorted(own, key=lambda poll: poll.began)):
+        for before, after in pairwise(sorted(own, key=attrgetter("began"))):
             early = after.began < before.ended + before.retry_after - EXACT
-            if before.loop == after.loop and before.retry_after and early:
+            last_look = after.began >= since[before] + history.outage - _inexact(history)
+            if before.loop == after.loop and before.retry_after and early and not last_look:
                 yield f"{after.credential}/{after.uid}: polled at {after.began:.3f}, before Retry-After was over"
     for throttled in [poll for poll in history.polls if poll.throttled]:
+        if throttled.ended >= since[throttled] + history.outage - _inexact(history):
+            # The last look of a loop holds back no other.
+            continue
         until = throttled.ended + min(throttled.retry_after, history.outage) - EXACT
         for own in polls:
-            during = [poll for poll in own if _is_held(poll, throttled, until)]
+            patient = history.outage * LONGEST_HOLD - _inexact(history)
+            held = [poll for poll in own if _is_held(poll, throttled, until)]
+            during = [poll for poll in held if poll.began < since[poll] + patient]
             # Over sockets, each other job may have one request on its way when the 429 is answered.
             late = during if history.stepped or _same_job(during[:1], throttled) else during[1:]
             for poll in late:
@@ -411,6 +494,7 @@ PROMISES: tuple[Callable[[History, Polls], Iterator[str]], ...] = (
     one_loop,
     own_credential,
     polled_while_watched,
+    reads_are_finished,
     failures_reach_all,
     outages_reach_all,
     changes_at_once,

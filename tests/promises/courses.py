@@ -56,21 +56,26 @@ class Trouble:
         return mine and self.began <= now < self.ended
 
 
-PASSING = ("429", "503", "502", "504", "500", "408", "lost", "timed out", "malformed", "hang")
-FINAL = ("401", "403", "404", "410")
+PAGES = ("403 page", "404 page")
+PASSING = ("429", "503", "502", "504", "500", "408", "499", "460", "lost", "timed out", "malformed", "hang", *PAGES)
+REFUSALS = ("401", "403", "404", "410")
+# So short that one read meets it, and the next does not.
+BLIP_SECONDS = 0.6
 
 
 @dataclass
 class Troubles:
-    """The troubles of a run, of the kinds `passing` and `FINAL`; the last that a request meets is its."""
+    """The troubles of a run, of the kinds `passing` and `REFUSALS`; the last that a request meets is its."""
 
     passing: tuple[str, ...] = PASSING
     plan: list[Trouble] = field(default_factory=list)
 
     def draw(self, dice: random.Random, now: float, longest: float, credentials: list[str], uids: list[int]) -> None:
         """Adds one that begins now and lasts up to `longest` seconds."""
-        final = dice.random() < 0.15
-        name = dice.choice(FINAL if final else self.passing)
+        refused = dice.random() < 0.25
+        name = dice.choice(REFUSALS if refused else self.passing)
+        if refused and dice.random() < 0.6:
+            longest = min(longest, BLIP_SECONDS)
         retry = name in ("429", "503") and dice.random() < 0.6
         self.plan.append(
             Trouble(
@@ -78,10 +83,15 @@ class Troubles:
                 now,
                 now + dice.uniform(0, longest),
                 dice.choice([None, *credentials]),
-                dice.choice(uids) if final else dice.choice([None, *uids]),
+                dice.choice(uids) if refused else dice.choice([None, *uids]),
                 dice.choice([1.0, longest / 3]) if retry else 0.0,
             )
         )
+
+    def lag(self, dice: random.Random, now: float, credential: str, uid: int) -> None:
+        """Show a job late to the credential that has just sent it."""
+        name = dice.choice(REFUSALS)
+        self.plan.append(Trouble(name, now, now + dice.uniform(0, 20.0), credential, uid))
 
     def of(self, now: float, credential: str, uid: int) -> Trouble | None:
         """What a request of now meets."""

@@ -11,8 +11,9 @@ class Kind(enum.Enum):
 
     STATE = enum.auto()
     PASSING = enum.auto()
-    FINAL = enum.auto()
-    # The gateway gave it up: its last watcher left, or a limit cut it off.
+    # It was refused by the API; whether that counts depends on the requests before it.
+    REFUSED = enum.auto()
+    # The gateway gave it up: it was stopped, or a limit cut it off.
     CUT = enum.auto()
 
 
@@ -95,3 +96,6 @@ class History:
     outage: float
     tolerance: float
     stepped: bool = True
+    # When each process was closed, and when a credential sent a job here.
+    closed: dict[int, float] = field(default_factory=dict)
+    sent: dict[tuple[str, int], float] = field(default_factory=dict)

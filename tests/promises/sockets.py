@@ -17,7 +17,7 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 
 from gateway.config import Settings
 from gateway.server import Gateway
-from tests.promises.courses import FINAL, Course, Troubles, draw_course
+from tests.promises.courses import REFUSALS, Course, Troubles, draw_course
 from tests.promises.history import Event, History, Kind, Poll, Watch
 from tests.support.gateways import Failure
 from tests.support.upstream import Connection, ScriptedUpstream, Seen, answer
@@ -40,6 +40,10 @@ REASONS = {
     "504": "UPSTREAM_TIMEOUT",
     "500": "UPSTREAM_ERROR",
     "408": "UPSTREAM_NOT_READY",
+    "499": "UPSTREAM_CANCELLED",
+    "460": "UPSTREAM_CANCELLED",
+    "403 page": "UPSTREAM_MALFORMED",
+    "404 page": "UPSTREAM_MALFORMED",
     "reset": "UPSTREAM_CONNECTION_LOST",
     "closed": "UPSTREAM_CONNECTION_LOST",
     "half a body": "UPSTREAM_CONNECTION_LOST",
@@ -52,7 +56,7 @@ REASONS = {
     "404": "UPSTREAM_NOT_FOUND",
     "410": "UPSTREAM_REFUSED",
 }
-PASSING = tuple(name for name in REASONS if name not in FINAL)
+PASSING = tuple(name for name in REASONS if name not in REFUSALS)
 
 
 class TroubledUpstream(ScriptedUpstream):
@@ -78,7 +82,7 @@ class TroubledUpstream(ScriptedUpstream):
             if trouble is not None:
                 self.faults[trouble.name] += 1
                 goes_on = await self._meet(trouble, connection)
-                kind = Kind.FINAL if trouble.name in FINAL else Kind.PASSING
+                kind = Kind.REFUSED if trouble.name in REFUSALS else Kind.PASSING
             else:
                 started, course = self.courses[uid]
                 state, done = course.at(began - started)
@@ -127,9 +131,9 @@ class TroubledUpstream(ScriptedUpstream):
                 await connection.send(answer(302, headers={"Location": f"{self.url}/elsewhere/"}))
                 return True
             case name:
-                await connection.send(
-                    answer(int(name), raw=b"<html>" * 100, headers=self._retry_after(trouble.retry_after))
-                )
+                body = b'{"detail": "so it is"}' if name in REFUSALS else b"<html>" * 100
+                headers = self._retry_after(trouble.retry_after)
+                await connection.send(answer(int(name[:3]), raw=body, headers=headers))
                 return True
         return False
 

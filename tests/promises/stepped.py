@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -30,13 +31,14 @@ from gateway.outgoing import Outgoing
 from gateway.rates import Rates
 from gateway.status import row_of
 from gateway.stream import EventStream, read_resume_point
-from gateway.watch import Cadence, Hub, Key, Rules
+from gateway.watch import Cadence, Hub, Key, MemorySentJobs, Rules
 from tests.promises.courses import Course, Troubles, draw_course
 from tests.promises.history import Event, History, Kind, Poll, Watch
 from tests.support.clock import SteppedClock, settle
 
 if TYPE_CHECKING:
     from gateway.call import Call
+    from gateway.clock import Pause
 
 CREDENTIALS = ["ann", "bob", "eve"]
 OUTGOING = Outgoing(Budget(1 << 30), 1 << 30)
@@ -104,10 +106,13 @@ class SteppedRun:
         self.watches: list[Watch] = []
         self.faults: Counter[str] = Counter()
         self.steps = 0
+        self.sent_jobs = MemorySentJobs(self.clock)
         self._process = 0
         self._troubles = Troubles()
         self._courses: dict[int, tuple[float, Course]] = {}
         self._results: dict[int, bytes] = {}
+        self._sent: dict[tuple[str, int], float] = {}
+        self._closed: dict[int, float] = {}
         self._loops: WeakKeyDictionary[object, str] = WeakKeyDictionary()
         self._active: dict[int, tuple[Watch, Pipe, asyncio.Task[None]]] = {}
         self._start_process()
@@ -122,15 +127,26 @@ class SteppedRun:
             outage_seconds=OUTAGE,
             rates=Rates(self.clock, 100.0),
             slots=Budget(100),
+            sent_jobs=self.sent_jobs,
             observer=self.metrics,
         )
         self._hub = Hub(self.clock, rules)
 
     @property
     def history(self) -> History:
-        return History(self.polls, self.watches, self._results, SHORTEST, LONGEST, OUTAGE, tolerance=0.001)
+        return History(
+            self.polls,
+            self.watches,
+            self._results,
+            SHORTEST,
+            LONGEST,
+            OUTAGE,
+            tolerance=0.001,
+            closed=self._closed,
+            sent=self._sent,
+        )
 
-    async def _fetch(self, watch: Watch) -> JobState:
+    async def _fetch(self, watch: Watch, _: Pause) -> JobState:
         credential, uid = watch.credential, watch.uid
         began = self.clock.stamp()
         kind, state, done, error = Kind.CUT, "", False, None
@@ -142,7 +158,7 @@ class SteppedRun:
                 if trouble.name == "hang":
                     await self._pass(10.0)
                 error = error_of(trouble.name, trouble.retry_after)
-                kind = Kind.PASSING if error.passing else Kind.FINAL
+                kind = Kind.PASSING if error.passing else Kind.REFUSED
                 raise error
             started, course = self._courses[uid]
             state, done = course.at(began - started)
@@ -181,7 +197,8 @@ class SteppedRun:
         watch.joined = self.clock.stamp()
         try:
             key = Key(watch.credential.encode(), uid)
-            with self._hub.watch(key, lambda _: self._fetch(watch), stream.has_seen) as watcher:
+            fetch = partial(self._fetch, watch)
+            with self._hub.watch(key, fetch, stream.has_seen, exists=stream.has_begun) as watcher:
                 # The first watcher of a loop gives it its name, as its fetch does to its polls.
                 watch.loop = self._loops.setdefault(watcher.loop, watch.name)
                 await stream.follow(watcher)
@@ -227,7 +244,15 @@ class SteppedRun:
             course = draw_course(self.dice, uid, self.dice.choice([5.0, 100.0, 3_000.0]))
             self._courses[uid] = (self.clock.now, course)
             self._results[uid] = course.result
+            if self.dice.random() < 0.5:
+                self._send(uid)
         return self.dice.choice(sorted(self._courses)[-6:])
+
+    def _send(self, uid: int) -> None:
+        credential = self.dice.choice(CREDENTIALS)
+        self.sent_jobs.remember(Key(credential.encode(), uid), None)
+        self._sent[credential, uid] = self.clock.now
+        self._troubles.lag(self.dice, self.clock.now, credential, uid)
 
     async def step(self) -> None:
         """One thing happens, then some time passes."""
@@ -275,6 +300,7 @@ class SteppedRun:
                 watch.status = "KILLED"
                 task.cancel()
         await settle()
+        self._closed[self._process] = self.clock.stamp()
         await self._hub.aclose()
         self._start_process()
 
@@ -286,8 +312,8 @@ class SteppedRun:
         await self.clock.advance(2 * 3_600)
         for watch, _, task in self._active.values():
             assert task.done(), f"{watch.name} never ended"
-        await self._hub.aclose()
         assert len(self._hub) == 0
+        await self._hub.aclose()
 
 
 def job_of(uid: int, state: str, result: bytes | None, now: float) -> Job:
@@ -311,5 +337,7 @@ def error_of(name: str, retry_after: float) -> UpstreamError:
             return UpstreamTimedOut("slow")
         case "malformed":
             return UpstreamMalformed("no JSON", http_status=200)
+        case "403 page" | "404 page":
+            return UpstreamAnswered(int(name[:3]), "a page", from_api=False)
         case _:
             return UpstreamAnswered(int(name), "so it is", retry_after=retry_after or None)

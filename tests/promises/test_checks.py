@@ -41,7 +41,8 @@ def good() -> History:
         poll(12.0, "c"),
         poll(14.0, "success"),
         poll(1.0, "z", credential="bob", loop="bob"),
-        poll(3.0, kind=Kind.FINAL, failure="UPSTREAM_NOT_FOUND", credential="bob", loop="bob"),
+        poll(2.2, kind=Kind.REFUSED, failure="UPSTREAM_NOT_FOUND", credential="bob", loop="bob"),
+        poll(3.0, kind=Kind.REFUSED, failure="UPSTREAM_NOT_FOUND", credential="bob", loop="bob"),
     ]
     quick = Watch("w", "ann", 1, joined=0.9, heartbeat=5.0, ended=14.1, status="OK", loop="w")
     quick.events = [
@@ -152,7 +153,14 @@ def break_polled_while_watched_afterwards(history: History) -> None:
 
 
 def break_polled_while_watched_with_a_poll_that_goes_on(history: History) -> None:
-    history.polls.append(poll(14.12, kind=Kind.CUT, ended=30.0))
+    history.polls.append(poll(14.12, kind=Kind.CUT, ended=40.0))
+
+
+def break_reads_are_finished(history: History) -> None:
+    history.polls[5] = poll(14.0, kind=Kind.CUT)
+    for watch in history.watches[:2]:
+        watch.status, watch.ended = "LEFT", 14.1
+        watch.events = watch.events[:2]
 
 
 def break_failures_reach_all(history: History) -> None:
@@ -161,6 +169,24 @@ def break_failures_reach_all(history: History) -> None:
 
 def break_errors_are_true_with_an_error_of_nobody(history: History) -> None:
     history.watches[2].status = "UPSTREAM_PERMISSION_DENIED"
+
+
+def break_errors_are_true_with_one_refusal(history: History) -> None:
+    del history.polls[-2]
+
+
+def break_errors_are_true_with_two_that_differ(history: History) -> None:
+    history.polls[-2] = replace(history.polls[-2], failure="UPSTREAM_PERMISSION_DENIED")
+
+
+def break_errors_are_true_with_a_job_that_was_just_sent(history: History) -> None:
+    history.sent["bob", 1] = 0.5
+
+
+def break_errors_are_true_without_another_look(history: History) -> None:
+    history.polls[:6] = [poll(1.0, "a"), replace(history.polls[3], retry_after=3_600.0)]
+    history.watches = [Watch("w", "ann", 1, 0.9, 1e6, ended=67.0, status="UPSTREAM_OUTAGE", loop="w")]
+    history.watches[0].last_failure = "UPSTREAM_UNAVAILABLE"
 
 
 def break_errors_are_true_with_a_passing_failure(history: History) -> None:
@@ -242,8 +268,13 @@ EXPECTED: dict[Callable[[History], None], str] = {
     break_own_credential: "own_credential",
     break_polled_while_watched_afterwards: "polled_while_watched",
     break_polled_while_watched_with_a_poll_that_goes_on: "polled_while_watched",
+    break_reads_are_finished: "reads_are_finished",
     break_failures_reach_all: "failures_reach_all",
     break_errors_are_true_with_an_error_of_nobody: "errors_are_true",
+    break_errors_are_true_with_one_refusal: "errors_are_true",
+    break_errors_are_true_with_two_that_differ: "errors_are_true",
+    break_errors_are_true_with_a_job_that_was_just_sent: "errors_are_true",
+    break_errors_are_true_without_another_look: "errors_are_true",
     break_errors_are_true_with_a_passing_failure: "errors_are_true",
     break_outages_reach_all: "outages_reach_all",
     break_changes_at_once: "changes_at_once",

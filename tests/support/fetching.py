@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from gateway.budget import Budget
 from gateway.rates import Rates
-from gateway.watch import Cadence, Hub, Rules
+from gateway.watch import Cadence, Hub, MemorySentJobs, Rules
 
 if TYPE_CHECKING:
     from gateway.clock import Pause
+    from gateway.watch import SentJobs
     from tests.support.clock import SteppedClock
 
 
@@ -73,6 +74,7 @@ def make_hub(
     slots: int = 8,
     rate: float = 1_000.0,
     seed: int = 1,
+    sent_jobs: SentJobs | None = None,
 ) -> Hub[State]:
     """A hub of `State`s."""
     rules: Rules[State] = Rules(
@@ -83,5 +85,6 @@ def make_hub(
         outage_seconds=outage,
         rates=Rates(clock, rate),
         slots=Budget(slots),
+        sent_jobs=sent_jobs or MemorySentJobs(clock),
     )
     return Hub(clock, rules)

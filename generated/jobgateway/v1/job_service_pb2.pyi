@@ -404,7 +404,8 @@ class RunJobRequest(_message.Message):
     CANCEL_ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     cancel_on_disconnect: _builtins.bool
     """Whether the job is cancelled, for all who watch it, where this caller leaves before its end: by cancelling, by its
-    deadline, or by a lost connection. An end that the gateway made cancels nothing. Unset: the job runs on.
+    deadline, or by a lost connection. The gateway tries for up to 10 minutes, until the upstream has answered for certain.
+    An end that the gateway made cancels nothing. Unset: the job runs on.
     """
     @_builtins.property
     def request(self) -> Global___SendJobRequest:

@@ -100,7 +100,8 @@ class JobServiceStub:
     The result is in the answer as `content_format` says. A result over the size of one message is left out
     (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it, up to the 512 MiB that the
     gateway takes of one answer (above: RESOURCE_EXHAUSTED, reason `UPSTREAM_ANSWER_TOO_LARGE`).
-    Statuses: those that any RPC may give. Safe to retry.
+    Statuses: those that any RPC may give; UNAVAILABLE, reason `NO_STATE_YET`, if the job was sent a moment ago and the
+    upstream does not show it yet. Safe to retry.
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.JobEvent]
     """Streams what happens to a job until it is done. The gateway polls, once for all who watch under one credential.
@@ -115,10 +116,17 @@ class JobServiceStub:
      5. An event comes at least once per `heartbeat_interval`. A client that hears nothing for three intervals SHOULD
         cancel and call again with its last `resume_token`.
 
-    Leaving the stream ends nothing else: the job runs on. Passing failures of the upstream are ridden out and told in
-    heartbeats. Beyond the statuses that any RPC may give:
+    Leaving the stream ends nothing else: the job runs on. Transient failures of the upstream are ridden out and told in
+    heartbeats. So is a refusal (401, 403, 404 and others) until it is certain: if a state was read before, here or by the
+    stream that the `resume_token` is of, a second read confirms it about a second later; if this gateway sent the job in
+    the last 60 seconds, refusals must last for 15 seconds. A 4xx without a JSON object, as proxies give it, is transient.
+    Beyond the statuses that any RPC may give:
      - UNAVAILABLE, reason `UPSTREAM_OUTAGE`: the upstream failed for longer than the gateway rides out; `last_failure`
-       in the metadata is the last reason. Call again with the last `resume_token`.
+       in the metadata is the last reason, and `http_status` the status that the upstream answered last, if it did. Call
+       again with the last `resume_token`.
+     - FAILED_PRECONDITION, reason `JOB_OVERDUE`: the upstream shows the job as running for 5 minutes longer than its
+       `timeout` allows, or than a day if the gateway does not know it. Read the job's state, and report it. Calling again
+       is possible.
      - UNAVAILABLE, reason `DRAINING`: this gateway is going away. Call again on a new connection, after the wait in
        `RetryInfo`, with the last `resume_token`.
      - UNAVAILABLE, reason `SLOW_READER`: the result, in chunks or in one large message, was not read for 10 seconds (or
@@ -138,9 +146,10 @@ class JobServiceStub:
     WaitJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_service_pb2.Job]
     """Waits until a job is done, for callers that cannot stream; it shares the polling with `WatchJob`.
 
-    Returns the done `Job`, or the latest state with `done` false where `timeout` was over first, which is no error: call
-    again. Where no state could be read in that time, the status of the last failure, or UNAVAILABLE with reason
-    `NO_STATE_YET`. Otherwise the statuses of `WatchJob`. Safe to retry.
+    Returns the done `Job`, or the latest state with `done` false if `timeout` was over first, which is no error: call
+    again. If no state could be read in that time, the status is that of the last failure, or UNAVAILABLE with reason
+    `NO_STATE_YET`, also after a refusal that is not certain yet. Otherwise the statuses of `WatchJob`. Safe to retry. A
+    read that takes longer than the wait is finished, and kept for 15 seconds for the next call.
     """
     RunJob: _grpc.UnaryStreamMultiCallable[_job_service_pb2.RunJobRequest, _job_service_pb2.JobEvent]
     """Sends a job and watches it, in one call: `SendJob`, then `WatchJob`.
@@ -155,9 +164,10 @@ class JobServiceStub:
     """Asks the upstream to cancel a job (DELETE), and returns the state read right after, without its result.
 
     The job may go on for a while, or finish all the same: watch it to know. A job that has ended already is returned as
-    it is, which is no error. Where the upstream took the request but the state could not be read, the answer has the
-    `uid` alone. PERMISSION_DENIED: the upstream lets only the job's owner cancel it. Otherwise the statuses that any RPC
-    may give. Safe to retry.
+    it is, which is no error, however the upstream refused to cancel it. If the upstream took the request but the state
+    could not be read, the answer has the `uid` alone. PERMISSION_DENIED: the upstream lets only the job's owner cancel it.
+    UNAVAILABLE, reason `NO_STATE_YET`: the job was sent a moment ago, and the upstream does not show it yet. Otherwise
+    the statuses that any RPC may give. Safe to retry.
     """
 
 @_typing.type_check_only
@@ -188,7 +198,8 @@ class JobServiceAsyncStub(JobServiceStub):
     The result is in the answer as `content_format` says. A result over the size of one message is left out
     (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it, up to the 512 MiB that the
     gateway takes of one answer (above: RESOURCE_EXHAUSTED, reason `UPSTREAM_ANSWER_TOO_LARGE`).
-    Statuses: those that any RPC may give. Safe to retry.
+    Statuses: those that any RPC may give; UNAVAILABLE, reason `NO_STATE_YET`, if the job was sent a moment ago and the
+    upstream does not show it yet. Safe to retry.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.JobEvent]  # type: ignore[assignment]
     """Streams what happens to a job until it is done. The gateway polls, once for all who watch under one credential.
@@ -203,10 +214,17 @@ class JobServiceAsyncStub(JobServiceStub):
      5. An event comes at least once per `heartbeat_interval`. A client that hears nothing for three intervals SHOULD
         cancel and call again with its last `resume_token`.
 
-    Leaving the stream ends nothing else: the job runs on. Passing failures of the upstream are ridden out and told in
-    heartbeats. Beyond the statuses that any RPC may give:
+    Leaving the stream ends nothing else: the job runs on. Transient failures of the upstream are ridden out and told in
+    heartbeats. So is a refusal (401, 403, 404 and others) until it is certain: if a state was read before, here or by the
+    stream that the `resume_token` is of, a second read confirms it about a second later; if this gateway sent the job in
+    the last 60 seconds, refusals must last for 15 seconds. A 4xx without a JSON object, as proxies give it, is transient.
+    Beyond the statuses that any RPC may give:
      - UNAVAILABLE, reason `UPSTREAM_OUTAGE`: the upstream failed for longer than the gateway rides out; `last_failure`
-       in the metadata is the last reason. Call again with the last `resume_token`.
+       in the metadata is the last reason, and `http_status` the status that the upstream answered last, if it did. Call
+       again with the last `resume_token`.
+     - FAILED_PRECONDITION, reason `JOB_OVERDUE`: the upstream shows the job as running for 5 minutes longer than its
+       `timeout` allows, or than a day if the gateway does not know it. Read the job's state, and report it. Calling again
+       is possible.
      - UNAVAILABLE, reason `DRAINING`: this gateway is going away. Call again on a new connection, after the wait in
        `RetryInfo`, with the last `resume_token`.
      - UNAVAILABLE, reason `SLOW_READER`: the result, in chunks or in one large message, was not read for 10 seconds (or
@@ -226,9 +244,10 @@ class JobServiceAsyncStub(JobServiceStub):
     WaitJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
     """Waits until a job is done, for callers that cannot stream; it shares the polling with `WatchJob`.
 
-    Returns the done `Job`, or the latest state with `done` false where `timeout` was over first, which is no error: call
-    again. Where no state could be read in that time, the status of the last failure, or UNAVAILABLE with reason
-    `NO_STATE_YET`. Otherwise the statuses of `WatchJob`. Safe to retry.
+    Returns the done `Job`, or the latest state with `done` false if `timeout` was over first, which is no error: call
+    again. If no state could be read in that time, the status is that of the last failure, or UNAVAILABLE with reason
+    `NO_STATE_YET`, also after a refusal that is not certain yet. Otherwise the statuses of `WatchJob`. Safe to retry. A
+    read that takes longer than the wait is finished, and kept for 15 seconds for the next call.
     """
     RunJob: _aio.UnaryStreamMultiCallable[_job_service_pb2.RunJobRequest, _job_service_pb2.JobEvent]  # type: ignore[assignment]
     """Sends a job and watches it, in one call: `SendJob`, then `WatchJob`.
@@ -243,9 +262,10 @@ class JobServiceAsyncStub(JobServiceStub):
     """Asks the upstream to cancel a job (DELETE), and returns the state read right after, without its result.
 
     The job may go on for a while, or finish all the same: watch it to know. A job that has ended already is returned as
-    it is, which is no error. Where the upstream took the request but the state could not be read, the answer has the
-    `uid` alone. PERMISSION_DENIED: the upstream lets only the job's owner cancel it. Otherwise the statuses that any RPC
-    may give. Safe to retry.
+    it is, which is no error, however the upstream refused to cancel it. If the upstream took the request but the state
+    could not be read, the answer has the `uid` alone. PERMISSION_DENIED: the upstream lets only the job's owner cancel it.
+    UNAVAILABLE, reason `NO_STATE_YET`: the job was sent a moment ago, and the upstream does not show it yet. Otherwise
+    the statuses that any RPC may give. Safe to retry.
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -285,7 +305,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         The result is in the answer as `content_format` says. A result over the size of one message is left out
         (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it, up to the 512 MiB that the
         gateway takes of one answer (above: RESOURCE_EXHAUSTED, reason `UPSTREAM_ANSWER_TOO_LARGE`).
-        Statuses: those that any RPC may give. Safe to retry.
+        Statuses: those that any RPC may give; UNAVAILABLE, reason `NO_STATE_YET`, if the job was sent a moment ago and the
+        upstream does not show it yet. Safe to retry.
         """
 
     @_abc_1.abstractmethod
@@ -306,10 +327,17 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
          5. An event comes at least once per `heartbeat_interval`. A client that hears nothing for three intervals SHOULD
             cancel and call again with its last `resume_token`.
 
-        Leaving the stream ends nothing else: the job runs on. Passing failures of the upstream are ridden out and told in
-        heartbeats. Beyond the statuses that any RPC may give:
+        Leaving the stream ends nothing else: the job runs on. Transient failures of the upstream are ridden out and told in
+        heartbeats. So is a refusal (401, 403, 404 and others) until it is certain: if a state was read before, here or by the
+        stream that the `resume_token` is of, a second read confirms it about a second later; if this gateway sent the job in
+        the last 60 seconds, refusals must last for 15 seconds. A 4xx without a JSON object, as proxies give it, is transient.
+        Beyond the statuses that any RPC may give:
          - UNAVAILABLE, reason `UPSTREAM_OUTAGE`: the upstream failed for longer than the gateway rides out; `last_failure`
-           in the metadata is the last reason. Call again with the last `resume_token`.
+           in the metadata is the last reason, and `http_status` the status that the upstream answered last, if it did. Call
+           again with the last `resume_token`.
+         - FAILED_PRECONDITION, reason `JOB_OVERDUE`: the upstream shows the job as running for 5 minutes longer than its
+           `timeout` allows, or than a day if the gateway does not know it. Read the job's state, and report it. Calling again
+           is possible.
          - UNAVAILABLE, reason `DRAINING`: this gateway is going away. Call again on a new connection, after the wait in
            `RetryInfo`, with the last `resume_token`.
          - UNAVAILABLE, reason `SLOW_READER`: the result, in chunks or in one large message, was not read for 10 seconds (or
@@ -335,9 +363,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.Job, _abc.Awaitable[_job_service_pb2.Job]]:
         """Waits until a job is done, for callers that cannot stream; it shares the polling with `WatchJob`.
 
-        Returns the done `Job`, or the latest state with `done` false where `timeout` was over first, which is no error: call
-        again. Where no state could be read in that time, the status of the last failure, or UNAVAILABLE with reason
-        `NO_STATE_YET`. Otherwise the statuses of `WatchJob`. Safe to retry.
+        Returns the done `Job`, or the latest state with `done` false if `timeout` was over first, which is no error: call
+        again. If no state could be read in that time, the status is that of the last failure, or UNAVAILABLE with reason
+        `NO_STATE_YET`, also after a refusal that is not certain yet. Otherwise the statuses of `WatchJob`. Safe to retry. A
+        read that takes longer than the wait is finished, and kept for 15 seconds for the next call.
         """
 
     @_abc_1.abstractmethod
@@ -364,9 +393,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks the upstream to cancel a job (DELETE), and returns the state read right after, without its result.
 
         The job may go on for a while, or finish all the same: watch it to know. A job that has ended already is returned as
-        it is, which is no error. Where the upstream took the request but the state could not be read, the answer has the
-        `uid` alone. PERMISSION_DENIED: the upstream lets only the job's owner cancel it. Otherwise the statuses that any RPC
-        may give. Safe to retry.
+        it is, which is no error, however the upstream refused to cancel it. If the upstream took the request but the state
+        could not be read, the answer has the `uid` alone. PERMISSION_DENIED: the upstream lets only the job's owner cancel it.
+        UNAVAILABLE, reason `NO_STATE_YET`: the job was sent a moment ago, and the upstream does not show it yet. Otherwise
+        the statuses that any RPC may give. Safe to retry.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
