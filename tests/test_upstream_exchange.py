@@ -466,17 +466,17 @@ async def test_idle_connections_make_room_for_those_of_others(make: MakeTranspor
 def test_large_pieces_never_rest() -> None:
     share, now = Share(0.0), 0.0
     for _ in range(10_000):
-        share.spend(now, now + 0.0005, 256 << 10)
         now += 0.0005
+        share.spend(0.0005, now, 256 << 10)
         assert share.rest(now) == 0
 
 
 def test_tiny_pieces_take_a_quarter_of_the_time() -> None:
     share, now, busy = Share(0.0), 0.0, 0.0
     while busy < 1.0:
-        share.spend(now, now + 0.002, 200)
         busy += 0.002
         now += 0.002
+        share.spend(0.002, now, 200)
         rest = share.rest(now)
         assert rest < 0.05
         now += rest
@@ -486,8 +486,8 @@ def test_tiny_pieces_take_a_quarter_of_the_time() -> None:
 def test_what_rests_by_itself_is_told_to_rest_no_longer() -> None:
     share, now = Share(0.0), 0.0
     for _ in range(1_000):
-        share.spend(now, now + 0.001, 1)
         now += 0.01
+        share.spend(0.001, now, 1)
         assert share.rest(now) == 0
 
 

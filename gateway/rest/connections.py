@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import time
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,7 @@ class Connector(aiohttp.TCPConnector):
     def __init__(self, *, most: int, **options: Any) -> None:
         super().__init__(limit=0, **options)
         self._most = most
-        self._factory = partial(Wire, loop=self._loop)  # type: ignore[assignment] - a subclass
+        self._factory: Any = partial(Wire, loop=self._loop)
 
     async def connect(self, req: aiohttp.ClientRequest, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
         """As aiohttp has it."""
@@ -268,16 +269,15 @@ class Wire(ResponseHandler):
         return self._exception is not None or self.transport is None or self.transport.is_closing()
 
     def _feed(self, piece: bytes) -> None:
-        began = self._loop.time()
+        began = time.thread_time()
         self._received += len(piece)
         super().data_received(piece)
-        now = self._loop.time()
-        took = now - began
+        took = time.thread_time() - began
         if took > SLOW_SLICE_SECONDS:
             self._slice = max(FIRST_SLICE_BYTES, self._slice // 2)
         elif len(piece) == self._slice < LARGEST_SLICE_BYTES:
             self._slice *= 2
-        self._share.spend(began, now, len(piece))
+        self._share.spend(took, self._loop.time(), len(piece))
         body = self._answer.total_bytes if self._answer is not None else 0
         if self._received - body > MAX_FRAMING_BYTES + MAX_FRAMING_PER_BODY_BYTE * body:
             self._refuse(NotAnAnswer("the upstream's answer has too much beside its body"))
