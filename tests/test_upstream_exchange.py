@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvloop
+from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.budget import Budget
 from gateway.errors import (
@@ -28,6 +29,7 @@ from gateway.errors import (
 from gateway.rest import TimeLimits, Transport
 from gateway.rest.decoding import decoded
 from gateway.rest.share import Share
+from tests.support.gateways import BEARER, running, stub
 from tests.support.raw import tcp_server
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
@@ -466,17 +468,17 @@ async def test_idle_connections_make_room_for_those_of_others(make: MakeTranspor
 def test_large_pieces_never_rest() -> None:
     share, now = Share(0.0), 0.0
     for _ in range(10_000):
-        share.spend(now, now + 0.0005, 256 << 10)
         now += 0.0005
+        share.spend(0.0005, now, 256 << 10)
         assert share.rest(now) == 0
 
 
 def test_tiny_pieces_take_a_quarter_of_the_time() -> None:
     share, now, busy = Share(0.0), 0.0, 0.0
     while busy < 1.0:
-        share.spend(now, now + 0.002, 200)
         busy += 0.002
         now += 0.002
+        share.spend(0.002, now, 200)
         rest = share.rest(now)
         assert rest < 0.05
         now += rest
@@ -486,8 +488,8 @@ def test_tiny_pieces_take_a_quarter_of_the_time() -> None:
 def test_what_rests_by_itself_is_told_to_rest_no_longer() -> None:
     share, now = Share(0.0), 0.0
     for _ in range(1_000):
-        share.spend(now, now + 0.001, 1)
         now += 0.01
+        share.spend(0.001, now, 1)
         assert share.rest(now) == 0
 
 
@@ -569,3 +571,31 @@ async def test_a_want_of_files_of_the_upstream_is_not_our_own(make: MakeTranspor
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert type(await failure(make().exchange("GET", f"http://127.0.0.1:{port}/", {}))) is UpstreamUnreachable
+
+
+# The whole way
+
+
+async def test_a_cancellation_shows_the_state_though_the_upstream_closes_after_the_delete() -> None:
+    requests: list[bytes] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            requests.append(head.split(b" ")[0])
+            if len(requests) > 1 and requests[-2:] == [b"DELETE", b"GET"] and not closed:
+                closed.append(writer)
+                return
+            deleted = head.startswith(b"DELETE")
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n" if deleted else answer(200, CANCELLED))
+
+    closed: list[asyncio.StreamWriter] = []
+    async with tcp_server(accept) as port, running(f"http://127.0.0.1:{port}") as gateway, stub(gateway) as jobs:
+        for _ in range(3):
+            closed.clear()
+            job = await jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER)
+            assert job.status == pb.JOB_STATUS_CANCELLED
+    assert requests == [b"DELETE", b"GET", b"GET"] * 3
+
+
+CANCELLED = {"uid": 42, "status": "cancelled"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import time
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,12 @@ import aiohttp
 from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.rest.share import Share
 
 if TYPE_CHECKING:
-    from aiohttp.client_reqrep import ConnectionKey
     from multidict import CIMultiDict
 
 # One header may take this much, name and value together.
@@ -37,6 +38,7 @@ MAX_FRAMING_BYTES = 384 << 10
 MAX_FRAMING_PER_BODY_BYTE = 32
 # As much is parsed at once until it is known how quick that is. Of chunks of one byte it takes some milliseconds.
 FIRST_SLICE_BYTES = 16 << 10
+SMALL_BYTES = 4 << 10
 LARGEST_SLICE_BYTES = 1 << 20
 SLOW_SLICE_SECONDS = 0.002
 WRITE_BYTES = 64 << 10
@@ -70,7 +72,7 @@ class Connector(aiohttp.TCPConnector):
     def __init__(self, *, most: int, **options: Any) -> None:
         super().__init__(limit=0, **options)
         self._most = most
-        self._factory = partial(Wire, loop=self._loop)  # type: ignore[assignment]
+        self._factory: Any = partial(Wire, loop=self._loop)
 
     async def connect(self, req: aiohttp.ClientRequest, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
         """As aiohttp has it."""
@@ -108,8 +110,9 @@ class Request(aiohttp.ClientRequest):
 
         A late answer to one credential's request is then never taken for the answer to another's.
         """
-        # Of the fields of a key, this one is used for nothing else.
-        return super().connection_key._replace(proxy_headers_hash=hash(self.headers.get(hdrs.AUTHORIZATION)))
+        key = super().connection_key
+        # Of the fields of a key, the hash of a proxy's headers is used for nothing else.
+        return tuple.__new__(ConnectionKey, (*key[:6], hash(self.headers.get(hdrs.AUTHORIZATION)), key[7]))
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         """As aiohttp has it."""
@@ -191,7 +194,7 @@ class Wire(ResponseHandler):
         self._answer: aiohttp.StreamReader | None = None
         self._received = 0
         self._slice = FIRST_SLICE_BYTES
-        self._share = Share(self._loop.time())
+        self._share: Share | None = None
         self._rest = b""
         self._resting: asyncio.TimerHandle | None = None
 
@@ -247,13 +250,18 @@ class Wire(ResponseHandler):
             if self.transport is not None:
                 self.transport.close()
         else:
+            if self._heard or len(data) > SMALL_BYTES:
+                self._take(data)
+            else:
+                # Almost every answer: one small piece, whose cost is not worth measuring.
+                self._received += len(data)
+                super().data_received(data)
             self._heard = True
-            self._take(data)
 
     def _take(self, data: bytes) -> None:
         at = 0
         while at < len(data) and self._parser is not None and not self._failed():
-            rest = self._share.rest(self._loop.time())
+            rest = self._share.rest(self._loop.time()) if self._share is not None else 0.0
             if rest:
                 self._rest = data[at:]
                 self._pause_reading_for_buffer()
@@ -268,16 +276,17 @@ class Wire(ResponseHandler):
         return self._exception is not None or self.transport is None or self.transport.is_closing()
 
     def _feed(self, piece: bytes) -> None:
-        began = self._loop.time()
+        began = time.thread_time()
         self._received += len(piece)
         super().data_received(piece)
-        now = self._loop.time()
-        took = now - began
+        took = time.thread_time() - began
         if took > SLOW_SLICE_SECONDS:
             self._slice = max(FIRST_SLICE_BYTES, self._slice // 2)
         elif len(piece) == self._slice < LARGEST_SLICE_BYTES:
             self._slice *= 2
-        self._share.spend(began, now, len(piece))
+        if self._share is None:
+            self._share = Share(self._loop.time())
+        self._share.spend(took, self._loop.time(), len(piece))
         body = self._answer.total_bytes if self._answer is not None else 0
         if self._received - body > MAX_FRAMING_BYTES + MAX_FRAMING_PER_BODY_BYTE * body:
             self._refuse(NotAnAnswer("the upstream's answer has too much beside its body"))
@@ -297,7 +306,7 @@ class Wire(ResponseHandler):
     def feed_data(self, data: Any, size: int = 0) -> None:
         """The head of an answer has come: interim, or the answer's own."""
         message, answer = data
-        if sum(len(name) + len(value) + 4 for name, value in message.raw_headers) > MAX_HEADERS_BYTES:
+        if self._received > MAX_HEADERS_BYTES < sum(len(each[0]) + len(each[1]) + 4 for each in message.raw_headers):
             self._refuse(NotAnAnswer("the upstream's answer has too many headers, or too large ones"))
             return
         if 100 <= message.code < 200 and message.code != 101:

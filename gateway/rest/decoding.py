@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 import zlib
 from typing import TYPE_CHECKING
+
+from gateway.rest.share import Share
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -33,10 +37,18 @@ def decoded(pieces: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]
 
 async def _inflated(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     inflater = _Inflater()
+    clock = asyncio.get_running_loop().time
+    share = Share(clock())
     async for piece in pieces:
         for start in range(0, len(piece), SLICE_BYTES):
-            for part in inflater.parts(piece[start : start + SLICE_BYTES]):
+            parts = inflater.parts(piece[start : start + SLICE_BYTES])
+            began = time.thread_time()
+            while (part := next(parts, None)) is not None:
+                share.spend(time.thread_time() - began, clock(), len(part))
                 yield part
+                # Inflated parts come without a wait between them.
+                await asyncio.sleep(share.rest(clock()))
+                began = time.thread_time()
     if not inflater.complete:
         raise NotDecodable("the upstream's answer ends before its compressed content does")
 

@@ -14,7 +14,8 @@ MOST_AHEAD_SECONDS = 0.005
 class Share:
     """Counts the time that one answer takes, and says how long it must rest.
 
-    Times are of the event loop's clock, in seconds. Large pieces never rest. Many tiny ones do, such as chunks of one
+    Moments are of the event loop's clock, in seconds. Costs are CPU time of its thread, because a machine that is busy
+    otherwise is no fault of the answer's. Large pieces never rest. Many tiny ones do, such as chunks of one
     byte, which take a hundred times as long per byte.
     """
 
@@ -22,10 +23,10 @@ class Share:
         self._ahead = 0.0
         self._at = now
 
-    def spend(self, began: float, now: float, size: int) -> None:
-        """A piece of `size` bytes was dealt with from `began` to `now`."""
-        cost = now - began + SECONDS_PER_PIECE - size * SECONDS_PER_BYTE
-        self._ahead = max(0.0, self._ahead + cost - (now - self._at) * SHARE)
+    def spend(self, cost: float, now: float, size: int) -> None:
+        """Count a piece of `size` bytes, which took `cost` seconds until `now`."""
+        beyond = cost + SECONDS_PER_PIECE - size * SECONDS_PER_BYTE
+        self._ahead = max(0.0, self._ahead + beyond - (now - self._at) * SHARE)
         self._at = now
 
     def rest(self, now: float) -> float:

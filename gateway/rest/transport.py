@@ -39,7 +39,6 @@ from gateway.rest.connections import (
 from gateway.rest.decoding import NotDecodable, decoded
 from gateway.rest.resolver import Resolver
 from gateway.rest.room import Outgrown, Room
-from gateway.rest.share import Share
 from gateway.rest.shortage import ShortageLog, shortage_in
 
 if TYPE_CHECKING:
@@ -325,20 +324,7 @@ def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - of an asynchronous transport
     encoding = response.headers.get("content-encoding", "")
-    return _one_by_one(decoded(aiter(stream), encoding)) if encoding else aiter(stream)
-
-
-async def _one_by_one(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    clock = asyncio.get_running_loop().time
-    share = Share(clock())
-    began = clock()
-    async for piece in pieces:
-        now = clock()
-        share.spend(began, now, len(piece))
-        yield piece
-        # What was compressed comes without a wait between its pieces.
-        await asyncio.sleep(share.rest(clock()))
-        began = clock()
+    return decoded(aiter(stream), encoding) if encoding else aiter(stream)
 
 
 class _Pieces(httpx.AsyncByteStream):

@@ -77,23 +77,27 @@ class JobServiceServicer:
         Returns a `Job` that is not done where the job goes on (HTTP 201): watch it with `WatchJob` or `WaitJob`. Returns
         a done one, with its result, where it ended already (HTTP 200, which `poll_result` asks for).
 
-        The gateway posts once. It tries again only where the upstream cannot have seen the request. Beyond the statuses that
+        The gateway posts once. It tries again only if the upstream cannot have seen the request. Beyond the statuses that
         any RPC may give:
         - UNKNOWN, reason `SUBMIT_OUTCOME_UNKNOWN`: the request was on its way when the connection was lost, the time
-        was over, or the upstream failed (408, 5xx) or answered what cannot be read. The job may or may not run.
-        A caller MUST look for the job before it sends a new one, for that would be a second job.
+        was over, or the upstream answered 408, 444, 460, 499, a 5xx, any 3xx but 307 and 308, or something that cannot
+        be read. The job may or may not run. Callers MUST look for the job before they send a new one, because that would
+        be a second job.
         - UNAVAILABLE with an `ErrorInfo`: certainly no job was made. Retry with backoff.
         - INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED or DEADLINE_EXCEEDED without an `ErrorInfo`: a proxy or a library made it,
-        and the job may or may not run. Send the same request again only if it has a `request_id`; proxies and service
-        configs, which cannot tell, MUST NOT retry `SendJob` and `RunJob`.
+        and the job may or may not run. Send the same request again only if it has a `request_id`.
         - INVALID_ARGUMENT, reason `REQUEST_ID_REUSED`: the `request_id` belongs to another request.
+
+        Proxies and service configs MUST NOT retry this call. A call without a `request_id` that says in its metadata that a
+        machine made it before (`grpc-previous-rpc-attempts` above 0, or `x-envoy-attempt-count` above 1) is not posted, and
+        fails with `SUBMIT_OUTCOME_UNKNOWN` too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJob(self, request, context):
-        """Reads a job once: one GET to the upstream, and never a second one.
+        """Reads a job once: one GET to the upstream, and a second one only if a kept connection turned out to be closed.
 
         The result is in the answer as `content_format` says. A result over the size of one message is left out
         (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it, up to the 512 MiB that the
