@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.credential import Credential
-from gateway.domain import MAX_INT64, SendJob
+from gateway.domain import MAX_INT64, MAX_TEXT_BYTES, JobStatus, SendJob
 from gateway.errors import UpstreamError, UpstreamMalformed
 from gateway.events import encode_job
 from gateway.rest import RestClient
@@ -100,7 +100,8 @@ def _check_error(error: UpstreamError, status: int, body: bytes, method: str) ->
 
 
 def _check_job(job: Job, body: bytes, *, sent: bool, status: int) -> None:
-    assert job.uid == UID or (sent and 1 <= job.uid <= MAX_INT64)
+    assert job.uid == UID or (sent and 0 <= job.uid <= MAX_INT64)
+    assert job.uid or (job.done and job.status is not JobStatus.UNSPECIFIED)
     assert not (sent and status == 201 and job.done)
     assert job.done or job.result is None
     for content_format in (pb.CONTENT_FORMAT_UNSPECIFIED, pb.CONTENT_FORMAT_STRUCT, pb.CONTENT_FORMAT_JSON):
@@ -116,7 +117,8 @@ def _check_job(job: Job, body: bytes, *, sent: bool, status: int) -> None:
     if job.result is not None:
         assert _strict(bytes(job.result.json)) in (value.get("result"), value.get("content"))
     if isinstance(value.get("status"), str):
-        assert job.status_text == value["status"].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        text = value["status"].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        assert job.status_text == text[: MAX_TEXT_BYTES + 1]
 
 
 def _strict(body: bytes) -> Any:

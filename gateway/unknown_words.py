@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway.status import clean
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# How many words are remembered, and how much of each: they are foreign text.
 MAX_WORDS = 100
-MAX_WORD_BYTES = 100
+# Foreign text may hold anything, an echoed secret too; a word of letters alone tells what the upstream means.
+WORD = re.compile(r"[A-Za-z][A-Za-z_ -]{0,39}")
+NOT_A_WORD = "(not a word)"
 
 _log = structlog.get_logger()
 
@@ -28,7 +28,7 @@ class UnknownWords:
     def unknown_status(self, word: str) -> None:
         """See `rest.WordObserver`."""
         self._count()
-        told = clean(word, MAX_WORD_BYTES)
+        told = word.lower() if WORD.fullmatch(word) else NOT_A_WORD
         if told not in self._words and len(self._words) < MAX_WORDS:
             self._words.add(told)
             _log.warning("upstream.status_unknown", word=told)

@@ -80,7 +80,10 @@ class _JobStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobStatus.V
     JOB_STATUS_UNSPECIFIED: _JobStatus.ValueType  # 0
     """The job ended with a word that the gateway does not know; it is in `Job.status_text`."""
     JOB_STATUS_RUNNING: _JobStatus.ValueType  # 1
-    """The job goes on (`message`, `running`, or a word that the gateway does not know on a job that shows no end)."""
+    """The job goes on: `message`, `running`, or a word that the gateway does not know on a job that shows no end. An end is
+    a time of completion, a result or an error; beside words such as `queued`, `pending` or `retrying` it is the time of
+    completion alone.
+    """
     JOB_STATUS_SUCCESS: _JobStatus.ValueType  # 2
     """It ended well (`success`)."""
     JOB_STATUS_ERROR: _JobStatus.ValueType  # 3
@@ -90,19 +93,24 @@ class _JobStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobStatus.V
     JOB_STATUS_STOPPED: _JobStatus.ValueType  # 5
     """It was stopped (`stopped`)."""
     JOB_STATUS_CANCELLED: _JobStatus.ValueType  # 6
-    """It was cancelled (`cancelled`)."""
+    """It was cancelled (`cancelled`, `canceled`)."""
     JOB_STATUS_TIMEOUT: _JobStatus.ValueType  # 7
     """It ran for longer than its timeout (`error_timeout`, or `failed` with that error type)."""
     JOB_STATUS_EXPIRED: _JobStatus.ValueType  # 8
     """It has expired (`expired`)."""
 
 class JobStatus(_JobStatus, metaclass=_JobStatusEnumTypeWrapper):
-    """What state a job is in. More may be added: see `Job.done` for whether it has ended."""
+    """What state a job is in. More may be added: see `Job.done` for whether it has ended. The upstream's words count without
+    regard to case and surrounding blanks.
+    """
 
 JOB_STATUS_UNSPECIFIED: JobStatus.ValueType  # 0
 """The job ended with a word that the gateway does not know; it is in `Job.status_text`."""
 JOB_STATUS_RUNNING: JobStatus.ValueType  # 1
-"""The job goes on (`message`, `running`, or a word that the gateway does not know on a job that shows no end)."""
+"""The job goes on: `message`, `running`, or a word that the gateway does not know on a job that shows no end. An end is
+a time of completion, a result or an error; beside words such as `queued`, `pending` or `retrying` it is the time of
+completion alone.
+"""
 JOB_STATUS_SUCCESS: JobStatus.ValueType  # 2
 """It ended well (`success`)."""
 JOB_STATUS_ERROR: JobStatus.ValueType  # 3
@@ -112,7 +120,7 @@ JOB_STATUS_ERROR_USER: JobStatus.ValueType  # 4
 JOB_STATUS_STOPPED: JobStatus.ValueType  # 5
 """It was stopped (`stopped`)."""
 JOB_STATUS_CANCELLED: JobStatus.ValueType  # 6
-"""It was cancelled (`cancelled`)."""
+"""It was cancelled (`cancelled`, `canceled`)."""
 JOB_STATUS_TIMEOUT: JobStatus.ValueType  # 7
 """It ran for longer than its timeout (`error_timeout`, or `failed` with that error type)."""
 JOB_STATUS_EXPIRED: JobStatus.ValueType  # 8
@@ -133,7 +141,7 @@ class _ContentFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Content
     """
     CONTENT_FORMAT_STRUCT: _ContentFormat.ValueType  # 1
     """`content`, with numbers rounded to doubles; where a Struct cannot hold the result (not an object, deeper than 32
-    levels, over 3 MiB encoded, a string with a lone surrogate, a number beyond a double), bytes as
+    levels, over 3 MiB encoded, a string with a lone surrogate, a number beyond a double, `NaN`), bytes as
     `CONTENT_FORMAT_UNSPECIFIED` gives them.
     """
     CONTENT_FORMAT_JSON: _ContentFormat.ValueType  # 2
@@ -156,7 +164,7 @@ and nothing in a unary answer (`Job.content_omitted`): `WatchJob` delivers it.
 """
 CONTENT_FORMAT_STRUCT: ContentFormat.ValueType  # 1
 """`content`, with numbers rounded to doubles; where a Struct cannot hold the result (not an object, deeper than 32
-levels, over 3 MiB encoded, a string with a lone surrogate, a number beyond a double), bytes as
+levels, over 3 MiB encoded, a string with a lone surrogate, a number beyond a double, `NaN`), bytes as
 `CONTENT_FORMAT_UNSPECIFIED` gives them.
 """
 CONTENT_FORMAT_JSON: ContentFormat.ValueType  # 2
@@ -474,7 +482,9 @@ class Job(_message.Message):
     LOG_DOWNLOAD_URL_FIELD_NUMBER: _builtins.int
     OBSERVE_TIME_FIELD_NUMBER: _builtins.int
     uid: _builtins.int
-    """The job's number upstream."""
+    """The job's number upstream. 0 only if `SendJob` or `RunJob` got a job that had ended already and that the upstream
+    gave no number: `done` is true then, and the job cannot be read, watched or cancelled.
+    """
     status: Global___JobStatus.ValueType
     """What state the job is in. Whether it has ended is in `done` alone."""
     status_text: _builtins.str
@@ -484,14 +494,17 @@ class Job(_message.Message):
     kind: _builtins.str
     """The kind of the result, in the upstream's words; empty where it gave none."""
     content_json: _builtins.bytes
-    """As JSON: the upstream's own bytes."""
+    """As JSON: the upstream's own bytes. They may hold `NaN`, `Infinity` and `-Infinity` if the upstream wrote them, which
+    strict readers of JSON refuse.
+    """
     content_size: _builtins.int
     """The size of the result in bytes of the upstream's JSON, in every format. 0: there is no result."""
     content_sha256: _builtins.str
     """The SHA-256 of the same bytes, in lower-case hexadecimal. Empty where there is no result."""
     content_omitted: _builtins.bool
     """Whether there is a result that this message does not carry: it was not asked for, is too large for one message, or
-    came in chunks before.
+    came in chunks before. Also if a repeated `request_id` leads to a job without a `uid`: the gateway does not keep its
+    result.
     """
     log_download_url: _builtins.str
     """Where the job's log can be downloaded. Empty where the upstream gave no address, or one over 8 KiB. It may be signed
@@ -563,7 +576,9 @@ class Progress(_message.Message):
     none.
     """
     percentage: _builtins.float
-    """How far the job is, in percent, usually 0 to 100. It may go backwards. Unset where the job did not say."""
+    """How far the job is, in percent, usually 0 to 100. It may go backwards. Unset if the job did not say, or not with a
+    finite number.
+    """
     @_builtins.property
     def report_time(self) -> _timestamp_pb2.Timestamp:
         """When the job reported it. Unset where it did not say."""
@@ -605,7 +620,7 @@ class JobError(_message.Message):
     @_builtins.property
     def stack_trace(self) -> _struct_pb2.Value:
         """Where in the app it happened, as the upstream gave it. Beyond a depth of 30 or 256 KiB it is the string of its JSON,
-        cut with a mark.
+        cut with a mark. `NaN` and the infinities are strings.
         """
 
     @_builtins.property
@@ -641,9 +656,11 @@ class JobEvent(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     uid: _builtins.int
-    """The job. 0 in a heartbeat of `RunJob` for as long as the submission is under way."""
+    """The job. 0 in a heartbeat of `RunJob` for as long as the submission is under way, and for a job without a number."""
     resume_token: _builtins.str
-    """Give it to `WatchJob` to go on after this event. Opaque, at most 512 characters. Empty before the first state."""
+    """Give it to `WatchJob` to go on after this event. Opaque, at most 512 characters. Empty before the first state, and
+    for a job whose `uid` is 0.
+    """
     skipped: _builtins.int
     """How many states this caller did not get since its last event, because it read slowly."""
     @_builtins.property

@@ -75,7 +75,9 @@ class JobServiceServicer:
         """Sends a job: one POST to the upstream.
 
         Returns a `Job` that is not done where the job goes on (HTTP 201): watch it with `WatchJob` or `WaitJob`. Returns
-        a done one, with its result, where it ended already (HTTP 200, which `poll_result` asks for).
+        a done one, with its result, where it ended already (HTTP 200, which `poll_result` asks for). A done one may have the
+        `uid` 0, if the upstream gave it none: nothing can be read of it later, so ask for a result over 3 MiB with
+        `CONTENT_FORMAT_JSON`, or use `RunJob`. Repeated under its `request_id`, it is returned without its result.
 
         The gateway posts once. It tries again only if the upstream cannot have seen the request. Beyond the statuses that
         any RPC may give:
@@ -168,7 +170,8 @@ class JobServiceServicer:
     def RunJob(self, request, context):
         """Sends a job and watches it, in one call: `SendJob`, then `WatchJob`.
 
-        The first event that is no heartbeat goes out as soon as the upstream took the job, before the first poll. Everything
+        The first event that is no heartbeat goes out as soon as the upstream took the job, before the first poll. It is the
+        last one if the job had ended already; that job may have the `uid` 0 (see `SendJob`) and no `resume_token`. Everything
         that `SendJob` says of errors holds until then, and what `WatchJob` says holds afterwards; each error after the job
         was made carries `uid` in the metadata of its `ErrorInfo`. A stream that broke after the first event MUST be continued
         with `WatchJob`, not with a second `RunJob`. If it broke before, a job may run: send the same request again only if it
