@@ -42,6 +42,7 @@ class Breaker(Proxy):
         super().__init__(target)
         self._streams: dict[Connection, _Streams] = {}
         self._answers: list[dict[str, str]] = []
+        self._answering: set[asyncio.StreamWriter] = set()
         self._idle: set[asyncio.StreamWriter] = set()
 
     def end_streams(self, status: str) -> None:
@@ -62,6 +63,12 @@ class Breaker(Proxy):
             self._answers.append({":status": "200", "content-type": "application/grpc", "grpc-status": code})
         self.cut()
 
+    def cut(self) -> None:
+        """Cuts all connections; new ones pass, or get an answer that is left."""
+        super().cut()
+        for writer in self._answering:
+            writer.transport.abort()
+
     def _end_all(self, last_frame: Callable[[int], bytes]) -> None:
         for streams in self._streams.values():
             for stream in tuple(streams.open):
@@ -71,10 +78,12 @@ class Breaker(Proxy):
         if not self._answers:
             await super()._serve(reader, writer)
             return
+        self._answering.add(writer)
         self._idle.add(writer)
         try:
             await self._answer(reader, writer)
         finally:
+            self._answering.discard(writer)
             self._idle.discard(writer)
             writer.transport.abort()
 
