@@ -171,6 +171,8 @@ def test_a_printed_token_is_seen() -> None:
 
 def test_a_submission_may_fail_but_not_twice() -> None:
     assert problems(POST, Posts(1), run(REFUSED)) == []
+    assert problems(POST, Posts(0), run(REFUSED)) == []
+    assert problems(POST, Posts(0), run(SENT)) == ["0 POSTs"]
     assert problems(POST, Posts(1), run(REFUSED, exit_code=3, name=CLI)) == []
     assert problems(POST, Posts(2), run(REFUSED)) == ["2 POSTs"]
     assert problems(POST, Posts(1), run()) == ["the submission neither succeeded nor failed"]
