@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -17,13 +17,17 @@ from rich.console import Console
 
 from clients.runner import languages, scenarios
 from clients.runner.__main__ import Program, attempt
+from clients.runner.breaker import Breaker
 from clients.runner.judge import Run, matches, problems
 from clients.runner.proxy import Proxy
 from clients.runner.refusals import RefusingGateway, documented
-from clients.runner.scenarios import SERVICE_CONFIG, Fault, Scenario
+from clients.runner.scenarios import DIRECT_SERVICE_CONFIG, SERVICE_CONFIG, Fault, Scenario
 from clients.runner.stack import TOKEN, Stack
 from tests.support.gateways import Failure
 from tests.test_status import ACTIONS, ENDINGS, Read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 RETRIED = {"GetJob", "WaitJob", "CancelJob", "WatchJob"}
@@ -55,9 +59,13 @@ def test_the_service_config_gives_no_deadline_to_what_may_take_long() -> None:
     assert timed == {"GetJob", "CancelJob", "SendJob"}
 
 
-def test_the_service_config_checks_the_health_of_our_service_where_that_has_an_effect() -> None:
-    assert CONFIG["healthCheckConfig"] == {"serviceName": SERVICE.full_name}
-    assert CONFIG["loadBalancingConfig"] == [{"round_robin": {}}]  # pick_first checks no health
+def test_only_the_config_for_direct_connections_checks_health() -> None:
+    # Through a proxy the health stream reaches one gateway and the calls another.
+    assert "healthCheckConfig" not in CONFIG
+    direct = json.loads(DIRECT_SERVICE_CONFIG.read_text())
+    assert direct.pop("healthCheckConfig") == {"serviceName": SERVICE.full_name}
+    assert direct["loadBalancingConfig"] == [{"round_robin": {}}]  # pick_first checks no health
+    assert direct == CONFIG
 
 
 def refused_calls(stack: Stack, method: str) -> int:
@@ -269,6 +277,87 @@ async def test_the_proxy_cuts_and_swallows_what_there_is_and_lets_pass_what_is_n
         for each in (writer, other_writer):
             each.close()
             await each.wait_closed()
+
+
+EVENTS = [pb.JobEvent(uid=7, resume_token=token) for token in ("one", "two")]
+
+
+class Holding:
+    """A gateway whose watches stay open after their events."""
+
+    async def watch(
+        self, request: pb.WatchJobRequest, context: grpc.aio.ServicerContext[pb.WatchJobRequest, pb.JobEvent]
+    ) -> None:
+        for event in EVENTS:
+            await context.write(event)
+        await asyncio.Event().wait()
+
+    async def __aenter__(self) -> tuple[str, int]:
+        self._server = grpc.aio.server()
+        handler = grpc.unary_stream_rpc_method_handler(
+            self.watch,
+            request_deserializer=pb.WatchJobRequest.FromString,
+            response_serializer=pb.JobEvent.SerializeToString,
+        )
+        self._server.add_registered_method_handlers(SERVICE.full_name, {"WatchJob": handler})
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        return "127.0.0.1", port
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("play", "by", "code"),
+    [
+        (Breaker.end_streams, "INTERNAL", "INTERNAL"),
+        (Breaker.end_streams, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
+        (Breaker.reset_streams, "INTERNAL_ERROR", "INTERNAL"),
+        (Breaker.reset_streams, "CANCEL", "CANCELLED"),
+    ],
+)
+async def test_the_breaker_ends_streams_and_lets_new_ones_pass(
+    play: Callable[[Breaker, str], None], by: str, code: str
+) -> None:
+    async with Holding() as address, Breaker(address) as breaker, grpc.aio.insecure_channel(breaker.address) as channel:
+        stub = rpc.JobServiceStub(channel)
+        call = stub.WatchJob(pb.WatchJobRequest(uid=7))
+        assert [await call.read() for _ in EVENTS] == EVENTS
+        play(breaker, by)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert caught.value.code().name == code
+        again = stub.WatchJob(pb.WatchJobRequest(uid=7), wait_for_ready=True)
+        assert [await again.read() for _ in EVENTS] == EVENTS
+
+
+async def test_the_breaker_answers_one_call_itself() -> None:
+    options = (("grpc.enable_retries", 0),)
+    async with (
+        Holding() as address,
+        Breaker(address) as breaker,
+        grpc.aio.insecure_channel(breaker.address, options) as channel,
+    ):
+        stub, said = rpc.JobServiceStub(channel), list[str]()
+        breaker.answer("503")
+        while True:
+            call = stub.WatchJob(pb.WatchJobRequest(uid=7), wait_for_ready=True)
+            try:
+                assert [await call.read() for _ in EVENTS] == EVENTS
+                break
+            except grpc.aio.AioRpcError as error:
+                said.append(error.details() or "")
+        assert len([each for each in said if "503" in each]) == 1
+
+
+async def test_the_breaker_ends_a_stream_with_ok() -> None:
+    async with Holding() as address, Breaker(address) as breaker, grpc.aio.insecure_channel(breaker.address) as channel:
+        call = rpc.JobServiceStub(channel).WatchJob(pb.WatchJobRequest(uid=7))
+        assert [await call.read() for _ in EVENTS] == EVENTS
+        breaker.end_streams("OK")
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is grpc.StatusCode.OK
 
 
 def test_no_committed_lock_names_a_host() -> None:

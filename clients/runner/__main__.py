@@ -20,7 +20,7 @@ from clients.runner import languages, refusals, scenarios
 from clients.runner.judge import Run, problems
 from clients.runner.languages import CommandFailed, Language
 from clients.runner.refusals import RefusingGateway
-from clients.runner.scenarios import SERVICE_CONFIG, Scenario
+from clients.runner.scenarios import Scenario
 from clients.runner.stack import FRESH_TOKEN, TOKEN, Stack
 
 RUN_SECONDS = 120.0
@@ -144,7 +144,7 @@ async def _run(program: Program, scenario: Scenario, stack: Stack | RefusingGate
             *program.command.split(),
             stack.target,
             file.name,
-            str(SERVICE_CONFIG),
+            str(scenario.service_config),
             cwd=program.language.folder,
             env=languages.environment() | {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_FRESH_TOKEN": FRESH_TOKEN},
             stdout=asyncio.subprocess.PIPE,

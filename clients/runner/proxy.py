@@ -12,19 +12,21 @@ if TYPE_CHECKING:
 _READ_BYTES = 64 * 1024
 
 
-class _Connection:
-    """One client's connection and the one to the target that was made for it."""
+class Connection:
+    """A client's connection and the one to the target that belongs to it; `writers` are to the one and the other."""
 
     def __init__(self, client: asyncio.StreamWriter, target: asyncio.StreamWriter) -> None:
         self.swallowed = False
-        self._writers = (client, target)
+        self.writers = (client, target)
 
     def cut(self) -> None:
-        for writer in self._writers:
+        """Aborts both."""
+        for writer in self.writers:
             writer.transport.abort()
 
     async def gone(self) -> None:
-        for writer in self._writers:
+        """Waits until both are closed."""
+        for writer in self.writers:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
@@ -47,7 +49,7 @@ class Proxy:
         self.after_cut: Callable[[], None] = lambda: None
         self.address = ""
         self._passed_bytes = 0
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
         self._serving: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -84,7 +86,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        connection = _Connection(writer, target_writer)
+        connection = Connection(writer, target_writer)
         self._connections.add(connection)
         try:
             async with asyncio.TaskGroup() as pumps:
@@ -96,7 +98,7 @@ class Proxy:
             self._connections.discard(connection)
 
     async def _pump(
-        self, connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool
+        self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool
     ) -> None:
         with contextlib.suppress(OSError):  # one side has left, or was cut
             while data := await reader.read(_READ_BYTES):

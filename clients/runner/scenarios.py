@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 CLIENTS = Path(__file__).resolve().parent.parent
 SERVICE_CONFIG = CLIENTS / "service_config.json"
+DIRECT_SERVICE_CONFIG = CLIENTS / "service_config_direct.json"
 
 Line = dict[str, Any]
 
@@ -26,13 +27,25 @@ class Fault(_Model):
         when: at the start, once so many lines of a kind were printed (`job`, or `watch.job` for those of a step), or
             once so many bytes went to the client (`bytes`, for `cut` and `restart`).
         kind: what happens; `Stack` plays it.
+        by: how it happens: for `end` the name of a gRPC status, for `reset` that of an HTTP/2 error, for `answer` the
+            name of a gRPC status or an HTTP status.
 
     """
 
     when: Literal["start"] | dict[str, Annotated[int, Field(ge=1)]]
-    kind: Literal["cut", "swallow", "restart", "drain", "upstream_down", "upstream_up", "expire_token"] = Field(
-        alias="fault"
-    )
+    kind: Literal[
+        "cut",
+        "swallow",
+        "end",
+        "reset",
+        "answer",
+        "restart",
+        "drain",
+        "upstream_down",
+        "upstream_up",
+        "expire_token",
+    ] = Field(alias="fault")
+    by: str = ""
 
     @property
     def at_bytes(self) -> int | None:
@@ -65,6 +78,7 @@ class Scenario(_Model):
 
     Attributes:
         steps: for the client, as clients/README.md says; `{unique}` in them becomes a new id for each run.
+        direct: whether the client gets the service config for direct connections, which checks the health of gateways.
         gateway: settings of the gateway beyond the usual ones.
         upstream_delay_seconds: how long each answer of the upstream takes.
         pace: what the job's time goes by; without it time passes as usual.
@@ -82,6 +96,7 @@ class Scenario(_Model):
     about: str
     steps: list[Line]
     faults: list[Fault] = []
+    direct: bool = False
     gateway: dict[str, str] = {}
     upstream_delay_seconds: float = 0
     pace: Pace | None = None
@@ -96,6 +111,11 @@ class Scenario(_Model):
     def file(self) -> str:
         """The scenario file of one run."""
         return json.dumps({"steps": self.steps}).replace("{unique}", str(uuid.uuid4()))
+
+    @property
+    def service_config(self) -> Path:
+        """The service config that the client gets."""
+        return DIRECT_SERVICE_CONFIG if self.direct else SERVICE_CONFIG
 
     def params(self) -> Line:
         """The parameters of the job that it sends; empty where it sends none."""

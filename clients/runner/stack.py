@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
+from clients.runner.breaker import Breaker
 from clients.runner.gateways import GatewayProcess
 from clients.runner.proxy import Proxy
 from gateway.simulator import Simulator
@@ -43,7 +44,7 @@ class Stack:
                 slow = await self._exit.enter_async_context(Proxy(("127.0.0.1", url.port or 0), delay_seconds=delay))
                 url = url._replace(netloc=slow.address)
             self._url = url.geturl()
-            self._proxy = await self._exit.enter_async_context(Proxy((await self._new_gateway()).address))
+            self._proxy = await self._exit.enter_async_context(Breaker((await self._new_gateway()).address))
             self._arm()
             await self.settled()
         except BaseException:
@@ -115,14 +116,20 @@ class Stack:
 
     def _begin(self, fault: Fault) -> None:
         self._breaks += 1
-        self._tasks.add(asyncio.create_task(self._play(fault.kind)))
+        self._tasks.add(asyncio.create_task(self._play(fault)))
 
-    async def _play(self, kind: str) -> None:
-        match kind:
+    async def _play(self, fault: Fault) -> None:
+        match fault.kind:
             case "cut":
                 self._proxy.cut()
             case "swallow":
                 self._proxy.swallow()
+            case "end":
+                self._proxy.end_streams(fault.by)
+            case "reset":
+                self._proxy.reset_streams(fault.by)
+            case "answer":
+                self._proxy.answer(fault.by)
             case "restart":
                 await self._gateways[-1].kill()
                 await self._gateways[-1].start()
@@ -131,11 +138,11 @@ class Stack:
                 self._proxy.target = (await self._new_gateway()).address
                 former.drain()
             case "upstream_down" | "upstream_up":
-                await self.simulator.refuse(kind == "upstream_down")
+                await self.simulator.refuse(fault.kind == "upstream_down")
             case "expire_token":
                 self.simulator.renew(TOKEN, FRESH_TOKEN)
             case _:
-                raise ValueError(f"no fault is called {kind}")
+                raise ValueError(f"no fault is called {fault.kind}")
 
     async def _new_gateway(self) -> GatewayProcess:
         gateway = GatewayProcess(self._url, self._scenario.gateway)

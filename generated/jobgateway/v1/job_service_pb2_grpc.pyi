@@ -88,7 +88,10 @@ class JobServiceStub:
      - UNKNOWN, reason `SUBMIT_OUTCOME_UNKNOWN`: the request was on its way when the connection was lost, the time
        was over, or the upstream failed (408, 5xx) or answered what cannot be read. The job may or may not run.
        A caller MUST look for the job before it sends a new one, for that would be a second job.
-     - UNAVAILABLE: certainly no job was made. Retry with backoff.
+     - UNAVAILABLE with an `ErrorInfo`: certainly no job was made. Retry with backoff.
+     - INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED or DEADLINE_EXCEEDED without an `ErrorInfo`: a proxy or a library made it,
+       and the job may or may not run. Send the same request again only if it has a `request_id`; proxies and service
+       configs, which cannot tell, MUST NOT retry `SendJob` and `RunJob`.
      - INVALID_ARGUMENT, reason `REQUEST_ID_REUSED`: the `request_id` belongs to another request.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.Job]
@@ -107,7 +110,7 @@ class JobServiceStub:
      2. Each change follows, in the order in which the gateway read it. Equal states are not repeated. Progress may
         go backwards.
      3. The stream ends with OK only after exactly one event whose `job.done` is true, the last one; the result is in it,
-        or in the chunks before it. A stream that ends otherwise has a status other than OK.
+        or in the chunks before it. A stream that ends otherwise has a status other than OK, unless a proxy ended it.
      4. A caller that reads slowly misses states in between (`JobEvent.skipped`), and never the end.
      5. An event comes at least once per `heartbeat_interval`. A client that hears nothing for three intervals SHOULD
         cancel and call again with its last `resume_token`.
@@ -123,6 +126,14 @@ class JobServiceStub:
        `resume_token`, and read on: chunks go on where they stopped, one message comes again as a whole.
      - UNAUTHENTICATED: call again with a fresh token, and the last `resume_token`.
      - INVALID_ARGUMENT: among others, a `resume_token` that is none, or another job's.
+
+    Broken streams. A status without an `ErrorInfo` of the domain `jobgateway` is not the gateway's: a proxy or a library
+    made it, because a timeout was over, a connection broke or a gateway died. INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED
+    that the client did not ask for, DEADLINE_EXCEEDED before the client's own deadline, and OK without an event with
+    `job.done` all mean a broken stream: clients MUST call again with the last `resume_token`, on a new connection, with
+    growing waits. After the first event they SHOULD do so for every other code too, but stop if RESOURCE_EXHAUSTED or
+    OUT_OF_RANGE comes twice at the same `resume_token`: a message is over their own receive limit. Before the first
+    event, the other codes mean a wrong address or request.
     """
     WaitJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_service_pb2.Job]
     """Waits until a job is done, for callers that cannot stream; it shares the polling with `WatchJob`.
@@ -136,8 +147,9 @@ class JobServiceStub:
 
     The first event that is no heartbeat goes out as soon as the upstream took the job, before the first poll. Everything
     that `SendJob` says of errors holds until then, and what `WatchJob` says holds afterwards; each error after the job
-    was made carries `uid` in the metadata of its `ErrorInfo`. A stream that broke after the first event MUST be taken up
-    with `WatchJob`, not with a second `RunJob`, which without a `request_id` would be a second job.
+    was made carries `uid` in the metadata of its `ErrorInfo`. A stream that broke after the first event MUST be continued
+    with `WatchJob`, not with a second `RunJob`. If it broke before, a job may run: send the same request again only if it
+    has a `request_id`, because a second `RunJob` without one would be a second job.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.Job]
     """Asks the upstream to cancel a job (DELETE), and returns the state read right after, without its result.
@@ -164,7 +176,10 @@ class JobServiceAsyncStub(JobServiceStub):
      - UNKNOWN, reason `SUBMIT_OUTCOME_UNKNOWN`: the request was on its way when the connection was lost, the time
        was over, or the upstream failed (408, 5xx) or answered what cannot be read. The job may or may not run.
        A caller MUST look for the job before it sends a new one, for that would be a second job.
-     - UNAVAILABLE: certainly no job was made. Retry with backoff.
+     - UNAVAILABLE with an `ErrorInfo`: certainly no job was made. Retry with backoff.
+     - INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED or DEADLINE_EXCEEDED without an `ErrorInfo`: a proxy or a library made it,
+       and the job may or may not run. Send the same request again only if it has a `request_id`; proxies and service
+       configs, which cannot tell, MUST NOT retry `SendJob` and `RunJob`.
      - INVALID_ARGUMENT, reason `REQUEST_ID_REUSED`: the `request_id` belongs to another request.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
@@ -183,7 +198,7 @@ class JobServiceAsyncStub(JobServiceStub):
      2. Each change follows, in the order in which the gateway read it. Equal states are not repeated. Progress may
         go backwards.
      3. The stream ends with OK only after exactly one event whose `job.done` is true, the last one; the result is in it,
-        or in the chunks before it. A stream that ends otherwise has a status other than OK.
+        or in the chunks before it. A stream that ends otherwise has a status other than OK, unless a proxy ended it.
      4. A caller that reads slowly misses states in between (`JobEvent.skipped`), and never the end.
      5. An event comes at least once per `heartbeat_interval`. A client that hears nothing for three intervals SHOULD
         cancel and call again with its last `resume_token`.
@@ -199,6 +214,14 @@ class JobServiceAsyncStub(JobServiceStub):
        `resume_token`, and read on: chunks go on where they stopped, one message comes again as a whole.
      - UNAUTHENTICATED: call again with a fresh token, and the last `resume_token`.
      - INVALID_ARGUMENT: among others, a `resume_token` that is none, or another job's.
+
+    Broken streams. A status without an `ErrorInfo` of the domain `jobgateway` is not the gateway's: a proxy or a library
+    made it, because a timeout was over, a connection broke or a gateway died. INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED
+    that the client did not ask for, DEADLINE_EXCEEDED before the client's own deadline, and OK without an event with
+    `job.done` all mean a broken stream: clients MUST call again with the last `resume_token`, on a new connection, with
+    growing waits. After the first event they SHOULD do so for every other code too, but stop if RESOURCE_EXHAUSTED or
+    OUT_OF_RANGE comes twice at the same `resume_token`: a message is over their own receive limit. Before the first
+    event, the other codes mean a wrong address or request.
     """
     WaitJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
     """Waits until a job is done, for callers that cannot stream; it shares the polling with `WatchJob`.
@@ -212,8 +235,9 @@ class JobServiceAsyncStub(JobServiceStub):
 
     The first event that is no heartbeat goes out as soon as the upstream took the job, before the first poll. Everything
     that `SendJob` says of errors holds until then, and what `WatchJob` says holds afterwards; each error after the job
-    was made carries `uid` in the metadata of its `ErrorInfo`. A stream that broke after the first event MUST be taken up
-    with `WatchJob`, not with a second `RunJob`, which without a `request_id` would be a second job.
+    was made carries `uid` in the metadata of its `ErrorInfo`. A stream that broke after the first event MUST be continued
+    with `WatchJob`, not with a second `RunJob`. If it broke before, a job may run: send the same request again only if it
+    has a `request_id`, because a second `RunJob` without one would be a second job.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
     """Asks the upstream to cancel a job (DELETE), and returns the state read right after, without its result.
@@ -243,7 +267,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
          - UNKNOWN, reason `SUBMIT_OUTCOME_UNKNOWN`: the request was on its way when the connection was lost, the time
            was over, or the upstream failed (408, 5xx) or answered what cannot be read. The job may or may not run.
            A caller MUST look for the job before it sends a new one, for that would be a second job.
-         - UNAVAILABLE: certainly no job was made. Retry with backoff.
+         - UNAVAILABLE with an `ErrorInfo`: certainly no job was made. Retry with backoff.
+         - INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED or DEADLINE_EXCEEDED without an `ErrorInfo`: a proxy or a library made it,
+           and the job may or may not run. Send the same request again only if it has a `request_id`; proxies and service
+           configs, which cannot tell, MUST NOT retry `SendJob` and `RunJob`.
          - INVALID_ARGUMENT, reason `REQUEST_ID_REUSED`: the `request_id` belongs to another request.
         """
 
@@ -274,7 +301,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
          2. Each change follows, in the order in which the gateway read it. Equal states are not repeated. Progress may
             go backwards.
          3. The stream ends with OK only after exactly one event whose `job.done` is true, the last one; the result is in it,
-            or in the chunks before it. A stream that ends otherwise has a status other than OK.
+            or in the chunks before it. A stream that ends otherwise has a status other than OK, unless a proxy ended it.
          4. A caller that reads slowly misses states in between (`JobEvent.skipped`), and never the end.
          5. An event comes at least once per `heartbeat_interval`. A client that hears nothing for three intervals SHOULD
             cancel and call again with its last `resume_token`.
@@ -290,6 +317,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
            `resume_token`, and read on: chunks go on where they stopped, one message comes again as a whole.
          - UNAUTHENTICATED: call again with a fresh token, and the last `resume_token`.
          - INVALID_ARGUMENT: among others, a `resume_token` that is none, or another job's.
+
+        Broken streams. A status without an `ErrorInfo` of the domain `jobgateway` is not the gateway's: a proxy or a library
+        made it, because a timeout was over, a connection broke or a gateway died. INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED
+        that the client did not ask for, DEADLINE_EXCEEDED before the client's own deadline, and OK without an event with
+        `job.done` all mean a broken stream: clients MUST call again with the last `resume_token`, on a new connection, with
+        growing waits. After the first event they SHOULD do so for every other code too, but stop if RESOURCE_EXHAUSTED or
+        OUT_OF_RANGE comes twice at the same `resume_token`: a message is over their own receive limit. Before the first
+        event, the other codes mean a wrong address or request.
         """
 
     @_abc_1.abstractmethod
@@ -315,8 +350,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The first event that is no heartbeat goes out as soon as the upstream took the job, before the first poll. Everything
         that `SendJob` says of errors holds until then, and what `WatchJob` says holds afterwards; each error after the job
-        was made carries `uid` in the metadata of its `ErrorInfo`. A stream that broke after the first event MUST be taken up
-        with `WatchJob`, not with a second `RunJob`, which without a `request_id` would be a second job.
+        was made carries `uid` in the metadata of its `ErrorInfo`. A stream that broke after the first event MUST be continued
+        with `WatchJob`, not with a second `RunJob`. If it broke before, a job may run: send the same request again only if it
+        has a `request_id`, because a second `RunJob` without one would be a second job.
         """
 
     @_abc_1.abstractmethod

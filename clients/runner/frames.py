@@ -1,0 +1,68 @@
+"""The HTTP/2 frames (RFC 9113) that a proxy in the way of gRPC sends when it ends a stream by itself."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+HEAD_BYTES: Final = 9
+
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7
+END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
+
+ERRORS: Final = {
+    "NO_ERROR": 0x0,
+    "PROTOCOL_ERROR": 0x1,
+    "INTERNAL_ERROR": 0x2,
+    "REFUSED_STREAM": 0x7,
+    "CANCEL": 0x8,
+    "ENHANCE_YOUR_CALM": 0xB,
+}
+
+
+class Head(NamedTuple):
+    """The first nine bytes of a frame; `size` is that of its payload."""
+
+    size: int
+    kind: int
+    flags: int
+    stream: int
+
+    @classmethod
+    def of(cls, data: bytes) -> Head:
+        """Reads it."""
+        high, low, kind, flags, stream = struct.unpack("!BHBBI", data)
+        return cls((high << 16) + low, kind, flags, stream & 0x7FFF_FFFF)
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """Encodes a frame."""
+    return struct.pack("!BHBBI", len(payload) >> 16, len(payload) & 0xFFFF, kind, flags, stream) + payload
+
+
+def headers(stream: int, fields: dict[str, str]) -> bytes:
+    """A HEADERS frame that ends a stream.
+
+    It leaves the peer's HPACK table as it is, so that it may stand between the frames of another sender.
+    """
+    # Each is a literal that is not indexed and has a new name (RFC 7541, section 6.2.2).
+    literals = (b"\x00" + _string(name) + _string(value) for name, value in fields.items())
+    return frame(HEADERS, END_STREAM | END_HEADERS, stream, b"".join(literals))
+
+
+def reset(stream: int, error: str) -> bytes:
+    """A RST_STREAM frame."""
+    return frame(RST_STREAM, 0, stream, struct.pack("!I", ERRORS[error]))
+
+
+def go_away(last_stream: int) -> bytes:
+    """A GOAWAY frame without an error."""
+    return frame(GOAWAY, 0, 0, struct.pack("!II", last_stream, ERRORS["NO_ERROR"]))
+
+
+def _string(text: str) -> bytes:
+    encoded = text.encode("ascii")
+    if len(encoded) > 126:
+        raise ValueError(f"text: too long for a header here; use at most 126 bytes (got {len(encoded)})")
+    return bytes([len(encoded)]) + encoded
