@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from gateway import server
 from gateway.config import Settings
 from gateway.translate import DEFAULT_HEARTBEAT_SECONDS
 
-ROOT = Path(__file__).parents[1]
 SUBMIT_SECONDS = Settings.model_fields["submit_timeout_seconds"].default
 WATCH = Case("watch", "", kill_in_watch)
 POST = Case("post", "", kill_in_post, watch=False)
@@ -192,9 +190,3 @@ async def test_a_signal_wakes_those_whose_condition_holds() -> None:
 async def test_a_condition_that_never_holds_is_told() -> None:
     with pytest.raises(TimeoutError, match="the end: not within 0 seconds"):
         await Signal().until(lambda: False, "the end", 0.0)
-
-
-def test_no_lock_names_an_index() -> None:
-    locks = sorted(ROOT.glob("requirements*.lock"))
-    assert {each.name for each in locks} == {"requirements.lock", "requirements-dev.lock", "requirements-mesh.lock"}
-    assert [each.name for each in locks if "://" in each.read_text()] == []
