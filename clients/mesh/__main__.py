@@ -97,7 +97,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("clients", nargs="*", metavar="CLIENT", help="some of the clients; none: all")
     parser.add_argument("--proxy", choices=[each.program for each in PROXIES])
     parser.add_argument("--case", choices=[each.name for each in (*CASES, *CHECKED)])
-    parser.add_argument("--jobs", type=int, default=2, help="rows at a time")
+    parser.add_argument("--jobs", type=int, default=3, help="rows at a time")
     parser.add_argument("--build", action="store_true", help="build the clients first")
     parser.add_argument(
         "--require-all",

@@ -62,7 +62,7 @@ class Proxy:
         self._targets = targets
         self._faults = faults
         self._host, self._port = self.address = free_address()
-        self._folder = tempfile.TemporaryDirectory(prefix="mesh-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self.log: list[str] = []
@@ -90,6 +90,7 @@ class Proxy:
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="mesh-")
         file = Path(self._folder.name) / "configuration.yaml"
         file.write_text(self.configuration())
         self._process = await asyncio.create_subprocess_exec(
@@ -134,7 +135,8 @@ class Proxy:
                 os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
             await self._reading
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 class Envoy(Proxy):
@@ -194,7 +196,7 @@ class Nginx(Proxy):
     def command(self, file: Path) -> list[str]:
         """See the base."""
         directives = "daemon off; pid nginx.pid; error_log stderr notice;"
-        return ["-p", f"{self._folder.name}/", "-e", "stderr", "-c", str(file), "-g", directives]
+        return ["-p", f"{file.parent}/", "-e", "stderr", "-c", str(file), "-g", directives]
 
     def configuration(self) -> str:
         """See the base."""
