@@ -1094,3 +1094,18 @@ async def test_sent_jobs_are_remembered_within_a_bound(clock: SteppedClock, monk
     jobs.remember(Key(b"ann", 9), None)
     jobs.remember(Key(b"ann", 10), None)
     assert len(jobs) == 2
+
+
+async def test_an_outage_that_nobody_watched_ends_no_later_watch(clock: SteppedClock) -> None:
+    hub = make_hub(clock, outage=20)
+    fetch = LateFetch(clock, lost(), takes=4)
+    first = Follower(hub, ANN, fetch)
+    await clock.advance(3)
+    await first.leave()
+    await clock.advance(KEEP_UNSEEN_SECONDS)
+    late = Follower(hub, ANN, fetch)
+    await clock.advance(19)
+    assert not late.task.done()
+    await clock.advance(10)
+    assert isinstance(late.task.exception(), UpstreamOutage)
+    await assert_nothing_left(hub, clock)

@@ -132,7 +132,7 @@ async def test_what_ends_is_freed_without_a_look_for_garbage(
     upstream: ScriptedUpstream, left: Callable[[], list[str]], script: list[Any], ending: Any, code: StatusCode
 ) -> None:
     upstream.script.extend(script)
-    async with running(upstream.url, poll_outage_seconds=1) as gateway, stub(gateway) as jobs:
+    async with running(upstream.url, poll_outage_seconds=3) as gateway, stub(gateway) as jobs:
         assert await ending(jobs) is code
         await gateway.idle()
         # Tasks that were told to stop do so in turns of the event loop that are still to come.

@@ -167,8 +167,7 @@ async def test_the_polling_stops_with_the_last_watcher(gateway: Gateway, upstrea
         await upstream.wait_for(3)
         first.cancel()
         second.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await second.code()
+        await gateway.idle()
         release.set()
         await sent.wait()
         # Meanwhile another job is polled many times.

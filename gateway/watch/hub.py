@@ -101,9 +101,10 @@ class Hub(Generic[S]):
     async def aclose(self) -> None:
         """Stops all loops, and returns when their tasks have ended."""
         self._ends.clear()
-        tasks = {loop.task for loop in self._loops.values()} | self._stopping
-        for task in tasks:
-            task.cancel()
+        loops = tuple(self._loops.values())
+        for loop in loops:
+            loop.stop()
+        tasks = {loop.task for loop in loops} | self._stopping
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def __len__(self) -> int:

@@ -177,6 +177,9 @@ class Loop(Generic[S]):
         while not self.watchers and self.clock.monotonic() < until:
             await self._joined.wait(until)
         self._joined = None
+        # An outage that the new watchers did not see must not end their watch at once.
+        self._failing_since = None
+        self._last_look = False
         return bool(self.watchers)
 
     async def _until_due(self) -> None:

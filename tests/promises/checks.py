@@ -364,18 +364,23 @@ def _failing_run(polls: list[Poll]) -> list[Poll]:
 def outages_end(history: History, polls: Polls) -> Iterator[str]:
     """8. Riding out is bounded by time, with one more look if the upstream asked to wait for longer."""
     for loop in polls.loops_by_name():
-        for run in _failing_runs(loop):
+        for run in _failing_runs(loop, history):
             limit = run[0].began + history.outage
             late = [poll for poll in run if poll.ended > limit + history.tolerance]
-            asked = any(poll.retry_after for poll in history.polls if poll.credential == run[0].credential)
+            own = [poll for poll in history.polls if poll.credential == run[0].credential]
+            asked = any(poll.retry_after or poll.throttled for poll in own)
             last = run[0].began + history.outage * (LONGEST_HOLD + LONGEST_POLL) + history.tolerance
             if late and (not asked or len(late) > 1 or late[0].ended > last):
                 yield f"{run[0].loop}: its loop rode out failures from {run[0].began:.3f} to {late[-1].ended:.3f}"
 
 
-def _failing_runs(loop: list[Poll]) -> Iterator[list[Poll]]:
+def _failing_runs(loop: list[Poll], history: History) -> Iterator[list[Poll]]:
     run: list[Poll] = []
     for poll in loop:
+        if run and _unwatched(run[-1].ended, poll.began, poll, history):
+            # An outage that nobody watched does not count for those that come later.
+            yield run
+            run = []
         if poll.kind in FAILED:
             run.append(poll)
         elif run:
@@ -383,6 +388,12 @@ def _failing_runs(loop: list[Poll]) -> Iterator[list[Poll]]:
             run = []
     if run:
         yield run
+
+
+def _unwatched(began: float, ended: float, poll: Poll, history: History) -> bool:
+    watches = _watches_of(history, poll)
+    moments = [began, *(watch.ended for watch in watches if began < watch.ended < ended)]
+    return any(not any(watch.joined <= moment < watch.ended for watch in watches) for moment in moments)
 
 
 def retry_after(history: History, polls: Polls) -> Iterator[str]:

@@ -75,7 +75,8 @@ class Troubles:
         refused = dice.random() < 0.25
         name = dice.choice(REFUSALS if refused else self.passing)
         if refused and dice.random() < 0.6:
-            longest = min(longest, BLIP_SECONDS)
+            self._draw_blips(dice, now, name, min(longest, BLIP_SECONDS), dice.choice(uids))
+            return
         retry = name in ("429", "503") and dice.random() < 0.6
         self.plan.append(
             Trouble(
@@ -87,6 +88,17 @@ class Troubles:
                 dice.choice([1.0, longest / 3]) if retry else 0.0,
             )
         )
+
+    def _draw_blips(self, dice: random.Random, now: float, name: str, lasts: float, uid: int) -> None:
+        """Add refusals that end no watch: one alone, two that differ, or the same one again after good reads."""
+        self.plan.append(Trouble(name, now, now + lasts, None, uid))
+        match dice.randrange(3):
+            case 1:
+                other = dice.choice([each for each in REFUSALS if each != name])
+                self.plan.append(Trouble(other, now + lasts, now + lasts + 2 * BLIP_SECONDS, None, uid))
+            case 2:
+                later = now + lasts + 10 * BLIP_SECONDS
+                self.plan.append(Trouble(name, later, later + lasts, None, uid))
 
     def lag(self, dice: random.Random, now: float, credential: str, uid: int) -> None:
         """Show a job late to the credential that has just sent it."""
