@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -47,6 +48,9 @@ class Row:
 async def main() -> int:
     """Run and report; return the exit code."""
     arguments = _arguments()
+    if (task := asyncio.current_task()) is not None:
+        # As Ctrl-C does: no gateway and no proxy outlives the run.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     console = Console(width=None if sys.stdout.isatty() else 180)
     if arguments.build:
@@ -194,5 +198,6 @@ def _print(rows: Sequence[Row], columns: Sequence[str], console: Console, captio
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(asyncio.run(main()))
+    sys.exit(130)

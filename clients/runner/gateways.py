@@ -23,6 +23,7 @@ _SETTINGS = {
 _START_SECONDS = 90.0
 # Below those that systems give to outgoing connections, so that none takes a port while its gateway is down.
 _PORTS = range(20_000, 32_000)
+_given: set[tuple[str, int]] = set()
 
 
 class GatewayProcess:
@@ -95,6 +96,10 @@ def free_address() -> tuple[str, int]:
     """Return host and port of loopback where nobody listens."""
     while True:
         address = "127.0.0.1", random.choice(_PORTS)  # noqa: S311 - no cryptography
+        # A gateway keeps its port while it is down, when the port looks free.
+        if address in _given:
+            continue
         with socket.socket() as tried, contextlib.suppress(OSError):
             tried.bind(address)
+            _given.add(address)
             return address
