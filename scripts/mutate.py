@@ -213,8 +213,8 @@ MUTATIONS = [
         "8",
         "a success does not reset the outage",
         LOOP,
-        "        self._failing_since = None\n        self._last_look",
-        "        self._last_look",
+        "        self._failing_since = None\n        self._last_look = False\n        self._refusals",
+        "        self._last_look = False\n        self._refusals",
     ),
     Mutation(
         "8",

@@ -32,7 +32,7 @@ from gateway.rates import Rates
 from gateway.status import row_of
 from gateway.stream import EventStream, read_resume_point
 from gateway.watch import Cadence, Hub, Key, MemorySentJobs, Rules
-from tests.promises.courses import Course, Troubles, draw_course
+from tests.promises.courses import REFUSALS, Course, Troubles, draw_course
 from tests.promises.history import Event, History, Kind, Poll, Watch
 from tests.support.clock import SteppedClock, settle
 
@@ -158,7 +158,7 @@ class SteppedRun:
                 if trouble.name == "hang":
                     await self._pass(10.0)
                 error = error_of(trouble.name, trouble.retry_after)
-                kind = Kind.PASSING if error.passing else Kind.REFUSED
+                kind = Kind.REFUSED if trouble.name in REFUSALS else Kind.PASSING
                 raise error
             started, course = self._courses[uid]
             state, done = course.at(began - started)
