@@ -490,7 +490,9 @@ def test_the_documentation_lists_each_event_of_the_log() -> None:
     written = {
         event
         for path in sources
-        for event in re.findall(r'\b(?:_log\.(?:info|warning|error)|write)\(\s*"([^"]+)"', path.read_text())
+        for event in re.findall(
+            r'(?:\b(?:_log\.(?:info|warning|error)|write)\(\s*|\{"event": )"([^"]+)"', path.read_text()
+        )
     }
     documented = re.findall(
         r"^\| `([^`<]+)` \| (?:info|warning|error)", (root / "docs/logs.md").read_text(), re.MULTILINE

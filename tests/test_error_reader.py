@@ -112,7 +112,7 @@ def test_what_is_neither_success_nor_error_is_not_the_protocol(status: int, said
 @pytest.mark.parametrize("status", range(400, 600))
 def test_an_answer_of_the_api_passes_if_http_or_a_proxy_means_it_to(status: int) -> None:
     error = _read(status, {"detail": "no"})
-    assert error.passing == (status in (408, 425, 429, 460, 499) or status >= 500)
+    assert error.passing == (status in (408, 425, 429, 444, 460, 499) or status >= 500)
     assert error.throttled == (status == 429)
     assert error.sent
     assert error.certain

@@ -277,7 +277,11 @@ async def exercise(process: Process) -> Caller:
             await caller.raw(name, message, [(b"authorization", value) for value in values])
         good = (b"authorization", b"Bearer " + TOKEN.encode())
         for header in (b"x-request-id", b"traceparent"):
-            for values in ([b"\xff" + METADATA.encode()], [METADATA.encode() + b"\x01"], [METADATA.encode()] * 2):
+            for values in (
+                [b"\xff" + METADATA.encode()],
+                [METADATA.encode() + b"\x01"],
+                [METADATA.encode() + b"\x01"] * 2,
+            ):
                 await caller.raw(name, message, [good, *((header, value) for value in values)])
         await caller.raw(name, b"\xff" + PARAMS.encode(), [good])
     for method in ("Evil", METADATA):

@@ -440,7 +440,7 @@ async def test_an_unknown_outcome_is_remembered(upstream: ScriptedUpstream, jobs
     assert len(upstream.requests("POST")) == 1
 
 
-@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 409, 413, 422, 429])
+@pytest.mark.parametrize("status", [307, 308, 400, 401, 403, 404, 409, 413, 422, 429])
 async def test_a_refused_request_frees_its_id(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int
 ) -> None:
