@@ -15,7 +15,7 @@ from fuzz import TARGETS
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "fuzz" / "corpus"
 GROWN = ROOT / ".fuzz"
-PROPERTIES = "tests/test_properties.py"
+PROPERTIES = "tests/system/test_properties.py"
 AT_ONCE = 2
 # A slower input is a finding.
 HANG_SECONDS = 10
@@ -49,7 +49,7 @@ async def _fuzz(name: str, seconds: int) -> bool:
     print(f"{name}: {int(runs[1]) if runs else 0:,} inputs" + (", and a finding" if code else ""), flush=True)
     if code:
         print(output[-6_000:])
-        print(f"Keep the input under {KEPT / name} once it is mended; tests/test_fuzz.py runs what is there.")
+        print(f"Keep the input under {KEPT / name} once the fault is fixed; make test runs what is there.")
     return code == 0
 
 

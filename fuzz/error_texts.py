@@ -8,7 +8,8 @@ from __future__ import annotations
 from google.rpc import error_details_pb2, status_pb2
 
 from gateway import errors
-from gateway.status import CUT_MARK, clean, ending_of
+from gateway.rpc.codec.text import CUT_MARK, clean
+from gateway.rpc.status import ending_of
 from tests.support.table import check_ending
 
 UID = 2**63 - 1

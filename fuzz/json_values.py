@@ -15,10 +15,10 @@ from google.protobuf.struct_pb2 import Struct
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.errors import RequestError
-from gateway.rest.client import send_body
-from gateway.rest.json_scanner import _end_of_deep, end_of
-from gateway.struct_json import NotExactError, NotJsonError, encode_struct, struct_to_json
-from gateway.translate import read_send_job
+from gateway.rpc.codec.requests import read_send_job
+from gateway.rpc.codec.struct_json import NotExactError, NotJsonError, encode_struct, struct_to_json
+from gateway.upstream.client import send_body
+from gateway.upstream.json import _end_of_deep, end_of
 
 MAX_DEPTH = 32
 MAX_BYTES = 4_000

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.credential import Credential
-from gateway.domain import MAX_INT64, MAX_TEXT_BYTES, JobStatus, SendJob
+from gateway.auth.credential import Credential
 from gateway.errors import UpstreamError, UpstreamMalformed
-from gateway.events import encode_job
-from gateway.rest import RestClient
-from gateway.rest.transport import Answer
-from gateway.status import ending_of
+from gateway.models import MAX_INT64, MAX_TEXT_BYTES, JobStatus, SendJob
+from gateway.rpc.codec.events import encode_job
+from gateway.rpc.status import ending_of
+from gateway.upstream import RestClient
+from gateway.upstream.transport import Answer
 from tests.support.table import check_ending
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from gateway.domain import Job
+    from gateway.models import Job
 
 Returned = TypeVar("Returned")
 

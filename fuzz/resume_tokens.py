@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from gateway.watch.token import MAX_LENGTH, ResumePoint, read_token, write_token
+from gateway.rpc.codec.resume_token import MAX_LENGTH, ResumePoint, read_token, write_token
 
 
 def check(data: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from gateway.rest.error_reader import read_retry_after
+from gateway.upstream.errors import read_retry_after
 
 NOW = 1_700_000_000.0
 DAY = 86_400.0

@@ -3,7 +3,8 @@
 import os
 import sys
 
-from gateway import signals, stdio
+from gateway.cli import stdio
+from gateway.server import signals
 
 
 def main() -> None:

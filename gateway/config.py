@@ -12,8 +12,11 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import PydanticBaseSettingsSource as Source
 
+from gateway.errors import ConfigError
+
 if TYPE_CHECKING:
     from typing import Self
+
 
 PREFIX = "JOBGATEWAY_"
 # Variables of the command line's client side, which `serve` meets in the same shell.
@@ -21,11 +24,6 @@ CLIENT_VARIABLES = frozenset({"JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN"})
 
 # Variables whose value is not repeated: it may hold a password.
 SHY = frozenset({"JOBGATEWAY_UPSTREAM_URL", "JOBGATEWAY_UPSTREAM_PROXY_URL"})
-
-
-class ConfigError(Exception):
-    """A setting is wrong; the message is one line that names the variable and says why."""
-
 
 # Host names as resolvers take them; the empty label and the one of more than 63 characters fail only at the first call.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"

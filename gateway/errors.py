@@ -232,3 +232,7 @@ class Draining(GatewayError):
     def __init__(self, *, retry_after: float) -> None:
         super().__init__("this gateway is going away")
         self.retry_after = retry_after
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the message is one line that names the variable and says why."""

@@ -31,7 +31,15 @@ class Mutation(NamedTuple):
 
 WATCHER, LOOP, HUB, REFUSALS, STREAM, EVENTS, ERRORS = (
     f"gateway/{name}.py"
-    for name in ("watch/watcher", "watch/loop", "watch/hub", "watch/refusals", "stream", "events", "errors")
+    for name in (
+        "watch/watcher",
+        "watch/loop",
+        "watch/hub",
+        "watch/refusals",
+        "rpc/stream",
+        "rpc/codec/events",
+        "errors",
+    )
 )
 
 MUTATIONS = [
@@ -273,7 +281,7 @@ def judge(mutation: Mutation, folder: Path) -> str:
     if text.count(mutation.old) != 1:
         return "its text no longer stands in the code once"
     target.write_text(text.replace(mutation.old, mutation.new))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/promises/test_stepped.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/invariants/test_stepped.py"]
     environment = os.environ | {"PROMISES_SEEDS": SEEDS, "PYTHONPATH": f"{folder}{os.pathsep}{folder / 'generated'}"}
     try:
         done = subprocess.run(  # noqa: S603 - our own tests

@@ -14,10 +14,10 @@ import structlog
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gateway import events
-from tests.promises.checks import PROMISES, violations
-from tests.promises.sockets import SocketRun
-from tests.promises.stepped import SteppedRun
+from gateway.rpc.codec import events
+from tests.invariants.checks import PROMISES, violations
+from tests.invariants.sockets import SocketRun
+from tests.invariants.stepped import SteppedRun
 
 STEPPED_STEPS, SOCKET_STEPS = 400, 150
 # A run over sockets takes as long as many on the stepped clock.

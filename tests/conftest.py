@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from jobgateway.v1 import job_service_pb2_grpc as rpc
 
-    from gateway.server import Gateway
+    from gateway.server.gateway import Gateway
 
 
 def default_ports() -> list[int]:

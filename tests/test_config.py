@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gateway.config import PREFIX, ConfigError, Settings, load
+from gateway.config import PREFIX, Settings, load
+from gateway.errors import ConfigError
+from tests.support.paths import ROOT
 
 URL = "https://cloud.viktor.ai/api"
 SECRET = "hunter2-secret"
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
+DOCS = ROOT / "docs" / "settings.md"
 DEFAULTS: dict[str, Any] = {
     "UPSTREAM_PROXY_URL": None,
     "LISTEN": "127.0.0.1:50051",

@@ -11,8 +11,8 @@ import grpc
 
 from benchmarks.processes import Process, gateway, process, watches
 from benchmarks.table import Row
-from tests.promises.checks import violations
-from tests.promises.sockets import LONGEST, OUTAGE, SHORTEST, SILENCE, SocketRun, TroubledUpstream, job_answer
+from tests.invariants.checks import violations
+from tests.invariants.sockets import LONGEST, OUTAGE, SHORTEST, SILENCE, SocketRun, TroubledUpstream, job_answer
 
 if TYPE_CHECKING:
     from tests.support.upstream import Connection, Seen

@@ -40,7 +40,13 @@ def _start() -> float:
 
 def _imports() -> list[tuple[str, float]]:
     """The packages that are imported, and what each took with all that it imports first, in milliseconds."""
-    command = [sys.executable, "-X", "importtime", "-c", "import gateway.cli.serve, gateway.server, gateway.config"]
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-c",
+        "import gateway.cli.serve, gateway.server.process, gateway.config",
+    ]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr.splitlines()
     took: dict[str, float] = {}
     for line in lines[1:]:

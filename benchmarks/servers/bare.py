@@ -21,7 +21,7 @@ import uvloop
 from jobgateway.v1 import job_service_pb2 as pb
 
 from benchmarks.pauses import report_pauses
-from gateway.server import OPTIONS
+from gateway.server.defaults import OPTIONS
 
 CHUNK = bytes(256 << 10)
 

@@ -22,8 +22,8 @@ import httpx_aiohttp
 import uvloop
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.rest.aiohttp_transport import AiohttpTransport
-from gateway.server import CONNECT_SECONDS, OPTIONS
+from gateway.server.defaults import CONNECT_SECONDS, OPTIONS
+from gateway.upstream.aiohttp_transport import AiohttpTransport
 
 HEADERS = {
     "accept": "application/json",

@@ -11,8 +11,7 @@ import asyncio
 
 from benchmarks.pauses import report_pauses
 from gateway.config import load
-from gateway.runtime import run
-from gateway.server import serve
+from gateway.server.process import run, serve
 
 
 async def main() -> None:

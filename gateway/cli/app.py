@@ -6,9 +6,8 @@ from typing import NoReturn
 
 import typer
 
-from gateway import stdio
-from gateway.cli import calls, demo, follow, serve
-from gateway.cli.exits import EXPLAINED
+from gateway.cli import demo, serve, stdio, unary, watch
+from gateway.cli.exit_codes import EXPLAINED
 from gateway.cli.options import expanded
 from gateway.cli.session import output_lost
 
@@ -22,12 +21,12 @@ app = typer.Typer(
 )
 
 _JOBS: tuple[Callable[..., None], ...] = (
-    follow.run,
-    follow.watch,
-    calls.send,
-    calls.get,
-    calls.wait,
-    calls.cancel,
+    watch.run,
+    watch.watch,
+    unary.send,
+    unary.get,
+    unary.wait,
+    unary.cancel,
 )
 _SERVERS: tuple[Callable[..., None], ...] = (serve.serve, serve.simulate, demo.demo)
 

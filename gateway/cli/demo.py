@@ -12,14 +12,14 @@ import typer
 from jobgateway.v1 import job_service_pb2 as pb
 from rich.console import Console
 
-from gateway import stdio
+from gateway.cli import stdio
 from gateway.cli.client import Client, Deadline
-from gateway.cli.exits import CALL_FAILED, INTERRUPTED, JOB_FAILED, SUCCESS
-from gateway.cli.follow import follow
+from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED, JOB_FAILED, SUCCESS
 from gateway.cli.options import OutputOptions
 from gateway.cli.params import read_params
 from gateway.cli.serve import DEMO_TOKEN
 from gateway.cli.session import Session, output_lost
+from gateway.cli.watch import follow
 
 _T = TypeVar("_T")
 
@@ -96,7 +96,7 @@ def servers() -> Iterator[tuple[str, str]]:
 async def _start() -> tuple[AsyncExitStack, str, str]:
     # Here, so that the other commands need not wait for the servers' imports.
     from gateway.config import Settings
-    from gateway.server import Gateway
+    from gateway.server.gateway import Gateway
     from gateway.simulator import Simulator
 
     async with AsyncExitStack() as stack:

@@ -7,11 +7,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gateway import signals, stdio
+from gateway.cli import stdio
 from gateway.cli.client import TokenUnusable, read_token
-from gateway.cli.exits import USAGE
+from gateway.cli.exit_codes import USAGE
+from gateway.cli.formatting import clean
 from gateway.cli.session import output_lost, usage_error
-from gateway.cli.text import clean
+from gateway.server import signals
 
 DEMO_TOKEN = "demo-token"  # noqa: S105 - the simulator's only, and public
 
@@ -49,8 +50,9 @@ SimulatorTokenFile = Annotated[
 def serve() -> None:
     """Start the gateway; its settings are the variables JOBGATEWAY_*, see docs/settings.md."""
     # Here, so that the other commands need not wait for the server's imports.
-    from gateway.config import ConfigError, Settings, load
-    from gateway.files import check_authorities
+    from gateway.auth.reloading import check_authorities
+    from gateway.config import Settings, load
+    from gateway.errors import ConfigError
 
     try:
         settings = load()
@@ -58,8 +60,8 @@ def serve() -> None:
     except ConfigError as error:
         _cannot_start(str(error))
 
-    from gateway.runtime import leave, run
-    from gateway.server import serve as serve_gateway
+    from gateway.server.process import leave, run
+    from gateway.server.process import serve as serve_gateway
 
     async def serve_and_leave(settings: Settings) -> None:
         await serve_gateway(settings)
@@ -72,7 +74,7 @@ def serve() -> None:
 
 
 def _cannot_start(line: str) -> NoReturn:
-    from gateway.logs import last_line
+    from gateway.telemetry.logs import last_line
 
     last_line(clean(line))
     raise typer.Exit(USAGE)
@@ -94,8 +96,8 @@ def simulate(
 
 
 async def _simulate(listen: str, token: str, hint: str) -> None:
-    from gateway import logs
     from gateway.simulator import METHODS, Simulator
+    from gateway.telemetry import logs
 
     host, _, port = listen.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and int(port) < 2**16):

@@ -11,14 +11,13 @@ from typing import NoReturn
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway import stdio
-from gateway.cli import show
+from gateway.cli import display, stdio
 from gateway.cli.client import Client, Deadline, TokenUnusable, read_token, token_given
-from gateway.cli.exits import BROKEN_PIPE, CALL_FAILED, INTERRUPTED, JOB_FAILED, OUTPUT_LOST, STILL_RUNNING, USAGE
+from gateway.cli.exit_codes import BROKEN_PIPE, CALL_FAILED, INTERRUPTED, JOB_FAILED, OUTPUT_LOST, STILL_RUNNING, USAGE
 from gateway.cli.failure import CallFailed, Failure
+from gateway.cli.formatting import clean
 from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, OutputOptions
 from gateway.cli.result import Result, ResultBroken
-from gateway.cli.text import clean
 from gateway.cli.tls import TlsUnusable, channel_credentials
 
 
@@ -75,10 +74,10 @@ def session(call: CallOptions, shown: OutputOptions | None = None) -> Iterator[S
             show_failure(failed.failure, call.target)
             raise typer.Exit(CALL_FAILED) from failed
         except ResultBroken as error:
-            show.problem(f"{error}; get it again")
+            display.problem(f"{error}; get it again")
             raise typer.Exit(CALL_FAILED) from error
         except KeyboardInterrupt as error:
-            show.note("; ".join(filter(None, ("interrupted", current.whereabouts()))))
+            display.note("; ".join(filter(None, ("interrupted", current.whereabouts()))))
             raise typer.Exit(INTERRUPTED) from error
         except stdio.OutputLost as error:
             raise typer.Exit(output_lost(error, current.whereabouts())) from error
@@ -99,7 +98,7 @@ def output_lost(error: stdio.OutputLost, whereabouts: str = "") -> int:
     """Print that the output was lost, and how to find the job that was sent; return the exit code."""
     # To leave a pipe early, as `head` does, is no fault of anybody.
     if whereabouts or not error.reader_gone:
-        show.problem("; ".join(filter(None, (str(error), whereabouts))))
+        display.problem("; ".join(filter(None, (str(error), whereabouts))))
     return BROKEN_PIPE if error.reader_gone else OUTPUT_LOST
 
 
@@ -116,30 +115,32 @@ def _connection(call: CallOptions) -> tuple[str, ...]:
 
 def show_failure(failure: Failure, target: str) -> None:
     """Prints what went wrong, and the fields at fault beyond the first, which the line itself names."""
-    show.problem(failure.line(target))
+    display.problem(failure.line(target))
     for line in failure.fields[1:]:
-        show.problem(f"  {line}")
+        display.problem(f"  {line}")
 
 
 def usage_error(line: str) -> NoReturn:
     """Prints what is wrong with the command line or a setting, and leaves."""
-    show.problem(line)
+    display.problem(line)
     raise typer.Exit(USAGE)
 
 
 def write_result(result: Result, file: Path, uid: int) -> None:
     """Write the result of job `uid` to its file and say so. Raises `OutputLost`."""
     if not result.data:
-        show.note("there is no result" if file == STANDARD_STREAM else f"there is no result, so {file} was not written")
+        display.note(
+            "there is no result" if file == STANDARD_STREAM else f"there is no result, so {file} was not written"
+        )
         return
     if file == STANDARD_STREAM:
-        show.show_result(result, uid, end=b"")
+        display.show_result(result, uid, end=b"")
         return
     try:
         file.write_bytes(result.data)
     except OSError as error:
         raise stdio.OutputLost(f"--output {file}", error) from error
-    show.note(f"result: {len(result.data):,} bytes in {file}")
+    display.note(f"result: {len(result.data):,} bytes in {file}")
 
 
 def _check_output(shown: OutputOptions) -> None:

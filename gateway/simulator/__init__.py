@@ -39,9 +39,9 @@ How long, with which progress, result, shape and faults: see `gateway.simulator.
 `gateway.simulator.faults` for the faults.
 """
 
-from gateway.simulator.course import Ending
 from gateway.simulator.faults import Fault
 from gateway.simulator.recording import Recorded
+from gateway.simulator.script import Ending
 from gateway.simulator.server import Simulator
 from gateway.simulator.submission import REFUSE
 

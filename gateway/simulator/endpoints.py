@@ -11,13 +11,13 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from gateway.simulator.answers import fault_answer
+from gateway.simulator.fault_responses import fault_answer
 from gateway.simulator.faults import Fault, FaultPlan, Moment, is_wire_kind
 from gateway.simulator.jobs import Job, Jobs
-from gateway.simulator.misbehaviour import misbehave
-from gateway.simulator.objects import FieldErrors
+from gateway.simulator.json_fields import FieldErrors
 from gateway.simulator.responses import Refused, bearer_token, json_response, refused, response
 from gateway.simulator.submission import REFUSE, Submission, read_submission
+from gateway.simulator.wire_faults import misbehave
 
 _log = structlog.get_logger()
 

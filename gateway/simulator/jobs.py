@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from gateway.simulator.course import Course, State, state_at
 from gateway.simulator.faults import FaultPlan
 from gateway.simulator.parameters import Parameters
-from gateway.simulator.shapes import View
+from gateway.simulator.representations import View
+from gateway.simulator.script import Course, State, state_at
 from gateway.simulator.submission import Submission
 
 LARGEST_NUMBER = 10_000

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import msgspec
 from aiohttp import web
 
-from gateway.simulator.answers import Answer
+from gateway.simulator.fault_responses import Answer
 
 
 class Refused(Exception):

@@ -9,9 +9,9 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.simulator.course import Course, Ending
-from gateway.simulator.objects import decode_fields
+from gateway.simulator.json_fields import decode_fields
 from gateway.simulator.parameters import Parameters
+from gateway.simulator.script import Course, Ending
 
 REFUSE = "refuse"
 """The `method_name` whose POST is answered with 400, and with the body `params.errors`."""

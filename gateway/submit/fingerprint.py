@@ -7,7 +7,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gateway.domain import SendJob
+    from gateway.models import SendJob
 
 # Of more digits, to convert an integer takes long: seven bytes may be an integer of thousands of digits.
 MAX_INTEGER_DIGITS = 60

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from gateway.budget import may_take
 from gateway.errors import RequestIdsExhausted
+from gateway.limits.fair_budget import may_take
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
-    from gateway.domain import Job
+    from gateway.models import Job
 
 KEEP_SECONDS = 25 * 3600.0
 MAX_RECORDS = 100_000

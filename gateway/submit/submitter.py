@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import msgspec
 from msgspec.structs import replace
 
-from gateway.budget import Budget
 from gateway.clock import sleep_until
-from gateway.domain import JobError
 from gateway.errors import (
     GatewayError,
     LimitReached,
@@ -21,15 +19,17 @@ from gateway.errors import (
     UpstreamError,
     UpstreamMalformed,
 )
-from gateway.rates import Rates, refusal
+from gateway.limits.fair_budget import Budget
+from gateway.limits.rate_limiter import Rates, refusal
+from gateway.models import JobError
 from gateway.submit.store import Record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from gateway.budget import Reservation
     from gateway.clock import Clock
-    from gateway.domain import Job
+    from gateway.limits.fair_budget import Reservation
+    from gateway.models import Job
     from gateway.submit.store import RecordKey, Store
 
 # Attempts where nothing was sent, and the bound of the first wait between them, which doubles.

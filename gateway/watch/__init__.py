@@ -1,12 +1,11 @@
 """The poll hub: one loop per job and credential, however many watch. It knows neither HTTP nor gRPC."""
 
-from gateway.watch.cadence import Cadence
 from gateway.watch.hub import Hub
 from gateway.watch.loop import Rules
 from gateway.watch.observer import Observer
 from gateway.watch.refusals import Refusals, is_uncertain
+from gateway.watch.schedule import Cadence
 from gateway.watch.sent_jobs import Key, MemorySentJobs, SentJobs
-from gateway.watch.token import ResumePoint, read_token, write_token
 from gateway.watch.watcher import Changed, Quiet, Watcher
 
 __all__ = [
@@ -18,11 +17,8 @@ __all__ = [
     "Observer",
     "Quiet",
     "Refusals",
-    "ResumePoint",
     "Rules",
     "SentJobs",
     "Watcher",
     "is_uncertain",
-    "read_token",
-    "write_token",
 ]

@@ -8,8 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.clock import sleep_until
-from gateway.watch.ends import Ends
-from gateway.watch.loop import Holds, Loop, Rules
+from gateway.watch.loop import Loop, Rules
+from gateway.watch.recent import Ends
+from gateway.watch.throttle import Holds
 from gateway.watch.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Hub(Generic[S]):
         self._clock = clock
         self._rules = rules
         self._loops: dict[Key, Loop[S]] = {}
-        self._ends: Ends[S] = Ends(clock)
+        self._ends: Ends[Loop[S]] = Ends(clock)
         self._holds = Holds(clock)
         self._watchers: set[Watcher[S]] = set()
         # Tasks that were cancelled and have not ended yet: kept, for asyncio holds tasks only weakly.

@@ -8,25 +8,26 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from gateway.clock import Signal, TimeLimit, sleep_until
 from gateway.errors import GatewayError, JobOverdue, UpstreamError, UpstreamOutage, UpstreamTimedOut
-from gateway.watch.ends import KEEP_UNSEEN_SECONDS
 from gateway.watch.observer import UNOBSERVED
+from gateway.watch.recent import KEEP_UNSEEN_SECONDS
 from gateway.watch.refusals import Refusals
 from gateway.watch.sent_jobs import LONGEST_JOB_SECONDS, OVERDUE_MARGIN_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from gateway.budget import Budget
     from gateway.clock import Clock, Pause
-    from gateway.rates import Rates
-    from gateway.watch.cadence import Cadence
+    from gateway.limits.fair_budget import Budget
+    from gateway.limits.rate_limiter import Rates
     from gateway.watch.observer import Observer
+    from gateway.watch.schedule import Cadence
     from gateway.watch.sent_jobs import Key, SentJobs
-    from gateway.watch.watcher import Watcher
+    from gateway.watch.throttle import Holds
+
 
 S = TypeVar("S")
 
@@ -35,6 +36,13 @@ LONGEST_POLL_PART = 1 / 3
 WAKE_AT_ONCE = 25
 # The last look of an outage waits for holds of its credential, but not for longer than this many times its limit.
 LONGEST_OUTAGE_LIMITS = 2
+
+
+class Waiter(Protocol):
+    """Waits for news of a loop."""
+
+    def wake(self) -> None:
+        """There is news."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +66,6 @@ class Rules(Generic[S]):
     observer: Observer = UNOBSERVED
 
 
-class Holds:
-    """Until when the loops of each credential are held back, for the upstream throttled one of them."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._until: dict[bytes, float] = {}
-
-    def until(self, credential: bytes) -> float:
-        """The moment of the clock (seconds) at which the loops of a credential may poll again; in the past for most."""
-        return self._until.get(credential, 0.0)
-
-    def hold(self, credential: bytes, until: float) -> None:
-        """Holds the loops of a credential back until that moment at least."""
-        now = self._clock.monotonic()
-        # A hold outlives the loop that met it, for the others; what is over is forgotten here.
-        self._until = {each: moment for each, moment in self._until.items() if moment > now}
-        self._until[credential] = max(until, self.until(credential))
-
-
 class Loop(Generic[S]):
     """Poll at once, and then until a state is the last, a failure is final, or something has lasted too long.
 
@@ -96,7 +85,7 @@ class Loop(Generic[S]):
         fresh: bool,
     ) -> None:
         self.clock = clock
-        self.watchers: set[Watcher[S]] = set()
+        self.watchers: set[Waiter] = set()
         self.state: S | None = None
         self.version = 0
         self.observed_at = 0.0
@@ -124,7 +113,7 @@ class Loop(Generic[S]):
         self._joined: Signal | None = None
         self.task = asyncio.get_running_loop().create_task(self._run())
 
-    def join(self, watcher: Watcher[S], *, exists: bool) -> None:
+    def join(self, watcher: Waiter, *, exists: bool) -> None:
         """Take in a watcher. `exists`: its client knows that the job exists."""
         self.watchers.add(watcher)
         self._refusals.exists |= exists
@@ -326,7 +315,7 @@ class Loop(Generic[S]):
     def _wake_watchers(self) -> None:
         self._wake_some(iter(tuple(self.watchers)))
 
-    def _wake_some(self, watchers: Iterator[Watcher[S]]) -> None:
+    def _wake_some(self, watchers: Iterator[Waiter]) -> None:
         for number, watcher in enumerate(watchers, 1):
             watcher.wake()
             if number == WAKE_AT_ONCE:

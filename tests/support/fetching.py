@@ -9,8 +9,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.budget import Budget
-from gateway.rates import Rates
+from gateway.limits.fair_budget import Budget
+from gateway.limits.rate_limiter import Rates
 from gateway.watch import Cadence, Hub, MemorySentJobs, Rules
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from google.rpc import error_details_pb2, status_pb2
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
 from gateway.config import Settings
-from gateway.server import Gateway
+from gateway.server.gateway import Gateway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from grpc.aio import Channel
 
-    from gateway.tracing import Tracer
+    from gateway.rpc.tracing import Tracer
     from tests.support.certificates import Certificate
 
 TOKEN = "vktrpat_a-token-for-tests"

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.support.paths import ROOT
+
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 INSTALLED = "/opt/jobgateway"
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gateway.server import Gateway
+    from gateway.server.gateway import Gateway
 
 
 class Scrape:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
-from pathlib import Path
 
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
-DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "errors.md"
+from tests.support.paths import ROOT
+
+DOCUMENT = ROOT / "docs" / "errors.md"
 ROW = re.compile(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \|", re.MULTILINE)
 MAX_TRAILER_BYTES = 8 << 10
 LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*")

@@ -1,0 +1,1 @@
+"""Credentials of callers, the gateway's own token, and certificates."""

@@ -1,0 +1,182 @@
+"""What is printed: events as they come, and how it ended.
+
+Standard output has what was asked for, standard error everything else. With `--output -` only the result was.
+"""
+
+import sys
+from typing import Protocol, Self
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from jobgateway.v1 import job_service_pb2 as pb
+from rich.console import Console
+from rich.highlighter import JSONHighlighter
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
+from rich.text import Text
+
+from gateway.cli.formatting import clean, event_line, job_details, job_line, percentage, pretty_json, status_word
+from gateway.cli.result import Result
+
+_LONGEST_SHOWN = 64 * 1024
+
+
+def note(line: str) -> None:
+    """Prints a remark to standard error."""
+    _print(Console(stderr=True), line)
+
+
+def problem(line: str) -> None:
+    """Prints what went wrong to standard error."""
+    _print(Console(stderr=True), line, "red")
+
+
+def succeeded(job: pb.Job) -> bool:
+    """Whether a job ended well."""
+    return job.done and job.status == pb.JOB_STATUS_SUCCESS
+
+
+def show_job(job: pb.Job, *, to_stderr: bool = False) -> None:
+    """Prints how a job is: a line, and where it has ended what is to be said of it."""
+    style = "" if not job.done else "green" if succeeded(job) else "red"
+    console = Console(stderr=to_stderr)
+    _print(console, job_line(job), style)
+    for line in job_details(job):
+        _print(console, line)
+
+
+def show_json(message: Message) -> None:
+    """Prints a message as one line of JSON."""
+    sys.stdout.write(json_format.MessageToJson(message, indent=None, preserving_proto_field_name=True) + "\n")
+    sys.stdout.flush()
+
+
+def show_answer(job: pb.Job, *, as_json: bool, to_stderr: bool = False) -> None:
+    """Prints a job that is the answer to a call."""
+    if as_json:
+        show_json(job)
+    else:
+        show_job(job, to_stderr=to_stderr)
+
+
+def show_result(result: Result, uid: int, *, end: bytes = b"\n") -> None:
+    """Prints the result: for a person on a terminal, and as it is into a pipe, followed by `end`."""
+    if not result.data:
+        return
+    if not sys.stdout.isatty():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(result.data)
+        sys.stdout.buffer.write(end)
+        sys.stdout.buffer.flush()
+    elif len(result.data) <= _LONGEST_SHOWN:
+        text = Text(pretty_json(result.data))
+        JSONHighlighter().highlight(text)
+        Console().print(text, soft_wrap=True)
+    else:
+        note(f"the result has {len(result.data):,} bytes: jobgateway watch {uid} --output FILE")
+
+
+class Display(Protocol):
+    """Shows the events of a stream."""
+
+    def event(self, event: pb.JobEvent) -> None:
+        """Shows an event."""
+
+    def note(self, line: str) -> None:
+        """Shows a remark."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Lines:
+    """A line per event."""
+
+    def __init__(self, *, as_json: bool, to_stderr: bool) -> None:
+        self._as_json = as_json
+        self._to_stderr = to_stderr
+
+    def event(self, event: pb.JobEvent) -> None:
+        """Prints an event."""
+        if self._as_json:
+            show_json(event)
+        elif event.job.done:
+            show_job(event.job, to_stderr=self._to_stderr)
+        elif line := event_line(event):
+            _print(Console(stderr=self._to_stderr), line)
+
+    def note(self, line: str) -> None:
+        """Prints a remark to standard error."""
+        note(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to do."""
+
+
+class Bar:
+    """A progress bar, and in the end the job's last state."""
+
+    def __init__(self, *, to_stderr: bool) -> None:
+        self._to_stderr = to_stderr
+        message = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
+        self._progress = Progress(
+            SpinnerColumn(),
+            message,
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=to_stderr),
+            transient=True,
+            expand=True,
+        )
+        self._task = self._progress.add_task("waiting for the first state", total=None)
+
+    def event(self, event: pb.JobEvent) -> None:
+        """Moves the bar."""
+        if event.job.done:
+            self._progress.stop()
+            show_job(event.job, to_stderr=self._to_stderr)
+        elif event.HasField("job"):
+            job = event.job
+            percent = percentage(job)
+            message = clean(job.progress.message) or status_word(job)
+            self._update(f"job {job.uid} {message}", percent, None if percent is None else 100)
+        elif event.HasField("content_chunk"):
+            chunk = event.content_chunk
+            received = chunk.offset + len(chunk.data)
+            self._update(f"job {event.uid} receiving the result", received, chunk.content_size)
+        elif event.heartbeat.last_failure and (line := event_line(event)):
+            self.note(line)
+
+    def note(self, line: str) -> None:
+        """Prints a remark above the bar."""
+        self._progress.console.print(Text(clean(line), "dim"), soft_wrap=True)
+
+    def _update(self, description: str, completed: float | None, total: float | None) -> None:
+        self._progress.update(self._task, description=description, completed=completed or 0, total=total)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def display(*, as_json: bool, to_stderr: bool) -> Display:
+    """The display that fits to where it is shown: standard output, or standard error with `to_stderr`."""
+    # Rich's own test also honours FORCE_COLOR, and a bar in a pipe is of no use.
+    stream = sys.stderr if to_stderr else sys.stdout
+    on_terminal = stream.isatty() and not Console().is_dumb_terminal
+    if on_terminal and not as_json:
+        return Bar(to_stderr=to_stderr)
+    return Lines(as_json=as_json, to_stderr=to_stderr)
+
+
+def _print(console: Console, line: str, style: str = "") -> None:
+    # As a Text, for no markup is read in it, and unwrapped, for a line stays a line.
+    console.print(Text(clean(line), style), soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Admission, fair sharing, rates, and the memory of large responses."""

@@ -1,6 +1,0 @@
-"""The REST client: one attempt, and what it was. It knows HTTP and JSON, and no protobuf."""
-
-from gateway.rest.client import RestClient, WordObserver
-from gateway.rest.transport import Observer, TimeLimits, Transport
-
-__all__ = ["Observer", "RestClient", "TimeLimits", "Transport", "WordObserver"]

@@ -1,0 +1,1 @@
+"""The gRPC side: one method per RPC, streams of events, errors as statuses."""

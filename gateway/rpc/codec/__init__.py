@@ -1,0 +1,1 @@
+"""Messages, JSON and resume tokens: pure functions between protobuf and the models."""

@@ -1,0 +1,180 @@
+"""States of a job as bytes on the wire, each encoded once per format however many get it."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cached_property, partial
+from hashlib import blake2b
+from typing import TYPE_CHECKING, NamedTuple
+
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.rpc.codec.content import MAX_STOCK_BYTES, Delivery, deliver
+from gateway.rpc.codec.responses import job_message, timestamp
+from gateway.rpc.codec.resume_token import ResumePoint, write_token
+from gateway.rpc.codec.wire import join, tag, varint
+from gateway.threads import ANSWERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.models import Job, Result
+    from gateway.watch import Quiet
+
+CHUNK_BYTES = 256 << 10
+# Larger results are encoded in a thread, so that the event loop goes on.
+ENCODE_IN_THREAD_BYTES = 64 << 10
+# Of a value in an error, which becomes a tree of messages: that takes some 2 µs a byte.
+ENCODE_ERROR_IN_THREAD_BYTES = 4 << 10
+# How often a Struct is made of a result at most: of exact and of rounded numbers, for streams and for answers.
+STRUCTS = 4
+
+Pieces = tuple[bytes | memoryview, ...]
+
+_JOB = tag(pb.JobEvent.DESCRIPTOR, "job")
+
+
+class Encoded(NamedTuple):
+    """A `Job` message in pieces, and whether its result goes out in chunks before it.
+
+    A large result is a view of the upstream's bytes among them, so that it takes no memory of its own.
+    """
+
+    pieces: Pieces
+    chunked: bool
+
+
+class JobState:
+    """A job as it was read, and what it was encoded to: the opaque state of the hub."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._encoded: dict[tuple[pb.ContentFormat.ValueType, bool], asyncio.Task[Encoded] | Encoded] = {}
+        self._events: dict[pb.ContentFormat.ValueType, bytes] = {}
+
+    # Both are made when they are asked for, which an answer of one message never does.
+    @cached_property
+    def digest(self) -> bytes:
+        """16 bytes that are equal where the states are, to a watcher."""
+        return blake2b(repr(self.job.identity()).encode(), digest_size=16).digest()
+
+    @cached_property
+    def token(self) -> str:
+        """The resume token of a caller that has seen this state; "" if the job has no uid and cannot be watched."""
+        return write_token(ResumePoint(self.job.uid, self.digest)) if self.job.uid else ""
+
+    @property
+    def size(self) -> int:
+        """About what it may come to hold, in bytes: the result, and what it is encoded to for the formats."""
+        result = 0 if self.job.result is None else len(self.job.result)
+        return 1_000 + result + STRUCTS * min(result, MAX_STOCK_BYTES)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether encoding it takes long enough for others to notice."""
+        error = self.job.error
+        if error is not None:
+            for value in (error.stack_trace, error.invalid_fields):
+                if value is not None and len(value) > ENCODE_ERROR_IN_THREAD_BYTES:
+                    return True
+        return self.job.result is not None and len(self.job.result) > ENCODE_IN_THREAD_BYTES
+
+    async def encode(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Encoded:
+        """The message of the job in a format. Raises `ResultTooLarge`."""
+        key = (content_format, streaming)
+        known = self._encoded.get(key)
+        if known is None:
+            known = self._encoded[key] = self._start(content_format, streaming=streaming)
+        if isinstance(known, Encoded):
+            return known
+        # Whoever waits first may leave: the others wait for the same.
+        await asyncio.wait([known])
+        error = known.exception()
+        if error is not None:
+            if self._encoded.get(key) is known:
+                del self._encoded[key]
+            raise error
+        encoded = self._encoded[key] = known.result()
+        return encoded
+
+    def event(self, content_format: pb.ContentFormat.ValueType, encoded: Encoded, skipped: int) -> bytes:
+        """The event with an `encoded` message, of a state that is not large: the same one for all who skip nothing."""
+        known = None if skipped else self._events.get(content_format)
+        if known is None:
+            known = b"".join(job_event(self.job.uid, encoded, self.token, skipped))
+            if not skipped:
+                self._events[content_format] = known
+        return known
+
+    def _start(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> asyncio.Task[Encoded] | Encoded:
+        if not self.is_large:
+            return encode_job(self.job, content_format, streaming=streaming)
+        work = ANSWERS.run(partial(encode_job, self.job, content_format, streaming=streaming))
+        task = asyncio.get_running_loop().create_task(work)
+        # Its error is nobody's to read where all who waited have left.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+
+def same_state(one: JobState, other: JobState) -> bool:
+    """Whether two states are equal to a watcher."""
+    return one.digest == other.digest
+
+
+def encode_job(job: Job, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Encoded:
+    """The message of a job with its result in a format. Raises `ResultTooLarge`."""
+    message = job_message(job)
+    if job.result is None:
+        message.content_omitted = job.result_forgotten
+        return Encoded((message.SerializeToString(),), chunked=False)
+    delivery, field = deliver(job.result, content_format, streaming=streaming)
+    message.content_omitted = delivery is not Delivery.IN_MESSAGE
+    return Encoded((message.SerializeToString(), *field), chunked=delivery is Delivery.IN_CHUNKS)
+
+
+def job_event(uid: int, job: Encoded, token: str, skipped: int) -> Pieces:
+    """A `JobEvent` with an encoded `Job`, in pieces; fields in any order are one message to a protobuf parser."""
+    rest = pb.JobEvent(uid=uid, resume_token=token, skipped=skipped).SerializeToString()
+    return (_JOB + varint(size_of(job.pieces)), *job.pieces, rest)
+
+
+def size_of(pieces: Pieces) -> int:
+    """The bytes of a message that is in pieces."""
+    return sum(map(len, pieces))
+
+
+async def in_one_piece(pieces: Pieces) -> bytes:
+    """A message that is in pieces, as gRPC takes it."""
+    if size_of(pieces) <= ENCODE_IN_THREAD_BYTES:
+        return b"".join(pieces)
+    return await ANSWERS.run(partial(join, pieces))
+
+
+def heartbeat_event(uid: int, quiet: Quiet, state: JobState | None, token: str, last_failure: str) -> bytes:
+    """A `JobEvent` with a `Heartbeat`; `last_failure` is the reason of the last failed poll, or ""."""
+    heartbeat = pb.Heartbeat(consecutive_failures=quiet.failures, last_failure=last_failure)
+    if state is not None:
+        heartbeat.observe_time.CopyFrom(timestamp(state.job.observe_time))
+    if quiet.next_poll_time is not None:
+        heartbeat.next_poll_time.CopyFrom(timestamp(quiet.next_poll_time))
+    return pb.JobEvent(uid=uid, heartbeat=heartbeat, resume_token=token).SerializeToString()
+
+
+def chunk_events(uid: int, result: Result, last_seen: bytes, offset: int) -> Iterator[bytes]:
+    """The `JobEvent`s with the chunks of a result from `offset` (bytes), each cut when it is asked for.
+
+    `last_seen` is the digest of the last state that the watcher got.
+    """
+    sha256 = bytes.fromhex(result.sha256)
+    for start in range(offset, len(result), CHUNK_BYTES):
+        data = bytes(result.json[start : start + CHUNK_BYTES])
+        chunk = pb.ContentChunk(offset=start, data=data, content_size=len(result), content_sha256=result.sha256)
+        token = write_token(ResumePoint(uid, last_seen, start + len(data), sha256)) if uid else ""
+        yield pb.JobEvent(uid=uid, content_chunk=chunk, resume_token=token).SerializeToString()
+
+
+def resumes_at(point: ResumePoint | None, result: Result) -> int:
+    """Where a resumed watch goes on in a chunked result, in bytes: 0 unless it stood in this very content."""
+    if point is None or point.content_sha256 != bytes.fromhex(result.sha256):
+        return 0
+    return min(point.offset, len(result))

@@ -1,0 +1,104 @@
+"""Models to messages: pure functions."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from google.protobuf import struct_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.models import MAX_TEXT_BYTES, MAX_VALUE_BYTES, JobStatus
+from gateway.rpc.codec.struct_json import NotExactError, encode_struct
+from gateway.rpc.codec.text import cut
+
+if TYPE_CHECKING:
+    from gateway.models import Job, JobError, Progress
+
+
+MAX_URL = 8 << 10
+MAX_VALUE_DEPTH = 30
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+STATUSES = {status: pb.JobStatus.Value(f"JOB_STATUS_{status.name}") for status in JobStatus}
+
+
+def job_message(job: Job) -> pb.Job:
+    """The message of a job, without its result but with the result's size and hash."""
+    message = pb.Job(
+        uid=job.uid,
+        status=STATUSES[job.status],
+        status_text=cut(job.status_text, MAX_TEXT_BYTES),
+        done=job.done,
+        kind=cut(job.kind, MAX_TEXT_BYTES),
+        # A piece of an address leads nowhere, so a huge one is left out instead of cut.
+        log_download_url=job.log_download_url if len(job.log_download_url) <= MAX_URL else "",
+        observe_time=timestamp(job.observe_time),
+        progress=None if job.progress is None else _progress_message(job.progress),
+    )
+    if job.error is not None:
+        message.error.CopyFrom(_error_message(job.error))
+    if job.complete_time is not None:
+        message.complete_time.CopyFrom(_moment(job.complete_time))
+    if job.result is not None:
+        message.content_size = len(job.result)
+        message.content_sha256 = job.result.sha256
+    return message
+
+
+def _progress_message(progress: Progress) -> pb.Progress:
+    return pb.Progress(
+        message=cut(progress.message, MAX_TEXT_BYTES),
+        message_type=cut(progress.message_type, MAX_TEXT_BYTES),
+        percentage=progress.percentage,
+        report_time=None if progress.report_time is None else _moment(progress.report_time),
+    )
+
+
+def _error_message(error: JobError) -> pb.JobError:
+    message = pb.JobError(type=cut(error.type, MAX_TEXT_BYTES), message=cut(error.message, MAX_TEXT_BYTES))
+    if error.stack_trace is not None:
+        message.stack_trace.CopyFrom(json_value(error.stack_trace))
+    if error.invalid_fields is not None:
+        message.invalid_fields.CopyFrom(json_value(error.invalid_fields))
+    return message
+
+
+def json_value(raw: bytes) -> struct_pb2.Value:
+    """Return the Value of JSON; beyond a depth of 30 or 256 KiB it becomes the string of its JSON, cut with a mark.
+
+    NaN and the infinities become strings: JSON for protobuf writes them so too.
+    """
+    if len(raw) <= MAX_VALUE_BYTES:
+        try:
+            # Wrapped in an object, for a Value of any kind is wanted here and Struct is the one way in.
+            wrapped = encode_struct(
+                b'{"value":%b}' % raw,
+                max_depth=MAX_VALUE_DEPTH + 1,
+                max_bytes=MAX_VALUE_BYTES,
+                rounded=True,
+                constants_as_text=True,
+            )
+        except NotExactError:
+            pass
+        else:
+            return struct_pb2.Struct.FromString(wrapped).fields["value"]
+    # A byte more than the limit is enough for `cut` to see that there was more.
+    return struct_pb2.Value(string_value=cut(raw[: MAX_VALUE_BYTES + 1].decode(errors="replace"), MAX_VALUE_BYTES))
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """The Timestamp of seconds since the epoch, to the microsecond."""
+    # The fraction alone, for today's seconds times a million are more than a double has digits for.
+    whole = math.floor(seconds)
+    more, micros = divmod(round((seconds - whole) * 1e6), 10**6)
+    return Timestamp(seconds=whole + more, nanos=micros * 1_000)
+
+
+def _moment(moment: datetime) -> Timestamp:
+    # Timestamp.FromDatetime takes five times as long, and is called for each event.
+    passed = moment - EPOCH
+    return Timestamp(seconds=passed.days * 86_400 + passed.seconds, nanos=passed.microseconds * 1_000)

@@ -1,0 +1,146 @@
+"""Handlers for grpc.aio: admit a call, run its method, and turn what it raises into a status."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+from grpc import StatusCode
+
+from gateway.auth.credential import read_credential
+from gateway.auth.peer import peer_of
+from gateway.errors import GatewayError, LimitReached, RequestInvalid, SubmitOutcomeUnknown
+from gateway.limits.admission import draining
+from gateway.rpc.call import Call, Record, left_by_caller
+from gateway.rpc.metadata import by_name, read_machine_retry, read_passed_through
+from gateway.rpc.one_message import NO_MESSAGE
+from gateway.rpc.status import ending_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from google.protobuf.message import Message
+    from grpc.aio import ServicerContext
+
+    from gateway.auth.credential import Credential
+    from gateway.auth.gateway_token import OwnToken
+    from gateway.clock import Clock
+    from gateway.limits.admission import Admission
+    from gateway.rpc.call import Observer
+    from gateway.rpc.tracing import Tracer
+
+    Handler = Callable[[bytes, ServicerContext[Any, Any]], Awaitable[Any]]
+
+
+# Methods that may have sent a job: to call their end UNAVAILABLE would invite a second one.
+SUBMITTING = frozenset({"SendJob", "RunJob"})
+
+
+class Boundary:
+    """Makes handlers for grpc.aio of methods that take a request and a `Call` and raise `GatewayError`.
+
+    `own_token` is what callers get that bring none. `observers` has one for each method, by its name.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        clock: Clock,
+        observers: Mapping[str, Observer],
+        tracer: Tracer,
+        own_token: OwnToken | None = None,
+    ) -> None:
+        self._admission = admission
+        self._clock = clock
+        self._observers = observers
+        self._tracer = tracer
+        self._own_token = own_token
+        self._calls: set[Call] = set()
+
+    def handler(
+        self, name: str, method: Callable[[Any, Call], Awaitable[Any]], request: type[Message], *, watch: bool
+    ) -> Handler:
+        """A handler that admits the call, runs `method`, logs a line, and turns what it raises into a status.
+
+        It takes the encoded `request`, for grpc.aio's own way to refuse one that cannot be parsed has no reason.
+        """
+        observer = self._observers[name]
+
+        async def handle(data: bytes, context: ServicerContext[Any, Any]) -> Any:
+            metadata = by_name(context)
+            headers = read_passed_through(metadata)
+            span = self._tracer.call(name, headers.get("traceparent"))
+            peer = peer_of(context)
+            record = Record(name, observer, span, self._clock, peer)
+            record.identify(headers)
+            call = None
+            try:
+                with self._admission.enter(watch=watch) as visit:
+                    call = Call(context, self._credential(metadata, peer), headers, record)
+                    visit.belongs_to(call.credential.caller_key, len(data))
+                    call.machine_retry = read_machine_retry(metadata)
+                    self._calls.add(call)
+                    answer = await method(_parse(request, data), call)
+            except asyncio.CancelledError:
+                if call is not None and call.cut_off:
+                    error = _cut_off(name, call)
+                elif left_by_caller():
+                    record.end(StatusCode.CANCELLED, call)
+                    raise
+                else:
+                    # Left alone, a client would hang until its own deadline (grpc 29248).
+                    error = GatewayError("a part of the call was cancelled from within")
+            except GatewayError as raised:
+                error = raised
+            except Exception as raised:  # noqa: BLE001 - nothing but a status may leave a handler
+                error = GatewayError("it is not foreseen")
+                error.__cause__ = raised
+            else:
+                record.end(StatusCode.OK, call, answer)
+                return answer
+            finally:
+                if call is not None:
+                    self._calls.discard(call)
+            ending = ending_of(error, call.uid if call else None)
+            record.fail(ending, error, call)
+            await self._hold_back(error, call, len(data))
+            # To end a stream that is not read may take long, and grpc keeps what `abort` raises, with this frame:
+            # neither may hold what the call held. An error of a loop is held by it, and holds frames as well.
+            aborting = context.abort(ending.code, ending.message, ending.trailers)
+            error.__traceback__ = None
+            del error, data, call, context
+            return await aborting
+
+        return handle
+
+    def _credential(self, metadata: dict[str, list[str | bytes]], peer: str) -> Credential:
+        values = metadata.get("authorization", [])
+        if not values and self._own_token is not None:
+            return self._own_token.credential(peer)
+        return read_credential(values)
+
+    def end_calls(self) -> None:
+        """Ends all calls that are inside: with DRAINING, or as an unknown outcome where one may have sent a job."""
+        for call in self._calls:
+            call.end()
+
+    async def _hold_back(self, error: GatewayError, call: Call | None, request_bytes: int) -> None:
+        if isinstance(error, LimitReached) and call is not None:
+            await self._admission.hold_back(call.credential.caller_key, request_bytes)
+
+
+def _parse(request: type[Message], data: bytes) -> Message:
+    if data is NO_MESSAGE:
+        raise RequestInvalid("request", "the call ended without a message; send exactly one")
+    try:
+        return request.FromString(data)
+    except DecodeError as error:
+        raise RequestInvalid("request", f"it is not a message of the type {request.DESCRIPTOR.name}") from error
+
+
+def _cut_off(name: str, call: Call) -> GatewayError:
+    # A stream that has told its caller the uid can be taken up elsewhere.
+    if name in SUBMITTING and (call.uid is None or name == "SendJob"):
+        return SubmitOutcomeUnknown("the gateway went away during the submission", None)
+    return draining()

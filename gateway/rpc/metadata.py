@@ -1,0 +1,51 @@
+"""Readers of a call's metadata."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grpc.aio import ServicerContext
+
+
+PASSED_THROUGH = ("traceparent", "x-request-id")
+
+# What these say of a call that nobody made before: gRPC's own retries, and those of Envoy and so of Istio.
+FIRST_ATTEMPTS = {"grpc-previous-rpc-attempts": 0, "x-envoy-attempt-count": 1}
+_COUNT = re.compile(r"[0-9]{1,9}")
+
+# A raw HTTP/2 peer can send CR, LF, NUL and more, and grpc.aio hands it on.
+_SAFE_VALUE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
+
+
+def by_name(context: ServicerContext[Any, Any]) -> dict[str, list[str | bytes]]:
+    """Return a call's metadata, all values of each name."""
+    metadata: dict[str, list[str | bytes]] = {}
+    for name, value in context.invocation_metadata() or ():
+        metadata.setdefault(name, []).append(value)
+    return metadata
+
+
+def read_passed_through(metadata: dict[str, list[str | bytes]]) -> dict[str, str]:
+    """Return the first valid value of each header that passes through.
+
+    Proxies add these headers, and some add a second one (HAProxy's unique-id-header). They are no credentials, so a
+    value that cannot be used costs its place in the logs, and never the call.
+    """
+    found = {}
+    for name in PASSED_THROUGH:
+        for value in metadata.get(name, ()):
+            if isinstance(value, str) and _SAFE_VALUE.fullmatch(value):
+                found[name] = value
+                break
+    return found
+
+
+def read_machine_retry(metadata: dict[str, list[str | bytes]]) -> str | None:
+    """Return the header, with its value, by which a client library or a proxy says that it made this call before."""
+    for name, first in FIRST_ATTEMPTS.items():
+        for value in metadata.get(name, ()):
+            if isinstance(value, str) and _COUNT.fullmatch(value) and int(value) > first:
+                return f"{name}: {value}"
+    return None

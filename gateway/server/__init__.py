@@ -1,0 +1,1 @@
+"""The gRPC server and its process. Imports nothing: signals are blocked before the slow imports."""

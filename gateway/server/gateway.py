@@ -1,0 +1,245 @@
+"""The composition root: builds a gateway, serves and drains it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import structlog
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.auth.certificates import Certificates
+from gateway.auth.gateway_token import OwnToken
+from gateway.clock import SystemClock, TimeLimit
+from gateway.limits.admission import Admission, draining
+from gateway.limits.fair_budget import Budget
+from gateway.limits.rate_limiter import Rates
+from gateway.limits.response_memory import Outgoing
+from gateway.rpc import one_message
+from gateway.rpc.codec.events import JobState, same_state
+from gateway.rpc.handler import Boundary
+from gateway.rpc.service import JobService
+from gateway.rpc.tracing import Untraced
+from gateway.server import defaults, health, reflection
+from gateway.server.admin import AdminServer
+from gateway.server.health import Health
+from gateway.server.listener import Listener
+from gateway.submit import MemoryStore, Submitter
+from gateway.telemetry import logs
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.unknown_words import UnknownWords
+from gateway.upstream import RestClient, TimeLimits, Transport
+from gateway.watch import Cadence, Hub, MemorySentJobs, Rules
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
+    from gateway.rpc.tracing import Tracer
+    from gateway.upstream import Observer
+
+
+SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
+STREAMS = frozenset(method.name for method in SERVICE.methods if method.server_streaming)
+
+_log = structlog.get_logger()
+
+
+class Gateway:
+    """A gateway that can be started and stopped once.
+
+    Raises `ConfigError` where a file that a setting names is no use.
+    """
+
+    def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
+        clock = SystemClock()
+        self._tracer = tracer or Untraced()
+        self._settings = settings
+        self._clock = clock
+        self._admission = Admission(
+            clock,
+            max_calls=settings.max_calls,
+            max_watches=settings.max_watches,
+            max_calls_per_credential=settings.max_calls_per_credential,
+            max_watches_per_credential=settings.max_watches_per_credential,
+            calls_per_second=settings.calls_per_second,
+            large_requests_bytes=defaults.LARGE_REQUESTS_BYTES,
+        )
+        metrics = Metrics()
+        methods = metrics.methods(SERVICE.full_name, [(each.name, each.name in STREAMS) for each in SERVICE.methods])
+        own_token = OwnToken(settings.upstream_token_file) if settings.upstream_token_file else None
+        self._boundary = Boundary(self._admission, clock, methods, self._tracer, own_token)
+        budget = Budget(defaults.LARGE_ANSWERS_BYTES)
+        self._rest = _rest_client(settings, budget, metrics, UnknownWords(metrics.unknown_status))
+        sent_jobs = MemorySentJobs(clock)
+        rules = Rules(
+            same=same_state,
+            is_last=lambda state: state.job.done,
+            size=lambda state: state.size,
+            cadence=Cadence(settings.poll_interval_min_seconds, settings.poll_interval_max_seconds),
+            outage_seconds=settings.poll_outage_seconds,
+            rates=Rates(clock, settings.polls_per_second),
+            slots=Budget(defaults.POLL_SLOTS),
+            sent_jobs=sent_jobs,
+            observer=metrics,
+        )
+        self._hub: Hub[JobState] = Hub(clock, rules)
+        submitter = Submitter(clock, MemoryStore(clock), Rates(clock, settings.submissions_per_second), metrics)
+        self._service = JobService(
+            rest=self._rest,
+            hub=self._hub,
+            submitter=submitter,
+            sent_jobs=sent_jobs,
+            clock=clock,
+            outgoing=Outgoing(budget, defaults.LARGE_MESSAGES_BYTES),
+            observer=metrics,
+        )
+        self._levels(metrics, budget, submitter)
+        self._health = Health(self._names())
+        self._listener = Listener(settings.listen, self._make_server, _credentials(settings))
+        self._admin = AdminServer(metrics.registry, lambda: self.ready)
+        self.admin_address = ""
+
+    def _levels(self, metrics: Metrics, budget: Budget, submitter: Submitter) -> None:
+        level = metrics.level
+        level("jobgateway_loops", "Poll loops that run now.", self._hub.__len__)
+        level("jobgateway_watchers", "Watchers of the poll loops now.", lambda: self._hub.watching)
+        level("jobgateway_submissions_in_flight", "Submissions under way now.", submitter.__len__)
+        level(
+            "jobgateway_large_answers_reserved_bytes",
+            f"Bytes that answers over 1 MiB hold of their budget of {defaults.LARGE_ANSWERS_BYTES} bytes.",
+            lambda: budget.reserved,
+        )
+        level(
+            "jobgateway_large_answers_waiting", "Answers over 1 MiB that wait for room in it.", lambda: budget.waiting
+        )
+        metrics.count(
+            "jobgateway_log_lines_lost",
+            "Log lines of the process that standard error did not take.",
+            logs.lost_lines,
+        )
+        level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes calls."""
+        # Whatever the upstream does: else it would take the whole fleet down with it.
+        return self._listener.serving and not self._admission.draining
+
+    async def start(self) -> None:
+        """Serves. Raises `OSError` where an address cannot be bound."""
+        self.admin_address = await self._admin.start(self._settings.admin_listen)
+        try:
+            await self._start_grpc()
+        except BaseException:
+            await self._admin.aclose()
+            raise
+
+    async def _start_grpc(self) -> None:
+        await self._listener.start()
+
+    @property
+    def address(self) -> str:
+        """Where gRPC is served, as HOST:PORT."""
+        return self._listener.address
+
+    def _names(self) -> list[str]:
+        names = [SERVICE.full_name, health.SERVICE_NAME]
+        return [*names, reflection.SERVICE_NAME] if self._settings.reflection else names
+
+    def _make_server(self) -> grpc.aio.Server:
+        max_age = ("grpc.max_connection_age_ms", round(self._settings.max_connection_age_seconds * 1000))
+        server = grpc.aio.server(options=(*defaults.OPTIONS, max_age))
+        server.add_generic_rpc_handlers((_handlers(self._service, self._boundary),))
+        server.add_generic_rpc_handlers((self._health.handler(),))
+        if self._settings.reflection:
+            reflection.enable(self._names(), server)
+        return server
+
+    async def listens(self) -> None:
+        """Returns when `stop` has closed the listener. Raises `OSError` where it was lost and cannot be had again."""
+        await self._listener.lost()
+
+    async def idle(self) -> None:
+        """Returns when no call is being served."""
+        await self._admission.idle(float("inf"))
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Drains within `grace` seconds (the setting's, where it is None), then closes the listener and all else.
+
+        Also where `start` failed or was never called.
+        """
+        grace = self._settings.drain_grace_seconds if grace is None else grace
+        deadline = self._clock.monotonic() + grace
+        self._admission.draining = True
+        self._health.drain()
+        await self._drain(deadline, last_third=deadline - grace / 3)
+        await self._listener.stop(defaults.FLUSH_SECONDS)
+        await self._finish_submissions(deadline)
+        await self._hub.aclose()
+        await self._rest.aclose()
+        await self._tracer.aclose()
+        # Last, so that the drain can be watched to its end.
+        await self._admin.aclose()
+
+    async def _drain(self, deadline: float, *, last_third: float) -> None:
+        if await self._admission.idle(last_third):
+            return
+        _log.info("ending watches", watches=self._hub.watching, calls=self._admission.inside)
+        slices = asyncio.create_task(self._hub.end_watchers(draining, deadline))
+        all_left = await self._admission.idle(deadline)
+        slices.cancel()
+        await asyncio.wait([slices])
+        if not all_left:
+            _log.warning("calls cut off", calls=self._admission.inside)
+            # Each gets a status of ours; grpc's own would be UNAVAILABLE, and a submission would be sent again.
+            self._boundary.end_calls()
+            await self._admission.idle(self._clock.monotonic() + defaults.FLUSH_SECONDS)
+
+    async def _finish_submissions(self, deadline: float) -> None:
+        # Nobody waits for these any more, but a cancellation or an outcome is worth the rest of the grace.
+        try:
+            async with TimeLimit(self._clock, max(deadline, self._clock.monotonic() + defaults.FLUSH_SECONDS)):
+                await self._service.aclose()
+        except TimeoutError:
+            _log.warning("submissions or cancellations cut off")
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return Certificates(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file).credentials()
+
+
+def _rest_client(settings: Settings, budget: Budget, observer: Observer, words: UnknownWords) -> RestClient:
+    silence = settings.upstream_timeout_seconds
+    reads = Transport(
+        limits=TimeLimits(min(defaults.CONNECT_SECONDS, silence), silence, silence * defaults.WHOLE_ANSWER_SILENCES),
+        idle_seconds=defaults.READ_IDLE_SECONDS,
+        max_connections=defaults.POLL_SLOTS + settings.max_calls,
+        max_answer_bytes=defaults.MAX_ANSWER_BYTES,
+        budget=budget,
+        proxy=settings.upstream_proxy_url,
+        observer=observer,
+    )
+    longest = settings.submit_timeout_seconds
+    submissions = Transport(
+        limits=TimeLimits(min(defaults.CONNECT_SECONDS, longest), longest, longest),
+        idle_seconds=defaults.SUBMIT_IDLE_SECONDS,
+        max_connections=defaults.SUBMIT_CONNECTIONS,
+        max_answer_bytes=defaults.MAX_ANSWER_BYTES,
+        budget=budget,
+        proxy=settings.upstream_proxy_url,
+        observer=observer,
+    )
+    return RestClient(
+        settings.upstream_url, submissions=submissions, reads=reads, now=SystemClock().time, observer=words
+    )
+
+
+def _handlers(service: JobService, boundary: Boundary) -> grpc.GenericRpcHandler:
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    for method in SERVICE.methods:
+        request = getattr(pb, method.input_type.name)
+        handle = boundary.handler(method.name, getattr(service, method.name), request, watch=method.name in STREAMS)
+        handlers[method.name] = one_message.method_handler(handle, streams=method.server_streaming)
+    return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)

@@ -1,0 +1,97 @@
+"""The process of `serve`: event loop, garbage collection, signals, start and drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+import uvloop
+
+from gateway import __version__
+from gateway.server import defaults, signals
+from gateway.server.gateway import Gateway
+from gateway.telemetry import logs, tracing
+from gateway.threads import leave_after
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import NoReturn
+
+    from gateway.config import Settings
+
+
+# Objects that are made and not freed until the young are looked at, and how many such looks it takes until older ones
+# are, and all. By default a look at everything comes so often that with 10,000 watches it is more than half of all CPU
+# time, and the event loop stands still for half a second each time. Nothing here relies on it: what ends is freed at
+# once, and what is in a cycle is small, and waits. The young are looked at often, for a look at 20,000 takes 20 ms.
+GC_THRESHOLDS = (2_000, 10, 2_000)
+
+T = TypeVar("T")
+
+_log = structlog.get_logger()
+
+
+def run(main: Coroutine[None, None, T]) -> T:
+    """Runs a coroutine to its end, as the only thing that this process does."""
+    gc.collect()
+    # What was imported stays for good.
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    return uvloop.run(main)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with its log written. Python's own way out would wait for threads that hang."""
+    with contextlib.suppress(OSError, ValueError):
+        logging.shutdown()
+        for each in (sys.stdout, sys.stderr):
+            if each is not None:
+                each.flush()
+    os._exit(code)
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal leaves at once.
+
+    Raises `OSError` where an address cannot be bound, and `ConfigError` where a file that a setting names is no use, or
+    OpenTelemetry's variables are.
+    """
+    logs.configure(settings.log_format)
+    logs.take_over()
+    stopping = asyncio.Event()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            # Whatever would still be tidied up, somebody has decided not to wait for it. Python's own way out would
+            # wait for threads, and the kernel's default does nothing to the first process of a container.
+            os._exit(1)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.unforeseen)
+    for number in signals.stopping():
+        loop.add_signal_handler(number, on_signal)
+    signals.let_through()
+    gateway = Gateway(settings, tracing.from_environment())
+    await gateway.start()
+    _log.info(
+        "serving",
+        address=gateway.address,
+        admin_address=gateway.admin_address,
+        upstream=settings.upstream_url,
+        version=__version__,
+    )
+    listening = loop.create_task(gateway.listens())
+    await asyncio.wait([listening, loop.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
+    _log.info("draining", grace_seconds=settings.drain_grace_seconds)
+    leave_after(settings.drain_grace_seconds + defaults.CLOSE_SECONDS, 1)
+    await gateway.stop()
+    await listening
+    _log.info("stopped")
+    logs.flush(defaults.LAST_LINES_SECONDS)

@@ -1,0 +1,317 @@
+"""Logs: one line per event on standard error, as JSON or as text.
+
+A thread writes the lines (`telemetry/log_writer.py`), so that nothing waits for a reader that is slow or gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import json
+import logging
+import sys
+import threading
+import time
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import msgspec
+import structlog
+
+from gateway.telemetry.log_writer import LineWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, MutableMapping
+    from types import TracebackType
+
+GRPC = "grpc._cython.cygrpc"
+STANDARD_ERROR = 2
+# Peers without a credential can cause these lines, so there is one per kind and minute.
+SELDOM_SECONDS = 60.0
+MAX_KINDS = 256
+LAST_LINE_SECONDS = 1.0
+
+_PACKAGE = str(Path(__file__).parent)
+
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
+
+_log = structlog.get_logger()
+
+_writer: LineWriter | None = None
+
+
+def configure(log_format: str) -> None:
+    """Send all logs of the process to standard error, and those of libraries from WARNING.
+
+    `log_format` is `json` or `text`.
+    """
+    global _writer
+    line: structlog.typing.Processor
+    text: structlog.typing.Processor
+    if log_format == "json":
+        stamps: list[structlog.typing.Processor] = []
+        line, text = _json_line, _json_text
+    else:
+        stamps = [structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+        # Its richer tracebacks show local variables, and a token is one.
+        console = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+        line, text = _encoded(console), console
+
+    def notice(lost: int) -> bytes:
+        event: MutableMapping[str, Any] = {"event": "log lines lost", "lines": lost}
+        for stamp in stamps:
+            event = stamp(None, "warning", event)  # type: ignore[assignment] # a mapping, as it was
+        return bytes(line(None, "warning", event)) + b"\n"  # type: ignore[arg-type] # of bytes
+
+    writer = _writer = LineWriter(STANDARD_ERROR, notice)
+    structlog.configure(
+        processors=[_seldom(), *stamps, line],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=lambda *_: _Logger(writer),
+        cache_logger_on_first_use=True,
+    )
+    handler = _Handler(writer)
+    handler.addFilter(_Library())
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(["repeated"]), *stamps],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, text],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    atexit.register(flush, LAST_LINE_SECONDS)
+
+
+def take_over() -> None:
+    """Log what Python and its libraries would write to standard error themselves, where it could block or fail.
+
+    That is warnings, and exceptions in threads and finalizers and of the process. Call it after `configure`.
+    """
+    logging.captureWarnings(capture=True)
+    sys.stderr = _StandardError()
+    sys.excepthook = _uncaught
+    threading.excepthook = _in_a_thread
+    sys.unraisablehook = _in_a_finalizer
+
+
+def lost_lines() -> int:
+    """Return the number of log lines that could not be written since the start."""
+    return _writer.lost if _writer else 0
+
+
+def last_line(text: str) -> None:
+    """Write a line of plain text to standard error, and wait for about a second at most until it is written."""
+    # The log may not be configured yet, and standard error may be blocked or full.
+    writer = _writer or LineWriter(STANDARD_ERROR, lambda _: b"")
+    writer.write(f"{text}\n".encode(errors="backslashreplace"))
+    writer.flush(LAST_LINE_SECONDS)
+
+
+def flush(timeout: float) -> None:
+    """Wait until all lines are written, for at most `timeout` seconds."""
+    if _writer:
+        _writer.flush(timeout)
+
+
+class _Logger:
+    """The end of structlog's chain: it takes encoded lines of every level."""
+
+    __slots__ = ("_write",)
+
+    def __init__(self, writer: LineWriter) -> None:
+        self._write = writer.write
+
+    def msg(self, line: bytes) -> None:
+        self._write(line + b"\n")
+
+    debug = info = warning = error = critical = exception = msg
+
+
+class _Handler(logging.Handler):
+    """Libraries' lines."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception as error:  # noqa: BLE001 - a record that cannot be shown must not become a traceback
+            line = json.dumps({"event": "a library's line that cannot be shown", "exception": type(error).__name__})
+        self._writer.write(line.encode(errors="replace") + b"\n")
+
+
+class _StandardError(io.TextIOBase, TextIO):
+    """`sys.stderr` for libraries that write there themselves, as grpc does with tracebacks.
+
+    The text may quote anybody, so that only the places of a traceback and the type of its exception are logged.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rest = ""
+        self._places: list[str] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return STANDARD_ERROR
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._line(line)
+        return len(text)
+
+    def _line(self, line: str) -> None:
+        if line.startswith('  File "'):
+            self._places.append(line)
+        elif line[:1].strip() and not line.startswith("Traceback "):
+            kind = line.partition(":")[0] if self._places else None
+            exception = "\n".join([*self._places, kind]) if kind else None
+            self._places.clear()
+            _log.warning("a library wrote to standard error", exception=exception, seldom=True)
+
+
+class _Library(logging.Filter):
+    """Libraries' lines without their values, at most a warning, and one per kind and minute.
+
+    `repeated` is the number of lines of the kind that were left out before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kinds = _Kinds()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        # What passed through our own code is a defect of ours, unless grpc tells it: no error leaves our handlers.
+        ours = error is not None and record.name != GRPC and passed_here(error)
+        _without_values(record, error)
+        if ours:
+            return True
+        record.levelno = min(record.levelno, logging.WARNING)
+        record.levelname = logging.getLevelName(record.levelno)
+        left_out = self._kinds.left_out(f"{record.name} {record.msg}")
+        if left_out:
+            record.repeated = left_out
+        return left_out is not None
+
+
+class _Kinds:
+    """Which kinds of lines were written lately."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+        self._left_out: dict[str, int] = {}
+
+    def left_out(self, kind: str) -> int | None:
+        """Return how many lines of this kind were left out before this one, or None if this one is to be left out."""
+        now = time.monotonic()
+        # Kinds are places in code, but a library may put a value into its text.
+        kind = kind if kind in self._until or len(self._until) < MAX_KINDS else "another"
+        if now < self._until.get(kind, now):
+            self._left_out[kind] += 1
+            return None
+        self._until[kind] = now + SELDOM_SECONDS
+        left_out = self._left_out.get(kind, 0)
+        self._left_out[kind] = 0
+        return left_out
+
+
+def _seldom() -> structlog.typing.Processor:
+    """Return a processor that lets one line with `seldom=True` pass per kind and minute."""
+    kinds = _Kinds()
+
+    def pass_on(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if "seldom" in event:
+            del event["seldom"]
+            left_out = kinds.left_out(f"{event['event']} {event.get('exception')}")
+            if left_out is None:
+                raise structlog.DropEvent
+            if left_out:
+                event["repeated"] = left_out
+        return event
+
+    return pass_on
+
+
+def _encoded(console: structlog.typing.Processor) -> structlog.typing.Processor:
+    def line(logger: Any, level: str, event: MutableMapping[str, Any]) -> bytes:
+        # As standard error of Python does, for half a character.
+        return str(console(logger, level, event)).encode(errors="backslashreplace")
+
+    return line
+
+
+def _json_line(_: object, level: str, event: MutableMapping[str, Any]) -> bytes:
+    # In one go, which takes half as long as structlog's own processors and renderer: there is a line for each call.
+    now = datetime.now(UTC)
+    event["level"] = level
+    event["timestamp"] = now
+    try:
+        return msgspec.json.format(_encode(event), indent=0)
+    except UnicodeEncodeError:
+        # A library's exception may hold half a character, which is JSON only where it is escaped.
+        event["timestamp"] = now.isoformat().replace("+00:00", "Z")
+        return json.dumps(event, default=repr).encode()
+
+
+def _json_text(logger: object, level: str, event: MutableMapping[str, Any]) -> str:
+    return _json_line(logger, level, event).decode()
+
+
+def unforeseen(_: object, context: Mapping[str, Any]) -> None:
+    """Log an exception that nobody waits for; a handler for `loop.set_exception_handler`."""
+    _unforeseen(context.get("exception"))
+
+
+def _uncaught(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    _log.error("the process ends because of a defect", exception=where(error))
+
+
+def _in_a_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is not SystemExit:
+        _unforeseen(args.exc_value)
+
+
+def _in_a_finalizer(args: sys.UnraisableHookArgs) -> None:
+    _unforeseen(args.exc_value)
+
+
+def _unforeseen(error: BaseException | None) -> None:
+    exception = None if error is None else where(error)
+    if error is None or passed_here(error):
+        _log.error("something failed that nobody waits for", exception=exception)
+    else:
+        # A library's own failure, which a peer without a credential may cause.
+        _log.warning("something failed that nobody waits for", exception=exception, seldom=True)
+
+
+def where(error: BaseException) -> str:
+    """Return the places in the code that an exception passed, and its type: its text may quote anybody."""
+    return "".join([*traceback.format_tb(error.__traceback__), type(error).__name__])
+
+
+def passed_here(error: BaseException) -> bool:
+    """Return whether an exception passed through code of this package, and not only through libraries."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_filename.startswith(_PACKAGE) for frame, _ in frames)
+
+
+def _without_values(record: logging.LogRecord, error: BaseException | None) -> None:
+    # Libraries put headers and addresses into their lines, and a token may be one: only the constant text is kept.
+    if record.name == GRPC:
+        # It formats the text itself, with metadata and the texts of exceptions.
+        record.msg = "an error within grpc"
+    elif record.name == "py.warnings":
+        record.msg = "a warning of Python"
+    record.msg = record.msg if error is None else f"{record.msg}\n{where(error)}"
+    record.args = ()
+    record.exc_info = record.exc_text = None

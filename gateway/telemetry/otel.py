@@ -1,0 +1,246 @@
+"""Spans by OpenTelemetry, exported over OTLP in a thread of its own; imported only where they are wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+import structlog
+from grpc import Compression, StatusCode
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision
+from opentelemetry.trace import Link, SpanKind, Status, TraceFlags, set_span_in_context
+from opentelemetry.trace import StatusCode as SpanStatus
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from gateway import __version__
+from gateway.errors import GatewayError
+from gateway.rpc.status import row_of
+from gateway.threads import detached, finished
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.trace import Span, SpanContext
+
+    Headers = Mapping[str, str]
+
+SERVICE = "jobgateway.v1.JobService"
+UID = "jobgateway.job.uid"
+ERROR = "error.type"
+# How long the last spans may take at the stop.
+FLUSH_SECONDS = 1.0
+# The codes that are the server's fault, by OpenTelemetry's conventions for rpc.
+SERVER_FAULTS = frozenset(
+    {
+        StatusCode.UNKNOWN,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.UNIMPLEMENTED,
+        StatusCode.INTERNAL,
+        StatusCode.UNAVAILABLE,
+        StatusCode.DATA_LOSS,
+    }
+)
+
+NO_PARENT = Context()
+
+_log = structlog.get_logger()
+_propagator = TraceContextTextMapPropagator()
+
+
+class OtlpTracer:
+    """Spans for the collector that the variables `OTEL_*` name, which the SDK reads itself.
+
+    Raises `ValueError` or `OSError` where it cannot use them.
+    """
+
+    def __init__(self) -> None:
+        # It logs each try, with what the collector says; `_Exporter` says once when it begins and when it ends.
+        for name in ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        resource = _resource()
+        self._exporter = _Exporter(OTLPSpanExporter(compression=_compression()))
+        self._processor = BatchSpanProcessor(self._exporter)
+        self._ids = _Ids()
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False, id_generator=self._ids)
+        provider.add_span_processor(self._processor)
+        # Polls are roots, and yet whether they are recorded is decided with the call that they are for.
+        for_polls = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
+        for_polls.add_span_processor(self._processor)
+        self._provider = provider
+        self._tracer = provider.get_tracer("jobgateway", __version__)
+        self._poll_tracer = for_polls.get_tracer("jobgateway", __version__)
+
+    def call(self, method: str, traceparent: str | None) -> OtlpCallSpan | _Unrecorded:
+        """As `tracing.Tracer`."""
+        name = f"{SERVICE}/{method}"
+        attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
+        if traceparent is None and self._dropped(name, attributes):
+            return _Unrecorded(self._ids.generate_trace_id(), self._ids.generate_span_id())
+        parent = NO_PARENT if traceparent is None else _propagator.extract({"traceparent": traceparent}, NO_PARENT)
+        return OtlpCallSpan(self, self._tracer.start_span(name, parent, SpanKind.SERVER, attributes))
+
+    def _dropped(self, name: str, attributes: Mapping[str, str]) -> bool:
+        # The sampler is asked here first, for a span of the SDK takes twice as long as this, also where it records
+        # nothing; and most are such. It decides by the trace's id, as all that the SDK knows by name do, and so the
+        # same once more for those that it takes.
+        trace_id = self._ids.next_trace_id
+        sampled = self._provider.sampler.should_sample(NO_PARENT, trace_id, name, SpanKind.SERVER, attributes)
+        return sampled.decision is Decision.DROP
+
+    def begin_submission(self, parent: Span) -> Span:
+        """A span within `parent`."""
+        return self._tracer.start_span("submit", set_span_in_context(parent, NO_PARENT), SpanKind.CLIENT)
+
+    def begin_poll(self, uid: int, on_behalf_of: SpanContext) -> Span:
+        """A span in a trace of its own, with a link."""
+        return self._poll_tracer.start_span("poll", NO_PARENT, SpanKind.CLIENT, {UID: uid}, [Link(on_behalf_of)])
+
+    async def aclose(self) -> None:
+        """As `tracing.Tracer`."""
+        closing = detached("traces", self._processor.shutdown)
+        await finished(closing, FLUSH_SECONDS)
+        # A running export is cut off, which ends the thread; otherwise it would take up to 30 seconds.
+        self._exporter.shutdown()
+        await finished(closing, FLUSH_SECONDS)
+
+
+class _Ids(RandomIdGenerator):
+    """Random ids, of which the next one of a trace is known beforehand."""
+
+    def __init__(self) -> None:
+        self.next_trace_id = super().generate_trace_id()
+
+    def generate_trace_id(self) -> int:
+        """As the SDK has it."""
+        given, self.next_trace_id = self.next_trace_id, super().generate_trace_id()
+        return given
+
+
+class _Unrecorded:
+    """As `tracing.CallSpan`, of a trace that begins here and that the sampler does not want."""
+
+    def __init__(self, trace_id: int, span_id: int) -> None:
+        self.trace_id = f"{trace_id:032x}"
+        self._traceparent = f"00-{self.trace_id}-{span_id:016x}-{TraceFlags.RANDOM_TRACE_ID:02x}"
+
+    def onward(self, headers: Headers) -> Headers:
+        """As `tracing.CallSpan`."""
+        return {**headers, "traceparent": self._traceparent}
+
+    def submission(self, headers: Headers) -> AbstractContextManager[Headers]:
+        """As `tracing.CallSpan`."""
+        return nullcontext(headers)
+
+    def poll(self, uid: int, headers: Headers) -> AbstractContextManager[Headers]:
+        """As `tracing.CallSpan`."""
+        del uid
+        return nullcontext(headers)
+
+    def end(self, code: StatusCode, uid: int | None, reason: str) -> None:
+        """There is nothing to record."""
+
+
+class OtlpCallSpan:
+    """As `tracing.CallSpan`. No text of an error becomes part of a span, for the upstream may have written it."""
+
+    def __init__(self, tracer: OtlpTracer, span: Span) -> None:
+        self._tracer = tracer
+        self._span = span
+        self._context = span.get_span_context()
+        self._sampled = self._context.trace_flags.sampled
+        self.trace_id = f"{self._context.trace_id:032x}"
+
+    def onward(self, headers: Headers) -> Headers:
+        """As `tracing.CallSpan`."""
+        return _bearing(headers, self._context)
+
+    def submission(self, headers: Headers) -> AbstractContextManager[Headers]:
+        """As `tracing.CallSpan`."""
+        # Where nothing is recorded, the headers that `onward` gave say all there is.
+        return _within(self._tracer.begin_submission(self._span), headers) if self._sampled else nullcontext(headers)
+
+    def poll(self, uid: int, headers: Headers) -> AbstractContextManager[Headers]:
+        """As `tracing.CallSpan`."""
+        return _within(self._tracer.begin_poll(uid, self._context), headers) if self._sampled else nullcontext(headers)
+
+    def end(self, code: StatusCode, uid: int | None, reason: str) -> None:
+        """As `tracing.CallSpan`."""
+        span = self._span
+        span.set_attribute("rpc.grpc.status_code", code.value[0])
+        if uid is not None:
+            span.set_attribute(UID, uid)
+        if reason:
+            span.set_attribute(ERROR, reason)
+        if code in SERVER_FAULTS:
+            span.set_status(Status(SpanStatus.ERROR))
+        span.end()
+
+
+@contextmanager
+def _within(span: Span, headers: Headers) -> Iterator[Headers]:
+    """Ends `span` with the context, with the reason of what it raises; gives `headers` that name it."""
+    try:
+        yield _bearing(headers, span.get_span_context())
+    except Exception as error:
+        span.set_attribute(ERROR, row_of(error).reason if isinstance(error, GatewayError) else "GATEWAY_DEFECT")
+        span.set_status(Status(SpanStatus.ERROR))
+        raise
+    except asyncio.CancelledError:
+        # Given up, for nobody waits for it any more: that is nobody's fault.
+        span.set_attribute(ERROR, "CANCELLED")
+        raise
+    finally:
+        span.end()
+
+
+def _bearing(headers: Headers, context: SpanContext) -> Headers:
+    parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    return {**headers, "traceparent": parent}
+
+
+def _compression() -> Compression:
+    # The exporter does not know `none`, which is the default by name in OpenTelemetry's specification.
+    names = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
+    value = next((value for name in names if (value := os.environ.get(name, "").strip().lower())), "none")
+    return {"none": Compression.NoCompression, "gzip": Compression.Gzip}[value]
+
+
+def _resource() -> Resource:
+    named = OTELResourceDetector().detect().attributes
+    ours = {"service.name": "jobgateway", "service.version": __version__}
+    # What the operator says stands above what we say, which Resource.create does the other way round.
+    return Resource.create({name: value for name, value in ours.items() if name not in named})
+
+
+class _Exporter(SpanExporter):
+    """Says once that the collector cannot be reached, and once that it can again."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._failing = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Exports a batch; runs in the thread of the processor."""
+        result = self._exporter.export(spans)
+        failing = result is not SpanExportResult.SUCCESS
+        if failing and not self._failing:
+            _log.warning("traces are lost: the collector does not take them")
+        elif self._failing and not failing:
+            _log.info("traces are exported again")
+        self._failing = failing
+        return result
+
+    def shutdown(self) -> None:
+        """Closes the connection to the collector."""
+        self._exporter.shutdown()

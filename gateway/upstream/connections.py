@@ -1,0 +1,390 @@
+"""Connections to the upstream: who may use one again, how fast its bytes are taken, and when an answer is one.
+
+aiohttp does the work. It has no public way to change the points below, so its connector, request and protocol are
+extended here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import time
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp import hdrs
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.http_exceptions import HttpProcessingError
+
+from gateway.upstream.share import Share
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDict
+
+# One header may take this much, name and value together.
+MAX_HEADER_BYTES = 64 << 10
+# All headers of an answer: one of the largest size, and the usual ones beside it.
+MAX_HEADERS_BYTES = 72 << 10
+# The shortest useful header takes six bytes on the wire.
+MAX_HEADER_LINES = MAX_HEADERS_BYTES // 6
+# What may come beside the body: headers, the framing of chunks, their extensions, trailers. A chunk of one byte takes
+# six; that is wasteful, and no attack.
+MAX_FRAMING_BYTES = 384 << 10
+MAX_FRAMING_PER_BODY_BYTE = 32
+# As much is parsed at once until it is known how quick that is. Of chunks of one byte it takes some milliseconds.
+FIRST_SLICE_BYTES = 16 << 10
+SMALL_BYTES = 4 << 10
+LARGEST_SLICE_BYTES = 1 << 20
+SLOW_SLICE_SECONDS = 0.002
+WRITE_BYTES = 64 << 10
+# Turns of the loop that a write waits for input to be read.
+TURNS = 10
+SALVAGE_BYTES = 1 << 18
+
+# Whether an exchange must not use a connection that was used before.
+FRESH: ContextVar[bool] = ContextVar("FRESH", default=False)
+
+
+class KeptConnectionLost(aiohttp.ClientConnectionError):
+    """A connection that was used before has ended before a byte of this answer came."""
+
+
+class UnaskedAnswer(aiohttp.ClientConnectionError):
+    """Bytes came before a byte of the request was sent: nothing was sent after them."""
+
+
+class NotAnAnswer(aiohttp.ClientError):
+    """The bytes are HTTP, and cannot be the answer to the request."""
+
+
+class Connector(aiohttp.TCPConnector):
+    """A pool of at most `most` connections in which each belongs to one credential.
+
+    A connection is used again only if nothing came on it that nobody asked for. If there are too many, the one that
+    was idle for longest is closed for a new one; `most` in use at a time must be seen to by the caller.
+    """
+
+    def __init__(self, *, most: int, **options: Any) -> None:
+        super().__init__(limit=0, **options)
+        self._most = most
+        self._factory: Any = partial(Wire, loop=self._loop)
+
+    async def connect(self, req: aiohttp.ClientRequest, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+        """As aiohttp has it."""
+        while True:
+            connection = await super().connect(req, *args, **kwargs)
+            wire = connection.protocol
+            if not isinstance(wire, Wire) or not wire.exchanges or wire.usable_again():
+                return connection
+            connection.close()
+
+    async def _get(self, key: ConnectionKey, traces: list[Any]) -> aiohttp.connector.Connection | None:
+        found = None if FRESH.get() else await super()._get(key, traces)
+        if found is None:
+            self._make_room()
+        return found
+
+    def _make_room(self) -> None:
+        idle = sum(map(len, self._conns.values()))
+        while idle and idle + len(self._acquired) >= self._most:
+            # Keys stand in the order in which their first connection became idle.
+            key, connections = next(iter(self._conns.items()))
+            wire, _ = connections.popleft()
+            wire.close()
+            if not connections:
+                del self._conns[key]
+            idle -= 1
+
+
+class Request(aiohttp.ClientRequest):
+    """A request whose body is no longer written once the answer has come."""
+
+    @property
+    def connection_key(self) -> ConnectionKey:
+        """As aiohttp has it, for this request's credential alone.
+
+        A late answer to one credential's request is then never taken for the answer to another's.
+        """
+        key = super().connection_key
+        # Of the fields of a key, the hash of a proxy's headers is used for nothing else.
+        return tuple.__new__(ConnectionKey, (*key[:6], hash(self.headers.get(hdrs.AUTHORIZATION)), key[7]))
+
+    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """As aiohttp has it."""
+        wire = conn.protocol
+        if isinstance(wire, Wire):
+            if isinstance(unasked := wire.exception(), UnaskedAnswer):
+                raise unasked
+            # A body is written by a task, which begins in a later turn of the loop.
+            wire.asked = wire.sent = not self._body
+        return await super().send(conn)
+
+    async def write_bytes(
+        self, writer: AbstractStreamWriter, conn: aiohttp.connector.Connection, content_length: int | None = None
+    ) -> None:
+        """As aiohttp has it."""
+        wire = conn.protocol
+        if isinstance(wire, Wire):
+            if isinstance(wire.exception(), UnaskedAnswer):
+                return
+            wire.asked = True
+            writer = _Writer(writer, wire)
+        await super().write_bytes(writer, conn, content_length)
+        if isinstance(wire, Wire) and not wire.answered:
+            wire.sent = True
+
+
+class _Writer(AbstractStreamWriter):
+    """Writes until the answer has come."""
+
+    def __init__(self, writer: AbstractStreamWriter, wire: Wire) -> None:
+        self._writer = writer
+        self._wire = wire
+        self._begun = False
+
+    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        # A write after the upstream has closed fails, and with it the connection and the answer that is there. What is
+        # there is read first, so the less is written at a time, the smaller is the chance to fail.
+        for start in range(0, len(chunk), WRITE_BYTES):
+            if self._begun and not await self._wire.still_asks():
+                return
+            self._begun = True
+            await self._writer.write(chunk[start : start + WRITE_BYTES])
+
+    async def write_eof(self, chunk: bytes = b"") -> None:
+        if not self._wire.answered:
+            await self._writer.write_eof(chunk)
+
+    async def drain(self) -> None:
+        await self._writer.drain()
+
+    def send_headers(self) -> None:
+        self._writer.send_headers()
+
+    async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
+        await self._writer.write_headers(status_line, headers)
+
+    def enable_compression(self, encoding: str = "deflate", strategy: int | None = None) -> None:
+        self._writer.enable_compression(encoding, strategy)
+
+    def enable_chunking(self) -> None:
+        self._writer.enable_chunking()
+
+
+class Wire(ResponseHandler):
+    """One connection, which carries one exchange after another; `exchanges` is how many were begun.
+
+    `asked`: the request's first byte was written. `sent`: so was its last. `answered`: the head of the answer came.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.exchanges = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.asked = self.sent = True
+        self.answered = False
+        self._heard = False
+        self._answer: aiohttp.StreamReader | None = None
+        self._received = 0
+        self._slice = FIRST_SLICE_BYTES
+        self._share: Share | None = None
+        self._rest = b""
+        self._resting: asyncio.TimerHandle | None = None
+
+    # One exchange after another
+
+    def set_response_params(self, **params: Any) -> None:
+        """An exchange begins."""
+        self._begin()
+        self.exchanges += 1
+        if self._tail:
+            self._tail = b""
+            self._refuse(UnaskedAnswer("the upstream spoke before it was asked"))
+        super().set_response_params(**params)
+
+    def usable_again(self) -> bool:
+        """Whether nothing has come since the last answer, and the connection is open."""
+        if self.should_close or self.transport is None or _has_input(self.transport):
+            return False
+        try:
+            # Part of a second answer, which is told as one that was cut off.
+            return self._parser is None or self._parser.feed_eof() is None
+        except Exception:  # noqa: BLE001 - whatever is wrong with it
+            return False
+
+    async def still_asks(self) -> bool:
+        """Lets the loop read what is there; returns whether there is no answer yet."""
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+            if self.answered or self.transport is None or not _has_input(self.transport):
+                break
+        return not self.answered
+
+    def _refuse(self, error: Exception) -> None:
+        self.set_exception(error)
+        if self.transport is not None:
+            self.transport.close()
+
+    # What comes in
+
+    def data_received(self, data: bytes) -> None:
+        """Takes bytes, some at a time."""
+        if not data:
+            self._feed(b"")
+        elif self._rest:
+            self._rest += data
+        elif not self.exchanges:
+            super().data_received(data)
+        elif not self.asked:
+            self._refuse(UnaskedAnswer("the upstream answered before it was asked"))
+        elif self._answer is not None and self._answer.is_eof():
+            # Nobody asked for this: what comes later on this connection cannot be told from it.
+            self.force_close()
+            if self.transport is not None:
+                self.transport.close()
+        else:
+            if self._heard or len(data) > SMALL_BYTES:
+                self._take(data)
+            else:
+                # Almost every answer: one small piece, whose cost is not worth measuring.
+                self._received += len(data)
+                super().data_received(data)
+            self._heard = True
+
+    def _take(self, data: bytes) -> None:
+        at = 0
+        while at < len(data) and self._parser is not None and not self._failed():
+            rest = self._share.rest(self._loop.time()) if self._share is not None else 0.0
+            if rest:
+                self._rest = data[at:]
+                self._pause_reading_for_buffer()
+                self._drop_timeout()
+                self._resting = self._loop.call_later(rest, self._go_on)
+                return
+            piece = data[at : at + self._slice] if at or len(data) > self._slice else data
+            at += len(piece)
+            self._feed(piece)
+
+    def _failed(self) -> bool:
+        return self._exception is not None or self.transport is None or self.transport.is_closing()
+
+    def _feed(self, piece: bytes) -> None:
+        began = time.thread_time()
+        self._received += len(piece)
+        super().data_received(piece)
+        took = time.thread_time() - began
+        if took > SLOW_SLICE_SECONDS:
+            self._slice = max(FIRST_SLICE_BYTES, self._slice // 2)
+        elif len(piece) == self._slice < LARGEST_SLICE_BYTES:
+            self._slice *= 2
+        if self._share is None:
+            self._share = Share(self._loop.time())
+        self._share.spend(took, self._loop.time(), len(piece))
+        body = self._answer.total_bytes if self._answer is not None else 0
+        if self._received - body > MAX_FRAMING_BYTES + MAX_FRAMING_PER_BODY_BYTE * body:
+            self._refuse(NotAnAnswer("the upstream's answer has too much beside its body"))
+
+    def _go_on(self) -> None:
+        self._resting = None
+        data, self._rest = self._rest, b""
+        self._take(data)
+        if not self._rest:
+            self._resume_reading_for_buffer()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """As aiohttp has it; called for each piece that is read, and of use only after a pause."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """The head of an answer has come: interim, or the answer's own."""
+        message, answer = data
+        if self._received > MAX_HEADERS_BYTES < sum(len(each[0]) + len(each[1]) + 4 for each in message.raw_headers):
+            self._refuse(NotAnAnswer("the upstream's answer has too many headers, or too large ones"))
+            return
+        if 100 <= message.code < 200 and message.code != 101:
+            self._received = 0
+        else:
+            early = not self.sent or (self.transport is not None and self.transport.get_write_buffer_size() > 0)
+            if early and self.exchanges > 1 and 200 <= message.code < 300:
+                # A refusal may come early. A success before the request was there belongs to an earlier request.
+                self._refuse(NotAnAnswer("the upstream answered well before it had the whole request"))
+                return
+            if early:
+                self.force_close()
+            self.answered = True
+            self._answer = answer
+        super().feed_data(data, size)
+
+    # How it ends
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """The connection has failed, or what comes is not HTTP."""
+        if isinstance(self._exception, UnaskedAnswer | NotAnAnswer):
+            return
+        lost = isinstance(exc, OSError | aiohttp.ClientConnectionError) and not isinstance(
+            exc, TimeoutError | UnaskedAnswer
+        )
+        if lost and not self.answered:
+            self._salvage()
+        if self.answered:
+            self._should_close = True
+            self._drop_timeout()
+            if isinstance(exc, HttpProcessingError):
+                exc = NotAnAnswer("the upstream's answer is not HTTP that can be read")
+            if isinstance(exc, NotAnAnswer) and self._payload is not None:
+                self._payload.set_exception(exc)
+                # The loss of the connection, which follows, would be told in its place.
+                self._payload = None
+            return
+        if lost and self.exchanges > 1 and not self._heard:
+            exc, cause = KeptConnectionLost(str(exc)), (exc,)
+        super().set_exception(exc, *cause)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection has ended."""
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+        rest, self._rest = self._rest, b""
+        if rest and not self._failed():
+            super().data_received(rest)
+        if not self.answered:
+            self._salvage()
+        super().connection_lost(exc)
+
+    def _salvage(self) -> None:
+        """Reads what has arrived at a connection to which nothing can be written any more.
+
+        The event loop gives such a connection up unread. Of TLS, the loop keeps what it would take to read it.
+        """
+        transport = self.transport
+        if transport is None or not self.asked or self._parser is None or transport.get_extra_info("sslcontext"):
+            return
+        # The socket is open until `connection_lost` returns.
+        connection = transport.get_extra_info("socket")
+        try:
+            data = os.read(connection.fileno(), SALVAGE_BYTES) if connection is not None else b""
+        except OSError:
+            return
+        if data:
+            self._heard = True
+            self._received += len(data)
+            super().data_received(data)
+
+
+def _has_input(transport: asyncio.BaseTransport) -> bool:
+    """Whether bytes, an end or an error wait to be read."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,191 @@
+"""Commands whose output nobody takes, whose standard streams are closed, or that are interrupted early."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+import structlog
+
+from gateway.cli.demo import servers
+from gateway.cli.serve import DEMO_TOKEN as TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+JOB = ["--workspace", "1", "--entity", "1", "--method", "succeed", "--param", "duration=0.1"]
+COMMAND = [sys.executable, "-m", "gateway"]
+# A command that gets Ctrl-C when it imports a module.
+INTERRUPTED = """
+import os, signal, sys
+
+class Importing:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Importing)
+from gateway.__main__ import main
+main()
+"""
+
+
+class Outcome(NamedTuple):
+    code: int
+    err: str
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[str]:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    with servers() as (_, gateway):
+        yield gateway
+    structlog.reset_defaults()
+
+
+def environment(target: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
+    return kept | {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_TARGET": target}
+
+
+def shell(target: str, redirected: str, *arguments: str, command: Sequence[str] = COMMAND) -> Outcome:
+    """Run a command with some of its streams `redirected`."""
+    done = subprocess.run(  # noqa: S603 - our own command
+        ["sh", "-c", f'exec "$@" {redirected}', "sh", *command, *arguments],  # noqa: S607 - any shell
+        env=environment(target),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    return Outcome(done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("redirected", [">/dev/full", ">&-", "<&- >&-"])
+@pytest.mark.parametrize(
+    "arguments", [["send", *JOB], ["send", *JOB, "--json"], ["run", *JOB], ["run", *JOB, "--json"]]
+)
+def test_a_job_that_was_sent_is_named_though_the_output_is_lost(
+    target: str, redirected: str, arguments: list[str]
+) -> None:
+    code, err = shell(target, redirected, *arguments)
+    assert code == 4
+    assert re.fullmatch(
+        r"standard output cannot be written: [A-Z][a-z ]+; job \d+ was sent; watch it: .+ watch \d+ --target .+\n", err
+    )
+
+
+def test_a_result_that_cannot_be_written_names_the_job(target: str) -> None:
+    for options, redirected in ((["--output", "-"], ">/dev/full"), (["--output", "/dev/full"], "")):
+        code, err = shell(target, redirected, "run", *JOB, *options)
+        assert code == 4
+        assert re.search(r"cannot be written: No space left on device; job \d+ was sent; watch it: ", err)
+
+
+def test_a_result_is_written_to_its_file_though_the_output_is_lost(target: str, tmp_path: Path) -> None:
+    code, err = shell(target, ">/dev/full", "run", *JOB, "--output", str(tmp_path / "result"))
+    assert code == 4
+    assert "job" in err
+    assert (tmp_path / "result").read_bytes() == b'{"data":{"sum":3}}'
+
+
+@pytest.mark.parametrize("command", ["get", "wait", "cancel", "watch"])
+def test_other_commands_tell_that_their_output_is_lost(target: str, command: str) -> None:
+    _, err = shell(target, ">&2", "send", *JOB, "--json")
+    uid = str(re.findall(r'"uid": "(\d+)"', err)[0])
+    assert shell(target, ">/dev/full", command, uid) == (
+        4,
+        "standard output cannot be written: No space left on device\n",
+    )
+
+
+@pytest.mark.parametrize("command", ["send", "run"])
+def test_a_reader_that_left_is_told_of_the_job(target: str, command: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(  # noqa: S603 - our own command
+            [*COMMAND, command, *JOB],
+            env=environment(target),
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == 141
+    assert re.fullmatch(r"standard output cannot be written: Broken pipe; job \d+ was sent; .+\n", done.stderr)
+
+
+@pytest.mark.parametrize("redirected", ["2>/dev/full", "2>&-", "<&- 2>&-"])
+@pytest.mark.parametrize("options", [[], ["--output", "-"], ["--json"]])
+def test_a_standard_error_that_takes_nothing_changes_nothing(target: str, redirected: str, options: list[str]) -> None:
+    assert shell(target, redirected, "run", *JOB, *options).code == 0
+    assert shell(target, redirected, "get", "1").code == 3
+
+
+def test_a_progress_bar_on_a_terminal_that_is_gone_ends_nothing(target: str) -> None:
+    ours, theirs = pty.openpty()
+    with (
+        subprocess.Popen(  # noqa: S603 - our own command
+            [*COMMAND, "run", *JOB[:-1], "duration=2", "--output", "-"],
+            env=environment(target),
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+        ) as process
+    ):
+        os.close(theirs)
+        os.read(ours, 1)
+        os.close(ours)
+        out, _ = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, b'{"data":{"sum":3}}')
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["send", "--help"], ["demo"], ["simulate", "--listen", "127.0.0.1:0"]]
+)
+def test_commands_without_a_job_tell_that_their_output_is_lost(target: str, arguments: list[str]) -> None:
+    assert shell(target, ">/dev/full", *arguments) == (
+        4,
+        "standard output cannot be written: No space left on device\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "module", ["gateway.cli.app", "typer", "grpc", "gateway.cli.display", "jobgateway.v1.job_service_pb2"]
+)
+@pytest.mark.parametrize("arguments", [["send", *JOB], ["demo"]])
+def test_ctrl_c_during_the_imports_leaves_without_a_traceback(target: str, module: str, arguments: list[str]) -> None:
+    command = [sys.executable, "-c", INTERRUPTED.format(module=module)]
+    assert shell(target, "", *arguments, command=command) == (130, "")
+
+
+def test_ctrl_c_after_the_job_was_sent_names_it(target: str) -> None:
+    with (
+        subprocess.Popen(  # noqa: S603 - our own command
+            [*COMMAND, "run", *JOB[:-1], "duration=60"],
+            env=environment(target),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process
+    ):
+        assert process.stdout is not None
+        assert "running" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert re.fullmatch(r"interrupted; job \d+ goes on, watch it again: .+\n", err)

@@ -1,0 +1,214 @@
+"""The input of a job, the token, and texts of somebody else's: what needs no gateway."""
+
+import io
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+import typer
+from jobgateway.v1 import job_service_pb2 as pb
+from typer.testing import CliRunner
+
+from gateway.cli.app import app
+from gateway.cli.client import TokenUnusable, read_token
+from gateway.cli.failure import Failure
+from gateway.cli.formatting import clean, job_line, pretty_json
+from gateway.cli.options import OutputOptions, QuickCallOptions, Uid, expanded
+from gateway.cli.params import ParamsInvalid, read_params
+
+RUN = ["run", "--workspace", "1", "--entity", "7", "--target", "127.0.0.1:1"]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "document"),
+    [
+        (["a=1"], '{"a": 1}'),
+        (["a=9007199254740993", "b=1.10", "c=1e400"], '{"a": 9007199254740993, "b": 1.10, "c": 1e400}'),
+        (["a=true", "b=null", 'c={"d": [1]}', 'e="1"'], '{"a": true, "b": null, "c": {"d": [1]}, "e": "1"}'),
+        (["a=beam", "b=NaN", "c=", "d=x=y"], '{"a": "beam", "b": "NaN", "c": "", "d": "x=y"}'),
+        (['quo"te=ä'], '{"quo\\"te": "ä"}'),
+        (["a=" + "1" * 5000], '{"a": ' + "1" * 5000 + "}"),
+    ],
+)
+def test_pairs_become_an_object_without_a_number_being_changed(pairs: list[str], document: str) -> None:
+    assert read_params(pairs, None, None) == document.encode()
+
+
+def test_a_file_and_standard_input_arrive_byte_for_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = b' {"a" : 1.0,\n "big": 9007199254740993} \n'
+    file = tmp_path / "params.json"
+    file.write_bytes(document)
+    assert read_params([], None, file) == document
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(document)))
+    assert read_params([], None, Path("-")) == document
+
+
+def test_no_input_is_not_an_empty_one() -> None:
+    assert read_params([], None, None) is None
+
+
+def test_more_nesting_than_python_reads_is_left_to_the_gateway() -> None:
+    document = "[" * 100_000 + "]" * 100_000
+    assert read_params([], document, None) == document.encode()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "text", "file", "said"),
+    [
+        (["a=1"], "{}", None, "in one way only"),
+        ([], "{}", "params.json", "in one way only"),
+        (["a"], None, None, "is not KEY=VALUE"),
+        (["=1"], None, None, "is not KEY=VALUE"),
+        (["a=1", "a=2"], None, None, "is given twice"),
+        ([], "{", None, "--params is not JSON"),
+        ([], "", None, "--params is not JSON"),
+        ([], '{"a": NaN}', None, "NaN is not a JSON value"),
+        ([], "{\udcff}", None, "--params is not JSON"),
+        ([], None, "/nowhere/params.json", "cannot be read: No such file"),
+    ],
+)
+def test_an_input_that_cannot_be_sent_is_refused(
+    pairs: list[str], text: str | None, file: str | None, said: str
+) -> None:
+    with pytest.raises(ParamsInvalid, match=said):
+        read_params(pairs, text, Path(file) if file else None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--params", "{"], "--params is not JSON"),
+        (["--param", "a=1", "--params", "{}"], "in one way only"),
+        (["--output", "/nowhere/result.json"], "/nowhere is no folder"),
+        (["--output", "-", "--json"], "both want standard output"),
+        (["--request-id", "\udcff"], "not UTF-8"),
+        (["--entity", str(2**63)], "--entity 9223372036854775808 is larger"),
+    ],
+)
+def test_wrong_usage_is_a_line_and_exit_code_2(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, [*RUN, *arguments], env={"JOBGATEWAY_TOKEN": "t"})
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_each_command_takes_its_groups_of_options_flat() -> None:
+    given: list[object] = []
+
+    def command(uid: Uid, call: QuickCallOptions, shown: OutputOptions) -> None:
+        given.extend((uid, call, shown))
+
+    app = typer.Typer()
+    app.command()(expanded(command))
+    result = CliRunner().invoke(app, ["7", "--output", "-", "--target", "there:1"])
+    assert result.exit_code == 0, result.output
+    assert given == [7, QuickCallOptions(target="there:1", deadline=60.0), OutputOptions(output=Path("-"))]
+
+
+@pytest.mark.parametrize("command", ["run", "send", "get", "wait", "watch"])
+def test_help_says_how_a_pipe_gets_the_result_alone(command: str) -> None:
+    text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    assert "- is standard output; all else then goes to standard error." in " ".join(text.split())
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["watch", "0"], ["get", "x"], ["nothing"], [*RUN, "--timeout", "0"]])
+def test_what_typer_refuses_is_exit_code_2_as_well(arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, arguments, env={"JOBGATEWAY_TOKEN": "t"}).exit_code == 2
+
+
+def test_the_token_of_the_file_wins_and_loses_its_newline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "token"
+    file.write_text("from-the-file\n")
+    monkeypatch.setenv("JOBGATEWAY_TOKEN", "from-the-environment")
+    assert read_token(file) == "from-the-file"
+    assert read_token(None) == "from-the-environment"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"\n", "is empty"),
+        (b"secret word", "a space"),
+        (b"secret\nword", "a space"),
+        (b"\xff", "ASCII"),
+    ],
+)
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(content: bytes, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(TokenUnusable, match=said) as caught:
+        read_token(file)
+    assert "secret" not in str(caught.value)
+
+
+def test_without_a_token_nothing_is_called(tmp_path: Path) -> None:
+    for options in ([], ["--token-file", str(tmp_path / "none")]):
+        result = CliRunner().invoke(app, [*RUN, *options], env={"JOBGATEWAY_TOKEN": ""})
+        assert result.exit_code == 2
+        assert "token" in result.stderr
+
+
+def test_there_is_no_option_for_the_token() -> None:
+    result = CliRunner().invoke(app, [*RUN, "--token", "secret"], env={"JOBGATEWAY_TOKEN": "t"})
+    assert result.exit_code == 2
+
+
+def test_a_gateway_that_cannot_be_reached_is_one_line_and_exit_code_3() -> None:
+    for arguments in (RUN, ["watch", "42", "--target", "127.0.0.1:1"], ["get", "42", "--target", "127.0.0.1:1"]):
+        result = CliRunner().invoke(app, arguments, env={"JOBGATEWAY_TOKEN": "secret"})
+        assert result.exit_code == 3
+        assert result.stderr.startswith("127.0.0.1:1 cannot be reached (Connection refused); is the gateway running")
+        assert result.stderr.count("\n") == 1
+        assert "secret" not in result.stderr
+
+
+def test_a_field_of_the_upstreams_keeps_its_path_and_one_of_ours_loses_what_is_around_it() -> None:
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    fields = (("request.a", "no"), ("request", "nor"), ("", "none"))
+    ours = Failure(invalid, "request.a: no", "REQUEST_INVALID", violations=fields)
+    assert ours.line("t") == "a: no [INVALID_ARGUMENT, REQUEST_INVALID]"
+    assert ours.fields == ["a: no", "request: nor", "(request): none"]
+    theirs = Failure(invalid, "it refused: well; request.a: no; b: c", "UPSTREAM_BAD_REQUEST", violations=fields)
+    assert theirs.line("t") == "it refused: well: request.a: no [INVALID_ARGUMENT, UPSTREAM_BAD_REQUEST]"
+
+
+def test_a_request_that_is_too_large_for_grpc_made_no_job() -> None:
+    message = "SERVER: Received message larger than max (73400337 vs. 67108864)"
+    assert not Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, message).may_have_sent
+    assert Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded").may_have_sent
+
+
+def test_a_foreign_text_is_one_harmless_line() -> None:
+    assert clean("a\x1b[31m\x9b\x07\x7f\nb\tc\u2028d\u202e") == "a\ufffd[31m\ufffd\ufffd\ufffd b c d\ufffd"
+    assert clean("\u061c\ud800") == "\ufffd\ufffd"
+    assert "\x9b" not in pretty_json(b'{"a": "\\u009b\\u001b", "b": [1]}')
+
+
+@pytest.mark.parametrize(
+    ("job", "line"),
+    [
+        (pb.Job(uid=1), "job 1 state unknown"),
+        (pb.Job(uid=1, status=pb.JOB_STATUS_RUNNING), "job 1 running"),
+        (pb.Job(uid=1, status_text="weird", done=True), "job 1 weird"),
+        (pb.Job(uid=1, status=pb.JOB_STATUS_TIMEOUT, done=True), "job 1 timeout"),
+        (
+            pb.Job(uid=1, status=pb.JOB_STATUS_RUNNING, progress=pb.Progress(percentage=float("nan"), message="m")),
+            "job 1 running 0%: m",
+        ),
+        (
+            pb.Job(uid=1, status=pb.JOB_STATUS_ERROR, done=True, error=pb.JobError(type="error_code", message="no")),
+            "job 1 error (error_code): no",
+        ),
+    ],
+)
+def test_a_job_is_one_line(job: pb.Job, line: str) -> None:
+    assert job_line(job) == line
+
+
+def test_a_status_of_a_later_version_is_the_upstreams_word() -> None:
+    job = pb.Job(uid=1, status_text="paused")
+    job.MergeFromString(b"\x10\x63")  # status 99
+    assert job_line(job) == "job 1 paused"

@@ -1,0 +1,575 @@
+"""What `run` and `watch` do about streams that break, against a scripted gateway over real sockets."""
+
+import hashlib
+import json
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway.v1 import job_service_pb2_grpc as pb_grpc
+from typer.testing import CliRunner
+
+from gateway.cli import stream
+from gateway.cli.app import app
+from tests.cli.test_commands import start as start_command
+
+UID = 42
+TOKEN = "secret-of-the-test"
+Act = Callable[[grpc.ServicerContext], Iterator[pb.JobEvent]]
+
+
+def state(percent: float, token: str = "") -> pb.JobEvent:
+    job = pb.Job(uid=UID, status=pb.JOB_STATUS_RUNNING, progress=pb.Progress(message="working", percentage=percent))
+    return pb.JobEvent(uid=UID, job=job, resume_token=token)
+
+
+def end(result: bytes = b"", *, in_message: bool = True, sha256: str | None = None) -> pb.JobEvent:
+    job = pb.Job(uid=UID, status=pb.JOB_STATUS_SUCCESS, done=True, content_size=len(result))
+    if result:
+        job.content_sha256 = sha256 or hashlib.sha256(result).hexdigest()
+        job.content_omitted = not in_message
+        if in_message:
+            job.content_json = result
+    return pb.JobEvent(uid=UID, job=job, resume_token="end")
+
+
+def chunk(result: bytes, start: int, stop: int) -> pb.JobEvent:
+    piece = pb.ContentChunk(offset=start, data=result[start:stop], content_size=len(result))
+    return pb.JobEvent(uid=UID, content_chunk=piece, resume_token=f"chunk-{stop}")
+
+
+def act(*events: pb.JobEvent, then: Callable[[grpc.ServicerContext], None] | None = None) -> Act:
+    def play(context: grpc.ServicerContext) -> Iterator[pb.JobEvent]:
+        yield from events
+        if then:
+            then(context)
+
+    return play
+
+
+def failing(
+    code: grpc.StatusCode, reason: str = "", *, retry: float | None = None, uid: int = 0
+) -> Callable[[grpc.ServicerContext], None]:
+    details = []
+    if reason:
+        info = error_details_pb2.ErrorInfo(reason=reason, domain="jobgateway")
+        if uid:
+            info.metadata["uid"] = str(uid)
+        details.append(packed(info))
+    if retry is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(retry * 1000))
+        details.append(packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    status = status_pb2.Status(code=code.value[0], message=f"it failed as {reason or code.name}", details=details)
+
+    def fail(context: grpc.ServicerContext) -> None:
+        context.abort_with_status(rpc_status.to_status(status))
+
+    return fail
+
+
+def packed(message: error_details_pb2.ErrorInfo) -> any_pb2.Any:
+    detail = any_pb2.Any()
+    detail.Pack(message)
+    return detail
+
+
+class ScriptedGateway(pb_grpc.JobServiceServicer):
+    """Plays one act of its script per stream, and records what it was asked."""
+
+    def __init__(self) -> None:
+        self.script: list[Act] = []
+        self.runs: list[pb.RunJobRequest] = []
+        self.watches: list[pb.WatchJobRequest] = []
+        self.waits: list[pb.WaitJobRequest] = []
+        self.sent: list[pb.SendJobRequest] = []
+        self.times: list[float] = []
+        self.peers: list[str] = []
+        self.cancelled: list[int] = []
+        self.asked = threading.Event()
+        self.target = ""
+
+    def RunJob(self, request: pb.RunJobRequest, context: grpc.ServicerContext) -> Iterator[pb.JobEvent]:
+        self.runs.append(request)
+        return self._play(context)
+
+    def WatchJob(self, request: pb.WatchJobRequest, context: grpc.ServicerContext) -> Iterator[pb.JobEvent]:
+        self.watches.append(request)
+        return self._play(context)
+
+    def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.Job:
+        self.cancelled.append(request.uid)
+        return pb.Job(uid=request.uid, status=pb.JOB_STATUS_CANCELLED, done=True)
+
+    def SendJob(self, request: pb.SendJobRequest, context: grpc.ServicerContext) -> pb.Job:
+        self.sent.append(request)
+        return self._answer(context)
+
+    def GetJob(self, request: pb.GetJobRequest, context: grpc.ServicerContext) -> pb.Job:
+        return self._answer(context)
+
+    def WaitJob(self, request: pb.WaitJobRequest, context: grpc.ServicerContext) -> pb.Job:
+        self.waits.append(request)
+        return self._answer(context)
+
+    def _answer(self, context: grpc.ServicerContext) -> pb.Job:
+        self.asked.set()
+        return next(self.script.pop(0)(context)).job
+
+    def _play(self, context: grpc.ServicerContext) -> Iterator[pb.JobEvent]:
+        self.times.append(time.monotonic())
+        self.peers.append(context.peer())
+        self.asked.set()
+        return self.script.pop(0)(context)
+
+
+@pytest.fixture
+def gateway() -> Iterator[ScriptedGateway]:
+    servicer = ScriptedGateway()
+    server = grpc.server(ThreadPoolExecutor(4))
+    pb_grpc.add_JobServiceServicer_to_server(servicer, server)
+    servicer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield servicer
+    server.stop(None).wait()
+
+
+class Outcome:
+    def __init__(self, gateway: ScriptedGateway, *arguments: str) -> None:
+        environment = {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_TARGET": gateway.target}
+        result = CliRunner().invoke(app, [*arguments], env=environment, catch_exceptions=False)
+        self.code, self.out, self.err = result.exit_code, result.stdout, result.stderr
+        assert TOKEN not in self.out + self.err
+
+
+def run(gateway: ScriptedGateway, *arguments: str) -> Outcome:
+    return Outcome(gateway, "run", "--workspace", "1", "--entity", "7", *arguments)
+
+
+def watch(gateway: ScriptedGateway, *arguments: str) -> Outcome:
+    return Outcome(gateway, "watch", str(UID), *arguments)
+
+
+def test_a_watch_goes_on_with_its_last_token_on_a_new_connection_after_the_wait_it_was_told(
+    gateway: ScriptedGateway,
+) -> None:
+    draining = failing(grpc.StatusCode.UNAVAILABLE, "DRAINING", retry=0.4)
+    gateway.script = [act(state(10, "first"), then=draining), act(state(50, "second"), end(b'{"sum":3}'))]
+    outcome = watch(gateway)
+    assert outcome.code == 0
+    assert [request.resume_token for request in gateway.watches] == ["", "first"]
+    assert len(set(gateway.peers)) == 2
+    assert gateway.times[1] - gateway.times[0] >= 0.4
+    assert outcome.out.splitlines() == [
+        "job 42 running 10%: working",
+        "job 42 running 50%: working",
+        "job 42 success",
+        '{"sum":3}',
+    ]
+    assert "going on in 0.4 s" in outcome.err
+
+
+def test_a_run_that_broke_goes_on_as_a_watch_and_never_as_a_second_run(gateway: ScriptedGateway) -> None:
+    lost = failing(grpc.StatusCode.UNAVAILABLE)
+    gateway.script = [act(state(10, "first"), then=lost), act(then=lost), act(end())]
+    assert run(gateway).code == 0
+    assert len(gateway.runs) == 1
+    assert [(request.uid, request.resume_token) for request in gateway.watches] == [(UID, "first")] * 2
+
+
+def test_a_stream_that_ends_without_the_jobs_end_is_taken_up_again(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(state(10, "first")), act(end())]
+    outcome = watch(gateway)
+    assert outcome.code == 0
+    assert "the stream ended before the job" in outcome.err
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+
+EVERY_CODE = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("command", [run, watch])
+@pytest.mark.parametrize("code", EVERY_CODE)
+def test_after_an_event_any_foreign_status_is_resumed(
+    gateway: ScriptedGateway, command: Callable[[ScriptedGateway], Outcome], code: grpc.StatusCode
+) -> None:
+    gateway.script = [act(state(10, "first"), then=failing(code)), act(end())]
+    assert command(gateway).code == 0
+    assert gateway.watches[-1].resume_token == "first"
+    assert len(set(gateway.peers)) == 2
+
+
+BROKEN = {
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("code", EVERY_CODE)
+def test_before_an_event_a_foreign_status_may_be_final(gateway: ScriptedGateway, code: grpc.StatusCode) -> None:
+    gateway.script = [act(then=failing(code)), act(end())]
+    assert watch(gateway).code == (0 if code in BROKEN else 3)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("code", EVERY_CODE)
+def test_a_foreign_status_repeats_a_run_by_its_id(gateway: ScriptedGateway, code: grpc.StatusCode) -> None:
+    gateway.script = [act(then=failing(code)), act(end())]
+    assert run(gateway).code == 3
+    assert len(gateway.runs) == 1
+    gateway.script = [act(then=failing(code)), act(end())]
+    assert run(gateway, "--request-id", "only-once").code == (0 if code in BROKEN else 3)
+    assert not gateway.watches
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE])
+def test_a_message_over_the_limit_is_not_asked_for_forever(gateway: ScriptedGateway, code: grpc.StatusCode) -> None:
+    over = failing(code)
+    gateway.script = [act(state(10, "first"), then=over), act(state(20, "second"), then=over), act(then=over)]
+    assert watch(gateway).code == 3
+    assert not gateway.script
+
+
+def test_a_foreign_error_info_is_not_ours(gateway: ScriptedGateway) -> None:
+    info = error_details_pb2.ErrorInfo(reason="MESH_FAULT", domain="mesh.example")
+    status = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message="x", details=[packed(info)])
+
+    def fail(context: grpc.ServicerContext) -> None:
+        context.abort_with_status(rpc_status.to_status(status))
+
+    gateway.script = [act(state(10, "first"), then=fail), act(end())]
+    assert watch(gateway).code == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_unknown_peer_is_not_tried_for_long(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "FIRST_PATIENCE_SECONDS", 0.0)
+    gateway.script = [act(then=failing(grpc.StatusCode.INTERNAL))]
+    assert watch(gateway).code == 3
+
+
+def test_a_run_whose_error_names_the_job_goes_on_as_a_watch(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(then=failing(grpc.StatusCode.UNAVAILABLE, "DRAINING", uid=UID)), act(end())]
+    assert run(gateway).code == 0
+    assert len(gateway.runs) == 1
+    assert [request.uid for request in gateway.watches] == [UID]
+
+
+@pytest.mark.parametrize("command", ["run", "send"])
+def test_where_the_gateway_did_not_say_whether_a_job_was_made_nobody_claims_to_know(
+    gateway: ScriptedGateway, command: str
+) -> None:
+    gateway.script = [act(then=hold)]
+    outcome = Outcome(gateway, command, "--workspace", "1", "--entity", "7", "--deadline", "0.3")
+    assert outcome.code == 3
+    assert "the job has no number yet, and may or may not run" in outcome.err
+
+
+def test_waits_grow_also_where_each_stream_begins_well(
+    gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(random, "uniform", lambda _, longest: longest)
+    lost = failing(grpc.StatusCode.UNAVAILABLE)
+    gateway.script = [*[act(state(10), then=lost)] * 7, act(end())]
+    assert watch(gateway).code == 0
+    assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+def test_a_run_without_a_request_id_is_not_repeated(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(then=failing(grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"))]
+    outcome = run(gateway)
+    assert outcome.code == 3
+    assert len(gateway.runs) == 1
+    assert outcome.err == ("it failed as UPSTREAM_UNREACHABLE; try again later [UNAVAILABLE, UPSTREAM_UNREACHABLE]\n")
+
+
+def test_a_wait_that_the_gateway_told_is_told(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(then=failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED", retry=60))]
+    outcome = run(gateway, "--request-id", "x")
+    assert outcome.code == 3
+    assert "; try again in 60 s [RESOURCE_EXHAUSTED, REQUEST_IDS_EXHAUSTED]\n" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [
+        any_pb2.Any(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff"),
+        packed(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=2**62))),
+    ],
+)
+def test_details_that_are_none_are_no_traceback(gateway: ScriptedGateway, detail: any_pb2.Any) -> None:
+    status = status_pb2.Status(code=grpc.StatusCode.NOT_FOUND.value[0], message="gone", details=[detail])
+
+    def fail(context: grpc.ServicerContext) -> None:
+        context.abort_with_status(rpc_status.to_status(status))
+
+    gateway.script = [act(then=fail)]
+    outcome = Outcome(gateway, "get", str(UID))
+    assert outcome.code == 3
+    assert outcome.err.startswith("gone; ")
+
+
+def test_a_run_with_a_request_id_is_repeated(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(then=failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")), act(end())]
+    assert run(gateway, "--request-id", "only-once").code == 0
+    assert [request.request.request_id for request in gateway.runs] == ["only-once"] * 2
+
+
+@pytest.mark.parametrize("retry", [0.01, None])
+def test_a_refused_load_is_tried_again_only_where_a_wait_is_known(
+    gateway: ScriptedGateway, retry: float | None
+) -> None:
+    busy = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED", retry=retry)
+    gateway.script = [act(then=busy), act(end())]
+    assert watch(gateway).code == (0 if retry else 3)
+
+
+def test_an_error_that_does_not_pass_ends_a_run_and_names_the_job(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(state(10, "first"), then=failing(grpc.StatusCode.PERMISSION_DENIED, "UPSTREAM_NO"))]
+    outcome = run(gateway)
+    assert outcome.code == 3
+    assert f"jobgateway watch 42 --target {gateway.target}" in outcome.err
+
+
+def test_an_outage_is_not_waited_for_without_end(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.0)
+    gateway.script = [act(state(10), then=failing(grpc.StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"))]
+    assert watch(gateway).code == 3
+
+
+@pytest.mark.parametrize("command", [run, watch])
+def test_a_silent_stream_is_left_and_taken_up_again(
+    gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch, command: Callable[[ScriptedGateway], Outcome]
+) -> None:
+    monkeypatch.setattr(stream, "SILENCE_SECONDS", 0.3)
+    left = threading.Event()
+
+    def keep_silent(context: grpc.ServicerContext) -> None:
+        context.add_callback(left.set)
+        left.wait()
+
+    gateway.script = [act(state(10, "first"), then=keep_silent), act(end())]
+    assert command(gateway).code == 0
+    assert left.is_set()
+    assert gateway.watches[-1].resume_token == "first"
+
+
+def test_a_deadline_bounds_each_stream_and_the_waits_between(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(state(1), then=failing(grpc.StatusCode.UNAVAILABLE, "DRAINING", retry=60))]
+    outcome = watch(gateway, "--deadline", "30")
+    assert outcome.code == 3
+    assert "give it more time with --deadline [DEADLINE_EXCEEDED]" in outcome.err
+    gateway.script = [act(state(1), then=hold)]
+    outcome = watch(gateway, "--deadline", "0.3")
+    assert outcome.code == 3
+    assert "give it more time with --deadline [DEADLINE_EXCEEDED]" in outcome.err
+
+
+def test_chunks_are_cut_to_their_offset_and_checked(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    result = json.dumps({"text": "x" * 100}).encode()
+    file = tmp_path / "result.json"
+    lost = failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    gateway.script = [
+        act(state(99), chunk(result, 0, 40), chunk(result, 40, 80), then=lost),
+        act(chunk(result, 0, 60), chunk(result, 60, len(result)), end(result, in_message=False)),
+    ]
+    outcome = watch(gateway, "--output", str(file))
+    assert outcome.code == 0
+    assert file.read_bytes() == result
+    assert gateway.watches[0].content_format == pb.CONTENT_FORMAT_JSON_CHUNKS
+    assert gateway.watches[1].resume_token == "chunk-80"
+    assert "job 42 result: 112 of 112 bytes" in outcome.out
+    assert f"result: 112 bytes in {file}" in outcome.err
+
+
+def test_a_damaged_result_is_no_result(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    gateway.script = [act(chunk(b"damaged", 0, 7), end(b"result!", in_message=False))]
+    outcome = watch(gateway, "--output", str(file))
+    assert outcome.code == 3
+    assert "SHA-256" in outcome.err
+    assert not file.exists()
+
+
+def test_a_result_of_which_nothing_came_is_no_result(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(end(b"result!", in_message=False))]
+    outcome = watch(gateway, "--output", "-")
+    assert (outcome.code, outcome.out) == (3, "")
+    assert "SHA-256" in outcome.err
+
+
+def test_a_pipe_gets_chunks_as_they_are_and_all_else_goes_elsewhere(gateway: ScriptedGateway) -> None:
+    result = b'[1,  2.50, "\xff"]'
+    lost = failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    gateway.script = [
+        act(state(50), chunk(result, 0, 9), then=lost),
+        act(chunk(result, 9, len(result)), end(result, in_message=False)),
+    ]
+    with start(gateway, "watch", str(UID), "--output", "-") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.buffer.read() == result  # type: ignore[attr-defined]
+        err = process.stderr.read()
+    assert process.returncode == 0
+    for line in ("job 42 running 50%: working", "going on in", "job 42 result: 15 of 15 bytes", "job 42 success"):
+        assert line in err
+
+
+def test_json_lines_are_the_events_and_nothing_else(gateway: ScriptedGateway) -> None:
+    heartbeat = pb.JobEvent(uid=UID, heartbeat=pb.Heartbeat(consecutive_failures=2, last_failure="UPSTREAM_TIMEOUT"))
+    lost = failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    gateway.script = [act(state(10, "t"), heartbeat, then=lost), act(end(b"[1]"))]
+    outcome = watch(gateway, "--json")
+    events = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [next(name for name in event if name not in ("uid", "resume_token")) for event in events] == [
+        "job",
+        "heartbeat",
+        "job",
+    ]
+    assert events[1]["heartbeat"] == {"consecutive_failures": 2, "last_failure": "UPSTREAM_TIMEOUT"}
+    assert events[2]["job"]["content_json"] == "WzFd"
+
+
+def test_what_a_job_says_cannot_reach_the_terminal(gateway: ScriptedGateway) -> None:
+    event = state(10)
+    event.job.progress.message = "\x1b[2J[red]not red[/]\nsecond\x9b31m \u202egnp"
+    gateway.script = [act(event, end())]
+    line = watch(gateway).out.splitlines()[0]
+    assert line == "job 42 running 10%: \ufffd[2J[red]not red[/] second\ufffd31m \ufffdgnp"
+
+
+def test_an_event_of_an_unknown_kind_is_ignored(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(pb.JobEvent(uid=UID), end())]
+    outcome = watch(gateway)
+    assert (outcome.code, outcome.out) == (0, "job 42 success\n")
+
+
+def test_a_wait_without_a_timeout_calls_until_the_job_has_ended(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(state(10)), act(state(20)), act(end())]
+    outcome = Outcome(gateway, "wait", str(UID))
+    assert (outcome.code, outcome.out) == (0, "job 42 success\n")
+    assert [request.HasField("timeout") for request in gateway.waits] == [False] * 3
+
+
+def test_a_wait_that_is_over_first_is_neither_success_nor_failure(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(state(10))]
+    outcome = Outcome(gateway, "wait", str(UID), "--timeout", "0.25")
+    assert outcome.code == 124
+    assert [request.timeout.ToMilliseconds() for request in gateway.waits] == [250]
+    assert "job 42 running 10%" in outcome.out
+
+
+def test_a_result_that_is_not_in_an_answer_is_said_how_to_get(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(end(b"x" * 5000, in_message=False))]
+    outcome = Outcome(gateway, "get", str(UID))
+    assert outcome.code == 0
+    assert f"(5,000 bytes): jobgateway watch 42 --target {gateway.target} --output FILE" in outcome.err
+
+
+def test_a_result_goes_into_a_file_by_a_stream_whatever_its_size(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    file, result = tmp_path / "result.json", b"[1, 2.50]"
+    gateway.script = [
+        act(end(result, in_message=False)),
+        act(chunk(result, 0, len(result)), end(result, in_message=False)),
+    ]
+    assert Outcome(gateway, "get", str(UID), "--output", str(file)).code == 0
+    assert file.read_bytes() == result
+
+
+def test_an_unsuitable_peer_is_no_traceback(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(then=failing(grpc.StatusCode.UNIMPLEMENTED))]
+    outcome = Outcome(gateway, "get", str(UID))
+    assert outcome.code == 3
+    assert "is this the address of a Job Gateway?" in outcome.err
+
+
+def start(gateway: ScriptedGateway, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return start_command(*arguments, variables={"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_TARGET": gateway.target})
+
+
+def hold(context: grpc.ServicerContext) -> None:
+    left = threading.Event()
+    context.add_callback(left.set)
+    left.wait()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "nothing was cancelled; the job has no number yet, and may or may not run: look for it before"),
+        (["--cancel-on-interrupt"], "nothing was cancelled; the job has no number yet, and may or may not run"),
+        (["--request-id", "x"], "the same command finds it by its --request-id"),
+    ],
+)
+def test_an_interrupt_before_the_job_has_a_name_says_so(
+    gateway: ScriptedGateway, options: list[str], said: str
+) -> None:
+    gateway.script = [act(then=hold)]
+    with start(gateway, "run", "--workspace", "1", "--entity", "7", *options) as process:
+        gateway.asked.wait()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert said in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_an_interrupt_leaves_the_job_or_cancels_it(gateway: ScriptedGateway, cancel: bool) -> None:
+    gateway.script = [act(state(10), then=hold)]
+    options = ["--cancel-on-interrupt"] if cancel else []
+    with start(gateway, "run", "--workspace", "1", "--entity", "7", *options) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "job 42 running 10%: working\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert gateway.cancelled == ([UID] if cancel else [])
+    if cancel:
+        assert "asked to cancel, and now: job 42 cancelled" in err
+    else:
+        assert f"jobgateway watch 42 --target {gateway.target}" in err
+
+
+def test_a_reader_that_leaves_ends_it_quietly(gateway: ScriptedGateway) -> None:
+    go_on = threading.Event()
+
+    def play(context: grpc.ServicerContext) -> Iterator[pb.JobEvent]:
+        yield state(10)
+        go_on.wait()
+        yield state(20)
+        yield end()
+
+    gateway.script = [play]
+    with start(gateway, "watch", str(UID)) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        go_on.set()
+        assert process.stderr.read() == ""
+        assert process.wait() == 141

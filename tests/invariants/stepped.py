@@ -1,0 +1,343 @@
+"""A run of hub and streams over a scripted fetch and a stepped clock: hours pass in seconds, without sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.clock import sleep_until
+from gateway.errors import (
+    GatewayError,
+    UpstreamAnswered,
+    UpstreamConnectionLost,
+    UpstreamError,
+    UpstreamMalformed,
+    UpstreamOutage,
+    UpstreamTimedOut,
+)
+from gateway.limits.admission import draining
+from gateway.limits.fair_budget import Budget
+from gateway.limits.rate_limiter import Rates
+from gateway.limits.response_memory import Outgoing
+from gateway.models import Job, JobStatus, Progress, Result
+from gateway.rpc.codec.events import JobState, same_state
+from gateway.rpc.status import row_of
+from gateway.rpc.stream import EventStream, read_resume_point
+from gateway.telemetry.metrics import Metrics
+from gateway.watch import Cadence, Hub, Key, MemorySentJobs, Rules
+from tests.invariants.courses import REFUSALS, Course, Troubles, draw_course
+from tests.invariants.history import Event, History, Kind, Poll, Watch
+from tests.support.clock import SteppedClock, settle
+
+if TYPE_CHECKING:
+    from gateway.clock import Pause
+    from gateway.rpc.call import Call
+
+CREDENTIALS = ["ann", "bob", "eve"]
+OUTGOING = Outgoing(Budget(1 << 30), 1 << 30)
+SHORTEST, LONGEST, OUTAGE = 0.5, 5.0, 60.0
+
+
+class Pipe:
+    """A client's end of a stream: holds one event that is not read, as flow control does, and no more."""
+
+    def __init__(self, clock: SteppedClock, watch: Watch, content: bytes) -> None:
+        self._clock = clock
+        self._watch = watch
+        self._content = bytearray(content)
+        self._awake = asyncio.Event()
+        self._awake.set()
+
+    async def write(self, event: bytes) -> None:
+        began = self._clock.stamp()
+        await self._awake.wait()
+        self._watch.events.append(self._read(pb.JobEvent.FromString(event), began))
+
+    def _read(self, event: pb.JobEvent, now: float) -> Event:
+        match event.WhichOneof("payload"):
+            case "heartbeat":
+                beat = event.heartbeat
+                return Event(
+                    now,
+                    token=event.resume_token,
+                    heartbeat=True,
+                    failures=beat.consecutive_failures,
+                    last_failure=beat.last_failure,
+                    held=bytes(self._content),
+                )
+            case "content_chunk":
+                del self._content[event.content_chunk.offset :]
+                self._content += event.content_chunk.data
+                return Event(now, token=event.resume_token, held=bytes(self._content))
+            case _:
+                job = event.job
+                text = job.progress.message if not job.done else job.status_text
+                if not job.content_omitted:
+                    self._content = bytearray(job.content_json)
+                return Event(now, text, job.done, event.skipped, event.resume_token, held=bytes(self._content))
+
+    def sleep(self) -> None:
+        if self._awake.is_set():
+            self._awake.clear()
+            self._watch.asleep.append((self._clock.stamp(), float("inf")))
+
+    def wake(self) -> None:
+        if not self._awake.is_set():
+            began, _ = self._watch.asleep.pop()
+            self._watch.asleep.append((began, self._clock.stamp()))
+            self._awake.set()
+
+
+class SteppedRun:
+    """One run from a seed; `history` is what it recorded, `faults` how many of which kind it met."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.clock = SteppedClock()
+        self.metrics = Metrics()
+        self.polls: list[Poll] = []
+        self.watches: list[Watch] = []
+        self.faults: Counter[str] = Counter()
+        self.steps = 0
+        self.sent_jobs = MemorySentJobs(self.clock)
+        self._process = 0
+        self._troubles = Troubles()
+        self._courses: dict[int, tuple[float, Course]] = {}
+        self._results: dict[int, bytes] = {}
+        self._sent: dict[tuple[str, int], float] = {}
+        self._closed: dict[int, float] = {}
+        self._loops: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+        self._active: dict[int, tuple[Watch, Pipe, asyncio.Task[None]]] = {}
+        self._start_process()
+
+    def _start_process(self) -> None:
+        self._process += 1
+        rules: Rules[JobState] = Rules(
+            same=same_state,
+            is_last=lambda state: state.job.done,
+            size=lambda state: state.size,
+            cadence=Cadence(SHORTEST, LONGEST, random.Random(self.dice.random())),
+            outage_seconds=OUTAGE,
+            rates=Rates(self.clock, 100.0),
+            slots=Budget(100),
+            sent_jobs=self.sent_jobs,
+            observer=self.metrics,
+        )
+        self._hub = Hub(self.clock, rules)
+
+    @property
+    def history(self) -> History:
+        return History(
+            self.polls,
+            self.watches,
+            self._results,
+            SHORTEST,
+            LONGEST,
+            OUTAGE,
+            tolerance=0.001,
+            closed=self._closed,
+            sent=self._sent,
+        )
+
+    async def _fetch(self, watch: Watch, _: Pause) -> JobState:
+        credential, uid = watch.credential, watch.uid
+        began = self.clock.stamp()
+        kind, state, done, error = Kind.CUT, "", False, None
+        try:
+            await self._pass(self.dice.choice([0.0, 0.01, 0.3]))
+            trouble = self._troubles.of(began, credential, uid)
+            if trouble is not None:
+                self.faults[trouble.name] += 1
+                if trouble.name == "hang":
+                    await self._pass(10.0)
+                error = error_of(trouble.name, trouble.retry_after)
+                kind = Kind.REFUSED if trouble.name in REFUSALS else Kind.PASSING
+                raise error
+            started, course = self._courses[uid]
+            state, done = course.at(began - started)
+            kind = Kind.STATE
+            return JobState(job_of(uid, state, course.result if done else None, self.clock.time()))
+        finally:
+            failure = row_of(error).reason if error else ""
+            wait = (error.retry_after or 0.0) if error else 0.0
+            throttled = bool(error and error.throttled)
+            self.polls.append(
+                Poll(
+                    credential,
+                    uid,
+                    began,
+                    self.clock.stamp(),
+                    kind,
+                    state,
+                    done,
+                    failure,
+                    wait,
+                    throttled,
+                    watch.process,
+                    watch.name,
+                )
+            )
+
+    async def _pass(self, seconds: float) -> None:
+        await sleep_until(self.clock, self.clock.now + seconds)
+
+    async def _watch(self, watch: Watch, pipe: Pipe, token: str) -> None:
+        uid = watch.uid
+        call: Call = pipe  # type: ignore[assignment] # what a stream needs of a call is to be written to
+        content_format = self.dice.choice([pb.CONTENT_FORMAT_JSON, pb.CONTENT_FORMAT_JSON_CHUNKS])
+        stream = EventStream(call, uid, content_format, watch.heartbeat, self.clock, OUTGOING, b"", self.metrics)
+        stream.resume(read_resume_point(token, uid), token)
+        watch.joined = self.clock.stamp()
+        try:
+            key = Key(watch.credential.encode(), uid)
+            fetch = partial(self._fetch, watch)
+            with self._hub.watch(key, fetch, stream.has_seen, exists=stream.has_begun) as watcher:
+                # The first watcher of a loop gives it its name, as its fetch does to its polls.
+                watch.loop = self._loops.setdefault(watcher.loop, watch.name)
+                await stream.follow(watcher)
+            watch.status = "OK"
+        except GatewayError as error:
+            watch.status = row_of(error).reason
+            if isinstance(error, UpstreamOutage):
+                watch.last_failure = row_of(error.last).reason
+        except asyncio.CancelledError:
+            watch.status = watch.status or "LEFT"
+            raise
+        finally:
+            watch.ended = self.clock.stamp()
+
+    def _join(self, *, resume: Watch | None = None) -> None:
+        dice = self.dice
+        credential = dice.choice(CREDENTIALS)
+        number = len(self.watches)
+        uid = resume.uid if resume else self._draw_uid()
+        watch = Watch(
+            f"watch {number} of {credential} on {uid}",
+            credential,
+            uid,
+            self.clock.now,
+            heartbeat=dice.choice([1.0, 15.0, 40.0]),
+            process=self._process,
+        )
+        token, content = "", b""
+        if resume is not None:
+            seen = [event for event in resume.events if event.token]
+            last = seen[dice.randrange(len(seen))] if dice.random() < 0.3 else seen[-1]
+            token, content = last.token, last.held
+            until = [event for event in seen[: seen.index(last) + 1] if event.state is not None]
+            watch.resumed_from = until[-1].state if until else resume.resumed_from
+            watch.resumed_done = last.done
+        pipe = Pipe(self.clock, watch, content)
+        self.watches.append(watch)
+        self._active[number] = (watch, pipe, asyncio.create_task(self._watch(watch, pipe, token)))
+
+    def _draw_uid(self) -> int:
+        if not self._courses or self.dice.random() < 0.15:
+            uid = len(self._courses) + 1
+            course = draw_course(self.dice, uid, self.dice.choice([5.0, 100.0, 3_000.0]))
+            self._courses[uid] = (self.clock.now, course)
+            self._results[uid] = course.result
+            if self.dice.random() < 0.5:
+                self._send(uid)
+        return self.dice.choice(sorted(self._courses)[-6:])
+
+    def _send(self, uid: int) -> None:
+        credential = self.dice.choice(CREDENTIALS)
+        self.sent_jobs.remember(Key(credential.encode(), uid), None)
+        self._sent[credential, uid] = self.clock.now
+        self._troubles.lag(self.dice, self.clock.now, credential, uid)
+
+    async def step(self) -> None:
+        """One thing happens, then some time passes."""
+        dice = self.dice
+        self.steps += 1
+        self._active = {number: entry for number, entry in self._active.items() if not entry[2].done()}
+        resumable = [
+            watch for watch in self.watches[-40:] if watch.status and any(event.token for event in watch.events)
+        ]
+        what = dice.choices(
+            ["join", "resume", "leave", "sleep", "wake", "trouble", "calm", "restart", "nothing"],
+            [6, 4, 3, 2, 3, 5, 1, 0.15, 4],
+        )[0]
+        entries = list(self._active.values())
+        uids = sorted(self._courses)[-6:]
+        match what:
+            case "join":
+                for _ in range(dice.choice([1, 1, 1, 5])):
+                    self._join()
+            case "resume" if resumable:
+                self._join(resume=dice.choice(resumable))
+            case "leave" if entries:
+                dice.choice(entries)[2].cancel()
+            case "sleep" if entries:
+                dice.choice(entries)[1].sleep()
+            case "wake" if entries:
+                dice.choice(entries)[1].wake()
+            case "trouble" if uids:
+                self._troubles.draw(dice, self.clock.now, dice.choice([2.0, 20.0, 150.0]), CREDENTIALS, uids)
+            case "calm":
+                self._troubles.plan.clear()
+            case "restart":
+                await self._restart()
+        await self.clock.advance(dice.choice([0.0, 0.0, 0.1, 1.0, 7.0, 40.0]))
+
+    async def _restart(self) -> None:
+        if self.dice.random() < 0.5:
+            for _, pipe, _ in self._active.values():
+                pipe.wake()
+            ending = asyncio.create_task(self._hub.end_watchers(draining, self.clock.now + 10))
+            await self.clock.advance(10)
+            await ending
+        for watch, _, task in self._active.values():
+            if not task.done():
+                watch.status = "KILLED"
+                task.cancel()
+        await settle()
+        self._closed[self._process] = self.clock.stamp()
+        await self._hub.aclose()
+        self._start_process()
+
+    async def finish(self) -> None:
+        """Lets everybody read, and everything end."""
+        self._troubles.plan.clear()
+        for _, pipe, _ in self._active.values():
+            pipe.wake()
+        await self.clock.advance(2 * 3_600)
+        for watch, _, task in self._active.values():
+            assert task.done(), f"{watch.name} never ended"
+        assert len(self._hub) == 0
+        await self._hub.aclose()
+
+
+def job_of(uid: int, state: str, result: bytes | None, now: float) -> Job:
+    done = result is not None
+    return Job(
+        uid,
+        JobStatus.SUCCESS if done else JobStatus.RUNNING,
+        "success" if done else "running",
+        done=done,
+        observe_time=now,
+        progress=None if done else Progress(state),
+        result=None if result is None else Result(memoryview(result), sha256(result).hexdigest()),
+    )
+
+
+def error_of(name: str, retry_after: float) -> UpstreamError:
+    match name:
+        case "lost":
+            return UpstreamConnectionLost("lost")
+        case "timed out" | "hang":
+            return UpstreamTimedOut("slow")
+        case "malformed":
+            return UpstreamMalformed("no JSON", http_status=200)
+        case "403 page" | "404 page":
+            return UpstreamAnswered(int(name[:3]), "a page", from_api=False)
+        case _:
+            return UpstreamAnswered(int(name), "so it is", retry_after=retry_after or None)

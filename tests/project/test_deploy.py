@@ -1,0 +1,253 @@
+"""The manifests in deploy/kubernetes, rendered as an operator would, against the schemas and against the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from grpc_health.v1 import health_pb2
+
+from gateway import __version__
+from gateway.config import PREFIX, Settings
+from gateway.server import defaults, gateway
+from tests.support.image import DOCKERFILE, stages
+from tests.support.paths import ROOT
+
+DEPLOY = ROOT / "deploy"
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+# The oldest one that knows `preStop.sleep` without a feature gate, and the newest one whose schemas are here.
+VERSIONS = ["1.30", kubernetes_validate.latest_version()]
+# Kinds of the Prometheus operator, whose schemas come with it.
+FOREIGN = {"ServiceMonitor", "PrometheusRule"}
+# What grpc's own stop, the calls that are cut off and the submissions may each take after the grace.
+FLUSHES = 3 * defaults.FLUSH_SECONDS
+
+
+Objects = dict[str, dict[str, Any]]
+
+
+def renderer() -> list[str]:
+    for command in (["kubectl", "kustomize"], ["kustomize", "build"]):
+        if shutil.which(command[0]):
+            return command
+    assert not os.environ.get("CI"), "CI renders the manifests"
+    pytest.skip("neither kubectl nor kustomize is on the PATH")
+
+
+def render(folder: Path) -> Objects:
+    done = subprocess.run([*renderer(), str(folder)], capture_output=True, text=True, check=False)  # noqa: S603 - our own manifests
+    assert done.returncode == 0, done.stderr
+    objects = list(yaml.safe_load_all(done.stdout))
+    by_kind = {each["kind"]: each for each in objects}
+    assert len(by_kind) == len(objects)
+    return by_kind
+
+
+@pytest.fixture(scope="module")
+def base() -> Objects:
+    return render(DEPLOY / "kubernetes" / "base")
+
+
+@pytest.fixture(scope="module")
+def production(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    """What the kustomization in docs/operations.md gives, which adds both components."""
+    deploy = tmp_path_factory.mktemp("deploy")
+    shutil.copytree(DEPLOY / "kubernetes", deploy / "kubernetes")
+    (text,) = re.findall(
+        r"^```yaml\n# deploy/production/kustomization.yaml\n(.*?)^```", OPERATIONS, re.DOTALL | re.MULTILINE
+    )
+    (deploy / "production").mkdir()
+    (deploy / "production" / "kustomization.yaml").write_text(text)
+    return render(deploy / "production")
+
+
+@pytest.fixture(params=["base", "production"])
+def objects(request: pytest.FixtureRequest) -> Objects:
+    found: Objects = request.getfixturevalue(request.param)
+    return found
+
+
+def pod(objects: Objects) -> Any:
+    return objects["Deployment"]["spec"]["template"]["spec"]
+
+
+def container(objects: Objects) -> Any:
+    (only,) = pod(objects)["containers"]
+    return only
+
+
+def variables(objects: Objects) -> dict[str, str]:
+    (source,) = container(objects)["envFrom"]
+    assert source["configMapRef"]["name"] == objects["ConfigMap"]["metadata"]["name"]
+    data: dict[str, str] = objects["ConfigMap"]["data"]
+    return data
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_object_is_valid(objects: Objects, version: str) -> None:
+    for kind, each in objects.items():
+        if kind not in FOREIGN:
+            kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_the_objects_are_all_that_the_issue_asks_for(base: Objects, production: Objects) -> None:
+    core = {"ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"}
+    assert set(base) == core
+    assert set(production) == core | FOREIGN
+
+
+def test_each_variable_is_a_setting_with_a_value_that_it_takes(objects: Objects) -> None:
+    values = {name.removeprefix(PREFIX).lower(): value for name, value in variables(objects).items()}
+    assert not set(values) - set(Settings.model_fields)
+    settings = Settings.model_validate(values)
+    assert settings.upstream_url.startswith("https://")
+
+
+def ports(objects: Objects) -> dict[str, int]:
+    return {each["name"]: each["containerPort"] for each in container(objects)["ports"]}
+
+
+def test_the_ports_agree(objects: Objects) -> None:
+    listens = {
+        "grpc": variables(objects)["JOBGATEWAY_LISTEN"],
+        "metrics": variables(objects)["JOBGATEWAY_ADMIN_LISTEN"],
+    }
+    assert {name: f"0.0.0.0:{port}" for name, port in ports(objects).items()} == listens
+    assert [str(port) for port in ports(objects).values()] == dict(stages(DOCKERFILE.read_text())[-1])["EXPOSE"].split()
+    for each in objects["Service"]["spec"]["ports"]:
+        assert (each["targetPort"], each["port"]) == (each["name"], ports(objects)[each["name"]])
+    let_in = [each["port"] for rule in objects["NetworkPolicy"]["spec"]["ingress"] for each in rule["ports"]]
+    assert let_in == list(ports(objects).values())
+
+
+def test_the_selectors_find_the_pods_and_only_them(objects: Objects) -> None:
+    labels = {"app.kubernetes.io/name": "jobgateway"}
+    template = objects["Deployment"]["spec"]["template"]
+    assert template["metadata"]["labels"] == labels
+    assert objects["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    assert objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+    assert objects["Service"]["spec"]["selector"] == labels
+    spread = pod(objects)["topologySpreadConstraints"]
+    assert [each["labelSelector"]["matchLabels"] for each in spread] == [labels, labels]
+    assert pod(objects)["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"]
+
+
+def test_the_drain_fits_into_the_time_before_the_pod_is_killed(objects: Objects) -> None:
+    grace = float(variables(objects)["JOBGATEWAY_DRAIN_GRACE_SECONDS"])
+    assert grace == Settings.model_fields["drain_grace_seconds"].default
+    before = container(objects)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    # Spare seconds, for a machine may be slow just when it is emptied.
+    assert before + grace + FLUSHES + 5 <= pod(objects)["terminationGracePeriodSeconds"]
+
+
+def test_a_sidecar_lives_as_long_as_the_drain_where_it_is_set_up_as_documented(objects: Objects) -> None:
+    grace = float(variables(objects)["JOBGATEWAY_DRAIN_GRACE_SECONDS"])
+    before = container(objects)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    documented = re.findall(r'"terminationDrainDuration": "(\d+)s"|wait-before-exit-seconds: "(\d+)"', OPERATIONS)
+    assert len(documented) == 2
+    for istio, linkerd in documented:
+        assert before + grace + FLUSHES <= int(istio or linkerd) < pod(objects)["terminationGracePeriodSeconds"]
+
+
+def test_a_rolling_restart_never_has_fewer_that_are_ready(objects: Objects) -> None:
+    spec = objects["Deployment"]["spec"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert spec["replicas"] > objects["PodDisruptionBudget"]["spec"]["maxUnavailable"]
+
+
+def test_clients_balance_over_the_pods_that_are_ready(objects: Objects) -> None:
+    spec = objects["Service"]["spec"]
+    assert (spec["clusterIP"], spec["publishNotReadyAddresses"]) == ("None", False)
+
+
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+
+
+def test_the_base_is_probed_by_grpc(base: Objects) -> None:
+    probes = [container(base)[name]["grpc"] for name in PROBES]
+    assert {each["port"] for each in probes} == {ports(base)["grpc"]}
+    # The overall health, and that of the service by its own name.
+    assert [each.get("service", "") for each in probes] == ["", "", gateway.SERVICE.full_name]
+    assert health_pb2.DESCRIPTOR.services_by_name["Health"].full_name == "grpc.health.v1.Health"
+
+
+def test_with_tls_the_admin_port_is_probed(production: Objects) -> None:
+    # The kubelet's gRPC probes are plaintext.
+    for name in PROBES:
+        assert "grpc" not in container(production)[name]
+    gets = [container(production)[name]["httpGet"] for name in PROBES]
+    assert gets == [{"path": path, "port": "metrics"} for path in ("/livez", "/livez", "/readyz")]
+
+
+def test_plaintext_is_said_where_there_is_no_tls_and_nowhere_else(base: Objects, production: Objects) -> None:
+    files = {f"{PREFIX}TLS_{name}_FILE" for name in ("CERT", "KEY", "CLIENT_CA")}
+    assert variables(base)["JOBGATEWAY_ALLOW_PLAINTEXT"] == "true"
+    assert not files & set(variables(base))
+    assert variables(production)["JOBGATEWAY_ALLOW_PLAINTEXT"] == "false"
+    (mount,) = container(production)["volumeMounts"]
+    # A file mounted by subPath never changes, and certificates do.
+    assert mount == {"name": "tls", "mountPath": "/etc/jobgateway/tls", "readOnly": True}
+    assert {Path(variables(production)[name]).parent for name in files} == {Path(mount["mountPath"])}
+    assert [each["name"] for each in pod(production)["volumes"]] == ["tls"]
+
+
+def test_the_pod_may_do_nothing_that_it_does_not_need(objects: Objects) -> None:
+    spec, only = pod(objects), container(objects)
+    user, group = map(int, dict(stages(DOCKERFILE.read_text())[-1])["USER"].split(":"))
+    security = spec["securityContext"]
+    assert (security["runAsNonRoot"], security["runAsUser"], security["runAsGroup"]) == (True, user, group)
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert only["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert spec["automountServiceAccountToken"] is objects["ServiceAccount"]["automountServiceAccountToken"] is False
+    # Else a Service whose name begins with jobgateway brings variables that are no settings, and the start fails.
+    assert spec["enableServiceLinks"] is False
+    assert "args" not in only
+    assert "command" not in only
+
+
+def test_the_memory_limit_has_room_for_what_the_gateway_may_take(objects: Objects) -> None:
+    limit = container(objects)["resources"]["limits"]["memory"]
+    assert limit.endswith("Gi")
+    process, watch = measured()
+    watches = Settings.model_fields["max_watches"].default * watch
+    budgets = sum(size for name, size in vars(gateway).items() if re.fullmatch(r"LARGE_\w+_BYTES", name))
+    assert budgets + process + watches < int(limit.removesuffix("Gi")) << 30
+    assert "cpu" not in container(objects)["resources"]["limits"]
+
+
+def measured() -> tuple[int, int]:
+    """Bytes of an idle process, and of an idle watch, as docs/operations.md has them."""
+    process = re.search(r"^\| an idle process \| (\d+) MB", OPERATIONS, re.MULTILINE)
+    watch = re.search(r"^\| an idle watch .*\| (\d+) kB", OPERATIONS, re.MULTILINE)
+    assert process
+    assert watch
+    return int(process[1]) * 1_000_000, int(watch[1]) * 1_000
+
+
+def test_the_image_is_of_this_version() -> None:
+    manifest = (DEPLOY / "kubernetes" / "base" / "deployment.yaml").read_text()
+    assert re.findall(r"image: (.*)", manifest) == [f"jobgateway:{__version__}"]
+    assert f"--tag jobgateway:{__version__} " in DOCKERFILE.read_text()
+
+
+def test_the_service_monitor_finds_the_service(production: Objects) -> None:
+    monitor, service = production["ServiceMonitor"], production["Service"]
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert set(monitor["spec"]) == {"selector", "endpoints"}
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert (endpoint["port"], endpoint["path"]) == ("metrics", "/metrics")
+    assert endpoint["port"] in {each["name"] for each in service["spec"]["ports"]}
+    assert re.fullmatch(r"\d+s", endpoint["interval"])

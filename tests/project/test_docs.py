@@ -1,0 +1,63 @@
+"""The documents against the tree: links, lines of the log, tests that they name, and how figures are measured."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+SECURITY = (ROOT / "docs" / "security.md").read_text()
+
+
+def has_test(name: str) -> bool:
+    module, _, test = name.partition("::")
+    path = ROOT / "tests" / f"{module}.py"
+    return path.exists() and bool(re.search(rf"^(async )?def {test}\(", path.read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_each_link_leads_to_a_file_and_a_heading(document: Path) -> None:
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", document.read_text()):
+        target = (document.parent / link).resolve() if link else document
+        assert target.exists(), link
+        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}
+
+
+def complaints() -> set[str]:
+    """The events that the gateway's own modules log as a warning or an error, and `call`, whose level varies."""
+    # `telemetry/logs.py` writes the second one past its own queue.
+    events = {"call", "log lines lost"}
+    for path in (ROOT / "gateway").rglob("*.py"):
+        if not {"simulator", "cli"} & set(path.parts):
+            events |= set(re.findall(r'\blog\b.*\.(?:warning|error)\(\s*"([^"]+)"', path.read_text()))
+            events |= set(re.findall(r'\b_log\.(?:warning|error)\(\s*"([^"]+)"', path.read_text()))
+    return events
+
+
+def test_each_line_that_complains_is_there_with_what_to_do_about_it() -> None:
+    section = OPERATIONS.partition("## Log lines that ask for something\n")[2]
+    documented = re.findall(r"^\| `([^`]+)` \| (?:warning|error) \| [^|]{20,} \| [^|]{8,} \|$", section, re.MULTILINE)
+    assert len(documented) == len(set(documented))
+    assert set(documented) == complaints()
+
+
+def test_the_figures_can_be_measured_again() -> None:
+    command = [sys.executable, "scripts/sizing.py", "--watches", "3", "--interval", "0.05", "--seconds", "0.5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - our own script
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^idle process: \d+ MB$", done.stdout, re.MULTILINE)) == 2
+    assert re.search(r"^each of 3 watches of a job each: -?\d+ kB$", done.stdout, re.MULTILINE)
+
+
+def test_each_test_that_the_threat_model_names_exists() -> None:
+    named = set(re.findall(r"`((?:\w+/)*test_\w+::test_\w+)`", SECURITY))
+    assert len(re.findall(r"`(?:\w+/)*test_", SECURITY)) == SECURITY.count("::") >= len(named) > 20
+    assert not [each for each in named if not has_test(each)]

@@ -1,0 +1,142 @@
+"""The alert rules and the dashboard in deploy/ against what a gateway that had traffic gives on /metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import promql_parser
+import pytest
+import yaml
+from grpc import StatusCode
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.rpc import status
+from tests.support import scraping
+from tests.support.gateways import BEARER, running, stub
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.simulator import Simulator
+
+RULES = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "monitoring" / "prometheusrule.yaml").read_text())
+DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "jobgateway.json").read_text())
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+ALERTS = [rule for group in RULES["spec"]["groups"] for rule in group["rules"]]
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+# What Prometheus itself adds: a metric of each scrape, and the labels of its target.
+UP = "up"
+TARGET = {"job", "instance"}
+
+
+def expressions() -> Iterator[str]:
+    yield from (rule["expr"] for rule in ALERTS)
+    for panel in PANELS:
+        yield from (target["expr"] for target in panel["targets"])
+
+
+def parsed(expression: str) -> Any:
+    """Raises `ValueError` where it is no PromQL; the variables of the dashboard have values."""
+    return promql_parser.parse(expression.replace("$__rate_interval", "5m").replace("$job", "jobgateway"))
+
+
+def parts(expression: str) -> list[Any]:
+    found: list[Any] = []
+    promql_parser.walk(parsed(expression), pre_visit=found.append)
+    return found
+
+
+def selectors(expression: str) -> list[promql_parser.VectorSelector]:
+    return [each for each in parts(expression) if isinstance(each, promql_parser.VectorSelector)]
+
+
+Samples = dict[str, dict[str, set[str]]]
+
+
+@pytest.fixture
+async def samples(simulator: Simulator) -> Samples:
+    """The values of each label of each sample, after a job that went well."""
+    async with running(simulator.url) as gateway, stub(gateway) as jobs:
+        request = pb.SendJobRequest(
+            workspace_id="1", entity_id=1, method_name="succeed", params_json=b'{"duration": 0.1}'
+        )
+        events = [event async for event in jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER)]
+        assert events[-1].job.done
+        scraped = await scraping.scrape(gateway)
+    found: Samples = {}
+    for name, labels in scraped.samples:
+        of_name = found.setdefault(name, {})
+        for label, value in labels:
+            of_name.setdefault(label, set()).add(value)
+    return found
+
+
+async def test_each_expression_names_what_the_gateway_gives(samples: Samples) -> None:
+    for expression in expressions():
+        given: set[str] = set()
+        for selector in selectors(expression):
+            if selector.name != UP:
+                assert selector.name in samples, expression
+                given |= set(samples[selector.name])
+                for matcher in selector.matchers.matchers:
+                    if matcher.name not in TARGET:
+                        values = samples[selector.name].get(matcher.name, set())
+                        assert set(matcher.value.split("|")) <= values, expression
+        for each in parts(expression):
+            if isinstance(each, promql_parser.AggregateExpr) and each.modifier:
+                assert set(each.modifier.labels) <= given | TARGET, expression
+
+
+def test_each_expression_is_of_this_job_alone() -> None:
+    for expression in expressions():
+        found = selectors(expression)
+        assert found, expression
+        for each in found:
+            assert ("job", "jobgateway") in {(matcher.name, matcher.value) for matcher in each.matchers.matchers}
+
+
+def test_counters_are_asked_for_their_rate() -> None:
+    for expression in expressions():
+        ranges = [
+            each.vector_selector.name or ""
+            for each in parts(expression)
+            if isinstance(each, promql_parser.MatrixSelector)
+        ]
+        names = [each.name or "" for each in selectors(expression)]
+        counters = [name for name in names if re.search(r"_(total|bucket|count|sum)$", name)]
+        assert sorted(ranges) == sorted(counters), expression
+
+
+def test_each_alert_says_what_it_means_and_what_to_do() -> None:
+    documented = re.findall(r"^\| `(JobGateway\w+)` \| (\w+) \| [^|]{20,} \| [^|]{20,} \|$", OPERATIONS, re.MULTILINE)
+    assert documented == [(rule["alert"], rule["labels"]["severity"]) for rule in ALERTS]
+    for rule in ALERTS:
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert set(rule["annotations"]) == {"summary"}
+        assert re.fullmatch(r"\d+m", rule.get("for", "1m"))
+
+
+def test_what_the_alert_for_defects_cannot_tell_apart_is_said() -> None:
+    rows = {*status.BY_HTTP_STATUS.values(), status.OTHER_4XX, status.OTHER_5XX, *status.BY_ERROR.values()}
+    internal = {row.reason for row in rows if row.code is StatusCode.INTERNAL}
+    (paragraph,) = re.findall(r"^`JobGatewayDefect` .*?\n\n", OPERATIONS, re.DOTALL | re.MULTILINE)
+    # Were it the defects alone, the alert could count these calls.
+    assert {"GATEWAY_DEFECT", *re.findall(r"`([A-Z]+_[A-Z]+)`", paragraph)} == internal
+    assert len(internal) > 1
+
+
+def test_no_two_panels_overlap_and_each_says_what_it_shows() -> None:
+    places = [(panel["gridPos"]["y"], panel["gridPos"]["x"]) for panel in DASHBOARD["panels"]]
+    assert places == sorted(set(places))
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(places)
+    for one, other in pairwise(PANELS):
+        assert one["title"] != other["title"]
+    for panel in PANELS:
+        assert panel["targets"]
+        assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
+    variables = {each["name"] for each in DASHBOARD["templating"]["list"]}
+    assert variables == {"datasource", "job"}

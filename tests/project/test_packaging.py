@@ -1,0 +1,171 @@
+"""The wheel as it is built, alone in an environment outside the repository, and the image that holds it."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+import zipfile
+from contextlib import contextmanager
+from email.parser import HeaderParser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.config import Settings
+from tests.support.image import DOCKERFILE, Image, in_context, stages
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+INFO = f"jobgateway-{PROJECT['version']}.dist-info"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from this tree."""
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)  # noqa: S603 - our own wheel
+    (built,) = folder.iterdir()
+    return built
+
+
+@pytest.fixture(scope="session")
+def image(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """What the Dockerfile's build stage makes of that wheel."""
+    return Image(tmp_path_factory.mktemp("image"), wheel)
+
+
+def sources(folder: Path) -> set[str]:
+    return {
+        str(path.relative_to(folder.parent))
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:
+    packages = sources(ROOT / "gateway") | sources(ROOT / "generated" / "jobgateway")
+    about = {f"{INFO}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
+    with zipfile.ZipFile(wheel) as archive:
+        assert set(archive.namelist()) == packages | about
+    assert {Path(name).suffix for name in packages} == {".py", ".pyi", ".typed"}
+    # Clients in Python get the types of the generated code; the gateway's own modules are no interface.
+    assert {name for name in packages if name.endswith("py.typed")} == {"jobgateway/v1/py.typed"}
+
+
+def test_the_wheel_says_what_the_project_says(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = HeaderParser().parsestr(archive.read(f"{INFO}/METADATA").decode())
+        entry_points = configparser.ConfigParser()
+        entry_points.read_string(archive.read(f"{INFO}/entry_points.txt").decode())
+        assert archive.read(f"{INFO}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+    assert (metadata["Name"], metadata["Version"]) == ("jobgateway", PROJECT["version"])
+    assert (metadata["Requires-Python"], metadata["License-Expression"]) == (">=3.11", "Apache-2.0")
+    assert len(metadata.get_all("Requires-Dist", [])) == len(PROJECT["dependencies"])
+    assert dict(entry_points["console_scripts"]) == PROJECT["scripts"]
+
+
+@contextmanager
+def process(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(  # noqa: S603 - our own command
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+def files(*folders: Path) -> dict[Path, int]:
+    return {path: path.lstat().st_mtime_ns for folder in folders for path in folder.rglob("*")}
+
+
+def test_the_image_runs_a_job_stops_in_order_and_writes_nothing(image: Image, tmp_path: Path) -> None:
+    environment = image.environment | {
+        "HOME": str(tmp_path),
+        "TMPDIR": str(tmp_path),
+        "JOBGATEWAY_LISTEN": "127.0.0.1:0",
+        **({"JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0"} if "admin_listen" in Settings.model_fields else {}),
+    }
+    before = files(image.installed, tmp_path)
+    simulate = [image.executable(), "simulate", "--listen", "127.0.0.1:0"]
+    with process(simulate, tmp_path, image.environment) as simulator:
+        assert simulator.stdout is not None
+        url = simulator.stdout.readline().removeprefix("The simulator listens: ").strip()
+        serve = [image.executable(), *image.command]
+        with process(serve, tmp_path, environment | {"JOBGATEWAY_UPSTREAM_URL": url}) as server:
+            assert server.stderr is not None
+            serving = next(line for line in map(json.loads, server.stderr) if line["event"] == "serving")
+            assert serving["version"] == PROJECT["version"]
+            run = [
+                "run",
+                "--workspace",
+                "1",
+                "--entity",
+                "7",
+                "--method",
+                "succeed",
+                "--param",
+                "duration=0.1",
+                "--json",
+            ]
+            client = {"JOBGATEWAY_TARGET": serving["address"], "JOBGATEWAY_TOKEN": "demo-token"}
+            done = subprocess.run(  # noqa: S603 - our own command
+                [image.executable(), *run], cwd=tmp_path, env=image.environment | client, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout.splitlines()[-1])
+            server.send_signal(signal.SIGTERM)
+            _, rest = server.communicate()
+            assert server.returncode == 0
+            lines = [json.loads(line) for line in rest.splitlines()]
+            assert {line["level"] for line in lines} == {"info"}
+            assert [line["event"] for line in lines][-2:] == ["draining", "stopped"]
+    assert files(image.installed, tmp_path) == before
+
+
+def test_the_image_is_compiled_and_has_no_pip(image: Image) -> None:
+    (packages,) = image.installed.glob("lib/python3*/site-packages")
+    for source in (packages / "gateway").rglob("*.py"):
+        assert list(source.parent.glob(f"__pycache__/{source.stem}.*.pyc")), source
+    assert not (packages / "pip").exists()
+
+
+def test_the_dockerfile_is_clean_for_hadolint() -> None:
+    hadolint = [str(Path(sys.executable).parent / "hadolint"), str(DOCKERFILE)]
+    done = subprocess.run(hadolint, capture_output=True, text=True, check=False)  # noqa: S603 - a tool of the lock
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_image_runs_as_nobody_in_exec_form_and_listens_where_the_settings_say() -> None:
+    build, last = stages(DOCKERFILE.read_text())
+    said = dict(last)
+    assert build[0].argument.removesuffix(" AS build") == said["FROM"] == "${PYTHON_IMAGE}"
+    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", said["USER"])
+    assert json.loads(said["ENTRYPOINT"]) + json.loads(said["CMD"]) == ["jobgateway", "serve"]
+    assert (said["STOPSIGNAL"], said["HEALTHCHECK"]) == ("SIGTERM", "NONE")
+    assert said["COPY"] == "--from=build /opt/jobgateway /opt/jobgateway"
+    assert "RUN" not in said
+    port = Settings.model_fields["listen"].default.rpartition(":")[2]
+    assert port in said["EXPOSE"].split()
+
+
+def test_the_base_image_is_a_name_with_a_tag_and_without_a_host() -> None:
+    (default,) = re.findall(r"^ARG PYTHON_IMAGE=(.*)$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert re.fullmatch(r"python:3\.\d+-slim-[a-z]+", default)
+
+
+def test_nothing_but_the_lock_and_the_wheel_comes_into_the_image() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S607 - git
+    assert [name for name in tracked.splitlines() if in_context(name)] == ["requirements.lock"]
+    assert in_context("dist/jobgateway-0.1.0-py3-none-any.whl")
+    assert not in_context("dist/other.whl")

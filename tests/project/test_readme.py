@@ -1,0 +1,103 @@
+"""Runs the README's commands as a newcomer would type them, on free ports."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def ports() -> dict[str, str]:
+    """The README's ports, and free ones to use in their place."""
+    return {"8080": free_port(), "50051": free_port()}
+
+
+@pytest.fixture(scope="module")
+def environment(ports: dict[str, str]) -> dict[str, str]:
+    return os.environ | {
+        "JOBGATEWAY_LISTEN": f"127.0.0.1:{ports['50051']}",
+        "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
+        "JOBGATEWAY_TARGET": f"127.0.0.1:{ports['50051']}",
+    }
+
+
+def adapted(text: str, ports: dict[str, str]) -> str:
+    for port, free in ports.items():
+        text = text.replace(port, free)
+    return text.replace(".venv/bin/", f"{BIN}/")
+
+
+@pytest.fixture(scope="module")
+def servers(ports: dict[str, str], environment: dict[str, str]) -> Iterator[None]:
+    """What the first block starts in the background."""
+    script = adapted(blocks("sh")[0], ports) + "wait\n"
+    with subprocess.Popen(  # noqa: S603 - the README's own commands
+        ["/bin/sh", "-c", script], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        while '"serving"' not in (line := process.stderr.readline()):
+            assert line or process.poll() is None, "the servers ended"
+        yield
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def output(command: list[str], environment: dict[str, str], text: str | None = None) -> str:
+    done = subprocess.run(command, env=environment, input=text, capture_output=True, text=True, check=False)  # noqa: S603 - the README's own commands
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.usefixtures("servers")
+def test_the_command_line(ports: dict[str, str], environment: dict[str, str]) -> None:
+    assert "success" in output(["/bin/sh", "-c", adapted(blocks("sh")[1], ports)], environment)
+
+
+@pytest.mark.usefixtures("servers")
+def test_grpcurl(ports: dict[str, str], environment: dict[str, str]) -> None:
+    if not shutil.which("grpcurl"):
+        assert not os.environ.get("CI"), "CI runs every command of the README"
+        pytest.skip("grpcurl is not on the PATH")
+    answered = output(["/bin/sh", "-c", adapted(blocks("sh")[2], ports)], environment)
+    assert '"status": "JOB_STATUS_SUCCESS"' in answered
+    assert '"percentage"' in answered
+
+
+@pytest.mark.usefixtures("servers")
+def test_python(ports: dict[str, str], environment: dict[str, str]) -> None:
+    answered = output([sys.executable, "-"], environment, adapted(blocks("python")[0], ports))
+    assert answered.splitlines()[0].startswith("1 ")
+    assert answered.splitlines()[-1].startswith("2 ")
+
+
+def test_every_block_is_run() -> None:
+    assert (len(blocks("sh")), len(blocks("python")), README.count("```")) == (3, 1, 8)
+    workflow = (ROOT / ".ci" / "run").read_text()
+    for command in re.findall(r"^    (make \w+)", README, re.MULTILINE):
+        assert command in workflow

@@ -1,0 +1,387 @@
+"""The one table from what went wrong to a gRPC status, what fits the trailers, and what docs/errors.md says of it."""
+
+import base64
+import re
+from typing import Any
+
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway import errors
+from gateway.errors import FieldViolation
+from gateway.rpc import status
+from gateway.rpc.codec.text import CUT_MARK, clean
+from gateway.rpc.status import MAX_DETAILS_BYTES, Ending, ending_of, row_of
+from tests.support.paths import ROOT
+
+calm = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+
+DOCUMENT = (ROOT / "docs" / "errors.md").read_text()
+
+# What no metadata may pass, and less than where clients begin to cut.
+MAX_TRAILERS = 8 << 10
+
+
+def _answered(http_status: int, message: str = "no", **more: Any) -> errors.UpstreamAnswered:
+    return errors.UpstreamAnswered(http_status, message, **more)
+
+
+class Read:
+    """What a client makes of an ending."""
+
+    def __init__(self, ending: Ending) -> None:
+        trailers = dict(ending.trailers)
+        raw = trailers["grpc-status-details-bin"]
+        assert isinstance(raw, bytes)
+        assert len(raw) <= MAX_DETAILS_BYTES
+        self.size = len(base64.b64encode(raw)) + len(_percent_encoded(ending.message)) + 100
+        self.status = status_pb2.Status.FromString(raw)
+        assert (self.status.code, self.status.message) == (ending.code.value[0], ending.message)
+        self.kinds = [detail.TypeName() for detail in self.status.details]
+        (self.info,) = self._all(error_details_pb2.ErrorInfo)
+        assert (self.info.domain, self.info.reason) == ("jobgateway", ending.reason)
+        self.retry = self._all(error_details_pb2.RetryInfo)
+        self.resource = self._all(error_details_pb2.ResourceInfo)
+        bad = self._all(error_details_pb2.BadRequest)
+        assert len(bad) <= 1
+        self.violations = [(each.field, each.description) for one in bad for each in one.field_violations]
+        self.pushback = trailers.get("grpc-retry-pushback-ms")
+
+    def _all(self, kind: Any) -> list[Any]:
+        found = [kind.FromString(detail.value) for detail in self.status.details if detail.Is(kind.DESCRIPTOR)]
+        assert len(found) <= 1
+        return found
+
+
+def _percent_encoded(message: str) -> str:
+    # As in gRPC's own protocol: all but space to '~', and '%' itself.
+    return "".join(chr(byte) if 0x20 <= byte <= 0x7E and byte != 0x25 else f"%{byte:02X}" for byte in message.encode())
+
+
+BY_HTTP_STATUS = {
+    400: (StatusCode.INVALID_ARGUMENT, "UPSTREAM_BAD_REQUEST"),
+    401: (StatusCode.UNAUTHENTICATED, "UPSTREAM_UNAUTHENTICATED"),
+    403: (StatusCode.PERMISSION_DENIED, "UPSTREAM_PERMISSION_DENIED"),
+    404: (StatusCode.NOT_FOUND, "UPSTREAM_NOT_FOUND"),
+    408: (StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
+    409: (StatusCode.ABORTED, "UPSTREAM_CONFLICT"),
+    413: (StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_REQUEST_TOO_LARGE"),
+    425: (StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
+    429: (StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_RATE_LIMITED"),
+    444: (StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
+    460: (StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
+    499: (StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
+    502: (StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
+    503: (StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
+    504: (StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
+}
+
+
+@pytest.mark.parametrize("http_status", range(400, 600))
+def test_every_http_status_has_its_row(http_status: int) -> None:
+    other = (
+        (StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED")
+        if http_status < 500
+        else (StatusCode.INTERNAL, "UPSTREAM_ERROR")
+    )
+    ending = ending_of(_answered(http_status))
+    assert (ending.code, ending.reason) == BY_HTTP_STATUS.get(http_status, other)
+    assert dict(Read(ending).info.metadata) == {"http_status": str(http_status)}
+
+
+BY_ERROR = [
+    (errors.RequestInvalid("uid", "no"), StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID"),
+    (errors.RequestIdReused("request_id", "no"), StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED"),
+    (errors.RequestTooLarge("no"), StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE"),
+    (errors.RequestIdsExhausted("no"), StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED"),
+    (errors.CredentialInvalid("no"), StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID"),
+    (errors.UpstreamMalformed("no"), StatusCode.INTERNAL, "UPSTREAM_MALFORMED"),
+    (errors.UpstreamAnswerTooLarge("no"), StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_ANSWER_TOO_LARGE"),
+    (errors.UpstreamTimedOut("no"), StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
+    (errors.UpstreamConnectionLost("no"), StatusCode.UNAVAILABLE, "UPSTREAM_CONNECTION_LOST"),
+    (errors.UpstreamUnreachable("no"), StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"),
+    (errors.GatewayOverloaded("EMFILE", sent=False), StatusCode.UNAVAILABLE, "GATEWAY_OVERLOADED"),
+    (errors.SubmitOutcomeUnknown("no", 503), StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN"),
+    (errors.UpstreamOutage(errors.UpstreamTimedOut("no"), 300), StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"),
+    (errors.JobOverdue("no"), StatusCode.FAILED_PRECONDITION, "JOB_OVERDUE"),
+    (errors.NoStateYet("no"), StatusCode.UNAVAILABLE, "NO_STATE_YET"),
+    (errors.SlowReader("no"), StatusCode.UNAVAILABLE, "SLOW_READER"),
+    (errors.ResultTooLarge("no"), StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
+    (errors.LimitReached("no", retry_after=1), StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
+    (errors.Draining(retry_after=1.5), StatusCode.UNAVAILABLE, "DRAINING"),
+    (errors.GatewayError("no"), StatusCode.INTERNAL, "GATEWAY_DEFECT"),
+]
+INNER_NODES = {errors.RequestError, errors.UpstreamError, errors.UpstreamAnswered}
+
+
+@pytest.mark.parametrize(("error", "code", "reason"), BY_ERROR, ids=[row[2] for row in BY_ERROR])
+def test_every_error_has_its_row(error: errors.GatewayError, code: StatusCode, reason: str) -> None:
+    ending = ending_of(error, 42)
+    assert (ending.code, ending.reason) == (code, reason)
+    assert Read(ending).info.metadata["uid"] == "42"
+
+
+def test_no_error_of_the_tree_is_left_out_of_these_tables() -> None:
+    tree = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GatewayError)}
+    assert {type(error) for error, _, _ in BY_ERROR} == tree - INNER_NODES
+
+
+def test_http_status_uid_and_last_failure_stand_in_the_metadata_where_they_are_known() -> None:
+    def metadata(error: errors.GatewayError, uid: int | None = None) -> dict[str, str]:
+        return dict(Read(ending_of(error, uid)).info.metadata)
+
+    assert metadata(errors.GatewayError("no")) == {}
+    assert metadata(errors.UpstreamMalformed("no", http_status=200)) == {"http_status": "200"}
+    assert metadata(errors.SubmitOutcomeUnknown("no", 500)) == {"http_status": "500"}
+    assert metadata(errors.SubmitOutcomeUnknown("no", None), 2**63 - 1) == {"uid": "9223372036854775807"}
+    assert metadata(errors.UpstreamOutage(_answered(502), 300), 42) == {
+        "uid": "42",
+        "http_status": "502",
+        "last_failure": "UPSTREAM_UNAVAILABLE",
+    }
+    page = errors.UpstreamAnswered(403, "no", from_api=False)
+    assert metadata(errors.UpstreamOutage(page, 300)) == {"http_status": "403", "last_failure": "UPSTREAM_MALFORMED"}
+
+
+@pytest.mark.parametrize(
+    ("error", "milliseconds"),
+    [
+        (_answered(429, retry_after=7), 7_000),
+        (_answered(429), 1_000),
+        (_answered(503, retry_after=0.0), 100),
+        (_answered(429, retry_after=0.0), 100),
+        (_answered(503, retry_after=0.0999), 100),
+        (_answered(503, retry_after=0.1234), 123),
+        (errors.Draining(retry_after=0.0), 100),
+        (errors.LimitReached("no", retry_after=0.001), 100),
+        (_answered(503, retry_after=86_400), 86_400_000),
+        (_answered(503), None),
+        (_answered(404), None),
+        (_answered(413), None),
+        (errors.Draining(retry_after=1.2345678), 1_235),
+        (errors.Draining(retry_after=1.9996), 2_000),
+        (errors.LimitReached("no", retry_after=1), 1_000),
+        (errors.RequestIdsExhausted("no"), 60_000),
+        (errors.RequestTooLarge("no"), None),
+        (errors.ResultTooLarge("no"), None),
+        (errors.UpstreamAnswerTooLarge("no"), None),
+        (errors.SubmitOutcomeUnknown("no", 503), None),
+        (errors.UpstreamOutage(_answered(503, retry_after=7), 300), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_wait_in_retry_info_is_the_one_that_grpc_reads(
+    error: errors.GatewayError, milliseconds: int | None
+) -> None:
+    read = Read(ending_of(error))
+    assert read.pushback == (None if milliseconds is None else str(milliseconds))
+    assert [each.retry_delay.ToMilliseconds() for each in read.retry] == (
+        [] if milliseconds is None else [milliseconds]
+    )
+
+
+def test_resource_info_names_a_job_that_was_not_found_and_nothing_else() -> None:
+    (resource,) = Read(ending_of(_answered(404), 42)).resource
+    assert (resource.resource_type, resource.resource_name) == ("job", "42")
+    assert Read(ending_of(_answered(404))).resource == []
+    assert Read(ending_of(_answered(403), 42)).resource == []
+
+
+def test_bad_request_has_one_violation_per_field_and_error_info_stands_first() -> None:
+    violations = (FieldViolation("params.beam.length", "too long"), FieldViolation("timeout", "no"))
+    read = Read(ending_of(_answered(400, violations=violations)))
+    assert read.violations == [("params.beam.length", "too long"), ("timeout", "no")]
+    assert read.kinds == ["google.rpc.ErrorInfo", "google.rpc.BadRequest"]
+    assert Read(ending_of(errors.RequestInvalid("uid", "no"))).violations == [("uid", "no")]
+    assert Read(ending_of(_answered(400))).violations == []
+
+
+def test_of_too_many_fields_the_first_are_kept_and_a_mark_says_that_there_are_more() -> None:
+    violations = tuple(FieldViolation(f"field{number}", "no") for number in range(5_000))
+    read = Read(ending_of(_answered(400, violations=violations)))
+    assert read.violations[0] == ("field0", "no")
+    assert len(read.violations) > 50
+    assert read.violations[:-1] == [(each.field, each.description) for each in violations[: len(read.violations) - 1]]
+    assert read.violations[-1] == (CUT_MARK, "more fields are at fault than fit here")
+
+
+HUGE_TEXTS = {
+    "letters": "x" * (1 << 20),
+    "controls": "\n\x00" * (1 << 19),
+    "umlauts": "ä" * (1 << 20),
+    "kanji": "漢" * (1 << 20),
+    "emoji": "🙂" * (1 << 18),
+    "percents": "%" * (1 << 20),
+    "surrogates": "\ud800" * (1 << 20),
+    "mixed": "a🙂\n%ä" * (1 << 18),
+}
+
+
+@pytest.mark.parametrize("text", HUGE_TEXTS.values(), ids=HUGE_TEXTS)
+def test_everything_stays_below_8_kb_whatever_the_upstream_said(text: str) -> None:
+    violations = tuple(FieldViolation(text, text) for _ in range(3))
+    for error in (
+        _answered(400, text, violations=violations, retry_after=86_400),
+        _answered(404, text, retry_after=86_400),
+        errors.SubmitOutcomeUnknown(text, 500),
+        errors.UpstreamOutage(_answered(503, text), 300),
+        errors.RequestInvalid(text, text),
+    ):
+        read = Read(ending_of(error, 2**63 - 1))
+        assert read.size < MAX_TRAILERS
+
+
+@calm
+@given(st.text(), st.lists(st.builds(FieldViolation, st.text(), st.text()), max_size=60), st.booleans())
+def test_any_error_fits_in_one_line_and_is_complete_or_marked(
+    text: str, violations: list[FieldViolation], long: bool
+) -> None:
+    text = text * 500 if long else text
+    ending = ending_of(_answered(400, text, violations=tuple(violations), retry_after=1), 42)
+    read = Read(ending)
+    assert read.size < MAX_TRAILERS
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", ending.message)
+    assert len(read.violations) == len(violations) or read.violations[-1][0] == CUT_MARK
+    assert ending.message == clean(text, 10**9) or ending.message.endswith(CUT_MARK)
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("plain", "plain"),
+        ("", ""),
+        ("a\r\nb\tc\x00d\x7fe\x85f\u2028g", "a b c d e f g"),
+        ("a\ud800b", "a b"),
+        ("é 漢 🙂", "é 漢 🙂"),
+        ("x" * 30, "x" * 30),
+        ("x" * 31, "x" * 22 + CUT_MARK),
+        ("ä" * 5, "ä" * 5),
+        ("ä" * 6, "ä" * 3 + CUT_MARK),
+        ("%" * 11, "%" * 7 + CUT_MARK),
+        # What was beyond many controls is not lost without a mark.
+        ("\n" * 100 + "cause", " cause"),
+        ("\n" * 100 + "x" * 31, " " + "x" * 21 + CUT_MARK),
+    ],
+)
+def test_a_text_becomes_one_line_that_fits_percent_encoded(text: str, cleaned: str) -> None:
+    assert clean(text, 30) == cleaned
+    assert len(_percent_encoded(cleaned)) <= 30
+
+
+def test_the_message_says_what_to_do_where_a_retry_would_hurt() -> None:
+    assert ending_of(errors.SubmitOutcomeUnknown("lost {0}", None)).message == (
+        "whether the job runs is not known; look for it before sending it under another id: lost {0}"
+    )
+    assert "log" in ending_of(errors.GatewayError("KeyError")).message
+
+
+@pytest.mark.parametrize("http_status", [400, 403, 404, 413, 422])
+def test_a_wait_that_a_final_refusal_names_is_not_passed_on(http_status: int) -> None:
+    read = Read(ending_of(_answered(http_status, retry_after=7.0)))
+    assert (read.retry, read.pushback) == ([], None)
+
+
+def test_what_turns_the_direction_of_a_text_is_taken_out() -> None:
+    assert clean("a\u202eb\u2066c\u200fd") == "a b c d"
+
+
+def test_fields_are_cut_by_what_they_take_in_the_details() -> None:
+    field = "长" * 60
+    read = Read(ending_of(_answered(400, violations=(FieldViolation(field, "字" * 130),))))
+    assert read.violations == [(field, "字" * 130)]
+
+
+def _table(heading: str) -> dict[str, list[str]]:
+    """The rows of the table under a heading of docs/errors.md, by their first cell."""
+    section = DOCUMENT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip(" `") for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:2] == "| "
+    ]
+    assert len({row[0] for row in rows}) == len(rows)
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+def _rows() -> set[status.Row]:
+    return {*status.BY_HTTP_STATUS.values(), status.OTHER_4XX, status.OTHER_5XX, *status.BY_ERROR.values()}
+
+
+def test_the_document_lists_each_reason_with_its_code_and_no_other() -> None:
+    documented = {(reason, cells[0]) for reason, cells in _table("The reasons").items()}
+    assert documented == {(row.reason, row.code.name) for row in _rows()}
+    assert len(documented) == len({reason for reason, _ in documented})
+
+
+def test_the_document_says_for_each_reason_why_it_comes_and_what_to_do() -> None:
+    actions = re.findall(r"^- \*\*(.+?)\*\*:", DOCUMENT, flags=re.MULTILINE)
+    assert len(actions) == 5
+    for reason, (_, cause, action) in _table("The reasons").items():
+        assert cause, reason
+        assert action.startswith(tuple(f"**{each}**" for each in actions)), reason
+
+
+# What a client in any language does, by the reason alone.
+ACTIONS = {
+    **dict.fromkeys(("REQUEST_INVALID", "REQUEST_ID_REUSED", "REQUEST_TOO_LARGE"), "mend the request"),
+    **dict.fromkeys(("UPSTREAM_BAD_REQUEST", "UPSTREAM_REQUEST_TOO_LARGE", "RESULT_TOO_LARGE"), "mend the request"),
+    "UPSTREAM_NOT_FOUND": "mend the request",
+    **dict.fromkeys(("CREDENTIAL_INVALID", "UPSTREAM_UNAUTHENTICATED"), "log in again"),
+    **dict.fromkeys(("REQUEST_IDS_EXHAUSTED", "LIMIT_REACHED", "UPSTREAM_RATE_LIMITED"), "retry"),
+    **dict.fromkeys(("DRAINING", "SLOW_READER", "NO_STATE_YET", "UPSTREAM_OUTAGE"), "retry"),
+    **dict.fromkeys(("UPSTREAM_UNAVAILABLE", "UPSTREAM_CONNECTION_LOST", "UPSTREAM_UNREACHABLE"), "retry"),
+    "GATEWAY_OVERLOADED": "retry",
+    **dict.fromkeys(("UPSTREAM_TIMEOUT", "UPSTREAM_NOT_READY", "UPSTREAM_CANCELLED", "UPSTREAM_ERROR"), "retry"),
+    "JOB_OVERDUE": "give up",
+    "SUBMIT_OUTCOME_UNKNOWN": "look before sending anew",
+    **dict.fromkeys(("UPSTREAM_PERMISSION_DENIED", "UPSTREAM_CONFLICT", "UPSTREAM_REFUSED"), "give up"),
+    **dict.fromkeys(("UPSTREAM_MALFORMED", "UPSTREAM_ANSWER_TOO_LARGE", "GATEWAY_DEFECT"), "give up"),
+}
+ENDINGS = [ending_of(error) for error, _, _ in BY_ERROR] + [ending_of(_answered(each)) for each in range(400, 600)]
+
+
+@pytest.mark.parametrize("reason", sorted({row.reason for row in _rows()}))
+def test_a_client_decides_by_the_reason_alone(reason: str) -> None:
+    action = ACTIONS[reason]
+    assert _table("The reasons")[reason][2].startswith(f"**{action}**")
+    endings = [ending for ending in ENDINGS if ending.reason == reason]
+    assert endings
+    for ending in endings:
+        # What retries by the code alone, as gRPC itself and meshes do, must come to the same.
+        if ending.code is StatusCode.UNAVAILABLE:
+            assert action == "retry"
+        if ending.code is StatusCode.RESOURCE_EXHAUSTED:
+            assert bool(Read(ending).retry) is (action == "retry")
+        if action != "retry":
+            assert Read(ending).pushback is None
+
+
+def test_the_document_lists_each_reason_that_a_heartbeat_may_have_and_no_other() -> None:
+    failures: list[errors.UpstreamError] = [_answered(http_status) for http_status in range(400, 600)]
+    failures += [error for error, _, _ in BY_ERROR if isinstance(error, errors.UpstreamError)]
+    assert _table("`last_failure`").keys() == {
+        # A refusal stands there until it is confirmed.
+        row_of(error).reason
+        for error in failures
+        if error.passing or isinstance(error, errors.UpstreamAnswered)
+    }
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "ErrorInfo",
+        "BadRequest",
+        "RetryInfo",
+        "ResourceInfo",
+        "grpc-status-details-bin",
+        "grpc-retry-pushback-ms",
+        "http_status",
+        "uid",
+        "last_failure",
+        CUT_MARK,
+    ],
+)
+def test_the_document_tells_of_everything_that_an_error_carries(word: str) -> None:
+    assert f"`{word}`" in DOCUMENT

@@ -1,0 +1,141 @@
+"""HOST:PORT is bound at all of its addresses, or at none."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from gateway.config import Settings
+from gateway.server import addresses
+from gateway.server.addresses import LOOPBACK, bound, joined, numeric, resolved
+from gateway.server.gateway import Gateway
+
+V4, V6 = (socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")
+ABSENT = (socket.AF_INET6, "2001:db8::1")
+FREE = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="the machine has no ::1")
+
+
+def gateway(**listen: str) -> Gateway:
+    return Gateway(Settings(upstream_url="http://127.0.0.1:1", **(FREE | listen)))  # type: ignore[arg-type]
+
+
+def taken(host: str) -> socket.socket:
+    """Another process that listens at a port of one address."""
+    return socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def answers(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port)):
+            return True
+    except ConnectionRefusedError:
+        return False
+
+
+@needs_ipv6
+@pytest.mark.parametrize("setting", ["listen", "admin_listen"])
+@pytest.mark.parametrize("host", LOOPBACK)
+async def test_a_name_of_which_one_address_is_taken_is_not_served(setting: str, host: str) -> None:
+    with closing(taken(host)) as other:
+        port = other.getsockname()[1]
+        made = gateway(**{setting: f"localhost:{port}"})
+        with pytest.raises(OSError, match="cannot be bound") as raised:
+            await made.start()
+        (free,) = set(LOOPBACK) - {host}
+        assert not answers(free, port)
+        await made.stop()
+    name = f"JOBGATEWAY_{setting.upper()}"
+    assert str(raised.value) == f"{name}: localhost:{port} cannot be bound: Address already in use ({host})"
+
+
+@needs_ipv6
+async def test_port_0_is_the_same_port_at_all_addresses() -> None:
+    made = gateway(listen="localhost:0", admin_listen="LOCALHOST:0")
+    await made.start()
+    for address in (made.address, made.admin_address):
+        name, _, port = address.rpartition(":")
+        assert name.lower() == "localhost"
+        assert [answers(host, int(port)) for host in LOOPBACK] == [True, True]
+    await made.stop()
+
+
+@pytest.mark.parametrize("setting", ["listen", "admin_listen"])
+async def test_a_name_without_an_address_ends_the_start(setting: str) -> None:
+    made = gateway(**{setting: "nowhere.invalid:0"}, allow_plaintext="true")
+    with pytest.raises(OSError, match=rf"^JOBGATEWAY_{setting.upper()}: nowhere.invalid:0 cannot be bound: "):
+        await made.start()
+    await made.stop()
+
+
+@pytest.mark.parametrize("setting", ["listen", "admin_listen"])
+async def test_a_resolver_that_hangs_ends_the_start(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    back = threading.Event()
+    system = socket.getaddrinfo
+
+    def hanging(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host == "hangs.test":
+            back.wait()
+        return system(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    monkeypatch.setattr(addresses, "RESOLVE_SECONDS", 0.05)
+    made = gateway(**{setting: "hangs.test:0"}, allow_plaintext="true")
+    with pytest.raises(OSError, match=r"cannot be bound: the resolver does not answer within 0\.05 s"):
+        await made.start()
+    back.set()
+    await made.stop()
+
+
+def test_addresses_that_the_machine_lacks_are_left_out_beside_others() -> None:
+    for several in ([V4, ABSENT], [ABSENT, V4]):
+        (only,) = bound(several, 0)
+        with only:
+            assert only.getsockname()[0] == V4[1]
+    with pytest.raises(OSError, match=r"[Aa]ddress") as raised:
+        bound([ABSENT], 0)
+    assert raised.value.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+@needs_ipv6
+def test_a_free_port_is_free_at_all_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(taken(V6[1])) as other:
+        port = other.getsockname()[1]
+        system = socket.socket.bind
+        picked = [port]
+
+        class Picky(socket.socket):
+            # The kernel may pick any port that is free at the first address.
+            def bind(self, where: Any) -> None:
+                where = (where[0], picked.pop()) if where[1] == 0 and picked else where
+                system(self, where)
+
+        monkeypatch.setattr(socket, "socket", Picky)
+        made = bound([V4, V6], 0)
+    ports = {each.getsockname()[1] for each in made}
+    assert len(ports) == 1
+    assert ports != {port}
+    for each in made:
+        each.close()
+
+
+async def test_an_address_keeps_its_scope() -> None:
+    assert await resolved("127.0.0.1") == [V4]
+    assert numeric(("::1", 0, 0, 0)) == "::1"
+    assert joined("fe80::1%lo", 1) == "[fe80::1%lo]:1"

@@ -1,0 +1,585 @@
+"""The life of the process: starts, serves, drains, leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+from collections import Counter
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway.v1 import job_service_pb2_grpc as rpc
+
+from gateway.config import Settings
+from gateway.server import health
+from gateway.server.defaults import OPTIONS
+from gateway.server.gateway import Gateway
+from tests.support.certificates import Authority, Mounted
+from tests.support.gateways import BEARER, TOKEN, Failure, running, stub
+from tests.support.paths import ROOT
+from tests.support.raw import raw_call
+from tests.support.upstream import Connection, ScriptedUpstream, answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+SERVICE = "jobgateway.v1.JobService"
+PATIENT = 20.0
+GET_JOB = pb.GetJobRequest(uid=42)
+RUNNING = answer(200, {"uid": 42, "status": "running"})
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Held:
+    """A reply that keeps its request waiting until it is told to go on."""
+
+    def __init__(self, reply: bytes = RUNNING) -> None:
+        self.reply = reply
+        self.go = asyncio.Event()
+
+    async def __call__(self, connection: Connection) -> None:
+        await self.go.wait()
+        await connection.send(self.reply)
+
+
+async def hang(connection: Connection) -> None:
+    await connection.gone()
+
+
+async def failed(call: Any) -> Failure:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return Failure(raised.value)
+
+
+async def read_all(stream: Any, events: list[pb.JobEvent]) -> None:
+    while (event := await stream.read()) is not grpc.aio.EOF:
+        events.append(event)
+
+
+# The process
+
+
+class Served:
+    """A process of `jobgateway serve`, and what it logs."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[dict[str, Any]] = []
+
+    async def logged(self, event: str) -> dict[str, Any]:
+        """The first line with `event` that is still to come; each line before it is JSON."""
+        assert self.process.stderr is not None
+        while line := await self.process.stderr.readline():
+            self.lines.append(json.loads(line))
+            if self.lines[-1]["event"] == event:
+                return self.lines[-1]
+        raise AssertionError(f"the process ended without {event!r}: {self.lines}")
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    async def end(self) -> int:
+        """The exit code; what is left of the log is read."""
+        assert self.process.stderr is not None
+        while line := await self.process.stderr.readline():
+            self.lines.append(json.loads(line))
+        return await self.process.wait()
+
+
+SERVE = ("-m", "gateway", "serve")
+# `serve`, which gets a signal when it imports a module.
+SIGNALLED = """
+import os, sys
+
+class Importing:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), {number:d})
+
+sys.meta_path.insert(0, Importing)
+from gateway.__main__ import main
+main()
+"""
+
+
+async def spawn(command: Sequence[str] = SERVE, **settings: str) -> asyncio.subprocess.Process:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
+    environment |= {f"JOBGATEWAY_{name.upper()}": value for name, value in settings.items()}
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        cwd=ROOT,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+@asynccontextmanager
+async def process(upstream: ScriptedUpstream, command: Sequence[str] = SERVE, **settings: str) -> AsyncIterator[Served]:
+    usual = {"upstream_url": upstream.url, "listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
+    child = await spawn(command, **(usual | settings))
+    try:
+        yield Served(child)
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstream, number: int) -> None:
+    held = Held()
+    upstream.on("GET", "/jobs/42/", held)
+    upstream.on("GET", "/jobs/43/", answer(200, {"uid": 43, "status": "running"}))
+    async with process(upstream, drain_grace_seconds="3") as server:
+        address = (await server.logged("serving"))["address"]
+        async with grpc.aio.insecure_channel(address) as channel:
+            jobs = rpc.JobServiceStub(channel)
+            checked: Any = health_pb2_grpc.HealthStub(channel)
+            watched = checked.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+            assert (await watched.read()).status == SERVING
+            unary = jobs.GetJob(GET_JOB, metadata=(*BEARER, ("x-request-id", "id-1")))
+            events: list[pb.JobEvent] = []
+            stream = jobs.WatchJob(pb.WatchJobRequest(uid=43), metadata=BEARER)
+            events.append(await stream.read())  # type: ignore[arg-type] # no end yet
+            watch = asyncio.create_task(failed(read_all(stream, events)))
+            await upstream.wait_for(2)
+
+            server.signal(number)
+            assert (await watched.read()).status == NOT_SERVING
+            asked = await checked.Check(health_pb2.HealthCheckRequest(service=SERVICE))
+            assert asked.status == NOT_SERVING
+            refused = await failed(jobs.GetJob(GET_JOB, metadata=BEARER))
+            assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+            held.go.set()
+            assert (await unary).uid == 42
+
+            left_over = await watch
+            assert (left_over.code, left_over.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+            assert 1 <= left_over.retry.retry_delay.ToMilliseconds() / 1000 <= 5
+            assert events[-1].resume_token
+        assert await server.end() == 0
+    events_logged = [line["event"] for line in server.lines]
+    assert "ending watches" in events_logged
+    assert "calls cut off" not in events_logged
+    calls = [line for line in server.lines if line["event"] == "call"]
+    assert {(line["method"], line["code"], line.get("reason")) for line in calls} == {
+        ("GetJob", "OK", None),
+        ("GetJob", "UNAVAILABLE", "DRAINING"),
+        ("WatchJob", "UNAVAILABLE", "DRAINING"),
+    }
+    assert [line.get("x-request-id") for line in calls].count("id-1") == 1
+    assert server.lines[-1]["event"] == "stopped"
+    assert TOKEN not in json.dumps(server.lines)
+
+
+async def test_a_second_signal_leaves_at_once(upstream: ScriptedUpstream) -> None:
+    upstream.script.append(hang)
+    async with process(upstream, drain_grace_seconds="3600") as server:
+        address = (await server.logged("serving"))["address"]
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = rpc.JobServiceStub(channel).GetJob(GET_JOB, metadata=BEARER)
+            await upstream.wait_for(1)
+            server.signal(signal.SIGTERM)
+            await server.logged("draining")
+            server.signal(signal.SIGTERM)
+            assert await server.end() == 1
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call
+
+
+async def test_a_signal_with_nothing_to_do_ends_the_process_at_once(upstream: ScriptedUpstream) -> None:
+    async with process(upstream, drain_grace_seconds="3600") as server:
+        await server.logged("serving")
+        server.signal(signal.SIGTERM)
+        assert await server.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["gateway.cli.app", "gateway.server.process"])
+async def test_a_signal_that_comes_before_it_serves_is_heeded_too(
+    upstream: ScriptedUpstream, module: str, number: signal.Signals
+) -> None:
+    command = ("-c", SIGNALLED.format(module=module, number=number), "serve")
+    async with process(upstream, command, drain_grace_seconds="3600") as server:
+        assert await server.end() == 0
+    assert [line["event"] for line in server.lines] == ["serving", "draining", "stopped"]
+
+
+async def test_a_port_in_use_ends_the_start_with_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        child = await spawn(upstream_url="http://127.0.0.1:1", listen=listen, admin_listen="127.0.0.1:0")
+        _, stderr = await child.communicate()
+    assert child.returncode not in (0, None)
+    (line,) = stderr.decode().strip().splitlines()
+    assert f"JOBGATEWAY_LISTEN: {listen} cannot be bound" in line
+
+
+async def test_a_wrong_setting_ends_the_start_with_one_line() -> None:
+    child = await spawn(upstream_url="http://127.0.0.1:1", max_calls="many")
+    _, stderr = await child.communicate()
+    assert child.returncode not in (0, None)
+    (line,) = stderr.decode().strip().splitlines()
+    assert "JOBGATEWAY_MAX_CALLS" in line
+
+
+@pytest.mark.parametrize("name", ["tls_cert_file", "upstream_token_file"])
+async def test_a_file_that_is_no_use_ends_the_start_with_one_line(tmp_path: Path, name: str) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    settings = {name: nowhere} | ({"tls_key_file": nowhere} if name == "tls_cert_file" else {})
+    child = await spawn(upstream_url="http://127.0.0.1:1", **settings)
+    _, stderr = await child.communicate()
+    assert child.returncode == 2
+    assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {nowhere} cannot be read: No such file or directory\n"
+
+
+# `serve`, once something in its surroundings hangs, which it says on standard output when it is met.
+HANGING = """
+import os, socket, threading
+
+def hang(*_, **__):
+    print("hangs", flush=True)
+    threading.Event().wait()
+
+def hanging_for(system, what):
+    return lambda first, *args, **more: hang() if str(first) == what else system(first, *args, **more)
+
+{hang}
+from gateway.__main__ import main
+main()
+"""
+RESOLVER = 'socket.getaddrinfo = hanging_for(socket.getaddrinfo, "hangs.test")'
+NO_END = """
+# Python waits for such threads at its end.
+threading.Thread(target=hang).start()
+from concurrent.futures import ThreadPoolExecutor
+ThreadPoolExecutor(1).submit(hang)
+"""
+NO_STOP = """
+import gateway.server.process
+from gateway.server.admin import AdminServer
+gateway.server.defaults.CLOSE_SECONDS = 0.1
+async def aclose(_):
+    hang()
+AdminServer.aclose = aclose
+"""
+FILE = """
+import gateway.auth.reloading
+gateway.auth.reloading.START_SECONDS = 1.0
+os.open = hanging_for(os.open, {path!r})
+"""
+
+
+def hanging(hang: str) -> Sequence[str]:
+    return ("-c", HANGING.format(hang=hang), "serve")
+
+
+async def test_a_resolver_that_hangs_delays_no_exit(upstream: ScriptedUpstream) -> None:
+    url = "http://hangs.test:1"
+    async with process(upstream, hanging(RESOLVER), upstream_url=url, drain_grace_seconds="1") as server:
+        address = (await server.logged("serving"))["address"]
+        async with grpc.aio.insecure_channel(address) as channel:
+            jobs = rpc.JobServiceStub(channel)
+            watch = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
+            assert server.process.stdout is not None
+            assert await server.process.stdout.readline() == b"hangs\n"
+            refused = await failed(jobs.GetJob(GET_JOB, metadata=BEARER))
+            assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE")
+            server.signal(signal.SIGTERM)
+            assert (await failed(read_all(watch, []))).reason == "DRAINING"
+        async with asyncio.timeout(PATIENT):
+            assert await server.end() == 0
+
+
+async def test_threads_that_hang_delay_no_exit(upstream: ScriptedUpstream) -> None:
+    async with process(upstream, hanging(NO_END), drain_grace_seconds="3600") as server:
+        await server.logged("serving")
+        server.signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENT):
+            assert await server.end() == 0
+    assert [line["event"] for line in server.lines] == ["serving", "draining", "stopped"]
+
+
+async def test_a_stop_that_hangs_ends_after_the_grace(upstream: ScriptedUpstream) -> None:
+    async with process(upstream, hanging(NO_STOP), drain_grace_seconds="0.5") as server:
+        await server.logged("serving")
+        server.signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENT):
+            assert await server.end() == 1
+
+
+@pytest.mark.parametrize("name", ["tls_cert_file", "upstream_token_file"])
+async def test_a_file_that_hangs_ends_the_start_with_one_line(tmp_path: Path, name: str) -> None:
+    path = str(tmp_path / "file")
+    settings = {name: path} | ({"tls_key_file": path} if name == "tls_cert_file" else {})
+    child = await spawn(hanging(FILE.format(path=path)), upstream_url="http://127.0.0.1:1", **settings)
+    async with asyncio.timeout(PATIENT):
+        _, stderr = await child.communicate()
+    assert child.returncode == 2
+    why = "cannot be read: no answer within 1 s; is its volume there?"
+    assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {path} {why}\n"
+
+
+async def test_authorities_that_hang_end_the_start_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    hang = "import gateway.auth.reloading\ngateway.files.START_SECONDS = 0.1"
+    child = await spawn(hanging(hang), upstream_url="http://127.0.0.1:1")
+    async with asyncio.timeout(PATIENT):
+        _, stderr = await child.communicate()
+    assert child.returncode == 2
+    why = "cannot be read: no answer within 0.1 s; is its volume there?"
+    assert stderr.decode() == f"SSL_CERT_FILE: {tmp_path / 'ca.pem'} {why}\n"
+
+
+async def test_handshakes_that_fail_leave_no_line_of_grpcs_own_in_the_log(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    authority, files = Authority(), Mounted(tmp_path)
+    files.put(authority.server())
+    async with process(upstream, tls_cert_file=str(files.cert), tls_key_file=str(files.key)) as server:
+        host, _, port = (await server.logged("serving"))["address"].rpartition(":")
+        files.put(authority.server())
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            await reader.read()
+            writer.close()
+        server.signal(signal.SIGTERM)
+        assert await server.end() == 0  # each line was JSON
+    events = [line["event"] for line in server.lines]
+    assert events == ["certificate in use", "serving", "files changed", "certificate in use", "draining", "stopped"]
+
+
+async def test_text_logs_are_lines_too(upstream: ScriptedUpstream) -> None:
+    async with process(upstream, log_format="text") as server:
+        assert server.process.stderr is not None
+        line = await server.process.stderr.readline()
+        assert b"serving" in line
+        assert f"upstream={upstream.url}".encode() in line
+        server.signal(signal.SIGTERM)
+        _, rest = await server.process.communicate()
+        assert [b"draining" in line for line in rest.splitlines()] == [True, False]
+
+
+# What it serves
+
+
+@pytest.mark.parametrize("service", ["", SERVICE, "grpc.health.v1.Health"])
+async def test_health_says_serving(gateway: Gateway, service: str) -> None:
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        checked: Any = health_pb2_grpc.HealthStub(channel)
+        got = await checked.Check(health_pb2.HealthCheckRequest(service=service))
+    assert got.status == SERVING
+
+
+async def test_health_lists_all_services(gateway: Gateway) -> None:
+    known: Any = health_pb2
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        checked: Any = health_pb2_grpc.HealthStub(channel)
+        statuses = (await checked.List(known.HealthListRequest())).statuses
+    assert {name: each.status for name, each in statuses.items()} == dict.fromkeys(
+        ("", SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"), SERVING
+    )
+
+
+@pytest.mark.parametrize("symbol", [SERVICE, f"{SERVICE}.GetJob"])
+async def test_reflection_lists_the_service_and_describes_it(gateway: Gateway, symbol: str) -> None:
+    async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        yield reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
+        listed, described = [each async for each in reflection.ServerReflectionInfo(requests())]
+    assert SERVICE in [service.name for service in listed.list_services_response.service]
+    files = described.file_descriptor_response.file_descriptor_proto
+    parsed = {file.name: file for file in map(descriptor_pb2.FileDescriptorProto.FromString, files)}
+    assert [method.name for method in parsed[pb.DESCRIPTOR.name].service[0].method] == [
+        method.name for method in pb.DESCRIPTOR.services_by_name["JobService"].methods
+    ]
+
+
+@pytest.mark.parametrize(("limit", "most"), [(500, 375), (1, 1)])
+async def test_a_burst_is_served_or_refused_with_a_reason_and_never_dropped(
+    upstream: ScriptedUpstream, limit: int, most: int
+) -> None:
+    """One credential has three quarters of the places."""
+    burst = 2_000
+    held = Held(answer(200, {"uid": 42, "status": "running"}, headers={"Connection": "close"}))
+    upstream.script.append(held)
+    async with running(upstream.url, max_calls=limit, max_watches=limit) as gateway, stub(gateway) as jobs:
+
+        async def outcome() -> str:
+            try:
+                await jobs.GetJob(GET_JOB, metadata=BEARER)
+            except grpc.aio.AioRpcError as error:
+                return str(Failure(error).reason)
+            return "OK"
+
+        calls = [asyncio.create_task(outcome()) for _ in range(burst)]
+        refused = [await each for each in itertools.islice(asyncio.as_completed(calls), burst - most)]
+        held.go.set()
+        outcomes = Counter(await asyncio.gather(*calls))
+    assert Counter(refused) == {"LIMIT_REACHED": burst - most}
+    assert outcomes == {"LIMIT_REACHED": burst - most, "OK": most}
+
+
+def test_grpc_knows_every_option_that_is_set() -> None:
+    # A name it does not know is ignored without a word.
+    library = Path(sys.modules[grpc.aio.AbortError.__module__].__file__ or "")
+    known = library.read_bytes()
+    assert [name for name, _ in OPTIONS if name.encode() + b"\0" not in known] == []
+
+
+# Draining
+
+
+@pytest.mark.parametrize("grace", [0, 0.3])
+async def test_a_submission_that_outlasts_the_grace_has_an_unknown_outcome_and_is_not_unavailable(
+    upstream: ScriptedUpstream, grace: float
+) -> None:
+    upstream.script.append(hang)
+    request = pb.SendJobRequest(workspace_id="1", entity_id=7)
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        send = asyncio.create_task(failed(jobs.SendJob(request, metadata=BEARER)))
+        run = asyncio.create_task(failed(read_all(jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER), [])))
+        await upstream.wait_for(2)
+        await gateway.stop(grace=grace)
+        for failure in (await send, await run):
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN")
+            assert failure.retry is None
+    assert len(upstream.requests("POST")) == 2
+
+
+@pytest.mark.parametrize("grace", [0, 0.3])
+async def test_calls_that_outlast_the_grace_are_sent_elsewhere(upstream: ScriptedUpstream, grace: float) -> None:
+    upstream.script.append(hang)
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        calls = [
+            jobs.GetJob(GET_JOB, metadata=BEARER),
+            jobs.WaitJob(pb.WaitJobRequest(uid=43), metadata=BEARER),
+            read_all(jobs.WatchJob(pb.WatchJobRequest(uid=44), metadata=BEARER), []),
+        ]
+        failures = [asyncio.create_task(failed(call)) for call in calls]
+        await upstream.wait_for(3)
+        await gateway.stop(grace=grace)
+        for failure in await asyncio.gather(*failures):
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+            assert failure.retry is not None
+
+
+async def test_a_drain_cancels_no_job_of_a_caller_who_asked_for_it_on_disconnect(upstream: ScriptedUpstream) -> None:
+    upstream.on("POST", "/workspaces/1/entities/7/jobs/", answer(201, {"uid": 42}))
+    upstream.script.append(hang)
+    request = pb.RunJobRequest(request=pb.SendJobRequest(workspace_id="1", entity_id=7), cancel_on_disconnect=True)
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        stream = jobs.RunJob(request, metadata=BEARER)
+        first = await stream.read()
+        assert isinstance(first, pb.JobEvent)
+        await upstream.wait_for(2)
+        await gateway.stop(grace=0)
+        failure = await failed(read_all(stream, []))
+    assert failure.reason == "DRAINING"
+    assert failure.metadata["uid"] == "42"
+    assert upstream.requests("DELETE") == []
+
+
+async def test_a_drain_waits_for_no_submission_whose_caller_has_left_beyond_the_grace(
+    upstream: ScriptedUpstream, logged: list[dict[str, Any]]
+) -> None:
+    upstream.script.append(hang)
+    async with running(upstream.url, submit_timeout_seconds=3600) as gateway, stub(gateway) as jobs:
+        call = jobs.SendJob(pb.SendJobRequest(workspace_id="1", entity_id=7), metadata=BEARER)
+        await upstream.wait_for(1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        async with asyncio.timeout(PATIENT):
+            await gateway.stop(grace=0.1)
+    assert "submissions or cancellations cut off" in [line["event"] for line in logged]
+
+
+# A gateway that never ran
+
+
+def settings(**more: Any) -> Settings:
+    return Settings(upstream_url="http://127.0.0.1:1", **({"admin_listen": "127.0.0.1:0"} | more))
+
+
+async def test_a_gateway_that_was_never_started_can_be_stopped() -> None:
+    await Gateway(settings()).stop()
+
+
+async def test_a_gateway_whose_start_failed_can_be_stopped() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        gateway = Gateway(settings(listen=f"127.0.0.1:{taken.getsockname()[1]}"))
+        with pytest.raises(OSError, match="JOBGATEWAY_LISTEN"):
+            await gateway.start()
+        await gateway.stop()
+
+
+async def test_two_gateways_do_not_share_a_port(upstream: ScriptedUpstream) -> None:
+    async with running(upstream.url) as gateway:
+        with pytest.raises(OSError, match="cannot be bound"):
+            await Gateway(settings(listen=gateway.address)).start()
+
+
+async def test_what_grpc_cannot_decode_of_a_call_is_not_in_the_log(upstream: ScriptedUpstream) -> None:
+    async with process(upstream) as server:
+        address = (await server.logged("serving"))["address"]
+        request = pb.GetJobRequest(uid=42).SerializeToString()
+        secret = b"Bearer the-secret-of-a-caller\xa0"
+        async with raw_call(address, "/jobgateway.v1.JobService/GetJob", request, [(b"authorization", secret)]) as call:
+            assert (await call.end()).code == grpc.StatusCode.UNAUTHENTICATED.value[0]
+        server.signal(signal.SIGTERM)
+        assert await server.end() == 0
+    assert "the-secret" not in json.dumps(server.lines)
+    assert not any("exception" in line for line in server.lines)
+
+
+async def test_no_more_watch_the_health_than_there_is_room_for(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "MAX_WATCHES", 2)
+    request = health_pb2.HealthCheckRequest()
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        service: Any = health_pb2_grpc.HealthStub(channel)
+        watches = [service.Watch(request) for _ in range(2)]
+        for watch in watches:
+            assert (await watch.read()).status == SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await service.Watch(request).read()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await service.Check(request)).status == SERVING
+        watches[0].cancel()
+        async with asyncio.timeout(PATIENT):
+            while True:
+                # The server hears of it a moment later.
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    assert (await service.Watch(request).read()).status == SERVING
+                    break

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.errors import (
+    LimitReached,
+    RequestIdReused,
+    RequestIdsExhausted,
+    SubmitOutcomeUnknown,
+    UpstreamAnswered,
+    UpstreamAnswerTooLarge,
+    UpstreamConnectionLost,
+    UpstreamError,
+    UpstreamMalformed,
+    UpstreamTimedOut,
+    UpstreamUnreachable,
+)
+from gateway.limits.rate_limiter import Rates
+from gateway.models import Job, JobStatus
+from gateway.submit import MemoryStore, RecordKey, Sent, Submitter
+from gateway.submit import store as store_module
+from gateway.submit import submitter as submitter_module
+from tests.support.clock import SteppedClock, settle
+
+if TYPE_CHECKING:
+    pass
+
+CALLER = b"ann"
+KEY = RecordKey(CALLER, "a")
+JOB = Job(42, JobStatus.RUNNING, "", done=False, observe_time=0.0)
+
+
+class Post:
+    """Answers its `script` in order, the last entry for ever, once `gate` is open."""
+
+    def __init__(self, *script: Job | BaseException) -> None:
+        self.script = deque(script)
+        self.count = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self) -> Job:
+        self.count += 1
+        await self.gate.wait()
+        entry = self.script.popleft() if len(self.script) > 1 else self.script[0]
+        if isinstance(entry, BaseException):
+            raise entry
+        return entry
+
+
+async def ask(
+    submitter: Submitter, post: Post, key: RecordKey | None = None, mark: bytes = b"", caller: bytes = CALLER
+) -> Sent:
+    """What a caller does."""
+    with submitter.submit(post, caller, key, mark) as submission:
+        return await submission.outcome()
+
+
+@pytest.fixture
+def clock() -> SteppedClock:
+    return SteppedClock()
+
+
+@pytest.fixture
+def submitter(clock: SteppedClock) -> Submitter:
+    return Submitter(clock, MemoryStore(clock), Rates(clock, 2_000.0))
+
+
+def refused() -> UpstreamError:
+    return UpstreamUnreachable("refused")
+
+
+async def test_a_submission_gives_the_job_of_the_post(submitter: Submitter) -> None:
+    assert await ask(submitter, Post(JOB)) == Sent(42, JOB)
+
+
+async def test_it_is_tried_again_where_certainly_nothing_was_sent(clock: SteppedClock, submitter: Submitter) -> None:
+    post = Post(refused(), refused(), JOB)
+    task = asyncio.create_task(ask(submitter, post))
+    await clock.advance(5)
+    assert (task.result().uid, post.count) == (42, 3)
+
+
+async def test_it_is_given_up_after_some_attempts(clock: SteppedClock, submitter: Submitter) -> None:
+    post = Post(refused())
+    task = asyncio.create_task(ask(submitter, post, KEY, b"mark"))
+    await clock.advance(60)
+    assert isinstance(task.exception(), UpstreamUnreachable)
+    assert post.count == 4
+    assert (await ask(submitter, Post(JOB), KEY, b"mark")).uid == 42, "the id is free again"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UpstreamConnectionLost("lost"),
+        UpstreamTimedOut("slow"),
+        UpstreamAnswerTooLarge("huge"),
+        UpstreamMalformed("no json", http_status=200),
+        UpstreamMalformed("no HTTP that we know", http_status=199),
+        UpstreamMalformed("no http"),
+        *(UpstreamMalformed("a redirect", http_status=status) for status in (300, 301, 302, 303, 304, 305, 306, 399)),
+        *(UpstreamAnswered(status, "gave up") for status in (408, 444, 460, 499)),
+        UpstreamAnswered(500, "broken"),
+        UpstreamAnswered(599, "broken"),
+    ],
+    ids=lambda error: f"{type(error).__name__} {getattr(error, 'http_status', '')}",
+)
+async def test_an_unknown_outcome_is_never_tried_again_and_remembered(
+    submitter: Submitter, error: UpstreamError
+) -> None:
+    post = Post(error, JOB)
+    for _ in range(3):
+        with pytest.raises(SubmitOutcomeUnknown) as caught:
+            await ask(submitter, post, KEY, b"mark")
+        assert str(caught.value) == str(error)
+        assert caught.value.http_status == getattr(error, "http_status", None)
+    assert post.count == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(UpstreamAnswered(status, "no") for status in (400, 401, 404, 409, 413, 421, 425, 429)),
+        *(UpstreamAnswered(status, "no") for status in (463, 464, 494, 495, 496, 497, 498)),
+        *(UpstreamMalformed("a redirect", http_status=status) for status in (307, 308)),
+    ],
+    ids=lambda error: str(error.http_status),
+)
+async def test_a_certain_refusal_frees_the_id_for_any_request(submitter: Submitter, error: UpstreamError) -> None:
+    post = Post(error, JOB)
+    with pytest.raises(type(error)):
+        await ask(submitter, post, KEY, b"mark")
+    assert (await ask(submitter, post, KEY, b"mended")).uid == 42
+
+
+async def test_who_comes_while_it_is_under_way_joins_it(submitter: Submitter) -> None:
+    post = Post(JOB)
+    post.gate.clear()
+    tasks = [asyncio.create_task(ask(submitter, post, KEY, b"mark")) for _ in range(20)]
+    await settle()
+    with pytest.raises(RequestIdReused):
+        await ask(submitter, post, KEY, b"other")
+    post.gate.set()
+    assert [await task for task in tasks] == [Sent(42, JOB)] * 20
+    assert post.count == 1
+
+
+async def test_who_comes_later_gets_the_uid(submitter: Submitter) -> None:
+    post = Post(JOB)
+    await ask(submitter, post, KEY, b"mark")
+    assert await ask(submitter, post, KEY, b"mark") == Sent(42, None)
+    with pytest.raises(RequestIdReused):
+        await ask(submitter, post, KEY, b"other")
+    assert post.count == 1
+
+
+async def test_a_caller_that_leaves_does_not_stop_it(submitter: Submitter) -> None:
+    post = Post(JOB)
+    post.gate.clear()
+
+    async def call() -> Sent:
+        return await ask(submitter, post, KEY, b"mark")
+
+    caller = asyncio.create_task(call())
+    await settle()
+    caller.cancel()
+    await settle()
+    post.gate.set()
+    await submitter.aclose()
+    assert await ask(submitter, post, KEY, b"mark") == Sent(42, None)
+    assert post.count == 1
+
+
+async def test_one_that_is_cut_off_with_the_process_leaves_an_unknown_outcome(submitter: Submitter) -> None:
+    post = Post(JOB)
+    post.gate.clear()
+    task = submitter.submit(post, CALLER, KEY, b"mark").task
+    await settle()
+    task.cancel()
+    await asyncio.wait([task])
+    with pytest.raises(SubmitOutcomeUnknown):
+        await ask(submitter, post, KEY, b"mark")
+
+
+async def test_records_are_kept_for_25_hours(clock: SteppedClock, submitter: Submitter) -> None:
+    post = Post(JOB)
+    await ask(submitter, post, KEY, b"mark")
+    await clock.advance(25 * 3600 - 1)
+    await ask(submitter, post, KEY, b"mark")
+    assert post.count == 1
+    await clock.advance(2)
+    await ask(submitter, post, KEY, b"mark")
+    assert post.count == 2
+
+
+async def test_a_full_store_refuses_new_ids_and_keeps_the_old(
+    clock: SteppedClock, submitter: Submitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_RECORDS", 4)
+    post = Post(JOB)
+    for number in range(3):
+        await ask(submitter, post, RecordKey(b"ann", str(number)), b"mark")
+    with pytest.raises(RequestIdsExhausted):
+        await ask(submitter, post, RecordKey(b"ann", "3"), b"mark")
+    await ask(submitter, post, RecordKey(b"bob", "0"), b"mark")
+    with pytest.raises(RequestIdsExhausted):
+        await ask(submitter, post, RecordKey(b"bob", "1"), b"mark")
+    assert await ask(submitter, post, RecordKey(b"ann", "0"), b"mark") == Sent(42, None)
+    await clock.advance(25 * 3600)
+    assert (await ask(submitter, post, RecordKey(b"ann", "3"), b"mark")).job == JOB
+
+
+async def test_nothing_is_under_way_after_closing(clock: SteppedClock, submitter: Submitter) -> None:
+    posts = [Post(JOB), Post(refused(), JOB)]
+    tasks = [asyncio.create_task(ask(submitter, post)) for post in posts]
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(submitter.aclose())
+    await clock.advance(5)
+    await closing
+    assert all(task.done() for task in tasks)
+
+
+async def test_it_is_not_tried_again_for_callers_who_have_left(clock: SteppedClock, submitter: Submitter) -> None:
+    post = Post(refused(), refused(), JOB)
+    callers = [asyncio.create_task(ask(submitter, post, KEY, b"mark")) for _ in range(2)]
+    await settle()
+    callers[0].cancel()
+    await clock.advance(0.01)
+    assert post.count == 1
+    callers[1].cancel()
+    await clock.advance(60)
+    assert post.count == 1, "nobody waits any more"
+    assert (await ask(submitter, Post(JOB), KEY, b"mark")).uid == 42, "the id is free again"
+
+
+async def test_there_is_a_limit_of_submissions_at_once_and_one_caller_cannot_have_all(
+    clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitter_module, "MAX_AT_ONCE", 4)
+    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2_000.0))
+    post = Post(JOB)
+    post.gate.clear()
+    first = submitter.submit(post, CALLER, KEY, b"mark")
+    second = submitter.submit(post, CALLER)
+    assert submitter.submit(post, CALLER, KEY, b"mark") is first, "who joins takes no place"
+    submitter.submit(post, CALLER)
+    with pytest.raises(LimitReached, match=r"of the 4 submissions.*, 3 are of this credential") as caught:
+        submitter.submit(post, CALLER)
+    assert 1.0 <= (caught.value.retry_after or 0) <= 4.0
+    other = submitter.submit(post, b"bob")
+    with pytest.raises(LimitReached):
+        submitter.submit(post, b"eve")
+    post.gate.set()
+    await asyncio.wait([first.task, second.task, other.task])
+    await submitter.aclose()
+    assert (await ask(submitter, post)).uid == 42
+
+
+async def test_who_sends_more_often_than_the_rate_is_refused_at_once_and_nothing_is_sent(clock: SteppedClock) -> None:
+    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2.0))
+    post = Post(JOB)
+    for _ in range(2):
+        await ask(submitter, post)
+    for _ in range(1_000):
+        with pytest.raises(LimitReached, match="more often") as caught:
+            await ask(submitter, post, KEY, b"mark")
+        assert 1.0 <= (caught.value.retry_after or 0) <= 4.0
+    assert post.count == 2
+    assert (await ask(submitter, post, caller=b"bob")).uid == 42, "others are not concerned"
+    await clock.advance(1.0)
+    assert (await ask(submitter, post, KEY, b"another mark")).uid == 42, "the id was not taken"
+    assert post.count == 4
+
+
+async def test_who_joins_a_submission_or_is_refused_a_place_takes_nothing_of_the_rate(clock: SteppedClock) -> None:
+    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2.0))
+    post = Post(JOB)
+    post.gate.clear()
+    first = submitter.submit(post, CALLER, KEY, b"mark")
+    for _ in range(100):
+        assert submitter.submit(post, CALLER, KEY, b"mark") is first
+    second = submitter.submit(post, CALLER)
+    post.gate.set()
+    await asyncio.wait([first.task, second.task])
+    assert post.count == 2
+
+
+@pytest.mark.parametrize(("status", "left"), [(400, 99), (429, 1)])
+async def test_a_429_slows_the_submissions_of_its_caller_down_and_another_refusal_does_not(
+    clock: SteppedClock, status: int, left: int
+) -> None:
+    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 100.0))
+    error = UpstreamAnswered(status, "no", retry_after=1.0)
+    with pytest.raises(UpstreamAnswered) as caught:
+        await ask(submitter, Post(error))
+    assert caught.value is error
+    for caller, expected in ((CALLER, left), (b"bob", 100)):
+        for _ in range(expected):
+            await ask(submitter, Post(JOB), caller=caller)
+        with pytest.raises(LimitReached):
+            await ask(submitter, Post(JOB), caller=caller)
+    await clock.advance(700)
+    for _ in range(100):
+        await ask(submitter, Post(JOB))

@@ -1,0 +1,368 @@
+"""The clients' frame: the service config, the table of scenarios, and the judge, which must not let a fault through."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.rpc import status_pb2
+from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway.v1 import job_service_pb2_grpc as rpc
+from rich.console import Console
+
+from clients.runner import languages, scenarios
+from clients.runner.__main__ import Program, attempt
+from clients.runner.breaker import Breaker
+from clients.runner.judge import Run, matches, problems
+from clients.runner.proxy import Proxy
+from clients.runner.refusals import RefusingGateway, documented
+from clients.runner.scenarios import DIRECT_SERVICE_CONFIG, SERVICE_CONFIG, Fault, Scenario
+from clients.runner.stack import TOKEN, Stack
+from tests.rpc.test_status import ACTIONS, ENDINGS, Read
+from tests.support.gateways import Failure
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
+RETRIED = {"GetJob", "WaitJob", "CancelJob", "WatchJob"}
+CONFIG = json.loads(SERVICE_CONFIG.read_text())
+BEARER = (("authorization", f"Bearer {TOKEN}"),)
+
+
+def method_configs() -> dict[str, dict[str, Any]]:
+    named = [(name, config) for config in CONFIG["methodConfig"] for name in config["name"]]
+    assert {name["service"] for name, _ in named} == {SERVICE.full_name}
+    assert len({name["method"] for name, _ in named}) == len(named)
+    return {name["method"]: config for name, config in named}
+
+
+def test_the_service_config_names_every_rpc() -> None:
+    assert method_configs().keys() == set(SERVICE.methods_by_name)
+
+
+def test_the_service_config_retries_what_is_safe_to_repeat_and_nothing_else() -> None:
+    policies = {method: config["retryPolicy"] for method, config in method_configs().items() if "retryPolicy" in config}
+    assert policies.keys() == RETRIED
+    for policy in policies.values():
+        assert policy["retryableStatusCodes"] == ["UNAVAILABLE"]
+        assert 2 <= policy["maxAttempts"] <= 5  # gRPC caps it at 5
+
+
+def test_the_service_config_gives_no_deadline_to_what_may_take_long() -> None:
+    timed = {method for method, config in method_configs().items() if "timeout" in config}
+    assert timed == {"GetJob", "CancelJob", "SendJob"}
+
+
+def test_only_the_config_for_direct_connections_checks_health() -> None:
+    # Through a proxy the health stream reaches one gateway and the calls another.
+    assert "healthCheckConfig" not in CONFIG
+    direct = json.loads(DIRECT_SERVICE_CONFIG.read_text())
+    assert direct.pop("healthCheckConfig") == {"serviceName": SERVICE.full_name}
+    assert direct["loadBalancingConfig"] == [{"round_robin": {}}]  # pick_first checks no health
+    assert direct == CONFIG
+
+
+def refused_calls(stack: Stack, method: str) -> int:
+    """How many calls of a method the gateway ended with UNAVAILABLE."""
+    entries = [json.loads(line) for line in stack.gateway_log.splitlines()]
+    return sum(method in entry.values() and "UNAVAILABLE" in entry.values() for entry in entries)
+
+
+async def test_grpc_retries_a_read_by_the_service_config_and_never_a_submission() -> None:
+    faults = [{"kind": 503, "on": "poll", "times": 2}]
+    job = pb.SendJobRequest(workspace_id="1", entity_id=7, params_json=json.dumps({"faults": faults}).encode())
+    scenario = Scenario(name="config", about="", steps=[], expect=[])
+    options = (("grpc.service_config", SERVICE_CONFIG.read_text()),)
+    async with Stack(scenario) as stack, grpc.aio.insecure_channel(stack.target, options) as channel:
+        stub = rpc.JobServiceStub(channel)
+        sent = await stub.SendJob(job, metadata=BEARER)
+        assert (await stub.GetJob(pb.GetJobRequest(uid=sent.uid), metadata=BEARER)).uid == sent.uid
+        assert refused_calls(stack, "GetJob") == 2
+        await stack.simulator.refuse(True)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.SendJob(job, metadata=BEARER)
+        assert Failure(caught.value).code is grpc.StatusCode.UNAVAILABLE
+        assert refused_calls(stack, "SendJob") == 1
+
+
+WORDS = {"mend the request": "mend", "log in again": "login", "look before sending anew": "look", "give up": "give_up"}
+
+
+def test_the_clients_meet_every_reason_as_the_gateway_gives_it() -> None:
+    refusals = {each.reason: each for each in documented() if each.reason in ACTIONS}
+    assert {reason: each.action for reason, each in refusals.items()} == {
+        reason: WORDS.get(action, action) for reason, action in ACTIONS.items()
+    }
+    for ending in ENDINGS:
+        refusal = refusals[ending.reason]
+        assert refusal.code == ending.code.name
+        kinds = [detail.TypeName() for detail in status_pb2.Status.FromString(refusal.details()).details]
+        # A wait that the gateway may know or not, as with a 503, decides nothing.
+        assert ending.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or kinds == Read(ending).kinds
+
+
+def test_the_clients_meet_errors_that_are_not_the_gateway_s_and_a_reason_that_is_not_known_yet() -> None:
+    others = [each for each in documented() if each.reason not in ACTIONS]
+    assert {each.code for each in others if not each.reason} >= {"CANCELLED", "DEADLINE_EXCEEDED", "OUT_OF_RANGE"}
+    assert [each.action for each in others if each.reason] == ["retry"]
+
+
+async def test_a_submission_is_refused_once_as_its_request_id_says() -> None:
+    async with RefusingGateway() as gateway, grpc.aio.insecure_channel(gateway.target) as channel:
+        stub = rpc.JobServiceStub(channel)
+        for uid, each in enumerate(documented(), start=1):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.SendJob(pb.SendJobRequest(request_id=each.request_id))
+            assert caught.value.code().name == each.code
+            if each.reason:
+                assert Failure(caught.value).reason == each.reason
+            assert (await stub.SendJob(pb.SendJobRequest(request_id=each.request_id))).uid == uid
+        assert len(gateway.posts) == 2 * len(documented())
+
+
+def test_the_scenarios_have_names_of_their_own() -> None:
+    names = [each.name for each in scenarios.load()]
+    assert len(set(names)) == len(names)
+
+
+def test_the_scenarios_play_every_fault_and_use_every_step() -> None:
+    table = scenarios.load()
+    kinds = {fault.kind for each in table for fault in each.faults}
+    assert kinds == set(Fault.model_fields["kind"].annotation.__args__)  # type: ignore[union-attr]
+    assert {step["do"] for each in table for step in each.steps} == {"send", "get", "wait", "cancel", "watch"}
+
+
+def test_every_client_is_listed_in_the_readme() -> None:
+    listed = re.findall(r"^\| `(\w+)/` \|", (scenarios.CLIENTS / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == [each.name for each in languages.load()]
+
+
+async def test_a_gateway_that_does_not_start_fails_one_run_and_not_the_table() -> None:
+    program = Program("made_up", "true", languages.load()[0], 0)
+    scenario = SCENARIO.model_copy(update={"gateway": {"JOBGATEWAY_MAX_CALLS": "none"}})
+    await attempt(program, scenario, asyncio.Semaphore(), Console(quiet=True))
+    (found,) = program.failed[scenario.name]
+    assert "JOBGATEWAY_MAX_CALLS" in found
+
+
+def job(done: bool = False, **more: Any) -> dict[str, Any]:
+    return {"do": "watch", "job": {"uid": "7", "done": done, **more}}
+
+
+SENT = {"do": "send", "job": {"uid": "7", "done": False}}
+SCENARIO = Scenario(
+    name="made_up",
+    about="",
+    steps=[{"do": "send", "request": {"request_id": "{unique}"}}, {"do": "watch"}],
+    expect=[job(message="one"), job(done=True)],
+    never=[{"error": {}}],
+)
+
+
+def judged(*seen: dict[str, Any], scenario: Scenario = SCENARIO, **run: Any) -> str:
+    whole: dict[str, Any] = {"lines": list(seen), "posts": [b"{}"]} | run
+    return "\n".join(problems(scenario, Run(**whole)))
+
+
+GOOD = (SENT, job(message="one"), job(message="two"), job(done=True))
+
+
+def test_a_good_run_has_no_problem() -> None:
+    assert judged(*GOOD) == ""
+
+
+@pytest.mark.parametrize(
+    ("seen", "problem"),
+    [
+        ((SENT, job(message="two"), job(done=True)), "expected, after what came before"),
+        ((SENT, job(done=True), job(message="one")), "a watch ends with one state that is done"),
+        ((*GOOD, job(done=True)), "a watch ends with one state that is done"),
+        ((SENT, job(message="one"), job(message="one"), job(done=True)), "the same state twice"),
+        ((*GOOD[:2], {"do": "watch", "error": {"code": "X"}}), "not expected"),
+        (({"do": "send", "job": {"uid": 7}}, *GOOD[1:]), "is not a string"),
+        ((*GOOD[:3], {"do": "watch", "chunk": {"offset": 5, "size": 5, "held": 0}}, GOOD[3]), "does not go on"),
+        (
+            (
+                *GOOD[:3],
+                {"do": "watch", "chunk": {"offset": 0, "size": 5, "held": 0}},
+                {"do": "watch", "chunk": {"offset": 0, "size": 5, "held": 5}},
+                GOOD[3],
+            ),
+            "does not go on",
+        ),
+        ((*GOOD[:3], {"do": "watch", "chunk": {"offset": 0, "size": 5, "held": 3}}, GOOD[3]), "0 bytes were held"),
+        (
+            (*GOOD[:3], job(done=True, result={"as": "json", "told_size": 1, "told_sha256": "00"})),
+            "and the client was told",
+        ),
+    ],
+)
+def test_a_bad_run_is_found_out(seen: tuple[dict[str, Any], ...], problem: str) -> None:
+    assert problem in judged(*seen)
+
+
+@pytest.mark.parametrize(
+    ("run", "problem"),
+    [
+        ({"exit_code": 3}, "exit code 3"),
+        ({"garbled": [b"Hello"]}, "not a JSON object"),
+        ({"text": f"Bearer {TOKEN}"}, "it printed a token"),
+        ({"missed": ["cut"]}, "the time of the fault cut did not come"),
+        ({"posts": [b"{}", b"{}"]}, "2 submissions reached the upstream, not 1"),
+    ],
+)
+def test_what_goes_wrong_around_a_run_is_found_out(run: dict[str, Any], problem: str) -> None:
+    assert problem in judged(*GOOD, **run)
+
+
+def test_what_was_submitted_and_asked_upstream_is_looked_at() -> None:
+    scenario = SCENARIO.model_copy(update={"posted": {"params": {"a": 1}}, "asked": "/api/jobs/7/"})
+    assert judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":1}}'], paths=["/api/jobs/7/"]) == ""
+    assert "submitted" in judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":2}}'], paths=["/api/jobs/7/"])
+    assert "asked upstream" in judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":1}}'], paths=["/api/jobs/8/"])
+
+
+def test_a_result_that_the_client_holds_otherwise_is_found_out() -> None:
+    text = '{"sum":5}'
+    digest = "4403134882233d347dfa35d23b98c42a4442478ce521631ef566d21df77e2a52"
+    scenario = SCENARIO.model_copy(update={"result": text})
+    told = {"as": "json", "told_size": len(text), "told_sha256": digest}
+    assert judged(*GOOD[:3], job(True, result=told | {"size": 9, "sha256": digest}), scenario=scenario) == ""
+    bad = judged(*GOOD[:3], job(True, result=told | {"size": 8, "sha256": digest}), scenario=scenario)
+    assert "and the client holds" in bad
+
+
+def test_a_client_that_reads_the_service_config_is_held_to_it() -> None:
+    scenario = SCENARIO.model_copy(update={"never": [], "never_with_service_config": [{"error": {}}]})
+    seen = (SENT, {"do": "get", "error": {"code": "UNAVAILABLE"}}, *GOOD[1:])
+    assert judged(*seen, scenario=scenario) == ""
+    assert "not expected" in judged(*seen, scenario=scenario, reads_service_config=True)
+
+
+def test_a_pattern_takes_what_is_left_out_as_empty() -> None:
+    assert matches({"reason": "", "held": 0}, {}, {})
+    assert not matches({"reason": "X"}, {}, {})
+    assert matches({"held": "{positive}"}, {"held": 3}, {})
+    assert not matches({"held": "{positive}"}, {"held": 0}, {})
+    assert matches({"uid": "{first}"}, {"uid": "7"}, {"{first}": "7"})
+    assert not matches({"uid": "{first}"}, {"uid": "8"}, {"{first}": "7"})
+
+
+async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(100):
+        writer.write(data.upper())
+    writer.close()
+
+
+async def test_the_proxy_cuts_and_swallows_what_there_is_and_lets_pass_what_is_new() -> None:
+    server = await asyncio.start_server(answering, "127.0.0.1", 0)
+    async with server, Proxy(server.sockets[0].getsockname()) as proxy:
+        host, port = proxy.address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"one")
+        assert await reader.read(100) == b"ONE"
+        proxy.swallow()
+        writer.write(b"two")
+        other_reader, other_writer = await asyncio.open_connection(host, int(port))
+        other_writer.write(b"three")
+        assert await other_reader.read(100) == b"THREE"
+        proxy.cut()
+        assert await reader.read(100) == b""  # the end, and what was swallowed never came
+        for each in (writer, other_writer):
+            each.close()
+            await each.wait_closed()
+
+
+EVENTS = [pb.JobEvent(uid=7, resume_token=token) for token in ("one", "two")]
+
+
+class Holding:
+    """A gateway whose watches stay open after their events."""
+
+    async def watch(
+        self, request: pb.WatchJobRequest, context: grpc.aio.ServicerContext[pb.WatchJobRequest, pb.JobEvent]
+    ) -> None:
+        for event in EVENTS:
+            await context.write(event)
+        await asyncio.Event().wait()
+
+    async def __aenter__(self) -> tuple[str, int]:
+        self._server = grpc.aio.server()
+        handler = grpc.unary_stream_rpc_method_handler(
+            self.watch,
+            request_deserializer=pb.WatchJobRequest.FromString,
+            response_serializer=pb.JobEvent.SerializeToString,
+        )
+        self._server.add_registered_method_handlers(SERVICE.full_name, {"WatchJob": handler})
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        return "127.0.0.1", port
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("play", "by", "code"),
+    [
+        (Breaker.end_streams, "INTERNAL", "INTERNAL"),
+        (Breaker.end_streams, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
+        (Breaker.reset_streams, "INTERNAL_ERROR", "INTERNAL"),
+        (Breaker.reset_streams, "CANCEL", "CANCELLED"),
+    ],
+)
+async def test_the_breaker_ends_streams_and_lets_new_ones_pass(
+    play: Callable[[Breaker, str], None], by: str, code: str
+) -> None:
+    async with Holding() as address, Breaker(address) as breaker, grpc.aio.insecure_channel(breaker.address) as channel:
+        stub = rpc.JobServiceStub(channel)
+        call = stub.WatchJob(pb.WatchJobRequest(uid=7))
+        assert [await call.read() for _ in EVENTS] == EVENTS
+        play(breaker, by)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert caught.value.code().name == code
+        again = stub.WatchJob(pb.WatchJobRequest(uid=7), wait_for_ready=True)
+        assert [await again.read() for _ in EVENTS] == EVENTS
+
+
+async def test_the_breaker_answers_one_call_itself() -> None:
+    options = (("grpc.enable_retries", 0),)
+    async with (
+        Holding() as address,
+        Breaker(address) as breaker,
+        grpc.aio.insecure_channel(breaker.address, options) as channel,
+    ):
+        stub, said = rpc.JobServiceStub(channel), list[str]()
+        breaker.answer("503")
+        while True:
+            call = stub.WatchJob(pb.WatchJobRequest(uid=7), wait_for_ready=True)
+            try:
+                assert [await call.read() for _ in EVENTS] == EVENTS
+                break
+            except grpc.aio.AioRpcError as error:
+                said.append(error.details() or "")
+        assert len([each for each in said if "503" in each]) == 1
+
+
+async def test_the_breaker_ends_a_stream_with_ok() -> None:
+    async with Holding() as address, Breaker(address) as breaker, grpc.aio.insecure_channel(breaker.address) as channel:
+        call = rpc.JobServiceStub(channel).WatchJob(pb.WatchJobRequest(uid=7))
+        assert [await call.read() for _ in EVENTS] == EVENTS
+        breaker.end_streams("OK")
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is grpc.StatusCode.OK
+
+
+def test_no_committed_lock_names_a_host() -> None:
+    root = ROOT
+    locks = [*root.glob("requirements*.lock"), *root.glob("clients/*/package-lock.json")]
+    assert len(locks) == 4
+    # Not even as an address for donations, which npm adds: remove each `funding` after `npm install`.
+    assert not [lock for lock in locks if re.search(r"https?://", lock.read_text())]

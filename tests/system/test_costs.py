@@ -1,0 +1,259 @@
+"""The cost of reading foreign bytes is linear: four times the bytes take about four times as long, whatever they are.
+
+Each reader gets each shape at two sizes. A quadratic reader takes sixteen times as long for the larger one; the bound
+is nine times, and a few milliseconds for what starts only beyond some size. CPU time counts, so that the load of the
+machine does not; the least of several measurements counts, and only a bound that is missed is measured again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from google.protobuf.struct_pb2 import Struct
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.auth.credential import Credential, read_credential
+from gateway.errors import GatewayError, UpstreamAnswered
+from gateway.models import SendJob
+from gateway.rpc.codec.events import JobState, chunk_events, encode_job
+from gateway.rpc.codec.requests import read_send_job
+from gateway.rpc.codec.resume_token import read_token
+from gateway.rpc.codec.struct_json import NotExactError, encode_struct
+from gateway.rpc.codec.text import clean, clean_detail
+from gateway.rpc.status import ending_of
+from gateway.strict_json import check_json
+from gateway.submit.fingerprint import fingerprint
+from gateway.telemetry.unknown_words import UnknownWords
+from gateway.upstream.compression import NotDecodable, decoded
+from gateway.upstream.errors import read_error, read_retry_after
+from gateway.upstream.jobs import read_job, read_sent_job, uid_in_location
+from gateway.upstream.json import read_members, read_report
+from gateway.upstream.transport import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+SMALL = 12 << 10
+TIMES = 4
+# Of a quadratic reader it is 16.
+MOST_TIMES = 9
+ALLOWANCE_SECONDS = 0.004
+MOST_MEASUREMENTS = 12
+
+CREDENTIAL = Credential("vktrpat_a-secret-of-some-length")
+FORMATS = tuple(pb.ContentFormat.values())
+
+
+def repeated(unit: bytes, head: bytes = b"", tail: bytes = b"") -> Callable[[int], bytes]:
+    return lambda size: head + unit * (size // len(unit)) + tail
+
+
+def nested(opening: bytes, closing: bytes, head: bytes = b"", tail: bytes = b"") -> Callable[[int], bytes]:
+    def make(size: int) -> bytes:
+        depth = size // len(opening + closing)
+        return head + opening * depth + b"1" + closing * depth + tail
+
+    return make
+
+
+def numbered(member: bytes, head: bytes = b"{", tail: bytes = b"}") -> Callable[[int], bytes]:
+    def make(size: int) -> bytes:
+        return head + b",".join(member % number for number in range(size // (len(member) + 4))) + tail
+
+    return make
+
+
+def long_key(inner: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    return lambda size: b'{"%b":%b}' % (b"k" * (size // 2), inner(size // 2))
+
+
+RESULT, ERROR = b'{"status":"success","result":', b'{"status":"failed","error":{"invalid_fields":'
+
+SHAPES: dict[str, Callable[[int], bytes]] = {
+    "opening brackets": repeated(b"["),
+    "closing brackets": repeated(b"]"),
+    "opening braces": repeated(b'{"a":'),
+    "both in turn": repeated(b'[{"a":'),
+    "broken off within values": repeated(b"[1,"),
+    "lists in lists": nested(b"[", b"]"),
+    "objects in objects": nested(b'{"a":', b"}"),
+    "a deep result": nested(b"[1,", b"]", RESULT + b"[", b"]}"),
+    "a deep object as result": nested(b'{"":', b"}", RESULT, b"}"),
+    "a deep error": nested(b"[", b"]", ERROR, b"}}"),
+    "many members": numbered(b'"%d":[1]'),
+    "many members, one after another deep": numbered(b'"%d":' + b"[" * 300 + b"]" * 300),
+    "members of NaN": numbered(b'"%d":NaN', b'{"status":"success",'),
+    "a name again and again": repeated(b'"a":NaN,', b"{", b'"status":"success"}'),
+    "a result again and again": repeated(b'"result":[NaN],', b"{", b'"status":"success"}'),
+    "escapes": repeated(b"\\u0041", b'{"status":"', b'"}'),
+    "lone surrogates": repeated(b"\\ud800", b'{"status":"failed","error":{"message":"', b'"}}'),
+    "lone surrogates, broken off": repeated(b"\\ud800", b'{"detail":"'),
+    "backslashes": repeated(b"\\\\", b'{"detail":"'),
+    "escaped quotes": repeated(b'\\"', b'{"detail":"'),
+    "quotes": repeated(b'"'),
+    "digits": repeated(b"9", b'{"status":"failed","uid":', b"}"),
+    "digits of a fraction": repeated(b"3", RESULT + b'{"a":0.', b"}}"),
+    "integers of 4,299 digits": repeated(b"9" * 4_299 + b",", RESULT + b"[", b"1]}"),
+    "small numbers": repeated(b"1e-300,", RESULT + b'{"a":[', b"1]}}"),
+    "numbers with many digits": repeated(b"123456789012345678e-290,", RESULT + b'{"a":[', b"1]}}"),
+    "exponents of three digits": repeated(b"1e308,", b'{"a":[', b"1]}"),
+    "exponents of four digits": repeated(b"1e4200,", b'{"a":[', b"1]}"),
+    "exponents of many digits": repeated(b"1e" + b"9" * 300 + b",", b'{"a":[', b"1]}"),
+    "results of NaN": repeated(b"NaN,", RESULT + b"[", b"1]}"),
+    "errors of NaN": repeated(b"-Infinity,", ERROR + b"[", b"1]}}"),
+    "empty lists in an error": repeated(b"[],", ERROR + b"[", b"1]}}"),
+    "small objects in an error": repeated(b'{"":0},', ERROR + b"[", b"1]}}"),
+    "small objects in a result": repeated(b'{"":0},', RESULT + b'{"a":[', b"1]}}"),
+    "blanks before": repeated(b" ", b"", b'{"status":"success"}'),
+    "blanks within": repeated(b" \n", b'{"a":NaN,', b'"status":"success"}'),
+    "fields": numbered(b'"%d":"no"'),
+    "fields of fields": numbered(b'"%d":{"a":["no"]}'),
+    "a long key over fields": long_key(numbered(b'"%d":"no"')),
+    "a long key over lists": long_key(repeated(b"[],", b"[", b'{"a":1}]')),
+    "a list of texts": repeated(b'"x",', b'{"a":[', b'"x"]}'),
+    "controls": repeated(b"\\u0001a", b'{"detail":"', b'"}'),
+    "wide characters": repeated("é".encode(), b'{"detail":"', b'"}'),
+    "what is no UTF-8": repeated(b"\xff", b'{"detail":"', b'"}'),
+    "all but a secret": repeated(b"vktrpat_a-secret-of-some-lengt", b'{"detail":"', b'"}'),
+    "a secret": repeated(b"vktrpat_a-secret-of-some-length ", b'{"detail":"', b'"}'),
+    "a page": repeated(b"<p>", b"<html>"),
+    "zeros": repeated(b"\0"),
+    "UTF-16": lambda size: ('{"detail":"%s"}' % ("x" * (size // 2))).encode("utf-16"),
+    "slashes": repeated(b"/", b'{"uid":"x","url":"', b'"}'),
+    "encoded slashes": repeated(b"%2F1", b'{"url":"', b'"}'),
+    "colons": repeated(b":"),
+    "commas": repeated(b",", b"["),
+    "spaces and commas": repeated(b" , "),
+    "words": repeated(b"A-b ", b'{"status":"', b'"}'),
+    "dates": repeated(b"Thu, 01 Jan 1970 00:20:00 GMT "),
+    "bearers": repeated(b"bearer "),
+    "empty members of gzip": repeated(gzip.compress(b"")),
+    "zeros in gzip": lambda size: gzip.compress(bytes(size * 50)),
+}
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("latin-1")
+
+
+def _job(raw: bytes) -> None:
+    state = JobState(read_job(raw, uid=42, observe_time=0.0))
+    state.event(FORMATS[0], encode_job(state.job, FORMATS[0], streaming=True), 0)
+    for content_format in FORMATS:
+        encode_job(state.job, content_format, streaming=True)
+    if state.job.result is not None:
+        for _ in chunk_events(42, state.job.result, state.digest, 0):
+            pass
+
+
+def _sent_job(raw: bytes) -> None:
+    read_sent_job(raw, observe_time=0.0, location=_text(raw))
+
+
+def _refusal(raw: bytes) -> None:
+    ending_of(read_error(Answer(400, raw), 0.0, CREDENTIAL.redact), 42)
+
+
+def _outage(raw: bytes) -> None:
+    ending_of(read_error(Answer(503, raw, _text(raw)), 0.0, CREDENTIAL.redact), 42)
+
+
+def _status(raw: bytes) -> None:
+    text = _text(raw)
+    clean(text)
+    clean_detail(text, 400)
+    ending_of(UpstreamAnswered(400, text), 42)
+    UnknownWords(lambda: None).unknown_status(text)
+
+
+def _params(raw: bytes) -> None:
+    read_send_job(pb.SendJobRequest(workspace_id="1", entity_id=7, params_json=raw))
+
+
+def _fingerprint(raw: bytes) -> None:
+    check_json(raw)
+    fingerprint(SendJob(workspace_id="1", entity_id=7, params=raw))
+
+
+def _struct(raw: bytes) -> None:
+    encoded = encode_struct(raw, max_depth=30, max_bytes=1 << 20, rounded=True)
+    read_send_job(pb.SendJobRequest(workspace_id="1", entity_id=7, params=Struct.FromString(encoded)))
+
+
+def _body(raw: bytes) -> None:
+    async def read() -> None:
+        async for _ in decoded(pieces(), "gzip"):
+            pass
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield raw
+
+    asyncio.run(read())
+
+
+READERS: dict[str, Callable[[bytes], Any]] = {
+    "job": _job,
+    "sent job": _sent_job,
+    "members": read_members,
+    "report": read_report,
+    "refusal": _refusal,
+    "outage": _outage,
+    "retry-after": lambda raw: read_retry_after(_text(raw), 0.0),
+    "location": lambda raw: uid_in_location(_text(raw)),
+    "texts of errors": _status,
+    "redaction": lambda raw: CREDENTIAL.redact(_text(raw)),
+    "resume token": lambda raw: read_token(_text(raw)),
+    "credential": lambda raw: read_credential([_text(raw)]),
+    "params_json": _params,
+    "fingerprint": _fingerprint,
+    "struct": _struct,
+    "compressed body": _body,
+}
+REFUSALS = (GatewayError, ValueError, NotExactError, NotDecodable)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _without_collections() -> Iterator[None]:
+    # Their time depends on what else is in memory.
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def _seconds(read: Callable[[bytes], Any], raw: bytes) -> float:
+    began = time.thread_time()
+    with suppress(*REFUSALS):
+        read(raw)
+    return time.thread_time() - began
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("reader", READERS)
+def test_four_times_the_bytes_cost_about_four_times(reader: str, shape: str) -> None:
+    read = READERS[reader]
+    few, many = (SHAPES[shape](size) for size in (SMALL, SMALL * TIMES))
+    of_few = of_many = float("inf")
+    for _ in range(MOST_MEASUREMENTS):
+        of_few = min(of_few, _seconds(read, few))
+        of_many = min(of_many, _seconds(read, many))
+        if of_many <= MOST_TIMES * of_few + ALLOWANCE_SECONDS:
+            return
+    pytest.fail(f"{of_few:.6f} s for {len(few)} bytes, {of_many:.6f} s for {len(many)}")
+
+
+def test_the_measurement_finds_a_quadratic_reader() -> None:
+    def quadratic(raw: bytes) -> None:
+        for end in range(0, len(raw), 8):
+            raw[:end].count(b"x")
+
+    few, many = b"x" * SMALL, b"x" * SMALL * TIMES
+    of_few = min(_seconds(quadratic, few) for _ in range(3))
+    of_many = min(_seconds(quadratic, many) for _ in range(3))
+    assert of_many > MOST_TIMES * of_few + ALLOWANCE_SECONDS

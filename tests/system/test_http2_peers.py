@@ -1,0 +1,358 @@
+"""Peers that keep to HTTP/2 and mean no good: others are served meanwhile, and nothing of them stays."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError, insecure_channel
+from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PingFrame, SettingsFrame
+from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway.v1.job_service_pb2_grpc import JobServiceStub
+
+from gateway.cli import client
+from gateway.server import defaults
+from tests.support.frames import Peer, header_block, headers, message, peer, ping, reset
+from tests.support.gateways import BEARER, TOKEN, running, stub
+from tests.support.raw import tcp_server
+from tests.support.upstream import answer
+
+if TYPE_CHECKING:
+    from jobgateway.v1 import job_service_pb2_grpc as rpc
+
+    from gateway.server.gateway import Gateway
+    from tests.support.upstream import ScriptedUpstream
+
+SERVICE = "/jobgateway.v1.JobService"
+AUTHORIZED = [("authorization", f"Bearer {TOKEN}")]
+MESSAGES = {
+    "GetJob": pb.GetJobRequest(uid=42).SerializeToString(),
+    "WatchJob": pb.WatchJobRequest(uid=42).SerializeToString(),
+}
+EXHAUSTED = str(StatusCode.RESOURCE_EXHAUSTED.value[0])
+TEST_SECONDS = 20.0
+
+
+@pytest.fixture(autouse=True)
+def answers(upstream: ScriptedUpstream) -> None:
+    """The upstream's one answer: the job runs."""
+    upstream.script.append(answer(200, {"uid": 42, "status": "running"}))
+
+
+async def served(jobs: rpc.JobServiceAsyncStub) -> bool:
+    """Whether somebody else is."""
+    job = await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER, timeout=TEST_SECONDS)
+    return job.status == pb.JOB_STATUS_RUNNING
+
+
+async def call(raw: Peer, stream: int, block: bytes) -> dict[str, str]:
+    await raw.send(headers(stream, block) + message(stream, MESSAGES["GetJob"]))
+    async with asyncio.timeout(TEST_SECONDS):
+        return await raw.ending(stream)
+
+
+def no_one_inside(gateway: Gateway) -> bool:
+    return gateway._admission.inside == 0 and gateway._hub.watching == 0  # noqa: SLF001 - what must not stay
+
+
+# Rapid reset
+
+
+async def reset_rapidly(gateway: Gateway, method: str, *, with_message: bool, streams: int) -> None:
+    """Opens `streams` streams on one connection, and resets each in the same breath."""
+    block = header_block(f"{SERVICE}/{method}", AUTHORIZED)
+    async with peer(gateway.address) as raw:
+        for stream in range(1, 2 * streams, 2):
+            sent = message(stream, MESSAGES[method]) if with_message else b""
+            await raw.send(headers(stream, block) + sent + reset(stream))
+        # An answer to this shows that the server is done with what came before.
+        await raw.send(ping(1))
+        async with asyncio.timeout(TEST_SECONDS):
+            await raw.until(PingFrame)
+
+
+@pytest.mark.parametrize(
+    ("method", "with_message"), [("GetJob", True), ("WatchJob", True), ("WatchJob", False)], ids=str
+)
+async def test_rapid_resets_hold_up_nobody_and_leave_nothing(
+    gateway: Gateway, jobs: rpc.JobServiceAsyncStub, logged: list[object], method: str, with_message: bool
+) -> None:
+    async def settled() -> tuple[int, int]:
+        assert await served(jobs)
+        # Handlers of calls that are gone already may still be about to begin.
+        async with asyncio.timeout(TEST_SECONDS):
+            while len(asyncio.all_tasks()) > tasks:
+                await served(jobs)
+        assert no_one_inside(gateway)
+        logged.clear()
+        gc.collect()
+        return len(asyncio.all_tasks()), len(gc.get_objects())
+
+    await served(jobs)
+    tasks = len(asyncio.all_tasks())
+    await reset_rapidly(gateway, method, with_message=with_message, streams=200)
+    _, objects = await settled()
+    flood = asyncio.create_task(reset_rapidly(gateway, method, with_message=with_message, streams=3_000))
+    while not flood.done():
+        assert await served(jobs)
+    await flood
+    _, objects_after = await settled()
+    assert objects_after - objects < 1_500, "less than half an object for a stream"
+
+
+# Streams that begin and do not go on
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0\0\0"], ids=["no message", "half a message"])
+async def test_streams_without_a_message_take_no_place_and_go_with_their_connection(
+    upstream: ScriptedUpstream, sent: bytes
+) -> None:
+    async with running(upstream.url, max_calls=1, max_watches=1) as gateway, stub(gateway) as jobs:
+        await served(jobs)
+        tasks = len(asyncio.all_tasks())
+        async with peer(gateway.address) as raw:
+            block = header_block(f"{SERVICE}/GetJob", AUTHORIZED)
+            for stream in range(1, 1_000, 2):
+                await raw.send(headers(stream, block) + (_data(stream, sent) if sent else b""))
+            await raw.send(ping(1))
+            await raw.until(PingFrame)
+            assert await served(jobs)
+            assert no_one_inside(gateway)
+        async with asyncio.timeout(TEST_SECONDS):
+            while len(asyncio.all_tasks()) > tasks:
+                await served(jobs)
+
+
+def _data(stream: int, data: bytes) -> bytes:
+    # The beginning of a message's head, which message() would complete.
+    return len(data).to_bytes(3, "big") + b"\0\0" + stream.to_bytes(4, "big") + data
+
+
+async def test_a_message_that_says_it_has_4_gib_is_refused(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
+    async with peer(gateway.address) as raw, asyncio.timeout(TEST_SECONDS):
+        await raw.send(headers(1, header_block(f"{SERVICE}/GetJob", AUTHORIZED)) + _data(1, b"\0\xff\xff\xff\xff"))
+        assert (await raw.ending(1))["grpc-status"] == EXHAUSTED
+    assert await served(jobs)
+
+
+async def test_a_request_that_unpacks_beyond_the_limit_is_refused(
+    gateway: Gateway, jobs: rpc.JobServiceAsyncStub
+) -> None:
+    bomb = gzip.compress(bytes(defaults.MAX_REQUEST_BYTES + 1))
+    block = header_block(f"{SERVICE}/SendJob", [*AUTHORIZED, ("grpc-encoding", "gzip")])
+    async with peer(gateway.address) as raw, asyncio.timeout(TEST_SECONDS):
+        await raw.send(headers(1, block) + message(1, bomb, compressed=True))
+        assert (await raw.ending(1))["grpc-status"] == EXHAUSTED
+    assert await served(jobs)
+
+
+# Headers
+
+
+def metadata_of(size: int) -> list[tuple[str, str]]:
+    """Metadata of `size` bytes or a little less, as HTTP/2 counts them."""
+    return [*AUTHORIZED, *((f"x-{number:06}", "v" * 460) for number in range((size - 400) // 500))]
+
+
+@pytest.mark.parametrize("size", [9_000, 12_000, 16_000])
+async def test_metadata_up_to_16_kb_is_taken(gateway: Gateway, size: int) -> None:
+    async with peer(gateway.address) as raw:
+        # Once might be luck: between two limits grpc would refuse some of them.
+        for stream in range(1, 41, 2):
+            block = header_block(f"{SERVICE}/GetJob", metadata_of(size))
+            assert (await call(raw, stream, block))["grpc-status"] == "0"
+
+
+@pytest.mark.parametrize("size", [18_000, 100_000, 2_000_000])
+async def test_metadata_beyond_it_is_refused_and_the_connection_goes_on(
+    gateway: Gateway, upstream: ScriptedUpstream, size: int
+) -> None:
+    async with peer(gateway.address) as raw:
+        refused = await call(raw, 1, header_block(f"{SERVICE}/GetJob", metadata_of(size)))
+        assert refused["grpc-status"] == EXHAUSTED
+        assert TOKEN not in str(refused)
+        assert upstream.seen == []
+        assert (await call(raw, 3, header_block(f"{SERVICE}/GetJob", AUTHORIZED)))["grpc-status"] == "0"
+
+
+async def test_empty_continuations_without_end_are_cut_off(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
+    block = header_block(f"{SERVICE}/GetJob", AUTHORIZED)
+    async with peer(gateway.address) as raw:
+        await raw.send(HeadersFrame(1, block).serialize())
+        with pytest.raises(ConnectionError):  # noqa: PT012 - one of many
+            async with asyncio.timeout(TEST_SECONDS):
+                while True:
+                    await raw.send(ContinuationFrame(1, b"").serialize() * 100)
+    assert await served(jobs)
+
+
+# Pings and settings
+
+
+async def answered(raw: Peer, number: int) -> GoAwayFrame | None:
+    """Sends a ping; returns once it is answered, or with what the server says instead."""
+    await raw.send(ping(number))
+    async with asyncio.timeout(TEST_SECONDS):
+        async for frame in raw.frames():
+            if isinstance(frame, GoAwayFrame):
+                return frame
+            if isinstance(frame, PingFrame) and "ACK" in frame.flags:
+                return None
+    raise ConnectionError("the server closed the connection without a word")
+
+
+async def test_pings_without_a_pause_are_cut_off(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
+    async with peer(gateway.address) as raw:
+        for number in range(1, 10):
+            if ended := await answered(raw, number):
+                break
+    assert ended is not None
+    assert ended.additional_data == b"too_many_pings"
+    assert await served(jobs)
+
+
+@pytest.mark.parametrize("with_call", [False, True], ids=["idle", "with a watch"])
+async def test_pings_within_the_limit_are_answered(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, with_call: bool
+) -> None:
+    """The limit is ten milliseconds here; by the documented ten seconds the third of these would be one too many."""
+    short = dict(defaults.OPTIONS) | {"grpc.http2.min_ping_interval_without_data_ms": 10}
+    monkeypatch.setattr(defaults, "OPTIONS", tuple(short.items()))
+    async with running(upstream.url) as gateway, peer(gateway.address) as raw:
+        if with_call:
+            block = header_block(f"{SERVICE}/WatchJob", AUTHORIZED)
+            await raw.send(headers(1, block) + message(1, MESSAGES["WatchJob"]))
+            await raw.until(HeadersFrame)
+        for number in range(1, 13):
+            await asyncio.sleep(0.03)
+            assert await answered(raw, number) is None
+
+
+def test_our_own_client_pings_within_the_limit() -> None:
+    options = dict(client.CHANNEL_OPTIONS)
+    assert options["grpc.keepalive_time_ms"] >= defaults.CLIENT_PING_MS
+    assert options["grpc.http2.max_pings_without_data"] == 0, "and does not stop while a stream is quiet"
+
+
+async def test_our_own_client_leaves_a_gateway_that_answers_no_ping() -> None:
+    """Its times are a tenth of a second here; the rest of its options are as they are."""
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SettingsFrame(0).serialize() + SettingsFrame(0, flags=["ACK"]).serialize())
+        while await reader.read(65536):
+            pass
+
+    options = [(name, 100 if value in {20_000, 60_000} else value) for name, value in client.CHANNEL_OPTIONS]
+    async with tcp_server(accept) as port, insecure_channel(f"127.0.0.1:{port}", options) as channel:
+        wait = JobServiceStub(channel).WaitJob(pb.WaitJobRequest(uid=42), timeout=TEST_SECONDS)
+        with pytest.raises(AioRpcError) as raised:
+            await wait
+    assert raised.value.code() is StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("answers_to", [0, 1], ids=["none", "the first"])
+async def test_a_peer_that_answers_no_ping_is_gone(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, answers_to: int
+) -> None:
+    """Within 80 seconds by default; here its two times are a tenth of a second each."""
+    assert defaults.PING_EVERY_MS + defaults.PING_TIMEOUT_MS <= 90_000
+    times = {defaults.PING_EVERY_MS, defaults.PING_TIMEOUT_MS}
+    monkeypatch.setattr(
+        defaults, "OPTIONS", tuple((name, 100 if value in times else value) for name, value in defaults.OPTIONS)
+    )
+    # A quiet stream, on which nothing but the pings could tell.
+    async with running(upstream.url) as gateway, peer(gateway.address) as raw:
+        block = header_block(f"{SERVICE}/WatchJob", AUTHORIZED)
+        await raw.send(headers(1, block) + message(1, MESSAGES["WatchJob"]))
+        async with asyncio.timeout(TEST_SECONDS):
+            async for frame in raw.frames():
+                if isinstance(frame, PingFrame) and answers_to:
+                    answers_to -= 1
+                    await raw.send(PingFrame(0, frame.opaque_data, flags=["ACK"]).serialize())
+            await gateway.idle()
+        assert no_one_inside(gateway)
+
+
+async def test_a_flood_of_settings_holds_up_nobody(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
+    async with peer(gateway.address) as raw:
+
+        async def flood() -> None:
+            try:
+                for _ in range(100):
+                    await raw.send(SettingsFrame(0).serialize() * 200)
+            except ConnectionError:
+                return
+
+        flooding = asyncio.create_task(flood())
+        for _ in range(5):
+            assert await served(jobs)
+        flooding.cancel()
+        await asyncio.wait([flooding])
+    assert await served(jobs)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", id="HTTP/1.1"),
+        pytest.param(bytes.fromhex("160301020001000001fc0303") + bytes(64), id="TLS"),
+        pytest.param(b"\0" * 64, id="zeros"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 64, id="no frame"),
+    ],
+)
+async def test_what_is_no_http2_is_cut_off(gateway: Gateway, jobs: rpc.JobServiceAsyncStub, sent: bytes) -> None:
+    host, _, port = gateway.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(sent)
+    async with asyncio.timeout(TEST_SECONDS):
+        try:
+            while await reader.read(65536):
+                pass
+        except ConnectionError:
+            pass
+    writer.close()
+    assert await served(jobs)
+
+
+async def next_event(call: Any) -> pb.JobEvent:
+    event = await call.read()
+    assert isinstance(event, pb.JobEvent)
+    return event
+
+
+def _bare(name: bytes, value: bytes) -> bytes:
+    return b"\0%c%b%c%b" % (len(name), name, len(value), value)
+
+
+async def test_a_path_that_is_no_text_costs_connections_and_not_the_listener(
+    upstream: ScriptedUpstream, gateway: Gateway, logged: list[Any]
+) -> None:
+    """It ends the accept loop of grpc.aio, which then says SERVING to those who are connected, and takes nobody."""
+    upstream.on("GET", "/jobs/42/", answer(200, {"uid": 42, "status": "running"}))
+    fields = {b":method": b"POST", b":scheme": b"http", b":path": b"/\xff", b":authority": b"x", b"te": b"trailers"}
+    fields[b"content-type"] = b"application/grpc"
+    block = b"".join(_bare(name, value) for name, value in fields.items())
+    address = gateway.address
+    async with asyncio.timeout(TEST_SECONDS), stub(gateway) as jobs:
+        watch = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
+        assert (await next_event(watch)).job.uid == 42
+        for times in (1, 2):
+            async with peer(address) as hostile:
+                await hostile.send(headers(1, block, end=True))
+                await hostile.until(GoAwayFrame)
+            while sum("listener ended" in str(each) for each in logged) < times or not gateway.ready:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            # On a connection of its own: the others are told, and may not have heard of it yet.
+            async with insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                again: rpc.JobServiceAsyncStub = JobServiceStub(channel)
+                got = await again.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER, wait_for_ready=True)
+            assert got.uid == 42
+            assert gateway.address == address
+            assert gateway.ready
+        upstream.on("GET", "/jobs/42/", answer(200, {"uid": 42, "status": "success"}))
+        while not (await next_event(watch)).job.done:
+            pass

@@ -1,0 +1,323 @@
+"""Many watches at once, over real sockets: pacing, slow readers, the drain, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+from collections import Counter
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from grpc import StatusCode
+from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway.v1 import job_service_pb2_grpc as rpc
+
+from gateway.rpc import stream
+from gateway.server import defaults
+from gateway.upstream import transport
+from gateway.watch import recent
+from tests.support.gateways import BEARER, Failure, running
+from tests.support.upstream import Connection, ScriptedUpstream, Seen, answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gateway.server.gateway import Gateway
+
+# Little flow control, so that a client which does not read soon holds up its stream.
+NARROW = (("grpc.http2.lookahead_bytes", 16_384), ("grpc.http2.bdp_probe", 0))
+
+
+def stub_of(channel: grpc.aio.Channel) -> rpc.JobServiceAsyncStub:
+    return rpc.JobServiceStub(channel)
+
+
+def watch(service: rpc.JobServiceAsyncStub, uid: int, **options: Any) -> Any:
+    return service.WatchJob(pb.WatchJobRequest(uid=uid), metadata=BEARER, **options)
+
+
+@asynccontextmanager
+async def connections(gateway: Gateway, count: int) -> AsyncIterator[list[rpc.JobServiceAsyncStub]]:
+    """Stubs on some connections of their own, for one carries a hundred streams at once by default."""
+    channels = [grpc.aio.insecure_channel(gateway.address, (("connection", number),)) for number in range(count)]
+    yield [stub_of(channel) for channel in channels]
+    for channel in channels:
+        await channel.close()
+
+
+class CountingUpstream(ScriptedUpstream):
+    """Answers each poll of a job with its number, after `delay` seconds, and ends a job after `ends_after` polls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delay = 0.0
+        self.ends_after = 10**9
+        self.polls: dict[str, int] = {}
+        self.times: list[float] = []
+        self.at_once = self.most_at_once = 0
+
+    async def respond(self, seen: Seen, connection: Connection) -> bool:
+        self.seen.clear()
+        self.times.append(asyncio.get_running_loop().time())
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(self.delay)
+        self.at_once -= 1
+        number = self.polls[seen.path] = self.polls.get(seen.path, 0) + 1
+        uid = int(seen.path.split("/")[-2])
+        state = "success" if number >= self.ends_after else "running"
+        await connection.send(answer(200, {"uid": uid, "status": state, "message": {"message": f"{number}"}}))
+        return True
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[CountingUpstream]:
+    server = CountingUpstream()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+async def test_a_slow_reader_over_the_wire_gets_the_count_the_latest_and_the_end(
+    gateway: Gateway, upstream: CountingUpstream
+) -> None:
+    upstream.ends_after = 600
+    async with (
+        grpc.aio.insecure_channel(gateway.address, NARROW) as channel,
+        grpc.aio.insecure_channel(gateway.address, (("another", 1),)) as other,
+    ):
+        slow, quick = watch(stub_of(channel), 1), watch(stub_of(other), 1)
+        first = await slow.read()
+        given = [event async for event in quick]
+        events = [first]
+        while (event := await slow.read()) is not grpc.aio.EOF:
+            events.append(event)
+    assert sum(1 + event.skipped for event in given) == 600, "the slow one held up nobody"
+    numbers = [int(event.job.progress.message) for event in events]
+    assert [event.skipped for event in events[1:]] == [
+        after - before - 1 for before, after in itertools.pairwise(numbers)
+    ]
+    assert sum(event.skipped for event in events) > 0
+    assert events[-1].job.done
+
+
+async def test_a_thousand_open_watches_are_drained(upstream: CountingUpstream) -> None:
+    slowly = {"poll_interval_min_seconds": 1.0, "poll_interval_max_seconds": 5.0}
+    async with running(upstream.url, **slowly) as gateway, connections(gateway, 10) as services:
+        calls = [watch(services[number % 10], number % 50 + 1) for number in range(1_000)]
+        for call in calls:
+            await call.read()
+        stopping = asyncio.create_task(gateway.stop(grace=3))
+        ends = await asyncio.gather(*(end_of(call) for call in calls))
+        await stopping
+    assert Counter((failed.code, failed.reason) for failed, _ in ends) == {(StatusCode.UNAVAILABLE, "DRAINING"): 1_000}
+    assert all(1_000 <= failed.retry.retry_delay.ToMilliseconds() <= 5_000 for failed, _ in ends)
+    assert sum(bool(token) for _, token in ends) > 900, "what was told since then bears a token"
+
+
+async def end_of(call: Any) -> tuple[Failure, str]:
+    """The error that a stream ends with, and the token of its last event."""
+    token = ""
+    try:
+        while (event := await call.read()) is not grpc.aio.EOF:
+            token = event.resume_token
+    except grpc.aio.AioRpcError as error:
+        return Failure(error), token
+    raise AssertionError("it ended with OK")
+
+
+async def test_two_thousand_jobs_that_resume_at_once_meet_no_failure_of_our_own(upstream: CountingUpstream) -> None:
+    upstream.delay = 0.5
+    upstream.ends_after = 3
+    settings = {"poll_interval_min_seconds": 0.25, "poll_interval_max_seconds": 5.0}
+    async with running(upstream.url, **settings) as gateway, connections(gateway, 20) as services:
+        calls = [watch(services[number % 20], number + 1) for number in range(2_000)]
+
+        async def follow(call: Any) -> list[str]:
+            kinds = []
+            while (event := await call.read()) is not grpc.aio.EOF:
+                assert not event.heartbeat.consecutive_failures, event
+                kinds.append(event.WhichOneof("payload"))
+            return kinds
+
+        kinds = await asyncio.gather(*(follow(call) for call in calls))
+    assert all(each.count("job") == 3 for each in kinds)
+    assert len(upstream.times) == 6_000, "no poll was in vain"
+    assert upstream.most_at_once == 192, "three quarters of the slots, for one credential"
+
+
+async def test_ten_thousand_watches_that_came_and_went_leave_nothing_behind(
+    gateway: Gateway, upstream: CountingUpstream, logged: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recent, "KEEP_SECONDS", 0.0)
+    upstream.ends_after = 3
+
+    async def settled() -> tuple[int, int]:
+        await gateway.idle()
+        upstream.times.clear()
+        upstream.polls.clear()
+        logged.clear()
+        transport._parsed.cache_clear()  # noqa: SLF001 - bounded, and filled by this very test
+        gc.collect()
+        return len(asyncio.all_tasks()), len(gc.get_objects())
+
+    async with connections(gateway, 10) as services:
+        for number in range(10):
+            await come_and_go(services[number % 10], number * 10)
+        tasks, objects = await settled()
+        for number in range(10, 110):
+            await come_and_go(services[number % 10], number * 10)
+        tasks_after, objects_after = await settled()
+    assert tasks_after <= tasks + 20, "connections of the upstream that idle, and no more"
+    assert objects_after - objects < 1_000, "a tenth of an object for a watch"
+
+
+async def come_and_go(service: rpc.JobServiceAsyncStub, first: int) -> None:
+    """A hundred watches of ten jobs: forty read to the end, thirty meet a deadline, thirty are cancelled."""
+    uids = range(first + 1, first + 11)
+    ended = [watch(service, uid) for uid in uids for _ in range(4)]
+    cut = [watch(service, uid, timeout=0.02) for uid in uids for _ in range(3)]
+    left = [watch(service, uid) for uid in uids for _ in range(3)]
+    await left[0].read()
+    for call in left:
+        call.cancel()
+    for call in [*ended, *cut]:
+        try:
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not StatusCode.DEADLINE_EXCEEDED:
+                raise
+
+
+RESULT = b'"%b"' % (b"0123456789" * 500_000)
+
+
+class LargeUpstream(ScriptedUpstream):
+    """Answers every poll with the end of the job and 5 MB of result."""
+
+    async def respond(self, seen: Seen, connection: Connection) -> bool:
+        uid = int(seen.path.split("/")[-2])
+        await connection.send(answer(200, raw=b'{"uid":%d,"status":"success","result":%b}' % (uid, RESULT)))
+        return True
+
+
+@pytest.fixture
+async def large_upstream() -> AsyncIterator[LargeUpstream]:
+    server = LargeUpstream()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+def bearer(name: str) -> tuple[tuple[str, str]]:
+    return (("authorization", f"Bearer token-of-{name}"),)
+
+
+def as_caller(service: rpc.JobServiceAsyncStub, name: str, token: str = "") -> Any:
+    return service.WatchJob(pb.WatchJobRequest(uid=42, resume_token=token), metadata=bearer(name))
+
+
+async def content_of(call: Any, content: bytearray) -> pb.JobEvent:
+    """The last event of a stream, its chunks put into `content` by the rule for clients."""
+    last = pb.JobEvent()
+    while (event := await call.read()) is not grpc.aio.EOF:
+        last = event
+        if event.WhichOneof("payload") == "content_chunk":
+            del content[event.content_chunk.offset :]
+            content += event.content_chunk.data
+    return last
+
+
+async def test_twenty_credentials_that_fetch_large_results_wait_their_turn(
+    large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for two at once; a second round shows that all of it was given back."""
+    monkeypatch.setattr(defaults, "LARGE_ANSWERS_BYTES", 11_000_000)
+    monkeypatch.setattr(recent, "KEEP_SECONDS", 0.0)
+    async with running(large_upstream.url) as gateway, connections(gateway, 2) as services:
+        for _ in range(2):
+            contents = [bytearray() for _ in range(20)]
+            calls = [as_caller(services[number % 2], f"caller-{number}") for number in range(20)]
+            lasts = await asyncio.gather(*map(content_of, calls, contents))
+            assert all(last.job.done for last in lasts)
+            assert all(content == RESULT for content in contents)
+
+
+async def test_who_stops_reading_while_others_wait_makes_room_and_goes_on_later(
+    large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(defaults, "LARGE_ANSWERS_BYTES", 6_000_000)
+    monkeypatch.setattr(recent, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(stream, "LEAST_PATIENCE_SECONDS", 0.1)
+    async with (
+        running(large_upstream.url) as gateway,
+        grpc.aio.insecure_channel(gateway.address, NARROW) as channel,
+        connections(gateway, 1) as services,
+    ):
+        slow, content = as_caller(stub_of(channel), "ann"), bytearray()
+        event = await slow.read()
+        content += event.content_chunk.data
+        other = bytearray()
+        assert (await content_of(as_caller(services[0], "bob"), other)).job.done
+        assert other == RESULT
+        token = ""
+        with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012 - it breaks off after some chunks
+            while (event := await slow.read()) is not grpc.aio.EOF:
+                del content[event.content_chunk.offset :]
+                content += event.content_chunk.data
+                token = event.resume_token
+        failed = Failure(caught.value)
+        assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "SLOW_READER")
+        assert 0 < len(content) < len(RESULT)
+        assert (await content_of(as_caller(services[0], "ann", token), content)).job.done
+        assert content == RESULT
+
+
+async def test_one_large_message_that_is_not_read_makes_room_for_others(
+    large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(defaults, "LARGE_MESSAGES_BYTES", 11_000_000)
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(stream, "LEAST_BYTES_PER_SECOND_OF_A_MESSAGE", 1 << 30)
+    monkeypatch.setattr(stream, "LEAST_PATIENCE_SECONDS", 0.1)
+    unlimited = ("grpc.max_receive_message_length", -1)
+    async with (
+        running(large_upstream.url) as gateway,
+        grpc.aio.insecure_channel(gateway.address, (*NARROW, unlimited)) as channel,
+        grpc.aio.insecure_channel(gateway.address, (unlimited,)) as other,
+    ):
+        request = pb.WatchJobRequest(uid=42, content_format=pb.CONTENT_FORMAT_JSON)
+        # Two of them, for what has gone out of the first is no longer held by anybody.
+        stalled = [stub_of(channel).WatchJob(request, metadata=bearer(f"caller-{number}")) for number in range(3)]
+        for each in stalled:
+            await each.initial_metadata()
+        event = await stub_of(other).WatchJob(request, metadata=bearer("bob")).read()
+        assert isinstance(event, pb.JobEvent)
+        assert event.job.content_json == RESULT
+        unary = pb.GetJobRequest(uid=42, content_format=pb.CONTENT_FORMAT_JSON)
+        for _ in range(3):
+            got = await stub_of(other).GetJob(unary, metadata=bearer("bob"))
+            assert got.content_json == RESULT
+        for each in stalled:
+            each.cancel()
+
+
+async def test_who_stops_reading_while_nobody_waits_is_left_alone(
+    large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
+    async with running(large_upstream.url) as gateway, grpc.aio.insecure_channel(gateway.address, NARROW) as channel:
+        slow, content = as_caller(stub_of(channel), "ann"), bytearray()
+        first = await slow.read()
+        content += first.content_chunk.data
+        other = bytearray()
+        async with connections(gateway, 1) as services:
+            for _ in range(3):
+                await content_of(as_caller(services[0], "bob"), other)
+        assert (await content_of(slow, content)).job.done
+        assert content == RESULT

@@ -1,0 +1,158 @@
+"""What ends is freed at once: the process looks for garbage so seldom that nothing may rely on it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from grpc import StatusCode
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.rpc.call import Call
+from gateway.rpc.codec.events import JobState
+from gateway.rpc.stream import EventStream
+from gateway.watch import loop, recent
+from gateway.watch.loop import Loop
+from gateway.watch.watcher import Watcher
+from tests.support.gateways import BEARER, running, stub
+from tests.support.upstream import Connection, ScriptedUpstream, answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from jobgateway.v1.job_service_pb2_grpc import JobServiceAsyncStub
+
+OURS = (Call, EventStream, JobState, Loop, Watcher)
+GONE, UNAVAILABLE = answer(404, {"detail": "gone"}), answer(503, {"detail": "no"})
+RUNNING = answer(200, {"uid": 42, "status": "running"})
+DONE = answer(200, {"uid": 42, "status": "success", "result": "x" * 100_000})
+SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
+    """What there is of ours that was not there before; garbage stays, and no end is kept for those who come late."""
+    monkeypatch.setattr(recent, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(recent, "KEEP_UNSEEN_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "KEEP_UNSEEN_SECONDS", 0.0)
+    gc.collect()
+    gc.disable()
+    # Other tests' own fixtures and results may hold some.
+    before = set(map(id, ours()))
+    yield lambda: sorted(type(each).__name__ for each in ours() if id(each) not in before)
+    gc.enable()
+
+
+def ours() -> list[object]:
+    return [each for each in gc.get_objects() if isinstance(each, OURS)]
+
+
+def watch(jobs: JobServiceAsyncStub, **options: Any) -> Any:
+    return jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER, **options)
+
+
+async def read_to_the_end(call: Any) -> StatusCode:
+    try:
+        while await call.read() is not grpc.aio.EOF:
+            pass
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    code: StatusCode = await call.code()
+    return code
+
+
+async def the_end_comes(jobs: JobServiceAsyncStub) -> StatusCode:
+    return await read_to_the_end(watch(jobs))
+
+
+async def a_run_ends(jobs: JobServiceAsyncStub) -> StatusCode:
+    return await read_to_the_end(jobs.RunJob(pb.RunJobRequest(request=SEND), metadata=BEARER))
+
+
+async def a_get_ends(jobs: JobServiceAsyncStub) -> StatusCode:
+    call: Any = jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
+    code: StatusCode = await call.code()
+    return code
+
+
+async def a_call_is_refused(jobs: JobServiceAsyncStub) -> StatusCode:
+    call: Any = jobs.GetJob(pb.GetJobRequest(uid=42))
+    code: StatusCode = await call.code()
+    return code
+
+
+async def a_wait_ends(jobs: JobServiceAsyncStub) -> StatusCode:
+    call: Any = jobs.WaitJob(pb.WaitJobRequest(uid=42), metadata=BEARER)
+    code: StatusCode = await call.code()
+    return code
+
+
+async def the_caller_leaves(jobs: JobServiceAsyncStub) -> StatusCode:
+    call = watch(jobs)
+    await call.read()
+    call.cancel()
+    return StatusCode.CANCELLED
+
+
+async def the_deadline_comes(jobs: JobServiceAsyncStub) -> StatusCode:
+    return await read_to_the_end(watch(jobs, timeout=0.2))
+
+
+async def several_watch(jobs: JobServiceAsyncStub) -> StatusCode:
+    codes = set(await asyncio.gather(*(read_to_the_end(watch(jobs)) for _ in range(3))))
+    return codes.pop() if len(codes) == 1 else StatusCode.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("script", "ending", "code"),
+    [
+        ([RUNNING, DONE], the_end_comes, StatusCode.OK),
+        ([answer(201, {"uid": 42}), RUNNING, DONE], a_run_ends, StatusCode.OK),
+        ([RUNNING, DONE], a_wait_ends, StatusCode.OK),
+        ([DONE], a_get_ends, StatusCode.OK),
+        ([GONE], a_get_ends, StatusCode.NOT_FOUND),
+        ([], a_call_is_refused, StatusCode.UNAUTHENTICATED),
+        ([RUNNING] * 200, the_caller_leaves, StatusCode.CANCELLED),
+        ([RUNNING] * 200, the_deadline_comes, StatusCode.DEADLINE_EXCEEDED),
+        ([RUNNING, GONE], the_end_comes, StatusCode.NOT_FOUND),
+        ([RUNNING, GONE], several_watch, StatusCode.NOT_FOUND),
+        (
+            [RUNNING, UNAVAILABLE, GONE],
+            several_watch,
+            StatusCode.NOT_FOUND,
+        ),
+        ([RUNNING, *[UNAVAILABLE] * 50], several_watch, StatusCode.UNAVAILABLE),
+        ([answer(400, {"detail": "no"})], a_run_ends, StatusCode.INVALID_ARGUMENT),
+    ],
+)
+async def test_what_ends_is_freed_without_a_look_for_garbage(
+    upstream: ScriptedUpstream, left: Callable[[], list[str]], script: list[Any], ending: Any, code: StatusCode
+) -> None:
+    upstream.script.extend(script)
+    async with running(upstream.url, poll_outage_seconds=3) as gateway, stub(gateway) as jobs:
+        assert await ending(jobs) is code
+        await gateway.idle()
+        # Tasks that were told to stop do so in turns of the event loop that are still to come.
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert left() == []
+
+
+async def test_a_drain_frees_what_it_ends(upstream: ScriptedUpstream, left: Callable[[], list[str]]) -> None:
+    async def hang(connection: Connection) -> None:
+        await connection.gone()
+
+    upstream.script.extend([RUNNING, hang])
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        calls = [watch(jobs) for _ in range(3)]
+        for call in calls:
+            await call.read()
+        await gateway.stop(grace=0.3)
+        for call in calls:
+            assert await read_to_the_end(call) is StatusCode.UNAVAILABLE
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert left() == []

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tests.support.paths import ROOT
+
+PROGRAM = """
+import logging
+import sys
+import structlog
+from gateway.telemetry import logs
+
+logs.configure(sys.argv[1])
+log = structlog.get_logger()
+"""
+
+
+def written(log_format: str, statements: str) -> list[str]:
+    """The lines that `statements` log in a process of their own."""
+    command = [sys.executable, "-c", PROGRAM + statements, log_format]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8")  # noqa: S603
+    return done.stderr.splitlines()
+
+
+def logged(statements: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in written("json", statements)]
+
+
+def test_a_line_has_its_event_its_level_and_its_fields() -> None:
+    (line,) = logged("log.warning('is full', places=3, who='Zoë', of={'a': [1.5, None]})")
+    assert datetime.fromisoformat(line.pop("timestamp")).tzinfo == UTC
+    assert line == {"event": "is full", "level": "warning", "places": 3, "who": "Zoë", "of": {"a": [1.5, None]}}
+
+
+def test_a_line_can_be_searched_for_a_name_with_its_value() -> None:
+    (line,) = written("json", "log.info('call', code='OK', uid=None, seconds=0.5)")
+    assert line.startswith('{"code": "OK", "uid": null, "seconds": 0.5, "event": "call", "level": "info", "timesta')
+
+
+def test_what_is_no_json_is_shown_as_python_does() -> None:
+    (line,) = logged("log.info('call', of=1j)")
+    assert line["of"] == "1j"
+
+
+def test_half_a_character_does_not_cost_the_line() -> None:
+    line, usual = logged(r"log.error('call', exception='\ud800', of=KeyError(1)); log.error('call', of=KeyError(1))")
+    assert (line["event"], line["exception"], line["of"]) == ("call", "\ud800", "KeyError(1)")
+    assert usual["of"] == "KeyError(1)"
+    assert len(line["timestamp"]) == len(usual["timestamp"])
+    assert line["timestamp"][10] == "T"
+    assert line["timestamp"][-1] == "Z"
+
+
+def test_below_info_nothing_is_written() -> None:
+    assert logged("log.debug('call')") == []
+
+
+@pytest.mark.parametrize("level", ["warning", "error"])
+def test_what_a_library_logs_is_a_line_without_its_values(level: str) -> None:
+    (line,) = logged(f"logging.info('hello'); logging.{level}('%s is lost', 'secret')")
+    assert line.pop("timestamp")
+    # Peers without a credential can cause such lines, and alerts look for errors.
+    assert line == {"event": "%s is lost", "level": "warning", "logger": "root"}
+
+
+def test_text_has_the_same() -> None:
+    (ours, theirs) = written("text", "log.warning('is full', places=3); logging.error('is lost')")
+    assert ours.endswith("places=3")
+    assert "[warning  ] is full" in ours
+    assert "[warning  ] is lost" in theirs
+    assert all(datetime.fromisoformat(line.split()[0]).tzinfo == UTC for line in (ours, theirs))
+
+
+TAKEN_OVER = "logs.take_over(); import threading, traceback, warnings\n"
+
+
+@pytest.mark.parametrize(
+    ("statements", "event", "level"),
+    [
+        ("warnings.warn('secret')", "a warning of Python", "warning"),
+        (
+            "threading.Thread(target=int, args=('secret',)).start()",
+            "something failed that nobody waits for",
+            "warning",
+        ),
+        ("class A:\n def __del__(self): int('secret')\nA()", "something failed that nobody waits for", "warning"),
+        (
+            "try:\n int('secret')\nexcept ValueError:\n traceback.print_exc()",
+            "a library wrote to standard error",
+            "warning",
+        ),
+        ("print('secret', file=sys.stderr)", "a library wrote to standard error", "warning"),
+        ("sys.excepthook(ValueError, ValueError('secret'), None)", "the process ends because of a defect", "error"),
+    ],
+)
+def test_what_python_itself_writes_is_a_line_without_values(statements: str, event: str, level: str) -> None:
+    (line,) = logged(TAKEN_OVER + statements)
+    assert (line["event"].partition("\n")[0], line["level"]) == (event, level)
+    assert "secret" not in line["event"]
+
+
+def test_a_kind_of_line_is_written_once_and_the_rest_is_counted() -> None:
+    lines = logged("for _ in range(3): log.warning('is full', seldom=True); logging.error('%s is lost', _)")
+    assert [line["event"] for line in lines] == ["is full", "%s is lost"]
+
+
+def test_the_lines_left_out_are_told_with_the_next() -> None:
+    first, last = logged("""
+from unittest import mock
+now = 0.0
+with mock.patch("time.monotonic", lambda: now):
+    for now in (0.0, 1.0, 2.0, 61.0):
+        log.warning("is full", seldom=True)
+""")
+    assert ("repeated" in first, last["repeated"]) == (False, 2)

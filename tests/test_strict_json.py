@@ -1,0 +1,105 @@
+"""Which JSON is taken from callers, and that looking at it costs little."""
+
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.strict_json import MAX_DEPTH, check_json
+
+calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"null",
+        b" {} \n",
+        b'{"a":{"a":[{"a":1},{"a":1}]}}',
+        b"1e999",
+        b"9" * 10_000,
+        b"-0",
+        b'"\\ud800"',
+        b'"\\u0000"',
+        '{"ключ":"値 \u2028"}'.encode(),
+        b"[" * MAX_DEPTH + b"]" * MAX_DEPTH,
+        b'"' + b"[" * 1_000 + b'"',
+        b'["\\"[[[", {"]\\\\": "]"}]',
+    ],
+    ids=lambda raw: repr(raw[:20]),
+)
+def test_one_json_value_is_taken(raw: bytes) -> None:
+    check_json(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b"{", "it is not JSON"),
+        (b"{} {}", "it is not JSON"),
+        (b"{'a': 1}", "it is not JSON"),
+        (b'{"a":1,}', "it is not JSON"),
+        (b'{"a":"\n"}', "it is not JSON"),
+        (b'{"a":\n 01}', r"it is not JSON: .* \(line 2, column 3\)"),
+        (b"NaN", "NaN is not JSON"),
+        (b"[-Infinity]", "-Infinity is not JSON"),
+        (b'"\xff"', r"it is not UTF-8 \(byte 1\)"),
+        (b'"\xed\xa0\x80"', "it is not UTF-8"),
+        ('{"a":1}'.encode("utf-16"), "it is not UTF-8"),
+        (b"\xef\xbb\xbf{}", "it is not JSON"),
+        (b'{"a":1,"b":{"c":1,"c":2}}', "an object has the key 'c' twice"),
+        (b'{"a":1,"\\u0061":2}', "an object has the key 'a' twice"),
+        (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "nested more than 500 levels deep"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested more than 500 levels deep"),
+        (b"[" * 100_000, "nested more than 500 levels deep"),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_anything_else_is_refused_with_what_is_wrong(raw: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_json(raw)
+
+
+@calm
+@given(json_values)
+def test_whatever_python_writes_as_json_is_taken(value: Any) -> None:
+    check_json(json.dumps(value).encode())
+    check_json(json.dumps(value, ensure_ascii=False, indent=1).encode(errors="replace"))
+
+
+@calm
+@given(st.binary() | st.text(alphabet='{}[]",:\\ 0123456789.eE+-truefalsn\n', max_size=30).map(str.encode))
+def test_arbitrary_bytes_are_taken_or_refused_and_nothing_else(raw: bytes) -> None:
+    try:
+        check_json(raw)
+    except ValueError:
+        return
+    json.loads(raw.decode())
+
+
+def test_a_key_twice_among_very_many_is_found_in_one_pass() -> None:
+    # With a search for each key this would take an hour.
+    keys = ",".join(f'"{number}":0' for number in range(500_000))
+    with pytest.raises(ValueError, match="'499999' twice"):
+        check_json(f'{{{keys},"499999":0}}'.encode())
+
+
+def test_escapes_take_no_memory_by_their_number() -> None:
+    raw = b'"' + b"\\n" * (1 << 20) + b'"'
+    tracemalloc.start()
+    try:
+        check_json(raw)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * len(raw)

@@ -1,0 +1,601 @@
+"""What one HTTP exchange with the upstream withstands: large heads, stale connections, early and stray answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import os
+import resource
+import socket
+import ssl
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import uvloop
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.errors import (
+    GatewayOverloaded,
+    UpstreamConnectionLost,
+    UpstreamError,
+    UpstreamMalformed,
+    UpstreamTimedOut,
+    UpstreamUnreachable,
+)
+from gateway.limits.fair_budget import Budget
+from gateway.upstream import TimeLimits, Transport
+from gateway.upstream.compression import decoded
+from gateway.upstream.share import Share
+from tests.support.gateways import BEARER, running, stub
+from tests.support.raw import tcp_server
+from tests.support.upstream import Connection, ScriptedUpstream, answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    MakeTransport = Callable[..., Transport]
+
+PATIENT = 3600.0
+TEST_SECONDS = 30.0
+HEAD = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+ANN = {"authorization": "Bearer ann"}
+BOB = {"authorization": "Bearer bob"}
+
+
+def a_transport(*, most: int = 10, whole: float = PATIENT) -> Transport:
+    return Transport(
+        limits=TimeLimits(PATIENT, PATIENT, whole),
+        idle_seconds=PATIENT,
+        max_connections=most,
+        max_answer_bytes=64 << 20,
+        budget=Budget(128 << 20),
+    )
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[MakeTransport]:
+    """Makes patient transports, and closes them."""
+    made: list[Transport] = []
+
+    def transport(**options: Any) -> Transport:
+        made.append(a_transport(**options))
+        return made[-1]
+
+    yield transport
+    for each in made:
+        await each.aclose()
+
+
+async def failure(exchange: Awaitable[object]) -> UpstreamError:
+    with pytest.raises(UpstreamError) as raised:
+        async with asyncio.timeout(TEST_SECONDS):
+            await exchange
+    return raised.value
+
+
+# Heads
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param(b"X: " + b"x" * ((64 << 10) - 8) + b"\r\n", id="one of 64 KiB"),
+        pytest.param(b"".join(b"X-%05d: %b\r\n" % (n, b"v" * 54) for n in range(1_000)), id="1,000 lines"),
+        pytest.param(b"".join(b"X%d: 1\r\n" % (n % 10) for n in range(8_000)), id="8,000 lines"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_64_kib_of_headers_are_taken(
+    make: MakeTransport, upstream: ScriptedUpstream, headers: bytes, method: str
+) -> None:
+    upstream.script.append(HEAD + headers + b"Content-Length: 2\r\n\r\n{}")
+    body = b"{}" if method == "POST" else None
+    assert (await make().exchange(method, upstream.url, {}, body)).body == b"{}"
+
+
+async def test_64_kib_of_headers_are_taken_in_any_pieces(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+    async def reply(connection: Connection) -> None:
+        whole = HEAD + b"X: " + b"x" * 60_000 + b"\r\nContent-Length: 2\r\n\r\n{}"
+        for start in range(0, len(whole), 1_000):
+            await connection.send(whole[start : start + 1_000])
+            await asyncio.sleep(0)
+
+    upstream.script.append(reply)
+    assert (await make().exchange("GET", upstream.url, {})).body == b"{}"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(HEAD + b"X: " + b"x" * (70 << 10) + b"\r\n\r\n", id="one header"),
+        pytest.param(HEAD + b"".join(b"X-%05d: %b\r\n" % (n, b"v" * 90) for n in range(1_000)) + b"\r\n", id="lines"),
+        pytest.param(HEAD + b"a:\r\n" * 40_000 + b"\r\n", id="the shortest lines"),
+        pytest.param(HEAD + b"X: " + b"x" * (1 << 20), id="a header without end"),
+        pytest.param(HEAD + b"X: y\r\n" * 200_000, id="headers without end"),
+        pytest.param(b"HTTP/1.1 200 " + b"x" * (1 << 20), id="a reason without end"),
+        pytest.param(b"HTTP/1.1 103 E\r\n" + b"X: y\r\n" * 200_000, id="early hints without end"),
+        pytest.param(CHUNKED + b"2\r\n{}\r\n0\r\n" + b"X: y\r\n" * 200_000, id="trailers without end"),
+        pytest.param(CHUNKED + b"2;" + b"x" * (1 << 20), id="an extension without end"),
+        pytest.param(CHUNKED + b"2;%b\r\n{}\r\n" % (b"x" * 9_000) * 1_000, id="extensions without end"),
+    ],
+)
+async def test_more_beside_the_body_is_malformed(make: MakeTransport, upstream: ScriptedUpstream, reply: bytes) -> None:
+    upstream.script.append(reply)
+    error = await failure(make().exchange("POST", upstream.url, {}, b"{}"))
+    assert type(error) is UpstreamMalformed
+    assert error.sent
+
+
+async def test_early_hints_and_trailers_are_read_over(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: <%b>\r\n\r\n" % (b"x" * 30_000)
+    trailers = b"".join(b"X-%d: 1\r\n" % number for number in range(300))
+    upstream.script.append(hints * 20 + CHUNKED + b"2\r\n{}\r\n0\r\n" + trailers + b"\r\n")
+    transport = make()
+    for _ in range(2):
+        assert (await transport.exchange("GET", upstream.url, {})).body == b"{}"
+
+
+# Connections that were closed meanwhile
+
+
+class Stale:
+    """An upstream that answers the first request of its first connections, and closes at the next one, `how` it likes.
+
+    `count`: the requests of each connection.
+    """
+
+    def __init__(self, how: Callable[[asyncio.StreamWriter], None], closing: int = 1) -> None:
+        self.how = how
+        self.closing = closing
+        self.count: list[int] = []
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(self.count)
+        self.count.append(0)
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if b"content-length: 2" in head.lower():
+                await reader.readexactly(2)
+            self.count[number] += 1
+            if self.count[number] > 1 and number < self.closing:
+                self.how(writer)
+                return
+            writer.write(answer(200, {"n": number}))
+            await writer.drain()
+
+
+def fin(_: asyncio.StreamWriter) -> None:
+    return
+
+
+def rst(writer: asyncio.StreamWriter) -> None:
+    sock: socket.socket = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def a_byte(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"H")
+
+
+@pytest.mark.parametrize("how", [fin, rst])
+async def test_a_read_that_met_a_close_is_made_once_more(make: MakeTransport, how: Any) -> None:
+    stale = Stale(how)
+    transport = make()
+    async with tcp_server(stale.accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        await transport.exchange("GET", url, {})
+        assert (await transport.exchange("GET", url, {})).body == b'{"n": 1}'
+    assert stale.count == [2, 1], "one more request, on a fresh connection"
+
+
+async def test_the_second_attempt_takes_no_other_kept_connection(make: MakeTransport) -> None:
+    stale = Stale(fin, closing=2)
+    transport = make()
+    async with tcp_server(stale.accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        await asyncio.gather(transport.exchange("GET", url, {}), transport.exchange("GET", url, {}))
+        assert stale.count == [1, 1]
+        assert (await transport.exchange("GET", url, {})).body == b'{"n": 2}'
+    assert sorted(stale.count) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+async def test_nothing_but_a_read_is_made_once_more(make: MakeTransport, method: str) -> None:
+    stale = Stale(fin)
+    transport = make()
+    body = b"{}" if method == "POST" else None
+    async with tcp_server(stale.accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        await transport.exchange(method, url, {}, body)
+        assert type(await failure(transport.exchange(method, url, {}, body))) is UpstreamConnectionLost
+    assert stale.count == [2]
+
+
+async def test_a_read_whose_answer_had_begun_is_not_made_again(make: MakeTransport) -> None:
+    stale = Stale(a_byte)
+    transport = make()
+    async with tcp_server(stale.accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        await transport.exchange("GET", url, {})
+        assert type(await failure(transport.exchange("GET", url, {}))) is UpstreamConnectionLost
+    assert stale.count == [2]
+
+
+async def test_a_read_on_a_fresh_connection_is_not_made_again(make: MakeTransport) -> None:
+    requests = 0
+
+    async def accept(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        await reader.readuntil(b"\r\n\r\n")
+        requests += 1
+
+    async with tcp_server(accept) as port:
+        assert type(await failure(make().exchange("GET", f"http://127.0.0.1:{port}/", {}))) is UpstreamConnectionLost
+    assert requests == 1
+
+
+@pytest.mark.parametrize(("hangs", "kind"), [(False, UpstreamConnectionLost), (True, UpstreamTimedOut)])
+async def test_a_read_is_made_no_third_time_and_both_share_the_time(
+    make: MakeTransport, hangs: bool, kind: type[UpstreamError]
+) -> None:
+    requests = 0
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        await reader.readuntil(b"\r\n\r\n")
+        requests += 1
+        if requests == 1:
+            writer.write(answer(200, {}))
+            await reader.readuntil(b"\r\n\r\n")
+            requests += 1
+        elif hangs:
+            await reader.read()
+
+    transport = make(whole=0.5)
+    async with tcp_server(accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        await transport.exchange("GET", url, {})
+        assert type(await failure(transport.exchange("GET", url, {}))) is kind
+    assert requests == 3
+
+
+async def test_a_kept_connection_that_was_closed_is_not_used(make: MakeTransport) -> None:
+    """A POST too is safe if the close had arrived when the connection was chosen, read by the loop or not."""
+    closed = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(answer(201, {}))
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        closed.set()
+
+    transport = make()
+    async with tcp_server(accept) as port:
+        for _ in range(20):
+            assert (await transport.exchange("POST", f"http://127.0.0.1:{port}/", {}, b"{}")).status == 201
+            await closed.wait()
+            closed.clear()
+
+
+# Answers that come early
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def answer_early(server: socket.socket, times: int, how: str, tls: ssl.SSLContext | None = None) -> None:
+    """Blocking, in a thread: answers as soon as a request begins, and closes with most of it unread."""
+    for number in range(times):
+        connection, _ = server.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with connection if tls is None else tls.wrap_socket(connection, server_side=True) as peer:
+            peer.recv(1_000)
+            head = b"HTTP/1.1 %d Early\r\nContent-Length: 16\r\nConnection: close\r\n\r\n"
+            peer.sendall(head % (401, 413, 404)[number % 3] + b'{"detail": "no"}')
+            if how == "rst":
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("mib", [1, 4, 8])
+def test_an_answer_before_the_end_of_the_body_is_the_answer(loop: str, how: str, mib: int) -> None:
+    times = 50
+
+    async def main() -> None:
+        transport = a_transport()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            answering = asyncio.create_task(asyncio.to_thread(answer_early, server, times, how))
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+            answers = [await transport.exchange("POST", url, {}, bytes(mib << 20)) for _ in range(times)]
+            await answering
+        await transport.aclose()
+        assert [each.status for each in answers] == [(401, 413, 404)[number % 3] for number in range(times)]
+        assert all(each.body == b'{"detail": "no"}' for each in answers)
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(main())
+
+
+async def test_no_more_of_the_body_is_sent_once_the_answer_is_there(make: MakeTransport) -> None:
+    read = 0
+    size = 64 << 20
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal read
+        read += len(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer(413, {}))
+        while data := await reader.read(1 << 16):
+            read += len(data)
+
+    async with tcp_server(accept) as port:
+        got = await make().exchange("POST", f"http://127.0.0.1:{port}/", {}, bytes(size))
+        assert got.status == 413
+    assert read < size / 2
+
+
+# Answers that nobody asked for
+
+
+class Talker:
+    """An upstream that says more than it is asked: `before` and `after` each answer, for the first connection only."""
+
+    def __init__(self, before: bytes = b"", after: bytes = b"") -> None:
+        self.before = before
+        self.after = after
+        self.connections = 0
+        self.more = asyncio.Event()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        first = self.connections == 1
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            own = answer(200, {"connection": self.connections})
+            writer.write(self.before + own + self.after if first else own)
+
+
+STRAY = answer(200, {"whose": "ann's"})
+
+
+@pytest.mark.parametrize("after", [STRAY, STRAY[:10], b"H", b"x", b"\0"], ids=["whole", "part", "a byte", "x", "nul"])
+async def test_a_connection_with_bytes_after_the_answer_is_not_used_again(make: MakeTransport, after: bytes) -> None:
+    talker = Talker(after=after)
+    transport = make()
+    async with tcp_server(talker.accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        with contextlib.suppress(UpstreamMalformed):
+            assert (await transport.exchange("GET", url, ANN)).body == b'{"connection": 1}'
+        assert (await transport.exchange("GET", url, ANN)).body == b'{"connection": 2}'
+
+
+@pytest.mark.parametrize("stray", [STRAY, STRAY[:10], b"\r\n"], ids=["whole", "part", "an empty line"])
+async def test_bytes_on_an_idle_connection_are_told_before_the_loop_reads_them(
+    make: MakeTransport, stray: bytes
+) -> None:
+    connections: list[asyncio.StreamWriter] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer(200, {"connection": len(connections)}))
+
+    transport = make()
+    async with tcp_server(accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        await transport.exchange("GET", url, ANN)
+        # In one turn of the loop: the kernel has the bytes, and nobody has read them.
+        connections[0].write(stray)
+        assert (await transport.exchange("GET", url, ANN)).body == b'{"connection": 2}'
+
+
+async def test_a_success_before_the_request_was_there_is_no_answer_to_it(make: MakeTransport) -> None:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(answer(201, {"uid": 1}))
+        await reader.readuntil(b"\r\n\r\n")
+        # Late, and once more.
+        writer.write(answer(201, {"uid": 1}))
+        await reader.read(1 << 20)
+        await reader.read()
+
+    transport = make()
+    async with tcp_server(accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        await transport.exchange("POST", url, ANN, b"{}")
+        error = await failure(transport.exchange("POST", url, ANN, bytes(64 << 20)))
+    assert type(error) is UpstreamMalformed
+    assert error.sent
+
+
+async def test_a_late_answer_to_one_credential_never_reaches_another(make: MakeTransport) -> None:
+    """Whatever else is missed: a kept connection is used by the credential that opened it, and by no other."""
+    connections: dict[int, set[bytes]] = {}
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen = connections.setdefault(len(connections), set())
+        last = b""
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            token = head.lower().partition(b"authorization: bearer ")[2].partition(b"\r\n")[0]
+            seen.add(token)
+            # The answer to the request before, in place of its own.
+            writer.write(answer(200, raw=last or token))
+            last = token
+
+    transport = make()
+    async with tcp_server(accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        for _ in range(10):
+            assert (await transport.exchange("GET", url, ANN)).body == b"ann"
+            assert (await transport.exchange("GET", url, BOB)).body == b"bob"
+    assert sorted(connections.values(), key=sorted) == [{b"ann"}, {b"bob"}]
+
+
+async def test_idle_connections_make_room_for_those_of_others(make: MakeTransport) -> None:
+    opened = closed = 0
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened, closed
+        opened += 1
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(answer(200, {}))
+        finally:
+            closed += 1
+
+    transport = make(most=4)
+    async with tcp_server(accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        for number in range(50):
+            await transport.exchange("GET", url, {"authorization": f"Bearer {number}"})
+            assert opened - closed <= 5, "the one that is about to close counts here"
+        assert opened == 50
+        await transport.exchange("GET", url, {"authorization": "Bearer 49"})
+        assert opened == 50, "the youngest are kept"
+
+
+# The share of the event loop
+
+
+def test_large_pieces_never_rest() -> None:
+    share, now = Share(0.0), 0.0
+    for _ in range(10_000):
+        now += 0.0005
+        share.spend(0.0005, now, 256 << 10)
+        assert share.rest(now) == 0
+
+
+def test_tiny_pieces_take_a_quarter_of_the_time() -> None:
+    share, now, busy = Share(0.0), 0.0, 0.0
+    while busy < 1.0:
+        busy += 0.002
+        now += 0.002
+        share.spend(0.002, now, 200)
+        rest = share.rest(now)
+        assert rest < 0.05
+        now += rest
+    assert 0.2 < busy / now < 0.3
+
+
+def test_what_rests_by_itself_is_told_to_rest_no_longer() -> None:
+    share, now = Share(0.0), 0.0
+    for _ in range(1_000):
+        now += 0.01
+        share.spend(0.001, now, 1)
+        assert share.rest(now) == 0
+
+
+def in_chunks_of(size: int, total: int) -> bytes:
+    return CHUNKED + (b"%x\r\n%b\r\n" % (size, b"x" * size)) * (total // size) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+async def test_an_answer_in_tiny_chunks_leaves_the_loop_to_others(
+    make: MakeTransport, upstream: ScriptedUpstream, size: int
+) -> None:
+    """The turns of the loop while it is read: so many that no turn can have had much of it."""
+    total = 256 << 10
+    upstream.script.append(in_chunks_of(size, total))
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    assert (await make().exchange("GET", upstream.url, {})).body == b"x" * (total // size * size)
+    counting.cancel()
+    # The parser is given at most 16 KiB at a time until it is known to be quick.
+    assert turns > total // size * (size + 5) / (256 << 10)
+
+
+async def test_gzip_members_without_content_cost_what_their_bytes_cost() -> None:
+    members = gzip.compress(b"") * 10_000
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield members
+
+    parts = [part async for part in decoded(pieces(), "gzip")]
+    assert b"".join(parts) == b""
+    assert len(parts) < 100, "not a turn of the loop for each"
+
+
+# Our own shortage
+
+
+@contextlib.contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process may open no file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fillers = []
+    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir()) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                fillers.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in fillers:
+            os.close(each)
+
+
+async def test_a_want_of_files_is_told_as_our_own(
+    make: MakeTransport, upstream: ScriptedUpstream, logged: list[dict[str, object]]
+) -> None:
+    transport = make()
+    with no_more_files():
+        for _ in range(3):
+            error = await failure(transport.exchange("POST", upstream.url, {}, b"{}"))
+            assert type(error) is GatewayOverloaded
+            assert not error.sent
+            assert error.passing
+    assert [each["event"] for each in logged if each["log_level"] == "error"] == ["gateway.overloaded"], "not for each"
+    upstream.script.append(answer(201, {"uid": 1}))
+    assert (await transport.exchange("POST", upstream.url, {}, b"{}")).status == 201
+    assert len(upstream.seen) == 1
+
+
+async def test_a_want_of_files_of_the_upstream_is_not_our_own(make: MakeTransport) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert type(await failure(make().exchange("GET", f"http://127.0.0.1:{port}/", {}))) is UpstreamUnreachable
+
+
+# The whole way
+
+
+async def test_a_cancellation_shows_the_state_though_the_upstream_closes_after_the_delete() -> None:
+    requests: list[bytes] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            requests.append(head.split(b" ")[0])
+            if len(requests) > 1 and requests[-2:] == [b"DELETE", b"GET"] and not closed:
+                closed.append(writer)
+                return
+            deleted = head.startswith(b"DELETE")
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n" if deleted else answer(200, CANCELLED))
+
+    closed: list[asyncio.StreamWriter] = []
+    async with tcp_server(accept) as port, running(f"http://127.0.0.1:{port}") as gateway, stub(gateway) as jobs:
+        for _ in range(3):
+            closed.clear()
+            job = await jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER)
+            assert job.status == pb.JOB_STATUS_CANCELLED
+    assert requests == [b"DELETE", b"GET", b"GET"] * 3
+
+
+CANCELLED = {"uid": 42, "status": "cancelled"}

@@ -1,0 +1,269 @@
+"""JSON of the upstream: as its own bytes, or an error of ours."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.errors import UpstreamMalformed
+from gateway.upstream.json import read_beginning, read_members, read_report, read_text, read_value
+
+calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+# Such a member makes msgspec refuse the whole, though it is JSON.
+LONE = rb'"lone":"\ud800",'
+
+DEEP = 5_000
+NOT_JSON_WHERE_IT_IS_DEEP = [
+    b"[" * DEEP + inner + b"]" * DEEP
+    for inner in (
+        b"1,",
+        b",1",
+        b"1 2",
+        b"{",
+        b"}",
+        b'{"a"}',
+        b'{"a":}',
+        b'{"a":1,}',
+        b"{1:2}",
+        b"[}",
+        b"01",
+        b"nan",
+        b"-NaN",
+        b"'a'",
+    )
+] + [b"[" * DEEP, b"[" * DEEP + b"]" * (DEEP + 1), b"[" * DEEP + b"}" * DEEP]
+
+ODD_VALUES = [
+    b"0",
+    b"-0",
+    b"1e999",
+    b"NaN",
+    b"[NaN,-Infinity , Infinity]",
+    b"[" * DEEP + b"NaN" + b"]" * DEEP,
+    b"9007199254740993",
+    b"9" * 5_000,
+    b"1." + b"3" * 5_000,
+    b'"\\ud800\\u0041"',
+    b'"\\udc00\\ud800"',
+    b'"\\\\ud800"',
+    b'"\xff\xfe"',
+    b'"\xed\xa0\x80"',
+    b'{"a":1,"a":2}',
+    b'{ "a" :\t[ 1 ,\r\n2 ] }',
+    b'"},{"',
+    b"null",
+    b"[" * 500 + b"]" * 500,
+    b'{"a":' * 500 + b"{}" + b"}" * 500,
+]
+
+
+@pytest.mark.parametrize("prefix", [b"", LONE], ids=["plain", "beside a lone surrogate"])
+@pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: repr(value[:20]))
+def test_a_member_is_its_own_bytes(prefix: bytes, value: bytes) -> None:
+    body = b' {"first":1 , %b"value":\n %b ,"last":[]}\n' % (prefix, value)
+    members = read_members(body)
+    assert members["value"] == value
+    assert (bytes(members["first"]), bytes(members["last"])) == (b"1", b"[]")
+
+
+@pytest.mark.parametrize("prefix", [b"", LONE], ids=["plain", "beside a lone surrogate"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'"a":1,}',
+        b'"a":1,,"b":2}',
+        b'"a":1',
+        b'"a":[1,}',
+        b'"a"}',
+        b'"a":}',
+        b'"a" 1}',
+        b'"a":1 "b":2}',
+        b"1:2}",
+        b"a:2}",
+        b'"a":nan}',
+        b'"a":-NaN}',
+        b'"a":+Infinity}',
+        b'"a":NaNa}',
+        b'"a":01}',
+        b'"a":"\n"}',
+        b'"a":"\\x"}',
+        b'"a":1}{}',
+        b'"a":1} x',
+        b'"a":\x001}',
+    ],
+)
+def test_what_is_not_json_is_malformed(prefix: bytes, rest: bytes) -> None:
+    with pytest.raises(UpstreamMalformed, match=r"^the upstream answered with text that is not JSON$"):
+        read_members(b"{" + prefix + rest)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "an empty body"),
+        (b" \r\n", "an empty body"),
+        (b"[1]", "a JSON list where a JSON object was expected"),
+        (b"null", "JSON null where"),
+        (b'"{}"', "a JSON string where"),
+        (b"1", "a JSON number or boolean where"),
+        (b"true", "a JSON number or boolean where"),
+        (b"nginx", "text that is not JSON"),
+        (b"[", "text that is not JSON"),
+        (b"NaN", "a JSON number or boolean where"),
+        (b"<html>502 Bad Gateway</html>", "text that is not JSON"),
+        (b"\x00\xff", "text that is not JSON"),
+        (b"\xef\xbb\xbf{}", "text that is not JSON"),
+        ('{"uid":1}'.encode("utf-16"), "text that is not JSON in UTF-8 but seems to be UTF-16$"),
+        ('{"uid":1}'.encode("utf-16-be"), "seems to be UTF-16$"),
+        ('{"uid":1}'.encode("utf-32"), "seems to be UTF-32$"),
+        ('{"uid":1}'.encode("utf-32-be"), "seems to be UTF-32$"),
+        (b"[" * 100_000 + b"]" * 100_000, "a JSON list where"),
+        *((b'{"a":' + deep + b"}", "text that is not JSON") for deep in NOT_JSON_WHERE_IT_IS_DEEP),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_what_is_no_object_is_malformed_and_named(body: bytes, said: str) -> None:
+    with pytest.raises(UpstreamMalformed, match=said):
+        read_members(body)
+
+
+@pytest.mark.parametrize("lone", [b"", LONE])
+@pytest.mark.parametrize("inner", [b"", b'1,"\\"]",{"a" : -1.5E+3 ,"b":{}},[ ],null', b'"\xff\\u00e9"'])
+def test_a_value_of_any_depth_is_cut_out_as_it_stands(lone: bytes, inner: bytes) -> None:
+    deep = b"[" * 100_000 + inner + b"]" * 100_000
+    members = read_members(b"{" + lone + b' "uid" : 7 , "a":' + deep + b', "z":"end"}')
+    assert bytes(members["a"]) == deep
+    assert (bytes(members["uid"]), bytes(members["z"])) == (b"7", b'"end"')
+
+
+def test_of_a_key_twice_the_last_counts_in_both_ways_of_reading() -> None:
+    assert bytes(read_members(b'{"a":1,"a":2}')["a"]) == b"2"
+    assert bytes(read_members(b"{" + LONE + b'"a":1,"a":2}')["a"]) == b"2"
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"\\ud800", "ключ".encode()])
+def test_names_that_are_no_text_hide_no_other_member(name: bytes) -> None:
+    assert bytes(read_members(b'{"%b":1,"uid":7}' % name)["uid"]) == b"7"
+
+
+@calm
+@given(
+    st.dictionaries(st.text(alphabet="abc_", max_size=4), json_values, max_size=5),
+    st.booleans(),
+    st.sampled_from([None, 1]),
+)
+def test_any_object_is_taken_apart_into_the_bytes_it_was_made_of(
+    value: dict[str, Any], ascii_only: bool, indent: int | None
+) -> None:
+    pieces = {
+        name: json.dumps(each, ensure_ascii=ascii_only, indent=indent).encode(errors="surrogatepass")
+        for name, each in value.items()
+    }
+    body = b"{%b}" % b" ,\n".join(b'"%b" :%b' % (name.encode(), piece) for name, piece in pieces.items())
+    assert read_members(body) == pieces
+
+
+@calm
+@given(
+    st.binary()
+    | st.text(alphabet='{}[]",:\\ ud80019.eE+-truefalsn\n', max_size=40).map(lambda text: f"{{{text}}}".encode())
+)
+def test_arbitrary_bytes_are_an_object_or_malformed(body: bytes) -> None:
+    try:
+        members = read_members(body)
+    except UpstreamMalformed:
+        return
+    # To another reader it is an object too, of as many members; Latin-1 reads all bytes.
+    assert len(members) == len(json.loads(body.decode("latin-1"), parse_int=str))
+
+
+@calm
+@given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
+def test_the_text_in_arbitrary_bytes_is_text_or_empty(raw: bytes) -> None:
+    text = read_text(read_value(raw))
+    assert text.encode().decode() == text
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (None, None),
+        (b"null", None),
+        (b"{", None),
+        (b"[" * 100_000, None),
+        (b"9223372036854775807", 2**63 - 1),
+        (b"-9223372036854775808", -(2**63)),
+        (b"1" * 5_000, float("inf")),
+        (rb'["\ud800",' + b"1" * 5_000 + b"]", ["\ud800", float("inf")]),
+        (b'"a\xffb"', "a\ufffdb"),
+        (b"[-Infinity,Infinity]", [float("-inf"), float("inf")]),
+        (b"1e999", float("inf")),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_value_is_read_whatever_stands_in_it(raw: bytes | None, value: object) -> None:
+    assert read_value(raw) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a", "a"),
+        ("é 🙂", "é 🙂"),
+        ("a\ud800b", "a\ufffdb"),
+        ("\udc00", "\ufffd"),
+        ("\ud83d\ude42", "🙂"),
+        ("\ufeffa", "\ufeffa"),
+        (None, ""),
+        (1, ""),
+        (["a"], ""),
+    ],
+)
+def test_text_is_what_utf_8_can_carry(value: object, text: str) -> None:
+    assert read_text(value) == text
+
+
+@calm
+@given(json_values, st.data(), st.sampled_from(["", "\ufeff"]), st.sampled_from(["utf-8", "utf-16", "utf-32-be"]))
+def test_json_that_broke_off_is_read_as_far_as_it_came(
+    value: Any, data: st.DataObject, mark: str, encoding: str
+) -> None:
+    text = json.dumps({"first": "here", "value": value})
+    end = data.draw(st.integers(len('{"first": "here",'), len(text) - 1))
+    body = (mark + text[:end]).encode(encoding)
+    beginning, broken_off = read_report(body)
+    assert broken_off
+    assert beginning["first"] == "here"
+    assert read_report(text.encode()) == ({"first": "here", "value": value}, False)
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (b"", None),
+        (b"<html>", None),
+        (b'["a', []),
+        (b'["a", "b', ["a"]),
+        (b'{"a": 1, "b', {"a": 1}),
+        (b"[NaN, 1, ", ["nan", 1]),
+        (rb'["\ud800b", "\ud83d\ude42", "\\ud800", "c', ["\ufffdb", "\U0001f642", "\\ud800"]),
+        (b'["a", "\xff", "c', ["a", "\ufffd"]),
+        (b'{"a": "b", "c": ' + b"[" * 100_000, "a"),
+        (rb'{"a": "\ud800", "c": ' + b"[" * 100_000, "a"),
+    ],
+    ids=lambda raw: repr(raw)[:30],
+)
+def test_what_came_of_broken_json_is_read(raw: bytes, value: Any) -> None:
+    beginning = read_beginning(raw)
+    if value == "a":
+        assert list(beginning) == ["a", "c"]
+    else:
+        assert json.loads(json.dumps(beginning).replace("NaN", '"nan"')) == value

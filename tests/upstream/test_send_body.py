@@ -1,0 +1,139 @@
+"""The POST of a job: its body, and the path that is asked for."""
+
+import json
+import time
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.auth.credential import Credential
+from gateway.limits.fair_budget import Budget
+from gateway.models import SendJob
+from gateway.rpc.codec.requests import read_send_job
+from gateway.upstream import RestClient, TimeLimits, Transport
+from gateway.upstream.client import send_body
+from tests.support.gateways import TOKEN
+from tests.support.upstream import ScriptedUpstream, answer
+
+calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+
+
+def _body(request: pb.SendJobRequest) -> Any:
+    return json.loads(send_body(read_send_job(request)))
+
+
+def _request(**fields: Any) -> pb.SendJobRequest:
+    return pb.SendJobRequest(workspace_id="1", entity_id=7, **fields)
+
+
+def test_what_is_unset_is_not_sent() -> None:
+    assert send_body(SendJob("1", 7)) == b"{}"
+    assert _body(_request()) == {}
+
+
+def test_everything_that_is_set_is_sent_and_neither_the_path_nor_what_is_the_gateways_own() -> None:
+    request = _request(
+        poll_result=False,
+        method_name="m",
+        method_type="t",
+        editor_session="12345678-1234-1234-1234-123456789ABC",
+        events=["a", ""],
+        timeout=Duration(seconds=30),
+        method="old",
+        request_id="id",
+        content_format=pb.CONTENT_FORMAT_JSON,
+    )
+    request.params.update({"a": 1, "b": None})
+    request.arguments.SetInParent()
+    assert _body(request) == {
+        "poll_result": False,
+        "method_name": "m",
+        "method_type": "t",
+        "editor_session": "12345678-1234-1234-1234-123456789ABC",
+        "params": {"a": 1, "b": None},
+        "events": ["a", ""],
+        "timeout": 30,
+        "arguments": {},
+        "method": "old",
+    }
+
+
+def test_integers_of_a_struct_arrive_as_integers() -> None:
+    request = _request()
+    request.params.update({"numbers": [9007199254740992, -3, 0.5]})
+    assert send_body(read_send_job(request)) == b'{"params":{"numbers":[9007199254740992,-3,0.5]}}'
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"null",
+        b"{}",
+        b' { "a" : 1.0 }\n',
+        b"9007199254740993",
+        b"1e999",
+        b"9" * 5_000,
+        b'"\\ud800 \\u0000"',
+        '"é"'.encode(),
+        b'"\\"},{\\""',
+        b"[" * 500 + b"]" * 500,
+    ],
+    ids=lambda raw: repr(raw[:20]),
+)
+def test_params_json_arrives_byte_for_byte(raw: bytes) -> None:
+    body = send_body(read_send_job(_request(params_json=raw, method_name="m")))
+    assert body == b'{"method_name":"m","params":%b}' % raw
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+
+
+@calm
+@given(text, st.lists(text), text)
+def test_any_text_arrives_as_it_is(name: str, events: list[str], method: str) -> None:
+    sent = _body(_request(method_name=name, events=events, method=method))
+    assert (sent["method_name"], sent.get("events", []), sent["method"]) == (name, events, method)
+
+
+WORKSPACES = [
+    "1",
+    "a b",
+    " ",
+    "...",
+    ".a",
+    "a..b",
+    "é",
+    "🙂",
+    "a+b",
+    "a:b",
+    "a@b&c=d,e",
+    "~*'()!$",
+    "\uff0f",
+    "\u2025",
+    "a\u202eb",
+    "\u200b",
+]
+
+
+async def test_whatever_the_workspace_holds_is_one_segment_of_the_path_that_is_asked_for(
+    upstream: ScriptedUpstream,
+) -> None:
+    limits = TimeLimits(connect=30, silence=30, whole=30)
+    transport = Transport(
+        limits=limits, idle_seconds=1, max_connections=4, max_answer_bytes=1_000, budget=Budget(1_000)
+    )
+    client = RestClient(upstream.url, submissions=transport, reads=transport, now=time.time)
+    upstream.script.append(answer(201, {"uid": 42}))
+    for workspace in WORKSPACES:
+        job = read_send_job(pb.SendJobRequest(workspace_id=workspace, entity_id=7))
+        await client.send(job, Credential(TOKEN), {})
+    await client.aclose()
+    segments = [seen.path.split("/") for seen in upstream.requests("POST")]
+    assert [[*path[:3], unquote(path[3]), *path[4:]] for path in segments] == [
+        ["", "api", "workspaces", workspace, "entities", "7", "jobs", ""] for workspace in WORKSPACES
+    ]

@@ -1,0 +1,729 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import os
+import socket
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import pytest
+
+from gateway.auth.credential import Credential
+from gateway.errors import (
+    UpstreamAnswerTooLarge,
+    UpstreamConnectionLost,
+    UpstreamError,
+    UpstreamMalformed,
+    UpstreamTimedOut,
+    UpstreamUnreachable,
+)
+from gateway.limits.fair_budget import Budget
+from gateway.models import SendJob
+from gateway.upstream import RestClient, TimeLimits, Transport, memory
+from gateway.upstream.transport import MAX_ERROR_BODY_BYTES
+from tests.support.raw import free_port, self_signed, tcp_server
+from tests.support.upstream import Connection, ScriptedUpstream, answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    MakeTransport = Callable[..., Transport]
+
+# A limit that no test reaches, and how long a test waits for anything.
+PATIENT = 3600.0
+TEST_SECONDS = 10.0
+SHORT = 0.1
+ANSWER_LIMIT = 3 << 20
+ROOM = 4 * ANSWER_LIMIT
+
+
+@pytest.fixture
+def budget() -> Budget:
+    """Room for some of the largest answers."""
+    return Budget(ROOM)
+
+
+@pytest.fixture
+async def make(budget: Budget) -> AsyncIterator[MakeTransport]:
+    """Makes transports that are patient unless told otherwise, and closes them."""
+    made = []
+
+    def transport(
+        *,
+        connect: float = PATIENT,
+        silence: float = PATIENT,
+        whole: float = PATIENT,
+        idle: float = PATIENT,
+        most: int = 10,
+    ) -> Transport:
+        limits = TimeLimits(connect, silence, whole)
+        transport = Transport(
+            limits=limits, idle_seconds=idle, max_connections=most, max_answer_bytes=ANSWER_LIMIT, budget=budget
+        )
+        made.append(transport)
+        return made[-1]
+
+    yield transport
+    for each in made:
+        await each.aclose()
+
+
+async def failure(exchange: Awaitable[object]) -> UpstreamError:
+    with pytest.raises(UpstreamError) as raised:
+        async with asyncio.timeout(TEST_SECONDS):
+            await exchange
+    return raised.value
+
+
+async def hang(connection: Connection) -> None:
+    await connection.gone()
+
+
+def then(*pieces: bytes, end: Callable[[Connection], Any] = lambda _: None) -> Callable[[Connection], Awaitable[None]]:
+    """A reply that sends pieces, each after the one before has left, and then ends in a way of its own."""
+
+    async def reply(connection: Connection) -> None:
+        for piece in pieces:
+            await connection.send(piece)
+        ending = end(connection)
+        if ending is not None:
+            await ending
+
+    return reply
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+# Certainly not sent
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+async def test_a_refused_connection_was_certainly_not_sent(make: MakeTransport, host: str) -> None:
+    error = await failure(make().exchange("POST", f"http://{host}:{free_port()}/", {}, b"{}"))
+    assert type(error) is UpstreamUnreachable
+    assert not error.sent
+
+
+@pytest.mark.parametrize("url", ["http://no-such-host.invalid/", "http://127.1/"])
+async def test_a_name_that_leads_nowhere_was_certainly_not_sent(make: MakeTransport, url: str) -> None:
+    assert type(await failure(make().exchange("POST", url, {}, b"{}"))) is UpstreamUnreachable
+
+
+async def test_a_connection_that_does_not_come_about_in_time_was_certainly_not_sent(make: MakeTransport) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        # The kernel takes this one, and drops what comes after it for want of room.
+        with socket.create_connection(listener.getsockname()):
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+            error = await failure(make(connect=SHORT).exchange("POST", url, {}, b"{}"))
+    assert type(error) is UpstreamUnreachable
+
+
+async def test_a_certificate_nobody_trusts_was_certainly_not_sent(make: MakeTransport, tmp_path: Path) -> None:
+    read: list[bytes] = []
+
+    async def accept(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        read.append(await reader.read())
+
+    async with tcp_server(accept, tls=self_signed(tmp_path)) as port:
+        error = await failure(make().exchange("POST", f"https://127.0.0.1:{port}/", {}, b"{}"))
+    assert type(error) is UpstreamUnreachable
+    assert b"".join(read) == b""
+
+
+async def _close(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+    return
+
+
+async def _swallow(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+@pytest.mark.parametrize("accept", [_close, _swallow])
+async def test_a_tls_handshake_that_breaks_or_stalls_was_certainly_not_sent(make: MakeTransport, accept: Any) -> None:
+    async with tcp_server(accept) as port:
+        error = await failure(make(connect=0.5).exchange("POST", f"https://127.0.0.1:{port}/", {}, b"{}"))
+    assert type(error) is UpstreamUnreachable
+
+
+async def test_a_host_with_two_addresses_is_reached_at_the_one_that_listens(
+    make: MakeTransport, upstream: ScriptedUpstream
+) -> None:
+    upstream.script.append(answer(200, {}))
+    assert (await make().exchange("GET", f"http://localhost:{upstream.port}/", {})).status == 200
+
+
+# Perhaps sent
+
+
+async def test_a_connection_closed_before_the_request_is_read_counts_as_sent(make: MakeTransport) -> None:
+    async with tcp_server(_close) as port:
+        error = await failure(make().exchange("POST", f"http://127.0.0.1:{port}/", {}, b"{}"))
+    assert type(error) is UpstreamConnectionLost
+    assert error.sent
+
+
+LOST = {
+    "closed after the request": then(),
+    "reset after the request": then(end=Connection.reset),
+    "closed within the head": then(b"HTTP/1.1 200 OK\r\nContent-"),
+    "closed within the body": then(HEAD + b"Content-Length: 10\r\n\r\n{}"),
+    "reset within the body": then(HEAD + b"Content-Length: 10\r\n\r\n{}", end=Connection.reset),
+    "closed within a chunk": then(HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc"),
+}
+MALFORMED = {
+    "no HTTP": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+    "HTTP/0.9": b"{}",
+    "a flood of headers": HEAD + b"".join(b"X-%d: 1\r\n" % number for number in range(20_000)) + b"\r\n",
+    "a huge header": HEAD + b"X: " + b"x" * 100_000 + b"\r\n\r\n",
+    "two lengths": HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "a negative length": HEAD + b"Content-Length: -2\r\n\r\n{}",
+    "a length beside chunks": HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a bad chunk size": HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+    "no gzip": answer(200, {}, headers={"Content-Encoding": "gzip"}),
+    "gzip within gzip": answer(
+        200, raw=gzip.compress(gzip.compress(b"{}")), headers={"Content-Encoding": "gzip, gzip"}
+    ),
+    "gzip within gzip, in two headers": HEAD
+    + b"Content-Encoding: gzip\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+    "status 099": b"HTTP/1.1 099 Odd\r\nContent-Length: 2\r\n\r\n{}",
+    "status 101": b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",
+    "status 600": b"HTTP/1.1 600 Odd\r\nContent-Length: 2\r\n\r\n{}",
+}
+BROKEN = [
+    *(pytest.param(reply, UpstreamConnectionLost, id=name) for name, reply in LOST.items()),
+    *(pytest.param(reply, UpstreamMalformed, id=name) for name, reply in MALFORMED.items()),
+]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(("reply", "kind"), BROKEN)
+async def test_a_broken_answer_is_classified_and_counts_as_sent(
+    make: MakeTransport, upstream: ScriptedUpstream, method: str, reply: Any, kind: type[UpstreamError]
+) -> None:
+    upstream.script.append(reply)
+    body = b"{}" if method == "POST" else None
+    error = await failure(make().exchange(method, upstream.url, {}, body))
+    assert type(error) is kind
+    assert error.sent
+    assert error.passing
+    assert len(upstream.seen) == 1
+
+
+async def test_a_length_of_more_digits_than_python_reads_is_none(
+    make: MakeTransport, upstream: ScriptedUpstream
+) -> None:
+    body = b"x" * (2 << 20)
+    upstream.script.append(HEAD + b"Content-Length: " + b"0" * 5_000 + b"%d\r\n\r\n" % len(body) + body)
+    assert (await make().exchange("POST", upstream.url, {}, b"{}")).body == body
+
+
+async def test_a_reason_that_is_not_utf8_is_nobodys_concern(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+    upstream.script.append(b"HTTP/1.1 200 \xff\xfe\r\nContent-Length: 2\r\n\r\n{}")
+    answer = await make().exchange("GET", upstream.url, {})
+    assert (answer.status, answer.body) == (200, b"{}")
+
+
+TOO_SLOW = {
+    "no answer": then(end=hang),
+    "half a head": then(b"HTTP/1.1 200 OK\r\n", end=hang),
+    "no body": then(HEAD + b"Content-Length: 2\r\n\r\n", end=hang),
+    "half a body": then(HEAD + b"Content-Length: 10\r\n\r\n{}", end=hang),
+}
+
+
+@pytest.mark.parametrize("limits", [{"silence": SHORT}, {"whole": SHORT}], ids=["silence", "whole"])
+@pytest.mark.parametrize("reply", TOO_SLOW.values(), ids=TOO_SLOW)
+async def test_an_answer_that_takes_too_long_is_a_time_out(
+    make: MakeTransport, upstream: ScriptedUpstream, reply: Any, limits: dict[str, float]
+) -> None:
+    upstream.script.append(reply)
+    error = await failure(make(**limits).exchange("POST", upstream.url, {}, b"{}"))
+    assert type(error) is UpstreamTimedOut
+    assert error.sent
+    assert len(upstream.seen) == 1
+
+
+async def test_the_whole_limit_ends_an_answer_that_drips_for_ever(
+    make: MakeTransport, upstream: ScriptedUpstream
+) -> None:
+    async def drip(connection: Connection) -> None:
+        await connection.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        while not connection.reader.at_eof():
+            await connection.send(b"1\r\n \r\n")
+            # As fast as the peer takes it would be a flood: one turn of the loop between two drops.
+            await asyncio.sleep(0.01)
+
+    upstream.script.append(drip)
+    error = await failure(make(silence=PATIENT, whole=0.2).exchange("GET", upstream.url, {}))
+    assert type(error) is UpstreamTimedOut
+
+
+@pytest.mark.parametrize("limits", [{"silence": SHORT}, {"whole": SHORT}, {"whole": SHORT, "silence": SHORT}])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        then(HEAD.replace(b"200 OK", b"400 Bad Request") + b"Content-Length: 10\r\n\r\n{}", end=hang),
+        then(HEAD.replace(b"200 OK", b"400 Bad Request") + b"Content-Length: 10\r\n\r\n{}", end=Connection.reset),
+        answer(400, raw=b"{}", headers={"Content-Encoding": "gzip, gzip"}),
+        answer(400, raw=b"{}", headers={"Content-Encoding": "br"}),
+    ],
+    ids=["hangs", "is reset", "is encoded twice", "is encoded otherwise"],
+)
+async def test_a_refusal_stays_one_whatever_its_body_does(
+    make: MakeTransport, upstream: ScriptedUpstream, reply: Any, limits: dict[str, float]
+) -> None:
+    upstream.script.append(reply)
+    assert (await make(**limits).exchange("POST", upstream.url, {}, b"{}")).status == 400
+
+
+# Sizes
+
+
+async def test_an_answer_at_the_limit_arrives_and_one_over_it_does_not(
+    make: MakeTransport, upstream: ScriptedUpstream
+) -> None:
+    upstream.script += [answer(200, raw=b" " * ANSWER_LIMIT), answer(200, raw=b" " * (ANSWER_LIMIT + 1))]
+    transport = make()
+    assert (await transport.exchange("GET", upstream.url, {})).body == b" " * ANSWER_LIMIT
+    error = await failure(transport.exchange("GET", upstream.url, {}))
+    assert type(error) is UpstreamAnswerTooLarge
+    assert error.sent
+    assert not error.passing
+
+
+async def test_a_gzip_bomb_is_stopped_at_the_limit(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+    bomb = gzip.compress(bytes(20 * ANSWER_LIMIT))
+    assert len(bomb) < ANSWER_LIMIT / 10
+    upstream.script.append(answer(200, raw=bomb, headers={"Content-Encoding": "gzip"}))
+    assert type(await failure(make().exchange("GET", upstream.url, {}))) is UpstreamAnswerTooLarge
+
+
+async def test_a_gzip_answer_that_was_not_asked_for_is_read(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+    upstream.script.append(answer(200, raw=gzip.compress(b'{"uid": 1}'), headers={"Content-Encoding": "gzip"}))
+    assert (await make().exchange("GET", upstream.url, {})).body == b'{"uid": 1}'
+
+
+async def test_of_an_error_the_first_mib_is_kept(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+    upstream.script.append(answer(500, raw=b"x" * (2 * MAX_ERROR_BODY_BYTES)))
+    got = await make().exchange("GET", upstream.url, {})
+    assert (got.status, got.body) == (500, b"x" * MAX_ERROR_BODY_BYTES)
+
+
+async def test_a_large_body_is_sent_whole_with_its_length(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+    body = os.urandom(5 << 19)
+    upstream.script.append(answer(201, {}))
+    await make().exchange("POST", upstream.url, {}, body)
+    (seen,) = upstream.seen
+    assert seen.body == body
+    assert seen.headers["content-length"] == str(len(body))
+    assert "transfer-encoding" not in seen.headers
+
+
+async def test_an_answer_before_the_end_of_a_large_body_spoils_no_later_exchange(make: MakeTransport) -> None:
+    heads: list[bytes] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer(413 if len(heads) == 1 else 200, {}))
+        await writer.drain()
+        await reader.read(1)
+        if len(heads) > 1:
+            await reader.read()
+
+    transport = make()
+    async with tcp_server(accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        # More than socket buffers take, so that the rest of it is never written.
+        assert (await transport.exchange("POST", url, {}, bytes(50 << 20))).status == 413
+        assert (await transport.exchange("POST", url, {}, b"{}")).status == 200
+    assert [head.split(b" ")[0] for head in heads] == [b"POST", b"POST"]
+
+
+# Answers that are answers
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "body"),
+    [
+        pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", 204, b"", id="204"),
+        pytest.param(then(b"HTTP/1.0 200 OK\r\n\r\n{}"), 200, b"{}", id="HTTP/1.0, up to the end"),
+        pytest.param(then(HEAD + b"Connection: close\r\n\r\n{}"), 200, b"{}", id="no length, up to the end"),
+        pytest.param(HEAD + b"Content-Length: 0\r\n\r\n", 200, b"", id="an empty body"),
+        pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" + answer(200, raw=b"{}"), 200, b"{}", id="after 100"),
+        pytest.param(
+            HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n", 200, b"{}", id="chunks"
+        ),
+        pytest.param(answer(503, raw=b"<html>"), 503, b"<html>", id="an error page"),
+    ],
+)
+async def test_an_answer_is_read_to_its_end(
+    make: MakeTransport, upstream: ScriptedUpstream, reply: Any, status: int, body: bytes
+) -> None:
+    upstream.script.append(reply)
+    got = await make().exchange("GET", upstream.url, {})
+    assert (got.status, got.body) == (status, body)
+
+
+async def test_retry_after_comes_along(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+    upstream.script.append(answer(429, {}, headers={"Retry-After": "7"}))
+    assert (await make().exchange("GET", upstream.url, {})).retry_after == "7"
+
+
+# One caller's exchange changes nobody else's
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(make: MakeTransport, upstream: ScriptedUpstream, status: int) -> None:
+    other = ScriptedUpstream()
+    await other.start()
+    upstream.script.append(answer(status, {}, headers={"Location": other.url}))
+    got = await make().exchange("POST", upstream.url, {"authorization": "Bearer t"}, b"{}")
+    await other.stop()
+    assert got.status == status
+    assert other.seen == []
+    assert len(upstream.seen) == 1
+
+
+async def test_a_cookie_never_comes_back(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+    upstream.script.append(answer(200, {}, headers={"Set-Cookie": "session=of-the-first-caller; Path=/"}))
+    transport = make()
+    # A name, for aiohttp's jar takes no cookies of IP addresses.
+    for _ in range(2):
+        await transport.exchange("GET", f"http://localhost:{upstream.port}/", {})
+    assert [seen.headers.get("cookie") for seen in upstream.seen] == [None, None]
+
+
+async def test_a_proxy_of_the_environment_is_ignored(
+    make: MakeTransport, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    upstream.script.append(answer(200, {}))
+    assert (await make().exchange("GET", f"http://localhost:{upstream.port}/", {})).status == 200
+
+
+async def test_a_cancelled_exchange_closes_its_connection(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+    closed = asyncio.Event()
+
+    async def reply(connection: Connection) -> None:
+        await connection.gone()
+        closed.set()
+
+    upstream.script.append(reply)
+    exchange = asyncio.create_task(make().exchange("GET", upstream.url, {}))
+    await upstream.wait_for(1)
+    exchange.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await exchange
+    await closed.wait()
+
+
+async def test_who_finds_no_connection_waits_without_a_time_limit(
+    make: MakeTransport, upstream: ScriptedUpstream
+) -> None:
+    release = asyncio.Event()
+
+    async def reply(connection: Connection) -> None:
+        await release.wait()
+        await connection.send(answer(200, {}, headers={"Connection": "close"}))
+
+    upstream.script.append(reply)
+    transport = make(connect=SHORT, most=1)
+    exchanges = [asyncio.create_task(transport.exchange("GET", upstream.url, {})) for _ in range(3)]
+    await upstream.wait_for(1)
+    # Longer than a connection may take to come about.
+    await asyncio.wait(exchanges, timeout=3 * SHORT)
+    assert len(upstream.seen) == 1
+    release.set()
+    assert [(await each).status for each in exchanges] == [200, 200, 200]
+
+
+async def test_as_many_exchanges_as_there_are_connections_run_at_once(
+    make: MakeTransport, upstream: ScriptedUpstream
+) -> None:
+    upstream.script.append(then(end=hang))
+    transport = make(most=3)
+    exchanges = [asyncio.create_task(transport.exchange("GET", upstream.url, {})) for _ in range(3)]
+    async with asyncio.timeout(TEST_SECONDS):
+        await upstream.wait_for(3)
+    for each in exchanges:
+        each.cancel()
+    await asyncio.wait(exchanges)
+
+
+# Idle connections
+
+
+async def test_a_post_that_meets_an_idle_close_is_never_sent_twice(make: MakeTransport) -> None:
+    posts: list[bytes] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        posts.append(await reader.readuntil(b"\r\n\r\n"))
+        await reader.readexactly(2)
+        writer.write(answer(201, {}))
+        await writer.drain()
+        # Reads the second request of this connection, and closes as an idle connection is closed: without an answer.
+        posts.append(await reader.readuntil(b"\r\n\r\n"))
+
+    transport = make()
+    async with tcp_server(accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        await transport.exchange("POST", url, {}, b"{}")
+        error = await failure(transport.exchange("POST", url, {}, b"{}"))
+    assert type(error) is UpstreamConnectionLost
+    assert error.sent
+    assert len(posts) == 2
+
+
+async def test_a_post_after_the_idle_time_takes_a_new_connection(make: MakeTransport) -> None:
+    closed: asyncio.Queue[None] = asyncio.Queue()
+    connections = 0
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(2)
+        writer.write(answer(201, {}))
+        await reader.read()
+        closed.put_nowait(None)
+
+    transport = make(idle=SHORT)
+    async with tcp_server(accept) as port:
+        for _ in range(3):
+            await transport.exchange("POST", f"http://127.0.0.1:{port}/", {}, b"{}")
+            # The transport closes it, not the server: no request can meet the server's close.
+            async with asyncio.timeout(TEST_SECONDS):
+                await closed.get()
+    assert connections == 3
+
+
+async def test_a_connection_within_its_idle_time_is_used_again(make: MakeTransport) -> None:
+    connections = 0
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer(200, {}))
+
+    transport = make()
+    async with tcp_server(accept) as port:
+        for _ in range(3):
+            await transport.exchange("GET", f"http://127.0.0.1:{port}/", {})
+    assert connections == 1
+
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    "workspace",
+    [
+        "1",
+        "a b",
+        "a..b",
+        "~x",
+        "a:b",
+        "a@b",
+        "a+b",
+        "a&b=c",
+        "wörk",
+        "工作",
+        "a%2Fb",
+        "a%b",
+        "a;b",
+        "a,b",
+        "(a)",
+        "a'b",
+        "*",
+        "...",
+        "a#b?c",
+        "a\\b",
+        "a/b",
+    ],
+)
+async def test_a_workspace_reaches_the_wire_as_one_segment(
+    make: MakeTransport, upstream: ScriptedUpstream, workspace: str
+) -> None:
+    upstream.script.append(answer(201, {"uid": 5}))
+    client = RestClient(upstream.url, submissions=make(), reads=make(), now=lambda: 0.0)
+    await client.send(SendJob(workspace_id=workspace, entity_id=7), Credential("a-token"), {})
+    (seen,) = upstream.seen
+    *before, segment, entities, entity, jobs, end = seen.path.split("/")
+    assert before == ["", "api", "workspaces"]
+    assert (entities, entity, jobs, end) == ("entities", "7", "jobs", "")
+    assert unquote(segment, errors="strict") == workspace
+
+
+# Memory
+
+LARGE = 2 << 20
+
+
+def chunked(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answer(200, raw=b"x" * LARGE),
+        chunked(b"x" * LARGE),
+        answer(200, raw=gzip.compress(b"x" * LARGE), headers={"Content-Encoding": "gzip"}),
+    ],
+    ids=["length", "chunked", "gzip"],
+)
+async def test_a_large_answer_reserves_what_it_takes(
+    upstream: ScriptedUpstream, make: MakeTransport, budget: Budget, reply: bytes
+) -> None:
+    upstream.script.append(reply)
+    got = await make().exchange("GET", upstream.url, {})
+    assert len(got.body) == LARGE
+    assert got.room is not None
+    assert budget.free == ROOM - LARGE
+    got.room.release()
+    assert budget.free == ROOM
+
+
+@pytest.mark.parametrize(
+    "reply", [answer(200, raw=b"x" * (1 << 20)), answer(404, raw=b"x" * LARGE)], ids=["small", "404"]
+)
+async def test_small_answers_and_errors_reserve_nothing(
+    upstream: ScriptedUpstream, make: MakeTransport, budget: Budget, reply: bytes
+) -> None:
+    upstream.script.append(reply)
+    await budget.take(b"ann", ROOM)
+    assert (await make().exchange("GET", upstream.url, {})).room is None
+
+
+async def test_what_breaks_off_or_is_too_large_keeps_nothing_reserved(
+    upstream: ScriptedUpstream, make: MakeTransport, budget: Budget
+) -> None:
+    async def half(connection: Connection) -> None:
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % ANSWER_LIMIT + b"x" * LARGE)
+
+    bomb = answer(200, raw=gzip.compress(b"x" * (ANSWER_LIMIT + 1)), headers={"Content-Encoding": "gzip"})
+    for reply, error in ((half, UpstreamConnectionLost), (bomb, UpstreamAnswerTooLarge)):
+        upstream.script.clear()
+        upstream.script.append(reply)
+        assert isinstance(await failure(make().exchange("GET", upstream.url, {})), error)
+        assert budget.free == ROOM
+
+
+async def test_large_answers_wait_their_turn(upstream: ScriptedUpstream, make: MakeTransport, budget: Budget) -> None:
+    await budget.take(b"ann", ROOM - LARGE)
+    upstream.script.append(answer(200, raw=b"x" * LARGE))
+    transport = make()
+    first = await transport.exchange("GET", upstream.url, {})
+    assert first.room is not None
+    second = asyncio.create_task(transport.exchange("GET", upstream.url, {}))
+    done, _ = await asyncio.wait([second], timeout=SHORT)
+    assert not done
+    assert budget.contended(b"ann")
+    first.room.release()
+    assert len((await second).body) == LARGE
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - a budget tells nobody
+        await asyncio.sleep(0.01)
+
+
+class Stopwatch:
+    """A `Pause` that counts."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = 0
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.begun += 1
+        yield
+        self.ended += 1
+
+
+@pytest.mark.parametrize("reply", [answer(200, raw=b"x" * LARGE), chunked(b"x" * LARGE)], ids=["length", "chunked"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_to_wait_for_room_takes_none_of_the_time(
+    upstream: ScriptedUpstream, make: MakeTransport, budget: Budget, reply: bytes, method: str
+) -> None:
+    held = await budget.take(b"ann", ROOM)
+    upstream.script.append(reply)
+    pause = Stopwatch()
+    body = b"{}" if method == "POST" else None
+    waiting = asyncio.create_task(
+        make(whole=2 * SHORT).exchange(method, upstream.url, {}, body, owner=b"bob", pause=pause)
+    )
+    done, _ = await asyncio.wait([waiting], timeout=4 * SHORT)
+    assert not done
+    assert (pause.begun, pause.ended) == (1, 0)
+    held.release()
+    assert len((await waiting).body) == LARGE
+    assert (pause.begun, pause.ended) == (1, 1)
+    assert len(upstream.seen) == 1
+
+
+async def test_an_answer_of_unknown_size_takes_what_it_needs_and_no_more(
+    upstream: ScriptedUpstream, budget: Budget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "FIRST_STEP_BYTES", LARGE // 2)
+    stopped = asyncio.Event()
+
+    async def drip(connection: Connection) -> None:
+        await connection.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b" % (LARGE, b"x" * (LARGE - 1)))
+        await stopped.wait()
+        await connection.send(b"x\r\n0\r\n\r\n")
+
+    upstream.script += [drip, drip, answer(200, raw=b"x" * LARGE)]
+    transport = make()
+    slow = [asyncio.create_task(transport.exchange("GET", upstream.url, {}, owner=b"ann")) for _ in range(2)]
+    await until(lambda: len(upstream.seen) == 2 and budget.held(b"ann") == 2 * LARGE)
+    # Neither of the two, which could become as large as any, holds up another.
+    assert len((await transport.exchange("GET", upstream.url, {}, owner=b"bob")).body) == LARGE
+    stopped.set()
+    assert [len((await each).body) for each in slow] == [LARGE, LARGE]
+
+
+async def test_an_answer_that_outgrows_what_is_free_is_asked_for_again_once_there_is_room(
+    upstream: ScriptedUpstream, budget: Budget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "FIRST_STEP_BYTES", LARGE // 2)
+    held = await budget.take(b"ann", ROOM - LARGE // 2)
+    upstream.script += [chunked(b"x" * LARGE), chunked(b"y" * LARGE)]
+    waiting = asyncio.create_task(make().exchange("GET", upstream.url, {}, owner=b"bob"))
+    await until(lambda: budget.contended(b"ann"))
+    assert budget.held(b"bob") == 0, "who waits for more holds nothing"
+    held.release()
+    got = await waiting
+    assert got.body == b"y" * LARGE
+    assert got.room is not None
+    got.room.release()
+    assert budget.free == ROOM
+
+
+async def test_what_was_read_before_a_failure_is_let_go_with_the_error_still_at_hand(
+    upstream: ScriptedUpstream, make: MakeTransport
+) -> None:
+    upstream.script.append(
+        answer(200, raw=gzip.compress(b"x" * (ANSWER_LIMIT + 1)), headers={"Content-Encoding": "gzip"})
+    )
+    transport = make()
+    tracemalloc.start()
+    try:
+        error = await failure(transport.exchange("GET", upstream.url, {}))
+        held, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(error, UpstreamAnswerTooLarge)
+    assert most > ANSWER_LIMIT / 2 > held

@@ -1,0 +1,291 @@
+"""How the upstream is reached: through a proxy that was named, and under a name whose addresses change."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+from grpc import StatusCode
+from grpc.aio import AioRpcError
+from jobgateway.v1 import job_service_pb2 as pb
+
+from gateway.upstream import resolver, transport
+from tests.support.gateways import BEARER, TOKEN, Failure, running, stub
+from tests.support.raw import free_port, tcp_server
+from tests.support.upstream import answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from gateway.server.gateway import Gateway
+    from tests.support.upstream import ScriptedUpstream
+
+RUNNING = answer(200, {"uid": 42, "status": "running"})
+SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+
+
+async def read(gateway: Gateway) -> pb.Job:
+    async with stub(gateway) as jobs:
+        return await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
+
+
+async def failed(call: Any) -> Failure:
+    with pytest.raises(AioRpcError) as raised:
+        await call
+    return Failure(raised.value)
+
+
+# The proxy
+
+
+@dataclass
+class Proxy:
+    """What a proxy was asked, and all that it saw pass from its clients."""
+
+    reply: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n"
+    asked: list[bytes] = field(default_factory=list)
+    passed: bytearray = field(default_factory=bytearray)
+    url: str = ""
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.asked.append(head)
+        method, target, _ = head.split(b" ", 2)
+        if method != b"CONNECT":
+            writer.write(answer(200, {"uid": 42, "status": "running", "kind": "from the proxy"}))
+            return
+        writer.write(self.reply)
+        await writer.drain()
+        if b" 200 " not in self.reply:
+            return
+        host, _, port = target.decode().rpartition(":")
+        onward, to = await asyncio.open_connection(host, int(port))
+        try:
+            await asyncio.gather(self._pump(reader, to, self.passed), self._pump(onward, writer, bytearray()))
+        finally:
+            to.close()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: bytearray) -> None:
+        while data := await reader.read(65536):
+            seen += data
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[Proxy]:
+    """A proxy that opens tunnels, and answers anything else by itself."""
+    made = Proxy()
+    async with tcp_server(made.accept) as port:
+        made.url = f"http://127.0.0.1:{port}"
+        yield made
+
+
+@dataclass
+class Secure:
+    """An upstream behind TLS, and the request heads that it read."""
+
+    heads: list[bytes] = field(default_factory=list)
+    url: str = ""
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(RUNNING)
+
+
+@pytest.fixture
+async def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Secure]:
+    """An upstream whose certificate the gateway trusts."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    made = Secure()
+    async with tcp_server(made.accept, tls=context) as port:
+        made.url = f"https://localhost:{port}/api"
+        yield made
+
+
+async def test_proxies_of_the_environment_are_ignored(
+    secure: Secure, upstream: ScriptedUpstream, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in PROXIES:
+        monkeypatch.setenv(name, proxy.url)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    # The client of this test heeds them.
+    monkeypatch.setenv("no_grpc_proxy", "127.0.0.1")
+    upstream.script.append(RUNNING)
+    for url in (secure.url, upstream.url.replace("127.0.0.1", "localhost")):
+        async with running(url) as gateway:
+            assert (await read(gateway)).status == pb.JOB_STATUS_RUNNING
+    assert proxy.asked == []
+
+
+async def test_a_proxy_that_was_named_sees_the_host_of_an_https_upstream_and_no_token(
+    secure: Secure, proxy: Proxy
+) -> None:
+    async with running(secure.url, upstream_proxy_url=proxy.url) as gateway:
+        assert (await read(gateway)).status == pb.JOB_STATUS_RUNNING
+    (asked,) = proxy.asked
+    assert asked.startswith(b"CONNECT localhost:")
+    assert proxy.passed, "the job went through it"
+    assert TOKEN.encode() not in asked + proxy.passed
+    assert b"uthorization" not in asked
+    assert TOKEN.encode() in secure.heads[0]
+
+
+async def test_a_proxy_that_was_named_is_asked_for_a_plain_upstream(proxy: Proxy) -> None:
+    async with running("http://upstream.invalid/api", upstream_proxy_url=proxy.url) as gateway:
+        assert (await read(gateway)).kind == "from the proxy"
+    assert proxy.asked[0].startswith(b"GET http://upstream.invalid/api/jobs/42/ HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("status", [b"403 Forbidden", b"407 Proxy Authentication Required", b"502 Bad Gateway"])
+async def test_a_tunnel_that_the_proxy_refuses_was_certainly_not_used(
+    secure: Secure, proxy: Proxy, status: bytes
+) -> None:
+    proxy.reply = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
+    async with running(secure.url, upstream_proxy_url=proxy.url) as gateway, stub(gateway) as jobs:
+        failure = await failed(jobs.SendJob(SEND, metadata=BEARER))
+    assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE")
+    assert secure.heads == []
+
+
+async def test_a_proxy_that_is_not_there_leads_nowhere(secure: Secure) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    async with running(secure.url, upstream_proxy_url=url) as gateway, stub(gateway) as jobs:
+        failure = await failed(jobs.SendJob(SEND, metadata=BEARER))
+    assert failure.reason == "UPSTREAM_UNREACHABLE"
+    assert secure.heads == [], "not past it"
+
+
+# The name
+
+NAME = "upstream.test"
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """The addresses that the system's resolver gives for names that no other resolver knows."""
+    known: dict[str, list[str]] = {}
+    system = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        return [found for each in known.get(host, [host]) for found in system(each, port, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return known
+
+
+@dataclass
+class Addresses:
+    """Upstreams at one port of two addresses: how many requests each was sent, and who `waits` for one another."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    waits: asyncio.Barrier | None = None
+    port: int = 0
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            self.counts[writer.get_extra_info("sockname")[0]] += 1
+            if self.waits is not None:
+                await self.waits.wait()
+            writer.write(RUNNING)
+
+
+@pytest.fixture
+async def addresses(names: dict[str, list[str]]) -> AsyncIterator[Addresses]:
+    """Upstreams at 127.0.0.1, where the name leads at first, and at 127.0.0.2."""
+    names[NAME] = ["127.0.0.1"]
+    made = Addresses()
+    async with (
+        tcp_server(made.accept) as made.port,
+        tcp_server(made.accept, host="127.0.0.2", port=made.port),
+    ):
+        yield made
+
+
+@pytest.mark.parametrize(("seconds", "went_to"), [(0, "127.0.0.2"), (10, "127.0.0.1")], ids=["at once", "later"])
+async def test_a_name_that_changes_is_followed_by_new_connections(
+    names: dict[str, list[str]], addresses: Addresses, monkeypatch: pytest.MonkeyPatch, seconds: int, went_to: str
+) -> None:
+    monkeypatch.setattr(transport, "DNS_SECONDS", seconds)
+    async with running(f"http://{NAME}:{addresses.port}") as gateway:
+        await read(gateway)
+        names[NAME] = ["127.0.0.2"]
+        await read(gateway)
+        assert addresses.counts == {"127.0.0.1": 2}, "a connection that is open goes on"
+        # One of two at once finds it taken, and needs a new one.
+        addresses.waits = asyncio.Barrier(2)
+        await asyncio.gather(read(gateway), read(gateway))
+    assert addresses.counts == Counter(["127.0.0.1", "127.0.0.1", "127.0.0.1", went_to])
+
+
+async def test_a_resolver_that_hangs_takes_few_threads_and_is_asked_again(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = threading.Event()
+    hanging = True
+    system = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        if host == NAME and hanging:
+            back.wait()
+        return system("127.0.0.1" if host == NAME else host, port, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(resolver, "MOST_LOOKUPS", 3)
+    upstream.script.append(RUNNING)
+    quick = {"upstream_timeout_seconds": 0.1}
+    async with running(f"http://{NAME}:{upstream.port}/api", **quick) as gateway, stub(gateway) as jobs:
+        for _ in range(5):
+            failure = await failed(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+            assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE")
+        assert [each.name for each in threading.enumerate()].count("resolve") == 3
+        failure = await failed(jobs.SendJob(SEND, metadata=BEARER))
+        assert failure.reason == "UPSTREAM_UNREACHABLE"
+        assert upstream.seen == []
+        # Other work of threads goes on.
+        await asyncio.wait_for(asyncio.to_thread(bool), 20)
+        hanging = False
+        back.set()
+        async with asyncio.timeout(20):
+            while not upstream.seen:
+                with contextlib.suppress(AioRpcError):
+                    await read(gateway)
+
+
+async def test_an_address_that_refuses_is_passed_over(names: dict[str, list[str]], upstream: ScriptedUpstream) -> None:
+    names[NAME] = ["127.0.0.2", "127.0.0.1"]
+    upstream.script.append(RUNNING)
+    async with running(f"http://{NAME}:{upstream.port}/api") as gateway:
+        assert (await read(gateway)).status == pb.JOB_STATUS_RUNNING
+
+
+async def test_beside_an_address_that_is_silent_the_next_is_tried(
+    names: dict[str, list[str]], upstream: ScriptedUpstream
+) -> None:
+    names[NAME] = ["127.0.0.2", "127.0.0.1"]
+    upstream.script.append(RUNNING)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.2", upstream.port))
+        silent.listen(0)
+        # The kernel takes this one, and drops what comes after it for want of room.
+        with socket.create_connection(silent.getsockname()):
+            async with running(f"http://{NAME}:{upstream.port}/api") as gateway:
+                assert (await read(gateway)).status == pb.JOB_STATUS_RUNNING

@@ -1,0 +1,1111 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.clock import sleep_until
+from gateway.errors import (
+    Draining,
+    GatewayError,
+    JobOverdue,
+    UpstreamAnswered,
+    UpstreamConnectionLost,
+    UpstreamError,
+    UpstreamOutage,
+    UpstreamTimedOut,
+)
+from gateway.watch import Changed, Key, MemorySentJobs, Quiet
+from gateway.watch.recent import KEEP_BYTES, KEEP_SECONDS, KEEP_UNSEEN_SECONDS
+from gateway.watch.refusals import GRACE_SECONDS, JUST_SENT_SECONDS
+from gateway.watch.sent_jobs import KEEP_SECONDS as KEEP_JOB_SECONDS
+from gateway.watch.sent_jobs import LONGEST_JOB_SECONDS, OVERDUE_MARGIN_SECONDS
+from tests.support.clock import SteppedClock, settle
+from tests.support.fetching import Fetch, Hang, State, make_hub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.clock import Pause
+    from gateway.watch import Hub, Watcher
+
+ANN = Key(b"ann", 42)
+BOB = Key(b"bob", 42)
+FAR = 1e9
+
+
+class Follower:
+    """A task that reads a watcher to its end and keeps what it got."""
+
+    def __init__(
+        self, hub: Hub[State], key: Key, fetch: Fetch, seen: Callable[[State], bool] | None = None, every: float = FAR
+    ) -> None:
+        self.got: list[Changed[State] | Quiet] = []
+        self._hub, self._key, self._fetch, self._seen, self._every = hub, key, fetch, seen, every
+        self.task = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        with self._hub.watch(self._key, self._fetch, self._seen) as watcher:
+            while True:
+                update = await watcher.next(self._fetch.clock.now + self._every)
+                self.got.append(update)
+                if isinstance(update, Changed) and update.last:
+                    return
+
+    @property
+    def values(self) -> list[int]:
+        return [update.state.value for update in self.got if isinstance(update, Changed)]
+
+    async def leave(self) -> None:
+        self.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await self.task
+
+
+class LateFetch(Fetch):
+    """One whose answers take some seconds."""
+
+    def __init__(self, clock: SteppedClock, *script: State | Exception, takes: float = 5.0) -> None:
+        super().__init__(clock, *script)
+        self.takes = takes
+
+    async def __call__(self, pause: Pause = nullcontext) -> State:
+        await sleep_until(self.clock, self.clock.now + self.takes)
+        return await super().__call__(pause)
+
+
+@pytest.fixture
+def clock() -> SteppedClock:
+    return SteppedClock()
+
+
+async def assert_nothing_left(hub: Hub[State], clock: SteppedClock, *, reading: float = 0.0) -> None:
+    """Nothing is left, once what reads without watchers has taken `reading` seconds more."""
+    await settle()
+    await clock.advance(reading)
+    assert len(hub) == 0
+    assert hub.watching == 0
+    # An end that was just read is kept for a while.
+    await clock.advance(KEEP_SECONDS)
+    assert clock.pending == 0
+    await hub.aclose()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert others == set()
+
+
+def lost() -> UpstreamError:
+    return UpstreamConnectionLost("lost")
+
+
+def throttled(seconds: float | None) -> UpstreamError:
+    return UpstreamAnswered(429, "slow down", retry_after=seconds)
+
+
+async def test_a_watch_gets_the_state_at_once_then_every_change_then_the_end(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), State(1), State(3), State(2), State(2), State(9, last=True))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await settle()
+    assert follower.values == [1]
+    await clock.advance(10)
+    assert follower.values == [1, 3, 2, 9]
+    assert [update.last for update in follower.got if isinstance(update, Changed)] == [False, False, False, True]
+    await follower.task
+    assert fetch.count == 6
+    await assert_nothing_left(hub, clock)
+
+
+async def test_equal_states_are_not_repeated_though_they_differ_in_what_equality_does_not_cover(
+    clock: SteppedClock,
+) -> None:
+    fetch = Fetch(clock, State(1, url="a"), State(1, url="b"), State(1, url="c"), State(1, last=True))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(2.5)
+    assert follower.values == [1]
+    late = Follower(hub, ANN, fetch)
+    await settle()
+    assert [update.state.url for update in late.got if isinstance(update, Changed)] == ["c"]
+    await clock.advance(10)
+    assert follower.values == late.values == [1, 1]
+    await assert_nothing_left(hub, clock)
+
+
+async def test_any_number_of_watchers_cost_one_loop(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), State(2), State(3, last=True))
+    hub = make_hub(clock)
+    followers = [Follower(hub, ANN, fetch) for _ in range(50)]
+    await clock.advance(1.5)
+    followers += [Follower(hub, ANN, fetch) for _ in range(50)]
+    await clock.advance(10)
+    assert fetch.count == 3
+    assert all(follower.values == [1, 2, 3] for follower in followers[:50])
+    assert all(follower.values == [2, 3] for follower in followers[50:])
+
+
+async def test_another_credential_is_polled_for_on_its_own(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    ann = Follower(hub, ANN, Fetch(clock, State(1, last=True)))
+    bob = Follower(hub, BOB, Fetch(clock, UpstreamAnswered(404, "not yours")))
+    await settle()
+    assert ann.values == [1]
+    with pytest.raises(UpstreamAnswered):
+        await bob.task
+    assert bob.values == []
+
+
+async def test_the_last_watcher_that_leaves_stops_the_polling(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1))
+    hub = make_hub(clock)
+    first, second = Follower(hub, ANN, fetch), Follower(hub, ANN, fetch)
+    await clock.advance(2.5)
+    await first.leave()
+    polls = fetch.count
+    await clock.advance(2)
+    assert fetch.count > polls
+    await second.leave()
+    polls = fetch.count
+    await assert_nothing_left(hub, clock)
+    await clock.advance(10)
+    assert fetch.count == polls
+
+
+async def test_a_read_in_flight_is_finished_for_the_next_caller(clock: SteppedClock) -> None:
+    """Each wait is shorter than a read, and all of them together are not."""
+    fetch = LateFetch(clock, State(1), State(2, last=True), takes=4)
+    hub = make_hub(clock)
+    got: list[int | None] = []
+    for _ in range(10):
+        with hub.watch(ANN, fetch) as watcher:
+            await clock.advance(1)
+            got.append(None if watcher.loop.state is None else watcher.loop.state.value)
+    assert got == [None] * 3 + [1] * 5 + [2] * 2
+    assert fetch.count == 2
+    await assert_nothing_left(hub, clock, reading=KEEP_UNSEEN_SECONDS)
+
+
+async def test_a_read_without_watchers_is_the_last_one(clock: SteppedClock) -> None:
+    fetch = LateFetch(clock, State(1), takes=4)
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(1)
+    await follower.leave()
+    await clock.advance(3 + KEEP_UNSEEN_SECONDS - 0.1)
+    assert len(hub) == 1
+    await clock.advance(0.1)
+    assert fetch.count == 1
+    await assert_nothing_left(hub, clock)
+
+
+@pytest.mark.parametrize("failure", [UpstreamAnswered(404, "no"), UpstreamConnectionLost("lost")], ids=["404", "lost"])
+async def test_a_read_without_watchers_may_fail(clock: SteppedClock, failure: UpstreamError) -> None:
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, LateFetch(clock, failure, takes=4))
+    await clock.advance(1)
+    await follower.leave()
+    await assert_nothing_left(hub, clock, reading=3 + KEEP_UNSEEN_SECONDS)
+
+
+async def test_a_read_without_watchers_has_its_time_limit(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, Hang)
+    hub = make_hub(clock, outage=30)
+    follower = Follower(hub, ANN, fetch)
+    await settle()
+    await follower.leave()
+    await clock.advance(9.9)
+    assert fetch.cancelled == 0
+    await clock.advance(0.1)
+    assert fetch.cancelled == 1
+    await assert_nothing_left(hub, clock, reading=KEEP_UNSEEN_SECONDS)
+
+
+async def test_closing_cancels_a_read_without_watchers(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, Hang)
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await settle()
+    await follower.leave()
+    await hub.aclose()
+    assert fetch.cancelled == 1
+    assert clock.pending == 0
+
+
+async def test_a_huge_end_that_nobody_saw_is_not_kept(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    fetch = LateFetch(clock, State(1, last=True, size=KEEP_BYTES + 1), takes=4)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(1)
+    await follower.leave()
+    await clock.advance(3)
+    assert len(hub) == 0
+    again = Follower(hub, ANN, fetch)
+    await clock.advance(4)
+    assert (again.values, fetch.count) == ([1], 2)
+
+
+async def test_a_final_failure_ends_all_watchers_and_the_next_gets_a_loop_of_its_own(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), *[UpstreamAnswered(403, "no")] * 2, State(2, last=True))
+    hub = make_hub(clock)
+    followers = [Follower(hub, ANN, fetch) for _ in range(3)]
+    await clock.advance(4)
+    for follower in followers:
+        assert follower.values == [1]
+        with pytest.raises(UpstreamAnswered):
+            await follower.task
+    late = Follower(hub, ANN, fetch)
+    await settle()
+    assert late.values == [2]
+    await assert_nothing_left(hub, clock)
+
+
+async def test_who_joins_while_others_still_read_the_end_gets_the_end(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1, last=True))
+    hub = make_hub(clock)
+    with hub.watch(ANN, fetch) as reader:
+        await settle()
+        assert len(hub) == 0
+        late = Follower(hub, ANN, fetch)
+        await settle()
+        assert late.values == [1]
+        await clock.advance(KEEP_SECONDS)
+        later = Follower(hub, ANN, fetch)
+        await settle()
+        assert later.values == [1]
+        assert await reader.next(FAR) == Changed(State(1, last=True), 0, last=True)
+    assert fetch.count == 2
+    await assert_nothing_left(hub, clock)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [lost(), UpstreamTimedOut("slow"), UpstreamAnswered(503, "no"), UpstreamAnswered(408, "no"), throttled(None)],
+    ids=["lost", "timed out", "503", "408", "429"],
+)
+async def test_passing_failures_are_ridden_out(clock: SteppedClock, failure: UpstreamError) -> None:
+    fetch = Fetch(clock, State(1), *[failure] * 20, State(2, last=True))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(60)
+    assert follower.values == [1, 2]
+    await assert_nothing_left(hub, clock)
+
+
+async def test_an_outage_ends_the_watch_after_its_limit_and_not_before(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), lost())
+    hub = make_hub(clock, outage=300)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(1)
+    began = fetch.times[1] if fetch.count > 1 else clock.now
+    await clock.advance(began + 299.9 - clock.now)
+    assert not follower.task.done()
+    await clock.advance(2)
+    with pytest.raises(UpstreamOutage, match="has failed for 300 s, the last time so: lost") as caught:
+        await follower.task
+    assert isinstance(caught.value.last, UpstreamConnectionLost)
+    assert fetch.times[-1] < fetch.times[1] + 300, "nothing is asked after the limit"
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_success_resets_the_outage(clock: SteppedClock) -> None:
+    flapping = [lost()] * 100 + [State(1)]
+    fetch = Fetch(clock, *flapping * 20, State(2, last=True))
+    hub = make_hub(clock, outage=120)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(3600)
+    assert follower.values == [1, 2]
+
+
+@pytest.mark.parametrize("failure", [throttled(30), UpstreamAnswered(503, "no", retry_after=30)], ids=["429", "503"])
+async def test_retry_after_is_honoured(clock: SteppedClock, failure: UpstreamError) -> None:
+    fetch = Fetch(clock, failure, State(1, last=True))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(60)
+    assert follower.values == [1]
+    assert 30 <= fetch.gaps[0] <= 31
+
+
+@pytest.mark.parametrize("failure", [throttled(3600), UpstreamAnswered(503, "no", retry_after=3600)])
+@pytest.mark.parametrize("later", [State(7, last=True), UpstreamConnectionLost("lost")], ids=["good", "failing"])
+async def test_a_watch_looks_once_more_before_it_gives_up(
+    clock: SteppedClock, failure: UpstreamError, later: State | UpstreamError
+) -> None:
+    fetch = Fetch(clock, failure, later)
+    hub = make_hub(clock, outage=300)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(299.9)
+    assert fetch.count == 1
+    assert not follower.task.done()
+    await clock.advance(1.1)
+    assert fetch.count == 2
+    if isinstance(later, State):
+        assert follower.values == [7]
+    else:
+        with pytest.raises(UpstreamOutage) as caught:
+            await follower.task
+        assert caught.value.last is later
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_last_look_that_hangs_is_cut_off(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, UpstreamAnswered(503, "no", retry_after=3600), Hang)
+    hub = make_hub(clock, outage=300)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(399.9)
+    assert not follower.task.done()
+    await clock.advance(0.1)
+    with pytest.raises(UpstreamOutage) as caught:
+        await follower.task
+    assert isinstance(caught.value.last, UpstreamTimedOut)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_each_loop_that_a_429_holds_back_looks_once_more(clock: SteppedClock) -> None:
+    """All of them fail, and what one learns at its limit does not put off the end of the others."""
+    hub = make_hub(clock, outage=300, slots=100)
+    fetches = [LateFetch(clock, throttled(3600), takes=0.1) for _ in range(5)]
+    followers = [Follower(hub, Key(b"ann", number), fetch) for number, fetch in enumerate(fetches)]
+    await clock.advance(303)
+    assert [fetch.count for fetch in fetches] == [2] * 5
+    for follower in followers:
+        assert isinstance(follower.task.exception(), UpstreamOutage)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_holds_by_others_put_off_the_end_of_an_outage_to_twice_its_limit(clock: SteppedClock) -> None:
+    hub = make_hub(clock, outage=300, slots=100)
+    fetch = Fetch(clock, throttled(3600))
+    follower = Follower(hub, ANN, fetch)
+    for number in range(6):
+        await clock.advance(100)
+        hub._holds.hold(b"ann", clock.now + 250 + number)  # noqa: SLF001 - as a loop that is throttled does
+    await clock.advance(1.1)
+    assert isinstance(follower.task.exception(), UpstreamOutage)
+    assert fetch.count == 2
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_throttled_poll_holds_back_all_loops_of_its_credential_and_no_other(clock: SteppedClock) -> None:
+    hub = make_hub(clock, slots=100)
+    fine = [Fetch(clock, State(number)) for number in range(10)]
+    for number, fetch in enumerate(fine):
+        Follower(hub, Key(b"ann", number), fetch)
+    other = Fetch(clock, State(1))
+    Follower(hub, Key(b"bob", 0), other)
+    await clock.advance(5)
+    Follower(hub, Key(b"ann", 99), Fetch(clock, throttled(60), State(99)))
+    await settle()
+    before = [fetch.count for fetch in fine]
+    await clock.advance(59)
+    assert [fetch.count for fetch in fine] == before
+    assert other.count > 50
+    await clock.advance(3)
+    assert all(fetch.count > count for fetch, count in zip(fine, before, strict=True))
+    resumed = sorted(fetch.times[count] for fetch, count in zip(fine, before, strict=True))
+    assert len(set(resumed)) == len(resumed), "they come back one by one"
+    await hub.aclose()
+
+
+async def test_heartbeats_tell_of_failures_and_of_the_next_poll(clock: SteppedClock) -> None:
+    failure = UpstreamAnswered(503, "no", retry_after=40)
+    fetch = Fetch(clock, State(1), failure)
+    hub = make_hub(clock)
+    with hub.watch(ANN, fetch) as watcher:
+        assert isinstance(await _next(watcher, clock), Changed)
+        quiet = await _next(watcher, clock, 0.1)
+        assert isinstance(quiet, Quiet)
+        assert (quiet.failures, quiet.last_failure) == (0, None)
+        assert quiet.next_poll_time is not None
+        assert clock.time() < quiet.next_poll_time <= clock.time() + 1
+        quiet = await _next(watcher, clock, 10)
+        assert isinstance(quiet, Quiet)
+        assert (quiet.failures, quiet.last_failure) == (1, failure)
+        assert quiet.next_poll_time is not None
+        assert quiet.next_poll_time == pytest.approx(clock.time() + 31, abs=2)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_heartbeat_names_no_next_poll_while_one_is_under_way(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    with hub.watch(ANN, Fetch(clock, Hang)) as watcher:
+        assert await _next(watcher, clock, 5) == Quiet(None, 0, None)
+
+
+async def _next(watcher: Watcher[State], clock: SteppedClock, seconds: float = 5) -> Changed[State] | Quiet:
+    waiting = asyncio.create_task(watcher.next(clock.now + seconds))
+    await settle()
+    if not waiting.done():
+        await clock.advance(seconds)
+    return await waiting
+
+
+async def test_a_slow_watcher_gets_the_latest_state_the_count_of_what_it_missed_and_the_end(
+    clock: SteppedClock,
+) -> None:
+    fetch = Fetch(clock, *[State(number) for number in range(1, 1001)], State(1001, last=True))
+    hub = make_hub(clock)
+    quick = Follower(hub, ANN, fetch)
+    with hub.watch(ANN, fetch) as slow:
+        await settle()
+        assert await slow.next(FAR) == Changed(State(1), 0, last=False)
+        while quick.values[-1] < 900:
+            await clock.advance(1)
+        assert await slow.next(FAR) == Changed(State(900), 898, last=False)
+        await clock.advance(200)
+        assert await slow.next(FAR) == Changed(State(1001, last=True), 100, last=True)
+    assert quick.values == list(range(1, 1002))
+    await assert_nothing_left(hub, clock)
+
+
+async def test_who_has_seen_the_state_waits_for_the_next_change(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), State(1), State(2), State(1), State(3, last=True))
+    hub = make_hub(clock)
+    resumed = Follower(hub, ANN, fetch, seen=lambda state: state.value == 1)
+    await clock.advance(10)
+    assert resumed.values == [2, 1, 3]
+    assert [update.skipped for update in resumed.got if isinstance(update, Changed)] == [0, 0, 0]
+
+
+async def test_the_last_state_is_given_to_who_has_seen_it_too(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    resumed = Follower(hub, ANN, Fetch(clock, State(1, last=True)), seen=lambda _: True)
+    await settle()
+    assert resumed.values == [1]
+
+
+async def test_polls_are_quick_while_a_watch_is_young_and_slower_as_it_ages(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1))
+    hub = make_hub(clock, shortest=0.25, longest=5)
+    follower = Follower(hub, ANN, fetch)
+    await settle()
+    assert fetch.times == [clock.now]
+    await clock.advance(300)
+    assert all(0.25 <= gap <= 5 for gap in fetch.gaps)
+    assert fetch.gaps[0] <= 0.3
+    assert fetch.gaps[-20:] == pytest.approx([5.0] * 20), "a random part of the longest would only cost polls"
+    assert len(set(fetch.gaps[:20])) > 15, "there is jitter"
+    await follower.leave()
+
+
+async def test_a_stuck_poll_is_cut_off_and_counts_as_a_failure(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, Hang)
+    hub = make_hub(clock, outage=30)
+    follower = Follower(hub, ANN, fetch)
+    other = Follower(hub, BOB, Fetch(clock, State(1)))
+    await clock.advance(29)
+    assert len(other.values) == 1
+    await clock.advance(2)
+    with pytest.raises(UpstreamOutage) as caught:
+        await follower.task
+    assert isinstance(caught.value.last, UpstreamTimedOut)
+    assert fetch.cancelled == 3, "one that hangs leaves time for others"
+    await other.leave()
+    await assert_nothing_left(hub, clock)
+
+
+async def test_waiting_for_a_slot_is_neither_failure_nor_time_out(clock: SteppedClock) -> None:
+    hub = make_hub(clock, outage=10, slots=1)
+    stuck = Follower(hub, Key(b"ann", 1), Fetch(clock, Hang))
+    waiting = Follower(hub, Key(b"ann", 2), Fetch(clock, State(7, last=True)), every=2)
+    await clock.advance(3)
+    assert waiting.values == []
+    assert isinstance(waiting.got[0], Quiet)
+    assert waiting.got[0].failures == 0
+    await clock.advance(2)
+    assert waiting.values == [7]
+    await clock.advance(20)
+    with pytest.raises(UpstreamOutage):
+        await stuck.task
+
+
+@pytest.mark.parametrize("failure", [asyncio.CancelledError(), RuntimeError("unforeseen")], ids=["cancelled", "raised"])
+async def test_what_nobody_foresaw_ends_all_watchers_with_an_error(clock: SteppedClock, failure: BaseException) -> None:
+    async def fetch(_: Pause) -> State:
+        raise failure
+
+    hub = make_hub(clock)
+    with hub.watch(ANN, fetch) as watcher:
+        with pytest.raises(GatewayError, match=r"a poll (was cancelled|failed)") as caught:
+            await watcher.next(FAR)
+        assert caught.value.__cause__ is (failure if isinstance(failure, Exception) else None)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_watchers_are_ended_in_slices_each_with_an_error_of_its_own(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    fetch = Fetch(clock, State(1))
+    followers = [Follower(hub, ANN, fetch) for _ in range(100)]
+    await settle()
+    waits = iter(range(1, 101))
+    ending = asyncio.create_task(hub.end_watchers(lambda: Draining(retry_after=next(waits)), clock.now + 10))
+    await clock.advance(5)
+    assert 30 <= sum(follower.task.done() for follower in followers) <= 70
+    await clock.advance(4.5)
+    assert ending.done(), "with some time to spare"
+    errors = [follower.task.exception() for follower in followers]
+    assert {error.retry_after for error in errors if isinstance(error, Draining)} == set(range(1, 101))
+    assert all(follower.values == [1] for follower in followers)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_cancellation_at_any_moment_leaves_nothing_behind() -> None:
+    """Cancels a watcher after each round of the event loop in turn, through polls, waits and failures."""
+    for rounds in range(120):
+        clock = SteppedClock()
+        hub = make_hub(clock, slots=1)
+        fetch = Fetch(clock, State(1), lost(), State(2), throttled(1), Hang)
+        follower = Follower(hub, ANN, fetch)
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+            if clock.pending:
+                await clock.advance(0.2)
+        if not follower.task.done():
+            follower.task.cancel()
+        await asyncio.wait([follower.task])
+        await assert_nothing_left(hub, clock, reading=100 + KEEP_UNSEEN_SECONDS)
+
+
+async def test_joining_right_when_the_last_one_leaves_starts_anew(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    old, new = Fetch(clock, State(1)), Fetch(clock, State(5, last=True))
+    first = Follower(hub, ANN, old)
+    await clock.advance(0.5)
+    first.task.cancel()
+    second = Follower(hub, ANN, new)
+    await settle()
+    assert second.values == [5]
+    assert old.count == 1
+    await asyncio.wait([first.task])
+    await assert_nothing_left(hub, clock)
+
+
+async def test_joining_right_when_the_last_one_leaves_shares_the_read_in_flight(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    old, new = LateFetch(clock, State(5, last=True)), Fetch(clock, State(6))
+    first = Follower(hub, ANN, old)
+    await clock.advance(1)
+    first.task.cancel()
+    second = Follower(hub, ANN, new)
+    await clock.advance(4)
+    assert (second.values, new.count) == ([5], 0)
+    await asyncio.wait([first.task])
+    await assert_nothing_left(hub, clock)
+
+
+async def test_keys_of_ended_loops_are_forgotten(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    for number in range(200):
+        follower = Follower(hub, Key(b"ann", number), Fetch(clock, State(1, last=True)))
+        await settle()
+        assert follower.task.done()
+    await assert_nothing_left(hub, clock)
+
+
+async def test_who_comes_late_gets_the_end_that_was_just_read_without_a_poll(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), State(2, last=True))
+    hub = make_hub(clock)
+    first = Follower(hub, ANN, fetch)
+    await clock.advance(2)
+    assert first.values == [1, 2]
+    late = [Follower(hub, ANN, fetch) for _ in range(10)]
+    other = Follower(hub, BOB, Fetch(clock, UpstreamAnswered(404, "not yours")))
+    await settle()
+    assert all(follower.values == [2] for follower in late)
+    assert fetch.count == 2
+    with pytest.raises(UpstreamAnswered):
+        await other.task
+    await clock.advance(KEEP_SECONDS)
+    later = Follower(hub, ANN, fetch)
+    await settle()
+    assert (later.values, fetch.count) == ([2], 3)
+    await clock.advance(KEEP_SECONDS)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_ends_are_kept_within_a_limit_of_bytes_and_the_oldest_go_first(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    fetches = [Fetch(clock, State(1, last=True, size=KEEP_BYTES // 3)) for _ in range(4)]
+    huge = Fetch(clock, State(1, last=True, size=KEEP_BYTES + 1))
+    for _ in range(2):
+        for number, fetch in enumerate([*fetches, huge]):
+            Follower(hub, Key(b"ann", number), fetch)
+            await settle()
+    # The first went for the fourth, then the second for the first, and so on.
+    assert [fetch.count for fetch in fetches] == [2, 2, 2, 2]
+    assert huge.count == 2
+    for number in (1, 2, 3):
+        Follower(hub, Key(b"ann", number), fetches[number])
+    await settle()
+    assert [fetch.count for fetch in fetches] == [2, 2, 2, 2]
+    await clock.advance(KEEP_SECONDS)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedClock) -> None:
+    """100,000 steps pass by a watcher that does not read, and one that does: neither keeps any of them."""
+    steps = 100_000
+    fetch = Fetch(clock, State(0))
+    # A short limit, for the stepped clock keeps a cancelled timer until its moment.
+    hub = make_hub(clock, shortest=0.03, longest=0.03, outage=1)
+    given = 0
+    with hub.watch(ANN, fetch) as slow, hub.watch(ANN, fetch) as quick:
+        await slow.next(FAR)
+        gc.collect()
+        blocks = sys.getallocatedblocks()
+        for number in range(1, steps + 1):
+            fetch.script[0] = State(number, last=number == steps)
+            fetch.times.clear()
+            await clock.advance(0.03)
+            update = await quick.next(FAR)
+            assert isinstance(update, Changed)
+            given += 1 + update.skipped
+        gc.collect()
+        grown = sys.getallocatedblocks() - blocks
+        assert given == steps
+        assert await slow.next(FAR) == Changed(State(steps, last=True), steps - 1, last=True)
+    # The count is that of the process, where others may allocate a little; to keep a state takes blocks for each step.
+    assert grown < steps / 10, "blocks of memory"
+
+
+async def test_who_waited_for_a_slot_while_its_credential_was_told_to_slow_down_waits_on(clock: SteppedClock) -> None:
+    hub = make_hub(clock, slots=1)
+    throttling = Follower(hub, Key(b"ann", 1), LateFetch(clock, throttled(60), State(1, last=True)))
+    await settle()
+    waiting_fetch = Fetch(clock, State(7, last=True))
+    waiting = Follower(hub, Key(b"ann", 2), waiting_fetch)
+    await clock.advance(60)
+    assert waiting_fetch.count == 0
+    await clock.advance(20)
+    assert (waiting.values, throttling.values) == ([7], [1])
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_shorter_hold_does_not_end_a_longer_one(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    fetches = [LateFetch(clock, throttled(60), State(1)), LateFetch(clock, throttled(2), State(1), takes=6)]
+    for number, fetch in enumerate(fetches):
+        Follower(hub, Key(b"ann", number), fetch)
+    await clock.advance(64)
+    assert [fetch.count for fetch in fetches] == [1, 1]
+    await clock.advance(20)
+    assert all(fetch.count > 1 for fetch in fetches)
+    await hub.aclose()
+
+
+async def test_closing_stops_what_is_watched_and_forgets_the_ends(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    Follower(hub, Key(b"ann", 1), Fetch(clock, State(1, last=True)))
+    watched = Follower(hub, Key(b"ann", 2), Fetch(clock, Hang))
+    left = Follower(hub, Key(b"ann", 3), Fetch(clock, Hang))
+    await settle()
+    left.task.cancel()
+    await hub.aclose()
+    others = asyncio.all_tasks() - {asyncio.current_task(), watched.task, left.task}
+    assert others == set()
+    watched.task.cancel()
+    left.task.cancel()
+    await asyncio.wait([watched.task, left.task])
+    assert clock.pending == 0
+
+
+async def test_polls_of_one_credential_that_hang_hold_up_no_other(clock: SteppedClock) -> None:
+    hub = make_hub(clock, slots=8, outage=600)
+    hanging = [Fetch(clock, Hang) for _ in range(20)]
+    anns = [Follower(hub, Key(b"ann", number), fetch) for number, fetch in enumerate(hanging)]
+    await settle()
+    bob = Follower(hub, BOB, Fetch(clock, State(1), State(2), State(3, last=True)))
+    await clock.advance(5)
+    assert bob.values == [1, 2, 3]
+    assert sum(fetch.count for fetch in hanging) == 6, "three quarters of the slots"
+    for follower in anns:
+        await follower.leave()
+    await assert_nothing_left(hub, clock, reading=200 + KEEP_UNSEEN_SECONDS)
+
+
+async def test_two_greedy_credentials_hold_up_a_third_for_no_poll(clock: SteppedClock) -> None:
+    hub = make_hub(clock, slots=16, outage=600)
+    hanging = [Fetch(clock, Hang) for _ in range(80)]
+    greedy = [Follower(hub, Key((b"ann", b"eve")[n % 2], n), fetch) for n, fetch in enumerate(hanging)]
+    await settle()
+    started = clock.now
+    bob = Fetch(clock, State(1), State(2), State(3, last=True))
+    modest = Follower(hub, BOB, bob)
+    await clock.advance(5)
+    assert modest.values == [1, 2, 3]
+    assert bob.times[0] == started, "there was a place at once"
+    assert 13 <= sum(fetch.count for fetch in hanging) <= 15
+    for follower in greedy:
+        await follower.leave()
+    await assert_nothing_left(hub, clock, reading=200 + KEEP_UNSEEN_SECONDS)
+
+
+async def test_places_of_polls_go_round_among_credentials(clock: SteppedClock) -> None:
+    """One place, polls of a second, a credential with fifty jobs, and four with one each."""
+    hub = make_hub(clock, slots=1, outage=600)
+    anns = [LateFetch(clock, State(1), takes=1) for _ in range(50)]
+    others = [LateFetch(clock, State(1), takes=1) for _ in range(4)]
+    followers = [Follower(hub, Key(b"ann", number), fetch) for number, fetch in enumerate(anns)]
+    followers += [Follower(hub, Key(b"other %d" % number, 0), fetch) for number, fetch in enumerate(others)]
+    await clock.advance(100)
+    assert [fetch.count for fetch in others] == pytest.approx([20] * 4, abs=2)
+    assert sum(fetch.count for fetch in anns) == pytest.approx(20, abs=3)
+    for follower in followers:
+        await follower.leave()
+    await assert_nothing_left(hub, clock, reading=1 + KEEP_UNSEEN_SECONDS)
+
+
+async def test_polls_over_the_rate_come_later_while_heartbeats_go_on(clock: SteppedClock) -> None:
+    """Forty jobs that are due each second, and ten polls a second."""
+    hub = make_hub(clock, slots=100, rate=10.0, outage=3.0)
+    fetches = [Fetch(clock, State(1)) for _ in range(40)]
+    anns = [Follower(hub, Key(b"ann", number), fetch, every=1.0) for number, fetch in enumerate(fetches)]
+    bob = Fetch(clock, State(1))
+    other = Follower(hub, BOB, bob)
+    await clock.advance(100)
+    assert sum(fetch.count for fetch in fetches) == pytest.approx(1_000, abs=20)
+    assert all(fetch.count == pytest.approx(25, abs=2) for fetch in fetches), "all of them by turns"
+    assert bob.count == pytest.approx(100, abs=15), "another credential has a rate of its own"
+    for follower in anns:
+        quiet = [each for each in follower.got if isinstance(each, Quiet)]
+        assert len(quiet) >= 95
+        assert not any(each.failures for each in quiet)
+        assert not follower.task.done(), "to wait is no outage"
+        await follower.leave()
+    await other.leave()
+    await assert_nothing_left(hub, clock)
+
+
+async def test_waiting_for_the_rate_in_an_outage_does_not_use_up_its_limit(clock: SteppedClock) -> None:
+    hub = make_hub(clock, outage=10, rate=0.1)
+    fetch = Fetch(clock, lost(), lost(), State(7, last=True))
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(21)
+    assert (fetch.count, follower.values) == (3, [7])
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_429_slows_the_polls_of_its_credential_down_for_longer_than_it_holds_them_back(
+    clock: SteppedClock,
+) -> None:
+    hub = make_hub(clock, slots=100, rate=50.0)
+    fetches = [Fetch(clock, State(1)) for _ in range(40)]
+    fetches.append(Fetch(clock, *[State(1)] * 20, throttled(2), State(1)))
+    bob = Fetch(clock, State(1))
+    followers = [Follower(hub, Key(b"ann", number), fetch) for number, fetch in enumerate(fetches)]
+    followers.append(Follower(hub, BOB, bob))
+
+    async def polls(seconds: int) -> float:
+        before = sum(fetch.count for fetch in fetches)
+        await clock.advance(seconds)
+        return (sum(fetch.count for fetch in fetches) - before) / seconds
+
+    await clock.advance(5)
+    assert await polls(10) == pytest.approx(41, rel=0.1)
+    await clock.advance(15)
+    assert await polls(20) == pytest.approx(22, rel=0.15), "half of what it was"
+    await clock.advance(600)
+    assert await polls(10) == pytest.approx(41, rel=0.1)
+    assert bob.count == pytest.approx(660, rel=0.1)
+    for follower in followers:
+        await follower.leave()
+    await assert_nothing_left(hub, clock)
+
+
+async def test_waiting_for_a_slot_in_an_outage_does_not_use_up_its_limit(clock: SteppedClock) -> None:
+    hub = make_hub(clock, outage=10, slots=1)
+    failing = LateFetch(clock, lost(), State(7, last=True), takes=0.1)
+    waiting = Follower(hub, Key(b"ann", 99), failing)
+    await clock.advance(0.1)
+    assert failing.count == 1
+    hanging = [Follower(hub, Key(b"ann", number), Fetch(clock, Hang)) for number in range(4)]
+    await clock.advance(12)
+    assert failing.count == 1, "it waits for its turn behind four polls that hang"
+    await clock.advance(5)
+    assert waiting.values == [7]
+    await clock.advance(120)
+    for follower in hanging:
+        assert isinstance(follower.task.exception(), UpstreamOutage)
+    await assert_nothing_left(hub, clock)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01])
+async def test_a_retry_after_of_next_to_nothing_does_not_switch_the_backoff_off(
+    clock: SteppedClock, seconds: float
+) -> None:
+    fetch = Fetch(clock, UpstreamAnswered(503, "no", retry_after=seconds))
+    hub = make_hub(clock, shortest=0.05, longest=5.0, outage=60)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(59)
+    assert fetch.count < 120, "some two a second, and not twenty"
+    await follower.leave()
+
+
+def refused(status: int = 404) -> UpstreamAnswered:
+    return UpstreamAnswered(status, "no")
+
+
+def page(status: int = 404) -> UpstreamAnswered:
+    """The page of a proxy."""
+    return UpstreamAnswered(status, "no", from_api=False)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 422])
+async def test_one_refusal_between_good_reads_ends_nothing(clock: SteppedClock, status: int) -> None:
+    fetch = Fetch(clock, State(1), refused(status), State(2), refused(status), State(3, last=True))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(10)
+    assert follower.values == [1, 2, 3]
+    await assert_nothing_left(hub, clock)
+
+
+@pytest.mark.parametrize(
+    ("reads", "told"),
+    [
+        ([404, 404], 404),
+        ([404, 503, 404], 404),
+        ([403, 404, 404], 404),
+        ([403, 404, 403, 403], 403),
+        ([404, "page", 404], 404),
+        ([404, "lost", 499, 404], 404),
+    ],
+    ids=str,
+)
+async def test_a_refusal_counts_once_the_next_certain_answer_is_the_same(
+    clock: SteppedClock, reads: list[int | str], told: int
+) -> None:
+    entries = [page() if each == "page" else lost() if each == "lost" else refused(int(each)) for each in reads]
+    fetch = Fetch(clock, State(1), *entries)
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(20)
+    with pytest.raises(UpstreamAnswered) as caught:
+        await follower.task
+    assert caught.value.http_status == told
+    assert fetch.count == 1 + len(reads)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_refusal_is_confirmed_after_about_a_second(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), UpstreamAnswered(403, "no", retry_after=60))
+    hub = make_hub(clock, shortest=5, longest=60)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(10)
+    assert follower.task.done()
+    assert 0.8 <= fetch.gaps[1] <= 1.2
+
+
+async def test_refusals_that_differ_for_ever_are_an_outage(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), *[refused(403), refused(404)] * 50)
+    hub = make_hub(clock, outage=30)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(32)
+    with pytest.raises(UpstreamOutage):
+        await follower.task
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_refusal_without_any_state_is_final_at_once(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, lost(), refused(), State(1))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(10)
+    with pytest.raises(UpstreamAnswered):
+        await follower.task
+    assert fetch.count == 2
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_refusal_is_confirmed_for_a_client_that_saw_the_job_before(clock: SteppedClock) -> None:
+    """Its resume token proves that the job exists, also to a loop that others began."""
+    for fresh_loop in (True, False):
+        hub = make_hub(clock)
+        fetch = LateFetch(clock, refused(), State(1, last=True), takes=0.5)
+        others = [] if fresh_loop else [Follower(hub, ANN, fetch)]
+        await settle()
+        with hub.watch(ANN, fetch, exists=True) as watcher:
+            assert await _next(watcher, clock, 5) == Changed(State(1, last=True), 0, last=True)
+        for other in others:
+            assert other.values == [1]
+        await assert_nothing_left(hub, clock)
+
+
+async def test_a_newcomer_to_an_unconfirmed_refusal_gets_the_last_state_and_the_end(clock: SteppedClock) -> None:
+    fetch = Fetch(clock, State(1), refused(), refused())
+    hub = make_hub(clock)
+    first = Follower(hub, ANN, fetch)
+    await clock.advance(1.5)
+    assert fetch.count == 2
+    late = Follower(hub, ANN, fetch, every=0.1)
+    await clock.advance(2)
+    for follower in (first, late):
+        assert follower.values == [1]
+        with pytest.raises(UpstreamAnswered):
+            await follower.task
+    quiet = [each for each in late.got if isinstance(each, Quiet)]
+    assert quiet
+    assert all(each.failures == 1 and isinstance(each.last_failure, UpstreamAnswered) for each in quiet)
+    await assert_nothing_left(hub, clock)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 413, 451])
+async def test_the_page_of_a_proxy_is_transient_on_every_watch(clock: SteppedClock, status: int) -> None:
+    fetch = Fetch(clock, *[page(status)] * 5, State(1), *[page(status)] * 5, State(2, last=True))
+    hub = make_hub(clock)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(60)
+    assert follower.values == [1, 2]
+    await assert_nothing_left(hub, clock)
+
+
+def make_hub_of_sent(clock: SteppedClock, age: float, timeout: float | None = None, outage: float = 300) -> Hub[State]:
+    """A hub whose job of ann was sent `age` seconds ago."""
+    jobs = MemorySentJobs(clock)
+    jobs.remember(ANN, timeout)
+    clock.now += age
+    return make_hub(clock, outage=outage, sent_jobs=jobs)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 410])
+@pytest.mark.parametrize("age", [0.0, JUST_SENT_SECONDS])
+async def test_refusals_of_a_job_that_was_just_sent_are_ridden_out(
+    clock: SteppedClock, status: int, age: float
+) -> None:
+    hub = make_hub_of_sent(clock, age)
+    fetch = Fetch(clock, *[refused(status)] * 3, State(1), State(2, last=True))
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(60)
+    assert follower.values == [1, 2]
+    await assert_nothing_left(hub, clock)
+
+
+async def test_refusals_of_a_job_that_was_just_sent_count_after_their_grace(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, 0)
+    fetch = Fetch(clock, refused())
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(GRACE_SECONDS - 0.1)
+    assert not follower.task.done()
+    await clock.advance(2.1)
+    with pytest.raises(UpstreamAnswered):
+        await follower.task
+    assert fetch.times[-1] >= fetch.times[0] + GRACE_SECONDS
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_job_that_was_sent_a_while_ago_has_no_grace(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, JUST_SENT_SECONDS + 0.1)
+    fetch = Fetch(clock, refused())
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(2)
+    assert isinstance(follower.task.exception(), UpstreamAnswered)
+    assert fetch.count == 2, "confirmed, because the job was known once"
+
+
+async def test_the_grace_is_the_credentials_own(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, 0)
+    fetch = Fetch(clock, refused())
+    follower = Follower(hub, BOB, fetch)
+    await settle()
+    assert isinstance(follower.task.exception(), UpstreamAnswered)
+    assert fetch.count == 1
+
+
+async def test_a_short_outage_limit_bounds_the_grace(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, 0, outage=5)
+    follower = Follower(hub, ANN, Fetch(clock, refused()))
+    await clock.advance(6)
+    error = follower.task.exception()
+    assert isinstance(error, UpstreamOutage)
+    assert error.http_status == 404
+
+
+@pytest.mark.parametrize("timeout", [60.0, None])
+async def test_a_job_that_runs_beyond_its_timeout_is_told_as_overdue(
+    clock: SteppedClock, timeout: float | None
+) -> None:
+    hub = make_hub_of_sent(clock, 10, timeout)
+    limit = (LONGEST_JOB_SECONDS if timeout is None else timeout) + OVERDUE_MARGIN_SECONDS
+    follower = Follower(hub, ANN, Fetch(clock, State(1)))
+    await clock.advance(limit - 10.1)
+    assert not follower.task.done()
+    await clock.advance(1.2)
+    with pytest.raises(JobOverdue, match=f"longer than its timeout of {limit - OVERDUE_MARGIN_SECONDS:.0f} s"):
+        await follower.task
+    assert follower.values == [1]
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_job_of_unknown_timeout_is_overdue_after_a_day_of_running(clock: SteppedClock) -> None:
+    hub = make_hub(clock, shortest=60, longest=60)
+    follower = Follower(hub, ANN, Fetch(clock, State(1)))
+    await clock.advance(LONGEST_JOB_SECONDS + OVERDUE_MARGIN_SECONDS - 1)
+    assert not follower.task.done()
+    await clock.advance(61)
+    with pytest.raises(JobOverdue, match="longer than a day"):
+        await follower.task
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_change_that_shows_the_job_overdue_is_told_first(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, 0, 60)
+    fetch = Fetch(clock, State(1))
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(359.5)
+    fetch.script[0] = State(2)
+    await clock.advance(1)
+    assert isinstance(follower.task.exception(), JobOverdue)
+    assert follower.values == [1, 2]
+
+
+async def test_a_new_watch_of_an_overdue_job_begins_anew(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, 359, 60)
+    for _ in range(2):
+        follower = Follower(hub, ANN, Fetch(clock, State(1)))
+        await clock.advance(OVERDUE_MARGIN_SECONDS - 1)
+        assert not follower.task.done()
+        await clock.advance(2)
+        assert isinstance(follower.task.exception(), JobOverdue)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_an_end_is_never_overdue(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, 0, 60)
+    fetch = Fetch(clock, State(1), *[lost()] * 500)
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(250)
+    fetch.script.clear()
+    fetch.script.append(State(2, last=True))
+    await clock.advance(200)
+    assert follower.values == [1, 2]
+
+
+async def test_sent_jobs_are_remembered_within_a_bound(clock: SteppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.watch.sent_jobs.MAX_JOBS", 3)
+    jobs = MemorySentJobs(clock)
+    for number in range(5):
+        jobs.remember(Key(b"ann", number), 60.0)
+    assert [jobs.find(Key(b"ann", number)) is not None for number in range(5)] == [False, False, True, True, True]
+    clock.now += KEEP_JOB_SECONDS + 1
+    assert jobs.find(Key(b"ann", 4)) is None
+    jobs.remember(Key(b"ann", 9), None)
+    jobs.remember(Key(b"ann", 10), None)
+    assert len(jobs) == 2
+
+
+async def test_an_outage_that_nobody_watched_ends_no_later_watch(clock: SteppedClock) -> None:
+    hub = make_hub(clock, outage=20)
+    fetch = LateFetch(clock, lost(), takes=4)
+    first = Follower(hub, ANN, fetch)
+    await clock.advance(3)
+    await first.leave()
+    await clock.advance(KEEP_UNSEEN_SECONDS)
+    late = Follower(hub, ANN, fetch)
+    await clock.advance(19)
+    assert not late.task.done()
+    await clock.advance(10)
+    assert isinstance(late.task.exception(), UpstreamOutage)
+    await assert_nothing_left(hub, clock)
