@@ -1,5 +1,11 @@
 """The command `jobgateway`, also as `python -m gateway`."""
 
+import _signal  # type: ignore[import-not-found]
+
+# Before any other import, so that Ctrl-C during one of them leaves no traceback.
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
 import os
 import sys
 
@@ -13,7 +19,7 @@ def main() -> None:
     stdio.open_missing()
     if sys.argv[1:2] == ["serve"]:
         # Before the imports, which take most of a second. The other commands can be interrupted during theirs.
-        signals.hold_back()
+        signals.block()
     else:
         stdio.leave_on_interrupt()
         stdio.guard()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 import stat
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import structlog
 
 from gateway.errors import ConfigError
-from gateway.threads import Daemon, detached, finished
+from gateway.threads import Daemon, finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -164,37 +163,25 @@ class LastGood(Generic[T]):
         for variable, path in self._files.items():
             self._reading = f"{variable}: {path}"
             try:
-                contents[variable] = _contents(path)
+                contents[variable] = read_regular(path)
             except OSError as error:
                 return f"{self._reading} cannot be read: {error.strerror}"
-            except _Unfit as error:
+            except UnfitFileError as error:
                 return f"{self._reading} {error}"
         return contents
 
 
-def check_authorities() -> None:
-    """Raise `ConfigError` if `SSL_CERT_FILE` hangs; libraries read it when they are imported, and would hang too."""
-    name = "SSL_CERT_FILE"
-    if name not in os.environ:
-        return
-    try:
-        detached("authorities", ssl.create_default_context).result(START_SECONDS)
-    except TimeoutError:
-        raise ConfigError(
-            f"{name}: {os.environ[name]} cannot be read: no answer within {START_SECONDS:g} s; is its volume there?"
-        ) from None
+class UnfitFileError(Exception):
+    """A file is of the wrong kind or too large; the message says which."""
 
 
-class _Unfit(Exception):
-    pass
-
-
-def _contents(path: Path) -> bytes:
+def read_regular(path: Path) -> bytes:
+    """Return the contents of a regular file of at most 1 MiB. Raises `OSError` and `UnfitFileError`."""
     # A pipe without a writer would hang the open.
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise _Unfit("is not a regular file; name one")
+            raise UnfitFileError("is not a regular file; name one")
         pieces = []
         room = MAX_FILE_BYTES + 1
         while room and (piece := os.read(file, room)):
@@ -203,5 +190,5 @@ def _contents(path: Path) -> bytes:
     finally:
         os.close(file)
     if not room:
-        raise _Unfit(f"has more than {MAX_FILE_BYTES} bytes; is it the right file?")
+        raise UnfitFileError(f"has more than {MAX_FILE_BYTES} bytes; is it the right file?")
     return b"".join(pieces)

@@ -10,6 +10,7 @@ import grpc
 from jobgateway.v1 import job_service_pb2_grpc as pb_grpc
 
 from gateway.cli.failure import CallFailed, Failure
+from gateway.cli.files import MAX_CREDENTIAL_BYTES, read_bounded
 
 if TYPE_CHECKING:
     from jobgateway.v1 import job_service_pb2 as pb
@@ -47,7 +48,7 @@ def read_token(file: Path | None) -> str:
     if not token_given(file):
         raise TokenUnusable("no token: set JOBGATEWAY_TOKEN, or name a file that holds it with --token-file")
     try:
-        token = file.read_text("ascii").rstrip("\r\n") if file else environment
+        token = read_bounded(file, MAX_CREDENTIAL_BYTES).decode("ascii").rstrip("\r\n") if file else environment
     except OSError as error:
         raise TokenUnusable(f"the token file {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:

@@ -5,7 +5,7 @@ from typing import NoReturn
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.cli import display
+from gateway.cli import display, stdio
 from gateway.cli.client import Deadline
 from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED
 from gateway.cli.failure import Failure
@@ -30,6 +30,8 @@ def failed(current: Session, failure: Failure, uid: int, sent: pb.SendJobRequest
 def interrupted(current: Session, uid: int, sent: pb.SendJobRequest | None, *, cancel: bool) -> NoReturn:
     """Leaves because of Ctrl-C, with `cancel` once the job was asked to cancel; `uid` and `sent` are as in `failed`."""
     current.sent, current.uid = sent, uid
+    # A second Ctrl-C leaves at once: what follows may block, as standard error may.
+    stdio.leave_on_interrupt()
     if sent and not uid:
         display.note(f"interrupted, and nothing was cancelled; {current.whereabouts()}")
     elif not cancel:

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from gateway.cli.files import MAX_PARAMS_BYTES, read_bounded
 from gateway.cli.options import STANDARD_STREAM
 
 
@@ -34,7 +35,7 @@ def _contents(file: Path) -> bytes:
     if file == STANDARD_STREAM:
         return sys.stdin.buffer.read()
     try:
-        return file.read_bytes()
+        return read_bounded(file, MAX_PARAMS_BYTES)
     except OSError as error:
         raise ParamsInvalid(f"--params-file {file} cannot be read: {error.strerror}") from error
 

@@ -50,13 +50,13 @@ SimulatorTokenFile = Annotated[
 def serve() -> None:
     """Start the gateway; its settings are the variables JOBGATEWAY_*, see docs/settings.md."""
     # Here, so that the other commands need not wait for the server's imports.
-    from gateway.auth.reloading import check_authorities
+    from gateway.auth import authorities
     from gateway.config import Settings, load
     from gateway.errors import ConfigError
 
     try:
         settings = load()
-        check_authorities()
+        authorities.check()
     except ConfigError as error:
         _cannot_start(str(error))
 

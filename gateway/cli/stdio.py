@@ -104,7 +104,7 @@ def _leave(_: int, __: FrameType | None) -> None:
 def leave_on_interrupt() -> None:
     """Leave at once on Ctrl-C, without a traceback, wherever the imports or the interpreter's end are."""
     # A process that was started with it ignored, such as a job in the background, ignores it.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _leave)
 
 

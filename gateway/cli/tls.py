@@ -5,6 +5,7 @@ from pathlib import Path
 
 import grpc
 
+from gateway.cli.files import MAX_CREDENTIAL_BYTES, read_bounded
 from gateway.cli.options import CallOptions
 
 
@@ -40,6 +41,6 @@ def channel_credentials(call: CallOptions) -> grpc.ChannelCredentials | None:
 
 def _read(option: str, file: Path | None) -> bytes | None:
     try:
-        return file.read_bytes() if file else None
+        return read_bounded(file, MAX_CREDENTIAL_BYTES) if file else None
     except OSError as error:
         raise TlsUnusable(f"{option} {file} cannot be read: {error.strerror}") from error

@@ -61,28 +61,28 @@ def _resolve(host: str) -> list[Address]:
     return list(found)
 
 
-def bound(addresses: Sequence[Address], port: int, *, dual_stack: bool = False) -> list[socket.socket]:
+def bound(addresses: Sequence[Address], port: int) -> list[socket.socket]:
     """Bind a socket at each of the addresses, all at the same `port`; 0 is any that is free at all of them.
 
-    Addresses that the machine does not have are left out if there are others. `dual_stack`: `::` takes IPv4 too.
+    Addresses that the machine does not have are left out if there are others. `::` takes IPv4 too.
     Raises `OSError` if one is in use or may not be bound, or if none is left.
     """
     for _ in range(PORTS_TRIED - 1):
         try:
-            return _bound(addresses, port, dual_stack=dual_stack)
+            return _bound(addresses, port)
         except OSError as error:
             if port or error.errno != errno.EADDRINUSE:
                 raise
-    return _bound(addresses, port, dual_stack=dual_stack)
+    return _bound(addresses, port)
 
 
-def _bound(addresses: Sequence[Address], port: int, *, dual_stack: bool) -> list[socket.socket]:
+def _bound(addresses: Sequence[Address], port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     absent: OSError | None = None
     with ExitStack() as opened:
         for family, host in addresses:
             try:
-                each = opened.enter_context(_socket(family, host, port, dual_stack=dual_stack))
+                each = opened.enter_context(_socket(family, host, port))
             except OSError as error:
                 absent = _told(error, host, alone=len(addresses) == 1)
                 if error.errno not in ABSENT:
@@ -96,13 +96,14 @@ def _bound(addresses: Sequence[Address], port: int, *, dual_stack: bool) -> list
     return sockets
 
 
-def _socket(family: socket.AddressFamily, host: str, port: int, *, dual_stack: bool) -> socket.socket:
+def _socket(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Connections that have ended at this port must not hold up a new start.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not dual_stack))
+            # As gRPC does it, so that the two listeners of a gateway take the same addresses.
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         made.bind(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4])
     except BaseException:
         made.close()

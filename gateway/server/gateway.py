@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway.auth.authorities import client_context
 from gateway.auth.certificates import Certificates
 from gateway.auth.gateway_token import OwnToken
 from gateway.clock import SystemClock, TimeLimit
@@ -212,12 +214,15 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
 
 def _rest_client(settings: Settings, budget: Budget, observer: Observer, words: UnknownWords) -> RestClient:
     silence = settings.upstream_timeout_seconds
+    secure = settings.upstream_url.startswith("https:")
+    tls = client_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     reads = Transport(
         limits=TimeLimits(min(defaults.CONNECT_SECONDS, silence), silence, silence * defaults.WHOLE_ANSWER_SILENCES),
         idle_seconds=defaults.READ_IDLE_SECONDS,
         max_connections=defaults.POLL_SLOTS + settings.max_calls,
         max_answer_bytes=defaults.MAX_ANSWER_BYTES,
         budget=budget,
+        tls=tls,
         proxy=settings.upstream_proxy_url,
         observer=observer,
     )
@@ -228,6 +233,7 @@ def _rest_client(settings: Settings, budget: Budget, observer: Observer, words: 
         max_connections=defaults.SUBMIT_CONNECTIONS,
         max_answer_bytes=defaults.MAX_ANSWER_BYTES,
         budget=budget,
+        tls=tls,
         proxy=settings.upstream_proxy_url,
         observer=observer,
     )

@@ -92,7 +92,7 @@ class Listener:
     def _add_ports(self, server: grpc.aio.Server) -> int:
         # grpc is content with one address of a name, and says why another failed in its own log only. So the port is
         # found, and each address tried, with sockets of ours.
-        sockets = bound(self._addresses, split(self.address)[1], dual_stack=True)
+        sockets = bound(self._addresses, split(self.address)[1])
         port: int = sockets[0].getsockname()[1]
         hosts = [each.getsockname() for each in sockets]
         for each in sockets:

@@ -65,19 +65,17 @@ async def serve(settings: Settings) -> None:
     logs.configure(settings.log_format)
     logs.take_over()
     stopping = asyncio.Event()
-
-    def on_signal() -> None:
-        if stopping.is_set():
-            # Whatever would still be tidied up, somebody has decided not to wait for it. Python's own way out would
-            # wait for threads, and the kernel's default does nothing to the first process of a container.
-            os._exit(1)
-        stopping.set()
-
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(logs.unforeseen)
-    for number in signals.stopping():
-        loop.add_signal_handler(number, on_signal)
-    signals.let_through()
+
+    def stop() -> None:
+        # Even if the event loop, or a file that the start waits for, hangs for good.
+        leave_after(settings.drain_grace_seconds + defaults.CLOSE_SECONDS, 1)
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(stopping.set)
+
+    # A second signal means that nobody wants to wait for the drain. Python's own way out would wait for threads.
+    signals.watch(first=stop, later=lambda: os._exit(1))
     gateway = Gateway(settings, tracing.from_environment())
     await gateway.start()
     _log.info(
@@ -90,7 +88,6 @@ async def serve(settings: Settings) -> None:
     listening = loop.create_task(gateway.listens())
     await asyncio.wait([listening, loop.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
     _log.info("draining", grace_seconds=settings.drain_grace_seconds)
-    leave_after(settings.drain_grace_seconds + defaults.CLOSE_SECONDS, 1)
     await gateway.stop()
     await listening
     _log.info("stopped")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import ssl
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ from gateway.upstream.resolver import Resolver
 from gateway.upstream.shortage import ShortageLog, shortage_in
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Mapping
 
     from gateway.clock import Pause
@@ -112,6 +112,7 @@ class Transport:
     No cookie jar, no redirects, no proxy from the environment: each would let one caller's request change
     another's. `idle_seconds` is how long an unused connection is kept, `max_connections` how many there may be: who
     finds none waits, and no time limit runs. Bodies over 1 MiB reserve their size in `budget` before they are read.
+    `tls` says whom an https upstream has to be.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Transport:
         max_connections: int,
         max_answer_bytes: int,
         budget: Budget,
+        tls: ssl.SSLContext,
         proxy: str | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -135,7 +137,7 @@ class Transport:
         self._places = asyncio.Semaphore(max_connections)
         self._max_connections = max_connections
         self._shortages = ShortageLog(time.monotonic)
-        self._ssl = ssl.create_default_context()
+        self._ssl = tls
         timeout = aiohttp.ClientTimeout(connect=limits.connect, sock_connect=limits.connect, sock_read=limits.silence)
         self._transport = AiohttpTransport(self._session, timeout)
 

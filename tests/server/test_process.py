@@ -34,7 +34,7 @@ from tests.support.raw import raw_call
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
 SERVICE = "jobgateway.v1.JobService"
 PATIENT = 20.0
@@ -270,6 +270,9 @@ main()
 """
 RESOLVER = 'socket.getaddrinfo = hanging_for(socket.getaddrinfo, "hangs.test")'
 NO_END = """
+# A thread that is there before the signals are blocked would get them.
+from gateway.server import signals
+signals.block()
 # Python waits for such threads at its end.
 threading.Thread(target=hang).start()
 from concurrent.futures import ThreadPoolExecutor
@@ -340,18 +343,92 @@ async def test_a_file_that_hangs_ends_the_start_with_one_line(tmp_path: Path, na
     assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {path} {why}\n"
 
 
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (os.mkfifo, "is not a regular file; name one"),
+        (os.mkdir, "is not a regular file; name one"),
+        (lambda path: Path(path).write_text("junk"), "holds no certificate in PEM; name a file with authorities"),
+        (
+            lambda path: Path(path).write_bytes(bytes((1 << 20) + 1)),
+            "has more than 1048576 bytes; is it the right file?",
+        ),
+        (lambda _: None, "cannot be read: No such file or directory"),
+    ],
+    ids=["a pipe", "a folder", "junk", "too large", "nothing"],
+)
+async def test_an_unfit_authority_file_ends_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object], why: str
+) -> None:
+    make(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    child = await spawn(upstream_url="http://127.0.0.1:1")
+    async with asyncio.timeout(PATIENT):
+        _, stderr = await child.communicate()
+    assert child.returncode == 2
+    assert stderr.decode() == f"SSL_CERT_FILE: {tmp_path / 'ca.pem'} {why}\n"
+
+
 async def test_authorities_that_hang_end_the_start_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    os.mkfifo(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    hang = "import gateway.auth.reloading\ngateway.auth.reloading.START_SECONDS = 0.1"
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    hang = """
+import time
+import gateway.auth.authorities
+gateway.auth.authorities.START_SECONDS = 0.1
+gateway.auth.authorities.read_regular = lambda path: time.sleep(3600)
+"""
     child = await spawn(hanging(hang), upstream_url="http://127.0.0.1:1")
     async with asyncio.timeout(PATIENT):
         _, stderr = await child.communicate()
     assert child.returncode == 2
-    why = "cannot be read: no answer within 0.1 s; is its volume there?"
+    why = "cannot be read: no answer within 0.1 s; is the volume there?"
     assert stderr.decode() == f"SSL_CERT_FILE: {tmp_path / 'ca.pem'} {why}\n"
+
+
+async def test_an_event_loop_that_hangs_delays_no_exit() -> None:
+    hang = """
+import gateway.server.defaults, gateway.server.gateway
+import time
+gateway.server.defaults.CLOSE_SECONDS = 0.1
+class Hanging(gateway.server.gateway.Gateway):
+    async def start(self):
+        print("hangs", flush=True)
+        time.sleep(3600)
+import gateway.server.process
+gateway.server.process.Gateway = Hanging
+"""
+    child = await spawn(hanging(hang), upstream_url="http://127.0.0.1:1", drain_grace_seconds="0.1")
+    assert child.stdout is not None
+    async with asyncio.timeout(PATIENT):
+        assert await child.stdout.readline() == b"hangs\n"
+        child.send_signal(signal.SIGTERM)
+        await child.wait()
+    assert child.returncode == 1
+
+
+async def test_a_second_signal_leaves_though_the_event_loop_hangs() -> None:
+    hang = """
+import gateway.server.gateway
+import time
+class Hanging(gateway.server.gateway.Gateway):
+    async def start(self):
+        print("hangs", flush=True)
+        time.sleep(3600)
+import gateway.server.process
+gateway.server.process.Gateway = Hanging
+"""
+    child = await spawn(hanging(hang), upstream_url="http://127.0.0.1:1")
+    assert child.stdout is not None
+    async with asyncio.timeout(PATIENT):
+        assert await child.stdout.readline() == b"hangs\n"
+        # Two of one kind that are both pending would count once.
+        child.send_signal(signal.SIGTERM)
+        child.send_signal(signal.SIGINT)
+        await child.wait()
+    assert child.returncode == 1
 
 
 async def test_handshakes_that_fail_leave_no_line_of_grpcs_own_in_the_log(

@@ -53,6 +53,7 @@ def a_transport(*, most: int = 10, whole: float = PATIENT) -> Transport:
         max_connections=most,
         max_answer_bytes=64 << 20,
         budget=Budget(128 << 20),
+        tls=ssl.create_default_context(),
     )
 
 

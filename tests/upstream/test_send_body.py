@@ -1,6 +1,7 @@
 """The POST of a job: its body, and the path that is asked for."""
 
 import json
+import ssl
 import time
 from typing import Any
 from urllib.parse import unquote
@@ -125,7 +126,12 @@ async def test_whatever_the_workspace_holds_is_one_segment_of_the_path_that_is_a
 ) -> None:
     limits = TimeLimits(connect=30, silence=30, whole=30)
     transport = Transport(
-        limits=limits, idle_seconds=1, max_connections=4, max_answer_bytes=1_000, budget=Budget(1_000)
+        limits=limits,
+        idle_seconds=1,
+        max_connections=4,
+        max_answer_bytes=1_000,
+        budget=Budget(1_000),
+        tls=ssl.create_default_context(),
     )
     client = RestClient(upstream.url, submissions=transport, reads=transport, now=time.time)
     upstream.script.append(answer(201, {"uid": 42}))

@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import os
 import socket
+import ssl
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -64,7 +65,12 @@ async def make(budget: Budget) -> AsyncIterator[MakeTransport]:
     ) -> Transport:
         limits = TimeLimits(connect, silence, whole)
         transport = Transport(
-            limits=limits, idle_seconds=idle, max_connections=most, max_answer_bytes=ANSWER_LIMIT, budget=budget
+            limits=limits,
+            idle_seconds=idle,
+            max_connections=most,
+            max_answer_bytes=ANSWER_LIMIT,
+            budget=budget,
+            tls=ssl.create_default_context(),
         )
         made.append(transport)
         return made[-1]
