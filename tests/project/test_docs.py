@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "clients" / "README.md", *(ROOT / "docs").rglob("*.md")])
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 SECURITY = (ROOT / "docs" / "security.md").read_text()
 
