@@ -1,4 +1,4 @@
-"""The one table from what went wrong to a gRPC status, what fits the trailers, and what docs/errors.md says of it."""
+"""The table of gRPC statuses, the size of the trailers, and docs/reference/errors.md."""
 
 import base64
 import re
@@ -19,7 +19,7 @@ from tests.support.paths import ROOT
 
 calm = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 
-DOCUMENT = (ROOT / "docs" / "errors.md").read_text()
+DOCUMENT = (ROOT / "docs" / "reference" / "errors.md").read_text()
 
 # What no metadata may pass, and less than where clients begin to cut.
 MAX_TRAILERS = 8 << 10
@@ -295,7 +295,7 @@ def test_fields_are_cut_by_what_they_take_in_the_details() -> None:
 
 
 def _table(heading: str) -> dict[str, list[str]]:
-    """The rows of the table under a heading of docs/errors.md, by their first cell."""
+    """The rows of the table under a heading of docs/reference/errors.md, by their first cell."""
     section = DOCUMENT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = [
         [cell.strip(" `") for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:2] == "| "

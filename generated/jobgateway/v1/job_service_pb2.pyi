@@ -20,7 +20,7 @@ what happened. A gRPC error means that the gateway could not do what was asked.
 
 Errors. Every error of a call that reached this service has a `google.rpc.Status` in the trailer `grpc-status-details-bin`, with exactly one
 `google.rpc.ErrorInfo` of the domain `jobgateway`. Clients SHOULD decide by its `reason`, which comes from
-the closed list in docs/errors.md, and MUST take an unknown reason by the gRPC code. Its metadata has
+the closed list in docs/reference/errors.md, and MUST take an unknown reason by the gRPC code. Its metadata has
 `http_status` where the upstream answered, and `uid` where the job is known. There is a `BadRequest` where
 fields are at fault, a `RetryInfo` where a wait is known (the same wait is in the trailer
 `grpc-retry-pushback-ms`), and a `ResourceInfo` where a job was not found.
@@ -708,7 +708,7 @@ class Heartbeat(_message.Message):
     consecutive_failures: _builtins.int
     """How many reads in a row have failed; 0 where the last one went well."""
     last_failure: _builtins.str
-    """The error reason of the last failed read (docs/errors.md); empty where the last one went well."""
+    """The error reason of the last failed read (docs/reference/errors.md); empty where the last one went well."""
     @_builtins.property
     def observe_time(self) -> _timestamp_pb2.Timestamp:
         """When the job was last read. Unset where it was not yet."""
