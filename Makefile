@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: help setup demo test clients mesh check fuzz soak mutants bench format generate lock release-image wheel clean
+.PHONY: help setup demo test clients mesh check fuzz soak mutants bench format generate lock reference release-image wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -31,7 +31,7 @@ mesh: $(SETUP) ## run these clients through Envoy, nginx and HAProxy while gatew
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-mesh.lock
 	$(BIN)/python -m clients.mesh $(ARGS)
 
-check: $(SETUP) ## format, lint, types, import directions, proto, generated code
+check: $(SETUP) ## format, lint, types, import directions, proto, generated code and pages, English
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -40,6 +40,8 @@ check: $(SETUP) ## format, lint, types, import directions, proto, generated code
 	$(BIN)/buf breaking proto --against proto/released.binpb
 	$(BIN)/python scripts/generate.py --check
 	$(BIN)/python scripts/layers.py --check
+	$(BIN)/python scripts/reference.py --check
+	$(BIN)/python scripts/prose.py
 
 SECONDS ?= 60
 fuzz: $(SETUP) ## fuzz what comes from outside, each target for SECONDS=60
@@ -62,6 +64,9 @@ format: $(SETUP) ## format the code and the contract
 
 generate: $(SETUP) ## write generated/ anew from proto/
 	$(BIN)/python scripts/generate.py
+
+reference: $(SETUP) ## write the generated pages of docs/reference/
+	$(BIN)/python scripts/reference.py
 
 lock: $(SETUP) ## pin the dependencies anew (ARGS=--upgrade for newer ones)
 	PATH=$(CURDIR)/$(BIN):$$PATH scripts/lock $(ARGS)

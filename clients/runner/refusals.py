@@ -22,9 +22,9 @@ NAME = "decide"
 _SERVICE = pb.DESCRIPTOR.services_by_name["JobService"].full_name
 _MESSAGE = "refused"
 _ACTIONS = {
-    "mend the request": "mend",
+    "fix the request": "mend",
     "log in again": "login",
-    "look before sending anew": "look",
+    "look before sending again": "look",
     "give up": "give_up",
 }
 # `reason` and `code`, or a `code` alone, and what to do in bold at the beginning of the last cell.

@@ -26,7 +26,7 @@ OPERATIONS = ROOT / "docs" / "operations"
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
 # Kinds of the Prometheus operator, whose schemas come with it.
 FOREIGN = {"ServiceMonitor", "PrometheusRule"}
-# What grpc's own stop, the calls that are cut off and the submissions may each take after the grace.
+# Time after the grace, one part each: the stop of grpc, the calls that are ended, and the submissions.
 FLUSHES = 3 * defaults.FLUSH_SECONDS
 
 

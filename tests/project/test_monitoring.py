@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard in deploy/ against what a gateway that had traffic gives on /metrics."""
+"""Compare the alert rules and the dashboard in deploy/ with the /metrics of a gateway that had traffic."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAGE = (ROOT / "docs" / "operations" / "alerts.md").read_text()
 RUNBOOK = "https://example.com/jobgateway/docs/operations/alerts.md#"
 ALERTS = [rule for group in RULES["spec"]["groups"] for rule in group["rules"]]
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-# What Prometheus itself adds: a metric of each scrape, and the labels of its target.
+# Added by Prometheus itself: a metric of each scrape, and the labels of its target.
 UP = "up"
 TARGET = {"job", "instance"}
 
@@ -114,7 +114,7 @@ def test_counters_are_asked_for_their_rate() -> None:
 
 def test_each_alert_says_what_it_means_and_what_to_do() -> None:
     sections = re.findall(
-        r"^## (JobGateway\w+)\n\n\*\*Severity:\*\* (\w+)\n\n\*\*Meaning\.\*\* (.*?)^\*\*What to do\.\*\*(.*?)(?=^## )",
+        r"^## (JobGateway\w+)\n\n\*\*Severity:\*\* (\w+)\n\n\*\*Meaning\.\*\* (.*?)^\*\*Action\.\*\*(.*?)(?=^## )",
         PAGE,
         re.DOTALL | re.MULTILINE,
     )

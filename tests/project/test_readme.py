@@ -1,4 +1,4 @@
-"""Runs the README's commands as a newcomer would type them, on free ports."""
+"""Runs the commands of the README and the quickstart as a newcomer would type them, on free ports."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 README = (ROOT / "README.md").read_text()
+QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text()
 BIN = Path(sys.executable).parent
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
 
 
 def free_port() -> str:
@@ -69,7 +70,9 @@ def servers(ports: dict[str, str], environment: dict[str, str]) -> Iterator[None
 
 
 def output(command: list[str], environment: dict[str, str], text: str | None = None) -> str:
-    done = subprocess.run(command, env=environment, input=text, capture_output=True, text=True, check=False)  # noqa: S603 - the README's own commands
+    done = subprocess.run(  # noqa: S603 - the pages' own commands
+        command, env=environment, input=text, capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -96,8 +99,20 @@ def test_python(ports: dict[str, str], environment: dict[str, str]) -> None:
     assert answered.splitlines()[-1].startswith("2 ")
 
 
+@pytest.mark.usefixtures("servers")
+def test_the_quickstart_watches_a_job_to_its_end(ports: dict[str, str], environment: dict[str, str]) -> None:
+    path = re.search(r"PYTHONPATH=(\S+)", QUICKSTART)
+    assert path is not None
+    script = adapted(blocks("python", QUICKSTART)[0], ports)
+    printed = output([sys.executable, "-"], environment | {"PYTHONPATH": path[1]}, script).splitlines()
+    assert printed[0].startswith("job ")
+    assert printed[-1].startswith("JOB_STATUS_SUCCESS")
+
+
 def test_every_block_is_run() -> None:
     assert (len(blocks("sh")), len(blocks("python")), README.count("```")) == (3, 1, 8)
+    assert blocks("sh", QUICKSTART) == blocks("sh")[:2]
+    assert (len(blocks("python", QUICKSTART)), QUICKSTART.count("```")) == (1, 6)
     workflow = (ROOT / ".ci" / "run").read_text()
     for command in re.findall(r"^    (make \w+)", README, re.MULTILINE):
         assert command in workflow

@@ -324,9 +324,9 @@ def test_the_document_says_for_each_reason_why_it_comes_and_what_to_do() -> None
 
 # What a client in any language does, by the reason alone.
 ACTIONS = {
-    **dict.fromkeys(("REQUEST_INVALID", "REQUEST_ID_REUSED", "REQUEST_TOO_LARGE"), "mend the request"),
-    **dict.fromkeys(("UPSTREAM_BAD_REQUEST", "UPSTREAM_REQUEST_TOO_LARGE", "RESULT_TOO_LARGE"), "mend the request"),
-    "UPSTREAM_NOT_FOUND": "mend the request",
+    **dict.fromkeys(("REQUEST_INVALID", "REQUEST_ID_REUSED", "REQUEST_TOO_LARGE"), "fix the request"),
+    **dict.fromkeys(("UPSTREAM_BAD_REQUEST", "UPSTREAM_REQUEST_TOO_LARGE", "RESULT_TOO_LARGE"), "fix the request"),
+    "UPSTREAM_NOT_FOUND": "fix the request",
     **dict.fromkeys(("CREDENTIAL_INVALID", "UPSTREAM_UNAUTHENTICATED"), "log in again"),
     **dict.fromkeys(("REQUEST_IDS_EXHAUSTED", "LIMIT_REACHED", "UPSTREAM_RATE_LIMITED"), "retry"),
     **dict.fromkeys(("DRAINING", "SLOW_READER", "NO_STATE_YET", "UPSTREAM_OUTAGE"), "retry"),
@@ -334,7 +334,7 @@ ACTIONS = {
     "GATEWAY_OVERLOADED": "retry",
     **dict.fromkeys(("UPSTREAM_TIMEOUT", "UPSTREAM_NOT_READY", "UPSTREAM_CANCELLED", "UPSTREAM_ERROR"), "retry"),
     "JOB_OVERDUE": "give up",
-    "SUBMIT_OUTCOME_UNKNOWN": "look before sending anew",
+    "SUBMIT_OUTCOME_UNKNOWN": "look before sending again",
     **dict.fromkeys(("UPSTREAM_PERMISSION_DENIED", "UPSTREAM_CONFLICT", "UPSTREAM_REFUSED"), "give up"),
     **dict.fromkeys(("UPSTREAM_MALFORMED", "UPSTREAM_ANSWER_TOO_LARGE", "GATEWAY_DEFECT"), "give up"),
 }

@@ -91,7 +91,7 @@ async def test_grpc_retries_a_read_by_the_service_config_and_never_a_submission(
         assert refused_calls(stack, "SendJob") == 1
 
 
-WORDS = {"mend the request": "mend", "log in again": "login", "look before sending anew": "look", "give up": "give_up"}
+WORDS = {"fix the request": "mend", "log in again": "login", "look before sending again": "look", "give up": "give_up"}
 
 
 def test_the_clients_meet_every_reason_as_the_gateway_gives_it() -> None:
