@@ -39,6 +39,7 @@ check: $(SETUP) ## format, lint, types, import directions, proto, generated code
 	$(BIN)/buf lint proto
 	$(BIN)/buf breaking proto --against proto/released.binpb
 	$(BIN)/python scripts/generate.py --check
+	$(BIN)/python scripts/layers.py --check
 	$(BIN)/python scripts/reference.py --check
 	$(BIN)/python scripts/prose.py
 

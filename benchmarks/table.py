@@ -41,7 +41,7 @@ class Row:
 
 def as_markdown(rows: Iterable[Row]) -> str:
     """The table."""
-    lines = ["| what | measured | to reach | met | figures |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| what | measured | target | met | figures |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         limit = "" if row.limit is None else f"{'at least' if row.at_least else 'at most'} {row.limit:g} {row.unit}"
         met = "" if row.limit is None else "yes" if row.met else "**no**"
