@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ PANELS = (
     ("Noticing the end of a job", ("jobs of", "polls of")),
     ("SendJob", ("`SendJob`", "the floor of `SendJob`")),
     ("GetJob", ("`GetJob`", "the floor of `GetJob`")),
-    ("Many watches", ("an event", "the longest pause", "memory of", "from the answer")),
+    ("Many watches", ("an event", "the longest pause", "memory of", "from the response")),
     ("A 50 MB result", ("a 50 MB result",)),
     ("Growth", ("growth",)),
 )
@@ -40,12 +41,14 @@ def draw() -> None:
     mpl.use("Agg")
     mpl.rcParams |= {"svg.hashsalt": "jobgateway", "svg.fonttype": "none", "font.size": 9}
     IMAGES.mkdir(exist_ok=True)
-    _save(_poll_interval(), "poll-interval")
-    _save(_targets(json.loads(RESULTS.read_text())["rows"]), "benchmark-targets")
+    _save(_poll_interval(), "poll-interval", "benchmarks/cases/noticing.py")
+    results = RESULTS.read_bytes()
+    source = f"results.json, SHA-256 {hashlib.sha256(results).hexdigest()}"
+    _save(_targets(json.loads(results)["rows"]), "benchmark-targets", source)
 
 
-def _save(figure: Figure, name: str) -> None:
-    figure.savefig(IMAGES / f"{name}.svg", metadata={"Date": None}, facecolor="white")
+def _save(figure: Figure, name: str, source: str) -> None:
+    figure.savefig(IMAGES / f"{name}.svg", metadata={"Date": None, "Source": source}, facecolor="white")
     plt.close(figure)
 
 

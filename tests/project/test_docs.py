@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -62,6 +63,12 @@ def test_the_figures_can_be_measured_again() -> None:
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"^idle process: \d+ MB$", done.stdout, re.MULTILINE)) == 2
     assert re.search(r"^each of 3 watches of a job each: -?\d+ kB$", done.stdout, re.MULTILINE)
+
+
+def test_the_plot_of_the_benchmarks_is_of_the_last_results() -> None:
+    results = (ROOT / "benchmarks" / "results" / "results.json").read_bytes()
+    plot = (ROOT / "docs" / "images" / "benchmark-targets.svg").read_text()
+    assert hashlib.sha256(results).hexdigest() in plot, "run `python -m benchmarks.plots`"
 
 
 def test_each_test_that_the_threat_model_names_exists() -> None:
