@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import errors
@@ -16,8 +16,6 @@ from gateway.rpc import status
 from gateway.rpc.codec.text import CUT_MARK, clean
 from gateway.rpc.status import MAX_DETAILS_BYTES, Ending, ending_of, row_of
 from tests.support.paths import ROOT
-
-calm = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 
 DOCUMENT = (ROOT / "docs" / "reference" / "errors.md").read_text()
 
@@ -234,7 +232,6 @@ def test_everything_stays_below_8_kb_whatever_the_upstream_said(text: str) -> No
         assert read.size < MAX_TRAILERS
 
 
-@calm
 @given(st.text(), st.lists(st.builds(FieldViolation, st.text(), st.text()), max_size=60), st.booleans())
 def test_any_error_fits_in_one_line_and_is_complete_or_marked(
     text: str, violations: list[FieldViolation], long: bool
