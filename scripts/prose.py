@@ -35,27 +35,31 @@ class Ceiling(NamedTuple):
 PLAIN = Ceiling(where=10, what=15, comma_for=3, banned=0, openings=0)
 
 # An area is a set of paths of the repository, without those of the areas before it. An area that is not rewritten yet
-# has its figures of today as the ceiling. Lower it when you rewrite: the aim is PLAIN.
+# may have a tenth more than it had when it was first measured. Make it PLAIN when you rewrite it.
 AREAS: dict[str, tuple[str, Ceiling]] = {
     "docs: users": (r"README\.md|docs/(README|quickstart|concepts)\.md|docs/(clients|reference)/", PLAIN),
     "docs: operators, internals": (r"docs/", PLAIN),
-    "other pages": (r"[^/]+\.md|.*\.md", Ceiling(28, 66, 13, 2, 0)),
-    "proto": (r"proto/", Ceiling(104, 45, 12, 4, 0)),
-    "gateway/auth": (r"gateway/auth/", Ceiling(41, 72, 31, 4, 5)),
-    "gateway/cli": (r"gateway/cli/", Ceiling(102, 154, 15, 1, 20)),
-    "gateway/limits": (r"gateway/limits/", Ceiling(80, 152, 27, 6, 15)),
-    "gateway/rpc": (r"gateway/rpc/", Ceiling(89, 135, 38, 6, 21)),
-    "gateway/server": (r"gateway/server/", Ceiling(72, 72, 20, 8, 3)),
-    "gateway/simulator": (r"gateway/simulator/", Ceiling(48, 59, 30, 1, 4)),
-    "gateway/submit": (r"gateway/submit/", Ceiling(125, 125, 14, 5, 6)),
-    "gateway/telemetry": (r"gateway/telemetry/", Ceiling(53, 100, 42, 0, 17)),
-    "gateway/upstream": (r"gateway/upstream/", Ceiling(49, 137, 18, 6, 17)),
-    "gateway/watch": (r"gateway/watch/", Ceiling(24, 120, 42, 4, 8)),
-    "gateway, other modules": (r"gateway/", Ceiling(24, 123, 30, 6, 6)),
-    "clients": (r"clients/", Ceiling(53, 150, 17, 10, 29)),
-    "benchmarks, fuzz, scripts": (r"(benchmarks|fuzz|scripts)/", Ceiling(46, 142, 22, 4, 13)),
-    "tests": (r"tests/", Ceiling(26, 156, 17, 12, 38)),
+    "docs: contributors, changes": (r"[^/]+\.md|clients/README\.md", PLAIN),
+    "other pages": (r".*\.md", PLAIN),
+    "proto": (r"proto/", PLAIN),
+    "gateway/auth": (r"gateway/auth/", Ceiling(46, 80, 35, 5, 6)),
+    "gateway/cli": (r"gateway/cli/", Ceiling(113, 170, 17, 2, 22)),
+    "gateway/limits": (r"gateway/limits/", Ceiling(88, 168, 30, 7, 17)),
+    "gateway/rpc": (r"gateway/rpc/", Ceiling(98, 149, 42, 7, 24)),
+    "gateway/server": (r"gateway/server/", Ceiling(80, 80, 22, 9, 4)),
+    "gateway/simulator": (r"gateway/simulator/", Ceiling(53, 65, 33, 2, 5)),
+    "gateway/submit": (r"gateway/submit/", Ceiling(138, 138, 16, 6, 7)),
+    "gateway/telemetry": (r"gateway/telemetry/", Ceiling(59, 110, 47, 0, 19)),
+    "gateway/upstream": (r"gateway/upstream/", Ceiling(54, 151, 20, 7, 19)),
+    "gateway/watch": (r"gateway/watch/", Ceiling(27, 132, 47, 5, 9)),
+    "gateway, other modules": (r"gateway/", Ceiling(27, 136, 33, 7, 7)),
+    "clients": (r"clients/", Ceiling(59, 165, 19, 11, 32)),
+    "benchmarks, fuzz, scripts": (r"(benchmarks|fuzz|scripts)/", Ceiling(51, 157, 25, 5, 15)),
+    "tests": (r"tests/", Ceiling(29, 172, 19, 14, 42)),
 }
+
+# How many places of one figure are shown.
+SHOWN = 20
 
 # Counted at their sources.
 GENERATED = r"generated/|docs/reference/(api|cli)\.md"
@@ -217,7 +221,10 @@ def complaints(name: str, figures: Figures, ceiling: Ceiling) -> Iterator[str]:
         if is_now > most:
             unit = " per 10,000 words" if field in WORDS else ""
             yield f"{name}: {field} is {is_now}{unit}, over the ceiling of {most}"
-            yield from (f"  {place}" for place in figures.found[field])
+            found = figures.found[field]
+            yield from (f"  {place}" for place in found[:SHOWN])
+            if len(found) > SHOWN:
+                yield f"  and {len(found) - SHOWN} more"
 
 
 def main() -> None:

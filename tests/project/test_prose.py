@@ -1,4 +1,4 @@
-"""`scripts/prose.py` on made-up files: what it counts, and what it leaves out."""
+"""Tests of `scripts/prose.py` on made-up files."""
 
 from __future__ import annotations
 
