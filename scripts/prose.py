@@ -1,7 +1,7 @@
 """Count the words of the project's English and compare them with a ceiling per area (CONTRIBUTING.md, "How we write").
 
-Only prose counts: no code blocks, no inline code, no addresses. Without arguments, check and print what is over its
-ceiling; `--table` prints the figures of all areas.
+Only prose counts: no code blocks, no inline code, no addresses. Without arguments, check and print the figures over their
+ceilings; `--table` prints the figures of all areas.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def measure() -> dict[str, Figures]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 - our own arguments
     paths = [
-        ROOT / each for each in sorted(listed.stdout.split("\n")) if Path(each).suffix in {".md", ".py"} | _COMMENTED
+        ROOT / each for each in sorted(set(listed.stdout.split("\n"))) if Path(each).suffix in {".md", ".py"} | _COMMENTED
     ]
     areas = {name: Figures() for name in AREAS}
     for path in paths:

@@ -345,7 +345,7 @@ async def test_authorities_that_hang_end_the_start_with_one_line(
 ) -> None:
     os.mkfifo(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    hang = "import gateway.auth.reloading\ngateway.files.START_SECONDS = 0.1"
+    hang = "import gateway.auth.reloading\ngateway.auth.reloading.START_SECONDS = 0.1"
     child = await spawn(hanging(hang), upstream_url="http://127.0.0.1:1")
     async with asyncio.timeout(PATIENT):
         _, stderr = await child.communicate()
@@ -430,7 +430,8 @@ async def test_a_burst_is_served_or_refused_with_a_reason_and_never_dropped(
     burst = 2_000
     held = Held(answer(200, {"uid": 42, "status": "running"}, headers={"Connection": "close"}))
     upstream.script.append(held)
-    async with running(upstream.url, max_calls=limit, max_watches=limit) as gateway, stub(gateway) as jobs:
+    patience = {"upstream_timeout_seconds": 600.0}
+    async with running(upstream.url, max_calls=limit, max_watches=limit, **patience) as gateway, stub(gateway) as jobs:
 
         async def outcome() -> str:
             try:
