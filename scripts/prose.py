@@ -192,7 +192,9 @@ def measure() -> dict[str, Figures]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 - our own arguments
     paths = [
-        ROOT / each for each in sorted(set(listed.stdout.split("\n"))) if Path(each).suffix in {".md", ".py"} | _COMMENTED
+        ROOT / each
+        for each in sorted(set(listed.stdout.split("\n")))
+        if Path(each).suffix in {".md", ".py"} | _COMMENTED
     ]
     areas = {name: Figures() for name in AREAS}
     for path in paths:
