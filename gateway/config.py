@@ -1,4 +1,4 @@
-"""The settings of `serve`: one validated, frozen object, from the environment (docs/settings.md lists them)."""
+"""The settings of `serve`: one validated, frozen object, from the environment (see docs/reference/settings.md)."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def load() -> Settings:
     for name in sorted(os.environ):
         # In any case of letters, for pydantic would read one in small letters all the same.
         if name.upper().startswith(PREFIX) and name not in known:
-            raise ConfigError(f"{name}: there is no such setting; docs/settings.md lists them")
+            raise ConfigError(f"{name}: there is no such setting; docs/reference/settings.md lists them")
     try:
         return _FromEnvironment()
     except ValidationError as error:

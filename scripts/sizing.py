@@ -1,4 +1,4 @@
-"""Measures what an idle process, an idle watch and a poll cost, for the figures in docs/operations.md.
+"""Measures what an idle process, an idle watch and a poll cost, for the figures in docs/operations/sizing.md.
 
 The gateway runs in a process of its own, before the embedded upstream in another; this one holds the watches.
 """

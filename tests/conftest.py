@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from gateway.cli.serve import simulate
 from gateway.config import Settings
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
     from jobgateway.v1 import job_service_pb2_grpc as rpc
 
     from gateway.server.gateway import Gateway
+
+# No example has a time limit, because a busy machine would break it. In CI the examples are the same in each run.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("development", calm, max_examples=40)
+settings.register_profile("ci", calm, max_examples=400, derandomize=True, database=None, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "development")
 
 
 def default_ports() -> list[int]:

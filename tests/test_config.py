@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 
 URL = "https://cloud.viktor.ai/api"
 SECRET = "hunter2-secret"
-DOCS = ROOT / "docs" / "settings.md"
+DOCS = ROOT / "docs" / "reference" / "settings.md"
 DEFAULTS: dict[str, Any] = {
     "UPSTREAM_PROXY_URL": None,
     "LISTEN": "127.0.0.1:50051",
@@ -192,7 +192,7 @@ def test_a_missing_upstream_is_refused(environment: pytest.MonkeyPatch) -> None:
 )
 def test_an_unknown_variable_is_refused_without_its_value(environment: pytest.MonkeyPatch, name: str) -> None:
     environment.setenv(name, SECRET)
-    assert refusal() == f"{name}: there is no such setting; docs/settings.md lists them"
+    assert refusal() == f"{name}: there is no such setting; docs/reference/settings.md lists them"
 
 
 @pytest.mark.parametrize("name", ["JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN", "OTHER_MAX_CALLS"])
@@ -298,5 +298,6 @@ def test_the_documentation_lists_each_setting_as_it_is() -> None:
         f"| `{PREFIX}{name.upper()}` | {_default(field)} | {_range(name)} | {field.description} |"
         for name, field in Settings.model_fields.items()
     ]
-    documented = [line for line in DOCS.read_text().splitlines() if line.startswith(f"| `{PREFIX}")]
+    table = DOCS.read_text().partition("<!-- end of the generated part -->")[0]
+    documented = [line for line in table.splitlines() if line.startswith(f"| `{PREFIX}")]
     assert documented == rows

@@ -5,12 +5,10 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.strict_json import MAX_DEPTH, check_json
-
-calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -70,14 +68,12 @@ def test_anything_else_is_refused_with_what_is_wrong(raw: bytes, said: str) -> N
         check_json(raw)
 
 
-@calm
 @given(json_values)
 def test_whatever_python_writes_as_json_is_taken(value: Any) -> None:
     check_json(json.dumps(value).encode())
     check_json(json.dumps(value, ensure_ascii=False, indent=1).encode(errors="replace"))
 
 
-@calm
 @given(st.binary() | st.text(alphabet='{}[]",:\\ 0123456789.eE+-truefalsn\n', max_size=30).map(str.encode))
 def test_arbitrary_bytes_are_taken_or_refused_and_nothing_else(raw: bytes) -> None:
     try:

@@ -54,13 +54,18 @@ def _rows(method: str, in_flight: int, cpu: dict[str, float], rate: dict[str, fl
     figures = {f"{name} µs": value for name, value in cpu.items()}
     per_second = {f"{name} calls/s": value for name, value in rate.items()}
     rows = [
-        Row(f"{what}: CPU beside the floor", cpu["ours"] / cpu["floor"], "x", 1.15, figures=figures),
-        Row(f"{what}: CPU beside httpx's client on asyncio", cpu["ours"] / cpu["client"], "x", 1.15),
-        Row(f"{what}: CPU beside the naive gateway", cpu["ours"] / cpu["naive"], "x", 0.55),
-        Row(f"{what}: calls per second beside the floor", rate["ours"] / rate["floor"], "x", figures=per_second),
+        Row(f"{what}: CPU relative to the floor", cpu["ours"] / cpu["floor"], "x", 1.15, figures=figures),
+        Row(f"{what}: CPU relative to httpx's client on asyncio", cpu["ours"] / cpu["client"], "x", 1.15),
+        Row(f"{what}: CPU relative to the naive gateway", cpu["ours"] / cpu["naive"], "x", 0.55),
+        Row(f"{what}: calls per second relative to the floor", rate["ours"] / rate["floor"], "x", figures=per_second),
     ]
     if in_flight == MORE_AT:
         rows.append(
-            Row(f"the floor of `{method}`, beside httpx's client on asyncio", cpu["floor"] / cpu["client"], "x", 0.75)
+            Row(
+                f"the floor of `{method}` relative to httpx's client on asyncio",
+                cpu["floor"] / cpu["client"],
+                "x",
+                0.75,
+            )
         )
     return rows

@@ -34,7 +34,7 @@ def run(*, quick: bool) -> list[Row]:
         figures = {f"{name} ms": value for name, value in seen.items()}
         rows.append(
             Row(
-                f"from the answer to the last of {WATCHERS} watchers, {what}",
+                f"from the response to the last of {WATCHERS} watchers, {what}",
                 seen["ours"] / seen["bare"],
                 "x",
                 1.5,

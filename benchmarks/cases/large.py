@@ -35,7 +35,7 @@ def _rows(watchers: int, *, rounds: int) -> list[Row]:
     figures = {f"{name} MB/s": value for name, value in seen.items()}
     ratio = seen["ours"] / seen["bare"]
     return [
-        Row(f"{what}: MB/s beside bare chunks", ratio, "x", 0.8, at_least=True, figures=figures),
+        Row(f"{what}: MB/s relative to bare chunks", ratio, "x", 0.8, at_least=True, figures=figures),
         Row(f"{what}: peak memory over its size", growth, "x", 2.5),
         Row(f"{what}: the longest pause", pause, "ms", 50),
     ]

@@ -33,10 +33,10 @@ def run(*, quick: bool) -> list[Row]:
     """See the package."""
     horizon = 200.0 if quick else DAY
     ranges = [each for each in RANGES if each[1] <= horizon]
-    official = [_official(horizon)]
+    official = [official_times(horizon)]
     rows = []
     for how, fresh in (("watched", False), ("run", True)):
-        ours = [asyncio.run(_loop(seed, horizon, fresh=fresh)) for seed in range(LOOPS)]
+        ours = [asyncio.run(loop_times(seed, horizon, fresh=fresh)) for seed in range(LOOPS)]
         for shortest, longest in ranges:
             what = f"jobs of {shortest:g} to {longest:,g} s, {how}"
             rows += _rows(what, shortest, longest, {"ours": ours, "official": official})
@@ -66,15 +66,16 @@ def _noticed(times: list[float], length: float) -> tuple[float, int]:
     return times[number] - length, number + 1
 
 
-def _official(horizon: float) -> list[float]:
+def official_times(horizon: float) -> list[float]:
+    """Return when the official client polls, in seconds since it began."""
     times = [0.0, *itertools.accumulate(OFFICIAL)]
     while times[-1] < horizon:
         times.append(times[-1] + OFFICIAL_FOR_EVER)
     return times
 
 
-async def _loop(seed: int, horizon: float, *, fresh: bool) -> list[float]:
-    """When a loop of ours polls, in seconds since it began."""
+async def loop_times(seed: int, horizon: float, *, fresh: bool) -> list[float]:
+    """Return when a loop of ours polls, in seconds since it began."""
     settings = Settings(upstream_url="http://127.0.0.1/api")
     shortest, longest = settings.poll_interval_min_seconds, settings.poll_interval_max_seconds
     clock = SteppedClock()

@@ -19,7 +19,11 @@ def run(*, quick: bool) -> list[Row]:
     seen = {f"{watchers} watchers": asyncio.run(_polls(jobs, watchers)) for watchers in (1, WATCHERS)}
     one, many = seen.values()
     row = Row(
-        f"polls of {jobs} jobs in {SECONDS:g} s, {WATCHERS} watchers beside one", many / one, "x", 1.0, figures=seen
+        f"polls of {jobs} jobs in {SECONDS:g} s, {WATCHERS} watchers relative to one",
+        many / one,
+        "x",
+        1.0,
+        figures=seen,
     )
     return [row]
 

@@ -1,4 +1,4 @@
-"""Each error of docs/errors.md, over the wire: what a client makes of it, and whether it calls again."""
+"""Each error of docs/reference/errors.md, over the wire: what a client makes of it, and whether it calls again."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ NAME = "decide"
 _SERVICE = pb.DESCRIPTOR.services_by_name["JobService"].full_name
 _MESSAGE = "refused"
 _ACTIONS = {
-    "mend the request": "mend",
+    "fix the request": "mend",
     "log in again": "login",
-    "look before sending anew": "look",
+    "look before sending again": "look",
     "give up": "give_up",
 }
 # `reason` and `code`, or a `code` alone, and what to do in bold at the beginning of the last cell.
@@ -63,8 +63,8 @@ class Refusal(NamedTuple):
 
 
 def documented() -> list[Refusal]:
-    """The rows of docs/errors.md, and a reason that it does not know."""
-    rows = _ROW.findall((CLIENTS.parent / "docs" / "errors.md").read_text())
+    """The rows of docs/reference/errors.md, and a reason that it does not know."""
+    rows = _ROW.findall((CLIENTS.parent / "docs" / "reference" / "errors.md").read_text())
     known = [Refusal(code or first, first if code else "", _ACTIONS.get(do, do)) for first, code, do in rows]
     return [*known, Refusal("UNAVAILABLE", "NOT_KNOWN_YET", "retry")]
 
@@ -79,7 +79,7 @@ def scenario() -> Scenario:
             expect.append({"do": "send", "job": {"uid": str(uid)}})
     return Scenario(
         name=NAME,
-        about="each error of docs/errors.md: the client decides as it says there",
+        about="each error of docs/reference/errors.md: the client decides as it says there",
         steps=[{"do": "send", "request": {**request, "request_id": each.request_id}} for each in documented()],
         expect=expect,
         posts=sum(each.calls for each in documented()),

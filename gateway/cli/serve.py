@@ -48,7 +48,7 @@ SimulatorTokenFile = Annotated[
 
 
 def serve() -> None:
-    """Start the gateway; its settings are the variables JOBGATEWAY_*, see docs/settings.md."""
+    """Start the gateway; its settings are the variables JOBGATEWAY_*, see docs/reference/settings.md."""
     # Here, so that the other commands need not wait for the server's imports.
     from gateway.auth import authorities
     from gateway.config import Settings, load

@@ -1,4 +1,4 @@
-"""The one table from what went wrong to a gRPC status and its details (docs/errors.md says what callers do).
+"""The one table from what went wrong to a gRPC status and its details (docs/reference/errors.md says what callers do).
 
 gRPC's own table from HTTP to status is for clients that got no grpc-status at all; this one differs on purpose.
 """

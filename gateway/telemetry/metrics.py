@@ -1,4 +1,4 @@
-"""What Prometheus is told: all metrics of one gateway, in a registry of its own (docs/metrics.md lists them)."""
+"""All Prometheus metrics of one gateway, in a registry of its own (see docs/reference/metrics.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads the job in an upstream answer, in both of its shapes (docs/upstream.md), at every endpoint."""
+"""Reads the job in an upstream answer, in both of its shapes (docs/internals/upstream-api.md), at every endpoint."""
 
 from __future__ import annotations
 

@@ -20,13 +20,15 @@ from gateway.server import defaults, gateway
 from tests.support.image import DOCKERFILE, stages
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.tools
+
 DEPLOY = ROOT / "deploy"
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+OPERATIONS = ROOT / "docs" / "operations"
 # The oldest one that knows `preStop.sleep` without a feature gate, and the newest one whose schemas are here.
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
 # Kinds of the Prometheus operator, whose schemas come with it.
 FOREIGN = {"ServiceMonitor", "PrometheusRule"}
-# What grpc's own stop, the calls that are cut off and the submissions may each take after the grace.
+# Time after the grace, one part each: the stop of grpc, the calls that are ended, and the submissions.
 FLUSHES = 3 * defaults.FLUSH_SECONDS
 
 
@@ -57,11 +59,13 @@ def base() -> Objects:
 
 @pytest.fixture(scope="module")
 def production(tmp_path_factory: pytest.TempPathFactory) -> Objects:
-    """What the kustomization in docs/operations.md gives, which adds both components."""
+    """The kustomization in docs/operations/deploy.md, which adds both components."""
     deploy = tmp_path_factory.mktemp("deploy")
     shutil.copytree(DEPLOY / "kubernetes", deploy / "kubernetes")
     (text,) = re.findall(
-        r"^```yaml\n# deploy/production/kustomization.yaml\n(.*?)^```", OPERATIONS, re.DOTALL | re.MULTILINE
+        r"^```yaml\n# deploy/production/kustomization.yaml\n(.*?)^```",
+        (OPERATIONS / "deploy.md").read_text(),
+        re.DOTALL | re.MULTILINE,
     )
     (deploy / "production").mkdir()
     (deploy / "production" / "kustomization.yaml").write_text(text)
@@ -151,7 +155,8 @@ def test_the_drain_fits_into_the_time_before_the_pod_is_killed(objects: Objects)
 def test_a_sidecar_lives_as_long_as_the_drain_where_it_is_set_up_as_documented(objects: Objects) -> None:
     grace = float(variables(objects)["JOBGATEWAY_DRAIN_GRACE_SECONDS"])
     before = container(objects)["lifecycle"]["preStop"]["sleep"]["seconds"]
-    documented = re.findall(r'"terminationDrainDuration": "(\d+)s"|wait-before-exit-seconds: "(\d+)"', OPERATIONS)
+    page = (OPERATIONS / "shutdown.md").read_text()
+    documented = re.findall(r'"terminationDrainDuration": "(\d+)s"|wait-before-exit-seconds: "(\d+)"', page)
     assert len(documented) == 2
     for istio, linkerd in documented:
         assert before + grace + FLUSHES <= int(istio or linkerd) < pod(objects)["terminationGracePeriodSeconds"]
@@ -228,9 +233,10 @@ def test_the_memory_limit_has_room_for_what_the_gateway_may_take(objects: Object
 
 
 def measured() -> tuple[int, int]:
-    """Bytes of an idle process, and of an idle watch, as docs/operations.md has them."""
-    process = re.search(r"^\| an idle process \| (\d+) MB", OPERATIONS, re.MULTILINE)
-    watch = re.search(r"^\| an idle watch .*\| (\d+) kB", OPERATIONS, re.MULTILINE)
+    """Bytes of an idle process, and of an idle watch, as in docs/operations/sizing.md."""
+    page = (OPERATIONS / "sizing.md").read_text()
+    process = re.search(r"^\| an idle process \| (\d+) MB", page, re.MULTILINE)
+    watch = re.search(r"^\| an idle watch .*\| (\d+) kB", page, re.MULTILINE)
     assert process
     assert watch
     return int(process[1]) * 1_000_000, int(watch[1]) * 1_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -11,8 +12,15 @@ import pytest
 
 from tests.support.paths import ROOT
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "clients").glob("*.md"),
+        *(ROOT / "benchmarks").rglob("*.md"),
+    ]
+)
+ALERTS = (ROOT / "docs" / "operations" / "alerts.md").read_text()
 SECURITY = (ROOT / "docs" / "security.md").read_text()
 
 
@@ -22,7 +30,7 @@ def has_test(name: str) -> bool:
     return path.exists() and bool(re.search(rf"^(async )?def {test}\(", path.read_text(), re.MULTILINE))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_each_link_leads_to_a_file_and_a_heading(document: Path) -> None:
     for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", document.read_text()):
         target = (document.parent / link).resolve() if link else document
@@ -43,18 +51,25 @@ def complaints() -> set[str]:
 
 
 def test_each_line_that_complains_is_there_with_what_to_do_about_it() -> None:
-    section = OPERATIONS.partition("## Log lines that ask for something\n")[2]
+    section = ALERTS.partition("## Log events that need action\n")[2]
     documented = re.findall(r"^\| `([^`]+)` \| (?:warning|error) \| [^|]{20,} \| [^|]{8,} \|$", section, re.MULTILINE)
     assert len(documented) == len(set(documented))
     assert set(documented) == complaints()
 
 
+@pytest.mark.slow
 def test_the_figures_can_be_measured_again() -> None:
     command = [sys.executable, "scripts/sizing.py", "--watches", "3", "--interval", "0.05", "--seconds", "0.5"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - our own script
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"^idle process: \d+ MB$", done.stdout, re.MULTILINE)) == 2
     assert re.search(r"^each of 3 watches of a job each: -?\d+ kB$", done.stdout, re.MULTILINE)
+
+
+def test_the_plot_of_the_benchmarks_is_of_the_last_results() -> None:
+    results = (ROOT / "benchmarks" / "results" / "results.json").read_bytes()
+    plot = (ROOT / "docs" / "images" / "benchmark-targets.svg").read_text()
+    assert hashlib.sha256(results).hexdigest() in plot, "run `python -m benchmarks.plots`"
 
 
 def test_each_test_that_the_threat_model_names_exists() -> None:

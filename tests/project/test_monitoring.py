@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard in deploy/ against what a gateway that had traffic gives on /metrics."""
+"""Compare the alert rules and the dashboard in deploy/ with the /metrics of a gateway that had traffic."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 RULES = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "monitoring" / "prometheusrule.yaml").read_text())
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "jobgateway.json").read_text())
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+PAGE = (ROOT / "docs" / "operations" / "alerts.md").read_text()
+RUNBOOK = "https://example.com/jobgateway/docs/operations/alerts.md#"
 ALERTS = [rule for group in RULES["spec"]["groups"] for rule in group["rules"]]
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-# What Prometheus itself adds: a metric of each scrape, and the labels of its target.
+# Added by Prometheus itself: a metric of each scrape, and the labels of its target.
 UP = "up"
 TARGET = {"job", "instance"}
 
@@ -112,18 +113,25 @@ def test_counters_are_asked_for_their_rate() -> None:
 
 
 def test_each_alert_says_what_it_means_and_what_to_do() -> None:
-    documented = re.findall(r"^\| `(JobGateway\w+)` \| (\w+) \| [^|]{20,} \| [^|]{20,} \|$", OPERATIONS, re.MULTILINE)
+    sections = re.findall(
+        r"^## (JobGateway\w+)\n\n\*\*Severity:\*\* (\w+)\n\n\*\*Meaning\.\*\* (.*?)^\*\*Action\.\*\*(.*?)(?=^## )",
+        PAGE,
+        re.DOTALL | re.MULTILINE,
+    )
+    assert all(len(meaning) > 20 and len(action) > 20 for *_, meaning, action in sections)
+    documented = [(name, severity) for name, severity, *_ in sections]
     assert documented == [(rule["alert"], rule["labels"]["severity"]) for rule in ALERTS]
     for rule in ALERTS:
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
-        assert set(rule["annotations"]) == {"summary"}
+        assert set(rule["annotations"]) == {"summary", "runbook_url"}
+        assert rule["annotations"]["runbook_url"] == RUNBOOK + rule["alert"].lower()
         assert re.fullmatch(r"\d+m", rule.get("for", "1m"))
 
 
 def test_what_the_alert_for_defects_cannot_tell_apart_is_said() -> None:
     rows = {*status.BY_HTTP_STATUS.values(), status.OTHER_4XX, status.OTHER_5XX, *status.BY_ERROR.values()}
     internal = {row.reason for row in rows if row.code is StatusCode.INTERNAL}
-    (paragraph,) = re.findall(r"^`JobGatewayDefect` .*?\n\n", OPERATIONS, re.DOTALL | re.MULTILINE)
+    (paragraph,) = re.findall(r"^`JobGatewayDefect` .*?\n\n", PAGE, re.DOTALL | re.MULTILINE)
     # Were it the defects alone, the alert could count these calls.
     assert {"GATEWAY_DEFECT", *re.findall(r"`([A-Z]+_[A-Z]+)`", paragraph)} == internal
     assert len(internal) > 1

@@ -1,4 +1,4 @@
-"""Runs the README's commands as a newcomer would type them, on free ports."""
+"""Runs the commands of the README and the quickstart as a newcomer would type them, on free ports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,28 +14,26 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.raw import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 README = (ROOT / "README.md").read_text()
+QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text()
 BIN = Path(sys.executable).parent
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-
-
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def ports() -> dict[str, str]:
     """The README's ports, and free ones to use in their place."""
-    return {"8080": free_port(), "50051": free_port()}
+    return {"8080": str(free_port()), "50051": str(free_port())}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +66,9 @@ def servers(ports: dict[str, str], environment: dict[str, str]) -> Iterator[None
 
 
 def output(command: list[str], environment: dict[str, str], text: str | None = None) -> str:
-    done = subprocess.run(command, env=environment, input=text, capture_output=True, text=True, check=False)  # noqa: S603 - the README's own commands
+    done = subprocess.run(  # noqa: S603 - the pages' own commands
+        command, env=environment, input=text, capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -79,6 +78,7 @@ def test_the_command_line(ports: dict[str, str], environment: dict[str, str]) ->
     assert "success" in output(["/bin/sh", "-c", adapted(blocks("sh")[1], ports)], environment)
 
 
+@pytest.mark.tools
 @pytest.mark.usefixtures("servers")
 def test_grpcurl(ports: dict[str, str], environment: dict[str, str]) -> None:
     if not shutil.which("grpcurl"):
@@ -96,8 +96,20 @@ def test_python(ports: dict[str, str], environment: dict[str, str]) -> None:
     assert answered.splitlines()[-1].startswith("2 ")
 
 
+@pytest.mark.usefixtures("servers")
+def test_the_quickstart_watches_a_job_to_its_end(ports: dict[str, str], environment: dict[str, str]) -> None:
+    path = re.search(r"PYTHONPATH=(\S+)", QUICKSTART)
+    assert path is not None
+    script = adapted(blocks("python", QUICKSTART)[0], ports)
+    printed = output([sys.executable, "-"], environment | {"PYTHONPATH": path[1]}, script).splitlines()
+    assert printed[0].startswith("job ")
+    assert printed[-1].startswith("JOB_STATUS_SUCCESS")
+
+
 def test_every_block_is_run() -> None:
     assert (len(blocks("sh")), len(blocks("python")), README.count("```")) == (3, 1, 8)
+    assert blocks("sh", QUICKSTART) == blocks("sh")[:2]
+    assert (len(blocks("python", QUICKSTART)), QUICKSTART.count("```")) == (1, 6)
     workflow = (ROOT / ".ci" / "run").read_text()
     for command in re.findall(r"^    (make \w+)", README, re.MULTILINE):
         assert command in workflow

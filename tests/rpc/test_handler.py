@@ -496,7 +496,7 @@ def test_the_documentation_lists_each_event_of_the_log() -> None:
         )
     }
     documented = re.findall(
-        r"^\| `([^`<]+)` \| (?:info|warning|error)", (root / "docs/logs.md").read_text(), re.MULTILINE
+        r"^\| `([^`<]+)` \| (?:info|warning|error)", (root / "docs/reference/logs.md").read_text(), re.MULTILINE
     )
     assert "call" in written
     assert sorted(documented) == sorted(written)

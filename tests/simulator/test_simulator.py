@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 import structlog
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import gateway.simulator
@@ -115,7 +115,6 @@ def test_course_without_end_runs_until_cancelled() -> None:
     assert (hidden.ended, hidden.ending) == (False, Ending.UNKNOWN_STATUS)
 
 
-@settings(deadline=None)
 @given(
     duration=st.floats(0, 1e5),
     steps=st.integers(0, 100),
@@ -131,7 +130,6 @@ def test_state_never_goes_back(duration: float, steps: int, times: list[float]) 
     assert all(state.since <= elapsed for state, elapsed in zip(states, sorted(times), strict=True))
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=3),

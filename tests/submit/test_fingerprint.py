@@ -4,14 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.models import SendJob
 from gateway.submit.fingerprint import fingerprint
-
-calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -157,7 +155,6 @@ def test_whatever_params_json_may_hold_has_a_fingerprint(raw: bytes) -> None:
     assert _of(raw) == _of(b" %b " % raw) != _of(b"1")
 
 
-@calm
 @given(json_values, json_values)
 def test_two_values_are_the_same_exactly_where_python_says_so(one: Any, other: Any) -> None:
     def typed(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The table of docs/errors.md, and whether what a call ended with stands in it."""
+"""The table of docs/reference/errors.md, and whether what a call ended with stands in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from grpc import StatusCode
 
 from tests.support.paths import ROOT
 
-DOCUMENT = ROOT / "docs" / "errors.md"
+DOCUMENT = ROOT / "docs" / "reference" / "errors.md"
 ROW = re.compile(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \|", re.MULTILINE)
 MAX_TRAILER_BYTES = 8 << 10
 LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*")

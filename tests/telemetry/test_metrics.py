@@ -1,4 +1,4 @@
-"""What is counted, for traffic that is known, over real sockets; and that docs/metrics.md lists it."""
+"""What is counted, for traffic that is known, over real sockets; and that docs/reference/metrics.md lists it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
     from tests.support.upstream import ScriptedUpstream
 
-DOCS = ROOT / "docs" / "metrics.md"
+DOCS = ROOT / "docs" / "reference" / "metrics.md"
 SERVICE = "jobgateway.v1.JobService"
 RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success", "result": {"a": 1}, "completed_at": 1})

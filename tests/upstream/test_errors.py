@@ -4,15 +4,13 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import FieldViolation, UpstreamAnswered, UpstreamError, UpstreamMalformed
 from gateway.rpc.status import ending_of
 from gateway.upstream.errors import MAX_DEPTH, MAX_TEXT, MAX_VIOLATIONS, read_error, read_retry_after
 from gateway.upstream.transport import Answer
-
-calm = settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -248,14 +246,12 @@ def test_retry_after_is_read_as_seconds_or_a_date_and_capped_at_a_day(value: str
     assert _read(503, b"", value).retry_after == read_retry_after(value, now=0.0)
 
 
-@calm
 @given(st.text() | st.text(alphabet="0123456789:+-, JanMonGMT"))
 def test_any_retry_after_is_a_wait_of_at_most_a_day_or_none(value: str) -> None:
     wait = read_retry_after(value, now=1_000.0)
     assert wait is None or 0 <= wait <= 86_400
 
 
-@calm
 @given(
     st.integers(100, 999).filter(lambda status: not 200 <= status < 300),
     st.binary() | json_values.map(lambda value: json.dumps(value).encode()),

@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UpstreamMalformed
 from gateway.models import Job, JobError, JobStatus, Progress
 from gateway.rpc.codec.responses import job_message
 from gateway.upstream.jobs import JOB_FIELDS, read_job, read_sent_job
-
-calm = settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 
 json_values = st.recursive(
     st.none()
@@ -564,7 +562,6 @@ def test_a_change_of_word_end_progress_or_error_is_another_state(members: dict[s
     assert _read(**members).identity() != _read(status="running", message="a").identity()
 
 
-@calm
 @given(bodies)
 def test_whatever_the_upstream_answers_is_a_job_that_can_be_sent_on_or_malformed(body: bytes) -> None:
     reads: list[Callable[[], Job]] = [

@@ -4,13 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UpstreamMalformed
 from gateway.upstream.json import read_beginning, read_members, read_report, read_text, read_value
-
-calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -154,7 +152,6 @@ def test_names_that_are_no_text_hide_no_other_member(name: bytes) -> None:
     assert bytes(read_members(b'{"%b":1,"uid":7}' % name)["uid"]) == b"7"
 
 
-@calm
 @given(
     st.dictionaries(st.text(alphabet="abc_", max_size=4), json_values, max_size=5),
     st.booleans(),
@@ -171,7 +168,6 @@ def test_any_object_is_taken_apart_into_the_bytes_it_was_made_of(
     assert read_members(body) == pieces
 
 
-@calm
 @given(
     st.binary()
     | st.text(alphabet='{}[]",:\\ ud80019.eE+-truefalsn\n', max_size=40).map(lambda text: f"{{{text}}}".encode())
@@ -185,7 +181,6 @@ def test_arbitrary_bytes_are_an_object_or_malformed(body: bytes) -> None:
     assert len(members) == len(json.loads(body.decode("latin-1"), parse_int=str))
 
 
-@calm
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
 def test_the_text_in_arbitrary_bytes_is_text_or_empty(raw: bytes) -> None:
     text = read_text(read_value(raw))
@@ -231,7 +226,6 @@ def test_text_is_what_utf_8_can_carry(value: object, text: str) -> None:
     assert read_text(value) == text
 
 
-@calm
 @given(json_values, st.data(), st.sampled_from(["", "\ufeff"]), st.sampled_from(["utf-8", "utf-16", "utf-32-be"]))
 def test_json_that_broke_off_is_read_as_far_as_it_came(
     value: Any, data: st.DataObject, mark: str, encoding: str

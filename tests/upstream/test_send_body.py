@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jobgateway.v1 import job_service_pb2 as pb
 
@@ -20,8 +20,6 @@ from gateway.upstream import RestClient, TimeLimits, Transport
 from gateway.upstream.client import send_body
 from tests.support.gateways import TOKEN
 from tests.support.upstream import ScriptedUpstream, answer
-
-calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
 
 def _body(request: pb.SendJobRequest) -> Any:
@@ -94,7 +92,6 @@ def test_params_json_arrives_byte_for_byte(raw: bytes) -> None:
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 
 
-@calm
 @given(text, st.lists(text), text)
 def test_any_text_arrives_as_it_is(name: str, events: list[str], method: str) -> None:
     sent = _body(_request(method_name=name, events=events, method=method))

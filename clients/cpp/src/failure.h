@@ -1,4 +1,5 @@
-// What an error of a call says, and what to do about it (docs/errors.md).
+// What an error of a call says, and what to do about it
+// (docs/reference/errors.md).
 
 #ifndef JOBCLIENT_FAILURE_H_
 #define JOBCLIENT_FAILURE_H_

@@ -1,5 +1,5 @@
 // The resuming watch: one job's events up to its end, over as many calls as
-// that takes (docs/clients.md).
+// that takes (docs/clients/index.md).
 
 #ifndef JOBCLIENT_WATCH_H_
 #define JOBCLIENT_WATCH_H_

@@ -11,7 +11,7 @@ import (
 // Action is what a client does about an error.
 type Action string
 
-// The actions of docs/errors.md.
+// The actions of docs/reference/errors.md.
 const (
 	Retry  Action = "retry"
 	Mend   Action = "mend"

@@ -34,7 +34,7 @@ type Resumption struct {
 	NewConnection bool
 }
 
-// Watch returns the events of a job up to the one with job.done, over as many calls as that takes (docs/clients.md).
+// Watch returns the events of a job up to the one with job.done, over as many calls as that takes (docs/clients/index.md).
 // It ends with an error where a status is final, or ctx is done. onResume is told before each further call.
 func (c *Client) Watch(
 	ctx context.Context, req *pb.WatchJobRequest, onResume func(Resumption),

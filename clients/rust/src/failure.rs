@@ -1,4 +1,4 @@
-//! What an error of a call says, and what to do about it (docs/errors.md).
+//! What an error of a call says, and what to do about it (docs/reference/errors.md).
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -3,48 +3,49 @@
 isort:skip_file
 The contract of the Job Gateway: VIKTOR jobs over gRPC.
 
-Words. MUST and SHOULD are meant as in RFC 2119. "The upstream" is the VIKTOR REST API behind the gateway.
-"Unset" means: the field is not in the message; proto3 scalars that are not `optional` are unset where they
-hold their default (0, empty).
+Words. MUST and SHOULD have the meaning of RFC 2119. "The upstream" is the VIKTOR REST API behind the gateway.
+"Unset" means that the field is not in the message. A proto3 scalar that is not `optional` is unset if it has its
+default (0, empty).
 
-Credentials. Every call MUST carry exactly one metadata entry `authorization: Bearer <token>`; the token is the
-caller's own for the upstream, and every upstream request for the call is made under it. A call without one
-is refused with UNAUTHENTICATED and never reaches the upstream. A token has at most 8,192 characters.
+Credentials. Every call MUST carry exactly one metadata entry `authorization: Bearer <token>`, the caller's own token
+for the upstream. The gateway makes every upstream request for the call under it. A call without a token fails with
+UNAUTHENTICATED and never reaches the upstream, unless the gateway has a token of its own. A token has at most 8,192
+characters.
 
-Tracing. The metadata `traceparent` and `x-request-id` go to the upstream unchanged. Of several values, the first one
-with 1 to 256 characters of visible ASCII counts; others are ignored. Polls that several watchers share carry the values
-of the watch that came first.
+Tracing. The metadata `traceparent` and `x-request-id` are passed to the upstream unchanged. If there are several
+values, the first one with 1 to 256 characters of visible ASCII is used, and others are ignored. Polls that several
+watchers share carry the values of the first watcher.
 
-The call and the job fail apart. A job that ended in an error is a call that ended with OK, and its `Job` says
-what happened. A gRPC error means that the gateway could not do what was asked.
+Failed jobs. A failed job is not a failed call: the call ends with OK, and its `Job` says how the job failed. A gRPC
+error means that the gateway could not do its part.
 
-Errors. Every error of a call that reached this service has a `google.rpc.Status` in the trailer `grpc-status-details-bin`, with exactly one
-`google.rpc.ErrorInfo` of the domain `jobgateway`. Clients SHOULD decide by its `reason`, which comes from
-the closed list in docs/errors.md, and MUST take an unknown reason by the gRPC code. Its metadata has
-`http_status` where the upstream answered, and `uid` where the job is known. There is a `BadRequest` where
-fields are at fault, a `RetryInfo` where a wait is known (the same wait is in the trailer
-`grpc-retry-pushback-ms`), and a `ResourceInfo` where a job was not found.
+Errors. Every error of this service has a `google.rpc.Status` in the trailer `grpc-status-details-bin`, with exactly
+one `google.rpc.ErrorInfo` of the domain `jobgateway`. Clients SHOULD decide by its `reason`, which is from the
+complete list in docs/reference/errors.md, and MUST handle an unknown reason by the gRPC code. Its metadata has
+`http_status` if the upstream responded, and `uid` if the job is known. Further details: `BadRequest` if fields are
+invalid, `RetryInfo` if a wait is known (also in the trailer `grpc-retry-pushback-ms`), and `ResourceInfo` if a job
+was not found.
 
-Statuses that any RPC may give, and what a caller does about each:
- - INVALID_ARGUMENT: the request is at fault; mend what `BadRequest` names. Never retry it unchanged.
- - UNAUTHENTICATED: no credential, a malformed one, or one that the upstream refused (401); get a new token.
- - PERMISSION_DENIED: the upstream said 403; ask for access.
- - NOT_FOUND: the upstream said 404, for that uid, entity or workspace, under that credential.
- - RESOURCE_EXHAUSTED: with `RetryInfo`, a limit of rate or load, retry after that wait; without, a limit of
-   size, and a retry gives the same.
- - UNAVAILABLE: the upstream or the gateway cannot be reached or is going away; retry with backoff. For SendJob
-   and RunJob this is only given where certainly no job was made, or where `uid` in the metadata of the `ErrorInfo` says
-   which: that one MUST be taken up with WatchJob.
- - DEADLINE_EXCEEDED: the call's deadline is over, or the upstream took too long to answer a read.
- - CANCELLED: the caller cancelled, or the upstream said 499.
- - ABORTED: the upstream said 409, a conflict with the job's state; read the state, then decide.
- - FAILED_PRECONDITION: the upstream said another 4xx; the reason and the message say which.
- - INTERNAL: the upstream failed (another 5xx), or its answer is not the protocol (`UPSTREAM_MALFORMED`), or
-   the gateway has a defect (`GATEWAY_DEFECT`); report it.
- - UNKNOWN: SendJob and RunJob only, see there.
+Statuses of every RPC, and how to react:
+ - INVALID_ARGUMENT: The request is invalid. Fix the fields listed in `BadRequest`; do not retry it unchanged.
+ - UNAUTHENTICATED: The credential is missing, malformed, or rejected by the upstream (401). Get a new token.
+ - PERMISSION_DENIED: The upstream responded with 403. Ask for access.
+ - NOT_FOUND: The upstream responded with 404 for that uid, entity or workspace, under that credential.
+ - RESOURCE_EXHAUSTED: With `RetryInfo`, a limit of rate or load: retry after that wait. Without, a limit of size: a
+   retry fails again.
+ - UNAVAILABLE: The upstream or the gateway is unreachable or shutting down. Retry with backoff. SendJob and RunJob
+   return it only if certainly no job was created, or if `uid` in the metadata of the `ErrorInfo` names the job:
+   clients MUST continue that one with WatchJob.
+ - DEADLINE_EXCEEDED: The deadline of the call passed, or the upstream took too long to respond to a read.
+ - CANCELLED: The client cancelled, or the upstream responded with 444, 460 or 499.
+ - ABORTED: The upstream responded with 409, a conflict with the job's state. Read the state, then decide.
+ - FAILED_PRECONDITION: The upstream responded with another 4xx, named by the reason and the message.
+ - INTERNAL: The upstream failed (another 5xx), its response is not the protocol (`UPSTREAM_MALFORMED`), or the
+   gateway has a bug (`GATEWAY_DEFECT`). Report it.
+ - UNKNOWN: Only SendJob and RunJob, see there.
 
-Growth. Statuses, payloads, formats and reasons may be added. Clients MUST decide by `Job.done`, the gRPC code
-and the reasons that they know, and MUST ignore what they do not know.
+Growth. Statuses, payloads, formats and reasons may be added. Clients MUST decide by `Job.done`, the gRPC code and
+the reasons that they know, and MUST ignore everything else.
 """
 
 from collections import abc as _abc
@@ -78,53 +79,51 @@ class _JobStatus:
 class _JobStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     JOB_STATUS_UNSPECIFIED: _JobStatus.ValueType  # 0
-    """The job ended with a word that the gateway does not know; it is in `Job.status_text`."""
+    """The job ended with a word that the gateway does not know. `Job.status_text` has the word."""
     JOB_STATUS_RUNNING: _JobStatus.ValueType  # 1
-    """The job goes on: `message`, `running`, or a word that the gateway does not know on a job that shows no end. An end is
-    a time of completion, a result or an error; beside words such as `queued`, `pending` or `retrying` it is the time of
-    completion alone.
+    """The job continues: `message`, `running`, or an unknown word on a job that shows no end. An end is a completion time, a
+    result or an error; beside words such as `queued`, `pending` or `retrying`, only a completion time is an end.
     """
     JOB_STATUS_SUCCESS: _JobStatus.ValueType  # 2
-    """It ended well (`success`)."""
+    """The job succeeded (`success`)."""
     JOB_STATUS_ERROR: _JobStatus.ValueType  # 3
-    """It ended in an error of the app or the platform (`error`, `failed`, `error_app_reloading`)."""
+    """The job ended with an error of the app or the platform (`error`, `failed`, `error_app_reloading`)."""
     JOB_STATUS_ERROR_USER: _JobStatus.ValueType  # 4
-    """It ended in an error meant for the user (`error_user`, or `failed` with that error type)."""
+    """The job ended with an error meant for the user (`error_user`, or `failed` with that error type)."""
     JOB_STATUS_STOPPED: _JobStatus.ValueType  # 5
-    """It was stopped (`stopped`)."""
+    """The job was stopped (`stopped`)."""
     JOB_STATUS_CANCELLED: _JobStatus.ValueType  # 6
-    """It was cancelled (`cancelled`, `canceled`)."""
+    """The job was cancelled (`cancelled`, `canceled`)."""
     JOB_STATUS_TIMEOUT: _JobStatus.ValueType  # 7
-    """It ran for longer than its timeout (`error_timeout`, or `failed` with that error type)."""
+    """The job ran for longer than its timeout (`error_timeout`, or `failed` with that error type)."""
     JOB_STATUS_EXPIRED: _JobStatus.ValueType  # 8
-    """It has expired (`expired`)."""
+    """The job has expired (`expired`)."""
 
 class JobStatus(_JobStatus, metaclass=_JobStatusEnumTypeWrapper):
-    """What state a job is in. More may be added: see `Job.done` for whether it has ended. The upstream's words count without
-    regard to case and surrounding blanks.
+    """The state of a job. More may be added; `Job.done` says if the job has ended. Case and surrounding blanks of the
+    upstream's words are ignored.
     """
 
 JOB_STATUS_UNSPECIFIED: JobStatus.ValueType  # 0
-"""The job ended with a word that the gateway does not know; it is in `Job.status_text`."""
+"""The job ended with a word that the gateway does not know. `Job.status_text` has the word."""
 JOB_STATUS_RUNNING: JobStatus.ValueType  # 1
-"""The job goes on: `message`, `running`, or a word that the gateway does not know on a job that shows no end. An end is
-a time of completion, a result or an error; beside words such as `queued`, `pending` or `retrying` it is the time of
-completion alone.
+"""The job continues: `message`, `running`, or an unknown word on a job that shows no end. An end is a completion time, a
+result or an error; beside words such as `queued`, `pending` or `retrying`, only a completion time is an end.
 """
 JOB_STATUS_SUCCESS: JobStatus.ValueType  # 2
-"""It ended well (`success`)."""
+"""The job succeeded (`success`)."""
 JOB_STATUS_ERROR: JobStatus.ValueType  # 3
-"""It ended in an error of the app or the platform (`error`, `failed`, `error_app_reloading`)."""
+"""The job ended with an error of the app or the platform (`error`, `failed`, `error_app_reloading`)."""
 JOB_STATUS_ERROR_USER: JobStatus.ValueType  # 4
-"""It ended in an error meant for the user (`error_user`, or `failed` with that error type)."""
+"""The job ended with an error meant for the user (`error_user`, or `failed` with that error type)."""
 JOB_STATUS_STOPPED: JobStatus.ValueType  # 5
-"""It was stopped (`stopped`)."""
+"""The job was stopped (`stopped`)."""
 JOB_STATUS_CANCELLED: JobStatus.ValueType  # 6
-"""It was cancelled (`cancelled`, `canceled`)."""
+"""The job was cancelled (`cancelled`, `canceled`)."""
 JOB_STATUS_TIMEOUT: JobStatus.ValueType  # 7
-"""It ran for longer than its timeout (`error_timeout`, or `failed` with that error type)."""
+"""The job ran for longer than its timeout (`error_timeout`, or `failed` with that error type)."""
 JOB_STATUS_EXPIRED: JobStatus.ValueType  # 8
-"""It has expired (`expired`)."""
+"""The job has expired (`expired`)."""
 Global___JobStatus: _TypeAlias = JobStatus  # noqa: Y015
 
 class _ContentFormat:
@@ -134,52 +133,54 @@ class _ContentFormat:
 class _ContentFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContentFormat.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CONTENT_FORMAT_UNSPECIFIED: _ContentFormat.ValueType  # 0
-    """What gets it through unharmed to a client with default settings: `content` where a Struct carries it exactly (an
-    object, every number exact as a double, at most 32 levels of objects and arrays with the outermost as 1) and it is
-    no larger than 1 MiB, both as JSON and as a Struct; else `content_json` up to 3 MiB; above that chunks on a stream,
-    and nothing in a unary answer (`Job.content_omitted`): `WatchJob` delivers it.
+    """The format that reaches a client with default settings unchanged:
+     - `content` if a Struct represents the result exactly (an object, every number exact as a double, at most 32 levels
+       of objects and arrays including the outermost) and it is no larger than 1 MiB, both as JSON and as a Struct;
+     - otherwise `content_json` up to 3 MiB;
+     - above that, chunks on a stream, and nothing in a unary response (`Job.content_omitted`): `WatchJob` delivers it.
     """
     CONTENT_FORMAT_STRUCT: _ContentFormat.ValueType  # 1
-    """`content`, with numbers rounded to doubles; where a Struct cannot hold the result (not an object, deeper than 32
-    levels, over 3 MiB encoded, a string with a lone surrogate, a number beyond a double, `NaN`), bytes as
-    `CONTENT_FORMAT_UNSPECIFIED` gives them.
+    """`content`, with numbers rounded to doubles. If a Struct cannot hold the result (not an object, deeper than 32 levels,
+    over 3 MiB encoded, a string with a lone surrogate, a number beyond a double, `NaN`), bytes as for
+    `CONTENT_FORMAT_UNSPECIFIED`.
     """
     CONTENT_FORMAT_JSON: _ContentFormat.ValueType  # 2
-    """`content_json` in one message, up to 256 MiB: the caller MUST raise its own receive limit for more than 4 MiB.
+    """`content_json` in one message, up to 256 MiB. The client MUST raise its own receive limit for more than 4 MiB.
     Above: RESOURCE_EXHAUSTED, reason `RESULT_TOO_LARGE`, without `RetryInfo`.
     """
     CONTENT_FORMAT_JSON_CHUNKS: _ContentFormat.ValueType  # 3
-    """`content_chunk` events, then the event with `done`. For streams; INVALID_ARGUMENT elsewhere."""
+    """`content_chunk` events, then the event with `done`. Only on streams; INVALID_ARGUMENT elsewhere."""
     CONTENT_FORMAT_NONE: _ContentFormat.ValueType  # 4
     """No result."""
 
 class ContentFormat(_ContentFormat, metaclass=_ContentFormatEnumTypeWrapper):
-    """How a result is delivered. Size and hash in `Job` describe the upstream's own bytes in every format."""
+    """The format of a result. Size and hash in `Job` describe the upstream's own bytes in every format."""
 
 CONTENT_FORMAT_UNSPECIFIED: ContentFormat.ValueType  # 0
-"""What gets it through unharmed to a client with default settings: `content` where a Struct carries it exactly (an
-object, every number exact as a double, at most 32 levels of objects and arrays with the outermost as 1) and it is
-no larger than 1 MiB, both as JSON and as a Struct; else `content_json` up to 3 MiB; above that chunks on a stream,
-and nothing in a unary answer (`Job.content_omitted`): `WatchJob` delivers it.
+"""The format that reaches a client with default settings unchanged:
+ - `content` if a Struct represents the result exactly (an object, every number exact as a double, at most 32 levels
+   of objects and arrays including the outermost) and it is no larger than 1 MiB, both as JSON and as a Struct;
+ - otherwise `content_json` up to 3 MiB;
+ - above that, chunks on a stream, and nothing in a unary response (`Job.content_omitted`): `WatchJob` delivers it.
 """
 CONTENT_FORMAT_STRUCT: ContentFormat.ValueType  # 1
-"""`content`, with numbers rounded to doubles; where a Struct cannot hold the result (not an object, deeper than 32
-levels, over 3 MiB encoded, a string with a lone surrogate, a number beyond a double, `NaN`), bytes as
-`CONTENT_FORMAT_UNSPECIFIED` gives them.
+"""`content`, with numbers rounded to doubles. If a Struct cannot hold the result (not an object, deeper than 32 levels,
+over 3 MiB encoded, a string with a lone surrogate, a number beyond a double, `NaN`), bytes as for
+`CONTENT_FORMAT_UNSPECIFIED`.
 """
 CONTENT_FORMAT_JSON: ContentFormat.ValueType  # 2
-"""`content_json` in one message, up to 256 MiB: the caller MUST raise its own receive limit for more than 4 MiB.
+"""`content_json` in one message, up to 256 MiB. The client MUST raise its own receive limit for more than 4 MiB.
 Above: RESOURCE_EXHAUSTED, reason `RESULT_TOO_LARGE`, without `RetryInfo`.
 """
 CONTENT_FORMAT_JSON_CHUNKS: ContentFormat.ValueType  # 3
-"""`content_chunk` events, then the event with `done`. For streams; INVALID_ARGUMENT elsewhere."""
+"""`content_chunk` events, then the event with `done`. Only on streams; INVALID_ARGUMENT elsewhere."""
 CONTENT_FORMAT_NONE: ContentFormat.ValueType  # 4
 """No result."""
 Global___ContentFormat: _TypeAlias = ContentFormat  # noqa: Y015
 
 @_typing.final
 class SendJobRequest(_message.Message):
-    """A job to send. What is unset is not sent: the upstream owns its defaults."""
+    """A job to send. Unset fields are not sent, so the upstream's defaults apply."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -198,40 +199,40 @@ class SendJobRequest(_message.Message):
     ARGUMENTS_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
-    """The workspace; required. 1 to 200 characters, none of which could change the path that is asked for: no `/`, `\\`,
-    `?`, `#`, `%`, `;`, no control character, and neither `.` nor `..` alone.
+    """The workspace; required. 1 to 200 characters that cannot change the requested path: no `/`, `\\`, `?`, `#`, `%`, `;`,
+    no control character, and neither `.` nor `..` alone.
     """
     entity_id: _builtins.int
     """The entity in that workspace; required, 1 or greater."""
     poll_result: _builtins.bool
-    """Whether the upstream waits a while for the job to end before it answers. Unset: the upstream's default (false)."""
+    """If true, the upstream waits a while for the job to end before it responds. Unset: the upstream's default (false)."""
     method_name: _builtins.str
-    """The method of the app that runs the job; 1 to 1,024 characters where it is set."""
+    """The method of the app that runs the job; 1 to 1,024 characters if set."""
     method_type: _builtins.str
-    """The type of that method; 1 to 1,024 characters where it is set."""
+    """The type of that method; 1 to 1,024 characters if set."""
     editor_session: _builtins.str
     """The editor session, a UUID as 8-4-4-4-12 hexadecimal digits. The upstream requires it under public endpoints."""
     params_json: _builtins.bytes
-    """As JSON (RFC 8259) in UTF-8, at most 8 MiB, which arrives byte for byte: the way for integers beyond 2^53, and the
-    only way to send `null`. Text that is not JSON, an object with a key twice, or more than 500 levels of nesting:
-    INVALID_ARGUMENT; more than 8 MiB: RESOURCE_EXHAUSTED, reason `REQUEST_TOO_LARGE`.
+    """As JSON (RFC 8259) in UTF-8, at most 8 MiB, sent byte for byte. Required for integers beyond 2^53 and for `null`.
+    INVALID_ARGUMENT: text that is not JSON, an object with a repeated key, more than 500 levels of nesting.
+    RESOURCE_EXHAUSTED, reason `REQUEST_TOO_LARGE`: more than 8 MiB.
     """
     request_id: _builtins.str
-    """Makes sending safe to repeat: at most one job runs for one id, credential and process (or fleet with a shared
-    store). The same request sent again under the same id gives the job of the first one. 1 to 128 characters from `!` to
-    `~`; clients SHOULD use a UUID. Empty: each request is a job. Ids are kept for 25 hours.
+    """Makes sending safe to repeat: at most one job runs per id, credential and process (or fleet with a shared store). The
+    same request with the same id returns the job of the first one. 1 to 128 characters from `!` to `~`; clients SHOULD
+    use a UUID. Empty: each request creates a job. Ids are kept for 25 hours.
     """
     content_format: Global___ContentFormat.ValueType
-    """How the result is delivered where the job is done in time, and in `RunJob`."""
+    """The format of the result, if the job is done in time, and in `RunJob`."""
     @_builtins.property
     @_deprecated("""This field has been marked as deprecated using proto field options.""")
     def method(self) -> _builtins.str:
-        """Deprecated upstream: use `method_name`. 1 to 1,024 characters where it is set."""
+        """Deprecated upstream: use `method_name`. 1 to 1,024 characters if set."""
 
     @method.setter
     @_deprecated("""This field has been marked as deprecated using proto field options.""")
     def method(self, value: _builtins.str) -> None:
-        """Deprecated upstream: use `method_name`. 1 to 1,024 characters where it is set."""
+        """Deprecated upstream: use `method_name`. 1 to 1,024 characters if set."""
 
     @_builtins.property
     def params(self) -> _struct_pb2.Struct:
@@ -246,7 +247,7 @@ class SendJobRequest(_message.Message):
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """The longest time that the job may run: whole seconds from 1 to 86400. Unset: the upstream's default (86400). It does
-        not bound the call; the call's deadline does.
+        not limit the call; the call's deadline does.
         """
 
     @_builtins.property
@@ -305,7 +306,7 @@ Global___SendJobRequest: _TypeAlias = SendJobRequest  # noqa: Y015
 
 @_typing.final
 class GetJobRequest(_message.Message):
-    """Which job to read."""
+    """A job to read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -314,7 +315,7 @@ class GetJobRequest(_message.Message):
     uid: _builtins.int
     """The job; required, 1 or greater."""
     content_format: Global___ContentFormat.ValueType
-    """How the result is delivered. `CONTENT_FORMAT_JSON_CHUNKS` is INVALID_ARGUMENT here."""
+    """The format of the result. `CONTENT_FORMAT_JSON_CHUNKS` is INVALID_ARGUMENT here."""
     def __init__(
         self,
         *,
@@ -331,7 +332,7 @@ Global___GetJobRequest: _TypeAlias = GetJobRequest  # noqa: Y015
 
 @_typing.final
 class WatchJobRequest(_message.Message):
-    """Which job to watch, and how."""
+    """A job to watch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -342,10 +343,10 @@ class WatchJobRequest(_message.Message):
     uid: _builtins.int
     """The job; required, 1 or greater."""
     content_format: Global___ContentFormat.ValueType
-    """How the result is delivered."""
+    """The format of the result."""
     resume_token: _builtins.str
-    """The `resume_token` of the last event that was received, of this job, on any gateway and under any credential and
-    format. Empty: start with the state as it is now. A token that no longer fits costs a repeated state, never a lost one.
+    """The `resume_token` of the last event of this job that was received, from any instance and under any credential and
+    format. Empty: start with the current state. A token that no longer fits costs a repeated state, never a lost one.
     """
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
@@ -369,7 +370,7 @@ Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
 
 @_typing.final
 class WaitJobRequest(_message.Message):
-    """Which job to wait for, and how long."""
+    """A job to wait for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -379,11 +380,11 @@ class WaitJobRequest(_message.Message):
     uid: _builtins.int
     """The job; required, 1 or greater."""
     content_format: Global___ContentFormat.ValueType
-    """How the result is delivered. `CONTENT_FORMAT_JSON_CHUNKS` is INVALID_ARGUMENT here."""
+    """The format of the result. `CONTENT_FORMAT_JSON_CHUNKS` is INVALID_ARGUMENT here."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long to wait for the end, 0 or more; 0 reads once. Unset: 40 seconds, which is below the idle timeouts of
-        common proxies. The wait always ends shortly before the call's deadline.
+        """The longest time to wait, 0 or more; 0 reads once. Unset: 40 seconds, which is below the idle timeouts of common
+        proxies. The wait always ends shortly before the call's deadline.
         """
 
     def __init__(
@@ -411,13 +412,13 @@ class RunJobRequest(_message.Message):
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     CANCEL_ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     cancel_on_disconnect: _builtins.bool
-    """Whether the job is cancelled, for all who watch it, where this caller leaves before its end: by cancelling, by its
-    deadline, or by a lost connection. The gateway tries for up to 10 minutes, until the upstream has answered for certain.
-    An end that the gateway made cancels nothing. Unset: the job runs on.
+    """If true, the job is cancelled (also for its other watchers) when this client leaves before its end: by cancelling, by
+    its deadline, or by a lost connection. The gateway tries for up to 10 minutes, until the upstream has given a definite
+    response. If the gateway itself ends the stream, nothing is cancelled. Unset: the job continues.
     """
     @_builtins.property
     def request(self) -> Global___SendJobRequest:
-        """The job; required. Its `content_format` holds for the stream."""
+        """The job; required. Its `content_format` applies to the stream."""
 
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
@@ -440,7 +441,7 @@ Global___RunJobRequest: _TypeAlias = RunJobRequest  # noqa: Y015
 
 @_typing.final
 class CancelJobRequest(_message.Message):
-    """Which job to cancel."""
+    """A job to cancel."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -462,7 +463,7 @@ Global___CancelJobRequest: _TypeAlias = CancelJobRequest  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
-    """A job as the gateway read it upstream at `observe_time`."""
+    """A job as the gateway read it at `observe_time`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -482,41 +483,39 @@ class Job(_message.Message):
     LOG_DOWNLOAD_URL_FIELD_NUMBER: _builtins.int
     OBSERVE_TIME_FIELD_NUMBER: _builtins.int
     uid: _builtins.int
-    """The job's number upstream. 0 only if `SendJob` or `RunJob` got a job that had ended already and that the upstream
-    gave no number: `done` is true then, and the job cannot be read, watched or cancelled.
+    """The job's number upstream. 0 only if `SendJob` or `RunJob` received a job that had already ended and that the
+    upstream gave no number: then `done` is true, and the job cannot be read, watched or cancelled.
     """
     status: Global___JobStatus.ValueType
-    """What state the job is in. Whether it has ended is in `done` alone."""
+    """The state of the job. Only `done` says if it has ended."""
     status_text: _builtins.str
-    """The upstream's own word for the state; empty where it gave none."""
+    """The upstream's own word for the state; empty if it gave none."""
     done: _builtins.bool
-    """Whether the job has ended: nothing changes after that."""
+    """True if the job has ended. Nothing changes after that."""
     kind: _builtins.str
-    """The kind of the result, in the upstream's words; empty where it gave none."""
+    """The kind of the result, in the upstream's words; empty if it gave none."""
     content_json: _builtins.bytes
-    """As JSON: the upstream's own bytes. They may hold `NaN`, `Infinity` and `-Infinity` if the upstream wrote them, which
-    strict readers of JSON refuse.
+    """As JSON: the upstream's own bytes. They contain `NaN`, `Infinity` and `-Infinity` if the upstream wrote them; strict
+    JSON parsers reject these.
     """
     content_size: _builtins.int
     """The size of the result in bytes of the upstream's JSON, in every format. 0: there is no result."""
     content_sha256: _builtins.str
-    """The SHA-256 of the same bytes, in lower-case hexadecimal. Empty where there is no result."""
+    """The SHA-256 of the same bytes, in lower-case hexadecimal. Empty if there is no result."""
     content_omitted: _builtins.bool
-    """Whether there is a result that this message does not carry: it was not asked for, is too large for one message, or
-    came in chunks before. Also if a repeated `request_id` leads to a job without a `uid`: the gateway does not keep its
-    result.
+    """True if there is a result that this message does not contain: it was not requested, is too large for one message, or
+    was sent in chunks before. Also true if a repeated `request_id` leads to a job without a `uid`, because the gateway
+    does not keep its result.
     """
     log_download_url: _builtins.str
-    """Where the job's log can be downloaded. Empty where the upstream gave no address, or one over 8 KiB. It may be signed
-    anew at each read.
-    """
+    """The address of the job's log. Empty if the upstream gave none, or one over 8 KiB. It may be signed again at each read."""
     @_builtins.property
     def progress(self) -> Global___Progress:
-        """The last progress that the job reported. Unset where it reported none."""
+        """The last progress that the job reported. Unset if it reported none."""
 
     @_builtins.property
     def error(self) -> Global___JobError:
-        """What went wrong in the job. Unset where the upstream told of no error."""
+        """The error of the job. Unset if the upstream reported none."""
 
     @_builtins.property
     def content(self) -> _struct_pb2.Struct:
@@ -524,11 +523,11 @@ class Job(_message.Message):
 
     @_builtins.property
     def complete_time(self) -> _timestamp_pb2.Timestamp:
-        """When the job ended, in the upstream's words. Unset where it did not say."""
+        """The time at which the job ended, according to the upstream. Unset if it gave none."""
 
     @_builtins.property
     def observe_time(self) -> _timestamp_pb2.Timestamp:
-        """When the gateway read this state upstream."""
+        """The time at which the gateway read this state."""
 
     def __init__(
         self,
@@ -570,18 +569,16 @@ class Progress(_message.Message):
     PERCENTAGE_FIELD_NUMBER: _builtins.int
     REPORT_TIME_FIELD_NUMBER: _builtins.int
     message: _builtins.str
-    """The message; cut with a mark beyond 64 KiB."""
+    """The message; truncated with a mark beyond 64 KiB."""
     message_type: _builtins.str
-    """The type of the message in the upstream's words, such as `progress`, `info`, `warning`, `success`. Empty where it gave
+    """The type of the message in the upstream's words, such as `progress`, `info`, `warning`, `success`. Empty if it gave
     none.
     """
     percentage: _builtins.float
-    """How far the job is, in percent, usually 0 to 100. It may go backwards. Unset if the job did not say, or not with a
-    finite number.
-    """
+    """The progress in percent, usually 0 to 100. It may go backwards. Unset if the job reported none, or not a finite number."""
     @_builtins.property
     def report_time(self) -> _timestamp_pb2.Timestamp:
-        """When the job reported it. Unset where it did not say."""
+        """The time of the report. Unset if the upstream gave none."""
 
     def __init__(
         self,
@@ -603,7 +600,7 @@ Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class JobError(_message.Message):
-    """What went wrong in a job."""
+    """The error of a job."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -612,20 +609,20 @@ class JobError(_message.Message):
     STACK_TRACE_FIELD_NUMBER: _builtins.int
     INVALID_FIELDS_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """The type of the error in the upstream's words, such as `error_code`, `error_user`, `error_timeout`. Empty where it
-    gave none.
+    """The type of the error in the upstream's words, such as `error_code`, `error_user`, `error_timeout`. Empty if it gave
+    none.
     """
     message: _builtins.str
-    """The message for a person; cut with a mark beyond 64 KiB."""
+    """The message for a person; truncated with a mark beyond 64 KiB."""
     @_builtins.property
     def stack_trace(self) -> _struct_pb2.Value:
-        """Where in the app it happened, as the upstream gave it. Beyond a depth of 30 or 256 KiB it is the string of its JSON,
-        cut with a mark. `NaN` and the infinities are strings.
+        """The place in the app, as the upstream gave it. Beyond a depth of 30 or 256 KiB it is a string with its JSON, truncated
+        with a mark. `NaN` and the infinities are strings.
         """
 
     @_builtins.property
     def invalid_fields(self) -> _struct_pb2.Value:
-        """The input fields at fault, as the upstream gave them: an object, an array or a string. Cut as `stack_trace`."""
+        """The invalid input fields, as the upstream gave them: an object, an array or a string. Truncated like `stack_trace`."""
 
     def __init__(
         self,
@@ -645,7 +642,7 @@ Global___JobError: _TypeAlias = JobError  # noqa: Y015
 
 @_typing.final
 class JobEvent(_message.Message):
-    """One event of a stream. At most one of the payloads is set; a client MUST ignore an event whose payload it does not know."""
+    """One event of a stream. At most one of the payloads is set. A client MUST ignore an event with an unknown payload."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -656,20 +653,20 @@ class JobEvent(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     uid: _builtins.int
-    """The job. 0 in a heartbeat of `RunJob` for as long as the submission is under way, and for a job without a number."""
+    """The job. 0 in a heartbeat of `RunJob` while the submission is in flight, and for a job without a number."""
     resume_token: _builtins.str
-    """Give it to `WatchJob` to go on after this event. Opaque, at most 512 characters. Empty before the first state, and
+    """Pass it to `WatchJob` to continue after this event. Opaque, at most 512 characters. Empty before the first state, and
     for a job whose `uid` is 0.
     """
     skipped: _builtins.int
-    """How many states this caller did not get since its last event, because it read slowly."""
+    """The number of states that this client missed since its last event, because it read slowly."""
     @_builtins.property
     def job(self) -> Global___Job:
         """A state of the job. The one with `done` true is the last event of the stream."""
 
     @_builtins.property
     def content_chunk(self) -> Global___ContentChunk:
-        """A piece of the result of a job that is done; the event with `done` follows the last piece."""
+        """A piece of the result of a done job. The event with `done` follows the last piece."""
 
     @_builtins.property
     def heartbeat(self) -> Global___Heartbeat:
@@ -697,7 +694,7 @@ Global___JobEvent: _TypeAlias = JobEvent  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
-    """A sign of life. It tells a quiet job from an upstream that cannot be reached."""
+    """A sign of life. It tells a quiet job from an unreachable upstream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -706,16 +703,16 @@ class Heartbeat(_message.Message):
     CONSECUTIVE_FAILURES_FIELD_NUMBER: _builtins.int
     LAST_FAILURE_FIELD_NUMBER: _builtins.int
     consecutive_failures: _builtins.int
-    """How many reads in a row have failed; 0 where the last one went well."""
+    """The number of reads in a row that have failed; 0 if the last one succeeded."""
     last_failure: _builtins.str
-    """The error reason of the last failed read (docs/errors.md); empty where the last one went well."""
+    """The error reason of the last failed read (docs/reference/errors.md); empty if the last one succeeded."""
     @_builtins.property
     def observe_time(self) -> _timestamp_pb2.Timestamp:
-        """When the job was last read. Unset where it was not yet."""
+        """The time of the last successful read. Unset if there was none."""
 
     @_builtins.property
     def next_poll_time(self) -> _timestamp_pb2.Timestamp:
-        """When it will be read next. Unset while a read is under way."""
+        """The time of the next read. Unset while a read is in flight."""
 
     def __init__(
         self,
@@ -735,8 +732,8 @@ Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
 class ContentChunk(_message.Message):
-    """A piece of a result, cut from the upstream's own bytes. The pieces come in order. A client MUST cut what it has to
-    `offset` before it appends `data`, for after a resumption they may start again at 0.
+    """A piece of a result, cut from the upstream's own bytes. The pieces arrive in order. A client MUST cut its bytes to
+    `offset` before it appends `data`, because the pieces may start again at 0 after a resumption.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -746,7 +743,7 @@ class ContentChunk(_message.Message):
     CONTENT_SIZE_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
-    """Where the piece begins, in bytes."""
+    """The position of the piece in bytes."""
     data: _builtins.bytes
     """The piece, at most 1 MiB."""
     content_size: _builtins.int

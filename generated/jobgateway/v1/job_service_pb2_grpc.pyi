@@ -3,48 +3,49 @@
 isort:skip_file
 The contract of the Job Gateway: VIKTOR jobs over gRPC.
 
-Words. MUST and SHOULD are meant as in RFC 2119. "The upstream" is the VIKTOR REST API behind the gateway.
-"Unset" means: the field is not in the message; proto3 scalars that are not `optional` are unset where they
-hold their default (0, empty).
+Words. MUST and SHOULD have the meaning of RFC 2119. "The upstream" is the VIKTOR REST API behind the gateway.
+"Unset" means that the field is not in the message. A proto3 scalar that is not `optional` is unset if it has its
+default (0, empty).
 
-Credentials. Every call MUST carry exactly one metadata entry `authorization: Bearer <token>`; the token is the
-caller's own for the upstream, and every upstream request for the call is made under it. A call without one
-is refused with UNAUTHENTICATED and never reaches the upstream. A token has at most 8,192 characters.
+Credentials. Every call MUST carry exactly one metadata entry `authorization: Bearer <token>`, the caller's own token
+for the upstream. The gateway makes every upstream request for the call under it. A call without a token fails with
+UNAUTHENTICATED and never reaches the upstream, unless the gateway has a token of its own. A token has at most 8,192
+characters.
 
-Tracing. The metadata `traceparent` and `x-request-id` go to the upstream unchanged. Of several values, the first one
-with 1 to 256 characters of visible ASCII counts; others are ignored. Polls that several watchers share carry the values
-of the watch that came first.
+Tracing. The metadata `traceparent` and `x-request-id` are passed to the upstream unchanged. If there are several
+values, the first one with 1 to 256 characters of visible ASCII is used, and others are ignored. Polls that several
+watchers share carry the values of the first watcher.
 
-The call and the job fail apart. A job that ended in an error is a call that ended with OK, and its `Job` says
-what happened. A gRPC error means that the gateway could not do what was asked.
+Failed jobs. A failed job is not a failed call: the call ends with OK, and its `Job` says how the job failed. A gRPC
+error means that the gateway could not do its part.
 
-Errors. Every error of a call that reached this service has a `google.rpc.Status` in the trailer `grpc-status-details-bin`, with exactly one
-`google.rpc.ErrorInfo` of the domain `jobgateway`. Clients SHOULD decide by its `reason`, which comes from
-the closed list in docs/errors.md, and MUST take an unknown reason by the gRPC code. Its metadata has
-`http_status` where the upstream answered, and `uid` where the job is known. There is a `BadRequest` where
-fields are at fault, a `RetryInfo` where a wait is known (the same wait is in the trailer
-`grpc-retry-pushback-ms`), and a `ResourceInfo` where a job was not found.
+Errors. Every error of this service has a `google.rpc.Status` in the trailer `grpc-status-details-bin`, with exactly
+one `google.rpc.ErrorInfo` of the domain `jobgateway`. Clients SHOULD decide by its `reason`, which is from the
+complete list in docs/reference/errors.md, and MUST handle an unknown reason by the gRPC code. Its metadata has
+`http_status` if the upstream responded, and `uid` if the job is known. Further details: `BadRequest` if fields are
+invalid, `RetryInfo` if a wait is known (also in the trailer `grpc-retry-pushback-ms`), and `ResourceInfo` if a job
+was not found.
 
-Statuses that any RPC may give, and what a caller does about each:
- - INVALID_ARGUMENT: the request is at fault; mend what `BadRequest` names. Never retry it unchanged.
- - UNAUTHENTICATED: no credential, a malformed one, or one that the upstream refused (401); get a new token.
- - PERMISSION_DENIED: the upstream said 403; ask for access.
- - NOT_FOUND: the upstream said 404, for that uid, entity or workspace, under that credential.
- - RESOURCE_EXHAUSTED: with `RetryInfo`, a limit of rate or load, retry after that wait; without, a limit of
-   size, and a retry gives the same.
- - UNAVAILABLE: the upstream or the gateway cannot be reached or is going away; retry with backoff. For SendJob
-   and RunJob this is only given where certainly no job was made, or where `uid` in the metadata of the `ErrorInfo` says
-   which: that one MUST be taken up with WatchJob.
- - DEADLINE_EXCEEDED: the call's deadline is over, or the upstream took too long to answer a read.
- - CANCELLED: the caller cancelled, or the upstream said 499.
- - ABORTED: the upstream said 409, a conflict with the job's state; read the state, then decide.
- - FAILED_PRECONDITION: the upstream said another 4xx; the reason and the message say which.
- - INTERNAL: the upstream failed (another 5xx), or its answer is not the protocol (`UPSTREAM_MALFORMED`), or
-   the gateway has a defect (`GATEWAY_DEFECT`); report it.
- - UNKNOWN: SendJob and RunJob only, see there.
+Statuses of every RPC, and how to react:
+ - INVALID_ARGUMENT: The request is invalid. Fix the fields listed in `BadRequest`; do not retry it unchanged.
+ - UNAUTHENTICATED: The credential is missing, malformed, or rejected by the upstream (401). Get a new token.
+ - PERMISSION_DENIED: The upstream responded with 403. Ask for access.
+ - NOT_FOUND: The upstream responded with 404 for that uid, entity or workspace, under that credential.
+ - RESOURCE_EXHAUSTED: With `RetryInfo`, a limit of rate or load: retry after that wait. Without, a limit of size: a
+   retry fails again.
+ - UNAVAILABLE: The upstream or the gateway is unreachable or shutting down. Retry with backoff. SendJob and RunJob
+   return it only if certainly no job was created, or if `uid` in the metadata of the `ErrorInfo` names the job:
+   clients MUST continue that one with WatchJob.
+ - DEADLINE_EXCEEDED: The deadline of the call passed, or the upstream took too long to respond to a read.
+ - CANCELLED: The client cancelled, or the upstream responded with 444, 460 or 499.
+ - ABORTED: The upstream responded with 409, a conflict with the job's state. Read the state, then decide.
+ - FAILED_PRECONDITION: The upstream responded with another 4xx, named by the reason and the message.
+ - INTERNAL: The upstream failed (another 5xx), its response is not the protocol (`UPSTREAM_MALFORMED`), or the
+   gateway has a bug (`GATEWAY_DEFECT`). Report it.
+ - UNKNOWN: Only SendJob and RunJob, see there.
 
-Growth. Statuses, payloads, formats and reasons may be added. Clients MUST decide by `Job.done`, the gRPC code
-and the reasons that they know, and MUST ignore what they do not know.
+Growth. Statuses, payloads, formats and reasons may be added. Clients MUST decide by `Job.done`, the gRPC code and
+the reasons that they know, and MUST ignore everything else.
 """
 
 from collections import abc as _abc
@@ -71,7 +72,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class JobServiceStub:
-    """Sends VIKTOR jobs, and watches them until they end. A job takes from milliseconds to a day."""
+    """Sends VIKTOR jobs and watches them until they end. A job takes from milliseconds to a day."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -80,210 +81,228 @@ class JobServiceStub:
     SendJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.SendJobRequest, _job_service_pb2.Job]
     """Sends a job: one POST to the upstream.
 
-    Returns a `Job` that is not done where the job goes on (HTTP 201): watch it with `WatchJob` or `WaitJob`. Returns
-    a done one, with its result, where it ended already (HTTP 200, which `poll_result` asks for). A done one may have the
-    `uid` 0, if the upstream gave it none: nothing can be read of it later, so ask for a result over 3 MiB with
-    `CONTENT_FORMAT_JSON`, or use `RunJob`. Repeated under its `request_id`, it is returned without its result.
+    Returns a `Job` that is not done if the job continues (HTTP 201): watch it with `WatchJob` or `WaitJob`. Returns a
+    done `Job` with its result if the job has already ended (HTTP 200, after `poll_result`).
 
-    The gateway posts once. It tries again only if the upstream cannot have seen the request. Beyond the statuses that
-    any RPC may give:
-     - UNKNOWN, reason `SUBMIT_OUTCOME_UNKNOWN`: the request was on its way when the connection was lost, the time
-       was over, or the upstream answered 408, 444, 460, 499, a 5xx, any 3xx but 307 and 308, or something that cannot
-       be read. The job may or may not run. Callers MUST look for the job before they send a new one, because that would
-       be a second job.
-     - UNAVAILABLE with an `ErrorInfo`: certainly no job was made. Retry with backoff.
-     - INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED or DEADLINE_EXCEEDED without an `ErrorInfo`: a proxy or a library made it,
-       and the job may or may not run. Send the same request again only if it has a `request_id`.
-     - INVALID_ARGUMENT, reason `REQUEST_ID_REUSED`: the `request_id` belongs to another request.
+    A done `Job` has the `uid` 0 if the upstream gave it none. It cannot be read later, so ask for a result over 3 MiB
+    with `CONTENT_FORMAT_JSON`, or use `RunJob`. If the call is repeated under its `request_id`, such a job is returned
+    without its result.
 
-    Proxies and service configs MUST NOT retry this call. A call without a `request_id` that says in its metadata that a
-    machine made it before (`grpc-previous-rpc-attempts` above 0, or `x-envoy-attempt-count` above 1) is not posted, and
-    fails with `SUBMIT_OUTCOME_UNKNOWN` too.
+    The gateway posts once. It tries again only if the upstream cannot have seen the request. Statuses in addition to
+    those of every RPC:
+     - UNKNOWN, reason `SUBMIT_OUTCOME_UNKNOWN`: The request was on its way when the connection was lost, the time limit
+       passed, or the upstream responded with 408, 444, 460, 499, a 5xx, a 3xx other than 307 and 308, or something
+       unreadable. The job may or may not run. Clients MUST look for the job before they send a new one, because that
+       would be a second job.
+     - UNAVAILABLE with an `ErrorInfo`: Certainly no job was created. Retry with backoff.
+     - INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED or DEADLINE_EXCEEDED without an `ErrorInfo`: The status comes from a
+       proxy or a library, and the job may or may not run. Send the same request again only if it has a `request_id`.
+     - INVALID_ARGUMENT, reason `REQUEST_ID_REUSED`: The `request_id` belongs to another request.
+
+    Proxies and service configs MUST NOT retry this call. If its metadata says that a machine repeats it
+    (`grpc-previous-rpc-attempts` above 0, or `x-envoy-attempt-count` above 1) and it has no `request_id`, the gateway
+    does not post it. The call fails with `SUBMIT_OUTCOME_UNKNOWN`.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.Job]
     """Reads a job once: one GET to the upstream, and a second one only if a kept connection turned out to be closed.
 
-    The result is in the answer as `content_format` says. A result over the size of one message is left out
-    (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it, up to the 512 MiB that the
-    gateway takes of one answer (above: RESOURCE_EXHAUSTED, reason `UPSTREAM_ANSWER_TOO_LARGE`).
-    Statuses: those that any RPC may give; UNAVAILABLE, reason `NO_STATE_YET`, if the job was sent a moment ago and the
-    upstream does not show it yet. Safe to retry.
+    Returns the result in the format of `content_format`. A result over the size of one message is left out
+    (`Job.content_omitted`), unless `CONTENT_FORMAT_JSON` asks for it. `WatchJob` delivers it, up to the gateway's limit
+    of 512 MiB per response (above: RESOURCE_EXHAUSTED, reason `UPSTREAM_ANSWER_TOO_LARGE`).
+
+    Statuses in addition to those of every RPC: UNAVAILABLE, reason `NO_STATE_YET`, if the job was sent a moment ago and
+    the upstream does not show it yet. Safe to retry.
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.JobEvent]
-    """Streams what happens to a job until it is done. The gateway polls, once for all who watch under one credential.
+    """Streams the states of a job until it is done. The gateway polls once for all watchers with the same credential.
 
-     1. The first event that is no heartbeat shows the job as it is now (with a `resume_token` that still fits: its next
-        change).
-     2. Each change follows, in the order in which the gateway read it. Equal states are not repeated. Progress may
-        go backwards.
-     3. The stream ends with OK only after exactly one event whose `job.done` is true, the last one; the result is in it,
-        or in the chunks before it. A stream that ends otherwise has a status other than OK, unless a proxy ended it.
-     4. A caller that reads slowly misses states in between (`JobEvent.skipped`), and never the end.
-     5. An event comes at least once per `heartbeat_interval`. A client that hears nothing for three intervals SHOULD
+     1. The first event other than a heartbeat is the current state of the job. With a `resume_token` that still fits,
+        it is the next change.
+     2. Each change follows, in the order in which the gateway read it. Equal states are not repeated. Progress may go
+        backwards.
+     3. The stream ends with OK only after exactly one event whose `job.done` is true, which is the last one. The result
+        is in it, or in the chunks before it. Any other end has a status other than OK, unless a proxy ended the stream.
+     4. A client that reads slowly misses states in between (`JobEvent.skipped`), but never the end.
+     5. There is at least one event per `heartbeat_interval`. A client that receives nothing for three intervals SHOULD
         cancel and call again with its last `resume_token`.
 
-    Leaving the stream ends nothing else: the job runs on. Transient failures of the upstream are ridden out and told in
-    heartbeats. So is a refusal (401, 403, 404 and others) until it is certain: if a state was read before, here or by the
-    stream that the `resume_token` is of, a second read confirms it about a second later; if this gateway sent the job in
-    the last 60 seconds, refusals must last for 15 seconds. A 4xx without a JSON object, as proxies give it, is transient.
-    Beyond the statuses that any RPC may give:
-     - UNAVAILABLE, reason `UPSTREAM_OUTAGE`: the upstream failed for longer than the gateway rides out; `last_failure`
-       in the metadata is the last reason, and `http_status` the status that the upstream answered last, if it did. Call
-       again with the last `resume_token`.
-     - FAILED_PRECONDITION, reason `JOB_OVERDUE`: the upstream shows the job as running for 5 minutes longer than its
-       `timeout` allows, or than a day if the gateway does not know it. Read the job's state, and report it. Calling again
-       is possible.
-     - UNAVAILABLE, reason `DRAINING`: this gateway is going away. Call again on a new connection, after the wait in
-       `RetryInfo`, with the last `resume_token`.
-     - UNAVAILABLE, reason `SLOW_READER`: the result, in chunks or in one large message, was not read for 10 seconds (or
-       longer, the larger it is) while other calls waited for the memory that it holds. Call again with the last
-       `resume_token`, and read on: chunks go on where they stopped, one message comes again as a whole.
-     - UNAUTHENTICATED: call again with a fresh token, and the last `resume_token`.
-     - INVALID_ARGUMENT: among others, a `resume_token` that is none, or another job's.
+    Leaving the stream does not affect the job. Transient failures of the upstream do not end the stream, and are
+    reported in heartbeats. A 4xx without a JSON object, as proxies send it, is transient. A refusal (401, 403, 404 and
+    others) ends the stream only when it is certain:
+     - if a state was read before, by this stream or by that of the `resume_token`, after a second read about a second
+       later;
+     - if this gateway sent the job in the last 60 seconds, after 15 seconds of refusals.
 
-    Broken streams. A status without an `ErrorInfo` of the domain `jobgateway` is not the gateway's: a proxy or a library
-    made it, because a timeout was over, a connection broke or a gateway died. INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED
-    that the client did not ask for, DEADLINE_EXCEEDED before the client's own deadline, and OK without an event with
-    `job.done` all mean a broken stream: clients MUST call again with the last `resume_token`, on a new connection, with
-    growing waits. After the first event they SHOULD do so for every other code too, but stop if RESOURCE_EXHAUSTED or
-    OUT_OF_RANGE comes twice at the same `resume_token`: a message is over their own receive limit. Before the first
-    event, the other codes mean a wrong address or request.
+    Statuses in addition to those of every RPC:
+     - UNAVAILABLE, reason `UPSTREAM_OUTAGE`: The upstream failed for longer than the gateway waits. `last_failure` in
+       the metadata has the last reason, and `http_status` the last status of the upstream, if there was one. Call again
+       with the last `resume_token`.
+     - FAILED_PRECONDITION, reason `JOB_OVERDUE`: The job runs for 5 minutes longer than its `timeout` allows, or than a
+       day if the gateway does not know the `timeout`. Read the job's state and report it. You may call again.
+     - UNAVAILABLE, reason `DRAINING`: This instance is shutting down. Call again on a new connection, after the wait in
+       `RetryInfo`, with the last `resume_token`.
+     - UNAVAILABLE, reason `SLOW_READER`: The result, in chunks or in one large message, was not read for 10 seconds
+       (longer for larger results) while other calls waited for its memory. Call again with the last `resume_token` and
+       read on: chunks continue at the byte at which they stopped, a single message is sent again as a whole.
+     - UNAUTHENTICATED: Call again with a fresh token and the last `resume_token`.
+     - INVALID_ARGUMENT: Among others, the `resume_token` is invalid or belongs to another job.
+
+    Broken streams. A status without an `ErrorInfo` of the domain `jobgateway` comes from a proxy or a library, because a
+    timeout passed, a connection broke or a gateway died. These mean a broken stream: INTERNAL, UNKNOWN, UNAVAILABLE,
+    CANCELLED that the client did not request, DEADLINE_EXCEEDED before the client's own deadline, and OK without an
+    event with `job.done`. Clients MUST call again with the last `resume_token`, on a new connection, with growing waits.
+    After the first event they SHOULD do so for every other code too, but stop if RESOURCE_EXHAUSTED or OUT_OF_RANGE
+    comes twice at the same `resume_token`: a message is over their own receive limit. Before the first event, the other
+    codes mean a wrong address or request.
     """
     WaitJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_service_pb2.Job]
-    """Waits until a job is done, for callers that cannot stream; it shares the polling with `WatchJob`.
+    """Waits until a job is done. Use it if your client cannot stream. It shares the polling with `WatchJob`.
 
-    Returns the done `Job`, or the latest state with `done` false if `timeout` was over first, which is no error: call
+    Returns the done `Job`, or the latest state with `done` false if `timeout` passed first. That is not an error: call
     again. If no state could be read in that time, the status is that of the last failure, or UNAVAILABLE with reason
     `NO_STATE_YET`, also after a refusal that is not certain yet. Otherwise the statuses of `WatchJob`. Safe to retry. A
-    read that takes longer than the wait is finished, and kept for 15 seconds for the next call.
+    read that takes longer than the wait is finished and kept for 15 seconds for the next call.
     """
     RunJob: _grpc.UnaryStreamMultiCallable[_job_service_pb2.RunJobRequest, _job_service_pb2.JobEvent]
-    """Sends a job and watches it, in one call: `SendJob`, then `WatchJob`.
+    """Sends a job and watches it in one call: `SendJob`, then `WatchJob`.
 
-    The first event that is no heartbeat goes out as soon as the upstream took the job, before the first poll. It is the
-    last one if the job had ended already; that job may have the `uid` 0 (see `SendJob`) and no `resume_token`. Everything
-    that `SendJob` says of errors holds until then, and what `WatchJob` says holds afterwards; each error after the job
-    was made carries `uid` in the metadata of its `ErrorInfo`. A stream that broke after the first event MUST be continued
-    with `WatchJob`, not with a second `RunJob`. If it broke before, a job may run: send the same request again only if it
-    has a `request_id`, because a second `RunJob` without one would be a second job.
+    The first event other than a heartbeat is sent as soon as the upstream accepted the job, before the first poll. It is
+    the last one if the job has already ended; that job may have the `uid` 0 (see `SendJob`) and no `resume_token`. The
+    errors of `SendJob` apply until then, those of `WatchJob` afterwards. Each error after the job was created has `uid`
+    in the metadata of its `ErrorInfo`.
+
+    If a stream breaks after the first event, clients MUST continue with `WatchJob`, not with a second `RunJob`. If it
+    breaks before, a job may run: send the same request again only if it has a `request_id`, because a second `RunJob`
+    without one would be a second job.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.Job]
     """Asks the upstream to cancel a job (DELETE), and returns the state read right after, without its result.
 
-    The job may go on for a while, or finish all the same: watch it to know. A job that has ended already is returned as
-    it is, which is no error, however the upstream refused to cancel it. If the upstream took the request but the state
-    could not be read, the answer has the `uid` alone. PERMISSION_DENIED: the upstream lets only the job's owner cancel it.
-    UNAVAILABLE, reason `NO_STATE_YET`: the job was sent a moment ago, and the upstream does not show it yet. Otherwise
-    the statuses that any RPC may give. Safe to retry.
+    The job may continue for a while, or even finish: watch it to know. A job that has already ended is returned as it
+    is, without an error, regardless of how the upstream refused to cancel it. If the upstream accepted the request but
+    the state could not be read, the response has only the `uid`. Statuses in addition to those of every RPC:
+     - PERMISSION_DENIED: Only the job's owner may cancel it.
+     - UNAVAILABLE, reason `NO_STATE_YET`: The job was sent a moment ago, and the upstream does not show it yet.
+
+    Safe to retry.
     """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
-    """Sends VIKTOR jobs, and watches them until they end. A job takes from milliseconds to a day."""
+    """Sends VIKTOR jobs and watches them until they end. A job takes from milliseconds to a day."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SendJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.SendJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
     """Sends a job: one POST to the upstream.
 
-    Returns a `Job` that is not done where the job goes on (HTTP 201): watch it with `WatchJob` or `WaitJob`. Returns
-    a done one, with its result, where it ended already (HTTP 200, which `poll_result` asks for). A done one may have the
-    `uid` 0, if the upstream gave it none: nothing can be read of it later, so ask for a result over 3 MiB with
-    `CONTENT_FORMAT_JSON`, or use `RunJob`. Repeated under its `request_id`, it is returned without its result.
+    Returns a `Job` that is not done if the job continues (HTTP 201): watch it with `WatchJob` or `WaitJob`. Returns a
+    done `Job` with its result if the job has already ended (HTTP 200, after `poll_result`).
 
-    The gateway posts once. It tries again only if the upstream cannot have seen the request. Beyond the statuses that
-    any RPC may give:
-     - UNKNOWN, reason `SUBMIT_OUTCOME_UNKNOWN`: the request was on its way when the connection was lost, the time
-       was over, or the upstream answered 408, 444, 460, 499, a 5xx, any 3xx but 307 and 308, or something that cannot
-       be read. The job may or may not run. Callers MUST look for the job before they send a new one, because that would
-       be a second job.
-     - UNAVAILABLE with an `ErrorInfo`: certainly no job was made. Retry with backoff.
-     - INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED or DEADLINE_EXCEEDED without an `ErrorInfo`: a proxy or a library made it,
-       and the job may or may not run. Send the same request again only if it has a `request_id`.
-     - INVALID_ARGUMENT, reason `REQUEST_ID_REUSED`: the `request_id` belongs to another request.
+    A done `Job` has the `uid` 0 if the upstream gave it none. It cannot be read later, so ask for a result over 3 MiB
+    with `CONTENT_FORMAT_JSON`, or use `RunJob`. If the call is repeated under its `request_id`, such a job is returned
+    without its result.
 
-    Proxies and service configs MUST NOT retry this call. A call without a `request_id` that says in its metadata that a
-    machine made it before (`grpc-previous-rpc-attempts` above 0, or `x-envoy-attempt-count` above 1) is not posted, and
-    fails with `SUBMIT_OUTCOME_UNKNOWN` too.
+    The gateway posts once. It tries again only if the upstream cannot have seen the request. Statuses in addition to
+    those of every RPC:
+     - UNKNOWN, reason `SUBMIT_OUTCOME_UNKNOWN`: The request was on its way when the connection was lost, the time limit
+       passed, or the upstream responded with 408, 444, 460, 499, a 5xx, a 3xx other than 307 and 308, or something
+       unreadable. The job may or may not run. Clients MUST look for the job before they send a new one, because that
+       would be a second job.
+     - UNAVAILABLE with an `ErrorInfo`: Certainly no job was created. Retry with backoff.
+     - INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED or DEADLINE_EXCEEDED without an `ErrorInfo`: The status comes from a
+       proxy or a library, and the job may or may not run. Send the same request again only if it has a `request_id`.
+     - INVALID_ARGUMENT, reason `REQUEST_ID_REUSED`: The `request_id` belongs to another request.
+
+    Proxies and service configs MUST NOT retry this call. If its metadata says that a machine repeats it
+    (`grpc-previous-rpc-attempts` above 0, or `x-envoy-attempt-count` above 1) and it has no `request_id`, the gateway
+    does not post it. The call fails with `SUBMIT_OUTCOME_UNKNOWN`.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
     """Reads a job once: one GET to the upstream, and a second one only if a kept connection turned out to be closed.
 
-    The result is in the answer as `content_format` says. A result over the size of one message is left out
-    (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it, up to the 512 MiB that the
-    gateway takes of one answer (above: RESOURCE_EXHAUSTED, reason `UPSTREAM_ANSWER_TOO_LARGE`).
-    Statuses: those that any RPC may give; UNAVAILABLE, reason `NO_STATE_YET`, if the job was sent a moment ago and the
-    upstream does not show it yet. Safe to retry.
+    Returns the result in the format of `content_format`. A result over the size of one message is left out
+    (`Job.content_omitted`), unless `CONTENT_FORMAT_JSON` asks for it. `WatchJob` delivers it, up to the gateway's limit
+    of 512 MiB per response (above: RESOURCE_EXHAUSTED, reason `UPSTREAM_ANSWER_TOO_LARGE`).
+
+    Statuses in addition to those of every RPC: UNAVAILABLE, reason `NO_STATE_YET`, if the job was sent a moment ago and
+    the upstream does not show it yet. Safe to retry.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.JobEvent]  # type: ignore[assignment]
-    """Streams what happens to a job until it is done. The gateway polls, once for all who watch under one credential.
+    """Streams the states of a job until it is done. The gateway polls once for all watchers with the same credential.
 
-     1. The first event that is no heartbeat shows the job as it is now (with a `resume_token` that still fits: its next
-        change).
-     2. Each change follows, in the order in which the gateway read it. Equal states are not repeated. Progress may
-        go backwards.
-     3. The stream ends with OK only after exactly one event whose `job.done` is true, the last one; the result is in it,
-        or in the chunks before it. A stream that ends otherwise has a status other than OK, unless a proxy ended it.
-     4. A caller that reads slowly misses states in between (`JobEvent.skipped`), and never the end.
-     5. An event comes at least once per `heartbeat_interval`. A client that hears nothing for three intervals SHOULD
+     1. The first event other than a heartbeat is the current state of the job. With a `resume_token` that still fits,
+        it is the next change.
+     2. Each change follows, in the order in which the gateway read it. Equal states are not repeated. Progress may go
+        backwards.
+     3. The stream ends with OK only after exactly one event whose `job.done` is true, which is the last one. The result
+        is in it, or in the chunks before it. Any other end has a status other than OK, unless a proxy ended the stream.
+     4. A client that reads slowly misses states in between (`JobEvent.skipped`), but never the end.
+     5. There is at least one event per `heartbeat_interval`. A client that receives nothing for three intervals SHOULD
         cancel and call again with its last `resume_token`.
 
-    Leaving the stream ends nothing else: the job runs on. Transient failures of the upstream are ridden out and told in
-    heartbeats. So is a refusal (401, 403, 404 and others) until it is certain: if a state was read before, here or by the
-    stream that the `resume_token` is of, a second read confirms it about a second later; if this gateway sent the job in
-    the last 60 seconds, refusals must last for 15 seconds. A 4xx without a JSON object, as proxies give it, is transient.
-    Beyond the statuses that any RPC may give:
-     - UNAVAILABLE, reason `UPSTREAM_OUTAGE`: the upstream failed for longer than the gateway rides out; `last_failure`
-       in the metadata is the last reason, and `http_status` the status that the upstream answered last, if it did. Call
-       again with the last `resume_token`.
-     - FAILED_PRECONDITION, reason `JOB_OVERDUE`: the upstream shows the job as running for 5 minutes longer than its
-       `timeout` allows, or than a day if the gateway does not know it. Read the job's state, and report it. Calling again
-       is possible.
-     - UNAVAILABLE, reason `DRAINING`: this gateway is going away. Call again on a new connection, after the wait in
-       `RetryInfo`, with the last `resume_token`.
-     - UNAVAILABLE, reason `SLOW_READER`: the result, in chunks or in one large message, was not read for 10 seconds (or
-       longer, the larger it is) while other calls waited for the memory that it holds. Call again with the last
-       `resume_token`, and read on: chunks go on where they stopped, one message comes again as a whole.
-     - UNAUTHENTICATED: call again with a fresh token, and the last `resume_token`.
-     - INVALID_ARGUMENT: among others, a `resume_token` that is none, or another job's.
+    Leaving the stream does not affect the job. Transient failures of the upstream do not end the stream, and are
+    reported in heartbeats. A 4xx without a JSON object, as proxies send it, is transient. A refusal (401, 403, 404 and
+    others) ends the stream only when it is certain:
+     - if a state was read before, by this stream or by that of the `resume_token`, after a second read about a second
+       later;
+     - if this gateway sent the job in the last 60 seconds, after 15 seconds of refusals.
 
-    Broken streams. A status without an `ErrorInfo` of the domain `jobgateway` is not the gateway's: a proxy or a library
-    made it, because a timeout was over, a connection broke or a gateway died. INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED
-    that the client did not ask for, DEADLINE_EXCEEDED before the client's own deadline, and OK without an event with
-    `job.done` all mean a broken stream: clients MUST call again with the last `resume_token`, on a new connection, with
-    growing waits. After the first event they SHOULD do so for every other code too, but stop if RESOURCE_EXHAUSTED or
-    OUT_OF_RANGE comes twice at the same `resume_token`: a message is over their own receive limit. Before the first
-    event, the other codes mean a wrong address or request.
+    Statuses in addition to those of every RPC:
+     - UNAVAILABLE, reason `UPSTREAM_OUTAGE`: The upstream failed for longer than the gateway waits. `last_failure` in
+       the metadata has the last reason, and `http_status` the last status of the upstream, if there was one. Call again
+       with the last `resume_token`.
+     - FAILED_PRECONDITION, reason `JOB_OVERDUE`: The job runs for 5 minutes longer than its `timeout` allows, or than a
+       day if the gateway does not know the `timeout`. Read the job's state and report it. You may call again.
+     - UNAVAILABLE, reason `DRAINING`: This instance is shutting down. Call again on a new connection, after the wait in
+       `RetryInfo`, with the last `resume_token`.
+     - UNAVAILABLE, reason `SLOW_READER`: The result, in chunks or in one large message, was not read for 10 seconds
+       (longer for larger results) while other calls waited for its memory. Call again with the last `resume_token` and
+       read on: chunks continue at the byte at which they stopped, a single message is sent again as a whole.
+     - UNAUTHENTICATED: Call again with a fresh token and the last `resume_token`.
+     - INVALID_ARGUMENT: Among others, the `resume_token` is invalid or belongs to another job.
+
+    Broken streams. A status without an `ErrorInfo` of the domain `jobgateway` comes from a proxy or a library, because a
+    timeout passed, a connection broke or a gateway died. These mean a broken stream: INTERNAL, UNKNOWN, UNAVAILABLE,
+    CANCELLED that the client did not request, DEADLINE_EXCEEDED before the client's own deadline, and OK without an
+    event with `job.done`. Clients MUST call again with the last `resume_token`, on a new connection, with growing waits.
+    After the first event they SHOULD do so for every other code too, but stop if RESOURCE_EXHAUSTED or OUT_OF_RANGE
+    comes twice at the same `resume_token`: a message is over their own receive limit. Before the first event, the other
+    codes mean a wrong address or request.
     """
     WaitJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
-    """Waits until a job is done, for callers that cannot stream; it shares the polling with `WatchJob`.
+    """Waits until a job is done. Use it if your client cannot stream. It shares the polling with `WatchJob`.
 
-    Returns the done `Job`, or the latest state with `done` false if `timeout` was over first, which is no error: call
+    Returns the done `Job`, or the latest state with `done` false if `timeout` passed first. That is not an error: call
     again. If no state could be read in that time, the status is that of the last failure, or UNAVAILABLE with reason
     `NO_STATE_YET`, also after a refusal that is not certain yet. Otherwise the statuses of `WatchJob`. Safe to retry. A
-    read that takes longer than the wait is finished, and kept for 15 seconds for the next call.
+    read that takes longer than the wait is finished and kept for 15 seconds for the next call.
     """
     RunJob: _aio.UnaryStreamMultiCallable[_job_service_pb2.RunJobRequest, _job_service_pb2.JobEvent]  # type: ignore[assignment]
-    """Sends a job and watches it, in one call: `SendJob`, then `WatchJob`.
+    """Sends a job and watches it in one call: `SendJob`, then `WatchJob`.
 
-    The first event that is no heartbeat goes out as soon as the upstream took the job, before the first poll. It is the
-    last one if the job had ended already; that job may have the `uid` 0 (see `SendJob`) and no `resume_token`. Everything
-    that `SendJob` says of errors holds until then, and what `WatchJob` says holds afterwards; each error after the job
-    was made carries `uid` in the metadata of its `ErrorInfo`. A stream that broke after the first event MUST be continued
-    with `WatchJob`, not with a second `RunJob`. If it broke before, a job may run: send the same request again only if it
-    has a `request_id`, because a second `RunJob` without one would be a second job.
+    The first event other than a heartbeat is sent as soon as the upstream accepted the job, before the first poll. It is
+    the last one if the job has already ended; that job may have the `uid` 0 (see `SendJob`) and no `resume_token`. The
+    errors of `SendJob` apply until then, those of `WatchJob` afterwards. Each error after the job was created has `uid`
+    in the metadata of its `ErrorInfo`.
+
+    If a stream breaks after the first event, clients MUST continue with `WatchJob`, not with a second `RunJob`. If it
+    breaks before, a job may run: send the same request again only if it has a `request_id`, because a second `RunJob`
+    without one would be a second job.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
     """Asks the upstream to cancel a job (DELETE), and returns the state read right after, without its result.
 
-    The job may go on for a while, or finish all the same: watch it to know. A job that has ended already is returned as
-    it is, which is no error, however the upstream refused to cancel it. If the upstream took the request but the state
-    could not be read, the answer has the `uid` alone. PERMISSION_DENIED: the upstream lets only the job's owner cancel it.
-    UNAVAILABLE, reason `NO_STATE_YET`: the job was sent a moment ago, and the upstream does not show it yet. Otherwise
-    the statuses that any RPC may give. Safe to retry.
+    The job may continue for a while, or even finish: watch it to know. A job that has already ended is returned as it
+    is, without an error, regardless of how the upstream refused to cancel it. If the upstream accepted the request but
+    the state could not be read, the response has only the `uid`. Statuses in addition to those of every RPC:
+     - PERMISSION_DENIED: Only the job's owner may cancel it.
+     - UNAVAILABLE, reason `NO_STATE_YET`: The job was sent a moment ago, and the upstream does not show it yet.
+
+    Safe to retry.
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Sends VIKTOR jobs, and watches them until they end. A job takes from milliseconds to a day."""
+    """Sends VIKTOR jobs and watches them until they end. A job takes from milliseconds to a day."""
 
     @_abc_1.abstractmethod
     def SendJob(
@@ -293,25 +312,27 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.Job, _abc.Awaitable[_job_service_pb2.Job]]:
         """Sends a job: one POST to the upstream.
 
-        Returns a `Job` that is not done where the job goes on (HTTP 201): watch it with `WatchJob` or `WaitJob`. Returns
-        a done one, with its result, where it ended already (HTTP 200, which `poll_result` asks for). A done one may have the
-        `uid` 0, if the upstream gave it none: nothing can be read of it later, so ask for a result over 3 MiB with
-        `CONTENT_FORMAT_JSON`, or use `RunJob`. Repeated under its `request_id`, it is returned without its result.
+        Returns a `Job` that is not done if the job continues (HTTP 201): watch it with `WatchJob` or `WaitJob`. Returns a
+        done `Job` with its result if the job has already ended (HTTP 200, after `poll_result`).
 
-        The gateway posts once. It tries again only if the upstream cannot have seen the request. Beyond the statuses that
-        any RPC may give:
-         - UNKNOWN, reason `SUBMIT_OUTCOME_UNKNOWN`: the request was on its way when the connection was lost, the time
-           was over, or the upstream answered 408, 444, 460, 499, a 5xx, any 3xx but 307 and 308, or something that cannot
-           be read. The job may or may not run. Callers MUST look for the job before they send a new one, because that would
-           be a second job.
-         - UNAVAILABLE with an `ErrorInfo`: certainly no job was made. Retry with backoff.
-         - INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED or DEADLINE_EXCEEDED without an `ErrorInfo`: a proxy or a library made it,
-           and the job may or may not run. Send the same request again only if it has a `request_id`.
-         - INVALID_ARGUMENT, reason `REQUEST_ID_REUSED`: the `request_id` belongs to another request.
+        A done `Job` has the `uid` 0 if the upstream gave it none. It cannot be read later, so ask for a result over 3 MiB
+        with `CONTENT_FORMAT_JSON`, or use `RunJob`. If the call is repeated under its `request_id`, such a job is returned
+        without its result.
 
-        Proxies and service configs MUST NOT retry this call. A call without a `request_id` that says in its metadata that a
-        machine made it before (`grpc-previous-rpc-attempts` above 0, or `x-envoy-attempt-count` above 1) is not posted, and
-        fails with `SUBMIT_OUTCOME_UNKNOWN` too.
+        The gateway posts once. It tries again only if the upstream cannot have seen the request. Statuses in addition to
+        those of every RPC:
+         - UNKNOWN, reason `SUBMIT_OUTCOME_UNKNOWN`: The request was on its way when the connection was lost, the time limit
+           passed, or the upstream responded with 408, 444, 460, 499, a 5xx, a 3xx other than 307 and 308, or something
+           unreadable. The job may or may not run. Clients MUST look for the job before they send a new one, because that
+           would be a second job.
+         - UNAVAILABLE with an `ErrorInfo`: Certainly no job was created. Retry with backoff.
+         - INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED or DEADLINE_EXCEEDED without an `ErrorInfo`: The status comes from a
+           proxy or a library, and the job may or may not run. Send the same request again only if it has a `request_id`.
+         - INVALID_ARGUMENT, reason `REQUEST_ID_REUSED`: The `request_id` belongs to another request.
+
+        Proxies and service configs MUST NOT retry this call. If its metadata says that a machine repeats it
+        (`grpc-previous-rpc-attempts` above 0, or `x-envoy-attempt-count` above 1) and it has no `request_id`, the gateway
+        does not post it. The call fails with `SUBMIT_OUTCOME_UNKNOWN`.
         """
 
     @_abc_1.abstractmethod
@@ -322,11 +343,12 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.Job, _abc.Awaitable[_job_service_pb2.Job]]:
         """Reads a job once: one GET to the upstream, and a second one only if a kept connection turned out to be closed.
 
-        The result is in the answer as `content_format` says. A result over the size of one message is left out
-        (`Job.content_omitted`) unless `CONTENT_FORMAT_JSON` asks for it; `WatchJob` delivers it, up to the 512 MiB that the
-        gateway takes of one answer (above: RESOURCE_EXHAUSTED, reason `UPSTREAM_ANSWER_TOO_LARGE`).
-        Statuses: those that any RPC may give; UNAVAILABLE, reason `NO_STATE_YET`, if the job was sent a moment ago and the
-        upstream does not show it yet. Safe to retry.
+        Returns the result in the format of `content_format`. A result over the size of one message is left out
+        (`Job.content_omitted`), unless `CONTENT_FORMAT_JSON` asks for it. `WatchJob` delivers it, up to the gateway's limit
+        of 512 MiB per response (above: RESOURCE_EXHAUSTED, reason `UPSTREAM_ANSWER_TOO_LARGE`).
+
+        Statuses in addition to those of every RPC: UNAVAILABLE, reason `NO_STATE_YET`, if the job was sent a moment ago and
+        the upstream does not show it yet. Safe to retry.
         """
 
     @_abc_1.abstractmethod
@@ -335,44 +357,46 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_service_pb2.JobEvent], _abc.AsyncIterator[_job_service_pb2.JobEvent]]:
-        """Streams what happens to a job until it is done. The gateway polls, once for all who watch under one credential.
+        """Streams the states of a job until it is done. The gateway polls once for all watchers with the same credential.
 
-         1. The first event that is no heartbeat shows the job as it is now (with a `resume_token` that still fits: its next
-            change).
-         2. Each change follows, in the order in which the gateway read it. Equal states are not repeated. Progress may
-            go backwards.
-         3. The stream ends with OK only after exactly one event whose `job.done` is true, the last one; the result is in it,
-            or in the chunks before it. A stream that ends otherwise has a status other than OK, unless a proxy ended it.
-         4. A caller that reads slowly misses states in between (`JobEvent.skipped`), and never the end.
-         5. An event comes at least once per `heartbeat_interval`. A client that hears nothing for three intervals SHOULD
+         1. The first event other than a heartbeat is the current state of the job. With a `resume_token` that still fits,
+            it is the next change.
+         2. Each change follows, in the order in which the gateway read it. Equal states are not repeated. Progress may go
+            backwards.
+         3. The stream ends with OK only after exactly one event whose `job.done` is true, which is the last one. The result
+            is in it, or in the chunks before it. Any other end has a status other than OK, unless a proxy ended the stream.
+         4. A client that reads slowly misses states in between (`JobEvent.skipped`), but never the end.
+         5. There is at least one event per `heartbeat_interval`. A client that receives nothing for three intervals SHOULD
             cancel and call again with its last `resume_token`.
 
-        Leaving the stream ends nothing else: the job runs on. Transient failures of the upstream are ridden out and told in
-        heartbeats. So is a refusal (401, 403, 404 and others) until it is certain: if a state was read before, here or by the
-        stream that the `resume_token` is of, a second read confirms it about a second later; if this gateway sent the job in
-        the last 60 seconds, refusals must last for 15 seconds. A 4xx without a JSON object, as proxies give it, is transient.
-        Beyond the statuses that any RPC may give:
-         - UNAVAILABLE, reason `UPSTREAM_OUTAGE`: the upstream failed for longer than the gateway rides out; `last_failure`
-           in the metadata is the last reason, and `http_status` the status that the upstream answered last, if it did. Call
-           again with the last `resume_token`.
-         - FAILED_PRECONDITION, reason `JOB_OVERDUE`: the upstream shows the job as running for 5 minutes longer than its
-           `timeout` allows, or than a day if the gateway does not know it. Read the job's state, and report it. Calling again
-           is possible.
-         - UNAVAILABLE, reason `DRAINING`: this gateway is going away. Call again on a new connection, after the wait in
-           `RetryInfo`, with the last `resume_token`.
-         - UNAVAILABLE, reason `SLOW_READER`: the result, in chunks or in one large message, was not read for 10 seconds (or
-           longer, the larger it is) while other calls waited for the memory that it holds. Call again with the last
-           `resume_token`, and read on: chunks go on where they stopped, one message comes again as a whole.
-         - UNAUTHENTICATED: call again with a fresh token, and the last `resume_token`.
-         - INVALID_ARGUMENT: among others, a `resume_token` that is none, or another job's.
+        Leaving the stream does not affect the job. Transient failures of the upstream do not end the stream, and are
+        reported in heartbeats. A 4xx without a JSON object, as proxies send it, is transient. A refusal (401, 403, 404 and
+        others) ends the stream only when it is certain:
+         - if a state was read before, by this stream or by that of the `resume_token`, after a second read about a second
+           later;
+         - if this gateway sent the job in the last 60 seconds, after 15 seconds of refusals.
 
-        Broken streams. A status without an `ErrorInfo` of the domain `jobgateway` is not the gateway's: a proxy or a library
-        made it, because a timeout was over, a connection broke or a gateway died. INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED
-        that the client did not ask for, DEADLINE_EXCEEDED before the client's own deadline, and OK without an event with
-        `job.done` all mean a broken stream: clients MUST call again with the last `resume_token`, on a new connection, with
-        growing waits. After the first event they SHOULD do so for every other code too, but stop if RESOURCE_EXHAUSTED or
-        OUT_OF_RANGE comes twice at the same `resume_token`: a message is over their own receive limit. Before the first
-        event, the other codes mean a wrong address or request.
+        Statuses in addition to those of every RPC:
+         - UNAVAILABLE, reason `UPSTREAM_OUTAGE`: The upstream failed for longer than the gateway waits. `last_failure` in
+           the metadata has the last reason, and `http_status` the last status of the upstream, if there was one. Call again
+           with the last `resume_token`.
+         - FAILED_PRECONDITION, reason `JOB_OVERDUE`: The job runs for 5 minutes longer than its `timeout` allows, or than a
+           day if the gateway does not know the `timeout`. Read the job's state and report it. You may call again.
+         - UNAVAILABLE, reason `DRAINING`: This instance is shutting down. Call again on a new connection, after the wait in
+           `RetryInfo`, with the last `resume_token`.
+         - UNAVAILABLE, reason `SLOW_READER`: The result, in chunks or in one large message, was not read for 10 seconds
+           (longer for larger results) while other calls waited for its memory. Call again with the last `resume_token` and
+           read on: chunks continue at the byte at which they stopped, a single message is sent again as a whole.
+         - UNAUTHENTICATED: Call again with a fresh token and the last `resume_token`.
+         - INVALID_ARGUMENT: Among others, the `resume_token` is invalid or belongs to another job.
+
+        Broken streams. A status without an `ErrorInfo` of the domain `jobgateway` comes from a proxy or a library, because a
+        timeout passed, a connection broke or a gateway died. These mean a broken stream: INTERNAL, UNKNOWN, UNAVAILABLE,
+        CANCELLED that the client did not request, DEADLINE_EXCEEDED before the client's own deadline, and OK without an
+        event with `job.done`. Clients MUST call again with the last `resume_token`, on a new connection, with growing waits.
+        After the first event they SHOULD do so for every other code too, but stop if RESOURCE_EXHAUSTED or OUT_OF_RANGE
+        comes twice at the same `resume_token`: a message is over their own receive limit. Before the first event, the other
+        codes mean a wrong address or request.
         """
 
     @_abc_1.abstractmethod
@@ -381,12 +405,12 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.WaitJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.Job, _abc.Awaitable[_job_service_pb2.Job]]:
-        """Waits until a job is done, for callers that cannot stream; it shares the polling with `WatchJob`.
+        """Waits until a job is done. Use it if your client cannot stream. It shares the polling with `WatchJob`.
 
-        Returns the done `Job`, or the latest state with `done` false if `timeout` was over first, which is no error: call
+        Returns the done `Job`, or the latest state with `done` false if `timeout` passed first. That is not an error: call
         again. If no state could be read in that time, the status is that of the last failure, or UNAVAILABLE with reason
         `NO_STATE_YET`, also after a refusal that is not certain yet. Otherwise the statuses of `WatchJob`. Safe to retry. A
-        read that takes longer than the wait is finished, and kept for 15 seconds for the next call.
+        read that takes longer than the wait is finished and kept for 15 seconds for the next call.
         """
 
     @_abc_1.abstractmethod
@@ -395,14 +419,16 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.RunJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_service_pb2.JobEvent], _abc.AsyncIterator[_job_service_pb2.JobEvent]]:
-        """Sends a job and watches it, in one call: `SendJob`, then `WatchJob`.
+        """Sends a job and watches it in one call: `SendJob`, then `WatchJob`.
 
-        The first event that is no heartbeat goes out as soon as the upstream took the job, before the first poll. It is the
-        last one if the job had ended already; that job may have the `uid` 0 (see `SendJob`) and no `resume_token`. Everything
-        that `SendJob` says of errors holds until then, and what `WatchJob` says holds afterwards; each error after the job
-        was made carries `uid` in the metadata of its `ErrorInfo`. A stream that broke after the first event MUST be continued
-        with `WatchJob`, not with a second `RunJob`. If it broke before, a job may run: send the same request again only if it
-        has a `request_id`, because a second `RunJob` without one would be a second job.
+        The first event other than a heartbeat is sent as soon as the upstream accepted the job, before the first poll. It is
+        the last one if the job has already ended; that job may have the `uid` 0 (see `SendJob`) and no `resume_token`. The
+        errors of `SendJob` apply until then, those of `WatchJob` afterwards. Each error after the job was created has `uid`
+        in the metadata of its `ErrorInfo`.
+
+        If a stream breaks after the first event, clients MUST continue with `WatchJob`, not with a second `RunJob`. If it
+        breaks before, a job may run: send the same request again only if it has a `request_id`, because a second `RunJob`
+        without one would be a second job.
         """
 
     @_abc_1.abstractmethod
@@ -413,11 +439,13 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.Job, _abc.Awaitable[_job_service_pb2.Job]]:
         """Asks the upstream to cancel a job (DELETE), and returns the state read right after, without its result.
 
-        The job may go on for a while, or finish all the same: watch it to know. A job that has ended already is returned as
-        it is, which is no error, however the upstream refused to cancel it. If the upstream took the request but the state
-        could not be read, the answer has the `uid` alone. PERMISSION_DENIED: the upstream lets only the job's owner cancel it.
-        UNAVAILABLE, reason `NO_STATE_YET`: the job was sent a moment ago, and the upstream does not show it yet. Otherwise
-        the statuses that any RPC may give. Safe to retry.
+        The job may continue for a while, or even finish: watch it to know. A job that has already ended is returned as it
+        is, without an error, regardless of how the upstream refused to cancel it. If the upstream accepted the request but
+        the state could not be read, the response has only the `uid`. Statuses in addition to those of every RPC:
+         - PERMISSION_DENIED: Only the job's owner may cancel it.
+         - UNAVAILABLE, reason `NO_STATE_YET`: The job was sent a moment ago, and the upstream does not show it yet.
+
+        Safe to retry.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

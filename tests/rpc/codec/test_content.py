@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jobgateway.v1 import job_service_pb2 as pb
 
@@ -22,8 +22,6 @@ from gateway.rpc.codec.content import (
 )
 from gateway.rpc.codec.events import encode_job
 from gateway.rpc.codec.struct_json import struct_to_json
-
-calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -150,7 +148,6 @@ def test_chunks_without_a_stream_and_unknown_formats_are_refused(
     assert raised.value.violations[0].field == "content_format"
 
 
-@calm
 @given(json_values, st.booleans())
 @example({"a": 2**53 + 1}, True)
 @example({"a": "\ud800"}, True)
@@ -164,7 +161,6 @@ def test_any_result_arrives_unharmed_by_default(value: Any, ascii_only: bool) ->
         assert back == json.loads(raw, parse_float=_digits_of_double, parse_int=Decimal)
 
 
-@calm
 @given(st.binary(min_size=1), st.sampled_from(pb.ContentFormat.values()), st.booleans())
 def test_arbitrary_bytes_are_delivered_as_they_are_or_left_out(
     raw: bytes, content_format: int, streaming: bool

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 from google.protobuf import struct_pb2
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.rpc.codec.struct_json import NotExactError, NotJsonError, encode_struct, struct_to_json
-
-calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 plain_values = st.recursive(
@@ -38,7 +36,6 @@ def _exact(raw: bytes, max_depth: int = 32) -> struct_pb2.Struct:
     return json_to_struct(raw, max_depth=max_depth, rounded=False)
 
 
-@calm
 @given(structs)
 def test_a_struct_to_json_and_back_is_equal(struct: struct_pb2.Struct) -> None:
     raw = struct_to_json(struct)
@@ -218,7 +215,6 @@ def test_numbers_are_not_read_beyond_what_could_fit() -> None:
     tracemalloc.stop()
 
 
-@calm
 @given(
     st.binary() | st.text(alphabet='{}[]":,\\ud80019.eE+-', max_size=40).map(lambda inner: f'{{"a":{inner}}}'.encode())
 )

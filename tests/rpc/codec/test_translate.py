@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jobgateway.v1 import job_service_pb2 as pb
 
@@ -31,8 +31,6 @@ from gateway.rpc.status import ending_of
 from gateway.upstream.client import send_body
 from gateway.upstream.jobs import read_job
 from gateway.upstream.json import read_members
-
-calm = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -207,7 +205,6 @@ def test_params_json_of_8_mib_is_taken_and_one_byte_more_is_too_large() -> None:
     assert (ending.code, ending.reason) == (StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE")
 
 
-@calm
 @given(json_values, st.booleans(), st.sampled_from([None, 1]))
 def test_any_json_value_through_params_json_and_back_through_content_json_is_unchanged(
     value: Any, ascii_only: bool, indent: int | None
@@ -227,7 +224,6 @@ def test_any_json_value_through_params_json_and_back_through_content_json_is_unc
     assert (message.content_size, message.content_sha256) == (len(sent), sha256(sent).hexdigest())
 
 
-@calm
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_workspace_is_refused_or_one_segment(workspace: str) -> None:
     try:
@@ -455,14 +451,12 @@ def test_a_value_over_256_kib_becomes_the_beginning_of_its_json_with_a_mark(raw:
     assert raw.decode(errors="replace").startswith(text.removesuffix(FIELD_CUT_MARK))
 
 
-@calm
 @given(st.binary(min_size=1) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_any_value_can_be_sent_on(raw: bytes) -> None:
     message = pb.JobError(stack_trace=json_value(raw))
     assert pb.JobError.FromString(message.SerializeToString()) == message
 
 
-@calm
 @given(
     st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.floats(allow_nan=False, allow_infinity=False))
 )

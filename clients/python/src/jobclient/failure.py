@@ -1,4 +1,4 @@
-"""What an error of the gateway says, and what to do about it (docs/errors.md)."""
+"""What an error of the gateway says, and what to do about it (docs/reference/errors.md)."""
 
 from __future__ import annotations
 

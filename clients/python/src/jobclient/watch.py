@@ -1,4 +1,4 @@
-"""The resuming watch: one job's events up to its end, over as many calls as that takes (docs/clients.md)."""
+"""The resuming watch: one job's events up to its end, over as many calls as that takes (docs/clients/index.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The resuming watch for asyncio: a job's events up to its end, over as many calls as that takes (docs/clients.md)."""
+"""The resuming watch for asyncio: a job's events up to its end, over as many calls as needed (docs/clients/)."""
 
 from __future__ import annotations
 

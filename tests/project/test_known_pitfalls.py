@@ -1,4 +1,4 @@
-"""docs/traps.md names a test for each trap, and the tests are there."""
+"""docs/internals/known-pitfalls.md names a test for each pitfall, and the tests exist."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.support.paths import ROOT
 TESTS = ROOT / "tests"
 ROWS = [
     tuple(cell.strip() for cell in line.strip("|").split(" | "))
-    for line in (TESTS.parent / "docs" / "traps.md").read_text().splitlines()
-    if line.startswith("| ") and not line.startswith(("| trap", "| ---"))
+    for line in (ROOT / "docs" / "internals" / "known-pitfalls.md").read_text().splitlines()
+    if line.startswith("| ") and not line.startswith(("| pitfall", "| ---"))
 ]
 
 
@@ -23,8 +23,8 @@ def names_in(file: str) -> set[str]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:40])
-def test_each_trap_has_a_test_that_is_there_or_a_reason(row: tuple[str, str]) -> None:
-    _, held_by = row
-    named = re.findall(r"`([\w/]+\.py)::(\w+)`", held_by)
-    assert named or held_by.startswith("not tested: ")
+def test_each_pitfall_has_an_existing_test_or_a_reason(row: tuple[str, str]) -> None:
+    _, tests = row
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", tests)
+    assert named or tests.startswith("not tested: ")
     assert [(file, name) for file, name in named if name not in names_in(file)] == []
