@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -159,12 +160,12 @@ async def call(jobs: rpc.JobServiceAsyncStub, method: str) -> None:
                 pass
 
 
-async def failure_of(upstream: ScriptedUpstream, method: str, name: str) -> Failure:
+async def failure_of(upstream: ScriptedUpstream, method: str, name: str, **settings: float) -> Failure:
     upstream.script.append(REPLIES[name])
     short = {"upstream_timeout_seconds": 0.15, "submit_timeout_seconds": 0.15} if name == "hang" else {}
     if name == "refused":
         await upstream.stop()
-    async with running(upstream.url, poll_outage_seconds=0.5, **short) as gateway, stub(gateway) as jobs:
+    async with running(upstream.url, **short, **settings) as gateway, stub(gateway) as jobs:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(jobs, method)
     return Failure(caught.value)
@@ -188,16 +189,43 @@ async def test_reads(upstream: ScriptedUpstream, method: str, name: str) -> None
     assert failure.metadata["uid"] == "42"
 
 
-@pytest.mark.parametrize("name", READS)
-async def test_watches(upstream: ScriptedUpstream, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(FINAL))
+async def test_watches_end_at_a_final_refusal(upstream: ScriptedUpstream, name: str) -> None:
     failure = await failure_of(upstream, "WatchJob", name)
-    if name in FINAL:
-        assert_is(failure, READS[name], name)
-        assert len(upstream.seen) == 1
-    else:
-        assert_is(failure, (StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"), name)
-        assert failure.metadata["last_failure"] == READS[name][1]
+    assert_is(failure, READS[name], name)
+    assert len(upstream.seen) == 1
     assert failure.metadata["uid"] == "42"
+
+
+def assert_is_outage(failure: Failure, name: str, uid: int) -> None:
+    assert_is(failure, (StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"), name)
+    assert failure.metadata["last_failure"] == READS[name][1], name
+    assert failure.metadata["uid"] == str(uid)
+
+
+async def test_watches_end_in_an_outage_after_anything_else(upstream: ScriptedUpstream) -> None:
+    """All at the same time, because the limit of an outage must be long enough for a busy machine."""
+    names = [name for name in READS if name not in FINAL | {"hang", "refused"}]
+    slowly = {"poll_interval_min_seconds": 0.2, "poll_interval_max_seconds": 1.0}
+    async with running(upstream.url, poll_outage_seconds=3.0, **slowly) as gateway, stub(gateway) as jobs:
+
+        async def failure_of_watch(uid: int, name: str) -> Failure:
+            upstream.on("GET", f"/jobs/{uid}/", REPLIES[name])
+            # A credential of its own, because a 429 holds back all polls of its credential.
+            token = [("authorization", f"Bearer token-{uid}")]
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                async for _ in jobs.WatchJob(pb.WatchJobRequest(uid=uid), metadata=token):
+                    pass
+            return Failure(caught.value)
+
+        failures = await asyncio.gather(*(failure_of_watch(uid, name) for uid, name in enumerate(names, 1)))
+    for uid, (name, failure) in enumerate(zip(names, failures, strict=True), 1):
+        assert_is_outage(failure, name, uid)
+
+
+@pytest.mark.parametrize("name", ["hang", "refused"])
+async def test_watches_end_in_an_outage_without_an_answer(upstream: ScriptedUpstream, name: str) -> None:
+    assert_is_outage(await failure_of(upstream, "WatchJob", name, poll_outage_seconds=0.5), name, 42)
 
 
 @pytest.mark.parametrize("name", [name for name in READS if name != "hang"])
