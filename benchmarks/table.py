@@ -14,9 +14,9 @@ Name = TypeVar("Name")
 
 @dataclass(frozen=True)
 class Row:
-    """One measured thing: `value` is what the target is about, `limit` the target (None: told for information).
+    """One measurement: `value` is compared with the target `limit` (None: for information only).
 
-    `at_least`: the value shall be at least the limit, instead of at most. `figures` are what it was made of.
+    `at_least`: the value must be at least the limit, instead of at most. `figures` are the numbers behind the value.
     """
 
     what: str
@@ -41,7 +41,7 @@ class Row:
 
 def as_markdown(rows: Iterable[Row]) -> str:
     """The table."""
-    lines = ["| what | measured | target | met | figures |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| measurement | value | target | met | figures |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         limit = "" if row.limit is None else f"{'at least' if row.at_least else 'at most'} {row.limit:g} {row.unit}"
         met = "" if row.limit is None else "yes" if row.met else "**no**"

@@ -38,7 +38,7 @@ class Upstream(TroubledUpstream):
 
 
 class LoadedRun(SocketRun):
-    """A run whose gateway is a process of its own under load, and is never started anew."""
+    """A run with the gateway in a separate process under load, which is never restarted."""
 
     def __init__(self, seed: int, stack: ExitStack, *, quick: bool) -> None:
         super().__init__(seed)

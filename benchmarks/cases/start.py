@@ -14,7 +14,7 @@ from benchmarks.processes import QUIET_GATEWAY, ROOT, Process, process
 from benchmarks.table import Row, interleaved
 
 ADDRESS = "127.0.0.1:50951"
-# By itself a client waits for about a second after its first try, which comes before the port is bound.
+# By default, a client waits about a second after its first attempt, which comes before the port is bound.
 SOON = [(f"grpc.{which}_reconnect_backoff_ms", 10) for which in ("initial", "min", "max")]
 SETTINGS = QUIET_GATEWAY | {"JOBGATEWAY_UPSTREAM_URL": "http://127.0.0.1:9/api", "JOBGATEWAY_LISTEN": ADDRESS}
 

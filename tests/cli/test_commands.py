@@ -101,6 +101,7 @@ def test_a_run_that_succeeds_is_a_line_per_event_and_the_result(place: Place) ->
     assert outcome.err == ""
 
 
+@pytest.mark.slow
 def test_a_run_whose_job_failed_is_exit_code_1(place: Place) -> None:
     options = ["--method", "fail", "--param", "duration=0", "--target", place.target]
     outcome = jobgateway("run", *JOB, *options)
@@ -114,6 +115,7 @@ def test_an_error_for_the_user_names_the_fields(place: Place) -> None:
     assert "invalid fields:\n  width: Must be larger than 0.\n" in outcome.out
 
 
+@pytest.mark.slow
 def test_a_refused_run_is_exit_code_3_with_the_fields(place: Place) -> None:
     outcome = jobgateway("run", *JOB, "--method", "refuse", "--target", place.target)
     assert (outcome.code, outcome.out) == (3, "")
@@ -172,6 +174,7 @@ def test_an_unknown_job_is_exit_code_3_and_says_what_to_do(place: Place) -> None
     assert "NOT_FOUND" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_wrong_token_is_exit_code_3(place: Place) -> None:
     outcome = jobgateway("get", "1", "--target", place.target, JOBGATEWAY_TOKEN="wrong-token")
     assert outcome.code == 3
@@ -241,6 +244,7 @@ def test_a_large_result_that_no_answer_carries_is_said_how_to_get(place: Place) 
     assert f"jobgateway watch {uid} --target {place.target} --output FILE" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_progress_bar_and_the_end(place: Place) -> None:
     master, slave = pty.openpty()
     options = ["--param", "duration=1", "--param", 'messages=["\\u001b[2Jmixing"]', "--param", "percentages=[42]"]
@@ -257,6 +261,7 @@ def test_a_terminal_gets_a_progress_bar_and_the_end(place: Place) -> None:
     assert '"sum"' in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", [[], ["--output", "-"]])
 def test_a_terminal_gets_a_result_that_cannot_take_hold_of_it(place: Place, output: list[str]) -> None:
     master, slave = pty.openpty()
@@ -270,6 +275,7 @@ def test_a_terminal_gets_a_result_that_cannot_take_hold_of_it(place: Place, outp
     assert '"\ufffd2J \\u001b[2J \ufffd"' in shown
 
 
+@pytest.mark.slow
 def test_a_character_that_the_locale_lacks_is_no_reason_to_end(place: Place) -> None:
     options = ["--method", "fail", "--param", "duration=0", "--param", "error_message=1 €"]
     outcome = jobgateway("run", *JOB, *options, JOBGATEWAY_TARGET=place.target, PYTHONIOENCODING="ascii")
@@ -291,6 +297,7 @@ def read_terminal(master: int) -> str:
         shown += piece
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_the_job_running_and_its_command_watches_it(place: Place) -> None:
     with start("run", *JOB, "--method", "never", variables={"JOBGATEWAY_TARGET": place.target}) as process:
         assert process.stdout is not None
@@ -316,6 +323,7 @@ def test_the_same_request_id_is_the_same_job(place: Place) -> None:
     assert "take another --request-id" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_run_survives_the_change_of_its_gateway(place: Place) -> None:
     variables = {
         "JOBGATEWAY_UPSTREAM_URL": place.upstream,
@@ -346,6 +354,7 @@ def serving(gateway: subprocess.Popen[str]) -> str:
     return str(re.findall(r"127\.0\.0\.1:\d+", gateway.stderr.readline())[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
@@ -383,6 +392,7 @@ def test_the_simulator_and_a_gateway_before_it_start_and_stop(number: signal.Sig
         assert simulator.returncode == 0
 
 
+@pytest.mark.slow
 def test_the_simulator_says_which_methods_it_knows() -> None:
     with start("simulate", "--listen", "127.0.0.1:0") as simulator:
         assert simulator.stdout is not None
@@ -394,6 +404,7 @@ def test_the_simulator_says_which_methods_it_knows() -> None:
     assert f"  {', '.join(METHODS)}\n" in rest
 
 
+@pytest.mark.slow
 def test_a_wrong_setting_stops_serve_with_one_line() -> None:
     outcome = jobgateway("serve", JOBGATEWAY_UPSTREAM_URL="http://127.0.0.1:1", JOBGATEWAY_NOTHING="1")
     assert outcome.code == 2
@@ -401,6 +412,7 @@ def test_a_wrong_setting_stops_serve_with_one_line() -> None:
     assert "JOBGATEWAY_NOTHING" in outcome.err
 
 
+@pytest.mark.slow
 def test_an_address_that_is_taken_stops_a_server_with_one_line(place: Place) -> None:
     upstream = re.findall(r"//([^/]+)/", place.upstream)[0]
     outcome = jobgateway("simulate", "--listen", upstream)
@@ -416,6 +428,7 @@ def test_an_address_that_is_taken_stops_a_server_with_one_line(place: Place) -> 
     assert outcome == (2, "", f"JOBGATEWAY_ADMIN_LISTEN: {upstream} cannot be bound: Address already in use\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["nowhere", ":1", "127.0.0.1:65536", "nowhere.invalid:1", "a..b:1"])
 def test_the_simulator_refuses_an_address_that_is_none(address: str) -> None:
     outcome = jobgateway("simulate", "--listen", address)

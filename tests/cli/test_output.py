@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 JOB = ["--workspace", "1", "--entity", "1", "--method", "succeed", "--param", "duration=0.1"]
 COMMAND = [sys.executable, "-m", "gateway"]
 # A command that gets Ctrl-C when it imports a module.

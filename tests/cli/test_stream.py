@@ -422,6 +422,7 @@ def test_a_result_of_which_nothing_came_is_no_result(gateway: ScriptedGateway) -
     assert "SHA-256" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_chunks_as_they_are_and_all_else_goes_elsewhere(gateway: ScriptedGateway) -> None:
     result = b'[1,  2.50, "\xff"]'
     lost = failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")
@@ -517,6 +518,7 @@ def hold(context: grpc.ServicerContext) -> None:
     left.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -538,6 +540,7 @@ def test_an_interrupt_before_the_job_has_a_name_says_so(
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cancel", [False, True])
 def test_an_interrupt_leaves_the_job_or_cancels_it(gateway: ScriptedGateway, cancel: bool) -> None:
     gateway.script = [act(state(10), then=hold)]
@@ -555,6 +558,7 @@ def test_an_interrupt_leaves_the_job_or_cancels_it(gateway: ScriptedGateway, can
         assert f"jobgateway watch 42 --target {gateway.target}" in err
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_it_quietly(gateway: ScriptedGateway) -> None:
     go_on = threading.Event()
 

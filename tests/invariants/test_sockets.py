@@ -8,6 +8,8 @@ from tests.invariants.checks import violations
 from tests.invariants.sockets import SocketRun
 from tests.invariants.test_stepped import parse
 
+pytestmark = pytest.mark.slow
+
 SEEDS = os.environ.get("PROMISES_SOCKET_SEEDS", "0-1")
 STEPS = 150
 

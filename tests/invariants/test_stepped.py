@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,12 @@ def parse(seeds: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-@pytest.mark.parametrize("seed", parse(SEEDS))
+def by_tier(seeds: range) -> list[Any]:
+    """Return the first three seeds for the quick tests, and the others for the slow ones."""
+    return [*seeds[:3], *(pytest.param(seed, marks=pytest.mark.slow) for seed in seeds[3:])]
+
+
+@pytest.mark.parametrize("seed", by_tier(parse(SEEDS)))
 async def test_every_promise_holds_over_simulated_hours(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Small results in several chunks: a large one would be encoded in a thread, whose time nobody steps.
     monkeypatch.setattr(events, "CHUNK_BYTES", 40)

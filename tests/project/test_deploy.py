@@ -20,6 +20,8 @@ from gateway.server import defaults, gateway
 from tests.support.image import DOCKERFILE, stages
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.tools
+
 DEPLOY = ROOT / "deploy"
 OPERATIONS = ROOT / "docs" / "operations"
 # The oldest one that knows `preStop.sleep` without a feature gate, and the newest one whose schemas are here.

@@ -57,6 +57,7 @@ def test_each_line_that_complains_is_there_with_what_to_do_about_it() -> None:
     assert set(documented) == complaints()
 
 
+@pytest.mark.slow
 def test_the_figures_can_be_measured_again() -> None:
     command = [sys.executable, "scripts/sizing.py", "--watches", "3", "--interval", "0.05", "--seconds", "0.5"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - our own script

@@ -89,6 +89,7 @@ def files(*folders: Path) -> dict[Path, int]:
     return {path: path.lstat().st_mtime_ns for folder in folders for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 def test_the_image_runs_a_job_stops_in_order_and_writes_nothing(image: Image, tmp_path: Path) -> None:
     environment = image.environment | {
         "HOME": str(tmp_path),
@@ -133,6 +134,7 @@ def test_the_image_runs_a_job_stops_in_order_and_writes_nothing(image: Image, tm
     assert files(image.installed, tmp_path) == before
 
 
+@pytest.mark.slow
 def test_the_image_is_compiled_and_has_no_pip(image: Image) -> None:
     (packages,) = image.installed.glob("lib/python3*/site-packages")
     for source in (packages / "gateway").rglob("*.py"):

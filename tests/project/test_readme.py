@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.raw import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow
 
 README = (ROOT / "README.md").read_text()
 QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text()
@@ -28,16 +30,10 @@ def blocks(language: str, page: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
 
 
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def ports() -> dict[str, str]:
     """The README's ports, and free ones to use in their place."""
-    return {"8080": free_port(), "50051": free_port()}
+    return {"8080": str(free_port()), "50051": str(free_port())}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +78,7 @@ def test_the_command_line(ports: dict[str, str], environment: dict[str, str]) ->
     assert "success" in output(["/bin/sh", "-c", adapted(blocks("sh")[1], ports)], environment)
 
 
+@pytest.mark.tools
 @pytest.mark.usefixtures("servers")
 def test_grpcurl(ports: dict[str, str], environment: dict[str, str]) -> None:
     if not shutil.which("grpcurl"):

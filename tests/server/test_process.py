@@ -143,6 +143,7 @@ async def process(upstream: ScriptedUpstream, command: Sequence[str] = SERVE, **
         await child.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstream, number: int) -> None:
     held = Held()
@@ -190,6 +191,7 @@ async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstr
     assert TOKEN not in json.dumps(server.lines)
 
 
+@pytest.mark.slow
 async def test_a_second_signal_leaves_at_once(upstream: ScriptedUpstream) -> None:
     upstream.script.append(hang)
     async with process(upstream, drain_grace_seconds="3600") as server:
@@ -205,6 +207,7 @@ async def test_a_second_signal_leaves_at_once(upstream: ScriptedUpstream) -> Non
                 await call
 
 
+@pytest.mark.slow
 async def test_a_signal_with_nothing_to_do_ends_the_process_at_once(upstream: ScriptedUpstream) -> None:
     async with process(upstream, drain_grace_seconds="3600") as server:
         await server.logged("serving")
@@ -212,6 +215,7 @@ async def test_a_signal_with_nothing_to_do_ends_the_process_at_once(upstream: Sc
         assert await server.end() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("module", ["gateway.cli.app", "gateway.server.process"])
 async def test_a_signal_that_comes_before_it_serves_is_heeded_too(
@@ -223,6 +227,7 @@ async def test_a_signal_that_comes_before_it_serves_is_heeded_too(
     assert [line["event"] for line in server.lines] == ["serving", "draining", "stopped"]
 
 
+@pytest.mark.slow
 async def test_a_port_in_use_ends_the_start_with_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -235,6 +240,7 @@ async def test_a_port_in_use_ends_the_start_with_one_line() -> None:
     assert f"JOBGATEWAY_LISTEN: {listen} cannot be bound" in line
 
 
+@pytest.mark.slow
 async def test_a_wrong_setting_ends_the_start_with_one_line() -> None:
     child = await spawn(upstream_url="http://127.0.0.1:1", max_calls="many")
     _, stderr = await child.communicate()
@@ -243,6 +249,7 @@ async def test_a_wrong_setting_ends_the_start_with_one_line() -> None:
     assert "JOBGATEWAY_MAX_CALLS" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tls_cert_file", "upstream_token_file"])
 async def test_a_file_that_is_no_use_ends_the_start_with_one_line(tmp_path: Path, name: str) -> None:
     nowhere = str(tmp_path / "nowhere")
@@ -294,6 +301,7 @@ def hanging(hang: str) -> Sequence[str]:
     return ("-c", HANGING.format(hang=hang), "serve")
 
 
+@pytest.mark.slow
 async def test_a_resolver_that_hangs_delays_no_exit(upstream: ScriptedUpstream) -> None:
     url = "http://hangs.test:1"
     async with process(upstream, hanging(RESOLVER), upstream_url=url, drain_grace_seconds="1") as server:
@@ -311,6 +319,7 @@ async def test_a_resolver_that_hangs_delays_no_exit(upstream: ScriptedUpstream) 
             assert await server.end() == 0
 
 
+@pytest.mark.slow
 async def test_threads_that_hang_delay_no_exit(upstream: ScriptedUpstream) -> None:
     async with process(upstream, hanging(NO_END), drain_grace_seconds="3600") as server:
         await server.logged("serving")
@@ -320,6 +329,7 @@ async def test_threads_that_hang_delay_no_exit(upstream: ScriptedUpstream) -> No
     assert [line["event"] for line in server.lines] == ["serving", "draining", "stopped"]
 
 
+@pytest.mark.slow
 async def test_a_stop_that_hangs_ends_after_the_grace(upstream: ScriptedUpstream) -> None:
     async with process(upstream, hanging(NO_STOP), drain_grace_seconds="0.5") as server:
         await server.logged("serving")
@@ -328,6 +338,7 @@ async def test_a_stop_that_hangs_ends_after_the_grace(upstream: ScriptedUpstream
             assert await server.end() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tls_cert_file", "upstream_token_file"])
 async def test_a_file_that_hangs_ends_the_start_with_one_line(tmp_path: Path, name: str) -> None:
     path = str(tmp_path / "file")
@@ -340,6 +351,7 @@ async def test_a_file_that_hangs_ends_the_start_with_one_line(tmp_path: Path, na
     assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {path} {why}\n"
 
 
+@pytest.mark.slow
 async def test_authorities_that_hang_end_the_start_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +366,7 @@ async def test_authorities_that_hang_end_the_start_with_one_line(
     assert stderr.decode() == f"SSL_CERT_FILE: {tmp_path / 'ca.pem'} {why}\n"
 
 
+@pytest.mark.slow
 async def test_handshakes_that_fail_leave_no_line_of_grpcs_own_in_the_log(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
@@ -373,6 +386,7 @@ async def test_handshakes_that_fail_leave_no_line_of_grpcs_own_in_the_log(
     assert events == ["certificate in use", "serving", "files changed", "certificate in use", "draining", "stopped"]
 
 
+@pytest.mark.slow
 async def test_text_logs_are_lines_too(upstream: ScriptedUpstream) -> None:
     async with process(upstream, log_format="text") as server:
         assert server.process.stderr is not None
@@ -422,6 +436,7 @@ async def test_reflection_lists_the_service_and_describes_it(gateway: Gateway, s
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "most"), [(500, 375), (1, 1)])
 async def test_a_burst_is_served_or_refused_with_a_reason_and_never_dropped(
     upstream: ScriptedUpstream, limit: int, most: int
@@ -550,6 +565,7 @@ async def test_two_gateways_do_not_share_a_port(upstream: ScriptedUpstream) -> N
             await Gateway(settings(listen=gateway.address)).start()
 
 
+@pytest.mark.slow
 async def test_what_grpc_cannot_decode_of_a_call_is_not_in_the_log(upstream: ScriptedUpstream) -> None:
     async with process(upstream) as server:
         address = (await server.logged("serving"))["address"]

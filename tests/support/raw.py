@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 import socket
 import ssl
 import subprocess
@@ -51,11 +53,12 @@ async def tcp_server(
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a port that nobody uses, below those that the system gives to connections and to port 0."""
+    while True:
+        port = 15_000 + secrets.randbelow(15_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def self_signed(folder: Path) -> ssl.SSLContext:

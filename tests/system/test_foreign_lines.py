@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
     from tests.support.upstream import ScriptedUpstream
 
+pytestmark = pytest.mark.slow
+
 JOBS, HEALTH = "/jobgateway.v1.JobService/", "/grpc.health.v1.Health/"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 PATHS = (JOBS + "GetJob", JOBS + "WatchJob", HEALTH + "Check", HEALTH + "Watch", HEALTH + "List", REFLECTION)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
     from tests.support.upstream import ScriptedUpstream
 
+pytestmark = pytest.mark.slow
+
 SERVICE = "/jobgateway.v1.JobService"
 AUTHORIZED = [("authorization", f"Bearer {TOKEN}")]
 MESSAGES = {

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from gateway.server.gateway import Gateway
 
+pytestmark = pytest.mark.slow
+
 # Little flow control, so that a client which does not read soon holds up its stream.
 NARROW = (("grpc.http2.lookahead_bytes", 16_384), ("grpc.http2.bdp_probe", 0))
 

@@ -126,6 +126,7 @@ async def test_a_single_request_tells_a_refusal_of_a_job_that_others_sent(
     assert failed.code is StatusCode.NOT_FOUND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [404, 403, 409, 410])
 async def test_a_job_that_is_not_shown_yet_is_cancelled_for_a_client_that_left(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from jobgateway.v1.job_service_pb2_grpc import JobServiceAsyncStub
 
+pytestmark = pytest.mark.slow
+
 OURS = (Call, EventStream, JobState, Loop, Watcher)
 GONE, UNAVAILABLE = answer(404, {"detail": "gone"}), answer(503, {"detail": "no"})
 RUNNING = answer(200, {"uid": 42, "status": "running"})

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from hypothesis.strategies import SearchStrategy
 
+pytestmark = pytest.mark.slow
+
 CALL_SECONDS = 20.0
 RANDOM = os.environ.get("JOBGATEWAY_PROPERTIES") == "random"
 AUTHORIZED = [(b"authorization", b"Bearer " + TOKEN.encode())]

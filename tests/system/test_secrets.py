@@ -27,6 +27,8 @@ from tests.support.upstream import Connection, ScriptedUpstream, Seen, answer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+pytestmark = pytest.mark.slow
+
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 PATIENT = 30.0
 

@@ -17,6 +17,8 @@ from clients.runner.stack import TOKEN, Stack
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+pytestmark = pytest.mark.tools
+
 SERVICE = "jobgateway.v1.JobService"
 BEARER = f"authorization: Bearer {TOKEN}"
 CALLS = 200

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from tests.support.upstream import Connection, ScriptedUpstream
 
+pytestmark = pytest.mark.slow
+
 SERVE = (sys.executable, "-m", "gateway", "serve")
 SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 LOST = "jobgateway_log_lines_lost_total"

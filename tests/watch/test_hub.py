@@ -645,6 +645,7 @@ async def test_ends_are_kept_within_a_limit_of_bytes_and_the_oldest_go_first(clo
     await assert_nothing_left(hub, clock)
 
 
+@pytest.mark.slow
 async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedClock) -> None:
     """100,000 steps pass by a watcher that does not read, and one that does: neither keeps any of them."""
     steps = 100_000
