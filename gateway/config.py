@@ -108,89 +108,91 @@ class Settings(BaseSettings):
         description="Base URL of the REST API, such as `https://cloud.viktor.ai/api`. Required."
     )
     upstream_proxy_url: Annotated[str, AfterValidator(_proxy_url)] | None = Field(
-        None, description="The HTTP proxy through which the upstream is reached, as `http://HOST:PORT`."
+        None, description="HTTP proxy to the upstream, as `http://HOST:PORT`."
     )
     listen: Annotated[str, AfterValidator(_listen)] = Field(
-        "127.0.0.1:50051", description="Where gRPC is served, as HOST:PORT; port 0 takes a free one."
+        "127.0.0.1:50051", description="gRPC address, as HOST:PORT. Port 0 selects a free one."
     )
     poll_interval_min_seconds: float = Field(
-        0.25, ge=0.01, le=3600, description="The shortest time between two polls of a job, while its watch is young."
+        0.25, ge=0.01, le=3600, description="Shortest time between two polls of a job, when its watch is new."
     )
     poll_interval_max_seconds: float = Field(
-        5.0, ge=0.01, le=3600, description="The longest time between two polls of a job. Not below the shortest."
+        5.0, ge=0.01, le=3600, description="Longest time between two polls of a job. At least the shortest."
     )
     poll_outage_seconds: float = Field(
-        300.0, ge=0.1, le=86_400, description="How long a watch rides out failures of the upstream."
+        300.0, ge=0.1, le=86_400, description="Longest outage of the upstream that a watch survives."
     )
     upstream_timeout_seconds: float = Field(
-        10.0, ge=0.1, le=3600, description="How long the upstream may be silent when it is read or asked to cancel."
+        10.0, ge=0.1, le=3600, description="Longest silence of the upstream during a read or a cancellation."
     )
     submit_timeout_seconds: float = Field(
         120.0,
         ge=0.1,
         le=86_400,
-        description="How long a submission may take; `poll_result` holds the answer for a while.",
+        description="Longest time for a submission. With `poll_result`, the upstream delays its response.",
     )
-    drain_grace_seconds: float = Field(
-        30.0, ge=0, le=3600, description="How long calls in flight may go on after SIGTERM."
-    )
-    max_calls: int = Field(1_000, ge=1, le=100_000, description="How many calls that are no watch are served at once.")
-    max_watches: int = Field(
-        20_000, ge=1, le=100_000, description="How many watches (`WatchJob`, `RunJob`) are served at once."
-    )
+    drain_grace_seconds: float = Field(30.0, ge=0, le=3600, description="Time for calls in flight after SIGTERM.")
+    max_calls: int = Field(1_000, ge=1, le=100_000, description="Calls in flight, watches excluded.")
+    max_watches: int = Field(20_000, ge=1, le=100_000, description="Watches (`WatchJob`, `RunJob`) in flight.")
     max_calls_per_credential: int | None = Field(
         None,
         ge=1,
         le=100_000,
-        description="How many of these calls one credential may have; three times what it leaves to others is "
-        "a limit in any case. Not above `JOBGATEWAY_MAX_CALLS`.",
+        description="Calls in flight per credential, which in any case may hold at most three "
+        "times as many as it leaves free. At most `JOBGATEWAY_MAX_CALLS`.",
     )
     max_watches_per_credential: int | None = Field(
         None,
         ge=1,
         le=100_000,
-        description="How many of these watches one credential may have; three times what it leaves to others is "
-        "a limit in any case. Not above `JOBGATEWAY_MAX_WATCHES`.",
+        description="Watches in flight per credential, which in any case may hold at most three "
+        "times as many as it leaves free. At most `JOBGATEWAY_MAX_WATCHES`.",
     )
     calls_per_second: float = Field(
         200.0,
         ge=0.1,
         le=100_000,
-        description="How often one credential may call, watches included, while others call too; the rest is refused.",
+        description="Calls per second and credential, watches included, while other credentials "
+        "call too. Calls over the limit are rejected.",
     )
     polls_per_second: float = Field(
-        5_000.0, ge=0.1, le=100_000, description="How often one credential may poll; what is over waits."
+        5_000.0, ge=0.1, le=100_000, description="Polls per second and credential. Polls over the limit wait."
     )
     submissions_per_second: float = Field(
-        5_000.0, ge=0.1, le=100_000, description="How often one credential may send a job; what is over is refused."
+        5_000.0,
+        ge=0.1,
+        le=100_000,
+        description="Submissions per second and credential. Submissions over the limit are rejected.",
     )
     tls_cert_file: _File = Field(
-        None, description="The certificate of the listener and its chain, in PEM. Read again when it changes."
+        None, description="Certificate of the listener and its chain, in PEM. Read again when it changes."
     )
-    tls_key_file: _File = Field(None, description="The certificate's private key, in PEM without a password.")
+    tls_key_file: _File = Field(None, description="Private key of the certificate, in PEM without a password.")
     tls_client_ca_file: _File = Field(
-        None, description="The authorities, in PEM, whose certificates callers must show. Without it they need none."
+        None, description="Certificate authorities, in PEM, for client certificates. If set, clients must present one."
     )
     allow_plaintext: bool = Field(
         False,
-        description="`true` serves other addresses than loopback without TLS, which a mesh sidecar then has to add.",
+        description="`true` allows plain text on other addresses than loopback, for a mesh sidecar "
+        "that terminates TLS.",
     )
     upstream_token_file: _File = Field(
-        None, description="The token for callers that bring none. Needs a client CA, or a listener on loopback."
+        None, description="Token for calls without one. Requires a client CA, or a listener on loopback."
     )
     max_connection_age_seconds: float = Field(
         3600.0,
         ge=1,
         le=86_400,
-        description="How long a connection takes new calls, give or take a tenth; calls on it go on to their end.",
+        description="Time for which a connection accepts new calls, plus or minus a tenth. Open calls on it continue.",
     )
     admin_listen: Annotated[str, AfterValidator(_listen)] = Field(
         "127.0.0.1:9464",
-        description="Where `/metrics`, `/livez` and `/readyz` are served over HTTP, as HOST:PORT; port 0 takes a free "
-        "one.",
+        description="HTTP address of `/metrics`, `/livez` and `/readyz`, as HOST:PORT. Port 0 selects a free one.",
     )
-    reflection: bool = Field(True, description="Whether server reflection tells clients of the contract.")
-    log_format: Literal["json", "text"] = Field("json", description="`json` or `text`, a line each, on standard error.")
+    reflection: bool = Field(True, description="`false` turns server reflection off.")
+    log_format: Literal["json", "text"] = Field(
+        "json", description="`json` or `text`, one line per event on standard error."
+    )
 
     @model_validator(mode="after")
     def _encrypted_off_the_machine(self) -> Self:

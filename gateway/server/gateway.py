@@ -103,20 +103,22 @@ class Gateway:
 
     def _levels(self, metrics: Metrics, budget: Budget, submitter: Submitter) -> None:
         level = metrics.level
-        level("jobgateway_loops", "Poll loops that run now.", self._hub.__len__)
-        level("jobgateway_watchers", "Watchers of the poll loops now.", lambda: self._hub.watching)
-        level("jobgateway_submissions_in_flight", "Submissions under way now.", submitter.__len__)
+        level("jobgateway_loops", "Poll loops running.", self._hub.__len__)
+        level("jobgateway_watchers", "Watchers of the poll loops.", lambda: self._hub.watching)
+        level("jobgateway_submissions_in_flight", "Submissions in flight.", submitter.__len__)
         level(
             "jobgateway_large_answers_reserved_bytes",
-            f"Bytes that answers over 1 MiB hold of their budget of {defaults.LARGE_ANSWERS_BYTES} bytes.",
+            f"Bytes held by upstream responses over 1 MiB, of {defaults.LARGE_ANSWERS_BYTES} bytes.",
             lambda: budget.reserved,
         )
         level(
-            "jobgateway_large_answers_waiting", "Answers over 1 MiB that wait for room in it.", lambda: budget.waiting
+            "jobgateway_large_answers_waiting",
+            "Upstream responses over 1 MiB that wait for memory.",
+            lambda: budget.waiting,
         )
         metrics.count(
             "jobgateway_log_lines_lost",
-            "Log lines of the process that standard error did not take.",
+            "Log lines that standard error did not accept.",
             logs.lost_lines,
         )
         level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)

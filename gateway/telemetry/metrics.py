@@ -84,7 +84,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry(auto_describe=True)
         call = ("grpc_type", "grpc_service", "grpc_method")
         self.calls_started = Counters(
-            registry, "grpc_server_started", "Calls that came in, refused ones included.", call
+            registry, "grpc_server_started", "Calls that arrived, including rejected ones.", call
         )
         self.calls_handled = Counters(
             registry, "grpc_server_handled", "Calls that ended, by status code.", (*call, "grpc_code")
@@ -92,16 +92,16 @@ class Metrics:
         self.call_seconds = Histograms(
             registry,
             "grpc_server_handling_seconds",
-            "Seconds from a call's arrival to its end; of streams, their whole life.",
+            "Duration of calls in seconds; of streams, until their end.",
             call,
             bounds=CALL_BUCKETS,
         )
         self.messages_sent = Counters(
-            registry, "grpc_server_msg_sent", "Messages sent to callers: answers and events.", call
+            registry, "grpc_server_msg_sent", "Messages sent to clients: responses and events.", call
         )
-        self.calls_in_flight = Gauges(registry, "jobgateway_calls_in_flight", "Calls being served now.", call)
+        self.calls_in_flight = Gauges(registry, "jobgateway_calls_in_flight", "Calls in flight.", call)
         self.bytes_sent = Counters(
-            registry, "jobgateway_sent_bytes", "Bytes of the messages sent to callers, uncompressed.", call
+            registry, "jobgateway_sent_bytes", "Bytes of messages sent to clients, uncompressed.", call
         )
         polls = Counters(
             registry, "jobgateway_polls", "Polls that ended, by outcome: OK or an error reason.", ("outcome",)
@@ -110,22 +110,19 @@ class Metrics:
         self._polled_watchers = Counters(
             registry,
             "jobgateway_polled_watchers",
-            "Watchers whom the polls served, counted once per poll; divided by jobgateway_polls_total it is the "
-            "coalescing ratio.",
+            "Watchers served by polls, counted once per poll; divided by jobgateway_polls_total, the coalescing ratio.",
         ).series()
         self._watchers_joined = Counters(
-            registry, "jobgateway_watchers_joined", "Watchers that came, to a loop of their own or of others."
+            registry, "jobgateway_watchers_joined", "Watchers that joined a new or an existing loop."
         ).series()
-        self._loops_started = Counters(registry, "jobgateway_loops_started", "Poll loops that began.").series()
+        self._loops_started = Counters(registry, "jobgateway_loops_started", "Poll loops started.").series()
         self._delivery = Histograms(
             registry,
             "jobgateway_delivery_seconds",
             "Seconds from a new state's observation upstream to its last byte handed to a stream, once per watcher.",
             bounds=DELIVERY_BUCKETS,
         ).series()
-        self._skipped = Counters(
-            registry, "jobgateway_skipped_states", "States that slow streams were not given."
-        ).series()
+        self._skipped = Counters(registry, "jobgateway_skipped_states", "States that slow streams skipped.").series()
         submissions = Counters(
             registry,
             "jobgateway_submissions",
@@ -136,12 +133,12 @@ class Metrics:
         self._unknown_statuses = Counters(
             registry,
             "jobgateway_unknown_statuses",
-            "Jobs read with a status that the upstream's API is not known to use; the log has each word once.",
+            "Jobs read with an unknown status; the log has each word once.",
         ).series()
         upstream_seconds = Histograms(
             registry,
             "jobgateway_upstream_request_seconds",
-            "Seconds of a request to the upstream, its whole answer read; status_class none: there was no answer.",
+            "Duration of upstream requests in seconds, until the response is read; status_class none: no response.",
             ("method", "status_class"),
             bounds=UPSTREAM_BUCKETS,
         )
@@ -150,7 +147,7 @@ class Metrics:
             for method in UPSTREAM_METHODS
         }
         self._upstream_bytes = Counters(
-            registry, "jobgateway_upstream_read_bytes", "Bytes of the upstream's answers, after decompression."
+            registry, "jobgateway_upstream_read_bytes", "Bytes of upstream responses, after decompression."
         ).series()
         Info("jobgateway_build", "The version of the gateway and of its Python.", registry=registry).info(
             {"version": __version__, "python": platform.python_version()}
