@@ -160,6 +160,9 @@ async def _run_all(case: Case, mesh: Mesh, clients: Sequence[Program]) -> str:
 
 def _judge(row: Row, mesh: Mesh, complaint: str, console: Console) -> None:
     shown = [complaint] if complaint else []
+    # If nothing reaches the upstream, no submission can be doubled, and the row says nothing.
+    if not row.case.watch and not any(mesh.posts(run.name) for run in mesh.runs):
+        shown.append("no POST of any client reached the upstream")
     for run in mesh.runs:
         found = problems(row.case, mesh, run)
         row.cells[run.name] = ", ".join(found) or _summary(row.case, run)

@@ -344,6 +344,11 @@ def test_traces_are_off(environment: pytest.MonkeyPatch, variables: dict[str, st
         ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "/nowhere"),
         ("OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES", "some"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "1"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "-1"),
+        *(
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url)
+            for url in ("::", ":::/", "ftp://x:1", "http://", "http://x:99999")
+        ),
     ],
 )
 def test_what_cannot_be_used_stops_the_start_in_one_line(
