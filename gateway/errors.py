@@ -135,7 +135,7 @@ class UpstreamAnswered(UpstreamError):
         self.passing = meant_to_pass or not from_api
 
     def of_submission(self) -> Self:
-        """Return the same as the answer to a submission: a 4xx refuses it, whoever gave it."""
+        """Return the same as the answer to a submission: a 4xx refuses it, also one from a proxy."""
         self.certain = True
         self.passing = self.http_status >= 500 or self.http_status in self.PASSING_CLIENT_ERRORS
         return self

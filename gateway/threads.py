@@ -20,13 +20,13 @@ T = TypeVar("T")
 
 
 class Threads:
-    """A pool of `count` threads; who finds none free waits, first come first served."""
+    """A pool of `count` threads with a queue, first in, first out."""
 
     def __init__(self, name: str, count: int) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What `work` returns or raises, done in one of the threads. It goes on where who waits is cancelled."""
+        """Run `work` in one of the threads. It continues if the awaiting task is cancelled."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
@@ -74,7 +74,7 @@ async def finished(future: Future[Any], seconds: float) -> bool:
 
 
 def leave_after(seconds: float, code: int) -> None:
-    """End the process with `code` in `seconds`, whatever hangs then, unless it has ended by itself."""
+    """End the process with `code` in `seconds`, whatever hangs, unless it has ended before."""
 
     def leave() -> None:
         time.sleep(seconds)
@@ -93,10 +93,13 @@ def _run_all(work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | Non
 def _run(future: Future[T], work: Callable[[], T]) -> None:
     try:
         result = work()
-    except BaseException as error:  # noqa: BLE001 - whoever waits for the future gets it
+    except BaseException as error:  # noqa: BLE001 - callers get it from the future
         future.set_exception(error)
     else:
         future.set_result(result)
+    finally:
+        # The error holds this frame, and the future holds the error: the two must not keep each other.
+        del future, work
 
 
 def _wake(woken: asyncio.Future[None]) -> None:

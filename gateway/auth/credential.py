@@ -9,7 +9,7 @@ import secrets
 from gateway.errors import CredentialInvalid
 
 # RFC 6750's b64token is narrower, but no form of VIKTOR's tokens is documented: any visible ASCII passes.
-# Twice this is the limit of all metadata (`server.MAX_METADATA_BYTES`), so that the token leaves room for the rest.
+# Half the limit of all metadata (`server.defaults.MAX_METADATA_BYTES`), so that the token leaves room for the rest.
 MAX_TOKEN = 8_192
 TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN}}}")
 BEARER = re.compile(r"bearer +([!-~]+)", re.IGNORECASE)

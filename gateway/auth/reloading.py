@@ -43,7 +43,7 @@ class LastGood(Generic[T]):
 
     `files` are named by the variables that set them. `make` gets the bytes of each by that name, and raises
     `FileUnusable`. It may also read the files by their paths: its result counts only if they hold the same bytes
-    afterwards. It runs in a thread, as does all reading, because a file on a stuck mount hangs whoever opens it.
+    afterwards. It runs in a thread, as does all reading, because opening a file on a stuck mount hangs.
 
     Callers get the contents as they were at the call or later. If reading takes longer than `READ_SECONDS`, they get
     the last good result, and those after them get it at once until reading ends. All methods are thread-safe.
@@ -60,6 +60,7 @@ class LastGood(Generic[T]):
         self._reading = ", ".join(f"{variable}: {path}" for variable, path in files.items())
         self._lock = threading.Lock()
         self._waiting: Future[None] | None = None
+        self._ended: Future[None] | None = None
         self._stuck = False
         self._told: str | None = None
         self._thread = Daemon("files")
@@ -111,7 +112,7 @@ class LastGood(Generic[T]):
 
     def _give_up(self, check: Future[None]) -> None:
         with self._lock:
-            if check.done() or self._stuck:
+            if check.done() or check is self._ended or self._stuck:
                 return
             self._stuck = True
         _log.warning(
@@ -121,11 +122,13 @@ class LastGood(Generic[T]):
 
     def _look(self) -> None:
         with self._lock:
-            self._waiting = None
+            check, self._waiting = self._waiting, None
         made = self._changed()
         if isinstance(made, tuple):
             (self._good,) = made
         with self._lock:
+            # In one step, because the future says later that the check is done.
+            self._ended = check
             recovered, self._stuck = self._stuck, False
         if recovered:
             _log.info("files can be read again", settings=sorted(self._files))

@@ -13,6 +13,7 @@ from grpc.aio import InternalError
 
 from gateway.auth.peer import printable
 from gateway.errors import GatewayError
+from gateway.rpc.metadata import by_name, read_machine_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -124,12 +125,14 @@ class Call:
         self.headers = self.span.onward(headers)
         self._sent = record.sent
         self.uid: int | None = None
-        # The header by which a machine says that it made this call before, or None.
-        self.machine_retry: str | None = None
         self.cut_off = False
         self._beginning = False
         self._context = context
         self._task = asyncio.current_task()
+
+    def machine_retry(self) -> str | None:
+        """Return the header, with its value, by which a client library or a proxy says that it repeats this call."""
+        return read_machine_retry(by_name(self._context))
 
     def remaining(self) -> float | None:
         """Seconds until the caller's deadline, at most 30 days, or None where there is none."""
@@ -139,7 +142,7 @@ class Call:
     async def begin_stream(self) -> None:
         """Send the initial metadata: a stream is open before its first event, a submission cannot be sent again.
 
-        Libraries and proxies repeat a call by themselves only as long as no response headers have come.
+        Libraries and proxies repeat a call automatically only until response headers have come.
         """
         self._beginning = True
         try:

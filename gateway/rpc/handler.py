@@ -13,8 +13,8 @@ from gateway.auth.peer import peer_of
 from gateway.errors import GatewayError, LimitReached, RequestInvalid, SubmitOutcomeUnknown
 from gateway.limits.admission import draining
 from gateway.rpc.call import Call, Record, left_by_caller
-from gateway.rpc.metadata import by_name, read_machine_retry, read_passed_through
-from gateway.rpc.one_message import NO_MESSAGE
+from gateway.rpc.metadata import by_name, read_passed_through
+from gateway.rpc.one_message import NO_MESSAGE, check_half_closed
 from gateway.rpc.status import ending_of
 
 if TYPE_CHECKING:
@@ -76,10 +76,11 @@ class Boundary:
             record.identify(headers)
             call = None
             try:
+                if data is NO_MESSAGE:
+                    await check_half_closed(context)
                 with self._admission.enter(watch=watch) as visit:
                     call = Call(context, self._credential(metadata, peer), headers, record)
                     visit.belongs_to(call.credential.caller_key, len(data))
-                    call.machine_retry = read_machine_retry(metadata)
                     self._calls.add(call)
                     answer = await method(_parse(request, data), call)
             except asyncio.CancelledError:

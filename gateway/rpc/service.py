@@ -7,7 +7,7 @@ import random
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 from jobgateway.v1 import job_service_pb2 as pb
@@ -98,7 +98,7 @@ class JobService:
         """One POST, or the job of an earlier one under the same request_id."""
         content_format = read_format(request.content_format, streaming=False)
         with await self._submit(request, call) as submission:
-            # Before the first byte of the POST: after it, no proxy and no library sends the call again by itself.
+            # Before the first byte of the POST, so that no proxy or library repeats the call automatically.
             await call.begin_stream()
             sent = await submission.outcome()
         # A job without a uid had ended already, and no later read can name it.
@@ -173,7 +173,7 @@ class JobService:
         try:
             state = await self._cancel(uid, call) or await self._read_or_none(uid, call)
         except UpstreamError as error:
-            raise self._told(error, uid, call) from error
+            self._raise_told(error, uid, call)
         return await self._answer(state, uid, pb.CONTENT_FORMAT_NONE, call)
 
     async def aclose(self) -> None:
@@ -191,9 +191,10 @@ class JobService:
 
     async def _submit(self, request: pb.SendJobRequest, call: Call) -> Submission:
         request_id = read_request_id(request.request_id)
-        if call.machine_retry is not None and not request_id:
+        machine_retry = None if request_id else call.machine_retry()
+        if machine_retry is not None:
             raise SubmitOutcomeUnknown(
-                f"a client library or a proxy repeated this call by itself ({call.machine_retry}), and an earlier "
+                f"a client library or a proxy repeated this call automatically ({machine_retry}), and an earlier "
                 "attempt may have sent the job; this one sent nothing. Turn off automatic retries of SendJob and "
                 "RunJob, or set a request_id, under which a repeated call is safe",
                 None,
@@ -209,7 +210,7 @@ class JobService:
                     sent = await self._rest.send(job, call.credential, headers)
                 except UpstreamAnswered as error:
                     raise error.of_submission() from None
-            # At once, because whoever learns the uid may ask for the job before the upstream shows it.
+            # At once, because clients that learn the uid may ask for the job before the upstream shows it.
             if sent.uid:
                 self._sent_jobs.remember(_key(sent.uid, call), job.timeout)
             return sent
@@ -240,7 +241,7 @@ class JobService:
         try:
             return JobState(await self._rest.get(uid, call.credential, call.headers))
         except UpstreamError as error:
-            raise self._told(error, uid, call) from error
+            self._raise_told(error, uid, call)
 
     async def _read_or_none(self, uid: int, call: Call) -> JobState | None:
         # What was asked for is done by now, and a state that cannot be read takes nothing of that back.
@@ -249,11 +250,12 @@ class JobService:
         except UpstreamError:
             return None
 
-    def _told(self, error: UpstreamError, uid: int, call: Call) -> GatewayError:
-        """Return what the caller of a single request is told: no refusal of a job that was sent a moment ago."""
+    def _raise_told(self, error: UpstreamError, uid: int, call: Call) -> NoReturn:
+        """Raise `error`, or `NoStateYet` instead of a refusal of a job that was sent a moment ago."""
         if is_uncertain(self._sent_jobs.find(_key(uid, call)), error, self._clock.monotonic()):
-            return _not_certain(error)
-        return error
+            raise _not_certain(error) from error
+        # Not from itself: an error that is its own cause lives until the next garbage collection.
+        raise error
 
     async def _cancel(self, uid: int, call: Call) -> JobState | None:
         """Ask for the cancellation of a job; return its state if that was refused because it has ended."""

@@ -71,7 +71,7 @@ BY_ERROR: dict[type[errors.GatewayError], Row] = {
     errors.UpstreamConnectionLost: Row(StatusCode.UNAVAILABLE, "UPSTREAM_CONNECTION_LOST"),
     errors.UpstreamUnreachable: Row(StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"),
     errors.GatewayOverloaded: Row(StatusCode.UNAVAILABLE, "GATEWAY_OVERLOADED"),
-    # Never UNAVAILABLE: clients and meshes retry that by themselves, and the job would run twice.
+    # Never UNAVAILABLE: clients and meshes retry that automatically, and the job would run twice.
     errors.SubmitOutcomeUnknown: Row(StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN"),
     errors.UpstreamOutage: Row(StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"),
     errors.JobOverdue: Row(StatusCode.FAILED_PRECONDITION, "JOB_OVERDUE"),

@@ -10,6 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from gateway.server.addresses import bound, resolved, split
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from prometheus_client import CollectorRegistry
@@ -37,11 +38,16 @@ class AdminServer:
         """Serve at all addresses of HOST:PORT, port 0 being any free one; return HOST:PORT. Raises `OSError`."""
         host, port = split(listen)
         await self._runner.setup()
+        sockets: list[socket.socket] = []
         try:
-            for each in bound(await resolved(host), port):
+            sockets += bound(await resolved(host), port)
+            for each in sockets:
                 await web.SockSite(self._runner, each).start()
         except OSError as error:
             await self._runner.cleanup()
+            # Those that were never started are not the runner's.
+            for each in sockets:
+                each.close()
             raise OSError(f"JOBGATEWAY_ADMIN_LISTEN: {listen} cannot be bound: {error.strerror}") from error
         return f"{listen.rpartition(':')[0]}:{self._runner.addresses[0][1]}"
 

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 
-from gateway.rpc.one_message import NO_MESSAGE, method_handler
+from gateway.rpc.one_message import NO_MESSAGE, check_half_closed, method_handler
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -98,6 +98,8 @@ def _parsed(
     request: type[Message], handle: Callable[[Any, Context], Awaitable[Any]]
 ) -> Callable[[bytes, Context], Awaitable[Any]]:
     async def parse(data: bytes, context: Context) -> Any:
+        if data is NO_MESSAGE:
+            await check_half_closed(context)
         try:
             message = None if data is NO_MESSAGE else request.FromString(data)
         except DecodeError:

@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from gateway.config import Settings
 
 
-# Objects that are made and not freed until the young are looked at, and how many such looks it takes until older ones
-# are, and all. By default a look at everything comes so often that with 10,000 watches it is more than half of all CPU
-# time, and the event loop stands still for half a second each time. Nothing here relies on it: what ends is freed at
-# once, and what is in a cycle is small, and waits. The young are looked at often, for a look at 20,000 takes 20 ms.
+# For `gc.set_threshold`. Full collections are rare: with 10,000 watches each stops the event loop for half a second,
+# and nothing relies on them. Young ones are frequent, because a collection of 20,000 objects takes 20 ms.
 GC_THRESHOLDS = (2_000, 10, 2_000)
 
 T = TypeVar("T")
@@ -57,10 +55,10 @@ def leave(code: int) -> NoReturn:
 
 
 async def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, then drains; a second signal leaves at once.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then drain; a second signal ends the process at once.
 
-    Raises `OSError` where an address cannot be bound, and `ConfigError` where a file that a setting names is no use, or
-    OpenTelemetry's variables are.
+    Raises `OSError` if an address cannot be bound, and `ConfigError` if a file that a setting names or one of
+    OpenTelemetry's variables cannot be used.
     """
     logs.configure(settings.log_format)
     logs.take_over()

@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 MAX_ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.1
 MAX_AT_ONCE = 1_024
-# A proxy says so when it stopped waiting, while the upstream may have the request: 408, 460 (AWS ALB: the client left),
-# 444 and 499 (nginx: closed without an answer, the client left). Every other 4xx refuses, also those that proxies
-# made up: 463 and 464 (AWS ALB), 494 to 498 (headers and certificates) come before the request is passed on.
+# A proxy stopped waiting (460: AWS ALB; 444, 499: nginx), and the upstream may have the request. Every other 4xx
+# refuses: those that proxies add (463, 464, 494 to 498) come before the request is passed on.
 UNKNOWN_4XX = frozenset({408, 444, 460, 499})
 # These two ask for the same request elsewhere. The others may follow a request that was carried out: a 303 says so.
 REFUSING_3XX = frozenset({307, 308})

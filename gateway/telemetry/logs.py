@@ -9,10 +9,12 @@ import atexit
 import io
 import json
 import logging
+import os
 import sys
 import threading
 import time
 import traceback
+from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 import structlog
 
+import gateway
 from gateway.telemetry.log_writer import LineWriter
 
 if TYPE_CHECKING:
@@ -33,7 +36,12 @@ SELDOM_SECONDS = 60.0
 MAX_KINDS = 256
 LAST_LINE_SECONDS = 1.0
 
-_PACKAGE = str(Path(__file__).parent)
+# What is kept of text that goes to standard error, in characters of a line and in lines of a traceback.
+MAX_LINE_CHARACTERS = 1_000
+MAX_PLACES = 100
+
+# With a separator, so that no neighbour whose name begins like ours counts.
+_PACKAGE = f"{Path(gateway.__file__).parent}{os.sep}"
 
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
@@ -155,7 +163,7 @@ class _StandardError(io.TextIOBase, TextIO):
     def __init__(self) -> None:
         super().__init__()
         self._rest = ""
-        self._places: list[str] = []
+        self._places: deque[str] = deque(maxlen=MAX_PLACES)
 
     def writable(self) -> bool:
         return True
@@ -164,9 +172,11 @@ class _StandardError(io.TextIOBase, TextIO):
         return STANDARD_ERROR
 
     def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._line(line)
+        first, *more = text.split("\n")
+        self._rest += first[: MAX_LINE_CHARACTERS - len(self._rest)]
+        for line in more:
+            self._line(self._rest)
+            self._rest = line[:MAX_LINE_CHARACTERS]
         return len(text)
 
     def _line(self, line: str) -> None:
@@ -205,24 +215,27 @@ class _Library(logging.Filter):
 
 
 class _Kinds:
-    """Which kinds of lines were written lately."""
+    """The kinds of lines that were written in the last minute. Thread-safe."""
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
         self._left_out: dict[str, int] = {}
+        # Reentrant, because a finalizer may log while this thread is in `left_out`.
+        self._mutex = threading.RLock()
 
     def left_out(self, kind: str) -> int | None:
         """Return how many lines of this kind were left out before this one, or None if this one is to be left out."""
         now = time.monotonic()
-        # Kinds are places in code, but a library may put a value into its text.
-        kind = kind if kind in self._until or len(self._until) < MAX_KINDS else "another"
-        if now < self._until.get(kind, now):
-            self._left_out[kind] += 1
-            return None
-        self._until[kind] = now + SELDOM_SECONDS
-        left_out = self._left_out.get(kind, 0)
-        self._left_out[kind] = 0
-        return left_out
+        with self._mutex:
+            # Kinds are places in code, but a library may put a value into its text.
+            kind = kind if kind in self._until or len(self._until) < MAX_KINDS else "another"
+            if now < self._until.get(kind, now):
+                self._left_out[kind] += 1
+                return None
+            self._until[kind] = now + SELDOM_SECONDS
+            left_out = self._left_out.get(kind, 0)
+            self._left_out[kind] = 0
+            return left_out
 
 
 def _seldom() -> structlog.typing.Processor:

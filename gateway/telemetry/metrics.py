@@ -197,7 +197,7 @@ class Metrics:
         """A submission has ended, well where `error` is None."""
         self._submission_by_outcome[_outcome(error)].value += 1
 
-    # What a transport tells (rest.Observer)
+    # What a transport tells (upstream.Observer)
 
     def exchanged(self, method: str, status: int | None, seconds: float, size: int) -> None:
         """An exchange has ended after `seconds`; `size` bytes of its answer were read, None: it had no status."""

@@ -91,9 +91,8 @@ class OtlpTracer:
         return OtlpCallSpan(self, self._tracer.start_span(name, parent, SpanKind.SERVER, attributes))
 
     def _dropped(self, name: str, attributes: Mapping[str, str]) -> bool:
-        # The sampler is asked here first, for a span of the SDK takes twice as long as this, also where it records
-        # nothing; and most are such. It decides by the trace's id, as all that the SDK knows by name do, and so the
-        # same once more for those that it takes.
+        # Asked before there is a span, because one that records nothing costs twice as much as this. Samplers decide by
+        # the trace's id, so the SDK's second question gets the same answer.
         trace_id = self._ids.next_trace_id
         sampled = self._provider.sampler.should_sample(NO_PARENT, trace_id, name, SpanKind.SERVER, attributes)
         return sampled.decision is Decision.DROP

@@ -26,7 +26,7 @@ class UnknownWords:
         self._words: set[str] = set()
 
     def unknown_status(self, word: str) -> None:
-        """See `rest.WordObserver`."""
+        """See `upstream.client.WordObserver`."""
         self._count()
         told = word.lower() if WORD.fullmatch(word) else NOT_A_WORD
         if told not in self._words and len(self._words) < MAX_WORDS:

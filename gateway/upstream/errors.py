@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from gateway.upstream.transport import Answer
 
-# What a person or a program can use. What fits a trailer is always less: status.py cuts once more, with a mark.
+# What a person or a program can use. A trailer holds less: rpc/status.py cuts once more, with a mark.
 MAX_VIOLATIONS = 500
 MAX_TEXT = 4_000
 MAX_DEPTH = 8

@@ -48,7 +48,7 @@ class ShortageLog:
         self._unlogged = 0
 
     def write(self, name: str) -> None:
-        """An exchange with the upstream failed for want of `name`."""
+        """An exchange with the upstream failed because of a shortage of `name`."""
         now = self._now()
         if self._next is not None and now < self._next:
             self._unlogged += 1

@@ -4,9 +4,10 @@ import asyncio
 import itertools
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+import structlog
 
 from gateway.auth import reloading
 from gateway.auth.reloading import FileUnusable, LastGood
@@ -14,7 +15,7 @@ from gateway.errors import ConfigError
 from tests.support.stuck import Stuck
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping
     from pathlib import Path
 
     Logged = list[dict[str, Any]]
@@ -211,3 +212,28 @@ def test_files_that_hang_at_the_start_are_named(pair: Pair, monkeypatch: pytest.
     why = f"OTHER: {pair.files['OTHER']} cannot be read: no answer within 0.5 s; is its volume there?"
     assert str(raised.value) == why
     stuck.back.set()
+
+
+def test_a_look_that_ends_while_it_is_given_up_hangs_nobody(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    last_good = LastGood(pair.files, pair.make)
+    told: list[str] = []
+    given_up = threading.Event()
+
+    def tell(_: object, __: str, event: MutableMapping[str, Any]) -> NoReturn:
+        # The look has read everything, and its future does not say so before its line is written.
+        if not told:
+            told.append(event["event"])
+            given_up.wait()
+        else:
+            told.append(event["event"])
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[tell])
+    monkeypatch.setattr(reloading, "READ_SECONDS", 0.1)
+    pair.put("b", "b")
+    assert last_good.latest() == b"b"
+    given_up.set()
+    monkeypatch.setattr(reloading, "READ_SECONDS", 3600.0)
+    pair.put("c", "c")
+    assert last_good.latest() == b"c"
+    assert told == ["files changed", "files changed"]

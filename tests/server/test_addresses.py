@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import itertools
 import socket
 import threading
 from contextlib import closing
@@ -139,3 +141,29 @@ async def test_an_address_keeps_its_scope() -> None:
     assert await resolved("127.0.0.1") == [V4]
     assert numeric(("::1", 0, 0, 0)) == "::1"
     assert joined("fe80::1%lo", 1) == "[fe80::1%lo]:1"
+
+
+@needs_ipv6
+async def test_an_admin_address_that_cannot_listen_frees_all_ports() -> None:
+    with socket.socket(socket.AF_INET6) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("::1", 0))
+        port = other.getsockname()[1]
+
+        async def listen_first() -> None:
+            # Both are bound and not listening yet; another process listens between our two addresses.
+            for _ in itertools.count():
+                if answers("127.0.0.1", port):
+                    other.listen()
+                    break
+                await asyncio.sleep(0)
+
+        listening = asyncio.create_task(listen_first())
+        with pytest.raises(OSError, match="JOBGATEWAY_ADMIN_LISTEN") as raised:
+            await gateway(admin_listen=f"localhost:{port}").start()
+        await listening
+        other.close()
+        for family, host in (V4, V6):
+            with socket.socket(family) as free:
+                free.bind((host, port))
+        del raised

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from grpc import StatusCode
-from hyperframe.frame import PingFrame, SettingsFrame
+from hyperframe.frame import DataFrame, PingFrame, SettingsFrame
 
+from gateway.server import defaults
 from tests.server.test_process import process
-from tests.support.frames import PREFACE, Peer, header_block, headers, message, peer, ping
+from tests.support.frames import PREFACE, Peer, header_block, headers, message, peer, ping, reset
 from tests.support.gateways import TOKEN, running
 from tests.support.scraping import fetch, scrape
 
@@ -140,6 +142,43 @@ async def test_a_request_without_a_message_is_refused(
     (line,) = [line for line in logged if line["event"] == "call"]
     assert (line["method"], line["code"], line["reason"]) == (method, "INVALID_ARGUMENT", "REQUEST_INVALID")
     assert (await scrape(gateway))("grpc_server_handled_total", grpc_method=method, grpc_code="InvalidArgument") == 1
+
+
+def in_handlers(method: str) -> int:
+    """The number of calls that grpc.aio has given to handlers and that have not ended."""
+    return sum(each.get_name() == f"HandleExceptions[{JOBS}{method}]" for each in asyncio.all_tasks())
+
+
+async def calls_in_handlers(method: str, count: int) -> None:
+    """Return when grpc.aio has so many calls in handlers."""
+    for _ in itertools.count():
+        if in_handlers(method) == count:
+            return
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("method", ["GetJob", "WatchJob"])
+@pytest.mark.parametrize("leaves", ["reset", "close", "too large"])
+async def test_a_call_that_ends_before_its_message_is_cancelled(
+    gateway: Gateway, logged: list[dict[str, object]], method: str, leaves: str
+) -> None:
+    block = header_block(JOBS + method, [("authorization", f"Bearer {TOKEN}")])
+    streams = range(1, 40, 2)
+    async with asyncio.timeout(TEST_SECONDS):
+        async with peer(gateway.address) as raw:
+            await raw.send(b"".join(headers(stream, block) for stream in streams))
+            # A call that is reset before grpc.aio has it is never seen.
+            await calls_in_handlers(method, len(streams))
+            if leaves == "reset":
+                await raw.send(b"".join(reset(stream) for stream in streams))
+            elif leaves == "too large":
+                # The length alone is over the limit: the rest of the message need not come.
+                too_large = b"\0" + (defaults.MAX_REQUEST_BYTES + 1).to_bytes(4, "big")
+                await raw.send(b"".join(DataFrame(stream, too_large).serialize() for stream in streams))
+            if leaves != "close":
+                await calls_in_handlers(method, 0)
+        await calls_in_handlers(method, 0)
+    assert [line["code"] for line in logged if line["event"] == "call"] == ["CANCELLED"] * len(streams)
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch", "List"])

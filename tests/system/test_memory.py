@@ -11,6 +11,7 @@ import pytest
 from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway.errors import UpstreamError
 from gateway.rpc.call import Call
 from gateway.rpc.codec.events import JobState
 from gateway.rpc.stream import EventStream
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-OURS = (Call, EventStream, JobState, Loop, Watcher)
+OURS = (Call, EventStream, JobState, Loop, UpstreamError, Watcher)
 GONE, UNAVAILABLE = answer(404, {"detail": "gone"}), answer(503, {"detail": "no"})
 RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success", "result": "x" * 100_000})
@@ -80,6 +81,17 @@ async def a_get_ends(jobs: JobServiceAsyncStub) -> StatusCode:
     return code
 
 
+async def a_cancellation_ends(jobs: JobServiceAsyncStub) -> StatusCode:
+    call: Any = jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER)
+    code: StatusCode = await call.code()
+    return code
+
+
+async def a_get_of_a_new_job_ends(jobs: JobServiceAsyncStub) -> StatusCode:
+    await jobs.SendJob(SEND, metadata=BEARER)
+    return await a_get_ends(jobs)
+
+
 async def a_call_is_refused(jobs: JobServiceAsyncStub) -> StatusCode:
     call: Any = jobs.GetJob(pb.GetJobRequest(uid=42))
     code: StatusCode = await call.code()
@@ -116,6 +128,9 @@ async def several_watch(jobs: JobServiceAsyncStub) -> StatusCode:
         ([RUNNING, DONE], a_wait_ends, StatusCode.OK),
         ([DONE], a_get_ends, StatusCode.OK),
         ([GONE], a_get_ends, StatusCode.NOT_FOUND),
+        ([GONE], a_cancellation_ends, StatusCode.NOT_FOUND),
+        ([answer(400, {"detail": "no"}), RUNNING], a_cancellation_ends, StatusCode.INVALID_ARGUMENT),
+        ([answer(201, {"uid": 42}), GONE], a_get_of_a_new_job_ends, StatusCode.UNAVAILABLE),
         ([], a_call_is_refused, StatusCode.UNAUTHENTICATED),
         ([RUNNING] * 200, the_caller_leaves, StatusCode.CANCELLED),
         ([RUNNING] * 200, the_deadline_comes, StatusCode.DEADLINE_EXCEEDED),

@@ -3,11 +3,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from gateway.telemetry import logs
+from gateway.telemetry.logs import _Kinds
 from tests.support.paths import ROOT
 
 PROGRAM = """
@@ -119,3 +123,80 @@ with mock.patch("time.monotonic", lambda: now):
         log.warning("is full", seldom=True)
 """)
     assert ("repeated" in first, last["repeated"]) == (False, 2)
+
+
+@pytest.mark.parametrize("package", ["auth.credential", "rpc.call", "upstream.json", "clock", "telemetry.metrics"])
+def test_a_defect_of_any_of_our_packages_is_an_error_each_time(package: str) -> None:
+    # An AttributeError that passes a function of the package, on its way through a library's thread.
+    lines = logged(f"""
+logs.take_over()
+import importlib, inspect, threading, types
+module = importlib.import_module("gateway.{package}")
+code = compile("def fail(): raise KeyError", module.__file__, "exec")
+exec(code, namespace := {{}})
+for _ in range(2):
+    thread = threading.Thread(target=namespace["fail"])
+    thread.start()
+    thread.join()
+try:
+    namespace["fail"]()
+except KeyError:
+    logging.getLogger("asyncio").exception("it failed")
+""")
+    assert [line["level"] for line in lines] == ["error"] * 3
+
+
+def test_a_package_beside_ours_is_a_library() -> None:
+    (line,) = logged("""
+logs.take_over()
+import gateway, threading
+exec(compile("def fail(): raise KeyError", gateway.__path__[0] + "_of_others/a.py", "exec"), namespace := {})
+threading.Thread(target=namespace["fail"]).start()
+""")
+    assert line["level"] == "warning"
+
+
+def test_text_on_standard_error_without_an_end_is_not_kept() -> None:
+    (line,) = logged("""
+logs.take_over()
+import tracemalloc
+tracemalloc.start()
+for _ in range(20_000):
+    sys.stderr.write("x" * 100)
+for _ in range(20_000):
+    sys.stderr.write('\\n  File "a", line 1')
+sys.stderr.write("\\nKeyError: secret\\n")
+held, _ = tracemalloc.get_traced_memory()
+log.info("held", bytes=held)
+""")[-1:]
+    assert line["bytes"] < 100_000
+
+
+class YieldingKey(str):
+    """A key that lets another thread run whenever it is looked up."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        time.sleep(0)
+        return super().__hash__()
+
+
+def test_lines_left_out_are_counted_over_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    passed: list[int | None] = []
+
+    def ask(kinds: _Kinds) -> None:
+        passed.append(kinds.left_out(YieldingKey("a")))
+
+    for _ in range(20):
+        kinds = _Kinds()
+        threads = [threading.Thread(target=ask, args=(kinds,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        monkeypatch.setattr(time, "monotonic", lambda: logs.SELDOM_SECONDS)
+        assert kinds.left_out("a") == 7
+        monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    assert (passed.count(0), passed.count(None)) == (20, 140)

@@ -1,0 +1,61 @@
+"""Work in threads of its own."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.threads import Daemon, detached
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+
+
+class Held:
+    """Something that the work holds when it fails."""
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def in_a_daemon(work: Callable[[], None]) -> Future[None]:
+    daemon = Daemon("test")
+    future = daemon.run(work)
+    # The second piece ends after the thread has left the first.
+    daemon.run(bool).result()
+    return future
+
+
+def in_a_thread(work: Callable[[], None]) -> Future[None]:
+    future = detached("test", work)
+    future.exception()
+    return future
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("run", [in_a_thread, in_a_daemon])
+def test_a_failure_is_freed_with_its_future(run: Callable[[Callable[[], None]], Future[None]]) -> None:
+    freed: list[object] = []
+
+    def fail() -> None:
+        held = Held()
+        weakref.finalize(held, freed.append, 1)
+        raise OSError("no")
+
+    future = run(fail)
+    assert isinstance(future.exception(), OSError)
+    assert freed == []
+    del future
+    while not freed and any(each.name == "test" for each in threading.enumerate()):
+        pass
+    assert freed
