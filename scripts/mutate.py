@@ -134,7 +134,7 @@ MUTATIONS = [
         "6",
         "a loop that outlives its watchers polls on",
         LOOP,
-        "            if not self.watchers and not await self._is_joined_in_time():",
+        "            if not self.watchers and not await self._presence.returns():",
         "            self.watchers.update(self.watchers or {Watcher(self, None)})\n            if False:",
     ),
     Mutation(

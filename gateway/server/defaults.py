@@ -5,10 +5,11 @@ from __future__ import annotations
 # Polls at once. The pool has room for them and for one read of each call, so that calls hold back no poll.
 POLL_SLOTS = 256
 SUBMIT_CONNECTIONS = 1_024
-# A request must not meet a connection that the upstream is about to close (after 5 seconds and more, as a rule); a POST
-# that does is lost, so its idle connections are soon gone.
+# A POST that meets a connection that the upstream is about to close (after 5 seconds or more, usually) is lost, so its
+# idle connections are soon gone. A read is made once more, and each credential has connections of its own, which would
+# cost a TLS handshake at nearly every poll. A DELETE takes no connection that was idle for over 4 seconds.
 SUBMIT_IDLE_SECONDS = 1.0
-READ_IDLE_SECONDS = 4.0
+READ_IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
 # The whole of a large answer takes longer than any silence within it.
 WHOLE_ANSWER_SILENCES = 30

@@ -47,7 +47,7 @@ async def _inflated(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 share.spend(time.thread_time() - began, clock(), len(part))
                 yield part
                 # Inflated parts come without a wait between them.
-                await asyncio.sleep(share.rest(clock()))
+                await asyncio.sleep(share.rest(clock()) or 0)
                 began = time.thread_time()
     if not inflater.complete:
         raise NotDecodable("the upstream's answer ends before its compressed content does")

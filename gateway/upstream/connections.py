@@ -42,6 +42,14 @@ SMALL_BYTES = 4 << 10
 LARGEST_SLICE_BYTES = 1 << 20
 SLOW_SLICE_SECONDS = 0.002
 WRITE_BYTES = 64 << 10
+# What comes before the answer's own head, such as early hints.
+MAX_INTERIM_ANSWERS = 100
+MAX_INTERIM_BYTES = 1 << 20
+# More pieces than this are joined at once: whoever reads them takes one after the other, at a hundred times the cost.
+MAX_PIECES = 64
+# A request that is not a read is not made again, so it takes no connection that the upstream may be about to close:
+# common servers do so after 5 seconds.
+UNREPEATABLE_IDLE_SECONDS = 4.0
 # Turns of the loop that a write waits for input to be read.
 TURNS = 10
 SALVAGE_BYTES = 1 << 18
@@ -76,18 +84,38 @@ class Connector(aiohttp.TCPConnector):
 
     async def connect(self, req: aiohttp.ClientRequest, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
         """As aiohttp has it."""
-        while True:
-            connection = await super().connect(req, *args, **kwargs)
-            wire = connection.protocol
-            if not isinstance(wire, Wire) or not wire.exchanges or wire.usable_again():
-                return connection
-            connection.close()
+        if self._conns and (kept := self._kept(req)) is not None:
+            return kept
+        self._make_room()
+        return await super().connect(req, *args, **kwargs)
 
-    async def _get(self, key: ConnectionKey, traces: list[Any]) -> aiohttp.connector.Connection | None:
-        found = None if FRESH.get() else await super()._get(key, traces)
-        if found is None:
-            self._make_room()
-        return found
+    async def _get(self, key: ConnectionKey, traces: list[Any]) -> None:
+        # `connect` has looked.
+        return None
+
+    def _kept(self, req: aiohttp.ClientRequest) -> aiohttp.connector.Connection | None:
+        # The youngest, which has the best chance to be open still.
+        key = req.connection_key
+        wires = self._conns.get(key)
+        if wires is None or FRESH.get():
+            return None
+        longest = self._keepalive_timeout or 0.0
+        if req.method != hdrs.METH_GET:
+            longest = min(longest, UNREPEATABLE_IDLE_SECONDS)
+        oldest = time.monotonic() - longest
+        kept = None
+        while wires and kept is None and wires[-1][1] >= oldest:
+            wire: Any = wires.pop()[0]
+            if wire.usable_again():
+                self._acquired.add(wire)
+                kept = aiohttp.connector.Connection(self, key, wire, self._loop)
+            else:
+                wire.close()
+        if not wires:
+            del self._conns[key]
+        if kept is not None and req.proxy:
+            self._update_proxy_auth_header_and_build_proxy_req(req)
+        return kept
 
     def _make_room(self) -> None:
         idle = sum(map(len, self._conns.values()))
@@ -110,9 +138,18 @@ class Request(aiohttp.ClientRequest):
 
         A late answer to one credential's request is then never taken for the answer to another's.
         """
-        key = super().connection_key
+        url = self.url
         # Of the fields of a key, the hash of a proxy's headers is used for nothing else.
-        return tuple.__new__(ConnectionKey, (*key[:6], hash(self.headers.get(hdrs.AUTHORIZATION)), key[7]))
+        return ConnectionKey(
+            url.raw_host or "",
+            url.port,
+            url.scheme == "https",
+            self._ssl,
+            self.proxy,
+            self.proxy_auth,
+            hash(self.headers.get(hdrs.AUTHORIZATION)),
+            self.server_hostname,
+        )
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         """As aiohttp has it."""
@@ -185,6 +222,7 @@ class Wire(ResponseHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.exchanges = 0
+        self._poll: select.poll | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -196,9 +234,23 @@ class Wire(ResponseHandler):
         self._slice = FIRST_SLICE_BYTES
         self._share: Share | None = None
         self._rest = b""
-        self._resting: asyncio.TimerHandle | None = None
+        self._resting: asyncio.Handle | None = None
+        self._broken = False
+        self._lost: tuple[BaseException | None] | None = None
+        self._interim_answers = self._interim_bytes = 0
 
     # One exchange after another
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        self._poll = select.poll()
+        self._poll.register(connection.fileno(), select.POLLIN)
+
+    def _has_input(self) -> bool:
+        """Whether bytes, an end or an error wait to be read."""
+        return self.transport is None or self.transport.is_closing() or bool(self._poll and self._poll.poll(0))
 
     def set_response_params(self, **params: Any) -> None:
         """An exchange begins."""
@@ -211,7 +263,7 @@ class Wire(ResponseHandler):
 
     def usable_again(self) -> bool:
         """Whether nothing has come since the last answer, and the connection is open."""
-        if self.should_close or self.transport is None or _has_input(self.transport):
+        if self.should_close or self._has_input():
             return False
         try:
             # Part of a second answer, which is told as one that was cut off.
@@ -223,11 +275,12 @@ class Wire(ResponseHandler):
         """Lets the loop read what is there; returns whether there is no answer yet."""
         for _ in range(TURNS):
             await asyncio.sleep(0)
-            if self.answered or self.transport is None or not _has_input(self.transport):
+            if self.answered or self.transport is None or not self._has_input():
                 break
         return not self.answered
 
     def _refuse(self, error: Exception) -> None:
+        self._broken = True
         self.set_exception(error)
         if self.transport is not None:
             self.transport.close()
@@ -260,25 +313,27 @@ class Wire(ResponseHandler):
 
     def _take(self, data: bytes) -> None:
         at = 0
-        while at < len(data) and self._parser is not None and not self._failed():
-            rest = self._share.rest(self._loop.time()) if self._share is not None else 0.0
-            if rest:
+        while at < len(data) and self._parser is not None and not self._broken:
+            rest = self._share.rest(self._loop.time()) if self._share is not None else None
+            if rest is not None or self._reading_paused:
                 self._rest = data[at:]
                 self._pause_reading_for_buffer()
                 self._drop_timeout()
-                self._resting = self._loop.call_later(rest, self._go_on)
+                if rest:
+                    self._resting = self._loop.call_later(rest, self._go_on)
+                elif rest is not None:
+                    self._resting = self._loop.call_soon(self._go_on)
                 return
             piece = data[at : at + self._slice] if at or len(data) > self._slice else data
             at += len(piece)
             self._feed(piece)
 
-    def _failed(self) -> bool:
-        return self._exception is not None or self.transport is None or self.transport.is_closing()
-
     def _feed(self, piece: bytes) -> None:
         began = time.thread_time()
         self._received += len(piece)
         super().data_received(piece)
+        if self._answer is not None:
+            _join_pieces(self._answer)
         took = time.thread_time() - began
         if took > SLOW_SLICE_SECONDS:
             self._slice = max(FIRST_SLICE_BYTES, self._slice // 2)
@@ -293,24 +348,43 @@ class Wire(ResponseHandler):
 
     def _go_on(self) -> None:
         self._resting = None
+        if self._reading_paused:
+            # Parses what the parser had to leave, as far as that goes.
+            super().resume_reading()
         data, self._rest = self._rest, b""
         self._take(data)
-        if not self._rest:
+        if self._rest:
+            return
+        if self._lost is not None:
+            if not self._reading_paused:
+                super().connection_lost(*self._lost)
+        elif self._buffer_paused:
             self._resume_reading_for_buffer()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """As aiohttp has it; called for each piece that is read, and of use only after a pause."""
-        if self._reading_paused:
+        """As aiohttp has it, in a later turn of the loop; called for each piece that is read, of use after a pause."""
+        if not self._reading_paused:
+            return
+        if not resume_parser:
             super().resume_reading(resume_parser)
+        elif self._resting is None:
+            self._resting = self._loop.call_soon(self._go_on)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """The head of an answer has come: interim, or the answer's own."""
+        if self._broken:
+            return
         message, answer = data
         if self._received > MAX_HEADERS_BYTES < sum(len(each[0]) + len(each[1]) + 4 for each in message.raw_headers):
             self._refuse(NotAnAnswer("the upstream's answer has too many headers, or too large ones"))
             return
         if 100 <= message.code < 200 and message.code != 101:
+            self._interim_answers += 1
+            self._interim_bytes += self._received
             self._received = 0
+            if self._interim_answers > MAX_INTERIM_ANSWERS or self._interim_bytes > MAX_INTERIM_BYTES:
+                self._refuse(NotAnAnswer("the upstream's answer has too many interim ones before it"))
+                return
         else:
             early = not self.sent or (self.transport is not None and self.transport.get_write_buffer_size() > 0)
             if early and self.exchanges > 1 and 200 <= message.code < 300:
@@ -332,8 +406,9 @@ class Wire(ResponseHandler):
         lost = isinstance(exc, OSError | aiohttp.ClientConnectionError) and not isinstance(
             exc, TimeoutError | UnaskedAnswer
         )
-        if lost and not self.answered:
-            self._salvage()
+        if lost and not self.answered and self._lost is None:
+            self._take_salvage(self._salvage())
+        self._broken = self._broken or not lost
         if self.answered:
             self._should_close = True
             self._drop_timeout()
@@ -349,42 +424,61 @@ class Wire(ResponseHandler):
         super().set_exception(exc, *cause)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The connection has ended."""
+        """The connection has ended. What came before its end is taken first, as slowly as if it had not."""
+        if not self.answered and self._parser is not None and not self._broken:
+            salvage = self._salvage()
+            if self._rest:
+                self._rest += salvage
+            else:
+                self._take_salvage(salvage)
+        if self.transport is None or self._broken or not (self._rest or self._reading_paused):
+            self._stop_resting()
+            super().connection_lost(exc)
+            return
+        self._should_close = True
+        self._lost = (exc,)
+
+    def close(self) -> None:
+        """Nobody wants what still comes."""
+        self._stop_resting()
+        if self._lost is not None:
+            super().connection_lost(*self._lost)
+        super().close()
+
+    def _stop_resting(self) -> None:
         if self._resting is not None:
             self._resting.cancel()
             self._resting = None
-        rest, self._rest = self._rest, b""
-        if rest and not self._failed():
-            super().data_received(rest)
-        if not self.answered:
-            self._salvage()
-        super().connection_lost(exc)
 
-    def _salvage(self) -> None:
+    def _take_salvage(self, data: bytes) -> None:
+        if data:
+            self._heard = True
+            self._take(data)
+
+    def _salvage(self) -> bytes:
         """Reads what has arrived at a connection to which nothing can be written any more.
 
         The event loop gives such a connection up unread. Of TLS, the loop keeps what it would take to read it.
         """
         transport = self.transport
         if transport is None or not self.asked or self._parser is None or transport.get_extra_info("sslcontext"):
-            return
+            return b""
         # The socket is open until `connection_lost` returns.
         connection = transport.get_extra_info("socket")
         try:
-            data = os.read(connection.fileno(), SALVAGE_BYTES) if connection is not None else b""
+            return os.read(connection.fileno(), SALVAGE_BYTES) if connection is not None else b""
         except OSError:
-            return
-        if data:
-            self._heard = True
-            self._received += len(data)
-            super().data_received(data)
+            return b""
 
 
-def _has_input(transport: asyncio.BaseTransport) -> bool:
-    """Whether bytes, an end or an error wait to be read."""
-    connection = transport.get_extra_info("socket")
-    if connection is None or connection.fileno() < 0:
-        return True
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+def _join_pieces(answer: aiohttp.StreamReader) -> None:
+    pieces, ends = answer._buffer, answer._http_chunk_splits  # noqa: SLF001 - no public way
+    if len(pieces) > MAX_PIECES and not answer._buffer_offset:  # noqa: SLF001
+        whole = b"".join(pieces)
+        pieces.clear()
+        pieces.append(whole)
+    if ends is not None and len(ends) > MAX_PIECES:
+        # The last one is where the next chunk begins; nobody asks for the others.
+        last = ends[-1]
+        ends.clear()
+        ends.append(last)

@@ -7,8 +7,8 @@ SHARE = 0.25
 SECONDS_PER_BYTE = 20e-9
 # What a piece costs outside of what is measured: a turn of the loop, and one of the task that reads.
 SECONDS_PER_PIECE = 30e-6
-# How far an answer may run ahead of its share.
-MOST_AHEAD_SECONDS = 0.005
+# An answer leaves the loop to others each time that it has taken this much, however long ago others had it last.
+MOST_AT_ONCE_SECONDS = 0.003
 
 
 class Share:
@@ -21,18 +21,21 @@ class Share:
 
     def __init__(self, now: float) -> None:
         self._ahead = 0.0
+        self._at_once = 0.0
         self._at = now
 
     def spend(self, cost: float, now: float, size: int) -> None:
         """Count a piece of `size` bytes, which took `cost` seconds until `now`."""
         beyond = cost + SECONDS_PER_PIECE - size * SECONDS_PER_BYTE
+        self._at_once = max(0.0, self._at_once + beyond)
         self._ahead = max(0.0, self._ahead + beyond - (now - self._at) * SHARE)
         self._at = now
 
-    def rest(self, now: float) -> float:
-        """How long to leave the loop to others now; 0 if the answer is within its share."""
-        if self._ahead <= MOST_AHEAD_SECONDS:
-            return 0.0
+    def rest(self, now: float) -> float | None:
+        """How long to leave the loop to others now (0: for a turn); None if the answer may go on."""
+        if self._at_once <= MOST_AT_ONCE_SECONDS:
+            return None
+        self._at_once = 0.0
         self._ahead = max(0.0, self._ahead - (now - self._at) * SHARE)
         self._at = now
-        return self._ahead / SHARE if self._ahead > MOST_AHEAD_SECONDS else 0.0
+        return self._ahead / SHARE

@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from gateway.clock import Signal, TimeLimit, sleep_until
+from gateway.clock import TimeLimit
 from gateway.errors import GatewayError, JobOverdue, UpstreamError, UpstreamOutage, UpstreamTimedOut
 from gateway.watch.observer import UNOBSERVED
-from gateway.watch.recent import KEEP_UNSEEN_SECONDS
+from gateway.watch.presence import Presence
 from gateway.watch.refusals import Refusals
 from gateway.watch.sent_jobs import LONGEST_JOB_SECONDS, OVERDUE_MARGIN_SECONDS
 
@@ -107,23 +107,22 @@ class Loop(Generic[S]):
         # Whether the next poll is the last one of an outage, which the upstream asked to wait for beyond the limit.
         self._last_look = False
         self._running_since: float | None = None
-        self._reading = False
-        # Whether all watchers have left during a read: then reads take longer than they wait, and the state is kept.
-        self._left_reading = False
-        self._joined: Signal | None = None
+        self._presence = Presence(clock, self.watchers)
         self.task = asyncio.get_running_loop().create_task(self._run())
 
     def join(self, watcher: Waiter, *, exists: bool) -> None:
         """Take in a watcher. `exists`: its client knows that the job exists."""
+        if not self.watchers:
+            # Nobody who watches now has seen what went on before: it must not end their watch.
+            self._failing_since = self._running_since = None
+            self._last_look = False
+            self._presence.begin()
         self.watchers.add(watcher)
         self._refusals.exists |= exists
-        if self._joined is not None:
-            self._joined.set()
 
     def outlives_watchers(self) -> bool:
         """Return whether the loop goes on, for a while, when its last watcher has left."""
-        self._left_reading = self._left_reading or self._reading
-        return self._left_reading
+        return self._presence.end()
 
     def stop(self) -> None:
         """Stop polling, because nobody watches any more."""
@@ -148,10 +147,11 @@ class Loop(Generic[S]):
 
     async def _poll_until_last(self) -> None:
         while not self.last:
-            if not self.watchers and not await self._is_joined_in_time():
+            if not self.watchers and not await self._presence.returns():
                 self._on_end(self)
                 return
-            await self._until_due()
+            if not await self._is_due():
+                continue
             due = self.clock.monotonic()
             await self._rules.rates.turn(self._credential)
             with await self._rules.slots.take(self._credential):
@@ -160,19 +160,9 @@ class Loop(Generic[S]):
                 if self.watchers and not self._is_held(self.clock.monotonic()):
                     await self._poll()
 
-    async def _is_joined_in_time(self) -> bool:
-        until = self.clock.monotonic() + KEEP_UNSEEN_SECONDS
-        self._joined = Signal(self.clock)
-        while not self.watchers and self.clock.monotonic() < until:
-            await self._joined.wait(until)
-        self._joined = None
-        # An outage that the new watchers did not see must not end their watch at once.
-        self._failing_since = None
-        self._last_look = False
-        return bool(self.watchers)
-
-    async def _until_due(self) -> None:
-        while True:
+    async def _is_due(self) -> bool:
+        # Waits for the next poll, or until nobody watches.
+        while self.watchers:
             if self.next_poll is None or self._is_held(self.next_poll):
                 self.next_poll = self._held_until + self._rules.cadence.crowd_spread()
                 if self._failing_since is not None and self.next_poll > self._give_up_at(self.next_poll):
@@ -180,13 +170,16 @@ class Loop(Generic[S]):
                     self._last_look = True
                     self.next_poll = min(self.next_poll, self._patience_ends)
             give_up = self._give_up_at(self.next_poll)
-            await sleep_until(self.clock, self.next_poll if self._last_look else min(self.next_poll, give_up))
+            await self._presence.wait(self.next_poll if self._last_look else min(self.next_poll, give_up))
             now = self.clock.monotonic()
+            # Another, if other watchers have come.
+            give_up = self._give_up_at(self.next_poll)
             beyond = now >= give_up and self.next_poll > give_up and not self._last_look
             if self.last_failure is not None and beyond:
                 raise self._outage(self.last_failure)
             if now >= self.next_poll and not self._is_held(now):
-                return
+                return bool(self.watchers)
+        return False
 
     def _is_held(self, moment: float) -> bool:
         return self._held_until > moment and moment < self._patience_ends
@@ -212,18 +205,17 @@ class Loop(Generic[S]):
         longest = started + self._rules.outage_seconds * LONGEST_POLL_PART
         give_up = math.inf if self._last_look else self._give_up_at(started)
         self.next_poll = None
-        self._reading = True
         limit = TimeLimit(self.clock, min(longest, give_up))
         try:
             try:
-                async with limit:
-                    state = await self._fetch(limit.pause)
+                with self._presence.reading():
+                    async with limit:
+                        state = await self._fetch(limit.pause)
             finally:
-                self._reading = False
                 self._discount(limit.paused)
         except TimeoutError:
             timed_out = UpstreamTimedOut("the upstream did not answer in time")
-            if self.last_failure is not None and give_up <= longest:
+            if self.last_failure is not None and self._failing_since is not None and give_up <= longest:
                 # The limit of the outage cut off a poll that had maybe just begun: what failed before says more.
                 self._rules.observer.polled(timed_out, len(self.watchers))
                 raise self._outage(self.last_failure) from None
@@ -285,7 +277,7 @@ class Loop(Generic[S]):
         # Without its traceback, as in `_end`.
         self.last_failure = error.with_traceback(None)
         if self._failing_since is None:
-            self._failing_since = started
+            self._failing_since = max(started, self._presence.since)
         if error.throttled:
             self._rules.rates.slow_down(self._credential)
         give_up = self._give_up_at(now)

@@ -19,6 +19,7 @@ from gateway.errors import (
     UpstreamOutage,
     UpstreamTimedOut,
 )
+from gateway.limits.rate_limiter import Rates
 from gateway.watch import Changed, Key, MemorySentJobs, Quiet
 from gateway.watch.recent import KEEP_BYTES, KEEP_SECONDS, KEEP_UNSEEN_SECONDS
 from gateway.watch.refusals import GRACE_SECONDS, JUST_SENT_SECONDS
@@ -1109,4 +1110,101 @@ async def test_an_outage_that_nobody_watched_ends_no_later_watch(clock: SteppedC
     assert not late.task.done()
     await clock.advance(10)
     assert isinstance(late.task.exception(), UpstreamOutage)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_an_outage_between_two_reads_ends_no_later_watch(clock: SteppedClock) -> None:
+    """Short watches see reads fail, and the last of them leaves while the loop sleeps."""
+    failure = UpstreamConnectionLost("lost")
+    failure.retry_after = 12.0
+    hub = make_hub(clock, outage=20)
+    fetch = LateFetch(clock, failure, takes=2)
+    for failures in range(1, 4):
+        with hub.watch(ANN, fetch) as leaves_during_the_read:
+            await settle()
+            while leaves_during_the_read.loop.next_poll is not None:
+                await clock.advance(0.5)
+        with hub.watch(ANN, fetch) as leaves_after_it:
+            while fetch.count < failures:
+                await clock.advance(0.5)
+            assert leaves_after_it.loop.failures == failures, "one loop"
+        await clock.advance(8)
+    late = Follower(hub, ANN, fetch)
+    await clock.advance(19)
+    assert not late.task.done()
+    await clock.advance(25)
+    assert isinstance(late.task.exception(), UpstreamOutage)
+
+
+async def test_an_outage_before_a_read_in_flight_ends_no_later_watch(clock: SteppedClock) -> None:
+    hub = make_hub(clock, outage=20)
+    fetch = LateFetch(clock, lost(), takes=5)
+    with hub.watch(ANN, fetch) as first:
+        await clock.advance(15)
+        while first.loop.next_poll is not None:
+            await clock.advance(0.1)
+        await clock.advance(0.5)
+    late = Follower(hub, ANN, fetch)
+    await clock.advance(19)
+    assert not late.task.done()
+    await clock.advance(10)
+    assert isinstance(late.task.exception(), UpstreamOutage)
+
+
+async def test_a_job_that_ran_for_others_is_not_overdue_to_a_newcomer(clock: SteppedClock) -> None:
+    hub = make_hub_of_sent(clock, age=0, timeout=1)
+    fetch = LateFetch(clock, State(1), takes=4)
+    await leave_during_a_read(hub, clock, fetch)
+    with hub.watch(ANN, fetch) as watcher:
+        await clock.advance(OVERDUE_MARGIN_SECONDS - 20)
+        while watcher.loop.next_poll is not None:
+            await clock.advance(0.1)
+    late = Follower(hub, ANN, fetch)
+    await clock.advance(OVERDUE_MARGIN_SECONDS - 10)
+    assert not late.task.done()
+
+
+async def leave_during_a_read(hub: Hub[State], clock: SteppedClock, fetch: LateFetch) -> None:
+    """From now on the loop outlives its watchers."""
+    first = Follower(hub, ANN, fetch)
+    await clock.advance(1)
+    await first.leave()
+    await clock.advance(fetch.takes)
+    assert len(hub) == 1
+
+
+@pytest.mark.parametrize("stays", [0.1, 2.0])
+async def test_a_loop_that_nobody_watches_lives_for_15_seconds_and_takes_no_turn(
+    clock: SteppedClock, monkeypatch: pytest.MonkeyPatch, stays: float
+) -> None:
+    """It is between two reads, an interval of 40 seconds apart, when its last watcher leaves."""
+    turns: list[float] = []
+    turn = Rates.turn
+
+    async def counted(rates: Rates, owner: bytes) -> None:
+        turns.append(clock.now)
+        await turn(rates, owner)
+
+    monkeypatch.setattr(Rates, "turn", counted)
+    hub = make_hub(clock, shortest=40, longest=40)
+    await leave_during_a_read(hub, clock, fetch := LateFetch(clock, State(1), takes=4))
+    follower = Follower(hub, ANN, fetch)
+    await clock.advance(stays)
+    await follower.leave()
+    await clock.advance(KEEP_UNSEEN_SECONDS - 0.1)
+    assert len(hub) == 1
+    await clock.advance(0.1)
+    await assert_nothing_left(hub, clock)
+    assert len(turns) == fetch.count == 1
+
+
+async def test_a_read_that_kept_its_watchers_lets_the_loop_stop_at_once_again(clock: SteppedClock) -> None:
+    hub = make_hub(clock, shortest=5, longest=5)
+    await leave_during_a_read(hub, clock, fetch := LateFetch(clock, State(1), takes=2))
+    follower = Follower(hub, ANN, fetch)
+    while fetch.count < 2:
+        await clock.advance(0.5)
+    await clock.advance(3)
+    assert fetch.count == 2
+    await follower.leave()
     await assert_nothing_left(hub, clock)
