@@ -27,6 +27,15 @@ nanoseconds Silence(const WatchJobRequest& request) {
                  TimeUtil::DurationToNanoseconds(request.heartbeat_interval()));
 }
 
+// Whether an event shows that the upstream accepts the token. A heartbeat also
+// comes before the first read has ended, and between a refusal and the read
+// that confirms it.
+bool ProvesToken(const JobEvent& event) {
+  const jobgateway::v1::Heartbeat& heartbeat = event.heartbeat();
+  return event.has_job() || event.has_content_chunk() ||
+         (heartbeat.has_observe_time() && heartbeat.last_failure().empty());
+}
+
 }  // namespace
 
 // One call. It uses a completion queue, for a blocking Read() has no time-out.
@@ -141,7 +150,7 @@ void Watch::End(const grpc::Status& status) {
 
 void Watch::Take(const JobEvent& event) {
   heard_ = heard_ever_ = true;
-  fresh_token_ = false;
+  if (ProvesToken(event)) fresh_token_ = false;
   if (!event.resume_token().empty()) {
     request_.set_resume_token(event.resume_token());
   }
