@@ -171,8 +171,7 @@ bool Watch::Resume(const Failure& failure) {
   if (!passing && !(foreign && IsBroken(failure.code))) return false;
   // A new channel also forgets the old one's own backoff, which grows up to two
   // minutes.
-  const bool new_connection =
-      silent || foreign || failure.reason == "DRAINING";
+  const bool new_connection = silent || foreign || failure.reason == "DRAINING";
   on_resume_({failure, new_connection});
   std::this_thread::sleep_for(Wait(failure));
   if (unauthenticated) {
