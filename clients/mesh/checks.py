@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import random
+import string
 from typing import TYPE_CHECKING
 
 import grpc
@@ -16,6 +18,7 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 from clients.mesh.cases import Case, Mesh, nothing
 from clients.mesh.proxies import Faults
 from clients.runner.stack import TOKEN
+from gateway.auth.credential import MAX_TOKEN
 from gateway.simulator.faults import Fault
 
 if TYPE_CHECKING:
@@ -82,6 +85,19 @@ async def request_ids(jobs: rpc.JobServiceAsyncStub, mesh: Mesh) -> str:
     return "" if len(passed) == 1 else f"the upstream saw {passed}"
 
 
+async def long_token(jobs: rpc.JobServiceAsyncStub, _: Mesh) -> str:
+    """A token of the greatest length that the gateway takes reaches the upstream, which does not know it."""
+    # Of many letters, so that HPACK does not make it short.
+    token = "".join(random.choices(string.ascii_letters + string.digits, k=MAX_TOKEN))  # noqa: S311 - it opens nothing
+    try:
+        await jobs.GetJob(pb.GetJobRequest(uid=1), metadata=(("authorization", f"Bearer {token}"),))
+    except grpc.aio.AioRpcError as error:
+        trailers = dict(error.trailing_metadata() or ())
+        ours = "grpc-status-details-bin" in trailers
+        return "" if ours and error.code() is grpc.StatusCode.UNAUTHENTICATED else _text(error)
+    return "it was not refused"
+
+
 async def a_minute(jobs: rpc.JobServiceAsyncStub, mesh: Mesh) -> str:
     """A reader that pauses for a minute, a wait and a submission of more than a minute end well."""
     large = (await jobs.SendJob(_job(duration=0, result_bytes=LARGE_RESULT), metadata=BEARER)).uid
@@ -125,6 +141,7 @@ CHECKS: dict[str, Callable[[rpc.JobServiceAsyncStub, Mesh], Awaitable[str]]] = {
     "large_request": large_request,
     "many_streams": many_streams,
     "request_ids": request_ids,
+    "long_token": long_token,
     "a_minute": a_minute,
 }
 SETTINGS = Case("settings", "all that the recommended settings let through", nothing, Faults(adds_request_id=True))

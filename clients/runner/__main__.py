@@ -11,21 +11,26 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import structlog
 from rich.console import Console
 from rich.table import Table
 
-from clients.runner import languages, refusals, scenarios
+from clients.runner import languages, refusals, revoked, scenarios
 from clients.runner.judge import Run, problems
 from clients.runner.languages import CommandFailed, Language
 from clients.runner.refusals import RefusingGateway
+from clients.runner.revoked import RevokingGateway
 from clients.runner.scenarios import Scenario
 from clients.runner.stack import FRESH_TOKEN, TOKEN, Stack
 
 RUN_SECONDS = 120.0
 LONGEST_LINE = 1 << 20
 SHOWN_LINES = 30
+
+Place: TypeAlias = Stack | RefusingGateway | RevokingGateway
+"""Where a scenario is played."""
 
 
 @dataclass
@@ -62,8 +67,17 @@ async def main() -> int:
     return 1 if failures or complaints or not passed else 0
 
 
+def _place(scenario: Scenario) -> Place:
+    match scenario.name:
+        case refusals.NAME:
+            return RefusingGateway()
+        case revoked.NAME:
+            return RevokingGateway()
+    return Stack(scenario)
+
+
 def _table() -> list[Scenario]:
-    return [*scenarios.load(), refusals.scenario()]
+    return [*scenarios.load(), refusals.scenario(), revoked.scenario()]
 
 
 def _arguments() -> argparse.Namespace:
@@ -117,7 +131,7 @@ async def attempt(program: Program, scenario: Scenario, gate: asyncio.Semaphore,
     async with gate:
         run, log = Run(), ""
         try:
-            async with RefusingGateway() if scenario.name == refusals.NAME else Stack(scenario) as stack:
+            async with _place(scenario) as stack:
                 start = time.monotonic()
                 run = await _run(program, scenario, stack)
                 seconds = time.monotonic() - start
@@ -135,7 +149,7 @@ async def attempt(program: Program, scenario: Scenario, gate: asyncio.Semaphore,
     console.print("\n".join(shown), markup=False, highlight=False)
 
 
-async def _run(program: Program, scenario: Scenario, stack: Stack | RefusingGateway) -> Run:
+async def _run(program: Program, scenario: Scenario, stack: Place) -> Run:
     run = Run(reads_service_config=program.language.manifest.reads_service_config)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         file.write(scenario.file())
@@ -167,7 +181,7 @@ async def _run(program: Program, scenario: Scenario, stack: Stack | RefusingGate
     return run
 
 
-async def _read_lines(stream: asyncio.StreamReader | None, run: Run, stack: Stack | RefusingGateway) -> None:
+async def _read_lines(stream: asyncio.StreamReader | None, run: Run, stack: Place) -> None:
     assert stream is not None  # noqa: S101 - it is a pipe, as asked for above
     while line := await stream.readline():
         run.text += line.decode(errors="replace")

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 NAME = "decide"
 _SERVICE = pb.DESCRIPTOR.services_by_name["JobService"].full_name
 _MESSAGE = "refused"
+_ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
+# What a proxy may add to the gateway's details, and what it may send in their place: no message at all.
+_FOREIGN = error_details_pb2.ErrorInfo(reason="MESH_FAULT", domain="mesh.example")
+_MALFORMED = any_pb2.Any(type_url=_ERROR_INFO, value=b"\xff")
 _ACTIONS = {
     "fix the request": "mend",
     "log in again": "login",
@@ -49,7 +53,7 @@ class Refusal(NamedTuple):
         return f"{self.code} {self.reason}"
 
     def details(self) -> bytes:
-        """The `google.rpc.Status` of it."""
+        """The `google.rpc.Status` of it, as the gateway sends it."""
         details: list[Message] = [error_details_pb2.ErrorInfo(reason=self.reason, domain="jobgateway")]
         # As the document says: a limit that is worth a retry has a RetryInfo, one of size has none.
         if (self.code, self.action) == ("RESOURCE_EXHAUSTED", "retry"):
@@ -58,6 +62,18 @@ class Refusal(NamedTuple):
         for each, detail in zip(packed, details, strict=True):
             each.Pack(detail)
         status = status_pb2.Status(code=grpc.StatusCode[self.code].value[0], message=_MESSAGE, details=packed)
+        encoded: bytes = status.SerializeToString()
+        return encoded
+
+    def trailer(self) -> bytes:
+        """The `google.rpc.Status` as it arrives: with a proxy's `ErrorInfo` around, or with one that cannot be read."""
+        status = status_pb2.Status(code=grpc.StatusCode[self.code].value[0], message=_MESSAGE)
+        if self.reason:
+            status.details.add().Pack(_FOREIGN)
+            status.details.extend(status_pb2.Status.FromString(self.details()).details)
+            status.details.add().Pack(_FOREIGN)
+        else:
+            status.details.append(_MALFORMED)
         encoded: bytes = status.SerializeToString()
         return encoded
 
@@ -124,7 +140,7 @@ class RefusingGateway:
             return pb.Job(uid=1 + list(self._refusals).index(request.request_id), status=pb.JOB_STATUS_RUNNING)
         self._refused.add(request.request_id)
         refusal = self._refusals[request.request_id]
-        trailers = (("grpc-status-details-bin", refusal.details()),) if refusal.reason else ()
+        trailers = (("grpc-status-details-bin", refusal.trailer()),)
         return await context.abort(grpc.StatusCode[refusal.code], _MESSAGE, trailers)
 
     def saw(self, line: Line) -> None:

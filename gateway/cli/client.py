@@ -73,14 +73,40 @@ class Deadline:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
 
-class Client:
-    """A caller of one gateway, under one token or, where that is None, the gateway's own; over TLS with `tls`."""
+def _bearing(token: str | None) -> tuple[tuple[str, str], ...]:
+    return () if token is None else (("authorization", f"Bearer {token}"),)
 
-    def __init__(self, target: str, token: str | None, tls: grpc.ChannelCredentials | None = None) -> None:
+
+class Client:
+    """A caller of one gateway, under one token or, if that is None, the gateway's own; over TLS with `tls`.
+
+    `token_file` is where the token came from, if from a file.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        token: str | None,
+        tls: grpc.ChannelCredentials | None = None,
+        *,
+        token_file: Path | None = None,
+    ) -> None:
         self.target = target
-        self.metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        self.metadata = _bearing(token)
         self._tls = tls
+        self._token_file = token_file
         self._connect()
+
+    def renew_token(self) -> bool:
+        """Read the token file again; return whether it holds another token now, which the calls to come will bear."""
+        if self._token_file is None:
+            return False
+        try:
+            renewed = _bearing(read_token(self._token_file))
+        except TokenUnusable:
+            return False
+        before, self.metadata = self.metadata, renewed
+        return renewed != before
 
     def _connect(self) -> None:
         if self._tls is None:

@@ -65,7 +65,7 @@ def session(call: CallOptions, shown: OutputOptions | None = None) -> Iterator[S
         token = read_token(call.token_file) if token_given(call.token_file) or call.cert_file is None else None
     except (TlsUnusable, TokenUnusable) as error:
         usage_error(str(error))
-    with Client(call.target, token, tls) as client:
+    with Client(call.target, token, tls, token_file=call.token_file) as client:
         current = Session(client, Deadline(call.deadline), _connection(call))
         try:
             with stdio.interruptible():

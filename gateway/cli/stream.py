@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import grpc
 from jobgateway.v1 import job_service_pb2 as pb
@@ -19,7 +20,7 @@ SILENCE_SECONDS = 45.0
 """Three heartbeat intervals: a stream that is silent for so long is dead, whatever TCP says."""
 
 PATIENCE_SECONDS = 300.0
-"""How long to try again without hearing anything."""
+"""How long to try again after the first failure without hearing anything."""
 
 FIRST_PATIENCE_SECONDS = 15.0
 """The same while nothing shows that there is a gateway at this address."""
@@ -54,10 +55,11 @@ class JobStream:
             self._watch.content_format = opening.request.content_format
         else:
             self._watch.CopyFrom(opening)
-        self._opened_at = self._heard_at = time.monotonic()
+        self._opened_at = time.monotonic()
+        self._failing_since: float | None = None
         self._heard_any = self._knows_gateway = self._reached = False
         self._over_limit_at: str | None = None
-        self._failures = 0
+        self._bound = _FIRST_WAIT
 
     @property
     def uid(self) -> int:
@@ -90,44 +92,51 @@ class JobStream:
         else:
             call = stub.WatchJob(self._watch, metadata=metadata, timeout=left)
         # A call that makes a job is not cut off before it has named the job.
-        watchdog = _Watchdog(call, first_limit=SILENCE_SECONDS if self.uid else None)
-        watchdog.start()
+        listening = _Listening(call, first_limit=SILENCE_SECONDS if self.uid else None)
         self._opened_at = time.monotonic()
         done = False
         failure = Failure(grpc.StatusCode.UNAVAILABLE, "the stream ended before the job")
         try:
-            for event in call:
-                watchdog.heard()
+            for event in listening:
                 self._remember(event)
                 done = event.job.done
                 yield event
         except grpc.RpcError as error:
-            failure = _SILENT if watchdog.bit else Failure.of(error)
+            failure = Failure.of(error)
         finally:
             call.cancel()
-            watchdog.heard()
-        return None if done else failure
+        if done:
+            return None
+        # Silence counts, whatever the call ended with before it was cancelled.
+        return _SILENT if listening.silent else failure
 
     def _remember(self, event: pb.JobEvent) -> None:
         self._watch.uid = event.uid or self._watch.uid
         self._watch.resume_token = event.resume_token or self._watch.resume_token
-        self._heard_at = time.monotonic()
+        self._failing_since = None
         self._heard_any = True
         # One event does not make a stream that works: it may break each time after the first.
-        if self._heard_at - self._opened_at > _LONGEST_WAIT:
-            self._failures = 0
+        if time.monotonic() - self._opened_at > _LONGEST_WAIT:
+            self._bound = _FIRST_WAIT
 
     def _may_go_on(self, failure: Failure) -> bool:
         self._knows_gateway |= self._heard_any or failure.from_gateway
         self._reached |= self._knows_gateway or failure.may_have_sent
         patience = PATIENCE_SECONDS if self._knows_gateway else FIRST_PATIENCE_SECONDS
-        if time.monotonic() - self._heard_at > patience or self._deadline.left() == 0:
+        now = time.monotonic()
+        if self._failing_since is None:
+            # Not from the last event on: whoever shows the events may take minutes for one.
+            self._failing_since = now
+        if now - self._failing_since > patience or self._deadline.left() == 0:
             return False
         if not self.uid and not self._may_run_again:
             return False
+        if failure.code is grpc.StatusCode.UNAUTHENTICATED and self._client.renew_token():
+            return True
+        if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retry_delay is not None:
+            return bool(self.uid)
         if failure.from_gateway:
-            busy = failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retry_delay is not None
-            return failure.code is grpc.StatusCode.UNAVAILABLE or (busy and bool(self.uid))
+            return failure.code is grpc.StatusCode.UNAVAILABLE
         if failure.is_broken_stream:
             return self._reached or not self.uid
         # Before the first event, any other status means a wrong address rather than a proxy's trouble.
@@ -145,34 +154,40 @@ class JobStream:
         return before == self._over_limit_at
 
     def _next_wait(self, failure: Failure) -> float:
-        longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2**self._failures)
-        self._failures += 1
+        longest = self._bound
+        self._bound = min(_LONGEST_WAIT, 2 * longest)
         jittered = random.uniform(longest / 2, longest)  # noqa: S311 - jitter is no secret
         return max(jittered, failure.retry_delay or 0.0)
 
 
-class _Watchdog(threading.Thread):
-    """Cancels a call once it was silent for too long.
+class _Listening:
+    """The events of a call, which is cancelled if it is silent for too long while one is waited for.
 
-    `first_limit` holds until it is heard, in seconds; None is for ever. `bit` says whether it did.
+    `first_limit` holds for the first event, in seconds; None is for ever. `silent` says whether it was cancelled.
     """
 
-    def __init__(self, call: grpc.Call, *, first_limit: float | None) -> None:
-        super().__init__(daemon=True)
-        self.bit = False
+    def __init__(self, call: Any, *, first_limit: float | None) -> None:
+        self.silent = False
         self._call = call
         self._limit = first_limit
-        self._heard = threading.Event()
 
-    def heard(self) -> None:
-        """Tells it of a sign of life, or of the call's end."""
-        self._heard.set()
+    def __iter__(self) -> Iterator[pb.JobEvent]:
+        return self
 
-    def run(self) -> None:
-        while self._heard.wait(self._limit):
-            self._limit = SILENCE_SECONDS
-            self._heard.clear()
-            if not self._call.is_active():
-                return
-        self.bit = True
+    def __next__(self) -> pb.JobEvent:
+        timer = None
+        if self._limit is not None:
+            timer = threading.Timer(self._limit, self._give_up)
+            timer.daemon = True
+            timer.start()
+        try:
+            event: pb.JobEvent = next(self._call)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        self._limit = SILENCE_SECONDS
+        return event
+
+    def _give_up(self) -> None:
+        self.silent = True
         self._call.cancel()

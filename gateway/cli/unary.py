@@ -8,7 +8,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.cli import display, exit_messages, stdio
 from gateway.cli import options as opt
-from gateway.cli.exit_codes import JOB_FAILED, STILL_RUNNING
+from gateway.cli.exit_codes import CALL_FAILED, JOB_FAILED, STILL_RUNNING
 from gateway.cli.failure import CallFailed
 from gateway.cli.request import job_request
 from gateway.cli.result import Result
@@ -96,7 +96,12 @@ def _conclude(current: Session, job: pb.Job, shown: opt.OutputOptions) -> None:
     if not job.done:
         display.note(f"watch it: {current.watch_command(job.uid)}")
         return
-    if shown.output:
+    if job.content_omitted and not job.uid:
+        # It had ended in the answer to its POST, which did not name it, so nothing can be asked about it.
+        display.problem("the job has no number, and its result cannot be fetched later")
+        if shown.output:
+            raise typer.Exit(CALL_FAILED)
+    elif shown.output:
         write_result(_fetch(current, job), shown.output, job.uid)
     elif job.content_omitted:
         command = current.watch_command(job.uid)

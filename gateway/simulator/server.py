@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from gateway.simulator.endpoints import BASE_PATH, Endpoints
@@ -18,11 +20,23 @@ from gateway.simulator.recording import Recorded, Recording
 from gateway.simulator.responses import Refused, json_response
 
 _LARGEST_BODY = 256 * 1024 * 1024
+_LARGEST_HEADER = 64 * 1024
 _BACKLOG = 4096
 # Nothing is left to wait for when aiohttp shuts down: every connection was closed before.
 _SHUTDOWN_TIMEOUT = 1.0
 
 _log = structlog.get_logger()
+_library_log = logging.getLogger("gateway.simulator.http")
+
+
+def _quotes_nothing(record: logging.LogRecord) -> bool:
+    """Let a record pass, but without the error of a malformed request, which quotes it, tokens included."""
+    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        record.msg, record.args, record.exc_info = "a request could not be read", (), None
+    return True
+
+
+_library_log.addFilter(_quotes_nothing)
 
 
 class Simulator:
@@ -72,7 +86,13 @@ class Simulator:
         application = web.Application(middlewares=[self._serve], client_max_size=_LARGEST_BODY)
         application.add_routes(self._endpoints.routes())
         self._runner = web.AppRunner(
-            application, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_TIMEOUT
+            application,
+            access_log=None,
+            logger=_library_log,
+            handler_cancellation=True,
+            shutdown_timeout=_SHUTDOWN_TIMEOUT,
+            max_line_size=_LARGEST_HEADER,
+            max_field_size=_LARGEST_HEADER,
         )
         await self._runner.setup()
         try:

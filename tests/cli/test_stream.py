@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,6 +23,8 @@ from typer.testing import CliRunner
 
 from gateway.cli import stream
 from gateway.cli.app import app
+from gateway.cli.client import Client, Deadline
+from gateway.cli.failure import Failure
 from tests.cli.test_commands import start as start_command
 
 UID = 42
@@ -80,6 +82,11 @@ def failing(
     return fail
 
 
+def one_event_before(failure: Failure) -> Generator[pb.JobEvent, None, Failure]:
+    yield pb.JobEvent()
+    return failure
+
+
 def packed(message: error_details_pb2.ErrorInfo) -> any_pb2.Any:
     detail = any_pb2.Any()
     detail.Pack(message)
@@ -97,6 +104,7 @@ class ScriptedGateway(pb_grpc.JobServiceServicer):
         self.sent: list[pb.SendJobRequest] = []
         self.times: list[float] = []
         self.peers: list[str] = []
+        self.tokens: list[str] = []
         self.cancelled: list[int] = []
         self.asked = threading.Event()
         self.target = ""
@@ -131,6 +139,7 @@ class ScriptedGateway(pb_grpc.JobServiceServicer):
     def _play(self, context: grpc.ServicerContext) -> Iterator[pb.JobEvent]:
         self.times.append(time.monotonic())
         self.peers.append(context.peer())
+        self.tokens.append(str(dict(context.invocation_metadata())["authorization"]))
         self.asked.set()
         return self.script.pop(0)(context)
 
@@ -299,6 +308,54 @@ def test_waits_grow_also_where_each_stream_begins_well(
     assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
 
+def test_waits_stay_bounded_however_many_failures_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    lost = Failure(grpc.StatusCode.UNAVAILABLE, "lost")
+    opening = pb.WatchJobRequest(uid=UID)
+    with Client("127.0.0.1:1", TOKEN) as client:
+        following = stream.JobStream(client, opening, Deadline(None), lambda _: None)
+        monkeypatch.setattr(following, "_one_stream", lambda: one_event_before(lost))
+        events = iter(following)
+        while len(waits) < 1200:
+            next(events)
+    assert max(waits) <= 5.0
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_reader_that_pauses_keeps_its_watch(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.05)
+    gateway.script = [act(state(10, "first")), act(state(20, "second"), end())]
+    with Client(gateway.target, TOKEN) as client:
+        following = stream.JobStream(client, pb.WatchJobRequest(uid=UID), Deadline(None), lambda _: None)
+        percents = []
+        for event in following:
+            percents.append(event.job.progress.percentage)
+            running = [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
+            assert all(timer.finished.is_set() for timer in running)
+            threading.Event().wait(0.1)  # twice the patience
+    assert percents == [10, 20, 0]
+    assert [request.resume_token for request in gateway.watches] == ["", "first"]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_token_file_is_read_again(gateway: ScriptedGateway, tmp_path: Path, ours: bool) -> None:
+    file = tmp_path / "token"
+    file.write_text("stale")
+    refuse = failing(grpc.StatusCode.UNAUTHENTICATED, "UPSTREAM_UNAUTHENTICATED" if ours else "")
+
+    def renew(context: grpc.ServicerContext) -> None:
+        file.write_text("fresh")
+        refuse(context)
+
+    gateway.script = [act(then=renew), act(end())]
+    assert watch(gateway, "--token-file", str(file)).code == 0
+    assert gateway.tokens == ["Bearer stale", "Bearer fresh"]
+    gateway.script = [act(then=refuse), act(end())]
+    assert watch(gateway, "--token-file", str(file)).code == 3
+
+
 def test_a_run_without_a_request_id_is_not_repeated(gateway: ScriptedGateway) -> None:
     gateway.script = [act(then=failing(grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"))]
     outcome = run(gateway)
@@ -339,11 +396,12 @@ def test_a_run_with_a_request_id_is_repeated(gateway: ScriptedGateway) -> None:
     assert [request.request.request_id for request in gateway.runs] == ["only-once"] * 2
 
 
+@pytest.mark.parametrize("reason", ["LIMIT_REACHED", ""])
 @pytest.mark.parametrize("retry", [0.01, None])
 def test_a_refused_load_is_tried_again_only_where_a_wait_is_known(
-    gateway: ScriptedGateway, retry: float | None
+    gateway: ScriptedGateway, retry: float | None, reason: str
 ) -> None:
-    busy = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED", retry=retry)
+    busy = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, retry=retry)
     gateway.script = [act(then=busy), act(end())]
     assert watch(gateway).code == (0 if retry else 3)
 
@@ -489,6 +547,25 @@ def test_a_result_that_is_not_in_an_answer_is_said_how_to_get(gateway: ScriptedG
     outcome = Outcome(gateway, "get", str(UID))
     assert outcome.code == 0
     assert f"(5,000 bytes): jobgateway watch 42 --target {gateway.target} --output FILE" in outcome.err
+
+
+def nameless() -> pb.JobEvent:
+    event = end(b"x" * 5000, in_message=False)
+    event.uid = event.job.uid = 0
+    return event
+
+
+def test_a_job_without_a_number_is_not_watched(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    said = "the job has no number, and its result cannot be fetched later"
+    file = tmp_path / "result.json"
+    for options, code in (([], 0), (["--output", str(file)], 3)):
+        gateway.script = [act(nameless())]
+        outcome = Outcome(gateway, "send", "--workspace", "1", "--entity", "7", *options)
+        assert outcome.code == code
+        assert said in outcome.err
+        assert "jobgateway watch" not in outcome.err
+    assert not gateway.watches
+    assert not file.exists()
 
 
 def test_a_result_goes_into_a_file_by_a_stream_whatever_its_size(gateway: ScriptedGateway, tmp_path: Path) -> None:

@@ -701,6 +701,16 @@ async def test_token_is_neither_logged_nor_shown(simulator: Simulator, client: h
     assert TOKEN not in repr([simulator, simulator.requests, logs])
 
 
+async def test_long_token_is_taken_and_a_longer_one_not_logged(
+    simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    for length, status in ((8192, 401), (60_000, 401), (70_000, 400)):
+        async with connect(simulator, "secret" * (length // 6)) as client:
+            assert (await client.get("/jobs/7/")).status_code == status
+    assert "a request could not be read" in caplog.text
+    assert "secret" not in caplog.text
+
+
 async def test_recording_is_bounded(simulator: Simulator, client: httpx.AsyncClient) -> None:
     await client.get("/jobs/7/")
     one: Recorded = simulator.requests[0]

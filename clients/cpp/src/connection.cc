@@ -23,6 +23,9 @@ void Connection::Renew() {
   arguments.SetServiceConfigJSON(service_config_);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  // Without it a ping may go unanswered for a minute, whatever the timeout
+  // above says. No header of grpc++ has its name.
+  arguments.SetInt("grpc.http2.ping_timeout_ms", 10'000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // Without it a new channel would share the connection of the old one.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);

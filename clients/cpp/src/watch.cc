@@ -27,6 +27,15 @@ nanoseconds Silence(const WatchJobRequest& request) {
                  TimeUtil::DurationToNanoseconds(request.heartbeat_interval()));
 }
 
+// Whether an event shows that the upstream accepts the token. A heartbeat also
+// comes before the first read has ended, and between a refusal and the read
+// that confirms it.
+bool ProvesToken(const JobEvent& event) {
+  const jobgateway::v1::Heartbeat& heartbeat = event.heartbeat();
+  return event.has_job() || event.has_content_chunk() ||
+         (heartbeat.has_observe_time() && heartbeat.last_failure().empty());
+}
+
 }  // namespace
 
 // One call. It uses a completion queue, for a blocking Read() has no time-out.
@@ -141,7 +150,7 @@ void Watch::End(const grpc::Status& status) {
 
 void Watch::Take(const JobEvent& event) {
   heard_ = heard_ever_ = true;
-  fresh_token_ = false;
+  if (ProvesToken(event)) fresh_token_ = false;
   if (!event.resume_token().empty()) {
     request_.set_resume_token(event.resume_token());
   }
@@ -162,8 +171,7 @@ bool Watch::Resume(const Failure& failure) {
   if (!passing && !(foreign && IsBroken(failure.code))) return false;
   // A new channel also forgets the old one's own backoff, which grows up to two
   // minutes.
-  const bool new_connection =
-      silent || foreign || failure.reason == "DRAINING";
+  const bool new_connection = silent || foreign || failure.reason == "DRAINING";
   on_resume_({failure, new_connection});
   std::this_thread::sleep_for(Wait(failure));
   if (unauthenticated) {

@@ -74,7 +74,7 @@ class Watch {
   // The resume token at the last status that a message over the receive limit
   // gives.
   std::optional<std::string> over_limit_at_;
-  bool fresh_token_ = false;
+  bool fresh_token_ = false;  // a login, and no proof yet that it helped
   bool done_ = false;
   bool ended_ = false;
   grpc::Status status_;

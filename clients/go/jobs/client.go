@@ -4,6 +4,7 @@ package jobs
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -15,55 +16,120 @@ import (
 	pb "jobclient/gen/jobgateway/v1"
 )
 
-// Client is a connection to the gateway, and the credential that goes over it. It is for one goroutine.
+// Client is a connection to the gateway, and the credential that goes over it. Several goroutines may use one.
 type Client struct {
 	pb.JobServiceClient
 
 	target        string
 	serviceConfig string
-	token         string
 	freshToken    func() string
-	conn          *grpc.ClientConn
+
+	mu    sync.Mutex
+	token string
+	conn  *connection
+}
+
+// connection is closed once it was replaced and no call uses it: Close of a grpc.ClientConn cancels its calls.
+type connection struct {
+	*grpc.ClientConn
+	calls    int
+	replaced bool
 }
 
 // NewClient returns a client that is not connected until its first call; freshToken logs in again.
 func NewClient(target, serviceConfig, token string, freshToken func() string) (*Client, error) {
 	c := &Client{target: target, serviceConfig: serviceConfig, token: token, freshToken: freshToken}
-	return c, c.connect()
+	c.JobServiceClient = pb.NewJobServiceClient(c)
+	var err error
+	c.conn, err = c.connect()
+	return c, err
 }
 
-func (c *Client) connect() error {
+func (c *Client) connect() (*connection, error) {
 	conn, err := grpc.NewClient(c.target,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultServiceConfig(c.serviceConfig),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 	)
 	if err != nil {
-		return fmt.Errorf("connect to %s: %w", c.target, err)
+		return nil, fmt.Errorf("connect to %s: %w", c.target, err)
 	}
-	c.conn, c.JobServiceClient = conn, pb.NewJobServiceClient(conn)
+	return &connection{ClientConn: conn}, nil
+}
+
+// acquire returns the connection of now, for one call; release it after that.
+func (c *Client) acquire() *connection {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conn.calls++
+	return c.conn
+}
+
+func (c *Client) release(conn *connection) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	conn.calls--
+	if conn.replaced && conn.calls == 0 {
+		_ = conn.Close()
+	}
+}
+
+// reconnect makes a new connection for the calls to come, unless used is the old one already. The calls over that go on.
+func (c *Client) reconnect(used *connection) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if used != c.conn {
+		return nil
+	}
+	conn, err := c.connect()
+	if err != nil {
+		return err
+	}
+	used.replaced, c.conn = true, conn
+	if used.calls == 0 {
+		return used.Close()
+	}
 	return nil
 }
 
-// Reconnect goes on over a new connection.
-func (c *Client) Reconnect() error {
-	if err := c.Close(); err != nil {
-		return err
+// Invoke makes a unary call; the generated client calls it.
+func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	conn := c.acquire()
+	defer c.release(conn)
+	return conn.Invoke(ctx, method, args, reply, opts...)
+}
+
+// NewStream begins a stream; the generated client calls it. Cancel ctx if you do not read the stream to its end.
+func (c *Client) NewStream(
+	ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption,
+) (grpc.ClientStream, error) {
+	conn := c.acquire()
+	release := sync.OnceFunc(func() { c.release(conn) })
+	stream, err := conn.NewStream(ctx, desc, method, append(opts, grpc.OnFinish(func(error) { release() }))...)
+	if err != nil {
+		release()
 	}
-	return c.connect()
+	return stream, err
 }
 
 // LogIn takes a fresh token.
 func (c *Client) LogIn() {
-	c.token = c.freshToken()
+	token := c.freshToken()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.token = token
 }
 
 // Authorized returns a context that bears the token, for one call.
 func (c *Client) Authorized(ctx context.Context) context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.token)
 }
 
 // Close ends the connection and the calls over it.
 func (c *Client) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.conn.Close()
 }

@@ -45,12 +45,11 @@ func (c *Client) Watch(
 		var state state
 		for {
 			began := time.Now()
-			heard, left, err := c.watchOnce(ctx, next, yield)
+			conn := c.acquire()
+			heard, left, err := watchOnce(c.Authorized(ctx), pb.NewJobServiceClient(conn), next, &state, yield)
+			c.release(conn)
 			if left {
 				return
-			}
-			if heard {
-				state.heard, state.freshToken = true, false
 			}
 			resumption, ok := state.resume(err, next.GetResumeToken())
 			if !ok || ctx.Err() != nil {
@@ -72,7 +71,7 @@ func (c *Client) Watch(
 				state.freshToken = true
 			}
 			if resumption.NewConnection {
-				if err := c.Reconnect(); err != nil {
+				if err := c.reconnect(conn); err != nil {
 					yield(nil, err)
 					return
 				}
@@ -83,8 +82,9 @@ func (c *Client) Watch(
 
 // watchOnce yields the events of one call and keeps the last resume token in req. left says that there is nothing more to
 // do: the job has ended, or the caller wants no more.
-func (c *Client) watchOnce(
-	ctx context.Context, req *pb.WatchJobRequest, yield func(*pb.JobEvent, error) bool,
+func watchOnce(
+	ctx context.Context, client pb.JobServiceClient, req *pb.WatchJobRequest, state *state,
+	yield func(*pb.JobEvent, error) bool,
 ) (heard, left bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil) // a stream that is not read to its end leaks until its context is cancelled
@@ -94,7 +94,7 @@ func (c *Client) watchOnce(
 	}
 	watchdog := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer watchdog.Stop()
-	stream, err := c.WatchJob(c.Authorized(ctx), req)
+	stream, err := client.WatchJob(ctx, req)
 	if err != nil {
 		return false, false, silentOr(ctx, err)
 	}
@@ -111,7 +111,10 @@ func (c *Client) watchOnce(
 		case err != nil:
 			return heard, false, silentOr(ctx, err)
 		}
-		heard = true
+		heard, state.heard = true, true
+		if provesToken(event) {
+			state.freshToken = false
+		}
 		if token := event.GetResumeToken(); token != "" {
 			req.ResumeToken = token
 		}
@@ -130,10 +133,19 @@ func silentOr(ctx context.Context, err error) error {
 	return err
 }
 
+// provesToken says whether an event shows that the upstream accepts the token. A heartbeat also comes before the first read
+// has ended, and between a refusal and the read that confirms it.
+func provesToken(event *pb.JobEvent) bool {
+	if beat := event.GetHeartbeat(); beat != nil {
+		return beat.GetObserveTime() != nil && beat.GetLastFailure() == ""
+	}
+	return event.GetJob() != nil || event.GetContentChunk() != nil
+}
+
 // state is what a watch knows of its calls so far.
 type state struct {
 	heard       bool    // an event came
-	freshToken  bool    // no event came since the last login
+	freshToken  bool    // nothing has shown since the last login that the upstream accepts its token
 	overLimitAt *string // the resume token at the last status that a message over the receive limit gives
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tonic::{Code, Status, TimeoutExpired};
-use tonic_types::StatusExt;
+use tonic_types::{ErrorDetail, StatusExt};
 
 /// That of the gateway's own `ErrorInfo`.
 const DOMAIN: &str = "jobgateway";
@@ -39,23 +39,29 @@ pub struct Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        let details = status.get_error_details();
-        let violations = details.bad_request().map(|bad| &bad.field_violations);
-        Self {
+        let mut failure = Self {
             code: code(&status),
             message: status.message().to_owned(),
-            reason: details
-                .error_info()
-                .filter(|info| info.domain == DOMAIN)
-                .map(|info| info.reason.clone())
-                .unwrap_or_default(),
-            retry_after: details.retry_info().and_then(|info| info.retry_delay),
-            fields: violations
-                .into_iter()
-                .flatten()
-                .map(|each| (each.field.clone(), each.description.clone()))
-                .collect(),
+            reason: String::new(),
+            retry_after: None,
+            fields: BTreeMap::new(),
+        };
+        for detail in status.get_error_details_vec() {
+            match detail {
+                // A proxy may add one of its own.
+                ErrorDetail::ErrorInfo(info) if info.domain == DOMAIN => {
+                    failure.reason = info.reason;
+                }
+                ErrorDetail::RetryInfo(info) => failure.retry_after = info.retry_delay,
+                ErrorDetail::BadRequest(bad) => failure.fields.extend(
+                    bad.field_violations
+                        .into_iter()
+                        .map(|each| (each.field, each.description)),
+                ),
+                _ => {}
+            }
         }
+        failure
     }
 }
 

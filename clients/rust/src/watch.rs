@@ -109,7 +109,8 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
     }
 
     fn take(&mut self, event: &JobEvent) {
-        (self.heard, self.heard_ever, self.fresh_token) = (true, true, false);
+        (self.heard, self.heard_ever) = (true, true);
+        self.fresh_token &= !proves_token(event);
         if !event.resume_token.is_empty() {
             self.request.resume_token.clone_from(&event.resume_token);
         }
@@ -169,6 +170,18 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
             }
             _ => self.heard_ever,
         }
+    }
+}
+
+/// Whether an event shows that the upstream accepts the token. A heartbeat also comes before the first read has ended, and
+/// between a refusal and the read that confirms it.
+fn proves_token(event: &JobEvent) -> bool {
+    match &event.payload {
+        Some(Payload::Job(_) | Payload::ContentChunk(_)) => true,
+        Some(Payload::Heartbeat(heartbeat)) => {
+            heartbeat.observe_time.is_some() && heartbeat.last_failure.is_empty()
+        }
+        None => false,
     }
 }
 

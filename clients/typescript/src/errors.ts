@@ -50,27 +50,42 @@ export function describe(error: ServiceError): Failure {
     fields: {},
     retryAfterSeconds: undefined,
   };
-  for (const { typeUrl, value } of statusDetails(error.metadata)) {
-    switch (typeUrl) {
-      case "type.googleapis.com/google.rpc.ErrorInfo": {
-        const info = ErrorInfo.decode(value);
-        if (info.domain === DOMAIN) failure.reason = info.reason;
-        break;
-      }
-      case "type.googleapis.com/google.rpc.BadRequest":
-        for (const { field, description } of BadRequest.decode(value).fieldViolations) {
-          failure.fields[field] = description;
-        }
-        break;
-      case "type.googleapis.com/google.rpc.RetryInfo": {
-        const delay = RetryInfo.decode(value).retryDelay;
-        failure.retryAfterSeconds = delay && delay.seconds + delay.nanos / 1e9;
-        break;
-      }
-    }
-  }
+  Object.assign(failure, detailsOf(error.metadata));
   failure.action = decide(error.code, failure);
   return failure;
+}
+
+/** What the details say; nothing if one cannot be read, because the gateway's can. */
+function detailsOf(trailers: Metadata): Partial<Failure> {
+  const [encoded] = trailers.get("grpc-status-details-bin");
+  const found: Partial<Failure> = {};
+  try {
+    const details = Buffer.isBuffer(encoded) ? Status.decode(encoded).details : [];
+    for (const { typeUrl, value } of details) {
+      switch (typeUrl) {
+        case "type.googleapis.com/google.rpc.ErrorInfo": {
+          const info = ErrorInfo.decode(value);
+          if (info.domain === DOMAIN) found.reason = info.reason;
+          break;
+        }
+        case "type.googleapis.com/google.rpc.BadRequest": {
+          const violations = BadRequest.decode(value).fieldViolations;
+          found.fields = Object.fromEntries(
+            violations.map((each) => [each.field, each.description]),
+          );
+          break;
+        }
+        case "type.googleapis.com/google.rpc.RetryInfo": {
+          const delay = RetryInfo.decode(value).retryDelay;
+          found.retryAfterSeconds = delay && delay.seconds + delay.nanos / 1e9;
+          break;
+        }
+      }
+    }
+    return found;
+  } catch {
+    return {};
+  }
 }
 
 function decide(code: status, { reason, retryAfterSeconds }: Failure): Action {
@@ -81,13 +96,4 @@ function decide(code: status, { reason, retryAfterSeconds }: Failure): Action {
     return retryAfterSeconds === undefined ? "mend" : "retry";
   }
   return ACTION_BY_REASON[reason] ?? ACTION_BY_CODE[code] ?? "give_up";
-}
-
-function statusDetails(trailers: Metadata): Status["details"] {
-  const [encoded] = trailers.get("grpc-status-details-bin");
-  try {
-    return Buffer.isBuffer(encoded) ? Status.decode(encoded).details : [];
-  } catch {
-    return []; // the gateway's can be read
-  }
 }

@@ -60,7 +60,7 @@ export async function* watchJob(
       const call = client.watchJob(request, gateway.metadata());
       for await (const event of events(call, 3 * heartbeatSeconds * 1000, signal)) {
         lastEvent = performance.now();
-        judge.heard();
+        judge.heard(event);
         resumeToken = event.resumeToken || resumeToken;
         switch (event.payload?.$case) {
           case "job": {
@@ -114,9 +114,9 @@ class Judge {
   #overLimitAt: string | undefined;
 
   /** An event came. */
-  heard(): void {
+  heard(event: JobEvent): void {
     this.#heard = true;
-    this.#tokenIsUnproven = false;
+    if (provesToken(event)) this.#tokenIsUnproven = false;
   }
 
   /** How to go on after a stream that failed, given the last resume token; undefined if nothing helps. */
@@ -160,6 +160,16 @@ class Judge {
         return this.#heard;
     }
   }
+}
+
+/**
+ * Whether an event shows that the upstream accepts the token. A heartbeat also comes before the first read has ended,
+ * and between a refusal and the read that confirms it.
+ */
+function provesToken({ payload }: JobEvent): boolean {
+  if (payload?.$case !== "heartbeat") return payload !== undefined;
+  const { observeTime, lastFailure } = payload.value;
+  return observeTime !== undefined && lastFailure === "";
 }
 
 /** A stream that ended with OK and without the job's end: a proxy ended it. */

@@ -18,6 +18,8 @@ def channel_options(service_config: str) -> list[tuple[str, int | str]]:
         ("grpc.service_config", service_config),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # Without it a ping may go unanswered for a minute, whatever the timeout above says.
+        ("grpc.http2.ping_timeout_ms", 10_000),
         # A watch sends nothing for hours, and pings would end after two without data.
         ("grpc.http2.max_pings_without_data", 0),
         # Channels of one process share connections, so that a new one would come back to a gateway that drains.

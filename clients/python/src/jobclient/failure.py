@@ -56,7 +56,7 @@ class Failure:
             for detail in status.details if status else ():
                 if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
                     info = error_details_pb2.ErrorInfo.FromString(detail.value)
-                    reason = info.reason if info.domain == _DOMAIN else ""
+                    reason = info.reason if info.domain == _DOMAIN else reason
                 elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
                     wait = error_details_pb2.RetryInfo.FromString(detail.value)
                     retry_after = wait.retry_delay.ToTimedelta().total_seconds()

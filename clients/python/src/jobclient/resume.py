@@ -51,11 +51,21 @@ def needs_new_connection(failure: Failure) -> bool:
     return failure is SILENT or not failure.reason or failure.reason == "DRAINING"
 
 
+def proves_token(event: pb.JobEvent) -> bool:
+    """Whether an event shows that the upstream accepts the token.
+
+    A heartbeat also comes before the first read has ended, and between a refusal and the read that confirms it.
+    """
+    if event.HasField("heartbeat"):
+        return event.heartbeat.HasField("observe_time") and not event.heartbeat.last_failure
+    return event.HasField("job") or event.HasField("content_chunk")
+
+
 class Attempts:
     """Decides about each failure of one watch."""
 
     def __init__(self) -> None:
-        self._failures = 0
+        self._bound = FIRST_WAIT
         self._opened = time.monotonic()
         self._heard = False
         self._heard_ever = False
@@ -66,10 +76,11 @@ class Attempts:
         """A new call was made."""
         self._opened, self._heard = time.monotonic(), False
 
-    def heard(self) -> None:
+    def heard(self, event: pb.JobEvent) -> None:
         """An event came."""
         self._heard = self._heard_ever = True
-        self._fresh_token = False
+        if proves_token(event):
+            self._fresh_token = False
 
     def may_go_on(self, failure: Failure, resume_token: str) -> bool:
         """Whether to call again after a failure; `resume_token` is the last one that came."""
@@ -98,9 +109,9 @@ class Attempts:
         """The seconds to wait before the next call."""
         # One event does not make a stream that works: it may break each time after the first.
         if self._heard and time.monotonic() - self._opened > LONGEST_WAIT:
-            self._failures = 0
-        bound = min(LONGEST_WAIT, FIRST_WAIT * 2**self._failures)
-        self._failures += 1
+            self._bound = FIRST_WAIT
+        bound = self._bound
+        self._bound = min(LONGEST_WAIT, 2 * bound)
         return max(random.uniform(bound / 2, bound), failure.retry_after or 0)  # noqa: S311 - jitter is no secret
 
 

@@ -34,7 +34,7 @@ def watch(connection: Connection, request: pb.WatchJobRequest, on_resume: OnResu
         done = False
         try:
             for event in _Listening(call, silence_seconds(request)):
-                attempts.heard()
+                attempts.heard(event)
                 going_on.resume_token = event.resume_token or going_on.resume_token
                 done = event.job.done
                 yield event

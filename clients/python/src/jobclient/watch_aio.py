@@ -37,7 +37,7 @@ async def watch(
         done = False
         try:
             while event := await _next(call, silence_seconds(request)):
-                attempts.heard()
+                attempts.heard(event)
                 going_on.resume_token = event.resume_token or going_on.resume_token
                 done = event.job.done
                 yield event

@@ -42,7 +42,7 @@ record Failure(
       for (Any detail : StatusProto.fromThrowable(error).getDetailsList()) {
         if (detail.is(ErrorInfo.class)) {
           var info = detail.unpack(ErrorInfo.class);
-          reason = info.getDomain().equals(DOMAIN) ? info.getReason() : "";
+          reason = info.getDomain().equals(DOMAIN) ? info.getReason() : reason;
         } else if (detail.is(BadRequest.class)) {
           for (var violation : detail.unpack(BadRequest.class).getFieldViolationsList()) {
             fields.put(violation.getField(), violation.getDescription());

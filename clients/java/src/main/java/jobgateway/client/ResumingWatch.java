@@ -120,7 +120,7 @@ final class ResumingWatch {
       while ((event = call.read(3 * heartbeat.toMillis(), MILLISECONDS)) != null) {
         lastEvent = System.nanoTime();
         heard = true;
-        tokenIsUnproven = false;
+        tokenIsUnproven &= !provesToken(event);
         if (!event.getResumeToken().isEmpty()) {
           resumeToken = event.getResumeToken();
         }
@@ -146,6 +146,19 @@ final class ResumingWatch {
     } finally {
       call.cancel("the watch left this stream", null);
     }
+  }
+
+  /**
+   * Whether an event shows that the upstream accepts the token. A heartbeat also comes before the
+   * first read has ended, and between a refusal and the read that confirms it.
+   */
+  private static boolean provesToken(JobEvent event) {
+    return switch (event.getPayloadCase()) {
+      case JOB, CONTENT_CHUNK -> true;
+      case HEARTBEAT ->
+          event.getHeartbeat().hasObserveTime() && event.getHeartbeat().getLastFailure().isEmpty();
+      default -> false;
+    };
   }
 
   /** How to go on after {@code error}; empty if nothing helps. */

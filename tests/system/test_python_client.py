@@ -1,0 +1,39 @@
+"""The Python client of `clients/python`: its waits, and its keepalive over a connection that died in silence."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from jobclient.connection import channel_options
+from jobclient.failure import Failure
+from jobclient.resume import LONGEST_WAIT, Attempts
+from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway.v1 import job_service_pb2_grpc as rpc
+
+from clients.runner.proxy import Proxy
+from tests.system.test_clients import EVENTS, Holding
+
+
+def test_waits_stay_bounded_however_many_failures_come() -> None:
+    attempts = Attempts()
+    waits = [attempts.wait(Failure(grpc.StatusCode.UNAVAILABLE)) for _ in range(1200)]
+    assert max(waits) <= LONGEST_WAIT
+
+
+async def test_keepalive_ends_a_call_over_a_dead_connection() -> None:
+    # A tenth of its times; without a timeout for pings the C core takes a minute.
+    options = [(name, value // 10 if name.endswith("_ms") else value) for name, value in channel_options("{}")]  # type: ignore[operator]
+    async with (
+        Holding() as address,
+        Proxy(address) as proxy,
+        grpc.aio.insecure_channel(proxy.address, options) as channel,
+        asyncio.timeout(50),
+    ):
+        call = rpc.JobServiceStub(channel).WatchJob(pb.WatchJobRequest(uid=7))
+        assert [await call.read() for _ in EVENTS] == EVENTS
+        proxy.swallow()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
