@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from jobgateway.v1 import job_service_pb2_grpc as rpc
 
+pytestmark = pytest.mark.slow
+
 TEST_SECONDS = 10.0
 SILENCE = 0.2
 HEAD = b"HTTP/1.1 200 OK\r\n"
