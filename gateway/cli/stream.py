@@ -125,7 +125,7 @@ class JobStream:
         patience = PATIENCE_SECONDS if self._knows_gateway else FIRST_PATIENCE_SECONDS
         now = time.monotonic()
         if self._failing_since is None:
-            # Not from the last event on: whoever shows the events may take minutes for one.
+            # Not from the last event on: the caller that shows the events may take minutes for one.
             self._failing_since = now
         if now - self._failing_since > patience or self._deadline.left() == 0:
             return False
