@@ -14,7 +14,9 @@ import structlog
 import uvloop
 
 from gateway import __version__
+from gateway.clock import SystemClock
 from gateway.server import defaults, signals
+from gateway.server.descriptors import log_shortages
 from gateway.server.gateway import Gateway
 from gateway.telemetry import logs, tracing
 from gateway.threads import leave_after
@@ -74,6 +76,7 @@ async def serve(settings: Settings) -> None:
 
     # A second signal means that nobody wants to wait for the drain. Python's own way out would wait for threads.
     signals.watch(first=stop, later=lambda: os._exit(1))
+    shortages = loop.create_task(log_shortages(SystemClock()))
     gateway = Gateway(settings, tracing.from_environment())
     await gateway.start()
     _log.info(
@@ -88,5 +91,6 @@ async def serve(settings: Settings) -> None:
     _log.info("draining", grace_seconds=settings.drain_grace_seconds)
     await gateway.stop()
     await listening
+    shortages.cancel()
     _log.info("stopped")
     logs.flush(defaults.LAST_LINES_SECONDS)

@@ -6,13 +6,10 @@ import asyncio
 import contextlib
 import gc
 import gzip
-import os
-import resource
 import socket
 import ssl
 import struct
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,12 +29,13 @@ from gateway.limits.fair_budget import Budget
 from gateway.upstream import TimeLimits, Transport
 from gateway.upstream.compression import decoded
 from gateway.upstream.share import Share
+from tests.support.descriptors import no_more_files
 from tests.support.gateways import BEARER, running, stub
 from tests.support.raw import tcp_server
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     MakeTransport = Callable[..., Transport]
 
@@ -639,24 +637,6 @@ async def test_gzip_members_without_content_cost_what_their_bytes_cost() -> None
 
 
 # Our own shortage
-
-
-@contextlib.contextmanager
-def no_more_files() -> Iterator[None]:
-    """This process may open no file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    fillers = []
-    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir()) + 1
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                fillers.append(os.dup(0))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for each in fillers:
-            os.close(each)
 
 
 async def test_a_want_of_files_is_told_as_our_own(
