@@ -29,12 +29,13 @@ class Mutation(NamedTuple):
     new: str
 
 
-WATCHER, LOOP, HUB, REFUSALS, STREAM, EVENTS, ERRORS = (
+WATCHER, LOOP, HUB, PRESENCE, REFUSALS, STREAM, EVENTS, ERRORS = (
     f"gateway/{name}.py"
     for name in (
         "watch/watcher",
         "watch/loop",
         "watch/hub",
+        "watch/presence",
         "watch/refusals",
         "rpc/stream",
         "rpc/codec/events",
@@ -116,26 +117,13 @@ MUTATIONS = [
         "self.next_poll = now + rules.cadence.interval(now - self._began)",
         "self.next_poll = now + 0.1",
     ),
-    Mutation(
-        "6",
-        "a loop polls on without watchers",
-        HUB,
-        "if not loop.watchers and not loop.task.done() and not loop.outlives_watchers():",
-        "if False:",
-    ),
+    Mutation("6", "a loop stays without watchers", PRESENCE, "+ KEEP_UNSEEN_SECONDS", "+ 1e9"),
     Mutation(
         "6",
         "a read in flight is thrown away with its last watcher",
         HUB,
         " and not loop.outlives_watchers():",
         ":",
-    ),
-    Mutation(
-        "6",
-        "a loop that outlives its watchers polls on",
-        LOOP,
-        "            if not self.watchers and not await self._presence.returns():",
-        "            self.watchers.update(self.watchers or {Watcher(self, None)})\n            if False:",
     ),
     Mutation(
         "6",

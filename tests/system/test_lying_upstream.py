@@ -139,7 +139,7 @@ LIES: dict[str, tuple[Any, str]] = {
     "205 with a body": (b"HTTP/1.1 205 Reset\r\nContent-Length: 4\r\n\r\nabcd", "UPSTREAM_MALFORMED"),
     "206, a part": (b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\n" + JOB[:5], "UPSTREAM_MALFORMED"),
     "100 and then nothing": (then_silence(b"HTTP/1.1 100 Continue\r\n\r\n"), "UPSTREAM_TIMEOUT"),
-    "a storm of 100": (without_end(b"HTTP/1.1 100 Continue\r\n\r\n" * 500, 0), "UPSTREAM_TIMEOUT"),
+    "a storm of 100": (without_end(b"HTTP/1.1 100 Continue\r\n\r\n" * 500, 0), "UPSTREAM_MALFORMED"),
     "a drizzle of 103": (without_end(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", 0.01), "UPSTREAM_TIMEOUT"),
     "a head byte by byte": (byte_by_byte(b"", b"HTTP/1.1 200 OK\r\nX: "), "UPSTREAM_TIMEOUT"),
     "a body byte by byte": (byte_by_byte(sized(10**6, b""), JOB), "UPSTREAM_TIMEOUT"),
