@@ -13,7 +13,7 @@ PASSED_THROUGH = ("traceparent", "x-request-id")
 
 # What these say of a call that nobody made before: gRPC's own retries, and those of Envoy and so of Istio.
 FIRST_ATTEMPTS = {"grpc-previous-rpc-attempts": 0, "x-envoy-attempt-count": 1}
-_COUNT = re.compile(r"[0-9]{1,9}")
+_COUNT = re.compile(r"[0-9]+")
 
 # A raw HTTP/2 peer can send CR, LF, NUL and more, and grpc.aio hands it on.
 _SAFE_VALUE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
@@ -46,6 +46,14 @@ def read_machine_retry(metadata: dict[str, list[str | bytes]]) -> str | None:
     """Return the header, with its value, by which a client library or a proxy says that it made this call before."""
     for name, first in FIRST_ATTEMPTS.items():
         for value in metadata.get(name, ()):
-            if isinstance(value, str) and _COUNT.fullmatch(value) and int(value) > first:
-                return f"{name}: {value}"
+            # A proxy on the way may have joined the values of several.
+            for count in value.split(",") if isinstance(value, str) else ():
+                if _is_above(count.strip(), first):
+                    return f"{name}: {count.strip()[:20]}"
     return None
+
+
+def _is_above(count: str, first: int) -> bool:
+    digits = count.lstrip("0")
+    # int() refuses some thousand digits.
+    return bool(_COUNT.fullmatch(count)) and (len(digits) > 9 or int(digits or "0") > first)

@@ -33,6 +33,10 @@ RETRIES = [
     [(b"x-envoy-attempt-count", b"1"), (b"x-envoy-attempt-count", b"2")],
     [(b"x-envoy-attempt-count", b"1"), (b"grpc-previous-rpc-attempts", b"1")],
     [(b"x-envoy-attempt-count", b"02")],
+    # As a proxy on the way joins them.
+    [(b"x-envoy-attempt-count", b"1, 2")],
+    [(b"x-envoy-attempt-count", b"two,2")],
+    [(b"x-envoy-attempt-count", b"9" * 5_000)],
 ]
 FIRST_ATTEMPTS = [
     [],
@@ -40,7 +44,7 @@ FIRST_ATTEMPTS = [
     [(b"x-envoy-attempt-count", b"1")],
     [(b"x-envoy-attempt-count", b"0")],
     # gRPC itself refuses a call whose other header is no number.
-    *([(b"x-envoy-attempt-count", value)] for value in (b"", b"two", b"-2", b"2.0", b"2, 2", b"9" * 5_000, b"\xff")),
+    *([(b"x-envoy-attempt-count", value)] for value in (b"", b"two", b"-2", b"2.0", b"1, 1", b"0" * 5_000, b"\xff")),
 ]
 
 
