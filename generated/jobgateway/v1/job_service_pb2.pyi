@@ -503,8 +503,8 @@ class Job(_message.Message):
     """The SHA-256 of the same bytes, in lower-case hexadecimal. Empty where there is no result."""
     content_omitted: _builtins.bool
     """Whether there is a result that this message does not carry: it was not asked for, is too large for one message, or
-    came in chunks before. Also if a repeated `request_id` leads to a job without a `uid`: the gateway does not keep its
-    result.
+    came in chunks before. Also if a repeated `request_id` leads to a job without a `uid`: the gateway keeps the size and
+    hash of its result, and not the result.
     """
     log_download_url: _builtins.str
     """Where the job's log can be downloaded. Empty where the upstream gave no address, or one over 8 KiB. It may be signed
