@@ -15,6 +15,7 @@ from gateway.auth.credential import Credential
 from gateway.limits.fair_budget import Budget
 from gateway.models import SendJob
 from gateway.rpc.codec.requests import read_send_job
+from gateway.telemetry.unknown_words import UnknownWords
 from gateway.upstream import RestClient, TimeLimits, Transport
 from gateway.upstream.client import send_body
 from tests.support.gateways import TOKEN
@@ -127,7 +128,9 @@ async def test_whatever_the_workspace_holds_is_one_segment_of_the_path_that_is_a
     transport = Transport(
         limits=limits, idle_seconds=1, max_connections=4, max_answer_bytes=1_000, budget=Budget(1_000)
     )
-    client = RestClient(upstream.url, submissions=transport, reads=transport, now=time.time)
+    client = RestClient(
+        upstream.url, submissions=transport, reads=transport, now=time.time, observer=UnknownWords(lambda: None)
+    )
     upstream.script.append(answer(201, {"uid": 42}))
     for workspace in WORKSPACES:
         job = read_send_job(pb.SendJobRequest(workspace_id=workspace, entity_id=7))
