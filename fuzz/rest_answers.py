@@ -15,6 +15,7 @@ from gateway.errors import UpstreamError, UpstreamMalformed
 from gateway.models import MAX_INT64, MAX_TEXT_BYTES, JobStatus, SendJob
 from gateway.rpc.codec.events import encode_job
 from gateway.rpc.status import ending_of
+from gateway.telemetry.unknown_words import UnknownWords
 from gateway.upstream import RestClient
 from gateway.upstream.transport import Answer
 from tests.support.table import check_ending
@@ -43,7 +44,13 @@ class Canned:
 
 
 _canned: Any = Canned()
-_rest = RestClient("http://upstream", submissions=_canned, reads=_canned, now=lambda: 1_700_000_000.0)
+_rest = RestClient(
+    "http://upstream",
+    submissions=_canned,
+    reads=_canned,
+    now=lambda: 1_700_000_000.0,
+    observer=UnknownWords(lambda: None),
+)
 
 
 def check(data: bytes) -> None:

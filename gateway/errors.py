@@ -93,13 +93,15 @@ class UpstreamError(GatewayError):
     """One upstream request did not give what was asked.
 
     `passing`: a later attempt may go well. `sent`: the upstream may have seen the request. `throttled`: it
-    asked us to slow down. `http_status`: what it answered, where it did.
+    asked us to slow down. `http_status`: what it answered, where it did. `job_shown`: a read right afterwards showed
+    the job.
     """
 
     passing = True
     sent = True
     throttled = False
     http_status: int | None = None
+    job_shown = False
 
 
 class UpstreamAnswered(UpstreamError):

@@ -63,11 +63,18 @@ class Result:
         return len(self.json)
 
 
+class ForgottenResult(msgspec.Struct, frozen=True):
+    """A result that the gateway does not have any more: its `size` in bytes, and its SHA-256 in hexadecimal."""
+
+    size: int
+    sha256: str
+
+
 class Job(msgspec.Struct, frozen=True):
     """A job as it was read upstream at `observe_time` (seconds since the epoch).
 
-    `uid` is 0 if the upstream named none for a job that had ended already. `result_forgotten`: there was a result,
-    which the gateway does not have any more.
+    `uid` is 0 if the upstream named none for a job that had ended already. Its result is in `result`, or what is left
+    of it in `forgotten_result`.
     """
 
     uid: int
@@ -81,7 +88,7 @@ class Job(msgspec.Struct, frozen=True):
     result: Result | None = None
     complete_time: datetime | None = None
     log_download_url: str = ""
-    result_forgotten: bool = False
+    forgotten_result: ForgottenResult | None = None
 
     def identity(self) -> tuple[object, ...]:
         """What makes two states of a job equal to a watcher: neither content nor URLs nor times."""

@@ -41,14 +41,13 @@ async def rich_refusal(jobs: rpc.JobServiceAsyncStub, _: Mesh) -> str:
     """A refusal whose trailers have nearly 8 KB comes as it is."""
     # Letters that take the most bytes on the way, in the details and in grpc-message.
     errors = {"detail": "é" * 900, "params": {f"field_{number}": ["ñ" * 200] for number in range(ENOUGH_FIELDS)}}
-    # Of a read, because its status comes without response headers before it: nginx takes it as one header.
+    # Of CancelJob, because its status comes without response headers before it: nginx takes it as one header.
     sent = await jobs.SendJob(
-        _job(duration=1000, faults=[{"kind": 400, "on": "poll", "after": 1, "times": 0, "body": errors}]),
+        _job(duration=1000, faults=[{"kind": 400, "on": "cancel", "after": 0, "times": 0, "body": errors}]),
         metadata=BEARER,
     )
     try:
-        await jobs.GetJob(pb.GetJobRequest(uid=sent.uid), metadata=BEARER)
-        await jobs.GetJob(pb.GetJobRequest(uid=sent.uid), metadata=BEARER)
+        await jobs.CancelJob(pb.CancelJobRequest(uid=sent.uid), metadata=BEARER)
     except grpc.aio.AioRpcError as error:
         trailers = dict(error.trailing_metadata() or ())
         status = status_pb2.Status.FromString(bytes(trailers.get("grpc-status-details-bin", b"")))

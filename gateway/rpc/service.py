@@ -252,7 +252,7 @@ class JobService:
 
     def _raise_told(self, error: UpstreamError, uid: int, call: Call) -> NoReturn:
         """Raise `error`, or `NoStateYet` instead of a refusal of a job that was sent a moment ago."""
-        if is_uncertain(self._sent_jobs.find(_key(uid, call)), error, self._clock.monotonic()):
+        if not error.job_shown and is_uncertain(self._sent_jobs.find(_key(uid, call)), error, self._clock.monotonic()):
             raise _not_certain(error) from error
         # Not from itself: an error that is its own cause lives until the next garbage collection.
         raise error
@@ -264,6 +264,7 @@ class JobService:
         except UpstreamError as error:
             # Upstreams refuse to cancel a job that has ended in many ways, and its caller has what it wanted.
             state = await self._read_or_none(uid, call) if error.sent else None
+            error.job_shown = state is not None
             if state is None or not state.job.done:
                 raise
             return state
@@ -311,12 +312,16 @@ class JobService:
     async def _cancel_patiently(self, uid: int, call: Call) -> None:
         # Unlike the callers of CancelJob, nobody is there to try again.
         refusals = Refusals(self._sent_jobs.find(_key(uid, call)), exists=True)
+        shown = False
         give_up = self._clock.monotonic() + CANCEL_PATIENCE_SECONDS
         for wait in chain(CANCEL_WAITS, repeat(CANCEL_WAITS[-1])):
             try:
                 await self._cancel(uid, call)
             except UpstreamError as error:
                 now = self._clock.monotonic()
+                if error.job_shown and not shown:
+                    # That the job was just sent explains no refusal any more. A second one confirms it all the same.
+                    refusals, shown = Refusals(None, exists=True), True
                 if refusals.count(error, now) or now >= give_up:
                     raise
                 jitter = random.uniform(1 - CANCEL_JITTER, 1 + CANCEL_JITTER)  # noqa: S311 - no secret

@@ -21,7 +21,7 @@ from gateway.errors import (
 )
 from gateway.limits.fair_budget import Budget
 from gateway.limits.rate_limiter import Rates, refusal
-from gateway.models import JobError
+from gateway.models import ForgottenResult, JobError
 from gateway.submit.store import Record
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Observer(Protocol):
 class Submitter:
     """Runs submissions, each as a task of its own: at most 1,024 at once, and of each caller as `rates` lets it."""
 
-    def __init__(self, clock: Clock, store: Store, rates: Rates, observer: Observer | None = None) -> None:
+    def __init__(self, clock: Clock, store: Store, rates: Rates, observer: Observer) -> None:
         self._observer = observer
         self._clock = clock
         self._store = store
@@ -173,8 +173,7 @@ class Submitter:
         return error
 
     def _tell(self, error: GatewayError | None) -> None:
-        if self._observer is not None:
-            self._observer.submitted(error)
+        self._observer.submitted(error)
 
     async def _post_once(self, key: RecordKey, post: Callable[[], Awaitable[Job]], submission: Submission) -> Sent:
         record = Record(submission.mark)
@@ -252,7 +251,7 @@ def _without_result(job: Job) -> Job:
         error=job.error and JobError(message=job.error.message[:MAX_REMEMBERED_TEXT]),
         log_download_url="",
         result=None,
-        result_forgotten=job.result is not None,
+        forgotten_result=job.result and ForgottenResult(len(job.result), job.result.sha256),
     )
 
 

@@ -60,7 +60,7 @@ class RestClient:
         submissions: Transport,
         reads: Transport,
         now: Callable[[], float],
-        observer: WordObserver | None = None,
+        observer: WordObserver,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._submissions = submissions
@@ -130,7 +130,7 @@ class RestClient:
         finally:
             if answer.room is not None:
                 _release_with(answer.room, job)
-        if self._observer is not None and not is_known_word(job.status_text):
+        if not is_known_word(job.status_text):
             # Redacted, in case the upstream echoes the credential.
             self._observer.unknown_status(credential.redact(job.status_text))
         return job

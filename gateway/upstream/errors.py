@@ -71,7 +71,7 @@ def read_error(answer: Answer, now: float, redact: Callable[[str], str]) -> Upst
     meaning = MEANINGS.get(status, "the upstream failed" if status >= 500 else "the upstream refused the request")
     value, broken_off = read_report(answer.body)
     violations = _violations(value, redact) if status in SPEAK_OF_FIELDS else ()
-    if violations and broken_off:
+    if broken_off and 0 < len(violations) < MAX_VIOLATIONS:
         violations += (BROKEN_OFF,)
     said = redact(_sentence(value))
     for each in violations:

@@ -6,7 +6,7 @@ import math
 import re
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import unquote
 
 import msgspec
@@ -14,7 +14,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from gateway.errors import UpstreamMalformed
 from gateway.models import MAX_INT64, MAX_TEXT_BYTES, MAX_VALUE_BYTES, Job, JobError, JobStatus, Progress, Result
-from gateway.upstream.json import read_members, read_text, read_value, without_mark
+from gateway.upstream.json import MemberReader, read_text, read_value, without_mark
 
 STATUSES = {
     "message": JobStatus.RUNNING,
@@ -51,13 +51,14 @@ GOES_ON = frozenset(
 )
 FAILED_BY_ERROR_TYPE = {"error_user": JobStatus.ERROR_USER, "error_timeout": JobStatus.TIMEOUT}
 
-NULL = b"null"
+NULL, FALSE = b"null", b"false"
+QUOTE, BRACE = b'"{'
 NO_PROGRESS = Progress()
 NO_ERROR = JobError()
 # A uid that is text, with neither sign nor leading zero: nothing else is the same number to every reader.
 _UID = re.compile(r"[1-9][0-9]{0,18}")
-# Above it a double is not the only integer that is written so.
-MAX_EXACT_INTEGER = 2**53
+# Beyond it a double stands for other integers too, to which readers round.
+MAX_EXACT_INTEGER = 2**53 - 1
 _AUTHORITY = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*+:)?//[^/]*+")
 # A longer address is not one of a job.
 MAX_URL = 8 << 10
@@ -66,16 +67,16 @@ MAX_EMPTY_BYTES = 64
 
 
 class _Members(msgspec.Struct):
-    """What an answer may hold of a job: values, and as their own bytes what is passed on or read by itself."""
+    """What an answer may hold of a job, each as its own bytes: only what is small is ever built."""
 
-    uid: Any = UNSET
+    uid: Raw | UnsetType = UNSET
     url: Raw | UnsetType = UNSET
-    status: Any = UNSET
-    message: Any = UNSET
-    kind: Any = UNSET
-    completed_at: Any = UNSET
-    log_download_url: Any = UNSET
-    error_message: Any = UNSET
+    status: Raw | UnsetType = UNSET
+    message: Raw | UnsetType = UNSET
+    kind: Raw | UnsetType = UNSET
+    completed_at: Raw | UnsetType = UNSET
+    log_download_url: Raw | UnsetType = UNSET
+    error_message: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
     error_stack_trace: Raw | UnsetType = UNSET
     invalid_fields: Raw | UnsetType = UNSET
@@ -83,14 +84,29 @@ class _Members(msgspec.Struct):
     content: Raw | UnsetType = UNSET
 
 
+class _MessageMembers(msgspec.Struct):
+    message: Raw | UnsetType = UNSET
+    message_type: Raw | UnsetType = UNSET
+    percentage: Raw | UnsetType = UNSET
+    timestamp_epoch: Raw | UnsetType = UNSET
+
+
+class _ErrorMembers(msgspec.Struct):
+    type: Raw | UnsetType = UNSET
+    message: Raw | UnsetType = UNSET
+    stack_trace: Raw | UnsetType = UNSET
+    invalid_fields: Raw | UnsetType = UNSET
+
+
 # One of these makes an object a job; an object with none of them is some other answer.
 JOB_FIELDS = frozenset(_Members.__struct_fields__)
 NO_MEMBERS = _Members()
-PIECES = frozenset({"url", "error", "error_stack_trace", "invalid_fields", "result", "content"})
-# The value of a member that cannot be read: there, and of no use to anybody.
+# The value of a member that cannot be read, or is too large to be anything: there, and of no use to anybody.
 UNREADABLE = ()
 
-_decode = msgspec.json.Decoder(_Members).decode
+_JOB = MemberReader(_Members)
+_MESSAGE = MemberReader(_MessageMembers)
+_ERROR = MemberReader(_ErrorMembers)
 
 
 def read_job(body: bytes, *, uid: int, observe_time: float) -> Job:
@@ -100,7 +116,8 @@ def read_job(body: bytes, *, uid: int, observe_time: float) -> Job:
     `UpstreamMalformed` where the body is no job, or another one.
     """
     members = _job_members(body)
-    if _is_there(members.status) and not isinstance(members.status, str):
+    status = _value(members.status)
+    if _is_there(status) and not isinstance(status, str):
         raise UpstreamMalformed("the upstream answered with a status that is not a string")
     named = _uid_of(members)
     if named is not None and named != uid:
@@ -108,7 +125,7 @@ def read_job(body: bytes, *, uid: int, observe_time: float) -> Job:
     return _job(members, uid, observe_time)
 
 
-def read_sent_job(body: bytes, *, observe_time: float, location: str | None = None, may_have_ended: bool = True) -> Job:
+def read_sent_job(body: bytes, *, observe_time: float, location: str | None, may_have_ended: bool) -> Job:
     """Read the job in the answer to a POST: `uid`, `url`, or the `Location` header has to name it.
 
     The first of them that can be used counts; a job that was taken must not be lost because of the others, nor because
@@ -142,7 +159,7 @@ def is_known_word(status_text: str) -> bool:
 
 
 def _word(members: _Members) -> str:
-    return _plain_word(read_text(members.status))
+    return _plain_word(_text(members.status))
 
 
 def _plain_word(status: str) -> str:
@@ -150,26 +167,29 @@ def _plain_word(status: str) -> str:
 
 
 def _job_members(body: bytes) -> _Members:
-    body = without_mark(body)
-    try:
-        members = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        members = _leniently(read_members(body))
+    members = _JOB.read(without_mark(body))
     if members == NO_MEMBERS:
         raise UpstreamMalformed("the upstream answered with a JSON object that is not a job")
     return members
 
 
-def _leniently(raw: dict[str, memoryview]) -> _Members:
-    # What msgspec refuses is JSON all the same, or one member alone cannot be read.
-    return _Members(
-        **{name: Raw(raw[name]) if name in PIECES else _value(raw[name]) for name in JOB_FIELDS & raw.keys()}
-    )
+def _value(raw: Raw | UnsetType) -> Any:
+    if raw is UNSET:
+        return UNSET
+    piece = memoryview(raw)
+    if piece == NULL:
+        return None
+    # A text costs little, whatever its size; a list or object may take fifty times its bytes.
+    value = read_value(piece) if len(piece) <= MAX_TEXT_BYTES or piece[0] == QUOTE else None
+    return UNREADABLE if value is None else value
 
 
-def _value(raw: memoryview) -> Any:
-    value = read_value(raw)
-    return UNREADABLE if value is None and raw != NULL else value
+def _text(raw: Raw | UnsetType) -> str:
+    return read_text(_value(raw))
+
+
+def _is_object(raw: Raw | UnsetType) -> TypeGuard[Raw]:
+    return raw is not UNSET and memoryview(raw)[0] == BRACE
 
 
 def _is_there(value: Any) -> bool:
@@ -177,7 +197,7 @@ def _is_there(value: Any) -> bool:
 
 
 def _uid_of(members: _Members) -> int | None:
-    uid = members.uid
+    uid = _value(members.uid)
     if not _is_there(uid):
         return None
     if _is_text_of_uid(uid) or (isinstance(uid, float) and uid.is_integer() and abs(uid) <= MAX_EXACT_INTEGER):
@@ -192,7 +212,7 @@ def _is_text_of_uid(value: Any) -> bool:
 
 
 def _uid_of_url(members: _Members) -> int | None:
-    segments = _segments(read_text(read_value(_given(members.url))))
+    segments = _segments(_text(members.url))
     return _uid_in(segments[-1])
 
 
@@ -222,14 +242,15 @@ def _status(word: str, members: _Members, error: JobError | None, result: memory
     if status is not None:
         return status
     # An unknown word ends a job only beside a sign of an end; an empty default is none.
-    ended = bool(members.completed_at) and not _is_nan(members.completed_at)
+    completed_at = _value(members.completed_at)
+    ended = bool(completed_at) and not _is_nan(completed_at)
     if word not in GOES_ON:
         ended = ended or error is not None or not _is_empty(result)
     return JobStatus.UNSPECIFIED if ended else JobStatus.RUNNING
 
 
 def _job(members: _Members, uid: int, observe_time: float) -> Job:
-    text = read_text(members.status)
+    text = _text(members.status)
     error = _error(members)
     result = _result(members)
     status = _status(_plain_word(text), members, error, result)
@@ -240,13 +261,13 @@ def _job(members: _Members, uid: int, observe_time: float) -> Job:
         status_text=_kept(text),
         done=done,
         observe_time=observe_time,
-        kind=_kept(read_text(members.kind)),
+        kind=_kept(_text(members.kind)),
         progress=_progress(members.message),
         error=error,
         # A job that goes on has no result yet, whatever default stands in its place.
         result=Result(result, sha256(result).hexdigest()) if done and result is not None else None,
-        complete_time=_iso_time(members.completed_at),
-        log_download_url=_kept(read_text(members.log_download_url)),
+        complete_time=_iso_time(_value(members.completed_at)),
+        log_download_url=_kept(_text(members.log_download_url)),
     )
 
 
@@ -283,16 +304,13 @@ def _is_empty(raw: memoryview | None) -> bool:
     return value in ({}, [], "", None) or _is_nan(value)
 
 
-def _progress(message: Any) -> Progress | None:
-    if isinstance(message, str):
-        message = {"message": message}
-    if not isinstance(message, dict):
-        return None
+def _progress(message: Raw | UnsetType) -> Progress | None:
+    members = _MESSAGE.read(memoryview(message)) if _is_object(message) else _MessageMembers(message=message)
     progress = Progress(
-        message=_kept(read_text(message.get("message"))),
-        message_type=_kept(read_text(message.get("message_type"))),
-        percentage=_number(message.get("percentage")),
-        report_time=_epoch_time(message.get("timestamp_epoch")),
+        message=_kept(_text(members.message)),
+        message_type=_kept(_text(members.message_type)),
+        percentage=_number(_value(members.percentage)),
+        report_time=_epoch_time(_value(members.timestamp_epoch)),
     )
     return None if progress == NO_PROGRESS else progress
 
@@ -300,20 +318,21 @@ def _progress(message: Any) -> Progress | None:
 def _error(members: _Members) -> JobError | None:
     if members.error is members.error_message is members.error_stack_trace is members.invalid_fields is UNSET:
         return None
-    raw = _given(members.error)
     # Read member by member, so that what cannot be read of one does not take the others along.
-    inner = read_members(bytes(raw)) if raw is not None and raw[0] == ord("{") else {}
-    message = read_text(read_value(inner.get("message") if inner else raw))
+    inner = (
+        _ERROR.read(memoryview(members.error)) if _is_object(members.error) else _ErrorMembers(message=members.error)
+    )
     error = JobError(
-        type=_kept(read_text(read_value(inner.get("type")))),
-        message=_kept(message or read_text(members.error_message)),
-        stack_trace=_json(inner.get("stack_trace")) or _json(_given(members.error_stack_trace)),
-        invalid_fields=_json(inner.get("invalid_fields")) or _json(_given(members.invalid_fields)),
+        type=_kept(_text(inner.type)),
+        message=_kept(_text(inner.message) or _text(members.error_message)),
+        stack_trace=_json(_given(inner.stack_trace)) or _json(_given(members.error_stack_trace)),
+        invalid_fields=_json(_given(inner.invalid_fields)) or _json(_given(members.invalid_fields)),
     )
     if error != NO_ERROR:
         return error
     # An error of a form that nobody foresaw is told as it came.
-    known = _is_empty(raw) or read_value(raw) is False
+    raw = _given(members.error)
+    known = raw is None or raw == FALSE or _is_empty(raw)
     return (
         None
         if known or raw is None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.errors import (
+    GatewayError,
     LimitReached,
     RequestIdReused,
     RequestIdsExhausted,
@@ -60,6 +61,13 @@ async def ask(
         return await submission.outcome()
 
 
+class Unheard:
+    """An observer that does nothing."""
+
+    def submitted(self, error: GatewayError | None) -> None:
+        """See `Observer`."""
+
+
 @pytest.fixture
 def clock() -> SteppedClock:
     return SteppedClock()
@@ -67,7 +75,7 @@ def clock() -> SteppedClock:
 
 @pytest.fixture
 def submitter(clock: SteppedClock) -> Submitter:
-    return Submitter(clock, MemoryStore(clock), Rates(clock, 2_000.0))
+    return Submitter(clock, MemoryStore(clock), Rates(clock, 2_000.0), Unheard())
 
 
 def refused() -> UpstreamError:
@@ -242,7 +250,7 @@ async def test_there_is_a_limit_of_submissions_at_once_and_one_caller_cannot_hav
     clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submitter_module, "MAX_AT_ONCE", 4)
-    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2_000.0))
+    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2_000.0), Unheard())
     post = Post(JOB)
     post.gate.clear()
     first = submitter.submit(post, CALLER, KEY, b"mark")
@@ -262,7 +270,7 @@ async def test_there_is_a_limit_of_submissions_at_once_and_one_caller_cannot_hav
 
 
 async def test_who_sends_more_often_than_the_rate_is_refused_at_once_and_nothing_is_sent(clock: SteppedClock) -> None:
-    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2.0))
+    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2.0), Unheard())
     post = Post(JOB)
     for _ in range(2):
         await ask(submitter, post)
@@ -278,7 +286,7 @@ async def test_who_sends_more_often_than_the_rate_is_refused_at_once_and_nothing
 
 
 async def test_who_joins_a_submission_or_is_refused_a_place_takes_nothing_of_the_rate(clock: SteppedClock) -> None:
-    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2.0))
+    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2.0), Unheard())
     post = Post(JOB)
     post.gate.clear()
     first = submitter.submit(post, CALLER, KEY, b"mark")
@@ -294,7 +302,7 @@ async def test_who_joins_a_submission_or_is_refused_a_place_takes_nothing_of_the
 async def test_a_429_slows_the_submissions_of_its_caller_down_and_another_refusal_does_not(
     clock: SteppedClock, status: int, left: int
 ) -> None:
-    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 100.0))
+    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 100.0), Unheard())
     error = UpstreamAnswered(status, "no", retry_after=1.0)
     with pytest.raises(UpstreamAnswered) as caught:
         await ask(submitter, Post(error))

@@ -300,3 +300,29 @@ async def test_a_job_beyond_its_timeout_is_told(
     assert failed.metadata["uid"] == "42"
     assert "timeout of 1 s" in failed.message
     assert sent_jobs.LONGEST_JOB_SECONDS == 86_400
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, StatusCode.PERMISSION_DENIED), (409, StatusCode.ABORTED)])
+async def test_a_refused_cancellation_of_a_job_that_is_shown_is_told(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int, code: StatusCode
+) -> None:
+    upstream.on("POST", JOBS, CREATED)
+    upstream.on("GET", JOB, RUNNING)
+    upstream.on("DELETE", JOB, refusal(status))
+    await jobs.SendJob(SEND, metadata=BEARER)
+    failed = await failure(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
+    assert failed.code is code
+
+
+async def test_a_refusal_is_confirmed_once_if_the_job_is_shown(upstream: ScriptedUpstream) -> None:
+    upstream.on("POST", JOBS, CREATED)
+    upstream.on("GET", JOB, RUNNING)
+    upstream.on("DELETE", JOB, refusal(409))
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        call = jobs.RunJob(pb.RunJobRequest(request=SEND, cancel_on_disconnect=True), metadata=BEARER)
+        await call.read()
+        call.cancel()
+        await upstream.wait_for(2, "DELETE")
+        # Returns once the cancellation has ended.
+        await gateway.stop(grace=30)
+    assert len(upstream.requests("DELETE")) == 2

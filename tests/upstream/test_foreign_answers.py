@@ -113,7 +113,9 @@ async def test_a_job_that_ended_in_the_post_needs_no_uid(
     assert (job.uid, job.done, job.status, job.content_json) == (0, True, pb.JOB_STATUS_SUCCESS, RESULT)
     again = await jobs.SendJob(request, metadata=BEARER)
     assert (again.uid, again.done, again.status) == (0, True, pb.JOB_STATUS_SUCCESS)
-    assert (again.content_omitted, again.content_json, again.content_size) == (True, b"", 0)
+    assert (again.content_omitted, again.content_json) == (True, b"")
+    assert (again.content_size, again.content_sha256) == (job.content_size, job.content_sha256)
+    assert again.content_size == len(RESULT)
     events = [event async for event in jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER)]
     assert [(event.job.done, event.job.content_omitted) for event in events] == [(True, True)]
     assert [each.method for each in upstream.seen] == ["POST"]

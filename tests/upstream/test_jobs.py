@@ -310,7 +310,7 @@ def test_a_polled_job_without_a_uid_is_the_one_that_was_asked_for() -> None:
 def test_a_uid_may_be_written_as_text_or_as_a_float(uid: bytes) -> None:
     body = b'{"uid":%b,"status":"running"}' % uid
     assert read_job(body, uid=42, observe_time=0).uid == 42
-    assert read_sent_job(body, observe_time=0).uid == 42
+    assert read_sent_job(body, observe_time=0, location=None, may_have_ended=True).uid == 42
     with pytest.raises(UpstreamMalformed, match="job 42"):
         read_job(body, uid=43, observe_time=0)
 
@@ -401,7 +401,7 @@ def test_what_is_no_job_is_malformed_in_one_line(body: bytes, said: str) -> None
     ],
 )
 def test_a_sent_job_is_known_by_its_uid_or_by_its_url_alone(members: dict[str, Any]) -> None:
-    job = read_sent_job(json.dumps(members).encode(), observe_time=0)
+    job = read_sent_job(json.dumps(members).encode(), observe_time=0, location=None, may_have_ended=True)
     assert (job.uid, job.done) == (42, False)
 
 
@@ -440,7 +440,7 @@ def test_a_sent_job_is_known_by_its_uid_or_by_its_url_alone(members: dict[str, A
 )
 def test_a_sent_job_without_a_usable_uid_or_url_is_malformed(members: dict[str, Any]) -> None:
     with pytest.raises(UpstreamMalformed, match="uid"):
-        read_sent_job(json.dumps(members).encode(), observe_time=0)
+        read_sent_job(json.dumps(members).encode(), observe_time=0, location=None, may_have_ended=True)
 
 
 @pytest.mark.parametrize(
@@ -458,13 +458,13 @@ def test_a_sent_job_without_a_usable_uid_or_url_is_malformed(members: dict[str, 
     "body", [b"", b"\r\n", b"created", b"[]", b"null", b"{}", b'{"message":"queued"}', b'{"uid":"x"}']
 )
 def test_a_location_alone_names_a_sent_job(body: bytes, location: str) -> None:
-    job = read_sent_job(body, observe_time=0, location=location)
+    job = read_sent_job(body, observe_time=0, location=location, may_have_ended=True)
     assert (job.uid, job.done) == (42, False)
 
 
 @pytest.mark.parametrize("body", [b'{"uid":42}', b'{"url":"/jobs/42/"}'])
 def test_the_body_outweighs_the_location(body: bytes) -> None:
-    assert read_sent_job(body, observe_time=0, location="/jobs/41/").uid == 42
+    assert read_sent_job(body, observe_time=0, location="/jobs/41/", may_have_ended=True).uid == 42
 
 
 @pytest.mark.parametrize(
@@ -473,7 +473,7 @@ def test_the_body_outweighs_the_location(body: bytes) -> None:
 )
 def test_another_location_names_no_job(location: str | None) -> None:
     with pytest.raises(UpstreamMalformed):
-        read_sent_job(b"{}", observe_time=0, location=location)
+        read_sent_job(b"{}", observe_time=0, location=location, may_have_ended=True)
 
 
 ENDED = b'{"status":"success","result":{"a":NaN}}'
@@ -482,19 +482,24 @@ ENDED = b'{"status":"success","result":{"a":NaN}}'
 @pytest.mark.parametrize("uid", [b"", b'"uid":null,', b'"uid":0,', b'"uid":"5f0c-11",'])
 def test_a_job_that_ended_in_the_answer_needs_no_uid(uid: bytes) -> None:
     body = ENDED.replace(b"{", b"{" + uid, 1)
-    job = read_sent_job(body, observe_time=0)
+    job = read_sent_job(body, observe_time=0, location=None, may_have_ended=True)
     assert (job.uid, job.done, job.status) == (0, True, JobStatus.SUCCESS)
     assert job.result is not None
     assert bytes(job.result.json) == b'{"a":NaN}'
-    assert read_sent_job(body, observe_time=0, location="/jobs/42/").uid == 42
+    assert read_sent_job(body, observe_time=0, location="/jobs/42/", may_have_ended=True).uid == 42
     with pytest.raises(UpstreamMalformed, match="uid"):
-        read_sent_job(body, observe_time=0, may_have_ended=False)
+        read_sent_job(body, observe_time=0, may_have_ended=False, location=None)
 
 
 @pytest.mark.parametrize("status", ["running", "queued", "ok", "", None])
 def test_only_a_known_word_ends_a_job_without_a_uid(status: str | None) -> None:
     with pytest.raises(UpstreamMalformed, match="uid"):
-        read_sent_job(json.dumps({"status": status, "error": "no", "result": 1}).encode(), observe_time=0)
+        read_sent_job(
+            json.dumps({"status": status, "error": "no", "result": 1}).encode(),
+            observe_time=0,
+            location=None,
+            may_have_ended=True,
+        )
 
 
 @pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity"])
@@ -521,7 +526,7 @@ def test_a_byte_order_mark_is_ignored() -> None:
     job = read_job(body, uid=42, observe_time=0)
     assert job.result is not None
     assert bytes(job.result.json) == b'"\xef\xbb\xbfa"'
-    assert read_sent_job(body, observe_time=0).uid == 42
+    assert read_sent_job(body, observe_time=0, location=None, may_have_ended=True).uid == 42
 
 
 def test_texts_beside_the_result_are_kept_as_far_as_anybody_gets_them() -> None:
@@ -535,8 +540,13 @@ def test_texts_beside_the_result_are_kept_as_far_as_anybody_gets_them() -> None:
 
 
 def test_the_largest_uid_is_one() -> None:
-    assert read_sent_job(b'{"uid":%d}' % (2**63 - 1), observe_time=0).uid == 2**63 - 1
-    assert read_sent_job(b'{"url":"/jobs/%d/"}' % (2**63 - 1), observe_time=0).uid == 2**63 - 1
+    assert (
+        read_sent_job(b'{"uid":%d}' % (2**63 - 1), observe_time=0, location=None, may_have_ended=True).uid == 2**63 - 1
+    )
+    assert (
+        read_sent_job(b'{"url":"/jobs/%d/"}' % (2**63 - 1), observe_time=0, location=None, may_have_ended=True).uid
+        == 2**63 - 1
+    )
 
 
 def test_equal_states_are_equal_without_regard_to_content_urls_and_times() -> None:
@@ -566,7 +576,7 @@ def test_a_change_of_word_end_progress_or_error_is_another_state(members: dict[s
 def test_whatever_the_upstream_answers_is_a_job_that_can_be_sent_on_or_malformed(body: bytes) -> None:
     reads: list[Callable[[], Job]] = [
         lambda: read_job(body, uid=7, observe_time=1.5),
-        lambda: read_sent_job(body, observe_time=1.5),
+        lambda: read_sent_job(body, observe_time=1.5, location=None, may_have_ended=True),
     ]
     for read in reads:
         try:
@@ -596,3 +606,26 @@ def test_an_empty_error_or_result_is_no_sign_of_an_end(empty: str) -> None:
     if empty != "false":
         body = b'{"uid":7,"status":"weird","result":%b}' % empty.encode()
         assert not read_job(body, uid=7, observe_time=0).done
+
+
+@pytest.mark.parametrize("uid", ["9007199254740992.0", "9007199254740993.0", "1e16"])
+def test_a_float_that_stands_for_several_integers_is_no_uid(uid: str) -> None:
+    with pytest.raises(UpstreamMalformed, match="uid"):
+        read_job(b'{"uid":%b,"status":"running"}' % uid.encode(), uid=2**53, observe_time=0)
+
+
+def test_the_largest_exact_float_is_a_uid() -> None:
+    assert read_job(b'{"uid":9007199254740991.0,"status":"running"}', uid=2**53 - 1, observe_time=0).uid == 2**53 - 1
+
+
+def test_a_huge_message_is_read_for_its_texts_alone() -> None:
+    body = b'{"status":"running","message":{"other":%b,"message":"half way","percentage":50}}' % (
+        b"[" + b"[[]," * 10_000 + b"1" + b"]" * 10_001
+    )
+    progress = read_job(body, uid=42, observe_time=0).progress
+    assert progress == Progress("half way", "", 50.0, None)
+    body = b'{"status":"running","kind":[%b],"message":{"message":[%b],"percentage":50}}' % (
+        (b"[]," * 30_000 + b"1",) * 2
+    )
+    job = read_job(body, uid=42, observe_time=0)
+    assert (job.kind, job.progress) == ("", Progress("", "", 50.0, None))

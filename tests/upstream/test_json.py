@@ -3,12 +3,15 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET, Raw, UnsetType
 
 from gateway.errors import UpstreamMalformed
-from gateway.upstream.json import read_beginning, read_members, read_report, read_text, read_value
+from gateway.upstream import json as upstream_json
+from gateway.upstream.json import MemberReader, read_beginning, read_report, read_text, read_value
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -39,6 +42,43 @@ NOT_JSON_WHERE_IT_IS_DEEP = [
     )
 ] + [b"[" * DEEP, b"[" * DEEP + b"]" * (DEEP + 1), b"[" * DEEP + b"}" * DEEP]
 
+
+def read_members(body: bytes) -> dict[str, memoryview]:
+    """Read all members that there are."""
+    try:
+        value = json.loads(body.decode("latin-1"), parse_int=str)
+    except (ValueError, RecursionError):
+        value = None
+    names = value if isinstance(value, dict) else ("a", "uid", "z")
+    return upstream_json.read_members(body, frozenset(names))
+
+
+@calm
+@given(
+    st.text(alphabet='{}[]",:\\ 01.truefalsn\n', max_size=40).map(lambda text: f'{{"a":0,{text}}}')
+    | st.lists(st.tuples(st.sampled_from("abcd"), json_values), max_size=8).map(
+        lambda pairs: "{" + ",".join(f'"{name}": {json.dumps(value)}' for name, value in pairs) + "}"
+    )
+)
+def test_members_that_are_not_asked_for_change_nothing(text: str) -> None:
+    body = text.encode()
+    try:
+        members = read_members(body)
+    except UpstreamMalformed:
+        with pytest.raises(UpstreamMalformed):
+            upstream_json.read_members(body, frozenset({"b"}))
+    else:
+        assert upstream_json.read_members(body, frozenset({"b"})) == {k: v for k, v in members.items() if k == "b"}
+
+
+class Form(msgspec.Struct):
+    """What a reader reads of an object."""
+
+    first: Raw | UnsetType = UNSET
+    value: Raw | UnsetType = UNSET
+    last: Raw | UnsetType = UNSET
+
+
 ODD_VALUES = [
     b"0",
     b"-0",
@@ -67,9 +107,12 @@ ODD_VALUES = [
 @pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: repr(value[:20]))
 def test_a_member_is_its_own_bytes(prefix: bytes, value: bytes) -> None:
     body = b' {"first":1 , %b"value":\n %b ,"last":[]}\n' % (prefix, value)
-    members = read_members(body)
-    assert members["value"] == value
-    assert (bytes(members["first"]), bytes(members["last"])) == (b"1", b"[]")
+    members = MemberReader(Form).read(body)
+    assert [bytes(raw) for raw in (members.first, members.value, members.last) if raw is not UNSET] == [
+        b"1",
+        value,
+        b"[]",
+    ]
 
 
 @pytest.mark.parametrize("prefix", [b"", LONE], ids=["plain", "beside a lone surrogate"])
@@ -100,7 +143,7 @@ def test_a_member_is_its_own_bytes(prefix: bytes, value: bytes) -> None:
 )
 def test_what_is_not_json_is_malformed(prefix: bytes, rest: bytes) -> None:
     with pytest.raises(UpstreamMalformed, match=r"^the upstream answered with text that is not JSON$"):
-        read_members(b"{" + prefix + rest)
+        MemberReader(Form).read(b"{" + prefix + rest)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +173,7 @@ def test_what_is_not_json_is_malformed(prefix: bytes, rest: bytes) -> None:
 )
 def test_what_is_no_object_is_malformed_and_named(body: bytes, said: str) -> None:
     with pytest.raises(UpstreamMalformed, match=said):
-        read_members(body)
+        MemberReader(Form).read(body)
 
 
 @pytest.mark.parametrize("lone", [b"", LONE])
@@ -143,8 +186,8 @@ def test_a_value_of_any_depth_is_cut_out_as_it_stands(lone: bytes, inner: bytes)
 
 
 def test_of_a_key_twice_the_last_counts_in_both_ways_of_reading() -> None:
-    assert bytes(read_members(b'{"a":1,"a":2}')["a"]) == b"2"
-    assert bytes(read_members(b"{" + LONE + b'"a":1,"a":2}')["a"]) == b"2"
+    assert MemberReader(Form).read(b'{"value":1,"value":2}') == Form(value=Raw(b"2"))
+    assert MemberReader(Form).read(b"{" + LONE + b'"value":1,"value":2}') == Form(value=Raw(b"2"))
 
 
 @pytest.mark.parametrize("name", [b"\xff", b"\\ud800", "ключ".encode()])
@@ -261,3 +304,25 @@ def test_what_came_of_broken_json_is_read(raw: bytes, value: Any) -> None:
         assert list(beginning) == ["a", "c"]
     else:
         assert json.loads(json.dumps(beginning).replace("NaN", '"nan"')) == value
+
+
+TEXTS = b'"[[", "\\"", '
+
+
+@pytest.mark.parametrize("closing", [b"", b"]}"], ids=["broken off", "whole"])
+@pytest.mark.parametrize(
+    "long", [b"x" * 200_000, b"\\\\" * 100_000, b'\\"' * 100_000], ids=["x", "backslashes", "quotes"]
+)
+def test_of_a_large_report_the_beginning_counts(closing: bytes, long: bytes) -> None:
+    many = b'{"x":[' + TEXTS + b"[]," * 100_000 + b"1" + closing
+    value, broken_off = read_report(many)
+    assert broken_off
+    assert value["x"][:2] == ["[[", '"']
+    assert len(value["x"]) < 30_000
+    # A text is read to its end.
+    value, broken_off = read_report(b'{"a":[' + TEXTS + b'1],"detail":"%b","b":1' % long + closing[1:])
+    assert value["detail"] == json.loads(b'"%b"' % long)
+
+
+def test_a_large_report_that_is_one_text_is_read() -> None:
+    assert read_report(b'{"detail":"%b"}' % (b"x" * 200_000)) == ({"detail": "x" * 200_000}, True)

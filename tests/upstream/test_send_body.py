@@ -16,6 +16,7 @@ from gateway.auth.credential import Credential
 from gateway.limits.fair_budget import Budget
 from gateway.models import SendJob
 from gateway.rpc.codec.requests import read_send_job
+from gateway.telemetry.unknown_words import UnknownWords
 from gateway.upstream import RestClient, TimeLimits, Transport
 from gateway.upstream.client import send_body
 from tests.support.gateways import TOKEN
@@ -130,7 +131,9 @@ async def test_whatever_the_workspace_holds_is_one_segment_of_the_path_that_is_a
         budget=Budget(1_000),
         tls=ssl.create_default_context(),
     )
-    client = RestClient(upstream.url, submissions=transport, reads=transport, now=time.time)
+    client = RestClient(
+        upstream.url, submissions=transport, reads=transport, now=time.time, observer=UnknownWords(lambda: None)
+    )
     upstream.script.append(answer(201, {"uid": 42}))
     for workspace in WORKSPACES:
         job = read_send_job(pb.SendJobRequest(workspace_id=workspace, entity_id=7))

@@ -23,6 +23,7 @@ from gateway.errors import (
 )
 from gateway.limits.fair_budget import Budget
 from gateway.models import SendJob
+from gateway.telemetry.unknown_words import UnknownWords
 from gateway.upstream import RestClient, TimeLimits, Transport, memory
 from gateway.upstream.transport import MAX_ERROR_BODY_BYTES
 from tests.support.raw import free_port, self_signed, tcp_server
@@ -565,7 +566,9 @@ async def test_a_workspace_reaches_the_wire_as_one_segment(
     make: MakeTransport, upstream: ScriptedUpstream, workspace: str
 ) -> None:
     upstream.script.append(answer(201, {"uid": 5}))
-    client = RestClient(upstream.url, submissions=make(), reads=make(), now=lambda: 0.0)
+    client = RestClient(
+        upstream.url, submissions=make(), reads=make(), now=lambda: 0.0, observer=UnknownWords(lambda: None)
+    )
     await client.send(SendJob(workspace_id=workspace, entity_id=7), Credential("a-token"), {})
     (seen,) = upstream.seen
     *before, segment, entities, entity, jobs, end = seen.path.split("/")

@@ -125,7 +125,7 @@ def encode_job(job: Job, content_format: pb.ContentFormat.ValueType, *, streamin
     """The message of a job with its result in a format. Raises `ResultTooLarge`."""
     message = job_message(job)
     if job.result is None:
-        message.content_omitted = job.result_forgotten
+        message.content_omitted = job.forgotten_result is not None
         return Encoded((message.SerializeToString(),), chunked=False)
     delivery, field = deliver(job.result, content_format, streaming=streaming)
     message.content_omitted = delivery is not Delivery.IN_MESSAGE

@@ -46,6 +46,9 @@ def job_message(job: Job) -> pb.Job:
     if job.result is not None:
         message.content_size = len(job.result)
         message.content_sha256 = job.result.sha256
+    elif job.forgotten_result is not None:
+        message.content_size = job.forgotten_result.size
+        message.content_sha256 = job.forgotten_result.sha256
     return message
 
 

@@ -505,7 +505,7 @@ class Job(_message.Message):
     content_omitted: _builtins.bool
     """True if there is a result that this message does not contain: it was not requested, is too large for one message, or
     was sent in chunks before. Also true if a repeated `request_id` leads to a job without a `uid`, because the gateway
-    does not keep its result.
+    keeps only the size and the hash of its result.
     """
     log_download_url: _builtins.str
     """The address of the job's log. Empty if the upstream gave none, or one over 8 KiB. It may be signed again at each read."""
