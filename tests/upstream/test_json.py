@@ -53,7 +53,6 @@ def read_members(body: bytes) -> dict[str, memoryview]:
     return upstream_json.read_members(body, frozenset(names))
 
 
-@calm
 @given(
     st.text(alphabet='{}[]",:\\ 01.truefalsn\n', max_size=40).map(lambda text: f'{{"a":0,{text}}}')
     | st.lists(st.tuples(st.sampled_from("abcd"), json_values), max_size=8).map(
