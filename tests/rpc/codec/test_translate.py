@@ -215,7 +215,7 @@ def test_any_json_value_through_params_json_and_back_through_content_json_is_unc
     raw = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode(errors="replace")
     # As gRPC would carry it.
     request = pb.SendJobRequest.FromString(_request(params_json=raw).SerializeToString())
-    sent = bytes(read_members(send_body(read_send_job(request)), {"params"})["params"])
+    sent = bytes(read_members(send_body(read_send_job(request)), frozenset({"params"}))["params"])
     assert sent == raw.strip()
     job = read_job(b'{"status":"success","result":%b}' % sent, uid=7, observe_time=0)
     message = job_message(job)
