@@ -308,7 +308,7 @@ class Wire(ResponseHandler):
             else:
                 # Almost every answer: one small piece, whose cost is not worth measuring.
                 self._received += len(data)
-                super().data_received(data)
+                self._parse(data)
             self._heard = True
 
     def _take(self, data: bytes) -> None:
@@ -331,7 +331,7 @@ class Wire(ResponseHandler):
     def _feed(self, piece: bytes) -> None:
         began = time.thread_time()
         self._received += len(piece)
-        super().data_received(piece)
+        self._parse(piece)
         if self._answer is not None:
             _join_pieces(self._answer)
         took = time.thread_time() - began
@@ -345,6 +345,12 @@ class Wire(ResponseHandler):
         body = self._answer.total_bytes if self._answer is not None else 0
         if self._received - body > MAX_FRAMING_BYTES + MAX_FRAMING_PER_BODY_BYTE * body:
             self._refuse(NotAnAnswer("the upstream's answer has too much beside its body"))
+
+    def _parse(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._interim_answers and not self.answered and not self._broken:
+            # aiohttp stops the timer after every head without a body, also if the response is yet to come.
+            self._reschedule_timeout()
 
     def _go_on(self) -> None:
         self._resting = None

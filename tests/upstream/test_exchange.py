@@ -49,9 +49,11 @@ ANN = {"authorization": "Bearer ann"}
 BOB = {"authorization": "Bearer bob"}
 
 
-def a_transport(*, most: int = 10, whole: float = PATIENT, idle: float = PATIENT) -> Transport:
+def a_transport(
+    *, most: int = 10, silence: float = PATIENT, whole: float = PATIENT, idle: float = PATIENT
+) -> Transport:
     return Transport(
-        limits=TimeLimits(PATIENT, PATIENT, whole),
+        limits=TimeLimits(PATIENT, silence, whole),
         idle_seconds=idle,
         max_connections=most,
         max_answer_bytes=64 << 20,
@@ -141,6 +143,20 @@ async def test_early_hints_and_trailers_are_read_over(make: MakeTransport, upstr
     transport = make()
     for _ in range(2):
         assert (await transport.exchange("GET", upstream.url, {})).body == b"{}"
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" * 3, b""])
+@pytest.mark.parametrize("pause", [False, True])
+async def test_silence_after_an_interim_response_is_limited(
+    make: MakeTransport, upstream: ScriptedUpstream, head: bytes, pause: bool
+) -> None:
+    async def hang(connection: Connection) -> None:
+        for each in [head[:20], head[20:]] if pause else [head]:
+            await connection.send(each)
+        await connection.gone()
+
+    upstream.on("GET", "/", hang)
+    assert isinstance(await failure(make(silence=0.2).exchange("GET", upstream.url + "/", {})), UpstreamTimedOut)
 
 
 # Connections that were closed meanwhile
