@@ -97,7 +97,7 @@ class Loop(Generic[S]):
         self._rules = rules
         self._holds = holds
         self._credential = key.credential
-        self._sent = rules.sent_jobs.find(key)
+        self._sent = rules.sent_jobs.find(key.name)
         self._refusals = Refusals(self._sent, exists=False)
         self._fetch = fetch
         self._on_end = on_end

@@ -248,7 +248,7 @@ def refusals_that_count(loop: list[Poll], history: History, *, surely: bool) -> 
             state_read, before, grace = True, "", None
         if poll.kind is not Kind.REFUSED:
             continue
-        sent = history.sent.get((poll.credential, poll.uid))
+        sent = history.sent.get(poll.uid)
         if grace is None:
             just_sent = sent is not None and poll.ended - sent <= JUST_SENT
             grace = poll.ended + GRACE if just_sent else poll.ended

@@ -98,4 +98,4 @@ class History:
     stepped: bool = True
     # When each process was closed, and when a credential sent a job here.
     closed: dict[int, float] = field(default_factory=dict)
-    sent: dict[tuple[str, int], float] = field(default_factory=dict)
+    sent: dict[int, float] = field(default_factory=dict)

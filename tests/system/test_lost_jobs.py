@@ -75,6 +75,23 @@ async def test_a_job_that_was_just_sent_may_be_refused(
     assert (await wait(jobs, 60)).done if method == "WaitJob" else await ends_well(watch(jobs))
 
 
+@pytest.mark.parametrize("method", ["WatchJob", "WaitJob", "GetJob"])
+async def test_the_grace_of_a_sent_job_holds_for_others(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, method: str
+) -> None:
+    upstream.on("POST", JOBS, CREATED)
+    upstream.on("GET", JOB, *[refusal(404)] * 3, DONE)
+    await jobs.SendJob(SEND, metadata=BEARER)
+    other = [("authorization", "Bearer somebody-else")]
+    if method == "WatchJob":
+        assert await ends_well(jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=other))
+    elif method == "WaitJob":
+        assert (await jobs.WaitJob(pb.WaitJobRequest(uid=42), metadata=other)).done
+    else:
+        failed = await failure(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=other))
+        assert failed.reason == "NO_STATE_YET"
+
+
 async def test_a_job_that_is_refused_throughout_its_grace_is_told(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
