@@ -317,3 +317,25 @@ async def test_a_job_beyond_its_timeout_is_told(
     assert failed.metadata["uid"] == "42"
     assert "timeout of 1 s" in failed.message
     assert sent_jobs.LONGEST_JOB_SECONDS == 86_400
+
+
+@pytest.mark.parametrize("method", ["WatchJob", "WaitJob"])
+async def test_an_overdue_job_ends_short_calls(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("gateway.watch.loop.OVERDUE_MARGIN_SECONDS", 0.1)
+    upstream.on("POST", JOBS, CREATED)
+    upstream.on("GET", JOB, RUNNING)
+    request = pb.SendJobRequest(workspace_id="1", entity_id=7, timeout=Duration(seconds=1))
+    await jobs.SendJob(request, metadata=BEARER)
+
+    async def again_and_again() -> None:
+        for attempt in range(1_000):
+            if method == "WaitJob":
+                await wait(jobs, 0.3)
+            else:
+                call = watch(jobs)
+                assert (await call.read()).job.status == pb.JOB_STATUS_RUNNING
+                await rest_of(call) if attempt else call.cancel()
+
+    assert (await failure(again_and_again())).reason == "JOB_OVERDUE"

@@ -1063,15 +1063,32 @@ async def test_a_change_that_shows_the_job_overdue_is_told_first(clock: SteppedC
     assert follower.values == [1, 2]
 
 
-async def test_a_new_watch_of_an_overdue_job_begins_anew(clock: SteppedClock) -> None:
+async def test_a_new_watch_of_an_overdue_job_gets_its_state_first(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, 359, 60)
-    for _ in range(2):
+    for wait in (2, 0):
         follower = Follower(hub, ANN, Fetch(clock, State(1)))
-        await clock.advance(OVERDUE_MARGIN_SECONDS - 1)
-        assert not follower.task.done()
-        await clock.advance(2)
+        await settle()
+        await clock.advance(wait)
         assert isinstance(follower.task.exception(), JobOverdue)
+        assert follower.values == [1]
     await assert_nothing_left(hub, clock)
+
+
+@pytest.mark.parametrize("lasts", [0.5, 30.0, 60.0])
+@pytest.mark.parametrize("takes", [0.0, 0.1, 4.0])
+async def test_watches_that_are_cut_again_and_again_hear_of_an_overdue_job(
+    clock: SteppedClock, lasts: float, takes: float
+) -> None:
+    hub = make_hub_of_sent(clock, 0, 1)
+    fetch = LateFetch(clock, State(1), takes=takes)
+    while clock.now < 2 * OVERDUE_MARGIN_SECONDS + 1_000:
+        follower = Follower(hub, ANN, fetch, seen=lambda _: True)
+        await settle()
+        await clock.advance(lasts)
+        if follower.task.done():
+            break
+        await follower.leave()
+    assert isinstance(follower.task.exception(), JobOverdue)
 
 
 async def test_an_end_is_never_overdue(clock: SteppedClock) -> None:
@@ -1152,15 +1169,15 @@ async def test_an_outage_before_a_read_in_flight_ends_no_later_watch(clock: Step
 
 
 async def test_a_job_that_ran_for_others_is_not_overdue_to_a_newcomer(clock: SteppedClock) -> None:
-    hub = make_hub_of_sent(clock, age=0, timeout=1)
+    hub = make_hub(clock, shortest=60, longest=60)
     fetch = LateFetch(clock, State(1), takes=4)
     await leave_during_a_read(hub, clock, fetch)
     with hub.watch(ANN, fetch) as watcher:
-        await clock.advance(OVERDUE_MARGIN_SECONDS - 20)
+        await clock.advance(LONGEST_JOB_SECONDS)
         while watcher.loop.next_poll is not None:
             await clock.advance(0.1)
     late = Follower(hub, ANN, fetch)
-    await clock.advance(OVERDUE_MARGIN_SECONDS - 10)
+    await clock.advance(LONGEST_JOB_SECONDS)
     assert not late.task.done()
 
 
