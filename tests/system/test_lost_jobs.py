@@ -305,6 +305,23 @@ async def test_a_deadline_that_is_shorter_than_a_read_ends_a_get(
     await closed.wait()
 
 
+async def test_one_refusal_between_two_waits_ends_nothing(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
+) -> None:
+    asked_again = asyncio.Event()
+
+    async def refuse(connection: Connection) -> None:
+        await asked_again.wait()
+        await connection.send(refusal(404))
+
+    upstream.on("GET", JOB, RUNNING, refuse, DONE)
+    call = watch(jobs)
+    assert (await call.read()).job.status == pb.JOB_STATUS_RUNNING
+    call.cancel()
+    asked_again.set()
+    assert (await wait(jobs, 60)).done
+
+
 async def test_a_job_beyond_its_timeout_is_told(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

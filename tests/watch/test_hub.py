@@ -21,7 +21,7 @@ from gateway.errors import (
 )
 from gateway.limits.rate_limiter import Rates
 from gateway.watch import Changed, Key, MemorySentJobs, Quiet
-from gateway.watch.recent import KEEP_BYTES, KEEP_SECONDS, KEEP_UNSEEN_SECONDS
+from gateway.watch.recent import KEEP_BYTES, KEEP_READ_SECONDS, KEEP_SECONDS, KEEP_UNSEEN_SECONDS, ReadKeys
 from gateway.watch.refusals import GRACE_SECONDS, JUST_SENT_SECONDS
 from gateway.watch.sent_jobs import KEEP_SECONDS as KEEP_JOB_SECONDS
 from gateway.watch.sent_jobs import LONGEST_JOB_SECONDS, OVERDUE_MARGIN_SECONDS
@@ -934,6 +934,38 @@ async def test_a_refusal_is_confirmed_for_a_client_that_saw_the_job_before(clock
         for other in others:
             assert other.values == [1]
         await assert_nothing_left(hub, clock)
+
+
+@pytest.mark.parametrize("later", [0.0, KEEP_READ_SECONDS, KEEP_READ_SECONDS + 1])
+async def test_a_refusal_is_confirmed_if_an_earlier_watch_saw_the_job(clock: SteppedClock, later: float) -> None:
+    hub = make_hub(clock)
+    first = Follower(hub, ANN, Fetch(clock, State(1)))
+    await settle()
+    await first.leave()
+    await settle()
+    assert len(hub) == 0
+    clock.now += later
+    again, other = (Follower(hub, key, Fetch(clock, refused(), State(2, last=True))) for key in (ANN, BOB))
+    await clock.advance(5)
+    assert again.values == ([2] if later <= KEEP_READ_SECONDS else [])
+    if not again.values:
+        assert isinstance(again.task.exception(), UpstreamAnswered)
+    assert isinstance(other.task.exception(), UpstreamAnswered), "known to the other credential alone"
+    await assert_nothing_left(hub, clock)
+
+
+async def test_keys_that_were_read_are_remembered_within_a_bound(
+    clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.watch.recent.MAX_READ", 3)
+    keys = ReadKeys(clock)
+    for number in range(5):
+        keys.add(number)
+    assert [number in keys for number in range(5)] == [False, False, True, True, True]
+    clock.now += KEEP_READ_SECONDS + 1
+    keys.add(9)
+    keys.add(10)
+    assert len(keys) == 2
 
 
 async def test_a_newcomer_to_an_unconfirmed_refusal_gets_the_last_state_and_the_end(clock: SteppedClock) -> None:
