@@ -212,7 +212,7 @@ class JobService:
                     raise error.of_submission() from None
             # At once, because clients that learn the uid may ask for the job before the upstream shows it.
             if sent.uid:
-                self._sent_jobs.remember(_key(sent.uid, call), job.timeout)
+                self._sent_jobs.remember(sent.uid, job.timeout)
             return sent
 
         key = RecordKey(call.credential.caller_key, request_id) if request_id else None
@@ -252,7 +252,7 @@ class JobService:
 
     def _raise_told(self, error: UpstreamError, uid: int, call: Call) -> NoReturn:
         """Raise `error`, or `NoStateYet` instead of a refusal of a job that was sent a moment ago."""
-        if not error.job_shown and is_uncertain(self._sent_jobs.find(_key(uid, call)), error, self._clock.monotonic()):
+        if not error.job_shown and is_uncertain(self._sent_jobs.find(uid), error, self._clock.monotonic()):
             raise _not_certain(error) from error
         # Not from itself: an error that is its own cause lives until the next garbage collection.
         raise error
@@ -311,7 +311,7 @@ class JobService:
 
     async def _cancel_patiently(self, uid: int, call: Call) -> None:
         # Unlike the callers of CancelJob, nobody is there to try again.
-        refusals = Refusals(self._sent_jobs.find(_key(uid, call)), exists=True)
+        refusals = Refusals(self._sent_jobs.find(uid), exists=True)
         shown = False
         give_up = self._clock.monotonic() + CANCEL_PATIENCE_SECONDS
         for wait in chain(CANCEL_WAITS, repeat(CANCEL_WAITS[-1])):

@@ -7,6 +7,7 @@ extended here, and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import time
@@ -68,6 +69,13 @@ class UnaskedAnswer(aiohttp.ClientConnectionError):
 
 class NotAnAnswer(aiohttp.ClientError):
     """The bytes are HTTP, and cannot be the answer to the request."""
+
+
+class DoubtfulAnswer(KeptConnectionLost, NotAnAnswer):
+    """More than one response came at once on a connection that was used before.
+
+    The first may be a late one to an earlier request.
+    """
 
 
 class Connector(aiohttp.TCPConnector):
@@ -238,6 +246,9 @@ class Wire(ResponseHandler):
         self._broken = False
         self._lost: tuple[BaseException | None] | None = None
         self._interim_answers = self._interim_bytes = 0
+        # What came before the end of the answer's head, to parse it once more.
+        self._heads: list[bytes] = []
+        self._another = False
 
     # One exchange after another
 
@@ -259,17 +270,19 @@ class Wire(ResponseHandler):
         if self._tail:
             self._tail = b""
             self._refuse(UnaskedAnswer("the upstream spoke before it was asked"))
+        self._params = params
         super().set_response_params(**params)
 
     def usable_again(self) -> bool:
         """Whether nothing has come since the last answer, and the connection is open."""
-        if self.should_close or self._has_input():
-            return False
+        return not (self.should_close or self._has_input() or self._has_begun_another())
+
+    def _has_begun_another(self) -> bool:
         try:
             # Part of a second answer, which is told as one that was cut off.
-            return self._parser is None or self._parser.feed_eof() is None
+            return self._parser is not None and self._parser.feed_eof() is not None
         except Exception:  # noqa: BLE001 - whatever is wrong with it
-            return False
+            return True
 
     async def still_asks(self) -> bool:
         """Lets the loop read what is there; returns whether there is no answer yet."""
@@ -308,7 +321,7 @@ class Wire(ResponseHandler):
             else:
                 # Almost every answer: one small piece, whose cost is not worth measuring.
                 self._received += len(data)
-                super().data_received(data)
+                self._parse(data)
             self._heard = True
 
     def _take(self, data: bytes) -> None:
@@ -327,11 +340,13 @@ class Wire(ResponseHandler):
             piece = data[at : at + self._slice] if at or len(data) > self._slice else data
             at += len(piece)
             self._feed(piece)
+            if self._complete and not self._broken and data[at:].strip(b"\r\n"):
+                self._end_with_more()
 
     def _feed(self, piece: bytes) -> None:
         began = time.thread_time()
         self._received += len(piece)
-        super().data_received(piece)
+        self._parse(piece)
         if self._answer is not None:
             _join_pieces(self._answer)
         took = time.thread_time() - began
@@ -345,6 +360,54 @@ class Wire(ResponseHandler):
         body = self._answer.total_bytes if self._answer is not None else 0
         if self._received - body > MAX_FRAMING_BYTES + MAX_FRAMING_PER_BODY_BYTE * body:
             self._refuse(NotAnAnswer("the upstream's answer has too much beside its body"))
+
+    def _parse(self, data: bytes) -> None:
+        if not self.answered:
+            self._heads.append(data)
+        super().data_received(data)
+        if self._broken:
+            return
+        if self.answered:
+            self._heads.clear()
+            if self._another or (self.exchanges > 1 and self._complete and self._has_begun_another()):
+                self._end_with_more()
+        elif self._interim_answers:
+            # aiohttp stops the timer after every head without a body, also if the response is yet to come.
+            self._reschedule_timeout()
+
+    @property
+    def _complete(self) -> bool:
+        return self._answer is not None and self._answer.is_eof()
+
+    def _end_with_more(self) -> None:
+        # Bytes follow a complete answer in the same read. It counts if no earlier request can be meant.
+        self._broken = True
+        self.force_close()
+        if self.exchanges > 1:
+            error = DoubtfulAnswer("more than the response came on a connection that was used before")
+            self._buffer.clear()
+            if self._answer is not None:
+                self._answer.set_exception(error)
+            super().set_exception(error)
+        if self.transport is not None:
+            self.transport.close()
+
+    def _feed_complete_answer(self) -> None:
+        # The parser tells nothing of an answer if bytes that it cannot read follow in the same piece.
+        data = b"".join(self._heads)
+        super().set_response_params(**self._params)
+        parser: Any = self._parser
+        code, at = 100, 0
+        with contextlib.suppress(ValueError, HttpProcessingError):
+            while 100 <= code < 200:
+                end = data.index(b"\r\n\r\n", at) + 4
+                for message, payload in parser.feed_data(data[at:end])[0]:
+                    code, answer = message.code, (message, payload)
+                at = end
+            with contextlib.suppress(HttpProcessingError):
+                parser.feed_data(data[at:])
+            if answer[1].is_eof():
+                self.feed_data(answer)
 
     def _go_on(self) -> None:
         self._resting = None
@@ -373,6 +436,9 @@ class Wire(ResponseHandler):
     def feed_data(self, data: Any, size: int = 0) -> None:
         """The head of an answer has come: interim, or the answer's own."""
         if self._broken:
+            return
+        if self.answered:
+            self._another = True
             return
         message, answer = data
         if self._received > MAX_HEADERS_BYTES < sum(len(each[0]) + len(each[1]) + 4 for each in message.raw_headers):
@@ -403,6 +469,12 @@ class Wire(ResponseHandler):
         """The connection has failed, or what comes is not HTTP."""
         if isinstance(self._exception, UnaskedAnswer | NotAnAnswer):
             return
+        if isinstance(exc, HttpProcessingError) and not self._broken:
+            if not self.answered:
+                self._feed_complete_answer()
+            if self._complete:
+                self._end_with_more()
+                return
         lost = isinstance(exc, OSError | aiohttp.ClientConnectionError) and not isinstance(
             exc, TimeoutError | UnaskedAnswer
         )

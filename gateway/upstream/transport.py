@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import time
 from contextlib import nullcontext
@@ -211,7 +210,8 @@ class Transport:
                 try:
                     answer = await self._exchange(request, room, limit)
                 except KeptConnectionLost:
-                    # The upstream closed an idle connection as the request went out. Only a read is safe to repeat.
+                    # The upstream closed an idle connection as the request went out, or a late response came on it.
+                    # Only a read is safe to repeat.
                     if request.method != "GET":
                         raise
                     answer = await self._exchange_afresh(request, room, limit)
@@ -258,7 +258,7 @@ class Transport:
             else:
                 await _read_refusal(response, body, limit)
         except FOREIGN as error:
-            if shortage_in(error) is not None:
+            if shortage_in(error) is not None or isinstance(error, KeptConnectionLost):
                 raise
             ours = _ours(error)
             ours.http_status = response.status_code
@@ -313,12 +313,16 @@ async def _read_refusal(response: httpx.Response, body: io.BytesIO, limit: async
     # may turn it into something else.
     now = asyncio.get_running_loop().time()
     until = limit.when() or now
-    with contextlib.suppress(*FOREIGN):
+    try:
         async with asyncio.timeout_at(min(now + REFUSAL_SECONDS, until - (until - now) / 10)):
             async for piece in _pieces_of(response):
                 body.write(piece[: MAX_ERROR_BODY_BYTES - body.tell()])
                 if body.tell() == MAX_ERROR_BODY_BYTES:
                     break
+    except FOREIGN as error:
+        # Then it may be a refusal of an earlier request.
+        if isinstance(error, KeptConnectionLost):
+            raise
 
 
 def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.clock import sleep_until
 from gateway.watch.loop import Loop, Rules
-from gateway.watch.recent import Ends
+from gateway.watch.recent import Ends, ReadKeys
 from gateway.watch.throttle import Holds
 from gateway.watch.watcher import Watcher
 
@@ -36,6 +36,7 @@ class Hub(Generic[S]):
         self._rules = rules
         self._loops: dict[Key, Loop[S]] = {}
         self._ends: Ends[Loop[S]] = Ends(clock)
+        self._read = ReadKeys(clock)
         self._holds = Holds(clock)
         self._watchers: set[Watcher[S]] = set()
         # Tasks that were cancelled and have not ended yet: kept, for asyncio holds tasks only weakly.
@@ -62,7 +63,7 @@ class Hub(Generic[S]):
             loop = Loop(self._clock, self._rules, self._holds, key, fetch, partial(self._forget, key), fresh=fresh)
             self._loops[key] = loop
         watcher = Watcher(loop, seen)
-        loop.join(watcher, exists=exists)
+        loop.join(watcher, exists=exists or key in self._read)
         self._watchers.add(watcher)
         self._rules.observer.watcher_joined()
         try:
@@ -77,6 +78,8 @@ class Hub(Generic[S]):
                 loop.stop()
 
     def _forget(self, key: Key, loop: Loop[S]) -> None:
+        if loop.state is not None:
+            self._read.add(key)
         # From here on a newcomer gets the end, or a loop of its own.
         if self._loops.get(key) is loop:
             del self._loops[key]

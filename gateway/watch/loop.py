@@ -97,7 +97,7 @@ class Loop(Generic[S]):
         self._rules = rules
         self._holds = holds
         self._credential = key.credential
-        self._sent = rules.sent_jobs.find(key)
+        self._sent = rules.sent_jobs.find(key.name)
         self._refusals = Refusals(self._sent, exists=False)
         self._fetch = fetch
         self._on_end = on_end
@@ -147,9 +147,13 @@ class Loop(Generic[S]):
 
     async def _poll_until_last(self) -> None:
         while not self.last:
-            if not self.watchers and not await self._presence.returns():
-                self._on_end(self)
-                return
+            if not self.watchers:
+                if not await self._presence.returns():
+                    self._on_end(self)
+                    return
+                # Nobody was told what the last read showed.
+                if self.state is not None and not self.failures:
+                    self._check_overdue(self.clock.monotonic())
             if not await self._is_due():
                 continue
             due = self.clock.monotonic()
@@ -249,7 +253,8 @@ class Loop(Generic[S]):
             self._on_end(self)
         if changed:
             self._wake_watchers()
-        if not self.last:
+        # A state that nobody was there to get is kept, and checked when somebody comes.
+        if not self.last and self.watchers:
             self._check_overdue(now)
 
     def _check_overdue(self, now: float) -> None:
@@ -258,8 +263,7 @@ class Loop(Generic[S]):
         since, timeout = self._running_since, LONGEST_JOB_SECONDS
         if self._sent is not None:
             since, timeout = self._sent.sent_at, self._sent.timeout
-        # A watch of a job that is overdue already lasts for the margin, too.
-        if now < max(since + timeout, self._running_since) + OVERDUE_MARGIN_SECONDS:
+        if now < since + timeout + OVERDUE_MARGIN_SECONDS:
             return
         limit = "a day" if self._sent is None else f"its timeout of {timeout:.0f} s"
         raise JobOverdue(

@@ -25,6 +25,9 @@ KEEP_SECONDS = 5.0
 # What was read for callers that have left is kept longer, so that one that asks again and again gets it.
 KEEP_UNSEEN_SECONDS = 15.0
 KEEP_BYTES = 64 << 20
+# That a state was read is remembered for the next watch, which may come after a while.
+KEEP_READ_SECONDS = 600.0
+MAX_READ = 32_768
 
 
 class Ends(Generic[S]):
@@ -70,3 +73,30 @@ class Ends(Generic[S]):
 
     def __len__(self) -> int:
         return len(self._kept)
+
+
+class ReadKeys:
+    """Keys under which a state was read in the last 10 minutes: at most 32,768, the oldest are dropped first."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._read_at: OrderedDict[Hashable, float] = OrderedDict()
+
+    def add(self, key: Hashable) -> None:
+        """Remember that a state was read just now."""
+        now = self._clock.monotonic()
+        self._read_at[key] = now
+        self._read_at.move_to_end(key)
+        # Two for each that comes, so that expired entries cannot pile up.
+        for _ in range(2):
+            oldest, read_at = next(iter(self._read_at.items()))
+            if len(self._read_at) <= MAX_READ and now <= read_at + KEEP_READ_SECONDS:
+                break
+            del self._read_at[oldest]
+
+    def __contains__(self, key: Hashable) -> bool:
+        read_at = self._read_at.get(key)
+        return read_at is not None and self._clock.monotonic() <= read_at + KEEP_READ_SECONDS
+
+    def __len__(self) -> int:
+        return len(self._read_at)

@@ -37,13 +37,13 @@ class SentJob(msgspec.Struct, frozen=True):
 
 
 class SentJobs(Protocol):
-    """Remembers sent jobs. Must be quick, and must not raise."""
+    """Remembers sent jobs by their `Key.name`. Must be quick, and must not raise."""
 
-    def remember(self, key: Key, timeout: float | None) -> None:
+    def remember(self, name: Hashable, timeout: float | None) -> None:
         """Remember that a job was sent just now. `timeout` is in seconds, None if it was not set."""
 
-    def find(self, key: Key) -> SentJob | None:
-        """Return what is known of a job under the credential that sent it, or None."""
+    def find(self, name: Hashable) -> SentJob | None:
+        """Return what is known of a job, whichever credential sent it, or None."""
 
 
 class MemorySentJobs:
@@ -51,12 +51,12 @@ class MemorySentJobs:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._jobs: OrderedDict[Key, SentJob] = OrderedDict()
+        self._jobs: OrderedDict[Hashable, SentJob] = OrderedDict()
 
-    def remember(self, key: Key, timeout: float | None) -> None:
+    def remember(self, name: Hashable, timeout: float | None) -> None:
         """See `SentJobs`."""
-        self._jobs[key] = SentJob(self._clock.monotonic(), LONGEST_JOB_SECONDS if timeout is None else timeout)
-        self._jobs.move_to_end(key)
+        self._jobs[name] = SentJob(self._clock.monotonic(), LONGEST_JOB_SECONDS if timeout is None else timeout)
+        self._jobs.move_to_end(name)
         # Two for each that comes, so that expired entries cannot pile up.
         for _ in range(2):
             oldest = next(iter(self._jobs))
@@ -64,9 +64,9 @@ class MemorySentJobs:
                 break
             del self._jobs[oldest]
 
-    def find(self, key: Key) -> SentJob | None:
+    def find(self, name: Hashable) -> SentJob | None:
         """See `SentJobs`."""
-        job = self._jobs.get(key)
+        job = self._jobs.get(name)
         return None if job is None or self._is_old(job) else job
 
     def _is_old(self, job: SentJob) -> bool:

@@ -248,7 +248,7 @@ def refusals_that_count(loop: list[Poll], history: History, *, surely: bool) -> 
             state_read, before, grace = True, "", None
         if poll.kind is not Kind.REFUSED:
             continue
-        sent = history.sent.get((poll.credential, poll.uid))
+        sent = history.sent.get(poll.uid)
         if grace is None:
             just_sent = sent is not None and poll.ended - sent <= JUST_SENT
             grace = poll.ended + GRACE if just_sent else poll.ended
@@ -256,7 +256,14 @@ def refusals_that_count(loop: list[Poll], history: History, *, surely: bool) -> 
         in_loop = [watch for watch in resumed if watch.loop == poll.loop and watch.joined <= poll.ended]
         told = bool(in_loop if history.stepped else surely and resumed)
         confirmed, before = before == poll.failure, poll.failure
-        if poll.ended >= grace and (confirmed or not (state_read or told or sent is not None)):
+        # An earlier loop may have read a state, which the gateway remembers for a while.
+        earlier = surely and any(
+            each.kind is Kind.STATE
+            and (each.credential, each.uid) == (poll.credential, poll.uid)
+            and each.ended <= poll.ended
+            for each in history.polls
+        )
+        if poll.ended >= grace and (confirmed or not (state_read or told or earlier or sent is not None)):
             yield poll
 
 

@@ -96,6 +96,6 @@ class History:
     outage: float
     tolerance: float
     stepped: bool = True
-    # When each process was closed, and when a credential sent a job here.
+    # When each process was closed, and when a job was sent here.
     closed: dict[int, float] = field(default_factory=dict)
-    sent: dict[tuple[str, int], float] = field(default_factory=dict)
+    sent: dict[int, float] = field(default_factory=dict)

@@ -111,7 +111,7 @@ class SteppedRun:
         self._troubles = Troubles()
         self._courses: dict[int, tuple[float, Course]] = {}
         self._results: dict[int, bytes] = {}
-        self._sent: dict[tuple[str, int], float] = {}
+        self._sent: dict[int, float] = {}
         self._closed: dict[int, float] = {}
         self._loops: WeakKeyDictionary[object, str] = WeakKeyDictionary()
         self._active: dict[int, tuple[Watch, Pipe, asyncio.Task[None]]] = {}
@@ -250,8 +250,8 @@ class SteppedRun:
 
     def _send(self, uid: int) -> None:
         credential = self.dice.choice(CREDENTIALS)
-        self.sent_jobs.remember(Key(credential.encode(), uid), None)
-        self._sent[credential, uid] = self.clock.now
+        self.sent_jobs.remember(uid, None)
+        self._sent[uid] = self.clock.now
         self._troubles.lag(self.dice, self.clock.now, credential, uid)
 
     async def step(self) -> None:

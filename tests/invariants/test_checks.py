@@ -180,7 +180,7 @@ def break_errors_are_true_with_two_that_differ(history: History) -> None:
 
 
 def break_errors_are_true_with_a_job_that_was_just_sent(history: History) -> None:
-    history.sent["bob", 1] = 0.5
+    history.sent[1] = 0.5
 
 
 def break_errors_are_true_without_another_look(history: History) -> None:

@@ -75,6 +75,23 @@ async def test_a_job_that_was_just_sent_may_be_refused(
     assert (await wait(jobs, 60)).done if method == "WaitJob" else await ends_well(watch(jobs))
 
 
+@pytest.mark.parametrize("method", ["WatchJob", "WaitJob", "GetJob"])
+async def test_the_grace_of_a_sent_job_holds_for_others(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, method: str
+) -> None:
+    upstream.on("POST", JOBS, CREATED)
+    upstream.on("GET", JOB, *[refusal(404)] * 3, DONE)
+    await jobs.SendJob(SEND, metadata=BEARER)
+    other = [("authorization", "Bearer somebody-else")]
+    if method == "WatchJob":
+        assert await ends_well(jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=other))
+    elif method == "WaitJob":
+        assert (await jobs.WaitJob(pb.WaitJobRequest(uid=42), metadata=other)).done
+    else:
+        failed = await failure(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=other))
+        assert failed.reason == "NO_STATE_YET"
+
+
 async def test_a_job_that_is_refused_throughout_its_grace_is_told(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +305,23 @@ async def test_a_deadline_that_is_shorter_than_a_read_ends_a_get(
     await closed.wait()
 
 
+async def test_one_refusal_between_two_waits_ends_nothing(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
+) -> None:
+    asked_again = asyncio.Event()
+
+    async def refuse(connection: Connection) -> None:
+        await asked_again.wait()
+        await connection.send(refusal(404))
+
+    upstream.on("GET", JOB, RUNNING, refuse, DONE)
+    call = watch(jobs)
+    assert (await call.read()).job.status == pb.JOB_STATUS_RUNNING
+    call.cancel()
+    asked_again.set()
+    assert (await wait(jobs, 60)).done
+
+
 async def test_a_job_beyond_its_timeout_is_told(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,3 +360,25 @@ async def test_a_refusal_is_confirmed_once_if_the_job_is_shown(upstream: Scripte
         # Returns once the cancellation has ended.
         await gateway.stop(grace=30)
     assert len(upstream.requests("DELETE")) == 2
+
+
+@pytest.mark.parametrize("method", ["WatchJob", "WaitJob"])
+async def test_an_overdue_job_ends_short_calls(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("gateway.watch.loop.OVERDUE_MARGIN_SECONDS", 0.1)
+    upstream.on("POST", JOBS, CREATED)
+    upstream.on("GET", JOB, RUNNING)
+    request = pb.SendJobRequest(workspace_id="1", entity_id=7, timeout=Duration(seconds=1))
+    await jobs.SendJob(request, metadata=BEARER)
+
+    async def again_and_again() -> None:
+        for attempt in range(1_000):
+            if method == "WaitJob":
+                await wait(jobs, 0.3)
+            else:
+                call = watch(jobs)
+                assert (await call.read()).job.status == pb.JOB_STATUS_RUNNING
+                await rest_of(call) if attempt else call.cancel()
+
+    assert (await failure(again_and_again())).reason == "JOB_OVERDUE"

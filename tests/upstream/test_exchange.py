@@ -47,9 +47,11 @@ ANN = {"authorization": "Bearer ann"}
 BOB = {"authorization": "Bearer bob"}
 
 
-def a_transport(*, most: int = 10, whole: float = PATIENT, idle: float = PATIENT) -> Transport:
+def a_transport(
+    *, most: int = 10, silence: float = PATIENT, whole: float = PATIENT, idle: float = PATIENT
+) -> Transport:
     return Transport(
-        limits=TimeLimits(PATIENT, PATIENT, whole),
+        limits=TimeLimits(PATIENT, silence, whole),
         idle_seconds=idle,
         max_connections=most,
         max_answer_bytes=64 << 20,
@@ -139,6 +141,20 @@ async def test_early_hints_and_trailers_are_read_over(make: MakeTransport, upstr
     transport = make()
     for _ in range(2):
         assert (await transport.exchange("GET", upstream.url, {})).body == b"{}"
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" * 3, b""])
+@pytest.mark.parametrize("pause", [False, True])
+async def test_silence_after_an_interim_response_is_limited(
+    make: MakeTransport, upstream: ScriptedUpstream, head: bytes, pause: bool
+) -> None:
+    async def hang(connection: Connection) -> None:
+        for each in [head[:20], head[20:]] if pause else [head]:
+            await connection.send(each)
+        await connection.gone()
+
+    upstream.on("GET", "/", hang)
+    assert isinstance(await failure(make(silence=0.2).exchange("GET", upstream.url + "/", {})), UpstreamTimedOut)
 
 
 # Connections that were closed meanwhile
@@ -398,14 +414,106 @@ class Talker:
 STRAY = answer(200, {"whose": "ann's"})
 
 
-@pytest.mark.parametrize("after", [STRAY, STRAY[:10], b"H", b"x", b"\0"], ids=["whole", "part", "a byte", "x", "nul"])
-async def test_a_connection_with_bytes_after_the_answer_is_not_used_again(make: MakeTransport, after: bytes) -> None:
+MORE = pytest.mark.parametrize(
+    "after",
+    [STRAY, STRAY[:10], b"H", b"x", b"\0", STRAY + b"x", b"xx" * 40_000],
+    ids=["whole", "part", "a byte", "x", "nul", "whole and x", "much"],
+)
+
+
+@MORE
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_connection_with_bytes_after_the_answer_is_not_used_again(
+    make: MakeTransport, after: bytes, method: str
+) -> None:
     talker = Talker(after=after)
     transport = make()
+    body = b"{}" if method == "POST" else None
     async with tcp_server(talker.accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        with contextlib.suppress(UpstreamMalformed):
-            assert (await transport.exchange("GET", url, ANN)).body == b'{"connection": 1}'
+        assert (await transport.exchange(method, url, ANN, body)).body == b'{"connection": 1}'
+        assert (await transport.exchange(method, url, ANN, body)).body == b'{"connection": 2}'
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 103 Early Hints\r\nX: 1\r\n\r\n", b""])
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (answer(201, {"uid": 5}), b'{"uid": 5}'),
+        (CHUNKED + b"2\r\n{}\r\n0\r\n\r\n", b"{}"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+    ],
+    ids=["length", "chunks", "empty"],
+)
+async def test_an_answer_counts_whatever_follows_it(
+    make: MakeTransport, upstream: ScriptedUpstream, head: bytes, answer: bytes, body: bytes
+) -> None:
+    upstream.script.append(head + answer + b"xx")
+    assert (await make().exchange("POST", upstream.url, {}, b"{}")).body == body
+
+
+async def test_an_incomplete_answer_that_cannot_be_parsed_is_malformed(
+    make: MakeTransport, upstream: ScriptedUpstream
+) -> None:
+    upstream.script.append(CHUNKED + b"2\r\n{}\r\nno chunk\r\n")
+    assert type(await failure(make().exchange("GET", upstream.url, {}))) is UpstreamMalformed
+
+
+@pytest.mark.parametrize("stale", [STRAY, answer(404, {}), b"HTTP/1.1 204 No Content\r\n\r\n"], ids=[200, 404, 204])
+@pytest.mark.parametrize("cut", [None, 30, -5, 1])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_of_two_answers_on_a_kept_connection_none_counts(
+    make: MakeTransport, stale: bytes, cut: int | None, method: str
+) -> None:
+    """The first may be a late one to the request before. `cut`: how much of the second comes at once."""
+    requests: list[int] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(0)
+        number = len(requests)
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if b"content-length: 2" in head.lower():
+                await reader.readexactly(2)
+            requests[number - 1] += 1
+            own = answer(200, {"connection": number})
+            writer.write(stale + own[:cut] if requests[number - 1] > 1 else own)
+
+    transport = make()
+    body = b"{}" if method == "POST" else None
+    async with tcp_server(accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        await transport.exchange(method, url, ANN, body)
+        if method == "GET":
+            assert (await transport.exchange(method, url, ANN)).body == b'{"connection": 2}'
+            assert requests == [2, 1]
+        else:
+            error = await failure(transport.exchange(method, url, ANN, body))
+            assert (type(error), error.sent) == (UpstreamMalformed, True)
+            assert requests == [2]
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_a_kept_connection_with_more_behind_a_large_answer_is_not_believed(
+    make: MakeTransport, status: int
+) -> None:
+    """Its head, and most of its body, are read before the rest comes together with another answer."""
+    requests: list[int] = []
+    large = answer(status, raw=b"{%b}" % (b" " * 777_777))
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(0)
+        number = len(requests)
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            requests[number - 1] += 1
+            own = answer(200, {"connection": number})
+            writer.write(large + own if requests[number - 1] > 1 else own)
+
+    transport = make()
+    async with tcp_server(accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        await transport.exchange("GET", url, ANN)
         assert (await transport.exchange("GET", url, ANN)).body == b'{"connection": 2}'
 
 

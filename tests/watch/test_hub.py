@@ -21,7 +21,7 @@ from gateway.errors import (
 )
 from gateway.limits.rate_limiter import Rates
 from gateway.watch import Changed, Key, MemorySentJobs, Quiet
-from gateway.watch.recent import KEEP_BYTES, KEEP_SECONDS, KEEP_UNSEEN_SECONDS
+from gateway.watch.recent import KEEP_BYTES, KEEP_READ_SECONDS, KEEP_SECONDS, KEEP_UNSEEN_SECONDS, ReadKeys
 from gateway.watch.refusals import GRACE_SECONDS, JUST_SENT_SECONDS
 from gateway.watch.sent_jobs import KEEP_SECONDS as KEEP_JOB_SECONDS
 from gateway.watch.sent_jobs import LONGEST_JOB_SECONDS, OVERDUE_MARGIN_SECONDS
@@ -936,6 +936,38 @@ async def test_a_refusal_is_confirmed_for_a_client_that_saw_the_job_before(clock
         await assert_nothing_left(hub, clock)
 
 
+@pytest.mark.parametrize("later", [0.0, KEEP_READ_SECONDS, KEEP_READ_SECONDS + 1])
+async def test_a_refusal_is_confirmed_if_an_earlier_watch_saw_the_job(clock: SteppedClock, later: float) -> None:
+    hub = make_hub(clock)
+    first = Follower(hub, ANN, Fetch(clock, State(1)))
+    await settle()
+    await first.leave()
+    await settle()
+    assert len(hub) == 0
+    clock.now += later
+    again, other = (Follower(hub, key, Fetch(clock, refused(), State(2, last=True))) for key in (ANN, BOB))
+    await clock.advance(5)
+    assert again.values == ([2] if later <= KEEP_READ_SECONDS else [])
+    if not again.values:
+        assert isinstance(again.task.exception(), UpstreamAnswered)
+    assert isinstance(other.task.exception(), UpstreamAnswered), "known to the other credential alone"
+    await assert_nothing_left(hub, clock)
+
+
+async def test_keys_that_were_read_are_remembered_within_a_bound(
+    clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.watch.recent.MAX_READ", 3)
+    keys = ReadKeys(clock)
+    for number in range(5):
+        keys.add(number)
+    assert [number in keys for number in range(5)] == [False, False, True, True, True]
+    clock.now += KEEP_READ_SECONDS + 1
+    keys.add(9)
+    keys.add(10)
+    assert len(keys) == 2
+
+
 async def test_a_newcomer_to_an_unconfirmed_refusal_gets_the_last_state_and_the_end(clock: SteppedClock) -> None:
     fetch = Fetch(clock, State(1), refused(), refused())
     hub = make_hub(clock)
@@ -967,7 +999,7 @@ async def test_the_page_of_a_proxy_is_transient_on_every_watch(clock: SteppedClo
 def make_hub_of_sent(clock: SteppedClock, age: float, timeout: float | None = None, outage: float = 300) -> Hub[State]:
     """A hub whose job of ann was sent `age` seconds ago."""
     jobs = MemorySentJobs(clock)
-    jobs.remember(ANN, timeout)
+    jobs.remember(ANN.name, timeout)
     clock.now += age
     return make_hub(clock, outage=outage, sent_jobs=jobs)
 
@@ -1007,13 +1039,13 @@ async def test_a_job_that_was_sent_a_while_ago_has_no_grace(clock: SteppedClock)
     assert fetch.count == 2, "confirmed, because the job was known once"
 
 
-async def test_the_grace_is_the_credentials_own(clock: SteppedClock) -> None:
+async def test_the_grace_holds_for_every_credential(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, 0)
-    fetch = Fetch(clock, refused())
-    follower = Follower(hub, BOB, fetch)
-    await settle()
-    assert isinstance(follower.task.exception(), UpstreamAnswered)
-    assert fetch.count == 1
+    followers = [Follower(hub, key, Fetch(clock, refused(), State(1, last=True))) for key in (ANN, BOB)]
+    other = Follower(hub, Key(b"bob", 43), Fetch(clock, refused()))
+    await clock.advance(60)
+    assert [each.values for each in followers] == [[1], [1]]
+    assert isinstance(other.task.exception(), UpstreamAnswered)
 
 
 async def test_a_short_outage_limit_bounds_the_grace(clock: SteppedClock) -> None:
@@ -1063,15 +1095,32 @@ async def test_a_change_that_shows_the_job_overdue_is_told_first(clock: SteppedC
     assert follower.values == [1, 2]
 
 
-async def test_a_new_watch_of_an_overdue_job_begins_anew(clock: SteppedClock) -> None:
+async def test_a_new_watch_of_an_overdue_job_gets_its_state_first(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, 359, 60)
-    for _ in range(2):
+    for wait in (2, 0):
         follower = Follower(hub, ANN, Fetch(clock, State(1)))
-        await clock.advance(OVERDUE_MARGIN_SECONDS - 1)
-        assert not follower.task.done()
-        await clock.advance(2)
+        await settle()
+        await clock.advance(wait)
         assert isinstance(follower.task.exception(), JobOverdue)
+        assert follower.values == [1]
     await assert_nothing_left(hub, clock)
+
+
+@pytest.mark.parametrize("lasts", [0.5, 30.0, 60.0])
+@pytest.mark.parametrize("takes", [0.0, 0.1, 4.0])
+async def test_watches_that_are_cut_again_and_again_hear_of_an_overdue_job(
+    clock: SteppedClock, lasts: float, takes: float
+) -> None:
+    hub = make_hub_of_sent(clock, 0, 1)
+    fetch = LateFetch(clock, State(1), takes=takes)
+    while clock.now < 2 * OVERDUE_MARGIN_SECONDS + 1_000:
+        follower = Follower(hub, ANN, fetch, seen=lambda _: True)
+        await settle()
+        await clock.advance(lasts)
+        if follower.task.done():
+            break
+        await follower.leave()
+    assert isinstance(follower.task.exception(), JobOverdue)
 
 
 async def test_an_end_is_never_overdue(clock: SteppedClock) -> None:
@@ -1089,12 +1138,12 @@ async def test_sent_jobs_are_remembered_within_a_bound(clock: SteppedClock, monk
     monkeypatch.setattr("gateway.watch.sent_jobs.MAX_JOBS", 3)
     jobs = MemorySentJobs(clock)
     for number in range(5):
-        jobs.remember(Key(b"ann", number), 60.0)
-    assert [jobs.find(Key(b"ann", number)) is not None for number in range(5)] == [False, False, True, True, True]
+        jobs.remember(number, 60.0)
+    assert [jobs.find(number) is not None for number in range(5)] == [False, False, True, True, True]
     clock.now += KEEP_JOB_SECONDS + 1
-    assert jobs.find(Key(b"ann", 4)) is None
-    jobs.remember(Key(b"ann", 9), None)
-    jobs.remember(Key(b"ann", 10), None)
+    assert jobs.find(4) is None
+    jobs.remember(9, None)
+    jobs.remember(10, None)
     assert len(jobs) == 2
 
 
@@ -1152,15 +1201,15 @@ async def test_an_outage_before_a_read_in_flight_ends_no_later_watch(clock: Step
 
 
 async def test_a_job_that_ran_for_others_is_not_overdue_to_a_newcomer(clock: SteppedClock) -> None:
-    hub = make_hub_of_sent(clock, age=0, timeout=1)
+    hub = make_hub(clock, shortest=60, longest=60)
     fetch = LateFetch(clock, State(1), takes=4)
     await leave_during_a_read(hub, clock, fetch)
     with hub.watch(ANN, fetch) as watcher:
-        await clock.advance(OVERDUE_MARGIN_SECONDS - 20)
+        await clock.advance(LONGEST_JOB_SECONDS)
         while watcher.loop.next_poll is not None:
             await clock.advance(0.1)
     late = Follower(hub, ANN, fetch)
-    await clock.advance(OVERDUE_MARGIN_SECONDS - 10)
+    await clock.advance(LONGEST_JOB_SECONDS)
     assert not late.task.done()
 
 
