@@ -109,7 +109,7 @@ class Call:
     """One call: whose it is, what passes through, and how to answer. `uid` is the job, once it is known.
 
     `headers` pass through to the upstream, `span` is for what is done on its behalf, `ids` name it in the log.
-    `cut_off`: this process ends the call, and not its caller.
+    `cut_off`: this process ends the call, and not its caller. `told_end`: the last event of the stream is on its way.
     """
 
     def __init__(
@@ -126,6 +126,7 @@ class Call:
         self._sent = record.sent
         self.uid: int | None = None
         self.cut_off = False
+        self.told_end = False
         self._beginning = False
         self._context = context
         self._task = asyncio.current_task()
@@ -154,8 +155,10 @@ class Call:
         if self.cut_off:
             await _cancel_this_task()
 
-    async def write(self, event: bytes) -> None:
-        """Sends an encoded event; returns when flow control has room for it."""
+    async def write(self, event: bytes, *, last: bool = False) -> None:
+        """Send an encoded event, the `last` one or not; return when flow control has room for it."""
+        # From here on grpc has the event: it goes out, even if this call is interrupted before `write` returns.
+        self.told_end = last
         try:
             await self._context.write(event)
         except InternalError:

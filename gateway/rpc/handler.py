@@ -84,14 +84,14 @@ class Boundary:
                     self._calls.add(call)
                     answer = await method(_parse(request, data), call)
             except asyncio.CancelledError:
-                if call is not None and call.cut_off:
-                    error = _cut_off(name, call)
-                elif left_by_caller():
+                if left_by_caller() and not (call and call.cut_off):
                     record.end(StatusCode.CANCELLED, call)
                     raise
-                else:
-                    # Left alone, a client would hang until its own deadline (grpc 29248).
-                    error = GatewayError("a part of the call was cancelled from within")
+                if call and call.told_end:
+                    # An error after the last event would contradict it.
+                    record.end(StatusCode.OK, call)
+                    return None
+                error = _interruption(name, call)
             except GatewayError as raised:
                 error = raised
             except Exception as raised:  # noqa: BLE001 - nothing but a status may leave a handler
@@ -140,7 +140,10 @@ def _parse(request: type[Message], data: bytes) -> Message:
         raise RequestInvalid("request", f"it is not a message of the type {request.DESCRIPTOR.name}") from error
 
 
-def _cut_off(name: str, call: Call) -> GatewayError:
+def _interruption(name: str, call: Call | None) -> GatewayError:
+    if call is None or not call.cut_off:
+        # Without a status, a client would hang until its own deadline (grpc/grpc#29248).
+        return GatewayError("a part of the call was cancelled from within")
     # A stream that has told its caller the uid can be taken up elsewhere.
     if name in SUBMITTING and (call.uid is None or name == "SendJob"):
         return SubmitOutcomeUnknown("the gateway went away during the submission", None)

@@ -162,11 +162,11 @@ class EventStream:
         self._token = token
         self._digest = state.digest
         if state.is_large:
-            await self._send_large(job_event(self.uid, encoded, token, skipped), state)
+            await self._send_large(job_event(self.uid, encoded, token, skipped), state, last=last)
         elif encoded.chunked:
-            await self._write(b"".join(job_event(self.uid, encoded, token, skipped)))
+            await self._write(b"".join(job_event(self.uid, encoded, token, skipped)), last=last)
         else:
-            await self._write(state.event(self._format, encoded, skipped))
+            await self._write(state.event(self._format, encoded, skipped), last=last)
         self.ended = last
 
     async def _send_chunks(self, state: JobState, result: Result) -> str:
@@ -178,30 +178,30 @@ class EventStream:
             return ""
         return write_token(ResumePoint(self.uid, state.digest, len(result), bytes.fromhex(result.sha256)))
 
-    async def _send_large(self, event: Pieces, state: JobState) -> None:
+    async def _send_large(self, event: Pieces, state: JobState, *, last: bool) -> None:
         size = size_of(event)
         turn = _task(self._outgoing.take(self._owner, size))
         try:
             await self._beating(turn, state)
             more = size / LEAST_BYTES_PER_SECOND_OF_A_MESSAGE
-            await self._write_patiently(await in_one_piece(event), self._clock.monotonic(), more)
+            await self._write_patiently(await in_one_piece(event), self._clock.monotonic(), more, last=last)
         finally:
             # Also where this stream is left in the very moment in which its turn comes.
             turn.add_done_callback(_release)
 
-    async def _write_patiently(self, event: bytes, began: float, more: float) -> None:
+    async def _write_patiently(self, event: bytes, began: float, more: float, *, last: bool = False) -> None:
         until = max(began + PATIENCE_SECONDS + more, self._clock.monotonic() + LEAST_PATIENCE_SECONDS)
         try:
             async with TimeLimit(self._clock, until, partial(self._outgoing.contended, self._owner)):
-                await self._write(event)
+                await self._write(event, last=last)
         except TimeoutError as error:
             raise SlowReader(
                 "the stream was not read, or too slowly, while others waited for the memory of its result; call again "
                 "with the last resume_token, or ask for chunks where one message was asked for"
             ) from error
 
-    async def _write(self, event: bytes) -> None:
-        await self._call.write(event)
+    async def _write(self, event: bytes, *, last: bool = False) -> None:
+        await self._call.write(event, last=last)
         self._last_write = self._clock.monotonic()
 
 

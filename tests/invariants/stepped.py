@@ -55,7 +55,7 @@ class Pipe:
         self._awake = asyncio.Event()
         self._awake.set()
 
-    async def write(self, event: bytes) -> None:
+    async def write(self, event: bytes, *, last: bool = False) -> None:
         began = self._clock.stamp()
         await self._awake.wait()
         self._watch.events.append(self._read(pb.JobEvent.FromString(event), began))

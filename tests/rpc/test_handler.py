@@ -338,6 +338,18 @@ async def test_a_stream_that_waits_for_a_slow_reader_ends_too() -> None:
     assert failure.reason == "DRAINING"
 
 
+async def test_a_stream_that_has_told_its_end_ends_well() -> None:
+    async def method(_: Any, call: Call) -> None:
+        await call.begin_stream()
+        # Runs while the last event is on its way.
+        asyncio.get_running_loop().call_soon(call.end)
+        await call.write(b"the end", last=True)
+        await asyncio.Event().wait()
+
+    async with served(method, streaming=True) as server:
+        assert await read_all(server.stream()) == [b"the end"]
+
+
 async def test_a_stream_that_is_just_beginning_ends_too() -> None:
     async def method(_: Any, call: Call) -> None:
         # Runs while the initial metadata is on its way.

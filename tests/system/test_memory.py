@@ -15,7 +15,7 @@ from gateway.errors import UpstreamError
 from gateway.rpc.call import Call
 from gateway.rpc.codec.events import JobState
 from gateway.rpc.stream import EventStream
-from gateway.watch import loop, recent
+from gateway.watch import presence, recent
 from gateway.watch.loop import Loop
 from gateway.watch.watcher import Watcher
 from tests.support.gateways import BEARER, running, stub
@@ -40,7 +40,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
     """What there is of ours that was not there before; garbage stays, and no end is kept for those who come late."""
     monkeypatch.setattr(recent, "KEEP_SECONDS", 0.0)
     monkeypatch.setattr(recent, "KEEP_UNSEEN_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "KEEP_UNSEEN_SECONDS", 0.0)
+    monkeypatch.setattr(presence, "KEEP_UNSEEN_SECONDS", 0.0)
     gc.collect()
     gc.disable()
     # Other tests' own fixtures and results may hold some.
