@@ -141,7 +141,8 @@ class TroubledUpstream(ScriptedUpstream):
         if not seconds:
             return {}
         if self.dice.random() < 0.5:
-            return {"Retry-After": str(int(seconds))}
+            # Not rounded down: the history holds the same number.
+            return {"Retry-After": f"{seconds:.6f}"}
         # A date has whole seconds, so it is given one more: that it comes late keeps the promise.
         return {"Retry-After": email.utils.formatdate(time.time() + seconds + 1, usegmt=True)}
 
