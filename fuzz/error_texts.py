@@ -8,8 +8,8 @@ from __future__ import annotations
 from google.rpc import error_details_pb2, status_pb2
 
 from gateway import errors
-from gateway.rpc.codec.text import CUT_MARK, clean
-from gateway.rpc.status import ending_of
+from gateway.rpc.codec.text import STATUS_CUT_MARK, clean
+from gateway.rpc.status import to_rpc_error
 from tests.support.table import check_ending
 
 UID = 2**63 - 1
@@ -23,15 +23,15 @@ def check(data: bytes) -> None:
     texts = [_text(each) * times for each in data[4:].split(b"\n")[:1_000]]
     violations = tuple(map(errors.FieldViolation, texts[1::2], texts[2::2]))
     error = _error(kind, status, texts[0], violations)
-    ending = ending_of(error, UID if kind & 16 else None)
+    ending = to_rpc_error(error, UID if kind & 16 else None)
     details = dict(ending.trailers)["grpc-status-details-bin"]
     assert isinstance(details, bytes)
     check_ending(ending.code, ending.message, details)
     for field in _fields(details):
-        assert field.isprintable() or CUT_MARK in field or clean(field) == field
-    if violations and isinstance(error, errors.UpstreamAnswered):
+        assert field.isprintable() or STATUS_CUT_MARK in field or clean(field) == field
+    if violations and isinstance(error, errors.UpstreamStatusError):
         told = list(_fields(details))
-        assert len(told) == len(violations) or told[-1] == CUT_MARK
+        assert len(told) == len(violations) or told[-1] == STATUS_CUT_MARK
     limit = 20 + data[1]
     assert sum(_encoded(each) for each in clean(texts[0], limit)) <= limit
 
@@ -57,7 +57,7 @@ def _fields(details: bytes) -> list[str]:
 
 
 def _error(kind: int, status: int, text: str, violations: tuple[errors.FieldViolation, ...]) -> errors.GatewayError:
-    answered = errors.UpstreamAnswered(status, text, violations=violations, retry_after=status * 1.001)
+    answered = errors.UpstreamStatusError(status, text, violations=violations, retry_after=status * 1.001)
     every: tuple[errors.GatewayError, ...] = (
         answered,
         errors.RequestInvalid(text, text),
@@ -65,7 +65,7 @@ def _error(kind: int, status: int, text: str, violations: tuple[errors.FieldViol
         errors.RequestTooLarge(text),
         errors.CredentialInvalid(text),
         errors.UpstreamMalformed(text, http_status=status),
-        errors.UpstreamTimedOut(text),
+        errors.UpstreamTimeout(text),
         errors.UpstreamOutage(answered, 300.0),
         errors.SubmitOutcomeUnknown(text, status),
         errors.ResultTooLarge(text),

@@ -14,10 +14,10 @@ from gateway.auth.credential import Credential
 from gateway.errors import UpstreamError, UpstreamMalformed
 from gateway.models import MAX_INT64, MAX_TEXT_BYTES, JobStatus, SendJob
 from gateway.rpc.codec.events import encode_job
-from gateway.rpc.status import ending_of
-from gateway.telemetry.unknown_words import UnknownWords
+from gateway.rpc.status import to_rpc_error
+from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.upstream import RestClient
-from gateway.upstream.transport import Answer
+from gateway.upstream.transport import HttpResponse
 from tests.support.table import check_ending
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ JOB = SendJob(workspace_id="1", entity_id=7)
 class Canned:
     """Stands in for a `Transport`, without its sockets."""
 
-    answer = Answer(200, b"")
+    answer = HttpResponse(200, b"")
 
-    async def exchange(self, *_: object, **__: object) -> Answer:
+    async def request(self, *_: object, **__: object) -> HttpResponse:
         """The answer, at once."""
         return self.answer
 
@@ -49,7 +49,7 @@ _rest = RestClient(
     submissions=_canned,
     reads=_canned,
     now=lambda: 1_700_000_000.0,
-    observer=UnknownWords(lambda: None),
+    observer=UnknownStatuses(lambda: None),
 )
 
 
@@ -59,7 +59,7 @@ def check(data: bytes) -> None:
         return
     method, status = ["GET", "POST", "DELETE"][data[0] % 3], 200 + int.from_bytes(data[1:3], "big") % 400
     retry_after, _, body = data[3:].partition(b"\n")
-    _canned.answer = Answer(status, body, retry_after.decode("latin-1") or None)
+    _canned.answer = HttpResponse(status, body, retry_after.decode("latin-1") or None)
     try:
         job = _outcome(method)
     except UpstreamError as error:
@@ -90,7 +90,7 @@ def _run(coroutine: Coroutine[Any, Any, Returned]) -> Returned:
 
 
 def _check_error(error: UpstreamError, status: int, body: bytes, method: str) -> None:
-    ending = ending_of(error, UID)
+    ending = to_rpc_error(error, UID)
     details = dict(ending.trailers)["grpc-status-details-bin"]
     assert isinstance(details, bytes)
     check_ending(ending.code, ending.message, details)
@@ -112,7 +112,7 @@ def _check_job(job: Job, body: bytes, *, sent: bool, status: int) -> None:
     assert not (sent and status == 201 and job.done)
     assert job.done or job.result is None
     for content_format in (pb.CONTENT_FORMAT_UNSPECIFIED, pb.CONTENT_FORMAT_STRUCT, pb.CONTENT_FORMAT_JSON):
-        message = pb.Job.FromString(b"".join(encode_job(job, content_format, streaming=True).pieces))
+        message = pb.Job.FromString(b"".join(encode_job(job, content_format, streaming=True).buffers))
         assert message.uid == job.uid
         if content_format == pb.CONTENT_FORMAT_JSON and job.result is not None:
             assert message.content_json == bytes(job.result.json)

@@ -33,7 +33,7 @@ class Clock(Protocol):
         """Calls `callback` once `monotonic()` has reached `when`, never from within this call."""
 
 
-class Pause(Protocol):
+class PauseTimeout(Protocol):
     """Stops a limit of time, for as long as its context is not left: what is waited for is nobody's delay but ours."""
 
     def __call__(self) -> AbstractContextManager[None]:
@@ -59,10 +59,10 @@ class SystemClock:
 async def sleep_until(clock: Clock, when: float) -> None:
     """Returns once `clock.monotonic()` has reached `when` (seconds)."""
     if when > clock.monotonic():
-        await Signal(clock).wait(when)
+        await AutoResetEvent(clock).wait(when)
 
 
-class Signal:
+class AutoResetEvent:
     """A wake-up for one waiter; `set` before `wait` is remembered once."""
 
     def __init__(self, clock: Clock) -> None:
@@ -92,17 +92,17 @@ class Signal:
         self._pending = False
 
 
-class Alarm:
-    """Calls `ring` once the clock has reached the moment that was set last.
+class RearmableTimer:
+    """Calls `callback` once the clock has reached the moment that was set last.
 
     To put it off takes no new timer: the one that there is looks again when it is due.
     """
 
-    __slots__ = ("_clock", "_due", "_ring", "_timer", "_when")
+    __slots__ = ("_callback", "_clock", "_due", "_timer", "_when")
 
-    def __init__(self, clock: Clock, ring: Callable[[], object]) -> None:
+    def __init__(self, clock: Clock, callback: Callable[[], object]) -> None:
         self._clock = clock
-        self._ring = ring
+        self._callback = callback
         self._timer: Timer | None = None
         self._when = self._due = 0.0
 
@@ -114,9 +114,9 @@ class Alarm:
             self._start()
 
     def close(self) -> None:
-        """Never rings again, and lets go of `ring`, whose owner usually holds this alarm."""
+        """Never rings again, and lets go of `callback`, whose owner usually holds this timer."""
         self._stop()
-        self._ring = _silence
+        self._callback = _do_nothing
 
     def _stop(self) -> None:
         if self._timer is not None:
@@ -132,14 +132,14 @@ class Alarm:
         if self._clock.monotonic() < self._when:
             self._start()
         else:
-            self._ring()
+            self._callback()
 
 
-def _silence() -> None:
+def _do_nothing() -> None:
     pass
 
 
-class TimeLimit:
+class Timeout:
     """An async context that raises `TimeoutError` once `clock.monotonic()` has reached `until` (seconds).
 
     As `asyncio.timeout_at`, but of an injected clock. A cancellation from elsewhere passes through as such. With

@@ -211,7 +211,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _own_token_for_known_callers(self) -> Self:
+    def _gateway_token_for_known_callers(self) -> Self:
         if self.upstream_token_file is None or self.tls_client_ca_file is not None or _is_loopback(self.listen):
             return self
         raise ValueError(

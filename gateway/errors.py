@@ -8,10 +8,10 @@ GatewayError
 │   ├── CredentialInvalid      there is no usable credential
 │   └── RequestIdsExhausted    no more ids can be remembered now
 ├── UpstreamError              one upstream request did not give what was asked
-│   ├── UpstreamAnswered       it answered with an HTTP status that is no success
+│   ├── UpstreamStatusError       it answered with an HTTP status that is no success
 │   ├── UpstreamMalformed      it answered with what is not the protocol
-│   ├── UpstreamAnswerTooLarge it answered with more than we take
-│   ├── UpstreamTimedOut       it did not answer in time
+│   ├── UpstreamResponseTooLarge it answered with more than we take
+│   ├── UpstreamTimeout       it did not answer in time
 │   ├── UpstreamConnectionLost the connection broke, when the request may have been read
 │   ├── UpstreamUnreachable    there was no connection: the request was certainly not sent
 │   └── GatewayOverloaded      this process ran out of memory, files or threads
@@ -19,7 +19,7 @@ GatewayError
 ├── UpstreamOutage             a watch rode out failures for as long as it may
 ├── JobOverdue                 a watch saw the job run for longer than it may
 ├── NoStateYet                 no state of the job could be read so far
-├── SlowReader                 a stream was not read while others waited for the memory of its result
+├── SlowConsumer                 a stream was not read while others waited for the memory of its result
 ├── ResultTooLarge             the result does not fit the one message that was asked for
 ├── LimitReached               one of our own limits of load
 └── Draining                   this process is going away
@@ -92,19 +92,19 @@ class RequestIdsExhausted(RequestError):
 class UpstreamError(GatewayError):
     """One upstream request did not give what was asked.
 
-    `passing`: a later attempt may go well. `sent`: the upstream may have seen the request. `throttled`: it
-    asked us to slow down. `http_status`: what it answered, where it did. `job_shown`: a read right afterwards showed
+    `transient`: a later attempt may go well. `may_have_been_sent`: the upstream may have seen the request. `throttled`:
+    it asked us to slow down. `http_status`: what it answered, where it did. `job_shown`: a read right afterwards showed
     the job.
     """
 
-    passing = True
-    sent = True
+    transient = True
+    may_have_been_sent = True
     throttled = False
     http_status: int | None = None
     job_shown = False
 
 
-class UpstreamAnswered(UpstreamError):
+class UpstreamStatusError(UpstreamError):
     """The upstream answered with an HTTP status that is no success; `violations` are the fields it named.
 
     `from_api`: the body is a JSON object, as the API's own answers are. Any other 4xx may be the page of a proxy, which
@@ -115,7 +115,7 @@ class UpstreamAnswered(UpstreamError):
     quotes_others = True
     # HTTP means 408, 425 and 429 to be tried again (RFC 9110, 8470, 6585). A proxy answers 444, 460 and 499 if it gave
     # the request up.
-    PASSING_CLIENT_ERRORS = frozenset({408, 425, 429, 444, 460, 499})
+    TRANSIENT_CLIENT_ERRORS = frozenset({408, 425, 429, 444, 460, 499})
 
     def __init__(
         self,
@@ -131,15 +131,15 @@ class UpstreamAnswered(UpstreamError):
         self.violations = violations
         self.retry_after = retry_after
         self.throttled = http_status == 429
-        meant_to_pass = http_status >= 500 or http_status in self.PASSING_CLIENT_ERRORS
+        meant_to_pass = http_status >= 500 or http_status in self.TRANSIENT_CLIENT_ERRORS
         self.from_api = from_api
         self.certain = from_api or meant_to_pass
-        self.passing = meant_to_pass or not from_api
+        self.transient = meant_to_pass or not from_api
 
     def of_submission(self) -> Self:
         """Return the same as the answer to a submission: a 4xx refuses it, also one from a proxy."""
         self.certain = True
-        self.passing = self.http_status >= 500 or self.http_status in self.PASSING_CLIENT_ERRORS
+        self.transient = self.http_status >= 500 or self.http_status in self.TRANSIENT_CLIENT_ERRORS
         return self
 
 
@@ -151,13 +151,13 @@ class UpstreamMalformed(UpstreamError):
         self.http_status = http_status
 
 
-class UpstreamAnswerTooLarge(UpstreamError):
+class UpstreamResponseTooLarge(UpstreamError):
     """The upstream's answer is larger than the gateway takes."""
 
-    passing = False
+    transient = False
 
 
-class UpstreamTimedOut(UpstreamError):
+class UpstreamTimeout(UpstreamError):
     """The upstream did not answer in time."""
 
 
@@ -168,7 +168,7 @@ class UpstreamConnectionLost(UpstreamError):
 class UpstreamUnreachable(UpstreamError):
     """No connection came about: the upstream has certainly not seen the request."""
 
-    sent = False
+    may_have_been_sent = False
 
 
 class GatewayOverloaded(UpstreamError):
@@ -176,9 +176,9 @@ class GatewayOverloaded(UpstreamError):
 
     retry_after = 2.0
 
-    def __init__(self, message: str, *, sent: bool) -> None:
+    def __init__(self, message: str, *, may_have_been_sent: bool) -> None:
         super().__init__(message)
-        self.sent = sent
+        self.may_have_been_sent = may_have_been_sent
 
 
 class SubmitOutcomeUnknown(GatewayError):
@@ -192,7 +192,7 @@ class SubmitOutcomeUnknown(GatewayError):
 
 
 class UpstreamOutage(GatewayError):
-    """A watch rode out passing failures for as long as it may; `last` is the last of them."""
+    """A watch rode out transient failures for as long as it may; `last` is the last of them."""
 
     quotes_others = True
 
@@ -210,7 +210,7 @@ class NoStateYet(GatewayError):
     """No state of the job could be read so far; a later call may read one."""
 
 
-class SlowReader(GatewayError):
+class SlowConsumer(GatewayError):
     """A stream was not read while others waited for the memory of its result; it can be taken up again."""
 
     retry_after = 1.0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Threads:
+class WorkerPool:
     """A pool of `count` threads with a queue, first in, first out."""
 
     def __init__(self, name: str, count: int) -> None:
@@ -48,7 +48,7 @@ class Daemon:
         return future
 
 
-def detached(name: str, work: Callable[[], T]) -> Future[T]:
+def run_detached(name: str, work: Callable[[], T]) -> Future[T]:
     """Run `work` in a daemon thread of its own; the future has its outcome. Raises `OSError` if there is no thread."""
     future: Future[T] = Future()
     try:
@@ -58,7 +58,7 @@ def detached(name: str, work: Callable[[], T]) -> Future[T]:
     return future
 
 
-async def finished(future: Future[Any], seconds: float) -> bool:
+async def wait_done(future: Future[Any], seconds: float) -> bool:
     """Wait for a future of a thread for at most `seconds`; return whether it is done. Never cancels it."""
     if future.done():
         return True
@@ -115,5 +115,5 @@ def _wake_from_thread(loop: asyncio.AbstractEventLoop, woken: asyncio.Future[Non
 
 # Apart, so that large requests, which callers can send as many of as they like, hold up no answer. Few, for Python runs
 # one at a time, and more would only share the event loop's time with it.
-REQUESTS = Threads("requests", 1)
-ANSWERS = Threads("answers", 3)
+REQUEST_WORKERS = WorkerPool("requests", 1)
+RESPONSE_WORKERS = WorkerPool("answers", 3)

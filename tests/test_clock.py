@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.clock import Alarm, Signal, SystemClock, TimeLimit, sleep_until
+from gateway.clock import AutoResetEvent, RearmableTimer, SystemClock, Timeout, sleep_until
 from tests.support.clock import SteppedClock, SteppedTimer, settle
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ async def test_a_cancelled_sleep_leaves_no_timer() -> None:
 
 async def test_set_wakes_the_waiter() -> None:
     clock = SteppedClock()
-    signal = Signal(clock)
-    waiter = started(signal.wait(clock.now + 10))
+    event = AutoResetEvent(clock)
+    waiter = started(event.wait(clock.now + 10))
     await settle()
     assert not waiter.done()
-    signal.set()
+    event.set()
     await settle()
     assert waiter.done()
     assert clock.pending == 0
@@ -65,11 +65,11 @@ async def test_set_wakes_the_waiter() -> None:
 
 async def test_a_set_before_the_wait_is_remembered_once() -> None:
     clock = SteppedClock()
-    signal = Signal(clock)
-    signal.set()
-    signal.set()
-    await signal.wait(clock.now + 10)
-    second = started(signal.wait(clock.now + 10))
+    event = AutoResetEvent(clock)
+    event.set()
+    event.set()
+    await event.wait(clock.now + 10)
+    second = started(event.wait(clock.now + 10))
     await settle()
     assert not second.done()
     await clock.advance(10)
@@ -78,19 +78,19 @@ async def test_a_set_before_the_wait_is_remembered_once() -> None:
 
 async def test_a_set_that_a_cancelled_waiter_missed_is_kept() -> None:
     clock = SteppedClock()
-    signal = Signal(clock)
-    waiter = started(signal.wait(clock.now + 10))
+    event = AutoResetEvent(clock)
+    waiter = started(event.wait(clock.now + 10))
     await settle()
-    signal.set()
+    event.set()
     waiter.cancel()
     await asyncio.wait([waiter])
     assert waiter.cancelled()
-    await signal.wait(clock.now + 10)
+    await event.wait(clock.now + 10)
 
 
 async def test_a_wait_ends_at_its_time() -> None:
     clock = SteppedClock()
-    waiter = started(Signal(clock).wait(clock.now + 10))
+    waiter = started(AutoResetEvent(clock).wait(clock.now + 10))
     await clock.advance(9)
     assert not waiter.done()
     await clock.advance(1)
@@ -113,16 +113,16 @@ class Counting(SteppedClock):
 
 
 class Bell:
-    """When an alarm rang, in seconds from the start."""
+    """When a timer rang, in seconds from the start."""
 
     def __init__(self) -> None:
         self.clock = Counting()
         self.rang: list[float] = []
         began = self.clock.now
-        self.alarm = Alarm(self.clock, lambda: self.rang.append(self.clock.now - began))
+        self.timer = RearmableTimer(self.clock, lambda: self.rang.append(self.clock.now - began))
 
     def set(self, seconds: float) -> None:
-        self.alarm.set(self.clock.now + seconds)
+        self.timer.set(self.clock.now + seconds)
 
 
 async def test_an_alarm_rings_once_at_its_moment() -> None:
@@ -176,18 +176,18 @@ async def test_an_alarm_can_be_set_again_when_it_has_rung() -> None:
 async def test_a_closed_alarm_leaves_no_timer_and_does_not_ring() -> None:
     bell = Bell()
     bell.set(1)
-    bell.alarm.close()
-    bell.alarm.close()
+    bell.timer.close()
+    bell.timer.close()
     assert bell.clock.pending == 0
     await bell.clock.advance(1)
     assert bell.rang == []
 
 
-# TimeLimit
+# Timeout
 
 
 async def limited(clock: SteppedClock, seconds: float, work: Coroutine[None, None, object]) -> object:
-    async with TimeLimit(clock, clock.now + seconds):
+    async with Timeout(clock, clock.now + seconds):
         return await work
 
 

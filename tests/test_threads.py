@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.threads import Daemon, detached
+from gateway.threads import Daemon, run_detached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def in_a_daemon(work: Callable[[], None]) -> Future[None]:
 
 
 def in_a_thread(work: Callable[[], None]) -> Future[None]:
-    future = detached("test", work)
+    future = run_detached("test", work)
     future.exception()
     return future
 

@@ -14,9 +14,9 @@ import random
 
 from benchmarks.table import Row
 from gateway.config import Settings
-from gateway.watch import Key
+from gateway.watch import WatchKey
 from tests.support.clock import SteppedClock
-from tests.support.fetching import Fetch, State, make_hub
+from tests.support.polling import FakePoller, State, make_hub
 
 DAY = 86_400.0
 RANGES = ((0.01, 120.0), (120.0, 3_600.0), (3_600.0, DAY))
@@ -80,8 +80,8 @@ async def loop_times(seed: int, horizon: float, *, fresh: bool) -> list[float]:
     shortest, longest = settings.poll_interval_min_seconds, settings.poll_interval_max_seconds
     clock = SteppedClock()
     hub = make_hub(clock, shortest=shortest, longest=longest, seed=seed)
-    fetch = Fetch(clock, State(0))
+    fetch = FakePoller(clock, State(0))
     began = clock.now
-    with hub.watch(Key(b"", seed), fetch, fresh=fresh):
+    with hub.watch(WatchKey(b"", seed), fetch, just_submitted=fresh):
         await clock.advance(horizon + longest)
     return [moment - began for moment in fetch.times]

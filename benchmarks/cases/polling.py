@@ -6,9 +6,9 @@ import asyncio
 from contextlib import ExitStack
 
 from benchmarks.table import Row
-from gateway.watch import Key
+from gateway.watch import WatchKey
 from tests.support.clock import SteppedClock
-from tests.support.fetching import State, make_hub
+from tests.support.polling import State, make_hub
 
 JOBS, WATCHERS, SECONDS = 100, 50, 600.0
 
@@ -41,6 +41,6 @@ async def _polls(jobs: int, watchers: int) -> int:
     with ExitStack() as stack:
         for _ in range(watchers):
             for job in range(jobs):
-                stack.enter_context(hub.watch(Key(b"", job), fetch))
+                stack.enter_context(hub.watch(WatchKey(b"", job), fetch))
         await clock.advance(SECONDS)
     return polls

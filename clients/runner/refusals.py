@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clients.runner.scenarios import Fault
 
 NAME = "decide"
-_SERVICE = pb.DESCRIPTOR.services_by_name["JobService"].full_name
+_JOB_SERVICE_NAME = pb.DESCRIPTOR.services_by_name["JobService"].full_name
 _MESSAGE = "refused"
 _ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
 # What a proxy may add to the gateway's details, and what it may send in their place: no message at all.
@@ -124,7 +124,7 @@ class RefusingGateway:
             request_deserializer=pb.SendJobRequest.FromString,
             response_serializer=pb.Job.SerializeToString,
         )
-        self._server.add_registered_method_handlers(_SERVICE, {"SendJob": send})
+        self._server.add_registered_method_handlers(_JOB_SERVICE_NAME, {"SendJob": send})
         self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         await self._server.start()
         return self

@@ -140,7 +140,7 @@ class Stack:
             case "upstream_down" | "upstream_up":
                 await self.simulator.refuse(fault.kind == "upstream_down")
             case "expire_token":
-                self.simulator.renew(TOKEN, FRESH_TOKEN)
+                self.simulator.rotate_token(TOKEN, FRESH_TOKEN)
             case _:
                 raise ValueError(f"no fault is called {fault.kind}")
 

@@ -12,7 +12,7 @@ import structlog
 
 from gateway.auth.reloading import START_SECONDS, UnfitFileError, read_regular
 from gateway.errors import ConfigError
-from gateway.threads import detached
+from gateway.threads import run_detached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ def client_context() -> ssl.SSLContext:
     OpenSSL would open the files of a folder during handshakes, on the event loop, where a stuck volume stops
     everything. So they are read here, and not again. Raises `ConfigError` if they cannot be read, or not in time.
     """
-    reading = detached("authorities", _load)
+    reading = run_detached("authorities", _load)
     try:
         return reading.result(START_SECONDS)
     except TimeoutError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import structlog
 
-from gateway.auth.reloading import FileUnusable, LastGood
+from gateway.auth.reloading import InvalidFile, ReloadingFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +46,7 @@ class Certificates:
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
         self._paths = {CERT: cert, KEY: key} | ({CLIENT_CA: client_ca} if client_ca else {})
-        self._files = LastGood(self._paths, self._load)
+        self._files = ReloadingFiles(self._paths, self._load)
         self._used = self._files.last
         self._lock = threading.Lock()
         _tell(self._used)
@@ -83,7 +83,7 @@ def _tell(loaded: _Loaded) -> None:
 
 
 def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
-    """When a certificate expires, or why a client would refuse it. Raises `FileUnusable` for no pair."""
+    """When a certificate expires, or why a client would refuse it. Raises `InvalidFile` for no pair."""
     client = _trusting(cert, CERT)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
@@ -91,29 +91,29 @@ def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
         server.load_cert_chain(cert, key, password="")
     except OSError as error:
         if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
-            raise FileUnusable(KEY, f"the key does not belong to the certificate of {CERT}") from error
+            raise InvalidFile(KEY, f"the key does not belong to the certificate of {CERT}") from error
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
         why = f"{key} is no private key, in PEM without a password, that the certificate can be used with ({reason})"
-        raise FileUnusable(KEY, why) from error
+        raise InvalidFile(KEY, why) from error
     try:
         # The standard library shows a certificate only to the other side of a handshake.
         shown = _handshake(server, client)
     except ssl.SSLCertVerificationError as error:
         return None, error.verify_message
     except ssl.SSLError as error:
-        raise FileUnusable(CERT, f"no handshake succeeds with it: {error.reason}") from error
+        raise InvalidFile(CERT, f"no handshake succeeds with it: {error.reason}") from error
     return str(shown.get("notAfter")), None
 
 
 def _trusting(path: Path, variable: str) -> ssl.SSLContext:
-    """The client's side of TLS that trusts each certificate in a file. Raises `FileUnusable` where there is none."""
+    """The client's side of TLS that trusts each certificate in a file. Raises `InvalidFile` where there is none."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         client.load_verify_locations(path)
     except OSError as error:
-        raise FileUnusable(variable, f"{path} holds no certificate in PEM that can be read") from error
+        raise InvalidFile(variable, f"{path} holds no certificate in PEM that can be read") from error
     return client
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from gateway.auth.credential import TOKEN, Credential, redact
-from gateway.auth.reloading import FileUnusable, LastGood
+from gateway.auth.reloading import InvalidFile, ReloadingFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,12 +17,12 @@ TOKEN_FILE = "JOBGATEWAY_UPSTREAM_TOKEN_FILE"  # noqa: S105 - the name of a sett
 REMEMBERED_TOKENS = 8
 
 
-class OwnToken:
+class GatewayToken:
     """The token in a file. Raises `ConfigError` if the file cannot be used."""
 
     def __init__(self, file: Path) -> None:
         self.source = str(file)
-        self._file = LastGood({TOKEN_FILE: file}, _read)
+        self._file = ReloadingFiles({TOKEN_FILE: file}, _read)
         self._tokens = deque([self._file.last], REMEMBERED_TOKENS)
 
     @property
@@ -30,9 +30,9 @@ class OwnToken:
         """The token as it was used last."""
         return self._tokens[-1]
 
-    async def now(self) -> str:
+    async def current(self) -> str:
         """Return the token that the file holds now, or the last usable one if it cannot be read."""
-        token = await self._file.fresh()
+        token = await self._file.latest_async()
         if token != self.last:
             self._tokens.append(token)
         return token
@@ -46,33 +46,37 @@ class OwnToken:
 
     def credential(self, caller: str) -> Credential:
         """The gateway's own credential, on behalf of `caller`."""
-        return _OwnCredential(self, caller)
+        return _GatewayCredential(self, caller)
 
 
-class _OwnCredential(Credential):
+class _GatewayCredential(Credential):
     """Its `poll_key` goes by where the token comes from, so that a new token ends no watch."""
 
-    __slots__ = ("_own",)
+    __slots__ = ("_gateway_token",)
 
-    def __init__(self, own: OwnToken, caller: str) -> None:
+    def __init__(self, gateway_token: GatewayToken, caller: str) -> None:
         # No token of a caller's has a space, so that none has these keys.
-        super().__init__(own.last, poll=f"own token {own.source}", caller=f"own token {own.source} for {caller}")
-        self._own = own
+        super().__init__(
+            gateway_token.last,
+            poll=f"own token {gateway_token.source}",
+            caller=f"own token {gateway_token.source} for {caller}",
+        )
+        self._gateway_token = gateway_token
 
     async def headers(self) -> dict[str, str]:
         """As the file has it at this moment."""
-        return {"authorization": f"Bearer {await self._own.now()}"}
+        return {"authorization": f"Bearer {await self._gateway_token.current()}"}
 
     def redact(self, text: str) -> str:
         """`text` without the token, those lately in its place included."""
-        return self._own.redact(text)
+        return self._gateway_token.redact(text)
 
 
 def _read(contents: Mapping[str, bytes]) -> str:
     # A line end is what editors and `echo` add.
     text = contents[TOKEN_FILE].decode("latin-1").rstrip("\r\n")
     if not text:
-        raise FileUnusable(TOKEN_FILE, "the file is empty")
+        raise InvalidFile(TOKEN_FILE, "the file is empty")
     if not TOKEN.fullmatch(text):
-        raise FileUnusable(TOKEN_FILE, "the file holds something else than one token of visible ASCII")
+        raise InvalidFile(TOKEN_FILE, "the file holds something else than one token of visible ASCII")
     return text

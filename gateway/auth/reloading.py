@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import structlog
 
 from gateway.errors import ConfigError
-from gateway.threads import Daemon, finished
+from gateway.threads import Daemon, wait_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,18 +31,18 @@ MOST_READS = 10
 _log = structlog.get_logger()
 
 
-class FileUnusable(Exception):
+class InvalidFile(Exception):
     """The contents of a file cannot be used; the message says why, and never quotes them."""
 
     def __init__(self, variable: str, why: str) -> None:
         super().__init__(f"{variable}: {why}")
 
 
-class LastGood(Generic[T]):
+class ReloadingFiles(Generic[T]):
     """The result of `make` for some files, made again when their contents change; the last good one if that fails.
 
     `files` are named by the variables that set them. `make` gets the bytes of each by that name, and raises
-    `FileUnusable`. It may also read the files by their paths: its result counts only if they hold the same bytes
+    `InvalidFile`. It may also read the files by their paths: its result counts only if they hold the same bytes
     afterwards. It runs in a thread, as does all reading, because opening a file on a stuck mount hangs.
 
     Callers get the contents as they were at the call or later. If reading takes longer than `READ_SECONDS`, they get
@@ -93,11 +93,11 @@ class LastGood(Generic[T]):
                 self._give_up(check)
         return self._good
 
-    async def fresh(self) -> T:
+    async def latest_async(self) -> T:
         """As `latest`, without blocking the event loop."""
         check = self._check()
         if not self._stuck:
-            if await finished(check, READ_SECONDS):
+            if await wait_done(check, READ_SECONDS):
                 check.result()
             else:
                 self._give_up(check)
@@ -155,7 +155,7 @@ class LastGood(Generic[T]):
                 continue
             try:
                 made = (self._make(contents),)
-            except FileUnusable as error:
+            except InvalidFile as error:
                 made = str(error)
         # Equal to no contents, so that the next check reads them again.
         self._seen = f"{self._reading} cannot be used: it changes all the time; replace the file in one step"

@@ -90,7 +90,7 @@ class Display(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-class Lines:
+class LineDisplay:
     """A line per event."""
 
     def __init__(self, *, as_json: bool, to_stderr: bool) -> None:
@@ -117,7 +117,7 @@ class Lines:
         """Nothing is left to do."""
 
 
-class Bar:
+class ProgressDisplay:
     """A progress bar, and in the end the job's last state."""
 
     def __init__(self, *, to_stderr: bool) -> None:
@@ -173,8 +173,8 @@ def display(*, as_json: bool, to_stderr: bool) -> Display:
     stream = sys.stderr if to_stderr else sys.stdout
     on_terminal = stream.isatty() and not Console().is_dumb_terminal
     if on_terminal and not as_json:
-        return Bar(to_stderr=to_stderr)
-    return Lines(as_json=as_json, to_stderr=to_stderr)
+        return ProgressDisplay(to_stderr=to_stderr)
+    return LineDisplay(as_json=as_json, to_stderr=to_stderr)
 
 
 def _print(console: Console, line: str, style: str = "") -> None:

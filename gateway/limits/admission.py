@@ -7,10 +7,10 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from gateway.clock import Signal, sleep_until
+from gateway.clock import AutoResetEvent, sleep_until
 from gateway.errors import Draining
-from gateway.limits.fair_budget import Budget, Reservation, may_take
-from gateway.limits.rate_limiter import Rates, refusal
+from gateway.limits.fair_budget import FairBudget, Reservation, fits_fair_share
+from gateway.limits.rate_limiter import RateLimiter, limit_reached
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
@@ -18,106 +18,113 @@ if TYPE_CHECKING:
 # Callers of a drain spread out over the other replicas.
 DRAIN_RETRY_SECONDS = (1.0, 5.0)
 # Refusals that are held back, of callers who do not wait as they are told: for how long, and how many at most.
-HOLD_SECONDS = 2.0
-MOST_HELD = 1_000
+REJECTION_DELAY_SECONDS = 2.0
+MAX_DELAYED_REJECTIONS = 1_000
 # For how long a caller that has come keeps the others to their rate.
-COMPANY_SECONDS = 60.0
+ACTIVITY_SECONDS = 60.0
 # Smaller requests are not counted, for there are never enough of them at once to matter.
 SMALL_REQUEST_BYTES = 1 << 20
 
 
-def draining() -> Draining:
+def draining_error() -> Draining:
     """The error of a call that meets a drain, with a wait of its own."""
     return Draining(retry_after=random.uniform(*DRAIN_RETRY_SECONDS))  # noqa: S311 - jitter
 
 
 @dataclass
-class Places:
+class ConcurrencyLimit:
     """How many of a kind may be inside, and how many are."""
 
-    of: str
+    kind: str
     limit: int
-    most_of_one: int | None
-    taken: int = 0
+    max_per_caller: int | None
+    in_use: int = 0
     by_caller: dict[bytes, int] = field(default_factory=dict)
 
 
-class Company:
+class CallerActivity:
     """Who else is there: a caller is alone while no other has a call inside, or has called within the last minute."""
 
-    def __init__(self, clock: Clock, places: tuple[Places, ...]) -> None:
+    def __init__(self, clock: Clock, limits: tuple[ConcurrencyLimit, ...]) -> None:
         self._clock = clock
-        self._places = places
+        self._limits = limits
         self._caller: bytes | None = None
         # When the last call came, and when the last one of another caller.
         self._called = self._other_called = -math.inf
 
-    def note(self, caller: bytes) -> None:
+    def record_call(self, caller: bytes) -> None:
         """A call of this caller has come."""
         if caller != self._caller:
             self._other_called = self._called
         self._caller = caller
         self._called = self._clock.monotonic()
 
-    def alone(self, caller: bytes) -> bool:
+    def is_sole_caller(self, caller: bytes) -> bool:
         """Whether nobody but this caller, whose call was noted last, is there."""
-        others = any(len(places.by_caller) > (caller in places.by_caller) for places in self._places)
-        return not others and self._clock.monotonic() >= self._other_called + COMPANY_SECONDS
+        others = any(len(each.by_caller) > (caller in each.by_caller) for each in self._limits)
+        return not others and self._clock.monotonic() >= self._other_called + ACTIVITY_SECONDS
 
 
-class Visit:
-    """A call that is inside while the context is. It counts for its caller from when `belongs_to` names the caller."""
+class AdmissionTicket:
+    """A call that is inside while the context is. It counts for its caller from when `charge` names the caller."""
 
-    def __init__(self, places: Places, company: Company, rates: Rates, large_requests: Budget, left: Signal) -> None:
-        self._places = places
+    def __init__(
+        self,
+        slots: ConcurrencyLimit,
+        activity: CallerActivity,
+        rate_limiter: RateLimiter,
+        large_requests: FairBudget,
+        left: AutoResetEvent,
+    ) -> None:
+        self._slots = slots
         self._left = left
-        self._company = company
-        self._rates = rates
+        self._activity = activity
+        self._rate_limiter = rate_limiter
         self._large_requests = large_requests
         self._caller: bytes | None = None
         self._request: Reservation | None = None
 
     def __enter__(self) -> Self:
-        self._places.taken += 1
+        self._slots.in_use += 1
         return self
 
-    def belongs_to(self, caller: bytes, request_bytes: int) -> None:
+    def charge(self, caller: bytes, request_bytes: int) -> None:
         """Counts the call, and its request where it is large, for its caller; once.
 
         Raises `LimitReached` where others need what this caller would take, or it comes too often.
         """
-        self._company.note(caller)
-        places = self._places
-        held = places.by_caller.get(caller, 0)
-        free = places.limit - places.taken + 1
-        if not may_take(held, 1, free) or (places.most_of_one is not None and held >= places.most_of_one):
-            raise refusal(
-                f"this credential has {held} of the {places.limit} {places.of} that the gateway serves at once, and "
+        self._activity.record_call(caller)
+        slots = self._slots
+        held = slots.by_caller.get(caller, 0)
+        free = slots.limit - slots.in_use + 1
+        if not fits_fair_share(held, 1, free) or (slots.max_per_caller is not None and held >= slots.max_per_caller):
+            raise limit_reached(
+                f"this credential has {held} of the {slots.limit} {slots.kind} that the gateway serves at once, and "
                 "may have no more now; end some, or try again later",
             )
-        wait = self._rates.take(caller)
-        if wait and not self._company.alone(caller):
-            raise refusal(
+        wait = self._rate_limiter.try_acquire(caller)
+        if wait and not self._activity.is_sole_caller(caller):
+            raise limit_reached(
                 "this credential calls more often than the gateway lets it; wait before the next call, and watch jobs "
                 "instead of reading them again and again",
                 wait,
             )
         if request_bytes > SMALL_REQUEST_BYTES:
-            self._request = self._large_requests.try_take(caller, request_bytes)
+            self._request = self._large_requests.try_acquire(caller, request_bytes)
             if self._request is None:
-                raise refusal(
+                raise limit_reached(
                     f"there is no room now for a request of {request_bytes} bytes beside the other large ones of this "
                     "credential and of all; each holds its room until its call ends, so SendJob is better than RunJob",
                 )
-        places.by_caller[caller] = held + 1
+        slots.by_caller[caller] = held + 1
         self._caller = caller
 
     def __exit__(self, *_: object) -> None:
-        self._places.taken -= 1
+        self._slots.in_use -= 1
         if self._request is not None:
             self._request.release()
         if self._caller is not None:
-            by_caller = self._places.by_caller
+            by_caller = self._slots.by_caller
             by_caller[self._caller] -= 1
             if not by_caller[self._caller]:
                 del by_caller[self._caller]
@@ -144,50 +151,55 @@ class Admission:
         large_requests_bytes: int = 512 << 20,
     ) -> None:
         self._clock = clock
-        self._left = Signal(clock)
-        self._calls = Places("calls", max_calls, max_calls_per_credential)
-        self._watches = Places("watches", max_watches, max_watches_per_credential)
-        self._company = Company(clock, (self._calls, self._watches))
-        self._rates = Rates(clock, calls_per_second)
-        self._refusals = Rates(clock, calls_per_second)
-        self._held = 0
-        self._large_requests = Budget(large_requests_bytes)
+        self._left = AutoResetEvent(clock)
+        self._calls = ConcurrencyLimit("calls", max_calls, max_calls_per_credential)
+        self._watches = ConcurrencyLimit("watches", max_watches, max_watches_per_credential)
+        self._activity = CallerActivity(clock, (self._calls, self._watches))
+        self._rate_limiter = RateLimiter(clock, calls_per_second)
+        self._rejections = RateLimiter(clock, calls_per_second)
+        self._delayed = 0
+        self._large_requests = FairBudget(large_requests_bytes)
         self.draining = False
 
     @property
-    def inside(self) -> int:
+    def in_flight(self) -> int:
         """How many calls and watches are inside now, or are refused and do not know yet."""
-        return self._calls.taken + self._watches.taken + self._held
+        return self._calls.in_use + self._watches.in_use + self._delayed
 
-    def enter(self, *, watch: bool) -> Visit:
-        """A visit, which takes its place when it begins. Raises `Draining` or `LimitReached` where there is none."""
+    def admit(self, *, watch: bool) -> AdmissionTicket:
+        """A ticket, which takes its slot when it begins. Raises `Draining` or `LimitReached` where there is none."""
         if self.draining:
-            raise draining()
-        places = self._watches if watch else self._calls
-        if places.taken >= places.limit:
-            raise refusal(
-                f"the gateway serves {places.limit} {places.of} at once and has no place now",
+            raise draining_error()
+        slots = self._watches if watch else self._calls
+        if slots.in_use >= slots.limit:
+            raise limit_reached(
+                f"the gateway serves {slots.limit} {slots.kind} at once and has no place now",
             )
-        return Visit(places, self._company, self._rates, self._large_requests, self._left)
+        return AdmissionTicket(slots, self._activity, self._rate_limiter, self._large_requests, self._left)
 
-    async def hold_back(self, caller: bytes, request_bytes: int) -> None:
+    async def delay_rejection(self, caller: bytes, request_bytes: int) -> None:
         """Returns when a caller that is refused may hear of it: at once, unless it does not wait as it was told.
 
         Whoever is refused more often than it may call keeps the others waiting by that alone; it hears of it 2 seconds
         later.
         """
-        too_often = self._refusals.take(caller) > 0
-        if not too_often or self.draining or self._held >= MOST_HELD or request_bytes > SMALL_REQUEST_BYTES:
+        too_often = self._rejections.try_acquire(caller) > 0
+        if (
+            not too_often
+            or self.draining
+            or self._delayed >= MAX_DELAYED_REJECTIONS
+            or request_bytes > SMALL_REQUEST_BYTES
+        ):
             return
-        self._held += 1
+        self._delayed += 1
         try:
-            await sleep_until(self._clock, self._clock.monotonic() + HOLD_SECONDS)
+            await sleep_until(self._clock, self._clock.monotonic() + REJECTION_DELAY_SECONDS)
         finally:
-            self._held -= 1
+            self._delayed -= 1
             self._left.set()
 
-    async def idle(self, until: float) -> bool:
+    async def wait_idle(self, until: float) -> bool:
         """Whether nobody is inside: waits for it until `until` (seconds of the clock)."""
-        while self.inside and self._clock.monotonic() < until:
+        while self.in_flight and self._clock.monotonic() < until:
             await self._left.wait(until)
-        return not self.inside
+        return not self.in_flight

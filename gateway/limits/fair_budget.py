@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-GREED = 3
+FAIR_SHARE_FACTOR = 3
 
 
-def may_take(held: int, size: int, free: int) -> bool:
+def fits_fair_share(held: int, size: int, free: int) -> bool:
     """Whether an owner that holds `held` units may take `size` of `free` ones; one that holds nothing always may."""
-    return size <= free and (not held or held + size <= GREED * (free - size))
+    return size <= free and (not held or held + size <= FAIR_SHARE_FACTOR * (free - size))
 
 
 @dataclass(eq=False, slots=True)
 class _Request:
-    """A request that waits; `patience` is how many units may still go to others that come after it."""
+    """A request that waits; `overtake_allowance` is how many units may still go to others that come after it."""
 
     size: int
-    patience: int
+    overtake_allowance: int
     turn: asyncio.Future[None]
 
 
-class Budget:
+class FairBudget:
     """`total` units of which many owners take. Who finds no room waits.
 
     The owner that holds least comes first, among equals the one that has waited longest, and each owner's own requests
@@ -46,7 +46,7 @@ class Budget:
         self._total = total
         self._free = total
         self._held: dict[bytes, int] = {}
-        self._lines: dict[bytes, OrderedDict[_Request, None]] = {}
+        self._queues: dict[bytes, OrderedDict[_Request, None]] = {}
         # A heap of the owners that wait: what each holds, a number, the owner. Only its last number counts.
         self._order: list[tuple[int, int, bytes]] = []
         self._last_number: dict[bytes, int] = {}
@@ -65,12 +65,12 @@ class Budget:
     @property
     def waiting(self) -> int:
         """How many requests wait for units."""
-        return sum(map(len, self._lines.values()))
+        return sum(map(len, self._queues.values()))
 
     @property
     def owners(self) -> int:
         """How many hold units or wait for them."""
-        return len(self._held.keys() | self._lines.keys())
+        return len(self._held.keys() | self._queues.keys())
 
     def held(self, owner: bytes) -> int:
         """Units that an owner holds."""
@@ -81,24 +81,24 @@ class Budget:
         least = self._least()
         return least is not None and least[0] <= self.held(owner)
 
-    def try_take(self, owner: bytes, size: int = 1) -> Reservation | None:
+    def try_acquire(self, owner: bytes, size: int = 1) -> Reservation | None:
         """`size` units at once, or None where there is no room for the owner or others wait."""
-        if self._lines or not may_take(self.held(owner), size, self._free):
+        if self._queues or not fits_fair_share(self.held(owner), size, self._free):
             return None
         self._move(owner, size)
         return Reservation(self, owner, size)
 
-    async def take(self, owner: bytes, size: int = 1) -> Reservation:
+    async def acquire(self, owner: bytes, size: int = 1) -> Reservation:
         """`size` units, or the total where that is less, once it is the owner's turn."""
         size = min(size, self._total)
-        at_once = self.try_take(owner, size)
+        at_once = self.try_acquire(owner, size)
         if at_once is not None:
             return at_once
         request = _Request(size, size, asyncio.get_running_loop().create_future())
-        if owner not in self._lines:
-            self._lines[owner] = OrderedDict()
+        if owner not in self._queues:
+            self._queues[owner] = OrderedDict()
             self._place(owner)
-        self._lines[owner][request] = None
+        self._queues[owner][request] = None
         self._let_in()
         try:
             await request.turn
@@ -117,33 +117,35 @@ class Budget:
         overtaken: list[_Request] = []
         while (least := self._least()) is not None:
             held, _, owner = least
-            request = next(iter(self._lines[owner]))
+            request = next(iter(self._queues[owner]))
             if request.turn.cancelled():
                 # Its task leaves, and has not run yet.
                 self._remove(owner, request)
                 continue
             # Whoever follows holds at least as much.
-            if not may_take(held, 1, self._free) or any(each.patience < request.size for each in overtaken):
+            if not fits_fair_share(held, 1, self._free) or any(
+                each.overtake_allowance < request.size for each in overtaken
+            ):
                 break
-            if may_take(held, request.size, self._free):
+            if fits_fair_share(held, request.size, self._free):
                 for each in overtaken:
-                    each.patience -= request.size
+                    each.overtake_allowance -= request.size
                 self._remove(owner, request)
                 self._move(owner, request.size)
                 request.turn.set_result(None)
                 continue
-            if may_take(held, request.size, self._total - held):
+            if fits_fair_share(held, request.size, self._total - held):
                 overtaken.append(request)
             aside.append(heappop(self._order))
         for entry in aside:
             heappush(self._order, entry)
 
     def _remove(self, owner: bytes, request: _Request) -> None:
-        line = self._lines.get(owner)
-        if line is not None and request in line:
-            del line[request]
-            if not line:
-                del self._lines[owner], self._last_number[owner]
+        queue = self._queues.get(owner)
+        if queue is not None and request in queue:
+            del queue[request]
+            if not queue:
+                del self._queues[owner], self._last_number[owner]
 
     def _move(self, owner: bytes, size: int) -> None:
         self._free -= size
@@ -152,7 +154,7 @@ class Budget:
             self._held[owner] = held
         else:
             del self._held[owner]
-        if owner in self._lines:
+        if owner in self._queues:
             self._place(owner)
 
     def _give_back(self, owner: bytes, size: int) -> None:
@@ -162,7 +164,7 @@ class Budget:
     def _place(self, owner: bytes) -> None:
         number = self._last_number[owner] = next(self._numbers)
         heappush(self._order, (self.held(owner), number, owner))
-        if len(self._order) > 2 * len(self._lines) + 16:
+        if len(self._order) > 2 * len(self._queues) + 16:
             self._order = [each for each in self._order if self._counts(each)]
             heapify(self._order)
 
@@ -178,7 +180,7 @@ class Budget:
 class Reservation:
     """`size` units of a budget, until they are released or its context is left."""
 
-    def __init__(self, budget: Budget, owner: bytes, size: int) -> None:
+    def __init__(self, budget: FairBudget, owner: bytes, size: int) -> None:
         self._budget = budget
         self._owner = owner
         self.size = size

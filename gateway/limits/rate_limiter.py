@@ -30,37 +30,37 @@ ONE_SIGN_SECONDS = 1.0
 # Over what time the rate that is used is averaged.
 AVERAGE_SECONDS = 5.0
 # A token that lacks less than this is whole: sums of fractions are not exact.
-NOTHING = 1e-6
+EPSILON = 1e-6
 
 
-def refusal(message: str, wait: float = 0.0) -> LimitReached:
+def limit_reached(message: str, wait: float = 0.0) -> LimitReached:
     """The error of one who is refused, to come back after `wait` and 1 to 3 seconds more."""
     return LimitReached(message, retry_after=wait + random.uniform(*RETRY_SECONDS))  # noqa: S311 - jitter
 
 
-class _Bucket:
+class _TokenBucket:
     """The tokens of one owner, as many as come in a second at most."""
 
-    __slots__ = ("_at", "_most", "_rate", "_slowed_at", "_tokens", "_used", "line")
+    __slots__ = ("_at", "_max_rate", "_rate", "_slowed_at", "_tokens", "_used", "lock")
 
-    def __init__(self, most: float, now: float) -> None:
-        self.line = asyncio.Lock()
-        self._most = self._rate = most
-        self._tokens = max(1.0, most)
+    def __init__(self, max_rate: float, now: float) -> None:
+        self.lock = asyncio.Lock()
+        self._max_rate = self._rate = max_rate
+        self._tokens = max(1.0, max_rate)
         self._used = 0.0
         self._at = now
         self._slowed_at = -math.inf
 
     def _pass(self, now: float) -> None:
         passed, self._at = now - self._at, now
-        growth = min(self._most / RECOVERY_SECONDS, FASTEST_RECOVERY)
-        self._rate = min(self._most, self._rate + passed * growth)
+        growth = min(self._max_rate / RECOVERY_SECONDS, FASTEST_RECOVERY)
+        self._rate = min(self._max_rate, self._rate + passed * growth)
         self._tokens = min(max(1.0, self._rate), self._tokens + passed * self._rate)
         self._used *= math.exp(-passed / AVERAGE_SECONDS)
 
-    def take(self, now: float) -> float:
+    def try_acquire(self, now: float) -> float:
         self._pass(now)
-        if self._tokens < 1 - NOTHING:
+        if self._tokens < 1 - EPSILON:
             return (1 - self._tokens) / self._rate
         self._tokens -= 1
         self._used += 1
@@ -72,16 +72,16 @@ class _Bucket:
             return
         self._slowed_at = now
         used = min(self._rate, self._used / AVERAGE_SECONDS)
-        self._rate = max(min(1.0, self._most * LEAST_PART), used * SLOWED_PART)
+        self._rate = max(min(1.0, self._max_rate * LEAST_PART), used * SLOWED_PART)
         self._tokens = min(self._tokens, self._rate)
 
     def rested(self, now: float) -> bool:
         """Whether it is as a new one would be."""
         self._pass(now)
-        return self._rate >= self._most and self._tokens >= self._most and not self.line.locked()
+        return self._rate >= self._max_rate and self._tokens >= self._max_rate and not self.lock.locked()
 
 
-class Rates:
+class RateLimiter:
     """At most `per_second` for each owner, and as many at once after a rest.
 
     `slow_down` halves what an owner has used of late; from there it grows again by the same amount each second, to
@@ -90,18 +90,18 @@ class Rates:
 
     def __init__(self, clock: Clock, per_second: float) -> None:
         self._clock = clock
-        self._most = per_second
-        self._buckets: OrderedDict[bytes, _Bucket] = OrderedDict()
+        self._max_rate = per_second
+        self._buckets: OrderedDict[bytes, _TokenBucket] = OrderedDict()
 
-    def take(self, owner: bytes) -> float:
+    def try_acquire(self, owner: bytes) -> float:
         """Takes one and returns 0, or takes none and returns in how many seconds there is one."""
-        return self._bucket(owner).take(self._clock.monotonic())
+        return self._bucket(owner).try_acquire(self._clock.monotonic())
 
-    async def turn(self, owner: bytes) -> None:
+    async def acquire(self, owner: bytes) -> None:
         """Takes one, once there is one; each owner's turns come in their order."""
         bucket = self._bucket(owner)
-        async with bucket.line:
-            while (wait := bucket.take(self._clock.monotonic())) > 0:
+        async with bucket.lock:
+            while (wait := bucket.try_acquire(self._clock.monotonic())) > 0:
                 await sleep_until(self._clock, self._clock.monotonic() + wait)
             # One of each owner in a pass of the event loop, so that a crowd does not hold up others meanwhile.
             await asyncio.sleep(0)
@@ -110,11 +110,11 @@ class Rates:
         """Lets an owner do it less often from now on."""
         self._bucket(owner).slow_down(self._clock.monotonic())
 
-    def _bucket(self, owner: bytes) -> _Bucket:
+    def _bucket(self, owner: bytes) -> _TokenBucket:
         bucket = self._buckets.get(owner)
         if bucket is None:
             self._forget_some()
-            bucket = self._buckets[owner] = _Bucket(self._most, self._clock.monotonic())
+            bucket = self._buckets[owner] = _TokenBucket(self._max_rate, self._clock.monotonic())
         return bucket
 
     def _forget_some(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.limits.fair_budget import Budget
+from gateway.limits.fair_budget import FairBudget
 
 if TYPE_CHECKING:
     from gateway.limits.fair_budget import Reservation
@@ -15,23 +15,23 @@ LARGE_MESSAGE_BYTES = 256 << 10
 COPIES = 2
 
 
-class Outgoing:
+class ResponseMemory:
     """Lets large messages take at most `messages` bytes at once, each until grpc has sent it.
 
     `results` is the budget of what was read. The two are apart, because who holds a result waits for room for its
     message. An owner is whose results they are.
     """
 
-    def __init__(self, results: Budget, messages: int) -> None:
+    def __init__(self, results: FairBudget, messages: int) -> None:
         self._results = results
-        self._messages = Budget(messages)
+        self._messages = FairBudget(messages)
 
     def contended(self, owner: bytes) -> bool:
         """Whether somebody waits who has a better right to what this owner holds."""
         return self._results.contended(owner) or self._messages.contended(owner)
 
-    async def take(self, owner: bytes, size: int) -> Reservation | None:
+    async def acquire(self, owner: bytes, size: int) -> Reservation | None:
         """Room for a message of `size` bytes, once it is the owner's turn; None for one that is not counted."""
         if size <= LARGE_MESSAGE_BYTES:
             return None
-        return await self._messages.take(owner, COPIES * size)
+        return await self._messages.acquire(owner, COPIES * size)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from gateway.auth.credential import Credential
     from gateway.clock import Clock
-    from gateway.rpc.status import Ending
+    from gateway.rpc.status import RpcError
     from gateway.rpc.tracing import CallSpan
 
 
@@ -31,7 +31,7 @@ MAX_DEADLINE_SECONDS = 30 * 24 * 3600.0
 _log = structlog.get_logger()
 
 
-class Observer(Protocol):
+class CallObserver(Protocol):
     """Is told of the calls of one method; must be quick, and must not raise."""
 
     def began(self) -> None:
@@ -44,14 +44,14 @@ class Observer(Protocol):
         """A call that was begun has ended after `seconds`."""
 
 
-class Record:
+class CallRecord:
     """What the log, the metrics and the trace are told of one call, from its arrival to its end.
 
     `ids` name the call in each line of the log: the caller's `x-request-id`, or one that is made up where there is
     none, and the `trace_id`, where it is part of a trace. `peer` is whom the caller's certificate names, or "".
     """
 
-    def __init__(self, method: str, observer: Observer, span: CallSpan, clock: Clock, peer: str) -> None:
+    def __init__(self, method: str, observer: CallObserver, span: CallSpan, clock: Clock, peer: str) -> None:
         self.span = span
         # No secret, so that no call waits for the kernel's random numbers.
         self.ids = {"x-request-id": f"{random.getrandbits(64):016x}"}
@@ -75,19 +75,19 @@ class Record:
             self.sent(len(answer))
         self._end(_log.info, code, call)
 
-    def fail(self, ending: Ending, error: GatewayError, call: Call | None) -> None:
+    def fail(self, rpc_error: RpcError, error: GatewayError, call: Call | None) -> None:
         """The call ends with an error."""
-        more: dict[str, object] = {"reason": ending.reason}
+        more: dict[str, object] = {"reason": rpc_error.reason}
         http_status = getattr(error, "http_status", None)
         if http_status is not None:
             more["http_status"] = http_status
         if not error.quotes_others:
-            more["message"] = ending.message
+            more["message"] = rpc_error.message
         write = _log.info
         if type(error) is GatewayError:
             more["exception"] = _trace(error, call)
             write = _log.error
-        self._end(write, ending.code, call, ending.reason, more)
+        self._end(write, rpc_error.code, call, rpc_error.reason, more)
 
     def _end(
         self,
@@ -109,7 +109,8 @@ class Call:
     """One call: whose it is, what passes through, and how to answer. `uid` is the job, once it is known.
 
     `headers` pass through to the upstream, `span` is for what is done on its behalf, `ids` name it in the log.
-    `cut_off`: this process ends the call, and not its caller. `told_end`: the last event of the stream is on its way.
+    `aborted_by_server`: this process ends the call, and not its caller. `told_end`: the last event of the stream is on
+    its way.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Call:
         context: ServicerContext[Any, Any],
         credential: Credential,
         headers: Mapping[str, str],
-        record: Record,
+        record: CallRecord,
     ) -> None:
         self.credential = credential
         self.span = record.span
@@ -125,7 +126,7 @@ class Call:
         self.headers = self.span.onward(headers)
         self._sent = record.sent
         self.uid: int | None = None
-        self.cut_off = False
+        self.aborted_by_server = False
         self.told_end = False
         self._beginning = False
         self._context = context
@@ -152,7 +153,7 @@ class Call:
             await _cancel_this_task()
         finally:
             self._beginning = False
-        if self.cut_off:
+        if self.aborted_by_server:
             await _cancel_this_task()
 
     async def write(self, event: bytes, *, last: bool = False) -> None:
@@ -166,14 +167,14 @@ class Call:
             await _cancel_this_task()
         self._sent(len(event))
 
-    def when_sent(self, release: Callable[[], None]) -> None:
+    def on_sent(self, release: Callable[[], None]) -> None:
         """Calls `release` when grpc has sent the answer, or there is nobody to send it to any more."""
         # The stubs take a class of their own for what is any function.
         self._context.add_done_callback(lambda _: release())  # type: ignore[arg-type]
 
     def end(self) -> None:
         """Interrupts the call, for this process goes away."""
-        self.cut_off = True
+        self.aborted_by_server = True
         # Interrupted there, grpc.aio would send the initial metadata again with the status, which grpc refuses.
         if self._task is not None and not self._beginning:
             self._task.cancel()
@@ -192,7 +193,7 @@ def _trace(error: GatewayError, call: Call | None) -> str:
     return call.credential.redact(text) if call else text
 
 
-def left_by_caller() -> bool:
+def cancelled_by_client() -> bool:
     """Within a handler's `except CancelledError`: whether grpc.aio cancelled the call, for its caller left it."""
     task = asyncio.current_task()
     # The context does not tell (grpc 36193); a task that was itself cancelled does.

@@ -11,11 +11,11 @@ from grpc import StatusCode
 from gateway.auth.credential import read_credential
 from gateway.auth.peer import peer_of
 from gateway.errors import GatewayError, LimitReached, RequestInvalid, SubmitOutcomeUnknown
-from gateway.limits.admission import draining
-from gateway.rpc.call import Call, Record, left_by_caller
+from gateway.limits.admission import draining_error
+from gateway.rpc.call import Call, CallRecord, cancelled_by_client
 from gateway.rpc.metadata import by_name, read_passed_through
 from gateway.rpc.one_message import NO_MESSAGE, check_half_closed
-from gateway.rpc.status import ending_of
+from gateway.rpc.status import to_rpc_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from gateway.auth.credential import Credential
-    from gateway.auth.gateway_token import OwnToken
+    from gateway.auth.gateway_token import GatewayToken
     from gateway.clock import Clock
     from gateway.limits.admission import Admission
-    from gateway.rpc.call import Observer
+    from gateway.rpc.call import CallObserver
     from gateway.rpc.tracing import Tracer
 
     Handler = Callable[[bytes, ServicerContext[Any, Any]], Awaitable[Any]]
@@ -37,25 +37,25 @@ if TYPE_CHECKING:
 SUBMITTING = frozenset({"SendJob", "RunJob"})
 
 
-class Boundary:
+class HandlerFactory:
     """Makes handlers for grpc.aio of methods that take a request and a `Call` and raise `GatewayError`.
 
-    `own_token` is what callers get that bring none. `observers` has one for each method, by its name.
+    `gateway_token` is what callers get that bring none. `observers` has one for each method, by its name.
     """
 
     def __init__(
         self,
         admission: Admission,
         clock: Clock,
-        observers: Mapping[str, Observer],
+        observers: Mapping[str, CallObserver],
         tracer: Tracer,
-        own_token: OwnToken | None = None,
+        gateway_token: GatewayToken | None = None,
     ) -> None:
         self._admission = admission
         self._clock = clock
         self._observers = observers
         self._tracer = tracer
-        self._own_token = own_token
+        self._gateway_token = gateway_token
         self._calls: set[Call] = set()
 
     def handler(
@@ -72,19 +72,19 @@ class Boundary:
             headers = read_passed_through(metadata)
             span = self._tracer.call(name, headers.get("traceparent"))
             peer = peer_of(context)
-            record = Record(name, observer, span, self._clock, peer)
+            record = CallRecord(name, observer, span, self._clock, peer)
             record.identify(headers)
             call = None
             try:
                 if data is NO_MESSAGE:
                     await check_half_closed(context)
-                with self._admission.enter(watch=watch) as visit:
+                with self._admission.admit(watch=watch) as ticket:
                     call = Call(context, self._credential(metadata, peer), headers, record)
-                    visit.belongs_to(call.credential.caller_key, len(data))
+                    ticket.charge(call.credential.caller_key, len(data))
                     self._calls.add(call)
                     answer = await method(_parse(request, data), call)
             except asyncio.CancelledError:
-                if left_by_caller() and not (call and call.cut_off):
+                if cancelled_by_client() and not (call and call.aborted_by_server):
                     record.end(StatusCode.CANCELLED, call)
                     raise
                 if call and call.told_end:
@@ -103,12 +103,12 @@ class Boundary:
             finally:
                 if call is not None:
                     self._calls.discard(call)
-            ending = ending_of(error, call.uid if call else None)
-            record.fail(ending, error, call)
-            await self._hold_back(error, call, len(data))
+            rpc_error = to_rpc_error(error, call.uid if call else None)
+            record.fail(rpc_error, error, call)
+            await self._delay_rejection(error, call, len(data))
             # To end a stream that is not read may take long, and grpc keeps what `abort` raises, with this frame:
             # neither may hold what the call held. An error of a loop is held by it, and holds frames as well.
-            aborting = context.abort(ending.code, ending.message, ending.trailers)
+            aborting = context.abort(rpc_error.code, rpc_error.message, rpc_error.trailers)
             error.__traceback__ = None
             del error, data, call, context
             return await aborting
@@ -117,8 +117,8 @@ class Boundary:
 
     def _credential(self, metadata: dict[str, list[str | bytes]], peer: str) -> Credential:
         values = metadata.get("authorization", [])
-        if not values and self._own_token is not None:
-            return self._own_token.credential(peer)
+        if not values and self._gateway_token is not None:
+            return self._gateway_token.credential(peer)
         return read_credential(values)
 
     def end_calls(self) -> None:
@@ -126,9 +126,9 @@ class Boundary:
         for call in self._calls:
             call.end()
 
-    async def _hold_back(self, error: GatewayError, call: Call | None, request_bytes: int) -> None:
+    async def _delay_rejection(self, error: GatewayError, call: Call | None, request_bytes: int) -> None:
         if isinstance(error, LimitReached) and call is not None:
-            await self._admission.hold_back(call.credential.caller_key, request_bytes)
+            await self._admission.delay_rejection(call.credential.caller_key, request_bytes)
 
 
 def _parse(request: type[Message], data: bytes) -> Message:
@@ -141,10 +141,10 @@ def _parse(request: type[Message], data: bytes) -> Message:
 
 
 def _interruption(name: str, call: Call | None) -> GatewayError:
-    if call is None or not call.cut_off:
+    if call is None or not call.aborted_by_server:
         # Without a status, a client would hang until its own deadline (grpc/grpc#29248).
         return GatewayError("a part of the call was cancelled from within")
     # A stream that has told its caller the uid can be taken up elsewhere.
     if name in SUBMITTING and (call.uid is None or name == "SendJob"):
         return SubmitOutcomeUnknown("the gateway went away during the submission", None)
-    return draining()
+    return draining_error()

@@ -43,7 +43,7 @@ def method_handler(
         return await handle(NO_MESSAGE if data is EOF else data, context)
 
     make = grpc.stream_stream_rpc_method_handler if streams else grpc.stream_unary_rpc_method_handler
-    # Without serializers: the boundary takes encoded messages, and the service answers with them.
+    # Without serializers: the handler factory takes encoded messages, and the service answers with them.
     return make(receive)
 
 

@@ -9,14 +9,14 @@ import structlog
 from gateway.rpc.codec.events import JobState
 
 if TYPE_CHECKING:
-    from gateway.clock import Clock, Pause
+    from gateway.clock import Clock, PauseTimeout
     from gateway.rpc.call import Call
     from gateway.upstream import RestClient
 
 _log = structlog.get_logger()
 
 
-class Fetch:
+class JobPoller:
     """Reads job `uid` at each call, and logs a line when it shows the job's end."""
 
     def __init__(self, rest: RestClient, uid: int, call: Call, clock: Clock) -> None:
@@ -31,7 +31,7 @@ class Fetch:
         self._began = clock.monotonic()
         self._polls = 0
 
-    async def __call__(self, pause: Pause) -> JobState:
+    async def __call__(self, pause: PauseTimeout) -> JobState:
         """One poll; `pause` stops the time that it is given. Raises `UpstreamError`."""
         self._polls += 1
         with self._span.poll(self._uid, self._headers) as headers:

@@ -18,13 +18,13 @@ from gateway.errors import (
     NoStateYet,
     RequestInvalid,
     SubmitOutcomeUnknown,
-    UpstreamAnswered,
     UpstreamError,
+    UpstreamStatusError,
 )
 from gateway.models import Job, JobStatus
-from gateway.rpc.call import left_by_caller
+from gateway.rpc.call import cancelled_by_client
 from gateway.rpc.codec.content import read_format
-from gateway.rpc.codec.events import JobState, in_one_piece, size_of
+from gateway.rpc.codec.events import JobState, join_buffers, size_of
 from gateway.rpc.codec.requests import (
     read_heartbeat_interval,
     read_request_id,
@@ -32,23 +32,23 @@ from gateway.rpc.codec.requests import (
     read_uid,
     read_wait_timeout,
 )
-from gateway.rpc.poller import Fetch
-from gateway.rpc.status import row_of
+from gateway.rpc.poller import JobPoller
+from gateway.rpc.status import mapping_for
 from gateway.rpc.stream import EventStream, read_resume_point
-from gateway.submit import RecordKey, fingerprint
-from gateway.threads import REQUESTS
-from gateway.watch import Key, Quiet, Refusals, is_uncertain
+from gateway.submit import IdempotencyKey, fingerprint_of
+from gateway.threads import REQUEST_WORKERS
+from gateway.watch import NoChange, Refusals, WatchKey, is_uncertain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from gateway.clock import Clock
-    from gateway.limits.response_memory import Outgoing
+    from gateway.limits.response_memory import ResponseMemory
     from gateway.models import SendJob
     from gateway.rpc.call import Call
-    from gateway.rpc.stream import Observer
-    from gateway.submit import Sent, Submission, Submitter
+    from gateway.rpc.stream import DeliveryObserver
+    from gateway.submit import Submission, SubmissionResult, Submitter
     from gateway.upstream import RestClient
     from gateway.watch import Hub, SentJobs, Watcher
 
@@ -61,9 +61,9 @@ CANCEL_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 # Part by which these waits differ at random, because callers that left together must not ask in lockstep.
 CANCEL_JITTER = 0.2
 # How long the gateway tries to cancel such a job, in seconds.
-CANCEL_PATIENCE_SECONDS = 600.0
+CANCEL_RETRY_SECONDS = 600.0
 # Reading a larger request takes long enough for other calls to notice.
-READ_IN_THREAD_BYTES = 16 << 10
+PARSE_REQUEST_IN_THREAD_BYTES = 16 << 10
 
 _log = structlog.get_logger()
 
@@ -71,7 +71,7 @@ _log = structlog.get_logger()
 class JobService:
     """The methods of `jobgateway.v1.JobService`, for `Boundary` to make handlers of.
 
-    Large results and messages are, in `outgoing`, the poll key's under which they were read.
+    Large results and messages are, in `response_memory`, the poll key's under which they were read.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class JobService:
         submitter: Submitter,
         sent_jobs: SentJobs,
         clock: Clock,
-        outgoing: Outgoing,
-        observer: Observer,
+        response_memory: ResponseMemory,
+        observer: DeliveryObserver,
     ) -> None:
-        self._outgoing = outgoing
+        self._response_memory = response_memory
         self._observer = observer
         self._rest = rest
         self._hub = hub
@@ -103,7 +103,7 @@ class JobService:
             sent = await submission.outcome()
         # A job without a uid had ended already, and no later read can name it.
         call.uid = sent.uid or None
-        state = JobState(sent.job) if sent.job is not None else await self._read_or_none(sent.uid, call)
+        state = JobState(sent.job) if sent.job is not None else await self._try_read(sent.uid, call)
         return await self._answer(state, sent.uid, content_format, call)
 
     async def GetJob(self, request: pb.GetJobRequest, call: Call) -> bytes:
@@ -154,24 +154,24 @@ class JobService:
             stream = self._stream(call, 0, content_format, heartbeat)
             with _within("request"), submission:
                 await call.begin_stream()
-                await stream.beat_until(submission.task)
+                await stream.run_with_heartbeats(submission.task)
                 sent = await submission.outcome()
             stream.uid = sent.uid
             call.uid = sent.uid or None
             await stream.begin(await self._first_state(sent, call, stream))
             if not stream.ended:
-                with self._watch(sent.uid, call, seen=stream.has_seen, fresh=True, exists=True) as watcher:
+                with self._watch(sent.uid, call, seen=stream.has_seen, just_submitted=True, exists=True) as watcher:
                     await stream.follow(watcher)
         except asyncio.CancelledError:
-            if request.cancel_on_disconnect and left_by_caller() and not call.cut_off:
-                self._cancel_when_sent(submission, call)
+            if request.cancel_on_disconnect and cancelled_by_client() and not call.aborted_by_server:
+                self._cancel_after_submission(submission, call)
             raise
 
     async def CancelJob(self, request: pb.CancelJobRequest, call: Call) -> bytes:
         """Ask for the cancellation with DELETE, then read the state."""
         uid = call.uid = read_uid(request.uid)
         try:
-            state = await self._cancel(uid, call) or await self._read_or_none(uid, call)
+            state = await self._cancel(uid, call) or await self._try_read(uid, call)
         except UpstreamError as error:
             self._raise_told(error, uid, call)
         return await self._answer(state, uid, pb.CONTENT_FORMAT_NONE, call)
@@ -199,30 +199,32 @@ class JobService:
                 "RunJob, or set a request_id, under which a repeated call is safe",
                 None,
             )
-        if request.ByteSize() > READ_IN_THREAD_BYTES:
-            job, mark = await REQUESTS.run(partial(_read_request, request, request_id))
+        if request.ByteSize() > PARSE_REQUEST_IN_THREAD_BYTES:
+            job, fingerprint = await REQUEST_WORKERS.run(partial(_read_request, request, request_id))
         else:
-            job, mark = _read_request(request, request_id)
+            job, fingerprint = _read_request(request, request_id)
 
         async def post() -> Job:
             with call.span.submission(call.headers) as headers:
                 try:
                     sent = await self._rest.send(job, call.credential, headers)
-                except UpstreamAnswered as error:
+                except UpstreamStatusError as error:
                     raise error.of_submission() from None
             # At once, because clients that learn the uid may ask for the job before the upstream shows it.
             if sent.uid:
                 self._sent_jobs.remember(sent.uid, job.timeout)
             return sent
 
-        key = RecordKey(call.credential.caller_key, request_id) if request_id else None
-        return self._submitter.submit(post, call.credential.caller_key, key, mark)
+        key = IdempotencyKey(call.credential.caller_key, request_id) if request_id else None
+        return self._submitter.submit(post, call.credential.caller_key, key, fingerprint)
 
     def _stream(
         self, call: Call, uid: int, content_format: pb.ContentFormat.ValueType, heartbeat: float
     ) -> EventStream:
         owner = call.credential.poll_key
-        return EventStream(call, uid, content_format, heartbeat, self._clock, self._outgoing, owner, self._observer)
+        return EventStream(
+            call, uid, content_format, heartbeat, self._clock, self._response_memory, owner, self._observer
+        )
 
     async def _answer(
         self, state: JobState | None, uid: int, content_format: pb.ContentFormat.ValueType, call: Call
@@ -232,10 +234,10 @@ class JobService:
             return pb.Job(uid=uid).SerializeToString()
         encoded = await state.encode(content_format, streaming=False)
         if state.is_large:
-            room = await self._outgoing.take(call.credential.poll_key, size_of(encoded.pieces))
+            room = await self._response_memory.acquire(call.credential.poll_key, size_of(encoded.buffers))
             if room is not None:
-                call.when_sent(room.release)
-        return await in_one_piece(encoded.pieces)
+                call.on_sent(room.release)
+        return await join_buffers(encoded.buffers)
 
     async def _read(self, uid: int, call: Call) -> JobState:
         try:
@@ -243,7 +245,7 @@ class JobService:
         except UpstreamError as error:
             self._raise_told(error, uid, call)
 
-    async def _read_or_none(self, uid: int, call: Call) -> JobState | None:
+    async def _try_read(self, uid: int, call: Call) -> JobState | None:
         # What was asked for is done by now, and a state that cannot be read takes nothing of that back.
         try:
             return JobState(await self._rest.get(uid, call.credential, call.headers))
@@ -263,19 +265,19 @@ class JobService:
             await self._rest.cancel(uid, call.credential, call.headers)
         except UpstreamError as error:
             # Upstreams refuse to cancel a job that has ended in many ways, and its caller has what it wanted.
-            state = await self._read_or_none(uid, call) if error.sent else None
+            state = await self._try_read(uid, call) if error.may_have_been_sent else None
             error.job_shown = state is not None
             if state is None or not state.job.done:
                 raise
             return state
         return None
 
-    async def _first_state(self, sent: Sent, call: Call, stream: EventStream) -> JobState:
+    async def _first_state(self, sent: SubmissionResult, call: Call, stream: EventStream) -> JobState:
         if sent.job is not None:
             return JobState(sent.job)
-        reading = asyncio.get_running_loop().create_task(self._read_or_none(sent.uid, call))
+        reading = asyncio.get_running_loop().create_task(self._try_read(sent.uid, call))
         try:
-            state = await stream.beat_until(reading)
+            state = await stream.run_with_heartbeats(reading)
         finally:
             reading.cancel()
         return state or JobState(Job(sent.uid, JobStatus.RUNNING, "", done=False, observe_time=self._clock.time()))
@@ -286,22 +288,22 @@ class JobService:
         call: Call,
         seen: Callable[[JobState], bool] | None = None,
         *,
-        fresh: bool = False,
+        just_submitted: bool = False,
         exists: bool = False,
     ) -> AbstractContextManager[Watcher[JobState]]:
-        fetch = Fetch(self._rest, uid, call, self._clock)
-        return self._hub.watch(_key(uid, call), fetch, seen, fresh=fresh, exists=exists)
+        poller = JobPoller(self._rest, uid, call, self._clock)
+        return self._hub.watch(_key(uid, call), poller, seen, just_submitted=just_submitted, exists=exists)
 
-    def _cancel_when_sent(self, submission: Submission, call: Call) -> None:
+    def _cancel_after_submission(self, submission: Submission, call: Call) -> None:
         async def cancel() -> None:
             try:
                 # Not as a caller: if nothing was sent yet, nothing need be.
                 sent = await submission.outcome()
                 if sent.uid:
-                    await self._cancel_patiently(sent.uid, call)
+                    await self._cancel_with_retries(sent.uid, call)
             except GatewayError as error:
                 # There is nobody left to tell but the log.
-                _log.warning("cancel_on_disconnect failed", uid=call.uid, reason=row_of(error).reason, **call.ids)
+                _log.warning("cancel_on_disconnect failed", uid=call.uid, reason=mapping_for(error).reason, **call.ids)
             else:
                 _log.info("cancelled on disconnect", uid=sent.uid, **call.ids)
 
@@ -309,11 +311,11 @@ class JobService:
         self._cancellations.add(task)
         task.add_done_callback(self._cancellations.discard)
 
-    async def _cancel_patiently(self, uid: int, call: Call) -> None:
+    async def _cancel_with_retries(self, uid: int, call: Call) -> None:
         # Unlike the callers of CancelJob, nobody is there to try again.
         refusals = Refusals(self._sent_jobs.find(uid), exists=True)
         shown = False
-        give_up = self._clock.monotonic() + CANCEL_PATIENCE_SECONDS
+        give_up = self._clock.monotonic() + CANCEL_RETRY_SECONDS
         for wait in chain(CANCEL_WAITS, repeat(CANCEL_WAITS[-1])):
             try:
                 await self._cancel(uid, call)
@@ -325,14 +327,14 @@ class JobService:
                 if refusals.count(error, now) or now >= give_up:
                     raise
                 jitter = random.uniform(1 - CANCEL_JITTER, 1 + CANCEL_JITTER)  # noqa: S311 - no secret
-                asked = error.retry_after or 0.0 if error.passing else 0.0
+                asked = error.retry_after or 0.0 if error.transient else 0.0
                 await sleep_until(self._clock, min(give_up, now + max(wait * jitter, asked)))
             else:
                 return
 
 
-def _key(uid: int, call: Call) -> Key:
-    return Key(call.credential.poll_key, uid)
+def _key(uid: int, call: Call) -> WatchKey:
+    return WatchKey(call.credential.poll_key, uid)
 
 
 def _not_certain(error: UpstreamError) -> NoStateYet:
@@ -342,7 +344,7 @@ def _not_certain(error: UpstreamError) -> NoStateYet:
 
 def _read_request(request: pb.SendJobRequest, request_id: str) -> tuple[SendJob, bytes]:
     job = read_send_job(request)
-    return job, fingerprint(job) if request_id else b""
+    return job, fingerprint_of(job) if request_id else b""
 
 
 @contextmanager
@@ -367,7 +369,7 @@ def wait_seconds(timeout: float | None, remaining: float | None) -> float:
 
 
 async def _wait(watcher: Watcher[JobState], until: float) -> JobState:
-    while not isinstance(update := await watcher.next(until), Quiet):
+    while not isinstance(update := await watcher.next(until), NoChange):
         if update.last:
             return update.state
     if watcher.loop.state is not None:
@@ -375,4 +377,4 @@ async def _wait(watcher: Watcher[JobState], until: float) -> JobState:
     if update.last_failure is None:
         raise NoStateYet("the time of the wait was over before the job could be read; call again")
     # A refusal that did not end the wait is not certain.
-    raise update.last_failure if update.last_failure.passing else _not_certain(update.last_failure)
+    raise update.last_failure if update.last_failure.transient else _not_certain(update.last_failure)

@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from gateway import errors
-from gateway.rpc.codec.text import CUT_MARK, clean, clean_detail
+from gateway.rpc.codec.text import STATUS_CUT_MARK, clean, clean_detail
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -31,7 +31,7 @@ DEFAULT_RETRY_SECONDS = 1.0
 SHORTEST_RETRY_SECONDS = 0.1
 
 
-class Row(NamedTuple):
+class StatusMapping(NamedTuple):
     """What a caller gets: the gRPC status, and the reason in `ErrorInfo`."""
 
     code: StatusCode
@@ -39,48 +39,48 @@ class Row(NamedTuple):
 
 
 BY_HTTP_STATUS = {
-    400: Row(StatusCode.INVALID_ARGUMENT, "UPSTREAM_BAD_REQUEST"),
-    401: Row(StatusCode.UNAUTHENTICATED, "UPSTREAM_UNAUTHENTICATED"),
-    403: Row(StatusCode.PERMISSION_DENIED, "UPSTREAM_PERMISSION_DENIED"),
-    404: Row(StatusCode.NOT_FOUND, "UPSTREAM_NOT_FOUND"),
+    400: StatusMapping(StatusCode.INVALID_ARGUMENT, "UPSTREAM_BAD_REQUEST"),
+    401: StatusMapping(StatusCode.UNAUTHENTICATED, "UPSTREAM_UNAUTHENTICATED"),
+    403: StatusMapping(StatusCode.PERMISSION_DENIED, "UPSTREAM_PERMISSION_DENIED"),
+    404: StatusMapping(StatusCode.NOT_FOUND, "UPSTREAM_NOT_FOUND"),
     # Too early or too slow at HTTP's level (RFC 9110, 8470); by the contract any other 4xx.
-    408: Row(StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
-    409: Row(StatusCode.ABORTED, "UPSTREAM_CONFLICT"),
-    413: Row(StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_REQUEST_TOO_LARGE"),
-    425: Row(StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
-    429: Row(StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_RATE_LIMITED"),
-    444: Row(StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
-    460: Row(StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
-    499: Row(StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
-    502: Row(StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
-    503: Row(StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
-    504: Row(StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
+    408: StatusMapping(StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
+    409: StatusMapping(StatusCode.ABORTED, "UPSTREAM_CONFLICT"),
+    413: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_REQUEST_TOO_LARGE"),
+    425: StatusMapping(StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
+    429: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_RATE_LIMITED"),
+    444: StatusMapping(StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
+    460: StatusMapping(StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
+    499: StatusMapping(StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
+    502: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
+    503: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
+    504: StatusMapping(StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
 }
-OTHER_4XX = Row(StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED")
-OTHER_5XX = Row(StatusCode.INTERNAL, "UPSTREAM_ERROR")
+OTHER_4XX = StatusMapping(StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED")
+OTHER_5XX = StatusMapping(StatusCode.INTERNAL, "UPSTREAM_ERROR")
 
-BY_ERROR: dict[type[errors.GatewayError], Row] = {
-    errors.RequestInvalid: Row(StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID"),
-    errors.RequestIdReused: Row(StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED"),
-    errors.RequestTooLarge: Row(StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE"),
-    errors.CredentialInvalid: Row(StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID"),
-    errors.RequestIdsExhausted: Row(StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED"),
-    errors.UpstreamMalformed: Row(StatusCode.INTERNAL, "UPSTREAM_MALFORMED"),
-    errors.UpstreamAnswerTooLarge: Row(StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_ANSWER_TOO_LARGE"),
-    errors.UpstreamTimedOut: Row(StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
-    errors.UpstreamConnectionLost: Row(StatusCode.UNAVAILABLE, "UPSTREAM_CONNECTION_LOST"),
-    errors.UpstreamUnreachable: Row(StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"),
-    errors.GatewayOverloaded: Row(StatusCode.UNAVAILABLE, "GATEWAY_OVERLOADED"),
+BY_ERROR: dict[type[errors.GatewayError], StatusMapping] = {
+    errors.RequestInvalid: StatusMapping(StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID"),
+    errors.RequestIdReused: StatusMapping(StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED"),
+    errors.RequestTooLarge: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE"),
+    errors.CredentialInvalid: StatusMapping(StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID"),
+    errors.RequestIdsExhausted: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED"),
+    errors.UpstreamMalformed: StatusMapping(StatusCode.INTERNAL, "UPSTREAM_MALFORMED"),
+    errors.UpstreamResponseTooLarge: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_ANSWER_TOO_LARGE"),
+    errors.UpstreamTimeout: StatusMapping(StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
+    errors.UpstreamConnectionLost: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_CONNECTION_LOST"),
+    errors.UpstreamUnreachable: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"),
+    errors.GatewayOverloaded: StatusMapping(StatusCode.UNAVAILABLE, "GATEWAY_OVERLOADED"),
     # Never UNAVAILABLE: clients and meshes retry that automatically, and the job would run twice.
-    errors.SubmitOutcomeUnknown: Row(StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN"),
-    errors.UpstreamOutage: Row(StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"),
-    errors.JobOverdue: Row(StatusCode.FAILED_PRECONDITION, "JOB_OVERDUE"),
-    errors.NoStateYet: Row(StatusCode.UNAVAILABLE, "NO_STATE_YET"),
-    errors.SlowReader: Row(StatusCode.UNAVAILABLE, "SLOW_READER"),
-    errors.ResultTooLarge: Row(StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
-    errors.LimitReached: Row(StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
-    errors.Draining: Row(StatusCode.UNAVAILABLE, "DRAINING"),
-    errors.GatewayError: Row(StatusCode.INTERNAL, "GATEWAY_DEFECT"),
+    errors.SubmitOutcomeUnknown: StatusMapping(StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN"),
+    errors.UpstreamOutage: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"),
+    errors.JobOverdue: StatusMapping(StatusCode.FAILED_PRECONDITION, "JOB_OVERDUE"),
+    errors.NoStateYet: StatusMapping(StatusCode.UNAVAILABLE, "NO_STATE_YET"),
+    errors.SlowConsumer: StatusMapping(StatusCode.UNAVAILABLE, "SLOW_READER"),
+    errors.ResultTooLarge: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
+    errors.LimitReached: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
+    errors.Draining: StatusMapping(StatusCode.UNAVAILABLE, "DRAINING"),
+    errors.GatewayError: StatusMapping(StatusCode.INTERNAL, "GATEWAY_DEFECT"),
 }
 
 _ADVICE = {
@@ -89,7 +89,7 @@ _ADVICE = {
 }
 
 
-class Ending(NamedTuple):
+class RpcError(NamedTuple):
     """How a call ends that failed: what `ServicerContext.abort` takes, and the reason for the log."""
 
     code: StatusCode
@@ -98,9 +98,9 @@ class Ending(NamedTuple):
     reason: str
 
 
-def row_of(error: errors.GatewayError) -> Row:
+def mapping_for(error: errors.GatewayError) -> StatusMapping:
     """The row of the table for an error."""
-    if isinstance(error, errors.UpstreamAnswered):
+    if isinstance(error, errors.UpstreamStatusError):
         if not error.certain:
             return BY_ERROR[errors.UpstreamMalformed]
         other = OTHER_5XX if error.http_status >= 500 else OTHER_4XX
@@ -108,16 +108,16 @@ def row_of(error: errors.GatewayError) -> Row:
     return next(BY_ERROR[kind] for kind in type(error).__mro__ if kind in BY_ERROR)
 
 
-def ending_of(error: errors.GatewayError, uid: int | None = None) -> Ending:
+def to_rpc_error(error: errors.GatewayError, uid: int | None = None) -> RpcError:
     """How a call ends with an error; `uid` is the job, where it is known."""
-    code, reason = row_of(error)
+    code, reason = mapping_for(error)
     message = clean(_ADVICE.get(reason, "{}").format(error))
     wait = retry_after(error, reason)
-    return Ending(
+    return RpcError(
         code,
         message,
         (
-            ("grpc-status-details-bin", _details(error, Row(code, reason), message, wait, uid)),
+            ("grpc-status-details-bin", _details(error, StatusMapping(code, reason), message, wait, uid)),
             *(() if wait is None else (("grpc-retry-pushback-ms", str(round(wait * 1000))),)),
         ),
         reason,
@@ -126,7 +126,7 @@ def ending_of(error: errors.GatewayError, uid: int | None = None) -> Ending:
 
 def retry_after(error: errors.GatewayError, reason: str) -> float | None:
     """Return the wait before a retry, at least 0.1 seconds; None if none is known, or a retry is unsafe or useless."""
-    if isinstance(error, errors.UpstreamError) and not error.passing:
+    if isinstance(error, errors.UpstreamError) and not error.transient:
         # Whatever the upstream says of a time: gRPC's own retry would take it as an invitation.
         return None
     wait = error.retry_after
@@ -135,20 +135,22 @@ def retry_after(error: errors.GatewayError, reason: str) -> float | None:
     return max(wait, SHORTEST_RETRY_SECONDS)
 
 
-def _details(error: errors.GatewayError, row: Row, message: str, wait: float | None, uid: int | None) -> bytes:
-    status = status_pb2.Status(code=row.code.value[0], message=message)
-    info = error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN)
+def _details(
+    error: errors.GatewayError, mapping: StatusMapping, message: str, wait: float | None, uid: int | None
+) -> bytes:
+    status = status_pb2.Status(code=mapping.code.value[0], message=message)
+    info = error_details_pb2.ErrorInfo(reason=mapping.reason, domain=DOMAIN)
     http_status = getattr(error, "http_status", None)
     if http_status is not None:
         info.metadata["http_status"] = str(http_status)
     if uid is not None:
         info.metadata["uid"] = str(uid)
     if isinstance(error, errors.UpstreamOutage):
-        info.metadata["last_failure"] = row_of(error.last).reason
+        info.metadata["last_failure"] = mapping_for(error.last).reason
     _add(status, info)
     if wait is not None:
         _add(status, error_details_pb2.RetryInfo(retry_delay=_duration(wait)))
-    if row.code is StatusCode.NOT_FOUND and uid is not None:
+    if mapping.code is StatusCode.NOT_FOUND and uid is not None:
         _add(
             status,
             error_details_pb2.ResourceInfo(
@@ -171,7 +173,7 @@ def _add_violations(status: status_pb2.Status, violations: tuple[errors.FieldVio
         added = bad.field_violations.add(field=field, description=description)
         if bad.ByteSize() > room:
             bad.field_violations.remove(added)
-            bad.field_violations.add(field=CUT_MARK, description="more fields are at fault than fit here")
+            bad.field_violations.add(field=STATUS_CUT_MARK, description="more fields are at fault than fit here")
             break
     _add(status, bad)
 

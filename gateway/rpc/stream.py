@@ -6,20 +6,20 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from gateway.clock import Signal, TimeLimit
-from gateway.errors import RequestInvalid, SlowReader
+from gateway.clock import AutoResetEvent, Timeout
+from gateway.errors import RequestInvalid, SlowConsumer
 from gateway.rpc.codec.events import (
     CHUNK_BYTES,
     chunk_events,
     heartbeat_event,
-    in_one_piece,
     job_event,
-    resumes_at,
+    join_buffers,
+    resume_offset,
     size_of,
 )
 from gateway.rpc.codec.resume_token import ResumePoint, read_token, write_token
-from gateway.rpc.status import row_of
-from gateway.watch import Quiet
+from gateway.rpc.status import mapping_for
+from gateway.watch import NoChange
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from gateway.clock import Clock
     from gateway.limits.fair_budget import Reservation
-    from gateway.limits.response_memory import Outgoing
+    from gateway.limits.response_memory import ResponseMemory
     from gateway.models import Result
     from gateway.rpc.call import Call
-    from gateway.rpc.codec.events import JobState, Pieces
+    from gateway.rpc.codec.events import Buffers, JobState
     from gateway.watch import Watcher
 
 T = TypeVar("T")
@@ -42,11 +42,11 @@ HEARTBEAT_PART = 0.9
 NO_DIGEST = bytes(16)
 # How long a result may wait to be taken while others wait for the memory that it holds: so long at first, and then for
 # as long as its bytes take at this rate; and nothing is cut off sooner than this after it was offered.
-PATIENCE_SECONDS = 10.0
-LEAST_BYTES_PER_SECOND = 1 << 20
+SLOW_CONSUMER_GRACE_SECONDS = 10.0
+MIN_BYTES_PER_SECOND = 1 << 20
 # Of one message nobody sees how much has gone, and it cannot be taken up in its middle: who is slow asks for chunks.
-LEAST_BYTES_PER_SECOND_OF_A_MESSAGE = 32 << 20
-LEAST_PATIENCE_SECONDS = 1.0
+MIN_MESSAGE_BYTES_PER_SECOND = 32 << 20
+MIN_SLOW_CONSUMER_GRACE_SECONDS = 1.0
 
 
 def read_resume_point(token: str, uid: int) -> ResumePoint | None:
@@ -65,7 +65,7 @@ def read_resume_point(token: str, uid: int) -> ResumePoint | None:
     return point
 
 
-class Observer(Protocol):
+class DeliveryObserver(Protocol):
     """Is told of each state that has gone out; must be quick, and must not raise."""
 
     def delivered(self, seconds: float, skipped: int) -> None:
@@ -75,7 +75,7 @@ class Observer(Protocol):
 class EventStream:
     """The events of one caller. `heartbeat` is the longest silence between two of them, in seconds.
 
-    Large results and messages are `owner`'s in `outgoing`.
+    Large results and messages are `owner`'s in `response_memory`.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class EventStream:
         content_format: pb.ContentFormat.ValueType,
         heartbeat: float,
         clock: Clock,
-        outgoing: Outgoing,
+        response_memory: ResponseMemory,
         owner: bytes,
-        observer: Observer,
+        observer: DeliveryObserver,
     ) -> None:
-        self._outgoing = outgoing
+        self._response_memory = response_memory
         self._owner = owner
         self._observer = observer
         self.ended = False
@@ -120,20 +120,20 @@ class EventStream:
         """Whether the caller's last state was this one."""
         return state.digest == self._digest
 
-    async def beat_until(self, task: asyncio.Task[T], state: JobState | None = None) -> T:
+    async def run_with_heartbeats(self, task: asyncio.Task[T], state: JobState | None = None) -> T:
         """What a task gives, with heartbeats until then; `state` is the last one that was read."""
-        ended = Signal(self._clock)
+        ended = AutoResetEvent(self._clock)
         task.add_done_callback(lambda _: ended.set())
         while not task.done():
             due = self._last_write + self._silence
             await ended.wait(due)
             if not task.done() and self._clock.monotonic() >= due:
-                await self._write(heartbeat_event(self.uid, Quiet(None, 0, None), state, self._token, ""))
+                await self._write(heartbeat_event(self.uid, NoChange(None, 0, None), state, self._token, ""))
         return task.result()
 
-    async def _beating(self, task: asyncio.Task[T], state: JobState) -> T:
+    async def _run_or_cancel(self, task: asyncio.Task[T], state: JobState) -> T:
         try:
-            return await self.beat_until(task, state)
+            return await self.run_with_heartbeats(task, state)
         finally:
             task.cancel()
 
@@ -145,8 +145,8 @@ class EventStream:
         """Sends what the watcher is given, until the last state is out. Raises what ended the watch."""
         while not self.ended:
             update = await watcher.next(self._last_write + self._silence)
-            if isinstance(update, Quiet):
-                failure = "" if update.last_failure is None else row_of(update.last_failure).reason
+            if isinstance(update, NoChange):
+                failure = "" if update.last_failure is None else mapping_for(update.last_failure).reason
                 await self._write(heartbeat_event(self.uid, update, watcher.loop.state, self._token, failure))
             else:
                 since = watcher.since
@@ -155,7 +155,7 @@ class EventStream:
 
     async def _send(self, state: JobState, skipped: int, *, last: bool) -> None:
         encoding = state.encode(self._format, streaming=True)
-        encoded = await (self._beating(_task(encoding), state) if state.is_large else encoding)
+        encoded = await (self._run_or_cancel(_task(encoding), state) if state.is_large else encoding)
         token = state.token
         if encoded.chunked and state.job.result is not None:
             token = await self._send_chunks(state, state.job.result)
@@ -170,32 +170,34 @@ class EventStream:
         self.ended = last
 
     async def _send_chunks(self, state: JobState, result: Result) -> str:
-        start = resumes_at(self._point, result)
+        start = resume_offset(self._point, result)
         began = self._clock.monotonic()
         for number, event in enumerate(chunk_events(self.uid, result, self._digest, start)):
-            await self._write_patiently(event, began, number * CHUNK_BYTES / LEAST_BYTES_PER_SECOND)
+            await self._write_unless_slow(event, began, number * CHUNK_BYTES / MIN_BYTES_PER_SECOND)
         if not self.uid:
             return ""
         return write_token(ResumePoint(self.uid, state.digest, len(result), bytes.fromhex(result.sha256)))
 
-    async def _send_large(self, event: Pieces, state: JobState, *, last: bool) -> None:
+    async def _send_large(self, event: Buffers, state: JobState, *, last: bool) -> None:
         size = size_of(event)
-        turn = _task(self._outgoing.take(self._owner, size))
+        turn = _task(self._response_memory.acquire(self._owner, size))
         try:
-            await self._beating(turn, state)
-            more = size / LEAST_BYTES_PER_SECOND_OF_A_MESSAGE
-            await self._write_patiently(await in_one_piece(event), self._clock.monotonic(), more, last=last)
+            await self._run_or_cancel(turn, state)
+            more = size / MIN_MESSAGE_BYTES_PER_SECOND
+            await self._write_unless_slow(await join_buffers(event), self._clock.monotonic(), more, last=last)
         finally:
             # Also where this stream is left in the very moment in which its turn comes.
             turn.add_done_callback(_release)
 
-    async def _write_patiently(self, event: bytes, began: float, more: float, *, last: bool = False) -> None:
-        until = max(began + PATIENCE_SECONDS + more, self._clock.monotonic() + LEAST_PATIENCE_SECONDS)
+    async def _write_unless_slow(self, event: bytes, began: float, more: float, *, last: bool = False) -> None:
+        until = max(
+            began + SLOW_CONSUMER_GRACE_SECONDS + more, self._clock.monotonic() + MIN_SLOW_CONSUMER_GRACE_SECONDS
+        )
         try:
-            async with TimeLimit(self._clock, until, partial(self._outgoing.contended, self._owner)):
+            async with Timeout(self._clock, until, partial(self._response_memory.contended, self._owner)):
                 await self._write(event, last=last)
         except TimeoutError as error:
-            raise SlowReader(
+            raise SlowConsumer(
                 "the stream was not read, or too slowly, while others waited for the memory of its result; call again "
                 "with the last resume_token, or ask for chunks where one message was asked for"
             ) from error

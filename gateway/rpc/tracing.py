@@ -50,7 +50,7 @@ class Tracer(Protocol):
         """Hands on what is left, within about a second."""
 
 
-class _NoSpan:
+class _NoopCallSpan:
     """No span: what the caller sent passes through."""
 
     def __init__(self, trace_id: str) -> None:
@@ -70,14 +70,14 @@ class _NoSpan:
         pass
 
 
-class Untraced:
+class NoopTracer:
     """Begins no spans."""
 
     def call(self, method: str, traceparent: str | None) -> CallSpan:
         """No span; the trace's id is read all the same, for the log."""
         del method
         match = _TRACEPARENT.fullmatch(traceparent or "")
-        return _NoSpan(match[1] if match else "")
+        return _NoopCallSpan(match[1] if match else "")
 
     async def aclose(self) -> None:
         """There is nothing to hand on."""

@@ -8,7 +8,7 @@ import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from gateway.threads import detached, finished
+from gateway.threads import run_detached, wait_done
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,8 +44,8 @@ def numeric(where: tuple[Any, ...]) -> str:
 
 async def resolved(host: str) -> list[Address]:
     """Return all addresses of a host. Raises `OSError` if there are none, or none within `RESOLVE_SECONDS`."""
-    lookup = detached("resolve", lambda: _resolve(host))
-    if not await finished(lookup, RESOLVE_SECONDS):
+    lookup = run_detached("resolve", lambda: _resolve(host))
+    if not await wait_done(lookup, RESOLVE_SECONDS):
         raise OSError(errno.ETIMEDOUT, f"the resolver does not answer within {RESOLVE_SECONDS:g} s")
     return lookup.result()
 

@@ -12,9 +12,9 @@ SUBMIT_IDLE_SECONDS = 1.0
 READ_IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
 # The whole of a large answer takes longer than any silence within it.
-WHOLE_ANSWER_SILENCES = 30
+TOTAL_TIMEOUT_FACTOR = 30
 # What the last answers of a drain have to leave the process.
-FLUSH_SECONDS = 0.5
+FLUSH_RESPONSES_SECONDS = 0.5
 # How much longer than its grace a stop may take, whatever hangs; each part of it has a shorter limit.
 CLOSE_SECONDS = 3.0
 # The time that the last log lines have to leave the process.
@@ -25,9 +25,9 @@ PING_EVERY_MS = 20_000
 PING_TIMEOUT_MS = 65_000
 # Clients may ping this often, with and without calls; who does it more often is cut off with too_many_pings.
 CLIENT_PING_MS = 10_000
-MAX_ANSWER_BYTES = 512 << 20
+MAX_RESPONSE_BYTES = 512 << 20
 # What all answers over 1 MiB may take at once; at least one of the largest fits.
-LARGE_ANSWERS_BYTES = 1 << 30
+LARGE_RESPONSES_BYTES = 1 << 30
 # What all messages over 256 KiB to callers may take at once; the largest takes it all.
 LARGE_MESSAGES_BYTES = 512 << 20
 # What HTTP/2 counts of a call's metadata. By itself grpc refuses some of those over 8 KB and all over 16 KB.

@@ -52,10 +52,10 @@ class Endpoints:
         self._faults = faults
         self._jobs = Jobs(clock, time.time)
 
-    def renew(self, old: str, new: str) -> None:
+    def rotate_token(self, old: str, new: str) -> None:
         """Let in the token `new` in the place of `old`, and give it the jobs of that."""
         self._tokens = self._tokens - {old} | {new}
-        self._jobs.hand_over(old, new)
+        self._jobs.transfer(old, new)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to the handlers."""

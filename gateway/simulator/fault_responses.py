@@ -27,7 +27,7 @@ _BOMB_BLOCK = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class FaultResponse:
     """An HTTP answer: its status, its headers but for the length, its body."""
 
     status: int
@@ -35,7 +35,7 @@ class Answer:
     body: bytes = b""
 
 
-def fault_answer(fault: Fault, *, uid: int, success: int, elsewhere: str) -> Answer:
+def fault_answer(fault: Fault, *, uid: int, success: int, elsewhere: str) -> FaultResponse:
     """Return the answer of a fault.
 
     Args:
@@ -48,16 +48,16 @@ def fault_answer(fault: Fault, *, uid: int, success: int, elsewhere: str) -> Ans
     if isinstance(fault.kind, int):
         answer = _status_answer(fault.kind, bytes(fault.body))
     elif fault.kind == "html":
-        answer = Answer(status=502, headers={"Content-Type": "text/html"}, body=_PAGE)
+        answer = FaultResponse(status=502, headers={"Content-Type": "text/html"}, body=_PAGE)
     elif fault.kind == "redirect":
-        answer = Answer(status=302, headers={"Location": elsewhere})
+        answer = FaultResponse(status=302, headers={"Location": elsewhere})
     elif fault.kind == "gzip_bomb":
         headers = {"Content-Type": _JSON, "Content-Encoding": "gzip"}
-        answer = Answer(status=success, headers=headers, body=_bomb())
+        answer = FaultResponse(status=success, headers=headers, body=_bomb())
     else:
-        answer = Answer(status=success, body=_bodies(uid)[fault.kind])
+        answer = FaultResponse(status=success, body=_bodies(uid)[fault.kind])
     headers = {**answer.headers, **_retry_after(fault), **fault.headers}
-    return Answer(status=answer.status, headers=headers, body=answer.body)
+    return FaultResponse(status=answer.status, headers=headers, body=answer.body)
 
 
 def running_job(uid: int) -> bytes:
@@ -80,12 +80,12 @@ def _bodies(uid: int) -> dict[str, bytes]:
     }
 
 
-def _status_answer(status: int, body: bytes) -> Answer:
+def _status_answer(status: int, body: bytes) -> FaultResponse:
     if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
-        return Answer(status=status, headers={})
+        return FaultResponse(status=status, headers={})
     if not body and status == HTTPStatus.BAD_REQUEST:
         body = b'{"method_name":["This value is not accepted."],"non_field_errors":["The job is refused."]}'
-    return Answer(status=status, body=body or msgspec.json.encode({"detail": _phrase(status)}))
+    return FaultResponse(status=status, body=body or msgspec.json.encode({"detail": _phrase(status)}))
 
 
 def _phrase(status: int) -> str:

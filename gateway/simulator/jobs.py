@@ -10,8 +10,8 @@ import msgspec
 
 from gateway.simulator.faults import FaultPlan
 from gateway.simulator.parameters import Parameters
-from gateway.simulator.representations import View
-from gateway.simulator.script import Course, State, state_at
+from gateway.simulator.representations import JobView
+from gateway.simulator.script import JobScript, State, state_at
 from gateway.simulator.submission import Submission
 
 LARGEST_NUMBER = 10_000
@@ -28,7 +28,7 @@ class Job:
         uid: number of the job.
         owner: the token that made it.
         parameters: what the caller chose.
-        course: its life, decided when it was made.
+        script: its life, decided when it was made.
         made_at: time of the simulator's clock, in seconds.
         started: the same moment in seconds since the epoch.
         faults: of this job's own requests.
@@ -39,7 +39,7 @@ class Job:
     uid: int
     owner: str = field(repr=False)
     parameters: Parameters
-    course: Course
+    script: JobScript
     made_at: float
     started: float
     faults: FaultPlan
@@ -48,7 +48,7 @@ class Job:
 
     def state(self, now: float) -> State:
         """Return the job's state at `now`, a time of the simulator's clock."""
-        return state_at(self.course, now - self.made_at, self.cancelled_at)
+        return state_at(self.script, now - self.made_at, self.cancelled_at)
 
     def cancel(self, now: float) -> None:
         """Cancel the job at `now`; cancelling it again changes nothing."""
@@ -57,10 +57,10 @@ class Job:
 
     def show(self, now: float) -> dict[str, object]:
         """Return the job's document at `now`, in the shape that its parameters ask for."""
-        view = View(
+        view = JobView(
             uid=self.uid,
             parameters=self.parameters,
-            course=self.course,
+            script=self.script,
             state=self.state(now),
             started=self.started,
         )
@@ -90,7 +90,7 @@ class Jobs:
             uid=next(self._uids),
             owner=owner,
             parameters=submission.parameters,
-            course=submission.course(),
+            script=submission.script(),
             made_at=self._clock(),
             started=self._wall_clock(),
             faults=faults,
@@ -104,7 +104,7 @@ class Jobs:
         """Return the job that a path names, or None where there is no such job."""
         return self._jobs.get(int(uid)) if uid.isascii() and uid.isdigit() and len(uid) < 20 else None
 
-    def hand_over(self, old: str, new: str) -> None:
+    def transfer(self, old: str, new: str) -> None:
         """Give the jobs of the token `old` to the token `new`."""
         for job in self._jobs.values():
             if job.owner == old:

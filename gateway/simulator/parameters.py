@@ -1,4 +1,4 @@
-r"""What a caller may put into a job's `params` to choose its course.
+r"""What a caller may put into a job's `params` to choose its script.
 
 Everything is optional, and unknown names are ignored, for `params` is the input of any app. A known name with
 a bad value is answered with 400 and `{"params": {"<name>": ["..."]}}`.

@@ -9,7 +9,7 @@ from msgspec import UNSET, Raw
 
 from gateway.simulator.parameters import Parameters
 from gateway.simulator.results import result_json
-from gateway.simulator.script import Course, Ending, State
+from gateway.simulator.script import Ending, JobScript, State
 
 UNKNOWN_WORD = "archived"
 """The status of `unknown_status`, which no documentation lists."""
@@ -46,13 +46,13 @@ _INVALID_FIELD = {"name": "width", "message": "Must be larger than 0."}
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class JobView:
     """A job as it is to be shown.
 
     Attributes:
         uid: of the job.
         parameters: what the caller chose.
-        course: of the job.
+        script: of the job.
         state: as it is now.
         started: when the job was made, in seconds since the epoch.
 
@@ -60,7 +60,7 @@ class View:
 
     uid: int
     parameters: Parameters
-    course: Course
+    script: JobScript
     state: State
     started: float
 
@@ -109,7 +109,7 @@ class View:
         }
         percentages = self.parameters.percentages
         if percentages is UNSET:
-            message["percentage"] = 100 * step / self.course.steps
+            message["percentage"] = 100 * step / self.script.steps
         elif isinstance(percentages, list):
             message["percentage"] = percentages[step]
         return {"message": message}
@@ -117,7 +117,7 @@ class View:
     def _text(self, step: int) -> str:
         if messages := self.parameters.messages:
             return messages[min(step, len(messages) - 1)]
-        return f"Step {step + 1} of {self.course.steps}"
+        return f"Step {step + 1} of {self.script.steps}"
 
     def _shows_result(self) -> bool:
         return self.state.ending is Ending.SUCCEED or self._sign("result")

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import msgspec
 from aiohttp import web
 
-from gateway.simulator.fault_responses import Answer
+from gateway.simulator.fault_responses import FaultResponse
 
 
 class Refused(Exception):
@@ -35,7 +35,7 @@ def json_response(body: bytes, status: int = 200) -> web.Response:
     return web.Response(status=status, body=body, content_type="application/json")
 
 
-def response(answer: Answer) -> web.Response:
+def response(answer: FaultResponse) -> web.Response:
     """Return the answer of a fault."""
     return web.Response(status=answer.status, headers=answer.headers, body=answer.body or None)
 

@@ -1,4 +1,4 @@
-"""What a simulated job does over time: a pure function of its course, the time elapsed and the cancelling.
+"""What a simulated job does over time: a pure function of its script, the time elapsed and the cancelling.
 
 No clock, no HTTP and no JSON here; times are seconds since the job was made.
 """
@@ -25,7 +25,7 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class JobScript:
     """The whole life of a job, decided when it is made.
 
     Attributes:
@@ -51,9 +51,9 @@ class State:
     """A job at one moment.
 
     Attributes:
-        ending: how it ended, None while it runs. Set without `ended` where the course hides its end.
+        ending: how it ended, None while it runs. Set without `ended` where the script hides its end.
         ended: whether the job is over.
-        step: index of the progress state that was reached last, None where the course has no steps.
+        step: index of the progress state that was reached last, None where the script has no steps.
         since: seconds after the start of the job at which this state began.
 
     """
@@ -64,32 +64,32 @@ class State:
     since: float
 
 
-def state_at(course: Course, elapsed: float, cancelled_at: float | None = None) -> State:
+def state_at(script: JobScript, elapsed: float, cancelled_at: float | None = None) -> State:
     """Return the state of a job `elapsed` seconds after it was made.
 
     Of its own end, its time limit and its cancelling (`cancelled_at`, in the same seconds, None where nobody
     cancelled it) the earliest wins, and in this order where they coincide.
     """
     ends = []
-    if course.ending is not Ending.NEVER and not course.hides_end:
-        ends.append((course.duration, course.ending))
-    ends.append((course.time_limit, Ending.TIMEOUT))
-    if cancelled_at is not None and not course.ignores_cancel:
+    if script.ending is not Ending.NEVER and not script.hides_end:
+        ends.append((script.duration, script.ending))
+    ends.append((script.time_limit, Ending.TIMEOUT))
+    if cancelled_at is not None and not script.ignores_cancel:
         ends.append((cancelled_at, Ending.CANCEL))
     at, ending = min(ends, key=lambda end: end[0])
     if at <= elapsed:
-        return State(ending=ending, ended=True, step=_step_at(course, at), since=at)
-    if course.hides_end and elapsed >= course.duration:
-        step = _step_at(course, course.duration)
-        return State(ending=course.ending, ended=False, step=step, since=course.duration)
-    reached = _step_at(course, elapsed)
-    since = 0.0 if reached is None else reached * course.duration / course.steps
+        return State(ending=ending, ended=True, step=_step_at(script, at), since=at)
+    if script.hides_end and elapsed >= script.duration:
+        step = _step_at(script, script.duration)
+        return State(ending=script.ending, ended=False, step=step, since=script.duration)
+    reached = _step_at(script, elapsed)
+    since = 0.0 if reached is None else reached * script.duration / script.steps
     return State(ending=None, ended=False, step=reached, since=since)
 
 
-def _step_at(course: Course, elapsed: float) -> int | None:
-    if course.steps == 0:
+def _step_at(script: JobScript, elapsed: float) -> int | None:
+    if script.steps == 0:
         return None
-    if elapsed >= course.duration:
-        return course.steps - 1
-    return min(int(elapsed * course.steps / course.duration), course.steps - 1)
+    if elapsed >= script.duration:
+        return script.steps - 1
+    return min(int(elapsed * script.steps / script.duration), script.steps - 1)

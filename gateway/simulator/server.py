@@ -122,9 +122,9 @@ class Simulator:
         """Put a fault behind those that requests will meet, whatever their job."""
         self._faults.add(fault)
 
-    def renew(self, old: str, new: str) -> None:
+    def rotate_token(self, old: str, new: str) -> None:
         """Let in the token `new` in the place of `old`, whose jobs are its own from now on."""
-        self._endpoints.renew(old, new)
+        self._endpoints.rotate_token(old, new)
 
     async def refuse(self, refusing: bool) -> None:
         """Begin or cease to refuse connections, at the same port.

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.simulator.json_fields import decode_fields
 from gateway.simulator.parameters import Parameters
-from gateway.simulator.script import Course, Ending
+from gateway.simulator.script import Ending, JobScript
 
 REFUSE = "refuse"
 """The `method_name` whose POST is answered with 400, and with the body `params.errors`."""
@@ -39,7 +39,7 @@ class Submission:
         method_name: as sent, in `method_name` or in `method`; `succeed` where neither was.
         poll_result: whether the POST waits for the end, for `parameters.hold` seconds at most.
         timeout: seconds that the job may last.
-        parameters: the course that `params` (or `arguments`) chooses.
+        parameters: the script that `params` (or `arguments`) chooses.
 
     """
 
@@ -48,11 +48,11 @@ class Submission:
     timeout: int
     parameters: Parameters
 
-    def course(self) -> Course:
-        """Return the course of the job; a method name that the simulator does not know succeeds."""
+    def script(self) -> JobScript:
+        """Return the script of the job; a method name that the simulator does not know succeeds."""
         known = self.method_name in Ending.__members__.values()
         ending = Ending(self.method_name) if known else Ending.SUCCEED
-        return Course(
+        return JobScript(
             ending=ending,
             duration=self.parameters.duration,
             time_limit=self.timeout,

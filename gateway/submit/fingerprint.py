@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from gateway.models import SendJob
 
 # Of more digits, to convert an integer takes long: seven bytes may be an integer of thousands of digits.
-MAX_INTEGER_DIGITS = 60
-LONG_INTEGER = b"0" * (MAX_INTEGER_DIGITS + 1)
+MAX_CANONICAL_INTEGER_DIGITS = 60
+LONG_INTEGER = b"0" * (MAX_CANONICAL_INTEGER_DIGITS + 1)
 DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 # Fractions of so many digits and such an exponent are equal where their doubles are.
 DIGITS_OF_A_DOUBLE = 15
@@ -20,7 +20,7 @@ MAX_SCALE = 250
 MAX_EXPONENT_DIGITS = 18
 
 
-def fingerprint(job: SendJob) -> bytes:
+def fingerprint_of(job: SendJob) -> bytes:
     """32 bytes that are equal where workspace, entity and upstream body are, as JSON values and numbers by value.
 
     `poll_result` does not count: it changes how long the answer takes, and not the job. `params` and `arguments` are
@@ -74,7 +74,7 @@ def _number(text: str) -> int | float | bytes:
         return text.encode()
     scale = int(f"-{power}" if exponent[:1] == "-" else power) - len(fraction) + len(digits) - len(significant)
     sign = "-" if text[0] == "-" else ""
-    if 0 <= scale <= MAX_INTEGER_DIGITS - len(significant):
+    if 0 <= scale <= MAX_CANONICAL_INTEGER_DIGITS - len(significant):
         return int(sign + significant + "0" * scale)
     if scale < 0 and len(significant) <= DIGITS_OF_A_DOUBLE and scale > -MAX_SCALE:
         return float(f"{sign}{significant}e{scale}")

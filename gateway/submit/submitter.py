@@ -15,14 +15,14 @@ from gateway.errors import (
     LimitReached,
     RequestIdReused,
     SubmitOutcomeUnknown,
-    UpstreamAnswered,
     UpstreamError,
     UpstreamMalformed,
+    UpstreamStatusError,
 )
-from gateway.limits.fair_budget import Budget
-from gateway.limits.rate_limiter import Rates, refusal
+from gateway.limits.fair_budget import FairBudget
+from gateway.limits.rate_limiter import RateLimiter, limit_reached
 from gateway.models import ForgottenResult, JobError
-from gateway.submit.store import Record
+from gateway.submit.store import IdempotencyRecord
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.limits.fair_budget import Reservation
     from gateway.models import Job
-    from gateway.submit.store import RecordKey, Store
+    from gateway.submit.store import IdempotencyKey, IdempotencyStore
 
 # Attempts where nothing was sent, and the bound of the first wait between them, which doubles.
 MAX_ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.1
-MAX_AT_ONCE = 1_024
+MAX_IN_FLIGHT = 1_024
 # A proxy stopped waiting (460: AWS ALB; 444, 499: nginx), and the upstream may have the request. Every other 4xx
 # refuses: those that proxies add (463, 464, 494 to 498) come before the request is passed on.
 UNKNOWN_4XX = frozenset({408, 444, 460, 499})
@@ -45,7 +45,7 @@ REFUSING_3XX = frozenset({307, 308})
 MAX_REMEMBERED_TEXT = 1_000
 
 
-class Sent(msgspec.Struct, frozen=True):
+class SubmissionResult(msgspec.Struct, frozen=True):
     """What a submission gave: the job's `uid`, and the `job` of the POST's answer.
 
     `job` is None for an earlier submission, unless its job had ended and has no uid: then it is what is left of it.
@@ -61,10 +61,10 @@ class Submission:
     It goes on when its callers leave, so that its outcome is known and recorded.
     """
 
-    def __init__(self, mark: bytes) -> None:
-        self.mark = mark
+    def __init__(self, fingerprint: bytes) -> None:
+        self.fingerprint = fingerprint
         self.callers = 0
-        self.task: asyncio.Task[Sent]
+        self.task: asyncio.Task[SubmissionResult]
 
     def __enter__(self) -> Self:
         self.callers += 1
@@ -73,7 +73,7 @@ class Submission:
     def __exit__(self, *_: object) -> None:
         self.callers -= 1
 
-    async def outcome(self) -> Sent:
+    async def outcome(self) -> SubmissionResult:
         """What came of it. Cancelling this does not cancel the submission.
 
         Raises `SubmitOutcomeUnknown`, `RequestIdReused`, `RequestIdsExhausted`, or the `UpstreamError` of one that was
@@ -82,7 +82,7 @@ class Submission:
         return await asyncio.shield(self.task)
 
 
-class Observer(Protocol):
+class SubmissionObserver(Protocol):
     """Is told of each submission that has ended; must be quick, and must not raise."""
 
     def submitted(self, error: GatewayError | None) -> None:
@@ -90,43 +90,49 @@ class Observer(Protocol):
 
 
 class Submitter:
-    """Runs submissions, each as a task of its own: at most 1,024 at once, and of each caller as `rates` lets it."""
+    """Runs submissions, each as a task of its own: at most 1,024 at once, and per caller as `rate_limiter` allows."""
 
-    def __init__(self, clock: Clock, store: Store, rates: Rates, observer: Observer) -> None:
+    def __init__(
+        self, clock: Clock, store: IdempotencyStore, rate_limiter: RateLimiter, observer: SubmissionObserver
+    ) -> None:
         self._observer = observer
         self._clock = clock
         self._store = store
-        self._rates = rates
-        self._places = Budget(MAX_AT_ONCE)
-        self._by_id: dict[RecordKey, Submission] = {}
-        self._running: set[asyncio.Task[Sent]] = set()
+        self._rate_limiter = rate_limiter
+        self._slots = FairBudget(MAX_IN_FLIGHT)
+        self._by_id: dict[IdempotencyKey, Submission] = {}
+        self._running: set[asyncio.Task[SubmissionResult]] = set()
 
     def submit(
-        self, post: Callable[[], Awaitable[Job]], caller: bytes, key: RecordKey | None = None, mark: bytes = b""
+        self,
+        post: Callable[[], Awaitable[Job]],
+        caller: bytes,
+        key: IdempotencyKey | None = None,
+        fingerprint: bytes = b"",
     ) -> Submission:
         """Starts a submission, or joins the one that is under way under the same `key` (None: without a request_id).
 
-        `caller` is whose limits it counts for, `mark` the request's `fingerprint`. `post` makes one attempt and raises
-        `UpstreamError`. Raises `RequestIdReused`, and `LimitReached` where too many are under way or too many came
-        of late: then nothing was sent, and nothing that is remembered under `key` has changed.
+        `caller` is whose limits it counts for, `fingerprint` the request's `fingerprint`. `post` makes one attempt and
+        raises `UpstreamError`. Raises `RequestIdReused`, and `LimitReached` where too many are under way or too many
+        came of late: then nothing was sent, and nothing that is remembered under `key` has changed.
         """
         known = self._by_id.get(key) if key is not None else None
         if known is not None:
-            if known.mark != mark:
+            if known.fingerprint != fingerprint:
                 raise self._refused(_reused())
             return known
         try:
-            place = self._place(caller)
+            slot = self._take_slot(caller)
         except LimitReached as error:
             raise self._refused(error) from None
-        submission = Submission(mark)
+        submission = Submission(fingerprint)
 
         async def attempt() -> Job:
             try:
                 return await post()
             except UpstreamError as error:
                 if error.throttled:
-                    self._rates.slow_down(caller)
+                    self._rate_limiter.slow_down(caller)
                 raise
 
         work = self._post(attempt, submission) if key is None else self._post_once(key, attempt, submission)
@@ -135,8 +141,8 @@ class Submitter:
         if key is not None:
             self._by_id[key] = submission
 
-        def ended(task: asyncio.Task[Sent]) -> None:
-            place.release()
+        def ended(task: asyncio.Task[SubmissionResult]) -> None:
+            slot.release()
             if key is not None:
                 del self._by_id[key]
             self._forget(task)
@@ -144,23 +150,23 @@ class Submitter:
         submission.task.add_done_callback(ended)
         return submission
 
-    def _place(self, caller: bytes) -> Reservation:
-        place = self._places.try_take(caller)
-        if place is None:
-            raise refusal(
-                f"of the {MAX_AT_ONCE} submissions that may be under way at once, {self._places.held(caller)} are of "
+    def _take_slot(self, caller: bytes) -> Reservation:
+        slot = self._slots.try_acquire(caller)
+        if slot is None:
+            raise limit_reached(
+                f"of the {MAX_IN_FLIGHT} submissions that may be under way at once, {self._slots.held(caller)} are of "
                 "this credential, and there is no room for another now",
             )
-        wait = self._rates.take(caller)
+        wait = self._rate_limiter.try_acquire(caller)
         if wait:
-            place.release()
-            raise refusal(
+            slot.release()
+            raise limit_reached(
                 "this credential sends jobs more often than the gateway or the upstream lets it; nothing was sent",
                 wait,
             )
-        return place
+        return slot
 
-    def _forget(self, task: asyncio.Task[Sent]) -> None:
+    def _forget(self, task: asyncio.Task[SubmissionResult]) -> None:
         self._running.discard(task)
         if task.cancelled():
             return
@@ -175,11 +181,13 @@ class Submitter:
     def _tell(self, error: GatewayError | None) -> None:
         self._observer.submitted(error)
 
-    async def _post_once(self, key: RecordKey, post: Callable[[], Awaitable[Job]], submission: Submission) -> Sent:
-        record = Record(submission.mark)
+    async def _post_once(
+        self, key: IdempotencyKey, post: Callable[[], Awaitable[Job]], submission: Submission
+    ) -> SubmissionResult:
+        record = IdempotencyRecord(submission.fingerprint)
         known = await self._store.claim(key, record)
         if known is not None:
-            return _recall(known, submission.mark)
+            return _recall(known, submission.fingerprint)
         try:
             sent = await self._post(post, submission)
         except SubmitOutcomeUnknown as error:
@@ -195,14 +203,14 @@ class Submitter:
         await self._store.settle(key, replace(record, uid=sent.uid, ended=ended))
         return sent
 
-    async def _post(self, post: Callable[[], Awaitable[Job]], submission: Submission) -> Sent:
+    async def _post(self, post: Callable[[], Awaitable[Job]], submission: Submission) -> SubmissionResult:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 job = await post()
             except UpstreamError as error:
                 if _outcome_is_unknown(error):
                     raise SubmitOutcomeUnknown(str(error), error.http_status) from error
-                if error.sent or attempt == MAX_ATTEMPTS:
+                if error.may_have_been_sent or attempt == MAX_ATTEMPTS:
                     raise
                 bound = FIRST_WAIT_SECONDS * 2**attempt
                 await sleep_until(self._clock, self._clock.monotonic() + random.uniform(bound / 2, bound))  # noqa: S311 - jitter
@@ -210,7 +218,7 @@ class Submitter:
                 if not submission.callers:
                     raise
             else:
-                return Sent(job.uid, job)
+                return SubmissionResult(job.uid, job)
         raise AssertionError("the last attempt returns or raises")
 
     def __len__(self) -> int:
@@ -224,21 +232,21 @@ class Submitter:
 
 
 def _outcome_is_unknown(error: UpstreamError) -> bool:
-    if isinstance(error, UpstreamAnswered):
+    if isinstance(error, UpstreamStatusError):
         return error.http_status in UNKNOWN_4XX or error.http_status >= 500
     if isinstance(error, UpstreamMalformed) and error.http_status is not None:
         return error.http_status not in REFUSING_3XX
-    return error.sent
+    return error.may_have_been_sent
 
 
-def _recall(record: Record, mark: bytes) -> Sent:
-    if record.fingerprint != mark:
+def _recall(record: IdempotencyRecord, fingerprint: bytes) -> SubmissionResult:
+    if record.fingerprint != fingerprint:
         raise _reused()
     if record.uid is None:
         raise SubmitOutcomeUnknown(
             record.unknown or "an earlier submission under this request_id did not end", record.http_status
         )
-    return Sent(record.uid, record.ended)
+    return SubmissionResult(record.uid, record.ended)
 
 
 def _without_result(job: Job) -> Job:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 
-class Tally:
+class Value:
     """One number, 0 at first: who counts adds to its `value`, or takes from it where it is a gauge's."""
 
     __slots__ = ("value",)
@@ -29,7 +29,7 @@ class Tally:
         self.value: float = 0
 
 
-class Distribution:
+class Buckets:
     """How many observations fell between each two of the ascending `bounds`, and the sum of them all."""
 
     __slots__ = ("_bounds", "counts", "sum")
@@ -45,7 +45,7 @@ class Distribution:
         self.sum += value
 
 
-Series = TypeVar("Series", Tally, Distribution)
+Series = TypeVar("Series", Value, Buckets)
 
 
 class _Family(Collector, Generic[Series]):
@@ -59,14 +59,14 @@ class _Family(Collector, Generic[Series]):
         registry.register(self)
 
 
-class Counters(_Family[Tally]):
+class Counters(_Family[Value]):
     """What only goes up."""
 
     _kind: ClassVar[type[CounterMetricFamily | GaugeMetricFamily]] = CounterMetricFamily
 
-    def series(self, *values: str) -> Tally:
+    def series(self, *values: str) -> Value:
         """The one whose labels have these values."""
-        return self._series.setdefault(values, Tally())
+        return self._series.setdefault(values, Value())
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """For a scrape."""
@@ -96,7 +96,7 @@ class CounterOf(Collector):
         yield CounterMetricFamily(self._name, self._meaning, value=self._now())
 
 
-class Histograms(_Family[Distribution]):
+class Histograms(_Family[Buckets]):
     """How values are spread over buckets, whose ascending upper `bounds` belong to them; the last has none."""
 
     def __init__(
@@ -113,9 +113,9 @@ class Histograms(_Family[Distribution]):
         self._names = [floatToGoString(each) for each in (*bounds, float("inf"))]  # type: ignore[no-untyped-call]
         super().__init__(registry, name, meaning, labels)
 
-    def series(self, *values: str) -> Distribution:
+    def series(self, *values: str) -> Buckets:
         """The one whose labels have these values."""
-        return self._series.setdefault(values, Distribution(self._bounds))
+        return self._series.setdefault(values, Buckets(self._bounds))
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """For a scrape."""

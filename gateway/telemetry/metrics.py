@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector
 
 from gateway import __version__
 from gateway.errors import UpstreamError
-from gateway.rpc.status import BY_ERROR, BY_HTTP_STATUS, OTHER_4XX, OTHER_5XX, row_of
+from gateway.rpc.status import BY_ERROR, BY_HTTP_STATUS, OTHER_4XX, OTHER_5XX, mapping_for
 from gateway.telemetry.instruments import CounterOf, Counters, Gauges, Histograms
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ NO_ANSWER = "none"
 STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx", NO_ANSWER)
 
 _UPSTREAM_REASONS = {
-    *(row.reason for row in (*BY_HTTP_STATUS.values(), OTHER_4XX, OTHER_5XX)),
-    *(row.reason for kind, row in BY_ERROR.items() if issubclass(kind, UpstreamError)),
+    *(mapping.reason for mapping in (*BY_HTTP_STATUS.values(), OTHER_4XX, OTHER_5XX)),
+    *(mapping.reason for kind, mapping in BY_ERROR.items() if issubclass(kind, UpstreamError)),
 }
 POLL_OUTCOMES = sorted({OK, *_UPSTREAM_REASONS, "GATEWAY_DEFECT"})
 SUBMISSION_OUTCOMES = sorted(
@@ -169,7 +169,7 @@ class Metrics:
             for name, streams in methods
         }
 
-    # What the hub tells (watch.Observer)
+    # What the hub tells (watch.PollObserver)
 
     def loop_began(self) -> None:
         """A poll loop has begun."""
@@ -184,20 +184,20 @@ class Metrics:
         self._poll_by_outcome[_outcome(error)].value += 1
         self._polled_watchers.value += watchers
 
-    # What streams tell (stream.Observer)
+    # What streams tell (stream.DeliveryObserver)
 
     def delivered(self, seconds: float, skipped: int) -> None:
         """A state that was observed `seconds` ago has gone out, and `skipped` before it have not."""
         self._delivery.observe(seconds)
         self._skipped.value += skipped
 
-    # What the submitter tells (submit.Observer)
+    # What the submitter tells (submit.SubmissionObserver)
 
     def submitted(self, error: GatewayError | None) -> None:
         """A submission has ended, well where `error` is None."""
         self._submission_by_outcome[_outcome(error)].value += 1
 
-    # What a transport tells (upstream.Observer)
+    # What a transport tells (upstream.DeliveryObserver)
 
     def exchanged(self, method: str, status: int | None, seconds: float, size: int) -> None:
         """An exchange has ended after `seconds`; `size` bytes of its answer were read, None: it had no status."""
@@ -205,7 +205,7 @@ class Metrics:
         by_class[NO_ANSWER if status is None else STATUS_CLASSES[status // 100 - 2]].observe(seconds)
         self._upstream_bytes.value += size
 
-    # What the readers of jobs tell (unknown_words)
+    # What the readers of jobs tell (unknown_statuses)
 
     def unknown_status(self) -> None:
         """A job was read with a status that is not known."""
@@ -213,4 +213,4 @@ class Metrics:
 
 
 def _outcome(error: GatewayError | None) -> str:
-    return OK if error is None else row_of(error).reason
+    return OK if error is None else mapping_for(error).reason

@@ -23,8 +23,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from gateway import __version__
 from gateway.errors import GatewayError
-from gateway.rpc.status import row_of
-from gateway.threads import detached, finished
+from gateway.rpc.status import mapping_for
+from gateway.threads import run_detached, wait_done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
     Headers = Mapping[str, str]
 
-SERVICE = "jobgateway.v1.JobService"
+JOB_SERVICE_NAME = "jobgateway.v1.JobService"
 UID = "jobgateway.job.uid"
 ERROR = "error.type"
 # How long the last spans may take at the stop.
-FLUSH_SECONDS = 1.0
+FLUSH_SPANS_SECONDS = 1.0
 # The codes that are the server's fault, by OpenTelemetry's conventions for rpc.
 SERVER_FAULTS = frozenset(
     {
@@ -81,12 +81,12 @@ class OtlpTracer:
         self._tracer = provider.get_tracer("jobgateway", __version__)
         self._poll_tracer = for_polls.get_tracer("jobgateway", __version__)
 
-    def call(self, method: str, traceparent: str | None) -> OtlpCallSpan | _Unrecorded:
+    def call(self, method: str, traceparent: str | None) -> OtlpCallSpan | UnsampledCallSpan:
         """As `tracing.Tracer`."""
-        name = f"{SERVICE}/{method}"
-        attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
+        name = f"{JOB_SERVICE_NAME}/{method}"
+        attributes = {"rpc.system": "grpc", "rpc.service": JOB_SERVICE_NAME, "rpc.method": method}
         if traceparent is None and self._dropped(name, attributes):
-            return _Unrecorded(self._ids.generate_trace_id(), self._ids.generate_span_id())
+            return UnsampledCallSpan(self._ids.generate_trace_id(), self._ids.generate_span_id())
         parent = NO_PARENT if traceparent is None else _propagator.extract({"traceparent": traceparent}, NO_PARENT)
         return OtlpCallSpan(self, self._tracer.start_span(name, parent, SpanKind.SERVER, attributes))
 
@@ -107,11 +107,11 @@ class OtlpTracer:
 
     async def aclose(self) -> None:
         """As `tracing.Tracer`."""
-        closing = detached("traces", self._processor.shutdown)
-        await finished(closing, FLUSH_SECONDS)
+        closing = run_detached("traces", self._processor.shutdown)
+        await wait_done(closing, FLUSH_SPANS_SECONDS)
         # A running export is cut off, which ends the thread; otherwise it would take up to 30 seconds.
         self._exporter.shutdown()
-        await finished(closing, FLUSH_SECONDS)
+        await wait_done(closing, FLUSH_SPANS_SECONDS)
 
 
 class _Ids(RandomIdGenerator):
@@ -126,7 +126,7 @@ class _Ids(RandomIdGenerator):
         return given
 
 
-class _Unrecorded:
+class UnsampledCallSpan:
     """As `tracing.CallSpan`, of a trace that begins here and that the sampler does not want."""
 
     def __init__(self, trace_id: int, span_id: int) -> None:
@@ -192,7 +192,7 @@ def _within(span: Span, headers: Headers) -> Iterator[Headers]:
     try:
         yield _bearing(headers, span.get_span_context())
     except Exception as error:
-        span.set_attribute(ERROR, row_of(error).reason if isinstance(error, GatewayError) else "GATEWAY_DEFECT")
+        span.set_attribute(ERROR, mapping_for(error).reason if isinstance(error, GatewayError) else "GATEWAY_DEFECT")
         span.set_status(Status(SpanStatus.ERROR))
         raise
     except asyncio.CancelledError:

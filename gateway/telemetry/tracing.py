@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gateway.errors import ConfigError
-from gateway.rpc.tracing import Untraced
+from gateway.rpc.tracing import NoopTracer
 
 if TYPE_CHECKING:
     from gateway.rpc.tracing import Tracer
@@ -32,7 +32,7 @@ OFF = {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "none"}
 def from_environment() -> Tracer:
     """What OpenTelemetry's standard variables ask for. Raises `ConfigError`."""
     if not _first(ENDPOINTS) or any(os.environ.get(name, "").strip().lower() == off for name, off in OFF.items()):
-        return Untraced()
+        return NoopTracer()
     _check_variables()
     try:
         return _otlp_tracer()

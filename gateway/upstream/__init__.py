@@ -1,6 +1,6 @@
 """The REST client: one attempt, and what it was. It knows HTTP and JSON, and no protobuf."""
 
-from gateway.upstream.client import RestClient, WordObserver
-from gateway.upstream.transport import Observer, TimeLimits, Transport
+from gateway.upstream.client import RestClient, UnknownStatusObserver
+from gateway.upstream.transport import RequestObserver, Timeouts, Transport
 
-__all__ = ["Observer", "RestClient", "TimeLimits", "Transport", "WordObserver"]
+__all__ = ["RequestObserver", "RestClient", "Timeouts", "Transport", "UnknownStatusObserver"]

@@ -14,18 +14,18 @@ from msgspec.structs import replace
 from gateway import __version__
 from gateway.errors import UpstreamMalformed
 from gateway.models import JobStatus
-from gateway.threads import ANSWERS
+from gateway.threads import RESPONSE_WORKERS
 from gateway.upstream.errors import read_error
-from gateway.upstream.jobs import is_known_word, read_job, read_sent_job
+from gateway.upstream.jobs import is_known_status, read_job, read_sent_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from gateway.auth.credential import Credential
-    from gateway.clock import Pause
+    from gateway.clock import PauseTimeout
     from gateway.models import Job, SendJob
-    from gateway.upstream.memory import Room
-    from gateway.upstream.transport import Answer, Transport
+    from gateway.upstream.memory import BodyReservation
+    from gateway.upstream.transport import HttpResponse, Transport
 
 T = TypeVar("T")
 
@@ -36,10 +36,10 @@ COMMON = {
     "user-agent": f"jobgateway/{__version__}",
 }
 # Larger answers are read in a thread, for reading them would hold the event loop for over a millisecond.
-READ_IN_THREAD_BYTES = 16 << 10
+PARSE_RESPONSE_IN_THREAD_BYTES = 16 << 10
 
 
-class WordObserver(Protocol):
+class UnknownStatusObserver(Protocol):
     """Is told of each job that was read with a status that the API is not known to use; must be quick and not raise."""
 
     def unknown_status(self, word: str) -> None:
@@ -60,7 +60,7 @@ class RestClient:
         submissions: Transport,
         reads: Transport,
         now: Callable[[], float],
-        observer: WordObserver,
+        observer: UnknownStatusObserver,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._submissions = submissions
@@ -81,18 +81,20 @@ class RestClient:
         request.
         """
         path = f"/workspaces/{quote(job.workspace_id, safe='')}/entities/{job.entity_id}/jobs/"
-        answer = await self._request(self._submissions, "POST", path, credential, headers, send_body(job))
-        goes_on = answer.status == 201
-        read = partial(read_sent_job, location=answer.location, may_have_ended=not goes_on)
-        sent = await self._read(answer, credential, lambda: read(answer.body, observe_time=self._now()))
+        response = await self._request(self._submissions, "POST", path, credential, headers, send_body(job))
+        goes_on = response.status == 201
+        read = partial(read_sent_job, location=response.location, may_have_ended=not goes_on)
+        sent = await self._read(response, credential, lambda: read(response.body, observe_time=self._now()))
         return _still_running(sent) if goes_on else sent
 
     async def get(
-        self, uid: int, credential: Credential, headers: Mapping[str, str], pause: Pause = nullcontext
+        self, uid: int, credential: Credential, headers: Mapping[str, str], pause: PauseTimeout = nullcontext
     ) -> Job:
-        """GETs a job as it is now [sdk]. `pause`: see `Transport.exchange`. Raises `UpstreamError`."""
-        answer = await self._request(self._reads, "GET", f"/jobs/{uid}/", credential, headers, pause=pause)
-        return await self._read(answer, credential, lambda: read_job(answer.body, uid=uid, observe_time=self._now()))
+        """GETs a job as it is now [sdk]. `pause`: see `Transport.request`. Raises `UpstreamError`."""
+        response = await self._request(self._reads, "GET", f"/jobs/{uid}/", credential, headers, pause=pause)
+        return await self._read(
+            response, credential, lambda: read_job(response.body, uid=uid, observe_time=self._now())
+        )
 
     async def cancel(self, uid: int, credential: Credential, headers: Mapping[str, str]) -> None:
         """DELETEs a job [docs]: asks for its cancellation. Raises `UpstreamError`."""
@@ -106,46 +108,46 @@ class RestClient:
         credential: Credential,
         headers: Mapping[str, str],
         body: bytes | None = None,
-        pause: Pause = nullcontext,
-    ) -> Answer:
+        pause: PauseTimeout = nullcontext,
+    ) -> HttpResponse:
         url = self._base + path
         common = {**COMMON, **headers} if body is None else {**COMMON, "content-type": "application/json", **headers}
         authorization = await credential.headers()
-        exchange = partial(transport.exchange, method, url, body=body, owner=credential.poll_key, pause=pause)
-        answer = await exchange({**common, **authorization})
-        if answer.status == 401 and (renewed := await credential.headers()) != authorization:
+        exchange = partial(transport.request, method, url, body=body, owner=credential.poll_key, pause=pause)
+        response = await exchange({**common, **authorization})
+        if response.status == 401 and (renewed := await credential.headers()) != authorization:
             # The token was exchanged meanwhile. A 401 is a certain refusal, so that a POST may be sent again too.
-            answer = await exchange({**common, **renewed})
-        if not 200 <= answer.status < 300:
-            raise await _off_the_loop(answer, lambda: read_error(answer, self._now(), credential.redact))
-        return answer
+            response = await exchange({**common, **renewed})
+        if not 200 <= response.status < 300:
+            raise await _parse_off_loop(response, lambda: read_error(response, self._now(), credential.redact))
+        return response
 
-    async def _read(self, answer: Answer, credential: Credential, read: Callable[[], Job]) -> Job:
+    async def _read(self, response: HttpResponse, credential: Credential, read: Callable[[], Job]) -> Job:
         job: Job | None = None
         try:
-            job = await _off_the_loop(answer, read)
+            job = await _parse_off_loop(response, read)
         except UpstreamMalformed as error:
-            error.http_status = answer.status
+            error.http_status = response.status
             raise
         finally:
-            if answer.room is not None:
-                _release_with(answer.room, job)
-        if not is_known_word(job.status_text):
+            if response.reservation is not None:
+                _release_with(response.reservation, job)
+        if not is_known_status(job.status_text):
             # Redacted, in case the upstream echoes the credential.
             self._observer.unknown_status(credential.redact(job.status_text))
         return job
 
 
-async def _off_the_loop(answer: Answer, read: Callable[[], T]) -> T:
-    return await ANSWERS.run(read) if len(answer.body) > READ_IN_THREAD_BYTES else read()
+async def _parse_off_loop(response: HttpResponse, read: Callable[[], T]) -> T:
+    return await RESPONSE_WORKERS.run(read) if len(response.body) > PARSE_RESPONSE_IN_THREAD_BYTES else read()
 
 
-def _release_with(room: Room, job: Job | None) -> None:
+def _release_with(reservation: BodyReservation, job: Job | None) -> None:
     """Releases memory once nobody holds the result of the job, which lies in it; at once where there is none."""
     if job is None or job.result is None:
-        room.release()
+        reservation.release()
     else:
-        weakref.finalize(job.result, room.release)
+        weakref.finalize(job.result, reservation.release)
 
 
 def _still_running(job: Job) -> Job:

@@ -7,7 +7,7 @@ import time
 import zlib
 from typing import TYPE_CHECKING
 
-from gateway.upstream.share import Share
+from gateway.upstream.share import EventLoopShare
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -38,7 +38,7 @@ def decoded(pieces: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]
 async def _inflated(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     inflater = _Inflater()
     clock = asyncio.get_running_loop().time
-    share = Share(clock())
+    share = EventLoopShare(clock())
     async for piece in pieces:
         for start in range(0, len(piece), SLICE_BYTES):
             parts = inflater.parts(piece[start : start + SLICE_BYTES])

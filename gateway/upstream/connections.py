@@ -22,7 +22,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway.upstream.share import Share
+from gateway.upstream.share import EventLoopShare
 
 if TYPE_CHECKING:
     from multidict import CIMultiDict
@@ -56,22 +56,22 @@ TURNS = 10
 SALVAGE_BYTES = 1 << 18
 
 # Whether an exchange must not use a connection that was used before.
-FRESH: ContextVar[bool] = ContextVar("FRESH", default=False)
+NEW_CONNECTION_ONLY: ContextVar[bool] = ContextVar("NEW_CONNECTION_ONLY", default=False)
 
 
-class KeptConnectionLost(aiohttp.ClientConnectionError):
+class ReusedConnectionLost(aiohttp.ClientConnectionError):
     """A connection that was used before has ended before a byte of this answer came."""
 
 
-class UnaskedAnswer(aiohttp.ClientConnectionError):
+class UnsolicitedResponse(aiohttp.ClientConnectionError):
     """Bytes came before a byte of the request was sent: nothing was sent after them."""
 
 
-class NotAnAnswer(aiohttp.ClientError):
+class InvalidResponse(aiohttp.ClientError):
     """The bytes are HTTP, and cannot be the answer to the request."""
 
 
-class DoubtfulAnswer(KeptConnectionLost, NotAnAnswer):
+class DoubtfulAnswer(ReusedConnectionLost, InvalidResponse):
     """More than one response came at once on a connection that was used before.
 
     The first may be a late one to an earlier request.
@@ -79,16 +79,16 @@ class DoubtfulAnswer(KeptConnectionLost, NotAnAnswer):
 
 
 class Connector(aiohttp.TCPConnector):
-    """A pool of at most `most` connections in which each belongs to one credential.
+    """A pool of at most `max_connections` connections in which each belongs to one credential.
 
     A connection is used again only if nothing came on it that nobody asked for. If there are too many, the one that
-    was idle for longest is closed for a new one; `most` in use at a time must be seen to by the caller.
+    was idle for longest is closed for a new one; `max_connections` in use at a time must be seen to by the caller.
     """
 
-    def __init__(self, *, most: int, **options: Any) -> None:
+    def __init__(self, *, max_connections: int, **options: Any) -> None:
         super().__init__(limit=0, **options)
-        self._most = most
-        self._factory: Any = partial(Wire, loop=self._loop)
+        self._max_connections = max_connections
+        self._factory: Any = partial(UpstreamProtocol, loop=self._loop)
 
     async def connect(self, req: aiohttp.ClientRequest, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
         """As aiohttp has it."""
@@ -105,7 +105,7 @@ class Connector(aiohttp.TCPConnector):
         # The youngest, which has the best chance to be open still.
         key = req.connection_key
         wires = self._conns.get(key)
-        if wires is None or FRESH.get():
+        if wires is None or NEW_CONNECTION_ONLY.get():
             return None
         longest = self._keepalive_timeout or 0.0
         if req.method != hdrs.METH_GET:
@@ -114,7 +114,7 @@ class Connector(aiohttp.TCPConnector):
         kept = None
         while wires and kept is None and wires[-1][1] >= oldest:
             wire: Any = wires.pop()[0]
-            if wire.usable_again():
+            if wire.is_reusable():
                 self._acquired.add(wire)
                 kept = aiohttp.connector.Connection(self, key, wire, self._loop)
             else:
@@ -127,7 +127,7 @@ class Connector(aiohttp.TCPConnector):
 
     def _make_room(self) -> None:
         idle = sum(map(len, self._conns.values()))
-        while idle and idle + len(self._acquired) >= self._most:
+        while idle and idle + len(self._acquired) >= self._max_connections:
             # Keys stand in the order in which their first connection became idle.
             key, connections = next(iter(self._conns.items()))
             wire, _ = connections.popleft()
@@ -162,11 +162,11 @@ class Request(aiohttp.ClientRequest):
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         """As aiohttp has it."""
         wire = conn.protocol
-        if isinstance(wire, Wire):
-            if isinstance(unasked := wire.exception(), UnaskedAnswer):
+        if isinstance(wire, UpstreamProtocol):
+            if isinstance(unasked := wire.exception(), UnsolicitedResponse):
                 raise unasked
             # A body is written by a task, which begins in a later turn of the loop.
-            wire.asked = wire.sent = not self._body
+            wire.request_begun = wire.request_sent = not self._body
         return await super().send(conn)
 
     async def write_bytes(
@@ -174,20 +174,20 @@ class Request(aiohttp.ClientRequest):
     ) -> None:
         """As aiohttp has it."""
         wire = conn.protocol
-        if isinstance(wire, Wire):
-            if isinstance(wire.exception(), UnaskedAnswer):
+        if isinstance(wire, UpstreamProtocol):
+            if isinstance(wire.exception(), UnsolicitedResponse):
                 return
-            wire.asked = True
+            wire.request_begun = True
             writer = _Writer(writer, wire)
         await super().write_bytes(writer, conn, content_length)
-        if isinstance(wire, Wire) and not wire.answered:
-            wire.sent = True
+        if isinstance(wire, UpstreamProtocol) and not wire.response_begun:
+            wire.request_sent = True
 
 
 class _Writer(AbstractStreamWriter):
     """Writes until the answer has come."""
 
-    def __init__(self, writer: AbstractStreamWriter, wire: Wire) -> None:
+    def __init__(self, writer: AbstractStreamWriter, wire: UpstreamProtocol) -> None:
         self._writer = writer
         self._wire = wire
         self._begun = False
@@ -196,13 +196,13 @@ class _Writer(AbstractStreamWriter):
         # A write after the upstream has closed fails, and with it the connection and the answer that is there. What is
         # there is read first, so the less is written at a time, the smaller is the chance to fail.
         for start in range(0, len(chunk), WRITE_BYTES):
-            if self._begun and not await self._wire.still_asks():
+            if self._begun and not await self._wire.awaits_response():
                 return
             self._begun = True
             await self._writer.write(chunk[start : start + WRITE_BYTES])
 
     async def write_eof(self, chunk: bytes = b"") -> None:
-        if not self._wire.answered:
+        if not self._wire.response_begun:
             await self._writer.write_eof(chunk)
 
     async def drain(self) -> None:
@@ -221,10 +221,11 @@ class _Writer(AbstractStreamWriter):
         self._writer.enable_chunking()
 
 
-class Wire(ResponseHandler):
+class UpstreamProtocol(ResponseHandler):
     """One connection, which carries one exchange after another; `exchanges` is how many were begun.
 
-    `asked`: the request's first byte was written. `sent`: so was its last. `answered`: the head of the answer came.
+    `request_begun`: the request's first byte was written. `request_sent`: so was its last. `response_begun`: the head
+    of the answer came.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -234,13 +235,13 @@ class Wire(ResponseHandler):
         self._begin()
 
     def _begin(self) -> None:
-        self.asked = self.sent = True
-        self.answered = False
+        self.request_begun = self.request_sent = True
+        self.response_begun = False
         self._heard = False
         self._answer: aiohttp.StreamReader | None = None
         self._received = 0
         self._slice = FIRST_SLICE_BYTES
-        self._share: Share | None = None
+        self._share: EventLoopShare | None = None
         self._rest = b""
         self._resting: asyncio.Handle | None = None
         self._broken = False
@@ -269,11 +270,11 @@ class Wire(ResponseHandler):
         self.exchanges += 1
         if self._tail:
             self._tail = b""
-            self._refuse(UnaskedAnswer("the upstream spoke before it was asked"))
+            self._reject(UnsolicitedResponse("the upstream spoke before it was asked"))
         self._params = params
         super().set_response_params(**params)
 
-    def usable_again(self) -> bool:
+    def is_reusable(self) -> bool:
         """Whether nothing has come since the last answer, and the connection is open."""
         return not (self.should_close or self._has_input() or self._has_begun_another())
 
@@ -284,15 +285,15 @@ class Wire(ResponseHandler):
         except Exception:  # noqa: BLE001 - whatever is wrong with it
             return True
 
-    async def still_asks(self) -> bool:
+    async def awaits_response(self) -> bool:
         """Lets the loop read what is there; returns whether there is no answer yet."""
         for _ in range(TURNS):
             await asyncio.sleep(0)
-            if self.answered or self.transport is None or not self._has_input():
+            if self.response_begun or self.transport is None or not self._has_input():
                 break
-        return not self.answered
+        return not self.response_begun
 
-    def _refuse(self, error: Exception) -> None:
+    def _reject(self, error: Exception) -> None:
         self._broken = True
         self.set_exception(error)
         if self.transport is not None:
@@ -308,8 +309,8 @@ class Wire(ResponseHandler):
             self._rest += data
         elif not self.exchanges:
             super().data_received(data)
-        elif not self.asked:
-            self._refuse(UnaskedAnswer("the upstream answered before it was asked"))
+        elif not self.request_begun:
+            self._reject(UnsolicitedResponse("the upstream answered before it was asked"))
         elif self._answer is not None and self._answer.is_eof():
             # Nobody asked for this: what comes later on this connection cannot be told from it.
             self.force_close()
@@ -355,19 +356,19 @@ class Wire(ResponseHandler):
         elif len(piece) == self._slice < LARGEST_SLICE_BYTES:
             self._slice *= 2
         if self._share is None:
-            self._share = Share(self._loop.time())
+            self._share = EventLoopShare(self._loop.time())
         self._share.spend(took, self._loop.time(), len(piece))
         body = self._answer.total_bytes if self._answer is not None else 0
         if self._received - body > MAX_FRAMING_BYTES + MAX_FRAMING_PER_BODY_BYTE * body:
-            self._refuse(NotAnAnswer("the upstream's answer has too much beside its body"))
+            self._reject(InvalidResponse("the upstream's answer has too much beside its body"))
 
     def _parse(self, data: bytes) -> None:
-        if not self.answered:
+        if not self.response_begun:
             self._heads.append(data)
         super().data_received(data)
         if self._broken:
             return
-        if self.answered:
+        if self.response_begun:
             self._heads.clear()
             if self._another or (self.exchanges > 1 and self._complete and self._has_begun_another()):
                 self._end_with_more()
@@ -437,29 +438,29 @@ class Wire(ResponseHandler):
         """The head of an answer has come: interim, or the answer's own."""
         if self._broken:
             return
-        if self.answered:
+        if self.response_begun:
             self._another = True
             return
         message, answer = data
         if self._received > MAX_HEADERS_BYTES < sum(len(each[0]) + len(each[1]) + 4 for each in message.raw_headers):
-            self._refuse(NotAnAnswer("the upstream's answer has too many headers, or too large ones"))
+            self._reject(InvalidResponse("the upstream's answer has too many headers, or too large ones"))
             return
         if 100 <= message.code < 200 and message.code != 101:
             self._interim_answers += 1
             self._interim_bytes += self._received
             self._received = 0
             if self._interim_answers > MAX_INTERIM_ANSWERS or self._interim_bytes > MAX_INTERIM_BYTES:
-                self._refuse(NotAnAnswer("the upstream's answer has too many interim ones before it"))
+                self._reject(InvalidResponse("the upstream's answer has too many interim ones before it"))
                 return
         else:
-            early = not self.sent or (self.transport is not None and self.transport.get_write_buffer_size() > 0)
+            early = not self.request_sent or (self.transport is not None and self.transport.get_write_buffer_size() > 0)
             if early and self.exchanges > 1 and 200 <= message.code < 300:
                 # A refusal may come early. A success before the request was there belongs to an earlier request.
-                self._refuse(NotAnAnswer("the upstream answered well before it had the whole request"))
+                self._reject(InvalidResponse("the upstream answered well before it had the whole request"))
                 return
             if early:
                 self.force_close()
-            self.answered = True
+            self.response_begun = True
             self._answer = answer
         super().feed_data(data, size)
 
@@ -467,37 +468,37 @@ class Wire(ResponseHandler):
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """The connection has failed, or what comes is not HTTP."""
-        if isinstance(self._exception, UnaskedAnswer | NotAnAnswer):
+        if isinstance(self._exception, UnsolicitedResponse | InvalidResponse):
             return
         if isinstance(exc, HttpProcessingError) and not self._broken:
-            if not self.answered:
+            if not self.response_begun:
                 self._feed_complete_answer()
             if self._complete:
                 self._end_with_more()
                 return
         lost = isinstance(exc, OSError | aiohttp.ClientConnectionError) and not isinstance(
-            exc, TimeoutError | UnaskedAnswer
+            exc, TimeoutError | UnsolicitedResponse
         )
-        if lost and not self.answered and self._lost is None:
+        if lost and not self.response_begun and self._lost is None:
             self._take_salvage(self._salvage())
         self._broken = self._broken or not lost
-        if self.answered:
+        if self.response_begun:
             self._should_close = True
             self._drop_timeout()
             if isinstance(exc, HttpProcessingError):
-                exc = NotAnAnswer("the upstream's answer is not HTTP that can be read")
-            if isinstance(exc, NotAnAnswer) and self._payload is not None:
+                exc = InvalidResponse("the upstream's answer is not HTTP that can be read")
+            if isinstance(exc, InvalidResponse) and self._payload is not None:
                 self._payload.set_exception(exc)
                 # The loss of the connection, which follows, would be told in its place.
                 self._payload = None
             return
         if lost and self.exchanges > 1 and not self._heard:
-            exc, cause = KeptConnectionLost(str(exc)), (exc,)
+            exc, cause = ReusedConnectionLost(str(exc)), (exc,)
         super().set_exception(exc, *cause)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection has ended. What came before its end is taken first, as slowly as if it had not."""
-        if not self.answered and self._parser is not None and not self._broken:
+        if not self.response_begun and self._parser is not None and not self._broken:
             salvage = self._salvage()
             if self._rest:
                 self._rest += salvage
@@ -533,7 +534,12 @@ class Wire(ResponseHandler):
         The event loop gives such a connection up unread. Of TLS, the loop keeps what it would take to read it.
         """
         transport = self.transport
-        if transport is None or not self.asked or self._parser is None or transport.get_extra_info("sslcontext"):
+        if (
+            transport is None
+            or not self.request_begun
+            or self._parser is None
+            or transport.get_extra_info("sslcontext")
+        ):
             return b""
         # The socket is open until `connection_lost` returns.
         connection = transport.get_extra_info("socket")

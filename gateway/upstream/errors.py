@@ -8,13 +8,13 @@ from datetime import UTC
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from gateway.errors import FieldViolation, UpstreamAnswered, UpstreamError, UpstreamMalformed
+from gateway.errors import FieldViolation, UpstreamError, UpstreamMalformed, UpstreamStatusError
 from gateway.upstream.json import read_report, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gateway.upstream.transport import Answer
+    from gateway.upstream.transport import HttpResponse
 
 # What a person or a program can use. A trailer holds less: rpc/status.py cuts once more, with a mark.
 MAX_VIOLATIONS = 500
@@ -58,18 +58,18 @@ MEANINGS = {
 }
 
 
-def read_error(answer: Answer, now: float, redact: Callable[[str], str]) -> UpstreamError:
+def read_error(response: HttpResponse, now: float, redact: Callable[[str], str]) -> UpstreamError:
     """The error in an answer outside 200 to 299; `now` is in seconds since the epoch.
 
     `redact` takes out of a text what must not be shown, should the upstream echo it.
     """
-    status = answer.status
+    status = response.status
     if status < 400:
         redirect = f"a redirect (HTTP {status}), which is not followed"
         what = redirect if status in REDIRECTS else f"HTTP {status}, which is no answer to the request"
         return UpstreamMalformed(f"the upstream answered with {what}", http_status=status)
     meaning = MEANINGS.get(status, "the upstream failed" if status >= 500 else "the upstream refused the request")
-    value, broken_off = read_report(answer.body)
+    value, broken_off = read_report(response.body)
     violations = _violations(value, redact) if status in SPEAK_OF_FIELDS else ()
     if broken_off and 0 < len(violations) < MAX_VIOLATIONS:
         violations += (BROKEN_OFF,)
@@ -79,14 +79,14 @@ def read_error(answer: Answer, now: float, redact: Callable[[str], str]) -> Upst
             break
         said = "; ".join(filter(None, (said, f"{each.field}: {each.description}")))
     # A body that broke off is told by how it begins.
-    from_api = isinstance(value, dict) or answer.body.lstrip(LEADING)[:1] == b"{"
-    if not from_api and not said and status < 500 and status not in UpstreamAnswered.PASSING_CLIENT_ERRORS:
+    from_api = isinstance(value, dict) or response.body.lstrip(LEADING)[:1] == b"{"
+    if not from_api and not said and status < 500 and status not in UpstreamStatusError.TRANSIENT_CLIENT_ERRORS:
         said = "the response has no JSON object, so it may be a proxy's and not the API's own"
-    return UpstreamAnswered(
+    return UpstreamStatusError(
         status,
         f"{meaning} (HTTP {status})" + (f": {said[:MAX_TEXT]}" if said else ""),
         violations=violations,
-        retry_after=read_retry_after(answer.retry_after, now),
+        retry_after=read_retry_after(response.retry_after, now),
         from_api=from_api,
     )
 

@@ -152,7 +152,7 @@ def read_sent_job(body: bytes, *, observe_time: float, location: str | None, may
     return _job(members, uid, observe_time)
 
 
-def is_known_word(status_text: str) -> bool:
+def is_known_status(status_text: str) -> bool:
     """Return whether a status is one that the API is known to use, or none at all."""
     word = _plain_word(status_text)
     return not word or word in STATUSES

@@ -23,7 +23,7 @@ _name = json.JSONDecoder()
 KINDS = {"[": "a JSON list", '"': "a JSON string", "n": "JSON null"}
 
 # int() refuses more digits than 4,300; any int64 has fewer than this.
-MAX_INTEGER_DIGITS = 20
+MAX_PARSED_INTEGER_DIGITS = 20
 
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -55,7 +55,7 @@ _BLANKS = re.compile(r"[ \t\r\n]*+")
 
 
 def _integer(text: str) -> float:
-    return int(text) if len(text) <= MAX_INTEGER_DIGITS else float(text)
+    return int(text) if len(text) <= MAX_PARSED_INTEGER_DIGITS else float(text)
 
 
 _lenient_value = json.JSONDecoder(parse_int=_integer)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.clock import Pause
-    from gateway.limits.fair_budget import Budget, Reservation
+    from gateway.clock import PauseTimeout
+    from gateway.limits.fair_budget import FairBudget, Reservation
 
 # Smaller bodies are not counted, for there are never enough of them at once to matter.
 SMALL_BODY_BYTES = 1 << 20
@@ -18,20 +18,22 @@ SMALL_BODY_BYTES = 1 << 20
 FIRST_STEP_BYTES = 4 << 20
 
 
-class Outgrown(Exception):
+class ReservationExceeded(Exception):
     """An answer of unknown size needs more than is free beside what others hold or wait for."""
 
 
-class Room:
+class BodyReservation:
     """Holds `size` bytes for one answer of `owner`'s, and more as it is read, up to `largest`.
 
     Who holds some and waits for more can wait for another who does the same. So one of unknown size never does: it
-    takes what is free, and where that is not enough, `Outgrown` lets go of everything, to `start_over` with room for
-    the largest. Where the request is not `repeatable`, that much is reserved from the start. Waiting is no delay of
-    the upstream's: `pause` stops the caller's time meanwhile, and ours stops with it.
+    takes what is free, and where that is not enough, `ReservationExceeded` lets go of everything, to `start_over` with
+    room for the largest. Where the request is not `repeatable`, that much is reserved from the start. Waiting is no
+    delay of the upstream's: `pause` stops the caller's time meanwhile, and ours stops with it.
     """
 
-    def __init__(self, budget: Budget, owner: bytes, largest: int, pause: Pause, *, repeatable: bool) -> None:
+    def __init__(
+        self, budget: FairBudget, owner: bytes, largest: int, pause: PauseTimeout, *, repeatable: bool
+    ) -> None:
         self.size = SMALL_BODY_BYTES
         self._budget = budget
         self._owner = owner
@@ -46,26 +48,26 @@ class Room:
         return not self._held
 
     async def grow(self, announced: int | None, limit: asyncio.Timeout) -> None:
-        """Makes room for more: all that is `announced`, or the next step. Raises `Outgrown`."""
+        """Makes room for more: all that is `announced`, or the next step. Raises `ReservationExceeded`."""
         if self._held:
             step = min(self.size, self._largest - self.size)
-            more = self._budget.try_take(self._owner, step)
+            more = self._budget.try_acquire(self._owner, step)
             if more is None:
-                raise Outgrown
+                raise ReservationExceeded
             self._add(more, step)
         else:
             step = announced or (FIRST_STEP_BYTES if self._repeatable else self._largest)
             with _stopped(limit):
-                await self._take(min(step, self._largest))
+                await self._acquire(min(step, self._largest))
 
     async def start_over(self) -> None:
         """Waits for room for the largest, holding nothing meanwhile."""
         self.release()
-        await self._take(self._largest)
+        await self._acquire(self._largest)
 
-    async def _take(self, size: int) -> None:
+    async def _acquire(self, size: int) -> None:
         with self._pause():
-            more = await self._budget.take(self._owner, size)
+            more = await self._budget.acquire(self._owner, size)
         self.size = 0
         self._add(more, size)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from gateway.threads import detached, finished
+from gateway.threads import run_detached, wait_done
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -36,9 +36,9 @@ class Resolver(AbstractResolver):
         _lookups.difference_update([each for each in _lookups if each.done()])
         if len(_lookups) >= MOST_LOOKUPS:
             raise OSError(errno.EAGAIN, "too many lookups of the resolver hang")
-        lookup = detached("resolve", lambda: _lookup(host, port, family))
+        lookup = run_detached("resolve", lambda: _lookup(host, port, family))
         _lookups.add(lookup)
-        if not await finished(lookup, self._seconds):
+        if not await wait_done(lookup, self._seconds):
             raise OSError(errno.ETIMEDOUT, "the resolver does not answer")
         return lookup.result()
 

@@ -11,7 +11,7 @@ SECONDS_PER_PIECE = 30e-6
 MOST_AT_ONCE_SECONDS = 0.003
 
 
-class Share:
+class EventLoopShare:
     """Counts the time that one answer takes, and says how long it must rest.
 
     Moments are of the event loop's clock, in seconds. Costs are CPU time of its thread, because a machine that is busy

@@ -16,26 +16,26 @@ import msgspec
 
 from gateway.errors import (
     GatewayOverloaded,
-    UpstreamAnswerTooLarge,
     UpstreamConnectionLost,
     UpstreamError,
     UpstreamMalformed,
-    UpstreamTimedOut,
+    UpstreamResponseTooLarge,
+    UpstreamTimeout,
     UpstreamUnreachable,
 )
 from gateway.upstream.aiohttp_transport import AiohttpTransport
 from gateway.upstream.compression import NotDecodable, decoded
 from gateway.upstream.connections import (
-    FRESH,
     MAX_HEADER_BYTES,
     MAX_HEADER_LINES,
+    NEW_CONNECTION_ONLY,
     Connector,
-    KeptConnectionLost,
-    NotAnAnswer,
+    InvalidResponse,
     Request,
-    UnaskedAnswer,
+    ReusedConnectionLost,
+    UnsolicitedResponse,
 )
-from gateway.upstream.memory import Outgrown, Room
+from gateway.upstream.memory import BodyReservation, ReservationExceeded
 from gateway.upstream.resolver import Resolver
 from gateway.upstream.shortage import ShortageLog, shortage_in
 
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Mapping
 
-    from gateway.clock import Pause
-    from gateway.limits.fair_budget import Budget
+    from gateway.clock import PauseTimeout
+    from gateway.limits.fair_budget import FairBudget
 
 MAX_ERROR_BODY_BYTES = 1 << 20
 # How long what a refusal says is waited for.
@@ -59,46 +59,46 @@ NO_BODY = httpx.ByteStream(b"")
 # How long an address that a name has led to is taken for new connections, in seconds.
 DNS_SECONDS = 10
 # What an exchange may raise that is not ours; a ValueError comes of an answer that is strange beyond aiohttp's checks.
-FOREIGN = (TimeoutError, aiohttp.ClientError, OSError, ValueError)
+LIBRARY_ERRORS = (TimeoutError, aiohttp.ClientError, OSError, ValueError)
 # These prove that nothing was sent: they are raised before there is a connection to write to, or a tunnel through the
 # proxy.
-NOTHING_SENT = (
+NOT_SENT_ERRORS = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.ClientHttpProxyError,
     aiohttp.InvalidURL,
-    UnaskedAnswer,
+    UnsolicitedResponse,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class TimeLimits:
+class Timeouts:
     """How long parts of an exchange may take, in seconds.
 
-    `connect`: to get a connection. `silence`: between two pieces of an answer, and before the first. `whole`: for
+    `connect`: to get a connection. `read`: between two pieces of an answer, and before the first. `total`: for
     the whole exchange.
     """
 
     connect: float
-    silence: float
-    whole: float
+    read: float
+    total: float
 
 
-class Answer(msgspec.Struct, frozen=True):
+class HttpResponse(msgspec.Struct, frozen=True):
     """An HTTP answer, read to its end; of one that is no success at most the first MiB.
 
-    `room` is the memory of a large body, to be released when nobody holds it any more. `location` is where a success
-    says that it made something.
+    `reservation` is the memory of a large body, to be released when nobody holds it any more. `location` is where a
+    success says that it made something.
     """
 
     status: int
     body: bytes
     retry_after: str | None = None
-    room: Room | None = None
+    reservation: BodyReservation | None = None
     location: str | None = None
 
 
-class Observer(Protocol):
+class RequestObserver(Protocol):
     """Is told of each exchange that was not given up; must be quick, and must not raise."""
 
     def exchanged(self, method: str, status: int | None, seconds: float, size: int) -> None:
@@ -117,36 +117,38 @@ class Transport:
     def __init__(
         self,
         *,
-        limits: TimeLimits,
+        timeouts: Timeouts,
         idle_seconds: float,
         max_connections: int,
-        max_answer_bytes: int,
-        budget: Budget,
+        max_response_bytes: int,
+        budget: FairBudget,
         tls: ssl.SSLContext,
         proxy: str | None = None,
-        observer: Observer | None = None,
+        observer: RequestObserver | None = None,
     ) -> None:
         self._budget = budget
         self._proxy = proxy
         self._observer = observer
-        self._limits = limits
+        self._timeouts = timeouts
         self._idle_seconds = idle_seconds
-        self._max_answer_bytes = max_answer_bytes
+        self._max_response_bytes = max_response_bytes
         # Not the pool's own limit: waiting for it counts as connecting, and our own queue would look like an outage.
-        self._places = asyncio.Semaphore(max_connections)
+        self._slots = asyncio.Semaphore(max_connections)
         self._max_connections = max_connections
         self._shortages = ShortageLog(time.monotonic)
         self._ssl = tls
-        timeout = aiohttp.ClientTimeout(connect=limits.connect, sock_connect=limits.connect, sock_read=limits.silence)
+        timeout = aiohttp.ClientTimeout(
+            connect=timeouts.connect, sock_connect=timeouts.connect, sock_read=timeouts.read
+        )
         self._transport = AiohttpTransport(self._session, timeout)
 
     def _session(self) -> aiohttp.ClientSession:
         connector = Connector(
-            most=self._max_connections,
+            max_connections=self._max_connections,
             keepalive_timeout=self._idle_seconds,
             ssl=self._ssl,
             ttl_dns_cache=DNS_SECONDS,
-            resolver=Resolver(self._limits.connect),
+            resolver=Resolver(self._timeouts.connect),
         )
         session = aiohttp.ClientSession(
             connector=connector,
@@ -167,7 +169,7 @@ class Transport:
         """Closes all connections."""
         await self._transport.aclose()
 
-    async def exchange(
+    async def request(
         self,
         method: str,
         url: str,
@@ -175,60 +177,66 @@ class Transport:
         body: bytes | None = None,
         *,
         owner: bytes = b"",
-        pause: Pause = nullcontext,
-    ) -> Answer:
+        pause: PauseTimeout = nullcontext,
+    ) -> HttpResponse:
         """Makes one request and reads its answer to the end; the memory of a large one is `owner`'s.
 
-        `pause`: see `Room`.
+        `pause`: see `BodyReservation`.
 
-        Raises `UpstreamUnreachable` where certainly nothing was sent; `UpstreamTimedOut`, `UpstreamConnectionLost`
-        and `UpstreamMalformed` where the upstream may have read the request; `UpstreamAnswerTooLarge`;
+        Raises `UpstreamUnreachable` where certainly nothing was sent; `UpstreamTimeout`, `UpstreamConnectionLost`
+        and `UpstreamMalformed` where the upstream may have read the request; `UpstreamResponseTooLarge`;
         `GatewayOverloaded` if this process ran out of memory, files or threads.
         """
         request = _request(method, url, headers, body)
-        room = Room(self._budget, owner, self._max_answer_bytes, pause, repeatable=body is None)
+        reservation = BodyReservation(self._budget, owner, self._max_response_bytes, pause, repeatable=body is None)
         try:
-            async with self._places:
+            async with self._slots:
                 try:
-                    return await self._within_time(request, room)
-                except Outgrown:
-                    await room.start_over()
-                    return await self._within_time(request, room)
-        except (*FOREIGN, MemoryError, RuntimeError) as error:
+                    return await self._within_time(request, reservation)
+                except ReservationExceeded:
+                    await reservation.start_over()
+                    return await self._within_time(request, reservation)
+        except (*LIBRARY_ERRORS, MemoryError, RuntimeError) as error:
             if (name := shortage_in(error)) is not None:
                 self._shortages.write(name)
-                sent = not isinstance(error, (*NOTHING_SENT, RuntimeError))
-                raise GatewayOverloaded(f"the gateway has too little of what it needs ({name})", sent=sent) from error
-            if not isinstance(error, FOREIGN):
+                sent = not isinstance(error, (*NOT_SENT_ERRORS, RuntimeError))
+                raise GatewayOverloaded(
+                    f"the gateway has too little of what it needs ({name})", may_have_been_sent=sent
+                ) from error
+            if not isinstance(error, LIBRARY_ERRORS):
                 raise
-            raise _ours(error) from error
+            raise _map_exception(error) from error
 
-    async def _within_time(self, request: httpx.Request, room: Room) -> Answer:
+    async def _within_time(self, request: httpx.Request, reservation: BodyReservation) -> HttpResponse:
         complete = False
         try:
-            async with asyncio.timeout(self._limits.whole) as limit:
+            async with asyncio.timeout(self._timeouts.total) as limit:
                 try:
-                    answer = await self._exchange(request, room, limit)
-                except KeptConnectionLost:
+                    answer = await self._exchange(request, reservation, limit)
+                except ReusedConnectionLost:
                     # The upstream closed an idle connection as the request went out, or a late response came on it.
                     # Only a read is safe to repeat.
                     if request.method != "GET":
                         raise
-                    answer = await self._exchange_afresh(request, room, limit)
+                    answer = await self._exchange_on_new_connection(request, reservation, limit)
             complete = True
         finally:
             if not complete:
-                room.release()
+                reservation.release()
         return answer
 
-    async def _exchange_afresh(self, request: httpx.Request, room: Room, limit: asyncio.Timeout) -> Answer:
-        before = FRESH.set(True)
+    async def _exchange_on_new_connection(
+        self, request: httpx.Request, reservation: BodyReservation, limit: asyncio.Timeout
+    ) -> HttpResponse:
+        before = NEW_CONNECTION_ONLY.set(True)
         try:
-            return await self._exchange(request, room, limit)
+            return await self._exchange(request, reservation, limit)
         finally:
-            FRESH.reset(before)
+            NEW_CONNECTION_ONLY.reset(before)
 
-    async def _exchange(self, request: httpx.Request, room: Room, limit: asyncio.Timeout) -> Answer:
+    async def _exchange(
+        self, request: httpx.Request, reservation: BodyReservation, limit: asyncio.Timeout
+    ) -> HttpResponse:
         clock = asyncio.get_running_loop().time
         began = clock()
         status: int | None = None
@@ -237,7 +245,7 @@ class Transport:
         try:
             response = await self._transport.handle_async_request(request)
             status = response.status_code if 200 <= response.status_code < 600 else None
-            return await self._answer(response, body, room, limit)
+            return await self._answer(response, body, reservation, limit)
         except asyncio.CancelledError:
             # A time-out of ours is told as such by who set it.
             given_up = not limit.expired()
@@ -249,18 +257,20 @@ class Transport:
             if self._observer is not None and not given_up:
                 self._observer.exchanged(request.method, status, clock() - began, size)
 
-    async def _answer(self, response: httpx.Response, body: io.BytesIO, room: Room, limit: asyncio.Timeout) -> Answer:
+    async def _answer(
+        self, response: httpx.Response, body: io.BytesIO, reservation: BodyReservation, limit: asyncio.Timeout
+    ) -> HttpResponse:
         try:
             if not 200 <= response.status_code < 600:
                 raise UpstreamMalformed(f"the upstream's answer has the status {response.status_code}")
             if response.is_success:
-                await self._read(response, body, room, limit)
+                await self._read(response, body, reservation, limit)
             else:
                 await _read_refusal(response, body, limit)
-        except FOREIGN as error:
-            if shortage_in(error) is not None or isinstance(error, KeptConnectionLost):
+        except LIBRARY_ERRORS as error:
+            if shortage_in(error) is not None or isinstance(error, ReusedConnectionLost):
                 raise
-            ours = _ours(error)
+            ours = _map_exception(error)
             ours.http_status = response.status_code
             raise ours from error
         except UpstreamError as error:
@@ -268,20 +278,24 @@ class Transport:
             raise
         finally:
             await response.aclose()
-        room.shrink(body.tell())
+        reservation.shrink(body.tell())
         retry_after = None if response.is_success else response.headers.get("retry-after")
         location = response.headers.get("location") if response.is_success else None
         # Without a copy, which of a large answer would hold the event loop.
-        return Answer(response.status_code, body.getvalue(), retry_after, None if room.empty else room, location)
+        return HttpResponse(
+            response.status_code, body.getvalue(), retry_after, None if reservation.empty else reservation, location
+        )
 
-    async def _read(self, response: httpx.Response, body: io.BytesIO, room: Room, limit: asyncio.Timeout) -> None:
+    async def _read(
+        self, response: httpx.Response, body: io.BytesIO, reservation: BodyReservation, limit: asyncio.Timeout
+    ) -> None:
         # Decoded bytes are counted: a small compressed answer may hold a huge one.
         async for piece in _pieces_of(response):
             size = body.tell() + len(piece)
-            if size > self._max_answer_bytes:
-                raise UpstreamAnswerTooLarge(f"the upstream's answer is larger than {self._max_answer_bytes} bytes")
-            while size > room.size:
-                await room.grow(_announced(response), limit)
+            if size > self._max_response_bytes:
+                raise UpstreamResponseTooLarge(f"the upstream's answer is larger than {self._max_response_bytes} bytes")
+            while size > reservation.size:
+                await reservation.grow(_announced(response), limit)
             body.write(piece)
 
 
@@ -289,7 +303,7 @@ def _request(method: str, url: str, headers: Mapping[str, str], body: bytes | No
     if body is None:
         return httpx.Request(method, _parsed(url), headers=headers, stream=NO_BODY)
     headers = {**headers, "content-length": str(len(body))}
-    stream = httpx.ByteStream(body) if len(body) <= BODY_PIECE_BYTES else _Pieces(body)
+    stream = httpx.ByteStream(body) if len(body) <= BODY_PIECE_BYTES else _SlicedBody(body)
     return httpx.Request(method, _parsed(url), headers=headers, stream=stream)
 
 
@@ -319,9 +333,9 @@ async def _read_refusal(response: httpx.Response, body: io.BytesIO, limit: async
                 body.write(piece[: MAX_ERROR_BODY_BYTES - body.tell()])
                 if body.tell() == MAX_ERROR_BODY_BYTES:
                     break
-    except FOREIGN as error:
+    except LIBRARY_ERRORS as error:
         # Then it may be a refusal of an earlier request.
-        if isinstance(error, KeptConnectionLost):
+        if isinstance(error, ReusedConnectionLost):
             raise
 
 
@@ -333,7 +347,7 @@ def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
     return decoded(aiter(stream), encoding) if encoding else aiter(stream)
 
 
-class _Pieces(httpx.AsyncByteStream):
+class _SlicedBody(httpx.AsyncByteStream):
     def __init__(self, body: bytes) -> None:
         self._body = body
 
@@ -342,12 +356,12 @@ class _Pieces(httpx.AsyncByteStream):
             yield self._body[start : start + BODY_PIECE_BYTES]
 
 
-def _ours(error: Exception) -> UpstreamError:
-    if isinstance(error, NOTHING_SENT):
+def _map_exception(error: Exception) -> UpstreamError:
+    if isinstance(error, NOT_SENT_ERRORS):
         return UpstreamUnreachable("no connection to the upstream could be made")
     if isinstance(error, TimeoutError):
-        return UpstreamTimedOut("the upstream did not answer in time")
-    if isinstance(error, NotDecodable | NotAnAnswer):
+        return UpstreamTimeout("the upstream did not answer in time")
+    if isinstance(error, NotDecodable | InvalidResponse):
         return UpstreamMalformed(str(error))
     if isinstance(error, aiohttp.ClientResponseError | ValueError):
         return UpstreamMalformed("the upstream's answer is not HTTP that can be read")

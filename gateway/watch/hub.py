@@ -8,17 +8,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.clock import sleep_until
-from gateway.watch.loop import Loop, Rules
-from gateway.watch.recent import Ends, ReadKeys
-from gateway.watch.throttle import Holds
+from gateway.watch.loop import PollLoop, PollPolicy
+from gateway.watch.recent import ReadKeys, RecentResults
+from gateway.watch.throttle import ThrottleGate
 from gateway.watch.watcher import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from gateway.clock import Clock, Pause
+    from gateway.clock import Clock, PauseTimeout
     from gateway.errors import GatewayError
-    from gateway.watch.sent_jobs import Key
+    from gateway.watch.sent_jobs import WatchKey
 
 S = TypeVar("S")
 
@@ -26,18 +26,18 @@ DRAIN_SLICES = 20
 
 
 class Hub(Generic[S]):
-    """All loops of this process: one per `Key`, from its first watcher to its last.
+    """All loops of this process: one per `WatchKey`, from its first watcher to its last.
 
     A read that is in flight when the last watcher leaves is finished, and its state kept for a while.
     """
 
-    def __init__(self, clock: Clock, rules: Rules[S]) -> None:
+    def __init__(self, clock: Clock, policy: PollPolicy[S]) -> None:
         self._clock = clock
-        self._rules = rules
-        self._loops: dict[Key, Loop[S]] = {}
-        self._ends: Ends[Loop[S]] = Ends(clock)
+        self._policy = policy
+        self._loops: dict[WatchKey, PollLoop[S]] = {}
+        self._recent: RecentResults[PollLoop[S]] = RecentResults(clock)
         self._read = ReadKeys(clock)
-        self._holds = Holds(clock)
+        self._throttle = ThrottleGate(clock)
         self._watchers: set[Watcher[S]] = set()
         # Tasks that were cancelled and have not ended yet: kept, for asyncio holds tasks only weakly.
         self._stopping: set[asyncio.Task[None]] = set()
@@ -45,27 +45,35 @@ class Hub(Generic[S]):
     @contextmanager
     def watch(
         self,
-        key: Key,
-        fetch: Callable[[Pause], Awaitable[S]],
+        key: WatchKey,
+        fetch: Callable[[PauseTimeout], Awaitable[S]],
         seen: Callable[[S], bool] | None = None,
         *,
-        fresh: bool = False,
+        just_submitted: bool = False,
         exists: bool = False,
     ) -> Iterator[Watcher[S]]:
         """Watch what `key` names, until the context is left.
 
         `fetch` reads the state once and raises `UpstreamError`; it is used if this watcher is the first. It pauses the
-        time that it is given while it waits for something of ours. `seen`: see `Watcher`; `fresh`: see `Loop`;
-        `exists`: see `Refusals`.
+        time that it is given while it waits for something of ours. `seen`: see `Watcher`; `just_submitted`: see
+        `PollLoop`; `exists`: see `Refusals`.
         """
-        loop = self._loops.get(key) or self._ends.get(key)
+        loop = self._loops.get(key) or self._recent.get(key)
         if loop is None:
-            loop = Loop(self._clock, self._rules, self._holds, key, fetch, partial(self._forget, key), fresh=fresh)
+            loop = PollLoop(
+                self._clock,
+                self._policy,
+                self._throttle,
+                key,
+                fetch,
+                partial(self._forget, key),
+                just_submitted=just_submitted,
+            )
             self._loops[key] = loop
         watcher = Watcher(loop, seen)
         loop.join(watcher, exists=exists or key in self._read)
         self._watchers.add(watcher)
-        self._rules.observer.watcher_joined()
+        self._policy.observer.watcher_joined()
         try:
             yield watcher
         finally:
@@ -77,14 +85,14 @@ class Hub(Generic[S]):
                 loop.task.add_done_callback(self._stopping.discard)
                 loop.stop()
 
-    def _forget(self, key: Key, loop: Loop[S]) -> None:
+    def _forget(self, key: WatchKey, loop: PollLoop[S]) -> None:
         if loop.state is not None:
             self._read.add(key)
         # From here on a newcomer gets the end, or a loop of its own.
         if self._loops.get(key) is loop:
             del self._loops[key]
             if loop.last and loop.state is not None:
-                self._ends.keep(key, loop, self._rules.size(loop.state))
+                self._recent.keep(key, loop, self._policy.size(loop.state))
 
     @property
     def watching(self) -> int:
@@ -104,7 +112,7 @@ class Hub(Generic[S]):
 
     async def aclose(self) -> None:
         """Stops all loops, and returns when their tasks have ended."""
-        self._ends.clear()
+        self._recent.clear()
         loops = tuple(self._loops.values())
         for loop in loops:
             loop.stop()

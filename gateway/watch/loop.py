@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from gateway.clock import TimeLimit
-from gateway.errors import GatewayError, JobOverdue, UpstreamError, UpstreamOutage, UpstreamTimedOut
-from gateway.watch.observer import UNOBSERVED
+from gateway.clock import Timeout
+from gateway.errors import GatewayError, JobOverdue, UpstreamError, UpstreamOutage, UpstreamTimeout
+from gateway.watch.observer import NOOP_OBSERVER
 from gateway.watch.presence import Presence
 from gateway.watch.refusals import Refusals
 from gateway.watch.sent_jobs import LONGEST_JOB_SECONDS, OVERDUE_MARGIN_SECONDS
@@ -20,13 +20,13 @@ from gateway.watch.sent_jobs import LONGEST_JOB_SECONDS, OVERDUE_MARGIN_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from gateway.clock import Clock, Pause
-    from gateway.limits.fair_budget import Budget
-    from gateway.limits.rate_limiter import Rates
-    from gateway.watch.observer import Observer
-    from gateway.watch.schedule import Cadence
-    from gateway.watch.sent_jobs import Key, SentJobs
-    from gateway.watch.throttle import Holds
+    from gateway.clock import Clock, PauseTimeout
+    from gateway.limits.fair_budget import FairBudget
+    from gateway.limits.rate_limiter import RateLimiter
+    from gateway.watch.observer import PollObserver
+    from gateway.watch.schedule import PollSchedule
+    from gateway.watch.sent_jobs import SentJobs, WatchKey
+    from gateway.watch.throttle import ThrottleGate
 
 
 S = TypeVar("S")
@@ -46,43 +46,43 @@ class Waiter(Protocol):
 
 
 @dataclass(frozen=True)
-class Rules(Generic[S]):
+class PollPolicy(Generic[S]):
     """What holds for every loop of a hub.
 
     `same`: whether two states are equal to a watcher. `is_last`: whether nothing follows a state. `size`: what
-    keeping a state costs, in bytes. `outage_seconds`: how long passing failures are ridden out. `rates`: how often each
-    credential may poll. `slots`: a poll takes one before it starts. `sent_jobs`: what is known of the jobs that were
-    sent here. `observer` is told what happens.
+    keeping a state costs, in bytes. `outage_seconds`: how long transient failures are ridden out. `rate_limiter`: how
+    often each credential may poll. `slots`: a poll takes one before it starts. `sent_jobs`: what is known of the jobs
+    that were sent here. `observer` is told what happens.
     """
 
     same: Callable[[S, S], bool]
     is_last: Callable[[S], bool]
     size: Callable[[S], int]
-    cadence: Cadence
+    schedule: PollSchedule
     outage_seconds: float
-    rates: Rates
-    slots: Budget
+    rate_limiter: RateLimiter
+    slots: FairBudget
     sent_jobs: SentJobs
-    observer: Observer = UNOBSERVED
+    observer: PollObserver = NOOP_OBSERVER
 
 
-class Loop(Generic[S]):
+class PollLoop(Generic[S]):
     """Poll at once, and then until a state is the last, a failure is final, or something has lasted too long.
 
-    With `fresh`, the first poll would show nothing new, and comes after the shortest interval. A read in flight is
-    finished without watchers too. No other follows it, but the loop waits a while for watchers to come.
+    With `just_submitted`, the first poll would show nothing new, and comes after the shortest interval. A read in
+    flight is finished without watchers too. No other follows it, but the loop waits a while for watchers to come.
     """
 
     def __init__(
         self,
         clock: Clock,
-        rules: Rules[S],
-        holds: Holds,
-        key: Key,
-        fetch: Callable[[Pause], Awaitable[S]],
-        on_end: Callable[[Loop[S]], None],
+        policy: PollPolicy[S],
+        throttle: ThrottleGate,
+        key: WatchKey,
+        fetch: Callable[[PauseTimeout], Awaitable[S]],
+        on_end: Callable[[PollLoop[S]], None],
         *,
-        fresh: bool,
+        just_submitted: bool,
     ) -> None:
         self.clock = clock
         self.watchers: set[Waiter] = set()
@@ -93,16 +93,16 @@ class Loop(Generic[S]):
         self.failure: GatewayError | None = None
         self.failures = 0
         self.last_failure: UpstreamError | None = None
-        self.next_poll: float | None = clock.monotonic() + (rules.cadence.shortest if fresh else 0.0)
-        self._rules = rules
-        self._holds = holds
+        self.next_poll: float | None = clock.monotonic() + (policy.schedule.shortest if just_submitted else 0.0)
+        self._policy = policy
+        self._throttle = throttle
         self._credential = key.credential
-        self._sent = rules.sent_jobs.find(key.name)
+        self._sent = policy.sent_jobs.find(key.name)
         self._refusals = Refusals(self._sent, exists=False)
         self._fetch = fetch
         self._on_end = on_end
         self._began = clock.monotonic()
-        rules.observer.loop_began()
+        policy.observer.loop_began()
         self._failing_since: float | None = None
         # Whether the next poll is the last one of an outage, which the upstream asked to wait for beyond the limit.
         self._last_look = False
@@ -157,18 +157,18 @@ class Loop(Generic[S]):
             if not await self._is_due():
                 continue
             due = self.clock.monotonic()
-            await self._rules.rates.turn(self._credential)
-            with await self._rules.slots.take(self._credential):
+            await self._policy.rate_limiter.acquire(self._credential)
+            with await self._policy.slots.acquire(self._credential):
                 self._discount(self.clock.monotonic() - due)
                 # While this one waited for its turn, another may have been told to slow down, or the watchers left.
-                if self.watchers and not self._is_held(self.clock.monotonic()):
+                if self.watchers and not self._is_throttled(self.clock.monotonic()):
                     await self._poll()
 
     async def _is_due(self) -> bool:
         # Waits for the next poll, or until nobody watches.
         while self.watchers:
-            if self.next_poll is None or self._is_held(self.next_poll):
-                self.next_poll = self._held_until + self._rules.cadence.crowd_spread()
+            if self.next_poll is None or self._is_throttled(self.next_poll):
+                self.next_poll = self._throttled_until + self._policy.schedule.crowd_spread()
                 if self._failing_since is not None and self.next_poll > self._give_up_at(self.next_poll):
                     # The upstream asked for this wait, so the loop looks once more after it.
                     self._last_look = True
@@ -181,19 +181,19 @@ class Loop(Generic[S]):
             beyond = now >= give_up and self.next_poll > give_up and not self._last_look
             if self.last_failure is not None and beyond:
                 raise self._outage(self.last_failure)
-            if now >= self.next_poll and not self._is_held(now):
+            if now >= self.next_poll and not self._is_throttled(now):
                 return bool(self.watchers)
         return False
 
-    def _is_held(self, moment: float) -> bool:
-        return self._held_until > moment and moment < self._patience_ends
+    def _is_throttled(self, moment: float) -> bool:
+        return self._throttled_until > moment and moment < self._patience_ends
 
     @property
     def _patience_ends(self) -> float:
         # Holds that others make again and again must not put off the end of an outage for good.
         if self._failing_since is None:
             return math.inf
-        return self._failing_since + LONGEST_OUTAGE_LIMITS * self._rules.outage_seconds
+        return self._failing_since + LONGEST_OUTAGE_LIMITS * self._policy.outage_seconds
 
     def _discount(self, waited: float) -> None:
         # What was spent waiting for a turn of our own is no time of an outage.
@@ -201,15 +201,15 @@ class Loop(Generic[S]):
             self._failing_since += waited
 
     @property
-    def _held_until(self) -> float:
-        return self._holds.until(self._credential)
+    def _throttled_until(self) -> float:
+        return self._throttle.closed_until(self._credential)
 
     async def _poll(self) -> None:
         started = self.clock.monotonic()
-        longest = started + self._rules.outage_seconds * LONGEST_POLL_PART
+        longest = started + self._policy.outage_seconds * LONGEST_POLL_PART
         give_up = math.inf if self._last_look else self._give_up_at(started)
         self.next_poll = None
-        limit = TimeLimit(self.clock, min(longest, give_up))
+        limit = Timeout(self.clock, min(longest, give_up))
         try:
             try:
                 with self._presence.reading():
@@ -218,10 +218,10 @@ class Loop(Generic[S]):
             finally:
                 self._discount(limit.paused)
         except TimeoutError:
-            timed_out = UpstreamTimedOut("the upstream did not answer in time")
+            timed_out = UpstreamTimeout("the upstream did not answer in time")
             if self.last_failure is not None and self._failing_since is not None and give_up <= longest:
                 # The limit of the outage cut off a poll that had maybe just begun: what failed before says more.
-                self._rules.observer.polled(timed_out, len(self.watchers))
+                self._policy.observer.polled(timed_out, len(self.watchers))
                 raise self._outage(self.last_failure) from None
             self._fail(started + limit.paused, timed_out)
         except UpstreamError as error:
@@ -231,21 +231,21 @@ class Loop(Generic[S]):
 
     def _give_up_at(self, now: float) -> float:
         since = now if self._failing_since is None else self._failing_since
-        return since + self._rules.outage_seconds
+        return since + self._policy.outage_seconds
 
     def _observe(self, state: S) -> None:
         now = self.clock.monotonic()
-        rules = self._rules
-        rules.observer.polled(None, len(self.watchers))
+        policy = self._policy
+        policy.observer.polled(None, len(self.watchers))
         self.failures = 0
         self.last_failure = None
         self._failing_since = None
         self._last_look = False
         self._refusals.succeeded()
-        self.next_poll = now + rules.cadence.interval(now - self._began)
-        changed = self.state is None or not rules.same(self.state, state)
+        self.next_poll = now + policy.schedule.interval(now - self._began)
+        changed = self.state is None or not policy.same(self.state, state)
         self.state = state
-        self.last = rules.is_last(state)
+        self.last = policy.is_last(state)
         if changed:
             self.observed_at = now
             self.version += 1
@@ -272,30 +272,30 @@ class Loop(Generic[S]):
         )
 
     def _fail(self, started: float, error: UpstreamError) -> None:
-        self._rules.observer.polled(error, len(self.watchers))
+        self._policy.observer.polled(error, len(self.watchers))
         now = self.clock.monotonic()
         if self._refusals.count(error, now):
             raise error
-        cadence = self._rules.cadence
+        schedule = self._policy.schedule
         self.failures += 1
         # Without its traceback, as in `_end`.
         self.last_failure = error.with_traceback(None)
         if self._failing_since is None:
             self._failing_since = max(started, self._presence.since)
         if error.throttled:
-            self._rules.rates.slow_down(self._credential)
+            self._policy.rate_limiter.slow_down(self._credential)
         give_up = self._give_up_at(now)
         if now >= give_up:
             raise self._outage(error)
-        wait = cadence.confirmation() if self._refusals.confirming else cadence.backoff(self.failures)
-        # Other refusals than the passing ones are asked about again soon, whatever they say of a time.
+        wait = schedule.confirmation() if self._refusals.confirming else schedule.backoff(self.failures)
+        # Other refusals than the transient ones are asked about again soon, whatever they say of a time.
         self._last_look = False
-        if error.passing and error.retry_after is not None:
-            wait = max(wait, error.retry_after + cadence.spread())
+        if error.transient and error.retry_after is not None:
+            wait = max(wait, error.retry_after + schedule.spread())
             self._last_look = now + wait > give_up
         self.next_poll = give_up if self._last_look else now + wait
         if error.throttled:
-            self._holds.hold(self._credential, now + min(wait, self._rules.outage_seconds))
+            self._throttle.close(self._credential, now + min(wait, self._policy.outage_seconds))
 
     def _outage(self, last: UpstreamError) -> UpstreamOutage:
         since = self._began if self._failing_since is None else self._failing_since

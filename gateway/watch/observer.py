@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from gateway.errors import GatewayError
 
 
-class Observer(Protocol):
+class PollObserver(Protocol):
     """Is told of each event at once; must be quick, and must not raise."""
 
     def loop_began(self) -> None:
@@ -21,17 +21,17 @@ class Observer(Protocol):
         """A poll has ended on behalf of `watchers`, well where `error` is None."""
 
 
-class _Unobserved:
+class _NoopPollObserver:
     """Tells nobody."""
 
     def loop_began(self) -> None:
-        """As `Observer`."""
+        """As `PollObserver`."""
 
     def watcher_joined(self) -> None:
-        """As `Observer`."""
+        """As `PollObserver`."""
 
     def polled(self, error: GatewayError | None, watchers: int) -> None:
-        """As `Observer`."""
+        """As `PollObserver`."""
 
 
-UNOBSERVED: Observer = _Unobserved()
+NOOP_OBSERVER: PollObserver = _NoopPollObserver()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gateway.clock import Signal
+from gateway.clock import AutoResetEvent
 from gateway.watch.recent import KEEP_UNSEEN_SECONDS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Presence:
         self.since = clock.monotonic()
         self._clock = clock
         self._watchers = watchers
-        self._changed = Signal(clock)
+        self._changed = AutoResetEvent(clock)
         self._empty_since = self.since
         self._reading = False
         self._read_was_left = False

@@ -21,7 +21,7 @@ class Watched(Protocol):
 
 S = TypeVar("S", bound=Watched)
 
-KEEP_SECONDS = 5.0
+KEEP_RESULT_SECONDS = 5.0
 # What was read for callers that have left is kept longer, so that one that asks again and again gets it.
 KEEP_UNSEEN_SECONDS = 15.0
 KEEP_BYTES = 64 << 20
@@ -30,7 +30,7 @@ KEEP_READ_SECONDS = 600.0
 MAX_READ = 32_768
 
 
-class Ends(Generic[S]):
+class RecentResults(Generic[S]):
     """Loops that ended with a last state, for some seconds and up to 64 MiB of states; the oldest go first."""
 
     def __init__(self, clock: Clock) -> None:
@@ -46,7 +46,7 @@ class Ends(Generic[S]):
         """
         if size > KEEP_BYTES:
             return
-        seconds = KEEP_SECONDS if loop.watchers else KEEP_UNSEEN_SECONDS
+        seconds = KEEP_RESULT_SECONDS if loop.watchers else KEEP_UNSEEN_SECONDS
         timer = self._clock.call_at(self._clock.monotonic() + seconds, lambda: self.drop(key))
         self._kept[key] = (loop, size, timer)
         self._bytes += size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.errors import UpstreamAnswered
+from gateway.errors import UpstreamStatusError
 
 if TYPE_CHECKING:
     from gateway.errors import UpstreamError
@@ -42,8 +42,8 @@ class Refusals:
     def count(self, error: UpstreamError, now: float) -> bool:
         """Return whether a failed request settles that the job cannot be had. `now` is in seconds of the clock."""
         self.confirming = False
-        if error.passing or not isinstance(error, UpstreamAnswered):
-            return not error.passing
+        if error.transient or not isinstance(error, UpstreamStatusError):
+            return not error.transient
         confirmed = self._unconfirmed == error.http_status
         self._unconfirmed = error.http_status
         if self._in_grace(now):
@@ -60,5 +60,5 @@ class Refusals:
 
 def is_uncertain(sent: SentJob | None, error: UpstreamError, now: float) -> bool:
     """Return whether a single request was refused only because its job was sent a moment ago."""
-    refused = isinstance(error, UpstreamAnswered) and not error.passing
+    refused = isinstance(error, UpstreamStatusError) and not error.transient
     return refused and sent is not None and now < sent.sent_at + GRACE_SECONDS

@@ -17,7 +17,7 @@ CONFIRM_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Cadence:
+class PollSchedule:
     """Intervals between polls, in seconds, from `shortest` to `longest`."""
 
     shortest: float

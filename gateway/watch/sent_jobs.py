@@ -17,12 +17,12 @@ LONGEST_JOB_SECONDS = 86_400.0
 # How long after its timeout a job may still be shown as running: it may have waited for a runner first.
 OVERDUE_MARGIN_SECONDS = 300.0
 # How long a sent job is remembered: also a watch that begins when the job is overdue already must say so.
-KEEP_SECONDS = 2 * LONGEST_JOB_SECONDS
+KEEP_JOB_SECONDS = 2 * LONGEST_JOB_SECONDS
 # More than a process watches by default; an entry takes about 300 bytes.
 MAX_JOBS = 32_768
 
 
-class Key(NamedTuple):
+class WatchKey(NamedTuple):
     """A job to read: `name`, under the credential whose poll key is `credential`."""
 
     credential: bytes
@@ -37,7 +37,7 @@ class SentJob(msgspec.Struct, frozen=True):
 
 
 class SentJobs(Protocol):
-    """Remembers sent jobs by their `Key.name`. Must be quick, and must not raise."""
+    """Remembers sent jobs by their `WatchKey.name`. Must be quick, and must not raise."""
 
     def remember(self, name: Hashable, timeout: float | None) -> None:
         """Remember that a job was sent just now. `timeout` is in seconds, None if it was not set."""
@@ -46,7 +46,7 @@ class SentJobs(Protocol):
         """Return what is known of a job, whichever credential sent it, or None."""
 
 
-class MemorySentJobs:
+class InMemorySentJobs:
     """The jobs that this process sent in the last two days: at most 32,768, the oldest are dropped first."""
 
     def __init__(self, clock: Clock) -> None:
@@ -70,7 +70,7 @@ class MemorySentJobs:
         return None if job is None or self._is_old(job) else job
 
     def _is_old(self, job: SentJob) -> bool:
-        return self._clock.monotonic() > job.sent_at + KEEP_SECONDS
+        return self._clock.monotonic() > job.sent_at + KEEP_JOB_SECONDS
 
     def __len__(self) -> int:
         return len(self._jobs)

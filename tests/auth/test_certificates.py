@@ -17,7 +17,7 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 
 from gateway.auth import reloading as gateway_files
 from gateway.errors import ConfigError
-from gateway.server.gateway import SERVICE
+from gateway.server.gateway import JOB_SERVICE
 from tests.support.certificates import Authority, Certificate, Mounted, locked
 from tests.support.gateways import BEARER, running, tls_channel
 from tests.support.stuck import Stuck
@@ -379,10 +379,10 @@ async def test_health_is_told_over_tls_to_those_who_ask_and_those_who_watch(
     certificate = authority.client("prober")
     async with mtls(upstream, mounted) as gateway, tls_channel(gateway, authority.pem, certificate) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
-        for service in ("", SERVICE.full_name):
+        for service in ("", JOB_SERVICE.full_name):
             request = health_pb2.HealthCheckRequest(service=service)
             assert (await health.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
-        watched = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
+        watched = health.Watch(health_pb2.HealthCheckRequest(service=JOB_SERVICE.full_name))
         assert (await watched.read()).status == health_pb2.HealthCheckResponse.SERVING
         stopping = asyncio.create_task(gateway.stop(grace=0.1))
         assert (await watched.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING

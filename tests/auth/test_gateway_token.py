@@ -14,7 +14,7 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 
 from gateway.auth import reloading
 from gateway.auth.credential import Credential
-from gateway.auth.gateway_token import OwnToken
+from gateway.auth.gateway_token import GatewayToken
 from gateway.errors import ConfigError
 from tests.support.certificates import Authority, Mounted
 from tests.support.gateways import BEARER, TOKEN, Failure, running, stub, tls_channel
@@ -120,7 +120,7 @@ async def test_what_is_read_under_a_callers_token_is_not_shown_to_those_without(
         for metadata in (BEARER, ()):
             watch = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=metadata)
             assert isinstance(await watch.read(), pb.JobEvent)
-    own, callers = OwnToken(file).credential(""), Credential(TOKEN)
+    own, callers = GatewayToken(file).credential(""), Credential(TOKEN)
     assert own.poll_key != callers.poll_key
     assert own.caller_key != callers.caller_key
 
@@ -198,7 +198,7 @@ async def test_a_401_is_final_where_the_file_is_the_same_or_the_second_token_fai
     assert not any(token in str(logged) for token in (OLD, NEW))
 
 
-async def test_a_callers_own_token_is_tried_once(upstream: ScriptedUpstream, file: Path) -> None:
+async def test_a_callers_gateway_token_is_tried_once(upstream: ScriptedUpstream, file: Path) -> None:
     accepts = Accepts(upstream, NEW, {"uid": 42})
     accepts.before = partial(put, file, NEW)
     upstream.script.append(accepts)
@@ -248,7 +248,7 @@ async def test_an_unusable_file_stops_the_start(
 
 
 async def test_tokens_old_and_new_are_taken_out_of_a_text(file: Path) -> None:
-    own = OwnToken(file)
+    own = GatewayToken(file)
     credential = own.credential("")
     for token in (NEW, NEWER, OLD + "-and-more"):
         put(file, token)

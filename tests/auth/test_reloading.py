@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from gateway.auth import reloading
-from gateway.auth.reloading import FileUnusable, LastGood
+from gateway.auth.reloading import InvalidFile, ReloadingFiles
 from gateway.errors import ConfigError
 from tests.support.stuck import Stuck
 
@@ -38,7 +38,7 @@ class Pair:
         during, self.during = self.during, bool
         during()
         if contents["ONE"] != contents["OTHER"]:
-            raise FileUnusable("OTHER", "it is not the same as that of ONE")
+            raise InvalidFile("OTHER", "it is not the same as that of ONE")
         return contents["ONE"]
 
 
@@ -50,20 +50,20 @@ def pair(tmp_path: Path) -> Pair:
 
 
 def test_files_that_hold_the_same_are_looked_at_once(pair: Pair, logged: Logged) -> None:
-    last_good = LastGood(pair.files, pair.make)
-    assert [last_good.latest() for _ in range(3)] == [b"a"] * 3
+    reloaded = ReloadingFiles(pair.files, pair.make)
+    assert [reloaded.latest() for _ in range(3)] == [b"a"] * 3
     pair.put("a", "a")
-    assert last_good.latest() == b"a"
+    assert reloaded.latest() == b"a"
     assert pair.looks == 1
     assert logged == []
 
 
 def test_each_change_is_told_once_and_only_a_good_one_counts(pair: Pair, logged: Logged) -> None:
-    last_good = LastGood(pair.files, pair.make)
+    reloaded = ReloadingFiles(pair.files, pair.make)
     told = []
     for contents, good in ((("b", "a"), b"a"), (("b", "b"), b"b"), (("", "c"), b"b"), (("b", "b"), b"b")):
         pair.put(*contents)
-        assert [last_good.latest() for _ in range(3)] == [good] * 3
+        assert [reloaded.latest() for _ in range(3)] == [good] * 3
         told.append([line["event"] for line in logged])
         logged.clear()
     unusable, changed = ["files cannot be used, those before them stay in use"], ["files changed"]
@@ -71,24 +71,24 @@ def test_each_change_is_told_once_and_only_a_good_one_counts(pair: Pair, logged:
 
 
 def test_what_changes_while_it_is_looked_at_counts_as_it_is_afterwards(pair: Pair, logged: Logged) -> None:
-    last_good = LastGood(pair.files, pair.make)
+    reloaded = ReloadingFiles(pair.files, pair.make)
     # One half has been exchanged, and the other is on its way.
     pair.put("b", "a")
     pair.during = lambda: pair.put("b", "b")
-    assert last_good.latest() == b"b"
+    assert reloaded.latest() == b"b"
     pair.put("c", "c")
     pair.during = lambda: pair.put("c", "d")
-    assert last_good.latest() == b"b"
+    assert reloaded.latest() == b"b"
     assert [line["log_level"] for line in logged] == ["info", "warning"]
 
 
 def test_files_that_are_no_use_to_begin_with_are_refused(pair: Pair) -> None:
     pair.put("a", "b")
     with pytest.raises(ConfigError, match=r"^OTHER: it is not the same as that of ONE$"):
-        LastGood(pair.files, pair.make)
+        ReloadingFiles(pair.files, pair.make)
     pair.files["ONE"].unlink()
     with pytest.raises(ConfigError, match=r"^ONE: .*/one cannot be read: No such file or directory$"):
-        LastGood(pair.files, pair.make)
+        ReloadingFiles(pair.files, pair.make)
 
 
 # Files that are not what they should be
@@ -133,23 +133,23 @@ UNFIT: dict[Callable[[Path], None], str] = {
 def test_an_unfit_file_is_refused_at_the_start_and_passed_over_later(
     pair: Pair, logged: Logged, unfit: Callable[[Path], None]
 ) -> None:
-    last_good = LastGood(pair.files, pair.make)
+    reloaded = ReloadingFiles(pair.files, pair.make)
     path = pair.files["OTHER"]
     path.unlink()
     unfit(path)
     why = f"OTHER: {path} {UNFIT[unfit]}"
-    assert [last_good.latest() for _ in range(3)] == [b"a"] * 3
+    assert [reloaded.latest() for _ in range(3)] == [b"a"] * 3
     assert [line.get("why") for line in logged] == [why]
     with pytest.raises(ConfigError) as raised:
-        LastGood(pair.files, pair.make)
+        ReloadingFiles(pair.files, pair.make)
     assert str(raised.value) == why
     path.rmdir() if path.is_dir() else path.unlink()
     pair.put("b", "b")
-    assert last_good.latest() == b"b"
+    assert reloaded.latest() == b"b"
 
 
 def test_files_that_never_stop_changing_are_told_once(pair: Pair, logged: Logged) -> None:
-    last_good = LastGood(pair.files, pair.make)
+    reloaded = ReloadingFiles(pair.files, pair.make)
     count = itertools.count()
 
     def change() -> None:
@@ -158,38 +158,38 @@ def test_files_that_never_stop_changing_are_told_once(pair: Pair, logged: Logged
         pair.during = change
 
     change()
-    assert [last_good.latest() for _ in range(3)] == [b"a"] * 3
+    assert [reloaded.latest() for _ in range(3)] == [b"a"] * 3
     (line,) = logged
     assert "it changes all the time; replace the file in one step" in line["why"]
     pair.during = bool
     pair.put("b", "b")
-    assert last_good.latest() == b"b"
+    assert reloaded.latest() == b"b"
 
 
 async def test_a_file_that_hangs_delays_one_reader_and_no_loop(
     pair: Pair, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last_good = LastGood(pair.files, pair.make)
+    reloaded = ReloadingFiles(pair.files, pair.make)
     before = readers()
     stuck = Stuck(pair.files["OTHER"], monkeypatch)
     pair.put("b", "b")
     monkeypatch.setattr(reloading, "READ_SECONDS", 0.5)
     ticks = itertools.count()
     ticking = asyncio.create_task(tick(ticks))
-    assert await last_good.fresh() == b"a"
+    assert await reloaded.latest_async() == b"a"
     assert next(ticks) > 1, "the event loop went on"
     ticking.cancel()
     # Those after it do not wait, else this would hang.
     monkeypatch.setattr(reloading, "READ_SECONDS", 3600.0)
-    assert [await last_good.fresh() for _ in range(3)] == [b"a"] * 3
-    assert last_good.latest() == b"a"
+    assert [await reloaded.latest_async() for _ in range(3)] == [b"a"] * 3
+    assert reloaded.latest() == b"a"
     assert readers() <= before, "and no more threads hang"
     (line,) = logged
     assert line["log_level"] == "warning"
     assert line["why"] == f"OTHER: {pair.files['OTHER']} cannot be read: no answer within 0.5 s"
     stuck.back.set()
     async with asyncio.timeout(20):
-        while await last_good.fresh() != b"b" or len(logged) < 3:
+        while await reloaded.latest_async() != b"b" or len(logged) < 3:
             pass
     assert sorted(line["event"] for line in logged[1:]) == ["files can be read again", "files changed"]
 
@@ -208,14 +208,14 @@ def test_files_that_hang_at_the_start_are_named(pair: Pair, monkeypatch: pytest.
     stuck = Stuck(pair.files["OTHER"], monkeypatch)
     monkeypatch.setattr(reloading, "START_SECONDS", 0.5)
     with pytest.raises(ConfigError) as raised:
-        LastGood(pair.files, pair.make)
+        ReloadingFiles(pair.files, pair.make)
     why = f"OTHER: {pair.files['OTHER']} cannot be read: no answer within 0.5 s; is its volume there?"
     assert str(raised.value) == why
     stuck.back.set()
 
 
 def test_a_look_that_ends_while_it_is_given_up_hangs_nobody(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    last_good = LastGood(pair.files, pair.make)
+    reloaded = ReloadingFiles(pair.files, pair.make)
     told: list[str] = []
     given_up = threading.Event()
 
@@ -231,9 +231,9 @@ def test_a_look_that_ends_while_it_is_given_up_hangs_nobody(pair: Pair, monkeypa
     structlog.configure(processors=[tell])
     monkeypatch.setattr(reloading, "READ_SECONDS", 0.1)
     pair.put("b", "b")
-    assert last_good.latest() == b"b"
+    assert reloaded.latest() == b"b"
     given_up.set()
     monkeypatch.setattr(reloading, "READ_SECONDS", 3600.0)
     pair.put("c", "c")
-    assert last_good.latest() == b"c"
+    assert reloaded.latest() == b"c"
     assert told == ["files changed", "files changed"]

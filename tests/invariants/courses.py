@@ -65,15 +65,15 @@ BLIP_SECONDS = 0.6
 
 @dataclass
 class Troubles:
-    """The troubles of a run, of the kinds `passing` and `REFUSALS`; the last that a request meets is its."""
+    """The troubles of a run, of the kinds `transient` and `REFUSALS`; the last that a request meets is its."""
 
-    passing: tuple[str, ...] = PASSING
+    transient: tuple[str, ...] = PASSING
     plan: list[Trouble] = field(default_factory=list)
 
     def draw(self, dice: random.Random, now: float, longest: float, credentials: list[str], uids: list[int]) -> None:
         """Adds one that begins now and lasts up to `longest` seconds."""
         refused = dice.random() < 0.25
-        name = dice.choice(REFUSALS if refused else self.passing)
+        name = dice.choice(REFUSALS if refused else self.transient)
         if refused and dice.random() < 0.6:
             self._draw_blips(dice, now, name, min(longest, BLIP_SECONDS), dice.choice(uids))
             return

@@ -66,7 +66,7 @@ class TroubledUpstream(ScriptedUpstream):
         super().__init__()
         self.dice = dice
         self.process = 0
-        self.troubles = Troubles(passing=PASSING)
+        self.troubles = Troubles(transient=PASSING)
         self.courses: dict[int, tuple[float, Course]] = {}
         self.polls: list[Poll] = []
         self.faults: Counter[str] = Counter()

@@ -15,33 +15,33 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway.clock import sleep_until
 from gateway.errors import (
     GatewayError,
-    UpstreamAnswered,
     UpstreamConnectionLost,
     UpstreamError,
     UpstreamMalformed,
     UpstreamOutage,
-    UpstreamTimedOut,
+    UpstreamStatusError,
+    UpstreamTimeout,
 )
-from gateway.limits.admission import draining
-from gateway.limits.fair_budget import Budget
-from gateway.limits.rate_limiter import Rates
-from gateway.limits.response_memory import Outgoing
+from gateway.limits.admission import draining_error
+from gateway.limits.fair_budget import FairBudget
+from gateway.limits.rate_limiter import RateLimiter
+from gateway.limits.response_memory import ResponseMemory
 from gateway.models import Job, JobStatus, Progress, Result
 from gateway.rpc.codec.events import JobState, same_state
-from gateway.rpc.status import row_of
+from gateway.rpc.status import mapping_for
 from gateway.rpc.stream import EventStream, read_resume_point
 from gateway.telemetry.metrics import Metrics
-from gateway.watch import Cadence, Hub, Key, MemorySentJobs, Rules
+from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule, WatchKey
 from tests.invariants.courses import REFUSALS, Course, Troubles, draw_course
 from tests.invariants.history import Event, History, Kind, Poll, Watch
 from tests.support.clock import SteppedClock, settle
 
 if TYPE_CHECKING:
-    from gateway.clock import Pause
+    from gateway.clock import PauseTimeout
     from gateway.rpc.call import Call
 
 CREDENTIALS = ["ann", "bob", "eve"]
-OUTGOING = Outgoing(Budget(1 << 30), 1 << 30)
+OUTGOING = ResponseMemory(FairBudget(1 << 30), 1 << 30)
 SHORTEST, LONGEST, OUTAGE = 0.5, 5.0, 60.0
 
 
@@ -106,7 +106,7 @@ class SteppedRun:
         self.watches: list[Watch] = []
         self.faults: Counter[str] = Counter()
         self.steps = 0
-        self.sent_jobs = MemorySentJobs(self.clock)
+        self.sent_jobs = InMemorySentJobs(self.clock)
         self._process = 0
         self._troubles = Troubles()
         self._courses: dict[int, tuple[float, Course]] = {}
@@ -119,18 +119,18 @@ class SteppedRun:
 
     def _start_process(self) -> None:
         self._process += 1
-        rules: Rules[JobState] = Rules(
+        policy: PollPolicy[JobState] = PollPolicy(
             same=same_state,
             is_last=lambda state: state.job.done,
             size=lambda state: state.size,
-            cadence=Cadence(SHORTEST, LONGEST, random.Random(self.dice.random())),
+            schedule=PollSchedule(SHORTEST, LONGEST, random.Random(self.dice.random())),
             outage_seconds=OUTAGE,
-            rates=Rates(self.clock, 100.0),
-            slots=Budget(100),
+            rate_limiter=RateLimiter(self.clock, 100.0),
+            slots=FairBudget(100),
             sent_jobs=self.sent_jobs,
             observer=self.metrics,
         )
-        self._hub = Hub(self.clock, rules)
+        self._hub = Hub(self.clock, policy)
 
     @property
     def history(self) -> History:
@@ -146,7 +146,7 @@ class SteppedRun:
             sent=self._sent,
         )
 
-    async def _fetch(self, watch: Watch, _: Pause) -> JobState:
+    async def _fetch(self, watch: Watch, _: PauseTimeout) -> JobState:
         credential, uid = watch.credential, watch.uid
         began = self.clock.stamp()
         kind, state, done, error = Kind.CUT, "", False, None
@@ -165,7 +165,7 @@ class SteppedRun:
             kind = Kind.STATE
             return JobState(job_of(uid, state, course.result if done else None, self.clock.time()))
         finally:
-            failure = row_of(error).reason if error else ""
+            failure = mapping_for(error).reason if error else ""
             wait = (error.retry_after or 0.0) if error else 0.0
             throttled = bool(error and error.throttled)
             self.polls.append(
@@ -196,7 +196,7 @@ class SteppedRun:
         stream.resume(read_resume_point(token, uid), token)
         watch.joined = self.clock.stamp()
         try:
-            key = Key(watch.credential.encode(), uid)
+            key = WatchKey(watch.credential.encode(), uid)
             fetch = partial(self._fetch, watch)
             with self._hub.watch(key, fetch, stream.has_seen, exists=stream.has_begun) as watcher:
                 # The first watcher of a loop gives it its name, as its fetch does to its polls.
@@ -204,9 +204,9 @@ class SteppedRun:
                 await stream.follow(watcher)
             watch.status = "OK"
         except GatewayError as error:
-            watch.status = row_of(error).reason
+            watch.status = mapping_for(error).reason
             if isinstance(error, UpstreamOutage):
-                watch.last_failure = row_of(error.last).reason
+                watch.last_failure = mapping_for(error.last).reason
         except asyncio.CancelledError:
             watch.status = watch.status or "LEFT"
             raise
@@ -292,7 +292,7 @@ class SteppedRun:
         if self.dice.random() < 0.5:
             for _, pipe, _ in self._active.values():
                 pipe.wake()
-            ending = asyncio.create_task(self._hub.end_watchers(draining, self.clock.now + 10))
+            ending = asyncio.create_task(self._hub.end_watchers(draining_error, self.clock.now + 10))
             await self.clock.advance(10)
             await ending
         for watch, _, task in self._active.values():
@@ -334,10 +334,10 @@ def error_of(name: str, retry_after: float) -> UpstreamError:
         case "lost":
             return UpstreamConnectionLost("lost")
         case "timed out" | "hang":
-            return UpstreamTimedOut("slow")
+            return UpstreamTimeout("slow")
         case "malformed":
             return UpstreamMalformed("no JSON", http_status=200)
         case "403 page" | "404 page":
-            return UpstreamAnswered(int(name[:3]), "a page", from_api=False)
+            return UpstreamStatusError(int(name[:3]), "a page", from_api=False)
         case _:
-            return UpstreamAnswered(int(name), "so it is", retry_after=retry_after or None)
+            return UpstreamStatusError(int(name), "so it is", retry_after=retry_after or None)

@@ -35,18 +35,18 @@ def admission(max_calls: int = 1, max_watches: int = 1) -> Admission:
 @pytest.mark.parametrize("watch", [False, True])
 def test_there_is_room_up_to_the_limit_and_again_after_one_has_left(*, watch: bool) -> None:
     door = admission(max_calls=2, max_watches=2)
-    with door.enter(watch=watch):
-        with door.enter(watch=watch), pytest.raises(LimitReached) as raised, door.enter(watch=watch):
+    with door.admit(watch=watch):
+        with door.admit(watch=watch), pytest.raises(LimitReached) as raised, door.admit(watch=watch):
             pass
-        with door.enter(watch=watch):
-            assert door.inside == 2
+        with door.admit(watch=watch):
+            assert door.in_flight == 2
     assert 1.0 <= (raised.value.retry_after or 0) <= 3.0
-    assert door.inside == 0
+    assert door.in_flight == 0
 
 
 def enter_as(door: Admission, inside: ExitStack, caller: bytes, *, watch: bool = False, size: int = 10) -> None:
     with ExitStack() as entered:
-        entered.enter_context(door.enter(watch=watch)).belongs_to(caller, size)
+        entered.enter_context(door.admit(watch=watch)).charge(caller, size)
         inside.enter_context(entered.pop_all())
 
 
@@ -67,8 +67,8 @@ def test_one_caller_has_three_quarters_and_whoever_comes_next_finds_room(*, watc
         taken = [fill(door, inside, caller, watch=watch) for caller in (b"ann", b"bob", b"eve", b"zoe")]
         assert taken == [750, 187, 47, 12]
         enter_as(door, inside, b"another", watch=watch)
-        assert door.inside == sum(taken) + 1, "who was refused is not counted"
-    assert door.inside == 0
+        assert door.in_flight == sum(taken) + 1, "who was refused is not counted"
+    assert door.in_flight == 0
     with ExitStack() as inside:
         assert fill(door, inside, b"zoe", watch=watch) == 750, "nothing was left behind"
 
@@ -111,7 +111,7 @@ async def test_who_comes_too_often_is_refused_and_told_when_to_come_back() -> No
         assert len(set(waits)) > 25, "they do not come back together"
         await clock.advance(0.5)
         assert fill(door, inside, b"ann") == 5
-    assert door.inside == 0
+    assert door.in_flight == 0
 
 
 async def test_who_is_alone_comes_as_often_as_it_likes() -> None:
@@ -137,33 +137,33 @@ async def test_who_is_alone_comes_as_often_as_it_likes() -> None:
 async def test_who_does_not_wait_as_it_was_told_hears_late_of_its_refusals() -> None:
     clock = SteppedClock()
     door = Admission(clock, max_calls=1_000, max_watches=1_000, calls_per_second=10.0)
-    refusals = [asyncio.create_task(door.hold_back(b"ann", 10)) for _ in range(30)]
-    large = asyncio.create_task(door.hold_back(b"ann", 2 << 20))
-    other = asyncio.create_task(door.hold_back(b"bob", 10))
+    refusals = [asyncio.create_task(door.delay_rejection(b"ann", 10)) for _ in range(30)]
+    large = asyncio.create_task(door.delay_rejection(b"ann", 2 << 20))
+    other = asyncio.create_task(door.delay_rejection(b"bob", 10))
     await settle()
     assert [task.done() for task in refusals] == [True] * 10 + [False] * 20
     assert large.done(), "a large request is not kept for longer than it must be"
     assert other.done()
-    assert door.inside == 20
+    assert door.in_flight == 20
     refusals[-1].cancel()
-    idle = asyncio.create_task(door.idle(clock.now + 10))
+    idle = asyncio.create_task(door.wait_idle(clock.now + 10))
     await clock.advance(1.9)
     assert not idle.done()
     await clock.advance(0.1)
     assert idle.done()
     assert all(task.done() for task in refusals)
     await clock.advance(2)
-    await asyncio.gather(*(door.hold_back(b"ann", 10) for _ in range(10)))
+    await asyncio.gather(*(door.delay_rejection(b"ann", 10) for _ in range(10)))
     door.draining = True
-    await door.hold_back(b"ann", 10)
-    assert door.inside == clock.pending == 0
+    await door.delay_rejection(b"ann", 10)
+    assert door.in_flight == clock.pending == 0
 
 
 async def test_only_so_many_refusals_are_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission_module, "MOST_HELD", 5)
+    monkeypatch.setattr(admission_module, "MAX_DELAYED_REJECTIONS", 5)
     clock = SteppedClock()
     door = Admission(clock, max_calls=1_000, max_watches=1_000, calls_per_second=10.0)
-    refusals = [asyncio.create_task(door.hold_back(b"ann", 10)) for _ in range(30)]
+    refusals = [asyncio.create_task(door.delay_rejection(b"ann", 10)) for _ in range(30)]
     await settle()
     assert sum(not task.done() for task in refusals) == 5
     await clock.advance(2)
@@ -175,7 +175,7 @@ def test_large_requests_share_some_memory_and_small_ones_need_none() -> None:
         assert fill(door, inside, b"ann", size=3 << 20, watch=True) == 4, "three quarters of it"
         with pytest.raises(LimitReached, match="no room now for a request of 2097152 bytes"):
             enter_as(door, inside, b"ann", size=2 << 20)
-        assert door.inside == 4
+        assert door.in_flight == 4
         enter_as(door, inside, b"ann", size=1 << 20)
         enter_as(door, inside, b"bob", size=2 << 20)
     with ExitStack() as inside:
@@ -184,16 +184,16 @@ def test_large_requests_share_some_memory_and_small_ones_need_none() -> None:
 
 def test_calls_and_watches_take_no_room_from_each_other() -> None:
     door = admission()
-    with door.enter(watch=False), door.enter(watch=True):
-        assert door.inside == 2
+    with door.admit(watch=False), door.admit(watch=True):
+        assert door.in_flight == 2
 
 
 @pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
 def test_a_place_comes_back_however_it_is_left(error: type[BaseException]) -> None:
     door = admission()
-    with pytest.raises(error), door.enter(watch=False):
+    with pytest.raises(error), door.admit(watch=False):
         raise error
-    assert door.inside == 0
+    assert door.in_flight == 0
 
 
 def test_nobody_comes_in_during_a_drain_and_each_hears_a_wait_of_its_own() -> None:
@@ -201,7 +201,7 @@ def test_nobody_comes_in_during_a_drain_and_each_hears_a_wait_of_its_own() -> No
     door.draining = True
     waits = []
     for _ in range(50):
-        with pytest.raises(Draining) as raised, door.enter(watch=False):
+        with pytest.raises(Draining) as raised, door.admit(watch=False):
             pass
         assert raised.value.retry_after is not None
         waits.append(raised.value.retry_after)
@@ -212,9 +212,9 @@ def test_nobody_comes_in_during_a_drain_and_each_hears_a_wait_of_its_own() -> No
 async def test_idle_is_told_when_the_last_one_leaves() -> None:
     clock = SteppedClock()
     door = Admission(clock, max_calls=2, max_watches=2)
-    with door.enter(watch=True):
-        with door.enter(watch=False):
-            idle = asyncio.create_task(door.idle(clock.now + 10))
+    with door.admit(watch=True):
+        with door.admit(watch=False):
+            idle = asyncio.create_task(door.wait_idle(clock.now + 10))
             await clock.advance(9)
         await clock.advance(0.5)
         assert not idle.done()
@@ -225,8 +225,8 @@ async def test_idle_is_told_when_the_last_one_leaves() -> None:
 async def test_idle_gives_up_at_its_time() -> None:
     clock = SteppedClock()
     door = Admission(clock, max_calls=1, max_watches=1)
-    with door.enter(watch=True):
-        idle = asyncio.create_task(door.idle(clock.now + 10))
+    with door.admit(watch=True):
+        idle = asyncio.create_task(door.wait_idle(clock.now + 10))
         await clock.advance(9.9)
         assert not idle.done()
         await clock.advance(0.1)
@@ -341,7 +341,7 @@ async def test_a_caller_with_its_share_is_refused_at_once_and_another_is_served(
 async def test_a_refusal_that_is_held_back_comes_with_its_reason(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission_module, "HOLD_SECONDS", 0.05)
+    monkeypatch.setattr(admission_module, "REJECTION_DELAY_SECONDS", 0.05)
     upstream.script.append(RUNNING)
     async with running(upstream.url, calls_per_second=0.5) as gateway, stub(gateway) as jobs:
         assert (await jobs.GetJob(GET_JOB, metadata=BOB)).uid == 42
@@ -349,7 +349,7 @@ async def test_a_refusal_that_is_held_back_comes_with_its_reason(
         for _ in range(3):
             assert (await refused(jobs.GetJob(GET_JOB, metadata=BEARER))).reason == "LIMIT_REACHED"
         assert (await refused(next_event(await _watch(jobs)))).reason == "LIMIT_REACHED"
-        await gateway.idle()
+        await gateway.wait_idle()
         assert len(upstream.seen) == 2
 
 

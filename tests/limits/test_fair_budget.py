@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from gateway.limits.fair_budget import Budget, Reservation
+from gateway.limits.fair_budget import FairBudget, Reservation
 from tests.support.clock import settle
 
 ANN, BOB, EVE = b"ann", b"bob", b"eve"
@@ -15,14 +15,14 @@ ANN, BOB, EVE = b"ann", b"bob", b"eve"
 class Queue:
     """Requests that wait, and in which order their turns came."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: FairBudget) -> None:
         self.budget = budget
         self.order: list[str] = []
         self.tasks: dict[str, asyncio.Task[Reservation]] = {}
 
     async def ask(self, name: str, owner: bytes, size: int = 1) -> None:
         async def take() -> Reservation:
-            taken = await self.budget.take(owner, size)
+            taken = await self.budget.acquire(owner, size)
             self.order.append(name)
             return taken
 
@@ -35,17 +35,17 @@ class Queue:
 
 
 def test_one_alone_may_take_three_quarters_and_who_comes_next_finds_room() -> None:
-    budget = Budget(256)
+    budget = FairBudget(256)
     taken = Counter[bytes]()
     for owner in (ANN, BOB, EVE):
-        while budget.try_take(owner) is not None:
+        while budget.try_acquire(owner) is not None:
             taken[owner] += 1
     assert taken == {ANN: 192, BOB: 48, EVE: 12}
     assert budget.free == 4
 
 
 async def test_two_who_always_want_more_come_to_the_same_share_and_leave_a_seventh() -> None:
-    budget = Budget(256)
+    budget = FairBudget(256)
     queue = Queue(budget)
     for owner in (ANN, BOB):
         for number in range(256):
@@ -57,7 +57,7 @@ async def test_two_who_always_want_more_come_to_the_same_share_and_leave_a_seven
         await queue.ask(f"{freed}+", ANN if freed.startswith(repr(ANN)) else BOB)
     assert budget.held(ANN) == pytest.approx(110, abs=3)
     assert budget.held(BOB) == pytest.approx(110, abs=3)
-    assert budget.try_take(EVE) is None, "others wait"
+    assert budget.try_acquire(EVE) is None, "others wait"
     await queue.ask("eve", EVE)
     assert queue.order[-1] == "eve", "and still there is room for one who holds nothing, at once"
     for task in queue.tasks.values():
@@ -65,7 +65,7 @@ async def test_two_who_always_want_more_come_to_the_same_share_and_leave_a_seven
 
 
 async def test_places_go_to_who_holds_least_and_among_equals_by_turns() -> None:
-    budget = Budget(4)
+    budget = FairBudget(4)
     queue = Queue(budget)
     for number in range(6):
         await queue.ask(f"ann{number}", ANN)
@@ -83,8 +83,8 @@ async def test_places_go_to_who_holds_least_and_among_equals_by_turns() -> None:
 
 
 async def test_a_large_request_is_overtaken_by_its_own_size_and_no_more() -> None:
-    budget = Budget(100)
-    held = await budget.take(ANN, 60)
+    budget = FairBudget(100)
+    held = await budget.acquire(ANN, 60)
     queue = Queue(budget)
     await queue.ask("large", BOB, 50)
     for number in range(12):
@@ -99,7 +99,7 @@ async def test_a_large_request_is_overtaken_by_its_own_size_and_no_more() -> Non
 
 
 async def test_one_that_waits_for_its_own_share_holds_up_nobody() -> None:
-    budget = Budget(100)
+    budget = FairBudget(100)
     queue = Queue(budget)
     await queue.ask("first", ANN, 60)
     await queue.ask("second", ANN, 30)
@@ -113,8 +113,8 @@ async def test_one_that_waits_for_its_own_share_holds_up_nobody() -> None:
 
 
 async def test_each_owner_has_its_own_requests_in_their_order() -> None:
-    budget = Budget(100)
-    held = await budget.take(BOB, 80)
+    budget = FairBudget(100)
+    held = await budget.acquire(BOB, 80)
     queue = Queue(budget)
     await queue.ask("large", ANN, 90)
     await queue.ask("small", ANN, 10)
@@ -126,9 +126,9 @@ async def test_each_owner_has_its_own_requests_in_their_order() -> None:
 
 
 async def test_who_waits_with_less_has_a_better_right() -> None:
-    budget = Budget(100)
-    anns = await budget.take(ANN, 70)
-    bobs = await budget.take(BOB, 20)
+    budget = FairBudget(100)
+    anns = await budget.acquire(ANN, 70)
+    bobs = await budget.acquire(BOB, 20)
     assert not budget.contended(ANN)
     queue = Queue(budget)
     await queue.ask("ann", ANN, 50)
@@ -143,8 +143,8 @@ async def test_who_waits_with_less_has_a_better_right() -> None:
 
 
 async def test_more_than_the_total_is_the_total() -> None:
-    budget = Budget(100)
-    held = await budget.take(ANN, 1_000)
+    budget = FairBudget(100)
+    held = await budget.acquire(ANN, 1_000)
     assert budget.free == 0
     held.shrink(30)
     assert budget.free == 70
@@ -156,17 +156,17 @@ async def test_more_than_the_total_is_the_total() -> None:
 
 
 async def test_a_reservation_ends_with_its_context() -> None:
-    budget = Budget(2)
-    with pytest.raises(ValueError, match="broken"), await budget.take(ANN):
+    budget = FairBudget(2)
+    with pytest.raises(ValueError, match="broken"), await budget.acquire(ANN):
         raise ValueError("broken")
-    with await budget.take(ANN):
+    with await budget.acquire(ANN):
         assert budget.free == 1
     assert budget.free == 2
 
 
 async def test_who_leaves_while_waiting_lets_the_next_in() -> None:
-    budget = Budget(100)
-    held = await budget.take(ANN, 50)
+    budget = FairBudget(100)
+    held = await budget.acquire(ANN, 50)
     queue = Queue(budget)
     await queue.ask("large", BOB, 90)
     for number in range(2):
@@ -181,9 +181,9 @@ async def test_who_leaves_while_waiting_lets_the_next_in() -> None:
 
 
 async def test_who_leaves_in_the_moment_of_its_turn_passes_it_on() -> None:
-    budget = Budget(100)
-    held = await budget.take(ANN, 100)
-    first, second = (asyncio.create_task(budget.take(owner, 100)) for owner in (BOB, EVE))
+    budget = FairBudget(100)
+    held = await budget.acquire(ANN, 100)
+    first, second = (asyncio.create_task(budget.acquire(owner, 100)) for owner in (BOB, EVE))
     await settle()
     held.release()
     first.cancel()
@@ -194,9 +194,9 @@ async def test_who_leaves_in_the_moment_of_its_turn_passes_it_on() -> None:
 
 
 async def test_who_is_leaving_already_gets_no_turn() -> None:
-    budget = Budget(100)
-    held = await budget.take(ANN, 100)
-    first, second = (asyncio.create_task(budget.take(owner, 100)) for owner in (BOB, EVE))
+    budget = FairBudget(100)
+    held = await budget.acquire(ANN, 100)
+    first, second = (asyncio.create_task(budget.acquire(owner, 100)) for owner in (BOB, EVE))
     await settle()
     first.cancel()
     held.release()
@@ -210,12 +210,12 @@ async def test_who_is_leaving_already_gets_no_turn() -> None:
 async def test_whatever_happens_everybody_gets_a_turn_and_nothing_is_left(seed: int) -> None:
     dice = random.Random(seed)
     total = dice.choice([1, 4, 100])
-    budget = Budget(total)
+    budget = FairBudget(total)
     owners = [bytes([number]) for number in range(dice.choice([2, 40]))]
     waiting: list[asyncio.Task[Reservation]] = []
     for _ in range(400):
         size = dice.choice([1, 1, 2, 30, 100])
-        waiting.append(asyncio.create_task(budget.take(dice.choice(owners), size)))
+        waiting.append(asyncio.create_task(budget.acquire(dice.choice(owners), size)))
         for _ in range(min(dice.choice([0, 0, 1, 3]), len(waiting))):
             task = dice.choice(waiting)
             waiting.remove(task)

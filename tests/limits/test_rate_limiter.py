@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.limits.rate_limiter import Rates
+from gateway.limits.rate_limiter import RateLimiter
 from tests.support.clock import SteppedClock, settle
 
 ANN, BOB = b"ann", b"bob"
@@ -15,69 +15,73 @@ def clock() -> SteppedClock:
     return SteppedClock()
 
 
-async def use(clock: SteppedClock, rates: Rates, per_second: float, seconds: float, owner: bytes = ANN) -> int:
+async def use(
+    clock: SteppedClock, rate_limiter: RateLimiter, per_second: float, seconds: float, owner: bytes = ANN
+) -> int:
     """Asks as often as said, and returns how many it got."""
     got = 0
     for _ in range(round(per_second * seconds)):
-        got += not rates.take(owner)
+        got += not rate_limiter.try_acquire(owner)
         await clock.advance(1 / per_second)
     return got
 
 
 async def test_after_a_rest_there_are_as_many_at_once_as_come_in_a_second(clock: SteppedClock) -> None:
-    rates = Rates(clock, 10)
-    assert [rates.take(ANN) for _ in range(10)] == [0.0] * 10
-    assert rates.take(ANN) == pytest.approx(0.1)
-    assert rates.take(BOB) == 0.0, "each has its own"
+    rate_limiter = RateLimiter(clock, 10)
+    assert [rate_limiter.try_acquire(ANN) for _ in range(10)] == [0.0] * 10
+    assert rate_limiter.try_acquire(ANN) == pytest.approx(0.1)
+    assert rate_limiter.try_acquire(BOB) == 0.0, "each has its own"
     await clock.advance(0.1)
-    assert rates.take(ANN) == 0.0
-    assert rates.take(ANN) == pytest.approx(0.1)
+    assert rate_limiter.try_acquire(ANN) == 0.0
+    assert rate_limiter.try_acquire(ANN) == pytest.approx(0.1)
     await clock.advance(3_600)
-    assert await use(clock, rates, 1_000, 1) == pytest.approx(20, abs=1)
+    assert await use(clock, rate_limiter, 1_000, 1) == pytest.approx(20, abs=1)
 
 
 async def test_less_than_one_a_second_comes_one_by_one(clock: SteppedClock) -> None:
-    rates = Rates(clock, 0.1)
-    assert rates.take(ANN) == 0.0
-    assert rates.take(ANN) == pytest.approx(10)
+    rate_limiter = RateLimiter(clock, 0.1)
+    assert rate_limiter.try_acquire(ANN) == 0.0
+    assert rate_limiter.try_acquire(ANN) == pytest.approx(10)
     await clock.advance(10)
-    assert rates.take(ANN) == 0.0
+    assert rate_limiter.try_acquire(ANN) == 0.0
 
 
 async def test_a_refusal_halves_what_was_really_used_and_it_grows_back(clock: SteppedClock) -> None:
-    rates = Rates(clock, 100)
-    assert await use(clock, rates, 20, 60) == 1_200, "far below the most"
-    rates.slow_down(ANN)
-    assert await use(clock, rates, 200, 1) == pytest.approx(20, abs=1), "what is left of a second's, and half of 20"
+    rate_limiter = RateLimiter(clock, 100)
+    assert await use(clock, rate_limiter, 20, 60) == 1_200, "far below the most"
+    rate_limiter.slow_down(ANN)
+    assert await use(clock, rate_limiter, 200, 1) == pytest.approx(20, abs=1), (
+        "what is left of a second's, and half of 20"
+    )
     await clock.advance(9)
-    assert rates.take(ANN) == 0.0
-    await use(clock, rates, 1_000, 1)
-    slowed = await use(clock, rates, 200, 10)
+    assert rate_limiter.try_acquire(ANN) == 0.0
+    await use(clock, rate_limiter, 1_000, 1)
+    slowed = await use(clock, rate_limiter, 200, 10)
     assert 100 <= slowed <= 150
     await clock.advance(600)
-    await use(clock, rates, 1_000, 1)
-    assert await use(clock, rates, 200, 10) == pytest.approx(1_000, rel=0.01)
+    await use(clock, rate_limiter, 1_000, 1)
+    assert await use(clock, rate_limiter, 200, 10) == pytest.approx(1_000, rel=0.01)
 
 
 async def test_refusals_of_one_moment_are_one_sign_and_later_ones_another(clock: SteppedClock) -> None:
-    rates = Rates(clock, 100)
-    await use(clock, rates, 100, 30)
+    rate_limiter = RateLimiter(clock, 100)
+    await use(clock, rate_limiter, 100, 30)
     for _ in range(50):
-        rates.slow_down(ANN)
-    await use(clock, rates, 1_000, 1)
-    assert await use(clock, rates, 1_000, 1) == pytest.approx(50, abs=2)
+        rate_limiter.slow_down(ANN)
+    await use(clock, rate_limiter, 1_000, 1)
+    assert await use(clock, rate_limiter, 1_000, 1) == pytest.approx(50, abs=2)
     for _ in range(20):
-        rates.slow_down(ANN)
-        await use(clock, rates, 1_000, 1)
-    assert await use(clock, rates, 1_000, 10) == pytest.approx(28, abs=8), "a fiftieth of the most is left"
+        rate_limiter.slow_down(ANN)
+        await use(clock, rate_limiter, 1_000, 1)
+    assert await use(clock, rate_limiter, 1_000, 10) == pytest.approx(28, abs=8), "a fiftieth of the most is left"
 
 
 async def test_turns_come_in_their_order_at_the_rate(clock: SteppedClock) -> None:
-    rates = Rates(clock, 2)
+    rate_limiter = RateLimiter(clock, 2)
     turns: list[tuple[int, float]] = []
 
     async def wait(number: int) -> None:
-        await rates.turn(ANN)
+        await rate_limiter.acquire(ANN)
         turns.append((number, clock.now - 1_000))
 
     tasks = [asyncio.create_task(wait(number)) for number in range(6)]
@@ -90,11 +94,11 @@ async def test_turns_come_in_their_order_at_the_rate(clock: SteppedClock) -> Non
 
 
 async def test_a_crowd_of_one_owner_lets_others_in_between(clock: SteppedClock) -> None:
-    rates = Rates(clock, 100)
+    rate_limiter = RateLimiter(clock, 100)
     order: list[bytes] = []
 
     async def go(owner: bytes) -> None:
-        await rates.turn(owner)
+        await rate_limiter.acquire(owner)
         order.append(owner)
 
     tasks = [asyncio.create_task(go(ANN)) for _ in range(20)]
@@ -104,9 +108,9 @@ async def test_a_crowd_of_one_owner_lets_others_in_between(clock: SteppedClock) 
 
 
 async def test_who_leaves_while_it_is_the_next_takes_nothing(clock: SteppedClock) -> None:
-    rates = Rates(clock, 1)
-    await rates.turn(ANN)
-    first, second = (asyncio.create_task(rates.turn(ANN)) for _ in range(2))
+    rate_limiter = RateLimiter(clock, 1)
+    await rate_limiter.acquire(ANN)
+    first, second = (asyncio.create_task(rate_limiter.acquire(ANN)) for _ in range(2))
     await clock.advance(0.5)
     first.cancel()
     await clock.advance(0.5)
@@ -116,11 +120,11 @@ async def test_who_leaves_while_it_is_the_next_takes_nothing(clock: SteppedClock
 
 
 async def test_a_rate_that_goes_down_holds_for_those_who_wait(clock: SteppedClock) -> None:
-    rates = Rates(clock, 10)
-    tasks = [asyncio.create_task(rates.turn(ANN)) for _ in range(30)]
+    rate_limiter = RateLimiter(clock, 10)
+    tasks = [asyncio.create_task(rate_limiter.acquire(ANN)) for _ in range(30)]
     await clock.advance(0.5)
     assert sum(task.done() for task in tasks) == 15
-    rates.slow_down(ANN)
+    rate_limiter.slow_down(ANN)
     await clock.advance(2)
     assert 15 <= sum(task.done() for task in tasks) <= 20
     await clock.advance(60)
@@ -128,25 +132,25 @@ async def test_a_rate_that_goes_down_holds_for_those_who_wait(clock: SteppedCloc
 
 
 async def test_who_is_at_rest_is_forgotten_and_who_was_slowed_down_is_not(clock: SteppedClock) -> None:
-    rates = Rates(clock, 10)
-    await use(clock, rates, 10, 10)
-    rates.slow_down(ANN)
-    rates.take(BOB)
+    rate_limiter = RateLimiter(clock, 10)
+    await use(clock, rate_limiter, 10, 10)
+    rate_limiter.slow_down(ANN)
+    rate_limiter.try_acquire(BOB)
     await clock.advance(5)
     for number in range(200):
-        rates.take(b"%d" % number)
+        rate_limiter.try_acquire(b"%d" % number)
         await clock.advance(0.5)
-    assert len(rates) <= 5
-    assert rates.take(ANN) == 0.0
+    assert len(rate_limiter) <= 5
+    assert rate_limiter.try_acquire(ANN) == 0.0
     await clock.advance(1)
-    assert await use(clock, rates, 100, 5) < 10 * 5, "after 100 seconds it is not yet back at the most"
+    assert await use(clock, rate_limiter, 100, 5) < 10 * 5, "after 100 seconds it is not yet back at the most"
 
 
 async def test_who_waits_is_not_forgotten(clock: SteppedClock) -> None:
-    rates = Rates(clock, 1)
-    tasks = [asyncio.create_task(rates.turn(ANN)) for _ in range(10)]
+    rate_limiter = RateLimiter(clock, 1)
+    tasks = [asyncio.create_task(rate_limiter.acquire(ANN)) for _ in range(10)]
     for number in range(5):
         await clock.advance(1)
-        rates.take(b"%d" % number)
+        rate_limiter.try_acquire(b"%d" % number)
     assert sum(task.done() for task in tasks) == 6
     await clock.advance(10)

@@ -29,7 +29,7 @@ VERSIONS = ["1.30", kubernetes_validate.latest_version()]
 # Kinds of the Prometheus operator, whose schemas come with it.
 FOREIGN = {"ServiceMonitor", "PrometheusRule"}
 # Time after the grace, one part each: the stop of grpc, the calls that are ended, and the submissions.
-FLUSHES = 3 * defaults.FLUSH_SECONDS
+FLUSHES = 3 * defaults.FLUSH_RESPONSES_SECONDS
 
 
 Objects = dict[str, dict[str, Any]]
@@ -180,7 +180,7 @@ def test_the_base_is_probed_by_grpc(base: Objects) -> None:
     probes = [container(base)[name]["grpc"] for name in PROBES]
     assert {each["port"] for each in probes} == {ports(base)["grpc"]}
     # The overall health, and that of the service by its own name.
-    assert [each.get("service", "") for each in probes] == ["", "", gateway.SERVICE.full_name]
+    assert [each.get("service", "") for each in probes] == ["", "", gateway.JOB_SERVICE.full_name]
     assert health_pb2.DESCRIPTOR.services_by_name["Health"].full_name == "grpc.health.v1.Health"
 
 

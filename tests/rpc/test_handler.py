@@ -1,4 +1,4 @@
-"""The boundary, under real grpc.aio servers with methods that go wrong in every way."""
+"""The handler factory, under real grpc.aio servers with methods that go wrong in every way."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from gateway.clock import SystemClock
 from gateway.errors import GatewayError, RequestTooLarge
 from gateway.limits.admission import Admission
 from gateway.rpc.call import MAX_DEADLINE_SECONDS, Call
-from gateway.rpc.handler import Boundary
-from gateway.rpc.tracing import Untraced
+from gateway.rpc.handler import HandlerFactory
+from gateway.rpc.tracing import NoopTracer
 from gateway.telemetry.metrics import Metrics
 from tests.support.gateways import BEARER, TOKEN, Failure
 from tests.support.paths import ROOT
@@ -40,10 +40,12 @@ PATIENT = 20.0
 
 
 class Served:
-    """A boundary that serves one method, and a channel to it."""
+    """A handler factory that serves one method, and a channel to it."""
 
-    def __init__(self, boundary: Boundary, admission: Admission, address: str, channel: grpc.aio.Channel) -> None:
-        self.boundary = boundary
+    def __init__(
+        self, handler_factory: HandlerFactory, admission: Admission, address: str, channel: grpc.aio.Channel
+    ) -> None:
+        self.handler_factory = handler_factory
         self.address = address
         self.admission = admission
         self._channel = channel
@@ -57,14 +59,16 @@ class Served:
         return call(REQUEST, metadata=BEARER, timeout=PATIENT)
 
     async def idle(self) -> bool:
-        return await self.admission.idle(SystemClock().monotonic() + PATIENT)
+        return await self.admission.wait_idle(SystemClock().monotonic() + PATIENT)
 
 
 @asynccontextmanager
 async def served(method: Method, *, name: str = "GetJob", streaming: bool = False) -> AsyncIterator[Served]:
     admission = Admission(SystemClock(), max_calls=1, max_watches=1)
-    boundary = Boundary(admission, SystemClock(), Metrics().methods("s", [(name, streaming)]), Untraced())
-    handle = boundary.handler(name, method, pb.GetJobRequest, watch=streaming)
+    handler_factory = HandlerFactory(
+        admission, SystemClock(), Metrics().methods("s", [(name, streaming)]), NoopTracer()
+    )
+    handle = handler_factory.handler(name, method, pb.GetJobRequest, watch=streaming)
     make = grpc.unary_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"m": make(handle)}),))
@@ -72,7 +76,7 @@ async def served(method: Method, *, name: str = "GetJob", streaming: bool = Fals
     await server.start()
     address = f"127.0.0.1:{port}"
     async with grpc.aio.insecure_channel(address) as channel:
-        yield Served(boundary, admission, address, channel)
+        yield Served(handler_factory, admission, address, channel)
     await server.stop(None)
 
 
@@ -101,7 +105,7 @@ async def test_the_answer_goes_out_and_a_line_is_logged(logged: list[dict[str, A
 
     async with served(method) as server:
         assert await server.unary() == b"an answer"
-        assert server.admission.inside == 0
+        assert server.admission.in_flight == 0
     line = the_line(logged)
     assert line["method"] == "GetJob"
     assert line["code"] == "OK"
@@ -122,7 +126,7 @@ async def test_a_defect_ends_with_a_status_that_says_nothing_of_it(
 
     async with served(method, streaming=streaming) as server:
         failure = await failed(read_all(server.stream()) if streaming else server.unary())
-        assert server.admission.inside == 0
+        assert server.admission.in_flight == 0
     assert failure.code is grpc.StatusCode.INTERNAL
     assert failure.reason == "GATEWAY_DEFECT"
     assert "secrets" not in str(failure.trailers) + failure.message
@@ -194,7 +198,7 @@ async def test_a_caller_that_cancels_ends_its_handler_and_frees_its_place(
         call = server.stream() if streaming else server.unary()
         task = asyncio.ensure_future(read_all(call) if streaming else call)
         await method.began.wait()
-        assert server.admission.inside == 1
+        assert server.admission.in_flight == 1
         call.cancel()
         assert await server.idle()
         await asyncio.wait([task])
@@ -314,15 +318,15 @@ async def test_a_call_that_this_process_ends_says_whether_to_call_again(
         call = server.stream() if streaming else server.unary()
         task = asyncio.ensure_future(failed(read_all(call) if streaming else call))
         await waiting.began.wait()
-        server.boundary.end_calls()
+        server.handler_factory.end_calls()
         failure = await task
-        assert server.admission.inside == 0
+        assert server.admission.in_flight == 0
     assert (failure.code, failure.reason) == (code, reason)
     assert failure.metadata.get("uid") == (None if uid is None else str(uid))
     assert (failure.retry is not None) == (reason == "DRAINING")
 
 
-async def test_a_stream_that_waits_for_a_slow_reader_ends_too() -> None:
+async def test_a_stream_that_waits_for_a_slow_consumer_ends_too() -> None:
     written = asyncio.Event()
 
     async def method(_: Any, call: Call) -> None:
@@ -333,7 +337,7 @@ async def test_a_stream_that_waits_for_a_slow_reader_ends_too() -> None:
     async with served(method, streaming=True) as server:
         stream = server.stream()
         await written.wait()
-        server.boundary.end_calls()
+        server.handler_factory.end_calls()
         failure = await failed(read_all(stream))
     assert failure.reason == "DRAINING"
 
@@ -396,7 +400,7 @@ async def test_the_end_of_a_job_is_a_line_of_its_own_that_names_the_call_it_was_
     metadata = (*BEARER, ("x-request-id", "id-1"), ("traceparent", TRACEPARENT))
     watches = [jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=metadata) for _ in range(2)]
     await asyncio.gather(*(read_all(watch) for watch in watches))
-    await gateway.idle()
+    await gateway.wait_idle()
     (line,) = [line for line in logged if line["event"] == "job ended"]
     assert 0 <= line.pop("seconds") < PATIENT
     assert line == {

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from gateway import errors
 from gateway.errors import FieldViolation
 from gateway.rpc import status
-from gateway.rpc.codec.text import CUT_MARK, clean
-from gateway.rpc.status import MAX_DETAILS_BYTES, Ending, ending_of, row_of
+from gateway.rpc.codec.text import STATUS_CUT_MARK, clean
+from gateway.rpc.status import MAX_DETAILS_BYTES, RpcError, mapping_for, to_rpc_error
 from tests.support.paths import ROOT
 
 DOCUMENT = (ROOT / "docs" / "reference" / "errors.md").read_text()
@@ -23,24 +23,24 @@ DOCUMENT = (ROOT / "docs" / "reference" / "errors.md").read_text()
 MAX_TRAILERS = 8 << 10
 
 
-def _answered(http_status: int, message: str = "no", **more: Any) -> errors.UpstreamAnswered:
-    return errors.UpstreamAnswered(http_status, message, **more)
+def _answered(http_status: int, message: str = "no", **more: Any) -> errors.UpstreamStatusError:
+    return errors.UpstreamStatusError(http_status, message, **more)
 
 
 class Read:
     """What a client makes of an ending."""
 
-    def __init__(self, ending: Ending) -> None:
-        trailers = dict(ending.trailers)
+    def __init__(self, rpc_error: RpcError) -> None:
+        trailers = dict(rpc_error.trailers)
         raw = trailers["grpc-status-details-bin"]
         assert isinstance(raw, bytes)
         assert len(raw) <= MAX_DETAILS_BYTES
-        self.size = len(base64.b64encode(raw)) + len(_percent_encoded(ending.message)) + 100
+        self.size = len(base64.b64encode(raw)) + len(_percent_encoded(rpc_error.message)) + 100
         self.status = status_pb2.Status.FromString(raw)
-        assert (self.status.code, self.status.message) == (ending.code.value[0], ending.message)
+        assert (self.status.code, self.status.message) == (rpc_error.code.value[0], rpc_error.message)
         self.kinds = [detail.TypeName() for detail in self.status.details]
         (self.info,) = self._all(error_details_pb2.ErrorInfo)
-        assert (self.info.domain, self.info.reason) == ("jobgateway", ending.reason)
+        assert (self.info.domain, self.info.reason) == ("jobgateway", rpc_error.reason)
         self.retry = self._all(error_details_pb2.RetryInfo)
         self.resource = self._all(error_details_pb2.ResourceInfo)
         bad = self._all(error_details_pb2.BadRequest)
@@ -85,9 +85,9 @@ def test_every_http_status_has_its_row(http_status: int) -> None:
         if http_status < 500
         else (StatusCode.INTERNAL, "UPSTREAM_ERROR")
     )
-    ending = ending_of(_answered(http_status))
-    assert (ending.code, ending.reason) == BY_HTTP_STATUS.get(http_status, other)
-    assert dict(Read(ending).info.metadata) == {"http_status": str(http_status)}
+    rpc_error = to_rpc_error(_answered(http_status))
+    assert (rpc_error.code, rpc_error.reason) == BY_HTTP_STATUS.get(http_status, other)
+    assert dict(Read(rpc_error).info.metadata) == {"http_status": str(http_status)}
 
 
 BY_ERROR = [
@@ -97,29 +97,29 @@ BY_ERROR = [
     (errors.RequestIdsExhausted("no"), StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED"),
     (errors.CredentialInvalid("no"), StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID"),
     (errors.UpstreamMalformed("no"), StatusCode.INTERNAL, "UPSTREAM_MALFORMED"),
-    (errors.UpstreamAnswerTooLarge("no"), StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_ANSWER_TOO_LARGE"),
-    (errors.UpstreamTimedOut("no"), StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
+    (errors.UpstreamResponseTooLarge("no"), StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_ANSWER_TOO_LARGE"),
+    (errors.UpstreamTimeout("no"), StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
     (errors.UpstreamConnectionLost("no"), StatusCode.UNAVAILABLE, "UPSTREAM_CONNECTION_LOST"),
     (errors.UpstreamUnreachable("no"), StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"),
-    (errors.GatewayOverloaded("EMFILE", sent=False), StatusCode.UNAVAILABLE, "GATEWAY_OVERLOADED"),
+    (errors.GatewayOverloaded("EMFILE", may_have_been_sent=False), StatusCode.UNAVAILABLE, "GATEWAY_OVERLOADED"),
     (errors.SubmitOutcomeUnknown("no", 503), StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN"),
-    (errors.UpstreamOutage(errors.UpstreamTimedOut("no"), 300), StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"),
+    (errors.UpstreamOutage(errors.UpstreamTimeout("no"), 300), StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"),
     (errors.JobOverdue("no"), StatusCode.FAILED_PRECONDITION, "JOB_OVERDUE"),
     (errors.NoStateYet("no"), StatusCode.UNAVAILABLE, "NO_STATE_YET"),
-    (errors.SlowReader("no"), StatusCode.UNAVAILABLE, "SLOW_READER"),
+    (errors.SlowConsumer("no"), StatusCode.UNAVAILABLE, "SLOW_READER"),
     (errors.ResultTooLarge("no"), StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
     (errors.LimitReached("no", retry_after=1), StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
     (errors.Draining(retry_after=1.5), StatusCode.UNAVAILABLE, "DRAINING"),
     (errors.GatewayError("no"), StatusCode.INTERNAL, "GATEWAY_DEFECT"),
 ]
-INNER_NODES = {errors.RequestError, errors.UpstreamError, errors.UpstreamAnswered}
+INNER_NODES = {errors.RequestError, errors.UpstreamError, errors.UpstreamStatusError}
 
 
 @pytest.mark.parametrize(("error", "code", "reason"), BY_ERROR, ids=[row[2] for row in BY_ERROR])
 def test_every_error_has_its_row(error: errors.GatewayError, code: StatusCode, reason: str) -> None:
-    ending = ending_of(error, 42)
-    assert (ending.code, ending.reason) == (code, reason)
-    assert Read(ending).info.metadata["uid"] == "42"
+    rpc_error = to_rpc_error(error, 42)
+    assert (rpc_error.code, rpc_error.reason) == (code, reason)
+    assert Read(rpc_error).info.metadata["uid"] == "42"
 
 
 def test_no_error_of_the_tree_is_left_out_of_these_tables() -> None:
@@ -129,7 +129,7 @@ def test_no_error_of_the_tree_is_left_out_of_these_tables() -> None:
 
 def test_http_status_uid_and_last_failure_stand_in_the_metadata_where_they_are_known() -> None:
     def metadata(error: errors.GatewayError, uid: int | None = None) -> dict[str, str]:
-        return dict(Read(ending_of(error, uid)).info.metadata)
+        return dict(Read(to_rpc_error(error, uid)).info.metadata)
 
     assert metadata(errors.GatewayError("no")) == {}
     assert metadata(errors.UpstreamMalformed("no", http_status=200)) == {"http_status": "200"}
@@ -140,7 +140,7 @@ def test_http_status_uid_and_last_failure_stand_in_the_metadata_where_they_are_k
         "http_status": "502",
         "last_failure": "UPSTREAM_UNAVAILABLE",
     }
-    page = errors.UpstreamAnswered(403, "no", from_api=False)
+    page = errors.UpstreamStatusError(403, "no", from_api=False)
     assert metadata(errors.UpstreamOutage(page, 300)) == {"http_status": "403", "last_failure": "UPSTREAM_MALFORMED"}
 
 
@@ -165,7 +165,7 @@ def test_http_status_uid_and_last_failure_stand_in_the_metadata_where_they_are_k
         (errors.RequestIdsExhausted("no"), 60_000),
         (errors.RequestTooLarge("no"), None),
         (errors.ResultTooLarge("no"), None),
-        (errors.UpstreamAnswerTooLarge("no"), None),
+        (errors.UpstreamResponseTooLarge("no"), None),
         (errors.SubmitOutcomeUnknown("no", 503), None),
         (errors.UpstreamOutage(_answered(503, retry_after=7), 300), None),
     ],
@@ -174,7 +174,7 @@ def test_http_status_uid_and_last_failure_stand_in_the_metadata_where_they_are_k
 def test_the_wait_in_retry_info_is_the_one_that_grpc_reads(
     error: errors.GatewayError, milliseconds: int | None
 ) -> None:
-    read = Read(ending_of(error))
+    read = Read(to_rpc_error(error))
     assert read.pushback == (None if milliseconds is None else str(milliseconds))
     assert [each.retry_delay.ToMilliseconds() for each in read.retry] == (
         [] if milliseconds is None else [milliseconds]
@@ -182,28 +182,28 @@ def test_the_wait_in_retry_info_is_the_one_that_grpc_reads(
 
 
 def test_resource_info_names_a_job_that_was_not_found_and_nothing_else() -> None:
-    (resource,) = Read(ending_of(_answered(404), 42)).resource
+    (resource,) = Read(to_rpc_error(_answered(404), 42)).resource
     assert (resource.resource_type, resource.resource_name) == ("job", "42")
-    assert Read(ending_of(_answered(404))).resource == []
-    assert Read(ending_of(_answered(403), 42)).resource == []
+    assert Read(to_rpc_error(_answered(404))).resource == []
+    assert Read(to_rpc_error(_answered(403), 42)).resource == []
 
 
 def test_bad_request_has_one_violation_per_field_and_error_info_stands_first() -> None:
     violations = (FieldViolation("params.beam.length", "too long"), FieldViolation("timeout", "no"))
-    read = Read(ending_of(_answered(400, violations=violations)))
+    read = Read(to_rpc_error(_answered(400, violations=violations)))
     assert read.violations == [("params.beam.length", "too long"), ("timeout", "no")]
     assert read.kinds == ["google.rpc.ErrorInfo", "google.rpc.BadRequest"]
-    assert Read(ending_of(errors.RequestInvalid("uid", "no"))).violations == [("uid", "no")]
-    assert Read(ending_of(_answered(400))).violations == []
+    assert Read(to_rpc_error(errors.RequestInvalid("uid", "no"))).violations == [("uid", "no")]
+    assert Read(to_rpc_error(_answered(400))).violations == []
 
 
 def test_of_too_many_fields_the_first_are_kept_and_a_mark_says_that_there_are_more() -> None:
     violations = tuple(FieldViolation(f"field{number}", "no") for number in range(5_000))
-    read = Read(ending_of(_answered(400, violations=violations)))
+    read = Read(to_rpc_error(_answered(400, violations=violations)))
     assert read.violations[0] == ("field0", "no")
     assert len(read.violations) > 50
     assert read.violations[:-1] == [(each.field, each.description) for each in violations[: len(read.violations) - 1]]
-    assert read.violations[-1] == (CUT_MARK, "more fields are at fault than fit here")
+    assert read.violations[-1] == (STATUS_CUT_MARK, "more fields are at fault than fit here")
 
 
 HUGE_TEXTS = {
@@ -228,7 +228,7 @@ def test_everything_stays_below_8_kb_whatever_the_upstream_said(text: str) -> No
         errors.UpstreamOutage(_answered(503, text), 300),
         errors.RequestInvalid(text, text),
     ):
-        read = Read(ending_of(error, 2**63 - 1))
+        read = Read(to_rpc_error(error, 2**63 - 1))
         assert read.size < MAX_TRAILERS
 
 
@@ -237,12 +237,12 @@ def test_any_error_fits_in_one_line_and_is_complete_or_marked(
     text: str, violations: list[FieldViolation], long: bool
 ) -> None:
     text = text * 500 if long else text
-    ending = ending_of(_answered(400, text, violations=tuple(violations), retry_after=1), 42)
-    read = Read(ending)
+    rpc_error = to_rpc_error(_answered(400, text, violations=tuple(violations), retry_after=1), 42)
+    read = Read(rpc_error)
     assert read.size < MAX_TRAILERS
-    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", ending.message)
-    assert len(read.violations) == len(violations) or read.violations[-1][0] == CUT_MARK
-    assert ending.message == clean(text, 10**9) or ending.message.endswith(CUT_MARK)
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", rpc_error.message)
+    assert len(read.violations) == len(violations) or read.violations[-1][0] == STATUS_CUT_MARK
+    assert rpc_error.message == clean(text, 10**9) or rpc_error.message.endswith(STATUS_CUT_MARK)
 
 
 @pytest.mark.parametrize(
@@ -254,13 +254,13 @@ def test_any_error_fits_in_one_line_and_is_complete_or_marked(
         ("a\ud800b", "a b"),
         ("é 漢 🙂", "é 漢 🙂"),
         ("x" * 30, "x" * 30),
-        ("x" * 31, "x" * 22 + CUT_MARK),
+        ("x" * 31, "x" * 22 + STATUS_CUT_MARK),
         ("ä" * 5, "ä" * 5),
-        ("ä" * 6, "ä" * 3 + CUT_MARK),
-        ("%" * 11, "%" * 7 + CUT_MARK),
+        ("ä" * 6, "ä" * 3 + STATUS_CUT_MARK),
+        ("%" * 11, "%" * 7 + STATUS_CUT_MARK),
         # What was beyond many controls is not lost without a mark.
         ("\n" * 100 + "cause", " cause"),
-        ("\n" * 100 + "x" * 31, " " + "x" * 21 + CUT_MARK),
+        ("\n" * 100 + "x" * 31, " " + "x" * 21 + STATUS_CUT_MARK),
     ],
 )
 def test_a_text_becomes_one_line_that_fits_percent_encoded(text: str, cleaned: str) -> None:
@@ -269,15 +269,15 @@ def test_a_text_becomes_one_line_that_fits_percent_encoded(text: str, cleaned: s
 
 
 def test_the_message_says_what_to_do_where_a_retry_would_hurt() -> None:
-    assert ending_of(errors.SubmitOutcomeUnknown("lost {0}", None)).message == (
+    assert to_rpc_error(errors.SubmitOutcomeUnknown("lost {0}", None)).message == (
         "whether the job runs is not known; look for it before sending it under another id: lost {0}"
     )
-    assert "log" in ending_of(errors.GatewayError("KeyError")).message
+    assert "log" in to_rpc_error(errors.GatewayError("KeyError")).message
 
 
 @pytest.mark.parametrize("http_status", [400, 403, 404, 413, 422])
 def test_a_wait_that_a_final_refusal_names_is_not_passed_on(http_status: int) -> None:
-    read = Read(ending_of(_answered(http_status, retry_after=7.0)))
+    read = Read(to_rpc_error(_answered(http_status, retry_after=7.0)))
     assert (read.retry, read.pushback) == ([], None)
 
 
@@ -287,7 +287,7 @@ def test_what_turns_the_direction_of_a_text_is_taken_out() -> None:
 
 def test_fields_are_cut_by_what_they_take_in_the_details() -> None:
     field = "长" * 60
-    read = Read(ending_of(_answered(400, violations=(FieldViolation(field, "字" * 130),))))
+    read = Read(to_rpc_error(_answered(400, violations=(FieldViolation(field, "字" * 130),))))
     assert read.violations == [(field, "字" * 130)]
 
 
@@ -301,7 +301,7 @@ def _table(heading: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows[2:]}
 
 
-def _rows() -> set[status.Row]:
+def _rows() -> set[status.StatusMapping]:
     return {*status.BY_HTTP_STATUS.values(), status.OTHER_4XX, status.OTHER_5XX, *status.BY_ERROR.values()}
 
 
@@ -335,23 +335,25 @@ ACTIONS = {
     **dict.fromkeys(("UPSTREAM_PERMISSION_DENIED", "UPSTREAM_CONFLICT", "UPSTREAM_REFUSED"), "give up"),
     **dict.fromkeys(("UPSTREAM_MALFORMED", "UPSTREAM_ANSWER_TOO_LARGE", "GATEWAY_DEFECT"), "give up"),
 }
-ENDINGS = [ending_of(error) for error, _, _ in BY_ERROR] + [ending_of(_answered(each)) for each in range(400, 600)]
+ENDINGS = [to_rpc_error(error) for error, _, _ in BY_ERROR] + [
+    to_rpc_error(_answered(each)) for each in range(400, 600)
+]
 
 
 @pytest.mark.parametrize("reason", sorted({row.reason for row in _rows()}))
 def test_a_client_decides_by_the_reason_alone(reason: str) -> None:
     action = ACTIONS[reason]
     assert _table("The reasons")[reason][2].startswith(f"**{action}**")
-    endings = [ending for ending in ENDINGS if ending.reason == reason]
+    endings = [rpc_error for rpc_error in ENDINGS if rpc_error.reason == reason]
     assert endings
-    for ending in endings:
+    for rpc_error in endings:
         # What retries by the code alone, as gRPC itself and meshes do, must come to the same.
-        if ending.code is StatusCode.UNAVAILABLE:
+        if rpc_error.code is StatusCode.UNAVAILABLE:
             assert action == "retry"
-        if ending.code is StatusCode.RESOURCE_EXHAUSTED:
-            assert bool(Read(ending).retry) is (action == "retry")
+        if rpc_error.code is StatusCode.RESOURCE_EXHAUSTED:
+            assert bool(Read(rpc_error).retry) is (action == "retry")
         if action != "retry":
-            assert Read(ending).pushback is None
+            assert Read(rpc_error).pushback is None
 
 
 def test_the_document_lists_each_reason_that_a_heartbeat_may_have_and_no_other() -> None:
@@ -359,9 +361,9 @@ def test_the_document_lists_each_reason_that_a_heartbeat_may_have_and_no_other()
     failures += [error for error, _, _ in BY_ERROR if isinstance(error, errors.UpstreamError)]
     assert _table("`last_failure`").keys() == {
         # A refusal stands there until it is confirmed.
-        row_of(error).reason
+        mapping_for(error).reason
         for error in failures
-        if error.passing or isinstance(error, errors.UpstreamAnswered)
+        if error.transient or isinstance(error, errors.UpstreamStatusError)
     }
 
 
@@ -377,7 +379,7 @@ def test_the_document_lists_each_reason_that_a_heartbeat_may_have_and_no_other()
         "http_status",
         "uid",
         "last_failure",
-        CUT_MARK,
+        STATUS_CUT_MARK,
     ],
 )
 def test_the_document_tells_of_everything_that_an_error_carries(word: str) -> None:

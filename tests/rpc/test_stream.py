@@ -167,7 +167,7 @@ async def test_the_polling_stops_with_the_last_watcher(gateway: Gateway, upstrea
         await upstream.wait_for(3)
         first.cancel()
         second.cancel()
-        await gateway.idle()
+        await gateway.wait_idle()
         release.set()
         await sent.wait()
         # Meanwhile another job is polled many times.
@@ -239,7 +239,7 @@ async def test_a_watch_resumes_after_the_state_that_was_seen(
     await call.read()
     token = (await call.read()).resume_token
     call.cancel()
-    await gateway.idle()
+    await gateway.wait_idle()
     # The first poll of the second watch is answered by one of the replies that are left.
     events = await read(watch(jobs, resume_token=token))
     assert percentages(events) == [30, 0]
@@ -252,7 +252,7 @@ async def test_a_token_whose_state_has_changed_costs_no_state(
     call = watch(jobs)
     token = (await call.read()).resume_token
     call.cancel()
-    await gateway.idle()
+    await gateway.wait_idle()
     upstream.on("GET", "/jobs/42/", at(20), success())
     assert percentages(await read(watch(jobs, resume_token=token))) == [20, 0]
 

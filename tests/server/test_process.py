@@ -36,7 +36,7 @@ from tests.support.upstream import Connection, ScriptedUpstream, answer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-SERVICE = "jobgateway.v1.JobService"
+JOB_SERVICE_NAME = "jobgateway.v1.JobService"
 PATIENT = 20.0
 GET_JOB = pb.GetJobRequest(uid=42)
 RUNNING = answer(200, {"uid": 42, "status": "running"})
@@ -154,7 +154,7 @@ async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstr
         async with grpc.aio.insecure_channel(address) as channel:
             jobs = rpc.JobServiceStub(channel)
             checked: Any = health_pb2_grpc.HealthStub(channel)
-            watched = checked.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+            watched = checked.Watch(health_pb2.HealthCheckRequest(service=JOB_SERVICE_NAME))
             assert (await watched.read()).status == SERVING
             unary = jobs.GetJob(GET_JOB, metadata=(*BEARER, ("x-request-id", "id-1")))
             events: list[pb.JobEvent] = []
@@ -165,7 +165,7 @@ async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstr
 
             server.signal(number)
             assert (await watched.read()).status == NOT_SERVING
-            asked = await checked.Check(health_pb2.HealthCheckRequest(service=SERVICE))
+            asked = await checked.Check(health_pb2.HealthCheckRequest(service=JOB_SERVICE_NAME))
             assert asked.status == NOT_SERVING
             refused = await failed(jobs.GetJob(GET_JOB, metadata=BEARER))
             assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
@@ -481,7 +481,7 @@ async def test_text_logs_are_lines_too(upstream: ScriptedUpstream) -> None:
 # What it serves
 
 
-@pytest.mark.parametrize("service", ["", SERVICE, "grpc.health.v1.Health"])
+@pytest.mark.parametrize("service", ["", JOB_SERVICE_NAME, "grpc.health.v1.Health"])
 async def test_health_says_serving(gateway: Gateway, service: str) -> None:
     async with grpc.aio.insecure_channel(gateway.address) as channel:
         checked: Any = health_pb2_grpc.HealthStub(channel)
@@ -495,11 +495,11 @@ async def test_health_lists_all_services(gateway: Gateway) -> None:
         checked: Any = health_pb2_grpc.HealthStub(channel)
         statuses = (await checked.List(known.HealthListRequest())).statuses
     assert {name: each.status for name, each in statuses.items()} == dict.fromkeys(
-        ("", SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"), SERVING
+        ("", JOB_SERVICE_NAME, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"), SERVING
     )
 
 
-@pytest.mark.parametrize("symbol", [SERVICE, f"{SERVICE}.GetJob"])
+@pytest.mark.parametrize("symbol", [JOB_SERVICE_NAME, f"{JOB_SERVICE_NAME}.GetJob"])
 async def test_reflection_lists_the_service_and_describes_it(gateway: Gateway, symbol: str) -> None:
     async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         yield reflection_pb2.ServerReflectionRequest(list_services="")
@@ -508,7 +508,7 @@ async def test_reflection_lists_the_service_and_describes_it(gateway: Gateway, s
     async with grpc.aio.insecure_channel(gateway.address) as channel:
         reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
         listed, described = [each async for each in reflection.ServerReflectionInfo(requests())]
-    assert SERVICE in [service.name for service in listed.list_services_response.service]
+    assert JOB_SERVICE_NAME in [service.name for service in listed.list_services_response.service]
     files = described.file_descriptor_response.file_descriptor_proto
     parsed = {file.name: file for file in map(descriptor_pb2.FileDescriptorProto.FromString, files)}
     assert [method.name for method in parsed[pb.DESCRIPTOR.name].service[0].method] == [

@@ -20,7 +20,7 @@ from gateway.simulator.faults import AnswerKind, FaultPlan, WireKind
 from gateway.simulator.json_fields import members
 from gateway.simulator.parameters import Parameters
 from gateway.simulator.recording import LARGEST_NUMBER, LARGEST_SIZE, Recording
-from gateway.simulator.script import Course, Ending, State, state_at
+from gateway.simulator.script import Ending, JobScript, State, state_at
 
 TOKEN = "ours"
 JOBS = "/workspaces/1/entities/7/jobs/"
@@ -82,12 +82,12 @@ async def poll(client: httpx.AsyncClient, path: str) -> Any:
     return answer.json()
 
 
-def course(ending: Ending = Ending.SUCCEED, *, time_limit: float = 86_400, hides_end: bool = False) -> Course:
-    return Course(ending=ending, duration=10, time_limit=time_limit, steps=4, hides_end=hides_end)
+def script(ending: Ending = Ending.SUCCEED, *, time_limit: float = 86_400, hides_end: bool = False) -> JobScript:
+    return JobScript(ending=ending, duration=10, time_limit=time_limit, steps=4, hides_end=hides_end)
 
 
 def test_course_goes_through_its_steps_to_its_end() -> None:
-    states = [state_at(course(), elapsed) for elapsed in (0, 2.4, 2.5, 9.9, 10, 99)]
+    states = [state_at(script(), elapsed) for elapsed in (0, 2.4, 2.5, 9.9, 10, 99)]
     assert [(state.step, state.since, state.ending) for state in states] == [
         (0, 0, None),
         (0, 0, None),
@@ -99,19 +99,19 @@ def test_course_goes_through_its_steps_to_its_end() -> None:
     assert [state.ended for state in states] == [False] * 4 + [True] * 2
 
 
-def test_earliest_of_end_time_limit_and_cancelling_wins() -> None:
-    assert state_at(course(time_limit=10), 20).ending is Ending.SUCCEED
-    assert state_at(course(time_limit=9), 20).ending is Ending.TIMEOUT
-    assert state_at(course(time_limit=9), 20, cancelled_at=8) == State(
+def test_earliest_of_end_timeout_and_cancelling_wins() -> None:
+    assert state_at(script(time_limit=10), 20).ending is Ending.SUCCEED
+    assert state_at(script(time_limit=9), 20).ending is Ending.TIMEOUT
+    assert state_at(script(time_limit=9), 20, cancelled_at=8) == State(
         ending=Ending.CANCEL, ended=True, step=3, since=8
     )
-    assert state_at(course(), 20, cancelled_at=11).ending is Ending.SUCCEED
+    assert state_at(script(), 20, cancelled_at=11).ending is Ending.SUCCEED
 
 
 def test_course_without_end_runs_until_cancelled() -> None:
-    assert not state_at(course(Ending.NEVER), 80_000).ended
-    assert state_at(course(Ending.NEVER), 80_000, cancelled_at=3).ended
-    hidden = state_at(course(Ending.UNKNOWN_STATUS, hides_end=True), 80_000)
+    assert not state_at(script(Ending.NEVER), 80_000).ended
+    assert state_at(script(Ending.NEVER), 80_000, cancelled_at=3).ended
+    hidden = state_at(script(Ending.UNKNOWN_STATUS, hides_end=True), 80_000)
     assert (hidden.ended, hidden.ending) == (False, Ending.UNKNOWN_STATUS)
 
 
@@ -121,7 +121,7 @@ def test_course_without_end_runs_until_cancelled() -> None:
     times=st.lists(st.floats(0, 2e5), min_size=2, max_size=9),
 )
 def test_state_never_goes_back(duration: float, steps: int, times: list[float]) -> None:
-    one = Course(ending=Ending.FAIL, duration=duration, time_limit=86_400, steps=steps)
+    one = JobScript(ending=Ending.FAIL, duration=duration, time_limit=86_400, steps=steps)
     states = [state_at(one, elapsed) for elapsed in sorted(times)]
     assert [state.ended for state in states] == sorted(state.ended for state in states)
     reached = [state.step for state in states if state.step is not None]
@@ -333,7 +333,7 @@ async def test_poll_result_answers_with_the_job_that_ends_in_time(
         assert (await answer).status_code == status
 
 
-async def test_time_limit_of_the_submission(client: httpx.AsyncClient, clock: Clock) -> None:
+async def test_timeout_of_the_submission(client: httpx.AsyncClient, clock: Clock) -> None:
     sent = await client.post(JOBS, json={"method_name": "never", "timeout": 30})
     path = f"/jobs/{sent.json()['uid']}/"
     clock.now += 29.9

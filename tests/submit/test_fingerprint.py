@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.models import SendJob
-from gateway.submit.fingerprint import fingerprint
+from gateway.submit.fingerprint import fingerprint_of
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -33,11 +33,11 @@ JOB = SendJob(
 
 
 def _of(params: bytes) -> bytes:
-    return fingerprint(SendJob("1", 7, params=params))
+    return fingerprint_of(SendJob("1", 7, params=params))
 
 
 def test_it_has_32_bytes_and_is_the_same_in_every_process() -> None:
-    assert fingerprint(SendJob("1", 7)).hex() == "bc00dc3ae93a714e9437d371045c4f3bf8ec7b10123d6b3ae03b7708ffe36afc"
+    assert fingerprint_of(SendJob("1", 7)).hex() == "bc00dc3ae93a714e9437d371045c4f3bf8ec7b10123d6b3ae03b7708ffe36afc"
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_it_has_32_bytes_and_is_the_same_in_every_process() -> None:
     ],
 )
 def test_what_does_not_change_the_job_does_not_count(change: dict[str, Any]) -> None:
-    assert fingerprint(replace(JOB, **change)) == fingerprint(JOB)
+    assert fingerprint_of(replace(JOB, **change)) == fingerprint_of(JOB)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_does_not_change_the_job_does_not_count(change: dict[str, Any]) -> 
     ],
 )
 def test_every_other_field_counts_and_unset_is_a_value_of_its_own(change: dict[str, Any]) -> None:
-    assert fingerprint(replace(JOB, **change)) != fingerprint(JOB)
+    assert fingerprint_of(replace(JOB, **change)) != fingerprint_of(JOB)
 
 
 @pytest.mark.parametrize(

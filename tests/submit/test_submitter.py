@@ -12,17 +12,17 @@ from gateway.errors import (
     RequestIdReused,
     RequestIdsExhausted,
     SubmitOutcomeUnknown,
-    UpstreamAnswered,
-    UpstreamAnswerTooLarge,
     UpstreamConnectionLost,
     UpstreamError,
     UpstreamMalformed,
-    UpstreamTimedOut,
+    UpstreamResponseTooLarge,
+    UpstreamStatusError,
+    UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.limits.rate_limiter import Rates
+from gateway.limits.rate_limiter import RateLimiter
 from gateway.models import Job, JobStatus
-from gateway.submit import MemoryStore, RecordKey, Sent, Submitter
+from gateway.submit import IdempotencyKey, InMemoryIdempotencyStore, SubmissionResult, Submitter
 from gateway.submit import store as store_module
 from gateway.submit import submitter as submitter_module
 from tests.support.clock import SteppedClock, settle
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     pass
 
 CALLER = b"ann"
-KEY = RecordKey(CALLER, "a")
+KEY = IdempotencyKey(CALLER, "a")
 JOB = Job(42, JobStatus.RUNNING, "", done=False, observe_time=0.0)
 
 
@@ -54,8 +54,8 @@ class Post:
 
 
 async def ask(
-    submitter: Submitter, post: Post, key: RecordKey | None = None, mark: bytes = b"", caller: bytes = CALLER
-) -> Sent:
+    submitter: Submitter, post: Post, key: IdempotencyKey | None = None, mark: bytes = b"", caller: bytes = CALLER
+) -> SubmissionResult:
     """What a caller does."""
     with submitter.submit(post, caller, key, mark) as submission:
         return await submission.outcome()
@@ -75,7 +75,7 @@ def clock() -> SteppedClock:
 
 @pytest.fixture
 def submitter(clock: SteppedClock) -> Submitter:
-    return Submitter(clock, MemoryStore(clock), Rates(clock, 2_000.0), Unheard())
+    return Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 2_000.0), Unheard())
 
 
 def refused() -> UpstreamError:
@@ -83,7 +83,7 @@ def refused() -> UpstreamError:
 
 
 async def test_a_submission_gives_the_job_of_the_post(submitter: Submitter) -> None:
-    assert await ask(submitter, Post(JOB)) == Sent(42, JOB)
+    assert await ask(submitter, Post(JOB)) == SubmissionResult(42, JOB)
 
 
 async def test_it_is_tried_again_where_certainly_nothing_was_sent(clock: SteppedClock, submitter: Submitter) -> None:
@@ -106,15 +106,15 @@ async def test_it_is_given_up_after_some_attempts(clock: SteppedClock, submitter
     "error",
     [
         UpstreamConnectionLost("lost"),
-        UpstreamTimedOut("slow"),
-        UpstreamAnswerTooLarge("huge"),
+        UpstreamTimeout("slow"),
+        UpstreamResponseTooLarge("huge"),
         UpstreamMalformed("no json", http_status=200),
         UpstreamMalformed("no HTTP that we know", http_status=199),
         UpstreamMalformed("no http"),
         *(UpstreamMalformed("a redirect", http_status=status) for status in (300, 301, 302, 303, 304, 305, 306, 399)),
-        *(UpstreamAnswered(status, "gave up") for status in (408, 444, 460, 499)),
-        UpstreamAnswered(500, "broken"),
-        UpstreamAnswered(599, "broken"),
+        *(UpstreamStatusError(status, "gave up") for status in (408, 444, 460, 499)),
+        UpstreamStatusError(500, "broken"),
+        UpstreamStatusError(599, "broken"),
     ],
     ids=lambda error: f"{type(error).__name__} {getattr(error, 'http_status', '')}",
 )
@@ -133,8 +133,8 @@ async def test_an_unknown_outcome_is_never_tried_again_and_remembered(
 @pytest.mark.parametrize(
     "error",
     [
-        *(UpstreamAnswered(status, "no") for status in (400, 401, 404, 409, 413, 421, 425, 429)),
-        *(UpstreamAnswered(status, "no") for status in (463, 464, 494, 495, 496, 497, 498)),
+        *(UpstreamStatusError(status, "no") for status in (400, 401, 404, 409, 413, 421, 425, 429)),
+        *(UpstreamStatusError(status, "no") for status in (463, 464, 494, 495, 496, 497, 498)),
         *(UpstreamMalformed("a redirect", http_status=status) for status in (307, 308)),
     ],
     ids=lambda error: str(error.http_status),
@@ -154,14 +154,14 @@ async def test_who_comes_while_it_is_under_way_joins_it(submitter: Submitter) ->
     with pytest.raises(RequestIdReused):
         await ask(submitter, post, KEY, b"other")
     post.gate.set()
-    assert [await task for task in tasks] == [Sent(42, JOB)] * 20
+    assert [await task for task in tasks] == [SubmissionResult(42, JOB)] * 20
     assert post.count == 1
 
 
 async def test_who_comes_later_gets_the_uid(submitter: Submitter) -> None:
     post = Post(JOB)
     await ask(submitter, post, KEY, b"mark")
-    assert await ask(submitter, post, KEY, b"mark") == Sent(42, None)
+    assert await ask(submitter, post, KEY, b"mark") == SubmissionResult(42, None)
     with pytest.raises(RequestIdReused):
         await ask(submitter, post, KEY, b"other")
     assert post.count == 1
@@ -171,7 +171,7 @@ async def test_a_caller_that_leaves_does_not_stop_it(submitter: Submitter) -> No
     post = Post(JOB)
     post.gate.clear()
 
-    async def call() -> Sent:
+    async def call() -> SubmissionResult:
         return await ask(submitter, post, KEY, b"mark")
 
     caller = asyncio.create_task(call())
@@ -180,7 +180,7 @@ async def test_a_caller_that_leaves_does_not_stop_it(submitter: Submitter) -> No
     await settle()
     post.gate.set()
     await submitter.aclose()
-    assert await ask(submitter, post, KEY, b"mark") == Sent(42, None)
+    assert await ask(submitter, post, KEY, b"mark") == SubmissionResult(42, None)
     assert post.count == 1
 
 
@@ -212,15 +212,15 @@ async def test_a_full_store_refuses_new_ids_and_keeps_the_old(
     monkeypatch.setattr(store_module, "MAX_RECORDS", 4)
     post = Post(JOB)
     for number in range(3):
-        await ask(submitter, post, RecordKey(b"ann", str(number)), b"mark")
+        await ask(submitter, post, IdempotencyKey(b"ann", str(number)), b"mark")
     with pytest.raises(RequestIdsExhausted):
-        await ask(submitter, post, RecordKey(b"ann", "3"), b"mark")
-    await ask(submitter, post, RecordKey(b"bob", "0"), b"mark")
+        await ask(submitter, post, IdempotencyKey(b"ann", "3"), b"mark")
+    await ask(submitter, post, IdempotencyKey(b"bob", "0"), b"mark")
     with pytest.raises(RequestIdsExhausted):
-        await ask(submitter, post, RecordKey(b"bob", "1"), b"mark")
-    assert await ask(submitter, post, RecordKey(b"ann", "0"), b"mark") == Sent(42, None)
+        await ask(submitter, post, IdempotencyKey(b"bob", "1"), b"mark")
+    assert await ask(submitter, post, IdempotencyKey(b"ann", "0"), b"mark") == SubmissionResult(42, None)
     await clock.advance(25 * 3600)
-    assert (await ask(submitter, post, RecordKey(b"ann", "3"), b"mark")).job == JOB
+    assert (await ask(submitter, post, IdempotencyKey(b"ann", "3"), b"mark")).job == JOB
 
 
 async def test_nothing_is_under_way_after_closing(clock: SteppedClock, submitter: Submitter) -> None:
@@ -249,8 +249,8 @@ async def test_it_is_not_tried_again_for_callers_who_have_left(clock: SteppedClo
 async def test_there_is_a_limit_of_submissions_at_once_and_one_caller_cannot_have_all(
     clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submitter_module, "MAX_AT_ONCE", 4)
-    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2_000.0), Unheard())
+    monkeypatch.setattr(submitter_module, "MAX_IN_FLIGHT", 4)
+    submitter = Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 2_000.0), Unheard())
     post = Post(JOB)
     post.gate.clear()
     first = submitter.submit(post, CALLER, KEY, b"mark")
@@ -270,7 +270,7 @@ async def test_there_is_a_limit_of_submissions_at_once_and_one_caller_cannot_hav
 
 
 async def test_who_sends_more_often_than_the_rate_is_refused_at_once_and_nothing_is_sent(clock: SteppedClock) -> None:
-    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2.0), Unheard())
+    submitter = Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 2.0), Unheard())
     post = Post(JOB)
     for _ in range(2):
         await ask(submitter, post)
@@ -286,7 +286,7 @@ async def test_who_sends_more_often_than_the_rate_is_refused_at_once_and_nothing
 
 
 async def test_who_joins_a_submission_or_is_refused_a_place_takes_nothing_of_the_rate(clock: SteppedClock) -> None:
-    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 2.0), Unheard())
+    submitter = Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 2.0), Unheard())
     post = Post(JOB)
     post.gate.clear()
     first = submitter.submit(post, CALLER, KEY, b"mark")
@@ -302,9 +302,9 @@ async def test_who_joins_a_submission_or_is_refused_a_place_takes_nothing_of_the
 async def test_a_429_slows_the_submissions_of_its_caller_down_and_another_refusal_does_not(
     clock: SteppedClock, status: int, left: int
 ) -> None:
-    submitter = Submitter(clock, MemoryStore(clock), Rates(clock, 100.0), Unheard())
-    error = UpstreamAnswered(status, "no", retry_after=1.0)
-    with pytest.raises(UpstreamAnswered) as caught:
+    submitter = Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 100.0), Unheard())
+    error = UpstreamStatusError(status, "no", retry_after=1.0)
+    with pytest.raises(UpstreamStatusError) as caught:
         await ask(submitter, Post(error))
     assert caught.value is error
     for caller, expected in ((CALLER, left), (b"bob", 100)):

@@ -29,7 +29,7 @@ from tests.support.paths import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
+JOB_SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 RETRIED = {"GetJob", "WaitJob", "CancelJob", "WatchJob"}
 CONFIG = json.loads(SERVICE_CONFIG.read_text())
 BEARER = (("authorization", f"Bearer {TOKEN}"),)
@@ -37,13 +37,13 @@ BEARER = (("authorization", f"Bearer {TOKEN}"),)
 
 def method_configs() -> dict[str, dict[str, Any]]:
     named = [(name, config) for config in CONFIG["methodConfig"] for name in config["name"]]
-    assert {name["service"] for name, _ in named} == {SERVICE.full_name}
+    assert {name["service"] for name, _ in named} == {JOB_SERVICE.full_name}
     assert len({name["method"] for name, _ in named}) == len(named)
     return {name["method"]: config for name, config in named}
 
 
 def test_the_service_config_names_every_rpc() -> None:
-    assert method_configs().keys() == set(SERVICE.methods_by_name)
+    assert method_configs().keys() == set(JOB_SERVICE.methods_by_name)
 
 
 def test_the_service_config_retries_what_is_safe_to_repeat_and_nothing_else() -> None:
@@ -63,7 +63,7 @@ def test_only_the_config_for_direct_connections_checks_health() -> None:
     # Through a proxy the health stream reaches one gateway and the calls another.
     assert "healthCheckConfig" not in CONFIG
     direct = json.loads(DIRECT_SERVICE_CONFIG.read_text())
-    assert direct.pop("healthCheckConfig") == {"serviceName": SERVICE.full_name}
+    assert direct.pop("healthCheckConfig") == {"serviceName": JOB_SERVICE.full_name}
     assert direct["loadBalancingConfig"] == [{"round_robin": {}}]  # pick_first checks no health
     assert direct == CONFIG
 
@@ -305,7 +305,7 @@ class Holding:
             request_deserializer=pb.WatchJobRequest.FromString,
             response_serializer=pb.JobEvent.SerializeToString,
         )
-        self._server.add_registered_method_handlers(SERVICE.full_name, {"WatchJob": handler})
+        self._server.add_registered_method_handlers(JOB_SERVICE.full_name, {"WatchJob": handler})
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
         return "127.0.0.1", port

@@ -157,6 +157,6 @@ async def test_a_peer_that_vanished_in_silence_is_found_by_pings(
         assert isinstance(await watch.read(), pb.JobEvent)
         proxy.swallows = True
         async with asyncio.timeout(PATIENT):
-            await gateway.idle()
+            await gateway.wait_idle()
         watch.cancel()
     assert [(line["method"], line["code"]) for line in logged if line["event"] == "call"] == [("WatchJob", "CANCELLED")]

@@ -20,23 +20,23 @@ from google.protobuf.struct_pb2 import Struct
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.auth.credential import Credential, read_credential
-from gateway.errors import GatewayError, UpstreamAnswered
+from gateway.errors import GatewayError, UpstreamStatusError
 from gateway.models import SendJob
 from gateway.rpc.codec.events import JobState, chunk_events, encode_job
 from gateway.rpc.codec.requests import read_send_job
 from gateway.rpc.codec.resume_token import read_token
 from gateway.rpc.codec.struct_json import NotExactError, encode_struct
 from gateway.rpc.codec.text import clean, clean_detail
-from gateway.rpc.status import ending_of
+from gateway.rpc.status import to_rpc_error
 from gateway.server.process import GC_THRESHOLDS
 from gateway.strict_json import check_json
-from gateway.submit.fingerprint import fingerprint
-from gateway.telemetry.unknown_words import UnknownWords
+from gateway.submit.fingerprint import fingerprint_of
+from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.upstream.compression import NotDecodable, decoded
 from gateway.upstream.errors import read_error, read_retry_after
 from gateway.upstream.jobs import JOB_FIELDS, read_job, read_sent_job, uid_in_location
 from gateway.upstream.json import read_members, read_report
-from gateway.upstream.transport import Answer
+from gateway.upstream.transport import HttpResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -162,19 +162,19 @@ def _sent_job(raw: bytes) -> None:
 
 
 def _refusal(raw: bytes) -> None:
-    ending_of(read_error(Answer(400, raw), 0.0, CREDENTIAL.redact), 42)
+    to_rpc_error(read_error(HttpResponse(400, raw), 0.0, CREDENTIAL.redact), 42)
 
 
 def _outage(raw: bytes) -> None:
-    ending_of(read_error(Answer(503, raw, _text(raw)), 0.0, CREDENTIAL.redact), 42)
+    to_rpc_error(read_error(HttpResponse(503, raw, _text(raw)), 0.0, CREDENTIAL.redact), 42)
 
 
 def _status(raw: bytes) -> None:
     text = _text(raw)
     clean(text)
     clean_detail(text, 400)
-    ending_of(UpstreamAnswered(400, text), 42)
-    UnknownWords(lambda: None).unknown_status(text)
+    to_rpc_error(UpstreamStatusError(400, text), 42)
+    UnknownStatuses(lambda: None).unknown_status(text)
 
 
 def _params(raw: bytes) -> None:
@@ -183,7 +183,7 @@ def _params(raw: bytes) -> None:
 
 def _fingerprint(raw: bytes) -> None:
     check_json(raw)
-    fingerprint(SendJob(workspace_id="1", entity_id=7, params=raw))
+    fingerprint_of(SendJob(workspace_id="1", entity_id=7, params=raw))
 
 
 def _struct(raw: bytes) -> None:

@@ -138,7 +138,7 @@ async def test_a_request_without_a_message_is_refused(
         INVALID,
         "request: the call ended without a message; send exactly one",
     )
-    await gateway.idle()
+    await gateway.wait_idle()
     (line,) = [line for line in logged if line["event"] == "call"]
     assert (line["method"], line["code"], line["reason"]) == (method, "INVALID_ARGUMENT", "REQUEST_INVALID")
     assert (await scrape(gateway))("grpc_server_handled_total", grpc_method=method, grpc_code="InvalidArgument") == 1

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-SERVICE = "/jobgateway.v1.JobService"
+JOB_SERVICE_PATH = "/jobgateway.v1.JobService"
 AUTHORIZED = [("authorization", f"Bearer {TOKEN}")]
 MESSAGES = {
     "GetJob": pb.GetJobRequest(uid=42).SerializeToString(),
@@ -58,7 +58,7 @@ async def call(raw: Peer, stream: int, block: bytes) -> dict[str, str]:
 
 
 def no_one_inside(gateway: Gateway) -> bool:
-    return gateway._admission.inside == 0 and gateway._hub.watching == 0  # noqa: SLF001 - what must not stay
+    return gateway._admission.in_flight == 0 and gateway._hub.watching == 0  # noqa: SLF001 - what must not stay
 
 
 # Rapid reset
@@ -66,7 +66,7 @@ def no_one_inside(gateway: Gateway) -> bool:
 
 async def reset_rapidly(gateway: Gateway, method: str, *, with_message: bool, streams: int) -> None:
     """Opens `streams` streams on one connection, and resets each in the same breath."""
-    block = header_block(f"{SERVICE}/{method}", AUTHORIZED)
+    block = header_block(f"{JOB_SERVICE_PATH}/{method}", AUTHORIZED)
     async with peer(gateway.address) as raw:
         for stream in range(1, 2 * streams, 2):
             sent = message(stream, MESSAGES[method]) if with_message else b""
@@ -117,7 +117,7 @@ async def test_streams_without_a_message_take_no_place_and_go_with_their_connect
         await served(jobs)
         tasks = len(asyncio.all_tasks())
         async with peer(gateway.address) as raw:
-            block = header_block(f"{SERVICE}/GetJob", AUTHORIZED)
+            block = header_block(f"{JOB_SERVICE_PATH}/GetJob", AUTHORIZED)
             for stream in range(1, 1_000, 2):
                 await raw.send(headers(stream, block) + (_data(stream, sent) if sent else b""))
             await raw.send(ping(1))
@@ -136,7 +136,9 @@ def _data(stream: int, data: bytes) -> bytes:
 
 async def test_a_message_that_says_it_has_4_gib_is_refused(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
     async with peer(gateway.address) as raw, asyncio.timeout(TEST_SECONDS):
-        await raw.send(headers(1, header_block(f"{SERVICE}/GetJob", AUTHORIZED)) + _data(1, b"\0\xff\xff\xff\xff"))
+        await raw.send(
+            headers(1, header_block(f"{JOB_SERVICE_PATH}/GetJob", AUTHORIZED)) + _data(1, b"\0\xff\xff\xff\xff")
+        )
         assert (await raw.ending(1))["grpc-status"] == EXHAUSTED
     assert await served(jobs)
 
@@ -145,7 +147,7 @@ async def test_a_request_that_unpacks_beyond_the_limit_is_refused(
     gateway: Gateway, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     bomb = gzip.compress(bytes(defaults.MAX_REQUEST_BYTES + 1))
-    block = header_block(f"{SERVICE}/SendJob", [*AUTHORIZED, ("grpc-encoding", "gzip")])
+    block = header_block(f"{JOB_SERVICE_PATH}/SendJob", [*AUTHORIZED, ("grpc-encoding", "gzip")])
     async with peer(gateway.address) as raw, asyncio.timeout(TEST_SECONDS):
         await raw.send(headers(1, block) + message(1, bomb, compressed=True))
         assert (await raw.ending(1))["grpc-status"] == EXHAUSTED
@@ -165,7 +167,7 @@ async def test_metadata_up_to_16_kb_is_taken(gateway: Gateway, size: int) -> Non
     async with peer(gateway.address) as raw:
         # Once might be luck: between two limits grpc would refuse some of them.
         for stream in range(1, 41, 2):
-            block = header_block(f"{SERVICE}/GetJob", metadata_of(size))
+            block = header_block(f"{JOB_SERVICE_PATH}/GetJob", metadata_of(size))
             assert (await call(raw, stream, block))["grpc-status"] == "0"
 
 
@@ -174,15 +176,15 @@ async def test_metadata_beyond_it_is_refused_and_the_connection_goes_on(
     gateway: Gateway, upstream: ScriptedUpstream, size: int
 ) -> None:
     async with peer(gateway.address) as raw:
-        refused = await call(raw, 1, header_block(f"{SERVICE}/GetJob", metadata_of(size)))
+        refused = await call(raw, 1, header_block(f"{JOB_SERVICE_PATH}/GetJob", metadata_of(size)))
         assert refused["grpc-status"] == EXHAUSTED
         assert TOKEN not in str(refused)
         assert upstream.seen == []
-        assert (await call(raw, 3, header_block(f"{SERVICE}/GetJob", AUTHORIZED)))["grpc-status"] == "0"
+        assert (await call(raw, 3, header_block(f"{JOB_SERVICE_PATH}/GetJob", AUTHORIZED)))["grpc-status"] == "0"
 
 
 async def test_empty_continuations_without_end_are_cut_off(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
-    block = header_block(f"{SERVICE}/GetJob", AUTHORIZED)
+    block = header_block(f"{JOB_SERVICE_PATH}/GetJob", AUTHORIZED)
     async with peer(gateway.address) as raw:
         await raw.send(HeadersFrame(1, block).serialize())
         with pytest.raises(ConnectionError):  # noqa: PT012 - one of many
@@ -226,7 +228,7 @@ async def test_pings_within_the_limit_are_answered(
     monkeypatch.setattr(defaults, "OPTIONS", tuple(short.items()))
     async with running(upstream.url) as gateway, peer(gateway.address) as raw:
         if with_call:
-            block = header_block(f"{SERVICE}/WatchJob", AUTHORIZED)
+            block = header_block(f"{JOB_SERVICE_PATH}/WatchJob", AUTHORIZED)
             await raw.send(headers(1, block) + message(1, MESSAGES["WatchJob"]))
             await raw.until(HeadersFrame)
         for number in range(1, 13):
@@ -268,14 +270,14 @@ async def test_a_peer_that_answers_no_ping_is_gone(
     )
     # A quiet stream, on which nothing but the pings could tell.
     async with running(upstream.url) as gateway, peer(gateway.address) as raw:
-        block = header_block(f"{SERVICE}/WatchJob", AUTHORIZED)
+        block = header_block(f"{JOB_SERVICE_PATH}/WatchJob", AUTHORIZED)
         await raw.send(headers(1, block) + message(1, MESSAGES["WatchJob"]))
         async with asyncio.timeout(TEST_SECONDS):
             async for frame in raw.frames():
                 if isinstance(frame, PingFrame) and answers_to:
                     answers_to -= 1
                     await raw.send(PingFrame(0, frame.opaque_data, flags=["ACK"]).serialize())
-            await gateway.idle()
+            await gateway.wait_idle()
         assert no_one_inside(gateway)
 
 

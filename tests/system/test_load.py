@@ -83,7 +83,7 @@ async def upstream() -> AsyncIterator[CountingUpstream]:
     await server.stop()
 
 
-async def test_a_slow_reader_over_the_wire_gets_the_count_the_latest_and_the_end(
+async def test_a_slow_consumer_over_the_wire_gets_the_count_the_latest_and_the_end(
     gateway: Gateway, upstream: CountingUpstream
 ) -> None:
     upstream.ends_after = 600
@@ -161,7 +161,7 @@ async def test_ten_thousand_watches_that_came_and_went_leave_nothing_behind(
     upstream.ends_after = 3
 
     async def settled() -> tuple[int, int]:
-        await gateway.idle()
+        await gateway.wait_idle()
         upstream.times.clear()
         upstream.polls.clear()
         logged.clear()
@@ -241,8 +241,8 @@ async def test_twenty_credentials_that_fetch_large_results_wait_their_turn(
     large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is room for two at once; a second round shows that all of it was given back."""
-    monkeypatch.setattr(defaults, "LARGE_ANSWERS_BYTES", 11_000_000)
-    monkeypatch.setattr(recent, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(defaults, "LARGE_RESPONSES_BYTES", 11_000_000)
+    monkeypatch.setattr(recent, "KEEP_RESULT_SECONDS", 0.0)
     async with running(large_upstream.url) as gateway, connections(gateway, 2) as services:
         for _ in range(2):
             contents = [bytearray() for _ in range(20)]
@@ -255,10 +255,10 @@ async def test_twenty_credentials_that_fetch_large_results_wait_their_turn(
 async def test_who_stops_reading_while_others_wait_makes_room_and_goes_on_later(
     large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(defaults, "LARGE_ANSWERS_BYTES", 6_000_000)
-    monkeypatch.setattr(recent, "KEEP_SECONDS", 0.0)
-    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(stream, "LEAST_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(defaults, "LARGE_RESPONSES_BYTES", 6_000_000)
+    monkeypatch.setattr(recent, "KEEP_RESULT_SECONDS", 0.0)
+    monkeypatch.setattr(stream, "SLOW_CONSUMER_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(stream, "MIN_SLOW_CONSUMER_GRACE_SECONDS", 0.1)
     async with (
         running(large_upstream.url) as gateway,
         grpc.aio.insecure_channel(gateway.address, NARROW) as channel,
@@ -287,9 +287,9 @@ async def test_one_large_message_that_is_not_read_makes_room_for_others(
     large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "LARGE_MESSAGES_BYTES", 11_000_000)
-    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(stream, "LEAST_BYTES_PER_SECOND_OF_A_MESSAGE", 1 << 30)
-    monkeypatch.setattr(stream, "LEAST_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(stream, "SLOW_CONSUMER_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(stream, "MIN_MESSAGE_BYTES_PER_SECOND", 1 << 30)
+    monkeypatch.setattr(stream, "MIN_SLOW_CONSUMER_GRACE_SECONDS", 0.1)
     unlimited = ("grpc.max_receive_message_length", -1)
     async with (
         running(large_upstream.url) as gateway,
@@ -315,7 +315,7 @@ async def test_one_large_message_that_is_not_read_makes_room_for_others(
 async def test_who_stops_reading_while_nobody_waits_is_left_alone(
     large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(stream, "SLOW_CONSUMER_GRACE_SECONDS", 0.1)
     async with running(large_upstream.url) as gateway, grpc.aio.insecure_channel(gateway.address, NARROW) as channel:
         slow, content = as_caller(stub_of(channel), "ann"), bytearray()
         first = await slow.read()

@@ -181,7 +181,7 @@ async def test_a_stop_gives_up_cancellations_after_its_grace(upstream: ScriptedU
         call.cancel()
         await upstream.wait_for(1, "DELETE")
         await gateway.stop(grace=0)
-    assert not [task for task in asyncio.all_tasks() if "_cancel_when_sent" in repr(task)]
+    assert not [task for task in asyncio.all_tasks() if "_cancel_after_submission" in repr(task)]
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 460, 499])

@@ -165,7 +165,7 @@ async def failure(call: Awaitable[object]) -> Failure:
 @pytest.fixture
 async def jobs(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A gateway that is silent with an upstream for no longer than `SILENCE`, and with one answer for twice that."""
-    monkeypatch.setattr(defaults, "WHOLE_ANSWER_SILENCES", 2)
+    monkeypatch.setattr(defaults, "TOTAL_TIMEOUT_FACTOR", 2)
     limits = {"upstream_timeout_seconds": SILENCE, "submit_timeout_seconds": 2 * SILENCE}
     async with running(upstream.url, **limits) as gateway, stub(gateway) as service:
         yield service

@@ -16,7 +16,7 @@ from gateway.rpc.call import Call
 from gateway.rpc.codec.events import JobState
 from gateway.rpc.stream import EventStream
 from gateway.watch import presence, recent
-from gateway.watch.loop import Loop
+from gateway.watch.loop import PollLoop
 from gateway.watch.watcher import Watcher
 from tests.support.gateways import BEARER, running, stub
 from tests.support.upstream import Connection, ScriptedUpstream, answer
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-OURS = (Call, EventStream, JobState, Loop, UpstreamError, Watcher)
+OURS = (Call, EventStream, JobState, PollLoop, UpstreamError, Watcher)
 GONE, UNAVAILABLE = answer(404, {"detail": "gone"}), answer(503, {"detail": "no"})
 RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success", "result": "x" * 100_000})
@@ -38,7 +38,7 @@ SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 @pytest.fixture
 def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
     """What there is of ours that was not there before; garbage stays, and no end is kept for those who come late."""
-    monkeypatch.setattr(recent, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(recent, "KEEP_RESULT_SECONDS", 0.0)
     monkeypatch.setattr(recent, "KEEP_UNSEEN_SECONDS", 0.0)
     monkeypatch.setattr(presence, "KEEP_UNSEEN_SECONDS", 0.0)
     gc.collect()
@@ -151,7 +151,7 @@ async def test_what_ends_is_freed_without_a_look_for_garbage(
     upstream.script.extend(script)
     async with running(upstream.url, poll_outage_seconds=3) as gateway, stub(gateway) as jobs:
         assert await ending(jobs) is code
-        await gateway.idle()
+        await gateway.wait_idle()
         # Tasks that were told to stop do so in turns of the event loop that are still to come.
         for _ in range(100):
             await asyncio.sleep(0)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
+JOB_SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 PATIENT = 30.0
 
 TOKEN = "MARKtoken-0123456789-abcdef"
@@ -239,7 +239,7 @@ class Caller:
     async def _call(self, stub: Any, name: str, request: Any, brings_token: bool) -> None:
         call = getattr(stub, name)(request, metadata=metadata(brings_token=brings_token), timeout=PATIENT)
         try:
-            if SERVICE.methods_by_name[name].server_streaming:
+            if JOB_SERVICE.methods_by_name[name].server_streaming:
                 async for _ in call:
                     pass
             else:
@@ -250,7 +250,7 @@ class Caller:
 
     async def raw(self, name: str, message: bytes, extra: list[tuple[bytes, bytes]]) -> None:
         headers = [(b"x-api-key", METADATA.encode()), *extra]
-        path = f"/{SERVICE.full_name}/{name}"
+        path = f"/{JOB_SERVICE.full_name}/{name}"
         try:
             async with asyncio.timeout(PATIENT), raw_call(self._address, path, message, headers) as call:
                 got = await call.end()
@@ -340,7 +340,7 @@ async def test_no_secret_is_in_any_output(log_format: str, tmp_path: Path) -> No
     lines = process.written.splitlines()
     assert len([line for line in lines if "WatchJob" in line]) > 2 * len(ECHOES)
     assert len([line for line in lines if "files cannot be used" in line]) == 1
-    assert {span.name for span in collector.spans} >= {"poll", "submit", f"{SERVICE.full_name}/RunJob"}
+    assert {span.name for span in collector.spans} >= {"poll", "submit", f"{JOB_SERVICE.full_name}/RunJob"}
     assert "grpc_server_handled_total" in metrics
     for output in (process.written, metrics, exported):
         assert found(output, MARKS) == []

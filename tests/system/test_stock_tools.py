@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.tools
 
-SERVICE = "jobgateway.v1.JobService"
+JOB_SERVICE_NAME = "jobgateway.v1.JobService"
 BEARER = f"authorization: Bearer {TOKEN}"
 CALLS = 200
 
@@ -45,27 +45,27 @@ async def run(*command: str) -> tuple[int | None, str]:
 async def test_a_person_finds_out_with_grpcurl_what_there_is(stack: Stack) -> None:
     code, listed = await run("grpcurl", "-plaintext", stack.target, "list")
     assert code == 0
-    assert listed.split() == ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", SERVICE]
-    code, described = await run("grpcurl", "-plaintext", stack.target, "describe", SERVICE)
+    assert listed.split() == ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", JOB_SERVICE_NAME]
+    code, described = await run("grpcurl", "-plaintext", stack.target, "describe", JOB_SERVICE_NAME)
     assert code == 0
     assert "rpc WatchJob ( .jobgateway.v1.WatchJobRequest ) returns ( stream .jobgateway.v1.JobEvent );" in described
 
 
 async def test_grpcurl_describes_one_method(stack: Stack) -> None:
-    code, described = await run("grpcurl", "-plaintext", stack.target, "describe", f"{SERVICE}.GetJob")
+    code, described = await run("grpcurl", "-plaintext", stack.target, "describe", f"{JOB_SERVICE_NAME}.GetJob")
     assert code == 0, described
     assert "rpc GetJob ( .jobgateway.v1.GetJobRequest ) returns ( .jobgateway.v1.Job );" in described
 
 
 async def test_grpcurl_shows_an_error_with_its_details(stack: Stack) -> None:
     call = ("grpcurl", "-plaintext", "-H", BEARER, "-d", '{"uid": "12345"}')
-    code, said = await run(*call, stack.target, f"{SERVICE}/GetJob")
+    code, said = await run(*call, stack.target, f"{JOB_SERVICE_NAME}/GetJob")
     assert code == 64 + 5  # NOT_FOUND, as grpcurl tells it
     assert '"reason": "UPSTREAM_NOT_FOUND"' in said
     assert "google.rpc.ResourceInfo" in said
 
 
-@pytest.mark.parametrize("service", ["", SERVICE])
+@pytest.mark.parametrize("service", ["", JOB_SERVICE_NAME])
 async def test_the_health_probe_says_that_it_serves(stack: Stack, service: str) -> None:
     code, said = await run("grpc_health_probe", f"-addr={stack.target}", f"-service={service}")
     assert (code, "SERVING" in said) == (0, True), said
@@ -79,7 +79,7 @@ async def test_the_health_probe_fails_for_a_service_that_is_not_there(stack: Sta
 
 async def load(stack: Stack, method: str, request: dict[str, Any]) -> dict[str, int]:
     """How many calls of ghz ended with which code; it reads the contract by reflection."""
-    call = ("--call", f"{SERVICE}.{method}", "--metadata", json.dumps({"authorization": f"Bearer {TOKEN}"}))
+    call = ("--call", f"{JOB_SERVICE_NAME}.{method}", "--metadata", json.dumps({"authorization": f"Bearer {TOKEN}"}))
     size = ("--total", str(CALLS), "--concurrency", "20", "--connections", "2")
     code, said = await run(
         "ghz", "--insecure", *call, *size, "--data", json.dumps(request), "--format", "json", stack.target

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.support.upstream import ScriptedUpstream
 
 DOCS = ROOT / "docs" / "reference" / "metrics.md"
-SERVICE = "jobgateway.v1.JobService"
+JOB_SERVICE_NAME = "jobgateway.v1.JobService"
 RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success", "result": {"a": 1}, "completed_at": 1})
 SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
@@ -63,7 +63,7 @@ class Gate:
 async def test_a_call_is_counted_by_method_and_code(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     gate = Gate(RUNNING)
     upstream.script.extend([RUNNING, answer(404, {}), gate])
-    get = {"grpc_type": "unary", "grpc_service": SERVICE, "grpc_method": "GetJob"}
+    get = {"grpc_type": "unary", "grpc_service": JOB_SERVICE_NAME, "grpc_method": "GetJob"}
     async with stub(gateway) as jobs:
         job = await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
         await refused(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
@@ -81,7 +81,7 @@ async def test_a_call_is_counted_by_method_and_code(gateway: Gateway, upstream: 
         assert got("grpc_server_msg_sent_total", **get) == 1
         assert got("jobgateway_sent_bytes_total", **get) == job.ByteSize()
         call.cancel()
-        await gateway.idle()
+        await gateway.wait_idle()
     got = await scrape(gateway)
     assert got("grpc_server_handled_total", grpc_code="Canceled", **get) == 1
     assert got("jobgateway_calls_in_flight") == 0
@@ -107,7 +107,7 @@ async def test_three_watchers_of_a_job_are_one_loop_and_its_polls_count_once(
         first.open.set()
         last.open.set()
         events = await asyncio.gather(*(read_all(stream) for stream in streams))
-        await gateway.idle()
+        await gateway.wait_idle()
     assert [len(each) for each in events] == [2, 2, 2]
     got = await scrape(gateway)
     assert got("jobgateway_loops_started_total") == 1
@@ -202,7 +202,7 @@ async def test_the_build_and_the_process_are_told(gateway: Gateway) -> None:
 
 async def test_no_caller_makes_a_label(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.script.append(answer(299, {}))
-    names = ("/jobgateway.v1.JobService/Evil", "/Evil/GetJob", f"/{SERVICE}/GetJob?x=Evil", "/Evil", "Evil")
+    names = ("/jobgateway.v1.JobService/Evil", "/Evil/GetJob", f"/{JOB_SERVICE_NAME}/GetJob?x=Evil", "/Evil", "Evil")
     before = (await scrape(gateway)).samples.keys()
     for path in names:
         async with raw_call(

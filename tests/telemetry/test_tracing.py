@@ -15,7 +15,7 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.errors import ConfigError
-from gateway.rpc.tracing import Untraced
+from gateway.rpc.tracing import NoopTracer
 from gateway.telemetry.tracing import from_environment
 from tests.support.collector import Collector
 from tests.support.gateways import BEARER, TOKEN, running, stub
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
     from tests.support.upstream import ScriptedUpstream
 
-SERVICE = "jobgateway.v1.JobService"
+JOB_SERVICE_NAME = "jobgateway.v1.JobService"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
 RUNNING = answer(200, {"uid": 42, "status": "running"})
@@ -63,7 +63,7 @@ async def traced(upstream: ScriptedUpstream) -> AsyncIterator[Gateway]:
     """A gateway as the environment wants it; its spans have arrived when the context is left."""
     async with running(upstream.url, from_environment()) as gateway:
         yield gateway
-        await gateway.idle()
+        await gateway.wait_idle()
 
 
 async def read_all(stream: Any) -> list[pb.JobEvent]:
@@ -83,11 +83,11 @@ async def test_a_call_continues_its_callers_trace_to_the_upstream(
     async with traced(upstream) as gateway, stub(gateway) as jobs:
         await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=(*BEARER, ("traceparent", SAMPLED)))
     (span,) = collector.spans
-    assert (span.name, span.kind, span.ended) == (f"{SERVICE}/GetJob", SERVER, True)
+    assert (span.name, span.kind, span.ended) == (f"{JOB_SERVICE_NAME}/GetJob", SERVER, True)
     assert (span.trace, span.parent, span.status) == (TRACE, PARENT, UNSET)
     assert span.attributes == {
         "rpc.system": "grpc",
-        "rpc.service": SERVICE,
+        "rpc.service": JOB_SERVICE_NAME,
         "rpc.method": "GetJob",
         "rpc.grpc.status_code": 0,
         "jobgateway.job.uid": 42,
@@ -328,7 +328,7 @@ def test_without_an_endpoint_nothing_of_opentelemetry_is_imported() -> None:
 def test_traces_are_off(environment: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
     for name, value in variables.items():
         environment.setenv(name, value)
-    assert isinstance(from_environment(), Untraced)
+    assert isinstance(from_environment(), NoopTracer)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ async def test_each_compression_of_the_specification_is_taken(environment: pytes
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     environment.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", value)
     tracer = from_environment()
-    assert not isinstance(tracer, Untraced)
+    assert not isinstance(tracer, NoopTracer)
     await tracer.aclose()
 
 
@@ -412,7 +412,7 @@ def test_a_limit_that_is_read_during_the_import_stops_the_start_too() -> None:
     ],
 )
 def test_the_trace_is_read_without_opentelemetry_for_the_log(traceparent: str | None, trace: str) -> None:
-    assert Untraced().call("GetJob", traceparent).trace_id == trace
+    assert NoopTracer().call("GetJob", traceparent).trace_id == trace
 
 
 async def test_without_a_collector_the_callers_trace_passes_through(
@@ -422,6 +422,6 @@ async def test_without_a_collector_the_callers_trace_passes_through(
     upstream.script.append(DONE)
     async with stub(gateway) as jobs:
         await read_all(jobs.RunJob(pb.RunJobRequest(request=SEND), metadata=(*BEARER, ("traceparent", SAMPLED))))
-        await gateway.idle()
+        await gateway.wait_idle()
     assert [request.headers["traceparent"] for request in upstream.seen] == [SAMPLED] * 2
     assert {line["trace_id"] for line in logged} == {TRACE}

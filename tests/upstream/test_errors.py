@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import FieldViolation, UpstreamAnswered, UpstreamError, UpstreamMalformed
-from gateway.rpc.status import ending_of
+from gateway.errors import FieldViolation, UpstreamError, UpstreamMalformed, UpstreamStatusError
+from gateway.rpc.status import to_rpc_error
 from gateway.upstream.errors import MAX_DEPTH, MAX_TEXT, MAX_VIOLATIONS, read_error, read_retry_after
-from gateway.upstream.transport import Answer
+from gateway.upstream.transport import HttpResponse
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -28,10 +28,10 @@ def _redact(text: str) -> str:
     return text.replace(SECRET, "[redacted]")
 
 
-def _read(status: int, body: Any, retry_after: str | None = None) -> UpstreamAnswered:
+def _read(status: int, body: Any, retry_after: str | None = None) -> UpstreamStatusError:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    error = read_error(Answer(status, raw, retry_after), 0.0, _redact)
-    assert isinstance(error, UpstreamAnswered)
+    error = read_error(HttpResponse(status, raw, retry_after), 0.0, _redact)
+    assert isinstance(error, UpstreamStatusError)
     assert error.http_status == status
     return error
 
@@ -101,7 +101,7 @@ def test_the_message_says_what_it_means_and_what_the_upstream_said(status: int, 
     ("status", "said"), [(101, "no answer"), (301, "redirect"), (302, "redirect"), (304, "no answer")]
 )
 def test_what_is_neither_success_nor_error_is_not_the_protocol(status: int, said: str) -> None:
-    error = read_error(Answer(status, b""), 0.0, _redact)
+    error = read_error(HttpResponse(status, b""), 0.0, _redact)
     assert isinstance(error, UpstreamMalformed)
     assert error.http_status == status
     assert said in str(error)
@@ -110,9 +110,9 @@ def test_what_is_neither_success_nor_error_is_not_the_protocol(status: int, said
 @pytest.mark.parametrize("status", range(400, 600))
 def test_an_answer_of_the_api_passes_if_http_or_a_proxy_means_it_to(status: int) -> None:
     error = _read(status, {"detail": "no"})
-    assert error.passing == (status in (408, 425, 429, 444, 460, 499) or status >= 500)
+    assert error.transient == (status in (408, 425, 429, 444, 460, 499) or status >= 500)
     assert error.throttled == (status == 429)
-    assert error.sent
+    assert error.may_have_been_sent
     assert error.certain
 
 
@@ -139,18 +139,18 @@ def test_an_answer_of_the_api_passes_if_http_or_a_proxy_means_it_to(status: int)
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 413])
 def test_a_4xx_without_a_json_object_is_certain_for_a_submission_only(status: int, body: Any, from_api: bool) -> None:
     error = _read(status, body)
-    assert (error.from_api, error.certain, error.passing) == (from_api, from_api, not from_api)
+    assert (error.from_api, error.certain, error.transient) == (from_api, from_api, not from_api)
     assert f"HTTP {status}" in str(error)
-    assert ending_of(error).reason == "UPSTREAM_MALFORMED" or from_api
+    assert to_rpc_error(error).reason == "UPSTREAM_MALFORMED" or from_api
     settled = _read(status, body).of_submission()
-    assert (settled.certain, settled.passing) == (True, False)
-    assert ending_of(settled).reason != "UPSTREAM_MALFORMED"
+    assert (settled.certain, settled.transient) == (True, False)
+    assert to_rpc_error(settled).reason != "UPSTREAM_MALFORMED"
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 460, 499, 502, 503])
 def test_a_transient_status_keeps_its_reason_whatever_the_body(status: int) -> None:
     for body in (b"<html>", {"detail": "no"}):
-        assert ending_of(_read(status, body)).reason == ending_of(UpstreamAnswered(status, "no")).reason
+        assert to_rpc_error(_read(status, body)).reason == to_rpc_error(UpstreamStatusError(status, "no")).reason
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_huge_answer_is_cut_and_says_so_in_the_end() -> None:
     assert len(error.violations) == MAX_VIOLATIONS
     assert error.violations[0] == FieldViolation("field0", "no")
     assert len(str(error)) < MAX_TEXT + 100
-    assert "...[cut]" in ending_of(error).message
+    assert "...[cut]" in to_rpc_error(error).message
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 500, 950, 100_000])
@@ -257,9 +257,9 @@ def test_any_retry_after_is_a_wait_of_at_most_a_day_or_none(value: str) -> None:
     st.binary() | json_values.map(lambda value: json.dumps(value).encode()),
 )
 def test_whatever_the_upstream_answers_is_an_error_of_ours_in_one_line(status: int, body: bytes) -> None:
-    error = read_error(Answer(status, body), 0.0, _redact)
+    error = read_error(HttpResponse(status, body), 0.0, _redact)
     assert isinstance(error, UpstreamError)
-    ending = ending_of(error, 7)
+    ending = to_rpc_error(error, 7)
     assert ending.message.splitlines() == [ending.message]
 
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.auth.credential import Credential
-from gateway.limits.fair_budget import Budget
+from gateway.limits.fair_budget import FairBudget
 from gateway.models import SendJob
 from gateway.rpc.codec.requests import read_send_job
-from gateway.telemetry.unknown_words import UnknownWords
-from gateway.upstream import RestClient, TimeLimits, Transport
+from gateway.telemetry.unknown_statuses import UnknownStatuses
+from gateway.upstream import RestClient, Timeouts, Transport
 from gateway.upstream.client import send_body
 from tests.support.gateways import TOKEN
 from tests.support.upstream import ScriptedUpstream, answer
@@ -122,17 +122,17 @@ WORKSPACES = [
 async def test_whatever_the_workspace_holds_is_one_segment_of_the_path_that_is_asked_for(
     upstream: ScriptedUpstream,
 ) -> None:
-    limits = TimeLimits(connect=30, silence=30, whole=30)
+    limits = Timeouts(connect=30, read=30, total=30)
     transport = Transport(
-        limits=limits,
+        timeouts=limits,
         idle_seconds=1,
         max_connections=4,
-        max_answer_bytes=1_000,
-        budget=Budget(1_000),
+        max_response_bytes=1_000,
+        budget=FairBudget(1_000),
         tls=ssl.create_default_context(),
     )
     client = RestClient(
-        upstream.url, submissions=transport, reads=transport, now=time.time, observer=UnknownWords(lambda: None)
+        upstream.url, submissions=transport, reads=transport, now=time.time, observer=UnknownStatuses(lambda: None)
     )
     upstream.script.append(answer(201, {"uid": 42}))
     for workspace in WORKSPACES:

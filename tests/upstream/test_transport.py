@@ -14,17 +14,17 @@ import pytest
 
 from gateway.auth.credential import Credential
 from gateway.errors import (
-    UpstreamAnswerTooLarge,
     UpstreamConnectionLost,
     UpstreamError,
     UpstreamMalformed,
-    UpstreamTimedOut,
+    UpstreamResponseTooLarge,
+    UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.limits.fair_budget import Budget
+from gateway.limits.fair_budget import FairBudget
 from gateway.models import SendJob
-from gateway.telemetry.unknown_words import UnknownWords
-from gateway.upstream import RestClient, TimeLimits, Transport, memory
+from gateway.telemetry.unknown_statuses import UnknownStatuses
+from gateway.upstream import RestClient, Timeouts, Transport, memory
 from gateway.upstream.transport import MAX_ERROR_BODY_BYTES
 from tests.support.raw import free_port, self_signed, tcp_server
 from tests.support.upstream import Connection, ScriptedUpstream, answer
@@ -46,13 +46,13 @@ ROOM = 4 * ANSWER_LIMIT
 
 
 @pytest.fixture
-def budget() -> Budget:
+def budget() -> FairBudget:
     """Room for some of the largest answers."""
-    return Budget(ROOM)
+    return FairBudget(ROOM)
 
 
 @pytest.fixture
-async def make(budget: Budget) -> AsyncIterator[MakeTransport]:
+async def make(budget: FairBudget) -> AsyncIterator[MakeTransport]:
     """Makes transports that are patient unless told otherwise, and closes them."""
     made = []
 
@@ -64,12 +64,12 @@ async def make(budget: Budget) -> AsyncIterator[MakeTransport]:
         idle: float = PATIENT,
         most: int = 10,
     ) -> Transport:
-        limits = TimeLimits(connect, silence, whole)
+        limits = Timeouts(connect, silence, whole)
         transport = Transport(
-            limits=limits,
+            timeouts=limits,
             idle_seconds=idle,
             max_connections=most,
-            max_answer_bytes=ANSWER_LIMIT,
+            max_response_bytes=ANSWER_LIMIT,
             budget=budget,
             tls=ssl.create_default_context(),
         )
@@ -113,14 +113,14 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
 async def test_a_refused_connection_was_certainly_not_sent(make: MakeTransport, host: str) -> None:
-    error = await failure(make().exchange("POST", f"http://{host}:{free_port()}/", {}, b"{}"))
+    error = await failure(make().request("POST", f"http://{host}:{free_port()}/", {}, b"{}"))
     assert type(error) is UpstreamUnreachable
-    assert not error.sent
+    assert not error.may_have_been_sent
 
 
 @pytest.mark.parametrize("url", ["http://no-such-host.invalid/", "http://127.1/"])
 async def test_a_name_that_leads_nowhere_was_certainly_not_sent(make: MakeTransport, url: str) -> None:
-    assert type(await failure(make().exchange("POST", url, {}, b"{}"))) is UpstreamUnreachable
+    assert type(await failure(make().request("POST", url, {}, b"{}"))) is UpstreamUnreachable
 
 
 async def test_a_connection_that_does_not_come_about_in_time_was_certainly_not_sent(make: MakeTransport) -> None:
@@ -130,7 +130,7 @@ async def test_a_connection_that_does_not_come_about_in_time_was_certainly_not_s
         # The kernel takes this one, and drops what comes after it for want of room.
         with socket.create_connection(listener.getsockname()):
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-            error = await failure(make(connect=SHORT).exchange("POST", url, {}, b"{}"))
+            error = await failure(make(connect=SHORT).request("POST", url, {}, b"{}"))
     assert type(error) is UpstreamUnreachable
 
 
@@ -141,7 +141,7 @@ async def test_a_certificate_nobody_trusts_was_certainly_not_sent(make: MakeTran
         read.append(await reader.read())
 
     async with tcp_server(accept, tls=self_signed(tmp_path)) as port:
-        error = await failure(make().exchange("POST", f"https://127.0.0.1:{port}/", {}, b"{}"))
+        error = await failure(make().request("POST", f"https://127.0.0.1:{port}/", {}, b"{}"))
     assert type(error) is UpstreamUnreachable
     assert b"".join(read) == b""
 
@@ -157,7 +157,7 @@ async def _swallow(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> Non
 @pytest.mark.parametrize("accept", [_close, _swallow])
 async def test_a_tls_handshake_that_breaks_or_stalls_was_certainly_not_sent(make: MakeTransport, accept: Any) -> None:
     async with tcp_server(accept) as port:
-        error = await failure(make(connect=0.5).exchange("POST", f"https://127.0.0.1:{port}/", {}, b"{}"))
+        error = await failure(make(connect=0.5).request("POST", f"https://127.0.0.1:{port}/", {}, b"{}"))
     assert type(error) is UpstreamUnreachable
 
 
@@ -165,7 +165,7 @@ async def test_a_host_with_two_addresses_is_reached_at_the_one_that_listens(
     make: MakeTransport, upstream: ScriptedUpstream
 ) -> None:
     upstream.script.append(answer(200, {}))
-    assert (await make().exchange("GET", f"http://localhost:{upstream.port}/", {})).status == 200
+    assert (await make().request("GET", f"http://localhost:{upstream.port}/", {})).status == 200
 
 
 # Perhaps sent
@@ -173,9 +173,9 @@ async def test_a_host_with_two_addresses_is_reached_at_the_one_that_listens(
 
 async def test_a_connection_closed_before_the_request_is_read_counts_as_sent(make: MakeTransport) -> None:
     async with tcp_server(_close) as port:
-        error = await failure(make().exchange("POST", f"http://127.0.0.1:{port}/", {}, b"{}"))
+        error = await failure(make().request("POST", f"http://127.0.0.1:{port}/", {}, b"{}"))
     assert type(error) is UpstreamConnectionLost
-    assert error.sent
+    assert error.may_have_been_sent
 
 
 LOST = {
@@ -218,10 +218,10 @@ async def test_a_broken_answer_is_classified_and_counts_as_sent(
 ) -> None:
     upstream.script.append(reply)
     body = b"{}" if method == "POST" else None
-    error = await failure(make().exchange(method, upstream.url, {}, body))
+    error = await failure(make().request(method, upstream.url, {}, body))
     assert type(error) is kind
-    assert error.sent
-    assert error.passing
+    assert error.may_have_been_sent
+    assert error.transient
     assert len(upstream.seen) == 1
 
 
@@ -230,12 +230,12 @@ async def test_a_length_of_more_digits_than_python_reads_is_none(
 ) -> None:
     body = b"x" * (2 << 20)
     upstream.script.append(HEAD + b"Content-Length: " + b"0" * 5_000 + b"%d\r\n\r\n" % len(body) + body)
-    assert (await make().exchange("POST", upstream.url, {}, b"{}")).body == body
+    assert (await make().request("POST", upstream.url, {}, b"{}")).body == body
 
 
 async def test_a_reason_that_is_not_utf8_is_nobodys_concern(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(b"HTTP/1.1 200 \xff\xfe\r\nContent-Length: 2\r\n\r\n{}")
-    answer = await make().exchange("GET", upstream.url, {})
+    answer = await make().request("GET", upstream.url, {})
     assert (answer.status, answer.body) == (200, b"{}")
 
 
@@ -253,9 +253,9 @@ async def test_an_answer_that_takes_too_long_is_a_time_out(
     make: MakeTransport, upstream: ScriptedUpstream, reply: Any, limits: dict[str, float]
 ) -> None:
     upstream.script.append(reply)
-    error = await failure(make(**limits).exchange("POST", upstream.url, {}, b"{}"))
-    assert type(error) is UpstreamTimedOut
-    assert error.sent
+    error = await failure(make(**limits).request("POST", upstream.url, {}, b"{}"))
+    assert type(error) is UpstreamTimeout
+    assert error.may_have_been_sent
     assert len(upstream.seen) == 1
 
 
@@ -270,8 +270,8 @@ async def test_the_whole_limit_ends_an_answer_that_drips_for_ever(
             await asyncio.sleep(0.01)
 
     upstream.script.append(drip)
-    error = await failure(make(silence=PATIENT, whole=0.2).exchange("GET", upstream.url, {}))
-    assert type(error) is UpstreamTimedOut
+    error = await failure(make(silence=PATIENT, whole=0.2).request("GET", upstream.url, {}))
+    assert type(error) is UpstreamTimeout
 
 
 @pytest.mark.parametrize("limits", [{"silence": AMPLE}, {"whole": AMPLE}, {"whole": AMPLE, "silence": AMPLE}])
@@ -289,7 +289,7 @@ async def test_a_refusal_stays_one_whatever_its_body_does(
     make: MakeTransport, upstream: ScriptedUpstream, reply: Any, limits: dict[str, float]
 ) -> None:
     upstream.script.append(reply)
-    assert (await make(**limits).exchange("POST", upstream.url, {}, b"{}")).status == 400
+    assert (await make(**limits).request("POST", upstream.url, {}, b"{}")).status == 400
 
 
 # Sizes
@@ -300,35 +300,35 @@ async def test_an_answer_at_the_limit_arrives_and_one_over_it_does_not(
 ) -> None:
     upstream.script += [answer(200, raw=b" " * ANSWER_LIMIT), answer(200, raw=b" " * (ANSWER_LIMIT + 1))]
     transport = make()
-    assert (await transport.exchange("GET", upstream.url, {})).body == b" " * ANSWER_LIMIT
-    error = await failure(transport.exchange("GET", upstream.url, {}))
-    assert type(error) is UpstreamAnswerTooLarge
-    assert error.sent
-    assert not error.passing
+    assert (await transport.request("GET", upstream.url, {})).body == b" " * ANSWER_LIMIT
+    error = await failure(transport.request("GET", upstream.url, {}))
+    assert type(error) is UpstreamResponseTooLarge
+    assert error.may_have_been_sent
+    assert not error.transient
 
 
 async def test_a_gzip_bomb_is_stopped_at_the_limit(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     bomb = gzip.compress(bytes(20 * ANSWER_LIMIT))
     assert len(bomb) < ANSWER_LIMIT / 10
     upstream.script.append(answer(200, raw=bomb, headers={"Content-Encoding": "gzip"}))
-    assert type(await failure(make().exchange("GET", upstream.url, {}))) is UpstreamAnswerTooLarge
+    assert type(await failure(make().request("GET", upstream.url, {}))) is UpstreamResponseTooLarge
 
 
 async def test_a_gzip_answer_that_was_not_asked_for_is_read(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(answer(200, raw=gzip.compress(b'{"uid": 1}'), headers={"Content-Encoding": "gzip"}))
-    assert (await make().exchange("GET", upstream.url, {})).body == b'{"uid": 1}'
+    assert (await make().request("GET", upstream.url, {})).body == b'{"uid": 1}'
 
 
 async def test_of_an_error_the_first_mib_is_kept(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(answer(500, raw=b"x" * (2 * MAX_ERROR_BODY_BYTES)))
-    got = await make().exchange("GET", upstream.url, {})
+    got = await make().request("GET", upstream.url, {})
     assert (got.status, got.body) == (500, b"x" * MAX_ERROR_BODY_BYTES)
 
 
 async def test_a_large_body_is_sent_whole_with_its_length(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     body = os.urandom(5 << 19)
     upstream.script.append(answer(201, {}))
-    await make().exchange("POST", upstream.url, {}, body)
+    await make().request("POST", upstream.url, {}, body)
     (seen,) = upstream.seen
     assert seen.body == body
     assert seen.headers["content-length"] == str(len(body))
@@ -350,8 +350,8 @@ async def test_an_answer_before_the_end_of_a_large_body_spoils_no_later_exchange
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
         # More than socket buffers take, so that the rest of it is never written.
-        assert (await transport.exchange("POST", url, {}, bytes(50 << 20))).status == 413
-        assert (await transport.exchange("POST", url, {}, b"{}")).status == 200
+        assert (await transport.request("POST", url, {}, bytes(50 << 20))).status == 413
+        assert (await transport.request("POST", url, {}, b"{}")).status == 200
     assert [head.split(b" ")[0] for head in heads] == [b"POST", b"POST"]
 
 
@@ -376,13 +376,13 @@ async def test_an_answer_is_read_to_its_end(
     make: MakeTransport, upstream: ScriptedUpstream, reply: Any, status: int, body: bytes
 ) -> None:
     upstream.script.append(reply)
-    got = await make().exchange("GET", upstream.url, {})
+    got = await make().request("GET", upstream.url, {})
     assert (got.status, got.body) == (status, body)
 
 
 async def test_retry_after_comes_along(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(answer(429, {}, headers={"Retry-After": "7"}))
-    assert (await make().exchange("GET", upstream.url, {})).retry_after == "7"
+    assert (await make().request("GET", upstream.url, {})).retry_after == "7"
 
 
 # One caller's exchange changes nobody else's
@@ -393,7 +393,7 @@ async def test_a_redirect_is_not_followed(make: MakeTransport, upstream: Scripte
     other = ScriptedUpstream()
     await other.start()
     upstream.script.append(answer(status, {}, headers={"Location": other.url}))
-    got = await make().exchange("POST", upstream.url, {"authorization": "Bearer t"}, b"{}")
+    got = await make().request("POST", upstream.url, {"authorization": "Bearer t"}, b"{}")
     await other.stop()
     assert got.status == status
     assert other.seen == []
@@ -405,7 +405,7 @@ async def test_a_cookie_never_comes_back(make: MakeTransport, upstream: Scripted
     transport = make()
     # A name, for aiohttp's jar takes no cookies of IP addresses.
     for _ in range(2):
-        await transport.exchange("GET", f"http://localhost:{upstream.port}/", {})
+        await transport.request("GET", f"http://localhost:{upstream.port}/", {})
     assert [seen.headers.get("cookie") for seen in upstream.seen] == [None, None]
 
 
@@ -417,7 +417,7 @@ async def test_a_proxy_of_the_environment_is_ignored(
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
     upstream.script.append(answer(200, {}))
-    assert (await make().exchange("GET", f"http://localhost:{upstream.port}/", {})).status == 200
+    assert (await make().request("GET", f"http://localhost:{upstream.port}/", {})).status == 200
 
 
 async def test_a_cancelled_exchange_closes_its_connection(make: MakeTransport, upstream: ScriptedUpstream) -> None:
@@ -428,7 +428,7 @@ async def test_a_cancelled_exchange_closes_its_connection(make: MakeTransport, u
         closed.set()
 
     upstream.script.append(reply)
-    exchange = asyncio.create_task(make().exchange("GET", upstream.url, {}))
+    exchange = asyncio.create_task(make().request("GET", upstream.url, {}))
     await upstream.wait_for(1)
     exchange.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -436,9 +436,7 @@ async def test_a_cancelled_exchange_closes_its_connection(make: MakeTransport, u
     await closed.wait()
 
 
-async def test_who_finds_no_connection_waits_without_a_time_limit(
-    make: MakeTransport, upstream: ScriptedUpstream
-) -> None:
+async def test_who_finds_no_connection_waits_without_a_timeout(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     release = asyncio.Event()
 
     async def reply(connection: Connection) -> None:
@@ -447,7 +445,7 @@ async def test_who_finds_no_connection_waits_without_a_time_limit(
 
     upstream.script.append(reply)
     transport = make(connect=AMPLE, most=1)
-    exchanges = [asyncio.create_task(transport.exchange("GET", upstream.url, {})) for _ in range(3)]
+    exchanges = [asyncio.create_task(transport.request("GET", upstream.url, {})) for _ in range(3)]
     await upstream.wait_for(1)
     # Longer than a connection may take to come about.
     await asyncio.wait(exchanges, timeout=1.2 * AMPLE)
@@ -461,7 +459,7 @@ async def test_as_many_exchanges_as_there_are_connections_run_at_once(
 ) -> None:
     upstream.script.append(then(end=hang))
     transport = make(most=3)
-    exchanges = [asyncio.create_task(transport.exchange("GET", upstream.url, {})) for _ in range(3)]
+    exchanges = [asyncio.create_task(transport.request("GET", upstream.url, {})) for _ in range(3)]
     async with asyncio.timeout(TEST_SECONDS):
         await upstream.wait_for(3)
     for each in exchanges:
@@ -486,10 +484,10 @@ async def test_a_post_that_meets_an_idle_close_is_never_sent_twice(make: MakeTra
     transport = make()
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        await transport.exchange("POST", url, {}, b"{}")
-        error = await failure(transport.exchange("POST", url, {}, b"{}"))
+        await transport.request("POST", url, {}, b"{}")
+        error = await failure(transport.request("POST", url, {}, b"{}"))
     assert type(error) is UpstreamConnectionLost
-    assert error.sent
+    assert error.may_have_been_sent
     assert len(posts) == 2
 
 
@@ -509,7 +507,7 @@ async def test_a_post_after_the_idle_time_takes_a_new_connection(make: MakeTrans
     transport = make(idle=SHORT)
     async with tcp_server(accept) as port:
         for _ in range(3):
-            await transport.exchange("POST", f"http://127.0.0.1:{port}/", {}, b"{}")
+            await transport.request("POST", f"http://127.0.0.1:{port}/", {}, b"{}")
             # The transport closes it, not the server: no request can meet the server's close.
             async with asyncio.timeout(TEST_SECONDS):
                 await closed.get()
@@ -529,7 +527,7 @@ async def test_a_connection_within_its_idle_time_is_used_again(make: MakeTranspo
     transport = make()
     async with tcp_server(accept) as port:
         for _ in range(3):
-            await transport.exchange("GET", f"http://127.0.0.1:{port}/", {})
+            await transport.request("GET", f"http://127.0.0.1:{port}/", {})
     assert connections == 1
 
 
@@ -567,7 +565,7 @@ async def test_a_workspace_reaches_the_wire_as_one_segment(
 ) -> None:
     upstream.script.append(answer(201, {"uid": 5}))
     client = RestClient(
-        upstream.url, submissions=make(), reads=make(), now=lambda: 0.0, observer=UnknownWords(lambda: None)
+        upstream.url, submissions=make(), reads=make(), now=lambda: 0.0, observer=UnknownStatuses(lambda: None)
     )
     await client.send(SendJob(workspace_id=workspace, entity_id=7), Credential("a-token"), {})
     (seen,) = upstream.seen
@@ -596,14 +594,14 @@ def chunked(body: bytes) -> bytes:
     ids=["length", "chunked", "gzip"],
 )
 async def test_a_large_answer_reserves_what_it_takes(
-    upstream: ScriptedUpstream, make: MakeTransport, budget: Budget, reply: bytes
+    upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget, reply: bytes
 ) -> None:
     upstream.script.append(reply)
-    got = await make().exchange("GET", upstream.url, {})
+    got = await make().request("GET", upstream.url, {})
     assert len(got.body) == LARGE
-    assert got.room is not None
+    assert got.reservation is not None
     assert budget.free == ROOM - LARGE
-    got.room.release()
+    got.reservation.release()
     assert budget.free == ROOM
 
 
@@ -611,38 +609,40 @@ async def test_a_large_answer_reserves_what_it_takes(
     "reply", [answer(200, raw=b"x" * (1 << 20)), answer(404, raw=b"x" * LARGE)], ids=["small", "404"]
 )
 async def test_small_answers_and_errors_reserve_nothing(
-    upstream: ScriptedUpstream, make: MakeTransport, budget: Budget, reply: bytes
+    upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget, reply: bytes
 ) -> None:
     upstream.script.append(reply)
-    await budget.take(b"ann", ROOM)
-    assert (await make().exchange("GET", upstream.url, {})).room is None
+    await budget.acquire(b"ann", ROOM)
+    assert (await make().request("GET", upstream.url, {})).reservation is None
 
 
 async def test_what_breaks_off_or_is_too_large_keeps_nothing_reserved(
-    upstream: ScriptedUpstream, make: MakeTransport, budget: Budget
+    upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget
 ) -> None:
     async def half(connection: Connection) -> None:
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % ANSWER_LIMIT + b"x" * LARGE)
 
     bomb = answer(200, raw=gzip.compress(b"x" * (ANSWER_LIMIT + 1)), headers={"Content-Encoding": "gzip"})
-    for reply, error in ((half, UpstreamConnectionLost), (bomb, UpstreamAnswerTooLarge)):
+    for reply, error in ((half, UpstreamConnectionLost), (bomb, UpstreamResponseTooLarge)):
         upstream.script.clear()
         upstream.script.append(reply)
-        assert isinstance(await failure(make().exchange("GET", upstream.url, {})), error)
+        assert isinstance(await failure(make().request("GET", upstream.url, {})), error)
         assert budget.free == ROOM
 
 
-async def test_large_answers_wait_their_turn(upstream: ScriptedUpstream, make: MakeTransport, budget: Budget) -> None:
-    await budget.take(b"ann", ROOM - LARGE)
+async def test_large_answers_wait_their_turn(
+    upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget
+) -> None:
+    await budget.acquire(b"ann", ROOM - LARGE)
     upstream.script.append(answer(200, raw=b"x" * LARGE))
     transport = make()
-    first = await transport.exchange("GET", upstream.url, {})
-    assert first.room is not None
-    second = asyncio.create_task(transport.exchange("GET", upstream.url, {}))
+    first = await transport.request("GET", upstream.url, {})
+    assert first.reservation is not None
+    second = asyncio.create_task(transport.request("GET", upstream.url, {}))
     done, _ = await asyncio.wait([second], timeout=SHORT)
     assert not done
     assert budget.contended(b"ann")
-    first.room.release()
+    first.reservation.release()
     assert len((await second).body) == LARGE
 
 
@@ -667,13 +667,13 @@ class Stopwatch:
 @pytest.mark.parametrize("reply", [answer(200, raw=b"x" * LARGE), chunked(b"x" * LARGE)], ids=["length", "chunked"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_to_wait_for_room_takes_none_of_the_time(
-    upstream: ScriptedUpstream, make: MakeTransport, budget: Budget, reply: bytes, method: str
+    upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget, reply: bytes, method: str
 ) -> None:
-    held = await budget.take(b"ann", ROOM)
+    held = await budget.acquire(b"ann", ROOM)
     upstream.script.append(reply)
     pause = Stopwatch()
     body = b"{}" if method == "POST" else None
-    waiting = asyncio.create_task(make(whole=AMPLE).exchange(method, upstream.url, {}, body, owner=b"bob", pause=pause))
+    waiting = asyncio.create_task(make(whole=AMPLE).request(method, upstream.url, {}, body, owner=b"bob", pause=pause))
     done, _ = await asyncio.wait([waiting], timeout=1.2 * AMPLE)
     assert not done
     assert (pause.begun, pause.ended) == (1, 0)
@@ -684,7 +684,7 @@ async def test_to_wait_for_room_takes_none_of_the_time(
 
 
 async def test_an_answer_of_unknown_size_takes_what_it_needs_and_no_more(
-    upstream: ScriptedUpstream, budget: Budget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
+    upstream: ScriptedUpstream, budget: FairBudget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "FIRST_STEP_BYTES", LARGE // 2)
     stopped = asyncio.Event()
@@ -696,28 +696,28 @@ async def test_an_answer_of_unknown_size_takes_what_it_needs_and_no_more(
 
     upstream.script += [drip, drip, answer(200, raw=b"x" * LARGE)]
     transport = make()
-    slow = [asyncio.create_task(transport.exchange("GET", upstream.url, {}, owner=b"ann")) for _ in range(2)]
+    slow = [asyncio.create_task(transport.request("GET", upstream.url, {}, owner=b"ann")) for _ in range(2)]
     await until(lambda: len(upstream.seen) == 2 and budget.held(b"ann") == 2 * LARGE)
     # Neither of the two, which could become as large as any, holds up another.
-    assert len((await transport.exchange("GET", upstream.url, {}, owner=b"bob")).body) == LARGE
+    assert len((await transport.request("GET", upstream.url, {}, owner=b"bob")).body) == LARGE
     stopped.set()
     assert [len((await each).body) for each in slow] == [LARGE, LARGE]
 
 
 async def test_an_answer_that_outgrows_what_is_free_is_asked_for_again_once_there_is_room(
-    upstream: ScriptedUpstream, budget: Budget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
+    upstream: ScriptedUpstream, budget: FairBudget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "FIRST_STEP_BYTES", LARGE // 2)
-    held = await budget.take(b"ann", ROOM - LARGE // 2)
+    held = await budget.acquire(b"ann", ROOM - LARGE // 2)
     upstream.script += [chunked(b"x" * LARGE), chunked(b"y" * LARGE)]
-    waiting = asyncio.create_task(make().exchange("GET", upstream.url, {}, owner=b"bob"))
+    waiting = asyncio.create_task(make().request("GET", upstream.url, {}, owner=b"bob"))
     await until(lambda: budget.contended(b"ann"))
     assert budget.held(b"bob") == 0, "who waits for more holds nothing"
     held.release()
     got = await waiting
     assert got.body == b"y" * LARGE
-    assert got.room is not None
-    got.room.release()
+    assert got.reservation is not None
+    got.reservation.release()
     assert budget.free == ROOM
 
 
@@ -730,9 +730,9 @@ async def test_what_was_read_before_a_failure_is_let_go_with_the_error_still_at_
     transport = make()
     tracemalloc.start()
     try:
-        error = await failure(transport.exchange("GET", upstream.url, {}))
+        error = await failure(transport.request("GET", upstream.url, {}))
         held, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert isinstance(error, UpstreamAnswerTooLarge)
+    assert isinstance(error, UpstreamResponseTooLarge)
     assert most > ANSWER_LIMIT / 2 > held

@@ -13,29 +13,28 @@ from gateway.errors import (
     Draining,
     GatewayError,
     JobOverdue,
-    UpstreamAnswered,
     UpstreamConnectionLost,
     UpstreamError,
     UpstreamOutage,
-    UpstreamTimedOut,
+    UpstreamStatusError,
+    UpstreamTimeout,
 )
-from gateway.limits.rate_limiter import Rates
-from gateway.watch import Changed, Key, MemorySentJobs, Quiet
-from gateway.watch.recent import KEEP_BYTES, KEEP_READ_SECONDS, KEEP_SECONDS, KEEP_UNSEEN_SECONDS, ReadKeys
+from gateway.limits.rate_limiter import RateLimiter
+from gateway.watch import InMemorySentJobs, NoChange, StateChange, WatchKey
+from gateway.watch.recent import KEEP_BYTES, KEEP_READ_SECONDS, KEEP_RESULT_SECONDS, KEEP_UNSEEN_SECONDS, ReadKeys
 from gateway.watch.refusals import GRACE_SECONDS, JUST_SENT_SECONDS
-from gateway.watch.sent_jobs import KEEP_SECONDS as KEEP_JOB_SECONDS
-from gateway.watch.sent_jobs import LONGEST_JOB_SECONDS, OVERDUE_MARGIN_SECONDS
+from gateway.watch.sent_jobs import KEEP_JOB_SECONDS, LONGEST_JOB_SECONDS, OVERDUE_MARGIN_SECONDS
 from tests.support.clock import SteppedClock, settle
-from tests.support.fetching import Fetch, Hang, State, make_hub
+from tests.support.polling import FakePoller, Hang, State, make_hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.clock import Pause
+    from gateway.clock import PauseTimeout
     from gateway.watch import Hub, Watcher
 
-ANN = Key(b"ann", 42)
-BOB = Key(b"bob", 42)
+ANN = WatchKey(b"ann", 42)
+BOB = WatchKey(b"bob", 42)
 FAR = 1e9
 
 
@@ -43,9 +42,14 @@ class Follower:
     """A task that reads a watcher to its end and keeps what it got."""
 
     def __init__(
-        self, hub: Hub[State], key: Key, fetch: Fetch, seen: Callable[[State], bool] | None = None, every: float = FAR
+        self,
+        hub: Hub[State],
+        key: WatchKey,
+        fetch: FakePoller,
+        seen: Callable[[State], bool] | None = None,
+        every: float = FAR,
     ) -> None:
-        self.got: list[Changed[State] | Quiet] = []
+        self.got: list[StateChange[State] | NoChange] = []
         self._hub, self._key, self._fetch, self._seen, self._every = hub, key, fetch, seen, every
         self.task = asyncio.create_task(self._follow())
 
@@ -54,12 +58,12 @@ class Follower:
             while True:
                 update = await watcher.next(self._fetch.clock.now + self._every)
                 self.got.append(update)
-                if isinstance(update, Changed) and update.last:
+                if isinstance(update, StateChange) and update.last:
                     return
 
     @property
     def values(self) -> list[int]:
-        return [update.state.value for update in self.got if isinstance(update, Changed)]
+        return [update.state.value for update in self.got if isinstance(update, StateChange)]
 
     async def leave(self) -> None:
         self.task.cancel()
@@ -67,14 +71,14 @@ class Follower:
             await self.task
 
 
-class LateFetch(Fetch):
+class LateFetch(FakePoller):
     """One whose answers take some seconds."""
 
     def __init__(self, clock: SteppedClock, *script: State | Exception, takes: float = 5.0) -> None:
         super().__init__(clock, *script)
         self.takes = takes
 
-    async def __call__(self, pause: Pause = nullcontext) -> State:
+    async def __call__(self, pause: PauseTimeout = nullcontext) -> State:
         await sleep_until(self.clock, self.clock.now + self.takes)
         return await super().__call__(pause)
 
@@ -91,7 +95,7 @@ async def assert_nothing_left(hub: Hub[State], clock: SteppedClock, *, reading: 
     assert len(hub) == 0
     assert hub.watching == 0
     # An end that was just read is kept for a while.
-    await clock.advance(KEEP_SECONDS)
+    await clock.advance(KEEP_RESULT_SECONDS)
     assert clock.pending == 0
     await hub.aclose()
     others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -103,18 +107,18 @@ def lost() -> UpstreamError:
 
 
 def throttled(seconds: float | None) -> UpstreamError:
-    return UpstreamAnswered(429, "slow down", retry_after=seconds)
+    return UpstreamStatusError(429, "slow down", retry_after=seconds)
 
 
 async def test_a_watch_gets_the_state_at_once_then_every_change_then_the_end(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, State(1), State(1), State(3), State(2), State(2), State(9, last=True))
+    fetch = FakePoller(clock, State(1), State(1), State(3), State(2), State(2), State(9, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
     await settle()
     assert follower.values == [1]
     await clock.advance(10)
     assert follower.values == [1, 3, 2, 9]
-    assert [update.last for update in follower.got if isinstance(update, Changed)] == [False, False, False, True]
+    assert [update.last for update in follower.got if isinstance(update, StateChange)] == [False, False, False, True]
     await follower.task
     assert fetch.count == 6
     await assert_nothing_left(hub, clock)
@@ -123,21 +127,21 @@ async def test_a_watch_gets_the_state_at_once_then_every_change_then_the_end(clo
 async def test_equal_states_are_not_repeated_though_they_differ_in_what_equality_does_not_cover(
     clock: SteppedClock,
 ) -> None:
-    fetch = Fetch(clock, State(1, url="a"), State(1, url="b"), State(1, url="c"), State(1, last=True))
+    fetch = FakePoller(clock, State(1, url="a"), State(1, url="b"), State(1, url="c"), State(1, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(2.5)
     assert follower.values == [1]
     late = Follower(hub, ANN, fetch)
     await settle()
-    assert [update.state.url for update in late.got if isinstance(update, Changed)] == ["c"]
+    assert [update.state.url for update in late.got if isinstance(update, StateChange)] == ["c"]
     await clock.advance(10)
     assert follower.values == late.values == [1, 1]
     await assert_nothing_left(hub, clock)
 
 
 async def test_any_number_of_watchers_cost_one_loop(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, State(1), State(2), State(3, last=True))
+    fetch = FakePoller(clock, State(1), State(2), State(3, last=True))
     hub = make_hub(clock)
     followers = [Follower(hub, ANN, fetch) for _ in range(50)]
     await clock.advance(1.5)
@@ -150,17 +154,17 @@ async def test_any_number_of_watchers_cost_one_loop(clock: SteppedClock) -> None
 
 async def test_another_credential_is_polled_for_on_its_own(clock: SteppedClock) -> None:
     hub = make_hub(clock)
-    ann = Follower(hub, ANN, Fetch(clock, State(1, last=True)))
-    bob = Follower(hub, BOB, Fetch(clock, UpstreamAnswered(404, "not yours")))
+    ann = Follower(hub, ANN, FakePoller(clock, State(1, last=True)))
+    bob = Follower(hub, BOB, FakePoller(clock, UpstreamStatusError(404, "not yours")))
     await settle()
     assert ann.values == [1]
-    with pytest.raises(UpstreamAnswered):
+    with pytest.raises(UpstreamStatusError):
         await bob.task
     assert bob.values == []
 
 
 async def test_the_last_watcher_that_leaves_stops_the_polling(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, State(1))
+    fetch = FakePoller(clock, State(1))
     hub = make_hub(clock)
     first, second = Follower(hub, ANN, fetch), Follower(hub, ANN, fetch)
     await clock.advance(2.5)
@@ -202,7 +206,9 @@ async def test_a_read_without_watchers_is_the_last_one(clock: SteppedClock) -> N
     await assert_nothing_left(hub, clock)
 
 
-@pytest.mark.parametrize("failure", [UpstreamAnswered(404, "no"), UpstreamConnectionLost("lost")], ids=["404", "lost"])
+@pytest.mark.parametrize(
+    "failure", [UpstreamStatusError(404, "no"), UpstreamConnectionLost("lost")], ids=["404", "lost"]
+)
 async def test_a_read_without_watchers_may_fail(clock: SteppedClock, failure: UpstreamError) -> None:
     hub = make_hub(clock)
     follower = Follower(hub, ANN, LateFetch(clock, failure, takes=4))
@@ -211,8 +217,8 @@ async def test_a_read_without_watchers_may_fail(clock: SteppedClock, failure: Up
     await assert_nothing_left(hub, clock, reading=3 + KEEP_UNSEEN_SECONDS)
 
 
-async def test_a_read_without_watchers_has_its_time_limit(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, Hang)
+async def test_a_read_without_watchers_has_its_timeout(clock: SteppedClock) -> None:
+    fetch = FakePoller(clock, Hang)
     hub = make_hub(clock, outage=30)
     follower = Follower(hub, ANN, fetch)
     await settle()
@@ -225,7 +231,7 @@ async def test_a_read_without_watchers_has_its_time_limit(clock: SteppedClock) -
 
 
 async def test_closing_cancels_a_read_without_watchers(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, Hang)
+    fetch = FakePoller(clock, Hang)
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
     await settle()
@@ -249,13 +255,13 @@ async def test_a_huge_end_that_nobody_saw_is_not_kept(clock: SteppedClock) -> No
 
 
 async def test_a_final_failure_ends_all_watchers_and_the_next_gets_a_loop_of_its_own(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, State(1), *[UpstreamAnswered(403, "no")] * 2, State(2, last=True))
+    fetch = FakePoller(clock, State(1), *[UpstreamStatusError(403, "no")] * 2, State(2, last=True))
     hub = make_hub(clock)
     followers = [Follower(hub, ANN, fetch) for _ in range(3)]
     await clock.advance(4)
     for follower in followers:
         assert follower.values == [1]
-        with pytest.raises(UpstreamAnswered):
+        with pytest.raises(UpstreamStatusError):
             await follower.task
     late = Follower(hub, ANN, fetch)
     await settle()
@@ -264,7 +270,7 @@ async def test_a_final_failure_ends_all_watchers_and_the_next_gets_a_loop_of_its
 
 
 async def test_who_joins_while_others_still_read_the_end_gets_the_end(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, State(1, last=True))
+    fetch = FakePoller(clock, State(1, last=True))
     hub = make_hub(clock)
     with hub.watch(ANN, fetch) as reader:
         await settle()
@@ -272,22 +278,22 @@ async def test_who_joins_while_others_still_read_the_end_gets_the_end(clock: Ste
         late = Follower(hub, ANN, fetch)
         await settle()
         assert late.values == [1]
-        await clock.advance(KEEP_SECONDS)
+        await clock.advance(KEEP_RESULT_SECONDS)
         later = Follower(hub, ANN, fetch)
         await settle()
         assert later.values == [1]
-        assert await reader.next(FAR) == Changed(State(1, last=True), 0, last=True)
+        assert await reader.next(FAR) == StateChange(State(1, last=True), 0, last=True)
     assert fetch.count == 2
     await assert_nothing_left(hub, clock)
 
 
 @pytest.mark.parametrize(
     "failure",
-    [lost(), UpstreamTimedOut("slow"), UpstreamAnswered(503, "no"), UpstreamAnswered(408, "no"), throttled(None)],
+    [lost(), UpstreamTimeout("slow"), UpstreamStatusError(503, "no"), UpstreamStatusError(408, "no"), throttled(None)],
     ids=["lost", "timed out", "503", "408", "429"],
 )
 async def test_passing_failures_are_ridden_out(clock: SteppedClock, failure: UpstreamError) -> None:
-    fetch = Fetch(clock, State(1), *[failure] * 20, State(2, last=True))
+    fetch = FakePoller(clock, State(1), *[failure] * 20, State(2, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(60)
@@ -296,7 +302,7 @@ async def test_passing_failures_are_ridden_out(clock: SteppedClock, failure: Ups
 
 
 async def test_an_outage_ends_the_watch_after_its_limit_and_not_before(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, State(1), lost())
+    fetch = FakePoller(clock, State(1), lost())
     hub = make_hub(clock, outage=300)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(1)
@@ -313,16 +319,16 @@ async def test_an_outage_ends_the_watch_after_its_limit_and_not_before(clock: St
 
 async def test_a_success_resets_the_outage(clock: SteppedClock) -> None:
     flapping = [lost()] * 100 + [State(1)]
-    fetch = Fetch(clock, *flapping * 20, State(2, last=True))
+    fetch = FakePoller(clock, *flapping * 20, State(2, last=True))
     hub = make_hub(clock, outage=120)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(3600)
     assert follower.values == [1, 2]
 
 
-@pytest.mark.parametrize("failure", [throttled(30), UpstreamAnswered(503, "no", retry_after=30)], ids=["429", "503"])
+@pytest.mark.parametrize("failure", [throttled(30), UpstreamStatusError(503, "no", retry_after=30)], ids=["429", "503"])
 async def test_retry_after_is_honoured(clock: SteppedClock, failure: UpstreamError) -> None:
-    fetch = Fetch(clock, failure, State(1, last=True))
+    fetch = FakePoller(clock, failure, State(1, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(60)
@@ -330,12 +336,12 @@ async def test_retry_after_is_honoured(clock: SteppedClock, failure: UpstreamErr
     assert 30 <= fetch.gaps[0] <= 31
 
 
-@pytest.mark.parametrize("failure", [throttled(3600), UpstreamAnswered(503, "no", retry_after=3600)])
+@pytest.mark.parametrize("failure", [throttled(3600), UpstreamStatusError(503, "no", retry_after=3600)])
 @pytest.mark.parametrize("later", [State(7, last=True), UpstreamConnectionLost("lost")], ids=["good", "failing"])
 async def test_a_watch_looks_once_more_before_it_gives_up(
     clock: SteppedClock, failure: UpstreamError, later: State | UpstreamError
 ) -> None:
-    fetch = Fetch(clock, failure, later)
+    fetch = FakePoller(clock, failure, later)
     hub = make_hub(clock, outage=300)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(299.9)
@@ -353,7 +359,7 @@ async def test_a_watch_looks_once_more_before_it_gives_up(
 
 
 async def test_a_last_look_that_hangs_is_cut_off(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, UpstreamAnswered(503, "no", retry_after=3600), Hang)
+    fetch = FakePoller(clock, UpstreamStatusError(503, "no", retry_after=3600), Hang)
     hub = make_hub(clock, outage=300)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(399.9)
@@ -361,7 +367,7 @@ async def test_a_last_look_that_hangs_is_cut_off(clock: SteppedClock) -> None:
     await clock.advance(0.1)
     with pytest.raises(UpstreamOutage) as caught:
         await follower.task
-    assert isinstance(caught.value.last, UpstreamTimedOut)
+    assert isinstance(caught.value.last, UpstreamTimeout)
     await assert_nothing_left(hub, clock)
 
 
@@ -369,7 +375,7 @@ async def test_each_loop_that_a_429_holds_back_looks_once_more(clock: SteppedClo
     """All of them fail, and what one learns at its limit does not put off the end of the others."""
     hub = make_hub(clock, outage=300, slots=100)
     fetches = [LateFetch(clock, throttled(3600), takes=0.1) for _ in range(5)]
-    followers = [Follower(hub, Key(b"ann", number), fetch) for number, fetch in enumerate(fetches)]
+    followers = [Follower(hub, WatchKey(b"ann", number), fetch) for number, fetch in enumerate(fetches)]
     await clock.advance(303)
     assert [fetch.count for fetch in fetches] == [2] * 5
     for follower in followers:
@@ -379,11 +385,11 @@ async def test_each_loop_that_a_429_holds_back_looks_once_more(clock: SteppedClo
 
 async def test_holds_by_others_put_off_the_end_of_an_outage_to_twice_its_limit(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=300, slots=100)
-    fetch = Fetch(clock, throttled(3600))
+    fetch = FakePoller(clock, throttled(3600))
     follower = Follower(hub, ANN, fetch)
     for number in range(6):
         await clock.advance(100)
-        hub._holds.hold(b"ann", clock.now + 250 + number)  # noqa: SLF001 - as a loop that is throttled does
+        hub._throttle.close(b"ann", clock.now + 250 + number)  # noqa: SLF001 - as a loop that is throttled does
     await clock.advance(1.1)
     assert isinstance(follower.task.exception(), UpstreamOutage)
     assert fetch.count == 2
@@ -392,13 +398,13 @@ async def test_holds_by_others_put_off_the_end_of_an_outage_to_twice_its_limit(c
 
 async def test_a_throttled_poll_holds_back_all_loops_of_its_credential_and_no_other(clock: SteppedClock) -> None:
     hub = make_hub(clock, slots=100)
-    fine = [Fetch(clock, State(number)) for number in range(10)]
+    fine = [FakePoller(clock, State(number)) for number in range(10)]
     for number, fetch in enumerate(fine):
-        Follower(hub, Key(b"ann", number), fetch)
-    other = Fetch(clock, State(1))
-    Follower(hub, Key(b"bob", 0), other)
+        Follower(hub, WatchKey(b"ann", number), fetch)
+    other = FakePoller(clock, State(1))
+    Follower(hub, WatchKey(b"bob", 0), other)
     await clock.advance(5)
-    Follower(hub, Key(b"ann", 99), Fetch(clock, throttled(60), State(99)))
+    Follower(hub, WatchKey(b"ann", 99), FakePoller(clock, throttled(60), State(99)))
     await settle()
     before = [fetch.count for fetch in fine]
     await clock.advance(59)
@@ -412,31 +418,31 @@ async def test_a_throttled_poll_holds_back_all_loops_of_its_credential_and_no_ot
 
 
 async def test_heartbeats_tell_of_failures_and_of_the_next_poll(clock: SteppedClock) -> None:
-    failure = UpstreamAnswered(503, "no", retry_after=40)
-    fetch = Fetch(clock, State(1), failure)
+    failure = UpstreamStatusError(503, "no", retry_after=40)
+    fetch = FakePoller(clock, State(1), failure)
     hub = make_hub(clock)
     with hub.watch(ANN, fetch) as watcher:
-        assert isinstance(await _next(watcher, clock), Changed)
-        quiet = await _next(watcher, clock, 0.1)
-        assert isinstance(quiet, Quiet)
-        assert (quiet.failures, quiet.last_failure) == (0, None)
-        assert quiet.next_poll_time is not None
-        assert clock.time() < quiet.next_poll_time <= clock.time() + 1
-        quiet = await _next(watcher, clock, 10)
-        assert isinstance(quiet, Quiet)
-        assert (quiet.failures, quiet.last_failure) == (1, failure)
-        assert quiet.next_poll_time is not None
-        assert quiet.next_poll_time == pytest.approx(clock.time() + 31, abs=2)
+        assert isinstance(await _next(watcher, clock), StateChange)
+        no_change = await _next(watcher, clock, 0.1)
+        assert isinstance(no_change, NoChange)
+        assert (no_change.failures, no_change.last_failure) == (0, None)
+        assert no_change.next_poll_time is not None
+        assert clock.time() < no_change.next_poll_time <= clock.time() + 1
+        no_change = await _next(watcher, clock, 10)
+        assert isinstance(no_change, NoChange)
+        assert (no_change.failures, no_change.last_failure) == (1, failure)
+        assert no_change.next_poll_time is not None
+        assert no_change.next_poll_time == pytest.approx(clock.time() + 31, abs=2)
     await assert_nothing_left(hub, clock)
 
 
 async def test_a_heartbeat_names_no_next_poll_while_one_is_under_way(clock: SteppedClock) -> None:
     hub = make_hub(clock)
-    with hub.watch(ANN, Fetch(clock, Hang)) as watcher:
-        assert await _next(watcher, clock, 5) == Quiet(None, 0, None)
+    with hub.watch(ANN, FakePoller(clock, Hang)) as watcher:
+        assert await _next(watcher, clock, 5) == NoChange(None, 0, None)
 
 
-async def _next(watcher: Watcher[State], clock: SteppedClock, seconds: float = 5) -> Changed[State] | Quiet:
+async def _next(watcher: Watcher[State], clock: SteppedClock, seconds: float = 5) -> StateChange[State] | NoChange:
     waiting = asyncio.create_task(watcher.next(clock.now + seconds))
     await settle()
     if not waiting.done():
@@ -447,39 +453,39 @@ async def _next(watcher: Watcher[State], clock: SteppedClock, seconds: float = 5
 async def test_a_slow_watcher_gets_the_latest_state_the_count_of_what_it_missed_and_the_end(
     clock: SteppedClock,
 ) -> None:
-    fetch = Fetch(clock, *[State(number) for number in range(1, 1001)], State(1001, last=True))
+    fetch = FakePoller(clock, *[State(number) for number in range(1, 1001)], State(1001, last=True))
     hub = make_hub(clock)
     quick = Follower(hub, ANN, fetch)
     with hub.watch(ANN, fetch) as slow:
         await settle()
-        assert await slow.next(FAR) == Changed(State(1), 0, last=False)
+        assert await slow.next(FAR) == StateChange(State(1), 0, last=False)
         while quick.values[-1] < 900:
             await clock.advance(1)
-        assert await slow.next(FAR) == Changed(State(900), 898, last=False)
+        assert await slow.next(FAR) == StateChange(State(900), 898, last=False)
         await clock.advance(200)
-        assert await slow.next(FAR) == Changed(State(1001, last=True), 100, last=True)
+        assert await slow.next(FAR) == StateChange(State(1001, last=True), 100, last=True)
     assert quick.values == list(range(1, 1002))
     await assert_nothing_left(hub, clock)
 
 
 async def test_who_has_seen_the_state_waits_for_the_next_change(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, State(1), State(1), State(2), State(1), State(3, last=True))
+    fetch = FakePoller(clock, State(1), State(1), State(2), State(1), State(3, last=True))
     hub = make_hub(clock)
     resumed = Follower(hub, ANN, fetch, seen=lambda state: state.value == 1)
     await clock.advance(10)
     assert resumed.values == [2, 1, 3]
-    assert [update.skipped for update in resumed.got if isinstance(update, Changed)] == [0, 0, 0]
+    assert [update.skipped for update in resumed.got if isinstance(update, StateChange)] == [0, 0, 0]
 
 
 async def test_the_last_state_is_given_to_who_has_seen_it_too(clock: SteppedClock) -> None:
     hub = make_hub(clock)
-    resumed = Follower(hub, ANN, Fetch(clock, State(1, last=True)), seen=lambda _: True)
+    resumed = Follower(hub, ANN, FakePoller(clock, State(1, last=True)), seen=lambda _: True)
     await settle()
     assert resumed.values == [1]
 
 
 async def test_polls_are_quick_while_a_watch_is_young_and_slower_as_it_ages(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, State(1))
+    fetch = FakePoller(clock, State(1))
     hub = make_hub(clock, shortest=0.25, longest=5)
     follower = Follower(hub, ANN, fetch)
     await settle()
@@ -493,16 +499,16 @@ async def test_polls_are_quick_while_a_watch_is_young_and_slower_as_it_ages(cloc
 
 
 async def test_a_stuck_poll_is_cut_off_and_counts_as_a_failure(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, Hang)
+    fetch = FakePoller(clock, Hang)
     hub = make_hub(clock, outage=30)
     follower = Follower(hub, ANN, fetch)
-    other = Follower(hub, BOB, Fetch(clock, State(1)))
+    other = Follower(hub, BOB, FakePoller(clock, State(1)))
     await clock.advance(29)
     assert len(other.values) == 1
     await clock.advance(2)
     with pytest.raises(UpstreamOutage) as caught:
         await follower.task
-    assert isinstance(caught.value.last, UpstreamTimedOut)
+    assert isinstance(caught.value.last, UpstreamTimeout)
     assert fetch.cancelled == 3, "one that hangs leaves time for others"
     await other.leave()
     await assert_nothing_left(hub, clock)
@@ -510,11 +516,11 @@ async def test_a_stuck_poll_is_cut_off_and_counts_as_a_failure(clock: SteppedClo
 
 async def test_waiting_for_a_slot_is_neither_failure_nor_time_out(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=10, slots=1)
-    stuck = Follower(hub, Key(b"ann", 1), Fetch(clock, Hang))
-    waiting = Follower(hub, Key(b"ann", 2), Fetch(clock, State(7, last=True)), every=2)
+    stuck = Follower(hub, WatchKey(b"ann", 1), FakePoller(clock, Hang))
+    waiting = Follower(hub, WatchKey(b"ann", 2), FakePoller(clock, State(7, last=True)), every=2)
     await clock.advance(3)
     assert waiting.values == []
-    assert isinstance(waiting.got[0], Quiet)
+    assert isinstance(waiting.got[0], NoChange)
     assert waiting.got[0].failures == 0
     await clock.advance(2)
     assert waiting.values == [7]
@@ -525,7 +531,7 @@ async def test_waiting_for_a_slot_is_neither_failure_nor_time_out(clock: Stepped
 
 @pytest.mark.parametrize("failure", [asyncio.CancelledError(), RuntimeError("unforeseen")], ids=["cancelled", "raised"])
 async def test_what_nobody_foresaw_ends_all_watchers_with_an_error(clock: SteppedClock, failure: BaseException) -> None:
-    async def fetch(_: Pause) -> State:
+    async def fetch(_: PauseTimeout) -> State:
         raise failure
 
     hub = make_hub(clock)
@@ -538,7 +544,7 @@ async def test_what_nobody_foresaw_ends_all_watchers_with_an_error(clock: Steppe
 
 async def test_watchers_are_ended_in_slices_each_with_an_error_of_its_own(clock: SteppedClock) -> None:
     hub = make_hub(clock)
-    fetch = Fetch(clock, State(1))
+    fetch = FakePoller(clock, State(1))
     followers = [Follower(hub, ANN, fetch) for _ in range(100)]
     await settle()
     waits = iter(range(1, 101))
@@ -558,7 +564,7 @@ async def test_a_cancellation_at_any_moment_leaves_nothing_behind() -> None:
     for rounds in range(120):
         clock = SteppedClock()
         hub = make_hub(clock, slots=1)
-        fetch = Fetch(clock, State(1), lost(), State(2), throttled(1), Hang)
+        fetch = FakePoller(clock, State(1), lost(), State(2), throttled(1), Hang)
         follower = Follower(hub, ANN, fetch)
         for _ in range(rounds):
             await asyncio.sleep(0)
@@ -572,7 +578,7 @@ async def test_a_cancellation_at_any_moment_leaves_nothing_behind() -> None:
 
 async def test_joining_right_when_the_last_one_leaves_starts_anew(clock: SteppedClock) -> None:
     hub = make_hub(clock)
-    old, new = Fetch(clock, State(1)), Fetch(clock, State(5, last=True))
+    old, new = FakePoller(clock, State(1)), FakePoller(clock, State(5, last=True))
     first = Follower(hub, ANN, old)
     await clock.advance(0.5)
     first.task.cancel()
@@ -586,7 +592,7 @@ async def test_joining_right_when_the_last_one_leaves_starts_anew(clock: Stepped
 
 async def test_joining_right_when_the_last_one_leaves_shares_the_read_in_flight(clock: SteppedClock) -> None:
     hub = make_hub(clock)
-    old, new = LateFetch(clock, State(5, last=True)), Fetch(clock, State(6))
+    old, new = LateFetch(clock, State(5, last=True)), FakePoller(clock, State(6))
     first = Follower(hub, ANN, old)
     await clock.advance(1)
     first.task.cancel()
@@ -600,49 +606,49 @@ async def test_joining_right_when_the_last_one_leaves_shares_the_read_in_flight(
 async def test_keys_of_ended_loops_are_forgotten(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     for number in range(200):
-        follower = Follower(hub, Key(b"ann", number), Fetch(clock, State(1, last=True)))
+        follower = Follower(hub, WatchKey(b"ann", number), FakePoller(clock, State(1, last=True)))
         await settle()
         assert follower.task.done()
     await assert_nothing_left(hub, clock)
 
 
 async def test_who_comes_late_gets_the_end_that_was_just_read_without_a_poll(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, State(1), State(2, last=True))
+    fetch = FakePoller(clock, State(1), State(2, last=True))
     hub = make_hub(clock)
     first = Follower(hub, ANN, fetch)
     await clock.advance(2)
     assert first.values == [1, 2]
     late = [Follower(hub, ANN, fetch) for _ in range(10)]
-    other = Follower(hub, BOB, Fetch(clock, UpstreamAnswered(404, "not yours")))
+    other = Follower(hub, BOB, FakePoller(clock, UpstreamStatusError(404, "not yours")))
     await settle()
     assert all(follower.values == [2] for follower in late)
     assert fetch.count == 2
-    with pytest.raises(UpstreamAnswered):
+    with pytest.raises(UpstreamStatusError):
         await other.task
-    await clock.advance(KEEP_SECONDS)
+    await clock.advance(KEEP_RESULT_SECONDS)
     later = Follower(hub, ANN, fetch)
     await settle()
     assert (later.values, fetch.count) == ([2], 3)
-    await clock.advance(KEEP_SECONDS)
+    await clock.advance(KEEP_RESULT_SECONDS)
     await assert_nothing_left(hub, clock)
 
 
 async def test_ends_are_kept_within_a_limit_of_bytes_and_the_oldest_go_first(clock: SteppedClock) -> None:
     hub = make_hub(clock)
-    fetches = [Fetch(clock, State(1, last=True, size=KEEP_BYTES // 3)) for _ in range(4)]
-    huge = Fetch(clock, State(1, last=True, size=KEEP_BYTES + 1))
+    fetches = [FakePoller(clock, State(1, last=True, size=KEEP_BYTES // 3)) for _ in range(4)]
+    huge = FakePoller(clock, State(1, last=True, size=KEEP_BYTES + 1))
     for _ in range(2):
         for number, fetch in enumerate([*fetches, huge]):
-            Follower(hub, Key(b"ann", number), fetch)
+            Follower(hub, WatchKey(b"ann", number), fetch)
             await settle()
     # The first went for the fourth, then the second for the first, and so on.
     assert [fetch.count for fetch in fetches] == [2, 2, 2, 2]
     assert huge.count == 2
     for number in (1, 2, 3):
-        Follower(hub, Key(b"ann", number), fetches[number])
+        Follower(hub, WatchKey(b"ann", number), fetches[number])
     await settle()
     assert [fetch.count for fetch in fetches] == [2, 2, 2, 2]
-    await clock.advance(KEEP_SECONDS)
+    await clock.advance(KEEP_RESULT_SECONDS)
     await assert_nothing_left(hub, clock)
 
 
@@ -650,7 +656,7 @@ async def test_ends_are_kept_within_a_limit_of_bytes_and_the_oldest_go_first(clo
 async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedClock) -> None:
     """100,000 steps pass by a watcher that does not read, and one that does: neither keeps any of them."""
     steps = 100_000
-    fetch = Fetch(clock, State(0))
+    fetch = FakePoller(clock, State(0))
     # A short limit, for the stepped clock keeps a cancelled timer until its moment.
     hub = make_hub(clock, shortest=0.03, longest=0.03, outage=1)
     given = 0
@@ -663,22 +669,22 @@ async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedCl
             fetch.times.clear()
             await clock.advance(0.03)
             update = await quick.next(FAR)
-            assert isinstance(update, Changed)
+            assert isinstance(update, StateChange)
             given += 1 + update.skipped
         gc.collect()
         grown = sys.getallocatedblocks() - blocks
         assert given == steps
-        assert await slow.next(FAR) == Changed(State(steps, last=True), steps - 1, last=True)
+        assert await slow.next(FAR) == StateChange(State(steps, last=True), steps - 1, last=True)
     # The count is that of the process, where others may allocate a little; to keep a state takes blocks for each step.
     assert grown < steps / 10, "blocks of memory"
 
 
 async def test_who_waited_for_a_slot_while_its_credential_was_told_to_slow_down_waits_on(clock: SteppedClock) -> None:
     hub = make_hub(clock, slots=1)
-    throttling = Follower(hub, Key(b"ann", 1), LateFetch(clock, throttled(60), State(1, last=True)))
+    throttling = Follower(hub, WatchKey(b"ann", 1), LateFetch(clock, throttled(60), State(1, last=True)))
     await settle()
-    waiting_fetch = Fetch(clock, State(7, last=True))
-    waiting = Follower(hub, Key(b"ann", 2), waiting_fetch)
+    waiting_fetch = FakePoller(clock, State(7, last=True))
+    waiting = Follower(hub, WatchKey(b"ann", 2), waiting_fetch)
     await clock.advance(60)
     assert waiting_fetch.count == 0
     await clock.advance(20)
@@ -690,7 +696,7 @@ async def test_a_shorter_hold_does_not_end_a_longer_one(clock: SteppedClock) -> 
     hub = make_hub(clock)
     fetches = [LateFetch(clock, throttled(60), State(1)), LateFetch(clock, throttled(2), State(1), takes=6)]
     for number, fetch in enumerate(fetches):
-        Follower(hub, Key(b"ann", number), fetch)
+        Follower(hub, WatchKey(b"ann", number), fetch)
     await clock.advance(64)
     assert [fetch.count for fetch in fetches] == [1, 1]
     await clock.advance(20)
@@ -700,9 +706,9 @@ async def test_a_shorter_hold_does_not_end_a_longer_one(clock: SteppedClock) -> 
 
 async def test_closing_stops_what_is_watched_and_forgets_the_ends(clock: SteppedClock) -> None:
     hub = make_hub(clock)
-    Follower(hub, Key(b"ann", 1), Fetch(clock, State(1, last=True)))
-    watched = Follower(hub, Key(b"ann", 2), Fetch(clock, Hang))
-    left = Follower(hub, Key(b"ann", 3), Fetch(clock, Hang))
+    Follower(hub, WatchKey(b"ann", 1), FakePoller(clock, State(1, last=True)))
+    watched = Follower(hub, WatchKey(b"ann", 2), FakePoller(clock, Hang))
+    left = Follower(hub, WatchKey(b"ann", 3), FakePoller(clock, Hang))
     await settle()
     left.task.cancel()
     await hub.aclose()
@@ -716,10 +722,10 @@ async def test_closing_stops_what_is_watched_and_forgets_the_ends(clock: Stepped
 
 async def test_polls_of_one_credential_that_hang_hold_up_no_other(clock: SteppedClock) -> None:
     hub = make_hub(clock, slots=8, outage=600)
-    hanging = [Fetch(clock, Hang) for _ in range(20)]
-    anns = [Follower(hub, Key(b"ann", number), fetch) for number, fetch in enumerate(hanging)]
+    hanging = [FakePoller(clock, Hang) for _ in range(20)]
+    anns = [Follower(hub, WatchKey(b"ann", number), fetch) for number, fetch in enumerate(hanging)]
     await settle()
-    bob = Follower(hub, BOB, Fetch(clock, State(1), State(2), State(3, last=True)))
+    bob = Follower(hub, BOB, FakePoller(clock, State(1), State(2), State(3, last=True)))
     await clock.advance(5)
     assert bob.values == [1, 2, 3]
     assert sum(fetch.count for fetch in hanging) == 6, "three quarters of the slots"
@@ -730,11 +736,11 @@ async def test_polls_of_one_credential_that_hang_hold_up_no_other(clock: Stepped
 
 async def test_two_greedy_credentials_hold_up_a_third_for_no_poll(clock: SteppedClock) -> None:
     hub = make_hub(clock, slots=16, outage=600)
-    hanging = [Fetch(clock, Hang) for _ in range(80)]
-    greedy = [Follower(hub, Key((b"ann", b"eve")[n % 2], n), fetch) for n, fetch in enumerate(hanging)]
+    hanging = [FakePoller(clock, Hang) for _ in range(80)]
+    greedy = [Follower(hub, WatchKey((b"ann", b"eve")[n % 2], n), fetch) for n, fetch in enumerate(hanging)]
     await settle()
     started = clock.now
-    bob = Fetch(clock, State(1), State(2), State(3, last=True))
+    bob = FakePoller(clock, State(1), State(2), State(3, last=True))
     modest = Follower(hub, BOB, bob)
     await clock.advance(5)
     assert modest.values == [1, 2, 3]
@@ -750,8 +756,8 @@ async def test_places_of_polls_go_round_among_credentials(clock: SteppedClock) -
     hub = make_hub(clock, slots=1, outage=600)
     anns = [LateFetch(clock, State(1), takes=1) for _ in range(50)]
     others = [LateFetch(clock, State(1), takes=1) for _ in range(4)]
-    followers = [Follower(hub, Key(b"ann", number), fetch) for number, fetch in enumerate(anns)]
-    followers += [Follower(hub, Key(b"other %d" % number, 0), fetch) for number, fetch in enumerate(others)]
+    followers = [Follower(hub, WatchKey(b"ann", number), fetch) for number, fetch in enumerate(anns)]
+    followers += [Follower(hub, WatchKey(b"other %d" % number, 0), fetch) for number, fetch in enumerate(others)]
     await clock.advance(100)
     assert [fetch.count for fetch in others] == pytest.approx([20] * 4, abs=2)
     assert sum(fetch.count for fetch in anns) == pytest.approx(20, abs=3)
@@ -763,18 +769,18 @@ async def test_places_of_polls_go_round_among_credentials(clock: SteppedClock) -
 async def test_polls_over_the_rate_come_later_while_heartbeats_go_on(clock: SteppedClock) -> None:
     """Forty jobs that are due each second, and ten polls a second."""
     hub = make_hub(clock, slots=100, rate=10.0, outage=3.0)
-    fetches = [Fetch(clock, State(1)) for _ in range(40)]
-    anns = [Follower(hub, Key(b"ann", number), fetch, every=1.0) for number, fetch in enumerate(fetches)]
-    bob = Fetch(clock, State(1))
+    fetches = [FakePoller(clock, State(1)) for _ in range(40)]
+    anns = [Follower(hub, WatchKey(b"ann", number), fetch, every=1.0) for number, fetch in enumerate(fetches)]
+    bob = FakePoller(clock, State(1))
     other = Follower(hub, BOB, bob)
     await clock.advance(100)
     assert sum(fetch.count for fetch in fetches) == pytest.approx(1_000, abs=20)
     assert all(fetch.count == pytest.approx(25, abs=2) for fetch in fetches), "all of them by turns"
     assert bob.count == pytest.approx(100, abs=15), "another credential has a rate of its own"
     for follower in anns:
-        quiet = [each for each in follower.got if isinstance(each, Quiet)]
-        assert len(quiet) >= 95
-        assert not any(each.failures for each in quiet)
+        no_change = [each for each in follower.got if isinstance(each, NoChange)]
+        assert len(no_change) >= 95
+        assert not any(each.failures for each in no_change)
         assert not follower.task.done(), "to wait is no outage"
         await follower.leave()
     await other.leave()
@@ -783,7 +789,7 @@ async def test_polls_over_the_rate_come_later_while_heartbeats_go_on(clock: Step
 
 async def test_waiting_for_the_rate_in_an_outage_does_not_use_up_its_limit(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=10, rate=0.1)
-    fetch = Fetch(clock, lost(), lost(), State(7, last=True))
+    fetch = FakePoller(clock, lost(), lost(), State(7, last=True))
     follower = Follower(hub, ANN, fetch)
     await clock.advance(21)
     assert (fetch.count, follower.values) == (3, [7])
@@ -794,10 +800,10 @@ async def test_a_429_slows_the_polls_of_its_credential_down_for_longer_than_it_h
     clock: SteppedClock,
 ) -> None:
     hub = make_hub(clock, slots=100, rate=50.0)
-    fetches = [Fetch(clock, State(1)) for _ in range(40)]
-    fetches.append(Fetch(clock, *[State(1)] * 20, throttled(2), State(1)))
-    bob = Fetch(clock, State(1))
-    followers = [Follower(hub, Key(b"ann", number), fetch) for number, fetch in enumerate(fetches)]
+    fetches = [FakePoller(clock, State(1)) for _ in range(40)]
+    fetches.append(FakePoller(clock, *[State(1)] * 20, throttled(2), State(1)))
+    bob = FakePoller(clock, State(1))
+    followers = [Follower(hub, WatchKey(b"ann", number), fetch) for number, fetch in enumerate(fetches)]
     followers.append(Follower(hub, BOB, bob))
 
     async def polls(seconds: int) -> float:
@@ -820,10 +826,10 @@ async def test_a_429_slows_the_polls_of_its_credential_down_for_longer_than_it_h
 async def test_waiting_for_a_slot_in_an_outage_does_not_use_up_its_limit(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=10, slots=1)
     failing = LateFetch(clock, lost(), State(7, last=True), takes=0.1)
-    waiting = Follower(hub, Key(b"ann", 99), failing)
+    waiting = Follower(hub, WatchKey(b"ann", 99), failing)
     await clock.advance(0.1)
     assert failing.count == 1
-    hanging = [Follower(hub, Key(b"ann", number), Fetch(clock, Hang)) for number in range(4)]
+    hanging = [Follower(hub, WatchKey(b"ann", number), FakePoller(clock, Hang)) for number in range(4)]
     await clock.advance(12)
     assert failing.count == 1, "it waits for its turn behind four polls that hang"
     await clock.advance(5)
@@ -838,7 +844,7 @@ async def test_waiting_for_a_slot_in_an_outage_does_not_use_up_its_limit(clock: 
 async def test_a_retry_after_of_next_to_nothing_does_not_switch_the_backoff_off(
     clock: SteppedClock, seconds: float
 ) -> None:
-    fetch = Fetch(clock, UpstreamAnswered(503, "no", retry_after=seconds))
+    fetch = FakePoller(clock, UpstreamStatusError(503, "no", retry_after=seconds))
     hub = make_hub(clock, shortest=0.05, longest=5.0, outage=60)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(59)
@@ -846,18 +852,18 @@ async def test_a_retry_after_of_next_to_nothing_does_not_switch_the_backoff_off(
     await follower.leave()
 
 
-def refused(status: int = 404) -> UpstreamAnswered:
-    return UpstreamAnswered(status, "no")
+def refused(status: int = 404) -> UpstreamStatusError:
+    return UpstreamStatusError(status, "no")
 
 
-def page(status: int = 404) -> UpstreamAnswered:
+def page(status: int = 404) -> UpstreamStatusError:
     """The page of a proxy."""
-    return UpstreamAnswered(status, "no", from_api=False)
+    return UpstreamStatusError(status, "no", from_api=False)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 422])
 async def test_one_refusal_between_good_reads_ends_nothing(clock: SteppedClock, status: int) -> None:
-    fetch = Fetch(clock, State(1), refused(status), State(2), refused(status), State(3, last=True))
+    fetch = FakePoller(clock, State(1), refused(status), State(2), refused(status), State(3, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(10)
@@ -881,11 +887,11 @@ async def test_a_refusal_counts_once_the_next_certain_answer_is_the_same(
     clock: SteppedClock, reads: list[int | str], told: int
 ) -> None:
     entries = [page() if each == "page" else lost() if each == "lost" else refused(int(each)) for each in reads]
-    fetch = Fetch(clock, State(1), *entries)
+    fetch = FakePoller(clock, State(1), *entries)
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(20)
-    with pytest.raises(UpstreamAnswered) as caught:
+    with pytest.raises(UpstreamStatusError) as caught:
         await follower.task
     assert caught.value.http_status == told
     assert fetch.count == 1 + len(reads)
@@ -893,7 +899,7 @@ async def test_a_refusal_counts_once_the_next_certain_answer_is_the_same(
 
 
 async def test_a_refusal_is_confirmed_after_about_a_second(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, State(1), UpstreamAnswered(403, "no", retry_after=60))
+    fetch = FakePoller(clock, State(1), UpstreamStatusError(403, "no", retry_after=60))
     hub = make_hub(clock, shortest=5, longest=60)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(10)
@@ -902,7 +908,7 @@ async def test_a_refusal_is_confirmed_after_about_a_second(clock: SteppedClock) 
 
 
 async def test_refusals_that_differ_for_ever_are_an_outage(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, State(1), *[refused(403), refused(404)] * 50)
+    fetch = FakePoller(clock, State(1), *[refused(403), refused(404)] * 50)
     hub = make_hub(clock, outage=30)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(32)
@@ -912,11 +918,11 @@ async def test_refusals_that_differ_for_ever_are_an_outage(clock: SteppedClock) 
 
 
 async def test_a_refusal_without_any_state_is_final_at_once(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, lost(), refused(), State(1))
+    fetch = FakePoller(clock, lost(), refused(), State(1))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(10)
-    with pytest.raises(UpstreamAnswered):
+    with pytest.raises(UpstreamStatusError):
         await follower.task
     assert fetch.count == 2
     await assert_nothing_left(hub, clock)
@@ -930,7 +936,7 @@ async def test_a_refusal_is_confirmed_for_a_client_that_saw_the_job_before(clock
         others = [] if fresh_loop else [Follower(hub, ANN, fetch)]
         await settle()
         with hub.watch(ANN, fetch, exists=True) as watcher:
-            assert await _next(watcher, clock, 5) == Changed(State(1, last=True), 0, last=True)
+            assert await _next(watcher, clock, 5) == StateChange(State(1, last=True), 0, last=True)
         for other in others:
             assert other.values == [1]
         await assert_nothing_left(hub, clock)
@@ -939,18 +945,18 @@ async def test_a_refusal_is_confirmed_for_a_client_that_saw_the_job_before(clock
 @pytest.mark.parametrize("later", [0.0, KEEP_READ_SECONDS, KEEP_READ_SECONDS + 1])
 async def test_a_refusal_is_confirmed_if_an_earlier_watch_saw_the_job(clock: SteppedClock, later: float) -> None:
     hub = make_hub(clock)
-    first = Follower(hub, ANN, Fetch(clock, State(1)))
+    first = Follower(hub, ANN, FakePoller(clock, State(1)))
     await settle()
     await first.leave()
     await settle()
     assert len(hub) == 0
     clock.now += later
-    again, other = (Follower(hub, key, Fetch(clock, refused(), State(2, last=True))) for key in (ANN, BOB))
+    again, other = (Follower(hub, key, FakePoller(clock, refused(), State(2, last=True))) for key in (ANN, BOB))
     await clock.advance(5)
     assert again.values == ([2] if later <= KEEP_READ_SECONDS else [])
     if not again.values:
-        assert isinstance(again.task.exception(), UpstreamAnswered)
-    assert isinstance(other.task.exception(), UpstreamAnswered), "known to the other credential alone"
+        assert isinstance(again.task.exception(), UpstreamStatusError)
+    assert isinstance(other.task.exception(), UpstreamStatusError), "known to the other credential alone"
     await assert_nothing_left(hub, clock)
 
 
@@ -969,7 +975,7 @@ async def test_keys_that_were_read_are_remembered_within_a_bound(
 
 
 async def test_a_newcomer_to_an_unconfirmed_refusal_gets_the_last_state_and_the_end(clock: SteppedClock) -> None:
-    fetch = Fetch(clock, State(1), refused(), refused())
+    fetch = FakePoller(clock, State(1), refused(), refused())
     hub = make_hub(clock)
     first = Follower(hub, ANN, fetch)
     await clock.advance(1.5)
@@ -978,17 +984,17 @@ async def test_a_newcomer_to_an_unconfirmed_refusal_gets_the_last_state_and_the_
     await clock.advance(2)
     for follower in (first, late):
         assert follower.values == [1]
-        with pytest.raises(UpstreamAnswered):
+        with pytest.raises(UpstreamStatusError):
             await follower.task
-    quiet = [each for each in late.got if isinstance(each, Quiet)]
-    assert quiet
-    assert all(each.failures == 1 and isinstance(each.last_failure, UpstreamAnswered) for each in quiet)
+    no_change = [each for each in late.got if isinstance(each, NoChange)]
+    assert no_change
+    assert all(each.failures == 1 and isinstance(each.last_failure, UpstreamStatusError) for each in no_change)
     await assert_nothing_left(hub, clock)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 413, 451])
 async def test_the_page_of_a_proxy_is_transient_on_every_watch(clock: SteppedClock, status: int) -> None:
-    fetch = Fetch(clock, *[page(status)] * 5, State(1), *[page(status)] * 5, State(2, last=True))
+    fetch = FakePoller(clock, *[page(status)] * 5, State(1), *[page(status)] * 5, State(2, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(60)
@@ -998,7 +1004,7 @@ async def test_the_page_of_a_proxy_is_transient_on_every_watch(clock: SteppedClo
 
 def make_hub_of_sent(clock: SteppedClock, age: float, timeout: float | None = None, outage: float = 300) -> Hub[State]:
     """A hub whose job of ann was sent `age` seconds ago."""
-    jobs = MemorySentJobs(clock)
+    jobs = InMemorySentJobs(clock)
     jobs.remember(ANN.name, timeout)
     clock.now += age
     return make_hub(clock, outage=outage, sent_jobs=jobs)
@@ -1010,7 +1016,7 @@ async def test_refusals_of_a_job_that_was_just_sent_are_ridden_out(
     clock: SteppedClock, status: int, age: float
 ) -> None:
     hub = make_hub_of_sent(clock, age)
-    fetch = Fetch(clock, *[refused(status)] * 3, State(1), State(2, last=True))
+    fetch = FakePoller(clock, *[refused(status)] * 3, State(1), State(2, last=True))
     follower = Follower(hub, ANN, fetch)
     await clock.advance(60)
     assert follower.values == [1, 2]
@@ -1019,12 +1025,12 @@ async def test_refusals_of_a_job_that_was_just_sent_are_ridden_out(
 
 async def test_refusals_of_a_job_that_was_just_sent_count_after_their_grace(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, 0)
-    fetch = Fetch(clock, refused())
+    fetch = FakePoller(clock, refused())
     follower = Follower(hub, ANN, fetch)
     await clock.advance(GRACE_SECONDS - 0.1)
     assert not follower.task.done()
     await clock.advance(2.1)
-    with pytest.raises(UpstreamAnswered):
+    with pytest.raises(UpstreamStatusError):
         await follower.task
     assert fetch.times[-1] >= fetch.times[0] + GRACE_SECONDS
     await assert_nothing_left(hub, clock)
@@ -1032,25 +1038,25 @@ async def test_refusals_of_a_job_that_was_just_sent_count_after_their_grace(cloc
 
 async def test_a_job_that_was_sent_a_while_ago_has_no_grace(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, JUST_SENT_SECONDS + 0.1)
-    fetch = Fetch(clock, refused())
+    fetch = FakePoller(clock, refused())
     follower = Follower(hub, ANN, fetch)
     await clock.advance(2)
-    assert isinstance(follower.task.exception(), UpstreamAnswered)
+    assert isinstance(follower.task.exception(), UpstreamStatusError)
     assert fetch.count == 2, "confirmed, because the job was known once"
 
 
 async def test_the_grace_holds_for_every_credential(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, 0)
-    followers = [Follower(hub, key, Fetch(clock, refused(), State(1, last=True))) for key in (ANN, BOB)]
-    other = Follower(hub, Key(b"bob", 43), Fetch(clock, refused()))
+    followers = [Follower(hub, key, FakePoller(clock, refused(), State(1, last=True))) for key in (ANN, BOB)]
+    other = Follower(hub, WatchKey(b"bob", 43), FakePoller(clock, refused()))
     await clock.advance(60)
     assert [each.values for each in followers] == [[1], [1]]
-    assert isinstance(other.task.exception(), UpstreamAnswered)
+    assert isinstance(other.task.exception(), UpstreamStatusError)
 
 
 async def test_a_short_outage_limit_bounds_the_grace(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, 0, outage=5)
-    follower = Follower(hub, ANN, Fetch(clock, refused()))
+    follower = Follower(hub, ANN, FakePoller(clock, refused()))
     await clock.advance(6)
     error = follower.task.exception()
     assert isinstance(error, UpstreamOutage)
@@ -1063,7 +1069,7 @@ async def test_a_job_that_runs_beyond_its_timeout_is_told_as_overdue(
 ) -> None:
     hub = make_hub_of_sent(clock, 10, timeout)
     limit = (LONGEST_JOB_SECONDS if timeout is None else timeout) + OVERDUE_MARGIN_SECONDS
-    follower = Follower(hub, ANN, Fetch(clock, State(1)))
+    follower = Follower(hub, ANN, FakePoller(clock, State(1)))
     await clock.advance(limit - 10.1)
     assert not follower.task.done()
     await clock.advance(1.2)
@@ -1075,7 +1081,7 @@ async def test_a_job_that_runs_beyond_its_timeout_is_told_as_overdue(
 
 async def test_a_job_of_unknown_timeout_is_overdue_after_a_day_of_running(clock: SteppedClock) -> None:
     hub = make_hub(clock, shortest=60, longest=60)
-    follower = Follower(hub, ANN, Fetch(clock, State(1)))
+    follower = Follower(hub, ANN, FakePoller(clock, State(1)))
     await clock.advance(LONGEST_JOB_SECONDS + OVERDUE_MARGIN_SECONDS - 1)
     assert not follower.task.done()
     await clock.advance(61)
@@ -1086,7 +1092,7 @@ async def test_a_job_of_unknown_timeout_is_overdue_after_a_day_of_running(clock:
 
 async def test_a_change_that_shows_the_job_overdue_is_told_first(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, 0, 60)
-    fetch = Fetch(clock, State(1))
+    fetch = FakePoller(clock, State(1))
     follower = Follower(hub, ANN, fetch)
     await clock.advance(359.5)
     fetch.script[0] = State(2)
@@ -1098,7 +1104,7 @@ async def test_a_change_that_shows_the_job_overdue_is_told_first(clock: SteppedC
 async def test_a_new_watch_of_an_overdue_job_gets_its_state_first(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, 359, 60)
     for wait in (2, 0):
-        follower = Follower(hub, ANN, Fetch(clock, State(1)))
+        follower = Follower(hub, ANN, FakePoller(clock, State(1)))
         await settle()
         await clock.advance(wait)
         assert isinstance(follower.task.exception(), JobOverdue)
@@ -1125,7 +1131,7 @@ async def test_watches_that_are_cut_again_and_again_hear_of_an_overdue_job(
 
 async def test_an_end_is_never_overdue(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, 0, 60)
-    fetch = Fetch(clock, State(1), *[lost()] * 500)
+    fetch = FakePoller(clock, State(1), *[lost()] * 500)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(250)
     fetch.script.clear()
@@ -1136,7 +1142,7 @@ async def test_an_end_is_never_overdue(clock: SteppedClock) -> None:
 
 async def test_sent_jobs_are_remembered_within_a_bound(clock: SteppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.watch.sent_jobs.MAX_JOBS", 3)
-    jobs = MemorySentJobs(clock)
+    jobs = InMemorySentJobs(clock)
     for number in range(5):
         jobs.remember(number, 60.0)
     assert [jobs.find(number) is not None for number in range(5)] == [False, False, True, True, True]
@@ -1228,13 +1234,13 @@ async def test_a_loop_that_nobody_watches_lives_for_15_seconds_and_takes_no_turn
 ) -> None:
     """It is between two reads, an interval of 40 seconds apart, when its last watcher leaves."""
     turns: list[float] = []
-    turn = Rates.turn
+    turn = RateLimiter.acquire
 
-    async def counted(rates: Rates, owner: bytes) -> None:
+    async def counted(rate_limiter: RateLimiter, owner: bytes) -> None:
         turns.append(clock.now)
-        await turn(rates, owner)
+        await turn(rate_limiter, owner)
 
-    monkeypatch.setattr(Rates, "turn", counted)
+    monkeypatch.setattr(RateLimiter, "acquire", counted)
     hub = make_hub(clock, shortest=40, longest=40)
     await leave_during_a_read(hub, clock, fetch := LateFetch(clock, State(1), takes=4))
     follower = Follower(hub, ANN, fetch)

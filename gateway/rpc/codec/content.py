@@ -38,7 +38,7 @@ def read_format(content_format: int, *, streaming: bool) -> pb.ContentFormat.Val
     return pb.ContentFormat.ValueType(content_format)
 
 
-class Delivery(enum.Enum):
+class Placement(enum.Enum):
     """Where a result goes."""
 
     IN_MESSAGE = enum.auto()
@@ -46,22 +46,22 @@ class Delivery(enum.Enum):
     LEFT_OUT = enum.auto()
 
 
-class Delivered(NamedTuple):
+class PlacedResult(NamedTuple):
     """Where a result goes, and the encoded field of the `Job` that carries it, in pieces; none if elsewhere."""
 
-    delivery: Delivery
+    placement: Placement
     field: tuple[bytes | memoryview, ...] = ()
 
 
 _CONTENT, _CONTENT_JSON = (tag(pb.Job.DESCRIPTOR, name) for name in ("content", "content_json"))
 
 
-def deliver(result: Result, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Delivered:
+def place_result(result: Result, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> PlacedResult:
     """How a result goes out in a format. Raises `ResultTooLarge` where one message was asked for and cannot hold it."""
     if content_format == pb.CONTENT_FORMAT_NONE:
-        return Delivered(Delivery.LEFT_OUT)
+        return PlacedResult(Placement.LEFT_OUT)
     if content_format == pb.CONTENT_FORMAT_JSON_CHUNKS:
-        return Delivered(Delivery.IN_CHUNKS)
+        return PlacedResult(Placement.IN_CHUNKS)
     if content_format == pb.CONTENT_FORMAT_JSON:
         if len(result) > MAX_ONE_MESSAGE_BYTES:
             raise ResultTooLarge(
@@ -73,12 +73,12 @@ def deliver(result: Result, content_format: pb.ContentFormat.ValueType, *, strea
         if struct is not None:
             return _in_message(_CONTENT, struct)
         if len(result) > MAX_STOCK_BYTES:
-            return Delivered(Delivery.IN_CHUNKS if streaming else Delivery.LEFT_OUT)
+            return PlacedResult(Placement.IN_CHUNKS if streaming else Placement.LEFT_OUT)
     return _in_message(_CONTENT_JSON, result.json)
 
 
-def _in_message(start: bytes, content: bytes | memoryview) -> Delivered:
-    return Delivered(Delivery.IN_MESSAGE, (start + varint(len(content)), content))
+def _in_message(start: bytes, content: bytes | memoryview) -> PlacedResult:
+    return PlacedResult(Placement.IN_MESSAGE, (start + varint(len(content)), content))
 
 
 def _struct(result: Result, content_format: pb.ContentFormat.ValueType) -> bytes | None:

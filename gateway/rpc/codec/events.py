@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.rpc.codec.content import MAX_STOCK_BYTES, Delivery, deliver
+from gateway.rpc.codec.content import MAX_STOCK_BYTES, Placement, place_result
 from gateway.rpc.codec.responses import job_message, timestamp
 from gateway.rpc.codec.resume_token import ResumePoint, write_token
 from gateway.rpc.codec.wire import join, tag, varint
-from gateway.threads import ANSWERS
+from gateway.threads import RESPONSE_WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.models import Job, Result
-    from gateway.watch import Quiet
+    from gateway.watch import NoChange
 
 CHUNK_BYTES = 256 << 10
 # Larger results are encoded in a thread, so that the event loop goes on.
@@ -29,18 +29,18 @@ ENCODE_ERROR_IN_THREAD_BYTES = 4 << 10
 # How often a Struct is made of a result at most: of exact and of rounded numbers, for streams and for answers.
 STRUCTS = 4
 
-Pieces = tuple[bytes | memoryview, ...]
+Buffers = tuple[bytes | memoryview, ...]
 
 _JOB = tag(pb.JobEvent.DESCRIPTOR, "job")
 
 
-class Encoded(NamedTuple):
+class EncodedJob(NamedTuple):
     """A `Job` message in pieces, and whether its result goes out in chunks before it.
 
     A large result is a view of the upstream's bytes among them, so that it takes no memory of its own.
     """
 
-    pieces: Pieces
+    buffers: Buffers
     chunked: bool
 
 
@@ -49,7 +49,7 @@ class JobState:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._encoded: dict[tuple[pb.ContentFormat.ValueType, bool], asyncio.Task[Encoded] | Encoded] = {}
+        self._encoded: dict[tuple[pb.ContentFormat.ValueType, bool], asyncio.Task[EncodedJob] | EncodedJob] = {}
         self._events: dict[pb.ContentFormat.ValueType, bytes] = {}
 
     # Both are made when they are asked for, which an answer of one message never does.
@@ -79,13 +79,13 @@ class JobState:
                     return True
         return self.job.result is not None and len(self.job.result) > ENCODE_IN_THREAD_BYTES
 
-    async def encode(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Encoded:
+    async def encode(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> EncodedJob:
         """The message of the job in a format. Raises `ResultTooLarge`."""
         key = (content_format, streaming)
         known = self._encoded.get(key)
         if known is None:
             known = self._encoded[key] = self._start(content_format, streaming=streaming)
-        if isinstance(known, Encoded):
+        if isinstance(known, EncodedJob):
             return known
         # Whoever waits first may leave: the others wait for the same.
         await asyncio.wait([known])
@@ -97,7 +97,7 @@ class JobState:
         encoded = self._encoded[key] = known.result()
         return encoded
 
-    def event(self, content_format: pb.ContentFormat.ValueType, encoded: Encoded, skipped: int) -> bytes:
+    def event(self, content_format: pb.ContentFormat.ValueType, encoded: EncodedJob, skipped: int) -> bytes:
         """The event with an `encoded` message, of a state that is not large: the same one for all who skip nothing."""
         known = None if skipped else self._events.get(content_format)
         if known is None:
@@ -106,10 +106,12 @@ class JobState:
                 self._events[content_format] = known
         return known
 
-    def _start(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> asyncio.Task[Encoded] | Encoded:
+    def _start(
+        self, content_format: pb.ContentFormat.ValueType, *, streaming: bool
+    ) -> asyncio.Task[EncodedJob] | EncodedJob:
         if not self.is_large:
             return encode_job(self.job, content_format, streaming=streaming)
-        work = ANSWERS.run(partial(encode_job, self.job, content_format, streaming=streaming))
+        work = RESPONSE_WORKERS.run(partial(encode_job, self.job, content_format, streaming=streaming))
         task = asyncio.get_running_loop().create_task(work)
         # Its error is nobody's to read where all who waited have left.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -121,42 +123,42 @@ def same_state(one: JobState, other: JobState) -> bool:
     return one.digest == other.digest
 
 
-def encode_job(job: Job, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> Encoded:
+def encode_job(job: Job, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> EncodedJob:
     """The message of a job with its result in a format. Raises `ResultTooLarge`."""
     message = job_message(job)
     if job.result is None:
         message.content_omitted = job.forgotten_result is not None
-        return Encoded((message.SerializeToString(),), chunked=False)
-    delivery, field = deliver(job.result, content_format, streaming=streaming)
-    message.content_omitted = delivery is not Delivery.IN_MESSAGE
-    return Encoded((message.SerializeToString(), *field), chunked=delivery is Delivery.IN_CHUNKS)
+        return EncodedJob((message.SerializeToString(),), chunked=False)
+    placement, field = place_result(job.result, content_format, streaming=streaming)
+    message.content_omitted = placement is not Placement.IN_MESSAGE
+    return EncodedJob((message.SerializeToString(), *field), chunked=placement is Placement.IN_CHUNKS)
 
 
-def job_event(uid: int, job: Encoded, token: str, skipped: int) -> Pieces:
+def job_event(uid: int, job: EncodedJob, token: str, skipped: int) -> Buffers:
     """A `JobEvent` with an encoded `Job`, in pieces; fields in any order are one message to a protobuf parser."""
     rest = pb.JobEvent(uid=uid, resume_token=token, skipped=skipped).SerializeToString()
-    return (_JOB + varint(size_of(job.pieces)), *job.pieces, rest)
+    return (_JOB + varint(size_of(job.buffers)), *job.buffers, rest)
 
 
-def size_of(pieces: Pieces) -> int:
+def size_of(buffers: Buffers) -> int:
     """The bytes of a message that is in pieces."""
-    return sum(map(len, pieces))
+    return sum(map(len, buffers))
 
 
-async def in_one_piece(pieces: Pieces) -> bytes:
+async def join_buffers(buffers: Buffers) -> bytes:
     """A message that is in pieces, as gRPC takes it."""
-    if size_of(pieces) <= ENCODE_IN_THREAD_BYTES:
-        return b"".join(pieces)
-    return await ANSWERS.run(partial(join, pieces))
+    if size_of(buffers) <= ENCODE_IN_THREAD_BYTES:
+        return b"".join(buffers)
+    return await RESPONSE_WORKERS.run(partial(join, buffers))
 
 
-def heartbeat_event(uid: int, quiet: Quiet, state: JobState | None, token: str, last_failure: str) -> bytes:
+def heartbeat_event(uid: int, no_change: NoChange, state: JobState | None, token: str, last_failure: str) -> bytes:
     """A `JobEvent` with a `Heartbeat`; `last_failure` is the reason of the last failed poll, or ""."""
-    heartbeat = pb.Heartbeat(consecutive_failures=quiet.failures, last_failure=last_failure)
+    heartbeat = pb.Heartbeat(consecutive_failures=no_change.failures, last_failure=last_failure)
     if state is not None:
         heartbeat.observe_time.CopyFrom(timestamp(state.job.observe_time))
-    if quiet.next_poll_time is not None:
-        heartbeat.next_poll_time.CopyFrom(timestamp(quiet.next_poll_time))
+    if no_change.next_poll_time is not None:
+        heartbeat.next_poll_time.CopyFrom(timestamp(no_change.next_poll_time))
     return pb.JobEvent(uid=uid, heartbeat=heartbeat, resume_token=token).SerializeToString()
 
 
@@ -173,7 +175,7 @@ def chunk_events(uid: int, result: Result, last_seen: bytes, offset: int) -> Ite
         yield pb.JobEvent(uid=uid, content_chunk=chunk, resume_token=token).SerializeToString()
 
 
-def resumes_at(point: ResumePoint | None, result: Result) -> int:
+def resume_offset(point: ResumePoint | None, result: Result) -> int:
     """Where a resumed watch goes on in a chunked result, in bytes: 0 unless it stood in this very content."""
     if point is None or point.content_sha256 != bytes.fromhex(result.sha256):
         return 0

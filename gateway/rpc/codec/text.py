@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 # What a status message may take, percent-encoded: see `MAX_DETAILS_BYTES`.
-MAX_MESSAGE_BYTES = 1_000
+MAX_STATUS_MESSAGE_BYTES = 1_000
 
-CUT_MARK = "...[cut]"
+STATUS_CUT_MARK = "...[cut]"
 
 # With those that turn the direction of a text, in which a line of a log could say something else than it does.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
-def clean(text: str, limit: int = MAX_MESSAGE_BYTES) -> str:
+def clean(text: str, limit: int = MAX_STATUS_MESSAGE_BYTES) -> str:
     """`text` in one line that takes at most `limit` bytes percent-encoded, with a mark where it was cut."""
     # gRPC percent-encodes all but spaces and visible ASCII, and '%' itself.
     return _cut(text, limit, lambda each: 1 if " " <= each <= "~" and each != "%" else 3 * len(each.encode()))
@@ -34,11 +34,11 @@ def _cut(text: str, limit: int, cost: Callable[[str], int]) -> str:
     text = _CONTROLS.sub(" ", text)[: limit + 1]
     used = room = 0
     for end, character in enumerate(text):
-        if used <= limit - len(CUT_MARK):
+        if used <= limit - len(STATUS_CUT_MARK):
             room = end
         used += cost(character)
         if used > limit:
-            return text[:room] + CUT_MARK
+            return text[:room] + STATUS_CUT_MARK
     return text
 
 

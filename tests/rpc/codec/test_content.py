@@ -16,8 +16,8 @@ from gateway.rpc.codec.content import (
     MAX_AUTOMATIC_STRUCT_BYTES,
     MAX_ONE_MESSAGE_BYTES,
     MAX_STOCK_BYTES,
-    Delivery,
-    deliver,
+    Placement,
+    place_result,
     read_format,
 )
 from gateway.rpc.codec.events import encode_job
@@ -40,7 +40,7 @@ def _put(raw: bytes, content_format: pb.ContentFormat.ValueType, *, streaming: b
     result = Result(memoryview(raw), sha256(raw).hexdigest())
     job = Job(1, JobStatus.SUCCESS, "success", done=True, observe_time=0.0, result=result)
     encoded = encode_job(job, content_format, streaming=streaming)
-    message = pb.Job.FromString(b"".join(encoded.pieces))
+    message = pb.Job.FromString(b"".join(encoded.buffers))
     where = message.WhichOneof("result") or ("chunks" if encoded.chunked else "nowhere")
     assert message.content_omitted == (where in ("chunks", "nowhere"))
     assert (message.uid, message.content_size) == (1, len(raw))
@@ -122,14 +122,14 @@ def test_one_message_holds_256_mib_and_more_is_refused_with_the_way_out() -> Non
     # One member more than allowed, without the memory for it: a view knows its length alone.
     view = memoryview(b"0").cast("B")
     largest = Result(view, "")
-    assert deliver(largest, JSON, streaming=True).delivery is Delivery.IN_MESSAGE
+    assert place_result(largest, JSON, streaming=True).placement is Placement.IN_MESSAGE
 
     class Longer(Result):
         def __len__(self) -> int:
             return MAX_ONE_MESSAGE_BYTES + 1
 
     with pytest.raises(ResultTooLarge, match=r"268435457 bytes.*CONTENT_FORMAT_JSON_CHUNKS"):
-        deliver(Longer(view, ""), JSON, streaming=True)
+        place_result(Longer(view, ""), JSON, streaming=True)
 
 
 @pytest.mark.parametrize("content_format", pb.ContentFormat.values())

@@ -18,7 +18,7 @@ NOT_A_WORD = "(not a word)"
 _log = structlog.get_logger()
 
 
-class UnknownWords:
+class UnknownStatuses:
     """Calls `count` for each job that was read with an unknown status, and logs the first 100 different words."""
 
     def __init__(self, count: Callable[[], None]) -> None:
@@ -26,7 +26,7 @@ class UnknownWords:
         self._words: set[str] = set()
 
     def unknown_status(self, word: str) -> None:
-        """See `upstream.client.WordObserver`."""
+        """See `upstream.client.UnknownStatusObserver`."""
         self._count()
         told = word.lower() if WORD.fullmatch(word) else NOT_A_WORD
         if told not in self._words and len(self._words) < MAX_WORDS:

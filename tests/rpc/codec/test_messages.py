@@ -27,7 +27,7 @@ from gateway.rpc.codec.requests import (
 from gateway.rpc.codec.responses import MAX_URL, MAX_VALUE_DEPTH, STATUSES, job_message, json_value, timestamp
 from gateway.rpc.codec.struct_json import struct_to_json
 from gateway.rpc.codec.text import FIELD_CUT_MARK, cut
-from gateway.rpc.status import ending_of
+from gateway.rpc.status import to_rpc_error
 from gateway.upstream.client import send_body
 from gateway.upstream.jobs import read_job
 from gateway.upstream.json import read_members
@@ -180,12 +180,12 @@ def test_bad_input_is_invalid_argument_that_names_the_field_in_one_line(
 ) -> None:
     with pytest.raises(RequestInvalid) as raised:
         read_send_job(request_)
-    ending = ending_of(raised.value)
-    assert (ending.code, ending.reason) == (StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
+    rpc_error = to_rpc_error(raised.value)
+    assert (rpc_error.code, rpc_error.reason) == (StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
     assert [each.field for each in raised.value.violations] == [field]
-    assert ending.message.startswith(f"{field}: ")
-    assert ending.message.splitlines() == [ending.message]
-    assert "Traceback" not in ending.message
+    assert rpc_error.message.startswith(f"{field}: ")
+    assert rpc_error.message.splitlines() == [rpc_error.message]
+    assert "Traceback" not in rpc_error.message
 
 
 def test_a_value_without_a_kind_is_invalid_in_params_and_in_arguments() -> None:
@@ -201,8 +201,8 @@ def test_params_json_of_8_mib_is_taken_and_one_byte_more_is_too_large() -> None:
     assert read_send_job(_request(params_json=largest)).params == largest
     with pytest.raises(GatewayError, match="8388609 bytes") as raised:
         read_send_job(_request(params_json=b"x" * (MAX_PARAMS_BYTES + 1)))
-    ending = ending_of(raised.value)
-    assert (ending.code, ending.reason) == (StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE")
+    rpc_error = to_rpc_error(raised.value)
+    assert (rpc_error.code, rpc_error.reason) == (StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE")
 
 
 @given(json_values, st.booleans(), st.sampled_from([None, 1]))
@@ -219,7 +219,7 @@ def test_any_json_value_through_params_json_and_back_through_content_json_is_unc
     if job.result is None:
         assert sent == b"null"
         return
-    message = pb.Job.FromString(b"".join(encode_job(job, pb.CONTENT_FORMAT_JSON, streaming=False).pieces))
+    message = pb.Job.FromString(b"".join(encode_job(job, pb.CONTENT_FORMAT_JSON, streaming=False).buffers))
     assert message.content_json == sent
     assert (message.content_size, message.content_sha256) == (len(sent), sha256(sent).hexdigest())
 
@@ -364,7 +364,7 @@ def test_a_job_with_the_largest_of_everything_is_below_what_a_stock_client_recei
         log_download_url="🙂" * MAX_URL,
     )
     assert job.result is not None
-    message = pb.Job.FromString(b"".join(encode_job(job, pb.CONTENT_FORMAT_UNSPECIFIED, streaming=True).pieces))
+    message = pb.Job.FromString(b"".join(encode_job(job, pb.CONTENT_FORMAT_UNSPECIFIED, streaming=True).buffers))
     assert message.content_json == result
     assert message.ByteSize() < STOCK_LIMIT - 1024
     for shown in (message.status_text, message.progress.message, message.error.message):

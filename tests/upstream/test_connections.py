@@ -22,13 +22,13 @@ from gateway.errors import (
     UpstreamConnectionLost,
     UpstreamError,
     UpstreamMalformed,
-    UpstreamTimedOut,
+    UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.limits.fair_budget import Budget
-from gateway.upstream import TimeLimits, Transport
+from gateway.limits.fair_budget import FairBudget
+from gateway.upstream import Timeouts, Transport
 from gateway.upstream.compression import decoded
-from gateway.upstream.share import Share
+from gateway.upstream.share import EventLoopShare
 from tests.support.descriptors import no_more_files
 from tests.support.gateways import BEARER, running, stub
 from tests.support.raw import tcp_server
@@ -51,11 +51,11 @@ def a_transport(
     *, most: int = 10, silence: float = PATIENT, whole: float = PATIENT, idle: float = PATIENT
 ) -> Transport:
     return Transport(
-        limits=TimeLimits(PATIENT, silence, whole),
+        timeouts=Timeouts(PATIENT, silence, whole),
         idle_seconds=idle,
         max_connections=most,
-        max_answer_bytes=64 << 20,
-        budget=Budget(128 << 20),
+        max_response_bytes=64 << 20,
+        budget=FairBudget(128 << 20),
         tls=ssl.create_default_context(),
     )
 
@@ -98,7 +98,7 @@ async def test_64_kib_of_headers_are_taken(
 ) -> None:
     upstream.script.append(HEAD + headers + b"Content-Length: 2\r\n\r\n{}")
     body = b"{}" if method == "POST" else None
-    assert (await make().exchange(method, upstream.url, {}, body)).body == b"{}"
+    assert (await make().request(method, upstream.url, {}, body)).body == b"{}"
 
 
 async def test_64_kib_of_headers_are_taken_in_any_pieces(make: MakeTransport, upstream: ScriptedUpstream) -> None:
@@ -109,7 +109,7 @@ async def test_64_kib_of_headers_are_taken_in_any_pieces(make: MakeTransport, up
             await asyncio.sleep(0)
 
     upstream.script.append(reply)
-    assert (await make().exchange("GET", upstream.url, {})).body == b"{}"
+    assert (await make().request("GET", upstream.url, {})).body == b"{}"
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ async def test_64_kib_of_headers_are_taken_in_any_pieces(make: MakeTransport, up
 )
 async def test_more_beside_the_body_is_malformed(make: MakeTransport, upstream: ScriptedUpstream, reply: bytes) -> None:
     upstream.script.append(reply)
-    error = await failure(make().exchange("POST", upstream.url, {}, b"{}"))
+    error = await failure(make().request("POST", upstream.url, {}, b"{}"))
     assert type(error) is UpstreamMalformed
-    assert error.sent
+    assert error.may_have_been_sent
 
 
 async def test_early_hints_and_trailers_are_read_over(make: MakeTransport, upstream: ScriptedUpstream) -> None:
@@ -140,7 +140,7 @@ async def test_early_hints_and_trailers_are_read_over(make: MakeTransport, upstr
     upstream.script.append(hints * 20 + CHUNKED + b"2\r\n{}\r\n0\r\n" + trailers + b"\r\n")
     transport = make()
     for _ in range(2):
-        assert (await transport.exchange("GET", upstream.url, {})).body == b"{}"
+        assert (await transport.request("GET", upstream.url, {})).body == b"{}"
 
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" * 3, b""])
@@ -154,7 +154,7 @@ async def test_silence_after_an_interim_response_is_limited(
         await connection.gone()
 
     upstream.on("GET", "/", hang)
-    assert isinstance(await failure(make(silence=0.2).exchange("GET", upstream.url + "/", {})), UpstreamTimedOut)
+    assert isinstance(await failure(make(silence=0.2).request("GET", upstream.url + "/", {})), UpstreamTimeout)
 
 
 # Connections that were closed meanwhile
@@ -205,8 +205,8 @@ async def test_a_read_that_met_a_close_is_made_once_more(make: MakeTransport, ho
     transport = make()
     async with tcp_server(stale.accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        await transport.exchange("GET", url, {})
-        assert (await transport.exchange("GET", url, {})).body == b'{"n": 1}'
+        await transport.request("GET", url, {})
+        assert (await transport.request("GET", url, {})).body == b'{"n": 1}'
     assert stale.count == [2, 1], "one more request, on a fresh connection"
 
 
@@ -215,9 +215,9 @@ async def test_the_second_attempt_takes_no_other_kept_connection(make: MakeTrans
     transport = make()
     async with tcp_server(stale.accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        await asyncio.gather(transport.exchange("GET", url, {}), transport.exchange("GET", url, {}))
+        await asyncio.gather(transport.request("GET", url, {}), transport.request("GET", url, {}))
         assert stale.count == [1, 1]
-        assert (await transport.exchange("GET", url, {})).body == b'{"n": 2}'
+        assert (await transport.request("GET", url, {})).body == b'{"n": 2}'
     assert sorted(stale.count) == [1, 1, 2]
 
 
@@ -228,8 +228,8 @@ async def test_nothing_but_a_read_is_made_once_more(make: MakeTransport, method:
     body = b"{}" if method == "POST" else None
     async with tcp_server(stale.accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        await transport.exchange(method, url, {}, body)
-        assert type(await failure(transport.exchange(method, url, {}, body))) is UpstreamConnectionLost
+        await transport.request(method, url, {}, body)
+        assert type(await failure(transport.request(method, url, {}, body))) is UpstreamConnectionLost
     assert stale.count == [2]
 
 
@@ -238,8 +238,8 @@ async def test_a_read_whose_answer_had_begun_is_not_made_again(make: MakeTranspo
     transport = make()
     async with tcp_server(stale.accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        await transport.exchange("GET", url, {})
-        assert type(await failure(transport.exchange("GET", url, {}))) is UpstreamConnectionLost
+        await transport.request("GET", url, {})
+        assert type(await failure(transport.request("GET", url, {}))) is UpstreamConnectionLost
     assert stale.count == [2]
 
 
@@ -252,11 +252,11 @@ async def test_a_read_on_a_fresh_connection_is_not_made_again(make: MakeTranspor
         requests += 1
 
     async with tcp_server(accept) as port:
-        assert type(await failure(make().exchange("GET", f"http://127.0.0.1:{port}/", {}))) is UpstreamConnectionLost
+        assert type(await failure(make().request("GET", f"http://127.0.0.1:{port}/", {}))) is UpstreamConnectionLost
     assert requests == 1
 
 
-@pytest.mark.parametrize(("hangs", "kind"), [(False, UpstreamConnectionLost), (True, UpstreamTimedOut)])
+@pytest.mark.parametrize(("hangs", "kind"), [(False, UpstreamConnectionLost), (True, UpstreamTimeout)])
 async def test_a_read_is_made_no_third_time_and_both_share_the_time(
     make: MakeTransport, hangs: bool, kind: type[UpstreamError]
 ) -> None:
@@ -276,8 +276,8 @@ async def test_a_read_is_made_no_third_time_and_both_share_the_time(
     transport = make(whole=0.5)
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        await transport.exchange("GET", url, {})
-        assert type(await failure(transport.exchange("GET", url, {}))) is kind
+        await transport.request("GET", url, {})
+        assert type(await failure(transport.request("GET", url, {}))) is kind
     assert requests == 3
 
 
@@ -296,7 +296,7 @@ async def test_a_kept_connection_that_was_closed_is_not_used(make: MakeTransport
     transport = make()
     async with tcp_server(accept) as port:
         for _ in range(20):
-            assert (await transport.exchange("POST", f"http://127.0.0.1:{port}/", {}, b"{}")).status == 201
+            assert (await transport.request("POST", f"http://127.0.0.1:{port}/", {}, b"{}")).status == 201
             await closed.wait()
             closed.clear()
 
@@ -308,13 +308,13 @@ async def test_only_a_read_uses_a_connection_that_was_idle_for_long(
     transport = make()
     async with tcp_server(upstream.accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        await transport.exchange("GET", url, {})
-        await transport.exchange("DELETE", url, {})
+        await transport.request("GET", url, {})
+        await transport.request("DELETE", url, {})
         assert upstream.count == [2]
         monkeypatch.setattr("gateway.upstream.connections.UNREPEATABLE_IDLE_SECONDS", -1)
-        await transport.exchange("GET", url, {})
+        await transport.request("GET", url, {})
         assert upstream.count == [3]
-        await transport.exchange("DELETE", url, {})
+        await transport.request("DELETE", url, {})
     assert upstream.count == [3, 1]
 
 
@@ -329,7 +329,7 @@ async def test_idle_connections_of_vanished_credentials_are_closed() -> None:
 
     transport = a_transport(idle=0.1)
     async with tcp_server(accept) as port, asyncio.timeout(TEST_SECONDS):
-        await transport.exchange("GET", f"http://127.0.0.1:{port}/", ANN)
+        await transport.request("GET", f"http://127.0.0.1:{port}/", ANN)
         await closed.wait()
     await transport.aclose()
 
@@ -363,7 +363,7 @@ def test_an_answer_before_the_end_of_the_body_is_the_answer(loop: str, how: str,
         with socket.create_server(("127.0.0.1", 0)) as server:
             answering = asyncio.create_task(asyncio.to_thread(answer_early, server, times, how))
             url = f"http://127.0.0.1:{server.getsockname()[1]}/"
-            answers = [await transport.exchange("POST", url, {}, bytes(mib << 20)) for _ in range(times)]
+            answers = [await transport.request("POST", url, {}, bytes(mib << 20)) for _ in range(times)]
             await answering
         await transport.aclose()
         assert [each.status for each in answers] == [(401, 413, 404)[number % 3] for number in range(times)]
@@ -385,7 +385,7 @@ async def test_no_more_of_the_body_is_sent_once_the_answer_is_there(make: MakeTr
             read += len(data)
 
     async with tcp_server(accept) as port:
-        got = await make().exchange("POST", f"http://127.0.0.1:{port}/", {}, bytes(size))
+        got = await make().request("POST", f"http://127.0.0.1:{port}/", {}, bytes(size))
         assert got.status == 413
     assert read < size / 2
 
@@ -431,8 +431,8 @@ async def test_a_connection_with_bytes_after_the_answer_is_not_used_again(
     body = b"{}" if method == "POST" else None
     async with tcp_server(talker.accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        assert (await transport.exchange(method, url, ANN, body)).body == b'{"connection": 1}'
-        assert (await transport.exchange(method, url, ANN, body)).body == b'{"connection": 2}'
+        assert (await transport.request(method, url, ANN, body)).body == b'{"connection": 1}'
+        assert (await transport.request(method, url, ANN, body)).body == b'{"connection": 2}'
 
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 103 Early Hints\r\nX: 1\r\n\r\n", b""])
@@ -449,14 +449,14 @@ async def test_an_answer_counts_whatever_follows_it(
     make: MakeTransport, upstream: ScriptedUpstream, head: bytes, answer: bytes, body: bytes
 ) -> None:
     upstream.script.append(head + answer + b"xx")
-    assert (await make().exchange("POST", upstream.url, {}, b"{}")).body == body
+    assert (await make().request("POST", upstream.url, {}, b"{}")).body == body
 
 
 async def test_an_incomplete_answer_that_cannot_be_parsed_is_malformed(
     make: MakeTransport, upstream: ScriptedUpstream
 ) -> None:
     upstream.script.append(CHUNKED + b"2\r\n{}\r\nno chunk\r\n")
-    assert type(await failure(make().exchange("GET", upstream.url, {}))) is UpstreamMalformed
+    assert type(await failure(make().request("GET", upstream.url, {}))) is UpstreamMalformed
 
 
 @pytest.mark.parametrize("stale", [STRAY, answer(404, {}), b"HTTP/1.1 204 No Content\r\n\r\n"], ids=[200, 404, 204])
@@ -483,13 +483,13 @@ async def test_of_two_answers_on_a_kept_connection_none_counts(
     body = b"{}" if method == "POST" else None
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        await transport.exchange(method, url, ANN, body)
+        await transport.request(method, url, ANN, body)
         if method == "GET":
-            assert (await transport.exchange(method, url, ANN)).body == b'{"connection": 2}'
+            assert (await transport.request(method, url, ANN)).body == b'{"connection": 2}'
             assert requests == [2, 1]
         else:
-            error = await failure(transport.exchange(method, url, ANN, body))
-            assert (type(error), error.sent) == (UpstreamMalformed, True)
+            error = await failure(transport.request(method, url, ANN, body))
+            assert (type(error), error.may_have_been_sent) == (UpstreamMalformed, True)
             assert requests == [2]
 
 
@@ -513,8 +513,8 @@ async def test_a_kept_connection_with_more_behind_a_large_answer_is_not_believed
     transport = make()
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        await transport.exchange("GET", url, ANN)
-        assert (await transport.exchange("GET", url, ANN)).body == b'{"connection": 2}'
+        await transport.request("GET", url, ANN)
+        assert (await transport.request("GET", url, ANN)).body == b'{"connection": 2}'
 
 
 @pytest.mark.parametrize("stray", [STRAY, STRAY[:10], b"\r\n"], ids=["whole", "part", "an empty line"])
@@ -532,10 +532,10 @@ async def test_bytes_on_an_idle_connection_are_told_before_the_loop_reads_them(
     transport = make()
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        await transport.exchange("GET", url, ANN)
+        await transport.request("GET", url, ANN)
         # In one turn of the loop: the kernel has the bytes, and nobody has read them.
         connections[0].write(stray)
-        assert (await transport.exchange("GET", url, ANN)).body == b'{"connection": 2}'
+        assert (await transport.request("GET", url, ANN)).body == b'{"connection": 2}'
 
 
 async def test_a_success_before_the_request_was_there_is_no_answer_to_it(make: MakeTransport) -> None:
@@ -551,10 +551,10 @@ async def test_a_success_before_the_request_was_there_is_no_answer_to_it(make: M
     transport = make()
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        await transport.exchange("POST", url, ANN, b"{}")
-        error = await failure(transport.exchange("POST", url, ANN, bytes(64 << 20)))
+        await transport.request("POST", url, ANN, b"{}")
+        error = await failure(transport.request("POST", url, ANN, bytes(64 << 20)))
     assert type(error) is UpstreamMalformed
-    assert error.sent
+    assert error.may_have_been_sent
 
 
 async def test_a_late_answer_to_one_credential_never_reaches_another(make: MakeTransport) -> None:
@@ -576,8 +576,8 @@ async def test_a_late_answer_to_one_credential_never_reaches_another(make: MakeT
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
         for _ in range(10):
-            assert (await transport.exchange("GET", url, ANN)).body == b"ann"
-            assert (await transport.exchange("GET", url, BOB)).body == b"bob"
+            assert (await transport.request("GET", url, ANN)).body == b"ann"
+            assert (await transport.request("GET", url, BOB)).body == b"bob"
     assert sorted(connections.values(), key=sorted) == [{b"ann"}, {b"bob"}]
 
 
@@ -598,10 +598,10 @@ async def test_idle_connections_make_room_for_those_of_others(make: MakeTranspor
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
         for number in range(50):
-            await transport.exchange("GET", url, {"authorization": f"Bearer {number}"})
+            await transport.request("GET", url, {"authorization": f"Bearer {number}"})
             assert opened - closed <= 5, "the one that is about to close counts here"
         assert opened == 50
-        await transport.exchange("GET", url, {"authorization": "Bearer 49"})
+        await transport.request("GET", url, {"authorization": "Bearer 49"})
         assert opened == 50, "the youngest are kept"
 
 
@@ -609,7 +609,7 @@ async def test_idle_connections_make_room_for_those_of_others(make: MakeTranspor
 
 
 def test_large_pieces_never_rest() -> None:
-    share, now = Share(0.0), 0.0
+    share, now = EventLoopShare(0.0), 0.0
     for _ in range(10_000):
         now += 0.0005
         share.spend(0.0005, now, 256 << 10)
@@ -617,7 +617,7 @@ def test_large_pieces_never_rest() -> None:
 
 
 def test_tiny_pieces_take_a_quarter_of_the_time() -> None:
-    share, now, busy = Share(0.0), 0.0, 0.0
+    share, now, busy = EventLoopShare(0.0), 0.0, 0.0
     while busy < 1.0:
         busy += 0.002
         now += 0.002
@@ -629,7 +629,7 @@ def test_tiny_pieces_take_a_quarter_of_the_time() -> None:
 
 
 def test_what_rests_by_itself_is_told_to_rest_no_longer() -> None:
-    share, now = Share(0.0), 0.0
+    share, now = EventLoopShare(0.0), 0.0
     for _ in range(1_000):
         now += 0.01
         share.spend(0.001, now, 1)
@@ -665,7 +665,7 @@ def test_an_answer_in_tiny_chunks_leaves_the_loop_to_others(loop: str, shape: st
             transport = a_transport()
             counting = asyncio.create_task(count())
             with contextlib.suppress(UpstreamConnectionLost):
-                answered = await transport.exchange("GET", url, {})
+                answered = await transport.request("GET", url, {})
                 assert answered.body == b"x" * answered.body.count(b"x")
                 assert len(answered.body) >= 256 << 10
             counting.cancel()
@@ -687,7 +687,7 @@ async def test_an_answer_in_tiny_chunks_takes_a_quarter_of_the_loop(make: MakeTr
     for _ in range(3):
         async with at_once(TINY[shape]) as url:
             began, cpu = time.monotonic(), time.thread_time()
-            await make().exchange("GET", url, {})
+            await make().request("GET", url, {})
             shares.append((time.thread_time() - cpu) / (time.monotonic() - began))
     # Without a limit it is the whole loop. What the request takes beside its answer is not part of the share.
     assert min(shares) < 0.5
@@ -727,13 +727,13 @@ async def test_interim_answers_without_end_are_malformed(
     make: MakeTransport, upstream: ScriptedUpstream, count: int
 ) -> None:
     upstream.script.append(b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" * count + answer(200, {}))
-    assert type(await failure(make().exchange("GET", upstream.url, {}))) is UpstreamMalformed
+    assert type(await failure(make().request("GET", upstream.url, {}))) is UpstreamMalformed
 
 
 async def test_interim_answers_of_many_bytes_are_malformed(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     hint = b"HTTP/1.1 103 Early Hints\r\nLink: %b\r\n\r\n" % (b"a" * 60_000)
     upstream.script.append(hint * 20 + answer(200, {}))
-    assert type(await failure(make().exchange("GET", upstream.url, {}))) is UpstreamMalformed
+    assert type(await failure(make().request("GET", upstream.url, {}))) is UpstreamMalformed
 
 
 async def test_gzip_members_without_content_cost_what_their_bytes_cost() -> None:
@@ -756,20 +756,20 @@ async def test_a_want_of_files_is_told_as_our_own(
     transport = make()
     with no_more_files():
         for _ in range(3):
-            error = await failure(transport.exchange("POST", upstream.url, {}, b"{}"))
+            error = await failure(transport.request("POST", upstream.url, {}, b"{}"))
             assert type(error) is GatewayOverloaded
-            assert not error.sent
-            assert error.passing
+            assert not error.may_have_been_sent
+            assert error.transient
     assert [each["event"] for each in logged if each["log_level"] == "error"] == ["gateway.overloaded"], "not for each"
     upstream.script.append(answer(201, {"uid": 1}))
-    assert (await transport.exchange("POST", upstream.url, {}, b"{}")).status == 201
+    assert (await transport.request("POST", upstream.url, {}, b"{}")).status == 201
     assert len(upstream.seen) == 1
 
 
 async def test_a_want_of_files_of_the_upstream_is_not_our_own(make: MakeTransport) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    assert type(await failure(make().exchange("GET", f"http://127.0.0.1:{port}/", {}))) is UpstreamUnreachable
+    assert type(await failure(make().request("GET", f"http://127.0.0.1:{port}/", {}))) is UpstreamUnreachable
 
 
 # The whole way

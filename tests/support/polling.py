@@ -9,12 +9,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.limits.fair_budget import Budget
-from gateway.limits.rate_limiter import Rates
-from gateway.watch import Cadence, Hub, MemorySentJobs, Rules
+from gateway.limits.fair_budget import FairBudget
+from gateway.limits.rate_limiter import RateLimiter
+from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
 if TYPE_CHECKING:
-    from gateway.clock import Pause
+    from gateway.clock import PauseTimeout
     from gateway.watch import SentJobs
     from tests.support.clock import SteppedClock
 
@@ -33,7 +33,7 @@ class Hang:
     """A poll that is never answered."""
 
 
-class Fetch:
+class FakePoller:
     """Answers its `script` in order, the last entry for ever; takes no time unless a `Hang`."""
 
     def __init__(self, clock: SteppedClock, *script: State | Exception | type[Hang]) -> None:
@@ -42,7 +42,7 @@ class Fetch:
         self.times: list[float] = []
         self.cancelled = 0
 
-    async def __call__(self, pause: Pause = nullcontext) -> State:
+    async def __call__(self, pause: PauseTimeout = nullcontext) -> State:
         self.times.append(self.clock.now)
         entry = self.script.popleft() if len(self.script) > 1 else self.script[0]
         if entry is Hang:
@@ -77,14 +77,14 @@ def make_hub(
     sent_jobs: SentJobs | None = None,
 ) -> Hub[State]:
     """A hub of `State`s."""
-    rules: Rules[State] = Rules(
+    policy: PollPolicy[State] = PollPolicy(
         same=lambda one, other: one.value == other.value and one.last == other.last,
         is_last=lambda state: state.last,
         size=lambda state: state.size,
-        cadence=Cadence(shortest, longest, random.Random(seed)),
+        schedule=PollSchedule(shortest, longest, random.Random(seed)),
         outage_seconds=outage,
-        rates=Rates(clock, rate),
-        slots=Budget(slots),
-        sent_jobs=sent_jobs or MemorySentJobs(clock),
+        rate_limiter=RateLimiter(clock, rate),
+        slots=FairBudget(slots),
+        sent_jobs=sent_jobs or InMemorySentJobs(clock),
     )
-    return Hub(clock, rules)
+    return Hub(clock, policy)
