@@ -23,7 +23,7 @@ PREFIX = "JOBGATEWAY_"
 CLIENT_VARIABLES = frozenset({"JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN"})
 
 # Variables whose value is not repeated: it may hold a password.
-SHY = frozenset({"JOBGATEWAY_UPSTREAM_URL", "JOBGATEWAY_UPSTREAM_PROXY_URL"})
+SHY = frozenset({"JOBGATEWAY_UPSTREAM_URL", "JOBGATEWAY_UPSTREAM_PROXY_URL", "JOBGATEWAY_STATE_URL"})
 
 # Host names as resolvers take them; the empty label and the one of more than 63 characters fail only at the first call.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -83,6 +83,24 @@ def _proxy_url(value: str) -> str:
     match = _URL.fullmatch(value)
     if match is None or value.count("/") > 2 or not value.lower().startswith("http:") or not _is_host(match[1]):
         raise ValueError("it is http://HOST:PORT, without user, password and path")
+    return value
+
+
+# User and password, hosts with ports, database, options.
+_REDIS = re.compile(
+    r"rediss?://(?:[!-.0-9:;<=>A-Z\[\]^_`a-z{|}~%]*@)?(\[[^\]]*\]|[^/:@?#\[\]]*)(?::(\d{1,5}))?(?:/(\d{0,9}))?"
+    r"(?:\?([!-\"$-~]*))?",
+    re.IGNORECASE | re.ASCII,
+)
+_SQLITE = re.compile(r"sqlite:///(/?[^?#\0]*[^?#\0/])", re.IGNORECASE)
+
+
+def _state_url(value: str) -> str:
+    if value.lower() == "memory:" or _SQLITE.fullmatch(value):
+        return value
+    match = _REDIS.fullmatch(value)
+    if match is None or not _is_host(match[1]) or int(match[2] or 0) > 65535:
+        raise ValueError("use memory:, sqlite:///PATH, redis://HOST:PORT/DATABASE or rediss://HOST:PORT/DATABASE")
     return value
 
 
@@ -179,6 +197,16 @@ class Settings(BaseSettings):
     upstream_token_file: _File = Field(
         None, description="Token for calls without one. Requires a client CA, or a listener on loopback."
     )
+    state_url: Annotated[str, AfterValidator(_state_url)] = Field(
+        "memory:",
+        description="Store of the request ids: `memory:`, `sqlite:///PATH` or `redis://HOST:PORT/DATABASE` "
+        "(`rediss://` with TLS).",
+    )
+    state_key_file: _File = Field(
+        None,
+        description="Secret key of at least 32 bytes for the hashes in the store, the same for all replicas. A second "
+        "line is the old key during a rotation. Required for Redis; with SQLite, created beside the database.",
+    )
     max_connection_age_seconds: float = Field(
         3600.0,
         ge=1,
@@ -218,6 +246,12 @@ class Settings(BaseSettings):
             f"{PREFIX}UPSTREAM_TOKEN_FILE: whoever reaches {self.listen} could use the gateway's token: set "
             f"{PREFIX}TLS_CLIENT_CA_FILE, so that callers show who they are, or listen on loopback"
         )
+
+    @model_validator(mode="after")
+    def _state_key_for_a_fleet(self) -> Self:
+        if self.state_url.lower().startswith("redis") and self.state_key_file is None:
+            raise ValueError(f"{PREFIX}STATE_KEY_FILE: it is required with a redis URL, and not set")
+        return self
 
     @model_validator(mode="after")
     def _intervals(self) -> Self:

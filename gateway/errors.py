@@ -21,6 +21,7 @@ GatewayError
 ├── NoStateYet                 no state of the job could be read so far
 ├── SlowConsumer                 a stream was not read while others waited for the memory of its result
 ├── ResultTooLarge             the result does not fit the one message that was asked for
+├── StateUnavailable           the store of request ids cannot be reached, and nothing was sent
 ├── LimitReached               one of our own limits of load
 └── Draining                   this process is going away
 
@@ -218,6 +219,12 @@ class SlowConsumer(GatewayError):
 
 class ResultTooLarge(GatewayError):
     """The result does not fit the one message that was asked for."""
+
+
+class StateUnavailable(GatewayError):
+    """The store of request ids cannot be reached; nothing was sent."""
+
+    retry_after = 1.0
 
 
 class LimitReached(GatewayError):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 MAX_DEADLINE_SECONDS = 30 * 24 * 3600.0
+REPLAYED = (("jobgateway-replayed", "true"),)
 
 _log = structlog.get_logger()
 
@@ -166,6 +167,11 @@ class Call:
             # The connection is gone, and grpc.aio has not cancelled the handler for it yet: one way to leave is enough.
             await _cancel_this_task()
         self._sent(len(event))
+
+    def mark_replayed(self) -> None:
+        """Say in the trailers that the response repeats an earlier submission."""
+        # Not in the response headers: those of a submission are sent before its outcome is known.
+        self._context.set_trailing_metadata(REPLAYED)
 
     def on_sent(self, release: Callable[[], None]) -> None:
         """Calls `release` when grpc has sent the answer, or there is nobody to send it to any more."""

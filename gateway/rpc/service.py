@@ -35,7 +35,7 @@ from gateway.rpc.codec.requests import (
 from gateway.rpc.poller import JobPoller
 from gateway.rpc.status import mapping_for
 from gateway.rpc.stream import EventStream, read_resume_point
-from gateway.submit import IdempotencyKey, fingerprint_of
+from gateway.submit import fingerprint_of
 from gateway.threads import REQUEST_WORKERS
 from gateway.watch import NoChange, Refusals, WatchKey, is_uncertain
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from gateway.models import SendJob
     from gateway.rpc.call import Call
     from gateway.rpc.stream import DeliveryObserver
-    from gateway.submit import Submission, SubmissionResult, Submitter
+    from gateway.submit import RequestKeys, SubmissionCall, SubmissionResult, Submitter
     from gateway.upstream import RestClient
     from gateway.watch import Hub, SentJobs, Watcher
 
@@ -80,6 +80,7 @@ class JobService:
         rest: RestClient,
         hub: Hub[JobState],
         submitter: Submitter,
+        request_keys: RequestKeys,
         sent_jobs: SentJobs,
         clock: Clock,
         response_memory: ResponseMemory,
@@ -90,6 +91,7 @@ class JobService:
         self._rest = rest
         self._hub = hub
         self._submitter = submitter
+        self._request_keys = request_keys
         self._sent_jobs = sent_jobs
         self._clock = clock
         self._cancellations: set[asyncio.Task[None]] = set()
@@ -101,6 +103,8 @@ class JobService:
             # Before the first byte of the POST, so that no proxy or library repeats the call automatically.
             await call.begin_stream()
             sent = await submission.outcome()
+        if sent.replayed:
+            call.mark_replayed()
         # A job without a uid had ended already, and no later read can name it.
         call.uid = sent.uid or None
         state = JobState(sent.job) if sent.job is not None else await self._try_read(sent.uid, call)
@@ -156,6 +160,8 @@ class JobService:
                 await call.begin_stream()
                 await stream.run_with_heartbeats(submission.task)
                 sent = await submission.outcome()
+            if sent.replayed:
+                call.mark_replayed()
             stream.uid = sent.uid
             call.uid = sent.uid or None
             await stream.begin(await self._first_state(sent, call, stream))
@@ -189,7 +195,7 @@ class JobService:
             for task in self._cancellations:
                 task.cancel()
 
-    async def _submit(self, request: pb.SendJobRequest, call: Call) -> Submission:
+    async def _submit(self, request: pb.SendJobRequest, call: Call) -> SubmissionCall:
         request_id = read_request_id(request.request_id)
         machine_retry = None if request_id else call.machine_retry()
         if machine_retry is not None:
@@ -215,7 +221,7 @@ class JobService:
                 self._sent_jobs.remember(sent.uid, job.timeout)
             return sent
 
-        key = IdempotencyKey(call.credential.caller_key, request_id) if request_id else None
+        key = self._request_keys.key_of(call.credential, request_id) if request_id else None
         return self._submitter.submit(post, call.credential.caller_key, key, fingerprint)
 
     def _stream(
@@ -294,7 +300,7 @@ class JobService:
         poller = JobPoller(self._rest, uid, call, self._clock)
         return self._hub.watch(_key(uid, call), poller, seen, just_submitted=just_submitted, exists=exists)
 
-    def _cancel_after_submission(self, submission: Submission, call: Call) -> None:
+    def _cancel_after_submission(self, submission: SubmissionCall, call: Call) -> None:
         async def cancel() -> None:
             try:
                 # Not as a caller: if nothing was sent yet, nothing need be.

@@ -13,6 +13,8 @@ READ_IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
 # The whole of a large answer takes longer than any silence within it.
 TOTAL_TIMEOUT_FACTOR = 30
+# A claim of a request id outlasts the longest submission by this, because both clocks start at different moments.
+CLAIM_MARGIN_SECONDS = 2.0
 # What the last answers of a drain have to leave the process.
 FLUSH_RESPONSES_SECONDS = 0.5
 # How much longer than its grace a stop may take, whatever hangs; each part of it has a shorter limit.

@@ -27,7 +27,8 @@ from gateway.server import defaults, health, reflection
 from gateway.server.admin import AdminServer
 from gateway.server.health import Health
 from gateway.server.listener import Listener
-from gateway.submit import InMemoryIdempotencyStore, Submitter
+from gateway.submit import Submitter, longest_seconds
+from gateway.submit.state import open_state
 from gateway.telemetry import logs
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.unknown_statuses import UnknownStatuses
@@ -87,13 +88,19 @@ class Gateway:
             observer=metrics,
         )
         self._hub: Hub[JobState] = Hub(clock, policy)
+        self._state = open_state(settings.state_url, settings.state_key_file, clock)
         submitter = Submitter(
-            clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, settings.submissions_per_second), metrics
+            clock,
+            self._state.store,
+            RateLimiter(clock, settings.submissions_per_second),
+            metrics,
+            claim_seconds=_claim_seconds(settings),
         )
         self._service = JobService(
             rest=self._rest,
             hub=self._hub,
             submitter=submitter,
+            request_keys=self._state.keys,
             sent_jobs=sent_jobs,
             clock=clock,
             response_memory=ResponseMemory(budget, defaults.LARGE_MESSAGES_BYTES),
@@ -125,6 +132,11 @@ class Gateway:
             "Log lines that standard error did not accept.",
             logs.lost_lines,
         )
+        level(
+            "jobgateway_state_available",
+            "1 if the store of request ids can be used, else 0.",
+            lambda: self._state.health.available,
+        )
         level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)
 
     @property
@@ -144,6 +156,7 @@ class Gateway:
 
     async def _start_grpc(self) -> None:
         await self._listener.start()
+        self._state.start()
 
     @property
     def address(self) -> str:
@@ -185,6 +198,7 @@ class Gateway:
         await self._finish_submissions(deadline)
         await self._hub.aclose()
         await self._rest.aclose()
+        await self._state.aclose()
         await self._tracer.aclose()
         # Last, so that the drain can be watched to its end.
         await self._admin.aclose()
@@ -216,6 +230,12 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
     return Certificates(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file).credentials()
+
+
+def _claim_seconds(settings: Settings) -> float:
+    longest = settings.submit_timeout_seconds
+    connect = min(defaults.CONNECT_SECONDS, longest)
+    return longest_seconds(connect, longest) + defaults.CLAIM_MARGIN_SECONDS
 
 
 def _rest_client(

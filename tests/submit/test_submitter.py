@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,16 +21,20 @@ from gateway.errors import (
 )
 from gateway.limits.rate_limiter import RateLimiter
 from gateway.models import Job, JobStatus
-from gateway.submit import IdempotencyKey, InMemoryIdempotencyStore, SubmissionResult, Submitter
-from gateway.submit import store as store_module
+from gateway.submit import (
+    IdempotencyKey,
+    IdempotencyStore,
+    InMemoryIdempotencyStore,
+    SubmissionResult,
+    Submitter,
+    memory_store,
+)
 from gateway.submit import submitter as submitter_module
 from tests.support.clock import SteppedClock, settle
 
-if TYPE_CHECKING:
-    pass
-
 CALLER = b"ann"
-KEY = IdempotencyKey(CALLER, "a")
+KEY = IdempotencyKey(CALLER, b"a")
+CLAIM_SECONDS = 150.0
 JOB = Job(42, JobStatus.RUNNING, "", done=False, observe_time=0.0)
 
 
@@ -68,6 +71,11 @@ class Unheard:
         """See `Observer`."""
 
 
+def submitter_of(clock: SteppedClock, rate: float = 2_000.0, store: IdempotencyStore | None = None) -> Submitter:
+    store = store or InMemoryIdempotencyStore(clock)
+    return Submitter(clock, store, RateLimiter(clock, rate), Unheard(), CLAIM_SECONDS)
+
+
 @pytest.fixture
 def clock() -> SteppedClock:
     return SteppedClock()
@@ -75,7 +83,7 @@ def clock() -> SteppedClock:
 
 @pytest.fixture
 def submitter(clock: SteppedClock) -> Submitter:
-    return Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 2_000.0), Unheard())
+    return submitter_of(clock, 2_000.0)
 
 
 def refused() -> UpstreamError:
@@ -154,14 +162,17 @@ async def test_who_comes_while_it_is_under_way_joins_it(submitter: Submitter) ->
     with pytest.raises(RequestIdReused):
         await ask(submitter, post, KEY, b"other")
     post.gate.set()
-    assert [await task for task in tasks] == [SubmissionResult(42, JOB)] * 20
+    assert [await task for task in tasks] == [
+        SubmissionResult(42, JOB),
+        *[SubmissionResult(42, JOB, replayed=True)] * 19,
+    ]
     assert post.count == 1
 
 
 async def test_who_comes_later_gets_the_uid(submitter: Submitter) -> None:
     post = Post(JOB)
     await ask(submitter, post, KEY, b"mark")
-    assert await ask(submitter, post, KEY, b"mark") == SubmissionResult(42, None)
+    assert await ask(submitter, post, KEY, b"mark") == SubmissionResult(42, None, replayed=True)
     with pytest.raises(RequestIdReused):
         await ask(submitter, post, KEY, b"other")
     assert post.count == 1
@@ -180,7 +191,7 @@ async def test_a_caller_that_leaves_does_not_stop_it(submitter: Submitter) -> No
     await settle()
     post.gate.set()
     await submitter.aclose()
-    assert await ask(submitter, post, KEY, b"mark") == SubmissionResult(42, None)
+    assert await ask(submitter, post, KEY, b"mark") == SubmissionResult(42, None, replayed=True)
     assert post.count == 1
 
 
@@ -209,18 +220,20 @@ async def test_records_are_kept_for_25_hours(clock: SteppedClock, submitter: Sub
 async def test_a_full_store_refuses_new_ids_and_keeps_the_old(
     clock: SteppedClock, submitter: Submitter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "MAX_RECORDS", 4)
+    monkeypatch.setattr(memory_store, "MAX_RECORDS", 4)
     post = Post(JOB)
     for number in range(3):
-        await ask(submitter, post, IdempotencyKey(b"ann", str(number)), b"mark")
+        await ask(submitter, post, IdempotencyKey(b"ann", b"%d" % number), b"mark")
     with pytest.raises(RequestIdsExhausted):
-        await ask(submitter, post, IdempotencyKey(b"ann", "3"), b"mark")
-    await ask(submitter, post, IdempotencyKey(b"bob", "0"), b"mark")
+        await ask(submitter, post, IdempotencyKey(b"ann", b"3"), b"mark")
+    await ask(submitter, post, IdempotencyKey(b"bob", b"0"), b"mark")
     with pytest.raises(RequestIdsExhausted):
-        await ask(submitter, post, IdempotencyKey(b"bob", "1"), b"mark")
-    assert await ask(submitter, post, IdempotencyKey(b"ann", "0"), b"mark") == SubmissionResult(42, None)
+        await ask(submitter, post, IdempotencyKey(b"bob", b"1"), b"mark")
+    assert await ask(submitter, post, IdempotencyKey(b"ann", b"0"), b"mark") == SubmissionResult(
+        42, None, replayed=True
+    )
     await clock.advance(25 * 3600)
-    assert (await ask(submitter, post, IdempotencyKey(b"ann", "3"), b"mark")).job == JOB
+    assert (await ask(submitter, post, IdempotencyKey(b"ann", b"3"), b"mark")).job == JOB
 
 
 async def test_nothing_is_under_way_after_closing(clock: SteppedClock, submitter: Submitter) -> None:
@@ -250,12 +263,12 @@ async def test_there_is_a_limit_of_submissions_at_once_and_one_caller_cannot_hav
     clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submitter_module, "MAX_IN_FLIGHT", 4)
-    submitter = Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 2_000.0), Unheard())
+    submitter = submitter_of(clock, 2_000.0)
     post = Post(JOB)
     post.gate.clear()
     first = submitter.submit(post, CALLER, KEY, b"mark")
     second = submitter.submit(post, CALLER)
-    assert submitter.submit(post, CALLER, KEY, b"mark") is first, "who joins takes no place"
+    assert submitter.submit(post, CALLER, KEY, b"mark").task is first.task, "a repetition takes no slot"
     submitter.submit(post, CALLER)
     with pytest.raises(LimitReached, match=r"of the 4 submissions.*, 3 are of this credential") as caught:
         submitter.submit(post, CALLER)
@@ -270,7 +283,7 @@ async def test_there_is_a_limit_of_submissions_at_once_and_one_caller_cannot_hav
 
 
 async def test_who_sends_more_often_than_the_rate_is_refused_at_once_and_nothing_is_sent(clock: SteppedClock) -> None:
-    submitter = Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 2.0), Unheard())
+    submitter = submitter_of(clock, 2.0)
     post = Post(JOB)
     for _ in range(2):
         await ask(submitter, post)
@@ -286,12 +299,12 @@ async def test_who_sends_more_often_than_the_rate_is_refused_at_once_and_nothing
 
 
 async def test_who_joins_a_submission_or_is_refused_a_place_takes_nothing_of_the_rate(clock: SteppedClock) -> None:
-    submitter = Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 2.0), Unheard())
+    submitter = submitter_of(clock, 2.0)
     post = Post(JOB)
     post.gate.clear()
     first = submitter.submit(post, CALLER, KEY, b"mark")
     for _ in range(100):
-        assert submitter.submit(post, CALLER, KEY, b"mark") is first
+        assert submitter.submit(post, CALLER, KEY, b"mark").task is first.task
     second = submitter.submit(post, CALLER)
     post.gate.set()
     await asyncio.wait([first.task, second.task])
@@ -302,7 +315,7 @@ async def test_who_joins_a_submission_or_is_refused_a_place_takes_nothing_of_the
 async def test_a_429_slows_the_submissions_of_its_caller_down_and_another_refusal_does_not(
     clock: SteppedClock, status: int, left: int
 ) -> None:
-    submitter = Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 100.0), Unheard())
+    submitter = submitter_of(clock, 100.0)
     error = UpstreamStatusError(status, "no", retry_after=1.0)
     with pytest.raises(UpstreamStatusError) as caught:
         await ask(submitter, Post(error))
