@@ -48,8 +48,8 @@ end
 
 GRANTED, GRANTED_BEFORE = 0, -1
 # KEYS: the record, the counts of the caller. ARGV: fence, fingerprint, duration, time to keep, free records.
-# Replies: 0 if the claim is granted, -1 if it was granted before, the number of the caller's records if it may have no more, or a record: the
-# fingerprint alone while its owner may still settle it, and the outcome after it, "" if the owner was lost.
+# Replies: 0 if the claim is granted, -1 if it was granted before, the number of the caller's records if it may have no
+# more, or a record: its fingerprint alone while it is claimed, else with its outcome, which is "" for a lost owner.
 CLAIM = Script.of(
     f"""{_NOW}
 local record = redis.call('HMGET', KEYS[1], 'fence', 'fingerprint', 'until', 'outcome')
