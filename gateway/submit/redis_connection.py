@@ -200,7 +200,7 @@ class RedisConnection:
         try:
             if not link.is_connected:
                 await link.connect()
-            await link.send_packed_command(link.pack_commands(commands), check_health=False)
+            await link.send_packed_command(_pack(link, commands), check_health=False)
             return [await _reply(link) for _ in commands]
         except BaseException:
             # A reply that comes late must not be taken for that of the next command.
@@ -233,6 +233,11 @@ def _client(target: Target) -> Redis | RedisCluster:
         return Redis.from_url(target.url, **options)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{STATE_URL}: redis-py cannot use it: {type(error).__name__}") from None
+
+
+def _pack(link: Any, commands: Sequence[tuple[Any, ...]]) -> list[bytes]:
+    packed: list[bytes] = link.pack_commands(commands)
+    return packed
 
 
 async def _reply(link: Any) -> Any:
