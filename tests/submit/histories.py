@@ -132,8 +132,11 @@ def plan(rng: random.Random, sends: int) -> list[str]:
 class Fleet:
     """Gateways on one store, with the faults that a test can bring about."""
 
-    def __init__(self, kind: str, folder: Path, upstream_url: str, history: History, rng: random.Random) -> None:
+    def __init__(
+        self, kind: str, folder: Path, upstream_url: str, history: History, rng: random.Random, *, lossy: bool
+    ) -> None:
         self._kind = kind
+        self._lossy = lossy
         self._folder = folder
         self._upstream_url = upstream_url
         self._history = history
@@ -142,6 +145,7 @@ class Fleet:
         self.doors: list[Door] = []
         self.gateways: list[GatewayProcess] = []
         self._channels: list[grpc.aio.Channel | None] = [None] * GATEWAYS
+        self._old_channels: list[grpc.aio.Channel | None] = []
 
     async def start(self) -> None:
         key = self._folder / "key"
@@ -174,7 +178,9 @@ class Fleet:
         faults: list[tuple[str, Callable[[], Awaitable[None]]]] = [("kill", self._kill), ("suspend", self._suspend)]
         faults += [("pause", self._pause)]
         if self._redis is not None:
-            faults += [("cut off", self._cut_off), ("redis restart", self._restart), ("redis empty", self._lose)]
+            faults += [("cut off", self._cut_off), ("redis restart", self._restart)]
+        if self._lossy:
+            faults += [("redis empty", self._lose)]
         name, fault = self._rng.choice(faults)
         self._history.faults[name] += 1
         await fault()
@@ -184,9 +190,9 @@ class Fleet:
         gateway = self.gateways[number]
         await gateway.kill()
         await gateway.start()
-        channel, self._channels[number] = self._channels[number], None
-        if channel is not None:
-            await channel.close()
+        # Closed later, because that would cancel the calls on it.
+        self._old_channels.append(self._channels[number])
+        self._channels[number] = None
 
     async def _suspend(self) -> None:
         await self._stop_for(CLAIM_SECONDS + 1)
@@ -220,7 +226,7 @@ class Fleet:
         await asyncio.to_thread(self._redis.start)
 
     async def stop(self) -> None:
-        for channel in self._channels:
+        for channel in (*self._channels, *self._old_channels):
             if channel is not None:
                 await channel.close()
         for gateway in self.gateways:
@@ -231,13 +237,13 @@ class Fleet:
             self._redis.kill()
 
 
-async def run(kind: str, sends: int, seed: int, folder: Path) -> History:
+async def run(kind: str, sends: int, seed: int, folder: Path, *, lossy: bool = False) -> History:
     """Run one history: a number of sends while faults come and go, then each id once more without faults."""
     rng = random.Random(seed)
     history = History()
     upstream = RandomUpstream(history, random.Random(seed + 1))
     await upstream.start()
-    fleet = Fleet(kind, folder, upstream.url, history, random.Random(seed + 2))
+    fleet = Fleet(kind, folder, upstream.url, history, random.Random(seed + 2), lossy=lossy)
     ids = iter(plan(rng, sends))
     over = asyncio.Event()
 
@@ -287,10 +293,12 @@ def main() -> None:
     parser.add_argument("--store", choices=("sqlite", "redis"), default="redis")
     parser.add_argument("--sends", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--lossy", action="store_true", help="Redis loses its data at times")
     arguments = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        history = asyncio.run(run(arguments.store, arguments.sends, arguments.seed, Path(folder)))
+        done = run(arguments.store, arguments.sends, arguments.seed, Path(folder), lossy=arguments.lossy)
+        history = asyncio.run(done)
     print(json.dumps(figures(history, time.monotonic() - began)))  # noqa: T201 - a command
 
 

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from tests.support.raw import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
 
@@ -79,6 +79,12 @@ class RedisServer:
             yield client
         finally:
             await client.aclose()
+
+
+async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
+    """Return once a condition of another process holds, which sends no event."""
+    while not await condition():  # noqa: ASYNC110 - there is no event
+        await asyncio.sleep(0.01)
 
 
 class Door:
