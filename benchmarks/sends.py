@@ -11,6 +11,7 @@ import asyncio
 import secrets
 import sys
 from statistics import median
+from typing import Any
 
 import grpc
 import uvloop
@@ -26,7 +27,7 @@ async def main() -> None:
     address, ids, in_flight, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     options = (("grpc.use_local_subchannel_pool", 1),)
     channels = [grpc.aio.insecure_channel(address, options) for _ in range(min(CONNECTIONS, in_flight))]
-    calls = [channel.unary_unary("/jobgateway.v1.JobService/SendJob") for channel in channels]
+    calls: list[Any] = [channel.unary_unary("/jobgateway.v1.JobService/SendJob") for channel in channels]
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     run = secrets.token_hex(8)

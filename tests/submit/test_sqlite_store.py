@@ -6,7 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -89,7 +89,7 @@ async def test_a_full_disk_fails_clearly_and_recovers(
     with pytest.raises(StateUnavailable, match=r"cannot be used: database or disk is full; nothing was sent"):
         await take_all(store, range(1_000))
     database.execute("PRAGMA max_page_count = 1000000")
-    health = store._health  # noqa: SLF001 - as above
+    health: Any = store._health  # noqa: SLF001 - as above
     assert not health.available
     assert (logged[0]["event"], logged[0]["log_level"]) == ("state.unavailable", "warning")
     while not health.available:

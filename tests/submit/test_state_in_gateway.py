@@ -99,7 +99,7 @@ async def test_while_redis_is_away_calls_with_an_id_fail_and_all_others_go_on(
     upstream.on("GET", "/jobs/42/", running_job)
     own_redis.kill()
     async with running(upstream.url, state_url=own_redis.url, state_key_file=key) as gateway, stub(gateway) as jobs:
-        watch = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
+        watch: Any = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
         assert (await watch.read()).job.uid == 42
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await jobs.SendJob(request_of("an-id"), metadata=BEARER)
