@@ -14,7 +14,7 @@ from gateway.auth.authorities import client_context
 from gateway.auth.certificates import Certificates
 from gateway.auth.gateway_token import GatewayToken
 from gateway.clock import SystemClock, Timeout
-from gateway.limits.admission import Admission, draining_error
+from gateway.limits.admission import Admission, AdmissionLimits, draining_error
 from gateway.limits.fair_budget import FairBudget
 from gateway.limits.rate_limiter import RateLimiter
 from gateway.limits.response_memory import ResponseMemory
@@ -59,12 +59,14 @@ class Gateway:
         self._clock = clock
         self._admission = Admission(
             clock,
-            max_calls=settings.max_calls,
-            max_watches=settings.max_watches,
-            max_calls_per_credential=settings.max_calls_per_credential,
-            max_watches_per_credential=settings.max_watches_per_credential,
-            calls_per_second=settings.calls_per_second,
-            large_requests_bytes=defaults.LARGE_REQUESTS_BYTES,
+            AdmissionLimits(
+                max_calls=settings.max_calls,
+                max_watches=settings.max_watches,
+                max_calls_per_credential=settings.max_calls_per_credential,
+                max_watches_per_credential=settings.max_watches_per_credential,
+                calls_per_second=settings.calls_per_second,
+                large_requests_bytes=defaults.LARGE_REQUESTS_BYTES,
+            ),
         )
         metrics = Metrics()
         methods = metrics.methods(

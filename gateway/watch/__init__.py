@@ -1,4 +1,4 @@
-"""The poll hub: one loop per job and credential, for all its watchers. Independent of HTTP and gRPC."""
+"""The poll hub: one loop per job and credential serves all watchers. Independent of HTTP and gRPC."""
 
 from gateway.watch.hub import Hub
 from gateway.watch.loop import PollPolicy

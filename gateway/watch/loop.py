@@ -110,12 +110,12 @@ class PollLoop(Generic[S]):
 
     @property
     def is_watched(self) -> bool:
-        """Whether the loop has watchers."""
+        """True if the loop has watchers."""
         return self._presence.is_watched
 
     @property
     def is_done(self) -> bool:
-        """Whether the loop has read the last state."""
+        """True if the loop has read the last state."""
         return self.state is not None and self.state.is_last
 
     @property
@@ -178,7 +178,11 @@ class PollLoop(Generic[S]):
                 await self._poll_in_turn()
 
     async def _is_joined_again(self) -> bool:
-        """Wait for a watcher, and give it what was read without watchers."""
+        """Wait for a watcher; return False if none joins in time.
+
+        Raises:
+            JobOverdue: The last state, which was read without watchers, shows an overdue job.
+        """
         if not await self._presence.wait_for_watcher():
             return False
         if self.state is not None and not self.failures:
@@ -249,7 +253,7 @@ class PollLoop(Generic[S]):
         self._refusals.succeeded()
         self._due = now + self._policy.schedule.interval(now - self._began)
         changed = self.state is None or not self.state.equals(state)
-        # An equal state is newer in what watchers do not compare, such as the addresses of downloads.
+        # Also if it is equal, because details that watchers do not compare are newer, such as download addresses.
         self.state = state
         if changed:
             self.observed_at = now

@@ -61,7 +61,7 @@ class Presence:
 
     @property
     def is_watched(self) -> bool:
-        """Whether there are watchers."""
+        """True if there are watchers."""
         return bool(self._watchers)
 
     def add(self, watcher: Waiter) -> None:

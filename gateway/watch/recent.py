@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 KEEP_RESULT_SECONDS = 5.0
-# Longer, so that a client with many short waits gets what was read between two of them.
+# Longer, so that a client with many short waits gets a result that was read between two of them.
 KEEP_UNSEEN_SECONDS = 15.0
 KEEP_BYTES = 64 << 20
 # The next watch of a job may start some minutes later.

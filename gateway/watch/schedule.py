@@ -24,7 +24,7 @@ class PollSchedule:
     random: random.Random = field(default_factory=random.Random)
 
     def interval(self, age: float) -> float:
-        """Return the time from a successful poll to the next one, for a loop that is `age` seconds old."""
+        """Return the time from a successful poll to the next one, if the loop is `age` seconds old."""
         steady = max(self.shortest, GROWTH * math.sqrt(age))
         if steady >= self.longest:
             # Loops have drifted apart by now, and shorter intervals would cost polls.

@@ -23,7 +23,7 @@ MAX_JOBS = 32_768
 
 
 class WatchKey(NamedTuple):
-    """What a loop polls: the job `name`, with the credential whose poll key is `credential`."""
+    """The subject of a loop: the job `name`, with the credential whose poll key is `credential`."""
 
     credential: bytes
     name: Hashable

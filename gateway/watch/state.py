@@ -1,4 +1,4 @@
-"""The states that a poll loop reads. The hub does not know what is in them."""
+"""The states that a poll loop reads. Their contents do not matter to the hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class WatchedState(Protocol):
 
     @property
     def is_last(self) -> bool:
-        """Whether no other state can follow."""
+        """True if no other state can follow."""
 
     @property
     def size(self) -> int:

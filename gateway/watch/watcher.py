@@ -89,7 +89,7 @@ class Watcher(Generic[S]):
         return changed
 
     def close(self) -> None:
-        """Free what the watcher holds, such as a large result. Do not call `next` afterwards."""
+        """Free the memory of the watcher, such as a large result. Do not call `next` afterwards."""
         self._timer.close()
 
     def _take(self) -> StateChange[S] | None:

@@ -12,6 +12,7 @@ from gateway.errors import Draining, LimitReached
 from gateway.limits import admission as admission_module
 from gateway.limits.admission import Admission
 from gateway.server import defaults
+from tests.support.admission import limits
 from tests.support.clock import SteppedClock, settle
 from tests.support.gateways import BEARER, Failure, running, stub
 from tests.support.upstream import Connection, ScriptedUpstream, answer
@@ -26,7 +27,7 @@ RUNNING = answer(200, {"uid": 42, "status": "running"})
 
 
 def admission(max_calls: int = 1, max_watches: int = 1) -> Admission:
-    return Admission(SteppedClock(), max_calls=max_calls, max_watches=max_watches)
+    return Admission(SteppedClock(), limits(max_calls=max_calls, max_watches=max_watches))
 
 
 # By itself
@@ -75,7 +76,8 @@ def test_one_caller_has_three_quarters_and_whoever_comes_next_finds_room(*, watc
 
 def test_a_caller_is_kept_to_the_setting_where_there_is_one() -> None:
     door = Admission(
-        SteppedClock(), max_calls=100, max_watches=100, max_calls_per_credential=3, max_watches_per_credential=5
+        SteppedClock(),
+        limits(max_calls=100, max_watches=100, max_calls_per_credential=3, max_watches_per_credential=5),
     )
     with ExitStack() as inside:
         for caller in (b"ann", b"bob"):
@@ -91,13 +93,13 @@ def test_a_refusal_says_which_limit_it_was() -> None:
             enter_as(door, inside, b"ann")
         assert 1.0 <= (raised.value.retry_after or 0) <= 3.0
         enter_as(door, inside, b"bob")
-        with pytest.raises(LimitReached, match=r"^the gateway serves 4 calls at once"):
+        with pytest.raises(LimitReached, match=r"^the gateway serves 4 calls at a time"):
             enter_as(door, inside, b"eve")
 
 
 async def test_who_comes_too_often_is_refused_and_told_when_to_come_back() -> None:
     clock = SteppedClock()
-    door = Admission(clock, max_calls=1_000, max_watches=1_000, calls_per_second=10.0)
+    door = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
     waits = []
     with ExitStack() as inside:
         enter_as(door, inside, b"bob")
@@ -116,7 +118,7 @@ async def test_who_comes_too_often_is_refused_and_told_when_to_come_back() -> No
 
 async def test_who_is_alone_comes_as_often_as_it_likes() -> None:
     clock = SteppedClock()
-    door = Admission(clock, max_calls=1_000, max_watches=1_000, calls_per_second=10.0)
+    door = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
     with ExitStack() as inside:
         assert fill(door, inside, b"ann") == 750
     with ExitStack() as inside:
@@ -136,7 +138,7 @@ async def test_who_is_alone_comes_as_often_as_it_likes() -> None:
 
 async def test_who_does_not_wait_as_it_was_told_hears_late_of_its_refusals() -> None:
     clock = SteppedClock()
-    door = Admission(clock, max_calls=1_000, max_watches=1_000, calls_per_second=10.0)
+    door = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
     refusals = [asyncio.create_task(door.delay_rejection(b"ann", 10)) for _ in range(30)]
     large = asyncio.create_task(door.delay_rejection(b"ann", 2 << 20))
     other = asyncio.create_task(door.delay_rejection(b"bob", 10))
@@ -162,7 +164,7 @@ async def test_who_does_not_wait_as_it_was_told_hears_late_of_its_refusals() -> 
 async def test_only_so_many_refusals_are_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission_module, "MAX_DELAYED_REJECTIONS", 5)
     clock = SteppedClock()
-    door = Admission(clock, max_calls=1_000, max_watches=1_000, calls_per_second=10.0)
+    door = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
     refusals = [asyncio.create_task(door.delay_rejection(b"ann", 10)) for _ in range(30)]
     await settle()
     assert sum(not task.done() for task in refusals) == 5
@@ -170,10 +172,10 @@ async def test_only_so_many_refusals_are_held_back(monkeypatch: pytest.MonkeyPat
 
 
 def test_large_requests_share_some_memory_and_small_ones_need_none() -> None:
-    door = Admission(SteppedClock(), max_calls=1_000, max_watches=1_000, large_requests_bytes=16 << 20)
+    door = Admission(SteppedClock(), limits(max_calls=1_000, max_watches=1_000, large_requests_bytes=16 << 20))
     with ExitStack() as inside:
         assert fill(door, inside, b"ann", size=3 << 20, watch=True) == 4, "three quarters of it"
-        with pytest.raises(LimitReached, match="no room now for a request of 2097152 bytes"):
+        with pytest.raises(LimitReached, match="no memory now for a request of 2097152 bytes"):
             enter_as(door, inside, b"ann", size=2 << 20)
         assert door.in_flight == 4
         enter_as(door, inside, b"ann", size=1 << 20)
@@ -211,7 +213,7 @@ def test_nobody_comes_in_during_a_drain_and_each_hears_a_wait_of_its_own() -> No
 
 async def test_idle_is_told_when_the_last_one_leaves() -> None:
     clock = SteppedClock()
-    door = Admission(clock, max_calls=2, max_watches=2)
+    door = Admission(clock, limits(max_calls=2, max_watches=2))
     with door.admit(watch=True):
         with door.admit(watch=False):
             idle = asyncio.create_task(door.wait_idle(clock.now + 10))
@@ -224,7 +226,7 @@ async def test_idle_is_told_when_the_last_one_leaves() -> None:
 
 async def test_idle_gives_up_at_its_time() -> None:
     clock = SteppedClock()
-    door = Admission(clock, max_calls=1, max_watches=1)
+    door = Admission(clock, limits(max_calls=1, max_watches=1))
     with door.admit(watch=True):
         idle = asyncio.create_task(door.wait_idle(clock.now + 10))
         await clock.advance(9.9)

@@ -20,6 +20,7 @@ from gateway.rpc.call import MAX_DEADLINE_SECONDS, Call
 from gateway.rpc.handler import HandlerFactory
 from gateway.rpc.tracing import NoopTracer
 from gateway.telemetry.metrics import Metrics
+from tests.support.admission import limits
 from tests.support.gateways import BEARER, TOKEN, Failure
 from tests.support.paths import ROOT
 from tests.support.raw import raw_call
@@ -64,7 +65,7 @@ class Served:
 
 @asynccontextmanager
 async def served(method: Method, *, name: str = "GetJob", streaming: bool = False) -> AsyncIterator[Served]:
-    admission = Admission(SystemClock(), max_calls=1, max_watches=1)
+    admission = Admission(SystemClock(), limits())
     handler_factory = HandlerFactory(
         admission, SystemClock(), Metrics().methods("s", [(name, streaming)]), NoopTracer()
     )
