@@ -72,7 +72,7 @@ def outage(lasts: float) -> History:
     return History(polls, [watch], {1: RESULT}, shortest=1.0, longest=5.0, outage=60.0, tolerance=0.01)
 
 
-def test_a_good_history_breaks_nothing() -> None:
+def test_a_correct_history_breaks_no_promise() -> None:
     assert violations(good()) == {}
     assert violations(outage(60)) == {}
 

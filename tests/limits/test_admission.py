@@ -34,7 +34,7 @@ def admission(max_calls: int = 1, max_watches: int = 1) -> Admission:
 
 
 @pytest.mark.parametrize("watch", [False, True])
-def test_there_is_room_up_to_the_limit_and_again_after_one_has_left(*, watch: bool) -> None:
+def test_slots_up_to_the_limit_are_given_and_reused(*, watch: bool) -> None:
     door = admission(max_calls=2, max_watches=2)
     with door.admit(watch=watch):
         with door.admit(watch=watch), pytest.raises(LimitReached) as raised, door.admit(watch=watch):
@@ -62,7 +62,7 @@ def fill(door: Admission, inside: ExitStack, caller: bytes, *, watch: bool = Fal
 
 
 @pytest.mark.parametrize("watch", [False, True])
-def test_one_caller_has_three_quarters_and_whoever_comes_next_finds_room(*, watch: bool) -> None:
+def test_each_caller_gets_at_most_its_fair_share(*, watch: bool) -> None:
     door = admission(max_calls=1_000, max_watches=1_000)
     with ExitStack() as inside:
         taken = [fill(door, inside, caller, watch=watch) for caller in (b"ann", b"bob", b"eve", b"zoe")]
@@ -74,7 +74,7 @@ def test_one_caller_has_three_quarters_and_whoever_comes_next_finds_room(*, watc
         assert fill(door, inside, b"zoe", watch=watch) == 750, "nothing was left behind"
 
 
-def test_a_caller_is_kept_to_the_setting_where_there_is_one() -> None:
+def test_a_setting_limits_one_caller() -> None:
     door = Admission(
         SteppedClock(),
         limits(max_calls=100, max_watches=100, max_calls_per_credential=3, max_watches_per_credential=5),
@@ -85,7 +85,7 @@ def test_a_caller_is_kept_to_the_setting_where_there_is_one() -> None:
             assert fill(door, inside, caller, watch=True) == 5
 
 
-def test_a_refusal_says_which_limit_it_was() -> None:
+def test_a_rejection_names_its_limit() -> None:
     door = admission(max_calls=4)
     with ExitStack() as inside:
         fill(door, inside, b"ann")
@@ -97,7 +97,7 @@ def test_a_refusal_says_which_limit_it_was() -> None:
             enter_as(door, inside, b"eve")
 
 
-async def test_who_comes_too_often_is_refused_and_told_when_to_come_back() -> None:
+async def test_calls_over_the_rate_are_rejected_with_a_wait() -> None:
     clock = SteppedClock()
     door = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
     waits = []
@@ -116,7 +116,7 @@ async def test_who_comes_too_often_is_refused_and_told_when_to_come_back() -> No
     assert door.in_flight == 0
 
 
-async def test_who_is_alone_comes_as_often_as_it_likes() -> None:
+async def test_a_sole_caller_has_no_rate() -> None:
     clock = SteppedClock()
     door = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
     with ExitStack() as inside:
@@ -136,7 +136,7 @@ async def test_who_is_alone_comes_as_often_as_it_likes() -> None:
         assert fill(door, inside, b"ann") == 10, "another has a watch open"
 
 
-async def test_who_does_not_wait_as_it_was_told_hears_late_of_its_refusals() -> None:
+async def test_rejections_of_impatient_callers_are_delayed() -> None:
     clock = SteppedClock()
     door = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
     refusals = [asyncio.create_task(door.delay_rejection(b"ann", 10)) for _ in range(30)]
@@ -161,7 +161,7 @@ async def test_who_does_not_wait_as_it_was_told_hears_late_of_its_refusals() -> 
     assert door.in_flight == clock.pending == 0
 
 
-async def test_only_so_many_refusals_are_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_some_rejections_are_delayed_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission_module, "MAX_DELAYED_REJECTIONS", 5)
     clock = SteppedClock()
     door = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
@@ -171,7 +171,7 @@ async def test_only_so_many_refusals_are_held_back(monkeypatch: pytest.MonkeyPat
     await clock.advance(2)
 
 
-def test_large_requests_share_some_memory_and_small_ones_need_none() -> None:
+def test_only_large_requests_share_memory() -> None:
     door = Admission(SteppedClock(), limits(max_calls=1_000, max_watches=1_000, large_requests_bytes=16 << 20))
     with ExitStack() as inside:
         assert fill(door, inside, b"ann", size=3 << 20, watch=True) == 4, "three quarters of it"
@@ -184,21 +184,21 @@ def test_large_requests_share_some_memory_and_small_ones_need_none() -> None:
         assert fill(door, inside, b"ann", size=3 << 20) == 4, "all of it came back"
 
 
-def test_calls_and_watches_take_no_room_from_each_other() -> None:
+def test_calls_and_watches_have_separate_slots() -> None:
     door = admission()
     with door.admit(watch=False), door.admit(watch=True):
         assert door.in_flight == 2
 
 
 @pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
-def test_a_place_comes_back_however_it_is_left(error: type[BaseException]) -> None:
+def test_an_error_frees_the_slot(error: type[BaseException]) -> None:
     door = admission()
     with pytest.raises(error), door.admit(watch=False):
         raise error
     assert door.in_flight == 0
 
 
-def test_nobody_comes_in_during_a_drain_and_each_hears_a_wait_of_its_own() -> None:
+def test_a_drain_rejects_each_call_with_its_own_wait() -> None:
     door = admission(max_calls=100)
     door.draining = True
     waits = []
@@ -211,7 +211,7 @@ def test_nobody_comes_in_during_a_drain_and_each_hears_a_wait_of_its_own() -> No
     assert len(set(waits)) > 25
 
 
-async def test_idle_is_told_when_the_last_one_leaves() -> None:
+async def test_wait_idle_returns_when_the_last_call_ends() -> None:
     clock = SteppedClock()
     door = Admission(clock, limits(max_calls=2, max_watches=2))
     with door.admit(watch=True):
@@ -224,7 +224,7 @@ async def test_idle_is_told_when_the_last_one_leaves() -> None:
     assert idle.result() is True
 
 
-async def test_idle_gives_up_at_its_time() -> None:
+async def test_wait_idle_returns_at_its_limit() -> None:
     clock = SteppedClock()
     door = Admission(clock, limits(max_calls=1, max_watches=1))
     with door.admit(watch=True):
@@ -276,7 +276,7 @@ def check_limit(failure: Failure) -> None:
     assert failure.trailers["grpc-retry-pushback-ms"] == str(wait)
 
 
-async def test_a_call_too_many_is_refused_at_once_and_the_place_comes_back(upstream: ScriptedUpstream) -> None:
+async def test_a_call_over_the_limit_is_rejected_at_once(upstream: ScriptedUpstream) -> None:
     held = Held(RUNNING)
     upstream.script += [held, RUNNING]
     async with full(upstream) as jobs:
@@ -301,9 +301,7 @@ async def _run(jobs: rpc.JobServiceAsyncStub) -> Any:
 
 @pytest.mark.parametrize("second", [_watch, _run])
 @pytest.mark.parametrize("first", [_watch, _run])
-async def test_a_watch_too_many_is_refused_at_once_and_sends_nothing(
-    upstream: ScriptedUpstream, first: Any, second: Any
-) -> None:
+async def test_a_watch_over_the_limit_sends_nothing(upstream: ScriptedUpstream, first: Any, second: Any) -> None:
     upstream.on("POST", "/workspaces/1/entities/7/jobs/", answer(201, {"uid": 42}))
     upstream.script.append(RUNNING)
     async with full(upstream) as jobs:
@@ -320,7 +318,7 @@ async def test_a_watch_too_many_is_refused_at_once_and_sends_nothing(
 BOB = (("authorization", "Bearer token-of-bob"),)
 
 
-async def test_a_caller_with_its_share_is_refused_at_once_and_another_is_served(upstream: ScriptedUpstream) -> None:
+async def test_one_caller_at_its_limit_does_not_affect_another(upstream: ScriptedUpstream) -> None:
     held = Held(RUNNING)
     upstream.script += [held, held, held, RUNNING]
     async with running(upstream.url, max_calls=4, max_watches_per_credential=1) as gateway, stub(gateway) as jobs:
@@ -340,9 +338,7 @@ async def test_a_caller_with_its_share_is_refused_at_once_and_another_is_served(
         other.cancel()
 
 
-async def test_a_refusal_that_is_held_back_comes_with_its_reason(
-    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_delayed_rejection_has_its_reason(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission_module, "REJECTION_DELAY_SECONDS", 0.05)
     upstream.script.append(RUNNING)
     async with running(upstream.url, calls_per_second=0.5) as gateway, stub(gateway) as jobs:
@@ -355,7 +351,7 @@ async def test_a_refusal_that_is_held_back_comes_with_its_reason(
         assert len(upstream.seen) == 2
 
 
-async def test_a_large_request_that_finds_no_room_is_refused_and_not_sent(
+async def test_a_large_request_without_memory_is_not_sent(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "LARGE_REQUESTS_BYTES", 7 << 20)
@@ -372,7 +368,7 @@ async def test_a_large_request_that_finds_no_room_is_refused_and_not_sent(
         assert (await jobs.SendJob(request, metadata=BEARER)).uid == 43
 
 
-async def test_a_job_too_many_of_a_second_is_refused_and_its_request_id_is_free(upstream: ScriptedUpstream) -> None:
+async def test_a_submission_over_the_rate_keeps_its_request_id_free(upstream: ScriptedUpstream) -> None:
     upstream.script.append(answer(201, {"uid": 42}))
     request = pb.SendJobRequest(workspace_id="1", entity_id=7)
     async with running(upstream.url, submissions_per_second=0.1) as gateway, stub(gateway) as jobs:
@@ -423,7 +419,7 @@ async def _invalid(jobs: rpc.JobServiceAsyncStub, _: ScriptedUpstream) -> None:
 
 
 @pytest.mark.parametrize("end", [_cancelled, _over_its_deadline, _without_a_credential, _invalid])
-async def test_the_place_of_a_call_comes_back_however_it_ended(upstream: ScriptedUpstream, end: Any) -> None:
+async def test_every_end_of_a_call_frees_its_slot(upstream: ScriptedUpstream, end: Any) -> None:
     upstream.script.append(hang)
     async with full(upstream) as jobs:
         for _ in range(2):
@@ -433,7 +429,7 @@ async def test_the_place_of_a_call_comes_back_however_it_ended(upstream: Scripte
             upstream.script[0] = hang
 
 
-async def test_a_call_that_comes_during_a_drain_is_sent_away(upstream: ScriptedUpstream) -> None:
+async def test_a_call_during_a_drain_is_rejected(upstream: ScriptedUpstream) -> None:
     held = Held(RUNNING)
     upstream.script.append(held)
     async with running(upstream.url) as gateway, stub(gateway) as jobs:

@@ -110,7 +110,7 @@ def throttled(seconds: float | None) -> UpstreamError:
     return UpstreamStatusError(429, "slow down", retry_after=seconds)
 
 
-async def test_a_watch_gets_the_state_at_once_then_every_change_then_the_end(clock: SteppedClock) -> None:
+async def test_a_watch_gets_the_state_every_change_and_the_end(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), State(1), State(3), State(2), State(2), State(9, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
@@ -124,7 +124,7 @@ async def test_a_watch_gets_the_state_at_once_then_every_change_then_the_end(clo
     await assert_nothing_left(hub, clock)
 
 
-async def test_equal_states_are_not_repeated_though_they_differ_in_what_equality_does_not_cover(
+async def test_equal_states_are_not_repeated(
     clock: SteppedClock,
 ) -> None:
     fetch = FakePoller(clock, State(1, url="a"), State(1, url="b"), State(1, url="c"), State(1, last=True))
@@ -152,7 +152,7 @@ async def test_any_number_of_watchers_cost_one_loop(clock: SteppedClock) -> None
     assert all(follower.values == [2, 3] for follower in followers[50:])
 
 
-async def test_another_credential_is_polled_for_on_its_own(clock: SteppedClock) -> None:
+async def test_each_credential_is_polled_separately(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     ann = Follower(hub, ANN, FakePoller(clock, State(1, last=True)))
     bob = Follower(hub, BOB, FakePoller(clock, UpstreamStatusError(404, "not yours")))
@@ -163,7 +163,7 @@ async def test_another_credential_is_polled_for_on_its_own(clock: SteppedClock) 
     assert bob.values == []
 
 
-async def test_the_last_watcher_that_leaves_stops_the_polling(clock: SteppedClock) -> None:
+async def test_polling_stops_when_the_last_watcher_leaves(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1))
     hub = make_hub(clock)
     first, second = Follower(hub, ANN, fetch), Follower(hub, ANN, fetch)
@@ -241,7 +241,7 @@ async def test_closing_cancels_a_read_without_watchers(clock: SteppedClock) -> N
     assert clock.pending == 0
 
 
-async def test_a_huge_end_that_nobody_saw_is_not_kept(clock: SteppedClock) -> None:
+async def test_a_huge_unseen_result_is_not_kept(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     fetch = LateFetch(clock, State(1, last=True, size=KEEP_BYTES + 1), takes=4)
     follower = Follower(hub, ANN, fetch)
@@ -254,7 +254,7 @@ async def test_a_huge_end_that_nobody_saw_is_not_kept(clock: SteppedClock) -> No
     assert (again.values, fetch.count) == ([1], 2)
 
 
-async def test_a_final_failure_ends_all_watchers_and_the_next_gets_a_loop_of_its_own(clock: SteppedClock) -> None:
+async def test_a_final_failure_ends_all_watchers_of_the_loop(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), *[UpstreamStatusError(403, "no")] * 2, State(2, last=True))
     hub = make_hub(clock)
     followers = [Follower(hub, ANN, fetch) for _ in range(3)]
@@ -269,7 +269,7 @@ async def test_a_final_failure_ends_all_watchers_and_the_next_gets_a_loop_of_its
     await assert_nothing_left(hub, clock)
 
 
-async def test_who_joins_while_others_still_read_the_end_gets_the_end(clock: SteppedClock) -> None:
+async def test_a_watcher_that_joins_after_the_end_gets_it(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1, last=True))
     hub = make_hub(clock)
     with hub.watch(ANN, fetch) as reader:
@@ -292,7 +292,7 @@ async def test_who_joins_while_others_still_read_the_end_gets_the_end(clock: Ste
     [lost(), UpstreamTimeout("slow"), UpstreamStatusError(503, "no"), UpstreamStatusError(408, "no"), throttled(None)],
     ids=["lost", "timed out", "503", "408", "429"],
 )
-async def test_passing_failures_are_ridden_out(clock: SteppedClock, failure: UpstreamError) -> None:
+async def test_transient_failures_end_no_watch(clock: SteppedClock, failure: UpstreamError) -> None:
     fetch = FakePoller(clock, State(1), *[failure] * 20, State(2, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
@@ -301,7 +301,7 @@ async def test_passing_failures_are_ridden_out(clock: SteppedClock, failure: Ups
     await assert_nothing_left(hub, clock)
 
 
-async def test_an_outage_ends_the_watch_after_its_limit_and_not_before(clock: SteppedClock) -> None:
+async def test_an_outage_ends_the_watch_at_its_limit(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), lost())
     hub = make_hub(clock, outage=300)
     follower = Follower(hub, ANN, fetch)
@@ -327,7 +327,7 @@ async def test_a_success_resets_the_outage(clock: SteppedClock) -> None:
 
 
 @pytest.mark.parametrize("failure", [throttled(30), UpstreamStatusError(503, "no", retry_after=30)], ids=["429", "503"])
-async def test_retry_after_is_honoured(clock: SteppedClock, failure: UpstreamError) -> None:
+async def test_retry_after_is_followed(clock: SteppedClock, failure: UpstreamError) -> None:
     fetch = FakePoller(clock, failure, State(1, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
@@ -338,7 +338,7 @@ async def test_retry_after_is_honoured(clock: SteppedClock, failure: UpstreamErr
 
 @pytest.mark.parametrize("failure", [throttled(3600), UpstreamStatusError(503, "no", retry_after=3600)])
 @pytest.mark.parametrize("later", [State(7, last=True), UpstreamConnectionLost("lost")], ids=["good", "failing"])
-async def test_a_watch_looks_once_more_before_it_gives_up(
+async def test_a_long_retry_after_allows_one_more_poll(
     clock: SteppedClock, failure: UpstreamError, later: State | UpstreamError
 ) -> None:
     fetch = FakePoller(clock, failure, later)
@@ -358,7 +358,7 @@ async def test_a_watch_looks_once_more_before_it_gives_up(
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_last_look_that_hangs_is_cut_off(clock: SteppedClock) -> None:
+async def test_one_more_poll_that_hangs_is_cut_off(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, UpstreamStatusError(503, "no", retry_after=3600), Hang)
     hub = make_hub(clock, outage=300)
     follower = Follower(hub, ANN, fetch)
@@ -371,7 +371,7 @@ async def test_a_last_look_that_hangs_is_cut_off(clock: SteppedClock) -> None:
     await assert_nothing_left(hub, clock)
 
 
-async def test_each_loop_that_a_429_holds_back_looks_once_more(clock: SteppedClock) -> None:
+async def test_each_throttled_loop_polls_once_more(clock: SteppedClock) -> None:
     """All of them fail, and what one learns at its limit does not put off the end of the others."""
     hub = make_hub(clock, outage=300, slots=100)
     fetches = [LateFetch(clock, throttled(3600), takes=0.1) for _ in range(5)]
@@ -383,7 +383,7 @@ async def test_each_loop_that_a_429_holds_back_looks_once_more(clock: SteppedClo
     await assert_nothing_left(hub, clock)
 
 
-async def test_holds_by_others_put_off_the_end_of_an_outage_to_twice_its_limit(clock: SteppedClock) -> None:
+async def test_delays_by_others_at_most_double_an_outage(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=300, slots=100)
     fetch = FakePoller(clock, throttled(3600))
     follower = Follower(hub, ANN, fetch)
@@ -396,7 +396,7 @@ async def test_holds_by_others_put_off_the_end_of_an_outage_to_twice_its_limit(c
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_throttled_poll_holds_back_all_loops_of_its_credential_and_no_other(clock: SteppedClock) -> None:
+async def test_a_429_delays_only_the_loops_of_its_credential(clock: SteppedClock) -> None:
     hub = make_hub(clock, slots=100)
     fine = [FakePoller(clock, State(number)) for number in range(10)]
     for number, fetch in enumerate(fine):
@@ -417,7 +417,7 @@ async def test_a_throttled_poll_holds_back_all_loops_of_its_credential_and_no_ot
     await hub.aclose()
 
 
-async def test_heartbeats_tell_of_failures_and_of_the_next_poll(clock: SteppedClock) -> None:
+async def test_heartbeats_report_failures_and_the_next_poll(clock: SteppedClock) -> None:
     failure = UpstreamStatusError(503, "no", retry_after=40)
     fetch = FakePoller(clock, State(1), failure)
     hub = make_hub(clock)
@@ -436,7 +436,7 @@ async def test_heartbeats_tell_of_failures_and_of_the_next_poll(clock: SteppedCl
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_heartbeat_names_no_next_poll_while_one_is_under_way(clock: SteppedClock) -> None:
+async def test_a_heartbeat_during_a_poll_names_no_next_one(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     with hub.watch(ANN, FakePoller(clock, Hang)) as watcher:
         assert await _next(watcher, clock, 5) == NoChange(None, 0, None)
@@ -457,7 +457,7 @@ async def _next(watcher: Watcher[State], clock: SteppedClock, seconds: float = 5
     return await waiting
 
 
-async def test_a_slow_watcher_gets_the_latest_state_the_count_of_what_it_missed_and_the_end(
+async def test_a_slow_watcher_gets_the_latest_state_and_the_end(
     clock: SteppedClock,
 ) -> None:
     fetch = FakePoller(clock, *[State(number) for number in range(1, 1001)], State(1001, last=True))
@@ -475,7 +475,7 @@ async def test_a_slow_watcher_gets_the_latest_state_the_count_of_what_it_missed_
     await assert_nothing_left(hub, clock)
 
 
-async def test_who_has_seen_the_state_waits_for_the_next_change(clock: SteppedClock) -> None:
+async def test_a_known_first_state_is_not_repeated(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), State(1), State(2), State(1), State(3, last=True))
     hub = make_hub(clock)
     resumed = Follower(hub, ANN, fetch, seen=lambda state: state.value == 1)
@@ -484,14 +484,14 @@ async def test_who_has_seen_the_state_waits_for_the_next_change(clock: SteppedCl
     assert [update.skipped for update in resumed.got if isinstance(update, StateChange)] == [0, 0, 0]
 
 
-async def test_the_last_state_is_given_to_who_has_seen_it_too(clock: SteppedClock) -> None:
+async def test_a_known_last_state_is_repeated(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     resumed = Follower(hub, ANN, FakePoller(clock, State(1, last=True)), seen=lambda _: True)
     await settle()
     assert resumed.values == [1]
 
 
-async def test_polls_are_quick_while_a_watch_is_young_and_slower_as_it_ages(clock: SteppedClock) -> None:
+async def test_polls_slow_down_as_a_watch_ages(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1))
     hub = make_hub(clock, shortest=0.25, longest=5)
     follower = Follower(hub, ANN, fetch)
@@ -521,7 +521,7 @@ async def test_a_stuck_poll_is_cut_off_and_counts_as_a_failure(clock: SteppedClo
     await assert_nothing_left(hub, clock)
 
 
-async def test_waiting_for_a_slot_is_neither_failure_nor_time_out(clock: SteppedClock) -> None:
+async def test_waiting_for_a_slot_is_no_failure(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=10, slots=1)
     stuck = Follower(hub, WatchKey(b"ann", 1), FakePoller(clock, Hang))
     waiting = Follower(hub, WatchKey(b"ann", 2), FakePoller(clock, State(7, last=True)), every=2)
@@ -537,7 +537,7 @@ async def test_waiting_for_a_slot_is_neither_failure_nor_time_out(clock: Stepped
 
 
 @pytest.mark.parametrize("failure", [asyncio.CancelledError(), RuntimeError("unforeseen")], ids=["cancelled", "raised"])
-async def test_what_nobody_foresaw_ends_all_watchers_with_an_error(clock: SteppedClock, failure: BaseException) -> None:
+async def test_an_unexpected_error_ends_all_watchers(clock: SteppedClock, failure: BaseException) -> None:
     async def fetch(_: PauseTimeout) -> State:
         raise failure
 
@@ -549,7 +549,7 @@ async def test_what_nobody_foresaw_ends_all_watchers_with_an_error(clock: Steppe
     await assert_nothing_left(hub, clock)
 
 
-async def test_watchers_are_ended_in_slices_each_with_an_error_of_its_own(clock: SteppedClock) -> None:
+async def test_watchers_are_ended_in_slices(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     fetch = FakePoller(clock, State(1))
     followers = [Follower(hub, ANN, fetch) for _ in range(100)]
@@ -583,7 +583,7 @@ async def test_a_cancellation_at_any_moment_leaves_nothing_behind() -> None:
         await assert_nothing_left(hub, clock, reading=100 + KEEP_UNSEEN_SECONDS)
 
 
-async def test_joining_right_when_the_last_one_leaves_starts_anew(clock: SteppedClock) -> None:
+async def test_joining_when_the_last_one_leaves_starts_a_loop(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     old, new = FakePoller(clock, State(1)), FakePoller(clock, State(5, last=True))
     first = Follower(hub, ANN, old)
@@ -597,7 +597,7 @@ async def test_joining_right_when_the_last_one_leaves_starts_anew(clock: Stepped
     await assert_nothing_left(hub, clock)
 
 
-async def test_joining_right_when_the_last_one_leaves_shares_the_read_in_flight(clock: SteppedClock) -> None:
+async def test_joining_when_the_last_one_leaves_shares_its_read(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     old, new = LateFetch(clock, State(5, last=True)), FakePoller(clock, State(6))
     first = Follower(hub, ANN, old)
@@ -619,7 +619,7 @@ async def test_keys_of_ended_loops_are_forgotten(clock: SteppedClock) -> None:
     await assert_nothing_left(hub, clock)
 
 
-async def test_who_comes_late_gets_the_end_that_was_just_read_without_a_poll(clock: SteppedClock) -> None:
+async def test_a_recent_result_costs_no_poll(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), State(2, last=True))
     hub = make_hub(clock)
     first = Follower(hub, ANN, fetch)
@@ -640,7 +640,7 @@ async def test_who_comes_late_gets_the_end_that_was_just_read_without_a_poll(clo
     await assert_nothing_left(hub, clock)
 
 
-async def test_ends_are_kept_within_a_limit_of_bytes_and_the_oldest_go_first(clock: SteppedClock) -> None:
+async def test_recent_results_are_bounded_and_the_oldest_dropped(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     fetches = [FakePoller(clock, State(1, last=True, size=KEEP_BYTES // 3)) for _ in range(4)]
     huge = FakePoller(clock, State(1, last=True, size=KEEP_BYTES + 1))
@@ -686,7 +686,7 @@ async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedCl
     assert grown < steps / 10, "blocks of memory"
 
 
-async def test_who_waited_for_a_slot_while_its_credential_was_told_to_slow_down_waits_on(clock: SteppedClock) -> None:
+async def test_a_429_during_the_wait_for_a_slot_delays_the_poll(clock: SteppedClock) -> None:
     hub = make_hub(clock, slots=1)
     throttling = Follower(hub, WatchKey(b"ann", 1), LateFetch(clock, throttled(60), State(1, last=True)))
     await settle()
@@ -699,7 +699,7 @@ async def test_who_waited_for_a_slot_while_its_credential_was_told_to_slow_down_
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_shorter_hold_does_not_end_a_longer_one(clock: SteppedClock) -> None:
+async def test_a_shorter_delay_does_not_end_a_longer_one(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     fetches = [LateFetch(clock, throttled(60), State(1)), LateFetch(clock, throttled(2), State(1), takes=6)]
     for number, fetch in enumerate(fetches):
@@ -711,7 +711,7 @@ async def test_a_shorter_hold_does_not_end_a_longer_one(clock: SteppedClock) -> 
     await hub.aclose()
 
 
-async def test_closing_stops_what_is_watched_and_forgets_the_ends(clock: SteppedClock) -> None:
+async def test_closing_stops_loops_and_forgets_results(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     Follower(hub, WatchKey(b"ann", 1), FakePoller(clock, State(1, last=True)))
     watched = Follower(hub, WatchKey(b"ann", 2), FakePoller(clock, Hang))
@@ -727,7 +727,7 @@ async def test_closing_stops_what_is_watched_and_forgets_the_ends(clock: Stepped
     assert clock.pending == 0
 
 
-async def test_polls_of_one_credential_that_hang_hold_up_no_other(clock: SteppedClock) -> None:
+async def test_hanging_polls_of_one_credential_delay_no_other(clock: SteppedClock) -> None:
     hub = make_hub(clock, slots=8, outage=600)
     hanging = [FakePoller(clock, Hang) for _ in range(20)]
     anns = [Follower(hub, WatchKey(b"ann", number), fetch) for number, fetch in enumerate(hanging)]
@@ -741,7 +741,7 @@ async def test_polls_of_one_credential_that_hang_hold_up_no_other(clock: Stepped
     await assert_nothing_left(hub, clock, reading=200 + KEEP_UNSEEN_SECONDS)
 
 
-async def test_two_greedy_credentials_hold_up_a_third_for_no_poll(clock: SteppedClock) -> None:
+async def test_two_greedy_credentials_do_not_delay_a_third(clock: SteppedClock) -> None:
     hub = make_hub(clock, slots=16, outage=600)
     hanging = [FakePoller(clock, Hang) for _ in range(80)]
     greedy = [Follower(hub, WatchKey((b"ann", b"eve")[n % 2], n), fetch) for n, fetch in enumerate(hanging)]
@@ -758,7 +758,7 @@ async def test_two_greedy_credentials_hold_up_a_third_for_no_poll(clock: Stepped
     await assert_nothing_left(hub, clock, reading=200 + KEEP_UNSEEN_SECONDS)
 
 
-async def test_places_of_polls_go_round_among_credentials(clock: SteppedClock) -> None:
+async def test_credentials_take_turns_for_poll_slots(clock: SteppedClock) -> None:
     """One place, polls of a second, a credential with fifty jobs, and four with one each."""
     hub = make_hub(clock, slots=1, outage=600)
     anns = [LateFetch(clock, State(1), takes=1) for _ in range(50)]
@@ -773,7 +773,7 @@ async def test_places_of_polls_go_round_among_credentials(clock: SteppedClock) -
     await assert_nothing_left(hub, clock, reading=1 + KEEP_UNSEEN_SECONDS)
 
 
-async def test_polls_over_the_rate_come_later_while_heartbeats_go_on(clock: SteppedClock) -> None:
+async def test_polls_over_the_rate_wait_with_heartbeats(clock: SteppedClock) -> None:
     """Forty jobs that are due each second, and ten polls a second."""
     hub = make_hub(clock, slots=100, rate=10.0, outage=3.0)
     fetches = [FakePoller(clock, State(1)) for _ in range(40)]
@@ -794,7 +794,7 @@ async def test_polls_over_the_rate_come_later_while_heartbeats_go_on(clock: Step
     await assert_nothing_left(hub, clock)
 
 
-async def test_waiting_for_the_rate_in_an_outage_does_not_use_up_its_limit(clock: SteppedClock) -> None:
+async def test_waiting_for_the_rate_does_not_count_as_outage(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=10, rate=0.1)
     fetch = FakePoller(clock, lost(), lost(), State(7, last=True))
     follower = Follower(hub, ANN, fetch)
@@ -803,7 +803,7 @@ async def test_waiting_for_the_rate_in_an_outage_does_not_use_up_its_limit(clock
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_429_slows_the_polls_of_its_credential_down_for_longer_than_it_holds_them_back(
+async def test_a_429_lowers_the_poll_rate_for_minutes(
     clock: SteppedClock,
 ) -> None:
     hub = make_hub(clock, slots=100, rate=50.0)
@@ -830,7 +830,7 @@ async def test_a_429_slows_the_polls_of_its_credential_down_for_longer_than_it_h
     await assert_nothing_left(hub, clock)
 
 
-async def test_waiting_for_a_slot_in_an_outage_does_not_use_up_its_limit(clock: SteppedClock) -> None:
+async def test_waiting_for_a_slot_does_not_count_as_outage(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=10, slots=1)
     failing = LateFetch(clock, lost(), State(7, last=True), takes=0.1)
     waiting = Follower(hub, WatchKey(b"ann", 99), failing)
@@ -848,9 +848,7 @@ async def test_waiting_for_a_slot_in_an_outage_does_not_use_up_its_limit(clock: 
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01])
-async def test_a_retry_after_of_next_to_nothing_does_not_switch_the_backoff_off(
-    clock: SteppedClock, seconds: float
-) -> None:
+async def test_a_tiny_retry_after_keeps_the_backoff(clock: SteppedClock, seconds: float) -> None:
     fetch = FakePoller(clock, UpstreamStatusError(503, "no", retry_after=seconds))
     hub = make_hub(clock, shortest=0.05, longest=5.0, outage=60)
     follower = Follower(hub, ANN, fetch)
@@ -869,7 +867,7 @@ def page(status: int = 404) -> UpstreamStatusError:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 422])
-async def test_one_refusal_between_good_reads_ends_nothing(clock: SteppedClock, status: int) -> None:
+async def test_one_refusal_between_successes_ends_nothing(clock: SteppedClock, status: int) -> None:
     fetch = FakePoller(clock, State(1), refused(status), State(2), refused(status), State(3, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
@@ -890,9 +888,7 @@ async def test_one_refusal_between_good_reads_ends_nothing(clock: SteppedClock, 
     ],
     ids=str,
 )
-async def test_a_refusal_counts_once_the_next_certain_answer_is_the_same(
-    clock: SteppedClock, reads: list[int | str], told: int
-) -> None:
+async def test_a_refusal_counts_when_confirmed(clock: SteppedClock, reads: list[int | str], told: int) -> None:
     entries = [page() if each == "page" else lost() if each == "lost" else refused(int(each)) for each in reads]
     fetch = FakePoller(clock, State(1), *entries)
     hub = make_hub(clock)
@@ -914,7 +910,7 @@ async def test_a_refusal_is_confirmed_after_about_a_second(clock: SteppedClock) 
     assert 0.8 <= fetch.gaps[1] <= 1.2
 
 
-async def test_refusals_that_differ_for_ever_are_an_outage(clock: SteppedClock) -> None:
+async def test_refusals_that_always_differ_are_an_outage(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), *[refused(403), refused(404)] * 50)
     hub = make_hub(clock, outage=30)
     follower = Follower(hub, ANN, fetch)
@@ -924,7 +920,7 @@ async def test_refusals_that_differ_for_ever_are_an_outage(clock: SteppedClock) 
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_refusal_without_any_state_is_final_at_once(clock: SteppedClock) -> None:
+async def test_a_refusal_of_an_unknown_job_is_final(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, lost(), refused(), State(1))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
@@ -935,7 +931,7 @@ async def test_a_refusal_without_any_state_is_final_at_once(clock: SteppedClock)
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_refusal_is_confirmed_for_a_client_that_saw_the_job_before(clock: SteppedClock) -> None:
+async def test_a_refusal_is_confirmed_for_a_resumed_client(clock: SteppedClock) -> None:
     """Its resume token proves that the job exists, also to a loop that others began."""
     for fresh_loop in (True, False):
         hub = make_hub(clock)
@@ -967,9 +963,7 @@ async def test_a_refusal_is_confirmed_if_an_earlier_watch_saw_the_job(clock: Ste
     await assert_nothing_left(hub, clock)
 
 
-async def test_keys_that_were_read_are_remembered_within_a_bound(
-    clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_remembered_keys_are_bounded(clock: SteppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.watch.recent.MAX_READ", 3)
     keys = ReadKeys(clock)
     for number in range(5):
@@ -981,7 +975,7 @@ async def test_keys_that_were_read_are_remembered_within_a_bound(
     assert keys.count == 2
 
 
-async def test_a_newcomer_to_an_unconfirmed_refusal_gets_the_last_state_and_the_end(clock: SteppedClock) -> None:
+async def test_a_late_watcher_of_a_refusal_gets_state_and_error(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), refused(), refused())
     hub = make_hub(clock)
     first = Follower(hub, ANN, fetch)
@@ -1019,9 +1013,7 @@ def make_hub_of_sent(clock: SteppedClock, age: float, timeout: float | None = No
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 410])
 @pytest.mark.parametrize("age", [0.0, JUST_SENT_SECONDS])
-async def test_refusals_of_a_job_that_was_just_sent_are_ridden_out(
-    clock: SteppedClock, status: int, age: float
-) -> None:
+async def test_refusals_of_a_job_just_sent_end_no_watch(clock: SteppedClock, status: int, age: float) -> None:
     hub = make_hub_of_sent(clock, age)
     fetch = FakePoller(clock, *[refused(status)] * 3, State(1), State(2, last=True))
     follower = Follower(hub, ANN, fetch)
@@ -1030,7 +1022,7 @@ async def test_refusals_of_a_job_that_was_just_sent_are_ridden_out(
     await assert_nothing_left(hub, clock)
 
 
-async def test_refusals_of_a_job_that_was_just_sent_count_after_their_grace(clock: SteppedClock) -> None:
+async def test_refusals_of_a_job_just_sent_count_after_the_grace(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, 0)
     fetch = FakePoller(clock, refused())
     follower = Follower(hub, ANN, fetch)
@@ -1043,7 +1035,7 @@ async def test_refusals_of_a_job_that_was_just_sent_count_after_their_grace(cloc
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_job_that_was_sent_a_while_ago_has_no_grace(clock: SteppedClock) -> None:
+async def test_a_job_sent_a_while_ago_has_no_grace(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, JUST_SENT_SECONDS + 0.1)
     fetch = FakePoller(clock, refused())
     follower = Follower(hub, ANN, fetch)
@@ -1071,9 +1063,7 @@ async def test_a_short_outage_limit_bounds_the_grace(clock: SteppedClock) -> Non
 
 
 @pytest.mark.parametrize("timeout", [60.0, None])
-async def test_a_job_that_runs_beyond_its_timeout_is_told_as_overdue(
-    clock: SteppedClock, timeout: float | None
-) -> None:
+async def test_a_job_beyond_its_timeout_is_overdue(clock: SteppedClock, timeout: float | None) -> None:
     hub = make_hub_of_sent(clock, 10, timeout)
     limit = (LONGEST_JOB_SECONDS if timeout is None else timeout) + OVERDUE_MARGIN_SECONDS
     follower = Follower(hub, ANN, FakePoller(clock, State(1)))
@@ -1086,7 +1076,7 @@ async def test_a_job_that_runs_beyond_its_timeout_is_told_as_overdue(
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_job_of_unknown_timeout_is_overdue_after_a_day_of_running(clock: SteppedClock) -> None:
+async def test_a_job_of_unknown_timeout_is_overdue_after_a_day(clock: SteppedClock) -> None:
     hub = make_hub(clock, shortest=60, longest=60)
     follower = Follower(hub, ANN, FakePoller(clock, State(1)))
     await clock.advance(LONGEST_JOB_SECONDS + OVERDUE_MARGIN_SECONDS - 1)
@@ -1097,7 +1087,7 @@ async def test_a_job_of_unknown_timeout_is_overdue_after_a_day_of_running(clock:
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_change_that_shows_the_job_overdue_is_told_first(clock: SteppedClock) -> None:
+async def test_an_overdue_state_is_delivered_before_the_error(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, 0, 60)
     fetch = FakePoller(clock, State(1))
     follower = Follower(hub, ANN, fetch)
@@ -1121,9 +1111,7 @@ async def test_a_new_watch_of_an_overdue_job_gets_its_state_first(clock: Stepped
 
 @pytest.mark.parametrize("lasts", [0.5, 30.0, 60.0])
 @pytest.mark.parametrize("takes", [0.0, 0.1, 4.0])
-async def test_watches_that_are_cut_again_and_again_hear_of_an_overdue_job(
-    clock: SteppedClock, lasts: float, takes: float
-) -> None:
+async def test_short_watches_learn_of_an_overdue_job(clock: SteppedClock, lasts: float, takes: float) -> None:
     hub = make_hub_of_sent(clock, 0, 1)
     fetch = LateFetch(clock, State(1), takes=takes)
     while clock.now < 2 * OVERDUE_MARGIN_SECONDS + 1_000:
@@ -1160,7 +1148,7 @@ async def test_sent_jobs_are_remembered_within_a_bound(clock: SteppedClock, monk
     assert jobs.count == 2
 
 
-async def test_an_outage_that_nobody_watched_ends_no_later_watch(clock: SteppedClock) -> None:
+async def test_an_unwatched_outage_ends_no_later_watch(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=20)
     fetch = LateFetch(clock, lost(), takes=4)
     first = Follower(hub, ANN, fetch)
@@ -1213,7 +1201,7 @@ async def test_an_outage_before_a_read_in_flight_ends_no_later_watch(clock: Step
     assert isinstance(late.task.exception(), UpstreamOutage)
 
 
-async def test_a_job_that_ran_for_others_is_not_overdue_to_a_newcomer(clock: SteppedClock) -> None:
+async def test_running_time_before_a_watch_does_not_count(clock: SteppedClock) -> None:
     hub = make_hub(clock, shortest=60, longest=60)
     fetch = LateFetch(clock, State(1), takes=4)
     await leave_during_a_read(hub, clock, fetch)
@@ -1236,7 +1224,7 @@ async def leave_during_a_read(hub: Hub[State], clock: SteppedClock, fetch: LateF
 
 
 @pytest.mark.parametrize("stays", [0.1, 2.0])
-async def test_a_loop_that_nobody_watches_lives_for_15_seconds_and_takes_no_turn(
+async def test_an_unwatched_loop_stays_for_15_seconds(
     clock: SteppedClock, monkeypatch: pytest.MonkeyPatch, stays: float
 ) -> None:
     """It is between two reads, an interval of 40 seconds apart, when its last watcher leaves."""
@@ -1260,7 +1248,7 @@ async def test_a_loop_that_nobody_watches_lives_for_15_seconds_and_takes_no_turn
     assert len(turns) == fetch.count == 1
 
 
-async def test_a_read_that_kept_its_watchers_lets_the_loop_stop_at_once_again(clock: SteppedClock) -> None:
+async def test_a_watched_read_lets_the_loop_stop_at_once_again(clock: SteppedClock) -> None:
     hub = make_hub(clock, shortest=5, longest=5)
     await leave_during_a_read(hub, clock, fetch := LateFetch(clock, State(1), takes=2))
     follower = Follower(hub, ANN, fetch)
