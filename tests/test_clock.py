@@ -48,7 +48,7 @@ async def test_a_cancelled_sleep_leaves_no_timer() -> None:
     assert clock.pending == 0
 
 
-# Signal
+# AutoResetEvent
 
 
 async def test_set_wakes_the_waiter() -> None:
@@ -97,11 +97,11 @@ async def test_a_wait_ends_at_its_time() -> None:
     assert waiter.done()
 
 
-# Alarm
+# RearmableTimer
 
 
 class Counting(SteppedClock):
-    """Counts the timers that were asked for."""
+    """A clock that counts its timers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Counting(SteppedClock):
 
 
 class Bell:
-    """When a timer rang, in seconds from the start."""
+    """The times at which a timer fired, in seconds from the start."""
 
     def __init__(self) -> None:
         self.clock = Counting()

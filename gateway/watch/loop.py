@@ -198,8 +198,8 @@ class PollLoop(Generic[S]):
             await self._presence.wait(min(self._due, outage.ends_at))
             now = self.clock.monotonic()
             # Other watchers may have joined meanwhile, and the outage started again.
-            if outage.last_failure is not None and outage.ends_at <= now and outage.ends_at < self._due:
-                raise outage.error(outage.last_failure, now)
+            if outage.cause is not None and outage.ends_at <= now and outage.ends_at < self._due:
+                raise outage.error(outage.cause, now)
             if now >= self._due and not self._is_throttled(now):
                 return self._presence.is_watched
         return False
@@ -236,10 +236,10 @@ class PollLoop(Generic[S]):
                 self._outage.exclude(timeout.paused)
         except TimeoutError:
             timed_out = UpstreamTimeout("the upstream did not respond in time")
-            if self.last_failure is not None and outage_ends_at <= longest:
+            if self._outage.cause is not None and outage_ends_at <= longest:
                 # The end of the outage may have cut off a poll that had just begun, so the failure before says more.
                 self._policy.observer.polled(timed_out, self._presence.count)
-                raise self._outage.error(self.last_failure, self.clock.monotonic()) from None
+                raise self._outage.error(self._outage.cause, self.clock.monotonic()) from None
             self._fail(started + timeout.paused, timed_out)
         except UpstreamError as error:
             self._fail(started + timeout.paused, error)

@@ -40,6 +40,11 @@ class Outage:
         """The moment after which no delay by other loops counts; infinity if there is no outage."""
         return math.inf if self._since is None else self._since + LONGEST_OUTAGE_LIMITS * self._limit
 
+    @property
+    def cause(self) -> UpstreamError | None:
+        """The last failure of the outage, or None if there is no outage for the present watchers."""
+        return None if self._since is None else self.last_failure
+
     def fail(self, error: UpstreamError, since: float) -> None:
         """Record a failed poll. The outage starts at `since` if there is none yet."""
         self.failures += 1

@@ -1,4 +1,4 @@
-"""A run of hub and streams over a scripted fetch and a stepped clock: hours pass in seconds, without sockets."""
+"""A run of the hub and streams on a stepped clock, without sockets: hours pass in seconds."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SHORTEST, LONGEST, OUTAGE = 0.5, 5.0, 60.0
 
 
 class Pipe:
-    """A client's end of a stream: holds one event that is not read, as flow control does, and no more."""
+    """The client side of a stream. Like flow control, it holds at most one event that is not read."""
 
     def __init__(self, clock: SteppedClock, watch: Watch, content: bytes) -> None:
         self._clock = clock
@@ -96,7 +96,7 @@ class Pipe:
 
 
 class SteppedRun:
-    """One run from a seed; `history` is what it recorded, `faults` how many of which kind it met."""
+    """One run from a seed. `history` has its records, and `faults` the number of failures of each kind."""
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
@@ -187,7 +187,7 @@ class SteppedRun:
 
     async def _watch(self, watch: Watch, pipe: Pipe, token: str) -> None:
         uid = watch.uid
-        call: Call = pipe  # type: ignore[assignment] # what a stream needs of a call is to be written to
+        call: Call = pipe  # type: ignore[assignment] # a stream only writes to it
         content_format = self.dice.choice([pb.CONTENT_FORMAT_JSON, pb.CONTENT_FORMAT_JSON_CHUNKS])
         stream = EventStream(call, uid, content_format, watch.heartbeat, self.clock, OUTGOING, b"", self.metrics)
         stream.resume(read_resume_point(token, uid), token)
@@ -196,7 +196,7 @@ class SteppedRun:
             key = WatchKey(watch.credential.encode(), uid)
             fetch = partial(self._fetch, watch)
             with self._hub.watch(key, fetch, stream.has_seen, exists=stream.has_begun) as watcher:
-                # The first watcher of a loop gives it its name, as its fetch does to its polls.
+                # A loop and its polls have the name of its first watch.
                 watch.loop = self._loops.setdefault(watcher._loop, watch.name)  # noqa: SLF001
                 await stream.follow(watcher)
             watch.status = "OK"
@@ -252,20 +252,20 @@ class SteppedRun:
         self._troubles.lag(self.dice, self.clock.now, credential, uid)
 
     async def step(self) -> None:
-        """One thing happens, then some time passes."""
+        """Let one thing happen, then some time pass."""
         dice = self.dice
         self.steps += 1
         self._active = {number: entry for number, entry in self._active.items() if not entry[2].done()}
         resumable = [
             watch for watch in self.watches[-40:] if watch.status and any(event.token for event in watch.events)
         ]
-        what = dice.choices(
+        action = dice.choices(
             ["join", "resume", "leave", "sleep", "wake", "trouble", "calm", "restart", "nothing"],
             [6, 4, 3, 2, 3, 5, 1, 0.15, 4],
         )[0]
         entries = list(self._active.values())
         uids = sorted(self._courses)[-6:]
-        match what:
+        match action:
             case "join":
                 for _ in range(dice.choice([1, 1, 1, 5])):
                     self._join()
@@ -302,7 +302,7 @@ class SteppedRun:
         self._start_process()
 
     async def finish(self) -> None:
-        """Lets everybody read, and everything end."""
+        """Let all clients read, and everything end."""
         self._troubles.plan.clear()
         for _, pipe, _ in self._active.values():
             pipe.wake()
@@ -337,4 +337,4 @@ def error_of(name: str, retry_after: float) -> UpstreamError:
         case "403 page" | "404 page":
             return UpstreamStatusError(int(name[:3]), "a page", from_api=False)
         case _:
-            return UpstreamStatusError(int(name), "so it is", retry_after=retry_after or None)
+            return UpstreamStatusError(int(name), "rejected", retry_after=retry_after or None)

@@ -22,4 +22,4 @@ async def test_every_promise_holds_over_real_sockets(seed: int) -> None:
         await run.step()
     await run.finish()
     assert violations(run.history) == {}
-    assert len(run.faults) >= 3, "the run met troubles of several kinds"
+    assert len(run.faults) >= 3, "the run had failures of several kinds"

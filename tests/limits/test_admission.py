@@ -30,32 +30,32 @@ def admission(max_calls: int = 1, max_watches: int = 1) -> Admission:
     return Admission(SteppedClock(), limits(max_calls=max_calls, max_watches=max_watches))
 
 
-# By itself
+# Without a gateway
 
 
 @pytest.mark.parametrize("watch", [False, True])
 def test_slots_up_to_the_limit_are_given_and_reused(*, watch: bool) -> None:
-    door = admission(max_calls=2, max_watches=2)
-    with door.admit(watch=watch):
-        with door.admit(watch=watch), pytest.raises(LimitReached) as raised, door.admit(watch=watch):
+    gate = admission(max_calls=2, max_watches=2)
+    with gate.admit(watch=watch):
+        with gate.admit(watch=watch), pytest.raises(LimitReached) as raised, gate.admit(watch=watch):
             pass
-        with door.admit(watch=watch):
-            assert door.in_flight == 2
+        with gate.admit(watch=watch):
+            assert gate.in_flight == 2
     assert 1.0 <= (raised.value.retry_after or 0) <= 3.0
-    assert door.in_flight == 0
+    assert gate.in_flight == 0
 
 
-def enter_as(door: Admission, inside: ExitStack, caller: bytes, *, watch: bool = False, size: int = 10) -> None:
-    with ExitStack() as entered:
-        entered.enter_context(door.admit(watch=watch)).charge(caller, size)
-        inside.enter_context(entered.pop_all())
+def admit_as(gate: Admission, in_flight: ExitStack, caller: bytes, *, watch: bool = False, size: int = 10) -> None:
+    with ExitStack() as admitted:
+        admitted.enter_context(gate.admit(watch=watch)).charge(caller, size)
+        in_flight.enter_context(admitted.pop_all())
 
 
-def fill(door: Admission, inside: ExitStack, caller: bytes, *, watch: bool = False, size: int = 10) -> int:
-    """Enters as `caller` until it is refused, and returns how often it came in."""
+def fill(gate: Admission, in_flight: ExitStack, caller: bytes, *, watch: bool = False, size: int = 10) -> int:
+    """Admit calls of `caller` until one is rejected, and return their number."""
     for count in range(10_000):
         try:
-            enter_as(door, inside, caller, watch=watch, size=size)
+            admit_as(gate, in_flight, caller, watch=watch, size=size)
         except LimitReached:
             return count
     raise AssertionError("there is no limit")
@@ -63,147 +63,147 @@ def fill(door: Admission, inside: ExitStack, caller: bytes, *, watch: bool = Fal
 
 @pytest.mark.parametrize("watch", [False, True])
 def test_each_caller_gets_at_most_its_fair_share(*, watch: bool) -> None:
-    door = admission(max_calls=1_000, max_watches=1_000)
-    with ExitStack() as inside:
-        taken = [fill(door, inside, caller, watch=watch) for caller in (b"ann", b"bob", b"eve", b"zoe")]
+    gate = admission(max_calls=1_000, max_watches=1_000)
+    with ExitStack() as in_flight:
+        taken = [fill(gate, in_flight, caller, watch=watch) for caller in (b"ann", b"bob", b"eve", b"zoe")]
         assert taken == [750, 187, 47, 12]
-        enter_as(door, inside, b"another", watch=watch)
-        assert door.in_flight == sum(taken) + 1, "who was refused is not counted"
-    assert door.in_flight == 0
-    with ExitStack() as inside:
-        assert fill(door, inside, b"zoe", watch=watch) == 750, "nothing was left behind"
+        admit_as(gate, in_flight, b"another", watch=watch)
+        assert gate.in_flight == sum(taken) + 1, "rejected calls are not counted"
+    assert gate.in_flight == 0
+    with ExitStack() as in_flight:
+        assert fill(gate, in_flight, b"zoe", watch=watch) == 750, "all slots are free again"
 
 
 def test_a_setting_limits_one_caller() -> None:
-    door = Admission(
+    gate = Admission(
         SteppedClock(),
         limits(max_calls=100, max_watches=100, max_calls_per_credential=3, max_watches_per_credential=5),
     )
-    with ExitStack() as inside:
+    with ExitStack() as in_flight:
         for caller in (b"ann", b"bob"):
-            assert fill(door, inside, caller) == 3
-            assert fill(door, inside, caller, watch=True) == 5
+            assert fill(gate, in_flight, caller) == 3
+            assert fill(gate, in_flight, caller, watch=True) == 5
 
 
 def test_a_rejection_names_its_limit() -> None:
-    door = admission(max_calls=4)
-    with ExitStack() as inside:
-        fill(door, inside, b"ann")
+    gate = admission(max_calls=4)
+    with ExitStack() as in_flight:
+        fill(gate, in_flight, b"ann")
         with pytest.raises(LimitReached, match=r"^this credential has 3 of the 4 calls") as raised:
-            enter_as(door, inside, b"ann")
+            admit_as(gate, in_flight, b"ann")
         assert 1.0 <= (raised.value.retry_after or 0) <= 3.0
-        enter_as(door, inside, b"bob")
+        admit_as(gate, in_flight, b"bob")
         with pytest.raises(LimitReached, match=r"^the gateway serves 4 calls at a time"):
-            enter_as(door, inside, b"eve")
+            admit_as(gate, in_flight, b"eve")
 
 
 async def test_calls_over_the_rate_are_rejected_with_a_wait() -> None:
     clock = SteppedClock()
-    door = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
+    gate = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
     waits = []
-    with ExitStack() as inside:
-        enter_as(door, inside, b"bob")
-        assert fill(door, inside, b"ann") == 10
-        assert fill(door, inside, b"ann", watch=True) == 0, "watches are calls too"
+    with ExitStack() as in_flight:
+        admit_as(gate, in_flight, b"bob")
+        assert fill(gate, in_flight, b"ann") == 10
+        assert fill(gate, in_flight, b"ann", watch=True) == 0, "watches are calls too"
         for _ in range(50):
             with pytest.raises(LimitReached, match=r"^this credential calls more often") as raised:
-                enter_as(door, inside, b"ann")
+                admit_as(gate, in_flight, b"ann")
             waits.append(raised.value.retry_after or 0.0)
         assert all(1.1 <= wait <= 3.1 for wait in waits)
-        assert len(set(waits)) > 25, "they do not come back together"
+        assert len(set(waits)) > 25, "clients do not retry in lockstep"
         await clock.advance(0.5)
-        assert fill(door, inside, b"ann") == 5
-    assert door.in_flight == 0
+        assert fill(gate, in_flight, b"ann") == 5
+    assert gate.in_flight == 0
 
 
 async def test_a_sole_caller_has_no_rate() -> None:
     clock = SteppedClock()
-    door = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
-    with ExitStack() as inside:
-        assert fill(door, inside, b"ann") == 750
-    with ExitStack() as inside:
-        enter_as(door, inside, b"bob")
+    gate = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
+    with ExitStack() as in_flight:
+        assert fill(gate, in_flight, b"ann") == 750
+    with ExitStack() as in_flight:
+        admit_as(gate, in_flight, b"bob")
     await clock.advance(59)
-    with ExitStack() as inside:
-        assert fill(door, inside, b"ann") == 10, "another has been there within the last minute"
+    with ExitStack() as in_flight:
+        assert fill(gate, in_flight, b"ann") == 10, "another caller was active in the last minute"
     await clock.advance(1)
-    with ExitStack() as inside:
-        assert fill(door, inside, b"ann") == 750
+    with ExitStack() as in_flight:
+        assert fill(gate, in_flight, b"ann") == 750
     await clock.advance(600)
-    with ExitStack() as inside:
-        enter_as(door, inside, b"bob", watch=True)
+    with ExitStack() as in_flight:
+        admit_as(gate, in_flight, b"bob", watch=True)
         await clock.advance(600)
-        assert fill(door, inside, b"ann") == 10, "another has a watch open"
+        assert fill(gate, in_flight, b"ann") == 10, "another caller has a watch open"
 
 
 async def test_rejections_of_impatient_callers_are_delayed() -> None:
     clock = SteppedClock()
-    door = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
-    refusals = [asyncio.create_task(door.delay_rejection(b"ann", 10)) for _ in range(30)]
-    large = asyncio.create_task(door.delay_rejection(b"ann", 2 << 20))
-    other = asyncio.create_task(door.delay_rejection(b"bob", 10))
+    gate = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
+    refusals = [asyncio.create_task(gate.delay_rejection(b"ann", 10)) for _ in range(30)]
+    large = asyncio.create_task(gate.delay_rejection(b"ann", 2 << 20))
+    other = asyncio.create_task(gate.delay_rejection(b"bob", 10))
     await settle()
     assert [task.done() for task in refusals] == [True] * 10 + [False] * 20
-    assert large.done(), "a large request is not kept for longer than it must be"
+    assert large.done(), "a large request is not kept longer than necessary"
     assert other.done()
-    assert door.in_flight == 20
+    assert gate.in_flight == 20
     refusals[-1].cancel()
-    idle = asyncio.create_task(door.wait_idle(clock.now + 10))
+    idle = asyncio.create_task(gate.wait_idle(clock.now + 10))
     await clock.advance(1.9)
     assert not idle.done()
     await clock.advance(0.1)
     assert idle.done()
     assert all(task.done() for task in refusals)
     await clock.advance(2)
-    await asyncio.gather(*(door.delay_rejection(b"ann", 10) for _ in range(10)))
-    door.draining = True
-    await door.delay_rejection(b"ann", 10)
-    assert door.in_flight == clock.pending == 0
+    await asyncio.gather(*(gate.delay_rejection(b"ann", 10) for _ in range(10)))
+    gate.draining = True
+    await gate.delay_rejection(b"ann", 10)
+    assert gate.in_flight == clock.pending == 0
 
 
 async def test_only_some_rejections_are_delayed_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission_module, "MAX_DELAYED_REJECTIONS", 5)
     clock = SteppedClock()
-    door = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
-    refusals = [asyncio.create_task(door.delay_rejection(b"ann", 10)) for _ in range(30)]
+    gate = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
+    refusals = [asyncio.create_task(gate.delay_rejection(b"ann", 10)) for _ in range(30)]
     await settle()
     assert sum(not task.done() for task in refusals) == 5
     await clock.advance(2)
 
 
 def test_only_large_requests_share_memory() -> None:
-    door = Admission(SteppedClock(), limits(max_calls=1_000, max_watches=1_000, large_requests_bytes=16 << 20))
-    with ExitStack() as inside:
-        assert fill(door, inside, b"ann", size=3 << 20, watch=True) == 4, "three quarters of it"
+    gate = Admission(SteppedClock(), limits(max_calls=1_000, max_watches=1_000, large_requests_bytes=16 << 20))
+    with ExitStack() as in_flight:
+        assert fill(gate, in_flight, b"ann", size=3 << 20, watch=True) == 4, "three quarters of it"
         with pytest.raises(LimitReached, match="no memory now for a request of 2097152 bytes"):
-            enter_as(door, inside, b"ann", size=2 << 20)
-        assert door.in_flight == 4
-        enter_as(door, inside, b"ann", size=1 << 20)
-        enter_as(door, inside, b"bob", size=2 << 20)
-    with ExitStack() as inside:
-        assert fill(door, inside, b"ann", size=3 << 20) == 4, "all of it came back"
+            admit_as(gate, in_flight, b"ann", size=2 << 20)
+        assert gate.in_flight == 4
+        admit_as(gate, in_flight, b"ann", size=1 << 20)
+        admit_as(gate, in_flight, b"bob", size=2 << 20)
+    with ExitStack() as in_flight:
+        assert fill(gate, in_flight, b"ann", size=3 << 20) == 4, "all memory is free again"
 
 
 def test_calls_and_watches_have_separate_slots() -> None:
-    door = admission()
-    with door.admit(watch=False), door.admit(watch=True):
-        assert door.in_flight == 2
+    gate = admission()
+    with gate.admit(watch=False), gate.admit(watch=True):
+        assert gate.in_flight == 2
 
 
 @pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
 def test_an_error_frees_the_slot(error: type[BaseException]) -> None:
-    door = admission()
-    with pytest.raises(error), door.admit(watch=False):
+    gate = admission()
+    with pytest.raises(error), gate.admit(watch=False):
         raise error
-    assert door.in_flight == 0
+    assert gate.in_flight == 0
 
 
 def test_a_drain_rejects_each_call_with_its_own_wait() -> None:
-    door = admission(max_calls=100)
-    door.draining = True
+    gate = admission(max_calls=100)
+    gate.draining = True
     waits = []
     for _ in range(50):
-        with pytest.raises(Draining) as raised, door.admit(watch=False):
+        with pytest.raises(Draining) as raised, gate.admit(watch=False):
             pass
         assert raised.value.retry_after is not None
         waits.append(raised.value.retry_after)
@@ -213,10 +213,10 @@ def test_a_drain_rejects_each_call_with_its_own_wait() -> None:
 
 async def test_wait_idle_returns_when_the_last_call_ends() -> None:
     clock = SteppedClock()
-    door = Admission(clock, limits(max_calls=2, max_watches=2))
-    with door.admit(watch=True):
-        with door.admit(watch=False):
-            idle = asyncio.create_task(door.wait_idle(clock.now + 10))
+    gate = Admission(clock, limits(max_calls=2, max_watches=2))
+    with gate.admit(watch=True):
+        with gate.admit(watch=False):
+            idle = asyncio.create_task(gate.wait_idle(clock.now + 10))
             await clock.advance(9)
         await clock.advance(0.5)
         assert not idle.done()
@@ -226,9 +226,9 @@ async def test_wait_idle_returns_when_the_last_call_ends() -> None:
 
 async def test_wait_idle_returns_at_its_limit() -> None:
     clock = SteppedClock()
-    door = Admission(clock, limits(max_calls=1, max_watches=1))
-    with door.admit(watch=True):
-        idle = asyncio.create_task(door.wait_idle(clock.now + 10))
+    gate = Admission(clock, limits(max_calls=1, max_watches=1))
+    with gate.admit(watch=True):
+        idle = asyncio.create_task(gate.wait_idle(clock.now + 10))
         await clock.advance(9.9)
         assert not idle.done()
         await clock.advance(0.1)
@@ -239,7 +239,7 @@ async def test_wait_idle_returns_at_its_limit() -> None:
 
 
 class Held:
-    """A reply that keeps its request waiting until it is told to go on."""
+    """A response that is sent when `go` is set."""
 
     def __init__(self, reply: bytes) -> None:
         self.reply = reply
@@ -252,7 +252,7 @@ class Held:
 
 @asynccontextmanager
 async def full(upstream: ScriptedUpstream) -> AsyncIterator[rpc.JobServiceAsyncStub]:
-    """A gateway with room for one call and one watch."""
+    """Run a gateway that serves one call and one watch at a time."""
     async with running(upstream.url, max_calls=1, max_watches=1) as gateway, stub(gateway) as jobs:
         yield jobs
 
@@ -310,7 +310,7 @@ async def test_a_watch_over_the_limit_sends_nothing(upstream: ScriptedUpstream, 
         posts = len(upstream.requests("POST"))
         check_limit(await refused(next_event(await second(jobs))))
         assert len(upstream.requests("POST")) == posts
-        # A call still has its place.
+        # There is still a slot for a call.
         assert (await jobs.GetJob(GET_JOB, metadata=BEARER)).uid == 42
         stream.cancel()
 
@@ -392,7 +392,7 @@ async def comes_in(jobs: rpc.JobServiceAsyncStub) -> None:
         try:
             await jobs.GetJob(GET_JOB, metadata=BEARER)
         except grpc.aio.AioRpcError as error:
-            # What ended the call before may still be on its way to the server.
+            # The server may not know yet that the previous call has ended.
             check_limit(Failure(error))
         else:
             return

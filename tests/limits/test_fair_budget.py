@@ -13,7 +13,7 @@ ANN, BOB, EVE = b"ann", b"bob", b"eve"
 
 
 class Queue:
-    """Requests that wait, and in which order their turns came."""
+    """Waiting requests, and the order in which they were granted."""
 
     def __init__(self, budget: FairBudget) -> None:
         self.budget = budget
@@ -59,7 +59,7 @@ async def test_two_greedy_owners_get_equal_shares() -> None:
     assert budget.held(BOB) == pytest.approx(110, abs=3)
     assert budget.try_acquire(EVE) is None, "others wait"
     await queue.ask("eve", EVE)
-    assert queue.order[-1] == "eve", "and still there is room for one who holds nothing, at once"
+    assert queue.order[-1] == "eve", "there is room for an owner that holds nothing"
     for task in queue.tasks.values():
         task.cancel()
 
@@ -229,7 +229,7 @@ async def test_any_history_serves_all_and_leaves_nothing(seed: int) -> None:
         if dice.random() < 0.7:
             await settle()
         assert 0 <= budget.free <= total
-    # Turn by turn, all of them come in: nothing is held up for ever.
+    # Everything is granted in turn, and no request waits for ever.
     while waiting:
         await settle()
         done = [task for task in waiting if task.done()]

@@ -18,7 +18,7 @@ def clock() -> SteppedClock:
 async def use(
     clock: SteppedClock, rate_limiter: RateLimiter, per_second: float, seconds: float, owner: bytes = ANN
 ) -> int:
-    """Asks as often as said, and returns how many it got."""
+    """Ask for tokens at a rate, and return how many there were."""
     got = 0
     for _ in range(round(per_second * seconds)):
         got += not rate_limiter.try_acquire(owner)
@@ -48,11 +48,9 @@ async def test_a_rate_below_one_gives_single_tokens(clock: SteppedClock) -> None
 
 async def test_slowing_down_halves_the_used_rate(clock: SteppedClock) -> None:
     rate_limiter = RateLimiter(clock, 100)
-    assert await use(clock, rate_limiter, 20, 60) == 1_200, "far below the most"
+    assert await use(clock, rate_limiter, 20, 60) == 1_200, "far below the highest rate"
     rate_limiter.slow_down(ANN)
-    assert await use(clock, rate_limiter, 200, 1) == pytest.approx(20, abs=1), (
-        "what is left of a second's, and half of 20"
-    )
+    assert await use(clock, rate_limiter, 200, 1) == pytest.approx(20, abs=1), "half of 20, and the rest of a burst"
     await clock.advance(9)
     assert rate_limiter.try_acquire(ANN) == 0.0
     await use(clock, rate_limiter, 1_000, 1)
@@ -73,7 +71,9 @@ async def test_slowing_down_counts_once_per_second(clock: SteppedClock) -> None:
     for _ in range(20):
         rate_limiter.slow_down(ANN)
         await use(clock, rate_limiter, 1_000, 1)
-    assert await use(clock, rate_limiter, 1_000, 10) == pytest.approx(28, abs=8), "a fiftieth of the most is left"
+    assert await use(clock, rate_limiter, 1_000, 10) == pytest.approx(28, abs=8), (
+        "a fiftieth of the highest rate is left"
+    )
 
 
 async def test_waiting_calls_keep_their_order(clock: SteppedClock) -> None:
@@ -143,7 +143,7 @@ async def test_idle_owners_are_forgotten_unless_slowed_down(clock: SteppedClock)
     assert rate_limiter.owners <= 5
     assert rate_limiter.try_acquire(ANN) == 0.0
     await clock.advance(1)
-    assert await use(clock, rate_limiter, 100, 5) < 10 * 5, "after 100 seconds it is not yet back at the most"
+    assert await use(clock, rate_limiter, 100, 5) < 10 * 5, "the rate is still below the highest after 100 seconds"
 
 
 async def test_waiting_owners_are_not_forgotten(clock: SteppedClock) -> None:

@@ -1,4 +1,4 @@
-"""A scripted `fetch` for the hub: states and failures without sockets."""
+"""A hub with scripted reads: states and failures without sockets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class State:
-    """A state of the hub's: `url` is what equality does not cover."""
+    """A state of the hub. `url` does not count for equality."""
 
     value: int
     last: bool = False
@@ -38,7 +38,7 @@ class State:
 
 
 class IgnoringObserver:
-    """Implements `PollObserver`."""
+    """A `PollObserver` that does nothing."""
 
     def loop_began(self) -> None:
         pass
@@ -51,11 +51,11 @@ class IgnoringObserver:
 
 
 class Hang:
-    """A poll that is never answered."""
+    """A poll without a response."""
 
 
 class FakePoller:
-    """Answers its `script` in order, the last entry for ever; takes no time unless a `Hang`."""
+    """Returns or raises the entries of its `script` in order, and then the last one for ever."""
 
     def __init__(self, clock: SteppedClock, *script: State | Exception | type[Hang]) -> None:
         self.clock = clock
@@ -97,7 +97,7 @@ def make_hub(
     seed: int = 1,
     sent_jobs: SentJobs | None = None,
 ) -> Hub[State]:
-    """A hub of `State`s."""
+    """Create a hub of `State`s."""
     policy = PollPolicy(
         schedule=PollSchedule(shortest, longest, random.Random(seed)),
         outage_seconds=outage,

@@ -39,7 +39,7 @@ FAR = 1e9
 
 
 class Follower:
-    """A task that reads a watcher to its end and keeps what it got."""
+    """A task that reads a watcher to its end, and records its updates."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Follower:
 
 
 class LateFetch(FakePoller):
-    """One whose answers take some seconds."""
+    """A poller whose reads take some seconds."""
 
     def __init__(self, clock: SteppedClock, *script: State | Exception, takes: float = 5.0) -> None:
         super().__init__(clock, *script)
@@ -89,12 +89,12 @@ def clock() -> SteppedClock:
 
 
 async def assert_nothing_left(hub: Hub[State], clock: SteppedClock, *, reading: float = 0.0) -> None:
-    """Nothing is left, once what reads without watchers has taken `reading` seconds more."""
+    """Check that nothing is left after `reading` seconds, in which unwatched reads may end."""
     await settle()
     await clock.advance(reading)
     assert hub.loop_count == 0
     assert hub.watcher_count == 0
-    # An end that was just read is kept for a while.
+    # Recent results are kept for a while.
     await clock.advance(KEEP_RESULT_SECONDS)
     assert clock.pending == 0
     await hub.aclose()
@@ -180,7 +180,7 @@ async def test_polling_stops_when_the_last_watcher_leaves(clock: SteppedClock) -
 
 
 async def test_a_read_in_flight_is_finished_for_the_next_caller(clock: SteppedClock) -> None:
-    """Each wait is shorter than a read, and all of them together are not."""
+    """Each wait is shorter than a read, but all of them together are longer."""
     fetch = LateFetch(clock, State(1), State(2, last=True), takes=4)
     hub = make_hub(clock)
     got: list[int | None] = []
@@ -313,7 +313,7 @@ async def test_an_outage_ends_the_watch_at_its_limit(clock: SteppedClock) -> Non
     with pytest.raises(UpstreamOutage, match="has failed for 300 s, the last time so: lost") as caught:
         await follower.task
     assert isinstance(caught.value.last, UpstreamConnectionLost)
-    assert fetch.times[-1] < fetch.times[1] + 300, "nothing is asked after the limit"
+    assert fetch.times[-1] < fetch.times[1] + 300, "no poll after the limit"
     await assert_nothing_left(hub, clock)
 
 
@@ -372,7 +372,7 @@ async def test_one_more_poll_that_hangs_is_cut_off(clock: SteppedClock) -> None:
 
 
 async def test_each_throttled_loop_polls_once_more(clock: SteppedClock) -> None:
-    """All of them fail, and what one learns at its limit does not put off the end of the others."""
+    """All loops fail. The 429 that one gets at its limit does not delay the end of the others."""
     hub = make_hub(clock, outage=300, slots=100)
     fetches = [LateFetch(clock, throttled(3600), takes=0.1) for _ in range(5)]
     followers = [Follower(hub, WatchKey(b"ann", number), fetch) for number, fetch in enumerate(fetches)]
@@ -389,7 +389,7 @@ async def test_delays_by_others_at_most_double_an_outage(clock: SteppedClock) ->
     follower = Follower(hub, ANN, fetch)
     for number in range(6):
         await clock.advance(100)
-        hub._throttle.close(b"ann", clock.now + 250 + number)  # noqa: SLF001 - as a loop that is throttled does
+        hub._throttle.close(b"ann", clock.now + 250 + number)  # noqa: SLF001 - like a throttled loop
     await clock.advance(1.1)
     assert isinstance(follower.task.exception(), UpstreamOutage)
     assert fetch.count == 2
@@ -413,7 +413,7 @@ async def test_a_429_delays_only_the_loops_of_its_credential(clock: SteppedClock
     await clock.advance(3)
     assert all(fetch.count > count for fetch, count in zip(fine, before, strict=True))
     resumed = sorted(fetch.times[count] for fetch, count in zip(fine, before, strict=True))
-    assert len(set(resumed)) == len(resumed), "they come back one by one"
+    assert len(set(resumed)) == len(resumed), "they continue one by one"
     await hub.aclose()
 
 
@@ -443,7 +443,7 @@ async def test_a_heartbeat_during_a_poll_names_no_next_one(clock: SteppedClock) 
 
 
 async def no_change(watcher: Watcher[State]) -> NoChange:
-    """Return what a heartbeat of the watcher would tell now."""
+    """Return the contents of a heartbeat at this moment."""
     while isinstance(update := await watcher.next(until=0.0), StateChange):
         pass
     return update
@@ -500,7 +500,7 @@ async def test_polls_slow_down_as_a_watch_ages(clock: SteppedClock) -> None:
     await clock.advance(300)
     assert all(0.25 <= gap <= 5 for gap in fetch.gaps)
     assert fetch.gaps[0] <= 0.3
-    assert fetch.gaps[-20:] == pytest.approx([5.0] * 20), "a random part of the longest would only cost polls"
+    assert fetch.gaps[-20:] == pytest.approx([5.0] * 20), "the longest interval has no jitter"
     assert len(set(fetch.gaps[:20])) > 15, "there is jitter"
     await follower.leave()
 
@@ -516,7 +516,7 @@ async def test_a_stuck_poll_is_cut_off_and_counts_as_a_failure(clock: SteppedClo
     with pytest.raises(UpstreamOutage) as caught:
         await follower.task
     assert isinstance(caught.value.last, UpstreamTimeout)
-    assert fetch.cancelled == 3, "one that hangs leaves time for others"
+    assert fetch.cancelled == 3, "a poll that hangs leaves time for others"
     await other.leave()
     await assert_nothing_left(hub, clock)
 
@@ -559,7 +559,7 @@ async def test_watchers_are_ended_in_slices(clock: SteppedClock) -> None:
     await clock.advance(5)
     assert 30 <= sum(follower.task.done() for follower in followers) <= 70
     await clock.advance(4.5)
-    assert ending.done(), "with some time to spare"
+    assert ending.done(), "before its limit"
     errors = [follower.task.exception() for follower in followers]
     assert {error.retry_after for error in errors if isinstance(error, Draining)} == set(range(1, 101))
     assert all(follower.values == [1] for follower in followers)
@@ -567,7 +567,7 @@ async def test_watchers_are_ended_in_slices(clock: SteppedClock) -> None:
 
 
 async def test_a_cancellation_at_any_moment_leaves_nothing_behind() -> None:
-    """Cancels a watcher after each round of the event loop in turn, through polls, waits and failures."""
+    """Cancel a watcher after each possible number of rounds of the event loop."""
     for rounds in range(120):
         clock = SteppedClock()
         hub = make_hub(clock, slots=1)
@@ -648,7 +648,7 @@ async def test_recent_results_are_bounded_and_the_oldest_dropped(clock: SteppedC
         for number, fetch in enumerate([*fetches, huge]):
             Follower(hub, WatchKey(b"ann", number), fetch)
             await settle()
-    # The first went for the fourth, then the second for the first, and so on.
+    # The first was dropped for the fourth, then the second for the first, and so on.
     assert [fetch.count for fetch in fetches] == [2, 2, 2, 2]
     assert huge.count == 2
     for number in (1, 2, 3):
@@ -661,10 +661,10 @@ async def test_recent_results_are_bounded_and_the_oldest_dropped(clock: SteppedC
 
 @pytest.mark.slow
 async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedClock) -> None:
-    """100,000 steps pass by a watcher that does not read, and one that does: neither keeps any of them."""
+    """Neither a watcher that reads nor one that does not keeps any of 100,000 states."""
     steps = 100_000
     fetch = FakePoller(clock, State(0))
-    # A short limit, for the stepped clock keeps a cancelled timer until its moment.
+    # A short limit, because the stepped clock keeps a cancelled timer until its moment.
     hub = make_hub(clock, shortest=0.03, longest=0.03, outage=1)
     given = 0
     with hub.watch(ANN, fetch) as slow, hub.watch(ANN, fetch) as quick:
@@ -682,7 +682,7 @@ async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedCl
         grown = sys.getallocatedblocks() - blocks
         assert given == steps
         assert await slow.next(FAR) == StateChange(State(steps, last=True), steps - 1, last=True)
-    # The count is that of the process, where others may allocate a little; to keep a state takes blocks for each step.
+    # Other code of the process may allocate a little. Keeping the states would take some blocks for each step.
     assert grown < steps / 10, "blocks of memory"
 
 
@@ -751,7 +751,7 @@ async def test_two_greedy_credentials_do_not_delay_a_third(clock: SteppedClock) 
     modest = Follower(hub, BOB, bob)
     await clock.advance(5)
     assert modest.values == [1, 2, 3]
-    assert bob.times[0] == started, "there was a place at once"
+    assert bob.times[0] == started, "there was a free slot"
     assert 13 <= sum(fetch.count for fetch in hanging) <= 15
     for follower in greedy:
         await follower.leave()
@@ -759,7 +759,7 @@ async def test_two_greedy_credentials_do_not_delay_a_third(clock: SteppedClock) 
 
 
 async def test_credentials_take_turns_for_poll_slots(clock: SteppedClock) -> None:
-    """One place, polls of a second, a credential with fifty jobs, and four with one each."""
+    """One slot, polls of a second, a credential with fifty jobs, and four with one each."""
     hub = make_hub(clock, slots=1, outage=600)
     anns = [LateFetch(clock, State(1), takes=1) for _ in range(50)]
     others = [LateFetch(clock, State(1), takes=1) for _ in range(4)]
@@ -774,7 +774,7 @@ async def test_credentials_take_turns_for_poll_slots(clock: SteppedClock) -> Non
 
 
 async def test_polls_over_the_rate_wait_with_heartbeats(clock: SteppedClock) -> None:
-    """Forty jobs that are due each second, and ten polls a second."""
+    """Forty jobs that are due each second, with ten polls a second."""
     hub = make_hub(clock, slots=100, rate=10.0, outage=3.0)
     fetches = [FakePoller(clock, State(1)) for _ in range(40)]
     anns = [Follower(hub, WatchKey(b"ann", number), fetch, every=1.0) for number, fetch in enumerate(fetches)]
@@ -782,13 +782,13 @@ async def test_polls_over_the_rate_wait_with_heartbeats(clock: SteppedClock) -> 
     other = Follower(hub, BOB, bob)
     await clock.advance(100)
     assert sum(fetch.count for fetch in fetches) == pytest.approx(1_000, abs=20)
-    assert all(fetch.count == pytest.approx(25, abs=2) for fetch in fetches), "all of them by turns"
-    assert bob.count == pytest.approx(100, abs=15), "another credential has a rate of its own"
+    assert all(fetch.count == pytest.approx(25, abs=2) for fetch in fetches), "they take turns"
+    assert bob.count == pytest.approx(100, abs=15), "another credential has its own rate"
     for follower in anns:
         no_change = [each for each in follower.got if isinstance(each, NoChange)]
         assert len(no_change) >= 95
         assert not any(each.failures for each in no_change)
-        assert not follower.task.done(), "to wait is no outage"
+        assert not follower.task.done(), "waiting is no outage"
         await follower.leave()
     await other.leave()
     await assert_nothing_left(hub, clock)
@@ -838,7 +838,7 @@ async def test_waiting_for_a_slot_does_not_count_as_outage(clock: SteppedClock) 
     assert failing.count == 1
     hanging = [Follower(hub, WatchKey(b"ann", number), FakePoller(clock, Hang)) for number in range(4)]
     await clock.advance(12)
-    assert failing.count == 1, "it waits for its turn behind four polls that hang"
+    assert failing.count == 1, "it waits behind four polls that hang"
     await clock.advance(5)
     assert waiting.values == [7]
     await clock.advance(120)
@@ -853,7 +853,7 @@ async def test_a_tiny_retry_after_keeps_the_backoff(clock: SteppedClock, seconds
     hub = make_hub(clock, shortest=0.05, longest=5.0, outage=60)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(59)
-    assert fetch.count < 120, "some two a second, and not twenty"
+    assert fetch.count < 120, "about two a second, not twenty"
     await follower.leave()
 
 
@@ -862,7 +862,7 @@ def refused(status: int = 404) -> UpstreamStatusError:
 
 
 def page(status: int = 404) -> UpstreamStatusError:
-    """The page of a proxy."""
+    """Return the error page of a proxy."""
     return UpstreamStatusError(status, "no", from_api=False)
 
 
@@ -932,7 +932,7 @@ async def test_a_refusal_of_an_unknown_job_is_final(clock: SteppedClock) -> None
 
 
 async def test_a_refusal_is_confirmed_for_a_resumed_client(clock: SteppedClock) -> None:
-    """Its resume token proves that the job exists, also to a loop that others began."""
+    """A resume token proves that the job exists, also to a loop that another watcher started."""
     for fresh_loop in (True, False):
         hub = make_hub(clock)
         fetch = LateFetch(clock, refused(), State(1, last=True), takes=0.5)
@@ -959,7 +959,7 @@ async def test_a_refusal_is_confirmed_if_an_earlier_watch_saw_the_job(clock: Ste
     assert again.values == ([2] if later <= KEEP_READ_SECONDS else [])
     if not again.values:
         assert isinstance(again.task.exception(), UpstreamStatusError)
-    assert isinstance(other.task.exception(), UpstreamStatusError), "known to the other credential alone"
+    assert isinstance(other.task.exception(), UpstreamStatusError), "the other credential does not know the job"
     await assert_nothing_left(hub, clock)
 
 
@@ -1004,7 +1004,7 @@ async def test_the_page_of_a_proxy_is_transient_on_every_watch(clock: SteppedClo
 
 
 def make_hub_of_sent(clock: SteppedClock, age: float, timeout: float | None = None, outage: float = 300) -> Hub[State]:
-    """A hub whose job of ann was sent `age` seconds ago."""
+    """Create a hub whose job of ann was sent `age` seconds ago."""
     jobs = InMemorySentJobs(clock)
     jobs.remember(ANN.name, timeout)
     clock.now += age
@@ -1041,7 +1041,7 @@ async def test_a_job_sent_a_while_ago_has_no_grace(clock: SteppedClock) -> None:
     follower = Follower(hub, ANN, fetch)
     await clock.advance(2)
     assert isinstance(follower.task.exception(), UpstreamStatusError)
-    assert fetch.count == 2, "confirmed, because the job was known once"
+    assert fetch.count == 2, "confirmed, because the job is known"
 
 
 async def test_the_grace_holds_for_every_credential(clock: SteppedClock) -> None:
@@ -1164,7 +1164,7 @@ async def test_an_unwatched_outage_ends_no_later_watch(clock: SteppedClock) -> N
 
 
 async def test_an_outage_between_two_reads_ends_no_later_watch(clock: SteppedClock) -> None:
-    """Short watches see reads fail, and the last of them leaves while the loop sleeps."""
+    """Reads fail for short watches, and the last one leaves between two reads."""
     failure = UpstreamConnectionLost("lost")
     failure.retry_after = 12.0
     hub = make_hub(clock, outage=20)
@@ -1201,6 +1201,22 @@ async def test_an_outage_before_a_read_in_flight_ends_no_later_watch(clock: Step
     assert isinstance(late.task.exception(), UpstreamOutage)
 
 
+async def test_an_outage_that_cuts_off_a_read_ends_no_later_watch(clock: SteppedClock) -> None:
+    hub = make_hub(clock, outage=20)
+    fetch = FakePoller(clock, lost(), Hang)
+    began = clock.now
+    with hub.watch(ANN, fetch):
+        while fetch.count < 4:
+            await clock.advance(0.1)
+    late = Follower(hub, ANN, fetch)
+    await clock.advance(began + 20 - clock.now)
+    assert fetch.cancelled == 3, "the read was cut off at the end of the outage"
+    assert not late.task.done()
+    await clock.advance(20)
+    assert isinstance(late.task.exception(), UpstreamOutage)
+    await assert_nothing_left(hub, clock)
+
+
 async def test_running_time_before_a_watch_does_not_count(clock: SteppedClock) -> None:
     hub = make_hub(clock, shortest=60, longest=60)
     fetch = LateFetch(clock, State(1), takes=4)
@@ -1215,7 +1231,7 @@ async def test_running_time_before_a_watch_does_not_count(clock: SteppedClock) -
 
 
 async def leave_during_a_read(hub: Hub[State], clock: SteppedClock, fetch: LateFetch) -> None:
-    """From now on the loop outlives its watchers."""
+    """Let the last watcher leave during a read, so that the loop outlives its watchers."""
     first = Follower(hub, ANN, fetch)
     await clock.advance(1)
     await first.leave()
@@ -1227,7 +1243,7 @@ async def leave_during_a_read(hub: Hub[State], clock: SteppedClock, fetch: LateF
 async def test_an_unwatched_loop_stays_for_15_seconds(
     clock: SteppedClock, monkeypatch: pytest.MonkeyPatch, stays: float
 ) -> None:
-    """It is between two reads, an interval of 40 seconds apart, when its last watcher leaves."""
+    """The last watcher leaves between two reads, which are 40 seconds apart. The loop waits for no rate."""
     turns: list[float] = []
     turn = RateLimiter.acquire
 
