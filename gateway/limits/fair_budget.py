@@ -130,7 +130,7 @@ class FairBudget:
                 # Its task was cancelled, and has not run yet.
                 self._remove(owner, request)
                 continue
-            # All owners behind this one hold at least as much, so none of them fits either.
+            # If this owner cannot take a unit, no owner behind it can, because they hold at least as much.
             if not fits_fair_share(held, 1, self._free) or any(
                 each.overtake_allowance < request.size for each in overtaken
             ):

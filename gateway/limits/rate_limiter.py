@@ -25,7 +25,7 @@ FASTEST_RECOVERY = 2.0
 # or one per second, whichever is less.
 SLOWED_PART = 0.5
 LEAST_PART = 1 / 50
-# Later calls within this time are ignored, because their requests were sent before the rate went down.
+# `slow_down` has an effect only once in this time, because requests may have been sent before the rate went down.
 ONE_SIGN_SECONDS = 1.0
 # The rate that is used is averaged over this time.
 AVERAGE_SECONDS = 5.0
@@ -51,7 +51,7 @@ class _TokenBucket:
         self._at = now
         self._slowed_at = -math.inf
 
-    def _pass(self, now: float) -> None:
+    def _advance(self, now: float) -> None:
         passed, self._at = now - self._at, now
         growth = min(self._max_rate / RECOVERY_SECONDS, FASTEST_RECOVERY)
         self._rate = min(self._max_rate, self._rate + passed * growth)
@@ -59,7 +59,7 @@ class _TokenBucket:
         self._used *= math.exp(-passed / AVERAGE_SECONDS)
 
     def try_acquire(self, now: float) -> float:
-        self._pass(now)
+        self._advance(now)
         if self._tokens < 1 - EPSILON:
             return (1 - self._tokens) / self._rate
         self._tokens -= 1
@@ -67,7 +67,7 @@ class _TokenBucket:
         return 0.0
 
     def slow_down(self, now: float) -> None:
-        self._pass(now)
+        self._advance(now)
         if now - self._slowed_at < ONE_SIGN_SECONDS:
             return
         self._slowed_at = now
@@ -77,7 +77,7 @@ class _TokenBucket:
 
     def is_full(self, now: float) -> bool:
         """Return whether the bucket is like a new one."""
-        self._pass(now)
+        self._advance(now)
         return self._rate >= self._max_rate and self._tokens >= self._max_rate and not self.lock.locked()
 
 
