@@ -44,7 +44,7 @@ test: $(SETUP) ## run the quick tests: two minutes, and no tool that .venv does 
 test-all: test ## run the quick tests, then the slow ones and those with tools of others
 	$(PYTEST) -m 'slow or tools' $(ARGS)
 
-clients: $(SETUP) ## build the clients of six languages, and run them through the scenarios (ARGS='go --scenario cut')
+clients: $(SETUP) ## build the clients of six languages, and run them through the scenarios (ARGS='go --scenario connection_cut')
 	$(BIN)/python -m clients.runner $(ARGS)
 
 mesh: $(SETUP) ## run these clients through Envoy, nginx and HAProxy while gateways fail (ARGS='--proxy nginx go')
