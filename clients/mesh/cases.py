@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 JOB_SECONDS = 1000
 # The response time of the upstream for a POST that runs into a timeout.
 POST_SECONDS = 6
-# The same, for a POST that lasts until its gateway is killed.
+# The same for a POST that lasts until its gateway is killed.
 HELD_SECONDS = 120
 # The longest time without an event: the idle timeout and a reconnect, with a margin for a busy machine.
 LONGEST_SILENCE = 15.0

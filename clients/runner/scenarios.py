@@ -25,7 +25,7 @@ class Fault(_Model):
 
     Attributes:
         when: The time of the fault: at the start, after a number of lines of a kind (`job`, or `watch.job` for those of
-            a step), or after a number of bytes to the client (`bytes`, for `cut` and `restart`).
+            a step), or after a number of bytes to the client (`bytes`; only `cut` and `restart`).
         kind: The kind of fault, injected by `Stack`.
         code: For `end`, a gRPC status. For `reset`, an HTTP/2 error. For `respond`, a gRPC status or an HTTP status.
 
@@ -86,7 +86,7 @@ class Scenario(_Model):
         pace: The clock of the job; without it, time passes as usual.
         expect: Patterns that lines must match in this order; other lines may come between them.
         never: Patterns that no line may match.
-        never_with_service_config: The same, for clients that read the service config.
+        never_with_service_config: The same for clients that read the service config.
         result: The result of the job as JSON, if it is not the one that the steps request.
         posts: The number of submissions that must reach the upstream.
         posted: A pattern for the body of each submission.

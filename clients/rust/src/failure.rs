@@ -95,7 +95,7 @@ impl Failure {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Action::Retry,
             Code::ResourceExhausted if self.retry_after.is_some() => Action::Retry,
             Code::ResourceExhausted | Code::InvalidArgument | Code::NotFound => Action::Fix,
-            // From tonic, for a message over the receive limit. Other libraries use RESOURCE_EXHAUSTED.
+            // tonic uses this code for a message over the receive limit. Other libraries use RESOURCE_EXHAUSTED.
             Code::OutOfRange => Action::Fix,
             Code::Unauthenticated => Action::LogIn,
             Code::Unknown => Action::Look,
