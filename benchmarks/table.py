@@ -37,7 +37,7 @@ class Row:
 
     @property
     def met(self) -> bool:
-        """Whether the target is met."""
+        """True if the value meets the target, or there is none."""
         if self.limit is None:
             return True
         return self.value >= self.limit if self.at_least else self.value <= self.limit

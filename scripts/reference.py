@@ -113,7 +113,7 @@ def api() -> str:
     return "\n".join(lines) + "\n"
 
 
-# Comments by the path of what they describe (google.protobuf.SourceCodeInfo.Location).
+# The comments of the contract, by path (google.protobuf.SourceCodeInfo.Location).
 Comments = dict[tuple[int, ...], str]
 
 

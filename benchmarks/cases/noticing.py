@@ -22,9 +22,9 @@ DAY = 86_400.0
 RANGES = ((0.01, 120.0), (120.0, 3_600.0), (3_600.0, DAY))
 JOBS = 50_000
 LOOPS = 20
-# The official client's intervals between polls, in seconds; after them, it polls every OFFICIAL_FOR_EVER seconds.
+# The official client's first intervals between polls, in seconds, and the interval that it uses after those.
 OFFICIAL = (*(1.0,) * 15, *(2.0,) * 5, *(3.0,) * 5, *(4.0,) * 5)
-OFFICIAL_FOR_EVER = 5.0
+OFFICIAL_LONGEST = 5.0
 # The statistical error of the ratio with this number of jobs.
 CHANCE = 1.02
 
@@ -70,7 +70,7 @@ def official_times(horizon: float) -> list[float]:
     """Return the times at which the official client polls, in seconds from its start."""
     times = [0.0, *itertools.accumulate(OFFICIAL)]
     while times[-1] < horizon:
-        times.append(times[-1] + OFFICIAL_FOR_EVER)
+        times.append(times[-1] + OFFICIAL_LONGEST)
     return times
 
 
