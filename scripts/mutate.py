@@ -24,7 +24,7 @@ class Mutation(NamedTuple):
 
     Attributes:
         promise: The numbers of the promises (tests/invariants/checks.py).
-        what: The broken behavior.
+        effect: The broken behavior.
         file: A path relative to the repository.
         old: A text that occurs once in the file.
         new: The text to replace it with.
@@ -32,7 +32,7 @@ class Mutation(NamedTuple):
     """
 
     promise: str
-    what: str
+    effect: str
     file: str
     old: str
     new: str
@@ -309,7 +309,7 @@ def main() -> None:
         for mutation in MUTATIONS:
             verdict = judge(mutation, folder)
             not_found += not verdict.startswith("found")
-            print(f"{mutation.promise:5} {mutation.what:68} {verdict}", flush=True)
+            print(f"{mutation.promise:5} {mutation.effect:68} {verdict}", flush=True)
     print(f"{len(MUTATIONS)} mutations, {not_found} not found")
     sys.exit(1 if not_found else 0)
 

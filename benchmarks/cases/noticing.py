@@ -30,7 +30,7 @@ CHANCE = 1.02
 
 
 def run(*, quick: bool) -> list[Row]:
-    """Compare jobs of each range of durations, for a watch and for `RunJob`."""
+    """Compare the polls of a watch and of `RunJob` with the official client, by the duration of the job."""
     horizon = 200.0 if quick else DAY
     ranges = [each for each in RANGES if each[1] <= horizon]
     official = [official_times(horizon)]
