@@ -16,10 +16,10 @@ from rich.console import Console
 
 from clients.runner import languages, scenarios
 from clients.runner.__main__ import Program, attempt
-from clients.runner.breaker import Breaker
+from clients.runner.documented_errors import FailingGateway, documented_errors
+from clients.runner.http2_proxy import Http2Proxy
 from clients.runner.judge import Run, matches, problems
 from clients.runner.proxy import Proxy
-from clients.runner.refusals import RefusingGateway, documented
 from clients.runner.scenarios import DIRECT_SERVICE_CONFIG, SERVICE_CONFIG, Fault, Scenario
 from clients.runner.stack import TOKEN, Stack
 from tests.rpc.test_status import ACTIONS, ENDINGS, Read
@@ -92,11 +92,11 @@ async def test_grpc_retries_a_read_by_the_service_config_and_never_a_submission(
     assert (refused_calls(stack, "GetJob"), refused_calls(stack, "SendJob")) == (2, 1)
 
 
-WORDS = {"fix the request": "mend", "log in again": "login", "look before sending again": "look", "give up": "give_up"}
+WORDS = {"fix the request": "fix", "log in again": "login", "look before sending again": "look", "give up": "give_up"}
 
 
 def test_the_clients_meet_every_reason_as_the_gateway_gives_it() -> None:
-    refusals = {each.reason: each for each in documented() if each.reason in ACTIONS}
+    refusals = {each.reason: each for each in documented_errors() if each.reason in ACTIONS}
     assert {reason: each.action for reason, each in refusals.items()} == {
         reason: WORDS.get(action, action) for reason, action in ACTIONS.items()
     }
@@ -109,15 +109,15 @@ def test_the_clients_meet_every_reason_as_the_gateway_gives_it() -> None:
 
 
 def test_the_clients_meet_errors_that_are_not_the_gateway_s_and_a_reason_that_is_not_known_yet() -> None:
-    others = [each for each in documented() if each.reason not in ACTIONS]
+    others = [each for each in documented_errors() if each.reason not in ACTIONS]
     assert {each.code for each in others if not each.reason} >= {"CANCELLED", "DEADLINE_EXCEEDED", "OUT_OF_RANGE"}
     assert [each.action for each in others if each.reason] == ["retry"]
 
 
 async def test_a_submission_is_refused_once_as_its_request_id_says() -> None:
-    async with RefusingGateway() as gateway, grpc.aio.insecure_channel(gateway.target) as channel:
+    async with FailingGateway() as gateway, grpc.aio.insecure_channel(gateway.target) as channel:
         stub = rpc.JobServiceStub(channel)
-        for uid, each in enumerate(documented(), start=1):
+        for uid, each in enumerate(documented_errors(), start=1):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.SendJob(pb.SendJobRequest(request_id=each.request_id))
             assert caught.value.code().name == each.code
@@ -128,7 +128,7 @@ async def test_a_submission_is_refused_once_as_its_request_id_says() -> None:
             ]
             assert len(ours) == (len(found.details) - 2 if each.reason else 0)
             assert (await stub.SendJob(pb.SendJobRequest(request_id=each.request_id))).uid == uid
-        assert len(gateway.posts) == 2 * len(documented())
+        assert len(gateway.posts) == 2 * len(documented_errors())
 
 
 def test_the_scenarios_have_names_of_their_own() -> None:
@@ -186,13 +186,13 @@ def test_a_good_run_has_no_problem() -> None:
 @pytest.mark.parametrize(
     ("seen", "problem"),
     [
-        ((SENT, job(message="two"), job(done=True)), "expected, after what came before"),
-        ((SENT, job(done=True), job(message="one")), "a watch ends with one state that is done"),
-        ((*GOOD, job(done=True)), "a watch ends with one state that is done"),
+        ((SENT, job(message="two"), job(done=True)), "missing, or out of order"),
+        ((SENT, job(done=True), job(message="one")), "did not end with exactly one state that is done"),
+        ((*GOOD, job(done=True)), "did not end with exactly one state that is done"),
         ((SENT, job(message="one"), job(message="one"), job(done=True)), "the same state twice"),
         ((*GOOD[:2], {"do": "watch", "error": {"code": "X"}}), "not expected"),
         (({"do": "send", "job": {"uid": 7}}, *GOOD[1:]), "is not a string"),
-        ((*GOOD[:3], {"do": "watch", "chunk": {"offset": 5, "size": 5, "held": 0}}, GOOD[3]), "does not go on"),
+        ((*GOOD[:3], {"do": "watch", "chunk": {"offset": 5, "size": 5, "held": 0}}, GOOD[3]), "does not continue"),
         (
             (
                 *GOOD[:3],
@@ -200,12 +200,12 @@ def test_a_good_run_has_no_problem() -> None:
                 {"do": "watch", "chunk": {"offset": 0, "size": 5, "held": 5}},
                 GOOD[3],
             ),
-            "does not go on",
+            "does not continue",
         ),
-        ((*GOOD[:3], {"do": "watch", "chunk": {"offset": 0, "size": 5, "held": 3}}, GOOD[3]), "0 bytes were held"),
+        ((*GOOD[:3], {"do": "watch", "chunk": {"offset": 0, "size": 5, "held": 3}}, GOOD[3]), "the client had 0 bytes"),
         (
-            (*GOOD[:3], job(done=True, result={"as": "json", "told_size": 1, "told_sha256": "00"})),
-            "and the client was told",
+            (*GOOD[:3], job(done=True, result={"as": "json", "content_size": 1, "content_sha256": "00"})),
+            "and the gateway announced",
         ),
     ],
 )
@@ -217,9 +217,9 @@ def test_a_bad_run_is_found_out(seen: tuple[dict[str, Any], ...], problem: str) 
     ("run", "problem"),
     [
         ({"exit_code": 3}, "exit code 3"),
-        ({"garbled": [b"Hello"]}, "not a JSON object"),
-        ({"text": f"Bearer {TOKEN}"}, "it printed a token"),
-        ({"missed": ["cut"]}, "the time of the fault cut did not come"),
+        ({"invalid_lines": [b"Hello"]}, "not a JSON object"),
+        ({"text": f"Bearer {TOKEN}"}, "the client printed a token"),
+        ({"missed": ["cut"]}, "the fault cut was never injected"),
         ({"posts": [b"{}", b"{}"]}, "2 submissions reached the upstream, not 1"),
     ],
 )
@@ -228,20 +228,20 @@ def test_what_goes_wrong_around_a_run_is_found_out(run: dict[str, Any], problem:
 
 
 def test_what_was_submitted_and_asked_upstream_is_looked_at() -> None:
-    scenario = SCENARIO.model_copy(update={"posted": {"params": {"a": 1}}, "asked": "/api/jobs/7/"})
+    scenario = SCENARIO.model_copy(update={"posted": {"params": {"a": 1}}, "requested": "/api/jobs/7/"})
     assert judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":1}}'], paths=["/api/jobs/7/"]) == ""
-    assert "submitted" in judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":2}}'], paths=["/api/jobs/7/"])
-    assert "asked upstream" in judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":1}}'], paths=["/api/jobs/8/"])
+    assert "another body" in judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":2}}'], paths=["/api/jobs/7/"])
+    assert "no request for" in judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":1}}'], paths=["/api/jobs/8/"])
 
 
 def test_a_result_that_the_client_holds_otherwise_is_found_out() -> None:
     text = '{"sum":5}'
     digest = "4403134882233d347dfa35d23b98c42a4442478ce521631ef566d21df77e2a52"
     scenario = SCENARIO.model_copy(update={"result": text})
-    told = {"as": "json", "told_size": len(text), "told_sha256": digest}
+    told = {"as": "json", "content_size": len(text), "content_sha256": digest}
     assert judged(*GOOD[:3], job(True, result=told | {"size": 9, "sha256": digest}), scenario=scenario) == ""
     bad = judged(*GOOD[:3], job(True, result=told | {"size": 8, "sha256": digest}), scenario=scenario)
-    assert "and the client holds" in bad
+    assert "and the client has" in bad
 
 
 def test_a_client_that_reads_the_service_config_is_held_to_it() -> None:
@@ -273,7 +273,7 @@ async def test_the_proxy_cuts_and_swallows_what_there_is_and_lets_pass_what_is_n
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"one")
         assert await reader.read(100) == b"ONE"
-        proxy.swallow()
+        proxy.blackhole()
         writer.write(b"two")
         other_reader, other_writer = await asyncio.open_connection(host, int(port))
         other_writer.write(b"three")
@@ -317,16 +317,20 @@ class Holding:
 @pytest.mark.parametrize(
     ("play", "by", "code"),
     [
-        (Breaker.end_streams, "INTERNAL", "INTERNAL"),
-        (Breaker.end_streams, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
-        (Breaker.reset_streams, "INTERNAL_ERROR", "INTERNAL"),
-        (Breaker.reset_streams, "CANCEL", "CANCELLED"),
+        (Http2Proxy.end_streams, "INTERNAL", "INTERNAL"),
+        (Http2Proxy.end_streams, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
+        (Http2Proxy.reset_streams, "INTERNAL_ERROR", "INTERNAL"),
+        (Http2Proxy.reset_streams, "CANCEL", "CANCELLED"),
     ],
 )
 async def test_the_breaker_ends_streams_and_lets_new_ones_pass(
-    play: Callable[[Breaker, str], None], by: str, code: str
+    play: Callable[[Http2Proxy, str], None], by: str, code: str
 ) -> None:
-    async with Holding() as address, Breaker(address) as breaker, grpc.aio.insecure_channel(breaker.address) as channel:
+    async with (
+        Holding() as address,
+        Http2Proxy(address) as breaker,
+        grpc.aio.insecure_channel(breaker.address) as channel,
+    ):
         stub = rpc.JobServiceStub(channel)
         call = stub.WatchJob(pb.WatchJobRequest(uid=7))
         assert [await call.read() for _ in EVENTS] == EVENTS
@@ -342,11 +346,11 @@ async def test_the_breaker_answers_one_call_itself() -> None:
     options = (("grpc.enable_retries", 0),)
     async with (
         Holding() as address,
-        Breaker(address) as breaker,
+        Http2Proxy(address) as breaker,
         grpc.aio.insecure_channel(breaker.address, options) as channel,
     ):
         stub, said = rpc.JobServiceStub(channel), list[str]()
-        breaker.answer("503")
+        breaker.respond("503")
         while True:
             call = stub.WatchJob(pb.WatchJobRequest(uid=7), wait_for_ready=True)
             try:
@@ -358,7 +362,11 @@ async def test_the_breaker_answers_one_call_itself() -> None:
 
 
 async def test_the_breaker_ends_a_stream_with_ok() -> None:
-    async with Holding() as address, Breaker(address) as breaker, grpc.aio.insecure_channel(breaker.address) as channel:
+    async with (
+        Holding() as address,
+        Http2Proxy(address) as breaker,
+        grpc.aio.insecure_channel(breaker.address) as channel,
+    ):
         call = rpc.JobServiceStub(channel).WatchJob(pb.WatchJobRequest(uid=7))
         assert [await call.read() for _ in EVENTS] == EVENTS
         breaker.end_streams("OK")

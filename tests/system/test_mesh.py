@@ -164,7 +164,7 @@ def test_the_judge_sees_what_is_wrong_with_a_watch(number: int, seen: Run, probl
 def test_a_printed_token_is_seen() -> None:
     seen = run(SENT, RUNS, ENDED)
     seen.text = f"Bearer {TOKEN}"
-    assert problems(WATCH, Posts(1), seen) == ["it printed the token"]
+    assert problems(WATCH, Posts(1), seen) == ["the client printed the token"]
 
 
 def test_a_submission_may_fail_but_not_twice() -> None:
@@ -178,7 +178,7 @@ def test_a_submission_may_fail_but_not_twice() -> None:
 
 async def test_a_signal_wakes_those_whose_condition_holds() -> None:
     signal, seen = Signal(), list[int]()
-    waiting = asyncio.create_task(signal.until(lambda: len(seen) == 2, "two are seen"))
+    waiting = asyncio.create_task(signal.until(lambda: len(seen) == 2, "two are seen", 30.0))
     for number in range(2):
         await asyncio.sleep(0)
         assert not waiting.done()

@@ -33,7 +33,7 @@ async def test_keepalive_ends_a_call_over_a_dead_connection() -> None:
     ):
         call = rpc.JobServiceStub(channel).WatchJob(pb.WatchJobRequest(uid=7))
         assert [await call.read() for _ in EVENTS] == EVENTS
-        proxy.swallow()
+        proxy.blackhole()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
