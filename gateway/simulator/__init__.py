@@ -7,7 +7,7 @@ It shares no code with the gateway, so that it stays an independent witness for 
     POST   /api/workspaces/{workspace_id}/entities/{id}/session/   200
     GET    /api/jobs/{uid}/                                        200
     DELETE /api/jobs/{uid}/                                        204, 409 for a job that has ended
-    POST   /faults/    a JSON array of faults, for any request to the API: 204
+    POST   /faults/    a JSON array of faults of any requests to the API: 204
     DELETE /faults/    removes all faults of requests to the API: 204
 
 For example:

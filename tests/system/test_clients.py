@@ -46,7 +46,7 @@ def test_the_service_config_names_every_rpc() -> None:
     assert method_configs().keys() == set(JOB_SERVICE.methods_by_name)
 
 
-def test_the_service_config_retries_what_is_safe_to_repeat_and_nothing_else() -> None:
+def test_the_service_config_retries_only_safe_methods() -> None:
     policies = {method: config["retryPolicy"] for method, config in method_configs().items() if "retryPolicy" in config}
     assert policies.keys() == RETRIED
     for policy in policies.values():
@@ -54,7 +54,7 @@ def test_the_service_config_retries_what_is_safe_to_repeat_and_nothing_else() ->
         assert 2 <= policy["maxAttempts"] <= 5  # gRPC caps it at 5
 
 
-def test_the_service_config_gives_no_deadline_to_what_may_take_long() -> None:
+def test_the_service_config_gives_long_calls_no_deadline() -> None:
     timed = {method for method, config in method_configs().items() if "timeout" in config}
     assert timed == {"GetJob", "CancelJob", "SendJob"}
 
@@ -75,7 +75,7 @@ def refused_calls(stack: Stack, method: str) -> int:
 
 
 @pytest.mark.slow
-async def test_grpc_retries_a_read_by_the_service_config_and_never_a_submission() -> None:
+async def test_grpc_retries_reads_but_never_submissions() -> None:
     faults = [{"kind": 503, "on": "poll", "times": 2}]
     job = pb.SendJobRequest(workspace_id="1", entity_id=7, params_json=json.dumps({"faults": faults}).encode())
     scenario = Scenario(name="config", about="", steps=[], expect=[])
@@ -93,7 +93,7 @@ async def test_grpc_retries_a_read_by_the_service_config_and_never_a_submission(
 WORDS = {"fix the request": "mend", "log in again": "login", "look before sending again": "look", "give up": "give_up"}
 
 
-def test_the_clients_meet_every_reason_as_the_gateway_gives_it() -> None:
+def test_the_clients_meet_every_reason_of_the_gateway() -> None:
     refusals = {each.reason: each for each in documented() if each.reason in ACTIONS}
     assert {reason: each.action for reason, each in refusals.items()} == {
         reason: WORDS.get(action, action) for reason, action in ACTIONS.items()
@@ -106,13 +106,13 @@ def test_the_clients_meet_every_reason_as_the_gateway_gives_it() -> None:
         assert ending.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or kinds == Read(ending).kinds
 
 
-def test_the_clients_meet_errors_that_are_not_the_gateway_s_and_a_reason_that_is_not_known_yet() -> None:
+def test_the_clients_meet_foreign_errors_and_unknown_reasons() -> None:
     others = [each for each in documented() if each.reason not in ACTIONS]
     assert {each.code for each in others if not each.reason} >= {"CANCELLED", "DEADLINE_EXCEEDED", "OUT_OF_RANGE"}
     assert [each.action for each in others if each.reason] == ["retry"]
 
 
-async def test_a_submission_is_refused_once_as_its_request_id_says() -> None:
+async def test_the_request_id_chooses_the_error_of_a_submission() -> None:
     async with RefusingGateway() as gateway, grpc.aio.insecure_channel(gateway.target) as channel:
         stub = rpc.JobServiceStub(channel)
         for uid, each in enumerate(documented(), start=1):
@@ -129,7 +129,7 @@ async def test_a_submission_is_refused_once_as_its_request_id_says() -> None:
         assert len(gateway.posts) == 2 * len(documented())
 
 
-def test_the_scenarios_have_names_of_their_own() -> None:
+def test_the_scenarios_have_unique_names() -> None:
     names = [each.name for each in scenarios.load()]
     assert len(set(names)) == len(names)
 
@@ -147,7 +147,7 @@ def test_every_client_is_listed_in_the_readme() -> None:
 
 
 @pytest.mark.slow
-async def test_a_gateway_that_does_not_start_fails_one_run_and_not_the_table() -> None:
+async def test_a_gateway_that_does_not_start_fails_one_run_only() -> None:
     program = Program("made_up", "true", languages.load()[0], 0)
     scenario = SCENARIO.model_copy(update={"gateway": {"JOBGATEWAY_MAX_CALLS": "none"}})
     await attempt(program, scenario, asyncio.Semaphore(), Console(quiet=True))
@@ -207,7 +207,7 @@ def test_a_good_run_has_no_problem() -> None:
         ),
     ],
 )
-def test_a_bad_run_is_found_out(seen: tuple[dict[str, Any], ...], problem: str) -> None:
+def test_a_bad_run_is_detected(seen: tuple[dict[str, Any], ...], problem: str) -> None:
     assert problem in judged(*seen)
 
 
@@ -221,18 +221,18 @@ def test_a_bad_run_is_found_out(seen: tuple[dict[str, Any], ...], problem: str) 
         ({"posts": [b"{}", b"{}"]}, "2 submissions reached the upstream, not 1"),
     ],
 )
-def test_what_goes_wrong_around_a_run_is_found_out(run: dict[str, Any], problem: str) -> None:
+def test_problems_around_a_run_are_detected(run: dict[str, Any], problem: str) -> None:
     assert problem in judged(*GOOD, **run)
 
 
-def test_what_was_submitted_and_asked_upstream_is_looked_at() -> None:
+def test_submissions_and_upstream_paths_are_checked() -> None:
     scenario = SCENARIO.model_copy(update={"posted": {"params": {"a": 1}}, "asked": "/api/jobs/7/"})
     assert judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":1}}'], paths=["/api/jobs/7/"]) == ""
     assert "submitted" in judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":2}}'], paths=["/api/jobs/7/"])
     assert "asked upstream" in judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":1}}'], paths=["/api/jobs/8/"])
 
 
-def test_a_result_that_the_client_holds_otherwise_is_found_out() -> None:
+def test_a_wrong_result_at_the_client_is_detected() -> None:
     text = '{"sum":5}'
     digest = "4403134882233d347dfa35d23b98c42a4442478ce521631ef566d21df77e2a52"
     scenario = SCENARIO.model_copy(update={"result": text})
@@ -242,14 +242,14 @@ def test_a_result_that_the_client_holds_otherwise_is_found_out() -> None:
     assert "and the client holds" in bad
 
 
-def test_a_client_that_reads_the_service_config_is_held_to_it() -> None:
+def test_a_client_with_the_service_config_must_follow_it() -> None:
     scenario = SCENARIO.model_copy(update={"never": [], "never_with_service_config": [{"error": {}}]})
     seen = (SENT, {"do": "get", "error": {"code": "UNAVAILABLE"}}, *GOOD[1:])
     assert judged(*seen, scenario=scenario) == ""
     assert "not expected" in judged(*seen, scenario=scenario, reads_service_config=True)
 
 
-def test_a_pattern_takes_what_is_left_out_as_empty() -> None:
+def test_a_pattern_treats_absent_fields_as_empty() -> None:
     assert matches({"reason": "", "held": 0}, {}, {})
     assert not matches({"reason": "X"}, {}, {})
     assert matches({"held": "{positive}"}, {"held": 3}, {})
@@ -264,7 +264,7 @@ async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     writer.close()
 
 
-async def test_the_proxy_cuts_and_swallows_what_there_is_and_lets_pass_what_is_new() -> None:
+async def test_the_proxy_breaks_old_connections_and_passes_new_ones() -> None:
     server = await asyncio.start_server(answering, "127.0.0.1", 0)
     async with server, Proxy(server.sockets[0].getsockname()) as proxy:
         host, port = proxy.address.split(":")
@@ -321,7 +321,7 @@ class Holding:
         (Breaker.reset_streams, "CANCEL", "CANCELLED"),
     ],
 )
-async def test_the_breaker_ends_streams_and_lets_new_ones_pass(
+async def test_the_breaker_ends_streams_and_passes_new_ones(
     play: Callable[[Breaker, str], None], by: str, code: str
 ) -> None:
     async with Holding() as address, Breaker(address) as breaker, grpc.aio.insecure_channel(breaker.address) as channel:
@@ -336,7 +336,7 @@ async def test_the_breaker_ends_streams_and_lets_new_ones_pass(
         assert [await again.read() for _ in EVENTS] == EVENTS
 
 
-async def test_the_breaker_answers_one_call_itself() -> None:
+async def test_the_breaker_responds_to_one_call_itself() -> None:
     options = (("grpc.enable_retries", 0),)
     async with (
         Holding() as address,

@@ -60,7 +60,7 @@ async def proxied(address: str) -> AsyncIterator[tuple[Proxy, grpc.aio.Channel]]
         yield proxy, channel
 
 
-async def test_a_connection_of_age_takes_no_new_call_and_lets_its_watch_go_on(upstream: ScriptedUpstream) -> None:
+async def test_an_aged_connection_keeps_its_watch_but_gets_no_calls(upstream: ScriptedUpstream) -> None:
     upstream.script.append(RUNNING)
     async with (
         running(upstream.url, max_connection_age_seconds=1) as gateway,
@@ -83,7 +83,7 @@ async def test_a_connection_of_age_takes_no_new_call_and_lets_its_watch_go_on(up
         assert await watch.code() is grpc.StatusCode.OK
 
 
-async def test_a_watch_that_leaves_a_connection_of_age_goes_on_by_its_token(upstream: ScriptedUpstream) -> None:
+async def test_a_watch_resumes_after_its_connection_aged(upstream: ScriptedUpstream) -> None:
     upstream.script.append(RUNNING)
     async with (
         running(upstream.url, max_connection_age_seconds=1) as gateway,
@@ -107,13 +107,13 @@ async def test_a_watch_that_leaves_a_connection_of_age_goes_on_by_its_token(upst
 
 
 @pytest.mark.parametrize("timeout", ["grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"])
-def test_a_peer_that_vanished_is_gone_within_90_seconds(timeout: str) -> None:
+def test_a_vanished_peer_is_detected_within_90_seconds(timeout: str) -> None:
     options: dict[str, Any] = dict(defaults.OPTIONS)
     assert options["grpc.keepalive_time_ms"] + options[timeout] <= 90_000
 
 
 @pytest.mark.parametrize("timeout", ["grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"])
-def test_a_ping_may_stay_unanswered_for_a_minute(timeout: str) -> None:
+def test_a_ping_may_have_no_reply_for_a_minute(timeout: str) -> None:
     options: dict[str, Any] = dict(defaults.OPTIONS)
     assert options[timeout] > 60_000
 
@@ -142,7 +142,7 @@ def accepted_user_timeouts(address: str) -> list[int]:
     return found
 
 
-async def test_a_peer_that_vanished_in_silence_is_found_by_pings(
+async def test_pings_detect_a_vanished_peer(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, logged: list[dict[str, Any]]
 ) -> None:
     # The same pings in less time: 1 second instead of 85.

@@ -273,13 +273,13 @@ def _check(read: Callable[[bytes], Any], shape: str) -> None:
 # The readers of one shape follow one another, so that it is made once.
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_four_times_the_bytes_cost_about_four_times(shape: str, reader: str) -> None:
+def test_four_times_the_bytes_cost_about_four_times_the_time(shape: str, reader: str) -> None:
     _check(READERS[reader], shape)
 
 
 @pytest.mark.usefixtures("_collections_of_serve")
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_same_with_collections_of_garbage(shape: str) -> None:
+def test_the_same_with_garbage_collection(shape: str) -> None:
     def read_all(raw: bytes) -> None:
         for reader in ("job", "sent job", "refusal", "outage", "params_json"):
             with suppress(*REFUSALS):
@@ -289,7 +289,7 @@ def test_the_same_with_collections_of_garbage(shape: str) -> None:
 
 
 @pytest.mark.parametrize("step", [8, 64, 256])
-def test_the_measurement_finds_a_quadratic_reader(step: int) -> None:
+def test_the_measurement_detects_a_quadratic_reader(step: int) -> None:
     def quadratic(raw: bytes) -> None:
         for start in range(0, len(raw), step):
             raw.find(b"x", start)

@@ -92,7 +92,7 @@ async def bother(address: str, admin: str) -> None:
         await throw(admin, data)
 
 
-async def test_no_line_is_above_warning_and_each_kind_comes_once(upstream: ScriptedUpstream) -> None:
+async def test_each_kind_of_line_is_logged_once_as_a_warning(upstream: ScriptedUpstream) -> None:
     async with process(upstream) as server, asyncio.timeout(TEST_SECONDS):
         serving = await server.logged("serving")
         for _ in range(3):
@@ -106,7 +106,7 @@ async def test_no_line_is_above_warning_and_each_kind_comes_once(upstream: Scrip
     assert "grpc._cython.cygrpc" in {line.get("logger") for line in foreign}
 
 
-async def test_a_path_that_ends_the_listener_is_no_error(upstream: ScriptedUpstream) -> None:
+async def test_a_path_that_ends_the_listener_is_only_a_warning(upstream: ScriptedUpstream) -> None:
     async with process(upstream) as server, asyncio.timeout(TEST_SECONDS):
         address = (await server.logged("serving"))["address"]
         async with peer(address) as raw:
@@ -120,7 +120,7 @@ async def test_a_path_that_ends_the_listener_is_no_error(upstream: ScriptedUpstr
 @pytest.mark.parametrize(
     "accept", ["application/openmetrics-text; version=abc", "application/openmetrics-text; version=."]
 )
-async def test_a_scrape_that_asks_for_nonsense_gets_the_text_format(gateway: Gateway, accept: str) -> None:
+async def test_an_invalid_accept_header_gets_the_text_format(gateway: Gateway, accept: str) -> None:
     response = await fetch(gateway, "/metrics", headers={"accept": accept})
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/plain")
@@ -183,16 +183,14 @@ async def test_a_call_that_ends_before_its_message_is_cancelled(
 
 @pytest.mark.parametrize("method", ["Check", "Watch", "List"])
 @pytest.mark.parametrize("data", [None, NOT_UTF8 + b"\xff"])
-async def test_a_request_for_the_health_that_is_none_is_refused(
-    gateway: Gateway, method: str, data: bytes | None
-) -> None:
+async def test_an_invalid_health_request_is_rejected(gateway: Gateway, method: str, data: bytes | None) -> None:
     block = header_block(HEALTH + method)
     async with peer(gateway.address) as raw, asyncio.timeout(TEST_SECONDS):
         await raw.send(headers(1, block, end=data is None) + (message(1, data) if data else b""))
         assert (await raw.ending(1))["grpc-status"] == INVALID
 
 
-async def test_who_watches_the_health_and_does_not_read_holds_up_no_drain(upstream: ScriptedUpstream) -> None:
+async def test_a_health_watch_that_is_not_read_delays_no_drain(upstream: ScriptedUpstream) -> None:
     async with running(upstream.url) as gateway, asyncio.timeout(TEST_SECONDS):
         host, _, port = gateway.address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))

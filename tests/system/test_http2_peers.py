@@ -80,7 +80,7 @@ async def reset_rapidly(gateway: Gateway, method: str, *, with_message: bool, st
 @pytest.mark.parametrize(
     ("method", "with_message"), [("GetJob", True), ("WatchJob", True), ("WatchJob", False)], ids=str
 )
-async def test_rapid_resets_hold_up_nobody_and_leave_nothing(
+async def test_rapid_resets_delay_no_one_and_leave_nothing(
     gateway: Gateway, jobs: rpc.JobServiceAsyncStub, logged: list[object], method: str, with_message: bool
 ) -> None:
     async def settled() -> tuple[int, int]:
@@ -110,9 +110,7 @@ async def test_rapid_resets_hold_up_nobody_and_leave_nothing(
 
 
 @pytest.mark.parametrize("sent", [b"", b"\0\0\0"], ids=["no message", "half a message"])
-async def test_streams_without_a_message_take_no_place_and_go_with_their_connection(
-    upstream: ScriptedUpstream, sent: bytes
-) -> None:
+async def test_streams_without_a_message_take_no_slot(upstream: ScriptedUpstream, sent: bytes) -> None:
     async with running(upstream.url, max_calls=1, max_watches=1) as gateway, stub(gateway) as jobs:
         await served(jobs)
         tasks = len(asyncio.all_tasks())
@@ -134,7 +132,7 @@ def _data(stream: int, data: bytes) -> bytes:
     return len(data).to_bytes(3, "big") + b"\0\0" + stream.to_bytes(4, "big") + data
 
 
-async def test_a_message_that_says_it_has_4_gib_is_refused(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
+async def test_a_message_with_a_length_of_4_gib_is_rejected(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
     async with peer(gateway.address) as raw, asyncio.timeout(TEST_SECONDS):
         await raw.send(
             headers(1, header_block(f"{JOB_SERVICE_PATH}/GetJob", AUTHORIZED)) + _data(1, b"\0\xff\xff\xff\xff")
@@ -143,7 +141,7 @@ async def test_a_message_that_says_it_has_4_gib_is_refused(gateway: Gateway, job
     assert await served(jobs)
 
 
-async def test_a_request_that_unpacks_beyond_the_limit_is_refused(
+async def test_a_request_that_unpacks_beyond_the_limit_is_rejected(
     gateway: Gateway, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     bomb = gzip.compress(bytes(defaults.MAX_REQUEST_BYTES + 1))
@@ -163,7 +161,7 @@ def metadata_of(size: int) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("size", [9_000, 12_000, 16_000])
-async def test_metadata_up_to_16_kb_is_taken(gateway: Gateway, size: int) -> None:
+async def test_metadata_up_to_16_kb_is_accepted(gateway: Gateway, size: int) -> None:
     async with peer(gateway.address) as raw:
         # Once might be luck: between two limits grpc would refuse some of them.
         for stream in range(1, 41, 2):
@@ -172,7 +170,7 @@ async def test_metadata_up_to_16_kb_is_taken(gateway: Gateway, size: int) -> Non
 
 
 @pytest.mark.parametrize("size", [18_000, 100_000, 2_000_000])
-async def test_metadata_beyond_it_is_refused_and_the_connection_goes_on(
+async def test_larger_metadata_is_rejected_on_a_usable_connection(
     gateway: Gateway, upstream: ScriptedUpstream, size: int
 ) -> None:
     async with peer(gateway.address) as raw:
@@ -183,7 +181,7 @@ async def test_metadata_beyond_it_is_refused_and_the_connection_goes_on(
         assert (await call(raw, 3, header_block(f"{JOB_SERVICE_PATH}/GetJob", AUTHORIZED)))["grpc-status"] == "0"
 
 
-async def test_empty_continuations_without_end_are_cut_off(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
+async def test_endless_empty_continuations_end_the_connection(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
     block = header_block(f"{JOB_SERVICE_PATH}/GetJob", AUTHORIZED)
     async with peer(gateway.address) as raw:
         await raw.send(HeadersFrame(1, block).serialize())
@@ -209,7 +207,7 @@ async def answered(raw: Peer, number: int) -> GoAwayFrame | None:
     raise ConnectionError("the server closed the connection without a word")
 
 
-async def test_pings_without_a_pause_are_cut_off(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
+async def test_pings_without_a_pause_end_the_connection(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
     async with peer(gateway.address) as raw:
         for number in range(1, 10):
             if ended := await answered(raw, number):
@@ -220,7 +218,7 @@ async def test_pings_without_a_pause_are_cut_off(gateway: Gateway, jobs: rpc.Job
 
 
 @pytest.mark.parametrize("with_call", [False, True], ids=["idle", "with a watch"])
-async def test_pings_within_the_limit_are_answered(
+async def test_pings_within_the_limit_are_acknowledged(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, with_call: bool
 ) -> None:
     """The limit is ten milliseconds here; by the documented ten seconds the third of these would be one too many."""
@@ -236,13 +234,13 @@ async def test_pings_within_the_limit_are_answered(
             assert await answered(raw, number) is None
 
 
-def test_our_own_client_pings_within_the_limit() -> None:
+def test_the_cli_pings_within_the_limit() -> None:
     options = dict(client.CHANNEL_OPTIONS)
     assert options["grpc.keepalive_time_ms"] >= defaults.CLIENT_PING_MS
     assert options["grpc.http2.max_pings_without_data"] == 0, "and does not stop while a stream is quiet"
 
 
-async def test_our_own_client_leaves_a_gateway_that_answers_no_ping() -> None:
+async def test_the_cli_leaves_a_gateway_that_ignores_pings() -> None:
     """Its times are a tenth of a second here; the rest of its options are as they are."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -259,7 +257,7 @@ async def test_our_own_client_leaves_a_gateway_that_answers_no_ping() -> None:
 
 
 @pytest.mark.parametrize("answers_to", [0, 1], ids=["none", "the first"])
-async def test_a_peer_that_answers_no_ping_is_gone(
+async def test_a_peer_that_ignores_pings_is_disconnected(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, answers_to: int
 ) -> None:
     """Within 80 seconds by default; here its two times are a tenth of a second each."""
@@ -281,7 +279,7 @@ async def test_a_peer_that_answers_no_ping_is_gone(
         assert no_one_inside(gateway)
 
 
-async def test_a_flood_of_settings_holds_up_nobody(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
+async def test_a_flood_of_settings_delays_no_one(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
     async with peer(gateway.address) as raw:
 
         async def flood() -> None:
@@ -308,7 +306,7 @@ async def test_a_flood_of_settings_holds_up_nobody(gateway: Gateway, jobs: rpc.J
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 64, id="no frame"),
     ],
 )
-async def test_what_is_no_http2_is_cut_off(gateway: Gateway, jobs: rpc.JobServiceAsyncStub, sent: bytes) -> None:
+async def test_other_protocols_end_the_connection(gateway: Gateway, jobs: rpc.JobServiceAsyncStub, sent: bytes) -> None:
     host, _, port = gateway.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(sent)
@@ -326,7 +324,7 @@ def _bare(name: bytes, value: bytes) -> bytes:
     return b"\0%c%b%c%b" % (len(name), name, len(value), value)
 
 
-async def test_a_path_that_is_no_text_costs_connections_and_not_the_listener(
+async def test_the_listener_survives_a_path_that_is_not_text(
     upstream: ScriptedUpstream, gateway: Gateway, logged: list[Any]
 ) -> None:
     """It ends the accept loop of grpc.aio, which then says SERVING to those who are connected, and takes nobody."""

@@ -83,9 +83,7 @@ async def upstream() -> AsyncIterator[CountingUpstream]:
     await server.stop()
 
 
-async def test_a_slow_consumer_over_the_wire_gets_the_count_the_latest_and_the_end(
-    gateway: Gateway, upstream: CountingUpstream
-) -> None:
+async def test_a_slow_consumer_gets_skipped_counts_and_the_end(gateway: Gateway, upstream: CountingUpstream) -> None:
     upstream.ends_after = 600
     async with (
         grpc.aio.insecure_channel(gateway.address, NARROW) as channel,
@@ -131,7 +129,7 @@ async def end_of(call: Any) -> tuple[Failure, str]:
     raise AssertionError("it ended with OK")
 
 
-async def test_two_thousand_jobs_that_resume_at_once_meet_no_failure_of_our_own(upstream: CountingUpstream) -> None:
+async def test_two_thousand_jobs_resume_together_without_a_failure(upstream: CountingUpstream) -> None:
     upstream.delay = 0.5
     upstream.ends_after = 3
     settings = {"poll_interval_min_seconds": 0.25, "poll_interval_max_seconds": 5.0}
@@ -151,7 +149,7 @@ async def test_two_thousand_jobs_that_resume_at_once_meet_no_failure_of_our_own(
     assert upstream.most_at_once == 192, "three quarters of the slots, for one credential"
 
 
-async def test_ten_thousand_watches_that_came_and_went_leave_nothing_behind(
+async def test_ten_thousand_ended_watches_leave_nothing(
     gateway: Gateway, upstream: CountingUpstream, logged: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is kept for a while, within bounds, for callers that come back.
@@ -237,7 +235,7 @@ async def content_of(call: Any, content: bytearray) -> pb.JobEvent:
     return last
 
 
-async def test_twenty_credentials_that_fetch_large_results_wait_their_turn(
+async def test_twenty_credentials_take_turns_with_large_results(
     large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is room for two at once; a second round shows that all of it was given back."""
@@ -252,7 +250,7 @@ async def test_twenty_credentials_that_fetch_large_results_wait_their_turn(
             assert all(content == RESULT for content in contents)
 
 
-async def test_who_stops_reading_while_others_wait_makes_room_and_goes_on_later(
+async def test_a_stalled_reader_makes_room_and_resumes_later(
     large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "LARGE_RESPONSES_BYTES", 6_000_000)
@@ -283,7 +281,7 @@ async def test_who_stops_reading_while_others_wait_makes_room_and_goes_on_later(
         assert content == RESULT
 
 
-async def test_one_large_message_that_is_not_read_makes_room_for_others(
+async def test_a_large_message_that_is_not_read_makes_room(
     large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "LARGE_MESSAGES_BYTES", 11_000_000)
@@ -312,7 +310,7 @@ async def test_one_large_message_that_is_not_read_makes_room_for_others(
             each.cancel()
 
 
-async def test_who_stops_reading_while_nobody_waits_is_left_alone(
+async def test_a_stalled_reader_keeps_its_memory_if_no_one_waits(
     large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "SLOW_CONSUMER_GRACE_SECONDS", 0.1)

@@ -54,7 +54,7 @@ async def rest_of(call: Any) -> None:
 
 @pytest.mark.parametrize("status", REFUSALS)
 @pytest.mark.parametrize("method", ["RunJob", "WatchJob", "WaitJob"])
-async def test_a_job_that_was_just_sent_may_be_refused(
+async def test_refusals_of_a_job_just_sent_are_no_proof(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, method: str, status: int
 ) -> None:
     upstream.on("POST", JOBS, CREATED)
@@ -67,7 +67,7 @@ async def test_a_job_that_was_just_sent_may_be_refused(
 
 
 @pytest.mark.parametrize("method", ["WatchJob", "WaitJob", "GetJob"])
-async def test_the_grace_of_a_sent_job_holds_for_others(
+async def test_the_grace_of_a_sent_job_covers_other_credentials(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, method: str
 ) -> None:
     upstream.on("POST", JOBS, CREATED)
@@ -83,7 +83,7 @@ async def test_the_grace_of_a_sent_job_holds_for_others(
         assert failed.reason == "NO_STATE_YET"
 
 
-async def test_a_job_that_is_refused_throughout_its_grace_is_told(
+async def test_a_job_refused_for_its_whole_grace_is_reported(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusals, "GRACE_SECONDS", 0.2)
@@ -108,7 +108,7 @@ async def test_a_repeated_request_id_has_the_grace_too(
 
 
 @pytest.mark.parametrize("method", ["GetJob", "WaitJob", "CancelJob", "short WaitJob"])
-async def test_a_single_request_tells_that_the_job_is_not_shown_yet(
+async def test_a_single_request_reports_no_state_yet(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, method: str
 ) -> None:
     upstream.on("POST", JOBS, CREATED)
@@ -126,7 +126,7 @@ async def test_a_single_request_tells_that_the_job_is_not_shown_yet(
     assert "404" in failed.message
 
 
-async def test_a_single_request_tells_a_refusal_of_a_job_that_others_sent(
+async def test_a_refusal_of_a_job_sent_elsewhere_counts_at_once(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("GET", JOB, refusal(404))
@@ -136,7 +136,7 @@ async def test_a_single_request_tells_a_refusal_of_a_job_that_others_sent(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [404, 403, 409, 410])
-async def test_a_job_that_is_not_shown_yet_is_cancelled_for_a_client_that_left(
+async def test_a_job_not_shown_yet_is_cancelled_on_disconnect(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int
 ) -> None:
     upstream.on("POST", JOBS, CREATED)
@@ -226,7 +226,7 @@ async def test_an_outage_says_that_a_proxy_answered(upstream: ScriptedUpstream) 
 
 
 @pytest.mark.parametrize("status", [503, 429])
-async def test_a_watch_looks_again_before_it_gives_up(upstream: ScriptedUpstream, status: int) -> None:
+async def test_a_watch_polls_again_before_it_gives_up(upstream: ScriptedUpstream, status: int) -> None:
     upstream.on("GET", JOB, answer(status, {}, headers={"Retry-After": "3600"}), DONE)
     async with running(upstream.url, poll_outage_seconds=1) as gateway, stub(gateway) as jobs:
         assert await ends_well(watch(jobs))
@@ -242,7 +242,7 @@ async def test_a_watch_looks_again_before_it_gives_up(upstream: ScriptedUpstream
         b"Retry-After: 7\r\nretry-after: 30.0\r\n",
     ],
 )
-async def test_any_form_of_retry_after_is_told(
+async def test_any_form_of_retry_after_is_passed_on(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, headers: bytes
 ) -> None:
     upstream.on("GET", JOB, b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n%b\r\n" % headers)
@@ -251,7 +251,7 @@ async def test_any_form_of_retry_after_is_told(
 
 
 @pytest.mark.parametrize("value", ["0", "0.01", "Thu, 01 Jan 1970 00:00:00 GMT"])
-async def test_no_wait_of_nothing_is_told(
+async def test_a_wait_of_zero_is_never_passed_on(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, value: str
 ) -> None:
     upstream.on("GET", JOB, answer(503, {}, headers={"Retry-After": value}))
@@ -260,7 +260,7 @@ async def test_no_wait_of_nothing_is_told(
     assert failed.retry.retry_delay.ToMilliseconds() == 100
 
 
-async def test_waits_that_are_shorter_than_a_read_see_the_end(
+async def test_waits_shorter_than_a_read_still_get_the_end(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     release = asyncio.Event()
@@ -279,7 +279,7 @@ async def test_waits_that_are_shorter_than_a_read_see_the_end(
     assert len(upstream.seen) == 1
 
 
-async def test_a_deadline_that_is_shorter_than_a_read_ends_a_get(
+async def test_a_deadline_shorter_than_a_read_ends_get_job(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     closed = asyncio.Event()
@@ -311,7 +311,7 @@ async def test_one_refusal_between_two_waits_ends_nothing(
     assert (await wait(jobs, 60)).done
 
 
-async def test_a_job_beyond_its_timeout_is_told(
+async def test_a_job_beyond_its_timeout_is_reported(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.watch.loop.OVERDUE_MARGIN_SECONDS", 0.1)
@@ -326,7 +326,7 @@ async def test_a_job_beyond_its_timeout_is_told(
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, StatusCode.PERMISSION_DENIED), (409, StatusCode.ABORTED)])
-async def test_a_refused_cancellation_of_a_job_that_is_shown_is_told(
+async def test_a_refused_cancellation_of_a_shown_job_is_reported(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int, code: StatusCode
 ) -> None:
     upstream.on("POST", JOBS, CREATED)

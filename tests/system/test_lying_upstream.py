@@ -164,7 +164,7 @@ async def jobs(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> A
 
 
 @pytest.mark.parametrize("name", LIES)
-async def test_a_lie_ends_a_read_by_the_table_and_the_next_one_is_served(
+async def test_a_lie_fails_one_read_and_the_next_succeeds(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, name: str
 ) -> None:
     lie, reason = LIES[name]
@@ -174,7 +174,7 @@ async def test_a_lie_ends_a_read_by_the_table_and_the_next_one_is_served(
 
 
 @pytest.mark.parametrize("name", LIES)
-async def test_a_lie_leaves_the_outcome_of_a_submission_unknown_and_the_next_one_is_served(
+async def test_a_lie_makes_the_outcome_of_one_submission_unknown(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, name: str
 ) -> None:
     lie, _ = LIES[name]
@@ -200,7 +200,9 @@ async def test_a_lie_leaves_the_outcome_of_a_submission_unknown_and_the_next_one
         pytest.param(answer(200, raw=JOB, headers={"Content-Type": "text/html"}), id="another content type"),
     ],
 )
-async def test_what_is_odd_is_read(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, reply: bytes) -> None:
+async def test_unusual_responses_are_read(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, reply: bytes
+) -> None:
     upstream.script.append(reply)
     assert (await read(jobs)).status == pb.JOB_STATUS_RUNNING
 
@@ -209,7 +211,7 @@ async def test_what_is_odd_is_read(upstream: ScriptedUpstream, jobs: rpc.JobServ
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["with the first", "while the connection is idle"])
-async def test_an_answer_that_nobody_asked_for_is_given_to_nobody(later: bool) -> None:
+async def test_an_unrequested_response_is_given_to_no_one(later: bool) -> None:
     """A proxy that answers 408 on an idle connection does so by custom; here it is another caller's job."""
     asked = []
     idle = asyncio.Event()

@@ -143,7 +143,7 @@ async def several_watch(jobs: JobServiceAsyncStub) -> StatusCode:
         ([answer(400, {"detail": "no"})], a_run_ends, StatusCode.INVALID_ARGUMENT),
     ],
 )
-async def test_what_ends_is_freed_without_a_look_for_garbage(
+async def test_ended_calls_are_freed_without_garbage_collection(
     upstream: ScriptedUpstream, left: Callable[[], list[str]], script: list[Any], ending: Any, code: StatusCode
 ) -> None:
     upstream.script.extend(script)

@@ -244,7 +244,7 @@ ENDS_OF = {**dict.fromkeys(METHODS, ENDS), "WaitJob": {*ENDS, "NO_STATE_YET"}}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_any_message_is_served_or_refused(process: Process, method: str) -> None:
+def test_any_message_is_served_or_rejected(process: Process, method: str) -> None:
     @many
     @given(request=REQUESTS[method], unknown=st.sampled_from(UNKNOWN))
     def check(request: Message, unknown: bytes) -> None:
@@ -254,7 +254,7 @@ def test_any_message_is_served_or_refused(process: Process, method: str) -> None
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_any_bytes_are_served_or_refused(process: Process, method: str) -> None:
+def test_any_bytes_are_served_or_rejected(process: Process, method: str) -> None:
     @many
     @given(data=st.binary(max_size=200))
     @example(data=b"\xff" * 10)
@@ -282,7 +282,7 @@ metadata = st.lists(st.tuples(names, st.binary(max_size=60)), max_size=6)
 
 @pytest.mark.parametrize("authorized", [True, False], ids=["authorized", "not"])
 @pytest.mark.parametrize("method", METHODS)
-def test_any_metadata_is_taken_or_refused(process: Process, method: str, authorized: bool) -> None:
+def test_any_metadata_is_accepted_or_rejected(process: Process, method: str, authorized: bool) -> None:
     request = REQUESTS_AS_USUAL[method].SerializeToString()
 
     @many

@@ -16,7 +16,7 @@ from clients.runner.proxy import Proxy
 from tests.system.test_clients import EVENTS, Holding
 
 
-def test_waits_stay_bounded_however_many_failures_come() -> None:
+def test_waits_stay_limited_after_many_failures() -> None:
     attempts = Attempts()
     waits = [attempts.wait(Failure(grpc.StatusCode.UNAVAILABLE)) for _ in range(1200)]
     assert max(waits) <= LONGEST_WAIT

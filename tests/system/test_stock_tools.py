@@ -42,7 +42,7 @@ async def run(*command: str) -> tuple[int | None, str]:
     return process.returncode, output.decode()
 
 
-async def test_a_person_finds_out_with_grpcurl_what_there_is(stack: Stack) -> None:
+async def test_grpcurl_lists_and_describes_the_services(stack: Stack) -> None:
     code, listed = await run("grpcurl", "-plaintext", stack.target, "list")
     assert code == 0
     assert listed.split() == ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", JOB_SERVICE_NAME]
@@ -66,12 +66,12 @@ async def test_grpcurl_shows_an_error_with_its_details(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("service", ["", JOB_SERVICE_NAME])
-async def test_the_health_probe_says_that_it_serves(stack: Stack, service: str) -> None:
+async def test_the_health_probe_reports_serving(stack: Stack, service: str) -> None:
     code, said = await run("grpc_health_probe", f"-addr={stack.target}", f"-service={service}")
     assert (code, "SERVING" in said) == (0, True), said
 
 
-async def test_the_health_probe_fails_for_a_service_that_is_not_there(stack: Stack) -> None:
+async def test_the_health_probe_fails_for_an_unknown_service(stack: Stack) -> None:
     code, said = await run("grpc_health_probe", f"-addr={stack.target}", "-service=no.such.Service")
     assert code not in (0, None)
     assert "NOT_FOUND" in said or "NotFound" in said or "unknown service" in said, said

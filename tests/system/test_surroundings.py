@@ -98,7 +98,7 @@ def blocked() -> Iterator[int]:
     os.close(writer)
 
 
-async def test_nobody_waits_for_a_reader_of_the_log(upstream: ScriptedUpstream, blocked: int) -> None:
+async def test_no_call_waits_for_a_reader_of_the_log(upstream: ScriptedUpstream, blocked: int) -> None:
     upstream.on("POST", "/workspaces/1/entities/7/jobs/", answer(201, {"uid": 42}))
     async with serving(upstream, blocked) as (process, jobs):
         for _ in range(50):
@@ -108,7 +108,7 @@ async def test_nobody_waits_for_a_reader_of_the_log(upstream: ScriptedUpstream, 
         assert await process.end() == 0
 
 
-async def test_a_second_signal_leaves_though_nobody_reads_the_log(upstream: ScriptedUpstream, blocked: int) -> None:
+async def test_a_second_signal_exits_while_no_one_reads_the_log(upstream: ScriptedUpstream, blocked: int) -> None:
     upstream.script.append(hang)
     async with serving(upstream, blocked, drain_grace_seconds="3600") as (process, jobs):
         call: Any = jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
@@ -191,7 +191,7 @@ async def test_signals_about_output_are_ignored(upstream: ScriptedUpstream, numb
 
 
 @pytest.mark.parametrize("stderr", ["full", "blocked"])
-async def test_a_start_that_fails_ends_though_it_cannot_say_why(blocked: int, stderr: str) -> None:
+async def test_a_failed_start_exits_even_if_it_cannot_log(blocked: int, stderr: str) -> None:
     fd = os.open("/dev/full", os.O_WRONLY) if stderr == "full" else os.dup(blocked)
     settings = environment(upstream_url="http://127.0.0.1:1", max_calls="many")
     try:
