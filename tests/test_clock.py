@@ -48,7 +48,7 @@ async def test_a_cancelled_sleep_leaves_no_timer() -> None:
     assert clock.pending == 0
 
 
-# Signal
+# AutoResetEvent
 
 
 async def test_set_wakes_the_waiter() -> None:
@@ -97,11 +97,11 @@ async def test_a_wait_ends_at_its_time() -> None:
     assert waiter.done()
 
 
-# Alarm
+# RearmableTimer
 
 
-class Counting(SteppedClock):
-    """Counts the timers that were asked for."""
+class CountingClock(SteppedClock):
+    """Count the timers that were requested."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,75 +112,75 @@ class Counting(SteppedClock):
         return super().call_at(when, callback)
 
 
-class Bell:
-    """When a timer rang, in seconds from the start."""
+class RecordedTimer:
+    """A timer that records when it fired, in seconds from the start."""
 
     def __init__(self) -> None:
-        self.clock = Counting()
-        self.rang: list[float] = []
+        self.clock = CountingClock()
+        self.fired: list[float] = []
         began = self.clock.now
-        self.timer = RearmableTimer(self.clock, lambda: self.rang.append(self.clock.now - began))
+        self.timer = RearmableTimer(self.clock, lambda: self.fired.append(self.clock.now - began))
 
     def set(self, seconds: float) -> None:
         self.timer.set(self.clock.now + seconds)
 
 
 async def test_a_timer_fires_once_at_its_moment() -> None:
-    bell = Bell()
-    bell.set(10)
-    await bell.clock.advance(9)
-    assert bell.rang == []
-    await bell.clock.advance(1)
-    await bell.clock.advance(100)
-    assert bell.rang == [10]
+    recorded = RecordedTimer()
+    recorded.set(10)
+    await recorded.clock.advance(9)
+    assert recorded.fired == []
+    await recorded.clock.advance(1)
+    await recorded.clock.advance(100)
+    assert recorded.fired == [10]
 
 
 async def test_a_delayed_timer_fires_only_at_its_last_moment() -> None:
-    bell = Bell()
+    recorded = RecordedTimer()
     for _ in range(5):
-        bell.set(10)
-        await bell.clock.advance(1)
-    await bell.clock.advance(8)
-    assert bell.rang == []
-    await bell.clock.advance(1)
-    assert bell.rang == [14]
+        recorded.set(10)
+        await recorded.clock.advance(1)
+    await recorded.clock.advance(8)
+    assert recorded.fired == []
+    await recorded.clock.advance(1)
+    assert recorded.fired == [14]
 
 
 async def test_a_delay_needs_no_new_timer() -> None:
-    bell = Bell()
+    recorded = RecordedTimer()
     for seconds in range(10, 1000):
-        bell.set(seconds)
-    assert (bell.clock.timers, bell.clock.pending) == (1, 1)
-    await bell.clock.advance(10)
-    assert (bell.clock.timers, bell.clock.pending) == (2, 1)
+        recorded.set(seconds)
+    assert (recorded.clock.timers, recorded.clock.pending) == (1, 1)
+    await recorded.clock.advance(10)
+    assert (recorded.clock.timers, recorded.clock.pending) == (2, 1)
 
 
 async def test_a_timer_can_be_set_earlier() -> None:
-    bell = Bell()
-    bell.set(10)
-    bell.set(5)
-    await bell.clock.advance(5)
-    await bell.clock.advance(5)
-    assert bell.rang == [5]
+    recorded = RecordedTimer()
+    recorded.set(10)
+    recorded.set(5)
+    await recorded.clock.advance(5)
+    await recorded.clock.advance(5)
+    assert recorded.fired == [5]
 
 
 async def test_a_timer_can_be_set_again_after_it_fired() -> None:
-    bell = Bell()
-    bell.set(1)
-    await bell.clock.advance(1)
-    bell.set(1)
-    await bell.clock.advance(1)
-    assert bell.rang == [1, 2]
+    recorded = RecordedTimer()
+    recorded.set(1)
+    await recorded.clock.advance(1)
+    recorded.set(1)
+    await recorded.clock.advance(1)
+    assert recorded.fired == [1, 2]
 
 
 async def test_a_closed_timer_leaves_nothing_and_does_not_fire() -> None:
-    bell = Bell()
-    bell.set(1)
-    bell.timer.close()
-    bell.timer.close()
-    assert bell.clock.pending == 0
-    await bell.clock.advance(1)
-    assert bell.rang == []
+    recorded = RecordedTimer()
+    recorded.set(1)
+    recorded.timer.close()
+    recorded.timer.close()
+    assert recorded.clock.pending == 0
+    await recorded.clock.advance(1)
+    assert recorded.fired == []
 
 
 # Timeout
@@ -261,15 +261,15 @@ async def test_a_cancellation_passes_through() -> None:
 
 
 async def test_a_cancellation_wins_over_a_timeout_at_one_moment() -> None:
-    class Recording(SteppedClock):
+    class RecordingClock(SteppedClock):
         def call_at(self, when: float, callback: Callable[[], object]) -> SteppedTimer:
             callbacks.append(callback)
             return super().call_at(when, callback)
 
     callbacks: list[Callable[[], object]] = []
-    task = started(limited(Recording(), 10, for_ever()))
+    task = started(limited(RecordingClock(), 10, for_ever()))
     await settle()
-    # Both before the task can run.
+    # Both happen before the task can run.
     callbacks[0]()
     task.cancel()
     await asyncio.wait([task])

@@ -46,7 +46,7 @@ DEFAULTS: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment with the one required setting."""
+    """Set only the required setting in the environment."""
     for name in list(os.environ):
         if name.upper().startswith(PREFIX):
             monkeypatch.delenv(name)
@@ -287,7 +287,7 @@ def _range(name: str) -> str:
 def _default(field: Any) -> str:
     if field.is_required() or field.default is None:
         return ""
-    # As it would be set.
+    # In the form of the variable.
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 
 

@@ -1,4 +1,4 @@
-"""A scripted `fetch` for the hub: states and failures without sockets."""
+"""A scripted poller for the hub: states and failures without sockets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class State:
-    """A state of the hub's: `url` is what equality does not cover."""
+    """A state for the hub, which compares states without `url` and `size`."""
 
     value: int
     last: bool = False
@@ -30,11 +30,11 @@ class State:
 
 
 class Hang:
-    """A poll that is never answered."""
+    """A poll without a response."""
 
 
 class FakePoller:
-    """Answers its `script` in order, the last entry for ever; takes no time unless a `Hang`."""
+    """Return the entries of `script` in order, then the last one forever, immediately unless it is a `Hang`."""
 
     def __init__(self, clock: SteppedClock, *script: State | Exception | type[Hang]) -> None:
         self.clock = clock
@@ -76,7 +76,7 @@ def make_hub(
     seed: int = 1,
     sent_jobs: SentJobs | None = None,
 ) -> Hub[State]:
-    """A hub of `State`s."""
+    """Build a hub of `State`s."""
     policy: PollPolicy[State] = PollPolicy(
         same=lambda one, other: one.value == other.value and one.last == other.last,
         is_last=lambda state: state.last,

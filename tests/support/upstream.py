@@ -1,4 +1,4 @@
-"""A scripted HTTP server: answers what a test says, byte for byte, and records what it was asked."""
+"""A scripted HTTP server: it sends the exact bytes that a test chooses, and records the requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ReceivedRequest:
-    """A request as it came over the wire."""
+    """A request as it was received."""
 
     method: str
     path: str
@@ -27,9 +27,9 @@ class ReceivedRequest:
 
 
 class Connection:
-    """What a reply that is more than bytes can do with its connection.
+    """A connection in the hands of a scripted reply.
 
-    `touched` is the last time at which it did something, in seconds of the monotonic clock. The peer knows of it later.
+    `touched` is the monotonic time of its last action, in seconds. The peer notices the action later.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -43,26 +43,26 @@ class Connection:
         await self.writer.drain()
 
     def close(self) -> None:
-        """Closes with FIN."""
+        """Close with FIN."""
         self.touched = time.monotonic()
         self.writer.close()
 
     def reset(self) -> None:
-        """Closes with RST."""
+        """Close with RST."""
         self.touched = time.monotonic()
         sock: socket.socket = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
     async def gone(self) -> None:
-        """Returns when the peer has closed."""
+        """Return when the peer has closed the connection."""
         while await self.reader.read(65536):
             pass
         self.touched = time.monotonic()
 
 
 def answer(status: int, body: Any = None, *, headers: dict[str, str] | None = None, raw: bytes | None = None) -> bytes:
-    """A whole HTTP answer; `body` is sent as JSON, `raw` as it is."""
+    """Build a complete HTTP response with `body` as JSON, or with the bytes `raw`."""
     content = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(content)}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -80,7 +80,10 @@ async def hang(connection: Connection) -> None:
 
 
 class ScriptedUpstream:
-    """Serves the replies of `script` in order, the last one for ever; `routes` come before it, by method and path."""
+    """Send the replies of `script` in order, then the last one forever.
+
+    `routes` are the scripts of one method and path, and win. A reply is bytes or a function of the connection.
+    """
 
     def __init__(self) -> None:
         self.seen: list[ReceivedRequest] = []
@@ -105,7 +108,7 @@ class ScriptedUpstream:
         self.routes[method, f"/api{path}"] = deque(replies)
 
     async def wait_for(self, count: int, method: str | None = None) -> None:
-        """Returns when `count` requests (of `method`) have arrived."""
+        """Return when `count` requests (of `method`) have arrived."""
         async with self.arrived:
             await self.arrived.wait_for(lambda: len(self.requests(method)) >= count)
 
@@ -135,7 +138,7 @@ class ScriptedUpstream:
             writer.close()
 
     async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
-        """Answers a request; says whether the connection may go on."""
+        """Reply to a request. Return True if the connection stays usable."""
         reply = self._reply(seen)
         if isinstance(reply, bytes):
             await connection.send(reply)

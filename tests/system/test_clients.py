@@ -1,4 +1,4 @@
-"""The clients' frame: the service config, the table of scenarios, and the judge, which must not let a fault through."""
+"""The tools that test the clients: service config, scenarios, and the judge, which must detect every fault."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_service_config_retries_only_safe_methods() -> None:
     assert policies.keys() == RETRIED
     for policy in policies.values():
         assert policy["retryableStatusCodes"] == ["UNAVAILABLE"]
-        assert 2 <= policy["maxAttempts"] <= 5  # gRPC caps it at 5
+        assert 2 <= policy["maxAttempts"] <= 5  # gRPC's maximum is 5
 
 
 def test_the_service_config_gives_long_calls_no_deadline() -> None:
@@ -60,7 +60,7 @@ def test_the_service_config_gives_long_calls_no_deadline() -> None:
 
 
 def test_only_the_config_for_direct_connections_checks_health() -> None:
-    # Through a proxy the health stream reaches one gateway and the calls another.
+    # Through a proxy, the health stream and the calls may reach different gateways.
     assert "healthCheckConfig" not in CONFIG
     direct = json.loads(DIRECT_SERVICE_CONFIG.read_text())
     assert direct.pop("healthCheckConfig") == {"serviceName": JOB_SERVICE.full_name}
@@ -69,7 +69,7 @@ def test_only_the_config_for_direct_connections_checks_health() -> None:
 
 
 def refused_calls(stack: Stack, method: str) -> int:
-    """How many calls of a method the gateway ended with UNAVAILABLE."""
+    """Return how many calls of a method the gateway ended with UNAVAILABLE."""
     entries = [json.loads(line) for line in stack.gateway_log.splitlines()]
     return sum(method in entry.values() and "UNAVAILABLE" in entry.values() for entry in entries)
 
@@ -86,7 +86,7 @@ async def test_grpc_retries_reads_but_never_submissions() -> None:
         assert (await stub.GetJob(pb.GetJobRequest(uid=sent.uid), metadata=BEARER)).uid == sent.uid
         await stack.simulator.refuse(True)
         assert (await expect_error(stub.SendJob(job, metadata=BEARER))).code is grpc.StatusCode.UNAVAILABLE
-    # A thread writes the log, so it is complete only once the gateway has ended.
+    # A thread writes the log, so it is complete only when the gateway has ended.
     assert (refused_calls(stack, "GetJob"), refused_calls(stack, "SendJob")) == (2, 1)
 
 
@@ -102,7 +102,7 @@ def test_the_clients_meet_every_reason_of_the_gateway() -> None:
         refusal = refusals[ending.reason]
         assert refusal.code == ending.code.name
         kinds = [detail.TypeName() for detail in status_pb2.Status.FromString(refusal.details()).details]
-        # A wait that the gateway may know or not, as with a 503, decides nothing.
+        # With other codes, such as 503, the gateway does not always know a delay.
         assert ending.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or kinds == Read(ending).kinds
 
 
@@ -121,10 +121,10 @@ async def test_the_request_id_chooses_the_error_of_a_submission() -> None:
             assert caught.value.code().name == each.code
             trailers = dict(caught.value.trailing_metadata() or ())
             found = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
-            ours = [
+            known = [
                 detail for detail in found.details if detail in status_pb2.Status.FromString(each.details()).details
             ]
-            assert len(ours) == (len(found.details) - 2 if each.reason else 0)
+            assert len(known) == (len(found.details) - 2 if each.reason else 0)
             assert (await stub.SendJob(pb.SendJobRequest(request_id=each.request_id))).uid == uid
         assert len(gateway.posts) == 2 * len(documented())
 
@@ -170,8 +170,8 @@ SCENARIO = Scenario(
 
 
 def judged(*seen: dict[str, Any], scenario: Scenario = SCENARIO, **run: Any) -> str:
-    whole: dict[str, Any] = {"lines": list(seen), "posts": [b"{}"]} | run
-    return "\n".join(problems(scenario, Run(**whole)))
+    fields: dict[str, Any] = {"lines": list(seen), "posts": [b"{}"]} | run
+    return "\n".join(problems(scenario, Run(**fields)))
 
 
 GOOD = (SENT, job(message="one"), job(message="two"), job(done=True))
@@ -277,7 +277,7 @@ async def test_the_proxy_breaks_old_connections_and_passes_new_ones() -> None:
         other_writer.write(b"three")
         assert await other_reader.read(100) == b"THREE"
         proxy.cut()
-        assert await reader.read(100) == b""  # the end, and what was swallowed never came
+        assert await reader.read(100) == b""  # the swallowed bytes never arrive
         for each in (writer, other_writer):
             each.close()
             await each.wait_closed()
@@ -286,7 +286,7 @@ async def test_the_proxy_breaks_old_connections_and_passes_new_ones() -> None:
 EVENTS = [pb.JobEvent(uid=7, resume_token=token) for token in ("one", "two")]
 
 
-class Holding:
+class OpenWatches:
     """A gateway whose watches stay open after their events."""
 
     async def watch(
@@ -324,7 +324,11 @@ class Holding:
 async def test_the_breaker_ends_streams_and_passes_new_ones(
     play: Callable[[Breaker, str], None], by: str, code: str
 ) -> None:
-    async with Holding() as address, Breaker(address) as breaker, grpc.aio.insecure_channel(breaker.address) as channel:
+    async with (
+        OpenWatches() as address,
+        Breaker(address) as breaker,
+        grpc.aio.insecure_channel(breaker.address) as channel,
+    ):
         stub = rpc.JobServiceStub(channel)
         call = stub.WatchJob(pb.WatchJobRequest(uid=7))
         assert [await call.read() for _ in EVENTS] == EVENTS
@@ -339,11 +343,11 @@ async def test_the_breaker_ends_streams_and_passes_new_ones(
 async def test_the_breaker_responds_to_one_call_itself() -> None:
     options = (("grpc.enable_retries", 0),)
     async with (
-        Holding() as address,
+        OpenWatches() as address,
         Breaker(address) as breaker,
         grpc.aio.insecure_channel(breaker.address, options) as channel,
     ):
-        stub, said = rpc.JobServiceStub(channel), list[str]()
+        stub, messages = rpc.JobServiceStub(channel), list[str]()
         breaker.answer("503")
         while True:
             call = stub.WatchJob(pb.WatchJobRequest(uid=7), wait_for_ready=True)
@@ -351,12 +355,16 @@ async def test_the_breaker_responds_to_one_call_itself() -> None:
                 assert [await call.read() for _ in EVENTS] == EVENTS
                 break
             except grpc.aio.AioRpcError as error:
-                said.append(error.details() or "")
-        assert len([each for each in said if "503" in each]) == 1
+                messages.append(error.details() or "")
+        assert len([each for each in messages if "503" in each]) == 1
 
 
 async def test_the_breaker_ends_a_stream_with_ok() -> None:
-    async with Holding() as address, Breaker(address) as breaker, grpc.aio.insecure_channel(breaker.address) as channel:
+    async with (
+        OpenWatches() as address,
+        Breaker(address) as breaker,
+        grpc.aio.insecure_channel(breaker.address) as channel,
+    ):
         call = rpc.JobServiceStub(channel).WatchJob(pb.WatchJobRequest(uid=7))
         assert [await call.read() for _ in EVENTS] == EVENTS
         breaker.end_streams("OK")
@@ -368,5 +376,5 @@ def test_no_committed_lock_names_a_host() -> None:
     root = ROOT
     locks = [*root.glob("requirements*.lock"), *root.glob("clients/*/package-lock.json")]
     assert len(locks) == 5
-    # Not even as an address for donations, which npm adds: remove each `funding` after `npm install`.
+    # npm adds addresses for donations: remove each `funding` after `npm install`.
     assert not [lock for lock in locks if re.search(r"https?://", lock.read_text())]

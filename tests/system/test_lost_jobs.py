@@ -1,4 +1,4 @@
-"""A job that runs is never reported as lost: refusals that are no proof, over real sockets."""
+"""A running job is never reported as lost, although the upstream refuses some reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.watch import refusals, sent_jobs
-from tests.support.gateways import BEARER, SEND, expect_error, running, stub
+from tests.support.gateways import BEARER, SEND, expect_error, read_all, running, stub
 from tests.support.upstream import JOBS, RUNNING, Connection, answer
 
 if TYPE_CHECKING:
@@ -43,13 +43,7 @@ def wait(jobs: rpc.JobServiceAsyncStub, seconds: float) -> Any:
 
 
 async def ends_well(call: Any) -> bool:
-    events = [event async for event in call]
-    return bool(events[-1].job.done)
-
-
-async def rest_of(call: Any) -> None:
-    while await call.read() is not grpc.aio.EOF:
-        pass
+    return bool((await read_all(call))[-1].job.done)
 
 
 @pytest.mark.parametrize("status", REFUSALS)
@@ -73,7 +67,7 @@ async def test_the_grace_of_a_sent_job_covers_other_credentials(
     upstream.on("POST", JOBS, CREATED)
     upstream.on("GET", JOB, *[refusal(404)] * 3, DONE)
     await jobs.SendJob(SEND, metadata=BEARER)
-    other = [("authorization", "Bearer somebody-else")]
+    other = [("authorization", "Bearer another-token")]
     if method == "WatchJob":
         assert await ends_well(jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=other))
     elif method == "WaitJob":
@@ -274,7 +268,7 @@ async def test_waits_shorter_than_a_read_still_get_the_end(
         failed = await expect_error(wait(jobs, 0.1))
         assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "NO_STATE_YET")
     release.set()
-    # The answer comes to nobody, or to this wait.
+    # The response reaches this wait, or none.
     assert (await wait(jobs, 60)).done
     assert len(upstream.seen) == 1
 
@@ -346,7 +340,7 @@ async def test_a_refusal_is_confirmed_once_if_the_job_is_shown(upstream: Scripte
         await call.read()
         call.cancel()
         await upstream.wait_for(2, "DELETE")
-        # Returns once the cancellation has ended.
+        # Returns when the cancellation has ended.
         await gateway.stop(grace=30)
     assert len(upstream.requests("DELETE")) == 2
 
@@ -368,6 +362,6 @@ async def test_an_overdue_job_ends_short_calls(
             else:
                 call = watch(jobs)
                 assert (await call.read()).job.status == pb.JOB_STATUS_RUNNING
-                await rest_of(call) if attempt else call.cancel()
+                await read_all(call) if attempt else call.cancel()
 
     assert (await expect_error(again_and_again())).reason == "JOB_OVERDUE"

@@ -1,4 +1,4 @@
-"""The proxies' recommended settings beside the gateway's own limits, and the judge of `make mesh`."""
+"""The recommended settings of proxies compared with the gateway's limits, and the judge of `make mesh`."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ def test_each_proxy_meets_each_kind_of_fault() -> None:
 # The judge
 
 
-class Posts(Mesh):
-    """A mesh of which only the number of submissions counts."""
+class FakeMesh(Mesh):
+    """A mesh with a fixed number of submissions."""
 
     def __init__(self, number: int) -> None:
         super().__init__(WATCH, HAProxy)
@@ -144,7 +144,7 @@ REFUSED = {"do": "send", "error": {"code": "INTERNAL"}}
 
 
 def test_a_watch_with_its_end_and_one_post_has_no_problem() -> None:
-    assert problems(WATCH, Posts(1), run(SENT, RUNS, ENDED)) == []
+    assert problems(WATCH, FakeMesh(1), run(SENT, RUNS, ENDED)) == []
 
 
 @pytest.mark.parametrize(
@@ -158,22 +158,22 @@ def test_a_watch_with_its_end_and_one_post_has_no_problem() -> None:
     ],
 )
 def test_the_judge_detects_problems_of_a_watch(number: int, seen: Run, problem: str) -> None:
-    assert problems(WATCH, Posts(number), seen) == [problem]
+    assert problems(WATCH, FakeMesh(number), seen) == [problem]
 
 
 def test_a_printed_token_is_detected() -> None:
     seen = run(SENT, RUNS, ENDED)
     seen.text = f"Bearer {TOKEN}"
-    assert problems(WATCH, Posts(1), seen) == ["it printed the token"]
+    assert problems(WATCH, FakeMesh(1), seen) == ["it printed the token"]
 
 
 def test_a_submission_may_fail_but_not_twice() -> None:
-    assert problems(POST, Posts(1), run(REFUSED)) == []
-    assert problems(POST, Posts(0), run(REFUSED)) == []
-    assert problems(POST, Posts(0), run(SENT)) == ["0 POSTs"]
-    assert problems(POST, Posts(1), run(REFUSED, exit_code=3, name=CLI)) == []
-    assert problems(POST, Posts(2), run(REFUSED)) == ["2 POSTs"]
-    assert problems(POST, Posts(1), run()) == ["the submission neither succeeded nor failed"]
+    assert problems(POST, FakeMesh(1), run(REFUSED)) == []
+    assert problems(POST, FakeMesh(0), run(REFUSED)) == []
+    assert problems(POST, FakeMesh(0), run(SENT)) == ["0 POSTs"]
+    assert problems(POST, FakeMesh(1), run(REFUSED, exit_code=3, name=CLI)) == []
+    assert problems(POST, FakeMesh(2), run(REFUSED)) == ["2 POSTs"]
+    assert problems(POST, FakeMesh(1), run()) == ["the submission neither succeeded nor failed"]
 
 
 async def test_a_signal_wakes_those_whose_condition_holds() -> None:

@@ -1,4 +1,4 @@
-"""A gateway process whose log nobody reads or nobody can store, and whose standard streams are not there."""
+"""A gateway process with a log that is not read or cannot be stored, or without standard streams."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ pytestmark = pytest.mark.slow
 
 SERVE = (sys.executable, "-m", "gateway", "serve")
 LOST = "jobgateway_log_lines_lost_total"
-PATIENT = 60.0
+TEST_SECONDS = 60.0
 
 
 class Process:
-    """A process of `jobgateway serve` that is known by its addresses and not by its log."""
+    """A process of `jobgateway serve` that is found by its addresses, not by its log."""
 
     def __init__(self, child: asyncio.subprocess.Process, address: str, admin: str) -> None:
         self.child = child
@@ -47,11 +47,11 @@ class Process:
         self.admin = admin
 
     async def get(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(trust_env=False, timeout=PATIENT) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=TEST_SECONDS) as client:
             return await client.get(f"http://{self.admin}{path}")
 
     async def end(self) -> int:
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(TEST_SECONDS):
             return await self.child.wait()
 
 
@@ -68,7 +68,7 @@ async def serving(
     prepare: Callable[[], None] | None = None,
     **settings: str,
 ) -> AsyncIterator[tuple[Process, rpc.JobServiceAsyncStub]]:
-    """A process that takes calls, and a stub of it."""
+    """Start a process, wait until it accepts calls, and return it with a stub."""
     address, admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
     child = await asyncio.create_subprocess_exec(
         *command,
@@ -78,7 +78,7 @@ async def serving(
         preexec_fn=prepare,
     )
     try:
-        async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(PATIENT):
+        async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(TEST_SECONDS):
             await channel.channel_ready()
             yield Process(child, address, admin), rpc.JobServiceStub(channel)
     finally:
@@ -89,7 +89,7 @@ async def serving(
 
 @pytest.fixture
 def blocked() -> Iterator[int]:
-    """A pipe that takes no byte more, and that nobody reads."""
+    """Return the write end of a full pipe that no one reads."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.write(writer, bytes(4096))
