@@ -23,7 +23,7 @@ async def for_ever() -> None:
 # sleep_until
 
 
-async def test_a_sleep_ends_exactly_at_its_moment() -> None:
+async def test_a_sleep_ends_at_its_moment_and_not_before() -> None:
     clock = SteppedClock()
     sleeper = started(sleep_until(clock, clock.now + 3600))
     await clock.advance(3599.9)
@@ -32,7 +32,7 @@ async def test_a_sleep_ends_exactly_at_its_moment() -> None:
     assert sleeper.done()
 
 
-async def test_a_sleep_until_the_past_ends_immediately() -> None:
+async def test_a_sleep_until_a_moment_in_the_past_ends_at_once() -> None:
     clock = SteppedClock()
     await sleep_until(clock, clock.now)
     assert clock.pending == 0
@@ -48,7 +48,7 @@ async def test_a_cancelled_sleep_leaves_no_timer() -> None:
     assert clock.pending == 0
 
 
-# AutoResetEvent
+# Signal
 
 
 async def test_set_wakes_the_waiter() -> None:
@@ -97,11 +97,11 @@ async def test_a_wait_ends_at_its_time() -> None:
     assert waiter.done()
 
 
-# RearmableTimer
+# Alarm
 
 
-class CountingClock(SteppedClock):
-    """Count the timers that were requested."""
+class Counting(SteppedClock):
+    """Counts the timers that were asked for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,75 +112,75 @@ class CountingClock(SteppedClock):
         return super().call_at(when, callback)
 
 
-class RecordedTimer:
-    """A timer that records when it fired, in seconds from the start."""
+class Bell:
+    """When a timer rang, in seconds from the start."""
 
     def __init__(self) -> None:
-        self.clock = CountingClock()
-        self.fired: list[float] = []
+        self.clock = Counting()
+        self.rang: list[float] = []
         began = self.clock.now
-        self.timer = RearmableTimer(self.clock, lambda: self.fired.append(self.clock.now - began))
+        self.timer = RearmableTimer(self.clock, lambda: self.rang.append(self.clock.now - began))
 
     def set(self, seconds: float) -> None:
         self.timer.set(self.clock.now + seconds)
 
 
-async def test_a_timer_fires_once_at_its_moment() -> None:
-    recorded = RecordedTimer()
-    recorded.set(10)
-    await recorded.clock.advance(9)
-    assert recorded.fired == []
-    await recorded.clock.advance(1)
-    await recorded.clock.advance(100)
-    assert recorded.fired == [10]
+async def test_an_alarm_rings_once_at_its_moment() -> None:
+    bell = Bell()
+    bell.set(10)
+    await bell.clock.advance(9)
+    assert bell.rang == []
+    await bell.clock.advance(1)
+    await bell.clock.advance(100)
+    assert bell.rang == [10]
 
 
-async def test_a_delayed_timer_fires_only_at_its_last_moment() -> None:
-    recorded = RecordedTimer()
+async def test_an_alarm_that_is_put_off_rings_at_the_last_moment_alone() -> None:
+    bell = Bell()
     for _ in range(5):
-        recorded.set(10)
-        await recorded.clock.advance(1)
-    await recorded.clock.advance(8)
-    assert recorded.fired == []
-    await recorded.clock.advance(1)
-    assert recorded.fired == [14]
+        bell.set(10)
+        await bell.clock.advance(1)
+    await bell.clock.advance(8)
+    assert bell.rang == []
+    await bell.clock.advance(1)
+    assert bell.rang == [14]
 
 
-async def test_a_delay_needs_no_new_timer() -> None:
-    recorded = RecordedTimer()
+async def test_an_alarm_is_put_off_without_a_new_timer() -> None:
+    bell = Bell()
     for seconds in range(10, 1000):
-        recorded.set(seconds)
-    assert (recorded.clock.timers, recorded.clock.pending) == (1, 1)
-    await recorded.clock.advance(10)
-    assert (recorded.clock.timers, recorded.clock.pending) == (2, 1)
+        bell.set(seconds)
+    assert (bell.clock.timers, bell.clock.pending) == (1, 1)
+    await bell.clock.advance(10)
+    assert (bell.clock.timers, bell.clock.pending) == (2, 1)
 
 
-async def test_a_timer_can_be_set_earlier() -> None:
-    recorded = RecordedTimer()
-    recorded.set(10)
-    recorded.set(5)
-    await recorded.clock.advance(5)
-    await recorded.clock.advance(5)
-    assert recorded.fired == [5]
+async def test_an_alarm_can_be_brought_forward() -> None:
+    bell = Bell()
+    bell.set(10)
+    bell.set(5)
+    await bell.clock.advance(5)
+    await bell.clock.advance(5)
+    assert bell.rang == [5]
 
 
-async def test_a_timer_can_be_set_again_after_it_fired() -> None:
-    recorded = RecordedTimer()
-    recorded.set(1)
-    await recorded.clock.advance(1)
-    recorded.set(1)
-    await recorded.clock.advance(1)
-    assert recorded.fired == [1, 2]
+async def test_an_alarm_can_be_set_again_when_it_has_rung() -> None:
+    bell = Bell()
+    bell.set(1)
+    await bell.clock.advance(1)
+    bell.set(1)
+    await bell.clock.advance(1)
+    assert bell.rang == [1, 2]
 
 
-async def test_a_closed_timer_leaves_nothing_and_does_not_fire() -> None:
-    recorded = RecordedTimer()
-    recorded.set(1)
-    recorded.timer.close()
-    recorded.timer.close()
-    assert recorded.clock.pending == 0
-    await recorded.clock.advance(1)
-    assert recorded.fired == []
+async def test_a_closed_alarm_leaves_no_timer_and_does_not_ring() -> None:
+    bell = Bell()
+    bell.set(1)
+    bell.timer.close()
+    bell.timer.close()
+    assert bell.clock.pending == 0
+    await bell.clock.advance(1)
+    assert bell.rang == []
 
 
 # Timeout
@@ -191,7 +191,7 @@ async def limited(clock: SteppedClock, seconds: float, work: Coroutine[None, Non
         return await work
 
 
-async def test_work_within_its_timeout_is_not_interrupted() -> None:
+async def test_work_that_is_done_in_time_is_not_interrupted() -> None:
     clock = SteppedClock()
 
     async def work() -> str:
@@ -205,7 +205,7 @@ async def test_work_within_its_timeout_is_not_interrupted() -> None:
     assert clock.pending == 0
 
 
-async def test_work_that_takes_too_long_times_out() -> None:
+async def test_work_that_takes_too_long_ends_with_a_time_out() -> None:
     clock = SteppedClock()
     task = started(limited(clock, 10, for_ever()))
     await clock.advance(9.9)
@@ -215,7 +215,7 @@ async def test_work_that_takes_too_long_times_out() -> None:
     assert task.cancelling() == 0
 
 
-async def test_a_timeout_in_the_past_ends_work_at_its_first_wait() -> None:
+async def test_a_limit_in_the_past_ends_the_work_at_its_first_wait() -> None:
     clock = SteppedClock()
     task = started(limited(clock, -1, for_ever()))
     await clock.advance(0)
@@ -223,7 +223,7 @@ async def test_a_timeout_in_the_past_ends_work_at_its_first_wait() -> None:
 
 
 @pytest.mark.parametrize(("outer", "inner"), [(5.0, 10.0), (10.0, 5.0)])
-async def test_of_two_nested_timeouts_the_shorter_one_interrupts(outer: float, inner: float) -> None:
+async def test_of_two_nested_limits_the_one_that_is_over_interrupts(outer: float, inner: float) -> None:
     clock = SteppedClock()
     caught = []
 
@@ -243,14 +243,14 @@ async def test_of_two_nested_timeouts_the_shorter_one_interrupts(outer: float, i
         assert isinstance(task.exception(), TimeoutError)
 
 
-async def test_two_timeouts_at_one_moment_are_no_cancellation() -> None:
+async def test_of_two_limits_that_are_over_at_once_each_is_a_time_out_and_none_a_cancellation() -> None:
     clock = SteppedClock()
     task = started(limited(clock, 10, limited(clock, 10, for_ever())))
     await clock.advance(10)
     assert isinstance(task.exception(), TimeoutError)
 
 
-async def test_a_cancellation_passes_through() -> None:
+async def test_a_cancellation_from_elsewhere_passes_through() -> None:
     clock = SteppedClock()
     task = started(limited(clock, 10, for_ever()))
     await settle()
@@ -260,16 +260,16 @@ async def test_a_cancellation_passes_through() -> None:
     assert clock.pending == 0
 
 
-async def test_a_cancellation_wins_over_a_timeout_at_one_moment() -> None:
-    class RecordingClock(SteppedClock):
+async def test_a_cancellation_from_elsewhere_wins_over_a_limit_at_the_same_moment() -> None:
+    class Recording(SteppedClock):
         def call_at(self, when: float, callback: Callable[[], object]) -> SteppedTimer:
             callbacks.append(callback)
             return super().call_at(when, callback)
 
     callbacks: list[Callable[[], object]] = []
-    task = started(limited(RecordingClock(), 10, for_ever()))
+    task = started(limited(Recording(), 10, for_ever()))
     await settle()
-    # Both happen before the task can run.
+    # Both before the task can run.
     callbacks[0]()
     task.cancel()
     await asyncio.wait([task])
@@ -291,7 +291,7 @@ async def test_an_error_of_the_work_passes_through() -> None:
 # SystemClock
 
 
-async def test_the_system_clock_calls_at_the_right_moment() -> None:
+async def test_the_systems_clock_calls_at_its_moment() -> None:
     clock = SystemClock()
     until = clock.monotonic() + 0.05
     await sleep_until(clock, until)

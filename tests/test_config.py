@@ -46,7 +46,7 @@ DEFAULTS: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Set only the required setting in the environment."""
+    """An environment with the one required setting."""
     for name in list(os.environ):
         if name.upper().startswith(PREFIX):
             monkeypatch.delenv(name)
@@ -65,7 +65,7 @@ def refusal() -> str:
     return str(raised.value)
 
 
-def test_all_settings_except_the_upstream_have_defaults() -> None:
+def test_every_setting_but_the_upstream_has_a_default() -> None:
     settings = load()
     assert settings.upstream_url == URL
     assert {name: value_of(settings, name) for name in DEFAULTS} == DEFAULTS
@@ -173,7 +173,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in WRONG.items() for text in texts])
-def test_a_wrong_value_is_rejected_with_its_variable_named(
+def test_a_wrong_value_is_refused_in_one_line_that_names_the_variable(
     environment: pytest.MonkeyPatch, name: str, text: str
 ) -> None:
     environment.setenv(PREFIX + name, text)
@@ -182,7 +182,7 @@ def test_a_wrong_value_is_rejected_with_its_variable_named(
     assert SECRET not in message
 
 
-def test_a_missing_upstream_is_rejected(environment: pytest.MonkeyPatch) -> None:
+def test_a_missing_upstream_is_refused(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("JOBGATEWAY_UPSTREAM_URL")
     assert refusal() == "JOBGATEWAY_UPSTREAM_URL: it is required, and not set"
 
@@ -190,18 +190,18 @@ def test_a_missing_upstream_is_rejected(environment: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     "name", ["JOBGATEWAY_", "JOBGATEWAY_MAX_CALL", "JOBGATEWAY_UPSTREAM_TOKEN", "jobgateway_max_calls", "JobGateway_X"]
 )
-def test_an_unknown_variable_is_rejected_without_its_value(environment: pytest.MonkeyPatch, name: str) -> None:
+def test_an_unknown_variable_is_refused_without_its_value(environment: pytest.MonkeyPatch, name: str) -> None:
     environment.setenv(name, SECRET)
     assert refusal() == f"{name}: there is no such setting; docs/reference/settings.md lists them"
 
 
 @pytest.mark.parametrize("name", ["JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN", "OTHER_MAX_CALLS"])
-def test_other_variables_are_ignored(environment: pytest.MonkeyPatch, name: str) -> None:
+def test_variables_of_others_are_left_alone(environment: pytest.MonkeyPatch, name: str) -> None:
     environment.setenv(name, SECRET)
     assert SECRET not in repr(load())
 
 
-def test_a_max_interval_below_the_min_is_rejected(environment: pytest.MonkeyPatch) -> None:
+def test_a_longest_interval_below_the_shortest_is_refused(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS", "0.1")
     assert refusal() == (
         "JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS (0.1) is below JOBGATEWAY_POLL_INTERVAL_MIN_SECONDS (0.25)"
@@ -209,7 +209,9 @@ def test_a_max_interval_below_the_min_is_rejected(environment: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("of", "default"), [("CALLS", 1_000), ("WATCHES", 20_000)])
-def test_a_credential_limit_above_the_total_is_rejected(environment: pytest.MonkeyPatch, of: str, default: int) -> None:
+def test_a_limit_of_one_credential_above_that_of_all_is_refused(
+    environment: pytest.MonkeyPatch, of: str, default: int
+) -> None:
     environment.setenv(f"JOBGATEWAY_MAX_{of}_PER_CREDENTIAL", str(default + 1))
     assert refusal() == (
         f"JOBGATEWAY_MAX_{of}_PER_CREDENTIAL: {default + 1} is above JOBGATEWAY_MAX_{of} ({default}), which holds for "
@@ -233,7 +235,7 @@ OWN_TOKEN = {"UPSTREAM_TOKEN_FILE": "token"}
         *(OWN_TOKEN | TLS, OWN_TOKEN | MTLS, OWN_TOKEN | MTLS | ANYWHERE, {"LISTEN": "[::1]:1"}),
     ],
 )
-def test_valid_combinations_of_settings(environment: pytest.MonkeyPatch, together: dict[str, str]) -> None:
+def test_settings_that_go_together(environment: pytest.MonkeyPatch, together: dict[str, str]) -> None:
     for name, text in together.items():
         environment.setenv(PREFIX + name, text)
     load()
@@ -262,7 +264,7 @@ def test_valid_combinations_of_settings(environment: pytest.MonkeyPatch, togethe
         ),
     ],
 )
-def test_invalid_combinations_of_settings_are_rejected(
+def test_settings_that_do_not_go_together_are_refused(
     environment: pytest.MonkeyPatch, together: dict[str, str], why: str
 ) -> None:
     for name, text in together.items():
@@ -271,7 +273,7 @@ def test_invalid_combinations_of_settings_are_rejected(
     assert re.match(PREFIX + why, message), message
 
 
-def test_settings_are_immutable() -> None:
+def test_settings_do_not_change() -> None:
     settings = load()
     with pytest.raises(ValidationError):
         settings.max_calls = 5  # type: ignore[misc]
@@ -287,11 +289,11 @@ def _range(name: str) -> str:
 def _default(field: Any) -> str:
     if field.is_required() or field.default is None:
         return ""
-    # In the form of the variable.
+    # As it would be set.
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 
 
-def test_the_documentation_lists_each_setting() -> None:
+def test_the_documentation_lists_each_setting_as_it_is() -> None:
     rows = [
         f"| `{PREFIX}{name.upper()}` | {_default(field)} | {_range(name)} | {field.description} |"
         for name, field in Settings.model_fields.items()

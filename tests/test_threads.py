@@ -1,4 +1,4 @@
-"""Work in separate threads."""
+"""Work in threads of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Held:
-    """An object that the work holds when it fails."""
+    """Something that the work holds when it fails."""
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def no_collector() -> Iterator[None]:
 def in_a_daemon(work: Callable[[], None]) -> Future[None]:
     daemon = Daemon("test")
     future = daemon.run(work)
-    # When the second work has ended, the thread has left the first.
+    # The second piece ends after the thread has left the first.
     daemon.run(bool).result()
     return future
 

@@ -331,7 +331,7 @@ def read_event(event: pb.JobEvent, content: bytearray) -> Event:
             return Event(now, token=event.resume_token, held=bytes(content))
         case _:
             job = event.job
-            if not job.content_omitted:
+            if job.done and not job.content_omitted:
                 content[:] = job.content_json
             text = job.status_text if job.done else job.progress.message
             return Event(now, text, job.done, event.skipped, event.resume_token, held=bytes(content))
