@@ -62,10 +62,8 @@ def logged() -> Iterator[list[dict[str, object]]]:
 @pytest.fixture
 async def upstream() -> AsyncIterator[ScriptedUpstream]:
     """Start a scripted upstream on a real socket."""
-    server = ScriptedUpstream()
-    await server.start()
-    yield server
-    await server.stop()
+    async with ScriptedUpstream() as server:
+        yield server
 
 
 @pytest.fixture

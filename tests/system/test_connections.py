@@ -60,18 +60,27 @@ async def proxied(address: str) -> AsyncIterator[tuple[Proxy, grpc.aio.Channel]]
         yield proxy, channel
 
 
-async def test_an_aged_connection_keeps_its_watch_but_gets_no_calls(upstream: ScriptedUpstream) -> None:
+@asynccontextmanager
+async def watch_on_aged_connection(
+    upstream: ScriptedUpstream,
+) -> AsyncIterator[tuple[Proxy, rpc.JobServiceAsyncStub, Any, str]]:
+    """Watch a running job until its connection is aged. Yield proxy, stub, watch and the watch's resume token."""
     upstream.script.append(RUNNING)
     async with (
         running(upstream.url, max_connection_age_seconds=1) as gateway,
         proxied(gateway.address) as (proxy, channel),
     ):
-        jobs = rpc.JobServiceStub(channel)
+        jobs: rpc.JobServiceAsyncStub = rpc.JobServiceStub(channel)
         watch = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
-        await next_event(watch)
+        token = (await next_event(watch)).resume_token
         async with asyncio.timeout(TEST_SECONDS):
             # After GOAWAY, the channel has no connection for new calls.
             await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        yield proxy, jobs, watch, token
+
+
+async def test_an_aged_connection_keeps_its_watch_but_gets_no_calls(upstream: ScriptedUpstream) -> None:
+    async with watch_on_aged_connection(upstream) as (proxy, jobs, watch, _):
         assert proxy.accepted == 1
         assert (await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)).uid == 42
         assert proxy.accepted == 2
@@ -82,19 +91,10 @@ async def test_an_aged_connection_keeps_its_watch_but_gets_no_calls(upstream: Sc
 
 
 async def test_a_watch_resumes_after_its_connection_aged(upstream: ScriptedUpstream) -> None:
-    upstream.script.append(RUNNING)
-    async with (
-        running(upstream.url, max_connection_age_seconds=1) as gateway,
-        proxied(gateway.address) as (proxy, channel),
-    ):
-        jobs = rpc.JobServiceStub(channel)
-        watch = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
-        first = await next_event(watch)
-        async with asyncio.timeout(TEST_SECONDS):
-            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+    async with watch_on_aged_connection(upstream) as (proxy, jobs, watch, token):
         watch.cancel()
-        request = pb.WatchJobRequest(uid=42, resume_token=first.resume_token)
-        resumed = jobs.WatchJob(request, metadata=BEARER)
+        request = pb.WatchJobRequest(uid=42, resume_token=token)
+        resumed: Any = jobs.WatchJob(request, metadata=BEARER)
         await resumed.initial_metadata()
         upstream.script.append(DONE)
         assert (await next_event(resumed)).job.done

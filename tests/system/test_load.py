@@ -77,10 +77,8 @@ class CountingUpstream(ScriptedUpstream):
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[CountingUpstream]:
-    server = CountingUpstream()
-    await server.start()
-    yield server
-    await server.stop()
+    async with CountingUpstream() as server:
+        yield server
 
 
 async def test_a_slow_consumer_gets_skipped_counts_and_the_end(gateway: Gateway, upstream: CountingUpstream) -> None:
@@ -214,10 +212,8 @@ class LargeUpstream(ScriptedUpstream):
 
 @pytest.fixture
 async def large_upstream() -> AsyncIterator[LargeUpstream]:
-    server = LargeUpstream()
-    await server.start()
-    yield server
-    await server.stop()
+    async with LargeUpstream() as server:
+        yield server
 
 
 def bearer(name: str) -> tuple[tuple[str, str]]:
