@@ -47,7 +47,7 @@ AREAS: dict[str, tuple[str, Ceiling]] = {
     "gateway/limits": (r"gateway/limits/", PLAIN),
     "gateway/rpc": (r"gateway/rpc/", Ceiling(98, 149, 42, 7, 24)),
     "gateway/server": (r"gateway/server/", Ceiling(80, 80, 22, 9, 4)),
-    "gateway/simulator": (r"gateway/simulator/", Ceiling(53, 65, 33, 2, 5)),
+    "gateway/simulator": (r"gateway/simulator/", PLAIN),
     "gateway/submit": (r"gateway/submit/", Ceiling(138, 138, 16, 6, 7)),
     "gateway/telemetry": (r"gateway/telemetry/", Ceiling(59, 110, 47, 0, 19)),
     "gateway/upstream": (r"gateway/upstream/", Ceiling(54, 151, 20, 7, 19)),

@@ -79,7 +79,7 @@ class Pipe:
             case _:
                 job = event.job
                 text = job.progress.message if not job.done else job.status_text
-                if not job.content_omitted:
+                if job.done and not job.content_omitted:
                     self._content = bytearray(job.content_json)
                 return Event(now, text, job.done, event.skipped, event.resume_token, held=bytes(self._content))
 

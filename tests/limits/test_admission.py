@@ -14,16 +14,13 @@ from gateway.limits.admission import Admission
 from gateway.server import defaults
 from tests.support.admission import limits
 from tests.support.clock import SteppedClock, settle
-from tests.support.gateways import BEARER, Failure, running, stub
-from tests.support.upstream import Connection, ScriptedUpstream, answer
+from tests.support.gateways import BEARER, GET_JOB, Failure, expect_error, next_event, running, stub
+from tests.support.upstream import RUNNING, Connection, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from jobgateway.v1 import job_service_pb2_grpc as rpc
-
-GET_JOB = pb.GetJobRequest(uid=42)
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 
 
 def admission(max_calls: int = 1, max_watches: int = 1) -> Admission:
@@ -257,18 +254,6 @@ async def full(upstream: ScriptedUpstream) -> AsyncIterator[rpc.JobServiceAsyncS
         yield jobs
 
 
-async def refused(call: Any) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await call
-    return Failure(raised.value)
-
-
-async def next_event(stream: Any) -> pb.JobEvent:
-    event = await stream.read()
-    assert isinstance(event, pb.JobEvent)
-    return event
-
-
 def check_limit(failure: Failure) -> None:
     assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")
     wait = failure.retry.retry_delay.ToMilliseconds()
@@ -282,8 +267,8 @@ async def test_a_call_over_the_limit_is_rejected_at_once(upstream: ScriptedUpstr
     async with full(upstream) as jobs:
         first = jobs.GetJob(GET_JOB, metadata=BEARER)
         await upstream.wait_for(1)
-        check_limit(await refused(jobs.GetJob(GET_JOB, metadata=BEARER)))
-        check_limit(await refused(jobs.WaitJob(pb.WaitJobRequest(uid=1), metadata=BEARER)))
+        check_limit(await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER)))
+        check_limit(await expect_error(jobs.WaitJob(pb.WaitJobRequest(uid=1), metadata=BEARER)))
         assert len(upstream.seen) == 1
         held.go.set()
         assert (await first).uid == 42
@@ -308,7 +293,7 @@ async def test_a_watch_over_the_limit_sends_nothing(upstream: ScriptedUpstream, 
         stream = await first(jobs)
         await next_event(stream)
         posts = len(upstream.requests("POST"))
-        check_limit(await refused(next_event(await second(jobs))))
+        check_limit(await expect_error(next_event(await second(jobs))))
         assert len(upstream.requests("POST")) == posts
         # There is still a slot for a call.
         assert (await jobs.GetJob(GET_JOB, metadata=BEARER)).uid == 42
@@ -324,12 +309,12 @@ async def test_one_caller_at_its_limit_does_not_affect_another(upstream: Scripte
     async with running(upstream.url, max_calls=4, max_watches_per_credential=1) as gateway, stub(gateway) as jobs:
         calls = [asyncio.ensure_future(jobs.GetJob(GET_JOB, metadata=BEARER)) for _ in range(3)]
         await upstream.wait_for(3)
-        check_limit(await refused(jobs.GetJob(GET_JOB, metadata=BEARER)))
+        check_limit(await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER)))
         assert len(upstream.seen) == 3
         assert (await jobs.GetJob(GET_JOB, metadata=BOB)).uid == 42
         stream = await _watch(jobs)
         await next_event(stream)
-        check_limit(await refused(next_event(await _watch(jobs))))
+        check_limit(await expect_error(next_event(await _watch(jobs))))
         other = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BOB)
         await next_event(other)
         held.go.set()
@@ -345,8 +330,8 @@ async def test_a_delayed_rejection_has_its_reason(upstream: ScriptedUpstream, mo
         assert (await jobs.GetJob(GET_JOB, metadata=BOB)).uid == 42
         assert (await jobs.GetJob(GET_JOB, metadata=BEARER)).uid == 42
         for _ in range(3):
-            assert (await refused(jobs.GetJob(GET_JOB, metadata=BEARER))).reason == "LIMIT_REACHED"
-        assert (await refused(next_event(await _watch(jobs)))).reason == "LIMIT_REACHED"
+            assert (await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER))).reason == "LIMIT_REACHED"
+        assert (await expect_error(next_event(await _watch(jobs)))).reason == "LIMIT_REACHED"
         await gateway.wait_idle()
         assert len(upstream.seen) == 2
 
@@ -361,7 +346,7 @@ async def test_a_large_request_without_memory_is_not_sent(
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         calls = [asyncio.ensure_future(jobs.SendJob(request, metadata=BEARER)) for _ in range(2)]
         await upstream.wait_for(2)
-        check_limit(await refused(jobs.SendJob(request, metadata=BEARER)))
+        check_limit(await expect_error(jobs.SendJob(request, metadata=BEARER)))
         assert len(upstream.seen) == 2
         held.go.set()
         await asyncio.gather(*calls)
@@ -374,17 +359,13 @@ async def test_a_submission_over_the_rate_keeps_its_request_id_free(upstream: Sc
     async with running(upstream.url, submissions_per_second=0.1) as gateway, stub(gateway) as jobs:
         assert (await jobs.SendJob(request, metadata=BEARER)).uid == 42
         named = pb.SendJobRequest(workspace_id="1", entity_id=7, request_id="a")
-        failure = await refused(jobs.SendJob(named, metadata=BEARER))
+        failure = await expect_error(jobs.SendJob(named, metadata=BEARER))
         assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")
         assert 5 <= failure.retry.retry_delay.seconds <= 13
         stream = jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER)
-        assert (await refused(next_event(stream))).reason == "LIMIT_REACHED"
+        assert (await expect_error(next_event(stream))).reason == "LIMIT_REACHED"
         assert len(upstream.seen) == 1
         assert (await jobs.SendJob(named, metadata=BOB)).uid == 42
-
-
-async def hang(connection: Connection) -> None:
-    await connection.gone()
 
 
 async def comes_in(jobs: rpc.JobServiceAsyncStub) -> None:
@@ -411,11 +392,13 @@ async def _over_its_deadline(jobs: rpc.JobServiceAsyncStub, _: ScriptedUpstream)
 
 
 async def _without_a_credential(jobs: rpc.JobServiceAsyncStub, _: ScriptedUpstream) -> None:
-    assert (await refused(jobs.GetJob(GET_JOB))).code is grpc.StatusCode.UNAUTHENTICATED
+    assert (await expect_error(jobs.GetJob(GET_JOB))).code is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def _invalid(jobs: rpc.JobServiceAsyncStub, _: ScriptedUpstream) -> None:
-    assert (await refused(jobs.GetJob(pb.GetJobRequest(), metadata=BEARER))).code is grpc.StatusCode.INVALID_ARGUMENT
+    assert (
+        await expect_error(jobs.GetJob(pb.GetJobRequest(), metadata=BEARER))
+    ).code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("end", [_cancelled, _over_its_deadline, _without_a_credential, _invalid])
@@ -438,9 +421,9 @@ async def test_a_call_during_a_drain_is_rejected(upstream: ScriptedUpstream) -> 
         stopping = asyncio.create_task(gateway.stop(grace=20))
         await asyncio.sleep(0)
         failures = [
-            await refused(jobs.GetJob(GET_JOB, metadata=BEARER)),
-            await refused(next_event(await _watch(jobs))),
-            await refused(next_event(await _run(jobs))),
+            await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER)),
+            await expect_error(next_event(await _watch(jobs))),
+            await expect_error(next_event(await _run(jobs))),
         ]
         for failure in failures:
             assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")

@@ -1,4 +1,4 @@
-"""A hub with scripted reads: states and failures without sockets."""
+"""A scripted poller for the hub: states and failures without sockets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class State:
-    """A state of the hub. `url` does not count for equality."""
+    """A state for the hub. `url` and `size` do not count for equality."""
 
     value: int
     last: bool = False
@@ -55,7 +55,7 @@ class Hang:
 
 
 class FakePoller:
-    """Returns or raises the entries of its `script` in order, and then the last one for ever."""
+    """Return the entries of `script` in order, then the last one forever, immediately unless it is a `Hang`."""
 
     def __init__(self, clock: SteppedClock, *script: State | Exception | type[Hang]) -> None:
         self.clock = clock
