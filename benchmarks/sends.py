@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
+import time
 from statistics import median
 from typing import Any
 
@@ -37,12 +38,13 @@ async def main() -> None:
         request = pb.SendJobRequest()
         request.CopyFrom(SEND)
         sent = 0
-        while (began := loop.time()) < end:
+        while loop.time() < end:
+            began = time.perf_counter()
             if ids == "with":
                 sent += 1
                 request.request_id = f"{run}-{number}-{sent}"
             await calls[number % len(calls)](request.SerializeToString(), metadata=METADATA)
-            latencies.append(loop.time() - began)
+            latencies.append(time.perf_counter() - began)
 
     await asyncio.gather(*map(work, range(in_flight)))
     print(len(latencies), median(latencies))

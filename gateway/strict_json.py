@@ -1,4 +1,4 @@
-"""Strict JSON (RFC 8259) as callers send it: whether it is JSON, and one value to every reader."""
+"""A check for strict JSON (RFC 8259): every reader takes the same value from it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ MAX_DEPTH = 500
 
 _TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
 
-# Possessive, for each step to go back to would take memory: half a gigabyte for 8 MiB of escapes.
+# Possessive, because each backtracking step would take memory: half a gigabyte for 8 MiB of escapes.
 _BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|([\[{])|([\]}])')
 
 
 def check_json(raw: bytes) -> None:
-    """Raises `ValueError`, with a message for the caller, unless `raw` is one JSON value in UTF-8.
+    """Check that `raw` is one JSON value in UTF-8.
 
-    An object with a key twice is refused, for two readers may take two different values from it, and so are more
-    than 500 levels of nesting.
+    Repeated keys are rejected, because two readers may take different values from them.
+
+    Raises:
+        ValueError: It is not, it repeats a key, or it is nested more than 500 levels deep. The message is for the
+            client.
     """
     if not raw.strip():
         raise ValueError("it is empty; leave it unset, or send a JSON value")
@@ -38,7 +41,7 @@ def check_json(raw: bytes) -> None:
 
 
 def _depth(text: str) -> int:
-    # Of text that is JSON: an unfinished string would make this quadratic.
+    # Only for valid JSON: an unfinished string would make this quadratic.
     depth = deepest = 0
     for match in _BRACKETS.finditer(text):
         if match[1]:
@@ -60,5 +63,5 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _keep(text: str) -> str:
-    # The value is not wanted, and int() refuses numbers of thousands of digits.
+    # The value is not needed, and int() rejects numbers with thousands of digits.
     return text

@@ -72,7 +72,7 @@ def _load(measured: Process, address: str, name: str, in_flight: int, seconds: f
     before = measured.cpu()
     ids = "without" if name in ("without", "floor", "naive") else "with"
     with process("benchmarks.sends", address, ids, in_flight, seconds) as load:
-        calls, latency = load.answer().split()
+        calls, latency = load.output().split()
     return (measured.cpu() - before) / int(calls), float(latency)
 
 

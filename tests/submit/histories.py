@@ -25,7 +25,7 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 
 from tests.submit.fleet import CLAIM_SECONDS, Answer, GatewayProcess, send_over
 from tests.support.redis import Door, RedisServer
-from tests.support.upstream import Connection, ScriptedUpstream, Seen, answer
+from tests.support.upstream import Connection, ReceivedRequest, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -72,7 +72,7 @@ class RandomUpstream(ScriptedUpstream):
         self._rng = rng
         self._uids = 0
 
-    async def respond(self, seen: Seen, connection: Connection) -> bool:
+    async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
         if seen.method != "POST":
             uid = int(seen.path.rstrip("/").rpartition("/")[2])
             await connection.send(answer(200, {"uid": uid, "status": "running"}))
