@@ -42,8 +42,8 @@ class RequestKeys:
         """Return the key of a caller's request id."""
         found = None
         for key in reversed(self._keys):
-            digest = hashlib.blake2b(request_id.encode(), key=key, digest_size=16, person=b"request")
-            found = IdempotencyKey(credential.caller_hash(key), digest.digest(), found)
+            digest = hashlib.blake2b(request_id.encode(), key=key, digest_size=32, person=b"request").digest()
+            found = IdempotencyKey(credential.caller_hash(key), digest[:16], found, digest[16:])
         assert found is not None, "there is at least one key"  # noqa: S101 - a bug of this class
         return found
 

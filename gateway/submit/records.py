@@ -17,12 +17,14 @@ MAX_REMEMBERED_TEXT = 1_000
 class IdempotencyKey(NamedTuple):
     """A request id of one caller, as two keyed hashes.
 
-    `old` is the same under the key that is being replaced, while the key file has two lines.
+    `old` is the same under the key that is being replaced, while the key file has two lines. `seal` is a hash that is
+    never stored, under which fingerprints are.
     """
 
     caller: bytes
     request: bytes
     old: IdempotencyKey | None = None
+    seal: bytes = b""
 
 
 class Claim(NamedTuple):

@@ -128,13 +128,12 @@ class RedisConnection:
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                for command, reply in zip(batch, await self._replies(batch), strict=True):
-                    if command.future.done():
-                        continue
-                    if isinstance(reply, Exception):
-                        command.future.set_exception(reply)
-                    else:
-                        command.future.set_result(reply)
+                replies: list[Any] = [_unavailable()] * len(batch)
+                try:
+                    replies = await self._replies(batch)
+                finally:
+                    # Whatever happens, no call waits for ever.
+                    _hand_out(batch, replies)
         finally:
             self._sending = None
 
@@ -238,6 +237,16 @@ def _client(target: Target) -> Redis | RedisCluster:
 def _pack(link: Any, commands: Sequence[tuple[Any, ...]]) -> list[bytes]:
     packed: list[bytes] = link.pack_commands(commands)
     return packed
+
+
+def _hand_out(batch: Sequence[_Command], replies: Sequence[Any]) -> None:
+    for command, reply in zip(batch, replies, strict=True):
+        if command.future.done():
+            continue
+        if isinstance(reply, Exception):
+            command.future.set_exception(reply)
+        else:
+            command.future.set_result(reply)
 
 
 async def _reply(link: Any) -> Any:

@@ -121,7 +121,7 @@ class Records:
 
     def claim(self, now: float, claim: Claim, fingerprint: bytes, seconds: float) -> object:
         """See `IdempotencyStore.claim`; the error is returned."""
-        caller, request, _ = claim.key
+        caller, request = claim.key[:2]
         self._prune(now)
         row = self._database.execute(
             f"SELECT fence, fingerprint, claimed_until, outcome FROM records WHERE {_OF_KEY} AND expires > ?",  # noqa: S608 - a constant
@@ -138,13 +138,13 @@ class Records:
 
     def renew(self, now: float, claim: Claim, seconds: float) -> bool:
         """See `IdempotencyStore.renew`."""
-        caller, request, _ = claim.key
+        caller, request = claim.key[:2]
         values = (now + seconds, caller, request, claim.fence)
         return self._changes(f"UPDATE records SET claimed_until = ? WHERE {_OWN}", values)  # noqa: S608 - a constant
 
     def settle(self, now: float, claim: Claim, record: IdempotencyRecord) -> bool:
         """See `IdempotencyStore.settle`."""
-        caller, request, _ = claim.key
+        caller, request = claim.key[:2]
         assert record.outcome is not None, "a settled record has an outcome"  # noqa: S101 - a bug of ours
         outcome = encode(record.outcome)
         values = (outcome, caller, request, claim.fence)
@@ -161,7 +161,7 @@ class Records:
 
     def release(self, _now: float, claim: Claim) -> bool:
         """See `IdempotencyStore.release`."""
-        caller, request, _ = claim.key
+        caller, request = claim.key[:2]
         row = self._database.execute(
             f"SELECT 1 FROM records WHERE {_OWN}",  # noqa: S608 - a constant
             (caller, request, claim.fence),
@@ -181,7 +181,7 @@ class Records:
     def _add(
         self, claim: Claim, fingerprint: bytes, claimed_until: float, expires: float, outcome: bytes | None
     ) -> None:
-        caller, request, _ = claim.key
+        caller, request = claim.key[:2]
         self._database.execute(
             "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
             (caller, request, claim.fence, fingerprint, claimed_until, expires, outcome),
@@ -189,7 +189,7 @@ class Records:
         self._database.executemany(_COUNT, ((caller, 1), (ALL, 1)))
 
     def _delete(self, key: IdempotencyKey) -> None:
-        caller, request, _ = key
+        caller, request = key[:2]
         if self._changes(f"DELETE FROM records WHERE {_OF_KEY}", (caller, request)):  # noqa: S608 - a constant
             self._database.executemany(_COUNT, ((caller, -1), (ALL, -1)))
             self._database.execute("DELETE FROM held WHERE caller = ? AND ids <= 0", (caller,))

@@ -10,6 +10,7 @@ from gateway.submit.health import StoreHealth
 from gateway.submit.keys import random_keys, read_keys, read_or_create_keys
 from gateway.submit.memory_store import InMemoryIdempotencyStore
 from gateway.submit.rotation import RotatingStore
+from gateway.submit.sealing import SealingStore
 from gateway.submit.sqlite_store import SqliteIdempotencyStore
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def open_state(url: str, key_file: Path | None, clock: Clock) -> State:
         path = Path(url[len(SQLITE) :])
         keys = read_keys(key_file) if key_file else read_or_create_keys(path.with_name(f"{path.name}.key"))
         sqlite_store = SqliteIdempotencyStore(path, clock, health)
-        return State(sqlite_store, keys, health)
+        return State(SealingStore(sqlite_store), keys, health)
     if url.lower().startswith("redis"):
         try:
             # Here, because redis-py is an optional dependency.
@@ -68,5 +69,5 @@ def open_state(url: str, key_file: Path | None, clock: Clock) -> State:
 
         assert key_file is not None, "the settings require it"  # noqa: S101 - a bug of ours
         redis_store = open_redis(url, clock, health)
-        return State(redis_store, read_keys(key_file), health, redis_store.start)
+        return State(SealingStore(redis_store), read_keys(key_file), health, redis_store.start)
     return State(InMemoryIdempotencyStore(clock), read_keys(key_file) if key_file else random_keys(), health)

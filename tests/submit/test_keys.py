@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import stat
 from typing import TYPE_CHECKING
 
@@ -7,8 +8,10 @@ import pytest
 
 from gateway.auth.credential import Credential
 from gateway.errors import ConfigError
-from gateway.submit import RequestKeys
+from gateway.submit import Claim, IdempotencyRecord, InMemoryIdempotencyStore, Outcome, RequestKeys
 from gateway.submit.keys import random_keys, read_keys, read_or_create_keys
+from gateway.submit.sealing import SealingStore
+from tests.support.clock import SteppedClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,3 +81,23 @@ def test_a_missing_key_file_or_folder_stops_the_start(tmp_path: Path) -> None:
         read_keys(tmp_path)
     with pytest.raises(ConfigError, match=r"cannot be created: No such file"):
         read_or_create_keys(tmp_path / "nowhere" / "key")
+
+
+async def test_a_fingerprint_is_stored_as_a_hash_that_no_reader_can_test_guesses_with() -> None:
+    inner = InMemoryIdempotencyStore(SteppedClock())
+    store = SealingStore(inner)
+    claim = Claim(RequestKeys(ONE).key_of(ANN, "a"), 1)
+    record = IdempotencyRecord(b"mark", Outcome(uid=7))
+    assert await store.claim(claim, b"mark", 100.0) is None
+    assert await store.settle(claim, record)
+    again = claim._replace(fence=2)
+    assert await store.claim(again, b"mark", 100.0) == record
+    other = await store.claim(again, b"another", 100.0)
+    stored = await inner.claim(again, b"", 100.0)
+    assert other is not None
+    assert stored is not None
+    assert other.fingerprint != b"another"
+    assert stored.fingerprint not in (b"mark", hashlib.blake2b(b"mark", digest_size=16).digest())
+    assert await store.renew(again, 1.0) is False
+    assert await store.release(again) is False
+    await store.aclose()
