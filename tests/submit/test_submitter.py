@@ -39,7 +39,7 @@ JOB = Job(42, JobStatus.RUNNING, "", done=False, observe_time=0.0)
 
 
 class Post:
-    """Answers its `script` in order, the last entry for ever, once `gate` is open."""
+    """A POST that returns its `script` in order, and the last entry from then on, once `gate` is open."""
 
     def __init__(self, *script: Job | BaseException) -> None:
         self.script = deque(script)
@@ -59,7 +59,7 @@ class Post:
 async def ask(
     submitter: Submitter, post: Post, key: IdempotencyKey | None = None, mark: bytes = b"", caller: bytes = CALLER
 ) -> SubmissionResult:
-    """What a caller does."""
+    """Submit as a call does."""
     with submitter.submit(post, caller, key, mark) as submission:
         return await submission.outcome()
 
@@ -94,7 +94,7 @@ async def test_a_submission_gives_the_job_of_the_post(submitter: Submitter) -> N
     assert await ask(submitter, Post(JOB)) == SubmissionResult(42, JOB)
 
 
-async def test_it_is_tried_again_where_certainly_nothing_was_sent(clock: SteppedClock, submitter: Submitter) -> None:
+async def test_it_is_tried_again_if_certainly_nothing_was_sent(clock: SteppedClock, submitter: Submitter) -> None:
     post = Post(refused(), refused(), JOB)
     task = asyncio.create_task(ask(submitter, post))
     await clock.advance(5)
@@ -151,10 +151,10 @@ async def test_a_certain_refusal_frees_the_id_for_any_request(submitter: Submitt
     post = Post(error, JOB)
     with pytest.raises(type(error)):
         await ask(submitter, post, KEY, b"mark")
-    assert (await ask(submitter, post, KEY, b"mended")).uid == 42
+    assert (await ask(submitter, post, KEY, b"changed")).uid == 42
 
 
-async def test_who_comes_while_it_is_under_way_joins_it(submitter: Submitter) -> None:
+async def test_calls_that_arrive_while_it_is_in_flight_join_it(submitter: Submitter) -> None:
     post = Post(JOB)
     post.gate.clear()
     tasks = [asyncio.create_task(ask(submitter, post, KEY, b"mark")) for _ in range(20)]
@@ -169,7 +169,7 @@ async def test_who_comes_while_it_is_under_way_joins_it(submitter: Submitter) ->
     assert post.count == 1
 
 
-async def test_who_comes_later_gets_the_uid(submitter: Submitter) -> None:
+async def test_later_calls_get_the_uid(submitter: Submitter) -> None:
     post = Post(JOB)
     await ask(submitter, post, KEY, b"mark")
     assert await ask(submitter, post, KEY, b"mark") == SubmissionResult(42, None, replayed=True)
@@ -236,7 +236,7 @@ async def test_a_full_store_refuses_new_ids_and_keeps_the_old(
     assert (await ask(submitter, post, IdempotencyKey(b"ann", b"3"), b"mark")).job == JOB
 
 
-async def test_nothing_is_under_way_after_closing(clock: SteppedClock, submitter: Submitter) -> None:
+async def test_nothing_is_in_flight_after_closing(clock: SteppedClock, submitter: Submitter) -> None:
     posts = [Post(JOB), Post(refused(), JOB)]
     tasks = [asyncio.create_task(ask(submitter, post)) for post in posts]
     await asyncio.sleep(0)
@@ -246,7 +246,7 @@ async def test_nothing_is_under_way_after_closing(clock: SteppedClock, submitter
     assert all(task.done() for task in tasks)
 
 
-async def test_it_is_not_tried_again_for_callers_who_have_left(clock: SteppedClock, submitter: Submitter) -> None:
+async def test_it_is_not_tried_again_for_callers_that_have_left(clock: SteppedClock, submitter: Submitter) -> None:
     post = Post(refused(), refused(), JOB)
     callers = [asyncio.create_task(ask(submitter, post, KEY, b"mark")) for _ in range(2)]
     await settle()
@@ -255,11 +255,11 @@ async def test_it_is_not_tried_again_for_callers_who_have_left(clock: SteppedClo
     assert post.count == 1
     callers[1].cancel()
     await clock.advance(60)
-    assert post.count == 1, "nobody waits any more"
+    assert post.count == 1, "no one waits any more"
     assert (await ask(submitter, Post(JOB), KEY, b"mark")).uid == 42, "the id is free again"
 
 
-async def test_there_is_a_limit_of_submissions_at_once_and_one_caller_cannot_have_all(
+async def test_submissions_in_flight_are_limited_and_one_caller_cannot_have_all(
     clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submitter_module, "MAX_IN_FLIGHT", 4)
@@ -282,7 +282,7 @@ async def test_there_is_a_limit_of_submissions_at_once_and_one_caller_cannot_hav
     assert (await ask(submitter, post)).uid == 42
 
 
-async def test_who_sends_more_often_than_the_rate_is_refused_at_once_and_nothing_is_sent(clock: SteppedClock) -> None:
+async def test_sends_over_the_rate_are_rejected_at_once_and_nothing_is_sent(clock: SteppedClock) -> None:
     submitter = submitter_of(clock, 2.0)
     post = Post(JOB)
     for _ in range(2):
@@ -298,7 +298,7 @@ async def test_who_sends_more_often_than_the_rate_is_refused_at_once_and_nothing
     assert post.count == 4
 
 
-async def test_who_joins_a_submission_or_is_refused_a_place_takes_nothing_of_the_rate(clock: SteppedClock) -> None:
+async def test_a_call_that_joins_or_finds_no_slot_takes_nothing_of_the_rate(clock: SteppedClock) -> None:
     submitter = submitter_of(clock, 2.0)
     post = Post(JOB)
     post.gate.clear()
