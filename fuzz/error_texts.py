@@ -70,6 +70,6 @@ def _error(kind: int, status: int, text: str, violations: tuple[errors.FieldViol
         errors.SubmitOutcomeUnknown(text, status),
         errors.ResultTooLarge(text),
         errors.LimitReached(text, retry_after=1.0),
-        errors.GatewayError(text),
+        errors.InternalError(text),
     )
     return every[kind % len(every)]

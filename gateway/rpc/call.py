@@ -8,11 +8,10 @@ import traceback
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
-from grpc import StatusCode
-from grpc.aio import InternalError
+from grpc import StatusCode, aio
 
 from gateway.auth.peer import printable
-from gateway.errors import GatewayError
+from gateway.errors import InternalError
 from gateway.rpc.metadata import by_name, read_machine_retry
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from gateway.auth.credential import Credential
     from gateway.clock import Clock
+    from gateway.errors import GatewayError
     from gateway.rpc.status import RpcError
     from gateway.rpc.tracing import CallSpan
 
@@ -51,10 +51,12 @@ class CallRecord:
     none, and the `trace_id`, where it is part of a trace. `peer` is whom the caller's certificate names, or "".
     """
 
-    def __init__(self, method: str, observer: CallObserver, span: CallSpan, clock: Clock, peer: str) -> None:
+    def __init__(
+        self, method: str, observer: CallObserver, span: CallSpan, clock: Clock, peer: str, request_id: str | None
+    ) -> None:
         self.span = span
-        # No secret, so that no call waits for the kernel's random numbers.
-        self.ids = {"x-request-id": f"{random.getrandbits(64):016x}"}
+        # No secret, so no call waits for the kernel's random numbers.
+        self.ids = {"x-request-id": request_id or f"{random.getrandbits(64):016x}"}
         if span.trace_id:
             self.ids["trace_id"] = span.trace_id
         self.sent = observer.sent
@@ -63,11 +65,6 @@ class CallRecord:
         self._clock = clock
         self._began = clock.monotonic()
         observer.began()
-
-    def identify(self, headers: Mapping[str, str]) -> None:
-        """The headers that pass through have been read."""
-        if "x-request-id" in headers:
-            self.ids["x-request-id"] = headers["x-request-id"]
 
     def end(self, code: StatusCode, call: Call | None, answer: bytes | None = None) -> None:
         """The call has ended, with an `answer` where it does not stream."""
@@ -84,7 +81,7 @@ class CallRecord:
         if not error.quotes_others:
             more["message"] = rpc_error.message
         write = _log.info
-        if type(error) is GatewayError:
+        if isinstance(error, InternalError):
             more["exception"] = _trace(error, call)
             write = _log.error
         self._end(write, rpc_error.code, call, rpc_error.reason, more)
@@ -149,7 +146,7 @@ class Call:
         self._beginning = True
         try:
             await self._context.send_initial_metadata(())
-        except InternalError:
+        except aio.InternalError:
             await _cancel_this_task()
         finally:
             self._beginning = False
@@ -162,7 +159,7 @@ class Call:
         self.told_end = last
         try:
             await self._context.write(event)
-        except InternalError:
+        except aio.InternalError:
             # The connection is gone, and grpc.aio has not cancelled the handler for it yet: one way to leave is enough.
             await _cancel_this_task()
         self._sent(len(event))

@@ -80,7 +80,7 @@ BY_ERROR: dict[type[errors.GatewayError], StatusMapping] = {
     errors.ResultTooLarge: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
     errors.LimitReached: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
     errors.Draining: StatusMapping(StatusCode.UNAVAILABLE, "DRAINING"),
-    errors.GatewayError: StatusMapping(StatusCode.INTERNAL, "GATEWAY_DEFECT"),
+    errors.InternalError: StatusMapping(StatusCode.INTERNAL, "GATEWAY_DEFECT"),
 }
 
 _ADVICE = {
@@ -105,7 +105,7 @@ def mapping_for(error: errors.GatewayError) -> StatusMapping:
             return BY_ERROR[errors.UpstreamMalformed]
         other = OTHER_5XX if error.http_status >= 500 else OTHER_4XX
         return BY_HTTP_STATUS.get(error.http_status, other)
-    return next(BY_ERROR[kind] for kind in type(error).__mro__ if kind in BY_ERROR)
+    return next((BY_ERROR[kind] for kind in type(error).__mro__ if kind in BY_ERROR), BY_ERROR[errors.InternalError])
 
 
 def to_rpc_error(error: errors.GatewayError, uid: int | None = None) -> RpcError:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from gateway.clock import sleep_until
 from gateway.errors import (
     GatewayError,
+    InternalError,
     LimitReached,
     RequestIdReused,
     SubmitOutcomeUnknown,
@@ -172,7 +173,7 @@ class Submitter:
             return
         # The caller may have left: its error is then nobody's to read, which is no defect.
         error = task.exception()
-        self._tell(error if error is None or isinstance(error, GatewayError) else GatewayError())
+        self._tell(error if error is None or isinstance(error, GatewayError) else InternalError())
 
     def _refused(self, error: GatewayError) -> GatewayError:
         self._tell(error)

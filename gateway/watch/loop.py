@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from gateway.clock import Timeout
-from gateway.errors import GatewayError, JobOverdue, UpstreamError, UpstreamOutage, UpstreamTimeout
+from gateway.errors import GatewayError, InternalError, JobOverdue, UpstreamError, UpstreamOutage, UpstreamTimeout
 from gateway.watch.observer import NOOP_OBSERVER
 from gateway.watch.presence import Presence
 from gateway.watch.refusals import Refusals
@@ -137,11 +137,11 @@ class PollLoop(Generic[S]):
                 # Not raised: the task would keep it, with frames that hold this loop, which holds the task.
                 return
             # Nobody asked this loop to stop: something below it was cancelled, and the watchers must hear of it.
-            self._end(GatewayError("a poll was cancelled from within"))
+            self._end(InternalError("a poll was cancelled from within"))
         except GatewayError as error:
             self._end(error)
         except Exception as error:  # noqa: BLE001 - it goes on to every watcher as the cause
-            defect = GatewayError("a poll failed in a way that is not foreseen")
+            defect = InternalError("a poll failed in a way that is not foreseen")
             defect.__cause__ = error
             self._end(defect)
 

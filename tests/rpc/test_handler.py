@@ -14,7 +14,7 @@ import structlog
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.clock import SystemClock
-from gateway.errors import GatewayError, RequestTooLarge
+from gateway.errors import InternalError, RequestTooLarge
 from gateway.limits.admission import Admission
 from gateway.rpc.call import MAX_DEADLINE_SECONDS, Call
 from gateway.rpc.handler import HandlerFactory
@@ -66,7 +66,7 @@ class Served:
 async def served(method: Method, *, name: str = "GetJob", streaming: bool = False) -> AsyncIterator[Served]:
     admission = Admission(SystemClock(), max_calls=1, max_watches=1)
     handler_factory = HandlerFactory(
-        admission, SystemClock(), Metrics().methods("s", [(name, streaming)]), NoopTracer()
+        admission, SystemClock(), Metrics().methods("s", [(name, streaming)]), NoopTracer(), None
     )
     handle = handler_factory.handler(name, method, pb.GetJobRequest, watch=streaming)
     make = grpc.unary_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
@@ -490,9 +490,9 @@ async def test_a_call_that_goes_well_or_is_cancelled_logs_no_token(
     assert TOKEN not in json.dumps(logged, default=repr)
 
 
-async def test_a_gateway_error_itself_is_a_defect_that_is_logged() -> None:
+async def test_an_internal_error_is_a_defect_that_is_logged() -> None:
     async def method(_: Any, __: Call) -> bytes:
-        raise GatewayError("a part that should not fail")
+        raise InternalError("a part that should not fail")
 
     with structlog.testing.capture_logs() as logged:
         async with served(method) as server:

@@ -110,9 +110,9 @@ BY_ERROR = [
     (errors.ResultTooLarge("no"), StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
     (errors.LimitReached("no", retry_after=1), StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
     (errors.Draining(retry_after=1.5), StatusCode.UNAVAILABLE, "DRAINING"),
-    (errors.GatewayError("no"), StatusCode.INTERNAL, "GATEWAY_DEFECT"),
+    (errors.InternalError("no"), StatusCode.INTERNAL, "GATEWAY_DEFECT"),
 ]
-INNER_NODES = {errors.RequestError, errors.UpstreamError, errors.UpstreamStatusError}
+INNER_NODES = {errors.GatewayError, errors.RequestError, errors.UpstreamError, errors.UpstreamStatusError}
 
 
 @pytest.mark.parametrize(("error", "code", "reason"), BY_ERROR, ids=[row[2] for row in BY_ERROR])
@@ -131,7 +131,7 @@ def test_http_status_uid_and_last_failure_stand_in_the_metadata_where_they_are_k
     def metadata(error: errors.GatewayError, uid: int | None = None) -> dict[str, str]:
         return dict(Read(to_rpc_error(error, uid)).info.metadata)
 
-    assert metadata(errors.GatewayError("no")) == {}
+    assert metadata(errors.InternalError("no")) == {}
     assert metadata(errors.UpstreamMalformed("no", http_status=200)) == {"http_status": "200"}
     assert metadata(errors.SubmitOutcomeUnknown("no", 500)) == {"http_status": "500"}
     assert metadata(errors.SubmitOutcomeUnknown("no", None), 2**63 - 1) == {"uid": "9223372036854775807"}
@@ -272,7 +272,7 @@ def test_the_message_says_what_to_do_where_a_retry_would_hurt() -> None:
     assert to_rpc_error(errors.SubmitOutcomeUnknown("lost {0}", None)).message == (
         "whether the job runs is not known; look for it before sending it under another id: lost {0}"
     )
-    assert "log" in to_rpc_error(errors.GatewayError("KeyError")).message
+    assert "log" in to_rpc_error(errors.InternalError("KeyError")).message
 
 
 @pytest.mark.parametrize("http_status", [400, 403, 404, 413, 422])
