@@ -16,7 +16,7 @@ from gateway.models import MAX_INT64, MAX_TEXT_BYTES, JobStatus, SendJob
 from gateway.rpc.codec.events import encode_job
 from gateway.rpc.status import to_rpc_error
 from gateway.telemetry.unknown_statuses import UnknownStatuses
-from gateway.upstream import RestClient
+from gateway.upstream import RequestContext, RestClient
 from gateway.upstream.transport import HttpResponse
 from tests.support.table import check_ending
 
@@ -29,7 +29,7 @@ Returned = TypeVar("Returned")
 
 UID = 42
 TOKEN = "vktrpat_fuzzed"  # noqa: S105 - made up
-CREDENTIAL = Credential(TOKEN)
+CONTEXT = RequestContext(Credential(TOKEN), {})
 JOB = SendJob(workspace_id="1", entity_id=7)
 
 
@@ -72,10 +72,10 @@ def check(data: bytes) -> None:
 
 def _outcome(method: str) -> Job | None:
     if method == "GET":
-        return _run(_rest.get(UID, CREDENTIAL, {}))
+        return _run(_rest.get(UID, CONTEXT))
     if method == "POST":
-        return _run(_rest.send(JOB, CREDENTIAL, {}))
-    _run(_rest.cancel(UID, CREDENTIAL, {}))
+        return _run(_rest.send(JOB, CONTEXT))
+    _run(_rest.cancel(UID, CONTEXT))
     return None
 
 

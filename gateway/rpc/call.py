@@ -13,6 +13,7 @@ from grpc import StatusCode, aio
 from gateway.auth.peer import printable
 from gateway.errors import InternalError
 from gateway.rpc.metadata import by_name, read_machine_retry
+from gateway.upstream import RequestContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -120,7 +121,7 @@ class Call:
         self.credential = credential
         self.span = record.span
         self.ids = record.ids
-        self.headers = self.span.onward(headers)
+        self.request_context = RequestContext(credential, self.span.onward(headers))
         self._sent = record.sent
         self.uid: int | None = None
         self.aborted_by_server = False

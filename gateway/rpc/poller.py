@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from gateway.rpc.codec.events import JobState
+from gateway.upstream import RequestContext
 
 if TYPE_CHECKING:
     from gateway.clock import Clock, PauseTimeout
@@ -21,8 +22,7 @@ class JobPoller:
 
     def __init__(self, rest: RestClient, uid: int, call: Call, clock: Clock) -> None:
         # A loop may outlive the call that began it, and keeps no more of it than this.
-        self._credential = call.credential
-        self._headers = call.headers
+        self._context = call.request_context
         self._span = call.span
         self._ids = call.ids
         self._rest = rest
@@ -34,8 +34,9 @@ class JobPoller:
     async def __call__(self, pause: PauseTimeout) -> JobState:
         """One poll; `pause` stops the time that it is given. Raises `UpstreamError`."""
         self._polls += 1
-        with self._span.poll(self._uid, self._headers) as headers:
-            state = JobState(await self._rest.get(self._uid, self._credential, headers, pause))
+        with self._span.poll(self._uid, self._context.headers) as headers:
+            context = RequestContext(self._context.credential, headers, pause)
+            state = JobState(await self._rest.get(self._uid, context))
         if state.job.done:
             _log.info(
                 "job ended",

@@ -37,6 +37,7 @@ from gateway.rpc.status import mapping_for
 from gateway.rpc.stream import EventStream, read_resume_point
 from gateway.submit import IdempotencyKey, fingerprint_of
 from gateway.threads import REQUEST_WORKERS
+from gateway.upstream import RequestContext
 from gateway.watch import NoChange, Refusals, WatchKey, is_uncertain
 
 if TYPE_CHECKING:
@@ -205,9 +206,9 @@ class JobService:
             job, fingerprint = _read_request(request, request_id)
 
         async def post() -> Job:
-            with call.span.submission(call.headers) as headers:
+            with call.span.submission(call.request_context.headers) as headers:
                 try:
-                    sent = await self._rest.send(job, call.credential, headers)
+                    sent = await self._rest.send(job, RequestContext(call.credential, headers))
                 except UpstreamStatusError as error:
                     raise error.of_submission() from None
             # At once, because clients that learn the uid may ask for the job before the upstream shows it.
@@ -241,14 +242,14 @@ class JobService:
 
     async def _read(self, uid: int, call: Call) -> JobState:
         try:
-            return JobState(await self._rest.get(uid, call.credential, call.headers))
+            return JobState(await self._rest.get(uid, call.request_context))
         except UpstreamError as error:
             self._raise_told(error, uid, call)
 
     async def _try_read(self, uid: int, call: Call) -> JobState | None:
         # What was asked for is done by now, and a state that cannot be read takes nothing of that back.
         try:
-            return JobState(await self._rest.get(uid, call.credential, call.headers))
+            return JobState(await self._rest.get(uid, call.request_context))
         except UpstreamError:
             return None
 
@@ -262,7 +263,7 @@ class JobService:
     async def _cancel(self, uid: int, call: Call) -> JobState | None:
         """Ask for the cancellation of a job; return its state if that was refused because it has ended."""
         try:
-            await self._rest.cancel(uid, call.credential, call.headers)
+            await self._rest.cancel(uid, call.request_context)
         except UpstreamError as error:
             # Upstreams refuse to cancel a job that has ended in many ways, and its caller has what it wanted.
             state = await self._try_read(uid, call) if error.may_have_been_sent else None

@@ -24,7 +24,7 @@ from gateway.errors import (
 from gateway.limits.fair_budget import FairBudget
 from gateway.models import SendJob
 from gateway.telemetry.unknown_statuses import UnknownStatuses
-from gateway.upstream import RestClient, Timeouts, Transport, memory
+from gateway.upstream import RequestContext, RestClient, Timeouts, Transport, memory
 from gateway.upstream.transport import MAX_ERROR_BODY_BYTES
 from tests.support.raw import free_port, self_signed, tcp_server
 from tests.support.upstream import Connection, ScriptedUpstream, answer
@@ -567,7 +567,7 @@ async def test_a_workspace_reaches_the_wire_as_one_segment(
     client = RestClient(
         upstream.url, submissions=make(), reads=make(), now=lambda: 0.0, observer=UnknownStatuses(lambda: None)
     )
-    await client.send(SendJob(workspace_id=workspace, entity_id=7), Credential("a-token"), {})
+    await client.send(SendJob(workspace_id=workspace, entity_id=7), RequestContext(Credential("a-token"), {}))
     (seen,) = upstream.seen
     *before, segment, entities, entity, jobs, end = seen.path.split("/")
     assert before == ["", "api", "workspaces"]
