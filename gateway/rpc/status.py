@@ -13,7 +13,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from gateway import errors
-from gateway.rpc.codec.text import STATUS_CUT_MARK, clean, clean_detail
+from gateway.rpc.codec.text import clean, clean_detail
+from gateway.text import CUT_MARK
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -24,6 +25,7 @@ DOMAIN = "jobgateway"
 # Message and details travel in the trailers, which have 8 KB before clients cut them off. The message travels twice,
 # once of it percent-encoded, and the details in base64.
 MAX_DETAILS_BYTES = 3_600
+MAX_STATUS_MESSAGE_BYTES = 1_000
 
 # The wait if the upstream asks to slow down and does not say for how long.
 DEFAULT_RETRY_SECONDS = 1.0
@@ -111,7 +113,7 @@ def mapping_for(error: errors.GatewayError) -> StatusMapping:
 def to_rpc_error(error: errors.GatewayError, uid: int | None = None) -> RpcError:
     """How a call ends with an error; `uid` is the job, where it is known."""
     code, reason = mapping_for(error)
-    message = clean(_ADVICE.get(reason, "{}").format(error))
+    message = clean(_ADVICE.get(reason, "{}").format(error), MAX_STATUS_MESSAGE_BYTES)
     wait = retry_after(error, reason)
     return RpcError(
         code,
@@ -173,7 +175,7 @@ def _add_violations(status: status_pb2.Status, violations: tuple[errors.FieldVio
         added = bad.field_violations.add(field=field, description=description)
         if bad.ByteSize() > room:
             bad.field_violations.remove(added)
-            bad.field_violations.add(field=STATUS_CUT_MARK, description="more fields are at fault than fit here")
+            bad.field_violations.add(field=CUT_MARK, description="more fields are at fault than fit here")
             break
     _add(status, bad)
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from gateway import errors
 from gateway.errors import FieldViolation
 from gateway.rpc import status
-from gateway.rpc.codec.text import STATUS_CUT_MARK, clean
+from gateway.rpc.codec.text import clean
 from gateway.rpc.status import MAX_DETAILS_BYTES, RpcError, mapping_for, to_rpc_error
+from gateway.text import CUT_MARK
 from tests.support.paths import ROOT
 
 DOCUMENT = (ROOT / "docs" / "reference" / "errors.md").read_text()
@@ -203,7 +204,7 @@ def test_of_too_many_fields_the_first_are_kept_and_a_mark_says_that_there_are_mo
     assert read.violations[0] == ("field0", "no")
     assert len(read.violations) > 50
     assert read.violations[:-1] == [(each.field, each.description) for each in violations[: len(read.violations) - 1]]
-    assert read.violations[-1] == (STATUS_CUT_MARK, "more fields are at fault than fit here")
+    assert read.violations[-1] == (CUT_MARK, "more fields are at fault than fit here")
 
 
 HUGE_TEXTS = {
@@ -241,8 +242,8 @@ def test_any_error_fits_in_one_line_and_is_complete_or_marked(
     read = Read(rpc_error)
     assert read.size < MAX_TRAILERS
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", rpc_error.message)
-    assert len(read.violations) == len(violations) or read.violations[-1][0] == STATUS_CUT_MARK
-    assert rpc_error.message == clean(text, 10**9) or rpc_error.message.endswith(STATUS_CUT_MARK)
+    assert len(read.violations) == len(violations) or read.violations[-1][0] == CUT_MARK
+    assert rpc_error.message == clean(text, 10**9) or rpc_error.message.endswith(CUT_MARK)
 
 
 @pytest.mark.parametrize(
@@ -254,13 +255,13 @@ def test_any_error_fits_in_one_line_and_is_complete_or_marked(
         ("a\ud800b", "a b"),
         ("é 漢 🙂", "é 漢 🙂"),
         ("x" * 30, "x" * 30),
-        ("x" * 31, "x" * 22 + STATUS_CUT_MARK),
+        ("x" * 31, "x" * 22 + CUT_MARK),
         ("ä" * 5, "ä" * 5),
-        ("ä" * 6, "ä" * 3 + STATUS_CUT_MARK),
-        ("%" * 11, "%" * 7 + STATUS_CUT_MARK),
+        ("ä" * 6, "ä" * 3 + CUT_MARK),
+        ("%" * 11, "%" * 7 + CUT_MARK),
         # What was beyond many controls is not lost without a mark.
         ("\n" * 100 + "cause", " cause"),
-        ("\n" * 100 + "x" * 31, " " + "x" * 21 + STATUS_CUT_MARK),
+        ("\n" * 100 + "x" * 31, " " + "x" * 21 + CUT_MARK),
     ],
 )
 def test_a_text_becomes_one_line_that_fits_percent_encoded(text: str, cleaned: str) -> None:
@@ -282,7 +283,7 @@ def test_a_wait_that_a_final_refusal_names_is_not_passed_on(http_status: int) ->
 
 
 def test_what_turns_the_direction_of_a_text_is_taken_out() -> None:
-    assert clean("a\u202eb\u2066c\u200fd") == "a b c d"
+    assert clean("a\u202eb\u2066c\u200fd", 30) == "a b c d"
 
 
 def test_fields_are_cut_by_what_they_take_in_the_details() -> None:
@@ -379,7 +380,7 @@ def test_the_document_lists_each_reason_that_a_heartbeat_may_have_and_no_other()
         "http_status",
         "uid",
         "last_failure",
-        STATUS_CUT_MARK,
+        CUT_MARK,
     ],
 )
 def test_the_document_tells_of_everything_that_an_error_carries(word: str) -> None:

@@ -12,7 +12,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.models import MAX_TEXT_BYTES, MAX_VALUE_BYTES, JobStatus
 from gateway.rpc.codec.struct_json import NotExactError, encode_struct
-from gateway.rpc.codec.text import cut
+from gateway.text import cut
 
 if TYPE_CHECKING:
     from gateway.models import Job, JobError, Progress

@@ -26,8 +26,8 @@ from gateway.rpc.codec.requests import (
 )
 from gateway.rpc.codec.responses import MAX_URL, MAX_VALUE_DEPTH, STATUSES, job_message, json_value, timestamp
 from gateway.rpc.codec.struct_json import struct_to_json
-from gateway.rpc.codec.text import FIELD_CUT_MARK, cut
 from gateway.rpc.status import to_rpc_error
+from gateway.text import CUT_MARK
 from gateway.upstream.client import send_body
 from gateway.upstream.jobs import read_job
 from gateway.upstream.json import read_members
@@ -368,28 +368,12 @@ def test_a_job_with_the_largest_of_everything_is_below_what_a_stock_client_recei
     assert message.content_json == result
     assert message.ByteSize() < STOCK_LIMIT - 1024
     for shown in (message.status_text, message.progress.message, message.error.message):
-        assert shown.endswith(f"🙂{FIELD_CUT_MARK}")
+        assert shown.endswith(f"🙂{CUT_MARK}")
 
 
 def test_an_address_is_whole_or_left_out() -> None:
     assert job_message(_job(log_download_url="x" * MAX_URL)).log_download_url == "x" * MAX_URL
     assert job_message(_job(log_download_url="x" * (MAX_URL + 1))).log_download_url == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "limit", "shown"),
-    [
-        ("", 20, ""),
-        ("x" * 20, 20, "x" * 20),
-        ("x" * 21, 20, "x" * 11 + FIELD_CUT_MARK),
-        ("ä" * 10, 20, "ä" * 10),
-        ("ä" * 11, 20, "ä" * 5 + FIELD_CUT_MARK),
-        ("🙂" * 6, 20, "🙂" * 2 + FIELD_CUT_MARK),
-    ],
-)
-def test_a_text_is_cut_between_characters_with_a_mark(text: str, limit: int, shown: str) -> None:
-    assert cut(text, limit) == shown
-    assert len(shown.encode()) <= limit
 
 
 def _nested(depth: int) -> bytes:
@@ -446,9 +430,9 @@ def test_a_value_that_is_too_deep_or_no_value_becomes_the_string_of_its_json(raw
 )
 def test_a_value_over_256_kib_becomes_the_beginning_of_its_json_with_a_mark(raw: bytes) -> None:
     text = json_value(raw).string_value
-    assert text.endswith(FIELD_CUT_MARK)
+    assert text.endswith(CUT_MARK)
     assert MAX_VALUE_BYTES - 20 < len(text.encode()) <= MAX_VALUE_BYTES
-    assert raw.decode(errors="replace").startswith(text.removesuffix(FIELD_CUT_MARK))
+    assert raw.decode(errors="replace").startswith(text.removesuffix(CUT_MARK))
 
 
 @given(st.binary(min_size=1) | json_values.map(lambda value: json.dumps(value).encode()))
