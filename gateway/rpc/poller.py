@@ -39,7 +39,7 @@ class JobPoller:
             state = JobState(await self._rest.get(self._uid, context))
         if state.job.done:
             _log.info(
-                "job ended",
+                "job.ended",
                 uid=self._uid,
                 status=state.job.status.name,
                 seconds=round(self._clock.monotonic() - self._began, 6),

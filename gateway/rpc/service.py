@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain, repeat
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-import structlog
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.clock import sleep_until
 from gateway.errors import (
-    GatewayError,
     NoStateYet,
     RequestInvalid,
     SubmitOutcomeUnknown,
@@ -23,6 +18,7 @@ from gateway.errors import (
 )
 from gateway.models import Job, JobStatus
 from gateway.rpc.call import cancelled_by_client
+from gateway.rpc.cancellations import Cancellations
 from gateway.rpc.codec.content import read_format
 from gateway.rpc.codec.events import JobState, join_buffers, size_of
 from gateway.rpc.codec.requests import (
@@ -33,12 +29,12 @@ from gateway.rpc.codec.requests import (
     read_wait_timeout,
 )
 from gateway.rpc.poller import JobPoller
-from gateway.rpc.status import mapping_for
 from gateway.rpc.stream import EventStream, read_resume_point
+from gateway.rpc.upstream_jobs import UpstreamJobs, uncertain_refusal
 from gateway.submit import IdempotencyKey, fingerprint_of
 from gateway.threads import REQUEST_WORKERS
 from gateway.upstream import RequestContext
-from gateway.watch import NoChange, Refusals, WatchKey, is_uncertain
+from gateway.watch import NoChange, WatchKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,16 +53,8 @@ if TYPE_CHECKING:
 DEFAULT_WAIT_SECONDS = 40.0
 # What is kept of a deadline so that the answer arrives before it: a tenth, within these bounds.
 DEADLINE_MARGIN_SECONDS = (0.05, 1.0)
-# The waits between attempts to cancel a job whose caller has left, in seconds; the last one is repeated.
-CANCEL_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
-# Part by which these waits differ at random, because callers that left together must not ask in lockstep.
-CANCEL_JITTER = 0.2
-# How long the gateway tries to cancel such a job, in seconds.
-CANCEL_RETRY_SECONDS = 600.0
 # Reading a larger request takes long enough for other calls to notice.
 PARSE_REQUEST_IN_THREAD_BYTES = 16 << 10
-
-_log = structlog.get_logger()
 
 
 class JobService:
@@ -93,7 +81,8 @@ class JobService:
         self._submitter = submitter
         self._sent_jobs = sent_jobs
         self._clock = clock
-        self._cancellations: set[asyncio.Task[None]] = set()
+        self._jobs = UpstreamJobs(rest, sent_jobs, clock)
+        self._cancellations = Cancellations(self._jobs, sent_jobs, clock)
 
     async def SendJob(self, request: pb.SendJobRequest, call: Call) -> bytes:
         """One POST, or the job of an earlier one under the same request_id."""
@@ -104,14 +93,17 @@ class JobService:
             sent = await submission.outcome()
         # A job without a uid had ended already, and no later read can name it.
         call.uid = sent.uid or None
-        state = JobState(sent.job) if sent.job is not None else await self._try_read(sent.uid, call)
+        state = (
+            JobState(sent.job) if sent.job is not None else await self._jobs.try_read(sent.uid, call.request_context)
+        )
         return await self._answer(state, sent.uid, content_format, call)
 
     async def GetJob(self, request: pb.GetJobRequest, call: Call) -> bytes:
         """Read the job with one GET."""
         content_format = read_format(request.content_format, streaming=False)
         call.uid = read_uid(request.uid)
-        return await self._answer(await self._read(call.uid, call), call.uid, content_format, call)
+        state = await self._jobs.read(call.uid, call.request_context)
+        return await self._answer(state, call.uid, content_format, call)
 
     async def WatchJob(self, request: pb.WatchJobRequest, call: Call) -> None:
         """Streams the job's states from the hub."""
@@ -133,7 +125,7 @@ class JobService:
         call.uid = read_uid(request.uid)
         timeout = read_wait_timeout(request.timeout if request.HasField("timeout") else None)
         if timeout == 0:
-            state = await self._read(call.uid, call)
+            state = await self._jobs.read(call.uid, call.request_context)
         else:
             until = self._clock.monotonic() + wait_seconds(timeout, call.remaining())
             with self._watch(call.uid, call) as watcher:
@@ -165,16 +157,18 @@ class JobService:
                     await stream.follow(watcher)
         except asyncio.CancelledError:
             if request.cancel_on_disconnect and cancelled_by_client() and not call.aborted_by_server:
-                self._cancel_after_submission(submission, call)
+                self._cancellations.start(submission, call)
             raise
 
     async def CancelJob(self, request: pb.CancelJobRequest, call: Call) -> bytes:
         """Ask for the cancellation with DELETE, then read the state."""
         uid = call.uid = read_uid(request.uid)
         try:
-            state = await self._cancel(uid, call) or await self._try_read(uid, call)
+            state = await self._jobs.cancel(uid, call.request_context)
         except UpstreamError as error:
-            self._raise_told(error, uid, call)
+            self._jobs.raise_for_client(error, uid)
+        if state is None:
+            state = await self._jobs.try_read(uid, call.request_context)
         return await self._answer(state, uid, pb.CONTENT_FORMAT_NONE, call)
 
     async def aclose(self) -> None:
@@ -184,11 +178,9 @@ class JobService:
         """
         try:
             await self._submitter.aclose()
-            while self._cancellations:
-                await asyncio.wait(self._cancellations)
+            await self._cancellations.wait()
         finally:
-            for task in self._cancellations:
-                task.cancel()
+            self._cancellations.stop()
 
     async def _submit(self, request: pb.SendJobRequest, call: Call) -> Submission:
         request_id = read_request_id(request.request_id)
@@ -240,43 +232,10 @@ class JobService:
                 call.on_sent(room.release)
         return await join_buffers(encoded.buffers)
 
-    async def _read(self, uid: int, call: Call) -> JobState:
-        try:
-            return JobState(await self._rest.get(uid, call.request_context))
-        except UpstreamError as error:
-            self._raise_told(error, uid, call)
-
-    async def _try_read(self, uid: int, call: Call) -> JobState | None:
-        # What was asked for is done by now, and a state that cannot be read takes nothing of that back.
-        try:
-            return JobState(await self._rest.get(uid, call.request_context))
-        except UpstreamError:
-            return None
-
-    def _raise_told(self, error: UpstreamError, uid: int, call: Call) -> NoReturn:
-        """Raise `error`, or `NoStateYet` instead of a refusal of a job that was sent a moment ago."""
-        if not error.job_shown and is_uncertain(self._sent_jobs.find(uid), error, self._clock.monotonic()):
-            raise _not_certain(error) from error
-        # Not from itself: an error that is its own cause lives until the next garbage collection.
-        raise error
-
-    async def _cancel(self, uid: int, call: Call) -> JobState | None:
-        """Ask for the cancellation of a job; return its state if that was refused because it has ended."""
-        try:
-            await self._rest.cancel(uid, call.request_context)
-        except UpstreamError as error:
-            # Upstreams refuse to cancel a job that has ended in many ways, and its caller has what it wanted.
-            state = await self._try_read(uid, call) if error.may_have_been_sent else None
-            error.job_shown = state is not None
-            if state is None or not state.job.done:
-                raise
-            return state
-        return None
-
     async def _first_state(self, sent: SubmissionResult, call: Call, stream: EventStream) -> JobState:
         if sent.job is not None:
             return JobState(sent.job)
-        reading = asyncio.get_running_loop().create_task(self._try_read(sent.uid, call))
+        reading = asyncio.get_running_loop().create_task(self._jobs.try_read(sent.uid, call.request_context))
         try:
             state = await stream.run_with_heartbeats(reading)
         finally:
@@ -295,52 +254,9 @@ class JobService:
         poller = JobPoller(self._rest, uid, call, self._clock)
         return self._hub.watch(_key(uid, call), poller, seen, just_submitted=just_submitted, exists=exists)
 
-    def _cancel_after_submission(self, submission: Submission, call: Call) -> None:
-        async def cancel() -> None:
-            try:
-                # Not as a caller: if nothing was sent yet, nothing need be.
-                sent = await submission.outcome()
-                if sent.uid:
-                    await self._cancel_with_retries(sent.uid, call)
-            except GatewayError as error:
-                # There is nobody left to tell but the log.
-                _log.warning("cancel_on_disconnect failed", uid=call.uid, reason=mapping_for(error).reason, **call.ids)
-            else:
-                _log.info("cancelled on disconnect", uid=sent.uid, **call.ids)
-
-        task = asyncio.get_running_loop().create_task(cancel())
-        self._cancellations.add(task)
-        task.add_done_callback(self._cancellations.discard)
-
-    async def _cancel_with_retries(self, uid: int, call: Call) -> None:
-        # Unlike the callers of CancelJob, nobody is there to try again.
-        refusals = Refusals(self._sent_jobs.find(uid), exists=True)
-        shown = False
-        give_up = self._clock.monotonic() + CANCEL_RETRY_SECONDS
-        for wait in chain(CANCEL_WAITS, repeat(CANCEL_WAITS[-1])):
-            try:
-                await self._cancel(uid, call)
-            except UpstreamError as error:
-                now = self._clock.monotonic()
-                if error.job_shown and not shown:
-                    # That the job was just sent explains no refusal any more. A second one confirms it all the same.
-                    refusals, shown = Refusals(None, exists=True), True
-                if refusals.count(error, now) or now >= give_up:
-                    raise
-                jitter = random.uniform(1 - CANCEL_JITTER, 1 + CANCEL_JITTER)  # noqa: S311 - no secret
-                asked = error.retry_after or 0.0 if error.transient else 0.0
-                await sleep_until(self._clock, min(give_up, now + max(wait * jitter, asked)))
-            else:
-                return
-
 
 def _key(uid: int, call: Call) -> WatchKey:
     return WatchKey(call.credential.poll_key, uid)
-
-
-def _not_certain(error: UpstreamError) -> NoStateYet:
-    status = f" (HTTP {error.http_status})" if error.http_status else ""
-    return NoStateYet(f"the upstream does not show the job so far{status}, which is not certain yet; call again")
 
 
 def _read_request(request: pb.SendJobRequest, request_id: str) -> tuple[SendJob, bytes]:
@@ -378,4 +294,4 @@ async def _wait(watcher: Watcher[JobState], until: float) -> JobState:
     if update.last_failure is None:
         raise NoStateYet("the time of the wait was over before the job could be read; call again")
     # A refusal that did not end the wait is not certain.
-    raise update.last_failure if update.last_failure.transient else _not_certain(update.last_failure)
+    raise update.last_failure if update.last_failure.transient else uncertain_refusal(update.last_failure)

@@ -401,10 +401,10 @@ async def test_the_end_of_a_job_is_a_line_of_its_own_that_names_the_call_it_was_
     watches = [jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=metadata) for _ in range(2)]
     await asyncio.gather(*(read_all(watch) for watch in watches))
     await gateway.wait_idle()
-    (line,) = [line for line in logged if line["event"] == "job ended"]
+    (line,) = [line for line in logged if line["event"] == "job.ended"]
     assert 0 <= line.pop("seconds") < PATIENT
     assert line == {
-        "event": "job ended",
+        "event": "job.ended",
         "log_level": "info",
         "uid": 42,
         "status": "ERROR",
