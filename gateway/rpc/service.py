@@ -36,7 +36,6 @@ from gateway.rpc.poller import JobPoller
 from gateway.rpc.status import mapping_for
 from gateway.rpc.stream import EventStream, read_resume_point
 from gateway.submit import IdempotencyKey, fingerprint_of
-from gateway.threads import REQUEST_WORKERS
 from gateway.watch import NoChange, Refusals, WatchKey, is_uncertain
 
 if TYPE_CHECKING:
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from gateway.rpc.call import Call
     from gateway.rpc.stream import DeliveryObserver
     from gateway.submit import Submission, SubmissionResult, Submitter
+    from gateway.threads import WorkerPool
     from gateway.upstream import RestClient
     from gateway.watch import Hub, SentJobs, Watcher
 
@@ -84,7 +84,11 @@ class JobService:
         clock: Clock,
         response_memory: ResponseMemory,
         observer: DeliveryObserver,
+        request_workers: WorkerPool,
+        response_workers: WorkerPool,
     ) -> None:
+        self._request_workers = request_workers
+        self._response_workers = response_workers
         self._response_memory = response_memory
         self._observer = observer
         self._rest = rest
@@ -200,7 +204,7 @@ class JobService:
                 None,
             )
         if request.ByteSize() > PARSE_REQUEST_IN_THREAD_BYTES:
-            job, fingerprint = await REQUEST_WORKERS.run(partial(_read_request, request, request_id))
+            job, fingerprint = await self._request_workers.run(partial(_read_request, request, request_id))
         else:
             job, fingerprint = _read_request(request, request_id)
 
@@ -223,7 +227,15 @@ class JobService:
     ) -> EventStream:
         owner = call.credential.poll_key
         return EventStream(
-            call, uid, content_format, heartbeat, self._clock, self._response_memory, owner, self._observer
+            call,
+            uid,
+            content_format,
+            heartbeat,
+            self._clock,
+            self._response_memory,
+            owner,
+            self._observer,
+            self._response_workers,
         )
 
     async def _answer(
@@ -232,12 +244,12 @@ class JobService:
         """The encoded `Job` of a state, or of the uid alone where there is none."""
         if state is None:
             return pb.Job(uid=uid).SerializeToString()
-        encoded = await state.encode(content_format, streaming=False)
+        encoded = await state.encode(content_format, self._response_workers, streaming=False)
         if state.is_large:
             room = await self._response_memory.acquire(call.credential.poll_key, size_of(encoded.buffers))
             if room is not None:
                 call.on_sent(room.release)
-        return await join_buffers(encoded.buffers)
+        return await join_buffers(encoded.buffers, self._response_workers)
 
     async def _read(self, uid: int, call: Call) -> JobState:
         try:
