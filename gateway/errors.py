@@ -237,4 +237,7 @@ class Draining(GatewayError):
 
 
 class ConfigError(Exception):
-    """A setting is wrong; the message is one line that names the variable and says why."""
+    """Settings are wrong. Each of `args` is one line that names a variable and its problem."""
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)

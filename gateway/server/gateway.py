@@ -200,13 +200,13 @@ class Gateway:
     async def _drain(self, deadline: float, *, last_third: float) -> None:
         if await self._admission.wait_idle(last_third):
             return
-        _log.info("ending watches", watches=self._hub.watching, calls=self._admission.in_flight)
+        _log.info("drain.ending_watches", watches=self._hub.watching, calls=self._admission.in_flight)
         slices = asyncio.create_task(self._hub.end_watchers(draining_error, deadline))
         all_left = await self._admission.wait_idle(deadline)
         slices.cancel()
         await asyncio.wait([slices])
         if not all_left:
-            _log.warning("calls cut off", calls=self._admission.in_flight)
+            _log.warning("drain.calls_cut", calls=self._admission.in_flight)
             # Each gets a status of ours; grpc's own would be UNAVAILABLE, and a submission would be sent again.
             self._handler_factory.end_calls()
             await self._admission.wait_idle(self._clock.monotonic() + defaults.FLUSH_RESPONSES_SECONDS)
@@ -217,7 +217,7 @@ class Gateway:
             async with Timeout(self._clock, max(deadline, self._clock.monotonic() + defaults.FLUSH_RESPONSES_SECONDS)):
                 await self._service.aclose()
         except TimeoutError:
-            _log.warning("submissions or cancellations cut off")
+            _log.warning("drain.submissions_cut")
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
