@@ -16,6 +16,7 @@ from gateway.models import MAX_INT64, MAX_TEXT_BYTES, JobStatus, SendJob
 from gateway.rpc.codec.events import encode_job
 from gateway.rpc.status import to_rpc_error
 from gateway.telemetry.unknown_statuses import UnknownStatuses
+from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient
 from gateway.upstream.transport import HttpResponse
 from tests.support.table import check_ending
@@ -50,6 +51,7 @@ _rest = RestClient(
     reads=_canned,
     now=lambda: 1_700_000_000.0,
     observer=UnknownStatuses(lambda: None),
+    workers=WorkerPool("responses", 1),
 )
 
 

@@ -251,4 +251,7 @@ class Draining(GatewayError):
 
 
 class ConfigError(Exception):
-    """A setting is invalid; the message is one line that names the variable and the reason."""
+    """Settings are invalid. Each of `args` is one line that names a variable and its problem."""
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)

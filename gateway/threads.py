@@ -29,6 +29,10 @@ class WorkerPool:
         """Run `work` in one of the threads. It continues if the awaiting task is cancelled."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
+    def close(self) -> None:
+        """Let the threads end. Work that was accepted is still done; new work raises `RuntimeError`."""
+        self._pool.shutdown(wait=False)
+
 
 class Daemon:
     """A thread that runs one piece of work after the other, and that the process does not wait for at its end.
@@ -111,9 +115,3 @@ def _wake_from_thread(loop: asyncio.AbstractEventLoop, woken: asyncio.Future[Non
     # The loop may have been closed while the work hung.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(_wake, woken)
-
-
-# Apart, so that large requests, which callers can send as many of as they like, hold up no answer. Few, for Python runs
-# one at a time, and more would only share the event loop's time with it.
-REQUEST_WORKERS = WorkerPool("requests", 1)
-RESPONSE_WORKERS = WorkerPool("answers", 3)

@@ -58,7 +58,7 @@ def serve() -> None:
         settings = load()
         authorities.check()
     except ConfigError as error:
-        _cannot_start(str(error))
+        _cannot_start(*error.args)
 
     from gateway.server.process import leave, run
     from gateway.server.process import serve as serve_gateway
@@ -69,14 +69,16 @@ def serve() -> None:
 
     try:
         run(serve_and_leave(settings))
-    except (ConfigError, OSError) as error:
+    except ConfigError as error:
+        _cannot_start(*error.args)
+    except OSError as error:
         _cannot_start(str(error))
 
 
-def _cannot_start(line: str) -> NoReturn:
+def _cannot_start(*problems: str) -> NoReturn:
     from gateway.telemetry.logs import last_line
 
-    last_line(clean(line))
+    last_line("\n".join(map(clean, problems)))
     raise typer.Exit(USAGE)
 
 

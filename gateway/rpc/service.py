@@ -32,7 +32,6 @@ from gateway.rpc.poller import JobPoller
 from gateway.rpc.stream import EventStream, read_resume_point
 from gateway.rpc.upstream_jobs import UpstreamJobs, uncertain_refusal
 from gateway.submit import IdempotencyKey, fingerprint_of
-from gateway.threads import REQUEST_WORKERS
 from gateway.upstream import RequestContext
 from gateway.watch import NoChange, WatchKey
 
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from gateway.rpc.call import Call
     from gateway.rpc.stream import DeliveryObserver
     from gateway.submit import Submission, SubmissionResult, Submitter
+    from gateway.threads import WorkerPool
     from gateway.upstream import RestClient
     from gateway.watch import Hub, SentJobs, Watcher
 
@@ -73,7 +73,11 @@ class JobService:
         clock: Clock,
         response_memory: ResponseMemory,
         observer: DeliveryObserver,
+        request_workers: WorkerPool,
+        response_workers: WorkerPool,
     ) -> None:
+        self._request_workers = request_workers
+        self._response_workers = response_workers
         self._response_memory = response_memory
         self._observer = observer
         self._rest = rest
@@ -193,7 +197,7 @@ class JobService:
                 None,
             )
         if request.ByteSize() > PARSE_REQUEST_IN_THREAD_BYTES:
-            job, fingerprint = await REQUEST_WORKERS.run(partial(_read_request, request, request_id))
+            job, fingerprint = await self._request_workers.run(partial(_read_request, request, request_id))
         else:
             job, fingerprint = _read_request(request, request_id)
 
@@ -216,7 +220,15 @@ class JobService:
     ) -> EventStream:
         owner = call.credential.poll_key
         return EventStream(
-            call, uid, content_format, heartbeat, self._clock, self._response_memory, owner, self._observer
+            call,
+            uid,
+            content_format,
+            heartbeat,
+            self._clock,
+            self._response_memory,
+            owner,
+            self._observer,
+            self._response_workers,
         )
 
     async def _answer(
@@ -225,12 +237,12 @@ class JobService:
         """The encoded `Job` of a state, or of the uid alone where there is none."""
         if state is None:
             return pb.Job(uid=uid).SerializeToString()
-        encoded = await state.encode(content_format, streaming=False)
+        encoded = await state.encode(content_format, self._response_workers, streaming=False)
         if state.is_large:
             room = await self._response_memory.acquire(call.credential.poll_key, size_of(encoded.buffers))
             if room is not None:
                 call.on_sent(room.release)
-        return await join_buffers(encoded.buffers)
+        return await join_buffers(encoded.buffers, self._response_workers)
 
     async def _first_state(self, sent: SubmissionResult, call: Call, stream: EventStream) -> JobState:
         if sent.job is not None:

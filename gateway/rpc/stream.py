@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.models import Result
     from gateway.rpc.call import Call
     from gateway.rpc.codec.events import Buffers, JobState
+    from gateway.threads import WorkerPool
     from gateway.watch import Watcher
 
 T = TypeVar("T")
@@ -88,7 +89,9 @@ class EventStream:
         response_memory: ResponseMemory,
         owner: bytes,
         observer: DeliveryObserver,
+        workers: WorkerPool,
     ) -> None:
+        self._workers = workers
         self._response_memory = response_memory
         self._owner = owner
         self._observer = observer
@@ -154,7 +157,7 @@ class EventStream:
                 self._observer.delivered(self._clock.monotonic() - since, update.skipped)
 
     async def _send(self, state: JobState, skipped: int, *, last: bool) -> None:
-        encoding = state.encode(self._format, streaming=True)
+        encoding = state.encode(self._format, self._workers, streaming=True)
         encoded = await (self._run_or_cancel(_task(encoding), state) if state.is_large else encoding)
         token = state.token
         if encoded.chunked and state.job.result is not None:
@@ -184,7 +187,8 @@ class EventStream:
         try:
             await self._run_or_cancel(turn, state)
             more = size / MIN_MESSAGE_BYTES_PER_SECOND
-            await self._write_unless_slow(await join_buffers(event), self._clock.monotonic(), more, last=last)
+            message = await join_buffers(event, self._workers)
+            await self._write_unless_slow(message, self._clock.monotonic(), more, last=last)
         finally:
             # Also where this stream is left in the very moment in which its turn comes.
             turn.add_done_callback(_release)

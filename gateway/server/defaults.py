@@ -36,6 +36,11 @@ MAX_METADATA_BYTES = 16 << 10
 MAX_REQUEST_BYTES = 48 << 20
 # What all requests over 1 MiB may take at once: grpc keeps each until its call ends, of a RunJob for hours.
 LARGE_REQUESTS_BYTES = 512 << 20
+# Threads that parse large requests, and threads that parse and encode large responses. Separate pools, so that clients
+# cannot delay responses with large requests. Few, because Python runs one thread at a time: more would only take time
+# from the event loop.
+REQUEST_WORKERS = 1
+RESPONSE_WORKERS = 3
 # Calls that grpc holds before they are looked at: more than all limits of ours can be set to, for beyond it grpc ends
 # them with a bare CANCELLED, while ours answer at once with a reason.
 PENDING_CALLS = 250_000

@@ -31,6 +31,7 @@ from gateway.submit import InMemoryIdempotencyStore, Submitter
 from gateway.telemetry import logs
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.unknown_statuses import UnknownStatuses
+from gateway.threads import WorkerPool
 from gateway.upstream import RestClient, Timeouts, Transport
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
@@ -73,7 +74,10 @@ class Gateway:
         gateway_token = GatewayToken(settings.upstream_token_file) if settings.upstream_token_file else None
         self._handler_factory = HandlerFactory(self._admission, clock, methods, self._tracer, gateway_token)
         budget = FairBudget(defaults.LARGE_RESPONSES_BYTES)
-        self._rest = _rest_client(settings, budget, metrics, UnknownStatuses(metrics.unknown_status))
+        self._request_workers = WorkerPool("requests", defaults.REQUEST_WORKERS)
+        self._response_workers = WorkerPool("responses", defaults.RESPONSE_WORKERS)
+        unknown_statuses = UnknownStatuses(metrics.unknown_status)
+        self._rest = _rest_client(settings, budget, metrics, unknown_statuses, self._response_workers)
         sent_jobs = InMemorySentJobs(clock)
         policy = PollPolicy(
             same=same_state,
@@ -98,6 +102,8 @@ class Gateway:
             clock=clock,
             response_memory=ResponseMemory(budget, defaults.LARGE_MESSAGES_BYTES),
             observer=metrics,
+            request_workers=self._request_workers,
+            response_workers=self._response_workers,
         )
         self._levels(metrics, budget, submitter)
         self._health = Health(self._names())
@@ -188,17 +194,19 @@ class Gateway:
         await self._tracer.aclose()
         # Last, so that the drain can be watched to its end.
         await self._admin.aclose()
+        self._request_workers.close()
+        self._response_workers.close()
 
     async def _drain(self, deadline: float, *, last_third: float) -> None:
         if await self._admission.wait_idle(last_third):
             return
-        _log.info("ending watches", watches=self._hub.watching, calls=self._admission.in_flight)
+        _log.info("drain.ending_watches", watches=self._hub.watching, calls=self._admission.in_flight)
         slices = asyncio.create_task(self._hub.end_watchers(draining_error, deadline))
         all_left = await self._admission.wait_idle(deadline)
         slices.cancel()
         await asyncio.wait([slices])
         if not all_left:
-            _log.warning("calls cut off", calls=self._admission.in_flight)
+            _log.warning("drain.calls_cut", calls=self._admission.in_flight)
             # Each gets a status of ours; grpc's own would be UNAVAILABLE, and a submission would be sent again.
             self._handler_factory.end_calls()
             await self._admission.wait_idle(self._clock.monotonic() + defaults.FLUSH_RESPONSES_SECONDS)
@@ -209,7 +217,7 @@ class Gateway:
             async with Timeout(self._clock, max(deadline, self._clock.monotonic() + defaults.FLUSH_RESPONSES_SECONDS)):
                 await self._service.aclose()
         except TimeoutError:
-            _log.warning("submissions or cancellations cut off")
+            _log.warning("drain.submissions_cut")
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
@@ -219,7 +227,11 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
 
 
 def _rest_client(
-    settings: Settings, budget: FairBudget, observer: RequestObserver, unknown_statuses: UnknownStatuses
+    settings: Settings,
+    budget: FairBudget,
+    observer: RequestObserver,
+    unknown_statuses: UnknownStatuses,
+    workers: WorkerPool,
 ) -> RestClient:
     silence = settings.upstream_timeout_seconds
     secure = settings.upstream_url.startswith("https:")
@@ -246,7 +258,12 @@ def _rest_client(
         observer=observer,
     )
     return RestClient(
-        settings.upstream_url, submissions=submissions, reads=reads, now=SystemClock().time, observer=unknown_statuses
+        settings.upstream_url,
+        submissions=submissions,
+        reads=reads,
+        now=SystemClock().time,
+        observer=unknown_statuses,
+        workers=workers,
     )
 
 

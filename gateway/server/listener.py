@@ -118,7 +118,7 @@ class Listener:
             self._server = None
             self._former.append(server)
             # No error, because alerts look for these and a peer without a credential can cause it.
-            _log.warning("the listener ended by itself, and is started anew", seldom=True)
+            _log.warning("listener.restarted", seldom=True)
             server = await self._bound_again()
             if len(self._former) > MOST_FORMER:
                 await _let_go(self._former.popleft(), 0.0)

@@ -88,9 +88,9 @@ async def serve(settings: Settings) -> None:
     )
     listening = loop.create_task(gateway.listens())
     await asyncio.wait([listening, loop.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
-    _log.info("draining", grace_seconds=settings.drain_grace_seconds)
+    _log.info("drain.started", grace_seconds=settings.drain_grace_seconds)
     await gateway.stop()
     await listening
     shortages.cancel()
-    _log.info("stopped")
+    _log.info("process.stopped")
     logs.flush(defaults.LAST_LINES_SECONDS)

@@ -68,7 +68,7 @@ def configure(log_format: str) -> None:
         line, text = _encoded(console), console
 
     def notice(lost: int) -> bytes:
-        event: MutableMapping[str, Any] = {"event": "log lines lost", "lines": lost}
+        event: MutableMapping[str, Any] = {"event": "log.lines_lost", "lines": lost}
         for stamp in stamps:
             event = stamp(None, "warning", event)  # type: ignore[assignment] # a mapping, as it was
         return bytes(line(None, "warning", event)) + b"\n"  # type: ignore[arg-type] # of bytes
@@ -148,7 +148,7 @@ class _Handler(logging.Handler):
         try:
             line = self.format(record)
         except Exception as error:  # noqa: BLE001 - a record that cannot be shown must not become a traceback
-            line = json.dumps({"event": "a library's line that cannot be shown", "exception": type(error).__name__})
+            line = json.dumps({"event": "library.line_unreadable", "exception": type(error).__name__})
         self._writer.write(line.encode(errors="replace") + b"\n")
 
 
@@ -186,7 +186,7 @@ class _StandardError(io.TextIOBase, TextIO):
             kind = line.partition(":")[0] if self._places else None
             exception = "\n".join([*self._places, kind]) if kind else None
             self._places.clear()
-            _log.warning("a library wrote to standard error", exception=exception, seldom=True)
+            _log.warning("library.stderr", exception=exception, seldom=True)
 
 
 class _Library(logging.Filter):
@@ -286,7 +286,7 @@ def unforeseen(_: object, context: Mapping[str, Any]) -> None:
 
 
 def _uncaught(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
-    _log.error("the process ends because of a defect", exception=where(error))
+    _log.error("process.defect", exception=where(error))
 
 
 def _in_a_thread(args: threading.ExceptHookArgs) -> None:
@@ -301,10 +301,10 @@ def _in_a_finalizer(args: sys.UnraisableHookArgs) -> None:
 def _unforeseen(error: BaseException | None) -> None:
     exception = None if error is None else where(error)
     if error is None or passed_here(error):
-        _log.error("something failed that nobody waits for", exception=exception)
+        _log.error("task.defect", exception=exception)
     else:
         # A library's own failure, which a peer without a credential may cause.
-        _log.warning("something failed that nobody waits for", exception=exception, seldom=True)
+        _log.warning("task.defect", exception=exception, seldom=True)
 
 
 def where(error: BaseException) -> str:

@@ -234,9 +234,9 @@ class _Exporter(SpanExporter):
         result = self._exporter.export(spans)
         failing = result is not SpanExportResult.SUCCESS
         if failing and not self._failing:
-            _log.warning("traces are lost: the collector does not take them")
+            _log.warning("traces.lost")
         elif self._failing and not failing:
-            _log.info("traces are exported again")
+            _log.info("traces.exported_again")
         self._failing = failing
         return result
 

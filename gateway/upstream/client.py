@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from gateway import __version__
 from gateway.errors import UpstreamMalformed
 from gateway.models import JobStatus
-from gateway.threads import RESPONSE_WORKERS
 from gateway.upstream.errors import read_error
 from gateway.upstream.jobs import is_known_status, read_job, read_sent_job
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.auth.credential import Credential
     from gateway.clock import PauseTimeout
     from gateway.models import Job, SendJob
+    from gateway.threads import WorkerPool
     from gateway.upstream.memory import BodyReservation
     from gateway.upstream.transport import HttpResponse, Transport
 
@@ -75,12 +75,14 @@ class RestClient:
         reads: Transport,
         now: Callable[[], float],
         observer: UnknownStatusObserver,
+        workers: WorkerPool,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._submissions = submissions
         self._reads = reads
         self._now = now
         self._observer = observer
+        self._workers = workers
 
     async def aclose(self) -> None:
         """Closes all connections."""
@@ -129,13 +131,13 @@ class RestClient:
             # The token was exchanged meanwhile. A 401 is a certain refusal, so that a POST may be sent again too.
             response = await exchange({**common, **renewed})
         if not 200 <= response.status < 300:
-            raise await _parse_off_loop(response, lambda: read_error(response, self._now(), credential.redact))
+            raise await self._parse_off_loop(response, lambda: read_error(response, self._now(), credential.redact))
         return response
 
     async def _read(self, response: HttpResponse, credential: Credential, read: Callable[[], Job]) -> Job:
         job: Job | None = None
         try:
-            job = await _parse_off_loop(response, read)
+            job = await self._parse_off_loop(response, read)
         except UpstreamMalformed as error:
             error.http_status = response.status
             raise
@@ -147,9 +149,8 @@ class RestClient:
             self._observer.unknown_status(credential.redact(job.status_text))
         return job
 
-
-async def _parse_off_loop(response: HttpResponse, read: Callable[[], T]) -> T:
-    return await RESPONSE_WORKERS.run(read) if len(response.body) > PARSE_RESPONSE_IN_THREAD_BYTES else read()
+    async def _parse_off_loop(self, response: HttpResponse, read: Callable[[], T]) -> T:
+        return await self._workers.run(read) if len(response.body) > PARSE_RESPONSE_IN_THREAD_BYTES else read()
 
 
 def _release_with(reservation: BodyReservation, job: Job | None) -> None:

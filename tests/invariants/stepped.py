@@ -31,6 +31,7 @@ from gateway.rpc.codec.events import JobState, same_state
 from gateway.rpc.status import mapping_for
 from gateway.rpc.stream import EventStream, read_resume_point
 from gateway.telemetry.metrics import Metrics
+from gateway.threads import WorkerPool
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule, WatchKey
 from tests.invariants.courses import REFUSALS, Course, Troubles, draw_course
 from tests.invariants.history import Event, History, Kind, Poll, Watch
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 CREDENTIALS = ["ann", "bob", "eve"]
 OUTGOING = ResponseMemory(FairBudget(1 << 30), 1 << 30)
+WORKERS = WorkerPool("responses", 1)
 SHORTEST, LONGEST, OUTAGE = 0.5, 5.0, 60.0
 
 
@@ -192,7 +194,9 @@ class SteppedRun:
         uid = watch.uid
         call: Call = pipe  # type: ignore[assignment] # what a stream needs of a call is to be written to
         content_format = self.dice.choice([pb.CONTENT_FORMAT_JSON, pb.CONTENT_FORMAT_JSON_CHUNKS])
-        stream = EventStream(call, uid, content_format, watch.heartbeat, self.clock, OUTGOING, b"", self.metrics)
+        stream = EventStream(
+            call, uid, content_format, watch.heartbeat, self.clock, OUTGOING, b"", self.metrics, WORKERS
+        )
         stream.resume(read_resume_point(token, uid), token)
         watch.joined = self.clock.stamp()
         try:

@@ -38,7 +38,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="the machine has no ::1")
 
 
 def gateway(**listen: str) -> Gateway:
-    return Gateway(Settings(upstream_url="http://127.0.0.1:1", **(FREE | listen)))  # type: ignore[arg-type]
+    return Gateway(Settings(upstream_url="http://127.0.0.1:1", **(FREE | listen)))
 
 
 def taken(host: str) -> socket.socket:

@@ -178,8 +178,8 @@ async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstr
             assert events[-1].resume_token
         assert await server.end() == 0
     events_logged = [line["event"] for line in server.lines]
-    assert "ending watches" in events_logged
-    assert "calls cut off" not in events_logged
+    assert "drain.ending_watches" in events_logged
+    assert "drain.calls_cut" not in events_logged
     calls = [line for line in server.lines if line["event"] == "call"]
     assert {(line["method"], line["code"], line.get("reason")) for line in calls} == {
         ("GetJob", "OK", None),
@@ -187,7 +187,7 @@ async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstr
         ("WatchJob", "UNAVAILABLE", "DRAINING"),
     }
     assert [line.get("x-request-id") for line in calls].count("id-1") == 1
-    assert server.lines[-1]["event"] == "stopped"
+    assert server.lines[-1]["event"] == "process.stopped"
     assert TOKEN not in json.dumps(server.lines)
 
 
@@ -200,7 +200,7 @@ async def test_a_second_signal_leaves_at_once(upstream: ScriptedUpstream) -> Non
             call = rpc.JobServiceStub(channel).GetJob(GET_JOB, metadata=BEARER)
             await upstream.wait_for(1)
             server.signal(signal.SIGTERM)
-            await server.logged("draining")
+            await server.logged("drain.started")
             server.signal(signal.SIGTERM)
             assert await server.end() == 1
             with pytest.raises(grpc.aio.AioRpcError):
@@ -224,7 +224,7 @@ async def test_a_signal_that_comes_before_it_serves_is_heeded_too(
     command = ("-c", SIGNALLED.format(module=module, number=number), "serve")
     async with process(upstream, command, drain_grace_seconds="3600") as server:
         assert await server.end() == 0
-    assert [line["event"] for line in server.lines] == ["serving", "draining", "stopped"]
+    assert [line["event"] for line in server.lines] == ["serving", "drain.started", "process.stopped"]
 
 
 @pytest.mark.slow
@@ -329,7 +329,7 @@ async def test_threads_that_hang_delay_no_exit(upstream: ScriptedUpstream) -> No
         server.signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENT):
             assert await server.end() == 0
-    assert [line["event"] for line in server.lines] == ["serving", "draining", "stopped"]
+    assert [line["event"] for line in server.lines] == ["serving", "drain.started", "process.stopped"]
 
 
 @pytest.mark.slow
@@ -463,7 +463,14 @@ async def test_handshakes_that_fail_leave_no_line_of_grpcs_own_in_the_log(
         server.signal(signal.SIGTERM)
         assert await server.end() == 0  # each line was JSON
     events = [line["event"] for line in server.lines]
-    assert events == ["certificate in use", "serving", "files changed", "certificate in use", "draining", "stopped"]
+    assert events == [
+        "certificate.loaded",
+        "serving",
+        "files.reloaded",
+        "certificate.loaded",
+        "drain.started",
+        "process.stopped",
+    ]
 
 
 @pytest.mark.slow
@@ -475,7 +482,7 @@ async def test_text_logs_are_lines_too(upstream: ScriptedUpstream) -> None:
         assert f"upstream={upstream.url}".encode() in line
         server.signal(signal.SIGTERM)
         _, rest = await server.process.communicate()
-        assert [b"draining" in line for line in rest.splitlines()] == [True, False]
+        assert [b"drain.started" in line for line in rest.splitlines()] == [True, False]
 
 
 # What it serves
@@ -615,7 +622,7 @@ async def test_a_drain_waits_for_no_submission_whose_caller_has_left_beyond_the_
             await call
         async with asyncio.timeout(PATIENT):
             await gateway.stop(grace=0.1)
-    assert "submissions or cancellations cut off" in [line["event"] for line in logged]
+    assert "drain.submissions_cut" in [line["event"] for line in logged]
 
 
 # A gateway that never ran

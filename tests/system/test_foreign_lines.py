@@ -111,7 +111,7 @@ async def test_a_path_that_ends_the_listener_is_no_error(upstream: ScriptedUpstr
         address = (await server.logged("serving"))["address"]
         async with peer(address) as raw:
             await raw.send(headers(1, header_block(UNREADABLE)))
-            await server.logged("the listener ended by itself, and is started anew")
+            await server.logged("listener.restarted")
         server.signal(signal.SIGTERM)
         assert await server.end() == 0
     assert {line["level"] for line in server.lines} <= {"info", "warning"}

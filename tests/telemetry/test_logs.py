@@ -90,17 +90,17 @@ TAKEN_OVER = "logs.take_over(); import threading, traceback, warnings\n"
         ("warnings.warn('secret')", "a warning of Python", "warning"),
         (
             "threading.Thread(target=int, args=('secret',)).start()",
-            "something failed that nobody waits for",
+            "task.defect",
             "warning",
         ),
-        ("class A:\n def __del__(self): int('secret')\nA()", "something failed that nobody waits for", "warning"),
+        ("class A:\n def __del__(self): int('secret')\nA()", "task.defect", "warning"),
         (
             "try:\n int('secret')\nexcept ValueError:\n traceback.print_exc()",
-            "a library wrote to standard error",
+            "library.stderr",
             "warning",
         ),
-        ("print('secret', file=sys.stderr)", "a library wrote to standard error", "warning"),
-        ("sys.excepthook(ValueError, ValueError('secret'), None)", "the process ends because of a defect", "error"),
+        ("print('secret', file=sys.stderr)", "library.stderr", "warning"),
+        ("sys.excepthook(ValueError, ValueError('secret'), None)", "process.defect", "error"),
     ],
 )
 def test_what_python_itself_writes_is_a_line_without_values(statements: str, event: str, level: str) -> None:

@@ -267,7 +267,7 @@ async def test_a_collector_that_refuses_costs_two_lines_of_the_log_however_often
     async with traced(upstream) as gateway, stub(gateway) as jobs:
         for _ in range(30):
             await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
-    lost = [line for line in logged if line["event"].startswith("traces are lost")]
+    lost = [line for line in logged if line["event"].startswith("traces.lost")]
     assert len(lost) == 1
     assert caplog.records == []
 

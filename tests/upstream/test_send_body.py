@@ -17,6 +17,7 @@ from gateway.limits.fair_budget import FairBudget
 from gateway.models import SendJob
 from gateway.rpc.codec.requests import read_send_job
 from gateway.telemetry.unknown_statuses import UnknownStatuses
+from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient, Timeouts, Transport
 from gateway.upstream.client import send_body
 from tests.support.gateways import TOKEN
@@ -132,7 +133,12 @@ async def test_whatever_the_workspace_holds_is_one_segment_of_the_path_that_is_a
         tls=ssl.create_default_context(),
     )
     client = RestClient(
-        upstream.url, submissions=transport, reads=transport, now=time.time, observer=UnknownStatuses(lambda: None)
+        upstream.url,
+        submissions=transport,
+        reads=transport,
+        now=time.time,
+        observer=UnknownStatuses(lambda: None),
+        workers=WorkerPool("responses", 1),
     )
     upstream.script.append(answer(201, {"uid": 42}))
     for workspace in WORKSPACES:

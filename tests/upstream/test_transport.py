@@ -24,6 +24,7 @@ from gateway.errors import (
 from gateway.limits.fair_budget import FairBudget
 from gateway.models import SendJob
 from gateway.telemetry.unknown_statuses import UnknownStatuses
+from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient, Timeouts, Transport, memory
 from gateway.upstream.transport import MAX_ERROR_BODY_BYTES
 from tests.support.raw import free_port, self_signed, tcp_server
@@ -565,7 +566,12 @@ async def test_a_workspace_reaches_the_wire_as_one_segment(
 ) -> None:
     upstream.script.append(answer(201, {"uid": 5}))
     client = RestClient(
-        upstream.url, submissions=make(), reads=make(), now=lambda: 0.0, observer=UnknownStatuses(lambda: None)
+        upstream.url,
+        submissions=make(),
+        reads=make(),
+        now=lambda: 0.0,
+        observer=UnknownStatuses(lambda: None),
+        workers=WorkerPool("responses", 1),
     )
     await client.send(SendJob(workspace_id=workspace, entity_id=7), RequestContext(Credential("a-token"), {}))
     (seen,) = upstream.seen

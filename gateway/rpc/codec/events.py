@@ -13,12 +13,12 @@ from gateway.rpc.codec.content import MAX_STOCK_BYTES, Placement, place_result
 from gateway.rpc.codec.responses import job_message, timestamp
 from gateway.rpc.codec.resume_token import ResumePoint, write_token
 from gateway.rpc.codec.wire import join, tag, varint
-from gateway.threads import RESPONSE_WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.models import Job, Result
+    from gateway.threads import WorkerPool
     from gateway.watch import NoChange
 
 CHUNK_BYTES = 256 << 10
@@ -79,12 +79,14 @@ class JobState:
                     return True
         return self.job.result is not None and len(self.job.result) > ENCODE_IN_THREAD_BYTES
 
-    async def encode(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> EncodedJob:
+    async def encode(
+        self, content_format: pb.ContentFormat.ValueType, workers: WorkerPool, *, streaming: bool
+    ) -> EncodedJob:
         """The message of the job in a format. Raises `ResultTooLarge`."""
         key = (content_format, streaming)
         known = self._encoded.get(key)
         if known is None:
-            known = self._encoded[key] = self._start(content_format, streaming=streaming)
+            known = self._encoded[key] = self._start(content_format, workers, streaming=streaming)
         if isinstance(known, EncodedJob):
             return known
         # Whoever waits first may leave: the others wait for the same.
@@ -107,11 +109,11 @@ class JobState:
         return known
 
     def _start(
-        self, content_format: pb.ContentFormat.ValueType, *, streaming: bool
+        self, content_format: pb.ContentFormat.ValueType, workers: WorkerPool, *, streaming: bool
     ) -> asyncio.Task[EncodedJob] | EncodedJob:
         if not self.is_large:
             return encode_job(self.job, content_format, streaming=streaming)
-        work = RESPONSE_WORKERS.run(partial(encode_job, self.job, content_format, streaming=streaming))
+        work = workers.run(partial(encode_job, self.job, content_format, streaming=streaming))
         task = asyncio.get_running_loop().create_task(work)
         # Its error is nobody's to read where all who waited have left.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -145,11 +147,11 @@ def size_of(buffers: Buffers) -> int:
     return sum(map(len, buffers))
 
 
-async def join_buffers(buffers: Buffers) -> bytes:
+async def join_buffers(buffers: Buffers, workers: WorkerPool) -> bytes:
     """A message that is in pieces, as gRPC takes it."""
     if size_of(buffers) <= ENCODE_IN_THREAD_BYTES:
         return b"".join(buffers)
-    return await RESPONSE_WORKERS.run(partial(join, buffers))
+    return await workers.run(partial(join, buffers))
 
 
 def heartbeat_event(uid: int, no_change: NoChange, state: JobState | None, token: str, last_failure: str) -> bytes:
