@@ -27,7 +27,7 @@ from gateway.limits.fair_budget import FairBudget
 from gateway.limits.rate_limiter import RateLimiter
 from gateway.limits.response_memory import ResponseMemory
 from gateway.models import Job, JobStatus, Progress, Result
-from gateway.rpc.codec.events import JobState, same_state
+from gateway.rpc.codec.events import JobState
 from gateway.rpc.status import mapping_for
 from gateway.rpc.stream import EventStream, read_resume_point
 from gateway.telemetry.metrics import Metrics
@@ -121,10 +121,7 @@ class SteppedRun:
 
     def _start_process(self) -> None:
         self._process += 1
-        policy: PollPolicy[JobState] = PollPolicy(
-            same=same_state,
-            is_last=lambda state: state.job.done,
-            size=lambda state: state.size,
+        policy = PollPolicy(
             schedule=PollSchedule(SHORTEST, LONGEST, random.Random(self.dice.random())),
             outage_seconds=OUTAGE,
             rate_limiter=RateLimiter(self.clock, 100.0),
@@ -132,7 +129,7 @@ class SteppedRun:
             sent_jobs=self.sent_jobs,
             observer=self.metrics,
         )
-        self._hub = Hub(self.clock, policy)
+        self._hub: Hub[JobState] = Hub(self.clock, policy)
 
     @property
     def history(self) -> History:
@@ -204,7 +201,7 @@ class SteppedRun:
             fetch = partial(self._fetch, watch)
             with self._hub.watch(key, fetch, stream.has_seen, exists=stream.has_begun) as watcher:
                 # The first watcher of a loop gives it its name, as its fetch does to its polls.
-                watch.loop = self._loops.setdefault(watcher.loop, watch.name)
+                watch.loop = self._loops.setdefault(watcher._loop, watch.name)  # noqa: SLF001
                 await stream.follow(watcher)
             watch.status = "OK"
         except GatewayError as error:
@@ -316,7 +313,7 @@ class SteppedRun:
         await self.clock.advance(2 * 3_600)
         for watch, _, task in self._active.values():
             assert task.done(), f"{watch.name} never ended"
-        assert len(self._hub) == 0
+        assert self._hub.loop_count == 0
         await self._hub.aclose()
 
 

@@ -58,7 +58,7 @@ async def call(raw: Peer, stream: int, block: bytes) -> dict[str, str]:
 
 
 def no_one_inside(gateway: Gateway) -> bool:
-    return gateway._admission.in_flight == 0 and gateway._hub.watching == 0  # noqa: SLF001 - what must not stay
+    return gateway._admission.in_flight == 0 and gateway._hub.watcher_count == 0  # noqa: SLF001 - what must not stay
 
 
 # Rapid reset

@@ -155,7 +155,11 @@ async def test_ten_thousand_watches_that_came_and_went_leave_nothing_behind(
     gateway: Gateway, upstream: CountingUpstream, logged: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is kept for a while, within bounds, for callers that come back.
-    for module, name in ((recent, "KEEP_SECONDS"), (recent, "KEEP_READ_SECONDS"), (presence, "KEEP_UNSEEN_SECONDS")):
+    for module, name in (
+        (recent, "KEEP_RESULT_SECONDS"),
+        (recent, "KEEP_READ_SECONDS"),
+        (presence, "KEEP_UNSEEN_SECONDS"),
+    ):
         monkeypatch.setattr(module, name, 0.0)
     monkeypatch.setattr(recent, "KEEP_UNSEEN_SECONDS", 0.0)
     upstream.ends_after = 3

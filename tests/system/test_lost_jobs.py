@@ -325,7 +325,7 @@ async def test_one_refusal_between_two_waits_ends_nothing(
 async def test_a_job_beyond_its_timeout_is_told(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.watch.loop.OVERDUE_MARGIN_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.watch.overdue.OVERDUE_MARGIN_SECONDS", 0.1)
     upstream.on("POST", JOBS, CREATED)
     upstream.on("GET", JOB, answer(200, {"uid": 42, "status": "aborted"}))
     request = pb.SendJobRequest(workspace_id="1", entity_id=7, timeout=Duration(seconds=1))
@@ -366,7 +366,7 @@ async def test_a_refusal_is_confirmed_once_if_the_job_is_shown(upstream: Scripte
 async def test_an_overdue_job_ends_short_calls(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr("gateway.watch.loop.OVERDUE_MARGIN_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.watch.overdue.OVERDUE_MARGIN_SECONDS", 0.1)
     upstream.on("POST", JOBS, CREATED)
     upstream.on("GET", JOB, RUNNING)
     request = pb.SendJobRequest(workspace_id="1", entity_id=7, timeout=Duration(seconds=1))
