@@ -19,7 +19,7 @@ from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient
 from gateway.upstream.transport import HttpResponse
-from tests.support.table import check_ending
+from tests.support.error_table import check_error
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -95,7 +95,7 @@ def _check_error(error: UpstreamError, status: int, body: bytes, method: str) ->
     ending = to_rpc_error(error, UID)
     details = dict(ending.trailers)["grpc-status-details-bin"]
     assert isinstance(details, bytes)
-    check_ending(ending.code, ending.message, details)
+    check_error(ending.code, ending.message, details)
     assert TOKEN not in ending.message
     assert TOKEN.encode() not in details
     wait = error.retry_after
