@@ -132,7 +132,7 @@ class _Invocation:
             if cancelled_by_client() and not (self._call and self._call.aborted_by_server):
                 self._record.end(StatusCode.CANCELLED, self._call)
                 raise
-            if self._call and self._call.told_end:
+            if self._call and self._call.end_sent:
                 # An error after the last event would contradict it.
                 self._record.end(StatusCode.OK, self._call)
                 return None

@@ -1,4 +1,4 @@
-"""The servicer: one short method per RPC. Answers are encoded messages."""
+"""The service: one short method per RPC. Responses are encoded messages."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ if TYPE_CHECKING:
     from gateway.upstream import RestClient
     from gateway.watch import Hub, SentJobs, Watcher
 
-# The longest wait without a timeout: below the idle timeouts of common proxies, which begin at 50 seconds.
+# How long a wait without a timeout lasts: less than the idle timeouts of common proxies, which start at 50 seconds.
 DEFAULT_WAIT_SECONDS = 40.0
-# What is kept of a deadline so that the answer arrives before it: a tenth, within these bounds.
+# A wait ends before the deadline by a tenth of the remaining time, within these limits, so that the response arrives.
 DEADLINE_MARGIN_SECONDS = (0.05, 1.0)
 # Reading a larger request takes long enough for other calls to notice.
 PARSE_REQUEST_IN_THREAD_BYTES = 16 << 10
 
 
 class JobService:
-    """The methods of `jobgateway.v1.JobService`, for `Boundary` to make handlers of.
+    """The methods of `jobgateway.v1.JobService`; `HandlerFactory` makes handlers of them.
 
-    Large results and messages are, in `response_memory`, the poll key's under which they were read.
+    In `response_memory`, large results and messages belong to the poll key of the credential that read them.
     """
 
     def __init__(
@@ -89,68 +89,65 @@ class JobService:
         self._cancellations = Cancellations(self._jobs, sent_jobs, clock)
 
     async def SendJob(self, request: pb.SendJobRequest, call: Call) -> bytes:
-        """One POST, or the job of an earlier one under the same request_id."""
+        """Send a job with one POST, or return the job that was sent under the same request_id."""
         content_format = read_format(request.content_format, streaming=False)
         with await self._submit(request, call) as submission:
-            # Before the first byte of the POST, so that no proxy or library repeats the call automatically.
-            await call.begin_stream()
+            # Before the first byte of the POST, so that no proxy or library repeats the call.
+            await call.send_headers()
             sent = await submission.outcome()
-        # A job without a uid had ended already, and no later read can name it.
+        # A job without a uid has ended already, and cannot be read again.
         call.uid = sent.uid or None
-        state = (
-            JobState(sent.job) if sent.job is not None else await self._jobs.try_read(sent.uid, call.request_context)
-        )
-        return await self._answer(state, sent.uid, content_format, call)
+        if sent.job is not None:
+            state: JobState | None = JobState(sent.job)
+        else:
+            state = await self._jobs.try_read(sent.uid, call.request_context)
+        return await self._encode(state, sent.uid, content_format, call)
 
     async def GetJob(self, request: pb.GetJobRequest, call: Call) -> bytes:
-        """Read the job with one GET."""
+        """Read a job with one GET."""
         content_format = read_format(request.content_format, streaming=False)
         call.uid = read_uid(request.uid)
         state = await self._jobs.read(call.uid, call.request_context)
-        return await self._answer(state, call.uid, content_format, call)
+        return await self._encode(state, call.uid, content_format, call)
 
     async def WatchJob(self, request: pb.WatchJobRequest, call: Call) -> None:
-        """Streams the job's states from the hub."""
+        """Stream the states of a job from the hub."""
         content_format = read_format(request.content_format, streaming=True)
         call.uid = read_uid(request.uid)
-        heartbeat = read_heartbeat_interval(
-            request.heartbeat_interval if request.HasField("heartbeat_interval") else None
-        )
+        heartbeat = read_heartbeat_interval(request)
         point = read_resume_point(request.resume_token, call.uid)
-        await call.begin_stream()
+        await call.send_headers()
         stream = self._stream(call, call.uid, content_format, heartbeat)
         stream.resume(point, request.resume_token)
         with self._watch(call.uid, call, seen=stream.has_seen, exists=stream.has_begun) as watcher:
             await stream.follow(watcher)
 
     async def WaitJob(self, request: pb.WaitJobRequest, call: Call) -> bytes:
-        """The done job, or the latest state when the time is over."""
+        """Return the done job, or its latest state when the time is over."""
         content_format = read_format(request.content_format, streaming=False)
         call.uid = read_uid(request.uid)
-        timeout = read_wait_timeout(request.timeout if request.HasField("timeout") else None)
+        timeout = read_wait_timeout(request)
         if timeout == 0:
             state = await self._jobs.read(call.uid, call.request_context)
         else:
             until = self._clock.monotonic() + wait_seconds(timeout, call.remaining())
             with self._watch(call.uid, call) as watcher:
                 state = await _wait(watcher, until)
-        return await self._answer(state, call.uid, content_format, call)
+        return await self._encode(state, call.uid, content_format, call)
 
     async def RunJob(self, request: pb.RunJobRequest, call: Call) -> None:
-        """Sends the job, then streams its states from the hub."""
+        """Send a job, then stream its states from the hub."""
         if not request.HasField("request"):
-            raise RequestInvalid("request", "it is required: the job to send")
+            raise RequestInvalid("request", "is required; set it to the job to send")
         with _within("request"):
             content_format = read_format(request.request.content_format, streaming=True)
-        heartbeat = read_heartbeat_interval(
-            request.heartbeat_interval if request.HasField("heartbeat_interval") else None
-        )
+        heartbeat = read_heartbeat_interval(request)
         with _within("request"):
             submission = await self._submit(request.request, call)
         try:
             stream = self._stream(call, 0, content_format, heartbeat)
             with _within("request"), submission:
-                await call.begin_stream()
+                await call.send_headers()
                 await stream.run_with_heartbeats(submission.task)
                 sent = await submission.outcome()
             stream.uid = sent.uid
@@ -165,7 +162,7 @@ class JobService:
             raise
 
     async def CancelJob(self, request: pb.CancelJobRequest, call: Call) -> bytes:
-        """Ask for the cancellation with DELETE, then read the state."""
+        """Ask for the cancellation of a job with DELETE, then read its state."""
         uid = call.uid = read_uid(request.uid)
         try:
             state = await self._jobs.cancel(uid, call.request_context)
@@ -173,13 +170,10 @@ class JobService:
             self._jobs.raise_for_client(error, uid)
         if state is None:
             state = await self._jobs.try_read(uid, call.request_context)
-        return await self._answer(state, uid, pb.CONTENT_FORMAT_NONE, call)
+        return await self._encode(state, uid, pb.CONTENT_FORMAT_NONE, call)
 
     async def aclose(self) -> None:
-        """Return when all submissions and cancellations that were begun have ended.
-
-        If this is cancelled, the cancellations are given up.
-        """
+        """Return when all submissions and cancellations have ended; if cancelled, give up the cancellations."""
         try:
             await self._submitter.aclose()
             await self._cancellations.wait()
@@ -193,7 +187,7 @@ class JobService:
             raise SubmitOutcomeUnknown(
                 f"a client library or a proxy repeated this call automatically ({machine_retry}), and an earlier "
                 "attempt may have sent the job; this one sent nothing. Turn off automatic retries of SendJob and "
-                "RunJob, or set a request_id, under which a repeated call is safe",
+                "RunJob, or set a request_id, which makes them safe",
                 None,
             )
         if request.ByteSize() > PARSE_REQUEST_IN_THREAD_BYTES:
@@ -207,7 +201,7 @@ class JobService:
                     sent = await self._rest.send(job, RequestContext(call.credential, headers))
                 except UpstreamStatusError as error:
                     raise error.of_submission() from None
-            # At once, because clients that learn the uid may ask for the job before the upstream shows it.
+            # Immediately, because clients that learn the uid may ask for the job before the upstream shows it.
             if sent.uid:
                 self._sent_jobs.remember(sent.uid, job.timeout)
             return sent
@@ -231,17 +225,17 @@ class JobService:
             self._response_workers,
         )
 
-    async def _answer(
+    async def _encode(
         self, state: JobState | None, uid: int, content_format: pb.ContentFormat.ValueType, call: Call
     ) -> bytes:
-        """The encoded `Job` of a state, or of the uid alone where there is none."""
+        """Return the encoded `Job` of a state, or one that has only the uid if there is no state."""
         if state is None:
             return pb.Job(uid=uid).SerializeToString()
         encoded = await state.encode(content_format, self._response_workers, streaming=False)
         if state.is_large:
-            room = await self._response_memory.acquire(call.credential.poll_key, size_of(encoded.buffers))
-            if room is not None:
-                call.on_sent(room.release)
+            reservation = await self._response_memory.acquire(call.credential.poll_key, size_of(encoded.buffers))
+            if reservation is not None:
+                call.on_sent(reservation.release)
         return await join_buffers(encoded.buffers, self._response_workers)
 
     async def _first_state(self, sent: SubmissionResult, call: Call, stream: EventStream) -> JobState:
@@ -264,11 +258,8 @@ class JobService:
         exists: bool = False,
     ) -> AbstractContextManager[Watcher[JobState]]:
         poller = JobPoller(self._rest, uid, call, self._clock)
-        return self._hub.watch(_key(uid, call), poller, seen, just_submitted=just_submitted, exists=exists)
-
-
-def _key(uid: int, call: Call) -> WatchKey:
-    return WatchKey(call.credential.poll_key, uid)
+        key = WatchKey(call.credential.poll_key, uid)
+        return self._hub.watch(key, poller, seen, just_submitted=just_submitted, exists=exists)
 
 
 def _read_request(request: pb.SendJobRequest, request_id: str) -> tuple[SendJob, bytes]:
@@ -278,7 +269,7 @@ def _read_request(request: pb.SendJobRequest, request_id: str) -> tuple[SendJob,
 
 @contextmanager
 def _within(field: str) -> Iterator[None]:
-    """What is invalid here, is so within `field` of the request."""
+    """Report invalid fields in this context as those of the message in `field`."""
     try:
         yield
     except RequestInvalid as error:
@@ -286,9 +277,11 @@ def _within(field: str) -> Iterator[None]:
 
 
 def wait_seconds(timeout: float | None, remaining: float | None) -> float:
-    """Return how long a wait lasts: its `timeout`, or 40 seconds, cut short before the call's deadline.
+    """Return how long a wait lasts, in seconds.
 
-    `remaining` is the time until that deadline in seconds, None if the call has none.
+    Args:
+        timeout: The time that the client asked for in seconds; None is 40 seconds.
+        remaining: The time in seconds until the deadline of the call, before which the wait ends; None if it has none.
     """
     wanted = DEFAULT_WAIT_SECONDS if timeout is None else timeout
     if remaining is None:
@@ -304,6 +297,6 @@ async def _wait(watcher: Watcher[JobState], until: float) -> JobState:
     if watcher.latest is not None:
         return watcher.latest
     if update.last_failure is None:
-        raise NoStateYet("the time of the wait was over before the job could be read; call again")
-    # A refusal that did not end the wait is not certain.
+        raise NoStateYet("the job could not be read before the wait was over; call again")
+    # A refusal that did not end the watch is not certain.
     raise update.last_failure if update.last_failure.transient else uncertain_refusal(update.last_failure)

@@ -88,7 +88,7 @@ def the_line(logged: list[dict[str, Any]]) -> dict[str, Any]:
 # How calls end
 
 
-async def test_the_answer_goes_out_and_a_line_is_logged(logged: list[dict[str, Any]]) -> None:
+async def test_the_response_is_sent_and_a_line_is_logged(logged: list[dict[str, Any]]) -> None:
     async def method(request: pb.GetJobRequest, call: Call) -> bytes:
         call.uid = request.uid
         return b"an answer"
@@ -105,12 +105,10 @@ async def test_the_answer_goes_out_and_a_line_is_logged(logged: list[dict[str, A
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_a_defect_ends_with_a_status_that_says_nothing_of_it(
-    logged: list[dict[str, Any]], *, streaming: bool
-) -> None:
+async def test_a_defect_ends_with_a_status_without_details(logged: list[dict[str, Any]], *, streaming: bool) -> None:
     async def method(_: Any, call: Call) -> bytes:
         if streaming:
-            await call.begin_stream()
+            await call.send_headers()
             await call.write(b"an event")
         raise ZeroDivisionError(f"inner secrets, and Bearer {TOKEN}")
 
@@ -153,7 +151,7 @@ async def _await_cancelled(_: Any, __: Call) -> bytes:
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("method", [_raise_cancelled, _await_cancelled])
-async def test_a_cancellation_from_within_becomes_a_status_and_no_hang(method: Method, *, streaming: bool) -> None:
+async def test_an_internal_cancellation_ends_the_call_with_a_status(method: Method, *, streaming: bool) -> None:
     async with served(method, streaming=streaming) as server:
         failure = await expect_error(read_all(server.stream()) if streaming else server.unary())
     assert (failure.code, failure.reason) == (grpc.StatusCode.INTERNAL, "GATEWAY_DEFECT")
@@ -169,7 +167,7 @@ class Waiting:
 
     async def __call__(self, _: Any, call: Call) -> bytes:
         if self.streaming:
-            await call.begin_stream()
+            await call.send_headers()
         self.began.set()
         try:
             await asyncio.Event().wait()
@@ -180,9 +178,7 @@ class Waiting:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_a_caller_that_cancels_ends_its_handler_and_frees_its_place(
-    logged: list[dict[str, Any]], *, streaming: bool
-) -> None:
+async def test_a_client_that_cancels_frees_its_slot(logged: list[dict[str, Any]], *, streaming: bool) -> None:
     method = Waiting(streaming=streaming)
     async with served(method, streaming=streaming) as server:
         call = server.stream() if streaming else server.unary()
@@ -197,7 +193,7 @@ async def test_a_caller_that_cancels_ends_its_handler_and_frees_its_place(
     assert (line["code"], line["log_level"]) == ("CANCELLED", "info")
 
 
-async def test_a_deadline_ends_its_handler_and_frees_its_place() -> None:
+async def test_a_deadline_frees_the_slot_of_its_call() -> None:
     method = Waiting(streaming=False)
     async with served(method) as server:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -216,7 +212,7 @@ async def test_a_deadline_ends_its_handler_and_frees_its_place() -> None:
         pytest.param(b"99999999999999S", None, id="none"),
     ],
 )
-async def test_what_remains_of_a_deadline_is_within_reason(timeout: bytes, remaining: float | None) -> None:
+async def test_the_remaining_time_of_a_deadline_is_limited(timeout: bytes, remaining: float | None) -> None:
     told: list[float | None] = []
 
     async def method(_: Any, call: Call) -> bytes:
@@ -230,7 +226,7 @@ async def test_what_remains_of_a_deadline_is_within_reason(timeout: bytes, remai
     assert told == [remaining if remaining is None else pytest.approx(remaining, abs=PATIENT)]
 
 
-async def test_writing_to_a_caller_who_vanishes_counts_as_its_leaving(logged: list[dict[str, Any]]) -> None:
+async def test_writing_to_a_client_that_vanished_is_a_cancellation(logged: list[dict[str, Any]]) -> None:
     ended_by: list[BaseException] = []
 
     async def method(_: Any, call: Call) -> None:
@@ -253,7 +249,7 @@ async def test_writing_to_a_caller_who_vanishes_counts_as_its_leaving(logged: li
     assert {line["code"] for line in logged} == {"CANCELLED"}
 
 
-async def test_a_caller_who_vanishes_under_a_write_counts_as_leaving(logged: list[dict[str, Any]]) -> None:
+async def test_a_client_that_vanishes_in_a_write_is_a_cancellation(logged: list[dict[str, Any]]) -> None:
     ended_by: list[BaseException] = []
     began = asyncio.Event()
 
@@ -295,7 +291,7 @@ async def test_a_caller_who_vanishes_under_a_write_counts_as_leaving(logged: lis
         ("SendJob", False, 42, grpc.StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN"),
     ],
 )
-async def test_a_call_that_this_process_ends_says_whether_to_call_again(
+async def test_a_call_that_is_ended_here_says_if_a_retry_is_safe(
     name: str, streaming: bool, uid: int | None, code: grpc.StatusCode, reason: str
 ) -> None:
     waiting = Waiting(streaming=streaming)
@@ -332,9 +328,9 @@ async def test_a_stream_that_waits_for_a_slow_consumer_ends_too() -> None:
     assert failure.reason == "DRAINING"
 
 
-async def test_a_stream_that_has_told_its_end_ends_well() -> None:
+async def test_a_stream_that_has_sent_its_end_ends_with_ok() -> None:
     async def method(_: Any, call: Call) -> None:
-        await call.begin_stream()
+        await call.send_headers()
         # Runs while the last event is on its way.
         asyncio.get_running_loop().call_soon(call.end)
         await call.write(b"the end", last=True)
@@ -348,7 +344,7 @@ async def test_a_stream_that_is_just_beginning_ends_too() -> None:
     async def method(_: Any, call: Call) -> None:
         # Runs while the initial metadata is on its way.
         asyncio.get_running_loop().call_soon(call.end)
-        await call.begin_stream()
+        await call.send_headers()
         await asyncio.Event().wait()
 
     async with served(method, streaming=True) as server:
@@ -359,7 +355,7 @@ async def test_a_stream_that_is_just_beginning_ends_too() -> None:
 # What is logged
 
 
-async def test_a_line_bears_the_request_id_and_the_trace(
+async def test_a_line_has_the_request_id_and_the_trace(
     jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.script.append(answer(200, {"uid": 42, "status": "running"}))
@@ -382,7 +378,7 @@ async def test_a_call_without_a_request_id_gets_one_for_the_log_only(
     assert not any("trace_id" in line for line in logged)
 
 
-async def test_the_end_of_a_job_is_a_line_of_its_own_that_names_the_call_it_was_read_for(
+async def test_the_end_of_a_job_is_logged_with_the_ids_of_its_call(
     gateway: Gateway, jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     done = {"uid": 42, "status": "error", "error": {"message": "a text of the app"}, "completed_at": 1}
@@ -405,7 +401,7 @@ async def test_the_end_of_a_job_is_a_line_of_its_own_that_names_the_call_it_was_
     assert "a text of the app" not in json.dumps(logged, default=repr)
 
 
-async def test_what_the_upstream_wrote_is_for_the_caller_and_not_for_the_log(
+async def test_upstream_text_is_for_the_client_and_not_for_the_log(
     jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.script.append(answer(400, {"field": ["a text of the upstream"]}))
@@ -416,7 +412,7 @@ async def test_what_the_upstream_wrote_is_for_the_caller_and_not_for_the_log(
     assert "a text of the upstream" not in json.dumps(logged, default=repr)
 
 
-async def test_a_call_that_is_refused_for_its_credential_is_logged_with_its_request_id(
+async def test_a_call_without_a_credential_is_logged_with_its_id(
     jobs: rpc.JobServiceAsyncStub, logged: list[dict[str, Any]]
 ) -> None:
     await expect_error(jobs.GetJob(REQUEST, metadata=(("x-request-id", "id-1"),)))
@@ -441,7 +437,7 @@ ECHOES = {
 
 
 @pytest.mark.parametrize("reply", ECHOES.values(), ids=ECHOES)
-async def test_a_token_that_the_upstream_echoes_gets_into_no_log_and_no_status(
+async def test_an_echoed_token_is_in_no_log_and_no_status(
     jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: list[dict[str, Any]], reply: bytes
 ) -> None:
     upstream.script.append(reply)

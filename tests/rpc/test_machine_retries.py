@@ -63,7 +63,7 @@ def encoded(method: str, request: pb.SendJobRequest) -> bytes:
 
 @pytest.mark.parametrize("metadata", RETRIES, ids=repr)
 @pytest.mark.parametrize("method", ["SendJob", "RunJob"])
-async def test_a_machines_retry_without_a_request_id_is_not_posted(
+async def test_an_automatic_retry_without_a_request_id_is_not_posted(
     upstream: ScriptedUpstream, gateway: Gateway, method: str, metadata: list[tuple[bytes, bytes]]
 ) -> None:
     upstream.script.append(DONE)

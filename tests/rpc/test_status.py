@@ -123,12 +123,12 @@ def test_every_error_has_its_row(error: errors.GatewayError, code: StatusCode, r
     assert Read(rpc_error).info.metadata["uid"] == "42"
 
 
-def test_no_error_of_the_tree_is_left_out_of_these_tables() -> None:
+def test_these_tables_have_every_error() -> None:
     tree = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GatewayError)}
     assert {type(error) for error, _, _ in BY_ERROR} == tree - INNER_NODES
 
 
-def test_http_status_uid_and_last_failure_stand_in_the_metadata_where_they_are_known() -> None:
+def test_the_metadata_has_http_status_uid_and_last_failure() -> None:
     def metadata(error: errors.GatewayError, uid: int | None = None) -> dict[str, str]:
         return dict(Read(to_rpc_error(error, uid)).info.metadata)
 
@@ -182,14 +182,14 @@ def test_the_wait_in_retry_info_is_the_one_that_grpc_reads(
     )
 
 
-def test_resource_info_names_a_job_that_was_not_found_and_nothing_else() -> None:
+def test_resource_info_names_only_a_job_that_was_not_found() -> None:
     (resource,) = Read(to_rpc_error(_answered(404), 42)).resource
     assert (resource.resource_type, resource.resource_name) == ("job", "42")
     assert Read(to_rpc_error(_answered(404))).resource == []
     assert Read(to_rpc_error(_answered(403), 42)).resource == []
 
 
-def test_bad_request_has_one_violation_per_field_and_error_info_stands_first() -> None:
+def test_bad_request_has_a_violation_per_field() -> None:
     violations = (FieldViolation("params.beam.length", "too long"), FieldViolation("timeout", "no"))
     read = Read(to_rpc_error(_answered(400, violations=violations)))
     assert read.violations == [("params.beam.length", "too long"), ("timeout", "no")]
@@ -198,13 +198,13 @@ def test_bad_request_has_one_violation_per_field_and_error_info_stands_first() -
     assert Read(to_rpc_error(_answered(400))).violations == []
 
 
-def test_of_too_many_fields_the_first_are_kept_and_a_mark_says_that_there_are_more() -> None:
+def test_too_many_fields_are_cut_with_a_mark() -> None:
     violations = tuple(FieldViolation(f"field{number}", "no") for number in range(5_000))
     read = Read(to_rpc_error(_answered(400, violations=violations)))
     assert read.violations[0] == ("field0", "no")
     assert len(read.violations) > 50
     assert read.violations[:-1] == [(each.field, each.description) for each in violations[: len(read.violations) - 1]]
-    assert read.violations[-1] == (CUT_MARK, "more fields are at fault than fit here")
+    assert read.violations[-1] == (CUT_MARK, "there are more invalid fields than fit here")
 
 
 HUGE_TEXTS = {
@@ -220,7 +220,7 @@ HUGE_TEXTS = {
 
 
 @pytest.mark.parametrize("text", HUGE_TEXTS.values(), ids=HUGE_TEXTS)
-def test_everything_stays_below_8_kb_whatever_the_upstream_said(text: str) -> None:
+def test_any_upstream_text_stays_below_8_kb(text: str) -> None:
     violations = tuple(FieldViolation(text, text) for _ in range(3))
     for error in (
         _answered(400, text, violations=violations, retry_after=86_400),
@@ -269,9 +269,9 @@ def test_a_text_becomes_one_line_that_fits_percent_encoded(text: str, cleaned: s
     assert len(_percent_encoded(cleaned)) <= 30
 
 
-def test_the_message_says_what_to_do_where_a_retry_would_hurt() -> None:
+def test_the_message_says_what_to_do_if_a_retry_is_unsafe() -> None:
     assert to_rpc_error(errors.SubmitOutcomeUnknown("lost {0}", None)).message == (
-        "whether the job runs is not known; look for it before sending it under another id: lost {0}"
+        "it is unknown whether the job runs; look for it before you send it under another id: lost {0}"
     )
     assert "log" in to_rpc_error(errors.InternalError("KeyError")).message
 
@@ -282,11 +282,11 @@ def test_a_wait_that_a_final_refusal_names_is_not_passed_on(http_status: int) ->
     assert (read.retry, read.pushback) == ([], None)
 
 
-def test_what_turns_the_direction_of_a_text_is_taken_out() -> None:
+def test_characters_that_turn_the_text_direction_are_removed() -> None:
     assert clean("a\u202eb\u2066c\u200fd", 30) == "a b c d"
 
 
-def test_fields_are_cut_by_what_they_take_in_the_details() -> None:
+def test_fields_are_cut_by_their_size_in_the_details() -> None:
     field = "长" * 60
     read = Read(to_rpc_error(_answered(400, violations=(FieldViolation(field, "字" * 130),))))
     assert read.violations == [(field, "字" * 130)]
@@ -306,13 +306,13 @@ def _rows() -> set[status.StatusMapping]:
     return {*status.BY_HTTP_STATUS.values(), status.OTHER_4XX, status.OTHER_5XX, *status.BY_ERROR.values()}
 
 
-def test_the_document_lists_each_reason_with_its_code_and_no_other() -> None:
+def test_the_page_lists_each_reason_with_its_code() -> None:
     documented = {(reason, cells[0]) for reason, cells in _table("The reasons").items()}
     assert documented == {(row.reason, row.code.name) for row in _rows()}
     assert len(documented) == len({reason for reason, _ in documented})
 
 
-def test_the_document_says_for_each_reason_why_it_comes_and_what_to_do() -> None:
+def test_the_page_has_a_cause_and_an_action_for_each_reason() -> None:
     actions = re.findall(r"^- \*\*(.+?)\*\*:", DOCUMENT, flags=re.MULTILINE)
     assert len(actions) == 5
     for reason, (_, cause, action) in _table("The reasons").items():
@@ -357,7 +357,7 @@ def test_a_client_decides_by_the_reason_alone(reason: str) -> None:
             assert Read(rpc_error).pushback is None
 
 
-def test_the_document_lists_each_reason_that_a_heartbeat_may_have_and_no_other() -> None:
+def test_the_page_lists_each_reason_of_a_heartbeat() -> None:
     failures: list[errors.UpstreamError] = [_answered(http_status) for http_status in range(400, 600)]
     failures += [error for error, _, _ in BY_ERROR if isinstance(error, errors.UpstreamError)]
     assert _table("`last_failure`").keys() == {
@@ -383,5 +383,5 @@ def test_the_document_lists_each_reason_that_a_heartbeat_may_have_and_no_other()
         CUT_MARK,
     ],
 )
-def test_the_document_tells_of_everything_that_an_error_carries(word: str) -> None:
+def test_the_page_names_all_that_an_error_carries(word: str) -> None:
     assert f"`{word}`" in DOCUMENT

@@ -111,14 +111,14 @@ def test_a_struct_is_measured_encoded_too() -> None:
 
 
 @pytest.mark.parametrize("raw", [_nested(32), b'{"a":' + b"[" * 31 + b"]" * 31 + b"}"])
-def test_a_client_with_the_usual_recursion_limit_reads_the_deepest_struct(raw: bytes) -> None:
+def test_stock_clients_read_the_deepest_struct(raw: bytes) -> None:
     message, where = _put(raw, UNSPECIFIED)
     assert where == "content"
     event = pb.JobEvent(job=message)
     assert pb.JobEvent.FromString(event.SerializeToString()) == event
 
 
-def test_one_message_holds_256_mib_and_more_is_refused_with_the_way_out() -> None:
+def test_a_result_over_256_mib_must_be_read_in_chunks() -> None:
     # One member more than allowed, without the memory for it: a view knows its length alone.
     view = memoryview(b"0").cast("B")
     largest = Result(view, "")
@@ -138,9 +138,9 @@ def test_every_known_format_is_taken_on_a_stream(content_format: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content_format", "streaming", "said"), [(CHUNKS, False, "WatchJob"), (5, True, "no format 5"), (-1, False, "-1")]
+    ("content_format", "streaming", "said"), [(CHUNKS, False, "WatchJob"), (5, True, r"got 5"), (-1, False, "-1")]
 )
-def test_chunks_without_a_stream_and_unknown_formats_are_refused(
+def test_chunks_need_a_stream_and_unknown_formats_are_invalid(
     content_format: int, *, streaming: bool, said: str
 ) -> None:
     with pytest.raises(RequestInvalid, match=said) as raised:
@@ -162,9 +162,7 @@ def test_any_result_arrives_unharmed_by_default(value: Any, ascii_only: bool) ->
 
 
 @given(st.binary(min_size=1), st.sampled_from(pb.ContentFormat.values()), st.booleans())
-def test_arbitrary_bytes_are_delivered_as_they_are_or_left_out(
-    raw: bytes, content_format: int, streaming: bool
-) -> None:
+def test_any_bytes_are_delivered_unchanged_or_left_out(raw: bytes, content_format: int, streaming: bool) -> None:
     message, where = _put(raw, pb.ContentFormat.ValueType(content_format), streaming=streaming)
     assert where in ("content", "content_json", "chunks", "nowhere")
     assert pb.Job.FromString(message.SerializeToString()) == message
