@@ -29,7 +29,7 @@ from gateway.rpc.codec.requests import (
     read_wait_timeout,
 )
 from gateway.rpc.poller import JobPoller
-from gateway.rpc.stream import EventStream, read_resume_point
+from gateway.rpc.stream import EventStream, StreamResources, read_resume_point
 from gateway.rpc.upstream_jobs import UpstreamJobs, uncertain_refusal
 from gateway.submit import IdempotencyKey, fingerprint_of
 from gateway.upstream import RequestContext
@@ -79,7 +79,7 @@ class JobService:
         self._request_workers = request_workers
         self._response_workers = response_workers
         self._response_memory = response_memory
-        self._observer = observer
+        self._stream_resources = StreamResources(clock, response_memory, response_workers, observer)
         self._rest = rest
         self._hub = hub
         self._submitter = submitter
@@ -117,7 +117,7 @@ class JobService:
         heartbeat = read_heartbeat_interval(request)
         point = read_resume_point(request.resume_token, call.uid)
         await call.send_headers()
-        stream = self._stream(call, call.uid, content_format, heartbeat)
+        stream = EventStream(call, content_format, heartbeat, self._stream_resources)
         stream.resume(point, request.resume_token)
         with self._watch(call.uid, call, seen=stream.has_seen, exists=stream.has_begun) as watcher:
             await stream.follow(watcher)
@@ -145,12 +145,11 @@ class JobService:
         with _within("request"):
             submission = await self._submit(request.request, call)
         try:
-            stream = self._stream(call, 0, content_format, heartbeat)
+            stream = EventStream(call, content_format, heartbeat, self._stream_resources)
             with _within("request"), submission:
                 await call.send_headers()
                 await stream.run_with_heartbeats(submission.task)
                 sent = await submission.outcome()
-            stream.uid = sent.uid
             call.uid = sent.uid or None
             await stream.begin(await self._first_state(sent, call, stream))
             if not stream.ended:
@@ -208,22 +207,6 @@ class JobService:
 
         key = IdempotencyKey(call.credential.caller_key, request_id) if request_id else None
         return self._submitter.submit(post, call.credential.caller_key, key, fingerprint)
-
-    def _stream(
-        self, call: Call, uid: int, content_format: pb.ContentFormat.ValueType, heartbeat: float
-    ) -> EventStream:
-        owner = call.credential.poll_key
-        return EventStream(
-            call,
-            uid,
-            content_format,
-            heartbeat,
-            self._clock,
-            self._response_memory,
-            owner,
-            self._observer,
-            self._response_workers,
-        )
 
     async def _encode(
         self, state: JobState | None, uid: int, content_format: pb.ContentFormat.ValueType, call: Call

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from gateway.clock import AutoResetEvent, Timeout
 from gateway.errors import RequestInvalid, SlowConsumer
@@ -76,50 +76,49 @@ class DeliveryObserver(Protocol):
         """Count a state that was sent `seconds` after it was observed, and the `skipped` states before it."""
 
 
+class StreamResources(NamedTuple):
+    """The parts of a gateway that its streams share.
+
+    Attributes:
+        clock: Times heartbeats and writes.
+        response_memory: The memory of large results and messages.
+        workers: Encode large states.
+        observer: Counts the states that are sent.
+    """
+
+    clock: Clock
+    response_memory: ResponseMemory
+    workers: WorkerPool
+    observer: DeliveryObserver
+
+
 class EventStream:
     """The events of one client.
 
     Args:
-        call: The call to write to.
-        uid: The job, 0 until a submission has returned it.
+        call: The call to write to; the stream is of the job `call.uid`.
         content_format: The format of results.
         heartbeat: The longest time between two events, in seconds.
-        clock: Times heartbeats and writes.
-        response_memory: The memory of large results and messages.
-        owner: The owner of this stream's part of that memory.
-        observer: Counts the states that are sent.
-        workers: Encode large states.
+        resources: Shared with other streams.
 
     Attributes:
         ended: Whether the last state was sent.
     """
 
     def __init__(
-        self,
-        call: Call,
-        uid: int,
-        content_format: pb.ContentFormat.ValueType,
-        heartbeat: float,
-        clock: Clock,
-        response_memory: ResponseMemory,
-        owner: bytes,
-        observer: DeliveryObserver,
-        workers: WorkerPool,
+        self, call: Call, content_format: pb.ContentFormat.ValueType, heartbeat: float, resources: StreamResources
     ) -> None:
-        self._workers = workers
-        self._response_memory = response_memory
-        self._owner = owner
-        self._observer = observer
         self.ended = False
-        self.uid = uid
         self._call = call
         self._format = content_format
         self._silence = heartbeat * HEARTBEAT_PART
-        self._clock = clock
+        self._clock, self._response_memory, self._workers, self._observer = resources
+        # Large results and messages belong to the poll key of the credential that reads them.
+        self._owner = call.credential.poll_key
         self._token = ""
         self._digest = NO_DIGEST
         self._point: ResumePoint | None = None
-        self._last_write = clock.monotonic()
+        self._last_write = self._clock.monotonic()
 
     def resume(self, point: ResumePoint | None, token: str) -> None:
         """Continue an earlier stream at `point`, which is the one of `token`."""
@@ -127,6 +126,11 @@ class EventStream:
             self._point = point
             self._digest = point.digest
             self._token = token
+
+    @property
+    def _uid(self) -> int:
+        # 0 while a submission has not returned it, and for a job without one.
+        return self._call.uid or 0
 
     @property
     def has_begun(self) -> bool:
@@ -145,7 +149,7 @@ class EventStream:
             due = self._last_write + self._silence
             await ended.wait(due)
             if not task.done() and self._clock.monotonic() >= due:
-                await self._write(heartbeat_event(self.uid, NoChange(None, 0, None), state, self._token, ""))
+                await self._write(heartbeat_event(self._uid, NoChange(None, 0, None), state, self._token, ""))
         return task.result()
 
     async def _run_or_cancel(self, task: asyncio.Task[T], state: JobState) -> T:
@@ -164,7 +168,7 @@ class EventStream:
             update = await watcher.next(self._last_write + self._silence)
             if isinstance(update, NoChange):
                 failure = "" if update.last_failure is None else mapping_for(update.last_failure).reason
-                await self._write(heartbeat_event(self.uid, update, watcher.latest, self._token, failure))
+                await self._write(heartbeat_event(self._uid, update, watcher.latest, self._token, failure))
             else:
                 since = watcher.since
                 await self._send(update.state, update.skipped, last=update.last)
@@ -179,9 +183,9 @@ class EventStream:
         self._token = token
         self._digest = state.digest
         if state.is_large:
-            await self._send_large(job_event(self.uid, encoded, token, skipped), state, last=last)
+            await self._send_large(job_event(self._uid, encoded, token, skipped), state, last=last)
         elif encoded.chunked:
-            await self._write(b"".join(job_event(self.uid, encoded, token, skipped)), last=last)
+            await self._write(b"".join(job_event(self._uid, encoded, token, skipped)), last=last)
         else:
             await self._write(state.event(self._format, encoded, skipped), last=last)
         self.ended = last
@@ -189,11 +193,11 @@ class EventStream:
     async def _send_chunks(self, state: JobState, result: Result) -> str:
         start = resume_offset(self._point, result)
         began = self._clock.monotonic()
-        for number, event in enumerate(chunk_events(self.uid, result, self._digest, start)):
+        for number, event in enumerate(chunk_events(self._uid, result, self._digest, start)):
             await self._write_unless_slow(event, began, number * CHUNK_BYTES / MIN_BYTES_PER_SECOND)
-        if not self.uid:
+        if not self._uid:
             return ""
-        return write_token(ResumePoint(self.uid, state.digest, len(result), bytes.fromhex(result.sha256)))
+        return write_token(ResumePoint(self._uid, state.digest, len(result), bytes.fromhex(result.sha256)))
 
     async def _send_large(self, event: Buffers, state: JobState, *, last: bool) -> None:
         size = size_of(event)

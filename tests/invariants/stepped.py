@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway.auth.credential import Credential
 from gateway.clock import sleep_until
 from gateway.errors import (
     GatewayError,
@@ -29,7 +30,7 @@ from gateway.limits.response_memory import ResponseMemory
 from gateway.models import Job, JobStatus, Progress, Result
 from gateway.rpc.codec.events import JobState
 from gateway.rpc.status import mapping_for
-from gateway.rpc.stream import EventStream, read_resume_point
+from gateway.rpc.stream import EventStream, StreamResources, read_resume_point
 from gateway.telemetry.metrics import Metrics
 from gateway.threads import WorkerPool
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule, WatchKey
@@ -51,6 +52,8 @@ class Pipe:
     """A client's end of a stream: holds one event that is not read, as flow control does, and no more."""
 
     def __init__(self, clock: SteppedClock, watch: Watch, content: bytes) -> None:
+        self.credential = Credential(watch.credential)
+        self.uid = watch.uid
         self._clock = clock
         self._watch = watch
         self._content = bytearray(content)
@@ -191,9 +194,8 @@ class SteppedRun:
         uid = watch.uid
         call: Call = pipe  # type: ignore[assignment] # what a stream needs of a call is to be written to
         content_format = self.dice.choice([pb.CONTENT_FORMAT_JSON, pb.CONTENT_FORMAT_JSON_CHUNKS])
-        stream = EventStream(
-            call, uid, content_format, watch.heartbeat, self.clock, OUTGOING, b"", self.metrics, WORKERS
-        )
+        resources = StreamResources(self.clock, OUTGOING, WORKERS, self.metrics)
+        stream = EventStream(call, content_format, watch.heartbeat, resources)
         stream.resume(read_resume_point(token, uid), token)
         watch.joined = self.clock.stamp()
         try:
