@@ -1,4 +1,4 @@
-"""The handler factory, under real grpc.aio servers with methods that go wrong in every way."""
+"""The handler factory, under real grpc.aio servers with methods that fail in every way."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ async def test_an_internal_cancellation_ends_the_call_with_a_status(method: Meth
 
 
 class Waiting:
-    """A method that waits for ever, and what became of it."""
+    """A method that waits forever, and the error that ended it."""
 
     def __init__(self, *, streaming: bool) -> None:
         self.streaming = streaming
@@ -208,7 +208,7 @@ async def test_a_deadline_frees_the_slot_of_its_call() -> None:
     [
         pytest.param(b"100S", 100.0, id="as it is"),
         pytest.param(b"99999999H", MAX_DEADLINE_SECONDS, id="clamped"),
-        # grpc takes as many digits as this for no deadline at all.
+        # grpc ignores a deadline with this many digits.
         pytest.param(b"99999999999999S", None, id="none"),
     ],
 )
@@ -239,7 +239,7 @@ async def test_writing_to_a_client_that_vanished_is_a_cancellation(logged: list[
 
     async with served(method, streaming=True) as server:
         for _ in range(20):
-            # Nobody holds on to the call when its first event has arrived.
+            # The call is left when its first event has arrived.
             stream = server.stream()
             await stream.read()
             stream.cancel()
@@ -256,7 +256,7 @@ async def test_a_client_that_vanishes_in_a_write_is_a_cancellation(logged: list[
     async def method(_: Any, call: Call) -> None:
         try:
             while True:
-                # More than the peer's window: it waits, and grpc.aio may end it with an exception of its own.
+                # More than the flow control window: the write waits, and grpc.aio may end it with its own exception.
                 asyncio.get_running_loop().call_soon(began.set)
                 await call.write(bytes(100_000))
         except BaseException as error:
@@ -276,7 +276,7 @@ async def test_a_client_that_vanishes_in_a_write_is_a_cancellation(logged: list[
     assert {line["code"] for line in logged} == {"CANCELLED"}
 
 
-# Ending calls from here
+# Calls that the server ends
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ async def test_a_stream_that_waits_for_a_slow_consumer_ends_too() -> None:
 async def test_a_stream_that_has_sent_its_end_ends_with_ok() -> None:
     async def method(_: Any, call: Call) -> None:
         await call.send_headers()
-        # Runs while the last event is on its way.
+        # Runs during the write of the last event.
         asyncio.get_running_loop().call_soon(call.end)
         await call.write(b"the end", last=True)
         await asyncio.Event().wait()
@@ -342,7 +342,7 @@ async def test_a_stream_that_has_sent_its_end_ends_with_ok() -> None:
 
 async def test_a_stream_that_is_just_beginning_ends_too() -> None:
     async def method(_: Any, call: Call) -> None:
-        # Runs while the initial metadata is on its way.
+        # Runs while the initial metadata is sent.
         asyncio.get_running_loop().call_soon(call.end)
         await call.send_headers()
         await asyncio.Event().wait()
@@ -352,7 +352,7 @@ async def test_a_stream_that_is_just_beginning_ends_too() -> None:
     assert failure.reason == "DRAINING"
 
 
-# What is logged
+# The log
 
 
 async def test_a_line_has_the_request_id_and_the_trace(

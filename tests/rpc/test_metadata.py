@@ -1,4 +1,4 @@
-"""What a raw HTTP/2 peer can put into metadata, for no client library would send most of it."""
+"""Metadata that only a raw HTTP/2 client can send, because client libraries reject most of it."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def test_the_limit_of_a_token_is_told_and_the_token_is_not(gateway: Gatewa
 
 
 async def test_of_two_traces_one_passes_through(gateway: Gateway, upstream: ScriptedUpstream) -> None:
-    # grpc knows this header, and hands on the last one alone.
+    # grpc knows this header, and passes on only the last one.
     upstream.script.append(RUNNING)
     got = await get_job(gateway, AUTHORIZATION, (b"traceparent", b"a"), (b"traceparent", b"b"))
     assert got.code == 0

@@ -1,4 +1,4 @@
-"""The unary RPCs over real sockets, with what a success carries."""
+"""The unary RPCs over real sockets."""
 
 from __future__ import annotations
 
@@ -389,7 +389,7 @@ async def test_one_request_id_at_once_is_one_post(gateway: Gateway, upstream: Sc
     async with stub(gateway) as jobs:
         calls = [jobs.SendJob(with_id("a"), metadata=BEARER) for _ in range(20)]
         await upstream.wait_for(1)
-        # A call that was never sent to the upstream tells by its answer that it has joined.
+        # The call was not sent to the upstream, so its response shows that it has joined.
         other = await expect_error(jobs.SendJob(with_id("a", method_name="other"), metadata=BEARER))
         release.set()
         answers = await asyncio.gather(*calls)
@@ -464,7 +464,7 @@ async def test_a_caller_who_left_during_the_submission_finds_its_job(
 
 
 async def test_a_submission_is_repeated_only_if_certainly_not_seen(upstream: ScriptedUpstream) -> None:
-    """The upstream comes up while the gateway is trying to connect."""
+    """The upstream starts while the gateway tries to connect."""
     await upstream.stop()
     port = upstream.port
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
@@ -476,7 +476,7 @@ async def test_a_submission_is_repeated_only_if_certainly_not_seen(upstream: Scr
 
 
 async def test_nothing_is_sent_for_a_client_that_has_left(upstream: ScriptedUpstream) -> None:
-    """The upstream comes up after the caller's deadline, while the gateway would try again."""
+    """The upstream starts after the client's deadline, while the gateway would try again."""
     await upstream.stop()
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -484,7 +484,7 @@ async def test_nothing_is_sent_for_a_client_that_has_left(upstream: ScriptedUpst
         assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
         upstream.on("POST", JOBS, answer(201, {"uid": 42}))
         await upstream.start(upstream.port)
-        # It returns when the submission has ended, whatever became of it.
+        # Returns when the submission has ended.
         await gateway.stop(grace=5)
     assert upstream.seen == []
 

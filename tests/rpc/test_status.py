@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
 
 DOCUMENT = (ROOT / "docs" / "reference" / "errors.md").read_text()
 
-# What no metadata may pass, and less than where clients begin to cut.
+# A limit below that of any client.
 MAX_TRAILERS = 8 << 10
 
 
@@ -29,7 +29,7 @@ def _answered(http_status: int, message: str = "no", **more: Any) -> errors.Upst
 
 
 class Read:
-    """What a client makes of an ending."""
+    """The end of a call, as a client reads it."""
 
     def __init__(self, rpc_error: RpcError) -> None:
         trailers = dict(rpc_error.trailers)
@@ -259,7 +259,7 @@ def test_any_error_fits_in_one_line_and_is_complete_or_marked(
         ("ä" * 5, "ä" * 5),
         ("ä" * 6, "ä" * 3 + CUT_MARK),
         ("%" * 11, "%" * 7 + CUT_MARK),
-        # What was beyond many controls is not lost without a mark.
+        # Control characters do not count before they are removed.
         ("\n" * 100 + "cause", " cause"),
         ("\n" * 100 + "x" * 31, " " + "x" * 21 + CUT_MARK),
     ],
@@ -293,7 +293,7 @@ def test_fields_are_cut_by_their_size_in_the_details() -> None:
 
 
 def _table(heading: str) -> dict[str, list[str]]:
-    """The rows of the table under a heading of docs/reference/errors.md, by their first cell."""
+    """Return the rows of the table under a heading of docs/reference/errors.md, by their first cell."""
     section = DOCUMENT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = [
         [cell.strip(" `") for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:2] == "| "
@@ -320,7 +320,7 @@ def test_the_page_has_a_cause_and_an_action_for_each_reason() -> None:
         assert action.startswith(tuple(f"**{each}**" for each in actions)), reason
 
 
-# What a client in any language does, by the reason alone.
+# The action of a client, by the reason alone.
 ACTIONS = {
     **dict.fromkeys(("REQUEST_INVALID", "REQUEST_ID_REUSED", "REQUEST_TOO_LARGE"), "fix the request"),
     **dict.fromkeys(("UPSTREAM_BAD_REQUEST", "UPSTREAM_REQUEST_TOO_LARGE", "RESULT_TOO_LARGE"), "fix the request"),
@@ -348,7 +348,7 @@ def test_a_client_decides_by_the_reason_alone(reason: str) -> None:
     endings = [rpc_error for rpc_error in ENDINGS if rpc_error.reason == reason]
     assert endings
     for rpc_error in endings:
-        # What retries by the code alone, as gRPC itself and meshes do, must come to the same.
+        # gRPC and meshes retry by the code alone, and must do the same.
         if rpc_error.code is StatusCode.UNAVAILABLE:
             assert action == "retry"
         if rpc_error.code is StatusCode.RESOURCE_EXHAUSTED:
@@ -361,7 +361,7 @@ def test_the_page_lists_each_reason_of_a_heartbeat() -> None:
     failures: list[errors.UpstreamError] = [_answered(http_status) for http_status in range(400, 600)]
     failures += [error for error, _, _ in BY_ERROR if isinstance(error, errors.UpstreamError)]
     assert _table("`last_failure`").keys() == {
-        # A refusal stands there until it is confirmed.
+        # A refusal is a failure until it is confirmed.
         mapping_for(error).reason
         for error in failures
         if error.transient or isinstance(error, errors.UpstreamStatusError)

@@ -1,4 +1,4 @@
-"""The streaming RPCs over real sockets: the promises of a watch, and how it ends."""
+"""The streaming RPCs over real sockets: the promises of a watch, and its end."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def percentages(events: list[pb.JobEvent]) -> list[float]:
 
 
 def content(events: list[pb.JobEvent]) -> bytes:
-    """The result that the chunks add up to, by the rule for clients."""
+    """Return the result in the chunks, by the rule for clients."""
     whole = bytearray()
     for event in events:
         if event.WhichOneof("payload") == "content_chunk":
@@ -232,7 +232,7 @@ async def test_a_watch_resumes_after_the_state_that_was_seen(
     token = (await call.read()).resume_token
     call.cancel()
     await gateway.wait_idle()
-    # The first poll of the second watch is answered by one of the replies that are left.
+    # The first poll of the second watch gets one of the remaining responses.
     events = await read(watch(jobs, resume_token=token))
     assert percentages(events) == [30, 0]
 
@@ -281,7 +281,7 @@ async def test_chunks_of_another_result_start_again(upstream: ScriptedUpstream, 
     call.cancel()
     raw = b'"%b"' % (b"y" * 6_000_000)
     upstream.on("GET", "/jobs/42/", success(raw))
-    # Under another credential, for under the first one the end is kept for some seconds.
+    # With another credential, because the end is kept for some seconds under the first one.
     rest = await read(watch(jobs, metadata=BOB, resume_token=first[-1].resume_token))
     assert rest[0].content_chunk.offset == 0
     assert content([*first, *rest]) == raw
@@ -417,7 +417,7 @@ async def test_a_client_that_leaves_while_sending_cancels_the_job(
 
 
 async def test_leaving_without_it_cancels_nothing(upstream: ScriptedUpstream) -> None:
-    """The gateway's stop returns when all cancellations that were begun have ended, so none can come later."""
+    """Stopping the gateway waits for all cancellations, so none can come later."""
     upstream.on("POST", JOBS, answer(201, {"uid": 42}))
     upstream.on("GET", "/jobs/42/", at(10))
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
@@ -478,7 +478,7 @@ async def test_a_result_of_any_depth_arrives_as_it_was_sent(
 
 
 async def test_a_watch_survives_an_upstream_outage(upstream: ScriptedUpstream) -> None:
-    """Nothing listens for a while, which the heartbeats tell; then the watch goes on where it was."""
+    """Nothing listens for a while, which heartbeats report; then the watch continues."""
     upstream.on("GET", "/jobs/42/", at(10))
     async with running(upstream.url, poll_interval_max_seconds=0.1) as gateway, stub(gateway) as jobs:
         call = watch(jobs, heartbeat_interval=Duration(seconds=1))

@@ -1,4 +1,4 @@
-"""How a result is delivered, by every rule of `ContentFormat`."""
+"""The placement of results, by every rule of `ContentFormat`."""
 
 import json
 from decimal import Decimal
@@ -36,7 +36,7 @@ MIB = 1 << 20
 
 
 def _put(raw: bytes, content_format: pb.ContentFormat.ValueType, *, streaming: bool = True) -> tuple[pb.Job, str]:
-    """The message and where the result went."""
+    """Return the message and the field that has the result."""
     result = Result(memoryview(raw), sha256(raw).hexdigest())
     job = Job(1, JobStatus.SUCCESS, "success", done=True, observe_time=0.0, result=result)
     encoded = encode_job(job, content_format, streaming=streaming)
@@ -119,7 +119,7 @@ def test_stock_clients_read_the_deepest_struct(raw: bytes) -> None:
 
 
 def test_a_result_over_256_mib_must_be_read_in_chunks() -> None:
-    # One member more than allowed, without the memory for it: a view knows its length alone.
+    # One byte more than allowed, without the memory for it: only the length of a view counts.
     view = memoryview(b"0").cast("B")
     largest = Result(view, "")
     assert place_result(largest, JSON, streaming=True).placement is Placement.IN_MESSAGE
@@ -156,7 +156,7 @@ def test_any_result_arrives_unharmed_by_default(value: Any, ascii_only: bool) ->
     message, where = _put(raw, UNSPECIFIED)
     assert where in ("content", "content_json")
     if where == "content":
-        # Integers of the upstream by every digit: the doubles of the Struct must be those.
+        # The doubles of the Struct must equal the integers of the upstream in every digit.
         back = json.loads(struct_to_json(message.content), parse_float=_digits_of_double, parse_int=Decimal)
         assert back == json.loads(raw, parse_float=_digits_of_double, parse_int=Decimal)
 

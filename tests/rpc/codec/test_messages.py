@@ -1,4 +1,4 @@
-"""Requests to domain, and domain to messages."""
+"""Requests to models, and models to messages."""
 
 import json
 import math
@@ -206,7 +206,7 @@ def test_params_json_may_have_8_mib() -> None:
 @given(json_values, st.booleans(), st.sampled_from([None, 1]))
 def test_any_json_value_passes_unchanged_in_both_directions(value: Any, ascii_only: bool, indent: int | None) -> None:
     raw = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode(errors="replace")
-    # As gRPC would carry it.
+    # As gRPC carries it.
     request = pb.SendJobRequest.FromString(_request(params_json=raw).SerializeToString())
     sent = bytes(read_members(send_body(read_send_job(request)), frozenset({"params"}))["params"])
     assert sent == raw.strip()
@@ -412,7 +412,7 @@ def test_stock_clients_read_the_deepest_value() -> None:
         b"9" * 5_000,
         b'"\\ud800"',
         b'{"a":"\xff"}',
-        # Small as JSON, and not as a Value.
+        # Small as JSON, and large as a Value.
         b"[" + b"0," * 50_000 + b"0]",
     ],
     ids=lambda raw: repr(raw[:20]),

@@ -1,4 +1,4 @@
-"""`Struct` and JSON, each way: equal, or an error that says where."""
+"""`Struct` and JSON, in both directions: equal, or an error with the place."""
 
 import json
 import math
@@ -79,7 +79,7 @@ def test_a_value_without_a_kind_is_refused_with_its_path() -> None:
 
 
 def test_a_long_key_over_many_values_is_copied_once_at_most() -> None:
-    # Were the path joined at each value, this would copy 100 GB.
+    # If the path were joined at each value, this would copy 100 GB.
     struct = _struct({"k" * 1_000_000: [0] * 100_000})
     assert len(struct_to_json(struct)) == 1_000_000 + 200_000 + 6
 
@@ -210,7 +210,7 @@ def test_numbers_are_not_read_beyond_what_could_fit() -> None:
     tracemalloc.start()
     with pytest.raises(NotExactError):
         encode_struct(raw, max_depth=32, max_bytes=1 << 10, rounded=True)
-    # The text and its copy; a million doubles would take ten times of it.
+    # The text and its copy; a million doubles would take ten times as much.
     assert tracemalloc.get_traced_memory()[1] < 3 * len(raw)
     tracemalloc.stop()
 
