@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from gateway.text import cut
+
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
@@ -27,4 +29,4 @@ def peer_of(context: ServicerContext[Any, Any]) -> str:
 
 def printable(peer: str) -> str:
     """A peer for the log: whatever the certificate says, it is short and of one line."""
-    return re.sub(r"[^ -~]", "?", peer[:MAX_SHOWN_PEER])
+    return cut(re.sub(r"[^ -~]", "?", peer), MAX_SHOWN_PEER)

@@ -18,6 +18,7 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 from gateway.auth import reloading as gateway_files
 from gateway.errors import ConfigError
 from gateway.server.gateway import JOB_SERVICE
+from gateway.text import CUT_MARK
 from tests.support.certificates import Authority, Certificate, MountedSecret, with_other_key, with_password
 from tests.support.gateways import BEARER, GET_JOB, running, tls_channel
 from tests.support.stuck_file import StuckFile
@@ -355,7 +356,7 @@ async def test_a_long_name_is_cut_in_the_log(
     async with mtls(upstream, mounted) as gateway, tls_channel(gateway, authority.pem, certificate) as channel:
         await rpc.JobServiceStub(channel).GetJob(GET_JOB, metadata=BEARER)
     (line,) = lines(logged, "call")
-    assert line["peer"] == name[:256]
+    assert line["peer"] == name[: 256 - len(CUT_MARK)] + CUT_MARK
 
 
 async def test_health_is_told_over_tls_to_those_who_ask_and_those_who_watch(
