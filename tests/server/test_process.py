@@ -257,7 +257,8 @@ async def test_a_file_that_is_no_use_ends_the_start_with_one_line(tmp_path: Path
     child = await spawn(upstream_url="http://127.0.0.1:1", **settings)
     _, stderr = await child.communicate()
     assert child.returncode == 2
-    assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {nowhere} cannot be read: No such file or directory\n"
+    why = "cannot be read (No such file or directory); check the path and its permissions"
+    assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {nowhere} {why}\n"
 
 
 # `serve`, once something in its surroundings hangs, which it says on standard output when it is met.
@@ -350,7 +351,7 @@ async def test_a_file_that_hangs_ends_the_start_with_one_line(tmp_path: Path, na
     async with asyncio.timeout(PATIENT):
         _, stderr = await child.communicate()
     assert child.returncode == 2
-    why = "cannot be read: no answer within 1 s; is its volume there?"
+    why = "cannot be read within 1 s; check that the volume responds"
     assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {path} {why}\n"
 
 
@@ -358,14 +359,14 @@ async def test_a_file_that_hangs_ends_the_start_with_one_line(tmp_path: Path, na
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (os.mkfifo, "is not a regular file; name one"),
-        (os.mkdir, "is not a regular file; name one"),
-        (lambda path: Path(path).write_text("junk"), "holds no certificate in PEM; name a file with authorities"),
+        (os.mkfifo, "is not a regular file; name a regular file"),
+        (os.mkdir, "is not a regular file; name a regular file"),
+        (lambda path: Path(path).write_text("junk"), "has no usable certificate; name a PEM file with authorities"),
         (
             lambda path: Path(path).write_bytes(bytes((1 << 20) + 1)),
-            "has more than 1048576 bytes; is it the right file?",
+            "has more than 1048576 bytes; check that it is the right file",
         ),
-        (lambda _: None, "cannot be read: No such file or directory"),
+        (lambda _: None, "cannot be read (No such file or directory); check the path and its permissions"),
     ],
     ids=["a pipe", "a folder", "junk", "too large", "nothing"],
 )
@@ -397,7 +398,7 @@ gateway.auth.authorities.read_regular = lambda path: time.sleep(3600)
     async with asyncio.timeout(PATIENT):
         _, stderr = await child.communicate()
     assert child.returncode == 2
-    why = "cannot be read: no answer within 0.1 s; is the volume there?"
+    why = "cannot be read within 0.1 s; check that the volume responds"
     assert stderr.decode() == f"SSL_CERT_FILE: {tmp_path / 'ca.pem'} {why}\n"
 
 
@@ -463,7 +464,7 @@ async def test_handshakes_that_fail_leave_no_line_of_grpcs_own_in_the_log(
         server.signal(signal.SIGTERM)
         assert await server.end() == 0  # each line was JSON
     events = [line["event"] for line in server.lines]
-    assert events == ["certificate in use", "serving", "files changed", "certificate in use", "draining", "stopped"]
+    assert events == ["certificate.loaded", "serving", "files.reloaded", "certificate.loaded", "draining", "stopped"]
 
 
 @pytest.mark.slow

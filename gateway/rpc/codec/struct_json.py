@@ -12,9 +12,9 @@ import msgspec
 from google.protobuf import struct_pb2
 
 from gateway.rpc.codec.wire import FIXED64, tag, varint
+from gateway.strict_json import DIGITS_OF_A_DOUBLE, has_few_digits, reject_constant, unique_members
 
 MAX_EXACT_INTEGER = 2**53
-DIGITS_OF_A_DOUBLE = 15
 # Of a number in a list, the least that there is.
 NUMBER_BYTES = 11
 
@@ -95,8 +95,8 @@ def encode_struct(
             bytes(raw).decode(),
             parse_int=numbers.rounded if rounded else numbers.exact_integer,
             parse_float=numbers.rounded if rounded else numbers.exact_fraction,
-            object_pairs_hook=dict if rounded else _unique,
-            parse_constant=str if constants_as_text else _refuse,
+            object_pairs_hook=dict if rounded else unique_members,
+            parse_constant=str if constants_as_text else reject_constant,
         )
     except (ValueError, OverflowError, RecursionError) as error:
         raise NotExactError("a Struct cannot hold it") from error
@@ -133,7 +133,7 @@ class _Numbers:
         """The double that is written so again: no double is 0.1, and this is as exact as one can be."""
         number = self.rounded(text)
         # Any fraction of so few digits is; beside exponents that is not so.
-        if len(text) <= DIGITS_OF_A_DOUBLE and "e" not in text and "E" not in text:
+        if has_few_digits(text):
             return number
         try:
             exact = math.isfinite(number) and _is_exact(text, number)
@@ -210,14 +210,3 @@ def _text(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise NotExactError("it has a lone surrogate, which no protobuf string can hold") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise NotExactError("an object has a key twice")
-    return members
-
-
-def _refuse(name: str) -> float:
-    raise NotExactError(f"{name} is not JSON")
