@@ -86,10 +86,10 @@ async def serve(settings: Settings) -> None:
         upstream=settings.upstream_url,
         version=__version__,
     )
-    listening = loop.create_task(gateway.listens())
+    listening = loop.create_task(gateway.wait_closed())
     await asyncio.wait([listening, loop.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
     _log.info("drain.started", grace_seconds=settings.drain_grace_seconds)
-    await gateway.stop()
+    await gateway.stop(settings.drain_grace_seconds)
     await listening
     shortages.cancel()
     _log.info("process.stopped")

@@ -38,7 +38,7 @@ async def test_an_upstream_that_is_down_does_not_make_it_unready() -> None:
         assert (await fetch(gateway, "/readyz")).status_code == 200
 
 
-async def test_while_it_drains_it_is_alive_and_not_ready_and_can_be_scraped(upstream: ScriptedUpstream) -> None:
+async def test_a_drain_is_alive_not_ready_and_can_be_scraped(upstream: ScriptedUpstream) -> None:
     async def hang(connection: Connection) -> None:
         await connection.gone()
 
@@ -94,7 +94,7 @@ async def test_it_says_no_versions_of_libraries(gateway: Gateway) -> None:
         assert (await fetch(gateway, path)).headers["server"] == "jobgateway"
 
 
-async def test_an_address_that_is_taken_stops_the_start_and_names_the_variable(upstream: ScriptedUpstream) -> None:
+async def test_a_taken_address_stops_the_start_with_its_variable(upstream: ScriptedUpstream) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -107,7 +107,7 @@ async def test_an_address_that_is_taken_stops_the_start_and_names_the_variable(u
         await gateway.stop(0)
 
 
-async def test_the_admin_address_is_given_back_where_grpc_cannot_start(upstream: ScriptedUpstream) -> None:
+async def test_frees_the_admin_address_if_grpc_cannot_start(upstream: ScriptedUpstream) -> None:
     admin = f"127.0.0.1:{free_port()}"
     async with running(upstream.url) as first:
         second = Gateway(Settings(upstream_url=upstream.url, listen=first.address, admin_listen=admin))

@@ -447,9 +447,7 @@ gateway.server.process.Gateway = Hanging
 
 
 @pytest.mark.slow
-async def test_handshakes_that_fail_leave_no_line_of_grpcs_own_in_the_log(
-    upstream: ScriptedUpstream, tmp_path: Path
-) -> None:
+async def test_failed_handshakes_leave_no_line_of_grpc(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     authority, files = Authority(), Mounted(tmp_path)
     files.put(authority.server())
     async with process(upstream, tls_cert_file=str(files.cert), tls_key_file=str(files.key)) as server:
@@ -525,9 +523,7 @@ async def test_reflection_lists_the_service_and_describes_it(gateway: Gateway, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "most"), [(500, 375), (1, 1)])
-async def test_a_burst_is_served_or_refused_with_a_reason_and_never_dropped(
-    upstream: ScriptedUpstream, limit: int, most: int
-) -> None:
+async def test_a_burst_is_served_or_rejected_with_a_reason(upstream: ScriptedUpstream, limit: int, most: int) -> None:
     """One credential has three quarters of the places."""
     burst = 2_000
     held = Held(answer(200, {"uid": 42, "status": "running"}, headers={"Connection": "close"}))
@@ -561,9 +557,7 @@ def test_grpc_knows_every_option_that_is_set() -> None:
 
 
 @pytest.mark.parametrize("grace", [0, 0.3])
-async def test_a_submission_that_outlasts_the_grace_has_an_unknown_outcome_and_is_not_unavailable(
-    upstream: ScriptedUpstream, grace: float
-) -> None:
+async def test_a_submission_longer_than_the_grace_has_no_outcome(upstream: ScriptedUpstream, grace: float) -> None:
     upstream.script.append(hang)
     request = pb.SendJobRequest(workspace_id="1", entity_id=7)
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
@@ -594,7 +588,7 @@ async def test_calls_that_outlast_the_grace_are_sent_elsewhere(upstream: Scripte
             assert failure.retry is not None
 
 
-async def test_a_drain_cancels_no_job_of_a_caller_who_asked_for_it_on_disconnect(upstream: ScriptedUpstream) -> None:
+async def test_a_drain_is_no_disconnect_and_cancels_no_job(upstream: ScriptedUpstream) -> None:
     upstream.on("POST", "/workspaces/1/entities/7/jobs/", answer(201, {"uid": 42}))
     upstream.script.append(hang)
     request = pb.RunJobRequest(request=pb.SendJobRequest(workspace_id="1", entity_id=7), cancel_on_disconnect=True)
@@ -610,7 +604,7 @@ async def test_a_drain_cancels_no_job_of_a_caller_who_asked_for_it_on_disconnect
     assert upstream.requests("DELETE") == []
 
 
-async def test_a_drain_waits_for_no_submission_whose_caller_has_left_beyond_the_grace(
+async def test_a_drain_abandons_submissions_after_the_grace(
     upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.script.append(hang)
@@ -633,7 +627,7 @@ def settings(**more: Any) -> Settings:
 
 
 async def test_a_gateway_that_was_never_started_can_be_stopped() -> None:
-    await Gateway(settings()).stop()
+    await Gateway(settings()).stop(0)
 
 
 async def test_a_gateway_whose_start_failed_can_be_stopped() -> None:
@@ -643,7 +637,7 @@ async def test_a_gateway_whose_start_failed_can_be_stopped() -> None:
         gateway = Gateway(settings(listen=f"127.0.0.1:{taken.getsockname()[1]}"))
         with pytest.raises(OSError, match="JOBGATEWAY_LISTEN"):
             await gateway.start()
-        await gateway.stop()
+        await gateway.stop(0)
 
 
 async def test_two_gateways_do_not_share_a_port(upstream: ScriptedUpstream) -> None:

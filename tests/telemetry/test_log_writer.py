@@ -38,7 +38,7 @@ def test_lines_arrive_in_their_order(pipe: tuple[int, int]) -> None:
     assert writer.lost == 0
 
 
-def test_nobody_waits_for_a_blocked_reader_and_each_lost_line_is_told(pipe: tuple[int, int]) -> None:
+def test_no_one_waits_for_a_blocked_reader(pipe: tuple[int, int]) -> None:
     reader, fd = pipe
     writer = LineWriter(fd, notice)
     sent = 3 * log_writer.MAX_WAITING_LINES

@@ -89,7 +89,7 @@ async def test_a_call_is_counted_by_method_and_code(gateway: Gateway, upstream: 
     assert got("jobgateway_upstream_request_seconds_count") == 2
 
 
-async def test_three_watchers_of_a_job_are_one_loop_and_its_polls_count_once(
+async def test_three_watchers_of_a_job_share_one_loop_and_its_polls(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     first, last = Gate(RUNNING), Gate(DONE)
@@ -243,7 +243,7 @@ def families(text: str) -> dict[str, tuple[str, str]]:
     return {name: (kinds[name], help_) for name, help_ in re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE)}
 
 
-async def test_the_documentation_lists_each_metric_as_it_is(gateway: Gateway) -> None:
+async def test_the_metrics_page_is_up_to_date(gateway: Gateway) -> None:
     got = await scrape(gateway)
     found = families(got.text)
     labels: dict[str, set[str]] = {name: set() for name in found}

@@ -117,7 +117,7 @@ async def test_a_submission_has_a_span_within_its_call(collector: Collector, ups
     assert parents(upstream, "POST") == [(TRACE, submission.id, True)]
 
 
-async def test_each_poll_has_a_trace_of_its_own_that_links_to_the_watch(
+async def test_each_poll_has_its_own_trace_linked_to_the_watch(
     collector: Collector, upstream: ScriptedUpstream
 ) -> None:
     upstream.script.extend([RUNNING, answer(503, {"detail": "secret text"}), DONE])
@@ -173,7 +173,7 @@ async def test_a_span_ends_with_the_status_of_its_call(
     assert refused.attributes["error.type"] == "CREDENTIAL_INVALID"
 
 
-async def test_a_call_whose_caller_does_not_sample_is_not_recorded_nor_are_its_polls(
+async def test_an_unsampled_call_and_its_polls_are_not_recorded(
     collector: Collector, upstream: ScriptedUpstream
 ) -> None:
     upstream.on(*POST, answer(201, {"uid": 42}))
@@ -185,7 +185,7 @@ async def test_a_call_whose_caller_does_not_sample_is_not_recorded_nor_are_its_p
     assert [(trace, sampled) for trace, _, sampled in seen] == [(TRACE, False)] * 2
 
 
-async def test_a_trace_that_begins_here_and_is_not_recorded_goes_on_upstream(
+async def test_an_unrecorded_new_trace_is_passed_to_the_upstream(
     collector: Collector,
     upstream: ScriptedUpstream,
     environment: pytest.MonkeyPatch,
@@ -254,7 +254,7 @@ async def test_its_name_is_jobgateway_unless_it_is_said(collector: Collector, up
     assert collector.resource["telemetry.sdk.name"] == "opentelemetry"
 
 
-async def test_a_collector_that_refuses_costs_two_lines_of_the_log_however_often(
+async def test_a_rejecting_collector_costs_two_log_lines(
     collector: Collector,
     upstream: ScriptedUpstream,
     environment: pytest.MonkeyPatch,
@@ -289,7 +289,7 @@ async def test_a_collector_that_cannot_be_reached_disturbs_nothing(
     assert caplog.records == []
 
 
-async def test_a_collector_that_never_answers_holds_up_the_stop_for_a_moment_only(
+async def test_a_silent_collector_delays_the_stop_for_a_moment_only(
     upstream: ScriptedUpstream, environment: pytest.MonkeyPatch
 ) -> None:
     upstream.script.append(RUNNING)
@@ -307,7 +307,7 @@ async def test_a_collector_that_never_answers_holds_up_the_stop_for_a_moment_onl
 # Without a collector
 
 
-def test_without_an_endpoint_nothing_of_opentelemetry_is_imported() -> None:
+def test_opentelemetry_is_imported_only_with_an_endpoint() -> None:
     code = "import sys, gateway.server.process as s; s.tracing.from_environment(); "
     code += "print([m for m in sys.modules if 'entel' in m])"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
@@ -376,7 +376,7 @@ async def test_each_compression_of_the_specification_is_taken(environment: pytes
     await tracer.aclose()
 
 
-def test_a_limit_that_is_read_during_the_import_stops_the_start_too() -> None:
+def test_a_wrong_limit_found_at_import_stops_the_start() -> None:
     child = subprocess.run(
         [sys.executable, "-m", "gateway", "serve"],
         env={
