@@ -88,7 +88,7 @@ class Gateway:
 
     @property
     def ready(self) -> bool:
-        """Whether it accepts calls."""
+        """True while it accepts calls."""
         # Regardless of the upstream, because otherwise its outage would make all replicas unready.
         return self._listener.serving and not self._admission.draining
 

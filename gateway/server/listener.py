@@ -53,7 +53,7 @@ class Listener:
 
     @property
     def serving(self) -> bool:
-        """Whether it accepts connections."""
+        """True while it accepts connections."""
         return self._server is not None
 
     async def start(self) -> None:
