@@ -1,4 +1,4 @@
-"""HOST:PORT is bound at all of its addresses, or at none."""
+"""Test that HOST:PORT is bound at all of its addresses, or at none."""
 
 from __future__ import annotations
 

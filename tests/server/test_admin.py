@@ -76,12 +76,12 @@ async def test_it_is_not_ready_before_grpc_is_served(upstream: ScriptedUpstream)
         *((method, "/metrics") for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH")),
     ],
 )
-async def test_nothing_else_is_there(gateway: Gateway, method: str, path: str) -> None:
+async def test_other_paths_and_methods_are_not_found(gateway: Gateway, method: str, path: str) -> None:
     response = await fetch(gateway, path, method=method)
     assert (response.status_code, response.text) == (404, "not found\n")
 
 
-async def test_metrics_come_in_the_format_that_is_asked_for(gateway: Gateway) -> None:
+async def test_metrics_have_the_requested_format(gateway: Gateway) -> None:
     plain = await fetch(gateway, "/metrics")
     assert plain.headers["content-type"].startswith("text/plain; version=")
     modern = await fetch(gateway, "/metrics", headers={"accept": OPENMETRICS})
@@ -89,7 +89,7 @@ async def test_metrics_come_in_the_format_that_is_asked_for(gateway: Gateway) ->
     assert modern.text.endswith("# EOF\n")
 
 
-async def test_it_says_no_versions_of_libraries(gateway: Gateway) -> None:
+async def test_the_server_header_has_no_versions(gateway: Gateway) -> None:
     for path in ("/livez", "/nothing"):
         assert (await fetch(gateway, path)).headers["server"] == "jobgateway"
 

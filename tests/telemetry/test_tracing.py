@@ -1,4 +1,4 @@
-"""Traces as a collector gets them, over real sockets; and what happens without one."""
+"""Traces as a collector receives them over real sockets, and behaviour without one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def collector(environment: pytest.MonkeyPatch) -> AsyncIterator[Collector]
 
 @asynccontextmanager
 async def traced(upstream: ScriptedUpstream) -> AsyncIterator[Gateway]:
-    """A gateway as the environment wants it; its spans have arrived when the context is left."""
+    """A gateway that the environment configures; its spans have arrived at the end of the context."""
     async with running(upstream.url, from_environment()) as gateway:
         yield gateway
         await gateway.wait_idle()
@@ -71,14 +71,12 @@ async def read_all(stream: Any) -> list[pb.JobEvent]:
 
 
 def parents(upstream: ScriptedUpstream, method: str) -> list[tuple[str, str, bool]]:
-    """Trace and parent of the upstream requests of a method, and whether they are sampled."""
+    """Return trace and parent of the upstream requests of a method, and whether they are sampled."""
     found = [request.headers["traceparent"].split("-") for request in upstream.requests(method)]
     return [(trace, parent, int(flags, 16) & 1 == 1) for _, trace, parent, flags in found]
 
 
-async def test_a_call_continues_its_callers_trace_to_the_upstream(
-    collector: Collector, upstream: ScriptedUpstream
-) -> None:
+async def test_a_call_continues_the_trace_of_its_client(collector: Collector, upstream: ScriptedUpstream) -> None:
     upstream.script.append(RUNNING)
     async with traced(upstream) as gateway, stub(gateway) as jobs:
         await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=(*BEARER, ("traceparent", SAMPLED)))
@@ -95,7 +93,7 @@ async def test_a_call_continues_its_callers_trace_to_the_upstream(
     assert parents(upstream, "GET") == [(TRACE, span.id, True)]
 
 
-async def test_without_a_callers_trace_one_begins_here(
+async def test_without_a_trace_of_the_client_one_starts_here(
     collector: Collector, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.script.append(RUNNING)
@@ -138,7 +136,7 @@ async def test_each_poll_has_its_own_trace_linked_to_the_watch(
     assert not any(span.events or span.message for span in collector.spans)
 
 
-async def test_a_poll_that_is_given_up_ends_its_span_without_a_fault(
+async def test_an_abandoned_poll_ends_its_span_without_an_error(
     collector: Collector, upstream: ScriptedUpstream
 ) -> None:
     async def hang(connection: Connection) -> None:
@@ -207,7 +205,7 @@ async def test_an_unrecorded_new_trace_is_passed_to_the_upstream(
     assert parents(upstream, "GET") == seen[:1]
 
 
-async def test_a_ratio_decides_by_the_traces_id(
+async def test_a_ratio_samples_by_the_trace_id(
     collector: Collector,
     upstream: ScriptedUpstream,
     environment: pytest.MonkeyPatch,
@@ -220,7 +218,7 @@ async def test_a_ratio_decides_by_the_traces_id(
         for _ in range(60):
             await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
     traces = [line["trace_id"] for line in logged if line["event"] == "call"]
-    # As OpenTelemetry has it: by the lower 8 bytes, so that every service of a trace decides alike.
+    # By the lower 8 bytes, as OpenTelemetry specifies, so that all services of a trace decide alike.
     taken = [trace for trace in traces if int(trace[16:], 16) < 2**63]
     assert len(set(traces)) == 60
     assert 0 < len(taken) < 60
@@ -230,7 +228,7 @@ async def test_a_ratio_decides_by_the_traces_id(
     ]
 
 
-async def test_the_sdks_own_variables_hold(
+async def test_the_variables_of_the_sdk_apply(
     collector: Collector, upstream: ScriptedUpstream, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
@@ -246,7 +244,7 @@ async def test_the_sdks_own_variables_hold(
     assert ("x-tenant", "seven") in [(each.key, each.value) for each in collector.metadata[0]]
 
 
-async def test_its_name_is_jobgateway_unless_it_is_said(collector: Collector, upstream: ScriptedUpstream) -> None:
+async def test_the_default_service_name_is_jobgateway(collector: Collector, upstream: ScriptedUpstream) -> None:
     upstream.script.append(RUNNING)
     async with traced(upstream) as gateway, stub(gateway) as jobs:
         await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
@@ -284,7 +282,7 @@ async def test_a_collector_that_cannot_be_reached_disturbs_nothing(
             await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
         began = time.monotonic()
         await gateway.stop(grace=0)
-        # Far below the 30 seconds that the SDK would wait, and above the second that we do.
+        # Far below the 30 seconds of the SDK, and above the one second of the gateway.
         assert time.monotonic() - began < 10
     assert caplog.records == []
 
@@ -351,16 +349,14 @@ def test_traces_are_off(environment: pytest.MonkeyPatch, variables: dict[str, st
         ),
     ],
 )
-def test_what_cannot_be_used_stops_the_start_in_one_line(
-    environment: pytest.MonkeyPatch, name: str, value: str
-) -> None:
+def test_a_wrong_variable_stops_the_start_with_one_line(environment: pytest.MonkeyPatch, name: str, value: str) -> None:
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     environment.setenv(name, value)
     with pytest.raises(ConfigError, match=rf"^{name}\b[^\n]+$"):
         from_environment()
 
 
-def test_an_endpoint_that_cannot_be_used_is_not_quoted(environment: pytest.MonkeyPatch) -> None:
+def test_a_wrong_endpoint_is_not_quoted(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://secret@[::1")
     with pytest.raises(ConfigError, match=r"^OTEL_[^\n]+$") as raised:
         from_environment()
@@ -368,7 +364,7 @@ def test_an_endpoint_that_cannot_be_used_is_not_quoted(environment: pytest.Monke
 
 
 @pytest.mark.parametrize("value", ["none", "None", "gzip", ""])
-async def test_each_compression_of_the_specification_is_taken(environment: pytest.MonkeyPatch, value: str) -> None:
+async def test_each_specified_compression_is_accepted(environment: pytest.MonkeyPatch, value: str) -> None:
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     environment.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", value)
     tracer = from_environment()
@@ -411,11 +407,11 @@ def test_a_wrong_limit_found_at_import_stops_the_start() -> None:
         (None, ""),
     ],
 )
-def test_the_trace_is_read_without_opentelemetry_for_the_log(traceparent: str | None, trace: str) -> None:
+def test_the_trace_id_is_logged_without_opentelemetry(traceparent: str | None, trace: str) -> None:
     assert NoopTracer().call("GetJob", traceparent).trace_id == trace
 
 
-async def test_without_a_collector_the_callers_trace_passes_through(
+async def test_without_a_collector_the_trace_passes_through(
     gateway: Gateway, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.on(*POST, answer(201, {"uid": 42}))
