@@ -38,7 +38,7 @@ from jobclient.failure import Failure
 from jobclient.watch_aio import watch
 
 from gateway.simulator import Simulator
-from tests.support.certificates import Authority, Certificate, Mounted
+from tests.support.certificates import Authority, Certificate, MountedSecret
 
 TOKEN = "token-of-the-service"  # noqa: S105 - made up
 HEARTBEAT_SECONDS = 2
@@ -113,7 +113,7 @@ class Watched:
 class Instance:
     """One of the two gateways: a process, and after its restart another one at the same address."""
 
-    def __init__(self, upstream: str, certificates: Mounted, grace: float) -> None:
+    def __init__(self, upstream: str, certificates: MountedSecret, grace: float) -> None:
         self.address = "127.0.0.1:0"
         self.strange_lines: list[str] = []
         self._environment = os.environ | {
@@ -184,7 +184,7 @@ class Restart:
         self._count = count
         self._pause = pause
         self._authority = Authority()
-        self._mounted = Mounted(folder)
+        self._mounted = MountedSecret(folder)
         self._certificate = self._rotate()
         self.instances = [Instance(upstream, self._mounted, grace) for _ in range(2)]
         self._span = 2 * (grace + START_SECONDS) + pause + REST_SECONDS

@@ -17,9 +17,9 @@ from gateway.rpc.codec.events import encode_job
 from gateway.rpc.status import to_rpc_error
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
-from gateway.upstream import RestClient
+from gateway.upstream import RequestContext, RestClient
 from gateway.upstream.transport import HttpResponse
-from tests.support.table import check_ending
+from tests.support.error_table import check_error
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -30,7 +30,7 @@ Returned = TypeVar("Returned")
 
 UID = 42
 TOKEN = "vktrpat_fuzzed"  # noqa: S105 - made up
-CREDENTIAL = Credential(TOKEN)
+CONTEXT = RequestContext(Credential(TOKEN), {})
 JOB = SendJob(workspace_id="1", entity_id=7)
 
 
@@ -74,10 +74,10 @@ def check(data: bytes) -> None:
 
 def _outcome(method: str) -> Job | None:
     if method == "GET":
-        return _run(_rest.get(UID, CREDENTIAL, {}))
+        return _run(_rest.get(UID, CONTEXT))
     if method == "POST":
-        return _run(_rest.send(JOB, CREDENTIAL, {}))
-    _run(_rest.cancel(UID, CREDENTIAL, {}))
+        return _run(_rest.send(JOB, CONTEXT))
+    _run(_rest.cancel(UID, CONTEXT))
     return None
 
 
@@ -95,7 +95,7 @@ def _check_error(error: UpstreamError, status: int, body: bytes, method: str) ->
     ending = to_rpc_error(error, UID)
     details = dict(ending.trailers)["grpc-status-details-bin"]
     assert isinstance(details, bytes)
-    check_ending(ending.code, ending.message, details)
+    check_error(ending.code, ending.message, details)
     assert TOKEN not in ending.message
     assert TOKEN.encode() not in details
     wait = error.retry_after

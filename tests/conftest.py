@@ -13,11 +13,13 @@ from hypothesis import HealthCheck, settings
 from gateway.cli.serve import simulate
 from gateway.config import Settings
 from gateway.simulator import Simulator
+from tests.support.certificates import Authority, MountedSecret
 from tests.support.gateways import TOKEN, running, stub
 from tests.support.upstream import ScriptedUpstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from jobgateway.v1 import job_service_pb2_grpc as rpc
 
@@ -78,6 +80,20 @@ async def jobs(gateway: Gateway) -> AsyncIterator[rpc.JobServiceAsyncStub]:
     """A stub of the gateway in front of the scripted upstream."""
     async with stub(gateway) as service:
         yield service
+
+
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    """An authority that both sides trust."""
+    return Authority()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, authority: Authority) -> MountedSecret:
+    """The files of a gateway: its certificate and key, and the authority."""
+    files = MountedSecret(tmp_path)
+    files.put(authority.server(), authority.pem)
+    return files
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.invariants.checks import violations
 from tests.invariants.sockets import LONGEST, OUTAGE, SHORTEST, SILENCE, SocketRun, TroubledUpstream, job_answer
 
 if TYPE_CHECKING:
-    from tests.support.upstream import Connection, Seen
+    from tests.support.upstream import Connection, ReceivedRequest
 
 LOAD = "token-of-the-benchmark"
 # As many events a second as in `fanout`, of jobs that change with each poll, and calls beside them.
@@ -28,7 +28,7 @@ class Upstream(TroubledUpstream):
 
     changes = itertools.count()
 
-    async def respond(self, seen: Seen, connection: Connection) -> bool:
+    async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
         """See `TroubledUpstream`."""
         if seen.headers["authorization"] != f"Bearer {LOAD}":
             return await super().respond(seen, connection)

@@ -19,7 +19,7 @@ from gateway.limits.fair_budget import FairBudget
 from gateway.limits.rate_limiter import RateLimiter
 from gateway.limits.response_memory import ResponseMemory
 from gateway.rpc import one_message
-from gateway.rpc.codec.events import JobState, same_state
+from gateway.rpc.codec.events import JobState
 from gateway.rpc.handler import HandlerFactory
 from gateway.rpc.service import JobService
 from gateway.rpc.tracing import NoopTracer
@@ -133,7 +133,7 @@ class Gateway:
     async def _drain(self, deadline: float, *, last_third: float) -> None:
         if await self._admission.wait_idle(last_third):
             return
-        _log.info("drain.ending_watches", watches=self._hub.watching, calls=self._admission.in_flight)
+        _log.info("drain.ending_watches", watches=self._hub.watcher_count, calls=self._admission.in_flight)
         ending = asyncio.create_task(self._hub.end_watchers(draining_error, deadline))
         idle = await self._admission.wait_idle(deadline)
         ending.cancel()
@@ -179,8 +179,8 @@ class Gateway:
 
     def _report_levels(self) -> None:
         level = self._metrics.level
-        level("jobgateway_loops", "Poll loops running.", self._hub.__len__)
-        level("jobgateway_watchers", "Watchers of the poll loops.", lambda: self._hub.watching)
+        level("jobgateway_loops", "Poll loops running.", lambda: self._hub.loop_count)
+        level("jobgateway_watchers", "Watchers of the poll loops.", lambda: self._hub.watcher_count)
         level("jobgateway_submissions_in_flight", "Submissions in flight.", self._submitter.__len__)
         level(
             "jobgateway_large_answers_reserved_bytes",
@@ -212,9 +212,6 @@ def _admission(settings: Settings, clock: Clock) -> Admission:
 
 def _hub(settings: Settings, clock: Clock, sent_jobs: SentJobs, metrics: Metrics) -> Hub[JobState]:
     policy = PollPolicy(
-        same=same_state,
-        is_last=lambda state: state.job.done,
-        size=lambda state: state.size,
         schedule=PollSchedule(settings.poll_interval_min_seconds, settings.poll_interval_max_seconds),
         outage_seconds=settings.poll_outage_seconds,
         rate_limiter=RateLimiter(clock, settings.polls_per_second),

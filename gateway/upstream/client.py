@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -37,6 +37,20 @@ COMMON = {
 }
 # Larger answers are read in a thread, for reading them would hold the event loop for over a millisecond.
 PARSE_RESPONSE_IN_THREAD_BYTES = 16 << 10
+
+
+class RequestContext(NamedTuple):
+    """The credential, the headers and the pause function of a request.
+
+    Attributes:
+        credential: Authorizes the request.
+        headers: Are passed on from the client, such as `traceparent`.
+        pause: Stops the time limit of the request while it waits for memory; see `BodyReservation`.
+    """
+
+    credential: Credential
+    headers: Mapping[str, str]
+    pause: PauseTimeout = nullcontext
 
 
 class UnknownStatusObserver(Protocol):
@@ -75,47 +89,43 @@ class RestClient:
         await self._submissions.aclose()
         await self._reads.aclose()
 
-    async def send(self, job: SendJob, credential: Credential, headers: Mapping[str, str]) -> Job:
-        """POSTs a job; `headers` pass through.
+    async def send(self, job: SendJob, context: RequestContext) -> Job:
+        """Send a job with POST.
 
-        Returns one that is not done for a 201 [ref], or whatever state the body of another 2xx shows: with uid 0 if it
-        shows an end and names no job. Raises `UpstreamError`, whose `sent` says whether the upstream can have seen the
-        request.
+        Returns:
+            For a 201, a job that is not done [ref]. For another 2xx, the state in the body; its uid is 0 if it shows
+            an end and names no job.
+
+        Raises:
+            UpstreamError: `may_have_been_sent` says whether the upstream may have seen the request.
         """
         path = f"/workspaces/{quote(job.workspace_id, safe='')}/entities/{job.entity_id}/jobs/"
-        response = await self._request(self._submissions, "POST", path, credential, headers, send_body(job))
+        response = await self._request(self._submissions, "POST", path, context, send_body(job))
         goes_on = response.status == 201
         read = partial(read_sent_job, location=response.location, may_have_ended=not goes_on)
-        sent = await self._read(response, credential, lambda: read(response.body, observe_time=self._now()))
+        sent = await self._read(response, context.credential, lambda: read(response.body, observe_time=self._now()))
         return _still_running(sent) if goes_on else sent
 
-    async def get(
-        self, uid: int, credential: Credential, headers: Mapping[str, str], pause: PauseTimeout = nullcontext
-    ) -> Job:
-        """GETs a job as it is now [sdk]. `pause`: see `Transport.request`. Raises `UpstreamError`."""
-        response = await self._request(self._reads, "GET", f"/jobs/{uid}/", credential, headers, pause=pause)
+    async def get(self, uid: int, context: RequestContext) -> Job:
+        """Read a job with GET [sdk]. Raises `UpstreamError`."""
+        response = await self._request(self._reads, "GET", f"/jobs/{uid}/", context)
         return await self._read(
-            response, credential, lambda: read_job(response.body, uid=uid, observe_time=self._now())
+            response, context.credential, lambda: read_job(response.body, uid=uid, observe_time=self._now())
         )
 
-    async def cancel(self, uid: int, credential: Credential, headers: Mapping[str, str]) -> None:
-        """DELETEs a job [docs]: asks for its cancellation. Raises `UpstreamError`."""
-        await self._request(self._reads, "DELETE", f"/jobs/{uid}/", credential, headers)
+    async def cancel(self, uid: int, context: RequestContext) -> None:
+        """Ask for the cancellation of a job with DELETE [docs]. Raises `UpstreamError`."""
+        await self._request(self._reads, "DELETE", f"/jobs/{uid}/", context)
 
     async def _request(
-        self,
-        transport: Transport,
-        method: str,
-        path: str,
-        credential: Credential,
-        headers: Mapping[str, str],
-        body: bytes | None = None,
-        pause: PauseTimeout = nullcontext,
+        self, transport: Transport, method: str, path: str, context: RequestContext, body: bytes | None = None
     ) -> HttpResponse:
         url = self._base + path
-        common = {**COMMON, **headers} if body is None else {**COMMON, "content-type": "application/json", **headers}
+        credential = context.credential
+        content_type = {} if body is None else {"content-type": "application/json"}
+        common = {**COMMON, **content_type, **context.headers}
         authorization = await credential.headers()
-        exchange = partial(transport.request, method, url, body=body, owner=credential.poll_key, pause=pause)
+        exchange = partial(transport.request, method, url, body=body, owner=credential.poll_key, pause=context.pause)
         response = await exchange({**common, **authorization})
         if response.status == 401 and (renewed := await credential.headers()) != authorization:
             # The token was exchanged meanwhile. A 401 is a certain refusal, so that a POST may be sent again too.

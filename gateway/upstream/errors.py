@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import FieldViolation, UpstreamError, UpstreamMalformed, UpstreamStatusError
+from gateway.text import CUT_MARK
 from gateway.upstream.json import read_report, read_text
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ SENTENCES = ("detail", "message", "error")
 SPEAK_OF_FIELDS = frozenset({400, 422})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-BROKEN_OFF = FieldViolation("...[cut]", "the upstream's answer was too long, or broke off, and there may be more")
+BROKEN_OFF = FieldViolation(CUT_MARK, "the upstream's answer was too long, or broke off, and there may be more")
 # What may stand before JSON: a byte order mark and white space.
 LEADING = b"\xef\xbb\xbf \t\r\n"
 # What is wrong with the request as a whole.

@@ -20,7 +20,7 @@ from gateway.server.gateway import Gateway
 from tests.invariants.courses import REFUSALS, Course, Troubles, draw_course
 from tests.invariants.history import Event, History, Kind, Poll, Watch
 from tests.support.gateways import Failure
-from tests.support.upstream import Connection, ScriptedUpstream, Seen, answer
+from tests.support.upstream import Connection, ReceivedRequest, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
     from tests.invariants.courses import Trouble
@@ -71,7 +71,7 @@ class TroubledUpstream(ScriptedUpstream):
         self.polls: list[Poll] = []
         self.faults: Counter[str] = Counter()
 
-    async def respond(self, seen: Seen, connection: Connection) -> bool:
+    async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
         """Answers a GET; says whether the connection may go on."""
         began, process = time.monotonic(), self.process
         credential = seen.headers["authorization"].removeprefix("Bearer ")

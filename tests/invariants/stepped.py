@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway.auth.credential import Credential
 from gateway.clock import sleep_until
 from gateway.errors import (
     GatewayError,
@@ -27,9 +28,9 @@ from gateway.limits.fair_budget import FairBudget
 from gateway.limits.rate_limiter import RateLimiter
 from gateway.limits.response_memory import ResponseMemory
 from gateway.models import Job, JobStatus, Progress, Result
-from gateway.rpc.codec.events import JobState, same_state
+from gateway.rpc.codec.events import JobState
 from gateway.rpc.status import mapping_for
-from gateway.rpc.stream import EventStream, read_resume_point
+from gateway.rpc.stream import EventStream, StreamResources, read_resume_point
 from gateway.telemetry.metrics import Metrics
 from gateway.threads import WorkerPool
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule, WatchKey
@@ -51,6 +52,8 @@ class Pipe:
     """A client's end of a stream: holds one event that is not read, as flow control does, and no more."""
 
     def __init__(self, clock: SteppedClock, watch: Watch, content: bytes) -> None:
+        self.credential = Credential(watch.credential)
+        self.uid = watch.uid
         self._clock = clock
         self._watch = watch
         self._content = bytearray(content)
@@ -121,10 +124,7 @@ class SteppedRun:
 
     def _start_process(self) -> None:
         self._process += 1
-        policy: PollPolicy[JobState] = PollPolicy(
-            same=same_state,
-            is_last=lambda state: state.job.done,
-            size=lambda state: state.size,
+        policy = PollPolicy(
             schedule=PollSchedule(SHORTEST, LONGEST, random.Random(self.dice.random())),
             outage_seconds=OUTAGE,
             rate_limiter=RateLimiter(self.clock, 100.0),
@@ -132,7 +132,7 @@ class SteppedRun:
             sent_jobs=self.sent_jobs,
             observer=self.metrics,
         )
-        self._hub = Hub(self.clock, policy)
+        self._hub: Hub[JobState] = Hub(self.clock, policy)
 
     @property
     def history(self) -> History:
@@ -194,9 +194,8 @@ class SteppedRun:
         uid = watch.uid
         call: Call = pipe  # type: ignore[assignment] # what a stream needs of a call is to be written to
         content_format = self.dice.choice([pb.CONTENT_FORMAT_JSON, pb.CONTENT_FORMAT_JSON_CHUNKS])
-        stream = EventStream(
-            call, uid, content_format, watch.heartbeat, self.clock, OUTGOING, b"", self.metrics, WORKERS
-        )
+        resources = StreamResources(self.clock, OUTGOING, WORKERS, self.metrics)
+        stream = EventStream(call, content_format, watch.heartbeat, resources)
         stream.resume(read_resume_point(token, uid), token)
         watch.joined = self.clock.stamp()
         try:
@@ -204,7 +203,7 @@ class SteppedRun:
             fetch = partial(self._fetch, watch)
             with self._hub.watch(key, fetch, stream.has_seen, exists=stream.has_begun) as watcher:
                 # The first watcher of a loop gives it its name, as its fetch does to its polls.
-                watch.loop = self._loops.setdefault(watcher.loop, watch.name)
+                watch.loop = self._loops.setdefault(watcher._loop, watch.name)  # noqa: SLF001
                 await stream.follow(watcher)
             watch.status = "OK"
         except GatewayError as error:
@@ -316,7 +315,7 @@ class SteppedRun:
         await self.clock.advance(2 * 3_600)
         for watch, _, task in self._active.values():
             assert task.done(), f"{watch.name} never ended"
-        assert len(self._hub) == 0
+        assert self._hub.loop_count == 0
         await self._hub.aclose()
 
 

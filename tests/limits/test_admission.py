@@ -13,16 +13,13 @@ from gateway.limits import admission as admission_module
 from gateway.limits.admission import Admission
 from gateway.server import defaults
 from tests.support.clock import SteppedClock, settle
-from tests.support.gateways import BEARER, Failure, running, stub
-from tests.support.upstream import Connection, ScriptedUpstream, answer
+from tests.support.gateways import BEARER, GET_JOB, Failure, expect_error, next_event, running, stub
+from tests.support.upstream import RUNNING, Connection, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from jobgateway.v1 import job_service_pb2_grpc as rpc
-
-GET_JOB = pb.GetJobRequest(uid=42)
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 
 
 def admission(max_calls: int = 1, max_watches: int = 1) -> Admission:
@@ -255,18 +252,6 @@ async def full(upstream: ScriptedUpstream) -> AsyncIterator[rpc.JobServiceAsyncS
         yield jobs
 
 
-async def refused(call: Any) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await call
-    return Failure(raised.value)
-
-
-async def next_event(stream: Any) -> pb.JobEvent:
-    event = await stream.read()
-    assert isinstance(event, pb.JobEvent)
-    return event
-
-
 def check_limit(failure: Failure) -> None:
     assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")
     wait = failure.retry.retry_delay.ToMilliseconds()
@@ -280,8 +265,8 @@ async def test_a_call_too_many_is_refused_at_once_and_the_place_comes_back(upstr
     async with full(upstream) as jobs:
         first = jobs.GetJob(GET_JOB, metadata=BEARER)
         await upstream.wait_for(1)
-        check_limit(await refused(jobs.GetJob(GET_JOB, metadata=BEARER)))
-        check_limit(await refused(jobs.WaitJob(pb.WaitJobRequest(uid=1), metadata=BEARER)))
+        check_limit(await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER)))
+        check_limit(await expect_error(jobs.WaitJob(pb.WaitJobRequest(uid=1), metadata=BEARER)))
         assert len(upstream.seen) == 1
         held.go.set()
         assert (await first).uid == 42
@@ -308,7 +293,7 @@ async def test_a_watch_too_many_is_refused_at_once_and_sends_nothing(
         stream = await first(jobs)
         await next_event(stream)
         posts = len(upstream.requests("POST"))
-        check_limit(await refused(next_event(await second(jobs))))
+        check_limit(await expect_error(next_event(await second(jobs))))
         assert len(upstream.requests("POST")) == posts
         # A call still has its place.
         assert (await jobs.GetJob(GET_JOB, metadata=BEARER)).uid == 42
@@ -324,12 +309,12 @@ async def test_a_caller_with_its_share_is_refused_at_once_and_another_is_served(
     async with running(upstream.url, max_calls=4, max_watches_per_credential=1) as gateway, stub(gateway) as jobs:
         calls = [asyncio.ensure_future(jobs.GetJob(GET_JOB, metadata=BEARER)) for _ in range(3)]
         await upstream.wait_for(3)
-        check_limit(await refused(jobs.GetJob(GET_JOB, metadata=BEARER)))
+        check_limit(await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER)))
         assert len(upstream.seen) == 3
         assert (await jobs.GetJob(GET_JOB, metadata=BOB)).uid == 42
         stream = await _watch(jobs)
         await next_event(stream)
-        check_limit(await refused(next_event(await _watch(jobs))))
+        check_limit(await expect_error(next_event(await _watch(jobs))))
         other = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BOB)
         await next_event(other)
         held.go.set()
@@ -347,8 +332,8 @@ async def test_a_refusal_that_is_held_back_comes_with_its_reason(
         assert (await jobs.GetJob(GET_JOB, metadata=BOB)).uid == 42
         assert (await jobs.GetJob(GET_JOB, metadata=BEARER)).uid == 42
         for _ in range(3):
-            assert (await refused(jobs.GetJob(GET_JOB, metadata=BEARER))).reason == "LIMIT_REACHED"
-        assert (await refused(next_event(await _watch(jobs)))).reason == "LIMIT_REACHED"
+            assert (await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER))).reason == "LIMIT_REACHED"
+        assert (await expect_error(next_event(await _watch(jobs)))).reason == "LIMIT_REACHED"
         await gateway.wait_idle()
         assert len(upstream.seen) == 2
 
@@ -363,7 +348,7 @@ async def test_a_large_request_that_finds_no_room_is_refused_and_not_sent(
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         calls = [asyncio.ensure_future(jobs.SendJob(request, metadata=BEARER)) for _ in range(2)]
         await upstream.wait_for(2)
-        check_limit(await refused(jobs.SendJob(request, metadata=BEARER)))
+        check_limit(await expect_error(jobs.SendJob(request, metadata=BEARER)))
         assert len(upstream.seen) == 2
         held.go.set()
         await asyncio.gather(*calls)
@@ -376,17 +361,13 @@ async def test_a_job_too_many_of_a_second_is_refused_and_its_request_id_is_free(
     async with running(upstream.url, submissions_per_second=0.1) as gateway, stub(gateway) as jobs:
         assert (await jobs.SendJob(request, metadata=BEARER)).uid == 42
         named = pb.SendJobRequest(workspace_id="1", entity_id=7, request_id="a")
-        failure = await refused(jobs.SendJob(named, metadata=BEARER))
+        failure = await expect_error(jobs.SendJob(named, metadata=BEARER))
         assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED")
         assert 5 <= failure.retry.retry_delay.seconds <= 13
         stream = jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER)
-        assert (await refused(next_event(stream))).reason == "LIMIT_REACHED"
+        assert (await expect_error(next_event(stream))).reason == "LIMIT_REACHED"
         assert len(upstream.seen) == 1
         assert (await jobs.SendJob(named, metadata=BOB)).uid == 42
-
-
-async def hang(connection: Connection) -> None:
-    await connection.gone()
 
 
 async def comes_in(jobs: rpc.JobServiceAsyncStub) -> None:
@@ -413,11 +394,13 @@ async def _over_its_deadline(jobs: rpc.JobServiceAsyncStub, _: ScriptedUpstream)
 
 
 async def _without_a_credential(jobs: rpc.JobServiceAsyncStub, _: ScriptedUpstream) -> None:
-    assert (await refused(jobs.GetJob(GET_JOB))).code is grpc.StatusCode.UNAUTHENTICATED
+    assert (await expect_error(jobs.GetJob(GET_JOB))).code is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def _invalid(jobs: rpc.JobServiceAsyncStub, _: ScriptedUpstream) -> None:
-    assert (await refused(jobs.GetJob(pb.GetJobRequest(), metadata=BEARER))).code is grpc.StatusCode.INVALID_ARGUMENT
+    assert (
+        await expect_error(jobs.GetJob(pb.GetJobRequest(), metadata=BEARER))
+    ).code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("end", [_cancelled, _over_its_deadline, _without_a_credential, _invalid])
@@ -440,9 +423,9 @@ async def test_a_call_that_comes_during_a_drain_is_sent_away(upstream: ScriptedU
         stopping = asyncio.create_task(gateway.stop(grace=20))
         await asyncio.sleep(0)
         failures = [
-            await refused(jobs.GetJob(GET_JOB, metadata=BEARER)),
-            await refused(next_event(await _watch(jobs))),
-            await refused(next_event(await _run(jobs))),
+            await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER)),
+            await expect_error(next_event(await _watch(jobs))),
+            await expect_error(next_event(await _run(jobs))),
         ]
         for failure in failures:
             assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")

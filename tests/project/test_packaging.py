@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.config import Settings
-from tests.support.image import DOCKERFILE, Image, in_context, stages
+from tests.support.image import DOCKERFILE, BuiltImage, in_context, stages
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def image(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Image:
+def image(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> BuiltImage:
     """What the Dockerfile's build stage makes of that wheel."""
-    return Image(tmp_path_factory.mktemp("image"), wheel)
+    return BuiltImage(tmp_path_factory.mktemp("image"), wheel)
 
 
 def sources(folder: Path) -> set[str]:
@@ -90,7 +90,7 @@ def files(*folders: Path) -> dict[Path, int]:
 
 
 @pytest.mark.slow
-def test_the_image_runs_a_job_stops_in_order_and_writes_nothing(image: Image, tmp_path: Path) -> None:
+def test_the_image_runs_a_job_stops_in_order_and_writes_nothing(image: BuiltImage, tmp_path: Path) -> None:
     environment = image.environment | {
         "HOME": str(tmp_path),
         "TMPDIR": str(tmp_path),
@@ -135,7 +135,7 @@ def test_the_image_runs_a_job_stops_in_order_and_writes_nothing(image: Image, tm
 
 
 @pytest.mark.slow
-def test_the_image_is_compiled_and_has_no_pip(image: Image) -> None:
+def test_the_image_is_compiled_and_has_no_pip(image: BuiltImage) -> None:
     (packages,) = image.installed.glob("lib/python3*/site-packages")
     for source in (packages / "gateway").rglob("*.py"):
         assert list(source.parent.glob(f"__pycache__/{source.stem}.*.pyc")), source

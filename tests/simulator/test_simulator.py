@@ -21,9 +21,9 @@ from gateway.simulator.json_fields import members
 from gateway.simulator.parameters import Parameters
 from gateway.simulator.recording import LARGEST_NUMBER, LARGEST_SIZE, Recording
 from gateway.simulator.script import Ending, JobScript, State, state_at
+from tests.support.upstream import JOBS
 
 TOKEN = "ours"
-JOBS = "/workspaces/1/entities/7/jobs/"
 PROMPTLY = 5  # seconds after which a test that waits for an answer has failed
 
 

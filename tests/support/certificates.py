@@ -72,14 +72,19 @@ def _pem(key: ec.EllipticCurvePrivateKey, password: bytes | None = None) -> byte
     )
 
 
-def locked(certificate: Certificate) -> Certificate:
+def with_password(certificate: Certificate) -> Certificate:
     """The same, its key behind a password."""
     key = serialization.load_pem_private_key(certificate.key, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     return Certificate(certificate.chain, _pem(key, b"a password"))
 
 
-class Mounted:
+def with_other_key(certificate: Certificate) -> Certificate:
+    """The same certificate, with a key that does not belong to it."""
+    return Certificate(certificate.chain, Authority().server().key)
+
+
+class MountedSecret:
     """A volume as Kubernetes mounts a Secret: the files are links into a folder, and one link is swapped."""
 
     def __init__(self, folder: Path) -> None:

@@ -37,7 +37,7 @@ class Span:
         self.ended = span.end_time_unix_nano >= span.start_time_unix_nano > 0
 
 
-class Collector(TraceServiceServicer):
+class TraceCollector(TraceServiceServicer):
     """Takes spans on a free port; refuses them while it is `broken`."""
 
     def __init__(self) -> None:

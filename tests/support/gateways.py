@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2, status_pb2
+from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
 from gateway.config import Settings
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 TOKEN = "vktrpat_a-token-for-tests"
 BEARER = (("authorization", f"Bearer {TOKEN}"),)
+SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
+GET_JOB = pb.GetJobRequest(uid=42)
 
 
 @asynccontextmanager
@@ -89,3 +94,25 @@ class Failure:
         message = self._maybe(kind)
         assert message is not None
         return message
+
+
+async def expect_error(call: Any) -> Failure:
+    """Await a call, or read a stream to its end, and return the error that it ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await (call if inspect.isawaitable(call) else read_all(call))
+    return Failure(raised.value)
+
+
+async def next_event(stream: Any) -> pb.JobEvent:
+    """Return the next event of a stream, which must not have ended."""
+    event = await stream.read()
+    assert isinstance(event, pb.JobEvent)
+    return event
+
+
+async def read_all(stream: Any) -> list[Any]:
+    """Return the rest of a stream's messages."""
+    messages = []
+    while (message := await stream.read()) is not grpc.aio.EOF:
+        messages.append(message)
+    return messages

@@ -50,7 +50,7 @@ def in_context(name: str) -> bool:
     return taken
 
 
-class Image:
+class BuiltImage:
     """What the build stage made, below `folder`, and how the last stage says to start it."""
 
     def __init__(self, folder: Path, wheel: Path) -> None:

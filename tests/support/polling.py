@@ -15,6 +15,7 @@ from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
 if TYPE_CHECKING:
     from gateway.clock import PauseTimeout
+    from gateway.errors import GatewayError
     from gateway.watch import SentJobs
     from tests.support.clock import SteppedClock
 
@@ -27,6 +28,26 @@ class State:
     last: bool = False
     url: str = ""
     size: int = 100
+
+    @property
+    def is_last(self) -> bool:
+        return self.last
+
+    def equals(self, other: State) -> bool:
+        return self.value == other.value and self.last == other.last
+
+
+class IgnoringObserver:
+    """Implements `PollObserver`."""
+
+    def loop_began(self) -> None:
+        pass
+
+    def watcher_joined(self) -> None:
+        pass
+
+    def polled(self, error: GatewayError | None, watchers: int) -> None:
+        pass
 
 
 class Hang:
@@ -77,14 +98,12 @@ def make_hub(
     sent_jobs: SentJobs | None = None,
 ) -> Hub[State]:
     """A hub of `State`s."""
-    policy: PollPolicy[State] = PollPolicy(
-        same=lambda one, other: one.value == other.value and one.last == other.last,
-        is_last=lambda state: state.last,
-        size=lambda state: state.size,
+    policy = PollPolicy(
         schedule=PollSchedule(shortest, longest, random.Random(seed)),
         outage_seconds=outage,
         rate_limiter=RateLimiter(clock, rate),
         slots=FairBudget(slots),
         sent_jobs=sent_jobs or InMemorySentJobs(clock),
+        observer=IgnoringObserver(),
     )
     return Hub(clock, policy)

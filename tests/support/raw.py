@@ -72,7 +72,7 @@ def self_signed(folder: Path) -> ssl.SSLContext:
 
 
 @dataclass
-class RawAnswer:
+class RawResponse:
     """What a raw HTTP/2 call brought: its messages, and the headers and trailers together."""
 
     messages: list[bytes] = field(default_factory=list)
@@ -118,9 +118,9 @@ class RawCall:
         self._writer.write(self._connection.data_to_send())
         await self._writer.drain()
 
-    async def end(self) -> RawAnswer:
+    async def end(self) -> RawResponse:
         """Reads to the end of the call."""
-        answer, data = RawAnswer(), b""
+        answer, data = RawResponse(), b""
         while True:
             received = await self._reader.read(65536)
             if not received:

@@ -9,14 +9,11 @@ import struct
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 @dataclass(frozen=True)
-class Seen:
+class ReceivedRequest:
     """A request as it came over the wire."""
 
     method: str
@@ -72,11 +69,21 @@ def answer(status: int, body: Any = None, *, headers: dict[str, str] | None = No
     return "\r\n".join([*lines, "", ""]).encode() + content
 
 
+JOBS = "/workspaces/1/entities/7/jobs/"
+RUNNING = answer(200, {"uid": 42, "status": "running"})
+DONE = answer(200, {"uid": 42, "status": "success", "result": {}})
+
+
+async def hang(connection: Connection) -> None:
+    """Never reply."""
+    await connection.gone()
+
+
 class ScriptedUpstream:
     """Serves the replies of `script` in order, the last one for ever; `routes` come before it, by method and path."""
 
     def __init__(self) -> None:
-        self.seen: list[Seen] = []
+        self.seen: list[ReceivedRequest] = []
         self.script: deque[Any] = deque()
         self.routes: dict[tuple[str, str], deque[Any]] = {}
         self.arrived = asyncio.Condition()
@@ -102,7 +109,7 @@ class ScriptedUpstream:
         async with self.arrived:
             await self.arrived.wait_for(lambda: len(self.requests(method)) >= count)
 
-    def requests(self, method: str | None = None) -> list[Seen]:
+    def requests(self, method: str | None = None) -> list[ReceivedRequest]:
         return [each for each in self.seen if method in (None, each.method)]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -127,7 +134,7 @@ class ScriptedUpstream:
             self._tasks.discard(task)
             writer.close()
 
-    async def respond(self, seen: Seen, connection: Connection) -> bool:
+    async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
         """Answers a request; says whether the connection may go on."""
         reply = self._reply(seen)
         if isinstance(reply, bytes):
@@ -136,14 +143,14 @@ class ScriptedUpstream:
         await reply(connection)
         return False
 
-    def _reply(self, seen: Seen) -> Any:
+    def _reply(self, seen: ReceivedRequest) -> Any:
         replies = self.routes.get((seen.method, seen.path), self.script)
         if not replies:
             return answer(500, {"detail": f"the test has no reply for {seen.method} {seen.path}"})
         return replies.popleft() if len(replies) > 1 else replies[0]
 
 
-async def _read_request(reader: asyncio.StreamReader) -> Seen | None:
+async def _read_request(reader: asyncio.StreamReader) -> ReceivedRequest | None:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -155,4 +162,4 @@ async def _read_request(reader: asyncio.StreamReader) -> Seen | None:
         name, _, value = line.partition(":")
         headers[name.lower()] = value.strip()
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Seen(method, path, headers, body)
+    return ReceivedRequest(method, path, headers, body)

@@ -23,7 +23,7 @@ from clients.runner.refusals import RefusingGateway, documented
 from clients.runner.scenarios import DIRECT_SERVICE_CONFIG, SERVICE_CONFIG, Fault, Scenario
 from clients.runner.stack import TOKEN, Stack
 from tests.rpc.test_status import ACTIONS, ENDINGS, Read
-from tests.support.gateways import Failure
+from tests.support.gateways import expect_error
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -85,9 +85,7 @@ async def test_grpc_retries_a_read_by_the_service_config_and_never_a_submission(
         sent = await stub.SendJob(job, metadata=BEARER)
         assert (await stub.GetJob(pb.GetJobRequest(uid=sent.uid), metadata=BEARER)).uid == sent.uid
         await stack.simulator.refuse(True)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.SendJob(job, metadata=BEARER)
-        assert Failure(caught.value).code is grpc.StatusCode.UNAVAILABLE
+        assert (await expect_error(stub.SendJob(job, metadata=BEARER))).code is grpc.StatusCode.UNAVAILABLE
     # A thread writes the log, so it is complete only once the gateway has ended.
     assert (refused_calls(stack, "GetJob"), refused_calls(stack, "SendJob")) == (2, 1)
 

@@ -17,15 +17,13 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 from gateway.server import defaults
 from tests.support.gateways import BEARER, running
 from tests.support.raw import tcp_server
-from tests.support.upstream import ScriptedUpstream, answer
+from tests.support.upstream import DONE, RUNNING, ScriptedUpstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from gateway.server.gateway import Gateway
 
-RUNNING = answer(200, {"uid": 42, "status": "running"})
-DONE = answer(200, {"uid": 42, "status": "success", "result": {}})
 PATIENT = 20.0
 
 

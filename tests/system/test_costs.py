@@ -171,7 +171,7 @@ def _outage(raw: bytes) -> None:
 
 def _status(raw: bytes) -> None:
     text = _text(raw)
-    clean(text)
+    clean(text, 400)
     clean_detail(text, 400)
     to_rpc_error(UpstreamStatusError(400, text), 42)
     UnknownStatuses(lambda: None).unknown_status(text)

@@ -136,7 +136,7 @@ async def test_a_request_without_a_message_is_refused(
         got = await raw.ending(1)
     assert (got["grpc-status"], got["grpc-message"]) == (
         INVALID,
-        "request: the call ended without a message; send exactly one",
+        "request: no message came before the stream ended; send exactly one",
     )
     await gateway.wait_idle()
     (line,) = [line for line in logged if line["event"] == "call"]

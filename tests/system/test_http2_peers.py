@@ -17,7 +17,7 @@ from jobgateway.v1.job_service_pb2_grpc import JobServiceStub
 from gateway.cli import client
 from gateway.server import defaults
 from tests.support.frames import Peer, header_block, headers, message, peer, ping, reset
-from tests.support.gateways import BEARER, TOKEN, running, stub
+from tests.support.gateways import BEARER, TOKEN, next_event, running, stub
 from tests.support.raw import tcp_server
 from tests.support.upstream import answer
 
@@ -58,7 +58,7 @@ async def call(raw: Peer, stream: int, block: bytes) -> dict[str, str]:
 
 
 def no_one_inside(gateway: Gateway) -> bool:
-    return gateway._admission.in_flight == 0 and gateway._hub.watching == 0  # noqa: SLF001 - what must not stay
+    return gateway._admission.in_flight == 0 and gateway._hub.watcher_count == 0  # noqa: SLF001 - what must not stay
 
 
 # Rapid reset
@@ -320,12 +320,6 @@ async def test_what_is_no_http2_is_cut_off(gateway: Gateway, jobs: rpc.JobServic
             pass
     writer.close()
     assert await served(jobs)
-
-
-async def next_event(call: Any) -> pb.JobEvent:
-    event = await call.read()
-    assert isinstance(event, pb.JobEvent)
-    return event
 
 
 def _bare(name: bytes, value: bytes) -> bytes:

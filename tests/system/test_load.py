@@ -20,7 +20,7 @@ from gateway.server import defaults
 from gateway.upstream import transport
 from gateway.watch import presence, recent
 from tests.support.gateways import BEARER, Failure, running
-from tests.support.upstream import Connection, ScriptedUpstream, Seen, answer
+from tests.support.upstream import Connection, ReceivedRequest, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -61,7 +61,7 @@ class CountingUpstream(ScriptedUpstream):
         self.times: list[float] = []
         self.at_once = self.most_at_once = 0
 
-    async def respond(self, seen: Seen, connection: Connection) -> bool:
+    async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
         self.seen.clear()
         self.times.append(asyncio.get_running_loop().time())
         self.at_once += 1
@@ -155,7 +155,11 @@ async def test_ten_thousand_watches_that_came_and_went_leave_nothing_behind(
     gateway: Gateway, upstream: CountingUpstream, logged: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is kept for a while, within bounds, for callers that come back.
-    for module, name in ((recent, "KEEP_SECONDS"), (recent, "KEEP_READ_SECONDS"), (presence, "KEEP_UNSEEN_SECONDS")):
+    for module, name in (
+        (recent, "KEEP_RESULT_SECONDS"),
+        (recent, "KEEP_READ_SECONDS"),
+        (presence, "KEEP_UNSEEN_SECONDS"),
+    ):
         monkeypatch.setattr(module, name, 0.0)
     monkeypatch.setattr(recent, "KEEP_UNSEEN_SECONDS", 0.0)
     upstream.ends_after = 3
@@ -204,7 +208,7 @@ RESULT = b'"%b"' % (b"0123456789" * 500_000)
 class LargeUpstream(ScriptedUpstream):
     """Answers every poll with the end of the job and 5 MB of result."""
 
-    async def respond(self, seen: Seen, connection: Connection) -> bool:
+    async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
         uid = int(seen.path.split("/")[-2])
         await connection.send(answer(200, raw=b'{"uid":%d,"status":"success","result":%b}' % (uid, RESULT)))
         return True

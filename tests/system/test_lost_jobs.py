@@ -12,19 +12,16 @@ from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.watch import refusals, sent_jobs
-from tests.support.gateways import BEARER, Failure, running, stub
-from tests.support.upstream import Connection, answer
+from tests.support.gateways import BEARER, SEND, expect_error, running, stub
+from tests.support.upstream import JOBS, RUNNING, Connection, answer
 
 if TYPE_CHECKING:
     from jobgateway.v1 import job_service_pb2_grpc as rpc
 
     from tests.support.upstream import ScriptedUpstream
 
-JOBS = "/workspaces/1/entities/7/jobs/"
 JOB = "/jobs/42/"
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 CREATED = answer(201, {"uid": 42})
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 HALF = answer(200, {"uid": 42, "status": "running", "message": {"message": "half"}})
 DONE = answer(200, {"uid": 42, "status": "success", "result": {"a": 1}})
 PAGE = b"<html><h1>404 Not Found</h1></html>"
@@ -55,12 +52,6 @@ async def rest_of(call: Any) -> None:
         pass
 
 
-async def failure(call: Any) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await (call if asyncio.isfuture(call) or hasattr(call, "__await__") else ends_well(call))
-    return Failure(caught.value)
-
-
 @pytest.mark.parametrize("status", REFUSALS)
 @pytest.mark.parametrize("method", ["RunJob", "WatchJob", "WaitJob"])
 async def test_a_job_that_was_just_sent_may_be_refused(
@@ -88,7 +79,7 @@ async def test_the_grace_of_a_sent_job_holds_for_others(
     elif method == "WaitJob":
         assert (await jobs.WaitJob(pb.WaitJobRequest(uid=42), metadata=other)).done
     else:
-        failed = await failure(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=other))
+        failed = await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=other))
         assert failed.reason == "NO_STATE_YET"
 
 
@@ -99,7 +90,7 @@ async def test_a_job_that_is_refused_throughout_its_grace_is_told(
     upstream.on("POST", JOBS, CREATED)
     upstream.on("GET", JOB, refusal(404))
     await jobs.SendJob(SEND, metadata=BEARER)
-    failed = await failure(watch(jobs))
+    failed = await expect_error(watch(jobs))
     assert (failed.code, failed.reason) == (StatusCode.NOT_FOUND, "UPSTREAM_NOT_FOUND")
     assert len(upstream.requests("GET")) > 1
 
@@ -130,7 +121,7 @@ async def test_a_single_request_tells_that_the_job_is_not_shown_yet(
         "short WaitJob": lambda: wait(jobs, 0.3),
         "CancelJob": lambda: jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER),
     }
-    failed = await failure(calls[method]())
+    failed = await expect_error(calls[method]())
     assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "NO_STATE_YET")
     assert "404" in failed.message
 
@@ -139,7 +130,7 @@ async def test_a_single_request_tells_a_refusal_of_a_job_that_others_sent(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("GET", JOB, refusal(404))
-    failed = await failure(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+    failed = await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
     assert failed.code is StatusCode.NOT_FOUND
 
 
@@ -196,7 +187,7 @@ async def test_one_refusal_between_good_reads_ends_no_watch(
 
 async def test_two_refusals_end_a_watch(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
     upstream.on("GET", JOB, RUNNING, refusal(403), refusal(403), DONE)
-    failed = await failure(watch(jobs))
+    failed = await expect_error(watch(jobs))
     assert failed.code is StatusCode.PERMISSION_DENIED
     assert len(upstream.seen) == 3
 
@@ -227,9 +218,7 @@ async def test_an_outage_says_that_a_proxy_answered(upstream: ScriptedUpstream) 
         call = watch(jobs, heartbeat_interval=Duration(seconds=1))
         beat = (await call.read()).heartbeat
         assert beat.last_failure == "UPSTREAM_MALFORMED"
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await rest_of(call)
-    failed = Failure(caught.value)
+        failed = await expect_error(call)
     assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE")
     assert (failed.metadata["last_failure"], failed.metadata["http_status"]) == ("UPSTREAM_MALFORMED", "403")
     assert "HTTP 403" in failed.message
@@ -257,7 +246,7 @@ async def test_any_form_of_retry_after_is_told(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, headers: bytes
 ) -> None:
     upstream.on("GET", JOB, b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n%b\r\n" % headers)
-    failed = await failure(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+    failed = await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
     assert failed.trailers["grpc-retry-pushback-ms"] == "30000"
 
 
@@ -266,7 +255,7 @@ async def test_no_wait_of_nothing_is_told(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, value: str
 ) -> None:
     upstream.on("GET", JOB, answer(503, {}, headers={"Retry-After": value}))
-    failed = await failure(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+    failed = await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
     assert failed.trailers["grpc-retry-pushback-ms"] == "100"
     assert failed.retry.retry_delay.ToMilliseconds() == 100
 
@@ -282,7 +271,7 @@ async def test_waits_that_are_shorter_than_a_read_see_the_end(
 
     upstream.on("GET", JOB, slow)
     for _ in range(3):
-        failed = await failure(wait(jobs, 0.1))
+        failed = await expect_error(wait(jobs, 0.1))
         assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "NO_STATE_YET")
     release.set()
     # The answer comes to nobody, or to this wait.
@@ -325,11 +314,11 @@ async def test_one_refusal_between_two_waits_ends_nothing(
 async def test_a_job_beyond_its_timeout_is_told(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.watch.loop.OVERDUE_MARGIN_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.watch.overdue.OVERDUE_MARGIN_SECONDS", 0.1)
     upstream.on("POST", JOBS, CREATED)
     upstream.on("GET", JOB, answer(200, {"uid": 42, "status": "aborted"}))
     request = pb.SendJobRequest(workspace_id="1", entity_id=7, timeout=Duration(seconds=1))
-    failed = await failure(jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER))
+    failed = await expect_error(jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER))
     assert (failed.code, failed.reason) == (StatusCode.FAILED_PRECONDITION, "JOB_OVERDUE")
     assert failed.metadata["uid"] == "42"
     assert "timeout of 1 s" in failed.message
@@ -344,7 +333,7 @@ async def test_a_refused_cancellation_of_a_job_that_is_shown_is_told(
     upstream.on("GET", JOB, RUNNING)
     upstream.on("DELETE", JOB, refusal(status))
     await jobs.SendJob(SEND, metadata=BEARER)
-    failed = await failure(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
+    failed = await expect_error(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
     assert failed.code is code
 
 
@@ -366,7 +355,7 @@ async def test_a_refusal_is_confirmed_once_if_the_job_is_shown(upstream: Scripte
 async def test_an_overdue_job_ends_short_calls(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr("gateway.watch.loop.OVERDUE_MARGIN_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.watch.overdue.OVERDUE_MARGIN_SECONDS", 0.1)
     upstream.on("POST", JOBS, CREATED)
     upstream.on("GET", JOB, RUNNING)
     request = pb.SendJobRequest(workspace_id="1", entity_id=7, timeout=Duration(seconds=1))
@@ -381,4 +370,4 @@ async def test_an_overdue_job_ends_short_calls(
                 assert (await call.read()).job.status == pb.JOB_STATUS_RUNNING
                 await rest_of(call) if attempt else call.cancel()
 
-    assert (await failure(again_and_again())).reason == "JOB_OVERDUE"
+    assert (await expect_error(again_and_again())).reason == "JOB_OVERDUE"

@@ -11,7 +11,7 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.server import defaults
-from tests.support.gateways import BEARER, Failure, running, stub
+from tests.support.gateways import BEARER, SEND, expect_error, running, stub
 from tests.support.raw import tcp_server
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
@@ -28,7 +28,6 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 JOB = b'{"uid": 42, "status": "running"}'
 OTHERS = b'{"uid": 42, "status": "success", "result": {"whose": "another caller\'s"}}'
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 
 
 def sized(length: object, body: bytes = JOB, *more: bytes) -> bytes:
@@ -155,13 +154,6 @@ async def read(jobs: rpc.JobServiceAsyncStub) -> pb.Job:
     return await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
 
 
-async def failure(call: Awaitable[object]) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        async with asyncio.timeout(TEST_SECONDS):
-            await call
-    return Failure(raised.value)
-
-
 @pytest.fixture
 async def jobs(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A gateway that is silent with an upstream for no longer than `SILENCE`, and with one answer for twice that."""
@@ -177,7 +169,7 @@ async def test_a_lie_ends_a_read_by_the_table_and_the_next_one_is_served(
 ) -> None:
     lie, reason = LIES[name]
     upstream.script += [lie, answer(200, raw=JOB)]
-    assert (await failure(read(jobs))).reason == reason
+    assert (await expect_error(read(jobs))).reason == reason
     assert (await read(jobs)).status == pb.JOB_STATUS_RUNNING
 
 
@@ -187,7 +179,7 @@ async def test_a_lie_leaves_the_outcome_of_a_submission_unknown_and_the_next_one
 ) -> None:
     lie, _ = LIES[name]
     upstream.script += [lie, answer(201, {"uid": 43})]
-    failed = await failure(jobs.SendJob(SEND, metadata=BEARER))
+    failed = await expect_error(jobs.SendJob(SEND, metadata=BEARER))
     assert (failed.code, failed.reason) == (grpc.StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN")
     assert len(upstream.requests("POST")) == 1
     assert (await jobs.SendJob(SEND, metadata=BEARER)).uid == 43

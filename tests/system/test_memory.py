@@ -18,8 +18,8 @@ from gateway.rpc.stream import EventStream
 from gateway.watch import presence, recent
 from gateway.watch.loop import PollLoop
 from gateway.watch.watcher import Watcher
-from tests.support.gateways import BEARER, running, stub
-from tests.support.upstream import Connection, ScriptedUpstream, answer
+from tests.support.gateways import BEARER, SEND, running, stub
+from tests.support.upstream import RUNNING, Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,9 +30,7 @@ pytestmark = pytest.mark.slow
 
 OURS = (Call, EventStream, JobState, PollLoop, UpstreamError, Watcher)
 GONE, UNAVAILABLE = answer(404, {"detail": "gone"}), answer(503, {"detail": "no"})
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success", "result": "x" * 100_000})
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 
 
 @pytest.fixture

@@ -25,10 +25,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jobgateway.v1 import job_service_pb2 as pb
 
+from tests.support.error_table import check_error
 from tests.support.frames import header_block, headers, message, peer
-from tests.support.gateways import TOKEN
+from tests.support.gateways import SEND, TOKEN
 from tests.support.paths import ROOT
-from tests.support.table import check_ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,7 +142,7 @@ def outcome(process: Process, method: str, data: bytes, metadata: list[tuple[byt
         return "OK"
     text = ended["grpc-status-details-bin"]
     details = base64.b64decode(text + "=" * (-len(text) % 4))
-    return check_ending(code, unquote(ended.get("grpc-message", ""), errors="strict"), details)
+    return check_error(code, unquote(ended.get("grpc-message", ""), errors="strict"), details)
 
 
 # Requests
@@ -296,7 +296,6 @@ def test_any_metadata_is_taken_or_refused(process: Process, method: str, authori
     check()
 
 
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 REQUESTS_AS_USUAL: dict[str, Message] = {
     "SendJob": SEND,
     "GetJob": pb.GetJobRequest(uid=42),

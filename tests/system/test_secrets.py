@@ -19,10 +19,10 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
-from tests.support.collector import Collector
+from tests.support.collector import TraceCollector
 from tests.support.paths import ROOT
 from tests.support.raw import raw_call
-from tests.support.upstream import Connection, ScriptedUpstream, Seen, answer
+from tests.support.upstream import Connection, ReceivedRequest, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -86,7 +86,7 @@ JOB = re.compile(rb"/jobs/(\d+)/")
 class Echo(ScriptedUpstream):
     """Echoes each request in the way that its workspace or its job's uid names."""
 
-    async def respond(self, seen: Seen, connection: Connection) -> bool:
+    async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
         said = " ".join([ANSWER, seen.headers.get("authorization", ""), *seen.headers.values(), seen.body.decode()])
         job = JOB.search(seen.path.encode())
         if job is None:
@@ -305,7 +305,7 @@ def found(text: str, secrets: tuple[str, ...]) -> list[str]:
 async def test_no_secret_is_in_any_output(log_format: str, tmp_path: Path) -> None:
     token_file = tmp_path / "token"
     token_file.write_text(OWN_TOKEN)
-    upstream, collector = Echo(), Collector()
+    upstream, collector = Echo(), TraceCollector()
     await upstream.start()
     await collector.start()
     try:

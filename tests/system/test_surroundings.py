@@ -20,21 +20,20 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
-from tests.support.gateways import BEARER
+from tests.support.gateways import BEARER, SEND
 from tests.support.paths import ROOT
 from tests.support.raw import free_port
 from tests.support.scraping import Scrape
-from tests.support.upstream import answer
+from tests.support.upstream import answer, hang
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-    from tests.support.upstream import Connection, ScriptedUpstream
+    from tests.support.upstream import ScriptedUpstream
 
 pytestmark = pytest.mark.slow
 
 SERVE = (sys.executable, "-m", "gateway", "serve")
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 LOST = "jobgateway_log_lines_lost_total"
 PATIENT = 60.0
 
@@ -97,10 +96,6 @@ def blocked() -> Iterator[int]:
     yield writer
     os.close(reader)
     os.close(writer)
-
-
-async def hang(connection: Connection) -> None:
-    await connection.gone()
 
 
 async def test_nobody_waits_for_a_reader_of_the_log(upstream: ScriptedUpstream, blocked: int) -> None:

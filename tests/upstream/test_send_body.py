@@ -18,7 +18,7 @@ from gateway.models import SendJob
 from gateway.rpc.codec.requests import read_send_job
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
-from gateway.upstream import RestClient, Timeouts, Transport
+from gateway.upstream import RequestContext, RestClient, Timeouts, Transport
 from gateway.upstream.client import send_body
 from tests.support.gateways import TOKEN
 from tests.support.upstream import ScriptedUpstream, answer
@@ -143,7 +143,7 @@ async def test_whatever_the_workspace_holds_is_one_segment_of_the_path_that_is_a
     upstream.script.append(answer(201, {"uid": 42}))
     for workspace in WORKSPACES:
         job = read_send_job(pb.SendJobRequest(workspace_id=workspace, entity_id=7))
-        await client.send(job, Credential(TOKEN), {})
+        await client.send(job, RequestContext(Credential(TOKEN), {}))
     await client.aclose()
     segments = [seen.path.split("/") for seen in upstream.requests("POST")]
     assert [[*path[:3], unquote(path[3]), *path[4:]] for path in segments] == [

@@ -25,10 +25,10 @@ from gateway.limits.fair_budget import FairBudget
 from gateway.models import SendJob
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
-from gateway.upstream import RestClient, Timeouts, Transport, memory
+from gateway.upstream import RequestContext, RestClient, Timeouts, Transport, memory
 from gateway.upstream.transport import MAX_ERROR_BODY_BYTES
 from tests.support.raw import free_port, self_signed, tcp_server
-from tests.support.upstream import Connection, ScriptedUpstream, answer
+from tests.support.upstream import Connection, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -87,10 +87,6 @@ async def failure(exchange: Awaitable[object]) -> UpstreamError:
         async with asyncio.timeout(TEST_SECONDS):
             await exchange
     return raised.value
-
-
-async def hang(connection: Connection) -> None:
-    await connection.gone()
 
 
 def then(*pieces: bytes, end: Callable[[Connection], Any] = lambda _: None) -> Callable[[Connection], Awaitable[None]]:
@@ -573,7 +569,7 @@ async def test_a_workspace_reaches_the_wire_as_one_segment(
         observer=UnknownStatuses(lambda: None),
         workers=WorkerPool("responses", 1),
     )
-    await client.send(SendJob(workspace_id=workspace, entity_id=7), Credential("a-token"), {})
+    await client.send(SendJob(workspace_id=workspace, entity_id=7), RequestContext(Credential("a-token"), {}))
     (seen,) = upstream.seen
     *before, segment, entities, entity, jobs, end = seen.path.split("/")
     assert before == ["", "api", "workspaces"]

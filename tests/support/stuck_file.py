@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-class Stuck:
+class StuckFile:
     """Hangs each `os.open` of `path` until `back` is set."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

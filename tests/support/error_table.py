@@ -18,7 +18,7 @@ LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*")
 CODES = {reason: StatusCode[code] for reason, code in ROW.findall(DOCUMENT.read_text())}
 
 
-def check_ending(code: StatusCode, message: str, details: bytes) -> str:
+def check_error(code: StatusCode, message: str, details: bytes) -> str:
     """The reason of an error. Raises `AssertionError` unless it is one of the table, whole, and fits the trailers."""
     assert LINE.fullmatch(message), "one line"
     status = status_pb2.Status.FromString(details)
