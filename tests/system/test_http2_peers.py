@@ -342,7 +342,7 @@ async def test_a_path_that_is_no_text_costs_connections_and_not_the_listener(
             async with peer(address) as hostile:
                 await hostile.send(headers(1, block, end=True))
                 await hostile.until(GoAwayFrame)
-            while sum("listener ended" in str(each) for each in logged) < times or not gateway.ready:  # noqa: ASYNC110
+            while sum(each["event"] == "listener.restarted" for each in logged) < times or not gateway.ready:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             # On a connection of its own: the others are told, and may not have heard of it yet.
             async with insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
