@@ -8,8 +8,9 @@ from __future__ import annotations
 from google.rpc import error_details_pb2, status_pb2
 
 from gateway import errors
-from gateway.rpc.codec.text import STATUS_CUT_MARK, clean
+from gateway.rpc.codec.text import clean
 from gateway.rpc.status import to_rpc_error
+from gateway.text import CUT_MARK
 from tests.support.error_table import check_error
 
 UID = 2**63 - 1
@@ -28,10 +29,10 @@ def check(data: bytes) -> None:
     assert isinstance(details, bytes)
     check_error(ending.code, ending.message, details)
     for field in _fields(details):
-        assert field.isprintable() or STATUS_CUT_MARK in field or clean(field) == field
+        assert field.isprintable() or CUT_MARK in field or clean(field, 1_000) == field
     if violations and isinstance(error, errors.UpstreamStatusError):
         told = list(_fields(details))
-        assert len(told) == len(violations) or told[-1] == STATUS_CUT_MARK
+        assert len(told) == len(violations) or told[-1] == CUT_MARK
     limit = 20 + data[1]
     assert sum(_encoded(each) for each in clean(texts[0], limit)) <= limit
 
@@ -70,6 +71,6 @@ def _error(kind: int, status: int, text: str, violations: tuple[errors.FieldViol
         errors.SubmitOutcomeUnknown(text, status),
         errors.ResultTooLarge(text),
         errors.LimitReached(text, retry_after=1.0),
-        errors.GatewayError(text),
+        errors.InternalError(text),
     )
     return every[kind % len(every)]

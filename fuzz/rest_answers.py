@@ -16,27 +16,29 @@ from gateway.models import MAX_INT64, MAX_TEXT_BYTES, JobStatus, SendJob
 from gateway.rpc.codec.events import encode_job
 from gateway.rpc.status import to_rpc_error
 from gateway.telemetry.unknown_statuses import UnknownStatuses
-from gateway.upstream import RestClient
-from gateway.upstream.transport import HttpResponse
+from gateway.threads import WorkerPool
+from gateway.upstream import RequestContext, RestClient
 from tests.support.error_table import check_error
+from tests.support.transports import http_response
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from gateway.models import Job
+    from gateway.upstream.transport import HttpResponse
 
 Returned = TypeVar("Returned")
 
 UID = 42
 TOKEN = "vktrpat_fuzzed"  # noqa: S105 - made up
-CREDENTIAL = Credential(TOKEN)
+CONTEXT = RequestContext(Credential(TOKEN), {})
 JOB = SendJob(workspace_id="1", entity_id=7)
 
 
 class Canned:
     """Stands in for a `Transport`, without its sockets."""
 
-    answer = HttpResponse(200, b"")
+    answer = http_response(200, b"")
 
     async def request(self, *_: object, **__: object) -> HttpResponse:
         """The answer, at once."""
@@ -50,6 +52,7 @@ _rest = RestClient(
     reads=_canned,
     now=lambda: 1_700_000_000.0,
     observer=UnknownStatuses(lambda: None),
+    workers=WorkerPool("responses", 1),
 )
 
 
@@ -59,7 +62,7 @@ def check(data: bytes) -> None:
         return
     method, status = ["GET", "POST", "DELETE"][data[0] % 3], 200 + int.from_bytes(data[1:3], "big") % 400
     retry_after, _, body = data[3:].partition(b"\n")
-    _canned.answer = HttpResponse(status, body, retry_after.decode("latin-1") or None)
+    _canned.answer = http_response(status, body, retry_after=retry_after.decode("latin-1") or None)
     try:
         job = _outcome(method)
     except UpstreamError as error:
@@ -72,10 +75,10 @@ def check(data: bytes) -> None:
 
 def _outcome(method: str) -> Job | None:
     if method == "GET":
-        return _run(_rest.get(UID, CREDENTIAL, {}))
+        return _run(_rest.get(UID, CONTEXT))
     if method == "POST":
-        return _run(_rest.send(JOB, CREDENTIAL, {}))
-    _run(_rest.cancel(UID, CREDENTIAL, {}))
+        return _run(_rest.send(JOB, CONTEXT))
+    _run(_rest.cancel(UID, CONTEXT))
     return None
 
 
