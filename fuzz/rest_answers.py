@@ -18,13 +18,14 @@ from gateway.rpc.status import to_rpc_error
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient
-from gateway.upstream.transport import HttpResponse
 from tests.support.error_table import check_error
+from tests.support.transports import http_response
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from gateway.models import Job
+    from gateway.upstream.transport import HttpResponse
 
 Returned = TypeVar("Returned")
 
@@ -37,7 +38,7 @@ JOB = SendJob(workspace_id="1", entity_id=7)
 class Canned:
     """Stands in for a `Transport`, without its sockets."""
 
-    answer = HttpResponse(200, b"")
+    answer = http_response(200, b"")
 
     async def request(self, *_: object, **__: object) -> HttpResponse:
         """The answer, at once."""
@@ -61,7 +62,7 @@ def check(data: bytes) -> None:
         return
     method, status = ["GET", "POST", "DELETE"][data[0] % 3], 200 + int.from_bytes(data[1:3], "big") % 400
     retry_after, _, body = data[3:].partition(b"\n")
-    _canned.answer = HttpResponse(status, body, retry_after.decode("latin-1") or None)
+    _canned.answer = http_response(status, body, retry_after=retry_after.decode("latin-1") or None)
     try:
         job = _outcome(method)
     except UpstreamError as error:

@@ -1,4 +1,4 @@
-"""The REST client: one attempt, and what it was. It knows HTTP and JSON, and no protobuf."""
+"""The REST client: one attempt and its outcome. It is independent of gRPC and protobuf."""
 
 from gateway.upstream.client import RequestContext, RestClient, UnknownStatusObserver
 from gateway.upstream.transport import RequestObserver, Timeouts, Transport

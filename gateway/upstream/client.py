@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -31,15 +31,15 @@ T = TypeVar("T")
 
 COMMON = {
     "accept": "application/json",
-    # Results are large and the mesh is near: compression would cost more than it saves.
+    # Results are large and the network is fast, so compression would cost more than it saves.
     "accept-encoding": "identity",
     "user-agent": f"jobgateway/{__version__}",
 }
-# Larger answers are read in a thread, for reading them would hold the event loop for over a millisecond.
+# Larger responses are parsed in a thread, because parsing them would block the event loop for over a millisecond.
 PARSE_RESPONSE_IN_THREAD_BYTES = 16 << 10
 
 
-class RequestContext(NamedTuple):
+class RequestContext(msgspec.Struct, frozen=True):
     """The credential, the headers and the pause function of a request.
 
     Attributes:
@@ -54,17 +54,22 @@ class RequestContext(NamedTuple):
 
 
 class UnknownStatusObserver(Protocol):
-    """Is told of each job that was read with a status that the API is not known to use; must be quick and not raise."""
+    """Observes jobs with a status that the API is not known to use. Must return quickly and must not raise."""
 
     def unknown_status(self, word: str) -> None:
-        """A job has a status that is not known; `word` is foreign text of any length."""
+        """Count a job with the unknown status `word`, an untrusted text of any length."""
 
 
 class RestClient:
-    """Makes one request at a time of its caller's, and says what came of it.
+    """The REST API. Each method makes one attempt, and returns or raises its outcome.
 
-    `submissions` carries the POSTs and `reads` everything else: two pools, for a POST must not meet a connection
-    that the upstream is about to close. `now` gives seconds since the epoch.
+    Args:
+        base_url: the address of the API.
+        submissions: the connections for POST. They are separate, because a POST must not use a connection that the
+            upstream is about to close.
+        reads: the connections for everything else.
+        now: returns seconds since the epoch.
+        observer: is told of unknown statuses.
     """
 
     def __init__(
@@ -85,19 +90,19 @@ class RestClient:
         self._workers = workers
 
     async def aclose(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         await self._submissions.aclose()
         await self._reads.aclose()
 
     async def send(self, job: SendJob, context: RequestContext) -> Job:
-        """Send a job with POST.
+        """POST a job.
 
         Returns:
-            For a 201, a job that is not done [ref]. For another 2xx, the state in the body; its uid is 0 if it shows
-            an end and names no job.
+            A running job for HTTP 201 [ref]. For any other 2xx, the job as the body shows it, with uid 0 if it has
+            ended and has no uid.
 
         Raises:
-            UpstreamError: `may_have_been_sent` says whether the upstream may have seen the request.
+            UpstreamError: `may_have_been_sent` says whether the upstream may have received the request.
         """
         path = f"/workspaces/{quote(job.workspace_id, safe='')}/entities/{job.entity_id}/jobs/"
         response = await self._request(self._submissions, "POST", path, context, send_body(job))
@@ -107,14 +112,14 @@ class RestClient:
         return _still_running(sent) if goes_on else sent
 
     async def get(self, uid: int, context: RequestContext) -> Job:
-        """Read a job with GET [sdk]. Raises `UpstreamError`."""
+        """GET the current state of a job [sdk]. Raises `UpstreamError`."""
         response = await self._request(self._reads, "GET", f"/jobs/{uid}/", context)
         return await self._read(
             response, context.credential, lambda: read_job(response.body, uid=uid, observe_time=self._now())
         )
 
     async def cancel(self, uid: int, context: RequestContext) -> None:
-        """Ask for the cancellation of a job with DELETE [docs]. Raises `UpstreamError`."""
+        """DELETE a job [docs], which requests its cancellation. Raises `UpstreamError`."""
         await self._request(self._reads, "DELETE", f"/jobs/{uid}/", context)
 
     async def _request(
@@ -128,7 +133,7 @@ class RestClient:
         exchange = partial(transport.request, method, url, body=body, owner=credential.poll_key, pause=context.pause)
         response = await exchange({**common, **authorization})
         if response.status == 401 and (renewed := await credential.headers()) != authorization:
-            # The token was exchanged meanwhile. A 401 is a certain refusal, so that a POST may be sent again too.
+            # The token was replaced. A 401 proves that the request had no effect, so a POST may be sent again too.
             response = await exchange({**common, **renewed})
         if not 200 <= response.status < 300:
             raise await self._parse_off_loop(response, lambda: read_error(response, self._now(), credential.redact))
@@ -154,7 +159,7 @@ class RestClient:
 
 
 def _release_with(reservation: BodyReservation, job: Job | None) -> None:
-    """Releases memory once nobody holds the result of the job, which lies in it; at once where there is none."""
+    """Release the memory when the result of the job is freed, or now if there is no result."""
     if job is None or job.result is None:
         reservation.release()
     else:
@@ -162,14 +167,14 @@ def _release_with(reservation: BodyReservation, job: Job | None) -> None:
 
 
 def _still_running(job: Job) -> Job:
-    # A 201 means that the poll is not completed [ref], whatever word stands in it.
+    # A 201 means that the job has not ended [ref], whatever its status says.
     if not job.done and job.error is None and job.complete_time is None:
         return job
     return replace(job, status=JobStatus.RUNNING, done=False, error=None, result=None, complete_time=None)
 
 
 def send_body(job: SendJob) -> bytes:
-    """The body of the POST: what is set and nothing else, `params` and `arguments` byte for byte."""
+    """Return the body of the POST: only the fields that are set, `params` and `arguments` byte for byte."""
     members: dict[str, bytes] = {}
     for name in ("poll_result", "method_name", "method_type", "editor_session", "timeout", "method"):
         value = getattr(job, name)

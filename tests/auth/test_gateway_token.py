@@ -161,7 +161,7 @@ async def test_a_watch_goes_on_under_a_new_token(upstream: ScriptedUpstream, fil
             assert await stream.read() is grpc.aio.EOF
     tokens = used(upstream)
     assert tokens == sorted(tokens, key=[OLD, NEW].index)
-    assert [line["settings"] for line in logged if line["event"] == "files changed"] == [[SETTING]]
+    assert [line["settings"] for line in logged if line["event"] == "files.reloaded"] == [[SETTING]]
 
 
 @pytest.mark.parametrize("method", ["GetJob", "SendJob"])
@@ -202,13 +202,17 @@ async def test_a_callers_gateway_token_is_tried_once(upstream: ScriptedUpstream,
     assert used(upstream) == [TOKEN]
 
 
+NOT_A_TOKEN = "the file is not one token of visible ASCII; write nothing else into it"
 UNUSABLE = {
-    "empty": (b"\n", "the file is empty"),
-    "two lines": (b"one-secret\ntwo-secret\n", "the file holds something else than one token of visible ASCII"),
-    "not ASCII": ("a-secret-ü".encode(), "the file holds something else than one token of visible ASCII"),
-    "a space": (b"Bearer a-secret", "the file holds something else than one token of visible ASCII"),
-    "too long": (b"x" * 8193, "the file holds something else than one token of visible ASCII"),
-    "gone": (None, ".* cannot be read: No such file or directory"),
+    "empty": (b"\n", "the file is empty; write one token into it"),
+    "two lines": (
+        b"one-secret\ntwo-secret\n",
+        NOT_A_TOKEN,
+    ),
+    "not ASCII": ("a-secret-ü".encode(), NOT_A_TOKEN),
+    "a space": (b"Bearer a-secret", NOT_A_TOKEN),
+    "too long": (b"x" * 8193, NOT_A_TOKEN),
+    "gone": (None, r".* cannot be read \(No such file or directory\); check the path and its permissions"),
 }
 
 
@@ -224,7 +228,7 @@ async def test_a_file_that_becomes_unusable_keeps_the_last_good_token_and_says_s
         put(file, NEW)
         await jobs.GetJob(GET_JOB)
     assert used(upstream) == [OLD, OLD, OLD, NEW]
-    (line,) = (line for line in logged if line["event"].startswith("files cannot be used"))
+    (line,) = (line for line in logged if line["event"] == "files.invalid")
     assert line["log_level"] == "warning"
     assert re.fullmatch(f"{SETTING}: {why}", line["why"])
     assert "secret" not in str(line)
@@ -270,10 +274,10 @@ async def test_a_token_file_that_hangs_holds_up_no_call(
         async with asyncio.timeout(20):
             while used(upstream)[-1] != NEW:
                 await jobs.GetJob(GET_JOB)
-    (line,) = (line for line in logged if line["event"].startswith("files cannot be used"))
+    (line,) = (line for line in logged if line["event"] == "files.invalid")
     assert (line["log_level"], line["why"]) == (
         "warning",
-        f"{SETTING}: {file} cannot be read: no answer within 0.5 s",
+        f"{SETTING}: {file} cannot be read within 0.5 s; check that the volume responds",
     )
 
 

@@ -120,7 +120,7 @@ def test_a_refused_run_is_exit_code_3_with_the_fields(place: Place) -> None:
     outcome = jobgateway("run", *JOB, "--method", "refuse", "--target", place.target)
     assert (outcome.code, outcome.out) == (3, "")
     assert outcome.err.splitlines() == [
-        "the upstream refused the request (HTTP 400): non_field_errors: The job is refused "
+        "the upstream rejected the request (HTTP 400): non_field_errors: The job is refused "
         "[INVALID_ARGUMENT, UPSTREAM_BAD_REQUEST]",
         "  method_name: This value is not accepted.",
         "  params.beam.length: Must be larger than 0.",

@@ -195,7 +195,7 @@ def assert_is_outage(failure: Failure, name: str, uid: int) -> None:
 
 
 async def test_watches_end_in_an_outage_after_anything_else(upstream: ScriptedUpstream) -> None:
-    """All at the same time, because the limit of an outage must be long enough for a busy machine."""
+    """All at the same time, because the outage limit must be long enough for a busy machine."""
     names = [name for name in READS if name not in FINAL | {"hang", "refused"}]
     slowly = {"poll_interval_min_seconds": 0.2, "poll_interval_max_seconds": 1.0}
     async with running(upstream.url, poll_outage_seconds=3.0, **slowly) as gateway, stub(gateway) as jobs:
@@ -204,7 +204,13 @@ async def test_watches_end_in_an_outage_after_anything_else(upstream: ScriptedUp
             upstream.on("GET", f"/jobs/{uid}/", REPLIES[name])
             # A separate credential, because a 429 delays all polls of its credential.
             token = [("authorization", f"Bearer token-{uid}")]
-            return await expect_error(jobs.WatchJob(pb.WatchJobRequest(uid=uid), metadata=token))
+            for _ in range(5):
+                failure = await expect_error(jobs.WatchJob(pb.WatchJobRequest(uid=uid), metadata=token))
+                # On a busy machine, the last poll may exceed its time limit of a second.
+                timed_out = failure.metadata.get("last_failure") == "UPSTREAM_TIMEOUT"
+                if not timed_out or "http_status" in failure.metadata:
+                    break
+            return failure
 
         failures = await asyncio.gather(*(failure_of_watch(uid, name) for uid, name in enumerate(names, 1)))
     for uid, (name, failure) in enumerate(zip(names, failures, strict=True), 1):

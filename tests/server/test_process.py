@@ -245,7 +245,8 @@ async def test_an_unusable_file_ends_the_start_with_one_line(tmp_path: Path, nam
     child = await spawn(upstream_url="http://127.0.0.1:1", **settings)
     _, stderr = await child.communicate()
     assert child.returncode == 2
-    assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {nowhere} cannot be read: No such file or directory\n"
+    why = "cannot be read (No such file or directory); check the path and its permissions"
+    assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {nowhere} {why}\n"
 
 
 # `serve` in an environment that hangs, with a line on standard output when it does.
@@ -338,7 +339,7 @@ async def test_a_file_that_hangs_ends_the_start_with_one_line(tmp_path: Path, na
     async with asyncio.timeout(PATIENT):
         _, stderr = await child.communicate()
     assert child.returncode == 2
-    why = "cannot be read: no answer within 1 s; is its volume there?"
+    why = "cannot be read within 1 s; check that the volume responds"
     assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {path} {why}\n"
 
 
@@ -346,14 +347,14 @@ async def test_a_file_that_hangs_ends_the_start_with_one_line(tmp_path: Path, na
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (os.mkfifo, "is not a regular file; name one"),
-        (os.mkdir, "is not a regular file; name one"),
-        (lambda path: Path(path).write_text("junk"), "holds no certificate in PEM; name a file with authorities"),
+        (os.mkfifo, "is not a regular file; name a regular file"),
+        (os.mkdir, "is not a regular file; name a regular file"),
+        (lambda path: Path(path).write_text("junk"), "has no usable certificate; name a PEM file with authorities"),
         (
             lambda path: Path(path).write_bytes(bytes((1 << 20) + 1)),
-            "has more than 1048576 bytes; is it the right file?",
+            "has more than 1048576 bytes; check that it is the right file",
         ),
-        (lambda _: None, "cannot be read: No such file or directory"),
+        (lambda _: None, "cannot be read (No such file or directory); check the path and its permissions"),
     ],
     ids=["a pipe", "a folder", "junk", "too large", "nothing"],
 )
@@ -385,7 +386,7 @@ gateway.auth.authorities.read_regular = lambda path: time.sleep(3600)
     async with asyncio.timeout(PATIENT):
         _, stderr = await child.communicate()
     assert child.returncode == 2
-    why = "cannot be read: no answer within 0.1 s; is the volume there?"
+    why = "cannot be read within 0.1 s; check that the volume responds"
     assert stderr.decode() == f"SSL_CERT_FILE: {tmp_path / 'ca.pem'} {why}\n"
 
 

@@ -25,21 +25,19 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.limits.fair_budget import FairBudget
-from gateway.upstream import Timeouts, Transport
 from gateway.upstream.compression import decoded
 from gateway.upstream.share import EventLoopShare
 from tests.support.descriptors import no_more_files
 from tests.support.gateways import BEARER, running, stub
 from tests.support.raw import tcp_server
+from tests.support.transports import PatientTransport
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    MakeTransport = Callable[..., Transport]
+    MakeTransport = Callable[..., PatientTransport]
 
-PATIENT = 3600.0
 TEST_SECONDS = 30.0
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -47,26 +45,13 @@ ANN = {"authorization": "Bearer ann"}
 BOB = {"authorization": "Bearer bob"}
 
 
-def a_transport(
-    *, most: int = 10, silence: float = PATIENT, whole: float = PATIENT, idle: float = PATIENT
-) -> Transport:
-    return Transport(
-        timeouts=Timeouts(PATIENT, silence, whole),
-        idle_seconds=idle,
-        max_connections=most,
-        max_response_bytes=64 << 20,
-        budget=FairBudget(128 << 20),
-        tls=ssl.create_default_context(),
-    )
-
-
 @pytest.fixture
 async def make() -> AsyncIterator[MakeTransport]:
-    """Makes patient transports, and closes them."""
-    made: list[Transport] = []
+    """Make patient transports, and close them."""
+    made: list[PatientTransport] = []
 
-    def transport(**options: Any) -> Transport:
-        made.append(a_transport(**options))
+    def transport(**options: Any) -> PatientTransport:
+        made.append(PatientTransport(**options))
         return made[-1]
 
     yield transport
@@ -112,6 +97,16 @@ async def test_64_kib_of_headers_are_taken_in_any_pieces(make: MakeTransport, up
     assert (await make().request("GET", upstream.url, {})).body == b"{}"
 
 
+async def test_a_204_in_two_pieces_is_complete(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+    async def reply(connection: Connection) -> None:
+        await connection.send(b"HTTP/1.1 204 No Content\r\n")
+        await asyncio.sleep(0.05)
+        await connection.send(b"X: y\r\n\r\n")
+
+    upstream.script.append(reply)
+    assert (await make().request("DELETE", upstream.url, {})).status == 204
+
+
 @pytest.mark.parametrize(
     "reply",
     [
@@ -154,7 +149,7 @@ async def test_silence_after_an_interim_response_is_limited(
         await connection.gone()
 
     upstream.on("GET", "/", hang)
-    assert isinstance(await failure(make(silence=0.2).request("GET", upstream.url + "/", {})), UpstreamTimeout)
+    assert isinstance(await failure(make(read=0.2).request("GET", upstream.url + "/", {})), UpstreamTimeout)
 
 
 # Connections that were closed meanwhile
@@ -273,7 +268,7 @@ async def test_a_read_is_made_no_third_time_and_both_share_the_time(
         elif hangs:
             await reader.read()
 
-    transport = make(whole=0.5)
+    transport = make(total=0.5)
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
         await transport.request("GET", url, {})
@@ -311,7 +306,7 @@ async def test_only_a_read_uses_a_connection_that_was_idle_for_long(
         await transport.request("GET", url, {})
         await transport.request("DELETE", url, {})
         assert upstream.count == [2]
-        monkeypatch.setattr("gateway.upstream.connections.UNREPEATABLE_IDLE_SECONDS", -1)
+        monkeypatch.setattr("gateway.upstream.aiohttp_pool.UNREPEATABLE_IDLE_SECONDS", -1)
         await transport.request("GET", url, {})
         assert upstream.count == [3]
         await transport.request("DELETE", url, {})
@@ -327,7 +322,7 @@ async def test_idle_connections_of_vanished_credentials_are_closed() -> None:
         assert await reader.read() == b""
         closed.set()
 
-    transport = a_transport(idle=0.1)
+    transport = PatientTransport(idle=0.1)
     async with tcp_server(accept) as port, asyncio.timeout(TEST_SECONDS):
         await transport.request("GET", f"http://127.0.0.1:{port}/", ANN)
         await closed.wait()
@@ -359,7 +354,7 @@ def test_an_answer_before_the_end_of_the_body_is_the_answer(loop: str, how: str,
     times = 50
 
     async def main() -> None:
-        transport = a_transport()
+        transport = PatientTransport()
         with socket.create_server(("127.0.0.1", 0)) as server:
             answering = asyncio.create_task(asyncio.to_thread(answer_early, server, times, how))
             url = f"http://127.0.0.1:{server.getsockname()[1]}/"
@@ -594,7 +589,7 @@ async def test_idle_connections_make_room_for_those_of_others(make: MakeTranspor
         finally:
             closed += 1
 
-    transport = make(most=4)
+    transport = make(max_connections=4)
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
         for number in range(50):
@@ -662,7 +657,7 @@ def test_an_answer_in_tiny_chunks_leaves_the_loop_to_others(loop: str, shape: st
                 turns.append(time.thread_time() - before)
 
         async with at_once(TINY[shape]) as url:
-            transport = a_transport()
+            transport = PatientTransport()
             counting = asyncio.create_task(count())
             with contextlib.suppress(UpstreamConnectionLost):
                 answered = await transport.request("GET", url, {})

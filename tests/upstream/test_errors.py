@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.errors import FieldViolation, UpstreamError, UpstreamMalformed, UpstreamStatusError
 from gateway.rpc.status import to_rpc_error
 from gateway.upstream.errors import MAX_DEPTH, MAX_TEXT, MAX_VIOLATIONS, read_error, read_retry_after
-from gateway.upstream.transport import HttpResponse
+from tests.support.transports import http_response
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -30,7 +30,7 @@ def _redact(text: str) -> str:
 
 def _read(status: int, body: Any, retry_after: str | None = None) -> UpstreamStatusError:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    error = read_error(HttpResponse(status, raw, retry_after), 0.0, _redact)
+    error = read_error(http_response(status, raw, retry_after=retry_after), 0.0, _redact)
     assert isinstance(error, UpstreamStatusError)
     assert error.http_status == status
     return error
@@ -78,16 +78,16 @@ def test_only_a_400_and_a_422_speak_of_fields(status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "message"),
     [
-        (400, {"params": ["too long"]}, "the upstream refused the request (HTTP 400): params: too long"),
-        (400, {"detail": "no", "a": ["b"]}, "the upstream refused the request (HTTP 400): no; a: b"),
-        (400, ["no", "never"], "the upstream refused the request (HTTP 400): no never"),
+        (400, {"params": ["too long"]}, "the upstream rejected the request (HTTP 400): params: too long"),
+        (400, {"detail": "no", "a": ["b"]}, "the upstream rejected the request (HTTP 400): no; a: b"),
+        (400, ["no", "never"], "the upstream rejected the request (HTTP 400): no never"),
         (401, {"detail": "no token"}, "the upstream did not accept the credential (HTTP 401): no token"),
-        (404, {"detail": None, "message": "gone"}, "the upstream does not know what was asked for (HTTP 404): gone"),
-        (404, {"detail": ["x"], "error": "gone"}, "the upstream does not know what was asked for (HTTP 404): gone"),
-        (418, {}, "the upstream refused the request (HTTP 418)"),
+        (404, {"detail": None, "message": "gone"}, "the upstream did not find what was asked for (HTTP 404): gone"),
+        (404, {"detail": ["x"], "error": "gone"}, "the upstream did not find what was asked for (HTTP 404): gone"),
+        (418, {}, "the upstream rejected the request (HTTP 418)"),
         (429, b"", "the upstream asks to slow down (HTTP 429)"),
         (500, "broken", "the upstream failed (HTTP 500): broken"),
-        (502, b"<html>\n<h1>502</h1>", "a proxy got no usable answer from the upstream (HTTP 502)"),
+        (502, b"<html>\n<h1>502</h1>", "a proxy got no usable response from the upstream (HTTP 502)"),
         (503, b"\xff\xfe", "the upstream is not available (HTTP 503)"),
         (599, b"[" * 100_000, "the upstream failed (HTTP 599)"),
     ],
@@ -98,10 +98,10 @@ def test_the_message_says_what_it_means_and_what_the_upstream_said(status: int, 
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(101, "no answer"), (301, "redirect"), (302, "redirect"), (304, "no answer")]
+    ("status", "said"), [(101, "neither success"), (301, "redirect"), (302, "redirect"), (304, "neither success")]
 )
 def test_what_is_neither_success_nor_error_is_not_the_protocol(status: int, said: str) -> None:
-    error = read_error(HttpResponse(status, b""), 0.0, _redact)
+    error = read_error(http_response(status, b""), 0.0, _redact)
     assert isinstance(error, UpstreamMalformed)
     assert error.http_status == status
     assert said in str(error)
@@ -185,7 +185,7 @@ def test_deep_answers_are_told_as_far_as_they_can_be(depth: int) -> None:
     raw = b'{"a":' * 9 + b"[" * depth + b'"no"' + b"]" * depth + b"}" * 9
     violations = _read(400, raw).violations
     assert violations[0] == FieldViolation(
-        ".".join("a" * MAX_DEPTH), "what is wrong stands too deep in the upstream's answer to be told"
+        ".".join("a" * MAX_DEPTH), "the upstream's response is nested too deep to read this error"
     )
     # Beyond what the reader of JSON takes, the rest counts as broken off.
     assert [each.field for each in violations[1:]] == (["...[cut]"] if depth > 900 else [])
@@ -257,7 +257,7 @@ def test_any_retry_after_is_a_wait_of_at_most_a_day_or_none(value: str) -> None:
     st.binary() | json_values.map(lambda value: json.dumps(value).encode()),
 )
 def test_whatever_the_upstream_answers_is_an_error_of_ours_in_one_line(status: int, body: bytes) -> None:
-    error = read_error(HttpResponse(status, body), 0.0, _redact)
+    error = read_error(http_response(status, body), 0.0, _redact)
     assert isinstance(error, UpstreamError)
     ending = to_rpc_error(error, 7)
     assert ending.message.splitlines() == [ending.message]

@@ -141,7 +141,7 @@ def test_a_member_is_its_own_bytes(prefix: bytes, value: bytes) -> None:
     ],
 )
 def test_what_is_not_json_is_malformed(prefix: bytes, rest: bytes) -> None:
-    with pytest.raises(UpstreamMalformed, match=r"^the upstream answered with text that is not JSON$"):
+    with pytest.raises(UpstreamMalformed, match=r"^the upstream responded with text that is not JSON$"):
         MemberReader(Form).read(b"{" + prefix + rest)
 
 
@@ -150,14 +150,14 @@ def test_what_is_not_json_is_malformed(prefix: bytes, rest: bytes) -> None:
     [
         (b"", "an empty body"),
         (b" \r\n", "an empty body"),
-        (b"[1]", "a JSON list where a JSON object was expected"),
-        (b"null", "JSON null where"),
-        (b'"{}"', "a JSON string where"),
-        (b"1", "a JSON number or boolean where"),
-        (b"true", "a JSON number or boolean where"),
+        (b"[1]", "a JSON list instead of a JSON object"),
+        (b"null", "JSON null instead"),
+        (b'"{}"', "a JSON string instead"),
+        (b"1", "a JSON number or boolean instead"),
+        (b"true", "a JSON number or boolean instead"),
         (b"nginx", "text that is not JSON"),
         (b"[", "text that is not JSON"),
-        (b"NaN", "a JSON number or boolean where"),
+        (b"NaN", "a JSON number or boolean instead"),
         (b"<html>502 Bad Gateway</html>", "text that is not JSON"),
         (b"\x00\xff", "text that is not JSON"),
         (b"\xef\xbb\xbf{}", "text that is not JSON"),
@@ -165,7 +165,7 @@ def test_what_is_not_json_is_malformed(prefix: bytes, rest: bytes) -> None:
         ('{"uid":1}'.encode("utf-16-be"), "seems to be UTF-16$"),
         ('{"uid":1}'.encode("utf-32"), "seems to be UTF-32$"),
         ('{"uid":1}'.encode("utf-32-be"), "seems to be UTF-32$"),
-        (b"[" * 100_000 + b"]" * 100_000, "a JSON list where"),
+        (b"[" * 100_000 + b"]" * 100_000, "a JSON list instead"),
         *((b'{"a":' + deep + b"}", "text that is not JSON") for deep in NOT_JSON_WHERE_IT_IS_DEEP),
     ],
     ids=lambda value: repr(value[:20]),

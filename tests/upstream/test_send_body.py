@@ -1,7 +1,6 @@
 """The POST of a job: its body, and the path that is asked for."""
 
 import json
-import ssl
 import time
 from typing import Any
 from urllib.parse import unquote
@@ -13,14 +12,14 @@ from hypothesis import strategies as st
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.auth.credential import Credential
-from gateway.limits.fair_budget import FairBudget
 from gateway.models import SendJob
 from gateway.rpc.codec.requests import read_send_job
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
-from gateway.upstream import RequestContext, RestClient, Timeouts, Transport
+from gateway.upstream import RequestContext, RestClient
 from gateway.upstream.client import send_body
 from tests.support.gateways import TOKEN
+from tests.support.transports import PatientTransport
 from tests.support.upstream import ScriptedUpstream, answer
 
 
@@ -123,15 +122,7 @@ WORKSPACES = [
 async def test_whatever_the_workspace_holds_is_one_segment_of_the_path_that_is_asked_for(
     upstream: ScriptedUpstream,
 ) -> None:
-    limits = Timeouts(connect=30, read=30, total=30)
-    transport = Transport(
-        timeouts=limits,
-        idle_seconds=1,
-        max_connections=4,
-        max_response_bytes=1_000,
-        budget=FairBudget(1_000),
-        tls=ssl.create_default_context(),
-    )
+    transport = PatientTransport()
     client = RestClient(
         upstream.url,
         submissions=transport,

@@ -5,7 +5,6 @@ import contextlib
 import gzip
 import os
 import socket
-import ssl
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -25,19 +24,19 @@ from gateway.limits.fair_budget import FairBudget
 from gateway.models import SendJob
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
-from gateway.upstream import RequestContext, RestClient, Timeouts, Transport, memory
+from gateway.upstream import RequestContext, RestClient, memory
 from gateway.upstream.transport import MAX_ERROR_BODY_BYTES
 from tests.support.raw import free_port, self_signed, tcp_server
+from tests.support.transports import PATIENT, PatientTransport
 from tests.support.upstream import Connection, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
-    MakeTransport = Callable[..., Transport]
+    MakeTransport = Callable[..., PatientTransport]
 
-# A limit that no test reaches, and how long a test waits for anything.
-PATIENT = 3600.0
+# How long a test waits for anything, in seconds.
 TEST_SECONDS = 10.0
 SHORT = 0.1
 # Within this time a busy machine connects and answers. A limit of it must not strike before that.
@@ -54,27 +53,11 @@ def budget() -> FairBudget:
 
 @pytest.fixture
 async def make(budget: FairBudget) -> AsyncIterator[MakeTransport]:
-    """Makes transports that are patient unless told otherwise, and closes them."""
+    """Make patient transports, and close them."""
     made = []
 
-    def transport(
-        *,
-        connect: float = PATIENT,
-        silence: float = PATIENT,
-        whole: float = PATIENT,
-        idle: float = PATIENT,
-        most: int = 10,
-    ) -> Transport:
-        limits = Timeouts(connect, silence, whole)
-        transport = Transport(
-            timeouts=limits,
-            idle_seconds=idle,
-            max_connections=most,
-            max_response_bytes=ANSWER_LIMIT,
-            budget=budget,
-            tls=ssl.create_default_context(),
-        )
-        made.append(transport)
+    def transport(**options: Any) -> PatientTransport:
+        made.append(PatientTransport(max_response_bytes=ANSWER_LIMIT, budget=budget, **options))
         return made[-1]
 
     yield transport
@@ -244,7 +227,7 @@ TOO_SLOW = {
 }
 
 
-@pytest.mark.parametrize("limits", [{"silence": SHORT}, {"whole": SHORT}], ids=["silence", "whole"])
+@pytest.mark.parametrize("limits", [{"read": SHORT}, {"total": SHORT}], ids=["read", "total"])
 @pytest.mark.parametrize("reply", TOO_SLOW.values(), ids=TOO_SLOW)
 async def test_an_answer_that_takes_too_long_is_a_time_out(
     make: MakeTransport, upstream: ScriptedUpstream, reply: Any, limits: dict[str, float]
@@ -267,11 +250,11 @@ async def test_the_whole_limit_ends_an_answer_that_drips_for_ever(
             await asyncio.sleep(0.01)
 
     upstream.script.append(drip)
-    error = await failure(make(silence=PATIENT, whole=0.2).request("GET", upstream.url, {}))
+    error = await failure(make(read=PATIENT, total=0.2).request("GET", upstream.url, {}))
     assert type(error) is UpstreamTimeout
 
 
-@pytest.mark.parametrize("limits", [{"silence": AMPLE}, {"whole": AMPLE}, {"whole": AMPLE, "silence": AMPLE}])
+@pytest.mark.parametrize("limits", [{"read": AMPLE}, {"total": AMPLE}, {"total": AMPLE, "read": AMPLE}])
 @pytest.mark.parametrize(
     "reply",
     [
@@ -441,7 +424,7 @@ async def test_who_finds_no_connection_waits_without_a_timeout(make: MakeTranspo
         await connection.send(answer(200, {}, headers={"Connection": "close"}))
 
     upstream.script.append(reply)
-    transport = make(connect=AMPLE, most=1)
+    transport = make(connect=AMPLE, max_connections=1)
     exchanges = [asyncio.create_task(transport.request("GET", upstream.url, {})) for _ in range(3)]
     await upstream.wait_for(1)
     # Longer than a connection may take to come about.
@@ -455,7 +438,7 @@ async def test_as_many_exchanges_as_there_are_connections_run_at_once(
     make: MakeTransport, upstream: ScriptedUpstream
 ) -> None:
     upstream.script.append(then(end=hang))
-    transport = make(most=3)
+    transport = make(max_connections=3)
     exchanges = [asyncio.create_task(transport.request("GET", upstream.url, {})) for _ in range(3)]
     async with asyncio.timeout(TEST_SECONDS):
         await upstream.wait_for(3)
@@ -675,7 +658,7 @@ async def test_to_wait_for_room_takes_none_of_the_time(
     upstream.script.append(reply)
     pause = Stopwatch()
     body = b"{}" if method == "POST" else None
-    waiting = asyncio.create_task(make(whole=AMPLE).request(method, upstream.url, {}, body, owner=b"bob", pause=pause))
+    waiting = asyncio.create_task(make(total=AMPLE).request(method, upstream.url, {}, body, owner=b"bob", pause=pause))
     done, _ = await asyncio.wait([waiting], timeout=1.2 * AMPLE)
     assert not done
     assert (pause.begun, pause.ended) == (1, 0)

@@ -17,7 +17,7 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.upstream import resolver, transport
+from gateway.upstream import aiohttp_transport, resolver
 from tests.support.gateways import BEARER, SEND, TOKEN, expect_error, running, stub
 from tests.support.raw import free_port, tcp_server
 from tests.support.upstream import RUNNING, answer
@@ -216,7 +216,7 @@ async def addresses(names: dict[str, list[str]]) -> AsyncIterator[Addresses]:
 async def test_a_name_that_changes_is_followed_by_new_connections(
     names: dict[str, list[str]], addresses: Addresses, monkeypatch: pytest.MonkeyPatch, seconds: int, went_to: str
 ) -> None:
-    monkeypatch.setattr(transport, "DNS_SECONDS", seconds)
+    monkeypatch.setattr(aiohttp_transport, "DNS_SECONDS", seconds)
     async with running(f"http://{NAME}:{addresses.port}") as gateway:
         await read(gateway)
         names[NAME] = ["127.0.0.2"]
@@ -241,7 +241,7 @@ async def test_a_resolver_that_hangs_takes_few_threads_and_is_asked_again(
         return system("127.0.0.1" if host == NAME else host, port, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr(resolver, "MOST_LOOKUPS", 3)
+    monkeypatch.setattr(resolver, "MAX_LOOKUPS", 3)
     upstream.script.append(RUNNING)
     quick = {"upstream_timeout_seconds": 0.1}
     async with running(f"http://{NAME}:{upstream.port}/api", **quick) as gateway, stub(gateway) as jobs:

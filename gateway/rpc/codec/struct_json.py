@@ -12,9 +12,9 @@ import msgspec
 from google.protobuf import struct_pb2
 
 from gateway.rpc.codec.wire import FIXED64, tag, varint
+from gateway.strict_json import DIGITS_OF_A_DOUBLE, has_few_digits, reject_constant, unique_members
 
 MAX_EXACT_INTEGER = 2**53
-DIGITS_OF_A_DOUBLE = 15
 # The bytes of a number in a list: the least that a number takes.
 NUMBER_BYTES = 11
 
@@ -102,8 +102,8 @@ def encode_struct(
             bytes(raw).decode(),
             parse_int=numbers.rounded if rounded else numbers.exact_integer,
             parse_float=numbers.rounded if rounded else numbers.exact_fraction,
-            object_pairs_hook=dict if rounded else _unique,
-            parse_constant=str if constants_as_text else _refuse,
+            object_pairs_hook=dict if rounded else unique_members,
+            parse_constant=str if constants_as_text else reject_constant,
         )
     except (ValueError, OverflowError, RecursionError) as error:
         raise NotExactError("a Struct cannot hold it") from error
@@ -140,7 +140,7 @@ class _Numbers:
         """Return the double that is written in the same way again, because no double equals 0.1."""
         number = self.rounded(text)
         # Every fraction of so few digits is exact in this sense, unless it has an exponent.
-        if len(text) <= DIGITS_OF_A_DOUBLE and "e" not in text and "E" not in text:
+        if has_few_digits(text):
             return number
         try:
             exact = math.isfinite(number) and _is_exact(text, number)
@@ -217,14 +217,3 @@ def _text(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise NotExactError("it has a lone surrogate, which no protobuf string can hold") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise NotExactError("an object has a key twice")
-    return members
-
-
-def _refuse(name: str) -> float:
-    raise NotExactError(f"{name} is not JSON")
