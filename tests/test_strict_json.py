@@ -63,13 +63,13 @@ def test_one_json_value_is_taken(raw: bytes) -> None:
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_anything_else_is_refused_with_what_is_wrong(raw: bytes, said: str) -> None:
+def test_anything_else_is_rejected_with_its_problem(raw: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         check_json(raw)
 
 
 @given(json_values)
-def test_whatever_python_writes_as_json_is_taken(value: Any) -> None:
+def test_all_json_that_python_writes_is_accepted(value: Any) -> None:
     check_json(json.dumps(value).encode())
     check_json(json.dumps(value, ensure_ascii=False, indent=1).encode(errors="replace"))
 

@@ -89,9 +89,7 @@ class Accepts:
 # For whom
 
 
-async def test_callers_without_a_token_use_the_gateways_and_others_their_own(
-    upstream: ScriptedUpstream, file: Path
-) -> None:
+async def test_callers_without_a_token_use_the_gateway_token(upstream: ScriptedUpstream, file: Path) -> None:
     upstream.script.append(RUNNING)
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
         await jobs.GetJob(GET_JOB)
@@ -101,7 +99,7 @@ async def test_callers_without_a_token_use_the_gateways_and_others_their_own(
 
 
 @pytest.mark.parametrize("authorization", ["", "Basic abc", "Bearer"])
-async def test_a_token_that_cannot_be_used_is_refused_and_not_replaced(
+async def test_an_invalid_token_is_rejected_and_not_replaced(
     upstream: ScriptedUpstream, file: Path, authorization: str
 ) -> None:
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
@@ -111,9 +109,7 @@ async def test_a_token_that_cannot_be_used_is_refused_and_not_replaced(
     assert upstream.seen == []
 
 
-async def test_what_is_read_under_a_callers_token_is_not_shown_to_those_without(
-    upstream: ScriptedUpstream, file: Path
-) -> None:
+async def test_no_poll_is_shared_with_callers_without_a_token(upstream: ScriptedUpstream, file: Path) -> None:
     put(file, TOKEN)
     upstream.script.append(RUNNING)
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
@@ -169,9 +165,7 @@ async def test_a_watch_goes_on_under_a_new_token(upstream: ScriptedUpstream, fil
 
 
 @pytest.mark.parametrize("method", ["GetJob", "SendJob"])
-async def test_a_401_under_a_token_that_has_changed_meanwhile_is_tried_once_more(
-    upstream: ScriptedUpstream, file: Path, method: str
-) -> None:
+async def test_a_401_is_repeated_once_with_a_changed_token(upstream: ScriptedUpstream, file: Path, method: str) -> None:
     accepts = Accepts(upstream, NEW, {"uid": 42, "status": "running"}, 201 if method == "SendJob" else 200)
     accepts.before = partial(put, file, NEW)
     upstream.script.append(accepts)
@@ -181,9 +175,7 @@ async def test_a_401_under_a_token_that_has_changed_meanwhile_is_tried_once_more
     assert used(upstream) == [OLD, NEW]
 
 
-async def test_a_401_is_final_where_the_file_is_the_same_or_the_second_token_fails_too(
-    upstream: ScriptedUpstream, file: Path, logged: Logged
-) -> None:
+async def test_a_401_is_final_without_a_new_valid_token(upstream: ScriptedUpstream, file: Path, logged: Logged) -> None:
     accepts = Accepts(upstream, "another", {"uid": 42})
     upstream.script.append(accepts)
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
@@ -223,7 +215,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize(("content", "why"), UNUSABLE.values(), ids=UNUSABLE)
-async def test_a_file_that_becomes_unusable_keeps_the_last_good_token_and_says_so_once(
+async def test_an_unusable_file_keeps_the_last_valid_token(
     upstream: ScriptedUpstream, file: Path, logged: Logged, content: bytes | None, why: str
 ) -> None:
     upstream.script.append(RUNNING)

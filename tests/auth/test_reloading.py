@@ -49,7 +49,7 @@ def pair(tmp_path: Path) -> Pair:
     return made
 
 
-def test_files_that_hold_the_same_are_looked_at_once(pair: Pair, logged: Logged) -> None:
+def test_equal_contents_are_checked_once(pair: Pair, logged: Logged) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
     assert [reloaded.latest() for _ in range(3)] == [b"a"] * 3
     pair.put("a", "a")
@@ -58,7 +58,7 @@ def test_files_that_hold_the_same_are_looked_at_once(pair: Pair, logged: Logged)
     assert logged == []
 
 
-def test_each_change_is_told_once_and_only_a_good_one_counts(pair: Pair, logged: Logged) -> None:
+def test_each_change_is_logged_once_and_only_a_valid_one_counts(pair: Pair, logged: Logged) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
     told = []
     for contents, good in ((("b", "a"), b"a"), (("b", "b"), b"b"), (("", "c"), b"b"), (("b", "b"), b"b")):
@@ -70,7 +70,7 @@ def test_each_change_is_told_once_and_only_a_good_one_counts(pair: Pair, logged:
     assert told == [unusable, changed, unusable, changed]
 
 
-def test_what_changes_while_it_is_looked_at_counts_as_it_is_afterwards(pair: Pair, logged: Logged) -> None:
+def test_files_that_change_during_a_read_are_read_again(pair: Pair, logged: Logged) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
     # One half has been exchanged, and the other is on its way.
     pair.put("b", "a")
@@ -82,7 +82,7 @@ def test_what_changes_while_it_is_looked_at_counts_as_it_is_afterwards(pair: Pai
     assert [line["log_level"] for line in logged] == ["info", "warning"]
 
 
-def test_files_that_are_no_use_to_begin_with_are_refused(pair: Pair) -> None:
+def test_unusable_files_stop_the_start(pair: Pair) -> None:
     pair.put("a", "b")
     with pytest.raises(ConfigError, match=r"^OTHER: it is not the same as that of ONE$"):
         ReloadingFiles(pair.files, pair.make)
@@ -130,9 +130,7 @@ UNFIT: dict[Callable[[Path], None], str] = {
 
 
 @pytest.mark.parametrize("unfit", UNFIT, ids=lambda each: each.__name__)
-def test_an_unfit_file_is_refused_at_the_start_and_passed_over_later(
-    pair: Pair, logged: Logged, unfit: Callable[[Path], None]
-) -> None:
+def test_an_unfit_file_stops_the_start_and_no_reload(pair: Pair, logged: Logged, unfit: Callable[[Path], None]) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
     path = pair.files["OTHER"]
     path.unlink()
@@ -148,7 +146,7 @@ def test_an_unfit_file_is_refused_at_the_start_and_passed_over_later(
     assert reloaded.latest() == b"b"
 
 
-def test_files_that_never_stop_changing_are_told_once(pair: Pair, logged: Logged) -> None:
+def test_files_that_never_stop_changing_are_logged_once(pair: Pair, logged: Logged) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
     count = itertools.count()
 
@@ -214,7 +212,7 @@ def test_files_that_hang_at_the_start_are_named(pair: Pair, monkeypatch: pytest.
     stuck.back.set()
 
 
-def test_a_look_that_ends_while_it_is_given_up_hangs_nobody(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_ends_at_the_timeout_blocks_no_one(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
     told: list[str] = []
     given_up = threading.Event()

@@ -122,7 +122,9 @@ async def test_a_204_in_two_pieces_is_complete(make: MakeTransport, upstream: Sc
         pytest.param(CHUNKED + b"2;%b\r\n{}\r\n" % (b"x" * 9_000) * 1_000, id="extensions without end"),
     ],
 )
-async def test_more_beside_the_body_is_malformed(make: MakeTransport, upstream: ScriptedUpstream, reply: bytes) -> None:
+async def test_too_many_bytes_besides_the_body_are_malformed(
+    make: MakeTransport, upstream: ScriptedUpstream, reply: bytes
+) -> None:
     upstream.script.append(reply)
     error = await failure(make().request("POST", upstream.url, {}, b"{}"))
     assert type(error) is UpstreamMalformed
@@ -195,7 +197,7 @@ def a_byte(writer: asyncio.StreamWriter) -> None:
 
 
 @pytest.mark.parametrize("how", [fin, rst])
-async def test_a_read_that_met_a_close_is_made_once_more(make: MakeTransport, how: Any) -> None:
+async def test_a_read_that_meets_a_close_is_repeated_once(make: MakeTransport, how: Any) -> None:
     stale = Stale(how)
     transport = make()
     async with tcp_server(stale.accept) as port:
@@ -217,7 +219,7 @@ async def test_the_second_attempt_takes_no_other_kept_connection(make: MakeTrans
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
-async def test_nothing_but_a_read_is_made_once_more(make: MakeTransport, method: str) -> None:
+async def test_only_a_read_is_repeated(make: MakeTransport, method: str) -> None:
     stale = Stale(fin)
     transport = make()
     body = b"{}" if method == "POST" else None
@@ -418,9 +420,7 @@ MORE = pytest.mark.parametrize(
 
 @MORE
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_connection_with_bytes_after_the_answer_is_not_used_again(
-    make: MakeTransport, after: bytes, method: str
-) -> None:
+async def test_bytes_after_a_response_end_the_connection(make: MakeTransport, after: bytes, method: str) -> None:
     talker = Talker(after=after)
     transport = make()
     body = b"{}" if method == "POST" else None
@@ -447,9 +447,7 @@ async def test_an_answer_counts_whatever_follows_it(
     assert (await make().request("POST", upstream.url, {}, b"{}")).body == body
 
 
-async def test_an_incomplete_answer_that_cannot_be_parsed_is_malformed(
-    make: MakeTransport, upstream: ScriptedUpstream
-) -> None:
+async def test_an_incomplete_unreadable_response_is_malformed(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(CHUNKED + b"2\r\n{}\r\nno chunk\r\n")
     assert type(await failure(make().request("GET", upstream.url, {}))) is UpstreamMalformed
 
@@ -489,9 +487,7 @@ async def test_of_two_answers_on_a_kept_connection_none_counts(
 
 
 @pytest.mark.parametrize("status", [200, 404])
-async def test_a_kept_connection_with_more_behind_a_large_answer_is_not_believed(
-    make: MakeTransport, status: int
-) -> None:
+async def test_more_bytes_spoil_a_large_response_on_reuse(make: MakeTransport, status: int) -> None:
     """Its head, and most of its body, are read before the rest comes together with another answer."""
     requests: list[int] = []
     large = answer(status, raw=b"{%b}" % (b" " * 777_777))
@@ -513,9 +509,7 @@ async def test_a_kept_connection_with_more_behind_a_large_answer_is_not_believed
 
 
 @pytest.mark.parametrize("stray", [STRAY, STRAY[:10], b"\r\n"], ids=["whole", "part", "an empty line"])
-async def test_bytes_on_an_idle_connection_are_told_before_the_loop_reads_them(
-    make: MakeTransport, stray: bytes
-) -> None:
+async def test_unread_bytes_end_an_idle_connection(make: MakeTransport, stray: bytes) -> None:
     connections: list[asyncio.StreamWriter] = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -533,7 +527,7 @@ async def test_bytes_on_an_idle_connection_are_told_before_the_loop_reads_them(
         assert (await transport.request("GET", url, ANN)).body == b'{"connection": 2}'
 
 
-async def test_a_success_before_the_request_was_there_is_no_answer_to_it(make: MakeTransport) -> None:
+async def test_a_success_before_the_end_of_the_request_is_rejected(make: MakeTransport) -> None:
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n{}")
         writer.write(answer(201, {"uid": 1}))
@@ -623,7 +617,7 @@ def test_tiny_pieces_take_a_quarter_of_the_time() -> None:
     assert 0.2 < busy / now < 0.3
 
 
-def test_what_rests_by_itself_is_told_to_rest_no_longer() -> None:
+def test_a_response_that_waits_anyway_never_pauses() -> None:
     share, now = EventLoopShare(0.0), 0.0
     for _ in range(1_000):
         now += 0.01
@@ -731,7 +725,7 @@ async def test_interim_answers_of_many_bytes_are_malformed(make: MakeTransport, 
     assert type(await failure(make().request("GET", upstream.url, {}))) is UpstreamMalformed
 
 
-async def test_gzip_members_without_content_cost_what_their_bytes_cost() -> None:
+async def test_empty_gzip_members_cost_no_more_than_their_bytes() -> None:
     members = gzip.compress(b"") * 10_000
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -745,7 +739,7 @@ async def test_gzip_members_without_content_cost_what_their_bytes_cost() -> None
 # Our own shortage
 
 
-async def test_a_want_of_files_is_told_as_our_own(
+async def test_a_shortage_of_files_is_reported_as_the_gateways(
     make: MakeTransport, upstream: ScriptedUpstream, logged: list[dict[str, object]]
 ) -> None:
     transport = make()
@@ -761,7 +755,7 @@ async def test_a_want_of_files_is_told_as_our_own(
     assert len(upstream.seen) == 1
 
 
-async def test_a_want_of_files_of_the_upstream_is_not_our_own(make: MakeTransport) -> None:
+async def test_a_shortage_of_files_upstream_is_not_the_gateways(make: MakeTransport) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert type(await failure(make().request("GET", f"http://127.0.0.1:{port}/", {}))) is UpstreamUnreachable
@@ -770,7 +764,7 @@ async def test_a_want_of_files_of_the_upstream_is_not_our_own(make: MakeTranspor
 # The whole way
 
 
-async def test_a_cancellation_shows_the_state_though_the_upstream_closes_after_the_delete() -> None:
+async def test_a_close_after_the_delete_does_not_hide_the_state() -> None:
     requests: list[bytes] = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

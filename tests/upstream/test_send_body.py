@@ -35,7 +35,7 @@ def test_what_is_unset_is_not_sent() -> None:
     assert _body(_request()) == {}
 
 
-def test_everything_that_is_set_is_sent_and_neither_the_path_nor_what_is_the_gateways_own() -> None:
+def test_all_fields_except_path_and_gateway_fields_are_sent() -> None:
     request = _request(
         poll_result=False,
         method_name="m",
@@ -118,7 +118,7 @@ WORKSPACES = [
 ]
 
 
-async def test_whatever_the_workspace_holds_is_one_segment_of_the_path_that_is_asked_for(
+async def test_any_workspace_is_one_segment_of_the_path(
     upstream: ScriptedUpstream,
 ) -> None:
     transport = PatientTransport()

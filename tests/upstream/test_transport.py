@@ -95,18 +95,18 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-async def test_a_refused_connection_was_certainly_not_sent(make: MakeTransport, host: str) -> None:
+async def test_a_refused_connection_counts_as_not_sent(make: MakeTransport, host: str) -> None:
     error = await failure(make().request("POST", f"http://{host}:{free_port()}/", {}, b"{}"))
     assert type(error) is UpstreamUnreachable
     assert not error.may_have_been_sent
 
 
 @pytest.mark.parametrize("url", ["http://no-such-host.invalid/", "http://127.1/"])
-async def test_a_name_that_leads_nowhere_was_certainly_not_sent(make: MakeTransport, url: str) -> None:
+async def test_an_unknown_name_counts_as_not_sent(make: MakeTransport, url: str) -> None:
     assert type(await failure(make().request("POST", url, {}, b"{}"))) is UpstreamUnreachable
 
 
-async def test_a_connection_that_does_not_come_about_in_time_was_certainly_not_sent(make: MakeTransport) -> None:
+async def test_a_connect_timeout_counts_as_not_sent(make: MakeTransport) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -117,7 +117,7 @@ async def test_a_connection_that_does_not_come_about_in_time_was_certainly_not_s
     assert type(error) is UpstreamUnreachable
 
 
-async def test_a_certificate_nobody_trusts_was_certainly_not_sent(make: MakeTransport, tmp_path: Path) -> None:
+async def test_an_untrusted_certificate_counts_as_not_sent(make: MakeTransport, tmp_path: Path) -> None:
     read: list[bytes] = []
 
     async def accept(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -138,15 +138,13 @@ async def _swallow(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> Non
 
 
 @pytest.mark.parametrize("accept", [_close, _swallow])
-async def test_a_tls_handshake_that_breaks_or_stalls_was_certainly_not_sent(make: MakeTransport, accept: Any) -> None:
+async def test_a_failed_tls_handshake_counts_as_not_sent(make: MakeTransport, accept: Any) -> None:
     async with tcp_server(accept) as port:
         error = await failure(make(connect=0.5).request("POST", f"https://127.0.0.1:{port}/", {}, b"{}"))
     assert type(error) is UpstreamUnreachable
 
 
-async def test_a_host_with_two_addresses_is_reached_at_the_one_that_listens(
-    make: MakeTransport, upstream: ScriptedUpstream
-) -> None:
+async def test_of_two_addresses_the_one_that_listens_is_used(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(answer(200, {}))
     assert (await make().request("GET", f"http://localhost:{upstream.port}/", {})).status == 200
 
@@ -154,7 +152,7 @@ async def test_a_host_with_two_addresses_is_reached_at_the_one_that_listens(
 # Perhaps sent
 
 
-async def test_a_connection_closed_before_the_request_is_read_counts_as_sent(make: MakeTransport) -> None:
+async def test_a_close_before_the_request_is_read_counts_as_sent(make: MakeTransport) -> None:
     async with tcp_server(_close) as port:
         error = await failure(make().request("POST", f"http://127.0.0.1:{port}/", {}, b"{}"))
     assert type(error) is UpstreamConnectionLost
@@ -216,7 +214,7 @@ async def test_a_length_of_more_digits_than_python_reads_is_none(
     assert (await make().request("POST", upstream.url, {}, b"{}")).body == body
 
 
-async def test_a_reason_that_is_not_utf8_is_nobodys_concern(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+async def test_a_reason_that_is_not_utf8_is_ignored(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(b"HTTP/1.1 200 \xff\xfe\r\nContent-Length: 2\r\n\r\n{}")
     answer = await make().request("GET", upstream.url, {})
     assert (answer.status, answer.body) == (200, b"{}")
@@ -278,9 +276,7 @@ async def test_a_refusal_stays_one_whatever_its_body_does(
 # Sizes
 
 
-async def test_an_answer_at_the_limit_arrives_and_one_over_it_does_not(
-    make: MakeTransport, upstream: ScriptedUpstream
-) -> None:
+async def test_a_response_over_the_limit_does_not_arrive(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script += [answer(200, raw=b" " * ANSWER_LIMIT), answer(200, raw=b" " * (ANSWER_LIMIT + 1))]
     transport = make()
     assert (await transport.request("GET", upstream.url, {})).body == b" " * ANSWER_LIMIT
@@ -318,7 +314,7 @@ async def test_a_large_body_is_sent_whole_with_its_length(make: MakeTransport, u
     assert "transfer-encoding" not in seen.headers
 
 
-async def test_an_answer_before_the_end_of_a_large_body_spoils_no_later_exchange(make: MakeTransport) -> None:
+async def test_an_early_response_spoils_no_later_exchange(make: MakeTransport) -> None:
     heads: list[bytes] = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -419,7 +415,7 @@ async def test_a_cancelled_exchange_closes_its_connection(make: MakeTransport, u
     await closed.wait()
 
 
-async def test_who_finds_no_connection_waits_without_a_timeout(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+async def test_waiting_for_a_connection_has_no_timeout(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     release = asyncio.Event()
 
     async def reply(connection: Connection) -> None:
@@ -599,7 +595,7 @@ async def test_small_answers_and_errors_reserve_nothing(
     assert (await make().request("GET", upstream.url, {})).reservation is None
 
 
-async def test_what_breaks_off_or_is_too_large_keeps_nothing_reserved(
+async def test_a_failed_response_keeps_no_memory_reserved(
     upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget
 ) -> None:
     async def half(connection: Connection) -> None:
@@ -666,7 +662,7 @@ async def test_to_wait_for_room_takes_none_of_the_time(
     assert len(upstream.seen) == 1
 
 
-async def test_an_answer_of_unknown_size_takes_what_it_needs_and_no_more(
+async def test_a_response_of_unknown_size_keeps_no_extra_memory(
     upstream: ScriptedUpstream, budget: FairBudget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "FIRST_STEP_BYTES", LARGE // 2)
@@ -687,7 +683,7 @@ async def test_an_answer_of_unknown_size_takes_what_it_needs_and_no_more(
     assert [len((await each).body) for each in slow] == [LARGE, LARGE]
 
 
-async def test_an_answer_that_outgrows_what_is_free_is_asked_for_again_once_there_is_room(
+async def test_a_response_that_outgrows_its_memory_is_read_again(
     upstream: ScriptedUpstream, budget: FairBudget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "FIRST_STEP_BYTES", LARGE // 2)
@@ -704,9 +700,7 @@ async def test_an_answer_that_outgrows_what_is_free_is_asked_for_again_once_ther
     assert budget.free == ROOM
 
 
-async def test_what_was_read_before_a_failure_is_let_go_with_the_error_still_at_hand(
-    upstream: ScriptedUpstream, make: MakeTransport
-) -> None:
+async def test_an_error_does_not_keep_the_body_in_memory(upstream: ScriptedUpstream, make: MakeTransport) -> None:
     upstream.script.append(
         answer(200, raw=gzip.compress(b"x" * (ANSWER_LIMIT + 1)), headers={"Content-Encoding": "gzip"})
     )

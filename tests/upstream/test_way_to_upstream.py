@@ -135,9 +135,7 @@ async def test_proxies_of_the_environment_are_ignored(
     assert proxy.asked == []
 
 
-async def test_a_proxy_that_was_named_sees_the_host_of_an_https_upstream_and_no_token(
-    secure: Secure, proxy: Proxy
-) -> None:
+async def test_the_proxy_of_an_https_upstream_sees_no_token(secure: Secure, proxy: Proxy) -> None:
     async with running(secure.url, upstream_proxy_url=proxy.url) as gateway:
         assert (await read(gateway)).status == pb.JOB_STATUS_RUNNING
     (asked,) = proxy.asked
@@ -155,9 +153,7 @@ async def test_a_proxy_that_was_named_is_asked_for_a_plain_upstream(proxy: Proxy
 
 
 @pytest.mark.parametrize("status", [b"403 Forbidden", b"407 Proxy Authentication Required", b"502 Bad Gateway"])
-async def test_a_tunnel_that_the_proxy_refuses_was_certainly_not_used(
-    secure: Secure, proxy: Proxy, status: bytes
-) -> None:
+async def test_a_rejected_tunnel_counts_as_not_sent(secure: Secure, proxy: Proxy, status: bytes) -> None:
     proxy.reply = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
     async with running(secure.url, upstream_proxy_url=proxy.url) as gateway, stub(gateway) as jobs:
         failure = await failed(jobs.SendJob(SEND, metadata=BEARER))
@@ -236,7 +232,7 @@ async def test_a_name_that_changes_is_followed_by_new_connections(
     assert addresses.counts == Counter(["127.0.0.1", "127.0.0.1", "127.0.0.1", went_to])
 
 
-async def test_a_resolver_that_hangs_takes_few_threads_and_is_asked_again(
+async def test_a_hanging_resolver_takes_few_threads(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back = threading.Event()
