@@ -1,4 +1,4 @@
-"""Which JSON is taken from callers, and that looking at it costs little."""
+"""The JSON that is accepted from clients, and the cost of checking it."""
 
 import json
 import tracemalloc
@@ -84,7 +84,7 @@ def test_arbitrary_bytes_are_taken_or_refused_and_nothing_else(raw: bytes) -> No
 
 
 def test_a_key_twice_among_very_many_is_found_in_one_pass() -> None:
-    # With a search for each key this would take an hour.
+    # A search for each key would take an hour.
     keys = ",".join(f'"{number}":0' for number in range(500_000))
     with pytest.raises(ValueError, match="'499999' twice"):
         check_json(f'{{{keys},"499999":0}}'.encode())

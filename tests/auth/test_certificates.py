@@ -1,4 +1,4 @@
-"""TLS of the listener over real sockets: rotation, refusals, and who the caller is."""
+"""TLS of the gRPC port over real sockets: rotation, rejections, and the identity of the client."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def mtls(upstream: ScriptedUpstream, files: Mounted) -> AbstractAsyncContextMana
 
 
 async def shown_by(gateway: Gateway) -> bytes:
-    """The certificate that a new handshake gets, in DER."""
+    """Return the certificate that a new handshake gets, in DER."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -204,7 +204,7 @@ async def test_a_certificate_that_hangs_holds_up_no_connection(
         stuck = Stuck(mounted.key, monkeypatch)
         shown = await asyncio.gather(*(shown_by(gateway) for _ in range(3)))
         monkeypatch.setattr(gateway_files, "READ_SECONDS", 3600.0)
-        # The first ones have waited for all.
+        # While the volume hangs, only the first ones wait.
         shown += await asyncio.gather(*(shown_by(gateway) for _ in range(3)))
         assert shown == [leaf(first)] * 6
         mounted.put(second)
@@ -258,13 +258,13 @@ async def test_an_expired_certificate_is_used_and_logged(
 def connected(
     address: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None
 ) -> tuple[ssl.SSLSession | None, bool]:
-    """Connect once; return the session that the server gave, and whether the one of before was resumed."""
+    """Connect once, and return the new session, and whether the previous one was resumed."""
     host, _, port = address.rpartition(":")
     with (
         socket.create_connection((host, int(port))) as plain,
         context.wrap_socket(plain, server_hostname="localhost", session=session) as connection,
     ):
-        # The server's settings come after its session tickets.
+        # The server's settings arrive after its session tickets.
         assert connection.recv(1)
         return connection.session, bool(connection.session_reused)
 
@@ -289,7 +289,7 @@ async def test_no_session_is_resumed_under_client_authentication(
     async with (mtls if mutual else tls)(upstream, mounted) as gateway:
         session, _ = await asyncio.to_thread(connected, gateway.address, context)
         resumed = [(await asyncio.to_thread(connected, gateway.address, context, session))[1] for _ in range(3)]
-    # One that is resumed shows no certificate, so that neither its end nor its authority would be looked at.
+    # A resumed session shows no certificate, so neither expiry nor authority would be checked.
     assert resumed == [not mutual] * 3
 
 
@@ -303,7 +303,7 @@ async def test_an_expired_client_certificate_is_refused(
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-# Who the caller is
+# The identity of the client
 
 
 async def test_a_client_certificate_of_the_authority_is_required(

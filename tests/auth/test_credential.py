@@ -55,7 +55,7 @@ def test_a_credential_shows_its_token_only_in_headers() -> None:
         (TOKEN, f"a {TOKEN} and {TOKEN}", "a [redacted] and [redacted]"),
         (TOKEN, "nothing of it", "nothing of it"),
         ("secret", "a secret", "a [redacted]"),
-        # A text this short is no secret, and stands in ordinary words.
+        # Too short to be a secret; ordinary words contain it.
         ("the", "the word", "the word"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The gateway's own token: for whom, what changes with its file, and where it never goes."""
+"""The gateway token: the callers that use it, changes of its file, and places that it never reaches."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def elsewhere() -> AsyncIterator[ScriptedUpstream]:
-    """Another host that answers everything."""
+    """Another host that responds to everything."""
     server = ScriptedUpstream()
     server.script.append(DONE)
     await server.start()
@@ -64,14 +64,14 @@ def used(upstream: ScriptedUpstream, method: str | None = None) -> list[str]:
 
 
 def put(file: Path, content: bytes | str | None) -> None:
-    """Writes the file anew, or takes it away."""
+    """Write the file again, or remove it."""
     file.unlink(missing_ok=True)
     if content is not None:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 class Accepts:
-    """Accepts one token, and answers 401 with an echo of it to all others; `before` is called with each request."""
+    """Accept one token, and respond to all others with 401 and an echo. `before` is called with each request."""
 
     def __init__(self, upstream: ScriptedUpstream, token: str, body: dict[str, Any], status: int = 200) -> None:
         self.token = token
@@ -86,7 +86,7 @@ class Accepts:
         await connection.send(self._reply if authorization == f"Bearer {self.token}" else refusal)
 
 
-# For whom
+# Callers that use it
 
 
 async def test_callers_without_a_token_use_the_gateway_token(upstream: ScriptedUpstream, file: Path) -> None:
@@ -139,7 +139,7 @@ async def test_request_ids_belong_to_the_callers_identity(
     assert uids == [1, 2, 1]
 
 
-# What changes with the file
+# Changes of the file
 
 
 async def test_a_watch_goes_on_under_a_new_token(upstream: ScriptedUpstream, file: Path, logged: Logged) -> None:
@@ -150,7 +150,7 @@ async def test_a_watch_goes_on_under_a_new_token(upstream: ScriptedUpstream, fil
         put(file, NEW)
         await upstream.wait_for(len(upstream.seen) + 2)
         assert used(upstream)[-1] == NEW
-        # Who comes now joins the same polls.
+        # A new watch joins the same polls.
         newcomer = jobs.WatchJob(pb.WatchJobRequest(uid=42))
         assert isinstance(await newcomer.read(), pb.JobEvent)
         upstream.script.append(DONE)
@@ -263,7 +263,7 @@ async def test_a_token_file_that_hangs_holds_up_no_call(
         stuck = Stuck(file, monkeypatch)
         await asyncio.gather(jobs.GetJob(GET_JOB), jobs.GetJob(GET_JOB, metadata=BEARER))
         assert sorted(used(upstream)) == sorted([OLD, TOKEN])
-        # The first one has waited for all.
+        # While the volume hangs, only the first one waits.
         monkeypatch.setattr(reloading, "READ_SECONDS", 3600.0)
         await jobs.GetJob(GET_JOB)
         assert used(upstream)[-1] == OLD
@@ -279,7 +279,7 @@ async def test_a_token_file_that_hangs_holds_up_no_call(
     )
 
 
-# Where it never goes
+# Places that it never reaches
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -292,7 +292,7 @@ async def test_a_redirect_takes_no_token_to_another_host(
         for call in (jobs.GetJob(GET_JOB), jobs.SendJob(SEND_JOB), jobs.CancelJob(pb.CancelJobRequest(uid=42))):
             with pytest.raises(grpc.aio.AioRpcError):
                 await call
-    # After a cancellation that was refused, the state is read.
+    # After a rejected cancellation, the state is read.
     assert sorted(seen.method for seen in upstream.seen) == ["DELETE", "GET", "GET", "POST"]
     assert elsewhere.seen == []
 

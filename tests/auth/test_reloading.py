@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class Pair:
-    """Two files that are good where they hold the same; `during` is called in the middle of the next look at them."""
+    """Two files that are valid if their contents are equal. `during` is called during the next check of them."""
 
     def __init__(self, folder: Path) -> None:
         self.files = {"ONE": folder / "one", "OTHER": folder / "other"}
         self.during: Callable[[], object] = bool
-        self.looks = 0
+        self.checks = 0
 
     def put(self, *contents: str) -> None:
         for file, content in zip(self.files.values(), contents, strict=True):
             file.write_text(content)
 
     def make(self, contents: Mapping[str, bytes]) -> bytes:
-        self.looks += 1
+        self.checks += 1
         during, self.during = self.during, bool
         during()
         if contents["ONE"] != contents["OTHER"]:
@@ -54,7 +54,7 @@ def test_equal_contents_are_checked_once(pair: Pair, logged: Logged) -> None:
     assert [reloaded.latest() for _ in range(3)] == [b"a"] * 3
     pair.put("a", "a")
     assert reloaded.latest() == b"a"
-    assert pair.looks == 1
+    assert pair.checks == 1
     assert logged == []
 
 
@@ -72,7 +72,7 @@ def test_each_change_is_logged_once_and_only_a_valid_one_counts(pair: Pair, logg
 
 def test_files_that_change_during_a_read_are_read_again(pair: Pair, logged: Logged) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
-    # One half has been exchanged, and the other is on its way.
+    # One file has been replaced, and the other has not yet.
     pair.put("b", "a")
     pair.during = lambda: pair.put("b", "b")
     assert reloaded.latest() == b"b"
@@ -91,7 +91,7 @@ def test_unusable_files_stop_the_start(pair: Pair) -> None:
         ReloadingFiles(pair.files, pair.make)
 
 
-# Files that are not what they should be
+# Unfit files
 
 
 def pipe(path: Path) -> None:
@@ -177,7 +177,7 @@ async def test_a_file_that_hangs_delays_one_reader_and_no_loop(
     assert await reloaded.latest_async() == b"a"
     assert next(ticks) > 1, "the event loop went on"
     ticking.cancel()
-    # Those after it do not wait, else this would hang.
+    # Later calls do not wait; otherwise this would hang.
     monkeypatch.setattr(reloading, "READ_SECONDS", 3600.0)
     assert [await reloaded.latest_async() for _ in range(3)] == [b"a"] * 3
     assert reloaded.latest() == b"a"
@@ -218,7 +218,7 @@ def test_a_check_that_ends_at_the_timeout_blocks_no_one(pair: Pair, monkeypatch:
     given_up = threading.Event()
 
     def tell(_: object, __: str, event: MutableMapping[str, Any]) -> NoReturn:
-        # The look has read everything, and its future does not say so before its line is written.
+        # The check has read everything, but its future is not done before this line is written.
         if not told:
             told.append(event["event"])
             given_up.wait()

@@ -1,4 +1,4 @@
-"""What came compressed is read as what it holds, in pieces of bounded size, or refused."""
+"""Compressed responses are decoded in pieces of bounded size, or rejected."""
 
 import contextlib
 import gzip

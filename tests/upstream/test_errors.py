@@ -1,4 +1,4 @@
-"""What is read of answers that are no success."""
+"""Error responses: their messages, fields and waits."""
 
 import json
 from typing import Any
@@ -159,7 +159,7 @@ def test_a_transient_status_keeps_its_reason_whatever_the_body(status: int) -> N
         {"detail": f"bad {SECRET}"},
         {"params": [f"bad {SECRET}"]},
         {"params": {SECRET: "bad"}},
-        # The cut falls within the secret.
+        # The cut is inside the secret.
         {"params": ["x" * (MAX_TEXT - 10) + SECRET]},
         {"params": {"x" * (MAX_TEXT - 20) + SECRET: "bad"}},
         {"detail": "x" * (MAX_TEXT - 10) + SECRET},
@@ -187,12 +187,12 @@ def test_deep_error_bodies_are_shown_as_far_as_possible(depth: int) -> None:
     assert violations[0] == FieldViolation(
         ".".join("a" * MAX_DEPTH), "the upstream's response is nested too deep to read this error"
     )
-    # Beyond what the reader of JSON takes, the rest counts as broken off.
+    # Nested deeper than the JSON reader accepts, so the rest counts as missing.
     assert [each.field for each in violations[1:]] == (["...[cut]"] if depth > 900 else [])
 
 
 def test_a_long_key_is_copied_only_for_shown_values() -> None:
-    # Were the path joined at each value, this would copy 25 GB.
+    # If the path were joined at each value, this would copy 25 GB.
     raw = b'{"%b":{%b}}' % (b"k" * 500_000, b",".join(b'"%d":null' % number for number in range(50_000)))
     assert _read(400, raw).violations == ()
 

@@ -1,4 +1,4 @@
-"""Both shapes of the job, at every endpoint, and everything that is no job."""
+"""Both shapes of the job at every endpoint, and bodies that are not a job."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""JSON of the upstream: as its own bytes, or an error of ours."""
+"""JSON of the upstream: members as their own bytes, or `UpstreamMalformed`."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-# Such a member makes msgspec refuse the whole, though it is JSON.
+# With such a member, msgspec rejects the object, although it is JSON.
 LONE = rb'"lone":"\ud800",'
 
 DEEP = 5_000
@@ -44,7 +44,7 @@ NOT_JSON_WHERE_IT_IS_DEEP = [
 
 
 def read_members(body: bytes) -> dict[str, memoryview]:
-    """Read all members that there are."""
+    """Read all members."""
     try:
         value = json.loads(body.decode("latin-1"), parse_int=str)
     except (ValueError, RecursionError):
@@ -71,7 +71,7 @@ def test_members_that_are_not_asked_for_change_nothing(text: str) -> None:
 
 
 class Form(msgspec.Struct):
-    """What a reader reads of an object."""
+    """Return the members of an object as the reader finds them."""
 
     first: Raw | UnsetType = UNSET
     value: Raw | UnsetType = UNSET
@@ -217,7 +217,7 @@ def test_arbitrary_bytes_are_an_object_or_malformed(body: bytes) -> None:
         members = read_members(body)
     except UpstreamMalformed:
         return
-    # To another reader it is an object too, of as many members; Latin-1 reads all bytes.
+    # Python's reader sees the same number of members. Latin-1 decodes all bytes.
     assert len(members) == len(json.loads(body.decode("latin-1"), parse_int=str))
 
 
@@ -316,7 +316,7 @@ def test_only_the_start_of_a_large_error_body_is_read(closing: bytes, long: byte
     assert broken_off
     assert value["x"][:2] == ["[[", '"']
     assert len(value["x"]) < 30_000
-    # A text is read to its end.
+    # A string is read to its end.
     value, broken_off = read_report(b'{"a":[' + TEXTS + b'1],"detail":"%b","b":1' % long + closing[1:])
     assert value["detail"] == json.loads(b'"%b"' % long)
 

@@ -1,4 +1,4 @@
-"""The POST of a job: its body, and the path that is asked for."""
+"""The POST of a job: its body and its path."""
 
 import json
 import time

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # How long a test waits for anything, in seconds.
 TEST_SECONDS = 10.0
 SHORT = 0.1
-# Within this time a busy machine connects and answers. A limit of it must not strike before that.
+# A busy machine connects and responds within this time, so a limit of it does not expire before.
 AMPLE = 2.0
 ANSWER_LIMIT = 3 << 20
 ROOM = 4 * ANSWER_LIMIT
@@ -46,7 +46,7 @@ ROOM = 4 * ANSWER_LIMIT
 
 @pytest.fixture
 def budget() -> FairBudget:
-    """Room for some of the largest answers."""
+    """Memory for some of the largest responses."""
     return FairBudget(ROOM)
 
 
@@ -76,7 +76,7 @@ async def hang(connection: Connection) -> None:
 
 
 def then(*pieces: bytes, end: Callable[[Connection], Any] = lambda _: None) -> Callable[[Connection], Awaitable[None]]:
-    """A reply that sends pieces, each after the one before has left, and then ends in a way of its own."""
+    """Return a reply that sends pieces, each after the previous one was sent, and then calls `end`."""
 
     async def reply(connection: Connection) -> None:
         for piece in pieces:
@@ -91,7 +91,7 @@ def then(*pieces: bytes, end: Callable[[Connection], Any] = lambda _: None) -> C
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
-# Certainly not sent
+# Proved not to be sent
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
@@ -110,7 +110,7 @@ async def test_a_connect_timeout_counts_as_not_sent(make: MakeTransport) -> None
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        # The kernel takes this one, and drops what comes after it for want of room.
+        # The kernel accepts this connection, and drops later ones because its queue is full.
         with socket.create_connection(listener.getsockname()):
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
             error = await failure(make(connect=SHORT).request("POST", url, {}, b"{}"))
@@ -149,7 +149,7 @@ async def test_of_two_addresses_the_one_that_listens_is_used(make: MakeTransport
     assert (await make().request("GET", f"http://localhost:{upstream.port}/", {})).status == 200
 
 
-# Perhaps sent
+# Possibly sent
 
 
 async def test_a_close_before_the_request_is_read_counts_as_sent(make: MakeTransport) -> None:
@@ -247,7 +247,7 @@ async def test_the_whole_limit_ends_an_answer_that_drips_for_ever(
         await connection.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         while not connection.reader.at_eof():
             await connection.send(b"1\r\n \r\n")
-            # As fast as the peer takes it would be a flood: one turn of the loop between two drops.
+            # One iteration of the loop between two bytes; without it, this would be a flood.
             await asyncio.sleep(0.01)
 
     upstream.script.append(drip)
@@ -328,13 +328,13 @@ async def test_an_early_response_spoils_no_later_exchange(make: MakeTransport) -
     transport = make()
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        # More than socket buffers take, so that the rest of it is never written.
+        # More than fits into socket buffers, so that the rest is never written.
         assert (await transport.request("POST", url, {}, bytes(50 << 20))).status == 413
         assert (await transport.request("POST", url, {}, b"{}")).status == 200
     assert [head.split(b" ")[0] for head in heads] == [b"POST", b"POST"]
 
 
-# Answers that are answers
+# Valid responses
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ async def test_retry_after_comes_along(make: MakeTransport, upstream: ScriptedUp
     assert (await make().request("GET", upstream.url, {})).retry_after == "7"
 
 
-# One caller's exchange changes nobody else's
+# One caller's exchange does not change another's
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -382,7 +382,7 @@ async def test_a_redirect_is_not_followed(make: MakeTransport, upstream: Scripte
 async def test_a_cookie_never_comes_back(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(answer(200, {}, headers={"Set-Cookie": "session=of-the-first-caller; Path=/"}))
     transport = make()
-    # A name, for aiohttp's jar takes no cookies of IP addresses.
+    # A name, because aiohttp's cookie jar ignores IP addresses.
     for _ in range(2):
         await transport.request("GET", f"http://localhost:{upstream.port}/", {})
     assert [seen.headers.get("cookie") for seen in upstream.seen] == [None, None]
@@ -426,7 +426,7 @@ async def test_waiting_for_a_connection_has_no_timeout(make: MakeTransport, upst
     transport = make(connect=AMPLE, max_connections=1)
     exchanges = [asyncio.create_task(transport.request("GET", upstream.url, {})) for _ in range(3)]
     await upstream.wait_for(1)
-    # Longer than a connection may take to come about.
+    # Longer than the limit for connecting.
     await asyncio.wait(exchanges, timeout=1.2 * AMPLE)
     assert len(upstream.seen) == 1
     release.set()
@@ -457,7 +457,7 @@ async def test_a_post_that_meets_an_idle_close_is_never_sent_twice(make: MakeTra
         await reader.readexactly(2)
         writer.write(answer(201, {}))
         await writer.drain()
-        # Reads the second request of this connection, and closes as an idle connection is closed: without an answer.
+        # Read the second request, and close without a response, as for an idle connection.
         posts.append(await reader.readuntil(b"\r\n\r\n"))
 
     transport = make()
@@ -487,7 +487,7 @@ async def test_a_post_after_the_idle_time_takes_a_new_connection(make: MakeTrans
     async with tcp_server(accept) as port:
         for _ in range(3):
             await transport.request("POST", f"http://127.0.0.1:{port}/", {}, b"{}")
-            # The transport closes it, not the server: no request can meet the server's close.
+            # The transport closes it, not the server, so no request can meet the server's close.
             async with asyncio.timeout(TEST_SECONDS):
                 await closed.get()
     assert connections == 3
@@ -631,7 +631,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Stopwatch:
-    """A `Pause` that counts."""
+    """A `PauseTimeout` that counts."""
 
     def __init__(self) -> None:
         self.begun = self.ended = 0
@@ -677,7 +677,7 @@ async def test_a_response_of_unknown_size_keeps_no_extra_memory(
     transport = make()
     slow = [asyncio.create_task(transport.request("GET", upstream.url, {}, owner=b"ann")) for _ in range(2)]
     await until(lambda: len(upstream.seen) == 2 and budget.held(b"ann") == 2 * LARGE)
-    # Neither of the two, which could become as large as any, holds up another.
+    # Both could become as large as any response, but neither blocks another.
     assert len((await transport.request("GET", upstream.url, {}, owner=b"bob")).body) == LARGE
     stopped.set()
     assert [len((await each).body) for each in slow] == [LARGE, LARGE]
