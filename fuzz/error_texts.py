@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 from gateway import errors
 from gateway.rpc.codec.text import STATUS_CUT_MARK, clean
 from gateway.rpc.status import to_rpc_error
-from tests.support.table import check_ending
+from tests.support.error_table import check_error
 
 UID = 2**63 - 1
 
@@ -26,7 +26,7 @@ def check(data: bytes) -> None:
     ending = to_rpc_error(error, UID if kind & 16 else None)
     details = dict(ending.trailers)["grpc-status-details-bin"]
     assert isinstance(details, bytes)
-    check_ending(ending.code, ending.message, details)
+    check_error(ending.code, ending.message, details)
     for field in _fields(details):
         assert field.isprintable() or STATUS_CUT_MARK in field or clean(field) == field
     if violations and isinstance(error, errors.UpstreamStatusError):

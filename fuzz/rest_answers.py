@@ -17,7 +17,7 @@ from gateway.rpc.codec.events import encode_job
 from gateway.rpc.status import to_rpc_error
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.upstream import RestClient
-from tests.support.table import check_ending
+from tests.support.error_table import check_error
 from tests.support.transports import http_response
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _check_error(error: UpstreamError, status: int, body: bytes, method: str) ->
     ending = to_rpc_error(error, UID)
     details = dict(ending.trailers)["grpc-status-details-bin"]
     assert isinstance(details, bytes)
-    check_ending(ending.code, ending.message, details)
+    check_error(ending.code, ending.message, details)
     assert TOKEN not in ending.message
     assert TOKEN.encode() not in details
     wait = error.retry_after

@@ -46,7 +46,7 @@ DEFAULTS: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment with the one required setting."""
+    """Return an environment with the one required setting."""
     for name in list(os.environ):
         if name.upper().startswith(PREFIX):
             monkeypatch.delenv(name)
@@ -173,16 +173,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in WRONG.items() for text in texts])
-def test_a_wrong_value_is_refused_in_one_line_that_names_the_variable(
-    environment: pytest.MonkeyPatch, name: str, text: str
-) -> None:
+def test_a_wrong_value_is_rejected_in_one_line(environment: pytest.MonkeyPatch, name: str, text: str) -> None:
     environment.setenv(PREFIX + name, text)
     message = refusal()
     assert re.fullmatch(rf"{PREFIX}{name}: [a-z].{{10,300}}", message), message
     assert SECRET not in message
 
 
-def test_a_missing_upstream_is_refused(environment: pytest.MonkeyPatch) -> None:
+def test_a_missing_upstream_is_rejected(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("JOBGATEWAY_UPSTREAM_URL")
     assert refusal() == "JOBGATEWAY_UPSTREAM_URL: it is required, and not set"
 
@@ -190,18 +188,18 @@ def test_a_missing_upstream_is_refused(environment: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "name", ["JOBGATEWAY_", "JOBGATEWAY_MAX_CALL", "JOBGATEWAY_UPSTREAM_TOKEN", "jobgateway_max_calls", "JobGateway_X"]
 )
-def test_an_unknown_variable_is_refused_without_its_value(environment: pytest.MonkeyPatch, name: str) -> None:
+def test_an_unknown_variable_is_rejected_without_its_value(environment: pytest.MonkeyPatch, name: str) -> None:
     environment.setenv(name, SECRET)
     assert refusal() == f"{name}: there is no such setting; docs/reference/settings.md lists them"
 
 
 @pytest.mark.parametrize("name", ["JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN", "OTHER_MAX_CALLS"])
-def test_variables_of_others_are_left_alone(environment: pytest.MonkeyPatch, name: str) -> None:
+def test_other_variables_are_ignored(environment: pytest.MonkeyPatch, name: str) -> None:
     environment.setenv(name, SECRET)
     assert SECRET not in repr(load())
 
 
-def test_a_longest_interval_below_the_shortest_is_refused(environment: pytest.MonkeyPatch) -> None:
+def test_a_longest_interval_below_the_shortest_is_rejected(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS", "0.1")
     assert refusal() == (
         "JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS (0.1) is below JOBGATEWAY_POLL_INTERVAL_MIN_SECONDS (0.25)"
@@ -209,7 +207,7 @@ def test_a_longest_interval_below_the_shortest_is_refused(environment: pytest.Mo
 
 
 @pytest.mark.parametrize(("of", "default"), [("CALLS", 1_000), ("WATCHES", 20_000)])
-def test_a_limit_of_one_credential_above_that_of_all_is_refused(
+def test_a_limit_per_credential_above_the_total_is_rejected(
     environment: pytest.MonkeyPatch, of: str, default: int
 ) -> None:
     environment.setenv(f"JOBGATEWAY_MAX_{of}_PER_CREDENTIAL", str(default + 1))
@@ -235,7 +233,7 @@ OWN_TOKEN = {"UPSTREAM_TOKEN_FILE": "token"}
         *(OWN_TOKEN | TLS, OWN_TOKEN | MTLS, OWN_TOKEN | MTLS | ANYWHERE, {"LISTEN": "[::1]:1"}),
     ],
 )
-def test_settings_that_go_together(environment: pytest.MonkeyPatch, together: dict[str, str]) -> None:
+def test_compatible_settings_are_accepted(environment: pytest.MonkeyPatch, together: dict[str, str]) -> None:
     for name, text in together.items():
         environment.setenv(PREFIX + name, text)
     load()
@@ -264,9 +262,7 @@ def test_settings_that_go_together(environment: pytest.MonkeyPatch, together: di
         ),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(
-    environment: pytest.MonkeyPatch, together: dict[str, str], why: str
-) -> None:
+def test_conflicting_settings_are_rejected(environment: pytest.MonkeyPatch, together: dict[str, str], why: str) -> None:
     for name, text in together.items():
         environment.setenv(PREFIX + name, text)
     message = refusal()
@@ -289,7 +285,7 @@ def _range(name: str) -> str:
 def _default(field: Any) -> str:
     if field.is_required() or field.default is None:
         return ""
-    # As it would be set.
+    # As an operator would set it.
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 
 

@@ -1,4 +1,4 @@
-"""Work in threads of its own."""
+"""Tests of work in daemon threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Held:
-    """Something that the work holds when it fails."""
+    """An object that the work refers to when it fails."""
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def no_collector() -> Iterator[None]:
 def in_a_daemon(work: Callable[[], None]) -> Future[None]:
     daemon = Daemon("test")
     future = daemon.run(work)
-    # The second piece ends after the thread has left the first.
+    # When the second piece ends, the thread has left the first.
     daemon.run(bool).result()
     return future
 

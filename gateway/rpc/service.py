@@ -372,8 +372,8 @@ async def _wait(watcher: Watcher[JobState], until: float) -> JobState:
     while not isinstance(update := await watcher.next(until), NoChange):
         if update.last:
             return update.state
-    if watcher.loop.state is not None:
-        return watcher.loop.state
+    if watcher.latest is not None:
+        return watcher.latest
     if update.last_failure is None:
         raise NoStateYet("the time of the wait was over before the job could be read; call again")
     # A refusal that did not end the wait is not certain.

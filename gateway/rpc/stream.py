@@ -147,7 +147,7 @@ class EventStream:
             update = await watcher.next(self._last_write + self._silence)
             if isinstance(update, NoChange):
                 failure = "" if update.last_failure is None else mapping_for(update.last_failure).reason
-                await self._write(heartbeat_event(self.uid, update, watcher.loop.state, self._token, failure))
+                await self._write(heartbeat_event(self.uid, update, watcher.latest, self._token, failure))
             else:
                 since = watcher.since
                 await self._send(update.state, update.skipped, last=update.last)

@@ -14,12 +14,12 @@ from gateway.auth.authorities import client_context
 from gateway.auth.certificates import Certificates
 from gateway.auth.gateway_token import GatewayToken
 from gateway.clock import SystemClock, Timeout
-from gateway.limits.admission import Admission, draining_error
+from gateway.limits.admission import Admission, AdmissionLimits, draining_error
 from gateway.limits.fair_budget import FairBudget
 from gateway.limits.rate_limiter import RateLimiter
 from gateway.limits.response_memory import ResponseMemory
 from gateway.rpc import one_message
-from gateway.rpc.codec.events import JobState, same_state
+from gateway.rpc.codec.events import JobState
 from gateway.rpc.handler import HandlerFactory
 from gateway.rpc.service import JobService
 from gateway.rpc.tracing import NoopTracer
@@ -59,12 +59,14 @@ class Gateway:
         self._clock = clock
         self._admission = Admission(
             clock,
-            max_calls=settings.max_calls,
-            max_watches=settings.max_watches,
-            max_calls_per_credential=settings.max_calls_per_credential,
-            max_watches_per_credential=settings.max_watches_per_credential,
-            calls_per_second=settings.calls_per_second,
-            large_requests_bytes=defaults.LARGE_REQUESTS_BYTES,
+            AdmissionLimits(
+                max_calls=settings.max_calls,
+                max_watches=settings.max_watches,
+                max_calls_per_credential=settings.max_calls_per_credential,
+                max_watches_per_credential=settings.max_watches_per_credential,
+                calls_per_second=settings.calls_per_second,
+                large_requests_bytes=defaults.LARGE_REQUESTS_BYTES,
+            ),
         )
         metrics = Metrics()
         methods = metrics.methods(
@@ -76,9 +78,6 @@ class Gateway:
         self._rest = _rest_client(settings, budget, metrics, UnknownStatuses(metrics.unknown_status))
         sent_jobs = InMemorySentJobs(clock)
         policy = PollPolicy(
-            same=same_state,
-            is_last=lambda state: state.job.done,
-            size=lambda state: state.size,
             schedule=PollSchedule(settings.poll_interval_min_seconds, settings.poll_interval_max_seconds),
             outage_seconds=settings.poll_outage_seconds,
             rate_limiter=RateLimiter(clock, settings.polls_per_second),
@@ -107,8 +106,8 @@ class Gateway:
 
     def _levels(self, metrics: Metrics, budget: FairBudget, submitter: Submitter) -> None:
         level = metrics.level
-        level("jobgateway_loops", "Poll loops running.", self._hub.__len__)
-        level("jobgateway_watchers", "Watchers of the poll loops.", lambda: self._hub.watching)
+        level("jobgateway_loops", "Poll loops running.", lambda: self._hub.loop_count)
+        level("jobgateway_watchers", "Watchers of the poll loops.", lambda: self._hub.watcher_count)
         level("jobgateway_submissions_in_flight", "Submissions in flight.", submitter.__len__)
         level(
             "jobgateway_large_answers_reserved_bytes",
@@ -192,7 +191,7 @@ class Gateway:
     async def _drain(self, deadline: float, *, last_third: float) -> None:
         if await self._admission.wait_idle(last_third):
             return
-        _log.info("ending watches", watches=self._hub.watching, calls=self._admission.in_flight)
+        _log.info("ending watches", watches=self._hub.watcher_count, calls=self._admission.in_flight)
         slices = asyncio.create_task(self._hub.end_watchers(draining_error, deadline))
         all_left = await self._admission.wait_idle(deadline)
         slices.cancel()

@@ -18,10 +18,10 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 from gateway.auth import reloading as gateway_files
 from gateway.errors import ConfigError
 from gateway.server.gateway import JOB_SERVICE
-from tests.support.certificates import Authority, Certificate, Mounted, locked
-from tests.support.gateways import BEARER, running, tls_channel
-from tests.support.stuck import Stuck
-from tests.support.upstream import ScriptedUpstream, answer
+from tests.support.certificates import Authority, Certificate, MountedSecret, with_other_key, with_password
+from tests.support.gateways import BEARER, GET_JOB, running, tls_channel
+from tests.support.stuck_file import StuckFile
+from tests.support.upstream import DONE, RUNNING, ScriptedUpstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,15 +33,7 @@ if TYPE_CHECKING:
     Logged = list[dict[str, Any]]
 
 CERT, KEY, CA = (f"JOBGATEWAY_TLS_{name}_FILE" for name in ("CERT", "KEY", "CLIENT_CA"))
-GET_JOB = pb.GetJobRequest(uid=42)
-RUNNING = answer(200, {"uid": 42, "status": "running"})
-DONE = answer(200, {"uid": 42, "status": "success", "result": {}})
 LAST_WEEK = datetime.now(UTC) - timedelta(days=7)
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority()
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +42,11 @@ def foreign() -> Authority:
     return Authority()
 
 
-@pytest.fixture
-def mounted(tmp_path: Path, authority: Authority) -> Mounted:
-    """The files of a gateway that knows the authority."""
-    files = Mounted(tmp_path)
-    files.put(authority.server(), authority.pem)
-    return files
-
-
-def tls(upstream: ScriptedUpstream, files: Mounted) -> AbstractAsyncContextManager[Gateway]:
+def tls(upstream: ScriptedUpstream, files: MountedSecret) -> AbstractAsyncContextManager[Gateway]:
     return running(upstream.url, tls_cert_file=files.cert, tls_key_file=files.key)
 
 
-def mtls(upstream: ScriptedUpstream, files: Mounted) -> AbstractAsyncContextManager[Gateway]:
+def mtls(upstream: ScriptedUpstream, files: MountedSecret) -> AbstractAsyncContextManager[Gateway]:
     return running(upstream.url, tls_cert_file=files.cert, tls_key_file=files.key, tls_client_ca_file=files.ca)
 
 
@@ -89,7 +73,7 @@ def lines(logged: Logged, event: str) -> Logged:
 
 
 async def test_a_call_over_tls_and_no_call_without_it(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, logged: Logged
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, logged: Logged
 ) -> None:
     upstream.script.append(RUNNING)
     async with tls(upstream, mounted) as gateway:
@@ -107,7 +91,7 @@ async def test_a_call_over_tls_and_no_call_without_it(
 
 
 async def test_certificates_change_under_an_open_watch_which_goes_on(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, logged: Logged
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, logged: Logged
 ) -> None:
     upstream.script.append(RUNNING)
     async with tls(upstream, mounted) as gateway, tls_channel(gateway, authority.pem) as channel:
@@ -135,10 +119,6 @@ def half_a_key(good: Certificate) -> Certificate:
     return Certificate(good.chain, good.key[: len(good.key) // 2])
 
 
-def mismatched(good: Certificate) -> Certificate:
-    return Certificate(good.chain, Authority().server().key)
-
-
 def emptied(good: Certificate) -> Certificate:
     return Certificate(b"", good.key)
 
@@ -147,15 +127,15 @@ BROKEN: dict[Callable[[Certificate], Certificate], str] = {
     half_written: f"{CERT}: .* has no usable certificate; name a PEM file",
     emptied: f"{CERT}: .* has no usable certificate; name a PEM file",
     half_a_key: f"{KEY}: .* is not a usable private key .*; name a PEM file without a password",
-    locked: f"{KEY}: .* is not a usable private key .*; name a PEM file without a password",
-    mismatched: f"{KEY}: .* does not belong to the certificate in {CERT}; replace both files together",
+    with_password: f"{KEY}: .* is not a usable private key .*; name a PEM file without a password",
+    with_other_key: f"{KEY}: .* does not belong to the certificate in {CERT}; replace both files together",
 }
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda each: each.__name__)
 async def test_a_broken_pair_keeps_the_last_good_one_and_says_so_once(
     upstream: ScriptedUpstream,
-    mounted: Mounted,
+    mounted: MountedSecret,
     authority: Authority,
     logged: Logged,
     broken: Callable[[Certificate], Certificate],
@@ -175,7 +155,7 @@ async def test_a_broken_pair_keeps_the_last_good_one_and_says_so_once(
 
 
 async def test_a_pair_that_has_gone_keeps_the_last_good_one(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, logged: Logged
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, logged: Logged
 ) -> None:
     first = authority.server()
     mounted.put(first)
@@ -192,7 +172,7 @@ async def test_a_pair_that_has_gone_keeps_the_last_good_one(
 
 async def test_a_certificate_that_hangs_holds_up_no_connection(
     upstream: ScriptedUpstream,
-    mounted: Mounted,
+    mounted: MountedSecret,
     authority: Authority,
     logged: Logged,
     monkeypatch: pytest.MonkeyPatch,
@@ -201,7 +181,7 @@ async def test_a_certificate_that_hangs_holds_up_no_connection(
     mounted.put(first)
     async with tls(upstream, mounted) as gateway:
         monkeypatch.setattr(gateway_files, "READ_SECONDS", 0.5)
-        stuck = Stuck(mounted.key, monkeypatch)
+        stuck = StuckFile(mounted.key, monkeypatch)
         shown = await asyncio.gather(*(shown_by(gateway) for _ in range(3)))
         monkeypatch.setattr(gateway_files, "READ_SECONDS", 3600.0)
         # While the volume hangs, only the first ones wait.
@@ -218,7 +198,10 @@ async def test_a_certificate_that_hangs_holds_up_no_connection(
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda each: each.__name__)
 async def test_a_broken_pair_stops_the_start(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, broken: Callable[[Certificate], Certificate]
+    upstream: ScriptedUpstream,
+    mounted: MountedSecret,
+    authority: Authority,
+    broken: Callable[[Certificate], Certificate],
 ) -> None:
     mounted.put(broken(authority.server()))
     with pytest.raises(ConfigError, match=BROKEN[broken]):
@@ -227,14 +210,16 @@ async def test_a_broken_pair_stops_the_start(
 
 
 @pytest.mark.parametrize("ca", [b"", b"-----BEGIN CERTIFICATE-----\n", b"no certificate"])
-async def test_a_broken_client_ca_stops_the_start(upstream: ScriptedUpstream, mounted: Mounted, ca: bytes) -> None:
+async def test_a_broken_client_ca_stops_the_start(
+    upstream: ScriptedUpstream, mounted: MountedSecret, ca: bytes
+) -> None:
     mounted.put(Authority().server(), ca)
     with pytest.raises(ConfigError, match=f"{CA}: .* has no usable certificate"):
         async with mtls(upstream, mounted):
             pass
 
 
-async def test_a_missing_file_stops_the_start(upstream: ScriptedUpstream, mounted: Mounted) -> None:
+async def test_a_missing_file_stops_the_start(upstream: ScriptedUpstream, mounted: MountedSecret) -> None:
     mounted.cert.unlink()
     with pytest.raises(ConfigError, match=f"^{CERT}: .*tls.crt cannot be read .No such file or directory.; check"):
         async with tls(upstream, mounted):
@@ -242,7 +227,7 @@ async def test_a_missing_file_stops_the_start(upstream: ScriptedUpstream, mounte
 
 
 async def test_an_expired_certificate_is_used_and_logged(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, logged: Logged
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, logged: Logged
 ) -> None:
     expired = authority.server(not_before=LAST_WEEK - timedelta(days=1), not_after=LAST_WEEK)
     mounted.put(expired)
@@ -273,7 +258,7 @@ def connected(
 @pytest.mark.parametrize("mutual", [True, False], ids=["client certificate", "none"])
 async def test_no_session_is_resumed_under_client_authentication(
     upstream: ScriptedUpstream,
-    mounted: Mounted,
+    mounted: MountedSecret,
     authority: Authority,
     tmp_path: Path,
     version: ssl.TLSVersion,
@@ -294,7 +279,7 @@ async def test_no_session_is_resumed_under_client_authentication(
 
 
 async def test_an_expired_client_certificate_is_refused(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority
 ) -> None:
     expired = authority.client("late", not_after=LAST_WEEK)
     async with mtls(upstream, mounted) as gateway, tls_channel(gateway, authority.pem, expired) as channel:
@@ -307,7 +292,7 @@ async def test_an_expired_client_certificate_is_refused(
 
 
 async def test_a_client_certificate_of_the_authority_is_required(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, foreign: Authority
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, foreign: Authority
 ) -> None:
     async with mtls(upstream, mounted) as gateway:
         for certificate in (None, foreign.client("mallory")):
@@ -319,7 +304,7 @@ async def test_a_client_certificate_of_the_authority_is_required(
 
 
 async def test_the_authority_of_clients_changes_too(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, foreign: Authority
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, foreign: Authority
 ) -> None:
     upstream.script.append(RUNNING)
     async with mtls(upstream, mounted) as gateway:
@@ -345,7 +330,7 @@ async def test_the_authority_of_clients_changes_too(
 )
 async def test_who_the_caller_is_stands_in_the_log_line(
     upstream: ScriptedUpstream,
-    mounted: Mounted,
+    mounted: MountedSecret,
     authority: Authority,
     logged: Logged,
     subject: str,
@@ -365,7 +350,7 @@ async def test_who_the_caller_is_stands_in_the_log_line(
 
 
 async def test_a_long_name_is_cut_in_the_log(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, logged: Logged
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, logged: Logged
 ) -> None:
     upstream.script.append(RUNNING)
     name = "spiffe://mesh.example/" + "x" * 2000
@@ -376,7 +361,7 @@ async def test_a_long_name_is_cut_in_the_log(
     assert line["peer"] == name[:256]
 
 
-async def test_health_works_over_tls(upstream: ScriptedUpstream, mounted: Mounted, authority: Authority) -> None:
+async def test_health_works_over_tls(upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority) -> None:
     certificate = authority.client("prober")
     async with mtls(upstream, mounted) as gateway, tls_channel(gateway, authority.pem, certificate) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)

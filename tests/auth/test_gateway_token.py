@@ -16,10 +16,10 @@ from gateway.auth import reloading
 from gateway.auth.credential import Credential
 from gateway.auth.gateway_token import GatewayToken
 from gateway.errors import ConfigError
-from tests.support.certificates import Authority, Mounted
-from tests.support.gateways import BEARER, TOKEN, Failure, running, stub, tls_channel
-from tests.support.stuck import Stuck
-from tests.support.upstream import Connection, ScriptedUpstream, answer
+from tests.support.certificates import Authority, MountedSecret
+from tests.support.gateways import BEARER, GET_JOB, TOKEN, expect_error, running, stub, tls_channel
+from tests.support.stuck_file import StuckFile
+from tests.support.upstream import DONE, RUNNING, Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -32,10 +32,7 @@ if TYPE_CHECKING:
 
 OLD, NEW, NEWER = "vktrpat_the-old-token", "vktrpat_the-new-token", "vktrpat_the-newer-token"
 SETTING = "JOBGATEWAY_UPSTREAM_TOKEN_FILE"
-GET_JOB = pb.GetJobRequest(uid=42)
 SEND_JOB = pb.SendJobRequest(workspace_id="1", entity_id=7)
-RUNNING = answer(200, {"uid": 42, "status": "running"})
-DONE = answer(200, {"uid": 42, "status": "success", "result": {}})
 
 
 @pytest.fixture
@@ -103,9 +100,8 @@ async def test_an_invalid_token_is_rejected_and_not_replaced(
     upstream: ScriptedUpstream, file: Path, authorization: str
 ) -> None:
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await jobs.GetJob(GET_JOB, metadata=(("authorization", authorization),))
-    assert Failure(raised.value).reason == "CREDENTIAL_INVALID"
+        failure = await expect_error(jobs.GetJob(GET_JOB, metadata=(("authorization", authorization),)))
+    assert failure.reason == "CREDENTIAL_INVALID"
     assert upstream.seen == []
 
 
@@ -125,7 +121,7 @@ async def test_request_ids_belong_to_the_callers_identity(
     upstream: ScriptedUpstream, file: Path, tmp_path: Path
 ) -> None:
     authority = Authority()
-    files = Mounted(tmp_path)
+    files = MountedSecret(tmp_path)
     files.put(authority.server(), authority.pem)
     upstream.on("POST", "/workspaces/1/entities/7/jobs/", *(answer(201, {"uid": uid}) for uid in (1, 2, 3)))
     request = pb.SendJobRequest(workspace_id="1", entity_id=7, request_id="the-same")
@@ -180,9 +176,7 @@ async def test_a_401_is_final_without_a_new_valid_token(upstream: ScriptedUpstre
     upstream.script.append(accepts)
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
         for tokens in ([OLD], [OLD, OLD, NEW]):
-            with pytest.raises(grpc.aio.AioRpcError) as raised:
-                await jobs.GetJob(GET_JOB)
-            failure = Failure(raised.value)
+            failure = await expect_error(jobs.GetJob(GET_JOB))
             assert failure.reason == "UPSTREAM_UNAUTHENTICATED"
             assert "no such token: Bearer [redacted]" in failure.message
             assert used(upstream) == tokens
@@ -260,7 +254,7 @@ async def test_a_token_file_that_hangs_holds_up_no_call(
     monkeypatch.setattr(reloading, "READ_SECONDS", 0.5)
     upstream.script.append(RUNNING)
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
-        stuck = Stuck(file, monkeypatch)
+        stuck = StuckFile(file, monkeypatch)
         await asyncio.gather(jobs.GetJob(GET_JOB), jobs.GetJob(GET_JOB, metadata=BEARER))
         assert sorted(used(upstream)) == sorted([OLD, TOKEN])
         # While the volume hangs, only the first one waits.

@@ -12,7 +12,7 @@ import structlog
 from gateway.auth import reloading
 from gateway.auth.reloading import InvalidFile, ReloadingFiles
 from gateway.errors import ConfigError
-from tests.support.stuck import Stuck
+from tests.support.stuck_file import StuckFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -169,7 +169,7 @@ async def test_a_file_that_hangs_delays_one_reader_and_no_loop(
 ) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
     before = readers()
-    stuck = Stuck(pair.files["OTHER"], monkeypatch)
+    stuck = StuckFile(pair.files["OTHER"], monkeypatch)
     pair.put("b", "b")
     monkeypatch.setattr(reloading, "READ_SECONDS", 0.5)
     ticks = itertools.count()
@@ -203,7 +203,7 @@ async def tick(ticks: Iterator[int]) -> None:
 
 
 def test_files_that_hang_at_the_start_are_named(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck = Stuck(pair.files["OTHER"], monkeypatch)
+    stuck = StuckFile(pair.files["OTHER"], monkeypatch)
     monkeypatch.setattr(reloading, "START_SECONDS", 0.5)
     with pytest.raises(ConfigError) as raised:
         ReloadingFiles(pair.files, pair.make)

@@ -20,7 +20,8 @@ from gateway.rpc.call import MAX_DEADLINE_SECONDS, Call
 from gateway.rpc.handler import HandlerFactory
 from gateway.rpc.tracing import NoopTracer
 from gateway.telemetry.metrics import Metrics
-from tests.support.gateways import BEARER, TOKEN, Failure
+from tests.support.admission import limits
+from tests.support.gateways import BEARER, TOKEN, expect_error, read_all
 from tests.support.paths import ROOT
 from tests.support.raw import raw_call
 from tests.support.upstream import Connection, ScriptedUpstream, answer
@@ -64,7 +65,7 @@ class Served:
 
 @asynccontextmanager
 async def served(method: Method, *, name: str = "GetJob", streaming: bool = False) -> AsyncIterator[Served]:
-    admission = Admission(SystemClock(), max_calls=1, max_watches=1)
+    admission = Admission(SystemClock(), limits())
     handler_factory = HandlerFactory(
         admission, SystemClock(), Metrics().methods("s", [(name, streaming)]), NoopTracer()
     )
@@ -78,16 +79,6 @@ async def served(method: Method, *, name: str = "GetJob", streaming: bool = Fals
     async with grpc.aio.insecure_channel(address) as channel:
         yield Served(handler_factory, admission, address, channel)
     await server.stop(None)
-
-
-async def failed(call: Any) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await call
-    return Failure(raised.value)
-
-
-async def read_all(stream: Any) -> list[bytes]:
-    return [event async for event in stream]
 
 
 def the_line(logged: list[dict[str, Any]]) -> dict[str, Any]:
@@ -125,7 +116,7 @@ async def test_a_defect_ends_with_a_status_that_says_nothing_of_it(
         raise ZeroDivisionError(f"inner secrets, and Bearer {TOKEN}")
 
     async with served(method, streaming=streaming) as server:
-        failure = await failed(read_all(server.stream()) if streaming else server.unary())
+        failure = await expect_error(read_all(server.stream()) if streaming else server.unary())
         assert server.admission.in_flight == 0
     assert failure.code is grpc.StatusCode.INTERNAL
     assert failure.reason == "GATEWAY_DEFECT"
@@ -143,7 +134,7 @@ async def test_an_error_of_the_table_is_no_defect(logged: list[dict[str, Any]]) 
         raise RequestTooLarge("it is too large") from ValueError("the cause")
 
     async with served(method) as server:
-        failure = await failed(server.unary())
+        failure = await expect_error(server.unary())
     assert failure.reason == "REQUEST_TOO_LARGE"
     line = the_line(logged)
     assert (line["log_level"], line["reason"], line["message"]) == ("info", "REQUEST_TOO_LARGE", "it is too large")
@@ -165,7 +156,7 @@ async def _await_cancelled(_: Any, __: Call) -> bytes:
 @pytest.mark.parametrize("method", [_raise_cancelled, _await_cancelled])
 async def test_a_cancellation_from_within_becomes_a_status_and_no_hang(method: Method, *, streaming: bool) -> None:
     async with served(method, streaming=streaming) as server:
-        failure = await failed(read_all(server.stream()) if streaming else server.unary())
+        failure = await expect_error(read_all(server.stream()) if streaming else server.unary())
     assert (failure.code, failure.reason) == (grpc.StatusCode.INTERNAL, "GATEWAY_DEFECT")
 
 
@@ -316,7 +307,7 @@ async def test_a_call_that_this_process_ends_says_whether_to_call_again(
 
     async with served(method, name=name, streaming=streaming) as server:
         call = server.stream() if streaming else server.unary()
-        task = asyncio.ensure_future(failed(read_all(call) if streaming else call))
+        task = asyncio.ensure_future(expect_error(read_all(call) if streaming else call))
         await waiting.began.wait()
         server.handler_factory.end_calls()
         failure = await task
@@ -338,7 +329,7 @@ async def test_a_stream_that_waits_for_a_slow_consumer_ends_too() -> None:
         stream = server.stream()
         await written.wait()
         server.handler_factory.end_calls()
-        failure = await failed(read_all(stream))
+        failure = await expect_error(read_all(stream))
     assert failure.reason == "DRAINING"
 
 
@@ -362,7 +353,7 @@ async def test_a_stream_that_is_just_beginning_ends_too() -> None:
         await asyncio.Event().wait()
 
     async with served(method, streaming=True) as server:
-        failure = await failed(read_all(server.stream()))
+        failure = await expect_error(read_all(server.stream()))
     assert failure.reason == "DRAINING"
 
 
@@ -419,7 +410,7 @@ async def test_what_the_upstream_wrote_is_for_the_caller_and_not_for_the_log(
     jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.script.append(answer(400, {"field": ["a text of the upstream"]}))
-    failure = await failed(jobs.GetJob(REQUEST, metadata=BEARER))
+    failure = await expect_error(jobs.GetJob(REQUEST, metadata=BEARER))
     assert "a text of the upstream" in failure.message
     line = the_line(logged)
     assert (line["reason"], line["http_status"]) == ("UPSTREAM_BAD_REQUEST", 400)
@@ -429,7 +420,7 @@ async def test_what_the_upstream_wrote_is_for_the_caller_and_not_for_the_log(
 async def test_a_call_that_is_refused_for_its_credential_is_logged_with_its_request_id(
     jobs: rpc.JobServiceAsyncStub, logged: list[dict[str, Any]]
 ) -> None:
-    await failed(jobs.GetJob(REQUEST, metadata=(("x-request-id", "id-1"),)))
+    await expect_error(jobs.GetJob(REQUEST, metadata=(("x-request-id", "id-1"),)))
     line = the_line(logged)
     assert (line["x-request-id"], line["reason"]) == ("id-1", "CREDENTIAL_INVALID")
 
@@ -496,7 +487,7 @@ async def test_a_gateway_error_itself_is_a_defect_that_is_logged() -> None:
 
     with structlog.testing.capture_logs() as logged:
         async with served(method) as server:
-            failure = await failed(server.unary())
+            failure = await expect_error(server.unary())
     assert failure.reason == "GATEWAY_DEFECT"
     assert "a part that should not fail" in logged[0]["exception"]
 

@@ -11,17 +11,16 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
-from tests.support.gateways import TOKEN, running
+from tests.support.gateways import SEND, TOKEN, running
 from tests.support.raw import raw_call
 from tests.support.upstream import answer
 
 if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
-    from tests.support.raw import RawAnswer
+    from tests.support.raw import RawResponse
     from tests.support.upstream import ScriptedUpstream
 
 TEST_SECONDS = 10.0
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 WITH_ID = pb.SendJobRequest(workspace_id="1", entity_id=7, request_id="an-id")
 DONE = answer(200, {"uid": 42, "status": "success"})
 
@@ -48,7 +47,7 @@ FIRST_ATTEMPTS = [
 ]
 
 
-async def call(gateway: Gateway, method: str, message: bytes, metadata: list[tuple[bytes, bytes]]) -> RawAnswer:
+async def call(gateway: Gateway, method: str, message: bytes, metadata: list[tuple[bytes, bytes]]) -> RawResponse:
     path = f"/jobgateway.v1.JobService/{method}"
     bearer = (b"authorization", b"Bearer " + TOKEN.encode())
     async with (

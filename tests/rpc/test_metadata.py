@@ -10,8 +10,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 
-from tests.support.raw import RawAnswer, raw_call
-from tests.support.upstream import answer
+from tests.support.raw import RawResponse, raw_call
+from tests.support.upstream import RUNNING, answer
 
 if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
@@ -20,20 +20,19 @@ if TYPE_CHECKING:
 TOKEN = b"vktrpat_0123456789"
 AUTHORIZATION = (b"authorization", b"Bearer " + TOKEN)
 GET_JOB = pb.GetJobRequest(uid=42).SerializeToString()
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success"})
 
 
-async def ask(gateway: Gateway, method: str, message: bytes, *metadata: tuple[bytes, bytes]) -> RawAnswer:
+async def ask(gateway: Gateway, method: str, message: bytes, *metadata: tuple[bytes, bytes]) -> RawResponse:
     async with raw_call(gateway.address, f"/jobgateway.v1.JobService/{method}", message, metadata) as call:
         return await call.end()
 
 
-async def get_job(gateway: Gateway, *metadata: tuple[bytes, bytes]) -> RawAnswer:
+async def get_job(gateway: Gateway, *metadata: tuple[bytes, bytes]) -> RawResponse:
     return await ask(gateway, "GetJob", GET_JOB, *metadata)
 
 
-def reason(got: RawAnswer) -> str:
+def reason(got: RawResponse) -> str:
     padded = got.headers["grpc-status-details-bin"] + "=" * (-len(got.headers["grpc-status-details-bin"]) % 4)
     status = status_pb2.Status.FromString(base64.b64decode(padded))
     info = error_details_pb2.ErrorInfo()

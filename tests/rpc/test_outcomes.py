@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
-from tests.support.gateways import BEARER, Failure, running, stub
-from tests.support.upstream import Connection, answer
+from tests.support.gateways import BEARER, SEND, Failure, expect_error, running, stub
+from tests.support.upstream import Connection, answer, hang
 
 if TYPE_CHECKING:
     from jobgateway.v1 import job_service_pb2_grpc as rpc
@@ -34,10 +33,6 @@ async def reset(connection: Connection) -> None:
 async def half_a_body(connection: Connection) -> None:
     await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + JOB)
     connection.writer.close()
-
-
-async def hang(connection: Connection) -> None:
-    await connection.gone()
 
 
 REPLIES: dict[str, Any] = {
@@ -137,8 +132,6 @@ CANCELS = {name: row for name, row in READS.items() if row[1] != "UPSTREAM_MALFO
 
 FINAL = {"400", "401", "403", "404", "409", "410", "413", "418", "422"}
 
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
-
 
 async def call(jobs: rpc.JobServiceAsyncStub, method: str) -> None:
     match method:
@@ -166,9 +159,7 @@ async def failure_of(upstream: ScriptedUpstream, method: str, name: str, **setti
     if name == "refused":
         await upstream.stop()
     async with running(upstream.url, **short, **settings) as gateway, stub(gateway) as jobs:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(jobs, method)
-    return Failure(caught.value)
+        return await expect_error(call(jobs, method))
 
 
 def assert_is(failure: Failure, expected: tuple[StatusCode, str], name: str) -> None:
@@ -213,10 +204,7 @@ async def test_watches_end_in_an_outage_after_anything_else(upstream: ScriptedUp
             upstream.on("GET", f"/jobs/{uid}/", REPLIES[name])
             # A credential of its own, because a 429 holds back all polls of its credential.
             token = [("authorization", f"Bearer token-{uid}")]
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                async for _ in jobs.WatchJob(pb.WatchJobRequest(uid=uid), metadata=token):
-                    pass
-            return Failure(caught.value)
+            return await expect_error(jobs.WatchJob(pb.WatchJobRequest(uid=uid), metadata=token))
 
         failures = await asyncio.gather(*(failure_of_watch(uid, name) for uid, name in enumerate(names, 1)))
     for uid, (name, failure) in enumerate(zip(names, failures, strict=True), 1):
@@ -235,9 +223,8 @@ async def test_waits(upstream: ScriptedUpstream, name: str) -> None:
     if name == "refused":
         await upstream.stop()
     async with running(upstream.url, poll_outage_seconds=60) as gateway, stub(gateway) as jobs:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(jobs, "WaitJob")
-    assert_is(Failure(caught.value), READS[name], name)
+        failure = await expect_error(call(jobs, "WaitJob"))
+    assert_is(failure, READS[name], name)
 
 
 @pytest.mark.parametrize("name", SUBMITS)

@@ -15,8 +15,8 @@ from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.watch import refusals
-from tests.support.gateways import BEARER, Failure, running, stub
-from tests.support.upstream import Connection, answer
+from tests.support.gateways import BEARER, SEND, expect_error, running, stub
+from tests.support.upstream import JOBS, Connection, answer
 
 if TYPE_CHECKING:
     from jobgateway.v1 import job_service_pb2_grpc as rpc
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
     from tests.support.upstream import ScriptedUpstream
 
-JOBS = "/workspaces/1/entities/7/jobs/"
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 BOB = (("authorization", "Bearer the-token-of-bob"),)
 
 
@@ -53,12 +51,6 @@ async def read(call: Any) -> list[pb.JobEvent]:
         events.append(event)
     assert await call.code() is StatusCode.OK
     return events
-
-
-async def failure(call: Any) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await read(call)
-    return Failure(caught.value)
 
 
 def percentages(events: list[pb.JobEvent]) -> list[float]:
@@ -145,7 +137,7 @@ async def test_what_one_credential_reads_is_never_shown_to_another(
     upstream.on("GET", "/jobs/42/", by_token)
     ann = watch(jobs)
     assert percentages([await ann.read()]) == [50]
-    failed = await failure(watch(jobs, metadata=BOB))
+    failed = await expect_error(watch(jobs, metadata=BOB))
     assert failed.code is StatusCode.NOT_FOUND
     ann.cancel()
 
@@ -171,7 +163,7 @@ async def test_the_polling_stops_with_the_last_watcher(gateway: Gateway, upstrea
         release.set()
         await sent.wait()
         # Meanwhile another job is polled many times.
-        await failure(jobs.WatchJob(pb.WatchJobRequest(uid=43), metadata=BEARER))
+        await expect_error(jobs.WatchJob(pb.WatchJobRequest(uid=43), metadata=BEARER))
     assert [seen.path for seen in upstream.seen].count("/api/jobs/42/") == 3
 
 
@@ -197,7 +189,7 @@ async def test_heartbeat_intervals_outside_their_range_are_refused(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, interval: Duration
 ) -> None:
     for call in (watch(jobs, heartbeat_interval=interval), run(jobs, heartbeat_interval=interval)):
-        failed = await failure(call)
+        failed = await expect_error(call)
         assert (failed.code, list(failed.violations)) == (StatusCode.INVALID_ARGUMENT, ["heartbeat_interval"])
     assert upstream.seen == []
 
@@ -299,7 +291,7 @@ async def test_chunks_of_another_result_start_again(upstream: ScriptedUpstream, 
 async def test_what_is_no_token_is_refused(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, token: str
 ) -> None:
-    failed = await failure(watch(jobs, resume_token=token))
+    failed = await expect_error(watch(jobs, resume_token=token))
     assert (failed.code, list(failed.violations)) == (StatusCode.INVALID_ARGUMENT, ["resume_token"])
     assert upstream.seen == []
 
@@ -307,7 +299,7 @@ async def test_what_is_no_token_is_refused(
 async def test_the_token_of_another_job_is_refused(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
     upstream.on("GET", "/jobs/42/", success())
     token = (await read(watch(jobs)))[-1].resume_token
-    failed = await failure(jobs.WatchJob(pb.WatchJobRequest(uid=43, resume_token=token), metadata=BEARER))
+    failed = await expect_error(jobs.WatchJob(pb.WatchJobRequest(uid=43, resume_token=token), metadata=BEARER))
     assert (failed.code, list(failed.violations)) == (StatusCode.INVALID_ARGUMENT, ["resume_token"])
 
 
@@ -317,7 +309,7 @@ async def test_a_failure_after_a_state_ends_the_stream_with_its_own_status(
     upstream.on("GET", "/jobs/42/", at(10), answer(401, {"detail": "expired"}))
     call = watch(jobs)
     await call.read()
-    failed = await failure(call)
+    failed = await expect_error(call)
     assert (failed.code, failed.metadata["uid"]) == (StatusCode.UNAUTHENTICATED, "42")
 
 
@@ -373,12 +365,12 @@ async def test_errors_of_a_run_name_the_job_once_there_is_one(
     upstream.on("GET", "/jobs/42/", answer(403, {"detail": "no"}))
     call = run(jobs)
     await call.read()
-    failed = await failure(call)
+    failed = await expect_error(call)
     assert (failed.code, failed.metadata["uid"]) == (StatusCode.PERMISSION_DENIED, "42")
 
 
 async def test_a_run_needs_its_request(jobs: rpc.JobServiceAsyncStub) -> None:
-    failed = await failure(jobs.RunJob(pb.RunJobRequest(), metadata=BEARER))
+    failed = await expect_error(jobs.RunJob(pb.RunJobRequest(), metadata=BEARER))
     assert (failed.code, list(failed.violations)) == (StatusCode.INVALID_ARGUMENT, ["request"])
 
 
@@ -442,7 +434,7 @@ async def test_an_end_that_the_gateway_makes_cancels_nothing(upstream: ScriptedU
         call = run(jobs, cancel_on_disconnect=True)
         await call.read()
         await gateway.stop(grace=0)
-        failed = await failure(call)
+        failed = await expect_error(call)
     assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "DRAINING")
     assert upstream.requests("DELETE") == []
 
@@ -452,7 +444,7 @@ async def test_an_error_cancels_nothing(upstream: ScriptedUpstream, monkeypatch:
     upstream.on("POST", JOBS, answer(201, {"uid": 42}))
     upstream.on("GET", "/jobs/42/", at(10), answer(403, {"detail": "no"}))
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
-        failed = await failure(run(jobs, cancel_on_disconnect=True))
+        failed = await expect_error(run(jobs, cancel_on_disconnect=True))
     assert failed.code is StatusCode.PERMISSION_DENIED
     assert upstream.requests("DELETE") == []
 
@@ -464,11 +456,9 @@ async def test_a_drain_ends_what_is_left_over_with_a_wait_and_a_token(upstream: 
         tokens = [(await call.read()).resume_token for call in calls]
         waiter = asyncio.ensure_future(jobs.WaitJob(pb.WaitJobRequest(uid=42), metadata=BEARER))
         stopping = asyncio.ensure_future(gateway.stop(grace=0.6))
-        failures = [await failure(call) for call in calls]
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await waiter
+        failures = [await expect_error(call) for call in calls]
+        failures.append(await expect_error(waiter))
         await stopping
-    failures.append(Failure(caught.value))
     assert all(tokens)
     assert {(failed.code, failed.reason) for failed in failures} == {(StatusCode.UNAVAILABLE, "DRAINING")}
     waits = [failed.retry.retry_delay.ToMilliseconds() for failed in failures]

@@ -27,19 +27,17 @@ from gateway.config import Settings
 from gateway.server import health
 from gateway.server.defaults import OPTIONS
 from gateway.server.gateway import Gateway
-from tests.support.certificates import Authority, Mounted
-from tests.support.gateways import BEARER, TOKEN, Failure, running, stub
+from tests.support.certificates import Authority, MountedSecret
+from tests.support.gateways import BEARER, GET_JOB, TOKEN, Failure, expect_error, running, stub
 from tests.support.paths import ROOT
 from tests.support.raw import raw_call
-from tests.support.upstream import Connection, ScriptedUpstream, answer
+from tests.support.upstream import RUNNING, Connection, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
 JOB_SERVICE_NAME = "jobgateway.v1.JobService"
 PATIENT = 20.0
-GET_JOB = pb.GetJobRequest(uid=42)
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -54,16 +52,6 @@ class Held:
     async def __call__(self, connection: Connection) -> None:
         await self.go.wait()
         await connection.send(self.reply)
-
-
-async def hang(connection: Connection) -> None:
-    await connection.gone()
-
-
-async def failed(call: Any) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await call
-    return Failure(raised.value)
 
 
 async def read_all(stream: Any, events: list[pb.JobEvent]) -> None:
@@ -160,14 +148,14 @@ async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstr
             events: list[pb.JobEvent] = []
             stream = jobs.WatchJob(pb.WatchJobRequest(uid=43), metadata=BEARER)
             events.append(await stream.read())  # type: ignore[arg-type] # no end yet
-            watch = asyncio.create_task(failed(read_all(stream, events)))
+            watch = asyncio.create_task(expect_error(read_all(stream, events)))
             await upstream.wait_for(2)
 
             server.signal(number)
             assert (await watched.read()).status == NOT_SERVING
             asked = await checked.Check(health_pb2.HealthCheckRequest(service=JOB_SERVICE_NAME))
             assert asked.status == NOT_SERVING
-            refused = await failed(jobs.GetJob(GET_JOB, metadata=BEARER))
+            refused = await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER))
             assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
             held.go.set()
             assert (await unary).uid == 42
@@ -315,10 +303,10 @@ async def test_a_resolver_that_hangs_delays_no_exit(upstream: ScriptedUpstream) 
             watch = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
             assert server.process.stdout is not None
             assert await server.process.stdout.readline() == b"hangs\n"
-            refused = await failed(jobs.GetJob(GET_JOB, metadata=BEARER))
+            refused = await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER))
             assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE")
             server.signal(signal.SIGTERM)
-            assert (await failed(read_all(watch, []))).reason == "DRAINING"
+            assert (await expect_error(watch)).reason == "DRAINING"
         async with asyncio.timeout(PATIENT):
             assert await server.end() == 0
 
@@ -451,7 +439,7 @@ gateway.server.process.Gateway = Hanging
 async def test_handshakes_that_fail_leave_no_line_of_grpcs_own_in_the_log(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    authority, files = Authority(), Mounted(tmp_path)
+    authority, files = Authority(), MountedSecret(tmp_path)
     files.put(authority.server())
     async with process(upstream, tls_cert_file=str(files.cert), tls_key_file=str(files.key)) as server:
         host, _, port = (await server.logged("serving"))["address"].rpartition(":")
@@ -561,8 +549,8 @@ async def test_a_submission_that_outlasts_the_grace_has_an_unknown_outcome_and_i
     upstream.script.append(hang)
     request = pb.SendJobRequest(workspace_id="1", entity_id=7)
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
-        send = asyncio.create_task(failed(jobs.SendJob(request, metadata=BEARER)))
-        run = asyncio.create_task(failed(read_all(jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER), [])))
+        send = asyncio.create_task(expect_error(jobs.SendJob(request, metadata=BEARER)))
+        run = asyncio.create_task(expect_error(jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER)))
         await upstream.wait_for(2)
         await gateway.stop(grace=grace)
         for failure in (await send, await run):
@@ -578,9 +566,9 @@ async def test_calls_that_outlast_the_grace_are_sent_elsewhere(upstream: Scripte
         calls = [
             jobs.GetJob(GET_JOB, metadata=BEARER),
             jobs.WaitJob(pb.WaitJobRequest(uid=43), metadata=BEARER),
-            read_all(jobs.WatchJob(pb.WatchJobRequest(uid=44), metadata=BEARER), []),
+            jobs.WatchJob(pb.WatchJobRequest(uid=44), metadata=BEARER),
         ]
-        failures = [asyncio.create_task(failed(call)) for call in calls]
+        failures = [asyncio.create_task(expect_error(call)) for call in calls]
         await upstream.wait_for(3)
         await gateway.stop(grace=grace)
         for failure in await asyncio.gather(*failures):
@@ -598,7 +586,7 @@ async def test_a_drain_cancels_no_job_of_a_caller_who_asked_for_it_on_disconnect
         assert isinstance(first, pb.JobEvent)
         await upstream.wait_for(2)
         await gateway.stop(grace=0)
-        failure = await failed(read_all(stream, []))
+        failure = await expect_error(stream)
     assert failure.reason == "DRAINING"
     assert failure.metadata["uid"] == "42"
     assert upstream.requests("DELETE") == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -21,11 +21,11 @@ from gateway.telemetry.metrics import (
     UPSTREAM_METHODS,
     Metrics,
 )
-from tests.support.gateways import BEARER, running, stub
+from tests.support.gateways import BEARER, SEND, expect_error, read_all, running, stub
 from tests.support.paths import ROOT
 from tests.support.raw import free_port, raw_call
 from tests.support.scraping import scrape
-from tests.support.upstream import Connection, answer
+from tests.support.upstream import RUNNING, Connection, answer
 
 if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
@@ -33,19 +33,8 @@ if TYPE_CHECKING:
 
 DOCS = ROOT / "docs" / "reference" / "metrics.md"
 JOB_SERVICE_NAME = "jobgateway.v1.JobService"
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success", "result": {"a": 1}, "completed_at": 1})
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 POST = ("POST", "/workspaces/1/entities/7/jobs/")
-
-
-async def read_all(stream: Any) -> list[pb.JobEvent]:
-    return [event async for event in stream]
-
-
-async def refused(call: Any) -> None:
-    with pytest.raises(grpc.aio.AioRpcError):
-        await call
 
 
 class Gate:
@@ -66,8 +55,8 @@ async def test_a_call_is_counted_by_method_and_code(gateway: Gateway, upstream: 
     get = {"grpc_type": "unary", "grpc_service": JOB_SERVICE_NAME, "grpc_method": "GetJob"}
     async with stub(gateway) as jobs:
         job = await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
-        await refused(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
-        await refused(jobs.GetJob(pb.GetJobRequest(uid=42)))
+        await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+        await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42)))
         call = jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
         await upstream.wait_for(3)
         got = await scrape(gateway)
@@ -129,7 +118,7 @@ async def test_polls_that_fail_are_counted_by_their_reason(gateway: Gateway, ups
 
     upstream.script.extend([answer(503, {}), answer(200, raw=b"no json"), reset, reset, answer(403, {})])
     async with stub(gateway) as jobs:
-        await refused(read_all(jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)))
+        await expect_error(read_all(jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)))
     got = await scrape(gateway)
     reasons = ("UPSTREAM_UNAVAILABLE", "UPSTREAM_MALFORMED", "UPSTREAM_CONNECTION_LOST", "UPSTREAM_PERMISSION_DENIED")
     assert {reason: got("jobgateway_polls_total", outcome=reason) for reason in reasons} == dict.fromkeys(reasons, 1)
@@ -144,13 +133,13 @@ async def test_submissions_are_counted_by_their_outcome(gateway: Gateway, upstre
     upstream.on(*POST, answer(201, {"uid": 42}), answer(500, {}), answer(400, {}), gate)
     async with stub(gateway) as jobs:
         await jobs.SendJob(SEND, metadata=BEARER)
-        await refused(jobs.SendJob(SEND, metadata=BEARER))
-        await refused(jobs.SendJob(SEND, metadata=BEARER))
+        await expect_error(jobs.SendJob(SEND, metadata=BEARER))
+        await expect_error(jobs.SendJob(SEND, metadata=BEARER))
         once = pb.SendJobRequest(workspace_id="1", entity_id=7, request_id="once")
         call = jobs.SendJob(once, metadata=BEARER)
         await upstream.wait_for(4)
         other = pb.SendJobRequest(workspace_id="2", entity_id=7, request_id="once")
-        await refused(jobs.SendJob(other, metadata=BEARER))
+        await expect_error(jobs.SendJob(other, metadata=BEARER))
         assert (await scrape(gateway))("jobgateway_submissions_in_flight") == 1
         gate.open.set()
         await call
@@ -166,7 +155,7 @@ async def test_a_submission_that_is_one_too_many_is_counted_as_such(upstream: Sc
     upstream.on(*POST, answer(201, {"uid": 42}))
     async with running(upstream.url, submissions_per_second=0.1) as gateway, stub(gateway) as jobs:
         await jobs.SendJob(SEND, metadata=BEARER)
-        await refused(jobs.SendJob(SEND, metadata=BEARER))
+        await expect_error(jobs.SendJob(SEND, metadata=BEARER))
         got = await scrape(gateway)
     assert got("jobgateway_submissions_total", outcome="LIMIT_REACHED") == 1
     assert got("grpc_server_handled_total", grpc_code="ResourceExhausted") == 1
@@ -174,7 +163,7 @@ async def test_a_submission_that_is_one_too_many_is_counted_as_such(upstream: Sc
 
 async def test_an_upstream_that_is_down_shows() -> None:
     async with running(f"http://127.0.0.1:{free_port()}") as gateway, stub(gateway) as jobs:
-        await refused(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
+        await expect_error(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
         got = await scrape(gateway)
     assert got("jobgateway_upstream_request_seconds_count", method="DELETE", status_class="none") == 1
 

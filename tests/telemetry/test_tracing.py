@@ -17,10 +17,10 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway.errors import ConfigError
 from gateway.rpc.tracing import NoopTracer
 from gateway.telemetry.tracing import from_environment
-from tests.support.collector import Collector
-from tests.support.gateways import BEARER, TOKEN, running, stub
+from tests.support.collector import TraceCollector
+from tests.support.gateways import BEARER, SEND, TOKEN, read_all, running, stub
 from tests.support.raw import free_port
-from tests.support.upstream import Connection, answer
+from tests.support.upstream import RUNNING, Connection, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 JOB_SERVICE_NAME = "jobgateway.v1.JobService"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success", "result": {"a": 1}, "completed_at": 1})
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 POST = ("POST", "/workspaces/1/entities/7/jobs/")
 SERVER, CLIENT = 2, 3
 UNSET, ERROR = 0, 2
@@ -49,9 +47,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.fixture
-async def collector(environment: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+async def collector(environment: pytest.MonkeyPatch) -> AsyncIterator[TraceCollector]:
     """A collector that the environment names."""
-    server = Collector()
+    server = TraceCollector()
     await server.start()
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url)
     yield server
@@ -66,10 +64,6 @@ async def traced(upstream: ScriptedUpstream) -> AsyncIterator[Gateway]:
         await gateway.wait_idle()
 
 
-async def read_all(stream: Any) -> list[pb.JobEvent]:
-    return [event async for event in stream]
-
-
 def parents(upstream: ScriptedUpstream, method: str) -> list[tuple[str, str, bool]]:
     """Trace and parent of the upstream requests of a method, and whether they are sampled."""
     found = [request.headers["traceparent"].split("-") for request in upstream.requests(method)]
@@ -77,7 +71,7 @@ def parents(upstream: ScriptedUpstream, method: str) -> list[tuple[str, str, boo
 
 
 async def test_a_call_continues_its_callers_trace_to_the_upstream(
-    collector: Collector, upstream: ScriptedUpstream
+    collector: TraceCollector, upstream: ScriptedUpstream
 ) -> None:
     upstream.script.append(RUNNING)
     async with traced(upstream) as gateway, stub(gateway) as jobs:
@@ -96,7 +90,7 @@ async def test_a_call_continues_its_callers_trace_to_the_upstream(
 
 
 async def test_without_a_callers_trace_one_begins_here(
-    collector: Collector, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
+    collector: TraceCollector, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.script.append(RUNNING)
     async with traced(upstream) as gateway, stub(gateway) as jobs:
@@ -108,7 +102,7 @@ async def test_without_a_callers_trace_one_begins_here(
     assert [line["trace_id"] for line in logged if line["event"] == "call"] == [one.trace, other.trace]
 
 
-async def test_a_submission_has_a_span_within_its_call(collector: Collector, upstream: ScriptedUpstream) -> None:
+async def test_a_submission_has_a_span_within_its_call(collector: TraceCollector, upstream: ScriptedUpstream) -> None:
     upstream.on(*POST, answer(201, {"uid": 42}))
     async with traced(upstream) as gateway, stub(gateway) as jobs:
         await jobs.SendJob(SEND, metadata=(*BEARER, ("traceparent", SAMPLED)))
@@ -118,7 +112,7 @@ async def test_a_submission_has_a_span_within_its_call(collector: Collector, ups
 
 
 async def test_each_poll_has_a_trace_of_its_own_that_links_to_the_watch(
-    collector: Collector, upstream: ScriptedUpstream
+    collector: TraceCollector, upstream: ScriptedUpstream
 ) -> None:
     upstream.script.extend([RUNNING, answer(503, {"detail": "secret text"}), DONE])
     async with traced(upstream) as gateway, stub(gateway) as jobs:
@@ -139,7 +133,7 @@ async def test_each_poll_has_a_trace_of_its_own_that_links_to_the_watch(
 
 
 async def test_a_poll_that_is_given_up_ends_its_span_without_a_fault(
-    collector: Collector, upstream: ScriptedUpstream
+    collector: TraceCollector, upstream: ScriptedUpstream
 ) -> None:
     async def hang(connection: Connection) -> None:
         await connection.gone()
@@ -159,7 +153,7 @@ async def test_a_poll_that_is_given_up_ends_its_span_without_a_fault(
     [(404, 5, "UPSTREAM_NOT_FOUND", UNSET), (503, 14, "UPSTREAM_UNAVAILABLE", ERROR)],
 )
 async def test_a_span_ends_with_the_status_of_its_call(
-    collector: Collector, upstream: ScriptedUpstream, status: int, code: int, reason: str, fault: int
+    collector: TraceCollector, upstream: ScriptedUpstream, status: int, code: int, reason: str, fault: int
 ) -> None:
     upstream.script.append(answer(status, {"detail": f"a text with {TOKEN}"}))
     async with traced(upstream) as gateway, stub(gateway) as jobs:
@@ -174,7 +168,7 @@ async def test_a_span_ends_with_the_status_of_its_call(
 
 
 async def test_a_call_whose_caller_does_not_sample_is_not_recorded_nor_are_its_polls(
-    collector: Collector, upstream: ScriptedUpstream
+    collector: TraceCollector, upstream: ScriptedUpstream
 ) -> None:
     upstream.on(*POST, answer(201, {"uid": 42}))
     upstream.script.append(DONE)
@@ -186,7 +180,7 @@ async def test_a_call_whose_caller_does_not_sample_is_not_recorded_nor_are_its_p
 
 
 async def test_a_trace_that_begins_here_and_is_not_recorded_goes_on_upstream(
-    collector: Collector,
+    collector: TraceCollector,
     upstream: ScriptedUpstream,
     environment: pytest.MonkeyPatch,
     logged: list[dict[str, Any]],
@@ -208,7 +202,7 @@ async def test_a_trace_that_begins_here_and_is_not_recorded_goes_on_upstream(
 
 
 async def test_a_ratio_decides_by_the_traces_id(
-    collector: Collector,
+    collector: TraceCollector,
     upstream: ScriptedUpstream,
     environment: pytest.MonkeyPatch,
     logged: list[dict[str, Any]],
@@ -231,7 +225,7 @@ async def test_a_ratio_decides_by_the_traces_id(
 
 
 async def test_the_sdks_own_variables_hold(
-    collector: Collector, upstream: ScriptedUpstream, environment: pytest.MonkeyPatch
+    collector: TraceCollector, upstream: ScriptedUpstream, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
     environment.setenv("OTEL_SERVICE_NAME", "my-gateway")
@@ -246,7 +240,7 @@ async def test_the_sdks_own_variables_hold(
     assert ("x-tenant", "seven") in [(each.key, each.value) for each in collector.metadata[0]]
 
 
-async def test_its_name_is_jobgateway_unless_it_is_said(collector: Collector, upstream: ScriptedUpstream) -> None:
+async def test_its_name_is_jobgateway_unless_it_is_said(collector: TraceCollector, upstream: ScriptedUpstream) -> None:
     upstream.script.append(RUNNING)
     async with traced(upstream) as gateway, stub(gateway) as jobs:
         await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
@@ -255,7 +249,7 @@ async def test_its_name_is_jobgateway_unless_it_is_said(collector: Collector, up
 
 
 async def test_a_collector_that_refuses_costs_two_lines_of_the_log_however_often(
-    collector: Collector,
+    collector: TraceCollector,
     upstream: ScriptedUpstream,
     environment: pytest.MonkeyPatch,
     logged: list[dict[str, Any]],

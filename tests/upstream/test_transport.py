@@ -27,7 +27,7 @@ from gateway.upstream import RestClient, memory
 from gateway.upstream.transport import MAX_ERROR_BODY_BYTES
 from tests.support.raw import free_port, self_signed, tcp_server
 from tests.support.transports import PATIENT, PatientTransport
-from tests.support.upstream import Connection, ScriptedUpstream, answer
+from tests.support.upstream import Connection, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -69,10 +69,6 @@ async def failure(exchange: Awaitable[object]) -> UpstreamError:
         async with asyncio.timeout(TEST_SECONDS):
             await exchange
     return raised.value
-
-
-async def hang(connection: Connection) -> None:
-    await connection.gone()
 
 
 def then(*pieces: bytes, end: Callable[[Connection], Any] = lambda _: None) -> Callable[[Connection], Awaitable[None]]:

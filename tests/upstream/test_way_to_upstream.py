@@ -18,9 +18,9 @@ from grpc.aio import AioRpcError
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.upstream import aiohttp_transport, resolver
-from tests.support.gateways import BEARER, TOKEN, Failure, running, stub
+from tests.support.gateways import BEARER, SEND, TOKEN, expect_error, running, stub
 from tests.support.raw import free_port, tcp_server
-from tests.support.upstream import answer
+from tests.support.upstream import RUNNING, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,20 +29,12 @@ if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
     from tests.support.upstream import ScriptedUpstream
 
-RUNNING = answer(200, {"uid": 42, "status": "running"})
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
 
 async def read(gateway: Gateway) -> pb.Job:
     async with stub(gateway) as jobs:
         return await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
-
-
-async def failed(call: Any) -> Failure:
-    with pytest.raises(AioRpcError) as raised:
-        await call
-    return Failure(raised.value)
 
 
 # The proxy
@@ -156,7 +148,7 @@ async def test_a_proxy_that_was_named_is_asked_for_a_plain_upstream(proxy: Proxy
 async def test_a_rejected_tunnel_counts_as_not_sent(secure: Secure, proxy: Proxy, status: bytes) -> None:
     proxy.reply = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
     async with running(secure.url, upstream_proxy_url=proxy.url) as gateway, stub(gateway) as jobs:
-        failure = await failed(jobs.SendJob(SEND, metadata=BEARER))
+        failure = await expect_error(jobs.SendJob(SEND, metadata=BEARER))
     assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE")
     assert secure.heads == []
 
@@ -164,7 +156,7 @@ async def test_a_rejected_tunnel_counts_as_not_sent(secure: Secure, proxy: Proxy
 async def test_a_proxy_that_is_not_there_leads_nowhere(secure: Secure) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     async with running(secure.url, upstream_proxy_url=url) as gateway, stub(gateway) as jobs:
-        failure = await failed(jobs.SendJob(SEND, metadata=BEARER))
+        failure = await expect_error(jobs.SendJob(SEND, metadata=BEARER))
     assert failure.reason == "UPSTREAM_UNREACHABLE"
     assert secure.heads == [], "not past it"
 
@@ -250,10 +242,10 @@ async def test_a_hanging_resolver_takes_few_threads(
     quick = {"upstream_timeout_seconds": 0.1}
     async with running(f"http://{NAME}:{upstream.port}/api", **quick) as gateway, stub(gateway) as jobs:
         for _ in range(5):
-            failure = await failed(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+            failure = await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
             assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE")
         assert [each.name for each in threading.enumerate()].count("resolve") == 3
-        failure = await failed(jobs.SendJob(SEND, metadata=BEARER))
+        failure = await expect_error(jobs.SendJob(SEND, metadata=BEARER))
         assert failure.reason == "UPSTREAM_UNREACHABLE"
         assert upstream.seen == []
         # Other work in threads continues.

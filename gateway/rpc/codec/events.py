@@ -64,6 +64,15 @@ class JobState:
         return write_token(ResumePoint(self.job.uid, self.digest)) if self.job.uid else ""
 
     @property
+    def is_last(self) -> bool:
+        """Whether the job has ended, so that no other state follows."""
+        return self.job.done
+
+    def equals(self, other: JobState) -> bool:
+        """Return whether a watcher could not tell the two states apart."""
+        return self.digest == other.digest
+
+    @property
     def size(self) -> int:
         """About what it may come to hold, in bytes: the result, and what it is encoded to for the formats."""
         result = 0 if self.job.result is None else len(self.job.result)
@@ -116,11 +125,6 @@ class JobState:
         # Its error is nobody's to read where all who waited have left.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
-
-
-def same_state(one: JobState, other: JobState) -> bool:
-    """Whether two states are equal to a watcher."""
-    return one.digest == other.digest
 
 
 def encode_job(job: Job, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> EncodedJob:
