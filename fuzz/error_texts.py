@@ -1,6 +1,6 @@
-"""Whatever text an error holds: one line, details that are read back, all of it below 8 KB.
+"""An error with any text becomes one line and readable details, together below 8 KB.
 
-Input: which error, an HTTP status, how often the text is repeated, and texts between line feeds.
+Input: the kind of error, an HTTP status, how often the text is repeated, and texts between line feeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ UID = 2**63 - 1
 
 
 def check(data: bytes) -> None:
-    """Ends a call with one error."""
+    """End a call with one error."""
     if len(data) < 4:
         return
     kind, status, times = data[0], 400 + data[1], 1 + data[2] % 16 * (data[3] % 2)
@@ -38,7 +38,7 @@ def check(data: bytes) -> None:
 
 
 def _text(data: bytes) -> str:
-    # JSON gives lone surrogates too.
+    # JSON can contain lone surrogates too.
     return data.decode("utf-8", "surrogateescape")
 
 

@@ -1,4 +1,4 @@
-"""What the upstream may answer to GET, POST and DELETE: a job that can be sent on, or an error of the table.
+"""Any response of the upstream to GET, POST and DELETE becomes a job that can be sent, or an error of the table.
 
 Input: the method, the HTTP status (two bytes), a `Retry-After` up to a line feed, and the body.
 """
@@ -36,13 +36,13 @@ JOB = SendJob(workspace_id="1", entity_id=7)
 
 
 class Canned:
-    """Stands in for a `Transport`, without its sockets."""
+    """A `Transport` without sockets."""
 
-    answer = http_response(200, b"")
+    response = http_response(200)
 
     async def request(self, *_: object, **__: object) -> HttpResponse:
-        """The answer, at once."""
-        return self.answer
+        """Return the response immediately."""
+        return self.response
 
 
 _canned: Any = Canned()
@@ -57,12 +57,12 @@ _rest = RestClient(
 
 
 def check(data: bytes) -> None:
-    """Reads one answer as each method would."""
+    """Read one response as each method does."""
     if len(data) < 3:
         return
     method, status = ["GET", "POST", "DELETE"][data[0] % 3], 200 + int.from_bytes(data[1:3], "big") % 400
     retry_after, _, body = data[3:].partition(b"\n")
-    _canned.answer = http_response(status, body, retry_after=retry_after.decode("latin-1") or None)
+    _canned.response = http_response(status, body, retry_after=retry_after.decode("latin-1") or None)
     try:
         job = _outcome(method)
     except UpstreamError as error:
@@ -83,7 +83,7 @@ def _outcome(method: str) -> Job | None:
 
 
 def _run(coroutine: Coroutine[Any, Any, Returned]) -> Returned:
-    # Nothing in it waits for anything.
+    # The coroutine never waits.
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -132,7 +132,7 @@ def _check_job(job: Job, body: bytes, *, sent: bool, status: int) -> None:
 
 
 def _strict(body: bytes) -> Any:
-    """The value of JSON that nobody disputes, or None."""
+    """Return the value of strict JSON, or None."""
     try:
         return json.loads(body.decode(), parse_constant=_refuse, parse_int=_small, parse_float=str)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
 """Rules of strict JSON (RFC 8259), shared by all readers of JSON in the gateway.
 
-Python's reader accepts more than RFC 8259 allows: NaN, repeated keys, lone surrogates. These parts reject it, or
-replace it, so that each reader states what it accepts.
+Python's reader also accepts NaN, repeated keys and lone surrogates. These functions reject or replace them, and each
+reader of the gateway chooses the ones that it needs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OTHER_ENCODINGS = (
     (b"\0{", "UTF-16"),
 )
 
-# A double holds each decimal number of up to 15 digits exactly enough to be written as the same digits again.
+# A double keeps all digits of a decimal number with up to 15 of them.
 DIGITS_OF_A_DOUBLE = 15
 
 _TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
@@ -42,7 +42,7 @@ _SURROGATES = re.compile(
 
 
 def check_json(raw: bytes) -> None:
-    """Check that `raw` is one JSON value in UTF-8, which all readers read as the same value.
+    """Check that `raw` is one JSON value in UTF-8, with the same meaning to all readers.
 
     Raises:
         ValueError: `raw` is empty, not UTF-8 or not JSON; an object has a key twice, so that readers may take
@@ -84,7 +84,7 @@ def reject_constant(name: str) -> NoReturn:
 
 
 def has_few_digits(number: str) -> bool:
-    """Return whether a double holds the JSON number exactly: up to 15 characters and no exponent."""
+    """Return whether a double keeps all digits of the JSON `number`: up to 15 characters and no exponent."""
     return len(number) <= DIGITS_OF_A_DOUBLE and "e" not in number and "E" not in number
 
 

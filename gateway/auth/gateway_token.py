@@ -1,4 +1,4 @@
-"""The gateway token, for callers without their own: read from a file that may change at any time."""
+"""The gateway token, used by callers without a token. Its file may change at any time."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class _GatewayCredential(Credential):
 
 
 def _read(contents: Mapping[str, bytes]) -> str:
-    # A line end is what editors and `echo` add.
+    # Editors and `echo` add a line end.
     text = contents[TOKEN_FILE].decode("latin-1").rstrip("\r\n")
     if not text:
         raise InvalidFile(TOKEN_FILE, "the file is empty; write one token into it")

@@ -61,7 +61,7 @@ class ReloadingFiles(Generic[T]):
         self._make = make
         # The contents that were read last, or why they could not be read. An equal time or size proves nothing.
         self._seen: Mapping[str, bytes] | str | None = None
-        # The variable and path that are read now, for messages.
+        # The variable and path that are read now, as the subject of messages.
         self._reading = describe(files)
         self._lock = threading.Lock()
         self._waiting: Future[None] | None = None

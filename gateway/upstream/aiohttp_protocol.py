@@ -1,4 +1,4 @@
-"""One connection to the upstream: it checks, limits and paces what arrives.
+"""One connection to the upstream: it checks, limits and paces the bytes that arrive.
 
 aiohttp has no public hooks for this, so its protocol is extended here
 (docs/internals/decisions/0003-extend-aiohttps-connector.md).
@@ -128,7 +128,7 @@ class UpstreamProtocol(ResponseHandler):
             return True
 
     async def awaits_response(self) -> bool:
-        """Let the loop read what has arrived, and return whether the response has not started yet."""
+        """Let the loop read waiting input, and return True unless the response has started."""
         for _ in range(READ_ITERATIONS):
             await asyncio.sleep(0)
             if self.response_started or self.transport is None or not self._has_input():
@@ -357,7 +357,7 @@ class UpstreamProtocol(ResponseHandler):
         self._loss = (exc,)
 
     def close(self) -> None:
-        """Close the connection, and drop what has not been parsed (overrides aiohttp)."""
+        """Close the connection, and drop unparsed bytes (overrides aiohttp)."""
         self._cancel_pause()
         if self._loss is not None:
             super().connection_lost(*self._loss)

@@ -74,7 +74,7 @@ class _Writer(AbstractStreamWriter):
 
     async def write(self, chunk: bytes | bytearray | memoryview) -> None:
         # If the upstream has closed the connection, a write fails, and a response that has arrived is lost. So read
-        # first what has arrived, and write little at a time.
+        # arrived bytes first, and write little at a time.
         for start in range(0, len(chunk), WRITE_BYTES):
             if self._started and not await self._protocol.awaits_response():
                 return

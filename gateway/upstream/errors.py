@@ -64,7 +64,7 @@ def read_error(response: HttpResponse, now: float, redact: Callable[[str], str])
 
     Args:
         response: the response, of which at most 64 KiB are read.
-        now: in seconds since the epoch, for dates in `Retry-After`.
+        now: in seconds since the epoch, to read dates in `Retry-After`.
         redact: removes the credential from a text, in case the upstream echoes it.
     """
     status = response.status

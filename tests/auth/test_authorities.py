@@ -1,4 +1,4 @@
-"""Whom an https upstream has to be signed by."""
+"""The authorities that an https upstream is verified with."""
 
 from __future__ import annotations
 

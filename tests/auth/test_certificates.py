@@ -1,4 +1,4 @@
-"""TLS of the listener over real sockets: rotation, refusals, and who the caller is."""
+"""TLS of the gRPC port over real sockets: rotation, rejections, and the identity of the client."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def mtls(upstream: ScriptedUpstream, files: MountedSecret) -> AbstractAsyncConte
 
 
 async def shown_by(gateway: Gateway) -> bytes:
-    """The certificate that a new handshake gets, in DER."""
+    """Return the certificate that a new handshake gets, in DER."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -185,7 +185,7 @@ async def test_a_certificate_that_hangs_holds_up_no_connection(
         stuck = StuckFile(mounted.key, monkeypatch)
         shown = await asyncio.gather(*(shown_by(gateway) for _ in range(3)))
         monkeypatch.setattr(gateway_files, "READ_SECONDS", 3600.0)
-        # The first ones have waited for all.
+        # While the volume hangs, only the first ones wait.
         shown += await asyncio.gather(*(shown_by(gateway) for _ in range(3)))
         assert shown == [leaf(first)] * 6
         mounted.put(second)
@@ -244,13 +244,13 @@ async def test_an_expired_certificate_is_used_and_logged(
 def connected(
     address: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None
 ) -> tuple[ssl.SSLSession | None, bool]:
-    """Connect once; return the session that the server gave, and whether the one of before was resumed."""
+    """Connect once, and return the new session, and whether the previous one was resumed."""
     host, _, port = address.rpartition(":")
     with (
         socket.create_connection((host, int(port))) as plain,
         context.wrap_socket(plain, server_hostname="localhost", session=session) as connection,
     ):
-        # The server's settings come after its session tickets.
+        # The server's settings arrive after its session tickets.
         assert connection.recv(1)
         return connection.session, bool(connection.session_reused)
 
@@ -275,7 +275,7 @@ async def test_no_session_is_resumed_under_client_authentication(
     async with (mtls if mutual else tls)(upstream, mounted) as gateway:
         session, _ = await asyncio.to_thread(connected, gateway.address, context)
         resumed = [(await asyncio.to_thread(connected, gateway.address, context, session))[1] for _ in range(3)]
-    # One that is resumed shows no certificate, so that neither its end nor its authority would be looked at.
+    # A resumed session shows no certificate, so neither expiry nor authority would be checked.
     assert resumed == [not mutual] * 3
 
 
@@ -289,10 +289,10 @@ async def test_an_expired_client_certificate_is_refused(
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-# Who the caller is
+# The identity of the client
 
 
-async def test_a_client_without_a_certificate_of_the_authority_is_refused(
+async def test_a_client_certificate_of_the_authority_is_required(
     upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, foreign: Authority
 ) -> None:
     async with mtls(upstream, mounted) as gateway:
@@ -362,9 +362,7 @@ async def test_a_long_name_is_cut_in_the_log(
     assert line["peer"] == name[: 256 - len(CUT_MARK)] + CUT_MARK
 
 
-async def test_health_is_told_over_tls_to_those_who_ask_and_those_who_watch(
-    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority
-) -> None:
+async def test_health_works_over_tls(upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority) -> None:
     certificate = authority.client("prober")
     async with mtls(upstream, mounted) as gateway, tls_channel(gateway, authority.pem, certificate) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)

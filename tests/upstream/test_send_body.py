@@ -1,4 +1,4 @@
-"""The POST of a job: its body, and the path that is asked for."""
+"""The POST of a job: its body and its path."""
 
 import json
 import time
@@ -36,7 +36,7 @@ def test_what_is_unset_is_not_sent() -> None:
     assert _body(_request()) == {}
 
 
-def test_everything_that_is_set_is_sent_and_neither_the_path_nor_what_is_the_gateways_own() -> None:
+def test_all_fields_except_path_and_gateway_fields_are_sent() -> None:
     request = _request(
         poll_result=False,
         method_name="m",
@@ -119,7 +119,7 @@ WORKSPACES = [
 ]
 
 
-async def test_whatever_the_workspace_holds_is_one_segment_of_the_path_that_is_asked_for(
+async def test_any_workspace_is_one_segment_of_the_path(
     upstream: ScriptedUpstream,
 ) -> None:
     transport = PatientTransport()
