@@ -29,6 +29,10 @@ class WorkerPool:
         """Run `work` in one of the threads. It continues if the awaiting task is cancelled."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
+    def close(self) -> None:
+        """Let the threads end. Work that was accepted is still done; new work raises `RuntimeError`."""
+        self._pool.shutdown(wait=False)
+
 
 class Daemon:
     """A thread that runs one piece of work after the other. The process does not wait for it when it exits.
@@ -115,9 +119,3 @@ def _wake_from_thread(loop: asyncio.AbstractEventLoop, woken: asyncio.Future[Non
     # The event loop may have been closed while the work hung.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(_wake, woken)
-
-
-# Two pools, so that many large requests do not delay responses. Both are small, because Python runs one thread at a
-# time, so more threads would take time from the event loop.
-REQUEST_WORKERS = WorkerPool("requests", 1)
-RESPONSE_WORKERS = WorkerPool("answers", 3)

@@ -199,8 +199,8 @@ MUTATIONS = [
         "8",
         "an error page of a proxy is a refusal",
         ERRORS,
-        "self.transient = meant_to_pass or not from_api",
-        "self.transient = meant_to_pass",
+        "self.transient = repeatable or not from_api",
+        "self.transient = repeatable",
     ),
     Mutation(
         "8",

@@ -14,6 +14,7 @@ from gateway.submit.attempts import post_until_sent
 from gateway.submit.lease import Lease
 from gateway.submit.records import MAX_REMEMBERED_TEXT, OWNER_LOST, Claim, IdempotencyRecord, Outcome, without_result
 from gateway.submit.submission import SubmissionResult
+from gateway.text import cut
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -94,7 +95,7 @@ class OncePerId:
         try:
             sent = await post_until_sent(self._clock, post_while_claimed, submission)
         except SubmitOutcomeUnknown as error:
-            text = str(error)[:MAX_REMEMBERED_TEXT]
+            text = cut(str(error), MAX_REMEMBERED_TEXT)
             await self._settle(claim, lease, submission, Outcome(unknown=text, http_status=error.http_status))
             raise
         except (UpstreamError, StateUnavailable):

@@ -9,8 +9,9 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway.models import ForgottenResult, Job, JobError, JobStatus
+from gateway.text import cut
 
-# The most characters that are kept of a text, because records live for 25 hours.
+# The most bytes that are kept of a text, because records live for 25 hours.
 MAX_REMEMBERED_TEXT = 1_000
 
 
@@ -129,10 +130,10 @@ def without_result(job: Job) -> Job:
     """Return a job without everything that can be large."""
     return replace(
         job,
-        status_text=job.status_text[:MAX_REMEMBERED_TEXT],
+        status_text=cut(job.status_text, MAX_REMEMBERED_TEXT),
         kind="",
         progress=None,
-        error=job.error and JobError(message=job.error.message[:MAX_REMEMBERED_TEXT]),
+        error=job.error and JobError(message=cut(job.error.message, MAX_REMEMBERED_TEXT)),
         log_download_url="",
         result=None,
         forgotten_result=job.result and ForgottenResult(len(job.result), job.result.sha256),

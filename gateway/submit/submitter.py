@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from gateway.errors import GatewayError, LimitReached, UpstreamError
+from gateway.errors import GatewayError, InternalError, LimitReached, UpstreamError
 from gateway.limits.fair_budget import FairBudget
 from gateway.limits.rate_limiter import RateLimiter, limit_reached
 from gateway.submit.attempts import post_until_sent
@@ -138,7 +138,7 @@ class Submitter:
             return
         # To look at the error of a submission whose callers left keeps asyncio from logging it as a defect.
         error = submission.task.exception()
-        self._observer.submitted(error if error is None or isinstance(error, GatewayError) else GatewayError())
+        self._observer.submitted(error if error is None or isinstance(error, GatewayError) else InternalError())
 
     def _refused(self, error: GatewayError) -> GatewayError:
         self._observer.submitted(error)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic
 
 from gateway.clock import Timeout
-from gateway.errors import GatewayError, UpstreamError, UpstreamTimeout
+from gateway.errors import GatewayError, InternalError, UpstreamError, UpstreamTimeout
 from gateway.watch.outage import Outage
 from gateway.watch.overdue import OverdueCheck
 from gateway.watch.presence import Presence, Waiter
@@ -161,11 +161,11 @@ class PollLoop(Generic[S]):
                 # Raised again, it would be kept by the task, with frames that hold this loop, which holds the task.
                 return
             # The loop was not stopped, but something below it was cancelled.
-            self._end(GatewayError("the poll was cancelled internally"))
+            self._end(InternalError("the poll was cancelled internally"))
         except GatewayError as error:
             self._end(error)
         except Exception as error:  # noqa: BLE001 - all watchers get it as the cause
-            defect = GatewayError("the poll failed unexpectedly")
+            defect = InternalError("the poll failed unexpectedly")
             defect.__cause__ = error
             self._end(defect)
 

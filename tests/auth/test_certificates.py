@@ -1,4 +1,4 @@
-"""TLS of the listener over real sockets: rotation, refusals, and who the caller is."""
+"""TLS of the gRPC port over real sockets: rotation, rejections, and the identity of the client."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 from gateway.auth import reloading as gateway_files
 from gateway.errors import ConfigError
 from gateway.server.gateway import JOB_SERVICE
+from gateway.text import CUT_MARK
 from tests.support.certificates import Authority, Certificate, MountedSecret, with_other_key, with_password
 from tests.support.gateways import BEARER, GET_JOB, running, tls_channel
 from tests.support.stuck_file import StuckFile
@@ -51,7 +52,7 @@ def mtls(upstream: ScriptedUpstream, files: MountedSecret) -> AbstractAsyncConte
 
 
 async def shown_by(gateway: Gateway) -> bytes:
-    """The certificate that a new handshake gets, in DER."""
+    """Return the certificate that a new handshake gets, in DER."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -107,8 +108,8 @@ async def test_certificates_change_under_an_open_watch_which_goes_on(
         assert isinstance(last, pb.JobEvent)
         assert last.job.done
         assert await watch.read() is grpc.aio.EOF
-    assert len(lines(logged, "files changed")) == 3
-    assert [line["expires"][-3:] for line in lines(logged, "certificate in use")] == ["GMT"] * 4
+    assert len(lines(logged, "files.reloaded")) == 3
+    assert [line["expires"][-3:] for line in lines(logged, "certificate.loaded")] == ["GMT"] * 4
 
 
 def half_written(good: Certificate) -> Certificate:
@@ -124,11 +125,11 @@ def emptied(good: Certificate) -> Certificate:
 
 
 BROKEN: dict[Callable[[Certificate], Certificate], str] = {
-    half_written: f"{CERT}: .* holds no certificate in PEM that can be read",
-    emptied: f"{CERT}: .* holds no certificate in PEM that can be read",
-    half_a_key: f"{KEY}: .* is no private key, in PEM without a password,",
-    with_password: f"{KEY}: .* is no private key, in PEM without a password,",
-    with_other_key: f"{KEY}: the key does not belong to the certificate of {CERT}",
+    half_written: f"{CERT}: .* has no usable certificate; name a PEM file",
+    emptied: f"{CERT}: .* has no usable certificate; name a PEM file",
+    half_a_key: f"{KEY}: .* is not a usable private key .*; name a PEM file without a password",
+    with_password: f"{KEY}: .* is not a usable private key .*; name a PEM file without a password",
+    with_other_key: f"{KEY}: .* does not belong to the certificate in {CERT}; replace both files together",
 }
 
 
@@ -146,12 +147,12 @@ async def test_a_broken_pair_keeps_the_last_good_one_and_says_so_once(
         mounted.put(broken(second))
         for _ in range(3):
             assert await shown_by(gateway) == leaf(first)
-        (line,) = lines(logged, "files cannot be used")
+        (line,) = lines(logged, "files.invalid")
         assert line["log_level"] == "warning"
         assert re.search(BROKEN[broken], line["why"])
         mounted.put(second)
         assert await shown_by(gateway) == leaf(second)
-    assert len(lines(logged, "files changed")) == 1
+    assert len(lines(logged, "files.reloaded")) == 1
 
 
 async def test_a_pair_that_has_gone_keeps_the_last_good_one(
@@ -163,8 +164,11 @@ async def test_a_pair_that_has_gone_keeps_the_last_good_one(
         mounted.key.unlink()
         for _ in range(3):
             assert await shown_by(gateway) == leaf(first)
-    (line,) = lines(logged, "files cannot be used")
-    assert line["why"] == f"{KEY}: {mounted.key} cannot be read: No such file or directory"
+    (line,) = lines(logged, "files.invalid")
+    assert (
+        line["why"]
+        == f"{KEY}: {mounted.key} cannot be read (No such file or directory); check the path and its permissions"
+    )
 
 
 async def test_a_certificate_that_hangs_holds_up_no_connection(
@@ -181,7 +185,7 @@ async def test_a_certificate_that_hangs_holds_up_no_connection(
         stuck = StuckFile(mounted.key, monkeypatch)
         shown = await asyncio.gather(*(shown_by(gateway) for _ in range(3)))
         monkeypatch.setattr(gateway_files, "READ_SECONDS", 3600.0)
-        # The first ones have waited for all.
+        # While the volume hangs, only the first ones wait.
         shown += await asyncio.gather(*(shown_by(gateway) for _ in range(3)))
         assert shown == [leaf(first)] * 6
         mounted.put(second)
@@ -189,8 +193,8 @@ async def test_a_certificate_that_hangs_holds_up_no_connection(
         async with asyncio.timeout(20):
             while await shown_by(gateway) != leaf(second):
                 pass
-    (line,) = lines(logged, "files cannot be used")
-    assert line["why"] == f"{KEY}: {mounted.key} cannot be read: no answer within 0.5 s"
+    (line,) = lines(logged, "files.invalid")
+    assert line["why"] == f"{KEY}: {mounted.key} cannot be read within 0.5 s; check that the volume responds"
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda each: each.__name__)
@@ -211,14 +215,14 @@ async def test_a_broken_client_ca_stops_the_start(
     upstream: ScriptedUpstream, mounted: MountedSecret, ca: bytes
 ) -> None:
     mounted.put(Authority().server(), ca)
-    with pytest.raises(ConfigError, match=f"{CA}: .* holds no certificate"):
+    with pytest.raises(ConfigError, match=f"{CA}: .* has no usable certificate"):
         async with mtls(upstream, mounted):
             pass
 
 
 async def test_a_missing_file_stops_the_start(upstream: ScriptedUpstream, mounted: MountedSecret) -> None:
     mounted.cert.unlink()
-    with pytest.raises(ConfigError, match=f"^{CERT}: .*tls.crt cannot be read: No such file or directory$"):
+    with pytest.raises(ConfigError, match=f"^{CERT}: .*tls.crt cannot be read .No such file or directory.; check"):
         async with tls(upstream, mounted):
             pass
 
@@ -230,7 +234,7 @@ async def test_an_expired_certificate_is_used_and_logged(
     mounted.put(expired)
     async with tls(upstream, mounted) as gateway:
         assert await shown_by(gateway) == leaf(expired)
-    (line,) = lines(logged, "certificate in use")
+    (line,) = lines(logged, "certificate.doubtful")
     assert (line["log_level"], line["why"]) == ("warning", "certificate has expired")
 
 
@@ -240,13 +244,13 @@ async def test_an_expired_certificate_is_used_and_logged(
 def connected(
     address: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None
 ) -> tuple[ssl.SSLSession | None, bool]:
-    """Connect once; return the session that the server gave, and whether the one of before was resumed."""
+    """Connect once, and return the new session, and whether the previous one was resumed."""
     host, _, port = address.rpartition(":")
     with (
         socket.create_connection((host, int(port))) as plain,
         context.wrap_socket(plain, server_hostname="localhost", session=session) as connection,
     ):
-        # The server's settings come after its session tickets.
+        # The server's settings arrive after its session tickets.
         assert connection.recv(1)
         return connection.session, bool(connection.session_reused)
 
@@ -271,7 +275,7 @@ async def test_no_session_is_resumed_under_client_authentication(
     async with (mtls if mutual else tls)(upstream, mounted) as gateway:
         session, _ = await asyncio.to_thread(connected, gateway.address, context)
         resumed = [(await asyncio.to_thread(connected, gateway.address, context, session))[1] for _ in range(3)]
-    # One that is resumed shows no certificate, so that neither its end nor its authority would be looked at.
+    # A resumed session shows no certificate, so neither expiry nor authority would be checked.
     assert resumed == [not mutual] * 3
 
 
@@ -285,10 +289,10 @@ async def test_an_expired_client_certificate_is_refused(
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-# Who the caller is
+# The identity of the client
 
 
-async def test_a_client_without_a_certificate_of_the_authority_is_refused(
+async def test_a_client_certificate_of_the_authority_is_required(
     upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, foreign: Authority
 ) -> None:
     async with mtls(upstream, mounted) as gateway:
@@ -355,12 +359,10 @@ async def test_a_long_name_is_cut_in_the_log(
     async with mtls(upstream, mounted) as gateway, tls_channel(gateway, authority.pem, certificate) as channel:
         await rpc.JobServiceStub(channel).GetJob(GET_JOB, metadata=BEARER)
     (line,) = lines(logged, "call")
-    assert line["peer"] == name[:256]
+    assert line["peer"] == name[: 256 - len(CUT_MARK)] + CUT_MARK
 
 
-async def test_health_is_told_over_tls_to_those_who_ask_and_those_who_watch(
-    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority
-) -> None:
+async def test_health_works_over_tls(upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority) -> None:
     certificate = authority.client("prober")
     async with mtls(upstream, mounted) as gateway, tls_channel(gateway, authority.pem, certificate) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)

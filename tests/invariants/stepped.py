@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway.auth.credential import Credential
 from gateway.clock import sleep_until
 from gateway.errors import (
     GatewayError,
@@ -29,8 +30,9 @@ from gateway.limits.response_memory import ResponseMemory
 from gateway.models import Job, JobStatus, Progress, Result
 from gateway.rpc.codec.events import JobState
 from gateway.rpc.status import mapping_for
-from gateway.rpc.stream import EventStream, read_resume_point
+from gateway.rpc.stream import EventStream, StreamResources, read_resume_point
 from gateway.telemetry.metrics import Metrics
+from gateway.threads import WorkerPool
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule, WatchKey
 from tests.invariants.courses import REFUSALS, Course, Troubles, draw_course
 from tests.invariants.history import Event, History, Kind, Poll, Watch
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 CREDENTIALS = ["ann", "bob", "eve"]
 OUTGOING = ResponseMemory(FairBudget(1 << 30), 1 << 30)
+WORKERS = WorkerPool("responses", 1)
 SHORTEST, LONGEST, OUTAGE = 0.5, 5.0, 60.0
 
 
@@ -49,6 +52,8 @@ class Pipe:
     """The client side of a stream. Like flow control, it holds at most one event that is not read."""
 
     def __init__(self, clock: SteppedClock, watch: Watch, content: bytes) -> None:
+        self.credential = Credential(watch.credential)
+        self.uid = watch.uid
         self._clock = clock
         self._watch = watch
         self._content = bytearray(content)
@@ -189,7 +194,8 @@ class SteppedRun:
         uid = watch.uid
         call: Call = pipe  # type: ignore[assignment] # a stream only writes to it
         content_format = self.dice.choice([pb.CONTENT_FORMAT_JSON, pb.CONTENT_FORMAT_JSON_CHUNKS])
-        stream = EventStream(call, uid, content_format, watch.heartbeat, self.clock, OUTGOING, b"", self.metrics)
+        resources = StreamResources(self.clock, OUTGOING, WORKERS, self.metrics)
+        stream = EventStream(call, content_format, watch.heartbeat, resources)
         stream.resume(read_resume_point(token, uid), token)
         watch.joined = self.clock.stamp()
         try:

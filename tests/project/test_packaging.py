@@ -131,7 +131,7 @@ def test_the_image_runs_a_job_and_writes_no_file(image: BuiltImage, tmp_path: Pa
             assert server.returncode == 0
             lines = [json.loads(line) for line in rest.splitlines()]
             assert {line["level"] for line in lines} == {"info"}
-            assert [line["event"] for line in lines][-2:] == ["draining", "stopped"]
+            assert [line["event"] for line in lines][-2:] == ["drain.started", "process.stopped"]
     assert files(image.installed, tmp_path) == before
 
 

@@ -1,4 +1,4 @@
-"""When the headers of a submission go out: they keep proxies and libraries from sending it again by themselves."""
+"""The early response headers of a submission, which keep proxies and libraries from repeating it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The unary RPCs over real sockets, with what a success carries."""
+"""The unary RPCs over real sockets."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def test_a_large_request_arrives_whole(upstream: ScriptedUpstream, jobs: r
     assert upstream.seen[0].body == b'{"params":%b}' % raw
 
 
-async def test_the_upstream_gets_the_callers_credential_and_what_passes_through(
+async def test_the_upstream_gets_the_credential_and_passed_on_headers(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -190,7 +190,7 @@ async def test_both_shapes_of_a_job_say_the_same(upstream: ScriptedUpstream, job
     assert (first.status_text, second.status_text) == ("error_user", "failed")
 
 
-async def test_size_and_hash_are_those_of_the_upstreams_bytes_in_every_format(
+async def test_size_and_hash_are_of_the_upstreams_bytes(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     raw = b'{ "a" : 1.50,\t"b":[1e2] }'
@@ -243,7 +243,7 @@ async def test_chunks_are_refused_where_nothing_streams(
     ],
 )
 @pytest.mark.parametrize("method", ["SendJob", "RunJob"])
-async def test_a_bad_request_names_its_field_and_never_reaches_the_upstream(
+async def test_a_bad_request_names_its_field_and_is_not_sent(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, request_: pb.SendJobRequest, field: str, method: str
 ) -> None:
     call: Any = (
@@ -307,7 +307,7 @@ async def test_wait_without_any_state_is_unavailable(upstream: ScriptedUpstream,
     assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "NO_STATE_YET")
 
 
-async def test_cancel_returns_the_state_read_right_after_without_content(
+async def test_cancel_returns_the_new_state_without_content(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("DELETE", "/jobs/42/", answer(204))
@@ -317,7 +317,7 @@ async def test_cancel_returns_the_state_read_right_after_without_content(
     assert (job.done, job.content_omitted, job.WhichOneof("result")) == (True, True, None)
 
 
-async def test_cancel_returns_the_uid_alone_where_the_state_cannot_be_read(
+async def test_cancel_returns_only_the_uid_of_an_unreadable_job(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("DELETE", "/jobs/42/", answer(204))
@@ -339,7 +339,7 @@ async def test_cancelling_what_has_ended_is_no_error(
     assert job.done
 
 
-async def test_cancelling_what_has_ended_is_no_error_if_the_answer_is_lost(
+async def test_cancelling_an_ended_job_succeeds_without_a_response(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     async def reset(connection: Connection) -> None:
@@ -389,7 +389,7 @@ async def test_one_request_id_at_once_is_one_post(gateway: Gateway, upstream: Sc
     async with stub(gateway) as jobs:
         calls = [jobs.SendJob(with_id("a"), metadata=BEARER) for _ in range(20)]
         await upstream.wait_for(1)
-        # A call that was never sent to the upstream tells by its answer that it has joined.
+        # The call was not sent to the upstream, so its response shows that it has joined.
         other = await expect_error(jobs.SendJob(with_id("a", method_name="other"), metadata=BEARER))
         release.set()
         answers = await asyncio.gather(*calls)
@@ -428,7 +428,7 @@ async def test_an_unknown_outcome_is_remembered(upstream: ScriptedUpstream, jobs
     again = await expect_error(jobs.SendJob(with_id("a"), metadata=BEARER))
     assert (first.code, first.reason) == (again.code, again.reason) == (StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN")
     assert first.message == again.message
-    assert "look for it before sending" in again.message
+    assert "look for it before you send it" in again.message
     assert len(upstream.requests("POST")) == 1
 
 
@@ -463,8 +463,8 @@ async def test_a_caller_who_left_during_the_submission_finds_its_job(
     assert len(upstream.requests("POST")) == 1
 
 
-async def test_a_submission_is_sent_again_only_where_it_was_certainly_not_seen(upstream: ScriptedUpstream) -> None:
-    """The upstream comes up while the gateway is trying to connect."""
+async def test_a_submission_is_repeated_only_if_certainly_not_seen(upstream: ScriptedUpstream) -> None:
+    """The upstream starts while the gateway tries to connect."""
     await upstream.stop()
     port = upstream.port
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
@@ -475,8 +475,8 @@ async def test_a_submission_is_sent_again_only_where_it_was_certainly_not_seen(u
     assert len(upstream.requests("POST")) == 1
 
 
-async def test_nothing_is_sent_for_a_caller_who_left_before_it_could_be(upstream: ScriptedUpstream) -> None:
-    """The upstream comes up after the caller's deadline, while the gateway would try again."""
+async def test_nothing_is_sent_for_a_client_that_has_left(upstream: ScriptedUpstream) -> None:
+    """The upstream starts after the client's deadline, while the gateway would try again."""
     await upstream.stop()
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -484,7 +484,7 @@ async def test_nothing_is_sent_for_a_caller_who_left_before_it_could_be(upstream
         assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
         upstream.on("POST", JOBS, answer(201, {"uid": 42}))
         await upstream.start(upstream.port)
-        # It returns when the submission has ended, whatever became of it.
+        # Returns when the submission has ended.
         await gateway.stop(grace=5)
     assert upstream.seen == []
 

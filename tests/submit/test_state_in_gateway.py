@@ -144,7 +144,7 @@ async def test_while_redis_is_away_calls_with_an_id_fail_and_all_others_go_on(
     ],
 )
 def test_a_wrong_url_is_refused(url: str) -> None:
-    with pytest.raises(ValidationError, match="use memory:, sqlite:///PATH, redis://HOST:PORT/DATABASE"):
+    with pytest.raises(ValidationError, match="must be memory:, sqlite:///PATH, redis://HOST:PORT/DATABASE"):
         Settings(upstream_url=URL, state_url=url, state_key_file="/key")
 
 
@@ -163,9 +163,7 @@ def test_a_right_url_is_accepted(url: str) -> None:
 
 
 def test_redis_needs_a_key_file() -> None:
-    with pytest.raises(
-        ValidationError, match="JOBGATEWAY_STATE_KEY_FILE: it is required with a redis URL, and not set"
-    ):
+    with pytest.raises(ValidationError, match="JOBGATEWAY_STATE_KEY_FILE: required with a redis URL, but not set"):
         Settings(upstream_url=URL, state_url="redis://localhost")
 
 

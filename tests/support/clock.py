@@ -69,7 +69,7 @@ class SteppedClock:
 
 
 async def settle() -> None:
-    """Run all tasks until each waits for a timer, for I/O or for the test."""
+    """Run all tasks until each waits for a timer, I/O or the test."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(0)

@@ -36,7 +36,7 @@ from gateway.upstream.compression import NotDecodable, decoded
 from gateway.upstream.errors import read_error, read_retry_after
 from gateway.upstream.jobs import JOB_FIELDS, read_job, read_sent_job, uid_in_location
 from gateway.upstream.json import read_members, read_report
-from gateway.upstream.transport import HttpResponse
+from tests.support.transports import http_response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -162,16 +162,16 @@ def _sent_job(raw: bytes) -> None:
 
 
 def _refusal(raw: bytes) -> None:
-    to_rpc_error(read_error(HttpResponse(400, raw), 0.0, CREDENTIAL.redact), 42)
+    to_rpc_error(read_error(http_response(400, raw), 0.0, CREDENTIAL.redact), 42)
 
 
 def _outage(raw: bytes) -> None:
-    to_rpc_error(read_error(HttpResponse(503, raw, _text(raw)), 0.0, CREDENTIAL.redact), 42)
+    to_rpc_error(read_error(http_response(503, raw, retry_after=_text(raw)), 0.0, CREDENTIAL.redact), 42)
 
 
 def _status(raw: bytes) -> None:
     text = _text(raw)
-    clean(text)
+    clean(text, 400)
     clean_detail(text, 400)
     to_rpc_error(UpstreamStatusError(400, text), 42)
     UnknownStatuses(lambda: None).unknown_status(text)

@@ -111,7 +111,7 @@ async def test_a_path_that_ends_the_listener_is_only_a_warning(upstream: Scripte
         address = (await server.logged("serving"))["address"]
         async with peer(address) as raw:
             await raw.send(headers(1, header_block(UNREADABLE)))
-            await server.logged("the listener ended by itself, and is started anew")
+            await server.logged("listener.restarted")
         server.signal(signal.SIGTERM)
         assert await server.end() == 0
     assert {line["level"] for line in server.lines} <= {"info", "warning"}
@@ -136,7 +136,7 @@ async def test_a_request_without_a_message_is_refused(
         got = await raw.ending(1)
     assert (got["grpc-status"], got["grpc-message"]) == (
         INVALID,
-        "request: the call ended without a message; send exactly one",
+        "request: no message came before the stream ended; send exactly one",
     )
     await gateway.wait_idle()
     (line,) = [line for line in logged if line["event"] == "call"]

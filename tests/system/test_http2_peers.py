@@ -340,7 +340,7 @@ async def test_the_listener_survives_a_path_that_is_not_text(
             async with peer(address) as hostile:
                 await hostile.send(headers(1, block, end=True))
                 await hostile.until(GoAwayFrame)
-            while sum("listener ended" in str(each) for each in logged) < times or not gateway.ready:  # noqa: ASYNC110
+            while sum(each["event"] == "listener.restarted" for each in logged) < times or not gateway.ready:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             # On a new connection, because the others may not have received GOAWAY yet.
             async with insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:

@@ -339,7 +339,7 @@ async def test_no_secret_is_in_any_output(log_format: str, tmp_path: Path) -> No
     exported = " ".join(str(request) for request in collector.requests)
     lines = process.written.splitlines()
     assert len([line for line in lines if "WatchJob" in line]) > 2 * len(ECHOES)
-    assert len([line for line in lines if "files cannot be used" in line]) == 1
+    assert len([line for line in lines if "files.invalid" in line]) == 1
     assert {span.name for span in collector.spans} >= {"poll", "submit", f"{JOB_SERVICE.full_name}/RunJob"}
     assert "grpc_server_handled_total" in metrics
     for output in (process.written, metrics, exported):

@@ -1,4 +1,4 @@
-"""What is counted, for traffic that is known, over real sockets; and that docs/reference/metrics.md lists it."""
+"""Metrics of known traffic over real sockets, and their page in docs/reference/metrics.md."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ POST = ("POST", "/workspaces/1/entities/7/jobs/")
 
 
 class Gate:
-    """Answers with `reply` once it is open."""
+    """Respond with `reply` when it is open."""
 
     def __init__(self, reply: bytes) -> None:
         self.reply = reply
@@ -74,11 +74,11 @@ async def test_a_call_is_counted_by_method_and_code(gateway: Gateway, upstream: 
     got = await scrape(gateway)
     assert got("grpc_server_handled_total", grpc_code="Canceled", **get) == 1
     assert got("jobgateway_calls_in_flight") == 0
-    # What was given up says nothing of the upstream.
+    # An abandoned request is no information about the upstream.
     assert got("jobgateway_upstream_request_seconds_count") == 2
 
 
-async def test_three_watchers_of_a_job_are_one_loop_and_its_polls_count_once(
+async def test_three_watchers_of_a_job_share_one_loop_and_its_polls(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     first, last = Gate(RUNNING), Gate(DONE)
@@ -112,7 +112,7 @@ async def test_three_watchers_of_a_job_are_one_loop_and_its_polls_count_once(
     assert got("jobgateway_upstream_request_seconds_count", method="GET", status_class="2xx") == 2
 
 
-async def test_polls_that_fail_are_counted_by_their_reason(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+async def test_failed_polls_are_counted_by_reason(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     async def reset(connection: Connection) -> None:
         connection.reset()
 
@@ -151,7 +151,7 @@ async def test_submissions_are_counted_by_their_outcome(gateway: Gateway, upstre
     assert got("jobgateway_upstream_request_seconds_count", method="POST") == 4
 
 
-async def test_a_submission_that_is_one_too_many_is_counted_as_such(upstream: ScriptedUpstream) -> None:
+async def test_a_submission_over_the_limit_is_counted(upstream: ScriptedUpstream) -> None:
     upstream.on(*POST, answer(201, {"uid": 42}))
     async with running(upstream.url, submissions_per_second=0.1) as gateway, stub(gateway) as jobs:
         await jobs.SendJob(SEND, metadata=BEARER)
@@ -161,14 +161,14 @@ async def test_a_submission_that_is_one_too_many_is_counted_as_such(upstream: Sc
     assert got("grpc_server_handled_total", grpc_code="ResourceExhausted") == 1
 
 
-async def test_an_upstream_that_is_down_shows() -> None:
+async def test_an_upstream_outage_is_counted() -> None:
     async with running(f"http://127.0.0.1:{free_port()}") as gateway, stub(gateway) as jobs:
         await expect_error(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
         got = await scrape(gateway)
     assert got("jobgateway_upstream_request_seconds_count", method="DELETE", status_class="none") == 1
 
 
-async def test_large_answers_show_in_their_budget(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+async def test_large_responses_are_in_the_budget_metrics(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     result = {"text": "x" * (3 << 20)}
     upstream.script.append(answer(200, {"uid": 42, "status": "success", "result": result, "completed_at": 1}))
     async with stub(gateway) as jobs:
@@ -176,20 +176,20 @@ async def test_large_answers_show_in_their_budget(gateway: Gateway, upstream: Sc
         await stream.read()
         got = await scrape(gateway)
         stream.cancel()
-    # The end is kept a while for who comes late.
+    # The end is kept for some seconds for late watchers.
     assert got("jobgateway_large_answers_reserved_bytes") > 3 << 20
     assert got("jobgateway_large_answers_waiting") == 0
     assert got("jobgateway_upstream_read_bytes_total") > 3 << 20
 
 
-async def test_the_build_and_the_process_are_told(gateway: Gateway) -> None:
+async def test_the_build_and_the_process_are_described(gateway: Gateway) -> None:
     got = await scrape(gateway)
     assert got("jobgateway_build_info", version=__version__) == 1
     assert got("process_open_fds") > 0
     assert got("process_resident_memory_bytes") > 1 << 20
 
 
-async def test_no_caller_makes_a_label(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+async def test_clients_cannot_create_labels(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.script.append(answer(299, {}))
     names = ("/jobgateway.v1.JobService/Evil", "/Evil/GetJob", f"/{JOB_SERVICE_NAME}/GetJob?x=Evil", "/Evil", "Evil")
     before = (await scrape(gateway)).samples.keys()
@@ -227,12 +227,12 @@ def test_outcomes_are_reasons_of_the_table() -> None:
 
 
 def families(text: str) -> dict[str, tuple[str, str]]:
-    """Type and help of each metric of a scrape, by its name."""
+    """Return the type and help of each metric of a scrape, by name."""
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     return {name: (kinds[name], help_) for name, help_ in re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE)}
 
 
-async def test_the_documentation_lists_each_metric_as_it_is(gateway: Gateway) -> None:
+async def test_the_metrics_page_is_up_to_date(gateway: Gateway) -> None:
     got = await scrape(gateway)
     found = families(got.text)
     labels: dict[str, set[str]] = {name: set() for name in found}

@@ -1,4 +1,4 @@
-"""Traces as a collector gets them, over real sockets; and what happens without one."""
+"""Traces as a collector receives them over real sockets, and behaviour without one."""
 
 from __future__ import annotations
 
@@ -58,21 +58,19 @@ async def collector(environment: pytest.MonkeyPatch) -> AsyncIterator[TraceColle
 
 @asynccontextmanager
 async def traced(upstream: ScriptedUpstream) -> AsyncIterator[Gateway]:
-    """A gateway as the environment wants it; its spans have arrived when the context is left."""
+    """A gateway that the environment configures; its spans have arrived at the end of the context."""
     async with running(upstream.url, from_environment()) as gateway:
         yield gateway
         await gateway.wait_idle()
 
 
 def parents(upstream: ScriptedUpstream, method: str) -> list[tuple[str, str, bool]]:
-    """Trace and parent of the upstream requests of a method, and whether they are sampled."""
+    """Return trace and parent of the upstream requests of a method, and whether they are sampled."""
     found = [request.headers["traceparent"].split("-") for request in upstream.requests(method)]
     return [(trace, parent, int(flags, 16) & 1 == 1) for _, trace, parent, flags in found]
 
 
-async def test_a_call_continues_its_callers_trace_to_the_upstream(
-    collector: TraceCollector, upstream: ScriptedUpstream
-) -> None:
+async def test_a_call_continues_the_trace_of_its_client(collector: TraceCollector, upstream: ScriptedUpstream) -> None:
     upstream.script.append(RUNNING)
     async with traced(upstream) as gateway, stub(gateway) as jobs:
         await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=(*BEARER, ("traceparent", SAMPLED)))
@@ -89,7 +87,7 @@ async def test_a_call_continues_its_callers_trace_to_the_upstream(
     assert parents(upstream, "GET") == [(TRACE, span.id, True)]
 
 
-async def test_without_a_callers_trace_one_begins_here(
+async def test_without_a_trace_of_the_client_one_starts_here(
     collector: TraceCollector, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.script.append(RUNNING)
@@ -111,7 +109,7 @@ async def test_a_submission_has_a_span_within_its_call(collector: TraceCollector
     assert parents(upstream, "POST") == [(TRACE, submission.id, True)]
 
 
-async def test_each_poll_has_a_trace_of_its_own_that_links_to_the_watch(
+async def test_each_poll_has_its_own_trace_linked_to_the_watch(
     collector: TraceCollector, upstream: ScriptedUpstream
 ) -> None:
     upstream.script.extend([RUNNING, answer(503, {"detail": "secret text"}), DONE])
@@ -132,7 +130,7 @@ async def test_each_poll_has_a_trace_of_its_own_that_links_to_the_watch(
     assert not any(span.events or span.message for span in collector.spans)
 
 
-async def test_a_poll_that_is_given_up_ends_its_span_without_a_fault(
+async def test_an_abandoned_poll_ends_its_span_without_an_error(
     collector: TraceCollector, upstream: ScriptedUpstream
 ) -> None:
     async def hang(connection: Connection) -> None:
@@ -167,7 +165,7 @@ async def test_a_span_ends_with_the_status_of_its_call(
     assert refused.attributes["error.type"] == "CREDENTIAL_INVALID"
 
 
-async def test_a_call_whose_caller_does_not_sample_is_not_recorded_nor_are_its_polls(
+async def test_an_unsampled_call_and_its_polls_are_not_recorded(
     collector: TraceCollector, upstream: ScriptedUpstream
 ) -> None:
     upstream.on(*POST, answer(201, {"uid": 42}))
@@ -179,7 +177,7 @@ async def test_a_call_whose_caller_does_not_sample_is_not_recorded_nor_are_its_p
     assert [(trace, sampled) for trace, _, sampled in seen] == [(TRACE, False)] * 2
 
 
-async def test_a_trace_that_begins_here_and_is_not_recorded_goes_on_upstream(
+async def test_an_unrecorded_new_trace_is_passed_to_the_upstream(
     collector: TraceCollector,
     upstream: ScriptedUpstream,
     environment: pytest.MonkeyPatch,
@@ -201,7 +199,7 @@ async def test_a_trace_that_begins_here_and_is_not_recorded_goes_on_upstream(
     assert parents(upstream, "GET") == seen[:1]
 
 
-async def test_a_ratio_decides_by_the_traces_id(
+async def test_a_ratio_samples_by_the_trace_id(
     collector: TraceCollector,
     upstream: ScriptedUpstream,
     environment: pytest.MonkeyPatch,
@@ -214,7 +212,7 @@ async def test_a_ratio_decides_by_the_traces_id(
         for _ in range(60):
             await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
     traces = [line["trace_id"] for line in logged if line["event"] == "call"]
-    # As OpenTelemetry has it: by the lower 8 bytes, so that every service of a trace decides alike.
+    # By the lower 8 bytes, as OpenTelemetry specifies, so that all services of a trace decide alike.
     taken = [trace for trace in traces if int(trace[16:], 16) < 2**63]
     assert len(set(traces)) == 60
     assert 0 < len(taken) < 60
@@ -224,7 +222,7 @@ async def test_a_ratio_decides_by_the_traces_id(
     ]
 
 
-async def test_the_sdks_own_variables_hold(
+async def test_the_variables_of_the_sdk_apply(
     collector: TraceCollector, upstream: ScriptedUpstream, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
@@ -240,7 +238,7 @@ async def test_the_sdks_own_variables_hold(
     assert ("x-tenant", "seven") in [(each.key, each.value) for each in collector.metadata[0]]
 
 
-async def test_its_name_is_jobgateway_unless_it_is_said(collector: TraceCollector, upstream: ScriptedUpstream) -> None:
+async def test_the_default_service_name_is_jobgateway(collector: TraceCollector, upstream: ScriptedUpstream) -> None:
     upstream.script.append(RUNNING)
     async with traced(upstream) as gateway, stub(gateway) as jobs:
         await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
@@ -248,7 +246,7 @@ async def test_its_name_is_jobgateway_unless_it_is_said(collector: TraceCollecto
     assert collector.resource["telemetry.sdk.name"] == "opentelemetry"
 
 
-async def test_a_collector_that_refuses_costs_two_lines_of_the_log_however_often(
+async def test_a_rejecting_collector_costs_two_log_lines(
     collector: TraceCollector,
     upstream: ScriptedUpstream,
     environment: pytest.MonkeyPatch,
@@ -261,7 +259,7 @@ async def test_a_collector_that_refuses_costs_two_lines_of_the_log_however_often
     async with traced(upstream) as gateway, stub(gateway) as jobs:
         for _ in range(30):
             await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
-    lost = [line for line in logged if line["event"].startswith("traces are lost")]
+    lost = [line for line in logged if line["event"].startswith("traces.lost")]
     assert len(lost) == 1
     assert caplog.records == []
 
@@ -278,12 +276,12 @@ async def test_a_collector_that_cannot_be_reached_disturbs_nothing(
             await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
         began = time.monotonic()
         await gateway.stop(grace=0)
-        # Far below the 30 seconds that the SDK would wait, and above the second that we do.
+        # Far below the 30 seconds of the SDK, and above the one second of the gateway.
         assert time.monotonic() - began < 10
     assert caplog.records == []
 
 
-async def test_a_collector_that_never_answers_holds_up_the_stop_for_a_moment_only(
+async def test_a_silent_collector_delays_the_stop_for_a_moment_only(
     upstream: ScriptedUpstream, environment: pytest.MonkeyPatch
 ) -> None:
     upstream.script.append(RUNNING)
@@ -301,7 +299,7 @@ async def test_a_collector_that_never_answers_holds_up_the_stop_for_a_moment_onl
 # Without a collector
 
 
-def test_without_an_endpoint_nothing_of_opentelemetry_is_imported() -> None:
+def test_opentelemetry_is_imported_only_with_an_endpoint() -> None:
     code = "import sys, gateway.server.process as s; s.tracing.from_environment(); "
     code += "print([m for m in sys.modules if 'entel' in m])"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
@@ -345,16 +343,14 @@ def test_traces_are_off(environment: pytest.MonkeyPatch, variables: dict[str, st
         ),
     ],
 )
-def test_what_cannot_be_used_stops_the_start_in_one_line(
-    environment: pytest.MonkeyPatch, name: str, value: str
-) -> None:
+def test_a_wrong_variable_stops_the_start_with_one_line(environment: pytest.MonkeyPatch, name: str, value: str) -> None:
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     environment.setenv(name, value)
     with pytest.raises(ConfigError, match=rf"^{name}\b[^\n]+$"):
         from_environment()
 
 
-def test_an_endpoint_that_cannot_be_used_is_not_quoted(environment: pytest.MonkeyPatch) -> None:
+def test_a_wrong_endpoint_is_not_quoted(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://secret@[::1")
     with pytest.raises(ConfigError, match=r"^OTEL_[^\n]+$") as raised:
         from_environment()
@@ -362,7 +358,7 @@ def test_an_endpoint_that_cannot_be_used_is_not_quoted(environment: pytest.Monke
 
 
 @pytest.mark.parametrize("value", ["none", "None", "gzip", ""])
-async def test_each_compression_of_the_specification_is_taken(environment: pytest.MonkeyPatch, value: str) -> None:
+async def test_each_specified_compression_is_accepted(environment: pytest.MonkeyPatch, value: str) -> None:
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     environment.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", value)
     tracer = from_environment()
@@ -370,7 +366,7 @@ async def test_each_compression_of_the_specification_is_taken(environment: pytes
     await tracer.aclose()
 
 
-def test_a_limit_that_is_read_during_the_import_stops_the_start_too() -> None:
+def test_a_wrong_limit_found_at_import_stops_the_start() -> None:
     child = subprocess.run(
         [sys.executable, "-m", "gateway", "serve"],
         env={
@@ -405,11 +401,11 @@ def test_a_limit_that_is_read_during_the_import_stops_the_start_too() -> None:
         (None, ""),
     ],
 )
-def test_the_trace_is_read_without_opentelemetry_for_the_log(traceparent: str | None, trace: str) -> None:
+def test_the_trace_id_is_logged_without_opentelemetry(traceparent: str | None, trace: str) -> None:
     assert NoopTracer().call("GetJob", traceparent).trace_id == trace
 
 
-async def test_without_a_collector_the_callers_trace_passes_through(
+async def test_without_a_collector_the_trace_passes_through(
     gateway: Gateway, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.on(*POST, answer(201, {"uid": 42}))

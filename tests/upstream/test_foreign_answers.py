@@ -1,4 +1,4 @@
-"""Answers that other upstreams write: what can be read of them counts, over real sockets."""
+"""Unusual responses of other upstreams over real sockets: their readable parts count."""
 
 from __future__ import annotations
 

@@ -310,7 +310,7 @@ async def test_an_outage_ends_the_watch_at_its_limit(clock: SteppedClock) -> Non
     await clock.advance(began + 299.9 - clock.now)
     assert not follower.task.done()
     await clock.advance(2)
-    with pytest.raises(UpstreamOutage, match="has failed for 300 s, the last time so: lost") as caught:
+    with pytest.raises(UpstreamOutage, match="has failed for 300 s; last failure: lost") as caught:
         await follower.task
     assert isinstance(caught.value.last, UpstreamConnectionLost)
     assert fetch.times[-1] < fetch.times[1] + 300, "no poll after the limit"
