@@ -175,13 +175,14 @@ class Fleet:
 
     async def fail(self) -> None:
         """Bring about one random fault, and end it."""
-        faults: list[tuple[str, Callable[[], Awaitable[None]]]] = [("kill", self._kill), ("suspend", self._suspend)]
-        faults += [("pause", self._pause)]
+        faults: list[tuple[str, Callable[[], Awaitable[None]], int]] = [("kill", self._kill, 5)]
+        faults += [("suspend", self._suspend, 1), ("pause", self._pause, 2)]
         if self._redis is not None:
-            faults += [("cut off", self._cut_off), ("redis restart", self._restart)]
+            faults += [("cut off", self._cut_off, 3), ("redis restart", self._restart, 3)]
         if self._lossy:
-            faults += [("redis empty", self._lose)]
-        name, fault = self._rng.choice(faults)
+            faults += [("redis empty", self._lose, 3)]
+        (chosen,) = self._rng.choices(faults, [weight for *_, weight in faults])
+        name, fault, _ = chosen
         self._history.faults[name] += 1
         await fault()
 
