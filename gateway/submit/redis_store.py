@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from gateway.submit.health import StoreHealth
     from gateway.submit.records import Claim
 
-MAX_RECORDS = 1_000_000
+# One caller may hold three quarters, which is more than a million.
+MAX_RECORDS = 1_400_000
 # How often a gateway adds its new records to the total of all callers, and reads it, in seconds.
 TOTAL_SECONDS = 5.0
 PREFIX = "jobgateway:1"
@@ -127,7 +128,7 @@ def open_redis(url: str, clock: Clock, health: StoreHealth) -> RedisIdempotencyS
 
 
 class RedisIdempotencyStore:
-    """A store of about 1,000,000 records.
+    """A store of about 1,400,000 records.
 
     The records of one caller are counted exactly. Their total is some seconds old, because it is in another slot.
     """

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from gateway.submit.records import Claim
 
-MAX_RECORDS = 1_000_000
+# One caller may hold three quarters, which is more than a million.
+MAX_RECORDS = 1_400_000
 # Expired records that one transaction with a claim deletes. A claim adds one, so that the file does not grow.
 PRUNE_SLICE = 64
 # The longest wait for another process that writes to the same file.

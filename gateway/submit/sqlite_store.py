@@ -39,7 +39,7 @@ class _Command(NamedTuple):
 
 
 class SqliteIdempotencyStore:
-    """A store of at most 1,000,000 records in a file, which several processes of one machine may share.
+    """A store of at most 1,400,000 records in a file, which several processes of one machine may share.
 
     Steps of the wall clock do not count while the process runs.
 
