@@ -14,6 +14,7 @@ from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, Re
 from gateway.submit.health import StoreHealth
 from gateway.submit.redis_connection import RedisConnection, read_url
 from gateway.submit.redis_store import KEEP_MS, RedisIdempotencyStore, SharedHolds, open_redis
+from tests.support.certificates import Authority
 from tests.support.paths import ROOT
 from tests.support.raw import free_port
 from tests.support.redis import Door, RedisServer, eventually
@@ -192,6 +193,47 @@ async def test_wait_replicas_needs_their_acknowledgement(
         assert await take(store, 2) is None
     finally:
         replica.kill()
+
+
+RIGHTS = "~jobgateway:* -@all +@connection +info +script|load +evalsha +wait"
+COMMANDS = "+time +hmget +hset +hincrby +hgetall +hdel +pexpire +del +pttl +set"
+
+
+async def test_tls_and_a_user_with_few_rights_work_by_the_url(
+    tmp_path: Path, open_store: Callable[[str], RedisIdempotencyStore], logged: list[dict[str, object]]
+) -> None:
+    authority = Authority()
+    certificate = authority.server()
+    files = {"cert": certificate.chain, "key": certificate.key, "ca-cert": authority.pem}
+    options = []
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        options += [f"--tls-{name}-file", str(tmp_path / name)]
+    port = free_port()
+    options += ["--tls-port", str(port), "--tls-auth-clients", "no"]
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisServer(folder, *options, "--user", *f"gateway on >hunter2-secret {RIGHTS} {COMMANDS}".split())
+    server.start()
+    try:
+        url = f"rediss://gateway:hunter2-secret@127.0.0.1:{port}/0"
+        store = open_store(f"{url}?ssl_ca_certs={tmp_path / 'ca-cert'}")
+        store.start()
+        assert await take(store, 1) is None
+        assert await store.settle(claim_of(1), RECORD)
+        assert await take(store, 2) is None
+        assert await store.renew(claim_of(2), 100.0)
+        assert await store.release(claim_of(2))
+        await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
+        assert not logged
+        for wrong in (url, url.replace("hunter2", "hunter3") + f"?ssl_ca_certs={tmp_path / 'ca-cert'}"):
+            with pytest.raises(StateUnavailable):
+                await take(open_store(wrong), 3)
+        assert "CERTIFICATE_VERIFY_FAILED" in str(logged[0]["why"])
+        assert "invalid username-password pair" in str(logged[1]["why"])
+        assert "hunter" not in str(logged)
+    finally:
+        server.kill()
 
 
 async def test_a_cluster_is_used_through_its_own_client(

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,6 +37,7 @@ class RedisServer:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[str] | None = None
+        self._reading: threading.Thread
 
     def start(self) -> None:
         """Start the server, and return when it accepts connections."""
@@ -45,6 +47,9 @@ class RedisServer:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if "Ready to accept connections" in line:
+                # A full pipe would stop the server.
+                self._reading = threading.Thread(target=self._process.stdout.read, daemon=True)
+                self._reading.start()
                 return
         raise RuntimeError("redis-server did not start")
 
@@ -52,7 +57,10 @@ class RedisServer:
         """Kill the server with -9."""
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+            self._reading.join()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
             self._process = None
 
     def empty(self) -> None:
