@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.limits.fair_budget import fits_fair_share
@@ -12,7 +13,7 @@ from gateway.submit.records import OWNER_LOST, IdempotencyKey, IdempotencyRecord
 from gateway.submit.store import KEEP_RECORD_SECONDS, exhausted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from gateway.submit.records import Claim
@@ -23,21 +24,21 @@ MAX_RECORDS = 1_400_000
 PRUNE_SLICE = 64
 # The longest wait for another process that writes to the same file.
 BUSY_SECONDS = 2.0
+LOOK_AGAIN_SECONDS = 0.01
 # "JGW1", so that no other program's file is taken.
 APPLICATION_ID = 0x4A475731
 # The owner under which `held` counts all records.
 ALL = b""
 
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS records (
-    caller BLOB NOT NULL, request BLOB NOT NULL, fence INTEGER NOT NULL, fingerprint BLOB NOT NULL,
-    claimed_until REAL NOT NULL, expires REAL NOT NULL, outcome BLOB, PRIMARY KEY (caller, request)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS records_by_expiry ON records (expires);
-CREATE TABLE IF NOT EXISTS held (caller BLOB PRIMARY KEY, ids INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS probe (id INTEGER PRIMARY KEY, time REAL NOT NULL);
-PRAGMA application_id = {APPLICATION_ID};
-"""
+_SCHEMA = (
+    "CREATE TABLE records (caller BLOB NOT NULL, request BLOB NOT NULL, fence INTEGER NOT NULL, "
+    "fingerprint BLOB NOT NULL, claimed_until REAL NOT NULL, expires REAL NOT NULL, outcome BLOB, "
+    "PRIMARY KEY (caller, request)) WITHOUT ROWID",
+    "CREATE INDEX records_by_expiry ON records (expires)",
+    "CREATE TABLE held (caller BLOB PRIMARY KEY, ids INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE probe (id INTEGER PRIMARY KEY, time REAL NOT NULL)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+)
 _OF_KEY = "caller = ? AND request = ?"
 _OWN = f"{_OF_KEY} AND fence = ? AND outcome IS NULL"
 _COUNT = "INSERT INTO held VALUES (?, ?) ON CONFLICT (caller) DO UPDATE SET ids = ids + excluded.ids"
@@ -75,15 +76,46 @@ class Records:
             raise
 
     def _prepare(self) -> None:
-        one = self._one
-        foreign = one("PRAGMA application_id")[0] not in (0, APPLICATION_ID)
-        if foreign or (one("PRAGMA application_id")[0] == 0 and one("SELECT count(*) FROM sqlite_master")[0]):
-            raise UnfitFile("it is a database of another program")
-        if one("PRAGMA journal_mode = WAL")[0] != "wal":
+        with self._transaction("BEGIN"):
+            self._is_new()
+        if self._use_write_ahead_log() != "wal":
             raise UnfitFile("its file system has no shared memory, which SQLite's write-ahead log needs")
-        self._database.executescript(_SCHEMA)
-        # An empty transaction would not show that the file cannot be written.
-        self.run([Change(Records.probe, durable=True)], 0.0)
+        # In one transaction, because another gateway may start now, and this one may be killed.
+        with self._transaction("BEGIN IMMEDIATE"):
+            if self._is_new():
+                for statement in _SCHEMA:
+                    self._database.execute(statement)
+            # Without a change, the transaction would not show that the file cannot be written.
+            self.probe(0.0)
+
+    def _is_new(self) -> bool:
+        (application,) = self._one("PRAGMA application_id")
+        (objects,) = self._one("SELECT count(*) FROM sqlite_master")
+        if application != APPLICATION_ID and (application or objects):
+            raise UnfitFile("it is a database of another program")
+        return not objects
+
+    def _use_write_ahead_log(self) -> object:
+        # SQLite does not wait for the lock that this needs, and another gateway may do the same.
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._one("PRAGMA journal_mode = WAL")[0]
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise
+                time.sleep(LOOK_AGAIN_SECONDS)
+
+    @contextlib.contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        self._database.execute(begin)
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._database.execute("ROLLBACK")
+            raise
 
     def _one(self, query: str, parameters: Sequence[object] = ()) -> tuple[object, ...]:
         row: tuple[object, ...] = self._database.execute(query, parameters).fetchone()
@@ -97,15 +129,8 @@ class Records:
         """
         # A lost settle or release is safe: the id then reads as unknown. Only a claim must be on disk, with one fsync.
         self._synchronize("FULL" if any(change.durable for change in changes) else "NORMAL")
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            results = [change.work(self, now) for change in changes]
-            self._database.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._database.execute("ROLLBACK")
-            raise
-        return results
+        with self._transaction("BEGIN IMMEDIATE"):
+            return [change.work(self, now) for change in changes]
 
     def _synchronize(self, level: str) -> None:
         if level != self._synchronous:

@@ -68,9 +68,9 @@ class GatewayProcess:
     async def died(self) -> int:
         """Wait for the end of the process, and return its code."""
         assert self._process is not None
-        assert self._draining is not None
         code = await self._process.wait()
-        await self._draining
+        if self._draining is not None:
+            await self._draining
         return code
 
     async def kill(self) -> None:

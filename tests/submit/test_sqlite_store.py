@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -157,6 +158,26 @@ def test_a_database_of_another_program_is_not_touched(path: Path, clock: Stepped
     database.close()
     with pytest.raises(ConfigError, match="a database of another program"):
         SqliteIdempotencyStore(path, clock, StoreHealth(clock))
+
+
+def test_gateways_that_start_at_the_same_moment_make_one_file(tmp_path: Path) -> None:
+    for number in range(5):
+        path = tmp_path / f"{number}.db"
+        with ThreadPoolExecutor(8) as pool:
+            opened = list(pool.map(lambda _, path=path: sqlite_records.Records(path), range(8)))
+        for each in opened:
+            each.close()
+
+
+def test_a_gateway_that_is_killed_while_it_makes_the_file_leaves_one_that_can_be_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = sqlite_records._SCHEMA  # noqa: SLF001 - a kill between two statements
+    monkeypatch.setattr(sqlite_records, "_SCHEMA", (*schema[:2], "a kill"))
+    with pytest.raises(sqlite3.OperationalError):
+        sqlite_records.Records(path)
+    monkeypatch.undo()
+    sqlite_records.Records(path).close()
 
 
 def test_a_missing_folder_stops_the_start(tmp_path: Path, clock: SteppedClock) -> None:
