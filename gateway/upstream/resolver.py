@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
+from collections import deque
 from typing import TYPE_CHECKING, Any
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.threads import run_detached, wait_done
 
@@ -16,48 +16,65 @@ if TYPE_CHECKING:
 # How many lookups may hang at a time in this process. The system's own resolver gives up after 10 to 30 seconds.
 MOST_LOOKUPS = 8
 
+# As `socket.getaddrinfo` returns it.
+Address = tuple[int, int, int, str, tuple[Any, ...]]
+
 _lookups: set[Future[Any]] = set()
 
 
-class Resolver(AbstractResolver):
-    """The system's resolver, with a limit of `seconds` for each lookup.
+class Resolver:
+    """The system's resolver, with a limit of `timeout_seconds` for each lookup; keeps addresses for `keep_seconds`.
 
-    asyncio's default executor and uvloop's thread pool have few threads, which lookups that hang would take from all
-    else, and the process would wait for them at its end.
+    asyncio's default executor and uvloop's thread pool have few threads. Lookups that hang would take them from
+    everything else, and the process would wait for them at its end.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, timeout_seconds: float, keep_seconds: float) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._keep_seconds = keep_seconds
+        self._known: dict[tuple[str, int], tuple[float, deque[Address]]] = {}
+        self._running: dict[tuple[str, int], asyncio.Task[deque[Address]]] = {}
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """As aiohttp has it. Raises `OSError` if there is no address, or none in time."""
+    async def resolve(self, host: str, port: int) -> list[Address]:
+        """Return the addresses of a host, in another order each time if there are several.
+
+        Raises:
+            OSError: There is no address, or none in time.
+        """
+        name = (host, port)
+        until, addresses = self._known.get(name, (0.0, None))
+        if addresses is None or until <= asyncio.get_running_loop().time():
+            addresses = await self._look_up(name)
+        found = list(addresses)
+        addresses.rotate(-1)
+        return found
+
+    async def _look_up(self, name: tuple[str, int]) -> deque[Address]:
+        # One lookup for all that ask at the same time. It goes on if one of them leaves.
+        task = self._running.get(name)
+        if task is None:
+            task = self._running[name] = asyncio.create_task(self._find(name))
+            task.add_done_callback(lambda done: self._finished(name, done))
+        return await asyncio.shield(task)
+
+    def _finished(self, name: tuple[str, int], task: asyncio.Task[deque[Address]]) -> None:
+        del self._running[name]
+        if not task.cancelled():
+            # Also if no one waits any more, so that asyncio does not log it.
+            task.exception()
+
+    async def _find(self, name: tuple[str, int]) -> deque[Address]:
         _lookups.difference_update([each for each in _lookups if each.done()])
         if len(_lookups) >= MOST_LOOKUPS:
             raise OSError(errno.EAGAIN, "too many lookups of the resolver hang")
-        lookup = run_detached("resolve", lambda: _lookup(host, port, family))
+        lookup = run_detached("resolve", lambda: deque(_getaddrinfo(*name)))
         _lookups.add(lookup)
-        if not await wait_done(lookup, self._seconds):
+        if not await wait_done(lookup, self._timeout_seconds):
             raise OSError(errno.ETIMEDOUT, "the resolver does not answer")
-        return lookup.result()
+        addresses = lookup.result()
+        self._known[name] = (asyncio.get_running_loop().time() + self._keep_seconds, addresses)
+        return addresses
 
-    async def close(self) -> None:
-        """As aiohttp has it."""
 
-
-def _lookup(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
-    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-    return [
-        ResolveResult(
-            hostname=host,
-            host=socket.getnameinfo(where, numeric)[0],
-            port=port,
-            family=of,
-            proto=protocol,
-            flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-        )
-        for of, _, protocol, _, where in socket.getaddrinfo(
-            host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-        )
-    ]
+def _getaddrinfo(host: str, port: int) -> list[Address]:
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
-import aiohttp
-import httpx
 import msgspec
 
 from gateway.errors import (
@@ -23,20 +23,12 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.upstream.aiohttp_transport import AiohttpTransport
 from gateway.upstream.compression import NotDecodable, decoded
-from gateway.upstream.connections import (
-    MAX_HEADER_BYTES,
-    MAX_HEADER_LINES,
-    NEW_CONNECTION_ONLY,
-    Connector,
-    InvalidResponse,
-    Request,
-    ReusedConnectionLost,
-    UnsolicitedResponse,
-)
+from gateway.upstream.connection import ConnectionLost, NotSent, ReusedConnectionLost
+from gateway.upstream.connection_pool import ConnectionPool, Key, Origin
 from gateway.upstream.memory import BodyReservation, ReservationExceeded
 from gateway.upstream.resolver import Resolver
+from gateway.upstream.response_parser import InvalidResponse, ResponseHead
 from gateway.upstream.shortage import ShortageLog, shortage_in
 
 if TYPE_CHECKING:
@@ -45,30 +37,23 @@ if TYPE_CHECKING:
 
     from gateway.clock import PauseTimeout
     from gateway.limits.fair_budget import FairBudget
+    from gateway.upstream.connection import Connection
 
 MAX_ERROR_BODY_BYTES = 1 << 20
 # How long what a refusal says is waited for.
 REFUSAL_SECONDS = 5.0
-# aiohttp warns of a larger body in one piece, for writing it would hold the event loop.
-BODY_PIECE_BYTES = 1 << 18
 # More digits are no length but nulls, and int() refuses some thousand of them.
 MAX_LENGTH_DIGITS = 19
 # Of more jobs than there may be watches by default; each takes about 1 KB.
 KNOWN_URLS = 32_768
-NO_BODY = httpx.ByteStream(b"")
-# How long an address that a name has led to is taken for new connections, in seconds.
+# How long the addresses of the upstream's name are used for new connections, in seconds.
 DNS_SECONDS = 10
-# What an exchange may raise that is not ours; a ValueError comes of an answer that is strange beyond aiohttp's checks.
-LIBRARY_ERRORS = (TimeoutError, aiohttp.ClientError, OSError, ValueError)
-# These prove that nothing was sent: they are raised before there is a connection to write to, or a tunnel through the
-# proxy.
-NOT_SENT_ERRORS = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ConnectionTimeoutError,
-    aiohttp.ClientHttpProxyError,
-    aiohttp.InvalidURL,
-    UnsolicitedResponse,
-)
+# A request that is not a read is not repeated, so it takes no connection that the upstream may be about to close:
+# common servers do so after 5 idle seconds.
+UNREPEATABLE_IDLE_SECONDS = 4.0
+DEFAULT_PORTS = {"http": 80, "https": 443}
+# What an exchange may raise that is not one of the gateway's own errors.
+LIBRARY_ERRORS = (TimeoutError, NotSent, ConnectionLost, InvalidResponse, NotDecodable, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +81,23 @@ class HttpResponse(msgspec.Struct, frozen=True):
     retry_after: str | None = None
     reservation: BodyReservation | None = None
     location: str | None = None
+
+
+class _Target(NamedTuple):
+    origin: Origin
+    authority: str
+    path: str
+
+
+class _Request(NamedTuple):
+    method: str
+    key: Key
+    head: bytes
+    body: bytes
+
+    @property
+    def max_idle_seconds(self) -> float:
+        return math.inf if self.method == "GET" else UNREPEATABLE_IDLE_SECONDS
 
 
 class RequestObserver(Protocol):
@@ -127,47 +129,25 @@ class Transport:
         observer: RequestObserver | None = None,
     ) -> None:
         self._budget = budget
-        self._proxy = proxy
+        self._through_proxy = proxy is not None
         self._observer = observer
         self._timeouts = timeouts
-        self._idle_seconds = idle_seconds
         self._max_response_bytes = max_response_bytes
         # Not the pool's own limit: waiting for it counts as connecting, and our own queue would look like an outage.
         self._slots = asyncio.Semaphore(max_connections)
-        self._max_connections = max_connections
         self._shortages = ShortageLog(time.monotonic)
-        self._ssl = tls
-        timeout = aiohttp.ClientTimeout(
-            connect=timeouts.connect, sock_connect=timeouts.connect, sock_read=timeouts.read
+        self._pool = ConnectionPool(
+            Resolver(timeouts.connect, DNS_SECONDS),
+            connect_seconds=timeouts.connect,
+            idle_seconds=idle_seconds,
+            max_connections=max_connections,
+            tls=tls,
+            proxy=None if proxy is None else _target(proxy).origin,
         )
-        self._transport = AiohttpTransport(self._session, timeout)
-
-    def _session(self) -> aiohttp.ClientSession:
-        connector = Connector(
-            max_connections=self._max_connections,
-            keepalive_timeout=self._idle_seconds,
-            ssl=self._ssl,
-            ttl_dns_cache=DNS_SECONDS,
-            resolver=Resolver(self._timeouts.connect),
-        )
-        session = aiohttp.ClientSession(
-            connector=connector,
-            request_class=Request,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=self._proxy,
-            trust_env=False,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-            max_headers=MAX_HEADER_LINES,
-        )
-        # aiohttp sends a GET or DELETE again by itself, perhaps on the next stale connection. `_within_time` knows when
-        # that is right.
-        session._retry_connection = False  # noqa: SLF001 - aiohttp has no public switch, its test client does the same
-        return session
 
     async def aclose(self) -> None:
         """Closes all connections."""
-        await self._transport.aclose()
+        await self._pool.aclose()
 
     async def request(
         self,
@@ -187,7 +167,7 @@ class Transport:
         and `UpstreamMalformed` where the upstream may have read the request; `UpstreamResponseTooLarge`;
         `GatewayOverloaded` if this process ran out of memory, files or threads.
         """
-        request = _request(method, url, headers, body)
+        request = self._request(method, url, headers, body)
         reservation = BodyReservation(self._budget, owner, self._max_response_bytes, pause, repeatable=body is None)
         try:
             async with self._slots:
@@ -199,7 +179,7 @@ class Transport:
         except (*LIBRARY_ERRORS, MemoryError, RuntimeError) as error:
             if (name := shortage_in(error)) is not None:
                 self._shortages.write(name)
-                sent = not isinstance(error, (*NOT_SENT_ERRORS, RuntimeError))
+                sent = not isinstance(error, NotSent | RuntimeError)
                 raise GatewayOverloaded(
                     f"the gateway has too little of what it needs ({name})", may_have_been_sent=sent
                 ) from error
@@ -207,7 +187,20 @@ class Transport:
                 raise
             raise _map_exception(error) from error
 
-    async def _within_time(self, request: httpx.Request, reservation: BodyReservation) -> HttpResponse:
+    def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> _Request:
+        target = _target(url)
+        # A proxy is told the whole address of a plain upstream. To a secure one, it opens a tunnel.
+        path = url if self._through_proxy and not target.origin.secure else target.path
+        lines = [f"{method} {path} HTTP/1.1", f"host: {target.authority}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        if body is not None:
+            lines.append(f"content-length: {len(body)}")
+        head = "\r\n".join([*lines, "", ""]).encode()
+        if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or b"\0" in head:
+            raise ValueError("a header has a line break in it")
+        return _Request(method, Key(target.origin, headers.get("authorization", "")), head, body or b"")
+
+    async def _within_time(self, request: _Request, reservation: BodyReservation) -> HttpResponse:
         complete = False
         try:
             async with asyncio.timeout(self._timeouts.total) as limit:
@@ -218,24 +211,15 @@ class Transport:
                     # Only a read is safe to repeat.
                     if request.method != "GET":
                         raise
-                    answer = await self._exchange_on_new_connection(request, reservation, limit)
+                    answer = await self._exchange(request, reservation, limit, new_connection=True)
             complete = True
         finally:
             if not complete:
                 reservation.release()
         return answer
 
-    async def _exchange_on_new_connection(
-        self, request: httpx.Request, reservation: BodyReservation, limit: asyncio.Timeout
-    ) -> HttpResponse:
-        before = NEW_CONNECTION_ONLY.set(True)
-        try:
-            return await self._exchange(request, reservation, limit)
-        finally:
-            NEW_CONNECTION_ONLY.reset(before)
-
     async def _exchange(
-        self, request: httpx.Request, reservation: BodyReservation, limit: asyncio.Timeout
+        self, request: _Request, reservation: BodyReservation, limit: asyncio.Timeout, *, new_connection: bool = False
     ) -> HttpResponse:
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -243,9 +227,13 @@ class Transport:
         body = io.BytesIO()
         given_up = False
         try:
-            response = await self._transport.handle_async_request(request)
-            status = response.status_code if 200 <= response.status_code < 600 else None
-            return await self._answer(response, body, reservation, limit)
+            connection = await self._pool.acquire(request.key, request.max_idle_seconds, new=new_connection)
+            try:
+                head = await connection.exchange(request.head, request.body, self._timeouts.read)
+                status = head.status if 200 <= head.status < 600 else None
+                return await self._answer(head, connection, body, reservation, limit)
+            finally:
+                self._pool.release(connection)
         except asyncio.CancelledError:
             # A time-out of ours is told as such by who set it.
             given_up = not limit.expired()
@@ -258,78 +246,86 @@ class Transport:
                 self._observer.exchanged(request.method, status, clock() - began, size)
 
     async def _answer(
-        self, response: httpx.Response, body: io.BytesIO, reservation: BodyReservation, limit: asyncio.Timeout
+        self,
+        head: ResponseHead,
+        connection: Connection,
+        body: io.BytesIO,
+        reservation: BodyReservation,
+        limit: asyncio.Timeout,
     ) -> HttpResponse:
+        success = 200 <= head.status < 300
         try:
-            if not 200 <= response.status_code < 600:
-                raise UpstreamMalformed(f"the upstream's answer has the status {response.status_code}")
-            if response.is_success:
-                await self._read(response, body, reservation, limit)
+            if not 200 <= head.status < 600:
+                raise UpstreamMalformed(f"the upstream's response has the status {head.status}")
+            if success:
+                await self._read(head, connection, body, reservation, limit)
             else:
-                await _read_refusal(response, body, limit)
+                await _read_refusal(head, connection, body, limit)
         except LIBRARY_ERRORS as error:
             if shortage_in(error) is not None or isinstance(error, ReusedConnectionLost):
                 raise
             ours = _map_exception(error)
-            ours.http_status = response.status_code
+            ours.http_status = head.status
             raise ours from error
         except UpstreamError as error:
-            error.http_status = response.status_code
+            error.http_status = head.status
             raise
-        finally:
-            await response.aclose()
         reservation.shrink(body.tell())
-        retry_after = None if response.is_success else response.headers.get("retry-after")
-        location = response.headers.get("location") if response.is_success else None
+        retry_after = None if success else head.headers.get("retry-after")
+        location = head.headers.get("location") if success else None
         # Without a copy, which of a large answer would hold the event loop.
         return HttpResponse(
-            response.status_code, body.getvalue(), retry_after, None if reservation.empty else reservation, location
+            head.status, body.getvalue(), retry_after, None if reservation.empty else reservation, location
         )
 
     async def _read(
-        self, response: httpx.Response, body: io.BytesIO, reservation: BodyReservation, limit: asyncio.Timeout
+        self,
+        head: ResponseHead,
+        connection: Connection,
+        body: io.BytesIO,
+        reservation: BodyReservation,
+        limit: asyncio.Timeout,
     ) -> None:
         # Decoded bytes are counted: a small compressed answer may hold a huge one.
-        async for piece in _pieces_of(response):
+        async for piece in _pieces_of(head, connection):
             size = body.tell() + len(piece)
             if size > self._max_response_bytes:
                 raise UpstreamResponseTooLarge(f"the upstream's answer is larger than {self._max_response_bytes} bytes")
             while size > reservation.size:
-                await reservation.grow(_announced(response), limit)
+                await reservation.grow(_announced(head), limit)
             body.write(piece)
 
 
-def _request(method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> httpx.Request:
-    if body is None:
-        return httpx.Request(method, _parsed(url), headers=headers, stream=NO_BODY)
-    headers = {**headers, "content-length": str(len(body))}
-    stream = httpx.ByteStream(body) if len(body) <= BODY_PIECE_BYTES else _SlicedBody(body)
-    return httpx.Request(method, _parsed(url), headers=headers, stream=stream)
-
-
-# The same jobs are read again and again, and to parse an address costs as much as the rest of making a request.
 @lru_cache(maxsize=KNOWN_URLS)
-def _parsed(url: str) -> httpx.URL:
-    return httpx.URL(url)
+def _target(url: str) -> _Target:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
+    shown = f"[{host}]" if ":" in host else host
+    authority = shown if port == DEFAULT_PORTS[parts.scheme] else f"{shown}:{port}"
+    path = parts.path or "/"
+    return _Target(
+        Origin(parts.scheme == "https", host, port), authority, f"{path}?{parts.query}" if parts.query else path
+    )
 
 
-def _announced(response: httpx.Response) -> int | None:
-    length = response.headers.get("content-length", "")
+def _announced(head: ResponseHead) -> int | None:
+    length = head.headers.get("content-length", "")
     return (
         int(length)
-        if length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS and "content-encoding" not in response.headers
+        if length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS and "content-encoding" not in head.headers
         else None
     )
 
 
-async def _read_refusal(response: httpx.Response, body: io.BytesIO, limit: asyncio.Timeout) -> None:
+async def _read_refusal(head: ResponseHead, connection: Connection, body: io.BytesIO, limit: asyncio.Timeout) -> None:
     # What a refusal says is worth less than that it is one: neither an answer that breaks off nor one that does not end
     # may turn it into something else.
     now = asyncio.get_running_loop().time()
     until = limit.when() or now
     try:
         async with asyncio.timeout_at(min(now + REFUSAL_SECONDS, until - (until - now) / 10)):
-            async for piece in _pieces_of(response):
+            async for piece in _pieces_of(head, connection):
                 body.write(piece[: MAX_ERROR_BODY_BYTES - body.tell()])
                 if body.tell() == MAX_ERROR_BODY_BYTES:
                     break
@@ -339,30 +335,22 @@ async def _read_refusal(response: httpx.Response, body: io.BytesIO, limit: async
             raise
 
 
-def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
-    # Not by the response's own iterators, which count and cut once more.
-    stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - of an asynchronous transport
-    encoding = response.headers.get("content-encoding", "")
-    return decoded(aiter(stream), encoding) if encoding else aiter(stream)
+def _pieces_of(head: ResponseHead, connection: Connection) -> AsyncIterator[bytes]:
+    pieces = _pieces(connection)
+    encoding = head.headers.get("content-encoding", "")
+    return decoded(pieces, encoding) if encoding else pieces
 
 
-class _SlicedBody(httpx.AsyncByteStream):
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._body), BODY_PIECE_BYTES):
-            yield self._body[start : start + BODY_PIECE_BYTES]
+async def _pieces(connection: Connection) -> AsyncIterator[bytes]:
+    while piece := await connection.read():
+        yield piece
 
 
 def _map_exception(error: Exception) -> UpstreamError:
-    if isinstance(error, NOT_SENT_ERRORS):
+    if isinstance(error, NotSent):
         return UpstreamUnreachable("no connection to the upstream could be made")
     if isinstance(error, TimeoutError):
-        return UpstreamTimeout("the upstream did not answer in time")
+        return UpstreamTimeout("the upstream did not respond in time")
     if isinstance(error, NotDecodable | InvalidResponse):
         return UpstreamMalformed(str(error))
-    if isinstance(error, aiohttp.ClientResponseError | ValueError):
-        return UpstreamMalformed("the upstream's answer is not HTTP that can be read")
     return UpstreamConnectionLost("the connection to the upstream was lost")
