@@ -117,6 +117,8 @@ class ResponseParser:
         self._header_bytes += size
         if size > MAX_HEADER_BYTES or self._header_bytes > MAX_HEADERS_BYTES:
             self._failure = "the upstream's response has headers of more than 64 KiB"
+        elif b"\0" in value:
+            self._failure = "the upstream's response has a NUL in a header"
         elif (lower := name.lower()) in READ_HEADERS:
             key, text = lower.decode(), value.decode("latin-1")
             self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
