@@ -1,18 +1,23 @@
-"""The floor: the gateway's own server and HTTP client, with a handler that translates nothing.
+"""The floor: the gateway's server and HTTP connections, with a handler that translates nothing.
 
-    python -m benchmarks.servers.floor UPSTREAM_URL HOW
+    python -m benchmarks.servers.floor UPSTREAM_URL CLIENT
 
-HOW says what the HTTP client is: `client` is httpx's own on httpx-aiohttp's transport, with asyncio's event loop, which
-is where one begins; `transport` is that transport without the client around it, on uvloop as what follows; `floor` is
-the gateway's transport, with requests made and answers read as cheaply as httpx lets one; `aiohttp` does without httpx.
-All have the gateway's headers, and its limits for a connection and for silence.
+CLIENT is the HTTP client:
+
+- `client`: `httpx.AsyncClient` on the transport of httpx-aiohttp, with the event loop of asyncio
+- `transport`: the transport of httpx-aiohttp, without the client
+- `floor`: the gateway's connections
+- `aiohttp`: aiohttp, without httpx
+
+All but `client` use uvloop. All have the gateway's headers and timeouts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import ssl
 import sys
-from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -22,8 +27,11 @@ import httpx_aiohttp
 import uvloop
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.server.defaults import CONNECT_SECONDS, OPTIONS
-from gateway.upstream.aiohttp_transport import AiohttpTransport
+from gateway.server.defaults import CONNECT_SECONDS, OPTIONS, READ_IDLE_SECONDS
+from gateway.upstream.connection_pool import ConnectionPool
+from gateway.upstream.http_request import encode_request
+from gateway.upstream.resolver import Resolver
+from gateway.upstream.transport import DNS_SECONDS
 
 HEADERS = {
     "accept": "application/json",
@@ -40,7 +48,7 @@ OF_AIOHTTP = aiohttp.ClientTimeout(connect=CONNECT_SECONDS, sock_connect=CONNECT
 
 
 def with_client() -> Any:
-    """`httpx.AsyncClient` on the transport of httpx-aiohttp."""
+    """Return a function that makes a request with `httpx.AsyncClient` on the transport of httpx-aiohttp."""
     transport = httpx_aiohttp.AiohttpTransport(client=session)
     client = httpx.AsyncClient(transport=transport, timeout=TIMEOUT, trust_env=False)
 
@@ -51,7 +59,7 @@ def with_client() -> Any:
 
 
 def with_transport() -> Any:
-    """That transport without the client around it: neither cookies nor redirects nor hooks."""
+    """Return a function that makes a request with that transport only: no cookies, redirects or hooks."""
     transport = httpx_aiohttp.AiohttpTransport(client=session)
     extensions = {"timeout": TIMEOUT.as_dict()}
 
@@ -66,29 +74,34 @@ def with_transport() -> Any:
     return exchange
 
 
-def with_our_transport() -> Any:
-    """The gateway's transport, used as the gateway does."""
-    transport = AiohttpTransport(session, OF_AIOHTTP)
+def with_gateway_connections() -> Any:
+    """Return a function that makes a request on the gateway's connections, without limits of memory and total time."""
+    pool = ConnectionPool(
+        Resolver(CONNECT_SECONDS, DNS_SECONDS),
+        connect_seconds=CONNECT_SECONDS,
+        idle_seconds=READ_IDLE_SECONDS,
+        max_connections=1_000,
+        tls=ssl.create_default_context(),
+        proxy=None,
+    )
 
     async def exchange(method: str, url: str, headers: dict[str, str], body: bytes | None) -> bytes:
-        if body is not None:
-            headers = {**headers, "content-length": str(len(body))}
-        request = httpx.Request(method, parsed(url), headers=headers, stream=httpx.ByteStream(body or b""))
-        response = await transport.handle_async_request(request)
-        assert isinstance(response.stream, httpx.AsyncByteStream)
+        request = encode_request(method, url, headers, body, through_proxy=False)
+        connection = await pool.acquire(request.key, math.inf, new=False)
         try:
-            return b"".join([piece async for piece in response.stream])
+            await connection.exchange(request.head, request.body, SILENCE_SECONDS)
+            pieces = []
+            while piece := await connection.read():
+                pieces.append(piece)
+            return b"".join(pieces)
         finally:
-            await response.aclose()
+            pool.release(connection)
 
     return exchange
 
 
-parsed = lru_cache(httpx.URL)
-
-
 def without_httpx() -> Any:
-    """Aiohttp itself."""
+    """Return a function that makes a request with aiohttp."""
     client = session()
 
     async def exchange(method: str, url: str, headers: dict[str, str], body: bytes | None) -> bytes:
@@ -99,7 +112,7 @@ def without_httpx() -> Any:
 
 
 def session() -> aiohttp.ClientSession:
-    """A session as the gateway's is."""
+    """Return a session like the gateway's."""
     connector = aiohttp.TCPConnector(limit=0)
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
@@ -107,15 +120,15 @@ def session() -> aiohttp.ClientSession:
 EXCHANGES = {
     "client": with_client,
     "transport": with_transport,
-    "floor": with_our_transport,
+    "floor": with_gateway_connections,
     "aiohttp": without_httpx,
 }
 
 
 async def main() -> None:
-    """Serves until it is killed."""
-    upstream, how = sys.argv[1:]
-    exchange = EXCHANGES[how]()
+    """Serve until the process is killed."""
+    upstream, client = sys.argv[1:]
+    exchange = EXCHANGES[client]()
     typed = HEADERS | {"content-type": "application/json"}
 
     async def send_job(_: bytes, __: object) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gateway.cli.files import MAX_PARAMS_BYTES, read_bounded
 from gateway.cli.options import STANDARD_STREAM
+from gateway.strict_json import reject_constant
 
 
 class ParamsInvalid(Exception):
@@ -79,10 +80,6 @@ def _parse(document: str | bytes) -> None:
     Raises `ValueError` where it is not JSON.
     """
     try:
-        json.loads(document, parse_int=str, parse_float=str, parse_constant=_no_constant)
+        json.loads(document, parse_int=str, parse_float=str, parse_constant=reject_constant)
     except RecursionError:
         return  # it is nested too deep for Python, and the gateway has a limit of its own
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")

@@ -54,8 +54,11 @@ class DoubtfulResponse(ReusedConnectionLost, InvalidResponse):
 class Connection(asyncio.Protocol):
     """A connection that carries one exchange at a time.
 
-    Call `exchange`, then `read` until it returns nothing, and look at `is_reusable` before the next exchange. `lost` is called once, when the
-    connection has ended.
+    Call `exchange`, then `read` until it returns nothing. Check `is_reusable` before the next exchange.
+
+    Args:
+        loop: the running event loop.
+        lost: is called once, when the connection has ended.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, lost: Callable[[Connection], None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import aiohappyeyeballs
 
@@ -13,6 +13,7 @@ from gateway.upstream.connection import Connection, NotSent
 if TYPE_CHECKING:
     import ssl
 
+    from gateway.upstream.http_request import ConnectionKey, Origin
     from gateway.upstream.resolver import Resolver
 
 # When the next address is tried beside one that does not respond (RFC 8305).
@@ -20,24 +21,6 @@ NEXT_ADDRESS_SECONDS = 0.25
 # How long the end of TLS is waited for when a connection is closed.
 TLS_END_SECONDS = 1.0
 MAX_PROXY_HEAD_BYTES = 64 << 10
-
-
-class Origin(NamedTuple):
-    """Where requests go: `host` is a name or an address without brackets."""
-
-    secure: bool
-    host: str
-    port: int
-
-
-class Key(NamedTuple):
-    """Which exchanges may share a connection: those of one owner to one origin.
-
-    A late response to one credential's request is then never taken for the response to another's.
-    """
-
-    origin: Origin
-    owner: str
 
 
 class ConnectionPool:
@@ -73,11 +56,11 @@ class ConnectionPool:
         self._all: set[Connection] = set()
         # Since when each is idle, the longest first; and those of each key, the longest first.
         self._idle: dict[Connection, float] = {}
-        self._of_key: dict[Key, list[Connection]] = {}
-        self._keys: dict[Connection, Key] = {}
+        self._of_key: dict[ConnectionKey, list[Connection]] = {}
+        self._keys: dict[Connection, ConnectionKey] = {}
         self._expiry: asyncio.TimerHandle | None = None
 
-    async def acquire(self, key: Key, max_idle_seconds: float, *, new: bool) -> Connection:
+    async def acquire(self, key: ConnectionKey, max_idle_seconds: float, *, new: bool) -> Connection:
         """Return a connection for one exchange: the one of this key that was used last, or a new one.
 
         Args:
@@ -96,7 +79,7 @@ class ConnectionPool:
         self._keys[connection] = key
         return connection
 
-    def _take(self, key: Key, max_idle_seconds: float) -> Connection | None:
+    def _take(self, key: ConnectionKey, max_idle_seconds: float) -> Connection | None:
         oldest = asyncio.get_running_loop().time() - max_idle_seconds
         kept = self._of_key.get(key, [])
         # The one that was used last has the best chance to be open still.

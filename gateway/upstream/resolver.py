@@ -1,4 +1,4 @@
-"""Names of the upstream, looked up in threads that may hang without harm to anything else."""
+"""Name lookups of the upstream, in threads that may hang without affecting anything else."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from gateway.threads import run_detached, wait_done
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-# How many lookups may hang at a time in this process. The system's own resolver gives up after 10 to 30 seconds.
-MOST_LOOKUPS = 8
+# Concurrent lookups in this process. A lookup that hangs ends after 10 to 30 seconds, when the system gives up.
+MAX_LOOKUPS = 8
 
 # As `socket.getaddrinfo` returns it.
 Address = tuple[int, int, int, str, tuple[Any, ...]]
@@ -23,10 +23,14 @@ _lookups: set[Future[Any]] = set()
 
 
 class Resolver:
-    """The system's resolver, with a limit of `timeout_seconds` for each lookup; keeps addresses for `keep_seconds`.
+    """The system's resolver.
 
-    asyncio's default executor and uvloop's thread pool have few threads. Lookups that hang would take them from
-    everything else, and the process would wait for them at its end.
+    It does not use asyncio's default executor or uvloop's thread pool: they have few threads for all purposes, and the
+    process waits for all of them when it exits.
+
+    Args:
+        timeout_seconds: the limit of each lookup.
+        keep_seconds: how long addresses are used again.
     """
 
     def __init__(self, timeout_seconds: float, keep_seconds: float) -> None:
@@ -36,45 +40,44 @@ class Resolver:
         self._running: dict[tuple[str, int], asyncio.Task[deque[Address]]] = {}
 
     async def resolve(self, host: str, port: int) -> list[Address]:
-        """Return the addresses of a host, in another order each time if there are several.
+        """Return the addresses of `host`, beginning with another one each time.
 
         Raises:
-            OSError: There is no address, or none in time.
+            OSError: there is no address, or none in time.
         """
-        name = (host, port)
-        until, addresses = self._known.get(name, (0.0, None))
+        until, addresses = self._known.get((host, port), (0.0, None))
         if addresses is None or until <= asyncio.get_running_loop().time():
-            addresses = await self._look_up(name)
+            addresses = await self._look_up((host, port))
         found = list(addresses)
         addresses.rotate(-1)
         return found
 
     async def _look_up(self, name: tuple[str, int]) -> deque[Address]:
-        # One lookup for all that ask at the same time. It goes on if one of them leaves.
+        # One lookup for all callers at a time. It continues if one of them leaves.
         task = self._running.get(name)
         if task is None:
             task = self._running[name] = asyncio.create_task(self._find(name))
-            task.add_done_callback(lambda done: self._finished(name, done))
+            task.add_done_callback(lambda done: self._finish(name, done))
         return await asyncio.shield(task)
 
-    def _finished(self, name: tuple[str, int], task: asyncio.Task[deque[Address]]) -> None:
+    def _finish(self, name: tuple[str, int], task: asyncio.Task[deque[Address]]) -> None:
         del self._running[name]
         if not task.cancelled():
-            # Also if no one waits any more, so that asyncio does not log it.
+            # Retrieved in any case, because asyncio logs exceptions that no one retrieves.
             task.exception()
 
     async def _find(self, name: tuple[str, int]) -> deque[Address]:
         _lookups.difference_update([each for each in _lookups if each.done()])
-        if len(_lookups) >= MOST_LOOKUPS:
-            raise OSError(errno.EAGAIN, "too many lookups of the resolver hang")
-        lookup = run_detached("resolve", lambda: deque(_getaddrinfo(*name)))
+        if len(_lookups) >= MAX_LOOKUPS:
+            raise OSError(errno.EAGAIN, "too many lookups hang; is the resolver of this machine reachable?")
+        lookup = run_detached("resolve", lambda: _addresses(*name))
         _lookups.add(lookup)
         if not await wait_done(lookup, self._timeout_seconds):
-            raise OSError(errno.ETIMEDOUT, "the resolver does not answer")
-        addresses = lookup.result()
+            raise OSError(errno.ETIMEDOUT, "the resolver does not respond")
+        addresses = deque(lookup.result())
         self._known[name] = (asyncio.get_running_loop().time() + self._keep_seconds, addresses)
         return addresses
 
 
-def _getaddrinfo(host: str, port: int) -> list[Address]:
+def _addresses(host: str, port: int) -> list[Address]:
     return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG))

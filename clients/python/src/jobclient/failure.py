@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-RETRY, MEND, LOGIN, LOOK, GIVE_UP = "retry", "mend", "login", "look", "give_up"
+RETRY, FIX, LOGIN, LOOK, GIVE_UP = "retry", "fix", "login", "look", "give_up"
 _DOMAIN = "jobgateway"
 
 # The reasons that ask for something else than their code does.
@@ -23,10 +23,10 @@ _BY_CODE = {
     grpc.StatusCode.UNAVAILABLE: RETRY,
     grpc.StatusCode.DEADLINE_EXCEEDED: RETRY,
     grpc.StatusCode.CANCELLED: RETRY,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: MEND,
-    grpc.StatusCode.INVALID_ARGUMENT: MEND,
-    grpc.StatusCode.NOT_FOUND: MEND,
-    grpc.StatusCode.OUT_OF_RANGE: MEND,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: FIX,
+    grpc.StatusCode.INVALID_ARGUMENT: FIX,
+    grpc.StatusCode.NOT_FOUND: FIX,
+    grpc.StatusCode.OUT_OF_RANGE: FIX,
     grpc.StatusCode.UNAUTHENTICATED: LOGIN,
     grpc.StatusCode.UNKNOWN: LOOK,
 }

@@ -75,13 +75,17 @@ class Reporter:
         )
 
     def _shown_result(self, job: pb.Job) -> dict[str, Any]:
-        told = {"told_size": job.content_size, "told_sha256": job.content_sha256}
+        announced = {"content_size": job.content_size, "content_sha256": job.content_sha256}
         if job.HasField("content"):
-            return {"as": "struct", "sum": job.content.fields["data"].struct_value.fields["sum"].number_value, **told}
+            return {
+                "as": "struct",
+                "sum": job.content.fields["data"].struct_value.fields["sum"].number_value,
+                **announced,
+            }
         if not job.content_size:
             return {"as": "none"}
         form, held = ("chunks", self._result.data) if job.content_omitted else ("json", job.content_json)
-        return {"as": form, "size": len(held), "sha256": hashlib.sha256(held).hexdigest(), **told}
+        return {"as": form, "size": len(held), "sha256": hashlib.sha256(held).hexdigest(), **announced}
 
     def _line(self, **seen: object) -> None:
         sys.stdout.write(json.dumps({"do": self._step, **seen}) + "\n")
