@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.limits.fair_budget import fits_fair_share
 from gateway.submit.records import OWNER_LOST, IdempotencyKey, IdempotencyRecord, decode, encode
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MAX_RECORDS = 1_400_000
 # Expired records that one transaction with a claim deletes. A claim adds one, so that the file does not grow.
 PRUNE_SLICE = 64
+# The pause after a slice that was not full, in seconds.
+PRUNE_SECONDS = 1.0
 # The longest wait for another process that writes to the same file.
 BUSY_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 0.01
@@ -41,6 +43,12 @@ _SCHEMA = (
 )
 _OF_KEY = "caller = ? AND request = ?"
 _OWN = f"{_OF_KEY} AND fence = ? AND outcome IS NULL"
+# The ids of the caller and of all, and the record: in one statement, because each one costs a turn of the interpreter.
+_LOOK = """
+SELECT (SELECT ids FROM held WHERE caller = ?1), (SELECT ids FROM held WHERE caller = x''),
+    expires, fence, fingerprint, claimed_until, outcome
+FROM (SELECT 1) LEFT JOIN records ON caller = ?1 AND request = ?2
+"""
 _COUNT = "INSERT INTO held VALUES (?, ?) ON CONFLICT (caller) DO UPDATE SET ids = ids + excluded.ids"
 
 
@@ -69,6 +77,7 @@ class Records:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._synchronous = ""
+        self._prune_at = 0.0
         try:
             self._prepare()
         except BaseException:
@@ -147,18 +156,15 @@ class Records:
 
     def claim(self, now: float, claim: Claim, fingerprint: bytes, seconds: float) -> object:
         """See `IdempotencyStore.claim`; the error is returned."""
-        caller, request = claim.key[:2]
-        self._prune(now)
-        row = self._database.execute(
-            f"SELECT fence, fingerprint, claimed_until, outcome FROM records WHERE {_OF_KEY} AND expires > ?",  # noqa: S608 - a constant
-            (caller, request, now),
-        ).fetchone()
-        if row is not None:
-            return _seen_by(claim, row, now)
-        held = self._held(caller)
-        if not fits_fair_share(held, 1, MAX_RECORDS - self._held(ALL)):
-            return exhausted(MAX_RECORDS, held)
-        self._delete(claim.key)
+        if now >= self._prune_at:
+            self._prune(now)
+        held, everyone, expires, *row = self._database.execute(_LOOK, claim.key[:2]).fetchone()
+        if expires is not None:
+            if expires > now:
+                return _seen_by(claim, row, now)
+            self._delete(claim.key)
+        if not fits_fair_share(held or 0, 1, MAX_RECORDS - (everyone or 0)):
+            return exhausted(MAX_RECORDS, held or 0)
         self._add(claim, fingerprint, now + seconds, now + KEEP_RECORD_SECONDS, None)
         return None
 
@@ -200,10 +206,6 @@ class Records:
     def _changes(self, statement: str, values: Sequence[object]) -> bool:
         return self._database.execute(statement, values).rowcount == 1
 
-    def _held(self, caller: bytes) -> int:
-        row = self._database.execute("SELECT ids FROM held WHERE caller = ?", (caller,)).fetchone()
-        return int(row[0]) if row else 0
-
     def _add(
         self, claim: Claim, fingerprint: bytes, claimed_until: float, expires: float, outcome: bytes | None
     ) -> None:
@@ -226,9 +228,11 @@ class Records:
         ).fetchall()
         for caller, request in expired:
             self._delete(IdempotencyKey(caller, request))
+        # If there may be more, with the next claim.
+        self._prune_at = now if len(expired) == PRUNE_SLICE else now + PRUNE_SECONDS
 
 
-def _seen_by(claim: Claim, row: tuple[int, bytes, float, bytes | None], now: float) -> IdempotencyRecord | None:
+def _seen_by(claim: Claim, row: Sequence[Any], now: float) -> IdempotencyRecord | None:
     fence, fingerprint, claimed_until, outcome = row
     if outcome is not None:
         return IdempotencyRecord(fingerprint, decode(outcome))
