@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import structlog
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway_client import Client
+from jobgateway_client.deadline import Deadline
 from rich.console import Console
 
 from gateway.cli import stdio
-from gateway.cli.client import Client, Deadline
 from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED, JOB_FAILED, SUCCESS
 from gateway.cli.options import OutputOptions
 from gateway.cli.params import read_params
@@ -58,8 +59,8 @@ def _show(console: Console, gateway: str, title: str, method: str, param: list[s
     request = pb.SendJobRequest(workspace_id="1", entity_id=1, method_name=method)
     request.params_json = read_params(param, None, None) or b"{}"
     code = SUCCESS
-    with Client(gateway, DEMO_TOKEN) as client:
-        current = Session(client, Deadline(_SECONDS))
+    with Client(gateway, token=DEMO_TOKEN, attempts=1) as client:
+        current = Session(client, gateway, Deadline(_SECONDS))
         try:
             follow(current, pb.RunJobRequest(request=request), OutputOptions(), cancel=False)
         except typer.Exit as left:

@@ -16,7 +16,6 @@ from rich.table import Column
 from rich.text import Text
 
 from gateway.cli.formatting import clean, event_line, job_details, job_line, percentage, pretty_json, status_word
-from gateway.cli.result import Result
 
 _LONGEST_SHOWN = 64 * 1024
 
@@ -51,7 +50,7 @@ def show_json(message: Message) -> None:
     sys.stdout.flush()
 
 
-def show_answer(job: pb.Job, *, as_json: bool, to_stderr: bool = False) -> None:
+def show_response(job: pb.Job, *, as_json: bool, to_stderr: bool = False) -> None:
     """Prints a job that is the answer to a call."""
     if as_json:
         show_json(job)
@@ -59,21 +58,21 @@ def show_answer(job: pb.Job, *, as_json: bool, to_stderr: bool = False) -> None:
         show_job(job, to_stderr=to_stderr)
 
 
-def show_result(result: Result, uid: int, *, end: bytes = b"\n") -> None:
+def show_result(result: bytes | bytearray, uid: int, *, end: bytes = b"\n") -> None:
     """Prints the result: for a person on a terminal, and as it is into a pipe, followed by `end`."""
-    if not result.data:
+    if not result:
         return
     if not sys.stdout.isatty():
         sys.stdout.flush()
-        sys.stdout.buffer.write(result.data)
+        sys.stdout.buffer.write(result)
         sys.stdout.buffer.write(end)
         sys.stdout.buffer.flush()
-    elif len(result.data) <= _LONGEST_SHOWN:
-        text = Text(pretty_json(result.data))
+    elif len(result) <= _LONGEST_SHOWN:
+        text = Text(pretty_json(result))
         JSONHighlighter().highlight(text)
         Console().print(text, soft_wrap=True)
     else:
-        note(f"the result has {len(result.data):,} bytes: jobgateway watch {uid} --output FILE")
+        note(f"the result has {len(result):,} bytes: jobgateway watch {uid} --output FILE")
 
 
 class Display(Protocol):

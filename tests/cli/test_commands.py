@@ -312,7 +312,7 @@ def test_an_interrupt_leaves_the_job_running_and_its_command_watches_it(place: P
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130
-    assert f"asked to cancel, and now: job {uid} cancelled" in err
+    assert f"asked to cancel; state: job {uid} cancelled" in err
 
 
 def test_the_same_request_id_is_the_same_job(place: Place) -> None:
@@ -320,7 +320,7 @@ def test_the_same_request_id_is_the_same_job(place: Place) -> None:
     assert send(place, "succeed", *options) == send(place, "succeed", *options)
     outcome = client(place, "send", *JOB, "--method", "fail", "--request-id", "test-cli")
     assert outcome.code == 3
-    assert "take another --request-id" in outcome.err
+    assert "use another --request-id" in outcome.err
 
 
 @pytest.mark.slow
@@ -345,7 +345,7 @@ def test_a_run_survives_the_change_of_its_gateway(place: Place) -> None:
                 second.send_signal(signal.SIGTERM)
                 second.communicate()
     assert process.returncode == 1
-    assert "going on in" in err
+    assert "resuming in" in err
 
 
 def serving(gateway: subprocess.Popen[str]) -> str:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,12 +19,13 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as pb_grpc
+from jobgateway_client import Client, rules
+from jobgateway_client.deadline import Deadline
 from typer.testing import CliRunner
 
-from gateway.cli import stream
+from gateway.cli import patience
 from gateway.cli.app import app
-from gateway.cli.client import Client, Deadline
-from gateway.cli.failure import Failure
+from gateway.cli.patience import PatientWatch
 from tests.cli.test_commands import start as start_command
 
 UID = 42
@@ -80,11 +81,6 @@ def failing(
         context.abort_with_status(rpc_status.to_status(status))
 
     return fail
-
-
-def one_event_before(failure: Failure) -> Generator[pb.JobEvent, None, Failure]:
-    yield pb.JobEvent()
-    return failure
 
 
 def packed(message: error_details_pb2.ErrorInfo) -> any_pb2.Any:
@@ -187,7 +183,7 @@ def test_a_watch_goes_on_with_its_last_token_on_a_new_connection_after_the_wait_
         "job 42 success",
         '{"sum":3}',
     ]
-    assert "going on in 0.4 s" in outcome.err
+    assert "resuming in 0.4 s" in outcome.err
 
 
 def test_a_run_that_broke_goes_on_as_a_watch_and_never_as_a_second_run(gateway: ScriptedGateway) -> None:
@@ -274,7 +270,7 @@ def test_a_foreign_error_info_is_not_ours(gateway: ScriptedGateway) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_an_unknown_peer_is_not_tried_for_long(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "FIRST_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "FIRST_PATIENCE_SECONDS", 0.0)
     gateway.script = [act(then=failing(grpc.StatusCode.INTERNAL))]
     assert watch(gateway).code == 3
 
@@ -308,26 +304,12 @@ def test_waits_grow_also_where_each_stream_begins_well(
     assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
 
-def test_waits_stay_bounded_however_many_failures_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
-    lost = Failure(grpc.StatusCode.UNAVAILABLE, "lost")
-    opening = pb.WatchJobRequest(uid=UID)
-    with Client("127.0.0.1:1", TOKEN) as client:
-        following = stream.JobStream(client, opening, Deadline(None), lambda _: None)
-        monkeypatch.setattr(following, "_one_stream", lambda: one_event_before(lost))
-        events = iter(following)
-        while len(waits) < 1200:
-            next(events)
-    assert max(waits) <= 5.0
-
-
 @pytest.mark.usefixtures("quick")
 def test_a_reader_that_pauses_keeps_its_watch(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.05)
     gateway.script = [act(state(10, "first")), act(state(20, "second"), end())]
-    with Client(gateway.target, TOKEN) as client:
-        following = stream.JobStream(client, pb.WatchJobRequest(uid=UID), Deadline(None), lambda _: None)
+    with Client(gateway.target, token=TOKEN) as client:
+        following = PatientWatch(client, pb.WatchJobRequest(uid=UID), Deadline(None), lambda _: None)
         percents = []
         for event in following:
             percents.append(event.job.progress.percentage)
@@ -414,7 +396,7 @@ def test_an_error_that_does_not_pass_ends_a_run_and_names_the_job(gateway: Scrip
 
 
 def test_an_outage_is_not_waited_for_without_end(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
     gateway.script = [act(state(10), then=failing(grpc.StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"))]
     assert watch(gateway).code == 3
 
@@ -423,7 +405,7 @@ def test_an_outage_is_not_waited_for_without_end(gateway: ScriptedGateway, monke
 def test_a_silent_stream_is_left_and_taken_up_again(
     gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch, command: Callable[[ScriptedGateway], Outcome]
 ) -> None:
-    monkeypatch.setattr(stream, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(rules, "HEARTBEAT_SECONDS", 0.1)
     left = threading.Event()
 
     def keep_silent(context: grpc.ServicerContext) -> None:
@@ -494,7 +476,7 @@ def test_a_pipe_gets_chunks_as_they_are_and_all_else_goes_elsewhere(gateway: Scr
         assert process.stdout.buffer.read() == result  # type: ignore[attr-defined]
         err = process.stderr.read()
     assert process.returncode == 0
-    for line in ("job 42 running 50%: working", "going on in", "job 42 result: 15 of 15 bytes", "job 42 success"):
+    for line in ("job 42 running 50%: working", "resuming in", "job 42 result: 15 of 15 bytes", "job 42 success"):
         assert line in err
 
 
@@ -630,7 +612,7 @@ def test_an_interrupt_leaves_the_job_or_cancels_it(gateway: ScriptedGateway, can
     assert process.returncode == 130
     assert gateway.cancelled == ([UID] if cancel else [])
     if cancel:
-        assert "asked to cancel, and now: job 42 cancelled" in err
+        assert "asked to cancel; state: job 42 cancelled" in err
     else:
         assert f"jobgateway watch 42 --target {gateway.target}" in err
 

@@ -53,11 +53,11 @@ def in_context(name: str) -> bool:
 class Image:
     """What the build stage made, below `folder`, and how the last stage says to start it."""
 
-    def __init__(self, folder: Path, wheel: Path) -> None:
+    def __init__(self, folder: Path, wheels: list[Path]) -> None:
         self._folder = folder
         build, last = stages(DOCKERFILE.read_text())
         self.installed = folder / INSTALLED.lstrip("/")
-        self._build(build, wheel)
+        self._build(build, wheels)
         said = {each.name: each.argument for each in last}
         self.entrypoint: list[str] = json.loads(said["ENTRYPOINT"])
         self.command: list[str] = json.loads(said["CMD"])
@@ -74,8 +74,8 @@ class Image:
     def _here(self, text: str) -> str:
         return text.replace(INSTALLED, str(self.installed))
 
-    def _build(self, instructions: list[Instruction], wheel: Path) -> None:
-        context = {"requirements.lock": ROOT / "requirements.lock", f"dist/{wheel.name}": wheel}
+    def _build(self, instructions: list[Instruction], wheels: list[Path]) -> None:
+        context = {"requirements.lock": ROOT / "requirements.lock", **{f"dist/{wheel.name}": wheel for wheel in wheels}}
         work = self._folder
         # The image's `python` is the one that these tests' own environment was made of.
         python = self._folder / "bin" / "python"
