@@ -1,4 +1,4 @@
-"""How a command leaves before the job's end: what is known of the job, and how to watch it again."""
+"""The last messages of a command that leaves before the end of its job: the job, and how to watch it again."""
 
 from typing import NoReturn
 

@@ -132,7 +132,7 @@ def test_a_refused_run_is_exit_code_3_with_the_fields(place: Place) -> None:
 @pytest.mark.parametrize(
     ("options", "field"), [(["--workspace", "../1"], "workspace_id"), (["--request-id", "ä"], "request_id")]
 )
-def test_a_request_that_is_not_valid_is_one_line_that_names_the_field(
+def test_an_invalid_request_is_one_line_with_the_field(
     place: Place, command: str, options: list[str], field: str
 ) -> None:
     outcome = client(place, command, *JOB, *options)
@@ -237,7 +237,7 @@ def test_a_large_result_comes_in_full_through_a_pipe(place: Place) -> None:
     assert len(outcome.out.splitlines()[-1]) == 5_000_000
 
 
-def test_a_large_result_that_no_answer_carries_is_said_how_to_get(place: Place) -> None:
+def test_wait_says_how_to_get_a_large_result(place: Place) -> None:
     uid = send(place, "succeed", "--param", "duration=0", "--param", "result_bytes=5000000")
     outcome = client(place, "wait", str(uid))
     assert outcome.code == 0
@@ -298,7 +298,7 @@ def read_terminal(master: int) -> str:
 
 
 @pytest.mark.slow
-def test_an_interrupt_leaves_the_job_running_and_its_command_watches_it(place: Place) -> None:
+def test_an_interrupt_leaves_the_job_running(place: Place) -> None:
     with start("run", *JOB, "--method", "never", variables={"JOBGATEWAY_TARGET": place.target}) as process:
         assert process.stdout is not None
         uid = re.findall(r"job (\d+) running", process.stdout.readline())[0]

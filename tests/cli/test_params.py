@@ -111,11 +111,11 @@ def test_each_command_takes_its_groups_of_options_flat() -> None:
 @pytest.mark.parametrize("command", ["run", "send", "get", "wait", "watch"])
 def test_help_says_how_a_pipe_gets_the_result_alone(command: str) -> None:
     text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
-    assert "- is standard output; all else then goes to standard error." in " ".join(text.split())
+    assert "- is standard output; everything else then goes to standard error." in " ".join(text.split())
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["watch", "0"], ["get", "x"], ["nothing"], [*RUN, "--timeout", "0"]])
-def test_what_typer_refuses_is_exit_code_2_as_well(arguments: list[str]) -> None:
+def test_what_typer_rejects_is_exit_code_2_as_well(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments, env={"JOBGATEWAY_TOKEN": "t"}).exit_code == 2
 
 
@@ -157,7 +157,7 @@ def test_there_is_no_option_for_the_token() -> None:
     assert result.exit_code == 2
 
 
-def test_a_gateway_that_cannot_be_reached_is_one_line_and_exit_code_3() -> None:
+def test_an_unreachable_gateway_is_one_line_and_code_3() -> None:
     for arguments in (RUN, ["watch", "42", "--target", "127.0.0.1:1"], ["get", "42", "--target", "127.0.0.1:1"]):
         result = CliRunner().invoke(app, arguments, env={"JOBGATEWAY_TOKEN": "secret"})
         assert result.exit_code == 3
@@ -168,7 +168,7 @@ def test_a_gateway_that_cannot_be_reached_is_one_line_and_exit_code_3() -> None:
         assert "secret" not in result.stderr
 
 
-def test_a_field_of_the_upstreams_keeps_its_path_and_one_of_ours_loses_what_is_around_it() -> None:
+def test_fields_lose_the_path_around_the_request() -> None:
     invalid = grpc.StatusCode.INVALID_ARGUMENT
     fields = (FieldViolation("request.a", "no"), FieldViolation("request", "nor"), FieldViolation("", "none"))
     ours = GatewayError(invalid, "request.a: no", reason="REQUEST_INVALID", fields=fields)

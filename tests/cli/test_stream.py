@@ -167,7 +167,7 @@ def watch(gateway: ScriptedGateway, *arguments: str) -> Outcome:
     return Outcome(gateway, "watch", str(UID), *arguments)
 
 
-def test_a_watch_goes_on_with_its_last_token_on_a_new_connection_after_the_wait_it_was_told(
+def test_a_watch_resumes_on_a_new_connection_after_its_wait(
     gateway: ScriptedGateway,
 ) -> None:
     draining = failing(grpc.StatusCode.UNAVAILABLE, "DRAINING", retry=0.4)
@@ -186,7 +186,7 @@ def test_a_watch_goes_on_with_its_last_token_on_a_new_connection_after_the_wait_
     assert "resuming in 0.4 s" in outcome.err
 
 
-def test_a_run_that_broke_goes_on_as_a_watch_and_never_as_a_second_run(gateway: ScriptedGateway) -> None:
+def test_a_broken_run_continues_as_a_watch(gateway: ScriptedGateway) -> None:
     lost = failing(grpc.StatusCode.UNAVAILABLE)
     gateway.script = [act(state(10, "first"), then=lost), act(then=lost), act(end())]
     assert run(gateway).code == 0
@@ -194,7 +194,7 @@ def test_a_run_that_broke_goes_on_as_a_watch_and_never_as_a_second_run(gateway: 
     assert [(request.uid, request.resume_token) for request in gateway.watches] == [(UID, "first")] * 2
 
 
-def test_a_stream_that_ends_without_the_jobs_end_is_taken_up_again(gateway: ScriptedGateway) -> None:
+def test_a_stream_without_the_end_of_its_job_is_resumed(gateway: ScriptedGateway) -> None:
     gateway.script = [act(state(10, "first")), act(end())]
     outcome = watch(gateway)
     assert outcome.code == 0
@@ -283,7 +283,7 @@ def test_a_run_whose_error_names_the_job_goes_on_as_a_watch(gateway: ScriptedGat
 
 
 @pytest.mark.parametrize("command", ["run", "send"])
-def test_where_the_gateway_did_not_say_whether_a_job_was_made_nobody_claims_to_know(
+def test_an_unknown_outcome_is_said_to_be_unknown(
     gateway: ScriptedGateway, command: str
 ) -> None:
     gateway.script = [act(then=hold)]
@@ -380,7 +380,7 @@ def test_a_run_with_a_request_id_is_repeated(gateway: ScriptedGateway) -> None:
 
 @pytest.mark.parametrize("reason", ["LIMIT_REACHED", ""])
 @pytest.mark.parametrize("retry", [0.01, None])
-def test_a_refused_load_is_tried_again_only_where_a_wait_is_known(
+def test_a_load_limit_is_retried_only_with_a_known_wait(
     gateway: ScriptedGateway, retry: float | None, reason: str
 ) -> None:
     busy = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, retry=retry)
@@ -388,7 +388,7 @@ def test_a_refused_load_is_tried_again_only_where_a_wait_is_known(
     assert watch(gateway).code == (0 if retry else 3)
 
 
-def test_an_error_that_does_not_pass_ends_a_run_and_names_the_job(gateway: ScriptedGateway) -> None:
+def test_a_final_error_ends_a_run_and_names_the_job(gateway: ScriptedGateway) -> None:
     gateway.script = [act(state(10, "first"), then=failing(grpc.StatusCode.PERMISSION_DENIED, "UPSTREAM_NO"))]
     outcome = run(gateway)
     assert outcome.code == 3
@@ -402,7 +402,7 @@ def test_an_outage_is_not_waited_for_without_end(gateway: ScriptedGateway, monke
 
 
 @pytest.mark.parametrize("command", [run, watch])
-def test_a_silent_stream_is_left_and_taken_up_again(
+def test_a_silent_stream_is_resumed(
     gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch, command: Callable[[ScriptedGateway], Outcome]
 ) -> None:
     monkeypatch.setattr(rules, "HEARTBEAT_SECONDS", 0.1)
@@ -463,7 +463,7 @@ def test_a_result_of_which_nothing_came_is_no_result(gateway: ScriptedGateway) -
 
 
 @pytest.mark.slow
-def test_a_pipe_gets_chunks_as_they_are_and_all_else_goes_elsewhere(gateway: ScriptedGateway) -> None:
+def test_a_pipe_gets_the_chunks_and_nothing_else(gateway: ScriptedGateway) -> None:
     result = b'[1,  2.50, "\xff"]'
     lost = failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")
     gateway.script = [
@@ -516,7 +516,7 @@ def test_a_wait_without_a_timeout_calls_until_the_job_has_ended(gateway: Scripte
     assert [request.HasField("timeout") for request in gateway.waits] == [False] * 3
 
 
-def test_a_wait_that_is_over_first_is_neither_success_nor_failure(gateway: ScriptedGateway) -> None:
+def test_a_wait_that_ends_before_the_job_has_its_own_code(gateway: ScriptedGateway) -> None:
     gateway.script = [act(state(10))]
     outcome = Outcome(gateway, "wait", str(UID), "--timeout", "0.25")
     assert outcome.code == 124
@@ -550,7 +550,7 @@ def test_a_job_without_a_number_is_not_watched(gateway: ScriptedGateway, tmp_pat
     assert not file.exists()
 
 
-def test_a_result_goes_into_a_file_by_a_stream_whatever_its_size(gateway: ScriptedGateway, tmp_path: Path) -> None:
+def test_a_result_for_a_file_comes_as_a_stream(gateway: ScriptedGateway, tmp_path: Path) -> None:
     file, result = tmp_path / "result.json", b"[1, 2.50]"
     gateway.script = [
         act(end(result, in_message=False)),

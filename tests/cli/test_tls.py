@@ -53,7 +53,7 @@ async def invoke(*arguments: object, token: str | None = TOKEN) -> Result:
     return await asyncio.to_thread(run)
 
 
-async def test_a_command_over_tls_names_what_it_trusts_in_the_next_command(
+async def test_the_next_command_names_the_trusted_authorities(
     upstream: ScriptedUpstream, mounted: Mounted
 ) -> None:
     upstream.script.append(RUNNING)
@@ -83,7 +83,7 @@ async def test_a_command_with_a_certificate_needs_no_token(
 
 
 @pytest.mark.parametrize("options", [[], ["--tls"]])
-async def test_a_gateway_that_is_not_spoken_to_as_it_wants_is_told_in_one_line(
+async def test_a_tls_mismatch_is_one_line(
     upstream: ScriptedUpstream, mounted: Mounted, options: list[str]
 ) -> None:
     async with running(upstream.url, tls_cert_file=mounted.cert, tls_key_file=mounted.key) as gateway:
