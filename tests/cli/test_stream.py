@@ -283,9 +283,7 @@ def test_a_run_whose_error_names_the_job_goes_on_as_a_watch(gateway: ScriptedGat
 
 
 @pytest.mark.parametrize("command", ["run", "send"])
-def test_an_unknown_outcome_is_said_to_be_unknown(
-    gateway: ScriptedGateway, command: str
-) -> None:
+def test_an_unknown_outcome_is_said_to_be_unknown(gateway: ScriptedGateway, command: str) -> None:
     gateway.script = [act(then=hold)]
     outcome = Outcome(gateway, command, "--workspace", "1", "--entity", "7", "--deadline", "0.3")
     assert outcome.code == 3

@@ -53,9 +53,7 @@ async def invoke(*arguments: object, token: str | None = TOKEN) -> Result:
     return await asyncio.to_thread(run)
 
 
-async def test_the_next_command_names_the_trusted_authorities(
-    upstream: ScriptedUpstream, mounted: Mounted
-) -> None:
+async def test_the_next_command_names_the_trusted_authorities(upstream: ScriptedUpstream, mounted: Mounted) -> None:
     upstream.script.append(RUNNING)
     async with running(upstream.url, tls_cert_file=mounted.cert, tls_key_file=mounted.key) as gateway:
         result = await invoke("get", 42, "--target", gateway.address, "--ca-file", mounted.ca)
@@ -83,9 +81,7 @@ async def test_a_command_with_a_certificate_needs_no_token(
 
 
 @pytest.mark.parametrize("options", [[], ["--tls"]])
-async def test_a_tls_mismatch_is_one_line(
-    upstream: ScriptedUpstream, mounted: Mounted, options: list[str]
-) -> None:
+async def test_a_tls_mismatch_is_one_line(upstream: ScriptedUpstream, mounted: Mounted, options: list[str]) -> None:
     async with running(upstream.url, tls_cert_file=mounted.cert, tls_key_file=mounted.key) as gateway:
         result = await invoke("get", 42, "--target", gateway.address, *options)
     assert result.exit_code == 3
