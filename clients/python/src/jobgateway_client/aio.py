@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 import grpc
@@ -183,7 +183,7 @@ class AsyncClient:
             token = await self._credential.token()
             async with self._connections.lease() as connection:
                 try:
-                    with _foreign_cancellation():
+                    with _gateway_errors(self._connections):
                         job = await getattr(connection.stub, method)(
                             request,
                             metadata=calls.metadata(token, request),
@@ -310,7 +310,7 @@ class AsyncWatch:
         """
         limit = calls.END_SECONDS if self._rules.done else self._rules.silence
         try:
-            with _foreign_cancellation():
+            with _gateway_errors(self._connections):
                 async with asyncio.timeout(limit):
                     event = await call.read()
         except TimeoutError:
@@ -340,24 +340,26 @@ class AsyncWatch:
             await self._connections.replace(connection)
 
 
-class _foreign_cancellation:  # noqa: N801 - used like a function
+@contextmanager
+def _gateway_errors(connections: _Connections) -> Iterator[None]:
     """Raise what ends a call as a `GatewayError`.
 
-    grpc.aio raises `CancelledError` also if a channel is closed. That must not look like a cancelled task.
+    If the client is closed, grpc.aio raises `CancelledError` in its calls. That must not look like a cancelled task.
     """
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        self._cancelling = task.cancelling() if task else 0
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, grpc.RpcError):
-            raise from_rpc_error(error) from None
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task and task.cancelling() == self._cancelling:
-            raise calls.closed_error() from None
-        if isinstance(error, grpc.aio.UsageError):
-            raise calls.closed_error() from None
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from None
+    except asyncio.CancelledError:
+        if not connections.closed or (task and task.cancelling() > before):
+            raise
+        raise calls.closed_error() from None
+    except grpc.aio.UsageError:
+        if not connections.closed:
+            raise
+        raise calls.closed_error() from None
 
 
 class _Connection:

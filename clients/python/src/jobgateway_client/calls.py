@@ -47,8 +47,8 @@ class Finished:
 
 
 def channel_options(service_config: str | None, options: Options) -> list[tuple[str, int | str]]:
-    """Return the options of a channel. `options` come last, so that they replace others."""
-    return [
+    """Return the options of a channel; `options` replace the others."""
+    own: list[tuple[str, int | str]] = [
         *([] if service_config is None else [("grpc.service_config", service_config)]),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
@@ -58,8 +58,8 @@ def channel_options(service_config: str | None, options: Options) -> list[tuple[
         ("grpc.http2.max_pings_without_data", 0),
         # Otherwise channels share connections, and a new one leads back to the instance that drains.
         ("grpc.use_local_subchannel_pool", 1),
-        *options,
     ]
+    return list((dict(own) | dict(options)).items())
 
 
 def metadata(token: str | None, request: object) -> Metadata:
