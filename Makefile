@@ -1,10 +1,10 @@
-# `make demo` shows it, `make test` tests it, `make check` checks it. Each first installs what it needs into .venv.
+# Start with `make demo`, `make test` or `make check`. Each target first installs its dependencies into .venv.
 PYTHON ?= python3
 export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := @VIRTUAL_ENV=$(VENV) scripts/uv pip install --quiet
-# Stamps: what the gateway runs on, the gateway itself (editable), the tools for development.
+# Stamps: the dependencies of the gateway, the gateway itself (editable), the tools for development.
 RUNTIME := $(VENV)/.runtime
 GATEWAY := $(VENV)/.gateway
 DEV := $(VENV)/.dev
@@ -17,10 +17,10 @@ help: ## list the targets
 
 setup: $(SETUP) ## install the gateway and all tools into .venv, from hash-checked locks
 
-# A change to any lock starts from an empty .venv, so that nothing stays that no lock names.
+# If a lock changes, start with an empty .venv, so that it has no package that is in no lock.
 $(RUNTIME): requirements-setup.lock requirements.lock requirements-dev.lock
 	@scripts/venv
-	@echo 'setup: install what the gateway runs on (requirements.lock)'
+	@echo 'setup: install the dependencies of the gateway (requirements.lock)'
 	$(INSTALL) --require-hashes -r requirements.lock
 	@touch $@
 
@@ -38,20 +38,20 @@ demo: $(GATEWAY) ## run jobs through the gateway and its embedded upstream
 	@$(BIN)/jobgateway demo
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
-test: $(SETUP) ## run the quick tests: two minutes, and no tool that .venv does not have
+test: $(SETUP) ## run the quick tests (two minutes, no tools outside .venv)
 	$(PYTEST) -m 'not slow and not tools' $(ARGS)
 
-test-all: test ## run the quick tests, then the slow ones and those with tools of others
+test-all: test ## run the quick tests, the slow tests and those with third-party tools
 	$(PYTEST) -m 'slow or tools' $(ARGS)
 
-clients: $(SETUP) ## build the clients of six languages, and run them through the scenarios (ARGS='go --scenario cut')
+clients: $(SETUP) ## build the clients in six languages, and run the scenarios (ARGS='go --scenario connection_cut')
 	$(BIN)/python -m clients.runner $(ARGS)
 
-mesh: $(SETUP) ## run these clients through Envoy, nginx and HAProxy while gateways fail (ARGS='--proxy nginx go')
+mesh: $(SETUP) ## run the built clients behind Envoy, nginx and HAProxy while gateways fail (ARGS='--proxy nginx go')
 	$(INSTALL) --require-hashes -r requirements-mesh.lock
 	$(BIN)/python -m clients.mesh $(ARGS)
 
-check: $(SETUP) ## format, lint, types, import directions, proto, generated code and pages, English
+check: $(SETUP) ## check format, lint, types, imports, proto, generated code and pages, English
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -64,17 +64,17 @@ check: $(SETUP) ## format, lint, types, import directions, proto, generated code
 	$(BIN)/python scripts/prose.py
 
 SECONDS ?= 60
-fuzz: $(SETUP) ## fuzz what comes from outside, each target for SECONDS=60
+fuzz: $(SETUP) ## fuzz the parsers of external input, each target for SECONDS=60
 	$(BIN)/python -m fuzz --seconds $(SECONDS) $(ARGS)
 
 MINUTES ?= 10
-soak: $(SETUP) ## judge the watch promises over random runs for MINUTES=10
+soak: $(SETUP) ## check the watch promises over random runs for MINUTES=10
 	$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(ARGS)
 
-mutants: $(SETUP) ## break each promise of a watch in the code, and see the checker find it
+mutants: $(SETUP) ## break each watch promise in the code, and check that the checker finds it
 	$(BIN)/python scripts/mutate.py
 
-bench: $(SETUP) ## measure the gateway beside its floor, and write benchmarks/results/ (ARGS='--quick calls')
+bench: $(SETUP) ## run the benchmarks, and write benchmarks/results/ (ARGS='--quick calls')
 	$(BIN)/python -m benchmarks $(ARGS)
 
 format: $(SETUP) ## format the code and the contract
@@ -82,16 +82,16 @@ format: $(SETUP) ## format the code and the contract
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format --write proto
 
-generate: $(SETUP) ## write generated/ again from proto/
+generate: $(SETUP) ## write generated/ from proto/
 	$(BIN)/python scripts/generate.py
 
 reference: $(SETUP) ## write the generated pages of docs/reference/
 	$(BIN)/python scripts/reference.py
 
-lock: $(RUNTIME) ## pin the dependencies again (ARGS=--upgrade for newer ones)
+lock: $(RUNTIME) ## write the locks from pyproject.toml (ARGS=--upgrade for newer versions)
 	scripts/lock $(ARGS)
 
-release-image: $(SETUP) ## at a release: what `buf breaking` compares with from then on
+release-image: $(SETUP) ## at a release: write the contract that `buf breaking` compares with
 	$(BIN)/buf build proto --output proto/released.binpb
 
 wheel: $(GATEWAY) ## build both wheels, of the gateway and of the Python client, into dist/

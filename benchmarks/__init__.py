@@ -1,1 +1,1 @@
-"""Measures the gateway beside its own floor and a naive one, in one run (README.md)."""
+"""Benchmarks of the gateway next to references, in one run (README.md)."""

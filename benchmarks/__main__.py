@@ -1,4 +1,4 @@
-"""`make bench`: runs the cases, and writes `benchmarks/results/`."""
+"""`make bench`: run the cases, and write `benchmarks/results/`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ CASES = ("start", "noticing", "polling", "calls", "fanout", "wake", "idle", "del
 
 
 def main(
-    cases: Annotated[list[str] | None, typer.Argument(help="Some of: " + ", ".join(CASES))] = None,
+    cases: Annotated[list[str] | None, typer.Argument(help="Cases to run (default: all): " + ", ".join(CASES))] = None,
     *,
-    quick: Annotated[bool, typer.Option(help="Short runs, whose figures say little: do the cases still run?")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="Check that the cases run. The figures of such short runs mean little.")
+    ] = False,
 ) -> None:
-    """Measure the gateway beside its floor."""
+    """Measure the gateway next to its references."""
     rows: list[Row] = []
-    began = time.monotonic()
+    start = time.monotonic()
     for case in cases or CASES:
-        typer.echo(f"{time.monotonic() - began:6.1f} s  {case}", err=True)
+        typer.echo(f"{time.monotonic() - start:6.1f} s  {case}", err=True)
         rows += importlib.import_module(f"benchmarks.cases.{case}").run(quick=quick)
     typer.echo(as_markdown(rows))
     if not cases and not quick:
-        write(rows, time.monotonic() - began)
+        write(rows, time.monotonic() - start)
 
 
 typer.run(main)

@@ -1,8 +1,8 @@
-"""Reads the chunks of one watch.
+"""Read the chunks of one watch.
 
     python -m benchmarks.chunks ADDRESS UID
 
-Prints the seconds from the first chunk to the last, and the bytes.
+It prints the seconds from the first chunk to the last, and the number of bytes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ METADATA = (("authorization", "Bearer token-of-the-benchmark"),)
 
 with grpc.insecure_channel(sys.argv[1]) as channel:
     watch: Any = channel.unary_stream("/jobgateway.v1.JobService/WatchJob")
-    began, size = 0.0, 0
+    start, size = 0.0, 0
     for event in watch(pb.WatchJobRequest(uid=int(sys.argv[2])).SerializeToString(), metadata=METADATA):
-        began = began or time.perf_counter()
+        start = start or time.perf_counter()
         size += len(event)
-    print(f"{time.perf_counter() - began:.6f} {size}")
+    print(f"{time.perf_counter() - start:.6f} {size}")

@@ -1,8 +1,8 @@
-"""A collector of traces that takes everything and keeps nothing.
+"""A collector of traces that discards all spans.
 
     python -m benchmarks.collector
 
-Prints its address.
+It prints its address.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as rpc
 
 
 class Collector(rpc.TraceServiceServicer):
-    """Takes spans."""
+    """Discards all spans."""
 
     def Export(self, request: pb.ExportTraceServiceRequest, context: grpc.ServicerContext) -> object:
-        """Says thank you."""
+        """Accept spans."""
         return pb.ExportTraceServiceResponse()
 
 

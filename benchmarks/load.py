@@ -1,8 +1,8 @@
-"""A load of unary calls.
+"""Make unary calls.
 
     python -m benchmarks.load ADDRESS METHOD IN_FLIGHT SECONDS
 
-Prints how many calls ended within the time.
+It keeps IN_FLIGHT calls in flight for SECONDS, and prints the number of calls that ended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONNECTIONS = 4
 
 
 async def main() -> None:
-    """Keeps so many calls in flight for so long."""
+    """Make the calls, and print their number."""
     address, method, in_flight, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     options = (("grpc.use_local_subchannel_pool", 1),)
     channels = [grpc.aio.insecure_channel(address, options) for _ in range(min(CONNECTIONS, in_flight))]

@@ -1,4 +1,4 @@
-"""How long an event loop stood still, seen from within."""
+"""The pauses of an event loop, measured by a task that should run every millisecond."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import signal
 import time
 from pathlib import Path
 
-# How often it is looked at, in seconds: what is shorter is no pause.
-LOOK_SECONDS = 0.001
+# The interval of the task. Shorter pauses are not measured.
+CHECK_SECONDS = 0.001
 
 
 async def report_pauses() -> None:
-    """On SIGUSR2, writes the longest pause in seconds since the last time to the file in BENCHMARK_PAUSES."""
+    """Write the longest pause since the last SIGUSR2, in seconds, to the file in BENCHMARK_PAUSES at each SIGUSR2."""
     longest = 0.0
     file = Path(os.environ["BENCHMARK_PAUSES"])
 
@@ -26,7 +26,7 @@ async def report_pauses() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, report)
     last = time.perf_counter()
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(CHECK_SECONDS)
         now = time.perf_counter()
-        longest = max(longest, now - last - LOOK_SECONDS)
+        longest = max(longest, now - last - CHECK_SECONDS)
         last = now

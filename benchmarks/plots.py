@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RESULTS = ROOT / "benchmarks" / "results" / "results.json"
 IMAGES = ROOT / "docs" / "images"
-# The title of a panel, and how the rows of the panel begin.
+# The title of each panel, and the prefixes of its rows.
 PANELS = (
     ("Start", ("from the command",)),
     ("Noticing the end of a job", ("jobs of", "polls of")),
@@ -30,7 +30,7 @@ PANELS = (
     ("Growth", ("growth",)),
 )
 MET, MISSED, OFFICIAL = "#2a7f62", "#c8553d", "#8d99ae"
-# Beyond this, a bar says no more.
+# Longer bars are cut.
 WIDEST = 2.0
 # Watches of this age poll at the longest interval.
 SETTLED_SECONDS = 90.0

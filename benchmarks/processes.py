@@ -1,4 +1,4 @@
-"""Processes that are measured, and what they took of CPU and memory."""
+"""The processes of a benchmark, with their use of CPU and memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
-WATCHED, SERVE = "benchmarks.servers.ours", "gateway serve"
+# The gateway with `longest_pause`, which takes about 2 percent of a core, and the plain command.
+WITH_PAUSES, SERVE = "benchmarks.servers.gateway", "gateway serve"
 QUIET_GATEWAY = {
     "JOBGATEWAY_LISTEN": "127.0.0.1:0",
     "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
@@ -29,7 +30,7 @@ QUIET_GATEWAY = {
 
 
 class Process:
-    """A process of this package, from its first line to its end. `said` is that line."""
+    """A Python module that runs as a process."""
 
     def __init__(self, module: str, *arguments: object, environment: dict[str, str] | None = None) -> None:
         self._pauses = Path(tempfile.mkdtemp()) / "pauses"
@@ -45,63 +46,77 @@ class Process:
         )
         self._measured = psutil.Process(self._process.pid)
 
-    def first_line(self) -> str:
-        """The first line that it prints."""
+    def next_line(self) -> str:
+        """Return the next line on standard output.
+
+        Raises:
+            RuntimeError: The process ended; the message has the end of its log.
+
+        """
         assert self._process.stdout is not None
         line = self._process.stdout.readline().strip()
         if not line:
-            raise RuntimeError(f"{self._process.args!r} did not start: {self.log()[-2_000:]}")
+            raise RuntimeError(f"{self._process.args!r} ended: {self.log()[-2_000:]}")
         return line
 
     def ask(self, line: str) -> str:
-        """What it prints when it is told so on standard input."""
+        """Write a line to standard input, and return the line that the process prints."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
-        return self.first_line()
+        return self.next_line()
 
     def log(self) -> str:
-        """What it wrote to standard error so far."""
+        """Return the log so far (standard error)."""
         return (self._pauses.parent / "log").read_text()
 
-    def line_with(self, text: str) -> str:
-        """The first line with `text` that it writes to standard error."""
-        while not (
-            lines := [line for line in self.log().splitlines(keepends=True) if text in line and line[-1] == "\n"]
-        ):
-            if not self.running:
-                raise RuntimeError(f"{self._process.args!r} did not start: {self.log()[-2_000:]}")
-            time.sleep(0.01)
-        return lines[0]
+    def log_line_with(self, text: str) -> str:
+        """Wait for a log line with `text`, and return it.
 
-    def answer(self) -> str:
-        """All that it prints, once it has ended."""
-        answer, _ = self._process.communicate()
+        Raises:
+            RuntimeError: The process ended; the message has the end of its log.
+
+        """
+        while self.running:
+            for line in self.log().splitlines(keepends=True):
+                if text in line and line.endswith("\n"):
+                    return line
+            time.sleep(0.01)
+        raise RuntimeError(f"{self._process.args!r} ended: {self.log()[-2_000:]}")
+
+    def output(self) -> str:
+        """Wait for the end of the process, and return its standard output.
+
+        Raises:
+            RuntimeError: The process failed; the message has the end of its log.
+
+        """
+        output, _ = self._process.communicate()
         if self._process.returncode:
             raise RuntimeError(f"{self._process.args!r} failed: {self.log()[-2_000:]}")
-        return answer
+        return output
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """True until the process has ended."""
         return self._process.poll() is None
 
     def cpu(self) -> float:
-        """Seconds of CPU that it has taken."""
+        """Return the CPU time of the process so far, in seconds."""
         times = self._measured.cpu_times()
         return times.user + times.system
 
     def memory(self) -> int:
-        """Bytes of memory that it holds."""
+        """Return the resident memory of the process, in bytes."""
         return int(self._measured.memory_info().rss)
 
     def peak_memory(self) -> int:
-        """The most bytes of memory that it has held."""
+        """Return the peak of the resident memory of the process, in bytes."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
     def longest_pause(self) -> float:
-        """The longest time that its event loop stood still since this was last asked, in seconds."""
+        """Return the longest pause of the event loop since the last call, in seconds (`benchmarks/pauses.py`)."""
         self._pauses.unlink(missing_ok=True)
         self._process.send_signal(signal.SIGUSR2)
         while not self._pauses.exists():
@@ -109,11 +124,11 @@ class Process:
         return float(self._pauses.read_text())
 
     def signal(self, number: int) -> None:
-        """Sends it a signal."""
+        """Send a signal to the process."""
         self._process.send_signal(number)
 
     def end(self) -> None:
-        """Kills it."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
         self._log.close()
@@ -121,7 +136,7 @@ class Process:
 
 @contextmanager
 def process(module: str, *arguments: object, environment: dict[str, str] | None = None) -> Iterator[Process]:
-    """A process until the context is left."""
+    """Run a module as a process, and kill it when the context is left."""
     started = Process(module, *arguments, environment=environment)
     try:
         yield started
@@ -131,40 +146,44 @@ def process(module: str, *arguments: object, environment: dict[str, str] | None 
 
 @contextmanager
 def upstream(*arguments: object) -> Iterator[tuple[Process, str]]:
-    """The upstream, and its base URL."""
+    """Run the upstream of the benchmarks; yield the process and its base URL."""
     with process("benchmarks.upstream", *arguments) as server:
-        yield server, f"http://127.0.0.1:{server.first_line()}/api"
+        yield server, f"http://127.0.0.1:{server.next_line()}/api"
 
 
 @contextmanager
 def server(kind: str, *arguments: object) -> Iterator[tuple[Process, str]]:
-    """One of the servers in `benchmarks/servers` beside ours, and its address."""
+    """Run a reference server of `benchmarks/servers`; yield the process and its address."""
     with process(f"benchmarks.servers.{kind}", *arguments) as started:
-        yield started, started.first_line()
+        yield started, started.next_line()
 
 
 @contextmanager
-def gateway(upstream_url: str, command: str = WATCHED, /, **settings: object) -> Iterator[tuple[Process, str]]:
-    """Our gateway with all telemetry on, and its address. `settings` are those of `serve` in small letters.
+def gateway(upstream_url: str, command: str, /, **settings: object) -> Iterator[tuple[Process, str]]:
+    """Run the gateway with logs, metrics and traces; yield the process and its address.
 
-    As WATCHED it tells its `longest_pause`, which takes some 2 percent of a core; as SERVE it is the command itself.
+    Args:
+        upstream_url: The base URL of the upstream.
+        command: WITH_PAUSES or SERVE.
+        settings: Settings of the gateway, with the names of their fields.
+
     """
     with process("benchmarks.collector") as collector:
         environment = QUIET_GATEWAY | {
             "JOBGATEWAY_UPSTREAM_URL": upstream_url,
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector.first_line()}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector.next_line()}",
             "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
             "OTEL_TRACES_SAMPLER_ARG": "0.1",
             **{f"JOBGATEWAY_{name.upper()}": str(value) for name, value in settings.items()},
         }
         with process(*command.split(), environment=environment) as started:
-            yield started, json.loads(started.line_with('"serving"'))["address"]
+            yield started, json.loads(started.log_line_with('"serving"'))["address"]
 
 
 @contextmanager
 def watches(address: str, first: int, step: int, jobs: int, watchers: int, *timed: object) -> Iterator[Process]:
-    """A process with that many open watches of each of the jobs; see `benchmarks/streams.py`."""
+    """Run a process with open watches (`benchmarks/streams.py`); yield it when all have an event."""
     with process("benchmarks.streams", address, first, step, jobs, watchers, *timed) as clients:
-        if clients.first_line() != "open":
+        if clients.next_line() != "open":
             raise RuntimeError("the watches did not open")
         yield clients

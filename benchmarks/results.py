@@ -1,4 +1,4 @@
-"""Write `benchmarks/results/`: the table, the figures, and the machine; and the plots of docs/images/."""
+"""Write the results to `benchmarks/results/`, and draw the plots of docs/images/."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def write(rows: Iterable[Row], seconds: float) -> None:
     (RESULTS / "results.json").write_text(
         json.dumps({"machine": machine, "rows": [row.as_json() for row in rows]}, indent=1) + "\n"
     )
-    told = "\n".join(f"- {name}: {value}" for name, value in machine.items())
+    properties = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     (RESULTS / "README.md").write_text(
-        f"# Measured\n\n{told}\n\n{as_markdown(rows)}\n![ratios](../../docs/images/benchmark-targets.svg)\n"
+        f"# Results\n\n{properties}\n\n{as_markdown(rows)}\n![ratios](../../docs/images/benchmark-targets.svg)\n"
     )
     plots.draw()
 

@@ -1,9 +1,9 @@
-"""A rolling restart of two gateways behind a client-side balancer, under open watches: which ends are lost or repeated.
+"""Restart two gateways behind a client-side balancer, one after the other, and count lost and repeated ends of watches.
 
-The gateways (with TLS) and the simulator are processes of their own, over real sockets; this process is one service
-that follows many jobs by the published client (`clients/python`). The jobs end one after the other: before, while and
-after each gateway is told to leave, drains, and is started again. Between the two restarts the certificates change on
-disk. Takes under a minute, and exits with 1 where an end was lost or repeated.
+The gateways (with TLS) and the simulator are separate processes. This process is a service that watches many jobs with
+the published client (`clients/python`). The jobs end one after the other: before, during and after each restart.
+Between the two restarts, the certificates change on disk. It takes less than a minute. The exit code is 1 if an end was
+lost or repeated.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from gateway.simulator import Simulator
-from tests.support.certificates import Authority, Certificate, Mounted
+from tests.support.certificates import Authority, Certificate, MountedSecret
 
 TOKEN = "token-of-the-service"  # noqa: S105 - made up
 HEARTBEAT_SECONDS = 2
-# From the first job that is sent: the first one ends then. All watches are open before.
+# The duration of the first job. All watches open before its end.
 FIRST_END_SECONDS = 8.0
-# What a restart takes besides the grace, and what is left after the second one.
+# The time of a restart in addition to the grace, and the time after the second restart.
 START_SECONDS, REST_SECONDS = 3.0, 8.0
 SENDERS = 20
 
@@ -56,22 +56,21 @@ def _client(addresses: list[str], authority: bytes) -> AsyncClient:
 
 @dataclass
 class Watched:
-    """A job, and what its watch met. Times are in seconds of the monotonic clock."""
+    """A job with the observations of its watch. Times are in seconds of the monotonic clock."""
 
     number: int
     uid: int
-    began: float = field(default_factory=time.monotonic)
-    heard: float = 0.0
+    last_event: float = field(default_factory=time.monotonic)
     ends: list[float] = field(default_factory=list)
     wrong_results: int = 0
     states: Counter[tuple[int, str]] = field(default_factory=Counter)
-    resumed_for: list[str] = field(default_factory=list)
+    resume_reasons: list[str] = field(default_factory=list)
     longest_gap: float = 0.0
     failure: str = ""
     opened: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def follow(self, client: AsyncClient) -> None:
-        """Watches the job to its end."""
+        """Watch the job to its end."""
         request = pb.WatchJobRequest(uid=self.uid, heartbeat_interval=Duration(seconds=HEARTBEAT_SECONDS))
         try:
             async with client.watch(request, on_resume=self._resumption) as events:
@@ -83,16 +82,16 @@ class Watched:
             self.opened.set()
 
     def _resumption(self, retry: Retry) -> None:
-        self.resumed_for.append(retry.error.reason or retry.error.code.name)
+        self.resume_reasons.append(retry.error.reason or retry.error.code.name)
 
     def _take(self, event: pb.JobEvent) -> None:
         now = time.monotonic()
-        self.longest_gap = max(self.longest_gap, now - (self.heard or self.began))
-        self.heard = now
+        self.longest_gap = max(self.longest_gap, now - self.last_event)
+        self.last_event = now
         if event.WhichOneof("payload") != "job":
             return
         self.opened.set()
-        # The messages of the simulator count the steps, so each state comes once.
+        # The simulator's messages have the number of the step, so each state has a different one.
         self.states[event.job.status, event.job.progress.message] += 1
         if event.job.done:
             self.ends.append(now)
@@ -100,11 +99,11 @@ class Watched:
 
 
 class Instance:
-    """One of the two gateways: a process, and after its restart another one at the same address."""
+    """One of the two gateways, which keeps its address when it is restarted."""
 
-    def __init__(self, upstream: str, certificates: Mounted, grace: float) -> None:
+    def __init__(self, upstream: str, certificates: MountedSecret, grace: float) -> None:
         self.address = "127.0.0.1:0"
-        self.strange_lines: list[str] = []
+        self.unexpected_lines: list[str] = []
         self._environment = os.environ | {
             "JOBGATEWAY_UPSTREAM_URL": upstream,
             "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
@@ -116,7 +115,7 @@ class Instance:
         self._log: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Starts a process, and returns when it serves."""
+        """Start a process, and return when it serves."""
         self._process = process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "gateway", "serve"),
             stderr=asyncio.subprocess.PIPE,
@@ -126,13 +125,13 @@ class Instance:
         assert process.stderr
         line: dict[str, Any] = {}
         while line.get("event") != "serving":
-            # At the end of the log, where it does not start, this is an empty text and raises.
+            # If the process ends, the line is empty and raises an error.
             line = json.loads(await process.stderr.readline())
         self.address = line["address"]
         self._log = asyncio.create_task(self._read_log(process.stderr))
 
-    async def leave(self) -> int:
-        """Sends SIGTERM; returns the exit code once the process has ended."""
+    async def stop(self) -> int:
+        """Send SIGTERM, and return the exit code when the process has ended."""
         assert self._process
         assert self._log
         self._process.terminate()
@@ -140,73 +139,74 @@ class Instance:
         return await self._process.wait()
 
     async def kill(self) -> None:
-        """Ends the process where there still is one."""
+        """Kill the process if it still runs."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
 
     async def served_serial(self, authority: bytes) -> int:
-        """The serial number of the certificate that a new connection meets."""
+        """Return the serial number of the certificate that a new connection gets."""
         context = ssl.create_default_context(cadata=authority.decode())
         context.set_alpn_protocols(["h2"])
         host, _, port = self.address.rpartition(":")
         _, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname="localhost")
         serial = int(writer.get_extra_info("peercert")["serialNumber"], 16)
-        # Not closed in TLS, for HTTP/2 has begun to speak.
+        # A TLS shutdown would wait, because the gateway has started to send HTTP/2 frames.
         writer.transport.abort()
         return serial
 
     async def _read_log(self, stream: asyncio.StreamReader) -> None:
         async for line in stream:
             try:
-                usual = json.loads(line)["level"] == "info"
+                expected = json.loads(line)["level"] == "info"
             except ValueError:
-                usual = False
-            if not usual:
-                self.strange_lines.append(line.decode().strip())
+                expected = False
+            if not expected:
+                self.unexpected_lines.append(line.decode().strip())
 
 
 class Restart:
-    """A rolling restart: the two gateways, the watches over them, and what is said of it in the end."""
+    """A rolling restart of two gateways, with the watches and the problems that it found."""
 
     def __init__(self, upstream: str, folder: Path, count: int, grace: float, pause: float) -> None:
         self._count = count
         self._pause = pause
         self._authority = Authority()
-        self._mounted = Mounted(folder)
-        self._certificate = self._rotate()
+        self._mounted = MountedSecret(folder)
+        self._certificate = self._issue()
         self.instances = [Instance(upstream, self._mounted, grace) for _ in range(2)]
         self._span = 2 * (grace + START_SECONDS) + pause + REST_SECONDS
         self.watches: list[Watched] = []
-        self.defects: list[str] = []
-        self._began = time.monotonic()
+        self.problems: list[str] = []
+        self._start = time.monotonic()
 
     async def run(self) -> None:
-        """Opens the watches, restarts both, waits for all ends."""
+        """Open the watches, restart both gateways, and wait for all ends."""
         for instance in self.instances:
             await instance.start()
         client = _client([instance.address for instance in self.instances], self._authority.pem)
         await self._send(client)
         async with asyncio.TaskGroup() as group:
-            following = [group.create_task(each.follow(client)) for each in self.watches]
+            tasks = [group.create_task(each.follow(client)) for each in self.watches]
             for each in self.watches:
                 await each.opened.wait()
-            self._say("all are open")
+            self._print("all watches are open")
             await self._until(FIRST_END_SECONDS + 2)
             await self._restart(0)
-            await self._rotation()
+            await self._rotate_certificates()
             await asyncio.sleep(self._pause)
             await self._restart(1)
-            _, hang = await asyncio.wait(following, timeout=self._span)
-            for task in hang:
+            _, hanging = await asyncio.wait(tasks, timeout=self._span)
+            for task in hanging:
                 task.cancel()
         await client.close()
-        self._say("all have ended")
+        self._print("all watches have ended")
         for number in range(2):
-            self._expect(await self.instances[number].leave() == 0, f"gateway {number + 1} does not leave at the end")
+            code = await self.instances[number].stop()
+            self._expect(code == 0, f"gateway {number + 1}: exit code {code} at the end")
 
     async def _send(self, client: AsyncClient) -> None:
-        self._began = time.monotonic()
+        self._start = time.monotonic()
         numbers = iter(range(self._count))
 
         async def send() -> None:
@@ -221,49 +221,48 @@ class Restart:
 
     async def _restart(self, number: int) -> None:
         instance = self.instances[number]
-        self._say(f"gateway {number + 1} gets SIGTERM")
-        code = await instance.leave()
-        self._say(f"gateway {number + 1} has left with exit code {code}")
-        self._expect(code == 0, f"gateway {number + 1} left with {code}")
+        self._print(f"gateway {number + 1} gets SIGTERM")
+        code = await instance.stop()
+        self._print(f"gateway {number + 1} has ended with exit code {code}")
+        self._expect(code == 0, f"gateway {number + 1}: exit code {code}")
         await instance.start()
-        self._say(f"gateway {number + 1} serves again, at {instance.address}")
+        self._print(f"gateway {number + 1} serves again, at {instance.address}")
 
-    async def _rotation(self) -> None:
-        before = _serial(self._certificate)
-        for instance in self.instances:
-            self._expect(
-                await instance.served_serial(self._authority.pem) == before, "the first certificate is not served"
-            )
-        self._certificate = self._rotate()
-        after = _serial(self._certificate)
-        for instance in self.instances:
-            self._expect(
-                await instance.served_serial(self._authority.pem) == after, "the new certificate is not served"
-            )
-        self._say(f"certificates rotated: both serve {after:x} in place of {before:x}")
+    async def _rotate_certificates(self) -> None:
+        before = await self._check_certificate("first")
+        self._certificate = self._issue()
+        after = await self._check_certificate("new")
+        self._print(f"certificates rotated: both gateways serve {after:x} instead of {before:x}")
 
-    def _rotate(self) -> Certificate:
+    async def _check_certificate(self, name: str) -> int:
+        serial = x509.load_pem_x509_certificate(self._certificate.chain).serial_number
+        for instance in self.instances:
+            served = await instance.served_serial(self._authority.pem)
+            self._expect(served == serial, f"the {name} certificate is not served")
+        return serial
+
+    def _issue(self) -> Certificate:
         certificate = self._authority.server()
         self._mounted.put(certificate)
         return certificate
 
-    def _expect(self, holds: bool, defect: str) -> None:
-        if not holds:
-            self.defects.append(defect)
+    def _expect(self, condition: bool, problem: str) -> None:
+        if not condition:
+            self.problems.append(problem)
 
-    def _say(self, what: str) -> None:
+    def _print(self, text: str) -> None:
         ended = sum(bool(each.ends) for each in self.watches)
-        resumes = sum(len(each.resumed_for) for each in self.watches)
-        print(f"{time.monotonic() - self._began:6.1f} s  {ended:4} ended  {resumes:4} resumes  {what}")
+        resumes = sum(len(each.resume_reasons) for each in self.watches)
+        print(f"{time.monotonic() - self._start:6.1f} s  {ended:4} ended  {resumes:4} resumes  {text}")
 
     async def _until(self, seconds: float) -> None:
-        await asyncio.sleep(max(0.0, self._began + seconds - time.monotonic()))
+        await asyncio.sleep(max(0.0, self._start + seconds - time.monotonic()))
 
     def report(self) -> None:
-        """Prints what the watches met, and notes what must not be."""
+        """Print the observations of the watches, and add lost and repeated ends to the problems."""
         ends = Counter(len(each.ends) for each in self.watches)
-        resumes = Counter(len(each.resumed_for) for each in self.watches)
-        undisturbed = [each.longest_gap for each in self.watches if not each.resumed_for]
+        resumes = Counter(len(each.resume_reasons) for each in self.watches)
+        undisturbed = [each.longest_gap for each in self.watches if not each.resume_reasons]
         figures = {
             "watches": len(self.watches),
             "with exactly one end": ends[1],
@@ -272,7 +271,7 @@ class Restart:
             "ends with another result": sum(each.wrong_results for each in self.watches),
             "states": sum(each.states.total() for each in self.watches),
             "states repeated": sum(each.states.total() - len(each.states) for each in self.watches),
-            "resumes": dict(Counter(reason for each in self.watches for reason in each.resumed_for)),
+            "resumes": dict(Counter(reason for each in self.watches for reason in each.resume_reasons)),
             "watches by resumes": dict(sorted(resumes.items())),
             "longest gap without an event, s": round(max(each.longest_gap for each in self.watches), 1),
             "the same without resumes, s": round(max(undisturbed, default=0.0), 1),
@@ -281,18 +280,14 @@ class Restart:
             print(f"{name:32} {figure}")
         for name in ("ends lost", "ends repeated", "ends with another result"):
             self._expect(not figures[name], f"{figures[name]} {name}")
-        self.defects += [f"job {each.uid}: {each.failure}" for each in self.watches if each.failure]
+        self.problems += [f"job {each.uid}: {each.failure}" for each in self.watches if each.failure]
         for instance in self.instances:
-            for line in instance.strange_lines:
+            for line in instance.unexpected_lines:
                 print(f"log: {line}")
 
 
-def _serial(certificate: Certificate) -> int:
-    return x509.load_pem_x509_certificate(certificate.chain).serial_number
-
-
 async def simulate() -> None:
-    """The simulator's process."""
+    """Run the simulator."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     simulator = Simulator(tokens=frozenset({TOKEN}))
     await simulator.start("127.0.0.1", 0)
@@ -301,7 +296,7 @@ async def simulate() -> None:
 
 
 async def restart(options: Any) -> list[str]:
-    """Starts the processes and restarts; returns what must not be."""
+    """Start the processes, restart the gateways, and return the problems."""
     simulator = await asyncio.create_subprocess_exec(
         *(sys.executable, __file__, "--part", "simulator"), stdout=asyncio.subprocess.PIPE
     )
@@ -317,22 +312,22 @@ async def restart(options: Any) -> list[str]:
             simulator.kill()
             await simulator.wait()
     rolling.report()
-    return rolling.defects
+    return rolling.problems
 
 
 def main() -> None:
-    """Restarts, prints, judges."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--watches", type=int, default=500)
-    parser.add_argument("--grace", type=float, default=9.0, help="seconds that a gateway drains")
+    parser.add_argument("--grace", type=float, default=9.0, help="seconds of a drain")
     parser.add_argument("--pause", type=float, default=5.0, help="seconds between the restarts, as `preStop` sleeps")
     parser.add_argument("--part", choices=["simulator"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
         asyncio.run(simulate())
         return
-    if defects := asyncio.run(restart(options)):
-        sys.exit("\n".join(defects))
+    if problems := asyncio.run(restart(options)):
+        sys.exit("\n".join(problems))
 
 
 if __name__ == "__main__":

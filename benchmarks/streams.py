@@ -1,11 +1,13 @@
-"""Many watches, read as bytes.
+"""Open many watches, and read their events as bytes.
 
-    python -m benchmarks.streams ADDRESS FIRST_UID STEP JOBS WATCHERS
+    python -m benchmarks.streams ADDRESS FIRST_UID STEP JOBS WATCHERS [timed]
 
-Opens WATCHERS watches of each of JOBS jobs, from FIRST_UID in steps of STEP; prints `open` once each has its first
-event. Then it obeys lines on standard input: `count` prints the number of events since the last count, `delays` prints
-what the last watcher of each moment waited (seconds, of events whose message is a moment), as a JSON list; for that a
-further argument has to stand on the command line.
+It opens WATCHERS watches of each of JOBS jobs, with uids from FIRST_UID in steps of STEP, and prints `open` when each
+watch has an event. Then it reads commands from standard input:
+
+- `count` prints the number of events since the last `count`.
+- `delays` prints a JSON list: for each change since the last `delays`, the seconds until the last watcher had it. It
+  needs the argument `timed`, and jobs whose message is the time of the change.
 """
 
 from __future__ import annotations
@@ -25,20 +27,21 @@ WATCHES_PER_CONNECTION = 100
 
 
 class Watches:
-    """All the watches, and what they were given."""
+    """The open watches, with the number and the times of their events."""
 
     def __init__(self, address: str, *, timed: bool) -> None:
         self._address = address
         self._timed = timed
         self._channels: list[grpc.aio.Channel] = []
         self._opened = 0
-        # Kept, for asyncio holds tasks only weakly.
+        # asyncio has only weak references to tasks.
         self._reading: set[asyncio.Future[None]] = set()
         self.events = 0
-        self.moments: dict[str, tuple[int, float]] = {}
+        # The number of watchers that have a change, and the time of the last of them, by the message of the change.
+        self.changes: dict[str, tuple[int, float]] = {}
 
     async def open(self, uids: list[int]) -> None:
-        """Opens a watch for each, some hundred at once."""
+        """Open a watch for each uid, 200 at a time."""
         gate = asyncio.Semaphore(200)
         await asyncio.gather(*(self._open(uid, gate) for uid in uids))
 
@@ -60,15 +63,15 @@ class Watches:
             self.events += 1
             if self._timed:
                 now = time.monotonic()
-                moment = pb.JobEvent.FromString(event).job.progress.message
-                self.moments[moment] = (self.moments.get(moment, (0, 0.0))[0] + 1, now)
+                change = pb.JobEvent.FromString(event).job.progress.message
+                self.changes[change] = (self.changes.get(change, (0, 0.0))[0] + 1, now)
 
 
 async def main() -> None:
-    """Obeys."""
+    """Open the watches, and run the commands."""
     address, first, step, jobs, watchers = sys.argv[1], *map(int, sys.argv[2:6])
     watches = Watches(address, timed=len(sys.argv) > 6)
-    # The watches of one job lie on different connections, as those of different clients do.
+    # The watches of one job have different connections, like those of different clients.
     await watches.open([first + number * step for _ in range(watchers) for number in range(jobs)])
     print("open", flush=True)
     loop = asyncio.get_running_loop()
@@ -77,9 +80,9 @@ async def main() -> None:
             print(watches.events, flush=True)
             watches.events = 0
         else:
-            told = [last - float(moment) for moment, (count, last) in watches.moments.items() if count == watchers]
-            print(json.dumps(told), flush=True)
-            watches.moments.clear()
+            delays = [last - float(change) for change, (count, last) in watches.changes.items() if count == watchers]
+            print(json.dumps(delays), flush=True)
+            watches.changes.clear()
 
 
 uvloop.run(main())

@@ -1,4 +1,4 @@
-"""Rows of the table, and how they are written."""
+"""The rows of the results, and the Markdown table."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ Name = TypeVar("Name")
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: `value` is compared with the target `limit` (None: for information only).
+    """A measurement.
 
-    `at_least`: the value must be at least the limit, instead of at most. `figures` are the numbers behind the value.
+    Attributes:
+        what: The name of the measurement.
+        value: The measured value.
+        unit: The unit of the value and the limit; empty for a number.
+        limit: The target; None if the value is only information.
+        at_least: The value must be at least the limit, instead of at most.
+        figures: The measurements from which the value is computed.
+        note: A text after the figures.
+
     """
 
     what: str
@@ -29,18 +37,18 @@ class Row:
 
     @property
     def met(self) -> bool:
-        """Whether the target is met."""
+        """True if the value meets the target, or there is none."""
         if self.limit is None:
             return True
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def as_json(self) -> dict[str, Any]:
-        """For results.json."""
+        """Return the row as it is written to results.json."""
         return asdict(self) | {"met": self.met}
 
 
 def as_markdown(rows: Iterable[Row]) -> str:
-    """The table."""
+    """Return the rows as a Markdown table."""
     lines = ["| measurement | value | target | met | figures |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         limit = "" if row.limit is None else f"{'at least' if row.at_least else 'at most'} {row.limit:g} {row.unit}"
@@ -51,9 +59,9 @@ def as_markdown(rows: Iterable[Row]) -> str:
 
 
 def interleaved(rounds: int, measures: Mapping[Name, Callable[[], float]]) -> dict[Name, float]:
-    """The median of each measure over several rounds, each round with all of them one after another."""
-    seen: dict[Name, list[float]] = {name: [] for name in measures}
+    """Return the median of each measure. Each round runs all measures, one after the other."""
+    measured: dict[Name, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
-            seen[name].append(measure())
-    return {name: median(values) for name, values in seen.items()}
+            measured[name].append(measure())
+    return {name: median(values) for name, values in measured.items()}

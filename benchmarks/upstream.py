@@ -1,10 +1,10 @@
-"""The upstream of the benchmarks: answers at once, with as little work as can be.
+"""The upstream of the benchmarks, which responds immediately and with as little work as possible.
 
     python -m benchmarks.upstream [RESULT_BYTES]
 
-Prints its port. A job that is asked for changes with each poll where its uid is odd, and stays as it is where it is
-even; with RESULT_BYTES it is done at once. `/stats` gives the number of polls. A message holds the moment of its answer
-(`time.monotonic`, which all processes of a machine share).
+It prints its port. A job with an odd uid changes with each poll: its message is the time of the response
+(`time.monotonic`, which all processes of a machine share). A job with an even uid never changes. With RESULT_BYTES, all
+jobs are done and have a result of that size. `/stats` returns the number of polls.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ JOB = (
 
 
 class Upstream(asyncio.Protocol):
-    """One connection; requests come one after another, each in one piece or in head and body."""
+    """A connection. Requests arrive one after the other, without pipelining."""
 
     result: bytes | None = None
     polls = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
+        """Start with an empty buffer."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._buffer = b""
 
     def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
+        """Respond to each complete request."""
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head, rest = self._buffer[:end].lower(), self._buffer[end + 4 :]
@@ -42,9 +42,9 @@ class Upstream(asyncio.Protocol):
             if len(rest) < length:
                 return
             self._buffer = rest[length:]
-            self._answer(head.split(b" ", 2)[1])
+            self._respond(head.split(b" ", 2)[1])
 
-    def _answer(self, path: bytes) -> None:
+    def _respond(self, path: bytes) -> None:
         if b"/entities/" in path:
             self._send(201, b'{"uid":42,"url":"/api/jobs/42/"}')
         elif path == b"/stats":
@@ -62,7 +62,7 @@ class Upstream(asyncio.Protocol):
 
 
 async def main() -> None:
-    """Serves until it is killed."""
+    """Serve until the process is killed."""
     if len(sys.argv) > 1:
         Upstream.result = b'{"points":"%b"}' % (b"0123456789abcdef" * (int(sys.argv[1]) // 16))
     server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", 0, backlog=4_096)

@@ -1,4 +1,4 @@
-"""Runs every target for as long as you say, two at a time, and the property tests of the wire beside them."""
+"""Run the fuzz targets and the property tests of the wire, two at a time, each for the time that you choose."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEPT = ROOT / "fuzz" / "corpus"
 GROWN = ROOT / ".fuzz"
 PROPERTIES = "tests/system/test_properties.py"
 AT_ONCE = 2
-# A slower input is a finding.
+# A slower input counts as a finding.
 HANG_SECONDS = 10
 MAX_INPUT_BYTES = 4_096
 
@@ -49,7 +49,7 @@ async def _fuzz(name: str, seconds: int) -> bool:
     print(f"{name}: {int(runs[1]) if runs else 0:,} inputs" + (", and a finding" if code else ""), flush=True)
     if code:
         print(output[-6_000:])
-        print(f"Keep the input under {KEPT / name} once the fault is fixed; make test runs what is there.")
+        print(f"Keep the input in {KEPT / name} when the fault is fixed; make test runs the inputs there.")
     return code == 0
 
 
@@ -64,7 +64,7 @@ async def _properties(seconds: int) -> bool:
     return code == 0
 
 
-async def _all(names: list[str], seconds: int) -> bool:
+async def _run_all(names: list[str], seconds: int) -> bool:
     lanes = asyncio.Semaphore(AT_ONCE)
 
     async def one(name: str) -> bool:
@@ -75,16 +75,16 @@ async def _all(names: list[str], seconds: int) -> bool:
 
 
 def main() -> None:
-    """Exits with 1 where something was found."""
+    """Run the command line. The exit code is 1 if something was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     every = [*TARGETS, "properties"]
-    parser.add_argument("--seconds", type=int, default=60, help="for each of them")
+    parser.add_argument("--seconds", type=int, default=60, help="time for each target")
     parser.add_argument("names", nargs="*", help=f"some of: {', '.join(every)}")
     options = parser.parse_args()
     unknown = set(options.names) - set(every)
     if unknown:
-        parser.error(f"there is no {', '.join(sorted(unknown))}")
-    sys.exit(not asyncio.run(_all(options.names or every, options.seconds)))
+        parser.error(f"unknown target: {', '.join(sorted(unknown))}; choose from {', '.join(every)}")
+    sys.exit(not asyncio.run(_run_all(options.names or every, options.seconds)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Whatever text an error holds: one line, details that are read back, all of it below 8 KB.
+"""An error with any text becomes one line and readable details, together below 8 KB.
 
-Input: which error, an HTTP status, how often the text is repeated, and texts between line feeds.
+Input: the kind of error, an HTTP status, how often the text is repeated, and texts between line feeds.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 from google.rpc import error_details_pb2, status_pb2
 
 from gateway import errors
-from gateway.rpc.codec.text import STATUS_CUT_MARK, clean
+from gateway.rpc.codec.text import clean
 from gateway.rpc.status import to_rpc_error
-from tests.support.table import check_ending
+from gateway.text import CUT_MARK
+from tests.support.error_table import check_error
 
 UID = 2**63 - 1
 
 
 def check(data: bytes) -> None:
-    """Ends a call with one error."""
+    """End a call with one error."""
     if len(data) < 4:
         return
     kind, status, times = data[0], 400 + data[1], 1 + data[2] % 16 * (data[3] % 2)
@@ -26,18 +27,18 @@ def check(data: bytes) -> None:
     ending = to_rpc_error(error, UID if kind & 16 else None)
     details = dict(ending.trailers)["grpc-status-details-bin"]
     assert isinstance(details, bytes)
-    check_ending(ending.code, ending.message, details)
+    check_error(ending.code, ending.message, details)
     for field in _fields(details):
-        assert field.isprintable() or STATUS_CUT_MARK in field or clean(field) == field
+        assert field.isprintable() or CUT_MARK in field or clean(field, 1_000) == field
     if violations and isinstance(error, errors.UpstreamStatusError):
         told = list(_fields(details))
-        assert len(told) == len(violations) or told[-1] == STATUS_CUT_MARK
+        assert len(told) == len(violations) or told[-1] == CUT_MARK
     limit = 20 + data[1]
     assert sum(_encoded(each) for each in clean(texts[0], limit)) <= limit
 
 
 def _text(data: bytes) -> str:
-    # JSON gives lone surrogates too.
+    # JSON can contain lone surrogates too.
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -70,6 +71,6 @@ def _error(kind: int, status: int, text: str, violations: tuple[errors.FieldViol
         errors.SubmitOutcomeUnknown(text, status),
         errors.ResultTooLarge(text),
         errors.LimitReached(text, retry_after=1.0),
-        errors.GatewayError(text),
+        errors.InternalError(text),
     )
     return every[kind % len(every)]

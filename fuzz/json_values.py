@@ -1,7 +1,7 @@
-"""JSON that callers send and that results hold, judged by Python's own reader.
+"""JSON of clients and results, compared with Python's own reader.
 
-What `params_json` takes is JSON to anyone and arrives byte for byte; a `Struct` is made exactly or not at all; the
-scanner finds the end of a value where the reader does.
+Accepted `params_json` is JSON to every reader and arrives byte for byte. A `Struct` is exact or not made at all. The
+scanner finds the same end of a value as Python's reader.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_BYTES = 4_000
 
 
 def check(data: bytes) -> None:
-    """Reads one text in every way."""
+    """Read one text in every way."""
     try:
         value = json.loads(data.decode(), parse_constant=_refuse, parse_int=_number, parse_float=_number)
         is_json = True
@@ -40,7 +40,7 @@ def _number(text: str) -> Decimal | str:
     try:
         return Decimal(text)
     except ArithmeticError:
-        # It is one all the same, of an exponent that is beyond the reader.
+        # A number with an exponent beyond the limits of Decimal.
         return text
 
 
@@ -53,7 +53,7 @@ def _check_params(data: bytes, value: Any, *, is_json: bool) -> None:
     try:
         job = read_send_job(request)
     except RequestError as error:
-        # Keys twice and deep nesting are refused beyond what the reader refuses.
+        # Repeated keys and deep nesting are rejected, although Python's reader accepts them.
         assert not is_json or "twice" in str(error) or "deep" in str(error), str(error)
         return
     assert is_json
@@ -79,7 +79,7 @@ def _check_struct(data: bytes, value: Any, *, is_json: bool) -> None:
 
 def _same(one: Any, exact: Any) -> bool:
     if isinstance(exact, Decimal):
-        # A double is that number, or is written so.
+        # The double has this value, or is written with these digits.
         is_number = isinstance(one, int | float) and not isinstance(one, bool)
         return is_number and exact in (Decimal(one), Decimal(repr(one)))
     if isinstance(exact, dict):
@@ -100,5 +100,5 @@ def _check_scanner(text: str) -> None:
             ends.append(scan(text, 0))
         except (ValueError, IndexError):
             ends.append(-1)
-    # The one for deep values skips blanks before the value, which its callers have done.
+    # The scanner of deep values skips leading white space, which its callers have skipped already.
     assert ends[0] == ends[1] or text[:1] in " \t\r\n", ends

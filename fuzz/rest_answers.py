@@ -1,4 +1,4 @@
-"""What the upstream may answer to GET, POST and DELETE: a job that can be sent on, or an error of the table.
+"""Any response of the upstream to GET, POST and DELETE becomes a job that can be sent, or an error of the table.
 
 Input: the method, the HTTP status (two bytes), a `Retry-After` up to a line feed, and the body.
 """
@@ -16,31 +16,33 @@ from gateway.models import MAX_INT64, MAX_TEXT_BYTES, JobStatus, SendJob
 from gateway.rpc.codec.events import encode_job
 from gateway.rpc.status import to_rpc_error
 from gateway.telemetry.unknown_statuses import UnknownStatuses
-from gateway.upstream import RestClient
-from gateway.upstream.transport import HttpResponse
-from tests.support.table import check_ending
+from gateway.threads import WorkerPool
+from gateway.upstream import RequestContext, RestClient
+from tests.support.error_table import check_error
+from tests.support.transports import http_response
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from gateway.models import Job
+    from gateway.upstream.transport import HttpResponse
 
 Returned = TypeVar("Returned")
 
 UID = 42
 TOKEN = "vktrpat_fuzzed"  # noqa: S105 - made up
-CREDENTIAL = Credential(TOKEN)
+CONTEXT = RequestContext(Credential(TOKEN), {})
 JOB = SendJob(workspace_id="1", entity_id=7)
 
 
 class Canned:
-    """Stands in for a `Transport`, without its sockets."""
+    """A `Transport` without sockets."""
 
-    answer = HttpResponse(200, b"")
+    response = http_response(200)
 
     async def request(self, *_: object, **__: object) -> HttpResponse:
-        """The answer, at once."""
-        return self.answer
+        """Return the response immediately."""
+        return self.response
 
 
 _canned: Any = Canned()
@@ -50,16 +52,17 @@ _rest = RestClient(
     reads=_canned,
     now=lambda: 1_700_000_000.0,
     observer=UnknownStatuses(lambda: None),
+    workers=WorkerPool("responses", 1),
 )
 
 
 def check(data: bytes) -> None:
-    """Reads one answer as each method would."""
+    """Read one response as each method does."""
     if len(data) < 3:
         return
     method, status = ["GET", "POST", "DELETE"][data[0] % 3], 200 + int.from_bytes(data[1:3], "big") % 400
     retry_after, _, body = data[3:].partition(b"\n")
-    _canned.answer = HttpResponse(status, body, retry_after.decode("latin-1") or None)
+    _canned.response = http_response(status, body, retry_after=retry_after.decode("latin-1") or None)
     try:
         job = _outcome(method)
     except UpstreamError as error:
@@ -72,15 +75,15 @@ def check(data: bytes) -> None:
 
 def _outcome(method: str) -> Job | None:
     if method == "GET":
-        return _run(_rest.get(UID, CREDENTIAL, {}))
+        return _run(_rest.get(UID, CONTEXT))
     if method == "POST":
-        return _run(_rest.send(JOB, CREDENTIAL, {}))
-    _run(_rest.cancel(UID, CREDENTIAL, {}))
+        return _run(_rest.send(JOB, CONTEXT))
+    _run(_rest.cancel(UID, CONTEXT))
     return None
 
 
 def _run(coroutine: Coroutine[Any, Any, Returned]) -> Returned:
-    # Nothing in it waits for anything.
+    # The coroutine never waits.
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -93,7 +96,7 @@ def _check_error(error: UpstreamError, status: int, body: bytes, method: str) ->
     ending = to_rpc_error(error, UID)
     details = dict(ending.trailers)["grpc-status-details-bin"]
     assert isinstance(details, bytes)
-    check_ending(ending.code, ending.message, details)
+    check_error(ending.code, ending.message, details)
     assert TOKEN not in ending.message
     assert TOKEN.encode() not in details
     wait = error.retry_after
@@ -129,7 +132,7 @@ def _check_job(job: Job, body: bytes, *, sent: bool, status: int) -> None:
 
 
 def _strict(body: bytes) -> Any:
-    """The value of JSON that nobody disputes, or None."""
+    """Return the value of strict JSON, or None."""
     try:
         return json.loads(body.decode(), parse_constant=_refuse, parse_int=_small, parse_float=str)
     except (ValueError, RecursionError):

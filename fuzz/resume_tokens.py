@@ -1,4 +1,4 @@
-"""Resume tokens: a text is read or refused; what is written is read; one that was damaged is never another point."""
+"""Resume tokens: any text is read or rejected; written tokens are readable; a damaged one is never another point."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from gateway.rpc.codec.resume_token import MAX_LENGTH, ResumePoint, read_token, 
 
 
 def check(data: bytes) -> None:
-    """Takes the input as a token, then as the parts of one, and then as the damage to it."""
+    """Use the input as a token, then as the parts of one, and then as damage to it."""
     _read(data.decode("utf-8", "replace"))
     _read(data.decode("latin-1"))
     _read(base64.urlsafe_b64encode(data).decode().rstrip("="))
     parts = data.ljust(66, b"\0")
-    # No result has 4 GiB. Who chooses the upper half of the offset can make it the checksum of all before it.
+    # No result has 4 GiB, and with a free upper half the offset could be the checksum of everything before it.
     uid, offset = int.from_bytes(parts[:8], "big"), int.from_bytes(parts[12:16], "big")
     point = ResumePoint(uid, parts[16:32], offset, parts[32:64]) if parts[65] % 2 else ResumePoint(uid, parts[16:32])
     token = write_token(point)

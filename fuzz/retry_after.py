@@ -1,4 +1,4 @@
-"""`Retry-After`: a wait from nothing to a day, exact for seconds and for the date that HTTP wants, or none."""
+"""`Retry-After`: a wait from zero to a day, exact for seconds and for HTTP dates, or None."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMF_FIXDATE = re.compile(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\
 
 
 def check(data: bytes) -> None:
-    """Reads one header."""
+    """Read one header."""
     text = data.decode("latin-1")
     wait = read_retry_after(text, NOW)
     assert wait is None or 0.0 <= wait <= DAY

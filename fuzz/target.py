@@ -9,7 +9,7 @@ import atheris
 
 
 def main() -> None:
-    """Fuzzes until libFuzzer ends the process."""
+    """Fuzz until libFuzzer ends the process."""
     name, *arguments = sys.argv[1:]
     with atheris.instrument_imports(include=["gateway", "email"]):
         target = importlib.import_module(f"fuzz.{name}")

@@ -14,16 +14,16 @@ from gateway.server import signals
 
 
 def main() -> None:
-    """Run the command line; leaves the process with its exit code."""
-    # First of all, before anything opens a file.
+    """Run the command line, and exit with its code."""
+    # Before anything opens a file.
     stdio.open_missing()
     if sys.argv[1:2] == ["serve"]:
-        # Before the imports, which take most of a second. The other commands can be interrupted during theirs.
+        # Before the imports, which take most of a second. Other commands can be interrupted during their imports.
         signals.block()
     else:
         stdio.leave_on_interrupt()
         stdio.guard()
-    # What gRPC logs by itself would stand among what the commands say. It reads this when it is imported.
+    # gRPC reads this at its import. Otherwise its log would mix with the output of the commands.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from gateway.cli.app import run
 

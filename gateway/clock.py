@@ -1,4 +1,4 @@
-"""Time, injected: whoever waits or compares times takes a `Clock`, so that tests step it."""
+"""Injected time: all code that waits or compares times takes a `Clock`, so that tests can step it."""
 
 from __future__ import annotations
 
@@ -14,56 +14,56 @@ if TYPE_CHECKING:
 
 
 class Timer(Protocol):
-    """A call that is due later."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """Makes it never happen; does nothing where it has happened."""
+        """Cancel the call; no effect if it has happened."""
 
 
 class Clock(Protocol):
-    """What time it is, and a way to be called later."""
+    """The time, and calls at a later time."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never goes back."""
+        """Return the seconds since a fixed moment; it never goes back."""
 
     def time(self) -> float:
-        """Seconds since the epoch (UTC)."""
+        """Return the seconds since the epoch (UTC)."""
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
-        """Calls `callback` once `monotonic()` has reached `when`, never from within this call."""
+        """Call `callback` when `monotonic()` has reached `when`, but never before this method returns."""
 
 
 class PauseTimeout(Protocol):
-    """Stops a limit of time, for as long as its context is not left: what is waited for is nobody's delay but ours."""
+    """Pauses a timeout while its context lasts, because the wait is caused by the gateway itself."""
 
     def __call__(self) -> AbstractContextManager[None]:
-        """The context."""
+        """Return the context."""
 
 
 class SystemClock:
-    """The machine's clock and the running event loop's timers."""
+    """The clock of the machine, and the timers of the running event loop."""
 
     def monotonic(self) -> float:
-        """Seconds of the event loop's clock."""
+        """Return the seconds of the event loop's clock."""
         return asyncio.get_running_loop().time()
 
     def time(self) -> float:
-        """Seconds since the epoch (UTC)."""
+        """Return the seconds since the epoch (UTC)."""
         return time.time()
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
-        """Calls `callback` at `when` of the event loop's clock."""
+        """Call `callback` at `when` of the event loop's clock."""
         return asyncio.get_running_loop().call_at(when, callback)
 
 
 async def sleep_until(clock: Clock, when: float) -> None:
-    """Returns once `clock.monotonic()` has reached `when` (seconds)."""
+    """Return when `clock.monotonic()` has reached `when` (seconds)."""
     if when > clock.monotonic():
         await AutoResetEvent(clock).wait(when)
 
 
 class AutoResetEvent:
-    """A wake-up for one waiter; `set` before `wait` is remembered once."""
+    """An event for one waiter. One `set` without a waiter is remembered for the next `wait`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -71,7 +71,7 @@ class AutoResetEvent:
         self._waiter: asyncio.Future[None] | None = None
 
     def set(self) -> None:
-        """Wakes the waiter, or the next one at once."""
+        """Wake the waiter, or the next one immediately."""
         self._pending = True
         self._wake()
 
@@ -80,7 +80,7 @@ class AutoResetEvent:
             self._waiter.set_result(None)
 
     async def wait(self, until: float) -> None:
-        """Returns when `set` was called, or `clock.monotonic()` has reached `until` (seconds)."""
+        """Return when `set` was called, or when `clock.monotonic()` has reached `until` (seconds)."""
         if not self._pending:
             self._waiter = asyncio.get_running_loop().create_future()
             timer = self._clock.call_at(until, self._wake)
@@ -93,9 +93,9 @@ class AutoResetEvent:
 
 
 class RearmableTimer:
-    """Calls `callback` once the clock has reached the moment that was set last.
+    """Calls `callback` at the moment that was set last.
 
-    To put it off takes no new timer: the one that there is looks again when it is due.
+    A later moment needs no new timer: when the existing one fires, it is scheduled again.
     """
 
     __slots__ = ("_callback", "_clock", "_due", "_timer", "_when")
@@ -107,14 +107,14 @@ class RearmableTimer:
         self._when = self._due = 0.0
 
     def set(self, when: float) -> None:
-        """Rings at `when` (seconds of the clock), and at no moment that was set before."""
+        """Call at `when` (seconds of the clock), and not at a moment that was set before."""
         self._when = when
         if self._timer is None or when < self._due:
             self._stop()
             self._start()
 
     def close(self) -> None:
-        """Never rings again, and lets go of `callback`, whose owner usually holds this timer."""
+        """Stop, and release `callback`, because its owner usually holds this timer."""
         self._stop()
         self._callback = _do_nothing
 
@@ -140,11 +140,11 @@ def _do_nothing() -> None:
 
 
 class Timeout:
-    """An async context that raises `TimeoutError` once `clock.monotonic()` has reached `until` (seconds).
+    """An async context that raises `TimeoutError` when `clock.monotonic()` has reached `until` (seconds).
 
-    As `asyncio.timeout_at`, but of an injected clock. A cancellation from elsewhere passes through as such. With
-    `only_if`, it is put off for as long as that is false, and looked at again each second. `paused` is how long it was
-    paused, in seconds.
+    It works like `asyncio.timeout_at`, but with an injected clock: a cancellation by others stays a cancellation. While
+    `only_if` returns False, the timeout is delayed by a second at a time. `paused` is the total length of all pauses,
+    in seconds.
     """
 
     def __init__(self, clock: Clock, until: float, only_if: Callable[[], bool] | None = None) -> None:
@@ -156,7 +156,7 @@ class Timeout:
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
-        assert task is not None, "a time limit needs a task to interrupt"  # noqa: S101 - a defect of ours
+        assert task is not None, "a timeout needs a task that it can cancel"  # noqa: S101 - a programming error
         self._task = task
         self._cancelling = task.cancelling()
         self._timer = self._clock.call_at(self._until, self._expire)
@@ -164,7 +164,7 @@ class Timeout:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Within it no time of the limit passes; it has not expired."""
+        """Return a context that stops the timeout. Do not enter it after the timeout has expired."""
         self._timer.cancel()
         began = self._clock.monotonic()
         try:
@@ -187,6 +187,6 @@ class Timeout:
     ) -> None:
         self._timer.cancel()
         if self._expired:
-            only_ours = self._task.uncancel() <= self._cancelling
-            if only_ours and kind is not None and issubclass(kind, asyncio.CancelledError):
+            only_by_timeout = self._task.uncancel() <= self._cancelling
+            if only_by_timeout and kind is not None and issubclass(kind, asyncio.CancelledError):
                 raise TimeoutError from error

@@ -8,26 +8,31 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
-from pydantic_settings import PydanticBaseSettingsSource as Source
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
+
+    from pydantic_core import ErrorDetails
 
 
 PREFIX = "JOBGATEWAY_"
-# Variables of the command line's client side, which `serve` meets in the same shell.
+# Variables of the command line's client side, which may be set in the same shell.
 CLIENT_VARIABLES = frozenset({"JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN"})
 
-# Variables whose value is not repeated: it may hold a password.
-SHY = frozenset({"JOBGATEWAY_UPSTREAM_URL", "JOBGATEWAY_UPSTREAM_PROXY_URL"})
+# Variables whose value may hold a password, and is never repeated.
+UNQUOTED = frozenset({"JOBGATEWAY_UPSTREAM_URL", "JOBGATEWAY_UPSTREAM_PROXY_URL"})
+MAX_QUOTED_CHARACTERS = 100
 
-# Host names as resolvers take them; the empty label and the one of more than 63 characters fail only at the first call.
+# A host name. Without this check, empty and overlong labels fail only at the first call.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.IGNORECASE)
+
+# Host and port; the scheme and the path are checked only.
+_URL = re.compile(r"https?://(\[[^\]]*\]|[^/:@?#\[\]]*)(?::(\d{1,5}))?(?:/[!-~]*)?", re.IGNORECASE | re.ASCII)
 
 
 def _is_host(host: str) -> bool:
@@ -43,7 +48,7 @@ def _is_host(host: str) -> bool:
 def _listen(value: str) -> str:
     host, _, port = value.rpartition(":")
     if not (_is_host(host) and port.isascii() and port.isdecimal() and int(port) <= 65535):
-        raise ValueError("it is HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051")
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051")
     return value
 
 
@@ -56,53 +61,40 @@ def _is_loopback(listen: str) -> bool:
 
 
 def _file(value: Path | None) -> Path | None:
-    # pydantic takes an empty text for the folder that the process runs in.
+    # pydantic reads an empty text as the current folder.
     if value is not None and not value.name:
-        raise ValueError("it is the path of a file")
+        raise ValueError("must be the path of a file")
     return value
-
-
-_File = Annotated[Path | None, AfterValidator(_file)]
-
-# Scheme, host, port, path.
-_URL = re.compile(r"https?://(\[[^\]]*\]|[^/:@?#\[\]]*)(?::(\d{1,5}))?(?:/[!-~]*)?", re.IGNORECASE | re.ASCII)
 
 
 def _http_url(value: str) -> str:
     if any(each in value for each in "@?#"):
-        raise ValueError("it has neither user nor query nor fragment: callers' credentials come with their calls")
+        raise ValueError("must not have a user, query or fragment: the credentials come with the calls")
     if re.search(r"/\.\.?(/|$)|%|\\|;", value):
-        raise ValueError("its path must not hold . or .. as a segment, nor % \\ or ;, which not all read alike")
+        raise ValueError(
+            "must not have . or .. as a segment of its path, nor % \\ or ;, which servers read differently"
+        )
     match = _URL.fullmatch(value)
     if match is None or not _is_host(match[1]) or int(match[2] or 0) > 65535:
-        raise ValueError("it is an http or https URL, such as https://cloud.viktor.ai/api")
+        raise ValueError("must be an http or https URL, such as https://cloud.viktor.ai/api")
     return value
 
 
 def _proxy_url(value: str) -> str:
     match = _URL.fullmatch(value)
     if match is None or value.count("/") > 2 or not value.lower().startswith("http:") or not _is_host(match[1]):
-        raise ValueError("it is http://HOST:PORT, without user, password and path")
+        raise ValueError("must be http://HOST:PORT, without a user, password or path")
     return value
 
 
-class Settings(BaseSettings):
+_File = Annotated[Path | None, AfterValidator(_file)]
+_Listen = Annotated[str, AfterValidator(_listen)]
+
+
+class Settings(BaseModel):
     """All settings; each field is the variable `JOBGATEWAY_` and its name in capitals. Seconds may be fractional."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: Source,
-        env_settings: Source,
-        dotenv_settings: Source,
-        file_secret_settings: Source,
-    ) -> tuple[Source, ...]:
-        """Nothing but what is given by name: only `load` reads the environment."""
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     upstream_url: Annotated[str, AfterValidator(_http_url)] = Field(
         description="Base URL of the REST API, such as `https://cloud.viktor.ai/api`. Required."
@@ -110,9 +102,7 @@ class Settings(BaseSettings):
     upstream_proxy_url: Annotated[str, AfterValidator(_proxy_url)] | None = Field(
         None, description="HTTP proxy to the upstream, as `http://HOST:PORT`."
     )
-    listen: Annotated[str, AfterValidator(_listen)] = Field(
-        "127.0.0.1:50051", description="gRPC address, as HOST:PORT. Port 0 selects a free one."
-    )
+    listen: _Listen = Field("127.0.0.1:50051", description="gRPC address, as HOST:PORT. Port 0 selects a free one.")
     poll_interval_min_seconds: float = Field(
         0.25, ge=0.01, le=3600, description="Shortest time between two polls of a job, when its watch is new."
     )
@@ -185,7 +175,7 @@ class Settings(BaseSettings):
         le=86_400,
         description="Time for which a connection accepts new calls, plus or minus a tenth. Open calls on it continue.",
     )
-    admin_listen: Annotated[str, AfterValidator(_listen)] = Field(
+    admin_listen: _Listen = Field(
         "127.0.0.1:9464",
         description="HTTP address of `/metrics`, `/livez` and `/readyz`, as HOST:PORT. Port 0 selects a free one.",
     )
@@ -195,83 +185,87 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _encrypted_off_the_machine(self) -> Self:
-        cert, key, client_ca = (f"{PREFIX}TLS_{name}_FILE" for name in ("CERT", "KEY", "CLIENT_CA"))
-        if self.tls_cert_file is not None and self.tls_key_file is None:
-            raise ValueError(f"{key}: it is required with {cert}, and not set")
-        if self.tls_key_file is not None and self.tls_cert_file is None:
-            raise ValueError(f"{cert}: it is required with {key}, and not set")
-        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
-            raise ValueError(f"{cert}: it is required with {client_ca}, and not set")
-        if self.tls_cert_file is None and not (self.allow_plaintext or _is_loopback(self.listen)):
-            raise ValueError(
-                f"{PREFIX}LISTEN: {self.listen} is not loopback, and tokens would cross the network in plain text: set "
-                f"{cert} and {key}, or {PREFIX}ALLOW_PLAINTEXT=true where a mesh sidecar ends TLS in front of it"
-            )
+    def _consistent(self) -> Self:
+        if conflicts := [*_plaintext_conflicts(self), *_token_conflicts(self), *_limit_conflicts(self)]:
+            raise ValueError("\n".join(conflicts))
         return self
 
-    @model_validator(mode="after")
-    def _gateway_token_for_known_callers(self) -> Self:
-        if self.upstream_token_file is None or self.tls_client_ca_file is not None or _is_loopback(self.listen):
-            return self
-        raise ValueError(
-            f"{PREFIX}UPSTREAM_TOKEN_FILE: whoever reaches {self.listen} could use the gateway's token: set "
-            f"{PREFIX}TLS_CLIENT_CA_FILE, so that callers show who they are, or listen on loopback"
+
+def _plaintext_conflicts(settings: Settings) -> Iterator[str]:
+    cert, key, client_ca = (f"{PREFIX}TLS_{name}_FILE" for name in ("CERT", "KEY", "CLIENT_CA"))
+    if settings.tls_cert_file is None:
+        if settings.tls_key_file is not None:
+            yield f"{cert}: required with {key}, but not set"
+        if settings.tls_client_ca_file is not None:
+            yield f"{cert}: required with {client_ca}, but not set"
+        if not (settings.allow_plaintext or _is_loopback(settings.listen)):
+            yield (
+                f"{PREFIX}LISTEN: {settings.listen} is not loopback, and tokens would cross the network in plain text; "
+                f"set {cert} and {key}, or {PREFIX}ALLOW_PLAINTEXT=true if a mesh sidecar terminates TLS in front of it"
+            )
+    elif settings.tls_key_file is None:
+        yield f"{key}: required with {cert}, but not set"
+
+
+def _token_conflicts(settings: Settings) -> Iterator[str]:
+    if not (settings.upstream_token_file is None or settings.tls_client_ca_file or _is_loopback(settings.listen)):
+        yield (
+            f"{PREFIX}UPSTREAM_TOKEN_FILE: every program that reaches {settings.listen} could use the gateway's token; "
+            f"set {PREFIX}TLS_CLIENT_CA_FILE, so that clients must show a certificate, or listen on loopback"
         )
 
-    @model_validator(mode="after")
-    def _intervals(self) -> Self:
-        if self.poll_interval_max_seconds < self.poll_interval_min_seconds:
-            raise ValueError(
-                f"{PREFIX}POLL_INTERVAL_MAX_SECONDS ({self.poll_interval_max_seconds:g}) is below "
-                f"{PREFIX}POLL_INTERVAL_MIN_SECONDS ({self.poll_interval_min_seconds:g})"
+
+def _limit_conflicts(settings: Settings) -> Iterator[str]:
+    longest, shortest = settings.poll_interval_max_seconds, settings.poll_interval_min_seconds
+    if longest < shortest:
+        yield (
+            f"{PREFIX}POLL_INTERVAL_MAX_SECONDS: {longest:g} is below {PREFIX}POLL_INTERVAL_MIN_SECONDS "
+            f"({shortest:g}); raise it, or lower the minimum"
+        )
+    for name in ("max_calls", "max_watches"):
+        total, per_credential = getattr(settings, name), getattr(settings, f"{name}_per_credential")
+        if per_credential is not None and per_credential > total:
+            variable = PREFIX + name.upper()
+            yield (
+                f"{variable}_PER_CREDENTIAL: {per_credential} is above {variable} ({total}), the limit of all "
+                "credentials together; lower the first or raise the second"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _no_more_of_one_credential_than_of_all(self) -> Self:
-        for name in ("max_calls", "max_watches"):
-            of_all, of_one = getattr(self, name), getattr(self, f"{name}_per_credential")
-            if of_one is not None and of_one > of_all:
-                variable = PREFIX + name.upper()
-                raise ValueError(
-                    f"{variable}_PER_CREDENTIAL: {of_one} is above {variable} ({of_all}), which holds for all "
-                    "credentials together: lower the one or raise the other"
-                )
-        return self
-
-
-class _FromEnvironment(Settings):
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: Source,
-        env_settings: Source,
-        dotenv_settings: Source,
-        file_secret_settings: Source,
-    ) -> tuple[Source, ...]:
-        """The environment, and nothing else."""
-        del settings_cls, init_settings, dotenv_settings, file_secret_settings
-        return (env_settings,)
 
 
 def load() -> Settings:
-    """The settings in the environment. Raises `ConfigError` for one that is missing, wrong or unknown."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES
-    for name in sorted(os.environ):
-        # In any case of letters, for pydantic would read one in small letters all the same.
-        if name.upper().startswith(PREFIX) and name not in known:
-            raise ConfigError(f"{name}: there is no such setting; docs/reference/settings.md lists them")
+    """Return the settings in the environment.
+
+    Raises:
+        ConfigError: Settings are missing, wrong or unknown. It names all of them, except that conflicts between
+            settings are found only if each one is valid.
+    """
+    variables = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    # In any case of letters, because `jobgateway_listen` is meant to be a setting too.
+    given = {name: value for name, value in sorted(os.environ.items()) if name.upper().startswith(PREFIX)}
+    problems = [
+        f"{name}: there is no such setting; docs/reference/settings.md lists all"
+        for name in given
+        if name not in variables and name not in CLIENT_VARIABLES
+    ]
     try:
-        return _FromEnvironment()
+        settings = Settings.model_validate(
+            {variables[name]: value for name, value in given.items() if name in variables}
+        )
     except ValidationError as error:
-        first = error.errors()[0]
-        why = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:
-            raise ConfigError(why) from None
-        name = PREFIX + str(first["loc"][0]).upper()
-        if first["type"] == "missing":
-            raise ConfigError(f"{name}: it is required, and not set") from None
-        value = "" if name in SHY else f" (it is {str(first['input'])[:100]!r})"
-        raise ConfigError(f"{name}: {why[0].lower()}{why[1:]}{value}") from None
+        for each in error.errors():
+            problems += _problems(each)
+    # Outside of the handler, because the error that it handles quotes values.
+    if problems:
+        raise ConfigError(*problems)
+    return settings
+
+
+def _problems(error: ErrorDetails) -> list[str]:
+    problem = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return problem.split("\n")
+    name = PREFIX + str(error["loc"][0]).upper()
+    if error["type"] == "missing":
+        return [f"{name}: required, but not set"]
+    value = "" if name in UNQUOTED else f" (got {str(error['input'])[:MAX_QUOTED_CHARACTERS]!r})"
+    return [f"{name}: {problem[0].lower()}{problem[1:]}{value}"]

@@ -1,30 +1,31 @@
-"""Everything that can go wrong, as exceptions of our own.
+"""All errors of a call, as one tree of exceptions.
 
-GatewayError
-├── RequestError               the caller's request is at fault; nothing was sent upstream
-│   ├── RequestInvalid         a field holds what it must not
-│   │   └── RequestIdReused    the request_id belongs to another request
-│   ├── RequestTooLarge        it is larger than we take
-│   ├── CredentialInvalid      there is no usable credential
-│   └── RequestIdsExhausted    no more ids can be remembered now
-├── UpstreamError              one upstream request did not give what was asked
-│   ├── UpstreamStatusError       it answered with an HTTP status that is no success
-│   ├── UpstreamMalformed      it answered with what is not the protocol
-│   ├── UpstreamResponseTooLarge it answered with more than we take
-│   ├── UpstreamTimeout       it did not answer in time
-│   ├── UpstreamConnectionLost the connection broke, when the request may have been read
-│   ├── UpstreamUnreachable    there was no connection: the request was certainly not sent
-│   └── GatewayOverloaded      this process ran out of memory, files or threads
-├── SubmitOutcomeUnknown       a submission was sent, and whether a job runs is not known
-├── UpstreamOutage             a watch rode out failures for as long as it may
-├── JobOverdue                 a watch saw the job run for longer than it may
-├── NoStateYet                 no state of the job could be read so far
-├── SlowConsumer                 a stream was not read while others waited for the memory of its result
-├── ResultTooLarge             the result does not fit the one message that was asked for
-├── LimitReached               one of our own limits of load
-└── Draining                   this process is going away
+GatewayError                        only its subclasses are raised
+├── RequestError                    the request is invalid; nothing was sent upstream
+│   ├── RequestInvalid              a field has an invalid value
+│   │   └── RequestIdReused         the request_id belongs to another request
+│   ├── RequestTooLarge             the request is larger than the gateway accepts
+│   ├── CredentialInvalid           there is no usable credential
+│   └── RequestIdsExhausted         the gateway cannot remember more request_ids now
+├── UpstreamError                   one upstream request failed
+│   ├── UpstreamStatusError         the response has an HTTP status that is no success
+│   ├── UpstreamMalformed           the response does not follow the protocol
+│   ├── UpstreamResponseTooLarge    the response is larger than the gateway accepts
+│   ├── UpstreamTimeout             there was no response in time
+│   ├── UpstreamConnectionLost      the connection broke after the request may have been read
+│   ├── UpstreamUnreachable         there was no connection: the request was certainly not sent
+│   └── GatewayOverloaded           this process ran out of memory, files or threads
+├── SubmitOutcomeUnknown            a submission was sent, and it is unknown whether a job runs
+├── UpstreamOutage                  the upstream failed for longer than a watch may wait
+├── JobOverdue                      a watched job ran for longer than its timeout allows
+├── NoStateYet                      no state of the job could be read so far
+├── SlowConsumer                    a client did not read its stream while others waited for memory
+├── ResultTooLarge                  the result does not fit the one message that the client asked for
+├── LimitReached                    a load limit of the gateway was reached
+├── Draining                        this process is stopping
+└── InternalError                   a defect of the gateway
 
-No message of an exception holds a credential.
+No message of an exception contains a credential.
 """
 
 from __future__ import annotations
@@ -42,21 +43,28 @@ class FieldViolation:
 
 
 class GatewayError(Exception):
-    """The top of the tree. `retry_after` is a wait in seconds, where one is known.
+    """The base of the tree; raise a subclass, `InternalError` if no other fits.
 
-    `quotes_others`: the message may hold what the caller or the upstream wrote, which is for the caller and for no log.
+    Attributes:
+        retry_after: The wait in seconds before a retry, None if no wait is known.
+        quotes_others: Whether the message may quote the client or the upstream. Such a message goes to the client, and
+            to no log.
     """
 
     retry_after: float | None = None
     quotes_others = False
 
 
+class InternalError(GatewayError):
+    """A defect of the gateway; its cause is the unexpected exception, if there was one."""
+
+
 class RequestError(GatewayError):
-    """The caller's request is at fault; nothing was sent upstream."""
+    """The request is invalid; nothing was sent upstream."""
 
 
 class RequestInvalid(RequestError):
-    """A field of the request, or a metadata entry, holds what it must not."""
+    """A field of the request, or a metadata entry, has an invalid value."""
 
     quotes_others = True
 
@@ -65,17 +73,17 @@ class RequestInvalid(RequestError):
         self.violations = (FieldViolation(field, description),)
 
     def within(self, parent: str) -> Self:
-        """The same, of a message that stands in the field `parent` of the request."""
+        """Return the same error for a message that is the field `parent` of the request."""
         (violation,) = self.violations
         return type(self)(f"{parent}.{violation.field}", violation.description)
 
 
 class RequestTooLarge(RequestError):
-    """The request is larger than the gateway takes."""
+    """The request is larger than the gateway accepts."""
 
 
 class CredentialInvalid(RequestError):
-    """The call has no credential, or not exactly one that can be used."""
+    """The call has no credential, more than one, or one that cannot be used."""
 
 
 class RequestIdReused(RequestInvalid):
@@ -83,18 +91,21 @@ class RequestIdReused(RequestInvalid):
 
 
 class RequestIdsExhausted(RequestError):
-    """No more request_ids can be remembered at the moment."""
+    """The gateway cannot remember more request_ids at the moment."""
 
-    # Places come free as ids turn 25 hours old; without a wait it would look like a limit of size.
+    # A place becomes free when an id is 25 hours old. Without a wait, clients would take the error for a size limit.
     retry_after = 60.0
 
 
 class UpstreamError(GatewayError):
-    """One upstream request did not give what was asked.
+    """One upstream request failed.
 
-    `transient`: a later attempt may go well. `may_have_been_sent`: the upstream may have seen the request. `throttled`:
-    it asked us to slow down. `http_status`: what it answered, where it did. `job_shown`: a read right afterwards showed
-    the job.
+    Attributes:
+        transient: Whether a later attempt may succeed.
+        may_have_been_sent: Whether the upstream may have seen the request.
+        throttled: Whether the upstream asked the gateway to slow down.
+        http_status: The status of the response, None if there was none.
+        job_shown: Whether a read right after the failure found the job.
     """
 
     transient = True
@@ -105,15 +116,18 @@ class UpstreamError(GatewayError):
 
 
 class UpstreamStatusError(UpstreamError):
-    """The upstream answered with an HTTP status that is no success; `violations` are the fields it named.
+    """The upstream responded with an HTTP status that is no success.
 
-    `from_api`: the body is a JSON object, as the API's own answers are. Any other 4xx may be the page of a proxy, which
-    proves nothing about the job: it is `certain` only as the answer to a submission.
+    Attributes:
+        violations: The fields that the response names.
+        from_api: Whether the body is a JSON object, as the API's own responses are. Any other 4xx may be a proxy's
+            page.
+        certain: Whether the status says something about the job. A proxy's page does so only for a submission.
     """
 
     http_status: int
     quotes_others = True
-    # HTTP means 408, 425 and 429 to be tried again (RFC 9110, 8470, 6585). A proxy answers 444, 460 and 499 if it gave
+    # HTTP says that 408, 425 and 429 can be repeated (RFC 9110, 8470, 6585). Proxies send 444, 460 and 499 if they gave
     # the request up.
     TRANSIENT_CLIENT_ERRORS = frozenset({408, 425, 429, 444, 460, 499})
 
@@ -131,20 +145,20 @@ class UpstreamStatusError(UpstreamError):
         self.violations = violations
         self.retry_after = retry_after
         self.throttled = http_status == 429
-        meant_to_pass = http_status >= 500 or http_status in self.TRANSIENT_CLIENT_ERRORS
+        repeatable = http_status >= 500 or http_status in self.TRANSIENT_CLIENT_ERRORS
         self.from_api = from_api
-        self.certain = from_api or meant_to_pass
-        self.transient = meant_to_pass or not from_api
+        self.certain = from_api or repeatable
+        self.transient = repeatable or not from_api
 
     def of_submission(self) -> Self:
-        """Return the same as the answer to a submission: a 4xx refuses it, also one from a proxy."""
+        """Return this error as the response to a submission: any 4xx refuses it, also one from a proxy."""
         self.certain = True
         self.transient = self.http_status >= 500 or self.http_status in self.TRANSIENT_CLIENT_ERRORS
         return self
 
 
 class UpstreamMalformed(UpstreamError):
-    """The upstream's answer is not the protocol."""
+    """The upstream's response does not follow the protocol."""
 
     def __init__(self, message: str, *, http_status: int | None = None) -> None:
         super().__init__(message)
@@ -152,27 +166,27 @@ class UpstreamMalformed(UpstreamError):
 
 
 class UpstreamResponseTooLarge(UpstreamError):
-    """The upstream's answer is larger than the gateway takes."""
+    """The upstream's response is larger than the gateway accepts."""
 
     transient = False
 
 
 class UpstreamTimeout(UpstreamError):
-    """The upstream did not answer in time."""
+    """The upstream did not respond in time."""
 
 
 class UpstreamConnectionLost(UpstreamError):
-    """The connection broke when the upstream may have read the request."""
+    """The connection broke after the upstream may have read the request."""
 
 
 class UpstreamUnreachable(UpstreamError):
-    """No connection came about: the upstream has certainly not seen the request."""
+    """No connection could be made, so the upstream has certainly not seen the request."""
 
     may_have_been_sent = False
 
 
 class GatewayOverloaded(UpstreamError):
-    """This process or its machine ran out of memory, file descriptors or threads: no fault of the upstream's."""
+    """This process or its machine ran out of memory, file descriptors or threads; the upstream did not fail."""
 
     retry_after = 2.0
 
@@ -182,7 +196,7 @@ class GatewayOverloaded(UpstreamError):
 
 
 class SubmitOutcomeUnknown(GatewayError):
-    """A submission was sent, and whether a job runs is not known; the message says what happened."""
+    """A submission was sent, and it is unknown whether a job runs; the message says what happened."""
 
     quotes_others = True
 
@@ -192,18 +206,18 @@ class SubmitOutcomeUnknown(GatewayError):
 
 
 class UpstreamOutage(GatewayError):
-    """A watch rode out transient failures for as long as it may; `last` is the last of them."""
+    """The upstream failed for as long as a watch may wait; `last` is the last failure."""
 
     quotes_others = True
 
     def __init__(self, last: UpstreamError, seconds: float) -> None:
-        super().__init__(f"the upstream has failed for {seconds:.0f} s, the last time so: {last}")
+        super().__init__(f"the upstream has failed for {seconds:.0f} s; last failure: {last}")
         self.last = last
         self.http_status = last.http_status
 
 
 class JobOverdue(GatewayError):
-    """A watch saw the job run for longer than its timeout allows; it may have ended without a sign."""
+    """A watched job ran for longer than its timeout allows; it may have ended without a sign."""
 
 
 class NoStateYet(GatewayError):
@@ -211,17 +225,17 @@ class NoStateYet(GatewayError):
 
 
 class SlowConsumer(GatewayError):
-    """A stream was not read while others waited for the memory of its result; it can be taken up again."""
+    """A client did not read its stream while others waited for the memory of its result; the stream can be resumed."""
 
     retry_after = 1.0
 
 
 class ResultTooLarge(GatewayError):
-    """The result does not fit the one message that was asked for."""
+    """The result does not fit the one message that the client asked for."""
 
 
 class LimitReached(GatewayError):
-    """One of the gateway's own limits of load was reached; `retry_after` says when to try again."""
+    """A load limit of the gateway was reached; `retry_after` is in seconds."""
 
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
@@ -229,12 +243,15 @@ class LimitReached(GatewayError):
 
 
 class Draining(GatewayError):
-    """This process is going away; `retry_after` says when to try another one."""
+    """This process is stopping; `retry_after` (seconds) is the wait before a retry on another one."""
 
     def __init__(self, *, retry_after: float) -> None:
-        super().__init__("this gateway is going away")
+        super().__init__("this gateway is shutting down; call again to reach another replica")
         self.retry_after = retry_after
 
 
 class ConfigError(Exception):
-    """A setting is wrong; the message is one line that names the variable and says why."""
+    """Settings are invalid. Each of `args` is one line that names a variable and its problem."""
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)

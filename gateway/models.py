@@ -1,6 +1,6 @@
-"""What the gateway knows of jobs: frozen values, with neither protobuf nor HTTP in them.
+"""The data model of jobs: frozen values, independent of protobuf and HTTP.
 
-They are made with each answer, and a frozen dataclass takes five times as long to make.
+They are msgspec structs, because one is created for each response, and a frozen dataclass takes five times as long.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 MAX_INT64 = 2**63 - 1
-# What is kept of a text and of a JSON value beside the result, in bytes; a byte more shows that there was more.
+# The largest text and JSON value that are kept next to the result, in bytes; one byte more shows that it was cut.
 MAX_TEXT_BYTES = 64 << 10
 MAX_VALUE_BYTES = 256 << 10
 
 
 class JobStatus(enum.Enum):
-    """What state a job is in; whether it has ended is in `Job.done`."""
+    """The status of a job. `Job.done` tells whether the job has ended."""
 
     UNSPECIFIED = enum.auto()
     RUNNING = enum.auto()
@@ -35,7 +35,7 @@ class JobStatus(enum.Enum):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Progress that a job reported; `percentage` is usually 0 to 100 and may go back."""
+    """The progress that a job reported. `percentage` is usually 0 to 100, and may decrease."""
 
     message: str = ""
     message_type: str = ""
@@ -44,7 +44,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class JobError(msgspec.Struct, frozen=True):
-    """What went wrong in a job; `stack_trace` and `invalid_fields` are JSON as the upstream sent it."""
+    """The error of a job. `stack_trace` and `invalid_fields` are JSON as the upstream sent it."""
 
     type: str = ""
     message: str = ""
@@ -54,7 +54,7 @@ class JobError(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Result:
-    """The result of a job: the upstream's own bytes of JSON, and their SHA-256 in hexadecimal."""
+    """The result of a job: JSON with the exact bytes of the upstream, and their SHA-256 in hexadecimal."""
 
     json: memoryview
     sha256: str
@@ -64,17 +64,17 @@ class Result:
 
 
 class ForgottenResult(msgspec.Struct, frozen=True):
-    """A result that the gateway does not have any more: its `size` in bytes, and its SHA-256 in hexadecimal."""
+    """A result that the gateway no longer has: its `size` in bytes, and its SHA-256 in hexadecimal."""
 
     size: int
     sha256: str
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A job as it was read upstream at `observe_time` (seconds since the epoch).
+    """A job as the upstream described it at `observe_time` (seconds since the epoch).
 
-    `uid` is 0 if the upstream named none for a job that had ended already. Its result is in `result`, or what is left
-    of it in `forgotten_result`.
+    `uid` is 0 if the job had already ended when it was sent and the upstream gave it no uid. The result is in `result`,
+    or its size and hash are in `forgotten_result`.
     """
 
     uid: int
@@ -91,7 +91,7 @@ class Job(msgspec.Struct, frozen=True):
     forgotten_result: ForgottenResult | None = None
 
     def identity(self) -> tuple[object, ...]:
-        """What makes two states of a job equal to a watcher: neither content nor URLs nor times."""
+        """Return a value that is equal for states that a watcher cannot tell apart: no content, URLs or times."""
         progress = self.progress
         return (
             self.status_text,
@@ -102,7 +102,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class SendJob(msgspec.Struct, frozen=True):
-    """A job to send; None is unset, and is not sent. `params` and `arguments` are JSON, `timeout` is in seconds."""
+    """A job to send, without the fields that are None. `params` and `arguments` are JSON, `timeout` is in seconds."""
 
     workspace_id: str
     entity_id: int

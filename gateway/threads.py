@@ -1,4 +1,4 @@
-"""Threads for work that would hold the event loop, and for work that may hang."""
+"""Threads for work that would block the event loop, and for work that may hang."""
 
 from __future__ import annotations
 
@@ -29,9 +29,13 @@ class WorkerPool:
         """Run `work` in one of the threads. It continues if the awaiting task is cancelled."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
+    def close(self) -> None:
+        """Let the threads end. Work that was accepted is still done; new work raises `RuntimeError`."""
+        self._pool.shutdown(wait=False)
+
 
 class Daemon:
-    """A thread that runs one piece of work after the other, and that the process does not wait for at its end.
+    """A thread that runs one piece of work after the other. The process does not wait for it when it exits.
 
     The thread ends when its `Daemon` is freed.
     """
@@ -42,14 +46,18 @@ class Daemon:
         weakref.finalize(self, self._work.put, None).atexit = False
 
     def run(self, work: Callable[[], T]) -> Future[T]:
-        """Queue `work`; the future has its outcome."""
+        """Queue `work`; return a future of its outcome."""
         future: Future[T] = Future()
         self._work.put((future, work))
         return future
 
 
 def run_detached(name: str, work: Callable[[], T]) -> Future[T]:
-    """Run `work` in a daemon thread of its own; the future has its outcome. Raises `OSError` if there is no thread."""
+    """Run `work` in a new daemon thread; return a future of its outcome.
+
+    Raises:
+        OSError: No thread can be started.
+    """
     future: Future[T] = Future()
     try:
         threading.Thread(target=_run, args=(future, work), name=name, daemon=True).start()
@@ -59,7 +67,7 @@ def run_detached(name: str, work: Callable[[], T]) -> Future[T]:
 
 
 async def wait_done(future: Future[Any], seconds: float) -> bool:
-    """Wait for a future of a thread for at most `seconds`; return whether it is done. Never cancels it."""
+    """Wait for a future of a thread for at most `seconds`; return whether it is done. It is never cancelled."""
     if future.done():
         return True
     loop = asyncio.get_running_loop()
@@ -74,7 +82,7 @@ async def wait_done(future: Future[Any], seconds: float) -> bool:
 
 
 def leave_after(seconds: float, code: int) -> None:
-    """End the process with `code` in `seconds`, whatever hangs, unless it has ended before."""
+    """End the process with `code` in `seconds`, even if something hangs, unless it has ended before."""
 
     def leave() -> None:
         time.sleep(seconds)
@@ -86,19 +94,19 @@ def leave_after(seconds: float, code: int) -> None:
 def _run_all(work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
     while (each := work.get()) is not None:
         _run(*each)
-        # What it holds must be free to go while this waits.
+        # Otherwise this frame would keep the work alive while it waits.
         del each
 
 
 def _run(future: Future[T], work: Callable[[], T]) -> None:
     try:
         result = work()
-    except BaseException as error:  # noqa: BLE001 - callers get it from the future
+    except BaseException as error:  # noqa: BLE001 - the future raises it
         future.set_exception(error)
     else:
         future.set_result(result)
     finally:
-        # The error holds this frame, and the future holds the error: the two must not keep each other.
+        # The future holds the error, and the error holds this frame: without this, they would keep each other alive.
         del future, work
 
 
@@ -108,12 +116,6 @@ def _wake(woken: asyncio.Future[None]) -> None:
 
 
 def _wake_from_thread(loop: asyncio.AbstractEventLoop, woken: asyncio.Future[None]) -> None:
-    # The loop may have been closed while the work hung.
+    # The event loop may have been closed while the work hung.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(_wake, woken)
-
-
-# Apart, so that large requests, which callers can send as many of as they like, hold up no answer. Few, for Python runs
-# one at a time, and more would only share the event loop's time with it.
-REQUEST_WORKERS = WorkerPool("requests", 1)
-RESPONSE_WORKERS = WorkerPool("answers", 3)

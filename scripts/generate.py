@@ -1,4 +1,4 @@
-"""Writes generated/ from proto/, or with --check says whether it is stale, both ways."""
+"""Write generated/ from proto/, or with --check list the files that are stale, missing or left over."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ GENERATED = ROOT / "generated"
 
 
 def generate(into: Path) -> None:
-    """Compiles every proto file below `PROTO` into the folder `into`."""
+    """Compile all proto files of `PROTO` into the folder `into`."""
     sources = sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
-    # protoc finds the mypy plugins on PATH; they stand beside the interpreter that runs this.
+    # The mypy plugins are installed next to this interpreter, which may not be on the PATH.
     plugins = [
         f"--plugin=protoc-gen-{name}={Path(sys.executable).parent / f'protoc-gen-{name}'}"
         for name in ("mypy", "mypy_grpc")
@@ -29,7 +29,7 @@ def generate(into: Path) -> None:
     well_known = str(files("grpc_tools") / "_proto")
     code = protoc.main(["protoc", f"-I{PROTO}", f"-I{well_known}", *plugins, *outputs, *sources])
     if code != 0:
-        sys.exit(f"protoc ended with {code}; its message is above")
+        sys.exit(f"protoc: exit code {code}; see its message above")
     for folder in {path.parent for path in into.rglob("*.py")}:
         (folder / "py.typed").touch()
         while folder != into:
@@ -38,7 +38,7 @@ def generate(into: Path) -> None:
 
 
 def differences(expected: Path, actual: Path) -> list[str]:
-    """Names the files that are missing from `actual`, left over in it, or different."""
+    """Return a line for each file that is missing from `actual`, left over in it, or different."""
     names = [
         {str(path.relative_to(root)) for path in root.rglob("*") if path.suffix != ".pyc" and path.is_file()}
         for root in (expected, actual)
@@ -53,9 +53,9 @@ def differences(expected: Path, actual: Path) -> list[str]:
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where generated/ is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if generated/ is stale")
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)

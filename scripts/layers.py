@@ -1,4 +1,4 @@
-"""Draw the layers of the import contracts into docs/internals/overview.md, or check the drawing with --check."""
+"""Write the layer diagram of docs/internals/overview.md, or with --check report a stale one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Layers = list[list[str]]
 
 
 def contracts(pyproject: str) -> dict[str, Layers]:
-    """Return the layers of each container, the highest first; modules of one layer do not import each other."""
+    """Return the layers of each container, the highest first. Modules of the same layer do not import each other."""
     found: dict[str, Layers] = {}
     for contract in tomllib.loads(pyproject)["tool"]["importlinter"]["contracts"]:
         if contract["type"] == "layers":
@@ -29,7 +29,7 @@ def contracts(pyproject: str) -> dict[str, Layers]:
 
 
 def diagram(layers: dict[str, Layers]) -> str:
-    """Return the Mermaid source: a box per layer, and a frame around a package with layers of its own."""
+    """Return the Mermaid source: a box per layer, and a frame around each package that has its own layers."""
     lines = ["```mermaid", "flowchart TD", *_boxes(PACKAGE, layers, "    "), "```"]
     return "\n".join(lines) + "\n"
 
@@ -41,7 +41,7 @@ def _boxes(container: str, layers: dict[str, Layers], indent: str) -> list[str]:
         names = [f"{container}.{module}" for module in modules]
         framed = [name for name in names if name in layers]
         if framed and len(names) > 1:
-            raise SystemExit(f"{framed[0]} has layers of its own and must be alone in its layer")
+            raise SystemExit(f"{framed[0]}: has its own layers; put it alone in its layer")
         box = f"{container.replace('.', '_')}_{number}"
         if framed:
             lines.append(f'{indent}subgraph {box}["{modules[0]}"]')
@@ -55,18 +55,18 @@ def _boxes(container: str, layers: dict[str, Layers], indent: str) -> list[str]:
 
 
 def updated(page: str, drawing: str) -> str:
-    """Return the page with the drawing between its two marks."""
+    """Return the page with a new diagram between its two marks."""
     pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
     text, count = re.subn(pattern, lambda _: BEGIN + "\n" + drawing + "\n" + END, page, flags=re.DOTALL)
     if count != 1:
-        raise SystemExit(f"{PAGE.name} must have the marks of the drawing exactly once")
+        raise SystemExit(f"{PAGE.name}: {count} diagrams; write the marks of the diagram exactly once")
     return text
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the drawing is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the diagram is stale")
     check = parser.parse_args().check
     page = PAGE.read_text()
     fresh = updated(page, diagram(contracts((ROOT / "pyproject.toml").read_text())))

@@ -1,7 +1,7 @@
-"""Breaks the code once for each promise of a watch, and shows which check of the history finds it.
+"""Check the checker of the watch promises: break the code, and list the checks that find each mutation.
 
-Each mutation is made in a copy of the tree; the runs on the stepped clock are then judged there. Exits 1 where one
-survives, or where its text no longer stands in the code.
+Each mutation is applied to a copy of the tree, with the runs on the stepped clock. The exit code is 1 if a mutation is
+not found, or if its text is no longer in the code.
 """
 
 from __future__ import annotations
@@ -20,21 +20,31 @@ SEEDS = "0-11"
 
 
 class Mutation(NamedTuple):
-    """What is broken: in `file`, `old` becomes `new`."""
+    """A mutation that breaks a promise: it replaces `old` in `file` with `new`.
+
+    Attributes:
+        promise: The numbers of the promises (tests/invariants/checks.py).
+        effect: The broken behavior.
+        file: A path relative to the repository.
+        old: A text that occurs once in the file.
+        new: The text to replace it with.
+
+    """
 
     promise: str
-    what: str
+    effect: str
     file: str
     old: str
     new: str
 
 
-WATCHER, LOOP, HUB, PRESENCE, REFUSALS, STREAM, EVENTS, ERRORS = (
+WATCHER, LOOP, HUB, OUTAGE, PRESENCE, REFUSALS, STREAM, EVENTS, ERRORS = (
     f"gateway/{name}.py"
     for name in (
         "watch/watcher",
         "watch/loop",
         "watch/hub",
+        "watch/outage",
         "watch/presence",
         "watch/refusals",
         "rpc/stream",
@@ -44,26 +54,26 @@ WATCHER, LOOP, HUB, PRESENCE, REFUSALS, STREAM, EVENTS, ERRORS = (
 )
 
 MUTATIONS = [
-    Mutation("1", "a newcomer waits for a change", WATCHER, "self._version = 0\n", "self._version = loop.version\n"),
-    Mutation("1", "a token that fits is not looked at", WATCHER, "if not known:", "if True:"),
+    Mutation("1", "a new watcher waits for a change", WATCHER, "self._version = 0\n", "self._version = loop.version\n"),
+    Mutation("1", "a resume token that fits is ignored", WATCHER, "if not known:", "if True:"),
     Mutation(
         "2",
         "equal states are repeated",
         LOOP,
-        "changed = self.state is None or not policy.same(self.state, state)",
+        "changed = self.state is None or not self.state.equals(state)",
         "changed = True",
     ),
     Mutation(
         "2",
         "every second change is lost",
         LOOP,
-        "            self.version += 1\n        if self.last:",
-        "            self.version += self.version % 2 or 2\n        if self.last:",
+        "            self.version += 1\n        if self.is_done:",
+        "            self.version += self.version % 2 or 2\n        if self.is_done:",
     ),
-    Mutation("3", "a stream goes on after the end", STREAM, "self.ended = last", "self.ended = False"),
+    Mutation("3", "a stream continues after the end", STREAM, "self.ended = last", "self.ended = False"),
     Mutation(
         "3",
-        "a stream ends with OK where its loop failed",
+        "a stream ends with OK although its loop failed",
         WATCHER,
         "raise loop.failure.with_traceback(None)",
         "return StateChange(loop.state, 0, True)  # type: ignore[arg-type]",
@@ -77,28 +87,28 @@ MUTATIONS = [
     ),
     Mutation(
         "3, 11",
-        "chunks do not go on at their offset",
+        "chunks do not continue at their offset",
         EVENTS,
         "return min(point.offset, len(result))",
         "return min(point.offset + 1, len(result))",
     ),
     Mutation(
         "4",
-        "what was skipped is not counted",
+        "skipped states are not counted",
         WATCHER,
         "skipped = 0 if first else loop.version - self._version - 1",
         "skipped = 0",
     ),
     Mutation(
         "4",
-        "a slow watcher gets the state that it missed first",
+        "a slow watcher gets an old state",
         WATCHER,
-        "return StateChange(loop.state, skipped, loop.last)",
-        "self._old = getattr(self, '_old', loop.state); old, self._old = self._old, loop.state; return StateChange(old, skipped, loop.last)",
+        "return StateChange(loop.state, skipped, loop.is_done)",
+        "self._old = getattr(self, '_old', loop.state); old, self._old = self._old, loop.state; return StateChange(old, skipped, loop.is_done)",
     ),
     Mutation(
         "5",
-        "each watcher has a loop of its own",
+        "each watcher has its own loop",
         HUB,
         "loop = self._loops.get(key) or self._recent.get(key)",
         "loop = None",
@@ -114,41 +124,41 @@ MUTATIONS = [
         "5",
         "the shortest interval is not kept",
         LOOP,
-        "self.next_poll = now + policy.schedule.interval(now - self._began)",
-        "self.next_poll = now + 0.1",
+        "self._due = now + self._policy.schedule.interval(now - self._began)",
+        "self._due = now + 0.1",
     ),
     Mutation("6", "a loop stays without watchers", PRESENCE, "+ KEEP_UNSEEN_SECONDS", "+ 1e9"),
     Mutation(
         "6",
-        "a read in flight is thrown away with its last watcher",
-        HUB,
-        " and not loop.outlives_watchers():",
-        ":",
+        "a read in flight is discarded with its last watcher",
+        PRESENCE,
+        "return self._outlives_watchers",
+        "return False",
     ),
     Mutation(
         "6",
-        "the first who leaves stops the loop",
-        HUB,
-        "if not loop.watchers and not loop.task.done() and not loop.outlives_watchers():",
-        "if not loop.task.done():",
-    ),
-    Mutation(
-        "7",
-        "a final failure is not told",
+        "the first watcher that leaves stops the loop",
         LOOP,
-        "        self._on_end(self)\n        self._wake_watchers()\n\n    def _wake",
-        "        self._on_end(self)\n\n    def _wake",
+        "if not stays and not self.task.done():",
+        "if not self.task.done():",
     ),
     Mutation(
         "7",
-        "a loop that failed takes newcomers",
+        "watchers are not woken by a final failure",
+        LOOP,
+        "        self._on_end(self)\n        self._presence.wake_all()",
+        "        self._on_end(self)",
+    ),
+    Mutation(
+        "7",
+        "a loop that failed accepts watchers",
         LOOP,
         "        self.failure = failure.with_traceback(None)\n        self._on_end(self)",
         "        self.failure = failure.with_traceback(None)",
     ),
     Mutation(
         "7",
-        "a loop that ended takes newcomers and is stopped for the last of them",
+        "a loop that ended accepts watchers, and is stopped after the last one",
         HUB,
         "            del self._loops[key]\n",
         "            pass\n",
@@ -157,12 +167,12 @@ MUTATIONS = [
         "2",
         "watchers are not woken by a change",
         LOOP,
-        "        if changed:\n            self._wake_watchers()",
-        "        if self.last:\n            self._wake_watchers()",
+        "        if changed:\n            self._presence.wake_all()",
+        "        if self.is_done:\n            self._presence.wake_all()",
     ),
-    Mutation("8", "failures are not backed off", LOOP, "else schedule.backoff(self.failures)", "else 0.05"),
+    Mutation("8", "failures cause no backoff", LOOP, "else schedule.backoff(self.failures)", "else 0.05"),
     Mutation("8", "a transient failure ends the watch", LOOP, "if self._refusals.count(error, now):", "if True:"),
-    Mutation("8", "a refusal is ridden out", LOOP, "if self._refusals.count(error, now):", "if False:"),
+    Mutation("8", "a refusal does not end the watch", LOOP, "if self._refusals.count(error, now):", "if False:"),
     Mutation(
         "8", "one refusal ends a watch that has seen a state", REFUSALS, "return not self.confirming", "return True"
     ),
@@ -181,93 +191,95 @@ MUTATIONS = [
         "self._grace_until = None",
     ),
     Mutation("8", "a refusal of a job that was just sent counts", REFUSALS, "if self._in_grace(now):", "if False:"),
-    Mutation("8", "a job that was just sent is refused in vain", REFUSALS, "now + GRACE_SECONDS if", "now + 1e9 if"),
+    Mutation(
+        "8", "refusals of a job that was just sent never count", REFUSALS, "now + GRACE_SECONDS if", "now + 1e9 if"
+    ),
     Mutation("8", "a resume token proves nothing", LOOP, "self._refusals.exists |= exists", "pass"),
     Mutation(
         "8",
-        "the page of a proxy is a refusal",
+        "an error page of a proxy is a refusal",
         ERRORS,
-        "self.transient = meant_to_pass or not from_api",
-        "self.transient = meant_to_pass",
+        "self.transient = repeatable or not from_api",
+        "self.transient = repeatable",
     ),
     Mutation(
         "8",
-        "a watch gives up without another look",
+        "a watch ends without a last poll",
         LOOP,
-        "self._last_look = now + wait > give_up",
-        "self._last_look = False",
+        "if asked is not None and now + wait > ends_at:",
+        "if False:",
     ),
-    Mutation("8", "an outage has no limit", LOOP, "return since + self._policy.outage_seconds", "return since + 1e9"),
+    Mutation("8", "an outage has no limit", OUTAGE, "else self._since + self._limit", "else self._since + 1e9"),
     Mutation(
         "8",
         "an outage ends too early",
-        LOOP,
-        "return since + self._policy.outage_seconds",
-        "return since + self._policy.outage_seconds / 2",
+        OUTAGE,
+        "else self._since + self._limit",
+        "else self._since + self._limit / 2",
     ),
     Mutation(
         "8",
         "a success does not reset the outage",
-        LOOP,
-        "        self._failing_since = None\n        self._last_look = False\n        self._refusals",
-        "        self._last_look = False\n        self._refusals",
+        OUTAGE,
+        "        self.last_failure = None\n        self.restart()",
+        "        self.last_failure = None\n        self.extended = False",
     ),
     Mutation(
         "8",
-        "Retry-After is not honoured",
+        "Retry-After is ignored",
         LOOP,
-        "wait = max(wait, error.retry_after + schedule.spread())",
+        "wait = max(wait, asked + schedule.spread())",
         "pass",
     ),
     Mutation(
         "8",
-        "a 429 holds back its own loop only",
+        "a 429 delays only its own loop",
         LOOP,
         "        if error.throttled:\n            self._throttle",
         "        if False:\n            self._throttle",
     ),
     Mutation(
         "8",
-        "the last failure is another one",
-        LOOP,
+        "the last failure is wrong",
+        OUTAGE,
         "return UpstreamOutage(last, ",
         "return UpstreamOutage(UpstreamError('other') if False else UpstreamTimeout('x') if not isinstance(last, UpstreamTimeout) else type('Other', (UpstreamError,), {})('x'), ",
     ),
     Mutation("9", "heartbeats come late", STREAM, "HEARTBEAT_PART = 0.9", "HEARTBEAT_PART = 1.5"),
-    Mutation("9", "heartbeats do not count failures", LOOP, "self.failures += 1", "self.failures = 1"),
+    Mutation("9", "heartbeats do not count failures", OUTAGE, "self.failures += 1", "self.failures = 1"),
     Mutation(
         "9",
         "heartbeats keep the last failure",
-        LOOP,
-        "        self.last_failure = None\n        self._failing_since",
-        "        self._failing_since",
+        OUTAGE,
+        "        self.last_failure = None\n        self.restart()",
+        "        self.restart()",
     ),
     Mutation(
         "10",
-        "a poll that hangs is never cut off",
+        "a poll that hangs has no timeout",
         LOOP,
-        "limit = Timeout(self.clock, min(longest, give_up))",
-        "limit = Timeout(self.clock, 1e12)",
+        "timeout = Timeout(self.clock, min(longest, outage_ends_at))",
+        "timeout = Timeout(self.clock, 1e12)",
     ),
     Mutation(
         "11",
-        "heartbeats bear no token",
+        "heartbeats have no token",
         STREAM,
-        "watcher.loop.state, self._token, failure",
-        "watcher.loop.state, '', failure",
+        "watcher.latest, self._token, failure",
+        "watcher.latest, '', failure",
     ),
     Mutation(
-        "11", "the end is not given again", WATCHER, "first and not loop.last and self._seen", "first and self._seen"
+        "11", "the end is not repeated", WATCHER, "first and not loop.is_done and self._seen", "first and self._seen"
     ),
 ]
 
 
 def judge(mutation: Mutation, folder: Path) -> str:
-    """What finds the mutation: the names of the checks that it breaks, another failure, or nothing."""
+    """Return the result of a mutation: the checks that find it, another failure, or `SURVIVED`."""
     target = folder / mutation.file
     text = (ROOT / mutation.file).read_text()
     if text.count(mutation.old) != 1:
-        return "its text no longer stands in the code once"
+        return "STALE: its text must occur once in the code"
     target.write_text(text.replace(mutation.old, mutation.new))
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/invariants/test_stepped.py"]
     environment = os.environ | {"PROMISES_SEEDS": SEEDS, "PYTHONPATH": f"{folder}{os.pathsep}{folder / 'generated'}"}
@@ -276,20 +288,20 @@ def judge(mutation: Mutation, folder: Path) -> str:
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
         )
     except subprocess.TimeoutExpired:
-        return "found: it never ends"
+        return "found: the tests do not end"
     finally:
         target.write_text(text)
     if done.returncode == 0:
         return "SURVIVED"
     checks = sorted(set(re.findall(r"'(\w+)': [\"']", done.stdout)))
     other = re.findall(r"^E +(AssertionError[^\n]{0,80})", done.stdout, re.MULTILINE)
-    # Anything else is a mutation that does not run, which shows nothing.
+    # Without a failed check or assertion, the mutated code does not run, which proves nothing.
     return f"found: {', '.join(checks) or other[0]}" if checks or other else "DOES NOT RUN"
 
 
 def main() -> None:
-    """Prints a row for each mutation."""
-    wrong = 0
+    """Print a row for each mutation."""
+    not_found = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("gateway", "generated", "tests"):
@@ -297,10 +309,10 @@ def main() -> None:
         shutil.copy(ROOT / "pyproject.toml", folder)
         for mutation in MUTATIONS:
             verdict = judge(mutation, folder)
-            wrong += not verdict.startswith("found")
-            print(f"{mutation.promise:5} {mutation.what:68} {verdict}", flush=True)
-    print(f"{len(MUTATIONS)} mutations, {wrong} not found")
-    sys.exit(1 if wrong else 0)
+            not_found += not verdict.startswith("found")
+            print(f"{mutation.promise:5} {mutation.effect:68} {verdict}", flush=True)
+    print(f"{len(MUTATIONS)} mutations, {not_found} not found")
+    sys.exit(1 if not_found else 0)
 
 
 if __name__ == "__main__":

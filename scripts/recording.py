@@ -18,7 +18,7 @@ COLUMNS = 100
 
 
 def main() -> None:
-    """Run the demo, and draw its output."""
+    """Run the demo, and write its output as a picture."""
     environment = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
     command = [str(Path(sys.executable).parent / "jobgateway"), "demo"]
     done = subprocess.run(  # noqa: S603 - our own command

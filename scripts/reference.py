@@ -37,7 +37,7 @@ _FILE_MESSAGES, _FILE_ENUMS, _FILE_SERVICES, _FILE_SYNTAX = 4, 5, 6, 12
 _MEMBERS = 2
 _MESSAGE_ONEOFS = 8
 
-# A bound that is only that of the type.
+# The largest int64. An option with this upper bound has no limit of its own.
 _LARGEST = 2**63 - 1
 
 
@@ -74,7 +74,7 @@ def _paragraphs(comment: str) -> list[str]:
             blocks[-1] += f" {text}"
         else:
             blocks.append(text)
-    # A paragraph that starts with its topic.
+    # Paragraphs that start with their topic.
     return [re.sub(r"^([A-Z]\w+(?: \w+)?\.) (?=[A-Z])", r"**\1** ", each) for each in blocks]
 
 
@@ -109,36 +109,50 @@ def api() -> str:
         "",
         *_paragraphs(comments[(_FILE_SYNTAX,)]),
     ]
+    lines += [*_services(contract, comments), *_messages(contract, comments), *_enums(contract, comments)]
+    return "\n".join(lines) + "\n"
+
+
+# The comments of the contract, by path (google.protobuf.SourceCodeInfo.Location).
+Comments = dict[tuple[int, ...], str]
+
+
+def _services(contract: FileDescriptorProto, comments: Comments) -> Iterator[str]:
     for number, service in enumerate(contract.service):
-        lines += ["", f"## {service.name}", "", *_paragraphs(comments[_FILE_SERVICES, number])]
+        yield from ("", f"## {service.name}", "", *_paragraphs(comments[_FILE_SERVICES, number]))
         for index, method in enumerate(service.method):
             request, response = (each.rpartition(".")[2] for each in (method.input_type, method.output_type))
             stream = "stream of " if method.server_streaming else ""
-            lines += ["", f"### {method.name}", "", f"{_anchor(request)} → {stream}{_anchor(response)}", ""]
-            lines += _paragraphs(comments[_FILE_SERVICES, number, _MEMBERS, index])
-    lines += ["", "## Messages"]
+            yield from ("", f"### {method.name}", "", f"{_anchor(request)} → {stream}{_anchor(response)}", "")
+            yield from _paragraphs(comments[_FILE_SERVICES, number, _MEMBERS, index])
+
+
+def _messages(contract: FileDescriptorProto, comments: Comments) -> Iterator[str]:
+    yield from ("", "## Messages")
     for number, message in enumerate(contract.message_type):
-        lines += ["", f"### {message.name}", "", *_paragraphs(comments[_FILE_MESSAGES, number]), ""]
-        lines += ["| field | type | description |", "| --- | --- | --- |"]
+        yield from ("", f"### {message.name}", "", *_paragraphs(comments[_FILE_MESSAGES, number]), "")
+        yield from ("| field | type | description |", "| --- | --- | --- |")
         for index, field in enumerate(message.field):
             comment = _cell(comments[_FILE_MESSAGES, number, _MEMBERS, index])
             oneof = ""
             if field.HasField("oneof_index") and not field.proto3_optional:
                 oneof = f", one of `{message.oneof_decl[field.oneof_index].name}`"
             deprecated = ", deprecated" if field.options.deprecated else ""
-            lines.append(f"| `{field.name}` = {field.number} | {_type(field)}{oneof}{deprecated} | {comment} |")
+            yield f"| `{field.name}` = {field.number} | {_type(field)}{oneof}{deprecated} | {comment} |"
         for index, oneof_decl in enumerate(message.oneof_decl):
             text = comments.get((_FILE_MESSAGES, number, _MESSAGE_ONEOFS, index))
             if text:
-                lines += ["", f"`{oneof_decl.name}`: {_cell(text)}"]
-    lines += ["", "## Enums"]
+                yield from ("", f"`{oneof_decl.name}`: {_cell(text)}")
+
+
+def _enums(contract: FileDescriptorProto, comments: Comments) -> Iterator[str]:
+    yield from ("", "## Enums")
     for number, enum in enumerate(contract.enum_type):
-        lines += ["", f"### {enum.name}", "", *_paragraphs(comments[_FILE_ENUMS, number]), ""]
-        lines += ["| value | number | description |", "| --- | --- | --- |"]
+        yield from ("", f"### {enum.name}", "", *_paragraphs(comments[_FILE_ENUMS, number]), "")
+        yield from ("| value | number | description |", "| --- | --- | --- |")
         for index, value in enumerate(enum.value):
             comment = _cell(comments[_FILE_ENUMS, number, _MEMBERS, index])
-            lines.append(f"| `{value.name}` | {value.number} | {comment} |")
-    return "\n".join(lines) + "\n"
+            yield f"| `{value.name}` | {value.number} | {comment} |"
 
 
 def _option(parameter: Any) -> str:

@@ -1,6 +1,6 @@
-"""Measures what an idle process, an idle watch and a poll cost, for the figures in docs/operations/sizing.md.
+"""Measure the cost of an idle process, an idle watch and a poll. The results are in docs/operations/sizing.md.
 
-The gateway runs in a process of its own, before the embedded upstream in another; this one holds the watches.
+The gateway and the simulator run as separate processes; this process has the watches.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 CREDENTIAL = (("authorization", "Bearer demo-token"),)
 JOB = pb.SendJobRequest(workspace_id="1", entity_id=1, method_name="succeed", params_json=b'{"duration": 86400}')
-# No port that is taken, and no limit to what the one credential here may do.
+# Any free port, and no rate limits, because all watches have the same credential.
 REST = {"admin_listen": "127.0.0.1:0"} | dict.fromkeys(
     ("calls_per_second", "polls_per_second", "submissions_per_second"), "100000"
 )
-# Intervals grow with the age of a watch, up to the longest.
+# The age at which a watch polls at the longest interval, as a multiple of that interval.
 SETTLED_AFTER_LONGEST_INTERVALS = 7
 
 
 @contextmanager
 def process(command: list[str], variables: dict[str, str], *, log: int) -> Iterator[tuple[int, str]]:
-    """Runs a command of the gateway's until the context is left: its process id, and the first line that it prints."""
+    """Run a command of the gateway until the context is left; yield its process id and the first line of its output."""
     with subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-m", "gateway", *command],
         env=os.environ | variables,
@@ -53,7 +53,7 @@ def process(command: list[str], variables: dict[str, str], *, log: int) -> Itera
 
 @contextmanager
 def gateway(interval: float) -> Iterator[tuple[psutil.Process, str]]:
-    """A gateway that polls every `interval` seconds, and its address."""
+    """Run a gateway that polls every `interval` seconds; yield its process and address."""
     simulate = ["simulate", "--listen", "127.0.0.1:0"]
     with process(simulate, {}, log=subprocess.DEVNULL) as (_, welcome):
         variables = {
@@ -67,37 +67,43 @@ def gateway(interval: float) -> Iterator[tuple[psutil.Process, str]]:
             yield psutil.Process(pid), json.loads(serving)["address"]
 
 
-async def _hold(events: AsyncIterable[pb.JobEvent], seen: asyncio.Semaphore) -> None:
+async def _read(events: AsyncIterable[pb.JobEvent], received: asyncio.Semaphore) -> None:
     async for _ in events:
-        seen.release()
+        received.release()
+
+
+async def _open(jobs: rpc.JobServiceAsyncStub, watches: int, uid: int | None) -> list[asyncio.Task[None]]:
+    """Open watches of the job `uid` (None: of a new job each), one after the other; return the tasks that read them."""
+    received = asyncio.Semaphore(0)
+    readers = []
+    for _ in range(watches):
+        events = (
+            jobs.RunJob(pb.RunJobRequest(request=JOB), metadata=CREDENTIAL)
+            if uid is None
+            else jobs.WatchJob(pb.WatchJobRequest(uid=uid), metadata=CREDENTIAL)
+        )
+        readers.append(asyncio.create_task(_read(events, received)))
+        await received.acquire()
+    return readers
 
 
 async def measure(watches: int, interval: float, seconds: float, *, one_job: bool) -> None:
-    """Opens `watches`, and prints what they take over `seconds`."""
+    """Open `watches`, and print their memory, and their CPU time over `seconds`."""
     with gateway(interval) as (server, address):
         async with grpc.aio.insecure_channel(address) as channel:
             jobs = rpc.JobServiceStub(channel)
             uid = (await jobs.SendJob(JOB, metadata=CREDENTIAL)).uid
             before = server.memory_info().rss
-            seen = asyncio.Semaphore(0)
-            holders = []
-            for _ in range(watches):
-                events = (
-                    jobs.WatchJob(pb.WatchJobRequest(uid=uid), metadata=CREDENTIAL)
-                    if one_job
-                    else jobs.RunJob(pb.RunJobRequest(request=JOB), metadata=CREDENTIAL)
-                )
-                holders.append(asyncio.create_task(_hold(events, seen)))
-                await seen.acquire()
+            readers = await _open(jobs, watches, uid if one_job else None)
             await asyncio.sleep(interval * SETTLED_AFTER_LONGEST_INTERVALS)
-            began = server.cpu_times()
+            start = server.cpu_times()
             await asyncio.sleep(seconds)
-            ended = server.cpu_times()
+            end = server.cpu_times()
             each = (server.memory_info().rss - before) / watches
-            for holder in holders:
-                holder.cancel()
-            await asyncio.gather(*holders, return_exceptions=True)
-    cpu = ended.user + ended.system - began.user - began.system
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+    cpu = end.user + end.system - start.user - start.system
     polls = (1 if one_job else watches) * seconds / interval
     print(f"idle process: {before / 1e6:.0f} MB")
     print(f"each of {watches} watches of {'one job' if one_job else 'a job each'}: {each / 1e3:.0f} kB")
@@ -107,11 +113,11 @@ async def measure(watches: int, interval: float, seconds: float, *, one_job: boo
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--watches", type=int, default=2_000)
     parser.add_argument("--interval", type=float, default=5.0, help="seconds between two polls of a job")
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long the CPU is measured")
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of the CPU measurement")
     options = parser.parse_args()
     for one_job in (False, True):
         asyncio.run(measure(options.watches, options.interval, options.seconds, one_job=one_job))

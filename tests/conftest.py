@@ -13,11 +13,13 @@ from hypothesis import HealthCheck, settings
 from gateway.cli.serve import simulate
 from gateway.config import Settings
 from gateway.simulator import Simulator
+from tests.support.certificates import Authority, MountedSecret
 from tests.support.gateways import TOKEN, running, stub
 from tests.support.upstream import ScriptedUpstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from jobgateway.v1 import job_service_pb2_grpc as rpc
 
@@ -31,7 +33,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "development")
 
 
 def default_ports() -> list[int]:
-    """Return every port that a server of ours takes by default."""
+    """Return the default ports of the gateway and the simulator."""
     settings = [Settings.model_fields[name].default for name in ("listen", "admin_listen")]
     addresses = [*settings, inspect.signature(simulate).parameters["listen"].default]
     return [int(address.rpartition(":")[2]) for address in addresses]
@@ -43,7 +45,7 @@ def _default_ports_are_taken() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for port in default_ports():
             listener = stack.enter_context(socket.socket())
-            # If the port is taken already, by a gateway on this machine, the effect is the same.
+            # If a gateway on this machine already uses the port, the effect is the same.
             with contextlib.suppress(OSError):
                 listener.bind(("127.0.0.1", port))
                 listener.listen()
@@ -52,37 +54,49 @@ def _default_ports_are_taken() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def logged() -> Iterator[list[dict[str, object]]]:
-    """What was logged, as a list of events."""
+    """Return the events that were logged."""
     with structlog.testing.capture_logs() as events:
         yield events  # type: ignore[misc]
 
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[ScriptedUpstream]:
-    """A scripted upstream on a real socket."""
-    server = ScriptedUpstream()
-    await server.start()
-    yield server
-    await server.stop()
+    """Start a scripted upstream on a real socket."""
+    async with ScriptedUpstream() as server:
+        yield server
 
 
 @pytest.fixture
 async def gateway(upstream: ScriptedUpstream) -> AsyncIterator[Gateway]:
-    """A gateway in front of the scripted upstream."""
+    """Start a gateway in front of the scripted upstream."""
     async with running(upstream.url) as server:
         yield server
 
 
 @pytest.fixture
 async def jobs(gateway: Gateway) -> AsyncIterator[rpc.JobServiceAsyncStub]:
-    """A stub of the gateway in front of the scripted upstream."""
+    """Return a stub of the gateway in front of the scripted upstream."""
     async with stub(gateway) as service:
         yield service
 
 
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    """Return an authority that both sides trust."""
+    return Authority()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, authority: Authority) -> MountedSecret:
+    """Return the TLS files of a gateway, with a certificate of the authority."""
+    files = MountedSecret(tmp_path)
+    files.put(authority.server(), authority.pem)
+    return files
+
+
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
-    """The embedded upstream on a real socket."""
+    """Start a simulator on a real socket."""
     server = Simulator(tokens=frozenset({TOKEN}))
     await server.start("127.0.0.1", 0)
     yield server

@@ -48,7 +48,7 @@ async def test_a_cancelled_sleep_leaves_no_timer() -> None:
     assert clock.pending == 0
 
 
-# Signal
+# AutoResetEvent
 
 
 async def test_set_wakes_the_waiter() -> None:
@@ -97,11 +97,11 @@ async def test_a_wait_ends_at_its_time() -> None:
     assert waiter.done()
 
 
-# Alarm
+# RearmableTimer
 
 
 class Counting(SteppedClock):
-    """Counts the timers that were asked for."""
+    """A clock that counts its timers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Counting(SteppedClock):
 
 
 class Bell:
-    """When a timer rang, in seconds from the start."""
+    """The times at which a timer fired, in seconds from the start."""
 
     def __init__(self) -> None:
         self.clock = Counting()
@@ -125,7 +125,7 @@ class Bell:
         self.timer.set(self.clock.now + seconds)
 
 
-async def test_an_alarm_rings_once_at_its_moment() -> None:
+async def test_a_timer_fires_once_at_its_moment() -> None:
     bell = Bell()
     bell.set(10)
     await bell.clock.advance(9)
@@ -135,7 +135,7 @@ async def test_an_alarm_rings_once_at_its_moment() -> None:
     assert bell.rang == [10]
 
 
-async def test_an_alarm_that_is_put_off_rings_at_the_last_moment_alone() -> None:
+async def test_a_postponed_timer_fires_only_at_the_last_moment() -> None:
     bell = Bell()
     for _ in range(5):
         bell.set(10)
@@ -146,7 +146,7 @@ async def test_an_alarm_that_is_put_off_rings_at_the_last_moment_alone() -> None
     assert bell.rang == [14]
 
 
-async def test_an_alarm_is_put_off_without_a_new_timer() -> None:
+async def test_postponing_needs_no_new_timer() -> None:
     bell = Bell()
     for seconds in range(10, 1000):
         bell.set(seconds)
@@ -155,7 +155,7 @@ async def test_an_alarm_is_put_off_without_a_new_timer() -> None:
     assert (bell.clock.timers, bell.clock.pending) == (2, 1)
 
 
-async def test_an_alarm_can_be_brought_forward() -> None:
+async def test_a_timer_can_be_set_earlier() -> None:
     bell = Bell()
     bell.set(10)
     bell.set(5)
@@ -164,7 +164,7 @@ async def test_an_alarm_can_be_brought_forward() -> None:
     assert bell.rang == [5]
 
 
-async def test_an_alarm_can_be_set_again_when_it_has_rung() -> None:
+async def test_a_timer_can_be_set_again_after_it_fired() -> None:
     bell = Bell()
     bell.set(1)
     await bell.clock.advance(1)
@@ -173,7 +173,7 @@ async def test_an_alarm_can_be_set_again_when_it_has_rung() -> None:
     assert bell.rang == [1, 2]
 
 
-async def test_a_closed_alarm_leaves_no_timer_and_does_not_ring() -> None:
+async def test_a_closed_timer_does_not_fire() -> None:
     bell = Bell()
     bell.set(1)
     bell.timer.close()
@@ -205,7 +205,7 @@ async def test_work_that_is_done_in_time_is_not_interrupted() -> None:
     assert clock.pending == 0
 
 
-async def test_work_that_takes_too_long_ends_with_a_time_out() -> None:
+async def test_work_that_takes_too_long_times_out() -> None:
     clock = SteppedClock()
     task = started(limited(clock, 10, for_ever()))
     await clock.advance(9.9)
@@ -215,7 +215,7 @@ async def test_work_that_takes_too_long_ends_with_a_time_out() -> None:
     assert task.cancelling() == 0
 
 
-async def test_a_limit_in_the_past_ends_the_work_at_its_first_wait() -> None:
+async def test_a_timeout_in_the_past_ends_the_first_wait() -> None:
     clock = SteppedClock()
     task = started(limited(clock, -1, for_ever()))
     await clock.advance(0)
@@ -223,7 +223,7 @@ async def test_a_limit_in_the_past_ends_the_work_at_its_first_wait() -> None:
 
 
 @pytest.mark.parametrize(("outer", "inner"), [(5.0, 10.0), (10.0, 5.0)])
-async def test_of_two_nested_limits_the_one_that_is_over_interrupts(outer: float, inner: float) -> None:
+async def test_the_expired_one_of_two_nested_timeouts_raises(outer: float, inner: float) -> None:
     clock = SteppedClock()
     caught = []
 
@@ -243,14 +243,14 @@ async def test_of_two_nested_limits_the_one_that_is_over_interrupts(outer: float
         assert isinstance(task.exception(), TimeoutError)
 
 
-async def test_of_two_limits_that_are_over_at_once_each_is_a_time_out_and_none_a_cancellation() -> None:
+async def test_two_timeouts_that_expire_together_both_raise() -> None:
     clock = SteppedClock()
     task = started(limited(clock, 10, limited(clock, 10, for_ever())))
     await clock.advance(10)
     assert isinstance(task.exception(), TimeoutError)
 
 
-async def test_a_cancellation_from_elsewhere_passes_through() -> None:
+async def test_a_cancellation_by_others_passes_through() -> None:
     clock = SteppedClock()
     task = started(limited(clock, 10, for_ever()))
     await settle()
@@ -260,7 +260,7 @@ async def test_a_cancellation_from_elsewhere_passes_through() -> None:
     assert clock.pending == 0
 
 
-async def test_a_cancellation_from_elsewhere_wins_over_a_limit_at_the_same_moment() -> None:
+async def test_a_cancellation_wins_over_a_simultaneous_timeout() -> None:
     class Recording(SteppedClock):
         def call_at(self, when: float, callback: Callable[[], object]) -> SteppedTimer:
             callbacks.append(callback)

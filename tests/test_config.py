@@ -58,14 +58,14 @@ def value_of(settings: Settings, name: str) -> Any:
     return getattr(settings, name.lower())
 
 
-def refusal() -> str:
+def problem() -> str:
     with pytest.raises(ConfigError) as raised:
         load()
     assert SECRET not in "".join(traceback.format_exception(raised.value))
     return str(raised.value)
 
 
-def test_every_setting_but_the_upstream_has_a_default() -> None:
+def test_only_the_upstream_has_no_default() -> None:
     settings = load()
     assert settings.upstream_url == URL
     assert {name: value_of(settings, name) for name in DEFAULTS} == DEFAULTS
@@ -104,7 +104,7 @@ def test_every_setting_but_the_upstream_has_a_default() -> None:
         ("LOG_FORMAT", "text", "text"),
     ],
 )
-def test_a_setting_is_read(environment: pytest.MonkeyPatch, name: str, text: str, value: Any) -> None:
+def test_reads_each_setting(environment: pytest.MonkeyPatch, name: str, text: str, value: Any) -> None:
     environment.setenv(PREFIX + name, text)
     assert value_of(load(), name) == value
 
@@ -173,49 +173,68 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in WRONG.items() for text in texts])
-def test_a_wrong_value_is_refused_in_one_line_that_names_the_variable(
-    environment: pytest.MonkeyPatch, name: str, text: str
-) -> None:
+def test_a_wrong_value_is_one_line_with_the_variable(environment: pytest.MonkeyPatch, name: str, text: str) -> None:
     environment.setenv(PREFIX + name, text)
-    message = refusal()
+    message = problem()
     assert re.fullmatch(rf"{PREFIX}{name}: [a-z].{{10,300}}", message), message
+    assert name.endswith("_URL") or f"(got {text[:100]!r})" in message
     assert SECRET not in message
 
 
-def test_a_missing_upstream_is_refused(environment: pytest.MonkeyPatch) -> None:
+def test_the_upstream_is_required(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("JOBGATEWAY_UPSTREAM_URL")
-    assert refusal() == "JOBGATEWAY_UPSTREAM_URL: it is required, and not set"
+    assert problem() == "JOBGATEWAY_UPSTREAM_URL: required, but not set"
+
+
+def test_all_mistakes_are_reported_at_once(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("JOBGATEWAY_UPSTREAM_URL")
+    environment.setenv("JOBGATEWAY_MAX_CALL", "5")
+    environment.setenv("JOBGATEWAY_LISTEN", "50051")
+    environment.setenv("JOBGATEWAY_MAX_WATCHES", "0")
+    assert problem().splitlines() == [
+        "JOBGATEWAY_MAX_CALL: there is no such setting; docs/reference/settings.md lists all",
+        "JOBGATEWAY_UPSTREAM_URL: required, but not set",
+        "JOBGATEWAY_LISTEN: must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051 (got '50051')",
+        "JOBGATEWAY_MAX_WATCHES: input should be greater than or equal to 1 (got '0')",
+    ]
+
+
+def test_all_conflicts_are_reported_at_once(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("JOBGATEWAY_LISTEN", "0.0.0.0:1")
+    environment.setenv("JOBGATEWAY_UPSTREAM_TOKEN_FILE", "token")
+    environment.setenv("JOBGATEWAY_MAX_CALLS_PER_CREDENTIAL", "2000")
+    named = [line.partition(":")[0].removeprefix(PREFIX) for line in problem().splitlines()]
+    assert named == ["LISTEN", "UPSTREAM_TOKEN_FILE", "MAX_CALLS_PER_CREDENTIAL"]
 
 
 @pytest.mark.parametrize(
     "name", ["JOBGATEWAY_", "JOBGATEWAY_MAX_CALL", "JOBGATEWAY_UPSTREAM_TOKEN", "jobgateway_max_calls", "JobGateway_X"]
 )
-def test_an_unknown_variable_is_refused_without_its_value(environment: pytest.MonkeyPatch, name: str) -> None:
+def test_an_unknown_variable_is_named_without_its_value(environment: pytest.MonkeyPatch, name: str) -> None:
     environment.setenv(name, SECRET)
-    assert refusal() == f"{name}: there is no such setting; docs/reference/settings.md lists them"
+    assert problem() == f"{name}: there is no such setting; docs/reference/settings.md lists all"
 
 
 @pytest.mark.parametrize("name", ["JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN", "OTHER_MAX_CALLS"])
-def test_variables_of_others_are_left_alone(environment: pytest.MonkeyPatch, name: str) -> None:
+def test_ignores_variables_of_other_programs(environment: pytest.MonkeyPatch, name: str) -> None:
     environment.setenv(name, SECRET)
     assert SECRET not in repr(load())
 
 
-def test_a_longest_interval_below_the_shortest_is_refused(environment: pytest.MonkeyPatch) -> None:
+def test_the_longest_interval_is_not_below_the_shortest(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS", "0.1")
-    assert refusal() == (
-        "JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS (0.1) is below JOBGATEWAY_POLL_INTERVAL_MIN_SECONDS (0.25)"
+    assert problem() == (
+        "JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS: 0.1 is below JOBGATEWAY_POLL_INTERVAL_MIN_SECONDS (0.25); "
+        "raise it, or lower the minimum"
     )
 
 
 @pytest.mark.parametrize(("of", "default"), [("CALLS", 1_000), ("WATCHES", 20_000)])
-def test_a_limit_of_one_credential_above_that_of_all_is_refused(
-    environment: pytest.MonkeyPatch, of: str, default: int
-) -> None:
+def test_one_credential_cannot_have_more_than_all(environment: pytest.MonkeyPatch, of: str, default: int) -> None:
     environment.setenv(f"JOBGATEWAY_MAX_{of}_PER_CREDENTIAL", str(default + 1))
-    assert refusal() == (
-        f"JOBGATEWAY_MAX_{of}_PER_CREDENTIAL: {default + 1} is above JOBGATEWAY_MAX_{of} ({default}), which holds for "
-        "all credentials together: lower the one or raise the other"
+    assert problem() == (
+        f"JOBGATEWAY_MAX_{of}_PER_CREDENTIAL: {default + 1} is above JOBGATEWAY_MAX_{of} ({default}), the limit of all "
+        "credentials together; lower the first or raise the second"
     )
     environment.setenv(f"JOBGATEWAY_MAX_{of}", str(default + 1))
     load()
@@ -225,17 +244,17 @@ TLS = {"TLS_CERT_FILE": "c.pem", "TLS_KEY_FILE": "k.pem"}
 MTLS = TLS | {"TLS_CLIENT_CA_FILE": "ca.pem"}
 ANYWHERE = {"LISTEN": "0.0.0.0:50051"}
 PLAINTEXT = {"ALLOW_PLAINTEXT": "true"}
-OWN_TOKEN = {"UPSTREAM_TOKEN_FILE": "token"}
+GATEWAY_TOKEN = {"UPSTREAM_TOKEN_FILE": "token"}
 
 
 @pytest.mark.parametrize(
     "together",
     [
-        *(TLS, MTLS, TLS | ANYWHERE, MTLS | ANYWHERE, PLAINTEXT | ANYWHERE, TLS | PLAINTEXT, OWN_TOKEN),
-        *(OWN_TOKEN | TLS, OWN_TOKEN | MTLS, OWN_TOKEN | MTLS | ANYWHERE, {"LISTEN": "[::1]:1"}),
+        *(TLS, MTLS, TLS | ANYWHERE, MTLS | ANYWHERE, PLAINTEXT | ANYWHERE, TLS | PLAINTEXT, GATEWAY_TOKEN),
+        *(GATEWAY_TOKEN | TLS, GATEWAY_TOKEN | MTLS, GATEWAY_TOKEN | MTLS | ANYWHERE, {"LISTEN": "[::1]:1"}),
     ],
 )
-def test_settings_that_go_together(environment: pytest.MonkeyPatch, together: dict[str, str]) -> None:
+def test_settings_can_be_combined(environment: pytest.MonkeyPatch, together: dict[str, str]) -> None:
     for name, text in together.items():
         environment.setenv(PREFIX + name, text)
     load()
@@ -244,13 +263,16 @@ def test_settings_that_go_together(environment: pytest.MonkeyPatch, together: di
 @pytest.mark.parametrize(
     ("together", "why"),
     [
-        ({"TLS_CERT_FILE": "c.pem"}, "TLS_KEY_FILE: it is required with JOBGATEWAY_TLS_CERT_FILE, and not set"),
-        ({"TLS_KEY_FILE": "k.pem"}, "TLS_CERT_FILE: it is required with JOBGATEWAY_TLS_KEY_FILE, and not set"),
-        ({"TLS_CLIENT_CA_FILE": "a.pem"}, "TLS_CERT_FILE: it is required with JOBGATEWAY_TLS_CLIENT_CA_FILE, and no"),
-        (ANYWHERE, "LISTEN: 0.0.0.0:50051 is not loopback, and tokens would .*_ALLOW_PLAINTEXT=true where a mesh side"),
+        ({"TLS_CERT_FILE": "c.pem"}, "TLS_KEY_FILE: required with JOBGATEWAY_TLS_CERT_FILE, but not set"),
+        ({"TLS_KEY_FILE": "k.pem"}, "TLS_CERT_FILE: required with JOBGATEWAY_TLS_KEY_FILE, but not set"),
+        ({"TLS_CLIENT_CA_FILE": "a.pem"}, "TLS_CERT_FILE: required with JOBGATEWAY_TLS_CLIENT_CA_FILE, but not set"),
+        (ANYWHERE, "LISTEN: 0.0.0.0:50051 is not loopback, and tokens would .*_ALLOW_PLAINTEXT=true if a mesh sidecar"),
         (ANYWHERE | {"ALLOW_PLAINTEXT": "false"}, "LISTEN: 0.0.0.0:50051 is not loopback"),
-        (OWN_TOKEN | ANYWHERE | PLAINTEXT, "UPSTREAM_TOKEN_FILE: whoever reaches .*_TLS_CLIENT_CA_FILE, so that"),
-        (OWN_TOKEN | ANYWHERE | TLS, "UPSTREAM_TOKEN_FILE: whoever reaches 0.0.0.0:50051 could use"),
+        (
+            GATEWAY_TOKEN | ANYWHERE | PLAINTEXT,
+            "UPSTREAM_TOKEN_FILE: every program that reaches .*_TLS_CLIENT_CA_FILE, so that",
+        ),
+        (GATEWAY_TOKEN | ANYWHERE | TLS, "UPSTREAM_TOKEN_FILE: every program that reaches 0.0.0.0:50051 could use"),
         *(
             ({"LISTEN": listen}, f"LISTEN: {re.escape(listen)} is not loopback")
             for listen in (
@@ -264,16 +286,14 @@ def test_settings_that_go_together(environment: pytest.MonkeyPatch, together: di
         ),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(
-    environment: pytest.MonkeyPatch, together: dict[str, str], why: str
-) -> None:
+def test_conflicting_settings_are_reported(environment: pytest.MonkeyPatch, together: dict[str, str], why: str) -> None:
     for name, text in together.items():
         environment.setenv(PREFIX + name, text)
-    message = refusal()
+    message = problem()
     assert re.match(PREFIX + why, message), message
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_frozen() -> None:
     settings = load()
     with pytest.raises(ValidationError):
         settings.max_calls = 5  # type: ignore[misc]
@@ -293,7 +313,7 @@ def _default(field: Any) -> str:
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 
 
-def test_the_documentation_lists_each_setting_as_it_is() -> None:
+def test_the_settings_page_is_up_to_date() -> None:
     rows = [
         f"| `{PREFIX}{name.upper()}` | {_default(field)} | {_range(name)} | {field.description} |"
         for name, field in Settings.model_fields.items()

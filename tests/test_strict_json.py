@@ -1,4 +1,4 @@
-"""Which JSON is taken from callers, and that looking at it costs little."""
+"""Tests of the JSON that clients may send, and of the cost of the check."""
 
 import json
 import tracemalloc
@@ -34,7 +34,7 @@ json_values = st.recursive(
     ],
     ids=lambda raw: repr(raw[:20]),
 )
-def test_one_json_value_is_taken(raw: bytes) -> None:
+def test_one_json_value_is_accepted(raw: bytes) -> None:
     check_json(raw)
 
 
@@ -49,8 +49,8 @@ def test_one_json_value_is_taken(raw: bytes) -> None:
         (b'{"a":1,}', "it is not JSON"),
         (b'{"a":"\n"}', "it is not JSON"),
         (b'{"a":\n 01}', r"it is not JSON: .* \(line 2, column 3\)"),
-        (b"NaN", "NaN is not JSON"),
-        (b"[-Infinity]", "-Infinity is not JSON"),
+        (b"NaN", "NaN is not a JSON value"),
+        (b"[-Infinity]", "-Infinity is not a JSON value"),
         (b'"\xff"', r"it is not UTF-8 \(byte 1\)"),
         (b'"\xed\xa0\x80"', "it is not UTF-8"),
         ('{"a":1}'.encode("utf-16"), "it is not UTF-8"),
@@ -63,19 +63,19 @@ def test_one_json_value_is_taken(raw: bytes) -> None:
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_anything_else_is_refused_with_what_is_wrong(raw: bytes, said: str) -> None:
+def test_anything_else_is_rejected_with_a_reason(raw: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         check_json(raw)
 
 
 @given(json_values)
-def test_whatever_python_writes_as_json_is_taken(value: Any) -> None:
+def test_any_json_of_python_is_accepted(value: Any) -> None:
     check_json(json.dumps(value).encode())
     check_json(json.dumps(value, ensure_ascii=False, indent=1).encode(errors="replace"))
 
 
 @given(st.binary() | st.text(alphabet='{}[]",:\\ 0123456789.eE+-truefalsn\n', max_size=30).map(str.encode))
-def test_arbitrary_bytes_are_taken_or_refused_and_nothing_else(raw: bytes) -> None:
+def test_arbitrary_bytes_are_accepted_or_rejected(raw: bytes) -> None:
     try:
         check_json(raw)
     except ValueError:
@@ -83,14 +83,14 @@ def test_arbitrary_bytes_are_taken_or_refused_and_nothing_else(raw: bytes) -> No
     json.loads(raw.decode())
 
 
-def test_a_key_twice_among_very_many_is_found_in_one_pass() -> None:
-    # With a search for each key this would take an hour.
+def test_a_repeated_key_among_many_is_found_quickly() -> None:
+    # A search for each key would take an hour.
     keys = ",".join(f'"{number}":0' for number in range(500_000))
     with pytest.raises(ValueError, match="'499999' twice"):
         check_json(f'{{{keys},"499999":0}}'.encode())
 
 
-def test_escapes_take_no_memory_by_their_number() -> None:
+def test_many_escapes_take_little_memory() -> None:
     raw = b'"' + b"\\n" * (1 << 20) + b'"'
     tracemalloc.start()
     try:

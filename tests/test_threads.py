@@ -1,7 +1,8 @@
-"""Work in threads of its own."""
+"""Tests of work in daemon threads."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import weakref
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.threads import Daemon, run_detached
+from gateway.threads import Daemon, WorkerPool, run_detached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Held:
-    """Something that the work holds when it fails."""
+    """An object that the work refers to when it fails."""
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def no_collector() -> Iterator[None]:
 def in_a_daemon(work: Callable[[], None]) -> Future[None]:
     daemon = Daemon("test")
     future = daemon.run(work)
-    # The second piece ends after the thread has left the first.
+    # When the second piece ends, the thread has left the first.
     daemon.run(bool).result()
     return future
 
@@ -59,3 +60,15 @@ def test_a_failure_is_freed_with_its_future(run: Callable[[Callable[[], None]], 
     while not freed and any(each.name == "test" for each in threading.enumerate()):
         pass
     assert freed
+
+
+async def test_a_closed_pool_finishes_its_work() -> None:
+    pool = WorkerPool("test", 1)
+    go_on = threading.Event()
+    accepted = asyncio.create_task(pool.run(go_on.wait))
+    await asyncio.sleep(0)
+    pool.close()
+    go_on.set()
+    assert await accepted
+    with pytest.raises(RuntimeError):
+        await pool.run(bool)

@@ -1,1 +1,1 @@
-"""What is measured: each module has `run(quick)`, which returns the rows of the table that it fills."""
+"""The cases. Each module has `run(quick)`, which returns the rows of its measurements."""

@@ -1,4 +1,4 @@
-"""From the upstream's answer to the last of 100 watchers: median and p99, beside the bare stream."""
+"""The delay from the upstream's response to the last of 100 watchers, next to the bare stream."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import time
 from statistics import quantiles
 
-from benchmarks.processes import Process, gateway, server, upstream, watches
+from benchmarks.processes import WITH_PAUSES, Process, gateway, server, upstream, watches
 from benchmarks.table import Row
 
 WATCHERS = 100
@@ -15,27 +15,27 @@ PERIOD_SECONDS = 0.1
 
 
 def run(*, quick: bool) -> list[Row]:
-    """See the package."""
+    """Measure the median and the p99 of the delay."""
     seconds, rounds = (2.0, 1) if quick else (5.0, 3)
     interval = {"poll_interval_min_seconds": PERIOD_SECONDS, "poll_interval_max_seconds": PERIOD_SECONDS}
     with (
         upstream() as (_, url),
-        gateway(url, **interval) as (_, our_address),
+        gateway(url, WITH_PAUSES, **interval) as (_, gateway_address),
         server("bare", PERIOD_SECONDS) as (_, bare_address),
     ):
-        told: dict[str, list[float]] = {"ours": [], "bare": []}
+        delays: dict[str, list[float]] = {"gateway": [], "bare": []}
         for _ in range(rounds):
-            for name, address in (("ours", our_address), ("bare", bare_address)):
+            for name, address in (("gateway", gateway_address), ("bare", bare_address)):
                 with watches(address, 1, 2, JOBS, WATCHERS, "timed") as clients:
-                    told[name] += _delays(clients, seconds)
+                    delays[name] += _delays(clients, seconds)
     rows = []
-    for what, of in (("median", 50), ("p99", 99)):
-        seen = {name: quantiles(delays, n=100)[of - 1] * 1000 for name, delays in told.items()}
+    for what, percent in (("median", 50), ("p99", 99)):
+        seen = {name: quantiles(each, n=100)[percent - 1] * 1000 for name, each in delays.items()}
         figures = {f"{name} ms": value for name, value in seen.items()}
         rows.append(
             Row(
                 f"from the response to the last of {WATCHERS} watchers, {what}",
-                seen["ours"] / seen["bare"],
+                seen["gateway"] / seen["bare"],
                 "x",
                 1.5,
                 figures=figures,

@@ -1,4 +1,4 @@
-"""Upstream polls, beside one loop per job at the set cadence: in simulated time, to the last one."""
+"""The exact number of upstream polls with 50 watchers per job, next to one watcher, in simulated time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ JOBS, WATCHERS, SECONDS = 100, 50, 600.0
 
 
 def run(*, quick: bool) -> list[Row]:
-    """See the package."""
+    """Count the polls."""
     jobs = 10 if quick else JOBS
     seen = {f"{watchers} watchers": asyncio.run(_polls(jobs, watchers)) for watchers in (1, WATCHERS)}
     one, many = seen.values()

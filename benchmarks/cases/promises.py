@@ -1,4 +1,4 @@
-"""The promises of a watch, judged by their checker while the gateway carries the load of the other cases."""
+"""The checker of the watch promises, while the gateway is under the load of `fanout` and `calls`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from benchmarks.processes import Process, gateway, process, watches
+from benchmarks.processes import WITH_PAUSES, Process, gateway, process, watches
 from benchmarks.table import Row
 from tests.invariants.checks import violations
 from tests.invariants.sockets import LONGEST, OUTAGE, SHORTEST, SILENCE, SocketRun, TroubledUpstream, job_answer
 
 if TYPE_CHECKING:
-    from tests.support.upstream import Connection, Seen
+    from tests.support.upstream import Connection, ReceivedRequest
 
 LOAD = "token-of-the-benchmark"
-# As many events a second as in `fanout`, of jobs that change with each poll, and calls beside them.
+# As many events per second as in `fanout`.
 JOBS, WATCHERS = 15, 100
 CALLS_IN_FLIGHT = 4
 
 
 class Upstream(TroubledUpstream):
-    """That of a run, and one without troubles for the load, which is not recorded."""
+    """The upstream of the checked run. Requests of the load have no faults and are not recorded."""
 
     changes = itertools.count()
 
-    async def respond(self, seen: Seen, connection: Connection) -> bool:
-        """See `TroubledUpstream`."""
+    async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
+        """Respond to a request, by its credential."""
         if seen.headers["authorization"] != f"Bearer {LOAD}":
             return await super().respond(seen, connection)
         uid = int(seen.path.rstrip("/").rpartition("/")[2])
@@ -59,10 +59,10 @@ class LoadedRun(SocketRun):
             "poll_interval_max_seconds": LONGEST,
             "poll_outage_seconds": OUTAGE,
             "upstream_timeout_seconds": SILENCE,
-            # The load is far above what one caller may have beside others.
+            # The load exceeds the default rate of one credential.
             "calls_per_second": 100_000,
         }
-        _, self._address = self._stack.enter_context(gateway(self.upstream.url, **settings))
+        _, self._address = self._stack.enter_context(gateway(self.upstream.url, WITH_PAUSES, **settings))
         load = self._stack.enter_context(watches(self._address, 1_000_001, 1, JOBS, self._watchers))
         self._calls = self._stack.enter_context(
             process("benchmarks.load", self._address, "GetJob", CALLS_IN_FLIGHT, 3_600)
@@ -70,9 +70,9 @@ class LoadedRun(SocketRun):
         return load
 
     async def finish(self) -> None:
-        """See `SocketRun`; the load must have lasted until now."""
+        """Check that the load has lasted until now, and finish the run."""
         if not self._calls.running:
-            raise RuntimeError(f"the calls beside it ended: {self._calls.log()[-2_000:]}")
+            raise RuntimeError(f"the calls of the load ended: {self._calls.log()[-2_000:]}")
         await super().finish()
 
     async def _stop_gateway(self, grace: float) -> None:
@@ -80,7 +80,7 @@ class LoadedRun(SocketRun):
 
 
 def run(*, quick: bool) -> list[Row]:
-    """See the package."""
+    """Count the broken promises of a run."""
     with ExitStack() as stack:
         judged, events, seconds = asyncio.run(_run(stack, quick=quick))
     broken = violations(judged.history)
@@ -106,11 +106,11 @@ async def _run(stack: ExitStack, *, quick: bool) -> tuple[LoadedRun, int, float]
     await judged.start()
     assert judged.load is not None
     clock = asyncio.get_running_loop().time
-    began = clock()
+    start = clock()
     await asyncio.to_thread(judged.load.ask, "count")
     for _ in range(20 if quick else 200):
         await judged.step()
     events = int(await asyncio.to_thread(judged.load.ask, "count"))
-    seconds = clock() - began
+    seconds = clock() - start
     await judged.finish()
     return judged, events, seconds

@@ -1,4 +1,4 @@
-"""From the command to health SERVING, and the costliest imports."""
+"""The time from the command to health SERVING, and the most expensive imports."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from benchmarks.processes import QUIET_GATEWAY, ROOT, Process, process
 from benchmarks.table import Row, interleaved
 
 ADDRESS = "127.0.0.1:50951"
-# By default, a client waits about a second after its first attempt, which comes before the port is bound.
+# By default, a client waits about a second after its first attempt, which fails because the port is not bound yet.
 SOON = [(f"grpc.{which}_reconnect_backoff_ms", 10) for which in ("initial", "min", "max")]
 SETTINGS = QUIET_GATEWAY | {"JOBGATEWAY_UPSTREAM_URL": "http://127.0.0.1:9/api", "JOBGATEWAY_LISTEN": ADDRESS}
 
 
 def run(*, quick: bool) -> list[Row]:
-    """See the package."""
+    """Measure the start."""
     seconds = interleaved(1 if quick else 5, {"start": _start})["start"]
     top = _imports()[:5]
-    note = "costliest imports: " + ", ".join(f"`{name}` {milliseconds:.0f} ms" for name, milliseconds in top)
+    note = "most expensive imports: " + ", ".join(f"`{name}` {milliseconds:.0f} ms" for name, milliseconds in top)
     return [Row("from the command to health SERVING", seconds, "s", 1.0, note=note)]
 
 
 def _start() -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     with process("gateway", "serve", environment=SETTINGS) as server, grpc.insecure_channel(ADDRESS, SOON) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
-        answer = health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=30)
+        response = health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=30)
         assert isinstance(server, Process)
-        if answer.status != health_pb2.HealthCheckResponse.SERVING:
-            raise RuntimeError("it does not serve")
-        return time.perf_counter() - began
+        if response.status != health_pb2.HealthCheckResponse.SERVING:
+            raise RuntimeError(f"health: not SERVING (got {response.status})")
+        return time.perf_counter() - start
 
 
 def _imports() -> list[tuple[str, float]]:
-    """The packages that are imported, and what each took with all that it imports first, in milliseconds."""
+    """Return the imported packages with the milliseconds of each import, the most expensive first."""
     command = [
         sys.executable,
         "-X",
@@ -48,11 +48,11 @@ def _imports() -> list[tuple[str, float]]:
         "import gateway.cli.serve, gateway.server.process, gateway.config",
     ]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr.splitlines()
-    took: dict[str, float] = {}
+    milliseconds: dict[str, float] = {}
     for line in lines[1:]:
         _, cumulative, name = line.split("|")
         package = name.strip().split(".")[0]
-        # The first level only: what is indented is part of what imports it.
+        # The cumulative time of a package is that of its most expensive module.
         if package != "gateway":
-            took[package] = max(took.get(package, 0.0), float(cumulative) / 1000)
-    return sorted(took.items(), key=lambda item: -item[1])
+            milliseconds[package] = max(milliseconds.get(package, 0.0), float(cumulative) / 1000)
+    return sorted(milliseconds.items(), key=lambda item: -item[1])

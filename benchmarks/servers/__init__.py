@@ -1,1 +1,1 @@
-"""The servers that are measured, each a process of its own."""
+"""The measured servers. Each module runs as a separate process."""

@@ -1,10 +1,14 @@
-"""A bare stream: a `grpc.aio` server that writes encoded bytes, and does nothing else.
+"""The bare server: a `grpc.aio` server that only writes encoded bytes.
 
-    python -m benchmarks.servers.bare
+    python -m benchmarks.servers.bare [PERIOD]
 
-The uid of a watch says what its stream gets: an odd one an event each time its job changes, a negative one the chunks
-of so many bytes, an even one its first event and then silence. SIGUSR1 changes every job once; a period as argument
-(seconds) changes each of the jobs at its own moment within it.
+The stream of a watch depends on its uid:
+
+- odd: an event each time the job changes
+- even: one event
+- negative: chunks with this number of bytes
+
+All jobs change at SIGUSR1. With PERIOD (seconds), each job also changes once per period, at a random time.
 """
 
 from __future__ import annotations
@@ -27,18 +31,18 @@ CHUNK = bytes(256 << 10)
 
 
 class Changes:
-    """The changes of one job: who waits for the next one shares its bytes."""
+    """The changes of one job. All watchers get the same bytes."""
 
     def __init__(self) -> None:
         self._next: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def change(self, uid: int) -> None:
-        """Encodes an event once, and gives it to all who wait."""
-        now, self._next = self._next, asyncio.get_running_loop().create_future()
-        now.set_result(_event(uid))
+        """Encode an event, and wake all watchers with it."""
+        current, self._next = self._next, asyncio.get_running_loop().create_future()
+        current.set_result(_event(uid))
 
     async def next(self) -> bytes:
-        """The next event."""
+        """Return the next event."""
         return await asyncio.shield(self._next)
 
 
@@ -49,13 +53,13 @@ def _event(uid: int) -> bytes:
 
 
 class Streams:
-    """The handler of `WatchJob`, and what changes the jobs."""
+    """The handler of `WatchJob`, and the jobs."""
 
     def __init__(self) -> None:
         self._jobs: dict[int, Changes] = {}
 
     async def watch(self, data: bytes, context: Any) -> None:
-        """One stream."""
+        """Serve a stream."""
         uid = pb.WatchJobRequest.FromString(data).uid
         await context.send_initial_metadata(())
         if uid < 0:
@@ -74,12 +78,12 @@ class Streams:
             await context.write(pb.JobEvent(content_chunk=chunk).SerializeToString())
 
     def change_all(self) -> None:
-        """Changes every job now."""
+        """Change all jobs now."""
         for uid, job in self._jobs.items():
             job.change(uid)
 
     async def change_each(self, period: float) -> None:
-        """Changes every job once in each period, each at its own moment."""
+        """Change each job once per period, at a random time."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(period)
@@ -88,7 +92,7 @@ class Streams:
 
 
 async def main() -> None:
-    """Serves until it is killed."""
+    """Serve until the process is killed."""
     streams = Streams()
     handler: dict[str, Any] = {"WatchJob": grpc.unary_stream_rpc_method_handler(streams.watch)}
     server = grpc.aio.server(options=OPTIONS)

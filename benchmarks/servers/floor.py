@@ -1,11 +1,15 @@
-"""The floor: the gateway's own server and HTTP client, with a handler that translates nothing.
+"""The floor: the gateway's server and HTTP transport, with a handler that translates nothing.
 
-    python -m benchmarks.servers.floor UPSTREAM_URL HOW
+    python -m benchmarks.servers.floor UPSTREAM_URL CLIENT
 
-HOW says what the HTTP client is: `client` is httpx's own on httpx-aiohttp's transport, with asyncio's event loop, which
-is where one begins; `transport` is that transport without the client around it, on uvloop as what follows; `floor` is
-the gateway's transport, with requests made and answers read as cheaply as httpx lets one; `aiohttp` does without httpx.
-All have the gateway's headers, and its limits for a connection and for silence.
+CLIENT is the HTTP client:
+
+- `client`: `httpx.AsyncClient` on the transport of httpx-aiohttp, with the event loop of asyncio
+- `transport`: the transport of httpx-aiohttp, without the client
+- `floor`: the gateway's transport, with requests and responses as cheap as httpx allows
+- `aiohttp`: aiohttp, without httpx
+
+All but `client` use uvloop. All have the gateway's headers and timeouts.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ OF_AIOHTTP = aiohttp.ClientTimeout(connect=CONNECT_SECONDS, sock_connect=CONNECT
 
 
 def with_client() -> Any:
-    """`httpx.AsyncClient` on the transport of httpx-aiohttp."""
+    """Return a function that makes a request with `httpx.AsyncClient` on the transport of httpx-aiohttp."""
     transport = httpx_aiohttp.AiohttpTransport(client=session)
     client = httpx.AsyncClient(transport=transport, timeout=TIMEOUT, trust_env=False)
 
@@ -51,7 +55,7 @@ def with_client() -> Any:
 
 
 def with_transport() -> Any:
-    """That transport without the client around it: neither cookies nor redirects nor hooks."""
+    """Return a function that makes a request with that transport only: no cookies, redirects or hooks."""
     transport = httpx_aiohttp.AiohttpTransport(client=session)
     extensions = {"timeout": TIMEOUT.as_dict()}
 
@@ -66,8 +70,8 @@ def with_transport() -> Any:
     return exchange
 
 
-def with_our_transport() -> Any:
-    """The gateway's transport, used as the gateway does."""
+def with_gateway_transport() -> Any:
+    """Return a function that makes a request with the gateway's transport, like the gateway."""
     transport = AiohttpTransport(session, OF_AIOHTTP)
 
     async def exchange(method: str, url: str, headers: dict[str, str], body: bytes | None) -> bytes:
@@ -88,7 +92,7 @@ parsed = lru_cache(httpx.URL)
 
 
 def without_httpx() -> Any:
-    """Aiohttp itself."""
+    """Return a function that makes a request with aiohttp."""
     client = session()
 
     async def exchange(method: str, url: str, headers: dict[str, str], body: bytes | None) -> bytes:
@@ -99,7 +103,7 @@ def without_httpx() -> Any:
 
 
 def session() -> aiohttp.ClientSession:
-    """A session as the gateway's is."""
+    """Return a session like the gateway's."""
     connector = aiohttp.TCPConnector(limit=0)
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
@@ -107,15 +111,15 @@ def session() -> aiohttp.ClientSession:
 EXCHANGES = {
     "client": with_client,
     "transport": with_transport,
-    "floor": with_our_transport,
+    "floor": with_gateway_transport,
     "aiohttp": without_httpx,
 }
 
 
 async def main() -> None:
-    """Serves until it is killed."""
-    upstream, how = sys.argv[1:]
-    exchange = EXCHANGES[how]()
+    """Serve until the process is killed."""
+    upstream, client = sys.argv[1:]
+    exchange = EXCHANGES[client]()
     typed = HEADERS | {"content-type": "application/json"}
 
     async def send_job(_: bytes, __: object) -> bytes:

@@ -1,8 +1,8 @@
-"""The naive gateway: what a team writes in an afternoon.
+"""The naive gateway, which a team writes in an afternoon.
 
     python -m benchmarks.servers.naive UPSTREAM_URL
 
-`grpc.aio`, a stock `httpx.AsyncClient`, `json_format`, a polling loop for each watcher.
+It uses `grpc.aio`, a default `httpx.AsyncClient`, `json_format`, and a poll loop for each watcher.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STATUSES = {"running": pb.JOB_STATUS_RUNNING, "success": pb.JOB_STATUS_SUCCESS, 
 
 
 class JobService(rpc.JobServiceServicer):
-    """The three methods that the team needed."""
+    """The methods that the team needed."""
 
     def __init__(self, base: str) -> None:
         self._client = httpx.AsyncClient(base_url=base)
@@ -55,27 +55,27 @@ class JobService(rpc.JobServiceServicer):
         response = await self._client.request(method, path, headers=headers, **more)
         if response.is_error:
             await context.abort(grpc.StatusCode.INTERNAL, response.text)
-        answer: dict[str, Any] = response.json()
-        return answer
+        state: dict[str, Any] = response.json()
+        return state
 
-    def _job(self, answer: dict[str, Any]) -> pb.Job:
-        word = answer.get("status") or "running"
+    def _job(self, state: dict[str, Any]) -> pb.Job:
+        status = state.get("status") or "running"
         job = pb.Job(
-            uid=answer["uid"],
-            status=STATUSES.get(word, pb.JOB_STATUS_UNSPECIFIED),
-            status_text=word,
-            done=word != "running",
+            uid=state["uid"],
+            status=STATUSES.get(status, pb.JOB_STATUS_UNSPECIFIED),
+            status_text=status,
+            done=status != "running",
         )
-        message = answer.get("message")
+        message = state.get("message")
         if message:
             json_format.ParseDict({"message": message["message"], "percentage": message["percentage"]}, job.progress)
-        if answer.get("result"):
-            json_format.ParseDict(answer["result"], job.content)
+        if state.get("result"):
+            json_format.ParseDict(state["result"], job.content)
         return job
 
 
 async def main() -> None:
-    """Serves until it is killed."""
+    """Serve until the process is killed."""
     server = grpc.aio.server()
     rpc.add_JobServiceServicer_to_server(JobService(sys.argv[1]), server)  # type: ignore[abstract] # the other methods were not needed
     port = server.add_insecure_port("127.0.0.1:0")

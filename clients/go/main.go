@@ -1,4 +1,4 @@
-// The client does what a scenario file says and prints what it saw (clients/README.md).
+// The client runs the steps of a scenario file and prints its observations (clients/README.md).
 package main
 
 import (
@@ -20,11 +20,11 @@ import (
 )
 
 const (
-	calls         = 5 // how often a unary call is made in all
+	maxAttempts   = 5 // of a unary call, including the first
 	unaryDeadline = 30 * time.Second
 )
 
-// errReported says that a step ended with an error that was printed.
+// errReported means that a step ended with an error that has been printed.
 var errReported = errors.New("reported")
 
 type step struct {
@@ -83,7 +83,7 @@ func run(ctx context.Context, args []string) error {
 	return nil
 }
 
-// do does one step and returns the uid of its job.
+// do runs one step and returns the uid of its job.
 func do(ctx context.Context, client *jobs.Client, s step) (int64, error) {
 	switch s.Do {
 	case "send":
@@ -110,7 +110,7 @@ func do(ctx context.Context, client *jobs.Client, s step) (int64, error) {
 	case "watch":
 		return s.UID, watch(ctx, client, s)
 	}
-	return 0, fmt.Errorf("no step is called %q", s.Do)
+	return 0, fmt.Errorf("unknown step %q", s.Do)
 }
 
 func sendRequest(s step) (*pb.SendJobRequest, error) {
@@ -163,7 +163,7 @@ func watch(ctx context.Context, client *jobs.Client, s step) error {
 	return nil
 }
 
-// call makes a unary call, again where its error says so; repeatable says whether that is safe.
+// call makes a unary call and retries it if the error allows that. repeatable: a second call has no further effect.
 func call(
 	ctx context.Context, s step, repeatable bool, rpc func(context.Context) (*pb.Job, error), client *jobs.Client,
 ) (*pb.Job, error) {
@@ -185,7 +185,7 @@ func call(
 		case action == jobs.LogIn && !loggedIn:
 			client.LogIn()
 			loggedIn = true
-		case action == jobs.Retry && repeatable && attempt < calls:
+		case action == jobs.Retry && repeatable && attempt < maxAttempts:
 			time.Sleep(backoff(failure, attempt))
 		default:
 			return nil, errReported
@@ -195,13 +195,13 @@ func call(
 
 func backoff(failure jobs.Failure, attempt int) time.Duration {
 	jittered := rand.N(200 * time.Millisecond << attempt)
-	if failure.Wait != nil {
-		return max(*failure.Wait, jittered)
+	if failure.RetryAfter != nil {
+		return max(*failure.RetryAfter, jittered)
 	}
 	return jittered
 }
 
-// codeName is the code as the other languages call it, such as INVALID_ARGUMENT.
+// codeName returns the name that gRPC specifies for a code, such as INVALID_ARGUMENT.
 func codeName(code codes.Code) string {
 	return rpccode.Code(code).String()
 }

@@ -14,7 +14,7 @@ import (
 
 type line map[string]any
 
-// reporter prints what one step saw, a line of JSON for each observation.
+// reporter prints the observations of one step, one JSON line each.
 type reporter struct {
 	step string
 	held jobs.Result
@@ -58,7 +58,7 @@ func (r *reporter) job(job *pb.Job) error {
 }
 
 func (r *reporter) result(job *pb.Job) line {
-	seen := line{"as": "none", "told_size": job.GetContentSize(), "told_sha256": job.GetContentSha256()}
+	seen := line{"as": "none", "content_size": job.GetContentSize(), "content_sha256": job.GetContentSha256()}
 	var held []byte
 	switch {
 	case job.GetContent() != nil:
@@ -94,8 +94,8 @@ func (r *reporter) failure(failure jobs.Failure) error {
 		"action": failure.Action(),
 		"fields": failure.Fields,
 	}
-	if failure.Wait != nil {
-		seen["retry_after_seconds"] = failure.Wait.Seconds()
+	if failure.RetryAfter != nil {
+		seen["retry_after_seconds"] = failure.RetryAfter.Seconds()
 	}
 	return r.print("error", seen)
 }

@@ -1,1 +1,1 @@
-"""Runs the clients through real proxies while gateways and proxies fail; behind `make mesh`."""
+"""`make mesh`: run the clients through real proxies while gateways and proxies fail."""

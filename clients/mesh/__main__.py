@@ -1,4 +1,4 @@
-"""Run all clients through each proxy while gateways and proxies fail; exit code 1 if an end is lost or a job doubled.
+"""Run all clients through each proxy while gateways and proxies fail; the exit code is 1 if a run fails.
 
 The clients must have been built (`make clients`), or are built with --build.
 """
@@ -36,7 +36,7 @@ CHECKED = {SETTINGS: checks.check, FLEET: fleet.check}
 
 @dataclass
 class Row:
-    """What came of a case behind a proxy: a text for each client, and what is wrong."""
+    """The result of a case behind a proxy, with a text for each client."""
 
     case: Case
     proxy: type[Proxy]
@@ -49,7 +49,7 @@ async def main() -> int:
     """Run and report; return the exit code."""
     arguments = _arguments()
     if (task := asyncio.current_task()) is not None:
-        # As Ctrl-C does: no gateway and no proxy outlives the run.
+        # Like Ctrl-C, so that no gateway and no proxy outlives the run.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     console = Console(width=None if sys.stdout.isatty() else 180)
@@ -58,28 +58,14 @@ async def main() -> int:
             if not language.missing():
                 await language.build(check=False)
     clients, missing = programs.load(arguments.clients)
-    missing += [f"{each.program} is not installed" for each in PROXIES if each.missing()]
+    missing += [f"{each.program}: not on the PATH; install it" for each in PROXIES if each.missing()]
     for each in missing:
         console.print(f"skipped: {each}", style="yellow", highlight=False)
     start = time.monotonic()
     gate = asyncio.Semaphore(arguments.jobs)
-    rows = [
-        Row(case, proxy)
-        for proxy in PROXIES
-        for case in CASES
-        if proxy in case.proxies
-        and not proxy.missing()
-        and arguments.proxy in (None, proxy.program)
-        and arguments.case in (None, case.name)
-    ]
-    settings = [
-        Row(case, proxy)
-        for proxy in PROXIES
-        for case in CHECKED
-        if not proxy.missing() and arguments.proxy in (None, proxy.program) and arguments.case in (None, case.name)
-    ]
+    rows, settings = _rows(arguments, CASES), _rows(arguments, tuple(CHECKED))
     async with asyncio.TaskGroup() as group:
-        # These wait most of their time.
+        # The checks of the settings need no slot, because they wait most of the time.
         for row in settings:
             group.create_task(_check(row, console))
         for row in rows:
@@ -96,9 +82,21 @@ async def main() -> int:
     return 1 if failures or not rows or (missing and arguments.require_all) else 0
 
 
+def _rows(arguments: argparse.Namespace, cases: Sequence[Case]) -> list[Row]:
+    return [
+        Row(case, proxy)
+        for proxy in PROXIES
+        for case in cases
+        if proxy in case.proxies
+        and not proxy.missing()
+        and arguments.proxy in (None, proxy.program)
+        and arguments.case in (None, case.name)
+    ]
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("clients", nargs="*", metavar="CLIENT", help="some of the clients; none: all")
+    parser.add_argument("clients", nargs="*", metavar="CLIENT", help="the clients to run (default: all)")
     parser.add_argument("--proxy", choices=[each.program for each in PROXIES])
     parser.add_argument("--case", choices=[each.name for each in (*CASES, *CHECKED)])
     parser.add_argument("--jobs", type=int, default=3, help="rows at a time")
@@ -107,7 +105,7 @@ def _arguments() -> argparse.Namespace:
         "--require-all",
         action="store_true",
         default=os.environ.get("CI") == "true",
-        help="a missing proxy or toolchain is a failure; so it is with CI=true",
+        help="fail if a proxy or a toolchain is missing (default with CI=true)",
     )
     return parser.parse_args()
 
@@ -117,8 +115,8 @@ async def _play(row: Row, clients: Sequence[Program], gate: asyncio.Semaphore, c
         start = time.monotonic()
         try:
             async with Mesh(row.case, row.proxy) as mesh:
-                complaint = await _run_all(row.case, mesh, clients)
-                _judge(row, mesh, complaint, console)
+                problem = await _run_all(row.case, mesh, clients)
+                _judge(row, mesh, problem, console)
         except (RuntimeError, OSError) as error:
             row.failed = True
             console.print(f"FAILED {row.proxy.program} {row.case.name}: {error!r}", markup=False, highlight=False)
@@ -144,23 +142,23 @@ async def _check(row: Row, console: Console) -> None:
 
 
 async def _run_all(case: Case, mesh: Mesh, clients: Sequence[Program]) -> str:
-    complaint = ""
+    problem = ""
     mesh.runs = [Run(client.name) for client in clients]
     async with asyncio.TaskGroup() as group:
         for client, run in zip(clients, mesh.runs, strict=True):
-            group.create_task(client.begin(run, mesh.target, case.steps(client.name), mesh.signal.changed))
+            group.create_task(client.run(run, mesh.target, case.steps(client.name), mesh.signal.changed))
         try:
             await case.play(mesh)
         except TimeoutError as error:
-            complaint = str(error)
+            problem = str(error)
         if case.watch:
             mesh.release()
-    return complaint
+    return problem
 
 
-def _judge(row: Row, mesh: Mesh, complaint: str, console: Console) -> None:
-    shown = [complaint] if complaint else []
-    # If nothing reaches the upstream, no submission can be doubled, and the row says nothing.
+def _judge(row: Row, mesh: Mesh, problem: str, console: Console) -> None:
+    shown = [problem] if problem else []
+    # If nothing reaches the upstream, no submission can arrive twice, and the row proves nothing.
     if not row.case.watch and not any(mesh.posts(run.name) for run in mesh.runs):
         shown.append("no POST of any client reached the upstream")
     for run in mesh.runs:

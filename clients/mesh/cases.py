@@ -1,4 +1,4 @@
-"""What happens to all clients at once behind one proxy, and what must be seen then."""
+"""The cases: a fault that all clients meet behind one proxy, and the checks of their output."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
     from clients.mesh.programs import Run
 
-# Longer than any run: these jobs end when the mesh says so.
+# Longer than any run: these jobs end with `Mesh.release`.
 JOB_SECONDS = 1000
-# How long the upstream takes for a POST that a time limit is to meet.
+# The response time of the upstream for a POST that runs into a timeout.
 POST_SECONDS = 6
-# And for one that stays until a gateway is killed.
+# The same for a POST that lasts until its gateway is killed.
 HELD_SECONDS = 120
-# Silences in a watch: the idle timeout and a reconnect, with a lot of room for a busy machine.
+# The longest time without an event: the idle timeout and a reconnect, with a margin for a busy machine.
 LONGEST_SILENCE = 15.0
 DEFAULT_HEARTBEAT = 15.0
 
 
-class _Noticed(Recording):
-    """A recording that tells of each request."""
+class _SignallingRecording(Recording):
+    """A recording that sets a signal with each request."""
 
     def __init__(self, signal: Signal) -> None:
         super().__init__()
         self._signal = signal
 
     def record(self, request: Recorded) -> None:
-        """See the base."""
+        """Record a request, and set the signal."""
         super().record(request)
         self._signal.changed()
 
@@ -51,14 +51,14 @@ class Case:
     """A row of the matrix.
 
     Attributes:
-        name: of the row.
-        about: what happens.
-        play: makes it happen; it returns when the jobs may end.
-        faults: what is wrong with the proxy nearest to the gateways.
-        outer: what is wrong with another proxy of the same kind before it; None: there is none.
-        watch: the clients watch their job; else they only send it.
-        heartbeat_seconds: of the watch.
-        proxies: those that have the fault.
+        name: The name of the row.
+        about: A description.
+        play: Injects the fault, and returns when the jobs may end.
+        faults: The faults of the proxy next to the gateways.
+        outer: The faults of a second proxy of the same kind in front of it; None if there is none.
+        watch: The clients watch their job; otherwise they only send it.
+        heartbeat_seconds: The heartbeat interval of the watch.
+        proxies: The proxies that can have the fault.
 
     """
 
@@ -72,8 +72,8 @@ class Case:
     proxies: tuple[type[Proxy], ...] = (Envoy, Nginx, HAProxy)
 
     @property
-    def answer_seconds(self) -> float:
-        """How long the upstream takes for each answer."""
+    def response_seconds(self) -> float:
+        """The time that the upstream takes for each response."""
         if self.watch:
             return 0
         return HELD_SECONDS if self.play is kill_in_post else POST_SECONDS
@@ -96,11 +96,11 @@ class Mesh:
         self._ended_seconds: float | None = None
         self.signal = Signal()
         self.simulator = Simulator(tokens=frozenset({TOKEN}), clock=self._time)
-        self.simulator.requests = _Noticed(self.signal)
+        self.simulator.requests = _SignallingRecording(self.signal)
         self.gateways: list[Gateway] = []
         self.proxies: list[Proxy] = []
         self.runs: list[Run] = []
-        # Figures for the table.
+        # A text for the table.
         self.notes = ""
 
     def _time(self) -> float:
@@ -115,9 +115,9 @@ class Mesh:
         self._exit.push_async_callback(self.simulator.stop)
         try:
             url = urlsplit(self.simulator.url)
-            if self._case.answer_seconds:
+            if self._case.response_seconds:
                 here = ("127.0.0.1", url.port or 0)
-                slow = await self._exit.enter_async_context(SlowProxy(here, delay_seconds=self._case.answer_seconds))
+                slow = await self._exit.enter_async_context(SlowProxy(here, delay_seconds=self._case.response_seconds))
                 url = url._replace(netloc=slow.address)
             for _ in range(2):
                 gateway = Gateway(url.geturl())
@@ -143,32 +143,32 @@ class Mesh:
         return self.proxies[-1].target
 
     def posts(self, name: str) -> int:
-        """How many submissions of a client reached the upstream."""
+        """Return the number of submissions of a client that reached the upstream."""
         return sum(f"/workspaces/{name}/" in each.path for each in self.simulator.requests if each.method == "POST")
 
     async def all_watch(self) -> None:
-        """Return once each client has seen its job."""
-        await self.signal.until(lambda: all(run.heard for run in self.runs), "all clients watch", 60)
+        """Return when each client has received an event."""
+        await self.signal.until(lambda: all(run.events for run in self.runs), "an event for each client", 60)
 
-    async def all_hear_more(self) -> None:
-        """Return once each client has heard something more."""
-        heard = {run.name: run.heard for run in self.runs}
+    async def all_receive_more(self) -> None:
+        """Return when each client has received a further event."""
+        before = {run.name: run.events for run in self.runs}
         await self.signal.until(
-            lambda: all(run.heard > heard[run.name] for run in self.runs), "all clients hear more", 60
+            lambda: all(run.events > before[run.name] for run in self.runs), "a further event for each client", 60
         )
 
     async def all_were_cut(self) -> None:
-        """Return once a watch of each client has ended at a gateway."""
+        """Return when a watch of each client has ended at a gateway."""
 
         def cut() -> bool:
             ended = {line["uid"] for gateway in self.gateways for line in gateway.ended("WatchJob")}
             return all(run.uid in ended for run in self.runs)
 
-        await self.signal.until(cut, "a watch of each client is cut", 60)
+        await self.signal.until(cut, "the end of a watch of each client", 60)
 
     async def all_posted(self) -> None:
-        """Return once the submission of each client has arrived at the upstream."""
-        await self.signal.until(lambda: all(self.posts(run.name) for run in self.runs), "all clients post", 60)
+        """Return when the submission of each client has arrived at the upstream."""
+        await self.signal.until(lambda: all(self.posts(run.name) for run in self.runs), "a POST of each client", 60)
 
 
 async def kill_in_watch(mesh: Mesh) -> None:
@@ -176,7 +176,7 @@ async def kill_in_watch(mesh: Mesh) -> None:
     await mesh.all_watch()
     for gateway in mesh.gateways:
         await gateway.restart()
-        await mesh.all_hear_more()
+        await mesh.all_receive_more()
 
 
 async def drain(mesh: Mesh) -> None:
@@ -184,7 +184,7 @@ async def drain(mesh: Mesh) -> None:
     await mesh.all_watch()
     for gateway in mesh.gateways:
         await gateway.roll()
-        await mesh.all_hear_more()
+        await mesh.all_receive_more()
 
 
 async def cut(mesh: Mesh) -> None:
@@ -201,28 +201,36 @@ async def reload(mesh: Mesh) -> None:
 
 
 async def kill_in_post(mesh: Mesh) -> None:
-    """Kill one gateway after the other while submissions are under way, so that each of these breaks."""
+    """Kill one gateway after the other while submissions are in flight, so that each submission breaks."""
     await mesh.all_posted()
     for gateway in mesh.gateways:
         await gateway.restart()
 
 
 async def nothing(_: Mesh) -> None:
-    """Let the proxy's settings be the fault."""
+    """Do nothing, because the settings of the proxy are the fault."""
 
 
 RETRIES = Faults(retries=True)
 CASES = (
-    Case("kill", "each gateway is killed in mid-watch", kill_in_watch),
+    Case("kill", "each gateway is killed during a watch", kill_in_watch),
     Case("drain", "each gateway is drained and replaced", drain),
-    Case("idle_timeout", "an idle timeout below the heartbeats", cut, Faults(idle_seconds=5), heartbeat_seconds=20),
-    Case("route_timeout", "a time limit of the whole stream", cut, Faults(lifetime_seconds=5), proxies=(Envoy,)),
+    Case(
+        "idle_timeout",
+        "an idle timeout shorter than the heartbeat interval",
+        cut,
+        Faults(idle_seconds=5),
+        heartbeat_seconds=20,
+    ),
+    Case("route_timeout", "a timeout for the whole stream", cut, Faults(lifetime_seconds=5), proxies=(Envoy,)),
     Case("reload", "a reload that ends streams", reload, Faults(lifetime_seconds=1), proxies=(Nginx, HAProxy)),
     Case("kill_in_post", "each gateway is killed while a job is sent", kill_in_post, watch=False),
-    Case("kill_in_post_retries", "the same, and the proxy retries all that it can", kill_in_post, RETRIES, watch=False),
+    Case(
+        "kill_in_post_retries", "the same, and the proxy retries as much as it can", kill_in_post, RETRIES, watch=False
+    ),
     Case(
         "timeout_in_post_retries",
-        "an idle timeout while a job is sent, and the proxy retries all that it can",
+        "an idle timeout while a job is sent, and the proxy retries as much as it can",
         nothing,
         Faults(retries=True, idle_seconds=2),
         watch=False,
@@ -258,24 +266,24 @@ CASES = (
 
 
 def problems(case: Case, mesh: Mesh, run: Run) -> list[str]:
-    """Return what is wrong with a client's run."""
+    """Return the problems of a client's run."""
     found = []
-    # A time limit may strike before the job was posted.
+    # The timeout of a proxy may expire before the POST.
     failed = not case.watch and run.has("send", "error")
     if (posts := mesh.posts(run.name)) > 1 or (posts == 0 and not failed):
         found.append(f"{posts} POSTs")
-    # The command line ends with an error if a call did.
+    # The command line exits with an error if its call failed.
     if run.exit_code and (case.watch or run.exit_code < 0 or run.name != CLI):
         found.append(f"exit code {run.exit_code}")
     if TOKEN in run.text:
-        found.append("it printed the token")
+        found.append("the client printed the token")
     if not case.watch:
         if not run.has("send", "job") and not run.has("send", "error"):
             found.append("the submission neither succeeded nor failed")
         return found
     if run.end != "JOB_STATUS_SUCCESS":
         found.append("no end")
-    # The command line asks for no interval of heartbeats, so it gets the default.
+    # The command line uses the default heartbeat interval.
     heartbeat = DEFAULT_HEARTBEAT if run.name == CLI else case.heartbeat_seconds
     if (silence := run.silence()) > LONGEST_SILENCE + heartbeat:
         found.append(f"silent for {silence:.0f} s")

@@ -1,4 +1,7 @@
-"""What a proxy with the recommended settings must let through; each with one Python client."""
+"""The checks of a proxy with the recommended settings, each with one Python client.
+
+A check returns its problem, or an empty text.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +40,11 @@ def _job(method: str = "succeed", **params: object) -> pb.SendJobRequest:
     return pb.SendJobRequest(workspace_id="1", entity_id=7, method_name=method, params_json=json.dumps(params).encode())
 
 
-async def rich_refusal(jobs: rpc.JobServiceAsyncStub, _: Mesh) -> str:
-    """A refusal whose trailers have nearly 8 KB comes as it is."""
-    # Letters that take the most bytes on the way, in the details and in grpc-message.
+async def large_trailers(jobs: rpc.JobServiceAsyncStub, _: Mesh) -> str:
+    """Check that an error with trailers of nearly 8 KB arrives complete."""
+    # Non-ASCII letters take the most bytes on the wire, in the details and in grpc-message.
     errors = {"detail": "é" * 900, "params": {f"field_{number}": ["ñ" * 200] for number in range(ENOUGH_FIELDS)}}
-    # Of CancelJob, because its status comes without response headers before it: nginx takes it as one header.
+    # CancelJob sends its status without response headers before it, so nginx treats it as one header.
     sent = await jobs.SendJob(
         _job(duration=1000, faults=[{"kind": 400, "on": "cancel", "after": 0, "times": 0, "body": errors}]),
         metadata=BEARER,
@@ -53,52 +56,52 @@ async def rich_refusal(jobs: rpc.JobServiceAsyncStub, _: Mesh) -> str:
         status = status_pb2.Status.FromString(bytes(trailers.get("grpc-status-details-bin", b"")))
         fields = error_details_pb2.BadRequest()
         found = any(each.Is(fields.DESCRIPTOR) and each.Unpack(fields) for each in status.details)
-        # As they travel: more than nginx takes by default.
+        # The size on the wire, more than nginx accepts by default.
         size = len(base64.b64encode(status.SerializeToString()))
         return "" if found and size > DEFAULT_GRPC_BUFFER else f"{_text(error)} with {size} bytes of details"
-    return "it was not refused"
+    return "CancelJob did not fail"
 
 
 async def large_request(jobs: rpc.JobServiceAsyncStub, _: Mesh) -> str:
-    """A request of 7 MB goes through."""
+    """Check that a request of 7 MB arrives."""
     await jobs.SendJob(_job(filling="x" * LARGE_PARAMS), metadata=BEARER)
     return ""
 
 
 async def many_streams(jobs: rpc.JobServiceAsyncStub, _: Mesh) -> str:
-    """One connection has 300 watches."""
+    """Check that one connection can have 300 watches."""
     uid = (await jobs.SendJob(_job(duration=1000), metadata=BEARER)).uid
     watches = [jobs.WatchJob(pb.WatchJobRequest(uid=uid), metadata=BEARER) for _ in range(MANY_STREAMS)]
     reading = [asyncio.ensure_future(watch.read()) for watch in watches]
-    done, _waiting = await asyncio.wait(reading, timeout=PATIENT_SECONDS / 2)
+    done, _pending = await asyncio.wait(reading, timeout=PATIENT_SECONDS / 2)
     for watch in watches:
         watch.cancel()
-    return "" if len(done) == MANY_STREAMS else f"{len(done)} of {MANY_STREAMS} began"
+    return "" if len(done) == MANY_STREAMS else f"{len(done)} of {MANY_STREAMS} watches received an event"
 
 
 async def request_ids(jobs: rpc.JobServiceAsyncStub, mesh: Mesh) -> str:
-    """A second x-request-id, which the proxy adds, does no harm."""
+    """Check that the upstream gets one x-request-id, although the proxy adds another."""
     await jobs.SendJob(_job(), metadata=(*BEARER, ("x-request-id", "mine")))
     *_, last = (each.headers for each in mesh.simulator.requests if each.method == "POST")
-    passed = last.getall("x-request-id", [])
-    return "" if len(passed) == 1 else f"the upstream saw {passed}"
+    received = last.getall("x-request-id", [])
+    return "" if len(received) == 1 else f"the upstream received {received}"
 
 
 async def long_token(jobs: rpc.JobServiceAsyncStub, _: Mesh) -> str:
-    """A token of the greatest length that the gateway takes reaches the upstream, which does not know it."""
-    # Of many letters, so that HPACK does not make it short.
+    """Check that a token of the maximum length reaches the upstream, which rejects it."""
+    # Random characters, so that HPACK does not compress it much.
     token = "".join(random.choices(string.ascii_letters + string.digits, k=MAX_TOKEN))  # noqa: S311 - it opens nothing
     try:
         await jobs.GetJob(pb.GetJobRequest(uid=1), metadata=(("authorization", f"Bearer {token}"),))
     except grpc.aio.AioRpcError as error:
         trailers = dict(error.trailing_metadata() or ())
-        ours = "grpc-status-details-bin" in trailers
-        return "" if ours and error.code() is grpc.StatusCode.UNAUTHENTICATED else _text(error)
-    return "it was not refused"
+        from_gateway = "grpc-status-details-bin" in trailers
+        return "" if from_gateway and error.code() is grpc.StatusCode.UNAUTHENTICATED else _text(error)
+    return "the upstream accepted the token"
 
 
 async def a_minute(jobs: rpc.JobServiceAsyncStub, mesh: Mesh) -> str:
-    """A reader that pauses for a minute, a wait and a submission of more than a minute end well."""
+    """Check that a client can pause for a minute, and that a wait and a submission can take longer than a minute."""
     large = (await jobs.SendJob(_job(duration=0, result_bytes=LARGE_RESULT), metadata=BEARER)).uid
     long = (await jobs.SendJob(_job(duration=1000), metadata=BEARER)).uid
     mesh.simulator.inject(Fault(kind="hang", on="submit"))
@@ -111,7 +114,7 @@ async def a_minute(jobs: rpc.JobServiceAsyncStub, mesh: Mesh) -> str:
         size = 0
         while isinstance(event := await watch.read(), pb.JobEvent):
             size += len(event.content_chunk.data)
-        return "" if size > LARGE_RESULT / 2 else f"only {size} bytes came after the pause"
+        return "" if size > LARGE_RESULT / 2 else f"only {size} bytes arrived after the pause"
 
     async def wait() -> str:
         timeout = Duration(seconds=round(PATIENT_SECONDS) + 5)
@@ -119,12 +122,12 @@ async def a_minute(jobs: rpc.JobServiceAsyncStub, mesh: Mesh) -> str:
         return "the job ended" if job.done else ""
 
     async def submit() -> str:
-        # The upstream never answers; the gateway gives up after its own limit, before the proxy does.
+        # The upstream never responds. The gateway's own timeout expires before that of the proxy.
         try:
             await jobs.SendJob(_job(), metadata=BEARER)
         except grpc.aio.AioRpcError as error:
             return "" if "grpc-status-details-bin" in dict(error.trailing_metadata() or ()) else _text(error)
-        return "the upstream answered"
+        return "the upstream responded"
 
     found = await asyncio.gather(pause(), wait(), submit(), return_exceptions=True)
     names = ("pause", "wait", "submit")
@@ -136,18 +139,18 @@ def _text(found: str | BaseException) -> str:
 
 
 CHECKS: dict[str, Callable[[rpc.JobServiceAsyncStub, Mesh], Awaitable[str]]] = {
-    "rich_refusal": rich_refusal,
+    "large_trailers": large_trailers,
     "large_request": large_request,
     "many_streams": many_streams,
     "request_ids": request_ids,
     "long_token": long_token,
     "a_minute": a_minute,
 }
-SETTINGS = Case("settings", "all that the recommended settings let through", nothing, Faults(adds_request_id=True))
+SETTINGS = Case("settings", "the checks of the recommended settings", nothing, Faults(adds_request_id=True))
 
 
 async def check(mesh: Mesh) -> dict[str, str]:
-    """Run all checks at the same time, each over a connection of its own; return what is wrong by name."""
+    """Run all checks one after the other, each with its own connection; return the problems by name."""
 
     async def one(name: str) -> tuple[str, str]:
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]

@@ -1,4 +1,4 @@
-"""Gateways whose admin address and log the mesh looks at."""
+"""Gateways whose admin address and log the mesh uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SETTINGS = {"JOBGATEWAY_DRAIN_GRACE_SECONDS": "3"}
 
 
 class Gateway(GatewayProcess):
-    """A gateway process, with an admin address at a port that it keeps."""
+    """A gateway process that also keeps the port of its admin address."""
 
     def __init__(self, upstream_url: str) -> None:
         host, self.admin_port = free_address()
@@ -23,12 +23,12 @@ class Gateway(GatewayProcess):
         return [line for line in lines if line.get("event") == "call" and line.get("method") == method]
 
     async def restart(self) -> None:
-        """Kill it and start it again."""
+        """Kill the process and start it again."""
         await self.kill()
         await self.start()
 
     async def roll(self) -> None:
-        """Drain it, and start it again once it has gone."""
+        """Drain the process, and start it again when it has ended."""
         self.drain()
         await self.gone()
         await self.start()

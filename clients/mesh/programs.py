@@ -1,4 +1,4 @@
-"""The clients and the command line, as processes whose lines are read as they come."""
+"""The clients and the command line, as processes whose output is read line by line."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ CLI = "cli"
 
 @dataclass
 class Run:
-    """What one client did; `lines` with the times at which they came.
+    """The output of one client, with the time of each line.
 
-    A line of the command line is put into the form of the clients' lines.
+    Lines of the command line are converted to the format of the clients.
     """
 
     name: str
@@ -40,17 +40,17 @@ class Run:
     text: str = ""
 
     def has(self, do: str, kind: str) -> bool:
-        """Whether a line of a kind came in a step."""
+        """Return whether a step printed a line of a kind."""
         return any(line.get("do") == do and line.get(kind) for _, line in self.lines)
 
     @property
-    def heard(self) -> int:
-        """How many events of a watch came."""
+    def events(self) -> int:
+        """The number of events of the watch."""
         return sum("job" in line or "heartbeat" in line for _, line in self.lines if line.get("do") == "watch")
 
     @property
     def uid(self) -> int | None:
-        """The job that it sent."""
+        """The uid of the job that the client sent."""
         uids = [line["job"]["uid"] for _, line in self.lines if line.get("do") == "send" and "job" in line]
         return int(uids[0]) if uids else None
 
@@ -61,33 +61,26 @@ class Run:
         return str(jobs[-1].get("status")) if jobs and jobs[-1].get("done") else None
 
     def silence(self) -> float:
-        """The longest time without an event within the watch, in seconds."""
+        """Return the longest time between two events of the watch, in seconds."""
         times = [at for at, line in self.lines if line.get("do") == "watch" and ("job" in line or "heartbeat" in line)]
         return max((later - sooner for sooner, later in itertools.pairwise(times)), default=0.0)
 
 
 class Program:
-    """A client of one language, or the command line; `name` is its column."""
+    """A client of one language, or the command line; `name` is the title of its column."""
 
     def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
         self.name = name
         self._command = command
         self._folder = folder
 
-    async def run(self, target: str, steps: Sequence[Line], changed: Callable[[], None]) -> Run:
-        """Play steps against `target`; `changed` is called after each line."""
-        run = Run(self.name)
-        await self._play(run, target, steps, changed)
-        changed()
-        return run
-
-    async def begin(self, run: Run, target: str, steps: Sequence[Line], changed: Callable[[], None]) -> None:
-        """Play steps against `target` into `run`; `changed` is called after each line."""
+    async def run(self, run: Run, target: str, steps: Sequence[Line], changed: Callable[[], None]) -> None:
+        """Run steps against `target`, and add the output to `run`; `changed` is called after each line."""
         try:
             async with asyncio.timeout(RUN_SECONDS):
                 await self._play(run, target, steps, changed)
         except TimeoutError:
-            run.text += f"it was killed after {RUN_SECONDS:.0f} seconds\n"
+            run.text += f"killed after {RUN_SECONDS:.0f} seconds\n"
             run.exit_code = -9
         changed()
 
@@ -153,7 +146,7 @@ async def _execute(
     )
 
     async def lines(stream: asyncio.StreamReader | None, *, events: bool) -> None:
-        assert stream is not None  # noqa: S101 - it is a pipe, as asked for above
+        assert stream is not None  # noqa: S101 - it is a pipe, as requested above
         while line := await stream.readline():
             run.text += line.decode(errors="replace")
             if events:
@@ -170,7 +163,7 @@ async def _execute(
 
 
 def load(names: Sequence[str]) -> tuple[list[Program], list[str]]:
-    """Return the programs of these names (none: all), and what is not built."""
+    """Return the programs with these names (default: all), and messages about those whose tools are missing."""
     programs: list[Program] = []
     missing: list[str] = []
     for language in languages.load():
@@ -178,7 +171,7 @@ def load(names: Sequence[str]) -> tuple[list[Program], list[str]]:
             if names and name not in names and language.name not in names:
                 continue
             if language.missing():
-                missing.append(f"{name}: no {', '.join(language.missing())} on the PATH")
+                missing.append(f"{name}: {', '.join(language.missing())} not on the PATH; install it")
             else:
                 programs.append(Program(name, command.split(), language.folder))
     if not names or CLI in names:

@@ -1,4 +1,4 @@
-"""The real proxies: their configurations from `deploy/proxies` with test addresses and faults, and their processes."""
+"""The real proxies, as processes, with the configurations of `deploy/proxies` plus test addresses and faults."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 CONFIGURATIONS = Path(__file__).resolve().parents[2] / "deploy" / "proxies"
 START_SECONDS = 90.0
-# An nginx that was started as root needs folders that its workers may write to; with these it needs none.
+# With these relative paths, an nginx that runs as root needs no folders that its workers can write to.
 _NGINX_PATHS = "".join(f"{kind}_temp_path {kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
 _CONNECTION_MANAGER = ("filter_chains", 0, "filters", 0, "typed_config")
 
 
 @dataclass(frozen=True)
 class Faults:
-    """What is wrong with a proxy's configuration; by default nothing.
+    """The changes to the recommended configuration of a proxy; by default none.
 
     Attributes:
-        idle_seconds: the idle timeouts.
-        lifetime_seconds: how long a call may take in all (Envoy), or go on after a reload (nginx, HAProxy).
-        retries: the proxy sends calls again on whatever it can.
-        health_checks: False takes them out.
-        counts_attempts: the proxy says which attempt a call is (Envoy alone).
-        adds_request_id: the proxy adds an `x-request-id` to the caller's (HAProxy alone).
+        idle_seconds: The idle timeouts.
+        lifetime_seconds: The timeout of a whole call (Envoy), or of calls after a reload (nginx, HAProxy).
+        retries: The proxy retries calls whenever it can.
+        health_checks: The proxy checks the health of the gateways.
+        counts_attempts: The proxy adds the number of the attempt to each call (only Envoy).
+        adds_request_id: The proxy adds a second `x-request-id` (only HAProxy).
 
     """
 
@@ -69,7 +69,7 @@ class Proxy:
 
     @classmethod
     def missing(cls) -> bool:
-        """Whether the program is not on this machine."""
+        """Return whether the program is not on this machine."""
         return cls._path() is None
 
     @classmethod
@@ -78,15 +78,15 @@ class Proxy:
 
     @property
     def target(self) -> str:
-        """The address to give to a client."""
+        """The address for the clients."""
         return f"{self._host}:{self._port}"
 
     def configuration(self) -> str:
-        """The text of the configuration file."""
+        """Return the text of the configuration file."""
         raise NotImplementedError
 
     def command(self, file: Path) -> list[str]:
-        """The arguments that make the program use `file`."""
+        """Return the arguments with which the program uses `file`."""
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:
@@ -99,7 +99,7 @@ class Proxy:
             cwd=self._folder.name,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            # nginx and HAProxy have workers, which a kill of the group ends too.
+            # A process group, so that the workers of nginx and HAProxy are killed too.
             process_group=0,
         )
         serving = asyncio.Event()
@@ -116,7 +116,7 @@ class Proxy:
         return self
 
     async def _read(self, process: asyncio.subprocess.Process, serving: asyncio.Event) -> None:
-        assert process.stderr is not None  # noqa: S101 - it is a pipe, as asked for above
+        assert process.stderr is not None  # noqa: S101 - it is a pipe, as requested above
         while line := await process.stderr.readline():
             self.log.append(line.decode(errors="replace"))
             if self.ready.search(self.log[-1]):
@@ -143,15 +143,15 @@ class Envoy(Proxy):
     """Envoy."""
 
     program = "envoy"
-    # The main loop starts earlier, before anything listens.
+    # Not "starting main dispatch loop", which comes before the listeners.
     ready = re.compile("starting workers")
 
     def command(self, file: Path) -> list[str]:
-        """See the base."""
+        """See `Proxy`."""
         return ["--config-path", str(file), "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "info"]
 
     def configuration(self) -> str:
-        """See the base."""
+        """See `Proxy`."""
         config = yaml.safe_load((CONFIGURATIONS / "envoy.yaml").read_text())
         (listener,) = config["static_resources"]["listeners"]
         (cluster,) = config["static_resources"]["clusters"]
@@ -194,12 +194,12 @@ class Nginx(Proxy):
     ready = re.compile("start worker process ")
 
     def command(self, file: Path) -> list[str]:
-        """See the base."""
+        """See `Proxy`."""
         directives = "daemon off; pid nginx.pid; error_log stderr notice;"
         return ["-p", f"{file.parent}/", "-e", "stderr", "-c", str(file), "-g", directives]
 
     def configuration(self) -> str:
-        """See the base."""
+        """See `Proxy`."""
         text = (CONFIGURATIONS / "nginx.conf").read_text()
         text = text.replace("worker_processes auto;", "worker_processes 1;")
         text = text.replace("http {", f"http {{ access_log off; {_NGINX_PATHS}", 1)
@@ -229,11 +229,11 @@ class HAProxy(Proxy):
     reload_signal = signal.SIGUSR2
 
     def command(self, file: Path) -> list[str]:
-        """See the base."""
+        """See `Proxy`."""
         return ["-W", "-db", "-f", str(file)]
 
     def configuration(self) -> str:
-        """See the base."""
+        """See `Proxy`."""
         text = (CONFIGURATIONS / "haproxy.cfg").read_text()
         text = text.replace("bind :50050", f"bind {self.target}").replace("inter 2s", "inter 500ms")
         servers = [

@@ -1,4 +1,4 @@
-"""A signal that something has changed, for waiting on conditions without polling."""
+"""A signal to wait for conditions without polling."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ if TYPE_CHECKING:
 
 
 class Signal:
-    """Wakes those that wait for a condition each time something has changed."""
+    """A signal that is set after each change, so that waiting tasks check their conditions again."""
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Event] = set()
 
     def changed(self) -> None:
-        """Let all that wait look at their condition again."""
+        """Wake all waiting tasks."""
         for event in self._waiting:
             event.set()
 
-    async def until(self, condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-        """Return once `condition` holds.
+    async def until(self, condition: Callable[[], bool], name: str, seconds: float) -> None:
+        """Return when `condition` is true.
 
         Raises:
-            TimeoutError: it did not hold within `seconds`; the text says `what`.
+            TimeoutError: It is not true after `seconds`; the message has the `name` of the condition.
 
         """
         event = asyncio.Event()
@@ -35,6 +35,6 @@ class Signal:
                     event.clear()
                     await event.wait()
         except TimeoutError:
-            raise TimeoutError(f"{what}: not within {seconds:.0f} seconds") from None
+            raise TimeoutError(f"{name}: not within {seconds:.0f} seconds") from None
         finally:
             self._waiting.discard(event)

@@ -1,1 +1,1 @@
-"""Runs the clients through the scenarios, each against a gateway of its own, and judges what they print."""
+"""The runner: it runs the clients through the scenarios, each with its own gateway, and judges their output."""

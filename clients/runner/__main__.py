@@ -1,4 +1,4 @@
-"""Builds the clients, runs each through every scenario, and prints a table; exit code 1 where one fails."""
+"""Build the clients, run each through every scenario, and print a table; the exit code is 1 if a run fails."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from clients.runner import languages, refusals, revoked, scenarios
+from clients.runner import documented_errors, languages, revoked, scenarios
+from clients.runner.documented_errors import FailingGateway
 from clients.runner.judge import Run, problems
 from clients.runner.languages import CommandFailed, Language
-from clients.runner.refusals import RefusingGateway
 from clients.runner.revoked import RevokingGateway
 from clients.runner.scenarios import Scenario
 from clients.runner.stack import FRESH_TOKEN, TOKEN, Stack
@@ -29,13 +29,13 @@ RUN_SECONDS = 120.0
 LONGEST_LINE = 1 << 20
 SHOWN_LINES = 30
 
-Place: TypeAlias = Stack | RefusingGateway | RevokingGateway
-"""Where a scenario is played."""
+Testbed: TypeAlias = Stack | FailingGateway | RevokingGateway
+"""The servers of a scenario."""
 
 
 @dataclass
 class Program:
-    """A client that was built, and what came of its runs: seconds by scenario."""
+    """A client that was built, with the duration or the problems of each run, by scenario."""
 
     name: str
     command: str
@@ -46,9 +46,9 @@ class Program:
 
 
 async def main() -> int:
-    """Builds, runs and reports; returns the exit code."""
+    """Build, run and report; return the exit code."""
     arguments = _arguments()
-    # The simulator's lines would drown the table.
+    # The log lines of the simulators would hide the table.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     console = Console(width=None if sys.stdout.isatty() else 160)
     programs, complaints = await _build(arguments, console)
@@ -67,30 +67,30 @@ async def main() -> int:
     return 1 if failures or complaints or not passed else 0
 
 
-def _place(scenario: Scenario) -> Place:
+def _testbed(scenario: Scenario) -> Testbed:
     match scenario.name:
-        case refusals.NAME:
-            return RefusingGateway()
+        case documented_errors.NAME:
+            return FailingGateway()
         case revoked.NAME:
             return RevokingGateway()
     return Stack(scenario)
 
 
 def _table() -> list[Scenario]:
-    return [*scenarios.load(), refusals.scenario(), revoked.scenario()]
+    return [*scenarios.load(), documented_errors.scenario(), revoked.scenario()]
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="LANGUAGE|PROGRAM", help="some of the clients; none: all")
+    parser.add_argument("names", nargs="*", metavar="LANGUAGE|PROGRAM", help="the clients to run (default: all)")
     parser.add_argument("--scenario", choices=[each.name for each in _table()])
-    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 2), help="runs at once")
-    parser.add_argument("--no-check", action="store_true", help="without formatters and linters")
+    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 2), help="runs at a time")
+    parser.add_argument("--no-check", action="store_true", help="do not run formatters and linters")
     parser.add_argument(
         "--require-all",
         action="store_true",
         default=os.environ.get("CI") == "true",
-        help="a missing toolchain is a failure; so it is with CI=true",
+        help="fail if a toolchain is missing (default with CI=true)",
     )
     return parser.parse_args()
 
@@ -103,7 +103,7 @@ async def _build(arguments: argparse.Namespace, console: Console) -> tuple[list[
         if not wanted:
             continue
         if missing := language.missing():
-            text = f"{language.name}: skipped, for there is no {', '.join(missing)} on the PATH"
+            text = f"{language.name}: skipped; install {', '.join(missing)} and add it to the PATH"
             if arguments.require_all:
                 complaints.append(text)
             else:
@@ -127,36 +127,36 @@ def _wanted(language: Language, names: list[str]) -> dict[str, str]:
 
 
 async def attempt(program: Program, scenario: Scenario, gate: asyncio.Semaphore, console: Console) -> None:
-    """Runs a program through a scenario once `gate` lets it, and keeps in `program` what came of it."""
+    """Run a program through a scenario when `gate` allows it, and note the result in `program`."""
     async with gate:
         run, log = Run(), ""
         try:
-            async with _place(scenario) as stack:
+            async with _testbed(scenario) as testbed:
                 start = time.monotonic()
-                run = await _run(program, scenario, stack)
+                run = await _run(program, scenario, testbed)
                 seconds = time.monotonic() - start
-                log = stack.gateway_log
+                log = testbed.gateway_log
             found = problems(scenario, run)
-        except (RuntimeError, OSError) as error:  # what a gateway that did not start raises; the others go on
-            found = [f"it could not be played: {error!r}"]
+        except (RuntimeError, OSError) as error:  # a gateway did not start; the other runs continue
+            found = [f"the scenario could not run: {error!r}"]
     if not found:
         program.seconds[scenario.name] = seconds
         return
     program.failed[scenario.name] = found
     shown = [f"FAILED {program.name} {scenario.name}", *(f"  {problem}" for problem in found)]
-    shown += ["  it wrote:", *(f"    {line[:300]}" for line in run.text.splitlines()[-SHOWN_LINES:])]
+    shown += ["  the client wrote:", *(f"    {line[:300]}" for line in run.text.splitlines()[-SHOWN_LINES:])]
     shown += ["  the gateway logged:", *(f"    {line[:300]}" for line in log.splitlines()[-SHOWN_LINES:])]
     console.print("\n".join(shown), markup=False, highlight=False)
 
 
-async def _run(program: Program, scenario: Scenario, stack: Place) -> Run:
+async def _run(program: Program, scenario: Scenario, testbed: Testbed) -> Run:
     run = Run(reads_service_config=program.language.manifest.reads_service_config)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         file.write(scenario.file())
         file.flush()
         process = await asyncio.create_subprocess_exec(
             *program.command.split(),
-            stack.target,
+            testbed.target,
             file.name,
             str(scenario.service_config),
             cwd=program.language.folder,
@@ -167,22 +167,22 @@ async def _run(program: Program, scenario: Scenario, stack: Place) -> Run:
         )
         try:
             async with asyncio.timeout(RUN_SECONDS):
-                await asyncio.gather(_read_lines(process.stdout, run, stack), _read_text(process.stderr, run))
+                await asyncio.gather(_read_lines(process.stdout, run, testbed), _read_text(process.stderr, run))
                 run.exit_code = await process.wait()
         except TimeoutError:
-            run.text += f"it was killed after {RUN_SECONDS:.0f} seconds\n"
+            run.text += f"killed after {RUN_SECONDS:.0f} seconds\n"
             run.exit_code = -9
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-    await stack.settled()
-    run.missed = [fault.kind for fault in stack.missed]
-    run.posts, run.paths = stack.posts, stack.paths
+    await testbed.settled()
+    run.missed = [fault.kind for fault in testbed.missed]
+    run.posts, run.paths = testbed.posts, testbed.paths
     return run
 
 
-async def _read_lines(stream: asyncio.StreamReader | None, run: Run, stack: Place) -> None:
-    assert stream is not None  # noqa: S101 - it is a pipe, as asked for above
+async def _read_lines(stream: asyncio.StreamReader | None, run: Run, testbed: Testbed) -> None:
+    assert stream is not None  # noqa: S101 - it is a pipe, as requested above
     while line := await stream.readline():
         run.text += line.decode(errors="replace")
         try:
@@ -191,13 +191,13 @@ async def _read_lines(stream: asyncio.StreamReader | None, run: Run, stack: Plac
             read = None
         if isinstance(read, dict):
             run.lines.append(read)
-            stack.saw(read)
+            testbed.observe(read)
         else:
-            run.garbled.append(line)
+            run.invalid_lines.append(line)
 
 
 async def _read_text(stream: asyncio.StreamReader | None, run: Run) -> None:
-    assert stream is not None  # noqa: S101 - it is a pipe, as asked for above
+    assert stream is not None  # noqa: S101 - it is a pipe, as requested above
     while line := await stream.readline():
         run.text += line.decode(errors="replace")
 

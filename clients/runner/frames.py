@@ -1,4 +1,4 @@
-"""The HTTP/2 frames (RFC 9113) that a proxy in the way of gRPC sends when it ends a stream by itself."""
+"""The HTTP/2 frames (RFC 9113) that a proxy sends when it ends a gRPC stream."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ERRORS: Final = {
 
 
 class Head(NamedTuple):
-    """The first nine bytes of a frame; `size` is that of its payload."""
+    """The first nine bytes of a frame; `size` is the length of the payload."""
 
     size: int
     kind: int
@@ -31,38 +31,38 @@ class Head(NamedTuple):
 
     @classmethod
     def of(cls, data: bytes) -> Head:
-        """Reads it."""
+        """Decode the nine bytes."""
         high, low, kind, flags, stream = struct.unpack("!BHBBI", data)
         return cls((high << 16) + low, kind, flags, stream & 0x7FFF_FFFF)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """Encodes a frame."""
+    """Encode a frame."""
     return struct.pack("!BHBBI", len(payload) >> 16, len(payload) & 0xFFFF, kind, flags, stream) + payload
 
 
 def headers(stream: int, fields: dict[str, str]) -> bytes:
-    """A HEADERS frame that ends a stream.
+    """Encode a HEADERS frame that ends a stream.
 
-    It leaves the peer's HPACK table as it is, so that it may stand between the frames of another sender.
+    It does not change the peer's HPACK table, so it can be inserted between the frames of another sender.
     """
-    # Each is a literal that is not indexed and has a new name (RFC 7541, section 6.2.2).
+    # Literal header fields without indexing, with a new name (RFC 7541, section 6.2.2).
     literals = (b"\x00" + _string(name) + _string(value) for name, value in fields.items())
     return frame(HEADERS, END_STREAM | END_HEADERS, stream, b"".join(literals))
 
 
 def reset(stream: int, error: str) -> bytes:
-    """A RST_STREAM frame."""
+    """Encode a RST_STREAM frame."""
     return frame(RST_STREAM, 0, stream, struct.pack("!I", ERRORS[error]))
 
 
 def go_away(last_stream: int) -> bytes:
-    """A GOAWAY frame without an error."""
+    """Encode a GOAWAY frame without an error."""
     return frame(GOAWAY, 0, 0, struct.pack("!II", last_stream, ERRORS["NO_ERROR"]))
 
 
 def _string(text: str) -> bytes:
     encoded = text.encode("ascii")
     if len(encoded) > 126:
-        raise ValueError(f"text: too long for a header here; use at most 126 bytes (got {len(encoded)})")
+        raise ValueError(f"header {text[:20]!r}: too long; use at most 126 bytes (got {len(encoded)})")
     return bytes([len(encoded)]) + encoded

@@ -1,4 +1,4 @@
-"""Gateways as processes of their own, which can be killed and drained."""
+"""Gateways as separate processes, which can be killed and drained."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 _SETTINGS = {
     "JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS": "0.5",
     "JOBGATEWAY_DRAIN_GRACE_SECONDS": "1",
-    # Several run at once.
+    # Several run at the same time.
     "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
 }
 _START_SECONDS = 90.0
-# Below those that systems give to outgoing connections, so that none takes a port while its gateway is down.
+# Below the ports of outgoing connections, which could otherwise take a port while its gateway is down.
 _PORTS = range(20_000, 32_000)
 _given: set[tuple[str, int]] = set()
 
 
 class GatewayProcess:
-    """`python -m gateway serve` in front of `upstream_url`, at a port that it keeps when it is started anew."""
+    """`python -m gateway serve` in front of `upstream_url`; it keeps its port when it is started again."""
 
     def __init__(self, upstream_url: str, settings: Mapping[str, str]) -> None:
         self.address = free_address()
@@ -45,11 +45,11 @@ class GatewayProcess:
         self.on_line: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
-        """Returns once it serves.
+        """Start the process, and return when it serves.
 
         Raises:
-            RuntimeError: it ended instead; the text is its log.
-            TimeoutError: it did neither in 90 seconds.
+            RuntimeError: The process ended; the message is its log.
+            TimeoutError: The process does not serve after 90 seconds.
 
         """
         self._process = await asyncio.create_subprocess_exec(
@@ -63,7 +63,7 @@ class GatewayProcess:
             raise RuntimeError("".join(self.log))
 
     async def _read_log(self, process: asyncio.subprocess.Process, serving: asyncio.Event) -> None:
-        assert process.stderr is not None  # noqa: S101 - it is a pipe, as asked for above
+        assert process.stderr is not None  # noqa: S101 - it is a pipe, as requested above
         while line := await process.stderr.readline():
             self.log.append(line.decode(errors="replace"))
             self.on_line()
@@ -73,17 +73,17 @@ class GatewayProcess:
         serving.set()
 
     def drain(self) -> None:
-        """Sends SIGTERM."""
+        """Send SIGTERM."""
         self._send(signal.SIGTERM)
 
     async def gone(self) -> None:
-        """Return once the process has ended."""
+        """Return when the process has ended."""
         if self._process is not None and self._log is not None:
             await self._process.wait()
             await self._log
 
     async def kill(self) -> None:
-        """Sends SIGKILL, and returns once it has gone."""
+        """Send SIGKILL, and return when the process has ended."""
         self._send(signal.SIGKILL)
         await self.gone()
 
@@ -93,13 +93,13 @@ class GatewayProcess:
 
 
 def free_address() -> tuple[str, int]:
-    """Return host and port of loopback where nobody listens."""
+    """Return a free port of the loopback address, as host and port; each call returns another one."""
     while True:
         address = "127.0.0.1", random.choice(_PORTS)  # noqa: S311 - no cryptography
-        # A gateway keeps its port while it is down, when the port looks free.
+        # The port of a gateway that is down looks free.
         if address in _given:
             continue
-        with socket.socket() as tried, contextlib.suppress(OSError):
-            tried.bind(address)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(address)
             _given.add(address)
             return address

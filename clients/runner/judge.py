@@ -1,4 +1,4 @@
-"""What must be true of a run: the scenario's own patterns, and the promises that hold in each."""
+"""The checks of a run: the patterns of its scenario, and the rules that apply to every scenario."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     from clients.runner.scenarios import Line, Scenario
 
 FIRST = "{first}"
-"""In a pattern: the uid that the first `send` gave."""
+"""A placeholder in patterns: the uid that the first `send` returned."""
 
 POSITIVE = "{positive}"
-"""In a pattern: any number above 0."""
+"""A placeholder in patterns: any number above 0."""
 
 
 @dataclass
 class Run:
-    """What was seen of one client in one scenario.
+    """The observations of one client in one scenario.
 
     Attributes:
-        lines: what it printed.
-        garbled: what it printed that is not a JSON object.
-        exit_code: how it ended.
-        text: all that it wrote, to both outputs.
-        posts: the bodies of the submissions that reached the upstream.
-        paths: the paths that were asked for there.
-        missed: the faults whose time did not come.
-        reads_service_config: whether the client's library does.
+        lines: The JSON lines that the client printed.
+        invalid_lines: The printed lines that are not a JSON object.
+        exit_code: The exit code of the client.
+        text: All output of the client, standard error included.
+        posts: The bodies of the submissions that reached the upstream.
+        paths: The paths of all requests that reached the upstream.
+        missed: The faults that were never injected.
+        reads_service_config: The client's library applies the service config.
 
     """
 
     lines: list[Line] = field(default_factory=list)
-    garbled: list[bytes] = field(default_factory=list)
+    invalid_lines: list[bytes] = field(default_factory=list)
     exit_code: int = 0
     text: str = ""
     posts: list[bytes] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Run:
 
 
 def problems(scenario: Scenario, run: Run) -> list[str]:
-    """What is wrong with a run, a line for each; empty where all is well."""
+    """Return the problems of a run, one line each."""
     return [
         *_process(run),
         *_expected(scenario, run),
@@ -65,14 +65,14 @@ def problems(scenario: Scenario, run: Run) -> list[str]:
 
 
 def matches(pattern: object, value: object, known: Line) -> bool:
-    """Whether a value has all that a pattern names; `known` says what `{...}` stands for."""
+    """Return whether a value has everything in a pattern; `known` has the values of the placeholders."""
     if isinstance(pattern, dict):
         return isinstance(value, dict) and all(matches(part, value.get(key), known) for key, part in pattern.items())
     if isinstance(pattern, str) and pattern in known:
         pattern = known[pattern]
     if pattern == POSITIVE:
         return isinstance(value, int | float) and value > 0
-    # A client may leave out what is empty.
+    # A client may omit fields without a value.
     if value is None:
         return pattern in ("", 0, False, None)
     return bool(pattern == value)
@@ -80,11 +80,11 @@ def matches(pattern: object, value: object, known: Line) -> bool:
 
 def _process(run: Run) -> Iterator[str]:
     if run.exit_code:
-        yield f"it ended with exit code {run.exit_code}"
-    yield from (f"not a JSON object: {line[:100]!r}" for line in run.garbled)
+        yield f"exit code {run.exit_code}"
+    yield from (f"not a JSON object: {line[:100]!r}" for line in run.invalid_lines)
     if TOKEN in run.text or FRESH_TOKEN in run.text:
-        yield "it printed a token"
-    yield from (f"the time of the fault {fault} did not come" for fault in run.missed)
+        yield "the client printed a token"
+    yield from (f"the fault {fault} was never injected" for fault in run.missed)
 
 
 def _expected(scenario: Scenario, run: Run) -> Iterator[str]:
@@ -95,7 +95,7 @@ def _expected(scenario: Scenario, run: Run) -> Iterator[str]:
     left = iter(lines)
     for pattern in scenario.expect:
         if not any(matches(pattern, line, known) for line in left):
-            yield f"expected, after what came before: {json.dumps(pattern)}"
+            yield f"missing, or out of order: {json.dumps(pattern)}"
             break
     never = scenario.never + (scenario.never_with_service_config if run.reads_service_config else [])
     for line, pattern in itertools.product(lines, never):
@@ -109,10 +109,10 @@ def _watches(lines: list[Line]) -> Iterator[str]:
         return
     states = [line["job"] for line in watched if "job" in line]
     if [bool(state.get("done")) for state in states].count(True) != 1 or not watched[-1].get("job", {}).get("done"):
-        yield "a watch ends with one state that is done"
+        yield "the watch did not end with exactly one state that is done"
     for one, two in itertools.pairwise(states):
         if one == two:
-            # Also after a resumption: that is how a token shows that was not passed.
+            # This includes states after a resume, because a client that passes no resume token gets the state again.
             yield f"the same state twice: {json.dumps(one)}"
 
 
@@ -120,10 +120,10 @@ def _chunks(scenario: Scenario, lines: list[Line]) -> Iterator[str]:
     held = 0
     for chunk in (line["chunk"] for line in lines if "chunk" in line):
         if chunk.get("held", 0) != held:
-            yield f"{held} bytes were held before {json.dumps(chunk)}"
-        # Only a result that has changed begins anew; else that is how a token shows that was not passed.
+            yield f"the client had {held} bytes before {json.dumps(chunk)}"
+        # A result starts again only if it changed, or if the client passed no resume token.
         if chunk.get("offset", 0) != held and not (scenario.result and chunk.get("offset", 0) == 0):
-            yield f"a chunk does not go on where the last one stopped: {json.dumps(chunk)}"
+            yield f"a chunk does not continue at the end of the previous one: {json.dumps(chunk)}"
         held = chunk.get("offset", 0) + chunk["size"]
 
 
@@ -132,13 +132,13 @@ def _results(scenario: Scenario, lines: list[Line]) -> Iterator[str]:
         if result["as"] == "none":
             continue
         sent = scenario.result.encode() or result_json(msgspec.convert(_without_faults(scenario), Parameters))
-        truth = {"size": len(sent), "sha256": hashlib.sha256(sent).hexdigest()}
-        told = {"size": result.get("told_size"), "sha256": result.get("told_sha256")}
-        held = {"size": result.get("size"), "sha256": result.get("sha256")}
-        if told != truth:
-            yield f"the result is {truth}, and the client was told {told}"
-        if result["as"] in ("json", "chunks") and held != truth:
-            yield f"the result is {truth}, and the client holds {held}"
+        expected = {"size": len(sent), "sha256": hashlib.sha256(sent).hexdigest()}
+        announced = {"size": result.get("content_size"), "sha256": result.get("content_sha256")}
+        received = {"size": result.get("size"), "sha256": result.get("sha256")}
+        if announced != expected:
+            yield f"the result is {expected}, and the gateway announced {announced}"
+        if result["as"] in ("json", "chunks") and received != expected:
+            yield f"the result is {expected}, and the client has {received}"
 
 
 def _without_faults(scenario: Scenario) -> dict[str, Any]:
@@ -151,6 +151,6 @@ def _upstream(scenario: Scenario, run: Run) -> Iterator[str]:
         yield f"{len(run.posts)} submissions reached the upstream, not {posts}"
     for body in run.posts:
         if not matches(scenario.posted, json.loads(body), {}):
-            yield f"submitted: {body.decode()}"
-    if scenario.asked and scenario.asked not in run.paths:
-        yield f"asked upstream: {run.paths}"
+            yield f"the submission has another body: {body.decode()}"
+    if scenario.requested and scenario.requested not in run.paths:
+        yield f"no request for {scenario.requested}: {run.paths}"

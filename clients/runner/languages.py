@@ -1,4 +1,4 @@
-"""The clients: how each is built, checked and started, as its `client.json` says."""
+"""The languages: the commands in `client.json` that build, check and start each client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clients.runner.scenarios import CLIENTS
 
 
 class Manifest(BaseModel):
-    """A `client.json`; clients/README.md explains it."""
+    """The contents of a `client.json` (clients/README.md)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,32 +29,33 @@ class Manifest(BaseModel):
 
 
 class CommandFailed(Exception):
-    """A command of a language ended with an error; the text has the command and what it wrote."""
+    """A command of a language failed; the message has the command and its output."""
 
 
 @dataclass(frozen=True)
 class Language:
-    """One folder of `clients/`."""
+    """A folder of `clients/` that has a `client.json`."""
 
     folder: Path
     manifest: Manifest
 
     @property
     def name(self) -> str:
-        """Its name, which is that of the folder."""
+        """The name of the folder."""
         return self.folder.name
 
     def missing(self) -> list[str]:
-        """The tools that are not there."""
+        """Return the tools that are not on the PATH."""
         return [tool for tool in self.manifest.tools if not shutil.which(tool, path=environment()["PATH"])]
 
     async def build(self, *, check: bool) -> float:
-        """Builds the client, and then runs its formatter and linter where `check` says so.
+        """Build the client, then run its formatter and linter if `check` is true.
 
-        Returns the seconds that it took to build.
+        Returns:
+            The duration of the build in seconds.
 
         Raises:
-            CommandFailed: one of the commands failed.
+            CommandFailed: A command failed.
 
         """
         start = time.monotonic()
@@ -80,12 +81,12 @@ class Language:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a language's commands: this Python's tools come first on the PATH."""
+    """Return the environment of a language's commands: the tools of this Python come first on the PATH."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, "PATH": path}
 
 
 def load() -> list[Language]:
-    """All languages, by name."""
+    """Return all languages, sorted by name."""
     found = sorted(CLIENTS.glob("*/client.json"))
     return [Language(each.parent, Manifest.model_validate(json.loads(each.read_text()))) for each in found]

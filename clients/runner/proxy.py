@@ -1,4 +1,4 @@
-"""A TCP proxy whose connections can be cut, silently swallowed and slowed down."""
+"""A TCP proxy that can cut its connections, make them silent, and delay responses."""
 
 from __future__ import annotations
 
@@ -13,32 +13,38 @@ _READ_BYTES = 64 * 1024
 
 
 class Connection:
-    """A client's connection and the one to the target that belongs to it; `writers` are to the one and the other."""
+    """A pair of connections, to the client and to the target.
+
+    Attributes:
+        blackholed: The proxy drops all data of both connections.
+        writers: The writers to the client and to the target.
+
+    """
 
     def __init__(self, client: asyncio.StreamWriter, target: asyncio.StreamWriter) -> None:
-        self.swallowed = False
+        self.blackholed = False
         self.writers = (client, target)
 
     def cut(self) -> None:
-        """Aborts both."""
+        """Abort both connections."""
         for writer in self.writers:
             writer.transport.abort()
 
     async def gone(self) -> None:
-        """Waits until both are closed."""
+        """Return when both connections are closed."""
         for writer in self.writers:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
 
 class Proxy:
-    """Listens at a free port and connects each client with the target.
+    """A proxy on a free port.
 
     Attributes:
-        target: host and port that new connections go to.
-        delay_seconds: how long each piece of an answer is held back.
-        cut_after_bytes: once so many bytes went to clients, all connections are cut; once only.
-        after_cut: what is called then.
+        target: Host and port for new connections.
+        delay_seconds: The delay of each piece of a response.
+        cut_after_bytes: The proxy cuts all connections, once, after it has sent this many bytes to clients.
+        after_cut: Called after that cut.
 
     """
 
@@ -60,20 +66,20 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         self.cut()
-        # An answer that is held back would be waited for.
+        # Without the cancellation, this would wait for delayed responses.
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
     def cut(self) -> None:
-        """Cuts all connections; new ones pass."""
+        """Cut all connections. New ones pass through."""
         for connection in tuple(self._connections):
             connection.cut()
 
-    def swallow(self) -> None:
-        """Lets all connections stand and nothing of them pass; new ones pass."""
+    def blackhole(self) -> None:
+        """Drop all data of the open connections, and keep them open. New ones pass through."""
         for connection in self._connections:
-            connection.swallowed = True
+            connection.blackholed = True
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer))
@@ -90,26 +96,26 @@ class Proxy:
         self._connections.add(connection)
         try:
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pump(connection, reader, target_writer, answers=False))
-                pumps.create_task(self._pump(connection, target_reader, writer, answers=True))
+                pumps.create_task(self._pump(connection, reader, target_writer, downstream=False))
+                pumps.create_task(self._pump(connection, target_reader, writer, downstream=True))
         finally:
             connection.cut()
             await connection.gone()
             self._connections.discard(connection)
 
     async def _pump(
-        self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool
+        self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, downstream: bool
     ) -> None:
         with contextlib.suppress(OSError):  # one side has left, or was cut
             while data := await reader.read(_READ_BYTES):
-                if connection.swallowed:
+                if connection.blackholed:
                     continue
-                if answers:
+                if downstream:
                     await asyncio.sleep(self.delay_seconds)
                     self._count(len(data))
                 writer.write(data)
                 await writer.drain()
-        if not connection.swallowed and writer.can_write_eof():
+        if not connection.blackholed and writer.can_write_eof():
             with contextlib.suppress(OSError):
                 writer.write_eof()
 

@@ -1,4 +1,4 @@
-"""A credential that the upstream stops accepting for good: when a watch logs in, and when it stops."""
+"""The scenario `token_revoked`: a token is rejected during a watch, which logs in or stops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clients.runner.scenarios import Line, Scenario
 if TYPE_CHECKING:
     from clients.runner.scenarios import Fault
 
-NAME = "revoked"
+NAME = "token_revoked"
 UID = 7
 _SERVICE = pb.DESCRIPTOR.services_by_name["JobService"].full_name
 _REASON = "UPSTREAM_UNAUTHENTICATED"
@@ -34,23 +34,23 @@ def _heartbeat(*, read: bool, failure: str = "") -> pb.JobEvent:
     return pb.JobEvent(uid=UID, heartbeat=beat)
 
 
-# The events of each call; after them the token is refused. All but those of the last call show that the token was good.
+# The events of each call, after which the token is rejected. Those of the last call do not prove the token.
 _CALLS = (
     (_state(10),),
     (_state(20),),
     (_heartbeat(read=True),),
-    # What a gateway says while the first read of the job takes long, or a refusal awaits its confirmation.
+    # Heartbeats during a slow first read of the job, and between a refusal and the read that confirms it.
     (_heartbeat(read=False), _heartbeat(read=False, failure=_REASON), _heartbeat(read=True, failure=_REASON)),
 )
 
 
 def scenario() -> Scenario:
-    """A watch, to be played against `RevokingGateway`."""
+    """Return the scenario, a watch. It needs a `RevokingGateway`."""
     resumption: Line = {"do": "watch", "resume": {"code": "UNAUTHENTICATED", "reason": _REASON}}
-    beats: list[Line] = [{"do": "watch", "heartbeat": {"last_failure": said}} for said in ("", _REASON, _REASON)]
+    beats: list[Line] = [{"do": "watch", "heartbeat": {"last_failure": failure}} for failure in ("", _REASON, _REASON)]
     return Scenario(
         name=NAME,
-        about="a good token is refused: logs in each time; a fresh one is refused before it was good: stops",
+        about="a proven token is rejected: the watch logs in; an unproven one is rejected: the watch stops",
         steps=[{"do": "watch", "uid": str(UID)}],
         expect=[
             {"do": "watch", "job": {"percentage": 10}},
@@ -66,7 +66,7 @@ def scenario() -> Scenario:
 
 
 class RevokingGateway:
-    """Refuses the token of each watch after some events; it stands where a `Stack` stands."""
+    """A gateway that rejects the token of each watch after some events; it is used like a `Stack`."""
 
     gateway_log = ""
 
@@ -96,17 +96,17 @@ class RevokingGateway:
     ) -> None:
         events = next(self._calls, None)
         if events is None:
-            await asyncio.Event().wait()  # a call too many is never answered, and the run fails by its time
+            await asyncio.Event().wait()  # an unexpected call hangs until the run fails with a timeout
         for event in events or ():
             await context.write(event)
         info = error_details_pb2.ErrorInfo(reason=_REASON, domain="jobgateway")
-        status = status_pb2.Status(code=grpc.StatusCode.UNAUTHENTICATED.value[0], message="refused")
+        status = status_pb2.Status(code=grpc.StatusCode.UNAUTHENTICATED.value[0], message="rejected")
         status.details.add().Pack(info)
         trailers = (("grpc-status-details-bin", status.SerializeToString()),)
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "refused", trailers)
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "rejected", trailers)
 
-    def saw(self, line: Line) -> None:
-        """Nothing happens to the client here but refusals."""
+    def observe(self, line: Line) -> None:
+        """Ignore a line: this gateway has no faults that depend on it."""
 
     async def settled(self) -> None:
-        """Nothing is under way here."""
+        """Return immediately: this gateway has no faults in progress."""

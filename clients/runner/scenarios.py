@@ -1,4 +1,4 @@
-"""The table of scenarios, as it stands in `clients/scenarios.json`."""
+"""The scenarios of `clients/scenarios.json`."""
 
 from __future__ import annotations
 
@@ -21,74 +21,76 @@ class _Model(BaseModel):
 
 
 class Fault(_Model):
-    """Something that happens to the client.
+    """A fault that the client meets.
 
     Attributes:
-        when: at the start, once so many lines of a kind were printed (`job`, or `watch.job` for those of a step), or
-            once so many bytes went to the client (`bytes`, for `cut` and `restart`).
-        kind: what happens; `Stack` plays it.
-        by: how it happens: for `end` the name of a gRPC status, for `reset` that of an HTTP/2 error, for `answer` the
-            name of a gRPC status or an HTTP status.
+        when: The time of the fault: at the start, after a number of lines of a kind (`job`, or `watch.job` for those of
+            a step), or after a number of bytes to the client (`bytes`; only `cut` and `restart`).
+        kind: The kind of fault, injected by `Stack`.
+        code: For `end`, a gRPC status. For `reset`, an HTTP/2 error. For `respond`, a gRPC status or an HTTP status.
 
     """
 
     when: Literal["start"] | dict[str, Annotated[int, Field(ge=1)]]
     kind: Literal[
         "cut",
-        "swallow",
+        "blackhole",
         "end",
         "reset",
-        "answer",
+        "respond",
         "restart",
         "drain",
         "upstream_down",
         "upstream_up",
         "expire_token",
     ] = Field(alias="fault")
-    by: str = ""
+    code: str = ""
 
     @property
     def at_bytes(self) -> int | None:
-        """After how many bytes it comes, None where something else decides."""
+        """The number of bytes after which the fault occurs, None if it does not depend on bytes."""
         return None if self.when == "start" else self.when.get("bytes")
 
     def is_due(self, counts: dict[str, int]) -> bool:
-        """Whether its time has come, given how many lines of each kind there were."""
+        """Return whether the fault is due, given the number of lines of each kind."""
         return self.when == "start" or all(counts.get(kind, 0) >= number for kind, number in self.when.items())
 
 
 class Pace(_Model):
-    """Lets a job go on only when the client has told of it, so that nothing depends on how fast the machine is.
+    """The clock of a job that advances with the lines of the client, so that no result depends on the machine's speed.
 
-    From a fault on it stands still until the client has resumed and heard something: a client that does not pass its
-    token hears the same state again, one that does a heartbeat.
+    After a fault, the clock stops until the client has resumed and received an event. That event is a heartbeat, or a
+    repeated state if the client did not pass its resume token.
 
     Attributes:
-        by: the kind of line that counts, such as `watch.job`.
-        seconds: how much older the job is after each.
+        per: The kind of line that advances the clock, such as `watch.job`.
+        seconds: The time that passes for the job with each such line.
 
     """
 
-    by: str
+    per: str
     seconds: Annotated[float, Field(gt=0)]
 
 
 class Scenario(_Model):
-    """What a client does, what happens to it, and what must be observed.
+    """The steps of a client, the faults that it meets, and the expected observations.
 
     Attributes:
-        steps: for the client, as clients/README.md says; `{unique}` in them becomes a new id for each run.
-        direct: whether the client gets the service config for direct connections, which checks the health of gateways.
-        gateway: settings of the gateway beyond the usual ones.
-        upstream_delay_seconds: how long each answer of the upstream takes.
-        pace: what the job's time goes by; without it time passes as usual.
-        expect: patterns that lines match in this order; others may stand between.
-        never: patterns that no line may match.
-        result: the result at the end, as JSON, where it is not what the steps ask for.
-        never_with_service_config: more of these, for clients that read the service config.
-        posts: how many submissions reach the upstream.
-        posted: what is in the body of each submission.
-        asked: a path that is asked for upstream.
+        name: The name of the row in the table.
+        about: A description.
+        steps: The steps of the client (clients/README.md); `{unique}` in them becomes a new id for each run.
+        faults: The faults that the client meets.
+        direct: Give the client the service config for direct connections, which checks the health of gateways.
+        gateway: Additional settings of the gateway.
+        upstream_delay_seconds: The delay of each response of the upstream.
+        pace: The clock of the job; without it, time passes as usual.
+        expect: Patterns that lines must match in this order; other lines may come between them.
+        never: Patterns that no line may match.
+        never_with_service_config: The same for clients that read the service config.
+        result: The result of the job as JSON, if it is not the one that the steps request.
+        posts: The number of submissions that must reach the upstream.
+        posted: A pattern for the body of each submission.
+        requested: A path that must be requested from the upstream.
 
     """
 
@@ -106,29 +108,29 @@ class Scenario(_Model):
     result: str = ""
     posts: int = 1
     posted: Line = {}
-    asked: str = ""
+    requested: str = ""
 
     def file(self) -> str:
-        """The scenario file of one run."""
+        """Return the scenario file for one run."""
         return json.dumps({"steps": self.steps}).replace("{unique}", str(uuid.uuid4()))
 
     @property
     def service_config(self) -> Path:
-        """The service config that the client gets."""
+        """The file with the service config for the client."""
         return DIRECT_SERVICE_CONFIG if self.direct else SERVICE_CONFIG
 
     def params(self) -> Line:
-        """The parameters of the job that it sends; empty where it sends none."""
+        """Return the parameters of the first job that the steps send; empty if there is none."""
         requests = [step["request"] for step in self.steps if step["do"] == "send"]
         params: Line = requests[0].get("params", {}) if requests else {}
         return params
 
 
 def load() -> list[Scenario]:
-    """The table.
+    """Return all scenarios of the file.
 
     Raises:
-        pydantic.ValidationError: it is not well-formed.
+        pydantic.ValidationError: A scenario is invalid.
 
     """
     return [Scenario.model_validate(each) for each in json.loads((CLIENTS / "scenarios.json").read_text())]

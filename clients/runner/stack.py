@@ -1,4 +1,4 @@
-"""What one client meets in one scenario: simulator, gateway, the proxy between, and the faults."""
+"""The servers of one run: a simulator, a gateway, and a proxy between the client and the gateway, with their faults."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from clients.runner.breaker import Breaker
 from clients.runner.gateways import GatewayProcess
+from clients.runner.http2_proxy import Http2Proxy
 from clients.runner.proxy import Proxy
 from gateway.simulator import Simulator
 
@@ -21,18 +21,19 @@ TOKEN, FRESH_TOKEN = "vktrpat_clients-first", "vktrpat_clients-fresh"
 
 
 class Stack:
-    """Everything that a scenario needs; `target` is the address to give to the client."""
+    """The servers and the faults of one run."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self._exit = AsyncExitStack()
-        self._waiting = list(scenario.faults)
+        self._pending = list(scenario.faults)
+        # Lines of the client, by kind, and by step and kind.
         self._counts: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._gateways: list[GatewayProcess] = []
-        self._breaks = 0
+        self._injected = 0
         self._job_seconds = 0.0
-        clock = self._paced if scenario.pace else time.monotonic
+        clock = self._job_clock if scenario.pace else time.monotonic
         self.simulator = Simulator(tokens=frozenset({TOKEN}), clock=clock)
 
     async def __aenter__(self) -> Self:
@@ -44,8 +45,8 @@ class Stack:
                 slow = await self._exit.enter_async_context(Proxy(("127.0.0.1", url.port or 0), delay_seconds=delay))
                 url = url._replace(netloc=slow.address)
             self._url = url.geturl()
-            self._proxy = await self._exit.enter_async_context(Breaker((await self._new_gateway()).address))
-            self._arm()
+            self._proxy = await self._exit.enter_async_context(Http2Proxy((await self._new_gateway()).address))
+            self._arm_faults()
             await self.settled()
         except BaseException:
             await self._exit.aclose()
@@ -59,19 +60,19 @@ class Stack:
 
     @property
     def target(self) -> str:
-        """Where the client finds the gateway."""
+        """The address for the client."""
         return self._proxy.address
 
     @property
     def gateway_log(self) -> str:
-        """What the gateways logged."""
+        """The log of all gateways."""
         return "".join(line for gateway in self._gateways for line in gateway.log)
 
     @property
     def missed(self) -> list[Fault]:
-        """The faults whose time did not come."""
+        """The faults that were not injected yet."""
         by_bytes = [fault for fault in self._scenario.faults if fault.at_bytes and self._proxy.cut_after_bytes]
-        return self._waiting + by_bytes
+        return self._pending + by_bytes
 
     @property
     def posts(self) -> list[bytes]:
@@ -80,69 +81,69 @@ class Stack:
 
     @property
     def paths(self) -> list[str]:
-        """The paths that were asked for there."""
+        """The paths of the requests that reached the upstream."""
         return [each.path for each in self.simulator.requests]
 
-    def saw(self, line: dict[str, Any]) -> None:
-        """Takes a line of the client's, and plays the faults whose time has come with it."""
+    def observe(self, line: dict[str, Any]) -> None:
+        """Count a line of the client, and inject the faults that are due."""
         for kind in line.keys() - {"do"}:
             for name in (kind, f"{line.get('do')}.{kind}"):
                 self._counts[name] = self._counts.get(name, 0) + 1
-        self._play_due()
-        resumed = self._counts.get("watch.resume", 0) >= self._breaks
+        self._start_due_faults()
+        resumed = self._counts.get("watch.resume", 0) >= self._injected
         if self._scenario.pace and resumed and "resume" not in line:
-            self._job_seconds = self._scenario.pace.seconds * self._counts.get(self._scenario.pace.by, 0)
+            self._job_seconds = self._scenario.pace.seconds * self._counts.get(self._scenario.pace.per, 0)
 
-    def _paced(self) -> float:
+    def _job_clock(self) -> float:
         return self._job_seconds
 
     async def settled(self) -> None:
-        """Returns once the faults that began are over. Raises what went wrong in them."""
+        """Return when no fault is in progress, or raise the error of a failed injection."""
         await asyncio.gather(*self._tasks)
 
-    def _arm(self) -> None:
+    def _arm_faults(self) -> None:
         for fault in self._scenario.faults:
             if fault.at_bytes:
-                self._waiting.remove(fault)
+                self._pending.remove(fault)
                 self._proxy.cut_after_bytes = fault.at_bytes
-                self._proxy.after_cut = functools.partial(self._begin, fault)
-        self._play_due()
+                self._proxy.after_cut = functools.partial(self._start_fault, fault)
+        self._start_due_faults()
 
-    def _play_due(self) -> None:
-        for fault in tuple(self._waiting):
+    def _start_due_faults(self) -> None:
+        for fault in tuple(self._pending):
             if fault.is_due(self._counts):
-                self._waiting.remove(fault)
-                self._begin(fault)
+                self._pending.remove(fault)
+                self._start_fault(fault)
 
-    def _begin(self, fault: Fault) -> None:
-        self._breaks += 1
-        self._tasks.add(asyncio.create_task(self._play(fault)))
+    def _start_fault(self, fault: Fault) -> None:
+        self._injected += 1
+        self._tasks.add(asyncio.create_task(self._inject(fault)))
 
-    async def _play(self, fault: Fault) -> None:
+    async def _inject(self, fault: Fault) -> None:
         match fault.kind:
             case "cut":
                 self._proxy.cut()
-            case "swallow":
-                self._proxy.swallow()
+            case "blackhole":
+                self._proxy.blackhole()
             case "end":
-                self._proxy.end_streams(fault.by)
+                self._proxy.end_streams(fault.code)
             case "reset":
-                self._proxy.reset_streams(fault.by)
-            case "answer":
-                self._proxy.answer(fault.by)
+                self._proxy.reset_streams(fault.code)
+            case "respond":
+                self._proxy.respond(fault.code)
             case "restart":
                 await self._gateways[-1].kill()
                 await self._gateways[-1].start()
             case "drain":
-                former = self._gateways[-1]
+                old = self._gateways[-1]
                 self._proxy.target = (await self._new_gateway()).address
-                former.drain()
+                old.drain()
             case "upstream_down" | "upstream_up":
                 await self.simulator.refuse(fault.kind == "upstream_down")
             case "expire_token":
                 self.simulator.rotate_token(TOKEN, FRESH_TOKEN)
             case _:
-                raise ValueError(f"no fault is called {fault.kind}")
+                raise ValueError(f"unknown fault {fault.kind}")
 
     async def _new_gateway(self) -> GatewayProcess:
         gateway = GatewayProcess(self._url, self._scenario.gateway)

@@ -1,1 +1,1 @@
-"""Credentials of callers, the gateway's own token, and certificates."""
+"""Credentials of callers, the gateway token, and certificates."""

@@ -1,4 +1,4 @@
-"""The listener's certificates, read again when they change on disk."""
+"""The certificates of the gRPC port, which are reloaded when they change on disk."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A usable set of files. `expires` is as the certificate says it; `doubt` is why a client would refuse it."""
+    """A usable set of files. `expires` is the text of the certificate; `doubt` is why a client may reject it."""
 
-    contents: Mapping[str, bytes] = field(repr=False)  # with the key
+    contents: Mapping[str, bytes] = field(repr=False)  # it has the key
     expires: str | None
     doubt: str | None
 
     def configuration(self) -> Any:
-        """A new configuration for grpc, which takes each only once."""
+        """Return a new configuration, because grpc accepts each only once."""
         return grpc.ssl_server_certificate_configuration(
             [(self.contents[KEY], self.contents[CERT])], root_certificates=self.contents.get(CLIENT_CA)
         )
 
 
 class Certificates:
-    """The certificate, its key, and the authority of clients, if they have to show a certificate too.
+    """The server's certificate, its key, and the authority of client certificates if clients need one.
 
-    Clients that have to show one do so on each connection: no TLS session is resumed. Raises `ConfigError` if the files
-    cannot be used.
+    With a client CA, no TLS session is resumed, so that each connection shows a certificate. Raises `ConfigError` if
+    the files are unusable.
     """
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
@@ -49,76 +49,79 @@ class Certificates:
         self._files = ReloadingFiles(self._paths, self._load)
         self._used = self._files.last
         self._lock = threading.Lock()
-        _tell(self._used)
+        _log_use(self._used)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return the credentials for a port of grpc; it asks for each handshake whether something has changed."""
+        """Return the credentials for a port of grpc, which look for changed files at each handshake."""
         return grpc.dynamic_ssl_server_credentials(
             self._used.configuration(), self._fetch, require_client_authentication=CLIENT_CA in self._paths
         )
 
     def _fetch(self) -> Any:
-        # In threads of grpc, several at once. None: go on as before.
+        # Called concurrently, in threads of grpc. None keeps the configuration.
         latest = self._files.latest()
         with self._lock:
             changed, self._used = latest is not self._used, latest
         if changed:
-            _tell(latest)
-        # A resumed session checks neither expiry nor authority. The keys of session tickets live as long as a
-        # configuration, and grpc has no switch for them, so each handshake gets a configuration of its own.
+            _log_use(latest)
+        # A resumed session checks neither expiry nor authority. Session tickets are valid for one configuration, and
+        # grpc cannot switch them off, so each handshake gets a new one.
         return latest.configuration() if changed or CLIENT_CA in latest.contents else None
 
     def _load(self, contents: Mapping[str, bytes]) -> _Loaded:
         expires, doubt = _inspect(self._paths[CERT], self._paths[KEY])
         if CLIENT_CA in self._paths:
-            _trusting(self._paths[CLIENT_CA], CLIENT_CA)
+            _client_that_trusts(self._paths[CLIENT_CA], CLIENT_CA)
         return _Loaded(contents, expires, doubt)
 
 
-def _tell(loaded: _Loaded) -> None:
+def _log_use(loaded: _Loaded) -> None:
     if loaded.doubt is None:
-        _log.info("certificate in use", expires=loaded.expires)
+        _log.info("certificate.loaded", expires=loaded.expires)
     else:
-        _log.warning("certificate in use that clients may refuse", why=loaded.doubt)
+        _log.warning("certificate.doubtful", why=loaded.doubt)
 
 
 def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
-    """When a certificate expires, or why a client would refuse it. Raises `InvalidFile` for no pair."""
-    client = _trusting(cert, CERT)
+    """Return when a certificate expires, or why a client may reject it. Raises `InvalidFile` for an invalid pair."""
+    client = _client_that_trusts(cert, CERT)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # Without a password OpenSSL would ask the terminal for one.
+        # Without a password, OpenSSL would ask for one on the terminal.
         server.load_cert_chain(cert, key, password="")
     except OSError as error:
         if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
-            raise InvalidFile(KEY, f"the key does not belong to the certificate of {CERT}") from error
-        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-        why = f"{key} is no private key, in PEM without a password, that the certificate can be used with ({reason})"
+            why = f"{key} does not belong to the certificate in {CERT}; replace both files together"
+        else:
+            reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+            why = f"{key} is not a usable private key ({reason}); name a PEM file without a password"
         raise InvalidFile(KEY, why) from error
     try:
-        # The standard library shows a certificate only to the other side of a handshake.
+        # The standard library shows a certificate's details only to the peer of a handshake.
         shown = _handshake(server, client)
     except ssl.SSLCertVerificationError as error:
         return None, error.verify_message
     except ssl.SSLError as error:
-        raise InvalidFile(CERT, f"no handshake succeeds with it: {error.reason}") from error
+        raise InvalidFile(
+            CERT, f"no TLS handshake succeeds with {cert} ({error.reason}); use another certificate"
+        ) from error
     return str(shown.get("notAfter")), None
 
 
-def _trusting(path: Path, variable: str) -> ssl.SSLContext:
-    """The client's side of TLS that trusts each certificate in a file. Raises `InvalidFile` where there is none."""
+def _client_that_trusts(path: Path, variable: str) -> ssl.SSLContext:
+    """Return a TLS client that trusts each certificate in a file. Raises `InvalidFile` if there is none."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         client.load_verify_locations(path)
     except OSError as error:
-        raise InvalidFile(variable, f"{path} holds no certificate in PEM that can be read") from error
+        raise InvalidFile(variable, f"{path} has no usable certificate; name a PEM file with one") from error
     return client
 
 
 def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> Mapping[str, Any]:
-    """What `client` sees of the certificate of `server`, in memory."""
+    """Return the details of the certificate of `server`, as `client` sees them, without a socket."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = (
         client.wrap_bio(to_client, to_server, server_side=False),

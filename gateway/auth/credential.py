@@ -1,4 +1,4 @@
-"""Whose token a call bears, read at the boundary and never shown again."""
+"""The bearer token of a call. It is read at the boundary, and never logged."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import secrets
 
 from gateway.errors import CredentialInvalid
 
-# RFC 6750's b64token is narrower, but no form of VIKTOR's tokens is documented: any visible ASCII passes.
+# Any visible ASCII is accepted, more than RFC 6750's b64token, because the form of VIKTOR's tokens is not documented.
 # Half the limit of all metadata (`server.defaults.MAX_METADATA_BYTES`), so that the token leaves room for the rest.
 MAX_TOKEN = 8_192
 TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN}}}")
 BEARER = re.compile(r"bearer +([!-~]+)", re.IGNORECASE)
 
-# A shorter text is no secret, and stands in ordinary words.
+# A shorter token is not redacted, because ordinary words may contain it.
 SHORTEST_SECRET = 6
 
 _PROCESS_KEY = secrets.token_bytes(32)
@@ -23,27 +23,27 @@ _PROCESS_KEY = secrets.token_bytes(32)
 class Credential:
     """A bearer token.
 
-    `poll_key` is what polls are shared by, `caller_key` whose request_ids and limits they are: both keyed hashes,
-    so that no token serves as a key anywhere. `poll` and `caller` are what they are made of, where that is not the
-    token itself.
+    Both keys are keyed hashes, so that a token is never a key itself. Without `poll` or `caller`, they are hashes of
+    the token.
+
+    Attributes:
+        poll_key: watches with the same key share polls.
+        caller_key: calls with the same key share request ids and limits.
     """
 
     __slots__ = ("_token", "caller_key", "poll_key")
 
     def __init__(self, token: str, *, poll: str | None = None, caller: str | None = None) -> None:
         self._token = token
-        self.poll_key, self.caller_key = _keys(token)
-        if poll is not None:
-            self.poll_key, _ = _keys(poll)
-        if caller is not None:
-            _, self.caller_key = _keys(caller)
+        self.poll_key = _key(b"poll", token if poll is None else poll)
+        self.caller_key = _key(b"caller", token if caller is None else caller)
 
     async def headers(self) -> dict[str, str]:
-        """The headers that an upstream request bears, read anew for each request."""
+        """Return the headers for an upstream request, with the current token."""
         return {"authorization": f"Bearer {self._token}"}
 
     def redact(self, text: str) -> str:
-        """`text` with the token taken out, for what the upstream may echo."""
+        """Return `text` without the token, which the upstream may echo."""
         return redact(text, self._token)
 
     def __repr__(self) -> str:
@@ -51,20 +51,20 @@ class Credential:
 
 
 def redact(text: str, token: str) -> str:
-    """`text` with `token` taken out, unless that is too short to be a secret."""
+    """Return `text` without `token`, unless the token is too short to be a secret."""
     return text.replace(token, "[redacted]") if len(token) >= SHORTEST_SECRET else text
 
 
-def _keys(text: str) -> tuple[bytes, bytes]:
-    # Two in one, for each call asks for both.
-    digest = hashlib.blake2b(text.encode(), key=_PROCESS_KEY, digest_size=32).digest()
-    return digest[:16], digest[16:]
+def _key(purpose: bytes, text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), key=_PROCESS_KEY, person=purpose, digest_size=16).digest()
 
 
 def read_credential(values: list[str | bytes]) -> Credential:
-    """The credential in the values of the metadata `authorization`.
+    """Return the credential in the values of the metadata `authorization`.
 
-    Raises `CredentialInvalid` unless there is exactly one, `Bearer <token>`, of 1 to 8,192 visible ASCII characters.
+    Raises:
+        CredentialInvalid: there is not exactly one value `Bearer <token>`, or the token does not have 1 to 8,192
+            characters of visible ASCII.
     """
     if not values:
         raise CredentialInvalid("send the metadata 'authorization: Bearer <token>' with the call")

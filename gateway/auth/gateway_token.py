@@ -1,4 +1,4 @@
-"""The gateway's own token, for callers that bring none: read from a file, which may change at any time."""
+"""The gateway token, used by callers without a token. Its file may change at any time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOKEN_FILE = "JOBGATEWAY_UPSTREAM_TOKEN_FILE"  # noqa: S105 - the name of a setting
-# An answer to a request under a token before the present one may still be on its way.
+# Earlier tokens stay redacted, because responses to their requests may still arrive.
 REMEMBERED_TOKENS = 8
 
 
 class GatewayToken:
-    """The token in a file. Raises `ConfigError` if the file cannot be used."""
+    """The token in a file. Raises `ConfigError` if the file is unusable."""
 
     def __init__(self, file: Path) -> None:
         self.source = str(file)
@@ -27,56 +27,56 @@ class GatewayToken:
 
     @property
     def last(self) -> str:
-        """The token as it was used last."""
+        """The token that was used last."""
         return self._tokens[-1]
 
     async def current(self) -> str:
-        """Return the token that the file holds now, or the last usable one if it cannot be read."""
+        """Return the token in the file now, or the last valid one if the file is unusable."""
         token = await self._file.latest_async()
         if token != self.last:
             self._tokens.append(token)
         return token
 
     def redact(self, text: str) -> str:
-        """`text` without the token, those lately in its place included."""
-        # The longest first: one may be the beginning of another.
+        """Return `text` without the token and without the tokens before it."""
+        # The longest first, because one may be the start of another.
         for token in sorted(self._tokens, key=len, reverse=True):
             text = redact(text, token)
         return text
 
     def credential(self, caller: str) -> Credential:
-        """The gateway's own credential, on behalf of `caller`."""
+        """Return the credential for `caller`, the identity of its certificate or ""."""
         return _GatewayCredential(self, caller)
 
 
 class _GatewayCredential(Credential):
-    """Its `poll_key` goes by where the token comes from, so that a new token ends no watch."""
+    """A credential whose `poll_key` depends on the path of the file, so that a new token ends no watch."""
 
     __slots__ = ("_gateway_token",)
 
     def __init__(self, gateway_token: GatewayToken, caller: str) -> None:
-        # No token of a caller's has a space, so that none has these keys.
+        # Tokens of callers have no spaces, so their keys differ from these.
         super().__init__(
             gateway_token.last,
-            poll=f"own token {gateway_token.source}",
-            caller=f"own token {gateway_token.source} for {caller}",
+            poll=f"gateway token {gateway_token.source}",
+            caller=f"gateway token {gateway_token.source} for {caller}",
         )
         self._gateway_token = gateway_token
 
     async def headers(self) -> dict[str, str]:
-        """As the file has it at this moment."""
+        """Return the headers with the token that the file has now."""
         return {"authorization": f"Bearer {await self._gateway_token.current()}"}
 
     def redact(self, text: str) -> str:
-        """`text` without the token, those lately in its place included."""
+        """Return `text` without the token and without the tokens before it."""
         return self._gateway_token.redact(text)
 
 
 def _read(contents: Mapping[str, bytes]) -> str:
-    # A line end is what editors and `echo` add.
+    # Editors and `echo` add a line end.
     text = contents[TOKEN_FILE].decode("latin-1").rstrip("\r\n")
     if not text:
-        raise InvalidFile(TOKEN_FILE, "the file is empty")
+        raise InvalidFile(TOKEN_FILE, "the file is empty; write one token into it")
     if not TOKEN.fullmatch(text):
-        raise InvalidFile(TOKEN_FILE, "the file holds something else than one token of visible ASCII")
+        raise InvalidFile(TOKEN_FILE, "the file is not one token of visible ASCII; write nothing else into it")
     return text

@@ -1,15 +1,17 @@
-"""The caller's identity by its certificate."""
+"""The identity of a client by its certificate."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
 
+from gateway.text import cut
+
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
 
-# What names a caller, the best first: the SPIFFE id of its certificate, else the whole subject, else its names.
+# The identities of a certificate, the best first: the SPIFFE id, the complete subject, the alternative names.
 IDENTITIES = ("peer_spiffe_id", "x509_subject", "x509_subject_alternative_name")
 
 # In characters.
@@ -17,7 +19,7 @@ MAX_SHOWN_PEER = 256
 
 
 def peer_of(context: ServicerContext[Any, Any]) -> str:
-    """Who the caller is by its verified certificate, uncleaned; empty where it has shown none."""
+    """Return the identity in the client's verified certificate, as it is; "" without a certificate."""
     shown = context.auth_context()
     if "x509_pem_cert" not in shown:
         return ""
@@ -26,5 +28,5 @@ def peer_of(context: ServicerContext[Any, Any]) -> str:
 
 
 def printable(peer: str) -> str:
-    """A peer for the log: whatever the certificate says, it is short and of one line."""
-    return re.sub(r"[^ -~]", "?", peer[:MAX_SHOWN_PEER])
+    """Return an identity for the log: one line of at most `MAX_SHOWN_PEER` characters."""
+    return cut(re.sub(r"[^ -~]", "?", peer), MAX_SHOWN_PEER)

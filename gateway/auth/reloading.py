@@ -1,4 +1,4 @@
-"""Files that change while the process runs, such as certificates and tokens, and that may hang when they are read."""
+"""Files that may change while the process runs, such as certificates and tokens, and whose volume may hang."""
 
 from __future__ import annotations
 
@@ -19,71 +19,74 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A bundle of all public authorities has a quarter of this.
+# A bundle of all public authorities has a quarter of this size.
 MAX_FILE_BYTES = 1 << 20
-# How long the start waits for the files.
+# How long the start waits for the files, in seconds.
 START_SECONDS = 5.0
-# How long a handshake or a request waits for the files. Only the first one that hangs waits; those after it do not.
+# How long a handshake or request waits for the files, in seconds. While the volume hangs, only the first one waits.
 READ_SECONDS = 1.0
-# How often files that change while they are read are read again at once.
-MOST_READS = 10
+# The most reads in a row of files that change while they are read.
+MAX_READS = 10
 
 _log = structlog.get_logger()
 
 
 class InvalidFile(Exception):
-    """The contents of a file cannot be used; the message says why, and never quotes them."""
+    """The contents of a file are invalid. The message says why, and never quotes them."""
 
     def __init__(self, variable: str, why: str) -> None:
         super().__init__(f"{variable}: {why}")
 
 
 class ReloadingFiles(Generic[T]):
-    """The result of `make` for some files, made again when their contents change; the last good one if that fails.
+    """The result of `make` for some files, which is made again when their contents change.
 
-    `files` are named by the variables that set them. `make` gets the bytes of each by that name, and raises
-    `InvalidFile`. It may also read the files by their paths: its result counts only if they hold the same bytes
-    afterwards. It runs in a thread, as does all reading, because opening a file on a stuck mount hangs.
+    If that fails, the last valid result stays. A result that `make` returns counts only if the files have the same
+    contents afterwards, so `make` may also read them by their paths. All methods are thread-safe.
 
-    Callers get the contents as they were at the call or later. If reading takes longer than `READ_SECONDS`, they get
-    the last good result, and those after them get it at once until reading ends. All methods are thread-safe.
+    Callers get the contents as of their call or later. If reading takes longer than `READ_SECONDS`, they get the last
+    valid result, and callers after them get it immediately until the read ends.
 
-    Raises `ConfigError` if the files cannot be used at the start, or not within `START_SECONDS`.
+    Args:
+        files: the paths, by the variables that set them.
+        make: gets the contents by variable, and raises `InvalidFile`. It runs in the thread that reads the files,
+            because opening a file on a stuck volume hangs.
+
+    Raises:
+        ConfigError: the files are unusable at the start, or cannot be read within `START_SECONDS`.
     """
 
     def __init__(self, files: Mapping[str, Path], make: Callable[[Mapping[str, bytes]], T]) -> None:
         self._files = files
         self._make = make
-        # The bytes, and not the times, of the files: an equal time or size proves nothing.
+        # The contents that were read last, or why they could not be read. An equal time or size proves nothing.
         self._seen: Mapping[str, bytes] | str | None = None
-        # For messages: the variable and the path.
-        self._reading = ", ".join(f"{variable}: {path}" for variable, path in files.items())
+        # The variable and path that are read now, as the subject of messages.
+        self._reading = describe(files)
         self._lock = threading.Lock()
         self._waiting: Future[None] | None = None
         self._ended: Future[None] | None = None
         self._stuck = False
-        self._told: str | None = None
+        self._logged: str | None = None
         self._thread = Daemon("files")
         first = self._thread.run(self._changed)
         try:
             made = first.result(START_SECONDS)
         except TimeoutError:
-            raise ConfigError(
-                f"{self._reading} cannot be read: no answer within {START_SECONDS:g} s; is its volume there?"
-            ) from None
+            raise ConfigError(hangs(self._reading, START_SECONDS)) from None
         if not isinstance(made, tuple):
             raise ConfigError(made)
-        (self._good,) = made
+        (self._valid,) = made
 
     @property
     def last(self) -> T:
-        """The last good result, without a look at the files."""
-        return self._good
+        """The last valid result, without reading the files."""
+        return self._valid
 
     def latest(self) -> T:
-        """Return the result for the files as they are now, or the last good one; blocks for up to `READ_SECONDS`.
+        """Return the result for the files as they are now, or the last valid one. Blocks for up to `READ_SECONDS`.
 
-        Each change is logged once, good or not.
+        Each change is logged once, whether it is valid or not.
         """
         check = self._check()
         if not self._stuck:
@@ -91,20 +94,20 @@ class ReloadingFiles(Generic[T]):
                 check.result(READ_SECONDS)
             except TimeoutError:
                 self._give_up(check)
-        return self._good
+        return self._valid
 
     async def latest_async(self) -> T:
-        """As `latest`, without blocking the event loop."""
+        """Return the same as `latest`, without blocking the event loop."""
         check = self._check()
         if not self._stuck:
             if await wait_done(check, READ_SECONDS):
                 check.result()
             else:
                 self._give_up(check)
-        return self._good
+        return self._valid
 
     def _check(self) -> Future[None]:
-        """A check that has not begun yet, so that it sees all changes before this call."""
+        """Return a check that has not started yet, so that it sees all changes before this call."""
         with self._lock:
             if self._waiting is None:
                 self._waiting = self._thread.run(self._look)
@@ -115,37 +118,34 @@ class ReloadingFiles(Generic[T]):
             if check.done() or check is self._ended or self._stuck:
                 return
             self._stuck = True
-        _log.warning(
-            "files cannot be used, those before them stay in use",
-            why=f"{self._reading} cannot be read: no answer within {READ_SECONDS:g} s",
-        )
+        _log.warning("files.invalid", why=hangs(self._reading, READ_SECONDS))
 
     def _look(self) -> None:
         with self._lock:
             check, self._waiting = self._waiting, None
         made = self._changed()
         if isinstance(made, tuple):
-            (self._good,) = made
+            (self._valid,) = made
         with self._lock:
-            # In one step, because the future says later that the check is done.
+            # In one step, because the future of the check is done only later.
             self._ended = check
             recovered, self._stuck = self._stuck, False
         if recovered:
-            _log.info("files can be read again", settings=sorted(self._files))
-        self._tell(made)
+            _log.info("files.readable_again", settings=sorted(self._files))
+        self._log_change(made)
 
-    def _tell(self, made: tuple[T] | str | None) -> None:
+    def _log_change(self, made: tuple[T] | str | None) -> None:
         if isinstance(made, tuple):
-            self._told = None
-            _log.info("files changed", settings=sorted(self._files))
-        elif made is not None and made != self._told:
-            self._told = made
-            _log.warning("files cannot be used, those before them stay in use", why=made)
+            self._logged = None
+            _log.info("files.reloaded", settings=sorted(self._files))
+        elif made is not None and made != self._logged:
+            self._logged = made
+            _log.warning("files.invalid", why=made)
 
     def _changed(self) -> tuple[T] | str | None:
-        """The result for the files, or why there is none; None if they hold what was seen before."""
+        """Return the result in a tuple, or why there is none, or None if the contents are the same as before."""
         made: tuple[T] | str | None = None
-        for _ in range(MOST_READS):
+        for _ in range(MAX_READS):
             contents = self._read()
             if contents == self._seen:
                 return made
@@ -157,8 +157,8 @@ class ReloadingFiles(Generic[T]):
                 made = (self._make(contents),)
             except InvalidFile as error:
                 made = str(error)
-        # Equal to no contents, so that the next check reads them again.
-        self._seen = f"{self._reading} cannot be used: it changes all the time; replace the file in one step"
+        # A text equals no contents, so that the next check tries again.
+        self._seen = f"{self._reading} changes while it is read; replace the file in one step"
         return self._seen
 
     def _read(self) -> Mapping[str, bytes] | str:
@@ -167,31 +167,46 @@ class ReloadingFiles(Generic[T]):
             self._reading = f"{variable}: {path}"
             try:
                 contents[variable] = read_regular(path)
-            except OSError as error:
-                return f"{self._reading} cannot be read: {error.strerror}"
-            except UnfitFileError as error:
-                return f"{self._reading} {error}"
+            except (OSError, UnfitFileError) as error:
+                return f"{self._reading} {problem_of(error)}"
         return contents
 
 
 class UnfitFileError(Exception):
-    """A file is of the wrong kind or too large; the message says which."""
+    """A file is not a regular file, or too large. The message continues after the path."""
 
 
 def read_regular(path: Path) -> bytes:
     """Return the contents of a regular file of at most 1 MiB. Raises `OSError` and `UnfitFileError`."""
-    # A pipe without a writer would hang the open.
+    # Non-blocking, because opening a pipe without a writer would hang.
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise UnfitFileError("is not a regular file; name one")
+            raise UnfitFileError("is not a regular file; name a regular file")
         pieces = []
-        room = MAX_FILE_BYTES + 1
-        while room and (piece := os.read(file, room)):
+        left = MAX_FILE_BYTES + 1
+        while left and (piece := os.read(file, left)):
             pieces.append(piece)
-            room -= len(piece)
+            left -= len(piece)
     finally:
         os.close(file)
-    if not room:
-        raise UnfitFileError(f"has more than {MAX_FILE_BYTES} bytes; is it the right file?")
+    if not left:
+        raise UnfitFileError(f"has more than {MAX_FILE_BYTES} bytes; check that it is the right file")
     return b"".join(pieces)
+
+
+def describe(files: Mapping[str, Path]) -> str:
+    """Return variables and paths as the subject of a message."""
+    return ", ".join(f"{variable}: {path}" for variable, path in files.items())
+
+
+def problem_of(error: OSError | UnfitFileError) -> str:
+    """Return why a file cannot be read, to follow its path in a message."""
+    if isinstance(error, UnfitFileError):
+        return str(error)
+    return f"cannot be read ({error.strerror}); check the path and its permissions"
+
+
+def hangs(subject: str, seconds: float) -> str:
+    """Return the message for files that were not read within `seconds`."""
+    return f"{subject} cannot be read within {seconds:g} s; check that the volume responds"

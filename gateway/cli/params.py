@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gateway.cli.files import MAX_PARAMS_BYTES, read_bounded
 from gateway.cli.options import STANDARD_STREAM
+from gateway.strict_json import reject_constant
 
 
 class ParamsInvalid(Exception):
@@ -86,10 +87,6 @@ def _parse(document: str | bytes) -> None:
 
     """
     try:
-        json.loads(document, parse_int=str, parse_float=str, parse_constant=_no_constant)
+        json.loads(document, parse_int=str, parse_float=str, parse_constant=reject_constant)
     except RecursionError:
         return  # the gateway has its own limit of nesting
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")

@@ -1,4 +1,4 @@
-"""`serve` and `simulate`: the gateway, and an upstream to try it with."""
+"""`serve` and `simulate`: the gateway, and a simulated upstream to try it with."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from gateway.cli.formatting import clean
 from gateway.cli.session import output_lost, usage_error
 from gateway.server import signals
 
-DEMO_TOKEN = "demo-token"  # noqa: S105 - the simulator's only, and public
+DEMO_TOKEN = "demo-token"  # noqa: S105 - public, accepted only by the simulator
 
 _WELCOME = """The simulator listens: {url}
 
@@ -27,29 +27,29 @@ Start a gateway in front of it, and send jobs from another terminal:
   jobgateway run --workspace 1 --entity 1 --method fail
   jobgateway run --workspace 1 --entity 1 --method refuse
 
-What a job does goes by its method; one that is none of these succeeds:
+The method of a job selects what it does. Other methods succeed:
 
   {methods}
 
-How long, with which progress, result and faults: python -m pydoc gateway.simulator gateway.simulator.parameters
+For durations, progress, results and faults: python -m pydoc gateway.simulator gateway.simulator.parameters
 """
 
 SimulatorListen = Annotated[
-    str, typer.Option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 is any free one.")
+    str, typer.Option("--listen", metavar="HOST:PORT", help="Address of the simulator; port 0 selects a free one.")
 ]
 SimulatorTokenFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help=f"The file with the token to let in; without it that in JOBGATEWAY_TOKEN, or else {DEMO_TOKEN}.",
+        help=f"File with the token to accept. Default: the token in JOBGATEWAY_TOKEN, or {DEMO_TOKEN}.",
         show_default=False,
     ),
 ]
 
 
 def serve() -> None:
-    """Start the gateway; its settings are the variables JOBGATEWAY_*, see docs/reference/settings.md."""
-    # Here, so that the other commands need not wait for the server's imports.
+    """Start the gateway. Its settings are the variables JOBGATEWAY_*, see docs/reference/settings.md."""
+    # Imported here, so that other commands do not wait for the server's imports.
     from gateway.auth import authorities
     from gateway.config import Settings, load
     from gateway.errors import ConfigError
@@ -58,7 +58,7 @@ def serve() -> None:
         settings = load()
         authorities.check()
     except ConfigError as error:
-        _cannot_start(str(error))
+        _cannot_start(*error.args)
 
     from gateway.server.process import leave, run
     from gateway.server.process import serve as serve_gateway
@@ -69,14 +69,16 @@ def serve() -> None:
 
     try:
         run(serve_and_leave(settings))
-    except (ConfigError, OSError) as error:
+    except ConfigError as error:
+        _cannot_start(*error.args)
+    except OSError as error:
         _cannot_start(str(error))
 
 
-def _cannot_start(line: str) -> NoReturn:
+def _cannot_start(*problems: str) -> NoReturn:
     from gateway.telemetry.logs import last_line
 
-    last_line(clean(line))
+    last_line("\n".join(map(clean, problems)))
     raise typer.Exit(USAGE)
 
 
@@ -84,10 +86,10 @@ def simulate(
     listen: SimulatorListen = "127.0.0.1:8080",
     token_file: SimulatorTokenFile = None,
 ) -> None:
-    """Start an upstream that runs no app: what a job does is chosen by its method."""
+    """Start a simulated upstream, in which the method of a job selects what it does."""
     token, hint = DEMO_TOKEN, f"export JOBGATEWAY_TOKEN={DEMO_TOKEN}"
     if token_file or os.environ.get("JOBGATEWAY_TOKEN"):
-        hint = "# with the token that the simulator was given, which is not shown"
+        hint = "# with the token of the simulator, which is not shown"
         try:
             token = read_token(token_file)
         except TokenUnusable as error:
@@ -101,7 +103,7 @@ async def _simulate(listen: str, token: str, hint: str) -> None:
 
     host, _, port = listen.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and int(port) < 2**16):
-        usage_error(f"--listen {listen} is not HOST:PORT")
+        usage_error(f"--listen: {listen} is not HOST:PORT, such as 127.0.0.1:8080")
     logs.configure("text")
     stop = asyncio.Event()
     for number in signals.stopping():
@@ -110,9 +112,10 @@ async def _simulate(listen: str, token: str, hint: str) -> None:
     try:
         await simulator.start(host.strip("[]"), int(port))
     except OSError as error:
-        usage_error(f"--listen {listen} cannot be bound: {error.strerror}")
+        usage_error(f"--listen: {listen} cannot be bound: {error.strerror}")
     except UnicodeError:
-        usage_error(f"--listen {listen} cannot be bound: the host is no name")  # as IDNA has it, which getaddrinfo asks
+        # getaddrinfo encodes the host with IDNA.
+        usage_error(f"--listen: {listen} cannot be bound: the host is not a name")
     try:
         typer.echo(_WELCOME.format(url=simulator.url, hint=hint, methods=", ".join(METHODS)))
         stdio.check()

@@ -1,1 +1,1 @@
-"""Admission, fair sharing, rates, and the memory of large responses."""
+"""Admission control, fair sharing, rates, and the memory of large responses."""

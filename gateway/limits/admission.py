@@ -1,4 +1,4 @@
-"""Who may come in now; asked before anything else of a call."""
+"""Admission control, the first step of every call."""
 
 from __future__ import annotations
 
@@ -15,25 +15,46 @@ from gateway.limits.rate_limiter import RateLimiter, limit_reached
 if TYPE_CHECKING:
     from gateway.clock import Clock
 
-# Callers of a drain spread out over the other replicas.
+# Random, so that the clients of a draining gateway spread out over the other replicas.
 DRAIN_RETRY_SECONDS = (1.0, 5.0)
-# Refusals that are held back, of callers who do not wait as they are told: for how long, and how many at most.
+# Rejections of clients that do not wait as told: how long one is delayed, and how many are at a time.
 REJECTION_DELAY_SECONDS = 2.0
 MAX_DELAYED_REJECTIONS = 1_000
-# For how long a caller that has come keeps the others to their rate.
+# The time after a call for which its caller counts as active.
 ACTIVITY_SECONDS = 60.0
-# Smaller requests are not counted, for there are never enough of them at once to matter.
+# Smaller requests are not counted, because the limits of calls bound their memory.
 SMALL_REQUEST_BYTES = 1 << 20
 
 
 def draining_error() -> Draining:
-    """The error of a call that meets a drain, with a wait of its own."""
+    """Return the error of a call that meets a drain, with a random wait."""
     return Draining(retry_after=random.uniform(*DRAIN_RETRY_SECONDS))  # noqa: S311 - jitter
+
+
+@dataclass(frozen=True)
+class AdmissionLimits:
+    """The limits of admission control.
+
+    Attributes:
+        max_calls: The number of concurrent calls.
+        max_watches: The number of concurrent watches, including `RunJob`.
+        max_calls_per_credential: The number of concurrent calls of one caller, in addition to its fair share.
+        max_watches_per_credential: The same for watches.
+        calls_per_second: The rate of calls and watches of one caller while other callers are active.
+        large_requests_bytes: The memory of concurrent requests over 1 MiB.
+    """
+
+    max_calls: int
+    max_watches: int
+    max_calls_per_credential: int | None
+    max_watches_per_credential: int | None
+    calls_per_second: float
+    large_requests_bytes: int
 
 
 @dataclass
 class ConcurrencyLimit:
-    """How many of a kind may be inside, and how many are."""
+    """The slots of one kind of call, `limit` in total, and how many are in use."""
 
     kind: str
     limit: int
@@ -41,46 +62,56 @@ class ConcurrencyLimit:
     in_use: int = 0
     by_caller: dict[bytes, int] = field(default_factory=dict)
 
+    def check(self, caller: bytes) -> None:
+        """Raise `LimitReached` if a caller may not have one more slot; its own call is in use already."""
+        held = self.by_caller.get(caller, 0)
+        free = self.limit - self.in_use + 1
+        if not fits_fair_share(held, 1, free) or (self.max_per_caller is not None and held >= self.max_per_caller):
+            raise limit_reached(
+                f"this credential has {held} of the {self.limit} {self.kind} that the gateway serves at a time, and "
+                "may have no more now; end some of them, or try again later"
+            )
+
+    def add(self, caller: bytes) -> None:
+        """Count a slot for a caller."""
+        self.by_caller[caller] = self.by_caller.get(caller, 0) + 1
+
+    def remove(self, caller: bytes) -> None:
+        """Stop counting a slot for a caller."""
+        self.by_caller[caller] -= 1
+        if not self.by_caller[caller]:
+            del self.by_caller[caller]
+
 
 class CallerActivity:
-    """Who else is there: a caller is alone while no other has a call inside, or has called within the last minute."""
+    """Knowledge of the active callers: those with a call in flight, or with a call in the last minute."""
 
     def __init__(self, clock: Clock, limits: tuple[ConcurrencyLimit, ...]) -> None:
         self._clock = clock
         self._limits = limits
         self._caller: bytes | None = None
-        # When the last call came, and when the last one of another caller.
+        # The time of the last call, and of the last call by another caller.
         self._called = self._other_called = -math.inf
 
     def record_call(self, caller: bytes) -> None:
-        """A call of this caller has come."""
+        """Record a call of this caller."""
         if caller != self._caller:
             self._other_called = self._called
         self._caller = caller
         self._called = self._clock.monotonic()
 
     def is_sole_caller(self, caller: bytes) -> bool:
-        """Whether nobody but this caller, whose call was noted last, is there."""
+        """Return whether the caller, whose call was recorded last, is the only active one."""
         others = any(len(each.by_caller) > (caller in each.by_caller) for each in self._limits)
         return not others and self._clock.monotonic() >= self._other_called + ACTIVITY_SECONDS
 
 
 class AdmissionTicket:
-    """A call that is inside while the context is. It counts for its caller from when `charge` names the caller."""
+    """The right of one call to be in flight, as long as the context lasts."""
 
-    def __init__(
-        self,
-        slots: ConcurrencyLimit,
-        activity: CallerActivity,
-        rate_limiter: RateLimiter,
-        large_requests: FairBudget,
-        left: AutoResetEvent,
-    ) -> None:
+    def __init__(self, admission: Admission, slots: ConcurrencyLimit) -> None:
+        self._admission = admission
         self._slots = slots
-        self._left = left
-        self._activity = activity
-        self._rate_limiter = rate_limiter
-        self._large_requests = large_requests
         self._caller: bytes | None = None
         self._request: Reservation | None = None
 
@@ -89,34 +120,13 @@ class AdmissionTicket:
         return self
 
     def charge(self, caller: bytes, request_bytes: int) -> None:
-        """Counts the call, and its request where it is large, for its caller; once.
+        """Count the call and its request for its caller. Call it once.
 
-        Raises `LimitReached` where others need what this caller would take, or it comes too often.
+        Raises:
+            LimitReached: The caller has its fair share, or calls too often.
         """
-        self._activity.record_call(caller)
-        slots = self._slots
-        held = slots.by_caller.get(caller, 0)
-        free = slots.limit - slots.in_use + 1
-        if not fits_fair_share(held, 1, free) or (slots.max_per_caller is not None and held >= slots.max_per_caller):
-            raise limit_reached(
-                f"this credential has {held} of the {slots.limit} {slots.kind} that the gateway serves at once, and "
-                "may have no more now; end some, or try again later",
-            )
-        wait = self._rate_limiter.try_acquire(caller)
-        if wait and not self._activity.is_sole_caller(caller):
-            raise limit_reached(
-                "this credential calls more often than the gateway lets it; wait before the next call, and watch jobs "
-                "instead of reading them again and again",
-                wait,
-            )
-        if request_bytes > SMALL_REQUEST_BYTES:
-            self._request = self._large_requests.try_acquire(caller, request_bytes)
-            if self._request is None:
-                raise limit_reached(
-                    f"there is no room now for a request of {request_bytes} bytes beside the other large ones of this "
-                    "credential and of all; each holds its room until its call ends, so SendJob is better than RunJob",
-                )
-        slots.by_caller[caller] = held + 1
+        self._request = self._admission.check(self._slots, caller, request_bytes)
+        self._slots.add(caller)
         self._caller = caller
 
     def __exit__(self, *_: object) -> None:
@@ -124,64 +134,84 @@ class AdmissionTicket:
         if self._request is not None:
             self._request.release()
         if self._caller is not None:
-            by_caller = self._slots.by_caller
-            by_caller[self._caller] -= 1
-            if not by_caller[self._caller]:
-                del by_caller[self._caller]
-        self._left.set()
+            self._slots.remove(self._caller)
+        self._admission.notify_end()
 
 
 class Admission:
-    """Counts calls and watches (`RunJob` counts as one) against their limits, and knows whether the process drains.
+    """Counts calls and watches against their limits, first of the process, then of the caller.
 
-    What one caller has is at most three times what is left for others, and at most `max_calls_per_credential` or
-    `max_watches_per_credential` where they are given. While others are there it comes in `calls_per_second` times a
-    second. Requests over 1 MiB share `large_requests_bytes` as places are shared.
+    A caller may hold at most three times as many slots as it leaves free for others, and large requests share their
+    memory by the same rule (docs/internals/fair-sharing.md).
     """
 
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        max_calls: int,
-        max_watches: int,
-        max_calls_per_credential: int | None = None,
-        max_watches_per_credential: int | None = None,
-        calls_per_second: float = 1e6,
-        large_requests_bytes: int = 512 << 20,
-    ) -> None:
+    def __init__(self, clock: Clock, limits: AdmissionLimits) -> None:
         self._clock = clock
-        self._left = AutoResetEvent(clock)
-        self._calls = ConcurrencyLimit("calls", max_calls, max_calls_per_credential)
-        self._watches = ConcurrencyLimit("watches", max_watches, max_watches_per_credential)
+        self._call_ended = AutoResetEvent(clock)
+        self._calls = ConcurrencyLimit("calls", limits.max_calls, limits.max_calls_per_credential)
+        self._watches = ConcurrencyLimit("watches", limits.max_watches, limits.max_watches_per_credential)
         self._activity = CallerActivity(clock, (self._calls, self._watches))
-        self._rate_limiter = RateLimiter(clock, calls_per_second)
-        self._rejections = RateLimiter(clock, calls_per_second)
+        self._rate_limiter = RateLimiter(clock, limits.calls_per_second)
+        self._rejections = RateLimiter(clock, limits.calls_per_second)
         self._delayed = 0
-        self._large_requests = FairBudget(large_requests_bytes)
+        self._large_requests = FairBudget(limits.large_requests_bytes)
         self.draining = False
 
     @property
     def in_flight(self) -> int:
-        """How many calls and watches are inside now, or are refused and do not know yet."""
+        """The number of calls and watches in flight, including rejections that are delayed."""
         return self._calls.in_use + self._watches.in_use + self._delayed
 
     def admit(self, *, watch: bool) -> AdmissionTicket:
-        """A ticket, which takes its slot when it begins. Raises `Draining` or `LimitReached` where there is none."""
+        """Return a ticket, which takes a slot when its context is entered.
+
+        Raises:
+            Draining: The process drains.
+            LimitReached: All slots are in use.
+        """
         if self.draining:
             raise draining_error()
         slots = self._watches if watch else self._calls
         if slots.in_use >= slots.limit:
             raise limit_reached(
-                f"the gateway serves {slots.limit} {slots.kind} at once and has no place now",
+                f"the gateway serves {slots.limit} {slots.kind} at a time, and all slots are in use; try again later"
             )
-        return AdmissionTicket(slots, self._activity, self._rate_limiter, self._large_requests, self._left)
+        return AdmissionTicket(self, slots)
+
+    def check(self, slots: ConcurrencyLimit, caller: bytes, request_bytes: int) -> Reservation | None:
+        """Check the limits of a caller, and return the memory of its request, or None if the request is small.
+
+        Raises:
+            LimitReached: The call is over one of them.
+        """
+        self._activity.record_call(caller)
+        slots.check(caller)
+        wait = self._rate_limiter.try_acquire(caller)
+        if wait and not self._activity.is_sole_caller(caller):
+            raise limit_reached(
+                "this credential calls more often than its rate allows; wait before the next call, and watch jobs "
+                "instead of reading them again and again",
+                wait,
+            )
+        if request_bytes <= SMALL_REQUEST_BYTES:
+            return None
+        request = self._large_requests.try_acquire(caller, request_bytes)
+        if request is None:
+            raise limit_reached(
+                f"there is no memory now for a request of {request_bytes} bytes beside the other large ones of this "
+                "credential and of all; try again later, and prefer SendJob to RunJob, because a request holds its "
+                "memory until its call ends"
+            )
+        return request
+
+    def notify_end(self) -> None:
+        """Wake `wait_idle`, because a call has ended."""
+        self._call_ended.set()
 
     async def delay_rejection(self, caller: bytes, request_bytes: int) -> None:
-        """Returns when a caller that is refused may hear of it: at once, unless it does not wait as it was told.
+        """Return when a caller may hear of its rejection: at once, or after 2 seconds if it does not wait as told.
 
-        Whoever is refused more often than it may call keeps the others waiting by that alone; it hears of it 2 seconds
-        later.
+        Clients that retry immediately would otherwise take the machine, because a rejection costs time too.
         """
         too_often = self._rejections.try_acquire(caller) > 0
         if (
@@ -196,10 +226,10 @@ class Admission:
             await sleep_until(self._clock, self._clock.monotonic() + REJECTION_DELAY_SECONDS)
         finally:
             self._delayed -= 1
-            self._left.set()
+            self._call_ended.set()
 
     async def wait_idle(self, until: float) -> bool:
-        """Whether nobody is inside: waits for it until `until` (seconds of the clock)."""
+        """Wait until no call is in flight, at most until `until` (seconds of the clock); return whether that is so."""
         while self.in_flight and self._clock.monotonic() < until:
-            await self._left.wait(until)
+            await self._call_ended.wait(until)
         return not self.in_flight

@@ -1,7 +1,7 @@
-"""What there is too little of, shared fairly: places and bytes.
+"""Fair sharing of a scarce resource: slots or bytes.
 
-What an owner holds is at most three times what it leaves free. So one alone has three quarters of all, two have six
-sevenths, and however many are greedy, who comes next finds room.
+An owner may hold at most three times as much as it leaves free, so there is always room for the next owner. One owner
+alone can have three quarters of all, two can have six sevenths (docs/internals/fair-sharing.md).
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ FAIR_SHARE_FACTOR = 3
 
 
 def fits_fair_share(held: int, size: int, free: int) -> bool:
-    """Whether an owner that holds `held` units may take `size` of `free` ones; one that holds nothing always may."""
+    """Return whether an owner that holds `held` units may take `size` of the `free` ones.
+
+    An owner that holds nothing may always take free units.
+    """
     return size <= free and (not held or held + size <= FAIR_SHARE_FACTOR * (free - size))
 
 
 @dataclass(eq=False, slots=True)
 class _Request:
-    """A request that waits; `overtake_allowance` is how many units may still go to others that come after it."""
+    """A waiting request for `size` units. Later requests may overtake it by `overtake_allowance` units in total."""
 
     size: int
     overtake_allowance: int
@@ -34,12 +37,16 @@ class _Request:
 
 
 class FairBudget:
-    """`total` units of which many owners take. Who finds no room waits.
+    """A budget of `total` units, shared by owners. Requests that do not fit wait.
 
-    The owner that holds least comes first, among equals the one that has waited longest, and each owner's own requests
-    come in their order. One that waits for room, and not for its own share, is overtaken by as many units as it asks
-    for; then those behind it wait until it fits. A turn costs the logarithm of how many owners wait, and more only
-    where requests differ in size.
+    The order of waiting requests:
+
+    - The owner that holds least comes first. Of equal owners, the one that has waited longest comes first.
+    - The requests of one owner keep their order.
+    - A request that fits the share of its owner, but not the free units, may be overtaken by smaller ones, by as many
+      units as it asks for. Then those behind it wait until it fits.
+
+    A turn costs O(log n) for n waiting owners, and more only if requests differ in size.
     """
 
     def __init__(self, total: int) -> None:
@@ -47,82 +54,83 @@ class FairBudget:
         self._free = total
         self._held: dict[bytes, int] = {}
         self._queues: dict[bytes, OrderedDict[_Request, None]] = {}
-        # A heap of the owners that wait: what each holds, a number, the owner. Only its last number counts.
+        # A heap of waiting owners: units held, number, owner. An entry is valid if its number is the owner's last.
         self._order: list[tuple[int, int, bytes]] = []
         self._last_number: dict[bytes, int] = {}
         self._numbers: Iterator[int] = itertools.count()
 
     @property
     def free(self) -> int:
-        """Units that nobody holds."""
+        """The units that no owner holds."""
         return self._free
 
     @property
     def reserved(self) -> int:
-        """Units that are held now."""
+        """The units that are held."""
         return self._total - self._free
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for units."""
+        """The number of waiting requests."""
         return sum(map(len, self._queues.values()))
 
     @property
     def owners(self) -> int:
-        """How many hold units or wait for them."""
+        """The number of owners that hold units or wait for them."""
         return len(self._held.keys() | self._queues.keys())
 
     def held(self, owner: bytes) -> int:
-        """Units that an owner holds."""
+        """Return the units that an owner holds."""
         return self._held.get(owner, 0)
 
     def contended(self, owner: bytes) -> bool:
-        """Whether somebody waits who holds no more than this owner, and so has a better right to what it holds."""
+        """Return whether an owner waits that holds no more than this one, and so has a better claim to its units."""
         least = self._least()
         return least is not None and least[0] <= self.held(owner)
 
     def try_acquire(self, owner: bytes, size: int = 1) -> Reservation | None:
-        """`size` units at once, or None where there is no room for the owner or others wait."""
+        """Reserve `size` units now; return None if they do not fit the owner's share, or if others wait."""
         if self._queues or not fits_fair_share(self.held(owner), size, self._free):
             return None
         self._move(owner, size)
         return Reservation(self, owner, size)
 
     async def acquire(self, owner: bytes, size: int = 1) -> Reservation:
-        """`size` units, or the total where that is less, once it is the owner's turn."""
+        """Wait for the owner's turn, and reserve `size` units, or the total if that is less."""
         size = min(size, self._total)
-        at_once = self.try_acquire(owner, size)
-        if at_once is not None:
-            return at_once
+        reservation = self.try_acquire(owner, size)
+        if reservation is not None:
+            return reservation
         request = _Request(size, size, asyncio.get_running_loop().create_future())
         if owner not in self._queues:
             self._queues[owner] = OrderedDict()
             self._place(owner)
         self._queues[owner][request] = None
-        self._let_in()
+        self._grant()
         try:
             await request.turn
         except asyncio.CancelledError:
             if request.turn.cancelled():
                 self._remove(owner, request)
-                self._let_in()
+                self._grant()
             else:
-                # The turn came in the same moment: it goes to the next.
+                # The units were granted just before the cancellation.
                 self._give_back(owner, size)
             raise
         return Reservation(self, owner, size)
 
-    def _let_in(self) -> None:
+    def _grant(self) -> None:
+        # Owners that cannot take units now are set aside, to look at those behind them.
         aside: list[tuple[int, int, bytes]] = []
         overtaken: list[_Request] = []
         while (least := self._least()) is not None:
             held, _, owner = least
             request = next(iter(self._queues[owner]))
             if request.turn.cancelled():
-                # Its task leaves, and has not run yet.
+                # Its task was cancelled, and has not run yet.
                 self._remove(owner, request)
                 continue
-            # Whoever follows holds at least as much.
+            # If this owner cannot take a unit, no owner behind it can, because they hold at least as much.
             if not fits_fair_share(held, 1, self._free) or any(
                 each.overtake_allowance < request.size for each in overtaken
             ):
@@ -159,26 +167,26 @@ class FairBudget:
 
     def _give_back(self, owner: bytes, size: int) -> None:
         self._move(owner, -size)
-        self._let_in()
+        self._grant()
 
     def _place(self, owner: bytes) -> None:
         number = self._last_number[owner] = next(self._numbers)
         heappush(self._order, (self.held(owner), number, owner))
         if len(self._order) > 2 * len(self._queues) + 16:
-            self._order = [each for each in self._order if self._counts(each)]
+            self._order = [each for each in self._order if self._is_valid(each)]
             heapify(self._order)
 
     def _least(self) -> tuple[int, int, bytes] | None:
-        while self._order and not self._counts(self._order[0]):
+        while self._order and not self._is_valid(self._order[0]):
             heappop(self._order)
         return self._order[0] if self._order else None
 
-    def _counts(self, entry: tuple[int, int, bytes]) -> bool:
+    def _is_valid(self, entry: tuple[int, int, bytes]) -> bool:
         return self._last_number.get(entry[2]) == entry[1]
 
 
 class Reservation:
-    """`size` units of a budget, until they are released or its context is left."""
+    """Reserved units of a budget, until they are released or the context is left."""
 
     def __init__(self, budget: FairBudget, owner: bytes, size: int) -> None:
         self._budget = budget
@@ -186,13 +194,13 @@ class Reservation:
         self.size = size
 
     def shrink(self, size: int) -> None:
-        """Gives back what is reserved beyond `size` units."""
+        """Return the units beyond `size` to the budget."""
         if size < self.size:
-            given, self.size = self.size - size, size
-            self._budget._give_back(self._owner, given)  # noqa: SLF001 - the two are one
+            returned, self.size = self.size - size, size
+            self._budget._give_back(self._owner, returned)  # noqa: SLF001 - its own budget
 
     def release(self) -> None:
-        """Gives back all of it; does nothing the second time."""
+        """Return all units to the budget. Calling it again has no effect."""
         self.shrink(0)
 
     def __enter__(self) -> Self:

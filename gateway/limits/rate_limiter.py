@@ -1,4 +1,4 @@
-"""How often each of many owners may do a thing: token buckets that are slowed down by those who ask for it."""
+"""Rate limits per owner: token buckets that slow down after a throttled request."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from gateway.errors import LimitReached
 if TYPE_CHECKING:
     from gateway.clock import Clock
 
-# Who was refused together must not come back together.
+# Random, so that clients that were rejected together do not retry in lockstep.
 RETRY_SECONDS = (1.0, 3.0)
-# Additive increase: a rate that was slowed down to nothing is back at the most after this time.
+# Additive increase: this is the time from no rate at all to the highest one.
 RECOVERY_SECONDS = 600.0
-# But by no more than this, each second: what was refused must not be back at once where the most is far above it.
+# The increase per second is at most this, because the highest rate may be far above the limit of the upstream.
 FASTEST_RECOVERY = 2.0
-# Multiplicative decrease: to this part of what was really used of late, and never below this part of the most, or once
-# a second where that is less.
+# Multiplicative decrease: to this part of the rate that was recently used, but not below this part of the highest rate
+# or one per second, whichever is less.
 SLOWED_PART = 0.5
 LEAST_PART = 1 / 50
-# Refusals of what was sent before the rate went down are one sign to slow down, and not many.
+# `slow_down` has an effect only once in this time, because requests may have been sent before the rate went down.
 ONE_SIGN_SECONDS = 1.0
-# Over what time the rate that is used is averaged.
+# The rate that is used is averaged over this time.
 AVERAGE_SECONDS = 5.0
-# A token that lacks less than this is whole: sums of fractions are not exact.
+# The error that is allowed for a whole token, because sums of fractions are not exact.
 EPSILON = 1e-6
 
 
 def limit_reached(message: str, wait: float = 0.0) -> LimitReached:
-    """The error of one who is refused, to come back after `wait` and 1 to 3 seconds more."""
+    """Return the error of a rejected client, which may retry after `wait` and a random 1 to 3 seconds."""
     return LimitReached(message, retry_after=wait + random.uniform(*RETRY_SECONDS))  # noqa: S311 - jitter
 
 
 class _TokenBucket:
-    """The tokens of one owner, as many as come in a second at most."""
+    """The tokens of one owner, at most those of one second."""
 
     __slots__ = ("_at", "_max_rate", "_rate", "_slowed_at", "_tokens", "_used", "lock")
 
@@ -51,7 +51,7 @@ class _TokenBucket:
         self._at = now
         self._slowed_at = -math.inf
 
-    def _pass(self, now: float) -> None:
+    def _advance(self, now: float) -> None:
         passed, self._at = now - self._at, now
         growth = min(self._max_rate / RECOVERY_SECONDS, FASTEST_RECOVERY)
         self._rate = min(self._max_rate, self._rate + passed * growth)
@@ -59,7 +59,7 @@ class _TokenBucket:
         self._used *= math.exp(-passed / AVERAGE_SECONDS)
 
     def try_acquire(self, now: float) -> float:
-        self._pass(now)
+        self._advance(now)
         if self._tokens < 1 - EPSILON:
             return (1 - self._tokens) / self._rate
         self._tokens -= 1
@@ -67,7 +67,7 @@ class _TokenBucket:
         return 0.0
 
     def slow_down(self, now: float) -> None:
-        self._pass(now)
+        self._advance(now)
         if now - self._slowed_at < ONE_SIGN_SECONDS:
             return
         self._slowed_at = now
@@ -75,17 +75,17 @@ class _TokenBucket:
         self._rate = max(min(1.0, self._max_rate * LEAST_PART), used * SLOWED_PART)
         self._tokens = min(self._tokens, self._rate)
 
-    def rested(self, now: float) -> bool:
-        """Whether it is as a new one would be."""
-        self._pass(now)
+    def is_full(self, now: float) -> bool:
+        """Return whether the bucket is like a new one."""
+        self._advance(now)
         return self._rate >= self._max_rate and self._tokens >= self._max_rate and not self.lock.locked()
 
 
 class RateLimiter:
-    """At most `per_second` for each owner, and as many at once after a rest.
+    """A rate of `per_second` for each owner, with a burst of as many after a pause.
 
-    `slow_down` halves what an owner has used of late; from there it grows again by the same amount each second, to
-    the most in 10 minutes. Who is at rest takes no memory.
+    `slow_down` halves the rate that an owner recently used. The rate then grows by a constant amount per second, back
+    to the highest within 10 minutes. Idle owners take no memory.
     """
 
     def __init__(self, clock: Clock, per_second: float) -> None:
@@ -94,20 +94,20 @@ class RateLimiter:
         self._buckets: OrderedDict[bytes, _TokenBucket] = OrderedDict()
 
     def try_acquire(self, owner: bytes) -> float:
-        """Takes one and returns 0, or takes none and returns in how many seconds there is one."""
+        """Take a token and return 0, or return the number of seconds until there is one."""
         return self._bucket(owner).try_acquire(self._clock.monotonic())
 
     async def acquire(self, owner: bytes) -> None:
-        """Takes one, once there is one; each owner's turns come in their order."""
+        """Wait for a token and take it. The calls of one owner keep their order."""
         bucket = self._bucket(owner)
         async with bucket.lock:
             while (wait := bucket.try_acquire(self._clock.monotonic())) > 0:
                 await sleep_until(self._clock, self._clock.monotonic() + wait)
-            # One of each owner in a pass of the event loop, so that a crowd does not hold up others meanwhile.
+            # One per owner and turn of the event loop, so that an owner with many calls does not block it.
             await asyncio.sleep(0)
 
     def slow_down(self, owner: bytes) -> None:
-        """Lets an owner do it less often from now on."""
+        """Lower the rate of an owner, because a request of it was throttled."""
         self._bucket(owner).slow_down(self._clock.monotonic())
 
     def _bucket(self, owner: bytes) -> _TokenBucket:
@@ -118,14 +118,15 @@ class RateLimiter:
         return bucket
 
     def _forget_some(self) -> None:
-        # Two for each that comes, so that they cannot pile up behind one that is not at rest.
+        # Two for each addition, so that idle owners cannot pile up behind one that is not idle.
         now = self._clock.monotonic()
         for owner in list(itertools.islice(self._buckets, 2)):
-            if self._buckets[owner].rested(now):
+            if self._buckets[owner].is_full(now):
                 del self._buckets[owner]
             else:
                 self._buckets.move_to_end(owner)
 
-    def __len__(self) -> int:
-        """How many owners are remembered."""
+    @property
+    def owners(self) -> int:
+        """The number of owners in memory."""
         return len(self._buckets)

@@ -1,4 +1,4 @@
-"""The memory of results on their way to callers: what was read upstream, and the large messages that are made of it."""
+"""The memory of large responses: results of the upstream, and the messages to clients that are made of them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from gateway.limits.fair_budget import FairBudget
 if TYPE_CHECKING:
     from gateway.limits.fair_budget import Reservation
 
-# Smaller messages are not counted, for admission bounds how many there are.
+# Smaller messages are not counted, because admission bounds their number.
 LARGE_MESSAGE_BYTES = 256 << 10
-# A message is put together, and grpc copies it.
+# The joined message, and the copy that grpc makes.
 COPIES = 2
 
 
 class ResponseMemory:
-    """Lets large messages take at most `messages` bytes at once, each until grpc has sent it.
+    """Limits large messages to `messages` bytes at a time, each until grpc has sent it.
 
-    `results` is the budget of what was read. The two are apart, because who holds a result waits for room for its
-    message. An owner is whose results they are.
+    `results` is the budget of results that were read. It is separate, because a call that holds a result waits for the
+    memory of its message. The owner of both is the credential that read the result.
     """
 
     def __init__(self, results: FairBudget, messages: int) -> None:
@@ -27,11 +27,11 @@ class ResponseMemory:
         self._messages = FairBudget(messages)
 
     def contended(self, owner: bytes) -> bool:
-        """Whether somebody waits who has a better right to what this owner holds."""
+        """Return whether a waiting owner has a better claim to memory that this owner holds."""
         return self._results.contended(owner) or self._messages.contended(owner)
 
     async def acquire(self, owner: bytes, size: int) -> Reservation | None:
-        """Room for a message of `size` bytes, once it is the owner's turn; None for one that is not counted."""
+        """Wait for the memory of a message of `size` bytes; return it, or None if the message is small."""
         if size <= LARGE_MESSAGE_BYTES:
             return None
         return await self._messages.acquire(owner, COPIES * size)

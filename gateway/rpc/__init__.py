@@ -1,1 +1,1 @@
-"""The gRPC side: one method per RPC, streams of events, errors as statuses."""
+"""The gRPC side: one method per RPC, event streams, and errors as statuses."""

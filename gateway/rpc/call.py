@@ -1,4 +1,4 @@
-"""One call: its credential, how to answer it, and its line in the log."""
+"""One call: its credential, its response, and its line in the log."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import traceback
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
-from grpc import StatusCode
-from grpc.aio import InternalError
+from grpc import StatusCode, aio
 
 from gateway.auth.peer import printable
-from gateway.errors import GatewayError
+from gateway.errors import InternalError
 from gateway.rpc.metadata import by_name, read_machine_retry
+from gateway.upstream import RequestContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from gateway.auth.credential import Credential
     from gateway.clock import Clock
+    from gateway.errors import GatewayError
     from gateway.rpc.status import RpcError
     from gateway.rpc.tracing import CallSpan
 
@@ -32,29 +33,39 @@ _log = structlog.get_logger()
 
 
 class CallObserver(Protocol):
-    """Is told of the calls of one method; must be quick, and must not raise."""
+    """Observes the calls of one method; its methods must be quick and must not raise."""
 
     def began(self) -> None:
-        """A call has come in."""
+        """Count a call that has arrived."""
 
     def sent(self, size: int) -> None:
-        """A message of `size` bytes has gone to the caller."""
+        """Count a message of `size` bytes that was sent to the client."""
 
     def ended(self, code: StatusCode, seconds: float) -> None:
-        """A call that was begun has ended after `seconds`."""
+        """Count a call that has ended, `seconds` after its arrival."""
 
 
 class CallRecord:
-    """What the log, the metrics and the trace are told of one call, from its arrival to its end.
+    """Reports one call to the log, the metrics and the trace.
 
-    `ids` name the call in each line of the log: the caller's `x-request-id`, or one that is made up where there is
-    none, and the `trace_id`, where it is part of a trace. `peer` is whom the caller's certificate names, or "".
+    Args:
+        method: The name of the method.
+        observer: Counts the call.
+        span: The call's span.
+        clock: Measures the call.
+        peer: The identity in the client's certificate, or "".
+        request_id: The client's `x-request-id`; None makes up a new one for the log.
+
+    Attributes:
+        ids: Identify the call in each line of the log: `x-request-id`, and `trace_id` if the call is part of a trace.
     """
 
-    def __init__(self, method: str, observer: CallObserver, span: CallSpan, clock: Clock, peer: str) -> None:
+    def __init__(
+        self, method: str, observer: CallObserver, span: CallSpan, clock: Clock, peer: str, request_id: str | None
+    ) -> None:
         self.span = span
-        # No secret, so that no call waits for the kernel's random numbers.
-        self.ids = {"x-request-id": f"{random.getrandbits(64):016x}"}
+        # Not a secret, so no call waits for random numbers of the kernel.
+        self.ids = {"x-request-id": request_id or f"{random.getrandbits(64):016x}"}
         if span.trace_id:
             self.ids["trace_id"] = span.trace_id
         self.sent = observer.sent
@@ -64,19 +75,14 @@ class CallRecord:
         self._began = clock.monotonic()
         observer.began()
 
-    def identify(self, headers: Mapping[str, str]) -> None:
-        """The headers that pass through have been read."""
-        if "x-request-id" in headers:
-            self.ids["x-request-id"] = headers["x-request-id"]
-
-    def end(self, code: StatusCode, call: Call | None, answer: bytes | None = None) -> None:
-        """The call has ended, with an `answer` where it does not stream."""
-        if answer is not None:
-            self.sent(len(answer))
+    def end(self, code: StatusCode, call: Call | None, response: bytes | None = None) -> None:
+        """Report the end of a call, with the `response` of a unary one."""
+        if response is not None:
+            self.sent(len(response))
         self._end(_log.info, code, call)
 
     def fail(self, rpc_error: RpcError, error: GatewayError, call: Call | None) -> None:
-        """The call ends with an error."""
+        """Report a call that ends with an error."""
         more: dict[str, object] = {"reason": rpc_error.reason}
         http_status = getattr(error, "http_status", None)
         if http_status is not None:
@@ -84,7 +90,7 @@ class CallRecord:
         if not error.quotes_others:
             more["message"] = rpc_error.message
         write = _log.info
-        if type(error) is GatewayError:
+        if isinstance(error, InternalError):
             more["exception"] = _trace(error, call)
             write = _log.error
         self._end(write, rpc_error.code, call, rpc_error.reason, more)
@@ -101,16 +107,21 @@ class CallRecord:
         uid = call.uid if call else None
         self._observer.ended(code, seconds)
         self.span.end(code, uid, reason)
-        # In one go: to bind what is known before makes a logger each time, which costs as much as the line itself.
+        # Without `bind`, which makes a logger for each call and costs as much as the line itself.
         write("call", **self._who, **(more or {}), code=code.name, seconds=seconds, uid=uid, **self.ids)
 
 
 class Call:
-    """One call: whose it is, what passes through, and how to answer. `uid` is the job, once it is known.
+    """One call, as the methods of the service see it.
 
-    `headers` pass through to the upstream, `span` is for what is done on its behalf, `ids` name it in the log.
-    `aborted_by_server`: this process ends the call, and not its caller. `told_end`: the last event of the stream is on
-    its way.
+    Attributes:
+        credential: The credential of the call.
+        request_context: Goes with each upstream request of the call.
+        span: The parent of the spans of these requests.
+        ids: Identify the call in the log.
+        uid: The job, None until it is known.
+        aborted_by_server: Whether this process ends the call, and not the client.
+        end_sent: Whether the last event of the stream was given to grpc.
     """
 
     def __init__(
@@ -123,78 +134,79 @@ class Call:
         self.credential = credential
         self.span = record.span
         self.ids = record.ids
-        self.headers = self.span.onward(headers)
+        self.request_context = RequestContext(credential, self.span.onward(headers))
         self._sent = record.sent
         self.uid: int | None = None
         self.aborted_by_server = False
-        self.told_end = False
-        self._beginning = False
+        self.end_sent = False
+        self._sending_metadata = False
         self._context = context
         self._task = asyncio.current_task()
 
     def machine_retry(self) -> str | None:
-        """Return the header, with its value, by which a client library or a proxy says that it repeats this call."""
+        """Return the header, with its value, that marks this call as an automatic retry, or None."""
         return read_machine_retry(by_name(self._context))
 
     def remaining(self) -> float | None:
-        """Seconds until the caller's deadline, at most 30 days, or None where there is none."""
+        """Return the seconds until the call's deadline, at most 30 days, or None if it has none."""
         remaining = self._context.time_remaining()
         return None if remaining is None else min(max(0.0, remaining), MAX_DEADLINE_SECONDS)
 
-    async def begin_stream(self) -> None:
-        """Send the initial metadata: a stream is open before its first event, a submission cannot be sent again.
+    async def send_headers(self) -> None:
+        """Send the initial metadata.
 
-        Libraries and proxies repeat a call automatically only until response headers have come.
+        A client sees that its stream is open, and no library or proxy repeats the call any more: they do so only
+        until response headers have arrived.
         """
-        self._beginning = True
+        self._sending_metadata = True
         try:
             await self._context.send_initial_metadata(())
-        except InternalError:
+        except aio.InternalError:
             await _cancel_this_task()
         finally:
-            self._beginning = False
+            self._sending_metadata = False
         if self.aborted_by_server:
             await _cancel_this_task()
 
     async def write(self, event: bytes, *, last: bool = False) -> None:
-        """Send an encoded event, the `last` one or not; return when flow control has room for it."""
-        # From here on grpc has the event: it goes out, even if this call is interrupted before `write` returns.
-        self.told_end = last
+        """Send an encoded event, and return when flow control accepts it; `last`: no other event follows."""
+        # From here on grpc has the event, and sends it even if this call is interrupted before `write` returns.
+        self.end_sent = last
         try:
             await self._context.write(event)
-        except InternalError:
-            # The connection is gone, and grpc.aio has not cancelled the handler for it yet: one way to leave is enough.
+        except aio.InternalError:
+            # The connection is gone, and grpc.aio will cancel the handler: leave it in the same way.
             await _cancel_this_task()
         self._sent(len(event))
 
     def on_sent(self, release: Callable[[], None]) -> None:
-        """Calls `release` when grpc has sent the answer, or there is nobody to send it to any more."""
-        # The stubs take a class of their own for what is any function.
+        """Call `release` when grpc has sent the response, or cannot send it any more."""
+        # The stubs ask for a class here, but grpc accepts any function.
         self._context.add_done_callback(lambda _: release())  # type: ignore[arg-type]
 
     def end(self) -> None:
-        """Interrupts the call, for this process goes away."""
+        """Interrupt the call, because this process stops."""
         self.aborted_by_server = True
-        # Interrupted there, grpc.aio would send the initial metadata again with the status, which grpc refuses.
-        if self._task is not None and not self._beginning:
+        # If it were interrupted now, grpc.aio would send the metadata again with the status, which grpc rejects.
+        if self._task is not None and not self._sending_metadata:
             self._task.cancel()
 
 
 async def _cancel_this_task() -> None:
     task = asyncio.current_task()
-    assert task is not None, "handlers run in tasks"  # noqa: S101 - a defect of ours
+    assert task is not None, "handlers run in tasks"  # noqa: S101 - otherwise a defect
     task.cancel()
     await asyncio.sleep(0)
 
 
 def _trace(error: GatewayError, call: Call | None) -> str:
-    # What a library puts into its exceptions is not ours to know: it may be a header, with the token.
+    # A library may put anything into its exceptions, also the header with the token.
     text = "".join(traceback.format_exception(error.__cause__ or error))
     return call.credential.redact(text) if call else text
 
 
 def cancelled_by_client() -> bool:
-    """Within a handler's `except CancelledError`: whether grpc.aio cancelled the call, for its caller left it."""
+    """Return whether the client ended the call; to be called in a handler's `except CancelledError`."""
     task = asyncio.current_task()
-    # The context does not tell (grpc 36193); a task that was itself cancelled does.
+    # The context does not say so (grpc/grpc#36193), but grpc.aio cancels the task itself.
     return task is not None and task.cancelling() > 0

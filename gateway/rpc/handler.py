@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
 from gateway.auth.credential import read_credential
 from gateway.auth.peer import peer_of
-from gateway.errors import GatewayError, LimitReached, RequestInvalid, SubmitOutcomeUnknown
+from gateway.errors import GatewayError, InternalError, LimitReached, RequestInvalid, SubmitOutcomeUnknown
 from gateway.limits.admission import draining_error
 from gateway.rpc.call import Call, CallRecord, cancelled_by_client
 from gateway.rpc.metadata import by_name, read_passed_through
 from gateway.rpc.one_message import NO_MESSAGE, check_half_closed
-from gateway.rpc.status import to_rpc_error
+from gateway.rpc.status import RpcError, to_rpc_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -33,14 +33,29 @@ if TYPE_CHECKING:
     Handler = Callable[[bytes, ServicerContext[Any, Any]], Awaitable[Any]]
 
 
-# Methods that may have sent a job: to call their end UNAVAILABLE would invite a second one.
+# The methods that may have sent a job: a client or proxy would repeat a call that ends with UNAVAILABLE.
 SUBMITTING = frozenset({"SendJob", "RunJob"})
 
 
-class HandlerFactory:
-    """Makes handlers for grpc.aio of methods that take a request and a `Call` and raise `GatewayError`.
+class _Method(NamedTuple):
+    """One method of the service, as `_Invocation` runs it."""
 
-    `gateway_token` is what callers get that bring none. `observers` has one for each method, by its name.
+    name: str
+    run: Callable[[Any, Call], Awaitable[bytes | None]]
+    request_type: type[Message]
+    watch: bool
+    observer: CallObserver
+
+
+class HandlerFactory:
+    """Makes the handlers that grpc.aio calls from methods that take a request and a `Call`.
+
+    Args:
+        admission: Admits or rejects each call before anything else.
+        clock: Measures the calls.
+        observers: Has one observer per method, by the name of the method.
+        tracer: Starts the span of each call.
+        gateway_token: The credential of callers that send none; None requires one of every caller.
     """
 
     def __init__(
@@ -49,102 +64,130 @@ class HandlerFactory:
         clock: Clock,
         observers: Mapping[str, CallObserver],
         tracer: Tracer,
-        gateway_token: GatewayToken | None = None,
+        gateway_token: GatewayToken | None,
     ) -> None:
-        self._admission = admission
-        self._clock = clock
+        self.admission = admission
+        self.clock = clock
+        self.tracer = tracer
+        self.calls: set[Call] = set()
         self._observers = observers
-        self._tracer = tracer
         self._gateway_token = gateway_token
-        self._calls: set[Call] = set()
 
     def handler(
-        self, name: str, method: Callable[[Any, Call], Awaitable[Any]], request: type[Message], *, watch: bool
+        self, name: str, method: Callable[[Any, Call], Awaitable[bytes | None]], request: type[Message], *, watch: bool
     ) -> Handler:
-        """A handler that admits the call, runs `method`, logs a line, and turns what it raises into a status.
+        """Return a handler that admits a call, runs `method`, logs a line, and turns errors into a status.
 
-        It takes the encoded `request`, for grpc.aio's own way to refuse one that cannot be parsed has no reason.
+        The handler parses the `request` itself, because a request that grpc.aio cannot parse ends without a reason.
         """
-        observer = self._observers[name]
+        described = _Method(name, method, request, watch, self._observers[name])
 
         async def handle(data: bytes, context: ServicerContext[Any, Any]) -> Any:
-            metadata = by_name(context)
-            headers = read_passed_through(metadata)
-            span = self._tracer.call(name, headers.get("traceparent"))
-            peer = peer_of(context)
-            record = CallRecord(name, observer, span, self._clock, peer)
-            record.identify(headers)
-            call = None
-            try:
-                if data is NO_MESSAGE:
-                    await check_half_closed(context)
-                with self._admission.admit(watch=watch) as ticket:
-                    call = Call(context, self._credential(metadata, peer), headers, record)
-                    ticket.charge(call.credential.caller_key, len(data))
-                    self._calls.add(call)
-                    answer = await method(_parse(request, data), call)
-            except asyncio.CancelledError:
-                if cancelled_by_client() and not (call and call.aborted_by_server):
-                    record.end(StatusCode.CANCELLED, call)
-                    raise
-                if call and call.told_end:
-                    # An error after the last event would contradict it.
-                    record.end(StatusCode.OK, call)
-                    return None
-                error = _interruption(name, call)
-            except GatewayError as raised:
-                error = raised
-            except Exception as raised:  # noqa: BLE001 - nothing but a status may leave a handler
-                error = GatewayError("it is not foreseen")
-                error.__cause__ = raised
-            else:
-                record.end(StatusCode.OK, call, answer)
-                return answer
-            finally:
-                if call is not None:
-                    self._calls.discard(call)
-            rpc_error = to_rpc_error(error, call.uid if call else None)
-            record.fail(rpc_error, error, call)
-            await self._delay_rejection(error, call, len(data))
-            # To end a stream that is not read may take long, and grpc keeps what `abort` raises, with this frame:
-            # neither may hold what the call held. An error of a loop is held by it, and holds frames as well.
-            aborting = context.abort(rpc_error.code, rpc_error.message, rpc_error.trailers)
-            error.__traceback__ = None
-            del error, data, call, context
+            outcome = await _Invocation(self, described, context).run(data)
+            if not isinstance(outcome, RpcError):
+                return outcome
+            # To end a stream that is not read may take long, and grpc keeps what `abort` raises, with this frame. So
+            # this frame holds nothing of the call any more.
+            aborting = context.abort(outcome.code, outcome.message, outcome.trailers)
+            del data, context
             return await aborting
 
         return handle
 
-    def _credential(self, metadata: dict[str, list[str | bytes]], peer: str) -> Credential:
+    def credential(self, metadata: dict[str, list[str | bytes]], peer: str) -> Credential:
+        """Return the credential of a call. Raises `CredentialInvalid`."""
         values = metadata.get("authorization", [])
         if not values and self._gateway_token is not None:
             return self._gateway_token.credential(peer)
         return read_credential(values)
 
     def end_calls(self) -> None:
-        """Ends all calls that are inside: with DRAINING, or as an unknown outcome where one may have sent a job."""
-        for call in self._calls:
+        """End all calls in flight: with DRAINING, or with an unknown outcome if they may have sent a job."""
+        for call in self.calls:
             call.end()
 
-    async def _delay_rejection(self, error: GatewayError, call: Call | None, request_bytes: int) -> None:
+
+class _Invocation:
+    """One call, from its arrival to its outcome."""
+
+    __slots__ = ("_call", "_context", "_factory", "_headers", "_metadata", "_method", "_peer", "_record")
+
+    def __init__(self, factory: HandlerFactory, method: _Method, context: ServicerContext[Any, Any]) -> None:
+        self._factory = factory
+        self._method = method
+        self._context = context
+        self._metadata = by_name(context)
+        self._headers = read_passed_through(self._metadata)
+        self._peer = peer_of(context)
+        span = factory.tracer.call(method.name, self._headers.get("traceparent"))
+        request_id = self._headers.get("x-request-id")
+        self._record = CallRecord(method.name, method.observer, span, factory.clock, self._peer, request_id)
+        self._call: Call | None = None
+
+    async def run(self, data: bytes) -> bytes | RpcError | None:
+        """Return the response of a call, None for a stream that ended well, or the error that it ends with."""
+        try:
+            response = await self._serve(data)
+        except asyncio.CancelledError:
+            if cancelled_by_client() and not (self._call and self._call.aborted_by_server):
+                self._record.end(StatusCode.CANCELLED, self._call)
+                raise
+            if self._call and self._call.end_sent:
+                # An error after the last event would contradict it.
+                self._record.end(StatusCode.OK, self._call)
+                return None
+            error = self._interruption()
+        except GatewayError as raised:
+            error = raised
+        except Exception as raised:  # noqa: BLE001 - only a status may leave a handler
+            error = InternalError("an exception that the gateway does not expect")
+            error.__cause__ = raised
+        else:
+            self._record.end(StatusCode.OK, self._call, response)
+            return response
+        finally:
+            if self._call is not None:
+                self._factory.calls.discard(self._call)
+        rpc_error = await self._fail(error, len(data))
+        # The error of a poll loop outlives this call, and its traceback holds frames. A cause holds this frame.
+        error.__traceback__ = None
+        del error
+        return rpc_error
+
+    async def _serve(self, data: bytes) -> bytes | None:
+        method = self._method
+        if data is NO_MESSAGE:
+            await check_half_closed(self._context)
+        with self._factory.admission.admit(watch=method.watch) as ticket:
+            credential = self._factory.credential(self._metadata, self._peer)
+            call = self._call = Call(self._context, credential, self._headers, self._record)
+            ticket.charge(credential.caller_key, len(data))
+            self._factory.calls.add(call)
+            return await method.run(_parse(method.request_type, data), call)
+
+    async def _fail(self, error: GatewayError, request_bytes: int) -> RpcError:
+        call = self._call
+        rpc_error = to_rpc_error(error, call.uid if call else None)
+        self._record.fail(rpc_error, error, call)
         if isinstance(error, LimitReached) and call is not None:
-            await self._admission.delay_rejection(call.credential.caller_key, request_bytes)
+            await self._factory.admission.delay_rejection(call.credential.caller_key, request_bytes)
+        return rpc_error
+
+    def _interruption(self) -> GatewayError:
+        call = self._call
+        if call is None or not call.aborted_by_server:
+            # Without a status, a client would hang until its own deadline (grpc/grpc#29248).
+            return InternalError("a part of the call was cancelled from within")
+        # A stream that has sent the uid to its client can be resumed on another replica.
+        if self._method.name in SUBMITTING and (call.uid is None or self._method.name == "SendJob"):
+            return SubmitOutcomeUnknown("the gateway was stopped during the submission", None)
+        return draining_error()
 
 
-def _parse(request: type[Message], data: bytes) -> Message:
+def _parse(request_type: type[Message], data: bytes) -> Message:
     if data is NO_MESSAGE:
-        raise RequestInvalid("request", "the call ended without a message; send exactly one")
+        raise RequestInvalid("request", "no message came before the stream ended; send exactly one")
     try:
-        return request.FromString(data)
+        return request_type.FromString(data)
     except DecodeError as error:
-        raise RequestInvalid("request", f"it is not a message of the type {request.DESCRIPTOR.name}") from error
-
-
-def _interruption(name: str, call: Call | None) -> GatewayError:
-    if call is None or not call.aborted_by_server:
-        # Without a status, a client would hang until its own deadline (grpc/grpc#29248).
-        return GatewayError("a part of the call was cancelled from within")
-    # A stream that has told its caller the uid can be taken up elsewhere.
-    if name in SUBMITTING and (call.uid is None or name == "SendJob"):
-        return SubmitOutcomeUnknown("the gateway went away during the submission", None)
-    return draining_error()
+        raise RequestInvalid("request", f"cannot be parsed as a {request_type.DESCRIPTOR.name}") from error

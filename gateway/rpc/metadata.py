@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 PASSED_THROUGH = ("traceparent", "x-request-id")
 
-# What these say of a call that nobody made before: gRPC's own retries, and those of Envoy and so of Istio.
+# The values of the first attempt: of gRPC's own retries, and of those by Envoy and Istio.
 FIRST_ATTEMPTS = {"grpc-previous-rpc-attempts": 0, "x-envoy-attempt-count": 1}
 _COUNT = re.compile(r"[0-9]+")
 
-# A raw HTTP/2 peer can send CR, LF, NUL and more, and grpc.aio hands it on.
+# An HTTP/2 client can send CR, LF and NUL in a value, and grpc.aio passes them on.
 _SAFE_VALUE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 
 
@@ -30,8 +30,8 @@ def by_name(context: ServicerContext[Any, Any]) -> dict[str, list[str | bytes]]:
 def read_passed_through(metadata: dict[str, list[str | bytes]]) -> dict[str, str]:
     """Return the first valid value of each header that passes through.
 
-    Proxies add these headers, and some add a second one (HAProxy's unique-id-header). They are no credentials, so a
-    value that cannot be used costs its place in the logs, and never the call.
+    Proxies add these headers, and some add a second one (HAProxy's unique-id-header). An invalid value is ignored and
+    does not fail the call, because these headers are no credentials.
     """
     found = {}
     for name in PASSED_THROUGH:
@@ -43,10 +43,10 @@ def read_passed_through(metadata: dict[str, list[str | bytes]]) -> dict[str, str
 
 
 def read_machine_retry(metadata: dict[str, list[str | bytes]]) -> str | None:
-    """Return the header, with its value, by which a client library or a proxy says that it made this call before."""
+    """Return the header, with its value, that marks a call as an automatic retry by a library or proxy, or None."""
     for name, first in FIRST_ATTEMPTS.items():
         for value in metadata.get(name, ()):
-            # A proxy on the way may have joined the values of several.
+            # A proxy may have joined several values.
             for count in value.split(",") if isinstance(value, str) else ():
                 if _is_above(count.strip(), first):
                     return f"{name}: {count.strip()[:20]}"
@@ -55,5 +55,5 @@ def read_machine_retry(metadata: dict[str, list[str | bytes]]) -> str | None:
 
 def _is_above(count: str, first: int) -> bool:
     digits = count.lstrip("0")
-    # int() refuses some thousand digits.
+    # int() rejects thousands of digits.
     return bool(_COUNT.fullmatch(count)) and (len(digits) > 9 or int(digits or "0") > first)

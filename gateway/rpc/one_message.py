@@ -1,8 +1,7 @@
-"""Requests of exactly one message, received so that one that never comes is noticed.
+"""Requests of exactly one message, received so that a missing message is detected.
 
-grpc.aio ends a unary call in silence if its stream ends without a message, and the client waits for ever. A streaming
-handler gets EOF. It costs some 13,000 instructions more per call (callgrind: 315,000 instead of 302,000 on a bare
-server), which are about 4 µs.
+If the stream of a unary call ends without a message, grpc.aio ends the call without a status, and the client waits
+forever. A streaming handler gets EOF instead. It costs about 4 µs more per call.
 """
 
 from __future__ import annotations
@@ -22,28 +21,33 @@ if TYPE_CHECKING:
 
 
 class _NoMessage(bytes):
-    """In place of an encoded request."""
+    """The type of `NO_MESSAGE`."""
 
 
 NO_MESSAGE = _NoMessage()
-"""What a handler gets if no message came; compare with `is`, then `await check_half_closed`."""
+"""The data of a call without a message; compare with `is`, then `await check_half_closed`."""
 
 
 def method_handler(
     handle: Callable[[bytes, Context], Awaitable[Any]], *, streams: bool
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    """Return what grpc.aio calls `handle` through, once the one request is there; `streams`: it writes its answers."""
+    """Return the grpc.aio handler that calls `handle` with the request.
+
+    Args:
+        handle: Takes an encoded request and the context of its call.
+        streams: Whether `handle` writes its responses, instead of returning one.
+    """
 
     async def receive(_: object, context: Context) -> Any:
         try:
             data = await context.read()
         except asyncio.CancelledError:
-            # `check_half_closed` raises it again, where the handler can record the call.
+            # `check_half_closed` raises it again in the handler, which records the call.
             data = EOF
         return await handle(NO_MESSAGE if data is EOF else data, context)
 
     make = grpc.stream_stream_rpc_method_handler if streams else grpc.stream_unary_rpc_method_handler
-    # Without serializers: the handler factory takes encoded messages, and the service answers with them.
+    # Without serializers, because requests and responses stay encoded here.
     return make(receive)
 
 
@@ -55,6 +59,6 @@ async def check_half_closed(context: Context) -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
-    # The cancellation may be on its way. Operations complete in order, so it is here when another one completes.
+    # The cancellation may not have arrived yet. Operations complete in order, so after another one it has.
     await context.read()
     await asyncio.sleep(0)

@@ -1,6 +1,6 @@
-"""The one table from what went wrong to a gRPC status and its details (docs/reference/errors.md says what callers do).
+"""The table from errors to gRPC statuses and their details; docs/reference/errors.md tells clients what to do.
 
-gRPC's own table from HTTP to status is for clients that got no grpc-status at all; this one differs on purpose.
+It differs from gRPC's own table from HTTP statuses on purpose, because that one is for responses without a grpc-status.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from gateway import errors
-from gateway.rpc.codec.text import STATUS_CUT_MARK, clean, clean_detail
+from gateway.rpc.codec.text import clean, clean_detail
+from gateway.text import CUT_MARK
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -21,18 +22,19 @@ if TYPE_CHECKING:
 
 DOMAIN = "jobgateway"
 
-# Message and details travel in the trailers, which have 8 KB before clients cut them off. The message travels twice,
-# once of it percent-encoded, and the details in base64.
+# Clients limit trailers to 8 KB. They contain the message twice, percent-encoded and in the details, and the details
+# in base64.
 MAX_DETAILS_BYTES = 3_600
+MAX_STATUS_MESSAGE_BYTES = 1_000
 
-# The wait if the upstream asks to slow down and does not say for how long.
+# The wait if the upstream asks the gateway to slow down without saying for how long.
 DEFAULT_RETRY_SECONDS = 1.0
-# The shortest wait that is told: a client built on gRPC's C core hangs after a pushback of 0 (grpc/grpc#41036).
+# The shortest wait that is sent: clients built on gRPC's C core hang after a pushback of 0 (grpc/grpc#41036).
 SHORTEST_RETRY_SECONDS = 0.1
 
 
 class StatusMapping(NamedTuple):
-    """What a caller gets: the gRPC status, and the reason in `ErrorInfo`."""
+    """The gRPC code of an error, and the reason in its `ErrorInfo`."""
 
     code: StatusCode
     reason: str
@@ -43,7 +45,7 @@ BY_HTTP_STATUS = {
     401: StatusMapping(StatusCode.UNAUTHENTICATED, "UPSTREAM_UNAUTHENTICATED"),
     403: StatusMapping(StatusCode.PERMISSION_DENIED, "UPSTREAM_PERMISSION_DENIED"),
     404: StatusMapping(StatusCode.NOT_FOUND, "UPSTREAM_NOT_FOUND"),
-    # Too early or too slow at HTTP's level (RFC 9110, 8470); by the contract any other 4xx.
+    # Too slow or too early (RFC 9110, 8470).
     408: StatusMapping(StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
     409: StatusMapping(StatusCode.ABORTED, "UPSTREAM_CONFLICT"),
     413: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_REQUEST_TOO_LARGE"),
@@ -80,17 +82,17 @@ BY_ERROR: dict[type[errors.GatewayError], StatusMapping] = {
     errors.ResultTooLarge: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
     errors.LimitReached: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
     errors.Draining: StatusMapping(StatusCode.UNAVAILABLE, "DRAINING"),
-    errors.GatewayError: StatusMapping(StatusCode.INTERNAL, "GATEWAY_DEFECT"),
+    errors.InternalError: StatusMapping(StatusCode.INTERNAL, "GATEWAY_DEFECT"),
 }
 
 _ADVICE = {
-    "SUBMIT_OUTCOME_UNKNOWN": "whether the job runs is not known; look for it before sending it under another id: {}",
-    "GATEWAY_DEFECT": "the gateway failed; its log has the cause: {}",
+    "SUBMIT_OUTCOME_UNKNOWN": "it is unknown whether the job runs; look for it before you send it under another id: {}",
+    "GATEWAY_DEFECT": "the gateway failed, and its log has the cause: {}",
 }
 
 
 class RpcError(NamedTuple):
-    """How a call ends that failed: what `ServicerContext.abort` takes, and the reason for the log."""
+    """The end of a failed call: the arguments of `ServicerContext.abort`, and the reason for the log."""
 
     code: StatusCode
     message: str
@@ -99,35 +101,32 @@ class RpcError(NamedTuple):
 
 
 def mapping_for(error: errors.GatewayError) -> StatusMapping:
-    """The row of the table for an error."""
+    """Return the entry of the table for an error."""
     if isinstance(error, errors.UpstreamStatusError):
         if not error.certain:
             return BY_ERROR[errors.UpstreamMalformed]
         other = OTHER_5XX if error.http_status >= 500 else OTHER_4XX
         return BY_HTTP_STATUS.get(error.http_status, other)
-    return next(BY_ERROR[kind] for kind in type(error).__mro__ if kind in BY_ERROR)
+    return next((BY_ERROR[kind] for kind in type(error).__mro__ if kind in BY_ERROR), BY_ERROR[errors.InternalError])
 
 
 def to_rpc_error(error: errors.GatewayError, uid: int | None = None) -> RpcError:
-    """How a call ends with an error; `uid` is the job, where it is known."""
-    code, reason = mapping_for(error)
-    message = clean(_ADVICE.get(reason, "{}").format(error))
-    wait = retry_after(error, reason)
-    return RpcError(
-        code,
-        message,
-        (
-            ("grpc-status-details-bin", _details(error, StatusMapping(code, reason), message, wait, uid)),
-            *(() if wait is None else (("grpc-retry-pushback-ms", str(round(wait * 1000))),)),
-        ),
-        reason,
-    )
+    """Return how a call ends with an error; `uid` is the job, if it is known."""
+    mapping = mapping_for(error)
+    message = clean(_ADVICE.get(mapping.reason, "{}").format(error), MAX_STATUS_MESSAGE_BYTES)
+    wait = retry_after(error, mapping.reason)
+    trailers: list[tuple[str, str | bytes]] = [
+        ("grpc-status-details-bin", _details(error, mapping, message, wait, uid)),
+    ]
+    if wait is not None:
+        trailers.append(("grpc-retry-pushback-ms", str(round(wait * 1000))))
+    return RpcError(mapping.code, message, tuple(trailers), mapping.reason)
 
 
 def retry_after(error: errors.GatewayError, reason: str) -> float | None:
     """Return the wait before a retry, at least 0.1 seconds; None if none is known, or a retry is unsafe or useless."""
     if isinstance(error, errors.UpstreamError) and not error.transient:
-        # Whatever the upstream says of a time: gRPC's own retry would take it as an invitation.
+        # Even if the upstream names a wait, because gRPC's automatic retries would follow it.
         return None
     wait = error.retry_after
     if wait is None:
@@ -164,7 +163,7 @@ def _details(
 
 
 def _add_violations(status: status_pb2.Status, violations: tuple[errors.FieldViolation, ...]) -> None:
-    # What is kept back is for the mark and for wrapping the message as a detail, which take about fifty bytes each.
+    # The rest is for the mark and for packing the message as a detail, which take about fifty bytes each.
     room = MAX_DETAILS_BYTES - status.ByteSize() - 120
     bad = error_details_pb2.BadRequest()
     for violation in violations:
@@ -173,7 +172,7 @@ def _add_violations(status: status_pb2.Status, violations: tuple[errors.FieldVio
         added = bad.field_violations.add(field=field, description=description)
         if bad.ByteSize() > room:
             bad.field_violations.remove(added)
-            bad.field_violations.add(field=STATUS_CUT_MARK, description="more fields are at fault than fit here")
+            bad.field_violations.add(field=CUT_MARK, description="there are more invalid fields than fit here")
             break
     _add(status, bad)
 
@@ -185,6 +184,6 @@ def _add(status: status_pb2.Status, detail: Message) -> None:
 
 
 def _duration(seconds: float) -> Duration:
-    # Whole milliseconds, so that it agrees with grpc-retry-pushback-ms.
+    # Whole milliseconds, so that it equals grpc-retry-pushback-ms.
     milliseconds = round(seconds * 1000)
     return Duration(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000)

@@ -1,4 +1,4 @@
-"""What the gateway asks of a tracer, and a tracer that does nothing."""
+"""The protocol of tracers, and a tracer that does nothing."""
 
 from __future__ import annotations
 
@@ -15,43 +15,47 @@ if TYPE_CHECKING:
     Headers = Mapping[str, str]
 
 
-# W3C Trace Context: version, trace, parent, flags, and what later versions may add.
+# W3C Trace Context: version, trace, parent, flags, and fields of later versions.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
 class CallSpan(Protocol):
-    """The span of one call, from its arrival to its end, and of what is done on its behalf.
+    """The span of one call, and the parent of the spans of its upstream requests.
 
-    `trace_id` is 32 hexadecimal digits, or empty where the call is part of no trace.
+    Attributes:
+        trace_id: 32 hexadecimal digits, or "" if the call is not part of a trace.
     """
 
     trace_id: str
 
     def onward(self, headers: Headers) -> Headers:
-        """`headers` of the caller, as an upstream request made in this span bears them."""
+        """Return the client's `headers` as upstream requests within this span carry them."""
 
     def submission(self, headers: Headers) -> AbstractContextManager[Headers]:
-        """A span for one POST, within this one; gives its headers, and ends as its context does."""
+        """Return the context of a child span for one POST, which gives the headers of the request."""
 
     def poll(self, uid: int, headers: Headers) -> AbstractContextManager[Headers]:
-        """A span for one poll, in a trace of its own that links to this one, which may have ended; else as that."""
+        """Return the context of a span for one poll, which gives the headers of the request.
+
+        The span has its own trace with a link to this span, which may have ended.
+        """
 
     def end(self, code: StatusCode, uid: int | None, reason: str) -> None:
-        """The call has ended: `reason` is from the table of errors, or empty."""
+        """End the span; `reason` is the one of the error, or ""."""
 
 
 class Tracer(Protocol):
-    """Begins spans."""
+    """Starts spans."""
 
     def call(self, method: str, traceparent: str | None) -> CallSpan:
-        """The span of a call that continues the trace of its caller, where `traceparent` names one."""
+        """Return the span of a call; it continues the client's trace if `traceparent` names one."""
 
     async def aclose(self) -> None:
-        """Hands on what is left, within about a second."""
+        """Export the remaining spans, within about a second."""
 
 
 class _NoopCallSpan:
-    """No span: what the caller sent passes through."""
+    """No span: the client's headers pass through."""
 
     def __init__(self, trace_id: str) -> None:
         self.trace_id = trace_id
@@ -71,13 +75,13 @@ class _NoopCallSpan:
 
 
 class NoopTracer:
-    """Begins no spans."""
+    """A tracer without spans."""
 
     def call(self, method: str, traceparent: str | None) -> CallSpan:
-        """No span; the trace's id is read all the same, for the log."""
+        """Return no span, but the trace's id, which the log has too."""
         del method
         match = _TRACEPARENT.fullmatch(traceparent or "")
         return _NoopCallSpan(match[1] if match else "")
 
     async def aclose(self) -> None:
-        """There is nothing to hand on."""
+        """Do nothing."""

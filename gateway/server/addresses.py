@@ -1,4 +1,4 @@
-"""The addresses that HOST:PORT stands for, bound together or not at all."""
+"""Bind all addresses of HOST:PORT, or none."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from gateway.threads import run_detached, wait_done
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# How long the resolver may take for a name.
+    import grpc
+
+# The longest time for the lookup of a name.
 RESOLVE_SECONDS = 5.0
-# How often another port is tried if a free one of one address is taken at another.
+# Attempts for port 0: a port that is free at one address may be taken at another.
 PORTS_TRIED = 20
-# `localhost` is both by RFC 6761, whatever the hosts file says, and clients try both.
+# By RFC 6761, `localhost` is both regardless of the hosts file, and clients try both.
 LOOPBACK = ("127.0.0.1", "::1")
-# The machine does not have such an address.
+# Errors for an address that the machine does not have.
 ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
-# The family, and the numeric host with its scope.
+# The family, and the numeric host with its IPv6 scope.
 Address = tuple[socket.AddressFamily, str]
 
 
@@ -32,21 +34,21 @@ def split(listen: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def joined(host: str, port: int) -> str:
+def join_host_port(host: str, port: int) -> str:
     """Return HOST:PORT for a numeric host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def numeric(where: tuple[Any, ...]) -> str:
-    """Return the numeric host of a socket's address, with its scope."""
-    return socket.getnameinfo(where, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
+def numeric_host(address: tuple[Any, ...]) -> str:
+    """Return the numeric host of a socket's address, with its IPv6 scope."""
+    return socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
 
 
-async def resolved(host: str) -> list[Address]:
-    """Return all addresses of a host. Raises `OSError` if there are none, or none within `RESOLVE_SECONDS`."""
+async def resolve(host: str) -> list[Address]:
+    """Return all addresses of a host. Raises `OSError` if there are none, or the lookup takes over 5 seconds."""
     lookup = run_detached("resolve", lambda: _resolve(host))
     if not await wait_done(lookup, RESOLVE_SECONDS):
-        raise OSError(errno.ETIMEDOUT, f"the resolver does not answer within {RESOLVE_SECONDS:g} s")
+        raise OSError(errno.ETIMEDOUT, f"the resolver did not respond within {RESOLVE_SECONDS:g} s")
     return lookup.result()
 
 
@@ -56,35 +58,58 @@ def _resolve(host: str) -> list[Address]:
         names += LOOPBACK
     found: dict[Address, None] = {}
     for name in names:
-        for family, _, _, _, where in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM):
-            found[family, numeric(where)] = None
+        for family, _, _, _, address in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM):
+            found[family, numeric_host(address)] = None
     return list(found)
 
 
-def bound(addresses: Sequence[Address], port: int) -> list[socket.socket]:
-    """Bind a socket at each of the addresses, all at the same `port`; 0 is any that is free at all of them.
+def add_ports(
+    server: grpc.aio.Server, addresses: Sequence[Address], port: int, credentials: grpc.ServerCredentials | None
+) -> int:
+    """Make a gRPC server listen at each of the addresses; return the port. Raises `OSError` as `bind` does."""
+    # If a name has several addresses, one is enough for grpc, and only its own log has the error of another.
+    sockets = bind(addresses, port)
+    chosen: int = sockets[0].getsockname()[1]
+    hosts = [numeric_host(each.getsockname()) for each in sockets]
+    for each in sockets:
+        each.close()
+    for host in hosts:
+        try:
+            if credentials is None:
+                server.add_insecure_port(join_host_port(host, chosen))
+            else:
+                server.add_secure_port(join_host_port(host, chosen), credentials)
+        except RuntimeError as error:
+            raise OSError(errno.EADDRINUSE, f"another process took the port ({host})") from error
+    return chosen
 
-    Addresses that the machine does not have are left out if there are others. `::` takes IPv4 too.
-    Raises `OSError` if one is in use or may not be bound, or if none is left.
+
+def bind(addresses: Sequence[Address], port: int) -> list[socket.socket]:
+    """Bind a socket at each of the addresses, all at the same `port`. Port 0 selects one that is free at all of them.
+
+    Addresses that the machine does not have are left out if there are others. `::` includes IPv4.
+
+    Raises:
+        OSError: An address is in use or cannot be bound, or none is left.
     """
     for _ in range(PORTS_TRIED - 1):
         try:
-            return _bound(addresses, port)
+            return _bind(addresses, port)
         except OSError as error:
             if port or error.errno != errno.EADDRINUSE:
                 raise
-    return _bound(addresses, port)
+    return _bind(addresses, port)
 
 
-def _bound(addresses: Sequence[Address], port: int) -> list[socket.socket]:
+def _bind(addresses: Sequence[Address], port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     absent: OSError | None = None
     with ExitStack() as opened:
         for family, host in addresses:
             try:
-                each = opened.enter_context(_socket(family, host, port))
+                each = opened.enter_context(_bind_one(family, host, port))
             except OSError as error:
-                absent = _told(error, host, alone=len(addresses) == 1)
+                absent = _with_host(error, host, alone=len(addresses) == 1)
                 if error.errno not in ABSENT:
                     raise absent from error
                 continue
@@ -96,13 +121,13 @@ def _bound(addresses: Sequence[Address], port: int) -> list[socket.socket]:
     return sockets
 
 
-def _socket(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+def _bind_one(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # Connections that have ended at this port must not hold up a new start.
+        # Connections that have ended at this port must not delay a new start.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # As gRPC does it, so that the two listeners of a gateway take the same addresses.
+            # Like gRPC, so that both listeners of a gateway have the same addresses.
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         made.bind(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4])
     except BaseException:
@@ -111,6 +136,6 @@ def _socket(family: socket.AddressFamily, host: str, port: int) -> socket.socket
     return made
 
 
-def _told(error: OSError, host: str, *, alone: bool) -> OSError:
-    why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
-    return OSError(error.errno, why if alone else f"{why} ({host})")
+def _with_host(error: OSError, host: str, *, alone: bool) -> OSError:
+    problem = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
+    return OSError(error.errno, problem if alone else f"{problem} ({host})")

@@ -1,4 +1,4 @@
-"""The admin address: metrics, liveness and readiness over HTTP, and nothing else."""
+"""The admin address: metrics, liveness and readiness over HTTP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from gateway.server.addresses import bound, resolved, split
+from gateway.server.addresses import bind, resolve, split
 
 if TYPE_CHECKING:
     import socket
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-# A scrape that is under way when the process stops may end within this time.
+# A scrape that is in flight when the process stops may end within this time.
 CLOSE_SECONDS = 0.5
 
 
 class AdminServer:
-    """`/metrics`, `/livez` (200 while the event loop answers) and `/readyz` (200 while `ready`, else 503)."""
+    """Serves `/metrics`, `/livez` (200 while the event loop runs) and `/readyz` (200 while `ready`, otherwise 503)."""
 
     def __init__(self, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
         self._registry = registry
@@ -29,37 +29,41 @@ class AdminServer:
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/livez", self._livez)
         application.router.add_get("/readyz", self._readyz)
-        # Also for other methods on these paths: there is nothing there.
-        application.router.add_route("*", "/{path:.*}", _nothing)
-        application.on_response_prepare.append(_say_no_versions)
+        # Other methods on the paths above, too.
+        application.router.add_route("*", "/{path:.*}", _not_found)
+        application.on_response_prepare.append(_hide_versions)
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
 
     async def start(self, listen: str) -> str:
-        """Serve at all addresses of HOST:PORT, port 0 being any free one; return HOST:PORT. Raises `OSError`."""
+        """Serve at all addresses of HOST:PORT, and return HOST:PORT with the port that was chosen for port 0.
+
+        Raises:
+            OSError: One of the addresses cannot be bound.
+        """
         host, port = split(listen)
         await self._runner.setup()
         sockets: list[socket.socket] = []
         try:
-            sockets += bound(await resolved(host), port)
+            sockets += bind(await resolve(host), port)
             for each in sockets:
                 await web.SockSite(self._runner, each).start()
         except OSError as error:
             await self._runner.cleanup()
-            # Those that were never started are not the runner's.
+            # The runner closes only the sockets that it was started with.
             for each in sockets:
                 each.close()
             raise OSError(f"JOBGATEWAY_ADMIN_LISTEN: {listen} cannot be bound: {error.strerror}") from error
         return f"{listen.rpartition(':')[0]}:{self._runner.addresses[0][1]}"
 
     async def aclose(self) -> None:
-        """Stops serving; does nothing where it never did."""
+        """Stop serving. Does nothing if it was not started."""
         await self._runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:
         try:
             encode, content_type = choose_encoder(request.headers.get("accept", ""))
         except (TypeError, ValueError):
-            # It compares a version that is no number with one that is.
+            # The header asks for a version that is not a number.
             encode, content_type = choose_encoder("")
         return web.Response(body=encode(self._registry), headers={"content-type": content_type})
 
@@ -70,9 +74,9 @@ class AdminServer:
         return web.Response(text="ready\n") if self._ready() else web.Response(status=503, text="not ready\n")
 
 
-async def _nothing(_: web.Request) -> web.Response:
+async def _not_found(_: web.Request) -> web.Response:
     return web.Response(status=404, text="not found\n")
 
 
-async def _say_no_versions(_: web.Request, response: web.StreamResponse) -> None:
+async def _hide_versions(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["server"] = "jobgateway"

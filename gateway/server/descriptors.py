@@ -1,4 +1,4 @@
-"""Notice when the process has no free file descriptor: a listener that cannot accept connections reports nothing."""
+"""Detect that the process has no free file descriptor, because a listener that cannot accept reports nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHECK_SECONDS = 5.0
 
 
 async def log_shortages(clock: Clock) -> None:
-    """Log a shortage of file descriptors while it lasts; runs until it is cancelled."""
+    """Log a shortage of file descriptors while it lasts, until this is cancelled."""
     log = ShortageLog(clock.monotonic)
     while True:
         try:

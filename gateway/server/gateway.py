@@ -1,4 +1,4 @@
-"""The composition root: builds a gateway, serves and drains it."""
+"""Build a gateway of all its parts, serve it and drain it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gateway.auth.authorities import client_context
 from gateway.auth.certificates import Certificates
 from gateway.auth.gateway_token import GatewayToken
 from gateway.clock import SystemClock, Timeout
-from gateway.limits.admission import Admission, draining_error
+from gateway.limits.admission import Admission, AdmissionLimits, draining_error
 from gateway.limits.fair_budget import FairBudget
 from gateway.limits.rate_limiter import RateLimiter
 from gateway.limits.response_memory import ResponseMemory
 from gateway.rpc import one_message
-from gateway.rpc.codec.events import JobState, same_state
+from gateway.rpc.codec.events import JobState
 from gateway.rpc.handler import HandlerFactory
 from gateway.rpc.service import JobService
 from gateway.rpc.tracing import NoopTracer
@@ -31,13 +31,15 @@ from gateway.submit import InMemoryIdempotencyStore, Submitter
 from gateway.telemetry import logs
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.unknown_statuses import UnknownStatuses
+from gateway.threads import WorkerPool
 from gateway.upstream import RestClient, Timeouts, Transport
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
 if TYPE_CHECKING:
+    from gateway.clock import Clock
     from gateway.config import Settings
     from gateway.rpc.tracing import Tracer
-    from gateway.upstream import RequestObserver
+    from gateway.watch import SentJobs
 
 
 JOB_SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
@@ -47,136 +49,73 @@ _log = structlog.get_logger()
 
 
 class Gateway:
-    """A gateway that can be started and stopped once.
+    """One gateway. It can be started and stopped once.
 
-    Raises `ConfigError` where a file that a setting names is no use.
+    Raises:
+        ConfigError: A file that a setting names cannot be used.
     """
 
     def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
-        clock = SystemClock()
-        self._tracer = tracer or NoopTracer()
         self._settings = settings
-        self._clock = clock
-        self._admission = Admission(
-            clock,
-            max_calls=settings.max_calls,
-            max_watches=settings.max_watches,
-            max_calls_per_credential=settings.max_calls_per_credential,
-            max_watches_per_credential=settings.max_watches_per_credential,
-            calls_per_second=settings.calls_per_second,
-            large_requests_bytes=defaults.LARGE_REQUESTS_BYTES,
-        )
-        metrics = Metrics()
-        methods = metrics.methods(
-            JOB_SERVICE.full_name, [(each.name, each.name in STREAMS) for each in JOB_SERVICE.methods]
-        )
-        gateway_token = GatewayToken(settings.upstream_token_file) if settings.upstream_token_file else None
-        self._handler_factory = HandlerFactory(self._admission, clock, methods, self._tracer, gateway_token)
-        budget = FairBudget(defaults.LARGE_RESPONSES_BYTES)
-        self._rest = _rest_client(settings, budget, metrics, UnknownStatuses(metrics.unknown_status))
+        self._tracer = tracer or NoopTracer()
+        self._clock = clock = SystemClock()
+        self._request_workers = WorkerPool("requests", defaults.REQUEST_WORKERS)
+        self._response_workers = WorkerPool("responses", defaults.RESPONSE_WORKERS)
+        self._metrics = metrics = Metrics()
+        self._large_responses = FairBudget(defaults.LARGE_RESPONSES_BYTES)
         sent_jobs = InMemorySentJobs(clock)
-        policy = PollPolicy(
-            same=same_state,
-            is_last=lambda state: state.job.done,
-            size=lambda state: state.size,
-            schedule=PollSchedule(settings.poll_interval_min_seconds, settings.poll_interval_max_seconds),
-            outage_seconds=settings.poll_outage_seconds,
-            rate_limiter=RateLimiter(clock, settings.polls_per_second),
-            slots=FairBudget(defaults.POLL_SLOTS),
-            sent_jobs=sent_jobs,
-            observer=metrics,
-        )
-        self._hub: Hub[JobState] = Hub(clock, policy)
-        submitter = Submitter(
-            clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, settings.submissions_per_second), metrics
-        )
+        self._admission = _admission(settings, clock)
+        self._rest = _rest_client(settings, self._large_responses, metrics, self._response_workers)
+        self._hub = _hub(settings, clock, sent_jobs, metrics)
+        self._submitter = _submitter(settings, clock, metrics)
         self._service = JobService(
             rest=self._rest,
             hub=self._hub,
-            submitter=submitter,
+            submitter=self._submitter,
             sent_jobs=sent_jobs,
             clock=clock,
-            response_memory=ResponseMemory(budget, defaults.LARGE_MESSAGES_BYTES),
+            response_memory=ResponseMemory(self._large_responses, defaults.LARGE_MESSAGES_BYTES),
             observer=metrics,
+            request_workers=self._request_workers,
+            response_workers=self._response_workers,
         )
-        self._levels(metrics, budget, submitter)
-        self._health = Health(self._names())
+        self._handler_factory = self._make_handler_factory()
+        self._health = Health(self._service_names())
         self._listener = Listener(settings.listen, self._make_server, _credentials(settings))
         self._admin = AdminServer(metrics.registry, lambda: self.ready)
         self.admin_address = ""
-
-    def _levels(self, metrics: Metrics, budget: FairBudget, submitter: Submitter) -> None:
-        level = metrics.level
-        level("jobgateway_loops", "Poll loops running.", self._hub.__len__)
-        level("jobgateway_watchers", "Watchers of the poll loops.", lambda: self._hub.watching)
-        level("jobgateway_submissions_in_flight", "Submissions in flight.", submitter.__len__)
-        level(
-            "jobgateway_large_answers_reserved_bytes",
-            f"Bytes held by upstream responses over 1 MiB, of {defaults.LARGE_RESPONSES_BYTES} bytes.",
-            lambda: budget.reserved,
-        )
-        level(
-            "jobgateway_large_answers_waiting",
-            "Upstream responses over 1 MiB that wait for memory.",
-            lambda: budget.waiting,
-        )
-        metrics.count(
-            "jobgateway_log_lines_lost",
-            "Log lines that standard error did not accept.",
-            logs.lost_lines,
-        )
-        level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)
+        self._report_levels()
 
     @property
     def ready(self) -> bool:
-        """Whether it takes calls."""
-        # Whatever the upstream does: else it would take the whole fleet down with it.
+        """True while it accepts calls."""
+        # Regardless of the upstream, because otherwise its outage would make all replicas unready.
         return self._listener.serving and not self._admission.draining
 
+    @property
+    def address(self) -> str:
+        """The gRPC address, as HOST:PORT."""
+        return self._listener.address
+
     async def start(self) -> None:
-        """Serves. Raises `OSError` where an address cannot be bound."""
+        """Serve. Raises `OSError` if an address cannot be bound."""
         self.admin_address = await self._admin.start(self._settings.admin_listen)
         try:
-            await self._start_grpc()
+            await self._listener.start()
         except BaseException:
             await self._admin.aclose()
             raise
 
-    async def _start_grpc(self) -> None:
-        await self._listener.start()
-
-    @property
-    def address(self) -> str:
-        """Where gRPC is served, as HOST:PORT."""
-        return self._listener.address
-
-    def _names(self) -> list[str]:
-        names = [JOB_SERVICE.full_name, health.SERVICE_NAME]
-        return [*names, reflection.SERVICE_NAME] if self._settings.reflection else names
-
-    def _make_server(self) -> grpc.aio.Server:
-        max_age = ("grpc.max_connection_age_ms", round(self._settings.max_connection_age_seconds * 1000))
-        server = grpc.aio.server(options=(*defaults.OPTIONS, max_age))
-        server.add_generic_rpc_handlers((_handlers(self._service, self._handler_factory),))
-        server.add_generic_rpc_handlers((self._health.handler(),))
-        if self._settings.reflection:
-            reflection.enable(self._names(), server)
-        return server
-
-    async def listens(self) -> None:
-        """Returns when `stop` has closed the listener. Raises `OSError` where it was lost and cannot be had again."""
-        await self._listener.lost()
+    async def wait_closed(self) -> None:
+        """Wait until `stop` closes the listener. Raises `OSError` if it ends before and cannot be bound again."""
+        await self._listener.wait_closed()
 
     async def wait_idle(self) -> None:
-        """Returns when no call is being served."""
+        """Wait until no call is in flight."""
         await self._admission.wait_idle(float("inf"))
 
-    async def stop(self, grace: float | None = None) -> None:
-        """Drains within `grace` seconds (the setting's, where it is None), then closes the listener and all else.
-
-        Also where `start` failed or was never called.
-        """
-        grace = self._settings.drain_grace_seconds if grace is None else grace
+    async def stop(self, grace: float) -> None:
+        """Drain for at most `grace` seconds, then close everything, also if `start` failed or was never called."""
         deadline = self._clock.monotonic() + grace
         self._admission.draining = True
         self._health.drain()
@@ -186,30 +125,143 @@ class Gateway:
         await self._hub.aclose()
         await self._rest.aclose()
         await self._tracer.aclose()
-        # Last, so that the drain can be watched to its end.
+        # Last, so that the drain can be observed to its end.
         await self._admin.aclose()
+        self._request_workers.close()
+        self._response_workers.close()
 
     async def _drain(self, deadline: float, *, last_third: float) -> None:
         if await self._admission.wait_idle(last_third):
             return
-        _log.info("ending watches", watches=self._hub.watching, calls=self._admission.in_flight)
-        slices = asyncio.create_task(self._hub.end_watchers(draining_error, deadline))
-        all_left = await self._admission.wait_idle(deadline)
-        slices.cancel()
-        await asyncio.wait([slices])
-        if not all_left:
-            _log.warning("calls cut off", calls=self._admission.in_flight)
-            # Each gets a status of ours; grpc's own would be UNAVAILABLE, and a submission would be sent again.
+        _log.info("drain.ending_watches", watches=self._hub.watcher_count, calls=self._admission.in_flight)
+        ending = asyncio.create_task(self._hub.end_watchers(draining_error, deadline))
+        idle = await self._admission.wait_idle(deadline)
+        ending.cancel()
+        await asyncio.wait([ending])
+        if not idle:
+            _log.warning("drain.calls_cut", calls=self._admission.in_flight)
+            # grpc would end them with UNAVAILABLE, and clients would send their submissions again.
             self._handler_factory.end_calls()
             await self._admission.wait_idle(self._clock.monotonic() + defaults.FLUSH_RESPONSES_SECONDS)
 
     async def _finish_submissions(self, deadline: float) -> None:
-        # Nobody waits for these any more, but a cancellation or an outcome is worth the rest of the grace.
+        # No call waits for them any more, but their outcome and cancellations are worth the rest of the grace.
+        until = max(deadline, self._clock.monotonic() + defaults.FLUSH_RESPONSES_SECONDS)
         try:
-            async with Timeout(self._clock, max(deadline, self._clock.monotonic() + defaults.FLUSH_RESPONSES_SECONDS)):
+            async with Timeout(self._clock, until):
                 await self._service.aclose()
         except TimeoutError:
-            _log.warning("submissions or cancellations cut off")
+            _log.warning("drain.submissions_cut")
+
+    def _service_names(self) -> list[str]:
+        names = [JOB_SERVICE.full_name, health.SERVICE_NAME]
+        return [*names, reflection.SERVICE_NAME] if self._settings.reflection else names
+
+    def _make_handler_factory(self) -> HandlerFactory:
+        methods = [(each.name, each.name in STREAMS) for each in JOB_SERVICE.methods]
+        token_file = self._settings.upstream_token_file
+        return HandlerFactory(
+            self._admission,
+            self._clock,
+            self._metrics.methods(JOB_SERVICE.full_name, methods),
+            self._tracer,
+            GatewayToken(token_file) if token_file else None,
+        )
+
+    def _make_server(self) -> grpc.aio.Server:
+        max_age = ("grpc.max_connection_age_ms", round(self._settings.max_connection_age_seconds * 1000))
+        server = grpc.aio.server(options=(*defaults.OPTIONS, max_age))
+        handlers = _job_service_handlers(self._service, self._handler_factory)
+        server.add_generic_rpc_handlers((handlers, self._health.handler()))
+        if self._settings.reflection:
+            reflection.enable(self._service_names(), server)
+        return server
+
+    def _report_levels(self) -> None:
+        level = self._metrics.level
+        level("jobgateway_loops", "Poll loops running.", lambda: self._hub.loop_count)
+        level("jobgateway_watchers", "Watchers of the poll loops.", lambda: self._hub.watcher_count)
+        level("jobgateway_submissions_in_flight", "Submissions in flight.", self._submitter.__len__)
+        level(
+            "jobgateway_large_answers_reserved_bytes",
+            f"Bytes held by upstream responses over 1 MiB, of {defaults.LARGE_RESPONSES_BYTES} bytes.",
+            lambda: self._large_responses.reserved,
+        )
+        level(
+            "jobgateway_large_answers_waiting",
+            "Upstream responses over 1 MiB that wait for memory.",
+            lambda: self._large_responses.waiting,
+        )
+        self._metrics.count(
+            "jobgateway_log_lines_lost", "Log lines that standard error did not accept.", logs.lost_lines
+        )
+        level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)
+
+
+def _admission(settings: Settings, clock: Clock) -> Admission:
+    return Admission(
+        clock,
+        AdmissionLimits(
+            max_calls=settings.max_calls,
+            max_watches=settings.max_watches,
+            max_calls_per_credential=settings.max_calls_per_credential,
+            max_watches_per_credential=settings.max_watches_per_credential,
+            calls_per_second=settings.calls_per_second,
+            large_requests_bytes=defaults.LARGE_REQUESTS_BYTES,
+        ),
+    )
+
+
+def _hub(settings: Settings, clock: Clock, sent_jobs: SentJobs, metrics: Metrics) -> Hub[JobState]:
+    policy = PollPolicy(
+        schedule=PollSchedule(settings.poll_interval_min_seconds, settings.poll_interval_max_seconds),
+        outage_seconds=settings.poll_outage_seconds,
+        rate_limiter=RateLimiter(clock, settings.polls_per_second),
+        slots=FairBudget(defaults.POLL_SLOTS),
+        sent_jobs=sent_jobs,
+        observer=metrics,
+    )
+    return Hub(clock, policy)
+
+
+def _submitter(settings: Settings, clock: Clock, metrics: Metrics) -> Submitter:
+    rate_limiter = RateLimiter(clock, settings.submissions_per_second)
+    return Submitter(clock, InMemoryIdempotencyStore(clock), rate_limiter, metrics)
+
+
+def _rest_client(settings: Settings, budget: FairBudget, metrics: Metrics, workers: WorkerPool) -> RestClient:
+    tls = client_context() if settings.upstream_url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+    def transport(*, silence: float, total: float, idle_seconds: float, max_connections: int) -> Transport:
+        return Transport(
+            timeouts=Timeouts(min(defaults.CONNECT_SECONDS, silence), silence, total),
+            idle_seconds=idle_seconds,
+            max_connections=max_connections,
+            max_response_bytes=defaults.MAX_RESPONSE_BYTES,
+            budget=budget,
+            tls=tls,
+            proxy=settings.upstream_proxy_url,
+            observer=metrics,
+        )
+
+    return RestClient(
+        settings.upstream_url,
+        submissions=transport(
+            silence=settings.submit_timeout_seconds,
+            total=settings.submit_timeout_seconds,
+            idle_seconds=defaults.SUBMIT_IDLE_SECONDS,
+            max_connections=defaults.SUBMIT_CONNECTIONS,
+        ),
+        reads=transport(
+            silence=settings.upstream_timeout_seconds,
+            total=settings.upstream_timeout_seconds * defaults.TOTAL_TIMEOUT_FACTOR,
+            idle_seconds=defaults.READ_IDLE_SECONDS,
+            max_connections=defaults.POLL_SLOTS + settings.max_calls,
+        ),
+        now=SystemClock().time,
+        observer=UnknownStatuses(metrics.unknown_status),
+        workers=workers,
+    )
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
@@ -218,44 +270,14 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
     return Certificates(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file).credentials()
 
 
-def _rest_client(
-    settings: Settings, budget: FairBudget, observer: RequestObserver, unknown_statuses: UnknownStatuses
-) -> RestClient:
-    silence = settings.upstream_timeout_seconds
-    secure = settings.upstream_url.startswith("https:")
-    tls = client_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    reads = Transport(
-        timeouts=Timeouts(min(defaults.CONNECT_SECONDS, silence), silence, silence * defaults.TOTAL_TIMEOUT_FACTOR),
-        idle_seconds=defaults.READ_IDLE_SECONDS,
-        max_connections=defaults.POLL_SLOTS + settings.max_calls,
-        max_response_bytes=defaults.MAX_RESPONSE_BYTES,
-        budget=budget,
-        tls=tls,
-        proxy=settings.upstream_proxy_url,
-        observer=observer,
-    )
-    longest = settings.submit_timeout_seconds
-    submissions = Transport(
-        timeouts=Timeouts(min(defaults.CONNECT_SECONDS, longest), longest, longest),
-        idle_seconds=defaults.SUBMIT_IDLE_SECONDS,
-        max_connections=defaults.SUBMIT_CONNECTIONS,
-        max_response_bytes=defaults.MAX_RESPONSE_BYTES,
-        budget=budget,
-        tls=tls,
-        proxy=settings.upstream_proxy_url,
-        observer=observer,
-    )
-    return RestClient(
-        settings.upstream_url, submissions=submissions, reads=reads, now=SystemClock().time, observer=unknown_statuses
-    )
-
-
-def _handlers(service: JobService, handler_factory: HandlerFactory) -> grpc.GenericRpcHandler:
+def _job_service_handlers(service: JobService, handler_factory: HandlerFactory) -> grpc.GenericRpcHandler:
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in JOB_SERVICE.methods:
-        request = getattr(pb, method.input_type.name)
         handle = handler_factory.handler(
-            method.name, getattr(service, method.name), request, watch=method.name in STREAMS
+            method.name,
+            getattr(service, method.name),
+            getattr(pb, method.input_type.name),
+            watch=method.name in STREAMS,
         )
         handlers[method.name] = one_message.method_handler(handle, streams=method.server_streaming)
     return grpc.method_handlers_generic_handler(JOB_SERVICE.full_name, handlers)

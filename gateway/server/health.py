@@ -1,7 +1,7 @@
-"""The standard health service: `grpc.health.v1.Health`, with a bound on the number of watches.
+"""The standard health service: `grpc.health.v1.Health`, with a limit on the number of watches.
 
-It is not the library's servicer, whose watches hold a lock while they write: a single watcher that does not read keeps
-it from ever saying NOT_SERVING, and so the process from draining.
+The library's servicer holds a lock while it writes to a watcher. A single watcher that does not read would keep it from
+ever changing to NOT_SERVING, and the process from draining.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
     Context = ServicerContext[Any, Any]
 
-# It asks for no credential, so that anybody could hold as many streams as there is memory for. A balancer has one for
-# each of its connections.
+# The service requires no credential, so without a limit anyone could fill the memory with streams. A balancer has one
+# stream for each of its connections.
 MAX_WATCHES = 2_000
 
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 Response = health_pb2.HealthCheckResponse
-# The stubs have these not yet.
+# The type stubs do not have HealthList yet.
 _pb: Any = health_pb2
 
 
 class Health:
-    """The health of the process, which is that of each of its services."""
+    """The health of the process: all services have the same status."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._services = {"", *services}
@@ -44,7 +44,7 @@ class Health:
         self._watching = 0
 
     def drain(self) -> None:
-        """Say NOT_SERVING from now on."""
+        """Report NOT_SERVING from now on."""
         self._status = Response.NOT_SERVING
         self._changed.set()
 
@@ -76,7 +76,7 @@ class Health:
 
     async def _watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         if self._watching >= MAX_WATCHES:
-            await context.abort(StatusCode.RESOURCE_EXHAUSTED, "too many watch the health already; use Check")
+            await context.abort(StatusCode.RESOURCE_EXHAUSTED, "health: there are too many watches already; use Check")
         self._watching += 1
         try:
             before = None
@@ -106,7 +106,7 @@ def _parsed(
             message = None
         if message is None:
             name = request.DESCRIPTOR.name
-            await context.abort(StatusCode.INVALID_ARGUMENT, f"request: it is not one message of the type {name}")
+            await context.abort(StatusCode.INVALID_ARGUMENT, f"request: must be one message of the type {name}")
         return await handle(message, context)
 
     return parse

@@ -38,16 +38,16 @@ _log = structlog.get_logger()
 
 
 def run(main: Coroutine[None, None, T]) -> T:
-    """Runs a coroutine to its end, as the only thing that this process does."""
+    """Run a coroutine to its end, as the only work of this process."""
     gc.collect()
-    # What was imported stays for good.
+    # Imported objects stay forever, so collections need not visit them.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     return uvloop.run(main)
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with its log written. Python's own way out would wait for threads that hang."""
+    """Write the rest of the log and end the process, because Python's own exit would wait for threads that hang."""
     with contextlib.suppress(OSError, ValueError):
         logging.shutdown()
         for each in (sys.stdout, sys.stderr):
@@ -57,24 +57,25 @@ def leave(code: int) -> NoReturn:
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP, then drain; a second signal ends the process at once.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then drain. A second signal ends the process immediately.
 
-    Raises `OSError` if an address cannot be bound, and `ConfigError` if a file that a setting names or one of
-    OpenTelemetry's variables cannot be used.
+    Raises:
+        OSError: An address cannot be bound.
+        ConfigError: A file that a setting names, or a variable of OpenTelemetry, cannot be used.
     """
     logs.configure(settings.log_format)
     logs.take_over()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(logs.unforeseen)
+    loop.set_exception_handler(logs.log_unhandled)
 
     def stop() -> None:
-        # Even if the event loop, or a file that the start waits for, hangs for good.
+        # The process must end even if the event loop, or a file that the start waits for, hangs forever.
         leave_after(settings.drain_grace_seconds + defaults.CLOSE_SECONDS, 1)
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(stopping.set)
 
-    # A second signal means that nobody wants to wait for the drain. Python's own way out would wait for threads.
+    # A second signal means that no one wants to wait for the drain. Python's own exit would wait for threads.
     signals.watch(first=stop, later=lambda: os._exit(1))
     shortages = loop.create_task(log_shortages(SystemClock()))
     gateway = Gateway(settings, tracing.from_environment())
@@ -86,11 +87,11 @@ async def serve(settings: Settings) -> None:
         upstream=settings.upstream_url,
         version=__version__,
     )
-    listening = loop.create_task(gateway.listens())
+    listening = loop.create_task(gateway.wait_closed())
     await asyncio.wait([listening, loop.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
-    _log.info("draining", grace_seconds=settings.drain_grace_seconds)
-    await gateway.stop()
+    _log.info("drain.started", grace_seconds=settings.drain_grace_seconds)
+    await gateway.stop(settings.drain_grace_seconds)
     await listening
     shortages.cancel()
-    _log.info("stopped")
+    _log.info("process.stopped")
     logs.flush(defaults.LAST_LINES_SECONDS)

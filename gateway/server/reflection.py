@@ -1,4 +1,4 @@
-"""Server reflection, by which grpcurl, ghz and their like read the contract from a running gateway."""
+"""Server reflection: tools such as grpcurl and ghz read the contract from a running gateway."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SERVICE_NAME = reflection.SERVICE_NAME
 
 
 class _Pool:
-    """The default pool of descriptors, which finds methods too: ghz asks for them by name (grpc issue 34743)."""
+    """The default descriptor pool, which also finds methods: ghz requests them by name (grpc/grpc#34743)."""
 
     def __init__(self) -> None:
         self._pool = descriptor_pool.Default()
@@ -25,7 +25,7 @@ class _Pool:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
-    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802 - the name of what it stands for
+    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802 - a method of the pool
         try:
             return self._pool.FindFileContainingSymbol(symbol)
         except KeyError:
@@ -33,5 +33,5 @@ class _Pool:
 
 
 def enable(names: Iterable[str], server: grpc.aio.Server) -> None:
-    """Let a server tell of the services with these full names."""
+    """Enable reflection of the services with these full names."""
     reflection.enable_server_reflection(names, server, cast("descriptor_pool.DescriptorPool", _Pool()))

@@ -1,4 +1,4 @@
-"""The signals that stop a server. A thread waits for them, so that an event loop that hangs delays no exit."""
+"""The signals that stop a server. A thread waits for them, so that a blocked event loop does not delay the exit."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 def stopping() -> AbstractSet[signal.Signals]:
     """Return the signals that stop a server.
 
-    SIGHUP is one of them unless the process was started with it ignored, as by `nohup`.
+    They include SIGHUP, unless the process was started with it ignored, as `nohup` does.
     """
     ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return {signal.SIGTERM, signal.SIGINT} | (set() if ignores_hangup else {signal.SIGHUP})
 
 
 def block() -> None:
-    """Block these signals, so that they wait for `watch`; call it before there are other threads."""
-    # Without a handler they would end the process without a line, or be ignored by the first one of a container.
+    """Block these signals until `watch` waits for them. Call it before other threads start."""
+    # Without a handler, they end the process without a log line, and the first process of a container ignores them.
     signal.pthread_sigmask(signal.SIG_BLOCK, stopping())
 
 
 def watch(first: Callable[[], None], later: Callable[[], None]) -> None:
-    """Call `first` for the first of these signals, and `later` for each one after it, in a thread of their own."""
+    """Call `first` for the first of these signals, and `later` for each one after it, in a new thread."""
     block()
     numbers = stopping()
 

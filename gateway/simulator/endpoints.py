@@ -1,4 +1,4 @@
-"""The endpoints of the REST API, and the one for faults, as handlers of aiohttp."""
+"""The aiohttp handlers of the REST API and of `/faults/`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from gateway.simulator.fault_responses import fault_answer
+from gateway.simulator.fault_responses import fault_response
 from gateway.simulator.faults import Fault, FaultPlan, Moment, is_wire_kind
 from gateway.simulator.jobs import Job, Jobs
 from gateway.simulator.json_fields import FieldErrors
@@ -22,13 +22,13 @@ from gateway.simulator.wire_faults import misbehave
 _log = structlog.get_logger()
 
 BASE_PATH = "/api"
-"""Where the REST API begins."""
+"""The path below which the REST API is."""
 
 REDIRECTED_PATH = "/redirected/"
-"""Where the redirects of faults lead to; no endpoint is there."""
+"""The target of the fault `redirect`. No endpoint has this path."""
 
 _MISSING = "404"  # the workspace and the entity that do not exist
-_HOLD_STEP = 0.01  # seconds between two looks at a job whose POST is held
+_HOLD_STEP = 0.01  # seconds between two checks of a job while its POST waits
 _REFUSAL = {
     "method_name": ["This value is not accepted."],
     "params": {"beam": {"length": ["Must be larger than 0."]}, "non_field_errors": ["The load is missing."]},
@@ -40,9 +40,9 @@ class Endpoints:
     """The handlers, and the jobs and faults that they share.
 
     Args:
-        tokens: the tokens that are let in.
-        clock: seconds that jobs go by.
-        faults: of all requests, whatever their job.
+        tokens: the tokens that are accepted.
+        clock: the time of jobs, in seconds.
+        faults: the faults of all requests, in addition to those of a job.
 
     """
 
@@ -53,7 +53,7 @@ class Endpoints:
         self._jobs = Jobs(clock, time.time)
 
     def rotate_token(self, old: str, new: str) -> None:
-        """Let in the token `new` in the place of `old`, and give it the jobs of that."""
+        """Accept the token `new` instead of `old`, and give it the jobs of `old`."""
         self._tokens = self._tokens - {old} | {new}
         self._jobs.transfer(old, new)
 
@@ -71,7 +71,7 @@ class Endpoints:
         ]
 
     async def submit(self, request: web.Request) -> web.StreamResponse:
-        """Make a job."""
+        """Create a job."""
         if fault := self._faults.take("submit"):
             return await self._play(fault, request, "submit")
         owner = bearer_token(request, self._tokens)
@@ -84,7 +84,7 @@ class Endpoints:
             return await self._play(fault, request, "submit")
         if submission.method_name == REFUSE:
             raise Refused(400, bytes(submission.parameters.errors) or msgspec.json.encode(_REFUSAL))
-        job = self._jobs.make(submission, owner, plan)
+        job = self._jobs.create(submission, owner, plan)
         if fault := self._faults.take("after_submit") or plan.take("after_submit"):
             return await self._play(fault, request, "after_submit", job.uid)
         if submission.poll_result and await self._ends_in_time(job):
@@ -92,7 +92,7 @@ class Endpoints:
         return json_response(_created(request, job), status=201)
 
     async def session(self, request: web.Request) -> web.StreamResponse:
-        """Give an editor session."""
+        """Create an editor session."""
         if fault := self._faults.take("session"):
             return await self._play(fault, request, "session")
         bearer_token(request, self._tokens)
@@ -100,7 +100,7 @@ class Endpoints:
         return json_response(msgspec.json.encode({"editor_session": str(uuid.uuid4())}))
 
     async def poll(self, request: web.Request) -> web.StreamResponse:
-        """Show a job to its owner; to everybody else it does not exist."""
+        """Return a job to its owner, and 404 to all others."""
         if fault := self._faults.take("poll"):
             return await self._play(fault, request, "poll")
         owner = bearer_token(request, self._tokens)
@@ -128,7 +128,7 @@ class Endpoints:
         return web.Response(status=204)
 
     async def add_faults(self, request: web.Request) -> web.StreamResponse:
-        """Add the faults of a JSON array to those of all requests."""
+        """Add the faults in a JSON array to those of all requests."""
         bearer_token(request, self._tokens)
         try:
             faults = msgspec.json.decode(await request.read(), type=list[Fault])
@@ -139,7 +139,7 @@ class Endpoints:
         return web.Response(status=204)
 
     async def clear_faults(self, request: web.Request) -> web.StreamResponse:
-        """Forget the faults of all requests."""
+        """Remove the faults of all requests."""
         bearer_token(request, self._tokens)
         self._faults.clear()
         return web.Response(status=204)
@@ -158,7 +158,7 @@ class Endpoints:
 
     async def _ends_in_time(self, job: Job) -> bool:
         until = self._clock() + job.parameters.hold
-        while not job.state(self._clock()).ended and self._clock() < until:  # noqa: ASYNC110 - a clock tells nobody
+        while not job.state(self._clock()).ended and self._clock() < until:  # noqa: ASYNC110 - the clock may be a test's, without timers
             await asyncio.sleep(_HOLD_STEP)
         return job.state(self._clock()).ended
 
@@ -172,10 +172,10 @@ class Endpoints:
         _log.info("simulator fault", kind=fault.kind, on=moment, uid=uid)
         if is_wire_kind(fault.kind):
             if request.transport is None:
-                raise ConnectionResetError("the client has gone already")
+                raise ConnectionResetError("the client has disconnected")
             await misbehave(fault, request.transport, uid=uid, success=success)
         elsewhere = _other_name(request)
-        return response(fault_answer(fault, uid=uid, success=success, elsewhere=elsewhere))
+        return response(fault_response(fault, uid=uid, success=success, elsewhere=elsewhere))
 
 
 def _submission(body: bytes) -> Submission:
@@ -190,7 +190,7 @@ def _submission(body: bytes) -> Submission:
 def _created(request: web.Request, job: Job) -> bytes:
     path = f"{BASE_PATH}/jobs/{job.uid}/"
     absolute = str(request.url.origin().with_path(path))
-    by_answer: dict[str, dict[str, object]] = {
+    bodies: dict[str, dict[str, object]] = {
         "uid": {"uid": job.uid},
         "url": {"url": path},
         "absolute_url": {"url": absolute},
@@ -201,7 +201,7 @@ def _created(request: web.Request, job: Job) -> bytes:
             "status": "running" if job.parameters.shape == "second" else "message",
         },
     }
-    return msgspec.json.encode(by_answer[job.parameters.answer])
+    return msgspec.json.encode(bodies[job.parameters.answer])
 
 
 def _other_name(request: web.Request) -> str:

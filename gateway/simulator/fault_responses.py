@@ -1,4 +1,4 @@
-"""The answers of faults that have one, and the bytes of those that send a part of one."""
+"""The HTTP responses of faults, complete and partial."""
 
 from __future__ import annotations
 
@@ -28,59 +28,59 @@ _BOMB_BLOCK = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class FaultResponse:
-    """An HTTP answer: its status, its headers but for the length, its body."""
+    """An HTTP response: status, headers without Content-Length, body."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": _JSON})
     body: bytes = b""
 
 
-def fault_answer(fault: Fault, *, uid: int, success: int, elsewhere: str) -> FaultResponse:
-    """Return the answer of a fault.
+def fault_response(fault: Fault, *, uid: int, success: int, elsewhere: str) -> FaultResponse:
+    """Return the response of a fault.
 
     Args:
-        fault: one of a kind that has an answer.
-        uid: of the job that the request is about, 0 where it is about none.
-        success: the HTTP status that the request would have had.
-        elsewhere: the URL that a redirect names.
+        fault: a fault that has a complete response, so no `WireKind`.
+        uid: uid of the requested job, 0 if the request concerns none.
+        success: the HTTP status of the response without the fault.
+        elsewhere: the URL to which the fault `redirect` points.
 
     """
     if isinstance(fault.kind, int):
-        answer = _status_answer(fault.kind, bytes(fault.body))
+        response = _status_response(fault.kind, bytes(fault.body))
     elif fault.kind == "html":
-        answer = FaultResponse(status=502, headers={"Content-Type": "text/html"}, body=_PAGE)
+        response = FaultResponse(status=502, headers={"Content-Type": "text/html"}, body=_PAGE)
     elif fault.kind == "redirect":
-        answer = FaultResponse(status=302, headers={"Location": elsewhere})
+        response = FaultResponse(status=302, headers={"Location": elsewhere})
     elif fault.kind == "gzip_bomb":
         headers = {"Content-Type": _JSON, "Content-Encoding": "gzip"}
-        answer = FaultResponse(status=success, headers=headers, body=_bomb())
+        response = FaultResponse(status=success, headers=headers, body=_bomb())
     else:
-        answer = FaultResponse(status=success, body=_bodies(uid)[fault.kind])
-    headers = {**answer.headers, **_retry_after(fault), **fault.headers}
-    return FaultResponse(status=answer.status, headers=headers, body=answer.body)
+        response = FaultResponse(status=success, body=_bodies(uid)[fault.kind])
+    headers = {**response.headers, **_retry_after(fault), **fault.headers}
+    return FaultResponse(status=response.status, headers=headers, body=response.body)
 
 
 def running_job(uid: int) -> bytes:
-    """Return the JSON of a running job, for answers of which a part is sent."""
+    """Return the JSON of a running job, of which a fault may send a part."""
     message = {"message_type": "progress", "message": "Half-way", "timestamp_epoch": None, "percentage": 50}
     return msgspec.json.encode({"uid": uid, "kind": "result", "status": "running", "message": message})
 
 
 def _bodies(uid: int) -> dict[str, bytes]:
-    whole = running_job(uid)
+    job = running_job(uid)
     ended = {"status": "success", "result": {"data": {"sum": 0}}, "completed_at": "2026-01-01T00:00:00Z"}
     return {
         "not_json": b"OK, all is well.",
-        "list": b"[" + whole + b"]",
+        "list": b"[" + job + b"]",
         "null": b"null",
-        "truncated": whole[: len(whole) // 2],
+        "truncated": job[: len(job) // 2],
         "other_uid": msgspec.json.encode({"uid": uid + 1_000_000, "kind": "result", **ended}),
         "no_uid": msgspec.json.encode({"kind": "result", "status": "running"}),
         "empty": b"",
     }
 
 
-def _status_answer(status: int, body: bytes) -> FaultResponse:
+def _status_response(status: int, body: bytes) -> FaultResponse:
     if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
         return FaultResponse(status=status, headers={})
     if not body and status == HTTPStatus.BAD_REQUEST:

@@ -1,4 +1,4 @@
-"""The jobs that the simulator holds."""
+"""The jobs that the simulator keeps."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from gateway.simulator.representations import JobView
 from gateway.simulator.script import JobScript, State, state_at
 from gateway.simulator.submission import Submission
 
-LARGEST_NUMBER = 10_000
-"""Jobs kept at once; the oldest is forgotten for a new one."""
+MAX_JOBS = 10_000
+"""The most jobs that are kept. A new job replaces the oldest."""
 
 _FIRST_UID = 1_000_001
 
 
 @dataclass(kw_only=True)
 class Job:
-    """One job: what was asked for, and what happened to it since.
+    """One job: its script, and whether it was cancelled.
 
     Attributes:
         uid: number of the job.
-        owner: the token that made it.
-        parameters: what the caller chose.
-        script: its life, decided when it was made.
-        made_at: time of the simulator's clock, in seconds.
-        started: the same moment in seconds since the epoch.
-        faults: of this job's own requests.
-        cancelled_at: seconds after `made_at` at which it was cancelled first, None if it was not.
+        owner: the token that sent it.
+        parameters: the choices of the client.
+        script: the course of the job, decided when it was created.
+        made_at: creation time by the simulator's clock, in seconds.
+        started: creation time in seconds since the epoch.
+        faults: the faults of requests for this job.
+        cancelled_at: seconds between `made_at` and the first cancellation, None if it was not cancelled.
 
     """
 
@@ -51,12 +51,12 @@ class Job:
         return state_at(self.script, now - self.made_at, self.cancelled_at)
 
     def cancel(self, now: float) -> None:
-        """Cancel the job at `now`; cancelling it again changes nothing."""
+        """Cancel the job at `now`. A second call changes nothing."""
         if self.cancelled_at is None:
             self.cancelled_at = now - self.made_at
 
     def show(self, now: float) -> dict[str, object]:
-        """Return the job's document at `now`, in the shape that its parameters ask for."""
+        """Return the job at `now` as a JSON object, in the shape that its parameters choose."""
         view = JobView(
             uid=self.uid,
             parameters=self.parameters,
@@ -76,7 +76,7 @@ class Job:
 
 
 class Jobs:
-    """All jobs by uid, `LARGEST_NUMBER` of them at most."""
+    """All jobs by uid, at most `MAX_JOBS`."""
 
     def __init__(self, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -84,8 +84,8 @@ class Jobs:
         self._jobs: dict[int, Job] = {}
         self._uids = itertools.count(_FIRST_UID)
 
-    def make(self, submission: Submission, owner: str, faults: FaultPlan) -> Job:
-        """Make a job that starts now and belongs to the token `owner`."""
+    def create(self, submission: Submission, owner: str, faults: FaultPlan) -> Job:
+        """Create a job that starts now and belongs to the token `owner`."""
         job = Job(
             uid=next(self._uids),
             owner=owner,
@@ -95,13 +95,13 @@ class Jobs:
             started=self._wall_clock(),
             faults=faults,
         )
-        if len(self._jobs) >= LARGEST_NUMBER:
+        if len(self._jobs) >= MAX_JOBS:
             del self._jobs[next(iter(self._jobs))]
         self._jobs[job.uid] = job
         return job
 
     def get(self, uid: str) -> Job | None:
-        """Return the job that a path names, or None where there is no such job."""
+        """Return the job with the uid in a path, or None if there is none."""
         return self._jobs.get(int(uid)) if uid.isascii() and uid.isdigit() and len(uid) < 20 else None
 
     def transfer(self, old: str, new: str) -> None:

@@ -1,4 +1,4 @@
-"""JSON objects taken apart field by field: every bad field gets named, and a raw one keeps its bytes."""
+"""Decode JSON objects field by field, to report every invalid field and to keep the bytes of raw ones."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, NoReturn, TypeAlias, TypeVar, get_args
 import msgspec
 
 Errors: TypeAlias = "dict[str, list[str] | Errors]"
-"""Field errors in the form of the REST API: messages by field, nested where the field is an object."""
+"""Field errors in the form of the REST API: messages by field, nested if the field is an object."""
 
 Model = TypeVar("Model", bound=msgspec.Struct)
 
 
 class FieldErrors(Exception):
-    """Fields of a body are not what they must be.
+    """Fields of a body are invalid.
 
     Attributes:
-        errors: the messages of each.
+        errors: the messages by field.
 
     """
 
@@ -32,15 +32,15 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-# Numbers stay text: only where a value ends matters here, and Python limits the digits of an int.
+# Numbers stay text, because only the end of a value matters here, and Python limits the digits of an int.
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant)
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def members(document: bytes) -> dict[str, bytes]:
-    """Return the members of a JSON object, the value of each as the bytes that stand in the document.
+    """Return the members of a JSON object, each value as its bytes in the document.
 
-    The standard library scans it, for msgspec refuses lone surrogates, which are JSON all the same.
+    The standard library scans it, because msgspec rejects lone surrogates, which are valid JSON.
 
     Raises:
         ValueError: the document is not JSON, not UTF-8, too deep, or not an object.
@@ -70,9 +70,9 @@ def members(document: bytes) -> dict[str, bytes]:
 
 
 def decode_fields(model: type[Model], document: bytes) -> Model:
-    """Return the object in `document` as a `model`, each field checked; unknown members are ignored.
+    """Decode the object in `document` as a `model`, and check each field. Unknown members are ignored.
 
-    A field that is a struct is checked likewise, and its errors are nested.
+    A field that is a struct is checked in the same way, and its errors are nested.
 
     Raises:
         FieldErrors: fields have a wrong type or a value out of range.
@@ -89,7 +89,7 @@ def decode_fields(model: type[Model], document: bytes) -> Model:
             values[field.name] = _decode(field.type, raw)
         except FieldErrors as error:
             errors[field.encode_name] = error.errors
-        except ValueError as error:  # msgspec's own among them
+        except ValueError as error:  # includes those of msgspec
             errors[field.encode_name] = [str(error)]
     if errors:
         raise FieldErrors(errors)
@@ -98,7 +98,7 @@ def decode_fields(model: type[Model], document: bytes) -> Model:
 
 def _decode(kind: Any, raw: bytes) -> object:
     if kind is msgspec.Raw:
-        # It is taken as it is: msgspec would scan it, and refuse more than JSON does.
+        # Kept unchanged: msgspec would scan it, and reject some valid JSON.
         return msgspec.Raw(raw)
     options = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     for option in options:

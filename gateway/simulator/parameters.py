@@ -1,12 +1,12 @@
-r"""What a caller may put into a job's `params` to choose its script.
+r"""The fields of `params` that choose the script of a job.
 
-Everything is optional, and unknown names are ignored, for `params` is the input of any app. A known name with
-a bad value is answered with 400 and `{"params": {"<name>": ["..."]}}`.
+All are optional. Unknown names are ignored, because `params` is the input of any app. If a known name has an
+invalid value, the response is 400 with `{"params": {"<name>": ["..."]}}`.
 
 ===================  =================================  ===============  ===================================
 name                 value                              default          meaning
 ===================  =================================  ===============  ===================================
-`duration`           seconds, 0 to 86400                2                until the job ends
+`duration`           seconds, 0 to 86400                2                time until the job ends
 `steps`              0 to 10000                         4                progress states, evenly over
                                                                          `duration`
 `percentages`        array of number or null, or null   even             one per step, and their number
@@ -14,18 +14,18 @@ name                 value                              default          meaning
                                                                          field is absent
 `messages`           array of string                    "Step i of n"    one per step; the last one stays
 `message_type`       progress, info, warning, success   progress         of a message that is an object
-`message_shape`      string, object                     by `shape`       of `message`
-`shape`              first, second, mixed               second           of the job; mixed: each answer in the
-                                                                         other shape, beginning with the first
-`answer`             uid, url, absolute_url, both       both             what the 201 names the job by; both:
+`message_shape`      string, object                     by `shape`       JSON type of `message`
+`shape`              first, second, mixed               second           shape of the job; mixed: first and second
+                                                                         in turn
+`answer`             uid, url, absolute_url, both       both             how the 201 identifies the job; both:
                                                                          uid, absolute url and status
 `hold`               seconds, 0 to 60                   1                how long a POST with `poll_result`
                                                                          waits for the end
-`ignore_cancel`      boolean                            false            DELETE gives 204 and the job goes on
-`error_message`      string                             by ending        of an ending that has an error
-`invalid_fields`     object, array                      object           form of it (`user_error`)
-`sign_of_end`        none, completed_at, result, error  completed_at     what `unknown_status` shows beside
-                                                                         its word; none: the job never ends
+`ignore_cancel`      boolean                            false            DELETE returns 204, the job continues
+`error_message`      string                             by ending        message of an ending with an error
+`invalid_fields`     object, array                      object           JSON type of this field (`user_error`)
+`sign_of_end`        none, completed_at, result, error  completed_at     the field by which `unknown_status` shows
+                                                                         its end; none: the job never ends
 `errors`             any JSON                           flat and nested  body of the 400 (`refuse`)
 `result`             any JSON                           `{"data": ...}`  the result, byte for byte
 `result_bytes`       0 to 268435456                     0                pads the built result to this size
@@ -36,7 +36,7 @@ name                 value                              default          meaning
 `faults`             array of faults                    none             see `gateway.simulator.faults`
 ===================  =================================  ===============  ===================================
 
-The five names from `result_bytes` on have no effect where `result` is given.
+The five names from `result_bytes` to `invalid_utf8` have no effect if `result` is given.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from gateway.simulator.faults import Fault
 
-LARGEST_RESULT = 256 * 1024 * 1024
-"""Bytes that `result_bytes` may ask for."""
+MAX_RESULT_BYTES = 256 * 1024 * 1024
+"""The highest value of `result_bytes`."""
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
-    """The `params` that the simulator reads; the module's docstring explains each."""
+    """The `params` that the simulator reads. The module docstring explains each."""
 
     duration: Annotated[float, Meta(ge=0, le=86_400)] = 2.0
     steps: Annotated[int, Meta(ge=0, le=10_000)] = 4
@@ -70,7 +70,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     sign_of_end: Literal["none", "completed_at", "result", "error"] = "completed_at"
     errors: Raw = Raw(b"")
     result: Raw = Raw(b"")
-    result_bytes: Annotated[int, Meta(ge=0, le=LARGEST_RESULT)] = 0
+    result_bytes: Annotated[int, Meta(ge=0, le=MAX_RESULT_BYTES)] = 0
     result_depth: Annotated[int, Meta(ge=0, le=100_000)] = 0
     big_integers: bool = False
     lone_surrogate: bool = False
@@ -78,5 +78,5 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     faults: list[Fault] = []
 
     def step_count(self) -> int:
-        """Return the number of progress states: that of the explicit percentages, else `steps`."""
+        """Return the number of progress states: the number of `percentages` if given, else `steps`."""
         return len(self.percentages) if isinstance(self.percentages, list) else self.steps

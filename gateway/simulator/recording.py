@@ -1,4 +1,4 @@
-"""What the simulator was sent, for tests to look at."""
+"""The requests that the simulator received, so that tests can inspect them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 
 from multidict import CIMultiDictProxy
 
-LARGEST_NUMBER = 10_000
-"""Requests kept at once."""
+MAX_REQUESTS = 10_000
+"""The most requests that are kept."""
 
-LARGEST_SIZE = 256 * 1024 * 1024
-"""Bytes of bodies kept at once, unless the last request alone has more."""
+MAX_BODY_BYTES = 256 * 1024 * 1024
+"""The most bytes of bodies that are kept, unless the last request alone has more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """One request that was read to its end, whatever became of it.
+    """One request that was read completely, with any outcome.
 
     Attributes:
         method: such as `GET`.
-        path: with the query, as it was on the wire.
-        headers: all of them, the token included; hence not in the representation.
-        body: as it was sent.
-        time: when its head had arrived, in seconds of the simulator's clock.
+        path: path and query as sent, still percent-encoded.
+        headers: all headers; they include the token, so `repr` omits them.
+        body: its bytes.
+        time: arrival of its head, in seconds of the simulator's clock.
 
     """
 
@@ -35,20 +35,20 @@ class Recorded:
 
 
 class Recording(deque[Recorded]):
-    """The latest requests, oldest first, bounded by `LARGEST_NUMBER` and `LARGEST_SIZE`."""
+    """The latest requests, oldest first, limited by `MAX_REQUESTS` and `MAX_BODY_BYTES`."""
 
     def __init__(self) -> None:
         super().__init__()
         self._size = 0
 
     def record(self, request: Recorded) -> None:
-        """Append a request, and forget the oldest ones that are too many for it."""
+        """Append a request, and drop the oldest ones that exceed a limit."""
         self.append(request)
         self._size += len(request.body)
-        while len(self) > 1 and (len(self) > LARGEST_NUMBER or self._size > LARGEST_SIZE):
+        while len(self) > 1 and (len(self) > MAX_REQUESTS or self._size > MAX_BODY_BYTES):
             self._size -= len(self.popleft().body)
 
     def clear(self) -> None:
-        """Forget all requests."""
+        """Remove all requests."""
         super().clear()
         self._size = 0

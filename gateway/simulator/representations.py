@@ -1,4 +1,4 @@
-"""The JSON of a simulated job, in both shapes that the REST API gives it."""
+"""The JSON of a simulated job, in both shapes that the REST API uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.simulator.results import result_json
 from gateway.simulator.script import Ending, JobScript, State
 
 UNKNOWN_WORD = "archived"
-"""The status of `unknown_status`, which no documentation lists."""
+"""The status of `unknown_status`; the API's documentation does not list it."""
 
 _FIRST_STATUS = {
     Ending.SUCCEED: "success",
@@ -31,7 +31,7 @@ _SECOND_STATUS = {
     Ending.CANCEL: "cancelled",
     Ending.UNKNOWN_STATUS: UNKNOWN_WORD,
 }
-# Type and message of the error; an ending that is not here has none.
+# Type and message of the error. Other endings have no error.
 _ERRORS = {
     Ending.FAIL: ("error_code", "ZeroDivisionError: division by zero"),
     Ending.USER_ERROR: ("error_user", "The width must be larger than 0."),
@@ -47,14 +47,14 @@ _INVALID_FIELD = {"name": "width", "message": "Must be larger than 0."}
 
 @dataclass(frozen=True, kw_only=True)
 class JobView:
-    """A job as it is to be shown.
+    """A job at one moment, to be encoded.
 
     Attributes:
-        uid: of the job.
-        parameters: what the caller chose.
-        script: of the job.
-        state: as it is now.
-        started: when the job was made, in seconds since the epoch.
+        uid: uid of the job.
+        parameters: the choices of the client.
+        script: script of the job.
+        state: its present state.
+        started: creation time, in seconds since the epoch.
 
     """
 

@@ -1,4 +1,4 @@
-"""The simulator's ordinary answers, its refusals, and the check of credentials."""
+"""Ordinary responses, refusals, and the check of the token."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gateway.simulator.fault_responses import FaultResponse
 
 
 class Refused(Exception):
-    """A request gets no more than a refusal.
+    """The request is refused.
 
     Attributes:
         status: the HTTP status, 400 to 499.
-        body: the answer's JSON.
+        body: the JSON of the response.
 
     """
 
@@ -31,20 +31,20 @@ def refused(status: int, detail: str) -> Refused:
 
 
 def json_response(body: bytes, status: int = 200) -> web.Response:
-    """Return an answer whose body is JSON."""
+    """Return a response with a JSON body."""
     return web.Response(status=status, body=body, content_type="application/json")
 
 
-def response(answer: FaultResponse) -> web.Response:
-    """Return the answer of a fault."""
-    return web.Response(status=answer.status, headers=answer.headers, body=answer.body or None)
+def response(fault: FaultResponse) -> web.Response:
+    """Return the response of a fault."""
+    return web.Response(status=fault.status, headers=fault.headers, body=fault.body or None)
 
 
 def bearer_token(request: web.Request, tokens: Collection[str]) -> str:
     """Return the token of a request, one of `tokens`.
 
     Raises:
-        Refused: 401, there is no `Authorization: Bearer <token>`, more than one, or the token is unknown.
+        Refused: with 401, if there is not exactly one `Authorization: Bearer <token>`, or its token is unknown.
 
     """
     given = request.headers.getall("Authorization", [])

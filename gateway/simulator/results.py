@@ -1,4 +1,4 @@
-"""The results of simulated jobs, built as bytes so that a large or odd one costs no parsing."""
+"""The results of simulated jobs, built as bytes: large results cost no encoding, and invalid ones are possible."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _BIG_INTEGERS = b"[9007199254740993,18446744073709551617,-9223372036854775809,17
 
 
 def result_json(parameters: Parameters) -> bytes:
-    """Return the result of a job as JSON (with `invalid_utf8`, all but its encoding is JSON).
+    """Return the result of a job as JSON (with `invalid_utf8`, JSON with an invalid byte).
 
-    With `result_bytes` it has exactly that many bytes, unless what else was asked for needs more.
+    With `result_bytes` it has exactly that many bytes, unless its other contents need more.
     """
     if bytes(parameters.result):
         return bytes(parameters.result)
@@ -33,7 +33,7 @@ def _joined(parts: list[bytes]) -> bytes:
 
 
 def _padding(size: int) -> bytes:
-    """Return a part that makes an object `size` bytes longer, or none where that is too short for one."""
+    """Return a member that makes an object `size` bytes longer, or nothing if `size` is too small for one."""
     head, tail = b'"image":"', b'"'
     length = size - len(b"," + head + tail)
     return head + b"x" * length + tail if length >= 0 else b""

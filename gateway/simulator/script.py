@@ -1,6 +1,6 @@
-"""What a simulated job does over time: a pure function of its script, the time elapsed and the cancelling.
+"""The course of a simulated job: a pure function of its script, the elapsed time and the cancellation.
 
-No clock, no HTTP and no JSON here; times are seconds since the job was made.
+This module uses no clock, no HTTP and no JSON. Times are seconds since the job was created.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Ending(StrEnum):
-    """How a job ends. The values are the `method_name`s that choose it."""
+    """The ways in which a job ends. The values are the `method_name`s that choose them."""
 
     SUCCEED = "succeed"
     FAIL = "fail"
@@ -26,15 +26,15 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class JobScript:
-    """The whole life of a job, decided when it is made.
+    """The course of a job, decided when it is created.
 
     Attributes:
-        ending: how it ends of itself, after `duration`.
-        duration: seconds, 0 or more. With `Ending.NEVER` only the progress is spread over it.
-        time_limit: seconds after which it ends with `Ending.TIMEOUT`, if it still runs then.
-        steps: number of progress states, spread evenly over `duration`; with 0 there is no progress.
-        ignores_cancel: a cancelled job finishes all the same.
-        hides_end: the ending shows as a status word only, and the job counts as running.
+        ending: how it ends after `duration`, unless it is cancelled or reaches `time_limit` before.
+        duration: seconds, 0 or more. With `Ending.NEVER` it only sets the pace of the progress.
+        time_limit: seconds after which it ends with `Ending.TIMEOUT`, if it is still running.
+        steps: number of progress states, spread evenly over `duration`; 0 means no progress.
+        ignores_cancel: a cancelled job continues.
+        hides_end: the job shows only the status of its ending, and counts as running.
 
     """
 
@@ -51,10 +51,10 @@ class State:
     """A job at one moment.
 
     Attributes:
-        ending: how it ended, None while it runs. Set without `ended` where the script hides its end.
-        ended: whether the job is over.
-        step: index of the progress state that was reached last, None where the script has no steps.
-        since: seconds after the start of the job at which this state began.
+        ending: how it ended, None while it runs. If the script hides its end, it is set although `ended` is False.
+        ended: True if the job has ended.
+        step: index of the latest progress state, None if the script has no steps.
+        since: seconds between the start of the job and the start of this state.
 
     """
 
@@ -65,10 +65,10 @@ class State:
 
 
 def state_at(script: JobScript, elapsed: float, cancelled_at: float | None = None) -> State:
-    """Return the state of a job `elapsed` seconds after it was made.
+    """Return the state of a job `elapsed` seconds after it was created.
 
-    Of its own end, its time limit and its cancelling (`cancelled_at`, in the same seconds, None where nobody
-    cancelled it) the earliest wins, and in this order where they coincide.
+    The earliest of its own end, its time limit and its cancellation wins. If they coincide, the first in this
+    order wins. `cancelled_at` is in seconds too, and None if the job was not cancelled.
     """
     ends = []
     if script.ending is not Ending.NEVER and not script.hides_end:

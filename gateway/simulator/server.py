@@ -1,4 +1,4 @@
-"""The simulator as a server: its life, its socket, its log."""
+"""The simulator as an HTTP server: start, stop, socket and log."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from gateway.simulator.faults import Fault, FaultPlan
 from gateway.simulator.recording import Recorded, Recording
 from gateway.simulator.responses import Refused, json_response
 
-_LARGEST_BODY = 256 * 1024 * 1024
-_LARGEST_HEADER = 64 * 1024
+_MAX_BODY_BYTES = 256 * 1024 * 1024
+_MAX_HEADER_BYTES = 64 * 1024
 _BACKLOG = 4096
-# Nothing is left to wait for when aiohttp shuts down: every connection was closed before.
+# aiohttp has nothing to wait for at shutdown, because all connections are closed before.
 _SHUTDOWN_TIMEOUT = 1.0
 
 _log = structlog.get_logger()
 _library_log = logging.getLogger("gateway.simulator.http")
 
 
-def _quotes_nothing(record: logging.LogRecord) -> bool:
-    """Let a record pass, but without the error of a malformed request, which quotes it, tokens included."""
+def _hide_malformed_requests(record: logging.LogRecord) -> bool:
+    """Replace the error of a malformed request, because it quotes the request, including the token."""
     if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
         record.msg, record.args, record.exc_info = "a request could not be read", (), None
     return True
 
 
-_library_log.addFilter(_quotes_nothing)
+_library_log.addFilter(_hide_malformed_requests)
 
 
 class Simulator:
     """The VIKTOR REST API, served over HTTP.
 
     Args:
-        tokens: the tokens that it lets in.
-        clock: seconds that its jobs go by; a test may step its own.
+        tokens: the tokens that are accepted.
+        clock: the time of jobs, in seconds. A test may pass one that it steps.
 
     Attributes:
-        requests: what it was sent, oldest first, bounded.
+        requests: the latest requests, oldest first.
 
     """
 
@@ -58,32 +58,32 @@ class Simulator:
         self._endpoints = Endpoints(tokens=tokens, clock=clock, faults=self._faults)
         self._runner: web.AppRunner | None = None
         self._site: web.SockSite | None = None
-        # While connections are refused: it keeps the port from others without listening at it.
+        # While connections are refused, this socket reserves the port without listening.
         self._reserved: socket.socket | None = None
-        # The connections whose request is being handled; the others are idle.
+        # The connections that have a request in flight. The others are idle.
         self._busy: set[asyncio.Transport] = set()
         self._host = ""
         self._port = 0
 
     @property
     def url(self) -> str:
-        """The base URL of the REST API, without a slash at its end; meaningful once it was started."""
+        """The base URL of the REST API, without a slash at the end. Valid after `start`."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}{BASE_PATH}"
 
     async def start(self, host: str, port: int) -> None:
-        """Listen at `host` and `port`, 0 to 65535; with 0 the system chooses a free one.
+        """Listen at `host` and `port` (0 to 65535). With port 0, the system chooses a free one.
 
         Raises:
-            OSError: the address cannot be bound, or there is no such host.
-            RuntimeError: it runs already.
+            OSError: the host is unknown, or the address cannot be bound.
+            RuntimeError: the simulator is already running.
 
         """
         if self._runner is not None:
-            raise RuntimeError("the simulator runs already")
-        listener = await _bound(host, port)
+            raise RuntimeError("the simulator is already running")
+        listener = await _bind(host, port)
         self._host, self._port = host, listener.getsockname()[1]
-        application = web.Application(middlewares=[self._serve], client_max_size=_LARGEST_BODY)
+        application = web.Application(middlewares=[self._serve], client_max_size=_MAX_BODY_BYTES)
         application.add_routes(self._endpoints.routes())
         self._runner = web.AppRunner(
             application,
@@ -91,8 +91,8 @@ class Simulator:
             logger=_library_log,
             handler_cancellation=True,
             shutdown_timeout=_SHUTDOWN_TIMEOUT,
-            max_line_size=_LARGEST_HEADER,
-            max_field_size=_LARGEST_HEADER,
+            max_line_size=_MAX_HEADER_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
         )
         await self._runner.setup()
         try:
@@ -103,7 +103,7 @@ class Simulator:
             raise
 
     async def stop(self) -> None:
-        """Close the port and every connection at once; nothing happens where it does not run."""
+        """Close the port and all connections immediately. Without effect if the simulator is not running."""
         runner, self._runner = self._runner, None
         if runner is None:
             return
@@ -119,29 +119,29 @@ class Simulator:
         await runner.cleanup()
 
     def inject(self, fault: Fault) -> None:
-        """Put a fault behind those that requests will meet, whatever their job."""
+        """Append a fault to those of all requests."""
         self._faults.add(fault)
 
     def rotate_token(self, old: str, new: str) -> None:
-        """Let in the token `new` in the place of `old`, whose jobs are its own from now on."""
+        """Accept the token `new` instead of `old`, and give it the jobs of `old`."""
         self._endpoints.rotate_token(old, new)
 
     async def refuse(self, refusing: bool) -> None:
-        """Begin or cease to refuse connections, at the same port.
+        """Start or stop refusing connections. The port stays the same.
 
-        Idle connections are closed; requests in flight get their answers.
+        Idle connections are closed. Requests in flight still get their responses.
 
         Raises:
             OSError: the port cannot be bound again.
-            RuntimeError: it does not run.
+            RuntimeError: the simulator is not running.
 
         """
         if self._runner is None or self._runner.server is None:
-            raise RuntimeError("the simulator does not run")
+            raise RuntimeError("the simulator is not running")
         if refusing and self._site is not None:
             await self._site.stop()
             self._site = None
-            self._reserved = await _bound(self._host, self._port)
+            self._reserved = await _bind(self._host, self._port)
             for connection in self._runner.server.connections:
                 connection.close()
                 if connection.transport is not None and connection.transport not in self._busy:
@@ -169,28 +169,28 @@ class Simulator:
                 time=arrived,
             )
             self.requests.record(recorded)
-            answer = await handler(request)
+            response = await handler(request)
         except Refused as refusal:
-            answer = json_response(refusal.body, status=refusal.status)
+            response = json_response(refusal.body, status=refusal.status)
         except web.HTTPException as error:
-            # The router's own refusals are text, the API's are JSON.
-            answer = json_response(msgspec.json.encode({"detail": error.reason}), status=error.status)
+            # aiohttp's router refuses with text, but the API refuses with JSON.
+            response = json_response(msgspec.json.encode({"detail": error.reason}), status=error.status)
         finally:
             if transport is not None:
                 self._busy.discard(transport)
-        _log.info("simulator request", method=request.method, path=request.raw_path, status=answer.status)
-        return answer
+        _log.info("simulator request", method=request.method, path=request.raw_path, status=response.status)
+        return response
 
 
-async def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address and does not listen yet."""
+async def _bind(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to an address, but does not listen yet."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     family, kind, protocol, _, address = found[0]
-    bound = socket.socket(family, kind, protocol)
+    listener = socket.socket(family, kind, protocol)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
     except OSError:
-        bound.close()
+        listener.close()
         raise
-    return bound
+    return listener

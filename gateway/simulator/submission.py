@@ -1,4 +1,4 @@
-"""The body of a POST that sends a job, checked as the REST API checks it."""
+"""The body of a POST that sends a job, and the checks of the REST API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.simulator.parameters import Parameters
 from gateway.simulator.script import Ending, JobScript
 
 REFUSE = "refuse"
-"""The `method_name` whose POST is answered with 400, and with the body `params.errors`."""
+"""The `method_name` whose POST returns 400 with the body `params.errors`."""
 
 _NonEmpty = Annotated[str, Meta(min_length=1)]
 
@@ -36,10 +36,10 @@ class Submission:
     """A valid POST.
 
     Attributes:
-        method_name: as sent, in `method_name` or in `method`; `succeed` where neither was.
-        poll_result: whether the POST waits for the end, for `parameters.hold` seconds at most.
-        timeout: seconds that the job may last.
-        parameters: the script that `params` (or `arguments`) chooses.
+        method_name: the value of `method_name` or `method`; `succeed` if both are absent.
+        poll_result: True if the POST waits for the end of the job, up to `parameters.hold` seconds.
+        timeout: the most seconds that the job may take.
+        parameters: the choices in `params` (or `arguments`).
 
     """
 
@@ -49,7 +49,7 @@ class Submission:
     parameters: Parameters
 
     def script(self) -> JobScript:
-        """Return the script of the job; a method name that the simulator does not know succeeds."""
+        """Return the script of the job. With an unknown method name it succeeds."""
         known = self.method_name in Ending.__members__.values()
         ending = Ending(self.method_name) if known else Ending.SUCCEED
         return JobScript(
@@ -63,7 +63,7 @@ class Submission:
 
 
 def read_submission(body: bytes) -> Submission:
-    """Return the job that a POST's body asks for.
+    """Read and check the body of a POST.
 
     Raises:
         FieldErrors: fields have a wrong type or a value out of range.

@@ -6,6 +6,8 @@ import json
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from gateway.strict_json import DIGITS_OF_A_DOUBLE, has_few_digits
+
 if TYPE_CHECKING:
     from gateway.models import SendJob
 
@@ -13,8 +15,7 @@ if TYPE_CHECKING:
 MAX_CANONICAL_INTEGER_DIGITS = 60
 LONG_INTEGER = b"0" * (MAX_CANONICAL_INTEGER_DIGITS + 1)
 DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
-# Fractions of so many digits and such an exponent are equal where their doubles are.
-DIGITS_OF_A_DOUBLE = 15
+# Fractions of up to 15 digits and such an exponent are equal if their doubles are equal.
 MAX_SCALE = 250
 # Numbers with longer exponents are compared as they are written.
 MAX_EXPONENT_DIGITS = 18
@@ -60,7 +61,7 @@ def _tagged(number: bytes) -> dict[str, str]:
 
 def _number(text: str) -> int | float | bytes:
     """A number by its value: an integer, a fraction that a double tells from all others, or digits and exponent."""
-    if len(text) <= DIGITS_OF_A_DOUBLE and "e" not in text and "E" not in text:
+    if has_few_digits(text):
         number = float(text)
         return int(number) if number.is_integer() else number
     mantissa, _, exponent = text.lower().partition("e")

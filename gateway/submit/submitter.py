@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from gateway.clock import sleep_until
 from gateway.errors import (
     GatewayError,
+    InternalError,
     LimitReached,
     RequestIdReused,
     SubmitOutcomeUnknown,
@@ -23,6 +24,7 @@ from gateway.limits.fair_budget import FairBudget
 from gateway.limits.rate_limiter import RateLimiter, limit_reached
 from gateway.models import ForgottenResult, JobError
 from gateway.submit.store import IdempotencyRecord
+from gateway.text import cut
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -41,7 +43,7 @@ MAX_IN_FLIGHT = 1_024
 UNKNOWN_4XX = frozenset({408, 444, 460, 499})
 # These two ask for the same request elsewhere. The others may follow a request that was carried out: a 303 says so.
 REFUSING_3XX = frozenset({307, 308})
-# What is remembered of a text in a job that cannot be read again, in characters.
+# What is remembered of a text in a job that cannot be read again, in bytes.
 MAX_REMEMBERED_TEXT = 1_000
 
 
@@ -172,7 +174,7 @@ class Submitter:
             return
         # The caller may have left: its error is then nobody's to read, which is no defect.
         error = task.exception()
-        self._tell(error if error is None or isinstance(error, GatewayError) else GatewayError())
+        self._tell(error if error is None or isinstance(error, GatewayError) else InternalError())
 
     def _refused(self, error: GatewayError) -> GatewayError:
         self._tell(error)
@@ -253,10 +255,10 @@ def _without_result(job: Job) -> Job:
     # Kept for 25 hours: what can be large is left out.
     return replace(
         job,
-        status_text=job.status_text[:MAX_REMEMBERED_TEXT],
+        status_text=cut(job.status_text, MAX_REMEMBERED_TEXT),
         kind="",
         progress=None,
-        error=job.error and JobError(message=job.error.message[:MAX_REMEMBERED_TEXT]),
+        error=job.error and JobError(message=cut(job.error.message, MAX_REMEMBERED_TEXT)),
         log_download_url="",
         result=None,
         forgotten_result=job.result and ForgottenResult(len(job.result), job.result.sha256),

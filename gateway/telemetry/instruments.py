@@ -1,7 +1,7 @@
-"""Counters, gauges and histograms that are plain numbers, which a scrape makes into Prometheus' families.
+"""Counters, gauges and histograms as plain numbers, which a scrape converts to Prometheus families.
 
-Each increment of prometheus_client's own costs 0.3 µs and each observation 0.7 µs, against 0.02 and 0.1 µs of these: it
-checks and takes a lock each time. So all who count share one thread; a scrape only reads, and may be on another.
+An increment costs 0.02 µs and an observation 0.1 µs. In prometheus_client they cost 0.3 and 0.7 µs, because it
+validates and locks each time. Without locks, only one thread may count; a scrape only reads, and may run in another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Value:
-    """One number, 0 at first: who counts adds to its `value`, or takes from it where it is a gauge's."""
+    """One number, 0 at first. Add to its `value` to count."""
 
     __slots__ = ("value",)
 
@@ -30,7 +30,7 @@ class Value:
 
 
 class Buckets:
-    """How many observations fell between each two of the ascending `bounds`, and the sum of them all."""
+    """The number of observations between each two ascending `bounds`, and the sum of all."""
 
     __slots__ = ("_bounds", "counts", "sum")
 
@@ -40,7 +40,7 @@ class Buckets:
         self.sum: float = 0
 
     def observe(self, value: float) -> None:
-        """Counts `value`, which belongs below a bound that it equals."""
+        """Count `value`; bounds are inclusive."""
         self.counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
@@ -49,7 +49,7 @@ Series = TypeVar("Series", Value, Buckets)
 
 
 class _Family(Collector, Generic[Series]):
-    """All series of one metric, by the values of its `labels`, in the order in which they were made."""
+    """All series of one metric, by the values of its `labels`, in the order of their creation."""
 
     def __init__(self, registry: CollectorRegistry, name: str, meaning: str, labels: Sequence[str] = ()) -> None:
         self._name = name
@@ -60,30 +60,30 @@ class _Family(Collector, Generic[Series]):
 
 
 class Counters(_Family[Value]):
-    """What only goes up."""
+    """A metric that only increases."""
 
     _kind: ClassVar[type[CounterMetricFamily | GaugeMetricFamily]] = CounterMetricFamily
 
     def series(self, *values: str) -> Value:
-        """The one whose labels have these values."""
+        """Return the series with these label values."""
         return self._series.setdefault(values, Value())
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """For a scrape."""
+        """Yield the family, at a scrape."""
         family = self._kind(self._name, self._meaning, labels=self._labels)
-        for values, tally in self._series.items():
-            family.add_metric(values, tally.value)
+        for values, each in self._series.items():
+            family.add_metric(values, each.value)
         yield family
 
 
 class Gauges(Counters):
-    """What also goes down."""
+    """A metric that increases and decreases."""
 
     _kind = GaugeMetricFamily
 
 
 class CounterOf(Collector):
-    """A counter without labels that asks `now` at each scrape."""
+    """A counter without labels that calls `now` at each scrape."""
 
     def __init__(self, registry: CollectorRegistry, name: str, meaning: str, now: Callable[[], float]) -> None:
         self._name = name
@@ -92,12 +92,12 @@ class CounterOf(Collector):
         registry.register(self)
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """For a scrape."""
+        """Yield the family, at a scrape."""
         yield CounterMetricFamily(self._name, self._meaning, value=self._now())
 
 
 class Histograms(_Family[Buckets]):
-    """How values are spread over buckets, whose ascending upper `bounds` belong to them; the last has none."""
+    """The distribution of values over buckets with these ascending, inclusive upper `bounds`; the last has none."""
 
     def __init__(
         self,
@@ -108,17 +108,17 @@ class Histograms(_Family[Buckets]):
         *,
         bounds: Sequence[float],
     ) -> None:
-        # Among floats a comparison is quicker than with an int.
+        # Comparing two floats is faster than comparing a float with an int.
         self._bounds = tuple(float(each) for each in bounds)
         self._names = [floatToGoString(each) for each in (*bounds, float("inf"))]  # type: ignore[no-untyped-call]
         super().__init__(registry, name, meaning, labels)
 
     def series(self, *values: str) -> Buckets:
-        """The one whose labels have these values."""
+        """Return the series with these label values."""
         return self._series.setdefault(values, Buckets(self._bounds))
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """For a scrape."""
+        """Yield the family, at a scrape."""
         family = HistogramMetricFamily(self._name, self._meaning, labels=self._labels)
         for values, each in self._series.items():
             family.add_metric(values, list(zip(self._names, accumulate(each.counts), strict=True)), each.sum)

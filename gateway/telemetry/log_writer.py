@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Lines that wait for the descriptor to take them. A burst fits; an outage of a minute does not, and is counted.
+# The queue holds a burst. Lines of an outage that lasts a minute do not fit, and are counted.
 MAX_WAITING_LINES = 10_000
 MAX_WAITING_BYTES = 8 << 20
 # The size of one write. A reader at 4 kB/s then still gets the notice of lost lines within seconds.
 BATCH_BYTES = 16 << 10
 # The pause between two writes. Waking the thread for each line of a busy gateway would double the cost of the line.
 PAUSE_SECONDS = 0.02
-# The time between two notices of lost lines, and between two tries to write one.
+# The time between two notices of lost lines, and between two attempts to write one.
 NOTICE_SECONDS = 1.0
 
 
 class LineWriter:
     """A bounded queue of lines and a daemon thread that writes them to `fd`.
 
-    A line is lost if the queue is full or the write fails. When the descriptor takes lines again, the thread writes
-    `notice(count)`: a line that tells how many were lost. Safe to use from any thread.
+    A line is lost if the queue is full or the write fails. When writes succeed again, the thread writes a line with the
+    number of lost lines: `notice(count)`. Safe to use from any thread.
     """
 
     def __init__(self, fd: int, notice: Callable[[int], bytes]) -> None:
@@ -45,8 +45,8 @@ class LineWriter:
         self._inside_line = False
         self._dropped = 0
         self._failed = 0
-        self._told = 0
-        self._told_at = float("-inf")
+        self._reported = 0
+        self._reported_at = float("-inf")
         threading.Thread(target=self._run, name="log-writer", daemon=True).start()
 
     @property
@@ -55,7 +55,7 @@ class LineWriter:
         return self._dropped + self._failed
 
     def write(self, line: bytes) -> None:
-        """Queue a line, which ends with a line feed. Never blocks and never raises."""
+        """Queue a line that ends with a line feed. Never blocks and never raises."""
         with self._mutex:
             if len(self._lines) >= MAX_WAITING_LINES or self._bytes + len(line) > MAX_WAITING_BYTES:
                 self._dropped += 1
@@ -67,22 +67,24 @@ class LineWriter:
             self._wake.release()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until the queue is empty, for at most `timeout` seconds. Return whether it is."""
+        """Wait at most `timeout` seconds until the queue is empty. Return whether it is."""
         self._flushing = True
         with self._written:
             return self._written.wait_for(lambda: not (self._lines or self._busy), timeout)
 
-    @property
-    def _last_words(self) -> bool:
-        return self._flushing and not self._lines
+    def _notice_due(self) -> bool:
+        if self.lost == self._reported:
+            return False
+        last_chance = self._flushing and not self._lines
+        return last_chance or time.monotonic() >= self._reported_at + NOTICE_SECONDS
 
     def _run(self) -> None:
         while True:
             batch = self._take()
             if batch:
                 self._write_batch(batch)
-            if self.lost > self._told and (self._last_words or time.monotonic() >= self._told_at + NOTICE_SECONDS):
-                self._tell()
+            if self._notice_due():
+                self._write_notice()
             with self._written:
                 self._busy = False
                 self._written.notify_all()
@@ -95,7 +97,7 @@ class LineWriter:
         with self._mutex:
             self._asleep = not self._lines
         if self._asleep:
-            self._wake.acquire(timeout=NOTICE_SECONDS if self.lost > self._told else None)
+            self._wake.acquire(timeout=NOTICE_SECONDS if self.lost > self._reported else None)
 
     def _take(self) -> list[bytes]:
         batch, size = [], 0
@@ -114,14 +116,14 @@ class LineWriter:
             if written < 0:
                 self._failed += 1
 
-    def _tell(self) -> None:
-        lost, self._told_at = self.lost, time.monotonic()
-        line = self._notice(lost - self._told)
+    def _write_notice(self) -> None:
+        lost, self._reported_at = self.lost, time.monotonic()
+        line = self._notice(lost - self._reported)
         if self._write_out(line) == len(line):
-            self._told = lost
+            self._reported = lost
 
     def _write_out(self, data: bytes) -> int:
-        """Write `data` and return the number of bytes of it that were written before an error, if there was one."""
+        """Write `data`, and return the number of its bytes that were written; fewer than all after an error."""
         # A failed write may have left half a line, and the next line must not become part of it.
         start = b"\n" if self._inside_line else b""
         view = memoryview(start + data)

@@ -1,6 +1,6 @@
 """Logs: one line per event on standard error, as JSON or as text.
 
-A thread writes the lines (`telemetry/log_writer.py`), so that nothing waits for a reader that is slow or gone.
+A thread writes the lines (`telemetry/log_writer.py`), so that nothing waits for a slow or missing reader.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 GRPC = "grpc._cython.cygrpc"
 STANDARD_ERROR = 2
-# Peers without a credential can cause these lines, so there is one per kind and minute.
+# Peers without a credential can cause these lines, so at most one per kind and minute is written.
 SELDOM_SECONDS = 60.0
 MAX_KINDS = 256
 LAST_LINE_SECONDS = 1.0
 
-# What is kept of text that goes to standard error, in characters of a line and in lines of a traceback.
+# Limits for text that libraries write to standard error: characters of a line, and lines of a traceback.
 MAX_LINE_CHARACTERS = 1_000
 MAX_PLACES = 100
 
-# With a separator, so that no neighbour whose name begins like ours counts.
+# With a separator, so that a package whose name starts with this one does not match.
 _PACKAGE = f"{Path(gateway.__file__).parent}{os.sep}"
 
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
@@ -63,12 +63,12 @@ def configure(log_format: str) -> None:
         line, text = _json_line, _json_text
     else:
         stamps = [structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
-        # Its richer tracebacks show local variables, and a token is one.
+        # The default tracebacks show local variables, such as tokens.
         console = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
         line, text = _encoded(console), console
 
     def notice(lost: int) -> bytes:
-        event: MutableMapping[str, Any] = {"event": "log lines lost", "lines": lost}
+        event: MutableMapping[str, Any] = {"event": "log.lines_lost", "lines": lost}
         for stamp in stamps:
             event = stamp(None, "warning", event)  # type: ignore[assignment] # a mapping, as it was
         return bytes(line(None, "warning", event)) + b"\n"  # type: ignore[arg-type] # of bytes
@@ -93,15 +93,16 @@ def configure(log_format: str) -> None:
 
 
 def take_over() -> None:
-    """Log what Python and its libraries would write to standard error themselves, where it could block or fail.
+    """Log everything that Python and its libraries would write to standard error themselves.
 
-    That is warnings, and exceptions in threads and finalizers and of the process. Call it after `configure`.
+    These are warnings, and exceptions of threads, finalizers and the process. Writing them directly could block or
+    fail. Call it after `configure`.
     """
     logging.captureWarnings(capture=True)
     sys.stderr = _StandardError()
-    sys.excepthook = _uncaught
-    threading.excepthook = _in_a_thread
-    sys.unraisablehook = _in_a_finalizer
+    sys.excepthook = _log_process_error
+    threading.excepthook = _log_thread_error
+    sys.unraisablehook = _log_finalizer_error
 
 
 def lost_lines() -> int:
@@ -110,7 +111,7 @@ def lost_lines() -> int:
 
 
 def last_line(text: str) -> None:
-    """Write a line of plain text to standard error, and wait for about a second at most until it is written."""
+    """Write plain text to standard error, and wait for at most a second until it is written."""
     # The log may not be configured yet, and standard error may be blocked or full.
     writer = _writer or LineWriter(STANDARD_ERROR, lambda _: b"")
     writer.write(f"{text}\n".encode(errors="backslashreplace"))
@@ -118,13 +119,13 @@ def last_line(text: str) -> None:
 
 
 def flush(timeout: float) -> None:
-    """Wait until all lines are written, for at most `timeout` seconds."""
+    """Wait at most `timeout` seconds until all lines are written."""
     if _writer:
         _writer.flush(timeout)
 
 
 class _Logger:
-    """The end of structlog's chain: it takes encoded lines of every level."""
+    """The end of structlog's chain: it accepts encoded lines of every level."""
 
     __slots__ = ("_write",)
 
@@ -138,7 +139,7 @@ class _Logger:
 
 
 class _Handler(logging.Handler):
-    """Libraries' lines."""
+    """Writes the lines of libraries."""
 
     def __init__(self, writer: LineWriter) -> None:
         super().__init__()
@@ -147,15 +148,16 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception as error:  # noqa: BLE001 - a record that cannot be shown must not become a traceback
-            line = json.dumps({"event": "a library's line that cannot be shown", "exception": type(error).__name__})
+        except Exception as error:  # noqa: BLE001 - the record of a library must not cause an error here
+            line = json.dumps({"event": "library.line_unreadable", "exception": type(error).__name__})
         self._writer.write(line.encode(errors="replace") + b"\n")
 
 
 class _StandardError(io.TextIOBase, TextIO):
     """`sys.stderr` for libraries that write there themselves, as grpc does with tracebacks.
 
-    The text may quote anybody, so that only the places of a traceback and the type of its exception are logged.
+    The text may quote clients and the upstream, so only the places of a traceback and the type of its exception are
+    logged.
     """
 
     encoding = "utf-8"
@@ -186,11 +188,11 @@ class _StandardError(io.TextIOBase, TextIO):
             kind = line.partition(":")[0] if self._places else None
             exception = "\n".join([*self._places, kind]) if kind else None
             self._places.clear()
-            _log.warning("a library wrote to standard error", exception=exception, seldom=True)
+            _log.warning("library.stderr", exception=exception, seldom=True)
 
 
 class _Library(logging.Filter):
-    """Libraries' lines without their values, at most a warning, and one per kind and minute.
+    """Removes values from lines of libraries, and lets one warning per kind and minute pass.
 
     `repeated` is the number of lines of the kind that were left out before.
     """
@@ -201,10 +203,10 @@ class _Library(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        # What passed through our own code is a defect of ours, unless grpc tells it: no error leaves our handlers.
-        ours = error is not None and record.name != GRPC and passed_here(error)
-        _without_values(record, error)
-        if ours:
+        # An error that passed the gateway's code is its defect, unless grpc logs it: handlers raise none.
+        is_defect = error is not None and record.name != GRPC and passed_gateway(error)
+        _remove_values(record, error)
+        if is_defect:
             return True
         record.levelno = min(record.levelno, logging.WARNING)
         record.levelname = logging.getLevelName(record.levelno)
@@ -215,7 +217,7 @@ class _Library(logging.Filter):
 
 
 class _Kinds:
-    """The kinds of lines that were written in the last minute. Thread-safe."""
+    """Kinds of lines that were written in the last minute. Thread-safe."""
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
@@ -257,21 +259,21 @@ def _seldom() -> structlog.typing.Processor:
 
 def _encoded(console: structlog.typing.Processor) -> structlog.typing.Processor:
     def line(logger: Any, level: str, event: MutableMapping[str, Any]) -> bytes:
-        # As standard error of Python does, for half a character.
+        # Like Python's standard error, because the text may hold a lone surrogate.
         return str(console(logger, level, event)).encode(errors="backslashreplace")
 
     return line
 
 
 def _json_line(_: object, level: str, event: MutableMapping[str, Any]) -> bytes:
-    # In one go, which takes half as long as structlog's own processors and renderer: there is a line for each call.
+    # This takes half as long as structlog's processors and renderer, and each call writes a line.
     now = datetime.now(UTC)
     event["level"] = level
     event["timestamp"] = now
     try:
         return msgspec.json.format(_encode(event), indent=0)
     except UnicodeEncodeError:
-        # A library's exception may hold half a character, which is JSON only where it is escaped.
+        # The exception of a library may hold a lone surrogate, which JSON must escape.
         event["timestamp"] = now.isoformat().replace("+00:00", "Z")
         return json.dumps(event, default=repr).encode()
 
@@ -280,51 +282,51 @@ def _json_text(logger: object, level: str, event: MutableMapping[str, Any]) -> s
     return _json_line(logger, level, event).decode()
 
 
-def unforeseen(_: object, context: Mapping[str, Any]) -> None:
-    """Log an exception that nobody waits for; a handler for `loop.set_exception_handler`."""
-    _unforeseen(context.get("exception"))
+def log_unhandled(_: object, context: Mapping[str, Any]) -> None:
+    """Log an exception of a task that no one awaits; a handler for `loop.set_exception_handler`."""
+    _log_defect(context.get("exception"))
 
 
-def _uncaught(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
-    _log.error("the process ends because of a defect", exception=where(error))
+def _log_process_error(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    _log.error("process.defect", exception=traceback_of(error))
 
 
-def _in_a_thread(args: threading.ExceptHookArgs) -> None:
+def _log_thread_error(args: threading.ExceptHookArgs) -> None:
     if args.exc_type is not SystemExit:
-        _unforeseen(args.exc_value)
+        _log_defect(args.exc_value)
 
 
-def _in_a_finalizer(args: sys.UnraisableHookArgs) -> None:
-    _unforeseen(args.exc_value)
+def _log_finalizer_error(args: sys.UnraisableHookArgs) -> None:
+    _log_defect(args.exc_value)
 
 
-def _unforeseen(error: BaseException | None) -> None:
-    exception = None if error is None else where(error)
-    if error is None or passed_here(error):
-        _log.error("something failed that nobody waits for", exception=exception)
+def _log_defect(error: BaseException | None) -> None:
+    exception = None if error is None else traceback_of(error)
+    if error is None or passed_gateway(error):
+        _log.error("task.defect", exception=exception)
     else:
-        # A library's own failure, which a peer without a credential may cause.
-        _log.warning("something failed that nobody waits for", exception=exception, seldom=True)
+        # The failure is a library's own, and a peer without a credential may cause it.
+        _log.warning("task.defect", exception=exception, seldom=True)
 
 
-def where(error: BaseException) -> str:
-    """Return the places in the code that an exception passed, and its type: its text may quote anybody."""
+def traceback_of(error: BaseException) -> str:
+    """Return the traceback and the type of an exception, without its text, which may quote clients or the upstream."""
     return "".join([*traceback.format_tb(error.__traceback__), type(error).__name__])
 
 
-def passed_here(error: BaseException) -> bool:
-    """Return whether an exception passed through code of this package, and not only through libraries."""
+def passed_gateway(error: BaseException) -> bool:
+    """Return whether an exception passed through the gateway's code, and not only through libraries."""
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_code.co_filename.startswith(_PACKAGE) for frame, _ in frames)
 
 
-def _without_values(record: logging.LogRecord, error: BaseException | None) -> None:
-    # Libraries put headers and addresses into their lines, and a token may be one: only the constant text is kept.
+def _remove_values(record: logging.LogRecord, error: BaseException | None) -> None:
+    # Libraries log headers, and a token may be one: only the constant text is kept.
     if record.name == GRPC:
-        # It formats the text itself, with metadata and the texts of exceptions.
+        # grpc formats the text itself, with metadata and the texts of exceptions.
         record.msg = "an error within grpc"
     elif record.name == "py.warnings":
         record.msg = "a warning of Python"
-    record.msg = record.msg if error is None else f"{record.msg}\n{where(error)}"
+    record.msg = record.msg if error is None else f"{record.msg}\n{traceback_of(error)}"
     record.args = ()
     record.exc_info = record.exc_text = None

@@ -1,4 +1,4 @@
-"""Spans by OpenTelemetry, exported over OTLP in a thread of its own; imported only where they are wanted."""
+"""OpenTelemetry spans, exported over OTLP in a thread. Imported only if tracing is configured."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 JOB_SERVICE_NAME = "jobgateway.v1.JobService"
 UID = "jobgateway.job.uid"
 ERROR = "error.type"
-# How long the last spans may take at the stop.
+# The longest wait for the export of the last spans.
 FLUSH_SPANS_SECONDS = 1.0
-# The codes that are the server's fault, by OpenTelemetry's conventions for rpc.
+# The codes of server errors, according to OpenTelemetry's conventions for RPC.
 SERVER_FAULTS = frozenset(
     {
         StatusCode.UNKNOWN,
@@ -59,13 +59,15 @@ _propagator = TraceContextTextMapPropagator()
 
 
 class OtlpTracer:
-    """Spans for the collector that the variables `OTEL_*` name, which the SDK reads itself.
+    """A tracer that exports to the collector in the `OTEL_*` variables, which the SDK reads.
 
-    Raises `ValueError` or `OSError` where it cannot use them.
+    Raises:
+        ValueError: A variable is wrong.
+        OSError: A file that a variable names cannot be read.
     """
 
     def __init__(self) -> None:
-        # It logs each try, with what the collector says; `_Exporter` says once when it begins and when it ends.
+        # The SDK logs each attempt, with text of the collector. `_Exporter` logs the first failure and the recovery.
         for name in ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         resource = _resource()
@@ -74,15 +76,15 @@ class OtlpTracer:
         self._ids = _Ids()
         provider = TracerProvider(resource=resource, shutdown_on_exit=False, id_generator=self._ids)
         provider.add_span_processor(self._processor)
-        # Polls are roots, and yet whether they are recorded is decided with the call that they are for.
-        for_polls = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
-        for_polls.add_span_processor(self._processor)
+        # Poll spans are roots, but they are sampled if the call that started the loop is.
+        poll_provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
+        poll_provider.add_span_processor(self._processor)
         self._provider = provider
         self._tracer = provider.get_tracer("jobgateway", __version__)
-        self._poll_tracer = for_polls.get_tracer("jobgateway", __version__)
+        self._poll_tracer = poll_provider.get_tracer("jobgateway", __version__)
 
     def call(self, method: str, traceparent: str | None) -> OtlpCallSpan | UnsampledCallSpan:
-        """As `tracing.Tracer`."""
+        """See `rpc.tracing.Tracer`."""
         name = f"{JOB_SERVICE_NAME}/{method}"
         attributes = {"rpc.system": "grpc", "rpc.service": JOB_SERVICE_NAME, "rpc.method": method}
         if traceparent is None and self._dropped(name, attributes):
@@ -91,67 +93,67 @@ class OtlpTracer:
         return OtlpCallSpan(self, self._tracer.start_span(name, parent, SpanKind.SERVER, attributes))
 
     def _dropped(self, name: str, attributes: Mapping[str, str]) -> bool:
-        # Asked before there is a span, because one that records nothing costs twice as much as this. Samplers decide by
-        # the trace's id, so the SDK's second question gets the same answer.
+        # A span that records nothing costs twice as much as this check. Samplers decide by the trace id, so the SDK's
+        # own check has the same result.
         trace_id = self._ids.next_trace_id
         sampled = self._provider.sampler.should_sample(NO_PARENT, trace_id, name, SpanKind.SERVER, attributes)
         return sampled.decision is Decision.DROP
 
     def begin_submission(self, parent: Span) -> Span:
-        """A span within `parent`."""
+        """Start a span within `parent`."""
         return self._tracer.start_span("submit", set_span_in_context(parent, NO_PARENT), SpanKind.CLIENT)
 
     def begin_poll(self, uid: int, on_behalf_of: SpanContext) -> Span:
-        """A span in a trace of its own, with a link."""
+        """Start a span in its own trace, with a link to the call's span."""
         return self._poll_tracer.start_span("poll", NO_PARENT, SpanKind.CLIENT, {UID: uid}, [Link(on_behalf_of)])
 
     async def aclose(self) -> None:
-        """As `tracing.Tracer`."""
+        """See `rpc.tracing.Tracer`."""
         closing = run_detached("traces", self._processor.shutdown)
         await wait_done(closing, FLUSH_SPANS_SECONDS)
-        # A running export is cut off, which ends the thread; otherwise it would take up to 30 seconds.
+        # This cancels a running export, which could take up to 30 seconds, and so ends the thread.
         self._exporter.shutdown()
         await wait_done(closing, FLUSH_SPANS_SECONDS)
 
 
 class _Ids(RandomIdGenerator):
-    """Random ids, of which the next one of a trace is known beforehand."""
+    """Random ids. The next trace id is known in advance."""
 
     def __init__(self) -> None:
         self.next_trace_id = super().generate_trace_id()
 
     def generate_trace_id(self) -> int:
-        """As the SDK has it."""
-        given, self.next_trace_id = self.next_trace_id, super().generate_trace_id()
-        return given
+        """Return the trace id that was announced."""
+        trace_id, self.next_trace_id = self.next_trace_id, super().generate_trace_id()
+        return trace_id
 
 
 class UnsampledCallSpan:
-    """As `tracing.CallSpan`, of a trace that begins here and that the sampler does not want."""
+    """A `CallSpan` of a trace that starts here and is not sampled."""
 
     def __init__(self, trace_id: int, span_id: int) -> None:
         self.trace_id = f"{trace_id:032x}"
         self._traceparent = f"00-{self.trace_id}-{span_id:016x}-{TraceFlags.RANDOM_TRACE_ID:02x}"
 
     def onward(self, headers: Headers) -> Headers:
-        """As `tracing.CallSpan`."""
+        """See `rpc.tracing.CallSpan`."""
         return {**headers, "traceparent": self._traceparent}
 
     def submission(self, headers: Headers) -> AbstractContextManager[Headers]:
-        """As `tracing.CallSpan`."""
+        """See `rpc.tracing.CallSpan`."""
         return nullcontext(headers)
 
     def poll(self, uid: int, headers: Headers) -> AbstractContextManager[Headers]:
-        """As `tracing.CallSpan`."""
+        """See `rpc.tracing.CallSpan`."""
         del uid
         return nullcontext(headers)
 
     def end(self, code: StatusCode, uid: int | None, reason: str) -> None:
-        """There is nothing to record."""
+        """Do nothing: the span is not recorded."""
 
 
 class OtlpCallSpan:
-    """As `tracing.CallSpan`. No text of an error becomes part of a span, for the upstream may have written it."""
+    """A `CallSpan` that is exported. It never has the text of an error, which the upstream may have written."""
 
     def __init__(self, tracer: OtlpTracer, span: Span) -> None:
         self._tracer = tracer
@@ -161,20 +163,20 @@ class OtlpCallSpan:
         self.trace_id = f"{self._context.trace_id:032x}"
 
     def onward(self, headers: Headers) -> Headers:
-        """As `tracing.CallSpan`."""
-        return _bearing(headers, self._context)
+        """See `rpc.tracing.CallSpan`."""
+        return _with_traceparent(headers, self._context)
 
     def submission(self, headers: Headers) -> AbstractContextManager[Headers]:
-        """As `tracing.CallSpan`."""
-        # Where nothing is recorded, the headers that `onward` gave say all there is.
-        return _within(self._tracer.begin_submission(self._span), headers) if self._sampled else nullcontext(headers)
+        """See `rpc.tracing.CallSpan`."""
+        # If nothing is recorded, the headers of `onward` are complete.
+        return _child(self._tracer.begin_submission(self._span), headers) if self._sampled else nullcontext(headers)
 
     def poll(self, uid: int, headers: Headers) -> AbstractContextManager[Headers]:
-        """As `tracing.CallSpan`."""
-        return _within(self._tracer.begin_poll(uid, self._context), headers) if self._sampled else nullcontext(headers)
+        """See `rpc.tracing.CallSpan`."""
+        return _child(self._tracer.begin_poll(uid, self._context), headers) if self._sampled else nullcontext(headers)
 
     def end(self, code: StatusCode, uid: int | None, reason: str) -> None:
-        """As `tracing.CallSpan`."""
+        """See `rpc.tracing.CallSpan`."""
         span = self._span
         span.set_attribute("rpc.grpc.status_code", code.value[0])
         if uid is not None:
@@ -187,59 +189,59 @@ class OtlpCallSpan:
 
 
 @contextmanager
-def _within(span: Span, headers: Headers) -> Iterator[Headers]:
-    """Ends `span` with the context, with the reason of what it raises; gives `headers` that name it."""
+def _child(span: Span, headers: Headers) -> Iterator[Headers]:
+    """Yield `headers` with the `traceparent` of `span`; end it with the context, and with the reason of an error."""
     try:
-        yield _bearing(headers, span.get_span_context())
+        yield _with_traceparent(headers, span.get_span_context())
     except Exception as error:
         span.set_attribute(ERROR, mapping_for(error).reason if isinstance(error, GatewayError) else "GATEWAY_DEFECT")
         span.set_status(Status(SpanStatus.ERROR))
         raise
     except asyncio.CancelledError:
-        # Given up, for nobody waits for it any more: that is nobody's fault.
+        # No one waits for it any more, which is not an error.
         span.set_attribute(ERROR, "CANCELLED")
         raise
     finally:
         span.end()
 
 
-def _bearing(headers: Headers, context: SpanContext) -> Headers:
+def _with_traceparent(headers: Headers, context: SpanContext) -> Headers:
     parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
     return {**headers, "traceparent": parent}
 
 
 def _compression() -> Compression:
-    # The exporter does not know `none`, which is the default by name in OpenTelemetry's specification.
+    # OpenTelemetry specifies `none` as the default, but the exporter rejects the word.
     names = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
     value = next((value for name in names if (value := os.environ.get(name, "").strip().lower())), "none")
     return {"none": Compression.NoCompression, "gzip": Compression.Gzip}[value]
 
 
 def _resource() -> Resource:
-    named = OTELResourceDetector().detect().attributes
-    ours = {"service.name": "jobgateway", "service.version": __version__}
-    # What the operator says stands above what we say, which Resource.create does the other way round.
-    return Resource.create({name: value for name, value in ours.items() if name not in named})
+    configured = OTELResourceDetector().detect().attributes
+    defaults = {"service.name": "jobgateway", "service.version": __version__}
+    # Resource.create would prefer its arguments to the variables of the operator.
+    return Resource.create({name: value for name, value in defaults.items() if name not in configured})
 
 
 class _Exporter(SpanExporter):
-    """Says once that the collector cannot be reached, and once that it can again."""
+    """Logs the first failure of an outage of the collector, and the recovery."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
         self._failing = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Exports a batch; runs in the thread of the processor."""
+        """Export a batch, in the thread of the processor."""
         result = self._exporter.export(spans)
         failing = result is not SpanExportResult.SUCCESS
         if failing and not self._failing:
-            _log.warning("traces are lost: the collector does not take them")
+            _log.warning("traces.lost")
         elif self._failing and not failing:
-            _log.info("traces are exported again")
+            _log.info("traces.exported_again")
         self._failing = failing
         return result
 
     def shutdown(self) -> None:
-        """Closes the connection to the collector."""
+        """Close the connection to the collector."""
         self._exporter.shutdown()

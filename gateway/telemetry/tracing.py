@@ -1,4 +1,4 @@
-"""The tracer that the environment asks for. OpenTelemetry is imported only if an endpoint is set."""
+"""The tracer that the environment configures. OpenTelemetry is imported only if an endpoint is set."""
 
 from __future__ import annotations
 
@@ -14,80 +14,79 @@ if TYPE_CHECKING:
     from gateway.rpc.tracing import Tracer
 
 
-# OpenTelemetry's own variables; those of traces stand above those of all signals.
+# OpenTelemetry's variables. Those of traces override those of all signals.
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-# Of both kinds, too.
 FILES = (
     "OTEL_EXPORTER_OTLP_CERTIFICATE",
     "OTEL_EXPORTER_OTLP_CLIENT_KEY",
     "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
 )
-# The ends of names whose values may hold a secret.
-SHY = ("HEADERS", "ENDPOINT")
+# Endings of names of variables whose values may hold a secret.
+UNQUOTED = ("HEADERS", "ENDPOINT")
 TIMEOUTS = ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
 OFF = {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "none"}
 
 
 def from_environment() -> Tracer:
-    """What OpenTelemetry's standard variables ask for. Raises `ConfigError`."""
+    """Return the tracer that OpenTelemetry's standard variables configure. Raises `ConfigError` if one is wrong."""
     if not _first(ENDPOINTS) or any(os.environ.get(name, "").strip().lower() == off for name, off in OFF.items()):
         return NoopTracer()
     _check_variables()
     try:
         return _otlp_tracer()
-    except Exception as error:  # noqa: BLE001 - the SDK raises anything, also while it is imported
+    except Exception as error:  # noqa: BLE001 - the SDK raises all kinds of errors, also during its import
         # Their text may quote a header, which may be a secret.
-        why = f"the exporter of traces cannot use it ({type(error).__name__}); correct or unset it"
-        raise ConfigError(f"{_at_fault()}: {why}") from None
+        problem = f"the trace exporter rejects it ({type(error).__name__}); correct or unset it"
+        raise ConfigError(f"{_wrong_variable()}: {problem}") from None
 
 
 def _check_variables() -> None:
     for name in ENDPOINTS:
         if (value := os.environ.get(name, "").strip()) and not _is_endpoint(value):
             # Not quoted, because it may hold a password.
-            raise ConfigError(
-                f"{name}: it is not http://HOST:PORT, https://HOST:PORT or HOST:PORT; correct or unset it"
-            )
+            raise ConfigError(f"{name}: must be http://HOST:PORT, https://HOST:PORT or HOST:PORT; correct or unset it")
     for name in TIMEOUTS:
         if os.environ.get(name, "").strip().startswith("-"):
-            raise ConfigError(f"{name}={os.environ[name][:100]!r}: a time limit is above 0; correct or unset it")
+            raise ConfigError(
+                f"{name}: a timeout must be above 0 (got {os.environ[name][:100]!r}); correct or unset it"
+            )
     for name in PROTOCOLS:
-        if os.environ.get(name, "grpc") != "grpc":
-            raise ConfigError(f"{name}: traces are exported by grpc only")
+        if (value := os.environ.get(name, "grpc")) != "grpc":
+            raise ConfigError(f"{name}: must be grpc, the only supported protocol (got {value[:100]!r})")
     for name in (*FILES, *(name.replace("OTLP_", "OTLP_TRACES_") for name in FILES)):
-        # The exporter would only log it, and export nothing.
+        # Otherwise the exporter would only log the error, and export nothing.
         if (path := os.environ.get(name)) and not (Path(path).is_file() and os.access(path, os.R_OK)):
-            raise ConfigError(f"{name}: {path!r} is no file that can be read; correct or unset it")
+            raise ConfigError(f"{name}: {path!r} is not a readable file; correct or unset it")
 
 
 def _is_endpoint(value: str) -> bool:
     try:
         parts = urlsplit(value if "://" in value else f"//{value}")
-        # The port is checked when it is read.
+        # Reading the port validates it.
         return parts.scheme in ("", "http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
 
 
 def _otlp_tracer() -> Tracer:
-    # Here, because the import takes as long as the rest of the start.
+    # Imported here, because the import takes as long as the rest of the start.
     from gateway.telemetry.otel import OtlpTracer
 
     return OtlpTracer()
 
 
-def _at_fault() -> str:
-    """Return the variable without which a tracer can be made, and its value; the process does not start after this."""
+def _wrong_variable() -> str:
+    """Return the variable, and its value if it may be quoted, without which the exporter can be created."""
     for name in sorted(name for name in os.environ if name.startswith("OTEL_")):
         value = os.environ.pop(name)
         try:
             _otlp_tracer()
-        except Exception:  # noqa: BLE001, S112 - it is another one
+        except Exception:  # noqa: BLE001, S112 - another variable is wrong
             continue
         finally:
             os.environ[name] = value
-        return name if name.endswith(SHY) else f"{name}={value[:100]!r}"
+        return name if name.endswith(UNQUOTED) else f"{name}={value[:100]!r}"
     return "OTEL_*"
 
 

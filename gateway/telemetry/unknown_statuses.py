@@ -1,4 +1,4 @@
-"""Statuses of jobs that the gateway does not know: each is counted, and each word is logged once."""
+"""Job statuses that the gateway does not know: each is counted, and each word is logged once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_WORDS = 100
-# Foreign text may hold anything, an echoed secret too; a word of letters alone tells what the upstream means.
+# A status may hold anything, such as an echoed secret. One word of letters is safe, and enough to understand it.
 WORD = re.compile(r"[A-Za-z][A-Za-z_ -]{0,39}")
 NOT_A_WORD = "(not a word)"
 
@@ -19,7 +19,7 @@ _log = structlog.get_logger()
 
 
 class UnknownStatuses:
-    """Calls `count` for each job that was read with an unknown status, and logs the first 100 different words."""
+    """Calls `count` for each job with an unknown status, and logs each of the first 100 words."""
 
     def __init__(self, count: Callable[[], None]) -> None:
         self._count = count
@@ -28,7 +28,7 @@ class UnknownStatuses:
     def unknown_status(self, word: str) -> None:
         """See `upstream.client.UnknownStatusObserver`."""
         self._count()
-        told = word.lower() if WORD.fullmatch(word) else NOT_A_WORD
-        if told not in self._words and len(self._words) < MAX_WORDS:
-            self._words.add(told)
-            _log.warning("upstream.status_unknown", word=told)
+        shown = word.lower() if WORD.fullmatch(word) else NOT_A_WORD
+        if shown not in self._words and len(self._words) < MAX_WORDS:
+            self._words.add(shown)
+            _log.warning("upstream.status_unknown", word=shown)

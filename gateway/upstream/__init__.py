@@ -1,6 +1,6 @@
-"""The REST client: one attempt, and what it was. It knows HTTP and JSON, and no protobuf."""
+"""The REST client: one attempt and its outcome. It is independent of gRPC and protobuf."""
 
-from gateway.upstream.client import RestClient, UnknownStatusObserver
+from gateway.upstream.client import RequestContext, RestClient, UnknownStatusObserver
 from gateway.upstream.transport import RequestObserver, Timeouts, Transport
 
-__all__ = ["RequestObserver", "RestClient", "Timeouts", "Transport", "UnknownStatusObserver"]
+__all__ = ["RequestContext", "RequestObserver", "RestClient", "Timeouts", "Transport", "UnknownStatusObserver"]

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from gateway import __version__
 from gateway.errors import UpstreamMalformed
 from gateway.models import JobStatus
-from gateway.threads import RESPONSE_WORKERS
 from gateway.upstream.errors import read_error
 from gateway.upstream.jobs import is_known_status, read_job, read_sent_job
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.auth.credential import Credential
     from gateway.clock import PauseTimeout
     from gateway.models import Job, SendJob
+    from gateway.threads import WorkerPool
     from gateway.upstream.memory import BodyReservation
     from gateway.upstream.transport import HttpResponse, Transport
 
@@ -31,26 +31,45 @@ T = TypeVar("T")
 
 COMMON = {
     "accept": "application/json",
-    # Results are large and the mesh is near: compression would cost more than it saves.
+    # Results are large and the network is fast, so compression would cost more than it saves.
     "accept-encoding": "identity",
     "user-agent": f"jobgateway/{__version__}",
 }
-# Larger answers are read in a thread, for reading them would hold the event loop for over a millisecond.
+# Larger responses are parsed in a thread, because parsing them would block the event loop for over a millisecond.
 PARSE_RESPONSE_IN_THREAD_BYTES = 16 << 10
 
 
+class RequestContext(msgspec.Struct, frozen=True):
+    """The credential, the headers and the pause function of a request.
+
+    Attributes:
+        credential: Authorizes the request.
+        headers: Are passed on from the client, such as `traceparent`.
+        pause: Stops the time limit of the request while it waits for memory; see `BodyReservation`.
+    """
+
+    credential: Credential
+    headers: Mapping[str, str]
+    pause: PauseTimeout = nullcontext
+
+
 class UnknownStatusObserver(Protocol):
-    """Is told of each job that was read with a status that the API is not known to use; must be quick and not raise."""
+    """Observes jobs with a status that the API is not known to use. Must return quickly and must not raise."""
 
     def unknown_status(self, word: str) -> None:
-        """A job has a status that is not known; `word` is foreign text of any length."""
+        """Count a job with the unknown status `word`, an untrusted text of any length."""
 
 
 class RestClient:
-    """Makes one request at a time of its caller's, and says what came of it.
+    """The REST API. Each method makes one attempt, and returns or raises its outcome.
 
-    `submissions` carries the POSTs and `reads` everything else: two pools, for a POST must not meet a connection
-    that the upstream is about to close. `now` gives seconds since the epoch.
+    Args:
+        base_url: the address of the API.
+        submissions: the connections for POST. They are separate, because a POST must not use a connection that the
+            upstream is about to close.
+        reads: the connections for everything else.
+        now: returns seconds since the epoch.
+        observer: is told of unknown statuses.
     """
 
     def __init__(
@@ -61,71 +80,69 @@ class RestClient:
         reads: Transport,
         now: Callable[[], float],
         observer: UnknownStatusObserver,
+        workers: WorkerPool,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._submissions = submissions
         self._reads = reads
         self._now = now
         self._observer = observer
+        self._workers = workers
 
     async def aclose(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         await self._submissions.aclose()
         await self._reads.aclose()
 
-    async def send(self, job: SendJob, credential: Credential, headers: Mapping[str, str]) -> Job:
-        """POSTs a job; `headers` pass through.
+    async def send(self, job: SendJob, context: RequestContext) -> Job:
+        """POST a job.
 
-        Returns one that is not done for a 201 [ref], or whatever state the body of another 2xx shows: with uid 0 if it
-        shows an end and names no job. Raises `UpstreamError`, whose `sent` says whether the upstream can have seen the
-        request.
+        Returns:
+            A running job for HTTP 201 [ref]. For any other 2xx, the job as the body shows it, with uid 0 if it has
+            ended and has no uid.
+
+        Raises:
+            UpstreamError: `may_have_been_sent` says whether the upstream may have received the request.
         """
         path = f"/workspaces/{quote(job.workspace_id, safe='')}/entities/{job.entity_id}/jobs/"
-        response = await self._request(self._submissions, "POST", path, credential, headers, send_body(job))
+        response = await self._request(self._submissions, "POST", path, context, send_body(job))
         goes_on = response.status == 201
         read = partial(read_sent_job, location=response.location, may_have_ended=not goes_on)
-        sent = await self._read(response, credential, lambda: read(response.body, observe_time=self._now()))
+        sent = await self._read(response, context.credential, lambda: read(response.body, observe_time=self._now()))
         return _still_running(sent) if goes_on else sent
 
-    async def get(
-        self, uid: int, credential: Credential, headers: Mapping[str, str], pause: PauseTimeout = nullcontext
-    ) -> Job:
-        """GETs a job as it is now [sdk]. `pause`: see `Transport.request`. Raises `UpstreamError`."""
-        response = await self._request(self._reads, "GET", f"/jobs/{uid}/", credential, headers, pause=pause)
+    async def get(self, uid: int, context: RequestContext) -> Job:
+        """GET the current state of a job [sdk]. Raises `UpstreamError`."""
+        response = await self._request(self._reads, "GET", f"/jobs/{uid}/", context)
         return await self._read(
-            response, credential, lambda: read_job(response.body, uid=uid, observe_time=self._now())
+            response, context.credential, lambda: read_job(response.body, uid=uid, observe_time=self._now())
         )
 
-    async def cancel(self, uid: int, credential: Credential, headers: Mapping[str, str]) -> None:
-        """DELETEs a job [docs]: asks for its cancellation. Raises `UpstreamError`."""
-        await self._request(self._reads, "DELETE", f"/jobs/{uid}/", credential, headers)
+    async def cancel(self, uid: int, context: RequestContext) -> None:
+        """DELETE a job [docs], which requests its cancellation. Raises `UpstreamError`."""
+        await self._request(self._reads, "DELETE", f"/jobs/{uid}/", context)
 
     async def _request(
-        self,
-        transport: Transport,
-        method: str,
-        path: str,
-        credential: Credential,
-        headers: Mapping[str, str],
-        body: bytes | None = None,
-        pause: PauseTimeout = nullcontext,
+        self, transport: Transport, method: str, path: str, context: RequestContext, body: bytes | None = None
     ) -> HttpResponse:
         url = self._base + path
-        common = {**COMMON, **headers} if body is None else {**COMMON, "content-type": "application/json", **headers}
+        credential = context.credential
+        content_type = {} if body is None else {"content-type": "application/json"}
+        common = {**COMMON, **content_type, **context.headers}
         authorization = await credential.headers()
-        exchange = partial(transport.request, method, url, body=body, owner=credential.poll_key, pause=pause)
+        exchange = partial(transport.request, method, url, body=body, owner=credential.poll_key, pause=context.pause)
         response = await exchange({**common, **authorization})
         if response.status == 401 and (renewed := await credential.headers()) != authorization:
-            # The token was exchanged meanwhile. A 401 is a certain refusal, so that a POST may be sent again too.
+            # The token was replaced. A 401 proves that the request had no effect, so a POST may be sent again too.
             response = await exchange({**common, **renewed})
         if not 200 <= response.status < 300:
-            raise await _parse_off_loop(response, lambda: read_error(response, self._now(), credential.redact))
+            raise await self._parse_off_loop(response, lambda: read_error(response, self._now(), credential.redact))
         return response
 
     async def _read(self, response: HttpResponse, credential: Credential, read: Callable[[], Job]) -> Job:
         job: Job | None = None
         try:
-            job = await _parse_off_loop(response, read)
+            job = await self._parse_off_loop(response, read)
         except UpstreamMalformed as error:
             error.http_status = response.status
             raise
@@ -137,13 +154,12 @@ class RestClient:
             self._observer.unknown_status(credential.redact(job.status_text))
         return job
 
-
-async def _parse_off_loop(response: HttpResponse, read: Callable[[], T]) -> T:
-    return await RESPONSE_WORKERS.run(read) if len(response.body) > PARSE_RESPONSE_IN_THREAD_BYTES else read()
+    async def _parse_off_loop(self, response: HttpResponse, read: Callable[[], T]) -> T:
+        return await self._workers.run(read) if len(response.body) > PARSE_RESPONSE_IN_THREAD_BYTES else read()
 
 
 def _release_with(reservation: BodyReservation, job: Job | None) -> None:
-    """Releases memory once nobody holds the result of the job, which lies in it; at once where there is none."""
+    """Release the memory when the result of the job is freed, or now if there is no result."""
     if job is None or job.result is None:
         reservation.release()
     else:
@@ -151,14 +167,14 @@ def _release_with(reservation: BodyReservation, job: Job | None) -> None:
 
 
 def _still_running(job: Job) -> Job:
-    # A 201 means that the poll is not completed [ref], whatever word stands in it.
+    # A 201 means that the job has not ended [ref], whatever its status says.
     if not job.done and job.error is None and job.complete_time is None:
         return job
     return replace(job, status=JobStatus.RUNNING, done=False, error=None, result=None, complete_time=None)
 
 
 def send_body(job: SendJob) -> bytes:
-    """The body of the POST: what is set and nothing else, `params` and `arguments` byte for byte."""
+    """Return the body of the POST: only the fields that are set, `params` and `arguments` byte for byte."""
     members: dict[str, bytes] = {}
     for name in ("poll_result", "method_name", "method_type", "editor_session", "timeout", "method"):
         value = getattr(job, name)

@@ -1,4 +1,4 @@
-"""Undoes the compression of an answer that came compressed although nothing of the kind was asked for."""
+"""Decompress responses, although the gateway does not ask for compression."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from gateway.upstream.share import EventLoopShare
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-# A piece of half a MiB may hold 500 MiB, so it is taken out by and by: so much at once takes a third of a millisecond.
+# Half a MiB may inflate to 500 MiB, so it is inflated in pieces. This much takes a third of a millisecond.
 MAX_PIECE_BYTES = 256 << 10
-# Of gzip and of zlib, whichever the stream begins with.
+# Accepts the header of gzip and that of zlib.
 EITHER_HEADER = zlib.MAX_WBITS | 32
-# So much is handed to zlib at once: at the end of each gzip member it copies what is left, and members may be tiny.
+# The input of one call of zlib, which copies its rest at the end of each gzip member, and members may be tiny.
 SLICE_BYTES = 16 << 10
 
 
 class NotDecodable(ValueError):
-    """The body is not what its Content-Encoding says, or is encoded in a way that the gateway does not read."""
+    """The body does not match its Content-Encoding, or the gateway does not support that encoding."""
 
 
 def decoded(pieces: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
-    """The body without its Content-Encoding, in pieces of bounded size. Raises `NotDecodable`."""
+    """Return the decoded body in pieces of at most `MAX_PIECE_BYTES`. Raises `NotDecodable`."""
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return pieces
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        # Of several, each layer multiplies what one piece can become, before anyone can count it.
-        raise NotDecodable("the upstream's answer has a Content-Encoding that was not asked for")
+        # With several encodings, each layer multiplies the size of a piece before it can be counted.
+        raise NotDecodable("the upstream's response has a Content-Encoding that was not asked for")
     return _inflated(pieces)
 
 
@@ -46,34 +46,34 @@ async def _inflated(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             while (part := next(parts, None)) is not None:
                 share.spend(time.thread_time() - began, clock(), len(part))
                 yield part
-                # Inflated parts come without a wait between them.
+                # Give way to other tasks, because nothing else waits between the parts.
                 await asyncio.sleep(share.rest(clock()) or 0)
                 began = time.thread_time()
     if not inflater.complete:
-        raise NotDecodable("the upstream's answer ends before its compressed content does")
+        raise NotDecodable("the upstream's response ends before its compressed content does")
 
 
 class _Inflater:
-    """`complete`: whether the content has come to its end."""
+    """Inflates gzip and zlib. `complete` says whether the content has ended."""
 
     def __init__(self) -> None:
         self._inflate = zlib.decompressobj(EITHER_HEADER)
-        # Nothing at all is complete: an answer without a body may bear the header.
+        # Complete without any input, because a response without a body may have the header.
         self.complete = True
 
     def parts(self, data: bytes) -> Iterator[bytes]:
-        """What `data` holds, at least one part of at most `MAX_PIECE_BYTES`. Raises `NotDecodable`."""
+        """Yield the content of `data`, at least one part of at most `MAX_PIECE_BYTES`. Raises `NotDecodable`."""
         gathered: list[bytes] = []
         size = 0
         more = True
         while more:
             if self._inflate.eof:
-                # A gzip file may have several members; each is a stream of its own.
+                # A gzip file may have several members; each is a separate stream.
                 self._inflate = zlib.decompressobj(EITHER_HEADER)
             try:
                 part = self._inflate.decompress(data, MAX_PIECE_BYTES - size)
             except zlib.error as error:
-                raise NotDecodable("the upstream's answer is not compressed as it says") from error
+                raise NotDecodable("the upstream's response does not match its Content-Encoding") from error
             gathered.append(part)
             size += len(part)
             full = size == MAX_PIECE_BYTES

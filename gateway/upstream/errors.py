@@ -1,4 +1,4 @@
-"""Reads what an upstream answer that is no success says: a sentence, field by field, and when to come back."""
+"""Read an error response: its message, the fields that it names, and when to retry."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import FieldViolation, UpstreamError, UpstreamMalformed, UpstreamStatusError
+from gateway.strict_json import BYTE_ORDER_MARK, WHITESPACE
+from gateway.text import CUT_MARK
 from gateway.upstream.json import read_report, read_text
 
 if TYPE_CHECKING:
@@ -16,59 +18,61 @@ if TYPE_CHECKING:
 
     from gateway.upstream.transport import HttpResponse
 
-# What a person or a program can use. A trailer holds less: rpc/status.py cuts once more, with a mark.
+# Limits of what is read. A gRPC trailer holds less, so rpc/status.py cuts again and marks it.
 MAX_VIOLATIONS = 500
 MAX_TEXT = 4_000
 MAX_DEPTH = 8
-# Longer than the text that is kept of it and a token together, so that a token is never cut before it is redacted.
+# Longer than `MAX_TEXT` and a token together, so that a token is never cut before it is redacted.
 MAX_PATH = 4 * MAX_TEXT
-# A longer wait than a job may last is no use to anyone.
+# The longest time that a job may take.
 MAX_RETRY_AFTER_SECONDS = 86_400.0
-# Several headers of this name come joined by commas; more text than this says nothing more.
+# Several headers of this name are joined by commas; the rest of a longer text is ignored.
 MAX_RETRY_AFTER_TEXT = 1_000
 SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?")
-# The comma in a date of HTTP follows the day of the week.
+# A comma after the day of the week belongs to an HTTP date.
 BETWEEN_VALUES = re.compile(r"(?<!mon|tue|wed|thu|fri|sat|sun|day),", re.IGNORECASE)
 
-# Where an answer says what is wrong as a whole.
+# Members that describe the whole error, the first one that is present.
 SENTENCES = ("detail", "message", "error")
 
-# Elsewhere an object is a form of its own, such as {"code": ..., "messages": [...]}.
+# Only with these statuses are the members of the object fields of the request. With others it has another form, such as
+# {"code": ..., "messages": [...]}.
 SPEAK_OF_FIELDS = frozenset({400, 422})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-BROKEN_OFF = FieldViolation("...[cut]", "the upstream's answer was too long, or broke off, and there may be more")
-# What may stand before JSON: a byte order mark and white space.
-LEADING = b"\xef\xbb\xbf \t\r\n"
-# What is wrong with the request as a whole.
+BROKEN_OFF = FieldViolation(CUT_MARK, "the upstream's response was too long or incomplete; more fields may be invalid")
+# The key for errors that concern the whole request.
 NO_FIELD = "non_field_errors"
 
 NUMBERS_AS_WORDS = {"True": "true", "False": "false", "inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}
 MEANINGS = {
-    400: "the upstream refused the request",
+    400: "the upstream rejected the request",
     401: "the upstream did not accept the credential",
-    403: "the upstream does not permit this to the credential",
-    404: "the upstream does not know what was asked for",
-    409: "the upstream saw a conflict with the state of the job",
+    403: "the upstream does not allow this for the credential",
+    404: "the upstream did not find what was asked for",
+    409: "the upstream found a conflict with the state of the job",
     413: "the request is too large for the upstream",
     429: "the upstream asks to slow down",
-    502: "a proxy got no usable answer from the upstream",
+    502: "a proxy got no usable response from the upstream",
     503: "the upstream is not available",
-    504: "a proxy got no answer from the upstream in time",
+    504: "a proxy got no response from the upstream in time",
 }
 
 
 def read_error(response: HttpResponse, now: float, redact: Callable[[str], str]) -> UpstreamError:
-    """The error in an answer outside 200 to 299; `now` is in seconds since the epoch.
+    """Return the error in a response with a status outside 200 to 299.
 
-    `redact` takes out of a text what must not be shown, should the upstream echo it.
+    Args:
+        response: the response, of which at most 64 KiB are read.
+        now: in seconds since the epoch, to read dates in `Retry-After`.
+        redact: removes the credential from a text, in case the upstream echoes it.
     """
     status = response.status
     if status < 400:
         redirect = f"a redirect (HTTP {status}), which is not followed"
-        what = redirect if status in REDIRECTS else f"HTTP {status}, which is no answer to the request"
-        return UpstreamMalformed(f"the upstream answered with {what}", http_status=status)
-    meaning = MEANINGS.get(status, "the upstream failed" if status >= 500 else "the upstream refused the request")
+        seen = redirect if status in REDIRECTS else f"HTTP {status}, which is neither success nor error"
+        return UpstreamMalformed(f"the upstream responded with {seen}", http_status=status)
+    meaning = MEANINGS.get(status, "the upstream failed" if status >= 500 else "the upstream rejected the request")
     value, broken_off = read_report(response.body)
     violations = _violations(value, redact) if status in SPEAK_OF_FIELDS else ()
     if broken_off and 0 < len(violations) < MAX_VIOLATIONS:
@@ -78,10 +82,10 @@ def read_error(response: HttpResponse, now: float, redact: Callable[[str], str])
         if len(said) > MAX_TEXT:
             break
         said = "; ".join(filter(None, (said, f"{each.field}: {each.description}")))
-    # A body that broke off is told by how it begins.
-    from_api = isinstance(value, dict) or response.body.lstrip(LEADING)[:1] == b"{"
+    # An incomplete body counts by its first character.
+    from_api = isinstance(value, dict) or response.body.lstrip(BYTE_ORDER_MARK + WHITESPACE)[:1] == b"{"
     if not from_api and not said and status < 500 and status not in UpstreamStatusError.TRANSIENT_CLIENT_ERRORS:
-        said = "the response has no JSON object, so it may be a proxy's and not the API's own"
+        said = "the response has no JSON object, so it may come from a proxy instead of the API"
     return UpstreamStatusError(
         status,
         f"{meaning} (HTTP {status})" + (f": {said[:MAX_TEXT]}" if said else ""),
@@ -94,7 +98,7 @@ def read_error(response: HttpResponse, now: float, redact: Callable[[str], str])
 def read_retry_after(value: str | None, now: float) -> float | None:
     """Return the wait in seconds, 0 to 86400, that `Retry-After` asks for (RFC 9110, 10.2.3), or None.
 
-    Of several values the longest counts. Fractions of a second are read, though HTTP has none.
+    Of several values the longest counts. Fractions of a second are accepted, although HTTP has none.
     """
     if value is None:
         return None
@@ -108,7 +112,7 @@ def _wait(text: str, now: float) -> float | None:
         return float(text)
     try:
         date = email.utils.parsedate_to_datetime(text)
-        # One of the three forms of a date in HTTP has no zone: all of them are UTC.
+        # One of the three date formats of HTTP has no zone; all are in UTC.
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
     except (ValueError, OverflowError):
         return None
@@ -125,20 +129,20 @@ def _sentence(value: Any) -> str:
 def _violations(value: Any, redact: Callable[[str], str]) -> tuple[FieldViolation, ...]:
     if not isinstance(value, dict):
         return ()
-    # A plain {"detail": "..."} speaks of no field.
+    # A plain {"detail": "..."} names no field.
     fields = {name: each for name, each in value.items() if name not in SENTENCES or not isinstance(each, str)}
     if NO_FIELD in fields:
-        # First, for what is over the limits is cut off at the end.
+        # First, because the limits cut off the last ones.
         fields = {NO_FIELD: fields[NO_FIELD], **fields}
     return tuple(
-        # Redacted before the cut, which could leave a part of what is to be taken out.
+        # Redact before the cut, which could leave a part of the credential.
         FieldViolation(redact(read_text(_joined(path)))[:MAX_TEXT], redact(read_text(said))[:MAX_TEXT])
         for path, said in islice(_walk(fields, ()), MAX_VIOLATIONS)
     )
 
 
 def _joined(path: tuple[str, ...]) -> str:
-    # A key may be as long as the body and stand over a thousand values.
+    # A key may be as long as the body, and have thousands of values.
     joined = path[0][:MAX_PATH] if path else ""
     for name in path[1:]:
         if len(joined) >= MAX_PATH:
@@ -153,13 +157,13 @@ def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
             yield path, _words(value)
     elif len(path) == MAX_DEPTH:
         if value:
-            yield path, "what is wrong stands too deep in the upstream's answer to be told"
+            yield path, "the upstream's response is nested too deep to read this error"
     elif isinstance(value, dict):
         for name, each in value.items():
             yield from _walk(each, (*path, name))
     else:
         said = (each for each in value if each is not None and not isinstance(each, dict | list))
-        # Each is a character and a blank at least.
+        # Each takes at least two characters of `MAX_TEXT`.
         words = [_words(each) for each in islice(said, MAX_TEXT)]
         if words:
             yield path, " ".join(words)
@@ -171,5 +175,5 @@ def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
 def _words(value: Any) -> str:
     if isinstance(value, str):
         return value
-    # As json.dumps writes them, in a tenth of the time.
+    # The same text as from json.dumps, in a tenth of the time.
     return NUMBERS_AS_WORDS.get(word := repr(value), word)

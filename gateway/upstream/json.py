@@ -1,4 +1,4 @@
-"""Reads JSON of the upstream as bytes, and leaves what is not looked at as it was sent."""
+"""Read the upstream's JSON as bytes: cut out the members that are needed, and build small values only."""
 
 from __future__ import annotations
 
@@ -11,46 +11,27 @@ import msgspec
 import pydantic_core
 
 from gateway.errors import UpstreamMalformed
+from gateway.strict_json import encodable, other_encoding, shallow_end, to_utf8, without_lone_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Form = TypeVar("Form", bound=msgspec.Struct)
 
-_value = msgspec.json.Decoder()
-_name = json.JSONDecoder()
-
 KINDS = {"[": "a JSON list", '"': "a JSON string", "n": "JSON null"}
 
-# int() refuses more digits than 4,300; any int64 has fewer than this.
+# int() rejects more than 4,300 digits; any int64 has fewer digits than this.
 MAX_PARSED_INTEGER_DIGITS = 20
-
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# What the first bytes of JSON in UTF-16 and UTF-32 look like, with a byte order mark or without (RFC 4627, 3).
-OTHER_ENCODINGS = (
-    (b"\xff\xfe\0\0", "UTF-32"),
-    (b"\0\0\xfe\xff", "UTF-32"),
-    (b"\xff\xfe", "UTF-16"),
-    (b"\xfe\xff", "UTF-16"),
-    (b"{\0\0\0", "UTF-32"),
-    (b"\0\0\0{", "UTF-32"),
-    (b"{\0", "UTF-16"),
-    (b"\0{", "UTF-16"),
-)
 # pydantic reads at most 200 levels.
 MAX_BROKEN_DEPTH = 150
-# More blanks before a value are no answer that anyone writes.
+# A body with more white space before its first value counts as no JSON.
 MAX_BLANKS = 1_000
-# What an error body may hold of lists and objects; a text that begins before is read to its end. Building more of them
-# takes long, and no caller gets more.
+# The part of an error body that is read, because building more lists and objects takes long, and no client gets more. A
+# string that starts in this part is read to its end.
 MAX_REPORT_BYTES = 64 << 10
-# A pair of surrogates stays; a lone one cannot be read. `\\.` skips every other escape.
-_SURROGATES = re.compile(
-    r"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|(\\.)", re.DOTALL
-)
-_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
-_TEXTS = re.compile(rb'(?:[^"]*+"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
+
+_STRING_FROM = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_COMPLETE_STRINGS = re.compile(rb'(?:[^"]*+"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
 _BLANKS = re.compile(r"[ \t\r\n]*+")
 
 
@@ -58,16 +39,16 @@ def _integer(text: str) -> float:
     return int(text) if len(text) <= MAX_PARSED_INTEGER_DIGITS else float(text)
 
 
+_value = msgspec.json.Decoder()
 _lenient_value = json.JSONDecoder(parse_int=_integer)
+_name = json.JSONDecoder()
 
 
-def without_mark(body: bytes) -> bytes:
-    """Return `body` without the byte order mark that some writers of UTF-8 put first."""
-    return body.removeprefix(BYTE_ORDER_MARK)
+# Members of an object
 
 
 class MemberReader(Generic[Form]):
-    """Reads those members of a JSON object that `form` has fields for, each as its own bytes; the others are skipped.
+    """Reads the members of a JSON object that `form` has fields for, each as its bytes, and skips all others.
 
     The fields of `form` are `Raw` or unset.
     """
@@ -78,14 +59,14 @@ class MemberReader(Generic[Form]):
         self._names = frozenset(form.__struct_fields__)
 
     def read(self, body: bytes | memoryview) -> Form:
-        """Return the members, cut from `body` without a copy.
+        """Return the members, as parts of `body` without a copy.
 
         NaN and the infinities count as numbers. Raises `UpstreamMalformed` if `body` is not one JSON object.
         """
         try:
             return self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            # msgspec refuses lone surrogates, deep nesting and NaN; upstreams write all of them.
+            # msgspec rejects lone surrogates, deep nesting and NaN; upstreams write all of them.
             members = read_members(body, self._names)
             return self._form(**{name: msgspec.Raw(raw) for name, raw in members.items()})
 
@@ -98,29 +79,29 @@ def read_members(body: bytes | memoryview, names: frozenset[str]) -> dict[str, m
         members = _members_of(str(view, "latin-1"), _others(names))
         return {name: view[start:end] for name, start, end in members if name in names}
     except (ValueError, IndexError) as error:
-        encoding = _encoding_of(bytes(view[:4]))
+        encoding = other_encoding(bytes(view[:4]))
         seen = f" in UTF-8 but seems to be {encoding}" if encoding else ""
-        raise UpstreamMalformed(f"the upstream answered with text that is not JSON{seen}") from error
+        raise UpstreamMalformed(f"the upstream responded with text that is not JSON{seen}") from error
 
 
-# Of each reader one, and some of tests.
+# One entry per reader, and some of tests.
 @lru_cache(maxsize=16)
 def _others(names: frozenset[str]) -> re.Pattern[str]:
-    # Members that are not asked for, many in one match; one whose name is written with escapes is looked at by itself.
+    # Many members that are not asked for, in one match. A name with escapes does not match, and is decoded.
     wanted = "|".join(map(re.escape, sorted(names)))
     name = rf'"(?!(?:{wanted})")[^"\\\x00-\x1f]*+"{_SPACE}:{_SPACE}'
     return re.compile(rf"(?:{name}{_FLAT}{_COMMA}){{1,{_RUN}}}+")
 
 
 def _members_of(text: str, others: re.Pattern[str]) -> Iterator[tuple[str, int, int]]:
-    """Where the values of an object begin and end. Raises `ValueError` or `IndexError` where it is no JSON."""
+    """Yield name, start and end of each value of an object. Raises `ValueError` or `IndexError` if it is no JSON."""
     position = _skip(text, 0)
     if position == len(text):
-        raise UpstreamMalformed("the upstream answered with an empty body where a JSON object was expected")
+        raise UpstreamMalformed("the upstream responded with an empty body instead of a JSON object")
     if text[position] != "{":
         end_of(text, position)
         kind = KINDS.get(text[position], "a JSON number or boolean")
-        raise UpstreamMalformed(f"the upstream answered with {kind} where a JSON object was expected")
+        raise UpstreamMalformed(f"the upstream responded with {kind} instead of a JSON object")
     position = _skip(text, position + 1)
     more = text[position] != "}"
     while more:
@@ -148,8 +129,11 @@ def _skip(text: str, position: int) -> int:
     return blanks.end() if blanks else position
 
 
+# Values
+
+
 def read_value(raw: memoryview | bytes | None) -> Any:
-    """The value of a small piece of JSON, or None where it is absent, null or cannot be read.
+    """Return the value of a small piece of JSON, or None if it is absent, null or unreadable.
 
     Invalid UTF-8 is replaced, lone surrogates stay (see `read_text`), and integers over 20 digits become floats.
     NaN and the infinities are read as floats.
@@ -167,10 +151,41 @@ def read_value(raw: memoryview | bytes | None) -> Any:
         return None
 
 
+def read_text(value: object) -> str:
+    """Return a string without lone surrogates, or "" if `value` is not a string."""
+    return encodable(value) if isinstance(value, str) else ""
+
+
+# Error bodies
+
+
+def read_report(body: bytes) -> tuple[Any, bool]:
+    """Return the value of an error body, and whether it is incomplete.
+
+    It is incomplete if the body is cut off, too large, nested too deep, or not JSON from some point on. UTF-16 and
+    UTF-32 are read too, because no bytes of an error body are passed on. The value is None if it is not JSON.
+    """
+    body = to_utf8(body)
+    beginning = _beginning_of(body)
+    value = read_value(beginning) if len(beginning) == len(body) else None
+    incomplete = value is None and body[:MAX_BLANKS].lstrip()[:1] in (b"{", b"[")
+    return (read_beginning(beginning), True) if incomplete else (value, False)
+
+
+def _beginning_of(body: bytes) -> bytes:
+    if len(body) <= MAX_REPORT_BYTES:
+        return body
+    # A string is never cut, because it may hold a credential, which is redacted only if it is complete.
+    strings = _COMPLETE_STRINGS.match(body, 0, MAX_REPORT_BYTES)
+    start = body.find(b'"', strings.end() if strings else 0, MAX_REPORT_BYTES)
+    string = _STRING_FROM.match(body, start) if start >= 0 else None
+    return body[: max(MAX_REPORT_BYTES, string.end() if string else 0)]
+
+
 def read_beginning(raw: bytes) -> Any:
-    """Return the value of JSON that broke off, or is nested too deep, as far as it can be read; None if not at all."""
+    """Return the value of JSON that is cut off or nested too deep, as far as it is readable; None if it is not."""
     text = raw.decode(errors="replace")
-    for prepare in (str, _without_lone_surrogates, _not_too_deep):
+    for prepare in (str, without_lone_surrogates, _not_too_deep):
         text = prepare(text)
         try:
             return pydantic_core.from_json(text, allow_partial=True)
@@ -179,61 +194,18 @@ def read_beginning(raw: bytes) -> Any:
     return None
 
 
-def _without_lone_surrogates(text: str) -> str:
-    return _SURROGATES.sub(_readable, text)
-
-
 def _not_too_deep(text: str) -> str:
     return text[: shallow_end(text, MAX_BROKEN_DEPTH)]
 
 
-def _readable(escape: re.Match[str]) -> str:
-    return escape[0] if escape.lastindex else "\\ufffd"
-
-
-def read_report(body: bytes) -> tuple[Any, bool]:
-    """Return the value of a body that is only looked at, and whether not all of it was read.
-
-    It may have broken off, be too large, or be no JSON from some point on. Nothing of such a body is passed on as
-    bytes, so that UTF-16 and UTF-32 are read too. None if it is not JSON.
-    """
-    if _encoding_of(body) is not None:
-        body = body.decode(json.detect_encoding(body), errors="replace").encode(errors="replace")
-    body = without_mark(body)
-    beginning = _beginning_of(body)
-    value = read_value(beginning) if len(beginning) == len(body) else None
-    broken_off = value is None and body[:MAX_BLANKS].lstrip()[:1] in (b"{", b"[")
-    return (read_beginning(beginning), True) if broken_off else (value, False)
-
-
-def _beginning_of(body: bytes) -> bytes:
-    if len(body) <= MAX_REPORT_BYTES:
-        return body
-    # Texts are never cut, because one that may hold a credential is redacted as a whole.
-    texts = _TEXTS.match(body, 0, MAX_REPORT_BYTES)
-    begun = body.find(b'"', texts.end() if texts else 0, MAX_REPORT_BYTES)
-    text = _TEXT.match(body, begun) if begun >= 0 else None
-    return body[: max(MAX_REPORT_BYTES, text.end() if text else 0)]
-
-
-def _encoding_of(body: bytes) -> str | None:
-    return next((name for start, name in OTHER_ENCODINGS if body.startswith(start)), None)
-
-
-def read_text(value: object) -> str:
-    """`value` as text that UTF-8 can carry: lone surrogates replaced; "" where it is no string."""
-    if not isinstance(value, str):
-        return ""
-    if value.isascii():
-        return value
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+# The end of a value
 
 
 def _nothing(_: object) -> None:
     return None
 
 
-# Builds next to nothing of what it reads: a value may be large, and its numbers of any size.
+# Builds almost nothing, because a value may be large and its numbers of any size.
 _structure = json.JSONDecoder(
     parse_int=_nothing, parse_float=_nothing, parse_constant=_nothing, object_pairs_hook=_nothing
 )
@@ -246,10 +218,10 @@ _LEAF = f"(?:{_STRING}|{_SCALAR})"
 _COMMA = f"{_SPACE},{_SPACE}"
 _NAME = f"{_STRING}{_SPACE}:{_SPACE}"
 _TOKEN = re.compile(rf"{_SPACE}(?:(?P<string>{_STRING})|(?P<scalar>{_SCALAR})|(?P<mark>[\[\]{{}},:]))")
-# Many tokens in one match: lists and objects that are opened, or closed, one right after the other, and what lies
-# between. The runs are bounded, because nothing else runs during a match.
+# One match takes many tokens: a run of opening brackets, or closing ones, and the values between. Runs are bounded,
+# because nothing else runs during a match.
 _RUN = 1_000
-# What is looked at in vain may be looked at again, so it is little.
+# The members tried before a match may fail. They may be tried again, so there are few.
 _FEW = 8
 _SMALL = rf"(?:{_LEAF}|\[{_SPACE}\]|\{{{_SPACE}\}})"
 _FLAT = (
@@ -271,7 +243,7 @@ _STRINGS = re.compile(_STRING)
 _TO_BRACKETS = {code: None for code in range(128) if chr(code) not in "[]{}"}
 _CLOSERS = str.maketrans("[{", "]}")
 
-# What may come where, and what is wanted after it. S is a string, V another scalar.
+# From the expected token and the one that was found to the next expected one. S is a string, V another scalar.
 _NEXT = {
     **{
         (wanted, kind): after
@@ -290,7 +262,7 @@ _NEXT = {
 
 
 def end_of(text: str, position: int) -> int:
-    """Where the JSON value that begins at `position` ends. Raises `ValueError` where there is none."""
+    """Return the end of the JSON value that starts at `position`. Raises `ValueError` if there is none."""
     try:
         return _structure.raw_decode(text, position)[1]
     except RecursionError:
@@ -298,17 +270,19 @@ def end_of(text: str, position: int) -> int:
 
 
 def _end_of_deep(text: str, position: int) -> int:
-    # Slower, and without recursion.
+    # Slower than Python's reader, but without recursion.
     return _DeepScan(text, position).end()
 
 
 class _DeepScan:
+    """Finds the end of a value of any depth, in time proportional to its length."""
+
     def __init__(self, text: str, position: int) -> None:
         self._text = text
         self._position = position
         self._wanted = "value"
         self._depth = 0
-        # What closes the lists and objects that are open, a text for each run of them.
+        # The brackets that close all open lists and objects, one string per run of them.
         self._closers: list[str] = []
 
     def end(self) -> int:
@@ -334,7 +308,7 @@ class _DeepScan:
         self._closers.append(opened)
         self._depth += len(opened)
         if self._depth > len(self._text) - self._position:
-            raise ValueError("what was opened cannot all be closed")
+            raise ValueError("the rest is too short to close all brackets")
         self._wanted = "value or ]" if run[0].rstrip().endswith("[") else "value"
         return True
 
@@ -352,11 +326,11 @@ class _DeepScan:
         if len(closed) < self._depth:
             self._position = run.end()
         else:
-            # Some of the run may close what is around the value.
+            # The end of the run may close lists and objects around the value.
             closed = closed[: self._depth]
             for _ in closed:
                 one = _ONE_CLOSING.match(self._text, self._position)
-                assert one is not None  # noqa: S101 - it was matched as a part of the run
+                assert one is not None  # noqa: S101 - it matched as a part of the run
                 self._position = one.end()
         self._close(closed)
         return True
@@ -392,23 +366,6 @@ class _DeepScan:
 
 
 def _brackets(run: str) -> str:
-    """Return what a run opens or closes, without what it opens and closes again."""
+    """Return the brackets of a run, without pairs that are opened and closed within it."""
     outside = _STRINGS.sub("", run) if '"' in run else run
     return outside.translate(_TO_BRACKETS).replace("[]", "").replace("{}", "")
-
-
-# Possessive, as above.
-_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+|([\[{])|([\]}])', re.DOTALL)
-
-
-def shallow_end(text: str, max_depth: int) -> int:
-    """Return where the nesting of `text` first exceeds `max_depth`, or the length of `text` if it never does."""
-    depth = 0
-    for match in _BRACKET.finditer(text):
-        if match[1]:
-            depth += 1
-            if depth > max_depth:
-                return match.start()
-        elif match[2]:
-            depth -= 1
-    return len(text)

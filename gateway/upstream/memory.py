@@ -1,4 +1,4 @@
-"""The memory that one answer of the upstream takes of what all large ones share."""
+"""The memory of one large response, taken from a budget that all large responses share."""
 
 from __future__ import annotations
 
@@ -12,23 +12,29 @@ if TYPE_CHECKING:
     from gateway.clock import PauseTimeout
     from gateway.limits.fair_budget import FairBudget, Reservation
 
-# Smaller bodies are not counted, for there are never enough of them at once to matter.
+# Smaller bodies are not counted, because the number of connections bounds them.
 SMALL_BODY_BYTES = 1 << 20
-# What one of unknown size reserves at first; then twice that, and so on.
+# The first reservation for a body of unknown size; each further one doubles the total.
 FIRST_STEP_BYTES = 4 << 20
 
 
 class ReservationExceeded(Exception):
-    """An answer of unknown size needs more than is free beside what others hold or wait for."""
+    """A response of unknown size needs more memory than its owner may take now."""
 
 
 class BodyReservation:
-    """Holds `size` bytes for one answer of `owner`'s, and more as it is read, up to `largest`.
+    """Memory for the body of one response: `size` bytes, which grow as it is read.
 
-    Who holds some and waits for more can wait for another who does the same. So one of unknown size never does: it
-    takes what is free, and where that is not enough, `ReservationExceeded` lets go of everything, to `start_over` with
-    room for the largest. Where the request is not `repeatable`, that much is reserved from the start. Waiting is no
-    delay of the upstream's: `pause` stops the caller's time meanwhile, and ours stops with it.
+    A response that holds memory never waits for more, because two of them could wait for each other. If the size is
+    unknown and the free memory is not enough, `grow` raises `ReservationExceeded`. The request then starts over, with
+    memory for the largest response.
+
+    Args:
+        budget: the memory of all large responses.
+        owner: the caller that the memory counts for.
+        largest: the size of the largest response, in bytes.
+        pause: stops the time limit of the call while it waits for memory, because that is no delay of the upstream.
+        repeatable: whether the request may start over. If not, a body of unknown size reserves `largest` at first.
     """
 
     def __init__(
@@ -44,11 +50,14 @@ class BodyReservation:
 
     @property
     def empty(self) -> bool:
-        """Whether it holds nothing."""
+        """True if nothing is reserved."""
         return not self._held
 
     async def grow(self, announced: int | None, limit: asyncio.Timeout) -> None:
-        """Makes room for more: all that is `announced`, or the next step. Raises `ReservationExceeded`."""
+        """Reserve the `announced` size, or the next step if it is None. Raises `ReservationExceeded`.
+
+        The first reservation may wait; `limit` is stopped meanwhile.
+        """
         if self._held:
             step = min(self.size, self._largest - self.size)
             more = self._budget.try_acquire(self._owner, step)
@@ -61,7 +70,7 @@ class BodyReservation:
                 await self._acquire(min(step, self._largest))
 
     async def start_over(self) -> None:
-        """Waits for room for the largest, holding nothing meanwhile."""
+        """Release everything, and wait for memory for the largest response."""
         self.release()
         await self._acquire(self._largest)
 
@@ -76,14 +85,14 @@ class BodyReservation:
         self.size += size
 
     def shrink(self, size: int) -> None:
-        """Gives back what is reserved beyond `size` bytes."""
+        """Release everything beyond `size` bytes."""
         for reservation in self._held:
             kept = min(size, reservation.size)
             reservation.shrink(kept)
             size -= kept
 
     def release(self) -> None:
-        """Gives back all of it; does nothing the second time."""
+        """Release everything. A second call does nothing."""
         self.shrink(0)
         self._held.clear()
         self.size = SMALL_BODY_BYTES

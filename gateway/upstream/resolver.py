@@ -1,4 +1,4 @@
-"""Names of the upstream, looked up in threads that may hang without harm to anything else."""
+"""Name lookups of the upstream, in threads that may hang without affecting anything else."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from gateway.threads import run_detached, wait_done
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-# How many lookups may hang at a time in this process. The system's own resolver gives up after 10 to 30 seconds.
-MOST_LOOKUPS = 8
+# Concurrent lookups in this process. A lookup that hangs ends after 10 to 30 seconds, when the system gives up.
+MAX_LOOKUPS = 8
 
 _lookups: set[Future[Any]] = set()
 
@@ -22,8 +22,8 @@ _lookups: set[Future[Any]] = set()
 class Resolver(AbstractResolver):
     """The system's resolver, with a limit of `seconds` for each lookup.
 
-    asyncio's default executor and uvloop's thread pool have few threads, which lookups that hang would take from all
-    else, and the process would wait for them at its end.
+    It does not use asyncio's default executor or uvloop's thread pool: they have few threads for all purposes, and the
+    process waits for all of them when it exits.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -32,18 +32,18 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """As aiohttp has it. Raises `OSError` if there is no address, or none in time."""
+        """Return the addresses of `host` (overrides aiohttp). Raises `OSError` if there is none, or none in time."""
         _lookups.difference_update([each for each in _lookups if each.done()])
-        if len(_lookups) >= MOST_LOOKUPS:
-            raise OSError(errno.EAGAIN, "too many lookups of the resolver hang")
+        if len(_lookups) >= MAX_LOOKUPS:
+            raise OSError(errno.EAGAIN, "too many lookups hang; is the resolver of this machine reachable?")
         lookup = run_detached("resolve", lambda: _lookup(host, port, family))
         _lookups.add(lookup)
         if not await wait_done(lookup, self._seconds):
-            raise OSError(errno.ETIMEDOUT, "the resolver does not answer")
+            raise OSError(errno.ETIMEDOUT, "the resolver does not respond")
         return lookup.result()
 
     async def close(self) -> None:
-        """As aiohttp has it."""
+        """Do nothing (overrides aiohttp)."""
 
 
 def _lookup(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
@@ -51,13 +51,13 @@ def _lookup(host: str, port: int, family: socket.AddressFamily) -> list[ResolveR
     return [
         ResolveResult(
             hostname=host,
-            host=socket.getnameinfo(where, numeric)[0],
+            host=socket.getnameinfo(address, numeric)[0],
             port=port,
-            family=of,
+            family=address_family,
             proto=protocol,
             flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
         )
-        for of, _, protocol, _, where in socket.getaddrinfo(
+        for address_family, _, protocol, _, address in socket.getaddrinfo(
             host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
         )
     ]

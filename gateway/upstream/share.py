@@ -1,41 +1,41 @@
-"""The share of the event loop that reading one answer may take."""
+"""The share of the event loop that reading one response may take."""
 
 from __future__ import annotations
 
-# An answer may take a quarter of the loop's time, beside what its size alone explains.
+# A response may take a quarter of the loop's time, in addition to the time that its size explains.
 SHARE = 0.25
 SECONDS_PER_BYTE = 20e-9
-# What a piece costs outside of what is measured: a turn of the loop, and one of the task that reads.
+# The part of a piece's cost that is not measured: one iteration of the loop, and one step of the reading task.
 SECONDS_PER_PIECE = 30e-6
-# An answer leaves the loop to others each time that it has taken this much, however long ago others had it last.
-MOST_AT_ONCE_SECONDS = 0.003
+# After this much extra time, a response lets other tasks run, however long ago they ran last.
+MAX_BURST_SECONDS = 0.003
 
 
 class EventLoopShare:
-    """Counts the time that one answer takes, and says how long it must rest.
+    """Counts the time that one response takes, and tells when it must pause.
 
-    Moments are of the event loop's clock, in seconds. Costs are CPU time of its thread, because a machine that is busy
-    otherwise is no fault of the answer's. Large pieces never rest. Many tiny ones do, such as chunks of one
-    byte, which take a hundred times as long per byte.
+    Times are in seconds. `now` is the event loop's clock. Costs are CPU time of the loop's thread, so that the load of
+    the machine does not count. Large pieces never pause. Many tiny ones do, such as chunks of one byte, because they
+    take a hundred times as long per byte.
     """
 
     def __init__(self, now: float) -> None:
         self._ahead = 0.0
-        self._at_once = 0.0
+        self._burst = 0.0
         self._at = now
 
     def spend(self, cost: float, now: float, size: int) -> None:
-        """Count a piece of `size` bytes, which took `cost` seconds until `now`."""
+        """Count a piece of `size` bytes, whose reading took `cost` seconds and ended at `now`."""
         beyond = cost + SECONDS_PER_PIECE - size * SECONDS_PER_BYTE
-        self._at_once = max(0.0, self._at_once + beyond)
+        self._burst = max(0.0, self._burst + beyond)
         self._ahead = max(0.0, self._ahead + beyond - (now - self._at) * SHARE)
         self._at = now
 
     def rest(self, now: float) -> float | None:
-        """How long to leave the loop to others now (0: for a turn); None if the answer may go on."""
-        if self._at_once <= MOST_AT_ONCE_SECONDS:
+        """Return how long to pause (0: one iteration of the loop), or None if the response may continue."""
+        if self._burst <= MAX_BURST_SECONDS:
             return None
-        self._at_once = 0.0
+        self._burst = 0.0
         self._ahead = max(0.0, self._ahead - (now - self._at) * SHARE)
         self._at = now
         return self._ahead / SHARE

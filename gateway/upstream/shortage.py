@@ -1,4 +1,4 @@
-"""Tells a shortage of this machine from a failure of the upstream."""
+"""Distinguish a shortage of this machine from a failure of the upstream."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-# At most one line in so many seconds: a shortage hits every request.
+# The least time between two log lines, because a shortage affects every request.
 LOG_SECONDS = 10.0
 
 _log = structlog.get_logger()
 
 
 def shortage_in(error: BaseException) -> str | None:
-    """Name what this process ran out of, if that is what an error or one of its causes says."""
+    """Return the resource that the process ran out of, if an error or one of its causes says so."""
     cause: BaseException | None = error
     while cause is not None:
         if (name := _name(cause)) is not None:
@@ -35,12 +35,12 @@ def _name(error: BaseException) -> str | None:
         return "ENOMEM" if error.errno == socket.EAI_MEMORY else None
     if isinstance(error, OSError):
         return errno.errorcode[error.errno] if error.errno in SHORTAGES else None
-    # Python has no exception of its own for it.
+    # Python has no special exception for it.
     return "threads" if isinstance(error, RuntimeError) and "can't start new thread" in str(error) else None
 
 
 class ShortageLog:
-    """Writes a line of level error, at most one in ten seconds; `now` gives seconds."""
+    """Logs shortages at level error, at most once in ten seconds. `now` returns seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -48,7 +48,7 @@ class ShortageLog:
         self._unlogged = 0
 
     def write(self, name: str) -> None:
-        """An exchange with the upstream failed because of a shortage of `name`."""
+        """Log that a request failed because of a shortage of `name`."""
         now = self._now()
         if self._next is not None and now < self._next:
             self._unlogged += 1

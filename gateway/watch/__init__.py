@@ -1,4 +1,4 @@
-"""The poll hub: one loop per job and credential, however many watch. It knows neither HTTP nor gRPC."""
+"""The poll hub: one loop per job and credential serves all watchers. Independent of HTTP and gRPC."""
 
 from gateway.watch.hub import Hub
 from gateway.watch.loop import PollPolicy
@@ -6,6 +6,7 @@ from gateway.watch.observer import PollObserver
 from gateway.watch.refusals import Refusals, is_uncertain
 from gateway.watch.schedule import PollSchedule
 from gateway.watch.sent_jobs import InMemorySentJobs, SentJobs, WatchKey
+from gateway.watch.state import WatchedState
 from gateway.watch.watcher import NoChange, StateChange, Watcher
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "SentJobs",
     "StateChange",
     "WatchKey",
+    "WatchedState",
     "Watcher",
     "is_uncertain",
 ]

@@ -1,15 +1,16 @@
-"""Who watches what: joins watchers to loops, and ends loops that nobody watches."""
+"""The poll hub: assigns watchers to loops."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic
 
 from gateway.clock import sleep_until
 from gateway.watch.loop import PollLoop, PollPolicy
 from gateway.watch.recent import ReadKeys, RecentResults
+from gateway.watch.state import S
 from gateway.watch.throttle import ThrottleGate
 from gateway.watch.watcher import Watcher
 
@@ -20,18 +21,13 @@ if TYPE_CHECKING:
     from gateway.errors import GatewayError
     from gateway.watch.sent_jobs import WatchKey
 
-S = TypeVar("S")
-
 DRAIN_SLICES = 20
 
 
 class Hub(Generic[S]):
-    """All loops of this process: one per `WatchKey`, from its first watcher to its last.
+    """All poll loops of this process: one per `WatchKey`, however many clients watch."""
 
-    A read that is in flight when the last watcher leaves is finished, and its state kept for a while.
-    """
-
-    def __init__(self, clock: Clock, policy: PollPolicy[S]) -> None:
+    def __init__(self, clock: Clock, policy: PollPolicy) -> None:
         self._clock = clock
         self._policy = policy
         self._loops: dict[WatchKey, PollLoop[S]] = {}
@@ -39,8 +35,8 @@ class Hub(Generic[S]):
         self._read = ReadKeys(clock)
         self._throttle = ThrottleGate(clock)
         self._watchers: set[Watcher[S]] = set()
-        # Tasks that were cancelled and have not ended yet: kept, for asyncio holds tasks only weakly.
-        self._stopping: set[asyncio.Task[None]] = set()
+        # The tasks of all loops, including cancelled ones that have not ended. asyncio refers to tasks only weakly.
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @contextmanager
     def watch(
@@ -52,24 +48,19 @@ class Hub(Generic[S]):
         just_submitted: bool = False,
         exists: bool = False,
     ) -> Iterator[Watcher[S]]:
-        """Watch what `key` names, until the context is left.
+        """Watch a job until the context is left.
 
-        `fetch` reads the state once and raises `UpstreamError`; it is used if this watcher is the first. It pauses the
-        time that it is given while it waits for something of ours. `seen`: see `Watcher`; `just_submitted`: see
-        `PollLoop`; `exists`: see `Refusals`.
+        Args:
+            key: The job and the credential.
+            fetch: Reads the state once, or raises `UpstreamError`. The loop uses the function of its first watcher.
+                The function holds the given context while it waits for the gateway itself; that time does not count.
+            seen: See `Watcher`.
+            just_submitted: See `PollLoop`.
+            exists: See `Refusals`.
         """
         loop = self._loops.get(key) or self._recent.get(key)
         if loop is None:
-            loop = PollLoop(
-                self._clock,
-                self._policy,
-                self._throttle,
-                key,
-                fetch,
-                partial(self._forget, key),
-                just_submitted=just_submitted,
-            )
-            self._loops[key] = loop
+            loop = self._start_loop(key, fetch, just_submitted=just_submitted)
         watcher = Watcher(loop, seen)
         loop.join(watcher, exists=exists or key in self._read)
         self._watchers.add(watcher)
@@ -79,45 +70,61 @@ class Hub(Generic[S]):
         finally:
             watcher.close()
             self._watchers.discard(watcher)
-            loop.watchers.discard(watcher)
-            if not loop.watchers and not loop.task.done() and not loop.outlives_watchers():
-                self._stopping.add(loop.task)
-                loop.task.add_done_callback(self._stopping.discard)
-                loop.stop()
-
-    def _forget(self, key: WatchKey, loop: PollLoop[S]) -> None:
-        if loop.state is not None:
-            self._read.add(key)
-        # From here on a newcomer gets the end, or a loop of its own.
-        if self._loops.get(key) is loop:
-            del self._loops[key]
-            if loop.last and loop.state is not None:
-                self._recent.keep(key, loop, self._policy.size(loop.state))
+            loop.leave(watcher)
 
     @property
-    def watching(self) -> int:
-        """How many watchers there are."""
+    def loop_count(self) -> int:
+        """The number of running loops."""
+        return len(self._loops)
+
+    @property
+    def watcher_count(self) -> int:
+        """The number of watchers."""
         return len(self._watchers)
 
     async def end_watchers(self, error: Callable[[], GatewayError], until: float) -> None:
-        """Ends every watcher with an error of its own, in slices from now to shortly before `until` of the clock."""
+        """End every watcher, in slices from now to shortly before `until` (seconds of the clock).
+
+        `error` creates the error of each watcher.
+        """
         watchers = list(self._watchers)
         began = self._clock.monotonic()
         size = -(-len(watchers) // DRAIN_SLICES) or 1
         for number, start in enumerate(range(0, len(watchers), size)):
-            # One slice of time is left over for the last ones to go.
+            # One more slice of time than watchers, so that the last clients can leave.
             await sleep_until(self._clock, began + (until - began) * number / (DRAIN_SLICES + 1))
             for watcher in watchers[start : start + size]:
                 watcher.end(error())
 
     async def aclose(self) -> None:
-        """Stops all loops, and returns when their tasks have ended."""
+        """Stop all loops, and return when their tasks have ended."""
         self._recent.clear()
-        loops = tuple(self._loops.values())
-        for loop in loops:
+        for loop in tuple(self._loops.values()):
             loop.stop()
-        tasks = {loop.task for loop in loops} | self._stopping
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def __len__(self) -> int:
-        return len(self._loops)
+    def _start_loop(
+        self, key: WatchKey, fetch: Callable[[PauseTimeout], Awaitable[S]], *, just_submitted: bool
+    ) -> PollLoop[S]:
+        loop = PollLoop(
+            self._clock,
+            self._policy,
+            self._throttle,
+            key,
+            fetch,
+            partial(self._forget, key),
+            just_submitted=just_submitted,
+        )
+        self._loops[key] = loop
+        self._tasks.add(loop.task)
+        loop.task.add_done_callback(self._tasks.discard)
+        return loop
+
+    def _forget(self, key: WatchKey, loop: PollLoop[S]) -> None:
+        if loop.state is not None:
+            self._read.add(key)
+        # The next watcher gets the recent result, or a new loop.
+        if self._loops.get(key) is loop:
+            del self._loops[key]
+            if loop.state is not None and loop.state.is_last:
+                self._recent.keep(key, loop, loop.state.size, was_watched=loop.is_watched)

@@ -1,4 +1,4 @@
-"""Who is told what loops do, for metrics."""
+"""The events of poll loops that become metrics."""
 
 from __future__ import annotations
 
@@ -9,29 +9,13 @@ if TYPE_CHECKING:
 
 
 class PollObserver(Protocol):
-    """Is told of each event at once; must be quick, and must not raise."""
+    """Receives events when they happen. Its methods must be quick, and must not raise."""
 
     def loop_began(self) -> None:
-        """A loop has begun."""
+        """Record that a loop has started."""
 
     def watcher_joined(self) -> None:
-        """A watcher has come, to a new loop or to one that is there."""
+        """Record that a watcher has joined a loop, new or not."""
 
     def polled(self, error: GatewayError | None, watchers: int) -> None:
-        """A poll has ended on behalf of `watchers`, well where `error` is None."""
-
-
-class _NoopPollObserver:
-    """Tells nobody."""
-
-    def loop_began(self) -> None:
-        """As `PollObserver`."""
-
-    def watcher_joined(self) -> None:
-        """As `PollObserver`."""
-
-    def polled(self, error: GatewayError | None, watchers: int) -> None:
-        """As `PollObserver`."""
-
-
-NOOP_OBSERVER: PollObserver = _NoopPollObserver()
+        """Record that a poll for `watchers` watchers has ended, successfully if `error` is None."""

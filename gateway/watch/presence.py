@@ -1,71 +1,118 @@
-"""Whether anybody watches a loop, and how long it goes on if nobody does."""
+"""The watchers of one loop, and how long the loop stays if they all leave."""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.clock import AutoResetEvent
 from gateway.watch.recent import KEEP_UNSEEN_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from gateway.clock import Clock
 
+WAKE_AT_ONCE = 25
+
+
+class Waiter(Protocol):
+    """A watcher, as its loop sees it."""
+
+    def wake(self) -> None:
+        """Look at the loop again, because it has changed."""
+
 
 class Presence:
-    """Take note of when a loop's first watcher comes and its last one leaves.
+    """The watchers of a loop, and their effect on it.
 
-    If the last watcher leaves during a read, waits are shorter than reads: the loop then outlives its watchers, each
-    time for `KEEP_UNSEEN_SECONDS`, until a read keeps a watcher from its beginning to its end.
+    If the last watcher leaves between two reads, the loop stops. If it leaves during a read, watches are shorter than
+    reads: the loop then stays without watchers for `KEEP_UNSEEN_SECONDS`. This holds until a read has watchers from
+    its beginning to its end.
     """
 
-    __slots__ = ("_changed", "_clock", "_empty_since", "_outlives", "_read_was_left", "_reading", "_watchers", "since")
+    __slots__ = (
+        "_changed",
+        "_clock",
+        "_empty_since",
+        "_outlives_watchers",
+        "_read_was_left",
+        "_watchers",
+        "is_reading",
+        "watched_since",
+    )
 
-    def __init__(self, clock: Clock, watchers: Collection[object]) -> None:
-        # Since when there have been watchers, without a gap (seconds of the clock).
-        self.since = clock.monotonic()
+    def __init__(self, clock: Clock) -> None:
+        # Moments are in seconds of the clock. There have been watchers without a gap since this one.
+        self.watched_since = clock.monotonic()
+        self.is_reading = False
         self._clock = clock
-        self._watchers = watchers
+        self._watchers: set[Waiter] = set()
         self._changed = AutoResetEvent(clock)
-        self._empty_since = self.since
-        self._reading = False
+        self._empty_since = self.watched_since
         self._read_was_left = False
-        self._outlives = False
+        self._outlives_watchers = False
 
-    def begin(self) -> None:
-        """Take note that a first watcher comes."""
-        self.since = self._clock.monotonic()
-        self._changed.set()
+    @property
+    def count(self) -> int:
+        """The number of watchers."""
+        return len(self._watchers)
 
-    def end(self) -> bool:
-        """Take note that the last watcher has left; return whether the loop goes on for a while."""
+    @property
+    def is_watched(self) -> bool:
+        """True if there are watchers."""
+        return bool(self._watchers)
+
+    def add(self, watcher: Waiter) -> None:
+        """Add a watcher."""
+        if not self._watchers:
+            self.watched_since = self._clock.monotonic()
+            self._changed.set()
+        self._watchers.add(watcher)
+
+    def remove(self, watcher: Waiter) -> bool:
+        """Remove a watcher; return whether the loop stays."""
+        self._watchers.discard(watcher)
+        if self._watchers:
+            return True
         self._empty_since = self._clock.monotonic()
-        if self._reading:
-            self._outlives = self._read_was_left = True
+        if self.is_reading:
+            self._outlives_watchers = self._read_was_left = True
         self._changed.set()
-        return self._outlives
+        return self._outlives_watchers
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Hold this context during a read."""
-        self._reading, self._read_was_left = True, False
+        """Return a context that lasts as long as a read."""
+        self.is_reading, self._read_was_left = True, False
         try:
             yield
         finally:
-            self._reading, self._outlives = False, self._read_was_left
-            # Counts only if nobody watches: what was read is kept for its full time.
+            self.is_reading, self._outlives_watchers = False, self._read_was_left
+            # If no one watches, the time without watchers starts here, so that the state is kept for all of it.
             self._empty_since = self._clock.monotonic()
 
     async def wait(self, until: float) -> None:
-        """Return at `until` (seconds of the clock), or earlier if the first watcher comes or the last one leaves."""
+        """Return at `until` (seconds of the clock), or earlier if the first watcher joins or the last one leaves."""
         if self._clock.monotonic() < until:
             await self._changed.wait(until)
 
-    async def returns(self) -> bool:
-        """Return whether there are watchers, once one has come or the time without any is over."""
+    async def wait_for_watcher(self) -> bool:
+        """Wait for a watcher for as long as the loop stays without one; return whether there is one."""
         until = self._empty_since + KEEP_UNSEEN_SECONDS
         while not self._watchers and self._clock.monotonic() < until:
             await self._changed.wait(until)
         return bool(self._watchers)
+
+    def wake_all(self) -> None:
+        """Wake all watchers."""
+        self._wake_some(iter(tuple(self._watchers)))
+
+    def _wake_some(self, watchers: Iterator[Waiter]) -> None:
+        for number, watcher in enumerate(watchers, 1):
+            watcher.wake()
+            if number == WAKE_AT_ONCE:
+                # These run first, because waking thousands at once would block the event loop.
+                asyncio.get_running_loop().call_soon(self._wake_some, watchers)
+                return

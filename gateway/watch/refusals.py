@@ -1,4 +1,4 @@
-"""When a refusal counts: one alone may be a blip, or come before the upstream shows a job that was just sent."""
+"""Decisions on refusals: one alone may be a mistake, or the upstream may not show a job yet that was just sent."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from gateway.errors import UpstreamError
     from gateway.watch.sent_jobs import SentJob
 
-# A job counts as just sent for so long.
+# The time for which a job counts as just sent.
 JUST_SENT_SECONDS = 60.0
-# Refusals of a job that was just sent are transient for so long, from the first of them.
+# The time for which refusals of a job that was just sent are transient, from the first of them.
 GRACE_SECONDS = 15.0
 
 
 class Refusals:
-    """Judge the refusals among the requests for one job.
+    """Decides which refusal of requests for one job counts.
 
-    `sent` is the job as it was sent here, or None. `exists`: the job is known to exist, so a refusal counts only once
-    the next certain answer is the same. Transient failures between the two say nothing about it.
+    If the job is known to exist (`exists`), a refusal counts when the next certain response is the same. Transient
+    failures in between do not matter. `sent` is the job if it was sent by this process.
     """
 
     __slots__ = ("_grace_until", "_sent", "_unconfirmed", "confirming", "exists")
@@ -30,17 +30,17 @@ class Refusals:
         self._sent = sent
         self._grace_until: float | None = None
         self._unconfirmed: int | None = None
-        # Whether the next request is to confirm a refusal, and so comes soon.
+        # Whether the next request confirms a refusal, and is sent soon.
         self.confirming = False
 
     def succeeded(self) -> None:
-        """Take note of a request that went well: the job exists, and what was refused before does not count."""
+        """Record a successful request: the job exists, and earlier refusals do not count."""
         self.exists = True
         self._grace_until = self._unconfirmed = None
         self.confirming = False
 
     def count(self, error: UpstreamError, now: float) -> bool:
-        """Return whether a failed request settles that the job cannot be had. `now` is in seconds of the clock."""
+        """Record a failed request; return whether the refusal counts. `now` is in seconds of the clock."""
         self.confirming = False
         if error.transient or not isinstance(error, UpstreamStatusError):
             return not error.transient
@@ -59,6 +59,6 @@ class Refusals:
 
 
 def is_uncertain(sent: SentJob | None, error: UpstreamError, now: float) -> bool:
-    """Return whether a single request was refused only because its job was sent a moment ago."""
+    """Return whether a request may have been refused only because its job was just sent."""
     refused = isinstance(error, UpstreamStatusError) and not error.transient
     return refused and sent is not None and now < sent.sent_at + GRACE_SECONDS

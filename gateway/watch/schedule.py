@@ -1,4 +1,4 @@
-"""When to poll next."""
+"""The times between polls."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import math
 import random
 from dataclasses import dataclass, field
 
-# The interval grows with the square root of the watch's age (both in seconds): for jobs whose lengths are spread evenly
-# over the orders of magnitude, no other growth finds their ends as soon with as few polls.
+# The interval is this times the square root of the loop's age, both in seconds: docs/internals/watching.md.
 GROWTH = 0.62
-# While they grow, intervals differ at random by up to this part, so that loops which began together drift apart.
+# Growing intervals vary at random by up to this part, so that loops that start together drift apart.
 JITTER = 0.2
 BACKOFF_DOUBLINGS = 6
-# How long after a refusal the read comes that is to confirm it.
+# The time from a refusal to the poll that confirms it.
 CONFIRM_SECONDS = 1.0
 
 
@@ -25,27 +24,27 @@ class PollSchedule:
     random: random.Random = field(default_factory=random.Random)
 
     def interval(self, age: float) -> float:
-        """The time from a good poll to the next, of a loop that is `age` seconds old."""
+        """Return the time from a successful poll to the next one, if the loop is `age` seconds old."""
         steady = max(self.shortest, GROWTH * math.sqrt(age))
         if steady >= self.longest:
-            # By now they have drifted apart, and a random part of it would only cost polls.
+            # Loops have drifted apart by now, and shorter intervals would cost polls.
             return self.longest
         interval = steady * self.random.uniform(1 - JITTER, 1 + JITTER)
         return min(self.longest, max(self.shortest, interval))
 
     def backoff(self, failures: int) -> float:
-        """The time from a failed poll to the next after `failures` in a row: full jitter below a doubling bound."""
+        """Return the time to the next poll after `failures` in a row: full jitter below a doubling bound."""
         bound = self.shortest * 2 ** min(failures, BACKOFF_DOUBLINGS)
         return self.random.uniform(0, min(self.longest, bound))
 
     def confirmation(self) -> float:
-        """Return the time from a refusal to the poll that is to confirm it: about a second."""
+        """Return the time from a refusal to the poll that confirms it: about a second."""
         return CONFIRM_SECONDS * self.random.uniform(1 - JITTER, 1 + JITTER)
 
     def spread(self) -> float:
-        """A small random time after the moment that the upstream named."""
+        """Return a small random time, to be added to a wait that the upstream asked for."""
         return self.random.uniform(0, self.shortest)
 
     def crowd_spread(self) -> float:
-        """A random time that keeps loops which were held back together from coming back together."""
+        """Return a random time that separates loops that were held back together."""
         return self.random.uniform(0, self.longest / 2)

@@ -1,4 +1,4 @@
-"""Memory of the jobs that were sent here: when, and with which timeout."""
+"""Memory of the jobs that this process sent: when, and with which timeout."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
     from gateway.clock import Clock
 
-# The longest timeout that a job can have, and the one that the upstream takes if none is set.
+# The longest timeout of a job, and the default of the upstream.
 LONGEST_JOB_SECONDS = 86_400.0
-# How long after its timeout a job may still be shown as running: it may have waited for a runner first.
+# The time for which a job may be shown as running after its timeout, because it may have waited for a runner first.
 OVERDUE_MARGIN_SECONDS = 300.0
-# How long a sent job is remembered: also a watch that begins when the job is overdue already must say so.
+# Longer than any timeout, so that a watch that starts late still detects an overdue job.
 KEEP_JOB_SECONDS = 2 * LONGEST_JOB_SECONDS
-# More than a process watches by default; an entry takes about 300 bytes.
+# More than a process watches by default. An entry takes about 300 bytes.
 MAX_JOBS = 32_768
 
 
 class WatchKey(NamedTuple):
-    """A job to read: `name`, under the credential whose poll key is `credential`."""
+    """The subject of a loop: the job `name`, with the credential whose poll key is `credential`."""
 
     credential: bytes
     name: Hashable
@@ -37,13 +37,13 @@ class SentJob(msgspec.Struct, frozen=True):
 
 
 class SentJobs(Protocol):
-    """Remembers sent jobs by their `WatchKey.name`. Must be quick, and must not raise."""
+    """Remembers sent jobs by their `WatchKey.name`. Its methods must be quick, and must not raise."""
 
     def remember(self, name: Hashable, timeout: float | None) -> None:
         """Remember that a job was sent just now. `timeout` is in seconds, None if it was not set."""
 
     def find(self, name: Hashable) -> SentJob | None:
-        """Return what is known of a job, whichever credential sent it, or None."""
+        """Return a job, regardless of the credential that sent it, or None if it is not known."""
 
 
 class InMemorySentJobs:
@@ -54,10 +54,10 @@ class InMemorySentJobs:
         self._jobs: OrderedDict[Hashable, SentJob] = OrderedDict()
 
     def remember(self, name: Hashable, timeout: float | None) -> None:
-        """See `SentJobs`."""
+        """Remember that a job was sent just now, as in `SentJobs`."""
         self._jobs[name] = SentJob(self._clock.monotonic(), LONGEST_JOB_SECONDS if timeout is None else timeout)
         self._jobs.move_to_end(name)
-        # Two for each that comes, so that expired entries cannot pile up.
+        # Two for each addition, so that expired entries cannot pile up.
         for _ in range(2):
             oldest = next(iter(self._jobs))
             if len(self._jobs) <= MAX_JOBS and not self._is_old(self._jobs[oldest]):
@@ -65,12 +65,14 @@ class InMemorySentJobs:
             del self._jobs[oldest]
 
     def find(self, name: Hashable) -> SentJob | None:
-        """See `SentJobs`."""
+        """Return a job, as in `SentJobs`."""
         job = self._jobs.get(name)
         return None if job is None or self._is_old(job) else job
 
+    @property
+    def count(self) -> int:
+        """The number of jobs in memory, including some that have expired."""
+        return len(self._jobs)
+
     def _is_old(self, job: SentJob) -> bool:
         return self._clock.monotonic() > job.sent_at + KEEP_JOB_SECONDS
-
-    def __len__(self) -> int:
-        return len(self._jobs)

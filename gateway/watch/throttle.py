@@ -1,4 +1,4 @@
-"""How long the upstream asked each credential to wait."""
+"""The delays that the upstream asked for, per credential."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ if TYPE_CHECKING:
 
 
 class ThrottleGate:
-    """Until when the loops of each credential are held back, for the upstream throttled one of them."""
+    """Holds back all loops of a credential after the upstream throttled one of them."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._until: dict[bytes, float] = {}
 
     def closed_until(self, credential: bytes) -> float:
-        """The moment of the clock (seconds) at which the loops of a credential may poll again; in the past for most."""
+        """Return when the loops of a credential may poll again (seconds of the clock); usually in the past."""
         return self._until.get(credential, 0.0)
 
     def close(self, credential: bytes, until: float) -> None:
-        """Holds the loops of a credential back until that moment at least."""
+        """Hold back the loops of a credential at least until that moment (seconds of the clock)."""
         now = self._clock.monotonic()
-        # A hold outlives the loop that met it, for the others; what is over is forgotten here.
+        # Delays outlive the loop that was throttled, so expired ones are removed here.
         self._until = {each: moment for each, moment in self._until.items() if moment > now}
         self._until[credential] = max(until, self.closed_until(credential))

@@ -1,4 +1,4 @@
-"""Whom an https upstream has to be signed by."""
+"""The authorities that an https upstream is verified with."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_pipe_in_the_folder_is_left_out(tmp_path: Path, logged: list[dict[str,
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match=r"^SSL_CERT_DIR: .*/nowhere cannot be read: No such file or directory$"):
+    with pytest.raises(ConfigError, match=r"^SSL_CERT_DIR: .*/nowhere cannot be read \(No such file"):
         client_context()
 
 

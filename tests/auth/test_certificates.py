@@ -1,4 +1,4 @@
-"""TLS of the listener over real sockets: rotation, refusals, and who the caller is."""
+"""TLS of the gRPC port over real sockets: rotation, rejections, and the identity of the client."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 from gateway.auth import reloading as gateway_files
 from gateway.errors import ConfigError
 from gateway.server.gateway import JOB_SERVICE
-from tests.support.certificates import Authority, Certificate, Mounted, locked
-from tests.support.gateways import BEARER, running, tls_channel
-from tests.support.stuck import Stuck
-from tests.support.upstream import ScriptedUpstream, answer
+from gateway.text import CUT_MARK
+from tests.support.certificates import Authority, Certificate, MountedSecret, with_other_key, with_password
+from tests.support.gateways import BEARER, GET_JOB, running, tls_channel
+from tests.support.stuck_file import StuckFile
+from tests.support.upstream import DONE, RUNNING, ScriptedUpstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,15 +34,7 @@ if TYPE_CHECKING:
     Logged = list[dict[str, Any]]
 
 CERT, KEY, CA = (f"JOBGATEWAY_TLS_{name}_FILE" for name in ("CERT", "KEY", "CLIENT_CA"))
-GET_JOB = pb.GetJobRequest(uid=42)
-RUNNING = answer(200, {"uid": 42, "status": "running"})
-DONE = answer(200, {"uid": 42, "status": "success", "result": {}})
 LAST_WEEK = datetime.now(UTC) - timedelta(days=7)
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority()
 
 
 @pytest.fixture(scope="module")
@@ -50,24 +43,16 @@ def foreign() -> Authority:
     return Authority()
 
 
-@pytest.fixture
-def mounted(tmp_path: Path, authority: Authority) -> Mounted:
-    """The files of a gateway that knows the authority."""
-    files = Mounted(tmp_path)
-    files.put(authority.server(), authority.pem)
-    return files
-
-
-def tls(upstream: ScriptedUpstream, files: Mounted) -> AbstractAsyncContextManager[Gateway]:
+def tls(upstream: ScriptedUpstream, files: MountedSecret) -> AbstractAsyncContextManager[Gateway]:
     return running(upstream.url, tls_cert_file=files.cert, tls_key_file=files.key)
 
 
-def mtls(upstream: ScriptedUpstream, files: Mounted) -> AbstractAsyncContextManager[Gateway]:
+def mtls(upstream: ScriptedUpstream, files: MountedSecret) -> AbstractAsyncContextManager[Gateway]:
     return running(upstream.url, tls_cert_file=files.cert, tls_key_file=files.key, tls_client_ca_file=files.ca)
 
 
 async def shown_by(gateway: Gateway) -> bytes:
-    """The certificate that a new handshake gets, in DER."""
+    """Return the certificate that a new handshake gets, in DER."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -89,7 +74,7 @@ def lines(logged: Logged, event: str) -> Logged:
 
 
 async def test_a_call_over_tls_and_no_call_without_it(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, logged: Logged
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, logged: Logged
 ) -> None:
     upstream.script.append(RUNNING)
     async with tls(upstream, mounted) as gateway:
@@ -107,7 +92,7 @@ async def test_a_call_over_tls_and_no_call_without_it(
 
 
 async def test_certificates_change_under_an_open_watch_which_goes_on(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, logged: Logged
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, logged: Logged
 ) -> None:
     upstream.script.append(RUNNING)
     async with tls(upstream, mounted) as gateway, tls_channel(gateway, authority.pem) as channel:
@@ -123,8 +108,8 @@ async def test_certificates_change_under_an_open_watch_which_goes_on(
         assert isinstance(last, pb.JobEvent)
         assert last.job.done
         assert await watch.read() is grpc.aio.EOF
-    assert len(lines(logged, "files changed")) == 3
-    assert [line["expires"][-3:] for line in lines(logged, "certificate in use")] == ["GMT"] * 4
+    assert len(lines(logged, "files.reloaded")) == 3
+    assert [line["expires"][-3:] for line in lines(logged, "certificate.loaded")] == ["GMT"] * 4
 
 
 def half_written(good: Certificate) -> Certificate:
@@ -135,27 +120,23 @@ def half_a_key(good: Certificate) -> Certificate:
     return Certificate(good.chain, good.key[: len(good.key) // 2])
 
 
-def mismatched(good: Certificate) -> Certificate:
-    return Certificate(good.chain, Authority().server().key)
-
-
 def emptied(good: Certificate) -> Certificate:
     return Certificate(b"", good.key)
 
 
 BROKEN: dict[Callable[[Certificate], Certificate], str] = {
-    half_written: f"{CERT}: .* holds no certificate in PEM that can be read",
-    emptied: f"{CERT}: .* holds no certificate in PEM that can be read",
-    half_a_key: f"{KEY}: .* is no private key, in PEM without a password,",
-    locked: f"{KEY}: .* is no private key, in PEM without a password,",
-    mismatched: f"{KEY}: the key does not belong to the certificate of {CERT}",
+    half_written: f"{CERT}: .* has no usable certificate; name a PEM file",
+    emptied: f"{CERT}: .* has no usable certificate; name a PEM file",
+    half_a_key: f"{KEY}: .* is not a usable private key .*; name a PEM file without a password",
+    with_password: f"{KEY}: .* is not a usable private key .*; name a PEM file without a password",
+    with_other_key: f"{KEY}: .* does not belong to the certificate in {CERT}; replace both files together",
 }
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda each: each.__name__)
 async def test_a_broken_pair_keeps_the_last_good_one_and_says_so_once(
     upstream: ScriptedUpstream,
-    mounted: Mounted,
+    mounted: MountedSecret,
     authority: Authority,
     logged: Logged,
     broken: Callable[[Certificate], Certificate],
@@ -166,16 +147,16 @@ async def test_a_broken_pair_keeps_the_last_good_one_and_says_so_once(
         mounted.put(broken(second))
         for _ in range(3):
             assert await shown_by(gateway) == leaf(first)
-        (line,) = lines(logged, "files cannot be used")
+        (line,) = lines(logged, "files.invalid")
         assert line["log_level"] == "warning"
         assert re.search(BROKEN[broken], line["why"])
         mounted.put(second)
         assert await shown_by(gateway) == leaf(second)
-    assert len(lines(logged, "files changed")) == 1
+    assert len(lines(logged, "files.reloaded")) == 1
 
 
 async def test_a_pair_that_has_gone_keeps_the_last_good_one(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, logged: Logged
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, logged: Logged
 ) -> None:
     first = authority.server()
     mounted.put(first)
@@ -183,13 +164,16 @@ async def test_a_pair_that_has_gone_keeps_the_last_good_one(
         mounted.key.unlink()
         for _ in range(3):
             assert await shown_by(gateway) == leaf(first)
-    (line,) = lines(logged, "files cannot be used")
-    assert line["why"] == f"{KEY}: {mounted.key} cannot be read: No such file or directory"
+    (line,) = lines(logged, "files.invalid")
+    assert (
+        line["why"]
+        == f"{KEY}: {mounted.key} cannot be read (No such file or directory); check the path and its permissions"
+    )
 
 
 async def test_a_certificate_that_hangs_holds_up_no_connection(
     upstream: ScriptedUpstream,
-    mounted: Mounted,
+    mounted: MountedSecret,
     authority: Authority,
     logged: Logged,
     monkeypatch: pytest.MonkeyPatch,
@@ -198,10 +182,10 @@ async def test_a_certificate_that_hangs_holds_up_no_connection(
     mounted.put(first)
     async with tls(upstream, mounted) as gateway:
         monkeypatch.setattr(gateway_files, "READ_SECONDS", 0.5)
-        stuck = Stuck(mounted.key, monkeypatch)
+        stuck = StuckFile(mounted.key, monkeypatch)
         shown = await asyncio.gather(*(shown_by(gateway) for _ in range(3)))
         monkeypatch.setattr(gateway_files, "READ_SECONDS", 3600.0)
-        # The first ones have waited for all.
+        # While the volume hangs, only the first ones wait.
         shown += await asyncio.gather(*(shown_by(gateway) for _ in range(3)))
         assert shown == [leaf(first)] * 6
         mounted.put(second)
@@ -209,13 +193,16 @@ async def test_a_certificate_that_hangs_holds_up_no_connection(
         async with asyncio.timeout(20):
             while await shown_by(gateway) != leaf(second):
                 pass
-    (line,) = lines(logged, "files cannot be used")
-    assert line["why"] == f"{KEY}: {mounted.key} cannot be read: no answer within 0.5 s"
+    (line,) = lines(logged, "files.invalid")
+    assert line["why"] == f"{KEY}: {mounted.key} cannot be read within 0.5 s; check that the volume responds"
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda each: each.__name__)
 async def test_a_broken_pair_stops_the_start(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, broken: Callable[[Certificate], Certificate]
+    upstream: ScriptedUpstream,
+    mounted: MountedSecret,
+    authority: Authority,
+    broken: Callable[[Certificate], Certificate],
 ) -> None:
     mounted.put(broken(authority.server()))
     with pytest.raises(ConfigError, match=BROKEN[broken]):
@@ -224,28 +211,30 @@ async def test_a_broken_pair_stops_the_start(
 
 
 @pytest.mark.parametrize("ca", [b"", b"-----BEGIN CERTIFICATE-----\n", b"no certificate"])
-async def test_a_broken_client_ca_stops_the_start(upstream: ScriptedUpstream, mounted: Mounted, ca: bytes) -> None:
+async def test_a_broken_client_ca_stops_the_start(
+    upstream: ScriptedUpstream, mounted: MountedSecret, ca: bytes
+) -> None:
     mounted.put(Authority().server(), ca)
-    with pytest.raises(ConfigError, match=f"{CA}: .* holds no certificate"):
+    with pytest.raises(ConfigError, match=f"{CA}: .* has no usable certificate"):
         async with mtls(upstream, mounted):
             pass
 
 
-async def test_a_missing_file_stops_the_start(upstream: ScriptedUpstream, mounted: Mounted) -> None:
+async def test_a_missing_file_stops_the_start(upstream: ScriptedUpstream, mounted: MountedSecret) -> None:
     mounted.cert.unlink()
-    with pytest.raises(ConfigError, match=f"^{CERT}: .*tls.crt cannot be read: No such file or directory$"):
+    with pytest.raises(ConfigError, match=f"^{CERT}: .*tls.crt cannot be read .No such file or directory.; check"):
         async with tls(upstream, mounted):
             pass
 
 
 async def test_an_expired_certificate_is_used_and_logged(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, logged: Logged
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, logged: Logged
 ) -> None:
     expired = authority.server(not_before=LAST_WEEK - timedelta(days=1), not_after=LAST_WEEK)
     mounted.put(expired)
     async with tls(upstream, mounted) as gateway:
         assert await shown_by(gateway) == leaf(expired)
-    (line,) = lines(logged, "certificate in use")
+    (line,) = lines(logged, "certificate.doubtful")
     assert (line["log_level"], line["why"]) == ("warning", "certificate has expired")
 
 
@@ -255,13 +244,13 @@ async def test_an_expired_certificate_is_used_and_logged(
 def connected(
     address: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None
 ) -> tuple[ssl.SSLSession | None, bool]:
-    """Connect once; return the session that the server gave, and whether the one of before was resumed."""
+    """Connect once, and return the new session, and whether the previous one was resumed."""
     host, _, port = address.rpartition(":")
     with (
         socket.create_connection((host, int(port))) as plain,
         context.wrap_socket(plain, server_hostname="localhost", session=session) as connection,
     ):
-        # The server's settings come after its session tickets.
+        # The server's settings arrive after its session tickets.
         assert connection.recv(1)
         return connection.session, bool(connection.session_reused)
 
@@ -270,7 +259,7 @@ def connected(
 @pytest.mark.parametrize("mutual", [True, False], ids=["client certificate", "none"])
 async def test_no_session_is_resumed_under_client_authentication(
     upstream: ScriptedUpstream,
-    mounted: Mounted,
+    mounted: MountedSecret,
     authority: Authority,
     tmp_path: Path,
     version: ssl.TLSVersion,
@@ -286,12 +275,12 @@ async def test_no_session_is_resumed_under_client_authentication(
     async with (mtls if mutual else tls)(upstream, mounted) as gateway:
         session, _ = await asyncio.to_thread(connected, gateway.address, context)
         resumed = [(await asyncio.to_thread(connected, gateway.address, context, session))[1] for _ in range(3)]
-    # One that is resumed shows no certificate, so that neither its end nor its authority would be looked at.
+    # A resumed session shows no certificate, so neither expiry nor authority would be checked.
     assert resumed == [not mutual] * 3
 
 
 async def test_an_expired_client_certificate_is_refused(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority
 ) -> None:
     expired = authority.client("late", not_after=LAST_WEEK)
     async with mtls(upstream, mounted) as gateway, tls_channel(gateway, authority.pem, expired) as channel:
@@ -300,11 +289,11 @@ async def test_an_expired_client_certificate_is_refused(
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-# Who the caller is
+# The identity of the client
 
 
-async def test_a_client_without_a_certificate_of_the_authority_is_refused(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, foreign: Authority
+async def test_a_client_certificate_of_the_authority_is_required(
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, foreign: Authority
 ) -> None:
     async with mtls(upstream, mounted) as gateway:
         for certificate in (None, foreign.client("mallory")):
@@ -316,7 +305,7 @@ async def test_a_client_without_a_certificate_of_the_authority_is_refused(
 
 
 async def test_the_authority_of_clients_changes_too(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, foreign: Authority
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, foreign: Authority
 ) -> None:
     upstream.script.append(RUNNING)
     async with mtls(upstream, mounted) as gateway:
@@ -342,7 +331,7 @@ async def test_the_authority_of_clients_changes_too(
 )
 async def test_who_the_caller_is_stands_in_the_log_line(
     upstream: ScriptedUpstream,
-    mounted: Mounted,
+    mounted: MountedSecret,
     authority: Authority,
     logged: Logged,
     subject: str,
@@ -362,7 +351,7 @@ async def test_who_the_caller_is_stands_in_the_log_line(
 
 
 async def test_a_long_name_is_cut_in_the_log(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority, logged: Logged
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, logged: Logged
 ) -> None:
     upstream.script.append(RUNNING)
     name = "spiffe://mesh.example/" + "x" * 2000
@@ -370,12 +359,10 @@ async def test_a_long_name_is_cut_in_the_log(
     async with mtls(upstream, mounted) as gateway, tls_channel(gateway, authority.pem, certificate) as channel:
         await rpc.JobServiceStub(channel).GetJob(GET_JOB, metadata=BEARER)
     (line,) = lines(logged, "call")
-    assert line["peer"] == name[:256]
+    assert line["peer"] == name[: 256 - len(CUT_MARK)] + CUT_MARK
 
 
-async def test_health_is_told_over_tls_to_those_who_ask_and_those_who_watch(
-    upstream: ScriptedUpstream, mounted: Mounted, authority: Authority
-) -> None:
+async def test_health_works_over_tls(upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority) -> None:
     certificate = authority.client("prober")
     async with mtls(upstream, mounted) as gateway, tls_channel(gateway, authority.pem, certificate) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)

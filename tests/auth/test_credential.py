@@ -31,7 +31,7 @@ async def test_a_bearer_token_is_read_whatever_its_scheme_looks_like(scheme: str
         ["Bearer a", "Bearer a"],
     ],
 )
-def test_what_is_not_exactly_one_bearer_token_is_refused_and_not_repeated(values: list[str | bytes]) -> None:
+def test_anything_but_one_bearer_token_is_rejected(values: list[str | bytes]) -> None:
     with pytest.raises(CredentialInvalid) as raised:
         read_credential(values)
     assert TOKEN not in str(raised.value)
@@ -43,7 +43,7 @@ def test_equal_tokens_have_equal_keys_and_others_have_not() -> None:
     assert len({one.poll_key, one.caller_key, other.poll_key, other.caller_key}) == 4
 
 
-def test_a_credential_shows_its_token_nowhere_but_in_its_headers() -> None:
+def test_a_credential_shows_its_token_only_in_headers() -> None:
     credential = Credential(TOKEN)
     shown = [repr(credential), str(credential), f"{credential}", repr(credential.poll_key), repr(credential.caller_key)]
     assert not any(TOKEN in each for each in shown)
@@ -55,9 +55,9 @@ def test_a_credential_shows_its_token_nowhere_but_in_its_headers() -> None:
         (TOKEN, f"a {TOKEN} and {TOKEN}", "a [redacted] and [redacted]"),
         (TOKEN, "nothing of it", "nothing of it"),
         ("secret", "a secret", "a [redacted]"),
-        # A text this short is no secret, and stands in ordinary words.
+        # Too short to be a secret; ordinary words contain it.
         ("the", "the word", "the word"),
     ],
 )
-def test_what_the_upstream_echoes_is_redacted(token: str, text: str, redacted: str) -> None:
+def test_an_echoed_token_is_redacted(token: str, text: str, redacted: str) -> None:
     assert Credential(token).redact(text) == redacted

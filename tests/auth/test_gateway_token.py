@@ -1,4 +1,4 @@
-"""The gateway's own token: for whom, what changes with its file, and where it never goes."""
+"""The gateway token: the callers that use it, changes of its file, and places that it never reaches."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gateway.auth import reloading
 from gateway.auth.credential import Credential
 from gateway.auth.gateway_token import GatewayToken
 from gateway.errors import ConfigError
-from tests.support.certificates import Authority, Mounted
-from tests.support.gateways import BEARER, TOKEN, Failure, running, stub, tls_channel
-from tests.support.stuck import Stuck
-from tests.support.upstream import Connection, ScriptedUpstream, answer
+from tests.support.certificates import Authority, MountedSecret
+from tests.support.gateways import BEARER, GET_JOB, TOKEN, expect_error, running, stub, tls_channel
+from tests.support.stuck_file import StuckFile
+from tests.support.upstream import DONE, RUNNING, Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -32,10 +32,7 @@ if TYPE_CHECKING:
 
 OLD, NEW, NEWER = "vktrpat_the-old-token", "vktrpat_the-new-token", "vktrpat_the-newer-token"
 SETTING = "JOBGATEWAY_UPSTREAM_TOKEN_FILE"
-GET_JOB = pb.GetJobRequest(uid=42)
 SEND_JOB = pb.SendJobRequest(workspace_id="1", entity_id=7)
-RUNNING = answer(200, {"uid": 42, "status": "running"})
-DONE = answer(200, {"uid": 42, "status": "success", "result": {}})
 
 
 @pytest.fixture
@@ -47,7 +44,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def elsewhere() -> AsyncIterator[ScriptedUpstream]:
-    """Another host that answers everything."""
+    """Another host that responds to everything."""
     server = ScriptedUpstream()
     server.script.append(DONE)
     await server.start()
@@ -64,14 +61,14 @@ def used(upstream: ScriptedUpstream, method: str | None = None) -> list[str]:
 
 
 def put(file: Path, content: bytes | str | None) -> None:
-    """Writes the file anew, or takes it away."""
+    """Write the file again, or remove it."""
     file.unlink(missing_ok=True)
     if content is not None:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 class Accepts:
-    """Accepts one token, and answers 401 with an echo of it to all others; `before` is called with each request."""
+    """Accept one token, and respond to all others with 401 and an echo. `before` is called with each request."""
 
     def __init__(self, upstream: ScriptedUpstream, token: str, body: dict[str, Any], status: int = 200) -> None:
         self.token = token
@@ -86,12 +83,10 @@ class Accepts:
         await connection.send(self._reply if authorization == f"Bearer {self.token}" else refusal)
 
 
-# For whom
+# Callers that use it
 
 
-async def test_callers_without_a_token_use_the_gateways_and_others_their_own(
-    upstream: ScriptedUpstream, file: Path
-) -> None:
+async def test_callers_without_a_token_use_the_gateway_token(upstream: ScriptedUpstream, file: Path) -> None:
     upstream.script.append(RUNNING)
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
         await jobs.GetJob(GET_JOB)
@@ -101,19 +96,16 @@ async def test_callers_without_a_token_use_the_gateways_and_others_their_own(
 
 
 @pytest.mark.parametrize("authorization", ["", "Basic abc", "Bearer"])
-async def test_a_token_that_cannot_be_used_is_refused_and_not_replaced(
+async def test_an_invalid_token_is_rejected_and_not_replaced(
     upstream: ScriptedUpstream, file: Path, authorization: str
 ) -> None:
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await jobs.GetJob(GET_JOB, metadata=(("authorization", authorization),))
-    assert Failure(raised.value).reason == "CREDENTIAL_INVALID"
+        failure = await expect_error(jobs.GetJob(GET_JOB, metadata=(("authorization", authorization),)))
+    assert failure.reason == "CREDENTIAL_INVALID"
     assert upstream.seen == []
 
 
-async def test_what_is_read_under_a_callers_token_is_not_shown_to_those_without(
-    upstream: ScriptedUpstream, file: Path
-) -> None:
+async def test_no_poll_is_shared_with_callers_without_a_token(upstream: ScriptedUpstream, file: Path) -> None:
     put(file, TOKEN)
     upstream.script.append(RUNNING)
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
@@ -129,7 +121,7 @@ async def test_request_ids_belong_to_the_callers_identity(
     upstream: ScriptedUpstream, file: Path, tmp_path: Path
 ) -> None:
     authority = Authority()
-    files = Mounted(tmp_path)
+    files = MountedSecret(tmp_path)
     files.put(authority.server(), authority.pem)
     upstream.on("POST", "/workspaces/1/entities/7/jobs/", *(answer(201, {"uid": uid}) for uid in (1, 2, 3)))
     request = pb.SendJobRequest(workspace_id="1", entity_id=7, request_id="the-same")
@@ -143,7 +135,7 @@ async def test_request_ids_belong_to_the_callers_identity(
     assert uids == [1, 2, 1]
 
 
-# What changes with the file
+# Changes of the file
 
 
 async def test_a_watch_goes_on_under_a_new_token(upstream: ScriptedUpstream, file: Path, logged: Logged) -> None:
@@ -154,7 +146,7 @@ async def test_a_watch_goes_on_under_a_new_token(upstream: ScriptedUpstream, fil
         put(file, NEW)
         await upstream.wait_for(len(upstream.seen) + 2)
         assert used(upstream)[-1] == NEW
-        # Who comes now joins the same polls.
+        # A new watch joins the same polls.
         newcomer = jobs.WatchJob(pb.WatchJobRequest(uid=42))
         assert isinstance(await newcomer.read(), pb.JobEvent)
         upstream.script.append(DONE)
@@ -165,13 +157,11 @@ async def test_a_watch_goes_on_under_a_new_token(upstream: ScriptedUpstream, fil
             assert await stream.read() is grpc.aio.EOF
     tokens = used(upstream)
     assert tokens == sorted(tokens, key=[OLD, NEW].index)
-    assert [line["settings"] for line in logged if line["event"] == "files changed"] == [[SETTING]]
+    assert [line["settings"] for line in logged if line["event"] == "files.reloaded"] == [[SETTING]]
 
 
 @pytest.mark.parametrize("method", ["GetJob", "SendJob"])
-async def test_a_401_under_a_token_that_has_changed_meanwhile_is_tried_once_more(
-    upstream: ScriptedUpstream, file: Path, method: str
-) -> None:
+async def test_a_401_is_repeated_once_with_a_changed_token(upstream: ScriptedUpstream, file: Path, method: str) -> None:
     accepts = Accepts(upstream, NEW, {"uid": 42, "status": "running"}, 201 if method == "SendJob" else 200)
     accepts.before = partial(put, file, NEW)
     upstream.script.append(accepts)
@@ -181,16 +171,12 @@ async def test_a_401_under_a_token_that_has_changed_meanwhile_is_tried_once_more
     assert used(upstream) == [OLD, NEW]
 
 
-async def test_a_401_is_final_where_the_file_is_the_same_or_the_second_token_fails_too(
-    upstream: ScriptedUpstream, file: Path, logged: Logged
-) -> None:
+async def test_a_401_is_final_without_a_new_valid_token(upstream: ScriptedUpstream, file: Path, logged: Logged) -> None:
     accepts = Accepts(upstream, "another", {"uid": 42})
     upstream.script.append(accepts)
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
         for tokens in ([OLD], [OLD, OLD, NEW]):
-            with pytest.raises(grpc.aio.AioRpcError) as raised:
-                await jobs.GetJob(GET_JOB)
-            failure = Failure(raised.value)
+            failure = await expect_error(jobs.GetJob(GET_JOB))
             assert failure.reason == "UPSTREAM_UNAUTHENTICATED"
             assert "no such token: Bearer [redacted]" in failure.message
             assert used(upstream) == tokens
@@ -208,18 +194,22 @@ async def test_a_callers_gateway_token_is_tried_once(upstream: ScriptedUpstream,
     assert used(upstream) == [TOKEN]
 
 
+NOT_A_TOKEN = "the file is not one token of visible ASCII; write nothing else into it"
 UNUSABLE = {
-    "empty": (b"\n", "the file is empty"),
-    "two lines": (b"one-secret\ntwo-secret\n", "the file holds something else than one token of visible ASCII"),
-    "not ASCII": ("a-secret-ü".encode(), "the file holds something else than one token of visible ASCII"),
-    "a space": (b"Bearer a-secret", "the file holds something else than one token of visible ASCII"),
-    "too long": (b"x" * 8193, "the file holds something else than one token of visible ASCII"),
-    "gone": (None, ".* cannot be read: No such file or directory"),
+    "empty": (b"\n", "the file is empty; write one token into it"),
+    "two lines": (
+        b"one-secret\ntwo-secret\n",
+        NOT_A_TOKEN,
+    ),
+    "not ASCII": ("a-secret-ü".encode(), NOT_A_TOKEN),
+    "a space": (b"Bearer a-secret", NOT_A_TOKEN),
+    "too long": (b"x" * 8193, NOT_A_TOKEN),
+    "gone": (None, r".* cannot be read \(No such file or directory\); check the path and its permissions"),
 }
 
 
 @pytest.mark.parametrize(("content", "why"), UNUSABLE.values(), ids=UNUSABLE)
-async def test_a_file_that_becomes_unusable_keeps_the_last_good_token_and_says_so_once(
+async def test_an_unusable_file_keeps_the_last_valid_token(
     upstream: ScriptedUpstream, file: Path, logged: Logged, content: bytes | None, why: str
 ) -> None:
     upstream.script.append(RUNNING)
@@ -230,7 +220,7 @@ async def test_a_file_that_becomes_unusable_keeps_the_last_good_token_and_says_s
         put(file, NEW)
         await jobs.GetJob(GET_JOB)
     assert used(upstream) == [OLD, OLD, OLD, NEW]
-    (line,) = (line for line in logged if line["event"].startswith("files cannot be used"))
+    (line,) = (line for line in logged if line["event"] == "files.invalid")
     assert line["log_level"] == "warning"
     assert re.fullmatch(f"{SETTING}: {why}", line["why"])
     assert "secret" not in str(line)
@@ -264,10 +254,10 @@ async def test_a_token_file_that_hangs_holds_up_no_call(
     monkeypatch.setattr(reloading, "READ_SECONDS", 0.5)
     upstream.script.append(RUNNING)
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
-        stuck = Stuck(file, monkeypatch)
+        stuck = StuckFile(file, monkeypatch)
         await asyncio.gather(jobs.GetJob(GET_JOB), jobs.GetJob(GET_JOB, metadata=BEARER))
         assert sorted(used(upstream)) == sorted([OLD, TOKEN])
-        # The first one has waited for all.
+        # While the volume hangs, only the first one waits.
         monkeypatch.setattr(reloading, "READ_SECONDS", 3600.0)
         await jobs.GetJob(GET_JOB)
         assert used(upstream)[-1] == OLD
@@ -276,14 +266,14 @@ async def test_a_token_file_that_hangs_holds_up_no_call(
         async with asyncio.timeout(20):
             while used(upstream)[-1] != NEW:
                 await jobs.GetJob(GET_JOB)
-    (line,) = (line for line in logged if line["event"].startswith("files cannot be used"))
+    (line,) = (line for line in logged if line["event"] == "files.invalid")
     assert (line["log_level"], line["why"]) == (
         "warning",
-        f"{SETTING}: {file} cannot be read: no answer within 0.5 s",
+        f"{SETTING}: {file} cannot be read within 0.5 s; check that the volume responds",
     )
 
 
-# Where it never goes
+# Places that it never reaches
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -296,7 +286,7 @@ async def test_a_redirect_takes_no_token_to_another_host(
         for call in (jobs.GetJob(GET_JOB), jobs.SendJob(SEND_JOB), jobs.CancelJob(pb.CancelJobRequest(uid=42))):
             with pytest.raises(grpc.aio.AioRpcError):
                 await call
-    # After a cancellation that was refused, the state is read.
+    # After a rejected cancellation, the state is read.
     assert sorted(seen.method for seen in upstream.seen) == ["DELETE", "GET", "GET", "POST"]
     assert elsewhere.seen == []
 

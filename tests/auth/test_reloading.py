@@ -12,7 +12,7 @@ import structlog
 from gateway.auth import reloading
 from gateway.auth.reloading import InvalidFile, ReloadingFiles
 from gateway.errors import ConfigError
-from tests.support.stuck import Stuck
+from tests.support.stuck_file import StuckFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class Pair:
-    """Two files that are good where they hold the same; `during` is called in the middle of the next look at them."""
+    """Two files that are valid if their contents are equal. `during` is called during the next check of them."""
 
     def __init__(self, folder: Path) -> None:
         self.files = {"ONE": folder / "one", "OTHER": folder / "other"}
         self.during: Callable[[], object] = bool
-        self.looks = 0
+        self.checks = 0
 
     def put(self, *contents: str) -> None:
         for file, content in zip(self.files.values(), contents, strict=True):
             file.write_text(content)
 
     def make(self, contents: Mapping[str, bytes]) -> bytes:
-        self.looks += 1
+        self.checks += 1
         during, self.during = self.during, bool
         during()
         if contents["ONE"] != contents["OTHER"]:
@@ -49,16 +49,16 @@ def pair(tmp_path: Path) -> Pair:
     return made
 
 
-def test_files_that_hold_the_same_are_looked_at_once(pair: Pair, logged: Logged) -> None:
+def test_equal_contents_are_checked_once(pair: Pair, logged: Logged) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
     assert [reloaded.latest() for _ in range(3)] == [b"a"] * 3
     pair.put("a", "a")
     assert reloaded.latest() == b"a"
-    assert pair.looks == 1
+    assert pair.checks == 1
     assert logged == []
 
 
-def test_each_change_is_told_once_and_only_a_good_one_counts(pair: Pair, logged: Logged) -> None:
+def test_each_change_is_logged_once_and_only_a_valid_one_counts(pair: Pair, logged: Logged) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
     told = []
     for contents, good in ((("b", "a"), b"a"), (("b", "b"), b"b"), (("", "c"), b"b"), (("b", "b"), b"b")):
@@ -66,13 +66,13 @@ def test_each_change_is_told_once_and_only_a_good_one_counts(pair: Pair, logged:
         assert [reloaded.latest() for _ in range(3)] == [good] * 3
         told.append([line["event"] for line in logged])
         logged.clear()
-    unusable, changed = ["files cannot be used, those before them stay in use"], ["files changed"]
+    unusable, changed = ["files.invalid"], ["files.reloaded"]
     assert told == [unusable, changed, unusable, changed]
 
 
-def test_what_changes_while_it_is_looked_at_counts_as_it_is_afterwards(pair: Pair, logged: Logged) -> None:
+def test_files_that_change_during_a_read_are_read_again(pair: Pair, logged: Logged) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
-    # One half has been exchanged, and the other is on its way.
+    # One file has been replaced, and the other has not yet.
     pair.put("b", "a")
     pair.during = lambda: pair.put("b", "b")
     assert reloaded.latest() == b"b"
@@ -82,16 +82,16 @@ def test_what_changes_while_it_is_looked_at_counts_as_it_is_afterwards(pair: Pai
     assert [line["log_level"] for line in logged] == ["info", "warning"]
 
 
-def test_files_that_are_no_use_to_begin_with_are_refused(pair: Pair) -> None:
+def test_unusable_files_stop_the_start(pair: Pair) -> None:
     pair.put("a", "b")
     with pytest.raises(ConfigError, match=r"^OTHER: it is not the same as that of ONE$"):
         ReloadingFiles(pair.files, pair.make)
     pair.files["ONE"].unlink()
-    with pytest.raises(ConfigError, match=r"^ONE: .*/one cannot be read: No such file or directory$"):
+    with pytest.raises(ConfigError, match=r"^ONE: .*/one cannot be read \(No such file or directory\); check"):
         ReloadingFiles(pair.files, pair.make)
 
 
-# Files that are not what they should be
+# Unfit files
 
 
 def pipe(path: Path) -> None:
@@ -120,19 +120,17 @@ def huge(path: Path) -> None:
 
 
 UNFIT: dict[Callable[[Path], None], str] = {
-    pipe: "is not a regular file; name one",
-    endless: "is not a regular file; name one",
-    folder: "is not a regular file; name one",
-    dangling: "cannot be read: No such file or directory",
-    circular: "cannot be read: Too many levels of symbolic links",
-    huge: "has more than 1048576 bytes; is it the right file?",
+    pipe: "is not a regular file; name a regular file",
+    endless: "is not a regular file; name a regular file",
+    folder: "is not a regular file; name a regular file",
+    dangling: "cannot be read (No such file or directory); check the path and its permissions",
+    circular: "cannot be read (Too many levels of symbolic links); check the path and its permissions",
+    huge: "has more than 1048576 bytes; check that it is the right file",
 }
 
 
 @pytest.mark.parametrize("unfit", UNFIT, ids=lambda each: each.__name__)
-def test_an_unfit_file_is_refused_at_the_start_and_passed_over_later(
-    pair: Pair, logged: Logged, unfit: Callable[[Path], None]
-) -> None:
+def test_an_unfit_file_stops_the_start_and_no_reload(pair: Pair, logged: Logged, unfit: Callable[[Path], None]) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
     path = pair.files["OTHER"]
     path.unlink()
@@ -148,7 +146,7 @@ def test_an_unfit_file_is_refused_at_the_start_and_passed_over_later(
     assert reloaded.latest() == b"b"
 
 
-def test_files_that_never_stop_changing_are_told_once(pair: Pair, logged: Logged) -> None:
+def test_files_that_never_stop_changing_are_logged_once(pair: Pair, logged: Logged) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
     count = itertools.count()
 
@@ -160,7 +158,7 @@ def test_files_that_never_stop_changing_are_told_once(pair: Pair, logged: Logged
     change()
     assert [reloaded.latest() for _ in range(3)] == [b"a"] * 3
     (line,) = logged
-    assert "it changes all the time; replace the file in one step" in line["why"]
+    assert "changes while it is read; replace the file in one step" in line["why"]
     pair.during = bool
     pair.put("b", "b")
     assert reloaded.latest() == b"b"
@@ -171,7 +169,7 @@ async def test_a_file_that_hangs_delays_one_reader_and_no_loop(
 ) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
     before = readers()
-    stuck = Stuck(pair.files["OTHER"], monkeypatch)
+    stuck = StuckFile(pair.files["OTHER"], monkeypatch)
     pair.put("b", "b")
     monkeypatch.setattr(reloading, "READ_SECONDS", 0.5)
     ticks = itertools.count()
@@ -179,19 +177,19 @@ async def test_a_file_that_hangs_delays_one_reader_and_no_loop(
     assert await reloaded.latest_async() == b"a"
     assert next(ticks) > 1, "the event loop went on"
     ticking.cancel()
-    # Those after it do not wait, else this would hang.
+    # Later calls do not wait; otherwise this would hang.
     monkeypatch.setattr(reloading, "READ_SECONDS", 3600.0)
     assert [await reloaded.latest_async() for _ in range(3)] == [b"a"] * 3
     assert reloaded.latest() == b"a"
     assert readers() <= before, "and no more threads hang"
     (line,) = logged
     assert line["log_level"] == "warning"
-    assert line["why"] == f"OTHER: {pair.files['OTHER']} cannot be read: no answer within 0.5 s"
+    assert line["why"] == f"OTHER: {pair.files['OTHER']} cannot be read within 0.5 s; check that the volume responds"
     stuck.back.set()
     async with asyncio.timeout(20):
         while await reloaded.latest_async() != b"b" or len(logged) < 3:
             pass
-    assert sorted(line["event"] for line in logged[1:]) == ["files can be read again", "files changed"]
+    assert sorted(line["event"] for line in logged[1:]) == ["files.readable_again", "files.reloaded"]
 
 
 def readers() -> int:
@@ -205,22 +203,22 @@ async def tick(ticks: Iterator[int]) -> None:
 
 
 def test_files_that_hang_at_the_start_are_named(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck = Stuck(pair.files["OTHER"], monkeypatch)
+    stuck = StuckFile(pair.files["OTHER"], monkeypatch)
     monkeypatch.setattr(reloading, "START_SECONDS", 0.5)
     with pytest.raises(ConfigError) as raised:
         ReloadingFiles(pair.files, pair.make)
-    why = f"OTHER: {pair.files['OTHER']} cannot be read: no answer within 0.5 s; is its volume there?"
+    why = f"OTHER: {pair.files['OTHER']} cannot be read within 0.5 s; check that the volume responds"
     assert str(raised.value) == why
     stuck.back.set()
 
 
-def test_a_look_that_ends_while_it_is_given_up_hangs_nobody(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_ends_at_the_timeout_blocks_no_one(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     reloaded = ReloadingFiles(pair.files, pair.make)
     told: list[str] = []
     given_up = threading.Event()
 
     def tell(_: object, __: str, event: MutableMapping[str, Any]) -> NoReturn:
-        # The look has read everything, and its future does not say so before its line is written.
+        # The check has read everything, but its future is not done before this line is written.
         if not told:
             told.append(event["event"])
             given_up.wait()
@@ -236,4 +234,4 @@ def test_a_look_that_ends_while_it_is_given_up_hangs_nobody(pair: Pair, monkeypa
     monkeypatch.setattr(reloading, "READ_SECONDS", 3600.0)
     pair.put("c", "c")
     assert reloaded.latest() == b"c"
-    assert told == ["files changed", "files changed"]
+    assert told == ["files.reloaded", "files.reloaded"]

@@ -120,7 +120,7 @@ def test_a_refused_run_is_exit_code_3_with_the_fields(place: Place) -> None:
     outcome = jobgateway("run", *JOB, "--method", "refuse", "--target", place.target)
     assert (outcome.code, outcome.out) == (3, "")
     assert outcome.err.splitlines() == [
-        "the upstream refused the request (HTTP 400): non_field_errors: The job is refused "
+        "the upstream rejected the request (HTTP 400): non_field_errors: The job is refused "
         "[INVALID_ARGUMENT, UPSTREAM_BAD_REQUEST]",
         "  method_name: This value is not accepted.",
         "  params.beam.length: Must be larger than 0.",
@@ -416,7 +416,7 @@ def test_a_wrong_setting_stops_serve_with_one_line() -> None:
 def test_an_address_that_is_taken_stops_a_server_with_one_line(place: Place) -> None:
     upstream = re.findall(r"//([^/]+)/", place.upstream)[0]
     outcome = jobgateway("simulate", "--listen", upstream)
-    assert outcome == (2, "", f"--listen {upstream} cannot be bound: Address already in use\n")
+    assert outcome == (2, "", f"--listen: {upstream} cannot be bound: Address already in use\n")
     outcome = jobgateway(
         "serve",
         JOBGATEWAY_UPSTREAM_URL=place.upstream,
@@ -433,4 +433,4 @@ def test_an_address_that_is_taken_stops_a_server_with_one_line(place: Place) -> 
 def test_the_simulator_refuses_an_address_that_is_none(address: str) -> None:
     outcome = jobgateway("simulate", "--listen", address)
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
-    assert outcome.err.startswith(f"--listen {address} ")
+    assert outcome.err.startswith(f"--listen: {address} ")

@@ -9,38 +9,21 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.cli.app import app
-from tests.support.certificates import Authority, Certificate, Mounted, locked
+from tests.support.certificates import Authority, Certificate, MountedSecret, with_other_key, with_password
 from tests.support.gateways import TOKEN, running
-from tests.support.upstream import ScriptedUpstream, answer
+from tests.support.upstream import DONE, RUNNING, ScriptedUpstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 
-RUNNING = answer(200, {"uid": 42, "status": "running"})
-DONE = answer(200, {"uid": 42, "status": "success", "result": {}})
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority()
-
-
 @pytest.fixture
-def mounted(tmp_path: Path, authority: Authority) -> Mounted:
-    """The files of the gateway, with the authority that clients trust beside them."""
-    files = Mounted(tmp_path)
-    files.put(authority.server(), authority.pem)
-    return files
-
-
-@pytest.fixture
-def client(tmp_path: Path, authority: Authority) -> Mounted:
+def client(tmp_path: Path, authority: Authority) -> MountedSecret:
     """The files of a client."""
     folder = tmp_path / "client"
     folder.mkdir()
-    files = Mounted(folder)
+    files = MountedSecret(folder)
     files.put(authority.client("billing"))
     return files
 
@@ -53,7 +36,9 @@ async def invoke(*arguments: object, token: str | None = TOKEN) -> Result:
     return await asyncio.to_thread(run)
 
 
-async def test_the_next_command_names_the_trusted_authorities(upstream: ScriptedUpstream, mounted: Mounted) -> None:
+async def test_the_next_command_names_the_trusted_authorities(
+    upstream: ScriptedUpstream, mounted: MountedSecret
+) -> None:
     upstream.script.append(RUNNING)
     async with running(upstream.url, tls_cert_file=mounted.cert, tls_key_file=mounted.key) as gateway:
         result = await invoke("get", 42, "--target", gateway.address, "--ca-file", mounted.ca)
@@ -62,7 +47,7 @@ async def test_the_next_command_names_the_trusted_authorities(upstream: Scripted
 
 
 async def test_a_command_with_a_certificate_needs_no_token(
-    upstream: ScriptedUpstream, mounted: Mounted, client: Mounted, tmp_path: Path
+    upstream: ScriptedUpstream, mounted: MountedSecret, client: MountedSecret, tmp_path: Path
 ) -> None:
     upstream.script.append(DONE)
     own = tmp_path / "token"
@@ -81,7 +66,9 @@ async def test_a_command_with_a_certificate_needs_no_token(
 
 
 @pytest.mark.parametrize("options", [[], ["--tls"]])
-async def test_a_tls_mismatch_is_one_line(upstream: ScriptedUpstream, mounted: Mounted, options: list[str]) -> None:
+async def test_a_tls_mismatch_is_one_line(
+    upstream: ScriptedUpstream, mounted: MountedSecret, options: list[str]
+) -> None:
     async with running(upstream.url, tls_cert_file=mounted.cert, tls_key_file=mounted.key) as gateway:
         result = await invoke("get", 42, "--target", gateway.address, *options)
     assert result.exit_code == 3
@@ -92,13 +79,9 @@ async def test_a_tls_mismatch_is_one_line(upstream: ScriptedUpstream, mounted: M
         assert "CERTIFICATE_VERIFY_FAILED" in line
 
 
-def mismatched(certificate: Certificate) -> Certificate:
-    return Certificate(certificate.chain, Authority().client("other").key)
-
-
-@pytest.mark.parametrize("broken", [locked, mismatched, lambda _: Certificate(b"", b"")])
+@pytest.mark.parametrize("broken", [with_password, with_other_key, lambda _: Certificate(b"", b"")])
 async def test_a_certificate_that_is_no_use_is_a_usage_error(
-    client: Mounted, authority: Authority, broken: Callable[[Certificate], Certificate]
+    client: MountedSecret, authority: Authority, broken: Callable[[Certificate], Certificate]
 ) -> None:
     client.put(broken(authority.client("billing")))
     result = await invoke("get", 42, "--cert-file", client.cert, "--key-file", client.key)
@@ -110,7 +93,7 @@ async def test_a_certificate_that_is_no_use_is_a_usage_error(
 
 
 @pytest.mark.parametrize("option", ["--ca-file", "--cert-file", "--key-file"])
-async def test_a_file_that_is_not_there_is_a_usage_error(client: Mounted, tmp_path: Path, option: str) -> None:
+async def test_a_file_that_is_not_there_is_a_usage_error(client: MountedSecret, tmp_path: Path, option: str) -> None:
     options = {"--ca-file": client.cert, "--cert-file": client.cert, "--key-file": client.key}
     options[option] = tmp_path / "nowhere"
     result = await invoke("get", 42, *(word for pair in options.items() for word in pair))
@@ -118,14 +101,14 @@ async def test_a_file_that_is_not_there_is_a_usage_error(client: Mounted, tmp_pa
     assert result.stderr == f"{option} {tmp_path / 'nowhere'}: cannot be read: No such file or directory\n"
 
 
-async def test_an_authority_that_is_none_is_a_usage_error(client: Mounted) -> None:
+async def test_an_authority_that_is_none_is_a_usage_error(client: MountedSecret) -> None:
     result = await invoke("get", 42, "--ca-file", client.key)
     assert result.exit_code == 2
     assert result.stderr == f"--ca-file {client.key}: not a certificate in PEM; give one or more certificates\n"
 
 
 @pytest.mark.parametrize("option", ["--cert-file", "--key-file"])
-async def test_a_certificate_and_its_key_belong_together(client: Mounted, option: str) -> None:
+async def test_a_certificate_and_its_key_belong_together(client: MountedSecret, option: str) -> None:
     result = await invoke("get", 42, option, client.cert)
     assert result.exit_code == 2
     other = {"--cert-file": "--key-file", "--key-file": "--cert-file"}[option]

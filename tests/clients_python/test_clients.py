@@ -371,7 +371,7 @@ async def test_keepalive_ends_a_call_over_a_dead_connection(gateway: ScriptedGat
     ):
         call = rpc.JobServiceStub(channel).WatchJob(pb.WatchJobRequest(uid=7))
         await call.read()
-        proxy.swallow()
+        proxy.blackhole()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
     assert caught.value.code() is CODE.UNAVAILABLE

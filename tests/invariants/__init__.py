@@ -1,1 +1,1 @@
-"""The promises of a watch, stated over recorded histories, and runs that record them."""
+"""Checks of the promises of a watch on recorded histories, and runs that record histories."""

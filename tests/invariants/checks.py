@@ -1,4 +1,7 @@
-"""Each promise of a watch (the proto's words on WatchJob) as a function over a history: what breaks it, or nothing."""
+"""The promises of a watch, as the comments of `WatchJob` in the proto number them: one function per promise.
+
+Each function yields the violations in a history.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,24 @@ if TYPE_CHECKING:
 
     from tests.invariants.history import Event, History, Poll, Watch
 
-# Too early is too early on any machine: only what may be late has a history's tolerance.
+# The tolerance for events that are too early. Only late events have the tolerance of the history.
 EXACT = 0.001
 
 MANY_INTERVALS = 20
 
-# Refusals of a job that was sent here in the last `JUST_SENT` seconds are ridden out for `GRACE` seconds.
+# Refusals of a job that was sent in the last `JUST_SENT` seconds are transient for `GRACE` seconds.
 JUST_SENT, GRACE = 60.0, 15.0
-# Of the limit of an outage: the longest poll, and how long the last look may be put off by a 429 of other jobs.
+# Parts of the limit of an outage: the longest poll, and the latest end if other jobs get a 429.
 LONGEST_POLL, LONGEST_HOLD = 1 / 3, 2
 
 FAILED = frozenset({Kind.PASSING, Kind.REFUSED})
 
-# How a watch ends that no failure of the upstream ended.
+# The ends of watches without a failure of the upstream.
 OWN_ENDS = frozenset({"OK", "LEFT", "DRAINING", "KILLED"})
 
 
 class Polls:
-    """The polls of a history by credential, job and process, in the order of their ends."""
+    """The polls of a history by credential, job and process, ordered by their ends."""
 
     def __init__(self, history: History) -> None:
         self._by_key: dict[tuple[str, int, int], list[Poll]] = defaultdict(list)
@@ -45,18 +48,18 @@ class Polls:
         return iter(self._by_key.values())
 
     def loops_by_name(self) -> Iterator[list[Poll]]:
-        """The polls of each loop."""
+        """Yield the polls of each loop."""
         for polls in self:
             names = dict.fromkeys(poll.loop for poll in polls)
             for name in names:
                 yield [poll for poll in polls if poll.loop == name]
 
     def of(self, watch: Watch) -> list[Poll]:
-        """All polls under the watch's credential."""
+        """Return all polls of the watch's job under its credential."""
         return self._by_key[watch.credential, watch.uid, watch.process]
 
     def loops(self, watch: Watch) -> list[list[Poll]]:
-        """The polls of the loop that the watch was in; of each that it may have been in, where that is not recorded."""
+        """Return the polls of the watch's loop, or of each possible loop if that is not recorded."""
         by_loop: dict[str, list[Poll]] = defaultdict(list)
         for poll in self.of(watch):
             by_loop[poll.loop].append(poll)
@@ -68,14 +71,14 @@ class Polls:
 
 
 def in_its_loop(watch: Watch, polls: Polls, problem: Callable[[list[Poll]], str | None]) -> Iterator[str]:
-    """The problem of a watch, unless there is a loop that it may have been in and that explains what it got."""
+    """Yield the problem of a watch, unless one of its possible loops explains its events."""
     problems = [problem(loop) for loop in polls.loops(watch)]
     if problems and all(problems):
         yield f"{watch.name}: {problems[-1]}"
 
 
 def changes(polls: list[Poll]) -> list[Poll]:
-    """The polls that read a state which differs from the one before."""
+    """Return the polls that read a changed state."""
     found: list[Poll] = []
     for poll in polls:
         if poll.kind is Kind.STATE and (not found or (poll.state, poll.done) != (found[-1].state, found[-1].done)):
@@ -88,7 +91,7 @@ def states(watch: Watch) -> list[Event]:
 
 
 def state_at_once(history: History, polls: Polls) -> Iterator[str]:
-    """1. The first state is of the job as it is now, or with a token that fits, of the next change."""
+    """1. The first state is the current one, or the next change if the resume token has the current one."""
     for watch in history.watches:
         for event in states(watch)[:1]:
             yield from in_its_loop(watch, polls, partial(_wrong_first_state, watch, event, history))
@@ -119,7 +122,7 @@ def _matches(poll: Poll, event: Event) -> bool:
 
 
 def every_change_in_order(history: History, polls: Polls) -> Iterator[str]:
-    """2. Every change after the first state, in the order of the polls, none twice; what is missing is counted."""
+    """2. Every change after the first state is delivered once, in the order of the polls, or counted as skipped."""
     for watch in history.watches:
         if states(watch):
             yield from in_its_loop(watch, polls, partial(_wrong_order, states(watch)))
@@ -127,7 +130,7 @@ def every_change_in_order(history: History, polls: Polls) -> Iterator[str]:
 
 def _wrong_order(got: list[Event], loop: list[Poll]) -> str | None:
     read = changes(loop)
-    # Where the first state may stand; the counts of what was skipped lead from there.
+    # The first state may occur several times. The skipped counts lead from there.
     if any(_matches(poll, got[0]) and _follows(read, place, got) for place, poll in enumerate(read)):
         return None
     return f"{[(event.state, event.skipped) for event in got]} is not the order of the polls"
@@ -142,7 +145,7 @@ def _follows(read: list[Poll], place: int, got: list[Event]) -> bool:
 
 
 def one_end(history: History, polls: Polls) -> Iterator[str]:
-    """3. Exactly one event with done, the last one, with the full result; then OK, and never OK without it."""
+    """3. Exactly one event has `done`: the last one, with the full result. Then the status is OK, and only then."""
     del polls
     for watch in history.watches:
         ends = [number for number, event in enumerate(watch.events) if event.done]
@@ -157,7 +160,7 @@ def one_end(history: History, polls: Polls) -> Iterator[str]:
 
 
 def slow_watchers(history: History, polls: Polls) -> Iterator[str]:
-    """4. Who did not read gets the one event that was under way, and then the latest state."""
+    """4. A watcher that did not read gets the one event that was in flight, and then the latest state."""
     for watch in history.watches:
         for began, ended in watch.asleep:
             waiting = [event for event in watch.events if began < event.time < ended]
@@ -172,7 +175,7 @@ def _not_the_latest(event: Event, history: History, loop: list[Poll]) -> str | N
 
 
 def one_loop(history: History, polls: Polls) -> Iterator[str]:
-    """5. One loop per job and credential: its polls do not overlap, and keep the shortest interval."""
+    """5. There is one loop per job and credential. Its polls do not overlap, and keep the shortest interval."""
     for own in polls:
         ended: set[str] = set()
         for before, after in pairwise(sorted(own, key=lambda poll: poll.began)):
@@ -190,7 +193,7 @@ def one_loop(history: History, polls: Polls) -> Iterator[str]:
 
 
 def own_credential(history: History, polls: Polls) -> Iterator[str]:
-    """5. What one credential read is never shown to another."""
+    """5. A state that was read with one credential is never shown to another."""
     for watch in history.watches:
         mine = {poll.state for poll in polls.of(watch)}
         for event in states(watch):
@@ -199,7 +202,7 @@ def own_credential(history: History, polls: Polls) -> Iterator[str]:
 
 
 def polled_while_watched(history: History, polls: Polls) -> Iterator[str]:
-    """6. With the last watcher that leaves the polling stops."""
+    """6. The polling stops when the last watcher leaves."""
     for poll in history.polls:
         tolerance = history.tolerance
         watches = _watches_of(history, poll)
@@ -224,7 +227,7 @@ def reads_are_finished(history: History, polls: Polls) -> Iterator[str]:
 
 
 def failures_reach_all(history: History, polls: Polls) -> Iterator[str]:
-    """7. A loop that fails tells all its watchers, with its own status; a refusal that counts ends them at once (8)."""
+    """7. A loop that fails ends all its watchers with its status, and a refusal that counts ends them at once (8)."""
     for loop in polls.loops_by_name():
         for poll in refusals_that_count(loop, history, surely=True):
             for watch in _watches_of(history, poll):
@@ -238,9 +241,9 @@ def failures_reach_all(history: History, polls: Polls) -> Iterator[str]:
 
 
 def refusals_that_count(loop: list[Poll], history: History, *, surely: bool) -> Iterator[Poll]:
-    """The refusals that end a loop: all that may, or those that must.
+    """Yield the refusals that may end a loop, or only those that must (`surely`).
 
-    Over sockets nobody knows which watcher was in which loop, and so whether one knew that the job exists.
+    Over sockets, the loop of a watcher is not recorded, so it may be unclear whether the job was known to exist.
     """
     state_read, before, grace = False, "", None
     for poll in loop:
@@ -268,13 +271,13 @@ def refusals_that_count(loop: list[Poll], history: History, *, surely: bool) -> 
 
 
 def _joined(watch: Watch, history: History) -> float:
-    """Return when the watch had certainly joined its loop, in seconds of the history."""
+    """Return the time at which the watch had certainly joined its loop, in seconds of the history."""
     # Over sockets, a call may reach the gateway long after it was made.
     return watch.joined if history.stepped else min((event.time for event in watch.events), default=float("inf"))
 
 
 def outages_reach_all(history: History, polls: Polls) -> Iterator[str]:
-    """7. A loop that gives up tells all its watchers."""
+    """7. A loop that gives up ends all its watchers."""
     del polls
     for watch in history.watches:
         if watch.status != "UPSTREAM_OUTAGE" or not watch.loop:
@@ -287,7 +290,7 @@ def outages_reach_all(history: History, polls: Polls) -> Iterator[str]:
 
 
 def changes_at_once(history: History, polls: Polls) -> Iterator[str]:
-    """2. Who reads hears of a change when it was polled, and not at some later time."""
+    """2. A watcher that reads gets a change when it was polled, not later."""
     for watch in history.watches:
         if watch.loop and not watch.asleep:
             yield from in_its_loop(watch, polls, partial(_late_change, watch, history))
@@ -297,7 +300,7 @@ def _late_change(watch: Watch, history: History, loop: list[Poll]) -> str | None
     told = [event.time for event in states(watch)]
     for number, poll in enumerate(changes(loop)):
         inside = watch.joined < poll.ended < watch.ended - history.tolerance
-        # The state that a token has seen is not told again as the first one.
+        # The state of the resume token is not repeated as the first one.
         known = poll.state == watch.resumed_from and (not told or poll.ended < told[0] or number == 0)
         if inside and not known and not any(abs(time - poll.ended) <= history.tolerance for time in told):
             return f"it was not told of {poll.state!r} when that was read at {poll.ended:.3f}"
@@ -316,7 +319,7 @@ def backs_off(history: History, polls: Polls) -> Iterator[str]:
 
 
 def errors_are_true(history: History, polls: Polls) -> Iterator[str]:
-    """8. An error is that of a refusal that counts; a transient failure ends nothing until it lasted for the limit."""
+    """8. An error belongs to a refusal that counts. Transient failures end no watch before the limit."""
     for watch in history.watches:
         if watch.status == "UPSTREAM_OUTAGE":
             yield from in_its_loop(watch, polls, partial(_wrong_outage, watch, history))
@@ -332,7 +335,7 @@ def _wrong_error(watch: Watch, history: History, loop: list[Poll]) -> str | None
 
 def _wrong_outage(watch: Watch, history: History, loop: list[Poll]) -> str | None:
     if any(began <= watch.ended <= ended + history.tolerance for began, ended in watch.asleep):
-        # It heard late of what ended its loop earlier; the watchers that were awake tell when.
+        # Its loop ended earlier than the watch. The watchers that were awake are checked instead.
         return None
     before = [poll for poll in loop if poll.began <= watch.ended]
     run = _failing_run(before)
@@ -369,7 +372,7 @@ def _failing_run(polls: list[Poll]) -> list[Poll]:
 
 
 def outages_end(history: History, polls: Polls) -> Iterator[str]:
-    """8. Riding out is bounded by time, with one more look if the upstream asked to wait for longer."""
+    """8. An outage ends at its limit, or after one more poll if the upstream asked for a longer wait."""
     for loop in polls.loops_by_name():
         for run in _failing_runs(loop, history):
             limit = run[0].began + history.outage
@@ -385,7 +388,7 @@ def _failing_runs(loop: list[Poll], history: History) -> Iterator[list[Poll]]:
     run: list[Poll] = []
     for poll in loop:
         if run and _unwatched(run[-1].ended, poll.began, poll, history):
-            # An outage that nobody watched does not count for those that come later.
+            # An unwatched outage does not count for later watchers.
             yield run
             run = []
         if poll.kind in FAILED:
@@ -404,8 +407,8 @@ def _unwatched(began: float, ended: float, poll: Poll, history: History) -> bool
 
 
 def retry_after(history: History, polls: Polls) -> Iterator[str]:
-    """8. Retry-After is honoured up to the limit of an outage, and one 429 holds back all loops of its credential."""
-    # Since when the failures last that a poll is one of, or follows.
+    """8. Retry-After is followed up to the limit of an outage, and a 429 delays all loops of its credential."""
+    # The start of the failures that a poll belongs to or follows.
     since: dict[Poll, float] = {}
     for loop in polls.loops_by_name():
         run: list[Poll] = []
@@ -420,7 +423,7 @@ def retry_after(history: History, polls: Polls) -> Iterator[str]:
                 yield f"{after.credential}/{after.uid}: polled at {after.began:.3f}, before Retry-After was over"
     for throttled in [poll for poll in history.polls if poll.throttled]:
         if throttled.ended >= since[throttled] + history.outage - _inexact(history):
-            # The last look of a loop holds back no other.
+            # The one more poll of a loop delays no other loop.
             continue
         until = throttled.ended + min(throttled.retry_after, history.outage) - EXACT
         for own in polls:
@@ -443,7 +446,7 @@ def _same_job(polls: list[Poll], throttled: Poll) -> bool:
 
 
 def never_silent(history: History, polls: Polls) -> Iterator[str]:
-    """9. Some event at least once per heartbeat interval, from the call to the end."""
+    """9. There is an event in each heartbeat interval, from the call to the end."""
     del polls
     for watch in history.watches:
         end = [] if watch.status in ("KILLED", "") else [watch.ended]
@@ -455,7 +458,7 @@ def never_silent(history: History, polls: Polls) -> Iterator[str]:
 
 
 def heartbeats_are_true(history: History, polls: Polls) -> Iterator[str]:
-    """9. A heartbeat tells how many polls in a row have failed, and the reason of the last one."""
+    """9. A heartbeat has the number of failed polls in a row, and the reason of the last one."""
     for watch in history.watches:
         for event in watch.events:
             if event.heartbeat:
@@ -479,20 +482,20 @@ def _ends_near(polls: list[Poll], moment: float, history: History) -> list[float
 
 
 def tokens_from_the_first_state_on(history: History, polls: Polls) -> Iterator[str]:
-    """11. Every event from the first state on bears a short token."""
+    """11. Every event from the first state on has a short resume token."""
     del polls
     for watch in history.watches:
         begun = False
         for event in watch.events:
             begun = begun or not event.heartbeat
             if begun and not event.token:
-                yield f"{watch.name}: an event at {event.time:.3f} bears no token"
+                yield f"{watch.name}: an event at {event.time:.3f} has no token"
             if len(event.token) > 512:
                 yield f"{watch.name}: a token has {len(event.token)} characters"
 
 
 def the_end_again(history: History, polls: Polls) -> Iterator[str]:
-    """11. The token of the end gives the end again."""
+    """11. A watch that resumes after the last state gets it again."""
     del polls
     for watch in history.watches:
         if watch.resumed_done and watch.status == "OK" and not watch.events[-1].done:
@@ -528,7 +531,7 @@ PROMISES: tuple[Callable[[History, Polls], Iterator[str]], ...] = (
 
 
 def violations(history: History) -> dict[str, str]:
-    """By promise, the first thing that breaks it."""
+    """Return the first violation of each broken promise."""
     polls = Polls(history)
     found: dict[str, str] = {}
     for promise in PROMISES:

@@ -1,4 +1,4 @@
-"""Made-up jobs and upstream troubles, drawn from a seed: what both kinds of run share."""
+"""Random jobs and upstream failures, drawn from a seed. Both kinds of run use them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Course:
-    """The course of a job: when (seconds after its start) it takes which progress, and when it ends."""
+    """The course of a job: the times of its progress and of its end, in seconds after its start."""
 
     uid: int
     steps: tuple[tuple[float, int], ...]
@@ -16,7 +16,7 @@ class Course:
     result: bytes
 
     def at(self, elapsed: float) -> tuple[str, bool]:
-        """The state's word and progress as one text, and whether it is the end."""
+        """Return the state after `elapsed` seconds as a text, and whether the job has ended."""
         if elapsed >= self.end:
             return "success", True
         value = 0
@@ -27,7 +27,7 @@ class Course:
 
 
 def draw_course(dice: random.Random, uid: int, longest: float) -> Course:
-    """A course of up to `longest` seconds; its progress goes back and repeats now and then."""
+    """Draw a course of up to `longest` seconds. Its progress sometimes decreases or repeats."""
     end = dice.uniform(0, longest)
     count = dice.randrange(0, 12)
     moments = sorted(dice.uniform(0, end) for _ in range(count))
@@ -38,9 +38,9 @@ def draw_course(dice: random.Random, uid: int, longest: float) -> Course:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What the upstream does for some seconds to the requests of some credentials and jobs.
+    """A failure of the upstream, for requests of some credentials and jobs during some seconds.
 
-    `name` says what; `retry_after` goes with a 429 or 503.
+    `credential` and `uid` are None if all are affected. `retry_after` belongs to a 429 or 503.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Trouble:
     retry_after: float = 0.0
 
     def meets(self, now: float, credential: str, uid: int) -> bool:
-        """Whether a request of now meets it."""
+        """Return whether a request at the time `now` fails."""
         mine = self.credential in (None, credential) and self.uid in (None, uid)
         return mine and self.began <= now < self.ended
 
@@ -59,19 +59,19 @@ class Trouble:
 PAGES = ("403 page", "404 page")
 PASSING = ("429", "503", "502", "504", "500", "408", "499", "460", "lost", "timed out", "malformed", "hang", *PAGES)
 REFUSALS = ("401", "403", "404", "410")
-# So short that one read meets it, and the next does not.
+# So short that it affects only one read.
 BLIP_SECONDS = 0.6
 
 
 @dataclass
 class Troubles:
-    """The troubles of a run, of the kinds `transient` and `REFUSALS`; the last that a request meets is its."""
+    """The failures of a run, of the kinds `transient` and `REFUSALS`. If several apply, the last one counts."""
 
     transient: tuple[str, ...] = PASSING
     plan: list[Trouble] = field(default_factory=list)
 
     def draw(self, dice: random.Random, now: float, longest: float, credentials: list[str], uids: list[int]) -> None:
-        """Adds one that begins now and lasts up to `longest` seconds."""
+        """Add a failure that starts now and lasts up to `longest` seconds."""
         refused = dice.random() < 0.25
         name = dice.choice(REFUSALS if refused else self.transient)
         if refused and dice.random() < 0.6:
@@ -90,7 +90,7 @@ class Troubles:
         )
 
     def _draw_blips(self, dice: random.Random, now: float, name: str, lasts: float, uid: int) -> None:
-        """Add refusals that end no watch: one alone, two that differ, or the same one again after good reads."""
+        """Add refusals that end no watch: one alone, two that differ, or the same one again after successes."""
         self.plan.append(Trouble(name, now, now + lasts, None, uid))
         match dice.randrange(3):
             case 1:
@@ -106,5 +106,5 @@ class Troubles:
         self.plan.append(Trouble(name, now, now + dice.uniform(0, 20.0), credential, uid))
 
     def of(self, now: float, credential: str, uid: int) -> Trouble | None:
-        """What a request of now meets."""
+        """Return the failure of a request at the time `now`, or None."""
         return next((each for each in reversed(self.plan) if each.meets(now, credential, uid)), None)

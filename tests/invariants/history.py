@@ -1,4 +1,4 @@
-"""What watchers and the upstream record. Times are seconds of one clock."""
+"""The records of watchers and of the upstream. All times are in seconds of one clock."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 
 
 class Kind(enum.Enum):
-    """What an upstream request came to."""
+    """The outcome of an upstream request."""
 
     STATE = enum.auto()
     PASSING = enum.auto()
-    # It was refused by the API; whether that counts depends on the requests before it.
+    # Rejected by the API. The requests before it decide whether this counts.
     REFUSED = enum.auto()
-    # The gateway gave it up: it was stopped, or a limit cut it off.
+    # Cancelled by the gateway: the loop stopped, or a timeout expired.
     CUT = enum.auto()
 
 
 @dataclass(frozen=True)
 class Poll:
-    """One upstream request for a job. `state` is what equality covers of the answer, `failure` the reason.
+    """One upstream request for a job. `failure` is the reason of an error.
 
-    `loop` is whose watch began the loop that made it.
+    `state` is the part of the response that counts for equality. `loop` is the name of the watch that started the loop.
     """
 
     credential: str
@@ -40,9 +40,9 @@ class Poll:
 
 @dataclass(frozen=True)
 class Event:
-    """What a watcher got: a state, a chunk of the result, or a heartbeat (neither).
+    """An event that a watcher received: a state, a heartbeat, or a chunk of the result (neither).
 
-    `time` is when the gateway gave it out. `held` is what the client holds of the result after it.
+    `time` is the time at which the gateway wrote it. `held` is the part of the result that the client then has.
     """
 
     time: float
@@ -60,8 +60,8 @@ class Event:
 class Watch:
     """One watch from its call to its end, in one `loop` of the hub.
 
-    `status` is OK, LEFT (the watcher left), DRAINING, KILLED (its process was), or the reason of an error.
-    `resumed_from` is the state whose token it was given. `asleep` are the spans in which it did not read.
+    `status` is OK, LEFT (the watcher left), DRAINING, KILLED (its process was killed), or the reason of an error.
+    `resumed_from` is the state of its resume token. `asleep` has the spans of time in which it did not read.
     """
 
     name: str
@@ -82,10 +82,10 @@ class Watch:
 
 @dataclass
 class History:
-    """All that a run recorded, and the rules that it ran under (seconds).
+    """The records of a run, and its settings in seconds.
 
-    `tolerance` is how late something may be seen: next to nothing on a stepped clock, some scheduling on sockets.
-    `stepped`: the gateway knows of a response at the moment that is recorded. Over sockets it learns of it later.
+    Something may be seen late by `tolerance`: almost nothing on a stepped clock, and scheduling delays over sockets.
+    `stepped` means that the gateway learns of a response at the recorded time; over sockets, it learns of it later.
     """
 
     polls: list[Poll]
@@ -96,6 +96,6 @@ class History:
     outage: float
     tolerance: float
     stepped: bool = True
-    # When each process was closed, and when a job was sent here.
+    # The times at which each process was closed, and each job was sent.
     closed: dict[int, float] = field(default_factory=dict)
     sent: dict[int, float] = field(default_factory=dict)

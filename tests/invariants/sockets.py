@@ -1,4 +1,4 @@
-"""A run over real sockets: a gateway, an upstream with troubles, and watchers, with intervals scaled down."""
+"""A run over real sockets: a gateway, an upstream that fails, and watchers, with short intervals."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from gateway.server.gateway import Gateway
 from tests.invariants.courses import REFUSALS, Course, Troubles, draw_course
 from tests.invariants.history import Event, History, Kind, Poll, Watch
 from tests.support.gateways import Failure
-from tests.support.upstream import Connection, ScriptedUpstream, Seen, answer
+from tests.support.upstream import Connection, ReceivedRequest, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
     from tests.invariants.courses import Trouble
 
 CREDENTIALS = ["credential-of-ann", "credential-of-bob"]
 SHORTEST, LONGEST, OUTAGE, SILENCE = 0.05, 0.3, 3.0, 0.5
-# How late a machine may be that runs without stalls. What depends on order alone is exact all the same.
+# The delays of a machine without stalls. Checks of the order alone are exact nevertheless.
 TOLERANCE = 2.0
-# Between two looks at how late the machine is, in seconds.
+# The time between two measurements of the delay of the machine, in seconds.
 LOOK_SECONDS = 0.02
 
-# What a trouble is to a client of HTTP, and the reason that the gateway has for it.
+# The reason that the gateway reports for each failure.
 REASONS = {
     "429": "UPSTREAM_RATE_LIMITED",
     "503": "UPSTREAM_UNAVAILABLE",
@@ -60,7 +60,7 @@ PASSING = tuple(name for name in REASONS if name not in REFUSALS)
 
 
 class TroubledUpstream(ScriptedUpstream):
-    """Serves the courses of jobs, meets requests with the troubles of the run, and records each poll."""
+    """Serves jobs with the failures of the run, and records each poll."""
 
     def __init__(self, dice: random.Random) -> None:
         super().__init__()
@@ -71,8 +71,8 @@ class TroubledUpstream(ScriptedUpstream):
         self.polls: list[Poll] = []
         self.faults: Counter[str] = Counter()
 
-    async def respond(self, seen: Seen, connection: Connection) -> bool:
-        """Answers a GET; says whether the connection may go on."""
+    async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
+        """Answer a GET; return whether the connection stays open."""
         began, process = time.monotonic(), self.process
         credential = seen.headers["authorization"].removeprefix("Bearer ")
         uid = int(seen.path.rstrip("/").rpartition("/")[2])
@@ -143,7 +143,7 @@ class TroubledUpstream(ScriptedUpstream):
         if self.dice.random() < 0.5:
             # Not rounded down: the history holds the same number.
             return {"Retry-After": f"{seconds:.6f}"}
-        # A date has whole seconds, so it is given one more: that it comes late keeps the promise.
+        # A date has whole seconds. One more second keeps the promise, because a later poll is allowed.
         return {"Retry-After": email.utils.formatdate(time.time() + seconds + 1, usegmt=True)}
 
 
@@ -154,7 +154,7 @@ def job_answer(uid: int, state: str, result: bytes | None) -> bytes:
 
 
 class Stalls:
-    """Measures how long the machine let the event loop wait; `longest` is in seconds."""
+    """Measures delays of the event loop by the machine. `longest` is in seconds."""
 
     def __init__(self) -> None:
         self.longest = 0.0
@@ -173,7 +173,7 @@ class Stalls:
 
 
 class SocketRun:
-    """One run from a seed; `history` is what it recorded."""
+    """One run from a seed. `history` has its records."""
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
@@ -276,7 +276,7 @@ class SocketRun:
             watch.ended = time.monotonic()
 
     async def step(self) -> None:
-        """One thing happens, then a moment passes: the run is to take time, not to wait for something."""
+        """Let one thing happen, then a random time pass. The run does not wait for an effect."""
         dice = self.dice
         self.steps += 1
         self._active = {number: entry for number, entry in self._active.items() if not entry[1].done()}
@@ -303,7 +303,7 @@ class SocketRun:
         await asyncio.sleep(dice.choice([0.0, 0.01, 0.05, 0.2]))
 
     async def finish(self) -> None:
-        """Lets everything come to its end."""
+        """Let everything end."""
         self.upstream.troubles.plan.clear()
         await asyncio.wait_for(asyncio.gather(*(task for _, task in self._active.values())), 60)
         await self._stop_gateway(0.0)
@@ -312,7 +312,7 @@ class SocketRun:
 
 
 def read_event(event: pb.JobEvent, content: bytearray) -> Event:
-    """What a client makes of an event; `content` is what it holds of the result."""
+    """Convert an event. `content` is the part of the result that the client has."""
     now = time.monotonic()
     match event.WhichOneof("payload"):
         case "heartbeat":
@@ -331,7 +331,7 @@ def read_event(event: pb.JobEvent, content: bytearray) -> Event:
             return Event(now, token=event.resume_token, held=bytes(content))
         case _:
             job = event.job
-            if not job.content_omitted:
+            if job.done and not job.content_omitted:
                 content[:] = job.content_json
             text = job.status_text if job.done else job.progress.message
             return Event(now, text, job.done, event.skipped, event.resume_token, held=bytes(content))

@@ -1,4 +1,4 @@
-"""A run of hub and streams over a scripted fetch and a stepped clock: hours pass in seconds, without sockets."""
+"""A run of the hub and streams on a stepped clock, without sockets: hours pass in seconds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway.auth.credential import Credential
 from gateway.clock import sleep_until
 from gateway.errors import (
     GatewayError,
@@ -27,10 +28,11 @@ from gateway.limits.fair_budget import FairBudget
 from gateway.limits.rate_limiter import RateLimiter
 from gateway.limits.response_memory import ResponseMemory
 from gateway.models import Job, JobStatus, Progress, Result
-from gateway.rpc.codec.events import JobState, same_state
+from gateway.rpc.codec.events import JobState
 from gateway.rpc.status import mapping_for
-from gateway.rpc.stream import EventStream, read_resume_point
+from gateway.rpc.stream import EventStream, StreamResources, read_resume_point
 from gateway.telemetry.metrics import Metrics
+from gateway.threads import WorkerPool
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule, WatchKey
 from tests.invariants.courses import REFUSALS, Course, Troubles, draw_course
 from tests.invariants.history import Event, History, Kind, Poll, Watch
@@ -42,13 +44,16 @@ if TYPE_CHECKING:
 
 CREDENTIALS = ["ann", "bob", "eve"]
 OUTGOING = ResponseMemory(FairBudget(1 << 30), 1 << 30)
+WORKERS = WorkerPool("responses", 1)
 SHORTEST, LONGEST, OUTAGE = 0.5, 5.0, 60.0
 
 
 class Pipe:
-    """A client's end of a stream: holds one event that is not read, as flow control does, and no more."""
+    """The client side of a stream. Like flow control, it holds at most one event that is not read."""
 
     def __init__(self, clock: SteppedClock, watch: Watch, content: bytes) -> None:
+        self.credential = Credential(watch.credential)
+        self.uid = watch.uid
         self._clock = clock
         self._watch = watch
         self._content = bytearray(content)
@@ -79,7 +84,7 @@ class Pipe:
             case _:
                 job = event.job
                 text = job.progress.message if not job.done else job.status_text
-                if not job.content_omitted:
+                if job.done and not job.content_omitted:
                     self._content = bytearray(job.content_json)
                 return Event(now, text, job.done, event.skipped, event.resume_token, held=bytes(self._content))
 
@@ -96,7 +101,7 @@ class Pipe:
 
 
 class SteppedRun:
-    """One run from a seed; `history` is what it recorded, `faults` how many of which kind it met."""
+    """One run from a seed. `history` has its records, and `faults` the number of failures of each kind."""
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
@@ -119,10 +124,7 @@ class SteppedRun:
 
     def _start_process(self) -> None:
         self._process += 1
-        policy: PollPolicy[JobState] = PollPolicy(
-            same=same_state,
-            is_last=lambda state: state.job.done,
-            size=lambda state: state.size,
+        policy = PollPolicy(
             schedule=PollSchedule(SHORTEST, LONGEST, random.Random(self.dice.random())),
             outage_seconds=OUTAGE,
             rate_limiter=RateLimiter(self.clock, 100.0),
@@ -130,7 +132,7 @@ class SteppedRun:
             sent_jobs=self.sent_jobs,
             observer=self.metrics,
         )
-        self._hub = Hub(self.clock, policy)
+        self._hub: Hub[JobState] = Hub(self.clock, policy)
 
     @property
     def history(self) -> History:
@@ -190,17 +192,18 @@ class SteppedRun:
 
     async def _watch(self, watch: Watch, pipe: Pipe, token: str) -> None:
         uid = watch.uid
-        call: Call = pipe  # type: ignore[assignment] # what a stream needs of a call is to be written to
+        call: Call = pipe  # type: ignore[assignment] # a stream only writes to it
         content_format = self.dice.choice([pb.CONTENT_FORMAT_JSON, pb.CONTENT_FORMAT_JSON_CHUNKS])
-        stream = EventStream(call, uid, content_format, watch.heartbeat, self.clock, OUTGOING, b"", self.metrics)
+        resources = StreamResources(self.clock, OUTGOING, WORKERS, self.metrics)
+        stream = EventStream(call, content_format, watch.heartbeat, resources)
         stream.resume(read_resume_point(token, uid), token)
         watch.joined = self.clock.stamp()
         try:
             key = WatchKey(watch.credential.encode(), uid)
             fetch = partial(self._fetch, watch)
             with self._hub.watch(key, fetch, stream.has_seen, exists=stream.has_begun) as watcher:
-                # The first watcher of a loop gives it its name, as its fetch does to its polls.
-                watch.loop = self._loops.setdefault(watcher.loop, watch.name)
+                # A loop and its polls have the name of its first watch.
+                watch.loop = self._loops.setdefault(watcher._loop, watch.name)  # noqa: SLF001
                 await stream.follow(watcher)
             watch.status = "OK"
         except GatewayError as error:
@@ -255,20 +258,20 @@ class SteppedRun:
         self._troubles.lag(self.dice, self.clock.now, credential, uid)
 
     async def step(self) -> None:
-        """One thing happens, then some time passes."""
+        """Let one thing happen, then some time pass."""
         dice = self.dice
         self.steps += 1
         self._active = {number: entry for number, entry in self._active.items() if not entry[2].done()}
         resumable = [
             watch for watch in self.watches[-40:] if watch.status and any(event.token for event in watch.events)
         ]
-        what = dice.choices(
+        action = dice.choices(
             ["join", "resume", "leave", "sleep", "wake", "trouble", "calm", "restart", "nothing"],
             [6, 4, 3, 2, 3, 5, 1, 0.15, 4],
         )[0]
         entries = list(self._active.values())
         uids = sorted(self._courses)[-6:]
-        match what:
+        match action:
             case "join":
                 for _ in range(dice.choice([1, 1, 1, 5])):
                     self._join()
@@ -305,14 +308,14 @@ class SteppedRun:
         self._start_process()
 
     async def finish(self) -> None:
-        """Lets everybody read, and everything end."""
+        """Let all clients read, and everything end."""
         self._troubles.plan.clear()
         for _, pipe, _ in self._active.values():
             pipe.wake()
         await self.clock.advance(2 * 3_600)
         for watch, _, task in self._active.values():
             assert task.done(), f"{watch.name} never ended"
-        assert len(self._hub) == 0
+        assert self._hub.loop_count == 0
         await self._hub.aclose()
 
 
@@ -340,4 +343,4 @@ def error_of(name: str, retry_after: float) -> UpstreamError:
         case "403 page" | "404 page":
             return UpstreamStatusError(int(name[:3]), "a page", from_api=False)
         case _:
-            return UpstreamStatusError(int(name), "so it is", retry_after=retry_after or None)
+            return UpstreamStatusError(int(name), "rejected", retry_after=retry_after or None)

@@ -1,4 +1,4 @@
-"""The checker itself: a history that keeps every promise, and for each promise ones that break it."""
+"""Tests of the checks: a history that keeps every promise, and histories that break each promise."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def beat(time: float, failures: int = 0, last_failure: str = "", token: str = "t
 
 
 def good() -> History:
-    """A job that goes from a to b and to its end, an outage in between, two watchers, one of them slow."""
+    """Return a history of one job with an outage and two watchers, one of them slow."""
     polls = [
         poll(1.0, "a"),
         poll(3.0, "a"),
@@ -61,7 +61,7 @@ def good() -> History:
 
 
 def outage(lasts: float) -> History:
-    """A watch that gives up after failures that lasted for some seconds."""
+    """Return a watch that gives up after some seconds of failures."""
     polls = [
         poll(1.0, "a"),
         *(poll(3.0 + n, kind=Kind.PASSING, failure="UPSTREAM_TIMEOUT") for n in range(0, int(lasts), 2)),
@@ -72,7 +72,7 @@ def outage(lasts: float) -> History:
     return History(polls, [watch], {1: RESULT}, shortest=1.0, longest=5.0, outage=60.0, tolerance=0.01)
 
 
-def test_a_good_history_breaks_nothing() -> None:
+def test_a_correct_history_breaks_no_promise() -> None:
     assert violations(good()) == {}
     assert violations(outage(60)) == {}
 
@@ -308,7 +308,7 @@ def test_a_broken_limit_is_found(history: History, promise: str) -> None:
 
 
 def throttled(polls_during: int) -> History:
-    """A history over sockets in which another job was polled some times during a 429."""
+    """Return a history over sockets, with polls of another job during a 429."""
     history = good()
     history.stepped = False
     history.polls[3] = replace(history.polls[3], throttled=True)

@@ -3,9 +3,10 @@ from __future__ import annotations
 import os
 
 import pytest
+from jobgateway.v1 import job_service_pb2 as pb
 
 from tests.invariants.checks import violations
-from tests.invariants.sockets import SocketRun
+from tests.invariants.sockets import SocketRun, read_event
 from tests.invariants.test_stepped import parse
 
 pytestmark = pytest.mark.slow
@@ -22,4 +23,15 @@ async def test_every_promise_holds_over_real_sockets(seed: int) -> None:
         await run.step()
     await run.finish()
     assert violations(run.history) == {}
-    assert len(run.faults) >= 3, "the run met troubles of several kinds"
+    assert len(run.faults) >= 3, "the run had failures of several kinds"
+
+
+def test_a_client_keeps_its_chunks_while_the_job_still_runs() -> None:
+    """A watch that resumes with another credential after the chunks may get a running state before the end."""
+    content = bytearray()
+    events = [
+        pb.JobEvent(content_chunk=pb.ContentChunk(offset=0, data=b"{}")),
+        pb.JobEvent(job=pb.Job(uid=42)),
+        pb.JobEvent(job=pb.Job(uid=42, done=True, content_omitted=True)),
+    ]
+    assert [read_event(event, content).held for event in events] == [b"{}"] * 3

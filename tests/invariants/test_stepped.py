@@ -9,13 +9,13 @@ from gateway.rpc.codec import events
 from tests.invariants.checks import violations
 from tests.invariants.stepped import SteppedRun
 
-# More seeds, or one to replay: PROMISES_SEEDS=7, PROMISES_SEEDS=0-999
+# For more seeds, or to replay one: PROMISES_SEEDS=0-999, PROMISES_SEEDS=7
 SEEDS = os.environ.get("PROMISES_SEEDS", "0-11")
 STEPS = 400
 
 
 def parse(seeds: str) -> range:
-    """Seeds as 7 or 0-99."""
+    """Read seeds such as 7 or 0-99."""
     first, _, last = seeds.partition("-")
     return range(int(first), int(last or first) + 1)
 
@@ -27,11 +27,11 @@ def by_tier(seeds: range) -> list[Any]:
 
 @pytest.mark.parametrize("seed", by_tier(parse(SEEDS)))
 async def test_every_promise_holds_over_simulated_hours(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Small results in several chunks: a large one would be encoded in a thread, whose time nobody steps.
+    # Small results in several chunks, because large ones are encoded in a thread, outside of the stepped clock.
     monkeypatch.setattr(events, "CHUNK_BYTES", 40)
     run = SteppedRun(seed)
     for _ in range(STEPS):
         await run.step()
     await run.finish()
     assert violations(run.history) == {}
-    assert len(run.faults) >= 3, "the run met troubles of several kinds"
+    assert len(run.faults) >= 3, "the run had failures of several kinds"

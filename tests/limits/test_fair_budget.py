@@ -13,7 +13,7 @@ ANN, BOB, EVE = b"ann", b"bob", b"eve"
 
 
 class Queue:
-    """Requests that wait, and in which order their turns came."""
+    """Waiting requests, and the order in which they were granted."""
 
     def __init__(self, budget: FairBudget) -> None:
         self.budget = budget
@@ -34,7 +34,7 @@ class Queue:
         await settle()
 
 
-def test_one_alone_may_take_three_quarters_and_who_comes_next_finds_room() -> None:
+def test_one_owner_gets_three_quarters_and_leaves_a_quarter() -> None:
     budget = FairBudget(256)
     taken = Counter[bytes]()
     for owner in (ANN, BOB, EVE):
@@ -44,7 +44,7 @@ def test_one_alone_may_take_three_quarters_and_who_comes_next_finds_room() -> No
     assert budget.free == 4
 
 
-async def test_two_who_always_want_more_come_to_the_same_share_and_leave_a_seventh() -> None:
+async def test_two_greedy_owners_get_equal_shares() -> None:
     budget = FairBudget(256)
     queue = Queue(budget)
     for owner in (ANN, BOB):
@@ -59,12 +59,12 @@ async def test_two_who_always_want_more_come_to_the_same_share_and_leave_a_seven
     assert budget.held(BOB) == pytest.approx(110, abs=3)
     assert budget.try_acquire(EVE) is None, "others wait"
     await queue.ask("eve", EVE)
-    assert queue.order[-1] == "eve", "and still there is room for one who holds nothing, at once"
+    assert queue.order[-1] == "eve", "there is room for an owner that holds nothing"
     for task in queue.tasks.values():
         task.cancel()
 
 
-async def test_places_go_to_who_holds_least_and_among_equals_by_turns() -> None:
+async def test_the_owner_that_holds_least_comes_first() -> None:
     budget = FairBudget(4)
     queue = Queue(budget)
     for number in range(6):
@@ -82,7 +82,7 @@ async def test_places_go_to_who_holds_least_and_among_equals_by_turns() -> None:
         task.cancel()
 
 
-async def test_a_large_request_is_overtaken_by_its_own_size_and_no_more() -> None:
+async def test_a_request_is_overtaken_by_at_most_its_own_size() -> None:
     budget = FairBudget(100)
     held = await budget.acquire(ANN, 60)
     queue = Queue(budget)
@@ -98,7 +98,7 @@ async def test_a_large_request_is_overtaken_by_its_own_size_and_no_more() -> Non
     assert queue.order[-2:] == ["large", "small10"]
 
 
-async def test_one_that_waits_for_its_own_share_holds_up_nobody() -> None:
+async def test_an_owner_over_its_share_delays_no_other() -> None:
     budget = FairBudget(100)
     queue = Queue(budget)
     await queue.ask("first", ANN, 60)
@@ -112,7 +112,7 @@ async def test_one_that_waits_for_its_own_share_holds_up_nobody() -> None:
     assert queue.tasks["second"].done()
 
 
-async def test_each_owner_has_its_own_requests_in_their_order() -> None:
+async def test_requests_of_one_owner_keep_their_order() -> None:
     budget = FairBudget(100)
     held = await budget.acquire(BOB, 80)
     queue = Queue(budget)
@@ -125,7 +125,7 @@ async def test_each_owner_has_its_own_requests_in_their_order() -> None:
     assert queue.order == ["large", "small"]
 
 
-async def test_who_waits_with_less_has_a_better_right() -> None:
+async def test_a_waiting_owner_with_less_makes_units_contended() -> None:
     budget = FairBudget(100)
     anns = await budget.acquire(ANN, 70)
     bobs = await budget.acquire(BOB, 20)
@@ -142,7 +142,7 @@ async def test_who_waits_with_less_has_a_better_right() -> None:
     assert not budget.contended(EVE)
 
 
-async def test_more_than_the_total_is_the_total() -> None:
+async def test_a_request_over_the_total_gets_the_total() -> None:
     budget = FairBudget(100)
     held = await budget.acquire(ANN, 1_000)
     assert budget.free == 0
@@ -164,7 +164,7 @@ async def test_a_reservation_ends_with_its_context() -> None:
     assert budget.free == 2
 
 
-async def test_who_leaves_while_waiting_lets_the_next_in() -> None:
+async def test_a_cancelled_request_lets_the_next_in() -> None:
     budget = FairBudget(100)
     held = await budget.acquire(ANN, 50)
     queue = Queue(budget)
@@ -180,7 +180,7 @@ async def test_who_leaves_while_waiting_lets_the_next_in() -> None:
     held.release()
 
 
-async def test_who_leaves_in_the_moment_of_its_turn_passes_it_on() -> None:
+async def test_a_request_cancelled_at_its_turn_passes_it_on() -> None:
     budget = FairBudget(100)
     held = await budget.acquire(ANN, 100)
     first, second = (asyncio.create_task(budget.acquire(owner, 100)) for owner in (BOB, EVE))
@@ -193,7 +193,7 @@ async def test_who_leaves_in_the_moment_of_its_turn_passes_it_on() -> None:
     assert budget.free == 100
 
 
-async def test_who_is_leaving_already_gets_no_turn() -> None:
+async def test_a_cancelled_task_gets_no_turn() -> None:
     budget = FairBudget(100)
     held = await budget.acquire(ANN, 100)
     first, second = (asyncio.create_task(budget.acquire(owner, 100)) for owner in (BOB, EVE))
@@ -207,7 +207,7 @@ async def test_who_is_leaving_already_gets_no_turn() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_whatever_happens_everybody_gets_a_turn_and_nothing_is_left(seed: int) -> None:
+async def test_any_history_serves_all_and_leaves_nothing(seed: int) -> None:
     dice = random.Random(seed)
     total = dice.choice([1, 4, 100])
     budget = FairBudget(total)
@@ -229,7 +229,7 @@ async def test_whatever_happens_everybody_gets_a_turn_and_nothing_is_left(seed: 
         if dice.random() < 0.7:
             await settle()
         assert 0 <= budget.free <= total
-    # Turn by turn, all of them come in: nothing is held up for ever.
+    # Everything is granted in turn, and no request waits for ever.
     while waiting:
         await settle()
         done = [task for task in waiting if task.done()]

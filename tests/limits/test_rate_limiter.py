@@ -18,7 +18,7 @@ def clock() -> SteppedClock:
 async def use(
     clock: SteppedClock, rate_limiter: RateLimiter, per_second: float, seconds: float, owner: bytes = ANN
 ) -> int:
-    """Asks as often as said, and returns how many it got."""
+    """Ask for tokens at a rate, and return how many there were."""
     got = 0
     for _ in range(round(per_second * seconds)):
         got += not rate_limiter.try_acquire(owner)
@@ -26,7 +26,7 @@ async def use(
     return got
 
 
-async def test_after_a_rest_there_are_as_many_at_once_as_come_in_a_second(clock: SteppedClock) -> None:
+async def test_a_burst_has_the_tokens_of_one_second(clock: SteppedClock) -> None:
     rate_limiter = RateLimiter(clock, 10)
     assert [rate_limiter.try_acquire(ANN) for _ in range(10)] == [0.0] * 10
     assert rate_limiter.try_acquire(ANN) == pytest.approx(0.1)
@@ -38,7 +38,7 @@ async def test_after_a_rest_there_are_as_many_at_once_as_come_in_a_second(clock:
     assert await use(clock, rate_limiter, 1_000, 1) == pytest.approx(20, abs=1)
 
 
-async def test_less_than_one_a_second_comes_one_by_one(clock: SteppedClock) -> None:
+async def test_a_rate_below_one_gives_single_tokens(clock: SteppedClock) -> None:
     rate_limiter = RateLimiter(clock, 0.1)
     assert rate_limiter.try_acquire(ANN) == 0.0
     assert rate_limiter.try_acquire(ANN) == pytest.approx(10)
@@ -46,13 +46,11 @@ async def test_less_than_one_a_second_comes_one_by_one(clock: SteppedClock) -> N
     assert rate_limiter.try_acquire(ANN) == 0.0
 
 
-async def test_a_refusal_halves_what_was_really_used_and_it_grows_back(clock: SteppedClock) -> None:
+async def test_slowing_down_halves_the_used_rate(clock: SteppedClock) -> None:
     rate_limiter = RateLimiter(clock, 100)
-    assert await use(clock, rate_limiter, 20, 60) == 1_200, "far below the most"
+    assert await use(clock, rate_limiter, 20, 60) == 1_200, "far below the highest rate"
     rate_limiter.slow_down(ANN)
-    assert await use(clock, rate_limiter, 200, 1) == pytest.approx(20, abs=1), (
-        "what is left of a second's, and half of 20"
-    )
+    assert await use(clock, rate_limiter, 200, 1) == pytest.approx(20, abs=1), "half of 20, and the rest of a burst"
     await clock.advance(9)
     assert rate_limiter.try_acquire(ANN) == 0.0
     await use(clock, rate_limiter, 1_000, 1)
@@ -63,7 +61,7 @@ async def test_a_refusal_halves_what_was_really_used_and_it_grows_back(clock: St
     assert await use(clock, rate_limiter, 200, 10) == pytest.approx(1_000, rel=0.01)
 
 
-async def test_refusals_of_one_moment_are_one_sign_and_later_ones_another(clock: SteppedClock) -> None:
+async def test_slowing_down_counts_once_per_second(clock: SteppedClock) -> None:
     rate_limiter = RateLimiter(clock, 100)
     await use(clock, rate_limiter, 100, 30)
     for _ in range(50):
@@ -73,10 +71,12 @@ async def test_refusals_of_one_moment_are_one_sign_and_later_ones_another(clock:
     for _ in range(20):
         rate_limiter.slow_down(ANN)
         await use(clock, rate_limiter, 1_000, 1)
-    assert await use(clock, rate_limiter, 1_000, 10) == pytest.approx(28, abs=8), "a fiftieth of the most is left"
+    assert await use(clock, rate_limiter, 1_000, 10) == pytest.approx(28, abs=8), (
+        "a fiftieth of the highest rate is left"
+    )
 
 
-async def test_turns_come_in_their_order_at_the_rate(clock: SteppedClock) -> None:
+async def test_waiting_calls_keep_their_order(clock: SteppedClock) -> None:
     rate_limiter = RateLimiter(clock, 2)
     turns: list[tuple[int, float]] = []
 
@@ -93,7 +93,7 @@ async def test_turns_come_in_their_order_at_the_rate(clock: SteppedClock) -> Non
     assert clock.pending == 0
 
 
-async def test_a_crowd_of_one_owner_lets_others_in_between(clock: SteppedClock) -> None:
+async def test_many_calls_of_one_owner_do_not_block_others(clock: SteppedClock) -> None:
     rate_limiter = RateLimiter(clock, 100)
     order: list[bytes] = []
 
@@ -107,7 +107,7 @@ async def test_a_crowd_of_one_owner_lets_others_in_between(clock: SteppedClock) 
     assert {index for index, owner in enumerate(order) if owner == BOB} <= set(range(6))
 
 
-async def test_who_leaves_while_it_is_the_next_takes_nothing(clock: SteppedClock) -> None:
+async def test_a_cancelled_call_takes_no_token(clock: SteppedClock) -> None:
     rate_limiter = RateLimiter(clock, 1)
     await rate_limiter.acquire(ANN)
     first, second = (asyncio.create_task(rate_limiter.acquire(ANN)) for _ in range(2))
@@ -119,7 +119,7 @@ async def test_who_leaves_while_it_is_the_next_takes_nothing(clock: SteppedClock
     assert clock.pending == 0
 
 
-async def test_a_rate_that_goes_down_holds_for_those_who_wait(clock: SteppedClock) -> None:
+async def test_a_lower_rate_applies_to_waiting_calls(clock: SteppedClock) -> None:
     rate_limiter = RateLimiter(clock, 10)
     tasks = [asyncio.create_task(rate_limiter.acquire(ANN)) for _ in range(30)]
     await clock.advance(0.5)
@@ -131,7 +131,7 @@ async def test_a_rate_that_goes_down_holds_for_those_who_wait(clock: SteppedCloc
     assert all(task.done() for task in tasks)
 
 
-async def test_who_is_at_rest_is_forgotten_and_who_was_slowed_down_is_not(clock: SteppedClock) -> None:
+async def test_idle_owners_are_forgotten_unless_slowed_down(clock: SteppedClock) -> None:
     rate_limiter = RateLimiter(clock, 10)
     await use(clock, rate_limiter, 10, 10)
     rate_limiter.slow_down(ANN)
@@ -140,13 +140,13 @@ async def test_who_is_at_rest_is_forgotten_and_who_was_slowed_down_is_not(clock:
     for number in range(200):
         rate_limiter.try_acquire(b"%d" % number)
         await clock.advance(0.5)
-    assert len(rate_limiter) <= 5
+    assert rate_limiter.owners <= 5
     assert rate_limiter.try_acquire(ANN) == 0.0
     await clock.advance(1)
-    assert await use(clock, rate_limiter, 100, 5) < 10 * 5, "after 100 seconds it is not yet back at the most"
+    assert await use(clock, rate_limiter, 100, 5) < 10 * 5, "the rate is still below the highest after 100 seconds"
 
 
-async def test_who_waits_is_not_forgotten(clock: SteppedClock) -> None:
+async def test_waiting_owners_are_not_forgotten(clock: SteppedClock) -> None:
     rate_limiter = RateLimiter(clock, 1)
     tasks = [asyncio.create_task(rate_limiter.acquire(ANN)) for _ in range(10)]
     for number in range(5):

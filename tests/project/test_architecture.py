@@ -7,11 +7,11 @@ from pathlib import Path
 from tests.support.paths import ROOT
 
 
-def test_imports_point_one_way() -> None:
-    """The contracts stand in pyproject.toml."""
+def test_imports_follow_the_contracts() -> None:
+    """The contracts are in pyproject.toml."""
     command = Path(sys.executable).parent / "lint-imports"
-    found = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - our own tool
-    assert found.returncode == 0, found.stdout
+    done = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - our own tool
+    assert done.returncode == 0, done.stdout
 
 
 def test_nothing_imports_the_command_line() -> None:

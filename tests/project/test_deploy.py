@@ -1,4 +1,4 @@
-"""The manifests in deploy/kubernetes, rendered as an operator would, against the schemas and against the code."""
+"""Render the manifests in deploy/kubernetes like an operator, and compare them with the schemas and the code."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.tools
 
 DEPLOY = ROOT / "deploy"
 OPERATIONS = ROOT / "docs" / "operations"
-# The oldest one that knows `preStop.sleep` without a feature gate, and the newest one whose schemas are here.
+# The first version with `preStop.sleep` without a feature gate, and the latest one whose schemas are installed.
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
-# Kinds of the Prometheus operator, whose schemas come with it.
+# Kinds of the Prometheus operator, which have no schemas here.
 FOREIGN = {"ServiceMonitor", "PrometheusRule"}
-# Time after the grace, one part each: the stop of grpc, the calls that are ended, and the submissions.
+# The time after the grace, in three equal parts: the stop of grpc, the ended calls, and the submissions.
 FLUSHES = 3 * defaults.FLUSH_RESPONSES_SECONDS
 
 
@@ -39,7 +39,7 @@ def renderer() -> list[str]:
     for command in (["kubectl", "kustomize"], ["kustomize", "build"]):
         if shutil.which(command[0]):
             return command
-    assert not os.environ.get("CI"), "CI renders the manifests"
+    assert not os.environ.get("CI"), "kubectl: not on the PATH; CI needs it or kustomize"
     pytest.skip("neither kubectl nor kustomize is on the PATH")
 
 
@@ -101,13 +101,13 @@ def test_each_object_is_valid(objects: Objects, version: str) -> None:
             kubernetes_validate.validate(each, version, strict=True)
 
 
-def test_the_objects_are_all_that_the_issue_asks_for(base: Objects, production: Objects) -> None:
+def test_the_manifests_have_the_expected_objects(base: Objects, production: Objects) -> None:
     core = {"ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"}
     assert set(base) == core
     assert set(production) == core | FOREIGN
 
 
-def test_each_variable_is_a_setting_with_a_value_that_it_takes(objects: Objects) -> None:
+def test_each_variable_is_a_setting_with_a_valid_value(objects: Objects) -> None:
     values = {name.removeprefix(PREFIX).lower(): value for name, value in variables(objects).items()}
     assert not set(values) - set(Settings.model_fields)
     settings = Settings.model_validate(values)
@@ -127,11 +127,11 @@ def test_the_ports_agree(objects: Objects) -> None:
     assert [str(port) for port in ports(objects).values()] == dict(stages(DOCKERFILE.read_text())[-1])["EXPOSE"].split()
     for each in objects["Service"]["spec"]["ports"]:
         assert (each["targetPort"], each["port"]) == (each["name"], ports(objects)[each["name"]])
-    let_in = [each["port"] for rule in objects["NetworkPolicy"]["spec"]["ingress"] for each in rule["ports"]]
-    assert let_in == list(ports(objects).values())
+    allowed = [each["port"] for rule in objects["NetworkPolicy"]["spec"]["ingress"] for each in rule["ports"]]
+    assert allowed == list(ports(objects).values())
 
 
-def test_the_selectors_find_the_pods_and_only_them(objects: Objects) -> None:
+def test_the_selectors_match_only_the_pods(objects: Objects) -> None:
     labels = {"app.kubernetes.io/name": "jobgateway"}
     template = objects["Deployment"]["spec"]["template"]
     assert template["metadata"]["labels"] == labels
@@ -144,15 +144,15 @@ def test_the_selectors_find_the_pods_and_only_them(objects: Objects) -> None:
     assert pod(objects)["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"]
 
 
-def test_the_drain_fits_into_the_time_before_the_pod_is_killed(objects: Objects) -> None:
+def test_the_drain_ends_before_the_pod_is_killed(objects: Objects) -> None:
     grace = float(variables(objects)["JOBGATEWAY_DRAIN_GRACE_SECONDS"])
     assert grace == Settings.model_fields["drain_grace_seconds"].default
     before = container(objects)["lifecycle"]["preStop"]["sleep"]["seconds"]
-    # Spare seconds, for a machine may be slow just when it is emptied.
+    # A margin of 5 seconds, because a node may be slow while it is drained.
     assert before + grace + FLUSHES + 5 <= pod(objects)["terminationGracePeriodSeconds"]
 
 
-def test_a_sidecar_lives_as_long_as_the_drain_where_it_is_set_up_as_documented(objects: Objects) -> None:
+def test_the_documented_sidecars_outlive_the_drain(objects: Objects) -> None:
     grace = float(variables(objects)["JOBGATEWAY_DRAIN_GRACE_SECONDS"])
     before = container(objects)["lifecycle"]["preStop"]["sleep"]["seconds"]
     page = (OPERATIONS / "shutdown.md").read_text()
@@ -162,13 +162,13 @@ def test_a_sidecar_lives_as_long_as_the_drain_where_it_is_set_up_as_documented(o
         assert before + grace + FLUSHES <= int(istio or linkerd) < pod(objects)["terminationGracePeriodSeconds"]
 
 
-def test_a_rolling_restart_never_has_fewer_that_are_ready(objects: Objects) -> None:
+def test_a_rolling_restart_keeps_all_replicas_ready(objects: Objects) -> None:
     spec = objects["Deployment"]["spec"]
     assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
     assert spec["replicas"] > objects["PodDisruptionBudget"]["spec"]["maxUnavailable"]
 
 
-def test_clients_balance_over_the_pods_that_are_ready(objects: Objects) -> None:
+def test_the_service_resolves_to_the_ready_pods(objects: Objects) -> None:
     spec = objects["Service"]["spec"]
     assert (spec["clusterIP"], spec["publishNotReadyAddresses"]) == ("None", False)
 
@@ -176,15 +176,15 @@ def test_clients_balance_over_the_pods_that_are_ready(objects: Objects) -> None:
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
 
-def test_the_base_is_probed_by_grpc(base: Objects) -> None:
+def test_the_base_has_grpc_probes(base: Objects) -> None:
     probes = [container(base)[name]["grpc"] for name in PROBES]
     assert {each["port"] for each in probes} == {ports(base)["grpc"]}
-    # The overall health, and that of the service by its own name.
+    # The overall health, and the health of the service by its name.
     assert [each.get("service", "") for each in probes] == ["", "", gateway.JOB_SERVICE.full_name]
     assert health_pb2.DESCRIPTOR.services_by_name["Health"].full_name == "grpc.health.v1.Health"
 
 
-def test_with_tls_the_admin_port_is_probed(production: Objects) -> None:
+def test_with_tls_the_probes_use_the_admin_port(production: Objects) -> None:
     # The kubelet's gRPC probes are plaintext.
     for name in PROBES:
         assert "grpc" not in container(production)[name]
@@ -192,19 +192,19 @@ def test_with_tls_the_admin_port_is_probed(production: Objects) -> None:
     assert gets == [{"path": path, "port": "metrics"} for path in ("/livez", "/livez", "/readyz")]
 
 
-def test_plaintext_is_said_where_there_is_no_tls_and_nowhere_else(base: Objects, production: Objects) -> None:
+def test_plaintext_is_allowed_only_without_tls(base: Objects, production: Objects) -> None:
     files = {f"{PREFIX}TLS_{name}_FILE" for name in ("CERT", "KEY", "CLIENT_CA")}
     assert variables(base)["JOBGATEWAY_ALLOW_PLAINTEXT"] == "true"
     assert not files & set(variables(base))
     assert variables(production)["JOBGATEWAY_ALLOW_PLAINTEXT"] == "false"
     (mount,) = container(production)["volumeMounts"]
-    # A file mounted by subPath never changes, and certificates do.
+    # Not by subPath, because such a file never changes, and certificates do.
     assert mount == {"name": "tls", "mountPath": "/etc/jobgateway/tls", "readOnly": True}
     assert {Path(variables(production)[name]).parent for name in files} == {Path(mount["mountPath"])}
     assert [each["name"] for each in pod(production)["volumes"]] == ["tls"]
 
 
-def test_the_pod_may_do_nothing_that_it_does_not_need(objects: Objects) -> None:
+def test_the_pod_has_minimal_privileges(objects: Objects) -> None:
     spec, only = pod(objects), container(objects)
     user, group = map(int, dict(stages(DOCKERFILE.read_text())[-1])["USER"].split(":"))
     security = spec["securityContext"]
@@ -216,13 +216,13 @@ def test_the_pod_may_do_nothing_that_it_does_not_need(objects: Objects) -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert spec["automountServiceAccountToken"] is objects["ServiceAccount"]["automountServiceAccountToken"] is False
-    # Else a Service whose name begins with jobgateway brings variables that are no settings, and the start fails.
+    # Otherwise a Service named jobgateway-x adds variables that are not settings, and the start fails.
     assert spec["enableServiceLinks"] is False
     assert "args" not in only
     assert "command" not in only
 
 
-def test_the_memory_limit_has_room_for_what_the_gateway_may_take(objects: Objects) -> None:
+def test_the_memory_limit_exceeds_the_memory_budgets(objects: Objects) -> None:
     limit = container(objects)["resources"]["limits"]["memory"]
     assert limit.endswith("Gi")
     process, watch = measured()
@@ -233,7 +233,7 @@ def test_the_memory_limit_has_room_for_what_the_gateway_may_take(objects: Object
 
 
 def measured() -> tuple[int, int]:
-    """Bytes of an idle process, and of an idle watch, as in docs/operations/sizing.md."""
+    """Return the memory of an idle process and of an idle watch in docs/operations/sizing.md, in bytes."""
     page = (OPERATIONS / "sizing.md").read_text()
     process = re.search(r"^\| an idle process \| (\d+) MB", page, re.MULTILINE)
     watch = re.search(r"^\| an idle watch .*\| (\d+) kB", page, re.MULTILINE)
@@ -242,7 +242,7 @@ def measured() -> tuple[int, int]:
     return int(process[1]) * 1_000_000, int(watch[1]) * 1_000
 
 
-def test_the_image_is_of_this_version() -> None:
+def test_the_manifest_uses_the_image_of_this_version() -> None:
     manifest = (DEPLOY / "kubernetes" / "base" / "deployment.yaml").read_text()
     assert re.findall(r"image: (.*)", manifest) == [f"jobgateway:{__version__}"]
     assert f"--tag jobgateway:{__version__} " in DOCKERFILE.read_text()

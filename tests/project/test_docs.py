@@ -1,4 +1,4 @@
-"""The documents against the tree: links, lines of the log, tests that they name, and how figures are measured."""
+"""Compare the docs with the repository: links, log events, names of tests, and figures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def has_test(name: str) -> bool:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_each_link_leads_to_a_file_and_a_heading(document: Path) -> None:
+def test_each_link_has_a_file_and_a_heading(document: Path) -> None:
     for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", document.read_text()):
         target = (document.parent / link).resolve() if link else document
         assert target.exists(), link
@@ -39,10 +39,10 @@ def test_each_link_leads_to_a_file_and_a_heading(document: Path) -> None:
         assert not anchor or anchor in {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}
 
 
-def complaints() -> set[str]:
-    """The events that the gateway's own modules log as a warning or an error, and `call`, whose level varies."""
-    # `telemetry/logs.py` writes the second one past its own queue.
-    events = {"call", "log lines lost"}
+def warnings_and_errors() -> set[str]:
+    """Return the events that the gateway logs as a warning or an error, and `call`, whose level varies."""
+    # `telemetry/logs.py` writes the second one without structlog.
+    events = {"call", "log.lines_lost"}
     for path in (ROOT / "gateway").rglob("*.py"):
         if not {"simulator", "cli"} & set(path.parts):
             events |= set(re.findall(r'\blog\b.*\.(?:warning|error)\(\s*"([^"]+)"', path.read_text()))
@@ -50,15 +50,15 @@ def complaints() -> set[str]:
     return events
 
 
-def test_each_line_that_complains_is_there_with_what_to_do_about_it() -> None:
+def test_each_warning_and_error_is_documented_with_an_action() -> None:
     section = ALERTS.partition("## Log events that need action\n")[2]
     documented = re.findall(r"^\| `([^`]+)` \| (?:warning|error) \| [^|]{20,} \| [^|]{8,} \|$", section, re.MULTILINE)
     assert len(documented) == len(set(documented))
-    assert set(documented) == complaints()
+    assert set(documented) == warnings_and_errors()
 
 
 @pytest.mark.slow
-def test_the_figures_can_be_measured_again() -> None:
+def test_the_sizing_script_works() -> None:
     command = [sys.executable, "scripts/sizing.py", "--watches", "3", "--interval", "0.05", "--seconds", "0.5"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - our own script
     assert done.returncode == 0, done.stderr
@@ -66,13 +66,13 @@ def test_the_figures_can_be_measured_again() -> None:
     assert re.search(r"^each of 3 watches of a job each: -?\d+ kB$", done.stdout, re.MULTILINE)
 
 
-def test_the_plot_of_the_benchmarks_is_of_the_last_results() -> None:
+def test_the_benchmark_plot_shows_the_last_results() -> None:
     results = (ROOT / "benchmarks" / "results" / "results.json").read_bytes()
     plot = (ROOT / "docs" / "images" / "benchmark-targets.svg").read_text()
     assert hashlib.sha256(results).hexdigest() in plot, "run `python -m benchmarks.plots`"
 
 
-def test_each_test_that_the_threat_model_names_exists() -> None:
+def test_the_threat_model_names_existing_tests() -> None:
     named = set(re.findall(r"`((?:\w+/)*test_\w+::test_\w+)`", SECURITY))
     assert len(re.findall(r"`(?:\w+/)*test_", SECURITY)) == SECURITY.count("::") >= len(named) > 20
     assert not [each for each in named if not has_test(each)]

@@ -1,4 +1,4 @@
-"""What the fuzz targets begin with and what they found; `make fuzz` looks for more."""
+"""Run each fuzz target on its corpus: the first inputs and the past findings. `make fuzz` searches for more."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ CORPUS = ROOT / "fuzz" / "corpus"
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_what_was_kept_breaks_no_promise(path: Path) -> None:
+def test_the_corpus_finds_no_defect(path: Path) -> None:
     importlib.import_module(f"fuzz.{path.parent.name}").check(path.read_bytes())
 
 
-def test_every_target_has_something_to_begin_with() -> None:
+def test_every_target_has_a_corpus() -> None:
     assert {folder.name for folder in CORPUS.iterdir() if any(folder.iterdir())} == set(TARGETS)

@@ -19,7 +19,7 @@ def generate() -> Any:
     return module
 
 
-def test_generated_code_is_compared_both_ways(generate: Any, tmp_path: Path) -> None:
+def test_missing_left_over_and_stale_files_are_reported(generate: Any, tmp_path: Path) -> None:
     for folder in ("expected", "actual"):
         (tmp_path / folder / "v1").mkdir(parents=True)
         (tmp_path / folder / "v1" / "same.py").write_text("same")
@@ -33,6 +33,6 @@ def test_generated_code_is_compared_both_ways(generate: Any, tmp_path: Path) -> 
     ]
 
 
-def test_what_is_committed_is_what_the_contract_gives(generate: Any, tmp_path: Path) -> None:
+def test_the_generated_code_is_up_to_date(generate: Any, tmp_path: Path) -> None:
     generate.generate(tmp_path)
     assert generate.differences(tmp_path, ROOT / "generated") == []

@@ -1,4 +1,4 @@
-"""docs/internals/known-pitfalls.md names a test for each pitfall, and the tests exist."""
+"""Check that docs/internals/known-pitfalls.md names an existing test for each pitfall."""
 
 from __future__ import annotations
 

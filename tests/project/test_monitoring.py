@@ -41,7 +41,7 @@ def expressions() -> Iterator[str]:
 
 
 def parsed(expression: str) -> Any:
-    """Raises `ValueError` where it is no PromQL; the variables of the dashboard have values."""
+    """Parse an expression, with values for the variables of the dashboard; raise `ValueError` if it is not PromQL."""
     return promql_parser.parse(expression.replace("$__rate_interval", "5m").replace("$job", "jobgateway"))
 
 
@@ -60,7 +60,7 @@ Samples = dict[str, dict[str, set[str]]]
 
 @pytest.fixture
 async def samples(simulator: Simulator) -> Samples:
-    """The values of each label of each sample, after a job that went well."""
+    """The values of each label of each sample, after a job that succeeded."""
     async with running(simulator.url) as gateway, stub(gateway) as jobs:
         request = pb.SendJobRequest(
             workspace_id="1", entity_id=1, method_name="succeed", params_json=b'{"duration": 0.1}'
@@ -76,23 +76,23 @@ async def samples(simulator: Simulator) -> Samples:
     return found
 
 
-async def test_each_expression_names_what_the_gateway_gives(samples: Samples) -> None:
+async def test_expressions_use_existing_metrics_and_labels(samples: Samples) -> None:
     for expression in expressions():
-        given: set[str] = set()
+        labels: set[str] = set()
         for selector in selectors(expression):
             if selector.name != UP:
                 assert selector.name in samples, expression
-                given |= set(samples[selector.name])
+                labels |= set(samples[selector.name])
                 for matcher in selector.matchers.matchers:
                     if matcher.name not in TARGET:
                         values = samples[selector.name].get(matcher.name, set())
                         assert set(matcher.value.split("|")) <= values, expression
         for each in parts(expression):
             if isinstance(each, promql_parser.AggregateExpr) and each.modifier:
-                assert set(each.modifier.labels) <= given | TARGET, expression
+                assert set(each.modifier.labels) <= labels | TARGET, expression
 
 
-def test_each_expression_is_of_this_job_alone() -> None:
+def test_each_expression_selects_this_job() -> None:
     for expression in expressions():
         found = selectors(expression)
         assert found, expression
@@ -100,7 +100,7 @@ def test_each_expression_is_of_this_job_alone() -> None:
             assert ("job", "jobgateway") in {(matcher.name, matcher.value) for matcher in each.matchers.matchers}
 
 
-def test_counters_are_asked_for_their_rate() -> None:
+def test_counters_are_used_with_a_range() -> None:
     for expression in expressions():
         ranges = [
             each.vector_selector.name or ""
@@ -112,7 +112,7 @@ def test_counters_are_asked_for_their_rate() -> None:
         assert sorted(ranges) == sorted(counters), expression
 
 
-def test_each_alert_says_what_it_means_and_what_to_do() -> None:
+def test_each_alert_is_documented_with_meaning_and_action() -> None:
     sections = re.findall(
         r"^## (JobGateway\w+)\n\n\*\*Severity:\*\* (\w+)\n\n\*\*Meaning\.\*\* (.*?)^\*\*Action\.\*\*(.*?)(?=^## )",
         PAGE,
@@ -128,19 +128,19 @@ def test_each_alert_says_what_it_means_and_what_to_do() -> None:
         assert re.fullmatch(r"\d+m", rule.get("for", "1m"))
 
 
-def test_what_the_alert_for_defects_cannot_tell_apart_is_said() -> None:
+def test_the_defect_alert_lists_the_other_internal_errors() -> None:
     rows = {*status.BY_HTTP_STATUS.values(), status.OTHER_4XX, status.OTHER_5XX, *status.BY_ERROR.values()}
     internal = {row.reason for row in rows if row.code is StatusCode.INTERNAL}
     (paragraph,) = re.findall(r"^`JobGatewayDefect` .*?\n\n", PAGE, re.DOTALL | re.MULTILINE)
-    # Were it the defects alone, the alert could count these calls.
+    # With no other reason, the alert could count the INTERNAL calls instead.
     assert {"GATEWAY_DEFECT", *re.findall(r"`([A-Z]+_[A-Z]+)`", paragraph)} == internal
     assert len(internal) > 1
 
 
-def test_no_two_panels_overlap_and_each_says_what_it_shows() -> None:
-    places = [(panel["gridPos"]["y"], panel["gridPos"]["x"]) for panel in DASHBOARD["panels"]]
-    assert places == sorted(set(places))
-    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(places)
+def test_panels_have_their_own_positions_and_titles() -> None:
+    positions = [(panel["gridPos"]["y"], panel["gridPos"]["x"]) for panel in DASHBOARD["panels"]]
+    assert positions == sorted(set(positions))
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(positions)
     for one, other in pairwise(PANELS):
         assert one["title"] != other["title"]
     for panel in PANELS:

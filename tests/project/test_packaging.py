@@ -1,4 +1,4 @@
-"""The two wheels as they are built, and the image that has them."""
+"""Check the two wheels, and the image that the Dockerfile builds from them, outside the repository."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.config import Settings
-from tests.support.image import DOCKERFILE, Image, in_context, stages
+from tests.support.image import DOCKERFILE, BuiltImage, in_context, stages
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def client_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def image(wheel: Path, client_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Image:
+def image(wheel: Path, client_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> BuiltImage:
     """The result of the Dockerfile's build stage with these wheels."""
-    return Image(tmp_path_factory.mktemp("image"), [wheel, client_wheel])
+    return BuiltImage(tmp_path_factory.mktemp("image"), [wheel, client_wheel])
 
 
 def sources(folder: Path) -> set[str]:
@@ -97,7 +97,7 @@ def test_the_client_needs_only_grpc_and_protobuf() -> None:
         assert each in PROJECT["dependencies"] or each.startswith("googleapis")
 
 
-def test_the_wheel_says_what_the_project_says(wheel: Path) -> None:
+def test_the_metadata_of_the_wheel_matches_the_project(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         metadata = HeaderParser().parsestr(archive.read(f"{INFO}/METADATA").decode())
         entry_points = configparser.ConfigParser()
@@ -125,7 +125,7 @@ def files(*folders: Path) -> dict[Path, int]:
 
 
 @pytest.mark.slow
-def test_the_image_runs_a_job_stops_in_order_and_writes_nothing(image: Image, tmp_path: Path) -> None:
+def test_the_image_runs_a_job_and_writes_no_file(image: BuiltImage, tmp_path: Path) -> None:
     environment = image.environment | {
         "HOME": str(tmp_path),
         "TMPDIR": str(tmp_path),
@@ -165,12 +165,12 @@ def test_the_image_runs_a_job_stops_in_order_and_writes_nothing(image: Image, tm
             assert server.returncode == 0
             lines = [json.loads(line) for line in rest.splitlines()]
             assert {line["level"] for line in lines} == {"info"}
-            assert [line["event"] for line in lines][-2:] == ["draining", "stopped"]
+            assert [line["event"] for line in lines][-2:] == ["drain.started", "process.stopped"]
     assert files(image.installed, tmp_path) == before
 
 
 @pytest.mark.slow
-def test_the_image_is_compiled_and_has_no_pip(image: Image) -> None:
+def test_the_image_is_compiled_and_has_no_pip(image: BuiltImage) -> None:
     (packages,) = image.installed.glob("lib/python3*/site-packages")
     for source in (packages / "gateway").rglob("*.py"):
         assert list(source.parent.glob(f"__pycache__/{source.stem}.*.pyc")), source
@@ -183,25 +183,25 @@ def test_the_dockerfile_is_clean_for_hadolint() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_image_runs_as_nobody_in_exec_form_and_listens_where_the_settings_say() -> None:
+def test_the_image_has_a_user_a_command_and_the_default_port() -> None:
     build, last = stages(DOCKERFILE.read_text())
-    said = dict(last)
-    assert build[0].argument.removesuffix(" AS build") == said["FROM"] == "${PYTHON_IMAGE}"
-    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", said["USER"])
-    assert json.loads(said["ENTRYPOINT"]) + json.loads(said["CMD"]) == ["jobgateway", "serve"]
-    assert (said["STOPSIGNAL"], said["HEALTHCHECK"]) == ("SIGTERM", "NONE")
-    assert said["COPY"] == "--from=build /opt/jobgateway /opt/jobgateway"
-    assert "RUN" not in said
+    instructions = dict(last)
+    assert build[0].argument.removesuffix(" AS build") == instructions["FROM"] == "${PYTHON_IMAGE}"
+    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", instructions["USER"])
+    assert json.loads(instructions["ENTRYPOINT"]) + json.loads(instructions["CMD"]) == ["jobgateway", "serve"]
+    assert (instructions["STOPSIGNAL"], instructions["HEALTHCHECK"]) == ("SIGTERM", "NONE")
+    assert instructions["COPY"] == "--from=build /opt/jobgateway /opt/jobgateway"
+    assert "RUN" not in instructions
     port = Settings.model_fields["listen"].default.rpartition(":")[2]
-    assert port in said["EXPOSE"].split()
+    assert port in instructions["EXPOSE"].split()
 
 
-def test_the_base_image_is_a_name_with_a_tag_and_without_a_host() -> None:
+def test_the_base_image_has_a_tag_and_no_host() -> None:
     (default,) = re.findall(r"^ARG PYTHON_IMAGE=(.*)$", DOCKERFILE.read_text(), re.MULTILINE)
     assert re.fullmatch(r"python:3\.\d+-slim-[a-z]+", default)
 
 
-def test_nothing_but_the_lock_and_the_wheel_comes_into_the_image() -> None:
+def test_the_build_context_has_only_the_lock_and_the_wheels() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S607 - git
     assert [name for name in tracked.splitlines() if in_context(name)] == ["requirements.lock"]
     assert in_context("dist/jobgateway-0.1.0-py3-none-any.whl")

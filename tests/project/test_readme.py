@@ -1,4 +1,4 @@
-"""Runs the commands of the README and the quickstart as a newcomer would type them, on free ports."""
+"""Run the commands of the README and the quickstart like a new user, on free ports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def blocks(language: str, page: str = README) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ports() -> dict[str, str]:
-    """The README's ports, and free ones to use in their place."""
+    """The ports of the README, and free ones to use instead."""
     return {"8080": str(free_port()), "50051": str(free_port())}
 
 
@@ -54,7 +54,7 @@ def adapted(text: str, ports: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def servers(ports: dict[str, str], environment: dict[str, str]) -> Iterator[None]:
-    """What the first block starts in the background."""
+    """Start the servers of the first block."""
     script = adapted(blocks("sh")[0], ports) + "wait\n"
     with subprocess.Popen(  # noqa: S603 - the README's own commands
         ["/bin/sh", "-c", script], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -83,18 +83,18 @@ def test_the_command_line(ports: dict[str, str], environment: dict[str, str]) ->
 @pytest.mark.usefixtures("servers")
 def test_grpcurl(ports: dict[str, str], environment: dict[str, str]) -> None:
     if not shutil.which("grpcurl"):
-        assert not os.environ.get("CI"), "CI runs every command of the README"
+        assert not os.environ.get("CI"), "grpcurl: not on the PATH; CI runs every command of the README"
         pytest.skip("grpcurl is not on the PATH")
-    answered = output(["/bin/sh", "-c", adapted(blocks("sh")[2], ports)], environment)
-    assert '"status": "JOB_STATUS_SUCCESS"' in answered
-    assert '"percentage"' in answered
+    printed = output(["/bin/sh", "-c", adapted(blocks("sh")[2], ports)], environment)
+    assert '"status": "JOB_STATUS_SUCCESS"' in printed
+    assert '"percentage"' in printed
 
 
 @pytest.mark.usefixtures("servers")
 def test_python(ports: dict[str, str], environment: dict[str, str]) -> None:
-    answered = output([sys.executable, "-"], environment, adapted(blocks("python")[0], ports))
-    assert answered.splitlines()[0].startswith("1 ")
-    assert answered.splitlines()[-1].startswith("2 ")
+    printed = output([sys.executable, "-"], environment, adapted(blocks("python")[0], ports)).splitlines()
+    assert printed[0].startswith("1 ")
+    assert printed[-1].startswith("2 ")
 
 
 @pytest.mark.usefixtures("servers")
@@ -112,7 +112,7 @@ def test_the_ten_lines_of_the_client_run(ports: dict[str, str], environment: dic
     assert output([sys.executable, "-"], environment, adapted(example, ports)).splitlines()[-1].startswith("True b'{")
 
 
-def test_every_block_is_run() -> None:
+def test_every_block_is_tested() -> None:
     assert (len(blocks("sh")), len(blocks("python")), README.count("```")) == (3, 1, 8)
     assert blocks("sh", QUICKSTART) == blocks("sh")[:2]
     assert (len(blocks("python", QUICKSTART)), QUICKSTART.count("```")) == (1, 6)

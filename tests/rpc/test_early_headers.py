@@ -1,4 +1,4 @@
-"""When the headers of a submission go out: they keep proxies and libraries from sending it again by themselves."""
+"""The early response headers of a submission, which keep proxies and libraries from repeating it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 
 from tests.support.frames import Peer, header_block, headers, message, peer
 from tests.support.gateways import TOKEN, running
-from tests.support.upstream import Connection, answer
+from tests.support.upstream import JOBS, Connection, answer
 
 if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 PATIENT = 20.0
 JOB = pb.SendJobRequest(workspace_id="1", entity_id=7, method_name="succeed")
-JOBS = "/workspaces/1/entities/7/jobs/"
 MESSAGES = {"SendJob": JOB.SerializeToString(), "RunJob": pb.RunJobRequest(request=JOB).SerializeToString()}
 INVALID = {
     "SendJob": pb.SendJobRequest(workspace_id="1").SerializeToString(),

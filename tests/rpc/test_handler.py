@@ -1,4 +1,4 @@
-"""The handler factory, under real grpc.aio servers with methods that go wrong in every way."""
+"""The handler factory, under real grpc.aio servers with methods that fail in every way."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import structlog
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.clock import SystemClock
-from gateway.errors import GatewayError, RequestTooLarge
+from gateway.errors import InternalError, RequestTooLarge
 from gateway.limits.admission import Admission
 from gateway.rpc.call import MAX_DEADLINE_SECONDS, Call
 from gateway.rpc.handler import HandlerFactory
 from gateway.rpc.tracing import NoopTracer
 from gateway.telemetry.metrics import Metrics
-from tests.support.gateways import BEARER, TOKEN, Failure
+from tests.support.admission import limits
+from tests.support.gateways import BEARER, TOKEN, expect_error, read_all
 from tests.support.paths import ROOT
 from tests.support.raw import raw_call
 from tests.support.upstream import Connection, ScriptedUpstream, answer
@@ -64,9 +65,9 @@ class Served:
 
 @asynccontextmanager
 async def served(method: Method, *, name: str = "GetJob", streaming: bool = False) -> AsyncIterator[Served]:
-    admission = Admission(SystemClock(), max_calls=1, max_watches=1)
+    admission = Admission(SystemClock(), limits())
     handler_factory = HandlerFactory(
-        admission, SystemClock(), Metrics().methods("s", [(name, streaming)]), NoopTracer()
+        admission, SystemClock(), Metrics().methods("s", [(name, streaming)]), NoopTracer(), None
     )
     handle = handler_factory.handler(name, method, pb.GetJobRequest, watch=streaming)
     make = grpc.unary_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
@@ -80,16 +81,6 @@ async def served(method: Method, *, name: str = "GetJob", streaming: bool = Fals
     await server.stop(None)
 
 
-async def failed(call: Any) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await call
-    return Failure(raised.value)
-
-
-async def read_all(stream: Any) -> list[bytes]:
-    return [event async for event in stream]
-
-
 def the_line(logged: list[dict[str, Any]]) -> dict[str, Any]:
     (line,) = [each for each in logged if each["event"] == "call"]
     return line
@@ -98,7 +89,7 @@ def the_line(logged: list[dict[str, Any]]) -> dict[str, Any]:
 # How calls end
 
 
-async def test_the_answer_goes_out_and_a_line_is_logged(logged: list[dict[str, Any]]) -> None:
+async def test_the_response_is_sent_and_a_line_is_logged(logged: list[dict[str, Any]]) -> None:
     async def method(request: pb.GetJobRequest, call: Call) -> bytes:
         call.uid = request.uid
         return b"an answer"
@@ -115,17 +106,15 @@ async def test_the_answer_goes_out_and_a_line_is_logged(logged: list[dict[str, A
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_a_defect_ends_with_a_status_that_says_nothing_of_it(
-    logged: list[dict[str, Any]], *, streaming: bool
-) -> None:
+async def test_a_defect_ends_with_a_status_without_details(logged: list[dict[str, Any]], *, streaming: bool) -> None:
     async def method(_: Any, call: Call) -> bytes:
         if streaming:
-            await call.begin_stream()
+            await call.send_headers()
             await call.write(b"an event")
         raise ZeroDivisionError(f"inner secrets, and Bearer {TOKEN}")
 
     async with served(method, streaming=streaming) as server:
-        failure = await failed(read_all(server.stream()) if streaming else server.unary())
+        failure = await expect_error(read_all(server.stream()) if streaming else server.unary())
         assert server.admission.in_flight == 0
     assert failure.code is grpc.StatusCode.INTERNAL
     assert failure.reason == "GATEWAY_DEFECT"
@@ -143,7 +132,7 @@ async def test_an_error_of_the_table_is_no_defect(logged: list[dict[str, Any]]) 
         raise RequestTooLarge("it is too large") from ValueError("the cause")
 
     async with served(method) as server:
-        failure = await failed(server.unary())
+        failure = await expect_error(server.unary())
     assert failure.reason == "REQUEST_TOO_LARGE"
     line = the_line(logged)
     assert (line["log_level"], line["reason"], line["message"]) == ("info", "REQUEST_TOO_LARGE", "it is too large")
@@ -163,14 +152,14 @@ async def _await_cancelled(_: Any, __: Call) -> bytes:
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("method", [_raise_cancelled, _await_cancelled])
-async def test_a_cancellation_from_within_becomes_a_status_and_no_hang(method: Method, *, streaming: bool) -> None:
+async def test_an_internal_cancellation_ends_the_call_with_a_status(method: Method, *, streaming: bool) -> None:
     async with served(method, streaming=streaming) as server:
-        failure = await failed(read_all(server.stream()) if streaming else server.unary())
+        failure = await expect_error(read_all(server.stream()) if streaming else server.unary())
     assert (failure.code, failure.reason) == (grpc.StatusCode.INTERNAL, "GATEWAY_DEFECT")
 
 
 class Waiting:
-    """A method that waits for ever, and what became of it."""
+    """A method that waits forever, and the error that ended it."""
 
     def __init__(self, *, streaming: bool) -> None:
         self.streaming = streaming
@@ -179,7 +168,7 @@ class Waiting:
 
     async def __call__(self, _: Any, call: Call) -> bytes:
         if self.streaming:
-            await call.begin_stream()
+            await call.send_headers()
         self.began.set()
         try:
             await asyncio.Event().wait()
@@ -190,9 +179,7 @@ class Waiting:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_a_caller_that_cancels_ends_its_handler_and_frees_its_place(
-    logged: list[dict[str, Any]], *, streaming: bool
-) -> None:
+async def test_a_client_that_cancels_frees_its_slot(logged: list[dict[str, Any]], *, streaming: bool) -> None:
     method = Waiting(streaming=streaming)
     async with served(method, streaming=streaming) as server:
         call = server.stream() if streaming else server.unary()
@@ -207,7 +194,7 @@ async def test_a_caller_that_cancels_ends_its_handler_and_frees_its_place(
     assert (line["code"], line["log_level"]) == ("CANCELLED", "info")
 
 
-async def test_a_deadline_ends_its_handler_and_frees_its_place() -> None:
+async def test_a_deadline_frees_the_slot_of_its_call() -> None:
     method = Waiting(streaming=False)
     async with served(method) as server:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -222,11 +209,11 @@ async def test_a_deadline_ends_its_handler_and_frees_its_place() -> None:
     [
         pytest.param(b"100S", 100.0, id="as it is"),
         pytest.param(b"99999999H", MAX_DEADLINE_SECONDS, id="clamped"),
-        # grpc takes as many digits as this for no deadline at all.
+        # grpc ignores a deadline with this many digits.
         pytest.param(b"99999999999999S", None, id="none"),
     ],
 )
-async def test_what_remains_of_a_deadline_is_within_reason(timeout: bytes, remaining: float | None) -> None:
+async def test_the_remaining_time_of_a_deadline_is_limited(timeout: bytes, remaining: float | None) -> None:
     told: list[float | None] = []
 
     async def method(_: Any, call: Call) -> bytes:
@@ -240,7 +227,7 @@ async def test_what_remains_of_a_deadline_is_within_reason(timeout: bytes, remai
     assert told == [remaining if remaining is None else pytest.approx(remaining, abs=PATIENT)]
 
 
-async def test_writing_to_a_caller_who_vanishes_counts_as_its_leaving(logged: list[dict[str, Any]]) -> None:
+async def test_writing_to_a_client_that_vanished_is_a_cancellation(logged: list[dict[str, Any]]) -> None:
     ended_by: list[BaseException] = []
 
     async def method(_: Any, call: Call) -> None:
@@ -253,7 +240,7 @@ async def test_writing_to_a_caller_who_vanishes_counts_as_its_leaving(logged: li
 
     async with served(method, streaming=True) as server:
         for _ in range(20):
-            # Nobody holds on to the call when its first event has arrived.
+            # The call is left when its first event has arrived.
             stream = server.stream()
             await stream.read()
             stream.cancel()
@@ -263,14 +250,14 @@ async def test_writing_to_a_caller_who_vanishes_counts_as_its_leaving(logged: li
     assert {line["code"] for line in logged} == {"CANCELLED"}
 
 
-async def test_a_caller_who_vanishes_under_a_write_counts_as_leaving(logged: list[dict[str, Any]]) -> None:
+async def test_a_client_that_vanishes_in_a_write_is_a_cancellation(logged: list[dict[str, Any]]) -> None:
     ended_by: list[BaseException] = []
     began = asyncio.Event()
 
     async def method(_: Any, call: Call) -> None:
         try:
             while True:
-                # More than the peer's window: it waits, and grpc.aio may end it with an exception of its own.
+                # More than the flow control window: the write waits, and grpc.aio may end it with its own exception.
                 asyncio.get_running_loop().call_soon(began.set)
                 await call.write(bytes(100_000))
         except BaseException as error:
@@ -290,7 +277,7 @@ async def test_a_caller_who_vanishes_under_a_write_counts_as_leaving(logged: lis
     assert {line["code"] for line in logged} == {"CANCELLED"}
 
 
-# Ending calls from here
+# Calls that the server ends
 
 
 @pytest.mark.parametrize(
@@ -305,7 +292,7 @@ async def test_a_caller_who_vanishes_under_a_write_counts_as_leaving(logged: lis
         ("SendJob", False, 42, grpc.StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN"),
     ],
 )
-async def test_a_call_that_this_process_ends_says_whether_to_call_again(
+async def test_a_call_that_is_ended_here_says_if_a_retry_is_safe(
     name: str, streaming: bool, uid: int | None, code: grpc.StatusCode, reason: str
 ) -> None:
     waiting = Waiting(streaming=streaming)
@@ -316,7 +303,7 @@ async def test_a_call_that_this_process_ends_says_whether_to_call_again(
 
     async with served(method, name=name, streaming=streaming) as server:
         call = server.stream() if streaming else server.unary()
-        task = asyncio.ensure_future(failed(read_all(call) if streaming else call))
+        task = asyncio.ensure_future(expect_error(read_all(call) if streaming else call))
         await waiting.began.wait()
         server.handler_factory.end_calls()
         failure = await task
@@ -338,14 +325,14 @@ async def test_a_stream_that_waits_for_a_slow_consumer_ends_too() -> None:
         stream = server.stream()
         await written.wait()
         server.handler_factory.end_calls()
-        failure = await failed(read_all(stream))
+        failure = await expect_error(read_all(stream))
     assert failure.reason == "DRAINING"
 
 
-async def test_a_stream_that_has_told_its_end_ends_well() -> None:
+async def test_a_stream_that_has_sent_its_end_ends_with_ok() -> None:
     async def method(_: Any, call: Call) -> None:
-        await call.begin_stream()
-        # Runs while the last event is on its way.
+        await call.send_headers()
+        # Runs during the write of the last event.
         asyncio.get_running_loop().call_soon(call.end)
         await call.write(b"the end", last=True)
         await asyncio.Event().wait()
@@ -356,20 +343,20 @@ async def test_a_stream_that_has_told_its_end_ends_well() -> None:
 
 async def test_a_stream_that_is_just_beginning_ends_too() -> None:
     async def method(_: Any, call: Call) -> None:
-        # Runs while the initial metadata is on its way.
+        # Runs while the initial metadata is sent.
         asyncio.get_running_loop().call_soon(call.end)
-        await call.begin_stream()
+        await call.send_headers()
         await asyncio.Event().wait()
 
     async with served(method, streaming=True) as server:
-        failure = await failed(read_all(server.stream()))
+        failure = await expect_error(read_all(server.stream()))
     assert failure.reason == "DRAINING"
 
 
-# What is logged
+# The log
 
 
-async def test_a_line_bears_the_request_id_and_the_trace(
+async def test_a_line_has_the_request_id_and_the_trace(
     jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.script.append(answer(200, {"uid": 42, "status": "running"}))
@@ -392,7 +379,7 @@ async def test_a_call_without_a_request_id_gets_one_for_the_log_only(
     assert not any("trace_id" in line for line in logged)
 
 
-async def test_the_end_of_a_job_is_a_line_of_its_own_that_names_the_call_it_was_read_for(
+async def test_the_end_of_a_job_is_logged_with_the_ids_of_its_call(
     gateway: Gateway, jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     done = {"uid": 42, "status": "error", "error": {"message": "a text of the app"}, "completed_at": 1}
@@ -401,10 +388,10 @@ async def test_the_end_of_a_job_is_a_line_of_its_own_that_names_the_call_it_was_
     watches = [jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=metadata) for _ in range(2)]
     await asyncio.gather(*(read_all(watch) for watch in watches))
     await gateway.wait_idle()
-    (line,) = [line for line in logged if line["event"] == "job ended"]
+    (line,) = [line for line in logged if line["event"] == "job.ended"]
     assert 0 <= line.pop("seconds") < PATIENT
     assert line == {
-        "event": "job ended",
+        "event": "job.ended",
         "log_level": "info",
         "uid": 42,
         "status": "ERROR",
@@ -415,21 +402,21 @@ async def test_the_end_of_a_job_is_a_line_of_its_own_that_names_the_call_it_was_
     assert "a text of the app" not in json.dumps(logged, default=repr)
 
 
-async def test_what_the_upstream_wrote_is_for_the_caller_and_not_for_the_log(
+async def test_upstream_text_is_for_the_client_and_not_for_the_log(
     jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.script.append(answer(400, {"field": ["a text of the upstream"]}))
-    failure = await failed(jobs.GetJob(REQUEST, metadata=BEARER))
+    failure = await expect_error(jobs.GetJob(REQUEST, metadata=BEARER))
     assert "a text of the upstream" in failure.message
     line = the_line(logged)
     assert (line["reason"], line["http_status"]) == ("UPSTREAM_BAD_REQUEST", 400)
     assert "a text of the upstream" not in json.dumps(logged, default=repr)
 
 
-async def test_a_call_that_is_refused_for_its_credential_is_logged_with_its_request_id(
+async def test_a_call_without_a_credential_is_logged_with_its_id(
     jobs: rpc.JobServiceAsyncStub, logged: list[dict[str, Any]]
 ) -> None:
-    await failed(jobs.GetJob(REQUEST, metadata=(("x-request-id", "id-1"),)))
+    await expect_error(jobs.GetJob(REQUEST, metadata=(("x-request-id", "id-1"),)))
     line = the_line(logged)
     assert (line["x-request-id"], line["reason"]) == ("id-1", "CREDENTIAL_INVALID")
 
@@ -451,7 +438,7 @@ ECHOES = {
 
 
 @pytest.mark.parametrize("reply", ECHOES.values(), ids=ECHOES)
-async def test_a_token_that_the_upstream_echoes_gets_into_no_log_and_no_status(
+async def test_an_echoed_token_is_in_no_log_and_no_status(
     jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: list[dict[str, Any]], reply: bytes
 ) -> None:
     upstream.script.append(reply)
@@ -490,13 +477,13 @@ async def test_a_call_that_goes_well_or_is_cancelled_logs_no_token(
     assert TOKEN not in json.dumps(logged, default=repr)
 
 
-async def test_a_gateway_error_itself_is_a_defect_that_is_logged() -> None:
+async def test_an_internal_error_is_a_defect_that_is_logged() -> None:
     async def method(_: Any, __: Call) -> bytes:
-        raise GatewayError("a part that should not fail")
+        raise InternalError("a part that should not fail")
 
     with structlog.testing.capture_logs() as logged:
         async with served(method) as server:
-            failure = await failed(server.unary())
+            failure = await expect_error(server.unary())
     assert failure.reason == "GATEWAY_DEFECT"
     assert "a part that should not fail" in logged[0]["exception"]
 

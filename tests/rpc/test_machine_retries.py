@@ -1,4 +1,4 @@
-"""A call that a client library or a proxy repeats by itself never sends a second job."""
+"""A call that a client library or a proxy repeats automatically never sends a second job."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
-from tests.support.gateways import TOKEN, running
+from tests.support.gateways import SEND, TOKEN, running
 from tests.support.raw import raw_call
 from tests.support.upstream import answer
 
 if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
-    from tests.support.raw import RawAnswer
+    from tests.support.raw import RawResponse
     from tests.support.upstream import ScriptedUpstream
 
 TEST_SECONDS = 10.0
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 WITH_ID = pb.SendJobRequest(workspace_id="1", entity_id=7, request_id="an-id")
 DONE = answer(200, {"uid": 42, "status": "success"})
 
@@ -33,7 +32,7 @@ RETRIES = [
     [(b"x-envoy-attempt-count", b"1"), (b"x-envoy-attempt-count", b"2")],
     [(b"x-envoy-attempt-count", b"1"), (b"grpc-previous-rpc-attempts", b"1")],
     [(b"x-envoy-attempt-count", b"02")],
-    # As a proxy on the way joins them.
+    # Joined by a proxy.
     [(b"x-envoy-attempt-count", b"1, 2")],
     [(b"x-envoy-attempt-count", b"two,2")],
     [(b"x-envoy-attempt-count", b"9" * 5_000)],
@@ -43,12 +42,12 @@ FIRST_ATTEMPTS = [
     [(b"grpc-previous-rpc-attempts", b"0")],
     [(b"x-envoy-attempt-count", b"1")],
     [(b"x-envoy-attempt-count", b"0")],
-    # gRPC itself refuses a call whose other header is no number.
+    # gRPC itself rejects a call if its own header is not a number.
     *([(b"x-envoy-attempt-count", value)] for value in (b"", b"two", b"-2", b"2.0", b"1, 1", b"0" * 5_000, b"\xff")),
 ]
 
 
-async def call(gateway: Gateway, method: str, message: bytes, metadata: list[tuple[bytes, bytes]]) -> RawAnswer:
+async def call(gateway: Gateway, method: str, message: bytes, metadata: list[tuple[bytes, bytes]]) -> RawResponse:
     path = f"/jobgateway.v1.JobService/{method}"
     bearer = (b"authorization", b"Bearer " + TOKEN.encode())
     async with (
@@ -64,7 +63,7 @@ def encoded(method: str, request: pb.SendJobRequest) -> bytes:
 
 @pytest.mark.parametrize("metadata", RETRIES, ids=repr)
 @pytest.mark.parametrize("method", ["SendJob", "RunJob"])
-async def test_a_machines_retry_without_a_request_id_is_not_posted(
+async def test_an_automatic_retry_without_a_request_id_is_not_posted(
     upstream: ScriptedUpstream, gateway: Gateway, method: str, metadata: list[tuple[bytes, bytes]]
 ) -> None:
     upstream.script.append(DONE)

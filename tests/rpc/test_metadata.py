@@ -1,4 +1,4 @@
-"""What a raw HTTP/2 peer can put into metadata, for no client library would send most of it."""
+"""Metadata that only a raw HTTP/2 client can send, because client libraries reject most of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 
-from tests.support.raw import RawAnswer, raw_call
-from tests.support.upstream import answer
+from tests.support.raw import RawResponse, raw_call
+from tests.support.upstream import RUNNING, answer
 
 if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
@@ -20,20 +20,19 @@ if TYPE_CHECKING:
 TOKEN = b"vktrpat_0123456789"
 AUTHORIZATION = (b"authorization", b"Bearer " + TOKEN)
 GET_JOB = pb.GetJobRequest(uid=42).SerializeToString()
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success"})
 
 
-async def ask(gateway: Gateway, method: str, message: bytes, *metadata: tuple[bytes, bytes]) -> RawAnswer:
+async def ask(gateway: Gateway, method: str, message: bytes, *metadata: tuple[bytes, bytes]) -> RawResponse:
     async with raw_call(gateway.address, f"/jobgateway.v1.JobService/{method}", message, metadata) as call:
         return await call.end()
 
 
-async def get_job(gateway: Gateway, *metadata: tuple[bytes, bytes]) -> RawAnswer:
+async def get_job(gateway: Gateway, *metadata: tuple[bytes, bytes]) -> RawResponse:
     return await ask(gateway, "GetJob", GET_JOB, *metadata)
 
 
-def reason(got: RawAnswer) -> str:
+def reason(got: RawResponse) -> str:
     padded = got.headers["grpc-status-details-bin"] + "=" * (-len(got.headers["grpc-status-details-bin"]) % 4)
     status = status_pb2.Status.FromString(base64.b64decode(padded))
     info = error_details_pb2.ErrorInfo()
@@ -68,7 +67,7 @@ def reason(got: RawAnswer) -> str:
         pytest.param([b"Bearer " + b"a" * 8193], id="too long"),
     ],
 )
-async def test_a_credential_that_is_not_one_bearer_token_never_reaches_the_upstream(
+async def test_a_malformed_credential_never_reaches_the_upstream(
     gateway: Gateway, upstream: ScriptedUpstream, values: list[bytes]
 ) -> None:
     got = await get_job(gateway, *((b"authorization", value) for value in values))
@@ -93,7 +92,7 @@ async def test_a_credential_that_is_not_one_bearer_token_never_reaches_the_upstr
         pytest.param([b"a" * 257], id="too long"),
     ],
 )
-async def test_a_value_that_would_not_pass_unharmed_is_left_out(
+async def test_a_header_value_that_is_not_safe_is_left_out(
     gateway: Gateway, upstream: ScriptedUpstream, name: bytes, values: list[bytes]
 ) -> None:
     upstream.script.append(RUNNING)
@@ -129,7 +128,7 @@ async def test_the_limit_of_a_token_is_told_and_the_token_is_not(gateway: Gatewa
 
 
 async def test_of_two_traces_one_passes_through(gateway: Gateway, upstream: ScriptedUpstream) -> None:
-    # grpc knows this header, and hands on the last one alone.
+    # grpc knows this header, and passes on only the last one.
     upstream.script.append(RUNNING)
     got = await get_job(gateway, AUTHORIZATION, (b"traceparent", b"a"), (b"traceparent", b"b"))
     assert got.code == 0
@@ -157,9 +156,7 @@ async def test_a_bearer_token_reaches_the_upstream_exactly(
     assert [seen.headers["authorization"] for seen in upstream.seen] == [sent]
 
 
-async def test_the_request_id_and_the_trace_reach_the_upstream_exactly_and_nothing_else_does(
-    gateway: Gateway, upstream: ScriptedUpstream
-) -> None:
+async def test_only_the_request_id_and_the_trace_are_passed_on(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.script.append(RUNNING)
     passed = {"x-request-id": 'a "b" ~!', "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
     metadata = [(name.encode(), value.encode()) for name, value in passed.items()]
@@ -171,9 +168,7 @@ async def test_the_request_id_and_the_trace_reach_the_upstream_exactly_and_nothi
 
 
 @pytest.mark.parametrize("timeout", [b"99999999H", b"99999999999999S", b"99999999999999n"])
-async def test_a_deadline_beyond_all_reason_is_taken(
-    gateway: Gateway, upstream: ScriptedUpstream, timeout: bytes
-) -> None:
+async def test_a_huge_deadline_is_accepted(gateway: Gateway, upstream: ScriptedUpstream, timeout: bytes) -> None:
     upstream.script += [RUNNING, DONE]
     request = pb.WaitJobRequest(uid=42).SerializeToString()
     got = await ask(gateway, "WaitJob", request, AUTHORIZATION, (b"grpc-timeout", timeout))
@@ -182,7 +177,7 @@ async def test_a_deadline_beyond_all_reason_is_taken(
 
 
 @pytest.mark.parametrize("method", ["SendJob", "GetJob", "WatchJob", "WaitJob", "RunJob", "CancelJob"])
-async def test_bytes_that_are_no_message_are_refused_with_a_reason(
+async def test_bytes_that_are_no_message_are_rejected_with_a_reason(
     gateway: Gateway, upstream: ScriptedUpstream, method: str
 ) -> None:
     got = await ask(gateway, method, b"\xff\xff\xff", AUTHORIZATION)

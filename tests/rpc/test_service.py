@@ -1,4 +1,4 @@
-"""The unary RPCs over real sockets, with what a success carries."""
+"""The unary RPCs over real sockets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.rpc.service import wait_seconds
-from tests.support.gateways import BEARER, TOKEN, Failure, running, stub
-from tests.support.upstream import Connection, answer
+from tests.support.gateways import BEARER, SEND, TOKEN, expect_error, running, stub
+from tests.support.upstream import JOBS, Connection, answer
 
 if TYPE_CHECKING:
     from jobgateway.v1 import job_service_pb2_grpc as rpc
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
     from tests.support.upstream import ScriptedUpstream
 
-JOBS = "/workspaces/1/entities/7/jobs/"
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 RUNNING = {"uid": 42, "status": "running", "message": {"message_type": "progress", "message": "half", "percentage": 50}}
 SUCCESS = {"uid": 42, "status": "success", "result": {"a": 1}, "completed_at": "2026-11-24T10:00:00Z"}
 
@@ -47,12 +45,6 @@ def test_a_wait_lasts_40_seconds_at_most_by_default(
     timeout: float | None, remaining: float | None, wait: float
 ) -> None:
     assert wait_seconds(timeout, remaining) == wait
-
-
-async def failure(call: Any) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return Failure(caught.value)
 
 
 async def test_what_is_unset_is_not_sent(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
@@ -105,7 +97,7 @@ async def test_a_large_request_arrives_whole(upstream: ScriptedUpstream, jobs: r
     assert upstream.seen[0].body == b'{"params":%b}' % raw
 
 
-async def test_the_upstream_gets_the_callers_credential_and_what_passes_through(
+async def test_the_upstream_gets_the_credential_and_passed_on_headers(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -130,7 +122,7 @@ async def test_without_a_credential_nothing_reaches_the_upstream(
     request: Any = {"SendJob": SEND, "RunJob": pb.RunJobRequest(request=SEND)}.get(method)
     request = request or getattr(pb, f"{method}Request")(uid=42)
     call = getattr(jobs, method)(request)
-    failed = await failure(call.read() if method in ("WatchJob", "RunJob") else call)
+    failed = await expect_error(call.read() if method in ("WatchJob", "RunJob") else call)
     assert (failed.code, failed.reason) == (StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID")
     assert upstream.seen == []
 
@@ -198,7 +190,7 @@ async def test_both_shapes_of_a_job_say_the_same(upstream: ScriptedUpstream, job
     assert (first.status_text, second.status_text) == ("error_user", "failed")
 
 
-async def test_size_and_hash_are_those_of_the_upstreams_bytes_in_every_format(
+async def test_size_and_hash_are_of_the_upstreams_bytes(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     raw = b'{ "a" : 1.50,\t"b":[1e2] }'
@@ -229,7 +221,7 @@ async def test_chunks_are_refused_where_nothing_streams(
         "WaitJob": pb.WaitJobRequest(uid=42, content_format=chunks),
         "SendJob": pb.SendJobRequest(workspace_id="1", entity_id=7, content_format=chunks),
     }[method]
-    failed = await failure(getattr(jobs, method)(request, metadata=BEARER))
+    failed = await expect_error(getattr(jobs, method)(request, metadata=BEARER))
     assert (failed.code, failed.reason) == (StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
     assert "content_format" in failed.violations
     assert upstream.seen == []
@@ -251,7 +243,7 @@ async def test_chunks_are_refused_where_nothing_streams(
     ],
 )
 @pytest.mark.parametrize("method", ["SendJob", "RunJob"])
-async def test_a_bad_request_names_its_field_and_never_reaches_the_upstream(
+async def test_a_bad_request_names_its_field_and_is_not_sent(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, request_: pb.SendJobRequest, field: str, method: str
 ) -> None:
     call: Any = (
@@ -259,7 +251,7 @@ async def test_a_bad_request_names_its_field_and_never_reaches_the_upstream(
         if method == "SendJob"
         else jobs.RunJob(pb.RunJobRequest(request=request_), metadata=BEARER).read()
     )
-    failed = await failure(call)
+    failed = await expect_error(call)
     assert (failed.code, failed.reason) == (StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID")
     assert list(failed.violations) == [field if method == "SendJob" else f"request.{field}"]
     assert upstream.seen == []
@@ -267,7 +259,7 @@ async def test_a_bad_request_names_its_field_and_never_reaches_the_upstream(
 
 async def test_params_of_10_mb_are_too_large(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
     raw = b'"%b"' % (b"x" * (10 << 20))
-    failed = await failure(
+    failed = await expect_error(
         jobs.SendJob(pb.SendJobRequest(workspace_id="1", entity_id=7, params_json=raw), metadata=BEARER)
     )
     assert (failed.code, failed.reason) == (StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE")
@@ -309,13 +301,13 @@ async def test_wait_without_any_state_is_unavailable(upstream: ScriptedUpstream,
         await connection.gone()
 
     upstream.on("GET", "/jobs/42/", hang)
-    failed = await failure(
+    failed = await expect_error(
         jobs.WaitJob(pb.WaitJobRequest(uid=42, timeout=Duration(nanos=100_000_000)), metadata=BEARER)
     )
     assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "NO_STATE_YET")
 
 
-async def test_cancel_returns_the_state_read_right_after_without_content(
+async def test_cancel_returns_the_new_state_without_content(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("DELETE", "/jobs/42/", answer(204))
@@ -325,7 +317,7 @@ async def test_cancel_returns_the_state_read_right_after_without_content(
     assert (job.done, job.content_omitted, job.WhichOneof("result")) == (True, True, None)
 
 
-async def test_cancel_returns_the_uid_alone_where_the_state_cannot_be_read(
+async def test_cancel_returns_only_the_uid_of_an_unreadable_job(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("DELETE", "/jobs/42/", answer(204))
@@ -347,7 +339,7 @@ async def test_cancelling_what_has_ended_is_no_error(
     assert job.done
 
 
-async def test_cancelling_what_has_ended_is_no_error_if_the_answer_is_lost(
+async def test_cancelling_an_ended_job_succeeds_without_a_response(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     async def reset(connection: Connection) -> None:
@@ -377,7 +369,7 @@ async def test_a_refused_cancellation_of_what_has_not_ended_is_one(
 ) -> None:
     upstream.on("DELETE", "/jobs/42/", answer(status, {"detail": "no"}))
     upstream.on("GET", "/jobs/42/", read)
-    failed = await failure(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
+    failed = await expect_error(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
     assert failed.code is code
 
 
@@ -397,8 +389,8 @@ async def test_one_request_id_at_once_is_one_post(gateway: Gateway, upstream: Sc
     async with stub(gateway) as jobs:
         calls = [jobs.SendJob(with_id("a"), metadata=BEARER) for _ in range(20)]
         await upstream.wait_for(1)
-        # A call that was never sent to the upstream tells by its answer that it has joined.
-        other = await failure(jobs.SendJob(with_id("a", method_name="other"), metadata=BEARER))
+        # The call was not sent to the upstream, so its response shows that it has joined.
+        other = await expect_error(jobs.SendJob(with_id("a", method_name="other"), metadata=BEARER))
         release.set()
         answers = await asyncio.gather(*calls)
     assert {job.uid for job in answers} == {42}
@@ -419,7 +411,7 @@ async def test_one_request_id_later_gives_the_job_of_the_first(
     events = [event async for event in jobs.RunJob(pb.RunJobRequest(request=same), metadata=BEARER)]
     assert [event.job.done for event in events] == [True]
     assert len(upstream.requests("POST")) == 1
-    failed = await failure(jobs.SendJob(with_id("a", params_json=b'{"x": 2}'), metadata=BEARER))
+    failed = await expect_error(jobs.SendJob(with_id("a", params_json=b'{"x": 2}'), metadata=BEARER))
     assert failed.reason == "REQUEST_ID_REUSED"
 
 
@@ -432,11 +424,11 @@ async def test_a_request_id_belongs_to_one_caller(upstream: ScriptedUpstream, jo
 
 async def test_an_unknown_outcome_is_remembered(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
     upstream.on("POST", JOBS, answer(502, raw=b"<html>"), answer(201, {"uid": 42}))
-    first = await failure(jobs.SendJob(with_id("a"), metadata=BEARER))
-    again = await failure(jobs.SendJob(with_id("a"), metadata=BEARER))
+    first = await expect_error(jobs.SendJob(with_id("a"), metadata=BEARER))
+    again = await expect_error(jobs.SendJob(with_id("a"), metadata=BEARER))
     assert (first.code, first.reason) == (again.code, again.reason) == (StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN")
     assert first.message == again.message
-    assert "look for it before sending" in again.message
+    assert "look for it before you send it" in again.message
     assert len(upstream.requests("POST")) == 1
 
 
@@ -445,7 +437,7 @@ async def test_a_refused_request_frees_its_id(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int
 ) -> None:
     upstream.on("POST", JOBS, answer(status, {"detail": "no"}), answer(201, {"uid": 42}))
-    await failure(jobs.SendJob(with_id("a"), metadata=BEARER))
+    await expect_error(jobs.SendJob(with_id("a"), metadata=BEARER))
     assert (await jobs.SendJob(with_id("a"), metadata=BEARER)).uid == 42
 
 
@@ -471,8 +463,8 @@ async def test_a_caller_who_left_during_the_submission_finds_its_job(
     assert len(upstream.requests("POST")) == 1
 
 
-async def test_a_submission_is_sent_again_only_where_it_was_certainly_not_seen(upstream: ScriptedUpstream) -> None:
-    """The upstream comes up while the gateway is trying to connect."""
+async def test_a_submission_is_repeated_only_if_certainly_not_seen(upstream: ScriptedUpstream) -> None:
+    """The upstream starts while the gateway tries to connect."""
     await upstream.stop()
     port = upstream.port
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
@@ -483,8 +475,8 @@ async def test_a_submission_is_sent_again_only_where_it_was_certainly_not_seen(u
     assert len(upstream.requests("POST")) == 1
 
 
-async def test_nothing_is_sent_for_a_caller_who_left_before_it_could_be(upstream: ScriptedUpstream) -> None:
-    """The upstream comes up after the caller's deadline, while the gateway would try again."""
+async def test_nothing_is_sent_for_a_client_that_has_left(upstream: ScriptedUpstream) -> None:
+    """The upstream starts after the client's deadline, while the gateway would try again."""
     await upstream.stop()
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -492,7 +484,7 @@ async def test_nothing_is_sent_for_a_caller_who_left_before_it_could_be(upstream
         assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
         upstream.on("POST", JOBS, answer(201, {"uid": 42}))
         await upstream.start(upstream.port)
-        # It returns when the submission has ended, whatever became of it.
+        # Returns when the submission has ended.
         await gateway.stop(grace=5)
     assert upstream.seen == []
 
@@ -514,7 +506,7 @@ async def test_an_error_bears_the_http_status_of_an_answer_that_broke(
         await connection.send(reply)
 
     upstream.on("GET", "/jobs/42/", send_and_close)
-    failed = await failure(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+    failed = await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
     assert failed.metadata["http_status"] == status
     assert (failed.code is StatusCode.PERMISSION_DENIED) is (status == "403")
 

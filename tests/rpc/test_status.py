@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from gateway import errors
 from gateway.errors import FieldViolation
 from gateway.rpc import status
-from gateway.rpc.codec.text import STATUS_CUT_MARK, clean
+from gateway.rpc.codec.text import clean
 from gateway.rpc.status import MAX_DETAILS_BYTES, RpcError, mapping_for, to_rpc_error
+from gateway.text import CUT_MARK
 from tests.support.paths import ROOT
 
 DOCUMENT = (ROOT / "docs" / "reference" / "errors.md").read_text()
 
-# What no metadata may pass, and less than where clients begin to cut.
+# A limit below that of any client.
 MAX_TRAILERS = 8 << 10
 
 
@@ -28,7 +29,7 @@ def _answered(http_status: int, message: str = "no", **more: Any) -> errors.Upst
 
 
 class Read:
-    """What a client makes of an ending."""
+    """The end of a call, as a client reads it."""
 
     def __init__(self, rpc_error: RpcError) -> None:
         trailers = dict(rpc_error.trailers)
@@ -110,9 +111,9 @@ BY_ERROR = [
     (errors.ResultTooLarge("no"), StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
     (errors.LimitReached("no", retry_after=1), StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
     (errors.Draining(retry_after=1.5), StatusCode.UNAVAILABLE, "DRAINING"),
-    (errors.GatewayError("no"), StatusCode.INTERNAL, "GATEWAY_DEFECT"),
+    (errors.InternalError("no"), StatusCode.INTERNAL, "GATEWAY_DEFECT"),
 ]
-INNER_NODES = {errors.RequestError, errors.UpstreamError, errors.UpstreamStatusError}
+INNER_NODES = {errors.GatewayError, errors.RequestError, errors.UpstreamError, errors.UpstreamStatusError}
 
 
 @pytest.mark.parametrize(("error", "code", "reason"), BY_ERROR, ids=[row[2] for row in BY_ERROR])
@@ -122,16 +123,16 @@ def test_every_error_has_its_row(error: errors.GatewayError, code: StatusCode, r
     assert Read(rpc_error).info.metadata["uid"] == "42"
 
 
-def test_no_error_of_the_tree_is_left_out_of_these_tables() -> None:
+def test_these_tables_have_every_error() -> None:
     tree = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GatewayError)}
     assert {type(error) for error, _, _ in BY_ERROR} == tree - INNER_NODES
 
 
-def test_http_status_uid_and_last_failure_stand_in_the_metadata_where_they_are_known() -> None:
+def test_the_metadata_has_http_status_uid_and_last_failure() -> None:
     def metadata(error: errors.GatewayError, uid: int | None = None) -> dict[str, str]:
         return dict(Read(to_rpc_error(error, uid)).info.metadata)
 
-    assert metadata(errors.GatewayError("no")) == {}
+    assert metadata(errors.InternalError("no")) == {}
     assert metadata(errors.UpstreamMalformed("no", http_status=200)) == {"http_status": "200"}
     assert metadata(errors.SubmitOutcomeUnknown("no", 500)) == {"http_status": "500"}
     assert metadata(errors.SubmitOutcomeUnknown("no", None), 2**63 - 1) == {"uid": "9223372036854775807"}
@@ -181,14 +182,14 @@ def test_the_wait_in_retry_info_is_the_one_that_grpc_reads(
     )
 
 
-def test_resource_info_names_a_job_that_was_not_found_and_nothing_else() -> None:
+def test_resource_info_names_only_a_job_that_was_not_found() -> None:
     (resource,) = Read(to_rpc_error(_answered(404), 42)).resource
     assert (resource.resource_type, resource.resource_name) == ("job", "42")
     assert Read(to_rpc_error(_answered(404))).resource == []
     assert Read(to_rpc_error(_answered(403), 42)).resource == []
 
 
-def test_bad_request_has_one_violation_per_field_and_error_info_stands_first() -> None:
+def test_bad_request_has_a_violation_per_field() -> None:
     violations = (FieldViolation("params.beam.length", "too long"), FieldViolation("timeout", "no"))
     read = Read(to_rpc_error(_answered(400, violations=violations)))
     assert read.violations == [("params.beam.length", "too long"), ("timeout", "no")]
@@ -197,13 +198,13 @@ def test_bad_request_has_one_violation_per_field_and_error_info_stands_first() -
     assert Read(to_rpc_error(_answered(400))).violations == []
 
 
-def test_of_too_many_fields_the_first_are_kept_and_a_mark_says_that_there_are_more() -> None:
+def test_too_many_fields_are_cut_with_a_mark() -> None:
     violations = tuple(FieldViolation(f"field{number}", "no") for number in range(5_000))
     read = Read(to_rpc_error(_answered(400, violations=violations)))
     assert read.violations[0] == ("field0", "no")
     assert len(read.violations) > 50
     assert read.violations[:-1] == [(each.field, each.description) for each in violations[: len(read.violations) - 1]]
-    assert read.violations[-1] == (STATUS_CUT_MARK, "more fields are at fault than fit here")
+    assert read.violations[-1] == (CUT_MARK, "there are more invalid fields than fit here")
 
 
 HUGE_TEXTS = {
@@ -219,7 +220,7 @@ HUGE_TEXTS = {
 
 
 @pytest.mark.parametrize("text", HUGE_TEXTS.values(), ids=HUGE_TEXTS)
-def test_everything_stays_below_8_kb_whatever_the_upstream_said(text: str) -> None:
+def test_any_upstream_text_stays_below_8_kb(text: str) -> None:
     violations = tuple(FieldViolation(text, text) for _ in range(3))
     for error in (
         _answered(400, text, violations=violations, retry_after=86_400),
@@ -241,8 +242,8 @@ def test_any_error_fits_in_one_line_and_is_complete_or_marked(
     read = Read(rpc_error)
     assert read.size < MAX_TRAILERS
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", rpc_error.message)
-    assert len(read.violations) == len(violations) or read.violations[-1][0] == STATUS_CUT_MARK
-    assert rpc_error.message == clean(text, 10**9) or rpc_error.message.endswith(STATUS_CUT_MARK)
+    assert len(read.violations) == len(violations) or read.violations[-1][0] == CUT_MARK
+    assert rpc_error.message == clean(text, 10**9) or rpc_error.message.endswith(CUT_MARK)
 
 
 @pytest.mark.parametrize(
@@ -254,13 +255,13 @@ def test_any_error_fits_in_one_line_and_is_complete_or_marked(
         ("a\ud800b", "a b"),
         ("é 漢 🙂", "é 漢 🙂"),
         ("x" * 30, "x" * 30),
-        ("x" * 31, "x" * 22 + STATUS_CUT_MARK),
+        ("x" * 31, "x" * 22 + CUT_MARK),
         ("ä" * 5, "ä" * 5),
-        ("ä" * 6, "ä" * 3 + STATUS_CUT_MARK),
-        ("%" * 11, "%" * 7 + STATUS_CUT_MARK),
-        # What was beyond many controls is not lost without a mark.
+        ("ä" * 6, "ä" * 3 + CUT_MARK),
+        ("%" * 11, "%" * 7 + CUT_MARK),
+        # Control characters do not count before they are removed.
         ("\n" * 100 + "cause", " cause"),
-        ("\n" * 100 + "x" * 31, " " + "x" * 21 + STATUS_CUT_MARK),
+        ("\n" * 100 + "x" * 31, " " + "x" * 21 + CUT_MARK),
     ],
 )
 def test_a_text_becomes_one_line_that_fits_percent_encoded(text: str, cleaned: str) -> None:
@@ -268,11 +269,11 @@ def test_a_text_becomes_one_line_that_fits_percent_encoded(text: str, cleaned: s
     assert len(_percent_encoded(cleaned)) <= 30
 
 
-def test_the_message_says_what_to_do_where_a_retry_would_hurt() -> None:
+def test_the_message_says_what_to_do_if_a_retry_is_unsafe() -> None:
     assert to_rpc_error(errors.SubmitOutcomeUnknown("lost {0}", None)).message == (
-        "whether the job runs is not known; look for it before sending it under another id: lost {0}"
+        "it is unknown whether the job runs; look for it before you send it under another id: lost {0}"
     )
-    assert "log" in to_rpc_error(errors.GatewayError("KeyError")).message
+    assert "log" in to_rpc_error(errors.InternalError("KeyError")).message
 
 
 @pytest.mark.parametrize("http_status", [400, 403, 404, 413, 422])
@@ -281,18 +282,18 @@ def test_a_wait_that_a_final_refusal_names_is_not_passed_on(http_status: int) ->
     assert (read.retry, read.pushback) == ([], None)
 
 
-def test_what_turns_the_direction_of_a_text_is_taken_out() -> None:
-    assert clean("a\u202eb\u2066c\u200fd") == "a b c d"
+def test_characters_that_turn_the_text_direction_are_removed() -> None:
+    assert clean("a\u202eb\u2066c\u200fd", 30) == "a b c d"
 
 
-def test_fields_are_cut_by_what_they_take_in_the_details() -> None:
+def test_fields_are_cut_by_their_size_in_the_details() -> None:
     field = "长" * 60
     read = Read(to_rpc_error(_answered(400, violations=(FieldViolation(field, "字" * 130),))))
     assert read.violations == [(field, "字" * 130)]
 
 
 def _table(heading: str) -> dict[str, list[str]]:
-    """The rows of the table under a heading of docs/reference/errors.md, by their first cell."""
+    """Return the rows of the table under a heading of docs/reference/errors.md, by their first cell."""
     section = DOCUMENT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = [
         [cell.strip(" `") for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:2] == "| "
@@ -305,13 +306,13 @@ def _rows() -> set[status.StatusMapping]:
     return {*status.BY_HTTP_STATUS.values(), status.OTHER_4XX, status.OTHER_5XX, *status.BY_ERROR.values()}
 
 
-def test_the_document_lists_each_reason_with_its_code_and_no_other() -> None:
+def test_the_page_lists_each_reason_with_its_code() -> None:
     documented = {(reason, cells[0]) for reason, cells in _table("The reasons").items()}
     assert documented == {(row.reason, row.code.name) for row in _rows()}
     assert len(documented) == len({reason for reason, _ in documented})
 
 
-def test_the_document_says_for_each_reason_why_it_comes_and_what_to_do() -> None:
+def test_the_page_has_a_cause_and_an_action_for_each_reason() -> None:
     actions = re.findall(r"^- \*\*(.+?)\*\*:", DOCUMENT, flags=re.MULTILINE)
     assert len(actions) == 5
     for reason, (_, cause, action) in _table("The reasons").items():
@@ -319,7 +320,7 @@ def test_the_document_says_for_each_reason_why_it_comes_and_what_to_do() -> None
         assert action.startswith(tuple(f"**{each}**" for each in actions)), reason
 
 
-# What a client in any language does, by the reason alone.
+# The action of a client, by the reason alone.
 ACTIONS = {
     **dict.fromkeys(("REQUEST_INVALID", "REQUEST_ID_REUSED", "REQUEST_TOO_LARGE"), "fix the request"),
     **dict.fromkeys(("UPSTREAM_BAD_REQUEST", "UPSTREAM_REQUEST_TOO_LARGE", "RESULT_TOO_LARGE"), "fix the request"),
@@ -347,7 +348,7 @@ def test_a_client_decides_by_the_reason_alone(reason: str) -> None:
     endings = [rpc_error for rpc_error in ENDINGS if rpc_error.reason == reason]
     assert endings
     for rpc_error in endings:
-        # What retries by the code alone, as gRPC itself and meshes do, must come to the same.
+        # gRPC and meshes retry by the code alone, and must do the same.
         if rpc_error.code is StatusCode.UNAVAILABLE:
             assert action == "retry"
         if rpc_error.code is StatusCode.RESOURCE_EXHAUSTED:
@@ -356,11 +357,11 @@ def test_a_client_decides_by_the_reason_alone(reason: str) -> None:
             assert Read(rpc_error).pushback is None
 
 
-def test_the_document_lists_each_reason_that_a_heartbeat_may_have_and_no_other() -> None:
+def test_the_page_lists_each_reason_of_a_heartbeat() -> None:
     failures: list[errors.UpstreamError] = [_answered(http_status) for http_status in range(400, 600)]
     failures += [error for error, _, _ in BY_ERROR if isinstance(error, errors.UpstreamError)]
     assert _table("`last_failure`").keys() == {
-        # A refusal stands there until it is confirmed.
+        # A refusal is a failure until it is confirmed.
         mapping_for(error).reason
         for error in failures
         if error.transient or isinstance(error, errors.UpstreamStatusError)
@@ -379,8 +380,8 @@ def test_the_document_lists_each_reason_that_a_heartbeat_may_have_and_no_other()
         "http_status",
         "uid",
         "last_failure",
-        STATUS_CUT_MARK,
+        CUT_MARK,
     ],
 )
-def test_the_document_tells_of_everything_that_an_error_carries(word: str) -> None:
+def test_the_page_names_all_that_an_error_carries(word: str) -> None:
     assert f"`{word}`" in DOCUMENT

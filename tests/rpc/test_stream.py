@@ -1,4 +1,4 @@
-"""The streaming RPCs over real sockets: the promises of a watch, and how it ends."""
+"""The streaming RPCs over real sockets: the promises of a watch, and its end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.watch import refusals
-from tests.support.gateways import BEARER, Failure, running, stub
-from tests.support.upstream import Connection, answer
+from tests.support.gateways import BEARER, SEND, expect_error, running, stub
+from tests.support.upstream import JOBS, Connection, answer
 
 if TYPE_CHECKING:
     from jobgateway.v1 import job_service_pb2_grpc as rpc
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
     from tests.support.upstream import ScriptedUpstream
 
-JOBS = "/workspaces/1/entities/7/jobs/"
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 BOB = (("authorization", "Bearer the-token-of-bob"),)
 
 
@@ -55,18 +53,12 @@ async def read(call: Any) -> list[pb.JobEvent]:
     return events
 
 
-async def failure(call: Any) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await read(call)
-    return Failure(caught.value)
-
-
 def percentages(events: list[pb.JobEvent]) -> list[float]:
     return [event.job.progress.percentage for event in events if event.WhichOneof("payload") == "job"]
 
 
 def content(events: list[pb.JobEvent]) -> bytes:
-    """The result that the chunks add up to, by the rule for clients."""
+    """Return the result in the chunks, by the rule for clients."""
     whole = bytearray()
     for event in events:
         if event.WhichOneof("payload") == "content_chunk":
@@ -103,7 +95,7 @@ async def test_initial_metadata_goes_out_before_the_first_answer(
     call.cancel()
 
 
-async def test_watchers_waiters_and_runners_of_one_credential_share_one_loop(
+async def test_all_watches_of_one_credential_share_one_loop(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     """The upstream answers a poll only when a test lets it, so a second loop would show as a second request."""
@@ -135,7 +127,7 @@ async def test_watchers_waiters_and_runners_of_one_credential_share_one_loop(
     assert len(anns) <= 2
 
 
-async def test_what_one_credential_reads_is_never_shown_to_another(
+async def test_no_credential_sees_the_jobs_of_another(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     async def by_token(connection: Connection) -> None:
@@ -145,7 +137,7 @@ async def test_what_one_credential_reads_is_never_shown_to_another(
     upstream.on("GET", "/jobs/42/", by_token)
     ann = watch(jobs)
     assert percentages([await ann.read()]) == [50]
-    failed = await failure(watch(jobs, metadata=BOB))
+    failed = await expect_error(watch(jobs, metadata=BOB))
     assert failed.code is StatusCode.NOT_FOUND
     ann.cancel()
 
@@ -171,11 +163,11 @@ async def test_the_polling_stops_with_the_last_watcher(gateway: Gateway, upstrea
         release.set()
         await sent.wait()
         # Meanwhile another job is polled many times.
-        await failure(jobs.WatchJob(pb.WatchJobRequest(uid=43), metadata=BEARER))
+        await expect_error(jobs.WatchJob(pb.WatchJobRequest(uid=43), metadata=BEARER))
     assert [seen.path for seen in upstream.seen].count("/api/jobs/42/") == 3
 
 
-async def test_heartbeats_tell_a_quiet_job_from_an_upstream_that_fails(
+async def test_heartbeats_tell_a_quiet_job_from_a_failing_upstream(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("GET", "/jobs/42/", at(10), at(10), answer(503, headers={"Retry-After": "5"}))
@@ -197,13 +189,13 @@ async def test_heartbeat_intervals_outside_their_range_are_refused(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, interval: Duration
 ) -> None:
     for call in (watch(jobs, heartbeat_interval=interval), run(jobs, heartbeat_interval=interval)):
-        failed = await failure(call)
+        failed = await expect_error(call)
         assert (failed.code, list(failed.violations)) == (StatusCode.INVALID_ARGUMENT, ["heartbeat_interval"])
     assert upstream.seen == []
 
 
 @pytest.mark.parametrize("size", [0, 100, 1 << 20, (3 << 20) + 1, 20 << 20])
-async def test_a_result_of_any_size_reaches_a_stock_client_unharmed(
+async def test_a_result_of_any_size_reaches_stock_clients_unchanged(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, size: int
 ) -> None:
     raw = b'"%b"' % (b"x" * size)
@@ -240,7 +232,7 @@ async def test_a_watch_resumes_after_the_state_that_was_seen(
     token = (await call.read()).resume_token
     call.cancel()
     await gateway.wait_idle()
-    # The first poll of the second watch is answered by one of the replies that are left.
+    # The first poll of the second watch gets one of the remaining responses.
     events = await read(watch(jobs, resume_token=token))
     assert percentages(events) == [30, 0]
 
@@ -257,7 +249,7 @@ async def test_a_token_whose_state_has_changed_costs_no_state(
     assert percentages(await read(watch(jobs, resume_token=token))) == [20, 0]
 
 
-async def test_the_token_of_the_end_gives_the_end_again_on_any_replica(
+async def test_the_last_token_returns_the_end_on_any_replica(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("GET", "/jobs/42/", success())
@@ -289,7 +281,7 @@ async def test_chunks_of_another_result_start_again(upstream: ScriptedUpstream, 
     call.cancel()
     raw = b'"%b"' % (b"y" * 6_000_000)
     upstream.on("GET", "/jobs/42/", success(raw))
-    # Under another credential, for under the first one the end is kept for some seconds.
+    # With another credential, because the end is kept for some seconds under the first one.
     rest = await read(watch(jobs, metadata=BOB, resume_token=first[-1].resume_token))
     assert rest[0].content_chunk.offset == 0
     assert content([*first, *rest]) == raw
@@ -299,7 +291,7 @@ async def test_chunks_of_another_result_start_again(upstream: ScriptedUpstream, 
 async def test_what_is_no_token_is_refused(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, token: str
 ) -> None:
-    failed = await failure(watch(jobs, resume_token=token))
+    failed = await expect_error(watch(jobs, resume_token=token))
     assert (failed.code, list(failed.violations)) == (StatusCode.INVALID_ARGUMENT, ["resume_token"])
     assert upstream.seen == []
 
@@ -307,21 +299,21 @@ async def test_what_is_no_token_is_refused(
 async def test_the_token_of_another_job_is_refused(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
     upstream.on("GET", "/jobs/42/", success())
     token = (await read(watch(jobs)))[-1].resume_token
-    failed = await failure(jobs.WatchJob(pb.WatchJobRequest(uid=43, resume_token=token), metadata=BEARER))
+    failed = await expect_error(jobs.WatchJob(pb.WatchJobRequest(uid=43, resume_token=token), metadata=BEARER))
     assert (failed.code, list(failed.violations)) == (StatusCode.INVALID_ARGUMENT, ["resume_token"])
 
 
-async def test_a_failure_after_a_state_ends_the_stream_with_its_own_status(
+async def test_a_failure_after_a_state_ends_the_stream_with_a_status(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("GET", "/jobs/42/", at(10), answer(401, {"detail": "expired"}))
     call = watch(jobs)
     await call.read()
-    failed = await failure(call)
+    failed = await expect_error(call)
     assert (failed.code, failed.metadata["uid"]) == (StatusCode.UNAUTHENTICATED, "42")
 
 
-async def test_the_first_event_of_a_run_goes_out_before_the_first_poll(
+async def test_the_first_event_of_a_run_precedes_the_first_poll(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     async def hang(connection: Connection) -> None:
@@ -355,7 +347,7 @@ async def test_a_large_result_of_the_post_comes_in_chunks(
     assert content(events) == raw
 
 
-async def test_a_run_streams_to_the_end_without_repeating_its_first_state(
+async def test_a_run_streams_to_the_end_without_repeating_a_state(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("POST", JOBS, answer(201, {"uid": 42, "status": "running"}))
@@ -373,16 +365,16 @@ async def test_errors_of_a_run_name_the_job_once_there_is_one(
     upstream.on("GET", "/jobs/42/", answer(403, {"detail": "no"}))
     call = run(jobs)
     await call.read()
-    failed = await failure(call)
+    failed = await expect_error(call)
     assert (failed.code, failed.metadata["uid"]) == (StatusCode.PERMISSION_DENIED, "42")
 
 
 async def test_a_run_needs_its_request(jobs: rpc.JobServiceAsyncStub) -> None:
-    failed = await failure(jobs.RunJob(pb.RunJobRequest(), metadata=BEARER))
+    failed = await expect_error(jobs.RunJob(pb.RunJobRequest(), metadata=BEARER))
     assert (failed.code, list(failed.violations)) == (StatusCode.INVALID_ARGUMENT, ["request"])
 
 
-async def test_a_run_that_asks_for_it_is_cancelled_when_its_caller_leaves(
+async def test_a_run_is_cancelled_on_disconnect_if_it_asks_for_it(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("POST", JOBS, answer(201, {"uid": 42}))
@@ -406,7 +398,7 @@ async def test_a_deadline_counts_as_leaving(upstream: ScriptedUpstream, jobs: rp
     await upstream.wait_for(1, "DELETE")
 
 
-async def test_a_caller_who_leaves_during_the_submission_cancels_what_came_of_it(
+async def test_a_client_that_leaves_while_sending_cancels_the_job(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     release = asyncio.Event()
@@ -425,7 +417,7 @@ async def test_a_caller_who_leaves_during_the_submission_cancels_what_came_of_it
 
 
 async def test_leaving_without_it_cancels_nothing(upstream: ScriptedUpstream) -> None:
-    """The gateway's stop returns when all cancellations that were begun have ended, so none can come later."""
+    """Stopping the gateway waits for all cancellations, so none can come later."""
     upstream.on("POST", JOBS, answer(201, {"uid": 42}))
     upstream.on("GET", "/jobs/42/", at(10))
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
@@ -442,7 +434,7 @@ async def test_an_end_that_the_gateway_makes_cancels_nothing(upstream: ScriptedU
         call = run(jobs, cancel_on_disconnect=True)
         await call.read()
         await gateway.stop(grace=0)
-        failed = await failure(call)
+        failed = await expect_error(call)
     assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "DRAINING")
     assert upstream.requests("DELETE") == []
 
@@ -452,7 +444,7 @@ async def test_an_error_cancels_nothing(upstream: ScriptedUpstream, monkeypatch:
     upstream.on("POST", JOBS, answer(201, {"uid": 42}))
     upstream.on("GET", "/jobs/42/", at(10), answer(403, {"detail": "no"}))
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
-        failed = await failure(run(jobs, cancel_on_disconnect=True))
+        failed = await expect_error(run(jobs, cancel_on_disconnect=True))
     assert failed.code is StatusCode.PERMISSION_DENIED
     assert upstream.requests("DELETE") == []
 
@@ -464,11 +456,9 @@ async def test_a_drain_ends_what_is_left_over_with_a_wait_and_a_token(upstream: 
         tokens = [(await call.read()).resume_token for call in calls]
         waiter = asyncio.ensure_future(jobs.WaitJob(pb.WaitJobRequest(uid=42), metadata=BEARER))
         stopping = asyncio.ensure_future(gateway.stop(grace=0.6))
-        failures = [await failure(call) for call in calls]
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await waiter
+        failures = [await expect_error(call) for call in calls]
+        failures.append(await expect_error(waiter))
         await stopping
-    failures.append(Failure(caught.value))
     assert all(tokens)
     assert {(failed.code, failed.reason) for failed in failures} == {(StatusCode.UNAVAILABLE, "DRAINING")}
     waits = [failed.retry.retry_delay.ToMilliseconds() for failed in failures]
@@ -487,8 +477,8 @@ async def test_a_result_of_any_depth_arrives_as_it_was_sent(
     assert (await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)).content_json == raw
 
 
-async def test_a_watch_rides_out_an_upstream_that_is_down(upstream: ScriptedUpstream) -> None:
-    """Nothing listens for a while, which the heartbeats tell; then the watch goes on where it was."""
+async def test_a_watch_survives_an_upstream_outage(upstream: ScriptedUpstream) -> None:
+    """Nothing listens for a while, which heartbeats report; then the watch continues."""
     upstream.on("GET", "/jobs/42/", at(10))
     async with running(upstream.url, poll_interval_max_seconds=0.1) as gateway, stub(gateway) as jobs:
         call = watch(jobs, heartbeat_interval=Duration(seconds=1))
@@ -502,7 +492,7 @@ async def test_a_watch_rides_out_an_upstream_that_is_down(upstream: ScriptedUpst
     assert percentages(events) == [20, 0]
 
 
-async def test_a_run_is_not_silent_while_its_submission_or_its_first_read_lasts(
+async def test_a_run_sends_heartbeats_before_its_first_state(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     release = asyncio.Event()

@@ -1,4 +1,4 @@
-"""HOST:PORT is bound at all of its addresses, or at none."""
+"""Test that HOST:PORT is bound at all of its addresses, or at none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from gateway.config import Settings
 from gateway.server import addresses
-from gateway.server.addresses import LOOPBACK, bound, joined, numeric, resolved
+from gateway.server.addresses import LOOPBACK, bind, join_host_port, numeric_host, resolve
 from gateway.server.gateway import Gateway
 
 V4, V6 = (socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")
@@ -38,7 +38,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="the machine has no ::1")
 
 
 def gateway(**listen: str) -> Gateway:
-    return Gateway(Settings(upstream_url="http://127.0.0.1:1", **(FREE | listen)))  # type: ignore[arg-type]
+    return Gateway(Settings(upstream_url="http://127.0.0.1:1", **(FREE | listen)))
 
 
 def taken(host: str) -> socket.socket:
@@ -57,7 +57,7 @@ def answers(host: str, port: int) -> bool:
 @needs_ipv6
 @pytest.mark.parametrize("setting", ["listen", "admin_listen"])
 @pytest.mark.parametrize("host", LOOPBACK)
-async def test_a_name_of_which_one_address_is_taken_is_not_served(setting: str, host: str) -> None:
+async def test_one_taken_address_ends_the_start(setting: str, host: str) -> None:
     with closing(taken(host)) as other:
         port = other.getsockname()[1]
         made = gateway(**{setting: f"localhost:{port}"})
@@ -65,7 +65,7 @@ async def test_a_name_of_which_one_address_is_taken_is_not_served(setting: str, 
             await made.start()
         (free,) = set(LOOPBACK) - {host}
         assert not answers(free, port)
-        await made.stop()
+        await made.stop(0)
     name = f"JOBGATEWAY_{setting.upper()}"
     assert str(raised.value) == f"{name}: localhost:{port} cannot be bound: Address already in use ({host})"
 
@@ -78,7 +78,7 @@ async def test_port_0_is_the_same_port_at_all_addresses() -> None:
         name, _, port = address.rpartition(":")
         assert name.lower() == "localhost"
         assert [answers(host, int(port)) for host in LOOPBACK] == [True, True]
-    await made.stop()
+    await made.stop(0)
 
 
 @pytest.mark.parametrize("setting", ["listen", "admin_listen"])
@@ -86,7 +86,7 @@ async def test_a_name_without_an_address_ends_the_start(setting: str) -> None:
     made = gateway(**{setting: "nowhere.invalid:0"}, allow_plaintext="true")
     with pytest.raises(OSError, match=rf"^JOBGATEWAY_{setting.upper()}: nowhere.invalid:0 cannot be bound: "):
         await made.start()
-    await made.stop()
+    await made.stop(0)
 
 
 @pytest.mark.parametrize("setting", ["listen", "admin_listen"])
@@ -102,19 +102,19 @@ async def test_a_resolver_that_hangs_ends_the_start(setting: str, monkeypatch: p
     monkeypatch.setattr(socket, "getaddrinfo", hanging)
     monkeypatch.setattr(addresses, "RESOLVE_SECONDS", 0.05)
     made = gateway(**{setting: "hangs.test:0"}, allow_plaintext="true")
-    with pytest.raises(OSError, match=r"cannot be bound: the resolver does not answer within 0\.05 s"):
+    with pytest.raises(OSError, match=r"cannot be bound: the resolver did not respond within 0\.05 s"):
         await made.start()
     back.set()
-    await made.stop()
+    await made.stop(0)
 
 
-def test_addresses_that_the_machine_lacks_are_left_out_beside_others() -> None:
+def test_leaves_out_addresses_that_the_machine_lacks() -> None:
     for several in ([V4, ABSENT], [ABSENT, V4]):
-        (only,) = bound(several, 0)
+        (only,) = bind(several, 0)
         with only:
             assert only.getsockname()[0] == V4[1]
     with pytest.raises(OSError, match=r"[Aa]ddress") as raised:
-        bound([ABSENT], 0)
+        bind([ABSENT], 0)
     assert raised.value.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
@@ -132,7 +132,7 @@ def test_a_free_port_is_free_at_all_addresses(monkeypatch: pytest.MonkeyPatch) -
                 system(self, where)
 
         monkeypatch.setattr(socket, "socket", Picky)
-        made = bound([V4, V6], 0)
+        made = bind([V4, V6], 0)
     ports = {each.getsockname()[1] for each in made}
     assert len(ports) == 1
     assert ports != {port}
@@ -141,9 +141,9 @@ def test_a_free_port_is_free_at_all_addresses(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_an_address_keeps_its_scope() -> None:
-    assert await resolved("127.0.0.1") == [V4]
-    assert numeric(("::1", 0, 0, 0)) == "::1"
-    assert joined("fe80::1%lo", 1) == "[fe80::1%lo]:1"
+    assert await resolve("127.0.0.1") == [V4]
+    assert numeric_host(("::1", 0, 0, 0)) == "::1"
+    assert join_host_port("fe80::1%lo", 1) == "[fe80::1%lo]:1"
 
 
 def bound_here(port: int) -> list[tuple[str, int]]:

@@ -38,7 +38,7 @@ async def test_an_upstream_that_is_down_does_not_make_it_unready() -> None:
         assert (await fetch(gateway, "/readyz")).status_code == 200
 
 
-async def test_while_it_drains_it_is_alive_and_not_ready_and_can_be_scraped(upstream: ScriptedUpstream) -> None:
+async def test_a_drain_is_alive_not_ready_and_can_be_scraped(upstream: ScriptedUpstream) -> None:
     async def hang(connection: Connection) -> None:
         await connection.gone()
 
@@ -76,12 +76,12 @@ async def test_it_is_not_ready_before_grpc_is_served(upstream: ScriptedUpstream)
         *((method, "/metrics") for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH")),
     ],
 )
-async def test_nothing_else_is_there(gateway: Gateway, method: str, path: str) -> None:
+async def test_other_paths_and_methods_are_not_found(gateway: Gateway, method: str, path: str) -> None:
     response = await fetch(gateway, path, method=method)
     assert (response.status_code, response.text) == (404, "not found\n")
 
 
-async def test_metrics_come_in_the_format_that_is_asked_for(gateway: Gateway) -> None:
+async def test_metrics_have_the_requested_format(gateway: Gateway) -> None:
     plain = await fetch(gateway, "/metrics")
     assert plain.headers["content-type"].startswith("text/plain; version=")
     modern = await fetch(gateway, "/metrics", headers={"accept": OPENMETRICS})
@@ -89,12 +89,12 @@ async def test_metrics_come_in_the_format_that_is_asked_for(gateway: Gateway) ->
     assert modern.text.endswith("# EOF\n")
 
 
-async def test_it_says_no_versions_of_libraries(gateway: Gateway) -> None:
+async def test_the_server_header_has_no_versions(gateway: Gateway) -> None:
     for path in ("/livez", "/nothing"):
         assert (await fetch(gateway, path)).headers["server"] == "jobgateway"
 
 
-async def test_an_address_that_is_taken_stops_the_start_and_names_the_variable(upstream: ScriptedUpstream) -> None:
+async def test_a_taken_address_stops_the_start_with_its_variable(upstream: ScriptedUpstream) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -107,7 +107,7 @@ async def test_an_address_that_is_taken_stops_the_start_and_names_the_variable(u
         await gateway.stop(0)
 
 
-async def test_the_admin_address_is_given_back_where_grpc_cannot_start(upstream: ScriptedUpstream) -> None:
+async def test_frees_the_admin_address_if_grpc_cannot_start(upstream: ScriptedUpstream) -> None:
     admin = f"127.0.0.1:{free_port()}"
     async with running(upstream.url) as first:
         second = Gateway(Settings(upstream_url=upstream.url, listen=first.address, admin_listen=admin))

@@ -7,7 +7,7 @@ from tests.support.clock import SteppedClock
 from tests.support.descriptors import no_more_files
 
 
-async def test_a_want_of_files_is_logged_while_it_lasts(logged: list[dict[str, object]]) -> None:
+async def test_a_shortage_of_files_is_logged_while_it_lasts(logged: list[dict[str, object]]) -> None:
     clock = SteppedClock()
     watching = asyncio.create_task(log_shortages(clock))
     await clock.advance(CHECK_SECONDS)

@@ -1,4 +1,4 @@
-"""The life of the process: starts, serves, drains, leaves."""
+"""The life of the process: it starts, serves, drains and exits."""
 
 from __future__ import annotations
 
@@ -27,25 +27,23 @@ from gateway.config import Settings
 from gateway.server import health
 from gateway.server.defaults import OPTIONS
 from gateway.server.gateway import Gateway
-from tests.support.certificates import Authority, Mounted
-from tests.support.gateways import BEARER, TOKEN, Failure, running, stub
+from tests.support.certificates import Authority, MountedSecret
+from tests.support.gateways import BEARER, GET_JOB, TOKEN, Failure, expect_error, running, stub
 from tests.support.paths import ROOT
 from tests.support.raw import raw_call
-from tests.support.upstream import Connection, ScriptedUpstream, answer
+from tests.support.upstream import RUNNING, Connection, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
 JOB_SERVICE_NAME = "jobgateway.v1.JobService"
 PATIENT = 20.0
-GET_JOB = pb.GetJobRequest(uid=42)
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Held:
-    """A reply that keeps its request waiting until it is told to go on."""
+    """A response that waits until it is released."""
 
     def __init__(self, reply: bytes = RUNNING) -> None:
         self.reply = reply
@@ -54,16 +52,6 @@ class Held:
     async def __call__(self, connection: Connection) -> None:
         await self.go.wait()
         await connection.send(self.reply)
-
-
-async def hang(connection: Connection) -> None:
-    await connection.gone()
-
-
-async def failed(call: Any) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await call
-    return Failure(raised.value)
 
 
 async def read_all(stream: Any, events: list[pb.JobEvent]) -> None:
@@ -75,7 +63,7 @@ async def read_all(stream: Any, events: list[pb.JobEvent]) -> None:
 
 
 class Served:
-    """A process of `jobgateway serve`, and what it logs."""
+    """A process of `jobgateway serve`, and its log."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -102,7 +90,7 @@ class Served:
 
 
 SERVE = ("-m", "gateway", "serve")
-# `serve`, which gets a signal when it imports a module.
+# `serve`, which receives a signal while it imports a module.
 SIGNALLED = """
 import os, sys
 
@@ -145,7 +133,7 @@ async def process(upstream: ScriptedUpstream, command: Sequence[str] = SERVE, **
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstream, number: int) -> None:
+async def test_a_signal_drains_and_the_process_exits_with_0(upstream: ScriptedUpstream, number: int) -> None:
     held = Held()
     upstream.on("GET", "/jobs/42/", held)
     upstream.on("GET", "/jobs/43/", answer(200, {"uid": 43, "status": "running"}))
@@ -160,14 +148,14 @@ async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstr
             events: list[pb.JobEvent] = []
             stream = jobs.WatchJob(pb.WatchJobRequest(uid=43), metadata=BEARER)
             events.append(await stream.read())  # type: ignore[arg-type] # no end yet
-            watch = asyncio.create_task(failed(read_all(stream, events)))
+            watch = asyncio.create_task(expect_error(read_all(stream, events)))
             await upstream.wait_for(2)
 
             server.signal(number)
             assert (await watched.read()).status == NOT_SERVING
             asked = await checked.Check(health_pb2.HealthCheckRequest(service=JOB_SERVICE_NAME))
             assert asked.status == NOT_SERVING
-            refused = await failed(jobs.GetJob(GET_JOB, metadata=BEARER))
+            refused = await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER))
             assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
             held.go.set()
             assert (await unary).uid == 42
@@ -178,8 +166,8 @@ async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstr
             assert events[-1].resume_token
         assert await server.end() == 0
     events_logged = [line["event"] for line in server.lines]
-    assert "ending watches" in events_logged
-    assert "calls cut off" not in events_logged
+    assert "drain.ending_watches" in events_logged
+    assert "drain.calls_cut" not in events_logged
     calls = [line for line in server.lines if line["event"] == "call"]
     assert {(line["method"], line["code"], line.get("reason")) for line in calls} == {
         ("GetJob", "OK", None),
@@ -187,12 +175,12 @@ async def test_a_signal_drains_and_the_process_ends_well(upstream: ScriptedUpstr
         ("WatchJob", "UNAVAILABLE", "DRAINING"),
     }
     assert [line.get("x-request-id") for line in calls].count("id-1") == 1
-    assert server.lines[-1]["event"] == "stopped"
+    assert server.lines[-1]["event"] == "process.stopped"
     assert TOKEN not in json.dumps(server.lines)
 
 
 @pytest.mark.slow
-async def test_a_second_signal_leaves_at_once(upstream: ScriptedUpstream) -> None:
+async def test_a_second_signal_ends_the_process_immediately(upstream: ScriptedUpstream) -> None:
     upstream.script.append(hang)
     async with process(upstream, drain_grace_seconds="3600") as server:
         address = (await server.logged("serving"))["address"]
@@ -200,7 +188,7 @@ async def test_a_second_signal_leaves_at_once(upstream: ScriptedUpstream) -> Non
             call = rpc.JobServiceStub(channel).GetJob(GET_JOB, metadata=BEARER)
             await upstream.wait_for(1)
             server.signal(signal.SIGTERM)
-            await server.logged("draining")
+            await server.logged("drain.started")
             server.signal(signal.SIGTERM)
             assert await server.end() == 1
             with pytest.raises(grpc.aio.AioRpcError):
@@ -208,7 +196,7 @@ async def test_a_second_signal_leaves_at_once(upstream: ScriptedUpstream) -> Non
 
 
 @pytest.mark.slow
-async def test_a_signal_with_nothing_to_do_ends_the_process_at_once(upstream: ScriptedUpstream) -> None:
+async def test_an_idle_process_ends_immediately(upstream: ScriptedUpstream) -> None:
     async with process(upstream, drain_grace_seconds="3600") as server:
         await server.logged("serving")
         server.signal(signal.SIGTERM)
@@ -218,13 +206,13 @@ async def test_a_signal_with_nothing_to_do_ends_the_process_at_once(upstream: Sc
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("module", ["gateway.cli.app", "gateway.server.process"])
-async def test_a_signal_that_comes_before_it_serves_is_heeded_too(
+async def test_a_signal_during_the_start_is_followed(
     upstream: ScriptedUpstream, module: str, number: signal.Signals
 ) -> None:
     command = ("-c", SIGNALLED.format(module=module, number=number), "serve")
     async with process(upstream, command, drain_grace_seconds="3600") as server:
         assert await server.end() == 0
-    assert [line["event"] for line in server.lines] == ["serving", "draining", "stopped"]
+    assert [line["event"] for line in server.lines] == ["serving", "drain.started", "process.stopped"]
 
 
 @pytest.mark.slow
@@ -251,16 +239,17 @@ async def test_a_wrong_setting_ends_the_start_with_one_line() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tls_cert_file", "upstream_token_file"])
-async def test_a_file_that_is_no_use_ends_the_start_with_one_line(tmp_path: Path, name: str) -> None:
+async def test_an_unusable_file_ends_the_start_with_one_line(tmp_path: Path, name: str) -> None:
     nowhere = str(tmp_path / "nowhere")
     settings = {name: nowhere} | ({"tls_key_file": nowhere} if name == "tls_cert_file" else {})
     child = await spawn(upstream_url="http://127.0.0.1:1", **settings)
     _, stderr = await child.communicate()
     assert child.returncode == 2
-    assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {nowhere} cannot be read: No such file or directory\n"
+    why = "cannot be read (No such file or directory); check the path and its permissions"
+    assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {nowhere} {why}\n"
 
 
-# `serve`, once something in its surroundings hangs, which it says on standard output when it is met.
+# `serve` in an environment that hangs, with a line on standard output when it does.
 HANGING = """
 import os, socket, threading
 
@@ -277,7 +266,7 @@ main()
 """
 RESOLVER = 'socket.getaddrinfo = hanging_for(socket.getaddrinfo, "hangs.test")'
 NO_END = """
-# A thread that is there before the signals are blocked would get them.
+# A thread that starts before the signals are blocked would receive them.
 from gateway.server import signals
 signals.block()
 # Python waits for such threads at its end.
@@ -314,10 +303,10 @@ async def test_a_resolver_that_hangs_delays_no_exit(upstream: ScriptedUpstream) 
             watch = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
             assert server.process.stdout is not None
             assert await server.process.stdout.readline() == b"hangs\n"
-            refused = await failed(jobs.GetJob(GET_JOB, metadata=BEARER))
+            refused = await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER))
             assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE")
             server.signal(signal.SIGTERM)
-            assert (await failed(read_all(watch, []))).reason == "DRAINING"
+            assert (await expect_error(watch)).reason == "DRAINING"
         async with asyncio.timeout(PATIENT):
             assert await server.end() == 0
 
@@ -329,7 +318,7 @@ async def test_threads_that_hang_delay_no_exit(upstream: ScriptedUpstream) -> No
         server.signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENT):
             assert await server.end() == 0
-    assert [line["event"] for line in server.lines] == ["serving", "draining", "stopped"]
+    assert [line["event"] for line in server.lines] == ["serving", "drain.started", "process.stopped"]
 
 
 @pytest.mark.slow
@@ -350,7 +339,7 @@ async def test_a_file_that_hangs_ends_the_start_with_one_line(tmp_path: Path, na
     async with asyncio.timeout(PATIENT):
         _, stderr = await child.communicate()
     assert child.returncode == 2
-    why = "cannot be read: no answer within 1 s; is its volume there?"
+    why = "cannot be read within 1 s; check that the volume responds"
     assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {path} {why}\n"
 
 
@@ -358,14 +347,14 @@ async def test_a_file_that_hangs_ends_the_start_with_one_line(tmp_path: Path, na
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (os.mkfifo, "is not a regular file; name one"),
-        (os.mkdir, "is not a regular file; name one"),
-        (lambda path: Path(path).write_text("junk"), "holds no certificate in PEM; name a file with authorities"),
+        (os.mkfifo, "is not a regular file; name a regular file"),
+        (os.mkdir, "is not a regular file; name a regular file"),
+        (lambda path: Path(path).write_text("junk"), "has no usable certificate; name a PEM file with authorities"),
         (
             lambda path: Path(path).write_bytes(bytes((1 << 20) + 1)),
-            "has more than 1048576 bytes; is it the right file?",
+            "has more than 1048576 bytes; check that it is the right file",
         ),
-        (lambda _: None, "cannot be read: No such file or directory"),
+        (lambda _: None, "cannot be read (No such file or directory); check the path and its permissions"),
     ],
     ids=["a pipe", "a folder", "junk", "too large", "nothing"],
 )
@@ -397,7 +386,7 @@ gateway.auth.authorities.read_regular = lambda path: time.sleep(3600)
     async with asyncio.timeout(PATIENT):
         _, stderr = await child.communicate()
     assert child.returncode == 2
-    why = "cannot be read: no answer within 0.1 s; is the volume there?"
+    why = "cannot be read within 0.1 s; check that the volume responds"
     assert stderr.decode() == f"SSL_CERT_FILE: {tmp_path / 'ca.pem'} {why}\n"
 
 
@@ -424,7 +413,7 @@ gateway.server.process.Gateway = Hanging
 
 
 @pytest.mark.slow
-async def test_a_second_signal_leaves_though_the_event_loop_hangs() -> None:
+async def test_a_second_signal_works_if_the_event_loop_hangs() -> None:
     hang = """
 import gateway.server.gateway
 import time
@@ -439,7 +428,7 @@ gateway.server.process.Gateway = Hanging
     assert child.stdout is not None
     async with asyncio.timeout(PATIENT):
         assert await child.stdout.readline() == b"hangs\n"
-        # Two of one kind that are both pending would count once.
+        # Two pending signals of one kind would count once.
         child.send_signal(signal.SIGTERM)
         child.send_signal(signal.SIGINT)
         await child.wait()
@@ -447,10 +436,8 @@ gateway.server.process.Gateway = Hanging
 
 
 @pytest.mark.slow
-async def test_handshakes_that_fail_leave_no_line_of_grpcs_own_in_the_log(
-    upstream: ScriptedUpstream, tmp_path: Path
-) -> None:
-    authority, files = Authority(), Mounted(tmp_path)
+async def test_failed_handshakes_leave_no_line_of_grpc(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    authority, files = Authority(), MountedSecret(tmp_path)
     files.put(authority.server())
     async with process(upstream, tls_cert_file=str(files.cert), tls_key_file=str(files.key)) as server:
         host, _, port = (await server.logged("serving"))["address"].rpartition(":")
@@ -463,7 +450,14 @@ async def test_handshakes_that_fail_leave_no_line_of_grpcs_own_in_the_log(
         server.signal(signal.SIGTERM)
         assert await server.end() == 0  # each line was JSON
     events = [line["event"] for line in server.lines]
-    assert events == ["certificate in use", "serving", "files changed", "certificate in use", "draining", "stopped"]
+    assert events == [
+        "certificate.loaded",
+        "serving",
+        "files.reloaded",
+        "certificate.loaded",
+        "drain.started",
+        "process.stopped",
+    ]
 
 
 @pytest.mark.slow
@@ -475,14 +469,14 @@ async def test_text_logs_are_lines_too(upstream: ScriptedUpstream) -> None:
         assert f"upstream={upstream.url}".encode() in line
         server.signal(signal.SIGTERM)
         _, rest = await server.process.communicate()
-        assert [b"draining" in line for line in rest.splitlines()] == [True, False]
+        assert [b"drain.started" in line for line in rest.splitlines()] == [True, False]
 
 
 # What it serves
 
 
 @pytest.mark.parametrize("service", ["", JOB_SERVICE_NAME, "grpc.health.v1.Health"])
-async def test_health_says_serving(gateway: Gateway, service: str) -> None:
+async def test_health_reports_serving(gateway: Gateway, service: str) -> None:
     async with grpc.aio.insecure_channel(gateway.address) as channel:
         checked: Any = health_pb2_grpc.HealthStub(channel)
         got = await checked.Check(health_pb2.HealthCheckRequest(service=service))
@@ -518,10 +512,8 @@ async def test_reflection_lists_the_service_and_describes_it(gateway: Gateway, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "most"), [(500, 375), (1, 1)])
-async def test_a_burst_is_served_or_refused_with_a_reason_and_never_dropped(
-    upstream: ScriptedUpstream, limit: int, most: int
-) -> None:
-    """One credential has three quarters of the places."""
+async def test_a_burst_is_served_or_rejected_with_a_reason(upstream: ScriptedUpstream, limit: int, most: int) -> None:
+    """One credential may have three quarters of the slots."""
     burst = 2_000
     held = Held(answer(200, {"uid": 42, "status": "running"}, headers={"Connection": "close"}))
     upstream.script.append(held)
@@ -544,7 +536,7 @@ async def test_a_burst_is_served_or_refused_with_a_reason_and_never_dropped(
 
 
 def test_grpc_knows_every_option_that_is_set() -> None:
-    # A name it does not know is ignored without a word.
+    # grpc silently ignores a name that it does not know.
     library = Path(sys.modules[grpc.aio.AbortError.__module__].__file__ or "")
     known = library.read_bytes()
     assert [name for name, _ in OPTIONS if name.encode() + b"\0" not in known] == []
@@ -554,14 +546,12 @@ def test_grpc_knows_every_option_that_is_set() -> None:
 
 
 @pytest.mark.parametrize("grace", [0, 0.3])
-async def test_a_submission_that_outlasts_the_grace_has_an_unknown_outcome_and_is_not_unavailable(
-    upstream: ScriptedUpstream, grace: float
-) -> None:
+async def test_a_submission_longer_than_the_grace_has_no_outcome(upstream: ScriptedUpstream, grace: float) -> None:
     upstream.script.append(hang)
     request = pb.SendJobRequest(workspace_id="1", entity_id=7)
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
-        send = asyncio.create_task(failed(jobs.SendJob(request, metadata=BEARER)))
-        run = asyncio.create_task(failed(read_all(jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER), [])))
+        send = asyncio.create_task(expect_error(jobs.SendJob(request, metadata=BEARER)))
+        run = asyncio.create_task(expect_error(jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER)))
         await upstream.wait_for(2)
         await gateway.stop(grace=grace)
         for failure in (await send, await run):
@@ -571,15 +561,15 @@ async def test_a_submission_that_outlasts_the_grace_has_an_unknown_outcome_and_i
 
 
 @pytest.mark.parametrize("grace", [0, 0.3])
-async def test_calls_that_outlast_the_grace_are_sent_elsewhere(upstream: ScriptedUpstream, grace: float) -> None:
+async def test_calls_longer_than_the_grace_end_with_draining(upstream: ScriptedUpstream, grace: float) -> None:
     upstream.script.append(hang)
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         calls = [
             jobs.GetJob(GET_JOB, metadata=BEARER),
             jobs.WaitJob(pb.WaitJobRequest(uid=43), metadata=BEARER),
-            read_all(jobs.WatchJob(pb.WatchJobRequest(uid=44), metadata=BEARER), []),
+            jobs.WatchJob(pb.WatchJobRequest(uid=44), metadata=BEARER),
         ]
-        failures = [asyncio.create_task(failed(call)) for call in calls]
+        failures = [asyncio.create_task(expect_error(call)) for call in calls]
         await upstream.wait_for(3)
         await gateway.stop(grace=grace)
         for failure in await asyncio.gather(*failures):
@@ -587,7 +577,7 @@ async def test_calls_that_outlast_the_grace_are_sent_elsewhere(upstream: Scripte
             assert failure.retry is not None
 
 
-async def test_a_drain_cancels_no_job_of_a_caller_who_asked_for_it_on_disconnect(upstream: ScriptedUpstream) -> None:
+async def test_a_drain_is_no_disconnect_and_cancels_no_job(upstream: ScriptedUpstream) -> None:
     upstream.on("POST", "/workspaces/1/entities/7/jobs/", answer(201, {"uid": 42}))
     upstream.script.append(hang)
     request = pb.RunJobRequest(request=pb.SendJobRequest(workspace_id="1", entity_id=7), cancel_on_disconnect=True)
@@ -597,13 +587,13 @@ async def test_a_drain_cancels_no_job_of_a_caller_who_asked_for_it_on_disconnect
         assert isinstance(first, pb.JobEvent)
         await upstream.wait_for(2)
         await gateway.stop(grace=0)
-        failure = await failed(read_all(stream, []))
+        failure = await expect_error(stream)
     assert failure.reason == "DRAINING"
     assert failure.metadata["uid"] == "42"
     assert upstream.requests("DELETE") == []
 
 
-async def test_a_drain_waits_for_no_submission_whose_caller_has_left_beyond_the_grace(
+async def test_a_drain_abandons_submissions_after_the_grace(
     upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.script.append(hang)
@@ -615,7 +605,7 @@ async def test_a_drain_waits_for_no_submission_whose_caller_has_left_beyond_the_
             await call
         async with asyncio.timeout(PATIENT):
             await gateway.stop(grace=0.1)
-    assert "submissions or cancellations cut off" in [line["event"] for line in logged]
+    assert "drain.submissions_cut" in [line["event"] for line in logged]
 
 
 # A gateway that never ran
@@ -626,7 +616,7 @@ def settings(**more: Any) -> Settings:
 
 
 async def test_a_gateway_that_was_never_started_can_be_stopped() -> None:
-    await Gateway(settings()).stop()
+    await Gateway(settings()).stop(0)
 
 
 async def test_a_gateway_whose_start_failed_can_be_stopped() -> None:
@@ -636,7 +626,7 @@ async def test_a_gateway_whose_start_failed_can_be_stopped() -> None:
         gateway = Gateway(settings(listen=f"127.0.0.1:{taken.getsockname()[1]}"))
         with pytest.raises(OSError, match="JOBGATEWAY_LISTEN"):
             await gateway.start()
-        await gateway.stop()
+        await gateway.stop(0)
 
 
 async def test_two_gateways_do_not_share_a_port(upstream: ScriptedUpstream) -> None:
@@ -646,7 +636,7 @@ async def test_two_gateways_do_not_share_a_port(upstream: ScriptedUpstream) -> N
 
 
 @pytest.mark.slow
-async def test_what_grpc_cannot_decode_of_a_call_is_not_in_the_log(upstream: ScriptedUpstream) -> None:
+async def test_undecodable_metadata_is_not_in_the_log(upstream: ScriptedUpstream) -> None:
     async with process(upstream) as server:
         address = (await server.logged("serving"))["address"]
         request = pb.GetJobRequest(uid=42).SerializeToString()
@@ -659,9 +649,7 @@ async def test_what_grpc_cannot_decode_of_a_call_is_not_in_the_log(upstream: Scr
     assert not any("exception" in line for line in server.lines)
 
 
-async def test_no_more_watch_the_health_than_there_is_room_for(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_number_of_health_watches_is_limited(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "MAX_WATCHES", 2)
     request = health_pb2.HealthCheckRequest()
     async with grpc.aio.insecure_channel(gateway.address) as channel:
@@ -676,7 +664,7 @@ async def test_no_more_watch_the_health_than_there_is_room_for(
         watches[0].cancel()
         async with asyncio.timeout(PATIENT):
             while True:
-                # The server hears of it a moment later.
+                # The server notices it a moment later.
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     assert (await service.Watch(request).read()).status == SERVING
                     break

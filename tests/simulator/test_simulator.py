@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 
 import gateway.simulator
 from gateway.simulator import Fault, Recorded, Simulator, faults, parameters
-from gateway.simulator.faults import AnswerKind, FaultPlan, WireKind
+from gateway.simulator.faults import FaultPlan, ResponseKind, WireKind
 from gateway.simulator.json_fields import members
 from gateway.simulator.parameters import Parameters
-from gateway.simulator.recording import LARGEST_NUMBER, LARGEST_SIZE, Recording
+from gateway.simulator.recording import MAX_BODY_BYTES, MAX_REQUESTS, Recording
 from gateway.simulator.script import Ending, JobScript, State, state_at
+from tests.support.upstream import JOBS
 
-TOKEN = "ours"
-JOBS = "/workspaces/1/entities/7/jobs/"
-PROMPTLY = 5  # seconds after which a test that waits for an answer has failed
+TOKEN = "owner-token"
+PROMPTLY = 5  # seconds after which a test that waits for a response fails
 
 
 class Clock:
@@ -42,7 +42,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def simulator(clock: Clock) -> AsyncIterator[Simulator]:
-    simulator = Simulator(tokens=frozenset({"ours", "other"}), clock=clock)
+    simulator = Simulator(tokens=frozenset({"owner-token", "other"}), clock=clock)
     await simulator.start("127.0.0.1", 0)
     yield simulator
     await simulator.stop()
@@ -65,9 +65,9 @@ async def client(simulator: Simulator) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def submit(client: httpx.AsyncClient, method_name: str = "succeed", **params: Any) -> str:
-    answer = await client.post(JOBS, json={"method_name": method_name, "params": params})
-    assert answer.status_code == 201, answer.text
-    return f"/jobs/{answer.json()['uid']}/"
+    response = await client.post(JOBS, json={"method_name": method_name, "params": params})
+    assert response.status_code == 201, response.text
+    return f"/jobs/{response.json()['uid']}/"
 
 
 async def first_request(simulator: Simulator) -> None:
@@ -77,16 +77,16 @@ async def first_request(simulator: Simulator) -> None:
 
 
 async def poll(client: httpx.AsyncClient, path: str) -> Any:
-    answer = await client.get(path)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    response = await client.get(path)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 def script(ending: Ending = Ending.SUCCEED, *, time_limit: float = 86_400, hides_end: bool = False) -> JobScript:
     return JobScript(ending=ending, duration=10, time_limit=time_limit, steps=4, hides_end=hides_end)
 
 
-def test_course_goes_through_its_steps_to_its_end() -> None:
+def test_a_script_runs_through_its_steps_to_its_end() -> None:
     states = [state_at(script(), elapsed) for elapsed in (0, 2.4, 2.5, 9.9, 10, 99)]
     assert [(state.step, state.since, state.ending) for state in states] == [
         (0, 0, None),
@@ -99,7 +99,7 @@ def test_course_goes_through_its_steps_to_its_end() -> None:
     assert [state.ended for state in states] == [False] * 4 + [True] * 2
 
 
-def test_earliest_of_end_timeout_and_cancelling_wins() -> None:
+def test_the_earliest_of_end_timeout_and_cancellation_wins() -> None:
     assert state_at(script(time_limit=10), 20).ending is Ending.SUCCEED
     assert state_at(script(time_limit=9), 20).ending is Ending.TIMEOUT
     assert state_at(script(time_limit=9), 20, cancelled_at=8) == State(
@@ -108,7 +108,7 @@ def test_earliest_of_end_timeout_and_cancelling_wins() -> None:
     assert state_at(script(), 20, cancelled_at=11).ending is Ending.SUCCEED
 
 
-def test_course_without_end_runs_until_cancelled() -> None:
+def test_a_script_without_end_runs_until_it_is_cancelled() -> None:
     assert not state_at(script(Ending.NEVER), 80_000).ended
     assert state_at(script(Ending.NEVER), 80_000, cancelled_at=3).ended
     hidden = state_at(script(Ending.UNKNOWN_STATUS, hides_end=True), 80_000)
@@ -120,7 +120,7 @@ def test_course_without_end_runs_until_cancelled() -> None:
     steps=st.integers(0, 100),
     times=st.lists(st.floats(0, 2e5), min_size=2, max_size=9),
 )
-def test_state_never_goes_back(duration: float, steps: int, times: list[float]) -> None:
+def test_a_state_never_goes_back(duration: float, steps: int, times: list[float]) -> None:
     one = JobScript(ending=Ending.FAIL, duration=duration, time_limit=86_400, steps=steps)
     states = [state_at(one, elapsed) for elapsed in sorted(times)]
     assert [state.ended for state in states] == sorted(state.ended for state in states)
@@ -143,7 +143,7 @@ def test_members_are_the_bytes_of_their_values(value: dict[str, Any], indent: in
     assert {name: json.loads(raw) for name, raw in found.items()} == value
 
 
-def test_members_keep_what_parsing_would_lose() -> None:
+def test_members_keep_their_exact_bytes() -> None:
     raw = rb'[1.50, 1e400, -0, 18446744073709551617, "\ud800", {"a" :1}]'
     assert members(b'\n{"a" : ' + raw + b' , "b":2} ') == {"a": raw, "b": b"2"}
 
@@ -164,13 +164,13 @@ def test_members_keep_what_parsing_would_lose() -> None:
         b'{"a":' + b"[" * 100_000,
     ],
 )
-def test_members_of_no_json_object(document: bytes) -> None:
+def test_members_reject_other_documents(document: bytes) -> None:
     with pytest.raises(ValueError):
         members(document)
 
 
 async def test_official_clients_computation(simulator: Simulator, clock: Clock) -> None:
-    headers = {"Authorization": "Bearer ours", "Content-Type": "application/json", "Accept": "*/*"}
+    headers = {"Authorization": "Bearer owner-token", "Content-Type": "application/json", "Accept": "*/*"}
     async with connect(simulator) as client:
         sent = await client.post(
             JOBS, headers=headers, content=b'{"params": {"a": 1}, "method_name": "m", "timeout": 30}'
@@ -290,7 +290,7 @@ async def test_result_byte_for_byte(client: httpx.AsyncClient) -> None:
     assert b'"result":' + raw in job.content
 
 
-async def test_results_by_size_depth_and_oddity(client: httpx.AsyncClient) -> None:
+async def test_results_of_any_size_depth_and_content(client: httpx.AsyncClient) -> None:
     job = await client.get(await submit(client, duration=0, result_bytes=50_000_000, big_integers=True))
     result = members(job.content)["result"]
     assert len(result) == 50_000_000
@@ -302,12 +302,12 @@ async def test_results_by_size_depth_and_oddity(client: httpx.AsyncClient) -> No
     assert b'"\xff"' in job.content
 
 
-async def test_answer_to_a_submission_names_the_job_as_chosen(client: httpx.AsyncClient) -> None:
+async def test_the_201_identifies_the_job_as_chosen(client: httpx.AsyncClient) -> None:
     bodies = {}
-    for answer in ("uid", "url", "absolute_url", "both"):
-        sent = await client.post(JOBS, json={"params": {"answer": answer}})
+    for form in ("uid", "url", "absolute_url", "both"):
+        sent = await client.post(JOBS, json={"params": {"answer": form}})
         assert sent.status_code == 201
-        bodies[answer] = sent.json()
+        bodies[form] = sent.json()
     assert bodies["uid"].keys() == {"uid"}
     assert bodies["url"].keys() == bodies["absolute_url"].keys() == {"url"}
     assert bodies["url"]["url"] == f"/api/jobs/{bodies['uid']['uid'] + 1}/"
@@ -316,7 +316,7 @@ async def test_answer_to_a_submission_names_the_job_as_chosen(client: httpx.Asyn
     assert bodies["both"]["url"].endswith(f"/{bodies['both']['uid']}/")
 
 
-async def test_poll_result_answers_with_the_job_that_ends_in_time(
+async def test_poll_result_returns_a_job_that_ends_in_time(
     client: httpx.AsyncClient, simulator: Simulator, clock: Clock
 ) -> None:
     async def held(**params: Any) -> httpx.Response:
@@ -327,10 +327,10 @@ async def test_poll_result_answers_with_the_job_that_ends_in_time(
     assert (await held(duration=9, hold=0)).status_code == 201
     for duration, status in ((0.5, 200), (9, 201)):
         simulator.requests.clear()
-        answer = asyncio.create_task(held(duration=duration))
+        response = asyncio.create_task(held(duration=duration))
         await first_request(simulator)
         clock.now += 1
-        assert (await answer).status_code == status
+        assert (await response).status_code == status
 
 
 async def test_timeout_of_the_submission(client: httpx.AsyncClient, clock: Clock) -> None:
@@ -342,7 +342,7 @@ async def test_timeout_of_the_submission(client: httpx.AsyncClient, clock: Clock
     assert (await poll(client, path))["error"]["type"] == "error_timeout"
 
 
-async def test_cancelling(client: httpx.AsyncClient, clock: Clock) -> None:
+async def test_cancellation(client: httpx.AsyncClient, clock: Clock) -> None:
     path = await submit(client, "never")
     gone = await client.delete(path)
     assert (gone.status_code, gone.content) == (204, b"")
@@ -356,12 +356,12 @@ async def test_cancelling(client: httpx.AsyncClient, clock: Clock) -> None:
 
 
 async def test_session(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/workspaces/1/entities/7/session/")
-    assert answer.status_code == 200
-    assert uuid.UUID(answer.json()["editor_session"])
+    response = await client.post("/workspaces/1/entities/7/session/")
+    assert response.status_code == 200
+    assert uuid.UUID(response.json()["editor_session"])
 
 
-@pytest.mark.parametrize("value", [None, "Bearer wrong", "Bearer", "Basic ours", "ours"])
+@pytest.mark.parametrize("value", [None, "Bearer wrong", "Bearer", "Basic owner-token", "owner-token"])
 async def test_credentials_are_checked_everywhere(simulator: Simulator, value: str | None) -> None:
     async with connect(simulator) as client:
         del client.headers["Authorization"]
@@ -374,14 +374,16 @@ async def test_credentials_are_checked_everywhere(simulator: Simulator, value: s
             ("POST", simulator.url.removesuffix("/api") + "/faults/"),
             ("DELETE", simulator.url.removesuffix("/api") + "/faults/"),
         ):
-            answer = await client.request(method, path, headers=headers)
-            assert answer.status_code == 401
-            assert answer.json().keys() == {"detail"}
+            response = await client.request(method, path, headers=headers)
+            assert response.status_code == 401
+            assert response.json().keys() == {"detail"}
 
 
-async def test_two_credentials_are_none(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/jobs/7/", headers=[("Authorization", "Bearer ours"), ("Authorization", "Bearer other")])
-    assert answer.status_code == 401
+async def test_two_tokens_are_refused(client: httpx.AsyncClient) -> None:
+    response = await client.get(
+        "/jobs/7/", headers=[("Authorization", "Bearer owner-token"), ("Authorization", "Bearer other")]
+    )
+    assert response.status_code == 401
 
 
 async def test_a_job_belongs_to_its_token(simulator: Simulator, client: httpx.AsyncClient) -> None:
@@ -413,18 +415,18 @@ async def test_a_job_belongs_to_its_token(simulator: Simulator, client: httpx.As
     ],
 )
 async def test_bad_field_is_named(client: httpx.AsyncClient, field: str, value: object) -> None:
-    answer = await client.post(JOBS, json={"unknown": 1, field: value})
-    assert answer.status_code == 400
-    [(name, messages)] = answer.json().items()
+    response = await client.post(JOBS, json={"unknown": 1, field: value})
+    assert response.status_code == 400
+    [(name, messages)] = response.json().items()
     assert name == field
     assert [type(message) for message in messages] == [str]
 
 
-async def test_every_bad_field_is_named_nested_ones_too(client: httpx.AsyncClient) -> None:
-    answer = await client.post(JOBS, json={"timeout": 0, "params": {"duration": "long", "steps": -1}})
-    assert answer.status_code == 400
-    assert answer.json().keys() == {"timeout", "params"}
-    assert answer.json()["params"].keys() == {"duration", "steps"}
+async def test_every_bad_field_is_named_including_nested_ones(client: httpx.AsyncClient) -> None:
+    response = await client.post(JOBS, json={"timeout": 0, "params": {"duration": "long", "steps": -1}})
+    assert response.status_code == 400
+    assert response.json().keys() == {"timeout", "params"}
+    assert response.json()["params"].keys() == {"duration", "steps"}
 
 
 async def test_valid_bodies(client: httpx.AsyncClient) -> None:
@@ -445,9 +447,9 @@ async def test_valid_bodies(client: httpx.AsyncClient) -> None:
     assert (await poll(client, f"/jobs/{sent.json()['uid']}/"))["status"] == "failed"
 
 
-async def test_requests_that_are_not_the_protocol(client: httpx.AsyncClient) -> None:
+async def test_invalid_requests_are_refused(client: httpx.AsyncClient) -> None:
     as_json = {"Content-Type": "application/json"}
-    for answer, status in (
+    for response, status in (
         (await client.post(JOBS, content=b"{", headers=as_json), 400),
         (await client.post(JOBS, content=b"[]", headers=as_json), 400),
         (await client.post(JOBS, content=b"{}", headers={"Content-Type": "text/plain"}), 415),
@@ -458,19 +460,19 @@ async def test_requests_that_are_not_the_protocol(client: httpx.AsyncClient) -> 
         (await client.get("/jobs/none/"), 404),
         (await client.get("/jobs/" + "9" * 5000 + "/"), 404),
     ):
-        assert answer.status_code == status
-        assert answer.json().keys() == {"detail"}
-    answer = await client.post("/workspaces/1/entities/seven/jobs/", json={})
-    assert (answer.status_code, list(answer.json())) == (400, ["id"])
+        assert response.status_code == status
+        assert response.json().keys() == {"detail"}
+    response = await client.post("/workspaces/1/entities/seven/jobs/", json={})
+    assert (response.status_code, list(response.json())) == (400, ["id"])
 
 
 async def test_refused_submission(client: httpx.AsyncClient) -> None:
-    answer = await client.post(JOBS, json={"method_name": "refuse"})
-    assert answer.status_code == 400
-    assert answer.json()["params"]["beam"] == {"length": ["Must be larger than 0."]}
+    response = await client.post(JOBS, json={"method_name": "refuse"})
+    assert response.status_code == 400
+    assert response.json()["params"]["beam"] == {"length": ["Must be larger than 0."]}
     chosen = {"x": {"y": ["bad"]}}
-    answer = await client.post(JOBS, json={"method_name": "refuse", "params": {"errors": chosen}})
-    assert (answer.status_code, answer.json()) == (400, chosen)
+    response = await client.post(JOBS, json={"method_name": "refuse", "params": {"errors": chosen}})
+    assert (response.status_code, response.json()) == (400, chosen)
 
 
 @pytest.mark.parametrize(
@@ -479,17 +481,17 @@ async def test_refused_submission(client: httpx.AsyncClient) -> None:
 async def test_status_faults(simulator: Simulator, client: httpx.AsyncClient, status: int) -> None:
     path = await submit(client)
     simulator.inject(Fault(kind=status))
-    answer = await client.get(path)
-    assert answer.status_code == status
-    assert answer.json()
+    response = await client.get(path)
+    assert response.status_code == status
+    assert response.json()
     assert (await client.get(path)).status_code == 200
 
 
 async def test_fault_with_its_own_body_and_headers(simulator: Simulator, client: httpx.AsyncClient) -> None:
     simulator.inject(Fault(kind=400, body=msgspec.Raw(b'{"a":{"b":["c"]}}'), headers={"Set-Cookie": "a=1"}))
-    answer = await client.get("/jobs/7/")
-    assert answer.json() == {"a": {"b": ["c"]}}
-    assert answer.headers["Set-Cookie"] == "a=1"
+    response = await client.get("/jobs/7/")
+    assert response.json() == {"a": {"b": ["c"]}}
+    assert response.headers["Set-Cookie"] == "a=1"
 
 
 async def test_retry_after_in_every_form(simulator: Simulator, client: httpx.AsyncClient) -> None:
@@ -509,25 +511,25 @@ def _is_json(body: bytes) -> bool:
     return True
 
 
-async def test_answers_that_are_not_the_protocol(simulator: Simulator, client: httpx.AsyncClient) -> None:
+async def test_invalid_responses(simulator: Simulator, client: httpx.AsyncClient) -> None:
     path = await submit(client)
 
-    async def answer(kind: AnswerKind) -> httpx.Response:
+    async def response_to(kind: ResponseKind) -> httpx.Response:
         simulator.inject(Fault(kind=kind))
         return await client.get(path)
 
-    page = await answer("html")
+    page = await response_to("html")
     assert (page.status_code, page.headers["Content-Type"]) == (502, "text/html")
-    assert not _is_json((await answer("not_json")).content)
-    assert not _is_json((await answer("truncated")).content)
-    assert isinstance((await answer("list")).json(), list)
-    assert (await answer("null")).json() is None
-    assert (await answer("empty")).content == b""
-    assert "uid" not in (await answer("no_uid")).json()
-    other = (await answer("other_uid")).json()
+    assert not _is_json((await response_to("not_json")).content)
+    assert not _is_json((await response_to("truncated")).content)
+    assert isinstance((await response_to("list")).json(), list)
+    assert (await response_to("null")).json() is None
+    assert (await response_to("empty")).content == b""
+    assert "uid" not in (await response_to("no_uid")).json()
+    other = (await response_to("other_uid")).json()
     assert other["status"] == "success"
     assert str(other["uid"]) not in path
-    redirect = await answer("redirect")
+    redirect = await response_to("redirect")
     assert (redirect.status_code, redirect.next_request is not None) == (302, True)
     assert redirect.headers["Location"] == simulator.url.replace("127.0.0.1", "localhost").replace(
         "/api", "/redirected/"
@@ -536,23 +538,23 @@ async def test_answers_that_are_not_the_protocol(simulator: Simulator, client: h
 
 async def test_gzip_bomb(simulator: Simulator, client: httpx.AsyncClient) -> None:
     simulator.inject(Fault(kind="gzip_bomb"))
-    async with client.stream("GET", "/jobs/7/") as answer:
-        packed = b"".join([chunk async for chunk in answer.aiter_raw()])
+    async with client.stream("GET", "/jobs/7/") as response:
+        packed = b"".join([chunk async for chunk in response.aiter_raw()])
     assert len(packed) < 1_000_000
     assert len(gzip.decompress(packed)) > 200_000_000
 
 
-async def converse(simulator: Simulator) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def open_raw(simulator: Simulator) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, port = simulator.url.removeprefix("http://").removesuffix("/api").split(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=4_000_000)
-    writer.write(b"GET /api/jobs/7/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ours\r\n\r\n")
+    writer.write(b"GET /api/jobs/7/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer owner-token\r\n\r\n")
     return reader, writer
 
 
 async def test_faults_of_the_connection(simulator: Simulator) -> None:
     async def received(kind: WireKind) -> bytes:
         simulator.inject(Fault(kind=kind))
-        reader, writer = await converse(simulator)
+        reader, writer = await open_raw(simulator)
         try:
             async with asyncio.timeout(PROMPTLY):
                 return await reader.read()
@@ -570,22 +572,22 @@ async def test_faults_of_the_connection(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hang", "swallow"])
-async def test_silence_lasts_until_the_simulator_stops(simulator: Simulator, kind: WireKind) -> None:
+async def test_a_silent_fault_lasts_until_the_simulator_stops(simulator: Simulator, kind: WireKind) -> None:
     simulator.inject(Fault(kind=kind))
-    reader, writer = await converse(simulator)
+    reader, writer = await open_raw(simulator)
     if kind == "swallow":
         head = await reader.readuntil(b"\r\n\r\n")
         assert b"Content-Length" in head
     else:
         await first_request(simulator)
     rest = asyncio.create_task(reader.read())
-    # An answer that was on its way would come before that of a later request.
+    # A response in flight would arrive before the response of a later request.
     async with connect(simulator) as client:
         assert (await client.get("/jobs/7/")).status_code == 404
     assert not rest.done()
-    begun = time.monotonic()
+    start = time.monotonic()
     await simulator.stop()
-    assert time.monotonic() - begun < 0.9  # less than aiohttp's own grace
+    assert time.monotonic() - start < 0.9  # less than aiohttp's own grace
     async with asyncio.timeout(PROMPTLY):
         assert len(await asyncio.gather(rest, return_exceptions=True)) == 1
     writer.close()
@@ -607,8 +609,8 @@ async def test_faults_of_one_job(client: httpx.AsyncClient) -> None:
 async def test_submission_fails_with_or_without_a_job(simulator: Simulator, client: httpx.AsyncClient) -> None:
     last = int((await submit(client)).split("/")[2])
     for moment in ("submit", "after_submit"):
-        answer = await client.post(JOBS, json={"params": {"faults": [{"on": moment, "kind": 502}]}})
-        assert answer.status_code == 502
+        response = await client.post(JOBS, json={"params": {"faults": [{"on": moment, "kind": 502}]}})
+        assert response.status_code == 502
         made = (await client.get(f"/jobs/{last + 1}/")).status_code == 200
         assert made == (moment == "after_submit")
     simulator.inject(Fault(kind="close", on="after_submit"))
@@ -620,9 +622,9 @@ async def test_submission_fails_with_or_without_a_job(simulator: Simulator, clie
 
 async def test_bad_fault_of_a_job_is_a_field_error(client: httpx.AsyncClient) -> None:
     for bad in ({"kind": "nonsense"}, {"kind": 700}, {"kind": 503, "retry_after": "date:x"}, {"on": "poll"}):
-        answer = await client.post(JOBS, json={"params": {"faults": [bad]}})
-        assert answer.status_code == 400
-        assert list(answer.json()["params"]) == ["faults"]
+        response = await client.post(JOBS, json={"params": {"faults": [bad]}})
+        assert response.status_code == 400
+        assert list(response.json()["params"]) == ["faults"]
 
 
 async def test_faults_over_http(simulator: Simulator, client: httpx.AsyncClient) -> None:
@@ -636,7 +638,7 @@ async def test_faults_over_http(simulator: Simulator, client: httpx.AsyncClient)
     assert (bad.status_code, list(bad.json())) == (400, ["detail"])
 
 
-def test_plan_tries_faults_in_order_and_forgets_the_spent() -> None:
+def test_a_plan_tries_faults_in_order_and_drops_used_ones() -> None:
     plan = FaultPlan([Fault(kind=500, on="poll", times=2), Fault(kind=502), Fault(kind=503, on="after_submit")])
     taken = [plan.take(moment) for moment in ("cancel", "poll", "after_submit", "poll", "poll", "cancel")]
     assert [fault.kind if fault else None for fault in taken] == [502, 500, 503, 500, None, None]
@@ -647,7 +649,7 @@ async def test_refused_connections(simulator: Simulator, client: httpx.AsyncClie
     for _ in range(2):
         await simulator.refuse(True)
         await simulator.refuse(True)
-        with pytest.raises(httpx.TransportError):  # the connection that was kept is gone
+        with pytest.raises(httpx.TransportError):  # the idle connection was closed
             await client.get(path)
         with pytest.raises(httpx.ConnectError):
             await client.get(path)
@@ -660,21 +662,21 @@ async def test_refused_connections(simulator: Simulator, client: httpx.AsyncClie
         await simulator.refuse(False)
 
 
-async def test_refusing_leaves_requests_in_flight_alone(
+async def test_requests_in_flight_finish_while_others_are_refused(
     simulator: Simulator, client: httpx.AsyncClient, clock: Clock
 ) -> None:
     body = {"poll_result": True, "params": {"duration": 0.5}}
-    answer = asyncio.create_task(client.post(JOBS, json=body))
+    response = asyncio.create_task(client.post(JOBS, json=body))
     await first_request(simulator)
     await simulator.refuse(True)
     clock.now += 1
-    assert (await answer).status_code == 200
+    assert (await response).status_code == 200
     with pytest.raises(httpx.ConnectError):
         await client.post(JOBS, json=body)
 
 
-async def test_life(clock: Clock) -> None:
-    simulator = Simulator(tokens=frozenset({"ours"}), clock=clock)
+async def test_start_and_stop(clock: Clock) -> None:
+    simulator = Simulator(tokens=frozenset({"owner-token"}), clock=clock)
     await simulator.stop()
     await simulator.start("localhost", 0)
     with pytest.raises(RuntimeError):
@@ -701,9 +703,7 @@ async def test_token_is_neither_logged_nor_shown(simulator: Simulator, client: h
     assert TOKEN not in repr([simulator, simulator.requests, logs])
 
 
-async def test_long_token_is_taken_and_a_longer_one_not_logged(
-    simulator: Simulator, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_too_long_token_is_not_logged(simulator: Simulator, caplog: pytest.LogCaptureFixture) -> None:
     for length, status in ((8192, 401), (60_000, 401), (70_000, 400)):
         async with connect(simulator, "secret" * (length // 6)) as client:
             assert (await client.get("/jobs/7/")).status_code == status
@@ -711,16 +711,16 @@ async def test_long_token_is_taken_and_a_longer_one_not_logged(
     assert "secret" not in caplog.text
 
 
-async def test_recording_is_bounded(simulator: Simulator, client: httpx.AsyncClient) -> None:
+async def test_the_recording_is_limited(simulator: Simulator, client: httpx.AsyncClient) -> None:
     await client.get("/jobs/7/")
     one: Recorded = simulator.requests[0]
     recording = Recording()
-    for _ in range(LARGEST_NUMBER + 1):
+    for _ in range(MAX_REQUESTS + 1):
         recording.record(one)
-    assert len(recording) == LARGEST_NUMBER
-    large = Recorded(method="POST", path="/", headers=one.headers, body=bytes(LARGEST_SIZE), time=0)
+    assert len(recording) == MAX_REQUESTS
+    large = Recorded(method="POST", path="/", headers=one.headers, body=bytes(MAX_BODY_BYTES), time=0)
     recording.record(large)
-    assert len(recording) == LARGEST_NUMBER
+    assert len(recording) == MAX_REQUESTS
     recording.record(large)
     assert list(recording) == [large]
 
@@ -730,7 +730,7 @@ def test_documented_tables_are_complete() -> None:
         assert f"\n`{field.name}` " in (parameters.__doc__ or "")
     for field in msgspec.structs.fields(Fault):
         assert f"\n`{field.name}` " in (faults.__doc__ or "")
-    for kind in (*get_args(AnswerKind), *get_args(WireKind)):
+    for kind in (*get_args(ResponseKind), *get_args(WireKind)):
         assert f"\n`{kind}` " in (faults.__doc__ or "")
     for ending in Ending:
         assert f"\n`{ending}` " in (gateway.simulator.__doc__ or "")

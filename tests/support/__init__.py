@@ -1,1 +1,1 @@
-"""What tests share: a stepped clock, a scripted upstream, and a gateway on real sockets."""
+"""Shared helpers of the tests: fakes, raw peers, and a gateway on real sockets."""

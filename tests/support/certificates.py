@@ -1,4 +1,4 @@
-"""Real certificates, and the ways in which they change on disk."""
+"""Real certificates, and how they change on disk."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate with its chain, and its key, in PEM."""
+    """A certificate chain and its key, in PEM."""
 
     chain: bytes
     key: bytes
 
 
 class Authority:
-    """An authority of the tests'."""
+    """A certificate authority for tests."""
 
     def __init__(self) -> None:
         self._ca = trustme.CA()
         self.pem = self._ca.cert_pem.bytes()
 
     def server(self, **more: Any) -> Certificate:
-        """A certificate for the gateway's address."""
+        """Issue a certificate for the gateway's address."""
         leaf = self._ca.issue_cert("127.0.0.1", "localhost", **more)
         return Certificate(b"".join(each.bytes() for each in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
 
     def client(self, subject: str, *uris: str, not_after: datetime | None = None) -> Certificate:
-        """A client's certificate, with `uris` as names beside its common name; it ends in an hour by default."""
+        """Issue a client's certificate with `uris` as further names; by default it expires in an hour."""
         issuer = x509.load_pem_x509_certificate(self.pem)
         key = ec.generate_private_key(ec.SECP256R1())
         end = not_after or datetime.now(UTC) + timedelta(hours=1)
@@ -72,15 +72,20 @@ def _pem(key: ec.EllipticCurvePrivateKey, password: bytes | None = None) -> byte
     )
 
 
-def locked(certificate: Certificate) -> Certificate:
-    """The same, its key behind a password."""
+def with_password(certificate: Certificate) -> Certificate:
+    """Encrypt the key of a certificate with a password."""
     key = serialization.load_pem_private_key(certificate.key, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     return Certificate(certificate.chain, _pem(key, b"a password"))
 
 
-class Mounted:
-    """A volume as Kubernetes mounts a Secret: the files are links into a folder, and one link is swapped."""
+def with_other_key(certificate: Certificate) -> Certificate:
+    """Return a certificate with a key that does not belong to it."""
+    return Certificate(certificate.chain, Authority().server().key)
+
+
+class MountedSecret:
+    """A Secret as Kubernetes mounts it: the files link into a folder, and swapping one link replaces them all."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -90,12 +95,12 @@ class Mounted:
             file.symlink_to(f"..data/{file.name}")
 
     def put(self, certificate: Certificate, ca: bytes = b"") -> None:
-        """Swaps all files at once."""
+        """Replace all files at once."""
         self._versions += 1
         version = self._folder / f"..{self._versions}"
         version.mkdir()
         for file, data in ((self.cert, certificate.chain), (self.key, certificate.key), (self.ca, ca)):
             (version / file.name).write_bytes(data)
-        fresh = self._folder / "..data_tmp"
-        fresh.symlink_to(version.name)
-        fresh.replace(self._folder / "..data")
+        link = self._folder / "..data_tmp"
+        link.symlink_to(version.name)
+        link.replace(self._folder / "..data")

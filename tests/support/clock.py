@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-STAMP = 1e-9
+STAMP_SECONDS = 1e-9
 
 
 @dataclass(order=True)
@@ -27,7 +27,7 @@ class SteppedTimer:
 
 
 class SteppedClock:
-    """Implements `gateway.clock.Clock`; hours pass as fast as their timers run."""
+    """Implement `gateway.clock.Clock` without waiting: hours pass as fast as their timers run."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -39,8 +39,8 @@ class SteppedClock:
         return self.now
 
     def stamp(self) -> float:
-        """The time, and a little more at each call: what happens at one moment has an order too."""
-        return self.now + next(self._stamps) * STAMP
+        """Return the time and a tiny bit more at each call, so that events at one moment have an order."""
+        return self.now + next(self._stamps) * STAMP_SECONDS
 
     def time(self) -> float:
         return 1_700_000_000.0 + self.now
@@ -55,7 +55,7 @@ class SteppedClock:
         return sum(not timer.cancelled for timer in self._timers)
 
     async def advance(self, seconds: float) -> None:
-        """Lets `seconds` pass, running each timer at its moment and all that it wakes."""
+        """Let `seconds` pass, and run each timer at its moment with all tasks that it wakes."""
         await settle()
         end = self.now + seconds
         while self._timers and self._timers[0].when <= end:
@@ -69,10 +69,10 @@ class SteppedClock:
 
 
 async def settle() -> None:
-    """Lets every task run until it waits for something that only a test brings about."""
+    """Run all tasks until each waits for a timer, I/O or the test."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(0)
-        # The one way to know that nobody is left to run, without waiting for longer than it takes.
+        # No public API tells that no callback is ready.
         if not loop._ready:  # type: ignore[attr-defined]  # noqa: SLF001
             return

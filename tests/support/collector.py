@@ -1,4 +1,4 @@
-"""A collector of traces: OTLP's service on a real grpc.aio server, which keeps what it is sent."""
+"""A trace collector: the OTLP service on a real grpc.aio server, which keeps the spans."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Span:
-    """A span as it came over the wire."""
+    """A span as it was received."""
 
     def __init__(self, span: Proto) -> None:
         self.name = span.name
@@ -37,8 +37,8 @@ class Span:
         self.ended = span.end_time_unix_nano >= span.start_time_unix_nano > 0
 
 
-class Collector(TraceServiceServicer):
-    """Takes spans on a free port; refuses them while it is `broken`."""
+class TraceCollector(TraceServiceServicer):
+    """Accept spans on a free port, and reject them while `broken` is set."""
 
     def __init__(self) -> None:
         self.requests: list[ExportTraceServiceRequest] = []
@@ -73,7 +73,7 @@ class Collector(TraceServiceServicer):
         ]
 
     def named(self, name: str) -> list[Span]:
-        """The spans whose name ends so, in the order in which they began."""
+        """Return the spans whose name ends with `name` after the last slash."""
         return [span for span in self.spans if span.name.rpartition("/")[2] == name]
 
     @property

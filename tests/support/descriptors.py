@@ -1,4 +1,4 @@
-"""A process that may open no more files."""
+"""A process that cannot open another file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def no_more_files() -> Iterator[None]:
-    """Let this process open no file."""
+    """Use up the file descriptors of this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     fillers = []
     highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir()) + 1

@@ -1,4 +1,4 @@
-"""An HTTP/2 peer that keeps no rule but its own: it sends frames as they are, and reads what comes back."""
+"""An HTTP/2 peer without a state machine: it sends any frames, valid or not, and reads the replies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CANCEL = 8
 
 
 def header_block(path: str, metadata: Iterable[tuple[Any, Any]] = ()) -> bytes:
-    """The encoded headers of a gRPC call. Never indexed, so that any order of streams may use them again."""
+    """Encode the headers of a gRPC call without indexing, so that streams can reuse them in any order."""
     fixed = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost"}
     grpc = {"te": "trailers", "content-type": "application/grpc"}
     headers = [(name, value, True) for name, value in [*fixed.items(), *grpc.items(), *metadata]]
@@ -35,7 +35,7 @@ def header_block(path: str, metadata: Iterable[tuple[Any, Any]] = ()) -> bytes:
 
 
 def headers(stream: int, block: bytes, *, end: bool = False) -> bytes:
-    """A HEADERS frame and as many CONTINUATION frames as its block needs."""
+    """Serialize a HEADERS frame and the CONTINUATION frames that its block needs."""
     first, *more = [block[start : start + MAX_FRAME_BYTES] for start in range(0, len(block), MAX_FRAME_BYTES)]
     frames: list[Frame] = [HeadersFrame(stream, first), *(ContinuationFrame(stream, piece) for piece in more)]
     frames[-1].flags.add("END_HEADERS")
@@ -45,7 +45,7 @@ def headers(stream: int, block: bytes, *, end: bool = False) -> bytes:
 
 
 def message(stream: int, data: bytes, *, compressed: bool = False, end: bool = True) -> bytes:
-    """DATA frames with one gRPC message."""
+    """Serialize DATA frames with one gRPC message."""
     data = bytes([compressed]) + len(data).to_bytes(4, "big") + data
     pieces = [data[start : start + MAX_FRAME_BYTES] for start in range(0, len(data), MAX_FRAME_BYTES)]
     frames = [DataFrame(stream, piece) for piece in pieces]
@@ -55,17 +55,17 @@ def message(stream: int, data: bytes, *, compressed: bool = False, end: bool = T
 
 
 def reset(stream: int) -> bytes:
-    """A RST_STREAM frame, as of a client that cancels."""
+    """Serialize the RST_STREAM frame of a client that cancels."""
     return RstStreamFrame(stream, CANCEL).serialize()
 
 
 def ping(number: int) -> bytes:
-    """A PING frame."""
+    """Serialize a PING frame."""
     return PingFrame(0, number.to_bytes(8, "big")).serialize()
 
 
 class Peer:
-    """A connection to a server."""
+    """The client side of an HTTP/2 connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -73,12 +73,12 @@ class Peer:
         self._decoder = Decoder()
 
     async def greet(self, *, acknowledge: bool = True) -> None:
-        """Exchanges settings; a peer that does not `acknowledge` is held to none of the server's."""
+        """Exchange settings. Without `acknowledge`, the server must not yet rely on its own settings."""
         await self.send(PREFACE + SettingsFrame(0).serialize())
         await self.until(SettingsFrame)
         if acknowledge:
             await self.send(SettingsFrame(0, flags=["ACK"]).serialize())
-            # The server has read the acknowledgement when it answers what came after it.
+            # A reply to a later ping proves that the server has read the acknowledgement.
             await self.send(ping(0))
             await self.until(PingFrame)
 
@@ -87,7 +87,7 @@ class Peer:
         await self._writer.drain()
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """What the server sends, until it closes the connection."""
+        """Yield the frames of the server until it closes the connection."""
         try:
             while True:
                 frame, length = Frame.parse_frame_header(memoryview(await self._reader.readexactly(9)))
@@ -97,14 +97,14 @@ class Peer:
             return
 
     async def until(self, kind: type[Frame]) -> Frame:
-        """The next frame of a kind."""
+        """Return the next frame of a kind, and skip others."""
         async for frame in self.frames():
             if isinstance(frame, kind):
                 return frame
         raise ConnectionError(f"the connection ended without {kind.__name__}")
 
     async def ending(self, stream: int) -> dict[str, str]:
-        """The headers and trailers of a call, once it has ended."""
+        """Return the headers and trailers of a call after its end."""
         got: dict[str, str] = {}
         async for frame in self.frames():
             if isinstance(frame, HeadersFrame):
@@ -120,12 +120,12 @@ class Peer:
 
 @asynccontextmanager
 async def peer(address: str, *, acknowledge: bool = True) -> AsyncIterator[Peer]:
-    """A peer that has exchanged settings with the server at `address`."""
+    """Connect to the server at `address`, and exchange settings."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    made = Peer(reader, writer)
+    connection = Peer(reader, writer)
     try:
-        await made.greet(acknowledge=acknowledge)
-        yield made
+        await connection.greet(acknowledge=acknowledge)
+        yield connection
     finally:
         writer.transport.abort()

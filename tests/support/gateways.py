@@ -1,12 +1,15 @@
-"""A gateway on real sockets, and a stub to call it."""
+"""A gateway on real sockets, stubs to call it, and the errors of calls."""
 
 from __future__ import annotations
 
+import inspect
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2, status_pb2
+from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
 from gateway.config import Settings
@@ -22,11 +25,13 @@ if TYPE_CHECKING:
 
 TOKEN = "vktrpat_a-token-for-tests"
 BEARER = (("authorization", f"Bearer {TOKEN}"),)
+SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
+GET_JOB = pb.GetJobRequest(uid=42)
 
 
 @asynccontextmanager
 async def running(upstream_url: str, tracer: Tracer | None = None, /, **settings: Any) -> AsyncIterator[Gateway]:
-    """A gateway in front of `upstream_url`, polling every 10 ms and without rates unless `settings` say otherwise."""
+    """Run a gateway that polls every 10 ms and has no rate limits, unless `settings` change that."""
     quick = {"poll_interval_min_seconds": 0.01, "poll_interval_max_seconds": 0.01}
     quick |= dict.fromkeys(("calls_per_second", "polls_per_second", "submissions_per_second"), 100_000.0)
     free = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
@@ -40,9 +45,9 @@ async def running(upstream_url: str, tracer: Tracer | None = None, /, **settings
 
 @asynccontextmanager
 async def tls_channel(gateway: Gateway, ca: bytes, certificate: Certificate | None = None) -> AsyncIterator[Channel]:
-    """A channel of its own, over TLS; with `certificate` the client shows that."""
-    shown = {"certificate_chain": certificate.chain, "private_key": certificate.key} if certificate else {}
-    credentials = grpc.ssl_channel_credentials(ca, **shown)
+    """Open a TLS channel on a new connection, with the client's `certificate` if there is one."""
+    own = {"certificate_chain": certificate.chain, "private_key": certificate.key} if certificate else {}
+    credentials = grpc.ssl_channel_credentials(ca, **own)
     options = (("grpc.use_local_subchannel_pool", 1),)
     async with grpc.aio.secure_channel(gateway.address, credentials, options=options) as channel:
         yield channel
@@ -50,13 +55,13 @@ async def tls_channel(gateway: Gateway, ca: bytes, certificate: Certificate | No
 
 @asynccontextmanager
 async def stub(gateway: Gateway) -> AsyncIterator[rpc.JobServiceAsyncStub]:
-    """An async stub on a channel of its own."""
+    """Open a channel, and return an async stub."""
     async with grpc.aio.insecure_channel(gateway.address) as channel:
         yield rpc.JobServiceStub(channel)
 
 
 class Failure:
-    """What a client reads of an error."""
+    """An error as a client sees it: status, details and trailers."""
 
     def __init__(self, error: grpc.aio.AioRpcError) -> None:
         self.code = error.code()
@@ -89,3 +94,25 @@ class Failure:
         message = self._maybe(kind)
         assert message is not None
         return message
+
+
+async def expect_error(call: Any) -> Failure:
+    """Await a call, or read a stream to its end, and return the error that it ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await (call if inspect.isawaitable(call) else read_all(call))
+    return Failure(raised.value)
+
+
+async def next_event(stream: Any) -> pb.JobEvent:
+    """Return the next event of a stream, which must not have ended."""
+    event = await stream.read()
+    assert isinstance(event, pb.JobEvent)
+    return event
+
+
+async def read_all(stream: Any) -> list[Any]:
+    """Return the rest of a stream's messages."""
+    messages = []
+    while (message := await stream.read()) is not grpc.aio.EOF:
+        messages.append(message)
+    return messages

@@ -1,6 +1,6 @@
-"""Reads deploy/Dockerfile, and carries out its build stage in a folder, without a container engine.
+"""Execute the build stage of deploy/Dockerfile in a folder, without a container engine.
 
-What it cannot show: that the base image exists, and what the container runtime makes of USER and the read-only root.
+Not covered: the base image, USER and the read-only root file system.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ INSTALLED = "/opt/jobgateway"
 
 
 class Instruction(NamedTuple):
-    """One line of a Dockerfile, continuations joined."""
+    """One line of a Dockerfile, with its continuations."""
 
     name: str
     argument: str
 
 
 def stages(text: str) -> list[list[Instruction]]:
-    """The instructions of each stage; what stands before the first FROM is left out."""
+    """Return the instructions of each stage, without those before the first FROM."""
     lines = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
     found: list[list[Instruction]] = []
     for line in filter(None, map(str.strip, lines)):
@@ -42,30 +42,30 @@ def stages(text: str) -> list[list[Instruction]]:
 
 
 def in_context(name: str) -> bool:
-    """Whether .dockerignore lets the file `name` (relative to the root) into the build. The last pattern decides."""
-    taken = True
+    """Return True if .dockerignore lets `name` (relative to the root) into the build. The last pattern decides."""
+    included = True
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         if line and not line.startswith("#") and fnmatch.fnmatchcase(name, line.removeprefix("!")):
-            taken = line.startswith("!")
-    return taken
+            included = line.startswith("!")
+    return included
 
 
-class Image:
-    """What the build stage made, below `folder`, and how the last stage says to start it."""
+class BuiltImage:
+    """The result of the build stage in `folder`, and the start command of the last stage."""
 
     def __init__(self, folder: Path, wheels: list[Path]) -> None:
         self._folder = folder
         build, last = stages(DOCKERFILE.read_text())
         self.installed = folder / INSTALLED.lstrip("/")
         self._build(build, wheels)
-        said = {each.name: each.argument for each in last}
-        self.entrypoint: list[str] = json.loads(said["ENTRYPOINT"])
-        self.command: list[str] = json.loads(said["CMD"])
-        pairs = (pair.split("=", 1) for pair in said["ENV"].split())
+        settings = {each.name: each.argument for each in last}
+        self.entrypoint: list[str] = json.loads(settings["ENTRYPOINT"])
+        self.command: list[str] = json.loads(settings["CMD"])
+        pairs = (pair.split("=", 1) for pair in settings["ENV"].split())
         self.environment = {name: self._here(value).replace("$PATH", os.defpath) for name, value in pairs}
 
     def executable(self) -> str:
-        """The entry point, as the image's PATH finds it."""
+        """Return the entry point as found on the image's PATH."""
         found = shutil.which(self.entrypoint[0], path=self.environment["PATH"])
         assert found is not None
         assert Path(found).is_relative_to(self.installed)
@@ -77,7 +77,7 @@ class Image:
     def _build(self, instructions: list[Instruction], wheels: list[Path]) -> None:
         context = {"requirements.lock": ROOT / "requirements.lock", **{f"dist/{wheel.name}": wheel for wheel in wheels}}
         work = self._folder
-        # The image's `python` is the one that these tests' own environment was made of.
+        # The `python` of the image is the interpreter of these tests, outside their virtual environment.
         python = self._folder / "bin" / "python"
         python.parent.mkdir()
         python.write_text(f'#!/bin/sh\nexec "{Path(sys.base_prefix) / "bin" / "python3"}" "$@"\n')
@@ -98,4 +98,4 @@ class Image:
             elif name == "RUN":
                 subprocess.run(["/bin/sh", "-ec", self._here(argument)], cwd=work, env=environment, check=True)  # noqa: S603 - our own Dockerfile
             else:
-                assert name == "FROM", f"{name} is not foreseen in the build stage"
+                assert name == "FROM", f"{name} is not supported in the build stage"

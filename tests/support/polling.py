@@ -1,4 +1,4 @@
-"""A scripted `fetch` for the hub: states and failures without sockets."""
+"""A scripted poller for the hub: states and failures without sockets."""
 
 from __future__ import annotations
 
@@ -15,26 +15,47 @@ from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
 if TYPE_CHECKING:
     from gateway.clock import PauseTimeout
+    from gateway.errors import GatewayError
     from gateway.watch import SentJobs
     from tests.support.clock import SteppedClock
 
 
 @dataclass(frozen=True)
 class State:
-    """A state of the hub's: `url` is what equality does not cover."""
+    """A state for the hub. `url` and `size` do not count for equality."""
 
     value: int
     last: bool = False
     url: str = ""
     size: int = 100
 
+    @property
+    def is_last(self) -> bool:
+        return self.last
+
+    def equals(self, other: State) -> bool:
+        return self.value == other.value and self.last == other.last
+
+
+class IgnoringObserver:
+    """A `PollObserver` that does nothing."""
+
+    def loop_began(self) -> None:
+        pass
+
+    def watcher_joined(self) -> None:
+        pass
+
+    def polled(self, error: GatewayError | None, watchers: int) -> None:
+        pass
+
 
 class Hang:
-    """A poll that is never answered."""
+    """A poll without a response."""
 
 
 class FakePoller:
-    """Answers its `script` in order, the last entry for ever; takes no time unless a `Hang`."""
+    """Return the entries of `script` in order, then the last one forever, immediately unless it is a `Hang`."""
 
     def __init__(self, clock: SteppedClock, *script: State | Exception | type[Hang]) -> None:
         self.clock = clock
@@ -76,15 +97,13 @@ def make_hub(
     seed: int = 1,
     sent_jobs: SentJobs | None = None,
 ) -> Hub[State]:
-    """A hub of `State`s."""
-    policy: PollPolicy[State] = PollPolicy(
-        same=lambda one, other: one.value == other.value and one.last == other.last,
-        is_last=lambda state: state.last,
-        size=lambda state: state.size,
+    """Create a hub of `State`s."""
+    policy = PollPolicy(
         schedule=PollSchedule(shortest, longest, random.Random(seed)),
         outage_seconds=outage,
         rate_limiter=RateLimiter(clock, rate),
         slots=FairBudget(slots),
         sent_jobs=sent_jobs or InMemorySentJobs(clock),
+        observer=IgnoringObserver(),
     )
     return Hub(clock, policy)

@@ -1,4 +1,4 @@
-"""Peers below HTTP clients and grpc: TCP servers that misbehave at will, and an HTTP/2 client that sends any bytes."""
+"""Peers without HTTP and gRPC libraries: TCP servers, and an HTTP/2 client that can send any metadata."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 async def tcp_server(
     accept: Accept, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
 ) -> AsyncIterator[int]:
-    """A server that hands each connection to `accept`, and then closes it; gives its port."""
+    """Run a server that passes each connection to `accept` and closes it afterwards. Return its port."""
     tasks = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -53,7 +53,7 @@ async def tcp_server(
 
 
 def free_port() -> int:
-    """Return a port that nobody uses, below those that the system gives to connections and to port 0."""
+    """Return an unused port, below those that the system assigns automatically."""
     while True:
         port = 15_000 + secrets.randbelow(15_000)
         with socket.socket() as sock, contextlib.suppress(OSError):
@@ -62,7 +62,7 @@ def free_port() -> int:
 
 
 def self_signed(folder: Path) -> ssl.SSLContext:
-    """The TLS side of a server whose certificate nobody trusts."""
+    """Return the TLS context of a server with an untrusted certificate."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=127.0.0.1"
     subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)  # noqa: S603 - fixed
@@ -72,8 +72,8 @@ def self_signed(folder: Path) -> ssl.SSLContext:
 
 
 @dataclass
-class RawAnswer:
-    """What a raw HTTP/2 call brought: its messages, and the headers and trailers together."""
+class RawResponse:
+    """The response of a raw HTTP/2 call: its messages, and its headers merged with its trailers."""
 
     messages: list[bytes] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class RawAnswer:
 
 
 class RawCall:
-    """A gRPC call whose metadata no client library has looked at."""
+    """A gRPC call whose metadata no client library has checked."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -118,9 +118,9 @@ class RawCall:
         self._writer.write(self._connection.data_to_send())
         await self._writer.drain()
 
-    async def end(self) -> RawAnswer:
-        """Reads to the end of the call."""
-        answer, data = RawAnswer(), b""
+    async def end(self) -> RawResponse:
+        """Read until the end of the call."""
+        answer, data = RawResponse(), b""
         while True:
             received = await self._reader.read(65536)
             if not received:
@@ -141,7 +141,7 @@ class RawCall:
             await self._send()
 
     def vanish(self) -> None:
-        """Drops the connection, without a word to the server's HTTP/2."""
+        """Drop the connection without an HTTP/2 frame."""
         self._writer.transport.abort()
 
 
@@ -149,7 +149,7 @@ class RawCall:
 async def raw_call(
     address: str, path: str, message: bytes, metadata: Iterable[tuple[bytes, bytes]] = ()
 ) -> AsyncIterator[RawCall]:
-    """A call that has been sent, on a connection of its own."""
+    """Send a call on a new connection."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     call = RawCall(reader, writer)

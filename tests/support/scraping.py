@@ -1,4 +1,4 @@
-"""What a scrape of the admin address gives."""
+"""Requests to the admin address, and the metrics of a scrape."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ class Scrape:
         }
 
     def __call__(self, name: str, **labels: str) -> float:
-        """The sum of the samples of that name that bear these labels."""
-        found = [
-            value for (each, those), value in self.samples.items() if each == name and labels.items() <= set(those)
+        """Return the sum of all samples with this name and these labels."""
+        values = [
+            value for (each, found), value in self.samples.items() if each == name and labels.items() <= set(found)
         ]
-        assert found, f"no sample {name} {labels}"
-        return sum(found)
+        assert values, f"no sample {name} {labels}"
+        return sum(values)
 
     def values_of(self, label: str) -> set[str]:
-        """All values that a label has."""
+        """Return all values of a label."""
         return {dict(labels)[label] for _, labels in self.samples if label in dict(labels)}
 
 
 async def fetch(
     gateway: Gateway, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None
 ) -> httpx.Response:
-    """One request to the admin address."""
+    """Send one request to the admin address."""
     async with httpx.AsyncClient(trust_env=False) as client:
         return await client.request(method, f"http://{gateway.admin_address}{path}", headers=headers)
 
 
 async def scrape(gateway: Gateway) -> Scrape:
-    """The metrics as they are now."""
+    """Return the present metrics."""
     response = await fetch(gateway, "/metrics")
     assert response.status_code == 200
     return Scrape(response.text)

@@ -1,4 +1,4 @@
-"""A scripted HTTP server: answers what a test says, byte for byte, and records what it was asked."""
+"""A scripted HTTP server: it sends the exact bytes that a test chooses, and records the requests."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import struct
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A request as it came over the wire."""
+class ReceivedRequest:
+    """A request as it was received."""
 
     method: str
     path: str
@@ -30,9 +27,9 @@ class Seen:
 
 
 class Connection:
-    """What a reply that is more than bytes can do with its connection.
+    """A connection in the hands of a scripted reply.
 
-    `touched` is the last time at which it did something, in seconds of the monotonic clock. The peer knows of it later.
+    `touched` is the monotonic time of its last action, in seconds. The peer notices the action later.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -46,42 +43,62 @@ class Connection:
         await self.writer.drain()
 
     def close(self) -> None:
-        """Closes with FIN."""
+        """Close with FIN."""
         self.touched = time.monotonic()
         self.writer.close()
 
     def reset(self) -> None:
-        """Closes with RST."""
+        """Close with RST."""
         self.touched = time.monotonic()
         sock: socket.socket = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
     async def gone(self) -> None:
-        """Returns when the peer has closed."""
+        """Return when the peer has closed the connection."""
         while await self.reader.read(65536):
             pass
         self.touched = time.monotonic()
 
 
 def answer(status: int, body: Any = None, *, headers: dict[str, str] | None = None, raw: bytes | None = None) -> bytes:
-    """A whole HTTP answer; `body` is sent as JSON, `raw` as it is."""
+    """Build a complete HTTP response with `body` as JSON, or with the bytes `raw`."""
     content = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(content)}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return "\r\n".join([*lines, "", ""]).encode() + content
 
 
+JOBS = "/workspaces/1/entities/7/jobs/"
+RUNNING = answer(200, {"uid": 42, "status": "running"})
+DONE = answer(200, {"uid": 42, "status": "success", "result": {}})
+
+
+async def hang(connection: Connection) -> None:
+    """Never reply."""
+    await connection.gone()
+
+
 class ScriptedUpstream:
-    """Serves the replies of `script` in order, the last one for ever; `routes` come before it, by method and path."""
+    """Send the replies of `script` in order, then the last one forever.
+
+    `routes` are the scripts of one method and path, and win. A reply is bytes or a function of the connection.
+    """
 
     def __init__(self) -> None:
-        self.seen: list[Seen] = []
+        self.seen: list[ReceivedRequest] = []
         self.script: deque[Any] = deque()
         self.routes: dict[tuple[str, str], deque[Any]] = {}
         self.arrived = asyncio.Condition()
         self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     async def start(self, port: int = 0) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
@@ -98,11 +115,11 @@ class ScriptedUpstream:
         self.routes[method, f"/api{path}"] = deque(replies)
 
     async def wait_for(self, count: int, method: str | None = None) -> None:
-        """Returns when `count` requests (of `method`) have arrived."""
+        """Return when `count` requests (of `method`) have arrived."""
         async with self.arrived:
             await self.arrived.wait_for(lambda: len(self.requests(method)) >= count)
 
-    def requests(self, method: str | None = None) -> list[Seen]:
+    def requests(self, method: str | None = None) -> list[ReceivedRequest]:
         return [each for each in self.seen if method in (None, each.method)]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -127,8 +144,8 @@ class ScriptedUpstream:
             self._tasks.discard(task)
             writer.close()
 
-    async def respond(self, seen: Seen, connection: Connection) -> bool:
-        """Answers a request; says whether the connection may go on."""
+    async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
+        """Reply to a request. Return True if the connection stays usable."""
         reply = self._reply(seen)
         if isinstance(reply, bytes):
             await connection.send(reply)
@@ -136,14 +153,14 @@ class ScriptedUpstream:
         await reply(connection)
         return False
 
-    def _reply(self, seen: Seen) -> Any:
+    def _reply(self, seen: ReceivedRequest) -> Any:
         replies = self.routes.get((seen.method, seen.path), self.script)
         if not replies:
             return answer(500, {"detail": f"the test has no reply for {seen.method} {seen.path}"})
         return replies.popleft() if len(replies) > 1 else replies[0]
 
 
-async def _read_request(reader: asyncio.StreamReader) -> Seen | None:
+async def _read_request(reader: asyncio.StreamReader) -> ReceivedRequest | None:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -155,4 +172,4 @@ async def _read_request(reader: asyncio.StreamReader) -> Seen | None:
         name, _, value = line.partition(":")
         headers[name.lower()] = value.strip()
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Seen(method, path, headers, body)
+    return ReceivedRequest(method, path, headers, body)

@@ -1,4 +1,4 @@
-"""The clients' frame: the service config, the table of scenarios, and the judge, which must not let a fault through."""
+"""The tools that test the clients: service config, scenarios, and the judge, which must detect every fault."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rich.console import Console
 
 from clients.runner import languages, scenarios
 from clients.runner.__main__ import Program, attempt
-from clients.runner.breaker import Breaker
+from clients.runner.documented_errors import FailingGateway, documented_errors
+from clients.runner.http2_proxy import Http2Proxy
 from clients.runner.judge import Run, matches, problems
 from clients.runner.proxy import Proxy
-from clients.runner.refusals import RefusingGateway, documented
 from clients.runner.scenarios import DIRECT_SERVICE_CONFIG, SERVICE_CONFIG, Fault, Scenario
 from clients.runner.stack import TOKEN, Stack
 from tests.rpc.test_status import ACTIONS, ENDINGS, Read
-from tests.support.gateways import Failure
+from tests.support.gateways import expect_error
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -46,21 +46,21 @@ def test_the_service_config_names_every_rpc() -> None:
     assert method_configs().keys() == set(JOB_SERVICE.methods_by_name)
 
 
-def test_the_service_config_retries_what_is_safe_to_repeat_and_nothing_else() -> None:
+def test_the_service_config_retries_only_safe_methods() -> None:
     policies = {method: config["retryPolicy"] for method, config in method_configs().items() if "retryPolicy" in config}
     assert policies.keys() == RETRIED
     for policy in policies.values():
         assert policy["retryableStatusCodes"] == ["UNAVAILABLE"]
-        assert 2 <= policy["maxAttempts"] <= 5  # gRPC caps it at 5
+        assert 2 <= policy["maxAttempts"] <= 5  # gRPC's maximum is 5
 
 
-def test_the_service_config_gives_no_deadline_to_what_may_take_long() -> None:
+def test_the_service_config_gives_long_calls_no_deadline() -> None:
     timed = {method for method, config in method_configs().items() if "timeout" in config}
     assert timed == {"GetJob", "CancelJob", "SendJob"}
 
 
 def test_only_the_config_for_direct_connections_checks_health() -> None:
-    # Through a proxy the health stream reaches one gateway and the calls another.
+    # Through a proxy, the health stream and the calls may reach different gateways.
     assert "healthCheckConfig" not in CONFIG
     direct = json.loads(DIRECT_SERVICE_CONFIG.read_text())
     assert direct.pop("healthCheckConfig") == {"serviceName": JOB_SERVICE.full_name}
@@ -69,13 +69,13 @@ def test_only_the_config_for_direct_connections_checks_health() -> None:
 
 
 def refused_calls(stack: Stack, method: str) -> int:
-    """How many calls of a method the gateway ended with UNAVAILABLE."""
+    """Return how many calls of a method the gateway ended with UNAVAILABLE."""
     entries = [json.loads(line) for line in stack.gateway_log.splitlines()]
     return sum(method in entry.values() and "UNAVAILABLE" in entry.values() for entry in entries)
 
 
 @pytest.mark.slow
-async def test_grpc_retries_a_read_by_the_service_config_and_never_a_submission() -> None:
+async def test_grpc_retries_reads_but_never_submissions() -> None:
     faults = [{"kind": 503, "on": "poll", "times": 2}]
     job = pb.SendJobRequest(workspace_id="1", entity_id=7, params_json=json.dumps({"faults": faults}).encode())
     scenario = Scenario(name="config", about="", steps=[], expect=[])
@@ -85,18 +85,16 @@ async def test_grpc_retries_a_read_by_the_service_config_and_never_a_submission(
         sent = await stub.SendJob(job, metadata=BEARER)
         assert (await stub.GetJob(pb.GetJobRequest(uid=sent.uid), metadata=BEARER)).uid == sent.uid
         await stack.simulator.refuse(True)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.SendJob(job, metadata=BEARER)
-        assert Failure(caught.value).code is grpc.StatusCode.UNAVAILABLE
-    # A thread writes the log, so it is complete only once the gateway has ended.
+        assert (await expect_error(stub.SendJob(job, metadata=BEARER))).code is grpc.StatusCode.UNAVAILABLE
+    # A thread writes the log, so it is complete only when the gateway has ended.
     assert (refused_calls(stack, "GetJob"), refused_calls(stack, "SendJob")) == (2, 1)
 
 
-WORDS = {"fix the request": "mend", "log in again": "login", "look before sending again": "look", "give up": "give_up"}
+WORDS = {"fix the request": "fix", "log in again": "login", "look before sending again": "look", "give up": "give_up"}
 
 
-def test_the_clients_meet_every_reason_as_the_gateway_gives_it() -> None:
-    refusals = {each.reason: each for each in documented() if each.reason in ACTIONS}
+def test_the_clients_meet_every_reason_of_the_gateway() -> None:
+    refusals = {each.reason: each for each in documented_errors() if each.reason in ACTIONS}
     assert {reason: each.action for reason, each in refusals.items()} == {
         reason: WORDS.get(action, action) for reason, action in ACTIONS.items()
     }
@@ -104,34 +102,34 @@ def test_the_clients_meet_every_reason_as_the_gateway_gives_it() -> None:
         refusal = refusals[ending.reason]
         assert refusal.code == ending.code.name
         kinds = [detail.TypeName() for detail in status_pb2.Status.FromString(refusal.details()).details]
-        # A wait that the gateway may know or not, as with a 503, decides nothing.
+        # With other codes, such as 503, the gateway does not always know a delay.
         assert ending.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or kinds == Read(ending).kinds
 
 
-def test_the_clients_meet_errors_that_are_not_the_gateway_s_and_a_reason_that_is_not_known_yet() -> None:
-    others = [each for each in documented() if each.reason not in ACTIONS]
+def test_the_clients_meet_foreign_errors_and_unknown_reasons() -> None:
+    others = [each for each in documented_errors() if each.reason not in ACTIONS]
     assert {each.code for each in others if not each.reason} >= {"CANCELLED", "DEADLINE_EXCEEDED", "OUT_OF_RANGE"}
     assert [each.action for each in others if each.reason] == ["retry"]
 
 
-async def test_a_submission_is_refused_once_as_its_request_id_says() -> None:
-    async with RefusingGateway() as gateway, grpc.aio.insecure_channel(gateway.target) as channel:
+async def test_the_request_id_chooses_the_error_of_a_submission() -> None:
+    async with FailingGateway() as gateway, grpc.aio.insecure_channel(gateway.target) as channel:
         stub = rpc.JobServiceStub(channel)
-        for uid, each in enumerate(documented(), start=1):
+        for uid, each in enumerate(documented_errors(), start=1):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.SendJob(pb.SendJobRequest(request_id=each.request_id))
             assert caught.value.code().name == each.code
             trailers = dict(caught.value.trailing_metadata() or ())
             found = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
-            ours = [
+            known = [
                 detail for detail in found.details if detail in status_pb2.Status.FromString(each.details()).details
             ]
-            assert len(ours) == (len(found.details) - 2 if each.reason else 0)
+            assert len(known) == (len(found.details) - 2 if each.reason else 0)
             assert (await stub.SendJob(pb.SendJobRequest(request_id=each.request_id))).uid == uid
-        assert len(gateway.posts) == 2 * len(documented())
+        assert len(gateway.posts) == 2 * len(documented_errors())
 
 
-def test_the_scenarios_have_names_of_their_own() -> None:
+def test_the_scenarios_have_unique_names() -> None:
     names = [each.name for each in scenarios.load()]
     assert len(set(names)) == len(names)
 
@@ -149,7 +147,7 @@ def test_every_client_is_listed_in_the_readme() -> None:
 
 
 @pytest.mark.slow
-async def test_a_gateway_that_does_not_start_fails_one_run_and_not_the_table() -> None:
+async def test_a_gateway_that_does_not_start_fails_one_run_only() -> None:
     program = Program("made_up", "true", languages.load()[0], 0)
     scenario = SCENARIO.model_copy(update={"gateway": {"JOBGATEWAY_MAX_CALLS": "none"}})
     await attempt(program, scenario, asyncio.Semaphore(), Console(quiet=True))
@@ -172,8 +170,8 @@ SCENARIO = Scenario(
 
 
 def judged(*seen: dict[str, Any], scenario: Scenario = SCENARIO, **run: Any) -> str:
-    whole: dict[str, Any] = {"lines": list(seen), "posts": [b"{}"]} | run
-    return "\n".join(problems(scenario, Run(**whole)))
+    fields: dict[str, Any] = {"lines": list(seen), "posts": [b"{}"]} | run
+    return "\n".join(problems(scenario, Run(**fields)))
 
 
 GOOD = (SENT, job(message="one"), job(message="two"), job(done=True))
@@ -186,13 +184,13 @@ def test_a_good_run_has_no_problem() -> None:
 @pytest.mark.parametrize(
     ("seen", "problem"),
     [
-        ((SENT, job(message="two"), job(done=True)), "expected, after what came before"),
-        ((SENT, job(done=True), job(message="one")), "a watch ends with one state that is done"),
-        ((*GOOD, job(done=True)), "a watch ends with one state that is done"),
+        ((SENT, job(message="two"), job(done=True)), "missing, or out of order"),
+        ((SENT, job(done=True), job(message="one")), "did not end with exactly one state that is done"),
+        ((*GOOD, job(done=True)), "did not end with exactly one state that is done"),
         ((SENT, job(message="one"), job(message="one"), job(done=True)), "the same state twice"),
         ((*GOOD[:2], {"do": "watch", "error": {"code": "X"}}), "not expected"),
         (({"do": "send", "job": {"uid": 7}}, *GOOD[1:]), "is not a string"),
-        ((*GOOD[:3], {"do": "watch", "chunk": {"offset": 5, "size": 5, "held": 0}}, GOOD[3]), "does not go on"),
+        ((*GOOD[:3], {"do": "watch", "chunk": {"offset": 5, "size": 5, "held": 0}}, GOOD[3]), "does not continue"),
         (
             (
                 *GOOD[:3],
@@ -200,16 +198,16 @@ def test_a_good_run_has_no_problem() -> None:
                 {"do": "watch", "chunk": {"offset": 0, "size": 5, "held": 5}},
                 GOOD[3],
             ),
-            "does not go on",
+            "does not continue",
         ),
-        ((*GOOD[:3], {"do": "watch", "chunk": {"offset": 0, "size": 5, "held": 3}}, GOOD[3]), "0 bytes were held"),
+        ((*GOOD[:3], {"do": "watch", "chunk": {"offset": 0, "size": 5, "held": 3}}, GOOD[3]), "the client had 0 bytes"),
         (
-            (*GOOD[:3], job(done=True, result={"as": "json", "told_size": 1, "told_sha256": "00"})),
-            "and the client was told",
+            (*GOOD[:3], job(done=True, result={"as": "json", "content_size": 1, "content_sha256": "00"})),
+            "and the gateway announced",
         ),
     ],
 )
-def test_a_bad_run_is_found_out(seen: tuple[dict[str, Any], ...], problem: str) -> None:
+def test_a_bad_run_is_detected(seen: tuple[dict[str, Any], ...], problem: str) -> None:
     assert problem in judged(*seen)
 
 
@@ -217,41 +215,41 @@ def test_a_bad_run_is_found_out(seen: tuple[dict[str, Any], ...], problem: str) 
     ("run", "problem"),
     [
         ({"exit_code": 3}, "exit code 3"),
-        ({"garbled": [b"Hello"]}, "not a JSON object"),
-        ({"text": f"Bearer {TOKEN}"}, "it printed a token"),
-        ({"missed": ["cut"]}, "the time of the fault cut did not come"),
+        ({"invalid_lines": [b"Hello"]}, "not a JSON object"),
+        ({"text": f"Bearer {TOKEN}"}, "the client printed a token"),
+        ({"missed": ["cut"]}, "the fault cut was never injected"),
         ({"posts": [b"{}", b"{}"]}, "2 submissions reached the upstream, not 1"),
     ],
 )
-def test_what_goes_wrong_around_a_run_is_found_out(run: dict[str, Any], problem: str) -> None:
+def test_problems_around_a_run_are_detected(run: dict[str, Any], problem: str) -> None:
     assert problem in judged(*GOOD, **run)
 
 
-def test_what_was_submitted_and_asked_upstream_is_looked_at() -> None:
-    scenario = SCENARIO.model_copy(update={"posted": {"params": {"a": 1}}, "asked": "/api/jobs/7/"})
+def test_submissions_and_upstream_paths_are_checked() -> None:
+    scenario = SCENARIO.model_copy(update={"posted": {"params": {"a": 1}}, "requested": "/api/jobs/7/"})
     assert judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":1}}'], paths=["/api/jobs/7/"]) == ""
-    assert "submitted" in judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":2}}'], paths=["/api/jobs/7/"])
-    assert "asked upstream" in judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":1}}'], paths=["/api/jobs/8/"])
+    assert "another body" in judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":2}}'], paths=["/api/jobs/7/"])
+    assert "no request for" in judged(*GOOD, scenario=scenario, posts=[b'{"params":{"a":1}}'], paths=["/api/jobs/8/"])
 
 
-def test_a_result_that_the_client_holds_otherwise_is_found_out() -> None:
+def test_a_wrong_result_at_the_client_is_detected() -> None:
     text = '{"sum":5}'
     digest = "4403134882233d347dfa35d23b98c42a4442478ce521631ef566d21df77e2a52"
     scenario = SCENARIO.model_copy(update={"result": text})
-    told = {"as": "json", "told_size": len(text), "told_sha256": digest}
+    told = {"as": "json", "content_size": len(text), "content_sha256": digest}
     assert judged(*GOOD[:3], job(True, result=told | {"size": 9, "sha256": digest}), scenario=scenario) == ""
     bad = judged(*GOOD[:3], job(True, result=told | {"size": 8, "sha256": digest}), scenario=scenario)
-    assert "and the client holds" in bad
+    assert "and the client has" in bad
 
 
-def test_a_client_that_reads_the_service_config_is_held_to_it() -> None:
+def test_a_client_with_the_service_config_must_follow_it() -> None:
     scenario = SCENARIO.model_copy(update={"never": [], "never_with_service_config": [{"error": {}}]})
     seen = (SENT, {"do": "get", "error": {"code": "UNAVAILABLE"}}, *GOOD[1:])
     assert judged(*seen, scenario=scenario) == ""
     assert "not expected" in judged(*seen, scenario=scenario, reads_service_config=True)
 
 
-def test_a_pattern_takes_what_is_left_out_as_empty() -> None:
+def test_a_pattern_treats_absent_fields_as_empty() -> None:
     assert matches({"reason": "", "held": 0}, {}, {})
     assert not matches({"reason": "X"}, {}, {})
     assert matches({"held": "{positive}"}, {"held": 3}, {})
@@ -266,20 +264,20 @@ async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     writer.close()
 
 
-async def test_the_proxy_cuts_and_swallows_what_there_is_and_lets_pass_what_is_new() -> None:
+async def test_the_proxy_breaks_old_connections_and_passes_new_ones() -> None:
     server = await asyncio.start_server(answering, "127.0.0.1", 0)
     async with server, Proxy(server.sockets[0].getsockname()) as proxy:
         host, port = proxy.address.split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"one")
         assert await reader.read(100) == b"ONE"
-        proxy.swallow()
+        proxy.blackhole()
         writer.write(b"two")
         other_reader, other_writer = await asyncio.open_connection(host, int(port))
         other_writer.write(b"three")
         assert await other_reader.read(100) == b"THREE"
         proxy.cut()
-        assert await reader.read(100) == b""  # the end, and what was swallowed never came
+        assert await reader.read(100) == b""  # the swallowed bytes never arrive
         for each in (writer, other_writer):
             each.close()
             await each.wait_closed()
@@ -288,7 +286,7 @@ async def test_the_proxy_cuts_and_swallows_what_there_is_and_lets_pass_what_is_n
 EVENTS = [pb.JobEvent(uid=7, resume_token=token) for token in ("one", "two")]
 
 
-class Holding:
+class OpenWatches:
     """A gateway whose watches stay open after their events."""
 
     async def watch(
@@ -317,16 +315,20 @@ class Holding:
 @pytest.mark.parametrize(
     ("play", "by", "code"),
     [
-        (Breaker.end_streams, "INTERNAL", "INTERNAL"),
-        (Breaker.end_streams, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
-        (Breaker.reset_streams, "INTERNAL_ERROR", "INTERNAL"),
-        (Breaker.reset_streams, "CANCEL", "CANCELLED"),
+        (Http2Proxy.end_streams, "INTERNAL", "INTERNAL"),
+        (Http2Proxy.end_streams, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
+        (Http2Proxy.reset_streams, "INTERNAL_ERROR", "INTERNAL"),
+        (Http2Proxy.reset_streams, "CANCEL", "CANCELLED"),
     ],
 )
-async def test_the_breaker_ends_streams_and_lets_new_ones_pass(
-    play: Callable[[Breaker, str], None], by: str, code: str
+async def test_the_breaker_ends_streams_and_passes_new_ones(
+    play: Callable[[Http2Proxy, str], None], by: str, code: str
 ) -> None:
-    async with Holding() as address, Breaker(address) as breaker, grpc.aio.insecure_channel(breaker.address) as channel:
+    async with (
+        OpenWatches() as address,
+        Http2Proxy(address) as breaker,
+        grpc.aio.insecure_channel(breaker.address) as channel,
+    ):
         stub = rpc.JobServiceStub(channel)
         call = stub.WatchJob(pb.WatchJobRequest(uid=7))
         assert [await call.read() for _ in EVENTS] == EVENTS
@@ -338,27 +340,31 @@ async def test_the_breaker_ends_streams_and_lets_new_ones_pass(
         assert [await again.read() for _ in EVENTS] == EVENTS
 
 
-async def test_the_breaker_answers_one_call_itself() -> None:
+async def test_the_breaker_responds_to_one_call_itself() -> None:
     options = (("grpc.enable_retries", 0),)
     async with (
-        Holding() as address,
-        Breaker(address) as breaker,
+        OpenWatches() as address,
+        Http2Proxy(address) as breaker,
         grpc.aio.insecure_channel(breaker.address, options) as channel,
     ):
-        stub, said = rpc.JobServiceStub(channel), list[str]()
-        breaker.answer("503")
+        stub, messages = rpc.JobServiceStub(channel), list[str]()
+        breaker.respond("503")
         while True:
             call = stub.WatchJob(pb.WatchJobRequest(uid=7), wait_for_ready=True)
             try:
                 assert [await call.read() for _ in EVENTS] == EVENTS
                 break
             except grpc.aio.AioRpcError as error:
-                said.append(error.details() or "")
-        assert len([each for each in said if "503" in each]) == 1
+                messages.append(error.details() or "")
+        assert len([each for each in messages if "503" in each]) == 1
 
 
 async def test_the_breaker_ends_a_stream_with_ok() -> None:
-    async with Holding() as address, Breaker(address) as breaker, grpc.aio.insecure_channel(breaker.address) as channel:
+    async with (
+        OpenWatches() as address,
+        Http2Proxy(address) as breaker,
+        grpc.aio.insecure_channel(breaker.address) as channel,
+    ):
         call = rpc.JobServiceStub(channel).WatchJob(pb.WatchJobRequest(uid=7))
         assert [await call.read() for _ in EVENTS] == EVENTS
         breaker.end_streams("OK")
@@ -370,5 +376,5 @@ def test_no_committed_lock_names_a_host() -> None:
     root = ROOT
     locks = [*root.glob("requirements*.lock"), *root.glob("clients/*/package-lock.json")]
     assert len(locks) == 5
-    # Not even as an address for donations, which npm adds: remove each `funding` after `npm install`.
+    # npm adds addresses for donations: remove each `funding` after `npm install`.
     assert not [lock for lock in locks if re.search(r"https?://", lock.read_text())]

@@ -1,8 +1,8 @@
-"""The cost of reading foreign bytes is linear: four times the bytes take about four times as long, whatever they are.
+"""The cost of reading untrusted bytes is linear: four times the bytes take about four times as long.
 
-Each reader gets each shape at two sizes. The smaller one takes some milliseconds, or has 256 KiB. A quadratic reader
-takes sixteen times as long for the larger one; the bound is nine times. CPU time counts, so that the load of the
-machine does not; the least of several measurements counts, and only a bound that is missed is measured again.
+Each reader reads each shape in two sizes. The smaller one takes some milliseconds, or has 256 KiB. A quadratic reader
+takes sixteen times as long for the larger one; the limit is nine times. The tests measure CPU time, so that the load
+of the machine does not matter. They repeat the measurement only if the limit is exceeded, and compare the minima.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from gateway.upstream.compression import NotDecodable, decoded
 from gateway.upstream.errors import read_error, read_retry_after
 from gateway.upstream.jobs import JOB_FIELDS, read_job, read_sent_job, uid_in_location
 from gateway.upstream.json import read_members, read_report
-from gateway.upstream.transport import HttpResponse
+from tests.support.transports import http_response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-# Where readers are compared, at most: of a reader that is quick, small sizes take too little time to tell.
+# The smaller size: at first, and at most for quick readers.
 SMALL, MOST = 16 << 10, 256 << 10
 TIMES = 4
-# Of a quadratic reader it is 16.
+# A quadratic reader needs 16 times as long.
 MOST_TIMES = 9
-# The smaller size grows until it takes so long; what is over the bound by less than that is noise.
+# The smaller size grows until it takes TELLING_SECONDS. Less than ALLOWANCE_SECONDS over the limit is noise.
 TELLING_SECONDS = 0.002
 ALLOWANCE_SECONDS = 0.002
 MOST_MEASUREMENTS = 12
@@ -124,7 +124,7 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
     "a list of texts": repeated(b'"x",', b'{"a":[', b'"x"]}'),
     "controls": repeated(b"\\u0001a", b'{"detail":"', b'"}'),
     "wide characters": repeated("é".encode(), b'{"detail":"', b'"}'),
-    "what is no UTF-8": repeated(b"\xff", b'{"detail":"', b'"}'),
+    "invalid UTF-8": repeated(b"\xff", b'{"detail":"', b'"}'),
     "all but a secret": repeated(b"vktrpat_a-secret-of-some-lengt", b'{"detail":"', b'"}'),
     "a secret": repeated(b"vktrpat_a-secret-of-some-length ", b'{"detail":"', b'"}'),
     "a page": repeated(b"<p>", b"<html>"),
@@ -162,16 +162,16 @@ def _sent_job(raw: bytes) -> None:
 
 
 def _refusal(raw: bytes) -> None:
-    to_rpc_error(read_error(HttpResponse(400, raw), 0.0, CREDENTIAL.redact), 42)
+    to_rpc_error(read_error(http_response(400, raw), 0.0, CREDENTIAL.redact), 42)
 
 
 def _outage(raw: bytes) -> None:
-    to_rpc_error(read_error(HttpResponse(503, raw, _text(raw)), 0.0, CREDENTIAL.redact), 42)
+    to_rpc_error(read_error(http_response(503, raw, retry_after=_text(raw)), 0.0, CREDENTIAL.redact), 42)
 
 
 def _status(raw: bytes) -> None:
     text = _text(raw)
-    clean(text)
+    clean(text, 400)
     clean_detail(text, 400)
     to_rpc_error(UpstreamStatusError(400, text), 42)
     UnknownStatuses(lambda: None).unknown_status(text)
@@ -230,7 +230,7 @@ def _body_of(shape: str, size: int) -> bytes:
 
 @pytest.fixture(autouse=True, scope="module")
 def _without_collections() -> Iterator[None]:
-    # Their time depends on what else is in memory, which is left out where they run.
+    # A collection takes time for all objects in memory, so those of other tests are frozen.
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -260,26 +260,26 @@ def _check(read: Callable[[bytes], Any], shape: str) -> None:
     size = SMALL
     while size < MOST and _seconds(read, _body_of(shape, size)) < TELLING_SECONDS:
         size *= TIMES
-    few, many = _body_of(shape, size), _body_of(shape, size * TIMES)
-    of_few = of_many = float("inf")
+    small, large = _body_of(shape, size), _body_of(shape, size * TIMES)
+    of_small = of_large = float("inf")
     for _ in range(MOST_MEASUREMENTS):
-        of_few = min(of_few, _seconds(read, few))
-        of_many = min(of_many, _seconds(read, many))
-        if of_many <= MOST_TIMES * of_few + ALLOWANCE_SECONDS:
+        of_small = min(of_small, _seconds(read, small))
+        of_large = min(of_large, _seconds(read, large))
+        if of_large <= MOST_TIMES * of_small + ALLOWANCE_SECONDS:
             return
-    pytest.fail(f"{of_few:.6f} s for {len(few)} bytes, {of_many:.6f} s for {len(many)}")
+    pytest.fail(f"{of_small:.6f} s for {len(small)} bytes, {of_large:.6f} s for {len(large)}")
 
 
-# The readers of one shape follow one another, so that it is made once.
+# The readers of one shape run one after another, so that the cache builds it once.
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_four_times_the_bytes_cost_about_four_times(shape: str, reader: str) -> None:
+def test_four_times_the_bytes_cost_about_four_times_the_time(shape: str, reader: str) -> None:
     _check(READERS[reader], shape)
 
 
 @pytest.mark.usefixtures("_collections_of_serve")
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_same_with_collections_of_garbage(shape: str) -> None:
+def test_the_same_with_garbage_collection(shape: str) -> None:
     def read_all(raw: bytes) -> None:
         for reader in ("job", "sent job", "refusal", "outage", "params_json"):
             with suppress(*REFUSALS):
@@ -289,7 +289,7 @@ def test_the_same_with_collections_of_garbage(shape: str) -> None:
 
 
 @pytest.mark.parametrize("step", [8, 64, 256])
-def test_the_measurement_finds_a_quadratic_reader(step: int) -> None:
+def test_the_measurement_detects_a_quadratic_reader(step: int) -> None:
     def quadratic(raw: bytes) -> None:
         for start in range(0, len(raw), step):
             raw.find(b"x", start)

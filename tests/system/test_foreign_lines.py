@@ -1,4 +1,4 @@
-"""Peers without a credential that send garbage: no line above warning, one of a kind, and a status where one is due."""
+"""Garbage from peers without a credential: no line above warning, one line per kind, and a status if possible."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ HTTP = (
 async def call(
     address: str, path: Any, *, metadata: Iterable[tuple[Any, Any]] = (), data: bytes | None = b"", **how: bool
 ) -> None:
-    """Makes a call, and waits until the server has read all of it."""
+    """Send a call, and wait until the server has read all of it."""
     async with peer(address) as raw:
         sent = b"" if data is None else message(1, data, **how)
         await raw.send(headers(1, header_block(path, metadata), end=data is None) + sent + ping(1))
         await raw.until(PingFrame)
 
 
-async def throw(address: str, data: bytes) -> None:
-    """Sends bytes, and the end."""
+async def send_bytes(address: str, data: bytes) -> None:
+    """Send bytes and FIN."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -65,14 +65,14 @@ async def throw(address: str, data: bytes) -> None:
         writer.write_eof()
         await reader.read()
     except OSError:
-        # The server has closed the connection, as it may.
+        # The server may close the connection.
         pass
     finally:
         writer.transport.abort()
 
 
-async def bother(address: str, admin: str) -> None:
-    """Everything that has been seen to leave a line."""
+async def send_garbage(address: str, admin: str) -> None:
+    """Send all garbage that is known to produce a log line."""
     for path in PATHS:
         await call(address, path, metadata=[("x-a", b"\xe9")])
         await call(address, path, metadata=[("authorization", b"Bearer \xe9")])
@@ -88,15 +88,15 @@ async def bother(address: str, admin: str) -> None:
     for data in (b"\x1a\x02\xff\xfe", b"\x22\x03abc", b"\x2a\x04\x0a\x00\x10\x01", b"\x32\x03abc"):
         await call(address, REFLECTION, data=data)
     for data in HTTP:
-        await throw(address, data)
-        await throw(admin, data)
+        await send_bytes(address, data)
+        await send_bytes(admin, data)
 
 
-async def test_no_line_is_above_warning_and_each_kind_comes_once(upstream: ScriptedUpstream) -> None:
+async def test_each_kind_of_line_is_logged_once_as_a_warning(upstream: ScriptedUpstream) -> None:
     async with process(upstream) as server, asyncio.timeout(TEST_SECONDS):
         serving = await server.logged("serving")
         for _ in range(3):
-            await bother(serving["address"], serving["admin_address"])
+            await send_garbage(serving["address"], serving["admin_address"])
         server.signal(signal.SIGTERM)
         assert await server.end() == 0
     foreign = [line for line in server.lines if line["event"] != "call"]
@@ -106,12 +106,12 @@ async def test_no_line_is_above_warning_and_each_kind_comes_once(upstream: Scrip
     assert "grpc._cython.cygrpc" in {line.get("logger") for line in foreign}
 
 
-async def test_a_path_that_ends_the_listener_is_no_error(upstream: ScriptedUpstream) -> None:
+async def test_a_path_that_ends_the_listener_is_only_a_warning(upstream: ScriptedUpstream) -> None:
     async with process(upstream) as server, asyncio.timeout(TEST_SECONDS):
         address = (await server.logged("serving"))["address"]
         async with peer(address) as raw:
             await raw.send(headers(1, header_block(UNREADABLE)))
-            await server.logged("the listener ended by itself, and is started anew")
+            await server.logged("listener.restarted")
         server.signal(signal.SIGTERM)
         assert await server.end() == 0
     assert {line["level"] for line in server.lines} <= {"info", "warning"}
@@ -120,7 +120,7 @@ async def test_a_path_that_ends_the_listener_is_no_error(upstream: ScriptedUpstr
 @pytest.mark.parametrize(
     "accept", ["application/openmetrics-text; version=abc", "application/openmetrics-text; version=."]
 )
-async def test_a_scrape_that_asks_for_nonsense_gets_the_text_format(gateway: Gateway, accept: str) -> None:
+async def test_an_invalid_accept_header_gets_the_text_format(gateway: Gateway, accept: str) -> None:
     response = await fetch(gateway, "/metrics", headers={"accept": accept})
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/plain")
@@ -136,7 +136,7 @@ async def test_a_request_without_a_message_is_refused(
         got = await raw.ending(1)
     assert (got["grpc-status"], got["grpc-message"]) == (
         INVALID,
-        "request: the call ended without a message; send exactly one",
+        "request: no message came before the stream ended; send exactly one",
     )
     await gateway.wait_idle()
     (line,) = [line for line in logged if line["event"] == "call"]
@@ -145,12 +145,12 @@ async def test_a_request_without_a_message_is_refused(
 
 
 def in_handlers(method: str) -> int:
-    """The number of calls that grpc.aio has given to handlers and that have not ended."""
+    """Return the number of calls in the handlers of grpc.aio."""
     return sum(each.get_name() == f"HandleExceptions[{JOBS}{method}]" for each in asyncio.all_tasks())
 
 
 async def calls_in_handlers(method: str, count: int) -> None:
-    """Return when grpc.aio has so many calls in handlers."""
+    """Return when grpc.aio has `count` calls in handlers."""
     for _ in itertools.count():
         if in_handlers(method) == count:
             return
@@ -167,12 +167,12 @@ async def test_a_call_that_ends_before_its_message_is_cancelled(
     async with asyncio.timeout(TEST_SECONDS):
         async with peer(gateway.address) as raw:
             await raw.send(b"".join(headers(stream, block) for stream in streams))
-            # A call that is reset before grpc.aio has it is never seen.
+            # grpc.aio never sees a call that is reset before.
             await calls_in_handlers(method, len(streams))
             if leaves == "reset":
                 await raw.send(b"".join(reset(stream) for stream in streams))
             elif leaves == "too large":
-                # The length alone is over the limit: the rest of the message need not come.
+                # The length alone exceeds the limit. The message need not follow.
                 too_large = b"\0" + (defaults.MAX_REQUEST_BYTES + 1).to_bytes(4, "big")
                 await raw.send(b"".join(DataFrame(stream, too_large).serialize() for stream in streams))
             if leaves != "close":
@@ -183,16 +183,14 @@ async def test_a_call_that_ends_before_its_message_is_cancelled(
 
 @pytest.mark.parametrize("method", ["Check", "Watch", "List"])
 @pytest.mark.parametrize("data", [None, NOT_UTF8 + b"\xff"])
-async def test_a_request_for_the_health_that_is_none_is_refused(
-    gateway: Gateway, method: str, data: bytes | None
-) -> None:
+async def test_an_invalid_health_request_is_rejected(gateway: Gateway, method: str, data: bytes | None) -> None:
     block = header_block(HEALTH + method)
     async with peer(gateway.address) as raw, asyncio.timeout(TEST_SECONDS):
         await raw.send(headers(1, block, end=data is None) + (message(1, data) if data else b""))
         assert (await raw.ending(1))["grpc-status"] == INVALID
 
 
-async def test_who_watches_the_health_and_does_not_read_holds_up_no_drain(upstream: ScriptedUpstream) -> None:
+async def test_a_health_watch_that_is_not_read_delays_no_drain(upstream: ScriptedUpstream) -> None:
     async with running(upstream.url) as gateway, asyncio.timeout(TEST_SECONDS):
         host, _, port = gateway.address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))

@@ -1,4 +1,4 @@
-"""Peers that keep to HTTP/2 and mean no good: others are served meanwhile, and nothing of them stays."""
+"""Hostile HTTP/2 peers: others are served meanwhile, and nothing of the hostile peers remains."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from jobgateway_client.calls import channel_options
 
 from gateway.server import defaults
 from tests.support.frames import Peer, header_block, headers, message, peer, ping, reset
-from tests.support.gateways import BEARER, TOKEN, running, stub
+from tests.support.gateways import BEARER, TOKEN, next_event, running, stub
 from tests.support.raw import tcp_server
-from tests.support.upstream import answer
+from tests.support.upstream import RUNNING, answer
 
 if TYPE_CHECKING:
     from jobgateway.v1 import job_service_pb2_grpc as rpc
@@ -40,13 +40,13 @@ TEST_SECONDS = 20.0
 
 
 @pytest.fixture(autouse=True)
-def answers(upstream: ScriptedUpstream) -> None:
-    """The upstream's one answer: the job runs."""
-    upstream.script.append(answer(200, {"uid": 42, "status": "running"}))
+def running_job(upstream: ScriptedUpstream) -> None:
+    """Let the upstream report a running job in every response."""
+    upstream.script.append(RUNNING)
 
 
 async def served(jobs: rpc.JobServiceAsyncStub) -> bool:
-    """Whether somebody else is."""
+    """Return True if another client is served."""
     job = await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER, timeout=TEST_SECONDS)
     return job.status == pb.JOB_STATUS_RUNNING
 
@@ -57,21 +57,21 @@ async def call(raw: Peer, stream: int, block: bytes) -> dict[str, str]:
         return await raw.ending(stream)
 
 
-def no_one_inside(gateway: Gateway) -> bool:
-    return gateway._admission.in_flight == 0 and gateway._hub.watching == 0  # noqa: SLF001 - what must not stay
+def is_empty(gateway: Gateway) -> bool:
+    return gateway._admission.in_flight == 0 and gateway._hub.watcher_count == 0  # noqa: SLF001 - both must be empty
 
 
 # Rapid reset
 
 
 async def reset_rapidly(gateway: Gateway, method: str, *, with_message: bool, streams: int) -> None:
-    """Opens `streams` streams on one connection, and resets each in the same breath."""
+    """Open `streams` streams on one connection, and reset each in the same write."""
     block = header_block(f"{JOB_SERVICE_PATH}/{method}", AUTHORIZED)
     async with peer(gateway.address) as raw:
         for stream in range(1, 2 * streams, 2):
             sent = message(stream, MESSAGES[method]) if with_message else b""
             await raw.send(headers(stream, block) + sent + reset(stream))
-        # An answer to this shows that the server is done with what came before.
+        # A reply to this ping shows that the server has read everything before.
         await raw.send(ping(1))
         async with asyncio.timeout(TEST_SECONDS):
             await raw.until(PingFrame)
@@ -80,16 +80,16 @@ async def reset_rapidly(gateway: Gateway, method: str, *, with_message: bool, st
 @pytest.mark.parametrize(
     ("method", "with_message"), [("GetJob", True), ("WatchJob", True), ("WatchJob", False)], ids=str
 )
-async def test_rapid_resets_hold_up_nobody_and_leave_nothing(
+async def test_rapid_resets_delay_no_one_and_leave_nothing(
     gateway: Gateway, jobs: rpc.JobServiceAsyncStub, logged: list[object], method: str, with_message: bool
 ) -> None:
     async def settled() -> tuple[int, int]:
         assert await served(jobs)
-        # Handlers of calls that are gone already may still be about to begin.
+        # Handlers of calls that were reset may not have started yet.
         async with asyncio.timeout(TEST_SECONDS):
             while len(asyncio.all_tasks()) > tasks:
                 await served(jobs)
-        assert no_one_inside(gateway)
+        assert is_empty(gateway)
         logged.clear()
         gc.collect()
         return len(asyncio.all_tasks()), len(gc.get_objects())
@@ -106,13 +106,11 @@ async def test_rapid_resets_hold_up_nobody_and_leave_nothing(
     assert objects_after - objects < 1_500, "less than half an object for a stream"
 
 
-# Streams that begin and do not go on
+# Streams that stop after their headers
 
 
 @pytest.mark.parametrize("sent", [b"", b"\0\0\0"], ids=["no message", "half a message"])
-async def test_streams_without_a_message_take_no_place_and_go_with_their_connection(
-    upstream: ScriptedUpstream, sent: bytes
-) -> None:
+async def test_streams_without_a_message_take_no_slot(upstream: ScriptedUpstream, sent: bytes) -> None:
     async with running(upstream.url, max_calls=1, max_watches=1) as gateway, stub(gateway) as jobs:
         await served(jobs)
         tasks = len(asyncio.all_tasks())
@@ -123,18 +121,18 @@ async def test_streams_without_a_message_take_no_place_and_go_with_their_connect
             await raw.send(ping(1))
             await raw.until(PingFrame)
             assert await served(jobs)
-            assert no_one_inside(gateway)
+            assert is_empty(gateway)
         async with asyncio.timeout(TEST_SECONDS):
             while len(asyncio.all_tasks()) > tasks:
                 await served(jobs)
 
 
 def _data(stream: int, data: bytes) -> bytes:
-    # The beginning of a message's head, which message() would complete.
+    # A part of a message's head, which message() would complete.
     return len(data).to_bytes(3, "big") + b"\0\0" + stream.to_bytes(4, "big") + data
 
 
-async def test_a_message_that_says_it_has_4_gib_is_refused(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
+async def test_a_message_with_a_length_of_4_gib_is_rejected(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
     async with peer(gateway.address) as raw, asyncio.timeout(TEST_SECONDS):
         await raw.send(
             headers(1, header_block(f"{JOB_SERVICE_PATH}/GetJob", AUTHORIZED)) + _data(1, b"\0\xff\xff\xff\xff")
@@ -143,7 +141,7 @@ async def test_a_message_that_says_it_has_4_gib_is_refused(gateway: Gateway, job
     assert await served(jobs)
 
 
-async def test_a_request_that_unpacks_beyond_the_limit_is_refused(
+async def test_a_request_that_unpacks_beyond_the_limit_is_rejected(
     gateway: Gateway, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     bomb = gzip.compress(bytes(defaults.MAX_REQUEST_BYTES + 1))
@@ -158,21 +156,21 @@ async def test_a_request_that_unpacks_beyond_the_limit_is_refused(
 
 
 def metadata_of(size: int) -> list[tuple[str, str]]:
-    """Metadata of `size` bytes or a little less, as HTTP/2 counts them."""
+    """Return metadata of almost `size` bytes, as HTTP/2 counts them."""
     return [*AUTHORIZED, *((f"x-{number:06}", "v" * 460) for number in range((size - 400) // 500))]
 
 
 @pytest.mark.parametrize("size", [9_000, 12_000, 16_000])
-async def test_metadata_up_to_16_kb_is_taken(gateway: Gateway, size: int) -> None:
+async def test_metadata_up_to_16_kb_is_accepted(gateway: Gateway, size: int) -> None:
     async with peer(gateway.address) as raw:
-        # Once might be luck: between two limits grpc would refuse some of them.
+        # Repeated, because between a soft and a hard limit grpc rejects calls at random.
         for stream in range(1, 41, 2):
             block = header_block(f"{JOB_SERVICE_PATH}/GetJob", metadata_of(size))
             assert (await call(raw, stream, block))["grpc-status"] == "0"
 
 
 @pytest.mark.parametrize("size", [18_000, 100_000, 2_000_000])
-async def test_metadata_beyond_it_is_refused_and_the_connection_goes_on(
+async def test_larger_metadata_is_rejected_on_a_usable_connection(
     gateway: Gateway, upstream: ScriptedUpstream, size: int
 ) -> None:
     async with peer(gateway.address) as raw:
@@ -183,11 +181,11 @@ async def test_metadata_beyond_it_is_refused_and_the_connection_goes_on(
         assert (await call(raw, 3, header_block(f"{JOB_SERVICE_PATH}/GetJob", AUTHORIZED)))["grpc-status"] == "0"
 
 
-async def test_empty_continuations_without_end_are_cut_off(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
+async def test_endless_empty_continuations_end_the_connection(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
     block = header_block(f"{JOB_SERVICE_PATH}/GetJob", AUTHORIZED)
     async with peer(gateway.address) as raw:
         await raw.send(HeadersFrame(1, block).serialize())
-        with pytest.raises(ConnectionError):  # noqa: PT012 - one of many
+        with pytest.raises(ConnectionError):  # noqa: PT012 - one of many sends fails
             async with asyncio.timeout(TEST_SECONDS):
                 while True:
                     await raw.send(ContinuationFrame(1, b"").serialize() * 100)
@@ -197,8 +195,8 @@ async def test_empty_continuations_without_end_are_cut_off(gateway: Gateway, job
 # Pings and settings
 
 
-async def answered(raw: Peer, number: int) -> GoAwayFrame | None:
-    """Sends a ping; returns once it is answered, or with what the server says instead."""
+async def send_ping(raw: Peer, number: int) -> GoAwayFrame | None:
+    """Send a ping. Return None after its reply, or the GOAWAY that the server sends instead."""
     await raw.send(ping(number))
     async with asyncio.timeout(TEST_SECONDS):
         async for frame in raw.frames():
@@ -206,13 +204,13 @@ async def answered(raw: Peer, number: int) -> GoAwayFrame | None:
                 return frame
             if isinstance(frame, PingFrame) and "ACK" in frame.flags:
                 return None
-    raise ConnectionError("the server closed the connection without a word")
+    raise ConnectionError("the server closed the connection without GOAWAY")
 
 
-async def test_pings_without_a_pause_are_cut_off(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
+async def test_pings_without_a_pause_end_the_connection(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
     async with peer(gateway.address) as raw:
         for number in range(1, 10):
-            if ended := await answered(raw, number):
+            if ended := await send_ping(raw, number):
                 break
     assert ended is not None
     assert ended.additional_data == b"too_many_pings"
@@ -220,10 +218,10 @@ async def test_pings_without_a_pause_are_cut_off(gateway: Gateway, jobs: rpc.Job
 
 
 @pytest.mark.parametrize("with_call", [False, True], ids=["idle", "with a watch"])
-async def test_pings_within_the_limit_are_answered(
+async def test_pings_within_the_limit_are_acknowledged(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, with_call: bool
 ) -> None:
-    """The limit is ten milliseconds here; by the documented ten seconds the third of these would be one too many."""
+    """The limit is ten milliseconds here; with the documented ten seconds, the third ping would be too many."""
     short = dict(defaults.OPTIONS) | {"grpc.http2.min_ping_interval_without_data_ms": 10}
     monkeypatch.setattr(defaults, "OPTIONS", tuple(short.items()))
     async with running(upstream.url) as gateway, peer(gateway.address) as raw:
@@ -233,17 +231,17 @@ async def test_pings_within_the_limit_are_answered(
             await raw.until(HeadersFrame)
         for number in range(1, 13):
             await asyncio.sleep(0.03)
-            assert await answered(raw, number) is None
+            assert await send_ping(raw, number) is None
 
 
-def test_our_own_client_pings_within_the_limit() -> None:
+def test_the_cli_pings_within_the_limit() -> None:
     options = dict(channel_options(None, ()))
     assert int(options["grpc.keepalive_time_ms"]) >= defaults.CLIENT_PING_MS
-    assert options["grpc.http2.max_pings_without_data"] == 0, "and does not stop while a stream is quiet"
+    assert options["grpc.http2.max_pings_without_data"] == 0, "it does not stop while a stream is quiet"
 
 
-async def test_our_own_client_leaves_a_gateway_that_answers_no_ping() -> None:
-    """Its times are a tenth of a second here; the rest of its options are as they are."""
+async def test_the_cli_leaves_a_gateway_that_ignores_pings() -> None:
+    """Its two times are a tenth of a second here; its other options are unchanged."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(SettingsFrame(0).serialize() + SettingsFrame(0, flags=["ACK"]).serialize())
@@ -259,16 +257,16 @@ async def test_our_own_client_leaves_a_gateway_that_answers_no_ping() -> None:
 
 
 @pytest.mark.parametrize("answers_to", [0, 1], ids=["none", "the first"])
-async def test_a_peer_that_answers_no_ping_is_gone(
+async def test_a_peer_that_ignores_pings_is_disconnected(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, answers_to: int
 ) -> None:
-    """Within 80 seconds by default; here its two times are a tenth of a second each."""
+    """By default within 90 seconds; here both times are a tenth of a second."""
     assert defaults.PING_EVERY_MS + defaults.PING_TIMEOUT_MS <= 90_000
     times = {defaults.PING_EVERY_MS, defaults.PING_TIMEOUT_MS}
     monkeypatch.setattr(
         defaults, "OPTIONS", tuple((name, 100 if value in times else value) for name, value in defaults.OPTIONS)
     )
-    # A quiet stream, on which nothing but the pings could tell.
+    # On a quiet stream, only pings can detect the loss.
     async with running(upstream.url) as gateway, peer(gateway.address) as raw:
         block = header_block(f"{JOB_SERVICE_PATH}/WatchJob", AUTHORIZED)
         await raw.send(headers(1, block) + message(1, MESSAGES["WatchJob"]))
@@ -278,10 +276,10 @@ async def test_a_peer_that_answers_no_ping_is_gone(
                     answers_to -= 1
                     await raw.send(PingFrame(0, frame.opaque_data, flags=["ACK"]).serialize())
             await gateway.wait_idle()
-        assert no_one_inside(gateway)
+        assert is_empty(gateway)
 
 
-async def test_a_flood_of_settings_holds_up_nobody(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
+async def test_a_flood_of_settings_delays_no_one(gateway: Gateway, jobs: rpc.JobServiceAsyncStub) -> None:
     async with peer(gateway.address) as raw:
 
         async def flood() -> None:
@@ -308,7 +306,7 @@ async def test_a_flood_of_settings_holds_up_nobody(gateway: Gateway, jobs: rpc.J
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 64, id="no frame"),
     ],
 )
-async def test_what_is_no_http2_is_cut_off(gateway: Gateway, jobs: rpc.JobServiceAsyncStub, sent: bytes) -> None:
+async def test_other_protocols_end_the_connection(gateway: Gateway, jobs: rpc.JobServiceAsyncStub, sent: bytes) -> None:
     host, _, port = gateway.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(sent)
@@ -322,21 +320,15 @@ async def test_what_is_no_http2_is_cut_off(gateway: Gateway, jobs: rpc.JobServic
     assert await served(jobs)
 
 
-async def next_event(call: Any) -> pb.JobEvent:
-    event = await call.read()
-    assert isinstance(event, pb.JobEvent)
-    return event
-
-
 def _bare(name: bytes, value: bytes) -> bytes:
     return b"\0%c%b%c%b" % (len(name), name, len(value), value)
 
 
-async def test_a_path_that_is_no_text_costs_connections_and_not_the_listener(
+async def test_the_listener_survives_a_path_that_is_not_text(
     upstream: ScriptedUpstream, gateway: Gateway, logged: list[Any]
 ) -> None:
-    """It ends the accept loop of grpc.aio, which then says SERVING to those who are connected, and takes nobody."""
-    upstream.on("GET", "/jobs/42/", answer(200, {"uid": 42, "status": "running"}))
+    """The path ends the accept loop of grpc.aio, which then reports SERVING but accepts no calls."""
+    upstream.on("GET", "/jobs/42/", RUNNING)
     fields = {b":method": b"POST", b":scheme": b"http", b":path": b"/\xff", b":authority": b"x", b"te": b"trailers"}
     fields[b"content-type"] = b"application/grpc"
     block = b"".join(_bare(name, value) for name, value in fields.items())
@@ -348,9 +340,9 @@ async def test_a_path_that_is_no_text_costs_connections_and_not_the_listener(
             async with peer(address) as hostile:
                 await hostile.send(headers(1, block, end=True))
                 await hostile.until(GoAwayFrame)
-            while sum("listener ended" in str(each) for each in logged) < times or not gateway.ready:  # noqa: ASYNC110
+            while sum(each["event"] == "listener.restarted" for each in logged) < times or not gateway.ready:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            # On a connection of its own: the others are told, and may not have heard of it yet.
+            # On a new connection, because the others may not have received GOAWAY yet.
             async with insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
                 again: rpc.JobServiceAsyncStub = JobServiceStub(channel)
                 got = await again.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER, wait_for_ready=True)

@@ -1,4 +1,4 @@
-"""Many watches at once, over real sockets: pacing, slow readers, the drain, and what is left behind."""
+"""Many watches over real sockets: pacing, slow readers, drain, and memory after their end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gateway.server import defaults
 from gateway.upstream import transport
 from gateway.watch import presence, recent
 from tests.support.gateways import BEARER, Failure, running
-from tests.support.upstream import Connection, ScriptedUpstream, Seen, answer
+from tests.support.upstream import Connection, ReceivedRequest, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-# Little flow control, so that a client which does not read soon holds up its stream.
+# Small flow-control windows, so that a client that does not read soon blocks its stream.
 NARROW = (("grpc.http2.lookahead_bytes", 16_384), ("grpc.http2.bdp_probe", 0))
 
 
@@ -43,7 +43,7 @@ def watch(service: rpc.JobServiceAsyncStub, uid: int, **options: Any) -> Any:
 
 @asynccontextmanager
 async def connections(gateway: Gateway, count: int) -> AsyncIterator[list[rpc.JobServiceAsyncStub]]:
-    """Stubs on some connections of their own, for one carries a hundred streams at once by default."""
+    """Open `count` connections, because one carries only a hundred streams by default."""
     channels = [grpc.aio.insecure_channel(gateway.address, (("connection", number),)) for number in range(count)]
     yield [stub_of(channel) for channel in channels]
     for channel in channels:
@@ -51,7 +51,7 @@ async def connections(gateway: Gateway, count: int) -> AsyncIterator[list[rpc.Jo
 
 
 class CountingUpstream(ScriptedUpstream):
-    """Answers each poll of a job with its number, after `delay` seconds, and ends a job after `ends_after` polls."""
+    """Number the polls of each job in its messages, wait `delay` seconds, and end a job after `ends_after` polls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,15 +59,15 @@ class CountingUpstream(ScriptedUpstream):
         self.ends_after = 10**9
         self.polls: dict[str, int] = {}
         self.times: list[float] = []
-        self.at_once = self.most_at_once = 0
+        self.in_flight = self.max_in_flight = 0
 
-    async def respond(self, seen: Seen, connection: Connection) -> bool:
+    async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
         self.seen.clear()
         self.times.append(asyncio.get_running_loop().time())
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         await asyncio.sleep(self.delay)
-        self.at_once -= 1
+        self.in_flight -= 1
         number = self.polls[seen.path] = self.polls.get(seen.path, 0) + 1
         uid = int(seen.path.split("/")[-2])
         state = "success" if number >= self.ends_after else "running"
@@ -77,15 +77,11 @@ class CountingUpstream(ScriptedUpstream):
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[CountingUpstream]:
-    server = CountingUpstream()
-    await server.start()
-    yield server
-    await server.stop()
+    async with CountingUpstream() as server:
+        yield server
 
 
-async def test_a_slow_consumer_over_the_wire_gets_the_count_the_latest_and_the_end(
-    gateway: Gateway, upstream: CountingUpstream
-) -> None:
+async def test_a_slow_consumer_gets_skipped_counts_and_the_end(gateway: Gateway, upstream: CountingUpstream) -> None:
     upstream.ends_after = 600
     async with (
         grpc.aio.insecure_channel(gateway.address, NARROW) as channel,
@@ -97,7 +93,7 @@ async def test_a_slow_consumer_over_the_wire_gets_the_count_the_latest_and_the_e
         events = [first]
         while (event := await slow.read()) is not grpc.aio.EOF:
             events.append(event)
-    assert sum(1 + event.skipped for event in given) == 600, "the slow one held up nobody"
+    assert sum(1 + event.skipped for event in given) == 600, "the slow one delayed no one"
     numbers = [int(event.job.progress.message) for event in events]
     assert [event.skipped for event in events[1:]] == [
         after - before - 1 for before, after in itertools.pairwise(numbers)
@@ -117,11 +113,11 @@ async def test_a_thousand_open_watches_are_drained(upstream: CountingUpstream) -
         await stopping
     assert Counter((failed.code, failed.reason) for failed, _ in ends) == {(StatusCode.UNAVAILABLE, "DRAINING"): 1_000}
     assert all(1_000 <= failed.retry.retry_delay.ToMilliseconds() <= 5_000 for failed, _ in ends)
-    assert sum(bool(token) for _, token in ends) > 900, "what was told since then bears a token"
+    assert sum(bool(token) for _, token in ends) > 900, "all later events have a token"
 
 
 async def end_of(call: Any) -> tuple[Failure, str]:
-    """The error that a stream ends with, and the token of its last event."""
+    """Return the error at the end of a stream, and the token of its last event."""
     token = ""
     try:
         while (event := await call.read()) is not grpc.aio.EOF:
@@ -131,7 +127,7 @@ async def end_of(call: Any) -> tuple[Failure, str]:
     raise AssertionError("it ended with OK")
 
 
-async def test_two_thousand_jobs_that_resume_at_once_meet_no_failure_of_our_own(upstream: CountingUpstream) -> None:
+async def test_two_thousand_jobs_resume_together_without_a_failure(upstream: CountingUpstream) -> None:
     upstream.delay = 0.5
     upstream.ends_after = 3
     settings = {"poll_interval_min_seconds": 0.25, "poll_interval_max_seconds": 5.0}
@@ -147,15 +143,19 @@ async def test_two_thousand_jobs_that_resume_at_once_meet_no_failure_of_our_own(
 
         kinds = await asyncio.gather(*(follow(call) for call in calls))
     assert all(each.count("job") == 3 for each in kinds)
-    assert len(upstream.times) == 6_000, "no poll was in vain"
-    assert upstream.most_at_once == 192, "three quarters of the slots, for one credential"
+    assert len(upstream.times) == 6_000, "no poll was unnecessary"
+    assert upstream.max_in_flight == 192, "one credential gets three quarters of the slots"
 
 
-async def test_ten_thousand_watches_that_came_and_went_leave_nothing_behind(
+async def test_ten_thousand_ended_watches_leave_nothing(
     gateway: Gateway, upstream: CountingUpstream, logged: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is kept for a while, within bounds, for callers that come back.
-    for module, name in ((recent, "KEEP_SECONDS"), (recent, "KEEP_READ_SECONDS"), (presence, "KEEP_UNSEEN_SECONDS")):
+    # The gateway keeps these for some time, because clients may come back.
+    for module, name in (
+        (recent, "KEEP_RESULT_SECONDS"),
+        (recent, "KEEP_READ_SECONDS"),
+        (presence, "KEEP_UNSEEN_SECONDS"),
+    ):
         monkeypatch.setattr(module, name, 0.0)
     monkeypatch.setattr(recent, "KEEP_UNSEEN_SECONDS", 0.0)
     upstream.ends_after = 3
@@ -165,23 +165,23 @@ async def test_ten_thousand_watches_that_came_and_went_leave_nothing_behind(
         upstream.times.clear()
         upstream.polls.clear()
         logged.clear()
-        transport._parsed.cache_clear()  # noqa: SLF001 - bounded, and filled by this very test
+        transport._parsed.cache_clear()  # noqa: SLF001 - limited in size, and filled by this test
         gc.collect()
         return len(asyncio.all_tasks()), len(gc.get_objects())
 
     async with connections(gateway, 10) as services:
         for number in range(10):
-            await come_and_go(services[number % 10], number * 10)
+            await watch_and_leave(services[number % 10], number * 10)
         tasks, objects = await settled()
         for number in range(10, 110):
-            await come_and_go(services[number % 10], number * 10)
+            await watch_and_leave(services[number % 10], number * 10)
         tasks_after, objects_after = await settled()
-    assert tasks_after <= tasks + 20, "connections of the upstream that idle, and no more"
-    assert objects_after - objects < 1_000, "a tenth of an object for a watch"
+    assert tasks_after <= tasks + 20, "only idle connections of the upstream"
+    assert objects_after - objects < 1_000, "a tenth of an object per watch"
 
 
-async def come_and_go(service: rpc.JobServiceAsyncStub, first: int) -> None:
-    """A hundred watches of ten jobs: forty read to the end, thirty meet a deadline, thirty are cancelled."""
+async def watch_and_leave(service: rpc.JobServiceAsyncStub, first: int) -> None:
+    """Watch ten jobs a hundred times: forty read to the end, thirty reach a deadline, thirty are cancelled."""
     uids = range(first + 1, first + 11)
     ended = [watch(service, uid) for uid in uids for _ in range(4)]
     cut = [watch(service, uid, timeout=0.02) for uid in uids for _ in range(3)]
@@ -202,9 +202,9 @@ RESULT = b'"%b"' % (b"0123456789" * 500_000)
 
 
 class LargeUpstream(ScriptedUpstream):
-    """Answers every poll with the end of the job and 5 MB of result."""
+    """Return the end of the job with a result of 5 MB for every poll."""
 
-    async def respond(self, seen: Seen, connection: Connection) -> bool:
+    async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
         uid = int(seen.path.split("/")[-2])
         await connection.send(answer(200, raw=b'{"uid":%d,"status":"success","result":%b}' % (uid, RESULT)))
         return True
@@ -212,10 +212,8 @@ class LargeUpstream(ScriptedUpstream):
 
 @pytest.fixture
 async def large_upstream() -> AsyncIterator[LargeUpstream]:
-    server = LargeUpstream()
-    await server.start()
-    yield server
-    await server.stop()
+    async with LargeUpstream() as server:
+        yield server
 
 
 def bearer(name: str) -> tuple[tuple[str, str]]:
@@ -227,7 +225,7 @@ def as_caller(service: rpc.JobServiceAsyncStub, name: str, token: str = "") -> A
 
 
 async def content_of(call: Any, content: bytearray) -> pb.JobEvent:
-    """The last event of a stream, its chunks put into `content` by the rule for clients."""
+    """Return the last event of a stream, and assemble its chunks in `content` by the rule for clients."""
     last = pb.JobEvent()
     while (event := await call.read()) is not grpc.aio.EOF:
         last = event
@@ -237,10 +235,10 @@ async def content_of(call: Any, content: bytearray) -> pb.JobEvent:
     return last
 
 
-async def test_twenty_credentials_that_fetch_large_results_wait_their_turn(
+async def test_twenty_credentials_take_turns_with_large_results(
     large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is room for two at once; a second round shows that all of it was given back."""
+    """Memory suffices for two at a time. A second round shows that all of it was released."""
     monkeypatch.setattr(defaults, "LARGE_RESPONSES_BYTES", 11_000_000)
     monkeypatch.setattr(recent, "KEEP_RESULT_SECONDS", 0.0)
     async with running(large_upstream.url) as gateway, connections(gateway, 2) as services:
@@ -252,7 +250,7 @@ async def test_twenty_credentials_that_fetch_large_results_wait_their_turn(
             assert all(content == RESULT for content in contents)
 
 
-async def test_who_stops_reading_while_others_wait_makes_room_and_goes_on_later(
+async def test_a_stalled_reader_makes_room_and_resumes_later(
     large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "LARGE_RESPONSES_BYTES", 6_000_000)
@@ -271,7 +269,7 @@ async def test_who_stops_reading_while_others_wait_makes_room_and_goes_on_later(
         assert (await content_of(as_caller(services[0], "bob"), other)).job.done
         assert other == RESULT
         token = ""
-        with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012 - it breaks off after some chunks
+        with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012 - it fails after some chunks
             while (event := await slow.read()) is not grpc.aio.EOF:
                 del content[event.content_chunk.offset :]
                 content += event.content_chunk.data
@@ -283,7 +281,7 @@ async def test_who_stops_reading_while_others_wait_makes_room_and_goes_on_later(
         assert content == RESULT
 
 
-async def test_one_large_message_that_is_not_read_makes_room_for_others(
+async def test_a_large_message_that_is_not_read_makes_room(
     large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "LARGE_MESSAGES_BYTES", 11_000_000)
@@ -297,7 +295,7 @@ async def test_one_large_message_that_is_not_read_makes_room_for_others(
         grpc.aio.insecure_channel(gateway.address, (unlimited,)) as other,
     ):
         request = pb.WatchJobRequest(uid=42, content_format=pb.CONTENT_FORMAT_JSON)
-        # Two of them, for what has gone out of the first is no longer held by anybody.
+        # More than one, because sent bytes of the first no longer count.
         stalled = [stub_of(channel).WatchJob(request, metadata=bearer(f"caller-{number}")) for number in range(3)]
         for each in stalled:
             await each.initial_metadata()
@@ -312,7 +310,7 @@ async def test_one_large_message_that_is_not_read_makes_room_for_others(
             each.cancel()
 
 
-async def test_who_stops_reading_while_nobody_waits_is_left_alone(
+async def test_a_stalled_reader_keeps_its_memory_if_no_one_waits(
     large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "SLOW_CONSUMER_GRACE_SECONDS", 0.1)

@@ -1,4 +1,4 @@
-"""A job that runs is never reported as lost: refusals that are no proof, over real sockets."""
+"""A running job is never reported as lost, although the upstream refuses some reads."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.watch import refusals, sent_jobs
-from tests.support.gateways import BEARER, Failure, running, stub
-from tests.support.upstream import Connection, answer
+from tests.support.gateways import BEARER, SEND, expect_error, read_all, running, stub
+from tests.support.upstream import JOBS, RUNNING, Connection, answer
 
 if TYPE_CHECKING:
     from jobgateway.v1 import job_service_pb2_grpc as rpc
 
     from tests.support.upstream import ScriptedUpstream
 
-JOBS = "/workspaces/1/entities/7/jobs/"
 JOB = "/jobs/42/"
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 CREATED = answer(201, {"uid": 42})
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 HALF = answer(200, {"uid": 42, "status": "running", "message": {"message": "half"}})
 DONE = answer(200, {"uid": 42, "status": "success", "result": {"a": 1}})
 PAGE = b"<html><h1>404 Not Found</h1></html>"
@@ -46,24 +43,12 @@ def wait(jobs: rpc.JobServiceAsyncStub, seconds: float) -> Any:
 
 
 async def ends_well(call: Any) -> bool:
-    events = [event async for event in call]
-    return bool(events[-1].job.done)
-
-
-async def rest_of(call: Any) -> None:
-    while await call.read() is not grpc.aio.EOF:
-        pass
-
-
-async def failure(call: Any) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await (call if asyncio.isfuture(call) or hasattr(call, "__await__") else ends_well(call))
-    return Failure(caught.value)
+    return bool((await read_all(call))[-1].job.done)
 
 
 @pytest.mark.parametrize("status", REFUSALS)
 @pytest.mark.parametrize("method", ["RunJob", "WatchJob", "WaitJob"])
-async def test_a_job_that_was_just_sent_may_be_refused(
+async def test_refusals_of_a_job_just_sent_are_no_proof(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, method: str, status: int
 ) -> None:
     upstream.on("POST", JOBS, CREATED)
@@ -76,30 +61,30 @@ async def test_a_job_that_was_just_sent_may_be_refused(
 
 
 @pytest.mark.parametrize("method", ["WatchJob", "WaitJob", "GetJob"])
-async def test_the_grace_of_a_sent_job_holds_for_others(
+async def test_the_grace_of_a_sent_job_covers_other_credentials(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, method: str
 ) -> None:
     upstream.on("POST", JOBS, CREATED)
     upstream.on("GET", JOB, *[refusal(404)] * 3, DONE)
     await jobs.SendJob(SEND, metadata=BEARER)
-    other = [("authorization", "Bearer somebody-else")]
+    other = [("authorization", "Bearer another-token")]
     if method == "WatchJob":
         assert await ends_well(jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=other))
     elif method == "WaitJob":
         assert (await jobs.WaitJob(pb.WaitJobRequest(uid=42), metadata=other)).done
     else:
-        failed = await failure(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=other))
+        failed = await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=other))
         assert failed.reason == "NO_STATE_YET"
 
 
-async def test_a_job_that_is_refused_throughout_its_grace_is_told(
+async def test_a_job_refused_for_its_whole_grace_is_reported(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusals, "GRACE_SECONDS", 0.2)
     upstream.on("POST", JOBS, CREATED)
     upstream.on("GET", JOB, refusal(404))
     await jobs.SendJob(SEND, metadata=BEARER)
-    failed = await failure(watch(jobs))
+    failed = await expect_error(watch(jobs))
     assert (failed.code, failed.reason) == (StatusCode.NOT_FOUND, "UPSTREAM_NOT_FOUND")
     assert len(upstream.requests("GET")) > 1
 
@@ -117,7 +102,7 @@ async def test_a_repeated_request_id_has_the_grace_too(
 
 
 @pytest.mark.parametrize("method", ["GetJob", "WaitJob", "CancelJob", "short WaitJob"])
-async def test_a_single_request_tells_that_the_job_is_not_shown_yet(
+async def test_a_single_request_reports_no_state_yet(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, method: str
 ) -> None:
     upstream.on("POST", JOBS, CREATED)
@@ -130,22 +115,22 @@ async def test_a_single_request_tells_that_the_job_is_not_shown_yet(
         "short WaitJob": lambda: wait(jobs, 0.3),
         "CancelJob": lambda: jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER),
     }
-    failed = await failure(calls[method]())
+    failed = await expect_error(calls[method]())
     assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "NO_STATE_YET")
     assert "404" in failed.message
 
 
-async def test_a_single_request_tells_a_refusal_of_a_job_that_others_sent(
+async def test_a_refusal_of_a_job_sent_elsewhere_counts_at_once(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("GET", JOB, refusal(404))
-    failed = await failure(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+    failed = await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
     assert failed.code is StatusCode.NOT_FOUND
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [404, 403, 409, 410])
-async def test_a_job_that_is_not_shown_yet_is_cancelled_for_a_client_that_left(
+async def test_a_job_not_shown_yet_is_cancelled_on_disconnect(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int
 ) -> None:
     upstream.on("POST", JOBS, CREATED)
@@ -196,7 +181,7 @@ async def test_one_refusal_between_good_reads_ends_no_watch(
 
 async def test_two_refusals_end_a_watch(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
     upstream.on("GET", JOB, RUNNING, refusal(403), refusal(403), DONE)
-    failed = await failure(watch(jobs))
+    failed = await expect_error(watch(jobs))
     assert failed.code is StatusCode.PERMISSION_DENIED
     assert len(upstream.seen) == 3
 
@@ -227,9 +212,7 @@ async def test_an_outage_says_that_a_proxy_answered(upstream: ScriptedUpstream) 
         call = watch(jobs, heartbeat_interval=Duration(seconds=1))
         beat = (await call.read()).heartbeat
         assert beat.last_failure == "UPSTREAM_MALFORMED"
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await rest_of(call)
-    failed = Failure(caught.value)
+        failed = await expect_error(call)
     assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE")
     assert (failed.metadata["last_failure"], failed.metadata["http_status"]) == ("UPSTREAM_MALFORMED", "403")
     assert "HTTP 403" in failed.message
@@ -237,7 +220,7 @@ async def test_an_outage_says_that_a_proxy_answered(upstream: ScriptedUpstream) 
 
 
 @pytest.mark.parametrize("status", [503, 429])
-async def test_a_watch_looks_again_before_it_gives_up(upstream: ScriptedUpstream, status: int) -> None:
+async def test_a_watch_polls_again_before_it_gives_up(upstream: ScriptedUpstream, status: int) -> None:
     upstream.on("GET", JOB, answer(status, {}, headers={"Retry-After": "3600"}), DONE)
     async with running(upstream.url, poll_outage_seconds=1) as gateway, stub(gateway) as jobs:
         assert await ends_well(watch(jobs))
@@ -253,25 +236,25 @@ async def test_a_watch_looks_again_before_it_gives_up(upstream: ScriptedUpstream
         b"Retry-After: 7\r\nretry-after: 30.0\r\n",
     ],
 )
-async def test_any_form_of_retry_after_is_told(
+async def test_any_form_of_retry_after_is_passed_on(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, headers: bytes
 ) -> None:
     upstream.on("GET", JOB, b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n%b\r\n" % headers)
-    failed = await failure(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+    failed = await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
     assert failed.trailers["grpc-retry-pushback-ms"] == "30000"
 
 
 @pytest.mark.parametrize("value", ["0", "0.01", "Thu, 01 Jan 1970 00:00:00 GMT"])
-async def test_no_wait_of_nothing_is_told(
+async def test_a_wait_of_zero_is_never_passed_on(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, value: str
 ) -> None:
     upstream.on("GET", JOB, answer(503, {}, headers={"Retry-After": value}))
-    failed = await failure(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+    failed = await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
     assert failed.trailers["grpc-retry-pushback-ms"] == "100"
     assert failed.retry.retry_delay.ToMilliseconds() == 100
 
 
-async def test_waits_that_are_shorter_than_a_read_see_the_end(
+async def test_waits_shorter_than_a_read_still_get_the_end(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     release = asyncio.Event()
@@ -282,15 +265,15 @@ async def test_waits_that_are_shorter_than_a_read_see_the_end(
 
     upstream.on("GET", JOB, slow)
     for _ in range(3):
-        failed = await failure(wait(jobs, 0.1))
+        failed = await expect_error(wait(jobs, 0.1))
         assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "NO_STATE_YET")
     release.set()
-    # The answer comes to nobody, or to this wait.
+    # The response reaches this wait, or none.
     assert (await wait(jobs, 60)).done
     assert len(upstream.seen) == 1
 
 
-async def test_a_deadline_that_is_shorter_than_a_read_ends_a_get(
+async def test_a_deadline_shorter_than_a_read_ends_get_job(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     closed = asyncio.Event()
@@ -322,14 +305,14 @@ async def test_one_refusal_between_two_waits_ends_nothing(
     assert (await wait(jobs, 60)).done
 
 
-async def test_a_job_beyond_its_timeout_is_told(
+async def test_a_job_beyond_its_timeout_is_reported(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.watch.loop.OVERDUE_MARGIN_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.watch.overdue.OVERDUE_MARGIN_SECONDS", 0.1)
     upstream.on("POST", JOBS, CREATED)
     upstream.on("GET", JOB, answer(200, {"uid": 42, "status": "aborted"}))
     request = pb.SendJobRequest(workspace_id="1", entity_id=7, timeout=Duration(seconds=1))
-    failed = await failure(jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER))
+    failed = await expect_error(jobs.RunJob(pb.RunJobRequest(request=request), metadata=BEARER))
     assert (failed.code, failed.reason) == (StatusCode.FAILED_PRECONDITION, "JOB_OVERDUE")
     assert failed.metadata["uid"] == "42"
     assert "timeout of 1 s" in failed.message
@@ -337,14 +320,14 @@ async def test_a_job_beyond_its_timeout_is_told(
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, StatusCode.PERMISSION_DENIED), (409, StatusCode.ABORTED)])
-async def test_a_refused_cancellation_of_a_job_that_is_shown_is_told(
+async def test_a_refused_cancellation_of_a_shown_job_is_reported(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int, code: StatusCode
 ) -> None:
     upstream.on("POST", JOBS, CREATED)
     upstream.on("GET", JOB, RUNNING)
     upstream.on("DELETE", JOB, refusal(status))
     await jobs.SendJob(SEND, metadata=BEARER)
-    failed = await failure(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
+    failed = await expect_error(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
     assert failed.code is code
 
 
@@ -357,7 +340,7 @@ async def test_a_refusal_is_confirmed_once_if_the_job_is_shown(upstream: Scripte
         await call.read()
         call.cancel()
         await upstream.wait_for(2, "DELETE")
-        # Returns once the cancellation has ended.
+        # Returns when the cancellation has ended.
         await gateway.stop(grace=30)
     assert len(upstream.requests("DELETE")) == 2
 
@@ -366,7 +349,7 @@ async def test_a_refusal_is_confirmed_once_if_the_job_is_shown(upstream: Scripte
 async def test_an_overdue_job_ends_short_calls(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr("gateway.watch.loop.OVERDUE_MARGIN_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.watch.overdue.OVERDUE_MARGIN_SECONDS", 0.1)
     upstream.on("POST", JOBS, CREATED)
     upstream.on("GET", JOB, RUNNING)
     request = pb.SendJobRequest(workspace_id="1", entity_id=7, timeout=Duration(seconds=1))
@@ -379,6 +362,6 @@ async def test_an_overdue_job_ends_short_calls(
             else:
                 call = watch(jobs)
                 assert (await call.read()).job.status == pb.JOB_STATUS_RUNNING
-                await rest_of(call) if attempt else call.cancel()
+                await read_all(call) if attempt else call.cancel()
 
-    assert (await failure(again_and_again())).reason == "JOB_OVERDUE"
+    assert (await expect_error(again_and_again())).reason == "JOB_OVERDUE"

@@ -1,4 +1,4 @@
-"""Answers that lie: each call ends by the table, within the limits, and the next one is served."""
+"""Responses that lie: each call ends with the documented error in time, and the next call succeeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.server import defaults
-from tests.support.gateways import BEARER, Failure, running, stub
+from tests.support.gateways import BEARER, SEND, expect_error, running, stub
 from tests.support.raw import tcp_server
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
@@ -22,17 +22,15 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-TEST_SECONDS = 10.0
 SILENCE = 0.2
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 JOB = b'{"uid": 42, "status": "running"}'
 OTHERS = b'{"uid": 42, "status": "success", "result": {"whose": "another caller\'s"}}'
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 
 
 def sized(length: object, body: bytes = JOB, *more: bytes) -> bytes:
-    """An answer that says it is `length` bytes long."""
+    """Build a response that claims to be `length` bytes long."""
     lines = [b"Content-Length: %b" % str(length).encode(), *more]
     return HEAD + b"\r\n".join(lines) + b"\r\n\r\n" + body
 
@@ -57,7 +55,7 @@ def then_close(data: bytes) -> Callable[[Connection], Awaitable[None]]:
 
 
 def without_end(data: bytes, pause: float, head: bytes = b"") -> Callable[[Connection], Awaitable[None]]:
-    """Sends `head`, and then `data` again and again, `pause` seconds apart."""
+    """Send `head`, and then `data` every `pause` seconds without end."""
 
     async def reply(connection: Connection) -> None:
         await connection.send(head)
@@ -69,7 +67,7 @@ def without_end(data: bytes, pause: float, head: bytes = b"") -> Callable[[Conne
 
 
 def byte_by_byte(head: bytes, data: bytes) -> Callable[[Connection], Awaitable[None]]:
-    """Sends `head` at once and `data` so slowly that it never ends, and never so slowly that it is silent."""
+    """Send `head`, and then `data` too slowly to end, but too fast to count as silent."""
 
     async def reply(connection: Connection) -> None:
         await connection.send(head)
@@ -97,14 +95,14 @@ LIES: dict[str, tuple[Any, str]] = {
         sized(len(JOB), b"20\r\n" + JOB + b"\r\n0\r\n\r\n", b"Transfer-Encoding: chunked"),
         "UPSTREAM_MALFORMED",
     ),
-    "a chunk of no number": (CHUNKED + b"xx\r\n" + JOB + b"\r\n0\r\n\r\n", "UPSTREAM_MALFORMED"),
+    "a chunk without a number": (CHUNKED + b"xx\r\n" + JOB + b"\r\n0\r\n\r\n", "UPSTREAM_MALFORMED"),
     "a chunk below zero": (CHUNKED + b"-1\r\n" + JOB + b"\r\n0\r\n\r\n", "UPSTREAM_MALFORMED"),
     "a chunk too long": (then_close(CHUNKED + b"ffff\r\n" + JOB), "UPSTREAM_CONNECTION_LOST"),
     "a chunk too short": (CHUNKED + b"5\r\n" + JOB + b"\r\n0\r\n\r\n", "UPSTREAM_MALFORMED"),
     "a chunk of 40 digits": (CHUNKED + b"f" * 40 + b"\r\n" + JOB, "UPSTREAM_MALFORMED"),
     "a chunk whose extension has no end": (CHUNKED + b"20;" + b"x" * 200_000, "UPSTREAM_TIMEOUT"),
     "no last chunk": (then_close(CHUNKED + b"20\r\n" + JOB + b"\r\n"), "UPSTREAM_CONNECTION_LOST"),
-    "an encoding of chunks that nobody knows": (
+    "an unknown transfer encoding": (
         then_close(HEAD + b"Transfer-Encoding: gzip\r\n\r\n" + GZIPPED),
         "UPSTREAM_MALFORMED",
     ),
@@ -117,7 +115,7 @@ LIES: dict[str, tuple[Any, str]] = {
     "gzip twice, called gzip once": (encoded("gzip", gzip.compress(GZIPPED)), "UPSTREAM_MALFORMED"),
     "br that was not asked for": (encoded("br", b"\x8b\x0f\x80" + JOB + b"\x03"), "UPSTREAM_MALFORMED"),
     "zstd that was not asked for": (encoded("zstd", b"\x28\xb5\x2f\xfd" + JOB), "UPSTREAM_MALFORMED"),
-    "an encoding of no name": (encoded("x-nobody-knows", GZIPPED), "UPSTREAM_MALFORMED"),
+    "an unknown content encoding": (encoded("x-unknown", GZIPPED), "UPSTREAM_MALFORMED"),
     "a header of 1 MB": (HEAD + b"X: " + b"x" * (1 << 20) + b"\r\n\r\n" + JOB, "UPSTREAM_MALFORMED"),
     "a header without a colon": (HEAD + b"nothing\r\n\r\n", "UPSTREAM_MALFORMED"),
     "NUL in a header": (sized(len(JOB), JOB, b"X: a\0b"), "UPSTREAM_MALFORMED"),
@@ -155,16 +153,9 @@ async def read(jobs: rpc.JobServiceAsyncStub) -> pb.Job:
     return await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
 
 
-async def failure(call: Awaitable[object]) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        async with asyncio.timeout(TEST_SECONDS):
-            await call
-    return Failure(raised.value)
-
-
 @pytest.fixture
 async def jobs(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A gateway that is silent with an upstream for no longer than `SILENCE`, and with one answer for twice that."""
+    """Run a gateway that waits `SILENCE` seconds for the next byte of a response, and twice that for all of it."""
     monkeypatch.setattr(defaults, "TOTAL_TIMEOUT_FACTOR", 2)
     limits = {"upstream_timeout_seconds": SILENCE, "submit_timeout_seconds": 2 * SILENCE}
     async with running(upstream.url, **limits) as gateway, stub(gateway) as service:
@@ -172,61 +163,63 @@ async def jobs(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> A
 
 
 @pytest.mark.parametrize("name", LIES)
-async def test_a_lie_ends_a_read_by_the_table_and_the_next_one_is_served(
+async def test_a_lie_fails_one_read_and_the_next_succeeds(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, name: str
 ) -> None:
     lie, reason = LIES[name]
     upstream.script += [lie, answer(200, raw=JOB)]
-    assert (await failure(read(jobs))).reason == reason
+    assert (await expect_error(read(jobs))).reason == reason
     assert (await read(jobs)).status == pb.JOB_STATUS_RUNNING
 
 
 @pytest.mark.parametrize("name", LIES)
-async def test_a_lie_leaves_the_outcome_of_a_submission_unknown_and_the_next_one_is_served(
+async def test_a_lie_makes_the_outcome_of_one_submission_unknown(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, name: str
 ) -> None:
     lie, _ = LIES[name]
     upstream.script += [lie, answer(201, {"uid": 43})]
-    failed = await failure(jobs.SendJob(SEND, metadata=BEARER))
+    failed = await expect_error(jobs.SendJob(SEND, metadata=BEARER))
     assert (failed.code, failed.reason) == (grpc.StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN")
     assert len(upstream.requests("POST")) == 1
     assert (await jobs.SendJob(SEND, metadata=BEARER)).uid == 43
 
 
-# What is odd, and no lie
+# Unusual, but true
 
 
 @pytest.mark.parametrize(
     "reply",
     [
-        pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" * 50 + answer(200, raw=JOB), id="100 fifty times before it"),
-        pytest.param(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + answer(200, raw=JOB), id="103 before it"),
+        pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" * 50 + answer(200, raw=JOB), id="100 fifty times before"),
+        pytest.param(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + answer(200, raw=JOB), id="103 before"),
         pytest.param(encoded("gzip", GZIPPED), id="gzip that was not asked for"),
-        pytest.param(encoded("identity", JOB), id="an identity that says so"),
-        pytest.param(sized(len(JOB), JOB, b"X: a\r\n b"), id="a header that goes on on the next line"),
+        pytest.param(encoded("identity", JOB), id="the encoding identity"),
+        pytest.param(sized(len(JOB), JOB, b"X: a\r\n b"), id="a header continued on the next line"),
         pytest.param(sized(f"00{len(JOB)}"), id="a length with leading zeros"),
         pytest.param(answer(200, raw=JOB, headers={"Content-Type": "text/html"}), id="another content type"),
     ],
 )
-async def test_what_is_odd_is_read(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, reply: bytes) -> None:
+async def test_unusual_responses_are_read(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, reply: bytes
+) -> None:
     upstream.script.append(reply)
     assert (await read(jobs)).status == pb.JOB_STATUS_RUNNING
 
 
-# Answers that belong to nobody
+# Responses without a request
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["with the first", "while the connection is idle"])
-async def test_an_answer_that_nobody_asked_for_is_given_to_nobody(later: bool) -> None:
-    """A proxy that answers 408 on an idle connection does so by custom; here it is another caller's job."""
-    asked = []
+async def test_an_unrequested_response_is_given_to_no_one(later: bool) -> None:
+    """Proxies often send 408 on an idle connection; here it is the job of another client."""
+    requests = []
     idle = asyncio.Event()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await reader.readuntil(b"\r\n\r\n")
-            asked.append(writer)
-            first = len(asked) == 1
+            requests.append(writer)
+            first = len(requests) == 1
             writer.write(answer(200, raw=JOB) + (answer(200, raw=OTHERS) if first and not later else b""))
             await writer.drain()
             if first and later:
@@ -236,8 +229,8 @@ async def test_an_answer_that_nobody_asked_for_is_given_to_nobody(later: bool) -
     async with tcp_server(accept) as port, running(f"http://127.0.0.1:{port}") as gateway, stub(gateway) as jobs:
         assert (await read(jobs)).status == pb.JOB_STATUS_RUNNING
         idle.set()
-        # As long as it takes for what was written to be there: both ends are in this loop.
+        # Both ends are in this event loop, so some turns suffice for the bytes to arrive.
         for _ in range(20):
             await asyncio.sleep(0)
         assert (await read(jobs)).status == pb.JOB_STATUS_RUNNING
-    assert asked[0] is not asked[1], "on a connection of its own"
+    assert requests[0] is not requests[1], "on a new connection"

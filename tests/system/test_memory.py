@@ -1,8 +1,9 @@
-"""What ends is freed at once: the process looks for garbage so seldom that nothing may rely on it."""
+"""Ended calls are freed immediately, because garbage collection runs too rarely to rely on it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ from gateway.rpc.stream import EventStream
 from gateway.watch import presence, recent
 from gateway.watch.loop import PollLoop
 from gateway.watch.watcher import Watcher
-from tests.support.gateways import BEARER, running, stub
-from tests.support.upstream import Connection, ScriptedUpstream, answer
+from tests.support.gateways import BEARER, SEND, read_all, running, stub
+from tests.support.upstream import RUNNING, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,29 +29,27 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-OURS = (Call, EventStream, JobState, PollLoop, UpstreamError, Watcher)
+TRACKED = (Call, EventStream, JobState, PollLoop, UpstreamError, Watcher)
 GONE, UNAVAILABLE = answer(404, {"detail": "gone"}), answer(503, {"detail": "no"})
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success", "result": "x" * 100_000})
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 
 
 @pytest.fixture
 def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
-    """What there is of ours that was not there before; garbage stays, and no end is kept for those who come late."""
+    """Return a function that lists the tracked objects since its creation. No results are kept for late watchers."""
     monkeypatch.setattr(recent, "KEEP_RESULT_SECONDS", 0.0)
     monkeypatch.setattr(recent, "KEEP_UNSEEN_SECONDS", 0.0)
     monkeypatch.setattr(presence, "KEEP_UNSEEN_SECONDS", 0.0)
     gc.collect()
     gc.disable()
-    # Other tests' own fixtures and results may hold some.
-    before = set(map(id, ours()))
-    yield lambda: sorted(type(each).__name__ for each in ours() if id(each) not in before)
+    # Fixtures and results of other tests may hold some.
+    before = set(map(id, tracked_objects()))
+    yield lambda: sorted(type(each).__name__ for each in tracked_objects() if id(each) not in before)
     gc.enable()
 
 
-def ours() -> list[object]:
-    return [each for each in gc.get_objects() if isinstance(each, OURS)]
+def tracked_objects() -> list[object]:
+    return [each for each in gc.get_objects() if isinstance(each, TRACKED)]
 
 
 def watch(jobs: JobServiceAsyncStub, **options: Any) -> Any:
@@ -58,13 +57,9 @@ def watch(jobs: JobServiceAsyncStub, **options: Any) -> Any:
 
 
 async def read_to_the_end(call: Any) -> StatusCode:
-    try:
-        while await call.read() is not grpc.aio.EOF:
-            pass
-    except grpc.aio.AioRpcError as error:
-        return error.code()
-    code: StatusCode = await call.code()
-    return code
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        await read_all(call)
+    return await code_of(call)
 
 
 async def the_end_comes(jobs: JobServiceAsyncStub) -> StatusCode:
@@ -75,16 +70,17 @@ async def a_run_ends(jobs: JobServiceAsyncStub) -> StatusCode:
     return await read_to_the_end(jobs.RunJob(pb.RunJobRequest(request=SEND), metadata=BEARER))
 
 
-async def a_get_ends(jobs: JobServiceAsyncStub) -> StatusCode:
-    call: Any = jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
+async def code_of(call: Any) -> StatusCode:
     code: StatusCode = await call.code()
     return code
+
+
+async def a_get_ends(jobs: JobServiceAsyncStub) -> StatusCode:
+    return await code_of(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
 
 
 async def a_cancellation_ends(jobs: JobServiceAsyncStub) -> StatusCode:
-    call: Any = jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER)
-    code: StatusCode = await call.code()
-    return code
+    return await code_of(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
 
 
 async def a_get_of_a_new_job_ends(jobs: JobServiceAsyncStub) -> StatusCode:
@@ -92,16 +88,12 @@ async def a_get_of_a_new_job_ends(jobs: JobServiceAsyncStub) -> StatusCode:
     return await a_get_ends(jobs)
 
 
-async def a_call_is_refused(jobs: JobServiceAsyncStub) -> StatusCode:
-    call: Any = jobs.GetJob(pb.GetJobRequest(uid=42))
-    code: StatusCode = await call.code()
-    return code
+async def a_call_is_rejected(jobs: JobServiceAsyncStub) -> StatusCode:
+    return await code_of(jobs.GetJob(pb.GetJobRequest(uid=42)))
 
 
 async def a_wait_ends(jobs: JobServiceAsyncStub) -> StatusCode:
-    call: Any = jobs.WaitJob(pb.WaitJobRequest(uid=42), metadata=BEARER)
-    code: StatusCode = await call.code()
-    return code
+    return await code_of(jobs.WaitJob(pb.WaitJobRequest(uid=42), metadata=BEARER))
 
 
 async def the_caller_leaves(jobs: JobServiceAsyncStub) -> StatusCode:
@@ -131,7 +123,7 @@ async def several_watch(jobs: JobServiceAsyncStub) -> StatusCode:
         ([GONE], a_cancellation_ends, StatusCode.NOT_FOUND),
         ([answer(400, {"detail": "no"}), RUNNING], a_cancellation_ends, StatusCode.INVALID_ARGUMENT),
         ([answer(201, {"uid": 42}), GONE], a_get_of_a_new_job_ends, StatusCode.UNAVAILABLE),
-        ([], a_call_is_refused, StatusCode.UNAUTHENTICATED),
+        ([], a_call_is_rejected, StatusCode.UNAUTHENTICATED),
         ([RUNNING] * 200, the_caller_leaves, StatusCode.CANCELLED),
         ([RUNNING] * 200, the_deadline_comes, StatusCode.DEADLINE_EXCEEDED),
         ([RUNNING, GONE], the_end_comes, StatusCode.NOT_FOUND),
@@ -145,23 +137,20 @@ async def several_watch(jobs: JobServiceAsyncStub) -> StatusCode:
         ([answer(400, {"detail": "no"})], a_run_ends, StatusCode.INVALID_ARGUMENT),
     ],
 )
-async def test_what_ends_is_freed_without_a_look_for_garbage(
+async def test_ended_calls_are_freed_without_garbage_collection(
     upstream: ScriptedUpstream, left: Callable[[], list[str]], script: list[Any], ending: Any, code: StatusCode
 ) -> None:
     upstream.script.extend(script)
     async with running(upstream.url, poll_outage_seconds=3) as gateway, stub(gateway) as jobs:
         assert await ending(jobs) is code
         await gateway.wait_idle()
-        # Tasks that were told to stop do so in turns of the event loop that are still to come.
+        # Cancelled tasks need some turns of the event loop to end.
         for _ in range(100):
             await asyncio.sleep(0)
         assert left() == []
 
 
 async def test_a_drain_frees_what_it_ends(upstream: ScriptedUpstream, left: Callable[[], list[str]]) -> None:
-    async def hang(connection: Connection) -> None:
-        await connection.gone()
-
     upstream.script.extend([RUNNING, hang])
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         calls = [watch(jobs) for _ in range(3)]

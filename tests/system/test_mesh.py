@@ -1,4 +1,4 @@
-"""The proxies' recommended settings beside the gateway's own limits, and the judge of `make mesh`."""
+"""The recommended settings of proxies compared with the gateway's limits, and the judge of `make mesh`."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def idle_timeouts() -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", idle_timeouts())
-def test_idle_timeouts_are_above_all_silences(name: str) -> None:
+def test_idle_timeouts_exceed_the_longest_silence(name: str) -> None:
     assert idle_timeouts()[name] > SUBMIT_SECONDS
     assert idle_timeouts()[name] > 3 * DEFAULT_HEARTBEAT_SECONDS
 
 
-def test_envoy_has_no_limit_of_a_whole_call_and_no_retries() -> None:
+def test_envoy_has_no_call_timeout_and_no_retries() -> None:
     (host,) = connection_manager(envoy())["route_config"]["virtual_hosts"]
     (route,) = (each["route"] for each in host["routes"])
     assert seconds(route["timeout"]) == 0
@@ -78,12 +78,12 @@ def test_nginx_and_haproxy_send_nothing_twice() -> None:
     assert setting("haproxy.cfg", "retry-on") == "conn-failure"
 
 
-def test_nginx_takes_the_largest_request_and_the_largest_trailers() -> None:
+def test_nginx_accepts_the_largest_request_and_trailers() -> None:
     assert setting("nginx.conf", "client_max_body_size") == f"{defaults.MAX_REQUEST_BYTES >> 20}m"
     assert setting("nginx.conf", "grpc_buffer_size") == f"{2 * defaults.MAX_METADATA_BYTES >> 10}k"
 
 
-def test_all_proxies_allow_as_many_calls_on_a_connection() -> None:
+def test_all_proxies_allow_equally_many_calls_per_connection() -> None:
     limits = [
         connection_manager(envoy())["http2_protocol_options"]["max_concurrent_streams"],
         int(setting("nginx.conf", "http2_max_concurrent_streams")),
@@ -121,8 +121,8 @@ def test_each_proxy_meets_each_kind_of_fault() -> None:
 # The judge
 
 
-class Posts(Mesh):
-    """A mesh of which only the number of submissions counts."""
+class FakeMesh(Mesh):
+    """A mesh with a fixed number of submissions."""
 
     def __init__(self, number: int) -> None:
         super().__init__(WATCH, HAProxy)
@@ -143,8 +143,8 @@ ENDED = {"do": "watch", "job": {"uid": "7", "status": "JOB_STATUS_SUCCESS", "don
 REFUSED = {"do": "send", "error": {"code": "INTERNAL"}}
 
 
-def test_a_watch_with_its_end_and_one_post_is_well() -> None:
-    assert problems(WATCH, Posts(1), run(SENT, RUNS, ENDED)) == []
+def test_a_watch_with_its_end_and_one_post_has_no_problem() -> None:
+    assert problems(WATCH, FakeMesh(1), run(SENT, RUNS, ENDED)) == []
 
 
 @pytest.mark.parametrize(
@@ -157,28 +157,28 @@ def test_a_watch_with_its_end_and_one_post_is_well() -> None:
         pytest.param(1, run(SENT, RUNS, ENDED, at=(0, 0, LONGEST_SILENCE + 2)), "silent for 17 s", id="silence"),
     ],
 )
-def test_the_judge_sees_what_is_wrong_with_a_watch(number: int, seen: Run, problem: str) -> None:
-    assert problems(WATCH, Posts(number), seen) == [problem]
+def test_the_judge_detects_problems_of_a_watch(number: int, seen: Run, problem: str) -> None:
+    assert problems(WATCH, FakeMesh(number), seen) == [problem]
 
 
-def test_a_printed_token_is_seen() -> None:
+def test_a_printed_token_is_detected() -> None:
     seen = run(SENT, RUNS, ENDED)
     seen.text = f"Bearer {TOKEN}"
-    assert problems(WATCH, Posts(1), seen) == ["it printed the token"]
+    assert problems(WATCH, FakeMesh(1), seen) == ["the client printed the token"]
 
 
 def test_a_submission_may_fail_but_not_twice() -> None:
-    assert problems(POST, Posts(1), run(REFUSED)) == []
-    assert problems(POST, Posts(0), run(REFUSED)) == []
-    assert problems(POST, Posts(0), run(SENT)) == ["0 POSTs"]
-    assert problems(POST, Posts(1), run(REFUSED, exit_code=3, name=CLI)) == []
-    assert problems(POST, Posts(2), run(REFUSED)) == ["2 POSTs"]
-    assert problems(POST, Posts(1), run()) == ["the submission neither succeeded nor failed"]
+    assert problems(POST, FakeMesh(1), run(REFUSED)) == []
+    assert problems(POST, FakeMesh(0), run(REFUSED)) == []
+    assert problems(POST, FakeMesh(0), run(SENT)) == ["0 POSTs"]
+    assert problems(POST, FakeMesh(1), run(REFUSED, exit_code=3, name=CLI)) == []
+    assert problems(POST, FakeMesh(2), run(REFUSED)) == ["2 POSTs"]
+    assert problems(POST, FakeMesh(1), run()) == ["the submission neither succeeded nor failed"]
 
 
 async def test_a_signal_wakes_those_whose_condition_holds() -> None:
     signal, seen = Signal(), list[int]()
-    waiting = asyncio.create_task(signal.until(lambda: len(seen) == 2, "two are seen"))
+    waiting = asyncio.create_task(signal.until(lambda: len(seen) == 2, "two are seen", 30.0))
     for number in range(2):
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -187,6 +187,6 @@ async def test_a_signal_wakes_those_whose_condition_holds() -> None:
     await waiting
 
 
-async def test_a_condition_that_never_holds_is_told() -> None:
+async def test_a_condition_that_never_holds_is_named() -> None:
     with pytest.raises(TimeoutError, match="the end: not within 0 seconds"):
         await Signal().until(lambda: False, "the end", 0.0)

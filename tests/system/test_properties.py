@@ -1,6 +1,6 @@
-"""Any request under any metadata, over a real socket, to a process of its own: always an answer of the table.
+"""Any request with any metadata, over a real socket to a gateway process, ends with OK or a documented error.
 
-By default the examples are the same at each run; `make fuzz` takes new ones.
+By default the examples are the same in each run; `make fuzz` generates new ones.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jobgateway.v1 import job_service_pb2 as pb
 
+from tests.support.error_table import check_error
 from tests.support.frames import header_block, headers, message, peer
-from tests.support.gateways import TOKEN
+from tests.support.gateways import SEND, TOKEN
 from tests.support.paths import ROOT
-from tests.support.table import check_ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,22 +53,22 @@ many = settings(
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """Takes every job, and says of each that it is done: nothing that is asked for needs a wait."""
+    """Accept every job, and report each as done, so that no call has to wait."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         uid = int(self.path.rstrip("/").rpartition("/")[2])
-        self._answer(200, {"uid": uid, "status": "success", "result": {"a": [1, "ä", None]}})
+        self._respond(200, {"uid": uid, "status": "success", "result": {"a": [1, "ä", None]}})
 
     def do_POST(self) -> None:
         json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self._answer(201, {"uid": 43})
+        self._respond(201, {"uid": 43})
 
     def do_DELETE(self) -> None:
-        self._answer(200, {})
+        self._respond(200, {})
 
-    def _answer(self, status: int, body: object) -> None:
+    def _respond(self, status: int, body: object) -> None:
         content = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
@@ -81,7 +81,7 @@ class Upstream(BaseHTTPRequestHandler):
 
 @dataclass
 class Process:
-    """A gateway, and a way to ask whether it is still there."""
+    """A gateway process."""
 
     address: str
     child: subprocess.Popen[str]
@@ -92,7 +92,7 @@ class Process:
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[Process]:
-    """One gateway for all examples, in front of an upstream that takes everything."""
+    """Run one gateway for all examples, in front of an upstream that accepts everything."""
     upstream = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
     threading.Thread(target=upstream.serve_forever, daemon=True).start()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
@@ -100,7 +100,7 @@ def process() -> Iterator[Process]:
         "JOBGATEWAY_UPSTREAM_URL": f"http://127.0.0.1:{upstream.server_port}",
         "JOBGATEWAY_LISTEN": "127.0.0.1:0",
         "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
-        # One caller makes all of the calls, as quickly as it can.
+        # One caller makes all calls as fast as possible.
         "JOBGATEWAY_CALLS_PER_SECOND": "100000",
         "JOBGATEWAY_POLLS_PER_SECOND": "100000",
         "JOBGATEWAY_SUBMISSIONS_PER_SECOND": "100000",
@@ -134,7 +134,7 @@ async def ask(address: str, method: str, data: bytes, metadata: list[tuple[bytes
 
 
 def outcome(process: Process, method: str, data: bytes, metadata: list[tuple[bytes, bytes]]) -> str:
-    """The reason of the error that a call ends with, or OK; one of another kind is an `AssertionError`."""
+    """Return OK, or the reason of the call's error, which must be in the table."""
     ended = asyncio.run(ask(process.address, method, data, metadata))
     assert process.alive()
     code = CODES[int(ended["grpc-status"])]
@@ -142,7 +142,7 @@ def outcome(process: Process, method: str, data: bytes, metadata: list[tuple[byt
         return "OK"
     text = ended["grpc-status-details-bin"]
     details = base64.b64decode(text + "=" * (-len(text) % 4))
-    return check_ending(code, unquote(ended.get("grpc-message", ""), errors="strict"), details)
+    return check_error(code, unquote(ended.get("grpc-message", ""), errors="strict"), details)
 
 
 # Requests
@@ -215,7 +215,7 @@ def submissions(draw: st.DrawFn) -> pb.SendJobRequest:
     return request
 
 
-TOKENS = ["", "x", "AQAAAAAAAAAq", "A" * 513]
+RESUME_TOKENS = ["", "x", "AQAAAAAAAAAq", "A" * 513]
 REQUESTS: dict[str, SearchStrategy[Message]] = {
     "SendJob": submissions(),
     "GetJob": st.builds(pb.GetJobRequest, uid=uids, content_format=formats),
@@ -224,7 +224,7 @@ REQUESTS: dict[str, SearchStrategy[Message]] = {
         uid=uids,
         content_format=formats,
         heartbeat_interval=maybe(durations),
-        resume_token=st.one_of(st.sampled_from(TOKENS), texts),
+        resume_token=st.one_of(st.sampled_from(RESUME_TOKENS), texts),
     ),
     "WaitJob": st.builds(pb.WaitJobRequest, uid=uids, timeout=maybe(durations), content_format=formats),
     "RunJob": st.builds(
@@ -236,7 +236,7 @@ REQUESTS: dict[str, SearchStrategy[Message]] = {
     "CancelJob": st.builds(pb.CancelJobRequest, uid=uids),
 }
 METHODS = list(REQUESTS)
-# Fields that nobody knows: of every wire type, and one within a message that is known.
+# Unknown fields of every wire type.
 UNKNOWN = [b"", bytes.fromhex("f80701"), bytes.fromhex("f90700112233445566 77"), b"\xfa\x07\x03abc", b"\xfd\x07abcd"]
 ENDS = {"OK", "REQUEST_INVALID", "REQUEST_ID_REUSED"}
 # A wait of some nanoseconds is over before the first state.
@@ -244,7 +244,7 @@ ENDS_OF = {**dict.fromkeys(METHODS, ENDS), "WaitJob": {*ENDS, "NO_STATE_YET"}}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_any_message_is_served_or_refused(process: Process, method: str) -> None:
+def test_any_message_is_served_or_rejected(process: Process, method: str) -> None:
     @many
     @given(request=REQUESTS[method], unknown=st.sampled_from(UNKNOWN))
     def check(request: Message, unknown: bytes) -> None:
@@ -254,7 +254,7 @@ def test_any_message_is_served_or_refused(process: Process, method: str) -> None
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_any_bytes_are_served_or_refused(process: Process, method: str) -> None:
+def test_any_bytes_are_served_or_rejected(process: Process, method: str) -> None:
     @many
     @given(data=st.binary(max_size=200))
     @example(data=b"\xff" * 10)
@@ -273,7 +273,7 @@ NAMES = [b"x-request-id", b"traceparent", b"authorization", b"tracestate", b"use
 names = st.one_of(
     st.sampled_from(NAMES),
     st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789-_.", min_size=1, max_size=20)
-    # What HTTP/2 and gRPC keep for themselves is theirs to refuse.
+    # HTTP/2 and gRPC reserve these names.
     .filter(lambda name: not name.startswith(("grpc-", "content-", "te")) and not name.endswith("-bin"))
     .map(str.encode),
 )
@@ -282,8 +282,8 @@ metadata = st.lists(st.tuples(names, st.binary(max_size=60)), max_size=6)
 
 @pytest.mark.parametrize("authorized", [True, False], ids=["authorized", "not"])
 @pytest.mark.parametrize("method", METHODS)
-def test_any_metadata_is_taken_or_refused(process: Process, method: str, authorized: bool) -> None:
-    request = REQUESTS_AS_USUAL[method].SerializeToString()
+def test_any_metadata_is_accepted_or_rejected(process: Process, method: str, authorized: bool) -> None:
+    request = USUAL_REQUESTS[method].SerializeToString()
 
     @many
     @given(more=metadata)
@@ -296,8 +296,7 @@ def test_any_metadata_is_taken_or_refused(process: Process, method: str, authori
     check()
 
 
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
-REQUESTS_AS_USUAL: dict[str, Message] = {
+USUAL_REQUESTS: dict[str, Message] = {
     "SendJob": SEND,
     "GetJob": pb.GetJobRequest(uid=42),
     "WatchJob": pb.WatchJobRequest(uid=42),

@@ -1,4 +1,4 @@
-"""No secret in any output: marked ones go through every RPC of a real process, before an upstream that echoes them."""
+"""No secret is in any output. Marked secrets go through every RPC of a process, and the upstream echoes them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
-from tests.support.collector import Collector
+from tests.support.collector import TraceCollector
 from tests.support.paths import ROOT
 from tests.support.raw import raw_call
-from tests.support.upstream import Connection, ScriptedUpstream, Seen, answer
+from tests.support.upstream import Connection, ReceivedRequest, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -30,64 +30,64 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 JOB_SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
-PATIENT = 30.0
+TEST_SECONDS = 30.0
 
 TOKEN = "MARKtoken-0123456789-abcdef"
-# The gateway's own, for callers that bring none.
+# The gateway's own token, used for callers without one.
 OWN_TOKEN = "MARKowned-0123456789-abcdef"
 METADATA = "MARKmetadata-0123456789"
 PARAMS = "MARKparams-0123456789"
-ANSWER = "MARKanswer-0123456789"
-MARKS = (TOKEN, OWN_TOKEN, METADATA, PARAMS, ANSWER)
+RESPONSE = "MARKresponse-0123456789"
+MARKS = (TOKEN, OWN_TOKEN, METADATA, PARAMS, RESPONSE)
 
 
 def spellings(secret: str) -> set[str]:
-    """How a secret may be written: as it is, and in what encodings libraries put it."""
+    """Return a secret in the encodings that libraries may use."""
     data = secret.encode()
     return {secret, secret[5:], data.hex(), base64.b64encode(data).decode()[4:-4], quote(secret, safe=""), secret[::-1]}
 
 
-# What an upstream may do with what it was sent; each is given the request's credential, headers and body, as one text.
+# Responses that echo a request: its credential, headers and body as one text.
 ECHOES: dict[str, Callable[[str], bytes]] = {
-    "sentence": lambda said: answer(400, {"detail": said}),
-    "fields": lambda said: answer(422, {said: [said], "params": {said: {said: [said]}}}),
-    "defect": lambda said: answer(500, {"error": {"message": said, said: said}}),
-    "page": lambda said: answer(502, raw=f"<html>{said}</html>".encode()),
-    "encoded": lambda said: answer(409, {"detail": base64.b64encode(said.encode()).decode() + quote(said, safe="")}),
-    "unauthenticated": lambda said: answer(
-        401, {"detail": said}, headers={"WWW-Authenticate": f"Bearer x={said[:99]}"}
+    "sentence": lambda echo: answer(400, {"detail": echo}),
+    "fields": lambda echo: answer(422, {echo: [echo], "params": {echo: {echo: [echo]}}}),
+    "defect": lambda echo: answer(500, {"error": {"message": echo, echo: echo}}),
+    "page": lambda echo: answer(502, raw=f"<html>{echo}</html>".encode()),
+    "encoded": lambda echo: answer(409, {"detail": base64.b64encode(echo.encode()).decode() + quote(echo, safe="")}),
+    "unauthenticated": lambda echo: answer(
+        401, {"detail": echo}, headers={"WWW-Authenticate": f"Bearer x={echo[:99]}"}
     ),
-    "throttled": lambda said: answer(429, {"detail": said}, headers={"Retry-After": said[:99]}),
-    "cookie": lambda said: answer(404, {"detail": said}, headers={"Set-Cookie": f"session={said[:99]}"}),
-    "redirect": lambda said: answer(302, {}, headers={"Location": f"http://127.0.0.1:1/?{quote(said)[:99]}"}),
-    "no-json": lambda said: answer(200, raw=said.encode()),
-    "no-job": lambda said: answer(200, {"uid": said, "status": [said], said: said}),
-    "no-http": lambda said: f"{said[:99]}\r\n\r\n".encode(),
-    "bad-header": lambda said: f"HTTP/1.1 200 OK\r\n{said[:99]}\x01: 1\r\n\r\n".encode(),
-    "bad-length": lambda said: f"HTTP/1.1 200 OK\r\nContent-Length: {said[:99]}\r\n\r\n".encode(),
-    "two-lengths": lambda said: f"HTTP/1.1 200 {said[:99]}\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n".encode(),
-    "failed-job": lambda said: answer(
+    "throttled": lambda echo: answer(429, {"detail": echo}, headers={"Retry-After": echo[:99]}),
+    "cookie": lambda echo: answer(404, {"detail": echo}, headers={"Set-Cookie": f"session={echo[:99]}"}),
+    "redirect": lambda echo: answer(302, {}, headers={"Location": f"http://127.0.0.1:1/?{quote(echo)[:99]}"}),
+    "no-json": lambda echo: answer(200, raw=echo.encode()),
+    "no-job": lambda echo: answer(200, {"uid": echo, "status": [echo], echo: echo}),
+    "no-http": lambda echo: f"{echo[:99]}\r\n\r\n".encode(),
+    "bad-header": lambda echo: f"HTTP/1.1 200 OK\r\n{echo[:99]}\x01: 1\r\n\r\n".encode(),
+    "bad-length": lambda echo: f"HTTP/1.1 200 OK\r\nContent-Length: {echo[:99]}\r\n\r\n".encode(),
+    "two-lengths": lambda echo: f"HTTP/1.1 200 {echo[:99]}\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n".encode(),
+    "failed-job": lambda echo: answer(
         200,
         {
             "uid": 42,
             "status": "error",
             "completed_at": 1,
-            "message": said,
-            "error": {"message": said, "type": said, "stack_trace": said},
-            "log_download_url": f"https://127.0.0.1/?{said[:99]}",
+            "message": echo,
+            "error": {"message": echo, "type": echo, "stack_trace": echo},
+            "log_download_url": f"https://127.0.0.1/?{echo[:99]}",
         },
     ),
-    "odd-word": lambda said: answer(200, {"uid": 42, "status": said, "kind": said, "completed_at": 1}),
+    "odd-word": lambda echo: answer(200, {"uid": 42, "status": echo, "kind": echo, "completed_at": 1}),
 }
 NAMES = tuple(ECHOES)
 JOB = re.compile(rb"/jobs/(\d+)/")
 
 
 class Echo(ScriptedUpstream):
-    """Echoes each request in the way that its workspace or its job's uid names."""
+    """Echo each request in the way that its workspace or the uid of its job chooses."""
 
-    async def respond(self, seen: Seen, connection: Connection) -> bool:
-        said = " ".join([ANSWER, seen.headers.get("authorization", ""), *seen.headers.values(), seen.body.decode()])
+    async def respond(self, seen: ReceivedRequest, connection: Connection) -> bool:
+        echo = " ".join([RESPONSE, seen.headers.get("authorization", ""), *seen.headers.values(), seen.body.decode()])
         job = JOB.search(seen.path.encode())
         if job is None:
             name = seen.path.split("/")[3]
@@ -96,13 +96,13 @@ class Echo(ScriptedUpstream):
         else:
             await connection.gone()
             return False
-        reply = ECHOES[name](said.replace("\r", " ").replace("\n", " "))
+        reply = ECHOES[name](echo.replace("\r", " ").replace("\n", " "))
         await connection.send(reply.replace(b'"uid": 42', b'"uid": %d' % int(job[1]) if job else b'"uid": 42'))
         return b"HTTP/1.1 200 OK" not in reply and reply.startswith(b"HTTP/1.1 ")
 
 
 class Process:
-    """A process of `serve`, and all that it writes."""
+    """A process of `serve`, and its output."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -120,7 +120,7 @@ class Process:
                 self._serving.set()
 
     async def serving(self) -> None:
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(TEST_SECONDS):
             await self._serving.wait()
 
     async def end(self) -> int:
@@ -182,7 +182,7 @@ def send(workspace: str, **more: Any) -> pb.SendJobRequest:
 
 
 def requests(name: str, uid: int) -> list[tuple[str, Any]]:
-    """One request of each RPC."""
+    """Return one request of each RPC."""
     wait = pb.WaitJobRequest(uid=uid)
     wait.timeout.FromMilliseconds(1_000)
     return [
@@ -196,7 +196,7 @@ def requests(name: str, uid: int) -> list[tuple[str, Any]]:
     ]
 
 
-# Requests that are refused before anything is sent, with a secret where they are wrong.
+# Invalid requests, rejected before anything is sent, with a secret in the invalid part.
 WRONG: list[tuple[str, Any]] = [
     ("SendJob", send(f"../{PARAMS}")),
     ("SendJob", send("sentence", entity_id=-1)),
@@ -210,7 +210,7 @@ WRONG: list[tuple[str, Any]] = [
     ("WatchJob", pb.WatchJobRequest(uid=42, resume_token=f"{PARAMS}é")),
 ]
 
-# What is no usable credential.
+# Unusable credentials.
 CREDENTIALS: dict[str, list[bytes]] = {
     "no scheme": [TOKEN.encode()],
     "another scheme": [b"Basic " + TOKEN.encode()],
@@ -225,7 +225,7 @@ CREDENTIALS: dict[str, list[bytes]] = {
 
 
 class Caller:
-    """Calls a process, and keeps what it is told of errors."""
+    """Call a process, and keep its errors."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -233,11 +233,11 @@ class Caller:
         self.codes: set[str] = set()
 
     async def call_all(self, stub: Any, requests: list[tuple[str, Any]]) -> None:
-        """Makes each call twice at once: with a token, and without."""
+        """Make each call with and without a token, concurrently."""
         await asyncio.gather(*(self._call(stub, *each, brings) for each in requests for brings in (True, False)))
 
     async def _call(self, stub: Any, name: str, request: Any, brings_token: bool) -> None:
-        call = getattr(stub, name)(request, metadata=metadata(brings_token=brings_token), timeout=PATIENT)
+        call = getattr(stub, name)(request, metadata=metadata(brings_token=brings_token), timeout=TEST_SECONDS)
         try:
             if JOB_SERVICE.methods_by_name[name].server_streaming:
                 async for _ in call:
@@ -252,10 +252,10 @@ class Caller:
         headers = [(b"x-api-key", METADATA.encode()), *extra]
         path = f"/{JOB_SERVICE.full_name}/{name}"
         try:
-            async with asyncio.timeout(PATIENT), raw_call(self._address, path, message, headers) as call:
+            async with asyncio.timeout(TEST_SECONDS), raw_call(self._address, path, message, headers) as call:
                 got = await call.end()
         except ConnectionError:
-            # grpc itself may refuse such a header, with the stream or the connection.
+            # grpc itself may reject such a header and reset the stream or close the connection.
             return
         self.codes.add(grpc.StatusCode(_code(got.code)).name)
         self.trailers.append(str(got.headers))
@@ -266,7 +266,7 @@ def _code(number: int) -> tuple[int, str]:
 
 
 async def exercise(process: Process) -> Caller:
-    """Every RPC through every kind of answer, and every kind of refusal."""
+    """Call every RPC with every kind of response, and with every kind of invalid request."""
     caller = Caller(process.address)
     async with grpc.aio.insecure_channel(process.address) as channel:
         stub: Any = rpc.JobServiceStub(channel)
@@ -292,7 +292,7 @@ async def exercise(process: Process) -> Caller:
 
 
 def held_tokens(upstream: ScriptedUpstream) -> set[str]:
-    """Those under which the job was read that never answers."""
+    """Return the tokens of the requests for the job without a response."""
     held = [seen for seen in upstream.seen if "/jobs/10000/" in seen.path]
     return {seen.headers["authorization"].removeprefix("Bearer ") for seen in held}
 
@@ -305,7 +305,7 @@ def found(text: str, secrets: tuple[str, ...]) -> list[str]:
 async def test_no_secret_is_in_any_output(log_format: str, tmp_path: Path) -> None:
     token_file = tmp_path / "token"
     token_file.write_text(OWN_TOKEN)
-    upstream, collector = Echo(), Collector()
+    upstream, collector = Echo(), TraceCollector()
     await upstream.start()
     await collector.start()
     try:
@@ -315,7 +315,7 @@ async def test_no_secret_is_in_any_output(log_format: str, tmp_path: Path) -> No
                 metrics = (await client.get(f"http://{process.admin}/metrics", params={"q": METADATA})).text
                 assert (await client.get(f"http://{process.admin}/{METADATA}")).status_code == 404
             async with grpc.aio.insecure_channel(process.address) as channel:
-                # Calls that the end of the process cuts off, and a caller who leaves.
+                # Calls that the end of the process aborts, and a client that leaves.
                 stub: Any = rpc.JobServiceStub(channel)
                 token_file.write_text(f"{OWN_TOKEN} cannot be used")
                 held = asyncio.create_task(caller.call_all(stub, requests("sentence", 10_000)))
@@ -329,7 +329,7 @@ async def test_no_secret_is_in_any_output(log_format: str, tmp_path: Path) -> No
     finally:
         await collector.stop()
         await upstream.stop()
-    # It went through: the upstream saw all of it, and each kind of output is there.
+    # Check the test itself: the upstream saw all secrets, and each kind of output exists.
     everything = " ".join(f"{seen.headers} {seen.body!r}" for seen in upstream.seen)
     assert TOKEN in everything
     assert OWN_TOKEN in everything
@@ -339,13 +339,13 @@ async def test_no_secret_is_in_any_output(log_format: str, tmp_path: Path) -> No
     exported = " ".join(str(request) for request in collector.requests)
     lines = process.written.splitlines()
     assert len([line for line in lines if "WatchJob" in line]) > 2 * len(ECHOES)
-    assert len([line for line in lines if "files cannot be used" in line]) == 1
+    assert len([line for line in lines if "files.invalid" in line]) == 1
     assert {span.name for span in collector.spans} >= {"poll", "submit", f"{JOB_SERVICE.full_name}/RunJob"}
     assert "grpc_server_handled_total" in metrics
     for output in (process.written, metrics, exported):
         assert found(output, MARKS) == []
-    # A caller may read what the upstream says of its own request, but no credential.
-    assert any(ANSWER in each for each in caller.trailers)
+    # A client may read the upstream's text about its own request, but no credential.
+    assert any(RESPONSE in each for each in caller.trailers)
     for trailers in caller.trailers:
         assert TOKEN not in trailers
         assert OWN_TOKEN not in trailers

@@ -1,4 +1,4 @@
-"""Stock tools at a running gateway: grpcurl for a person, grpc_health_probe for Kubernetes, ghz for load."""
+"""Standard tools with a running gateway: grpcurl, grpc_health_probe and ghz."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def stack() -> AsyncIterator[Stack]:
 
 
 async def run(*command: str) -> tuple[int | None, str]:
-    """The exit code of a tool and what it wrote; skips where the tool is missing, except in CI."""
+    """Run a tool, and return its exit code and output. Skip the test if the tool is missing, except in CI."""
     if not shutil.which(command[0]):
         assert not os.environ.get("CI"), f"{command[0]} is missing"
         pytest.skip(f"{command[0]} is not on the PATH")
@@ -42,7 +42,7 @@ async def run(*command: str) -> tuple[int | None, str]:
     return process.returncode, output.decode()
 
 
-async def test_a_person_finds_out_with_grpcurl_what_there_is(stack: Stack) -> None:
+async def test_grpcurl_lists_and_describes_the_services(stack: Stack) -> None:
     code, listed = await run("grpcurl", "-plaintext", stack.target, "list")
     assert code == 0
     assert listed.split() == ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", JOB_SERVICE_NAME]
@@ -59,33 +59,33 @@ async def test_grpcurl_describes_one_method(stack: Stack) -> None:
 
 async def test_grpcurl_shows_an_error_with_its_details(stack: Stack) -> None:
     call = ("grpcurl", "-plaintext", "-H", BEARER, "-d", '{"uid": "12345"}')
-    code, said = await run(*call, stack.target, f"{JOB_SERVICE_NAME}/GetJob")
-    assert code == 64 + 5  # NOT_FOUND, as grpcurl tells it
-    assert '"reason": "UPSTREAM_NOT_FOUND"' in said
-    assert "google.rpc.ResourceInfo" in said
+    code, output = await run(*call, stack.target, f"{JOB_SERVICE_NAME}/GetJob")
+    assert code == 64 + 5  # NOT_FOUND as an exit code of grpcurl
+    assert '"reason": "UPSTREAM_NOT_FOUND"' in output
+    assert "google.rpc.ResourceInfo" in output
 
 
 @pytest.mark.parametrize("service", ["", JOB_SERVICE_NAME])
-async def test_the_health_probe_says_that_it_serves(stack: Stack, service: str) -> None:
-    code, said = await run("grpc_health_probe", f"-addr={stack.target}", f"-service={service}")
-    assert (code, "SERVING" in said) == (0, True), said
+async def test_the_health_probe_reports_serving(stack: Stack, service: str) -> None:
+    code, output = await run("grpc_health_probe", f"-addr={stack.target}", f"-service={service}")
+    assert (code, "SERVING" in output) == (0, True), output
 
 
-async def test_the_health_probe_fails_for_a_service_that_is_not_there(stack: Stack) -> None:
-    code, said = await run("grpc_health_probe", f"-addr={stack.target}", "-service=no.such.Service")
+async def test_the_health_probe_fails_for_an_unknown_service(stack: Stack) -> None:
+    code, output = await run("grpc_health_probe", f"-addr={stack.target}", "-service=no.such.Service")
     assert code not in (0, None)
-    assert "NOT_FOUND" in said or "NotFound" in said or "unknown service" in said, said
+    assert "NOT_FOUND" in output or "NotFound" in output or "unknown service" in output, output
 
 
 async def load(stack: Stack, method: str, request: dict[str, Any]) -> dict[str, int]:
-    """How many calls of ghz ended with which code; it reads the contract by reflection."""
+    """Make calls with ghz, which uses reflection, and return how many ended with each code."""
     call = ("--call", f"{JOB_SERVICE_NAME}.{method}", "--metadata", json.dumps({"authorization": f"Bearer {TOKEN}"}))
     size = ("--total", str(CALLS), "--concurrency", "20", "--connections", "2")
-    code, said = await run(
+    code, output = await run(
         "ghz", "--insecure", *call, *size, "--data", json.dumps(request), "--format", "json", stack.target
     )
-    assert code == 0, said
-    ended: dict[str, int] = json.loads(said)["statusCodeDistribution"]
+    assert code == 0, output
+    ended: dict[str, int] = json.loads(output)["statusCodeDistribution"]
     return ended
 
 

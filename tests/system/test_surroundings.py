@@ -1,4 +1,4 @@
-"""A gateway process whose log nobody reads or nobody can store, and whose standard streams are not there."""
+"""A gateway process with a log that is not read or cannot be stored, or without standard streams."""
 
 from __future__ import annotations
 
@@ -20,27 +20,26 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
-from tests.support.gateways import BEARER
+from tests.support.gateways import BEARER, SEND
 from tests.support.paths import ROOT
 from tests.support.raw import free_port
 from tests.support.scraping import Scrape
-from tests.support.upstream import answer
+from tests.support.upstream import answer, hang
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-    from tests.support.upstream import Connection, ScriptedUpstream
+    from tests.support.upstream import ScriptedUpstream
 
 pytestmark = pytest.mark.slow
 
 SERVE = (sys.executable, "-m", "gateway", "serve")
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 LOST = "jobgateway_log_lines_lost_total"
-PATIENT = 60.0
+TEST_SECONDS = 60.0
 
 
 class Process:
-    """A process of `jobgateway serve` that is known by its addresses and not by its log."""
+    """A process of `jobgateway serve` that is found by its addresses, not by its log."""
 
     def __init__(self, child: asyncio.subprocess.Process, address: str, admin: str) -> None:
         self.child = child
@@ -48,11 +47,11 @@ class Process:
         self.admin = admin
 
     async def get(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(trust_env=False, timeout=PATIENT) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=TEST_SECONDS) as client:
             return await client.get(f"http://{self.admin}{path}")
 
     async def end(self) -> int:
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(TEST_SECONDS):
             return await self.child.wait()
 
 
@@ -69,7 +68,7 @@ async def serving(
     prepare: Callable[[], None] | None = None,
     **settings: str,
 ) -> AsyncIterator[tuple[Process, rpc.JobServiceAsyncStub]]:
-    """A process that takes calls, and a stub of it."""
+    """Start a process, wait until it accepts calls, and return it with a stub."""
     address, admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
     child = await asyncio.create_subprocess_exec(
         *command,
@@ -79,7 +78,7 @@ async def serving(
         preexec_fn=prepare,
     )
     try:
-        async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(PATIENT):
+        async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(TEST_SECONDS):
             await channel.channel_ready()
             yield Process(child, address, admin), rpc.JobServiceStub(channel)
     finally:
@@ -90,7 +89,7 @@ async def serving(
 
 @pytest.fixture
 def blocked() -> Iterator[int]:
-    """A pipe that takes no byte more, and that nobody reads."""
+    """Return the write end of a full pipe that no one reads."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.write(writer, bytes(4096))
@@ -99,11 +98,7 @@ def blocked() -> Iterator[int]:
     os.close(writer)
 
 
-async def hang(connection: Connection) -> None:
-    await connection.gone()
-
-
-async def test_nobody_waits_for_a_reader_of_the_log(upstream: ScriptedUpstream, blocked: int) -> None:
+async def test_no_call_waits_for_a_reader_of_the_log(upstream: ScriptedUpstream, blocked: int) -> None:
     upstream.on("POST", "/workspaces/1/entities/7/jobs/", answer(201, {"uid": 42}))
     async with serving(upstream, blocked) as (process, jobs):
         for _ in range(50):
@@ -113,7 +108,7 @@ async def test_nobody_waits_for_a_reader_of_the_log(upstream: ScriptedUpstream, 
         assert await process.end() == 0
 
 
-async def test_a_second_signal_leaves_though_nobody_reads_the_log(upstream: ScriptedUpstream, blocked: int) -> None:
+async def test_a_second_signal_exits_while_no_one_reads_the_log(upstream: ScriptedUpstream, blocked: int) -> None:
     upstream.script.append(hang)
     async with serving(upstream, blocked, drain_grace_seconds="3600") as (process, jobs):
         call: Any = jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
@@ -196,7 +191,7 @@ async def test_signals_about_output_are_ignored(upstream: ScriptedUpstream, numb
 
 
 @pytest.mark.parametrize("stderr", ["full", "blocked"])
-async def test_a_start_that_fails_ends_though_it_cannot_say_why(blocked: int, stderr: str) -> None:
+async def test_a_failed_start_exits_even_if_it_cannot_log(blocked: int, stderr: str) -> None:
     fd = os.open("/dev/full", os.O_WRONLY) if stderr == "full" else os.dup(blocked)
     settings = environment(upstream_url="http://127.0.0.1:1", max_calls="many")
     try:

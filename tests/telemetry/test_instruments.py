@@ -1,4 +1,4 @@
-"""That a scrape of our tallies gives what one of prometheus_client's own metrics would, of the same observations."""
+"""Test that a scrape equals that of prometheus_client's own metrics for the same observations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERIES = (("b", "2"), ("a", 'with "quotes"\\ and \n'))
 
 
 def scraped(registry: CollectorRegistry) -> list[str]:
-    # When each was made is told only by the library's, unless it is told not to, for a whole process.
+    # Only the library reports the creation time of each metric, unless that is switched off for the process.
     return [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
 
 
@@ -30,7 +30,7 @@ def scraped(registry: CollectorRegistry) -> list[str]:
         [0, 0.1, 0.2, 0.3, 1e9, -1],
     ],
 )
-def test_histograms_are_those_of_the_library(values: list[float]) -> None:
+def test_histograms_equal_those_of_the_library(values: list[float]) -> None:
     theirs, ours = CollectorRegistry(), CollectorRegistry()
     their_family = Histogram("a_seconds", "How long.", LABELS, registry=theirs, buckets=BOUNDS)
     our_family = Histograms(ours, "a_seconds", "How long.", LABELS, bounds=BOUNDS)
@@ -43,7 +43,7 @@ def test_histograms_are_those_of_the_library(values: list[float]) -> None:
     assert scraped(ours) == scraped(theirs)
 
 
-def test_counters_and_gauges_are_those_of_the_library() -> None:
+def test_counters_and_gauges_equal_those_of_the_library() -> None:
     theirs, ours = CollectorRegistry(), CollectorRegistry()
     count, level = Counter("a", "Many.", LABELS, registry=theirs), Gauge("b", "Some.", registry=theirs)
     counters, gauges = Counters(ours, "a", "Many.", LABELS), Gauges(ours, "b", "Some.")
@@ -57,7 +57,7 @@ def test_counters_and_gauges_are_those_of_the_library() -> None:
     assert scraped(ours) == scraped(theirs)
 
 
-def test_a_series_is_made_once() -> None:
+def test_a_series_is_created_once() -> None:
     registry = CollectorRegistry()
     counters, histograms = Counters(registry, "a", "", LABELS), Histograms(registry, "b", "", LABELS, bounds=BOUNDS)
     assert counters.series("b", "2") is counters.series("b", "2")

@@ -1,4 +1,4 @@
-"""Lines on their way to a descriptor that is slow, blocked, full or gone."""
+"""Lines for a descriptor that is slow, blocked, full or closed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.paths import ROOT
 
 @pytest.fixture
 def pipe() -> tuple[int, int]:
-    """A small pipe, which stays open: the thread of a writer never ends, and the numbers would be used again."""
+    """A small pipe. It stays open, because the thread of a writer never ends and the number could be reused."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     return reader, writer
@@ -38,7 +38,7 @@ def test_lines_arrive_in_their_order(pipe: tuple[int, int]) -> None:
     assert writer.lost == 0
 
 
-def test_nobody_waits_for_a_blocked_reader_and_each_lost_line_is_told(pipe: tuple[int, int]) -> None:
+def test_no_one_waits_for_a_blocked_reader(pipe: tuple[int, int]) -> None:
     reader, fd = pipe
     writer = LineWriter(fd, notice)
     sent = 3 * log_writer.MAX_WAITING_LINES
@@ -75,7 +75,7 @@ def test_a_descriptor_that_does_not_block_loses_nothing(pipe: tuple[int, int]) -
     assert writer.lost == 0
 
 
-def test_a_line_cut_by_an_error_spoils_no_other(tmp_path: Path) -> None:
+def test_a_truncated_line_does_not_damage_the_next(tmp_path: Path) -> None:
     program = """
 import resource, signal, sys
 from gateway.telemetry.log_writer import LineWriter
@@ -97,7 +97,7 @@ writer.flush(60)
     assert sorted(rest) == ["line number 3", "lost 2"]
 
 
-def test_the_end_of_an_outage_is_told_without_another_line(pipe: tuple[int, int]) -> None:
+def test_lost_lines_are_reported_without_another_line(pipe: tuple[int, int]) -> None:
     gone, broken = os.pipe()
     os.close(gone)
     writer = LineWriter(broken, notice)

@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 def written(log_format: str, statements: str) -> list[str]:
-    """The lines that `statements` log in a process of their own."""
+    """Return the lines that `statements` log in another process."""
     command = [sys.executable, "-c", PROGRAM + statements, log_format]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8")  # noqa: S603
     return done.stderr.splitlines()
@@ -47,12 +47,12 @@ def test_a_line_can_be_searched_for_a_name_with_its_value() -> None:
     assert line.startswith('{"code": "OK", "uid": null, "seconds": 0.5, "event": "call", "level": "info", "timesta')
 
 
-def test_what_is_no_json_is_shown_as_python_does() -> None:
+def test_values_that_are_not_json_are_shown_by_repr() -> None:
     (line,) = logged("log.info('call', of=1j)")
     assert line["of"] == "1j"
 
 
-def test_half_a_character_does_not_cost_the_line() -> None:
+def test_a_lone_surrogate_does_not_lose_the_line() -> None:
     line, usual = logged(r"log.error('call', exception='\ud800', of=KeyError(1)); log.error('call', of=KeyError(1))")
     assert (line["event"], line["exception"], line["of"]) == ("call", "\ud800", "KeyError(1)")
     assert usual["of"] == "KeyError(1)"
@@ -66,14 +66,14 @@ def test_below_info_nothing_is_written() -> None:
 
 
 @pytest.mark.parametrize("level", ["warning", "error"])
-def test_what_a_library_logs_is_a_line_without_its_values(level: str) -> None:
+def test_a_line_of_a_library_has_no_values(level: str) -> None:
     (line,) = logged(f"logging.info('hello'); logging.{level}('%s is lost', 'secret')")
     assert line.pop("timestamp")
     # Peers without a credential can cause such lines, and alerts look for errors.
     assert line == {"event": "%s is lost", "level": "warning", "logger": "root"}
 
 
-def test_text_has_the_same() -> None:
+def test_text_has_the_same_fields() -> None:
     (ours, theirs) = written("text", "log.warning('is full', places=3); logging.error('is lost')")
     assert ours.endswith("places=3")
     assert "[warning  ] is full" in ours
@@ -90,20 +90,20 @@ TAKEN_OVER = "logs.take_over(); import threading, traceback, warnings\n"
         ("warnings.warn('secret')", "a warning of Python", "warning"),
         (
             "threading.Thread(target=int, args=('secret',)).start()",
-            "something failed that nobody waits for",
+            "task.defect",
             "warning",
         ),
-        ("class A:\n def __del__(self): int('secret')\nA()", "something failed that nobody waits for", "warning"),
+        ("class A:\n def __del__(self): int('secret')\nA()", "task.defect", "warning"),
         (
             "try:\n int('secret')\nexcept ValueError:\n traceback.print_exc()",
-            "a library wrote to standard error",
+            "library.stderr",
             "warning",
         ),
-        ("print('secret', file=sys.stderr)", "a library wrote to standard error", "warning"),
-        ("sys.excepthook(ValueError, ValueError('secret'), None)", "the process ends because of a defect", "error"),
+        ("print('secret', file=sys.stderr)", "library.stderr", "warning"),
+        ("sys.excepthook(ValueError, ValueError('secret'), None)", "process.defect", "error"),
     ],
 )
-def test_what_python_itself_writes_is_a_line_without_values(statements: str, event: str, level: str) -> None:
+def test_what_python_writes_itself_is_a_line_without_values(statements: str, event: str, level: str) -> None:
     (line,) = logged(TAKEN_OVER + statements)
     assert (line["event"].partition("\n")[0], line["level"]) == (event, level)
     assert "secret" not in line["event"]
@@ -114,7 +114,7 @@ def test_a_kind_of_line_is_written_once_and_the_rest_is_counted() -> None:
     assert [line["event"] for line in lines] == ["is full", "%s is lost"]
 
 
-def test_the_lines_left_out_are_told_with_the_next() -> None:
+def test_the_next_line_counts_those_left_out() -> None:
     first, last = logged("""
 from unittest import mock
 now = 0.0
@@ -126,7 +126,7 @@ with mock.patch("time.monotonic", lambda: now):
 
 
 @pytest.mark.parametrize("package", ["auth.credential", "rpc.call", "upstream.json", "clock", "telemetry.metrics"])
-def test_a_defect_of_any_of_our_packages_is_an_error_each_time(package: str) -> None:
+def test_a_defect_of_any_package_is_an_error_each_time(package: str) -> None:
     # An AttributeError that passes a function of the package, on its way through a library's thread.
     lines = logged(f"""
 logs.take_over()
@@ -146,7 +146,7 @@ except KeyError:
     assert [line["level"] for line in lines] == ["error"] * 3
 
 
-def test_a_package_beside_ours_is_a_library() -> None:
+def test_a_package_with_a_similar_name_is_a_library() -> None:
     (line,) = logged("""
 logs.take_over()
 import gateway, threading
@@ -156,7 +156,7 @@ threading.Thread(target=namespace["fail"]).start()
     assert line["level"] == "warning"
 
 
-def test_text_on_standard_error_without_an_end_is_not_kept() -> None:
+def test_endless_text_on_standard_error_is_not_kept() -> None:
     (line,) = logged("""
 logs.take_over()
 import tracemalloc
@@ -173,7 +173,7 @@ log.info("held", bytes=held)
 
 
 class YieldingKey(str):
-    """A key that lets another thread run whenever it is looked up."""
+    """A key that lets another thread run at each lookup."""
 
     __slots__ = ()
 

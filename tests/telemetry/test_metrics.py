@@ -1,11 +1,11 @@
-"""What is counted, for traffic that is known, over real sockets; and that docs/reference/metrics.md lists it."""
+"""Metrics of known traffic over real sockets, and their page in docs/reference/metrics.md."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -21,11 +21,11 @@ from gateway.telemetry.metrics import (
     UPSTREAM_METHODS,
     Metrics,
 )
-from tests.support.gateways import BEARER, running, stub
+from tests.support.gateways import BEARER, SEND, expect_error, read_all, running, stub
 from tests.support.paths import ROOT
 from tests.support.raw import free_port, raw_call
 from tests.support.scraping import scrape
-from tests.support.upstream import Connection, answer
+from tests.support.upstream import RUNNING, Connection, answer
 
 if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
@@ -33,23 +33,12 @@ if TYPE_CHECKING:
 
 DOCS = ROOT / "docs" / "reference" / "metrics.md"
 JOB_SERVICE_NAME = "jobgateway.v1.JobService"
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success", "result": {"a": 1}, "completed_at": 1})
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 POST = ("POST", "/workspaces/1/entities/7/jobs/")
 
 
-async def read_all(stream: Any) -> list[pb.JobEvent]:
-    return [event async for event in stream]
-
-
-async def refused(call: Any) -> None:
-    with pytest.raises(grpc.aio.AioRpcError):
-        await call
-
-
 class Gate:
-    """Answers with `reply` once it is open."""
+    """Respond with `reply` when it is open."""
 
     def __init__(self, reply: bytes) -> None:
         self.reply = reply
@@ -66,8 +55,8 @@ async def test_a_call_is_counted_by_method_and_code(gateway: Gateway, upstream: 
     get = {"grpc_type": "unary", "grpc_service": JOB_SERVICE_NAME, "grpc_method": "GetJob"}
     async with stub(gateway) as jobs:
         job = await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
-        await refused(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
-        await refused(jobs.GetJob(pb.GetJobRequest(uid=42)))
+        await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+        await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42)))
         call = jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
         await upstream.wait_for(3)
         got = await scrape(gateway)
@@ -85,11 +74,11 @@ async def test_a_call_is_counted_by_method_and_code(gateway: Gateway, upstream: 
     got = await scrape(gateway)
     assert got("grpc_server_handled_total", grpc_code="Canceled", **get) == 1
     assert got("jobgateway_calls_in_flight") == 0
-    # What was given up says nothing of the upstream.
+    # An abandoned request is no information about the upstream.
     assert got("jobgateway_upstream_request_seconds_count") == 2
 
 
-async def test_three_watchers_of_a_job_are_one_loop_and_its_polls_count_once(
+async def test_three_watchers_of_a_job_share_one_loop_and_its_polls(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     first, last = Gate(RUNNING), Gate(DONE)
@@ -123,13 +112,13 @@ async def test_three_watchers_of_a_job_are_one_loop_and_its_polls_count_once(
     assert got("jobgateway_upstream_request_seconds_count", method="GET", status_class="2xx") == 2
 
 
-async def test_polls_that_fail_are_counted_by_their_reason(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+async def test_failed_polls_are_counted_by_reason(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     async def reset(connection: Connection) -> None:
         connection.reset()
 
     upstream.script.extend([answer(503, {}), answer(200, raw=b"no json"), reset, reset, answer(403, {})])
     async with stub(gateway) as jobs:
-        await refused(read_all(jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)))
+        await expect_error(read_all(jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)))
     got = await scrape(gateway)
     reasons = ("UPSTREAM_UNAVAILABLE", "UPSTREAM_MALFORMED", "UPSTREAM_CONNECTION_LOST", "UPSTREAM_PERMISSION_DENIED")
     assert {reason: got("jobgateway_polls_total", outcome=reason) for reason in reasons} == dict.fromkeys(reasons, 1)
@@ -144,13 +133,13 @@ async def test_submissions_are_counted_by_their_outcome(gateway: Gateway, upstre
     upstream.on(*POST, answer(201, {"uid": 42}), answer(500, {}), answer(400, {}), gate)
     async with stub(gateway) as jobs:
         await jobs.SendJob(SEND, metadata=BEARER)
-        await refused(jobs.SendJob(SEND, metadata=BEARER))
-        await refused(jobs.SendJob(SEND, metadata=BEARER))
+        await expect_error(jobs.SendJob(SEND, metadata=BEARER))
+        await expect_error(jobs.SendJob(SEND, metadata=BEARER))
         once = pb.SendJobRequest(workspace_id="1", entity_id=7, request_id="once")
         call = jobs.SendJob(once, metadata=BEARER)
         await upstream.wait_for(4)
         other = pb.SendJobRequest(workspace_id="2", entity_id=7, request_id="once")
-        await refused(jobs.SendJob(other, metadata=BEARER))
+        await expect_error(jobs.SendJob(other, metadata=BEARER))
         assert (await scrape(gateway))("jobgateway_submissions_in_flight") == 1
         gate.open.set()
         await call
@@ -162,24 +151,24 @@ async def test_submissions_are_counted_by_their_outcome(gateway: Gateway, upstre
     assert got("jobgateway_upstream_request_seconds_count", method="POST") == 4
 
 
-async def test_a_submission_that_is_one_too_many_is_counted_as_such(upstream: ScriptedUpstream) -> None:
+async def test_a_submission_over_the_limit_is_counted(upstream: ScriptedUpstream) -> None:
     upstream.on(*POST, answer(201, {"uid": 42}))
     async with running(upstream.url, submissions_per_second=0.1) as gateway, stub(gateway) as jobs:
         await jobs.SendJob(SEND, metadata=BEARER)
-        await refused(jobs.SendJob(SEND, metadata=BEARER))
+        await expect_error(jobs.SendJob(SEND, metadata=BEARER))
         got = await scrape(gateway)
     assert got("jobgateway_submissions_total", outcome="LIMIT_REACHED") == 1
     assert got("grpc_server_handled_total", grpc_code="ResourceExhausted") == 1
 
 
-async def test_an_upstream_that_is_down_shows() -> None:
+async def test_an_upstream_outage_is_counted() -> None:
     async with running(f"http://127.0.0.1:{free_port()}") as gateway, stub(gateway) as jobs:
-        await refused(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
+        await expect_error(jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER))
         got = await scrape(gateway)
     assert got("jobgateway_upstream_request_seconds_count", method="DELETE", status_class="none") == 1
 
 
-async def test_large_answers_show_in_their_budget(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+async def test_large_responses_are_in_the_budget_metrics(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     result = {"text": "x" * (3 << 20)}
     upstream.script.append(answer(200, {"uid": 42, "status": "success", "result": result, "completed_at": 1}))
     async with stub(gateway) as jobs:
@@ -187,20 +176,20 @@ async def test_large_answers_show_in_their_budget(gateway: Gateway, upstream: Sc
         await stream.read()
         got = await scrape(gateway)
         stream.cancel()
-    # The end is kept a while for who comes late.
+    # The end is kept for some seconds for late watchers.
     assert got("jobgateway_large_answers_reserved_bytes") > 3 << 20
     assert got("jobgateway_large_answers_waiting") == 0
     assert got("jobgateway_upstream_read_bytes_total") > 3 << 20
 
 
-async def test_the_build_and_the_process_are_told(gateway: Gateway) -> None:
+async def test_the_build_and_the_process_are_described(gateway: Gateway) -> None:
     got = await scrape(gateway)
     assert got("jobgateway_build_info", version=__version__) == 1
     assert got("process_open_fds") > 0
     assert got("process_resident_memory_bytes") > 1 << 20
 
 
-async def test_no_caller_makes_a_label(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+async def test_clients_cannot_create_labels(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.script.append(answer(299, {}))
     names = ("/jobgateway.v1.JobService/Evil", "/Evil/GetJob", f"/{JOB_SERVICE_NAME}/GetJob?x=Evil", "/Evil", "Evil")
     before = (await scrape(gateway)).samples.keys()
@@ -238,12 +227,12 @@ def test_outcomes_are_reasons_of_the_table() -> None:
 
 
 def families(text: str) -> dict[str, tuple[str, str]]:
-    """Type and help of each metric of a scrape, by its name."""
+    """Return the type and help of each metric of a scrape, by name."""
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     return {name: (kinds[name], help_) for name, help_ in re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE)}
 
 
-async def test_the_documentation_lists_each_metric_as_it_is(gateway: Gateway) -> None:
+async def test_the_metrics_page_is_up_to_date(gateway: Gateway) -> None:
     got = await scrape(gateway)
     found = families(got.text)
     labels: dict[str, set[str]] = {name: set() for name in found}

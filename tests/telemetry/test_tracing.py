@@ -1,4 +1,4 @@
-"""Traces as a collector gets them, over real sockets; and what happens without one."""
+"""Traces as a collector receives them over real sockets, and behaviour without one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway.errors import ConfigError
 from gateway.rpc.tracing import NoopTracer
 from gateway.telemetry.tracing import from_environment
-from tests.support.collector import Collector
-from tests.support.gateways import BEARER, TOKEN, running, stub
+from tests.support.collector import TraceCollector
+from tests.support.gateways import BEARER, SEND, TOKEN, read_all, running, stub
 from tests.support.raw import free_port
-from tests.support.upstream import Connection, answer
+from tests.support.upstream import RUNNING, Connection, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 JOB_SERVICE_NAME = "jobgateway.v1.JobService"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
-RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success", "result": {"a": 1}, "completed_at": 1})
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 POST = ("POST", "/workspaces/1/entities/7/jobs/")
 SERVER, CLIENT = 2, 3
 UNSET, ERROR = 0, 2
@@ -49,9 +47,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.fixture
-async def collector(environment: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+async def collector(environment: pytest.MonkeyPatch) -> AsyncIterator[TraceCollector]:
     """A collector that the environment names."""
-    server = Collector()
+    server = TraceCollector()
     await server.start()
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url)
     yield server
@@ -60,25 +58,19 @@ async def collector(environment: pytest.MonkeyPatch) -> AsyncIterator[Collector]
 
 @asynccontextmanager
 async def traced(upstream: ScriptedUpstream) -> AsyncIterator[Gateway]:
-    """A gateway as the environment wants it; its spans have arrived when the context is left."""
+    """A gateway that the environment configures; its spans have arrived at the end of the context."""
     async with running(upstream.url, from_environment()) as gateway:
         yield gateway
         await gateway.wait_idle()
 
 
-async def read_all(stream: Any) -> list[pb.JobEvent]:
-    return [event async for event in stream]
-
-
 def parents(upstream: ScriptedUpstream, method: str) -> list[tuple[str, str, bool]]:
-    """Trace and parent of the upstream requests of a method, and whether they are sampled."""
+    """Return trace and parent of the upstream requests of a method, and whether they are sampled."""
     found = [request.headers["traceparent"].split("-") for request in upstream.requests(method)]
     return [(trace, parent, int(flags, 16) & 1 == 1) for _, trace, parent, flags in found]
 
 
-async def test_a_call_continues_its_callers_trace_to_the_upstream(
-    collector: Collector, upstream: ScriptedUpstream
-) -> None:
+async def test_a_call_continues_the_trace_of_its_client(collector: TraceCollector, upstream: ScriptedUpstream) -> None:
     upstream.script.append(RUNNING)
     async with traced(upstream) as gateway, stub(gateway) as jobs:
         await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=(*BEARER, ("traceparent", SAMPLED)))
@@ -95,8 +87,8 @@ async def test_a_call_continues_its_callers_trace_to_the_upstream(
     assert parents(upstream, "GET") == [(TRACE, span.id, True)]
 
 
-async def test_without_a_callers_trace_one_begins_here(
-    collector: Collector, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
+async def test_without_a_trace_of_the_client_one_starts_here(
+    collector: TraceCollector, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.script.append(RUNNING)
     async with traced(upstream) as gateway, stub(gateway) as jobs:
@@ -108,7 +100,7 @@ async def test_without_a_callers_trace_one_begins_here(
     assert [line["trace_id"] for line in logged if line["event"] == "call"] == [one.trace, other.trace]
 
 
-async def test_a_submission_has_a_span_within_its_call(collector: Collector, upstream: ScriptedUpstream) -> None:
+async def test_a_submission_has_a_span_within_its_call(collector: TraceCollector, upstream: ScriptedUpstream) -> None:
     upstream.on(*POST, answer(201, {"uid": 42}))
     async with traced(upstream) as gateway, stub(gateway) as jobs:
         await jobs.SendJob(SEND, metadata=(*BEARER, ("traceparent", SAMPLED)))
@@ -117,8 +109,8 @@ async def test_a_submission_has_a_span_within_its_call(collector: Collector, ups
     assert parents(upstream, "POST") == [(TRACE, submission.id, True)]
 
 
-async def test_each_poll_has_a_trace_of_its_own_that_links_to_the_watch(
-    collector: Collector, upstream: ScriptedUpstream
+async def test_each_poll_has_its_own_trace_linked_to_the_watch(
+    collector: TraceCollector, upstream: ScriptedUpstream
 ) -> None:
     upstream.script.extend([RUNNING, answer(503, {"detail": "secret text"}), DONE])
     async with traced(upstream) as gateway, stub(gateway) as jobs:
@@ -138,8 +130,8 @@ async def test_each_poll_has_a_trace_of_its_own_that_links_to_the_watch(
     assert not any(span.events or span.message for span in collector.spans)
 
 
-async def test_a_poll_that_is_given_up_ends_its_span_without_a_fault(
-    collector: Collector, upstream: ScriptedUpstream
+async def test_an_abandoned_poll_ends_its_span_without_an_error(
+    collector: TraceCollector, upstream: ScriptedUpstream
 ) -> None:
     async def hang(connection: Connection) -> None:
         await connection.gone()
@@ -159,7 +151,7 @@ async def test_a_poll_that_is_given_up_ends_its_span_without_a_fault(
     [(404, 5, "UPSTREAM_NOT_FOUND", UNSET), (503, 14, "UPSTREAM_UNAVAILABLE", ERROR)],
 )
 async def test_a_span_ends_with_the_status_of_its_call(
-    collector: Collector, upstream: ScriptedUpstream, status: int, code: int, reason: str, fault: int
+    collector: TraceCollector, upstream: ScriptedUpstream, status: int, code: int, reason: str, fault: int
 ) -> None:
     upstream.script.append(answer(status, {"detail": f"a text with {TOKEN}"}))
     async with traced(upstream) as gateway, stub(gateway) as jobs:
@@ -173,8 +165,8 @@ async def test_a_span_ends_with_the_status_of_its_call(
     assert refused.attributes["error.type"] == "CREDENTIAL_INVALID"
 
 
-async def test_a_call_whose_caller_does_not_sample_is_not_recorded_nor_are_its_polls(
-    collector: Collector, upstream: ScriptedUpstream
+async def test_an_unsampled_call_and_its_polls_are_not_recorded(
+    collector: TraceCollector, upstream: ScriptedUpstream
 ) -> None:
     upstream.on(*POST, answer(201, {"uid": 42}))
     upstream.script.append(DONE)
@@ -185,8 +177,8 @@ async def test_a_call_whose_caller_does_not_sample_is_not_recorded_nor_are_its_p
     assert [(trace, sampled) for trace, _, sampled in seen] == [(TRACE, False)] * 2
 
 
-async def test_a_trace_that_begins_here_and_is_not_recorded_goes_on_upstream(
-    collector: Collector,
+async def test_an_unrecorded_new_trace_is_passed_to_the_upstream(
+    collector: TraceCollector,
     upstream: ScriptedUpstream,
     environment: pytest.MonkeyPatch,
     logged: list[dict[str, Any]],
@@ -207,8 +199,8 @@ async def test_a_trace_that_begins_here_and_is_not_recorded_goes_on_upstream(
     assert parents(upstream, "GET") == seen[:1]
 
 
-async def test_a_ratio_decides_by_the_traces_id(
-    collector: Collector,
+async def test_a_ratio_samples_by_the_trace_id(
+    collector: TraceCollector,
     upstream: ScriptedUpstream,
     environment: pytest.MonkeyPatch,
     logged: list[dict[str, Any]],
@@ -220,7 +212,7 @@ async def test_a_ratio_decides_by_the_traces_id(
         for _ in range(60):
             await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
     traces = [line["trace_id"] for line in logged if line["event"] == "call"]
-    # As OpenTelemetry has it: by the lower 8 bytes, so that every service of a trace decides alike.
+    # By the lower 8 bytes, as OpenTelemetry specifies, so that all services of a trace decide alike.
     taken = [trace for trace in traces if int(trace[16:], 16) < 2**63]
     assert len(set(traces)) == 60
     assert 0 < len(taken) < 60
@@ -230,8 +222,8 @@ async def test_a_ratio_decides_by_the_traces_id(
     ]
 
 
-async def test_the_sdks_own_variables_hold(
-    collector: Collector, upstream: ScriptedUpstream, environment: pytest.MonkeyPatch
+async def test_the_variables_of_the_sdk_apply(
+    collector: TraceCollector, upstream: ScriptedUpstream, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
     environment.setenv("OTEL_SERVICE_NAME", "my-gateway")
@@ -246,7 +238,7 @@ async def test_the_sdks_own_variables_hold(
     assert ("x-tenant", "seven") in [(each.key, each.value) for each in collector.metadata[0]]
 
 
-async def test_its_name_is_jobgateway_unless_it_is_said(collector: Collector, upstream: ScriptedUpstream) -> None:
+async def test_the_default_service_name_is_jobgateway(collector: TraceCollector, upstream: ScriptedUpstream) -> None:
     upstream.script.append(RUNNING)
     async with traced(upstream) as gateway, stub(gateway) as jobs:
         await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
@@ -254,8 +246,8 @@ async def test_its_name_is_jobgateway_unless_it_is_said(collector: Collector, up
     assert collector.resource["telemetry.sdk.name"] == "opentelemetry"
 
 
-async def test_a_collector_that_refuses_costs_two_lines_of_the_log_however_often(
-    collector: Collector,
+async def test_a_rejecting_collector_costs_two_log_lines(
+    collector: TraceCollector,
     upstream: ScriptedUpstream,
     environment: pytest.MonkeyPatch,
     logged: list[dict[str, Any]],
@@ -267,7 +259,7 @@ async def test_a_collector_that_refuses_costs_two_lines_of_the_log_however_often
     async with traced(upstream) as gateway, stub(gateway) as jobs:
         for _ in range(30):
             await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
-    lost = [line for line in logged if line["event"].startswith("traces are lost")]
+    lost = [line for line in logged if line["event"].startswith("traces.lost")]
     assert len(lost) == 1
     assert caplog.records == []
 
@@ -284,12 +276,12 @@ async def test_a_collector_that_cannot_be_reached_disturbs_nothing(
             await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
         began = time.monotonic()
         await gateway.stop(grace=0)
-        # Far below the 30 seconds that the SDK would wait, and above the second that we do.
+        # Far below the 30 seconds of the SDK, and above the one second of the gateway.
         assert time.monotonic() - began < 10
     assert caplog.records == []
 
 
-async def test_a_collector_that_never_answers_holds_up_the_stop_for_a_moment_only(
+async def test_a_silent_collector_delays_the_stop_for_a_moment_only(
     upstream: ScriptedUpstream, environment: pytest.MonkeyPatch
 ) -> None:
     upstream.script.append(RUNNING)
@@ -307,7 +299,7 @@ async def test_a_collector_that_never_answers_holds_up_the_stop_for_a_moment_onl
 # Without a collector
 
 
-def test_without_an_endpoint_nothing_of_opentelemetry_is_imported() -> None:
+def test_opentelemetry_is_imported_only_with_an_endpoint() -> None:
     code = "import sys, gateway.server.process as s; s.tracing.from_environment(); "
     code += "print([m for m in sys.modules if 'entel' in m])"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
@@ -351,16 +343,14 @@ def test_traces_are_off(environment: pytest.MonkeyPatch, variables: dict[str, st
         ),
     ],
 )
-def test_what_cannot_be_used_stops_the_start_in_one_line(
-    environment: pytest.MonkeyPatch, name: str, value: str
-) -> None:
+def test_a_wrong_variable_stops_the_start_with_one_line(environment: pytest.MonkeyPatch, name: str, value: str) -> None:
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     environment.setenv(name, value)
     with pytest.raises(ConfigError, match=rf"^{name}\b[^\n]+$"):
         from_environment()
 
 
-def test_an_endpoint_that_cannot_be_used_is_not_quoted(environment: pytest.MonkeyPatch) -> None:
+def test_a_wrong_endpoint_is_not_quoted(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://secret@[::1")
     with pytest.raises(ConfigError, match=r"^OTEL_[^\n]+$") as raised:
         from_environment()
@@ -368,7 +358,7 @@ def test_an_endpoint_that_cannot_be_used_is_not_quoted(environment: pytest.Monke
 
 
 @pytest.mark.parametrize("value", ["none", "None", "gzip", ""])
-async def test_each_compression_of_the_specification_is_taken(environment: pytest.MonkeyPatch, value: str) -> None:
+async def test_each_specified_compression_is_accepted(environment: pytest.MonkeyPatch, value: str) -> None:
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     environment.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", value)
     tracer = from_environment()
@@ -376,7 +366,7 @@ async def test_each_compression_of_the_specification_is_taken(environment: pytes
     await tracer.aclose()
 
 
-def test_a_limit_that_is_read_during_the_import_stops_the_start_too() -> None:
+def test_a_wrong_limit_found_at_import_stops_the_start() -> None:
     child = subprocess.run(
         [sys.executable, "-m", "gateway", "serve"],
         env={
@@ -411,11 +401,11 @@ def test_a_limit_that_is_read_during_the_import_stops_the_start_too() -> None:
         (None, ""),
     ],
 )
-def test_the_trace_is_read_without_opentelemetry_for_the_log(traceparent: str | None, trace: str) -> None:
+def test_the_trace_id_is_logged_without_opentelemetry(traceparent: str | None, trace: str) -> None:
     assert NoopTracer().call("GetJob", traceparent).trace_id == trace
 
 
-async def test_without_a_collector_the_callers_trace_passes_through(
+async def test_without_a_collector_the_trace_passes_through(
     gateway: Gateway, upstream: ScriptedUpstream, logged: list[dict[str, Any]]
 ) -> None:
     upstream.on(*POST, answer(201, {"uid": 42}))

@@ -1,4 +1,4 @@
-"""What came compressed is read as what it holds, in pieces of bounded size, or refused."""
+"""Compressed responses are decoded in pieces of bounded size, or rejected."""
 
 import contextlib
 import gzip
@@ -40,7 +40,7 @@ async def test_the_content_comes_out(raw: bytes, encoding: str, size: int) -> No
     assert b"".join(await _read(raw, encoding, size)) == CONTENT
 
 
-async def test_a_small_piece_that_holds_much_comes_out_in_bounded_pieces() -> None:
+async def test_a_piece_that_inflates_a_lot_is_split() -> None:
     raw = gzip.compress(bytes(64 << 20))
     assert len(raw) < 100_000
     pieces = await _read(raw, "gzip", len(raw))
@@ -53,7 +53,7 @@ async def test_content_around_the_size_of_a_piece_is_complete(length: int) -> No
     assert b"".join(await _read(gzip.compress(bytes(length)), "gzip")) == bytes(length)
 
 
-async def test_an_answer_without_a_body_may_bear_an_encoding() -> None:
+async def test_a_response_without_a_body_may_have_an_encoding() -> None:
     assert await _read(b"", "gzip") == []
 
 
@@ -70,7 +70,7 @@ async def test_an_answer_without_a_body_may_bear_an_encoding() -> None:
     ],
     ids=["plain", "cut off", "wrong length", "trailing text", "twice", "br", "zstd"],
 )
-async def test_what_is_not_as_it_says_is_refused(raw: bytes, encoding: str) -> None:
+async def test_a_body_unlike_its_encoding_is_rejected(raw: bytes, encoding: str) -> None:
     with pytest.raises(NotDecodable):
         await _read(raw, encoding)
 

@@ -1,4 +1,4 @@
-"""What one HTTP exchange with the upstream withstands: large heads, stale connections, early and stray answers."""
+"""Robustness of one HTTP exchange: large headers, stale connections, early and unsolicited responses."""
 
 from __future__ import annotations
 
@@ -25,21 +25,19 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.limits.fair_budget import FairBudget
-from gateway.upstream import Timeouts, Transport
 from gateway.upstream.compression import decoded
 from gateway.upstream.share import EventLoopShare
 from tests.support.descriptors import no_more_files
 from tests.support.gateways import BEARER, running, stub
 from tests.support.raw import tcp_server
+from tests.support.transports import PatientTransport
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    MakeTransport = Callable[..., Transport]
+    MakeTransport = Callable[..., PatientTransport]
 
-PATIENT = 3600.0
 TEST_SECONDS = 30.0
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -47,26 +45,13 @@ ANN = {"authorization": "Bearer ann"}
 BOB = {"authorization": "Bearer bob"}
 
 
-def a_transport(
-    *, most: int = 10, silence: float = PATIENT, whole: float = PATIENT, idle: float = PATIENT
-) -> Transport:
-    return Transport(
-        timeouts=Timeouts(PATIENT, silence, whole),
-        idle_seconds=idle,
-        max_connections=most,
-        max_response_bytes=64 << 20,
-        budget=FairBudget(128 << 20),
-        tls=ssl.create_default_context(),
-    )
-
-
 @pytest.fixture
 async def make() -> AsyncIterator[MakeTransport]:
-    """Makes patient transports, and closes them."""
-    made: list[Transport] = []
+    """Make patient transports, and close them."""
+    made: list[PatientTransport] = []
 
-    def transport(**options: Any) -> Transport:
-        made.append(a_transport(**options))
+    def transport(**options: Any) -> PatientTransport:
+        made.append(PatientTransport(**options))
         return made[-1]
 
     yield transport
@@ -81,7 +66,7 @@ async def failure(exchange: Awaitable[object]) -> UpstreamError:
     return raised.value
 
 
-# Heads
+# Headers
 
 
 @pytest.mark.parametrize(
@@ -112,6 +97,19 @@ async def test_64_kib_of_headers_are_taken_in_any_pieces(make: MakeTransport, up
     assert (await make().request("GET", upstream.url, {})).body == b"{}"
 
 
+async def test_a_204_in_two_pieces_is_complete(
+    make: MakeTransport, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def reply(connection: Connection) -> None:
+        await connection.send(b"HTTP/1.1 204 No Content\r\n")
+        await asyncio.sleep(0.05)
+        await connection.send(b"X: y\r\n\r\n")
+
+    upstream.script.append(reply)
+    assert (await make().request("DELETE", upstream.url, {})).status == 204
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(
     "reply",
     [
@@ -127,7 +125,9 @@ async def test_64_kib_of_headers_are_taken_in_any_pieces(make: MakeTransport, up
         pytest.param(CHUNKED + b"2;%b\r\n{}\r\n" % (b"x" * 9_000) * 1_000, id="extensions without end"),
     ],
 )
-async def test_more_beside_the_body_is_malformed(make: MakeTransport, upstream: ScriptedUpstream, reply: bytes) -> None:
+async def test_too_many_bytes_besides_the_body_are_malformed(
+    make: MakeTransport, upstream: ScriptedUpstream, reply: bytes
+) -> None:
     upstream.script.append(reply)
     error = await failure(make().request("POST", upstream.url, {}, b"{}"))
     assert type(error) is UpstreamMalformed
@@ -154,14 +154,14 @@ async def test_silence_after_an_interim_response_is_limited(
         await connection.gone()
 
     upstream.on("GET", "/", hang)
-    assert isinstance(await failure(make(silence=0.2).request("GET", upstream.url + "/", {})), UpstreamTimeout)
+    assert isinstance(await failure(make(read=0.2).request("GET", upstream.url + "/", {})), UpstreamTimeout)
 
 
-# Connections that were closed meanwhile
+# Connections closed while idle
 
 
 class Stale:
-    """An upstream that answers the first request of its first connections, and closes at the next one, `how` it likes.
+    """An upstream whose first `closing` connections respond once, and close with `how` at the second request.
 
     `count`: the requests of each connection.
     """
@@ -200,7 +200,7 @@ def a_byte(writer: asyncio.StreamWriter) -> None:
 
 
 @pytest.mark.parametrize("how", [fin, rst])
-async def test_a_read_that_met_a_close_is_made_once_more(make: MakeTransport, how: Any) -> None:
+async def test_a_read_that_meets_a_close_is_repeated_once(make: MakeTransport, how: Any) -> None:
     stale = Stale(how)
     transport = make()
     async with tcp_server(stale.accept) as port:
@@ -222,7 +222,7 @@ async def test_the_second_attempt_takes_no_other_kept_connection(make: MakeTrans
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
-async def test_nothing_but_a_read_is_made_once_more(make: MakeTransport, method: str) -> None:
+async def test_only_a_read_is_repeated(make: MakeTransport, method: str) -> None:
     stale = Stale(fin)
     transport = make()
     body = b"{}" if method == "POST" else None
@@ -273,7 +273,7 @@ async def test_a_read_is_made_no_third_time_and_both_share_the_time(
         elif hangs:
             await reader.read()
 
-    transport = make(whole=0.5)
+    transport = make(total=0.5)
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
         await transport.request("GET", url, {})
@@ -282,7 +282,7 @@ async def test_a_read_is_made_no_third_time_and_both_share_the_time(
 
 
 async def test_a_kept_connection_that_was_closed_is_not_used(make: MakeTransport) -> None:
-    """A POST too is safe if the close had arrived when the connection was chosen, read by the loop or not."""
+    """A POST is safe too if the close arrived before the connection was chosen, even if the loop has not read it."""
     closed = asyncio.Event()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -311,7 +311,7 @@ async def test_only_a_read_uses_a_connection_that_was_idle_for_long(
         await transport.request("GET", url, {})
         await transport.request("DELETE", url, {})
         assert upstream.count == [2]
-        monkeypatch.setattr("gateway.upstream.connections.UNREPEATABLE_IDLE_SECONDS", -1)
+        monkeypatch.setattr("gateway.upstream.aiohttp_pool.UNREPEATABLE_IDLE_SECONDS", -1)
         await transport.request("GET", url, {})
         assert upstream.count == [3]
         await transport.request("DELETE", url, {})
@@ -327,20 +327,20 @@ async def test_idle_connections_of_vanished_credentials_are_closed() -> None:
         assert await reader.read() == b""
         closed.set()
 
-    transport = a_transport(idle=0.1)
+    transport = PatientTransport(idle=0.1)
     async with tcp_server(accept) as port, asyncio.timeout(TEST_SECONDS):
         await transport.request("GET", f"http://127.0.0.1:{port}/", ANN)
         await closed.wait()
     await transport.aclose()
 
 
-# Answers that come early
+# Early responses
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 def answer_early(server: socket.socket, times: int, how: str, tls: ssl.SSLContext | None = None) -> None:
-    """Blocking, in a thread: answers as soon as a request begins, and closes with most of it unread."""
+    """Respond as soon as a request starts, and close with most of it unread; blocks, so it runs in a thread."""
     for number in range(times):
         connection, _ = server.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -359,7 +359,7 @@ def test_an_answer_before_the_end_of_the_body_is_the_answer(loop: str, how: str,
     times = 50
 
     async def main() -> None:
-        transport = a_transport()
+        transport = PatientTransport()
         with socket.create_server(("127.0.0.1", 0)) as server:
             answering = asyncio.create_task(asyncio.to_thread(answer_early, server, times, how))
             url = f"http://127.0.0.1:{server.getsockname()[1]}/"
@@ -390,11 +390,11 @@ async def test_no_more_of_the_body_is_sent_once_the_answer_is_there(make: MakeTr
     assert read < size / 2
 
 
-# Answers that nobody asked for
+# Unsolicited responses
 
 
 class Talker:
-    """An upstream that says more than it is asked: `before` and `after` each answer, for the first connection only."""
+    """An upstream that sends extra bytes `before` and `after` each response, on the first connection only."""
 
     def __init__(self, before: bytes = b"", after: bytes = b"") -> None:
         self.before = before
@@ -423,9 +423,7 @@ MORE = pytest.mark.parametrize(
 
 @MORE
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_connection_with_bytes_after_the_answer_is_not_used_again(
-    make: MakeTransport, after: bytes, method: str
-) -> None:
+async def test_bytes_after_a_response_end_the_connection(make: MakeTransport, after: bytes, method: str) -> None:
     talker = Talker(after=after)
     transport = make()
     body = b"{}" if method == "POST" else None
@@ -452,9 +450,7 @@ async def test_an_answer_counts_whatever_follows_it(
     assert (await make().request("POST", upstream.url, {}, b"{}")).body == body
 
 
-async def test_an_incomplete_answer_that_cannot_be_parsed_is_malformed(
-    make: MakeTransport, upstream: ScriptedUpstream
-) -> None:
+async def test_an_incomplete_unreadable_response_is_malformed(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(CHUNKED + b"2\r\n{}\r\nno chunk\r\n")
     assert type(await failure(make().request("GET", upstream.url, {}))) is UpstreamMalformed
 
@@ -465,7 +461,7 @@ async def test_an_incomplete_answer_that_cannot_be_parsed_is_malformed(
 async def test_of_two_answers_on_a_kept_connection_none_counts(
     make: MakeTransport, stale: bytes, cut: int | None, method: str
 ) -> None:
-    """The first may be a late one to the request before. `cut`: how much of the second comes at once."""
+    """The first response may belong to an earlier request. `cut`: how much of the second arrives with it."""
     requests: list[int] = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -494,10 +490,8 @@ async def test_of_two_answers_on_a_kept_connection_none_counts(
 
 
 @pytest.mark.parametrize("status", [200, 404])
-async def test_a_kept_connection_with_more_behind_a_large_answer_is_not_believed(
-    make: MakeTransport, status: int
-) -> None:
-    """Its head, and most of its body, are read before the rest comes together with another answer."""
+async def test_more_bytes_spoil_a_large_response_on_reuse(make: MakeTransport, status: int) -> None:
+    """The headers and most of the body are read before the rest arrives together with another response."""
     requests: list[int] = []
     large = answer(status, raw=b"{%b}" % (b" " * 777_777))
 
@@ -518,9 +512,7 @@ async def test_a_kept_connection_with_more_behind_a_large_answer_is_not_believed
 
 
 @pytest.mark.parametrize("stray", [STRAY, STRAY[:10], b"\r\n"], ids=["whole", "part", "an empty line"])
-async def test_bytes_on_an_idle_connection_are_told_before_the_loop_reads_them(
-    make: MakeTransport, stray: bytes
-) -> None:
+async def test_unread_bytes_end_an_idle_connection(make: MakeTransport, stray: bytes) -> None:
     connections: list[asyncio.StreamWriter] = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -533,17 +525,17 @@ async def test_bytes_on_an_idle_connection_are_told_before_the_loop_reads_them(
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
         await transport.request("GET", url, ANN)
-        # In one turn of the loop: the kernel has the bytes, and nobody has read them.
+        # In one iteration of the loop, so that the kernel has the bytes but the loop has not read them.
         connections[0].write(stray)
         assert (await transport.request("GET", url, ANN)).body == b'{"connection": 2}'
 
 
-async def test_a_success_before_the_request_was_there_is_no_answer_to_it(make: MakeTransport) -> None:
+async def test_a_success_before_the_end_of_the_request_is_rejected(make: MakeTransport) -> None:
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n{}")
         writer.write(answer(201, {"uid": 1}))
         await reader.readuntil(b"\r\n\r\n")
-        # Late, and once more.
+        # Late, and a second time.
         writer.write(answer(201, {"uid": 1}))
         await reader.read(1 << 20)
         await reader.read()
@@ -558,7 +550,7 @@ async def test_a_success_before_the_request_was_there_is_no_answer_to_it(make: M
 
 
 async def test_a_late_answer_to_one_credential_never_reaches_another(make: MakeTransport) -> None:
-    """Whatever else is missed: a kept connection is used by the credential that opened it, and by no other."""
+    """A kept connection is used only by the credential that opened it."""
     connections: dict[int, set[bytes]] = {}
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -568,7 +560,7 @@ async def test_a_late_answer_to_one_credential_never_reaches_another(make: MakeT
             head = await reader.readuntil(b"\r\n\r\n")
             token = head.lower().partition(b"authorization: bearer ")[2].partition(b"\r\n")[0]
             seen.add(token)
-            # The answer to the request before, in place of its own.
+            # The response to the previous request instead of this one.
             writer.write(answer(200, raw=last or token))
             last = token
 
@@ -594,7 +586,7 @@ async def test_idle_connections_make_room_for_those_of_others(make: MakeTranspor
         finally:
             closed += 1
 
-    transport = make(most=4)
+    transport = make(max_connections=4)
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
         for number in range(50):
@@ -628,7 +620,7 @@ def test_tiny_pieces_take_a_quarter_of_the_time() -> None:
     assert 0.2 < busy / now < 0.3
 
 
-def test_what_rests_by_itself_is_told_to_rest_no_longer() -> None:
+def test_a_response_that_waits_anyway_never_pauses() -> None:
     share, now = EventLoopShare(0.0), 0.0
     for _ in range(1_000):
         now += 0.01
@@ -650,7 +642,7 @@ TINY = {
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("shape", TINY)
 def test_an_answer_in_tiny_chunks_leaves_the_loop_to_others(loop: str, shape: str) -> None:
-    """No turn of the loop takes long: CPU time of its thread, and the best of some runs."""
+    """No iteration of the loop takes long, in CPU time of its thread and the best of some runs."""
 
     async def longest_turn() -> float:
         turns: list[float] = []
@@ -662,7 +654,7 @@ def test_an_answer_in_tiny_chunks_leaves_the_loop_to_others(loop: str, shape: st
                 turns.append(time.thread_time() - before)
 
         async with at_once(TINY[shape]) as url:
-            transport = a_transport()
+            transport = PatientTransport()
             counting = asyncio.create_task(count())
             with contextlib.suppress(UpstreamConnectionLost):
                 answered = await transport.request("GET", url, {})
@@ -675,7 +667,7 @@ def test_an_answer_in_tiny_chunks_leaves_the_loop_to_others(loop: str, shape: st
     gc.disable()
     try:
         with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-            # Half of what one read of the socket takes if all of it is parsed in one turn.
+            # Half the time of one read of the socket that is parsed in one iteration.
             assert min(runner.run(longest_turn()) for _ in range(4)) < max(one_read() for _ in range(4)) / 2
     finally:
         gc.enable()
@@ -689,13 +681,13 @@ async def test_an_answer_in_tiny_chunks_takes_a_quarter_of_the_loop(make: MakeTr
             began, cpu = time.monotonic(), time.thread_time()
             await make().request("GET", url, {})
             shares.append((time.thread_time() - cpu) / (time.monotonic() - began))
-    # Without a limit it is the whole loop. What the request takes beside its answer is not part of the share.
+    # Without a limit, the share would be the complete loop. The cost of the request itself is not part of it.
     assert min(shares) < 0.5
 
 
 @contextlib.asynccontextmanager
 async def at_once(reply: bytes) -> AsyncIterator[str]:
-    """An upstream that answers one request from a thread, so that its own work is not counted, and closes."""
+    """An upstream that responds to one request and closes, in a thread, so that its own work is not counted."""
 
     def serve() -> None:
         connection, _ = server.accept()
@@ -710,7 +702,7 @@ async def at_once(reply: bytes) -> AsyncIterator[str]:
 
 
 def one_read() -> float:
-    """What it takes the parser to go through 256 KiB of chunks of one byte, in seconds of CPU time."""
+    """Return the CPU time that parsing 256 KiB of chunks of one byte takes, in seconds."""
     loop = asyncio.new_event_loop()
     protocol = ResponseHandler(loop)
     protocol.set_response_params(read_bufsize=1 << 30)
@@ -736,7 +728,7 @@ async def test_interim_answers_of_many_bytes_are_malformed(make: MakeTransport, 
     assert type(await failure(make().request("GET", upstream.url, {}))) is UpstreamMalformed
 
 
-async def test_gzip_members_without_content_cost_what_their_bytes_cost() -> None:
+async def test_empty_gzip_members_cost_no_more_than_their_bytes() -> None:
     members = gzip.compress(b"") * 10_000
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -747,10 +739,10 @@ async def test_gzip_members_without_content_cost_what_their_bytes_cost() -> None
     assert len(parts) < 100, "not a turn of the loop for each"
 
 
-# Our own shortage
+# Shortages of the gateway
 
 
-async def test_a_want_of_files_is_told_as_our_own(
+async def test_a_shortage_of_files_is_reported_as_the_gateways(
     make: MakeTransport, upstream: ScriptedUpstream, logged: list[dict[str, object]]
 ) -> None:
     transport = make()
@@ -766,16 +758,16 @@ async def test_a_want_of_files_is_told_as_our_own(
     assert len(upstream.seen) == 1
 
 
-async def test_a_want_of_files_of_the_upstream_is_not_our_own(make: MakeTransport) -> None:
+async def test_a_shortage_of_files_upstream_is_not_the_gateways(make: MakeTransport) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert type(await failure(make().request("GET", f"http://127.0.0.1:{port}/", {}))) is UpstreamUnreachable
 
 
-# The whole way
+# Through the complete gateway
 
 
-async def test_a_cancellation_shows_the_state_though_the_upstream_closes_after_the_delete() -> None:
+async def test_a_close_after_the_delete_does_not_hide_the_state() -> None:
     requests: list[bytes] = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""What is read of answers that are no success."""
+"""Error responses: their messages, fields and waits."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.errors import FieldViolation, UpstreamError, UpstreamMalformed, UpstreamStatusError
 from gateway.rpc.status import to_rpc_error
 from gateway.upstream.errors import MAX_DEPTH, MAX_TEXT, MAX_VIOLATIONS, read_error, read_retry_after
-from gateway.upstream.transport import HttpResponse
+from tests.support.transports import http_response
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -30,7 +30,7 @@ def _redact(text: str) -> str:
 
 def _read(status: int, body: Any, retry_after: str | None = None) -> UpstreamStatusError:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    error = read_error(HttpResponse(status, raw, retry_after), 0.0, _redact)
+    error = read_error(http_response(status, raw, retry_after=retry_after), 0.0, _redact)
     assert isinstance(error, UpstreamStatusError)
     assert error.http_status == status
     return error
@@ -78,37 +78,37 @@ def test_only_a_400_and_a_422_speak_of_fields(status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "message"),
     [
-        (400, {"params": ["too long"]}, "the upstream refused the request (HTTP 400): params: too long"),
-        (400, {"detail": "no", "a": ["b"]}, "the upstream refused the request (HTTP 400): no; a: b"),
-        (400, ["no", "never"], "the upstream refused the request (HTTP 400): no never"),
+        (400, {"params": ["too long"]}, "the upstream rejected the request (HTTP 400): params: too long"),
+        (400, {"detail": "no", "a": ["b"]}, "the upstream rejected the request (HTTP 400): no; a: b"),
+        (400, ["no", "never"], "the upstream rejected the request (HTTP 400): no never"),
         (401, {"detail": "no token"}, "the upstream did not accept the credential (HTTP 401): no token"),
-        (404, {"detail": None, "message": "gone"}, "the upstream does not know what was asked for (HTTP 404): gone"),
-        (404, {"detail": ["x"], "error": "gone"}, "the upstream does not know what was asked for (HTTP 404): gone"),
-        (418, {}, "the upstream refused the request (HTTP 418)"),
+        (404, {"detail": None, "message": "gone"}, "the upstream did not find what was asked for (HTTP 404): gone"),
+        (404, {"detail": ["x"], "error": "gone"}, "the upstream did not find what was asked for (HTTP 404): gone"),
+        (418, {}, "the upstream rejected the request (HTTP 418)"),
         (429, b"", "the upstream asks to slow down (HTTP 429)"),
         (500, "broken", "the upstream failed (HTTP 500): broken"),
-        (502, b"<html>\n<h1>502</h1>", "a proxy got no usable answer from the upstream (HTTP 502)"),
+        (502, b"<html>\n<h1>502</h1>", "a proxy got no usable response from the upstream (HTTP 502)"),
         (503, b"\xff\xfe", "the upstream is not available (HTTP 503)"),
         (599, b"[" * 100_000, "the upstream failed (HTTP 599)"),
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_the_message_says_what_it_means_and_what_the_upstream_said(status: int, body: Any, message: str) -> None:
+def test_the_message_has_the_meaning_and_the_upstreams_text(status: int, body: Any, message: str) -> None:
     assert str(_read(status, body)) == message
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(101, "no answer"), (301, "redirect"), (302, "redirect"), (304, "no answer")]
+    ("status", "said"), [(101, "neither success"), (301, "redirect"), (302, "redirect"), (304, "neither success")]
 )
-def test_what_is_neither_success_nor_error_is_not_the_protocol(status: int, said: str) -> None:
-    error = read_error(HttpResponse(status, b""), 0.0, _redact)
+def test_neither_success_nor_error_is_malformed(status: int, said: str) -> None:
+    error = read_error(http_response(status, b""), 0.0, _redact)
     assert isinstance(error, UpstreamMalformed)
     assert error.http_status == status
     assert said in str(error)
 
 
 @pytest.mark.parametrize("status", range(400, 600))
-def test_an_answer_of_the_api_passes_if_http_or_a_proxy_means_it_to(status: int) -> None:
+def test_a_status_is_transient_if_http_says_so(status: int) -> None:
     error = _read(status, {"detail": "no"})
     assert error.transient == (status in (408, 425, 429, 444, 460, 499) or status >= 500)
     assert error.throttled == (status == 429)
@@ -137,7 +137,7 @@ def test_an_answer_of_the_api_passes_if_http_or_a_proxy_means_it_to(status: int)
     ids=repr,
 )
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 413])
-def test_a_4xx_without_a_json_object_is_certain_for_a_submission_only(status: int, body: Any, from_api: bool) -> None:
+def test_a_4xx_without_an_object_is_not_from_the_api(status: int, body: Any, from_api: bool) -> None:
     error = _read(status, body)
     assert (error.from_api, error.certain, error.transient) == (from_api, from_api, not from_api)
     assert f"HTTP {status}" in str(error)
@@ -159,14 +159,14 @@ def test_a_transient_status_keeps_its_reason_whatever_the_body(status: int) -> N
         {"detail": f"bad {SECRET}"},
         {"params": [f"bad {SECRET}"]},
         {"params": {SECRET: "bad"}},
-        # The cut falls within the secret.
+        # The cut is inside the secret.
         {"params": ["x" * (MAX_TEXT - 10) + SECRET]},
         {"params": {"x" * (MAX_TEXT - 20) + SECRET: "bad"}},
         {"detail": "x" * (MAX_TEXT - 10) + SECRET},
     ],
     ids=range(6),
 )
-def test_a_credential_that_is_echoed_is_shown_nowhere_not_even_in_part(body: Any) -> None:
+def test_no_part_of_an_echoed_credential_is_shown(body: Any) -> None:
     error = _read(400, body)
     shown = str(error) + repr(error.violations)
     assert SECRET[:8] not in shown
@@ -181,18 +181,18 @@ def test_a_huge_answer_is_cut_and_says_so_in_the_end() -> None:
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 500, 950, 100_000])
-def test_deep_answers_are_told_as_far_as_they_can_be(depth: int) -> None:
+def test_deep_error_bodies_are_shown_as_far_as_possible(depth: int) -> None:
     raw = b'{"a":' * 9 + b"[" * depth + b'"no"' + b"]" * depth + b"}" * 9
     violations = _read(400, raw).violations
     assert violations[0] == FieldViolation(
-        ".".join("a" * MAX_DEPTH), "what is wrong stands too deep in the upstream's answer to be told"
+        ".".join("a" * MAX_DEPTH), "the upstream's response is nested too deep to read this error"
     )
-    # Beyond what the reader of JSON takes, the rest counts as broken off.
+    # Nested deeper than the JSON reader accepts, so the rest counts as missing.
     assert [each.field for each in violations[1:]] == (["...[cut]"] if depth > 900 else [])
 
 
-def test_a_long_key_over_many_values_is_copied_for_those_that_are_told() -> None:
-    # Were the path joined at each value, this would copy 25 GB.
+def test_a_long_key_is_copied_only_for_shown_values() -> None:
+    # If the path were joined at each value, this would copy 25 GB.
     raw = b'{"%b":{%b}}' % (b"k" * 500_000, b",".join(b'"%d":null' % number for number in range(50_000)))
     assert _read(400, raw).violations == ()
 
@@ -241,7 +241,7 @@ def test_a_long_key_over_many_values_is_copied_for_those_that_are_told() -> None
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_retry_after_is_read_as_seconds_or_a_date_and_capped_at_a_day(value: str | None, wait: float | None) -> None:
+def test_retry_after_is_seconds_or_a_date_up_to_a_day(value: str | None, wait: float | None) -> None:
     assert read_retry_after(value, now=1_000.0) == wait
     assert _read(503, b"", value).retry_after == read_retry_after(value, now=0.0)
 
@@ -256,8 +256,8 @@ def test_any_retry_after_is_a_wait_of_at_most_a_day_or_none(value: str) -> None:
     st.integers(100, 999).filter(lambda status: not 200 <= status < 300),
     st.binary() | json_values.map(lambda value: json.dumps(value).encode()),
 )
-def test_whatever_the_upstream_answers_is_an_error_of_ours_in_one_line(status: int, body: bytes) -> None:
-    error = read_error(HttpResponse(status, body), 0.0, _redact)
+def test_any_error_response_becomes_one_line(status: int, body: bytes) -> None:
+    error = read_error(http_response(status, body), 0.0, _redact)
     assert isinstance(error, UpstreamError)
     ending = to_rpc_error(error, 7)
     assert ending.message.splitlines() == [ending.message]
@@ -270,7 +270,7 @@ FIELDS = {f"field_{number}": ["x" * 190] for number in range(20)}
     "body", [FIELDS, {"params": {"beam": FIELDS}}, {"params": [FIELDS, FIELDS]}], ids=["flat", "nested", "list"]
 )
 @pytest.mark.parametrize("part", [0.3, 0.5, 0.99])
-def test_of_an_answer_that_broke_off_the_whole_fields_are_told_and_the_cut_is_marked(body: Any, part: float) -> None:
+def test_an_incomplete_response_shows_its_complete_fields(body: Any, part: float) -> None:
     raw = json.dumps(body).encode()
     whole = {each.field: each.description for each in _read(400, raw).violations}
     *told, mark = _read(400, raw[: int(len(raw) * part)]).violations
@@ -286,7 +286,7 @@ def test_a_sentence_before_the_cut_is_told() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"{", b"[", b'{"a', b'{"a":', b"{]", b"{" * 1_000])
-def test_what_broke_off_before_it_said_anything_says_nothing(raw: bytes) -> None:
+def test_a_body_cut_before_its_message_has_none(raw: bytes) -> None:
     assert _read(400, raw).violations == ()
 
 

@@ -1,4 +1,4 @@
-"""Answers that other upstreams write: what can be read of them counts, over real sockets."""
+"""Unusual responses of other upstreams over real sockets: their readable parts count."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import json_format
 from jobgateway.v1 import job_service_pb2 as pb
 
-from tests.support.gateways import BEARER, Failure
+from tests.support.gateways import BEARER, SEND, expect_error
 from tests.support.scraping import scrape
 from tests.support.upstream import answer
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
     from tests.support.upstream import ScriptedUpstream
 
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 MARK = b"\xef\xbb\xbf"
 RESULT = b'{ "a": [NaN, -Infinity, {"b":Infinity}] }'
 HALF = b'{"status":"running","message":{"message":"half","percentage":NaN,"timestamp_epoch":Infinity},"x":-Infinity}'
@@ -98,9 +97,7 @@ async def test_a_post_that_names_no_job_is_of_unknown_outcome(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, post: bytes
 ) -> None:
     upstream.script.append(post)
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await jobs.SendJob(SEND, metadata=BEARER)
-    assert Failure(raised.value).reason == "SUBMIT_OUTCOME_UNKNOWN"
+    assert (await expect_error(jobs.SendJob(SEND, metadata=BEARER))).reason == "SUBMIT_OUTCOME_UNKNOWN"
     assert posts(upstream) == 1
 
 

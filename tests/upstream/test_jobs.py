@@ -1,4 +1,4 @@
-"""Both shapes of the job, at every endpoint, and everything that is no job."""
+"""Both shapes of the job at every endpoint, and bodies that are not a job."""
 
 import json
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def _read(uid: int = 7, **members: Any) -> Job:
         ("expired", JobStatus.EXPIRED),
     ],
 )
-def test_each_known_word_is_a_status_and_all_but_two_end_the_job(word: str, status: JobStatus) -> None:
+def test_each_known_word_is_a_status(word: str, status: JobStatus) -> None:
     job = _read(status=word)
     assert (job.status, job.status_text, job.done) == (status, word, status is not JobStatus.RUNNING)
 
@@ -120,7 +120,7 @@ def test_the_type_of_an_error_is_read_without_case() -> None:
         ({"completed_at": "2026-01-01T00:00:00Z", "error": "no"}, True),
     ],
 )
-def test_a_word_of_a_job_that_goes_on_outweighs_an_error(word: str, members: dict[str, Any], *, ended: bool) -> None:
+def test_a_word_of_a_running_job_outweighs_an_error(word: str, members: dict[str, Any], *, ended: bool) -> None:
     job = _read(status=word, **members)
     assert (job.done, job.status) == (ended, JobStatus.UNSPECIFIED if ended else JobStatus.RUNNING)
 
@@ -145,9 +145,7 @@ def test_a_word_of_a_job_that_goes_on_outweighs_an_error(word: str, members: dic
         ({"invalid_fields": [{"a": "no"}]}, True),
     ],
 )
-def test_an_unknown_word_ends_a_job_only_beside_a_sign_of_an_end(
-    word: str | None, members: dict[str, Any], *, ended: bool
-) -> None:
+def test_an_unknown_word_alone_does_not_end_a_job(word: str | None, members: dict[str, Any], *, ended: bool) -> None:
     job = _read(status=word, **members)
     assert (job.done, job.status) == (ended, JobStatus.UNSPECIFIED if ended else JobStatus.RUNNING)
     assert job.status_text == (word or "").replace("\ud800", "\ufffd")
@@ -226,7 +224,7 @@ def test_progress_is_what_can_be_read_of_a_message(message: object, progress: Pr
 
 
 @pytest.mark.parametrize("number", ["1e999", "1" * 5_000])
-def test_a_number_of_any_size_leaves_the_rest_of_the_job_readable(number: str) -> None:
+def test_a_huge_number_does_not_hide_the_rest_of_a_job(number: str) -> None:
     body = (
         f'{{"status":"failed","message":{{"message":"half","percentage":{number}}},'
         f'"error":{{"message":"no \\ud800","invalid_fields":{{"a":{number}}}}},"result":[{number}]}}'
@@ -292,7 +290,7 @@ def test_a_result_is_the_same_bytes_that_were_sent(name: str, raw: bytes) -> Non
     assert job.result.sha256 == sha256(raw).hexdigest()
 
 
-def test_a_null_is_no_result_and_the_empty_default_of_one_shape_hides_none_of_the_other() -> None:
+def test_an_empty_default_does_not_hide_the_result() -> None:
     assert _read(status="success", result=None, content=None).result is None
     for result, content in (({}, {"a": 1}), ({"a": 1}, {})):
         job = _read(status="success", result=result, content=content)
@@ -300,7 +298,7 @@ def test_a_null_is_no_result_and_the_empty_default_of_one_shape_hides_none_of_th
         assert bytes(job.result.json) == b'{"a": 1}'
 
 
-def test_a_polled_job_without_a_uid_is_the_one_that_was_asked_for() -> None:
+def test_a_polled_job_without_a_uid_is_the_requested_one() -> None:
     assert _read(uid=7, status="running").uid == 7
     assert read_job(b'{"uid":null,"status":"running"}', uid=7, observe_time=0).uid == 7
     assert read_job(b'{"uid":7,"status":"running"}', uid=7, observe_time=0).uid == 7
@@ -365,7 +363,7 @@ def test_a_polled_job_with_another_uid_is_malformed(uid: bytes) -> None:
     ],
     ids=lambda value: repr(value[:24]),
 )
-def test_what_is_no_job_is_malformed_in_one_line(body: bytes, said: str) -> None:
+def test_a_body_that_is_not_a_job_is_malformed(body: bytes, said: str) -> None:
     with pytest.raises(UpstreamMalformed, match=said) as raised:
         read_job(body, uid=7, observe_time=0)
     assert "\n" not in str(raised.value)
@@ -529,7 +527,7 @@ def test_a_byte_order_mark_is_ignored() -> None:
     assert read_sent_job(body, observe_time=0, location=None, may_have_ended=True).uid == 42
 
 
-def test_texts_beside_the_result_are_kept_as_far_as_anybody_gets_them() -> None:
+def test_texts_are_kept_up_to_the_limit_for_clients() -> None:
     long = "x" * 2_000_000
     message = {"message": long, "message_type": long}
     error = {"type": long, "message": long, "stack_trace": long, "invalid_fields": long}
@@ -549,7 +547,7 @@ def test_the_largest_uid_is_one() -> None:
     )
 
 
-def test_equal_states_are_equal_without_regard_to_content_urls_and_times() -> None:
+def test_equality_ignores_content_urls_and_times() -> None:
     one = _read(status="running", message={"message": "a", "timestamp_epoch": 1}, log_download_url="https://a?sig=1")
     other = _read(status="running", message={"message": "a", "timestamp_epoch": 2}, log_download_url="https://a?sig=2")
     assert one.identity() == other.identity()
@@ -568,12 +566,12 @@ def test_equal_states_are_equal_without_regard_to_content_urls_and_times() -> No
         {"status": "running", "message": "a", "error": "no"},
     ],
 )
-def test_a_change_of_word_end_progress_or_error_is_another_state(members: dict[str, Any]) -> None:
+def test_each_visible_change_is_another_state(members: dict[str, Any]) -> None:
     assert _read(**members).identity() != _read(status="running", message="a").identity()
 
 
 @given(bodies)
-def test_whatever_the_upstream_answers_is_a_job_that_can_be_sent_on_or_malformed(body: bytes) -> None:
+def test_any_response_is_a_valid_job_or_malformed(body: bytes) -> None:
     reads: list[Callable[[], Job]] = [
         lambda: read_job(body, uid=7, observe_time=1.5),
         lambda: read_sent_job(body, observe_time=1.5, location=None, may_have_ended=True),
@@ -592,7 +590,7 @@ def test_whatever_the_upstream_answers_is_a_job_that_can_be_sent_on_or_malformed
 
 
 @pytest.mark.parametrize("error", ['{"code":7}', "5", '["x"]', "true", '{"a":{}}'])
-def test_an_error_of_an_unforeseen_form_is_told_as_it_came_and_is_a_sign_of_an_end(error: str) -> None:
+def test_an_error_of_unknown_form_is_kept_and_ends_the_job(error: str) -> None:
     for word in ("weird", "failed"):
         job = read_job(b'{"uid":7,"status":"%b","error":%b}' % (word.encode(), error.encode()), uid=7, observe_time=0)
         assert job.error == JobError(message=error)

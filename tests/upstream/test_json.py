@@ -1,4 +1,4 @@
-"""JSON of the upstream: as its own bytes, or an error of ours."""
+"""JSON of the upstream: members as their own bytes, or `UpstreamMalformed`."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-# Such a member makes msgspec refuse the whole, though it is JSON.
+# With such a member, msgspec rejects the object, although it is JSON.
 LONE = rb'"lone":"\ud800",'
 
 DEEP = 5_000
@@ -44,7 +44,7 @@ NOT_JSON_WHERE_IT_IS_DEEP = [
 
 
 def read_members(body: bytes) -> dict[str, memoryview]:
-    """Read all members that there are."""
+    """Read all members."""
     try:
         value = json.loads(body.decode("latin-1"), parse_int=str)
     except (ValueError, RecursionError):
@@ -71,7 +71,7 @@ def test_members_that_are_not_asked_for_change_nothing(text: str) -> None:
 
 
 class Form(msgspec.Struct):
-    """What a reader reads of an object."""
+    """Return the members of an object as the reader finds them."""
 
     first: Raw | UnsetType = UNSET
     value: Raw | UnsetType = UNSET
@@ -141,7 +141,7 @@ def test_a_member_is_its_own_bytes(prefix: bytes, value: bytes) -> None:
     ],
 )
 def test_what_is_not_json_is_malformed(prefix: bytes, rest: bytes) -> None:
-    with pytest.raises(UpstreamMalformed, match=r"^the upstream answered with text that is not JSON$"):
+    with pytest.raises(UpstreamMalformed, match=r"^the upstream responded with text that is not JSON$"):
         MemberReader(Form).read(b"{" + prefix + rest)
 
 
@@ -150,14 +150,14 @@ def test_what_is_not_json_is_malformed(prefix: bytes, rest: bytes) -> None:
     [
         (b"", "an empty body"),
         (b" \r\n", "an empty body"),
-        (b"[1]", "a JSON list where a JSON object was expected"),
-        (b"null", "JSON null where"),
-        (b'"{}"', "a JSON string where"),
-        (b"1", "a JSON number or boolean where"),
-        (b"true", "a JSON number or boolean where"),
+        (b"[1]", "a JSON list instead of a JSON object"),
+        (b"null", "JSON null instead"),
+        (b'"{}"', "a JSON string instead"),
+        (b"1", "a JSON number or boolean instead"),
+        (b"true", "a JSON number or boolean instead"),
         (b"nginx", "text that is not JSON"),
         (b"[", "text that is not JSON"),
-        (b"NaN", "a JSON number or boolean where"),
+        (b"NaN", "a JSON number or boolean instead"),
         (b"<html>502 Bad Gateway</html>", "text that is not JSON"),
         (b"\x00\xff", "text that is not JSON"),
         (b"\xef\xbb\xbf{}", "text that is not JSON"),
@@ -165,12 +165,12 @@ def test_what_is_not_json_is_malformed(prefix: bytes, rest: bytes) -> None:
         ('{"uid":1}'.encode("utf-16-be"), "seems to be UTF-16$"),
         ('{"uid":1}'.encode("utf-32"), "seems to be UTF-32$"),
         ('{"uid":1}'.encode("utf-32-be"), "seems to be UTF-32$"),
-        (b"[" * 100_000 + b"]" * 100_000, "a JSON list where"),
+        (b"[" * 100_000 + b"]" * 100_000, "a JSON list instead"),
         *((b'{"a":' + deep + b"}", "text that is not JSON") for deep in NOT_JSON_WHERE_IT_IS_DEEP),
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_what_is_no_object_is_malformed_and_named(body: bytes, said: str) -> None:
+def test_a_body_that_is_not_an_object_is_named(body: bytes, said: str) -> None:
     with pytest.raises(UpstreamMalformed, match=said):
         MemberReader(Form).read(body)
 
@@ -184,7 +184,7 @@ def test_a_value_of_any_depth_is_cut_out_as_it_stands(lone: bytes, inner: bytes)
     assert (bytes(members["uid"]), bytes(members["z"])) == (b"7", b'"end"')
 
 
-def test_of_a_key_twice_the_last_counts_in_both_ways_of_reading() -> None:
+def test_the_last_of_two_equal_keys_counts_for_both_readers() -> None:
     assert MemberReader(Form).read(b'{"value":1,"value":2}') == Form(value=Raw(b"2"))
     assert MemberReader(Form).read(b"{" + LONE + b'"value":1,"value":2}') == Form(value=Raw(b"2"))
 
@@ -199,9 +199,7 @@ def test_names_that_are_no_text_hide_no_other_member(name: bytes) -> None:
     st.booleans(),
     st.sampled_from([None, 1]),
 )
-def test_any_object_is_taken_apart_into_the_bytes_it_was_made_of(
-    value: dict[str, Any], ascii_only: bool, indent: int | None
-) -> None:
+def test_any_object_is_split_into_its_bytes(value: dict[str, Any], ascii_only: bool, indent: int | None) -> None:
     pieces = {
         name: json.dumps(each, ensure_ascii=ascii_only, indent=indent).encode(errors="surrogatepass")
         for name, each in value.items()
@@ -219,7 +217,7 @@ def test_arbitrary_bytes_are_an_object_or_malformed(body: bytes) -> None:
         members = read_members(body)
     except UpstreamMalformed:
         return
-    # To another reader it is an object too, of as many members; Latin-1 reads all bytes.
+    # Python's reader sees the same number of members. Latin-1 decodes all bytes.
     assert len(members) == len(json.loads(body.decode("latin-1"), parse_int=str))
 
 
@@ -264,7 +262,7 @@ def test_a_value_is_read_whatever_stands_in_it(raw: bytes | None, value: object)
         (["a"], ""),
     ],
 )
-def test_text_is_what_utf_8_can_carry(value: object, text: str) -> None:
+def test_text_can_be_encoded_as_utf_8(value: object, text: str) -> None:
     assert read_text(value) == text
 
 
@@ -297,7 +295,7 @@ def test_json_that_broke_off_is_read_as_far_as_it_came(
     ],
     ids=lambda raw: repr(raw)[:30],
 )
-def test_what_came_of_broken_json_is_read(raw: bytes, value: Any) -> None:
+def test_the_readable_part_of_incomplete_json_is_read(raw: bytes, value: Any) -> None:
     beginning = read_beginning(raw)
     if value == "a":
         assert list(beginning) == ["a", "c"]
@@ -312,13 +310,13 @@ TEXTS = b'"[[", "\\"", '
 @pytest.mark.parametrize(
     "long", [b"x" * 200_000, b"\\\\" * 100_000, b'\\"' * 100_000], ids=["x", "backslashes", "quotes"]
 )
-def test_of_a_large_report_the_beginning_counts(closing: bytes, long: bytes) -> None:
+def test_only_the_start_of_a_large_error_body_is_read(closing: bytes, long: bytes) -> None:
     many = b'{"x":[' + TEXTS + b"[]," * 100_000 + b"1" + closing
     value, broken_off = read_report(many)
     assert broken_off
     assert value["x"][:2] == ["[[", '"']
     assert len(value["x"]) < 30_000
-    # A text is read to its end.
+    # A string is read to its end.
     value, broken_off = read_report(b'{"a":[' + TEXTS + b'1],"detail":"%b","b":1' % long + closing[1:])
     assert value["detail"] == json.loads(b'"%b"' % long)
 

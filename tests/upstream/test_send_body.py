@@ -1,7 +1,6 @@
-"""The POST of a job: its body, and the path that is asked for."""
+"""The POST of a job: its body and its path."""
 
 import json
-import ssl
 import time
 from typing import Any
 from urllib.parse import unquote
@@ -13,13 +12,14 @@ from hypothesis import strategies as st
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.auth.credential import Credential
-from gateway.limits.fair_budget import FairBudget
 from gateway.models import SendJob
 from gateway.rpc.codec.requests import read_send_job
 from gateway.telemetry.unknown_statuses import UnknownStatuses
-from gateway.upstream import RestClient, Timeouts, Transport
+from gateway.threads import WorkerPool
+from gateway.upstream import RequestContext, RestClient
 from gateway.upstream.client import send_body
 from tests.support.gateways import TOKEN
+from tests.support.transports import PatientTransport
 from tests.support.upstream import ScriptedUpstream, answer
 
 
@@ -36,7 +36,7 @@ def test_what_is_unset_is_not_sent() -> None:
     assert _body(_request()) == {}
 
 
-def test_everything_that_is_set_is_sent_and_neither_the_path_nor_what_is_the_gateways_own() -> None:
+def test_all_fields_except_path_and_gateway_fields_are_sent() -> None:
     request = _request(
         poll_result=False,
         method_name="m",
@@ -119,25 +119,22 @@ WORKSPACES = [
 ]
 
 
-async def test_whatever_the_workspace_holds_is_one_segment_of_the_path_that_is_asked_for(
+async def test_any_workspace_is_one_segment_of_the_path(
     upstream: ScriptedUpstream,
 ) -> None:
-    limits = Timeouts(connect=30, read=30, total=30)
-    transport = Transport(
-        timeouts=limits,
-        idle_seconds=1,
-        max_connections=4,
-        max_response_bytes=1_000,
-        budget=FairBudget(1_000),
-        tls=ssl.create_default_context(),
-    )
+    transport = PatientTransport()
     client = RestClient(
-        upstream.url, submissions=transport, reads=transport, now=time.time, observer=UnknownStatuses(lambda: None)
+        upstream.url,
+        submissions=transport,
+        reads=transport,
+        now=time.time,
+        observer=UnknownStatuses(lambda: None),
+        workers=WorkerPool("responses", 1),
     )
     upstream.script.append(answer(201, {"uid": 42}))
     for workspace in WORKSPACES:
         job = read_send_job(pb.SendJobRequest(workspace_id=workspace, entity_id=7))
-        await client.send(job, Credential(TOKEN), {})
+        await client.send(job, RequestContext(Credential(TOKEN), {}))
     await client.aclose()
     segments = [seen.path.split("/") for seen in upstream.requests("POST")]
     assert [[*path[:3], unquote(path[3]), *path[4:]] for path in segments] == [

@@ -5,7 +5,6 @@ import contextlib
 import gzip
 import os
 import socket
-import ssl
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -24,22 +23,23 @@ from gateway.errors import (
 from gateway.limits.fair_budget import FairBudget
 from gateway.models import SendJob
 from gateway.telemetry.unknown_statuses import UnknownStatuses
-from gateway.upstream import RestClient, Timeouts, Transport, memory
+from gateway.threads import WorkerPool
+from gateway.upstream import RequestContext, RestClient, memory
 from gateway.upstream.transport import MAX_ERROR_BODY_BYTES
 from tests.support.raw import free_port, self_signed, tcp_server
-from tests.support.upstream import Connection, ScriptedUpstream, answer
+from tests.support.transports import PATIENT, PatientTransport
+from tests.support.upstream import Connection, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
-    MakeTransport = Callable[..., Transport]
+    MakeTransport = Callable[..., PatientTransport]
 
-# A limit that no test reaches, and how long a test waits for anything.
-PATIENT = 3600.0
+# How long a test waits for anything, in seconds.
 TEST_SECONDS = 10.0
 SHORT = 0.1
-# Within this time a busy machine connects and answers. A limit of it must not strike before that.
+# A busy machine connects and responds within this time, so a limit of it does not expire before.
 AMPLE = 2.0
 ANSWER_LIMIT = 3 << 20
 ROOM = 4 * ANSWER_LIMIT
@@ -47,33 +47,17 @@ ROOM = 4 * ANSWER_LIMIT
 
 @pytest.fixture
 def budget() -> FairBudget:
-    """Room for some of the largest answers."""
+    """Memory for some of the largest responses."""
     return FairBudget(ROOM)
 
 
 @pytest.fixture
 async def make(budget: FairBudget) -> AsyncIterator[MakeTransport]:
-    """Makes transports that are patient unless told otherwise, and closes them."""
+    """Make patient transports, and close them."""
     made = []
 
-    def transport(
-        *,
-        connect: float = PATIENT,
-        silence: float = PATIENT,
-        whole: float = PATIENT,
-        idle: float = PATIENT,
-        most: int = 10,
-    ) -> Transport:
-        limits = Timeouts(connect, silence, whole)
-        transport = Transport(
-            timeouts=limits,
-            idle_seconds=idle,
-            max_connections=most,
-            max_response_bytes=ANSWER_LIMIT,
-            budget=budget,
-            tls=ssl.create_default_context(),
-        )
-        made.append(transport)
+    def transport(**options: Any) -> PatientTransport:
+        made.append(PatientTransport(max_response_bytes=ANSWER_LIMIT, budget=budget, **options))
         return made[-1]
 
     yield transport
@@ -88,12 +72,8 @@ async def failure(exchange: Awaitable[object]) -> UpstreamError:
     return raised.value
 
 
-async def hang(connection: Connection) -> None:
-    await connection.gone()
-
-
 def then(*pieces: bytes, end: Callable[[Connection], Any] = lambda _: None) -> Callable[[Connection], Awaitable[None]]:
-    """A reply that sends pieces, each after the one before has left, and then ends in a way of its own."""
+    """Return a reply that sends pieces, each after the previous one was sent, and then calls `end`."""
 
     async def reply(connection: Connection) -> None:
         for piece in pieces:
@@ -108,33 +88,33 @@ def then(*pieces: bytes, end: Callable[[Connection], Any] = lambda _: None) -> C
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
-# Certainly not sent
+# Proved not to be sent
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-async def test_a_refused_connection_was_certainly_not_sent(make: MakeTransport, host: str) -> None:
+async def test_a_refused_connection_counts_as_not_sent(make: MakeTransport, host: str) -> None:
     error = await failure(make().request("POST", f"http://{host}:{free_port()}/", {}, b"{}"))
     assert type(error) is UpstreamUnreachable
     assert not error.may_have_been_sent
 
 
 @pytest.mark.parametrize("url", ["http://no-such-host.invalid/", "http://127.1/"])
-async def test_a_name_that_leads_nowhere_was_certainly_not_sent(make: MakeTransport, url: str) -> None:
+async def test_an_unknown_name_counts_as_not_sent(make: MakeTransport, url: str) -> None:
     assert type(await failure(make().request("POST", url, {}, b"{}"))) is UpstreamUnreachable
 
 
-async def test_a_connection_that_does_not_come_about_in_time_was_certainly_not_sent(make: MakeTransport) -> None:
+async def test_a_connect_timeout_counts_as_not_sent(make: MakeTransport) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        # The kernel takes this one, and drops what comes after it for want of room.
+        # The kernel accepts this connection, and drops later ones because its queue is full.
         with socket.create_connection(listener.getsockname()):
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
             error = await failure(make(connect=SHORT).request("POST", url, {}, b"{}"))
     assert type(error) is UpstreamUnreachable
 
 
-async def test_a_certificate_nobody_trusts_was_certainly_not_sent(make: MakeTransport, tmp_path: Path) -> None:
+async def test_an_untrusted_certificate_counts_as_not_sent(make: MakeTransport, tmp_path: Path) -> None:
     read: list[bytes] = []
 
     async def accept(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -155,23 +135,21 @@ async def _swallow(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> Non
 
 
 @pytest.mark.parametrize("accept", [_close, _swallow])
-async def test_a_tls_handshake_that_breaks_or_stalls_was_certainly_not_sent(make: MakeTransport, accept: Any) -> None:
+async def test_a_failed_tls_handshake_counts_as_not_sent(make: MakeTransport, accept: Any) -> None:
     async with tcp_server(accept) as port:
         error = await failure(make(connect=0.5).request("POST", f"https://127.0.0.1:{port}/", {}, b"{}"))
     assert type(error) is UpstreamUnreachable
 
 
-async def test_a_host_with_two_addresses_is_reached_at_the_one_that_listens(
-    make: MakeTransport, upstream: ScriptedUpstream
-) -> None:
+async def test_of_two_addresses_the_one_that_listens_is_used(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(answer(200, {}))
     assert (await make().request("GET", f"http://localhost:{upstream.port}/", {})).status == 200
 
 
-# Perhaps sent
+# Possibly sent
 
 
-async def test_a_connection_closed_before_the_request_is_read_counts_as_sent(make: MakeTransport) -> None:
+async def test_a_close_before_the_request_is_read_counts_as_sent(make: MakeTransport) -> None:
     async with tcp_server(_close) as port:
         error = await failure(make().request("POST", f"http://127.0.0.1:{port}/", {}, b"{}"))
     assert type(error) is UpstreamConnectionLost
@@ -233,7 +211,7 @@ async def test_a_length_of_more_digits_than_python_reads_is_none(
     assert (await make().request("POST", upstream.url, {}, b"{}")).body == body
 
 
-async def test_a_reason_that_is_not_utf8_is_nobodys_concern(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+async def test_a_reason_that_is_not_utf8_is_ignored(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(b"HTTP/1.1 200 \xff\xfe\r\nContent-Length: 2\r\n\r\n{}")
     answer = await make().request("GET", upstream.url, {})
     assert (answer.status, answer.body) == (200, b"{}")
@@ -247,7 +225,7 @@ TOO_SLOW = {
 }
 
 
-@pytest.mark.parametrize("limits", [{"silence": SHORT}, {"whole": SHORT}], ids=["silence", "whole"])
+@pytest.mark.parametrize("limits", [{"read": SHORT}, {"total": SHORT}], ids=["read", "total"])
 @pytest.mark.parametrize("reply", TOO_SLOW.values(), ids=TOO_SLOW)
 async def test_an_answer_that_takes_too_long_is_a_time_out(
     make: MakeTransport, upstream: ScriptedUpstream, reply: Any, limits: dict[str, float]
@@ -266,15 +244,15 @@ async def test_the_whole_limit_ends_an_answer_that_drips_for_ever(
         await connection.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         while not connection.reader.at_eof():
             await connection.send(b"1\r\n \r\n")
-            # As fast as the peer takes it would be a flood: one turn of the loop between two drops.
+            # One iteration of the loop between two bytes; without it, this would be a flood.
             await asyncio.sleep(0.01)
 
     upstream.script.append(drip)
-    error = await failure(make(silence=PATIENT, whole=0.2).request("GET", upstream.url, {}))
+    error = await failure(make(read=PATIENT, total=0.2).request("GET", upstream.url, {}))
     assert type(error) is UpstreamTimeout
 
 
-@pytest.mark.parametrize("limits", [{"silence": AMPLE}, {"whole": AMPLE}, {"whole": AMPLE, "silence": AMPLE}])
+@pytest.mark.parametrize("limits", [{"read": AMPLE}, {"total": AMPLE}, {"total": AMPLE, "read": AMPLE}])
 @pytest.mark.parametrize(
     "reply",
     [
@@ -295,9 +273,7 @@ async def test_a_refusal_stays_one_whatever_its_body_does(
 # Sizes
 
 
-async def test_an_answer_at_the_limit_arrives_and_one_over_it_does_not(
-    make: MakeTransport, upstream: ScriptedUpstream
-) -> None:
+async def test_a_response_over_the_limit_does_not_arrive(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script += [answer(200, raw=b" " * ANSWER_LIMIT), answer(200, raw=b" " * (ANSWER_LIMIT + 1))]
     transport = make()
     assert (await transport.request("GET", upstream.url, {})).body == b" " * ANSWER_LIMIT
@@ -335,7 +311,7 @@ async def test_a_large_body_is_sent_whole_with_its_length(make: MakeTransport, u
     assert "transfer-encoding" not in seen.headers
 
 
-async def test_an_answer_before_the_end_of_a_large_body_spoils_no_later_exchange(make: MakeTransport) -> None:
+async def test_an_early_response_spoils_no_later_exchange(make: MakeTransport) -> None:
     heads: list[bytes] = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -349,13 +325,13 @@ async def test_an_answer_before_the_end_of_a_large_body_spoils_no_later_exchange
     transport = make()
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
-        # More than socket buffers take, so that the rest of it is never written.
+        # More than fits into socket buffers, so that the rest is never written.
         assert (await transport.request("POST", url, {}, bytes(50 << 20))).status == 413
         assert (await transport.request("POST", url, {}, b"{}")).status == 200
     assert [head.split(b" ")[0] for head in heads] == [b"POST", b"POST"]
 
 
-# Answers that are answers
+# Valid responses
 
 
 @pytest.mark.parametrize(
@@ -385,7 +361,7 @@ async def test_retry_after_comes_along(make: MakeTransport, upstream: ScriptedUp
     assert (await make().request("GET", upstream.url, {})).retry_after == "7"
 
 
-# One caller's exchange changes nobody else's
+# One caller's exchange does not change another's
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -403,7 +379,7 @@ async def test_a_redirect_is_not_followed(make: MakeTransport, upstream: Scripte
 async def test_a_cookie_never_comes_back(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(answer(200, {}, headers={"Set-Cookie": "session=of-the-first-caller; Path=/"}))
     transport = make()
-    # A name, for aiohttp's jar takes no cookies of IP addresses.
+    # A name, because aiohttp's cookie jar ignores IP addresses.
     for _ in range(2):
         await transport.request("GET", f"http://localhost:{upstream.port}/", {})
     assert [seen.headers.get("cookie") for seen in upstream.seen] == [None, None]
@@ -436,7 +412,7 @@ async def test_a_cancelled_exchange_closes_its_connection(make: MakeTransport, u
     await closed.wait()
 
 
-async def test_who_finds_no_connection_waits_without_a_timeout(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+async def test_waiting_for_a_connection_has_no_timeout(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     release = asyncio.Event()
 
     async def reply(connection: Connection) -> None:
@@ -444,10 +420,10 @@ async def test_who_finds_no_connection_waits_without_a_timeout(make: MakeTranspo
         await connection.send(answer(200, {}, headers={"Connection": "close"}))
 
     upstream.script.append(reply)
-    transport = make(connect=AMPLE, most=1)
+    transport = make(connect=AMPLE, max_connections=1)
     exchanges = [asyncio.create_task(transport.request("GET", upstream.url, {})) for _ in range(3)]
     await upstream.wait_for(1)
-    # Longer than a connection may take to come about.
+    # Longer than the limit for connecting.
     await asyncio.wait(exchanges, timeout=1.2 * AMPLE)
     assert len(upstream.seen) == 1
     release.set()
@@ -458,7 +434,7 @@ async def test_as_many_exchanges_as_there_are_connections_run_at_once(
     make: MakeTransport, upstream: ScriptedUpstream
 ) -> None:
     upstream.script.append(then(end=hang))
-    transport = make(most=3)
+    transport = make(max_connections=3)
     exchanges = [asyncio.create_task(transport.request("GET", upstream.url, {})) for _ in range(3)]
     async with asyncio.timeout(TEST_SECONDS):
         await upstream.wait_for(3)
@@ -478,7 +454,7 @@ async def test_a_post_that_meets_an_idle_close_is_never_sent_twice(make: MakeTra
         await reader.readexactly(2)
         writer.write(answer(201, {}))
         await writer.drain()
-        # Reads the second request of this connection, and closes as an idle connection is closed: without an answer.
+        # Read the second request, and close without a response, as for an idle connection.
         posts.append(await reader.readuntil(b"\r\n\r\n"))
 
     transport = make()
@@ -508,7 +484,7 @@ async def test_a_post_after_the_idle_time_takes_a_new_connection(make: MakeTrans
     async with tcp_server(accept) as port:
         for _ in range(3):
             await transport.request("POST", f"http://127.0.0.1:{port}/", {}, b"{}")
-            # The transport closes it, not the server: no request can meet the server's close.
+            # The transport closes it, not the server, so no request can meet the server's close.
             async with asyncio.timeout(TEST_SECONDS):
                 await closed.get()
     assert connections == 3
@@ -565,9 +541,14 @@ async def test_a_workspace_reaches_the_wire_as_one_segment(
 ) -> None:
     upstream.script.append(answer(201, {"uid": 5}))
     client = RestClient(
-        upstream.url, submissions=make(), reads=make(), now=lambda: 0.0, observer=UnknownStatuses(lambda: None)
+        upstream.url,
+        submissions=make(),
+        reads=make(),
+        now=lambda: 0.0,
+        observer=UnknownStatuses(lambda: None),
+        workers=WorkerPool("responses", 1),
     )
-    await client.send(SendJob(workspace_id=workspace, entity_id=7), Credential("a-token"), {})
+    await client.send(SendJob(workspace_id=workspace, entity_id=7), RequestContext(Credential("a-token"), {}))
     (seen,) = upstream.seen
     *before, segment, entities, entity, jobs, end = seen.path.split("/")
     assert before == ["", "api", "workspaces"]
@@ -616,7 +597,7 @@ async def test_small_answers_and_errors_reserve_nothing(
     assert (await make().request("GET", upstream.url, {})).reservation is None
 
 
-async def test_what_breaks_off_or_is_too_large_keeps_nothing_reserved(
+async def test_a_failed_response_keeps_no_memory_reserved(
     upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget
 ) -> None:
     async def half(connection: Connection) -> None:
@@ -652,7 +633,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Stopwatch:
-    """A `Pause` that counts."""
+    """A `PauseTimeout` that counts."""
 
     def __init__(self) -> None:
         self.begun = self.ended = 0
@@ -673,7 +654,7 @@ async def test_to_wait_for_room_takes_none_of_the_time(
     upstream.script.append(reply)
     pause = Stopwatch()
     body = b"{}" if method == "POST" else None
-    waiting = asyncio.create_task(make(whole=AMPLE).request(method, upstream.url, {}, body, owner=b"bob", pause=pause))
+    waiting = asyncio.create_task(make(total=AMPLE).request(method, upstream.url, {}, body, owner=b"bob", pause=pause))
     done, _ = await asyncio.wait([waiting], timeout=1.2 * AMPLE)
     assert not done
     assert (pause.begun, pause.ended) == (1, 0)
@@ -683,7 +664,7 @@ async def test_to_wait_for_room_takes_none_of_the_time(
     assert len(upstream.seen) == 1
 
 
-async def test_an_answer_of_unknown_size_takes_what_it_needs_and_no_more(
+async def test_a_response_of_unknown_size_keeps_no_extra_memory(
     upstream: ScriptedUpstream, budget: FairBudget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "FIRST_STEP_BYTES", LARGE // 2)
@@ -698,13 +679,13 @@ async def test_an_answer_of_unknown_size_takes_what_it_needs_and_no_more(
     transport = make()
     slow = [asyncio.create_task(transport.request("GET", upstream.url, {}, owner=b"ann")) for _ in range(2)]
     await until(lambda: len(upstream.seen) == 2 and budget.held(b"ann") == 2 * LARGE)
-    # Neither of the two, which could become as large as any, holds up another.
+    # Both could become as large as any response, but neither blocks another.
     assert len((await transport.request("GET", upstream.url, {}, owner=b"bob")).body) == LARGE
     stopped.set()
     assert [len((await each).body) for each in slow] == [LARGE, LARGE]
 
 
-async def test_an_answer_that_outgrows_what_is_free_is_asked_for_again_once_there_is_room(
+async def test_a_response_that_outgrows_its_memory_is_read_again(
     upstream: ScriptedUpstream, budget: FairBudget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "FIRST_STEP_BYTES", LARGE // 2)
@@ -721,9 +702,7 @@ async def test_an_answer_that_outgrows_what_is_free_is_asked_for_again_once_ther
     assert budget.free == ROOM
 
 
-async def test_what_was_read_before_a_failure_is_let_go_with_the_error_still_at_hand(
-    upstream: ScriptedUpstream, make: MakeTransport
-) -> None:
+async def test_an_error_does_not_keep_the_body_in_memory(upstream: ScriptedUpstream, make: MakeTransport) -> None:
     upstream.script.append(
         answer(200, raw=gzip.compress(b"x" * (ANSWER_LIMIT + 1)), headers={"Content-Encoding": "gzip"})
     )

@@ -1,4 +1,4 @@
-"""How the upstream is reached: through a proxy that was named, and under a name whose addresses change."""
+"""Ways to reach the upstream: through a configured proxy, and by a name whose addresses change."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.upstream import resolver, transport
-from tests.support.gateways import BEARER, TOKEN, Failure, running, stub
+from gateway.upstream import aiohttp_transport, resolver
+from tests.support.gateways import BEARER, SEND, TOKEN, expect_error, running, stub
 from tests.support.raw import free_port, tcp_server
-from tests.support.upstream import answer
+from tests.support.upstream import RUNNING, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from gateway.server.gateway import Gateway
     from tests.support.upstream import ScriptedUpstream
 
-RUNNING = answer(200, {"uid": 42, "status": "running"})
-SEND = pb.SendJobRequest(workspace_id="1", entity_id=7)
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
 
@@ -39,18 +37,12 @@ async def read(gateway: Gateway) -> pb.Job:
         return await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
 
 
-async def failed(call: Any) -> Failure:
-    with pytest.raises(AioRpcError) as raised:
-        await call
-    return Failure(raised.value)
-
-
 # The proxy
 
 
 @dataclass
 class Proxy:
-    """What a proxy was asked, and all that it saw pass from its clients."""
+    """The requests of a proxy, and all bytes from its clients."""
 
     reply: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n"
     asked: list[bytes] = field(default_factory=list)
@@ -85,7 +77,7 @@ class Proxy:
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
-    """A proxy that opens tunnels, and answers anything else by itself."""
+    """A proxy that opens tunnels, and responds to all other requests itself."""
     made = Proxy()
     async with tcp_server(made.accept) as port:
         made.url = f"http://127.0.0.1:{port}"
@@ -126,7 +118,7 @@ async def test_proxies_of_the_environment_are_ignored(
         monkeypatch.setenv(name, proxy.url)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    # The client of this test heeds them.
+    # The client of this test uses them.
     monkeypatch.setenv("no_grpc_proxy", "127.0.0.1")
     upstream.script.append(RUNNING)
     for url in (secure.url, upstream.url.replace("127.0.0.1", "localhost")):
@@ -135,9 +127,7 @@ async def test_proxies_of_the_environment_are_ignored(
     assert proxy.asked == []
 
 
-async def test_a_proxy_that_was_named_sees_the_host_of_an_https_upstream_and_no_token(
-    secure: Secure, proxy: Proxy
-) -> None:
+async def test_the_proxy_of_an_https_upstream_sees_no_token(secure: Secure, proxy: Proxy) -> None:
     async with running(secure.url, upstream_proxy_url=proxy.url) as gateway:
         assert (await read(gateway)).status == pb.JOB_STATUS_RUNNING
     (asked,) = proxy.asked
@@ -155,12 +145,10 @@ async def test_a_proxy_that_was_named_is_asked_for_a_plain_upstream(proxy: Proxy
 
 
 @pytest.mark.parametrize("status", [b"403 Forbidden", b"407 Proxy Authentication Required", b"502 Bad Gateway"])
-async def test_a_tunnel_that_the_proxy_refuses_was_certainly_not_used(
-    secure: Secure, proxy: Proxy, status: bytes
-) -> None:
+async def test_a_rejected_tunnel_counts_as_not_sent(secure: Secure, proxy: Proxy, status: bytes) -> None:
     proxy.reply = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
     async with running(secure.url, upstream_proxy_url=proxy.url) as gateway, stub(gateway) as jobs:
-        failure = await failed(jobs.SendJob(SEND, metadata=BEARER))
+        failure = await expect_error(jobs.SendJob(SEND, metadata=BEARER))
     assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE")
     assert secure.heads == []
 
@@ -168,7 +156,7 @@ async def test_a_tunnel_that_the_proxy_refuses_was_certainly_not_used(
 async def test_a_proxy_that_is_not_there_leads_nowhere(secure: Secure) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     async with running(secure.url, upstream_proxy_url=url) as gateway, stub(gateway) as jobs:
-        failure = await failed(jobs.SendJob(SEND, metadata=BEARER))
+        failure = await expect_error(jobs.SendJob(SEND, metadata=BEARER))
     assert failure.reason == "UPSTREAM_UNREACHABLE"
     assert secure.heads == [], "not past it"
 
@@ -180,7 +168,7 @@ NAME = "upstream.test"
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """The addresses that the system's resolver gives for names that no other resolver knows."""
+    """Addresses that the patched system resolver returns for made-up names."""
     known: dict[str, list[str]] = {}
     system = socket.getaddrinfo
 
@@ -193,7 +181,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
 @dataclass
 class Addresses:
-    """Upstreams at one port of two addresses: how many requests each was sent, and who `waits` for one another."""
+    """Upstreams at one port of two addresses. They count requests, and those that `waits` names wait for each other."""
 
     counts: Counter[str] = field(default_factory=Counter)
     waits: asyncio.Barrier | None = None
@@ -210,7 +198,7 @@ class Addresses:
 
 @pytest.fixture
 async def addresses(names: dict[str, list[str]]) -> AsyncIterator[Addresses]:
-    """Upstreams at 127.0.0.1, where the name leads at first, and at 127.0.0.2."""
+    """Upstreams at 127.0.0.1, the first address of the name, and at 127.0.0.2."""
     names[NAME] = ["127.0.0.1"]
     made = Addresses()
     async with (
@@ -224,19 +212,19 @@ async def addresses(names: dict[str, list[str]]) -> AsyncIterator[Addresses]:
 async def test_a_name_that_changes_is_followed_by_new_connections(
     names: dict[str, list[str]], addresses: Addresses, monkeypatch: pytest.MonkeyPatch, seconds: int, went_to: str
 ) -> None:
-    monkeypatch.setattr(transport, "DNS_SECONDS", seconds)
+    monkeypatch.setattr(aiohttp_transport, "DNS_SECONDS", seconds)
     async with running(f"http://{NAME}:{addresses.port}") as gateway:
         await read(gateway)
         names[NAME] = ["127.0.0.2"]
         await read(gateway)
         assert addresses.counts == {"127.0.0.1": 2}, "a connection that is open goes on"
-        # One of two at once finds it taken, and needs a new one.
+        # Of two concurrent requests, one needs a new connection.
         addresses.waits = asyncio.Barrier(2)
         await asyncio.gather(read(gateway), read(gateway))
     assert addresses.counts == Counter(["127.0.0.1", "127.0.0.1", "127.0.0.1", went_to])
 
 
-async def test_a_resolver_that_hangs_takes_few_threads_and_is_asked_again(
+async def test_a_hanging_resolver_takes_few_threads(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back = threading.Event()
@@ -249,18 +237,18 @@ async def test_a_resolver_that_hangs_takes_few_threads_and_is_asked_again(
         return system("127.0.0.1" if host == NAME else host, port, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr(resolver, "MOST_LOOKUPS", 3)
+    monkeypatch.setattr(resolver, "MAX_LOOKUPS", 3)
     upstream.script.append(RUNNING)
     quick = {"upstream_timeout_seconds": 0.1}
     async with running(f"http://{NAME}:{upstream.port}/api", **quick) as gateway, stub(gateway) as jobs:
         for _ in range(5):
-            failure = await failed(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
+            failure = await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
             assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE")
         assert [each.name for each in threading.enumerate()].count("resolve") == 3
-        failure = await failed(jobs.SendJob(SEND, metadata=BEARER))
+        failure = await expect_error(jobs.SendJob(SEND, metadata=BEARER))
         assert failure.reason == "UPSTREAM_UNREACHABLE"
         assert upstream.seen == []
-        # Other work of threads goes on.
+        # Other work in threads continues.
         await asyncio.wait_for(asyncio.to_thread(bool), 20)
         hanging = False
         back.set()
@@ -285,7 +273,7 @@ async def test_beside_an_address_that_is_silent_the_next_is_tried(
     with socket.socket() as silent:
         silent.bind(("127.0.0.2", upstream.port))
         silent.listen(0)
-        # The kernel takes this one, and drops what comes after it for want of room.
+        # The kernel accepts this connection, and drops later ones because its queue is full.
         with socket.create_connection(silent.getsockname()):
             async with running(f"http://{NAME}:{upstream.port}/api") as gateway:
                 assert (await read(gateway)).status == pb.JOB_STATUS_RUNNING

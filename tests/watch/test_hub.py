@@ -39,7 +39,7 @@ FAR = 1e9
 
 
 class Follower:
-    """A task that reads a watcher to its end and keeps what it got."""
+    """A task that reads a watcher to its end, and records its updates."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Follower:
 
 
 class LateFetch(FakePoller):
-    """One whose answers take some seconds."""
+    """A poller whose reads take some seconds."""
 
     def __init__(self, clock: SteppedClock, *script: State | Exception, takes: float = 5.0) -> None:
         super().__init__(clock, *script)
@@ -89,12 +89,12 @@ def clock() -> SteppedClock:
 
 
 async def assert_nothing_left(hub: Hub[State], clock: SteppedClock, *, reading: float = 0.0) -> None:
-    """Nothing is left, once what reads without watchers has taken `reading` seconds more."""
+    """Check that nothing is left after `reading` seconds, in which unwatched reads may end."""
     await settle()
     await clock.advance(reading)
-    assert len(hub) == 0
-    assert hub.watching == 0
-    # An end that was just read is kept for a while.
+    assert hub.loop_count == 0
+    assert hub.watcher_count == 0
+    # Recent results are kept for a while.
     await clock.advance(KEEP_RESULT_SECONDS)
     assert clock.pending == 0
     await hub.aclose()
@@ -110,7 +110,7 @@ def throttled(seconds: float | None) -> UpstreamError:
     return UpstreamStatusError(429, "slow down", retry_after=seconds)
 
 
-async def test_a_watch_gets_the_state_at_once_then_every_change_then_the_end(clock: SteppedClock) -> None:
+async def test_a_watch_gets_the_state_every_change_and_the_end(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), State(1), State(3), State(2), State(2), State(9, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
@@ -124,7 +124,7 @@ async def test_a_watch_gets_the_state_at_once_then_every_change_then_the_end(clo
     await assert_nothing_left(hub, clock)
 
 
-async def test_equal_states_are_not_repeated_though_they_differ_in_what_equality_does_not_cover(
+async def test_equal_states_are_not_repeated(
     clock: SteppedClock,
 ) -> None:
     fetch = FakePoller(clock, State(1, url="a"), State(1, url="b"), State(1, url="c"), State(1, last=True))
@@ -152,7 +152,7 @@ async def test_any_number_of_watchers_cost_one_loop(clock: SteppedClock) -> None
     assert all(follower.values == [2, 3] for follower in followers[50:])
 
 
-async def test_another_credential_is_polled_for_on_its_own(clock: SteppedClock) -> None:
+async def test_each_credential_is_polled_separately(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     ann = Follower(hub, ANN, FakePoller(clock, State(1, last=True)))
     bob = Follower(hub, BOB, FakePoller(clock, UpstreamStatusError(404, "not yours")))
@@ -163,7 +163,7 @@ async def test_another_credential_is_polled_for_on_its_own(clock: SteppedClock) 
     assert bob.values == []
 
 
-async def test_the_last_watcher_that_leaves_stops_the_polling(clock: SteppedClock) -> None:
+async def test_polling_stops_when_the_last_watcher_leaves(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1))
     hub = make_hub(clock)
     first, second = Follower(hub, ANN, fetch), Follower(hub, ANN, fetch)
@@ -180,14 +180,14 @@ async def test_the_last_watcher_that_leaves_stops_the_polling(clock: SteppedCloc
 
 
 async def test_a_read_in_flight_is_finished_for_the_next_caller(clock: SteppedClock) -> None:
-    """Each wait is shorter than a read, and all of them together are not."""
+    """Each wait is shorter than a read, but all of them together are longer."""
     fetch = LateFetch(clock, State(1), State(2, last=True), takes=4)
     hub = make_hub(clock)
     got: list[int | None] = []
     for _ in range(10):
         with hub.watch(ANN, fetch) as watcher:
             await clock.advance(1)
-            got.append(None if watcher.loop.state is None else watcher.loop.state.value)
+            got.append(None if watcher.latest is None else watcher.latest.value)
     assert got == [None] * 3 + [1] * 5 + [2] * 2
     assert fetch.count == 2
     await assert_nothing_left(hub, clock, reading=KEEP_UNSEEN_SECONDS)
@@ -200,7 +200,7 @@ async def test_a_read_without_watchers_is_the_last_one(clock: SteppedClock) -> N
     await clock.advance(1)
     await follower.leave()
     await clock.advance(3 + KEEP_UNSEEN_SECONDS - 0.1)
-    assert len(hub) == 1
+    assert hub.loop_count == 1
     await clock.advance(0.1)
     assert fetch.count == 1
     await assert_nothing_left(hub, clock)
@@ -241,20 +241,20 @@ async def test_closing_cancels_a_read_without_watchers(clock: SteppedClock) -> N
     assert clock.pending == 0
 
 
-async def test_a_huge_end_that_nobody_saw_is_not_kept(clock: SteppedClock) -> None:
+async def test_a_huge_unseen_result_is_not_kept(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     fetch = LateFetch(clock, State(1, last=True, size=KEEP_BYTES + 1), takes=4)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(1)
     await follower.leave()
     await clock.advance(3)
-    assert len(hub) == 0
+    assert hub.loop_count == 0
     again = Follower(hub, ANN, fetch)
     await clock.advance(4)
     assert (again.values, fetch.count) == ([1], 2)
 
 
-async def test_a_final_failure_ends_all_watchers_and_the_next_gets_a_loop_of_its_own(clock: SteppedClock) -> None:
+async def test_a_final_failure_ends_all_watchers_of_the_loop(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), *[UpstreamStatusError(403, "no")] * 2, State(2, last=True))
     hub = make_hub(clock)
     followers = [Follower(hub, ANN, fetch) for _ in range(3)]
@@ -269,12 +269,12 @@ async def test_a_final_failure_ends_all_watchers_and_the_next_gets_a_loop_of_its
     await assert_nothing_left(hub, clock)
 
 
-async def test_who_joins_while_others_still_read_the_end_gets_the_end(clock: SteppedClock) -> None:
+async def test_a_watcher_that_joins_after_the_end_gets_it(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1, last=True))
     hub = make_hub(clock)
     with hub.watch(ANN, fetch) as reader:
         await settle()
-        assert len(hub) == 0
+        assert hub.loop_count == 0
         late = Follower(hub, ANN, fetch)
         await settle()
         assert late.values == [1]
@@ -292,7 +292,7 @@ async def test_who_joins_while_others_still_read_the_end_gets_the_end(clock: Ste
     [lost(), UpstreamTimeout("slow"), UpstreamStatusError(503, "no"), UpstreamStatusError(408, "no"), throttled(None)],
     ids=["lost", "timed out", "503", "408", "429"],
 )
-async def test_passing_failures_are_ridden_out(clock: SteppedClock, failure: UpstreamError) -> None:
+async def test_transient_failures_end_no_watch(clock: SteppedClock, failure: UpstreamError) -> None:
     fetch = FakePoller(clock, State(1), *[failure] * 20, State(2, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
@@ -301,7 +301,7 @@ async def test_passing_failures_are_ridden_out(clock: SteppedClock, failure: Ups
     await assert_nothing_left(hub, clock)
 
 
-async def test_an_outage_ends_the_watch_after_its_limit_and_not_before(clock: SteppedClock) -> None:
+async def test_an_outage_ends_the_watch_at_its_limit(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), lost())
     hub = make_hub(clock, outage=300)
     follower = Follower(hub, ANN, fetch)
@@ -310,10 +310,10 @@ async def test_an_outage_ends_the_watch_after_its_limit_and_not_before(clock: St
     await clock.advance(began + 299.9 - clock.now)
     assert not follower.task.done()
     await clock.advance(2)
-    with pytest.raises(UpstreamOutage, match="has failed for 300 s, the last time so: lost") as caught:
+    with pytest.raises(UpstreamOutage, match="has failed for 300 s; last failure: lost") as caught:
         await follower.task
     assert isinstance(caught.value.last, UpstreamConnectionLost)
-    assert fetch.times[-1] < fetch.times[1] + 300, "nothing is asked after the limit"
+    assert fetch.times[-1] < fetch.times[1] + 300, "no poll after the limit"
     await assert_nothing_left(hub, clock)
 
 
@@ -327,7 +327,7 @@ async def test_a_success_resets_the_outage(clock: SteppedClock) -> None:
 
 
 @pytest.mark.parametrize("failure", [throttled(30), UpstreamStatusError(503, "no", retry_after=30)], ids=["429", "503"])
-async def test_retry_after_is_honoured(clock: SteppedClock, failure: UpstreamError) -> None:
+async def test_retry_after_is_followed(clock: SteppedClock, failure: UpstreamError) -> None:
     fetch = FakePoller(clock, failure, State(1, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
@@ -338,7 +338,7 @@ async def test_retry_after_is_honoured(clock: SteppedClock, failure: UpstreamErr
 
 @pytest.mark.parametrize("failure", [throttled(3600), UpstreamStatusError(503, "no", retry_after=3600)])
 @pytest.mark.parametrize("later", [State(7, last=True), UpstreamConnectionLost("lost")], ids=["good", "failing"])
-async def test_a_watch_looks_once_more_before_it_gives_up(
+async def test_a_long_retry_after_allows_one_more_poll(
     clock: SteppedClock, failure: UpstreamError, later: State | UpstreamError
 ) -> None:
     fetch = FakePoller(clock, failure, later)
@@ -358,7 +358,7 @@ async def test_a_watch_looks_once_more_before_it_gives_up(
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_last_look_that_hangs_is_cut_off(clock: SteppedClock) -> None:
+async def test_one_more_poll_that_hangs_is_cut_off(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, UpstreamStatusError(503, "no", retry_after=3600), Hang)
     hub = make_hub(clock, outage=300)
     follower = Follower(hub, ANN, fetch)
@@ -371,8 +371,8 @@ async def test_a_last_look_that_hangs_is_cut_off(clock: SteppedClock) -> None:
     await assert_nothing_left(hub, clock)
 
 
-async def test_each_loop_that_a_429_holds_back_looks_once_more(clock: SteppedClock) -> None:
-    """All of them fail, and what one learns at its limit does not put off the end of the others."""
+async def test_each_throttled_loop_polls_once_more(clock: SteppedClock) -> None:
+    """All loops fail. The 429 that one gets at its limit does not delay the end of the others."""
     hub = make_hub(clock, outage=300, slots=100)
     fetches = [LateFetch(clock, throttled(3600), takes=0.1) for _ in range(5)]
     followers = [Follower(hub, WatchKey(b"ann", number), fetch) for number, fetch in enumerate(fetches)]
@@ -383,20 +383,20 @@ async def test_each_loop_that_a_429_holds_back_looks_once_more(clock: SteppedClo
     await assert_nothing_left(hub, clock)
 
 
-async def test_holds_by_others_put_off_the_end_of_an_outage_to_twice_its_limit(clock: SteppedClock) -> None:
+async def test_delays_by_others_at_most_double_an_outage(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=300, slots=100)
     fetch = FakePoller(clock, throttled(3600))
     follower = Follower(hub, ANN, fetch)
     for number in range(6):
         await clock.advance(100)
-        hub._throttle.close(b"ann", clock.now + 250 + number)  # noqa: SLF001 - as a loop that is throttled does
+        hub._throttle.close(b"ann", clock.now + 250 + number)  # noqa: SLF001 - like a throttled loop
     await clock.advance(1.1)
     assert isinstance(follower.task.exception(), UpstreamOutage)
     assert fetch.count == 2
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_throttled_poll_holds_back_all_loops_of_its_credential_and_no_other(clock: SteppedClock) -> None:
+async def test_a_429_delays_only_the_loops_of_its_credential(clock: SteppedClock) -> None:
     hub = make_hub(clock, slots=100)
     fine = [FakePoller(clock, State(number)) for number in range(10)]
     for number, fetch in enumerate(fine):
@@ -413,11 +413,11 @@ async def test_a_throttled_poll_holds_back_all_loops_of_its_credential_and_no_ot
     await clock.advance(3)
     assert all(fetch.count > count for fetch, count in zip(fine, before, strict=True))
     resumed = sorted(fetch.times[count] for fetch, count in zip(fine, before, strict=True))
-    assert len(set(resumed)) == len(resumed), "they come back one by one"
+    assert len(set(resumed)) == len(resumed), "they continue one by one"
     await hub.aclose()
 
 
-async def test_heartbeats_tell_of_failures_and_of_the_next_poll(clock: SteppedClock) -> None:
+async def test_heartbeats_report_failures_and_the_next_poll(clock: SteppedClock) -> None:
     failure = UpstreamStatusError(503, "no", retry_after=40)
     fetch = FakePoller(clock, State(1), failure)
     hub = make_hub(clock)
@@ -436,10 +436,17 @@ async def test_heartbeats_tell_of_failures_and_of_the_next_poll(clock: SteppedCl
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_heartbeat_names_no_next_poll_while_one_is_under_way(clock: SteppedClock) -> None:
+async def test_a_heartbeat_during_a_poll_names_no_next_one(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     with hub.watch(ANN, FakePoller(clock, Hang)) as watcher:
         assert await _next(watcher, clock, 5) == NoChange(None, 0, None)
+
+
+async def no_change(watcher: Watcher[State]) -> NoChange:
+    """Return the contents of a heartbeat at this moment."""
+    while isinstance(update := await watcher.next(until=0.0), StateChange):
+        pass
+    return update
 
 
 async def _next(watcher: Watcher[State], clock: SteppedClock, seconds: float = 5) -> StateChange[State] | NoChange:
@@ -450,7 +457,7 @@ async def _next(watcher: Watcher[State], clock: SteppedClock, seconds: float = 5
     return await waiting
 
 
-async def test_a_slow_watcher_gets_the_latest_state_the_count_of_what_it_missed_and_the_end(
+async def test_a_slow_watcher_gets_the_latest_state_and_the_end(
     clock: SteppedClock,
 ) -> None:
     fetch = FakePoller(clock, *[State(number) for number in range(1, 1001)], State(1001, last=True))
@@ -468,7 +475,7 @@ async def test_a_slow_watcher_gets_the_latest_state_the_count_of_what_it_missed_
     await assert_nothing_left(hub, clock)
 
 
-async def test_who_has_seen_the_state_waits_for_the_next_change(clock: SteppedClock) -> None:
+async def test_a_known_first_state_is_not_repeated(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), State(1), State(2), State(1), State(3, last=True))
     hub = make_hub(clock)
     resumed = Follower(hub, ANN, fetch, seen=lambda state: state.value == 1)
@@ -477,14 +484,14 @@ async def test_who_has_seen_the_state_waits_for_the_next_change(clock: SteppedCl
     assert [update.skipped for update in resumed.got if isinstance(update, StateChange)] == [0, 0, 0]
 
 
-async def test_the_last_state_is_given_to_who_has_seen_it_too(clock: SteppedClock) -> None:
+async def test_a_known_last_state_is_repeated(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     resumed = Follower(hub, ANN, FakePoller(clock, State(1, last=True)), seen=lambda _: True)
     await settle()
     assert resumed.values == [1]
 
 
-async def test_polls_are_quick_while_a_watch_is_young_and_slower_as_it_ages(clock: SteppedClock) -> None:
+async def test_polls_slow_down_as_a_watch_ages(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1))
     hub = make_hub(clock, shortest=0.25, longest=5)
     follower = Follower(hub, ANN, fetch)
@@ -493,7 +500,7 @@ async def test_polls_are_quick_while_a_watch_is_young_and_slower_as_it_ages(cloc
     await clock.advance(300)
     assert all(0.25 <= gap <= 5 for gap in fetch.gaps)
     assert fetch.gaps[0] <= 0.3
-    assert fetch.gaps[-20:] == pytest.approx([5.0] * 20), "a random part of the longest would only cost polls"
+    assert fetch.gaps[-20:] == pytest.approx([5.0] * 20), "the longest interval has no jitter"
     assert len(set(fetch.gaps[:20])) > 15, "there is jitter"
     await follower.leave()
 
@@ -509,12 +516,12 @@ async def test_a_stuck_poll_is_cut_off_and_counts_as_a_failure(clock: SteppedClo
     with pytest.raises(UpstreamOutage) as caught:
         await follower.task
     assert isinstance(caught.value.last, UpstreamTimeout)
-    assert fetch.cancelled == 3, "one that hangs leaves time for others"
+    assert fetch.cancelled == 3, "a poll that hangs leaves time for others"
     await other.leave()
     await assert_nothing_left(hub, clock)
 
 
-async def test_waiting_for_a_slot_is_neither_failure_nor_time_out(clock: SteppedClock) -> None:
+async def test_waiting_for_a_slot_is_no_failure(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=10, slots=1)
     stuck = Follower(hub, WatchKey(b"ann", 1), FakePoller(clock, Hang))
     waiting = Follower(hub, WatchKey(b"ann", 2), FakePoller(clock, State(7, last=True)), every=2)
@@ -530,19 +537,19 @@ async def test_waiting_for_a_slot_is_neither_failure_nor_time_out(clock: Stepped
 
 
 @pytest.mark.parametrize("failure", [asyncio.CancelledError(), RuntimeError("unforeseen")], ids=["cancelled", "raised"])
-async def test_what_nobody_foresaw_ends_all_watchers_with_an_error(clock: SteppedClock, failure: BaseException) -> None:
+async def test_an_unexpected_error_ends_all_watchers(clock: SteppedClock, failure: BaseException) -> None:
     async def fetch(_: PauseTimeout) -> State:
         raise failure
 
     hub = make_hub(clock)
     with hub.watch(ANN, fetch) as watcher:
-        with pytest.raises(GatewayError, match=r"a poll (was cancelled|failed)") as caught:
+        with pytest.raises(GatewayError, match=r"the poll (was cancelled|failed)") as caught:
             await watcher.next(FAR)
         assert caught.value.__cause__ is (failure if isinstance(failure, Exception) else None)
     await assert_nothing_left(hub, clock)
 
 
-async def test_watchers_are_ended_in_slices_each_with_an_error_of_its_own(clock: SteppedClock) -> None:
+async def test_watchers_are_ended_in_slices(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     fetch = FakePoller(clock, State(1))
     followers = [Follower(hub, ANN, fetch) for _ in range(100)]
@@ -552,7 +559,7 @@ async def test_watchers_are_ended_in_slices_each_with_an_error_of_its_own(clock:
     await clock.advance(5)
     assert 30 <= sum(follower.task.done() for follower in followers) <= 70
     await clock.advance(4.5)
-    assert ending.done(), "with some time to spare"
+    assert ending.done(), "before its limit"
     errors = [follower.task.exception() for follower in followers]
     assert {error.retry_after for error in errors if isinstance(error, Draining)} == set(range(1, 101))
     assert all(follower.values == [1] for follower in followers)
@@ -560,7 +567,7 @@ async def test_watchers_are_ended_in_slices_each_with_an_error_of_its_own(clock:
 
 
 async def test_a_cancellation_at_any_moment_leaves_nothing_behind() -> None:
-    """Cancels a watcher after each round of the event loop in turn, through polls, waits and failures."""
+    """Cancel a watcher after each possible number of rounds of the event loop."""
     for rounds in range(120):
         clock = SteppedClock()
         hub = make_hub(clock, slots=1)
@@ -576,7 +583,7 @@ async def test_a_cancellation_at_any_moment_leaves_nothing_behind() -> None:
         await assert_nothing_left(hub, clock, reading=100 + KEEP_UNSEEN_SECONDS)
 
 
-async def test_joining_right_when_the_last_one_leaves_starts_anew(clock: SteppedClock) -> None:
+async def test_joining_when_the_last_one_leaves_starts_a_loop(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     old, new = FakePoller(clock, State(1)), FakePoller(clock, State(5, last=True))
     first = Follower(hub, ANN, old)
@@ -590,7 +597,7 @@ async def test_joining_right_when_the_last_one_leaves_starts_anew(clock: Stepped
     await assert_nothing_left(hub, clock)
 
 
-async def test_joining_right_when_the_last_one_leaves_shares_the_read_in_flight(clock: SteppedClock) -> None:
+async def test_joining_when_the_last_one_leaves_shares_its_read(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     old, new = LateFetch(clock, State(5, last=True)), FakePoller(clock, State(6))
     first = Follower(hub, ANN, old)
@@ -612,7 +619,7 @@ async def test_keys_of_ended_loops_are_forgotten(clock: SteppedClock) -> None:
     await assert_nothing_left(hub, clock)
 
 
-async def test_who_comes_late_gets_the_end_that_was_just_read_without_a_poll(clock: SteppedClock) -> None:
+async def test_a_recent_result_costs_no_poll(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), State(2, last=True))
     hub = make_hub(clock)
     first = Follower(hub, ANN, fetch)
@@ -633,7 +640,7 @@ async def test_who_comes_late_gets_the_end_that_was_just_read_without_a_poll(clo
     await assert_nothing_left(hub, clock)
 
 
-async def test_ends_are_kept_within_a_limit_of_bytes_and_the_oldest_go_first(clock: SteppedClock) -> None:
+async def test_recent_results_are_bounded_and_the_oldest_dropped(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     fetches = [FakePoller(clock, State(1, last=True, size=KEEP_BYTES // 3)) for _ in range(4)]
     huge = FakePoller(clock, State(1, last=True, size=KEEP_BYTES + 1))
@@ -641,7 +648,7 @@ async def test_ends_are_kept_within_a_limit_of_bytes_and_the_oldest_go_first(clo
         for number, fetch in enumerate([*fetches, huge]):
             Follower(hub, WatchKey(b"ann", number), fetch)
             await settle()
-    # The first went for the fourth, then the second for the first, and so on.
+    # The first was dropped for the fourth, then the second for the first, and so on.
     assert [fetch.count for fetch in fetches] == [2, 2, 2, 2]
     assert huge.count == 2
     for number in (1, 2, 3):
@@ -654,10 +661,10 @@ async def test_ends_are_kept_within_a_limit_of_bytes_and_the_oldest_go_first(clo
 
 @pytest.mark.slow
 async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedClock) -> None:
-    """100,000 steps pass by a watcher that does not read, and one that does: neither keeps any of them."""
+    """Neither a watcher that reads nor one that does not keeps any of 100,000 states."""
     steps = 100_000
     fetch = FakePoller(clock, State(0))
-    # A short limit, for the stepped clock keeps a cancelled timer until its moment.
+    # A short limit, because the stepped clock keeps a cancelled timer until its moment.
     hub = make_hub(clock, shortest=0.03, longest=0.03, outage=1)
     given = 0
     with hub.watch(ANN, fetch) as slow, hub.watch(ANN, fetch) as quick:
@@ -675,11 +682,11 @@ async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedCl
         grown = sys.getallocatedblocks() - blocks
         assert given == steps
         assert await slow.next(FAR) == StateChange(State(steps, last=True), steps - 1, last=True)
-    # The count is that of the process, where others may allocate a little; to keep a state takes blocks for each step.
+    # Other code of the process may allocate a little. Keeping the states would take some blocks for each step.
     assert grown < steps / 10, "blocks of memory"
 
 
-async def test_who_waited_for_a_slot_while_its_credential_was_told_to_slow_down_waits_on(clock: SteppedClock) -> None:
+async def test_a_429_during_the_wait_for_a_slot_delays_the_poll(clock: SteppedClock) -> None:
     hub = make_hub(clock, slots=1)
     throttling = Follower(hub, WatchKey(b"ann", 1), LateFetch(clock, throttled(60), State(1, last=True)))
     await settle()
@@ -692,7 +699,7 @@ async def test_who_waited_for_a_slot_while_its_credential_was_told_to_slow_down_
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_shorter_hold_does_not_end_a_longer_one(clock: SteppedClock) -> None:
+async def test_a_shorter_delay_does_not_end_a_longer_one(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     fetches = [LateFetch(clock, throttled(60), State(1)), LateFetch(clock, throttled(2), State(1), takes=6)]
     for number, fetch in enumerate(fetches):
@@ -704,7 +711,7 @@ async def test_a_shorter_hold_does_not_end_a_longer_one(clock: SteppedClock) -> 
     await hub.aclose()
 
 
-async def test_closing_stops_what_is_watched_and_forgets_the_ends(clock: SteppedClock) -> None:
+async def test_closing_stops_loops_and_forgets_results(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     Follower(hub, WatchKey(b"ann", 1), FakePoller(clock, State(1, last=True)))
     watched = Follower(hub, WatchKey(b"ann", 2), FakePoller(clock, Hang))
@@ -720,7 +727,7 @@ async def test_closing_stops_what_is_watched_and_forgets_the_ends(clock: Stepped
     assert clock.pending == 0
 
 
-async def test_polls_of_one_credential_that_hang_hold_up_no_other(clock: SteppedClock) -> None:
+async def test_hanging_polls_of_one_credential_delay_no_other(clock: SteppedClock) -> None:
     hub = make_hub(clock, slots=8, outage=600)
     hanging = [FakePoller(clock, Hang) for _ in range(20)]
     anns = [Follower(hub, WatchKey(b"ann", number), fetch) for number, fetch in enumerate(hanging)]
@@ -734,7 +741,7 @@ async def test_polls_of_one_credential_that_hang_hold_up_no_other(clock: Stepped
     await assert_nothing_left(hub, clock, reading=200 + KEEP_UNSEEN_SECONDS)
 
 
-async def test_two_greedy_credentials_hold_up_a_third_for_no_poll(clock: SteppedClock) -> None:
+async def test_two_greedy_credentials_do_not_delay_a_third(clock: SteppedClock) -> None:
     hub = make_hub(clock, slots=16, outage=600)
     hanging = [FakePoller(clock, Hang) for _ in range(80)]
     greedy = [Follower(hub, WatchKey((b"ann", b"eve")[n % 2], n), fetch) for n, fetch in enumerate(hanging)]
@@ -744,15 +751,15 @@ async def test_two_greedy_credentials_hold_up_a_third_for_no_poll(clock: Stepped
     modest = Follower(hub, BOB, bob)
     await clock.advance(5)
     assert modest.values == [1, 2, 3]
-    assert bob.times[0] == started, "there was a place at once"
+    assert bob.times[0] == started, "there was a free slot"
     assert 13 <= sum(fetch.count for fetch in hanging) <= 15
     for follower in greedy:
         await follower.leave()
     await assert_nothing_left(hub, clock, reading=200 + KEEP_UNSEEN_SECONDS)
 
 
-async def test_places_of_polls_go_round_among_credentials(clock: SteppedClock) -> None:
-    """One place, polls of a second, a credential with fifty jobs, and four with one each."""
+async def test_credentials_take_turns_for_poll_slots(clock: SteppedClock) -> None:
+    """One slot, polls of a second, a credential with fifty jobs, and four with one each."""
     hub = make_hub(clock, slots=1, outage=600)
     anns = [LateFetch(clock, State(1), takes=1) for _ in range(50)]
     others = [LateFetch(clock, State(1), takes=1) for _ in range(4)]
@@ -766,8 +773,8 @@ async def test_places_of_polls_go_round_among_credentials(clock: SteppedClock) -
     await assert_nothing_left(hub, clock, reading=1 + KEEP_UNSEEN_SECONDS)
 
 
-async def test_polls_over_the_rate_come_later_while_heartbeats_go_on(clock: SteppedClock) -> None:
-    """Forty jobs that are due each second, and ten polls a second."""
+async def test_polls_over_the_rate_wait_with_heartbeats(clock: SteppedClock) -> None:
+    """Forty jobs that are due each second, with ten polls a second."""
     hub = make_hub(clock, slots=100, rate=10.0, outage=3.0)
     fetches = [FakePoller(clock, State(1)) for _ in range(40)]
     anns = [Follower(hub, WatchKey(b"ann", number), fetch, every=1.0) for number, fetch in enumerate(fetches)]
@@ -775,19 +782,19 @@ async def test_polls_over_the_rate_come_later_while_heartbeats_go_on(clock: Step
     other = Follower(hub, BOB, bob)
     await clock.advance(100)
     assert sum(fetch.count for fetch in fetches) == pytest.approx(1_000, abs=20)
-    assert all(fetch.count == pytest.approx(25, abs=2) for fetch in fetches), "all of them by turns"
-    assert bob.count == pytest.approx(100, abs=15), "another credential has a rate of its own"
+    assert all(fetch.count == pytest.approx(25, abs=2) for fetch in fetches), "they take turns"
+    assert bob.count == pytest.approx(100, abs=15), "another credential has its own rate"
     for follower in anns:
         no_change = [each for each in follower.got if isinstance(each, NoChange)]
         assert len(no_change) >= 95
         assert not any(each.failures for each in no_change)
-        assert not follower.task.done(), "to wait is no outage"
+        assert not follower.task.done(), "waiting is no outage"
         await follower.leave()
     await other.leave()
     await assert_nothing_left(hub, clock)
 
 
-async def test_waiting_for_the_rate_in_an_outage_does_not_use_up_its_limit(clock: SteppedClock) -> None:
+async def test_waiting_for_the_rate_does_not_count_as_outage(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=10, rate=0.1)
     fetch = FakePoller(clock, lost(), lost(), State(7, last=True))
     follower = Follower(hub, ANN, fetch)
@@ -796,7 +803,7 @@ async def test_waiting_for_the_rate_in_an_outage_does_not_use_up_its_limit(clock
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_429_slows_the_polls_of_its_credential_down_for_longer_than_it_holds_them_back(
+async def test_a_429_lowers_the_poll_rate_for_minutes(
     clock: SteppedClock,
 ) -> None:
     hub = make_hub(clock, slots=100, rate=50.0)
@@ -823,7 +830,7 @@ async def test_a_429_slows_the_polls_of_its_credential_down_for_longer_than_it_h
     await assert_nothing_left(hub, clock)
 
 
-async def test_waiting_for_a_slot_in_an_outage_does_not_use_up_its_limit(clock: SteppedClock) -> None:
+async def test_waiting_for_a_slot_does_not_count_as_outage(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=10, slots=1)
     failing = LateFetch(clock, lost(), State(7, last=True), takes=0.1)
     waiting = Follower(hub, WatchKey(b"ann", 99), failing)
@@ -831,7 +838,7 @@ async def test_waiting_for_a_slot_in_an_outage_does_not_use_up_its_limit(clock: 
     assert failing.count == 1
     hanging = [Follower(hub, WatchKey(b"ann", number), FakePoller(clock, Hang)) for number in range(4)]
     await clock.advance(12)
-    assert failing.count == 1, "it waits for its turn behind four polls that hang"
+    assert failing.count == 1, "it waits behind four polls that hang"
     await clock.advance(5)
     assert waiting.values == [7]
     await clock.advance(120)
@@ -841,14 +848,12 @@ async def test_waiting_for_a_slot_in_an_outage_does_not_use_up_its_limit(clock: 
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01])
-async def test_a_retry_after_of_next_to_nothing_does_not_switch_the_backoff_off(
-    clock: SteppedClock, seconds: float
-) -> None:
+async def test_a_tiny_retry_after_keeps_the_backoff(clock: SteppedClock, seconds: float) -> None:
     fetch = FakePoller(clock, UpstreamStatusError(503, "no", retry_after=seconds))
     hub = make_hub(clock, shortest=0.05, longest=5.0, outage=60)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(59)
-    assert fetch.count < 120, "some two a second, and not twenty"
+    assert fetch.count < 120, "about two a second, not twenty"
     await follower.leave()
 
 
@@ -857,12 +862,12 @@ def refused(status: int = 404) -> UpstreamStatusError:
 
 
 def page(status: int = 404) -> UpstreamStatusError:
-    """The page of a proxy."""
+    """Return the error page of a proxy."""
     return UpstreamStatusError(status, "no", from_api=False)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 422])
-async def test_one_refusal_between_good_reads_ends_nothing(clock: SteppedClock, status: int) -> None:
+async def test_one_refusal_between_successes_ends_nothing(clock: SteppedClock, status: int) -> None:
     fetch = FakePoller(clock, State(1), refused(status), State(2), refused(status), State(3, last=True))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
@@ -883,9 +888,7 @@ async def test_one_refusal_between_good_reads_ends_nothing(clock: SteppedClock, 
     ],
     ids=str,
 )
-async def test_a_refusal_counts_once_the_next_certain_answer_is_the_same(
-    clock: SteppedClock, reads: list[int | str], told: int
-) -> None:
+async def test_a_refusal_counts_when_confirmed(clock: SteppedClock, reads: list[int | str], told: int) -> None:
     entries = [page() if each == "page" else lost() if each == "lost" else refused(int(each)) for each in reads]
     fetch = FakePoller(clock, State(1), *entries)
     hub = make_hub(clock)
@@ -907,7 +910,7 @@ async def test_a_refusal_is_confirmed_after_about_a_second(clock: SteppedClock) 
     assert 0.8 <= fetch.gaps[1] <= 1.2
 
 
-async def test_refusals_that_differ_for_ever_are_an_outage(clock: SteppedClock) -> None:
+async def test_refusals_that_always_differ_are_an_outage(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), *[refused(403), refused(404)] * 50)
     hub = make_hub(clock, outage=30)
     follower = Follower(hub, ANN, fetch)
@@ -917,7 +920,7 @@ async def test_refusals_that_differ_for_ever_are_an_outage(clock: SteppedClock) 
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_refusal_without_any_state_is_final_at_once(clock: SteppedClock) -> None:
+async def test_a_refusal_of_an_unknown_job_is_final(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, lost(), refused(), State(1))
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
@@ -928,8 +931,8 @@ async def test_a_refusal_without_any_state_is_final_at_once(clock: SteppedClock)
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_refusal_is_confirmed_for_a_client_that_saw_the_job_before(clock: SteppedClock) -> None:
-    """Its resume token proves that the job exists, also to a loop that others began."""
+async def test_a_refusal_is_confirmed_for_a_resumed_client(clock: SteppedClock) -> None:
+    """A resume token proves that the job exists, also to a loop that another watcher started."""
     for fresh_loop in (True, False):
         hub = make_hub(clock)
         fetch = LateFetch(clock, refused(), State(1, last=True), takes=0.5)
@@ -949,20 +952,18 @@ async def test_a_refusal_is_confirmed_if_an_earlier_watch_saw_the_job(clock: Ste
     await settle()
     await first.leave()
     await settle()
-    assert len(hub) == 0
+    assert hub.loop_count == 0
     clock.now += later
     again, other = (Follower(hub, key, FakePoller(clock, refused(), State(2, last=True))) for key in (ANN, BOB))
     await clock.advance(5)
     assert again.values == ([2] if later <= KEEP_READ_SECONDS else [])
     if not again.values:
         assert isinstance(again.task.exception(), UpstreamStatusError)
-    assert isinstance(other.task.exception(), UpstreamStatusError), "known to the other credential alone"
+    assert isinstance(other.task.exception(), UpstreamStatusError), "the other credential does not know the job"
     await assert_nothing_left(hub, clock)
 
 
-async def test_keys_that_were_read_are_remembered_within_a_bound(
-    clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_remembered_keys_are_bounded(clock: SteppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.watch.recent.MAX_READ", 3)
     keys = ReadKeys(clock)
     for number in range(5):
@@ -971,10 +972,10 @@ async def test_keys_that_were_read_are_remembered_within_a_bound(
     clock.now += KEEP_READ_SECONDS + 1
     keys.add(9)
     keys.add(10)
-    assert len(keys) == 2
+    assert keys.count == 2
 
 
-async def test_a_newcomer_to_an_unconfirmed_refusal_gets_the_last_state_and_the_end(clock: SteppedClock) -> None:
+async def test_a_late_watcher_of_a_refusal_gets_state_and_error(clock: SteppedClock) -> None:
     fetch = FakePoller(clock, State(1), refused(), refused())
     hub = make_hub(clock)
     first = Follower(hub, ANN, fetch)
@@ -1003,7 +1004,7 @@ async def test_the_page_of_a_proxy_is_transient_on_every_watch(clock: SteppedClo
 
 
 def make_hub_of_sent(clock: SteppedClock, age: float, timeout: float | None = None, outage: float = 300) -> Hub[State]:
-    """A hub whose job of ann was sent `age` seconds ago."""
+    """Create a hub whose job of ann was sent `age` seconds ago."""
     jobs = InMemorySentJobs(clock)
     jobs.remember(ANN.name, timeout)
     clock.now += age
@@ -1012,9 +1013,7 @@ def make_hub_of_sent(clock: SteppedClock, age: float, timeout: float | None = No
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 410])
 @pytest.mark.parametrize("age", [0.0, JUST_SENT_SECONDS])
-async def test_refusals_of_a_job_that_was_just_sent_are_ridden_out(
-    clock: SteppedClock, status: int, age: float
-) -> None:
+async def test_refusals_of_a_job_just_sent_end_no_watch(clock: SteppedClock, status: int, age: float) -> None:
     hub = make_hub_of_sent(clock, age)
     fetch = FakePoller(clock, *[refused(status)] * 3, State(1), State(2, last=True))
     follower = Follower(hub, ANN, fetch)
@@ -1023,7 +1022,7 @@ async def test_refusals_of_a_job_that_was_just_sent_are_ridden_out(
     await assert_nothing_left(hub, clock)
 
 
-async def test_refusals_of_a_job_that_was_just_sent_count_after_their_grace(clock: SteppedClock) -> None:
+async def test_refusals_of_a_job_just_sent_count_after_the_grace(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, 0)
     fetch = FakePoller(clock, refused())
     follower = Follower(hub, ANN, fetch)
@@ -1036,13 +1035,13 @@ async def test_refusals_of_a_job_that_was_just_sent_count_after_their_grace(cloc
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_job_that_was_sent_a_while_ago_has_no_grace(clock: SteppedClock) -> None:
+async def test_a_job_sent_a_while_ago_has_no_grace(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, JUST_SENT_SECONDS + 0.1)
     fetch = FakePoller(clock, refused())
     follower = Follower(hub, ANN, fetch)
     await clock.advance(2)
     assert isinstance(follower.task.exception(), UpstreamStatusError)
-    assert fetch.count == 2, "confirmed, because the job was known once"
+    assert fetch.count == 2, "confirmed, because the job is known"
 
 
 async def test_the_grace_holds_for_every_credential(clock: SteppedClock) -> None:
@@ -1064,9 +1063,7 @@ async def test_a_short_outage_limit_bounds_the_grace(clock: SteppedClock) -> Non
 
 
 @pytest.mark.parametrize("timeout", [60.0, None])
-async def test_a_job_that_runs_beyond_its_timeout_is_told_as_overdue(
-    clock: SteppedClock, timeout: float | None
-) -> None:
+async def test_a_job_beyond_its_timeout_is_overdue(clock: SteppedClock, timeout: float | None) -> None:
     hub = make_hub_of_sent(clock, 10, timeout)
     limit = (LONGEST_JOB_SECONDS if timeout is None else timeout) + OVERDUE_MARGIN_SECONDS
     follower = Follower(hub, ANN, FakePoller(clock, State(1)))
@@ -1079,7 +1076,7 @@ async def test_a_job_that_runs_beyond_its_timeout_is_told_as_overdue(
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_job_of_unknown_timeout_is_overdue_after_a_day_of_running(clock: SteppedClock) -> None:
+async def test_a_job_of_unknown_timeout_is_overdue_after_a_day(clock: SteppedClock) -> None:
     hub = make_hub(clock, shortest=60, longest=60)
     follower = Follower(hub, ANN, FakePoller(clock, State(1)))
     await clock.advance(LONGEST_JOB_SECONDS + OVERDUE_MARGIN_SECONDS - 1)
@@ -1090,7 +1087,7 @@ async def test_a_job_of_unknown_timeout_is_overdue_after_a_day_of_running(clock:
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_change_that_shows_the_job_overdue_is_told_first(clock: SteppedClock) -> None:
+async def test_an_overdue_state_is_delivered_before_the_error(clock: SteppedClock) -> None:
     hub = make_hub_of_sent(clock, 0, 60)
     fetch = FakePoller(clock, State(1))
     follower = Follower(hub, ANN, fetch)
@@ -1114,9 +1111,7 @@ async def test_a_new_watch_of_an_overdue_job_gets_its_state_first(clock: Stepped
 
 @pytest.mark.parametrize("lasts", [0.5, 30.0, 60.0])
 @pytest.mark.parametrize("takes", [0.0, 0.1, 4.0])
-async def test_watches_that_are_cut_again_and_again_hear_of_an_overdue_job(
-    clock: SteppedClock, lasts: float, takes: float
-) -> None:
+async def test_short_watches_learn_of_an_overdue_job(clock: SteppedClock, lasts: float, takes: float) -> None:
     hub = make_hub_of_sent(clock, 0, 1)
     fetch = LateFetch(clock, State(1), takes=takes)
     while clock.now < 2 * OVERDUE_MARGIN_SECONDS + 1_000:
@@ -1150,10 +1145,10 @@ async def test_sent_jobs_are_remembered_within_a_bound(clock: SteppedClock, monk
     assert jobs.find(4) is None
     jobs.remember(9, None)
     jobs.remember(10, None)
-    assert len(jobs) == 2
+    assert jobs.count == 2
 
 
-async def test_an_outage_that_nobody_watched_ends_no_later_watch(clock: SteppedClock) -> None:
+async def test_an_unwatched_outage_ends_no_later_watch(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=20)
     fetch = LateFetch(clock, lost(), takes=4)
     first = Follower(hub, ANN, fetch)
@@ -1169,7 +1164,7 @@ async def test_an_outage_that_nobody_watched_ends_no_later_watch(clock: SteppedC
 
 
 async def test_an_outage_between_two_reads_ends_no_later_watch(clock: SteppedClock) -> None:
-    """Short watches see reads fail, and the last of them leaves while the loop sleeps."""
+    """Reads fail for short watches, and the last one leaves between two reads."""
     failure = UpstreamConnectionLost("lost")
     failure.retry_after = 12.0
     hub = make_hub(clock, outage=20)
@@ -1177,12 +1172,12 @@ async def test_an_outage_between_two_reads_ends_no_later_watch(clock: SteppedClo
     for failures in range(1, 4):
         with hub.watch(ANN, fetch) as leaves_during_the_read:
             await settle()
-            while leaves_during_the_read.loop.next_poll is not None:
+            while (await no_change(leaves_during_the_read)).next_poll_time is not None:
                 await clock.advance(0.5)
         with hub.watch(ANN, fetch) as leaves_after_it:
             while fetch.count < failures:
                 await clock.advance(0.5)
-            assert leaves_after_it.loop.failures == failures, "one loop"
+            assert (await no_change(leaves_after_it)).failures == failures, "one loop"
         await clock.advance(8)
     late = Follower(hub, ANN, fetch)
     await clock.advance(19)
@@ -1196,7 +1191,7 @@ async def test_an_outage_before_a_read_in_flight_ends_no_later_watch(clock: Step
     fetch = LateFetch(clock, lost(), takes=5)
     with hub.watch(ANN, fetch) as first:
         await clock.advance(15)
-        while first.loop.next_poll is not None:
+        while (await no_change(first)).next_poll_time is not None:
             await clock.advance(0.1)
         await clock.advance(0.5)
     late = Follower(hub, ANN, fetch)
@@ -1206,13 +1201,29 @@ async def test_an_outage_before_a_read_in_flight_ends_no_later_watch(clock: Step
     assert isinstance(late.task.exception(), UpstreamOutage)
 
 
-async def test_a_job_that_ran_for_others_is_not_overdue_to_a_newcomer(clock: SteppedClock) -> None:
+async def test_an_outage_that_cuts_off_a_read_ends_no_later_watch(clock: SteppedClock) -> None:
+    hub = make_hub(clock, outage=20)
+    fetch = FakePoller(clock, lost(), Hang)
+    began = clock.now
+    with hub.watch(ANN, fetch):
+        while fetch.count < 4:
+            await clock.advance(0.1)
+    late = Follower(hub, ANN, fetch)
+    await clock.advance(began + 20 - clock.now)
+    assert fetch.cancelled == 3, "the read was cut off at the end of the outage"
+    assert not late.task.done()
+    await clock.advance(20)
+    assert isinstance(late.task.exception(), UpstreamOutage)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_running_time_before_a_watch_does_not_count(clock: SteppedClock) -> None:
     hub = make_hub(clock, shortest=60, longest=60)
     fetch = LateFetch(clock, State(1), takes=4)
     await leave_during_a_read(hub, clock, fetch)
     with hub.watch(ANN, fetch) as watcher:
         await clock.advance(LONGEST_JOB_SECONDS)
-        while watcher.loop.next_poll is not None:
+        while (await no_change(watcher)).next_poll_time is not None:
             await clock.advance(0.1)
     late = Follower(hub, ANN, fetch)
     await clock.advance(LONGEST_JOB_SECONDS)
@@ -1220,19 +1231,19 @@ async def test_a_job_that_ran_for_others_is_not_overdue_to_a_newcomer(clock: Ste
 
 
 async def leave_during_a_read(hub: Hub[State], clock: SteppedClock, fetch: LateFetch) -> None:
-    """From now on the loop outlives its watchers."""
+    """Let the last watcher leave during a read, so that the loop outlives its watchers."""
     first = Follower(hub, ANN, fetch)
     await clock.advance(1)
     await first.leave()
     await clock.advance(fetch.takes)
-    assert len(hub) == 1
+    assert hub.loop_count == 1
 
 
 @pytest.mark.parametrize("stays", [0.1, 2.0])
-async def test_a_loop_that_nobody_watches_lives_for_15_seconds_and_takes_no_turn(
+async def test_an_unwatched_loop_stays_for_15_seconds(
     clock: SteppedClock, monkeypatch: pytest.MonkeyPatch, stays: float
 ) -> None:
-    """It is between two reads, an interval of 40 seconds apart, when its last watcher leaves."""
+    """The last watcher leaves between two reads, which are 40 seconds apart. The loop waits for no rate."""
     turns: list[float] = []
     turn = RateLimiter.acquire
 
@@ -1247,13 +1258,13 @@ async def test_a_loop_that_nobody_watches_lives_for_15_seconds_and_takes_no_turn
     await clock.advance(stays)
     await follower.leave()
     await clock.advance(KEEP_UNSEEN_SECONDS - 0.1)
-    assert len(hub) == 1
+    assert hub.loop_count == 1
     await clock.advance(0.1)
     await assert_nothing_left(hub, clock)
     assert len(turns) == fetch.count == 1
 
 
-async def test_a_read_that_kept_its_watchers_lets_the_loop_stop_at_once_again(clock: SteppedClock) -> None:
+async def test_a_watched_read_lets_the_loop_stop_at_once_again(clock: SteppedClock) -> None:
     hub = make_hub(clock, shortest=5, longest=5)
     await leave_during_a_read(hub, clock, fetch := LateFetch(clock, State(1), takes=2))
     follower = Follower(hub, ANN, fetch)

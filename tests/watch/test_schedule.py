@@ -36,6 +36,6 @@ def test_intervals_grow_with_age() -> None:
     assert means[3] > 4
 
 
-def test_loops_that_begin_together_drift_apart() -> None:
+def test_loops_that_start_together_drift_apart() -> None:
     schedule = PollSchedule(0.25, 5.0, random.Random(1))
     assert len({schedule.interval(30) for _ in range(100)}) == 100

@@ -1,4 +1,4 @@
-// A connection to the gateway, and the credential that goes over it.
+// A connection to the gateway, with a credential.
 
 #ifndef JOBCLIENT_CONNECTION_H_
 #define JOBCLIENT_CONNECTION_H_
@@ -13,23 +13,25 @@
 
 namespace jobclient {
 
-// Where calls go to, and as whom. For one thread.
+// The channel for the calls, and the token that they carry. Not thread-safe.
 class Connection {
  public:
-  // Connects at the first call; `fresh_token` logs in again.
+  // Connects at the first call. `fresh_token` logs in again and returns the
+  // new token.
   Connection(std::string target, std::string service_config, std::string token,
              std::function<std::string()> fresh_token);
 
   jobgateway::v1::JobService::Stub& stub() { return *stub_; }
 
-  // Gives the token to a call.
+  // Adds the token to a call.
   void Authorize(grpc::ClientContext* context) const;
 
-  // Takes a fresh token.
+  // Replaces the token with a fresh one.
   void LogIn() { token_ = fresh_token_(); }
 
-  // Goes on over a new connection. The old one is closed with its last call.
-  void Renew();
+  // Uses a new connection for all further calls. The old one closes after its
+  // last call.
+  void Reconnect();
 
  private:
   const std::string target_;

@@ -10,7 +10,7 @@ using google::protobuf::util::TimeUtil;
 
 namespace {
 
-// That of the gateway's own ErrorInfo.
+// The domain of the gateway's ErrorInfo.
 constexpr char kDomain[] = "jobgateway";
 
 }  // namespace
@@ -18,7 +18,7 @@ constexpr char kDomain[] = "jobgateway";
 Failure FailureOf(const grpc::Status& status) {
   Failure failure{status.error_code(), status.error_message(), "", {}, {}};
   google::rpc::Status rich;
-  // Errors that the gRPC library made have no details.
+  // Errors from the gRPC library have no details.
   if (!rich.ParseFromString(status.error_details())) return failure;
   for (const google::protobuf::Any& detail : rich.details()) {
     google::rpc::ErrorInfo info;
@@ -45,7 +45,7 @@ Action Failure::action() const {
   if (reason == "UPSTREAM_ANSWER_TOO_LARGE") return Action::kGiveUp;
   if (reason.empty() && (code == grpc::StatusCode::INTERNAL ||
                          code == grpc::StatusCode::UNKNOWN)) {
-    // A proxy said it, or the gateway died: another call may work.
+    // From a proxy, or the gateway died: another call may work.
     return Action::kRetry;
   }
   switch (code) {
@@ -54,11 +54,12 @@ Action Failure::action() const {
     case grpc::StatusCode::CANCELLED:
       return Action::kRetry;
     case grpc::StatusCode::RESOURCE_EXHAUSTED:
-      return retry_after ? Action::kRetry : Action::kMend;
+      // Limits of rate and load have a RetryInfo, limits of size do not.
+      return retry_after ? Action::kRetry : Action::kFix;
     case grpc::StatusCode::INVALID_ARGUMENT:
     case grpc::StatusCode::NOT_FOUND:
     case grpc::StatusCode::OUT_OF_RANGE:
-      return Action::kMend;
+      return Action::kFix;
     case grpc::StatusCode::UNAUTHENTICATED:
       return Action::kLogIn;
     case grpc::StatusCode::UNKNOWN:

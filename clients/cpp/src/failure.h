@@ -1,5 +1,4 @@
-// What an error of a call says, and what to do about it
-// (docs/reference/errors.md).
+// The error of a call, and the reaction to it (docs/reference/errors.md).
 
 #ifndef JOBCLIENT_FAILURE_H_
 #define JOBCLIENT_FAILURE_H_
@@ -13,27 +12,27 @@
 
 namespace jobclient {
 
-// What a client does about an error.
-enum class Action { kRetry, kMend, kLogIn, kLook, kGiveUp };
+// The reaction of a client to an error.
+enum class Action { kRetry, kFix, kLogIn, kLook, kGiveUp };
 
-// Why a call failed.
+// The error of a call, with its details.
 struct Failure {
   grpc::StatusCode code;
   std::string message;
-  // That of ErrorInfo; empty if the error is not the gateway's.
+  // From ErrorInfo; empty if the error does not come from the gateway.
   std::string reason;
-  // That of RetryInfo; none where no wait is known.
+  // From RetryInfo.
   std::optional<std::chrono::nanoseconds> retry_after;
-  // What is wrong with each field at fault.
+  // From BadRequest: invalid field to description.
   std::map<std::string, std::string> fields;
 
-  // Decides by the reason if its code would say otherwise, else by the code,
-  // also that of a reason not known. kRetry of a submission is safe only with
-  // a request_id: without one, kRetry of an error without reason means kLook.
+  // Returns the reaction to the error: by the reason if the code alone would be
+  // misleading, otherwise by the code. Retry a submission only if it has a
+  // request_id. Without one, kRetry of an error without a reason means kLook.
   Action action() const;
 };
 
-// Reads the error of a call.
+// Reads the error of a call and its details.
 Failure FailureOf(const grpc::Status& status);
 
 }  // namespace jobclient

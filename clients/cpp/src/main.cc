@@ -1,4 +1,5 @@
-// Does what a scenario file says and prints what it saw (clients/README.md).
+// Runs the steps of a scenario file and prints its observations
+// (clients/README.md).
 
 #include <algorithm>
 #include <chrono>
@@ -29,28 +30,29 @@ using nlohmann::json;
 using std::chrono::nanoseconds;
 using std::chrono::seconds;
 
-constexpr int kCalls = 5;  // how often a unary call is made in all
+constexpr int kMaxAttempts = 5;  // of a unary call, including the first
 constexpr seconds kDeadline{30};
 
 template <typename Request>
 using Rpc = grpc::Status (JobService::Stub::*)(grpc::ClientContext*,
                                                const Request&, Job*);
 
-nanoseconds Backoff(int calls) {
+nanoseconds Backoff(int attempt) {
   static std::mt19937 random{std::random_device()()};
-  const nanoseconds bound = std::chrono::milliseconds(200 << calls);
+  const nanoseconds bound = std::chrono::milliseconds(200 << attempt);
   return nanoseconds(std::uniform_int_distribution<nanoseconds::rep>(
       0, bound.count())(random));
 }
 
-// Makes a unary call, again where its error says so; `repeatable` says whether
-// that is safe. Nothing where it ended with an error, which was printed.
+// Makes a unary call and retries it if the error allows that. `repeatable`: a
+// second call has no further effect. Returns nothing after an error, which has
+// been printed.
 template <typename Request>
 std::optional<Job> Call(Connection* connection, const Reporter& reporter,
                         Rpc<Request> rpc, const Request& request,
                         seconds deadline = kDeadline, bool repeatable = true) {
   bool logged_in = false;
-  int calls = 1;
+  int attempt = 1;
   while (true) {
     grpc::ClientContext context;  // for one call
     context.set_deadline(std::chrono::system_clock::now() + deadline);
@@ -68,11 +70,12 @@ std::optional<Job> Call(Connection* connection, const Reporter& reporter,
     if (action == Action::kLogIn && !logged_in) {
       connection->LogIn();
       logged_in = true;
-    } else if (action == Action::kRetry && repeatable && calls < kCalls) {
-      const nanoseconds wait = Backoff(calls);
+    } else if (action == Action::kRetry && repeatable &&
+               attempt < kMaxAttempts) {
+      const nanoseconds wait = Backoff(attempt);
       std::this_thread::sleep_for(
           std::max(wait, failure.retry_after.value_or(wait)));
-      ++calls;
+      ++attempt;
     } else {
       return std::nullopt;
     }
@@ -81,7 +84,7 @@ std::optional<Job> Call(Connection* connection, const Reporter& reporter,
 
 std::optional<Job> Send(Connection* connection, const json& step) {
   jobgateway::v1::SendJobRequest request;
-  // The scenario names the fields as the contract does; params become a Struct.
+  // The scenario uses the field names of the contract; params become a Struct.
   const auto parsed = google::protobuf::util::JsonStringToMessage(
       step.at("request").dump(), &request);
   if (!parsed.ok()) throw std::runtime_error(parsed.ToString());
@@ -134,26 +137,26 @@ void WatchToEnd(Connection* connection, const json& step, std::int64_t uid) {
   if (!watch.status().ok()) reporter.Failed(FailureOf(watch.status()));
 }
 
-// Does the steps, one after the other.
+// Runs the steps, one after the other.
 void Run(Connection* connection, const json& scenario) {
   std::int64_t last_uid = 0;
   for (const json& step : scenario.at("steps")) {
-    const std::string what = step.at("do");
+    const std::string name = step.at("do");
     std::int64_t uid = last_uid;
     if (step.contains("uid")) uid = std::stoll(step["uid"].get<std::string>());
     std::optional<Job> job;
-    if (what == "send") {
+    if (name == "send") {
       job = Send(connection, step);
-    } else if (what == "get") {
+    } else if (name == "get") {
       job = Get(connection, uid);
-    } else if (what == "cancel") {
+    } else if (name == "cancel") {
       job = Cancel(connection, uid);
-    } else if (what == "wait") {
+    } else if (name == "wait") {
       job = Wait(connection, uid, seconds(step.at("timeout_seconds")));
-    } else if (what == "watch") {
+    } else if (name == "watch") {
       WatchToEnd(connection, step, uid);
     } else {
-      throw std::runtime_error("no step is called " + what);
+      throw std::runtime_error("unknown step " + name);
     }
     if (job) last_uid = job->uid();
   }

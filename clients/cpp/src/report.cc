@@ -14,7 +14,7 @@ using nlohmann::json;
 
 namespace {
 
-// The code as gRPC writes it, such as INVALID_ARGUMENT.
+// Returns the name that gRPC specifies, such as INVALID_ARGUMENT.
 std::string Name(grpc::StatusCode code) {
   return google::rpc::Code_Name(static_cast<google::rpc::Code>(code));
 }
@@ -23,8 +23,8 @@ const char* Name(Action action) {
   switch (action) {
     case Action::kRetry:
       return "retry";
-    case Action::kMend:
-      return "mend";
+    case Action::kFix:
+      return "fix";
     case Action::kLogIn:
       return "login";
     case Action::kLook:
@@ -32,7 +32,7 @@ const char* Name(Action action) {
     case Action::kGiveUp:
       return "give_up";
   }
-  throw std::logic_error("no such action");
+  throw std::logic_error("unknown action");
 }
 
 std::string Sha256(const std::string& bytes) {
@@ -51,7 +51,7 @@ std::string Sha256(const std::string& bytes) {
   return text;
 }
 
-// The number at data.sum.
+// Returns the number at data.sum.
 double Sum(const google::protobuf::Struct& content) {
   const auto data = content.fields().find("data");
   if (data == content.fields().end()) return 0;
@@ -77,7 +77,7 @@ void Reporter::Event(const jobgateway::v1::JobEvent& event) {
     Print("heartbeat",
           {{"consecutive_failures", heartbeat.consecutive_failures()},
            {"last_failure", heartbeat.last_failure()}});
-  }  // else it is a payload of a later version
+  }  // otherwise, a payload of a later version
 }
 
 void Reporter::Job(const jobgateway::v1::Job& job) const {
@@ -93,8 +93,8 @@ void Reporter::Job(const jobgateway::v1::Job& job) const {
 
 json Reporter::Result(const jobgateway::v1::Job& job) const {
   json seen = {{"as", "none"},
-               {"told_size", job.content_size()},
-               {"told_sha256", job.content_sha256()}};
+               {"content_size", job.content_size()},
+               {"content_sha256", job.content_sha256()}};
   const std::string* bytes = nullptr;
   if (job.has_content()) {
     seen["as"] = "struct";

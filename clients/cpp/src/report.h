@@ -1,4 +1,4 @@
-// Prints what was seen, a line of JSON for each observation.
+// Prints observations, one JSON line each.
 
 #ifndef JOBCLIENT_REPORT_H_
 #define JOBCLIENT_REPORT_H_
@@ -12,7 +12,7 @@
 
 namespace jobclient {
 
-// Prints what one step saw.
+// Prints the observations of one step.
 class Reporter {
  public:
   explicit Reporter(std::string step) : step_(std::move(step)) {}

@@ -17,8 +17,8 @@ using std::chrono::system_clock;
 
 namespace {
 
-constexpr nanoseconds kFirstWait = std::chrono::milliseconds(200);
-constexpr nanoseconds kLongestWait = std::chrono::seconds(5);
+constexpr nanoseconds kInitialBackoff = std::chrono::milliseconds(200);
+constexpr nanoseconds kMaxBackoff = std::chrono::seconds(5);
 constexpr nanoseconds kDefaultHeartbeat = std::chrono::seconds(15);
 
 nanoseconds Silence(const WatchJobRequest& request) {
@@ -27,9 +27,9 @@ nanoseconds Silence(const WatchJobRequest& request) {
                  TimeUtil::DurationToNanoseconds(request.heartbeat_interval()));
 }
 
-// Whether an event shows that the upstream accepts the token. A heartbeat also
-// comes before the first read has ended, and between a refusal and the read
-// that confirms it.
+// Returns whether an event proves that the upstream accepts the token. Some
+// heartbeats do not: those before the first read has ended, and those between
+// a refusal and the read that confirms it.
 bool ProvesToken(const JobEvent& event) {
   const jobgateway::v1::Heartbeat& heartbeat = event.heartbeat();
   return event.has_job() || event.has_content_chunk() ||
@@ -38,7 +38,8 @@ bool ProvesToken(const JobEvent& event) {
 
 }  // namespace
 
-// One call. It uses a completion queue, for a blocking Read() has no time-out.
+// One call. It uses a completion queue because a blocking Read() has no
+// timeout.
 class Watch::Call {
  public:
   Call(Connection* connection, const WatchJobRequest& request,
@@ -63,7 +64,7 @@ class Watch::Call {
     }
   }
 
-  // False where there is no event any more: see Finish().
+  // Returns false if there are no more events. Call Finish() then.
   bool Read(JobEvent* event) {
     if (!alive_) return false;
     reader_->Read(event, nullptr);
@@ -71,7 +72,7 @@ class Watch::Call {
     return alive_;
   }
 
-  // How the call ended; to be called once, after Read() was false.
+  // Returns the status of the call. Call it once, after Read() returned false.
   grpc::Status Finish() {
     grpc::Status status;
     reader_->Finish(&status, nullptr);
@@ -80,11 +81,11 @@ class Watch::Call {
     return status;
   }
 
-  // Whether it was cancelled because nothing was heard from it.
+  // Returns whether the call was cancelled because no event arrived in time.
   bool silent() const { return silent_; }
 
  private:
-  // Waits for the one operation that is under way; whether it went well.
+  // Waits for the operation in flight. Returns whether it succeeded.
   bool Await() {
     void* tag;
     bool ok = false;
@@ -93,7 +94,7 @@ class Watch::Call {
       silent_ = true;
       context_.TryCancel();
       queue_.Next(&tag, &ok);
-      return false;  // what came meanwhile comes again after the resumption
+      return false;  // an event that arrives now is repeated after the resume
     }
     return ok;
   }
@@ -113,15 +114,15 @@ Watch::Watch(Connection* connection, WatchJobRequest request,
       request_(std::move(request)),
       on_resume_(std::move(on_resume)),
       silence_(Silence(request_)),
-      backoff_(kFirstWait) {}
+      backoff_(kInitialBackoff) {}
 
 Watch::~Watch() = default;
 
 bool Watch::Next(JobEvent* event) {
   while (!ended_) {
     if (call_ == nullptr) {
-      began_ = steady_clock::now();
-      heard_ = false;
+      started_ = steady_clock::now();
+      received_ = false;
       call_ = std::make_unique<Call>(connection_, request_, silence_);
     }
     if (call_->Read(event)) {
@@ -132,10 +133,13 @@ bool Watch::Next(JobEvent* event) {
     const bool silent = call_->silent();
     call_.reset();
     if (done_) {
-      End(grpc::Status::OK);  // no status changes anything after the end
+      End(grpc::Status::OK);  // after the end, the status does not matter
     } else if (silent) {
-      Resume(
-          {grpc::StatusCode::CANCELLED, "nothing was heard", kSilent, {}, {}});
+      Resume({grpc::StatusCode::CANCELLED,
+              "no event arrived in time",
+              kSilent,
+              {},
+              {}});
     } else if (!Resume(FailureOf(status))) {
       End(status);
     }
@@ -149,44 +153,44 @@ void Watch::End(const grpc::Status& status) {
 }
 
 void Watch::Take(const JobEvent& event) {
-  heard_ = heard_ever_ = true;
-  if (ProvesToken(event)) fresh_token_ = false;
+  received_ = received_any_ = true;
+  if (ProvesToken(event)) token_unproven_ = false;
   if (!event.resume_token().empty()) {
     request_.set_resume_token(event.resume_token());
   }
   done_ = event.job().done();
 }
 
-// Waits and makes ready for the next call; false where that is no use.
+// Waits and prepares the next call. Returns false if the failure is final.
 bool Watch::Resume(const Failure& failure) {
   const bool silent = failure.reason == kSilent;
   const bool unauthenticated =
       failure.code == grpc::StatusCode::UNAUTHENTICATED;
-  const bool passing = silent ||
-                       failure.code == grpc::StatusCode::UNAVAILABLE ||
-                       (failure.code == grpc::StatusCode::RESOURCE_EXHAUSTED &&
-                        failure.retry_after) ||
-                       (unauthenticated && !fresh_token_);
+  const bool transient =
+      silent || failure.code == grpc::StatusCode::UNAVAILABLE ||
+      (failure.code == grpc::StatusCode::RESOURCE_EXHAUSTED &&
+       failure.retry_after) ||
+      (unauthenticated && !token_unproven_);
   const bool foreign = failure.reason.empty();
-  if (!passing && !(foreign && IsBroken(failure.code))) return false;
-  // A new channel also forgets the old one's own backoff, which grows up to two
-  // minutes.
+  if (!transient && !(foreign && IsBroken(failure.code))) return false;
+  // A new connection is made immediately. The old one would wait up to two
+  // minutes before it reconnects.
   const bool new_connection = silent || foreign || failure.reason == "DRAINING";
   on_resume_({failure, new_connection});
   std::this_thread::sleep_for(Wait(failure));
   if (unauthenticated) {
     connection_->LogIn();
-    fresh_token_ = true;
+    token_unproven_ = true;
   }
-  if (new_connection) connection_->Renew();
+  if (new_connection) connection_->Reconnect();
   return true;
 }
 
-// Whether a status that is not the gateway's means a broken stream, and not a
-// wrong address or a limit.
+// Returns whether a status without the gateway's ErrorInfo means a broken
+// stream, rather than a wrong address or a size limit.
 bool Watch::IsBroken(grpc::StatusCode code) {
   switch (code) {
-    case grpc::StatusCode::OK:  // without the job's end: a proxy ended it
+    case grpc::StatusCode::OK:  // before the job was done: from a proxy
     case grpc::StatusCode::CANCELLED:
     case grpc::StatusCode::UNKNOWN:
     case grpc::StatusCode::DEADLINE_EXCEEDED:
@@ -195,27 +199,27 @@ bool Watch::IsBroken(grpc::StatusCode code) {
       return true;
     case grpc::StatusCode::RESOURCE_EXHAUSTED:
     case grpc::StatusCode::OUT_OF_RANGE: {
-      // A message over this client's own receive limit ends like this, and
-      // would do so again.
+      // A message over this client's own receive limit causes this status, and
+      // would cause it again.
       const bool again = over_limit_at_ == request_.resume_token();
       over_limit_at_ = request_.resume_token();
-      return heard_ever_ && !again;
+      return received_any_ && !again;
     }
     default:
-      return heard_ever_;
+      return received_any_;
   }
 }
 
 nanoseconds Watch::Wait(const Failure& failure) {
-  // One event does not make a stream that works: it may break each time after
-  // the first.
-  if (heard_ && steady_clock::now() - began_ > kLongestWait) {
-    backoff_ = kFirstWait;
+  // One event does not prove that the stream works: it may break after its
+  // first event each time.
+  if (received_ && steady_clock::now() - started_ > kMaxBackoff) {
+    backoff_ = kInitialBackoff;
   }
   std::uniform_int_distribution<nanoseconds::rep> jitter(backoff_.count() / 2,
                                                          backoff_.count());
   const nanoseconds wait(jitter(random_));
-  backoff_ = std::min(2 * backoff_, kLongestWait);
+  backoff_ = std::min(2 * backoff_, kMaxBackoff);
   return std::max(wait, failure.retry_after.value_or(wait));
 }
 

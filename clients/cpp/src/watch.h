@@ -1,5 +1,5 @@
-// The resuming watch: one job's events up to its end, over as many calls as
-// that takes (docs/clients/index.md).
+// The resuming watch: the events of a job up to its end, over as many calls as
+// needed (docs/clients/index.md).
 
 #ifndef JOBCLIENT_WATCH_H_
 #define JOBCLIENT_WATCH_H_
@@ -17,10 +17,10 @@
 
 namespace jobclient {
 
-// The reason of a stream that was given up because nothing was heard from it.
+// The reason for a stream that was cancelled because no event arrived in time.
 inline constexpr char kSilent[] = "SILENT";
 
-// Why a watch goes on in another call.
+// The reason why a watch resumes with another call.
 struct Resumption {
   Failure failure;
   bool new_connection;
@@ -32,24 +32,25 @@ struct Resumption {
 //   while (watch.Next(&event)) { ... }
 //   grpc::Status status = watch.status();
 //
-// To leave it, stop and destroy it; the job runs on. Next() returns at least
-// with each heartbeat, but for the waits after a failure. For one thread.
+// To cancel it, stop calling Next() and destroy it; the job continues. Next()
+// returns at least with each heartbeat, except during the waits after a
+// failure. Not thread-safe.
 class Watch {
  public:
   using OnResume = std::function<void(const Resumption&)>;
 
-  // Calls nothing yet. `on_resume` is told of each failure after which the
-  // watch goes on, before it waits.
+  // Makes no call yet. `on_resume` is called before the wait for each further
+  // call.
   Watch(Connection* connection, jobgateway::v1::WatchJobRequest request,
         OnResume on_resume);
   ~Watch();
 
-  // Waits for the next event. False after the one whose job.done is true, and
-  // where the watch ended before it.
+  // Waits for the next event. Returns false after the one whose job.done is
+  // true, and if the watch ended before it.
   bool Next(jobgateway::v1::JobEvent* event);
 
-  // After Next() was false: OK where the job has ended, else the status that
-  // ended the watch.
+  // Returns OK if the job has ended, otherwise the status that ended the watch.
+  // Call it after Next() returned false.
   const grpc::Status& status() const { return status_; }
 
  private:
@@ -66,22 +67,23 @@ class Watch {
   const OnResume on_resume_;
   const std::chrono::nanoseconds silence_;
   std::unique_ptr<Call> call_;
-  std::chrono::steady_clock::time_point began_;
+  std::chrono::steady_clock::time_point started_;
   std::chrono::nanoseconds backoff_;
   std::mt19937 random_{std::random_device()()};
-  bool heard_ = false;       // an event came on this call
-  bool heard_ever_ = false;  // an event came
+  bool received_ = false;      // an event has arrived on this call
+  bool received_any_ = false;  // an event has arrived on any call
   // The resume token at the last status that a message over the receive limit
-  // gives.
+  // causes.
   std::optional<std::string> over_limit_at_;
-  bool fresh_token_ = false;  // a login, and no proof yet that it helped
+  // No event since the last login proves that the upstream accepts the token.
+  bool token_unproven_ = false;
   bool done_ = false;
   bool ended_ = false;
   grpc::Status status_;
 };
 
-// Adds a chunk to the bytes of a result. After a resumption chunks may begin
-// again at 0, so what is held is cut to the chunk's offset.
+// Adds a chunk to the bytes of a result. It first cuts them to the chunk's
+// offset, because chunks may start again at 0 after a resume.
 void TakeChunk(const jobgateway::v1::ContentChunk& chunk, std::string* held);
 
 }  // namespace jobclient

@@ -1,4 +1,4 @@
-// Package jobs is a client of the Job Gateway: a connection, what its errors mean, and a watch that resumes.
+// Package jobs is a client of the Job Gateway: a connection, the reaction to each error, and a watch that resumes.
 package jobs
 
 import (
@@ -9,14 +9,14 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	_ "google.golang.org/grpc/health" // client-side health checking, as the service config asks for
+	_ "google.golang.org/grpc/health" // enables the health checks of the service config
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 
 	pb "jobclient/gen/jobgateway/v1"
 )
 
-// Client is a connection to the gateway, and the credential that goes over it. Several goroutines may use one.
+// Client is a connection to the gateway with a credential. It is safe for concurrent use.
 type Client struct {
 	pb.JobServiceClient
 
@@ -29,14 +29,14 @@ type Client struct {
 	conn  *connection
 }
 
-// connection is closed once it was replaced and no call uses it: Close of a grpc.ClientConn cancels its calls.
+// connection counts its calls. A replaced connection is closed after its last call, because Close cancels all calls.
 type connection struct {
 	*grpc.ClientConn
 	calls    int
 	replaced bool
 }
 
-// NewClient returns a client that is not connected until its first call; freshToken logs in again.
+// NewClient returns a client that connects at its first call. freshToken logs in again and returns the new token.
 func NewClient(target, serviceConfig, token string, freshToken func() string) (*Client, error) {
 	c := &Client{target: target, serviceConfig: serviceConfig, token: token, freshToken: freshToken}
 	c.JobServiceClient = pb.NewJobServiceClient(c)
@@ -57,7 +57,7 @@ func (c *Client) connect() (*connection, error) {
 	return &connection{ClientConn: conn}, nil
 }
 
-// acquire returns the connection of now, for one call; release it after that.
+// acquire returns the current connection for one call. Call release when the call has ended.
 func (c *Client) acquire() *connection {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -74,7 +74,7 @@ func (c *Client) release(conn *connection) {
 	}
 }
 
-// reconnect makes a new connection for the calls to come, unless used is the old one already. The calls over that go on.
+// reconnect replaces the connection used, unless another watch has replaced it already. Calls in flight continue on it.
 func (c *Client) reconnect(used *connection) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -92,14 +92,14 @@ func (c *Client) reconnect(used *connection) error {
 	return nil
 }
 
-// Invoke makes a unary call; the generated client calls it.
+// Invoke makes a unary call. It is for the generated client.
 func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	conn := c.acquire()
 	defer c.release(conn)
 	return conn.Invoke(ctx, method, args, reply, opts...)
 }
 
-// NewStream begins a stream; the generated client calls it. Cancel ctx if you do not read the stream to its end.
+// NewStream starts a stream. It is for the generated client. Cancel ctx if you do not read the stream to its end.
 func (c *Client) NewStream(
 	ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
@@ -112,7 +112,7 @@ func (c *Client) NewStream(
 	return stream, err
 }
 
-// LogIn takes a fresh token.
+// LogIn replaces the token with a fresh one.
 func (c *Client) LogIn() {
 	token := c.freshToken()
 	c.mu.Lock()
@@ -120,14 +120,14 @@ func (c *Client) LogIn() {
 	c.token = token
 }
 
-// Authorized returns a context that bears the token, for one call.
+// Authorized returns a context for one call that carries the token.
 func (c *Client) Authorized(ctx context.Context) context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.token)
 }
 
-// Close ends the connection and the calls over it.
+// Close closes the connection and cancels its calls.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 
 const broken, steady = 1, 2
 
-// gateway breaks the first stream of the job `broken`, and ends both jobs once that one is resumed.
+// gateway breaks the first stream of the job `broken`, and ends both jobs when that stream is resumed.
 type gateway struct {
 	pb.UnimplementedJobServiceServer
 	brokenCalls, steadyCalls atomic.Int32
@@ -38,7 +38,7 @@ func (g *gateway) WatchJob(req *pb.WatchJobRequest, stream grpc.ServerStreamingS
 	}
 	if g.brokenCalls.Add(1) == 1 {
 		<-g.begun
-		return status.Error(codes.Unavailable, "a proxy's")
+		return status.Error(codes.Unavailable, "sent by a proxy")
 	}
 	close(g.resumed)
 	return stream.Send(end)
@@ -56,13 +56,13 @@ func serve(t *testing.T, g *gateway) string {
 	return listener.Addr().String()
 }
 
-func TestANewConnectionLeavesOtherWatchesAlone(t *testing.T) {
+func TestReconnectDoesNotDisturbOtherWatches(t *testing.T) {
 	g := &gateway{begun: make(chan struct{}), resumed: make(chan struct{})}
 	client, err := NewClient(serve(t, g), "{}", "token", func() string { return "fresh" })
 	if err != nil {
 		t.Fatal(err)
 	}
-	former := client.conn
+	old := client.conn
 	var watches sync.WaitGroup
 	for _, uid := range []int64{broken, steady} {
 		watches.Go(func() {
@@ -78,10 +78,10 @@ func TestANewConnectionLeavesOtherWatchesAlone(t *testing.T) {
 	if calls := g.steadyCalls.Load(); calls != 1 {
 		t.Errorf("the steady watch took %d calls", calls)
 	}
-	if client.conn == former {
-		t.Error("the broken watch went on over the old connection")
+	if client.conn == old {
+		t.Error("the broken watch resumed on the old connection")
 	}
-	if state := former.GetState().String(); state != "SHUTDOWN" {
+	if state := old.GetState().String(); state != "SHUTDOWN" {
 		t.Errorf("the old connection is %s after its last call", state)
 	}
 	if err := client.Close(); err != nil {

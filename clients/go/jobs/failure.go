@@ -8,30 +8,30 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Action is what a client does about an error.
+// Action is the reaction of a client to an error.
 type Action string
 
 // The actions of docs/reference/errors.md.
 const (
 	Retry  Action = "retry"
-	Mend   Action = "mend"
+	Fix    Action = "fix"
 	LogIn  Action = "login"
 	Look   Action = "look"
 	GiveUp Action = "give_up"
 )
 
-// domain is that of the gateway's own ErrorInfo.
+// domain marks the ErrorInfo of the gateway.
 const domain = "jobgateway"
 
-// Failure is what an error of a call says.
+// Failure is the error of a call, with its details.
 type Failure struct {
-	Code   codes.Code
-	Reason string            // that of ErrorInfo; empty if the error is not the gateway's
-	Wait   *time.Duration    // that of RetryInfo; nil where no wait is known
-	Fields map[string]string // what is wrong with each field at fault
+	Code       codes.Code
+	Reason     string            // from ErrorInfo; empty if the error does not come from the gateway
+	RetryAfter *time.Duration    // from RetryInfo; nil if there is none
+	Fields     map[string]string // from BadRequest: invalid field to description
 }
 
-// FailureOf reads the error of a call.
+// FailureOf reads the error of a call and its details.
 func FailureOf(err error) Failure {
 	st, _ := status.FromError(err)
 	f := Failure{Code: st.Code(), Fields: map[string]string{}}
@@ -42,8 +42,8 @@ func FailureOf(err error) Failure {
 				f.Reason = d.GetReason()
 			}
 		case *errdetails.RetryInfo:
-			wait := d.GetRetryDelay().AsDuration()
-			f.Wait = &wait
+			delay := d.GetRetryDelay().AsDuration()
+			f.RetryAfter = &delay
 		case *errdetails.BadRequest:
 			for _, v := range d.GetFieldViolations() {
 				f.Fields[v.GetField()] = v.GetDescription()
@@ -53,9 +53,9 @@ func FailureOf(err error) Failure {
 	return f
 }
 
-// Action decides by the reason if its code would say otherwise, else by the code, also that of a reason not known.
+// Action returns the reaction to the error: by the reason if the code alone would be misleading, otherwise by the code.
 //
-// Retry of a submission is safe only with a request_id: without one, Retry of an error without Reason means Look.
+// Retry a submission only if it has a request_id. Without one, Retry of an error without a Reason means Look.
 func (f Failure) Action() Action {
 	switch f.Reason {
 	case "UPSTREAM_NOT_READY", "UPSTREAM_ERROR":
@@ -64,19 +64,19 @@ func (f Failure) Action() Action {
 		return GiveUp
 	}
 	if f.Reason == "" && (f.Code == codes.Internal || f.Code == codes.Unknown) {
-		return Retry // a proxy said it, or the gateway died: another call may work
+		return Retry // from a proxy, or the gateway died: another call may work
 	}
 	switch f.Code {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		return Retry
 	case codes.ResourceExhausted:
-		// A limit of rate or load says when to come back; a limit of size does not.
-		if f.Wait != nil {
+		// Limits of rate and load have a RetryInfo, limits of size do not.
+		if f.RetryAfter != nil {
 			return Retry
 		}
-		return Mend
+		return Fix
 	case codes.InvalidArgument, codes.NotFound, codes.OutOfRange:
-		return Mend
+		return Fix
 	case codes.Unauthenticated:
 		return LogIn
 	case codes.Unknown:

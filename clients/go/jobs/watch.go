@@ -15,40 +15,40 @@ import (
 )
 
 const (
-	firstWait        = 200 * time.Millisecond
-	longestWait      = 5 * time.Second
+	initialBackoff   = 200 * time.Millisecond
+	maxBackoff       = 5 * time.Second
 	defaultHeartbeat = 15 * time.Second
 
-	// Silent is the reason of a stream that was given up because nothing was heard from it.
+	// Silent is the reason for a stream that was canceled because no event arrived in time.
 	Silent = "SILENT"
 )
 
 var (
-	errSilent = errors.New("nothing was heard for three heartbeat intervals")
-	errNoEnd  = errors.New("the stream ended with OK and without the job's end: a proxy ended it")
+	errSilent = errors.New("no event for three heartbeat intervals")
+	errNoEnd  = errors.New("the stream ended with OK before the job was done: a proxy ended it")
 )
 
-// Resumption says why a watch goes on with another call.
+// Resumption is the reason why a watch resumes with another call.
 type Resumption struct {
 	Failure
 	NewConnection bool
 }
 
-// Watch returns the events of a job up to the one with job.done, over as many calls as that takes (docs/clients/index.md).
-// It ends with an error where a status is final, or ctx is done. onResume is told before each further call.
+// Watch returns the events of a job up to the one with job.done, and resumes broken streams (docs/clients/index.md).
+// It ends with an error if a status is final or ctx is done. It calls onResume before each further call.
 func (c *Client) Watch(
 	ctx context.Context, req *pb.WatchJobRequest, onResume func(Resumption),
 ) iter.Seq2[*pb.JobEvent, error] {
 	return func(yield func(*pb.JobEvent, error) bool) {
 		next := proto.CloneOf(req)
-		backoff := firstWait
+		backoff := initialBackoff
 		var state state
 		for {
-			began := time.Now()
+			start := time.Now()
 			conn := c.acquire()
-			heard, left, err := watchOnce(c.Authorized(ctx), pb.NewJobServiceClient(conn), next, &state, yield)
+			received, finished, err := watchOnce(c.Authorized(ctx), pb.NewJobServiceClient(conn), next, &state, yield)
 			c.release(conn)
-			if left {
+			if finished {
 				return
 			}
 			resumption, ok := state.resume(err, next.GetResumeToken())
@@ -56,19 +56,19 @@ func (c *Client) Watch(
 				yield(nil, err)
 				return
 			}
-			// One event does not make a stream that works: it may break each time after the first.
-			if heard && time.Since(began) > longestWait {
-				backoff = firstWait
+			// One event does not prove that the stream works: it may break after its first event each time.
+			if received && time.Since(start) > maxBackoff {
+				backoff = initialBackoff
 			}
 			onResume(resumption)
 			if err := sleep(ctx, wait(resumption, backoff)); err != nil {
 				yield(nil, err)
 				return
 			}
-			backoff = min(2*backoff, longestWait)
+			backoff = min(2*backoff, maxBackoff)
 			if resumption.Code == codes.Unauthenticated {
 				c.LogIn()
-				state.freshToken = true
+				state.tokenUnproven = true
 			}
 			if resumption.NewConnection {
 				if err := c.reconnect(conn); err != nil {
@@ -80,12 +80,12 @@ func (c *Client) Watch(
 	}
 }
 
-// watchOnce yields the events of one call and keeps the last resume token in req. left says that there is nothing more to
-// do: the job has ended, or the caller wants no more.
+// watchOnce yields the events of one call and stores the last resume token in req. received reports whether an event
+// arrived. finished reports that the watch is over: the job has ended, or the caller has stopped the iteration.
 func watchOnce(
 	ctx context.Context, client pb.JobServiceClient, req *pb.WatchJobRequest, state *state,
 	yield func(*pb.JobEvent, error) bool,
-) (heard, left bool, err error) {
+) (received, finished bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil) // a stream that is not read to its end leaks until its context is cancelled
 	silence := 3 * defaultHeartbeat
@@ -102,18 +102,18 @@ func watchOnce(
 	for {
 		watchdog.Reset(silence)
 		event, err := stream.Recv()
-		watchdog.Stop() // only waiting counts, not what the caller does with the event
+		watchdog.Stop() // the time that the caller spends on an event does not count
 		switch {
 		case err != nil && done:
 			return true, true, nil
 		case errors.Is(err, io.EOF):
-			return heard, false, silentOr(ctx, errNoEnd)
+			return received, false, silentOr(ctx, errNoEnd)
 		case err != nil:
-			return heard, false, silentOr(ctx, err)
+			return received, false, silentOr(ctx, err)
 		}
-		heard, state.heard = true, true
+		received, state.received = true, true
 		if provesToken(event) {
-			state.freshToken = false
+			state.tokenUnproven = false
 		}
 		if token := event.GetResumeToken(); token != "" {
 			req.ResumeToken = token
@@ -125,7 +125,7 @@ func watchOnce(
 	}
 }
 
-// silentOr is errSilent where the call was given up, whatever it ended with meanwhile, else err.
+// silentOr returns errSilent if the call was silent, whatever status arrived after the timeout, otherwise err.
 func silentOr(ctx context.Context, err error) error {
 	if errors.Is(context.Cause(ctx), errSilent) {
 		return errSilent
@@ -133,8 +133,8 @@ func silentOr(ctx context.Context, err error) error {
 	return err
 }
 
-// provesToken says whether an event shows that the upstream accepts the token. A heartbeat also comes before the first read
-// has ended, and between a refusal and the read that confirms it.
+// provesToken reports whether an event proves that the upstream accepts the token. Some heartbeats do not: those before
+// the first read has ended, and those between a refusal and the read that confirms it.
 func provesToken(event *pb.JobEvent) bool {
 	if beat := event.GetHeartbeat(); beat != nil {
 		return beat.GetObserveTime() != nil && beat.GetLastFailure() == ""
@@ -142,14 +142,14 @@ func provesToken(event *pb.JobEvent) bool {
 	return event.GetJob() != nil || event.GetContentChunk() != nil
 }
 
-// state is what a watch knows of its calls so far.
+// state is the history of a watch over all its calls.
 type state struct {
-	heard       bool    // an event came
-	freshToken  bool    // nothing has shown since the last login that the upstream accepts its token
-	overLimitAt *string // the resume token at the last status that a message over the receive limit gives
+	received      bool    // an event has arrived
+	tokenUnproven bool    // no event since the last login proves that the upstream accepts the token
+	overLimitAt   *string // the resume token at the last status that a message over the receive limit causes
 }
 
-// resume says how to go on after an error, and false if that is no use. token is the last resume token that came.
+// resume decides whether the watch resumes after an error, and how. token is the last resume token.
 func (s *state) resume(err error, token string) (Resumption, bool) {
 	if errors.Is(err, errSilent) {
 		return Resumption{Failure{Code: codes.Canceled, Reason: Silent}, true}, true
@@ -158,11 +158,11 @@ func (s *state) resume(err error, token string) (Resumption, bool) {
 		return Resumption{Failure{Code: codes.OK}, true}, true
 	}
 	f := FailureOf(err)
-	// A new connection also forgets the old one's own backoff, which grows up to two minutes.
+	// A new connection is made immediately. The old one would wait up to two minutes before it reconnects.
 	resumption := Resumption{f, f.Reason == "" || f.Reason == "DRAINING"}
 	switch {
-	case f.Code == codes.Unauthenticated && !s.freshToken,
-		f.Code == codes.ResourceExhausted && f.Wait != nil,
+	case f.Code == codes.Unauthenticated && !s.tokenUnproven,
+		f.Code == codes.ResourceExhausted && f.RetryAfter != nil,
 		f.Code == codes.Unavailable:
 		return resumption, true
 	case f.Reason != "":
@@ -171,26 +171,27 @@ func (s *state) resume(err error, token string) (Resumption, bool) {
 	return resumption, s.broken(f.Code, token)
 }
 
-// broken says whether a status that is not the gateway's means a broken stream, and not a wrong address or a limit.
+// broken reports whether a status without the gateway's ErrorInfo means a broken stream, rather than a wrong address or
+// a size limit.
 func (s *state) broken(code codes.Code, token string) bool {
 	switch code {
 	case codes.Canceled, codes.Unknown, codes.DeadlineExceeded, codes.Internal, codes.Unavailable:
 		return true
 	case codes.ResourceExhausted, codes.OutOfRange:
-		// A message over this client's own receive limit ends like this, and would do so again.
+		// A message over this client's own receive limit causes this status, and would cause it again.
 		if s.overLimitAt != nil && *s.overLimitAt == token {
 			return false
 		}
 		s.overLimitAt = &token
 	}
-	return s.heard
+	return s.received
 }
 
-// wait is what RetryInfo says, and at least a random time below the bound.
-func wait(r Resumption, bound time.Duration) time.Duration {
-	jittered := bound/2 + rand.N(bound/2)
-	if r.Wait != nil {
-		return max(*r.Wait, jittered)
+// wait returns a random time between half the backoff and the backoff, or the time in RetryInfo if that is longer.
+func wait(r Resumption, backoff time.Duration) time.Duration {
+	jittered := backoff/2 + rand.N(backoff/2)
+	if r.RetryAfter != nil {
+		return max(*r.RetryAfter, jittered)
 	}
 	return jittered
 }
@@ -204,10 +205,10 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Result is the bytes of a result that comes in chunks.
+// Result holds the bytes of a result that arrives in chunks.
 type Result []byte
 
-// Take adds a chunk. After a resumption chunks may begin again at 0, so what is held is cut to its offset.
+// Take adds a chunk. It first cuts the result to the chunk's offset, because chunks may start again at 0 after a resume.
 func (r *Result) Take(chunk *pb.ContentChunk) {
 	*r = append((*r)[:chunk.GetOffset()], chunk.GetData()...)
 }

@@ -16,7 +16,7 @@ from jobgateway_client import Action, GatewayError, Retry, action
 # The words of the protocol between the runner and a client.
 _ACTIONS = {
     Action.RETRY: "retry",
-    Action.FIX: "mend",
+    Action.FIX: "fix",
     Action.LOG_IN: "login",
     Action.LOOK: "look",
     Action.GIVE_UP: "give_up",
@@ -101,13 +101,13 @@ class Reporter:
 
 
 def _shown_result(job: pb.Job, result: bytes) -> dict[str, Any]:
-    told = {"told_size": job.content_size, "told_sha256": job.content_sha256}
+    announced = {"content_size": job.content_size, "content_sha256": job.content_sha256}
     if job.HasField("content"):
-        return {"as": "struct", "sum": job.content.fields["data"].struct_value.fields["sum"].number_value, **told}
+        return {"as": "struct", "sum": job.content.fields["data"].struct_value.fields["sum"].number_value, **announced}
     if not job.content_size:
         return {"as": "none"}
     form, held = ("chunks", result) if job.content_omitted else ("json", job.content_json)
-    return {"as": form, "size": len(held), "sha256": hashlib.sha256(held).hexdigest(), **told}
+    return {"as": form, "size": len(held), "sha256": hashlib.sha256(held).hexdigest(), **announced}
 
 
 def wait_request(step: dict[str, Any], uid: int) -> pb.WaitJobRequest:

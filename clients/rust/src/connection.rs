@@ -1,4 +1,4 @@
-//! A connection to the gateway, and the credential that goes over it.
+//! A connection to the gateway, with a credential.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tonic::transport::{Channel, Endpoint, Error};
 
 use crate::pb::job_service_client::JobServiceClient;
 
-/// Where calls go to, and as whom.
+/// The channel for the calls, and the token that they carry.
 pub struct Connection {
     endpoint: Endpoint,
     channel: Channel,
@@ -17,12 +17,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects at the first call; `fresh_token` logs in again.
+    /// Creates a connection that connects at its first call. `fresh_token` logs in again and returns the new token.
     pub fn new(
         uri: String,
         token: &str,
         fresh_token: impl Fn() -> String + Send + 'static,
-    ) -> Result<Self, NotConnected> {
+    ) -> Result<Self, InvalidConnection> {
         let endpoint = Endpoint::from_shared(uri)?
             .connect_timeout(Duration::from_secs(10))
             .http2_keep_alive_interval(Duration::from_secs(20))
@@ -35,12 +35,12 @@ impl Connection {
         })
     }
 
-    /// The calls. It is cheap to make one for each.
+    /// Returns a stub. A stub is cheap: create one for each call.
     pub fn stub(&self) -> JobServiceClient<Channel> {
         JobServiceClient::new(self.channel.clone())
     }
 
-    /// A request that bears the token.
+    /// Returns a request that carries the token.
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let bearer = self.bearer.clone();
@@ -48,29 +48,29 @@ impl Connection {
         request
     }
 
-    /// Takes a fresh token.
+    /// Replaces the token with a fresh one.
     pub fn log_in(&mut self) -> Result<(), InvalidMetadataValue> {
         self.bearer = bearer(&(self.fresh_token)())?;
         Ok(())
     }
 
-    /// Goes on over a new connection. The old one is closed once its last call is over.
-    pub fn renew(&mut self) {
+    /// Uses a new connection for all further calls. The old one closes after its last call.
+    pub fn reconnect(&mut self) {
         self.channel = self.endpoint.connect_lazy();
     }
 }
 
-/// Why there is no connection to be had with an address and a token.
+/// The address or the token of a connection is invalid.
 #[derive(Debug, thiserror::Error)]
-pub enum NotConnected {
-    #[error("the address is none")]
+pub enum InvalidConnection {
+    #[error("address: not a valid URI; use http://HOST:PORT")]
     Address(#[from] Error),
-    #[error("the token is none")]
+    #[error("token: not a valid header value; use visible ASCII characters")]
     Token(#[from] InvalidMetadataValue),
 }
 
 fn bearer(token: &str) -> Result<MetadataValue<Ascii>, InvalidMetadataValue> {
     let mut value = MetadataValue::try_from(format!("Bearer {token}"))?;
-    value.set_sensitive(true); // it shows in no log
+    value.set_sensitive(true); // keeps it out of logs
     Ok(value)
 }

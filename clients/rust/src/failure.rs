@@ -1,4 +1,4 @@
-//! What an error of a call says, and what to do about it (docs/reference/errors.md).
+//! The error of a call, and the reaction to it (docs/reference/errors.md).
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -8,32 +8,32 @@ use serde::Serialize;
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::{ErrorDetail, StatusExt};
 
-/// That of the gateway's own `ErrorInfo`.
+/// The domain of the gateway's `ErrorInfo`.
 const DOMAIN: &str = "jobgateway";
 
-/// What a client does about an error.
+/// The reaction of a client to an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Remedy {
+pub enum Action {
     Retry,
-    Mend,
+    Fix,
     #[serde(rename = "login")]
     LogIn,
     Look,
     GiveUp,
 }
 
-/// Why a call failed.
+/// The error of a call, with its details.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{code:?} {reason}: {message}")]
 pub struct Failure {
     pub code: Code,
     pub message: String,
-    /// That of `ErrorInfo`; empty if the error is not the gateway's.
+    /// From `ErrorInfo`; empty if the error does not come from the gateway.
     pub reason: String,
-    /// That of `RetryInfo`; none where no wait is known.
+    /// From `RetryInfo`.
     pub retry_after: Option<Duration>,
-    /// What is wrong with each field at fault.
+    /// From `BadRequest`: invalid field to description.
     pub fields: BTreeMap<String, String>,
 }
 
@@ -48,7 +48,7 @@ impl From<Status> for Failure {
         };
         for detail in status.get_error_details_vec() {
             match detail {
-                // A proxy may add one of its own.
+                // A proxy may add an `ErrorInfo` of another domain.
                 ErrorDetail::ErrorInfo(info) if info.domain == DOMAIN => {
                     failure.reason = info.reason;
                 }
@@ -65,8 +65,8 @@ impl From<Status> for Failure {
     }
 }
 
-/// The code that gRPC prescribes. A status that tonic made of an error of the transport has that as its source, and often
-/// another code: a connection that breaks in a stream is UNKNOWN, and a deadline that is over CANCELLED.
+/// Returns the code that gRPC specifies. For an error of the transport, tonic often uses another code: UNKNOWN if the
+/// connection breaks, CANCELLED if the deadline expires. Such a status has the error as its source.
 fn code(status: &Status) -> Code {
     match status.source() {
         None => status.code(),
@@ -80,27 +80,26 @@ fn is_timeout(error: &(dyn Error + 'static)) -> bool {
 }
 
 impl Failure {
-    /// Decides by the reason if its code would say otherwise, else by the code, also that of a reason not known.
+    /// Returns the reaction to the error: by the reason if the code alone would be misleading, otherwise by the code.
     ///
-    /// `Retry` of a submission is safe only with a `request_id`: without one, `Retry` of an error without a reason
-    /// means `Look`.
-    pub fn remedy(&self) -> Remedy {
+    /// Retry a submission only if it has a `request_id`. Without one, `Retry` of an error without a reason means `Look`.
+    pub fn action(&self) -> Action {
         match self.reason.as_str() {
-            "UPSTREAM_NOT_READY" | "UPSTREAM_ERROR" => return Remedy::Retry,
-            "UPSTREAM_ANSWER_TOO_LARGE" => return Remedy::GiveUp,
-            // A proxy said it, or the gateway died: another call may work.
-            "" if matches!(self.code, Code::Internal | Code::Unknown) => return Remedy::Retry,
+            "UPSTREAM_NOT_READY" | "UPSTREAM_ERROR" => return Action::Retry,
+            "UPSTREAM_ANSWER_TOO_LARGE" => return Action::GiveUp,
+            // From a proxy, or the gateway died: another call may work.
+            "" if matches!(self.code, Code::Internal | Code::Unknown) => return Action::Retry,
             _ => {}
         }
         match self.code {
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Remedy::Retry,
-            Code::ResourceExhausted if self.retry_after.is_some() => Remedy::Retry,
-            Code::ResourceExhausted | Code::InvalidArgument | Code::NotFound => Remedy::Mend,
-            // tonic's own, for a message over the receive limit, which others call RESOURCE_EXHAUSTED.
-            Code::OutOfRange => Remedy::Mend,
-            Code::Unauthenticated => Remedy::LogIn,
-            Code::Unknown => Remedy::Look,
-            _ => Remedy::GiveUp,
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Action::Retry,
+            Code::ResourceExhausted if self.retry_after.is_some() => Action::Retry,
+            Code::ResourceExhausted | Code::InvalidArgument | Code::NotFound => Action::Fix,
+            // tonic uses this code for a message over the receive limit. Other libraries use RESOURCE_EXHAUSTED.
+            Code::OutOfRange => Action::Fix,
+            Code::Unauthenticated => Action::LogIn,
+            Code::Unknown => Action::Look,
+            _ => Action::GiveUp,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A client of the Job Gateway: a connection, what its errors mean, and a watch that resumes.
+//! A client of the Job Gateway: a connection, the reaction to each error, and a watch that resumes.
 
 pub mod connection;
 pub mod failure;

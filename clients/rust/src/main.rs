@@ -1,4 +1,4 @@
-//! Does what a scenario file says and prints what it saw (clients/README.md).
+//! Runs the steps of a scenario file and prints its observations (clients/README.md).
 
 mod report;
 mod scenario;
@@ -8,7 +8,7 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 use jobclient::connection::Connection;
-use jobclient::failure::{Failure, Remedy};
+use jobclient::failure::{Action, Failure};
 use jobclient::pb::job_service_client::JobServiceClient;
 use jobclient::pb::{
     CancelJobRequest, ContentFormat, GetJobRequest, Job, SendJobRequest, WaitJobRequest,
@@ -20,15 +20,15 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use report::Reporter;
-use scenario::{Action, Scenario, Step};
+use scenario::{Operation, Scenario, Step};
 
 type Stub = JobServiceClient<Channel>;
 
-/// How often a unary call is made in all.
-const CALLS: u32 = 5;
+/// The maximum number of attempts of a unary call, including the first.
+const MAX_ATTEMPTS: u32 = 5;
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A step ended with an error that was printed.
+/// A step ended with an error that has been printed.
 #[derive(Debug, thiserror::Error)]
 #[error("reported")]
 struct Reported;
@@ -36,7 +36,7 @@ struct Reported;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    // tonic reads no service config: what it says, `call` does.
+    // tonic does not support service configs; `Caller::call` does the retries.
     let [target, scenario_file, _service_config] = arguments.as_slice() else {
         bail!("usage: jobclient TARGET SCENARIO-FILE SERVICE-CONFIG-FILE");
     };
@@ -47,7 +47,7 @@ async fn main() -> Result<()> {
     let mut connection = Connection::new(format!("http://{target}"), &token, fresh_token)?;
     let mut last_uid = 0;
     for step in scenario.steps {
-        match act(&mut connection, step, last_uid).await {
+        match perform(&mut connection, step, last_uid).await {
             Ok(uid) => last_uid = uid,
             Err(error) if error.is::<Reported>() => {}
             Err(error) => return Err(error),
@@ -56,17 +56,17 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Does one step and returns the uid of its job.
-async fn act(connection: &mut Connection, step: Step, last_uid: i64) -> Result<i64> {
+/// Runs one step and returns the uid of its job.
+async fn perform(connection: &mut Connection, step: Step, last_uid: i64) -> Result<i64> {
     let uid = step.uid.unwrap_or(last_uid);
-    match step.action {
-        Action::Send { request } => {
+    match step.operation {
+        Operation::Send { request } => {
             let mut caller = Caller::new(connection, "send");
             caller.repeatable = !request.request_id.is_empty();
             let send = async |mut stub: Stub, request| stub.send_job(request).await;
             return Ok(caller.call(SendJobRequest::from(request), send).await?.uid);
         }
-        Action::Get => {
+        Operation::Get => {
             let message = GetJobRequest {
                 uid,
                 ..Default::default()
@@ -74,7 +74,7 @@ async fn act(connection: &mut Connection, step: Step, last_uid: i64) -> Result<i
             let get = async |mut stub: Stub, request| stub.get_job(request).await;
             Caller::new(connection, "get").call(message, get).await?;
         }
-        Action::Wait { timeout_seconds } => {
+        Operation::Wait { timeout_seconds } => {
             let timeout = Duration::from_secs(timeout_seconds);
             let mut message = WaitJobRequest {
                 uid,
@@ -86,13 +86,13 @@ async fn act(connection: &mut Connection, step: Step, last_uid: i64) -> Result<i
             let wait = async |mut stub: Stub, request| stub.wait_job(request).await;
             while !caller.call(message, wait).await?.done {}
         }
-        Action::Cancel => {
+        Operation::Cancel => {
             let cancel = async |mut stub: Stub, request| stub.cancel_job(request).await;
             Caller::new(connection, "cancel")
                 .call(CancelJobRequest { uid }, cancel)
                 .await?;
         }
-        Action::Watch {
+        Operation::Watch {
             heartbeat_seconds,
             chunks,
         } => {
@@ -128,11 +128,12 @@ async fn watch(connection: &mut Connection, request: WatchJobRequest) -> Result<
     }
 }
 
-/// Makes the unary calls of one step, again where their errors say so.
+/// Makes the unary calls of one step, with retries.
 struct Caller<'a> {
     connection: &'a mut Connection,
     reporter: Reporter,
     deadline: Duration,
+    /// A second call has no further effect.
     repeatable: bool,
 }
 
@@ -152,26 +153,26 @@ impl<'a> Caller<'a> {
         rpc: impl AsyncFn(Stub, Request<M>) -> Result<Response<Job>, Status>,
     ) -> Result<Job> {
         let mut logged_in = false;
-        let mut calls = 1;
+        let mut attempt = 1;
         loop {
             let mut request = self.connection.request(message.clone());
             request.set_timeout(self.deadline);
             let failure = match rpc(self.connection.stub(), request).await {
-                Ok(answer) => {
-                    self.reporter.job(answer.get_ref());
-                    return Ok(answer.into_inner());
+                Ok(response) => {
+                    self.reporter.job(response.get_ref());
+                    return Ok(response.into_inner());
                 }
                 Err(status) => Failure::from(status),
             };
             self.reporter.failure(&failure);
-            match failure.remedy() {
-                Remedy::LogIn if !logged_in => {
+            match failure.action() {
+                Action::LogIn if !logged_in => {
                     self.connection.log_in()?;
                     logged_in = true;
                 }
-                Remedy::Retry if self.repeatable && calls < CALLS => {
-                    sleep(backoff(calls).max(failure.retry_after.unwrap_or_default())).await;
-                    calls += 1;
+                Action::Retry if self.repeatable && attempt < MAX_ATTEMPTS => {
+                    sleep(backoff(attempt).max(failure.retry_after.unwrap_or_default())).await;
+                    attempt += 1;
                 }
                 _ => bail!(Reported),
             }
@@ -179,6 +180,6 @@ impl<'a> Caller<'a> {
     }
 }
 
-fn backoff(calls: u32) -> Duration {
-    Duration::from_millis(rand::random_range(0..200 << calls))
+fn backoff(attempt: u32) -> Duration {
+    Duration::from_millis(rand::random_range(0..200 << attempt))
 }

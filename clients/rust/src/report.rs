@@ -1,4 +1,4 @@
-//! Prints what was seen, a line of JSON for each observation.
+//! Prints observations, one JSON line each.
 
 use jobclient::failure::Failure;
 use jobclient::pb::{Job, JobEvent, job, job_event::Payload};
@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 use tonic::Code;
 
-/// Prints what one step saw.
+/// Prints the observations of one step.
 pub struct Reporter {
     step: &'static str,
     held: ChunkedResult,
@@ -63,8 +63,8 @@ impl Reporter {
             None if job.content_omitted => bytes_seen("chunks", &self.held.data),
             None => json!({"as": "none"}),
         };
-        seen["told_size"] = job.content_size.into();
-        seen["told_sha256"] = job.content_sha256.as_str().into();
+        seen["content_size"] = job.content_size.into();
+        seen["content_sha256"] = job.content_sha256.as_str().into();
         seen
     }
 
@@ -72,7 +72,7 @@ impl Reporter {
         let seen = json!({
             "code": name(failure.code),
             "reason": failure.reason,
-            "action": failure.remedy(),
+            "action": failure.action(),
             "fields": failure.fields,
             "retry_after_seconds": failure.retry_after.map(|wait| wait.as_secs_f64()),
         });
@@ -93,7 +93,7 @@ fn bytes_seen(kind: &str, bytes: &[u8]) -> Json {
     json!({"as": kind, "size": bytes.len(), "sha256": hex::encode(Sha256::digest(bytes))})
 }
 
-/// The number at `data.sum`.
+/// Returns the number at `data.sum`.
 fn sum(content: &Struct) -> Option<f64> {
     let Kind::StructValue(data) = content.fields.get("data")?.kind.as_ref()? else {
         return None;
@@ -104,7 +104,7 @@ fn sum(content: &Struct) -> Option<f64> {
     }
 }
 
-/// The code as gRPC writes it, such as `INVALID_ARGUMENT`; tonic calls it `InvalidArgument`.
+/// Returns the name that gRPC specifies, such as `INVALID_ARGUMENT`. tonic's name is `InvalidArgument`.
 fn name(code: Code) -> String {
     let mut name = String::new();
     for letter in format!("{code:?}").chars() {

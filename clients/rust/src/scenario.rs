@@ -12,16 +12,16 @@ pub struct Scenario {
 
 #[derive(Deserialize)]
 pub struct Step {
-    /// Its job; none: that of the last `send`.
+    /// The job of the step. Default: the job of the last `send`.
     #[serde(default, deserialize_with = "int64")]
     pub uid: Option<i64>,
     #[serde(flatten)]
-    pub action: Action,
+    pub operation: Operation,
 }
 
 #[derive(Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
-pub enum Action {
+pub enum Operation {
     Send {
         request: JobRequest,
     },
@@ -60,7 +60,7 @@ impl From<JobRequest> for SendJobRequest {
     }
 }
 
-/// An int64 as protobuf writes it in JSON: a string.
+/// Reads an int64 in protobuf's JSON format, which is a string.
 fn int64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map(Some).map_err(D::Error::custom)

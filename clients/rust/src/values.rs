@@ -1,10 +1,10 @@
-//! JSON as the well-known types of protobuf.
+//! Conversion from JSON to the well-known types of protobuf.
 
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use serde_json::{Map, Value as Json};
 
-/// A `Struct` with the same members. Numbers become doubles: integers beyond 2^53 are rounded.
+/// Returns a `Struct` with the same members. Numbers become doubles, which rounds integers beyond 2^53.
 pub fn struct_from_json(members: Map<String, Json>) -> Struct {
     let fields = members
         .into_iter()

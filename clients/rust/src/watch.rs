@@ -1,4 +1,4 @@
-//! The resuming watch: one job's events up to its end, over as many calls as that takes (docs/clients/index.md).
+//! The resuming watch: the events of a job up to its end, over as many calls as needed (docs/clients/index.md).
 
 use std::time::Duration;
 
@@ -10,48 +10,51 @@ use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::pb::{ContentChunk, JobEvent, WatchJobRequest, job_event::Payload};
 
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// The reason of a stream that was given up because nothing was heard from it.
+/// The reason for a stream that was cancelled because no event arrived in time.
 pub const SILENT: &str = "SILENT";
 
-/// Why a watch goes on in another call.
+/// The reason why a watch resumes with another call.
 #[derive(Debug)]
 pub struct Resumption {
     pub failure: Failure,
     pub new_connection: bool,
 }
 
-/// Why a watch ended before its job.
+/// The reason why a watch ended before its job.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    #[error("a status that is final: {0}")]
+    #[error("final status: {0}")]
     Final(#[from] Failure),
-    #[error("the fresh token is none")]
+    #[error("fresh token: not a valid header value; use visible ASCII characters")]
     Token(#[from] InvalidMetadataValue),
 }
 
-/// The events of a job. Whoever drops it leaves the stream; the job runs on.
+/// The events of a job. Dropping the watch cancels the stream; the job continues.
 pub struct Watch<'a, F> {
     connection: &'a mut Connection,
     request: WatchJobRequest,
     on_resume: F,
     silence: Duration,
     stream: Option<Streaming<JobEvent>>,
-    began: Instant,
-    heard: bool,
+    started: Instant,
+    /// An event has arrived on this stream.
+    received: bool,
+    /// An event has arrived on any stream.
+    received_any: bool,
     done: bool,
-    fresh_token: bool,
-    heard_ever: bool,
-    /// The resume token at the last status that a message over the receive limit gives.
+    /// No event since the last login proves that the upstream accepts the token.
+    token_unproven: bool,
+    /// The resume token at the last status that a message over the receive limit causes.
     over_limit_at: Option<String>,
     backoff: Duration,
 }
 
 impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
-    /// Calls nothing yet. `on_resume` is told of each failure after which the watch goes on, before it waits.
+    /// Creates a watch, which starts with the first `next`. `on_resume` is called before the wait for each further call.
     pub fn new(connection: &'a mut Connection, request: WatchJobRequest, on_resume: F) -> Self {
         let heartbeat = request
             .heartbeat_interval
@@ -62,34 +65,34 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
             request,
             on_resume,
             stream: None,
-            began: Instant::now(),
-            heard: false,
+            started: Instant::now(),
+            received: false,
+            received_any: false,
             done: false,
-            fresh_token: false,
-            heard_ever: false,
+            token_unproven: false,
             over_limit_at: None,
-            backoff: FIRST_WAIT,
+            backoff: INITIAL_BACKOFF,
         }
     }
 
-    /// The next event; none after the one whose `job.done` is true.
+    /// Returns the next event, or `None` after the one whose `job.done` is true.
     pub async fn next(&mut self) -> Result<Option<JobEvent>, WatchError> {
         while !self.done {
-            // Dropped with its call, a stream that fell silent is cancelled.
+            // A timeout leaves the stream open; dropping it below cancels the call.
             let failure = match timeout(self.silence, self.receive()).await {
                 Ok(Ok(Some(event))) => {
                     self.take(&event);
                     return Ok(Some(event));
                 }
-                Ok(Ok(None)) => given_up(Code::Ok, "the stream ended: a proxy ended it", ""),
+                Ok(Ok(None)) => failure(Code::Ok, "the stream ended before the job was done", ""),
                 Ok(Err(status)) => Failure::from(status),
-                Err(_) => given_up(Code::Cancelled, "nothing was heard", SILENT),
+                Err(_) => failure(Code::Cancelled, "no event arrived in time", SILENT),
             };
             self.stream = None;
             self.resume(failure).await?;
         }
         if let Some(mut stream) = self.stream.take() {
-            // Only the status is left, which changes nothing; dropped before it, the call would be cancelled.
+            // The status changes nothing, but without reading it the call would be cancelled.
             let _ = timeout(self.silence, stream.message()).await;
         }
         Ok(None)
@@ -99,18 +102,18 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             None => {
-                (self.began, self.heard) = (Instant::now(), false);
+                (self.started, self.received) = (Instant::now(), false);
                 let request = self.connection.request(self.request.clone());
-                let answer = self.connection.stub().watch_job(request).await?;
-                self.stream.insert(answer.into_inner())
+                let response = self.connection.stub().watch_job(request).await?;
+                self.stream.insert(response.into_inner())
             }
         };
         stream.message().await
     }
 
     fn take(&mut self, event: &JobEvent) {
-        (self.heard, self.heard_ever) = (true, true);
-        self.fresh_token &= !proves_token(event);
+        (self.received, self.received_any) = (true, true);
+        self.token_unproven &= !proves_token(event);
         if !event.resume_token.is_empty() {
             self.request.resume_token.clone_from(&event.resume_token);
         }
@@ -118,41 +121,42 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
     }
 
     async fn resume(&mut self, failure: Failure) -> Result<(), WatchError> {
-        let passing = match failure.code {
+        let transient = match failure.code {
             Code::Unavailable => true,
             Code::ResourceExhausted => failure.retry_after.is_some(),
-            Code::Unauthenticated => !self.fresh_token,
+            Code::Unauthenticated => !self.token_unproven,
             _ => failure.reason == SILENT,
         };
         let foreign = failure.reason.is_empty();
-        let resumable = passing || foreign && self.is_broken(failure.code);
+        let resumable = transient || foreign && self.is_broken(failure.code);
         if !resumable {
             return Err(failure.into());
         }
-        // One event does not make a stream that works: it may break each time after the first.
-        if self.heard && self.began.elapsed() > LONGEST_WAIT {
-            self.backoff = FIRST_WAIT;
+        // One event does not prove that the stream works: it may break after its first event each time.
+        if self.received && self.started.elapsed() > MAX_BACKOFF {
+            self.backoff = INITIAL_BACKOFF;
         }
         let resumption = Resumption {
-            // A new one is made at once, whatever the old one's own backoff.
+            // A new connection is made immediately. The old one may still be in its own backoff.
             new_connection: foreign || failure.reason == SILENT || failure.reason == "DRAINING",
             failure,
         };
         (self.on_resume)(&resumption);
         let jittered = rand::random_range(self.backoff / 2..self.backoff);
-        self.backoff = LONGEST_WAIT.min(2 * self.backoff);
+        self.backoff = MAX_BACKOFF.min(2 * self.backoff);
         sleep(jittered.max(resumption.failure.retry_after.unwrap_or_default())).await;
         if resumption.failure.code == Code::Unauthenticated {
             self.connection.log_in()?;
-            self.fresh_token = true;
+            self.token_unproven = true;
         }
         if resumption.new_connection {
-            self.connection.renew();
+            self.connection.reconnect();
         }
         Ok(())
     }
 
-    /// Whether a status that is not the gateway's means a broken stream, and not a wrong address or a limit.
+    /// Returns whether a status without the gateway's `ErrorInfo` means a broken stream, rather than a wrong address or a
+    /// size limit.
     fn is_broken(&mut self, code: Code) -> bool {
         match code {
             Code::Ok
@@ -162,19 +166,19 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
             | Code::Internal
             | Code::Unavailable => true,
             Code::ResourceExhausted | Code::OutOfRange => {
-                // A message over this client's own receive limit ends like this, and would do so again.
+                // A message over this client's own receive limit causes this status, and would cause it again.
                 let token = Some(self.request.resume_token.clone());
                 let again = self.over_limit_at == token;
                 self.over_limit_at = token;
-                self.heard_ever && !again
+                self.received_any && !again
             }
-            _ => self.heard_ever,
+            _ => self.received_any,
         }
     }
 }
 
-/// Whether an event shows that the upstream accepts the token. A heartbeat also comes before the first read has ended, and
-/// between a refusal and the read that confirms it.
+/// Returns whether an event proves that the upstream accepts the token. Some heartbeats do not: those before the first
+/// read has ended, and those between a refusal and the read that confirms it.
 fn proves_token(event: &JobEvent) -> bool {
     match &event.payload {
         Some(Payload::Job(_) | Payload::ContentChunk(_)) => true,
@@ -185,8 +189,8 @@ fn proves_token(event: &JobEvent) -> bool {
     }
 }
 
-/// Why a stream is left that has no error of its own.
-fn given_up(code: Code, message: &str, reason: &str) -> Failure {
+/// Returns the failure of a stream that has no error status.
+fn failure(code: Code, message: &str, reason: &str) -> Failure {
     Failure {
         code,
         message: message.to_owned(),
@@ -196,14 +200,14 @@ fn given_up(code: Code, message: &str, reason: &str) -> Failure {
     }
 }
 
-/// The bytes of a result that comes in chunks.
+/// The bytes of a result that arrives in chunks.
 #[derive(Debug, Default)]
 pub struct ChunkedResult {
     pub data: Vec<u8>,
 }
 
 impl ChunkedResult {
-    /// Adds a chunk. After a resumption chunks may begin again at 0, so what is held is cut to its offset.
+    /// Adds a chunk. It first cuts the result to the chunk's offset, because chunks may start again at 0 after a resume.
     pub fn take(&mut self, chunk: &ContentChunk) {
         self.data.truncate(chunk.offset as usize);
         self.data.extend_from_slice(&chunk.data);

@@ -1,17 +1,17 @@
-export const LONGEST_WAIT_MS = 5_000;
-const FIRST_BOUND_MS = 200;
+export const MAX_BACKOFF_MS = 5_000;
+const INITIAL_BACKOFF_MS = 200;
 
-/** Waits between attempts: a random time below a bound that doubles, and at least what the gateway asks for. */
+/** Computes the waits between attempts: a random time below a bound that doubles, or `retryAfterSeconds` if longer. */
 export class Backoff {
-  #boundMs = FIRST_BOUND_MS;
+  #boundMs = INITIAL_BACKOFF_MS;
 
   next(retryAfterSeconds = 0): number {
     const jitteredMs = (this.#boundMs * (1 + Math.random())) / 2;
-    this.#boundMs = Math.min(this.#boundMs * 2, LONGEST_WAIT_MS);
+    this.#boundMs = Math.min(this.#boundMs * 2, MAX_BACKOFF_MS);
     return Math.max(jitteredMs, retryAfterSeconds * 1000);
   }
 
   reset(): void {
-    this.#boundMs = FIRST_BOUND_MS;
+    this.#boundMs = INITIAL_BACKOFF_MS;
   }
 }

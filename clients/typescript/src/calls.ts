@@ -5,7 +5,7 @@ import { describe, type Failure, isServiceError } from "./errors.js";
 import type { Gateway } from "./gateway.js";
 import type { JobServiceClient } from "./gen/jobgateway/v1/job_service.js";
 
-const MAX_CALLS = 5;
+const MAX_ATTEMPTS = 5;
 
 type Method<Request, Response> = (
   request: Request,
@@ -14,17 +14,17 @@ type Method<Request, Response> = (
   callback: requestCallback<Response>,
 ) => ClientUnaryCall;
 
-/** How a call is made. */
+/** The deadline and the retries of a call. */
 export interface CallPolicy {
   deadlineSeconds: number;
-  /** Whether a second call does no more than the first one. */
+  /** A second call has no further effect. */
   repeatable: boolean;
-  /** Told of each failure, before what is done about it. */
+  /** Receives each failure, before the reaction to it. */
   onFailure: (failure: Failure) => void;
 }
 
 /**
- * Makes a unary call, and makes it again where the failure asks for that: after a wait, or once with a fresh token.
+ * Makes a unary call. Retries it after a wait, or once with a fresh token, if the error allows that.
  *
  * @throws the `ServiceError` of the last call
  */
@@ -35,20 +35,20 @@ export async function unary<Request, Response>(
   { deadlineSeconds, repeatable, onFailure }: CallPolicy,
 ): Promise<Response> {
   const backoff = new Backoff();
-  let tokenIsFresh = false;
+  let loggedIn = false;
 
-  for (let calls = 1; ; calls++) {
+  for (let attempt = 1; ; attempt++) {
     try {
       return await callOnce(gateway, method, request, deadlineSeconds);
     } catch (error) {
       if (!isServiceError(error)) throw error;
       const failure = describe(error);
       onFailure(failure);
-      if (failure.action === "retry" && repeatable && calls < MAX_CALLS) {
+      if (failure.action === "retry" && repeatable && attempt < MAX_ATTEMPTS) {
         await sleep(backoff.next(failure.retryAfterSeconds));
-      } else if (failure.action === "login" && !tokenIsFresh) {
+      } else if (failure.action === "login" && !loggedIn) {
         await gateway.logIn();
-        tokenIsFresh = true;
+        loggedIn = true;
       } else {
         throw error;
       }

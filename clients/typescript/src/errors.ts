@@ -2,25 +2,27 @@ import { type Metadata, type ServiceError, status } from "@grpc/grpc-js";
 import { BadRequest, ErrorInfo, RetryInfo } from "nice-grpc-error-details";
 import { Status } from "nice-grpc-error-details/lib/proto/google/rpc/status.js";
 
-export type Action = "retry" | "mend" | "login" | "look" | "give_up";
+/** The reaction of a client to an error (docs/reference/errors.md). */
+export type Action = "retry" | "fix" | "login" | "look" | "give_up";
 
-/** What an error of a call says, and what to do about it. */
+/** The error of a call, with its details. */
 export interface Failure {
   /** The name of the gRPC code. */
   code: string;
-  /** That of `ErrorInfo`; empty if the error is not the gateway's. */
+  /** From `ErrorInfo`; empty if the error does not come from the gateway. */
   reason: string;
-  /** `retry` of a submission is safe only with a `request_id`: without one, and without a `reason`, it means `look`. */
+  /** Retry a submission only if it has a `request_id`. Without one, `retry` of an error without a reason means `look`. */
   action: Action;
-  /** What is wrong with which field of the request. */
+  /** From `BadRequest`: invalid field to description. */
   fields: Record<string, string>;
+  /** From `RetryInfo`. */
   retryAfterSeconds: number | undefined;
 }
 
 const ACTION_BY_CODE: Partial<Record<status, Action>> = {
-  [status.INVALID_ARGUMENT]: "mend",
-  [status.NOT_FOUND]: "mend",
-  [status.OUT_OF_RANGE]: "mend",
+  [status.INVALID_ARGUMENT]: "fix",
+  [status.NOT_FOUND]: "fix",
+  [status.OUT_OF_RANGE]: "fix",
   [status.UNAUTHENTICATED]: "login",
   [status.UNAVAILABLE]: "retry",
   [status.DEADLINE_EXCEEDED]: "retry",
@@ -28,10 +30,10 @@ const ACTION_BY_CODE: Partial<Record<status, Action>> = {
   [status.UNKNOWN]: "look",
 };
 
-/** Of the gateway's own `ErrorInfo`. */
+/** The domain of the gateway's `ErrorInfo`. */
 const DOMAIN = "jobgateway";
 
-/** The reasons that ask for something else than their code does. */
+/** The reasons for which the code alone would be misleading. */
 const ACTION_BY_REASON: Record<string, Action> = {
   UPSTREAM_NOT_READY: "retry",
   UPSTREAM_ERROR: "retry",
@@ -55,7 +57,7 @@ export function describe(error: ServiceError): Failure {
   return failure;
 }
 
-/** What the details say; nothing if one cannot be read, because the gateway's can. */
+/** Returns the details. They are empty if one is malformed, because the gateway's are valid. */
 function detailsOf(trailers: Metadata): Partial<Failure> {
   const [encoded] = trailers.get("grpc-status-details-bin");
   const found: Partial<Failure> = {};
@@ -89,11 +91,11 @@ function detailsOf(trailers: Metadata): Partial<Failure> {
 }
 
 function decide(code: status, { reason, retryAfterSeconds }: Failure): Action {
-  // A proxy said it, or the gateway died: another call may work.
+  // From a proxy, or the gateway died: another call may work.
   if (reason === "" && (code === status.INTERNAL || code === status.UNKNOWN)) return "retry";
   if (code === status.RESOURCE_EXHAUSTED && !(reason in ACTION_BY_REASON)) {
-    // A limit of rate or load says when to come back; a limit of size does not.
-    return retryAfterSeconds === undefined ? "mend" : "retry";
+    // Limits of rate and load have a RetryInfo, limits of size do not.
+    return retryAfterSeconds === undefined ? "fix" : "retry";
   }
   return ACTION_BY_REASON[reason] ?? ACTION_BY_CODE[code] ?? "give_up";
 }

@@ -7,11 +7,11 @@ export interface GatewayOptions {
   /** The published service config, as JSON. */
   serviceConfig: string;
   token: string;
-  /** Gets a fresh bearer token. */
+  /** Logs in again and returns the new bearer token. */
   logIn: () => Promise<string>;
 }
 
-/** A connection to the gateway, and the bearer token of its calls. */
+/** A connection to the gateway, with a credential. */
 export class Gateway {
   readonly #options: GatewayOptions;
   #client: JobServiceClient;
@@ -27,18 +27,19 @@ export class Gateway {
     return this.#client;
   }
 
-  /** Metadata for one call. */
+  /** Returns the metadata for one call. */
   metadata(): Metadata {
     const metadata = new Metadata();
     metadata.set("authorization", `Bearer ${this.#token}`);
     return metadata;
   }
 
+  /** Replaces the token with a fresh one. */
   async logIn(): Promise<void> {
     this.#token = await this.#options.logIn();
   }
 
-  /** Makes a new connection for the calls to come, unless `used` is the old one already. Its other calls run on. */
+  /** Replaces the client `used`, unless another watch has replaced it already. Calls in flight continue on it. */
   reconnect(used: JobServiceClient): void {
     if (used !== this.#client) return;
     this.#client.close();
@@ -54,7 +55,7 @@ export class Gateway {
       "grpc.service_config": this.#options.serviceConfig,
       "grpc.keepalive_time_ms": 20_000,
       "grpc.keepalive_timeout_ms": 10_000,
-      // Otherwise clients of the same target share their connections, and a new one is none.
+      // Without it, a new client would share the connection of the old one.
       "grpc.use_local_subchannel_pool": 1,
     };
     return new JobServiceClient(this.#options.target, credentials.createInsecure(), options);

@@ -1,4 +1,4 @@
-/** Does the steps of a scenario and prints what it saw, as clients/README.md says. */
+/** Runs the steps of a scenario file and prints its observations (clients/README.md). */
 
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -29,7 +29,7 @@ interface Step {
   chunks?: boolean;
 }
 
-/** Does a step about the job `uid`, and returns the `uid` for the next step. */
+/** Runs a step for the job `uid`, and returns the `uid` for the next step. */
 async function perform(step: Step, gateway: Gateway, uid: string): Promise<string> {
   const print = (seen: object) => console.log(JSON.stringify({ do: step.do, ...seen }));
   const printJob = (job: Job, chunks?: Buffer) => print({ job: jobView(job, chunks) });
@@ -131,14 +131,14 @@ function jobView(job: Job, chunks?: Buffer): object {
 }
 
 function resultView(job: Job, chunks?: Buffer): object {
-  const told = { told_size: job.contentSize, told_sha256: job.contentSha256 };
+  const announced = { content_size: job.contentSize, content_sha256: job.contentSha256 };
   if (job.result?.$case === "content") {
-    return { as: "struct", sum: job.result.value?.data?.sum, ...told };
+    return { as: "struct", sum: job.result.value?.data?.sum, ...announced };
   }
   const json = job.result?.value ?? chunks;
-  if (!json) return { as: "none", ...told };
+  if (!json) return { as: "none", ...announced };
   const sha256 = createHash("sha256").update(json).digest("hex");
-  return { as: chunks ? "chunks" : "json", size: json.length, sha256, ...told };
+  return { as: chunks ? "chunks" : "json", size: json.length, sha256, ...announced };
 }
 
 function errorView({ retryAfterSeconds, ...failure }: Failure): object {
@@ -162,7 +162,7 @@ try {
     try {
       uid = await perform(step, gateway, step.uid ?? uid);
     } catch (error) {
-      // A call that failed was printed; anything else is not understood.
+      // A failed call has been printed. Any other error ends the program.
       if (!isServiceError(error)) throw error;
     }
   }

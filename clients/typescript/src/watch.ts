@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ClientReadableStream, status } from "@grpc/grpc-js";
-import { Backoff, LONGEST_WAIT_MS } from "./backoff.js";
+import { Backoff, MAX_BACKOFF_MS } from "./backoff.js";
 import { describe, isServiceError } from "./errors.js";
 import type { Gateway } from "./gateway.js";
 import {
@@ -13,27 +13,30 @@ import {
 } from "./gen/jobgateway/v1/job_service.js";
 
 export type WatchEvent =
-  /** `content` is the result of a done job, where it came in chunks. */
+  /** `content` is the result of a done job if it arrived in chunks. */
   | { kind: "job"; job: Job; content: Buffer | undefined }
   | { kind: "heartbeat"; heartbeat: Heartbeat }
-  /** `held` is how many bytes of the result were held before this chunk. */
+  /** `held` is the number of bytes of the result before this chunk. */
   | { kind: "chunk"; chunk: ContentChunk; held: number }
-  /** A stream failed, and another one follows after a wait. */
+  /** A stream failed, and the watch resumes with another one after a wait. */
   | { kind: "resume"; code: string; reason: string; newConnection: boolean };
 
 export interface WatchOptions {
-  /** The longest silence between two events, which the gateway keeps; three of them end a stream. */
+  /**
+   * The longest time between two events, which the gateway ensures. The watch cancels a stream after three of them
+   * without an event.
+   */
   heartbeatSeconds?: number | undefined;
   contentFormat?: ContentFormat | undefined;
-  /** Ends the watch, with its reason as the error. The job runs on. */
+  /** Cancels the watch, with its reason as the error. The job continues. */
   signal?: AbortSignal | undefined;
 }
 
 /**
- * Watches a job to its end, over as many streams as that takes. The last event is the job that is done.
- * Leaving the loop cancels the stream, and the job runs on.
+ * Watches a job to its end, over as many streams as needed (docs/clients/index.md). The last event has `job.done`.
+ * Leaving the loop cancels the stream; the job continues.
  *
- * @throws a grpc-js `ServiceError` with which no stream goes on
+ * @throws a grpc-js `ServiceError` with a status that is final
  */
 export async function* watchJob(
   gateway: Gateway,
@@ -42,7 +45,7 @@ export async function* watchJob(
 ): AsyncGenerator<WatchEvent, void, undefined> {
   const content = new ChunkedContent();
   const backoff = new Backoff();
-  const judge = new Judge();
+  const policy = new ResumePolicy();
   let resumeToken = "";
 
   for (;;) {
@@ -60,12 +63,12 @@ export async function* watchJob(
       const call = client.watchJob(request, gateway.metadata());
       for await (const event of events(call, 3 * heartbeatSeconds * 1000, signal)) {
         lastEvent = performance.now();
-        judge.heard(event);
+        policy.received(event);
         resumeToken = event.resumeToken || resumeToken;
         switch (event.payload?.$case) {
           case "job": {
             const job = event.payload.value;
-            yield { kind: "job", job, content: job.contentOmitted ? content.whole() : undefined };
+            yield { kind: "job", job, content: job.contentOmitted ? content.bytes() : undefined };
             if (job.done) return;
             break;
           }
@@ -87,12 +90,12 @@ export async function* watchJob(
     }
 
     signal?.throwIfAborted();
-    const resumption = judge.of(failure, resumeToken);
+    const resumption = policy.decide(failure, resumeToken);
     if (!resumption) throw failure;
     const { code, reason, retryAfterSeconds, newConnection, freshToken } = resumption;
     yield { kind: "resume", code, reason, newConnection };
-    // A stream may break after its first event each time: only one that worked for long counts.
-    if (lastEvent - started >= LONGEST_WAIT_MS) backoff.reset();
+    // One event does not prove that the stream works: it may break after its first event each time.
+    if (lastEvent - started >= MAX_BACKOFF_MS) backoff.reset();
     await sleep(backoff.next(retryAfterSeconds), undefined, { signal });
     if (newConnection) gateway.reconnect(client);
     if (freshToken) await gateway.logIn();
@@ -107,31 +110,31 @@ interface Resumption {
   freshToken: boolean;
 }
 
-/** Decides about each failure of one watch. */
-class Judge {
-  #heard = false;
-  #tokenIsUnproven = false;
+/** Decides whether and how a watch resumes after each failure. */
+class ResumePolicy {
+  #received = false;
+  #tokenUnproven = false;
   #overLimitAt: string | undefined;
 
-  /** An event came. */
-  heard(event: JobEvent): void {
-    this.#heard = true;
-    if (provesToken(event)) this.#tokenIsUnproven = false;
+  /** Notes an event. */
+  received(event: JobEvent): void {
+    this.#received = true;
+    if (provesToken(event)) this.#tokenUnproven = false;
   }
 
-  /** How to go on after a stream that failed, given the last resume token; undefined if nothing helps. */
-  of(failure: unknown, resumeToken: string): Resumption | undefined {
+  /** Decides how to resume after a failure, given the last resume token; undefined if the failure is final. */
+  decide(failure: unknown, resumeToken: string): Resumption | undefined {
     const renewed = { newConnection: true, freshToken: false };
     if (failure instanceof SilentStream) return { ...renewed, code: "CANCELLED", reason: "SILENT" };
     if (failure instanceof NoEnd) return { ...renewed, code: "OK", reason: "" };
     if (!isServiceError(failure)) return undefined;
     const { code, reason, retryAfterSeconds } = describe(failure);
     const freshToken = failure.code === status.UNAUTHENTICATED;
-    // A new connection also forgets the old one's own backoff, which grows up to two minutes.
+    // A new connection is made immediately. The old one would wait up to two minutes before it reconnects.
     const newConnection = reason === "" || reason === "DRAINING";
     const resumption = { code, reason, retryAfterSeconds, newConnection, freshToken };
-    if (freshToken && !this.#tokenIsUnproven) {
-      this.#tokenIsUnproven = true;
+    if (freshToken && !this.#tokenUnproven) {
+      this.#tokenUnproven = true;
       return resumption;
     }
     if (failure.code === status.RESOURCE_EXHAUSTED && retryAfterSeconds !== undefined) {
@@ -141,7 +144,10 @@ class Judge {
     return this.#isBroken(failure.code, resumeToken) ? resumption : undefined;
   }
 
-  /** Whether a status that is not the gateway's means a broken stream, and not a wrong address or a limit. */
+  /**
+   * Returns whether a status without the gateway's `ErrorInfo` means a broken stream, rather than a wrong address or a
+   * size limit.
+   */
   #isBroken(code: status, resumeToken: string): boolean {
     switch (code) {
       case status.CANCELLED:
@@ -152,19 +158,19 @@ class Judge {
         return true;
       case status.RESOURCE_EXHAUSTED:
       case status.OUT_OF_RANGE:
-        // A message over this client's own receive limit ends like this, and would do so again.
+        // A message over this client's own receive limit causes this status, and would cause it again.
         if (this.#overLimitAt === resumeToken) return false;
         this.#overLimitAt = resumeToken;
-        return this.#heard;
+        return this.#received;
       default:
-        return this.#heard;
+        return this.#received;
     }
   }
 }
 
 /**
- * Whether an event shows that the upstream accepts the token. A heartbeat also comes before the first read has ended,
- * and between a refusal and the read that confirms it.
+ * Returns whether an event proves that the upstream accepts the token. Some heartbeats do not: those before the first
+ * read has ended, and those between a refusal and the read that confirms it.
  */
 function provesToken({ payload }: JobEvent): boolean {
   if (payload?.$case !== "heartbeat") return payload !== undefined;
@@ -172,18 +178,19 @@ function provesToken({ payload }: JobEvent): boolean {
   return observeTime !== undefined && lastFailure === "";
 }
 
-/** A stream that ended with OK and without the job's end: a proxy ended it. */
+/** The stream ended with OK before the job was done: a proxy ended it. */
 class NoEnd extends Error {}
 
+/** No event arrived in time. */
 class SilentStream extends Error {}
 
-/** The events of one stream. Leaving the loop cancels the stream, and so does silence. */
+/** Yields the events of one stream. It cancels the stream if you leave the loop, and after `silenceMs` without an event. */
 async function* events(
   call: ClientReadableStream<JobEvent>,
   silenceMs: number,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<JobEvent, void, undefined> {
-  // The iterator throws the error. But an error that nobody listens for ends the process, and one may come after the loop.
+  // The iterator throws errors too, but an `error` event without a listener, even after the loop, ends the process.
   call.on("error", () => {});
   const cancel = () => call.cancel();
   if (signal?.aborted) cancel();
@@ -206,16 +213,16 @@ async function* events(
     signal?.removeEventListener("abort", cancel);
     cancel();
   }
-  // Whatever it ended with between the silence and the cancellation.
+  // The status that arrived after the timeout does not matter.
   if (silent) throw new SilentStream();
 }
 
-/** A result that comes in chunks. */
+/** The bytes of a result that arrives in chunks. */
 class ChunkedContent {
   #bytes = Buffer.alloc(0);
   size = 0;
 
-  /** Cuts to the offset, then appends. */
+  /** Adds a chunk. It first cuts the result to the chunk's offset, because chunks may start again at 0 after a resume. */
   take({ offset, data, contentSize }: ContentChunk): void {
     if (this.#bytes.length !== contentSize) {
       this.#bytes = Buffer.concat([this.#bytes.subarray(0, offset)], contentSize);
@@ -224,7 +231,7 @@ class ChunkedContent {
     this.size = offset + data.length;
   }
 
-  whole(): Buffer {
+  bytes(): Buffer {
     return this.#bytes.subarray(0, this.size);
   }
 }

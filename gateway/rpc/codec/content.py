@@ -1,4 +1,4 @@
-"""How a result is delivered: the rules of `ContentFormat`, and nothing else."""
+"""The placement of a result: the rules of `ContentFormat`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gateway.rpc.codec.wire import tag, varint
 if TYPE_CHECKING:
     from gateway.models import Result
 
-# A protobuf parser takes 100 nested messages by default, and each level of a Struct costs it three.
+# A protobuf parser accepts 100 nested messages by default, and a Struct has three per level.
 MAX_STRUCT_DEPTH = 32
 MAX_AUTOMATIC_STRUCT_BYTES = 1 << 20
-# The default receive limit of gRPC is 4 MiB; what is left is for the rest of the job.
+# Clients receive at most 4 MiB by default; the difference is for the rest of the job.
 MAX_STOCK_BYTES = 3 << 20
 MAX_ONE_MESSAGE_BYTES = 256 << 20
-# Longer JSON than this has no Struct of 3 MiB but for spaces and digits that nobody writes.
+# Longer JSON fits a Struct of 3 MiB only with spaces and digits that real results do not have.
 MAX_STRUCT_JSON_BYTES = 16 << 20
-# What an escape may take more than its character.
+# The bytes that a JSON escape may have more than its character.
 LONGEST_ESCAPE = 5
 
 
@@ -30,16 +30,20 @@ FORMATS = frozenset(pb.ContentFormat.values())
 
 
 def read_format(content_format: int, *, streaming: bool) -> pb.ContentFormat.ValueType:
-    """The format of a request. Raises `RequestInvalid` for one that is unknown, or chunks where nothing streams."""
+    """Return the format that a request asks for.
+
+    Raises:
+        RequestInvalid: The format is unknown, or asks for chunks of a call that is not `streaming`.
+    """
     if content_format not in FORMATS:
-        raise RequestInvalid("content_format", f"the gateway knows no format {content_format}")
+        raise RequestInvalid("content_format", f"must be a known format (got {content_format})")
     if content_format == pb.CONTENT_FORMAT_JSON_CHUNKS and not streaming:
-        raise RequestInvalid("content_format", "chunks come on a stream only: use WatchJob or RunJob")
+        raise RequestInvalid("content_format", "chunks need a stream; use WatchJob or RunJob")
     return pb.ContentFormat.ValueType(content_format)
 
 
 class Placement(enum.Enum):
-    """Where a result goes."""
+    """The place of a result: in the message of its job, in chunks before it, or nowhere."""
 
     IN_MESSAGE = enum.auto()
     IN_CHUNKS = enum.auto()
@@ -47,7 +51,7 @@ class Placement(enum.Enum):
 
 
 class PlacedResult(NamedTuple):
-    """Where a result goes, and the encoded field of the `Job` that carries it, in pieces; none if elsewhere."""
+    """The placement of a result, and, if it is in the message, its encoded field of the `Job`, in pieces."""
 
     placement: Placement
     field: tuple[bytes | memoryview, ...] = ()
@@ -57,7 +61,11 @@ _CONTENT, _CONTENT_JSON = (tag(pb.Job.DESCRIPTOR, name) for name in ("content", 
 
 
 def place_result(result: Result, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> PlacedResult:
-    """How a result goes out in a format. Raises `ResultTooLarge` where one message was asked for and cannot hold it."""
+    """Place a result as a format asks.
+
+    Raises:
+        ResultTooLarge: The client asked for one message, which cannot hold the result.
+    """
     if content_format == pb.CONTENT_FORMAT_NONE:
         return PlacedResult(Placement.LEFT_OUT)
     if content_format == pb.CONTENT_FORMAT_JSON_CHUNKS:
@@ -65,7 +73,7 @@ def place_result(result: Result, content_format: pb.ContentFormat.ValueType, *, 
     if content_format == pb.CONTENT_FORMAT_JSON:
         if len(result) > MAX_ONE_MESSAGE_BYTES:
             raise ResultTooLarge(
-                f"the result has {len(result)} bytes, and one message holds {MAX_ONE_MESSAGE_BYTES} at most: "
+                f"the result has {len(result)} bytes, and one message holds at most {MAX_ONE_MESSAGE_BYTES}; "
                 "watch the job with CONTENT_FORMAT_JSON_CHUNKS"
             )
     else:
@@ -93,6 +101,6 @@ def _struct(result: Result, content_format: pb.ContentFormat.ValueType) -> bytes
 
 
 def _least_struct_bytes(result: Result) -> int:
-    # A Struct has a byte for two of its JSON at least, but for spaces, escapes and digits that nobody writes.
+    # A Struct has at least half the bytes of its JSON, without spaces, escapes and unusual digits.
     raw = bytes(result.json)
     return (len(raw) - sum(map(raw.count, (b" ", b"\t", b"\r", b"\n"))) - LONGEST_ESCAPE * raw.count(b"\\")) // 2

@@ -1,4 +1,4 @@
-"""States of a job as bytes on the wire, each encoded once per format however many get it."""
+"""States of a job as encoded messages, each encoded once per format for all its watchers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from gateway.rpc.codec.content import MAX_STOCK_BYTES, Placement, place_result
 from gateway.rpc.codec.responses import job_message, timestamp
 from gateway.rpc.codec.resume_token import ResumePoint, write_token
 from gateway.rpc.codec.wire import join, tag, varint
-from gateway.threads import RESPONSE_WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.models import Job, Result
+    from gateway.threads import WorkerPool
     from gateway.watch import NoChange
 
 CHUNK_BYTES = 256 << 10
-# Larger results are encoded in a thread, so that the event loop goes on.
+# Larger results are encoded in a thread, so that the event loop continues.
 ENCODE_IN_THREAD_BYTES = 64 << 10
-# Of a value in an error, which becomes a tree of messages: that takes some 2 µs a byte.
+# The same for a value in an error, which becomes a tree of messages: it takes about 2 µs per byte.
 ENCODE_ERROR_IN_THREAD_BYTES = 4 << 10
-# How often a Struct is made of a result at most: of exact and of rounded numbers, for streams and for answers.
+# The most Structs that a result can have: with exact and with rounded numbers, on streams and in unary calls.
 STRUCTS = 4
 
 Buffers = tuple[bytes | memoryview, ...]
@@ -35,9 +35,11 @@ _JOB = tag(pb.JobEvent.DESCRIPTOR, "job")
 
 
 class EncodedJob(NamedTuple):
-    """A `Job` message in pieces, and whether its result goes out in chunks before it.
+    """A `Job` message in pieces.
 
-    A large result is a view of the upstream's bytes among them, so that it takes no memory of its own.
+    Attributes:
+        buffers: The pieces. A large result among them is a view of the upstream's bytes, not a copy.
+        chunked: Whether the result is sent in chunks before the message.
     """
 
     buffers: Buffers
@@ -45,33 +47,42 @@ class EncodedJob(NamedTuple):
 
 
 class JobState:
-    """A job as it was read, and what it was encoded to: the opaque state of the hub."""
+    """A job as it was read, with its encodings; the hub does not look into it."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self._encoded: dict[tuple[pb.ContentFormat.ValueType, bool], asyncio.Task[EncodedJob] | EncodedJob] = {}
         self._events: dict[pb.ContentFormat.ValueType, bytes] = {}
 
-    # Both are made when they are asked for, which an answer of one message never does.
+    # Both are computed on demand, because unary calls never need them.
     @cached_property
     def digest(self) -> bytes:
-        """16 bytes that are equal where the states are, to a watcher."""
+        """16 bytes, equal for states that a watcher could not tell apart."""
         return blake2b(repr(self.job.identity()).encode(), digest_size=16).digest()
 
     @cached_property
     def token(self) -> str:
-        """The resume token of a caller that has seen this state; "" if the job has no uid and cannot be watched."""
+        """The resume token after this state; "" if the job has no uid, so that it cannot be watched."""
         return write_token(ResumePoint(self.job.uid, self.digest)) if self.job.uid else ""
 
     @property
+    def is_last(self) -> bool:
+        """True if the job has ended, so that no other state follows."""
+        return self.job.done
+
+    def equals(self, other: JobState) -> bool:
+        """Return whether a watcher could not tell the two states apart."""
+        return self.digest == other.digest
+
+    @property
     def size(self) -> int:
-        """About what it may come to hold, in bytes: the result, and what it is encoded to for the formats."""
+        """The bytes that the state may come to hold, about: the result, and its encodings."""
         result = 0 if self.job.result is None else len(self.job.result)
         return 1_000 + result + STRUCTS * min(result, MAX_STOCK_BYTES)
 
     @property
     def is_large(self) -> bool:
-        """Whether encoding it takes long enough for others to notice."""
+        """True if encoding the state takes so long that it is done in a thread."""
         error = self.job.error
         if error is not None:
             for value in (error.stack_trace, error.invalid_fields):
@@ -79,15 +90,17 @@ class JobState:
                     return True
         return self.job.result is not None and len(self.job.result) > ENCODE_IN_THREAD_BYTES
 
-    async def encode(self, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> EncodedJob:
-        """The message of the job in a format. Raises `ResultTooLarge`."""
+    async def encode(
+        self, content_format: pb.ContentFormat.ValueType, workers: WorkerPool, *, streaming: bool
+    ) -> EncodedJob:
+        """Return the message of the job in a format. Raises `ResultTooLarge`."""
         key = (content_format, streaming)
         known = self._encoded.get(key)
         if known is None:
-            known = self._encoded[key] = self._start(content_format, streaming=streaming)
+            known = self._encoded[key] = self._start(content_format, workers, streaming=streaming)
         if isinstance(known, EncodedJob):
             return known
-        # Whoever waits first may leave: the others wait for the same.
+        # The first caller may be cancelled, and the others still wait for the task.
         await asyncio.wait([known])
         error = known.exception()
         if error is not None:
@@ -98,7 +111,7 @@ class JobState:
         return encoded
 
     def event(self, content_format: pb.ContentFormat.ValueType, encoded: EncodedJob, skipped: int) -> bytes:
-        """The event with an `encoded` message, of a state that is not large: the same one for all who skip nothing."""
+        """Return the event of a state that is not large, which all watchers share that skip nothing."""
         known = None if skipped else self._events.get(content_format)
         if known is None:
             known = b"".join(job_event(self.job.uid, encoded, self.token, skipped))
@@ -107,24 +120,19 @@ class JobState:
         return known
 
     def _start(
-        self, content_format: pb.ContentFormat.ValueType, *, streaming: bool
+        self, content_format: pb.ContentFormat.ValueType, workers: WorkerPool, *, streaming: bool
     ) -> asyncio.Task[EncodedJob] | EncodedJob:
         if not self.is_large:
             return encode_job(self.job, content_format, streaming=streaming)
-        work = RESPONSE_WORKERS.run(partial(encode_job, self.job, content_format, streaming=streaming))
+        work = workers.run(partial(encode_job, self.job, content_format, streaming=streaming))
         task = asyncio.get_running_loop().create_task(work)
-        # Its error is nobody's to read where all who waited have left.
+        # If all callers have left, no one else retrieves its error.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
 
-def same_state(one: JobState, other: JobState) -> bool:
-    """Whether two states are equal to a watcher."""
-    return one.digest == other.digest
-
-
 def encode_job(job: Job, content_format: pb.ContentFormat.ValueType, *, streaming: bool) -> EncodedJob:
-    """The message of a job with its result in a format. Raises `ResultTooLarge`."""
+    """Return the message of a job with its result in a format. Raises `ResultTooLarge`."""
     message = job_message(job)
     if job.result is None:
         message.content_omitted = job.forgotten_result is not None
@@ -135,25 +143,25 @@ def encode_job(job: Job, content_format: pb.ContentFormat.ValueType, *, streamin
 
 
 def job_event(uid: int, job: EncodedJob, token: str, skipped: int) -> Buffers:
-    """A `JobEvent` with an encoded `Job`, in pieces; fields in any order are one message to a protobuf parser."""
+    """Return a `JobEvent` with an encoded `Job`, in pieces; protobuf accepts its fields in any order."""
     rest = pb.JobEvent(uid=uid, resume_token=token, skipped=skipped).SerializeToString()
     return (_JOB + varint(size_of(job.buffers)), *job.buffers, rest)
 
 
 def size_of(buffers: Buffers) -> int:
-    """The bytes of a message that is in pieces."""
+    """Return the size of a message in pieces, in bytes."""
     return sum(map(len, buffers))
 
 
-async def join_buffers(buffers: Buffers) -> bytes:
-    """A message that is in pieces, as gRPC takes it."""
+async def join_buffers(buffers: Buffers, workers: WorkerPool) -> bytes:
+    """Join the pieces of a message, in a thread if it is large."""
     if size_of(buffers) <= ENCODE_IN_THREAD_BYTES:
         return b"".join(buffers)
-    return await RESPONSE_WORKERS.run(partial(join, buffers))
+    return await workers.run(partial(join, buffers))
 
 
 def heartbeat_event(uid: int, no_change: NoChange, state: JobState | None, token: str, last_failure: str) -> bytes:
-    """A `JobEvent` with a `Heartbeat`; `last_failure` is the reason of the last failed poll, or ""."""
+    """Return a `JobEvent` with a `Heartbeat`; `last_failure` is the reason of the last failed poll, or ""."""
     heartbeat = pb.Heartbeat(consecutive_failures=no_change.failures, last_failure=last_failure)
     if state is not None:
         heartbeat.observe_time.CopyFrom(timestamp(state.job.observe_time))
@@ -163,9 +171,9 @@ def heartbeat_event(uid: int, no_change: NoChange, state: JobState | None, token
 
 
 def chunk_events(uid: int, result: Result, last_seen: bytes, offset: int) -> Iterator[bytes]:
-    """The `JobEvent`s with the chunks of a result from `offset` (bytes), each cut when it is asked for.
+    """Yield the `JobEvent`s with the chunks of a result from `offset` (bytes).
 
-    `last_seen` is the digest of the last state that the watcher got.
+    `last_seen` is the digest of the last state that was sent to the client.
     """
     sha256 = bytes.fromhex(result.sha256)
     for start in range(offset, len(result), CHUNK_BYTES):
@@ -176,7 +184,7 @@ def chunk_events(uid: int, result: Result, last_seen: bytes, offset: int) -> Ite
 
 
 def resume_offset(point: ResumePoint | None, result: Result) -> int:
-    """Where a resumed watch goes on in a chunked result, in bytes: 0 unless it stood in this very content."""
+    """Return the offset in bytes at which a watch continues a chunked result: 0 if its token is for other content."""
     if point is None or point.content_sha256 != bytes.fromhex(result.sha256):
         return 0
     return min(point.offset, len(result))

@@ -1,4 +1,7 @@
-"""Requests to models: pure functions that validate."""
+"""Requests to models: pure functions that validate.
+
+They raise `RequestInvalid` for an invalid field, and `RequestTooLarge` for a job with more than 8 MiB of input.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ MAX_TIMEOUT_SECONDS = 86_400
 MIN_HEARTBEAT_SECONDS = 1
 MAX_HEARTBEAT_SECONDS = 3_600
 DEFAULT_HEARTBEAT_SECONDS = 15
-# The longest span that a Duration may hold, by its own documentation.
+# The longest Duration, according to its documentation.
 MAX_DURATION_SECONDS = 315_576_000_000
 
 _PATH_CHANGERS = re.compile(r"[/\\?#%;\x00-\x1f\x7f-\x9f]")
@@ -33,17 +36,17 @@ _REQUEST_ID = re.compile(r"[!-~]{0,128}")
 
 
 def read_uid(uid: int) -> int:
-    """The uid of a request. Raises `RequestInvalid` unless it is 1 or greater."""
+    """Return the uid of a request: 1 or greater."""
     if uid < 1:
-        raise RequestInvalid("uid", f"a job's uid is 1 or greater, not {uid}")
+        raise RequestInvalid("uid", f"must be 1 or greater (got {uid})")
     return uid
 
 
 def read_send_job(request: pb.SendJobRequest) -> SendJob:
-    """The job to send. Raises `RequestInvalid`, and `RequestTooLarge` for an input over 8 MiB."""
+    """Return the job to send."""
     _check_workspace_id(request.workspace_id)
     if request.entity_id < 1:
-        raise RequestInvalid("entity_id", f"it is 1 or greater, not {request.entity_id}")
+        raise RequestInvalid("entity_id", f"must be 1 or greater (got {request.entity_id})")
     return SendJob(
         workspace_id=request.workspace_id,
         entity_id=request.entity_id,
@@ -61,23 +64,23 @@ def read_send_job(request: pb.SendJobRequest) -> SendJob:
 
 def _check_workspace_id(workspace_id: str) -> None:
     if not 1 <= len(workspace_id) <= MAX_WORKSPACE_ID:
-        raise RequestInvalid("workspace_id", f"it has 1 to {MAX_WORKSPACE_ID} characters, not {len(workspace_id)}")
+        raise RequestInvalid("workspace_id", f"must have 1 to {MAX_WORKSPACE_ID} characters (got {len(workspace_id)})")
     if workspace_id in (".", "..") or _PATH_CHANGERS.search(workspace_id):
         raise RequestInvalid(
             "workspace_id",
-            "it must not contain / \\ ? # % ; or control characters, nor be . or .., for it is part of a path",
+            "must not contain / \\ ? # % ; or control characters, nor be . or .., because it is part of a path",
         )
 
 
 def _name(field: str, value: str) -> str:
     if not 1 <= len(value) <= MAX_NAME:
-        raise RequestInvalid(field, f"it has 1 to {MAX_NAME} characters where it is set, not {len(value)}")
+        raise RequestInvalid(field, f"must have 1 to {MAX_NAME} characters if it is set (got {len(value)})")
     return value
 
 
 def _uuid(value: str) -> str:
     if not _UUID.fullmatch(value):
-        raise RequestInvalid("editor_session", "it is a UUID: 8-4-4-4-12 hexadecimal digits")
+        raise RequestInvalid("editor_session", "must be a UUID (8-4-4-4-12 hexadecimal digits)")
     return value
 
 
@@ -88,7 +91,7 @@ def _params(request: pb.SendJobRequest) -> bytes | None:
         case "params_json":
             raw = request.params_json
             if len(raw) > MAX_PARAMS_BYTES:
-                raise RequestTooLarge(f"params_json has {len(raw)} bytes; the gateway takes {MAX_PARAMS_BYTES} at most")
+                raise RequestTooLarge(f"params_json has {len(raw)} bytes; send at most {MAX_PARAMS_BYTES}")
             try:
                 check_json(raw)
             except ValueError as error:
@@ -104,40 +107,40 @@ def _struct(field: str, struct: struct_pb2.Struct) -> bytes:
     except NotJsonError as error:
         raise RequestInvalid(f"{field}.{error.path}", str(error)) from error
     if len(raw) > MAX_PARAMS_BYTES:
-        raise RequestTooLarge(f"{field} has {len(raw)} bytes as JSON; the gateway takes {MAX_PARAMS_BYTES} at most")
+        raise RequestTooLarge(f"{field} has {len(raw)} bytes as JSON; send at most {MAX_PARAMS_BYTES}")
     return raw
 
 
 def _job_timeout(duration: Duration) -> int:
     if duration.nanos or not 1 <= duration.seconds <= MAX_TIMEOUT_SECONDS:
-        raise RequestInvalid("timeout", f"it is whole seconds from 1 to {MAX_TIMEOUT_SECONDS}")
+        raise RequestInvalid("timeout", f"must be whole seconds from 1 to {MAX_TIMEOUT_SECONDS}")
     return duration.seconds
 
 
 def read_request_id(request_id: str) -> str:
-    """The request_id, "" for none. Raises `RequestInvalid`."""
+    """Return a valid request_id, "" for none."""
     if not _REQUEST_ID.fullmatch(request_id):
-        raise RequestInvalid("request_id", "it has at most 128 characters from '!' to '~'")
+        raise RequestInvalid("request_id", "must have at most 128 characters, from '!' to '~'")
     return request_id
 
 
-def read_heartbeat_interval(duration: Duration | None) -> float:
-    """The interval in seconds, 15 where it is unset. Raises `RequestInvalid` outside 1 second to 1 hour."""
-    if duration is None:
+def read_heartbeat_interval(request: pb.WatchJobRequest | pb.RunJobRequest) -> float:
+    """Return the heartbeat interval in seconds: 1 to 3600, 15 if it is not set."""
+    if not request.HasField("heartbeat_interval"):
         return DEFAULT_HEARTBEAT_SECONDS
-    seconds = _seconds("heartbeat_interval", duration)
+    seconds = _seconds("heartbeat_interval", request.heartbeat_interval)
     if not MIN_HEARTBEAT_SECONDS <= seconds <= MAX_HEARTBEAT_SECONDS:
-        raise RequestInvalid("heartbeat_interval", "it is from 1 second to 1 hour")
+        raise RequestInvalid("heartbeat_interval", f"must be from 1 second to 1 hour (got {seconds:g} s)")
     return seconds
 
 
-def read_wait_timeout(duration: Duration | None) -> float | None:
-    """The timeout of a wait in seconds, or None where it is unset. Raises `RequestInvalid` below 0."""
-    if duration is None:
+def read_wait_timeout(request: pb.WaitJobRequest) -> float | None:
+    """Return the timeout of a wait in seconds, 0 or more, or None if it is not set."""
+    if not request.HasField("timeout"):
         return None
-    seconds = _seconds("timeout", duration)
+    seconds = _seconds("timeout", request.timeout)
     if seconds < 0:
-        raise RequestInvalid("timeout", "it is 0 or more")
+        raise RequestInvalid("timeout", f"must be 0 or more (got {seconds:g} s)")
     return seconds
 
 
@@ -147,5 +150,5 @@ def _seconds(field: str, duration: Duration) -> float:
         or abs(duration.nanos) > 999_999_999
         or duration.seconds * duration.nanos < 0
     ):
-        raise RequestInvalid(field, "it is not a valid Duration")
+        raise RequestInvalid(field, "must be a valid Duration")
     return duration.seconds + duration.nanos / 1e9

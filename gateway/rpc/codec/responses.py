@@ -12,7 +12,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.models import MAX_TEXT_BYTES, MAX_VALUE_BYTES, JobStatus
 from gateway.rpc.codec.struct_json import NotExactError, encode_struct
-from gateway.rpc.codec.text import cut
+from gateway.text import cut
 
 if TYPE_CHECKING:
     from gateway.models import Job, JobError, Progress
@@ -27,14 +27,14 @@ STATUSES = {status: pb.JobStatus.Value(f"JOB_STATUS_{status.name}") for status i
 
 
 def job_message(job: Job) -> pb.Job:
-    """The message of a job, without its result but with the result's size and hash."""
+    """Return the message of a job, with the size and hash of its result instead of the result."""
     message = pb.Job(
         uid=job.uid,
         status=STATUSES[job.status],
         status_text=cut(job.status_text, MAX_TEXT_BYTES),
         done=job.done,
         kind=cut(job.kind, MAX_TEXT_BYTES),
-        # A piece of an address leads nowhere, so a huge one is left out instead of cut.
+        # A part of an address is useless, so a huge one is left out instead of cut.
         log_download_url=job.log_download_url if len(job.log_download_url) <= MAX_URL else "",
         observe_time=timestamp(job.observe_time),
         progress=None if job.progress is None else _progress_message(job.progress),
@@ -71,13 +71,13 @@ def _error_message(error: JobError) -> pb.JobError:
 
 
 def json_value(raw: bytes) -> struct_pb2.Value:
-    """Return the Value of JSON; beyond a depth of 30 or 256 KiB it becomes the string of its JSON, cut with a mark.
+    """Return the Value of JSON, or, beyond a depth of 30 or 256 KiB, the JSON as a string, cut to 256 KiB.
 
-    NaN and the infinities become strings: JSON for protobuf writes them so too.
+    NaN and the infinities become strings, as in protobuf's JSON.
     """
     if len(raw) <= MAX_VALUE_BYTES:
         try:
-            # Wrapped in an object, for a Value of any kind is wanted here and Struct is the one way in.
+            # Wrapped in an object, because `encode_struct` takes only objects.
             wrapped = encode_struct(
                 b'{"value":%b}' % raw,
                 max_depth=MAX_VALUE_DEPTH + 1,
@@ -89,19 +89,19 @@ def json_value(raw: bytes) -> struct_pb2.Value:
             pass
         else:
             return struct_pb2.Struct.FromString(wrapped).fields["value"]
-    # A byte more than the limit is enough for `cut` to see that there was more.
+    # With one byte over the limit, `cut` sees that there was more.
     return struct_pb2.Value(string_value=cut(raw[: MAX_VALUE_BYTES + 1].decode(errors="replace"), MAX_VALUE_BYTES))
 
 
 def timestamp(seconds: float) -> Timestamp:
-    """The Timestamp of seconds since the epoch, to the microsecond."""
-    # The fraction alone, for today's seconds times a million are more than a double has digits for.
+    """Return the Timestamp of seconds since the epoch, to the microsecond."""
+    # Only the fraction is multiplied: a double has too few digits for microseconds since the epoch.
     whole = math.floor(seconds)
     more, micros = divmod(round((seconds - whole) * 1e6), 10**6)
     return Timestamp(seconds=whole + more, nanos=micros * 1_000)
 
 
 def _moment(moment: datetime) -> Timestamp:
-    # Timestamp.FromDatetime takes five times as long, and is called for each event.
+    # Called once per event, and five times as fast as Timestamp.FromDatetime.
     passed = moment - EPOCH
     return Timestamp(seconds=passed.days * 86_400 + passed.seconds, nanos=passed.microseconds * 1_000)

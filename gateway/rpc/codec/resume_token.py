@@ -1,8 +1,8 @@
-"""Resume tokens: where a client's watch stands, whole in a short text, so that any replica can take it up.
+"""Resume tokens: the position of a watch in a short text, from which any replica can continue it.
 
-Version 1, in base64url without padding: version (1 byte), uid (8), digest of the last state seen (16, zeros where
-there was none), and, in a chunked result, the offset of what comes next (8) and the content's SHA-256
-(32); then a CRC-32 of all before it (4), so that a damaged text is told from a token.
+Version 1, in base64url without padding: version (1 byte), uid (8), digest of the last state seen (16, zeros if there
+was none), and, within a chunked result, the offset of the next chunk (8) and the content's SHA-256 (32); then a CRC-32
+of all of it (4), which detects damaged tokens.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ _CRC = struct.Struct(">I")
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where a watch of job `uid` stands: after the state with `digest` (16 bytes).
+    """The position of a watch.
 
-    In a chunked result: `offset` is where the next chunk begins, `content_sha256` (32 bytes) whose it is.
+    Attributes:
+        uid: The job.
+        digest: Identifies the last state seen (16 bytes).
+        offset: The start of the next chunk, within a chunked result.
+        content_sha256: The hash of that result (32 bytes), None outside of one.
     """
 
     uid: int
@@ -35,7 +39,7 @@ class ResumePoint:
 
 
 def write_token(point: ResumePoint) -> str:
-    """The token for a point."""
+    """Return the token of a point."""
     raw = _HEAD.pack(VERSION, point.uid, point.digest)
     if point.content_sha256 is not None:
         raw += _CHUNK.pack(point.offset, point.content_sha256)
@@ -43,23 +47,24 @@ def write_token(point: ResumePoint) -> str:
 
 
 def read_token(token: str) -> ResumePoint | None:
-    """The point of a token, or None where it is of a version that this process does not know.
+    """Return the point of a token, or None if it has a version that this process does not know.
 
-    Raises `ValueError` where the text is no token.
+    Raises:
+        ValueError: The text is not a token.
     """
     if len(token) > MAX_LENGTH:
-        raise ValueError("a resume token has at most 512 characters")
+        raise ValueError(f"must have at most {MAX_LENGTH} characters (got {len(token)})")
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError("not a resume token") from error
+        raise ValueError("is not a resume token") from error
     body, check = raw[: -_CRC.size], raw[-_CRC.size :]
     if len(body) < 1 or check != _CRC.pack(zlib.crc32(body)):
-        raise ValueError("not a resume token")
+        raise ValueError("is not a resume token")
     if body[0] != VERSION:
         return None
     if len(body) not in (_HEAD.size, _HEAD.size + _CHUNK.size):
-        raise ValueError("not a resume token")
+        raise ValueError("is not a resume token")
     _, uid, digest = _HEAD.unpack_from(body)
     if len(body) == _HEAD.size:
         return ResumePoint(uid, digest)

@@ -1,4 +1,4 @@
-"""`google.protobuf.Struct` and JSON, each way, exactly."""
+"""Exact conversion between `google.protobuf.Struct` and JSON, in both directions."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ import msgspec
 from google.protobuf import struct_pb2
 
 from gateway.rpc.codec.wire import FIXED64, tag, varint
+from gateway.strict_json import DIGITS_OF_A_DOUBLE, has_few_digits, reject_constant, unique_members
 
 MAX_EXACT_INTEGER = 2**53
-DIGITS_OF_A_DOUBLE = 15
-# Of a number in a list, the least that there is.
+# The bytes of a number in a list: the least that a number takes.
 NUMBER_BYTES = 11
 
 
 def struct_to_json(message: struct_pb2.Struct) -> bytes:
-    """The JSON of a Struct; integral numbers up to 2^53 as integers.
+    """Return the JSON of a Struct, with integral numbers up to 2^53 as integers.
 
-    Raises `NotJsonError` for NaN, infinities and values without a kind.
+    Raises:
+        NotJsonError: A number is NaN or infinite, or a value has no kind.
     """
     return msgspec.json.encode(_members(message, ()))
 
 
-# A path stays a tuple until it is told: joined at each value, a long key over many would take quadratic time.
+# A path is joined only in an error: joined at each value, a long key over many values takes quadratic time.
 Path = tuple[str | int, ...]
 
 
 def _members(message: struct_pb2.Struct, path: Path) -> dict[str, Any]:
     return {
         name: _plain(value, (*path, name))
-        # `fields` would make an entry of a key that is looked up and absent; items() makes none.
+        # Looking up an absent key in `fields` would create it; items() does not.
         for name, value in message.fields.items()
     }
 
@@ -54,20 +55,20 @@ def _plain(value: struct_pb2.Value, path: Path) -> Any:
         case "list_value":
             return [_plain(each, (*path, index)) for index, each in enumerate(value.list_value.values)]
         case _:
-            raise NotJsonError(path, "the value has no kind; a JSON null is null_value")
+            raise NotJsonError(path, "the value has no kind; use null_value for a JSON null")
 
 
 def _number(number: float, path: Path) -> float:
     if not math.isfinite(number):
-        raise NotJsonError(path, f"the number is {number}, which JSON cannot hold")
-    # -0.0 stays a float, for the integer would lose its sign.
+        raise NotJsonError(path, f"must be a finite number (got {number})")
+    # -0.0 stays a float, because an integer would lose its sign.
     if number.is_integer() and abs(number) <= MAX_EXACT_INTEGER and (number or math.copysign(1, number) > 0):
         return int(number)
     return number
 
 
 class NotJsonError(ValueError):
-    """A Struct holds what JSON cannot; `path` says where, with dots."""
+    """A Struct has no JSON; `path` is the place, with dots."""
 
     def __init__(self, path: Path, message: str) -> None:
         super().__init__(message)
@@ -75,19 +76,25 @@ class NotJsonError(ValueError):
 
 
 class NotExactError(ValueError):
-    """A Struct cannot hold the JSON, or not exactly."""
+    """JSON has no Struct, or not an exact one."""
 
 
 def encode_struct(
     raw: bytes | memoryview, *, max_depth: int, max_bytes: int, rounded: bool, constants_as_text: bool = False
 ) -> bytes:
-    """The encoded Struct of a JSON object with at most `max_depth` levels of objects and arrays, the outermost as 1.
+    """Return the encoded Struct of a JSON object.
 
-    `constants_as_text` makes strings of NaN and the infinities, which are no JSON otherwise.
+    Args:
+        raw: The JSON.
+        max_depth: The most levels of objects and arrays; the outermost is 1.
+        max_bytes: The largest Struct.
+        rounded: Whether numbers may be rounded, and the last of several values of a key counts.
+        constants_as_text: Whether NaN and the infinities become strings; otherwise they are not JSON.
 
-    Raises `NotExactError` where there is none of at most `max_bytes`: another JSON value, deeper nesting, text that
-    UTF-8 cannot carry, a number beyond a double, and, unless `rounded`, a number that a double does not hold exactly or
-    a key twice.
+    Raises:
+        NotExactError: There is no such Struct: the JSON is not an object, too deep or too large, or has text that is
+            not UTF-8 or a number beyond a double. Unless `rounded`, also if it has a number that no double represents
+            exactly, or a key twice.
     """
     numbers = _Numbers(max_bytes)
     try:
@@ -95,8 +102,8 @@ def encode_struct(
             bytes(raw).decode(),
             parse_int=numbers.rounded if rounded else numbers.exact_integer,
             parse_float=numbers.rounded if rounded else numbers.exact_fraction,
-            object_pairs_hook=dict if rounded else _unique,
-            parse_constant=str if constants_as_text else _refuse,
+            object_pairs_hook=dict if rounded else unique_members,
+            parse_constant=str if constants_as_text else reject_constant,
         )
     except (ValueError, OverflowError, RecursionError) as error:
         raise NotExactError("a Struct cannot hold it") from error
@@ -109,31 +116,31 @@ def encode_struct(
 
 
 class _Numbers:
-    """Reads numbers as doubles, no more of them than a Struct of `max_bytes` has."""
+    """Reads numbers as doubles, at most as many as a Struct of `max_bytes` may have."""
 
     def __init__(self, max_bytes: int) -> None:
-        # Two bytes of JSON may be eleven of a Struct, and many more of Python's, so what is too much is found early.
+        # Two bytes of JSON may be eleven of a Struct and many more in Python, so excess is detected early.
         self._left = max_bytes // NUMBER_BYTES
 
     def rounded(self, text: str) -> float:
-        """The nearest double."""
+        """Return the nearest double."""
         self._left -= 1
         if self._left < 0:
             raise NotExactError("it is too large")
         return float(text)
 
     def exact_integer(self, text: str) -> float:
-        """The double that is this very integer, for every digit may matter: it may be an id."""
+        """Return the double that equals this integer exactly, because it may be an id."""
         number = self.rounded(text)
         if len(text) > DIGITS_OF_A_DOUBLE and not (math.isfinite(number) and Decimal(text) == Decimal(number)):
             raise NotExactError("an integer has more digits than a double holds")
         return number
 
     def exact_fraction(self, text: str) -> float:
-        """The double that is written so again: no double is 0.1, and this is as exact as one can be."""
+        """Return the double that is written in the same way again, because no double equals 0.1."""
         number = self.rounded(text)
-        # Any fraction of so few digits is; beside exponents that is not so.
-        if len(text) <= DIGITS_OF_A_DOUBLE and "e" not in text and "E" not in text:
+        # Every fraction of so few digits is exact in this sense, unless it has an exponent.
+        if has_few_digits(text):
             return number
         try:
             exact = math.isfinite(number) and _is_exact(text, number)
@@ -148,15 +155,15 @@ def _is_exact(text: str, number: float) -> bool:
     decimal = Decimal(text)
     if decimal == Decimal(repr(number)):
         return True
-    # All digits of a double may be hundreds, and take long to find: a text that is much shorter cannot hold them. Of
-    # m / 2^k they are 0.69 k at least, and a large integer ends in 22 zeros at most.
+    # A double may have hundreds of digits, which take long to compute. m / 2^k has at least 0.69 k of them, and a large
+    # integer ends in at most 22 zeros, so a much shorter text cannot be equal.
     _, divisor = number.as_integer_ratio()
     least = 0.69 * (divisor.bit_length() - 1) if divisor > 1 else math.log10(abs(number) or 1) - 23
     return len(text) >= least and decimal == Decimal(number)
 
 
-# Encoded here, because to build a message of many small ones takes twice the time, and to encode it lets no other
-# thread run meanwhile.
+# Encoded here, because building a message of many small ones takes twice the time, and encoding it blocks all other
+# threads.
 _KEY, _VALUE = (tag(struct_pb2.Struct.FieldsEntry.DESCRIPTOR, name) for name in ("key", "value"))
 _FIELD = tag(struct_pb2.Struct.DESCRIPTOR, "fields")
 _ELEMENT = tag(struct_pb2.ListValue.DESCRIPTOR, "values")
@@ -210,14 +217,3 @@ def _text(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise NotExactError("it has a lone surrogate, which no protobuf string can hold") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise NotExactError("an object has a key twice")
-    return members
-
-
-def _refuse(name: str) -> float:
-    raise NotExactError(f"{name} is not JSON")

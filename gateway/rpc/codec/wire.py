@@ -1,4 +1,4 @@
-"""Pieces of protobuf's wire format, for what is put together from parts that are encoded already."""
+"""Parts of protobuf's wire format, to assemble messages from encoded parts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
 
 FIXED64, LENGTH_DELIMITED = 1, 2
-# A copy of so much takes about a millisecond, for which no other thread can run.
+# Copying this much takes about a millisecond, during which no other thread can run.
 SLICE_BYTES = 4 << 20
 
 
 def tag(message: Descriptor, field: str, wire_type: int = LENGTH_DELIMITED) -> bytes:
-    """What stands before the value of a field; messages, strings and bytes are length-delimited."""
+    """Return the bytes before the value of a field; messages, strings and bytes are length-delimited."""
     return varint(message.fields_by_name[field].number << 3 | wire_type)
 
 
 def varint(number: int) -> bytes:
-    """A number of 0 or more."""
+    """Return the encoding of a number of 0 or more."""
     if number < 0x80:
         return b"%c" % number
     out = bytearray()
@@ -33,7 +33,7 @@ def varint(number: int) -> bytes:
 
 
 def join(pieces: Sequence[bytes | memoryview]) -> bytes:
-    """The pieces as one, copied once and in slices, between which other threads run."""
+    """Join pieces, copied once and in slices, so that other threads run in between."""
     out = io.BytesIO()
     for piece in pieces:
         for start in range(0, len(piece), SLICE_BYTES):

@@ -1,4 +1,4 @@
-"""How a result is delivered, by every rule of `ContentFormat`."""
+"""The placement of results, by every rule of `ContentFormat`."""
 
 import json
 from decimal import Decimal
@@ -36,7 +36,7 @@ MIB = 1 << 20
 
 
 def _put(raw: bytes, content_format: pb.ContentFormat.ValueType, *, streaming: bool = True) -> tuple[pb.Job, str]:
-    """The message and where the result went."""
+    """Return the message and the field that has the result."""
     result = Result(memoryview(raw), sha256(raw).hexdigest())
     job = Job(1, JobStatus.SUCCESS, "success", done=True, observe_time=0.0, result=result)
     encoded = encode_job(job, content_format, streaming=streaming)
@@ -111,15 +111,15 @@ def test_a_struct_is_measured_encoded_too() -> None:
 
 
 @pytest.mark.parametrize("raw", [_nested(32), b'{"a":' + b"[" * 31 + b"]" * 31 + b"}"])
-def test_a_client_with_the_usual_recursion_limit_reads_the_deepest_struct(raw: bytes) -> None:
+def test_stock_clients_read_the_deepest_struct(raw: bytes) -> None:
     message, where = _put(raw, UNSPECIFIED)
     assert where == "content"
     event = pb.JobEvent(job=message)
     assert pb.JobEvent.FromString(event.SerializeToString()) == event
 
 
-def test_one_message_holds_256_mib_and_more_is_refused_with_the_way_out() -> None:
-    # One member more than allowed, without the memory for it: a view knows its length alone.
+def test_a_result_over_256_mib_must_be_read_in_chunks() -> None:
+    # One byte more than allowed, without the memory for it: only the length of a view counts.
     view = memoryview(b"0").cast("B")
     largest = Result(view, "")
     assert place_result(largest, JSON, streaming=True).placement is Placement.IN_MESSAGE
@@ -138,9 +138,9 @@ def test_every_known_format_is_taken_on_a_stream(content_format: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content_format", "streaming", "said"), [(CHUNKS, False, "WatchJob"), (5, True, "no format 5"), (-1, False, "-1")]
+    ("content_format", "streaming", "said"), [(CHUNKS, False, "WatchJob"), (5, True, r"got 5"), (-1, False, "-1")]
 )
-def test_chunks_without_a_stream_and_unknown_formats_are_refused(
+def test_chunks_need_a_stream_and_unknown_formats_are_invalid(
     content_format: int, *, streaming: bool, said: str
 ) -> None:
     with pytest.raises(RequestInvalid, match=said) as raised:
@@ -156,15 +156,13 @@ def test_any_result_arrives_unharmed_by_default(value: Any, ascii_only: bool) ->
     message, where = _put(raw, UNSPECIFIED)
     assert where in ("content", "content_json")
     if where == "content":
-        # Integers of the upstream by every digit: the doubles of the Struct must be those.
+        # The doubles of the Struct must equal the integers of the upstream in every digit.
         back = json.loads(struct_to_json(message.content), parse_float=_digits_of_double, parse_int=Decimal)
         assert back == json.loads(raw, parse_float=_digits_of_double, parse_int=Decimal)
 
 
 @given(st.binary(min_size=1), st.sampled_from(pb.ContentFormat.values()), st.booleans())
-def test_arbitrary_bytes_are_delivered_as_they_are_or_left_out(
-    raw: bytes, content_format: int, streaming: bool
-) -> None:
+def test_any_bytes_are_delivered_unchanged_or_left_out(raw: bytes, content_format: int, streaming: bool) -> None:
     message, where = _put(raw, pb.ContentFormat.ValueType(content_format), streaming=streaming)
     assert where in ("content", "content_json", "chunks", "nowhere")
     assert pb.Job.FromString(message.SerializeToString()) == message

@@ -1,4 +1,4 @@
-"""`Struct` and JSON, each way: equal, or an error that says where."""
+"""`Struct` and JSON, in both directions: equal, or an error with the place."""
 
 import json
 import math
@@ -64,8 +64,8 @@ def test_integral_numbers_up_to_2_53_are_written_as_integers(number: float, writ
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_a_number_that_json_cannot_hold_is_refused_with_its_path(number: float) -> None:
-    with pytest.raises(NotJsonError, match=r"is -?(nan|inf)") as caught:
+def test_a_number_outside_json_is_rejected_with_its_path(number: float) -> None:
+    with pytest.raises(NotJsonError, match=r"got -?(nan|inf)") as caught:
         struct_to_json(_struct({"beam": {"loads": [1, {"x": number}]}}))
     assert caught.value.path == "beam.loads.1.x"
 
@@ -79,7 +79,7 @@ def test_a_value_without_a_kind_is_refused_with_its_path() -> None:
 
 
 def test_a_long_key_over_many_values_is_copied_once_at_most() -> None:
-    # Were the path joined at each value, this would copy 100 GB.
+    # If the path were joined at each value, this would copy 100 GB.
     struct = _struct({"k" * 1_000_000: [0] * 100_000})
     assert len(struct_to_json(struct)) == 1_000_000 + 200_000 + 6
 
@@ -180,7 +180,7 @@ def test_what_no_struct_can_hold_is_refused_even_rounded(raw: bytes, *, rounded:
         json_to_struct(raw, max_depth=32, rounded=rounded)
 
 
-def test_a_key_twice_is_not_exact_and_the_last_one_counts_where_rounded() -> None:
+def test_a_duplicate_key_is_not_exact_and_the_last_one_counts() -> None:
     raw = b'{"a":1,"a":2}'
     with pytest.raises(NotExactError):
         _exact(raw)
@@ -188,7 +188,7 @@ def test_a_key_twice_is_not_exact_and_the_last_one_counts_where_rounded() -> Non
 
 
 @pytest.mark.parametrize(("opening", "closing"), [(b'{"a":', b"}"), (b"[", b"]")])
-def test_depth_counts_objects_and_arrays_with_the_outermost_as_one(opening: bytes, closing: bytes) -> None:
+def test_depth_counts_objects_and_arrays_from_one(opening: bytes, closing: bytes) -> None:
     raw = b'{"a":' + opening * 4 + b"1" + closing * 4 + b"}"
     assert json.loads(struct_to_json(_exact(raw, max_depth=5))) == json.loads(raw)
     with pytest.raises(NotExactError):
@@ -210,7 +210,7 @@ def test_numbers_are_not_read_beyond_what_could_fit() -> None:
     tracemalloc.start()
     with pytest.raises(NotExactError):
         encode_struct(raw, max_depth=32, max_bytes=1 << 10, rounded=True)
-    # The text and its copy; a million doubles would take ten times of it.
+    # The text and its copy; a million doubles would take ten times as much.
     assert tracemalloc.get_traced_memory()[1] < 3 * len(raw)
     tracemalloc.stop()
 

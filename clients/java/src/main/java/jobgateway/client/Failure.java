@@ -15,20 +15,22 @@ import java.util.Map;
 import java.util.Optional;
 
 /**
- * What an error of a call says.
+ * The error of a call, with its details.
  *
- * @param reason that of {@code ErrorInfo}; empty if the error is not the gateway's
- * @param fields what is wrong with which field of the request
+ * @param reason from {@code ErrorInfo}; empty if the error does not come from the gateway
+ * @param fields from {@code BadRequest}: invalid field to description
+ * @param retryAfter from {@code RetryInfo}
  */
 record Failure(
     Status.Code code, String reason, Map<String, String> fields, Optional<Duration> retryAfter) {
 
-  /** That of the gateway's own {@code ErrorInfo}. */
+  /** The domain of the gateway's {@code ErrorInfo}. */
   private static final String DOMAIN = "jobgateway";
 
+  /** The reaction of a client to an error. */
   enum Action {
     RETRY,
-    MEND,
+    FIX,
     LOGIN,
     LOOK,
     GIVE_UP
@@ -53,18 +55,18 @@ record Failure(
         }
       }
     } catch (InvalidProtocolBufferException malformed) {
-      reason = ""; // the gateway's can be read
+      reason = ""; // not from the gateway, whose details are valid
     }
     return new Failure(error.getStatus().getCode(), reason, fields, retryAfter);
   }
 
   /**
-   * What to do about it: by the reason if that says more than the code. {@code RETRY} of a
-   * submission is safe only with a {@code request_id}: without one, {@code RETRY} of an error
-   * without a reason means {@code LOOK}.
+   * Returns the reaction to the error: by the reason if the code alone would be misleading,
+   * otherwise by the code. Retry a submission only if it has a {@code request_id}. Without one,
+   * {@code RETRY} of an error without a reason means {@code LOOK}.
    */
   Action action() {
-    // A proxy said it, or the gateway died: another call may work.
+    // From a proxy, or the gateway died: another call may work.
     if (reason.isEmpty() && (code == Status.Code.INTERNAL || code == Status.Code.UNKNOWN)) {
       return Action.RETRY;
     }
@@ -74,9 +76,9 @@ record Failure(
       default ->
           switch (code) {
             case UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED -> Action.RETRY;
-            // A limit of rate or load says when to come back; a limit of size does not.
-            case RESOURCE_EXHAUSTED -> retryAfter.isPresent() ? Action.RETRY : Action.MEND;
-            case INVALID_ARGUMENT, NOT_FOUND, OUT_OF_RANGE -> Action.MEND;
+            // Limits of rate and load have a RetryInfo, limits of size do not.
+            case RESOURCE_EXHAUSTED -> retryAfter.isPresent() ? Action.RETRY : Action.FIX;
+            case INVALID_ARGUMENT, NOT_FOUND, OUT_OF_RANGE -> Action.FIX;
             case UNAUTHENTICATED -> Action.LOGIN;
             case UNKNOWN -> Action.LOOK;
             default -> Action.GIVE_UP;

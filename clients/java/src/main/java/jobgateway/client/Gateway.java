@@ -12,7 +12,7 @@ import java.util.function.Supplier;
 import jobgateway.v1.JobServiceGrpc;
 import jobgateway.v1.JobServiceGrpc.JobServiceBlockingV2Stub;
 
-/** A connection to the gateway, and the bearer token of its calls. */
+/** A connection to the gateway, with a credential. It is safe for several threads. */
 final class Gateway implements AutoCloseable {
   private static final Metadata.Key<String> AUTHORIZATION =
       Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
@@ -25,9 +25,8 @@ final class Gateway implements AutoCloseable {
 
   /**
    * @param target {@code host:port}
-   * @param serviceConfig the published service config, as parsed JSON with each number a {@code
-   *     Double}
-   * @param freshToken gets another bearer token
+   * @param serviceConfig the published service config: parsed JSON, with numbers as {@code Double}
+   * @param freshToken logs in again and returns the new bearer token
    */
   Gateway(String target, Map<String, ?> serviceConfig, String token, Supplier<String> freshToken) {
     this.target = target;
@@ -37,17 +36,17 @@ final class Gateway implements AutoCloseable {
     this.channel = connect();
   }
 
-  /** The channel of the calls to come. */
+  /** Returns the current channel. */
   synchronized ManagedChannel channel() {
     return channel;
   }
 
-  /** A stub for one call, with the token of now. */
+  /** Returns a stub for one call, with the current token. */
   JobServiceBlockingV2Stub stub() {
     return stub(channel());
   }
 
-  /** The same, over a channel that came from here. */
+  /** Returns a stub for one call on a channel of this gateway, with the current token. */
   synchronized JobServiceBlockingV2Stub stub(ManagedChannel channel) {
     var headers = new Metadata();
     headers.put(AUTHORIZATION, "Bearer " + token);
@@ -55,13 +54,14 @@ final class Gateway implements AutoCloseable {
         .withInterceptors(MetadataUtils.newAttachHeadersInterceptor(headers));
   }
 
+  /** Replaces the token with a fresh one. */
   synchronized void logIn() {
     token = freshToken.get();
   }
 
   /**
-   * Makes a new connection for the calls to come, unless {@code used} is the old one already; calls
-   * in flight end on that.
+   * Replaces the channel {@code used}, unless another watch has replaced it already. Calls in
+   * flight continue on it.
    */
   synchronized void reconnect(ManagedChannel used) {
     if (used == channel) {

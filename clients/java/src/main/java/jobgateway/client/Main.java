@@ -23,7 +23,7 @@ import jobgateway.v1.Heartbeat;
 import jobgateway.v1.Job;
 import jobgateway.v1.WaitJobRequest;
 
-/** Does the steps of a scenario and prints what it saw, as clients/README.md says. */
+/** Runs the steps of a scenario file and prints its observations (clients/README.md). */
 public final class Main {
   private static final Gson GSON =
       new GsonBuilder()
@@ -58,7 +58,7 @@ public final class Main {
         try {
           program.perform(step);
         } catch (StatusException error) {
-          // It was printed.
+          // It has been printed.
         }
       }
     }
@@ -99,7 +99,7 @@ public final class Main {
         } while (!job.getDone());
       }
       case "watch" -> watch(step);
-      default -> throw new IllegalArgumentException("no such step: " + step.action());
+      default -> throw new IllegalArgumentException("unknown step " + step.action());
     }
   }
 

@@ -17,24 +17,24 @@ import jobgateway.v1.Job;
 import jobgateway.v1.JobEvent;
 import jobgateway.v1.WatchJobRequest;
 
-/** Watches one job to its end, over as many streams as that takes. */
+/** Watches one job to its end, over as many streams as needed (docs/clients/index.md). */
 final class ResumingWatch {
 
-  /** Told of everything before the end, on the thread that waits. */
+  /** Receives all events before the end, on the thread that waits. */
   interface Listener {
-    /** The job goes on. */
+    /** Receives a state of the job, which is not done. */
     default void onJob(Job job) {}
 
     default void onHeartbeat(Heartbeat heartbeat) {}
 
-    /** A chunk of the result came; {@code held} bytes were there before it. */
+    /** Receives a chunk of the result. {@code held} is the number of bytes before it. */
     default void onChunk(ContentChunk chunk, int held) {}
 
-    /** A stream failed, and another one follows after a wait. */
+    /** Receives the reason for a resume, before the wait. */
     default void onResume(Resumption resumption) {}
   }
 
-  /** How the watch goes on after a stream that failed. */
+  /** The reason why a watch resumes with another stream, and how. */
   record Resumption(
       Status.Code code,
       String reason,
@@ -42,7 +42,7 @@ final class ResumingWatch {
       boolean newConnection,
       boolean freshToken) {}
 
-  /** A job that is done, and its result where that came in chunks ({@code contentOmitted}). */
+  /** A job that is done, and its result if that arrived in chunks ({@code contentOmitted}). */
   record Finished(Job job, ByteString content) {}
 
   private final Gateway gateway;
@@ -53,14 +53,14 @@ final class ResumingWatch {
 
   private String resumeToken = "";
   private ByteString content = ByteString.EMPTY;
-  private boolean heard;
-  private boolean tokenIsUnproven;
+  private boolean received;
+  private boolean tokenUnproven;
   private Optional<String> overLimitAt = Optional.empty();
   private long lastEvent;
 
   /**
-   * @param heartbeat the longest silence between two events, which the gateway keeps; three of them
-   *     end a stream
+   * @param heartbeat the longest time between two events, which the gateway ensures; the watch
+   *     cancels a stream after three of them without an event
    */
   ResumingWatch(
       Gateway gateway, long uid, Duration heartbeat, ContentFormat format, Listener listener) {
@@ -72,9 +72,9 @@ final class ResumingWatch {
   }
 
   /**
-   * Waits for the end. To leave earlier, interrupt the thread; the job runs on.
+   * Waits for the end. To cancel the watch, interrupt the thread; the job continues.
    *
-   * @throws StatusException with which no stream goes on
+   * @throws StatusException with a status that is final
    */
   Finished await() throws StatusException, InterruptedException {
     var backoff = new Backoff();
@@ -87,11 +87,12 @@ final class ResumingWatch {
       } catch (TimeoutException silence) {
         resumption = new Resumption(Status.Code.CANCELLED, "SILENT", Optional.empty(), true, false);
       } catch (StatusException error) {
-        resumption = judge(error).orElseThrow(() -> error);
+        resumption = decide(error).orElseThrow(() -> error);
       }
       listener.onResume(resumption);
-      // A stream may break after its first event each time: only one that worked for long counts.
-      if (lastEvent - started >= Backoff.LONGEST_WAIT.toNanos()) {
+      // One event does not prove that the stream works: it may break after its first event each
+      // time.
+      if (lastEvent - started >= Backoff.MAX.toNanos()) {
         backoff.reset();
       }
       backoff.await(resumption.retryAfter());
@@ -100,7 +101,7 @@ final class ResumingWatch {
       }
       if (resumption.freshToken()) {
         gateway.logIn();
-        tokenIsUnproven = true;
+        tokenUnproven = true;
       }
     }
   }
@@ -119,8 +120,8 @@ final class ResumingWatch {
       JobEvent event;
       while ((event = call.read(3 * heartbeat.toMillis(), MILLISECONDS)) != null) {
         lastEvent = System.nanoTime();
-        heard = true;
-        tokenIsUnproven &= !provesToken(event);
+        received = true;
+        tokenUnproven &= !provesToken(event);
         if (!event.getResumeToken().isEmpty()) {
           resumeToken = event.getResumeToken();
         }
@@ -138,19 +139,20 @@ final class ResumingWatch {
             listener.onChunk(chunk, held);
           }
           case HEARTBEAT -> listener.onHeartbeat(event.getHeartbeat());
-          default -> {} // A later gateway may say more.
+          default -> {} // a payload of a later version
         }
       }
-      // A proxy ended it.
+      // A proxy ended the stream.
       throw Status.OK.withDescription("the stream ended before the job was done").asException();
     } finally {
-      call.cancel("the watch left this stream", null);
+      call.cancel("the watch no longer needs this stream", null);
     }
   }
 
   /**
-   * Whether an event shows that the upstream accepts the token. A heartbeat also comes before the
-   * first read has ended, and between a refusal and the read that confirms it.
+   * Returns whether an event proves that the upstream accepts the token. Some heartbeats do not:
+   * those before the first read has ended, and those between a refusal and the read that confirms
+   * it.
    */
   private static boolean provesToken(JobEvent event) {
     return switch (event.getPayloadCase()) {
@@ -161,15 +163,15 @@ final class ResumingWatch {
     };
   }
 
-  /** How to go on after {@code error}; empty if nothing helps. */
-  private Optional<Resumption> judge(StatusException error) {
+  /** Decides how to resume after {@code error}; empty if the status is final. */
+  private Optional<Resumption> decide(StatusException error) {
     var failure = Failure.of(error);
     boolean isForeign = failure.reason().isEmpty();
     boolean resumable =
         switch (failure.code()) {
           case UNAVAILABLE -> true;
           case RESOURCE_EXHAUSTED -> failure.retryAfter().isPresent();
-          case UNAUTHENTICATED -> !tokenIsUnproven;
+          case UNAUTHENTICATED -> !tokenUnproven;
           default -> false;
         };
     if (!resumable && !(isForeign && isBroken(failure.code()))) {
@@ -180,25 +182,26 @@ final class ResumingWatch {
             failure.code(),
             failure.reason(),
             failure.retryAfter(),
-            // A new one also forgets the old one's own backoff, which grows up to two minutes.
+            // A new connection is made immediately. The old one would wait up to two minutes.
             isForeign || failure.reason().equals("DRAINING"),
             failure.code() == Status.Code.UNAUTHENTICATED));
   }
 
   /**
-   * Whether a status that is not the gateway's means a broken stream, and not a wrong address or a
-   * limit.
+   * Returns whether a status without the gateway's {@code ErrorInfo} means a broken stream, rather
+   * than a wrong address or a size limit.
    */
   private boolean isBroken(Status.Code code) {
     return switch (code) {
       case OK, CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE -> true;
       case RESOURCE_EXHAUSTED, OUT_OF_RANGE -> {
-        // A message over this client's own receive limit ends like this, and would do so again.
+        // A message over this client's own receive limit causes this status, and would cause it
+        // again.
         boolean again = overLimitAt.equals(Optional.of(resumeToken));
         overLimitAt = Optional.of(resumeToken);
-        yield heard && !again;
+        yield received && !again;
       }
-      default -> heard;
+      default -> received;
     };
   }
 }

@@ -8,7 +8,7 @@ import com.google.protobuf.util.JsonFormat;
 import java.util.List;
 import jobgateway.v1.SendJobRequest;
 
-/** What this program is told to do; clients/README.md describes the file. */
+/** The steps of a scenario file (clients/README.md). */
 record Scenario(List<Step> steps) {
 
   record Step(

@@ -8,38 +8,38 @@ import java.util.function.Consumer;
 import jobgateway.v1.JobServiceGrpc.JobServiceBlockingV2Stub;
 
 /**
- * Makes unary calls, and makes them again where the failure asks for that.
+ * Makes unary calls, with retries.
  *
- * @param onFailure told of each failure, before what is done about it
+ * @param onFailure receives each failure, before the reaction to it
  */
 record UnaryCalls(Gateway gateway, Consumer<Failure> onFailure) {
-  private static final int MAX_CALLS = 5;
+  private static final int MAX_ATTEMPTS = 5;
 
   interface Call<T> {
     T with(JobServiceBlockingV2Stub stub) throws StatusException;
   }
 
   /**
-   * Calls, and calls again after a wait, or once with a fresh token.
+   * Makes a call. Retries it after a wait, or once with a fresh token, if the error allows that.
    *
-   * @param repeatable whether a second call does no more than the first one
-   * @throws StatusException of the last call
+   * @param repeatable whether a second call has no further effect
+   * @throws StatusException from the last call
    */
   <T> T call(Duration deadline, boolean repeatable, Call<T> call)
       throws StatusException, InterruptedException {
     var backoff = new Backoff();
-    boolean tokenIsFresh = false;
-    for (int calls = 1; ; calls++) {
+    boolean loggedIn = false;
+    for (int attempt = 1; ; attempt++) {
       try {
         return call.with(gateway.stub().withDeadlineAfter(deadline.toMillis(), MILLISECONDS));
       } catch (StatusException error) {
         var failure = Failure.of(error);
         onFailure.accept(failure);
-        if (failure.action() == Failure.Action.RETRY && repeatable && calls < MAX_CALLS) {
+        if (failure.action() == Failure.Action.RETRY && repeatable && attempt < MAX_ATTEMPTS) {
           backoff.await(failure.retryAfter());
-        } else if (failure.action() == Failure.Action.LOGIN && !tokenIsFresh) {
+        } else if (failure.action() == Failure.Action.LOGIN && !loggedIn) {
           gateway.logIn();
-          tokenIsFresh = true;
+          loggedIn = true;
         } else {
           throw error;
         }

@@ -9,7 +9,7 @@ import java.util.Locale;
 import java.util.Map;
 import jobgateway.v1.Job;
 
-/** What this program prints, as clients/README.md describes it. */
+/** The observations that this program prints (clients/README.md). */
 final class Views {
   private Views() {}
 
@@ -23,7 +23,7 @@ final class Views {
       ResultView result) {
 
     /**
-     * @param chunks the result of a done job where it came in chunks, else empty
+     * @param chunks the result of a done job if it arrived in chunks, otherwise empty
      */
     static JobView of(Job job, ByteString chunks) {
       var progress = job.getProgress();
@@ -39,22 +39,23 @@ final class Views {
   }
 
   record ResultView(
-      String as, Double sum, Integer size, String sha256, long toldSize, String toldSha256) {
+      String as, Double sum, Integer size, String sha256, long contentSize, String contentSha256) {
 
     static ResultView of(Job job, ByteString chunks) {
-      long toldSize = job.getContentSize();
-      String toldSha256 = job.getContentSha256();
+      long contentSize = job.getContentSize();
+      String contentSha256 = job.getContentSha256();
       if (job.hasContent()) {
-        return new ResultView("struct", sum(job), null, null, toldSize, toldSha256);
+        return new ResultView("struct", sum(job), null, null, contentSize, contentSha256);
       }
       if (job.hasContentJson()) {
         var json = job.getContentJson();
-        return new ResultView("json", null, json.size(), hash(json), toldSize, toldSha256);
+        return new ResultView("json", null, json.size(), hash(json), contentSize, contentSha256);
       }
       if (job.getContentOmitted()) {
-        return new ResultView("chunks", null, chunks.size(), hash(chunks), toldSize, toldSha256);
+        return new ResultView(
+            "chunks", null, chunks.size(), hash(chunks), contentSize, contentSha256);
       }
-      return new ResultView("none", null, null, null, toldSize, toldSha256);
+      return new ResultView("none", null, null, null, contentSize, contentSha256);
     }
 
     private static Double sum(Job job) {

@@ -1,4 +1,4 @@
-"""A volume that is gone: whoever opens a file on it hangs."""
+"""A file on a stuck volume: opening it hangs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import pytest
 
 
-class Stuck:
-    """Hangs each `os.open` of `path` until `back` is set."""
+class StuckFile:
+    """Make each `os.open` of `path` hang until `back` is set."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.back = threading.Event()

@@ -1,4 +1,4 @@
-"""Each error of docs/reference/errors.md, over the wire: what a client makes of it, and whether it calls again."""
+"""The scenario `every_error`: each error of docs/reference/errors.md, with the documented reaction of a client."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
     from clients.runner.scenarios import Fault
 
-NAME = "decide"
+NAME = "every_error"
 _JOB_SERVICE_NAME = pb.DESCRIPTOR.services_by_name["JobService"].full_name
-_MESSAGE = "refused"
+_MESSAGE = "rejected"
 _ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
-# What a proxy may add to the gateway's details, and what it may send in their place: no message at all.
+# A detail that a proxy may add, and a malformed one that it may send instead of the gateway's details.
 _FOREIGN = error_details_pb2.ErrorInfo(reason="MESH_FAULT", domain="mesh.example")
 _MALFORMED = any_pb2.Any(type_url=_ERROR_INFO, value=b"\xff")
 _ACTIONS = {
-    "fix the request": "mend",
+    "fix the request": "fix",
     "log in again": "login",
     "look before sending again": "look",
     "give up": "give_up",
 }
-# `reason` and `code`, or a `code` alone, and what to do in bold at the beginning of the last cell.
+# A row of the page: `reason` and `code`, or only `code`; the last cell starts with the reaction in bold.
 _ROW = re.compile(r"^\| `(\w+)` \|(?: `(\w+)` \|)? .*\| \*\*(.+?)\*\*[^|]*\|$", re.MULTILINE)
 
 
-class Refusal(NamedTuple):
-    """An error, and what a client does about it; `reason` is empty where it is not the gateway's."""
+class DocumentedError(NamedTuple):
+    """An error and the reaction of a client; `reason` is empty if the error does not come from the gateway."""
 
     code: str
     reason: str
@@ -44,18 +44,18 @@ class Refusal(NamedTuple):
 
     @property
     def calls(self) -> int:
-        """How often a client makes a call that is refused once."""
+        """The number of calls that a client makes if the first one fails."""
         return 2 if self.action in ("retry", "login") else 1
 
     @property
     def request_id(self) -> str:
-        """That of the submission that gets it."""
+        """The request_id of the submission that fails with this error."""
         return f"{self.code} {self.reason}"
 
     def details(self) -> bytes:
-        """The `google.rpc.Status` of it, as the gateway sends it."""
+        """Return the encoded `google.rpc.Status`, as the gateway sends it."""
         details: list[Message] = [error_details_pb2.ErrorInfo(reason=self.reason, domain="jobgateway")]
-        # As the document says: a limit that is worth a retry has a RetryInfo, one of size has none.
+        # As documented: limits of rate and load have a RetryInfo, limits of size do not.
         if (self.code, self.action) == ("RESOURCE_EXHAUSTED", "retry"):
             details.append(error_details_pb2.RetryInfo(retry_delay=Duration(nanos=100_000_000)))
         packed = [any_pb2.Any() for _ in details]
@@ -66,7 +66,7 @@ class Refusal(NamedTuple):
         return encoded
 
     def trailer(self) -> bytes:
-        """The `google.rpc.Status` as it arrives: with a proxy's `ErrorInfo` around, or with one that cannot be read."""
+        """Return the `google.rpc.Status` as it arrives: with details of a proxy, or with a malformed detail."""
         status = status_pb2.Status(code=grpc.StatusCode[self.code].value[0], message=_MESSAGE)
         if self.reason:
             status.details.add().Pack(_FOREIGN)
@@ -78,41 +78,41 @@ class Refusal(NamedTuple):
         return encoded
 
 
-def documented() -> list[Refusal]:
-    """The rows of docs/reference/errors.md, and a reason that it does not know."""
+def documented_errors() -> list[DocumentedError]:
+    """Return the errors of docs/reference/errors.md, and one with an unknown reason."""
     rows = _ROW.findall((CLIENTS.parent / "docs" / "reference" / "errors.md").read_text())
-    known = [Refusal(code or first, first if code else "", _ACTIONS.get(do, do)) for first, code, do in rows]
-    return [*known, Refusal("UNAVAILABLE", "NOT_KNOWN_YET", "retry")]
+    known = [DocumentedError(code or first, first if code else "", _ACTIONS.get(do, do)) for first, code, do in rows]
+    return [*known, DocumentedError("UNAVAILABLE", "NOT_KNOWN_YET", "retry")]
 
 
 def scenario() -> Scenario:
-    """A submission for each, to be played against `RefusingGateway`."""
+    """Return the scenario, with a submission for each error. It needs a `FailingGateway`."""
     request = {"workspace_id": "1", "entity_id": 7, "method_name": "succeed"}
     expect: list[Line] = []
-    for uid, each in enumerate(documented(), start=1):
+    for uid, each in enumerate(documented_errors(), start=1):
         expect.append({"do": "send", "error": {"code": each.code, "reason": each.reason, "action": each.action}})
         if each.calls > 1:
             expect.append({"do": "send", "job": {"uid": str(uid)}})
     return Scenario(
         name=NAME,
-        about="each error of docs/reference/errors.md: the client decides as it says there",
-        steps=[{"do": "send", "request": {**request, "request_id": each.request_id}} for each in documented()],
+        about="each error of docs/reference/errors.md: the client reacts as documented",
+        steps=[{"do": "send", "request": {**request, "request_id": each.request_id}} for each in documented_errors()],
         expect=expect,
-        posts=sum(each.calls for each in documented()),
+        posts=sum(each.calls for each in documented_errors()),
     )
 
 
-class RefusingGateway:
-    """Refuses each submission once, as its `request_id` says; it stands where a `Stack` stands.
+class FailingGateway:
+    """A gateway that fails each submission once, with the error of its `request_id`; it is used like a `Stack`.
 
-    A submission that was refused gives a job whose uid is the number of the refusal.
+    The second attempt of a submission returns a job, whose uid is the number of the error.
     """
 
     gateway_log = ""
 
     def __init__(self) -> None:
-        self._refusals = {each.request_id: each for each in documented()}
-        self._refused: set[str] = set()
+        self._errors = {each.request_id: each for each in documented_errors()}
+        self._failed: set[str] = set()
         self.missed: list[Fault] = []
         self.paths: list[str] = []
         self.posts: list[bytes] = []
@@ -136,15 +136,15 @@ class RefusingGateway:
         self, request: pb.SendJobRequest, context: grpc.aio.ServicerContext[pb.SendJobRequest, pb.Job]
     ) -> pb.Job:
         self.posts.append(b"{}")
-        if request.request_id in self._refused:
-            return pb.Job(uid=1 + list(self._refusals).index(request.request_id), status=pb.JOB_STATUS_RUNNING)
-        self._refused.add(request.request_id)
-        refusal = self._refusals[request.request_id]
-        trailers = (("grpc-status-details-bin", refusal.trailer()),)
-        return await context.abort(grpc.StatusCode[refusal.code], _MESSAGE, trailers)
+        if request.request_id in self._failed:
+            return pb.Job(uid=1 + list(self._errors).index(request.request_id), status=pb.JOB_STATUS_RUNNING)
+        self._failed.add(request.request_id)
+        error = self._errors[request.request_id]
+        trailers = (("grpc-status-details-bin", error.trailer()),)
+        return await context.abort(grpc.StatusCode[error.code], _MESSAGE, trailers)
 
-    def saw(self, line: Line) -> None:
-        """Nothing happens to the client here but refusals."""
+    def observe(self, line: Line) -> None:
+        """Ignore a line: this gateway has no faults that depend on it."""
 
     async def settled(self) -> None:
-        """Nothing is under way here."""
+        """Return immediately: this gateway has no faults in progress."""

@@ -1,4 +1,4 @@
-"""The table of docs/reference/errors.md, and whether what a call ended with stands in it."""
+"""Compare the error of a call with the table in docs/reference/errors.md."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*")
 CODES = {reason: StatusCode[code] for reason, code in ROW.findall(DOCUMENT.read_text())}
 
 
-def check_ending(code: StatusCode, message: str, details: bytes) -> str:
-    """The reason of an error. Raises `AssertionError` unless it is one of the table, whole, and fits the trailers."""
+def check_error(code: StatusCode, message: str, details: bytes) -> str:
+    """Return the reason of an error, which must be complete, in the table, and small enough for the trailers."""
     assert LINE.fullmatch(message), "one line"
     status = status_pb2.Status.FromString(details)
     assert (status.code, status.message) == (code.value[0], message)

@@ -1,0 +1,70 @@
+"""The transport to the upstream as tests use it: patient, without a proxy, and unobserved."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from gateway.limits.fair_budget import FairBudget
+from gateway.upstream import Timeouts, Transport
+from gateway.upstream.transport import HttpResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.clock import PauseTimeout
+
+# In seconds: a limit that no test reaches.
+PATIENT = 3600.0
+
+
+class PatientTransport(Transport):
+    """A transport that waits as long as a test does, unless an option says otherwise. Times are in seconds."""
+
+    def __init__(
+        self,
+        *,
+        connect: float = PATIENT,
+        read: float = PATIENT,
+        total: float = PATIENT,
+        idle: float = PATIENT,
+        max_connections: int = 10,
+        max_response_bytes: int = 64 << 20,
+        budget: FairBudget | None = None,
+    ) -> None:
+        super().__init__(
+            timeouts=Timeouts(connect, read, total),
+            idle_seconds=idle,
+            max_connections=max_connections,
+            max_response_bytes=max_response_bytes,
+            budget=FairBudget(2 * max_response_bytes) if budget is None else budget,
+            tls=ssl.create_default_context(),
+            proxy=None,
+            observer=NoObserver(),
+        )
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        owner: bytes = b"",
+        pause: PauseTimeout = nullcontext,
+    ) -> HttpResponse:
+        """Send a request that no caller has to pay for."""
+        return await super().request(method, url, headers, body, owner=owner, pause=pause)
+
+
+class NoObserver:
+    """Ignores all exchanges."""
+
+    def exchanged(self, method: str, status: int | None, seconds: float, size: int) -> None:
+        """Ignore an exchange."""
+
+
+def http_response(status: int, body: bytes = b"", *, retry_after: str | None = None) -> HttpResponse:
+    """Return a small response."""
+    return HttpResponse(status, body, retry_after=retry_after, reservation=None, location=None)
