@@ -137,7 +137,7 @@ def test_an_invalid_request_is_one_line_with_the_field(
 ) -> None:
     outcome = client(place, command, *JOB, *options)
     assert (outcome.code, outcome.out) == (3, "")
-    assert re.fullmatch(rf"{field}: it .+ \[INVALID_ARGUMENT, REQUEST_INVALID\]\n", outcome.err)
+    assert re.fullmatch(rf"{field}: must .+ \[INVALID_ARGUMENT, REQUEST_INVALID\]\n", outcome.err)
 
 
 def test_an_input_that_is_too_large_is_one_line(place: Place) -> None:

@@ -201,7 +201,7 @@ def test_the_base_image_has_a_tag_and_no_host() -> None:
     assert re.fullmatch(r"python:3\.\d+-slim-[a-z]+", default)
 
 
-def test_the_build_context_has_only_the_lock_and_the_wheels() -> None:
+def test_the_build_context_has_only_the_lock_and_the_wheel() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S607 - git
     assert [name for name in tracked.splitlines() if in_context(name)] == ["requirements.lock"]
     assert in_context("dist/jobgateway-0.1.0-py3-none-any.whl")
