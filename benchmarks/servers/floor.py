@@ -1,4 +1,4 @@
-"""The floor: the gateway's server and HTTP transport, with a handler that translates nothing.
+"""The floor: the gateway's server and HTTP connections, with a handler that translates nothing.
 
     python -m benchmarks.servers.floor UPSTREAM_URL CLIENT
 
@@ -6,7 +6,7 @@ CLIENT is the HTTP client:
 
 - `client`: `httpx.AsyncClient` on the transport of httpx-aiohttp, with the event loop of asyncio
 - `transport`: the transport of httpx-aiohttp, without the client
-- `floor`: the gateway's transport, with requests and responses as cheap as httpx allows
+- `floor`: the gateway's connections
 - `aiohttp`: aiohttp, without httpx
 
 All but `client` use uvloop. All have the gateway's headers and timeouts.
@@ -15,8 +15,9 @@ All but `client` use uvloop. All have the gateway's headers and timeouts.
 from __future__ import annotations
 
 import asyncio
+import math
+import ssl
 import sys
-from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -26,8 +27,11 @@ import httpx_aiohttp
 import uvloop
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.server.defaults import CONNECT_SECONDS, OPTIONS
-from gateway.upstream.aiohttp_transport import AiohttpTransport
+from gateway.server.defaults import CONNECT_SECONDS, OPTIONS, READ_IDLE_SECONDS
+from gateway.upstream.connection_pool import ConnectionPool
+from gateway.upstream.http_request import encode_request
+from gateway.upstream.resolver import Resolver
+from gateway.upstream.transport import DNS_SECONDS
 
 HEADERS = {
     "accept": "application/json",
@@ -70,25 +74,30 @@ def with_transport() -> Any:
     return exchange
 
 
-def with_gateway_transport() -> Any:
-    """Return a function that makes a request with the gateway's transport, like the gateway."""
-    transport = AiohttpTransport(session, OF_AIOHTTP)
+def with_gateway_connections() -> Any:
+    """Return a function that makes a request on the gateway's connections, without limits of memory and total time."""
+    pool = ConnectionPool(
+        Resolver(CONNECT_SECONDS, DNS_SECONDS),
+        connect_seconds=CONNECT_SECONDS,
+        idle_seconds=READ_IDLE_SECONDS,
+        max_connections=1_000,
+        tls=ssl.create_default_context(),
+        proxy=None,
+    )
 
     async def exchange(method: str, url: str, headers: dict[str, str], body: bytes | None) -> bytes:
-        if body is not None:
-            headers = {**headers, "content-length": str(len(body))}
-        request = httpx.Request(method, parsed(url), headers=headers, stream=httpx.ByteStream(body or b""))
-        response = await transport.handle_async_request(request)
-        assert isinstance(response.stream, httpx.AsyncByteStream)
+        request = encode_request(method, url, headers, body, through_proxy=False)
+        connection = await pool.acquire(request.key, math.inf, new=False)
         try:
-            return b"".join([piece async for piece in response.stream])
+            await connection.exchange(request.head, request.body, SILENCE_SECONDS)
+            pieces = []
+            while piece := await connection.read():
+                pieces.append(piece)
+            return b"".join(pieces)
         finally:
-            await response.aclose()
+            pool.release(connection)
 
     return exchange
-
-
-parsed = lru_cache(httpx.URL)
 
 
 def without_httpx() -> Any:
@@ -111,7 +120,7 @@ def session() -> aiohttp.ClientSession:
 EXCHANGES = {
     "client": with_client,
     "transport": with_transport,
-    "floor": with_gateway_transport,
+    "floor": with_gateway_connections,
     "aiohttp": without_httpx,
 }
 

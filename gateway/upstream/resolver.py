@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
+from collections import deque
 from typing import TYPE_CHECKING, Any
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.threads import run_detached, wait_done
 
@@ -16,48 +16,68 @@ if TYPE_CHECKING:
 # Concurrent lookups in this process. A lookup that hangs ends after 10 to 30 seconds, when the system gives up.
 MAX_LOOKUPS = 8
 
+# As `socket.getaddrinfo` returns it.
+Address = tuple[int, int, int, str, tuple[Any, ...]]
+
 _lookups: set[Future[Any]] = set()
 
 
-class Resolver(AbstractResolver):
-    """The system's resolver, with a limit of `seconds` for each lookup.
+class Resolver:
+    """The system's resolver.
 
     It does not use asyncio's default executor or uvloop's thread pool: they have few threads for all purposes, and the
     process waits for all of them when it exits.
+
+    Args:
+        timeout_seconds: the limit of each lookup.
+        keep_seconds: how long addresses are used again.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, timeout_seconds: float, keep_seconds: float) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._keep_seconds = keep_seconds
+        self._known: dict[tuple[str, int], tuple[float, deque[Address]]] = {}
+        self._running: dict[tuple[str, int], asyncio.Task[deque[Address]]] = {}
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Return the addresses of `host` (overrides aiohttp). Raises `OSError` if there is none, or none in time."""
+    async def resolve(self, host: str, port: int) -> list[Address]:
+        """Return the addresses of `host`, beginning with another one each time.
+
+        Raises:
+            OSError: there is no address, or none in time.
+        """
+        until, addresses = self._known.get((host, port), (0.0, None))
+        if addresses is None or until <= asyncio.get_running_loop().time():
+            addresses = await self._look_up((host, port))
+        found = list(addresses)
+        addresses.rotate(-1)
+        return found
+
+    async def _look_up(self, name: tuple[str, int]) -> deque[Address]:
+        # One lookup for all callers at a time. It continues if one of them leaves.
+        task = self._running.get(name)
+        if task is None:
+            task = self._running[name] = asyncio.create_task(self._find(name))
+            task.add_done_callback(lambda done: self._finish(name, done))
+        return await asyncio.shield(task)
+
+    def _finish(self, name: tuple[str, int], task: asyncio.Task[deque[Address]]) -> None:
+        del self._running[name]
+        if not task.cancelled():
+            # Retrieved in any case, because asyncio logs exceptions that no one retrieves.
+            task.exception()
+
+    async def _find(self, name: tuple[str, int]) -> deque[Address]:
         _lookups.difference_update([each for each in _lookups if each.done()])
         if len(_lookups) >= MAX_LOOKUPS:
             raise OSError(errno.EAGAIN, "too many lookups hang; is the resolver of this machine reachable?")
-        lookup = run_detached("resolve", lambda: _lookup(host, port, family))
+        lookup = run_detached("resolve", lambda: _addresses(*name))
         _lookups.add(lookup)
-        if not await wait_done(lookup, self._seconds):
+        if not await wait_done(lookup, self._timeout_seconds):
             raise OSError(errno.ETIMEDOUT, "the resolver does not respond")
-        return lookup.result()
+        addresses = deque(lookup.result())
+        self._known[name] = (asyncio.get_running_loop().time() + self._keep_seconds, addresses)
+        return addresses
 
-    async def close(self) -> None:
-        """Do nothing (overrides aiohttp)."""
 
-
-def _lookup(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
-    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-    return [
-        ResolveResult(
-            hostname=host,
-            host=socket.getnameinfo(address, numeric)[0],
-            port=port,
-            family=address_family,
-            proto=protocol,
-            flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-        )
-        for address_family, _, protocol, _, address in socket.getaddrinfo(
-            host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-        )
-    ]
+def _addresses(host: str, port: int) -> list[Address]:
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG))

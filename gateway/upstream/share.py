@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # A response may take a quarter of the loop's time, in addition to the time that its size explains.
 SHARE = 0.25
-SECONDS_PER_BYTE = 20e-9
+SECONDS_PER_BYTE = 8e-9
 # The part of a piece's cost that is not measured: one iteration of the loop, and one step of the reading task.
 SECONDS_PER_PIECE = 30e-6
 # After this much extra time, a response lets other tasks run, however long ago they ran last.

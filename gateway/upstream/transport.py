@@ -1,26 +1,35 @@
 """One exchange with the upstream: limits of time and memory, repeats, and errors of the gateway instead of a library.
 
-The engine is behind `aiohttp_transport.py`. This module and everything above it are independent of it.
+Nothing above this module knows how requests get to the upstream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+import math
 import time
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-import httpx
 import msgspec
 
-from gateway.errors import GatewayOverloaded, UpstreamError, UpstreamMalformed, UpstreamResponseTooLarge
-from gateway.upstream.aiohttp_pool import NEW_CONNECTION_ONLY
-from gateway.upstream.aiohttp_protocol import ReusedConnectionLost
-from gateway.upstream.aiohttp_transport import LIBRARY_ERRORS, NOT_SENT_ERRORS, pooled_transport, to_upstream_error
+from gateway.errors import (
+    GatewayOverloaded,
+    UpstreamConnectionLost,
+    UpstreamError,
+    UpstreamMalformed,
+    UpstreamResponseTooLarge,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from gateway.upstream.compression import NotDecodable, decoded
+from gateway.upstream.connection import ConnectionLost, NotSent, ReusedConnectionLost
+from gateway.upstream.connection_pool import ConnectionPool
+from gateway.upstream.http_request import HttpRequest, encode_request, origin_of
 from gateway.upstream.memory import BodyReservation, ReservationExceeded
+from gateway.upstream.resolver import Resolver
+from gateway.upstream.response_parser import InvalidResponse, ResponseHead
 from gateway.upstream.shortage import ShortageLog, shortage_in
 
 if TYPE_CHECKING:
@@ -29,17 +38,20 @@ if TYPE_CHECKING:
 
     from gateway.clock import PauseTimeout
     from gateway.limits.fair_budget import FairBudget
+    from gateway.upstream.connection import Connection
 
 MAX_ERROR_BODY_BYTES = 1 << 20
 # How long to wait for the body of an error response.
 ERROR_BODY_SECONDS = 5.0
-# Larger bodies are sent in pieces of this size, because writing them at once would block the event loop.
-BODY_PIECE_BYTES = 1 << 18
 # More digits cannot be a length, and int() rejects thousands of them.
 MAX_LENGTH_DIGITS = 19
-# More than the default limit of watches. Each entry takes about 1 KB.
-KNOWN_URLS = 32_768
-NO_BODY = httpx.ByteStream(b"")
+# How long a looked-up address is used for new connections, in seconds.
+DNS_SECONDS = 10
+# A request that is not a read is not repeated, so it takes no connection that the upstream may be about to close:
+# common servers do so after 5 idle seconds.
+UNREPEATABLE_IDLE_SECONDS = 4.0
+# What an exchange may raise that is not an error of the gateway yet.
+LIBRARY_ERRORS = (TimeoutError, NotSent, ConnectionLost, InvalidResponse, NotDecodable, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,23 +125,24 @@ class Transport:
     ) -> None:
         self._budget = budget
         self._observer = observer
-        self._total_seconds = timeouts.total
+        self._timeouts = timeouts
         self._max_response_bytes = max_response_bytes
         # Not the pool's own limit: waiting there counts as connecting, and would look like an outage.
         self._slots = asyncio.Semaphore(max_connections)
         self._shortages = ShortageLog(time.monotonic)
-        self._transport = pooled_transport(
+        self._has_proxy = proxy is not None
+        self._pool = ConnectionPool(
+            Resolver(timeouts.connect, DNS_SECONDS),
             connect_seconds=timeouts.connect,
-            read_seconds=timeouts.read,
             idle_seconds=idle_seconds,
             max_connections=max_connections,
             tls=tls,
-            proxy=proxy,
+            proxy=None if proxy is None else origin_of(proxy),
         )
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._transport.aclose()
+        await self._pool.aclose()
 
     async def request(
         self,
@@ -157,7 +170,7 @@ class Transport:
             UpstreamResponseTooLarge: the body is larger than `max_response_bytes`.
             GatewayOverloaded: this process ran out of memory, files or threads.
         """
-        request = _request(method, url, headers, body)
+        request = encode_request(method, url, headers, body, through_proxy=self._has_proxy)
         reservation = BodyReservation(self._budget, owner, self._max_response_bytes, pause, repeatable=body is None)
         try:
             async with self._slots:
@@ -169,7 +182,7 @@ class Transport:
         except (*LIBRARY_ERRORS, MemoryError, RuntimeError) as error:
             if (name := shortage_in(error)) is not None:
                 self._shortages.write(name)
-                sent = not isinstance(error, (*NOT_SENT_ERRORS, RuntimeError))
+                sent = not isinstance(error, NotSent | RuntimeError)
                 raise GatewayOverloaded(
                     f"the gateway ran out of a resource ({name})", may_have_been_sent=sent
                 ) from error
@@ -177,10 +190,10 @@ class Transport:
                 raise
             raise _map_exception(error) from error
 
-    async def _within_time(self, request: httpx.Request, reservation: BodyReservation) -> HttpResponse:
+    async def _within_time(self, request: HttpRequest, reservation: BodyReservation) -> HttpResponse:
         complete = False
         try:
-            async with asyncio.timeout(self._total_seconds) as limit:
+            async with asyncio.timeout(self._timeouts.total) as limit:
                 try:
                     response = await self._exchange(request, reservation, limit)
                 except ReusedConnectionLost:
@@ -188,24 +201,20 @@ class Transport:
                     # it. Only a read is safe to repeat.
                     if request.method != "GET":
                         raise
-                    response = await self._exchange_on_new_connection(request, reservation, limit)
+                    response = await self._exchange(request, reservation, limit, new_connection=True)
             complete = True
         finally:
             if not complete:
                 reservation.release()
         return response
 
-    async def _exchange_on_new_connection(
-        self, request: httpx.Request, reservation: BodyReservation, limit: asyncio.Timeout
-    ) -> HttpResponse:
-        before = NEW_CONNECTION_ONLY.set(True)
-        try:
-            return await self._exchange(request, reservation, limit)
-        finally:
-            NEW_CONNECTION_ONLY.reset(before)
-
     async def _exchange(
-        self, request: httpx.Request, reservation: BodyReservation, limit: asyncio.Timeout
+        self,
+        request: HttpRequest,
+        reservation: BodyReservation,
+        limit: asyncio.Timeout,
+        *,
+        new_connection: bool = False,
     ) -> HttpResponse:
         clock = asyncio.get_running_loop().time
         started = clock()
@@ -213,9 +222,14 @@ class Transport:
         body = io.BytesIO()
         cancelled = False
         try:
-            response = await self._transport.handle_async_request(request)
-            status = response.status_code if 200 <= response.status_code < 600 else None
-            return await self._read_response(response, body, reservation, limit)
+            max_idle = math.inf if request.method == "GET" else UNREPEATABLE_IDLE_SECONDS
+            connection = await self._pool.acquire(request.key, max_idle, new=new_connection)
+            try:
+                head = await connection.exchange(request.head, request.body, self._timeouts.read)
+                status = head.status if 200 <= head.status < 600 else None
+                return await self._read_response(head, connection, body, reservation, limit)
+            finally:
+                self._pool.release(connection)
         except asyncio.CancelledError:
             # If `limit` has expired, this is a timeout and not a cancellation.
             cancelled = not limit.expired()
@@ -228,82 +242,78 @@ class Transport:
                 self._observer.exchanged(request.method, status, clock() - started, size)
 
     async def _read_response(
-        self, response: httpx.Response, body: io.BytesIO, reservation: BodyReservation, limit: asyncio.Timeout
+        self,
+        head: ResponseHead,
+        connection: Connection,
+        body: io.BytesIO,
+        reservation: BodyReservation,
+        limit: asyncio.Timeout,
     ) -> HttpResponse:
-        success = response.is_success
+        success = 200 <= head.status < 300
         try:
-            if not 200 <= response.status_code < 600:
-                raise UpstreamMalformed(f"the upstream responded with the status {response.status_code}")
+            if not 200 <= head.status < 600:
+                raise UpstreamMalformed(f"the upstream responded with the status {head.status}")
             if success:
-                await self._read(response, body, reservation, limit)
+                await self._read(head, connection, body, reservation, limit)
             else:
-                await _read_error_body(response, body, limit)
+                await _read_error_body(head, connection, body, limit)
         except LIBRARY_ERRORS as error:
             if shortage_in(error) is not None or isinstance(error, ReusedConnectionLost):
                 raise
             mapped = _map_exception(error)
-            mapped.http_status = response.status_code
+            mapped.http_status = head.status
             raise mapped from error
         except UpstreamError as error:
-            error.http_status = response.status_code
+            error.http_status = head.status
             raise
-        finally:
-            await response.aclose()
         reservation.shrink(body.tell())
         return HttpResponse(
-            response.status_code,
+            head.status,
             # Without a copy, because copying a large body would block the event loop.
             body.getvalue(),
-            retry_after=None if success else response.headers.get("retry-after"),
+            retry_after=None if success else head.headers.get("retry-after"),
             reservation=None if reservation.empty else reservation,
-            location=response.headers.get("location") if success else None,
+            location=head.headers.get("location") if success else None,
         )
 
     async def _read(
-        self, response: httpx.Response, body: io.BytesIO, reservation: BodyReservation, limit: asyncio.Timeout
+        self,
+        head: ResponseHead,
+        connection: Connection,
+        body: io.BytesIO,
+        reservation: BodyReservation,
+        limit: asyncio.Timeout,
     ) -> None:
         # Count decoded bytes, because a small compressed body may become a huge one.
-        async for piece in _pieces_of(response):
+        async for piece in _pieces(head, connection):
             size = body.tell() + len(piece)
             if size > self._max_response_bytes:
                 raise UpstreamResponseTooLarge(
                     f"the upstream's response is larger than {self._max_response_bytes} bytes"
                 )
             while size > reservation.size:
-                await reservation.grow(_announced_size(response), limit)
+                await reservation.grow(_announced_size(head), limit)
             body.write(piece)
 
 
-def _request(method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> httpx.Request:
-    if body is None:
-        return httpx.Request(method, _parsed(url), headers=headers, stream=NO_BODY)
-    headers = {**headers, "content-length": str(len(body))}
-    stream = httpx.ByteStream(body) if len(body) <= BODY_PIECE_BYTES else _SlicedBody(body)
-    return httpx.Request(method, _parsed(url), headers=headers, stream=stream)
-
-
-# The same jobs are read again and again, and parsing a URL takes as long as everything else in a request.
-@lru_cache(maxsize=KNOWN_URLS)
-def _parsed(url: str) -> httpx.URL:
-    return httpx.URL(url)
-
-
-def _announced_size(response: httpx.Response) -> int | None:
-    length = response.headers.get("content-length", "")
+def _announced_size(head: ResponseHead) -> int | None:
+    length = head.headers.get("content-length", "")
     return (
         int(length)
-        if length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS and "content-encoding" not in response.headers
+        if length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS and "content-encoding" not in head.headers
         else None
     )
 
 
-async def _read_error_body(response: httpx.Response, body: io.BytesIO, limit: asyncio.Timeout) -> None:
+async def _read_error_body(
+    head: ResponseHead, connection: Connection, body: io.BytesIO, limit: asyncio.Timeout
+) -> None:
     # The status of an error counts, even if its body is incomplete or never ends.
     now = asyncio.get_running_loop().time()
     until = limit.when() or now
     try:
         async with asyncio.timeout_at(min(now + ERROR_BODY_SECONDS, until - (until - now) / 10)):
-            async for piece in _pieces_of(response):
+            async for piece in _pieces(head, connection):
                 body.write(piece[: MAX_ERROR_BODY_BYTES - body.tell()])
                 if body.tell() == MAX_ERROR_BODY_BYTES:
                     break
@@ -313,22 +323,22 @@ async def _read_error_body(response: httpx.Response, body: io.BytesIO, limit: as
             raise
 
 
-def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
-    # Not with the response's own iterators, which count and cut again.
-    stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - of an asynchronous transport
-    encoding = response.headers.get("content-encoding", "")
-    return decoded(aiter(stream), encoding) if encoding else aiter(stream)
+def _pieces(head: ResponseHead, connection: Connection) -> AsyncIterator[bytes]:
+    pieces = _encoded_pieces(connection)
+    encoding = head.headers.get("content-encoding", "")
+    return decoded(pieces, encoding) if encoding else pieces
 
 
-class _SlicedBody(httpx.AsyncByteStream):
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._body), BODY_PIECE_BYTES):
-            yield self._body[start : start + BODY_PIECE_BYTES]
+async def _encoded_pieces(connection: Connection) -> AsyncIterator[bytes]:
+    while piece := await connection.read():
+        yield piece
 
 
 def _map_exception(error: Exception) -> UpstreamError:
-    return UpstreamMalformed(str(error)) if isinstance(error, NotDecodable) else to_upstream_error(error)
+    if isinstance(error, NotSent):
+        return UpstreamUnreachable("no connection to the upstream could be made")
+    if isinstance(error, TimeoutError):
+        return UpstreamTimeout("the upstream did not respond in time")
+    if isinstance(error, NotDecodable | InvalidResponse):
+        return UpstreamMalformed(str(error))
+    return UpstreamConnectionLost("the connection to the upstream was lost")

@@ -17,7 +17,7 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 
 from gateway.rpc import stream
 from gateway.server import defaults
-from gateway.upstream import transport
+from gateway.upstream import http_request
 from gateway.watch import presence, recent
 from tests.support.gateways import BEARER, Failure, running
 from tests.support.upstream import Connection, ReceivedRequest, ScriptedUpstream, answer
@@ -165,7 +165,7 @@ async def test_ten_thousand_ended_watches_leave_nothing(
         upstream.times.clear()
         upstream.polls.clear()
         logged.clear()
-        transport._parsed.cache_clear()  # noqa: SLF001 - limited in size, and filled by this test
+        http_request._target.cache_clear()  # noqa: SLF001 - limited in size, and filled by this test
         gc.collect()
         return len(asyncio.all_tasks()), len(gc.get_objects())
 

@@ -17,7 +17,7 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.upstream import aiohttp_transport, resolver
+from gateway.upstream import resolver, transport
 from tests.support.gateways import BEARER, SEND, TOKEN, expect_error, running, stub
 from tests.support.raw import free_port, tcp_server
 from tests.support.upstream import RUNNING, answer
@@ -212,7 +212,7 @@ async def addresses(names: dict[str, list[str]]) -> AsyncIterator[Addresses]:
 async def test_a_name_that_changes_is_followed_by_new_connections(
     names: dict[str, list[str]], addresses: Addresses, monkeypatch: pytest.MonkeyPatch, seconds: int, went_to: str
 ) -> None:
-    monkeypatch.setattr(aiohttp_transport, "DNS_SECONDS", seconds)
+    monkeypatch.setattr(transport, "DNS_SECONDS", seconds)
     async with running(f"http://{NAME}:{addresses.port}") as gateway:
         await read(gateway)
         names[NAME] = ["127.0.0.2"]

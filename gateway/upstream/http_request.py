@@ -1,0 +1,101 @@
+"""Encode HTTP/1.1 requests, and say which connections they may use."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+# More than the default limit of watches. Each entry takes about 1 KB.
+KNOWN_URLS = 32_768
+
+
+class Origin(NamedTuple):
+    """Where requests go: `host` is a name, or an address without brackets."""
+
+    secure: bool
+    host: str
+    port: int
+
+
+class ConnectionKey(NamedTuple):
+    """Which exchanges may share a connection: those of one credential to one origin.
+
+    A late response to one credential's request is then never taken for the response to another's.
+    """
+
+    origin: Origin
+    authorization: str
+
+
+class HttpRequest(NamedTuple):
+    """A request, encoded.
+
+    Attributes:
+        method: the HTTP method.
+        key: whose connection it may use.
+        head: the request line and the headers, with the empty line.
+        body: the body, empty if there is none.
+    """
+
+    method: str
+    key: ConnectionKey
+    head: bytes
+    body: bytes
+
+
+class _Target(NamedTuple):
+    origin: Origin
+    authority: str
+    path: str
+
+
+# The same jobs are read again and again, and parsing a URL takes as long as everything else in a request.
+@lru_cache(maxsize=KNOWN_URLS)
+def _target(url: str) -> _Target:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    default = DEFAULT_PORTS[parts.scheme]
+    port = parts.port or default
+    name = f"[{host}]" if ":" in host else host
+    path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+    return _Target(Origin(parts.scheme == "https", host, port), name if port == default else f"{name}:{port}", path)
+
+
+def origin_of(url: str) -> Origin:
+    """Return the origin of an absolute URL."""
+    return _target(url).origin
+
+
+def encode_request(
+    method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, through_proxy: bool
+) -> HttpRequest:
+    """Encode a request.
+
+    Args:
+        method: the HTTP method.
+        url: the absolute URL, in ASCII.
+        headers: all headers except `Host` and `Content-Length`.
+        body: the body, or None.
+        through_proxy: whether an HTTP proxy gets the requests to a plain origin. To a secure one, it opens a tunnel.
+
+    Raises:
+        ValueError: a header has a line break or a NUL in it.
+    """
+    target = _target(url)
+    lines = [
+        f"{method} {url if through_proxy and not target.origin.secure else target.path} HTTP/1.1",
+        f"host: {target.authority}",
+    ]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if body is not None:
+        lines.append(f"content-length: {len(body)}")
+    head = "\r\n".join([*lines, "", ""]).encode()
+    breaks = len(lines) + 1
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+        raise ValueError("a header has a line break or a NUL in it")
+    return HttpRequest(method, ConnectionKey(target.origin, headers.get("authorization", "")), head, body or b"")
