@@ -24,9 +24,9 @@ $(RUNTIME): requirements-setup.lock requirements.lock requirements-dev.lock
 	$(INSTALL) --require-hashes -r requirements.lock
 	@touch $@
 
-$(GATEWAY): $(RUNTIME) pyproject.toml
-	@echo 'setup: install the gateway (editable)'
-	$(INSTALL) --no-deps --no-build-isolation --editable .
+$(GATEWAY): $(RUNTIME) pyproject.toml clients/python/pyproject.toml
+	@echo 'setup: install the gateway and the Python client (editable)'
+	$(INSTALL) --no-deps --no-build-isolation --editable . --editable clients/python
 	@touch $@
 
 $(DEV): $(RUNTIME)
@@ -94,9 +94,10 @@ lock: $(RUNTIME) ## write the locks from pyproject.toml (ARGS=--upgrade for newe
 release-image: $(SETUP) ## at a release: write the contract that `buf breaking` compares with
 	$(BIN)/buf build proto --output proto/released.binpb
 
-wheel: $(GATEWAY) ## build the wheel into dist/
-	rm -f dist/jobgateway-*.whl
+wheel: $(GATEWAY) ## build both wheels, of the gateway and of the Python client, into dist/
+	rm -f dist/jobgateway-*.whl dist/jobgateway_client-*.whl
 	$(BIN)/hatchling build --target wheel
+	cd clients/python && ../../$(BIN)/hatchling build --target wheel --directory ../../dist
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz dist

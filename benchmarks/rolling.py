@@ -18,24 +18,18 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
 import structlog
 from cryptography import x509
 from google.protobuf.duration_pb2 import Duration
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway.v1 import job_service_pb2_grpc as rpc
+from jobgateway_client import AsyncClient, GatewayError, Retry, Tls
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "clients/python/src")]
-
-from jobclient.connection import AioConnection
-from jobclient.failure import Failure
-from jobclient.watch_aio import watch
+sys.path[:0] = [str(ROOT)]
 
 from gateway.simulator import Simulator
 from tests.support.certificates import Authority, Certificate, MountedSecret
@@ -49,25 +43,15 @@ START_SECONDS, REST_SECONDS = 3.0, 8.0
 SENDERS = 20
 
 
-class SharedConnection(AioConnection):
-    """The connection to all gateways, which the watches share.
-
-    Attributes:
-        channels: The number of channels so far.
-
-    """
-
-    def __init__(self, addresses: list[str], authority: bytes) -> None:
-        self._credentials = grpc.ssl_channel_credentials(authority)
-        self.channels = 0
-        service_config = (ROOT / "clients/service_config_direct.json").read_text()
-        super().__init__(f"ipv4:{','.join(addresses)}", service_config, TOKEN, lambda: TOKEN)
-
-    def _connect(self) -> None:
-        options = [*self._options, ("grpc.ssl_target_name_override", "localhost")]
-        self._channel = grpc.aio.secure_channel(self._target, self._credentials, options)
-        self.stub = rpc.JobServiceStub(self._channel)
-        self.channels += 1
+def _client(addresses: list[str], authority: bytes) -> AsyncClient:
+    """Return the client of all gateways that the watches share."""
+    return AsyncClient(
+        f"ipv4:{','.join(addresses)}",
+        token=TOKEN,
+        tls=Tls(ca=authority),
+        service_config=(ROOT / "clients/service_config_direct.json").read_text(),
+        options=[("grpc.ssl_target_name_override", "localhost")],
+    )
 
 
 @dataclass
@@ -85,20 +69,20 @@ class Watched:
     failure: str = ""
     opened: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def follow(self, connection: SharedConnection) -> None:
+    async def follow(self, client: AsyncClient) -> None:
         """Watch the job to its end."""
         request = pb.WatchJobRequest(uid=self.uid, heartbeat_interval=Duration(seconds=HEARTBEAT_SECONDS))
         try:
-            async with aclosing(watch(connection, request, self._resumption)) as events:
+            async with client.watch(request, on_resume=self._resumption) as events:
                 async for event in events:
                     self._take(event)
-        except grpc.aio.AioRpcError as error:
+        except GatewayError as error:
             self.failure = repr(error)
         finally:
             self.opened.set()
 
-    def _resumption(self, failure: Failure) -> None:
-        self.resume_reasons.append(failure.reason or failure.code.name)
+    def _resumption(self, retry: Retry) -> None:
+        self.resume_reasons.append(retry.error.reason or retry.error.code.name)
 
     def _take(self, event: pb.JobEvent) -> None:
         now = time.monotonic()
@@ -200,10 +184,10 @@ class Restart:
         """Open the watches, restart both gateways, and wait for all ends."""
         for instance in self.instances:
             await instance.start()
-        connection = SharedConnection([instance.address for instance in self.instances], self._authority.pem)
-        await self._send(connection)
+        client = _client([instance.address for instance in self.instances], self._authority.pem)
+        await self._send(client)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each.follow(connection)) for each in self.watches]
+            tasks = [group.create_task(each.follow(client)) for each in self.watches]
             for each in self.watches:
                 await each.opened.wait()
             self._print("all watches are open")
@@ -215,13 +199,13 @@ class Restart:
             _, hanging = await asyncio.wait(tasks, timeout=self._span)
             for task in hanging:
                 task.cancel()
-        await connection.close()
-        self._print(f"all watches have ended, over {connection.channels} channels")
+        await client.close()
+        self._print("all watches have ended")
         for number in range(2):
             code = await self.instances[number].stop()
             self._expect(code == 0, f"gateway {number + 1}: exit code {code} at the end")
 
-    async def _send(self, connection: SharedConnection) -> None:
+    async def _send(self, client: AsyncClient) -> None:
         self._start = time.monotonic()
         numbers = iter(range(self._count))
 
@@ -230,7 +214,7 @@ class Restart:
                 duration = FIRST_END_SECONDS + self._span * number / self._count
                 job = {"duration": duration, "steps": int(duration), "result": {"number": number}}
                 request = pb.SendJobRequest(workspace_id="1", entity_id=1, params_json=json.dumps(job).encode())
-                sent = await connection.stub.SendJob(request, metadata=connection.metadata)
+                sent = await client.send(request)
                 self.watches.append(Watched(number, sent.uid))
 
         await asyncio.gather(*(send() for _ in range(SENDERS)))

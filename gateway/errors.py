@@ -187,7 +187,7 @@ class UpstreamUnreachable(UpstreamError):
 
 
 class GatewayOverloaded(UpstreamError):
-    """This process or its machine ran out of memory, file descriptors or threads; the upstream did not fail."""
+    """The gateway or its machine ran out of memory, file descriptors or threads; the upstream did not fail."""
 
     retry_after = 2.0
 
@@ -250,7 +250,7 @@ class LimitReached(GatewayError):
 
 
 class Draining(GatewayError):
-    """This process is stopping; `retry_after` (seconds) is the wait before a retry on another one."""
+    """The gateway is stopping; `retry_after` (seconds) is the wait before a retry on another replica."""
 
     def __init__(self, *, retry_after: float) -> None:
         super().__init__("this gateway is shutting down; call again to reach another replica")

@@ -43,7 +43,7 @@ AREAS: dict[str, tuple[str, Ceiling]] = {
     "other pages": (r".*\.md", PLAIN),
     "proto": (r"proto/", PLAIN),
     "gateway/auth": (r"gateway/auth/", PLAIN),
-    "gateway/cli": (r"gateway/cli/", Ceiling(113, 170, 17, 2, 22)),
+    "gateway/cli": (r"gateway/cli/", PLAIN),
     "gateway/limits": (r"gateway/limits/", PLAIN),
     "gateway/rpc": (r"gateway/rpc/", PLAIN),
     "gateway/server": (r"gateway/server/", PLAIN),

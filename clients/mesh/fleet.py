@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from google.protobuf.duration_pb2 import Duration
-from jobclient.connection import AioConnection
-from jobclient.watch_aio import watch
 from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway_client import AsyncClient
 
 from clients.mesh.cases import LONGEST_SILENCE, Case, Mesh, nothing
 from clients.runner.scenarios import SERVICE_CONFIG
@@ -19,7 +17,7 @@ from clients.runner.stack import TOKEN
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jobclient.failure import Failure
+    from jobgateway_client import Retry
 
 WATCHES = 50
 # The client cancels a watch after three intervals without an event, which leaves a margin for a busy machine.
@@ -37,10 +35,10 @@ class _Watch:
         self.silence = 0.0
         self.resumes: list[str] = []
 
-    async def follow(self, connection: AioConnection, mesh: Mesh) -> None:
+    async def follow(self, client: AsyncClient, mesh: Mesh) -> None:
         request = pb.WatchJobRequest(uid=self.uid, heartbeat_interval=Duration(seconds=HEARTBEAT_SECONDS))
         before = time.monotonic()
-        async with aclosing(watch(connection, request, self._resumption)) as events:
+        async with client.watch(request, on_resume=self._resumption) as events:
             async for event in events:
                 self.events += 1
                 now = time.monotonic()
@@ -48,8 +46,8 @@ class _Watch:
                 self.ends += event.job.done
                 mesh.signal.changed()
 
-    def _resumption(self, failure: Failure) -> None:
-        self.resumes.append(str(failure))
+    def _resumption(self, retry: Retry) -> None:
+        self.resumes.append(str(retry.error))
 
 
 async def _all_receive_more(watches: Sequence[_Watch], mesh: Mesh) -> None:
@@ -61,16 +59,16 @@ async def _all_receive_more(watches: Sequence[_Watch], mesh: Mesh) -> None:
 
 async def check(mesh: Mesh) -> dict[str, str]:
     """Return the problem: an empty text if each watch received one end and no watch was silent for too long."""
-    connection = AioConnection(mesh.target, SERVICE_CONFIG.read_text(), TOKEN, lambda: TOKEN)
+    client = AsyncClient(mesh.target, token=TOKEN, service_config=SERVICE_CONFIG.read_text())
     params = b'{"duration": 1000, "steps": 2}'
     watches = []
     for _ in range(WATCHES):
         request = pb.SendJobRequest(workspace_id="1", entity_id=7, method_name="succeed", params_json=params)
-        watches.append(_Watch((await connection.stub.SendJob(request, metadata=connection.metadata)).uid))
+        watches.append(_Watch((await client.send(request)).uid))
     problem = ""
     async with asyncio.TaskGroup() as group:
         for each in watches:
-            group.create_task(each.follow(connection, mesh))
+            group.create_task(each.follow(client, mesh))
         try:
             for gateway in mesh.gateways:
                 await _all_receive_more(watches, mesh)
@@ -79,7 +77,7 @@ async def check(mesh: Mesh) -> dict[str, str]:
         except TimeoutError as error:
             problem = str(error)
         mesh.release()
-    await connection.close()
+    await client.close()
     ends = sum(each.ends == 1 for each in watches)
     silence = max(each.silence for each in watches)
     mesh.notes = f"{ends} ends, {silence:.1f} s, {sum(len(each.resumes) for each in watches)} resumes"

@@ -1,1 +1,1 @@
-"""The command line: a server, an upstream to try it with, and a client of the gateway."""
+"""The command line: the server, a simulated upstream to try it with, and a client of the gateway."""

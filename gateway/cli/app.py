@@ -16,7 +16,7 @@ app = typer.Typer(
     help=f"VIKTOR jobs over gRPC: send them, and watch them without polling.\n\n{EXPLAINED}",
     no_args_is_help=True,
     add_completion=False,
-    # Its tracebacks show the local variables, and the token is one.
+    # Its tracebacks show local variables, such as the token.
     pretty_exceptions_enable=False,
 )
 
@@ -37,13 +37,13 @@ for command in _SERVERS:
 
 
 def run() -> NoReturn:
-    """Run the command that the arguments name, and leave the process with its exit code."""
+    """Run the command in the arguments, and leave the process with its exit code."""
     try:
         app(prog_name="jobgateway")
     except SystemExit as left:
         if left.code:
             raise
-    # What a command wrote it has checked; this is for `--help`.
+    # Commands have checked their own output; this is for `--help`.
     try:
         stdio.check()
     except stdio.OutputLost as error:

@@ -1,4 +1,4 @@
-"""`demo`: jobs through a gateway and an upstream that are started for it, over real sockets, and stopped again."""
+"""`demo`: jobs through a gateway and a simulated upstream, which run only for the demo, over real sockets."""
 
 import asyncio
 import logging
@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import structlog
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway_client import Client
+from jobgateway_client.deadline import Deadline
 from rich.console import Console
 
 from gateway.cli import stdio
-from gateway.cli.client import Client, Deadline
 from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED, JOB_FAILED, SUCCESS
 from gateway.cli.options import OutputOptions
 from gateway.cli.params import read_params
@@ -25,22 +26,22 @@ _T = TypeVar("_T")
 
 _SECONDS = 15.0
 _JOBS: tuple[tuple[str, str, list[str], int], ...] = (
-    ("A job that tells of its progress and succeeds", "succeed", ["duration=2", "steps=5"], SUCCESS),
-    ("A job whose code failed: the call went well, the job did not", "fail", ["duration=0.5"], JOB_FAILED),
-    ("A job that the upstream refused: there is no job, and the call says why", "refuse", [], CALL_FAILED),
+    ("A job that reports its progress and succeeds", "succeed", ["duration=2", "steps=5"], SUCCESS),
+    ("A job whose code fails: the call succeeds, the job does not", "fail", ["duration=0.5"], JOB_FAILED),
+    ("A job that the upstream rejects: no job is created, and the error names the fields", "refuse", [], CALL_FAILED),
 )
 
 
 def demo() -> None:
-    """Run three jobs through a gateway and an upstream of its own, and stop both again."""
+    """Start a gateway and a simulated upstream, run three jobs through both, and stop them."""
     console = Console(highlight=False, soft_wrap=True)
-    # What the servers log would stand between the lines of the jobs.
+    # The log of the servers would be mixed with the lines of the jobs.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
         with stdio.interruptible(), servers() as (upstream, gateway):
-            console.print(f"An upstream listens at {upstream}, a gateway before it at {gateway}.")
+            console.print(f"A simulated upstream listens at {upstream}, and a gateway in front of it at {gateway}.")
             as_expected = [_show(console, gateway, *job) for job in _JOBS]
-        console.print("\nBoth are stopped again. Next: [bold]jobgateway simulate[/], and what it says.")
+        console.print("\nBoth are stopped. Next: run [bold]jobgateway simulate[/] and follow its instructions.")
         stdio.check()
     except KeyboardInterrupt as error:
         raise typer.Exit(INTERRUPTED) from error
@@ -51,15 +52,15 @@ def demo() -> None:
 
 
 def _show(console: Console, gateway: str, title: str, method: str, param: list[str], expected: int) -> bool:
-    """Runs one job as `run` does, and says whether it ended as it should."""
+    """Run one job as `run` does, and return True if it ended as expected."""
     words = ["jobgateway run --workspace 1 --entity 1 --method", method, *(f"--param {each}" for each in param)]
     stdio.check()
     console.print(f"\n[bold]{title}[/]\n[dim]$ {' '.join(words)}[/]")
     request = pb.SendJobRequest(workspace_id="1", entity_id=1, method_name=method)
     request.params_json = read_params(param, None, None) or b"{}"
     code = SUCCESS
-    with Client(gateway, DEMO_TOKEN) as client:
-        current = Session(client, Deadline(_SECONDS))
+    with Client(gateway, token=DEMO_TOKEN, attempts=1) as client:
+        current = Session(client, gateway, Deadline(_SECONDS))
         try:
             follow(current, pb.RunJobRequest(request=request), OutputOptions(), cancel=False)
         except typer.Exit as left:
@@ -72,8 +73,8 @@ def _show(console: Console, gateway: str, title: str, method: str, param: list[s
 
 @contextmanager
 def servers() -> Iterator[tuple[str, str]]:
-    """Runs an upstream and a gateway; gives the URL of the one and the address of the other."""
-    # In a thread of their own, for the client blocks.
+    """Run an upstream and a gateway, and yield the URL of the upstream and the address of the gateway."""
+    # In their own thread, because the client blocks.
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -94,7 +95,7 @@ def servers() -> Iterator[tuple[str, str]]:
 
 
 async def _start() -> tuple[AsyncExitStack, str, str]:
-    # Here, so that the other commands need not wait for the servers' imports.
+    # Imported here, because these imports would slow the other commands down.
     from gateway.config import Settings
     from gateway.server.gateway import Gateway
     from gateway.simulator import Simulator

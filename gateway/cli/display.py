@@ -1,6 +1,6 @@
-"""What is printed: events as they come, and how it ended.
+"""Printing: events as they arrive, and the end.
 
-Standard output has what was asked for, standard error everything else. With `--output -` only the result was.
+Data goes to standard output, everything else to standard error. With `--output -`, only the result is data.
 """
 
 import sys
@@ -16,28 +16,27 @@ from rich.table import Column
 from rich.text import Text
 
 from gateway.cli.formatting import clean, event_line, job_details, job_line, percentage, pretty_json, status_word
-from gateway.cli.result import Result
 
 _LONGEST_SHOWN = 64 * 1024
 
 
 def note(line: str) -> None:
-    """Prints a remark to standard error."""
+    """Print a remark to standard error."""
     _print(Console(stderr=True), line)
 
 
 def problem(line: str) -> None:
-    """Prints what went wrong to standard error."""
+    """Print a problem to standard error."""
     _print(Console(stderr=True), line, "red")
 
 
 def succeeded(job: pb.Job) -> bool:
-    """Whether a job ended well."""
+    """Return True if a job ended with success."""
     return job.done and job.status == pb.JOB_STATUS_SUCCESS
 
 
 def show_job(job: pb.Job, *, to_stderr: bool = False) -> None:
-    """Prints how a job is: a line, and where it has ended what is to be said of it."""
+    """Print the state of a job in a line, and its details if it has ended."""
     style = "" if not job.done else "green" if succeeded(job) else "red"
     console = Console(stderr=to_stderr)
     _print(console, job_line(job), style)
@@ -46,44 +45,44 @@ def show_job(job: pb.Job, *, to_stderr: bool = False) -> None:
 
 
 def show_json(message: Message) -> None:
-    """Prints a message as one line of JSON."""
+    """Print a message as one line of JSON."""
     sys.stdout.write(json_format.MessageToJson(message, indent=None, preserving_proto_field_name=True) + "\n")
     sys.stdout.flush()
 
 
-def show_answer(job: pb.Job, *, as_json: bool, to_stderr: bool = False) -> None:
-    """Prints a job that is the answer to a call."""
+def show_response(job: pb.Job, *, as_json: bool, to_stderr: bool = False) -> None:
+    """Print the job in a response."""
     if as_json:
         show_json(job)
     else:
         show_job(job, to_stderr=to_stderr)
 
 
-def show_result(result: Result, uid: int, *, end: bytes = b"\n") -> None:
-    """Prints the result: for a person on a terminal, and as it is into a pipe, followed by `end`."""
-    if not result.data:
+def show_result(result: bytes | bytearray, uid: int, *, end: bytes = b"\n") -> None:
+    """Print the result: formatted on a terminal, unchanged into a pipe, followed by `end`."""
+    if not result:
         return
     if not sys.stdout.isatty():
         sys.stdout.flush()
-        sys.stdout.buffer.write(result.data)
+        sys.stdout.buffer.write(result)
         sys.stdout.buffer.write(end)
         sys.stdout.buffer.flush()
-    elif len(result.data) <= _LONGEST_SHOWN:
-        text = Text(pretty_json(result.data))
+    elif len(result) <= _LONGEST_SHOWN:
+        text = Text(pretty_json(result))
         JSONHighlighter().highlight(text)
         Console().print(text, soft_wrap=True)
     else:
-        note(f"the result has {len(result.data):,} bytes: jobgateway watch {uid} --output FILE")
+        note(f"the result has {len(result):,} bytes: jobgateway watch {uid} --output FILE")
 
 
 class Display(Protocol):
-    """Shows the events of a stream."""
+    """A display for the events of a stream."""
 
     def event(self, event: pb.JobEvent) -> None:
-        """Shows an event."""
+        """Show an event."""
 
     def note(self, line: str) -> None:
-        """Shows a remark."""
+        """Show a remark."""
 
     def __enter__(self) -> Self: ...
 
@@ -91,14 +90,14 @@ class Display(Protocol):
 
 
 class LineDisplay:
-    """A line per event."""
+    """A display with a line per event."""
 
     def __init__(self, *, as_json: bool, to_stderr: bool) -> None:
         self._as_json = as_json
         self._to_stderr = to_stderr
 
     def event(self, event: pb.JobEvent) -> None:
-        """Prints an event."""
+        """Print an event."""
         if self._as_json:
             show_json(event)
         elif event.job.done:
@@ -107,18 +106,18 @@ class LineDisplay:
             _print(Console(stderr=self._to_stderr), line)
 
     def note(self, line: str) -> None:
-        """Prints a remark to standard error."""
+        """Print a remark to standard error."""
         note(line)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
 
 class ProgressDisplay:
-    """A progress bar, and in the end the job's last state."""
+    """A progress bar, and at the end the last state of the job."""
 
     def __init__(self, *, to_stderr: bool) -> None:
         self._to_stderr = to_stderr
@@ -136,7 +135,7 @@ class ProgressDisplay:
         self._task = self._progress.add_task("waiting for the first state", total=None)
 
     def event(self, event: pb.JobEvent) -> None:
-        """Moves the bar."""
+        """Move the bar."""
         if event.job.done:
             self._progress.stop()
             show_job(event.job, to_stderr=self._to_stderr)
@@ -153,7 +152,7 @@ class ProgressDisplay:
             self.note(line)
 
     def note(self, line: str) -> None:
-        """Prints a remark above the bar."""
+        """Print a remark above the bar."""
         self._progress.console.print(Text(clean(line), "dim"), soft_wrap=True)
 
     def _update(self, description: str, completed: float | None, total: float | None) -> None:
@@ -168,8 +167,8 @@ class ProgressDisplay:
 
 
 def display(*, as_json: bool, to_stderr: bool) -> Display:
-    """The display that fits to where it is shown: standard output, or standard error with `to_stderr`."""
-    # Rich's own test also honours FORCE_COLOR, and a bar in a pipe is of no use.
+    """Return the display for standard output, or for standard error with `to_stderr`: a bar only on a terminal."""
+    # Rich's own test also follows FORCE_COLOR, but a bar is useless in a pipe.
     stream = sys.stderr if to_stderr else sys.stdout
     on_terminal = stream.isatty() and not Console().is_dumb_terminal
     if on_terminal and not as_json:
@@ -178,5 +177,5 @@ def display(*, as_json: bool, to_stderr: bool) -> Display:
 
 
 def _print(console: Console, line: str, style: str = "") -> None:
-    # As a Text, for no markup is read in it, and unwrapped, for a line stays a line.
+    # A Text has no markup. It is not wrapped, so that a line stays a line.
     console.print(Text(clean(line), style), soft_wrap=True)

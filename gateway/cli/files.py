@@ -1,21 +1,26 @@
-"""Files that options name, read with a limit of size, so that a device in place of a file does not fill the memory."""
+"""Files that options name, read with a limit of size: a device in the place of a file must not fill the memory."""
 
 from pathlib import Path
 
-# A bundle of all public authorities has a quarter of this; a token and a key have much less.
-MAX_CREDENTIAL_BYTES = 1 << 20
-# The gateway takes 8 MiB of JSON; white space may come on top.
+# A token has at most 8 KiB.
+MAX_TOKEN_BYTES = 1 << 20
+# The gateway accepts 8 MiB of JSON, and white space may be around it.
 MAX_PARAMS_BYTES = 64 << 20
 
 
 class FileTooLargeError(OSError):
-    """The file has more bytes than any of its kind."""
+    """The file is larger than any of its kind."""
 
 
-def read_bounded(file: Path, most: int) -> bytes:
-    """Return the contents of a file, or of a pipe, of at most `most` bytes. Raises `OSError`."""
+def read_bounded(file: Path, limit: int) -> bytes:
+    """Return the contents of a file or a pipe, at most `limit` bytes.
+
+    Raises:
+        OSError: The file cannot be read, or is larger.
+
+    """
     with file.open("rb") as opened:
-        contents = opened.read(most + 1)
-    if len(contents) > most:
-        raise FileTooLargeError(None, f"it has more than {most:,} bytes; is it the right file?")
+        contents = opened.read(limit + 1)
+    if len(contents) > limit:
+        raise FileTooLargeError(None, f"it has more than {limit:,} bytes; check that it is the right file")
     return contents

@@ -1,4 +1,4 @@
-"""Jobs and events as lines of text that a terminal can be given."""
+"""Jobs and events as lines of text that are safe on a terminal."""
 
 import json
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from google.protobuf import json_format, struct_pb2, timestamp_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 
-# What moves the cursor, rings, changes colours or the direction of the text: C0, DEL, C1, and the bidi controls. Lone
-# surrogates, which JSON can name, are no text that can be written.
+# Characters that move the cursor, ring, change colours or the direction of the text: C0, DEL, C1, and the bidi
+# controls. JSON can also name lone surrogates, which cannot be written.
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _SURROGATES = range(0xD800, 0xE000)
 _SPACES = (0x09, 0x0A, 0x0D, 0x85, 0x2028, 0x2029)
@@ -27,30 +27,30 @@ _WORDS = {
 
 
 def clean(text: str) -> str:
-    """A text of somebody else's on one line, without what could take hold of the terminal."""
+    """Return a foreign text on one line, without characters that control the terminal."""
     return text.translate(_HARMLESS)
 
 
 def clean_lines(text: str) -> list[str]:
-    """The lines of a text of somebody else's, each harmless."""
+    """Return the lines of a foreign text, each without characters that control the terminal."""
     return [clean(line) for line in text.replace("\r\n", "\n").split("\n")]
 
 
 def status_word(job: pb.Job) -> str:
-    """The word for a job's state; the upstream's own where the gateway does not know it."""
+    """Return the word for the state of a job, or the upstream's own word if the gateway does not know it."""
     return _WORDS.get(job.status) or clean(job.status_text) or ("ended" if job.done else "state unknown")
 
 
 def percentage(job: pb.Job) -> float | None:
-    """How far a job is, 0 to 100, or None where it did not say."""
+    """Return the progress of a job, 0 to 100, or None if it reported none."""
     if not job.progress.HasField("percentage"):
         return None
-    # The comparison puts NaN, which is equal to nothing, at 0.
+    # The comparison turns NaN into 0.
     return min(100.0, job.progress.percentage) if job.progress.percentage > 0 else 0.0
 
 
 def job_line(job: pb.Job) -> str:
-    """How a job is, in one line."""
+    """Return the state of a job in one line."""
     percent = percentage(job)
     done_part = "" if percent is None or job.done else f" {percent:.0f}%"
     kind = f" ({clean(job.error.type)})" if job.error.type and job.error.type != status_word(job) else ""
@@ -59,7 +59,7 @@ def job_line(job: pb.Job) -> str:
 
 
 def event_line(event: pb.JobEvent) -> str | None:
-    """What an event tells, in one line; None for an event of a kind that is not known yet."""
+    """Return an event in one line, or None for an unknown kind of event."""
     match event.WhichOneof("payload"):
         case "job":
             missed = f" ({event.skipped} states skipped)" if event.skipped else ""
@@ -75,7 +75,7 @@ def event_line(event: pb.JobEvent) -> str | None:
 
 
 def job_details(job: pb.Job) -> Iterator[str]:
-    """The lines about a job that has ended, beyond the one for its state."""
+    """Yield the details of a job that has ended, a line each."""
     if job.error.HasField("invalid_fields"):
         yield "invalid fields:"
         yield from _fields(job.error.invalid_fields)
@@ -87,11 +87,11 @@ def job_details(job: pb.Job) -> Iterator[str]:
 
 
 def pretty_json(document: bytes | bytearray) -> str:
-    """A JSON document for a person to read: indented, and harmless."""
+    """Return a JSON document with indentation, without characters that control the terminal."""
     try:
         text = json.dumps(json.loads(document), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
-        text = bytes(document).decode(errors="replace")  # too deep or too long a number: as it came
+        text = bytes(document).decode(errors="replace")  # nested too deeply, or with too long a number
     return "\n".join(clean_lines(text))
 
 
@@ -109,7 +109,7 @@ def _flat(value: object) -> str:
 
 
 def _indented(value: struct_pb2.Value) -> list[str]:
-    # A Value's JSON is of any type, whatever the function's annotation says.
+    # The JSON of a Value is of any type, other than the annotation of the function says.
     plain: object = json_format.MessageToDict(value)
     text = value.string_value or json.dumps(plain, indent=2, ensure_ascii=False)
     return [f"  {line}" for line in clean_lines(text.strip("\n"))]

@@ -1,6 +1,6 @@
 """The options and arguments that several commands share, each declared once.
 
-A command takes a group of them as one object of a class below; `expanded` shows Typer the fields in its place.
+A command takes a group of options as one object of a class below; `expanded` replaces it by its fields for Typer.
 """
 
 import functools
@@ -28,7 +28,7 @@ _output = partial(typer.Option, rich_help_panel="Output", show_default=False)
 
 Uid = Annotated[int, typer.Argument(min=1, max=_LARGEST_INT64, metavar="UID", help="The job.", show_default=False)]
 
-Json = Annotated[bool, _output("--json", help="Print JSON, one object per line and nothing else.")]
+Json = Annotated[bool, _output("--json", help="Print only JSON, one object per line.")]
 
 Deadline = Annotated[
     float | None,
@@ -36,104 +36,108 @@ Deadline = Annotated[
         min=0.1,
         max=LONGEST_DEADLINE,
         metavar="SECONDS",
-        help="The longest time that the command may take.",
+        help="The time limit of the command.",
     ),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A group of options: each field is one, by its name and its annotation."""
+    """A group of options: each field is one option."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions(Options):
-    """What job to send."""
+    """The job to send."""
 
     workspace: Annotated[str, _job(metavar="ID", help="The workspace.")]
     entity: Annotated[int, _job(min=1, metavar="ID", help="The entity in that workspace.")]
     method: Annotated[str | None, _job(metavar="NAME", help="The method of the app.")] = None
-    method_type: Annotated[str | None, _job(metavar="TYPE", help="The method's type.")] = None
+    method_type: Annotated[str | None, _job(metavar="TYPE", help="The type of the method.")] = None
     editor_session: Annotated[
         str | None, _job(metavar="UUID", help="The editor session, which public endpoints require.")
     ] = None
-    events: Annotated[list[str] | None, _job("--event", metavar="EVENT", help="An event for the job; repeatable.")] = (
-        None
-    )
-    timeout: Annotated[
-        int | None, _job(min=1, max=86_400, metavar="SECONDS", help="The longest time that the job may run.")
+    events: Annotated[
+        list[str] | None, _job("--event", metavar="EVENT", help="An event for the job. May be repeated.")
     ] = None
+    timeout: Annotated[int | None, _job(min=1, max=86_400, metavar="SECONDS", help="The time limit of the job.")] = None
     poll_result: Annotated[
-        bool | None, _job(help="Whether the upstream waits a while for the end before it answers.")
+        bool | None, _job(help="Let the upstream wait a while for the end of the job before it responds.")
     ] = None
     request_id: Annotated[
         str | None,
         _job(
             metavar="TEXT",
-            help="At most one job runs for one id, so that the command can be repeated; take a UUID.",
+            help="An id, such as a UUID, that makes it safe to repeat the command: it creates at most one job.",
         ),
     ] = None
     param: Annotated[
         list[str] | None,
-        _input(metavar="KEY=VALUE", help="A member of the input; repeatable. VALUE is JSON, or else a text."),
+        _input(metavar="KEY=VALUE", help="A member of the input. May be repeated. VALUE is JSON, or otherwise a text."),
     ] = None
-    params: Annotated[str | None, _input(metavar="JSON", help="The input.")] = None
+    params: Annotated[str | None, _input(metavar="JSON", help="The input as JSON.")] = None
     params_file: Annotated[
-        Path | None, _input(metavar="FILE", help="The file with the input; - is standard input.")
+        Path | None, _input(metavar="FILE", help="A file with the input as JSON; - is standard input.")
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallOptions(Options):
-    """Which gateway to call, how and under which token, and for how long."""
+    """The gateway to call, with its credentials and the time limit."""
 
-    target: Annotated[str, _call(envvar="JOBGATEWAY_TARGET", metavar="HOST:PORT", help="The gateway.")] = DEFAULT_TARGET
+    target: Annotated[
+        str, _call(envvar="JOBGATEWAY_TARGET", metavar="HOST:PORT", help="The address of the gateway.")
+    ] = DEFAULT_TARGET
     token_file: Annotated[
         Path | None,
         _call(
             metavar="FILE",
-            help="Take the token from this file instead of the variable JOBGATEWAY_TOKEN.",
+            help="Read the token from this file instead of the variable JOBGATEWAY_TOKEN.",
             show_default=False,
         ),
     ] = None
-    tls: Annotated[bool, _call("--tls", help="Use TLS. So do the three options below.")] = False
+    tls: Annotated[bool, _call("--tls", help="Use TLS. The next three options include it.")] = False
     ca_file: Annotated[
         Path | None,
-        _call(metavar="FILE", help="Trust these authorities (PEM) instead of the usual ones.", show_default=False),
+        _call(
+            metavar="FILE",
+            help="Trust the authorities in this file (PEM) instead of the public ones.",
+            show_default=False,
+        ),
     ] = None
     cert_file: Annotated[
         Path | None,
         _call(
             metavar="FILE",
-            help="Show this certificate (PEM). With it a token may be left out, where the gateway has one of its own.",
+            help="Present this certificate (PEM). A gateway with its own token then needs no other.",
             show_default=False,
         ),
     ] = None
     key_file: Annotated[
-        Path | None, _call(metavar="FILE", help="The certificate's private key (PEM).", show_default=False)
+        Path | None, _call(metavar="FILE", help="The private key of the certificate (PEM).", show_default=False)
     ] = None
     deadline: Deadline = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuickCallOptions(CallOptions):
-    """Those of a command that is answered at once."""
+    """The options of a command with an immediate response."""
 
     deadline: Deadline = _QUICK_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
 class LongCallOptions(CallOptions):
-    """Those of a command that lasts until a job has ended."""
+    """The options of a command that lasts until a job has ended."""
 
     cancel_on_interrupt: Annotated[
-        bool, _call("--cancel-on-interrupt", help="Cancel the job on Ctrl-C. Without it, the job goes on.")
+        bool, _call("--cancel-on-interrupt", help="Cancel the job on Ctrl-C. Without it, the job continues.")
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions(Options):
-    """What to print, and where the result goes."""
+    """The format of the output, and the file for the result."""
 
     as_json: Json = False
     output: Annotated[
@@ -143,19 +147,19 @@ class OutputOptions(Options):
             dir_okay=False,
             writable=True,
             allow_dash=True,
-            help="Write the result to this file: the JSON as the upstream made it, byte for byte. "
-            "- is standard output; all else then goes to standard error.",
+            help="Write the result to this file: the JSON of the upstream, byte for byte. "
+            "- is standard output; everything else then goes to standard error.",
         ),
     ] = None
 
     @property
     def result_only(self) -> bool:
-        """Whether standard output is for the result alone."""
+        """True if only the result goes to standard output."""
         return self.output == STANDARD_STREAM
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` as Typer reads it: in place of each parameter that is a group of options, its fields."""
+    """Return `command` with the fields of each group of options in the place of the group, as Typer needs it."""
     parameters = inspect.signature(command).parameters.values()
     groups: dict[str, type[Options]] = {
         each.name: each.annotation
@@ -174,7 +178,7 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
         for each in parameters
         for one in (inspect.signature(groups[each.name]).parameters.values() if each.name in groups else [each])
     ]
-    # What `inspect.signature` and `get_type_hints` read; functions do not declare the former.
+    # Typer reads these two; functions do not declare the first.
     run.__signature__ = inspect.Signature(single)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in single}
     return run

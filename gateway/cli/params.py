@@ -1,4 +1,4 @@
-"""The input of a job, from the command line, a file or standard input, as JSON that nothing was done to."""
+"""The input of a job from the command line, a file or standard input, as unchanged JSON."""
 
 import json
 import os
@@ -11,18 +11,23 @@ from gateway.strict_json import reject_constant
 
 
 class ParamsInvalid(Exception):
-    """The input cannot be sent; the text says why."""
+    """The input cannot be sent."""
 
 
 def read_params(pairs: list[str], text: str | None, file: Path | None) -> bytes | None:
-    """The JSON to send, or None where no way to give it was used.
+    """Return the JSON to send, or None if no input was given.
 
-    The ways are `pairs` of the form `KEY=VALUE`, each a member of an object; the JSON itself as a `text`; and a `file`
-    that has it, where `-` is standard input. Raises `ParamsInvalid` where more than one was used, or what came is not
-    JSON.
+    Args:
+        pairs: Members of an object, each as `KEY=VALUE`.
+        text: The JSON itself.
+        file: A file with the JSON; `-` is standard input.
+
+    Raises:
+        ParamsInvalid: The input was given in more than one way, or is not JSON.
+
     """
     if bool(pairs) + (text is not None) + (file is not None) > 1:
-        raise ParamsInvalid("give the input in one way only: --param, --params or --params-file")
+        raise ParamsInvalid("the input is given twice; give it in one way only: --param, --params or --params-file")
     if pairs:
         return _object(pairs)
     if text is not None:
@@ -54,11 +59,11 @@ def _object(pairs: list[str]) -> bytes:
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not key:
-            raise ParamsInvalid(f"--param {pair} is not KEY=VALUE")
+            raise ParamsInvalid(f"--param {pair} is not KEY=VALUE; write a name, = and a value")
         if key in members:
-            raise ParamsInvalid(f"--param {key} is given twice")
+            raise ParamsInvalid(f"--param {key} is given twice; give it once")
         members[key] = _member(value)
-    # The values are put together as they were written, so that no number is rounded on its way.
+    # The values stay as they were written, so that no number is rounded.
     return os.fsencode("{" + ", ".join(f"{_quoted(key)}: {value}" for key, value in members.items()) + "}")
 
 
@@ -75,11 +80,13 @@ def _quoted(text: str) -> str:
 
 
 def _parse(document: str | bytes) -> None:
-    """Checks a document without turning its numbers into Python's, which have limits.
+    """Check a document without converting its numbers, because those of Python have limits.
 
-    Raises `ValueError` where it is not JSON.
+    Raises:
+        ValueError: It is not JSON.
+
     """
     try:
         json.loads(document, parse_int=str, parse_float=str, parse_constant=reject_constant)
     except RecursionError:
-        return  # it is nested too deep for Python, and the gateway has a limit of its own
+        return  # the gateway has its own limit of nesting

@@ -1,4 +1,4 @@
-"""The request for a job, from the options of `send` and `run`."""
+"""The request for a job, made from the options of `send` and `run`."""
 
 from google.protobuf import duration_pb2
 from jobgateway.v1 import job_service_pb2 as pb
@@ -9,7 +9,7 @@ from gateway.cli.session import usage_error
 
 
 def job_request(job: JobOptions, content_format: pb.ContentFormat.ValueType) -> pb.SendJobRequest:
-    """The request; what was not given stays unset. Leaves the process where it cannot be made."""
+    """Return the request; options that were not given stay unset. Leave the process if the options are invalid."""
     try:
         request = pb.SendJobRequest(
             workspace_id=job.workspace,
@@ -27,9 +27,9 @@ def job_request(job: JobOptions, content_format: pb.ContentFormat.ValueType) -> 
     except ParamsInvalid as error:
         usage_error(str(error))
     except UnicodeEncodeError:
-        usage_error("an option holds bytes that are not UTF-8")
+        usage_error("an option has bytes that are not UTF-8; write it in UTF-8")
     except ValueError:
-        usage_error(f"--entity {job.entity} is larger than any entity")  # protobuf's range check of an int64
+        usage_error(f"--entity {job.entity} is larger than any entity; check it")  # beyond an int64
     if document is not None:
         request.params_json = document
     return request

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from gateway.cli import stdio
-from gateway.cli.client import TokenUnusable, read_token
+from gateway.cli.credentials import TokenUnusable, read_token
 from gateway.cli.exit_codes import USAGE
 from gateway.cli.formatting import clean
 from gateway.cli.session import output_lost, usage_error

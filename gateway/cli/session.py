@@ -1,4 +1,4 @@
-"""The frame around every client command: its connection, and how each way to fail becomes an exit code."""
+"""The frame of each client command: its connection, and the exit code for each way to fail."""
 
 import os
 import shlex
@@ -10,36 +10,43 @@ from typing import NoReturn
 
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway_client import Client, GatewayError, ResultDamagedError
+from jobgateway_client.deadline import Deadline
 
 from gateway.cli import display, stdio
-from gateway.cli.client import Client, Deadline, TokenUnusable, read_token, token_given
+from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_source
+from gateway.cli.error_messages import error_lines
 from gateway.cli.exit_codes import BROKEN_PIPE, CALL_FAILED, INTERRUPTED, JOB_FAILED, OUTPUT_LOST, STILL_RUNNING, USAGE
-from gateway.cli.failure import CallFailed, Failure
 from gateway.cli.formatting import clean
 from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, OutputOptions
-from gateway.cli.result import Result, ResultBroken
-from gateway.cli.tls import TlsUnusable, channel_credentials
 
 
 @dataclass
 class Session:
     """The state of a client command.
 
-    `connection` has the options by which another command would connect as this one. `sent` is the request that asked
-    for a job, if one may have gone out, and `uid` that job, 0 if it is not known.
+    Attributes:
+        client: The client of the gateway.
+        target: The address of the gateway.
+        deadline: The time limit of the command.
+        connection: The options with which another command connects in the same way.
+        sent: The request for a job, if one may have been sent.
+        uid: The job of that request, or 0 if it is not known.
+
     """
 
     client: Client
+    target: str
     deadline: Deadline
     connection: tuple[str, ...] = ()
     sent: pb.SendJobRequest | None = None
     uid: int = 0
 
     def watch_command(self, uid: int) -> str:
-        """The command that watches a job as this one would."""
+        """Return the command that watches a job over the same connection."""
         command = ["jobgateway", "watch", str(uid)]
-        if self.client.target != DEFAULT_TARGET:
-            command += ["--target", self.client.target]
+        if self.target != DEFAULT_TARGET:
+            command += ["--target", self.target]
         return shlex.join([*command, *self.connection])
 
     def whereabouts(self) -> str:
@@ -56,24 +63,23 @@ class Session:
 
 @contextmanager
 def session(call: CallOptions, shown: OutputOptions | None = None) -> Iterator[Session]:
-    """A connection. Leaves the process with the exit code for what goes wrong within, or could not go well."""
+    """Connect, and leave the process with an exit code if something fails within or before."""
     if shown:
         _check_output(shown)
     try:
-        tls = channel_credentials(call)
-        # A caller with a certificate is known without a token, and a gateway may have one of its own for it.
-        token = read_token(call.token_file) if token_given(call.token_file) or call.cert_file is None else None
+        secured, token = tls(call), token_source(call)
     except (TlsUnusable, TokenUnusable) as error:
         usage_error(str(error))
-    with Client(call.target, token, tls, token_file=call.token_file) as client:
-        current = Session(client, Deadline(call.deadline), _connection(call))
+    # A person decides about a retry of a single call.
+    with Client(call.target, token=token, tls=secured, attempts=1) as client:
+        current = Session(client, call.target, Deadline(call.deadline), _connection(call))
         try:
             with stdio.interruptible():
                 yield from _checked(current)
-        except CallFailed as failed:
-            show_failure(failed.failure, call.target)
-            raise typer.Exit(CALL_FAILED) from failed
-        except ResultBroken as error:
+        except GatewayError as error:
+            show_error(error, call.target)
+            raise typer.Exit(CALL_FAILED) from error
+        except ResultDamagedError as error:
             display.problem(f"{error}; get it again")
             raise typer.Exit(CALL_FAILED) from error
         except KeyboardInterrupt as error:
@@ -84,7 +90,7 @@ def session(call: CallOptions, shown: OutputOptions | None = None) -> Iterator[S
 
 
 def _checked(current: Session) -> Iterator[Session]:
-    """Yield `current`; raises `OutputLost` if the command succeeded, or showed a job, and its output is incomplete."""
+    """Yield `current`; raise `OutputLost` if the command succeeded, or showed a job, and its output is incomplete."""
     try:
         yield current
     except typer.Exit as left:
@@ -95,8 +101,8 @@ def _checked(current: Session) -> Iterator[Session]:
 
 
 def output_lost(error: stdio.OutputLost, whereabouts: str = "") -> int:
-    """Print that the output was lost, and how to find the job that was sent; return the exit code."""
-    # To leave a pipe early, as `head` does, is no fault of anybody.
+    """Print that the output was lost, and how to find the job that was sent. Return the exit code."""
+    # Leaving a pipe early, as `head` does, is no error.
     if whereabouts or not error.reader_gone:
         display.problem("; ".join(filter(None, (str(error), whereabouts))))
     return BROKEN_PIPE if error.reader_gone else OUTPUT_LOST
@@ -113,40 +119,43 @@ def _connection(call: CallOptions) -> tuple[str, ...]:
     return (*(["--tls"] if call.tls else []), *named)
 
 
-def show_failure(failure: Failure, target: str) -> None:
-    """Prints what went wrong, and the fields at fault beyond the first, which the line itself names."""
-    display.problem(failure.line(target))
-    for line in failure.fields[1:]:
-        display.problem(f"  {line}")
+def show_error(error: GatewayError, target: str) -> None:
+    """Print an error with its invalid fields."""
+    for line in error_lines(error, target):
+        display.problem(line)
 
 
 def usage_error(line: str) -> NoReturn:
-    """Prints what is wrong with the command line or a setting, and leaves."""
+    """Print the problem of the command line or a setting, and leave."""
     display.problem(line)
     raise typer.Exit(USAGE)
 
 
-def write_result(result: Result, file: Path, uid: int) -> None:
-    """Write the result of job `uid` to its file and say so. Raises `OutputLost`."""
-    if not result.data:
-        display.note(
-            "there is no result" if file == STANDARD_STREAM else f"there is no result, so {file} was not written"
-        )
+def write_result(result: bytes | bytearray, file: Path, uid: int) -> None:
+    """Write the result of job `uid` to its file, and print that.
+
+    Raises:
+        OutputLost: The file cannot be written.
+
+    """
+    if not result:
+        missing = "there is no result"
+        display.note(missing if file == STANDARD_STREAM else f"{missing}, so {file} was not written")
         return
     if file == STANDARD_STREAM:
         display.show_result(result, uid, end=b"")
         return
     try:
-        file.write_bytes(result.data)
+        file.write_bytes(result)
     except OSError as error:
         raise stdio.OutputLost(f"--output {file}", error) from error
-    display.note(f"result: {len(result.data):,} bytes in {file}")
+    display.note(f"result: {len(result):,} bytes in {file}")
 
 
 def _check_output(shown: OutputOptions) -> None:
     file = shown.output
     if shown.result_only:
         if shown.as_json:
-            usage_error("--json and --output - both want standard output: give --output a file")
+            usage_error("--json and --output - both need standard output: give --output a file")
     elif file and not file.exists() and not os.access(file.parent, os.W_OK | os.X_OK):
-        usage_error(f"--output {file} cannot be written: {file.parent} is no folder that can be written to")
+        usage_error(f"--output {file} cannot be written: {file.parent} is not a folder that you can write to")

@@ -1,4 +1,4 @@
-"""The three standard streams and Ctrl-C, from the first moment of the process. Imports nothing that takes time."""
+"""The three standard streams and Ctrl-C, from the start of the process. This module has no slow imports."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ if TYPE_CHECKING:
     from types import FrameType
 
 STDIN, STDOUT, STDERR = 0, 1, 2
-# The exit code of a shell for a process that SIGINT ended.
+# As in a shell after SIGINT.
 INTERRUPTED = 130
 
-# A closed standard output refuses writes, so that a command notices; a closed standard error is one nobody wants.
+# A closed standard output rejects writes, so that a command notices. A closed standard error drops them.
 _STANDINS = {STDIN: os.O_RDONLY, STDOUT: os.O_RDONLY, STDERR: os.O_WRONLY}
 
 
 class OutputLost(Exception):
-    """A command's output could not be written; the text says what and why.
+    """The output of a command could not be written.
 
-    `reader_gone` tells a pipe whose reader has left from all else.
+    Attributes:
+        reader_gone: True if the output is a pipe whose reader has left.
+
     """
 
-    def __init__(self, what: str, error: OSError) -> None:
-        super().__init__(f"{what} cannot be written: {error.strerror}")
+    def __init__(self, output: str, error: OSError) -> None:
+        super().__init__(f"{output} cannot be written: {error.strerror}")
         self.reader_gone = error.errno == errno.EPIPE
 
 
 def open_missing() -> None:
     """Open the standard streams that the process was started without.
 
-    Otherwise the next files and sockets would get their numbers, and grpc aborts over that.
+    Otherwise the next files and sockets would get their numbers, and grpc would abort.
     """
     for fd, flags in _STANDINS.items():
         try:
@@ -45,7 +47,7 @@ def open_missing() -> None:
         except OSError:
             # The lowest free number is the missing one, because those below are open.
             os.set_inheritable(os.open(os.devnull, flags), True)
-    # Python has None in place of a stream that was closed at its start.
+    # Python has None instead of a stream that was closed at its start.
     if sys.stdin is None:
         sys.stdin = open(STDIN, encoding="utf-8", closefd=False)  # noqa: SIM115 - for the life of the process
     sys.stdout = sys.stdout or _text(io.FileIO(STDOUT, "wb", closefd=False), "utf-8", "replace")
@@ -53,9 +55,9 @@ def open_missing() -> None:
 
 
 class _Guarded(io.FileIO):
-    """Standard output or error, which never fails: after the first error it drops what it is given.
+    """Standard output or error, which never raises: after the first error it drops all output.
 
-    So neither a thread nor the interpreter's end complains about a stream that is gone; `check` does it once.
+    Therefore neither a thread nor the end of the interpreter reports a lost stream; `check` does it once.
     """
 
     def __init__(self, fd: int) -> None:
@@ -77,13 +79,13 @@ class _Guarded(io.FileIO):
 
 
 def guard() -> None:
-    """Make standard output and error never raise; `check` tells of output that was lost."""
+    """Make standard output and error never raise; `check` reports lost output."""
     sys.stdout = _text(_Guarded(STDOUT), sys.stdout.encoding, "replace")
     sys.stderr = _text(_Guarded(STDERR), sys.stderr.encoding, "backslashreplace")
 
 
 def check() -> None:
-    """Raise `OutputLost` if standard output did not take all that was written to it."""
+    """Raise `OutputLost` if standard output did not accept all output."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(raw, _Guarded):
         sys.stdout.flush()
@@ -92,7 +94,7 @@ def check() -> None:
 
 
 def _text(raw: io.FileIO, encoding: str, errors: str) -> io.TextIOWrapper:
-    # Not every locale has every character, and one that cannot be written is no reason to end.
+    # A character that the locale lacks must not end the command.
     line_buffering = raw.fileno() == STDERR or raw.isatty()
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=line_buffering)
 
@@ -102,15 +104,15 @@ def _leave(_: int, __: FrameType | None) -> None:
 
 
 def leave_on_interrupt() -> None:
-    """Leave at once on Ctrl-C, without a traceback, wherever the imports or the interpreter's end are."""
-    # A process that was started with it ignored, such as a job in the background, ignores it.
+    """Make Ctrl-C leave at once without a traceback, also during imports and at the end of the interpreter."""
+    # A process that was started with SIGINT ignored, such as a background job, ignores it.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _leave)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` within for Ctrl-C, where `leave_on_interrupt` would leave."""
+    """Make Ctrl-C raise `KeyboardInterrupt` within, instead of leaving at once."""
     if signal.getsignal(signal.SIGINT) is not _leave:
         yield
         return

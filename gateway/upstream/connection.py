@@ -1,4 +1,7 @@
-"""One HTTP/1.1 connection to the upstream: one exchange after another, and what is certain if it ends."""
+"""One HTTP/1.1 connection to the upstream, which carries one exchange after another.
+
+Its exceptions say whether the upstream can have read the request.
+"""
 
 from __future__ import annotations
 
@@ -74,17 +77,18 @@ class Connection(asyncio.Protocol):
         self._unsolicited = False
         self._writable = True
         self._wakeup: asyncio.Future[None] | None = None
+        self._parser = ResponseParser()
         self._begin()
 
     def _begin(self) -> None:
-        self._parser = ResponseParser()
+        self._parser.begin()
         self._error: Exception | None = None
-        # Whether the first and the last byte of the request were written, and the first byte of the response came.
+        # The first byte of the request was written, the last one was, and a byte of the response arrived.
         self._request_begun = self._request_sent = self._heard = False
         self._silence: float = 0
         self._heard_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        # Bytes that wait to be parsed, and who parses them later.
+        # Bytes that wait to be parsed, and the callback that will parse them.
         self._unparsed = b""
         self._parsing: asyncio.Handle | None = None
         self._slice = FIRST_SLICE_BYTES
@@ -104,9 +108,9 @@ class Connection(asyncio.Protocol):
             silence: The longest wait for the first byte of the response, and between two reads of it, in seconds.
 
         Raises:
-            NotSent: The connection had ended, or bytes came before the request.
+            NotSent: The connection had ended, or unsolicited bytes came.
             ConnectionLost: The connection ended.
-            InvalidResponse: The response is not HTTP that can be read.
+            InvalidResponse: The response is not valid HTTP, or exceeds a limit.
             TimeoutError: The upstream was silent.
         """
         self._begin()
@@ -131,7 +135,7 @@ class Connection(asyncio.Protocol):
     async def read(self) -> bytes:
         """Return the next piece of the body, or nothing at its end. Raises the errors of `exchange`."""
         while True:
-            # What came before the loss of the connection is part of the response. Other errors put it in doubt.
+            # Bytes from before the loss of the connection are part of the response. Other errors put them in doubt.
             if self._error is not None and type(self._error) is not ConnectionLost:
                 raise self._error
             if self._parser.buffered:
@@ -143,7 +147,7 @@ class Connection(asyncio.Protocol):
             await self._progress()
 
     async def _progress(self) -> None:
-        """Wait until something has happened. Raises the error that ended the exchange."""
+        """Wait until bytes arrive, more can be written, or the exchange fails. Raises the error of the exchange."""
         if self._error is not None:
             raise self._error
         self._wakeup = self._loop.create_future()
@@ -157,9 +161,12 @@ class Connection(asyncio.Protocol):
             self._wakeup.set_result(None)
 
     async def _awaits_response(self) -> bool:
-        """Let the event loop read what has arrived, and wait until more can be written.
+        """Let the event loop read a response that has arrived, then wait until more can be written.
 
-        A write after the upstream has closed fails, and with it the connection and a response that is there.
+        If the upstream has closed, a write fails and ends the connection, and a response that was not read is lost.
+
+        Returns:
+            Whether the response has not begun.
         """
         for _ in range(TURNS):
             await asyncio.sleep(0)
@@ -173,7 +180,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def may_be_kept(self) -> bool:
-        """Whether the response is complete, and nothing came that no request asked for."""
+        """True if the response is complete and no unsolicited bytes came."""
         parser = self._parser
         return (
             parser.complete
@@ -187,21 +194,21 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_reusable(self) -> bool:
-        """Whether it may be kept, is still open, and no bytes wait to be read."""
+        """True if it may be kept, is open, and has no bytes to be read."""
         return self.may_be_kept and not self._has_input()
 
     def _has_input(self) -> bool:
-        """Whether bytes, an end or an error wait to be read, or the connection has ended."""
+        """Check for unread bytes, an unread end or error, and for the end of the connection."""
         return self._ended or self._transport.is_closing() or bool(self._poll.poll(0))
 
     def close(self) -> None:
-        """Close the connection. What still comes is dropped."""
+        """Close the connection, and drop all bytes that still arrive."""
         self._stop_parsing()
         self._stop_silence()
         self._unparsed = b""
         self._end = None
         if not self._ended:
-            # To close flushes what is left of a request first.
+            # `close` would first send the rest of the request.
             if self._transport.get_write_buffer_size():
                 self._transport.abort()
             else:
@@ -239,26 +246,26 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
 
-    # What arrives
+    # Reading
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
+        """Keep the transport (called by the event loop)."""
         self._transport = transport
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def pause_writing(self) -> None:
-        """Take note that the socket takes no more."""
+        """Stop writing, because the socket buffer is full (called by the event loop)."""
         self._writable = False
 
     def resume_writing(self) -> None:
-        """Take note that the socket takes more."""
+        """Continue to write (called by the event loop)."""
         self._writable = True
         self._wake()
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes of the response, a slice at a time."""
+        """Parse bytes of the response, one slice at a time (called by the event loop)."""
         if not self._request_begun or self._parser.complete or self._error is not None:
-            # No request asked for this, and what comes after it could be taken for a response.
+            # No request asked for these bytes, and later ones could be taken for a response.
             self._unsolicited = True
             self._transport.close()
             return
@@ -338,7 +345,7 @@ class Connection(asyncio.Protocol):
         self._share.spend(took, self._loop.time(), len(piece))
 
     def _go_on(self) -> None:
-        """Parse what was left, and take up reading."""
+        """Parse the bytes that waited, and resume reading."""
         self._parsing = None
         data, self._unparsed = self._unparsed, b""
         self._reading = True
@@ -368,7 +375,7 @@ class Connection(asyncio.Protocol):
             self._parsing.cancel()
             self._parsing = None
 
-    # How it ends
+    # The end of the connection
 
     def _fail(self, error: Exception) -> None:
         self._error = error
@@ -379,7 +386,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Parse what came before the end of the connection, and take note of the end."""
+        """Parse the bytes that came before the end, then end the exchange (called by the event loop)."""
         self._ended = True
         self._closed.set()
         self._lost(self)
@@ -409,9 +416,9 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _salvage(self) -> bytes:
-        """Read what has arrived on a connection that can no longer be written to.
+        """Read the bytes that have arrived on a connection that can no longer be written to.
 
-        The event loop gives such a connection up without reading it. With TLS, only the loop could decrypt it.
+        The event loop drops such a connection without reading them. With TLS, only the loop could decrypt it.
         """
         if self._transport.get_extra_info("sslcontext"):
             return b""

@@ -15,7 +15,7 @@ KNOWN_URLS = 32_768
 
 
 class Origin(NamedTuple):
-    """Where requests go: `host` is a name, or an address without brackets."""
+    """A server: `host` is a name, or an address without brackets."""
 
     secure: bool
     host: str
@@ -23,7 +23,7 @@ class Origin(NamedTuple):
 
 
 class ConnectionKey(NamedTuple):
-    """Which exchanges may share a connection: those of one credential to one origin.
+    """Exchanges with the same key may share connections: those of one credential to one origin.
 
     A late response to one credential's request is then never taken for the response to another's.
     """

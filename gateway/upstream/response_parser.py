@@ -1,4 +1,4 @@
-"""Parse the bytes of one HTTP/1.1 response, and limit what may come beside its body."""
+"""Parse the HTTP/1.1 responses of one connection, and limit everything beside their bodies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ResponseHead(NamedTuple):
 
 
 class ResponseParser:
-    """Parses the response to one request, and the interim responses before it.
+    """Parses one response after another, with the interim responses before each. Call `begin` before each request.
 
     Attributes:
         head: Status and headers, once they are complete.
@@ -50,16 +50,20 @@ class ResponseParser:
     """
 
     def __init__(self) -> None:
-        self.head: ResponseHead | None = None
-        self.complete = False
-        self.excess = False
-        self.keeps_alive = False
-        self.buffered = 0
         self._parser = httptools.HttpResponseParser(self)
         # As the major HTTP clients do: servers send bare line feeds, and spaces after the size of a chunk.
         self._parser.set_dangerous_leniencies(
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
+        self.begin()
+
+    def begin(self) -> None:
+        """Expect the response to another request."""
+        self.head: ResponseHead | None = None
+        self.complete = False
+        self.excess = False
+        self.keeps_alive = False
+        self.buffered = 0
         self._headers: dict[str, str] = {}
         self._header_bytes = 0
         self._pieces: list[bytes] = []
@@ -81,7 +85,7 @@ class ResponseParser:
             self.complete = True
         except httptools.HttpParserError as error:
             if not self.complete:
-                raise InvalidResponse("the upstream's response is not HTTP that can be read") from error
+                raise InvalidResponse("the upstream's response is not valid HTTP") from error
             self.excess = True
         if self._failure is not None:
             raise InvalidResponse(self._failure)
@@ -91,7 +95,7 @@ class ResponseParser:
             raise InvalidResponse("the upstream's response has too much beside its body")
 
     def end(self) -> None:
-        """Take note of the end of the connection, which completes a response without a length."""
+        """Complete a response without a length, because the connection has ended."""
         if self.head is not None:
             headers = self.head.headers
             endless = "content-length" not in headers and not headers.get("transfer-encoding", "").endswith("chunked")
@@ -106,11 +110,11 @@ class ResponseParser:
     # Callbacks of httptools. An exception in one would not stop the parser, and costs more than a flag.
 
     def on_message_begin(self) -> None:
-        """Take note of another response after a complete one."""
+        """Note another response after a complete one."""
         self.excess = self.complete
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header that is read, and count all of them."""
+        """Count a header, and keep it if the gateway reads it."""
         if self.head is not None:
             return
         size = len(name) + len(value) + 4
@@ -124,7 +128,7 @@ class ResponseParser:
             self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
 
     def on_headers_complete(self) -> None:
-        """Take the head, if it is not that of an interim response."""
+        """Keep status and headers, except those of an interim response."""
         if self.head is not None:
             return
         status = self._parser.get_status_code()
@@ -145,7 +149,7 @@ class ResponseParser:
             self._body_bytes += len(piece)
 
     def on_message_complete(self) -> None:
-        """Take note of the end of the response, or of an interim one."""
+        """Complete the response, or skip an interim one."""
         if self.head is None:
             self._headers = {}
             self._received = 0

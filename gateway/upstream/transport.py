@@ -50,7 +50,7 @@ DNS_SECONDS = 10
 # A request that is not a read is not repeated, so it takes no connection that the upstream may be about to close:
 # common servers do so after 5 idle seconds.
 UNREPEATABLE_IDLE_SECONDS = 4.0
-# What an exchange may raise that is not an error of the gateway yet.
+# Exceptions of an exchange that are not errors of the gateway yet.
 LIBRARY_ERRORS = (TimeoutError, NotSent, ConnectionLost, InvalidResponse, NotDecodable, OSError)
 
 

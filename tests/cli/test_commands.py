@@ -132,12 +132,12 @@ def test_a_refused_run_is_exit_code_3_with_the_fields(place: Place) -> None:
 @pytest.mark.parametrize(
     ("options", "field"), [(["--workspace", "../1"], "workspace_id"), (["--request-id", "ä"], "request_id")]
 )
-def test_a_request_that_is_not_valid_is_one_line_that_names_the_field(
+def test_an_invalid_request_is_one_line_with_the_field(
     place: Place, command: str, options: list[str], field: str
 ) -> None:
     outcome = client(place, command, *JOB, *options)
     assert (outcome.code, outcome.out) == (3, "")
-    assert re.fullmatch(rf"{field}: it .+ \[INVALID_ARGUMENT, REQUEST_INVALID\]\n", outcome.err)
+    assert re.fullmatch(rf"{field}: must .+ \[INVALID_ARGUMENT, REQUEST_INVALID\]\n", outcome.err)
 
 
 def test_an_input_that_is_too_large_is_one_line(place: Place) -> None:
@@ -237,7 +237,7 @@ def test_a_large_result_comes_in_full_through_a_pipe(place: Place) -> None:
     assert len(outcome.out.splitlines()[-1]) == 5_000_000
 
 
-def test_a_large_result_that_no_answer_carries_is_said_how_to_get(place: Place) -> None:
+def test_wait_says_how_to_get_a_large_result(place: Place) -> None:
     uid = send(place, "succeed", "--param", "duration=0", "--param", "result_bytes=5000000")
     outcome = client(place, "wait", str(uid))
     assert outcome.code == 0
@@ -298,7 +298,7 @@ def read_terminal(master: int) -> str:
 
 
 @pytest.mark.slow
-def test_an_interrupt_leaves_the_job_running_and_its_command_watches_it(place: Place) -> None:
+def test_an_interrupt_leaves_the_job_running(place: Place) -> None:
     with start("run", *JOB, "--method", "never", variables={"JOBGATEWAY_TARGET": place.target}) as process:
         assert process.stdout is not None
         uid = re.findall(r"job (\d+) running", process.stdout.readline())[0]
@@ -312,7 +312,7 @@ def test_an_interrupt_leaves_the_job_running_and_its_command_watches_it(place: P
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130
-    assert f"asked to cancel, and now: job {uid} cancelled" in err
+    assert f"asked to cancel; state: job {uid} cancelled" in err
 
 
 def test_the_same_request_id_is_the_same_job(place: Place) -> None:
@@ -320,7 +320,7 @@ def test_the_same_request_id_is_the_same_job(place: Place) -> None:
     assert send(place, "succeed", *options) == send(place, "succeed", *options)
     outcome = client(place, "send", *JOB, "--method", "fail", "--request-id", "test-cli")
     assert outcome.code == 3
-    assert "take another --request-id" in outcome.err
+    assert "use another --request-id" in outcome.err
 
 
 @pytest.mark.slow
@@ -345,7 +345,7 @@ def test_a_run_survives_the_change_of_its_gateway(place: Place) -> None:
                 second.send_signal(signal.SIGTERM)
                 second.communicate()
     assert process.returncode == 1
-    assert "going on in" in err
+    assert "resuming in" in err
 
 
 def serving(gateway: subprocess.Popen[str]) -> str:

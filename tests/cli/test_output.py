@@ -95,7 +95,7 @@ def test_a_result_that_cannot_be_written_names_the_job(target: str) -> None:
         assert re.search(r"cannot be written: No space left on device; job \d+ was sent; watch it: ", err)
 
 
-def test_a_result_is_written_to_its_file_though_the_output_is_lost(target: str, tmp_path: Path) -> None:
+def test_a_result_file_is_written_if_the_output_is_lost(target: str, tmp_path: Path) -> None:
     code, err = shell(target, ">/dev/full", "run", *JOB, "--output", str(tmp_path / "result"))
     assert code == 4
     assert "job" in err
@@ -190,4 +190,4 @@ def test_ctrl_c_after_the_job_was_sent_names_it(target: str) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert re.fullmatch(r"interrupted; job \d+ goes on, watch it again: .+\n", err)
+    assert re.fullmatch(r"interrupted; job \d+ continues, watch it again: .+\n", err)

@@ -8,11 +8,12 @@ import grpc
 import pytest
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway_client import FieldViolation, GatewayError
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
-from gateway.cli.client import TokenUnusable, read_token
-from gateway.cli.failure import Failure
+from gateway.cli.credentials import TokenUnusable, read_token
+from gateway.cli.error_messages import error_lines
 from gateway.cli.formatting import clean, job_line, pretty_json
 from gateway.cli.options import OutputOptions, QuickCallOptions, Uid, expanded
 from gateway.cli.params import ParamsInvalid, read_params
@@ -80,8 +81,8 @@ def test_an_input_that_cannot_be_sent_is_refused(
     [
         (["--params", "{"], "--params is not JSON"),
         (["--param", "a=1", "--params", "{}"], "in one way only"),
-        (["--output", "/nowhere/result.json"], "/nowhere is no folder"),
-        (["--output", "-", "--json"], "both want standard output"),
+        (["--output", "/nowhere/result.json"], "/nowhere is not a folder"),
+        (["--output", "-", "--json"], "both need standard output"),
         (["--request-id", "\udcff"], "not UTF-8"),
         (["--entity", str(2**63)], "--entity 9223372036854775808 is larger"),
     ],
@@ -110,11 +111,11 @@ def test_each_command_takes_its_groups_of_options_flat() -> None:
 @pytest.mark.parametrize("command", ["run", "send", "get", "wait", "watch"])
 def test_help_says_how_a_pipe_gets_the_result_alone(command: str) -> None:
     text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
-    assert "- is standard output; all else then goes to standard error." in " ".join(text.split())
+    assert "- is standard output; everything else then goes to standard error." in " ".join(text.split())
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["watch", "0"], ["get", "x"], ["nothing"], [*RUN, "--timeout", "0"]])
-def test_what_typer_refuses_is_exit_code_2_as_well(arguments: list[str]) -> None:
+def test_what_typer_rejects_is_exit_code_2_as_well(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments, env={"JOBGATEWAY_TOKEN": "t"}).exit_code == 2
 
 
@@ -156,29 +157,36 @@ def test_there_is_no_option_for_the_token() -> None:
     assert result.exit_code == 2
 
 
-def test_a_gateway_that_cannot_be_reached_is_one_line_and_exit_code_3() -> None:
+def test_an_unreachable_gateway_is_one_line_and_code_3() -> None:
     for arguments in (RUN, ["watch", "42", "--target", "127.0.0.1:1"], ["get", "42", "--target", "127.0.0.1:1"]):
         result = CliRunner().invoke(app, arguments, env={"JOBGATEWAY_TOKEN": "secret"})
         assert result.exit_code == 3
-        assert result.stderr.startswith("127.0.0.1:1 cannot be reached (Connection refused); is the gateway running")
+        assert result.stderr.startswith(
+            "127.0.0.1:1 cannot be reached (Connection refused); check that the gateway runs there"
+        )
         assert result.stderr.count("\n") == 1
         assert "secret" not in result.stderr
 
 
-def test_a_field_of_the_upstreams_keeps_its_path_and_one_of_ours_loses_what_is_around_it() -> None:
+def test_fields_lose_the_path_around_the_request() -> None:
     invalid = grpc.StatusCode.INVALID_ARGUMENT
-    fields = (("request.a", "no"), ("request", "nor"), ("", "none"))
-    ours = Failure(invalid, "request.a: no", "REQUEST_INVALID", violations=fields)
-    assert ours.line("t") == "a: no [INVALID_ARGUMENT, REQUEST_INVALID]"
-    assert ours.fields == ["a: no", "request: nor", "(request): none"]
-    theirs = Failure(invalid, "it refused: well; request.a: no; b: c", "UPSTREAM_BAD_REQUEST", violations=fields)
-    assert theirs.line("t") == "it refused: well: request.a: no [INVALID_ARGUMENT, UPSTREAM_BAD_REQUEST]"
+    fields = (FieldViolation("request.a", "no"), FieldViolation("request", "nor"), FieldViolation("", "none"))
+    ours = GatewayError(invalid, "request.a: no", reason="REQUEST_INVALID", fields=fields)
+    assert error_lines(ours, "t") == [
+        "a: no [INVALID_ARGUMENT, REQUEST_INVALID]",
+        "  request: nor",
+        "  (request): none",
+    ]
+    theirs = GatewayError(
+        invalid, "it refused: well; request.a: no; b: c", reason="UPSTREAM_BAD_REQUEST", fields=fields
+    )
+    assert error_lines(theirs, "t")[0] == "it refused: well: request.a: no [INVALID_ARGUMENT, UPSTREAM_BAD_REQUEST]"
 
 
 def test_a_request_that_is_too_large_for_grpc_made_no_job() -> None:
     message = "SERVER: Received message larger than max (73400337 vs. 67108864)"
-    assert not Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, message).may_have_sent
-    assert Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded").may_have_sent
+    assert not GatewayError(grpc.StatusCode.RESOURCE_EXHAUSTED, message).may_have_arrived
+    assert GatewayError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded").may_have_arrived
 
 
 def test_a_foreign_text_is_one_harmless_line() -> None:

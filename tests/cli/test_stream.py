@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,12 +19,13 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as pb_grpc
+from jobgateway_client import Client, rules
+from jobgateway_client.deadline import Deadline
 from typer.testing import CliRunner
 
-from gateway.cli import stream
+from gateway.cli import patience
 from gateway.cli.app import app
-from gateway.cli.client import Client, Deadline
-from gateway.cli.failure import Failure
+from gateway.cli.patience import PatientWatch
 from tests.cli.test_commands import start as start_command
 
 UID = 42
@@ -80,11 +81,6 @@ def failing(
         context.abort_with_status(rpc_status.to_status(status))
 
     return fail
-
-
-def one_event_before(failure: Failure) -> Generator[pb.JobEvent, None, Failure]:
-    yield pb.JobEvent()
-    return failure
 
 
 def packed(message: error_details_pb2.ErrorInfo) -> any_pb2.Any:
@@ -171,7 +167,7 @@ def watch(gateway: ScriptedGateway, *arguments: str) -> Outcome:
     return Outcome(gateway, "watch", str(UID), *arguments)
 
 
-def test_a_watch_goes_on_with_its_last_token_on_a_new_connection_after_the_wait_it_was_told(
+def test_a_watch_resumes_on_a_new_connection_after_its_wait(
     gateway: ScriptedGateway,
 ) -> None:
     draining = failing(grpc.StatusCode.UNAVAILABLE, "DRAINING", retry=0.4)
@@ -187,10 +183,10 @@ def test_a_watch_goes_on_with_its_last_token_on_a_new_connection_after_the_wait_
         "job 42 success",
         '{"sum":3}',
     ]
-    assert "going on in 0.4 s" in outcome.err
+    assert "resuming in 0.4 s" in outcome.err
 
 
-def test_a_run_that_broke_goes_on_as_a_watch_and_never_as_a_second_run(gateway: ScriptedGateway) -> None:
+def test_a_broken_run_continues_as_a_watch(gateway: ScriptedGateway) -> None:
     lost = failing(grpc.StatusCode.UNAVAILABLE)
     gateway.script = [act(state(10, "first"), then=lost), act(then=lost), act(end())]
     assert run(gateway).code == 0
@@ -198,7 +194,7 @@ def test_a_run_that_broke_goes_on_as_a_watch_and_never_as_a_second_run(gateway: 
     assert [(request.uid, request.resume_token) for request in gateway.watches] == [(UID, "first")] * 2
 
 
-def test_a_stream_that_ends_without_the_jobs_end_is_taken_up_again(gateway: ScriptedGateway) -> None:
+def test_a_stream_without_the_end_of_its_job_is_resumed(gateway: ScriptedGateway) -> None:
     gateway.script = [act(state(10, "first")), act(end())]
     outcome = watch(gateway)
     assert outcome.code == 0
@@ -274,7 +270,7 @@ def test_a_foreign_error_info_is_not_ours(gateway: ScriptedGateway) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_an_unknown_peer_is_not_tried_for_long(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "FIRST_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "FIRST_PATIENCE_SECONDS", 0.0)
     gateway.script = [act(then=failing(grpc.StatusCode.INTERNAL))]
     assert watch(gateway).code == 3
 
@@ -287,9 +283,7 @@ def test_a_run_whose_error_names_the_job_goes_on_as_a_watch(gateway: ScriptedGat
 
 
 @pytest.mark.parametrize("command", ["run", "send"])
-def test_where_the_gateway_did_not_say_whether_a_job_was_made_nobody_claims_to_know(
-    gateway: ScriptedGateway, command: str
-) -> None:
+def test_an_unknown_outcome_is_said_to_be_unknown(gateway: ScriptedGateway, command: str) -> None:
     gateway.script = [act(then=hold)]
     outcome = Outcome(gateway, command, "--workspace", "1", "--entity", "7", "--deadline", "0.3")
     assert outcome.code == 3
@@ -308,26 +302,12 @@ def test_waits_grow_also_where_each_stream_begins_well(
     assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
 
-def test_waits_stay_bounded_however_many_failures_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
-    lost = Failure(grpc.StatusCode.UNAVAILABLE, "lost")
-    opening = pb.WatchJobRequest(uid=UID)
-    with Client("127.0.0.1:1", TOKEN) as client:
-        following = stream.JobStream(client, opening, Deadline(None), lambda _: None)
-        monkeypatch.setattr(following, "_one_stream", lambda: one_event_before(lost))
-        events = iter(following)
-        while len(waits) < 1200:
-            next(events)
-    assert max(waits) <= 5.0
-
-
 @pytest.mark.usefixtures("quick")
 def test_a_reader_that_pauses_keeps_its_watch(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.05)
     gateway.script = [act(state(10, "first")), act(state(20, "second"), end())]
-    with Client(gateway.target, TOKEN) as client:
-        following = stream.JobStream(client, pb.WatchJobRequest(uid=UID), Deadline(None), lambda _: None)
+    with Client(gateway.target, token=TOKEN) as client:
+        following = PatientWatch(client, pb.WatchJobRequest(uid=UID), Deadline(None), lambda _: None)
         percents = []
         for event in following:
             percents.append(event.job.progress.percentage)
@@ -398,7 +378,7 @@ def test_a_run_with_a_request_id_is_repeated(gateway: ScriptedGateway) -> None:
 
 @pytest.mark.parametrize("reason", ["LIMIT_REACHED", ""])
 @pytest.mark.parametrize("retry", [0.01, None])
-def test_a_refused_load_is_tried_again_only_where_a_wait_is_known(
+def test_a_load_limit_is_retried_only_with_a_known_wait(
     gateway: ScriptedGateway, retry: float | None, reason: str
 ) -> None:
     busy = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, retry=retry)
@@ -406,7 +386,7 @@ def test_a_refused_load_is_tried_again_only_where_a_wait_is_known(
     assert watch(gateway).code == (0 if retry else 3)
 
 
-def test_an_error_that_does_not_pass_ends_a_run_and_names_the_job(gateway: ScriptedGateway) -> None:
+def test_a_final_error_ends_a_run_and_names_the_job(gateway: ScriptedGateway) -> None:
     gateway.script = [act(state(10, "first"), then=failing(grpc.StatusCode.PERMISSION_DENIED, "UPSTREAM_NO"))]
     outcome = run(gateway)
     assert outcome.code == 3
@@ -414,16 +394,16 @@ def test_an_error_that_does_not_pass_ends_a_run_and_names_the_job(gateway: Scrip
 
 
 def test_an_outage_is_not_waited_for_without_end(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
     gateway.script = [act(state(10), then=failing(grpc.StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"))]
     assert watch(gateway).code == 3
 
 
 @pytest.mark.parametrize("command", [run, watch])
-def test_a_silent_stream_is_left_and_taken_up_again(
+def test_a_silent_stream_is_resumed(
     gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch, command: Callable[[ScriptedGateway], Outcome]
 ) -> None:
-    monkeypatch.setattr(stream, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(rules, "HEARTBEAT_SECONDS", 0.1)
     left = threading.Event()
 
     def keep_silent(context: grpc.ServicerContext) -> None:
@@ -481,7 +461,7 @@ def test_a_result_of_which_nothing_came_is_no_result(gateway: ScriptedGateway) -
 
 
 @pytest.mark.slow
-def test_a_pipe_gets_chunks_as_they_are_and_all_else_goes_elsewhere(gateway: ScriptedGateway) -> None:
+def test_a_pipe_gets_the_chunks_and_nothing_else(gateway: ScriptedGateway) -> None:
     result = b'[1,  2.50, "\xff"]'
     lost = failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")
     gateway.script = [
@@ -494,7 +474,7 @@ def test_a_pipe_gets_chunks_as_they_are_and_all_else_goes_elsewhere(gateway: Scr
         assert process.stdout.buffer.read() == result  # type: ignore[attr-defined]
         err = process.stderr.read()
     assert process.returncode == 0
-    for line in ("job 42 running 50%: working", "going on in", "job 42 result: 15 of 15 bytes", "job 42 success"):
+    for line in ("job 42 running 50%: working", "resuming in", "job 42 result: 15 of 15 bytes", "job 42 success"):
         assert line in err
 
 
@@ -534,7 +514,7 @@ def test_a_wait_without_a_timeout_calls_until_the_job_has_ended(gateway: Scripte
     assert [request.HasField("timeout") for request in gateway.waits] == [False] * 3
 
 
-def test_a_wait_that_is_over_first_is_neither_success_nor_failure(gateway: ScriptedGateway) -> None:
+def test_a_wait_that_ends_before_the_job_has_its_own_code(gateway: ScriptedGateway) -> None:
     gateway.script = [act(state(10))]
     outcome = Outcome(gateway, "wait", str(UID), "--timeout", "0.25")
     assert outcome.code == 124
@@ -568,7 +548,7 @@ def test_a_job_without_a_number_is_not_watched(gateway: ScriptedGateway, tmp_pat
     assert not file.exists()
 
 
-def test_a_result_goes_into_a_file_by_a_stream_whatever_its_size(gateway: ScriptedGateway, tmp_path: Path) -> None:
+def test_a_result_for_a_file_comes_as_a_stream(gateway: ScriptedGateway, tmp_path: Path) -> None:
     file, result = tmp_path / "result.json", b"[1, 2.50]"
     gateway.script = [
         act(end(result, in_message=False)),
@@ -630,7 +610,7 @@ def test_an_interrupt_leaves_the_job_or_cancels_it(gateway: ScriptedGateway, can
     assert process.returncode == 130
     assert gateway.cancelled == ([UID] if cancel else [])
     if cancel:
-        assert "asked to cancel, and now: job 42 cancelled" in err
+        assert "asked to cancel; state: job 42 cancelled" in err
     else:
         assert f"jobgateway watch 42 --target {gateway.target}" in err
 

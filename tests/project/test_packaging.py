@@ -1,4 +1,4 @@
-"""Check the wheel, and the image that the Dockerfile builds from it, outside the repository."""
+"""Check the two wheels, and the image that the Dockerfile builds from them, outside the repository."""
 
 from __future__ import annotations
 
@@ -26,22 +26,33 @@ if TYPE_CHECKING:
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 INFO = f"jobgateway-{PROJECT['version']}.dist-info"
+CLIENT = ROOT / "clients" / "python"
+CLIENT_PROJECT = tomllib.loads((CLIENT / "pyproject.toml").read_text())["project"]
+
+
+def built(source: Path, folder: Path) -> Path:
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(build, cwd=source, check=True, capture_output=True)  # noqa: S603 - our own wheel
+    (wheel,) = folder.iterdir()
+    return wheel
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from this tree."""
-    folder = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)  # noqa: S603 - our own wheel
-    (built,) = folder.iterdir()
-    return built
+    """The wheel of the gateway, built from this tree."""
+    return built(ROOT, tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="session")
-def image(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> BuiltImage:
-    """The result of the Dockerfile's build stage with that wheel."""
-    return BuiltImage(tmp_path_factory.mktemp("image"), wheel)
+def client_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the Python client, built from this tree."""
+    return built(CLIENT, tmp_path_factory.mktemp("client"))
+
+
+@pytest.fixture(scope="session")
+def image(wheel: Path, client_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> BuiltImage:
+    """The result of the Dockerfile's build stage with these wheels."""
+    return BuiltImage(tmp_path_factory.mktemp("image"), [wheel, client_wheel])
 
 
 def sources(folder: Path) -> set[str]:
@@ -52,14 +63,38 @@ def sources(folder: Path) -> set[str]:
     }
 
 
-def test_the_wheel_has_only_the_two_packages(wheel: Path) -> None:
-    packages = sources(ROOT / "gateway") | sources(ROOT / "generated" / "jobgateway")
+def test_the_wheel_has_the_gateway_and_nothing_else(wheel: Path) -> None:
+    packages = sources(ROOT / "gateway")
     about = {f"{INFO}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
     with zipfile.ZipFile(wheel) as archive:
         assert set(archive.namelist()) == packages | about
-    assert {Path(name).suffix for name in packages} == {".py", ".pyi", ".typed"}
-    # Only the generated code is typed for other packages, because the gateway's modules are not an API.
-    assert {name for name in packages if name.endswith("py.typed")} == {"jobgateway/v1/py.typed"}
+    # The modules of the gateway are no interface, so it has no types for others.
+    assert {Path(name).suffix for name in packages} == {".py"}
+
+
+def test_the_client_wheel_has_the_contract_and_the_types(client_wheel: Path) -> None:
+    packages = sources(CLIENT / "src" / "jobgateway_client") | sources(ROOT / "generated" / "jobgateway")
+    info = f"jobgateway_client-{CLIENT_PROJECT['version']}.dist-info"
+    about = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE")}
+    with zipfile.ZipFile(client_wheel) as archive:
+        assert set(archive.namelist()) == packages | about
+        assert archive.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+    typed = {name for name in packages if name.endswith("py.typed")}
+    assert typed == {"jobgateway/v1/py.typed", "jobgateway_client/py.typed"}
+
+
+def test_both_wheels_have_one_version() -> None:
+    assert CLIENT_PROJECT["version"] == PROJECT["version"]
+    assert f"jobgateway-client=={PROJECT['version']}" in PROJECT["dependencies"]
+    manifest = (CLIENT / "client.json").read_text()
+    assert f"jobgateway_client-{PROJECT['version']}-py3" in manifest
+
+
+def test_the_client_needs_only_grpc_and_protobuf() -> None:
+    names = {re.split(r"[<>=]", each)[0] for each in CLIENT_PROJECT["dependencies"]}
+    assert names == {"googleapis-common-protos", "grpcio", "protobuf"}
+    for each in CLIENT_PROJECT["dependencies"]:
+        assert each in PROJECT["dependencies"] or each.startswith("googleapis")
 
 
 def test_the_metadata_of_the_wheel_matches_the_project(wheel: Path) -> None:
@@ -171,4 +206,5 @@ def test_the_build_context_has_only_the_lock_and_the_wheel() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S607 - git
     assert [name for name in tracked.splitlines() if in_context(name)] == ["requirements.lock"]
     assert in_context("dist/jobgateway-0.1.0-py3-none-any.whl")
+    assert in_context("dist/jobgateway_client-0.1.0-py3-none-any.whl")
     assert not in_context("dist/other.whl")

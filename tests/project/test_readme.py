@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 README = (ROOT / "README.md").read_text()
 QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text()
+CLIENT = (ROOT / "clients" / "python" / "README.md").read_text()
 BIN = Path(sys.executable).parent
 
 
@@ -98,12 +99,17 @@ def test_python(ports: dict[str, str], environment: dict[str, str]) -> None:
 
 @pytest.mark.usefixtures("servers")
 def test_the_quickstart_watches_a_job_to_its_end(ports: dict[str, str], environment: dict[str, str]) -> None:
-    path = re.search(r"PYTHONPATH=(\S+)", QUICKSTART)
-    assert path is not None
     script = adapted(blocks("python", QUICKSTART)[0], ports)
-    printed = output([sys.executable, "-"], environment | {"PYTHONPATH": path[1]}, script).splitlines()
+    printed = output([sys.executable, "-"], environment, script).splitlines()
     assert printed[0].startswith("job ")
     assert printed[-1].startswith("JOB_STATUS_SUCCESS")
+
+
+@pytest.mark.usefixtures("servers")
+def test_the_ten_lines_of_the_client_run(ports: dict[str, str], environment: dict[str, str]) -> None:
+    example = blocks("python", CLIENT)[0]
+    assert len(example.splitlines()) <= 10
+    assert output([sys.executable, "-"], environment, adapted(example, ports)).splitlines()[-1].startswith("True b'{")
 
 
 def test_every_block_is_tested() -> None:

@@ -53,11 +53,11 @@ def in_context(name: str) -> bool:
 class BuiltImage:
     """The result of the build stage in `folder`, and the start command of the last stage."""
 
-    def __init__(self, folder: Path, wheel: Path) -> None:
+    def __init__(self, folder: Path, wheels: list[Path]) -> None:
         self._folder = folder
         build, last = stages(DOCKERFILE.read_text())
         self.installed = folder / INSTALLED.lstrip("/")
-        self._build(build, wheel)
+        self._build(build, wheels)
         settings = {each.name: each.argument for each in last}
         self.entrypoint: list[str] = json.loads(settings["ENTRYPOINT"])
         self.command: list[str] = json.loads(settings["CMD"])
@@ -74,8 +74,8 @@ class BuiltImage:
     def _here(self, text: str) -> str:
         return text.replace(INSTALLED, str(self.installed))
 
-    def _build(self, instructions: list[Instruction], wheel: Path) -> None:
-        context = {"requirements.lock": ROOT / "requirements.lock", f"dist/{wheel.name}": wheel}
+    def _build(self, instructions: list[Instruction], wheels: list[Path]) -> None:
+        context = {"requirements.lock": ROOT / "requirements.lock", **{f"dist/{wheel.name}": wheel for wheel in wheels}}
         work = self._folder
         # The `python` of the image is the interpreter of these tests, outside their virtual environment.
         python = self._folder / "bin" / "python"

@@ -13,8 +13,8 @@ from grpc.aio import AioRpcError, insecure_channel
 from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PingFrame, SettingsFrame
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1.job_service_pb2_grpc import JobServiceStub
+from jobgateway_client.calls import channel_options
 
-from gateway.cli import client
 from gateway.server import defaults
 from tests.support.frames import Peer, header_block, headers, message, peer, ping, reset
 from tests.support.gateways import BEARER, TOKEN, next_event, running, stub
@@ -235,8 +235,8 @@ async def test_pings_within_the_limit_are_acknowledged(
 
 
 def test_the_cli_pings_within_the_limit() -> None:
-    options = dict(client.CHANNEL_OPTIONS)
-    assert options["grpc.keepalive_time_ms"] >= defaults.CLIENT_PING_MS
+    options = dict(channel_options(None, ()))
+    assert int(options["grpc.keepalive_time_ms"]) >= defaults.CLIENT_PING_MS
     assert options["grpc.http2.max_pings_without_data"] == 0, "it does not stop while a stream is quiet"
 
 
@@ -248,7 +248,7 @@ async def test_the_cli_leaves_a_gateway_that_ignores_pings() -> None:
         while await reader.read(65536):
             pass
 
-    options = [(name, 100 if value in {20_000, 60_000} else value) for name, value in client.CHANNEL_OPTIONS]
+    options = [(name, 100 if value in {10_000, 20_000} else value) for name, value in channel_options(None, ())]
     async with tcp_server(accept) as port, insecure_channel(f"127.0.0.1:{port}", options) as channel:
         wait = JobServiceStub(channel).WaitJob(pb.WaitJobRequest(uid=42), timeout=TEST_SECONDS)
         with pytest.raises(AioRpcError) as raised:

@@ -1,0 +1,1 @@
+"""The programs that the runner starts (clients/README.md). They are not part of the package."""

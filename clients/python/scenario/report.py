@@ -1,0 +1,124 @@
+"""The requests of the steps, and the lines that report the observations (clients/README.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sized
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway_client import Action, GatewayError, Retry, action
+
+# The words of the protocol between the runner and a client.
+_ACTIONS = {
+    Action.RETRY: "retry",
+    Action.FIX: "fix",
+    Action.LOG_IN: "login",
+    Action.LOOK: "look",
+    Action.GIVE_UP: "give_up",
+}
+
+
+class Login:
+    """The tokens: the first one, and from then on the one that a new login returns."""
+
+    def __init__(self) -> None:
+        self._next = os.environ["JOBGATEWAY_TOKEN"]
+
+    def __call__(self) -> str:
+        """Log in."""
+        token, self._next = self._next, os.environ["JOBGATEWAY_FRESH_TOKEN"]
+        return token
+
+
+class Reporter:
+    """Prints the observations of one step, a line of JSON for each."""
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+        self._held = 0
+
+    def event(self, event: pb.JobEvent, result: Sized) -> None:
+        """Report an event of a watch, and what it made of the result."""
+        match event.WhichOneof("payload"):
+            case "job":
+                self.job(event.job, bytes(result) if isinstance(result, bytearray) else b"")
+            case "content_chunk":
+                chunk = event.content_chunk
+                self._line(chunk={"offset": chunk.offset, "size": len(chunk.data), "held": self._held})
+                self._held = len(result)
+            case "heartbeat":
+                beat = event.heartbeat
+                self._line(
+                    heartbeat={"consecutive_failures": beat.consecutive_failures, "last_failure": beat.last_failure}
+                )
+
+    def job(self, job: pb.Job, result: bytes = b"") -> None:
+        """Report a state of the job."""
+        shown = {
+            "uid": str(job.uid),
+            "status": pb.JobStatus.Name(job.status),
+            "done": job.done,
+            "message": job.progress.message,
+            "percentage": job.progress.percentage,
+            "error_message": job.error.message,
+        }
+        self._line(job=shown | ({"result": _shown_result(job, result)} if job.done else {}))
+
+    def resumption(self, retry: Retry) -> None:
+        """Report that a watch resumes."""
+        self._line(
+            resume={
+                "code": retry.error.code.name,
+                "reason": "SILENT" if retry.error.silent else retry.error.reason,
+                "new_connection": retry.new_connection,
+            }
+        )
+
+    def retry(self, retry: Retry) -> None:
+        """Report an error after which the call is made again."""
+        self.error(retry.error)
+
+    def error(self, error: GatewayError) -> None:
+        """Report an error."""
+        self._line(
+            error={
+                "code": error.code.name,
+                "reason": error.reason,
+                "action": _ACTIONS[action(error)],
+                "fields": dict(error.fields),
+                "retry_after_seconds": error.retry_delay,
+            }
+        )
+
+    def _line(self, **seen: object) -> None:
+        sys.stdout.write(json.dumps({"do": self._step, **seen}) + "\n")
+        sys.stdout.flush()
+
+
+def _shown_result(job: pb.Job, result: bytes) -> dict[str, Any]:
+    announced = {"content_size": job.content_size, "content_sha256": job.content_sha256}
+    if job.HasField("content"):
+        return {"as": "struct", "sum": job.content.fields["data"].struct_value.fields["sum"].number_value, **announced}
+    if not job.content_size:
+        return {"as": "none"}
+    form, held = ("chunks", result) if job.content_omitted else ("json", job.content_json)
+    return {"as": form, "size": len(held), "sha256": hashlib.sha256(held).hexdigest(), **announced}
+
+
+def wait_request(step: dict[str, Any], uid: int) -> pb.WaitJobRequest:
+    """Return the request of a `wait`."""
+    return pb.WaitJobRequest(uid=uid, timeout=Duration(seconds=step.get("timeout_seconds", 0)))
+
+
+def watch_request(step: dict[str, Any], uid: int) -> pb.WatchJobRequest:
+    """Return the request of a `watch`."""
+    chunks = pb.CONTENT_FORMAT_JSON_CHUNKS if step.get("chunks") else pb.CONTENT_FORMAT_UNSPECIFIED
+    request = pb.WatchJobRequest(uid=uid, content_format=chunks)
+    if "heartbeat_seconds" in step:
+        request.heartbeat_interval.seconds = step["heartbeat_seconds"]
+    return request

@@ -1,0 +1,57 @@
+"""A client of the Job Gateway, sync and asyncio.
+
+`Client` and `AsyncClient` send jobs, and watch them over broken connections. `jobgateway.v1.job_service_pb2` has the
+messages of the contract.
+"""
+
+from jobgateway.v1.job_service_pb2 import (
+    ContentFormat,
+    GetJobRequest,
+    Heartbeat,
+    Job,
+    JobEvent,
+    JobStatus,
+    RunJobRequest,
+    SendJobRequest,
+    WaitJobRequest,
+    WatchJobRequest,
+)
+
+from jobgateway_client.aio import AsyncClient, AsyncToken, AsyncWatch
+from jobgateway_client.calls import Finished, OnProgress, OnRetry
+from jobgateway_client.client import Client, Token, Watch
+from jobgateway_client.errors import FieldViolation, GatewayError, ResultDamagedError
+from jobgateway_client.rules import Action, AfterSend, Retry, action, after_send
+from jobgateway_client.tls import Tls, TlsFileError
+
+__all__ = [
+    "Action",
+    "AfterSend",
+    "AsyncClient",
+    "AsyncToken",
+    "AsyncWatch",
+    "Client",
+    "ContentFormat",
+    "FieldViolation",
+    "Finished",
+    "GatewayError",
+    "GetJobRequest",
+    "Heartbeat",
+    "Job",
+    "JobEvent",
+    "JobStatus",
+    "OnProgress",
+    "OnRetry",
+    "ResultDamagedError",
+    "Retry",
+    "RunJobRequest",
+    "SendJobRequest",
+    "Tls",
+    "TlsFileError",
+    "Token",
+    "WaitJobRequest",
+    "Watch",
+    "WatchJobRequest",
+    "action",
+    "after_send",
+]

@@ -1,0 +1,478 @@
+"""The asyncio client. One client serves many tasks and watches of one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+
+import grpc
+from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway.v1 import job_service_pb2_grpc as rpc
+
+from jobgateway_client import calls
+from jobgateway_client.deadline import Deadline
+from jobgateway_client.errors import GatewayError, from_rpc_error, silent_stream, stream_without_end
+from jobgateway_client.result import Result, stream_result
+from jobgateway_client.rules import DEFAULT_ATTEMPTS, CallRules, WatchRules
+
+if TYPE_CHECKING:
+    from jobgateway_client.tls import Tls
+
+AsyncToken: TypeAlias = str | Callable[[], str | Awaitable[str | None] | None]
+"""As `Token` of the sync client; the function may be a coroutine function."""
+
+
+class AsyncClient:
+    """A client of a gateway. Create it in the event loop that uses it.
+
+    The arguments are those of `Client`.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        token: AsyncToken | None = None,
+        tls: Tls | None = None,
+        service_config: str | None = None,
+        attempts: int = DEFAULT_ATTEMPTS,
+        options: calls.Options = (),
+    ) -> None:
+        self._connections = _Connections(target, tls, calls.channel_options(service_config, options))
+        self._credential = _Credential(token)
+        self._attempts = attempts
+
+    async def send(
+        self, request: pb.SendJobRequest, *, timeout: float | None = None, on_retry: calls.OnRetry | None = None
+    ) -> pb.Job:
+        """Send a job.
+
+        The request is sent again if certainly no job was created, or if it has a `request_id`, which makes that safe.
+
+        Raises:
+            GatewayError: The job was not sent, or the outcome is unknown (`rules.after_send`).
+
+        """
+        return await self._call("SendJob", request, Deadline(timeout), on_retry)
+
+    async def get(
+        self,
+        uid: int | pb.GetJobRequest,
+        *,
+        timeout: float | None = None,
+        on_retry: calls.OnRetry | None = None,
+    ) -> pb.Job:
+        """Read a job once.
+
+        Raises:
+            GatewayError: The job could not be read.
+
+        """
+        request = uid if isinstance(uid, pb.GetJobRequest) else pb.GetJobRequest(uid=uid)
+        return await self._call("GetJob", request, Deadline(timeout), on_retry)
+
+    async def cancel(self, uid: int, *, timeout: float | None = None, on_retry: calls.OnRetry | None = None) -> pb.Job:
+        """Ask to cancel a job, and return its state. The job may continue for a while.
+
+        Raises:
+            GatewayError: The request failed.
+
+        """
+        return await self._call("CancelJob", pb.CancelJobRequest(uid=uid), Deadline(timeout), on_retry)
+
+    async def wait(
+        self,
+        uid: int | pb.WaitJobRequest,
+        *,
+        timeout: float | None = None,
+        on_retry: calls.OnRetry | None = None,
+    ) -> pb.Job:
+        """Wait until a job is done, without a stream.
+
+        A request with a `timeout` is one call, whose job may not be done.
+
+        Raises:
+            GatewayError: The job could not be read.
+
+        """
+        deadline = Deadline(timeout)
+        request = uid if isinstance(uid, pb.WaitJobRequest) else pb.WaitJobRequest(uid=uid)
+        while True:
+            job = await self._call("WaitJob", request, deadline, on_retry)
+            if calls.is_waited_for(job, request, deadline):
+                return job
+
+    def run(
+        self,
+        request: pb.SendJobRequest | pb.RunJobRequest,
+        *,
+        timeout: float | None = None,
+        on_resume: calls.OnRetry | None = None,
+        on_progress: calls.OnProgress | None = None,
+    ) -> AsyncWatch:
+        """Send a job and watch it in one stream. See `AsyncWatch`."""
+        return self._watch(calls.run_request(request), timeout, on_resume, on_progress)
+
+    def watch(
+        self,
+        uid: int | pb.WatchJobRequest,
+        *,
+        timeout: float | None = None,
+        on_resume: calls.OnRetry | None = None,
+        on_progress: calls.OnProgress | None = None,
+    ) -> AsyncWatch:
+        """Watch a job until it ends. See `AsyncWatch`."""
+        return self._watch(calls.watch_request(uid), timeout, on_resume, on_progress)
+
+    async def watch_all(
+        self, uids: Iterable[int | pb.WatchJobRequest], *, on_resume: calls.OnRetry | None = None
+    ) -> AsyncGenerator[pb.JobEvent]:
+        """Watch several jobs until all have ended, and yield their events as they arrive.
+
+        Close it (`contextlib.aclosing`) if you leave it earlier.
+
+        Raises:
+            GatewayError: A watch failed. The other watches end too.
+
+        """
+        watches = [self.watch(each, on_resume=on_resume) for each in uids]
+        # One event of each watch, so that a slow consumer slows the streams down.
+        queue: asyncio.Queue[pb.JobEvent | Exception | None] = asyncio.Queue(maxsize=max(1, len(watches)))
+        tasks = [asyncio.create_task(_pump(each, queue)) for each in watches]
+        ended = 0
+        try:
+            while ended < len(watches):
+                match await queue.get():
+                    case None:
+                        ended += 1
+                    case Exception() as error:
+                        raise error
+                    case event:
+                        yield event
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Close the connections. Calls that are in flight fail."""
+        await self._connections.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _watch(
+        self,
+        start: pb.RunJobRequest | pb.WatchJobRequest,
+        timeout: float | None,
+        on_resume: calls.OnRetry | None,
+        on_progress: calls.OnProgress | None,
+    ) -> AsyncWatch:
+        return AsyncWatch(self._connections, self._credential, start, Deadline(timeout), on_resume, on_progress)
+
+    async def _call(self, method: str, request: Any, deadline: Deadline, on_retry: calls.OnRetry | None) -> pb.Job:
+        rules = CallRules(request, self._attempts)
+        while True:
+            token = await self._credential.token()
+            async with self._connections.lease() as connection:
+                try:
+                    with _gateway_errors(self._connections):
+                        job = await getattr(connection.stub, method)(
+                            request,
+                            metadata=calls.metadata(token, request),
+                            timeout=deadline.within(calls.call_seconds(request)),
+                        )
+                except GatewayError as failed:
+                    error = failed
+                else:
+                    Result.of(job)
+                    return cast("pb.Job", job)
+            if self._connections.closed or deadline.left() == 0:
+                raise error
+            fresh_token = rules.wants_token(error) and await self._credential.renew(token)
+            retry = rules.retry(error, fresh_token=fresh_token)
+            if retry is None:
+                raise error
+            calls.check_time(retry, deadline)
+            if on_retry is not None:
+                on_retry(retry)
+            await asyncio.sleep(retry.wait)
+            if retry.new_connection:
+                await self._connections.replace(connection)
+
+
+class AsyncWatch:
+    """The events of a job until it ends, over as many streams as necessary.
+
+    Iterate over it once. The last event has `job.done`; every other end is an error. The watch resumes after each
+    broken stream. Use it as an async context manager, or call `close`, if you leave it earlier.
+
+    Attributes:
+        job: The last state of the job, or None before the first one.
+
+    Raises (while iterating):
+        GatewayError: A final error.
+        ResultDamagedError: The result does not match its SHA-256.
+
+    """
+
+    def __init__(
+        self,
+        connections: _Connections,
+        credential: _Credential,
+        start: pb.RunJobRequest | pb.WatchJobRequest,
+        deadline: Deadline,
+        on_resume: calls.OnRetry | None,
+        on_progress: calls.OnProgress | None,
+    ) -> None:
+        self.job: pb.Job | None = None
+        self._connections = connections
+        self._credential = credential
+        self._rules = WatchRules(start)
+        self._result = stream_result(start)
+        self._deadline = deadline
+        self._on_resume = on_resume
+        self._on_progress = on_progress
+        self._events = self._follow()
+
+    @property
+    def uid(self) -> int:
+        """The job, or 0 if it is not known yet."""
+        return self._rules.uid
+
+    @property
+    def result(self) -> bytearray:
+        """The JSON of the result as far as it has arrived. It is verified when the iteration ends."""
+        return self._result.data
+
+    async def finish(self) -> calls.Finished:
+        """Read the remaining events, and return the job and its result."""
+        async for _ in self:
+            pass
+        return calls.Finished(self.job or pb.Job(), bytes(self.result))
+
+    async def close(self) -> None:
+        """Leave the watch. The job continues."""
+        await self._events.aclose()
+
+    def __aiter__(self) -> AsyncIterator[pb.JobEvent]:
+        return self
+
+    async def __anext__(self) -> pb.JobEvent:
+        return await anext(self._events)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _follow(self) -> AsyncGenerator[pb.JobEvent]:
+        rules = self._rules
+        while True:
+            token = await self._credential.token()
+            async with self._connections.lease() as connection:
+                call = self._open(connection, token)
+                error = stream_without_end()
+                try:
+                    while event := await self._next(call):
+                        rules.heard(event, time.monotonic())
+                        self._take(event)
+                        yield event
+                except GatewayError as failed:
+                    error = failed
+                finally:
+                    # A call that was merely abandoned stays open (grpc/grpc#43462).
+                    call.cancel()
+            if rules.done:
+                return
+            await self._resume(error, token, connection)
+
+    def _open(self, connection: _Connection, token: str | None) -> Any:
+        request = self._rules.request
+        method = connection.stub.RunJob if isinstance(request, pb.RunJobRequest) else connection.stub.WatchJob
+        self._rules.opened(time.monotonic())
+        return method(request, metadata=calls.metadata(token, request), timeout=self._deadline.left())
+
+    async def _next(self, call: Any) -> pb.JobEvent | None:
+        """Return the next event, or None after the last one.
+
+        Raises:
+            GatewayError: The call failed, or nothing arrived for too long.
+
+        """
+        limit = calls.END_SECONDS if self._rules.done else self._rules.silence
+        try:
+            with _gateway_errors(self._connections):
+                async with asyncio.timeout(limit):
+                    event = await call.read()
+        except TimeoutError:
+            raise silent_stream(limit) from None
+        return event if isinstance(event, pb.JobEvent) else None
+
+    def _take(self, event: pb.JobEvent) -> None:
+        self._result.take(event)
+        if event.HasField("job"):
+            self.job = event.job
+            if self._on_progress is not None:
+                self._on_progress(event.job)
+
+    async def _resume(self, error: GatewayError, token: str | None, connection: _Connection) -> None:
+        """Wait until the next call may be made. Raises the error if it is final."""
+        if self._connections.closed or self._deadline.left() == 0:
+            raise error
+        fresh_token = self._rules.wants_token(error) and await self._credential.renew(token)
+        retry = self._rules.resume(error, fresh_token=fresh_token)
+        if retry is None:
+            raise error
+        calls.check_time(retry, self._deadline)
+        if self._on_resume is not None:
+            self._on_resume(retry)
+        await asyncio.sleep(retry.wait)
+        if retry.new_connection:
+            await self._connections.replace(connection)
+
+
+@contextmanager
+def _gateway_errors(connections: _Connections) -> Iterator[None]:
+    """Raise what ends a call as a `GatewayError`.
+
+    If the client is closed, grpc.aio raises `CancelledError` in its calls. That must not look like a cancelled task.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from None
+    except asyncio.CancelledError:
+        if not connections.closed or (task and task.cancelling() > before):
+            raise
+        raise calls.closed_error() from None
+    except grpc.aio.UsageError:
+        if not connections.closed:
+            raise
+        raise calls.closed_error() from None
+
+
+class _Connection:
+    """A channel, and the number of calls over it."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.stub: calls.Stub = rpc.JobServiceStub(channel)
+        self.calls = 0
+
+
+class _Connections:
+    """The current connection of a client, and the older ones that still have calls.
+
+    Several calls share a connection. The first of them that finds it broken replaces it for all; the old one is closed
+    after its last call, because closing it earlier would cancel its other calls.
+    """
+
+    def __init__(self, target: str, tls: Tls | None, options: list[tuple[str, int | str]]) -> None:
+        self.closed = False
+        self._target = target
+        self._credentials = None if tls is None else tls.credentials()
+        self._options = options
+        self._current = self._connect()
+        self._used = {self._current}
+
+    def _connect(self) -> _Connection:
+        if self._credentials is None:
+            return _Connection(grpc.aio.insecure_channel(self._target, self._options))
+        return _Connection(grpc.aio.secure_channel(self._target, self._credentials, self._options))
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[_Connection]:
+        """Use the current connection for one call.
+
+        Raises:
+            GatewayError: The client was closed.
+
+        """
+        if self.closed:
+            raise calls.closed_error()
+        connection = self._current
+        connection.calls += 1
+        try:
+            yield connection
+        finally:
+            connection.calls -= 1
+            await self._close_unused(connection)
+
+    async def replace(self, connection: _Connection) -> None:
+        """Use a new connection from now on, unless another call has already replaced this one."""
+        if self.closed or connection is not self._current:
+            return
+        self._current = self._connect()
+        self._used.add(self._current)
+        await self._close_unused(connection)
+
+    async def _close_unused(self, connection: _Connection) -> None:
+        if not connection.calls and connection is not self._current and connection in self._used:
+            self._used.remove(connection)
+            await connection.channel.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        self.closed = True
+        used, self._used = self._used, set()
+        for connection in used:
+            await connection.channel.close()
+
+
+class _Credential:
+    """The token of a client, which its calls share."""
+
+    def __init__(self, source: AsyncToken | None) -> None:
+        self._source = source
+        self._lock = asyncio.Lock()
+        self._asked = False
+        self._token: str | None = None
+
+    async def token(self) -> str | None:
+        """Return the current token."""
+        async with self._lock:
+            if not self._asked:
+                self._token = calls.checked_token(await self._ask())
+                self._asked = True
+            return self._token
+
+    async def renew(self, rejected: str | None) -> bool:
+        """Get another token than the one that was rejected; return False if there is none."""
+        async with self._lock:
+            # Another call may have renewed it meanwhile.
+            if self._token != rejected:
+                return True
+            fresh = calls.checked_token(await self._ask()) if callable(self._source) else None
+            if fresh is None:
+                return False
+            self._token = fresh
+            return True
+
+    async def _ask(self) -> str | None:
+        if not callable(self._source):
+            return self._source
+        found = self._source()
+        return await found if inspect.isawaitable(found) else found
+
+
+async def _pump(watch: AsyncWatch, queue: asyncio.Queue[pb.JobEvent | Exception | None]) -> None:
+    """Move the events of a watch into a queue, then None or the error that ended it."""
+    async with watch:
+        try:
+            async for event in watch:
+                await queue.put(event)
+        except Exception as error:  # noqa: BLE001 - it is raised in the task that reads the queue
+            await queue.put(error)
+        else:
+            await queue.put(None)

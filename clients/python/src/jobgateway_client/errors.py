@@ -1,0 +1,128 @@
+"""The errors of the client, and the details that the gateway attaches to a gRPC status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DOMAIN = "jobgateway"
+# The gateway sends no longer wait than this, in seconds.
+LONGEST_RETRY_DELAY = 86_400.0
+# How gRPC's messages begin if there was no connection, or if the server rejected the request unread.
+_NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
+_NOT_READ = "SERVER: Received message larger than max"
+_KINDS = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
+
+
+class FieldViolation(NamedTuple):
+    """An invalid field of a request: its dotted path, and the problem."""
+
+    path: str
+    problem: str
+
+
+class GatewayError(Exception):
+    """A call that failed.
+
+    Attributes:
+        code: The gRPC code. `OK` if a proxy ended a stream before the job had ended.
+        message: One line for people. It never contains the token.
+        reason: The reason of the gateway's `ErrorInfo`, or an empty text if the error does not come from the gateway.
+        metadata: The metadata of that `ErrorInfo`.
+        fields: The invalid fields of the request.
+        retry_delay: The time to wait before the next attempt in seconds, or None if the gateway named none.
+        silent: True if the client gave up a stream from which nothing arrived for three heartbeat intervals.
+
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str = "",
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        fields: tuple[FieldViolation, ...] = (),
+        retry_delay: float | None = None,
+        silent: bool = False,
+    ) -> None:
+        super().__init__(f"{message or 'no message'} [{', '.join(filter(None, (code.name, reason)))}]")
+        self.code = code
+        self.message = message
+        self.reason = reason
+        self.metadata = dict(metadata or {})
+        self.fields = fields
+        self.retry_delay = retry_delay
+        self.silent = silent
+
+    @property
+    def uid(self) -> int:
+        """The job that the gateway's error is about, or 0."""
+        uid = self.metadata.get("uid", "")
+        return int(uid) if uid.isascii() and uid.isdigit() else 0
+
+    @property
+    def from_gateway(self) -> bool:
+        """True if the gateway sent the error; False if a library or a proxy did."""
+        return bool(self.reason)
+
+    @property
+    def connection_failed(self) -> bool:
+        """True if no connection to the gateway could be made."""
+        return not self.from_gateway and self.message.startswith(_NOT_CONNECTED)
+
+    @property
+    def may_have_arrived(self) -> bool:
+        """True if the request may have reached the gateway, and the gateway did not say what happened to it."""
+        return not self.from_gateway and not self.message.startswith((*_NOT_CONNECTED, _NOT_READ))
+
+
+class ResultDamagedError(Exception):
+    """The result of a job is incomplete, or its SHA-256 is not the one that the gateway sent."""
+
+
+def from_rpc_error(error: grpc.RpcError) -> GatewayError:
+    """Return the error of a sync or asyncio call, with its details."""
+    # The sync API raises the call as the error.
+    call = cast("Any", error)
+    code, message = call.code(), call.details() or ""
+    reason, metadata, retry_delay = "", {}, None
+    fields: list[FieldViolation] = []
+    for detail in _details(code, call.trailing_metadata()):
+        if isinstance(detail, error_details_pb2.ErrorInfo) and detail.domain == DOMAIN:
+            reason, metadata = detail.reason, dict(detail.metadata)
+        elif isinstance(detail, error_details_pb2.BadRequest):
+            fields += [FieldViolation(each.field, each.description) for each in detail.field_violations]
+        elif isinstance(detail, error_details_pb2.RetryInfo):
+            delay = detail.retry_delay.seconds + detail.retry_delay.nanos / 1e9
+            retry_delay = min(max(delay, 0.0), LONGEST_RETRY_DELAY)
+    return GatewayError(code, message, reason=reason, metadata=metadata, fields=tuple(fields), retry_delay=retry_delay)
+
+
+def silent_stream(seconds: float) -> GatewayError:
+    """Return the error for a stream from which nothing arrived for `seconds`."""
+    return GatewayError(grpc.StatusCode.CANCELLED, f"no event arrived for {seconds:.3g} s", silent=True)
+
+
+def stream_without_end() -> GatewayError:
+    """Return the error for a stream that ended with `OK` before the job had ended."""
+    return GatewayError(grpc.StatusCode.OK, "the stream ended before the job")
+
+
+def _details(code: grpc.StatusCode, trailers: Any) -> list[Any]:
+    """Return the details of a status, or none if they are malformed or contradict it."""
+    try:
+        for key, value in trailers or ():
+            if key == "grpc-status-details-bin":
+                status = status_pb2.Status.FromString(value)
+                details = status.details if status.code == code.value[0] else ()
+                return [kind.FromString(each.value) for each in details for kind in _KINDS if each.Is(kind.DESCRIPTOR)]
+    except DecodeError:
+        pass
+    return []

@@ -1,0 +1,85 @@
+"""The result of a job, assembled from whichever form it arrived in, and verified."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Self
+
+from google.protobuf import json_format
+from jobgateway.v1 import job_service_pb2 as pb
+
+from jobgateway_client.errors import ResultDamagedError
+
+if TYPE_CHECKING:
+    from google.protobuf import struct_pb2
+
+
+class Result:
+    """The JSON of a result.
+
+    Attributes:
+        data: The upstream's own bytes, or JSON with sorted names if the result arrived as a `Struct`. Empty if there is
+            no result, or if it was not requested.
+
+    """
+
+    def __init__(self, *, required: bool = False) -> None:
+        self.data = bytearray()
+        self._required = required
+
+    @classmethod
+    def of(cls, job: pb.Job) -> Self:
+        """Return the result in a response.
+
+        Raises:
+            ResultDamagedError: The result does not match its SHA-256.
+
+        """
+        result = cls()
+        result._finish(job)
+        return result
+
+    def take(self, event: pb.JobEvent) -> None:
+        """Add what an event has of the result, and verify the result at the job's end.
+
+        Raises:
+            ResultDamagedError: The result is incomplete, or does not match its SHA-256.
+
+        """
+        if event.HasField("content_chunk"):
+            # After a resumption, chunks may start again at 0.
+            del self.data[event.content_chunk.offset :]
+            self.data += event.content_chunk.data
+        if event.job.done:
+            self._finish(event.job)
+
+    def _finish(self, job: pb.Job) -> None:
+        if job.HasField("content"):
+            self.data = bytearray(_struct_json(job.content))
+            return
+        if job.HasField("content_json"):
+            self.data = bytearray(job.content_json)
+        if not job.content_size or (not self.data and not self._required):
+            return
+        if hashlib.sha256(self.data).hexdigest() != job.content_sha256:
+            raise ResultDamagedError(f"the result of job {job.uid} was damaged on its way: its SHA-256 is wrong")
+
+
+def stream_result(request: pb.RunJobRequest | pb.WatchJobRequest) -> Result:
+    """Return the empty result of a stream, which must become complete if the stream's format delivers all results."""
+    content_format = (request.request if isinstance(request, pb.RunJobRequest) else request).content_format
+    return Result(required=content_format in (pb.CONTENT_FORMAT_UNSPECIFIED, pb.CONTENT_FORMAT_JSON_CHUNKS))
+
+
+def _struct_json(struct: struct_pb2.Struct) -> bytes:
+    # A Struct has no order and no integers: names are sorted, and whole numbers are written as such.
+    return json.dumps(_plain(json_format.MessageToDict(struct)), sort_keys=True, ensure_ascii=False).encode()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

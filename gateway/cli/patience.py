@@ -1,0 +1,82 @@
+"""The watch of a command, which gives up earlier than the rules of the client do (docs/clients/index.md)."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway_client import Client, GatewayError, Retry
+from jobgateway_client.deadline import Deadline
+from jobgateway_client.rules import is_broken, is_load_limit
+
+PATIENCE_SECONDS = 300.0
+"""The longest time of attempts after the first failure without any event."""
+
+FIRST_PATIENCE_SECONDS = 15.0
+"""The same while nothing shows that there is a gateway at the address."""
+
+_LONGEST_NOTE = 200
+
+
+class PatientWatch:
+    """The events of a job until it ends.
+
+    `start` is the first request, `deadline` limits the whole watch, and `note` gets a line before each further attempt.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        start: pb.RunJobRequest | pb.WatchJobRequest,
+        deadline: Deadline,
+        note: Callable[[str], None],
+    ) -> None:
+        self._may_run_again = isinstance(start, pb.RunJobRequest) and bool(start.request.request_id)
+        self._note = note
+        self._failing_since: float | None = None
+        self._heard_any = self._knows_gateway = self._reached = False
+        if isinstance(start, pb.RunJobRequest):
+            self._watch = client.run(start, timeout=deadline.left(), on_resume=self._resume)
+        else:
+            self._watch = client.watch(start, timeout=deadline.left(), on_resume=self._resume)
+
+    @property
+    def uid(self) -> int:
+        """The job, or 0 if it is not known yet."""
+        return self._watch.uid
+
+    @property
+    def result(self) -> bytes | bytearray:
+        """The result, verified if the iteration has ended."""
+        return self._watch.result
+
+    def __iter__(self) -> Iterator[pb.JobEvent]:
+        """Yield each event as it arrives.
+
+        Raises:
+            GatewayError: A final error, or no gateway for too long.
+            ResultDamagedError: The result does not match its SHA-256.
+
+        """
+        for event in self._watch:
+            # The time of the caller, which may take minutes to show an event, does not count as failure.
+            self._failing_since = None
+            self._heard_any = True
+            yield event
+
+    def _resume(self, retry: Retry) -> None:
+        if not self._continues(retry.error):
+            raise retry.error
+        self._note(f"{retry.error.message[:_LONGEST_NOTE]}; resuming in {retry.wait:.1f} s")
+
+    def _continues(self, error: GatewayError) -> bool:
+        self._knows_gateway |= self._heard_any or error.from_gateway
+        self._reached |= self._knows_gateway or error.may_have_arrived
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        if now - self._failing_since > (PATIENCE_SECONDS if self._knows_gateway else FIRST_PATIENCE_SECONDS):
+            return False
+        if not self.uid:
+            return self._may_run_again and not is_load_limit(error)
+        # Without any connection, the address is probably wrong.
+        return self._reached or not is_broken(error)
