@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from typing import TYPE_CHECKING
 
@@ -155,24 +156,35 @@ class ConnectionPool:
         connecting = await aiohappyeyeballs.start_connection(
             addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, loop=loop
         )
-        try:
-            if self._proxy is not None and origin.secure:
+        if self._proxy is not None and origin.secure:
+            try:
                 await _open_tunnel(connecting, origin)
-            connection: Connection
+            except BaseException:
+                connecting.close()
+                raise
+        connection = await self._start(connecting, origin)
+        self._all.add(connection)
+        return connection
+
+    async def _start(self, connected: socket.socket, origin: Origin) -> Connection:
+        loop = asyncio.get_running_loop()
+        connection: Connection
+        try:
             if origin.secure:
                 _, connection = await loop.create_connection(
                     self._make,
-                    sock=connecting,
+                    sock=connected,
                     ssl=self._tls,
                     server_hostname=origin.host,
                     ssl_shutdown_timeout=TLS_END_SECONDS,
                 )
             else:
-                _, connection = await loop.create_connection(self._make, sock=connecting)
-        except BaseException:
-            connecting.close()
-            raise
-        self._all.add(connection)
+                _, connection = await loop.create_connection(self._make, sock=connected)
+        finally:
+            # The event loop closes the socket, also after a failure. uvloop closes the descriptor itself, and a second
+            # close by Python would hit a newer connection with the same number (MagicStack/uvloop#645).
+            if not isinstance(loop, asyncio.BaseEventLoop):
+                connected.detach()
         return connection
 
 
@@ -183,11 +195,15 @@ async def _open_tunnel(connection: socket.socket, origin: Origin) -> None:
     target = f"{host}:{origin.port}"
     await loop.sock_sendall(connection, f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
     head = b""
-    while not head.endswith(b"\r\n\r\n"):
+    while b"\n\r\n" not in head and b"\n\n" not in head:
         piece = await loop.sock_recv(connection, MAX_PROXY_HEAD_BYTES - len(head))
         if not piece:
             raise ConnectionResetError("the proxy ended its response, or it is too long")
         head += piece
-    status = head.split(b" ", 2)[1:2]
-    if not head.startswith(b"HTTP/1.") or not status or not status[0].startswith(b"2"):
-        raise ConnectionRefusedError("the proxy refused the tunnel")
+        # A refusal may have a body, or no end.
+        if b"\n" in head and not re.match(rb"HTTP/1\.[01] (1|2)\d\d[ \r\n]", head):
+            raise ConnectionRefusedError("the proxy refused the tunnel")
+        # Interim responses come before the response.
+        head = re.sub(rb"\A(?:HTTP/1\.[01] 1\d\d[^\n]*\n(?:[^\r\n][^\n]*\n)*\r?\n)+", b"", head)
+    if not re.fullmatch(rb"HTTP/1\.[01] 2\d\d[ \r\n].*?\n\r?\n", head, re.DOTALL):
+        raise ConnectionRefusedError("the proxy sent bytes after its response")

@@ -1,4 +1,4 @@
-"""The transport to the upstream as tests use it: patient, without a proxy, and unobserved."""
+"""The transport to the upstream as tests use it: patient, and unobserved."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class PatientTransport(Transport):
         max_connections: int = 10,
         max_response_bytes: int = 64 << 20,
         budget: FairBudget | None = None,
+        proxy: str | None = None,
     ) -> None:
         super().__init__(
             timeouts=Timeouts(connect, read, total),
@@ -40,7 +41,7 @@ class PatientTransport(Transport):
             max_response_bytes=max_response_bytes,
             budget=FairBudget(2 * max_response_bytes) if budget is None else budget,
             tls=ssl.create_default_context(),
-            proxy=None,
+            proxy=proxy,
             observer=NoObserver(),
         )
 
