@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection to the upstream: one exchange after another, and what is certain if it ends."""
+"""One HTTP/1.1 connection to the upstream: one exchange after another, and certainty about its end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import os
 import select
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gateway.upstream.response_parser import InvalidResponse, ResponseHead, ResponseParser
 from gateway.upstream.share import EventLoopShare
@@ -56,10 +56,15 @@ class Connection(asyncio.Protocol):
 
     Call `exchange`, then `read` until it returns nothing. Check `is_reusable` before the next exchange.
 
+    Attributes:
+        idle_seconds: None, because how long it may be unused depends on the next request.
+
     Args:
         loop: the running event loop.
         lost: is called once, when the connection has ended.
     """
+
+    idle_seconds: ClassVar[float | None] = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop, lost: Callable[[Connection], None]) -> None:
         self._loop = loop
@@ -131,7 +136,7 @@ class Connection(asyncio.Protocol):
     async def read(self) -> bytes:
         """Return the next piece of the body, or nothing at its end. Raises the errors of `exchange`."""
         while True:
-            # What came before the loss of the connection is part of the response. Other errors put it in doubt.
+            # Bytes before the loss of the connection are part of the response. Other errors put it in doubt.
             if self._error is not None and type(self._error) is not ConnectionLost:
                 raise self._error
             if self._parser.buffered:
@@ -173,7 +178,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def may_be_kept(self) -> bool:
-        """Whether the response is complete, and nothing came that no request asked for."""
+        """True if the response is complete, and nothing came that no request asked for."""
         parser = self._parser
         return (
             parser.complete
@@ -187,21 +192,21 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_reusable(self) -> bool:
-        """Whether it may be kept, is still open, and no bytes wait to be read."""
+        """True if it may be kept, is still open, and no bytes wait to be read."""
         return self.may_be_kept and not self._has_input()
 
     def _has_input(self) -> bool:
-        """Whether bytes, an end or an error wait to be read, or the connection has ended."""
+        """Return true if bytes, an end or an error wait to be read, or the connection has ended."""
         return self._ended or self._transport.is_closing() or bool(self._poll.poll(0))
 
     def close(self) -> None:
-        """Close the connection. What still comes is dropped."""
+        """Close the connection. Bytes that still come are dropped."""
         self._stop_parsing()
         self._stop_silence()
         self._unparsed = b""
         self._end = None
         if not self._ended:
-            # To close flushes what is left of a request first.
+            # To close flushes the rest of a request first.
             if self._transport.get_write_buffer_size():
                 self._transport.abort()
             else:
@@ -239,7 +244,7 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
 
-    # What arrives
+    # Input
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
@@ -338,7 +343,7 @@ class Connection(asyncio.Protocol):
         self._share.spend(took, self._loop.time(), len(piece))
 
     def _go_on(self) -> None:
-        """Parse what was left, and take up reading."""
+        """Parse the bytes that were left, and take up reading."""
         self._parsing = None
         data, self._unparsed = self._unparsed, b""
         self._reading = True
@@ -379,7 +384,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Parse what came before the end of the connection, and take note of the end."""
+        """Parse the bytes before the end of the connection, and take note of the end."""
         self._ended = True
         self._closed.set()
         self._lost(self)
