@@ -139,12 +139,13 @@ class Http2Upstream:
                 await reader.readexactly(2)
             writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}")
 
-    def client_tls(self) -> ssl.SSLContext:
-        """Return a client that trusts it and offers HTTP/2."""
-        context = ssl.create_default_context()
-        self.authority.configure_trust(context)
-        context.set_alpn_protocols(["h2", "http/1.1"])
-        return context
+
+def client_tls(authority: trustme.CA) -> ssl.SSLContext:
+    """Return a client that trusts an authority and offers HTTP/2."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    return context
 
 
 @asynccontextmanager

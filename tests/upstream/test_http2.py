@@ -35,6 +35,7 @@ from tests.support.http2 import (
     SETTINGS,
     Peer,
     Request,
+    client_tls,
     frame,
     goaway,
     http2_upstream,
@@ -58,7 +59,7 @@ async def posting(
 ) -> AsyncIterator[tuple[Http2Upstream, PatientTransport]]:
     """Run an upstream, and a transport that trusts it."""
     async with http2_upstream(serve) as upstream:
-        transport = PatientTransport(tls=upstream.client_tls(), **options)
+        transport = PatientTransport(tls=client_tls(upstream.authority), **options)
         try:
             async with asyncio.timeout(TEST_SECONDS):
                 yield upstream, transport
@@ -113,7 +114,7 @@ async def test_a_connection_serves_one_post_after_another() -> None:
 
 async def test_http1_is_used_if_the_upstream_has_no_http2() -> None:
     async with http2_upstream(echo, protocols=["http/1.1"]) as upstream:
-        transport = PatientTransport(tls=upstream.client_tls())
+        transport = PatientTransport(tls=client_tls(upstream.authority))
         for _ in range(2):
             assert (await transport.request("POST", upstream.url, {}, b"{}")).status == 201
         await transport.aclose()
@@ -157,7 +158,7 @@ async def test_it_goes_through_the_tunnel_of_a_proxy() -> None:
             to.close()
 
     async with http2_upstream(echo) as upstream, tcp_server(tunnel) as port:
-        transport = PatientTransport(tls=upstream.client_tls(), proxy=f"http://127.0.0.1:{port}")
+        transport = PatientTransport(tls=client_tls(upstream.authority), proxy=f"http://127.0.0.1:{port}")
         assert (await transport.request("POST", upstream.url, {}, b"{}")).body == b"{}"
         await transport.aclose()
     assert upstream.accepted == ["h2"]
