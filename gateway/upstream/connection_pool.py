@@ -96,7 +96,7 @@ class ConnectionPool:
         Raises:
             NotSent: No connection could be opened in time.
         """
-        if not new and (kept := self._take(key, max_idle_seconds)) is not None:
+        if not new and (kept := await self._take(key, max_idle_seconds)) is not None:
             return kept
         if len(self._all) >= self._max_connections and self._idle:
             self._discard(next(iter(self._idle)))
@@ -104,16 +104,24 @@ class ConnectionPool:
         self._keys[connection] = key
         return connection
 
-    def _take(self, key: ConnectionKey, max_idle_seconds: float) -> AnyConnection | None:
+    async def _take(self, key: ConnectionKey, max_idle_seconds: float) -> AnyConnection | None:
         oldest = asyncio.get_running_loop().time() - max_idle_seconds
-        kept = self._of_key.get(key, [])
         # The one that was used last has the best chance to be open still.
-        while kept and (kept[-1].idle_seconds is not None or self._idle[kept[-1]] >= oldest):
+        while kept := self._of_key.get(key):
             connection = kept[-1]
+            if connection.idle_seconds is None and self._idle[connection] < oldest:
+                break
             self._forget_idle(connection)
-            if connection.is_reusable:
+            usable = False
+            try:
+                usable = connection.is_reusable or (
+                    isinstance(connection, Http2Connection) and await connection.settle()
+                )
+            finally:
+                if not usable:
+                    connection.close()
+            if usable:
                 return connection
-            connection.close()
         return None
 
     def release(self, connection: AnyConnection) -> None:

@@ -354,6 +354,19 @@ async def test_pings_and_settings_are_answered_while_idle() -> None:
     assert upstream.accepted == ["h2"]
 
 
+async def test_frames_after_a_response_do_not_end_a_connection() -> None:
+    async def serve(peer: Peer) -> None:
+        while True:
+            request = await peer.request()
+            await peer.respond(request.stream)
+            peer.writer.write(frame(PING, b"12345678"))
+
+    async with posting(serve) as (upstream, transport):
+        for _ in range(50):
+            await transport.request("POST", upstream.url, {}, b"{}")
+    assert upstream.accepted == ["h2"]
+
+
 # Bodies
 
 
