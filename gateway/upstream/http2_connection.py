@@ -42,6 +42,7 @@ MAX_OTHER_FRAMES = 2_000
 BYTES_PER_OTHER_FRAME = 256
 # Frames that are read before the time that they took is counted.
 FRAMES_AT_A_TIME = 16
+SLOW_FRAME_BYTES = 1 << 10
 # h2 remembers each stream.
 MAX_EXCHANGES = 10_000
 
@@ -420,9 +421,11 @@ class Http2Connection(asyncio.Protocol):
             end = at + FRAME_HEAD_BYTES + size
             if len(data) < end:
                 break
-            self._parse_frame(data[at + 3], data[at:end])
+            kind = data[at + 3]
+            self._parse_frame(kind, data[at:end])
             at = end
-            if self._error is not None:
+            # Headers of 64 KiB take up to 15 ms.
+            if self._error is not None or (kind != DATA and size > SLOW_FRAME_BYTES):
                 break
         return at
 
