@@ -33,7 +33,7 @@ from gateway.telemetry import logs
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
-from gateway.upstream import RestClient, Timeouts, Transport
+from gateway.upstream import HTTP2, RestClient, Timeouts, Transport
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
 if TYPE_CHECKING:
@@ -243,9 +243,16 @@ def _submitter(settings: Settings, clock: Clock, store: IdempotencyStore, metric
 
 
 def _rest_client(settings: Settings, budget: FairBudget, metrics: Metrics, workers: WorkerPool) -> RestClient:
-    tls = client_context() if settings.upstream_url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    secure = settings.upstream_url.startswith("https:")
+    reads_tls = submissions_tls = client_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if secure and settings.upstream_http2:
+        # Another one, because all connections of a context offer the same protocols.
+        submissions_tls = client_context()
+        submissions_tls.set_alpn_protocols([HTTP2, "http/1.1"])
 
-    def transport(*, silence: float, total: float, idle_seconds: float, max_connections: int) -> Transport:
+    def transport(
+        *, silence: float, total: float, idle_seconds: float, max_connections: int, tls: ssl.SSLContext
+    ) -> Transport:
         return Transport(
             timeouts=Timeouts(min(defaults.CONNECT_SECONDS, silence), silence, total),
             idle_seconds=idle_seconds,
@@ -264,12 +271,14 @@ def _rest_client(settings: Settings, budget: FairBudget, metrics: Metrics, worke
             total=settings.submit_timeout_seconds,
             idle_seconds=defaults.SUBMIT_IDLE_SECONDS,
             max_connections=defaults.SUBMIT_CONNECTIONS,
+            tls=submissions_tls,
         ),
         reads=transport(
             silence=settings.upstream_timeout_seconds,
             total=settings.upstream_timeout_seconds * defaults.TOTAL_TIMEOUT_FACTOR,
             idle_seconds=defaults.READ_IDLE_SECONDS,
             max_connections=defaults.POLL_SLOTS + settings.max_calls,
+            tls=reads_tls,
         ),
         now=SystemClock().time,
         observer=UnknownStatuses(metrics.unknown_status),

@@ -9,7 +9,7 @@ import asyncio
 import os
 import select
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gateway.upstream.response_parser import InvalidResponse, ResponseHead, ResponseParser
 from gateway.upstream.share import EventLoopShare
@@ -59,10 +59,15 @@ class Connection(asyncio.Protocol):
 
     Call `exchange`, then `read` until it returns nothing. Check `is_reusable` before the next exchange.
 
+    Attributes:
+        idle_seconds: None, because how long it may be unused depends on the next request.
+
     Args:
         loop: the running event loop.
         lost: is called once, when the connection has ended.
     """
+
+    idle_seconds: ClassVar[float | None] = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop, lost: Callable[[Connection], None]) -> None:
         self._loop = loop

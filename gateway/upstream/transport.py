@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from gateway.clock import PauseTimeout
     from gateway.limits.fair_budget import FairBudget
-    from gateway.upstream.connection import Connection
+    from gateway.upstream.connection_pool import AnyConnection
 
 MAX_ERROR_BODY_BYTES = 1 << 20
 # How long to wait for the body of an error response.
@@ -102,11 +102,11 @@ class Transport:
 
     Args:
         timeouts: limits of each exchange.
-        idle_seconds: how long an unused connection is kept.
+        idle_seconds: how long an unused HTTP/1.1 connection is kept.
         max_connections: concurrent exchanges. Further ones wait, and their time limits start when they get a slot.
         max_response_bytes: the largest decoded body.
         budget: bodies over 1 MiB reserve their memory here.
-        tls: verifies the certificate of an https upstream.
+        tls: verifies the certificate of an https upstream, and offers HTTP/2 or not.
         proxy: the URL of an HTTP proxy, or None.
         observer: is told of each exchange.
     """
@@ -244,7 +244,7 @@ class Transport:
     async def _read_response(
         self,
         head: ResponseHead,
-        connection: Connection,
+        connection: AnyConnection,
         body: io.BytesIO,
         reservation: BodyReservation,
         limit: asyncio.Timeout,
@@ -279,7 +279,7 @@ class Transport:
     async def _read(
         self,
         head: ResponseHead,
-        connection: Connection,
+        connection: AnyConnection,
         body: io.BytesIO,
         reservation: BodyReservation,
         limit: asyncio.Timeout,
@@ -306,7 +306,7 @@ def _announced_size(head: ResponseHead) -> int | None:
 
 
 async def _read_error_body(
-    head: ResponseHead, connection: Connection, body: io.BytesIO, limit: asyncio.Timeout
+    head: ResponseHead, connection: AnyConnection, body: io.BytesIO, limit: asyncio.Timeout
 ) -> None:
     # The status of an error counts, even if its body is incomplete or never ends.
     now = asyncio.get_running_loop().time()
@@ -323,13 +323,13 @@ async def _read_error_body(
             raise
 
 
-def _pieces(head: ResponseHead, connection: Connection) -> AsyncIterator[bytes]:
+def _pieces(head: ResponseHead, connection: AnyConnection) -> AsyncIterator[bytes]:
     pieces = _encoded_pieces(connection)
     encoding = head.headers.get("content-encoding", "")
     return decoded(pieces, encoding) if encoding else pieces
 
 
-async def _encoded_pieces(connection: Connection) -> AsyncIterator[bytes]:
+async def _encoded_pieces(connection: AnyConnection) -> AsyncIterator[bytes]:
     while piece := await connection.read():
         yield piece
 

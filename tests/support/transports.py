@@ -32,6 +32,7 @@ class PatientTransport(Transport):
         max_connections: int = 10,
         max_response_bytes: int = 64 << 20,
         budget: FairBudget | None = None,
+        tls: ssl.SSLContext | None = None,
         proxy: str | None = None,
     ) -> None:
         super().__init__(
@@ -40,7 +41,7 @@ class PatientTransport(Transport):
             max_connections=max_connections,
             max_response_bytes=max_response_bytes,
             budget=FairBudget(2 * max_response_bytes) if budget is None else budget,
-            tls=ssl.create_default_context(),
+            tls=ssl.create_default_context() if tls is None else tls,
             proxy=proxy,
             observer=NoObserver(),
         )
