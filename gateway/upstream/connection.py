@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,6 +31,9 @@ WRITE_BYTES = 64 << 10
 # How many turns of the event loop a write leaves to bytes that wait to be read.
 TURNS = 10
 SALVAGE_BYTES = 1 << 18
+# Statuses without a body (RFC 9110, section 6.4.1). Some frameworks send one, with these headers.
+BODILESS = frozenset({204, 304})
+BODY_HEADERS = frozenset({"content-length", "transfer-encoding"})
 
 
 class NotSent(Exception):
@@ -296,7 +300,7 @@ class Connection(asyncio.Protocol):
         if parser.complete:
             self._stop_silence()
             if parser.excess:
-                self._end_with_excess()
+                self._end_with_excess(data)
         elif parser.buffered > BUFFER_BYTES:
             self._pause()
 
@@ -312,13 +316,20 @@ class Connection(asyncio.Protocol):
         self._restart_silence()
         return True
 
-    def _end_with_excess(self) -> None:
-        # The response counts only if no earlier request can be meant.
-        if self._exchanges > 1:
+    def _end_with_excess(self, data: bytes) -> None:
+        # On a reused connection, it may be the response to an earlier request.
+        if self._exchanges > 1 and not self._is_forbidden_body(data):
             self._parser.take()
             self._fail(DoubtfulResponse("more than the response came on a connection that was used before"))
         else:
             self._transport.close()
+
+    def _is_forbidden_body(self, data: bytes) -> bool:
+        """Check whether the excess is a body that the head announces, although its status allows none."""
+        head = self._parser.head
+        if head is None or head.status not in BODILESS or not head.headers.keys() & BODY_HEADERS:
+            return False
+        return not re.split(rb"\n\r?\n", data, maxsplit=1)[-1].startswith(b"HTTP/")
 
     def _parse_slices(self, data: bytes) -> None:
         at = 0
@@ -335,7 +346,7 @@ class Connection(asyncio.Protocol):
             self._parse_measured(piece)
         if at < len(data) and self._parser.complete and not self._parser.excess and data[at:].strip(b"\r\n"):
             self._parser.excess = True
-            self._end_with_excess()
+            self._end_with_excess(data[at:])
 
     def _parse_measured(self, piece: bytes) -> None:
         before = time.thread_time()

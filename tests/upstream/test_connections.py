@@ -598,6 +598,38 @@ async def test_idle_connections_make_room_for_those_of_others(make: MakeTranspor
         assert opened == 50, "the youngest are kept"
 
 
+@pytest.mark.parametrize(
+    "body", [b"Content-Length: 2\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"]
+)
+async def test_a_204_with_a_body_counts(make: MakeTransport, body: bytes) -> None:
+    connections = 0
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(200, {}))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\n" + body)
+
+    transport = make()
+    async with tcp_server(accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        for _ in range(2):
+            await transport.request("GET", url, ANN)
+            assert (await transport.request("DELETE", url, ANN)).status == 204
+    assert connections == 2, "one with excess is not used again"
+
+
+@pytest.mark.parametrize("name", [b"Transfer-Encoding: Chunked", b"Transfer-Encoding : chunked"])
+async def test_a_cut_response_is_not_complete(make: MakeTransport, upstream: ScriptedUpstream, name: bytes) -> None:
+    async def cut(connection: Connection) -> None:
+        await connection.send(HEAD + name + b"\r\n\r\n2\r\n{}\r\n")
+
+    upstream.script.append(cut)
+    assert type(await failure(make().request("GET", upstream.url, {}))) in (UpstreamConnectionLost, UpstreamMalformed)
+
+
 # The share of the event loop
 
 
