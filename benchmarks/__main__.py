@@ -11,7 +11,10 @@ import typer
 from benchmarks.results import write
 from benchmarks.table import Row, as_markdown
 
-CASES = ("start", "noticing", "polling", "calls", "fanout", "wake", "idle", "delay", "large", "growth", "promises")
+CASES = (
+    *("start", "noticing", "polling", "calls", "connections", "fanout"),
+    *("wake", "idle", "delay", "large", "growth", "promises"),
+)
 
 
 def main(
