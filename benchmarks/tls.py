@@ -40,7 +40,7 @@ http {{
     upstream plain {{ server {plain}; keepalive 512; keepalive_requests 1000000000; }}
     server {{
         listen 127.0.0.1:{port} ssl backlog=4096;
-        ssl_certificate certificate; ssl_certificate_key key;
+        ssl_certificate certificate; ssl_certificate_key key; ssl_protocols TLSv1.2 TLSv1.3;
         location / {{ proxy_pass http://plain; proxy_http_version 1.1; proxy_set_header Connection ""; }}
     }}
 }}
