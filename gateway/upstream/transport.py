@@ -10,7 +10,7 @@ import io
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
@@ -324,14 +324,26 @@ async def _read_error_body(
 
 
 def _pieces(head: ResponseHead, connection: AnyConnection) -> AsyncIterator[bytes]:
-    pieces = _encoded_pieces(connection)
+    pieces = _EncodedPieces(connection)
     encoding = head.headers.get("content-encoding", "")
     return decoded(pieces, encoding) if encoding else pieces
 
 
-async def _encoded_pieces(connection: AnyConnection) -> AsyncIterator[bytes]:
-    while piece := await connection.read():
-        yield piece
+class _EncodedPieces:
+    """The pieces of a body as they arrive. Not a generator, because the event loop keeps a list of async ones."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: AnyConnection) -> None:
+        self._connection = connection
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if piece := await self._connection.read():
+            return piece
+        raise StopAsyncIteration
 
 
 def _map_exception(error: Exception) -> UpstreamError:
