@@ -5,8 +5,8 @@ from gateway.upstream.connection_pool import HTTP2
 from gateway.upstream.transport import RequestObserver, Timeouts, Transport
 
 __all__ = [
-    "LastRead",
     "HTTP2",
+    "LastRead",
     "RequestContext",
     "RequestObserver",
     "RestClient",
