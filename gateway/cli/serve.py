@@ -64,8 +64,7 @@ def serve() -> None:
     from gateway.server.process import serve as serve_gateway
 
     async def serve_and_leave(settings: Settings) -> None:
-        await serve_gateway(settings)
-        leave(0)
+        leave(await serve_gateway(settings))
 
     try:
         run(serve_and_leave(settings))

@@ -112,7 +112,7 @@ class Gateway:
             raise
 
     async def wait_closed(self) -> None:
-        """Wait until `stop` closes the listener. Raises `OSError` if it ends before and cannot be bound again."""
+        """Wait until `stop` closes the listener. Raises `ListenerLost` if it ends before."""
         await self._listener.wait_closed()
 
     async def wait_idle(self) -> None:
