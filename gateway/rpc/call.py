@@ -209,10 +209,3 @@ def _trace(error: GatewayError, call: Call | None) -> str:
     # A library may put anything into its exceptions, also the header with the token.
     text = "".join(traceback.format_exception(error.__cause__ or error))
     return call.credential.redact(text) if call else text
-
-
-def cancelled_by_client() -> bool:
-    """Return whether the client ended the call; to be called in a handler's `except CancelledError`."""
-    task = asyncio.current_task()
-    # The context does not say so (grpc/grpc#36193), but grpc.aio cancels the task itself.
-    return task is not None and task.cancelling() > 0
