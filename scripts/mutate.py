@@ -118,7 +118,7 @@ MUTATIONS = [
         "credentials share a loop",
         HUB,
         "        loop = self._loops.get(key) or",
-        "        key = WatchKey(b'', key.name)\n        loop = self._loops.get(key) or",
+        "        key = WatchKey(b'', key.job)\n        loop = self._loops.get(key) or",
     ),
     Mutation(
         "5",
@@ -127,12 +127,12 @@ MUTATIONS = [
         "self._timing.due = now + self._policy.schedule.interval(now - self._began)",
         "self._timing.due = now + 0.1",
     ),
-    Mutation("6", "a loop stays without watchers", PRESENCE, "+ KEEP_UNSEEN_SECONDS", "+ 1e9"),
+    Mutation("6", "a loop stays without watchers", PRESENCE, "+ UNWATCHED_SECONDS", "+ 1e9"),
     Mutation(
         "6",
         "a read in flight is discarded with its last watcher",
         PRESENCE,
-        "return self._outlives_watchers",
+        "return self._keeps_running_unwatched",
         "return False",
     ),
     Mutation(
@@ -228,7 +228,7 @@ MUTATIONS = [
         "8",
         "Retry-After is ignored",
         LOOP,
-        "wait = max(wait, asked + schedule.spread())",
+        "wait = max(wait, asked + schedule.jitter())",
         "pass",
     ),
     Mutation(
@@ -245,7 +245,7 @@ MUTATIONS = [
         "return UpstreamOutage(last, ",
         "return UpstreamOutage(UpstreamError('other') if False else UpstreamTimeout('x') if not isinstance(last, UpstreamTimeout) else type('Other', (UpstreamError,), {})('x'), ",
     ),
-    Mutation("9", "heartbeats come late", STREAM, "HEARTBEAT_PART = 0.9", "HEARTBEAT_PART = 1.5"),
+    Mutation("9", "heartbeats come late", STREAM, "HEARTBEAT_FRACTION = 0.9", "HEARTBEAT_FRACTION = 1.5"),
     Mutation("9", "heartbeats do not count failures", OUTAGE, "self.failures += 1", "self.failures = 1"),
     Mutation(
         "9",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import structlog
 
 from gateway.errors import ConfigError
-from gateway.threads import Daemon, wait_done
+from gateway.threads import DaemonWorker, wait_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -92,7 +92,7 @@ class ReloadingFiles(Generic[T]):
         # True from the first check that takes too long to the end of the next one.
         self._stuck = False
         self._logged: Invalid | None = None
-        self._thread = Daemon("files")
+        self._thread = DaemonWorker("files")
         first = self._thread.run(self._reload)
         try:
             loaded = first.result(START_SECONDS)

@@ -14,7 +14,7 @@ from gateway.errors import GatewayError, InternalError, LimitReached, RequestInv
 from gateway.limits.admission import draining_error
 from gateway.rpc.call import Call, CallRecord
 from gateway.rpc.interruption import Interruption, interruption
-from gateway.rpc.metadata import by_name, read_passed_through
+from gateway.rpc.metadata import metadata_dict, read_passed_through
 from gateway.rpc.one_message import NO_MESSAGE, check_half_closed
 from gateway.rpc.status import RpcError, to_rpc_error
 
@@ -118,7 +118,7 @@ class _Invocation:
         self._factory = factory
         self._method = method
         self._context = context
-        self._metadata = by_name(context)
+        self._metadata = metadata_dict(context)
         self._headers = read_passed_through(self._metadata)
         self._peer = peer_of(context)
         span = factory.tracer.call(method.name, self._headers.get("traceparent"))

@@ -187,10 +187,10 @@ class JobService:
 
     async def _submit(self, request: pb.SendJobRequest, call: Call) -> SubmissionCall:
         request_id = read_request_id(request.request_id)
-        machine_retry = None if request_id else call.machine_retry()
-        if machine_retry is not None:
+        automatic_retry = None if request_id else call.automatic_retry()
+        if automatic_retry is not None:
             raise SubmitOutcomeUnknown(
-                f"a client library or a proxy repeated this call automatically ({machine_retry}), and an earlier "
+                f"a client library or a proxy repeated this call automatically ({automatic_retry}), and an earlier "
                 "attempt may have sent the job; this one sent nothing. Turn off automatic retries of SendJob and "
                 "RunJob, or set a request_id, which makes them safe",
                 None,

@@ -187,7 +187,7 @@ class Gateway:
         level = self._metrics.level
         level("jobgateway_loops", "Poll loops running.", lambda: self._hub.loop_count)
         level("jobgateway_watchers", "Watchers of the poll loops.", lambda: self._hub.watcher_count)
-        level("jobgateway_submissions_in_flight", "Submissions in flight.", self._submitter.__len__)
+        level("jobgateway_submissions_in_flight", "Submissions in flight.", lambda: self._submitter.in_flight)
         level(
             "jobgateway_large_answers_reserved_bytes",
             f"Bytes held by upstream responses over 1 MiB, of {defaults.LARGE_RESPONSES_BYTES} bytes.",

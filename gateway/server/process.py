@@ -47,7 +47,7 @@ def run(main: Coroutine[None, None, T]) -> T:
     return uvloop.run(main)
 
 
-def leave(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
     """Write the rest of the log and end the process, because Python's own exit would wait for threads that hang."""
     with contextlib.suppress(OSError, ValueError):
         logging.shutdown()

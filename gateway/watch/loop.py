@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from gateway.clock import Clock, PauseTimeout
     from gateway.limits.fair_budget import FairBudget
     from gateway.limits.rate_limiter import RateLimiter
+    from gateway.watch.key import WatchKey
     from gateway.watch.observer import PollObserver
     from gateway.watch.schedule import PollSchedule
-    from gateway.watch.sent_jobs import SentJobs, WatchKey
+    from gateway.watch.sent_jobs import SentJobs
     from gateway.watch.throttle import ThrottleGate
 
 
@@ -93,16 +94,16 @@ class PollLoop(Generic[S]):
 
         self._policy = policy
         self._throttle = throttle
-        self._credential = key.credential
+        self._credential = key.poll_key
         self._fetch = fetch
         self._on_end = on_end
         self._began = clock.monotonic()
-        sent = policy.sent_jobs.find(key.name)
+        sent = policy.sent_jobs.find(key.job)
         self._presence = Presence(clock)
         self._refusals = Refusals(sent, exists=False)
         self._outage = Outage(policy.outage_seconds)
         due = self._began + (policy.schedule.shortest if just_submitted else 0.0)
-        self._timing = PollTiming(due, self._outage, throttle, policy.schedule, key.credential)
+        self._timing = PollTiming(due, self._outage, throttle, policy.schedule, key.poll_key)
         self._overdue = OverdueCheck(sent)
         policy.observer.loop_began()
         self.task = asyncio.get_running_loop().create_task(self._run())
@@ -275,7 +276,7 @@ class PollLoop(Generic[S]):
         # The wait of a refusal does not count, because the refusal is confirmed soon.
         asked = error.retry_after if error.transient else None
         if asked is not None:
-            wait = max(wait, asked + schedule.spread())
+            wait = max(wait, asked + schedule.jitter())
         if error.throttled:
             self._throttle.close(self._credential, now + min(wait, self._policy.outage_seconds))
         ends_at = self._outage.ends_at

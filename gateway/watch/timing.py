@@ -88,7 +88,7 @@ class PollTiming:
         return moment < min(self._throttle.closed_until(self._credential), self._outage.max_deferral)
 
     def _defer(self) -> None:
-        opens = self._throttle.closed_until(self._credential) + self._schedule.crowd_spread()
+        opens = self._throttle.closed_until(self._credential) + self._schedule.herd_jitter()
         self.due = min(opens, self._outage.max_deferral)
         if self.due > self._outage.ends_at:
             self._outage.one_more_poll_allowed = True
