@@ -68,7 +68,7 @@ class NoopSubmissionObserver:
     """An observer that does nothing."""
 
     def submitted(self, error: GatewayError | None) -> None:
-        """See `Observer`."""
+        """Do nothing."""
 
 
 def submitter_of(clock: SteppedClock, rate: float = 2_000.0, store: IdempotencyStore | None = None) -> Submitter:
