@@ -11,13 +11,13 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from gateway.cli.exit_codes import INTERRUPTED
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
 STDIN, STDOUT, STDERR = 0, 1, 2
-# As in a shell after SIGINT.
-INTERRUPTED = 130
 
 # A closed standard output rejects writes, so that a command notices. A closed standard error drops them.
 _STANDINS = {STDIN: os.O_RDONLY, STDOUT: os.O_RDONLY, STDERR: os.O_WRONLY}

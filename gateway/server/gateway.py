@@ -112,7 +112,7 @@ class Gateway:
             raise
 
     async def wait_closed(self) -> None:
-        """Wait until `stop` closes the listener. Raises `OSError` if it ends before and cannot be bound again."""
+        """Wait until `stop` closes the listener. Raises `ListenerLost` if it ends before."""
         await self._listener.wait_closed()
 
     async def wait_idle(self) -> None:
@@ -187,7 +187,7 @@ class Gateway:
         level = self._metrics.level
         level("jobgateway_loops", "Poll loops running.", lambda: self._hub.loop_count)
         level("jobgateway_watchers", "Watchers of the poll loops.", lambda: self._hub.watcher_count)
-        level("jobgateway_submissions_in_flight", "Submissions in flight.", self._submitter.__len__)
+        level("jobgateway_submissions_in_flight", "Submissions in flight.", lambda: self._submitter.in_flight)
         level(
             "jobgateway_large_answers_reserved_bytes",
             f"Bytes held by upstream responses over 1 MiB, of {defaults.LARGE_RESPONSES_BYTES} bytes.",

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.errors import ConfigError, GatewayError, StateUnavailable
 from gateway.submit.sqlite_records import Change, Records, UnfitFile
-from gateway.threads import Daemon
+from gateway.threads import DaemonWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ class SqliteIdempotencyStore:
         self._clock = clock
         self._health = health
         self._time_offset = clock.time() - clock.monotonic()
-        self._thread = Daemon("state")
+        self._thread = DaemonWorker("state")
         self._waiting: list[_Command] = []
         self._busy = False
         self._records = _open(self._thread, path)
@@ -142,7 +142,7 @@ def _unavailable(error: BaseException) -> BaseException:
     return error
 
 
-def _open(thread: Daemon, path: Path) -> Records:
+def _open(thread: DaemonWorker, path: Path) -> Records:
     try:
         return thread.run(lambda: Records(path)).result(START_SECONDS)
     except OSError as error:

@@ -144,7 +144,8 @@ class Submitter:
         self._observer.submitted(error)
         return error
 
-    def __len__(self) -> int:
+    @property
+    def in_flight(self) -> int:
         """Return the number of submissions in flight."""
         return len(self._running)
 

@@ -127,10 +127,10 @@ class RestClient:
         """
         path = f"/workspaces/{quote(job.workspace_id, safe='')}/entities/{job.entity_id}/jobs/"
         response = await self._request(self._submissions, "POST", path, context, send_body(job))
-        goes_on = response.status == 201
-        read = partial(read_sent_job, location=response.location, may_have_ended=not goes_on)
+        still_running = response.status == 201
+        read = partial(read_sent_job, location=response.location, may_have_ended=not still_running)
         sent = await self._read(response, context.credential, lambda: read(response.body, observe_time=self._now()))
-        return _still_running(sent) if goes_on else sent
+        return _still_running(sent) if still_running else sent
 
     async def get(self, uid: int, context: RequestContext, last: LastRead | None = None) -> Job:
         """GET the current state of a job [sdk]; `last` saves time if it is read again. Raises `UpstreamError`."""

@@ -171,7 +171,9 @@ class Transport:
             GatewayOverloaded: this process ran out of memory, files or threads.
         """
         request = encode_request(method, url, headers, body, through_proxy=self._has_proxy)
-        reservation = BodyReservation(self._budget, owner, self._max_response_bytes, pause, repeatable=body is None)
+        # Not a DELETE: the first one may have taken effect, so the response to a second one could be an error.
+        repeatable = method == "GET"
+        reservation = BodyReservation(self._budget, owner, self._max_response_bytes, pause, repeatable=repeatable)
         try:
             async with self._slots:
                 try:

@@ -14,6 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway.rpc import cancellations as cancellation_module
 from gateway.watch import refusals
 from tests.support.gateways import BEARER, SEND, expect_error, running, stub
 from tests.support.upstream import JOBS, Connection, answer
@@ -414,6 +415,60 @@ async def test_a_client_that_leaves_while_sending_cancels_the_job(
     call.cancel()
     release.set()
     await upstream.wait_for(1, "DELETE")
+
+
+async def leave_while_sending(upstream: ScriptedUpstream, reply: bytes) -> None:
+    """Leave a run before its POST has the response `reply`, and return when its cancellation has ended."""
+    release = asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        await release.wait()
+        await connection.send(reply)
+
+    upstream.on("POST", JOBS, slow)
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        call = run(jobs, cancel_on_disconnect=True)
+        await upstream.wait_for(1, "POST")
+        call.cancel()
+        await gateway.wait_idle()
+        release.set()
+
+
+def cancellations(logged: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    return [(each["event"], each["uid"]) for each in logged if str(each["event"]).startswith("job.cancel")]
+
+
+async def test_a_cancellation_is_logged_with_its_job(upstream: ScriptedUpstream, logged: list[dict[str, Any]]) -> None:
+    upstream.on("DELETE", "/jobs/42/", answer(204))
+    await leave_while_sending(upstream, answer(201, {"uid": 42}))
+    assert cancellations(logged) == [("job.cancelled", 42)]
+
+
+async def test_a_cancellation_of_an_ended_job_is_not_logged(
+    upstream: ScriptedUpstream, logged: list[dict[str, Any]]
+) -> None:
+    upstream.on("DELETE", "/jobs/42/", answer(409))
+    upstream.on("GET", "/jobs/42/", answer(200, {"uid": 42, "status": "success", "result": {}}))
+    await leave_while_sending(upstream, answer(201, {"uid": 42}))
+    assert [each.method for each in upstream.seen] == ["POST", "DELETE", "GET"]
+    assert cancellations(logged) == []
+
+
+async def test_a_job_without_a_uid_is_not_logged_as_cancelled(
+    upstream: ScriptedUpstream, logged: list[dict[str, Any]]
+) -> None:
+    await leave_while_sending(upstream, answer(200, {"status": "success", "result": {}}))
+    assert cancellations(logged) == []
+
+
+async def test_a_failed_cancellation_is_logged_with_its_job(
+    upstream: ScriptedUpstream, logged: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellation_module, "RETRY_SECONDS", 0.0)
+    upstream.on("DELETE", "/jobs/42/", answer(503))
+    upstream.on("GET", "/jobs/42/", at(10))
+    await leave_while_sending(upstream, answer(201, {"uid": 42}))
+    assert cancellations(logged) == [("job.cancel_failed", 42)]
 
 
 async def test_leaving_without_it_cancels_nothing(upstream: ScriptedUpstream) -> None:

@@ -109,7 +109,7 @@ async def test_a_repetition_whose_callers_left_does_not_submit(clock: SteppedClo
     again.cancel()
     post.gate.set()
     await clock.advance(5)
-    assert (first.done(), other.count, len(fleet[1])) == (True, 0, 0)
+    assert (first.done(), other.count, fleet[1].in_flight) == (True, 0, 0)
 
 
 async def test_a_repetition_learns_that_the_first_gateway_died(clock: SteppedClock, fleet: list[Submitter]) -> None:

@@ -64,16 +64,16 @@ async def ask(
         return await submission.outcome()
 
 
-class Unheard:
+class NoopSubmissionObserver:
     """An observer that does nothing."""
 
     def submitted(self, error: GatewayError | None) -> None:
-        """See `Observer`."""
+        """Do nothing."""
 
 
 def submitter_of(clock: SteppedClock, rate: float = 2_000.0, store: IdempotencyStore | None = None) -> Submitter:
     store = store or InMemoryIdempotencyStore(clock)
-    return Submitter(clock, store, RateLimiter(clock, rate), Unheard(), CLAIM_SECONDS)
+    return Submitter(clock, store, RateLimiter(clock, rate), NoopSubmissionObserver(), CLAIM_SECONDS)
 
 
 @pytest.fixture

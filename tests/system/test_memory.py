@@ -38,8 +38,8 @@ DONE = answer(200, {"uid": 42, "status": "success", "result": "x" * 100_000})
 def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
     """Return a function that lists the tracked objects since its creation. No results are kept for late watchers."""
     monkeypatch.setattr(recent, "KEEP_RESULT_SECONDS", 0.0)
-    monkeypatch.setattr(recent, "KEEP_UNSEEN_SECONDS", 0.0)
-    monkeypatch.setattr(presence, "KEEP_UNSEEN_SECONDS", 0.0)
+    monkeypatch.setattr(recent, "UNWATCHED_SECONDS", 0.0)
+    monkeypatch.setattr(presence, "UNWATCHED_SECONDS", 0.0)
     gc.collect()
     gc.disable()
     # Fixtures and results of other tests may hold some.

@@ -702,6 +702,19 @@ async def test_a_response_that_outgrows_its_memory_is_read_again(
     assert budget.free == ROOM
 
 
+async def test_a_delete_that_outgrows_its_memory_is_sent_once(
+    upstream: ScriptedUpstream, budget: FairBudget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "FIRST_STEP_BYTES", LARGE // 2)
+    held = await budget.acquire(b"ann", ROOM - LARGE // 2)
+    upstream.script += [chunked(b"x" * LARGE)] * 2
+    waiting = asyncio.create_task(make().request("DELETE", upstream.url, {}, owner=b"bob"))
+    await until(lambda: budget.contended(b"ann"))
+    held.release()
+    assert (await waiting).body == b"x" * LARGE
+    assert [seen.method for seen in upstream.seen] == ["DELETE"]
+
+
 async def test_an_error_does_not_keep_the_body_in_memory(upstream: ScriptedUpstream, make: MakeTransport) -> None:
     upstream.script.append(
         answer(200, raw=gzip.compress(b"x" * (ANSWER_LIMIT + 1)), headers={"Content-Encoding": "gzip"})
