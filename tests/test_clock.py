@@ -1,3 +1,5 @@
+"""Sleeps, timeouts and events of the clock."""
+
 from __future__ import annotations
 
 import asyncio

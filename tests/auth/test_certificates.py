@@ -329,7 +329,7 @@ async def test_the_authority_of_clients_changes_too(
         ("x" * 64, (), "CN=" + "x" * 64),
     ],
 )
-async def test_who_the_caller_is_stands_in_the_log_line(
+async def test_the_log_line_of_a_call_names_the_caller(
     upstream: ScriptedUpstream,
     mounted: MountedSecret,
     authority: Authority,

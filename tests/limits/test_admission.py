@@ -1,3 +1,5 @@
+"""Admission of calls: slots, rates, and memory of large requests."""
+
 from __future__ import annotations
 
 import asyncio

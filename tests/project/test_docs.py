@@ -76,3 +76,12 @@ def test_the_threat_model_names_existing_tests() -> None:
     named = set(re.findall(r"`((?:\w+/)*test_\w+::test_\w+)`", SECURITY))
     assert len(re.findall(r"`(?:\w+/)*test_", SECURITY)) == SECURITY.count("::") >= len(named) > 20
     assert not [each for each in named if not has_test(each)]
+
+
+def test_names_of_tests_are_shorter_than_60_characters() -> None:
+    names = [
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"\bdef (test_\w+)", path.read_text())
+    ]
+    assert not [name for name in names if len(name) >= 60]

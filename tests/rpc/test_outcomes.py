@@ -265,6 +265,6 @@ async def test_details_of_a_rate_limit(upstream: ScriptedUpstream, name: str, se
     assert failure.trailers["grpc-retry-pushback-ms"] == str(seconds * 1000)
 
 
-async def test_details_of_what_is_not_found(upstream: ScriptedUpstream) -> None:
+async def test_details_of_not_found(upstream: ScriptedUpstream) -> None:
     failure = await failure_of(upstream, "GetJob", "404")
     assert (failure.resource.resource_type, failure.resource.resource_name) == ("job", "42")

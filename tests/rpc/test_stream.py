@@ -288,7 +288,7 @@ async def test_chunks_of_another_result_start_again(upstream: ScriptedUpstream, 
 
 
 @pytest.mark.parametrize("token", ["nonsense", "A" * 513, "AQAA", "é"])
-async def test_what_is_no_token_is_refused(
+async def test_an_invalid_resume_token_is_refused(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, token: str
 ) -> None:
     failed = await expect_error(watch(jobs, resume_token=token))
@@ -449,7 +449,7 @@ async def test_an_error_cancels_nothing(upstream: ScriptedUpstream, monkeypatch:
     assert upstream.requests("DELETE") == []
 
 
-async def test_a_drain_ends_what_is_left_over_with_a_wait_and_a_token(upstream: ScriptedUpstream) -> None:
+async def test_a_drain_ends_remaining_watches_with_a_wait_and_a_token(upstream: ScriptedUpstream) -> None:
     upstream.on("GET", "/jobs/42/", at(10))
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         calls = [watch(jobs) for _ in range(20)]
@@ -521,7 +521,7 @@ async def test_a_run_sends_heartbeats_before_its_first_state(
     assert len(upstream.requests("POST")) == 1
 
 
-async def test_the_cancellation_for_a_caller_who_left_is_tried_again(
+async def test_the_cancellation_for_a_caller_that_left_is_retried(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("POST", JOBS, answer(201, {"uid": 42}))

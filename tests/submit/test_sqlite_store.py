@@ -1,3 +1,5 @@
+"""The store in a SQLite file."""
+
 from __future__ import annotations
 
 import asyncio
@@ -169,9 +171,7 @@ def test_gateways_that_start_at_the_same_moment_make_one_file(tmp_path: Path) ->
             each.close()
 
 
-def test_a_gateway_that_is_killed_while_it_makes_the_file_leaves_one_that_can_be_used(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_while_the_file_is_created_leaves_a_usable_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     schema = sqlite_records._SCHEMA  # noqa: SLF001 - a kill between two statements
     monkeypatch.setattr(sqlite_records, "_SCHEMA", (*schema[:2], "a kill"))
     with pytest.raises(sqlite3.OperationalError):

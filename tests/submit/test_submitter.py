@@ -1,3 +1,5 @@
+"""Submissions in memory: attempts, outcomes, limits and rates."""
+
 from __future__ import annotations
 
 import asyncio
@@ -68,7 +70,7 @@ class Unheard:
     """An observer that does nothing."""
 
     def submitted(self, error: GatewayError | None) -> None:
-        """See `Observer`."""
+        """Ignore it."""
 
 
 def submitter_of(clock: SteppedClock, rate: float = 2_000.0, store: IdempotencyStore | None = None) -> Submitter:
@@ -195,7 +197,7 @@ async def test_a_caller_that_leaves_does_not_stop_it(submitter: Submitter) -> No
     assert post.count == 1
 
 
-async def test_one_that_is_cut_off_with_the_process_leaves_an_unknown_outcome(submitter: Submitter) -> None:
+async def test_a_submission_cut_off_by_a_stop_has_an_unknown_outcome(submitter: Submitter) -> None:
     post = Post(JOB)
     post.gate.clear()
     task = submitter.submit(post, CALLER, KEY, b"mark").task
@@ -259,7 +261,7 @@ async def test_it_is_not_tried_again_for_callers_that_have_left(clock: SteppedCl
     assert (await ask(submitter, Post(JOB), KEY, b"mark")).uid == 42, "the id is free again"
 
 
-async def test_submissions_in_flight_are_limited_and_one_caller_cannot_have_all(
+async def test_submissions_in_flight_are_limited_and_shared_fairly(
     clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submitter_module, "MAX_IN_FLIGHT", 4)
@@ -282,7 +284,7 @@ async def test_submissions_in_flight_are_limited_and_one_caller_cannot_have_all(
     assert (await ask(submitter, post)).uid == 42
 
 
-async def test_sends_over_the_rate_are_rejected_at_once_and_nothing_is_sent(clock: SteppedClock) -> None:
+async def test_submissions_over_the_rate_are_rejected_and_not_sent(clock: SteppedClock) -> None:
     submitter = submitter_of(clock, 2.0)
     post = Post(JOB)
     for _ in range(2):
@@ -298,7 +300,7 @@ async def test_sends_over_the_rate_are_rejected_at_once_and_nothing_is_sent(cloc
     assert post.count == 4
 
 
-async def test_a_call_that_joins_or_finds_no_slot_takes_nothing_of_the_rate(clock: SteppedClock) -> None:
+async def test_a_call_that_joins_or_finds_no_slot_takes_no_token(clock: SteppedClock) -> None:
     submitter = submitter_of(clock, 2.0)
     post = Post(JOB)
     post.gate.clear()
@@ -312,9 +314,7 @@ async def test_a_call_that_joins_or_finds_no_slot_takes_nothing_of_the_rate(cloc
 
 
 @pytest.mark.parametrize(("status", "left"), [(400, 99), (429, 1)])
-async def test_a_429_slows_the_submissions_of_its_caller_down_and_another_refusal_does_not(
-    clock: SteppedClock, status: int, left: int
-) -> None:
+async def test_only_a_429_slows_the_submissions_of_its_caller_down(clock: SteppedClock, status: int, left: int) -> None:
     submitter = submitter_of(clock, 100.0)
     error = UpstreamStatusError(status, "no", retry_after=1.0)
     with pytest.raises(UpstreamStatusError) as caught:

@@ -444,7 +444,7 @@ async def test_bytes_after_a_response_end_the_connection(make: MakeTransport, af
     ],
     ids=["length", "chunks", "empty"],
 )
-async def test_an_answer_counts_whatever_follows_it(
+async def test_a_response_counts_regardless_of_what_follows(
     make: MakeTransport, upstream: ScriptedUpstream, head: bytes, answer: bytes, body: bytes
 ) -> None:
     upstream.script.append(head + answer + b"xx")

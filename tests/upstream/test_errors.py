@@ -148,7 +148,7 @@ def test_a_4xx_without_an_object_is_not_from_the_api(status: int, body: Any, fro
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 460, 499, 502, 503])
-def test_a_transient_status_keeps_its_reason_whatever_the_body(status: int) -> None:
+def test_a_transient_status_keeps_its_reason_with_any_body(status: int) -> None:
     for body in (b"<html>", {"detail": "no"}):
         assert to_rpc_error(_read(status, body)).reason == to_rpc_error(UpstreamStatusError(status, "no")).reason
 
@@ -280,7 +280,7 @@ def test_an_incomplete_response_shows_its_complete_fields(body: Any, part: float
     assert mark.field == "...[cut]"
 
 
-def test_a_sentence_before_the_cut_is_told() -> None:
+def test_a_sentence_before_the_cut_is_quoted() -> None:
     raw = json.dumps({"detail": "no such entity", "trace": "x" * 1_000}).encode()
     assert str(_read(404, raw[:500])).endswith("no such entity")
 
@@ -290,6 +290,6 @@ def test_a_body_cut_before_its_message_has_none(raw: bytes) -> None:
     assert _read(400, raw).violations == ()
 
 
-def test_what_is_wrong_as_a_whole_comes_first() -> None:
+def test_errors_of_the_whole_request_come_first() -> None:
     error = _read(400, {"a": ["x"], "non_field_errors": ["the whole"], "b": ["y"]})
     assert [each.field for each in error.violations] == ["non_field_errors", "a", "b"]

@@ -1,3 +1,5 @@
+"""One HTTP exchange: errors, limits of time and memory, repeats."""
+
 from __future__ import annotations
 
 import asyncio
@@ -263,7 +265,7 @@ async def test_the_whole_limit_ends_an_answer_that_drips_for_ever(
     ],
     ids=["hangs", "is reset", "is encoded twice", "is encoded otherwise"],
 )
-async def test_a_refusal_stays_one_whatever_its_body_does(
+async def test_a_refusal_stays_one_with_any_body(
     make: MakeTransport, upstream: ScriptedUpstream, reply: Any, limits: dict[str, float]
 ) -> None:
     upstream.script.append(reply)
@@ -574,7 +576,7 @@ def chunked(body: bytes) -> bytes:
     ],
     ids=["length", "chunked", "gzip"],
 )
-async def test_a_large_answer_reserves_what_it_takes(
+async def test_a_large_response_reserves_its_size(
     upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget, reply: bytes
 ) -> None:
     upstream.script.append(reply)
