@@ -59,7 +59,7 @@ class Cancellations:
 
     async def _run(self, submission: SubmissionCall, call: Call) -> None:
         try:
-            # Outside of the submission's context: if nothing was sent yet, nothing needs to be.
+            # Without the submission's context, so that an unsent job is not posted for us.
             sent = await submission.outcome()
             if sent.uid:
                 await self._cancel(sent.uid, call.request_context)

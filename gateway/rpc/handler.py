@@ -86,8 +86,7 @@ class HandlerFactory:
             outcome = await _Invocation(self, described, context).run(data)
             if not isinstance(outcome, RpcError):
                 return outcome
-            # To end a stream that is not read may take long, and grpc keeps what `abort` raises, with this frame. So
-            # this frame holds nothing of the call any more.
+            # Aborting an unread stream may take long, and grpc keeps this frame, so drop the call's data first.
             aborting = context.abort(outcome.code, outcome.message, outcome.trailers)
             del data, context
             return await aborting

@@ -206,7 +206,7 @@ class JobService:
                     sent = await self._rest.send(job, RequestContext(call.credential, headers))
                 except UpstreamStatusError as error:
                     raise error.of_submission() from None
-            # Immediately, because clients that learn the uid may ask for the job before the upstream shows it.
+            # Remember it before any await, because clients may ask for the job before the upstream shows it.
             if sent.uid:
                 self._sent_jobs.remember(sent.uid, job.timeout)
             return sent

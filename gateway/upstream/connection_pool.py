@@ -30,10 +30,10 @@ class ConnectionPool:
 
     Args:
         resolver: Finds the addresses of a host.
-        connect_seconds: How long it may take to open a connection, with TLS and a proxy's tunnel.
-        idle_seconds: How long an unused connection is kept.
-        max_connections: How many connections there may be.
-        tls: Which certificates an https upstream may have.
+        connect_seconds: Longest time to open a connection, with TLS and a proxy's tunnel.
+        idle_seconds: Longest time for which an unused connection is kept.
+        max_connections: The largest number of connections.
+        tls: Verifies the upstream's certificate.
         proxy: The HTTP proxy, if requests go through one.
     """
 
@@ -64,8 +64,8 @@ class ConnectionPool:
         """Return a connection for one exchange: the one of this key that was used last, or a new one.
 
         Args:
-            key: Whose connection.
-            max_idle_seconds: Take none that was idle for longer.
+            key: Origin and credential.
+            max_idle_seconds: Longest idle time of a reused connection.
             new: Open a new one in any case.
 
         Raises:
@@ -82,7 +82,7 @@ class ConnectionPool:
     def _take(self, key: ConnectionKey, max_idle_seconds: float) -> Connection | None:
         oldest = asyncio.get_running_loop().time() - max_idle_seconds
         kept = self._of_key.get(key, [])
-        # The one that was used last has the best chance to be open still.
+        # The most recently used one is most likely still open.
         while kept and self._idle[kept[-1]] >= oldest:
             connection = kept[-1]
             self._forget_idle(connection)

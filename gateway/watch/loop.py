@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gateway.watch.sent_jobs import SentJobs, WatchKey
     from gateway.watch.throttle import ThrottleGate
 
-# A poll that hangs must leave time for others before the limit of an outage is over.
+# One hanging poll must not use up the outage limit.
 LONGEST_POLL_PART = 1 / 3
 
 
@@ -58,7 +58,8 @@ class PollLoop(Generic[S]):
 
     These methods are the states of the picture in docs/concepts.md:
 
-    - Polling: `_poll`, after `_poll_in_turn` has waited for the rate and a slot. `_succeed` and `_fail` evaluate it.
+    - Queued: `_poll_in_turn`, which waits for the rate and a slot.
+    - Polling: `_poll`. `_succeed` and `_fail` evaluate it.
     - Waiting, failing, confirming: `_wait_until_due`.
     - Unwatched: `_is_joined_again`.
     - Ended: `_succeed` with a last state. Failed: `_end`. Stopped: `stop`, or no watcher joined again.
@@ -237,7 +238,7 @@ class PollLoop(Generic[S]):
         except TimeoutError:
             timed_out = UpstreamTimeout("the upstream did not respond in time")
             if self._outage.cause is not None and outage_ends_at <= longest:
-                # The end of the outage may have cut off a poll that had just begun, so the failure before says more.
+                # The end of the outage may have cut off a poll that had just begun, so report the previous failure.
                 self._policy.observer.polled(timed_out, self._presence.count)
                 raise self._outage.error(self._outage.cause, self.clock.monotonic()) from None
             self._fail(started + timeout.paused, timed_out)

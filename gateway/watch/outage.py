@@ -10,7 +10,7 @@ from gateway.errors import UpstreamOutage
 if TYPE_CHECKING:
     from gateway.errors import UpstreamError
 
-# Delays by other loops of the credential put off the end of an outage to at most this many times its limit.
+# Throttling may defer the end of an outage to this multiple of the limit.
 LONGEST_OUTAGE_LIMITS = 2
 
 

@@ -89,7 +89,7 @@ async def test_a_full_disk_fails_clearly_and_recovers(
     store = open_store()
     database = store._records._database  # noqa: SLF001 - the disk of this test
     database.execute("PRAGMA max_page_count = 1")
-    with pytest.raises(StateUnavailable, match=r"cannot be used: database or disk is full; nothing was sent"):
+    with pytest.raises(StateUnavailable, match=r"cannot be used \(database or disk is full\), and nothing was sent"):
         await take_all(store, range(1_000))
     database.execute("PRAGMA max_page_count = 1000000")
     health: Any = store._health  # noqa: SLF001 - as above

@@ -186,7 +186,7 @@ async def test_a_caller_holds_at_most_three_times_what_it_leaves_free(
 
     for number in range(3):
         assert await take(ANN, number) is None
-    with pytest.raises(RequestIdsExhausted, match=r"remembers 4 request_ids at most, 3 of them"):
+    with pytest.raises(RequestIdsExhausted, match=r"remembers 3 of this credential, of 4 in total"):
         await take(ANN, 3)
     assert await take(BOB, 4) is None
     with pytest.raises(RequestIdsExhausted):

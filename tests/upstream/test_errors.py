@@ -82,8 +82,16 @@ def test_only_a_400_and_a_422_speak_of_fields(status: int) -> None:
         (400, {"detail": "no", "a": ["b"]}, "the upstream rejected the request (HTTP 400): no; a: b"),
         (400, ["no", "never"], "the upstream rejected the request (HTTP 400): no never"),
         (401, {"detail": "no token"}, "the upstream did not accept the credential (HTTP 401): no token"),
-        (404, {"detail": None, "message": "gone"}, "the upstream did not find what was asked for (HTTP 404): gone"),
-        (404, {"detail": ["x"], "error": "gone"}, "the upstream did not find what was asked for (HTTP 404): gone"),
+        (
+            404,
+            {"detail": None, "message": "gone"},
+            "the upstream found no such job, entity or workspace (HTTP 404): gone",
+        ),
+        (
+            404,
+            {"detail": ["x"], "error": "gone"},
+            "the upstream found no such job, entity or workspace (HTTP 404): gone",
+        ),
         (418, {}, "the upstream rejected the request (HTTP 418)"),
         (429, b"", "the upstream asks to slow down (HTTP 429)"),
         (500, "broken", "the upstream failed (HTTP 500): broken"),
