@@ -91,7 +91,7 @@ async def test_a_call_over_tls_and_no_call_without_it(
 # Rotation
 
 
-async def test_certificates_change_under_an_open_watch_which_goes_on(
+async def test_a_watch_continues_when_the_certificates_change(
     upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, logged: Logged
 ) -> None:
     upstream.script.append(RUNNING)

@@ -275,7 +275,7 @@ def test_an_unknown_peer_is_not_tried_for_long(gateway: ScriptedGateway, monkeyp
     assert watch(gateway).code == 3
 
 
-def test_a_run_whose_error_names_the_job_goes_on_as_a_watch(gateway: ScriptedGateway) -> None:
+def test_a_run_whose_error_names_the_job_continues_as_a_watch(gateway: ScriptedGateway) -> None:
     gateway.script = [act(then=failing(grpc.StatusCode.UNAVAILABLE, "DRAINING", uid=UID)), act(end())]
     assert run(gateway).code == 0
     assert len(gateway.runs) == 1
@@ -520,7 +520,7 @@ def test_a_wait_that_ends_before_the_job_has_its_own_code(gateway: ScriptedGatew
     assert "job 42 running 10%" in outcome.out
 
 
-def test_a_result_that_is_not_in_an_answer_is_said_how_to_get(gateway: ScriptedGateway) -> None:
+def test_a_result_outside_of_the_response_is_explained(gateway: ScriptedGateway) -> None:
     gateway.script = [act(end(b"x" * 5000, in_message=False))]
     outcome = Outcome(gateway, "get", str(UID))
     assert outcome.code == 0

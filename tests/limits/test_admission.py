@@ -263,7 +263,7 @@ def check_limit(failure: Failure) -> None:
     assert failure.trailers["grpc-retry-pushback-ms"] == str(wait)
 
 
-async def test_a_call_over_the_limit_is_rejected_at_once(upstream: ScriptedUpstream) -> None:
+async def test_a_call_over_the_limit_is_rejected_immediately(upstream: ScriptedUpstream) -> None:
     held = Held(RUNNING)
     upstream.script += [held, RUNNING]
     async with full(upstream) as jobs:

@@ -218,7 +218,7 @@ async def test_watches_end_in_an_outage_after_anything_else(upstream: ScriptedUp
 
 
 @pytest.mark.parametrize("name", ["hang", "refused"])
-async def test_watches_end_in_an_outage_without_an_answer(upstream: ScriptedUpstream, name: str) -> None:
+async def test_watches_end_in_an_outage_without_a_response(upstream: ScriptedUpstream, name: str) -> None:
     assert_is_outage(await failure_of(upstream, "WatchJob", name, poll_outage_seconds=0.5), name, 42)
 
 

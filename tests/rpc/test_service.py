@@ -142,7 +142,7 @@ async def test_without_a_credential_nothing_reaches_the_upstream(
         (200, {"uid": 42, "status": "message", "message": "on it"}, 42, False),
     ],
 )
-async def test_both_answers_of_a_submission(
+async def test_both_responses_of_a_submission(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int, body: Any, uid: int, done: bool
 ) -> None:
     upstream.on("POST", JOBS, answer(status, body))
@@ -289,7 +289,7 @@ async def test_wait_with_timeout_zero_reads_once(upstream: ScriptedUpstream, job
     assert (job.done, len(upstream.seen)) == (False, 1)
 
 
-async def test_wait_answers_before_the_deadline(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
+async def test_wait_responds_before_the_deadline(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
     upstream.on("GET", "/jobs/42/", answer(200, RUNNING))
     for timeout in (None, Duration(seconds=3600)):
         job = await jobs.WaitJob(pb.WaitJobRequest(uid=42, timeout=timeout), metadata=BEARER, timeout=2)
@@ -377,7 +377,7 @@ def with_id(request_id: str, **more: Any) -> pb.SendJobRequest:
     return pb.SendJobRequest(workspace_id="1", entity_id=7, request_id=request_id, **more)
 
 
-async def test_one_request_id_at_once_is_one_post(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+async def test_concurrent_calls_with_one_request_id_are_one_post(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     release = asyncio.Event()
 
     async def slow(connection: Connection) -> None:
@@ -499,7 +499,7 @@ async def test_nothing_is_sent_for_a_client_that_has_left(upstream: ScriptedUpst
     ],
     ids=["half", "gzip", "odd", "half a refusal"],
 )
-async def test_an_error_bears_the_http_status_of_an_answer_that_broke(
+async def test_an_error_has_the_http_status_of_a_broken_response(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, reply: bytes, status: str
 ) -> None:
     async def send_and_close(connection: Connection) -> None:

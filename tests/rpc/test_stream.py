@@ -83,7 +83,7 @@ async def test_a_watch_streams_the_state_every_change_and_one_end(
     assert len(upstream.seen) == 5, "the end ends the polling"
 
 
-async def test_initial_metadata_goes_out_before_the_first_answer(
+async def test_initial_metadata_goes_out_before_the_first_response(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     async def hang(connection: Connection) -> None:
@@ -259,7 +259,7 @@ async def test_the_last_token_returns_the_end_on_any_replica(
     assert [(event.job.done, MessageToDict(event.job.content)) for event in again] == [(True, {"a": 1})]
 
 
-async def test_a_broken_chunk_stream_goes_on_at_its_offset(
+async def test_a_broken_chunk_stream_continues_at_its_offset(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     raw = b'"%b"' % (b"0123456789" * 500_000)
@@ -328,7 +328,7 @@ async def test_the_first_event_of_a_run_precedes_the_first_poll(
     call.cancel()
 
 
-async def test_a_run_that_is_done_at_once_is_not_polled(
+async def test_a_run_that_is_done_immediately_is_not_polled(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("POST", JOBS, success())

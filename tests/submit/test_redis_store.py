@@ -118,7 +118,7 @@ async def test_every_command_has_a_time_limit(
     assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == RECORD
 
 
-async def test_a_gateway_that_is_cut_off_fails_and_the_others_go_on(
+async def test_a_gateway_that_is_cut_off_does_not_affect_others(
     redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore]
 ) -> None:
     door = Door(redis.port)

@@ -96,14 +96,14 @@ async def test_a_submission_gives_the_job_of_the_post(submitter: Submitter) -> N
     assert await ask(submitter, Post(JOB)) == SubmissionResult(42, JOB)
 
 
-async def test_it_is_tried_again_if_certainly_nothing_was_sent(clock: SteppedClock, submitter: Submitter) -> None:
+async def test_a_submission_is_retried_if_certainly_not_sent(clock: SteppedClock, submitter: Submitter) -> None:
     post = Post(refused(), refused(), JOB)
     task = asyncio.create_task(ask(submitter, post))
     await clock.advance(5)
     assert (task.result().uid, post.count) == (42, 3)
 
 
-async def test_it_is_given_up_after_some_attempts(clock: SteppedClock, submitter: Submitter) -> None:
+async def test_a_submission_is_given_up_after_some_attempts(clock: SteppedClock, submitter: Submitter) -> None:
     post = Post(refused())
     task = asyncio.create_task(ask(submitter, post, KEY, b"mark"))
     await clock.advance(60)
@@ -128,9 +128,7 @@ async def test_it_is_given_up_after_some_attempts(clock: SteppedClock, submitter
     ],
     ids=lambda error: f"{type(error).__name__} {getattr(error, 'http_status', '')}",
 )
-async def test_an_unknown_outcome_is_never_tried_again_and_remembered(
-    submitter: Submitter, error: UpstreamError
-) -> None:
+async def test_an_unknown_outcome_is_remembered_and_never_retried(submitter: Submitter, error: UpstreamError) -> None:
     post = Post(error, JOB)
     for _ in range(3):
         with pytest.raises(SubmitOutcomeUnknown) as caught:
@@ -248,7 +246,7 @@ async def test_nothing_is_in_flight_after_closing(clock: SteppedClock, submitter
     assert all(task.done() for task in tasks)
 
 
-async def test_it_is_not_tried_again_for_callers_that_have_left(clock: SteppedClock, submitter: Submitter) -> None:
+async def test_a_submission_is_not_retried_for_callers_that_left(clock: SteppedClock, submitter: Submitter) -> None:
     post = Post(refused(), refused(), JOB)
     callers = [asyncio.create_task(ask(submitter, post, KEY, b"mark")) for _ in range(2)]
     await settle()

@@ -180,7 +180,7 @@ def test_no_part_of_an_echoed_credential_is_shown(body: Any) -> None:
     assert SECRET[:8] not in shown
 
 
-def test_a_huge_answer_is_cut_and_says_so_in_the_end() -> None:
+def test_a_huge_response_is_cut_and_says_so_in_the_end() -> None:
     error = _read(400, {f"field{number}": ["no"] for number in range(5_000)})
     assert len(error.violations) == MAX_VIOLATIONS
     assert error.violations[0] == FieldViolation("field0", "no")

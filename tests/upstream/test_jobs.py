@@ -478,7 +478,7 @@ ENDED = b'{"status":"success","result":{"a":NaN}}'
 
 
 @pytest.mark.parametrize("uid", [b"", b'"uid":null,', b'"uid":0,', b'"uid":"5f0c-11",'])
-def test_a_job_that_ended_in_the_answer_needs_no_uid(uid: bytes) -> None:
+def test_a_job_that_has_ended_needs_no_uid(uid: bytes) -> None:
     body = ENDED.replace(b"{", b"{" + uid, 1)
     job = read_sent_job(body, observe_time=0, location=None, may_have_ended=True)
     assert (job.uid, job.done, job.status) == (0, True, JobStatus.SUCCESS)

@@ -1266,7 +1266,7 @@ async def test_an_unwatched_loop_stays_for_15_seconds(
     assert len(turns) == fetch.count == 1
 
 
-async def test_a_watched_read_lets_the_loop_stop_at_once_again(clock: SteppedClock) -> None:
+async def test_a_watched_read_lets_the_loop_stop_immediately_again(clock: SteppedClock) -> None:
     hub = make_hub(clock, shortest=5, longest=5)
     await leave_during_a_read(hub, clock, fetch := LateFetch(clock, State(1), takes=2))
     follower = Follower(hub, ANN, fetch)
