@@ -73,6 +73,7 @@ WORDS = {
 # A word of the old dialect, and the word to use.
 BANNED = {
     r"anew": "again",
+    r"at once": "immediately, or at a time",
     r"heed(?:s|ed|ing)?": "follow",
     r"mend(?:s|ed|ing)?": "fix",
     r"bear(?:s|ing)?|bore": "carry",

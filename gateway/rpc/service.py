@@ -162,6 +162,7 @@ class JobService:
                 with self._watch(sent.uid, call, seen=stream.has_seen, just_submitted=True, exists=True) as watcher:
                     await stream.follow(watcher)
         except asyncio.CancelledError:
+            # Not if this process interrupts the call, because the client can resume its watch.
             if request.cancel_on_disconnect and cancelled_by_client() and not call.aborted_by_server:
                 self._cancellations.start(submission, call)
             raise
