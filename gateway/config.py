@@ -283,7 +283,7 @@ def load() -> Settings:
             settings are found only if each one is valid.
     """
     variables = {PREFIX + name.upper(): name for name in Settings.model_fields}
-    # In any case of letters, because `jobgateway_listen` is meant to be a setting too.
+    # Case-insensitive, so that a lower-case name is reported instead of ignored.
     given = {name: value for name, value in sorted(os.environ.items()) if name.upper().startswith(PREFIX)}
     problems = [
         f"{name}: there is no such setting; docs/reference/settings.md lists all"

@@ -1,3 +1,5 @@
+"""Settings from the environment."""
+
 from __future__ import annotations
 
 import os
@@ -191,7 +193,7 @@ def test_the_upstream_is_required(environment: pytest.MonkeyPatch) -> None:
     assert problem() == "JOBGATEWAY_UPSTREAM_URL: required, but not set"
 
 
-def test_all_mistakes_are_reported_at_once(environment: pytest.MonkeyPatch) -> None:
+def test_all_mistakes_are_reported_together(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("JOBGATEWAY_UPSTREAM_URL")
     environment.setenv("JOBGATEWAY_MAX_CALL", "5")
     environment.setenv("JOBGATEWAY_LISTEN", "50051")
@@ -204,7 +206,7 @@ def test_all_mistakes_are_reported_at_once(environment: pytest.MonkeyPatch) -> N
     ]
 
 
-def test_all_conflicts_are_reported_at_once(environment: pytest.MonkeyPatch) -> None:
+def test_all_conflicts_are_reported_together(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("JOBGATEWAY_LISTEN", "0.0.0.0:1")
     environment.setenv("JOBGATEWAY_UPSTREAM_TOKEN_FILE", "token")
     environment.setenv("JOBGATEWAY_MAX_CALLS_PER_CREDENTIAL", "2000")

@@ -104,7 +104,7 @@ def _leave(_: int, __: FrameType | None) -> None:
 
 
 def leave_on_interrupt() -> None:
-    """Make Ctrl-C leave at once without a traceback, also during imports and at the end of the interpreter."""
+    """Make Ctrl-C leave immediately without a traceback, also during imports and at the end of the interpreter."""
     # A process that was started with SIGINT ignored, such as a background job, ignores it.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _leave)
@@ -112,7 +112,7 @@ def leave_on_interrupt() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Make Ctrl-C raise `KeyboardInterrupt` within, instead of leaving at once."""
+    """Make Ctrl-C raise `KeyboardInterrupt` within, instead of leaving immediately."""
     if signal.getsignal(signal.SIGINT) is not _leave:
         yield
         return

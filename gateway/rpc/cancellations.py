@@ -82,7 +82,7 @@ class Cancellations:
             except UpstreamError as error:
                 now = self._clock.monotonic()
                 if error.job_shown and not shown:
-                    # A job that the upstream shows is not refused because it was just sent. One more refusal confirms.
+                    # The upstream shows the job, so it is not refused for being new. One more refusal is final.
                     refusals, shown = Refusals(None, exists=True), True
                 if refusals.count(error, now) or now >= give_up:
                     raise

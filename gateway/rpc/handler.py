@@ -88,8 +88,7 @@ class HandlerFactory:
             outcome = await _Invocation(self, described, context).run(data)
             if not isinstance(outcome, RpcError):
                 return outcome
-            # Aborting a stream that is not read may take long, and grpc keeps this frame, so drop the call's data
-            # first.
+            # Aborting an unread stream may take long, and grpc keeps this frame, so drop the call's data first.
             aborting = context.abort(outcome.code, outcome.message, outcome.trailers)
             del data, context
             return await aborting

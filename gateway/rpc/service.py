@@ -162,6 +162,7 @@ class JobService:
                 with self._watch(sent.uid, call, seen=stream.has_seen, just_submitted=True, exists=True) as watcher:
                     await stream.follow(watcher)
         except asyncio.CancelledError:
+            # Not if this process interrupts the call, because the client can resume its watch.
             if request.cancel_on_disconnect and interruption(call) is Interruption.CLIENT_CANCELLED:
                 self._cancellations.start(submission, call)
             raise
@@ -206,7 +207,7 @@ class JobService:
                     sent = await self._rest.send(job, RequestContext(call.credential, headers))
                 except UpstreamStatusError as error:
                     raise error.of_submission() from None
-            # Immediately, because clients that learn the uid may ask for the job before the upstream shows it.
+            # Remember it before any await, because clients may ask for the job before the upstream shows it.
             if sent.uid:
                 self._sent_jobs.remember(sent.uid, job.timeout)
             return sent

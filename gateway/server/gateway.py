@@ -120,7 +120,16 @@ class Gateway:
         await self._admission.wait_idle(float("inf"))
 
     async def stop(self, grace: float) -> None:
-        """Drain for at most `grace` seconds, then close everything, also if `start` failed or was never called."""
+        """Drain for at most `grace` seconds, then close everything, also if `start` failed or was never called.
+
+        1. Reject new calls with DRAINING, and report NOT_SERVING.
+        2. Wait for two thirds of the grace until the calls in flight have ended.
+        3. End the remaining watchers with DRAINING, spread over the last third.
+        4. When the grace is over, interrupt the remaining calls, so that each gets a status of ours.
+        5. Stop the listener, after the last responses have left the process.
+        6. Wait for the rest of the grace until submissions and cancellations without a client have ended.
+        7. Stop the poll loops, and close the connections to the upstream, the store, the tracer, and the admin address.
+        """
         deadline = self._clock.monotonic() + grace
         self._admission.draining = True
         self._health.drain()

@@ -66,7 +66,9 @@ class Health:
 
     async def _check(self, request: health_pb2.HealthCheckRequest, context: Context) -> bytes:
         if request.service not in self._services:
-            await context.abort(StatusCode.NOT_FOUND, "service: the gateway has no such service; list them with List")
+            await context.abort(
+                StatusCode.NOT_FOUND, f"service: {request.service[:100]!r} is not served; list all with List"
+            )
         return self._status_of(request.service).SerializeToString()
 
     async def _list(self, _: Message, __: Context) -> bytes:

@@ -132,13 +132,19 @@ class SqliteIdempotencyStore:
 def _give_up(future: asyncio.Future[object]) -> None:
     if not future.done():
         future.set_exception(
-            StateUnavailable(f"the file of request_ids did not respond within {COMMAND_SECONDS:g} s; nothing was sent")
+            StateUnavailable(
+                f"request_id: its store did not respond within {COMMAND_SECONDS:g} s, and nothing was sent; retry "
+                "later, or send a first attempt without one"
+            )
         )
 
 
 def _unavailable(error: BaseException) -> BaseException:
     if isinstance(error, sqlite3.Error | msgspec.MsgspecError):
-        return StateUnavailable(f"the file of request_ids cannot be used: {error}; nothing was sent")
+        return StateUnavailable(
+            f"request_id: its store cannot be used ({error}), and nothing was sent; retry later, or send a first "
+            "attempt without one"
+        )
     return error
 
 

@@ -90,7 +90,7 @@ class RestClient:
             upstream is about to close.
         reads: the connections for everything else.
         now: returns seconds since the epoch.
-        observer: is told of unknown statuses.
+        observer: counts unknown statuses.
     """
 
     def __init__(

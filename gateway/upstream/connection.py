@@ -24,11 +24,11 @@ LARGEST_SLICE_BYTES = 1 << 20
 SLOW_SLICE_SECONDS = 0.001
 # A first read of at most this size is parsed without measuring how long it takes. Almost every response is one.
 SMALL_BYTES = 4 << 10
-# Reading pauses while this much of a body waits to be taken.
+# Pause reading at this many unread bytes.
 BUFFER_BYTES = 256 << 10
 # A request is written in pieces of this size, and no further once the response has come.
 WRITE_BYTES = 64 << 10
-# How many turns of the event loop a write leaves to bytes that wait to be read.
+# Event loop iterations in which a write yields to pending input.
 TURNS = 10
 SALVAGE_BYTES = 1 << 18
 # Statuses without a body (RFC 9110, section 6.4.1). Some frameworks send one, with these headers.
@@ -52,7 +52,7 @@ class ReusedConnectionLost(ConnectionLost):
 
 
 class DoubtfulResponse(ReusedConnectionLost, InvalidResponse):
-    """More than one response came at once on a connection that was used before.
+    """More than one response came together on a connection that was used before.
 
     The first may be a late one, to an earlier request.
     """
@@ -224,7 +224,7 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
 
     def abort(self) -> None:
-        """Close the connection at once, without the end of TLS."""
+        """Close the connection immediately, without TLS close_notify."""
         self.close()
         if not self._ended:
             self._transport.abort()
@@ -320,7 +320,7 @@ class Connection(asyncio.Protocol):
         # On a reused connection, it may be the response to an earlier request.
         if self._exchanges > 1 and not self._is_forbidden_body(data):
             self._parser.take()
-            self._fail(DoubtfulResponse("more than the response came on a connection that was used before"))
+            self._fail(DoubtfulResponse("extra bytes followed the response on a reused connection"))
         else:
             self._transport.close()
 

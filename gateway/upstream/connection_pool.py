@@ -56,10 +56,10 @@ class ConnectionPool:
 
     Args:
         resolver: Finds the addresses of a host.
-        connect_seconds: How long it may take to open a connection, with TLS and a proxy's tunnel.
-        idle_seconds: How long an unused HTTP/1.1 connection is kept.
-        max_connections: How many connections there may be.
-        tls: Which certificates an https upstream may have, and which protocols are offered to it.
+        connect_seconds: Longest time to open a connection, with TLS and a proxy's tunnel.
+        idle_seconds: Longest time for which an unused HTTP/1.1 connection is kept.
+        max_connections: The largest number of connections.
+        tls: Verifies the upstream's certificate, and offers protocols to it.
         proxy: The HTTP proxy, if requests go through one.
     """
 
@@ -90,8 +90,8 @@ class ConnectionPool:
         """Return a connection for one exchange: the one of this key that was used last, or a new one.
 
         Args:
-            key: Whose connection.
-            max_idle_seconds: Take no HTTP/1.1 connection that was idle for longer.
+            key: Origin and credential.
+            max_idle_seconds: Longest idle time of a reused HTTP/1.1 connection.
             new: Open a new one in any case.
 
         Raises:
@@ -107,7 +107,7 @@ class ConnectionPool:
 
     async def _take(self, key: ConnectionKey, max_idle_seconds: float) -> AnyConnection | None:
         oldest = asyncio.get_running_loop().time() - max_idle_seconds
-        # The one that was used last has the best chance to be open still.
+        # The most recently used one is most likely still open.
         while kept := self._of_key.get(key):
             connection = kept[-1]
             if connection.idle_seconds is None and self._idle[connection] < oldest:

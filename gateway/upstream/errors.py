@@ -49,7 +49,7 @@ MEANINGS = {
     400: "the upstream rejected the request",
     401: "the upstream did not accept the credential",
     403: "the upstream does not allow this for the credential",
-    404: "the upstream did not find what was asked for",
+    404: "the upstream found no such job, entity or workspace",
     409: "the upstream found a conflict with the state of the job",
     413: "the request is too large for the upstream",
     429: "the upstream asks to slow down",

@@ -75,8 +75,8 @@ class ResponseParser:
         """Parse the next bytes.
 
         Raises:
-            InvalidResponse: The response cannot be read, or has too much beside its body. Not raised for bytes after a
-                complete response; they set `excess`.
+            InvalidResponse: The response cannot be read, or has too many bytes of headers and framing. Not raised for
+                bytes after a complete response; they set `excess`.
         """
         self._received += len(data)
         try:
@@ -92,7 +92,8 @@ class ResponseParser:
         if self.head is None and self._received > MAX_HEADERS_BYTES:
             raise InvalidResponse("the upstream's response has headers of more than 64 KiB")
         if self._received - self._body_bytes > MAX_FRAMING_BYTES + MAX_FRAMING_PER_BODY_BYTE * self._body_bytes:
-            raise InvalidResponse("the upstream's response has too many bytes of headers and framing")
+            framing = self._received - self._body_bytes
+            raise InvalidResponse(f"the upstream's response has {framing} bytes of headers and framing, too many")
 
     def end(self) -> None:
         """Complete a response without a length, because the connection has ended."""

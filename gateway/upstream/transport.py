@@ -108,7 +108,7 @@ class Transport:
         budget: bodies over 1 MiB reserve their memory here.
         tls: verifies the certificate of an https upstream, and offers HTTP/2 or not.
         proxy: the URL of an HTTP proxy, or None.
-        observer: is told of each exchange.
+        observer: counts each exchange.
     """
 
     def __init__(

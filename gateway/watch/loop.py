@@ -57,7 +57,8 @@ class PollLoop(Generic[S]):
 
     These methods are the states of the picture in docs/concepts.md:
 
-    - Polling: `_poll`, after `_poll_in_turn` has waited for the rate and a slot. `_succeed` and `_fail` evaluate it.
+    - Queued: `_poll_in_turn`, which waits for the rate and a slot.
+    - Polling: `_poll`. `_succeed` and `_fail` evaluate it.
     - Waiting, failing, confirming: `_wait_until_due`.
     - Unwatched: `_is_joined_again`.
     - Ended: `_succeed` with a last state. Failed: `_end`. Stopped: `stop`, or no watcher joined again.

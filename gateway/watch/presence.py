@@ -113,6 +113,6 @@ class Presence:
         for number, watcher in enumerate(watchers, 1):
             watcher.wake()
             if number == WAKE_BATCH:
-                # These run first, because waking thousands at once would block the event loop.
+                # These run first, because waking thousands together would block the event loop.
                 asyncio.get_running_loop().call_soon(self._wake_some, watchers)
                 return

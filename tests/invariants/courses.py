@@ -38,7 +38,7 @@ def draw_course(dice: random.Random, uid: int, longest: float) -> Course:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A failure of the upstream, for requests of some credentials and jobs during some seconds.
+    """A failure of the upstream that some credentials and jobs meet during some seconds.
 
     `credential` and `uid` are None if all are affected. `retry_after` belongs to a 429 or 503.
     """

@@ -84,7 +84,7 @@ async def test_a_watch_streams_the_state_every_change_and_one_end(
     assert len(upstream.seen) == 5, "the end ends the polling"
 
 
-async def test_initial_metadata_goes_out_before_the_first_answer(
+async def test_initial_metadata_goes_out_before_the_first_response(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     async def hang(connection: Connection) -> None:
@@ -260,7 +260,7 @@ async def test_the_last_token_returns_the_end_on_any_replica(
     assert [(event.job.done, MessageToDict(event.job.content)) for event in again] == [(True, {"a": 1})]
 
 
-async def test_a_broken_chunk_stream_goes_on_at_its_offset(
+async def test_a_broken_chunk_stream_continues_at_its_offset(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     raw = b'"%b"' % (b"0123456789" * 500_000)
@@ -289,7 +289,7 @@ async def test_chunks_of_another_result_start_again(upstream: ScriptedUpstream, 
 
 
 @pytest.mark.parametrize("token", ["nonsense", "A" * 513, "AQAA", "é"])
-async def test_what_is_no_token_is_refused(
+async def test_an_invalid_resume_token_is_refused(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, token: str
 ) -> None:
     failed = await expect_error(watch(jobs, resume_token=token))
@@ -329,7 +329,7 @@ async def test_the_first_event_of_a_run_precedes_the_first_poll(
     call.cancel()
 
 
-async def test_a_run_that_is_done_at_once_is_not_polled(
+async def test_a_run_that_is_done_immediately_is_not_polled(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("POST", JOBS, success())
@@ -504,7 +504,7 @@ async def test_an_error_cancels_nothing(upstream: ScriptedUpstream, monkeypatch:
     assert upstream.requests("DELETE") == []
 
 
-async def test_a_drain_ends_what_is_left_over_with_a_wait_and_a_token(upstream: ScriptedUpstream) -> None:
+async def test_a_drain_ends_remaining_watches_with_a_wait_and_a_token(upstream: ScriptedUpstream) -> None:
     upstream.on("GET", "/jobs/42/", at(10))
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         calls = [watch(jobs) for _ in range(20)]
@@ -576,7 +576,7 @@ async def test_a_run_sends_heartbeats_before_its_first_state(
     assert len(upstream.requests("POST")) == 1
 
 
-async def test_the_cancellation_for_a_caller_who_left_is_tried_again(
+async def test_the_cancellation_for_a_caller_that_left_is_retried(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("POST", JOBS, answer(201, {"uid": 42}))

@@ -84,7 +84,7 @@ class Served:
         self.process.send_signal(number)
 
     async def end(self) -> int:
-        """The exit code; what is left of the log is read."""
+        """Read the rest of the log, and return the exit code."""
         assert self.process.stderr is not None
         while line := await self.process.stderr.readline():
             self.lines.append(json.loads(line))
@@ -508,7 +508,7 @@ async def test_text_logs_are_lines_too(upstream: ScriptedUpstream) -> None:
         assert [b"drain.started" in line for line in rest.splitlines()] == [True, False]
 
 
-# What it serves
+# Serving
 
 
 @pytest.mark.parametrize("service", ["", JOB_SERVICE_NAME, "grpc.health.v1.Health"])

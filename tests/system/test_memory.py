@@ -150,7 +150,9 @@ async def test_ended_calls_are_freed_without_garbage_collection(
         assert left() == []
 
 
-async def test_a_drain_frees_what_it_ends(upstream: ScriptedUpstream, left: Callable[[], list[str]]) -> None:
+async def test_a_drain_frees_the_watches_that_it_ends(
+    upstream: ScriptedUpstream, left: Callable[[], list[str]]
+) -> None:
     upstream.script.extend([RUNNING, hang])
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         calls = [watch(jobs) for _ in range(3)]

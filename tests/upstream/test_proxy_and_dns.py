@@ -238,7 +238,7 @@ async def addresses(names: dict[str, list[str]]) -> AsyncIterator[Addresses]:
         yield made
 
 
-@pytest.mark.parametrize(("seconds", "went_to"), [(0, "127.0.0.2"), (10, "127.0.0.1")], ids=["at once", "later"])
+@pytest.mark.parametrize(("seconds", "went_to"), [(0, "127.0.0.2"), (10, "127.0.0.1")], ids=["immediately", "later"])
 async def test_a_name_that_changes_is_followed_by_new_connections(
     names: dict[str, list[str]], addresses: Addresses, monkeypatch: pytest.MonkeyPatch, seconds: int, went_to: str
 ) -> None:

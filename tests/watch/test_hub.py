@@ -1,3 +1,5 @@
+"""Watchers and poll loops of the hub, with a stepped clock."""
+
 from __future__ import annotations
 
 import asyncio
@@ -660,7 +662,7 @@ async def test_recent_results_are_bounded_and_the_oldest_dropped(clock: SteppedC
 
 
 @pytest.mark.slow
-async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedClock) -> None:
+async def test_an_hour_without_reading_keeps_no_states(clock: SteppedClock) -> None:
     """Neither a watcher that reads nor one that does not keeps any of 100,000 states."""
     steps = 100_000
     fetch = FakePoller(clock, State(0))
@@ -1264,7 +1266,7 @@ async def test_an_unwatched_loop_stays_for_15_seconds(
     assert len(turns) == fetch.count == 1
 
 
-async def test_a_watched_read_lets_the_loop_stop_at_once_again(clock: SteppedClock) -> None:
+async def test_a_watched_read_lets_the_loop_stop_immediately_again(clock: SteppedClock) -> None:
     hub = make_hub(clock, shortest=5, longest=5)
     await leave_during_a_read(hub, clock, fetch := SlowPoller(clock, State(1), takes=2))
     follower = Follower(hub, ANN, fetch)

@@ -93,7 +93,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("raw", "streamed", "unary", "as_struct"), PLACES, ids=lambda value: repr(value[:22]))
-def test_each_result_goes_where_the_rules_say(raw: bytes, streamed: str, unary: str, as_struct: str) -> None:
+def test_each_result_is_placed_by_the_rules(raw: bytes, streamed: str, unary: str, as_struct: str) -> None:
     assert _put(raw, UNSPECIFIED)[1] == streamed
     assert _put(raw, UNSPECIFIED, streaming=False)[1] == unary
     assert _put(raw, STRUCT)[1] == as_struct
