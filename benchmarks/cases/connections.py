@@ -75,7 +75,7 @@ def _after_pause() -> Row:
 
 
 async def _latencies(address: str) -> tuple[float, float]:
-    """Return the median latency of a call after the pause, and of another one at once."""
+    """Return the median latency of a call after the pause, and of another one immediately after it."""
     async with grpc.aio.insecure_channel(address) as channel:
         call: Any = channel.unary_unary("/jobgateway.v1.JobService/SendJob")
 

@@ -304,7 +304,7 @@ class Http2Connection(asyncio.Protocol):
         self._transport.close()
 
     def abort(self) -> None:
-        """Close the connection at once, without the end of TLS."""
+        """Close the connection immediately, without the end of TLS."""
         self.close()
         if not self._ended:
             self._transport.abort()

@@ -307,7 +307,7 @@ async def test_a_connection_without_streams_is_not_sent() -> None:
 
 
 async def test_a_connection_is_used_after_any_idle_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTP/1.1 connections would be too old at once: the time of submissions and that of all but reads are over."""
+    """HTTP/1.1 connections would be too old immediately: the time of submissions and that of all but reads are over."""
     monkeypatch.setattr("gateway.upstream.transport.UNREPEATABLE_IDLE_SECONDS", -1)
     async with posting(echo, idle=0) as (upstream, transport):
         for _ in range(3):
