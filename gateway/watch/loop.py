@@ -287,7 +287,7 @@ class PollLoop(Generic[S]):
         if asked is not None:
             wait = max(wait, asked + schedule.spread())
         if error.throttled:
-            self._throttle.close(self._credential, now + min(wait, self._policy.outage_seconds))
+            self._throttle.close(self._credential, now + min(wait, self._policy.outage_seconds), asked)
         ends_at = self._outage.ends_at
         if asked is not None and now + wait > ends_at:
             self._outage.extended = True
