@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64decode
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from gateway.submit.health import StoreHealth
 from gateway.submit.redis_connection import RedisConnection, read_url
 from gateway.submit.redis_holds import HOLDS_KEY, MAX_HELD, SharedHolds
 from tests.submit.fleet import send, send_over
-from tests.support.gateways import BEARER, expect_error, next_event, running, stub
+from tests.support.gateways import BEARER, TOKEN, expect_error, next_event, running, stub
 from tests.support.raw import free_port
 from tests.support.redis import eventually
 from tests.support.upstream import DONE, JOBS, RUNNING, ScriptedUpstream, answer
@@ -146,12 +147,18 @@ async def test_a_429_on_one_gateway_holds_all_of_them(upstream: ScriptedUpstream
             each.cancel()
 
 
-async def test_a_429_of_a_submission_holds_polls_elsewhere(upstream: ScriptedUpstream, shared: dict[str, Any]) -> None:
+async def test_a_429_of_a_submission_holds_polls_elsewhere(
+    upstream: ScriptedUpstream, own_redis: RedisServer, shared: dict[str, Any]
+) -> None:
     upstream.on("POST", JOBS, answer(429, headers={"Retry-After": "3"}), MADE)
     upstream.on("GET", "/jobs/42/", DONE)
     async with running(upstream.url, **shared) as one, running(upstream.url, **shared) as two:
         assert (await send(one.address, "order")).reason == "UPSTREAM_RATE_LIMITED"
         await eventually(lambda: is_held(two))
+        async with own_redis.client() as client:
+            (credential,) = await client.hgetall(HOLDS_KEY)
+            assert len(b64decode(credential)) == 16
+            assert TOKEN.encode() not in credential
         async with stub(two) as jobs:
             before = asyncio.get_running_loop().time()
             assert (await jobs.WaitJob(pb.WaitJobRequest(uid=42), metadata=BEARER)).done
