@@ -115,7 +115,7 @@ async def test_a_429_on_one_gateway_holds_all_of_them(upstream: ScriptedUpstream
     upstream.on("POST", JOBS, MADE)
     upstream.on("GET", "/jobs/41/", LIMITED)
     upstream.on("GET", "/jobs/42/", RUNNING)
-    upstream.on("GET", "/jobs/43/", RUNNING)
+    upstream.on("GET", "/jobs/43/", answer(200, {"uid": 43, "status": "running"}))
     async with (
         running(upstream.url, **shared) as one,
         running(upstream.url, **shared) as two,
