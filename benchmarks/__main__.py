@@ -12,18 +12,8 @@ from benchmarks.results import write
 from benchmarks.table import Row, as_markdown
 
 CASES = (
-    "start",
-    "noticing",
-    "polling",
-    "calls",
-    "fanout",
-    "wake",
-    "idle",
-    "delay",
-    "large",
-    "growth",
-    "promises",
-    "request_ids",
+    *("start", "noticing", "polling", "calls", "request_ids", "connections", "fanout"),
+    *("wake", "idle", "delay", "large", "growth", "promises"),
 )
 
 

@@ -27,7 +27,7 @@ PANELS = (
     ("GetJob", ("`GetJob`", "the floor of `GetJob`")),
     ("Many watches", ("an event", "the longest pause", "memory of", "from the response")),
     ("A 50 MB result", ("a 50 MB result",)),
-    ("Growth", ("growth",)),
+    ("Polls", ("a poll that finds", "TLS handshakes", "growth")),
 )
 MET, MISSED, OFFICIAL = "#2a7f62", "#c8553d", "#8d99ae"
 # Longer bars are cut.

@@ -106,6 +106,11 @@ class Process:
         times = self._measured.cpu_times()
         return times.user + times.system
 
+    def event_loop_cpu(self) -> float:
+        """Return the CPU time of the main thread so far, which runs the event loop, in seconds."""
+        nanoseconds, _, _ = Path(f"/proc/{self._process.pid}/schedstat").read_text().split()
+        return int(nanoseconds) / 1e9
+
     def memory(self) -> int:
         """Return the resident memory of the process, in bytes."""
         return int(self._measured.memory_info().rss)
@@ -152,31 +157,35 @@ def upstream(*arguments: object) -> Iterator[tuple[Process, str]]:
 
 
 @contextmanager
-def server(kind: str, *arguments: object) -> Iterator[tuple[Process, str]]:
+def server(kind: str, *arguments: object, environment: dict[str, str] | None = None) -> Iterator[tuple[Process, str]]:
     """Run a reference server of `benchmarks/servers`; yield the process and its address."""
-    with process(f"benchmarks.servers.{kind}", *arguments) as started:
+    with process(f"benchmarks.servers.{kind}", *arguments, environment=environment) as started:
         yield started, started.next_line()
 
 
 @contextmanager
-def gateway(upstream_url: str, command: str, /, **settings: object) -> Iterator[tuple[Process, str]]:
+def gateway(
+    upstream_url: str, command: str, environment: dict[str, str] | None = None, /, **settings: object
+) -> Iterator[tuple[Process, str]]:
     """Run the gateway with logs, metrics and traces; yield the process and its address.
 
     Args:
         upstream_url: The base URL of the upstream.
-        command: WITH_PAUSES or SERVE.
+        command: WITH_PAUSES or SERVE, or another module with its arguments.
+        environment: Further variables.
         settings: Settings of the gateway, with the names of their fields.
 
     """
     with process("benchmarks.collector") as collector:
-        environment = QUIET_GATEWAY | {
+        variables = QUIET_GATEWAY | {
             "JOBGATEWAY_UPSTREAM_URL": upstream_url,
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector.next_line()}",
             "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
             "OTEL_TRACES_SAMPLER_ARG": "0.1",
             **{f"JOBGATEWAY_{name.upper()}": str(value) for name, value in settings.items()},
+            **(environment or {}),
         }
-        with process(*command.split(), environment=environment) as started:
+        with process(*command.split(), environment=variables) as started:
             yield started, json.loads(started.log_line_with('"serving"'))["address"]
 
 

@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RESULTS = ROOT / "benchmarks" / "results"
-LIBRARIES = ("grpcio", "protobuf", "httpx", "httpx-aiohttp", "aiohttp", "msgspec", "uvloop", "prometheus-client")
+LIBRARIES = (
+    "grpcio",
+    "protobuf",
+    "httptools",
+    "httpx",
+    "httpx-aiohttp",
+    "aiohttp",
+    "msgspec",
+    "uvloop",
+    "prometheus-client",
+)
 
 
 def write(rows: Iterable[Row], seconds: float) -> None:

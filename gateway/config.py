@@ -120,6 +120,11 @@ class Settings(BaseModel):
     upstream_proxy_url: Annotated[str, AfterValidator(_proxy_url)] | None = Field(
         None, description="HTTP proxy to the upstream, as `http://HOST:PORT`."
     )
+    upstream_http2: bool = Field(
+        True,
+        description="`true` sends submissions over HTTP/2 if the upstream offers it. Set `false` if its HTTP/2 is "
+        "broken.",
+    )
     listen: _Listen = Field("127.0.0.1:50051", description="gRPC address, as HOST:PORT. Port 0 selects a free one.")
     poll_interval_min_seconds: float = Field(
         0.25, ge=0.01, le=3600, description="Shortest time between two polls of a job, when its watch is new."
@@ -278,7 +283,7 @@ def load() -> Settings:
             settings are found only if each one is valid.
     """
     variables = {PREFIX + name.upper(): name for name in Settings.model_fields}
-    # In any case of letters, because `jobgateway_listen` is meant to be a setting too.
+    # Case-insensitive, so that a lower-case name is reported instead of ignored.
     given = {name: value for name, value in sorted(os.environ.items()) if name.upper().startswith(PREFIX)}
     problems = [
         f"{name}: there is no such setting; docs/reference/settings.md lists all"

@@ -34,10 +34,10 @@ class WorkerPool:
         self._pool.shutdown(wait=False)
 
 
-class Daemon:
+class DaemonWorker:
     """A thread that runs one piece of work after the other. The process does not wait for it when it exits.
 
-    The thread ends when its `Daemon` is freed.
+    The thread ends when its `DaemonWorker` is freed.
     """
 
     def __init__(self, name: str) -> None:

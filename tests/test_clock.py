@@ -1,3 +1,5 @@
+"""Sleeps, timeouts and events of the clock."""
+
 from __future__ import annotations
 
 import asyncio
@@ -32,7 +34,7 @@ async def test_a_sleep_ends_at_its_moment_and_not_before() -> None:
     assert sleeper.done()
 
 
-async def test_a_sleep_until_a_moment_in_the_past_ends_at_once() -> None:
+async def test_a_sleep_until_a_moment_in_the_past_ends_immediately() -> None:
     clock = SteppedClock()
     await sleep_until(clock, clock.now)
     assert clock.pending == 0

@@ -1,3 +1,5 @@
+"""Settings from the environment."""
+
 from __future__ import annotations
 
 import os
@@ -18,6 +20,7 @@ SECRET = "hunter2-secret"
 DOCS = ROOT / "docs" / "reference" / "settings.md"
 DEFAULTS: dict[str, Any] = {
     "UPSTREAM_PROXY_URL": None,
+    "UPSTREAM_HTTP2": True,
     "LISTEN": "127.0.0.1:50051",
     "POLL_INTERVAL_MIN_SECONDS": 0.25,
     "POLL_INTERVAL_MAX_SECONDS": 5.0,
@@ -81,6 +84,7 @@ def test_only_the_upstream_has_no_default() -> None:
         ("UPSTREAM_URL", "HTTPS://Viktor.example.com./a/b/", "HTTPS://Viktor.example.com./a/b/"),
         ("UPSTREAM_URL", "http://[::1]:8080/api", "http://[::1]:8080/api"),
         ("UPSTREAM_PROXY_URL", "http://proxy.example.com:3128", "http://proxy.example.com:3128"),
+        ("UPSTREAM_HTTP2", "false", False),
         ("LISTEN", "127.1.2.3:0", "127.1.2.3:0"),
         ("LISTEN", "[::1]:50051", "[::1]:50051"),
         ("LISTEN", "LocalHost:1", "LocalHost:1"),
@@ -169,6 +173,7 @@ WRONG = {
     "UPSTREAM_TOKEN_FILE": ["", "/"],
     "MAX_CONNECTION_AGE_SECONDS": ["", "0", "0.9", "nan", "inf", "86401"],
     "ADMIN_LISTEN": ["", "9464", "localhost", "unix:/tmp/socket:1"],
+    "UPSTREAM_HTTP2": ["", "h2"],
     "REFLECTION": ["", "maybe"],
     "LOG_FORMAT": ["", "JSON", "yaml"],
 }
@@ -188,7 +193,7 @@ def test_the_upstream_is_required(environment: pytest.MonkeyPatch) -> None:
     assert problem() == "JOBGATEWAY_UPSTREAM_URL: required, but not set"
 
 
-def test_all_mistakes_are_reported_at_once(environment: pytest.MonkeyPatch) -> None:
+def test_all_mistakes_are_reported_together(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("JOBGATEWAY_UPSTREAM_URL")
     environment.setenv("JOBGATEWAY_MAX_CALL", "5")
     environment.setenv("JOBGATEWAY_LISTEN", "50051")
@@ -201,7 +206,7 @@ def test_all_mistakes_are_reported_at_once(environment: pytest.MonkeyPatch) -> N
     ]
 
 
-def test_all_conflicts_are_reported_at_once(environment: pytest.MonkeyPatch) -> None:
+def test_all_conflicts_are_reported_together(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("JOBGATEWAY_LISTEN", "0.0.0.0:1")
     environment.setenv("JOBGATEWAY_UPSTREAM_TOKEN_FILE", "token")
     environment.setenv("JOBGATEWAY_MAX_CALLS_PER_CREDENTIAL", "2000")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.threads import Daemon, WorkerPool, run_detached
+from gateway.threads import DaemonWorker, WorkerPool, run_detached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ def no_collector() -> Iterator[None]:
 
 
 def in_a_daemon(work: Callable[[], None]) -> Future[None]:
-    daemon = Daemon("test")
+    daemon = DaemonWorker("test")
     future = daemon.run(work)
     # When the second piece ends, the thread has left the first.
     daemon.run(bool).result()

@@ -1,4 +1,7 @@
-"""CPU per call and calls per second of `SendJob` and `GetJob`, next to the floor and the naive gateway."""
+"""CPU per call and calls per second of `SendJob` and `GetJob`, next to the floor and the naive gateway.
+
+With a plain upstream and a TLS one, which only the gateway and the floor have.
+"""
 
 from __future__ import annotations
 
@@ -7,73 +10,108 @@ from statistics import median
 
 from benchmarks.processes import SERVE, Process, gateway, process, server, upstream
 from benchmarks.table import Row
+from benchmarks.tls import is_missing, with_tls
 
 METHODS = ("SendJob", "GetJob")
 IN_FLIGHT = (1, 8, 64, 256)
 # HTTP clients of `servers/floor.py`, and further ones that are measured only with MORE_AT calls in flight.
 FLOORS = ("client", "floor")
 MORE, MORE_AT = ("transport", "aiohttp"), 64
+# The kinds of upstreams, as the names of rows have them, and the servers with each. A row for HTTP/2 belongs here.
+PLAIN, TLS = "", ", TLS upstream"
+TLS_SERVERS = ("gateway", "floor")
+# The event loop is one thread, so its time limits the calls per second.
+CPU, LOOP, RATE = range(3)
+FLOOR_LIMIT = 1.35
+Servers = dict[tuple[str, str], tuple[Process, str]]
 
 
 def run(*, quick: bool) -> list[Row]:
     """Measure each method with each number of calls in flight."""
-    seconds, rounds = (0.5, 1) if quick else (1.0, 3)
+    seconds, rounds, numbers = (0.2, 1, IN_FLIGHT[1:3]) if quick else (1.0, 3, IN_FLIGHT)
     rows = []
     with ExitStack() as stack:
         servers = _servers(stack)
         for each in servers.values():
-            _load(each, "GetJob", 64, 0.5)
+            _load(each, "GetJob", 64, seconds / 2)
         for method in METHODS:
-            for in_flight in IN_FLIGHT:
-                names = ("gateway", "naive", *FLOORS, *(MORE if in_flight == MORE_AT else ()))
-                loads: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-                for _ in range(rounds):
-                    for name in names:
-                        loads[name].append(_load(servers[name], method, in_flight, seconds))
-                cpu = {name: median(cpu for cpu, _ in each) * 1e6 for name, each in loads.items()}
-                rate = {name: median(rate for _, rate in each) for name, each in loads.items()}
-                rows += _rows(method, in_flight, cpu, rate)
+            for in_flight in numbers:
+                rows += _measure(servers, method, in_flight, seconds, rounds)
     return rows
 
 
-def _servers(stack: ExitStack) -> dict[str, tuple[Process, str]]:
-    """Start all servers; return their processes and addresses by name."""
+def _measure(servers: Servers, method: str, in_flight: int, seconds: float, rounds: int) -> list[Row]:
+    left_out = () if in_flight == MORE_AT else MORE
+    loads: dict[tuple[str, str], list[tuple[float, ...]]] = {name: [] for name in servers if name[1] not in left_out}
+    for _ in range(rounds):
+        for name, seen in loads.items():
+            seen.append(_load(servers[name], method, in_flight, seconds))
+    medians = {name: tuple(map(median, zip(*seen, strict=True))) for name, seen in loads.items()}
+    rows = []
+    for kind in (PLAIN, TLS):
+        of_kind = {name: values for (each, name), values in medians.items() if each == kind}
+        if of_kind:
+            rows += _rows(f"`{method}`, {in_flight} in flight{kind}", of_kind)
+    if not left_out:
+        floor, client = medians[PLAIN, "floor"][CPU], medians[PLAIN, "client"][CPU]
+        rows.append(Row(f"the floor of `{method}` relative to httpx's client on asyncio", floor / client, "x", 0.75))
+    return rows
+
+
+def _servers(stack: ExitStack) -> Servers:
+    """Start all servers; return their processes and addresses by the kind of their upstream and their name."""
     _, url = stack.enter_context(upstream())
     servers = {
-        "gateway": stack.enter_context(gateway(url, SERVE)),
-        "naive": stack.enter_context(server("naive", url)),
+        (PLAIN, "gateway"): stack.enter_context(gateway(url, SERVE)),
+        (PLAIN, "naive"): stack.enter_context(server("naive", url)),
     }
-    return servers | {client: stack.enter_context(server("floor", url, client)) for client in (*FLOORS, *MORE)}
+    for client in (*FLOORS, *MORE):
+        servers[PLAIN, client] = stack.enter_context(server("floor", url, client))
+    if not is_missing():
+        tls = stack.enter_context(with_tls(url))
+        servers[TLS, "gateway"] = stack.enter_context(gateway(tls.url, SERVE, tls.environment))
+        servers[TLS, "floor"] = stack.enter_context(server("floor", tls.url, "floor", environment=tls.environment))
+    return servers
 
 
-def _load(measured: tuple[Process, str], method: str, in_flight: int, seconds: float) -> tuple[float, float]:
-    """Make calls for some seconds; return the server's CPU time per call in seconds, and the calls per second."""
+def _load(measured: tuple[Process, str], method: str, in_flight: int, seconds: float) -> tuple[float, ...]:
+    """Make calls for some seconds; return CPU and event loop µs per call of the server, and the calls per second."""
     server_process, address = measured
-    before = server_process.cpu()
+    before, loop_before = server_process.cpu(), server_process.event_loop_cpu()
     with process("benchmarks.load", address, method, in_flight, seconds) as load:
         calls = int(load.output())
-    return (server_process.cpu() - before) / calls, calls / seconds
+    cpu, loop = server_process.cpu() - before, server_process.event_loop_cpu() - loop_before
+    return cpu / calls * 1e6, loop / calls * 1e6, calls / seconds
 
 
-def _rows(method: str, in_flight: int, cpu: dict[str, float], rate: dict[str, float]) -> list[Row]:
-    what = f"`{method}`, {in_flight} in flight"
-    figures = {f"{name} µs": value for name, value in cpu.items()}
-    per_second = {f"{name} calls/s": value for name, value in rate.items()}
-    rows = [
-        Row(f"{what}: CPU relative to the floor", cpu["gateway"] / cpu["floor"], "x", 1.15, figures=figures),
-        Row(f"{what}: CPU relative to httpx's client on asyncio", cpu["gateway"] / cpu["client"], "x", 1.15),
-        Row(f"{what}: CPU relative to the naive gateway", cpu["gateway"] / cpu["naive"], "x", 0.55),
+def _rows(what: str, medians: dict[str, tuple[float, ...]]) -> list[Row]:
+    gateway_, floor = medians["gateway"], medians["floor"]
+
+    def figures(kind: int, unit: str) -> dict[str, float]:
+        return {f"{name} {unit}": values[kind] for name, values in medians.items()}
+
+    def relative(name: str, reference: str, limit: float) -> list[Row]:
+        if reference not in medians:
+            return []
+        return [Row(f"{what}: CPU relative to {name}", gateway_[CPU] / medians[reference][CPU], "x", limit)]
+
+    return [
         Row(
-            f"{what}: calls per second relative to the floor", rate["gateway"] / rate["floor"], "x", figures=per_second
+            f"{what}: CPU relative to the floor",
+            gateway_[CPU] / floor[CPU],
+            "x",
+            FLOOR_LIMIT,
+            figures=figures(CPU, "µs"),
+        ),
+        Row(
+            f"{what}: event loop relative to the floor", gateway_[LOOP] / floor[LOOP], "x", figures=figures(LOOP, "µs")
+        ),
+        *relative("httpx's client on asyncio", "client", 1.15),
+        *relative("the naive gateway", "naive", 0.55),
+        Row(
+            f"{what}: calls per second relative to the floor",
+            gateway_[RATE] / floor[RATE],
+            "x",
+            figures=figures(RATE, "calls/s"),
         ),
     ]
-    if in_flight == MORE_AT:
-        rows.append(
-            Row(
-                f"the floor of `{method}` relative to httpx's client on asyncio",
-                cpu["floor"] / cpu["client"],
-                "x",
-                0.75,
-            )
-        )
-    return rows

@@ -1,4 +1,4 @@
-"""The longest pause of the event loop when 10,000 watchers are woken, next to a server that wakes them all at once."""
+"""The longest pause of the event loop when 10,000 watchers are woken, next to a server that wakes them all together."""
 
 from __future__ import annotations
 

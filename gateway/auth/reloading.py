@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import structlog
 
 from gateway.errors import ConfigError
-from gateway.threads import Daemon, wait_done
+from gateway.threads import DaemonWorker, wait_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,6 +39,27 @@ class InvalidFile(Exception):
         super().__init__(f"{variable}: {why}")
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[T]):
+    """The files have new contents, which are valid."""
+
+    value: T
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """The files cannot be used."""
+
+    why: str
+
+
+class Unchanged:
+    """The files have the same contents as before."""
+
+
+UNCHANGED = Unchanged()
+
+
 class ReloadingFiles(Generic[T]):
     """The result of `make` for some files, which is made again when their contents change.
 
@@ -60,23 +82,26 @@ class ReloadingFiles(Generic[T]):
         self._files = files
         self._make = make
         # The contents that were read last, or why they could not be read. An equal time or size proves nothing.
-        self._seen: Mapping[str, bytes] | str | None = None
+        self._seen: Mapping[str, bytes] | Invalid | None = None
         # The variable and path that are read now, as the subject of messages.
         self._reading = describe(files)
         self._lock = threading.Lock()
-        self._waiting: Future[None] | None = None
-        self._ended: Future[None] | None = None
+        # The check that has not started, and the last one that has ended, whose future may not be done yet.
+        self._next_check: Future[None] | None = None
+        self._finished_check: Future[None] | None = None
+        # True from the first check that takes too long to the end of the next one.
         self._stuck = False
-        self._logged: str | None = None
-        self._thread = Daemon("files")
-        first = self._thread.run(self._changed)
+        self._logged: Invalid | None = None
+        self._thread = DaemonWorker("files")
+        first = self._thread.run(self._reload)
         try:
-            made = first.result(START_SECONDS)
+            loaded = first.result(START_SECONDS)
         except TimeoutError:
             raise ConfigError(hangs(self._reading, START_SECONDS)) from None
-        if not isinstance(made, tuple):
-            raise ConfigError(made)
-        (self._valid,) = made
+        if isinstance(loaded, Invalid):
+            raise ConfigError(loaded.why)
+        assert isinstance(loaded, Loaded), "nothing was read before"  # noqa: S101 - otherwise a defect
+        self._valid = loaded.value
 
     @property
     def last(self) -> T:
@@ -109,66 +134,66 @@ class ReloadingFiles(Generic[T]):
     def _check(self) -> Future[None]:
         """Return a check that has not started yet, so that it sees all changes before this call."""
         with self._lock:
-            if self._waiting is None:
-                self._waiting = self._thread.run(self._look)
-            return self._waiting
+            if self._next_check is None:
+                self._next_check = self._thread.run(self._run_check)
+            return self._next_check
 
     def _give_up(self, check: Future[None]) -> None:
         with self._lock:
-            if check.done() or check is self._ended or self._stuck:
+            if check.done() or check is self._finished_check or self._stuck:
                 return
             self._stuck = True
         _log.warning("files.invalid", why=hangs(self._reading, READ_SECONDS))
 
-    def _look(self) -> None:
+    def _run_check(self) -> None:
         with self._lock:
-            check, self._waiting = self._waiting, None
-        made = self._changed()
-        if isinstance(made, tuple):
-            (self._valid,) = made
+            check, self._next_check = self._next_check, None
+        loaded = self._reload()
+        if isinstance(loaded, Loaded):
+            self._valid = loaded.value
         with self._lock:
             # In one step, because the future of the check is done only later.
-            self._ended = check
+            self._finished_check = check
             recovered, self._stuck = self._stuck, False
         if recovered:
             _log.info("files.readable_again", settings=sorted(self._files))
-        self._log_change(made)
+        self._log_change(loaded)
 
-    def _log_change(self, made: tuple[T] | str | None) -> None:
-        if isinstance(made, tuple):
+    def _log_change(self, loaded: Loaded[T] | Invalid | Unchanged) -> None:
+        if isinstance(loaded, Loaded):
             self._logged = None
             _log.info("files.reloaded", settings=sorted(self._files))
-        elif made is not None and made != self._logged:
-            self._logged = made
-            _log.warning("files.invalid", why=made)
+        elif isinstance(loaded, Invalid) and loaded != self._logged:
+            self._logged = loaded
+            _log.warning("files.invalid", why=loaded.why)
 
-    def _changed(self) -> tuple[T] | str | None:
-        """Return the result in a tuple, or why there is none, or None if the contents are the same as before."""
-        made: tuple[T] | str | None = None
+    def _reload(self) -> Loaded[T] | Invalid | Unchanged:
+        """Read the files until two reads find the same contents."""
+        loaded: Loaded[T] | Invalid | Unchanged = UNCHANGED
         for _ in range(MAX_READS):
             contents = self._read()
             if contents == self._seen:
-                return made
+                return loaded
             self._seen = contents
-            if isinstance(contents, str):
-                made = contents
+            if isinstance(contents, Invalid):
+                loaded = contents
                 continue
             try:
-                made = (self._make(contents),)
+                loaded = Loaded(self._make(contents))
             except InvalidFile as error:
-                made = str(error)
-        # A text equals no contents, so that the next check tries again.
-        self._seen = f"{self._reading} changes while it is read; replace the file in one step"
+                loaded = Invalid(str(error))
+        # It equals no contents, so that the next check tries again.
+        self._seen = Invalid(f"{self._reading} changes while it is read; replace the file in one step")
         return self._seen
 
-    def _read(self) -> Mapping[str, bytes] | str:
+    def _read(self) -> Mapping[str, bytes] | Invalid:
         contents = {}
         for variable, path in self._files.items():
             self._reading = f"{variable}: {path}"
             try:
                 contents[variable] = read_regular(path)
             except (OSError, UnfitFileError) as error:
-                return f"{self._reading} {problem_of(error)}"
+                return Invalid(f"{self._reading} {problem_of(error)}")
         return contents
 
 

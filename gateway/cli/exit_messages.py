@@ -29,7 +29,7 @@ def failed(current: Session, error: GatewayError, uid: int, sent: pb.SendJobRequ
 def interrupted(current: Session, uid: int, sent: pb.SendJobRequest | None, *, cancel: bool) -> NoReturn:
     """Leave because of Ctrl-C; with `cancel`, ask to cancel the job first. `uid` and `sent` are as in `failed`."""
     current.sent, current.uid = sent, uid
-    # A second Ctrl-C leaves at once, because the rest may block, as standard error may.
+    # A second Ctrl-C leaves immediately, because the rest may block, as standard error may.
     stdio.leave_on_interrupt()
     if sent and not uid:
         display.note(f"interrupted, and nothing was cancelled; {current.whereabouts()}")

@@ -60,12 +60,11 @@ def serve() -> None:
     except ConfigError as error:
         _cannot_start(*error.args)
 
-    from gateway.server.process import leave, run
+    from gateway.server.process import exit_now, run
     from gateway.server.process import serve as serve_gateway
 
     async def serve_and_leave(settings: Settings) -> None:
-        await serve_gateway(settings)
-        leave(0)
+        exit_now(await serve_gateway(settings))
 
     try:
         run(serve_and_leave(settings))
@@ -106,7 +105,7 @@ async def _simulate(listen: str, token: str, hint: str) -> None:
         usage_error(f"--listen: {listen} is not HOST:PORT, such as 127.0.0.1:8080")
     logs.configure("text")
     stop = asyncio.Event()
-    for number in signals.stopping():
+    for number in signals.stop_signals():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     simulator = Simulator(tokens=frozenset({token}))
     try:

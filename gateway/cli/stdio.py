@@ -11,13 +11,13 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from gateway.cli.exit_codes import INTERRUPTED
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
 STDIN, STDOUT, STDERR = 0, 1, 2
-# As in a shell after SIGINT.
-INTERRUPTED = 130
 
 # A closed standard output rejects writes, so that a command notices. A closed standard error drops them.
 _STANDINS = {STDIN: os.O_RDONLY, STDOUT: os.O_RDONLY, STDERR: os.O_WRONLY}
@@ -104,7 +104,7 @@ def _leave(_: int, __: FrameType | None) -> None:
 
 
 def leave_on_interrupt() -> None:
-    """Make Ctrl-C leave at once without a traceback, also during imports and at the end of the interpreter."""
+    """Make Ctrl-C leave immediately without a traceback, also during imports and at the end of the interpreter."""
     # A process that was started with SIGINT ignored, such as a background job, ignores it.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _leave)
@@ -112,7 +112,7 @@ def leave_on_interrupt() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Make Ctrl-C raise `KeyboardInterrupt` within, instead of leaving at once."""
+    """Make Ctrl-C raise `KeyboardInterrupt` within, instead of leaving immediately."""
     if signal.getsignal(signal.SIGINT) is not _leave:
         yield
         return

@@ -198,9 +198,8 @@ class Admission:
         request = self._large_requests.try_acquire(caller, request_bytes)
         if request is None:
             raise limit_reached(
-                f"there is no memory now for a request of {request_bytes} bytes beside the other large ones of this "
-                "credential and of all; try again later, and prefer SendJob to RunJob, because a request holds its "
-                "memory until its call ends"
+                f"request: no memory for {request_bytes} bytes next to the other large requests; retry later, or use "
+                "SendJob, because RunJob holds its request until the job ends"
             )
         return request
 
@@ -209,7 +208,7 @@ class Admission:
         self._call_ended.set()
 
     async def delay_rejection(self, caller: bytes, request_bytes: int) -> None:
-        """Return when a caller may hear of its rejection: at once, or after 2 seconds if it does not wait as told.
+        """Delay a rejection by 2 seconds if the caller ignores `RetryInfo`; otherwise return immediately.
 
         Clients that retry immediately would otherwise take the machine, because a rejection costs time too.
         """

@@ -23,10 +23,10 @@ RECOVERY_SECONDS = 600.0
 FASTEST_RECOVERY = 2.0
 # Multiplicative decrease: to this part of the rate that was recently used, but not below this part of the highest rate
 # or one per second, whichever is less.
-SLOWED_PART = 0.5
-LEAST_PART = 1 / 50
+SLOWED_FRACTION = 0.5
+LEAST_FRACTION = 1 / 50
 # `slow_down` has an effect only once in this time, because requests may have been sent before the rate went down.
-ONE_SIGN_SECONDS = 1.0
+SLOW_DOWN_COOLDOWN_SECONDS = 1.0
 # The rate that is used is averaged over this time.
 AVERAGE_SECONDS = 5.0
 # The error that is allowed for a whole token, because sums of fractions are not exact.
@@ -68,11 +68,11 @@ class _TokenBucket:
 
     def slow_down(self, now: float) -> None:
         self._advance(now)
-        if now - self._slowed_at < ONE_SIGN_SECONDS:
+        if now - self._slowed_at < SLOW_DOWN_COOLDOWN_SECONDS:
             return
         self._slowed_at = now
         used = min(self._rate, self._used / AVERAGE_SECONDS)
-        self._rate = max(min(1.0, self._max_rate * LEAST_PART), used * SLOWED_PART)
+        self._rate = max(min(1.0, self._max_rate * LEAST_FRACTION), used * SLOWED_FRACTION)
         self._tokens = min(self._tokens, self._rate)
 
     def is_full(self, now: float) -> bool:

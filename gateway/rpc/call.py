@@ -12,7 +12,7 @@ from grpc import StatusCode, aio
 
 from gateway.auth.peer import printable
 from gateway.errors import InternalError
-from gateway.rpc.metadata import by_name, read_machine_retry
+from gateway.rpc.metadata import metadata_dict, read_automatic_retry
 from gateway.upstream import RequestContext
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class CallRecord:
         if span.trace_id:
             self.ids["trace_id"] = span.trace_id
         self.sent = observer.sent
-        self._who = {"method": method, "peer": printable(peer)} if peer else {"method": method}
+        self._identity = {"method": method, "peer": printable(peer)} if peer else {"method": method}
         self._observer = observer
         self._clock = clock
         self._began = clock.monotonic()
@@ -109,7 +109,7 @@ class CallRecord:
         self._observer.ended(code, seconds)
         self.span.end(code, uid, reason)
         # Without `bind`, which makes a logger for each call and costs as much as the line itself.
-        write("call", **self._who, **(more or {}), code=code.name, seconds=seconds, uid=uid, **self.ids)
+        write("call", **self._identity, **(more or {}), code=code.name, seconds=seconds, uid=uid, **self.ids)
 
 
 class Call:
@@ -135,7 +135,7 @@ class Call:
         self.credential = credential
         self.span = record.span
         self.ids = record.ids
-        self.request_context = RequestContext(credential, self.span.onward(headers))
+        self.request_context = RequestContext(credential, self.span.inject(headers))
         self._sent = record.sent
         self.uid: int | None = None
         self.aborted_by_server = False
@@ -144,9 +144,9 @@ class Call:
         self._context = context
         self._task = asyncio.current_task()
 
-    def machine_retry(self) -> str | None:
+    def automatic_retry(self) -> str | None:
         """Return the header, with its value, that marks this call as an automatic retry, or None."""
-        return read_machine_retry(by_name(self._context))
+        return read_automatic_retry(metadata_dict(self._context))
 
     def remaining(self) -> float | None:
         """Return the seconds until the call's deadline, at most 30 days, or None if it has none."""
@@ -209,10 +209,3 @@ def _trace(error: GatewayError, call: Call | None) -> str:
     # A library may put anything into its exceptions, also the header with the token.
     text = "".join(traceback.format_exception(error.__cause__ or error))
     return call.credential.redact(text) if call else text
-
-
-def cancelled_by_client() -> bool:
-    """Return whether the client ended the call; to be called in a handler's `except CancelledError`."""
-    task = asyncio.current_task()
-    # The context does not say so (grpc/grpc#36193), but grpc.aio cancels the task itself.
-    return task is not None and task.cancelling() > 0

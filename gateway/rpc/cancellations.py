@@ -58,32 +58,34 @@ class Cancellations:
             task.cancel()
 
     async def _run(self, submission: SubmissionCall, call: Call) -> None:
+        uid = call.uid
         try:
-            # Outside of the submission's context: if nothing was sent yet, nothing needs to be.
-            sent = await submission.outcome()
-            if sent.uid:
-                await self._cancel(sent.uid, call.request_context)
+            # Without the submission's context, so that an unsent job is not posted for us.
+            uid = (await submission.outcome()).uid
+            # A job without a uid has ended.
+            cancelled = uid and await self._cancel(uid, call.request_context)
         except GatewayError as error:
-            _log.warning("job.cancel_failed", uid=call.uid, reason=mapping_for(error).reason, **call.ids)
+            _log.warning("job.cancel_failed", uid=uid, reason=mapping_for(error).reason, **call.ids)
         else:
-            _log.info("job.cancelled", uid=sent.uid, **call.ids)
+            if cancelled:
+                _log.info("job.cancelled", uid=uid, **call.ids)
 
-    async def _cancel(self, uid: int, context: RequestContext) -> None:
+    async def _cancel(self, uid: int, context: RequestContext) -> bool:
+        """Cancel a job. Return False if it had ended before."""
         refusals = Refusals(self._sent_jobs.find(uid), exists=True)
         shown = False
         give_up = self._clock.monotonic() + RETRY_SECONDS
-        for wait in chain(WAITS, repeat(WAITS[-1])):
+        waits = chain(WAITS, repeat(WAITS[-1]))
+        while True:
             try:
-                await self._jobs.cancel(uid, context)
+                return await self._jobs.cancel(uid, context) is None
             except UpstreamError as error:
                 now = self._clock.monotonic()
                 if error.job_shown and not shown:
-                    # A job that the upstream shows is not refused because it was just sent. One more refusal confirms.
+                    # The upstream shows the job, so it is not refused for being new. One more refusal is final.
                     refusals, shown = Refusals(None, exists=True), True
                 if refusals.count(error, now) or now >= give_up:
                     raise
                 jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
                 asked = error.retry_after or 0.0 if error.transient else 0.0
-                await sleep_until(self._clock, min(give_up, now + max(wait * jitter, asked)))
-            else:
-                return
+                await sleep_until(self._clock, min(give_up, now + max(next(waits) * jitter, asked)))

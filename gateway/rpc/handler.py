@@ -12,8 +12,9 @@ from gateway.auth.credential import PROCESS_KEY, read_credential
 from gateway.auth.peer import peer_of
 from gateway.errors import GatewayError, InternalError, LimitReached, RequestInvalid, SubmitOutcomeUnknown
 from gateway.limits.admission import draining_error
-from gateway.rpc.call import Call, CallRecord, cancelled_by_client
-from gateway.rpc.metadata import by_name, read_passed_through
+from gateway.rpc.call import Call, CallRecord
+from gateway.rpc.interruption import Interruption, interruption
+from gateway.rpc.metadata import metadata_dict, read_passed_through
 from gateway.rpc.one_message import NO_MESSAGE, check_half_closed
 from gateway.rpc.status import RpcError, to_rpc_error
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 # The methods that may have sent a job: a client or proxy would repeat a call that ends with UNAVAILABLE.
 SUBMITTING = frozenset({"SendJob", "RunJob"})
+INTERNAL_CANCELLATION = "a part of the call was cancelled from within"
 
 
 class _Method(NamedTuple):
@@ -89,8 +91,7 @@ class HandlerFactory:
             outcome = await _Invocation(self, described, context).run(data)
             if not isinstance(outcome, RpcError):
                 return outcome
-            # To end a stream that is not read may take long, and grpc keeps what `abort` raises, with this frame. So
-            # this frame holds nothing of the call any more.
+            # Aborting an unread stream may take long, and grpc keeps this frame, so drop the call's data first.
             aborting = context.abort(outcome.code, outcome.message, outcome.trailers)
             del data, context
             return await aborting
@@ -119,7 +120,7 @@ class _Invocation:
         self._factory = factory
         self._method = method
         self._context = context
-        self._metadata = by_name(context)
+        self._metadata = metadata_dict(context)
         self._headers = read_passed_through(self._metadata)
         self._peer = peer_of(context)
         span = factory.tracer.call(method.name, self._headers.get("traceparent"))
@@ -132,14 +133,14 @@ class _Invocation:
         try:
             response = await self._serve(data)
         except asyncio.CancelledError:
-            if cancelled_by_client() and not (self._call and self._call.aborted_by_server):
+            reason = interruption(self._call)
+            if reason is Interruption.CLIENT_CANCELLED:
                 self._record.end(StatusCode.CANCELLED, self._call)
                 raise
-            if self._call and self._call.end_sent:
-                # An error after the last event would contradict it.
+            if reason is Interruption.AFTER_END:
                 self._record.end(StatusCode.OK, self._call)
                 return None
-            error = self._interruption()
+            error = self._abort_error() if reason is Interruption.SERVER_ABORT else InternalError(INTERNAL_CANCELLATION)
         except GatewayError as raised:
             error = raised
         except Exception as raised:  # noqa: BLE001 - only a status may leave a handler
@@ -176,13 +177,10 @@ class _Invocation:
             await self._factory.admission.delay_rejection(call.credential.caller_key, request_bytes)
         return rpc_error
 
-    def _interruption(self) -> GatewayError:
-        call = self._call
-        if call is None or not call.aborted_by_server:
-            # Without a status, a client would hang until its own deadline (grpc/grpc#29248).
-            return InternalError("a part of the call was cancelled from within")
+    def _abort_error(self) -> GatewayError:
         # A stream that has sent the uid to its client can be resumed on another replica.
-        if self._method.name in SUBMITTING and (call.uid is None or self._method.name == "SendJob"):
+        resumable = self._method.name != "SendJob" and self._call is not None and self._call.uid is not None
+        if self._method.name in SUBMITTING and not resumable:
             return SubmitOutcomeUnknown("the gateway was stopped during the submission", None)
         return draining_error()
 

@@ -19,7 +19,7 @@ _COUNT = re.compile(r"[0-9]+")
 _SAFE_VALUE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 
 
-def by_name(context: ServicerContext[Any, Any]) -> dict[str, list[str | bytes]]:
+def metadata_dict(context: ServicerContext[Any, Any]) -> dict[str, list[str | bytes]]:
     """Return a call's metadata, all values of each name."""
     metadata: dict[str, list[str | bytes]] = {}
     for name, value in context.invocation_metadata() or ():
@@ -42,7 +42,7 @@ def read_passed_through(metadata: dict[str, list[str | bytes]]) -> dict[str, str
     return found
 
 
-def read_machine_retry(metadata: dict[str, list[str | bytes]]) -> str | None:
+def read_automatic_retry(metadata: dict[str, list[str | bytes]]) -> str | None:
     """Return the header, with its value, that marks a call as an automatic retry by a library or proxy, or None."""
     for name, first in FIRST_ATTEMPTS.items():
         for value in metadata.get(name, ()):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from gateway.rpc.codec.events import JobState
-from gateway.upstream import RequestContext
+from gateway.upstream import LastRead, RequestContext
 
 if TYPE_CHECKING:
     from gateway.clock import Clock, PauseTimeout
@@ -30,13 +30,14 @@ class JobPoller:
         self._clock = clock
         self._started_at = clock.monotonic()
         self._polls = 0
+        self._last = LastRead()
 
     async def __call__(self, pause: PauseTimeout) -> JobState:
         """Read the job once; see `RequestContext` for `pause`. Raises `UpstreamError`."""
         self._polls += 1
         with self._span.poll(self._uid, self._context.headers) as headers:
             context = RequestContext(self._context.credential, headers, pause)
-            state = JobState(await self._rest.get(self._uid, context))
+            state = JobState(await self._rest.get(self._uid, context, self._last))
         if state.job.done:
             _log.info(
                 "job.ended",

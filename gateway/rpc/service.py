@@ -17,7 +17,6 @@ from gateway.errors import (
     UpstreamStatusError,
 )
 from gateway.models import Job, JobStatus
-from gateway.rpc.call import cancelled_by_client
 from gateway.rpc.cancellations import Cancellations
 from gateway.rpc.codec.content import read_format
 from gateway.rpc.codec.events import JobState, join_buffers, size_of
@@ -28,6 +27,7 @@ from gateway.rpc.codec.requests import (
     read_uid,
     read_wait_timeout,
 )
+from gateway.rpc.interruption import Interruption, interruption
 from gateway.rpc.poller import JobPoller
 from gateway.rpc.stream import EventStream, StreamResources, read_resume_point
 from gateway.rpc.upstream_jobs import UpstreamJobs, uncertain_refusal
@@ -162,7 +162,8 @@ class JobService:
                 with self._watch(sent.uid, call, seen=stream.has_seen, just_submitted=True, exists=True) as watcher:
                     await stream.follow(watcher)
         except asyncio.CancelledError:
-            if request.cancel_on_disconnect and cancelled_by_client() and not call.aborted_by_server:
+            # Not if this process interrupts the call, because the client can resume its watch.
+            if request.cancel_on_disconnect and interruption(call) is Interruption.CLIENT_CANCELLED:
                 self._cancellations.start(submission, call)
             raise
 
@@ -187,10 +188,10 @@ class JobService:
 
     async def _submit(self, request: pb.SendJobRequest, call: Call) -> SubmissionCall:
         request_id = read_request_id(request.request_id)
-        machine_retry = None if request_id else call.machine_retry()
-        if machine_retry is not None:
+        automatic_retry = None if request_id else call.automatic_retry()
+        if automatic_retry is not None:
             raise SubmitOutcomeUnknown(
-                f"a client library or a proxy repeated this call automatically ({machine_retry}), and an earlier "
+                f"a client library or a proxy repeated this call automatically ({automatic_retry}), and an earlier "
                 "attempt may have sent the job; this one sent nothing. Turn off automatic retries of SendJob and "
                 "RunJob, or set a request_id, which makes them safe",
                 None,
@@ -206,7 +207,7 @@ class JobService:
                     sent = await self._rest.send(job, RequestContext(call.credential, headers))
                 except UpstreamStatusError as error:
                     raise error.of_submission() from None
-            # Immediately, because clients that learn the uid may ask for the job before the upstream shows it.
+            # Remember it before any await, because clients may ask for the job before the upstream shows it.
             if sent.uid:
                 self._sent_jobs.remember(sent.uid, job.timeout)
             return sent

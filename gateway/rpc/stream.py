@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # A heartbeat is sent a little before its interval is over, so that it arrives in time.
-HEARTBEAT_PART = 0.9
+HEARTBEAT_FRACTION = 0.9
 # The digest in a token if no state was seen.
 NO_DIGEST = bytes(16)
 # While others wait for memory, a client must read a result within the grace and at the minimum rate. No write is
@@ -111,7 +111,7 @@ class EventStream:
         self.ended = False
         self._call = call
         self._format = content_format
-        self._silence = heartbeat * HEARTBEAT_PART
+        self._silence = heartbeat * HEARTBEAT_FRACTION
         self._clock, self._response_memory, self._workers, self._observer = resources
         # Large results and messages belong to the poll key of the credential that reads them.
         self._owner = call.credential.poll_key

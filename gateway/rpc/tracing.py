@@ -28,7 +28,7 @@ class CallSpan(Protocol):
 
     trace_id: str
 
-    def onward(self, headers: Headers) -> Headers:
+    def inject(self, headers: Headers) -> Headers:
         """Return the client's `headers` as upstream requests within this span carry them."""
 
     def submission(self, headers: Headers) -> AbstractContextManager[Headers]:
@@ -60,7 +60,7 @@ class _NoopCallSpan:
     def __init__(self, trace_id: str) -> None:
         self.trace_id = trace_id
 
-    def onward(self, headers: Headers) -> Headers:
+    def inject(self, headers: Headers) -> Headers:
         return headers
 
     def submission(self, headers: Headers) -> AbstractContextManager[Headers]:

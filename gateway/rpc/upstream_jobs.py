@@ -48,7 +48,7 @@ class UpstreamJobs:
         try:
             await self._rest.cancel(uid, context)
         except UpstreamError as error:
-            # Upstreams refuse to cancel a job that has ended in many ways, and its client has what it wanted.
+            # Upstreams use many statuses to reject cancelling a finished job, and the client's goal is reached.
             state = await self.try_read(uid, context) if error.may_have_been_sent else None
             error.job_shown = state is not None
             if state is None or not state.job.done:

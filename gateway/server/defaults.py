@@ -6,7 +6,8 @@ from __future__ import annotations
 POLL_SLOTS = 256
 SUBMIT_CONNECTIONS = 1_024
 # A POST on a connection that the upstream is closing has an unknown outcome. Upstreams close idle connections after 5
-# seconds or more, so those of submissions are closed first. Reads are repeated (docs/internals/decisions/0005).
+# seconds or more, so those of submissions are closed first, except HTTP/2 (docs/internals/decisions/0017). Reads are
+# repeated (0005).
 SUBMIT_IDLE_SECONDS = 1.0
 READ_IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 5.0

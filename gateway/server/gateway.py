@@ -34,7 +34,7 @@ from gateway.telemetry import logs
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
-from gateway.upstream import RestClient, Timeouts, Transport
+from gateway.upstream import HTTP2, RestClient, Timeouts, Transport
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Gateway:
             raise
 
     async def wait_closed(self) -> None:
-        """Wait until `stop` closes the listener. Raises `OSError` if it ends before and cannot be bound again."""
+        """Wait until `stop` closes the listener. Raises `ListenerLost` if it ends before."""
         await self._listener.wait_closed()
 
     async def wait_idle(self) -> None:
@@ -122,7 +122,16 @@ class Gateway:
         await self._admission.wait_idle(float("inf"))
 
     async def stop(self, grace: float) -> None:
-        """Drain for at most `grace` seconds, then close everything, also if `start` failed or was never called."""
+        """Drain for at most `grace` seconds, then close everything, also if `start` failed or was never called.
+
+        1. Reject new calls with DRAINING, and report NOT_SERVING.
+        2. Wait for two thirds of the grace until the calls in flight have ended.
+        3. End the remaining watchers with DRAINING, spread over the last third.
+        4. When the grace is over, interrupt the remaining calls, so that each gets a status of ours.
+        5. Stop the listener, after the last responses have left the process.
+        6. Wait for the rest of the grace until submissions and cancellations without a client have ended.
+        7. Stop the poll loops, and close the connections to the upstream, the store, the tracer, and the admin address.
+        """
         deadline = self._clock.monotonic() + grace
         self._admission.draining = True
         self._health.drain()
@@ -191,7 +200,7 @@ class Gateway:
         level = self._metrics.level
         level("jobgateway_loops", "Poll loops running.", lambda: self._hub.loop_count)
         level("jobgateway_watchers", "Watchers of the poll loops.", lambda: self._hub.watcher_count)
-        level("jobgateway_submissions_in_flight", "Submissions in flight.", self._submitter.__len__)
+        level("jobgateway_submissions_in_flight", "Submissions in flight.", lambda: self._submitter.in_flight)
         level(
             "jobgateway_large_answers_reserved_bytes",
             f"Bytes held by upstream responses over 1 MiB, of {defaults.LARGE_RESPONSES_BYTES} bytes.",
@@ -247,9 +256,16 @@ def _submitter(settings: Settings, clock: Clock, store: IdempotencyStore, metric
 
 
 def _rest_client(settings: Settings, budget: FairBudget, metrics: Metrics, workers: WorkerPool) -> RestClient:
-    tls = client_context() if settings.upstream_url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    secure = settings.upstream_url.startswith("https:")
+    reads_tls = submissions_tls = client_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if secure and settings.upstream_http2:
+        # Another one, because all connections of a context offer the same protocols.
+        submissions_tls = client_context()
+        submissions_tls.set_alpn_protocols([HTTP2, "http/1.1"])
 
-    def transport(*, silence: float, total: float, idle_seconds: float, max_connections: int) -> Transport:
+    def transport(
+        *, silence: float, total: float, idle_seconds: float, max_connections: int, tls: ssl.SSLContext
+    ) -> Transport:
         return Transport(
             timeouts=Timeouts(min(defaults.CONNECT_SECONDS, silence), silence, total),
             idle_seconds=idle_seconds,
@@ -268,12 +284,14 @@ def _rest_client(settings: Settings, budget: FairBudget, metrics: Metrics, worke
             total=settings.submit_timeout_seconds,
             idle_seconds=defaults.SUBMIT_IDLE_SECONDS,
             max_connections=defaults.SUBMIT_CONNECTIONS,
+            tls=submissions_tls,
         ),
         reads=transport(
             silence=settings.upstream_timeout_seconds,
             total=settings.upstream_timeout_seconds * defaults.TOTAL_TIMEOUT_FACTOR,
             idle_seconds=defaults.READ_IDLE_SECONDS,
             max_connections=defaults.POLL_SLOTS + settings.max_calls,
+            tls=reads_tls,
         ),
         now=SystemClock().time,
         observer=UnknownStatuses(metrics.unknown_status),

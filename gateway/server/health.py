@@ -60,17 +60,19 @@ class Health:
             },
         )
 
-    def _of(self, service: str) -> health_pb2.HealthCheckResponse:
+    def _status_of(self, service: str) -> health_pb2.HealthCheckResponse:
         known: Any = self._status
         return Response(status=known if service in self._services else Response.SERVICE_UNKNOWN)
 
     async def _check(self, request: health_pb2.HealthCheckRequest, context: Context) -> bytes:
         if request.service not in self._services:
-            await context.abort(StatusCode.NOT_FOUND, "service: the gateway has no such service; list them with List")
-        return self._of(request.service).SerializeToString()
+            await context.abort(
+                StatusCode.NOT_FOUND, f"service: {request.service[:100]!r} is not served; list all with List"
+            )
+        return self._status_of(request.service).SerializeToString()
 
     async def _list(self, _: Message, __: Context) -> bytes:
-        statuses = {name: self._of(name) for name in self._services}
+        statuses = {name: self._status_of(name) for name in self._services}
         encoded: bytes = _pb.HealthListResponse(statuses=statuses).SerializeToString()
         return encoded
 
@@ -82,7 +84,7 @@ class Health:
             before = None
             # The status changes once, and the stream stays open after that.
             while True:
-                now = self._of(request.service)
+                now = self._status_of(request.service)
                 if now != before:
                     await context.write(now.SerializeToString())
                     before = now

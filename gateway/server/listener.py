@@ -32,6 +32,10 @@ RELEASE_SECONDS = 0.1
 _log = structlog.get_logger()
 
 
+class ListenerLost(Exception):
+    """A server has ended, and its address cannot be bound again."""
+
+
 class Listener:
     """A gRPC server at all addresses of HOST:PORT, which is replaced when it ends.
 
@@ -66,7 +70,7 @@ class Listener:
         self._restarting = asyncio.get_running_loop().create_task(self._restart(server))
 
     async def wait_closed(self) -> None:
-        """Wait until `stop` is called. Raises `OSError` if a server has ended and its address cannot be bound again."""
+        """Wait until `stop` is called. Raises `ListenerLost` if it ends before."""
         if self._restarting is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(self._restarting)
@@ -112,7 +116,10 @@ class Listener:
             with contextlib.suppress(OSError):
                 return await self._start_server()
             await asyncio.sleep(REBIND_SECONDS)
-        return await self._start_server()
+        try:
+            return await self._start_server()
+        except OSError as error:
+            raise ListenerLost(str(error)) from error
 
 
 async def _stop_ended(server: grpc.aio.Server, grace: float) -> None:

@@ -18,6 +18,7 @@ from gateway.clock import SystemClock
 from gateway.server import defaults, signals
 from gateway.server.descriptors import log_shortages
 from gateway.server.gateway import Gateway
+from gateway.server.listener import ListenerLost
 from gateway.telemetry import logs, tracing
 from gateway.threads import leave_after
 
@@ -46,7 +47,7 @@ def run(main: Coroutine[None, None, T]) -> T:
     return uvloop.run(main)
 
 
-def leave(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
     """Write the rest of the log and end the process, because Python's own exit would wait for threads that hang."""
     with contextlib.suppress(OSError, ValueError):
         logging.shutdown()
@@ -56,8 +57,11 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP, then drain. A second signal ends the process immediately.
+
+    Returns:
+        The exit code: 0, or 1 if the listener was lost.
 
     Raises:
         OSError: An address cannot be bound.
@@ -69,9 +73,12 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(logs.log_unhandled)
 
-    def stop() -> None:
+    def limit_the_drain() -> None:
         # The process must end even if the event loop, or a file that the start waits for, hangs forever.
         leave_after(settings.drain_grace_seconds + defaults.CLOSE_SECONDS, 1)
+
+    def stop() -> None:
+        limit_the_drain()
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(stopping.set)
 
@@ -87,11 +94,26 @@ async def serve(settings: Settings) -> None:
         upstream=settings.upstream_url,
         version=__version__,
     )
-    listening = loop.create_task(gateway.wait_closed())
+    listening = loop.create_task(_is_listener_lost(gateway))
     await asyncio.wait([listening, loop.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
-    _log.info("drain.started", grace_seconds=settings.drain_grace_seconds)
+    if listening.done():
+        limit_the_drain()
+    else:
+        _log.info("drain.started", grace_seconds=settings.drain_grace_seconds)
+    # A lost listener leaves open streams, which may use the grace, too.
     await gateway.stop(settings.drain_grace_seconds)
-    await listening
+    lost = await listening
     shortages.cancel()
     _log.info("process.stopped")
     logs.flush(defaults.LAST_LINES_SECONDS)
+    return int(lost)
+
+
+async def _is_listener_lost(gateway: Gateway) -> bool:
+    """Wait until the listener ends; return whether it was lost, and log that."""
+    try:
+        await gateway.wait_closed()
+    except ListenerLost as error:
+        _log.error("listener.lost", why=str(error))
+        return True
+    return False

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
 
-def stopping() -> AbstractSet[signal.Signals]:
+def stop_signals() -> AbstractSet[signal.Signals]:
     """Return the signals that stop a server.
 
     They include SIGHUP, unless the process was started with it ignored, as `nohup` does.
@@ -23,13 +23,13 @@ def stopping() -> AbstractSet[signal.Signals]:
 def block() -> None:
     """Block these signals until `watch` waits for them. Call it before other threads start."""
     # Without a handler, they end the process without a log line, and the first process of a container ignores them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, stopping())
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
 
 
 def watch(first: Callable[[], None], later: Callable[[], None]) -> None:
     """Call `first` for the first of these signals, and `later` for each one after it, in a new thread."""
     block()
-    numbers = stopping()
+    numbers = stop_signals()
 
     def wait() -> None:
         signal.sigwait(numbers)

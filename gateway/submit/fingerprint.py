@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_CANONICAL_INTEGER_DIGITS = 60
 LONG_INTEGER = b"0" * (MAX_CANONICAL_INTEGER_DIGITS + 1)
 DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
-# Fractions of up to 15 digits and such an exponent are equal if their doubles are equal.
+# Fractions of up to 15 digits with exponents up to this are equal if their doubles are equal.
 MAX_SCALE = 250
 # Numbers with longer exponents are compared as they are written.
 MAX_EXPONENT_DIGITS = 18

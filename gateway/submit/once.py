@@ -153,4 +153,4 @@ def _recall(record: IdempotencyRecord, fingerprint: bytes) -> SubmissionResult:
 
 def reused() -> RequestIdReused:
     """Return the error for a request id that belongs to another request."""
-    return RequestIdReused("request_id", "it belongs to another request; take a new one for each new request")
+    return RequestIdReused("request_id", "already used for another request; use a new one")

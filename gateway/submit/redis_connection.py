@@ -270,4 +270,6 @@ def _why(error: Exception) -> str:
 
 
 def _unavailable() -> StateUnavailable:
-    return StateUnavailable("the store of request_ids does not respond, and nothing was sent; try again")
+    return StateUnavailable(
+        "request_id: its store does not respond, and nothing was sent; retry later, or send a first attempt without one"
+    )

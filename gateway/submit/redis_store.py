@@ -225,4 +225,6 @@ def _record(fingerprint: bytes, outcome: bytes | None = None) -> IdempotencyReco
     try:
         return IdempotencyRecord(fingerprint, decode(outcome))
     except msgspec.MsgspecError:
-        raise StateUnavailable("the record of this request_id cannot be read, and nothing was sent") from None
+        raise StateUnavailable(
+            "request_id: its record cannot be read, and nothing was sent; look for its job before you use a new one"
+        ) from None

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.errors import ConfigError, GatewayError, StateUnavailable
 from gateway.submit.sqlite_records import Change, Records, UnfitFile
-from gateway.threads import Daemon
+from gateway.threads import DaemonWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ class SqliteIdempotencyStore:
         self._clock = clock
         self._health = health
         self._time_offset = clock.time() - clock.monotonic()
-        self._thread = Daemon("state")
+        self._thread = DaemonWorker("state")
         self._waiting: list[_Command] = []
         self._busy = False
         self._records = _open(self._thread, path)
@@ -132,17 +132,23 @@ class SqliteIdempotencyStore:
 def _give_up(future: asyncio.Future[object]) -> None:
     if not future.done():
         future.set_exception(
-            StateUnavailable(f"the file of request_ids did not respond within {COMMAND_SECONDS:g} s; nothing was sent")
+            StateUnavailable(
+                f"request_id: its store did not respond within {COMMAND_SECONDS:g} s, and nothing was sent; retry "
+                "later, or send a first attempt without one"
+            )
         )
 
 
 def _unavailable(error: BaseException) -> BaseException:
     if isinstance(error, sqlite3.Error | msgspec.MsgspecError):
-        return StateUnavailable(f"the file of request_ids cannot be used: {error}; nothing was sent")
+        return StateUnavailable(
+            f"request_id: its store cannot be used ({error}), and nothing was sent; retry later, or send a first "
+            "attempt without one"
+        )
     return error
 
 
-def _open(thread: Daemon, path: Path) -> Records:
+def _open(thread: DaemonWorker, path: Path) -> Records:
     try:
         return thread.run(lambda: Records(path)).result(START_SECONDS)
     except OSError as error:

@@ -51,6 +51,6 @@ class IdempotencyStore(Protocol):
 def exhausted(limit: int, held: int) -> RequestIdsExhausted:
     """Return the error for a caller that holds `held` of `limit` ids and may have no more."""
     return RequestIdsExhausted(
-        f"the gateway remembers {limit} request_ids at most, {held} of them for this credential, and has no room for "
-        "another now; send without one, or try again later"
+        f"request_id: the gateway remembers {held} of this credential, of {limit} in total, and has no room for more; "
+        "send without one, or retry later"
     )

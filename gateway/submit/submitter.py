@@ -134,14 +134,14 @@ class Submitter:
         slot = self._slots.try_acquire(caller)
         if slot is None:
             raise limit_reached(
-                f"of the {MAX_IN_FLIGHT} submissions that may be in flight, {self._slots.held(caller)} are of this "
-                "credential, and there is no room for another now",
+                f"submissions: this credential has {self._slots.held(caller)} of {MAX_IN_FLIGHT} in flight, and may "
+                "have no more now; try again later",
             )
         wait = self._rate_limiter.try_acquire(caller)
         if wait:
             slot.release()
             raise limit_reached(
-                "this credential sends jobs more often than the gateway or the upstream allows; nothing was sent",
+                "submissions: this credential exceeds its rate, nothing was sent; retry after the wait in RetryInfo",
                 wait,
             )
         return slot
@@ -158,7 +158,8 @@ class Submitter:
         self._observer.submitted(error)
         return error
 
-    def __len__(self) -> int:
+    @property
+    def in_flight(self) -> int:
         """Return the number of submissions in flight."""
         return len(self._running)
 

@@ -135,7 +135,7 @@ class UnsampledCallSpan:
         self.trace_id = f"{trace_id:032x}"
         self._traceparent = f"00-{self.trace_id}-{span_id:016x}-{TraceFlags.RANDOM_TRACE_ID:02x}"
 
-    def onward(self, headers: Headers) -> Headers:
+    def inject(self, headers: Headers) -> Headers:
         """See `rpc.tracing.CallSpan`."""
         return {**headers, "traceparent": self._traceparent}
 
@@ -162,13 +162,13 @@ class OtlpCallSpan:
         self._sampled = self._context.trace_flags.sampled
         self.trace_id = f"{self._context.trace_id:032x}"
 
-    def onward(self, headers: Headers) -> Headers:
+    def inject(self, headers: Headers) -> Headers:
         """See `rpc.tracing.CallSpan`."""
         return _with_traceparent(headers, self._context)
 
     def submission(self, headers: Headers) -> AbstractContextManager[Headers]:
         """See `rpc.tracing.CallSpan`."""
-        # If nothing is recorded, the headers of `onward` are complete.
+        # If nothing is recorded, the headers of `inject` are complete.
         return _child(self._tracer.begin_submission(self._span), headers) if self._sampled else nullcontext(headers)
 
     def poll(self, uid: int, headers: Headers) -> AbstractContextManager[Headers]:

@@ -1,6 +1,16 @@
 """The REST client: one attempt and its outcome. It is independent of gRPC and protobuf."""
 
-from gateway.upstream.client import RequestContext, RestClient, UnknownStatusObserver
+from gateway.upstream.client import LastRead, RequestContext, RestClient, UnknownStatusObserver
+from gateway.upstream.connection_pool import HTTP2
 from gateway.upstream.transport import RequestObserver, Timeouts, Transport
 
-__all__ = ["RequestContext", "RequestObserver", "RestClient", "Timeouts", "Transport", "UnknownStatusObserver"]
+__all__ = [
+    "HTTP2",
+    "LastRead",
+    "RequestContext",
+    "RequestObserver",
+    "RestClient",
+    "Timeouts",
+    "Transport",
+    "UnknownStatusObserver",
+]

@@ -37,6 +37,8 @@ COMMON = {
 }
 # Larger responses are parsed in a thread, because parsing them would block the event loop for over a millisecond.
 PARSE_RESPONSE_IN_THREAD_BYTES = 16 << 10
+# A larger response is parsed each time, because each watched job would keep one.
+MAX_KEPT_BODY_BYTES = 1 << 10
 
 
 class RequestContext(msgspec.Struct, frozen=True):
@@ -51,6 +53,25 @@ class RequestContext(msgspec.Struct, frozen=True):
     credential: Credential
     headers: Mapping[str, str]
     pause: PauseTimeout = nullcontext
+
+
+class LastRead:
+    """The last response to the reads of one job, so that an equal one need not be parsed again."""
+
+    __slots__ = ("body", "job")
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.job: Job | None = None
+
+    def read(self, body: bytes, uid: int, observe_time: float) -> Job:
+        """Return the job in `body`. Raises `UpstreamMalformed`."""
+        if self.job is not None and body == self.body:
+            return replace(self.job, observe_time=observe_time)
+        job = read_job(body, uid=uid, observe_time=observe_time)
+        # Each watched job keeps one, and a result is read once.
+        self.body, self.job = (body, job) if len(body) <= MAX_KEPT_BODY_BYTES and not job.done else (b"", None)
+        return job
 
 
 class UnknownStatusObserver(Protocol):
@@ -69,7 +90,7 @@ class RestClient:
             upstream is about to close.
         reads: the connections for everything else.
         now: returns seconds since the epoch.
-        observer: is told of unknown statuses.
+        observer: counts unknown statuses.
     """
 
     def __init__(
@@ -106,17 +127,16 @@ class RestClient:
         """
         path = f"/workspaces/{quote(job.workspace_id, safe='')}/entities/{job.entity_id}/jobs/"
         response = await self._request(self._submissions, "POST", path, context, send_body(job))
-        goes_on = response.status == 201
-        read = partial(read_sent_job, location=response.location, may_have_ended=not goes_on)
+        still_running = response.status == 201
+        read = partial(read_sent_job, location=response.location, may_have_ended=not still_running)
         sent = await self._read(response, context.credential, lambda: read(response.body, observe_time=self._now()))
-        return _still_running(sent) if goes_on else sent
+        return _still_running(sent) if still_running else sent
 
-    async def get(self, uid: int, context: RequestContext) -> Job:
-        """GET the current state of a job [sdk]. Raises `UpstreamError`."""
+    async def get(self, uid: int, context: RequestContext, last: LastRead | None = None) -> Job:
+        """GET the current state of a job [sdk]; `last` saves time if it is read again. Raises `UpstreamError`."""
         response = await self._request(self._reads, "GET", f"/jobs/{uid}/", context)
-        return await self._read(
-            response, context.credential, lambda: read_job(response.body, uid=uid, observe_time=self._now())
-        )
+        read = (last or LastRead()).read
+        return await self._read(response, context.credential, lambda: read(response.body, uid, self._now()))
 
     async def cancel(self, uid: int, context: RequestContext) -> None:
         """DELETE a job [docs], which requests its cancellation. Raises `UpstreamError`."""

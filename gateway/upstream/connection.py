@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gateway.upstream.response_parser import InvalidResponse, ResponseHead, ResponseParser
 from gateway.upstream.share import EventLoopShare
@@ -23,13 +24,16 @@ LARGEST_SLICE_BYTES = 1 << 20
 SLOW_SLICE_SECONDS = 0.001
 # A first read of at most this size is parsed without measuring how long it takes. Almost every response is one.
 SMALL_BYTES = 4 << 10
-# Reading pauses while this much of a body waits to be taken.
+# Pause reading at this many unread bytes.
 BUFFER_BYTES = 256 << 10
 # A request is written in pieces of this size, and no further once the response has come.
 WRITE_BYTES = 64 << 10
-# How many turns of the event loop a write leaves to bytes that wait to be read.
+# Event loop iterations in which a write yields to pending input.
 TURNS = 10
 SALVAGE_BYTES = 1 << 18
+# Statuses without a body (RFC 9110, section 6.4.1). Some frameworks send one, with these headers.
+BODILESS = frozenset({204, 304})
+BODY_HEADERS = frozenset({"content-length", "transfer-encoding"})
 
 
 class NotSent(Exception):
@@ -48,7 +52,7 @@ class ReusedConnectionLost(ConnectionLost):
 
 
 class DoubtfulResponse(ReusedConnectionLost, InvalidResponse):
-    """More than one response came at once on a connection that was used before.
+    """More than one response came together on a connection that was used before.
 
     The first may be a late one, to an earlier request.
     """
@@ -59,10 +63,15 @@ class Connection(asyncio.Protocol):
 
     Call `exchange`, then `read` until it returns nothing. Check `is_reusable` before the next exchange.
 
+    Attributes:
+        idle_seconds: None, because how long it may be unused depends on the next request.
+
     Args:
         loop: the running event loop.
         lost: is called once, when the connection has ended.
     """
+
+    idle_seconds: ClassVar[float | None] = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop, lost: Callable[[Connection], None]) -> None:
         self._loop = loop
@@ -215,7 +224,7 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
 
     def abort(self) -> None:
-        """Close the connection at once, without the end of TLS."""
+        """Close the connection immediately, without TLS close_notify."""
         self.close()
         if not self._ended:
             self._transport.abort()
@@ -291,7 +300,7 @@ class Connection(asyncio.Protocol):
         if parser.complete:
             self._stop_silence()
             if parser.excess:
-                self._end_with_excess()
+                self._end_with_excess(data)
         elif parser.buffered > BUFFER_BYTES:
             self._pause()
 
@@ -307,13 +316,20 @@ class Connection(asyncio.Protocol):
         self._restart_silence()
         return True
 
-    def _end_with_excess(self) -> None:
-        # The response counts only if no earlier request can be meant.
-        if self._exchanges > 1:
+    def _end_with_excess(self, data: bytes) -> None:
+        # On a reused connection, it may be the response to an earlier request.
+        if self._exchanges > 1 and not self._is_forbidden_body(data):
             self._parser.take()
-            self._fail(DoubtfulResponse("more than the response came on a connection that was used before"))
+            self._fail(DoubtfulResponse("extra bytes followed the response on a reused connection"))
         else:
             self._transport.close()
+
+    def _is_forbidden_body(self, data: bytes) -> bool:
+        """Check whether the excess is a body that the head announces, although its status allows none."""
+        head = self._parser.head
+        if head is None or head.status not in BODILESS or not head.headers.keys() & BODY_HEADERS:
+            return False
+        return not re.split(rb"\n\r?\n", data, maxsplit=1)[-1].startswith(b"HTTP/")
 
     def _parse_slices(self, data: bytes) -> None:
         at = 0
@@ -330,7 +346,7 @@ class Connection(asyncio.Protocol):
             self._parse_measured(piece)
         if at < len(data) and self._parser.complete and not self._parser.excess and data[at:].strip(b"\r\n"):
             self._parser.excess = True
-            self._end_with_excess()
+            self._end_with_excess(data[at:])
 
     def _parse_measured(self, piece: bytes) -> None:
         before = time.thread_time()

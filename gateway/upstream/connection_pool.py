@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import aiohappyeyeballs
 
 from gateway.upstream.connection import Connection, NotSent
+from gateway.upstream.http2_connection import Http2Connection
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from gateway.upstream.http_request import ConnectionKey, Origin
     from gateway.upstream.resolver import Resolver
+
+    AnyConnection = Connection | Http2Connection
 
 # When the next address is tried beside one that does not respond (RFC 8305).
 NEXT_ADDRESS_SECONDS = 0.25
 # How long the end of TLS is waited for when a connection is closed.
 TLS_END_SECONDS = 1.0
 MAX_PROXY_HEAD_BYTES = 64 << 10
+# The name of HTTP/2 in a handshake (ALPN).
+HTTP2 = "h2"
+
+
+class _Handshake(asyncio.Protocol):
+    """Makes the connection of the protocol that a handshake selected, before bytes that came with its end are read."""
+
+    connection: AnyConnection
+
+    def __init__(self, make: Callable[[str | None], AnyConnection]) -> None:
+        self._make = make
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Pass the transport on."""
+        tls = transport.get_extra_info("ssl_object")
+        self.connection = self._make(tls.selected_alpn_protocol())
+        # Those of uvloop are not of the class `asyncio.Transport`.
+        cast("asyncio.Transport", transport).set_protocol(self.connection)
+        self.connection.connection_made(transport)
 
 
 class ConnectionPool:
-    """Keeps at most `max_connections` connections, each for `idle_seconds` after its last exchange.
+    """Keeps at most `max_connections` connections, each for a time after its last exchange.
+
+    A connection is HTTP/2 if `tls` offers it and the upstream selects it, and HTTP/1.1 otherwise.
 
     The caller limits how many are in use at a time. If there are too many, the one that was idle for longest is closed.
 
     Args:
         resolver: Finds the addresses of a host.
-        connect_seconds: How long it may take to open a connection, with TLS and a proxy's tunnel.
-        idle_seconds: How long an unused connection is kept.
-        max_connections: How many connections there may be.
-        tls: Which certificates an https upstream may have.
+        connect_seconds: Longest time to open a connection, with TLS and a proxy's tunnel.
+        idle_seconds: Longest time for which an unused HTTP/1.1 connection is kept.
+        max_connections: The largest number of connections.
+        tls: Verifies the upstream's certificate, and offers protocols to it.
         proxy: The HTTP proxy, if requests go through one.
     """
 
@@ -53,25 +79,25 @@ class ConnectionPool:
         self._max_connections = max_connections
         self._tls = tls
         self._proxy = proxy
-        self._all: set[Connection] = set()
+        self._all: set[AnyConnection] = set()
         # Since when each is idle, the longest first; and those of each key, the longest first.
-        self._idle: dict[Connection, float] = {}
-        self._of_key: dict[ConnectionKey, list[Connection]] = {}
-        self._keys: dict[Connection, ConnectionKey] = {}
+        self._idle: dict[AnyConnection, float] = {}
+        self._of_key: dict[ConnectionKey, list[AnyConnection]] = {}
+        self._keys: dict[AnyConnection, ConnectionKey] = {}
         self._expiry: asyncio.TimerHandle | None = None
 
-    async def acquire(self, key: ConnectionKey, max_idle_seconds: float, *, new: bool) -> Connection:
+    async def acquire(self, key: ConnectionKey, max_idle_seconds: float, *, new: bool) -> AnyConnection:
         """Return a connection for one exchange: the one of this key that was used last, or a new one.
 
         Args:
-            key: Whose connection.
-            max_idle_seconds: Take none that was idle for longer.
+            key: Origin and credential.
+            max_idle_seconds: Longest idle time of a reused HTTP/1.1 connection.
             new: Open a new one in any case.
 
         Raises:
             NotSent: No connection could be opened in time.
         """
-        if not new and (kept := self._take(key, max_idle_seconds)) is not None:
+        if not new and (kept := await self._take(key, max_idle_seconds)) is not None:
             return kept
         if len(self._all) >= self._max_connections and self._idle:
             self._discard(next(iter(self._idle)))
@@ -79,19 +105,27 @@ class ConnectionPool:
         self._keys[connection] = key
         return connection
 
-    def _take(self, key: ConnectionKey, max_idle_seconds: float) -> Connection | None:
+    async def _take(self, key: ConnectionKey, max_idle_seconds: float) -> AnyConnection | None:
         oldest = asyncio.get_running_loop().time() - max_idle_seconds
-        kept = self._of_key.get(key, [])
-        # The one that was used last has the best chance to be open still.
-        while kept and self._idle[kept[-1]] >= oldest:
+        # The most recently used one is most likely still open.
+        while kept := self._of_key.get(key):
             connection = kept[-1]
+            if connection.idle_seconds is None and self._idle[connection] < oldest:
+                break
             self._forget_idle(connection)
-            if connection.is_reusable:
+            usable = False
+            try:
+                usable = connection.is_reusable or (
+                    isinstance(connection, Http2Connection) and await connection.settle()
+                )
+            finally:
+                if not usable:
+                    connection.close()
+            if usable:
                 return connection
-            connection.close()
         return None
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: AnyConnection) -> None:
         """Keep a connection for the next exchange of its key, or close it if it cannot be used again."""
         if not connection.may_be_kept:
             connection.close()
@@ -99,31 +133,38 @@ class ConnectionPool:
         loop = asyncio.get_running_loop()
         self._idle[connection] = loop.time()
         self._of_key.setdefault(self._keys[connection], []).append(connection)
-        if self._expiry is None:
-            self._expiry = loop.call_later(self._idle_seconds, self._expire)
+        if self._expiry is None or self._expiry.when() > loop.time() + self._idle_limit(connection):
+            self._expire_at(loop.time() + self._idle_limit(connection))
+
+    def _idle_limit(self, connection: AnyConnection) -> float:
+        return self._idle_seconds if connection.idle_seconds is None else connection.idle_seconds
+
+    def _expire_at(self, when: float) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = asyncio.get_running_loop().call_at(when, self._expire)
 
     def _expire(self) -> None:
-        loop = asyncio.get_running_loop()
         self._expiry = None
-        while self._idle:
-            connection, since = next(iter(self._idle.items()))
-            if since + self._idle_seconds > loop.time():
-                self._expiry = loop.call_at(since + self._idle_seconds, self._expire)
-                return
-            self._discard(connection)
+        now = asyncio.get_running_loop().time()
+        for connection, since in list(self._idle.items()):
+            if since + self._idle_limit(connection) <= now:
+                self._discard(connection)
+        if self._idle:
+            self._expire_at(min(since + self._idle_limit(each) for each, since in self._idle.items()))
 
-    def _discard(self, connection: Connection) -> None:
+    def _discard(self, connection: AnyConnection) -> None:
         self._forget_idle(connection)
         connection.close()
 
-    def _forget_idle(self, connection: Connection) -> None:
+    def _forget_idle(self, connection: AnyConnection) -> None:
         if self._idle.pop(connection, None) is not None:
             key = self._keys[connection]
             self._of_key[key].remove(connection)
             if not self._of_key[key]:
                 del self._of_key[key]
 
-    def _lost(self, connection: Connection) -> None:
+    def _lost(self, connection: AnyConnection) -> None:
         self._forget_idle(connection)
         self._keys.pop(connection, None)
         self._all.discard(connection)
@@ -138,41 +179,54 @@ class ConnectionPool:
         for connection in list(self._all):
             await connection.wait_closed()
 
-    def _make(self) -> Connection:
-        return Connection(asyncio.get_running_loop(), self._lost)
+    def _make(self, protocol: str | None) -> AnyConnection:
+        loop = asyncio.get_running_loop()
+        return Http2Connection(loop, self._lost) if protocol == HTTP2 else Connection(loop, self._lost)
 
-    async def _open(self, origin: Origin) -> Connection:
+    async def _open(self, origin: Origin) -> AnyConnection:
         try:
             async with asyncio.timeout(self._connect_seconds):
                 return await self._connect(origin)
         except (OSError, TimeoutError) as error:
             raise NotSent("no connection to the upstream could be made") from error
 
-    async def _connect(self, origin: Origin) -> Connection:
+    async def _connect(self, origin: Origin) -> AnyConnection:
         loop = asyncio.get_running_loop()
         first = self._proxy or origin
         addresses = await self._resolver.resolve(first.host, first.port)
         connecting = await aiohappyeyeballs.start_connection(
             addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, loop=loop
         )
-        try:
-            if self._proxy is not None and origin.secure:
+        if self._proxy is not None and origin.secure:
+            try:
                 await _open_tunnel(connecting, origin)
-            connection: Connection
+            except BaseException:
+                connecting.close()
+                raise
+        connection = await self._start(connecting, origin)
+        self._all.add(connection)
+        return connection
+
+    async def _start(self, connected: socket.socket, origin: Origin) -> AnyConnection:
+        loop = asyncio.get_running_loop()
+        connection: AnyConnection
+        try:
             if origin.secure:
-                _, connection = await loop.create_connection(
-                    self._make,
-                    sock=connecting,
+                _, handshake = await loop.create_connection(
+                    lambda: _Handshake(self._make),
+                    sock=connected,
                     ssl=self._tls,
                     server_hostname=origin.host,
                     ssl_shutdown_timeout=TLS_END_SECONDS,
                 )
+                connection = handshake.connection
             else:
-                _, connection = await loop.create_connection(self._make, sock=connecting)
-        except BaseException:
-            connecting.close()
-            raise
-        self._all.add(connection)
+                _, connection = await loop.create_connection(lambda: self._make(None), sock=connected)
+        finally:
+            # The event loop closes the socket, also after a failure. uvloop closes the descriptor itself, and a second
+            # close by Python would hit a newer connection with the same number (MagicStack/uvloop#645).
+            if not isinstance(loop, asyncio.BaseEventLoop):
+                connected.detach()
         return connection
 
 
@@ -183,11 +237,15 @@ async def _open_tunnel(connection: socket.socket, origin: Origin) -> None:
     target = f"{host}:{origin.port}"
     await loop.sock_sendall(connection, f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
     head = b""
-    while not head.endswith(b"\r\n\r\n"):
+    while b"\n\r\n" not in head and b"\n\n" not in head:
         piece = await loop.sock_recv(connection, MAX_PROXY_HEAD_BYTES - len(head))
         if not piece:
             raise ConnectionResetError("the proxy ended its response, or it is too long")
         head += piece
-    status = head.split(b" ", 2)[1:2]
-    if not head.startswith(b"HTTP/1.") or not status or not status[0].startswith(b"2"):
-        raise ConnectionRefusedError("the proxy refused the tunnel")
+        # A refusal may have a body, or no end.
+        if b"\n" in head and not re.match(rb"HTTP/1\.[01] (1|2)\d\d[ \r\n]", head):
+            raise ConnectionRefusedError("the proxy refused the tunnel")
+        # Interim responses come before the response.
+        head = re.sub(rb"\A(?:HTTP/1\.[01] 1\d\d[^\n]*\n(?:[^\r\n][^\n]*\n)*\r?\n)+", b"", head)
+    if not re.fullmatch(rb"HTTP/1\.[01] 2\d\d[ \r\n].*?\n\r?\n", head, re.DOTALL):
+        raise ConnectionRefusedError("the proxy sent bytes after its response")

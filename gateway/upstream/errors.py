@@ -37,10 +37,10 @@ SENTENCES = ("detail", "message", "error")
 
 # Only with these statuses are the members of the object fields of the request. With others it has another form, such as
 # {"code": ..., "messages": [...]}.
-SPEAK_OF_FIELDS = frozenset({400, 422})
+FIELD_ERROR_STATUSES = frozenset({400, 422})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-BROKEN_OFF = FieldViolation(CUT_MARK, "the upstream's response was too long or incomplete; more fields may be invalid")
+TRUNCATED = FieldViolation(CUT_MARK, "the upstream's response was too long or incomplete; more fields may be invalid")
 # The key for errors that concern the whole request.
 NO_FIELD = "non_field_errors"
 
@@ -49,7 +49,7 @@ MEANINGS = {
     400: "the upstream rejected the request",
     401: "the upstream did not accept the credential",
     403: "the upstream does not allow this for the credential",
-    404: "the upstream did not find what was asked for",
+    404: "the upstream found no such job, entity or workspace",
     409: "the upstream found a conflict with the state of the job",
     413: "the request is too large for the upstream",
     429: "the upstream asks to slow down",
@@ -74,9 +74,9 @@ def read_error(response: HttpResponse, now: float, redact: Callable[[str], str])
         return UpstreamMalformed(f"the upstream responded with {seen}", http_status=status)
     meaning = MEANINGS.get(status, "the upstream failed" if status >= 500 else "the upstream rejected the request")
     value, broken_off = read_report(response.body)
-    violations = _violations(value, redact) if status in SPEAK_OF_FIELDS else ()
+    violations = _violations(value, redact) if status in FIELD_ERROR_STATUSES else ()
     if broken_off and 0 < len(violations) < MAX_VIOLATIONS:
-        violations += (BROKEN_OFF,)
+        violations += (TRUNCATED,)
     said = redact(_sentence(value))
     for each in violations:
         if len(said) > MAX_TEXT:

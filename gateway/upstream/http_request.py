@@ -1,4 +1,4 @@
-"""Encode HTTP/1.1 requests, and say which connections they may use."""
+"""Encode requests, and say which connections they may use."""
 
 from __future__ import annotations
 
@@ -99,3 +99,15 @@ def encode_request(
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
         raise ValueError("a header has a line break or a NUL in it")
     return HttpRequest(method, ConnectionKey(target.origin, headers.get("authorization", "")), head, body or b"")
+
+
+def http2_fields(head: bytes) -> list[tuple[bytes, bytes]]:
+    """Return an encoded head as HTTP/2 has it. The origin is secure, because HTTP/2 is negotiated in its handshake."""
+    first, host, *lines = head[: -len(b"\r\n\r\n")].split(b"\r\n")
+    method, path, _ = first.split(b" ")
+    _, _, authority = host.partition(b": ")
+    fields = [(b":method", method), (b":scheme", b"https"), (b":authority", authority), (b":path", path)]
+    for line in lines:
+        name, _, value = line.partition(b": ")
+        fields.append((name, value))
+    return fields

@@ -32,7 +32,7 @@ STATUSES = {
     "expired": JobStatus.EXPIRED,
 }
 # Words that other APIs use for a job that has not ended. An error beside them belongs to an earlier attempt.
-GOES_ON = frozenset(
+UNFINISHED = frozenset(
     {
         *(
             "accepted",
@@ -258,7 +258,7 @@ def _status(word: str, members: _Members, error: JobError | None, result: memory
     # An unknown word ends a job only beside a sign of an end. An empty default is not a sign.
     completed_at = _value(members.completed_at)
     ended = bool(completed_at) and not _is_nan(completed_at)
-    if word not in GOES_ON:
+    if word not in UNFINISHED:
         ended = ended or error is not None or not _is_empty(result)
     return JobStatus.UNSPECIFIED if ended else JobStatus.RUNNING
 

@@ -75,8 +75,8 @@ class ResponseParser:
         """Parse the next bytes.
 
         Raises:
-            InvalidResponse: The response cannot be read, or has too much beside its body. Not raised for bytes after a
-                complete response; they set `excess`.
+            InvalidResponse: The response cannot be read, or has too many bytes of headers and framing. Not raised for
+                bytes after a complete response; they set `excess`.
         """
         self._received += len(data)
         try:
@@ -92,13 +92,15 @@ class ResponseParser:
         if self.head is None and self._received > MAX_HEADERS_BYTES:
             raise InvalidResponse("the upstream's response has headers of more than 64 KiB")
         if self._received - self._body_bytes > MAX_FRAMING_BYTES + MAX_FRAMING_PER_BODY_BYTE * self._body_bytes:
-            raise InvalidResponse("the upstream's response has too much beside its body")
+            framing = self._received - self._body_bytes
+            raise InvalidResponse(f"the upstream's response has {framing} bytes of headers and framing, too many")
 
     def end(self) -> None:
         """Complete a response without a length, because the connection has ended."""
         if self.head is not None:
             headers = self.head.headers
-            endless = "content-length" not in headers and not headers.get("transfer-encoding", "").endswith("chunked")
+            chunked = headers.get("transfer-encoding", "").lower().rstrip().endswith("chunked")
+            endless = "content-length" not in headers and not chunked
             self.complete = self.complete or endless
 
     def take(self) -> bytes:
@@ -123,7 +125,7 @@ class ResponseParser:
             self._failure = "the upstream's response has headers of more than 64 KiB"
         elif b"\0" in value:
             self._failure = "the upstream's response has a NUL in a header"
-        elif (lower := name.lower()) in READ_HEADERS:
+        elif (lower := name.rstrip().lower()) in READ_HEADERS:
             key, text = lower.decode(), value.decode("latin-1")
             self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
 

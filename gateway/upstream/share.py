@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# A response may take a quarter of the loop's time, in addition to the time that its size explains.
+# A response may take a quarter of the loop's time, in addition to the expected time for its size.
 SHARE = 0.25
 SECONDS_PER_BYTE = 8e-9
 # The part of a piece's cost that is not measured: one iteration of the loop, and one step of the reading task.

@@ -10,7 +10,7 @@ import io
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from gateway.clock import PauseTimeout
     from gateway.limits.fair_budget import FairBudget
-    from gateway.upstream.connection import Connection
+    from gateway.upstream.connection_pool import AnyConnection
 
 MAX_ERROR_BODY_BYTES = 1 << 20
 # How long to wait for the body of an error response.
@@ -102,13 +102,13 @@ class Transport:
 
     Args:
         timeouts: limits of each exchange.
-        idle_seconds: how long an unused connection is kept.
+        idle_seconds: how long an unused HTTP/1.1 connection is kept.
         max_connections: concurrent exchanges. Further ones wait, and their time limits start when they get a slot.
         max_response_bytes: the largest decoded body.
         budget: bodies over 1 MiB reserve their memory here.
-        tls: verifies the certificate of an https upstream.
+        tls: verifies the certificate of an https upstream, and offers HTTP/2 or not.
         proxy: the URL of an HTTP proxy, or None.
-        observer: is told of each exchange.
+        observer: counts each exchange.
     """
 
     def __init__(
@@ -171,7 +171,9 @@ class Transport:
             GatewayOverloaded: this process ran out of memory, files or threads.
         """
         request = encode_request(method, url, headers, body, through_proxy=self._has_proxy)
-        reservation = BodyReservation(self._budget, owner, self._max_response_bytes, pause, repeatable=body is None)
+        # Not a DELETE: the first one may have taken effect, so the response to a second one could be an error.
+        repeatable = method == "GET"
+        reservation = BodyReservation(self._budget, owner, self._max_response_bytes, pause, repeatable=repeatable)
         try:
             async with self._slots:
                 try:
@@ -244,7 +246,7 @@ class Transport:
     async def _read_response(
         self,
         head: ResponseHead,
-        connection: Connection,
+        connection: AnyConnection,
         body: io.BytesIO,
         reservation: BodyReservation,
         limit: asyncio.Timeout,
@@ -279,7 +281,7 @@ class Transport:
     async def _read(
         self,
         head: ResponseHead,
-        connection: Connection,
+        connection: AnyConnection,
         body: io.BytesIO,
         reservation: BodyReservation,
         limit: asyncio.Timeout,
@@ -306,7 +308,7 @@ def _announced_size(head: ResponseHead) -> int | None:
 
 
 async def _read_error_body(
-    head: ResponseHead, connection: Connection, body: io.BytesIO, limit: asyncio.Timeout
+    head: ResponseHead, connection: AnyConnection, body: io.BytesIO, limit: asyncio.Timeout
 ) -> None:
     # The status of an error counts, even if its body is incomplete or never ends.
     now = asyncio.get_running_loop().time()
@@ -323,15 +325,27 @@ async def _read_error_body(
             raise
 
 
-def _pieces(head: ResponseHead, connection: Connection) -> AsyncIterator[bytes]:
-    pieces = _encoded_pieces(connection)
+def _pieces(head: ResponseHead, connection: AnyConnection) -> AsyncIterator[bytes]:
+    pieces = _EncodedPieces(connection)
     encoding = head.headers.get("content-encoding", "")
     return decoded(pieces, encoding) if encoding else pieces
 
 
-async def _encoded_pieces(connection: Connection) -> AsyncIterator[bytes]:
-    while piece := await connection.read():
-        yield piece
+class _EncodedPieces:
+    """The pieces of a body as they arrive. Not a generator, because the event loop keeps a list of async ones."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: AnyConnection) -> None:
+        self._connection = connection
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if piece := await self._connection.read():
+            return piece
+        raise StopAsyncIteration
 
 
 def _map_exception(error: Exception) -> UpstreamError:

@@ -1,11 +1,12 @@
 """The poll hub: one loop per job and credential serves all watchers. Independent of HTTP and gRPC."""
 
 from gateway.watch.hub import Hub
+from gateway.watch.key import WatchKey
 from gateway.watch.loop import PollPolicy
 from gateway.watch.observer import PollObserver
 from gateway.watch.refusals import Refusals, is_uncertain
 from gateway.watch.schedule import PollSchedule
-from gateway.watch.sent_jobs import InMemorySentJobs, SentJobs, WatchKey
+from gateway.watch.sent_jobs import InMemorySentJobs, SentJobs
 from gateway.watch.state import WatchedState
 from gateway.watch.watcher import NoChange, StateChange, Watcher
 

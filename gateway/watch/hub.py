@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gateway.clock import Clock, PauseTimeout
     from gateway.errors import GatewayError
-    from gateway.watch.sent_jobs import WatchKey
+    from gateway.watch.key import WatchKey
 
 DRAIN_SLICES = 20
 
@@ -33,7 +33,7 @@ class Hub(Generic[S]):
         self._policy = policy
         self._loops: dict[WatchKey, PollLoop[S]] = {}
         self._recent: RecentResults[PollLoop[S]] = RecentResults(clock)
-        self._read = ReadKeys(clock)
+        self._recently_read = ReadKeys(clock)
         self._throttle = ThrottleGate(clock, holds or Holds(clock))
         self._watchers: set[Watcher[S]] = set()
         # The tasks of all loops, including cancelled ones that have not ended. asyncio refers to tasks only weakly.
@@ -63,7 +63,7 @@ class Hub(Generic[S]):
         if loop is None:
             loop = self._start_loop(key, fetch, just_submitted=just_submitted)
         watcher = Watcher(loop, seen)
-        loop.join(watcher, exists=exists or key in self._read)
+        loop.join(watcher, exists=exists or key in self._recently_read)
         self._watchers.add(watcher)
         self._policy.observer.watcher_joined()
         try:
@@ -113,7 +113,7 @@ class Hub(Generic[S]):
             self._throttle,
             key,
             fetch,
-            partial(self._forget, key),
+            partial(self._on_loop_end, key),
             just_submitted=just_submitted,
         )
         self._loops[key] = loop
@@ -121,9 +121,9 @@ class Hub(Generic[S]):
         loop.task.add_done_callback(self._tasks.discard)
         return loop
 
-    def _forget(self, key: WatchKey, loop: PollLoop[S]) -> None:
+    def _on_loop_end(self, key: WatchKey, loop: PollLoop[S]) -> None:
         if loop.state is not None:
-            self._read.add(key)
+            self._recently_read.add(key)
         # The next watcher gets the recent result, or a new loop.
         if self._loops.get(key) is loop:
             del self._loops[key]

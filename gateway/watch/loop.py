@@ -16,6 +16,7 @@ from gateway.watch.overdue import OverdueCheck
 from gateway.watch.presence import Presence, Waiter
 from gateway.watch.refusals import Refusals
 from gateway.watch.state import S
+from gateway.watch.timing import Expired, PollTiming
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,13 +24,11 @@ if TYPE_CHECKING:
     from gateway.clock import Clock, PauseTimeout
     from gateway.limits.fair_budget import FairBudget
     from gateway.limits.rate_limiter import RateLimiter
+    from gateway.watch.key import WatchKey
     from gateway.watch.observer import PollObserver
     from gateway.watch.schedule import PollSchedule
-    from gateway.watch.sent_jobs import SentJobs, WatchKey
+    from gateway.watch.sent_jobs import SentJobs
     from gateway.watch.throttle import ThrottleGate
-
-# A poll that hangs must leave time for others before the limit of an outage is over.
-LONGEST_POLL_PART = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ class PollLoop(Generic[S]):
 
     These methods are the states of the picture in docs/concepts.md:
 
-    - Polling: `_poll`, after `_poll_in_turn` has waited for the rate and a slot. `_succeed` and `_fail` evaluate it.
+    - Queued: `_poll_in_turn`, which waits for the rate and a slot.
+    - Polling: `_poll`. `_succeed` and `_fail` evaluate it.
     - Waiting, failing, confirming: `_wait_until_due`.
     - Unwatched: `_is_joined_again`.
     - Ended: `_succeed` with a last state. Failed: `_end`. Stopped: `stop`, or no watcher joined again.
@@ -95,15 +95,16 @@ class PollLoop(Generic[S]):
 
         self._policy = policy
         self._throttle = throttle
-        self._credential = key.credential
+        self._credential = key.poll_key
         self._fetch = fetch
         self._on_end = on_end
         self._began = clock.monotonic()
-        self._due = self._began + (policy.schedule.shortest if just_submitted else 0.0)
-        sent = policy.sent_jobs.find(key.name)
+        sent = policy.sent_jobs.find(key.job)
         self._presence = Presence(clock)
         self._refusals = Refusals(sent, exists=False)
         self._outage = Outage(policy.outage_seconds)
+        due = self._began + (policy.schedule.shortest if just_submitted else 0.0)
+        self._timing = PollTiming(due, self._outage, throttle, policy.schedule, key.poll_key)
         self._overdue = OverdueCheck(sent)
         policy.observer.loop_began()
         self.task = asyncio.get_running_loop().create_task(self._run())
@@ -121,7 +122,7 @@ class PollLoop(Generic[S]):
     @property
     def next_poll(self) -> float | None:
         """The time of the next poll, or None during a poll."""
-        return None if self._presence.is_reading else self._due
+        return None if self._presence.is_reading else self._timing.due
 
     @property
     def failures(self) -> int:
@@ -191,27 +192,16 @@ class PollLoop(Generic[S]):
 
     async def _wait_until_due(self) -> bool:
         """Wait for the time of the next poll; return False if the last watcher leaves first."""
-        outage = self._outage
         while self._presence.is_watched:
-            if self._is_throttled(self._due):
-                self._wait_for_throttle()
-            await self._presence.wait(min(self._due, outage.ends_at))
+            # Asked again after each wait, because watchers may have joined, or the credential been throttled.
             now = self.clock.monotonic()
-            # Other watchers may have joined meanwhile, and the outage started again.
-            if outage.cause is not None and outage.ends_at <= now and outage.ends_at < self._due:
-                raise outage.error(outage.cause, now)
-            if now >= self._due and not self._is_throttled(now):
-                return self._presence.is_watched
+            deadline = self._timing.next_deadline(now)
+            if isinstance(deadline, Expired):
+                raise deadline.error
+            if deadline.moment <= now:
+                return True
+            await self._presence.wait(deadline.moment)
         return False
-
-    def _is_throttled(self, moment: float) -> bool:
-        return moment < min(self._throttle.closed_until(self._credential), self._outage.latest_end)
-
-    def _wait_for_throttle(self) -> None:
-        opens = self._throttle.closed_until(self._credential) + self._policy.schedule.crowd_spread()
-        self._due = min(opens, self._outage.latest_end)
-        if self._due > self._outage.ends_at:
-            self._outage.extended = True
 
     async def _poll_in_turn(self) -> None:
         due = self.clock.monotonic()
@@ -219,25 +209,19 @@ class PollLoop(Generic[S]):
         with await self._policy.slots.acquire(self._credential):
             self._outage.exclude(self.clock.monotonic() - due)
             # During this wait, another loop may have been throttled, or the watchers may have left.
-            if self._presence.is_watched and not self._is_throttled(self.clock.monotonic()):
+            if self._presence.is_watched and not self._timing.is_throttled(self.clock.monotonic()):
                 await self._poll()
 
     async def _poll(self) -> None:
         started = self.clock.monotonic()
-        longest = started + self._policy.outage_seconds * LONGEST_POLL_PART
-        outage_ends_at = self._outage.ends_at
-        timeout = Timeout(self.clock, min(longest, outage_ends_at))
+        limit = self._timing.poll_limit(started)
+        timeout = Timeout(self.clock, limit.moment)
         try:
-            try:
-                with self._presence.reading():
-                    async with timeout:
-                        state = await self._fetch(timeout.pause)
-            finally:
-                self._outage.exclude(timeout.paused)
+            state = await self._fetch_within(timeout)
         except TimeoutError:
             timed_out = UpstreamTimeout("the upstream did not respond in time")
-            if self._outage.cause is not None and outage_ends_at <= longest:
-                # The end of the outage may have cut off a poll that had just begun, so the failure before says more.
+            if self._outage.cause is not None and limit.ends_outage:
+                # The end of the outage may have cut off a poll that had just begun, so report the previous failure.
                 self._policy.observer.polled(timed_out, self._presence.count)
                 raise self._outage.error(self._outage.cause, self.clock.monotonic()) from None
             self._fail(started + timeout.paused, timed_out)
@@ -246,12 +230,20 @@ class PollLoop(Generic[S]):
         else:
             self._succeed(state)
 
+    async def _fetch_within(self, timeout: Timeout) -> S:
+        try:
+            with self._presence.reading():
+                async with timeout:
+                    return await self._fetch(timeout.pause)
+        finally:
+            self._outage.exclude(timeout.paused)
+
     def _succeed(self, state: S) -> None:
         now = self.clock.monotonic()
         self._policy.observer.polled(None, self._presence.count)
         self._outage.succeed()
         self._refusals.succeeded()
-        self._due = now + self._policy.schedule.interval(now - self._began)
+        self._timing.due = now + self._policy.schedule.interval(now - self._began)
         changed = self.state is None or not self.state.equals(state)
         # Also if it is equal, because details that watchers do not compare are newer, such as download addresses.
         self.state = state
@@ -277,7 +269,7 @@ class PollLoop(Generic[S]):
             self._policy.rate_limiter.slow_down(self._credential)
         if now >= outage.ends_at:
             raise outage.error(error, now)
-        self._due = self._retry_time(error, now)
+        self._timing.due = self._retry_time(error, now)
 
     def _retry_time(self, error: UpstreamError, now: float) -> float:
         schedule = self._policy.schedule
@@ -285,12 +277,12 @@ class PollLoop(Generic[S]):
         # The wait of a refusal does not count, because the refusal is confirmed soon.
         asked = error.retry_after if error.transient else None
         if asked is not None:
-            wait = max(wait, asked + schedule.spread())
+            wait = max(wait, asked + schedule.jitter())
         if error.throttled:
             self._throttle.close(self._credential, now + min(wait, self._policy.outage_seconds), asked)
         ends_at = self._outage.ends_at
         if asked is not None and now + wait > ends_at:
-            self._outage.extended = True
+            self._outage.one_more_poll_allowed = True
             return ends_at
         return now + wait
 

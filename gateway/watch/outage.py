@@ -10,35 +10,35 @@ from gateway.errors import UpstreamOutage
 if TYPE_CHECKING:
     from gateway.errors import UpstreamError
 
-# Delays by other loops of the credential put off the end of an outage to at most this many times its limit.
-LONGEST_OUTAGE_LIMITS = 2
+# Throttling may defer the end of an outage to this multiple of the limit.
+MAX_OUTAGE_FACTOR = 2
 
 
 class Outage:
     """Failed polls since the last success, which end the watch after `limit` seconds.
 
-    All moments are in seconds of the clock. `extended` means that the upstream asked for a wait beyond the limit:
-    the loop then polls once more, and a failure of that poll ends the watch.
+    All moments are in seconds of the clock. `one_more_poll_allowed` means that the upstream asked for a wait beyond the
+    limit: the loop then polls once more, and a failure of that poll ends the watch.
     """
 
-    __slots__ = ("_limit", "_since", "extended", "failures", "last_failure")
+    __slots__ = ("_since", "failures", "last_failure", "limit", "one_more_poll_allowed")
 
     def __init__(self, limit: float) -> None:
         self.failures = 0
         self.last_failure: UpstreamError | None = None
-        self.extended = False
-        self._limit = limit
+        self.one_more_poll_allowed = False
+        self.limit = limit
         self._since: float | None = None
 
     @property
     def ends_at(self) -> float:
         """The moment at which the outage ends the watch; infinity if there is none, or one more poll comes first."""
-        return math.inf if self._since is None or self.extended else self._since + self._limit
+        return math.inf if self._since is None or self.one_more_poll_allowed else self._since + self.limit
 
     @property
-    def latest_end(self) -> float:
+    def max_deferral(self) -> float:
         """The moment after which no delay by other loops counts; infinity if there is no outage."""
-        return math.inf if self._since is None else self._since + LONGEST_OUTAGE_LIMITS * self._limit
+        return math.inf if self._since is None else self._since + MAX_OUTAGE_FACTOR * self.limit
 
     @property
     def cause(self) -> UpstreamError | None:
@@ -50,7 +50,7 @@ class Outage:
         self.failures += 1
         # The traceback holds the loop.
         self.last_failure = error.with_traceback(None)
-        self.extended = False
+        self.one_more_poll_allowed = False
         if self._since is None:
             self._since = since
 
@@ -63,7 +63,7 @@ class Outage:
     def restart(self) -> None:
         """Measure from the next failure, because no present watcher has seen the earlier ones."""
         self._since = None
-        self.extended = False
+        self.one_more_poll_allowed = False
 
     def exclude(self, seconds: float) -> None:
         """Do not count `seconds` that the loop has just waited for the gateway itself."""

@@ -36,5 +36,5 @@ class OverdueCheck:
         limit = "a day" if self._sent is None else f"its timeout of {timeout:.0f} s"
         raise JobOverdue(
             f"the upstream still shows the job as running after {now - since:.0f} s, longer than {limit} allows; call "
-            "GetJob for the upstream's word for its state, or watch it again"
+            "GetJob for its raw status, or watch it again"
         )

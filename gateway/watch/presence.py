@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.clock import AutoResetEvent
-from gateway.watch.recent import KEEP_UNSEEN_SECONDS
+from gateway.watch.recent import UNWATCHED_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.clock import Clock
 
-WAKE_AT_ONCE = 25
+WAKE_BATCH = 25
 
 
 class Waiter(Protocol):
@@ -28,7 +28,7 @@ class Presence:
     """The watchers of a loop, and their effect on it.
 
     If the last watcher leaves between two reads, the loop stops. If it leaves during a read, watches are shorter than
-    reads: the loop then stays without watchers for `KEEP_UNSEEN_SECONDS`. This holds until a read has watchers from
+    reads: the loop then stays without watchers for `UNWATCHED_SECONDS`. This holds until a read has watchers from
     its beginning to its end.
     """
 
@@ -36,8 +36,8 @@ class Presence:
         "_changed",
         "_clock",
         "_empty_since",
-        "_outlives_watchers",
-        "_read_was_left",
+        "_keeps_running_unwatched",
+        "_left_during_read",
         "_watchers",
         "is_reading",
         "watched_since",
@@ -51,8 +51,8 @@ class Presence:
         self._watchers: set[Waiter] = set()
         self._changed = AutoResetEvent(clock)
         self._empty_since = self.watched_since
-        self._read_was_left = False
-        self._outlives_watchers = False
+        self._left_during_read = False
+        self._keeps_running_unwatched = False
 
     @property
     def count(self) -> int:
@@ -78,18 +78,18 @@ class Presence:
             return True
         self._empty_since = self._clock.monotonic()
         if self.is_reading:
-            self._outlives_watchers = self._read_was_left = True
+            self._keeps_running_unwatched = self._left_during_read = True
         self._changed.set()
-        return self._outlives_watchers
+        return self._keeps_running_unwatched
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Return a context that lasts as long as a read."""
-        self.is_reading, self._read_was_left = True, False
+        self.is_reading, self._left_during_read = True, False
         try:
             yield
         finally:
-            self.is_reading, self._outlives_watchers = False, self._read_was_left
+            self.is_reading, self._keeps_running_unwatched = False, self._left_during_read
             # If no one watches, the time without watchers starts here, so that the state is kept for all of it.
             self._empty_since = self._clock.monotonic()
 
@@ -100,7 +100,7 @@ class Presence:
 
     async def wait_for_watcher(self) -> bool:
         """Wait for a watcher for as long as the loop stays without one; return whether there is one."""
-        until = self._empty_since + KEEP_UNSEEN_SECONDS
+        until = self._empty_since + UNWATCHED_SECONDS
         while not self._watchers and self._clock.monotonic() < until:
             await self._changed.wait(until)
         return bool(self._watchers)
@@ -112,7 +112,7 @@ class Presence:
     def _wake_some(self, watchers: Iterator[Waiter]) -> None:
         for number, watcher in enumerate(watchers, 1):
             watcher.wake()
-            if number == WAKE_AT_ONCE:
-                # These run first, because waking thousands at once would block the event loop.
+            if number == WAKE_BATCH:
+                # These run first, because waking thousands together would block the event loop.
                 asyncio.get_running_loop().call_soon(self._wake_some, watchers)
                 return

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 KEEP_RESULT_SECONDS = 5.0
 # Longer, so that a client with many short waits gets a result that was read between two of them.
-KEEP_UNSEEN_SECONDS = 15.0
+UNWATCHED_SECONDS = 15.0
 KEEP_BYTES = 64 << 20
 # The next watch of a job may start some minutes later.
 KEEP_READ_SECONDS = 600.0
@@ -36,7 +36,7 @@ class RecentResults(Generic[T]):
         """
         if size > KEEP_BYTES:
             return
-        seconds = KEEP_RESULT_SECONDS if was_watched else KEEP_UNSEEN_SECONDS
+        seconds = KEEP_RESULT_SECONDS if was_watched else UNWATCHED_SECONDS
         timer = self._clock.call_at(self._clock.monotonic() + seconds, lambda: self.drop(key))
         self._kept[key] = (loop, size, timer)
         self._bytes += size

@@ -41,10 +41,10 @@ class PollSchedule:
         """Return the time from a refusal to the poll that confirms it: about a second."""
         return CONFIRM_SECONDS * self.random.uniform(1 - JITTER, 1 + JITTER)
 
-    def spread(self) -> float:
+    def jitter(self) -> float:
         """Return a small random time, to be added to a wait that the upstream asked for."""
         return self.random.uniform(0, self.shortest)
 
-    def crowd_spread(self) -> float:
+    def herd_jitter(self) -> float:
         """Return a random time that separates loops that were held back together."""
         return self.random.uniform(0, self.longest / 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -22,13 +22,6 @@ KEEP_JOB_SECONDS = 2 * LONGEST_JOB_SECONDS
 MAX_JOBS = 32_768
 
 
-class WatchKey(NamedTuple):
-    """The subject of a loop: the job `name`, with the credential whose poll key is `credential`."""
-
-    credential: bytes
-    name: Hashable
-
-
 class SentJob(msgspec.Struct, frozen=True):
     """A job that was sent at `sent_at` (seconds of the clock) to run for at most `timeout` seconds."""
 
@@ -37,7 +30,7 @@ class SentJob(msgspec.Struct, frozen=True):
 
 
 class SentJobs(Protocol):
-    """Remembers sent jobs by their `WatchKey.name`. Its methods must be quick, and must not raise."""
+    """Remembers sent jobs by their `WatchKey.job`. Its methods must be quick, and must not raise."""
 
     def remember(self, name: Hashable, timeout: float | None) -> None:
         """Remember that a job was sent just now. `timeout` is in seconds, None if it was not set."""

@@ -91,7 +91,7 @@ async def test_a_call_over_tls_and_no_call_without_it(
 # Rotation
 
 
-async def test_certificates_change_under_an_open_watch_which_goes_on(
+async def test_a_watch_continues_when_the_certificates_change(
     upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, logged: Logged
 ) -> None:
     upstream.script.append(RUNNING)
@@ -329,7 +329,7 @@ async def test_the_authority_of_clients_changes_too(
         ("x" * 64, (), "CN=" + "x" * 64),
     ],
 )
-async def test_who_the_caller_is_stands_in_the_log_line(
+async def test_the_log_line_of_a_call_names_the_caller(
     upstream: ScriptedUpstream,
     mounted: MountedSecret,
     authority: Authority,

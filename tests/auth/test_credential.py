@@ -1,3 +1,5 @@
+"""Bearer tokens and their keyed hashes."""
+
 from __future__ import annotations
 
 import pytest
@@ -9,7 +11,7 @@ TOKEN = "vktrpat_0123456789"
 
 
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER ", "Bearer   "])
-async def test_a_bearer_token_is_read_whatever_its_scheme_looks_like(scheme: str) -> None:
+async def test_a_bearer_token_is_read_with_any_spelling_of_its_scheme(scheme: str) -> None:
     assert await read_credential([scheme + TOKEN]).headers() == {"authorization": f"Bearer {TOKEN}"}
 
 

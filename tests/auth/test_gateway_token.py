@@ -138,7 +138,7 @@ async def test_request_ids_belong_to_the_callers_identity(
 # Changes of the file
 
 
-async def test_a_watch_goes_on_under_a_new_token(upstream: ScriptedUpstream, file: Path, logged: Logged) -> None:
+async def test_a_watch_continues_under_a_new_token(upstream: ScriptedUpstream, file: Path, logged: Logged) -> None:
     upstream.script.append(RUNNING)
     async with owning(upstream, file) as gateway, stub(gateway) as jobs:
         watch = jobs.WatchJob(pb.WatchJobRequest(uid=42))

@@ -1,3 +1,5 @@
+"""Files that are read again when they change."""
+
 from __future__ import annotations
 
 import asyncio

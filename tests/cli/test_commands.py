@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    # The servers run in this process, and their log would stand among what the commands print.
+    # The servers run in this process, and their log would be mixed into the output of the commands.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with servers() as (upstream, target):
         yield Place(upstream, target)
@@ -50,7 +50,7 @@ def place() -> Iterator[Place]:
 def start(
     *arguments: str, stdout: int = subprocess.PIPE, variables: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a command, and kill what is left of it where a test fails."""
+    """Start a command, and kill it if a test fails."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
     process = subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-m", "gateway", *arguments],
@@ -371,7 +371,7 @@ def serving(gateway: subprocess.Popen[str]) -> str:
         {"JOBGATEWAY_TARGET": "127.0.0.1:1", "JOBGATEWAY_TOKEN": "another token", "JOBGATEWAY_NOTHING": "1"},
     ],
 )
-def test_the_demo_shows_its_jobs_whatever_the_environment(variables: dict[str, str]) -> None:
+def test_the_demo_shows_its_jobs_in_any_environment(variables: dict[str, str]) -> None:
     outcome = jobgateway("demo", **variables)
     assert outcome.code == 0, outcome.out + outcome.err
     assert re.search(r"job \d+ running 60%: Step 4 of 5", outcome.out)

@@ -113,7 +113,7 @@ def test_other_commands_tell_that_their_output_is_lost(target: str, command: str
 
 
 @pytest.mark.parametrize("command", ["send", "run"])
-def test_a_reader_that_left_is_told_of_the_job(target: str, command: str) -> None:
+def test_the_job_is_reported_if_the_reader_of_stdout_left(target: str, command: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:

@@ -1,4 +1,4 @@
-"""The input of a job, the token, and texts of somebody else's: what needs no gateway."""
+"""The input of a job, the token, and foreign texts: everything that needs no gateway."""
 
 import io
 import sys
@@ -115,7 +115,7 @@ def test_help_says_how_a_pipe_gets_the_result_alone(command: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["watch", "0"], ["get", "x"], ["nothing"], [*RUN, "--timeout", "0"]])
-def test_what_typer_rejects_is_exit_code_2_as_well(arguments: list[str]) -> None:
+def test_arguments_that_typer_rejects_are_exit_code_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments, env={"JOBGATEWAY_TOKEN": "t"}).exit_code == 2
 
 

@@ -1,4 +1,4 @@
-"""What `run` and `watch` do about streams that break, against a scripted gateway over real sockets."""
+"""Reactions of `run` and `watch` to broken streams, against a scripted gateway over real sockets."""
 
 import hashlib
 import json
@@ -90,7 +90,7 @@ def packed(message: error_details_pb2.ErrorInfo) -> any_pb2.Any:
 
 
 class ScriptedGateway(pb_grpc.JobServiceServicer):
-    """Plays one act of its script per stream, and records what it was asked."""
+    """Plays one act of its script per stream, and records the requests."""
 
     def __init__(self) -> None:
         self.script: list[Act] = []
@@ -275,7 +275,7 @@ def test_an_unknown_peer_is_not_tried_for_long(gateway: ScriptedGateway, monkeyp
     assert watch(gateway).code == 3
 
 
-def test_a_run_whose_error_names_the_job_goes_on_as_a_watch(gateway: ScriptedGateway) -> None:
+def test_a_run_whose_error_names_the_job_continues_as_a_watch(gateway: ScriptedGateway) -> None:
     gateway.script = [act(then=failing(grpc.StatusCode.UNAVAILABLE, "DRAINING", uid=UID)), act(end())]
     assert run(gateway).code == 0
     assert len(gateway.runs) == 1
@@ -290,9 +290,7 @@ def test_an_unknown_outcome_is_said_to_be_unknown(gateway: ScriptedGateway, comm
     assert "the job has no number yet, and may or may not run" in outcome.err
 
 
-def test_waits_grow_also_where_each_stream_begins_well(
-    gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waits_grow_even_if_each_stream_begins_well(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     monkeypatch.setattr(random, "uniform", lambda _, longest: longest)
@@ -344,7 +342,7 @@ def test_a_run_without_a_request_id_is_not_repeated(gateway: ScriptedGateway) ->
     assert outcome.err == ("it failed as UPSTREAM_UNREACHABLE; try again later [UNAVAILABLE, UPSTREAM_UNREACHABLE]\n")
 
 
-def test_a_wait_that_the_gateway_told_is_told(gateway: ScriptedGateway) -> None:
+def test_the_wait_that_the_gateway_asks_for_is_shown(gateway: ScriptedGateway) -> None:
     gateway.script = [act(then=failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED", retry=60))]
     outcome = run(gateway, "--request-id", "x")
     assert outcome.code == 3
@@ -493,7 +491,7 @@ def test_json_lines_are_the_events_and_nothing_else(gateway: ScriptedGateway) ->
     assert events[2]["job"]["content_json"] == "WzFd"
 
 
-def test_what_a_job_says_cannot_reach_the_terminal(gateway: ScriptedGateway) -> None:
+def test_control_characters_of_a_job_do_not_reach_the_terminal(gateway: ScriptedGateway) -> None:
     event = state(10)
     event.job.progress.message = "\x1b[2J[red]not red[/]\nsecond\x9b31m \u202egnp"
     gateway.script = [act(event, end())]
@@ -522,7 +520,7 @@ def test_a_wait_that_ends_before_the_job_has_its_own_code(gateway: ScriptedGatew
     assert "job 42 running 10%" in outcome.out
 
 
-def test_a_result_that_is_not_in_an_answer_is_said_how_to_get(gateway: ScriptedGateway) -> None:
+def test_a_result_outside_of_the_response_is_explained(gateway: ScriptedGateway) -> None:
     gateway.script = [act(end(b"x" * 5000, in_message=False))]
     outcome = Outcome(gateway, "get", str(UID))
     assert outcome.code == 0

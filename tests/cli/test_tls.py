@@ -29,7 +29,7 @@ def client(tmp_path: Path, authority: Authority) -> MountedSecret:
 
 
 async def invoke(*arguments: object, token: str | None = TOKEN) -> Result:
-    # In a thread, for the command blocks while the gateway serves it.
+    # In a thread, because the command blocks while the gateway serves it.
     def run() -> Result:
         return CliRunner().invoke(app, list(map(str, arguments)), env={"JOBGATEWAY_TOKEN": token})
 

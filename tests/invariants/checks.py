@@ -181,11 +181,11 @@ def one_loop(history: History, polls: Polls) -> Iterator[str]:
         for before, after in pairwise(sorted(own, key=lambda poll: poll.began)):
             name = f"{after.credential}/{after.uid}"
             if after.began < before.ended - (history.tolerance if before.kind is Kind.CUT else EXACT):
-                yield f"{name}: two polls at once at {after.began:.3f}"
+                yield f"{name}: two polls at the same time at {after.began:.3f}"
             if before.loop != after.loop:
                 ended.add(before.loop)
             if after.loop in ended:
-                yield f"{name}: two loops at once at {after.began:.3f}"
+                yield f"{name}: two loops at the same time at {after.began:.3f}"
             gap = after.began - before.ended
             same = before.loop == after.loop and before.kind is Kind.STATE
             if same and gap < history.shortest - EXACT:
@@ -227,7 +227,7 @@ def reads_are_finished(history: History, polls: Polls) -> Iterator[str]:
 
 
 def failures_reach_all(history: History, polls: Polls) -> Iterator[str]:
-    """7. A loop that fails ends all its watchers with its status, and a refusal that counts ends them at once (8)."""
+    """7. A loop that fails ends all its watchers with its status, immediately if a refusal counts (8)."""
     for loop in polls.loops_by_name():
         for poll in refusals_that_count(loop, history, surely=True):
             for watch in _watches_of(history, poll):

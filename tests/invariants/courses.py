@@ -38,7 +38,7 @@ def draw_course(dice: random.Random, uid: int, longest: float) -> Course:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A failure of the upstream, for requests of some credentials and jobs during some seconds.
+    """A failure of the upstream that some credentials and jobs meet during some seconds.
 
     `credential` and `uid` are None if all are affected. `retry_after` belongs to a 429 or 503.
     """
@@ -97,8 +97,10 @@ class Troubles:
                 other = dice.choice([each for each in REFUSALS if each != name])
                 self.plan.append(Trouble(other, now + lasts, now + lasts + 2 * BLIP_SECONDS, None, uid))
             case 2:
-                later = now + lasts + 10 * BLIP_SECONDS
-                self.plan.append(Trouble(name, later, later + lasts, None, uid))
+                # Many, because most of them fall between two reads.
+                for number in range(1, 20):
+                    later = now + lasts + 10 * number * BLIP_SECONDS
+                    self.plan.append(Trouble(name, later, later + lasts, None, uid))
 
     def lag(self, dice: random.Random, now: float, credential: str, uid: int) -> None:
         """Show a job late to the credential that has just sent it."""

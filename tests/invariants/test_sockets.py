@@ -1,3 +1,5 @@
+"""Random runs against the promises, over real sockets."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Random runs against the promises, in simulated time."""
+
 from __future__ import annotations
 
 import os

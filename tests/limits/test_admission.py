@@ -1,3 +1,5 @@
+"""Admission of calls: slots, rates, and memory of large requests."""
+
 from __future__ import annotations
 
 import asyncio
@@ -172,7 +174,7 @@ def test_only_large_requests_share_memory() -> None:
     gate = Admission(SteppedClock(), limits(max_calls=1_000, max_watches=1_000, large_requests_bytes=16 << 20))
     with ExitStack() as in_flight:
         assert fill(gate, in_flight, b"ann", size=3 << 20, watch=True) == 4, "three quarters of it"
-        with pytest.raises(LimitReached, match="no memory now for a request of 2097152 bytes"):
+        with pytest.raises(LimitReached, match="no memory for 2097152 bytes"):
             admit_as(gate, in_flight, b"ann", size=2 << 20)
         assert gate.in_flight == 4
         admit_as(gate, in_flight, b"ann", size=1 << 20)
@@ -261,7 +263,7 @@ def check_limit(failure: Failure) -> None:
     assert failure.trailers["grpc-retry-pushback-ms"] == str(wait)
 
 
-async def test_a_call_over_the_limit_is_rejected_at_once(upstream: ScriptedUpstream) -> None:
+async def test_a_call_over_the_limit_is_rejected_immediately(upstream: ScriptedUpstream) -> None:
     held = Held(RUNNING)
     upstream.script += [held, RUNNING]
     async with full(upstream) as jobs:

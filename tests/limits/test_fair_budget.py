@@ -1,3 +1,5 @@
+"""Fair sharing of slots and bytes among owners."""
+
 from __future__ import annotations
 
 import asyncio

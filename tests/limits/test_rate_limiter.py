@@ -1,3 +1,5 @@
+"""Token buckets of the rate limiter."""
+
 from __future__ import annotations
 
 import asyncio

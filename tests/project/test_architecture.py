@@ -1,3 +1,5 @@
+"""The import contracts."""
+
 from __future__ import annotations
 
 import subprocess

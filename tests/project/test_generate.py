@@ -1,3 +1,5 @@
+"""The generated code and its generator."""
+
 from __future__ import annotations
 
 import importlib.util

@@ -39,7 +39,7 @@ async def first_headers(raw: Peer) -> HeadersFrame:
 
 
 @pytest.mark.parametrize("method", MESSAGES)
-async def test_headers_come_before_the_upstream_answers(
+async def test_headers_come_before_the_upstream_responds(
     gateway: Gateway, upstream: ScriptedUpstream, method: str
 ) -> None:
     answers = asyncio.Event()

@@ -76,7 +76,7 @@ async def test_an_automatic_retry_without_a_request_id_is_not_posted(
 
 @pytest.mark.parametrize("metadata", RETRIES, ids=repr)
 @pytest.mark.parametrize("method", ["SendJob", "RunJob"])
-async def test_with_a_request_id_it_goes_on(
+async def test_with_a_request_id_it_continues(
     upstream: ScriptedUpstream, gateway: Gateway, method: str, metadata: list[tuple[bytes, bytes]]
 ) -> None:
     upstream.script.append(DONE)

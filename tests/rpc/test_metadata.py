@@ -121,7 +121,7 @@ async def test_of_several_request_ids_the_first_valid_one_counts(
     assert upstream.seen[0].headers["x-request-id"] == "a"
 
 
-async def test_the_limit_of_a_token_is_told_and_the_token_is_not(gateway: Gateway) -> None:
+async def test_an_error_names_the_limit_of_a_token_but_not_the_token(gateway: Gateway) -> None:
     got = await get_job(gateway, (b"authorization", b"Bearer " + b"a" * 8193))
     assert "has 8,193 characters; it may have at most 8,192" in got.headers["grpc-message"]
     assert "aaa" not in got.headers["grpc-message"]

@@ -218,7 +218,7 @@ async def test_watches_end_in_an_outage_after_anything_else(upstream: ScriptedUp
 
 
 @pytest.mark.parametrize("name", ["hang", "refused"])
-async def test_watches_end_in_an_outage_without_an_answer(upstream: ScriptedUpstream, name: str) -> None:
+async def test_watches_end_in_an_outage_without_a_response(upstream: ScriptedUpstream, name: str) -> None:
     assert_is_outage(await failure_of(upstream, "WatchJob", name, poll_outage_seconds=0.5), name, 42)
 
 
@@ -265,6 +265,6 @@ async def test_details_of_a_rate_limit(upstream: ScriptedUpstream, name: str, se
     assert failure.trailers["grpc-retry-pushback-ms"] == str(seconds * 1000)
 
 
-async def test_details_of_what_is_not_found(upstream: ScriptedUpstream) -> None:
+async def test_details_of_not_found(upstream: ScriptedUpstream) -> None:
     failure = await failure_of(upstream, "GetJob", "404")
     assert (failure.resource.resource_type, failure.resource.resource_name) == ("job", "42")

@@ -47,13 +47,13 @@ def test_a_wait_lasts_40_seconds_at_most_by_default(
     assert wait_seconds(timeout, remaining) == wait
 
 
-async def test_what_is_unset_is_not_sent(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
+async def test_unset_fields_are_not_sent(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
     upstream.on("POST", JOBS, answer(201, {"uid": 42}))
     await jobs.SendJob(SEND, metadata=BEARER)
     assert upstream.seen[0].body == b"{}"
 
 
-async def test_what_is_set_arrives_exactly(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
+async def test_set_fields_arrive_exactly(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
     upstream.on("POST", JOBS, answer(201, {"uid": 42}))
     raw = b'{ "id": 9007199254740993, "f": 0.10, "e": 1E2,\n "s": "\\ud800 \\u00e9 \xc3\xa9", "n": null }'
     arguments = Struct()
@@ -142,7 +142,7 @@ async def test_without_a_credential_nothing_reaches_the_upstream(
         (200, {"uid": 42, "status": "message", "message": "on it"}, 42, False),
     ],
 )
-async def test_both_answers_of_a_submission(
+async def test_both_responses_of_a_submission(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int, body: Any, uid: int, done: bool
 ) -> None:
     upstream.on("POST", JOBS, answer(status, body))
@@ -212,7 +212,7 @@ async def test_size_and_hash_are_of_the_upstreams_bytes(
 
 
 @pytest.mark.parametrize("method", ["GetJob", "WaitJob", "SendJob"])
-async def test_chunks_are_refused_where_nothing_streams(
+async def test_chunks_are_refused_for_unary_calls(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, method: str
 ) -> None:
     chunks = pb.CONTENT_FORMAT_JSON_CHUNKS
@@ -289,7 +289,7 @@ async def test_wait_with_timeout_zero_reads_once(upstream: ScriptedUpstream, job
     assert (job.done, len(upstream.seen)) == (False, 1)
 
 
-async def test_wait_answers_before_the_deadline(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
+async def test_wait_responds_before_the_deadline(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
     upstream.on("GET", "/jobs/42/", answer(200, RUNNING))
     for timeout in (None, Duration(seconds=3600)):
         job = await jobs.WaitJob(pb.WaitJobRequest(uid=42, timeout=timeout), metadata=BEARER, timeout=2)
@@ -330,7 +330,7 @@ async def test_cancel_returns_only_the_uid_of_an_unreadable_job(
     "status", [302, 400, 401, 403, 404, 405, 408, 409, 410, 412, 422, 423, 425, 429, 499, 500, 502, 503, 504]
 )
 @pytest.mark.parametrize("body", [b'{"detail": "it has ended"}', b"<html>", b""], ids=["json", "page", "empty"])
-async def test_cancelling_what_has_ended_is_no_error(
+async def test_cancelling_an_ended_job_is_no_error(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int, body: bytes
 ) -> None:
     upstream.on("DELETE", "/jobs/42/", answer(status, raw=body))
@@ -364,7 +364,7 @@ async def test_cancelling_an_ended_job_succeeds_without_a_response(
 @pytest.mark.parametrize(
     "read", [answer(200, RUNNING), answer(404, {}), answer(500)], ids=["running", "unknown", "failing"]
 )
-async def test_a_refused_cancellation_of_what_has_not_ended_is_one(
+async def test_a_refused_cancellation_of_a_running_job_is_an_error(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, status: int, code: StatusCode, read: bytes
 ) -> None:
     upstream.on("DELETE", "/jobs/42/", answer(status, {"detail": "no"}))
@@ -377,7 +377,7 @@ def with_id(request_id: str, **more: Any) -> pb.SendJobRequest:
     return pb.SendJobRequest(workspace_id="1", entity_id=7, request_id=request_id, **more)
 
 
-async def test_one_request_id_at_once_is_one_post(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+async def test_concurrent_calls_with_one_request_id_are_one_post(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     release = asyncio.Event()
 
     async def slow(connection: Connection) -> None:
@@ -441,7 +441,7 @@ async def test_a_refused_request_frees_its_id(
     assert (await jobs.SendJob(with_id("a"), metadata=BEARER)).uid == 42
 
 
-async def test_a_caller_who_left_during_the_submission_finds_its_job(
+async def test_a_caller_that_left_during_the_submission_finds_its_job(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     release = asyncio.Event()
@@ -499,7 +499,7 @@ async def test_nothing_is_sent_for_a_client_that_has_left(upstream: ScriptedUpst
     ],
     ids=["half", "gzip", "odd", "half a refusal"],
 )
-async def test_an_error_bears_the_http_status_of_an_answer_that_broke(
+async def test_an_error_has_the_http_status_of_a_broken_response(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, reply: bytes, status: str
 ) -> None:
     async def send_and_close(connection: Connection) -> None:
@@ -511,9 +511,7 @@ async def test_an_error_bears_the_http_status_of_an_answer_that_broke(
     assert (failed.code is StatusCode.PERMISSION_DENIED) is (status == "403")
 
 
-async def test_cancelling_what_has_ended_reads_it_once(
-    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
-) -> None:
+async def test_cancelling_an_ended_job_reads_it_once(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
     upstream.on("DELETE", "/jobs/42/", answer(409))
     upstream.on("GET", "/jobs/42/", answer(200, SUCCESS), answer(500))
     assert (await jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER)).done

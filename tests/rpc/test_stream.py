@@ -14,6 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway.rpc import cancellations as cancellation_module
 from gateway.watch import refusals
 from tests.support.gateways import BEARER, SEND, expect_error, running, stub
 from tests.support.upstream import JOBS, Connection, answer
@@ -83,7 +84,7 @@ async def test_a_watch_streams_the_state_every_change_and_one_end(
     assert len(upstream.seen) == 5, "the end ends the polling"
 
 
-async def test_initial_metadata_goes_out_before_the_first_answer(
+async def test_initial_metadata_goes_out_before_the_first_response(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     async def hang(connection: Connection) -> None:
@@ -259,7 +260,7 @@ async def test_the_last_token_returns_the_end_on_any_replica(
     assert [(event.job.done, MessageToDict(event.job.content)) for event in again] == [(True, {"a": 1})]
 
 
-async def test_a_broken_chunk_stream_goes_on_at_its_offset(
+async def test_a_broken_chunk_stream_continues_at_its_offset(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     raw = b'"%b"' % (b"0123456789" * 500_000)
@@ -288,7 +289,7 @@ async def test_chunks_of_another_result_start_again(upstream: ScriptedUpstream, 
 
 
 @pytest.mark.parametrize("token", ["nonsense", "A" * 513, "AQAA", "é"])
-async def test_what_is_no_token_is_refused(
+async def test_an_invalid_resume_token_is_refused(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, token: str
 ) -> None:
     failed = await expect_error(watch(jobs, resume_token=token))
@@ -328,7 +329,7 @@ async def test_the_first_event_of_a_run_precedes_the_first_poll(
     call.cancel()
 
 
-async def test_a_run_that_is_done_at_once_is_not_polled(
+async def test_a_run_that_is_done_immediately_is_not_polled(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("POST", JOBS, success())
@@ -416,6 +417,60 @@ async def test_a_client_that_leaves_while_sending_cancels_the_job(
     await upstream.wait_for(1, "DELETE")
 
 
+async def leave_while_sending(upstream: ScriptedUpstream, reply: bytes) -> None:
+    """Leave a run before its POST has the response `reply`, and return when its cancellation has ended."""
+    release = asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        await release.wait()
+        await connection.send(reply)
+
+    upstream.on("POST", JOBS, slow)
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        call = run(jobs, cancel_on_disconnect=True)
+        await upstream.wait_for(1, "POST")
+        call.cancel()
+        await gateway.wait_idle()
+        release.set()
+
+
+def cancellations(logged: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    return [(each["event"], each["uid"]) for each in logged if str(each["event"]).startswith("job.cancel")]
+
+
+async def test_a_cancellation_is_logged_with_its_job(upstream: ScriptedUpstream, logged: list[dict[str, Any]]) -> None:
+    upstream.on("DELETE", "/jobs/42/", answer(204))
+    await leave_while_sending(upstream, answer(201, {"uid": 42}))
+    assert cancellations(logged) == [("job.cancelled", 42)]
+
+
+async def test_a_cancellation_of_an_ended_job_is_not_logged(
+    upstream: ScriptedUpstream, logged: list[dict[str, Any]]
+) -> None:
+    upstream.on("DELETE", "/jobs/42/", answer(409))
+    upstream.on("GET", "/jobs/42/", answer(200, {"uid": 42, "status": "success", "result": {}}))
+    await leave_while_sending(upstream, answer(201, {"uid": 42}))
+    assert [each.method for each in upstream.seen] == ["POST", "DELETE", "GET"]
+    assert cancellations(logged) == []
+
+
+async def test_a_job_without_a_uid_is_not_logged_as_cancelled(
+    upstream: ScriptedUpstream, logged: list[dict[str, Any]]
+) -> None:
+    await leave_while_sending(upstream, answer(200, {"status": "success", "result": {}}))
+    assert cancellations(logged) == []
+
+
+async def test_a_failed_cancellation_is_logged_with_its_job(
+    upstream: ScriptedUpstream, logged: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellation_module, "RETRY_SECONDS", 0.0)
+    upstream.on("DELETE", "/jobs/42/", answer(503))
+    upstream.on("GET", "/jobs/42/", at(10))
+    await leave_while_sending(upstream, answer(201, {"uid": 42}))
+    assert cancellations(logged) == [("job.cancel_failed", 42)]
+
+
 async def test_leaving_without_it_cancels_nothing(upstream: ScriptedUpstream) -> None:
     """Stopping the gateway waits for all cancellations, so none can come later."""
     upstream.on("POST", JOBS, answer(201, {"uid": 42}))
@@ -449,7 +504,7 @@ async def test_an_error_cancels_nothing(upstream: ScriptedUpstream, monkeypatch:
     assert upstream.requests("DELETE") == []
 
 
-async def test_a_drain_ends_what_is_left_over_with_a_wait_and_a_token(upstream: ScriptedUpstream) -> None:
+async def test_a_drain_ends_remaining_watches_with_a_wait_and_a_token(upstream: ScriptedUpstream) -> None:
     upstream.on("GET", "/jobs/42/", at(10))
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         calls = [watch(jobs) for _ in range(20)]
@@ -521,7 +576,7 @@ async def test_a_run_sends_heartbeats_before_its_first_state(
     assert len(upstream.requests("POST")) == 1
 
 
-async def test_the_cancellation_for_a_caller_who_left_is_tried_again(
+async def test_the_cancellation_for_a_caller_that_left_is_retried(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("POST", JOBS, answer(201, {"uid": 42}))

@@ -1,4 +1,4 @@
-"""The admin address: what it serves, when, and what it does not."""
+"""The admin address: its pages, and when each of them responds."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""The warning about a shortage of file descriptors."""
+
 from __future__ import annotations
 
 import asyncio

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from gateway.server import health
 from gateway.server.defaults import OPTIONS
 from gateway.server.gateway import Gateway
 from tests.support.certificates import Authority, MountedSecret
+from tests.support.frames import header_block, headers, peer
 from tests.support.gateways import BEARER, GET_JOB, TOKEN, Failure, expect_error, running, stub
 from tests.support.paths import ROOT
 from tests.support.raw import raw_call
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
 JOB_SERVICE_NAME = "jobgateway.v1.JobService"
+BAD_PATH: Any = b"/\xff\xfe"
 PATIENT = 20.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -82,7 +84,7 @@ class Served:
         self.process.send_signal(number)
 
     async def end(self) -> int:
-        """The exit code; what is left of the log is read."""
+        """Read the rest of the log, and return the exit code."""
         assert self.process.stderr is not None
         while line := await self.process.stderr.readline():
             self.lines.append(json.loads(line))
@@ -226,6 +228,40 @@ async def test_a_port_in_use_ends_the_start_with_one_line() -> None:
     assert child.returncode not in (0, None)
     (line,) = stderr.decode().strip().splitlines()
     assert f"JOBGATEWAY_LISTEN: {listen} cannot be bound" in line
+
+
+async def take_port_from(address: str, taker: socket.socket) -> None:
+    """End the listener at `address` until `taker`, which is bound there, listens before the listener is back."""
+    for _ in range(20):
+        async with AsyncExitStack() as stack:
+            with contextlib.suppress(ConnectionError):
+                hostile = await stack.enter_async_context(peer(address))
+                await hostile.send(headers(1, header_block(BAD_PATH), end=True))
+            # Without a pause, because the listener is back in less than a second.
+            for _ in range(100_000):
+                with contextlib.suppress(OSError):
+                    taker.listen()
+                    return
+    raise AssertionError("the listener did not end")
+
+
+@pytest.mark.slow
+async def test_a_lost_listener_ends_the_process_with_1(upstream: ScriptedUpstream) -> None:
+    with socket.socket() as taker:
+        # It shares the port with the listener, because neither listens yet.
+        taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taker.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taker.getsockname()[1]}"
+        async with process(upstream, listen=address) as server:
+            await server.logged("serving")
+            await take_port_from(address, taker)
+            lost = await server.logged("listener.lost")
+            assert await server.end() == 1
+    assert lost["level"] == "error"
+    assert f"{address} cannot be bound" in lost["why"]
+    events = [line["event"] for line in server.lines]
+    assert events[-2:] == ["listener.lost", "process.stopped"]
+    assert "drain.started" not in events
 
 
 @pytest.mark.slow
@@ -472,7 +508,7 @@ async def test_text_logs_are_lines_too(upstream: ScriptedUpstream) -> None:
         assert [b"drain.started" in line for line in rest.splitlines()] == [True, False]
 
 
-# What it serves
+# Serving
 
 
 @pytest.mark.parametrize("service", ["", JOB_SERVICE_NAME, "grpc.health.v1.Health"])

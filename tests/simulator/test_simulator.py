@@ -1,3 +1,5 @@
+"""The simulator, without the gateway."""
+
 import asyncio
 import email.utils
 import gzip

@@ -1,4 +1,4 @@
-"""Each store with a way to let time pass in it, for the conformance suite and the tests of the submitter."""
+"""Each store with a way to let time pass in it, used by the conformance suite and the tests of the submitter."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_it_has_32_bytes_and_is_the_same_in_every_process() -> None:
         {"arguments": b" { } "},
     ],
 )
-def test_what_does_not_change_the_job_does_not_count(change: dict[str, Any]) -> None:
+def test_differences_that_do_not_change_the_job_do_not_count(change: dict[str, Any]) -> None:
     assert fingerprint_of(replace(JOB, **change)) == fingerprint_of(JOB)
 
 
@@ -75,7 +75,7 @@ def test_what_does_not_change_the_job_does_not_count(change: dict[str, Any]) -> 
         {"method": None},
     ],
 )
-def test_every_other_field_counts_and_unset_is_a_value_of_its_own(change: dict[str, Any]) -> None:
+def test_every_other_field_counts_and_so_does_unset(change: dict[str, Any]) -> None:
     assert fingerprint_of(replace(JOB, **change)) != fingerprint_of(JOB)
 
 
@@ -151,12 +151,12 @@ def test_different_json_values_are_not_the_same(one: bytes, other: bytes) -> Non
     ],
     ids=lambda raw: repr(raw[:20]),
 )
-def test_whatever_params_json_may_hold_has_a_fingerprint(raw: bytes) -> None:
+def test_any_params_json_has_a_fingerprint(raw: bytes) -> None:
     assert _of(raw) == _of(b" %b " % raw) != _of(b"1")
 
 
 @given(json_values, json_values)
-def test_two_values_are_the_same_exactly_where_python_says_so(one: Any, other: Any) -> None:
+def test_two_values_are_equal_exactly_if_python_says_so(one: Any, other: Any) -> None:
     def typed(value: Any) -> Any:
         # To Python True is 1.
         if isinstance(value, list):

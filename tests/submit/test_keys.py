@@ -1,3 +1,5 @@
+"""Secret key files and the keys of request ids."""
+
 from __future__ import annotations
 
 import hashlib
@@ -20,7 +22,7 @@ ANN, BOB = Credential("token-of-ann"), Credential("token-of-bob")
 ONE, OTHER = b"1" * 32, b"2" * 40
 
 
-def test_keys_are_the_same_in_each_process_with_the_same_file_and_differ_by_caller_and_id() -> None:
+def test_keys_depend_on_the_file_the_caller_and_the_id_only() -> None:
     keys = RequestKeys(ONE)
     assert keys.key_of(ANN, "a") == RequestKeys(ONE).key_of(Credential("token-of-ann"), "a")
     found = [keys.key_of(ANN, "a"), keys.key_of(ANN, "b"), keys.key_of(BOB, "a"), RequestKeys(OTHER).key_of(ANN, "a")]
@@ -56,9 +58,7 @@ def test_a_key_file_is_created_once_with_mode_0600(tmp_path: Path) -> None:
         (b"\n".join([ONE] * 3), "has 3 lines"),
     ],
 )
-def test_a_wrong_key_file_stops_the_start_with_one_line_without_the_key(
-    tmp_path: Path, content: bytes, why: str
-) -> None:
+def test_a_wrong_key_file_is_reported_without_the_key(tmp_path: Path, content: bytes, why: str) -> None:
     file = tmp_path / "key"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=why) as raised:
@@ -83,7 +83,7 @@ def test_a_missing_key_file_or_folder_stops_the_start(tmp_path: Path) -> None:
         read_or_create_keys(tmp_path / "nowhere" / "key")
 
 
-async def test_a_fingerprint_is_stored_as_a_hash_that_no_reader_can_test_guesses_with() -> None:
+async def test_a_stored_fingerprint_cannot_be_used_to_test_guesses() -> None:
     inner = InMemoryIdempotencyStore(SteppedClock())
     store = SealingStore(inner)
     claim = Claim(RequestKeys(ONE).key_of(ANN, "a"), 1)

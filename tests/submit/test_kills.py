@@ -50,7 +50,7 @@ async def gateways(upstream: ScriptedUpstream, settings: dict[str, object]) -> A
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_gateway_that_is_killed_at_any_step_leaves_at_most_one_job(
+async def test_a_gateway_killed_at_any_step_leaves_at_most_one_job(
     upstream: ScriptedUpstream, gateways: list[GatewayProcess], step: str, request: pytest.FixtureRequest
 ) -> None:
     first, second = gateways
@@ -78,7 +78,7 @@ async def test_a_gateway_that_is_killed_at_any_step_leaves_at_most_one_job(
         assert told in (true_answers if number == 0 else (true_answers - {NEW} or {REPLAYED}))
 
 
-async def test_a_gateway_that_is_suspended_beyond_its_claim_sends_nothing_twice(
+async def test_a_gateway_suspended_beyond_its_claim_sends_one_job(
     upstream: ScriptedUpstream, gateways: list[GatewayProcess], request: pytest.FixtureRequest
 ) -> None:
     first, second = gateways

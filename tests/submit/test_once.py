@@ -68,9 +68,7 @@ def held_post(entry: Job | BaseException = JOB) -> Post:
     return post
 
 
-async def test_a_repetition_on_another_gateway_waits_for_the_first_outcome(
-    clock: SteppedClock, fleet: list[Submitter]
-) -> None:
+async def test_a_repeat_on_another_gateway_waits_for_the_outcome(clock: SteppedClock, fleet: list[Submitter]) -> None:
     post, other = held_post(), Post(JOB)
     first = asyncio.create_task(ask(fleet[0], post, KEY, b"mark"))
     await settle()
@@ -85,7 +83,7 @@ async def test_a_repetition_on_another_gateway_waits_for_the_first_outcome(
     assert (post.count, other.count) == (1, 0)
 
 
-async def test_a_repetition_that_waited_for_a_refused_submission_submits(
+async def test_a_repeat_that_waited_for_a_refused_submission_submits(
     clock: SteppedClock, fleet: list[Submitter]
 ) -> None:
     post, other = held_post(UpstreamStatusError(400, "no")), Post(JOB)
@@ -109,7 +107,7 @@ async def test_a_repetition_whose_callers_left_does_not_submit(clock: SteppedClo
     again.cancel()
     post.gate.set()
     await clock.advance(5)
-    assert (first.done(), other.count, len(fleet[1])) == (True, 0, 0)
+    assert (first.done(), other.count, fleet[1].in_flight) == (True, 0, 0)
 
 
 async def test_a_repetition_learns_that_the_first_gateway_died(clock: SteppedClock, fleet: list[Submitter]) -> None:
@@ -123,7 +121,7 @@ async def test_a_repetition_learns_that_the_first_gateway_died(clock: SteppedClo
     first.cancel()
 
 
-async def test_a_submission_that_takes_longer_than_its_claim_renews_it(
+async def test_a_submission_longer_than_its_claim_renews_it(
     clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore]
 ) -> None:
     post = held_post()
@@ -142,7 +140,7 @@ async def test_a_submission_that_takes_longer_than_its_claim_renews_it(
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["did not arrive", "arrived"])
-async def test_if_the_store_is_away_nothing_is_sent_and_the_id_stays_free(
+async def test_if_the_store_is_down_nothing_is_sent_or_remembered(
     clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore], late: bool
 ) -> None:
     post = Post(JOB)
@@ -156,7 +154,7 @@ async def test_if_the_store_is_away_nothing_is_sent_and_the_id_stays_free(
     assert await ask(fleet[1], post, KEY, b"another mark") == SubmissionResult(42, JOB)
 
 
-async def test_if_the_outcome_cannot_be_recorded_the_caller_gets_its_job_and_it_is_recorded_later(
+async def test_an_outcome_that_cannot_be_recorded_is_recorded_later(
     clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore]
 ) -> None:
     stores[0].broken = {"settle"}
@@ -199,13 +197,13 @@ async def test_a_claim_that_ended_before_the_post_sends_nothing(
     assert (await ask(fleet[1], post, KEY, b"mark")).uid == 42, "the id is free again"
 
 
-async def test_an_ended_job_without_a_uid_is_repeated_without_its_result(fleet: list[Submitter]) -> None:
+async def test_an_ended_job_without_a_uid_is_replayed_without_result(fleet: list[Submitter]) -> None:
     ended = Job(0, JobStatus.SUCCESS, "success", done=True, observe_time=1.0)
     await ask(fleet[0], Post(ended), KEY, b"mark")
     assert await ask(fleet[1], Post(JOB), KEY, b"mark") == SubmissionResult(0, ended, replayed=True)
 
 
-async def test_a_call_that_joins_a_submission_in_flight_did_not_cause_it(fleet: list[Submitter]) -> None:
+async def test_a_call_that_joins_a_submission_did_not_cause_it(fleet: list[Submitter]) -> None:
     post = held_post()
     calls = [fleet[0].submit(post, CALLER, KEY, b"mark") for _ in range(2)]
     post.gate.set()

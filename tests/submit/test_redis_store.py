@@ -1,3 +1,5 @@
+"""The store in Redis, with real Redis servers and their failures."""
+
 from __future__ import annotations
 
 import asyncio
@@ -65,7 +67,7 @@ def health_of(store: RedisIdempotencyStore) -> StoreHealth:
     return store.connection._health  # noqa: SLF001 - a look inside
 
 
-async def test_a_redis_that_is_away_fails_at_once_and_is_used_again_when_it_is_back(
+async def test_an_unreachable_redis_fails_fast_and_is_reused_later(
     own_redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore], logged: list[dict[str, object]]
 ) -> None:
     store = open_store(own_redis.url)
@@ -83,7 +85,7 @@ async def test_a_redis_that_is_away_fails_at_once_and_is_used_again_when_it_is_b
     assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == IdempotencyRecord(MARK), "it kept its data"
 
 
-async def test_the_first_command_after_a_restart_succeeds_although_its_connection_was_closed(
+async def test_the_first_command_after_a_restart_of_redis_succeeds(
     own_redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore], logged: list[dict[str, object]]
 ) -> None:
     store = open_store(own_redis.url)
@@ -116,7 +118,7 @@ async def test_every_command_has_a_time_limit(
     assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == RECORD
 
 
-async def test_a_gateway_that_is_cut_off_fails_and_the_others_go_on(
+async def test_a_gateway_that_is_cut_off_does_not_affect_others(
     redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore]
 ) -> None:
     door = Door(redis.port)
@@ -261,7 +263,7 @@ async def test_a_cluster_is_used_through_its_own_client(
         server.kill()
 
 
-async def test_nothing_in_redis_shows_a_token_or_an_id_and_everything_expires(
+async def test_redis_holds_no_token_and_no_id_and_all_keys_expire(
     own_redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore]
 ) -> None:
     store = open_store(own_redis.url)
@@ -289,7 +291,7 @@ async def test_nothing_in_redis_shows_a_token_or_an_id_and_everything_expires(
         ("ssl_ca_certs=/nowhere/ca.pem", "ssl_ca_certs=/nowhere/ca.pem cannot be read: No such file"),
     ],
 )
-def test_wrong_options_stop_the_start_with_one_line_without_the_password(query: str, why: str) -> None:
+def test_wrong_options_are_reported_without_the_password(query: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why) as raised:
         read_url(f"rediss://user:hunter2-secret@redis.example.com:6379/0?{query}")
     assert "hunter2" not in str(raised.value)

@@ -1,3 +1,5 @@
+"""The store in a SQLite file."""
+
 from __future__ import annotations
 
 import asyncio
@@ -87,7 +89,7 @@ async def test_a_full_disk_fails_clearly_and_recovers(
     store = open_store()
     database = store._records._database  # noqa: SLF001 - the disk of this test
     database.execute("PRAGMA max_page_count = 1")
-    with pytest.raises(StateUnavailable, match=r"cannot be used: database or disk is full; nothing was sent"):
+    with pytest.raises(StateUnavailable, match=r"cannot be used \(database or disk is full\), and nothing was sent"):
         await take_all(store, range(1_000))
     database.execute("PRAGMA max_page_count = 1000000")
     health: Any = store._health  # noqa: SLF001 - as above
@@ -169,9 +171,7 @@ def test_gateways_that_start_at_the_same_moment_make_one_file(tmp_path: Path) ->
             each.close()
 
 
-def test_a_gateway_that_is_killed_while_it_makes_the_file_leaves_one_that_can_be_used(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_while_the_file_is_created_leaves_a_usable_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     schema = sqlite_records._SCHEMA  # noqa: SLF001 - a kill between two statements
     monkeypatch.setattr(sqlite_records, "_SCHEMA", (*schema[:2], "a kill"))
     with pytest.raises(sqlite3.OperationalError):

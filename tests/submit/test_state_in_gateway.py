@@ -54,7 +54,7 @@ async def test_a_repeated_submission_has_a_trailer(
     assert len(upstream.requests("POST")) == 2
 
 
-async def test_an_ended_job_without_a_uid_is_repeated_with_the_trailer(
+async def test_an_ended_job_without_a_uid_replays_with_the_trailer(
     upstream: ScriptedUpstream, settings: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
     ended = {"status": "success", "result": {"data": [1, 2, 3]}, "completed_at": "2026-01-02T03:04:05Z"}
@@ -89,7 +89,7 @@ async def test_two_gateways_on_one_redis_make_one_job_of_twenty_sends(
 
 
 @pytest.mark.tools
-async def test_while_redis_is_away_calls_with_an_id_fail_and_all_others_go_on(
+async def test_while_redis_is_down_only_calls_with_an_id_fail(
     upstream: ScriptedUpstream, own_redis: RedisServer, tmp_path: Path, logged: list[dict[str, object]]
 ) -> None:
     key = tmp_path / "key"

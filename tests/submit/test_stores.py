@@ -71,7 +71,7 @@ async def test_a_released_id_is_free_for_another_request(place: Harness) -> None
     assert await other.claim(claim_of(2), b"another", CLAIM_SECONDS) is None
 
 
-async def test_a_claim_whose_owner_died_has_an_unknown_outcome_and_never_is_free(place: Harness) -> None:
+async def test_a_claim_whose_owner_died_has_an_unknown_outcome(place: Harness) -> None:
     one, other = place.open(), place.open()
     await claim(one, 1)
     await place.pass_time(CLAIM_SECONDS - 1)
@@ -92,7 +92,7 @@ async def test_a_renewed_claim_lasts_longer(place: Harness) -> None:
     assert not await other.renew(claim_of(2), CLAIM_SECONDS), "others cannot renew it"
 
 
-async def test_an_owner_that_comes_back_late_may_settle_while_no_one_took_its_place(place: Harness) -> None:
+async def test_a_late_owner_may_settle_an_expired_claim_of_its_own(place: Harness) -> None:
     one, other = place.open(), place.open()
     await claim(one, 1)
     await place.pass_time(CLAIM_SECONDS + 1)
@@ -100,7 +100,7 @@ async def test_an_owner_that_comes_back_late_may_settle_while_no_one_took_its_pl
     assert await claim(other, 2) == SETTLED
 
 
-async def test_an_owner_that_was_suspended_cannot_change_a_newer_claim(place: Harness) -> None:
+async def test_a_suspended_owner_cannot_change_a_newer_claim(place: Harness) -> None:
     one, other = place.open(), place.open()
     await claim(one, 1)
     # The store lost the record, or 25 hours are over.
@@ -186,7 +186,7 @@ async def test_a_caller_holds_at_most_three_times_what_it_leaves_free(
 
     for number in range(3):
         assert await take(ANN, number) is None
-    with pytest.raises(RequestIdsExhausted, match=r"remembers 4 request_ids at most, 3 of them"):
+    with pytest.raises(RequestIdsExhausted, match=r"remembers 3 of this credential, of 4 in total"):
         await take(ANN, 3)
     assert await take(BOB, 4) is None
     with pytest.raises(RequestIdsExhausted):
@@ -206,7 +206,7 @@ async def test_ids_of_two_callers_are_different_ids(place: Harness) -> None:
     assert await claim(store, 2, IdempotencyKey(BOB, b"1" * 16)) is None
 
 
-async def test_gateways_with_the_old_key_and_with_the_new_one_see_the_same_ids(place: Harness) -> None:
+async def test_gateways_with_the_old_and_the_new_key_share_ids(place: Harness) -> None:
     old, new = IdempotencyKey(b"o" * 16, b"1" * 16), IdempotencyKey(b"n" * 16, b"2" * 16)
     before, after = place.open(), place.open()
     both = [RotatingStore(place.open()) for _ in range(2)]

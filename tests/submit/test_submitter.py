@@ -1,3 +1,5 @@
+"""Submissions in memory: attempts, outcomes, limits and rates."""
+
 from __future__ import annotations
 
 import asyncio
@@ -64,16 +66,16 @@ async def ask(
         return await submission.outcome()
 
 
-class Unheard:
+class NoopSubmissionObserver:
     """An observer that does nothing."""
 
     def submitted(self, error: GatewayError | None) -> None:
-        """See `Observer`."""
+        """Do nothing."""
 
 
 def submitter_of(clock: SteppedClock, rate: float = 2_000.0, store: IdempotencyStore | None = None) -> Submitter:
     store = store or InMemoryIdempotencyStore(clock)
-    return Submitter(clock, store, RateLimiter(clock, rate), Unheard(), CLAIM_SECONDS)
+    return Submitter(clock, store, RateLimiter(clock, rate), NoopSubmissionObserver(), CLAIM_SECONDS)
 
 
 @pytest.fixture
@@ -94,14 +96,14 @@ async def test_a_submission_gives_the_job_of_the_post(submitter: Submitter) -> N
     assert await ask(submitter, Post(JOB)) == SubmissionResult(42, JOB)
 
 
-async def test_it_is_tried_again_if_certainly_nothing_was_sent(clock: SteppedClock, submitter: Submitter) -> None:
+async def test_a_submission_is_retried_if_certainly_not_sent(clock: SteppedClock, submitter: Submitter) -> None:
     post = Post(refused(), refused(), JOB)
     task = asyncio.create_task(ask(submitter, post))
     await clock.advance(5)
     assert (task.result().uid, post.count) == (42, 3)
 
 
-async def test_it_is_given_up_after_some_attempts(clock: SteppedClock, submitter: Submitter) -> None:
+async def test_a_submission_is_given_up_after_some_attempts(clock: SteppedClock, submitter: Submitter) -> None:
     post = Post(refused())
     task = asyncio.create_task(ask(submitter, post, KEY, b"mark"))
     await clock.advance(60)
@@ -126,9 +128,7 @@ async def test_it_is_given_up_after_some_attempts(clock: SteppedClock, submitter
     ],
     ids=lambda error: f"{type(error).__name__} {getattr(error, 'http_status', '')}",
 )
-async def test_an_unknown_outcome_is_never_tried_again_and_remembered(
-    submitter: Submitter, error: UpstreamError
-) -> None:
+async def test_an_unknown_outcome_is_remembered_and_never_retried(submitter: Submitter, error: UpstreamError) -> None:
     post = Post(error, JOB)
     for _ in range(3):
         with pytest.raises(SubmitOutcomeUnknown) as caught:
@@ -195,7 +195,7 @@ async def test_a_caller_that_leaves_does_not_stop_it(submitter: Submitter) -> No
     assert post.count == 1
 
 
-async def test_one_that_is_cut_off_with_the_process_leaves_an_unknown_outcome(submitter: Submitter) -> None:
+async def test_a_submission_cut_off_by_a_stop_has_an_unknown_outcome(submitter: Submitter) -> None:
     post = Post(JOB)
     post.gate.clear()
     task = submitter.submit(post, CALLER, KEY, b"mark").task
@@ -246,7 +246,7 @@ async def test_nothing_is_in_flight_after_closing(clock: SteppedClock, submitter
     assert all(task.done() for task in tasks)
 
 
-async def test_it_is_not_tried_again_for_callers_that_have_left(clock: SteppedClock, submitter: Submitter) -> None:
+async def test_a_submission_is_not_retried_for_callers_that_left(clock: SteppedClock, submitter: Submitter) -> None:
     post = Post(refused(), refused(), JOB)
     callers = [asyncio.create_task(ask(submitter, post, KEY, b"mark")) for _ in range(2)]
     await settle()
@@ -259,7 +259,7 @@ async def test_it_is_not_tried_again_for_callers_that_have_left(clock: SteppedCl
     assert (await ask(submitter, Post(JOB), KEY, b"mark")).uid == 42, "the id is free again"
 
 
-async def test_submissions_in_flight_are_limited_and_one_caller_cannot_have_all(
+async def test_submissions_in_flight_are_limited_and_shared_fairly(
     clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submitter_module, "MAX_IN_FLIGHT", 4)
@@ -270,7 +270,7 @@ async def test_submissions_in_flight_are_limited_and_one_caller_cannot_have_all(
     second = submitter.submit(post, CALLER)
     assert submitter.submit(post, CALLER, KEY, b"mark").task is first.task, "a repetition takes no slot"
     submitter.submit(post, CALLER)
-    with pytest.raises(LimitReached, match=r"of the 4 submissions.*, 3 are of this credential") as caught:
+    with pytest.raises(LimitReached, match=r"this credential has 3 of 4 in flight") as caught:
         submitter.submit(post, CALLER)
     assert 1.0 <= (caught.value.retry_after or 0) <= 4.0
     other = submitter.submit(post, b"bob")
@@ -282,13 +282,13 @@ async def test_submissions_in_flight_are_limited_and_one_caller_cannot_have_all(
     assert (await ask(submitter, post)).uid == 42
 
 
-async def test_sends_over_the_rate_are_rejected_at_once_and_nothing_is_sent(clock: SteppedClock) -> None:
+async def test_submissions_over_the_rate_are_rejected_and_not_sent(clock: SteppedClock) -> None:
     submitter = submitter_of(clock, 2.0)
     post = Post(JOB)
     for _ in range(2):
         await ask(submitter, post)
     for _ in range(1_000):
-        with pytest.raises(LimitReached, match="more often") as caught:
+        with pytest.raises(LimitReached, match="exceeds its rate") as caught:
             await ask(submitter, post, KEY, b"mark")
         assert 1.0 <= (caught.value.retry_after or 0) <= 4.0
     assert post.count == 2
@@ -298,7 +298,7 @@ async def test_sends_over_the_rate_are_rejected_at_once_and_nothing_is_sent(cloc
     assert post.count == 4
 
 
-async def test_a_call_that_joins_or_finds_no_slot_takes_nothing_of_the_rate(clock: SteppedClock) -> None:
+async def test_a_call_that_joins_or_finds_no_slot_takes_no_token(clock: SteppedClock) -> None:
     submitter = submitter_of(clock, 2.0)
     post = Post(JOB)
     post.gate.clear()
@@ -312,9 +312,7 @@ async def test_a_call_that_joins_or_finds_no_slot_takes_nothing_of_the_rate(cloc
 
 
 @pytest.mark.parametrize(("status", "left"), [(400, 99), (429, 1)])
-async def test_a_429_slows_the_submissions_of_its_caller_down_and_another_refusal_does_not(
-    clock: SteppedClock, status: int, left: int
-) -> None:
+async def test_only_a_429_slows_the_submissions_of_its_caller_down(clock: SteppedClock, status: int, left: int) -> None:
     submitter = submitter_of(clock, 100.0)
     error = UpstreamStatusError(status, "no")
     with pytest.raises(UpstreamStatusError) as caught:

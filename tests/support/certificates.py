@@ -95,7 +95,7 @@ class MountedSecret:
             file.symlink_to(f"..data/{file.name}")
 
     def put(self, certificate: Certificate, ca: bytes = b"") -> None:
-        """Replace all files at once."""
+        """Replace all files together."""
         self._versions += 1
         version = self._folder / f"..{self._versions}"
         version.mkdir()

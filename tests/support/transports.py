@@ -1,4 +1,4 @@
-"""The transport to the upstream as tests use it: patient, without a proxy, and unobserved."""
+"""The transport to the upstream as tests use it: patient, and unobserved."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ class PatientTransport(Transport):
         max_connections: int = 10,
         max_response_bytes: int = 64 << 20,
         budget: FairBudget | None = None,
+        tls: ssl.SSLContext | None = None,
+        proxy: str | None = None,
     ) -> None:
         super().__init__(
             timeouts=Timeouts(connect, read, total),
@@ -39,8 +41,8 @@ class PatientTransport(Transport):
             max_connections=max_connections,
             max_response_bytes=max_response_bytes,
             budget=FairBudget(2 * max_response_bytes) if budget is None else budget,
-            tls=ssl.create_default_context(),
-            proxy=None,
+            tls=ssl.create_default_context() if tls is None else tls,
+            proxy=proxy,
             observer=NoObserver(),
         )
 

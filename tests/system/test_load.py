@@ -154,10 +154,10 @@ async def test_ten_thousand_ended_watches_leave_nothing(
     for module, name in (
         (recent, "KEEP_RESULT_SECONDS"),
         (recent, "KEEP_READ_SECONDS"),
-        (presence, "KEEP_UNSEEN_SECONDS"),
+        (presence, "UNWATCHED_SECONDS"),
     ):
         monkeypatch.setattr(module, name, 0.0)
-    monkeypatch.setattr(recent, "KEEP_UNSEEN_SECONDS", 0.0)
+    monkeypatch.setattr(recent, "UNWATCHED_SECONDS", 0.0)
     upstream.ends_after = 3
 
     async def settled() -> tuple[int, int]:

@@ -120,7 +120,7 @@ async def test_a_single_request_reports_no_state_yet(
     assert "404" in failed.message
 
 
-async def test_a_refusal_of_a_job_sent_elsewhere_counts_at_once(
+async def test_a_refusal_of_a_job_sent_elsewhere_counts_immediately(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
 ) -> None:
     upstream.on("GET", JOB, refusal(404))

@@ -38,8 +38,8 @@ DONE = answer(200, {"uid": 42, "status": "success", "result": "x" * 100_000})
 def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
     """Return a function that lists the tracked objects since its creation. No results are kept for late watchers."""
     monkeypatch.setattr(recent, "KEEP_RESULT_SECONDS", 0.0)
-    monkeypatch.setattr(recent, "KEEP_UNSEEN_SECONDS", 0.0)
-    monkeypatch.setattr(presence, "KEEP_UNSEEN_SECONDS", 0.0)
+    monkeypatch.setattr(recent, "UNWATCHED_SECONDS", 0.0)
+    monkeypatch.setattr(presence, "UNWATCHED_SECONDS", 0.0)
     gc.collect()
     gc.disable()
     # Fixtures and results of other tests may hold some.
@@ -150,7 +150,9 @@ async def test_ended_calls_are_freed_without_garbage_collection(
         assert left() == []
 
 
-async def test_a_drain_frees_what_it_ends(upstream: ScriptedUpstream, left: Callable[[], list[str]]) -> None:
+async def test_a_drain_frees_the_watches_that_it_ends(
+    upstream: ScriptedUpstream, left: Callable[[], list[str]]
+) -> None:
     upstream.script.extend([RUNNING, hang])
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         calls = [watch(jobs) for _ in range(3)]

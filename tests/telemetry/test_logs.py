@@ -103,7 +103,7 @@ TAKEN_OVER = "logs.take_over(); import threading, traceback, warnings\n"
         ("sys.excepthook(ValueError, ValueError('secret'), None)", "process.defect", "error"),
     ],
 )
-def test_what_python_writes_itself_is_a_line_without_values(statements: str, event: str, level: str) -> None:
+def test_lines_by_python_itself_contain_no_values(statements: str, event: str, level: str) -> None:
     (line,) = logged(TAKEN_OVER + statements)
     assert (line["event"].partition("\n")[0], line["level"]) == (event, level)
     assert "secret" not in line["event"]

@@ -234,7 +234,7 @@ async def test_only_a_read_is_repeated(make: MakeTransport, method: str) -> None
     assert stale.count == [2]
 
 
-async def test_a_read_whose_answer_had_begun_is_not_made_again(make: MakeTransport) -> None:
+async def test_a_read_whose_response_had_begun_is_not_repeated(make: MakeTransport) -> None:
     stale = Stale(a_byte)
     transport = make()
     async with tcp_server(stale.accept) as port:
@@ -244,7 +244,7 @@ async def test_a_read_whose_answer_had_begun_is_not_made_again(make: MakeTranspo
     assert stale.count == [2]
 
 
-async def test_a_read_on_a_fresh_connection_is_not_made_again(make: MakeTransport) -> None:
+async def test_a_read_on_a_fresh_connection_is_not_repeated(make: MakeTransport) -> None:
     requests = 0
 
     async def accept(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -356,7 +356,7 @@ def answer_early(server: socket.socket, times: int, how: str, tls: ssl.SSLContex
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("how", ["fin", "rst"])
 @pytest.mark.parametrize("mib", [1, 4, 8])
-def test_an_answer_before_the_end_of_the_body_is_the_answer(loop: str, how: str, mib: int) -> None:
+def test_a_response_before_the_end_of_the_body_counts(loop: str, how: str, mib: int) -> None:
     times = 50
 
     async def main() -> None:
@@ -374,7 +374,7 @@ def test_an_answer_before_the_end_of_the_body_is_the_answer(loop: str, how: str,
         runner.run(main())
 
 
-async def test_no_more_of_the_body_is_sent_once_the_answer_is_there(make: MakeTransport) -> None:
+async def test_sending_the_body_stops_when_the_response_arrives(make: MakeTransport) -> None:
     read = 0
     size = 64 << 20
 
@@ -444,7 +444,7 @@ async def test_bytes_after_a_response_end_the_connection(make: MakeTransport, af
     ],
     ids=["length", "chunks", "empty"],
 )
-async def test_an_answer_counts_whatever_follows_it(
+async def test_a_response_counts_regardless_of_what_follows(
     make: MakeTransport, upstream: ScriptedUpstream, head: bytes, answer: bytes, body: bytes
 ) -> None:
     upstream.script.append(head + answer + b"xx")
@@ -459,7 +459,7 @@ async def test_an_incomplete_unreadable_response_is_malformed(make: MakeTranspor
 @pytest.mark.parametrize("stale", [STRAY, answer(404, {}), b"HTTP/1.1 204 No Content\r\n\r\n"], ids=[200, 404, 204])
 @pytest.mark.parametrize("cut", [None, 30, -5, 1])
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-async def test_of_two_answers_on_a_kept_connection_none_counts(
+async def test_two_responses_on_a_reused_connection_do_not_count(
     make: MakeTransport, stale: bytes, cut: int | None, method: str
 ) -> None:
     """The first response may belong to an earlier request. `cut`: how much of the second arrives with it."""
@@ -550,7 +550,7 @@ async def test_a_success_before_the_end_of_the_request_is_rejected(make: MakeTra
     assert error.may_have_been_sent
 
 
-async def test_a_late_answer_to_one_credential_never_reaches_another(make: MakeTransport) -> None:
+async def test_a_late_response_never_reaches_another_credential(make: MakeTransport) -> None:
     """A kept connection is used only by the credential that opened it."""
     connections: dict[int, set[bytes]] = {}
 
@@ -598,6 +598,38 @@ async def test_idle_connections_make_room_for_those_of_others(make: MakeTranspor
         assert opened == 50, "the youngest are kept"
 
 
+@pytest.mark.parametrize(
+    "body", [b"Content-Length: 2\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"]
+)
+async def test_a_204_with_a_body_counts(make: MakeTransport, body: bytes) -> None:
+    connections = 0
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(200, {}))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\n" + body)
+
+    transport = make()
+    async with tcp_server(accept) as port:
+        url = f"http://127.0.0.1:{port}/"
+        for _ in range(2):
+            await transport.request("GET", url, ANN)
+            assert (await transport.request("DELETE", url, ANN)).status == 204
+    assert connections == 2, "one with excess is not used again"
+
+
+@pytest.mark.parametrize("name", [b"Transfer-Encoding: Chunked", b"Transfer-Encoding : chunked"])
+async def test_a_cut_response_is_not_complete(make: MakeTransport, upstream: ScriptedUpstream, name: bytes) -> None:
+    async def cut(connection: Connection) -> None:
+        await connection.send(HEAD + name + b"\r\n\r\n2\r\n{}\r\n")
+
+    upstream.script.append(cut)
+    assert type(await failure(make().request("GET", upstream.url, {}))) in (UpstreamConnectionLost, UpstreamMalformed)
+
+
 # The share of the event loop
 
 
@@ -642,7 +674,7 @@ TINY = {
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("shape", TINY)
-def test_an_answer_in_tiny_chunks_leaves_the_loop_to_others(loop: str, shape: str) -> None:
+def test_a_response_in_tiny_chunks_leaves_the_loop_to_others(loop: str, shape: str) -> None:
     """Iterations of the loop are short, in CPU time of its thread: a median, because a busy machine makes some long."""
 
     async def typical_turn() -> float:
@@ -677,7 +709,7 @@ def test_an_answer_in_tiny_chunks_leaves_the_loop_to_others(loop: str, shape: st
 
 
 @pytest.mark.parametrize("shape", ["1 byte", "3 bytes"])
-async def test_an_answer_in_tiny_chunks_takes_a_quarter_of_the_loop(make: MakeTransport, shape: str) -> None:
+async def test_a_response_in_tiny_chunks_takes_a_quarter_of_the_loop(make: MakeTransport, shape: str) -> None:
     shares = []
     for _ in range(3):
         async with at_once(TINY[shape]) as url:
@@ -714,14 +746,14 @@ def one_read() -> float:
 
 
 @pytest.mark.parametrize("count", [101, 20_000])
-async def test_interim_answers_without_end_are_malformed(
+async def test_interim_responses_without_end_are_malformed(
     make: MakeTransport, upstream: ScriptedUpstream, count: int
 ) -> None:
     upstream.script.append(b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" * count + answer(200, {}))
     assert type(await failure(make().request("GET", upstream.url, {}))) is UpstreamMalformed
 
 
-async def test_interim_answers_of_many_bytes_are_malformed(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+async def test_interim_responses_of_many_bytes_are_malformed(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     hint = b"HTTP/1.1 103 Early Hints\r\nLink: %b\r\n\r\n" % (b"a" * 60_000)
     upstream.script.append(hint * 20 + answer(200, {}))
     assert type(await failure(make().request("GET", upstream.url, {}))) is UpstreamMalformed

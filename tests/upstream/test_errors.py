@@ -82,8 +82,16 @@ def test_only_a_400_and_a_422_speak_of_fields(status: int) -> None:
         (400, {"detail": "no", "a": ["b"]}, "the upstream rejected the request (HTTP 400): no; a: b"),
         (400, ["no", "never"], "the upstream rejected the request (HTTP 400): no never"),
         (401, {"detail": "no token"}, "the upstream did not accept the credential (HTTP 401): no token"),
-        (404, {"detail": None, "message": "gone"}, "the upstream did not find what was asked for (HTTP 404): gone"),
-        (404, {"detail": ["x"], "error": "gone"}, "the upstream did not find what was asked for (HTTP 404): gone"),
+        (
+            404,
+            {"detail": None, "message": "gone"},
+            "the upstream found no such job, entity or workspace (HTTP 404): gone",
+        ),
+        (
+            404,
+            {"detail": ["x"], "error": "gone"},
+            "the upstream found no such job, entity or workspace (HTTP 404): gone",
+        ),
         (418, {}, "the upstream rejected the request (HTTP 418)"),
         (429, b"", "the upstream asks to slow down (HTTP 429)"),
         (500, "broken", "the upstream failed (HTTP 500): broken"),
@@ -148,7 +156,7 @@ def test_a_4xx_without_an_object_is_not_from_the_api(status: int, body: Any, fro
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 460, 499, 502, 503])
-def test_a_transient_status_keeps_its_reason_whatever_the_body(status: int) -> None:
+def test_a_transient_status_keeps_its_reason_with_any_body(status: int) -> None:
     for body in (b"<html>", {"detail": "no"}):
         assert to_rpc_error(_read(status, body)).reason == to_rpc_error(UpstreamStatusError(status, "no")).reason
 
@@ -172,7 +180,7 @@ def test_no_part_of_an_echoed_credential_is_shown(body: Any) -> None:
     assert SECRET[:8] not in shown
 
 
-def test_a_huge_answer_is_cut_and_says_so_in_the_end() -> None:
+def test_a_huge_response_is_cut_and_says_so_in_the_end() -> None:
     error = _read(400, {f"field{number}": ["no"] for number in range(5_000)})
     assert len(error.violations) == MAX_VIOLATIONS
     assert error.violations[0] == FieldViolation("field0", "no")
@@ -280,7 +288,7 @@ def test_an_incomplete_response_shows_its_complete_fields(body: Any, part: float
     assert mark.field == "...[cut]"
 
 
-def test_a_sentence_before_the_cut_is_told() -> None:
+def test_a_sentence_before_the_cut_is_quoted() -> None:
     raw = json.dumps({"detail": "no such entity", "trace": "x" * 1_000}).encode()
     assert str(_read(404, raw[:500])).endswith("no such entity")
 
@@ -290,6 +298,6 @@ def test_a_body_cut_before_its_message_has_none(raw: bytes) -> None:
     assert _read(400, raw).violations == ()
 
 
-def test_what_is_wrong_as_a_whole_comes_first() -> None:
+def test_errors_of_the_whole_request_come_first() -> None:
     error = _read(400, {"a": ["x"], "non_field_errors": ["the whole"], "b": ["y"]})
     assert [each.field for each in error.violations] == ["non_field_errors", "a", "b"]

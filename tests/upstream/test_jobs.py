@@ -68,7 +68,7 @@ def test_each_known_word_is_a_status(word: str, status: JobStatus) -> None:
 
 
 @pytest.mark.parametrize("word", ["message", "running"])
-def test_a_job_that_says_it_runs_runs_whatever_stands_beside_it(word: str) -> None:
+def test_a_running_status_outweighs_all_other_fields(word: str) -> None:
     job = _read(status=word, result={"a": 1}, completed_at="2026-01-01T00:00:00Z")
     assert (job.done, job.status, job.result) == (False, JobStatus.RUNNING, None)
 
@@ -219,7 +219,7 @@ def test_invalid_fields_of_any_shape_are_kept_as_they_are(fields: object, *, nes
         ({"message": "a", "timestamp_epoch": None}, Progress("a")),
     ],
 )
-def test_progress_is_what_can_be_read_of_a_message(message: object, progress: Progress | None) -> None:
+def test_progress_is_the_readable_part_of_a_message(message: object, progress: Progress | None) -> None:
     assert _read(status="running", message=message).progress == progress
 
 
@@ -478,7 +478,7 @@ ENDED = b'{"status":"success","result":{"a":NaN}}'
 
 
 @pytest.mark.parametrize("uid", [b"", b'"uid":null,', b'"uid":0,', b'"uid":"5f0c-11",'])
-def test_a_job_that_ended_in_the_answer_needs_no_uid(uid: bytes) -> None:
+def test_a_job_that_has_ended_needs_no_uid(uid: bytes) -> None:
     body = ENDED.replace(b"{", b"{" + uid, 1)
     job = read_sent_job(body, observe_time=0, location=None, may_have_ended=True)
     assert (job.uid, job.done, job.status) == (0, True, JobStatus.SUCCESS)

@@ -140,7 +140,7 @@ def test_a_member_is_its_own_bytes(prefix: bytes, value: bytes) -> None:
         b'"a":\x001}',
     ],
 )
-def test_what_is_not_json_is_malformed(prefix: bytes, rest: bytes) -> None:
+def test_a_body_that_is_not_json_is_malformed(prefix: bytes, rest: bytes) -> None:
     with pytest.raises(UpstreamMalformed, match=r"^the upstream responded with text that is not JSON$"):
         MemberReader(Form).read(b"{" + prefix + rest)
 
@@ -244,7 +244,7 @@ def test_the_text_in_arbitrary_bytes_is_text_or_empty(raw: bytes) -> None:
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_a_value_is_read_whatever_stands_in_it(raw: bytes | None, value: object) -> None:
+def test_a_value_is_read_regardless_of_its_contents(raw: bytes | None, value: object) -> None:
     assert read_value(raw) == value
 
 

@@ -31,7 +31,7 @@ def _request(**fields: Any) -> pb.SendJobRequest:
     return pb.SendJobRequest(workspace_id="1", entity_id=7, **fields)
 
 
-def test_what_is_unset_is_not_sent() -> None:
+def test_unset_fields_are_not_sent() -> None:
     assert send_body(SendJob("1", 7)) == b"{}"
     assert _body(_request()) == {}
 

@@ -1,3 +1,5 @@
+"""One HTTP exchange: errors, limits of time and memory, repeats."""
+
 from __future__ import annotations
 
 import asyncio
@@ -191,7 +193,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize(("reply", "kind"), BROKEN)
-async def test_a_broken_answer_is_classified_and_counts_as_sent(
+async def test_a_broken_response_is_classified_and_counts_as_sent(
     make: MakeTransport, upstream: ScriptedUpstream, method: str, reply: Any, kind: type[UpstreamError]
 ) -> None:
     upstream.script.append(reply)
@@ -227,7 +229,7 @@ TOO_SLOW = {
 
 @pytest.mark.parametrize("limits", [{"read": SHORT}, {"total": SHORT}], ids=["read", "total"])
 @pytest.mark.parametrize("reply", TOO_SLOW.values(), ids=TOO_SLOW)
-async def test_an_answer_that_takes_too_long_is_a_time_out(
+async def test_a_response_that_takes_too_long_is_a_time_out(
     make: MakeTransport, upstream: ScriptedUpstream, reply: Any, limits: dict[str, float]
 ) -> None:
     upstream.script.append(reply)
@@ -237,7 +239,7 @@ async def test_an_answer_that_takes_too_long_is_a_time_out(
     assert len(upstream.seen) == 1
 
 
-async def test_the_whole_limit_ends_an_answer_that_drips_for_ever(
+async def test_the_total_limit_ends_a_response_that_never_completes(
     make: MakeTransport, upstream: ScriptedUpstream
 ) -> None:
     async def drip(connection: Connection) -> None:
@@ -263,7 +265,7 @@ async def test_the_whole_limit_ends_an_answer_that_drips_for_ever(
     ],
     ids=["hangs", "is reset", "is encoded twice", "is encoded otherwise"],
 )
-async def test_a_refusal_stays_one_whatever_its_body_does(
+async def test_a_refusal_stays_one_with_any_body(
     make: MakeTransport, upstream: ScriptedUpstream, reply: Any, limits: dict[str, float]
 ) -> None:
     upstream.script.append(reply)
@@ -290,7 +292,7 @@ async def test_a_gzip_bomb_is_stopped_at_the_limit(make: MakeTransport, upstream
     assert type(await failure(make().request("GET", upstream.url, {}))) is UpstreamResponseTooLarge
 
 
-async def test_a_gzip_answer_that_was_not_asked_for_is_read(make: MakeTransport, upstream: ScriptedUpstream) -> None:
+async def test_a_gzip_response_that_was_not_asked_for_is_read(make: MakeTransport, upstream: ScriptedUpstream) -> None:
     upstream.script.append(answer(200, raw=gzip.compress(b'{"uid": 1}'), headers={"Content-Encoding": "gzip"}))
     assert (await make().request("GET", upstream.url, {})).body == b'{"uid": 1}'
 
@@ -348,7 +350,7 @@ async def test_an_early_response_spoils_no_later_exchange(make: MakeTransport) -
         pytest.param(answer(503, raw=b"<html>"), 503, b"<html>", id="an error page"),
     ],
 )
-async def test_an_answer_is_read_to_its_end(
+async def test_a_response_is_read_to_its_end(
     make: MakeTransport, upstream: ScriptedUpstream, reply: Any, status: int, body: bytes
 ) -> None:
     upstream.script.append(reply)
@@ -430,7 +432,7 @@ async def test_waiting_for_a_connection_has_no_timeout(make: MakeTransport, upst
     assert [(await each).status for each in exchanges] == [200, 200, 200]
 
 
-async def test_as_many_exchanges_as_there_are_connections_run_at_once(
+async def test_as_many_exchanges_as_connections_run_in_parallel(
     make: MakeTransport, upstream: ScriptedUpstream
 ) -> None:
     upstream.script.append(then(end=hang))
@@ -574,7 +576,7 @@ def chunked(body: bytes) -> bytes:
     ],
     ids=["length", "chunked", "gzip"],
 )
-async def test_a_large_answer_reserves_what_it_takes(
+async def test_a_large_response_reserves_its_size(
     upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget, reply: bytes
 ) -> None:
     upstream.script.append(reply)
@@ -589,7 +591,7 @@ async def test_a_large_answer_reserves_what_it_takes(
 @pytest.mark.parametrize(
     "reply", [answer(200, raw=b"x" * (1 << 20)), answer(404, raw=b"x" * LARGE)], ids=["small", "404"]
 )
-async def test_small_answers_and_errors_reserve_nothing(
+async def test_small_responses_and_errors_reserve_nothing(
     upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget, reply: bytes
 ) -> None:
     upstream.script.append(reply)
@@ -611,7 +613,7 @@ async def test_a_failed_response_keeps_no_memory_reserved(
         assert budget.free == ROOM
 
 
-async def test_large_answers_wait_their_turn(
+async def test_large_responses_wait_their_turn(
     upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget
 ) -> None:
     await budget.acquire(b"ann", ROOM - LARGE)
@@ -647,7 +649,7 @@ class Stopwatch:
 
 @pytest.mark.parametrize("reply", [answer(200, raw=b"x" * LARGE), chunked(b"x" * LARGE)], ids=["length", "chunked"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_to_wait_for_room_takes_none_of_the_time(
+async def test_waiting_for_memory_does_not_count_as_time(
     upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget, reply: bytes, method: str
 ) -> None:
     held = await budget.acquire(b"ann", ROOM)
@@ -700,6 +702,19 @@ async def test_a_response_that_outgrows_its_memory_is_read_again(
     assert got.reservation is not None
     got.reservation.release()
     assert budget.free == ROOM
+
+
+async def test_a_delete_that_outgrows_its_memory_is_sent_once(
+    upstream: ScriptedUpstream, budget: FairBudget, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "FIRST_STEP_BYTES", LARGE // 2)
+    held = await budget.acquire(b"ann", ROOM - LARGE // 2)
+    upstream.script += [chunked(b"x" * LARGE)] * 2
+    waiting = asyncio.create_task(make().request("DELETE", upstream.url, {}, owner=b"bob"))
+    await until(lambda: budget.contended(b"ann"))
+    held.release()
+    assert (await waiting).body == b"x" * LARGE
+    assert [seen.method for seen in upstream.seen] == ["DELETE"]
 
 
 async def test_an_error_does_not_keep_the_body_in_memory(upstream: ScriptedUpstream, make: MakeTransport) -> None:

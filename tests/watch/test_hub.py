@@ -1,3 +1,5 @@
+"""Watchers and poll loops of the hub, with a stepped clock."""
+
 from __future__ import annotations
 
 import asyncio
@@ -21,7 +23,7 @@ from gateway.errors import (
 )
 from gateway.limits.rate_limiter import RateLimiter
 from gateway.watch import InMemorySentJobs, NoChange, StateChange, WatchKey
-from gateway.watch.recent import KEEP_BYTES, KEEP_READ_SECONDS, KEEP_RESULT_SECONDS, KEEP_UNSEEN_SECONDS, ReadKeys
+from gateway.watch.recent import KEEP_BYTES, KEEP_READ_SECONDS, KEEP_RESULT_SECONDS, UNWATCHED_SECONDS, ReadKeys
 from gateway.watch.refusals import GRACE_SECONDS, JUST_SENT_SECONDS
 from gateway.watch.sent_jobs import KEEP_JOB_SECONDS, LONGEST_JOB_SECONDS, OVERDUE_MARGIN_SECONDS
 from tests.support.clock import SteppedClock, settle
@@ -71,7 +73,7 @@ class Follower:
             await self.task
 
 
-class LateFetch(FakePoller):
+class SlowPoller(FakePoller):
     """A poller whose reads take some seconds."""
 
     def __init__(self, clock: SteppedClock, *script: State | Exception, takes: float = 5.0) -> None:
@@ -181,7 +183,7 @@ async def test_polling_stops_when_the_last_watcher_leaves(clock: SteppedClock) -
 
 async def test_a_read_in_flight_is_finished_for_the_next_caller(clock: SteppedClock) -> None:
     """Each wait is shorter than a read, but all of them together are longer."""
-    fetch = LateFetch(clock, State(1), State(2, last=True), takes=4)
+    fetch = SlowPoller(clock, State(1), State(2, last=True), takes=4)
     hub = make_hub(clock)
     got: list[int | None] = []
     for _ in range(10):
@@ -190,16 +192,16 @@ async def test_a_read_in_flight_is_finished_for_the_next_caller(clock: SteppedCl
             got.append(None if watcher.latest is None else watcher.latest.value)
     assert got == [None] * 3 + [1] * 5 + [2] * 2
     assert fetch.count == 2
-    await assert_nothing_left(hub, clock, reading=KEEP_UNSEEN_SECONDS)
+    await assert_nothing_left(hub, clock, reading=UNWATCHED_SECONDS)
 
 
 async def test_a_read_without_watchers_is_the_last_one(clock: SteppedClock) -> None:
-    fetch = LateFetch(clock, State(1), takes=4)
+    fetch = SlowPoller(clock, State(1), takes=4)
     hub = make_hub(clock)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(1)
     await follower.leave()
-    await clock.advance(3 + KEEP_UNSEEN_SECONDS - 0.1)
+    await clock.advance(3 + UNWATCHED_SECONDS - 0.1)
     assert hub.loop_count == 1
     await clock.advance(0.1)
     assert fetch.count == 1
@@ -211,10 +213,10 @@ async def test_a_read_without_watchers_is_the_last_one(clock: SteppedClock) -> N
 )
 async def test_a_read_without_watchers_may_fail(clock: SteppedClock, failure: UpstreamError) -> None:
     hub = make_hub(clock)
-    follower = Follower(hub, ANN, LateFetch(clock, failure, takes=4))
+    follower = Follower(hub, ANN, SlowPoller(clock, failure, takes=4))
     await clock.advance(1)
     await follower.leave()
-    await assert_nothing_left(hub, clock, reading=3 + KEEP_UNSEEN_SECONDS)
+    await assert_nothing_left(hub, clock, reading=3 + UNWATCHED_SECONDS)
 
 
 async def test_a_read_without_watchers_has_its_timeout(clock: SteppedClock) -> None:
@@ -227,7 +229,7 @@ async def test_a_read_without_watchers_has_its_timeout(clock: SteppedClock) -> N
     assert fetch.cancelled == 0
     await clock.advance(0.1)
     assert fetch.cancelled == 1
-    await assert_nothing_left(hub, clock, reading=KEEP_UNSEEN_SECONDS)
+    await assert_nothing_left(hub, clock, reading=UNWATCHED_SECONDS)
 
 
 async def test_closing_cancels_a_read_without_watchers(clock: SteppedClock) -> None:
@@ -243,7 +245,7 @@ async def test_closing_cancels_a_read_without_watchers(clock: SteppedClock) -> N
 
 async def test_a_huge_unseen_result_is_not_kept(clock: SteppedClock) -> None:
     hub = make_hub(clock)
-    fetch = LateFetch(clock, State(1, last=True, size=KEEP_BYTES + 1), takes=4)
+    fetch = SlowPoller(clock, State(1, last=True, size=KEEP_BYTES + 1), takes=4)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(1)
     await follower.leave()
@@ -374,7 +376,7 @@ async def test_one_more_poll_that_hangs_is_cut_off(clock: SteppedClock) -> None:
 async def test_each_throttled_loop_polls_once_more(clock: SteppedClock) -> None:
     """All loops fail. The 429 that one gets at its limit does not delay the end of the others."""
     hub = make_hub(clock, outage=300, slots=100)
-    fetches = [LateFetch(clock, throttled(3600), takes=0.1) for _ in range(5)]
+    fetches = [SlowPoller(clock, throttled(3600), takes=0.1) for _ in range(5)]
     followers = [Follower(hub, WatchKey(b"ann", number), fetch) for number, fetch in enumerate(fetches)]
     await clock.advance(303)
     assert [fetch.count for fetch in fetches] == [2] * 5
@@ -580,7 +582,7 @@ async def test_a_cancellation_at_any_moment_leaves_nothing_behind() -> None:
         if not follower.task.done():
             follower.task.cancel()
         await asyncio.wait([follower.task])
-        await assert_nothing_left(hub, clock, reading=100 + KEEP_UNSEEN_SECONDS)
+        await assert_nothing_left(hub, clock, reading=100 + UNWATCHED_SECONDS)
 
 
 async def test_joining_when_the_last_one_leaves_starts_a_loop(clock: SteppedClock) -> None:
@@ -599,7 +601,7 @@ async def test_joining_when_the_last_one_leaves_starts_a_loop(clock: SteppedCloc
 
 async def test_joining_when_the_last_one_leaves_shares_its_read(clock: SteppedClock) -> None:
     hub = make_hub(clock)
-    old, new = LateFetch(clock, State(5, last=True)), FakePoller(clock, State(6))
+    old, new = SlowPoller(clock, State(5, last=True)), FakePoller(clock, State(6))
     first = Follower(hub, ANN, old)
     await clock.advance(1)
     first.task.cancel()
@@ -660,7 +662,7 @@ async def test_recent_results_are_bounded_and_the_oldest_dropped(clock: SteppedC
 
 
 @pytest.mark.slow
-async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedClock) -> None:
+async def test_an_hour_without_reading_keeps_no_states(clock: SteppedClock) -> None:
     """Neither a watcher that reads nor one that does not keeps any of 100,000 states."""
     steps = 100_000
     fetch = FakePoller(clock, State(0))
@@ -688,7 +690,7 @@ async def test_an_hour_without_reading_costs_what_reading_costs(clock: SteppedCl
 
 async def test_a_429_during_the_wait_for_a_slot_delays_the_poll(clock: SteppedClock) -> None:
     hub = make_hub(clock, slots=1)
-    throttling = Follower(hub, WatchKey(b"ann", 1), LateFetch(clock, throttled(60), State(1, last=True)))
+    throttling = Follower(hub, WatchKey(b"ann", 1), SlowPoller(clock, throttled(60), State(1, last=True)))
     await settle()
     waiting_fetch = FakePoller(clock, State(7, last=True))
     waiting = Follower(hub, WatchKey(b"ann", 2), waiting_fetch)
@@ -701,7 +703,7 @@ async def test_a_429_during_the_wait_for_a_slot_delays_the_poll(clock: SteppedCl
 
 async def test_a_shorter_delay_does_not_end_a_longer_one(clock: SteppedClock) -> None:
     hub = make_hub(clock)
-    fetches = [LateFetch(clock, throttled(60), State(1)), LateFetch(clock, throttled(2), State(1), takes=6)]
+    fetches = [SlowPoller(clock, throttled(60), State(1)), SlowPoller(clock, throttled(2), State(1), takes=6)]
     for number, fetch in enumerate(fetches):
         Follower(hub, WatchKey(b"ann", number), fetch)
     await clock.advance(64)
@@ -738,7 +740,7 @@ async def test_hanging_polls_of_one_credential_delay_no_other(clock: SteppedCloc
     assert sum(fetch.count for fetch in hanging) == 6, "three quarters of the slots"
     for follower in anns:
         await follower.leave()
-    await assert_nothing_left(hub, clock, reading=200 + KEEP_UNSEEN_SECONDS)
+    await assert_nothing_left(hub, clock, reading=200 + UNWATCHED_SECONDS)
 
 
 async def test_two_greedy_credentials_do_not_delay_a_third(clock: SteppedClock) -> None:
@@ -755,14 +757,14 @@ async def test_two_greedy_credentials_do_not_delay_a_third(clock: SteppedClock) 
     assert 13 <= sum(fetch.count for fetch in hanging) <= 15
     for follower in greedy:
         await follower.leave()
-    await assert_nothing_left(hub, clock, reading=200 + KEEP_UNSEEN_SECONDS)
+    await assert_nothing_left(hub, clock, reading=200 + UNWATCHED_SECONDS)
 
 
 async def test_credentials_take_turns_for_poll_slots(clock: SteppedClock) -> None:
     """One slot, polls of a second, a credential with fifty jobs, and four with one each."""
     hub = make_hub(clock, slots=1, outage=600)
-    anns = [LateFetch(clock, State(1), takes=1) for _ in range(50)]
-    others = [LateFetch(clock, State(1), takes=1) for _ in range(4)]
+    anns = [SlowPoller(clock, State(1), takes=1) for _ in range(50)]
+    others = [SlowPoller(clock, State(1), takes=1) for _ in range(4)]
     followers = [Follower(hub, WatchKey(b"ann", number), fetch) for number, fetch in enumerate(anns)]
     followers += [Follower(hub, WatchKey(b"other %d" % number, 0), fetch) for number, fetch in enumerate(others)]
     await clock.advance(100)
@@ -770,7 +772,7 @@ async def test_credentials_take_turns_for_poll_slots(clock: SteppedClock) -> Non
     assert sum(fetch.count for fetch in anns) == pytest.approx(20, abs=3)
     for follower in followers:
         await follower.leave()
-    await assert_nothing_left(hub, clock, reading=1 + KEEP_UNSEEN_SECONDS)
+    await assert_nothing_left(hub, clock, reading=1 + UNWATCHED_SECONDS)
 
 
 async def test_polls_over_the_rate_wait_with_heartbeats(clock: SteppedClock) -> None:
@@ -832,7 +834,7 @@ async def test_a_429_lowers_the_poll_rate_for_minutes(
 
 async def test_waiting_for_a_slot_does_not_count_as_outage(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=10, slots=1)
-    failing = LateFetch(clock, lost(), State(7, last=True), takes=0.1)
+    failing = SlowPoller(clock, lost(), State(7, last=True), takes=0.1)
     waiting = Follower(hub, WatchKey(b"ann", 99), failing)
     await clock.advance(0.1)
     assert failing.count == 1
@@ -935,7 +937,7 @@ async def test_a_refusal_is_confirmed_for_a_resumed_client(clock: SteppedClock) 
     """A resume token proves that the job exists, also to a loop that another watcher started."""
     for fresh_loop in (True, False):
         hub = make_hub(clock)
-        fetch = LateFetch(clock, refused(), State(1, last=True), takes=0.5)
+        fetch = SlowPoller(clock, refused(), State(1, last=True), takes=0.5)
         others = [] if fresh_loop else [Follower(hub, ANN, fetch)]
         await settle()
         with hub.watch(ANN, fetch, exists=True) as watcher:
@@ -1006,7 +1008,7 @@ async def test_the_page_of_a_proxy_is_transient_on_every_watch(clock: SteppedClo
 def make_hub_of_sent(clock: SteppedClock, age: float, timeout: float | None = None, outage: float = 300) -> Hub[State]:
     """Create a hub whose job of ann was sent `age` seconds ago."""
     jobs = InMemorySentJobs(clock)
-    jobs.remember(ANN.name, timeout)
+    jobs.remember(ANN.job, timeout)
     clock.now += age
     return make_hub(clock, outage=outage, sent_jobs=jobs)
 
@@ -1113,7 +1115,7 @@ async def test_a_new_watch_of_an_overdue_job_gets_its_state_first(clock: Stepped
 @pytest.mark.parametrize("takes", [0.0, 0.1, 4.0])
 async def test_short_watches_learn_of_an_overdue_job(clock: SteppedClock, lasts: float, takes: float) -> None:
     hub = make_hub_of_sent(clock, 0, 1)
-    fetch = LateFetch(clock, State(1), takes=takes)
+    fetch = SlowPoller(clock, State(1), takes=takes)
     while clock.now < 2 * OVERDUE_MARGIN_SECONDS + 1_000:
         follower = Follower(hub, ANN, fetch, seen=lambda _: True)
         await settle()
@@ -1150,11 +1152,11 @@ async def test_sent_jobs_are_remembered_within_a_bound(clock: SteppedClock, monk
 
 async def test_an_unwatched_outage_ends_no_later_watch(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=20)
-    fetch = LateFetch(clock, lost(), takes=4)
+    fetch = SlowPoller(clock, lost(), takes=4)
     first = Follower(hub, ANN, fetch)
     await clock.advance(3)
     await first.leave()
-    await clock.advance(KEEP_UNSEEN_SECONDS)
+    await clock.advance(UNWATCHED_SECONDS)
     late = Follower(hub, ANN, fetch)
     await clock.advance(19)
     assert not late.task.done()
@@ -1168,7 +1170,7 @@ async def test_an_outage_between_two_reads_ends_no_later_watch(clock: SteppedClo
     failure = UpstreamConnectionLost("lost")
     failure.retry_after = 12.0
     hub = make_hub(clock, outage=20)
-    fetch = LateFetch(clock, failure, takes=2)
+    fetch = SlowPoller(clock, failure, takes=2)
     for failures in range(1, 4):
         with hub.watch(ANN, fetch) as leaves_during_the_read:
             await settle()
@@ -1188,7 +1190,7 @@ async def test_an_outage_between_two_reads_ends_no_later_watch(clock: SteppedClo
 
 async def test_an_outage_before_a_read_in_flight_ends_no_later_watch(clock: SteppedClock) -> None:
     hub = make_hub(clock, outage=20)
-    fetch = LateFetch(clock, lost(), takes=5)
+    fetch = SlowPoller(clock, lost(), takes=5)
     with hub.watch(ANN, fetch) as first:
         await clock.advance(15)
         while (await no_change(first)).next_poll_time is not None:
@@ -1219,7 +1221,7 @@ async def test_an_outage_that_cuts_off_a_read_ends_no_later_watch(clock: Stepped
 
 async def test_running_time_before_a_watch_does_not_count(clock: SteppedClock) -> None:
     hub = make_hub(clock, shortest=60, longest=60)
-    fetch = LateFetch(clock, State(1), takes=4)
+    fetch = SlowPoller(clock, State(1), takes=4)
     await leave_during_a_read(hub, clock, fetch)
     with hub.watch(ANN, fetch) as watcher:
         await clock.advance(LONGEST_JOB_SECONDS)
@@ -1230,7 +1232,7 @@ async def test_running_time_before_a_watch_does_not_count(clock: SteppedClock) -
     assert not late.task.done()
 
 
-async def leave_during_a_read(hub: Hub[State], clock: SteppedClock, fetch: LateFetch) -> None:
+async def leave_during_a_read(hub: Hub[State], clock: SteppedClock, fetch: SlowPoller) -> None:
     """Let the last watcher leave during a read, so that the loop outlives its watchers."""
     first = Follower(hub, ANN, fetch)
     await clock.advance(1)
@@ -1253,20 +1255,20 @@ async def test_an_unwatched_loop_stays_for_15_seconds(
 
     monkeypatch.setattr(RateLimiter, "acquire", counted)
     hub = make_hub(clock, shortest=40, longest=40)
-    await leave_during_a_read(hub, clock, fetch := LateFetch(clock, State(1), takes=4))
+    await leave_during_a_read(hub, clock, fetch := SlowPoller(clock, State(1), takes=4))
     follower = Follower(hub, ANN, fetch)
     await clock.advance(stays)
     await follower.leave()
-    await clock.advance(KEEP_UNSEEN_SECONDS - 0.1)
+    await clock.advance(UNWATCHED_SECONDS - 0.1)
     assert hub.loop_count == 1
     await clock.advance(0.1)
     await assert_nothing_left(hub, clock)
     assert len(turns) == fetch.count == 1
 
 
-async def test_a_watched_read_lets_the_loop_stop_at_once_again(clock: SteppedClock) -> None:
+async def test_a_watched_read_lets_the_loop_stop_immediately_again(clock: SteppedClock) -> None:
     hub = make_hub(clock, shortest=5, longest=5)
-    await leave_during_a_read(hub, clock, fetch := LateFetch(clock, State(1), takes=2))
+    await leave_during_a_read(hub, clock, fetch := SlowPoller(clock, State(1), takes=2))
     follower = Follower(hub, ANN, fetch)
     while fetch.count < 2:
         await clock.advance(0.5)

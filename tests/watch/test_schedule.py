@@ -1,3 +1,5 @@
+"""The intervals between polls."""
+
 from __future__ import annotations
 
 import random

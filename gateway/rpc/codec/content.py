@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MAX_STRUCT_DEPTH = 32
 MAX_AUTOMATIC_STRUCT_BYTES = 1 << 20
 # Clients receive at most 4 MiB by default; the difference is for the rest of the job.
-MAX_STOCK_BYTES = 3 << 20
+MAX_DEFAULT_CLIENT_BYTES = 3 << 20
 MAX_ONE_MESSAGE_BYTES = 256 << 20
 # Longer JSON fits a Struct of 3 MiB only with spaces and digits that real results do not have.
 MAX_STRUCT_JSON_BYTES = 16 << 20
@@ -80,7 +80,7 @@ def place_result(result: Result, content_format: pb.ContentFormat.ValueType, *, 
         struct = _struct(result, content_format)
         if struct is not None:
             return _in_message(_CONTENT, struct)
-        if len(result) > MAX_STOCK_BYTES:
+        if len(result) > MAX_DEFAULT_CLIENT_BYTES:
             return PlacedResult(Placement.IN_CHUNKS if streaming else Placement.LEFT_OUT)
     return _in_message(_CONTENT_JSON, result.json)
 
@@ -91,7 +91,7 @@ def _in_message(start: bytes, content: bytes | memoryview) -> PlacedResult:
 
 def _struct(result: Result, content_format: pb.ContentFormat.ValueType) -> bytes | None:
     rounded = content_format == pb.CONTENT_FORMAT_STRUCT
-    largest = MAX_STOCK_BYTES if rounded else MAX_AUTOMATIC_STRUCT_BYTES
+    largest = MAX_DEFAULT_CLIENT_BYTES if rounded else MAX_AUTOMATIC_STRUCT_BYTES
     if len(result) > (MAX_STRUCT_JSON_BYTES if rounded else largest) or _least_struct_bytes(result) > largest:
         return None
     try:

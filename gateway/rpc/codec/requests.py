@@ -80,7 +80,7 @@ def _name(field: str, value: str) -> str:
 
 def _uuid(value: str) -> str:
     if not _UUID.fullmatch(value):
-        raise RequestInvalid("editor_session", "must be a UUID (8-4-4-4-12 hexadecimal digits)")
+        raise RequestInvalid("editor_session", f"must be a UUID: 8-4-4-4-12 hexadecimal digits (got {value[:40]!r})")
     return value
 
 
@@ -113,14 +113,16 @@ def _struct(field: str, struct: struct_pb2.Struct) -> bytes:
 
 def _job_timeout(duration: Duration) -> int:
     if duration.nanos or not 1 <= duration.seconds <= MAX_TIMEOUT_SECONDS:
-        raise RequestInvalid("timeout", f"must be whole seconds from 1 to {MAX_TIMEOUT_SECONDS}")
+        seconds = duration.seconds + duration.nanos / 1e9
+        raise RequestInvalid("timeout", f"must be whole seconds from 1 to {MAX_TIMEOUT_SECONDS} (got {seconds:.9g} s)")
     return duration.seconds
 
 
 def read_request_id(request_id: str) -> str:
     """Return a valid request_id, "" for none."""
     if not _REQUEST_ID.fullmatch(request_id):
-        raise RequestInvalid("request_id", "must have at most 128 characters, from '!' to '~'")
+        got = f"{len(request_id)}: {request_id[:40]!r}"
+        raise RequestInvalid("request_id", f"must have at most 128 characters of visible ASCII (got {got})")
     return request_id
 
 

@@ -14,8 +14,8 @@ from gateway.errors import RequestInvalid, ResultTooLarge
 from gateway.models import Job, JobStatus, Result
 from gateway.rpc.codec.content import (
     MAX_AUTOMATIC_STRUCT_BYTES,
+    MAX_DEFAULT_CLIENT_BYTES,
     MAX_ONE_MESSAGE_BYTES,
-    MAX_STOCK_BYTES,
     Placement,
     place_result,
     read_format,
@@ -86,14 +86,14 @@ PLACES = [
     (_of_size(MIB + 1), "content_json", "content_json", "content"),
     # 600 kB of JSON, and 3.3 MB as a Struct.
     (NUMBERS, "content_json", "content_json", "content_json"),
-    (_of_size(MAX_STOCK_BYTES), "content_json", "content_json", "content_json"),
-    (_of_size(MAX_STOCK_BYTES + 1), "chunks", "nowhere", "chunks"),
+    (_of_size(MAX_DEFAULT_CLIENT_BYTES), "content_json", "content_json", "content_json"),
+    (_of_size(MAX_DEFAULT_CLIENT_BYTES + 1), "chunks", "nowhere", "chunks"),
     (b'{"a":' + b" " * 4 * MIB + b"1}", "chunks", "nowhere", "content"),
 ]
 
 
 @pytest.mark.parametrize(("raw", "streamed", "unary", "as_struct"), PLACES, ids=lambda value: repr(value[:22]))
-def test_each_result_goes_where_the_rules_say(raw: bytes, streamed: str, unary: str, as_struct: str) -> None:
+def test_each_result_is_placed_by_the_rules(raw: bytes, streamed: str, unary: str, as_struct: str) -> None:
     assert _put(raw, UNSPECIFIED)[1] == streamed
     assert _put(raw, UNSPECIFIED, streaming=False)[1] == unary
     assert _put(raw, STRUCT)[1] == as_struct

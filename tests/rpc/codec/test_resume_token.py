@@ -1,3 +1,5 @@
+"""Encoding and validation of resume tokens."""
+
 from __future__ import annotations
 
 import base64

@@ -150,7 +150,7 @@ def test_a_number_that_a_double_does_not_hold_is_not_exact(number: str) -> None:
         ("12345678901234567890", 1.2345678901234567e19),
     ],
 )
-def test_numbers_are_rounded_where_that_is_asked_for(number: str, rounded: float) -> None:
+def test_numbers_are_rounded_on_request(number: str, rounded: float) -> None:
     struct = json_to_struct(f'{{"a":{number}}}'.encode(), max_depth=32, rounded=True)
     assert struct.fields["a"].number_value == rounded
 
@@ -175,7 +175,7 @@ def test_numbers_are_rounded_where_that_is_asked_for(number: str, rounded: float
     ],
     ids=lambda raw: repr(raw[:20]) if isinstance(raw, bytes) else None,
 )
-def test_what_no_struct_can_hold_is_refused_even_rounded(raw: bytes, *, rounded: bool) -> None:
+def test_values_no_struct_can_hold_are_refused_even_rounded(raw: bytes, *, rounded: bool) -> None:
     with pytest.raises(NotExactError):
         json_to_struct(raw, max_depth=32, rounded=rounded)
 
@@ -205,7 +205,7 @@ def test_the_limit_is_of_the_struct(inner: bytes, *, rounded: bool) -> None:
         encode_struct(raw, max_depth=32, max_bytes=size - 1, rounded=rounded)
 
 
-def test_numbers_are_not_read_beyond_what_could_fit() -> None:
+def test_digits_beyond_the_limit_are_not_read() -> None:
     raw = b'{"a":[' + b"1," * 1_000_000 + b"1]}"
     tracemalloc.start()
     with pytest.raises(NotExactError):

@@ -109,7 +109,7 @@ def call_seconds(request: object) -> float:
 def is_waited_for(job: pb.Job, request: pb.WaitJobRequest, deadline: Deadline) -> bool:
     """Return True if no further `WaitJob` is needed."""
     left = deadline.left()
-    # Just before its deadline, a call returns at once, and another one would only load the gateway.
+    # Just before its deadline, a call returns immediately, and another one would only load the gateway.
     return job.done or request.HasField("timeout") or (left is not None and left < _LEAST_WAIT_SECONDS)
 
 

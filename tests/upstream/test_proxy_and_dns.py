@@ -17,9 +17,11 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway.errors import UpstreamUnreachable
 from gateway.upstream import resolver, transport
 from tests.support.gateways import BEARER, SEND, TOKEN, expect_error, running, stub
 from tests.support.raw import free_port, tcp_server
+from tests.support.transports import PatientTransport
 from tests.support.upstream import RUNNING, answer
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Proxy:
     """The requests of a proxy, and all bytes from its clients."""
 
     reply: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n"
+    stays_open: bool = False
     asked: list[bytes] = field(default_factory=list)
     passed: bytearray = field(default_factory=bytearray)
     url: str = ""
@@ -58,7 +61,9 @@ class Proxy:
             return
         writer.write(self.reply)
         await writer.drain()
-        if b" 200 " not in self.reply:
+        if self.stays_open:
+            await reader.read()
+        if self.stays_open or b" 200 " not in self.reply:
             return
         host, _, port = target.decode().rpartition(":")
         onward, to = await asyncio.open_connection(host, int(port))
@@ -153,6 +158,31 @@ async def test_a_rejected_tunnel_counts_as_not_sent(secure: Secure, proxy: Proxy
     assert secure.heads == []
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 99\r\n\r\n<html>",
+        b"HTTP/1.1 502 Bad Gateway\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\nand more",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+    ],
+    ids=["with a body", "without an end", "a success with more", "no HTTP"],
+)
+async def test_a_refusing_proxy_that_stays_open_is_left(proxy: Proxy, reply: bytes) -> None:
+    proxy.reply, proxy.stays_open = reply, True
+    transport = PatientTransport(proxy=proxy.url)
+    with pytest.raises(UpstreamUnreachable):
+        async with asyncio.timeout(20):
+            await transport.request("GET", "https://upstream.invalid/", {})
+    await transport.aclose()
+
+
+async def test_interim_responses_of_a_proxy_are_skipped(secure: Secure, proxy: Proxy) -> None:
+    proxy.reply = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" + proxy.reply
+    async with running(secure.url, upstream_proxy_url=proxy.url) as gateway:
+        assert (await read(gateway)).status == pb.JOB_STATUS_RUNNING
+
+
 async def test_a_proxy_that_is_not_there_leads_nowhere(secure: Secure) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     async with running(secure.url, upstream_proxy_url=url) as gateway, stub(gateway) as jobs:
@@ -208,7 +238,7 @@ async def addresses(names: dict[str, list[str]]) -> AsyncIterator[Addresses]:
         yield made
 
 
-@pytest.mark.parametrize(("seconds", "went_to"), [(0, "127.0.0.2"), (10, "127.0.0.1")], ids=["at once", "later"])
+@pytest.mark.parametrize(("seconds", "went_to"), [(0, "127.0.0.2"), (10, "127.0.0.1")], ids=["immediately", "later"])
 async def test_a_name_that_changes_is_followed_by_new_connections(
     names: dict[str, list[str]], addresses: Addresses, monkeypatch: pytest.MonkeyPatch, seconds: int, went_to: str
 ) -> None:

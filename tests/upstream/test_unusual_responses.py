@@ -93,7 +93,7 @@ async def test_a_post_names_its_job_in_any_way(
 
 
 @pytest.mark.parametrize("post", [answer(201, headers={"Location": "/login/42/"}), answer(200, raw=b'{"status":"ok"}')])
-async def test_a_post_that_names_no_job_is_of_unknown_outcome(
+async def test_a_post_that_names_no_job_has_an_unknown_outcome(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, post: bytes
 ) -> None:
     upstream.script.append(post)
@@ -134,7 +134,7 @@ async def test_a_run_ends_with_a_job_without_a_uid(
     assert [each.method for each in upstream.seen] == ["POST"]
 
 
-async def test_words_count_without_case_and_unknown_ones_are_told(
+async def test_words_ignore_case_and_unknown_ones_are_reported(
     upstream: ScriptedUpstream,
     gateway: Gateway,
     jobs: rpc.JobServiceAsyncStub,
@@ -170,7 +170,7 @@ async def test_an_error_beside_a_queued_job_is_no_end(
     ],
     ids=["NaN", "byte order mark", "UTF-16", "nested"],
 )
-async def test_what_is_wrong_is_read_from_any_body(
+async def test_field_errors_are_read_from_any_body(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, body: bytes
 ) -> None:
     upstream.script.append(answer(400, raw=body))
