@@ -17,14 +17,14 @@ BEARER = re.compile(r"bearer +([!-~]+)", re.IGNORECASE)
 # A shorter token is not redacted, because ordinary words may contain it.
 SHORTEST_SECRET = 6
 
-_PROCESS_KEY = secrets.token_bytes(32)
+PROCESS_KEY = secrets.token_bytes(32)
 
 
 class Credential:
     """A bearer token.
 
-    Both keys are keyed hashes, so that a token is never a key itself. Without `poll` or `caller`, they are hashes of
-    the token.
+    Both keys are hashes under `key`, so that a token is never a key itself. Without `poll` or `caller`, they are hashes
+    of the token.
 
     Attributes:
         poll_key: watches with the same key share polls.
@@ -33,11 +33,13 @@ class Credential:
 
     __slots__ = ("_caller", "_token", "caller_key", "poll_key")
 
-    def __init__(self, token: str, *, poll: str | None = None, caller: str | None = None) -> None:
+    def __init__(
+        self, token: str, *, poll: str | None = None, caller: str | None = None, key: bytes = PROCESS_KEY
+    ) -> None:
         self._token = token
-        self.poll_key = _key(b"poll", token if poll is None else poll)
+        self.poll_key = _keyed(key, b"poll", token if poll is None else poll)
         self._caller = token if caller is None else caller
-        self.caller_key = _key(b"caller", self._caller)
+        self.caller_key = _keyed(key, b"caller", self._caller)
 
     async def headers(self) -> dict[str, str]:
         """Return the headers for an upstream request, with the current token."""
@@ -60,12 +62,12 @@ def redact(text: str, token: str) -> str:
     return text.replace(token, "[redacted]") if len(token) >= SHORTEST_SECRET else text
 
 
-def _key(purpose: bytes, text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), key=_PROCESS_KEY, person=purpose, digest_size=16).digest()
+def _keyed(key: bytes, purpose: bytes, text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), key=key, person=purpose, digest_size=16).digest()
 
 
-def read_credential(values: list[str | bytes]) -> Credential:
-    """Return the credential in the values of the metadata `authorization`.
+def read_credential(values: list[str | bytes], key: bytes = PROCESS_KEY) -> Credential:
+    """Return the credential in the values of the metadata `authorization`, with hashes under `key`.
 
     Raises:
         CredentialInvalid: there is not exactly one value `Bearer <token>`, or the token does not have 1 to 8,192
@@ -84,4 +86,4 @@ def read_credential(values: list[str | bytes]) -> Credential:
         raise CredentialInvalid(
             f"the token in 'authorization' has {len(token):,} characters; it may have at most {MAX_TOKEN:,}"
         )
-    return Credential(token)
+    return Credential(token, key=key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from gateway.auth.credential import TOKEN, Credential, redact
+from gateway.auth.credential import PROCESS_KEY, TOKEN, Credential, redact
 from gateway.auth.reloading import InvalidFile, ReloadingFiles
 
 if TYPE_CHECKING:
@@ -18,10 +18,11 @@ REMEMBERED_TOKENS = 8
 
 
 class GatewayToken:
-    """The token in a file. Raises `ConfigError` if the file is unusable."""
+    """The token in a file; `key` is that of its credentials. Raises `ConfigError` if the file is unusable."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, key: bytes = PROCESS_KEY) -> None:
         self.source = str(file)
+        self.key = key
         self._file = ReloadingFiles({TOKEN_FILE: file}, _read)
         self._tokens = deque([self._file.last], REMEMBERED_TOKENS)
 
@@ -60,6 +61,7 @@ class _GatewayCredential(Credential):
             gateway_token.last,
             poll=f"gateway token {gateway_token.source}",
             caller=f"gateway token {gateway_token.source} for {caller}",
+            key=gateway_token.key,
         )
         self._gateway_token = gateway_token
 

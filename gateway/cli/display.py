@@ -3,6 +3,7 @@
 Data goes to standard output, everything else to standard error. With `--output -`, only the result is data.
 """
 
+import json
 import sys
 from typing import Protocol, Self
 
@@ -44,16 +45,27 @@ def show_job(job: pb.Job, *, to_stderr: bool = False) -> None:
         _print(console, line)
 
 
-def show_json(message: Message) -> None:
-    """Print a message as one line of JSON."""
-    sys.stdout.write(json_format.MessageToJson(message, indent=None, preserving_proto_field_name=True) + "\n")
+def show_json(message: Message, *, replayed: bool = False) -> None:
+    """Print a message as one line of JSON, with `"replayed": true` if it repeats an earlier submission."""
+    document = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    if replayed:
+        document["replayed"] = True
+    sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
 
 
-def show_response(job: pb.Job, *, as_json: bool, to_stderr: bool = False) -> None:
+def replayed_line(uid: int) -> str:
+    """Return the line that says that a job was sent earlier."""
+    job = f"job {uid}" if uid else "the job"
+    return f"{job} was sent earlier with this --request-id; no second job was created"
+
+
+def show_response(job: pb.Job, *, as_json: bool, to_stderr: bool = False, replayed: bool = False) -> None:
     """Print the job in a response."""
+    if replayed:
+        note(replayed_line(job.uid))
     if as_json:
-        show_json(job)
+        show_json(job, replayed=replayed)
     else:
         show_job(job, to_stderr=to_stderr)
 
@@ -78,8 +90,8 @@ def show_result(result: bytes | bytearray, uid: int, *, end: bytes = b"\n") -> N
 class Display(Protocol):
     """A display for the events of a stream."""
 
-    def event(self, event: pb.JobEvent) -> None:
-        """Show an event."""
+    def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
+        """Show an event. `replayed` comes with the last one."""
 
     def note(self, line: str) -> None:
         """Show a remark."""
@@ -96,10 +108,10 @@ class LineDisplay:
         self._as_json = as_json
         self._to_stderr = to_stderr
 
-    def event(self, event: pb.JobEvent) -> None:
+    def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
         """Print an event."""
         if self._as_json:
-            show_json(event)
+            show_json(event, replayed=replayed)
         elif event.job.done:
             show_job(event.job, to_stderr=self._to_stderr)
         elif line := event_line(event):
@@ -134,7 +146,7 @@ class ProgressDisplay:
         )
         self._task = self._progress.add_task("waiting for the first state", total=None)
 
-    def event(self, event: pb.JobEvent) -> None:
+    def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
         """Move the bar."""
         if event.job.done:
             self._progress.stop()

@@ -45,6 +45,11 @@ class PatientWatch:
         return self._watch.uid
 
     @property
+    def replayed(self) -> bool:
+        """True if the job was sent earlier with the same request id; known after the iteration."""
+        return self._watch.replayed
+
+    @property
     def result(self) -> bytes | bytearray:
         """The result, verified if the iteration has ended."""
         return self._watch.result

@@ -58,7 +58,7 @@ class Session:
         unknown = "the job has no number yet, and may or may not run"
         if self.sent.request_id:
             return f"{unknown}: the same command finds it by its --request-id {clean(self.sent.request_id)}"
-        return f"{unknown}: look for it before you send it again"
+        return f"{unknown}: look in the VIKTOR app before you send it again"
 
 
 @contextmanager

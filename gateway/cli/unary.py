@@ -1,5 +1,6 @@
 """`send`, `get`, `wait` and `cancel`: one response each."""
 
+from threading import Event
 from typing import Annotated
 
 import typer
@@ -33,14 +34,15 @@ def send(job: opt.JobOptions, call: opt.CallOptions, shown: opt.OutputOptions) -
     with session(call, shown) as current:
         request = job_request(job, _response_format(shown))
         current.sent = request
+        replayed = Event()
         try:
-            response = current.client.send(request, timeout=current.deadline.left())
+            response = current.client.send(request, timeout=current.deadline.left(), on_replayed=replayed.set)
         except KeyboardInterrupt:
             exit_messages.interrupted(current, 0, request, cancel=False)
         except GatewayError as error:
             exit_messages.failed(current, error, 0, request)
         current.uid = response.uid
-        _conclude(current, response, shown)
+        _conclude(current, response, shown, replayed=replayed.is_set())
 
 
 def get(uid: opt.Uid, call: opt.QuickCallOptions, shown: opt.OutputOptions) -> None:
@@ -75,9 +77,9 @@ def cancel(uid: opt.Uid, call: opt.QuickCallOptions, as_json: opt.Json = False) 
             display.note(f"the job was asked to cancel and may continue for a while: {current.watch_command(uid)}")
 
 
-def _conclude(current: Session, job: pb.Job, shown: opt.OutputOptions) -> None:
+def _conclude(current: Session, job: pb.Job, shown: opt.OutputOptions, *, replayed: bool = False) -> None:
     """Show a response and its result. Leave the process if the job ended without success."""
-    display.show_response(job, as_json=shown.as_json, to_stderr=shown.result_only)
+    display.show_response(job, as_json=shown.as_json, to_stderr=shown.result_only, replayed=replayed)
     if not shown.output:
         stdio.check()
     if not job.done:

@@ -41,17 +41,24 @@ def follow(
     sent = start.request if isinstance(start, pb.RunJobRequest) else None
     screen = display.display(as_json=shown.as_json, to_stderr=shown.result_only)
     events = PatientWatch(current.client, start, current.deadline, screen.note)
-    job = pb.Job()
+    job, last = pb.Job(), pb.JobEvent()
     current.sent = sent
     try:
         with screen:
             for event in events:
                 current.uid = events.uid
+                job = event.job
+                if job.done:
+                    last = event
+                    continue
                 screen.event(event)
                 if not shown.output:
                     # Without a file for the result, no one sees the rest.
                     stdio.check()
-                job = event.job
+            # The trailers that follow the last event say whether it repeats an earlier submission.
+            if events.replayed:
+                screen.note(display.replayed_line(job.uid))
+            screen.event(last, replayed=events.replayed)
     except KeyboardInterrupt:
         exit_messages.interrupted(current, events.uid, sent, cancel=cancel)
     except GatewayError as error:

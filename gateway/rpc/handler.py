@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from gateway.auth.credential import read_credential
+from gateway.auth.credential import PROCESS_KEY, read_credential
 from gateway.auth.peer import peer_of
 from gateway.errors import GatewayError, InternalError, LimitReached, RequestInvalid, SubmitOutcomeUnknown
 from gateway.limits.admission import draining_error
@@ -58,6 +58,7 @@ class HandlerFactory:
         observers: Has one observer per method, by the name of the method.
         tracer: Starts the span of each call.
         gateway_token: The credential of callers that send none; None requires one of every caller.
+        credential_key: The key of the hashes of all other credentials.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class HandlerFactory:
         observers: Mapping[str, CallObserver],
         tracer: Tracer,
         gateway_token: GatewayToken | None,
+        credential_key: bytes = PROCESS_KEY,
     ) -> None:
         self.admission = admission
         self.clock = clock
@@ -74,6 +76,7 @@ class HandlerFactory:
         self.calls: set[Call] = set()
         self._observers = observers
         self._gateway_token = gateway_token
+        self._credential_key = credential_key
 
     def handler(
         self, name: str, method: Callable[[Any, Call], Awaitable[bytes | None]], request: type[Message], *, watch: bool
@@ -100,7 +103,7 @@ class HandlerFactory:
         values = metadata.get("authorization", [])
         if not values and self._gateway_token is not None:
             return self._gateway_token.credential(peer)
-        return read_credential(values)
+        return read_credential(values, self._credential_key)
 
     def end_calls(self) -> None:
         """End all calls in flight: with DRAINING, or with an unknown outcome if they may have sent a job."""

@@ -213,7 +213,8 @@ class JobService:
             return sent
 
         key = self._request_keys.key_of(call.credential, request_id) if request_id else None
-        return self._submitter.submit(post, call.credential.caller_key, key, fingerprint)
+        credential = call.credential
+        return self._submitter.submit(post, credential.caller_key, key, fingerprint, held_as=credential.poll_key)
 
     async def _encode(
         self, state: JobState | None, uid: int, content_format: pb.ContentFormat.ValueType, call: Call

@@ -87,7 +87,8 @@ BY_ERROR: dict[type[errors.GatewayError], StatusMapping] = {
 }
 
 _ADVICE = {
-    "SUBMIT_OUTCOME_UNKNOWN": "it is unknown whether the job runs; look for it before you send it under another id: {}",
+    "SUBMIT_OUTCOME_UNKNOWN": "it is unknown whether the job runs; with a request_id, send the same request again; "
+    "without one, look in the VIKTOR app before you send another: {}",
     "GATEWAY_DEFECT": "the gateway failed, and its log has the cause: {}",
 }
 

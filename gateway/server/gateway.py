@@ -16,6 +16,7 @@ from gateway.auth.gateway_token import GatewayToken
 from gateway.clock import SystemClock, Timeout
 from gateway.limits.admission import Admission, AdmissionLimits, draining_error
 from gateway.limits.fair_budget import FairBudget
+from gateway.limits.holds import Holds
 from gateway.limits.rate_limiter import RateLimiter
 from gateway.limits.response_memory import ResponseMemory
 from gateway.rpc import one_message
@@ -68,9 +69,10 @@ class Gateway:
         sent_jobs = InMemorySentJobs(clock)
         self._admission = _admission(settings, clock)
         self._rest = _rest_client(settings, self._large_responses, metrics, self._response_workers)
-        self._hub = _hub(settings, clock, sent_jobs, metrics)
-        self._state = open_state(settings.state_url, settings.state_key_file, clock)
-        self._submitter = _submitter(settings, clock, self._state.store, metrics)
+        holds = Holds(clock)
+        self._hub = _hub(settings, clock, sent_jobs, metrics, holds)
+        self._state = open_state(settings.state_url, settings.state_key_file, clock, holds)
+        self._submitter = _submitter(settings, clock, self._state.store, metrics, holds)
         self._service = JobService(
             rest=self._rest,
             hub=self._hub,
@@ -175,12 +177,14 @@ class Gateway:
     def _make_handler_factory(self) -> HandlerFactory:
         methods = [(each.name, each.name in STREAMS) for each in JOB_SERVICE.methods]
         token_file = self._settings.upstream_token_file
+        key = self._state.keys.credentials
         return HandlerFactory(
             self._admission,
             self._clock,
             self._metrics.methods(JOB_SERVICE.full_name, methods),
             self._tracer,
-            GatewayToken(token_file) if token_file else None,
+            GatewayToken(token_file, key) if token_file else None,
+            key,
         )
 
     def _make_server(self) -> grpc.aio.Server:
@@ -232,7 +236,7 @@ def _admission(settings: Settings, clock: Clock) -> Admission:
     )
 
 
-def _hub(settings: Settings, clock: Clock, sent_jobs: SentJobs, metrics: Metrics) -> Hub[JobState]:
+def _hub(settings: Settings, clock: Clock, sent_jobs: SentJobs, metrics: Metrics, holds: Holds) -> Hub[JobState]:
     policy = PollPolicy(
         schedule=PollSchedule(settings.poll_interval_min_seconds, settings.poll_interval_max_seconds),
         outage_seconds=settings.poll_outage_seconds,
@@ -241,14 +245,14 @@ def _hub(settings: Settings, clock: Clock, sent_jobs: SentJobs, metrics: Metrics
         sent_jobs=sent_jobs,
         observer=metrics,
     )
-    return Hub(clock, policy)
+    return Hub(clock, policy, holds)
 
 
-def _submitter(settings: Settings, clock: Clock, store: IdempotencyStore, metrics: Metrics) -> Submitter:
+def _submitter(settings: Settings, clock: Clock, store: IdempotencyStore, metrics: Metrics, holds: Holds) -> Submitter:
     rate_limiter = RateLimiter(clock, settings.submissions_per_second)
     longest = settings.submit_timeout_seconds
     claim = longest_seconds(min(defaults.CONNECT_SECONDS, longest), longest) + defaults.CLAIM_MARGIN_SECONDS
-    return Submitter(clock, store, rate_limiter, metrics, claim_seconds=claim)
+    return Submitter(clock, store, rate_limiter, metrics, claim_seconds=claim, holds=holds)
 
 
 def _rest_client(settings: Settings, budget: FairBudget, metrics: Metrics, workers: WorkerPool) -> RestClient:

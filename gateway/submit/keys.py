@@ -27,10 +27,14 @@ class RequestKeys:
     """Makes the keys of request ids, under one or two secret keys.
 
     The first secret is in use. A second one is the secret before it, under which younger ids than 25 hours are known.
+
+    Attributes:
+        credentials: The key of `Credential`, so that its hashes are the same on gateways with the same secret in use.
     """
 
     def __init__(self, *key_lines: bytes) -> None:
         # BLAKE2 takes keys of at most 64 bytes.
+        self.credentials = hashlib.blake2b(key_lines[0], digest_size=32, person=b"credentials").digest()
         self._keys = [hashlib.blake2b(line, digest_size=32, person=b"state").digest() for line in key_lines]
 
     @property

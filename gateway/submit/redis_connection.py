@@ -34,6 +34,13 @@ MAX_WAIT_REPLICAS = 100
 FILE_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 OPTIONS = ", ".join(sorted({"cluster", "wait_replicas", *FILE_OPTIONS}))
 
+PREFIX = "jobgateway:1"
+# The beginning of scripts that need the time of the server, in milliseconds.
+NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
 _log = structlog.get_logger()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import urlsafe_b64encode
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from gateway.clock import sleep_until
 from gateway.errors import StateUnavailable
 from gateway.submit.records import OWNER_LOST, IdempotencyRecord, decode, encode
-from gateway.submit.redis_connection import RedisConnection, Script, read_url
+from gateway.submit.redis_connection import NOW, PREFIX, RedisConnection, Script, read_url
 from gateway.submit.store import KEEP_RECORD_SECONDS, exhausted
 
 if TYPE_CHECKING:
@@ -29,14 +29,11 @@ if TYPE_CHECKING:
 MAX_RECORDS = 1_400_000
 # How often a gateway adds its new records to the total of all callers, and reads it, in seconds.
 TOTAL_SECONDS = 5.0
-PREFIX = "jobgateway:1"
 TOTAL_KEY = f"{PREFIX}:ids"
 KEEP_MS = int(KEEP_RECORD_SECONDS * 1000)
 
 # The number of records is counted by the hour of their claim. A count is over after 26 hours, with its last record.
-_NOW = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+_COUNT = f"""{NOW}
 local hour = math.floor(now / 3600000)
 local function count(key)
   local sum, fields = 0, redis.call('HGETALL', key)
@@ -52,7 +49,7 @@ GRANTED, GRANTED_BEFORE = 0, -1
 # Replies: 0 if the claim is granted, -1 if it was granted before, the number of the caller's records if it may have no
 # more, or a record: its fingerprint alone while it is claimed, else with its outcome, which is "" for a lost owner.
 CLAIM = Script.of(
-    f"""{_NOW}
+    f"""{_COUNT}
 local record = redis.call('HMGET', KEYS[1], 'fence', 'fingerprint', 'until', 'outcome')
 if record[1] then
   if record[4] then return {{record[2], record[4]}} end
@@ -73,7 +70,7 @@ return 0
 
 # KEYS: the record. ARGV: fence, duration.
 RENEW = Script.of(
-    f"""{_NOW}
+    f"""{NOW}
 local record = redis.call('HMGET', KEYS[1], 'fence', 'outcome')
 if record[1] ~= ARGV[1] or record[2] then return 0 end
 redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + ARGV[2]))
@@ -106,7 +103,7 @@ return 1
 
 # KEYS: the counts of all callers. ARGV: new records, time to keep. Replies with the sum.
 TOTAL = Script.of(
-    f"""{_NOW}
+    f"""{_COUNT}
 if ARGV[1] ~= '0' then
   redis.call('HINCRBY', KEYS[1], hour, ARGV[1])
   redis.call('PEXPIRE', KEYS[1], ARGV[2] + 3600000)
@@ -134,7 +131,7 @@ class RedisIdempotencyStore:
     """
 
     def __init__(self, connection: RedisConnection, clock: Clock, health: StoreHealth) -> None:
-        self._connection = connection
+        self.connection = connection
         self._clock = clock
         self._free = MAX_RECORDS
         self._new_records = 0
@@ -147,7 +144,7 @@ class RedisIdempotencyStore:
 
     async def claim(self, claim: Claim, fingerprint: bytes, seconds: float) -> IdempotencyRecord | None:
         """See `IdempotencyStore`."""
-        reply = await self._connection.run(
+        reply = await self.connection.run(
             CLAIM, _keys(claim), claim.fence, fingerprint, int(seconds * 1000), KEEP_MS, self._free
         )
         if reply in (GRANTED, GRANTED_BEFORE):
@@ -159,19 +156,19 @@ class RedisIdempotencyStore:
 
     async def renew(self, claim: Claim, seconds: float) -> bool:
         """See `IdempotencyStore`."""
-        return bool(await self._connection.run(RENEW, _keys(claim)[:1], claim.fence, int(seconds * 1000)))
+        return bool(await self.connection.run(RENEW, _keys(claim)[:1], claim.fence, int(seconds * 1000)))
 
     async def settle(self, claim: Claim, record: IdempotencyRecord) -> bool:
         """See `IdempotencyStore`."""
         assert record.outcome is not None, "a settled record has an outcome"  # noqa: S101 - a bug of ours
         outcome = encode(record.outcome)
         return bool(
-            await self._connection.run(SETTLE, _keys(claim)[:1], claim.fence, record.fingerprint, outcome, KEEP_MS)
+            await self.connection.run(SETTLE, _keys(claim)[:1], claim.fence, record.fingerprint, outcome, KEEP_MS)
         )
 
     async def release(self, claim: Claim) -> bool:
         """See `IdempotencyStore`."""
-        released = bool(await self._connection.run(RELEASE, _keys(claim), claim.fence))
+        released = bool(await self.connection.run(RELEASE, _keys(claim), claim.fence))
         self._new_records -= released
         return released
 
@@ -179,7 +176,7 @@ class RedisIdempotencyStore:
         """See `IdempotencyStore`."""
         if self._watching is not None:
             self._watching.cancel()
-        await self._connection.aclose()
+        await self.connection.aclose()
 
     async def _watch(self) -> None:
         checked = False
@@ -195,7 +192,7 @@ class RedisIdempotencyStore:
     async def _count_total(self) -> None:
         new, self._new_records = self._new_records, 0
         try:
-            total = await self._connection.run(TOTAL, [TOTAL_KEY], new, KEEP_MS)
+            total = await self.connection.run(TOTAL, [TOTAL_KEY], new, KEEP_MS)
         except StateUnavailable:
             self._new_records += new
             raise
@@ -203,7 +200,7 @@ class RedisIdempotencyStore:
 
     async def _check_server(self) -> bool:
         try:
-            facts = await self._connection.info()
+            facts = await self.connection.info()
         except (RedisError, OSError, TimeoutError):
             # A user without the right to ask may still be able to do everything else.
             return True
@@ -231,34 +228,3 @@ def _record(fingerprint: bytes, outcome: bytes | None = None) -> IdempotencyReco
         raise StateUnavailable(
             "request_id: its record cannot be read, and nothing was sent; look for its job before you use a new one"
         ) from None
-
-
-class SharedHolds:
-    """Holds of credentials that all gateways of a fleet follow: one small key per credential, with a time to live.
-
-    If Redis does not respond, no one is held here, and each gateway follows its own holds alone.
-    """
-
-    def __init__(self, connection: RedisConnection) -> None:
-        self._connection = connection
-
-    async def hold(self, caller: bytes, seconds: float) -> None:
-        """Hold a credential for `seconds`, or for longer if it is held for longer already."""
-        await self._run(HOLD, caller, int(seconds * 1000))
-
-    async def remaining(self, caller: bytes) -> float:
-        """Return the seconds for which a credential is still held."""
-        left: int = await self._run(HELD, caller) or 0
-        return max(0, left) / 1000
-
-    async def _run(self, script: Script, caller: bytes, *arguments: int) -> Any:
-        try:
-            return await self._connection.run(script, [f"{PREFIX}:{{{_text(caller)}}}:hold"], *arguments)
-        except StateUnavailable:
-            return None
-
-
-HOLD = Script.of(
-    "if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], 1, 'PX', ARGV[1]) end"
-)
-HELD = Script.of("return redis.call('PTTL', KEYS[1])")

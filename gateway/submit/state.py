@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import ConfigError
 from gateway.submit.health import StoreHealth
@@ -14,39 +14,52 @@ from gateway.submit.sealing import SealingStore
 from gateway.submit.sqlite_store import SqliteIdempotencyStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from gateway.clock import Clock
+    from gateway.limits.holds import Holds
     from gateway.submit.keys import RequestKeys
     from gateway.submit.store import IdempotencyStore
 
 SQLITE = "sqlite://"
 
 
+class Background(Protocol):
+    """Work of a store in the background."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    async def aclose(self) -> None:
+        """End; this may be repeated."""
+
+
 class State:
     """A store, the keys of its ids, and its health."""
 
     def __init__(
-        self, store: IdempotencyStore, keys: RequestKeys, health: StoreHealth, begin: Callable[[], None] | None = None
+        self, store: IdempotencyStore, keys: RequestKeys, health: StoreHealth, background: Sequence[Background] = ()
     ) -> None:
         self.store: IdempotencyStore = RotatingStore(store) if keys.rotating else store
         self.keys = keys
         self.health = health
-        self._begin = begin
+        self._background = background
 
     def start(self) -> None:
         """Begin to look at the store, without waiting for it."""
-        if self._begin is not None:
-            self._begin()
+        for each in self._background:
+            each.start()
 
     async def aclose(self) -> None:
         """Close the store."""
         self.health.close()
+        for each in reversed(self._background):
+            await each.aclose()
         await self.store.aclose()
 
 
-def open_state(url: str, key_file: Path | None, clock: Clock) -> State:
-    """Open the store that `url` names.
+def open_state(url: str, key_file: Path | None, clock: Clock, holds: Holds) -> State:
+    """Open the store that `url` names. With Redis, the fleet shares `holds`.
 
     Raises:
         ConfigError: The store or the key file cannot be used. An unreachable Redis is no such error.
@@ -61,6 +74,7 @@ def open_state(url: str, key_file: Path | None, clock: Clock) -> State:
     if url.lower().startswith("redis"):
         try:
             # Here, because redis-py is an optional dependency.
+            from gateway.submit.redis_holds import SharedHolds
             from gateway.submit.redis_store import open_redis
         except ImportError:
             raise ConfigError(
@@ -69,5 +83,6 @@ def open_state(url: str, key_file: Path | None, clock: Clock) -> State:
 
         assert key_file is not None, "the settings require it"  # noqa: S101 - a bug of ours
         redis_store = open_redis(url, clock, health)
-        return State(SealingStore(redis_store), read_keys(key_file), health, redis_store.start)
+        shared = SharedHolds(redis_store.connection, clock, holds)
+        return State(SealingStore(redis_store), read_keys(key_file), health, (redis_store, shared))
     return State(InMemoryIdempotencyStore(clock), read_keys(key_file) if key_file else random_keys(), health)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import GatewayError, InternalError, LimitReached, UpstreamError
 from gateway.limits.fair_budget import FairBudget
+from gateway.limits.holds import Holds
 from gateway.limits.rate_limiter import RateLimiter, limit_reached
 from gateway.submit.attempts import post_until_sent
 from gateway.submit.once import OncePerId, reused
@@ -44,11 +45,13 @@ class Submitter:
         rate_limiter: RateLimiter,
         observer: SubmissionObserver,
         claim_seconds: float,
+        holds: Holds | None = None,
     ) -> None:
         self._observer = observer
         self._clock = clock
         self._once = OncePerId(clock, store, claim_seconds)
         self._rate_limiter = rate_limiter
+        self._holds = holds or Holds(clock)
         self._slots = FairBudget(MAX_IN_FLIGHT)
         self._by_id: dict[IdempotencyKey, Submission] = {}
         self._running: set[Submission] = set()
@@ -59,6 +62,8 @@ class Submitter:
         caller: bytes,
         key: IdempotencyKey | None = None,
         fingerprint: bytes = b"",
+        *,
+        held_as: bytes | None = None,
     ) -> SubmissionCall:
         """Start a submission, or join the one that is in flight under the same `key`.
 
@@ -67,30 +72,36 @@ class Submitter:
             caller: The owner whose limits the submission counts for.
             key: The request id, or None for a submission without one.
             fingerprint: The fingerprint of the request.
+            held_as: The credential that the upstream may ask to wait; None is `caller`.
 
         Raises:
             RequestIdReused: The submission in flight is of another request.
-            LimitReached: Too many are in flight, or the caller sends too often. Nothing was sent, and the memory of
-                `key` has not changed.
+            LimitReached: Too many are in flight, the caller sends too often, or the upstream asked it to wait. Nothing
+                was sent, and the memory of `key` has not changed.
         """
+        held_as = held_as or caller
         known = self._by_id.get(key) if key is not None else None
         if known is not None:
             if known.fingerprint != fingerprint:
                 raise self._refused(reused())
             return SubmissionCall(known, repeats=True)
         try:
-            slot = self._take_slot(caller)
+            slot = self._take_slot(caller, held_as)
         except LimitReached as error:
             raise self._refused(error) from None
-        return SubmissionCall(self._start(self._slowing(post, caller), slot, key, fingerprint), repeats=False)
+        return SubmissionCall(self._start(self._slowing(post, caller, held_as), slot, key, fingerprint), repeats=False)
 
-    def _slowing(self, post: Callable[[], Awaitable[Job]], caller: bytes) -> Callable[[], Awaitable[Job]]:
+    def _slowing(
+        self, post: Callable[[], Awaitable[Job]], caller: bytes, held_as: bytes
+    ) -> Callable[[], Awaitable[Job]]:
         async def attempt() -> Job:
             try:
                 return await post()
             except UpstreamError as error:
                 if error.throttled:
                     self._rate_limiter.slow_down(caller)
+                    if error.retry_after:
+                        self._holds.begin(held_as, error.retry_after)
                 raise
 
         return attempt
@@ -116,7 +127,10 @@ class Submitter:
         submission.task.add_done_callback(ended)
         return submission
 
-    def _take_slot(self, caller: bytes) -> Reservation:
+    def _take_slot(self, caller: bytes, held_as: bytes) -> Reservation:
+        held = self._holds.remaining(held_as)
+        if held:
+            raise limit_reached("the upstream asked this credential to wait; nothing was sent", held)
         slot = self._slots.try_acquire(caller)
         if slot is None:
             raise limit_reached(

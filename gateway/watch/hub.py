@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic
 
 from gateway.clock import sleep_until
+from gateway.limits.holds import Holds
 from gateway.watch.loop import PollLoop, PollPolicy
 from gateway.watch.recent import ReadKeys, RecentResults
 from gateway.watch.state import S
@@ -27,13 +28,13 @@ DRAIN_SLICES = 20
 class Hub(Generic[S]):
     """All poll loops of this process: one per `WatchKey`, however many clients watch."""
 
-    def __init__(self, clock: Clock, policy: PollPolicy) -> None:
+    def __init__(self, clock: Clock, policy: PollPolicy, holds: Holds | None = None) -> None:
         self._clock = clock
         self._policy = policy
         self._loops: dict[WatchKey, PollLoop[S]] = {}
         self._recent: RecentResults[PollLoop[S]] = RecentResults(clock)
         self._recently_read = ReadKeys(clock)
-        self._throttle = ThrottleGate(clock)
+        self._throttle = ThrottleGate(clock, holds or Holds(clock))
         self._watchers: set[Watcher[S]] = set()
         # The tasks of all loops, including cancelled ones that have not ended. asyncio refers to tasks only weakly.
         self._tasks: set[asyncio.Task[None]] = set()

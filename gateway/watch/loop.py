@@ -279,7 +279,7 @@ class PollLoop(Generic[S]):
         if asked is not None:
             wait = max(wait, asked + schedule.jitter())
         if error.throttled:
-            self._throttle.close(self._credential, now + min(wait, self._policy.outage_seconds))
+            self._throttle.close(self._credential, now + min(wait, self._policy.outage_seconds), asked)
         ends_at = self._outage.ends_at
         if asked is not None and now + wait > ends_at:
             self._outage.one_more_poll_allowed = True

@@ -318,6 +318,15 @@ def test_an_interrupt_leaves_the_job_running(place: Place) -> None:
 def test_the_same_request_id_is_the_same_job(place: Place) -> None:
     options = ["--request-id", "test-cli", "--param", "duration=0"]
     assert send(place, "succeed", *options) == send(place, "succeed", *options)
+    command = [*JOB, "--method", "succeed", *options]
+    line = "was sent earlier with this --request-id; no second job was created"
+    for verb in ("send", "run"):
+        assert client(place, verb, *command).err.count(line) == 1
+        document = json.loads(client(place, verb, *command, "--json").out.splitlines()[-1])
+        assert document["replayed"] is True
+    new = client(place, "run", *JOB, "--method", "succeed", "--request-id", "test-cli-new", "--json")
+    assert line not in new.err
+    assert "replayed" not in new.out
     outcome = client(place, "send", *JOB, "--method", "fail", "--request-id", "test-cli")
     assert outcome.code == 3
     assert "use another --request-id" in outcome.err

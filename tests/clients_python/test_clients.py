@@ -54,6 +54,10 @@ class Hold:
     """A call that sends nothing more and does not end."""
 
 
+class Replayed:
+    """The trailer of a response that repeats an earlier submission."""
+
+
 class ScriptedGateway(rpc.JobServiceServicer):
     """Plays a script, a list of steps per call: messages, then perhaps a `Fail` or a `Hold`."""
 
@@ -73,6 +77,8 @@ class ScriptedGateway(rpc.JobServiceServicer):
         for step in self.script.pop(0):
             if isinstance(step, Fail):
                 await context.abort(step.code, "it failed", step.trailers)
+            elif isinstance(step, Replayed):
+                context.set_trailing_metadata((("jobgateway-replayed", "true"),))
             elif isinstance(step, Hold):
                 await asyncio.Event().wait()
             else:
@@ -153,6 +159,24 @@ async def test_a_send_with_a_request_id_is_repeated(gateway: ScriptedGateway, bo
     assert [request.request_id for _, request in gateway.calls] == ["once"] * 3
     assert [retry.error.reason for retry in retried] == ["", "DRAINING"]
     assert len(set(gateway.peers)) == 3
+
+
+@pytest.mark.parametrize("replayed", [True, False])
+async def test_a_client_sees_that_a_response_is_replayed(
+    gateway: ScriptedGateway, both: Both, *, replayed: bool
+) -> None:
+    trailer = [Replayed()] if replayed else []
+    gateway.script = [[*trailer, JOB], [*trailer, state(1), end()]]
+    told: list[bool] = []
+    await both.use(gateway.target, lambda client: client.send(SEND_ONCE, on_replayed=lambda: told.append(True)))
+    watches: list[Any] = []
+
+    def run(client: Any) -> Any:
+        watches.append(client.run(SEND_ONCE))
+        return watches[0]
+
+    await both.use(gateway.target, run)
+    assert (bool(told), watches[0].replayed) == (replayed, replayed)
 
 
 async def test_a_broken_send_without_an_id_is_not_repeated(gateway: ScriptedGateway, both: Both) -> None:

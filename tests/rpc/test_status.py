@@ -272,7 +272,8 @@ def test_a_text_becomes_one_line_that_fits_percent_encoded(text: str, cleaned: s
 
 def test_the_message_says_what_to_do_if_a_retry_is_unsafe() -> None:
     assert to_rpc_error(errors.SubmitOutcomeUnknown("lost {0}", None)).message == (
-        "it is unknown whether the job runs; look for it before you send it under another id: lost {0}"
+        "it is unknown whether the job runs; with a request_id, send the same request again; "
+        "without one, look in the VIKTOR app before you send another: lost {0}"
     )
     assert "log" in to_rpc_error(errors.InternalError("KeyError")).message
 

@@ -14,8 +14,8 @@ from gateway.clock import SystemClock
 from gateway.errors import ConfigError, StateUnavailable
 from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, RequestKeys, redis_connection
 from gateway.submit.health import StoreHealth
-from gateway.submit.redis_connection import RedisConnection, read_url
-from gateway.submit.redis_store import KEEP_MS, RedisIdempotencyStore, SharedHolds, open_redis
+from gateway.submit.redis_connection import read_url
+from gateway.submit.redis_store import KEEP_MS, RedisIdempotencyStore, open_redis
 from tests.support.certificates import Authority
 from tests.support.paths import ROOT
 from tests.support.raw import free_port
@@ -64,7 +64,7 @@ async def open_store() -> AsyncIterator[Callable[[str], RedisIdempotencyStore]]:
 
 
 def health_of(store: RedisIdempotencyStore) -> StoreHealth:
-    return store._connection._health  # noqa: SLF001 - a look inside
+    return store.connection._health  # noqa: SLF001 - a look inside
 
 
 async def test_an_unreachable_redis_fails_fast_and_is_reused_later(
@@ -281,28 +281,6 @@ async def test_redis_holds_no_token_and_no_id_and_all_keys_expire(
     assert not any(text in everything for text in (b"vktrpat", b"secret", b"order"))
 
 
-async def test_a_hold_is_shared_and_only_grows(redis: RedisServer) -> None:
-    clock = SystemClock()
-    connections = [RedisConnection(read_url(redis.url), StoreHealth(clock)) for _ in range(2)]
-    one, other = map(SharedHolds, connections)
-    caller = b"h" * 16
-    assert await one.remaining(caller) == 0
-    await one.hold(caller, 60)
-    await other.hold(caller, 5)
-    assert 50 < await other.remaining(caller) <= 60
-    assert await other.remaining(b"i" * 16) == 0
-    for connection in connections:
-        await connection.aclose()
-
-
-async def test_without_redis_no_one_is_held(logged: list[dict[str, object]]) -> None:
-    connection = RedisConnection(read_url(f"redis://127.0.0.1:{free_port()}"), StoreHealth(SystemClock()))
-    holds = SharedHolds(connection)
-    await holds.hold(b"h" * 16, 60)
-    assert await holds.remaining(b"h" * 16) == 0
-    await connection.aclose()
-
-
 @pytest.mark.parametrize(
     ("query", "why"),
     [
@@ -328,7 +306,7 @@ def test_redis_py_is_imported_only_for_redis() -> None:
         "import pathlib\n"
         "from gateway.submit.state import open_state\n"
         "from gateway.errors import ConfigError\n"
-        "try:\n    open_state('redis://localhost', pathlib.Path('/etc/hostname'), None)\n"
+        "try:\n    open_state('redis://localhost', pathlib.Path('/etc/hostname'), None, None)\n"
         "except ConfigError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 - our own code

@@ -314,7 +314,7 @@ async def test_a_call_that_joins_or_finds_no_slot_takes_no_token(clock: SteppedC
 @pytest.mark.parametrize(("status", "left"), [(400, 99), (429, 1)])
 async def test_only_a_429_slows_the_submissions_of_its_caller_down(clock: SteppedClock, status: int, left: int) -> None:
     submitter = submitter_of(clock, 100.0)
-    error = UpstreamStatusError(status, "no", retry_after=1.0)
+    error = UpstreamStatusError(status, "no")
     with pytest.raises(UpstreamStatusError) as caught:
         await ask(submitter, Post(error))
     assert caught.value is error
@@ -326,3 +326,15 @@ async def test_only_a_429_slows_the_submissions_of_its_caller_down(clock: Steppe
     await clock.advance(700)
     for _ in range(100):
         await ask(submitter, Post(JOB))
+
+
+async def test_a_429_with_retry_after_holds_the_next_submissions(clock: SteppedClock) -> None:
+    submitter = submitter_of(clock)
+    with pytest.raises(UpstreamStatusError):
+        await ask(submitter, Post(UpstreamStatusError(429, "slow down", retry_after=60.0)), KEY, b"mark")
+    with pytest.raises(LimitReached) as raised:
+        await ask(submitter, Post(JOB), KEY, b"mark")
+    assert 61 <= (raised.value.retry_after or 0) <= 63
+    assert (await ask(submitter, Post(JOB), caller=b"bob")).uid == 42
+    await clock.advance(61)
+    assert (await ask(submitter, Post(JOB), KEY, b"mark")).uid == 42

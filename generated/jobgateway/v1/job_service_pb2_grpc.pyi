@@ -92,8 +92,9 @@ class JobServiceStub:
     those of every RPC:
      - UNKNOWN, reason `SUBMIT_OUTCOME_UNKNOWN`: The request was on its way when the connection was lost, the time limit
        passed, or the upstream responded with 408, 444, 460, 499, a 5xx, a 3xx other than 307 and 308, or something
-       unreadable. The job may or may not run. Clients MUST look for the job before they send a new one, because that
-       would be a second job.
+       unreadable. The job may or may not run. With a `request_id`, send the same request with the same id again: it
+       returns the job if the gateway knows it by then, and makes no second job. Without one, or if the outcome stays
+       unknown, look in the VIKTOR app before you send a new request, because that could be a second job.
      - UNAVAILABLE with an `ErrorInfo`: Certainly no job was created. Retry with backoff.
      - INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED or DEADLINE_EXCEEDED without an `ErrorInfo`: The status comes from a
        proxy or a library, and the job may or may not run. Send the same request again only if it has a `request_id`.
@@ -206,8 +207,9 @@ class JobServiceAsyncStub(JobServiceStub):
     those of every RPC:
      - UNKNOWN, reason `SUBMIT_OUTCOME_UNKNOWN`: The request was on its way when the connection was lost, the time limit
        passed, or the upstream responded with 408, 444, 460, 499, a 5xx, a 3xx other than 307 and 308, or something
-       unreadable. The job may or may not run. Clients MUST look for the job before they send a new one, because that
-       would be a second job.
+       unreadable. The job may or may not run. With a `request_id`, send the same request with the same id again: it
+       returns the job if the gateway knows it by then, and makes no second job. Without one, or if the outcome stays
+       unknown, look in the VIKTOR app before you send a new request, because that could be a second job.
      - UNAVAILABLE with an `ErrorInfo`: Certainly no job was created. Retry with backoff.
      - INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED or DEADLINE_EXCEEDED without an `ErrorInfo`: The status comes from a
        proxy or a library, and the job may or may not run. Send the same request again only if it has a `request_id`.
@@ -323,8 +325,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         those of every RPC:
          - UNKNOWN, reason `SUBMIT_OUTCOME_UNKNOWN`: The request was on its way when the connection was lost, the time limit
            passed, or the upstream responded with 408, 444, 460, 499, a 5xx, a 3xx other than 307 and 308, or something
-           unreadable. The job may or may not run. Clients MUST look for the job before they send a new one, because that
-           would be a second job.
+           unreadable. The job may or may not run. With a `request_id`, send the same request with the same id again: it
+           returns the job if the gateway knows it by then, and makes no second job. Without one, or if the outcome stays
+           unknown, look in the VIKTOR app before you send a new request, because that could be a second job.
          - UNAVAILABLE with an `ErrorInfo`: Certainly no job was created. Retry with backoff.
          - INTERNAL, UNKNOWN, UNAVAILABLE, CANCELLED or DEADLINE_EXCEEDED without an `ErrorInfo`: The status comes from a
            proxy or a library, and the job may or may not run. Send the same request again only if it has a `request_id`.

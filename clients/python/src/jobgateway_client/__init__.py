@@ -18,7 +18,7 @@ from jobgateway.v1.job_service_pb2 import (
 )
 
 from jobgateway_client.aio import AsyncClient, AsyncToken, AsyncWatch
-from jobgateway_client.calls import Finished, OnProgress, OnRetry
+from jobgateway_client.calls import Finished, OnProgress, OnReplayed, OnRetry
 from jobgateway_client.client import Client, Token, Watch
 from jobgateway_client.errors import FieldViolation, GatewayError, ResultDamagedError
 from jobgateway_client.rules import Action, AfterSend, Retry, action, after_send
@@ -41,6 +41,7 @@ __all__ = [
     "JobEvent",
     "JobStatus",
     "OnProgress",
+    "OnReplayed",
     "OnRetry",
     "ResultDamagedError",
     "Retry",

@@ -47,7 +47,12 @@ class AsyncClient:
         self._attempts = attempts
 
     async def send(
-        self, request: pb.SendJobRequest, *, timeout: float | None = None, on_retry: calls.OnRetry | None = None
+        self,
+        request: pb.SendJobRequest,
+        *,
+        timeout: float | None = None,
+        on_retry: calls.OnRetry | None = None,
+        on_replayed: calls.OnReplayed | None = None,
     ) -> pb.Job:
         """Send a job.
 
@@ -57,7 +62,7 @@ class AsyncClient:
             GatewayError: The job was not sent, or the outcome is unknown (`rules.after_send`).
 
         """
-        return await self._call("SendJob", request, Deadline(timeout), on_retry)
+        return await self._call("SendJob", request, Deadline(timeout), on_retry, on_replayed)
 
     async def get(
         self,
@@ -177,22 +182,32 @@ class AsyncClient:
     ) -> AsyncWatch:
         return AsyncWatch(self._connections, self._credential, start, Deadline(timeout), on_resume, on_progress)
 
-    async def _call(self, method: str, request: Any, deadline: Deadline, on_retry: calls.OnRetry | None) -> pb.Job:
+    async def _call(
+        self,
+        method: str,
+        request: Any,
+        deadline: Deadline,
+        on_retry: calls.OnRetry | None,
+        on_replayed: calls.OnReplayed | None = None,
+    ) -> pb.Job:
         rules = CallRules(request, self._attempts)
         while True:
             token = await self._credential.token()
             async with self._connections.lease() as connection:
                 try:
                     with _gateway_errors(self._connections):
-                        job = await getattr(connection.stub, method)(
+                        call = getattr(connection.stub, method)(
                             request,
                             metadata=calls.metadata(token, request),
                             timeout=deadline.within(calls.call_seconds(request)),
                         )
+                        job = await call
+                        trailers = await call.trailing_metadata()
                 except GatewayError as failed:
                     error = failed
                 else:
                     Result.of(job)
+                    calls.tell_replayed(trailers, on_replayed)
                     return cast("pb.Job", job)
             if self._connections.closed or deadline.left() == 0:
                 raise error
@@ -216,6 +231,7 @@ class AsyncWatch:
 
     Attributes:
         job: The last state of the job, or None before the first one.
+        replayed: See `Watch`.
 
     Raises (while iterating):
         GatewayError: A final error.
@@ -233,6 +249,7 @@ class AsyncWatch:
         on_progress: calls.OnProgress | None,
     ) -> None:
         self.job: pb.Job | None = None
+        self.replayed = False
         self._connections = connections
         self._credential = credential
         self._rules = WatchRules(start)
@@ -286,6 +303,7 @@ class AsyncWatch:
                         rules.heard(event, time.monotonic())
                         self._take(event)
                         yield event
+                    self.replayed |= calls.is_replayed(await call.trailing_metadata())
                 except GatewayError as failed:
                     error = failed
                 finally:

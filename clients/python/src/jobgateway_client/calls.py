@@ -19,6 +19,9 @@ OnRetry: TypeAlias = Callable[[Retry], None]
 OnProgress: TypeAlias = Callable[[pb.Job], None]
 """Is called with each state of the job."""
 
+OnReplayed: TypeAlias = Callable[[], None]
+"""Is called if a response repeats an earlier submission with the same `request_id`, so that no second job was made."""
+
 Options: TypeAlias = Sequence[tuple[str, int | str]]
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -68,6 +71,17 @@ def metadata(token: str | None, request: object) -> Metadata:
     if isinstance(request, pb.GetJobRequest | pb.WaitJobRequest | pb.CancelJobRequest | pb.WatchJobRequest):
         found.append(("x-job-uid", str(request.uid)))
     return tuple(found)
+
+
+def is_replayed(trailers: Any) -> bool:
+    """Return True if the trailers of a response say that it repeats an earlier submission."""
+    return any(key == "jobgateway-replayed" and value == "true" for key, value in trailers or ())
+
+
+def tell_replayed(trailers: Any, on_replayed: OnReplayed | None) -> None:
+    """Call `on_replayed` if there is one and the trailers say that the response is a repetition."""
+    if on_replayed is not None and is_replayed(trailers):
+        on_replayed()
 
 
 def checked_token(token: str | None) -> str | None:

@@ -58,7 +58,12 @@ class Client:
         self._attempts = attempts
 
     def send(
-        self, request: pb.SendJobRequest, *, timeout: float | None = None, on_retry: calls.OnRetry | None = None
+        self,
+        request: pb.SendJobRequest,
+        *,
+        timeout: float | None = None,
+        on_retry: calls.OnRetry | None = None,
+        on_replayed: calls.OnReplayed | None = None,
     ) -> pb.Job:
         """Send a job.
 
@@ -68,7 +73,7 @@ class Client:
             GatewayError: The job was not sent, or the outcome is unknown (`rules.after_send`).
 
         """
-        return self._call("SendJob", request, Deadline(timeout), on_retry)
+        return self._call("SendJob", request, Deadline(timeout), on_retry, on_replayed)
 
     def get(
         self,
@@ -190,13 +195,20 @@ class Client:
     ) -> Watch:
         return Watch(self._connections, self._credential, start, Deadline(timeout), on_resume, on_progress)
 
-    def _call(self, method: str, request: Any, deadline: Deadline, on_retry: calls.OnRetry | None) -> pb.Job:
+    def _call(
+        self,
+        method: str,
+        request: Any,
+        deadline: Deadline,
+        on_retry: calls.OnRetry | None,
+        on_replayed: calls.OnReplayed | None = None,
+    ) -> pb.Job:
         rules = CallRules(request, self._attempts)
         while True:
             token = self._credential.token()
             with self._connections.lease() as connection:
                 try:
-                    job = getattr(connection.stub, method)(
+                    job, call = getattr(connection.stub, method).with_call(
                         request,
                         metadata=calls.metadata(token, request),
                         timeout=deadline.within(calls.call_seconds(request)),
@@ -210,6 +222,7 @@ class Client:
                     raise calls.closed_error() from None
                 else:
                     Result.of(job)
+                    calls.tell_replayed(call.trailing_metadata(), on_replayed)
                     return cast("pb.Job", job)
             if self._connections.closed or deadline.left() == 0:
                 raise error
@@ -233,6 +246,8 @@ class Watch:
 
     Attributes:
         job: The last state of the job, or None before the first one.
+        replayed: True if the job was sent earlier with the same `request_id`. It is known when the first stream of
+            `run` has ended with the job, and stays False if that stream was broken.
 
     Raises (while iterating):
         GatewayError: A final error.
@@ -250,6 +265,7 @@ class Watch:
         on_progress: calls.OnProgress | None,
     ) -> None:
         self.job: pb.Job | None = None
+        self.replayed = False
         self._connections = connections
         self._credential = credential
         self._rules = WatchRules(start)
@@ -342,6 +358,8 @@ class Watch:
                 rules.heard(event, time.monotonic())
                 self._take(event)
                 yield event
+            if not silence.given_up:
+                self.replayed |= calls.is_replayed(call.trailing_metadata())
         except grpc.RpcError as rpc_error:
             error = from_rpc_error(rpc_error)
         finally:
