@@ -11,7 +11,20 @@ import typer
 from benchmarks.results import write
 from benchmarks.table import Row, as_markdown
 
-CASES = ("start", "noticing", "polling", "calls", "fanout", "wake", "idle", "delay", "large", "growth", "promises")
+CASES = (
+    "start",
+    "noticing",
+    "polling",
+    "calls",
+    "fanout",
+    "wake",
+    "idle",
+    "delay",
+    "large",
+    "growth",
+    "promises",
+    "request_ids",
+)
 
 
 def main(

@@ -44,4 +44,5 @@ async def main() -> None:
     print(done)
 
 
-uvloop.run(main())
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -24,7 +24,7 @@ PREFIX = "JOBGATEWAY_"
 CLIENT_VARIABLES = frozenset({"JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN"})
 
 # Variables whose value may hold a password, and is never repeated.
-UNQUOTED = frozenset({"JOBGATEWAY_UPSTREAM_URL", "JOBGATEWAY_UPSTREAM_PROXY_URL"})
+UNQUOTED = frozenset({"JOBGATEWAY_UPSTREAM_URL", "JOBGATEWAY_UPSTREAM_PROXY_URL", "JOBGATEWAY_STATE_URL"})
 MAX_QUOTED_CHARACTERS = 100
 
 # A host name. Without this check, empty and overlong labels fail only at the first call.
@@ -84,6 +84,24 @@ def _proxy_url(value: str) -> str:
     match = _URL.fullmatch(value)
     if match is None or value.count("/") > 2 or not value.lower().startswith("http:") or not _is_host(match[1]):
         raise ValueError("must be http://HOST:PORT, without a user, password or path")
+    return value
+
+
+# User and password, host and port, database, options.
+_REDIS = re.compile(
+    r"rediss?://(?:[!-.0-9:;<=>A-Z\[\]^_`a-z{|}~%]*@)?(\[[^\]]*\]|[^/:@?#\[\]]*)(?::(\d{1,5}))?(?:/(\d{0,9}))?"
+    r"(?:\?([!-\"$-~]*))?",
+    re.IGNORECASE | re.ASCII,
+)
+_SQLITE = re.compile(r"sqlite:///(/?[^?#\0]*[^?#\0/])", re.IGNORECASE)
+
+
+def _state_url(value: str) -> str:
+    if value.lower() == "memory:" or _SQLITE.fullmatch(value):
+        return value
+    match = _REDIS.fullmatch(value)
+    if match is None or not _is_host(match[1]) or int(match[2] or 0) > 65535:
+        raise ValueError("must be memory:, sqlite:///PATH, redis://HOST:PORT/DATABASE or rediss://HOST:PORT/DATABASE")
     return value
 
 
@@ -169,6 +187,16 @@ class Settings(BaseModel):
     upstream_token_file: _File = Field(
         None, description="Token for calls without one. Requires a client CA, or a listener on loopback."
     )
+    state_url: Annotated[str, AfterValidator(_state_url)] = Field(
+        "memory:",
+        description="Store of the request ids: `memory:`, `sqlite:///PATH` or `redis://HOST:PORT/DATABASE` "
+        "(`rediss://` with TLS).",
+    )
+    state_key_file: _File = Field(
+        None,
+        description="Secret key of at least 32 bytes for the hashes in the store, the same for all replicas. A second "
+        "line is the old key during a rotation. Required for Redis; with SQLite, created beside the database.",
+    )
     max_connection_age_seconds: float = Field(
         3600.0,
         ge=1,
@@ -186,7 +214,12 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if conflicts := [*_plaintext_conflicts(self), *_token_conflicts(self), *_limit_conflicts(self)]:
+        if conflicts := [
+            *_plaintext_conflicts(self),
+            *_token_conflicts(self),
+            *_state_conflicts(self),
+            *_limit_conflicts(self),
+        ]:
             raise ValueError("\n".join(conflicts))
         return self
 
@@ -213,6 +246,11 @@ def _token_conflicts(settings: Settings) -> Iterator[str]:
             f"{PREFIX}UPSTREAM_TOKEN_FILE: every program that reaches {settings.listen} could use the gateway's token; "
             f"set {PREFIX}TLS_CLIENT_CA_FILE, so that clients must show a certificate, or listen on loopback"
         )
+
+
+def _state_conflicts(settings: Settings) -> Iterator[str]:
+    if settings.state_url.lower().startswith("redis") and settings.state_key_file is None:
+        yield f"{PREFIX}STATE_KEY_FILE: required with a redis URL, but not set"
 
 
 def _limit_conflicts(settings: Settings) -> Iterator[str]:

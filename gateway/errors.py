@@ -21,6 +21,7 @@ GatewayError                        only its subclasses are raised
 ├── NoStateYet                      no state of the job could be read so far
 ├── SlowConsumer                    a client did not read its stream while others waited for memory
 ├── ResultTooLarge                  the result does not fit the one message that the client asked for
+├── StateUnavailable                the store of request ids cannot be used, and nothing was sent
 ├── LimitReached                    a load limit of the gateway was reached
 ├── Draining                        this process is stopping
 └── InternalError                   a defect of the gateway
@@ -232,6 +233,12 @@ class SlowConsumer(GatewayError):
 
 class ResultTooLarge(GatewayError):
     """The result does not fit the one message that the client asked for."""
+
+
+class StateUnavailable(GatewayError):
+    """The store of request ids cannot be used; nothing was sent."""
+
+    retry_after = 1.0
 
 
 class LimitReached(GatewayError):

@@ -39,9 +39,8 @@ def _boxes(container: str, layers: dict[str, Layers], indent: str) -> list[str]:
     ids: list[str] = []
     for number, modules in enumerate(layers[container]):
         names = [f"{container}.{module}" for module in modules]
-        framed = [name for name in names if name in layers]
-        if framed and len(names) > 1:
-            raise SystemExit(f"{framed[0]}: has its own layers; put it alone in its layer")
+        # A package that shares its layer is drawn without its own layers, because arrows lead from box to box.
+        framed = [name for name in names if name in layers and len(names) == 1]
         box = f"{container.replace('.', '_')}_{number}"
         if framed:
             lines.append(f'{indent}subgraph {box}["{modules[0]}"]')

@@ -48,7 +48,7 @@ AREAS: dict[str, tuple[str, Ceiling]] = {
     "gateway/rpc": (r"gateway/rpc/", PLAIN),
     "gateway/server": (r"gateway/server/", PLAIN),
     "gateway/simulator": (r"gateway/simulator/", PLAIN),
-    "gateway/submit": (r"gateway/submit/", Ceiling(138, 138, 16, 6, 7)),
+    "gateway/submit": (r"gateway/submit/", PLAIN),
     "gateway/telemetry": (r"gateway/telemetry/", PLAIN),
     "gateway/upstream": (r"gateway/upstream/", PLAIN),
     "gateway/watch": (r"gateway/watch/", PLAIN),

@@ -37,6 +37,8 @@ DEFAULTS: dict[str, Any] = {
     "TLS_CLIENT_CA_FILE": None,
     "ALLOW_PLAINTEXT": False,
     "UPSTREAM_TOKEN_FILE": None,
+    "STATE_URL": "memory:",
+    "STATE_KEY_FILE": None,
     "MAX_CONNECTION_AGE_SECONDS": 3600.0,
     "ADMIN_LISTEN": "127.0.0.1:9464",
     "REFLECTION": True,

@@ -31,16 +31,21 @@ class Credential:
         caller_key: calls with the same key share request ids and limits.
     """
 
-    __slots__ = ("_token", "caller_key", "poll_key")
+    __slots__ = ("_caller", "_token", "caller_key", "poll_key")
 
     def __init__(self, token: str, *, poll: str | None = None, caller: str | None = None) -> None:
         self._token = token
         self.poll_key = _key(b"poll", token if poll is None else poll)
-        self.caller_key = _key(b"caller", token if caller is None else caller)
+        self._caller = token if caller is None else caller
+        self.caller_key = _key(b"caller", self._caller)
 
     async def headers(self) -> dict[str, str]:
         """Return the headers for an upstream request, with the current token."""
         return {"authorization": f"Bearer {self._token}"}
+
+    def caller_hash(self, key: bytes) -> bytes:
+        """Return 16 bytes that name the caller, the same in each process with the same `key` of 32 bytes."""
+        return hashlib.blake2b(self._caller.encode(), key=key, digest_size=16, person=b"caller").digest()
 
     def redact(self, text: str) -> str:
         """Return `text` without the token, which the upstream may echo."""

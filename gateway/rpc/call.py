@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 MAX_DEADLINE_SECONDS = 30 * 24 * 3600.0
+REPLAYED = (("jobgateway-replayed", "true"),)
 
 _log = structlog.get_logger()
 
@@ -178,6 +179,11 @@ class Call:
             # The connection is gone, and grpc.aio will cancel the handler: leave it in the same way.
             await _cancel_this_task()
         self._sent(len(event))
+
+    def mark_replayed(self) -> None:
+        """Say in the trailers that the response repeats an earlier submission."""
+        # Not in the response headers: those of a submission are sent before its outcome is known.
+        self._context.set_trailing_metadata(REPLAYED)
 
     def on_sent(self, release: Callable[[], None]) -> None:
         """Call `release` when grpc has sent the response, or cannot send it any more."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.rpc.call import Call
     from gateway.rpc.upstream_jobs import UpstreamJobs
-    from gateway.submit import Submission
+    from gateway.submit import SubmissionCall
     from gateway.upstream import RequestContext
     from gateway.watch import SentJobs
 
@@ -41,7 +41,7 @@ class Cancellations:
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, submission: Submission, call: Call) -> None:
+    def start(self, submission: SubmissionCall, call: Call) -> None:
         """Cancel the job of `submission` once its uid is known, with the credential of `call`."""
         task = asyncio.get_running_loop().create_task(self._run(submission, call))
         self._tasks.add(task)
@@ -57,7 +57,7 @@ class Cancellations:
         for task in self._tasks:
             task.cancel()
 
-    async def _run(self, submission: Submission, call: Call) -> None:
+    async def _run(self, submission: SubmissionCall, call: Call) -> None:
         try:
             # Outside of the submission's context: if nothing was sent yet, nothing needs to be.
             sent = await submission.outcome()

@@ -31,7 +31,7 @@ from gateway.rpc.codec.requests import (
 from gateway.rpc.poller import JobPoller
 from gateway.rpc.stream import EventStream, StreamResources, read_resume_point
 from gateway.rpc.upstream_jobs import UpstreamJobs, uncertain_refusal
-from gateway.submit import IdempotencyKey, fingerprint_of
+from gateway.submit import fingerprint_of
 from gateway.upstream import RequestContext
 from gateway.watch import NoChange, WatchKey
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from gateway.models import SendJob
     from gateway.rpc.call import Call
     from gateway.rpc.stream import DeliveryObserver
-    from gateway.submit import Submission, SubmissionResult, Submitter
+    from gateway.submit import RequestKeys, SubmissionCall, SubmissionResult, Submitter
     from gateway.threads import WorkerPool
     from gateway.upstream import RestClient
     from gateway.watch import Hub, SentJobs, Watcher
@@ -69,6 +69,7 @@ class JobService:
         rest: RestClient,
         hub: Hub[JobState],
         submitter: Submitter,
+        request_keys: RequestKeys,
         sent_jobs: SentJobs,
         clock: Clock,
         response_memory: ResponseMemory,
@@ -83,6 +84,7 @@ class JobService:
         self._rest = rest
         self._hub = hub
         self._submitter = submitter
+        self._request_keys = request_keys
         self._sent_jobs = sent_jobs
         self._clock = clock
         self._jobs = UpstreamJobs(rest, sent_jobs, clock)
@@ -95,6 +97,8 @@ class JobService:
             # Before the first byte of the POST, so that no proxy or library repeats the call.
             await call.send_headers()
             sent = await submission.outcome()
+        if sent.replayed:
+            call.mark_replayed()
         # A job without a uid has ended already, and cannot be read again.
         call.uid = sent.uid or None
         if sent.job is not None:
@@ -150,6 +154,8 @@ class JobService:
                 await call.send_headers()
                 await stream.run_with_heartbeats(submission.task)
                 sent = await submission.outcome()
+            if sent.replayed:
+                call.mark_replayed()
             call.uid = sent.uid or None
             await stream.begin(await self._first_state(sent, call, stream))
             if not stream.ended:
@@ -179,7 +185,7 @@ class JobService:
         finally:
             self._cancellations.stop()
 
-    async def _submit(self, request: pb.SendJobRequest, call: Call) -> Submission:
+    async def _submit(self, request: pb.SendJobRequest, call: Call) -> SubmissionCall:
         request_id = read_request_id(request.request_id)
         machine_retry = None if request_id else call.machine_retry()
         if machine_retry is not None:
@@ -205,7 +211,7 @@ class JobService:
                 self._sent_jobs.remember(sent.uid, job.timeout)
             return sent
 
-        key = IdempotencyKey(call.credential.caller_key, request_id) if request_id else None
+        key = self._request_keys.key_of(call.credential, request_id) if request_id else None
         return self._submitter.submit(post, call.credential.caller_key, key, fingerprint)
 
     async def _encode(

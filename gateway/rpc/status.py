@@ -80,6 +80,7 @@ BY_ERROR: dict[type[errors.GatewayError], StatusMapping] = {
     errors.NoStateYet: StatusMapping(StatusCode.UNAVAILABLE, "NO_STATE_YET"),
     errors.SlowConsumer: StatusMapping(StatusCode.UNAVAILABLE, "SLOW_READER"),
     errors.ResultTooLarge: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
+    errors.StateUnavailable: StatusMapping(StatusCode.UNAVAILABLE, "STATE_UNAVAILABLE"),
     errors.LimitReached: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
     errors.Draining: StatusMapping(StatusCode.UNAVAILABLE, "DRAINING"),
     errors.InternalError: StatusMapping(StatusCode.INTERNAL, "GATEWAY_DEFECT"),

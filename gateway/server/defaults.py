@@ -12,6 +12,8 @@ READ_IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
 # A large response takes longer in total than the longest silence within it.
 TOTAL_TIMEOUT_FACTOR = 30
+# A claim of a request id outlasts the longest submission by this, because both are timed from different moments.
+CLAIM_MARGIN_SECONDS = 2.0
 # The time for the last responses of a drain to leave the process.
 FLUSH_RESPONSES_SECONDS = 0.5
 # The longest time of a stop after its grace, even if something hangs. Each step has a shorter limit.

@@ -27,7 +27,8 @@ from gateway.server import defaults, health, reflection
 from gateway.server.admin import AdminServer
 from gateway.server.health import Health
 from gateway.server.listener import Listener
-from gateway.submit import InMemoryIdempotencyStore, Submitter
+from gateway.submit import Submitter, longest_seconds
+from gateway.submit.state import open_state
 from gateway.telemetry import logs
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.unknown_statuses import UnknownStatuses
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.config import Settings
     from gateway.rpc.tracing import Tracer
+    from gateway.submit import IdempotencyStore
     from gateway.watch import SentJobs
 
 
@@ -67,11 +69,13 @@ class Gateway:
         self._admission = _admission(settings, clock)
         self._rest = _rest_client(settings, self._large_responses, metrics, self._response_workers)
         self._hub = _hub(settings, clock, sent_jobs, metrics)
-        self._submitter = _submitter(settings, clock, metrics)
+        self._state = open_state(settings.state_url, settings.state_key_file, clock)
+        self._submitter = _submitter(settings, clock, self._state.store, metrics)
         self._service = JobService(
             rest=self._rest,
             hub=self._hub,
             submitter=self._submitter,
+            request_keys=self._state.keys,
             sent_jobs=sent_jobs,
             clock=clock,
             response_memory=ResponseMemory(self._large_responses, defaults.LARGE_MESSAGES_BYTES),
@@ -102,6 +106,7 @@ class Gateway:
         self.admin_address = await self._admin.start(self._settings.admin_listen)
         try:
             await self._listener.start()
+            self._state.start()
         except BaseException:
             await self._admin.aclose()
             raise
@@ -124,6 +129,7 @@ class Gateway:
         await self._finish_submissions(deadline)
         await self._hub.aclose()
         await self._rest.aclose()
+        await self._state.aclose()
         await self._tracer.aclose()
         # Last, so that the drain can be observed to its end.
         await self._admin.aclose()
@@ -195,6 +201,11 @@ class Gateway:
         self._metrics.count(
             "jobgateway_log_lines_lost", "Log lines that standard error did not accept.", logs.lost_lines
         )
+        level(
+            "jobgateway_state_available",
+            "1 if the store of request ids can be used, else 0.",
+            lambda: self._state.health.available,
+        )
         level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)
 
 
@@ -224,9 +235,11 @@ def _hub(settings: Settings, clock: Clock, sent_jobs: SentJobs, metrics: Metrics
     return Hub(clock, policy)
 
 
-def _submitter(settings: Settings, clock: Clock, metrics: Metrics) -> Submitter:
+def _submitter(settings: Settings, clock: Clock, store: IdempotencyStore, metrics: Metrics) -> Submitter:
     rate_limiter = RateLimiter(clock, settings.submissions_per_second)
-    return Submitter(clock, InMemoryIdempotencyStore(clock), rate_limiter, metrics)
+    longest = settings.submit_timeout_seconds
+    claim = longest_seconds(min(defaults.CONNECT_SECONDS, longest), longest) + defaults.CLAIM_MARGIN_SECONDS
+    return Submitter(clock, store, rate_limiter, metrics, claim_seconds=claim)
 
 
 def _rest_client(settings: Settings, budget: FairBudget, metrics: Metrics, workers: WorkerPool) -> RestClient:

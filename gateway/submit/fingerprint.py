@@ -1,4 +1,4 @@
-"""What makes two requests the same under one request_id."""
+"""The fingerprint by which two requests under one request id are compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.strict_json import DIGITS_OF_A_DOUBLE, has_few_digits
 if TYPE_CHECKING:
     from gateway.models import SendJob
 
-# Of more digits, to convert an integer takes long: seven bytes may be an integer of thousands of digits.
+# Converting an integer of more digits takes long, and seven bytes may be one of thousands of digits.
 MAX_CANONICAL_INTEGER_DIGITS = 60
 LONG_INTEGER = b"0" * (MAX_CANONICAL_INTEGER_DIGITS + 1)
 DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
@@ -22,17 +22,20 @@ MAX_EXPONENT_DIGITS = 18
 
 
 def fingerprint_of(job: SendJob) -> bytes:
-    """32 bytes that are equal where workspace, entity and upstream body are, as JSON values and numbers by value.
+    """Return 32 bytes that are equal if workspace, entity and upstream body are equal, compared as JSON values.
 
-    `poll_result` does not count: it changes how long the answer takes, and not the job. `params` and `arguments` are
-    JSON that passed `check_json`; 8 MiB of it take a second or two.
+    `poll_result` does not count, because it changes the time of the response and not the job. 8 MiB of JSON take a
+    second or two.
+
+    Args:
+        job: Its `params` and `arguments` have passed `check_json`.
     """
     parts = [
         job.workspace_id,
         job.entity_id,
         job.method_name,
         job.method_type,
-        # A UUID is the same in either case.
+        # Letters of a UUID may have either case.
         None if job.editor_session is None else job.editor_session.lower(),
         None if job.params is None else _canonical(job.params),
         list(job.events),
@@ -44,14 +47,14 @@ def fingerprint_of(job: SendJob) -> bytes:
 
 
 def _canonical(raw: bytes) -> str:
-    # Integers are read five times as fast without a function of ours.
+    # Without a function of ours, integers are read five times as fast.
     parse_int = _number if LONG_INTEGER in raw.translate(DIGITS_AS_ZEROS) else None
     value = json.loads(raw, parse_float=_number, parse_int=parse_int, object_pairs_hook=_members)
     return json.dumps(value, sort_keys=True, default=_tagged)
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # No name stays empty, so that a number can be told from every other value.
+    # A prefix, so that the empty name is left to numbers.
     return {f"={name}": value for name, value in pairs}
 
 
@@ -60,7 +63,7 @@ def _tagged(number: bytes) -> dict[str, str]:
 
 
 def _number(text: str) -> int | float | bytes:
-    """A number by its value: an integer, a fraction that a double tells from all others, or digits and exponent."""
+    """Return a number by its value: an integer, a fraction that has a double of its own, or digits and exponent."""
     if has_few_digits(text):
         number = float(text)
         return int(number) if number.is_integer() else number

@@ -1,103 +1,56 @@
-"""Where it is remembered which job belongs to which request_id."""
+"""The interface of the stores that remember request ids."""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-import msgspec
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import RequestIdsExhausted
-from gateway.limits.fair_budget import fits_fair_share
 
 if TYPE_CHECKING:
-    from gateway.clock import Clock
-    from gateway.models import Job
+    from gateway.submit.records import Claim, IdempotencyRecord
 
 KEEP_RECORD_SECONDS = 25 * 3600.0
-MAX_RECORDS = 100_000
-
-
-class IdempotencyKey(NamedTuple):
-    """A request_id belongs to one caller."""
-
-    caller_key: bytes
-    request_id: str
-
-
-class IdempotencyRecord(msgspec.Struct, frozen=True):
-    """What is known of a submission: `uid` once there is a job, `unknown` where its outcome is not known.
-
-    `ended` is a job that had ended in the answer to its POST and has no uid, so that it cannot be read again; without
-    what takes memory.
-    """
-
-    fingerprint: bytes
-    uid: int | None = None
-    unknown: str | None = None
-    http_status: int | None = None
-    ended: Job | None = None
 
 
 class IdempotencyStore(Protocol):
-    """Remembers records for 25 hours at least. Each method is atomic."""
+    """Remembers request ids for 25 hours.
 
-    async def claim(self, key: IdempotencyKey, record: IdempotencyRecord) -> IdempotencyRecord | None:
-        """Puts `record` where there is none and returns None; else returns the one that is there.
+    An id is claimed, and then settled with an outcome or released. A claim that is over without either has an unknown
+    outcome and is never free again. Its owner may still settle or release it while no other claim has replaced it.
 
-        Raises `RequestIdsExhausted` where there is no place: a record that is younger is never given up.
-        """
-
-    async def settle(self, key: IdempotencyKey, record: IdempotencyRecord) -> None:
-        """Replaces the record of a claim by what came of it."""
-
-    async def release(self, key: IdempotencyKey) -> None:
-        """Gives a claimed id free again, for certainly no job was made under it."""
-
-
-class InMemoryIdempotencyStore:
-    """A store for the life of one process: at most 100,000 records of 25 hours.
-
-    One caller has at most three times as many as it leaves free.
+    Every method is atomic and may be repeated. Each raises `StateUnavailable` if the store cannot be reached; the
+    change may then have been made or not.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._of_caller: Counter[bytes] = Counter()
-        # In the order of their claims, so that the oldest stand first.
-        self._records: OrderedDict[IdempotencyKey, tuple[float, IdempotencyRecord]] = OrderedDict()
+    async def claim(self, claim: Claim, fingerprint: bytes, seconds: float) -> IdempotencyRecord | None:
+        """Claim an id for `seconds`, durably.
 
-    async def claim(self, key: IdempotencyKey, record: IdempotencyRecord) -> IdempotencyRecord | None:
-        """See `IdempotencyStore`."""
-        now = self._clock.monotonic()
-        while self._records and next(iter(self._records.values()))[0] <= now:
-            self._remove(next(iter(self._records)))
-        existing = self._records.get(key)
-        if existing is not None:
-            return existing[1]
-        held = self._of_caller[key.caller_key]
-        if not fits_fair_share(held, 1, MAX_RECORDS - len(self._records)):
-            raise RequestIdsExhausted(
-                f"the gateway remembers {MAX_RECORDS} request_ids at most, {held} of them for this credential, and "
-                "has no room for another now; send without one, or try again later"
-            )
-        self._of_caller[key.caller_key] += 1
-        self._records[key] = (now + KEEP_RECORD_SECONDS, record)
-        return None
+        Returns:
+            None if the claim is granted, or else the record that is there.
 
-    def _remove(self, key: IdempotencyKey) -> None:
-        if self._records.pop(key, None) is not None:
-            self._of_caller[key.caller_key] -= 1
-            if not self._of_caller[key.caller_key]:
-                del self._of_caller[key.caller_key]
+        Raises:
+            RequestIdsExhausted: There is no room for another id of this caller.
+        """
 
-    async def settle(self, key: IdempotencyKey, record: IdempotencyRecord) -> None:
-        """See `IdempotencyStore`."""
-        if key not in self._records:
-            self._of_caller[key.caller_key] += 1
-        expires, _ = self._records.get(key, (self._clock.monotonic() + KEEP_RECORD_SECONDS, None))
-        self._records[key] = (expires, record)
+    async def renew(self, claim: Claim, seconds: float) -> bool:
+        """Extend a claim to `seconds` from now; return whether the claim is still in place."""
 
-    async def release(self, key: IdempotencyKey) -> None:
-        """See `IdempotencyStore`."""
-        self._remove(key)
+    async def settle(self, claim: Claim, record: IdempotencyRecord) -> bool:
+        """Record the outcome of a claim; return whether the record now has it.
+
+        If the store has lost the claim and nothing took its place, the record is written again.
+        """
+
+    async def release(self, claim: Claim) -> bool:
+        """Free a claimed id, because certainly no job was made under it; return whether the claim was in place."""
+
+    async def aclose(self) -> None:
+        """Close the store."""
+
+
+def exhausted(limit: int, held: int) -> RequestIdsExhausted:
+    """Return the error for a caller that holds `held` of `limit` ids and may have no more."""
+    return RequestIdsExhausted(
+        f"the gateway remembers {limit} request_ids at most, {held} of them for this credential, and has no room for "
+        "another now; send without one, or try again later"
+    )

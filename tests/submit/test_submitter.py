@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,21 +21,25 @@ from gateway.errors import (
 )
 from gateway.limits.rate_limiter import RateLimiter
 from gateway.models import Job, JobStatus
-from gateway.submit import IdempotencyKey, InMemoryIdempotencyStore, SubmissionResult, Submitter
-from gateway.submit import store as store_module
+from gateway.submit import (
+    IdempotencyKey,
+    IdempotencyStore,
+    InMemoryIdempotencyStore,
+    SubmissionResult,
+    Submitter,
+    memory_store,
+)
 from gateway.submit import submitter as submitter_module
 from tests.support.clock import SteppedClock, settle
 
-if TYPE_CHECKING:
-    pass
-
 CALLER = b"ann"
-KEY = IdempotencyKey(CALLER, "a")
+KEY = IdempotencyKey(CALLER, b"a")
+CLAIM_SECONDS = 150.0
 JOB = Job(42, JobStatus.RUNNING, "", done=False, observe_time=0.0)
 
 
 class Post:
-    """Answers its `script` in order, the last entry for ever, once `gate` is open."""
+    """A POST that returns its `script` in order, and the last entry from then on, once `gate` is open."""
 
     def __init__(self, *script: Job | BaseException) -> None:
         self.script = deque(script)
@@ -56,7 +59,7 @@ class Post:
 async def ask(
     submitter: Submitter, post: Post, key: IdempotencyKey | None = None, mark: bytes = b"", caller: bytes = CALLER
 ) -> SubmissionResult:
-    """What a caller does."""
+    """Submit as a call does."""
     with submitter.submit(post, caller, key, mark) as submission:
         return await submission.outcome()
 
@@ -68,6 +71,11 @@ class Unheard:
         """See `Observer`."""
 
 
+def submitter_of(clock: SteppedClock, rate: float = 2_000.0, store: IdempotencyStore | None = None) -> Submitter:
+    store = store or InMemoryIdempotencyStore(clock)
+    return Submitter(clock, store, RateLimiter(clock, rate), Unheard(), CLAIM_SECONDS)
+
+
 @pytest.fixture
 def clock() -> SteppedClock:
     return SteppedClock()
@@ -75,7 +83,7 @@ def clock() -> SteppedClock:
 
 @pytest.fixture
 def submitter(clock: SteppedClock) -> Submitter:
-    return Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 2_000.0), Unheard())
+    return submitter_of(clock, 2_000.0)
 
 
 def refused() -> UpstreamError:
@@ -86,7 +94,7 @@ async def test_a_submission_gives_the_job_of_the_post(submitter: Submitter) -> N
     assert await ask(submitter, Post(JOB)) == SubmissionResult(42, JOB)
 
 
-async def test_it_is_tried_again_where_certainly_nothing_was_sent(clock: SteppedClock, submitter: Submitter) -> None:
+async def test_it_is_tried_again_if_certainly_nothing_was_sent(clock: SteppedClock, submitter: Submitter) -> None:
     post = Post(refused(), refused(), JOB)
     task = asyncio.create_task(ask(submitter, post))
     await clock.advance(5)
@@ -143,10 +151,10 @@ async def test_a_certain_refusal_frees_the_id_for_any_request(submitter: Submitt
     post = Post(error, JOB)
     with pytest.raises(type(error)):
         await ask(submitter, post, KEY, b"mark")
-    assert (await ask(submitter, post, KEY, b"mended")).uid == 42
+    assert (await ask(submitter, post, KEY, b"changed")).uid == 42
 
 
-async def test_who_comes_while_it_is_under_way_joins_it(submitter: Submitter) -> None:
+async def test_calls_that_arrive_while_it_is_in_flight_join_it(submitter: Submitter) -> None:
     post = Post(JOB)
     post.gate.clear()
     tasks = [asyncio.create_task(ask(submitter, post, KEY, b"mark")) for _ in range(20)]
@@ -154,14 +162,17 @@ async def test_who_comes_while_it_is_under_way_joins_it(submitter: Submitter) ->
     with pytest.raises(RequestIdReused):
         await ask(submitter, post, KEY, b"other")
     post.gate.set()
-    assert [await task for task in tasks] == [SubmissionResult(42, JOB)] * 20
+    assert [await task for task in tasks] == [
+        SubmissionResult(42, JOB),
+        *[SubmissionResult(42, JOB, replayed=True)] * 19,
+    ]
     assert post.count == 1
 
 
-async def test_who_comes_later_gets_the_uid(submitter: Submitter) -> None:
+async def test_later_calls_get_the_uid(submitter: Submitter) -> None:
     post = Post(JOB)
     await ask(submitter, post, KEY, b"mark")
-    assert await ask(submitter, post, KEY, b"mark") == SubmissionResult(42, None)
+    assert await ask(submitter, post, KEY, b"mark") == SubmissionResult(42, None, replayed=True)
     with pytest.raises(RequestIdReused):
         await ask(submitter, post, KEY, b"other")
     assert post.count == 1
@@ -180,7 +191,7 @@ async def test_a_caller_that_leaves_does_not_stop_it(submitter: Submitter) -> No
     await settle()
     post.gate.set()
     await submitter.aclose()
-    assert await ask(submitter, post, KEY, b"mark") == SubmissionResult(42, None)
+    assert await ask(submitter, post, KEY, b"mark") == SubmissionResult(42, None, replayed=True)
     assert post.count == 1
 
 
@@ -209,21 +220,23 @@ async def test_records_are_kept_for_25_hours(clock: SteppedClock, submitter: Sub
 async def test_a_full_store_refuses_new_ids_and_keeps_the_old(
     clock: SteppedClock, submitter: Submitter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "MAX_RECORDS", 4)
+    monkeypatch.setattr(memory_store, "MAX_RECORDS", 4)
     post = Post(JOB)
     for number in range(3):
-        await ask(submitter, post, IdempotencyKey(b"ann", str(number)), b"mark")
+        await ask(submitter, post, IdempotencyKey(b"ann", b"%d" % number), b"mark")
     with pytest.raises(RequestIdsExhausted):
-        await ask(submitter, post, IdempotencyKey(b"ann", "3"), b"mark")
-    await ask(submitter, post, IdempotencyKey(b"bob", "0"), b"mark")
+        await ask(submitter, post, IdempotencyKey(b"ann", b"3"), b"mark")
+    await ask(submitter, post, IdempotencyKey(b"bob", b"0"), b"mark")
     with pytest.raises(RequestIdsExhausted):
-        await ask(submitter, post, IdempotencyKey(b"bob", "1"), b"mark")
-    assert await ask(submitter, post, IdempotencyKey(b"ann", "0"), b"mark") == SubmissionResult(42, None)
+        await ask(submitter, post, IdempotencyKey(b"bob", b"1"), b"mark")
+    assert await ask(submitter, post, IdempotencyKey(b"ann", b"0"), b"mark") == SubmissionResult(
+        42, None, replayed=True
+    )
     await clock.advance(25 * 3600)
-    assert (await ask(submitter, post, IdempotencyKey(b"ann", "3"), b"mark")).job == JOB
+    assert (await ask(submitter, post, IdempotencyKey(b"ann", b"3"), b"mark")).job == JOB
 
 
-async def test_nothing_is_under_way_after_closing(clock: SteppedClock, submitter: Submitter) -> None:
+async def test_nothing_is_in_flight_after_closing(clock: SteppedClock, submitter: Submitter) -> None:
     posts = [Post(JOB), Post(refused(), JOB)]
     tasks = [asyncio.create_task(ask(submitter, post)) for post in posts]
     await asyncio.sleep(0)
@@ -233,7 +246,7 @@ async def test_nothing_is_under_way_after_closing(clock: SteppedClock, submitter
     assert all(task.done() for task in tasks)
 
 
-async def test_it_is_not_tried_again_for_callers_who_have_left(clock: SteppedClock, submitter: Submitter) -> None:
+async def test_it_is_not_tried_again_for_callers_that_have_left(clock: SteppedClock, submitter: Submitter) -> None:
     post = Post(refused(), refused(), JOB)
     callers = [asyncio.create_task(ask(submitter, post, KEY, b"mark")) for _ in range(2)]
     await settle()
@@ -242,20 +255,20 @@ async def test_it_is_not_tried_again_for_callers_who_have_left(clock: SteppedClo
     assert post.count == 1
     callers[1].cancel()
     await clock.advance(60)
-    assert post.count == 1, "nobody waits any more"
+    assert post.count == 1, "no one waits any more"
     assert (await ask(submitter, Post(JOB), KEY, b"mark")).uid == 42, "the id is free again"
 
 
-async def test_there_is_a_limit_of_submissions_at_once_and_one_caller_cannot_have_all(
+async def test_submissions_in_flight_are_limited_and_one_caller_cannot_have_all(
     clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submitter_module, "MAX_IN_FLIGHT", 4)
-    submitter = Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 2_000.0), Unheard())
+    submitter = submitter_of(clock, 2_000.0)
     post = Post(JOB)
     post.gate.clear()
     first = submitter.submit(post, CALLER, KEY, b"mark")
     second = submitter.submit(post, CALLER)
-    assert submitter.submit(post, CALLER, KEY, b"mark") is first, "who joins takes no place"
+    assert submitter.submit(post, CALLER, KEY, b"mark").task is first.task, "a repetition takes no slot"
     submitter.submit(post, CALLER)
     with pytest.raises(LimitReached, match=r"of the 4 submissions.*, 3 are of this credential") as caught:
         submitter.submit(post, CALLER)
@@ -269,8 +282,8 @@ async def test_there_is_a_limit_of_submissions_at_once_and_one_caller_cannot_hav
     assert (await ask(submitter, post)).uid == 42
 
 
-async def test_who_sends_more_often_than_the_rate_is_refused_at_once_and_nothing_is_sent(clock: SteppedClock) -> None:
-    submitter = Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 2.0), Unheard())
+async def test_sends_over_the_rate_are_rejected_at_once_and_nothing_is_sent(clock: SteppedClock) -> None:
+    submitter = submitter_of(clock, 2.0)
     post = Post(JOB)
     for _ in range(2):
         await ask(submitter, post)
@@ -285,13 +298,13 @@ async def test_who_sends_more_often_than_the_rate_is_refused_at_once_and_nothing
     assert post.count == 4
 
 
-async def test_who_joins_a_submission_or_is_refused_a_place_takes_nothing_of_the_rate(clock: SteppedClock) -> None:
-    submitter = Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 2.0), Unheard())
+async def test_a_call_that_joins_or_finds_no_slot_takes_nothing_of_the_rate(clock: SteppedClock) -> None:
+    submitter = submitter_of(clock, 2.0)
     post = Post(JOB)
     post.gate.clear()
     first = submitter.submit(post, CALLER, KEY, b"mark")
     for _ in range(100):
-        assert submitter.submit(post, CALLER, KEY, b"mark") is first
+        assert submitter.submit(post, CALLER, KEY, b"mark").task is first.task
     second = submitter.submit(post, CALLER)
     post.gate.set()
     await asyncio.wait([first.task, second.task])
@@ -302,7 +315,7 @@ async def test_who_joins_a_submission_or_is_refused_a_place_takes_nothing_of_the
 async def test_a_429_slows_the_submissions_of_its_caller_down_and_another_refusal_does_not(
     clock: SteppedClock, status: int, left: int
 ) -> None:
-    submitter = Submitter(clock, InMemoryIdempotencyStore(clock), RateLimiter(clock, 100.0), Unheard())
+    submitter = submitter_of(clock, 100.0)
     error = UpstreamStatusError(status, "no", retry_after=1.0)
     with pytest.raises(UpstreamStatusError) as caught:
         await ask(submitter, Post(error))

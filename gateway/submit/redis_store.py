@@ -1,0 +1,262 @@
+"""The store `redis:`, which all gateways of a fleet share. Redis runs each change as one script.
+
+All times are those of the Redis server, so the clocks of the gateways do not matter. All keys of one caller are in one
+slot of a Cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import urlsafe_b64encode
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+from redis.exceptions import RedisError
+
+from gateway.clock import sleep_until
+from gateway.errors import StateUnavailable
+from gateway.submit.records import OWNER_LOST, IdempotencyRecord, decode, encode
+from gateway.submit.redis_connection import RedisConnection, Script, read_url
+from gateway.submit.store import KEEP_RECORD_SECONDS, exhausted
+
+if TYPE_CHECKING:
+    from gateway.clock import Clock
+    from gateway.submit.health import StoreHealth
+    from gateway.submit.records import Claim
+
+# One caller may hold three quarters, which is more than a million.
+MAX_RECORDS = 1_400_000
+# How often a gateway adds its new records to the total of all callers, and reads it, in seconds.
+TOTAL_SECONDS = 5.0
+PREFIX = "jobgateway:1"
+TOTAL_KEY = f"{PREFIX}:ids"
+KEEP_MS = int(KEEP_RECORD_SECONDS * 1000)
+
+# The number of records is counted by the hour of their claim. A count is over after 26 hours, with its last record.
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local hour = math.floor(now / 3600000)
+local function count(key)
+  local sum, fields = 0, redis.call('HGETALL', key)
+  for i = 1, #fields, 2 do
+    if tonumber(fields[i]) < hour - 25 then redis.call('HDEL', key, fields[i]) else sum = sum + fields[i + 1] end
+  end
+  return sum
+end
+"""
+
+GRANTED, GRANTED_BEFORE = 0, -1
+# KEYS: the record, the counts of the caller. ARGV: fence, fingerprint, duration, time to keep, free records.
+# Replies: 0 if the claim is granted, -1 if it was granted before, the number of the caller's records if it may have no
+# more, or a record: its fingerprint alone while it is claimed, else with its outcome, which is "" for a lost owner.
+CLAIM = Script.of(
+    f"""{_NOW}
+local record = redis.call('HMGET', KEYS[1], 'fence', 'fingerprint', 'until', 'outcome')
+if record[1] then
+  if record[4] then return {{record[2], record[4]}} end
+  if record[1] == ARGV[1] then return -1 end
+  if now < tonumber(record[3]) then return {{record[2]}} end
+  return {{record[2], ''}}
+end
+local held, free = count(KEYS[2]), tonumber(ARGV[5])
+if free < 1 or (held > 0 and held + 1 > 3 * (free - 1)) then return math.max(held, 1) end
+redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'fingerprint', ARGV[2], 'hour', hour,
+  'until', string.format('%.0f', now + ARGV[3]))
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('HINCRBY', KEYS[2], hour, 1)
+redis.call('PEXPIRE', KEYS[2], ARGV[4] + 3600000)
+return 0
+"""
+)
+
+# KEYS: the record. ARGV: fence, duration.
+RENEW = Script.of(
+    f"""{_NOW}
+local record = redis.call('HMGET', KEYS[1], 'fence', 'outcome')
+if record[1] ~= ARGV[1] or record[2] then return 0 end
+redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + ARGV[2]))
+return 1
+"""
+)
+
+# KEYS: the record. ARGV: fence, fingerprint, outcome, time to keep.
+SETTLE = Script.of(
+    """
+local record = redis.call('HMGET', KEYS[1], 'fence', 'outcome')
+if record[1] and record[1] ~= ARGV[1] then return 0 end
+if record[2] then return record[2] == ARGV[3] and 1 or 0 end
+redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'fingerprint', ARGV[2], 'outcome', ARGV[3])
+if not record[1] then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
+return 1
+"""
+)
+
+# KEYS: the record, the counts of the caller. ARGV: fence.
+RELEASE = Script.of(
+    """
+local record = redis.call('HMGET', KEYS[1], 'fence', 'outcome', 'hour')
+if record[1] ~= ARGV[1] or record[2] then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('HINCRBY', KEYS[2], record[3], -1)
+return 1
+"""
+)
+
+# KEYS: the counts of all callers. ARGV: new records, time to keep. Replies with the sum.
+TOTAL = Script.of(
+    f"""{_NOW}
+if ARGV[1] ~= '0' then
+  redis.call('HINCRBY', KEYS[1], hour, ARGV[1])
+  redis.call('PEXPIRE', KEYS[1], ARGV[2] + 3600000)
+end
+return count(KEYS[1])
+"""
+)
+
+_log = structlog.get_logger()
+
+
+def open_redis(url: str, clock: Clock, health: StoreHealth) -> RedisIdempotencyStore:
+    """Return the store that a URL names, without a look at it.
+
+    Raises:
+        ConfigError: The URL has a wrong option.
+    """
+    return RedisIdempotencyStore(RedisConnection(read_url(url), health), clock, health)
+
+
+class RedisIdempotencyStore:
+    """A store of about 1,400,000 records.
+
+    The records of one caller are counted exactly. Their total is some seconds old, because it is in another slot.
+    """
+
+    def __init__(self, connection: RedisConnection, clock: Clock, health: StoreHealth) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._free = MAX_RECORDS
+        self._new_records = 0
+        self._watching: asyncio.Task[None] | None = None
+        health.probe_with(self._count_total)
+
+    def start(self) -> None:
+        """Check the server and count the records from now on, in the background."""
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def claim(self, claim: Claim, fingerprint: bytes, seconds: float) -> IdempotencyRecord | None:
+        """See `IdempotencyStore`."""
+        reply = await self._connection.run(
+            CLAIM, _keys(claim), claim.fence, fingerprint, int(seconds * 1000), KEEP_MS, self._free
+        )
+        if reply in (GRANTED, GRANTED_BEFORE):
+            self._new_records += reply == GRANTED
+            return None
+        if isinstance(reply, int):
+            raise exhausted(MAX_RECORDS, reply)
+        return _record(*reply)
+
+    async def renew(self, claim: Claim, seconds: float) -> bool:
+        """See `IdempotencyStore`."""
+        return bool(await self._connection.run(RENEW, _keys(claim)[:1], claim.fence, int(seconds * 1000)))
+
+    async def settle(self, claim: Claim, record: IdempotencyRecord) -> bool:
+        """See `IdempotencyStore`."""
+        assert record.outcome is not None, "a settled record has an outcome"  # noqa: S101 - a bug of ours
+        outcome = encode(record.outcome)
+        return bool(
+            await self._connection.run(SETTLE, _keys(claim)[:1], claim.fence, record.fingerprint, outcome, KEEP_MS)
+        )
+
+    async def release(self, claim: Claim) -> bool:
+        """See `IdempotencyStore`."""
+        released = bool(await self._connection.run(RELEASE, _keys(claim), claim.fence))
+        self._new_records -= released
+        return released
+
+    async def aclose(self) -> None:
+        """See `IdempotencyStore`."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._connection.aclose()
+
+    async def _watch(self) -> None:
+        checked = False
+        while True:
+            try:
+                await self._count_total()
+                checked = checked or await self._check_server()
+            except StateUnavailable:
+                # It may be another server that comes back.
+                checked = False
+            await sleep_until(self._clock, self._clock.monotonic() + TOTAL_SECONDS)
+
+    async def _count_total(self) -> None:
+        new, self._new_records = self._new_records, 0
+        try:
+            total = await self._connection.run(TOTAL, [TOTAL_KEY], new, KEEP_MS)
+        except StateUnavailable:
+            self._new_records += new
+            raise
+        self._free = max(0, MAX_RECORDS - total)
+
+    async def _check_server(self) -> bool:
+        try:
+            facts = await self._connection.info()
+        except (RedisError, OSError, TimeoutError):
+            # A user without the right to ask may still be able to do everything else.
+            return True
+        policy = facts.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            _log.warning("state.may_evict", maxmemory_policy=policy)
+        return True
+
+
+def _keys(claim: Claim) -> list[str]:
+    caller = _text(claim.key.caller)
+    return [f"{PREFIX}:{{{caller}}}:{_text(claim.key.request)}", f"{PREFIX}:{{{caller}}}"]
+
+
+def _text(key: bytes) -> str:
+    return urlsafe_b64encode(key).rstrip(b"=").decode()
+
+
+def _record(fingerprint: bytes, outcome: bytes | None = None) -> IdempotencyRecord:
+    if not outcome:
+        return IdempotencyRecord(fingerprint, None if outcome is None else OWNER_LOST)
+    try:
+        return IdempotencyRecord(fingerprint, decode(outcome))
+    except msgspec.MsgspecError:
+        raise StateUnavailable("the record of this request_id cannot be read, and nothing was sent") from None
+
+
+class SharedHolds:
+    """Holds of credentials that all gateways of a fleet follow: one small key per credential, with a time to live.
+
+    If Redis does not respond, no one is held here, and each gateway follows its own holds alone.
+    """
+
+    def __init__(self, connection: RedisConnection) -> None:
+        self._connection = connection
+
+    async def hold(self, caller: bytes, seconds: float) -> None:
+        """Hold a credential for `seconds`, or for longer if it is held for longer already."""
+        await self._run(HOLD, caller, int(seconds * 1000))
+
+    async def remaining(self, caller: bytes) -> float:
+        """Return the seconds for which a credential is still held."""
+        left: int = await self._run(HELD, caller) or 0
+        return max(0, left) / 1000
+
+    async def _run(self, script: Script, caller: bytes, *arguments: int) -> Any:
+        try:
+            return await self._connection.run(script, [f"{PREFIX}:{{{_text(caller)}}}:hold"], *arguments)
+        except StateUnavailable:
+            return None
+
+
+HOLD = Script.of(
+    "if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], 1, 'PX', ARGV[1]) end"
+)
+HELD = Script.of("return redis.call('PTTL', KEYS[1])")

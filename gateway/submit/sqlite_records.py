@@ -1,0 +1,237 @@
+"""Records in a SQLite file. Everything here blocks, and runs in one thread (see `sqlite_store`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from gateway.limits.fair_budget import fits_fair_share
+from gateway.submit.records import OWNER_LOST, IdempotencyKey, IdempotencyRecord, decode, encode
+from gateway.submit.store import KEEP_RECORD_SECONDS, exhausted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from gateway.submit.records import Claim
+
+# One caller may hold three quarters, which is more than a million.
+MAX_RECORDS = 1_400_000
+# Expired records that one transaction with a claim deletes. A claim adds one, so that the file does not grow.
+PRUNE_SLICE = 64
+# The longest wait for another process that writes to the same file.
+BUSY_SECONDS = 2.0
+LOOK_AGAIN_SECONDS = 0.01
+# "JGW1", so that no other program's file is taken.
+APPLICATION_ID = 0x4A475731
+# The owner under which `held` counts all records.
+ALL = b""
+
+_SCHEMA = (
+    "CREATE TABLE records (caller BLOB NOT NULL, request BLOB NOT NULL, fence INTEGER NOT NULL, "
+    "fingerprint BLOB NOT NULL, claimed_until REAL NOT NULL, expires REAL NOT NULL, outcome BLOB, "
+    "PRIMARY KEY (caller, request)) WITHOUT ROWID",
+    "CREATE INDEX records_by_expiry ON records (expires)",
+    "CREATE TABLE held (caller BLOB PRIMARY KEY, ids INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE probe (id INTEGER PRIMARY KEY, time REAL NOT NULL)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+)
+_OF_KEY = "caller = ? AND request = ?"
+_OWN = f"{_OF_KEY} AND fence = ? AND outcome IS NULL"
+_COUNT = "INSERT INTO held VALUES (?, ?) ON CONFLICT (caller) DO UPDATE SET ids = ids + excluded.ids"
+
+
+class UnfitFile(Exception):
+    """A file is no store of ours; the message says why."""
+
+
+class Change(NamedTuple):
+    """A piece of work on the records at a time. If `durable`, it is on disk when it returns."""
+
+    work: Callable[[Records, float], object]
+    durable: bool
+
+
+class Records:
+    """The records in a file, which is created with mode 0600.
+
+    Raises:
+        UnfitFile: The file is of another program, or cannot have a write-ahead log.
+        OSError: The file cannot be created.
+        sqlite3.Error: SQLite cannot use the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # SQLite gives its other files the same mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self._synchronous = ""
+        try:
+            self._prepare()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _prepare(self) -> None:
+        with self._transaction("BEGIN"):
+            self._is_new()
+        if self._use_write_ahead_log() != "wal":
+            raise UnfitFile("its file system has no shared memory, which SQLite's write-ahead log needs")
+        # In one transaction, because another gateway may start now, and this one may be killed.
+        with self._transaction("BEGIN IMMEDIATE"):
+            if self._is_new():
+                for statement in _SCHEMA:
+                    self._database.execute(statement)
+            # Without a change, the transaction would not show that the file cannot be written.
+            self.probe(0.0)
+
+    def _is_new(self) -> bool:
+        (application,) = self._one("PRAGMA application_id")
+        (objects,) = self._one("SELECT count(*) FROM sqlite_master")
+        if application != APPLICATION_ID and (application or objects):
+            raise UnfitFile("it is a database of another program")
+        return not objects
+
+    def _use_write_ahead_log(self) -> object:
+        # SQLite does not wait for the lock that this needs, and another gateway may do the same.
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._one("PRAGMA journal_mode = WAL")[0]
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise
+                time.sleep(LOOK_AGAIN_SECONDS)
+
+    @contextlib.contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        self._database.execute(begin)
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._database.execute("ROLLBACK")
+            raise
+
+    def _one(self, query: str, parameters: Sequence[object] = ()) -> tuple[object, ...]:
+        row: tuple[object, ...] = self._database.execute(query, parameters).fetchone()
+        return row
+
+    def run(self, changes: Sequence[Change], now: float) -> list[object]:
+        """Run changes in one transaction; return what each returned, or the `GatewayError` that it raised.
+
+        Raises:
+            sqlite3.Error: None of the changes was made.
+        """
+        # A lost settle or release is safe: the id then reads as unknown. Only a claim must be on disk, with one fsync.
+        self._synchronize("FULL" if any(change.durable for change in changes) else "NORMAL")
+        with self._transaction("BEGIN IMMEDIATE"):
+            return [change.work(self, now) for change in changes]
+
+    def _synchronize(self, level: str) -> None:
+        if level != self._synchronous:
+            self._database.execute(f"PRAGMA synchronous = {level}")
+            self._synchronous = level
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def probe(self, now: float) -> None:
+        """Write one row, to see whether that is possible."""
+        self._database.execute("INSERT OR REPLACE INTO probe VALUES (1, ?)", (now,))
+
+    def claim(self, now: float, claim: Claim, fingerprint: bytes, seconds: float) -> object:
+        """See `IdempotencyStore.claim`; the error is returned."""
+        caller, request = claim.key[:2]
+        self._prune(now)
+        row = self._database.execute(
+            f"SELECT fence, fingerprint, claimed_until, outcome FROM records WHERE {_OF_KEY} AND expires > ?",  # noqa: S608 - a constant
+            (caller, request, now),
+        ).fetchone()
+        if row is not None:
+            return _seen_by(claim, row, now)
+        held = self._held(caller)
+        if not fits_fair_share(held, 1, MAX_RECORDS - self._held(ALL)):
+            return exhausted(MAX_RECORDS, held)
+        self._delete(claim.key)
+        self._add(claim, fingerprint, now + seconds, now + KEEP_RECORD_SECONDS, None)
+        return None
+
+    def renew(self, now: float, claim: Claim, seconds: float) -> bool:
+        """See `IdempotencyStore.renew`."""
+        caller, request = claim.key[:2]
+        values = (now + seconds, caller, request, claim.fence)
+        return self._changes(f"UPDATE records SET claimed_until = ? WHERE {_OWN}", values)  # noqa: S608 - a constant
+
+    def settle(self, now: float, claim: Claim, record: IdempotencyRecord) -> bool:
+        """See `IdempotencyStore.settle`."""
+        caller, request = claim.key[:2]
+        assert record.outcome is not None, "a settled record has an outcome"  # noqa: S101 - a bug of ours
+        outcome = encode(record.outcome)
+        values = (outcome, caller, request, claim.fence)
+        if self._changes(f"UPDATE records SET outcome = ? WHERE {_OWN}", values):  # noqa: S608 - a constant
+            return True
+        row = self._database.execute(
+            f"SELECT fence, outcome FROM records WHERE {_OF_KEY}",  # noqa: S608 - a constant
+            (caller, request),
+        ).fetchone()
+        if row is None:
+            self._add(claim, record.fingerprint, 0.0, now + KEEP_RECORD_SECONDS, outcome)
+            return True
+        return tuple(row) == (claim.fence, outcome)
+
+    def release(self, _now: float, claim: Claim) -> bool:
+        """See `IdempotencyStore.release`."""
+        caller, request = claim.key[:2]
+        row = self._database.execute(
+            f"SELECT 1 FROM records WHERE {_OWN}",  # noqa: S608 - a constant
+            (caller, request, claim.fence),
+        ).fetchone()
+        if row is None:
+            return False
+        self._delete(claim.key)
+        return True
+
+    def _changes(self, statement: str, values: Sequence[object]) -> bool:
+        return self._database.execute(statement, values).rowcount == 1
+
+    def _held(self, caller: bytes) -> int:
+        row = self._database.execute("SELECT ids FROM held WHERE caller = ?", (caller,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def _add(
+        self, claim: Claim, fingerprint: bytes, claimed_until: float, expires: float, outcome: bytes | None
+    ) -> None:
+        caller, request = claim.key[:2]
+        self._database.execute(
+            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (caller, request, claim.fence, fingerprint, claimed_until, expires, outcome),
+        )
+        self._database.executemany(_COUNT, ((caller, 1), (ALL, 1)))
+
+    def _delete(self, key: IdempotencyKey) -> None:
+        caller, request = key[:2]
+        if self._changes(f"DELETE FROM records WHERE {_OF_KEY}", (caller, request)):  # noqa: S608 - a constant
+            self._database.executemany(_COUNT, ((caller, -1), (ALL, -1)))
+            self._database.execute("DELETE FROM held WHERE caller = ? AND ids <= 0", (caller,))
+
+    def _prune(self, now: float) -> None:
+        expired = self._database.execute(
+            "SELECT caller, request FROM records WHERE expires <= ? LIMIT ?", (now, PRUNE_SLICE)
+        ).fetchall()
+        for caller, request in expired:
+            self._delete(IdempotencyKey(caller, request))
+
+
+def _seen_by(claim: Claim, row: tuple[int, bytes, float, bytes | None], now: float) -> IdempotencyRecord | None:
+    fence, fingerprint, claimed_until, outcome = row
+    if outcome is not None:
+        return IdempotencyRecord(fingerprint, decode(outcome))
+    if fence == claim.fence:
+        return None
+    return IdempotencyRecord(fingerprint, None if now < claimed_until else OWNER_LOST)

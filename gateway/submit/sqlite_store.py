@@ -1,0 +1,154 @@
+"""The store `sqlite:`, a file on one machine that survives restarts. A thread keeps the event loop free of the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+
+import msgspec
+
+from gateway.errors import ConfigError, GatewayError, StateUnavailable
+from gateway.submit.sqlite_records import Change, Records, UnfitFile
+from gateway.threads import Daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from gateway.clock import Clock
+    from gateway.submit.health import StoreHealth
+    from gateway.submit.records import Claim, IdempotencyRecord
+
+T = TypeVar("T")
+
+STATE_URL = "JOBGATEWAY_STATE_URL"
+# The longest time that the start waits for the file, and that a command waits, in seconds.
+START_SECONDS = 5.0
+COMMAND_SECONDS = 5.0
+# Commands that wait while the thread works go into one transaction, which needs one fsync.
+MAX_BATCH = 256
+
+
+class _Command(NamedTuple):
+    change: Change
+    future: asyncio.Future[object]
+
+
+class SqliteIdempotencyStore:
+    """A store of at most 1,400,000 records in a file, which several processes of one machine may share.
+
+    Steps of the wall clock do not count while the process runs.
+
+    Raises:
+        ConfigError: The file cannot be used.
+    """
+
+    def __init__(self, path: Path, clock: Clock, health: StoreHealth) -> None:
+        self._clock = clock
+        self._health = health
+        self._time_offset = clock.time() - clock.monotonic()
+        self._thread = Daemon("state")
+        self._waiting: list[_Command] = []
+        self._busy = False
+        self._records = _open(self._thread, path)
+        health.probe_with(self._probe)
+
+    async def claim(self, claim: Claim, fingerprint: bytes, seconds: float) -> IdempotencyRecord | None:
+        """See `IdempotencyStore`."""
+        work = partial(Records.claim, claim=claim, fingerprint=fingerprint, seconds=seconds)
+        return cast("IdempotencyRecord | None", await self._run(work, durable=True))
+
+    async def renew(self, claim: Claim, seconds: float) -> bool:
+        """See `IdempotencyStore`."""
+        return bool(await self._run(partial(Records.renew, claim=claim, seconds=seconds)))
+
+    async def settle(self, claim: Claim, record: IdempotencyRecord) -> bool:
+        """See `IdempotencyStore`."""
+        return bool(await self._run(partial(Records.settle, claim=claim, record=record)))
+
+    async def release(self, claim: Claim) -> bool:
+        """See `IdempotencyStore`."""
+        return bool(await self._run(partial(Records.release, claim=claim)))
+
+    async def _probe(self) -> None:
+        await self._run(Records.probe, durable=True)
+
+    async def aclose(self) -> None:
+        """See `IdempotencyStore`."""
+        done = self._thread.run(self._records.close)
+        await asyncio.wait([asyncio.wrap_future(done)], timeout=COMMAND_SECONDS)
+
+    async def _run(self, work: Callable[[Records, float], object], *, durable: bool = False) -> object:
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Command(Change(work, durable), future))
+        if not self._busy:
+            self._run_batch()
+        timer = self._clock.call_at(self._clock.monotonic() + COMMAND_SECONDS, partial(_give_up, future))
+        try:
+            result = await future
+        except StateUnavailable as error:
+            self._health.failed(str(error))
+            raise
+        finally:
+            timer.cancel()
+        self._health.succeeded()
+        if isinstance(result, GatewayError):
+            raise result
+        return result
+
+    def _run_batch(self) -> None:
+        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        self._busy = True
+        loop = asyncio.get_running_loop()
+        now = self._time_offset + self._clock.monotonic()
+        done = self._thread.run(partial(self._records.run, [command.change for command in batch], now))
+
+        def end(done: Future[list[object]]) -> None:
+            # The loop may be closed while the disk hangs.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._end_batch, batch, done)
+
+        done.add_done_callback(end)
+
+    def _end_batch(self, batch: Sequence[_Command], done: Future[list[object]]) -> None:
+        self._busy = False
+        if self._waiting:
+            self._run_batch()
+        error = done.exception()
+        if error is None:
+            for command, result in zip(batch, done.result(), strict=True):
+                if not command.future.done():
+                    command.future.set_result(result)
+            return
+        for command in batch:
+            if not command.future.done():
+                command.future.set_exception(_unavailable(error))
+
+
+def _give_up(future: asyncio.Future[object]) -> None:
+    if not future.done():
+        future.set_exception(
+            StateUnavailable(f"the file of request_ids did not respond within {COMMAND_SECONDS:g} s; nothing was sent")
+        )
+
+
+def _unavailable(error: BaseException) -> BaseException:
+    if isinstance(error, sqlite3.Error | msgspec.MsgspecError):
+        return StateUnavailable(f"the file of request_ids cannot be used: {error}; nothing was sent")
+    return error
+
+
+def _open(thread: Daemon, path: Path) -> Records:
+    try:
+        return thread.run(lambda: Records(path)).result(START_SECONDS)
+    except OSError as error:
+        why = error.strerror or str(error)
+    except (sqlite3.Error, UnfitFile) as error:
+        why = str(error)
+    except TimeoutError:
+        why = f"no response within {START_SECONDS:g} s"
+    raise ConfigError(f"{STATE_URL}: {path} cannot be used: {why}")

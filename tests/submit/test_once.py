@@ -1,0 +1,212 @@
+"""Several gateways on one store that fails at will, with a stepped clock."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.errors import RequestIdReused, StateUnavailable, SubmitOutcomeUnknown, UpstreamStatusError
+from gateway.models import Job, JobStatus
+from gateway.submit import InMemoryIdempotencyStore, SubmissionResult, Submitter
+from tests.submit.test_submitter import CALLER, CLAIM_SECONDS, JOB, KEY, Post, ask, submitter_of
+from tests.support.clock import SteppedClock, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REPLAY = SubmissionResult(42, None, replayed=True)
+
+
+class FailingStore:
+    """The store of one gateway. It fails in `broken` methods, after they have worked if `late`."""
+
+    def __init__(self, store: InMemoryIdempotencyStore) -> None:
+        self._store = store
+        self.broken: set[str] = set()
+        self.late = False
+        self.calls: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._store, name)
+
+        async def call(*arguments: object) -> Any:
+            self.calls.append(name)
+            await self.gate.wait()
+            if name in self.broken and not self.late:
+                raise StateUnavailable("away")
+            result = await method(*arguments)
+            if name in self.broken:
+                raise StateUnavailable("away")
+            return result
+
+        return call
+
+
+@pytest.fixture
+def clock() -> SteppedClock:
+    return SteppedClock()
+
+
+@pytest.fixture
+def stores(clock: SteppedClock) -> list[FailingStore]:
+    shared = InMemoryIdempotencyStore(clock)
+    return [FailingStore(shared) for _ in range(2)]
+
+
+@pytest.fixture
+def fleet(clock: SteppedClock, stores: list[FailingStore]) -> list[Submitter]:
+    return [submitter_of(clock, store=store) for store in stores]
+
+
+def held_post(entry: Job | BaseException = JOB) -> Post:
+    post = Post(entry)
+    post.gate.clear()
+    return post
+
+
+async def test_a_repetition_on_another_gateway_waits_for_the_first_outcome(
+    clock: SteppedClock, fleet: list[Submitter]
+) -> None:
+    post, other = held_post(), Post(JOB)
+    first = asyncio.create_task(ask(fleet[0], post, KEY, b"mark"))
+    await settle()
+    again = asyncio.create_task(ask(fleet[1], other, KEY, b"mark"))
+    await clock.advance(100)
+    assert not again.done()
+    with pytest.raises(RequestIdReused):
+        await ask(fleet[1], other, KEY, b"another")
+    post.gate.set()
+    await clock.advance(1)
+    assert (first.result(), again.result()) == (SubmissionResult(42, JOB), REPLAY)
+    assert (post.count, other.count) == (1, 0)
+
+
+async def test_a_repetition_that_waited_for_a_refused_submission_submits(
+    clock: SteppedClock, fleet: list[Submitter]
+) -> None:
+    post, other = held_post(UpstreamStatusError(400, "no")), Post(JOB)
+    first = asyncio.create_task(ask(fleet[0], post, KEY, b"mark"))
+    await settle()
+    again = asyncio.create_task(ask(fleet[1], other, KEY, b"mark"))
+    await clock.advance(1)
+    post.gate.set()
+    await clock.advance(1)
+    assert isinstance(first.exception(), UpstreamStatusError)
+    assert again.result() == SubmissionResult(42, JOB)
+    assert other.count == 1
+
+
+async def test_a_repetition_whose_callers_left_does_not_submit(clock: SteppedClock, fleet: list[Submitter]) -> None:
+    post, other = held_post(UpstreamStatusError(400, "no")), Post(JOB)
+    first = asyncio.create_task(ask(fleet[0], post, KEY, b"mark"))
+    await settle()
+    again = asyncio.create_task(ask(fleet[1], other, KEY, b"mark"))
+    await clock.advance(1)
+    again.cancel()
+    post.gate.set()
+    await clock.advance(5)
+    assert (first.done(), other.count, len(fleet[1])) == (True, 0, 0)
+
+
+async def test_a_repetition_learns_that_the_first_gateway_died(clock: SteppedClock, fleet: list[Submitter]) -> None:
+    first = asyncio.create_task(ask(fleet[0], held_post(), KEY, b"mark"))
+    await settle()
+    again = asyncio.create_task(ask(fleet[1], Post(JOB), KEY, b"mark"))
+    # Suspended: it renews nothing.
+    fleet[0]._once._store.broken.add("renew")  # type: ignore[attr-defined]  # noqa: SLF001 - the store of this test
+    await clock.advance(CLAIM_SECONDS + 1)
+    assert isinstance(again.exception(), SubmitOutcomeUnknown)
+    first.cancel()
+
+
+async def test_a_submission_that_takes_longer_than_its_claim_renews_it(
+    clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore]
+) -> None:
+    post = held_post()
+    first = asyncio.create_task(ask(fleet[0], post, KEY, b"mark"))
+    await clock.advance(CLAIM_SECONDS * 0.6)
+    stores[0].broken.add("renew")
+    await clock.advance(CLAIM_SECONDS * 0.7)
+    stores[0].broken.clear()
+    await clock.advance(CLAIM_SECONDS * 2)
+    again = asyncio.create_task(ask(fleet[1], Post(JOB), KEY, b"mark"))
+    await settle()
+    assert not again.done(), "it is known to be in flight"
+    post.gate.set()
+    await clock.advance(1)
+    assert (first.result().uid, again.result()) == (42, REPLAY)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["did not arrive", "arrived"])
+async def test_if_the_store_is_away_nothing_is_sent_and_the_id_stays_free(
+    clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore], late: bool
+) -> None:
+    post = Post(JOB)
+    stores[0].broken, stores[0].late = {"claim", "release"}, late
+    with pytest.raises(StateUnavailable):
+        await ask(fleet[0], post, KEY, b"mark")
+    assert (await ask(fleet[0], post)).uid == 42, "without an id it goes on"
+    assert post.count == 1
+    stores[0].broken = set()
+    await clock.advance(10)
+    assert await ask(fleet[1], post, KEY, b"another mark") == SubmissionResult(42, JOB)
+
+
+async def test_if_the_outcome_cannot_be_recorded_the_caller_gets_its_job_and_it_is_recorded_later(
+    clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore]
+) -> None:
+    stores[0].broken = {"settle"}
+    assert await ask(fleet[0], Post(JOB), KEY, b"mark") == SubmissionResult(42, JOB)
+    again = asyncio.create_task(ask(fleet[1], Post(JOB), KEY, b"mark"))
+    await clock.advance(60)
+    assert not again.done()
+    closing = asyncio.create_task(fleet[0].aclose())
+    await clock.advance(1)
+    assert not closing.done(), "a drain waits for it"
+    stores[0].broken = set()
+    await clock.advance(10)
+    assert again.result() == REPLAY
+    assert closing.done()
+
+
+async def test_recording_is_given_up_some_time_after_the_claim(
+    clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore]
+) -> None:
+    stores[0].broken = {"settle"}
+    await ask(fleet[0], Post(JOB), KEY, b"mark")
+    await clock.advance(CLAIM_SECONDS + 620)
+    await fleet[0].aclose()
+    assert 100 < stores[0].calls.count("settle") < 320
+
+
+async def test_a_claim_that_ended_before_the_post_sends_nothing(
+    clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore]
+) -> None:
+    post = Post(JOB)
+    stores[0].gate.clear()
+    call = asyncio.create_task(ask(fleet[0], post, KEY, b"mark"))
+    await settle()
+    # As after a suspension, which no timer notices in time.
+    clock.now += CLAIM_SECONDS
+    stores[0].gate.set()
+    await settle()
+    assert isinstance(call.exception(), StateUnavailable)
+    assert post.count == 0
+    assert (await ask(fleet[1], post, KEY, b"mark")).uid == 42, "the id is free again"
+
+
+async def test_an_ended_job_without_a_uid_is_repeated_without_its_result(fleet: list[Submitter]) -> None:
+    ended = Job(0, JobStatus.SUCCESS, "success", done=True, observe_time=1.0)
+    await ask(fleet[0], Post(ended), KEY, b"mark")
+    assert await ask(fleet[1], Post(JOB), KEY, b"mark") == SubmissionResult(0, ended, replayed=True)
+
+
+async def test_a_call_that_joins_a_submission_in_flight_did_not_cause_it(fleet: list[Submitter]) -> None:
+    post = held_post()
+    calls = [fleet[0].submit(post, CALLER, KEY, b"mark") for _ in range(2)]
+    post.gate.set()
+    assert [(await call.outcome()).replayed for call in calls] == [False, True]

@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.auth.credential import Credential
+from gateway.clock import SystemClock
+from gateway.errors import ConfigError, StateUnavailable
+from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, RequestKeys, redis_connection
+from gateway.submit.health import StoreHealth
+from gateway.submit.redis_connection import RedisConnection, read_url
+from gateway.submit.redis_store import KEEP_MS, RedisIdempotencyStore, SharedHolds, open_redis
+from tests.support.certificates import Authority
+from tests.support.paths import ROOT
+from tests.support.raw import free_port
+from tests.support.redis import Door, RedisServer, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.tools
+
+MARK = b"m" * 32
+RECORD = IdempotencyRecord(MARK, Outcome(uid=7))
+
+
+def claim_of(number: int) -> Claim:
+    return Claim(IdempotencyKey(b"a" * 16, b"%016d" % number), number)
+
+
+async def take(store: RedisIdempotencyStore, number: int) -> IdempotencyRecord | None:
+    return await store.claim(claim_of(number), MARK, 100.0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async def holds() -> object:
+        return condition()
+
+    await eventually(holds)
+
+
+@pytest.fixture
+async def open_store() -> AsyncIterator[Callable[[str], RedisIdempotencyStore]]:
+    opened: list[tuple[RedisIdempotencyStore, StoreHealth]] = []
+
+    def open_one(url: str) -> RedisIdempotencyStore:
+        clock = SystemClock()
+        health = StoreHealth(clock)
+        store = open_redis(url, clock, health)
+        opened.append((store, health))
+        return store
+
+    yield open_one
+    for store, health in opened:
+        health.close()
+        await store.aclose()
+
+
+def health_of(store: RedisIdempotencyStore) -> StoreHealth:
+    return store._connection._health  # noqa: SLF001 - a look inside
+
+
+async def test_a_redis_that_is_away_fails_at_once_and_is_used_again_when_it_is_back(
+    own_redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore], logged: list[dict[str, object]]
+) -> None:
+    store = open_store(own_redis.url)
+    assert await take(store, 1) is None
+    own_redis.kill()
+    for _ in range(3):
+        with pytest.raises(StateUnavailable, match="nothing was sent") as raised:
+            await take(store, 2)
+        assert raised.value.retry_after
+    assert [each["event"] for each in logged] == ["state.unavailable"]
+    assert not health_of(store).available
+    own_redis.start()
+    await until(lambda: health_of(store).available)
+    assert [each["event"] for each in logged] == ["state.unavailable", "state.available"]
+    assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == IdempotencyRecord(MARK), "it kept its data"
+
+
+async def test_the_first_command_after_a_restart_succeeds_although_its_connection_was_closed(
+    own_redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore], logged: list[dict[str, object]]
+) -> None:
+    store = open_store(own_redis.url)
+    await take(store, 1)
+    own_redis.kill()
+    own_redis.start()
+    # Its scripts are gone as well.
+    assert await take(store, 2) is None
+    assert not logged
+
+
+async def test_every_command_has_a_time_limit(
+    own_redis: RedisServer,
+    open_store: Callable[[str], RedisIdempotencyStore],
+    monkeypatch: pytest.MonkeyPatch,
+    logged: list[dict[str, object]],
+) -> None:
+    monkeypatch.setattr(redis_connection, "COMMAND_SECONDS", 0.1)
+    store = open_store(own_redis.url)
+    await take(store, 1)
+    own_redis.stop_answering()
+    with pytest.raises(StateUnavailable):
+        await store.settle(claim_of(1), RECORD)
+    assert logged[0]["why"] == "no reply within 0.1 s"
+    own_redis.answer_again()
+    await until(lambda: health_of(store).available)
+    # A late reply is not taken for that of another command.
+    assert await take(store, 2) is None
+    assert await store.settle(claim_of(1), RECORD)
+    assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == RECORD
+
+
+async def test_a_gateway_that_is_cut_off_fails_and_the_others_go_on(
+    redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore]
+) -> None:
+    door = Door(redis.port)
+    await door.start()
+    one, other = open_store(f"redis://127.0.0.1:{door.port}/3"), open_store(redis.url.replace("/0", "/3"))
+    await take(one, 101)
+    door.shut()
+    with pytest.raises(StateUnavailable):
+        await take(one, 102)
+    assert await take(other, 102) is None
+    door.open()
+    assert await take(one, 103) is None
+    await door.stop()
+
+
+async def test_an_unreachable_redis_does_not_stop_the_start(
+    open_store: Callable[[str], RedisIdempotencyStore], logged: list[dict[str, object]]
+) -> None:
+    store = open_store(f"redis://user:hunter2-secret@127.0.0.1:{free_port()}/0")
+    store.start()
+    await until(lambda: logged)
+    assert logged[0]["event"] == "state.unavailable"
+    assert "hunter2" not in str(logged)
+
+
+async def test_a_redis_that_may_evict_is_reported_once(
+    own_redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore], logged: list[dict[str, object]]
+) -> None:
+    async with own_redis.client() as client:
+        await client.config_set("maxmemory-policy", "allkeys-lru")
+    store = open_store(own_redis.url)
+    store.start()
+    await until(lambda: logged)
+    assert logged == [{"event": "state.may_evict", "maxmemory_policy": "allkeys-lru", "log_level": "warning"}]
+
+
+async def test_a_full_redis_is_unavailable_and_forgets_nothing(
+    own_redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore], logged: list[dict[str, object]]
+) -> None:
+    store = open_store(own_redis.url)
+    await take(store, 1)
+    async with own_redis.client() as client:
+        await client.config_set("maxmemory", 1)
+        with pytest.raises(StateUnavailable):
+            await take(store, 2)
+        await client.config_set("maxmemory", 0)
+    assert "OutOfMemory" in str(logged[0]["why"])
+    assert await take(store, 2) is None
+    assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == IdempotencyRecord(MARK)
+
+
+async def test_wait_replicas_needs_their_acknowledgement(
+    own_redis: RedisServer,
+    tmp_path: Path,
+    open_store: Callable[[str], RedisIdempotencyStore],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_connection, "WAIT_SECONDS", 0.05)
+    store = open_store(f"{own_redis.url}?wait_replicas=1")
+    with pytest.raises(StateUnavailable):
+        await take(store, 1)
+    folder = tmp_path / "replica"
+    folder.mkdir()
+    replica = RedisServer(folder, "--replicaof", "127.0.0.1", str(own_redis.port), "--repl-diskless-sync-delay", "0")
+    replica.start()
+    try:
+        async with own_redis.client() as client:
+
+            async def online() -> bool:
+                return bool((await client.info("replication")).get("slave0", {}).get("state") == "online")
+
+            await eventually(online)
+        monkeypatch.setattr(redis_connection, "WAIT_SECONDS", 2.0)
+        assert await take(store, 2) is None
+    finally:
+        replica.kill()
+
+
+RIGHTS = "~jobgateway:* -@all +@connection +info +script|load +evalsha +wait"
+COMMANDS = "+time +hmget +hset +hincrby +hgetall +hdel +pexpire +del +pttl +set"
+
+
+async def test_tls_and_a_user_with_few_rights_work_by_the_url(
+    tmp_path: Path, open_store: Callable[[str], RedisIdempotencyStore], logged: list[dict[str, object]]
+) -> None:
+    authority = Authority()
+    certificate = authority.server()
+    files = {"cert": certificate.chain, "key": certificate.key, "ca-cert": authority.pem}
+    options = []
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        options += [f"--tls-{name}-file", str(tmp_path / name)]
+    port = free_port()
+    options += ["--tls-port", str(port), "--tls-auth-clients", "no"]
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisServer(folder, *options, "--user", *f"gateway on >hunter2-secret {RIGHTS} {COMMANDS}".split())
+    server.start()
+    try:
+        url = f"rediss://gateway:hunter2-secret@127.0.0.1:{port}/0"
+        store = open_store(f"{url}?ssl_ca_certs={tmp_path / 'ca-cert'}")
+        store.start()
+        assert await take(store, 1) is None
+        assert await store.settle(claim_of(1), RECORD)
+        assert await take(store, 2) is None
+        assert await store.renew(claim_of(2), 100.0)
+        assert await store.release(claim_of(2))
+        await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
+        assert not logged
+        for wrong in (url, url.replace("hunter2", "hunter3") + f"?ssl_ca_certs={tmp_path / 'ca-cert'}"):
+            with pytest.raises(StateUnavailable):
+                await take(open_store(wrong), 3)
+        assert "CERTIFICATE_VERIFY_FAILED" in str(logged[0]["why"])
+        assert "invalid username-password pair" in str(logged[1]["why"])
+        assert "hunter" not in str(logged)
+    finally:
+        server.kill()
+
+
+async def test_a_cluster_is_used_through_its_own_client(
+    tmp_path: Path, open_store: Callable[[str], RedisIdempotencyStore]
+) -> None:
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    server = RedisServer(folder, "--cluster-enabled", "yes")
+    server.start()
+    try:
+        async with server.client() as client:
+            await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+
+            async def complete() -> bool:
+                return b"cluster_state:ok" in await client.execute_command("CLUSTER", "INFO")
+
+            await eventually(complete)
+        store = open_store(f"{server.url}?cluster=true")
+        store.start()
+        assert await asyncio.gather(*(take(store, number) for number in range(20))) == [None] * 20
+        assert await store.settle(claim_of(1), RECORD)
+        assert await store.release(claim_of(2))
+        assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == RECORD
+    finally:
+        server.kill()
+
+
+async def test_nothing_in_redis_shows_a_token_or_an_id_and_everything_expires(
+    own_redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore]
+) -> None:
+    store = open_store(own_redis.url)
+    key = RequestKeys(b"k" * 32).key_of(Credential("vktrpat_secret"), "order-4711")
+    claim = Claim(key, 1)
+    await store.claim(claim, MARK, 100.0)
+    await store.settle(claim, RECORD)
+    await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
+    async with own_redis.client() as client:
+        keys = await client.keys("*")
+        everything = b" ".join([*keys, *[str(await client.hgetall(each)).encode() for each in keys]])
+        lifetimes = [await client.pttl(each) for each in keys]
+    assert len(keys) == 3
+    assert all(0 < each <= KEEP_MS + 3_600_000 for each in lifetimes)
+    assert not any(text in everything for text in (b"vktrpat", b"secret", b"order"))
+
+
+async def test_a_hold_is_shared_and_only_grows(redis: RedisServer) -> None:
+    clock = SystemClock()
+    connections = [RedisConnection(read_url(redis.url), StoreHealth(clock)) for _ in range(2)]
+    one, other = map(SharedHolds, connections)
+    caller = b"h" * 16
+    assert await one.remaining(caller) == 0
+    await one.hold(caller, 60)
+    await other.hold(caller, 5)
+    assert 50 < await other.remaining(caller) <= 60
+    assert await other.remaining(b"i" * 16) == 0
+    for connection in connections:
+        await connection.aclose()
+
+
+async def test_without_redis_no_one_is_held(logged: list[dict[str, object]]) -> None:
+    connection = RedisConnection(read_url(f"redis://127.0.0.1:{free_port()}"), StoreHealth(SystemClock()))
+    holds = SharedHolds(connection)
+    await holds.hold(b"h" * 16, 60)
+    assert await holds.remaining(b"h" * 16) == 0
+    await connection.aclose()
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        ("socket_timeout=1", "unknown option or wrong value: socket_timeout; use cluster, ssl_ca_certs"),
+        ("cluster=yes", "wrong value: cluster"),
+        ("wait_replicas=-1", "wrong value: wait_replicas"),
+        ("wait_replicas=1&cluster=true", "does not work with cluster=true"),
+        ("ssl_ca_certs=/nowhere/ca.pem", "ssl_ca_certs=/nowhere/ca.pem cannot be read: No such file"),
+    ],
+)
+def test_wrong_options_stop_the_start_with_one_line_without_the_password(query: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as raised:
+        read_url(f"rediss://user:hunter2-secret@redis.example.com:6379/0?{query}")
+    assert "hunter2" not in str(raised.value)
+
+
+def test_redis_py_is_imported_only_for_redis() -> None:
+    code = (
+        "import sys\n"
+        "import gateway.server.gateway\n"
+        "assert not any(name.split('.')[0] == 'redis' for name in sys.modules)\n"
+        "sys.modules['redis'] = None\n"
+        "import pathlib\n"
+        "from gateway.submit.state import open_state\n"
+        "from gateway.errors import ConfigError\n"
+        "try:\n    open_state('redis://localhost', pathlib.Path('/etc/hostname'), None)\n"
+        "except ConfigError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 - our own code
+    assert "pip install 'jobgateway[redis]'" in done.stdout

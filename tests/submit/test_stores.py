@@ -1,0 +1,224 @@
+"""The conformance suite: every test runs against each store."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.errors import RequestIdsExhausted
+from gateway.models import ForgottenResult, Job, JobError, JobStatus
+from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, memory_store, redis_store, sqlite_records
+from gateway.submit.records import OWNER_LOST
+from gateway.submit.rotation import RotatingStore
+
+if TYPE_CHECKING:
+    from gateway.submit import IdempotencyStore
+    from tests.submit.stores import Harness
+
+ANN, BOB = b"a" * 16, b"b" * 16
+KEY = IdempotencyKey(ANN, b"1" * 16)
+MARK = b"\0\xff" * 16
+CLAIM_SECONDS = 150.0
+KEEP_SECONDS = 25 * 3600.0
+SETTLED = IdempotencyRecord(MARK, Outcome(uid=2**63 - 1))
+
+
+def claim_of(fence: int, key: IdempotencyKey = KEY) -> Claim:
+    return Claim(key, fence)
+
+
+async def claim(store: IdempotencyStore, fence: int, key: IdempotencyKey = KEY) -> IdempotencyRecord | None:
+    return await store.claim(claim_of(fence, key), MARK, CLAIM_SECONDS)
+
+
+def small(monkeypatch: pytest.MonkeyPatch, records: int) -> None:
+    for module in (memory_store, sqlite_records, redis_store):
+        monkeypatch.setattr(module, "MAX_RECORDS", records)
+
+
+async def test_an_id_is_claimed_once_and_all_see_the_outcome(place: Harness) -> None:
+    one, other = place.open(), place.open()
+    assert await claim(one, 1) is None
+    assert await claim(other, 2) == IdempotencyRecord(MARK)
+    assert await one.settle(claim_of(1), SETTLED)
+    assert await claim(other, 2) == SETTLED
+    assert await claim(one, 3) == SETTLED
+
+
+async def test_of_many_claims_at_the_same_time_one_is_granted(place: Harness) -> None:
+    stores = [place.open() for _ in range(3)]
+    results = await asyncio.gather(*(claim(stores[fence % 3], fence) for fence in range(60)))
+    assert results.count(None) == 1
+    assert {each for each in results if each is not None} == {IdempotencyRecord(MARK)}
+
+
+async def test_a_claim_may_be_repeated_if_its_reply_was_lost(place: Harness) -> None:
+    store = place.open()
+    assert await claim(store, 1) is None
+    assert await claim(store, 1) is None
+    assert await store.settle(claim_of(1), SETTLED)
+    assert await store.settle(claim_of(1), SETTLED), "and so may the settle"
+
+
+async def test_a_released_id_is_free_for_another_request(place: Harness) -> None:
+    one, other = place.open(), place.open()
+    await claim(one, 1)
+    assert await one.release(claim_of(1))
+    assert not await one.release(claim_of(1))
+    assert await other.claim(claim_of(2), b"another", CLAIM_SECONDS) is None
+
+
+async def test_a_claim_whose_owner_died_has_an_unknown_outcome_and_never_is_free(place: Harness) -> None:
+    one, other = place.open(), place.open()
+    await claim(one, 1)
+    await place.pass_time(CLAIM_SECONDS - 1)
+    assert await claim(other, 2) == IdempotencyRecord(MARK)
+    await place.pass_time(2)
+    assert await claim(other, 2) == IdempotencyRecord(MARK, OWNER_LOST)
+    await place.pass_time(KEEP_SECONDS - CLAIM_SECONDS - 60)
+    assert await claim(other, 2) == IdempotencyRecord(MARK, OWNER_LOST)
+
+
+async def test_a_renewed_claim_lasts_longer(place: Harness) -> None:
+    one, other = place.open(), place.open()
+    await claim(one, 1)
+    await place.pass_time(CLAIM_SECONDS - 1)
+    assert await one.renew(claim_of(1), CLAIM_SECONDS)
+    await place.pass_time(CLAIM_SECONDS - 1)
+    assert await claim(other, 2) == IdempotencyRecord(MARK)
+    assert not await other.renew(claim_of(2), CLAIM_SECONDS), "others cannot renew it"
+
+
+async def test_an_owner_that_comes_back_late_may_settle_while_no_one_took_its_place(place: Harness) -> None:
+    one, other = place.open(), place.open()
+    await claim(one, 1)
+    await place.pass_time(CLAIM_SECONDS + 1)
+    assert await one.settle(claim_of(1), SETTLED)
+    assert await claim(other, 2) == SETTLED
+
+
+async def test_an_owner_that_was_suspended_cannot_change_a_newer_claim(place: Harness) -> None:
+    one, other = place.open(), place.open()
+    await claim(one, 1)
+    # The store lost the record, or 25 hours are over.
+    await one.release(claim_of(1))
+    await claim(other, 2)
+    assert not await one.settle(claim_of(1), SETTLED)
+    assert not await one.renew(claim_of(1), CLAIM_SECONDS)
+    assert not await one.release(claim_of(1))
+    newer = IdempotencyRecord(MARK, Outcome(uid=7))
+    assert await other.settle(claim_of(2), newer)
+    assert not await one.settle(claim_of(1), SETTLED)
+    assert await claim(one, 3) == newer
+
+
+async def test_an_outcome_does_not_change(place: Harness) -> None:
+    store = place.open()
+    await claim(store, 1)
+    await store.settle(claim_of(1), SETTLED)
+    assert not await store.settle(claim_of(1), IdempotencyRecord(MARK, Outcome(uid=7)))
+    assert not await store.release(claim_of(1))
+    assert not await store.renew(claim_of(1), CLAIM_SECONDS)
+    assert await claim(store, 2) == SETTLED
+
+
+async def test_a_settle_writes_a_record_that_was_lost(place: Harness) -> None:
+    store = place.open()
+    assert await store.settle(claim_of(1), SETTLED)
+    assert await claim(store, 2) == SETTLED
+
+
+async def test_records_are_kept_for_25_hours(place: Harness) -> None:
+    store = place.open()
+    await claim(store, 1)
+    await store.settle(claim_of(1), SETTLED)
+    await place.pass_time(KEEP_SECONDS - 60)
+    assert await claim(store, 2) == SETTLED
+    await place.pass_time(120)
+    assert await claim(store, 3) is None
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome(uid=1),
+        Outcome(unknown='lost: "é"', http_status=502),
+        Outcome(
+            uid=0,
+            ended=Job(
+                uid=0,
+                status=JobStatus.ERROR_USER,
+                status_text="error_user",
+                done=True,
+                observe_time=1_700_000_000.25,
+                error=JobError(message="a beam is too long"),
+                complete_time=dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC),
+                forgotten_result=ForgottenResult(50 << 20, "ab" * 32),
+            ),
+        ),
+        Outcome(uid=0, ended=Job(uid=0, status=JobStatus.SUCCESS, status_text="success", done=True, observe_time=1.0)),
+    ],
+    ids=["uid", "unknown", "ended", "ended plainly"],
+)
+async def test_every_outcome_comes_back_as_it_was(place: Harness, outcome: Outcome) -> None:
+    store = place.open()
+    await claim(store, 1)
+    record = IdempotencyRecord(MARK, outcome)
+    await store.settle(claim_of(1), record)
+    assert await claim(place.open(), 2) == record
+
+
+async def test_a_caller_holds_at_most_three_times_what_it_leaves_free(
+    place: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(monkeypatch, 4)
+    store = place.open()
+    await place.see_total(store)
+
+    async def take(caller: bytes, number: int) -> IdempotencyRecord | None:
+        try:
+            return await claim(store, number, IdempotencyKey(caller, b"%016d" % number))
+        finally:
+            await place.see_total(store)
+
+    for number in range(3):
+        assert await take(ANN, number) is None
+    with pytest.raises(RequestIdsExhausted, match=r"remembers 4 request_ids at most, 3 of them"):
+        await take(ANN, 3)
+    assert await take(BOB, 4) is None
+    with pytest.raises(RequestIdsExhausted):
+        await take(BOB, 5)
+    assert await take(ANN, 0) is None, "the id that is claimed already"
+    assert await store.release(claim_of(0, IdempotencyKey(ANN, b"%016d" % 0)))
+    await place.see_total(store)
+    assert await take(b"e" * 16, 6) is None, "a released id makes room"
+    await place.pass_time(KEEP_SECONDS + 3600)
+    await place.see_total(store)
+    assert await take(ANN, 7) is None, "and so does an expired one"
+
+
+async def test_ids_of_two_callers_are_different_ids(place: Harness) -> None:
+    store = place.open()
+    assert await claim(store, 1, IdempotencyKey(ANN, b"1" * 16)) is None
+    assert await claim(store, 2, IdempotencyKey(BOB, b"1" * 16)) is None
+
+
+async def test_gateways_with_the_old_key_and_with_the_new_one_see_the_same_ids(place: Harness) -> None:
+    old, new = IdempotencyKey(b"o" * 16, b"1" * 16), IdempotencyKey(b"n" * 16, b"2" * 16)
+    before, after = place.open(), place.open()
+    both = [RotatingStore(place.open()) for _ in range(2)]
+    to_new, to_old = new._replace(old=old), old._replace(old=new)
+    results = await asyncio.gather(
+        claim(before, 1, old), claim(both[0], 2, to_new), claim(both[1], 3, to_old), claim(both[0], 4, to_new)
+    )
+    assert results.count(None) == 1
+    winner = results.index(None)
+    store, key = ((before, old), (both[0], to_new), (both[1], to_old), (both[0], to_new))[winner]
+    assert await store.settle(claim_of(winner + 1, key), SETTLED)
+    assert await claim(before, 5, old) == SETTLED
+    assert await claim(both[0], 6, to_new) == SETTLED
+    if winner:
+        assert await claim(after, 7, new) == SETTLED
