@@ -33,7 +33,7 @@ LONGEST_SILENCE = 15.0
 DEFAULT_HEARTBEAT = 15.0
 
 
-class _SignallingRecording(Recording):
+class SignallingRecording(Recording):
     """A recording that sets a signal with each request."""
 
     def __init__(self, signal: Signal) -> None:
@@ -98,7 +98,7 @@ class Mesh:
         self._ended_seconds: float | None = None
         self.signal = Signal()
         self.simulator = Simulator(tokens=frozenset({TOKEN}), clock=self._time)
-        self.simulator.requests = _SignallingRecording(self.signal)
+        self.simulator.requests = SignallingRecording(self.signal)
         self.gateways: list[Gateway] = []
         self.proxies: list[Proxy] = []
         self.runs: list[Run] = []
