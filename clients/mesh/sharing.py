@@ -142,12 +142,16 @@ async def _is_called(gateway: Gateway, mesh: Mesh) -> None:
 async def _requests(mesh: Mesh) -> list[str]:
     """Return the problems of submissions if the proxy reads the `request_id`."""
     problems = []
+    sent = sum(each.method == "POST" for each in mesh.simulator.requests)
     async with grpc.aio.insecure_channel(mesh.target) as channel:
         jobs = rpc.JobServiceStub(channel)
         for number in range(REQUEST_IDS):
             one, two = [await jobs.SendJob(_job(f"order-{number}"), metadata=BEARER) for _ in range(2)]
             if one.uid != two.uid:
                 problems.append(f"order-{number} made two jobs")
+        posts = sum(each.method == "POST" for each in mesh.simulator.requests) - sent
+        if posts != REQUEST_IDS:
+            problems.append(f"{posts} POSTs of {REQUEST_IDS} request_ids")
         before = [len(each.ended("SendJob")) for each in mesh.gateways]
         for _ in range(4 * REQUEST_IDS):
             await jobs.SendJob(_job(), metadata=BEARER)
