@@ -10,7 +10,7 @@ GATEWAY := $(VENV)/.gateway
 DEV := $(VENV)/.dev
 SETUP := $(GATEWAY) $(DEV)
 
-.PHONY: help setup demo test test-all clients mesh check fuzz soak mutants bench format generate lock reference release-image wheel clean
+.PHONY: help setup demo demo-fleet test test-all clients mesh check fuzz soak mutants bench format generate lock reference release-image wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -36,6 +36,9 @@ $(DEV): $(RUNTIME)
 
 demo: $(GATEWAY) ## run jobs through the gateway and its embedded upstream
 	@$(BIN)/jobgateway demo
+
+demo-fleet: $(SETUP) ## send one request_id through two gateways, and kill each once (needs redis-server)
+	@$(BIN)/python -m clients.mesh.demo
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 test: $(SETUP) ## run the quick tests (two minutes, no tools outside .venv)

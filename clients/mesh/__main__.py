@@ -19,19 +19,20 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from clients.mesh import checks, fleet, programs
+from clients.mesh import checks, fleet, programs, sharing
 from clients.mesh.cases import CASES, Case, Mesh, problems
 from clients.mesh.checks import CHECKS, SETTINGS
 from clients.mesh.fleet import FLEET
 from clients.mesh.programs import Program, Run
-from clients.mesh.proxies import PROXIES, Proxy
+from clients.mesh.proxies import PROXIES, ROUTERS, Proxy
+from clients.mesh.sharing import SHARING
 from clients.runner import languages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SHOWN_LINES = 25
-CHECKED = {SETTINGS: checks.check, FLEET: fleet.check}
+CHECKED = {SETTINGS: checks.check, FLEET: fleet.check, SHARING: sharing.check}
 
 
 @dataclass
@@ -73,7 +74,7 @@ async def main() -> int:
     if rows:
         _print(rows, [client.name for client in clients], console, "end, longest silence, resumes")
     if settings:
-        _print(settings, [*CHECKS, FLEET.name], console, "with the recommended settings")
+        _print(settings, [*CHECKS, FLEET.name, SHARING.name], console, "with the recommended settings")
     rows += settings
     failures = sum(row.failed for row in rows)
     console.print(
@@ -85,7 +86,7 @@ async def main() -> int:
 def _rows(arguments: argparse.Namespace, cases: Sequence[Case]) -> list[Row]:
     return [
         Row(case, proxy)
-        for proxy in PROXIES
+        for proxy in dict.fromkeys((*PROXIES, *ROUTERS))
         for case in cases
         if proxy in case.proxies
         and not proxy.missing()
@@ -119,7 +120,7 @@ async def _play(row: Row, clients: Sequence[Program], gate: asyncio.Semaphore, c
                 _judge(row, mesh, problem, console)
         except (RuntimeError, OSError) as error:
             row.failed = True
-            console.print(f"FAILED {row.proxy.program} {row.case.name}: {error!r}", markup=False, highlight=False)
+            console.print(f"FAILED {row.proxy.name} {row.case.name}: {error!r}", markup=False, highlight=False)
         row.seconds = time.monotonic() - start
 
 
@@ -132,12 +133,12 @@ async def _check(row: Row, console: Console) -> None:
             if row.failed:
                 written = [each.log for each in mesh.gateways] + [each.log for each in mesh.proxies]
                 logs = [line for log in written for line in _tail(log)]
-                text = "\n".join([f"FAILED {row.proxy.program} {row.case.name}", *logs])
+                text = "\n".join([f"FAILED {row.proxy.name} {row.case.name}", *logs])
                 console.print(text, markup=False, highlight=False)
         row.cells = {name: problem or mesh.notes or "ok" for name, problem in found.items()}
     except (RuntimeError, OSError) as error:
         row.failed = True
-        console.print(f"FAILED {row.proxy.program} {row.case.name}: {error!r}", markup=False, highlight=False)
+        console.print(f"FAILED {row.proxy.name} {row.case.name}: {error!r}", markup=False, highlight=False)
     row.seconds = time.monotonic() - start
 
 
@@ -170,7 +171,7 @@ def _judge(row: Row, mesh: Mesh, problem: str, console: Console) -> None:
         row.failed = True
         logs = [line for gateway in mesh.gateways for line in _tail("".join(gateway.log).splitlines())]
         proxies = [line for proxy in mesh.proxies for line in _tail("".join(proxy.log).splitlines())]
-        heading = f"FAILED {row.proxy.program} {row.case.name}"
+        heading = f"FAILED {row.proxy.name} {row.case.name}"
         text = "\n".join([heading, *shown, "the gateways logged:", *logs, "the proxies logged:", *proxies])
         console.print(text, markup=False, highlight=False)
 
@@ -194,7 +195,7 @@ def _print(rows: Sequence[Row], columns: Sequence[str], console: Console, captio
     for row in rows:
         cells = [row.cells.get(column, "-") for column in columns]
         style = "red" if row.failed else None
-        table.add_row(row.proxy.program, row.case.name, *cells, f"{row.seconds:.0f}", style=style)
+        table.add_row(row.proxy.name, row.case.name, *cells, f"{row.seconds:.0f}", style=style)
     console.print(table)
 
 

@@ -33,7 +33,7 @@ LONGEST_SILENCE = 15.0
 DEFAULT_HEARTBEAT = 15.0
 
 
-class _SignallingRecording(Recording):
+class SignallingRecording(Recording):
     """A recording that sets a signal with each request."""
 
     def __init__(self, signal: Signal) -> None:
@@ -59,6 +59,7 @@ class Case:
         watch: The clients watch their job; otherwise they only send it.
         heartbeat_seconds: The heartbeat interval of the watch.
         proxies: The proxies that can have the fault.
+        replicas: The number of gateways.
 
     """
 
@@ -70,6 +71,7 @@ class Case:
     watch: bool = True
     heartbeat_seconds: int = 1
     proxies: tuple[type[Proxy], ...] = (Envoy, Nginx, HAProxy)
+    replicas: int = 2
 
     @property
     def response_seconds(self) -> float:
@@ -87,16 +89,16 @@ class Case:
 
 
 class Mesh:
-    """Simulator, two gateways and the proxies of a case, with clients that run at the same time."""
+    """Simulator, gateways and the proxies of a case, with clients that run at the same time."""
 
     def __init__(self, case: Case, proxy: type[Proxy]) -> None:
         self._case = case
-        self._kind = proxy
+        self.kind = proxy
         self._exit = AsyncExitStack()
         self._ended_seconds: float | None = None
         self.signal = Signal()
         self.simulator = Simulator(tokens=frozenset({TOKEN}), clock=self._time)
-        self.simulator.requests = _SignallingRecording(self.signal)
+        self.simulator.requests = SignallingRecording(self.signal)
         self.gateways: list[Gateway] = []
         self.proxies: list[Proxy] = []
         self.runs: list[Run] = []
@@ -119,15 +121,15 @@ class Mesh:
                 here = ("127.0.0.1", url.port or 0)
                 slow = await self._exit.enter_async_context(SlowProxy(here, delay_seconds=self._case.response_seconds))
                 url = url._replace(netloc=slow.address)
-            for _ in range(2):
+            for _ in range(self._case.replicas):
                 gateway = Gateway(url.geturl())
                 gateway.on_line = self.signal.changed
                 self._exit.push_async_callback(gateway.kill)
                 await gateway.start()
                 self.gateways.append(gateway)
-            self.proxies.append(await self._exit.enter_async_context(self._kind(self.gateways, self._case.faults)))
+            self.proxies.append(await self._exit.enter_async_context(self.kind(self.gateways, self._case.faults)))
             if self._case.outer is not None:
-                outer = self._kind(self.proxies[:], self._case.outer)
+                outer = self.kind(self.proxies[:], self._case.outer)
                 self.proxies.append(await self._exit.enter_async_context(outer))
         except BaseException:
             await self._exit.aclose()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CONFIGURATIONS = Path(__file__).resolve().parents[2] / "deploy" / "proxies"
+# The contract of the last release (`make release-image`).
+DESCRIPTOR_SET = CONFIGURATIONS.parents[1] / "proto" / "released.binpb"
 START_SECONDS = 90.0
 # With these relative paths, an nginx that runs as root needs no folders that its workers can write to.
 _NGINX_PATHS = "".join(f"{kind}_temp_path {kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
@@ -55,6 +57,8 @@ class Proxy:
     """A proxy process in front of gateways, at a free port of 127.0.0.1."""
 
     program = ""
+    # The name of its configuration in `deploy/proxies`, without the ending.
+    name = ""
     ready = re.compile("")
     reload_signal = signal.SIGHUP
 
@@ -142,7 +146,7 @@ class Proxy:
 class Envoy(Proxy):
     """Envoy."""
 
-    program = "envoy"
+    program = name = "envoy"
     # Not "starting main dispatch loop", which comes before the listeners.
     ready = re.compile("starting workers")
 
@@ -152,7 +156,7 @@ class Envoy(Proxy):
 
     def configuration(self) -> str:
         """See `Proxy`."""
-        config = yaml.safe_load((CONFIGURATIONS / "envoy.yaml").read_text())
+        config = yaml.safe_load((CONFIGURATIONS / f"{self.name}.yaml").read_text())
         (listener,) = config["static_resources"]["listeners"]
         (cluster,) = config["static_resources"]["clusters"]
         listener["address"]["socket_address"] = {"address": self._host, "port_value": self._port}
@@ -166,6 +170,9 @@ class Envoy(Proxy):
         manager = listener
         for step in _CONNECTION_MANAGER:
             manager = manager[step]
+        for each in manager["http_filters"]:
+            if "descriptor_set" in each["typed_config"]:
+                each["typed_config"]["descriptor_set"] = {"filename": str(DESCRIPTOR_SET)}
         self._break(manager)
         return yaml.safe_dump(config)
 
@@ -183,6 +190,18 @@ class Envoy(Proxy):
             route["retry_policy"] = {"retry_on": conditions, "num_retries": 3}
 
 
+class EnvoyHashHeader(Envoy):
+    """Envoy that routes by the header `x-job-uid`."""
+
+    name = "envoy-hash-header"
+
+
+class EnvoyHashMessage(Envoy):
+    """Envoy that routes by the fields `uid` and `request_id` of the request."""
+
+    name = "envoy-hash-message"
+
+
 def _endpoint(host: str, port: int) -> dict[str, Any]:
     return {"endpoint": {"address": {"socket_address": {"address": host, "port_value": port}}}}
 
@@ -190,7 +209,7 @@ def _endpoint(host: str, port: int) -> dict[str, Any]:
 class Nginx(Proxy):
     """nginx."""
 
-    program = "nginx"
+    program = name = "nginx"
     ready = re.compile("start worker process ")
 
     def command(self, file: Path) -> list[str]:
@@ -224,7 +243,7 @@ class Nginx(Proxy):
 class HAProxy(Proxy):
     """HAProxy."""
 
-    program = "haproxy"
+    program = name = "haproxy"
     ready = re.compile("Loading success")
     reload_signal = signal.SIGUSR2
 
@@ -256,3 +275,4 @@ class HAProxy(Proxy):
 
 
 PROXIES: tuple[type[Proxy], ...] = (Envoy, Nginx, HAProxy)
+ROUTERS: tuple[type[Proxy], ...] = (Envoy, EnvoyHashHeader, EnvoyHashMessage)

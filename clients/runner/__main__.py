@@ -177,7 +177,7 @@ async def _run(program: Program, scenario: Scenario, testbed: Testbed) -> Run:
                 process.kill()
     await testbed.settled()
     run.missed = [fault.kind for fault in testbed.missed]
-    run.posts, run.paths = testbed.posts, testbed.paths
+    run.calls, run.posts, run.paths = testbed.calls, testbed.posts, testbed.paths
     return run
 
 

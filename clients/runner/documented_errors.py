@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 
+from clients.runner.calls import Call
 from clients.runner.scenarios import CLIENTS, Line, Scenario
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class FailingGateway:
     def __init__(self) -> None:
         self._errors = {each.request_id: each for each in documented_errors()}
         self._failed: set[str] = set()
+        self.calls: list[Call] = []
         self.missed: list[Fault] = []
         self.paths: list[str] = []
         self.posts: list[bytes] = []
@@ -135,6 +137,7 @@ class FailingGateway:
     async def _send(
         self, request: pb.SendJobRequest, context: grpc.aio.ServicerContext[pb.SendJobRequest, pb.Job]
     ) -> pb.Job:
+        self.calls.append(Call.of("SendJob", "", context.invocation_metadata()))
         self.posts.append(b"{}")
         if request.request_id in self._failed:
             return pb.Job(uid=1 + list(self._errors).index(request.request_id), status=pb.JOB_STATUS_RUNNING)

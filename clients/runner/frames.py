@@ -1,4 +1,4 @@
-"""The HTTP/2 frames (RFC 9113) that a proxy sends when it ends a gRPC stream."""
+"""The HTTP/2 frames (RFC 9113) that a proxy reads from a client, and sends when it ends a gRPC stream."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Final, NamedTuple
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEAD_BYTES: Final = 9
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7
-END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7, 0x9
+END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
+_PRIORITY_BYTES: Final = 5
 
 ERRORS: Final = {
     "NO_ERROR": 0x0,
@@ -39,6 +40,13 @@ class Head(NamedTuple):
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """Encode a frame."""
     return struct.pack("!BHBBI", len(payload) >> 16, len(payload) & 0xFFFF, kind, flags, stream) + payload
+
+
+def content(head: Head, payload: bytes) -> bytes:
+    """Return the payload of a DATA, HEADERS or CONTINUATION frame without padding and priority."""
+    if head.kind != CONTINUATION and head.flags & PADDED:
+        payload = payload[1 : len(payload) - payload[0]]
+    return payload[_PRIORITY_BYTES:] if head.kind == HEADERS and head.flags & PRIORITY else payload
 
 
 def headers(stream: int, fields: dict[str, str]) -> bytes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from clients.runner import frames
+from clients.runner.calls import Call, CallReader
 from clients.runner.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -36,10 +37,16 @@ class _Streams:
 
 
 class Http2Proxy(Proxy):
-    """An HTTP/2 proxy that can end all open streams, and respond to a call itself."""
+    """An HTTP/2 proxy that can end all open streams, and respond to a call itself.
+
+    Attributes:
+        calls: The calls that it passed on.
+
+    """
 
     def __init__(self, target: tuple[str, int]) -> None:
         super().__init__(target)
+        self.calls: list[Call] = []
         self._streams: dict[Connection, _Streams] = {}
         self._responses: list[dict[str, str]] = []
         # The connections on which the proxy itself responds, and those of them that have had no call yet.
@@ -107,6 +114,7 @@ class Http2Proxy(Proxy):
         self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, downstream: bool
     ) -> None:
         streams = self._streams.setdefault(connection, _Streams(*connection.writers))
+        calls = CallReader(self.calls)
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # one side has left, or was cut
                 if not downstream:
@@ -117,6 +125,8 @@ class Http2Proxy(Proxy):
                         continue
                     if downstream:
                         self._count(frames.HEAD_BYTES + head.size)
+                    else:
+                        calls.take(head, payload)
                     _note(streams, head, downstream=downstream)
                     if head.stream in streams.ended and head.kind != frames.HEADERS:
                         continue

@@ -17,6 +17,7 @@ from gateway.simulator.results import result_json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from clients.runner.calls import Call
     from clients.runner.scenarios import Line, Scenario
 
 FIRST = "{first}"
@@ -24,6 +25,9 @@ FIRST = "{first}"
 
 POSITIVE = "{positive}"
 """A placeholder in patterns: any number above 0."""
+
+
+_METHODS = {"send": "SendJob", "get": "GetJob", "wait": "WaitJob", "cancel": "CancelJob", "watch": "WatchJob"}
 
 
 @dataclass
@@ -35,6 +39,7 @@ class Run:
         invalid_lines: The printed lines that are not a JSON object.
         exit_code: The exit code of the client.
         text: All output of the client, standard error included.
+        calls: The calls that the gateway or the proxy in front of it received.
         posts: The bodies of the submissions that reached the upstream.
         paths: The paths of all requests that reached the upstream.
         missed: The faults that were never injected.
@@ -46,6 +51,7 @@ class Run:
     invalid_lines: list[bytes] = field(default_factory=list)
     exit_code: int = 0
     text: str = ""
+    calls: list[Call] = field(default_factory=list)
     posts: list[bytes] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
@@ -60,6 +66,7 @@ def problems(scenario: Scenario, run: Run) -> list[str]:
         *_watches(run.lines),
         *_chunks(scenario, run.lines),
         *_results(scenario, run.lines),
+        *_routing(run),
         *_upstream(scenario, run),
     ]
 
@@ -143,6 +150,14 @@ def _results(scenario: Scenario, lines: list[Line]) -> Iterator[str]:
 
 def _without_faults(scenario: Scenario) -> dict[str, Any]:
     return {name: value for name, value in scenario.params().items() if name != "faults"}
+
+
+def _routing(run: Run) -> Iterator[str]:
+    succeeded = {_METHODS[line["do"]] for line in run.lines if "job" in line}
+    yield from (f"no call of {method} was recorded" for method in succeeded - {call.method for call in run.calls})
+    for call in run.calls:
+        if call.routed_by != ((call.uid,) if call.uid else ()):
+            yield f"{call.method} of the job {call.uid or '-'} has the x-job-uid {list(call.routed_by)}"
 
 
 def _upstream(scenario: Scenario, run: Run) -> Iterator[str]:

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 
+from clients.runner.calls import Call
 from clients.runner.scenarios import Line, Scenario
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class RevokingGateway:
     gateway_log = ""
 
     def __init__(self) -> None:
-        self._calls = iter(_CALLS)
+        self._events = iter(_CALLS)
+        self.calls: list[Call] = []
         self.missed: list[Fault] = []
         self.paths: list[str] = []
         self.posts: list[bytes] = []
@@ -92,9 +94,10 @@ class RevokingGateway:
         await self._server.stop(None)
 
     async def _watch(
-        self, _: pb.WatchJobRequest, context: grpc.aio.ServicerContext[pb.WatchJobRequest, pb.JobEvent]
+        self, request: pb.WatchJobRequest, context: grpc.aio.ServicerContext[pb.WatchJobRequest, pb.JobEvent]
     ) -> None:
-        events = next(self._calls, None)
+        self.calls.append(Call.of("WatchJob", str(request.uid), context.invocation_metadata()))
+        events = next(self._events, None)
         if events is None:
             await asyncio.Event().wait()  # an unexpected call hangs until the run fails with a timeout
         for event in events or ():

@@ -15,6 +15,7 @@ from clients.runner.proxy import Proxy
 from gateway.simulator import Simulator
 
 if TYPE_CHECKING:
+    from clients.runner.calls import Call
     from clients.runner.scenarios import Fault, Scenario
 
 TOKEN, FRESH_TOKEN = "vktrpat_clients-first", "vktrpat_clients-fresh"
@@ -73,6 +74,11 @@ class Stack:
         """The faults that were not injected yet."""
         by_bytes = [fault for fault in self._scenario.faults if fault.at_bytes and self._proxy.cut_after_bytes]
         return self._pending + by_bytes
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls that the client made through the proxy."""
+        return self._proxy.calls
 
     @property
     def posts(self) -> list[bytes]:

@@ -68,7 +68,8 @@ class JobOptions(Options):
         str | None,
         _job(
             metavar="TEXT",
-            help="An id, such as a UUID, that makes it safe to repeat the command: it creates at most one job.",
+            help="An id, such as a UUID, that makes it safe to repeat the command for 25 hours: it creates at most one "
+            "job, unless the gateway has lost the id. By default, a restart loses it (docs/operations/request-ids.md).",
         ),
     ] = None
     param: Annotated[

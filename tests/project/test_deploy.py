@@ -72,14 +72,38 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Objects:
     return render(deploy / "production")
 
 
-@pytest.fixture(params=["base", "production"])
+def with_store(name: str, folder: Path) -> Objects:
+    """Render the base with TLS and the component of a store, which comes last."""
+    shutil.copytree(DEPLOY / "kubernetes", folder / "kubernetes")
+    (folder / "fleet").mkdir()
+    (folder / "fleet" / "kustomization.yaml").write_text(
+        f"resources: [../kubernetes/base]\ncomponents: [../kubernetes/tls, ../kubernetes/{name}]\n"
+    )
+    return render(folder / "fleet")
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    return with_store("redis", tmp_path_factory.mktemp("deploy"))
+
+
+@pytest.fixture(scope="module")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    return with_store("sqlite", tmp_path_factory.mktemp("deploy"))
+
+
+@pytest.fixture(params=["base", "production", "redis", "sqlite"])
 def objects(request: pytest.FixtureRequest) -> Objects:
     found: Objects = request.getfixturevalue(request.param)
     return found
 
 
+def workload(objects: Objects) -> Any:
+    return objects.get("Deployment") or objects["StatefulSet"]
+
+
 def pod(objects: Objects) -> Any:
-    return objects["Deployment"]["spec"]["template"]["spec"]
+    return workload(objects)["spec"]["template"]["spec"]
 
 
 def container(objects: Objects) -> Any:
@@ -133,9 +157,9 @@ def test_the_ports_agree(objects: Objects) -> None:
 
 def test_the_selectors_match_only_the_pods(objects: Objects) -> None:
     labels = {"app.kubernetes.io/name": "jobgateway"}
-    template = objects["Deployment"]["spec"]["template"]
+    template = workload(objects)["spec"]["template"]
     assert template["metadata"]["labels"] == labels
-    assert objects["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert workload(objects)["spec"]["selector"]["matchLabels"] == labels
     assert objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
     assert objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
     assert objects["Service"]["spec"]["selector"] == labels
@@ -162,10 +186,39 @@ def test_the_documented_sidecars_outlive_the_drain(objects: Objects) -> None:
         assert before + grace + FLUSHES <= int(istio or linkerd) < pod(objects)["terminationGracePeriodSeconds"]
 
 
-def test_a_rolling_restart_keeps_all_replicas_ready(objects: Objects) -> None:
-    spec = objects["Deployment"]["spec"]
+@pytest.mark.parametrize("name", ["base", "production", "redis"])
+def test_a_rolling_restart_keeps_all_replicas_ready(name: str, request: pytest.FixtureRequest) -> None:
+    spec = request.getfixturevalue(name)["Deployment"]["spec"]
     assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
-    assert spec["replicas"] > objects["PodDisruptionBudget"]["spec"]["maxUnavailable"]
+
+
+def test_only_a_shared_store_has_several_replicas(base: Objects, redis: Objects, sqlite: Objects) -> None:
+    assert [workload(each)["spec"]["replicas"] for each in (base, sqlite)] == [1, 1]
+    # The eviction of one pod leaves another.
+    assert redis["Deployment"]["spec"]["replicas"] > redis["PodDisruptionBudget"]["spec"]["maxUnavailable"]
+
+
+def test_redis_gets_its_url_and_key_from_a_secret(redis: Objects) -> None:
+    (url,) = container(redis)["env"]
+    assert url == {
+        "name": f"{PREFIX}STATE_URL",
+        "valueFrom": {"secretKeyRef": {"name": "jobgateway-state", "key": "url"}},
+    }
+    volume = next(each for each in pod(redis)["volumes"] if each["name"] == "state")
+    mount = next(each for each in container(redis)["volumeMounts"] if each["name"] == "state")
+    assert volume["secret"]["secretName"] == "jobgateway-state"
+    (item,) = volume["secret"]["items"]
+    assert variables(redis)[f"{PREFIX}STATE_KEY_FILE"] == f"{mount['mountPath']}/{item['path']}"
+    assert {"ports": [{"port": 6379}]} in redis["NetworkPolicy"]["spec"]["egress"]
+
+
+def test_sqlite_keeps_its_file_on_a_volume(sqlite: Objects) -> None:
+    spec = sqlite["StatefulSet"]["spec"]
+    assert spec["serviceName"] == sqlite["Service"]["metadata"]["name"]
+    (claim,) = spec["volumeClaimTemplates"]
+    mount = next(each for each in container(sqlite)["volumeMounts"] if each["name"] == claim["metadata"]["name"])
+    file = Path(variables(sqlite)[f"{PREFIX}STATE_URL"].removeprefix("sqlite://"))
+    assert file.parent == Path(mount["mountPath"])
 
 
 def test_the_service_resolves_to_the_ready_pods(objects: Objects) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from clients.runner import languages, scenarios
 from clients.runner.__main__ import Program, attempt
+from clients.runner.calls import Call
 from clients.runner.documented_errors import FailingGateway, documented_errors
 from clients.runner.http2_proxy import Http2Proxy
 from clients.runner.judge import Run, matches, problems
@@ -169,8 +170,11 @@ SCENARIO = Scenario(
 )
 
 
+CALLS = [Call("SendJob", "", ()), Call("WatchJob", "7", ("7",))]
+
+
 def judged(*seen: dict[str, Any], scenario: Scenario = SCENARIO, **run: Any) -> str:
-    fields: dict[str, Any] = {"lines": list(seen), "posts": [b"{}"]} | run
+    fields: dict[str, Any] = {"lines": list(seen), "calls": CALLS, "posts": [b"{}"]} | run
     return "\n".join(problems(scenario, Run(**fields)))
 
 
@@ -215,6 +219,10 @@ def test_a_bad_run_is_detected(seen: tuple[dict[str, Any], ...], problem: str) -
     ("run", "problem"),
     [
         ({"exit_code": 3}, "exit code 3"),
+        ({"calls": CALLS[:1]}, "no call of WatchJob was recorded"),
+        ({"calls": [*CALLS, Call("WatchJob", "7", ())]}, "WatchJob of the job 7 has the x-job-uid []"),
+        ({"calls": [*CALLS, Call("WatchJob", "7", ("8",))]}, "has the x-job-uid ['8']"),
+        ({"calls": [*CALLS, Call("SendJob", "", ("7",))]}, "SendJob of the job - has the x-job-uid ['7']"),
         ({"invalid_lines": [b"Hello"]}, "not a JSON object"),
         ({"text": f"Bearer {TOKEN}"}, "the client printed a token"),
         ({"missed": ["cut"]}, "the fault cut was never injected"),

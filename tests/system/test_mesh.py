@@ -8,11 +8,22 @@ from typing import Any
 
 import pytest
 import yaml
+from jobgateway.v1 import job_service_pb2 as pb
 
 from clients.mesh.cases import CASES, LONGEST_SILENCE, Case, Mesh, kill_in_post, kill_in_watch, problems
 from clients.mesh.gateways import Gateway
 from clients.mesh.programs import CLI, Run
-from clients.mesh.proxies import CONFIGURATIONS, PROXIES, Envoy, Faults, HAProxy, Nginx, Proxy
+from clients.mesh.proxies import (
+    CONFIGURATIONS,
+    PROXIES,
+    Envoy,
+    EnvoyHashHeader,
+    EnvoyHashMessage,
+    Faults,
+    HAProxy,
+    Nginx,
+    Proxy,
+)
 from clients.mesh.signal import Signal
 from clients.runner.stack import TOKEN
 from gateway.config import Settings
@@ -24,8 +35,8 @@ WATCH = Case("watch", "", kill_in_watch)
 POST = Case("post", "", kill_in_post, watch=False)
 
 
-def envoy() -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load((CONFIGURATIONS / "envoy.yaml").read_text())["static_resources"]
+def envoy(name: str = "envoy") -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((CONFIGURATIONS / f"{name}.yaml").read_text())["static_resources"]
     return config
 
 
@@ -190,3 +201,38 @@ async def test_a_signal_wakes_those_whose_condition_holds() -> None:
 async def test_a_condition_that_never_holds_is_named() -> None:
     with pytest.raises(TimeoutError, match="the end: not within 0 seconds"):
         await Signal().until(lambda: False, "the end", 0.0)
+
+
+@pytest.mark.parametrize("kind", [EnvoyHashHeader, EnvoyHashMessage])
+def test_the_routing_files_change_only_the_routing(kind: type[Envoy]) -> None:
+    usual = envoy()
+    routing = envoy(kind.name)
+    manager = connection_manager(routing)
+    ((route,),) = ([each["route"] for each in host["routes"]] for host in manager["route_config"]["virtual_hosts"])
+    (hash_policy,) = route.pop("hash_policy")
+    header = hash_policy.get("header", {}).get("header_name")
+    assert (header == "x-job-uid") == (kind is EnvoyHashHeader)
+    assert "x-job-uid" not in yaml.safe_dump(routing)
+    assert routing["clusters"][0].pop("lb_policy") == "RING_HASH"
+    usual["clusters"][0].pop("lb_policy")
+    if kind is EnvoyHashMessage:
+        assert manager["http2_protocol_options"].pop("initial_stream_window_size") == defaults.MAX_REQUEST_BYTES
+        manager["http_filters"] = manager["http_filters"][-1:]
+    assert routing == usual
+
+
+def test_envoy_extracts_a_field_of_each_method() -> None:
+    manager = connection_manager(envoy(EnvoyHashMessage.name))
+    extraction = manager["http_filters"][0]["typed_config"]["extractions_by_method"]
+    service = pb.DESCRIPTOR.services_by_name["JobService"]
+    assert set(extraction) == {f"{service.full_name}.{each}" for each in service.methods_by_name}
+    written = manager["http_filters"][1]["typed_config"]["on_request_headers"][0]["format_string"]
+    for method, fields in extraction.items():
+        (path,) = fields["request_field_extractions"]
+        first, *rest = path.split(".")
+        field = service.methods_by_name[method.rpartition(".")[2]].input_type.fields_by_name[first]
+        for name in rest:
+            assert field.message_type is not None
+            field = field.message_type.fields_by_name[name]
+        assert field.name in ("uid", "request_id")
+        assert f"['{path}'][0]" in written["text_format_source"]["inline_string"]

@@ -18,6 +18,10 @@ void Connection::Authorize(grpc::ClientContext* context) const {
   context->AddMetadata("authorization", "Bearer " + token_);
 }
 
+void AddJobUid(std::int64_t uid, grpc::ClientContext* context) {
+  context->AddMetadata("x-job-uid", std::to_string(uid));
+}
+
 void Connection::Reconnect() {
   grpc::ChannelArguments arguments;
   arguments.SetServiceConfigJSON(service_config_);

@@ -5,6 +5,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -40,6 +41,10 @@ class Connection {
   std::string token_;
   std::unique_ptr<jobgateway::v1::JobService::Stub> stub_;
 };
+
+// Adds the uid of the job that a call is about. Proxies can route by it, so
+// that all watches of a job share the polls of one replica.
+void AddJobUid(std::int64_t uid, grpc::ClientContext* context);
 
 }  // namespace jobclient
 

@@ -14,6 +14,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <type_traits>
 
 #include "connection.h"
 #include "failure.h"
@@ -57,6 +58,9 @@ std::optional<Job> Call(Connection* connection, const Reporter& reporter,
     grpc::ClientContext context;  // for one call
     context.set_deadline(std::chrono::system_clock::now() + deadline);
     connection->Authorize(&context);
+    if constexpr (!std::is_same_v<Request, jobgateway::v1::SendJobRequest>) {
+      AddJobUid(request.uid(), &context);
+    }
     Job job;
     const grpc::Status status =
         (connection->stub().*rpc)(&context, request, &job);

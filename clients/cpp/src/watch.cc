@@ -46,6 +46,7 @@ class Watch::Call {
        nanoseconds silence)
       : silence_(silence) {
     connection->Authorize(&context_);
+    AddJobUid(request.uid(), &context_);
     reader_ =
         connection->stub().PrepareAsyncWatchJob(&context_, request, &queue_);
     reader_->StartCall(nullptr);

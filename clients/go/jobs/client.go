@@ -4,6 +4,7 @@ package jobs
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -96,6 +97,9 @@ func (c *Client) reconnect(used *connection) error {
 func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	conn := c.acquire()
 	defer c.release(conn)
+	if req, ok := args.(interface{ GetUid() int64 }); ok {
+		ctx = aboutJob(ctx, req.GetUid())
+	}
 	return conn.Invoke(ctx, method, args, reply, opts...)
 }
 
@@ -125,6 +129,12 @@ func (c *Client) Authorized(ctx context.Context) context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.token)
+}
+
+// aboutJob returns a context for one call about a job. Proxies can route by its header, so that all watches of a job
+// share the polls of one replica.
+func aboutJob(ctx context.Context, uid int64) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "x-job-uid", strconv.FormatInt(uid, 10))
 }
 
 // Close closes the connection and cancels its calls.

@@ -46,7 +46,8 @@ func (c *Client) Watch(
 		for {
 			start := time.Now()
 			conn := c.acquire()
-			received, finished, err := watchOnce(c.Authorized(ctx), pb.NewJobServiceClient(conn), next, &state, yield)
+			callCtx := aboutJob(c.Authorized(ctx), next.GetUid())
+			received, finished, err := watchOnce(callCtx, pb.NewJobServiceClient(conn), next, &state, yield)
 			c.release(conn)
 			if finished {
 				return

@@ -40,11 +40,15 @@ impl Connection {
         JobServiceClient::new(self.channel.clone())
     }
 
-    /// Returns a request that carries the token.
-    pub fn request<T>(&self, message: T) -> Request<T> {
+    /// Returns a request that carries the token, and the uid of its job if it is about one. Proxies can route by it, so
+    /// that all watches of a job share the polls of one replica.
+    pub fn request<T>(&self, message: T, uid: Option<i64>) -> Request<T> {
         let mut request = Request::new(message);
         let bearer = self.bearer.clone();
         request.metadata_mut().insert("authorization", bearer);
+        if let Some(uid) = uid {
+            request.metadata_mut().insert("x-job-uid", uid.into());
+        }
         request
     }
 

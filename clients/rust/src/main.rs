@@ -61,7 +61,7 @@ async fn perform(connection: &mut Connection, step: Step, last_uid: i64) -> Resu
     let uid = step.uid.unwrap_or(last_uid);
     match step.operation {
         Operation::Send { request } => {
-            let mut caller = Caller::new(connection, "send");
+            let mut caller = Caller::new(connection, "send", None);
             caller.repeatable = !request.request_id.is_empty();
             let send = async |mut stub: Stub, request| stub.send_job(request).await;
             return Ok(caller.call(SendJobRequest::from(request), send).await?.uid);
@@ -72,7 +72,9 @@ async fn perform(connection: &mut Connection, step: Step, last_uid: i64) -> Resu
                 ..Default::default()
             };
             let get = async |mut stub: Stub, request| stub.get_job(request).await;
-            Caller::new(connection, "get").call(message, get).await?;
+            Caller::new(connection, "get", Some(uid))
+                .call(message, get)
+                .await?;
         }
         Operation::Wait { timeout_seconds } => {
             let timeout = Duration::from_secs(timeout_seconds);
@@ -81,14 +83,14 @@ async fn perform(connection: &mut Connection, step: Step, last_uid: i64) -> Resu
                 ..Default::default()
             };
             message.timeout = Some(timeout.try_into()?);
-            let mut caller = Caller::new(connection, "wait");
+            let mut caller = Caller::new(connection, "wait", Some(uid));
             caller.deadline += timeout;
             let wait = async |mut stub: Stub, request| stub.wait_job(request).await;
             while !caller.call(message, wait).await?.done {}
         }
         Operation::Cancel => {
             let cancel = async |mut stub: Stub, request| stub.cancel_job(request).await;
-            Caller::new(connection, "cancel")
+            Caller::new(connection, "cancel", Some(uid))
                 .call(CancelJobRequest { uid }, cancel)
                 .await?;
         }
@@ -132,16 +134,19 @@ async fn watch(connection: &mut Connection, request: WatchJobRequest) -> Result<
 struct Caller<'a> {
     connection: &'a mut Connection,
     reporter: Reporter,
+    /// The job that the calls are about.
+    uid: Option<i64>,
     deadline: Duration,
     /// A second call has no further effect.
     repeatable: bool,
 }
 
 impl<'a> Caller<'a> {
-    fn new(connection: &'a mut Connection, step: &'static str) -> Self {
+    fn new(connection: &'a mut Connection, step: &'static str, uid: Option<i64>) -> Self {
         Self {
             connection,
             reporter: Reporter::new(step),
+            uid,
             deadline: DEADLINE,
             repeatable: true,
         }
@@ -155,7 +160,7 @@ impl<'a> Caller<'a> {
         let mut logged_in = false;
         let mut attempt = 1;
         loop {
-            let mut request = self.connection.request(message.clone());
+            let mut request = self.connection.request(message.clone(), self.uid);
             request.set_timeout(self.deadline);
             let failure = match rpc(self.connection.stub(), request).await {
                 Ok(response) => {

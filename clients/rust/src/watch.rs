@@ -103,7 +103,9 @@ impl<'a, F: FnMut(&Resumption)> Watch<'a, F> {
             Some(stream) => stream,
             None => {
                 (self.started, self.received) = (Instant::now(), false);
-                let request = self.connection.request(self.request.clone());
+                let request = self
+                    .connection
+                    .request(self.request.clone(), Some(self.request.uid));
                 let response = self.connection.stub().watch_job(request).await?;
                 self.stream.insert(response.into_inner())
             }

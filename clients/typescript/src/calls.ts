@@ -28,7 +28,7 @@ export interface CallPolicy {
  *
  * @throws the `ServiceError` of the last call
  */
-export async function unary<Request, Response>(
+export async function unary<Request extends object, Response>(
   gateway: Gateway,
   method: (client: JobServiceClient) => Method<Request, Response>,
   request: Request,
@@ -56,7 +56,7 @@ export async function unary<Request, Response>(
   }
 }
 
-function callOnce<Request, Response>(
+function callOnce<Request extends object, Response>(
   gateway: Gateway,
   method: (client: JobServiceClient) => Method<Request, Response>,
   request: Request,
@@ -67,7 +67,7 @@ function callOnce<Request, Response>(
     method(gateway.client).call(
       gateway.client,
       request,
-      gateway.metadata(),
+      gateway.metadata(request),
       { deadline },
       (error, response) => (error ? reject(error) : resolve(response as Response)),
     );

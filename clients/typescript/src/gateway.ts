@@ -27,10 +27,11 @@ export class Gateway {
     return this.#client;
   }
 
-  /** Returns the metadata for one call. */
-  metadata(): Metadata {
+  /** Returns the metadata for one call. Proxies can route by `x-job-uid`, so that all watches of a job share polls. */
+  metadata(request: object): Metadata {
     const metadata = new Metadata();
     metadata.set("authorization", `Bearer ${this.#token}`);
+    if ("uid" in request) metadata.set("x-job-uid", String(request.uid));
     return metadata;
   }
 

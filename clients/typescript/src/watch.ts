@@ -60,7 +60,7 @@ export async function* watchJob(
         heartbeatInterval: { seconds: heartbeatSeconds },
         resumeToken,
       });
-      const call = client.watchJob(request, gateway.metadata());
+      const call = client.watchJob(request, gateway.metadata(request));
       for await (const event of events(call, 3 * heartbeatSeconds * 1000, signal)) {
         lastEvent = performance.now();
         policy.received(event);

@@ -218,9 +218,10 @@ class SendJobRequest(_message.Message):
     RESOURCE_EXHAUSTED, reason `REQUEST_TOO_LARGE`: more than 8 MiB.
     """
     request_id: _builtins.str
-    """Makes sending safe to repeat: at most one job runs per id, credential and process (or fleet with a shared store). The
-    same request with the same id returns the job of the first one. 1 to 128 characters from `!` to `~`; clients SHOULD
-    use a UUID. Empty: each request creates a job. Ids are kept for 25 hours.
+    """Makes sending safe to repeat: the same request with the same id and credential returns the job of the first one, for
+    25 hours. This holds within one process with the default store, across restarts with SQLite, and in a fleet with
+    Redis; docs/operations/request-ids.md says which failure loses an id. 1 to 128 characters from `!` to `~`; clients
+    SHOULD use a UUID. Empty: each request creates a job.
     """
     content_format: Global___ContentFormat.ValueType
     """The format of the result, if the job is done in time, and in `RunJob`."""

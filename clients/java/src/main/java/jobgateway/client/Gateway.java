@@ -16,6 +16,8 @@ import jobgateway.v1.JobServiceGrpc.JobServiceBlockingV2Stub;
 final class Gateway implements AutoCloseable {
   private static final Metadata.Key<String> AUTHORIZATION =
       Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
+  private static final Metadata.Key<String> JOB_UID =
+      Metadata.Key.of("x-job-uid", Metadata.ASCII_STRING_MARSHALLER);
 
   private final String target;
   private final Map<String, ?> serviceConfig;
@@ -52,6 +54,16 @@ final class Gateway implements AutoCloseable {
     headers.put(AUTHORIZATION, "Bearer " + token);
     return JobServiceGrpc.newBlockingV2Stub(channel)
         .withInterceptors(MetadataUtils.newAttachHeadersInterceptor(headers));
+  }
+
+  /**
+   * Returns a stub for one call about a job. Proxies can route by its header, so that all watches
+   * of a job share the polls of one replica.
+   */
+  static JobServiceBlockingV2Stub aboutJob(JobServiceBlockingV2Stub stub, long uid) {
+    var headers = new Metadata();
+    headers.put(JOB_UID, Long.toString(uid));
+    return stub.withInterceptors(MetadataUtils.newAttachHeadersInterceptor(headers));
   }
 
   /** Replaces the token with a fresh one. */

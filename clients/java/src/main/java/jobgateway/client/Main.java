@@ -81,12 +81,17 @@ public final class Main {
       }
       case "get" -> {
         var request = GetJobRequest.newBuilder().setUid(uid).build();
-        printJob(step, calls.call(DEADLINE, true, stub -> stub.getJob(request)), ByteString.EMPTY);
+        printJob(
+            step,
+            calls.call(DEADLINE, true, stub -> Gateway.aboutJob(stub, uid).getJob(request)),
+            ByteString.EMPTY);
       }
       case "cancel" -> {
         var request = CancelJobRequest.newBuilder().setUid(uid).build();
         printJob(
-            step, calls.call(DEADLINE, true, stub -> stub.cancelJob(request)), ByteString.EMPTY);
+            step,
+            calls.call(DEADLINE, true, stub -> Gateway.aboutJob(stub, uid).cancelJob(request)),
+            ByteString.EMPTY);
       }
       case "wait" -> {
         int seconds = Objects.requireNonNullElse(step.timeoutSeconds(), 60);
@@ -94,7 +99,11 @@ public final class Main {
         var request = WaitJobRequest.newBuilder().setUid(uid).setTimeout(timeout).build();
         Job job;
         do {
-          job = calls.call(DEADLINE.plusSeconds(seconds), true, stub -> stub.waitJob(request));
+          job =
+              calls.call(
+                  DEADLINE.plusSeconds(seconds),
+                  true,
+                  stub -> Gateway.aboutJob(stub, uid).waitJob(request));
           printJob(step, job, ByteString.EMPTY);
         } while (!job.getDone());
       }

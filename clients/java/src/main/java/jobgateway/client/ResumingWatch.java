@@ -115,7 +115,7 @@ final class ResumingWatch {
             .setHeartbeatInterval(Durations.fromMillis(heartbeat.toMillis()))
             .setResumeToken(resumeToken)
             .build();
-    var call = gateway.stub(channel).watchJob(request);
+    var call = Gateway.aboutJob(gateway.stub(channel), uid).watchJob(request);
     try {
       JobEvent event;
       while ((event = call.read(3 * heartbeat.toMillis(), MILLISECONDS)) != null) {
