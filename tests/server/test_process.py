@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -243,6 +244,47 @@ async def take_port_from(address: str, taker: socket.socket) -> None:
                     taker.listen()
                     return
     raise AssertionError("the listener did not end")
+
+
+def reset_all(server: socket.socket) -> None:
+    """Blocking, in a thread: resets each connection as soon as it is accepted, until the server is closed."""
+    while True:
+        try:
+            connection, _ = server.accept()
+        except OSError:
+            return
+        with connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.slow
+async def test_connections_reset_in_their_handshake_harm_no_other(upstream: ScriptedUpstream) -> None:
+    """The descriptor of one must not be closed twice: its number may belong to another by then."""
+    outcomes: Counter[tuple[grpc.StatusCode, str | None]] = Counter()
+    server = socket.create_server(("127.0.0.1", 0), backlog=512)
+    resetting = asyncio.create_task(asyncio.to_thread(reset_all, server))
+
+    async def call(jobs: rpc.JobServiceAsyncStub, number: int) -> None:
+        send = pb.SendJobRequest(workspace_id="1", entity_id=7, request_id=f"id-{number}")
+        made = jobs.GetJob(GET_JOB, metadata=BEARER) if number % 3 else jobs.SendJob(send, metadata=BEARER)
+        failure = await expect_error(made)
+        outcomes[failure.code, failure.reason] += 1
+
+    async def call_often(jobs: rpc.JobServiceAsyncStub, first: int) -> None:
+        for number in range(40):
+            await call(jobs, first + number)
+
+    async with process(upstream, upstream_url=f"https://127.0.0.1:{server.getsockname()[1]}") as gateway:
+        address = (await gateway.logged("serving"))["address"]
+        async with grpc.aio.insecure_channel(address) as channel:
+            jobs: rpc.JobServiceAsyncStub = rpc.JobServiceStub(channel)
+            await asyncio.gather(*(call_often(jobs, 100 * each) for each in range(20)))
+        gateway.signal(signal.SIGTERM)
+        assert await gateway.end() == 0
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    await resetting
+    assert outcomes == {(grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"): 800}
 
 
 @pytest.mark.slow
