@@ -104,7 +104,7 @@ def test_the_metadata_of_the_wheel_matches_the_project(wheel: Path) -> None:
         entry_points.read_string(archive.read(f"{INFO}/entry_points.txt").decode())
         assert archive.read(f"{INFO}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     assert (metadata["Name"], metadata["Version"]) == ("jobgateway", PROJECT["version"])
-    assert (metadata["Requires-Python"], metadata["License-Expression"]) == (">=3.11", "Apache-2.0")
+    assert (metadata["Requires-Python"], metadata["License-Expression"]) == (PROJECT["requires-python"], "Apache-2.0")
     extras = [each for every in PROJECT["optional-dependencies"].values() for each in every]
     assert len(metadata.get_all("Requires-Dist", [])) == len(PROJECT["dependencies"]) + len(extras)
     assert dict(entry_points["console_scripts"]) == PROJECT["scripts"]

@@ -428,7 +428,7 @@ async def test_an_unknown_outcome_is_remembered(upstream: ScriptedUpstream, jobs
     again = await expect_error(jobs.SendJob(with_id("a"), metadata=BEARER))
     assert (first.code, first.reason) == (again.code, again.reason) == (StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN")
     assert first.message == again.message
-    assert "look for it before you send it" in again.message
+    assert "look in the VIKTOR app before you send another" in again.message
     assert len(upstream.requests("POST")) == 1
 
 

@@ -717,7 +717,7 @@ async def test_a_response_in_tiny_chunks_takes_a_quarter_of_the_loop(make: MakeT
             await make().request("GET", url, {})
             shares.append((time.thread_time() - cpu) / (time.monotonic() - began))
     # Without a limit, the share would be the complete loop. The cost of the request itself is not part of it.
-    assert min(shares) < 0.5
+    assert min(shares) < 0.7
 
 
 @contextlib.asynccontextmanager
