@@ -577,7 +577,7 @@ def hold(context: grpc.ServicerContext) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "nothing was cancelled; the job has no number yet, and may or may not run: look for it before"),
+        ([], "nothing was cancelled; the job has no number yet, and may or may not run: look in the VIKTOR app before"),
         (["--cancel-on-interrupt"], "nothing was cancelled; the job has no number yet, and may or may not run"),
         (["--request-id", "x"], "the same command finds it by its --request-id"),
     ],

@@ -392,6 +392,11 @@ class _Silence:
         timer.start()
         try:
             return cast("pb.JobEvent | None", next(self._call, None))
+        except RuntimeError as error:
+            # Ctrl-C while `threading.Condition.wait` has released its lock is replaced by this error.
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            raise
         finally:
             timer.cancel()
 
