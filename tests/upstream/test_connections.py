@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import gzip
 import socket
 import ssl
-import statistics
 import struct
 import time
+from collections import Counter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +25,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from gateway.upstream import connection
 from gateway.upstream.compression import decoded
 from gateway.upstream.response_parser import ResponseParser
 from gateway.upstream.share import EventLoopShare
@@ -672,52 +673,73 @@ TINY = {
 }
 
 
+class Costly:
+    """Parsing that costs a fixed CPU time per byte, so that the load of the machine does not count.
+
+    Attributes:
+        busy: the CPU time of all parsing, in seconds.
+        iteration: the number of the loop's iteration; the test counts.
+        parsed: the bytes parsed in each iteration.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.busy = 0.0
+        self.iteration = 0
+        self.parsed: Counter[int] = Counter()
+        costs = self
+
+        class CostlyParser(ResponseParser):
+            def feed(self, data: bytes) -> None:
+                costs.busy += len(data) * 200e-9
+                costs.parsed[costs.iteration] += len(data)
+                super().feed(data)
+
+        monkeypatch.setattr(connection, "ResponseParser", CostlyParser)
+        monkeypatch.setattr(connection, "time", SimpleNamespace(thread_time=lambda: self.busy))
+
+    async def count_iterations(self) -> None:
+        while True:
+            await asyncio.sleep(0)
+            self.iteration += 1
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("shape", TINY)
-def test_a_response_in_tiny_chunks_leaves_the_loop_to_others(loop: str, shape: str) -> None:
-    """Iterations of the loop are short, in CPU time of its thread: a median, because a busy machine makes some long."""
+def test_a_response_in_tiny_chunks_leaves_the_loop_to_others(
+    monkeypatch: pytest.MonkeyPatch, loop: str, shape: str
+) -> None:
+    costs = Costly(monkeypatch)
 
-    async def typical_turn() -> float:
-        turns: list[float] = []
-
-        async def count() -> None:
-            while True:
-                before = time.thread_time()
-                await asyncio.sleep(0)
-                turns.append(time.thread_time() - before)
-
+    async def read() -> None:
         async with at_once(TINY[shape]) as url:
             transport = PatientTransport()
-            counting = asyncio.create_task(count())
+            counting = asyncio.create_task(costs.count_iterations())
             with contextlib.suppress(UpstreamConnectionLost):
                 answered = await transport.request("GET", url, {})
                 assert answered.body == b"x" * answered.body.count(b"x")
                 assert len(answered.body) >= 256 << 10
             counting.cancel()
             await transport.aclose()
-        # Iterations in which something was parsed.
-        return statistics.median(turn for turn in turns if turn > max(turns) / 4)
 
-    gc.disable()
-    try:
-        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-            # Less than one read of the socket that is parsed in one iteration. The best of some runs, because a busy
-            # machine makes either longer.
-            assert any(runner.run(typical_turn()) < one_read() * 2 / 3 for _ in range(10))
-    finally:
-        gc.enable()
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(read())
+    assert costs.parsed.total() >= len(TINY[shape])
+    # One read of the socket has up to 256 KiB.
+    assert max(costs.parsed.values()) <= 64 << 10
 
 
 @pytest.mark.parametrize("shape", ["1 byte", "3 bytes"])
-async def test_a_response_in_tiny_chunks_takes_a_quarter_of_the_loop(make: MakeTransport, shape: str) -> None:
-    shares = []
-    for _ in range(3):
-        async with at_once(TINY[shape]) as url:
-            began, cpu = time.monotonic(), time.thread_time()
-            await make().request("GET", url, {})
-            shares.append((time.thread_time() - cpu) / (time.monotonic() - began))
-    # Without a limit, the share would be the complete loop. The cost of the request itself is not part of it.
-    assert min(shares) < 0.7
+async def test_a_response_in_tiny_chunks_takes_a_quarter_of_the_loop(
+    make: MakeTransport, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    costs = Costly(monkeypatch)
+    async with at_once(TINY[shape]) as url:
+        began = time.monotonic()
+        await make().request("GET", url, {})
+        took = time.monotonic() - began
+    assert costs.busy > 0.2
+    # Without a limit, the response would take far less time than its parsing costs here.
+    assert costs.busy / took < 0.3
 
 
 @contextlib.asynccontextmanager
@@ -734,15 +756,6 @@ async def at_once(reply: bytes) -> AsyncIterator[str]:
         serving = asyncio.create_task(asyncio.to_thread(serve))
         yield f"http://127.0.0.1:{server.getsockname()[1]}/"
         await serving
-
-
-def one_read() -> float:
-    """Return the CPU time that parsing 256 KiB of chunks of one byte takes, in seconds."""
-    parser = ResponseParser()
-    whole = TINY["1 byte"][: 256 << 10]
-    before = time.thread_time()
-    parser.feed(whole)
-    return time.thread_time() - before
 
 
 @pytest.mark.parametrize("count", [101, 20_000])
