@@ -258,7 +258,10 @@ def _seconds(read: Callable[[bytes], Any], raw: bytes) -> float:
 
 def _check(read: Callable[[bytes], Any], shape: str) -> None:
     size = SMALL
-    while size < MOST and _seconds(read, _body_of(shape, size)) < TELLING_SECONDS:
+    # One quick measurement is enough to grow: a slow one may be noise, and the step to a cut body is no slope.
+    while size < MOST and any(
+        _seconds(read, _body_of(shape, size)) < TELLING_SECONDS for _ in range(MOST_MEASUREMENTS)
+    ):
         size *= TIMES
     small, large = _body_of(shape, size), _body_of(shape, size * TIMES)
     of_small = of_large = float("inf")
