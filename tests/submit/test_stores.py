@@ -222,3 +222,17 @@ async def test_gateways_with_the_old_and_the_new_key_share_ids(place: Harness) -
     assert await claim(both[0], 6, to_new) == SETTLED
     if winner:
         assert await claim(after, 7, new) == SETTLED
+
+
+async def test_no_room_under_one_of_two_keys_claims_neither(place: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(monkeypatch, 4)
+    store = place.open()
+    old, new = IdempotencyKey(b"o" * 16, b"1" * 16), IdempotencyKey(b"n" * 16, b"2" * 16)
+    assert new < old, "the key with room is claimed first"
+    for number in range(3):
+        await place.see_total(store)
+        assert await claim(store, number, IdempotencyKey(old.caller, b"%016d" % number)) is None
+    await place.see_total(store)
+    with pytest.raises(RequestIdsExhausted):
+        await claim(RotatingStore(store), 5, new._replace(old=old))
+    assert await claim(store, 6, new) is None, "the id is free"
