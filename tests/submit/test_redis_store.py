@@ -6,8 +6,10 @@ import asyncio
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
+from redis.asyncio.connection import parse_url
 
 from gateway.auth.credential import Credential
 from gateway.clock import SystemClock
@@ -15,7 +17,7 @@ from gateway.errors import ConfigError, StateUnavailable
 from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, RequestKeys, redis_connection
 from gateway.submit.health import StoreHealth
 from gateway.submit.redis_connection import read_url
-from gateway.submit.redis_store import KEEP_MS, RedisIdempotencyStore, open_redis
+from gateway.submit.redis_store import KEEP_MS, TOTAL_KEY, RedisIdempotencyStore, open_redis
 from tests.support.certificates import Authority
 from tests.support.paths import ROOT
 from tests.support.raw import free_port
@@ -103,12 +105,13 @@ async def test_every_command_has_a_time_limit(
     monkeypatch: pytest.MonkeyPatch,
     logged: list[dict[str, object]],
 ) -> None:
-    monkeypatch.setattr(redis_connection, "COMMAND_SECONDS", 0.1)
     store = open_store(own_redis.url)
     await take(store, 1)
     own_redis.stop_answering()
-    with pytest.raises(StateUnavailable):
-        await store.settle(claim_of(1), RECORD)
+    with monkeypatch.context() as patch:
+        patch.setattr(redis_connection, "COMMAND_SECONDS", 0.1)
+        with pytest.raises(StateUnavailable):
+            await store.settle(claim_of(1), RECORD)
     assert logged[0]["why"] == "no reply within 0.1 s"
     own_redis.answer_again()
     await until(lambda: health_of(store).available)
@@ -168,6 +171,45 @@ async def test_a_full_redis_is_unavailable_and_forgets_nothing(
     assert "OutOfMemory" in str(logged[0]["why"])
     assert await take(store, 2) is None
     assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == IdempotencyRecord(MARK)
+
+
+@pytest.mark.parametrize("reason", ["full", "replica"])
+async def test_a_redis_that_only_allows_reads_is_unavailable(
+    own_redis: RedisServer,
+    open_store: Callable[[str], RedisIdempotencyStore],
+    logged: list[dict[str, object]],
+    reason: str,
+) -> None:
+    store = open_store(own_redis.url)
+    async with own_redis.client() as client:
+        await (client.config_set("maxmemory", 1) if reason == "full" else client.replicaof("127.0.0.1", free_port()))
+        for _ in range(3):
+            with pytest.raises(StateUnavailable):
+                await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
+            with pytest.raises(StateUnavailable):
+                await take(store, 1)
+        assert [each["event"] for each in logged] == ["state.unavailable"]
+        await (client.config_set("maxmemory", 0) if reason == "full" else client.replicaof("no", "one"))
+    await until(lambda: health_of(store).available)
+
+
+async def test_records_are_counted_once_however_often_it_fails(
+    own_redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_connection, "WAIT_SECONDS", 0.05)
+    store = open_store(own_redis.url)
+    await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
+    for number in range(3):
+        await take(store, number)
+    # As if its replica had gone: scripts run, and are reported as failed.
+    store.connection._wait_replicas = 1  # noqa: SLF001 - a failure of this test
+    for _ in range(3):
+        with pytest.raises(StateUnavailable):
+            await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
+    store.connection._wait_replicas = 0  # noqa: SLF001
+    await store._count_total()  # noqa: SLF001
+    async with own_redis.client() as client:
+        assert sum(map(int, await client.hvals(TOTAL_KEY))) == 3
 
 
 async def test_wait_replicas_needs_their_acknowledgement(
@@ -289,12 +331,34 @@ async def test_redis_holds_no_token_and_no_id_and_all_keys_expire(
         ("wait_replicas=-1", "wrong value: wait_replicas"),
         ("wait_replicas=1&cluster=true", "does not work with cluster=true"),
         ("ssl_ca_certs=/nowhere/ca.pem", "ssl_ca_certs=/nowhere/ca.pem cannot be read: No such file"),
+        ("ssl_ca_certs=/dev/null", "ssl_ca_certs=/dev/null has no certificate in PEM form"),
+        ("ssl_certfile=/dev/null", "ssl_certfile=/dev/null has no certificate in PEM form with its key"),
+        ("ssl_keyfile=/dev/null", "ssl_keyfile needs ssl_certfile"),
     ],
 )
 def test_wrong_options_are_reported_without_the_password(query: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why) as raised:
         read_url(f"rediss://user:hunter2-secret@redis.example.com:6379/0?{query}")
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("redis://host:6379/0?ssl_ca_certs=/dev/null", "ssl_ca_certs is for TLS only; write rediss:// or remove it"),
+        ("redis://host:6379/3?cluster=true", r"a Cluster has only the database 0 \(got 3\); write /0"),
+    ],
+)
+def test_options_that_do_not_fit_the_url_are_reported(url: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        read_url(url)
+
+
+def test_files_of_a_url_may_have_any_name(tmp_path: Path) -> None:
+    file = tmp_path / "a b&c+d.pem"
+    file.write_bytes(Authority().pem)
+    target = read_url(f"rediss://host:6379/0?ssl_ca_certs={quote(str(file))}")
+    assert dict(parse_url(target.url))["ssl_ca_certs"] == str(file)
 
 
 def test_redis_py_is_imported_only_for_redis() -> None:
