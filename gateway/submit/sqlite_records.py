@@ -101,7 +101,7 @@ class Records:
         (application,) = self._one("PRAGMA application_id")
         (objects,) = self._one("SELECT count(*) FROM sqlite_master")
         if application != APPLICATION_ID and (application or objects):
-            raise UnfitFile("it is a database of another program")
+            raise UnfitFile("it is a database of another program, or of another version of the gateway")
         return not objects
 
     def _use_write_ahead_log(self) -> object:
