@@ -160,6 +160,10 @@ class RedisConnection:
                     await self._reconnect()
         except (RedisError, OSError, TimeoutError) as error:
             why, replies = _why(error), [error] * len(batch)
+            if not isinstance(error, ResponseError):
+                # Otherwise each batch of those that wait would take the whole time limit after the one before it.
+                waiting, self._waiting = self._waiting, []
+                _hand_out(waiting, [_unavailable() for _ in waiting])
         if why:
             self._health.failed(why)
         else:

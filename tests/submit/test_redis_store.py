@@ -122,6 +122,23 @@ async def test_every_command_has_a_time_limit(
     assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == RECORD
 
 
+async def test_commands_that_wait_for_a_dead_redis_fail_together(
+    open_store: Callable[[str], RedisIdempotencyStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_connection, "COMMAND_SECONDS", 0.1)
+    monkeypatch.setattr(redis_connection, "MAX_BATCH", 1)
+    connections: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1", 0)
+    store = open_store(f"redis://127.0.0.1:{silent.sockets[0].getsockname()[1]}/0")
+    results = await asyncio.gather(*(take(store, number) for number in range(20)), return_exceptions=True)
+    assert {type(each) for each in results} == {StateUnavailable}
+    assert len(connections) == 1, "one time limit for all"
+    for writer in connections:
+        writer.close()
+    silent.close()
+    await silent.wait_closed()
+
+
 async def test_a_gateway_that_is_cut_off_does_not_affect_others(
     redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore]
 ) -> None:
