@@ -25,7 +25,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.upstream import connection
+from gateway.upstream import http1_connection, paced_input
 from gateway.upstream.compression import decoded
 from gateway.upstream.response_parser import ResponseParser
 from gateway.upstream.share import EventLoopShare
@@ -694,8 +694,8 @@ class Costly:
                 costs.parsed[costs.iteration] += len(data)
                 super().feed(data)
 
-        monkeypatch.setattr(connection, "ResponseParser", CostlyParser)
-        monkeypatch.setattr(connection, "time", SimpleNamespace(thread_time=lambda: self.busy))
+        monkeypatch.setattr(http1_connection, "ResponseParser", CostlyParser)
+        monkeypatch.setattr(paced_input, "time", SimpleNamespace(thread_time=lambda: self.busy))
 
     async def count_iterations(self) -> None:
         while True:
