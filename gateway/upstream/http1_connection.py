@@ -7,13 +7,13 @@ import re
 from typing import TYPE_CHECKING, ClassVar
 
 from gateway.upstream.connection import (
+    SENT,
     SMALL_BYTES,
     WRITE_BYTES,
     Connection,
     ConnectionLost,
     NotSent,
     ReusedConnectionLost,
-    State,
 )
 from gateway.upstream.response_parser import InvalidResponse, ResponseHead, ResponseParser
 
@@ -99,7 +99,7 @@ class Http1Connection(Connection[ResponseParser]):
             self._input.hold()
 
     def _accept_head(self, head: ResponseHead) -> bool:
-        if self._state is State.SENT and not self._transport.get_write_buffer_size():
+        if self._state is SENT and not self._transport.get_write_buffer_size():
             return True
         # A refusal may come early. A success before the whole request was sent belongs to an earlier request.
         if self._exchanges > 1 and 200 <= head.status < 300:

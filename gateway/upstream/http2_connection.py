@@ -1,4 +1,4 @@
-"""A connection to the upstream with HTTP/2, for one exchange at a time."""
+"""A connection to the upstream with HTTP/2. It carries one exchange at a time, like those with HTTP/1.1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, ClassVar
 import h2.exceptions
 from h2.errors import ErrorCodes
 
-from gateway.upstream.connection import SMALL_BYTES, TURNS, WRITE_BYTES, Connection, ConnectionLost, NotSent, State
+from gateway.upstream.connection import (
+    IDLE,
+    SENDING,
+    SMALL_BYTES,
+    SPENT,
+    TURNS,
+    WRITE_BYTES,
+    Connection,
+    ConnectionLost,
+    NotSent,
+)
 from gateway.upstream.http2_codec import http2_codec
 from gateway.upstream.http2_parser import Http2Parser
 from gateway.upstream.http_request import http2_fields
@@ -35,7 +45,7 @@ class Http2Connection(Connection[Http2Parser]):
     async def _send(self, head: bytes, body: bytes) -> None:
         if not self._exchanges:
             await self._read_arrived()
-        if self._state is not State.IDLE or self._closed.is_set() or self._transport.is_closing():
+        if self._state is not IDLE or self._closed.is_set() or self._transport.is_closing():
             self.close()
             raise NotSent("the upstream closed the connection before the request")
         self._begin()
@@ -74,7 +84,7 @@ class Http2Connection(Connection[Http2Parser]):
 
     def data_received(self, data: bytes) -> None:
         """Parse frames, a few at a time (called by the event loop)."""
-        if self._state is not State.SPENT:
+        if self._state is not SPENT:
             self._input.feed(data, self, measured=self._parser.begun or len(data) > SMALL_BYTES)
             self._wake()
 
@@ -90,18 +100,18 @@ class Http2Connection(Connection[Http2Parser]):
         else:
             self._follow(parts)
         self._flush()
-        return len(data) if self._state is State.SPENT else at
+        return len(data) if self._state is SPENT else at
 
     def _follow(self, parts: int) -> None:
         """Change the state as the frames require. `parts` is the number of parts of the response before them."""
         parser = self._parser
-        if self._state is State.SENDING and parser.head is not None:
+        if self._state is SENDING and parser.head is not None:
             self._cut_short()
         if self._in_exchange and parser.complete:
             self._complete(reusable=not parser.going_away)
         elif self._in_exchange and parser.parts != parts:
             self._restart_silence()
-        elif self._state is State.IDLE and parser.going_away:
+        elif self._state is IDLE and parser.going_away:
             self.close()
 
     def _take(self) -> bytes:
