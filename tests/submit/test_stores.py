@@ -222,3 +222,19 @@ async def test_gateways_with_the_old_and_the_new_key_share_ids(place: Harness) -
     assert await claim(both[0], 6, to_new) == SETTLED
     if winner:
         assert await claim(after, 7, new) == SETTLED
+
+
+async def test_an_id_with_room_under_one_key_only_stays_free(place: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(monkeypatch, 2)
+    inner = place.open()
+    store = RotatingStore(inner)
+    old = IdempotencyKey(b"o" * 16, b"1" * 16)
+    key = IdempotencyKey(b"n" * 16, b"2" * 16, old)
+    assert await claim(inner, 1, old._replace(request=b"3" * 16)) is None
+    await place.see_total(inner)
+    for fence in (2, 3):
+        with pytest.raises(RequestIdsExhausted):
+            await claim(store, fence, key)
+    monkeypatch.undo()
+    await place.see_total(inner)
+    assert await claim(store, 4, key) is None
