@@ -33,7 +33,9 @@ FIRST_RECORD_SECONDS = 0.1
 LONGEST_RECORD_SECONDS = 5.0
 # An outcome is worth recording after the end of the claim too, because until then it reads as unknown.
 RECORD_AFTER_CLAIM_SECONDS = 600.0
-STOPPED = "the gateway was stopped during the submission"
+# With more background work than this, a claim in doubt is left to end, and reads as unknown if it had arrived.
+MAX_RECORDING = 1_024
+INTERRUPTED = "the submission was interrupted"
 
 
 class OncePerId:
@@ -74,7 +76,8 @@ class OncePerId:
                 record = await self._store.claim(claim, submission.fingerprint, self._claim_seconds)
             except (StateUnavailable, asyncio.CancelledError):
                 # The claim may be in place, and nothing was sent.
-                self._retry(partial(self._store.release, claim), until)
+                if len(self._recording) < MAX_RECORDING:
+                    self._retry(partial(self._store.release, claim), until)
                 raise
             if record is None:
                 return Lease(self._clock, self._store, claim, began, self._claim_seconds)
@@ -102,7 +105,7 @@ class OncePerId:
             await self._record(partial(self._store.release, claim), lease.until)
             raise
         except BaseException:
-            await self._settle(claim, lease, submission, Outcome(unknown=STOPPED))
+            await self._settle(claim, lease, submission, Outcome(unknown=INTERRUPTED))
             raise
         ended = without_result(sent.job) if sent.job is not None and sent.uid == 0 else None
         await self._settle(claim, lease, submission, Outcome(uid=sent.uid, ended=ended))

@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.errors import RequestIdReused, StateUnavailable, SubmitOutcomeUnknown, UpstreamStatusError
+from gateway.errors import (
+    RequestIdReused,
+    StateUnavailable,
+    SubmitOutcomeUnknown,
+    UpstreamStatusError,
+    UpstreamUnreachable,
+)
 from gateway.models import Job, JobStatus
-from gateway.submit import InMemoryIdempotencyStore, SubmissionResult, Submitter
+from gateway.submit import InMemoryIdempotencyStore, SubmissionResult, Submitter, once
 from tests.submit.test_submitter import CALLER, CLAIM_SECONDS, JOB, KEY, Post, ask, submitter_of
 from tests.support.clock import SteppedClock, settle
 
@@ -29,6 +35,10 @@ class FailingStore:
         self.calls: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
+
+    def lose_everything(self) -> None:
+        """Lose all records, as a Redis without persistence does in a restart."""
+        self._store._entries.clear()  # noqa: SLF001 - what a failure does
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._store, name)
@@ -195,6 +205,47 @@ async def test_a_claim_that_ended_before_the_post_sends_nothing(
     assert isinstance(call.exception(), StateUnavailable)
     assert post.count == 0
     assert (await ask(fleet[1], post, KEY, b"mark")).uid == 42, "the id is free again"
+
+
+async def test_a_gateway_that_knows_its_claim_is_lost_sends_nothing(
+    clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore]
+) -> None:
+    post = Post(UpstreamUnreachable("refused"), JOB)
+    post.gate.clear()
+    first = asyncio.create_task(ask(fleet[0], post, KEY, b"mark"))
+    await settle()
+    stores[0].lose_everything()
+    assert (await ask(fleet[1], Post(JOB), KEY, b"mark")).uid == 42
+    await clock.advance(CLAIM_SECONDS * 0.6)
+    assert stores[0].calls[-1] == "renew"
+    post.gate.set()
+    await clock.advance(1)
+    assert isinstance(first.exception(), StateUnavailable)
+    assert post.count == 1
+
+
+async def test_claims_in_doubt_are_released_by_a_limited_number_of_tasks(
+    clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(once, "MAX_RECORDING", 10)
+    stores[0].broken = {"claim", "release"}
+    for number in range(50):
+        with pytest.raises(StateUnavailable):
+            await ask(fleet[0], Post(JOB), KEY._replace(request=b"%d" % number), b"mark")
+    await clock.advance(1)
+    stores[0].calls.clear()
+    await clock.advance(10)
+    assert 10 <= stores[0].calls.count("release") <= 10 * 10
+    stores[0].broken = set()
+    await clock.advance(10)
+    await fleet[0].aclose()
+
+
+async def test_an_unexpected_error_of_a_post_leaves_the_outcome_unknown(fleet: list[Submitter]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await ask(fleet[0], Post(ZeroDivisionError()), KEY, b"mark")
+    with pytest.raises(SubmitOutcomeUnknown, match="was interrupted"):
+        await ask(fleet[1], Post(JOB), KEY, b"mark")
 
 
 async def test_an_ended_job_without_a_uid_is_replayed_without_result(fleet: list[Submitter]) -> None:
