@@ -10,7 +10,6 @@ import asyncio
 from base64 import urlsafe_b64encode
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 from redis.exceptions import RedisError
 
@@ -222,9 +221,4 @@ def _text(key: bytes) -> str:
 def _record(fingerprint: bytes, outcome: bytes | None = None) -> IdempotencyRecord:
     if not outcome:
         return IdempotencyRecord(fingerprint, None if outcome is None else OWNER_LOST)
-    try:
-        return IdempotencyRecord(fingerprint, decode(outcome))
-    except msgspec.MsgspecError:
-        raise StateUnavailable(
-            "request_id: its record cannot be read, and nothing was sent; look for its job before you use a new one"
-        ) from None
+    return IdempotencyRecord(fingerprint, decode(outcome))

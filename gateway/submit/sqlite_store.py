@@ -8,8 +8,6 @@ import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
-import msgspec
-
 from gateway.errors import ConfigError, GatewayError, StateUnavailable
 from gateway.submit.sqlite_records import Change, Records, UnfitFile
 from gateway.threads import DaemonWorker
@@ -140,7 +138,7 @@ def _give_up(future: asyncio.Future[object]) -> None:
 
 
 def _unavailable(error: BaseException) -> BaseException:
-    if isinstance(error, sqlite3.Error | msgspec.MsgspecError):
+    if isinstance(error, sqlite3.Error):
         return StateUnavailable(
             f"request_id: its store cannot be used ({error}), and nothing was sent; retry later, or send a first "
             "attempt without one"

@@ -11,7 +11,7 @@ import pytest
 from gateway.errors import RequestIdsExhausted
 from gateway.models import ForgottenResult, Job, JobError, JobStatus
 from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, memory_store, redis_store, sqlite_records
-from gateway.submit.records import OWNER_LOST
+from gateway.submit.records import OWNER_LOST, UNREADABLE
 from gateway.submit.rotation import RotatingStore
 
 if TYPE_CHECKING:
@@ -169,6 +169,20 @@ async def test_every_outcome_comes_back_as_it_was(place: Harness, outcome: Outco
     record = IdempotencyRecord(MARK, outcome)
     await store.settle(claim_of(1), record)
     assert await claim(place.open(), 2) == record
+
+
+async def test_an_outcome_that_cannot_be_read_is_unknown(place: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    if place.kind == "memory":
+        pytest.skip("it stores no bytes")
+    store = place.open()
+    await claim(store, 1)
+    for module in (redis_store, sqlite_records):
+        monkeypatch.setattr(module, "encode", lambda _: b'{"uid": "of another version"}')
+    await store.settle(claim_of(1), SETTLED)
+    others = [IdempotencyKey(BOB, b"%016d" % number) for number in range(3)]
+    results = await asyncio.gather(claim(store, 9), claim(store, 2), *(claim(store, 3, other) for other in others))
+    assert results == [IdempotencyRecord(MARK, UNREADABLE)] * 2 + [None] * 3
+    assert place.health.available
 
 
 async def test_a_caller_holds_at_most_three_times_what_it_leaves_free(
