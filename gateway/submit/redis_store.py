@@ -11,12 +11,11 @@ from base64 import urlsafe_b64encode
 from typing import TYPE_CHECKING
 
 import structlog
-from redis.exceptions import RedisError
 
 from gateway.clock import sleep_until
 from gateway.errors import StateUnavailable
 from gateway.submit.records import OWNER_LOST, IdempotencyRecord, decode, encode
-from gateway.submit.redis_connection import NOW, PREFIX, RedisConnection, Script, read_url
+from gateway.submit.redis_connection import FAILURES, NOW, PREFIX, RedisConnection, Script, read_url
 from gateway.submit.store import KEEP_RECORD_SECONDS, exhausted
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ MAX_RECORDS = 1_400_000
 # How often a gateway adds its new records to the total of all callers, and reads it, in seconds.
 TOTAL_SECONDS = 5.0
 TOTAL_KEY = f"{PREFIX}:ids"
+PROBE_KEY = f"{PREFIX}:probe"
 KEEP_MS = int(KEEP_RECORD_SECONDS * 1000)
 
 # The number of records is counted by the hour of their claim. A count is over after 26 hours, with its last record.
@@ -111,6 +111,9 @@ return count(KEYS[1])
 """
 )
 
+# KEYS: a key of its own.
+PROBE = Script.of("return redis.call('SET', KEYS[1], '', 'PX', 60000)")
+
 _log = structlog.get_logger()
 
 
@@ -135,7 +138,7 @@ class RedisIdempotencyStore:
         self._free = MAX_RECORDS
         self._new_records = 0
         self._watching: asyncio.Task[None] | None = None
-        health.probe_with(self._count_total)
+        health.probe_with(self._probe)
 
     def start(self) -> None:
         """Check the server and count the records from now on, in the background."""
@@ -177,12 +180,17 @@ class RedisIdempotencyStore:
             self._watching.cancel()
         await self.connection.aclose()
 
+    async def _probe(self) -> None:
+        await self.connection.run(PROBE, [PROBE_KEY])
+
     async def _watch(self) -> None:
         checked = False
         while True:
             try:
                 await self._count_total()
-                checked = checked or await self._check_server()
+                if not checked:
+                    await self._check_server()
+                checked = True
             except StateUnavailable:
                 # It may be another server that comes back.
                 checked = False
@@ -197,16 +205,15 @@ class RedisIdempotencyStore:
             raise
         self._free = max(0, MAX_RECORDS - total)
 
-    async def _check_server(self) -> bool:
+    async def _check_server(self) -> None:
         try:
             facts = await self.connection.info()
-        except (RedisError, OSError, TimeoutError):
+        except FAILURES:
             # A user without the right to ask may still be able to do everything else.
-            return True
+            return
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             _log.warning("state.may_evict", maxmemory_policy=policy)
-        return True
 
 
 def _keys(claim: Claim) -> list[str]:

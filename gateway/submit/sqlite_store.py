@@ -93,7 +93,6 @@ class SqliteIdempotencyStore:
             raise
         finally:
             timer.cancel()
-        self._health.succeeded()
         if isinstance(result, GatewayError):
             raise result
         return result

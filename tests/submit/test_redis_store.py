@@ -160,13 +160,21 @@ async def test_a_full_redis_is_unavailable_and_forgets_nothing(
 ) -> None:
     store = open_store(own_redis.url)
     await take(store, 1)
+    await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
     async with own_redis.client() as client:
         await client.config_set("maxmemory", 1)
-        with pytest.raises(StateUnavailable):
-            await take(store, 2)
+        for number in range(20):
+            with pytest.raises(StateUnavailable):
+                await take(store, 2)
+            # Done in the background, and changes nothing.
+            await store.release(claim_of(100 + number))
+            await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
+        assert not health_of(store).available
         await client.config_set("maxmemory", 0)
     assert "OutOfMemory" in str(logged[0]["why"])
     assert await take(store, 2) is None
+    await until(lambda: health_of(store).available)
+    assert [each["event"] for each in logged] == ["state.unavailable", "state.available"]
     assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == IdempotencyRecord(MARK)
 
 
@@ -227,6 +235,7 @@ async def test_tls_and_a_user_with_few_rights_work_by_the_url(
         assert await store.renew(claim_of(2), 100.0)
         assert await store.release(claim_of(2))
         await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
+        await store._probe()  # noqa: SLF001 - as it does after a failure
         assert not logged
         for wrong in (url, url.replace("hunter2", "hunter3") + f"?ssl_ca_certs={tmp_path / 'ca-cert'}"):
             with pytest.raises(StateUnavailable):
@@ -239,7 +248,7 @@ async def test_tls_and_a_user_with_few_rights_work_by_the_url(
 
 
 async def test_a_cluster_is_used_through_its_own_client(
-    tmp_path: Path, open_store: Callable[[str], RedisIdempotencyStore]
+    tmp_path: Path, open_store: Callable[[str], RedisIdempotencyStore], logged: list[dict[str, object]]
 ) -> None:
     folder = tmp_path / "cluster"
     folder.mkdir()
@@ -259,6 +268,15 @@ async def test_a_cluster_is_used_through_its_own_client(
         assert await store.settle(claim_of(1), RECORD)
         assert await store.release(claim_of(2))
         assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == RECORD
+        server.kill()
+        for each in (store, open_store(f"{server.url}?cluster=true")):
+            with pytest.raises(StateUnavailable):
+                await take(each, 3)
+            await each._check_server()  # noqa: SLF001 - as it does after a failure
+        assert [each["event"] for each in logged] == ["state.unavailable"] * 2
+        server.start()
+        await until(lambda: health_of(store).available)
+        assert await take(store, 3) is None
     finally:
         server.kill()
 

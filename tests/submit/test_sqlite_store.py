@@ -91,6 +91,11 @@ async def test_a_full_disk_fails_clearly_and_recovers(
     database.execute("PRAGMA max_page_count = 1")
     with pytest.raises(StateUnavailable, match=r"cannot be used \(database or disk is full\), and nothing was sent"):
         await take_all(store, range(1_000))
+    for number in range(2_000, 2_005):
+        # Done in the background, and changes nothing.
+        await store.release(claim_of(number))
+        with pytest.raises(StateUnavailable):
+            await take(store, number)
     database.execute("PRAGMA max_page_count = 1000000")
     health: Any = store._health  # noqa: SLF001 - as above
     assert not health.available
