@@ -47,7 +47,7 @@ _log = structlog.get_logger()
 
 
 class Script(NamedTuple):
-    """A Lua script, which Redis runs as one step. Every script may run twice with the effect of once."""
+    """A Lua script, which Redis runs as one step. It may run twice, if its first reply is lost."""
 
     text: str
     sha: str
@@ -139,16 +139,20 @@ class RedisConnection:
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                replies: list[Any] = [_unavailable()] * len(batch)
+                replies: list[Any] = []
                 try:
                     replies = await self._replies(batch)
                 finally:
-                    # Whatever happens, no call waits for ever.
+                    if not replies:
+                        # The commands behind this batch would wait as long again.
+                        batch, self._waiting = batch + self._waiting, []
+                        replies = [_unavailable() for _ in batch]
                     _hand_out(batch, replies)
         finally:
             self._sending = None
 
     async def _replies(self, batch: Sequence[_Command]) -> list[Any]:
+        """Return the replies to a batch, or none if it fails as a whole."""
         try:
             async with asyncio.timeout(COMMAND_SECONDS):
                 replies = await self._send_twice(batch)
@@ -157,7 +161,7 @@ class RedisConnection:
                     # After a failover, the address may lead to another server.
                     await self._reconnect()
         except FAILURES as error:
-            why, replies = _why(error), [error] * len(batch)
+            why, replies = _why(error), []
         if why:
             self._health.failed(why)
         return [_unavailable() if isinstance(each, Exception) else each for each in replies]
@@ -172,7 +176,7 @@ class RedisConnection:
         try:
             return await self._send(batch)
         except (RedisConnectionError, ConnectionError):
-            # The connection may have been closed while it was idle. Every script may run twice.
+            # The connection may have been closed while it was idle.
             return await self._send(batch)
 
     async def _send(self, batch: Sequence[_Command]) -> list[Any]:

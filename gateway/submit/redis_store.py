@@ -45,8 +45,8 @@ end
 
 GRANTED, GRANTED_BEFORE = 0, -1
 # KEYS: the record, the counts of the caller. ARGV: fence, fingerprint, duration, time to keep, free records.
-# Replies: 0 if the claim is granted, -1 if it was granted before, the number of the caller's records if it may have no
-# more, or a record: its fingerprint alone while it is claimed, else with its outcome, which is "" for a lost owner.
+# Replies: 0 if the claim is granted, -1 if it was granted before, 1 and the caller's records if it may have no more, or
+# a record: its fingerprint alone while it is claimed, else with its outcome, which is "" for a lost owner.
 CLAIM = Script.of(
     f"""{_COUNT}
 local record = redis.call('HMGET', KEYS[1], 'fence', 'fingerprint', 'until', 'outcome')
@@ -57,7 +57,7 @@ if record[1] then
   return {{record[2], ''}}
 end
 local held, free = count(KEYS[2]), tonumber(ARGV[5])
-if free < 1 or (held > 0 and held + 1 > 3 * (free - 1)) then return math.max(held, 1) end
+if free < 1 or (held > 0 and held + 1 > 3 * (free - 1)) then return 1 + held end
 redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'fingerprint', ARGV[2], 'hour', hour,
   'until', string.format('%.0f', now + ARGV[3]))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
@@ -100,7 +100,8 @@ return 1
 """
 )
 
-# KEYS: the counts of all callers. ARGV: new records, time to keep. Replies with the sum.
+# KEYS: the counts of all callers. ARGV: new records, time to keep. Replies with the sum. If it runs twice, it counts
+# too many, which only brings the limit of all callers nearer.
 TOTAL = Script.of(
     f"""{_COUNT}
 if ARGV[1] ~= '0' then
@@ -153,7 +154,7 @@ class RedisIdempotencyStore:
             self._new_records += reply == GRANTED
             return None
         if isinstance(reply, int):
-            raise exhausted(MAX_RECORDS, reply)
+            raise exhausted(MAX_RECORDS, reply - 1)
         return _record(*reply)
 
     async def renew(self, claim: Claim, seconds: float) -> bool:
@@ -197,12 +198,9 @@ class RedisIdempotencyStore:
             await sleep_until(self._clock, self._clock.monotonic() + TOTAL_SECONDS)
 
     async def _count_total(self) -> None:
+        # If the reply is lost, they may have been counted. Counted again and again, they would use up the store.
         new, self._new_records = self._new_records, 0
-        try:
-            total = await self.connection.run(TOTAL, [TOTAL_KEY], new, KEEP_MS)
-        except StateUnavailable:
-            self._new_records += new
-            raise
+        total = await self.connection.run(TOTAL, [TOTAL_KEY], new, KEEP_MS)
         self._free = max(0, MAX_RECORDS - total)
 
     async def _check_server(self) -> None:

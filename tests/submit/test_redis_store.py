@@ -14,15 +14,15 @@ from gateway.clock import SystemClock
 from gateway.errors import ConfigError, StateUnavailable
 from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, RequestKeys, redis_connection
 from gateway.submit.health import StoreHealth
-from gateway.submit.redis_connection import read_url
-from gateway.submit.redis_store import KEEP_MS, RedisIdempotencyStore, open_redis
+from gateway.submit.redis_connection import RedisConnection, read_url
+from gateway.submit.redis_store import KEEP_MS, TOTAL_KEY, RedisIdempotencyStore, open_redis
 from tests.support.certificates import Authority
 from tests.support.paths import ROOT
 from tests.support.raw import free_port
 from tests.support.redis import Door, RedisServer, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
 pytestmark = pytest.mark.tools
@@ -116,6 +116,44 @@ async def test_every_command_has_a_time_limit(
     assert await take(store, 2) is None
     assert await store.settle(claim_of(1), RECORD)
     assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == RECORD
+
+
+async def test_commands_behind_a_late_batch_fail_with_it(
+    own_redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(own_redis.url)
+    await take(store, 1)
+    batches: list[int] = []
+    send_twice = RedisConnection._send_twice  # noqa: SLF001 - to count
+
+    async def counted(connection: RedisConnection, batch: Sequence[object]) -> object:
+        batches.append(len(batch))
+        return await send_twice(connection, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RedisConnection, "_send_twice", counted)
+    monkeypatch.setattr(redis_connection, "COMMAND_SECONDS", 0.1)
+    own_redis.stop_answering()
+    late = await asyncio.gather(*(take(store, number) for number in range(2, 1_000)), return_exceptions=True)
+    assert all(isinstance(each, StateUnavailable) for each in late)
+    assert batches == [redis_connection.MAX_BATCH]
+    own_redis.answer_again()
+
+
+async def test_a_count_whose_reply_is_lost_is_not_repeated(
+    own_redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(own_redis.url)
+    await asyncio.gather(*(take(store, number) for number in range(10)))
+    await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
+    await asyncio.gather(*(take(store, number) for number in range(10, 20)))
+    # The scripts run, and no replica acknowledges them.
+    monkeypatch.setattr(store.connection, "_wait_replicas", 1)
+    monkeypatch.setattr(redis_connection, "WAIT_SECONDS", 0.01)
+    for _ in range(20):
+        with pytest.raises(StateUnavailable):
+            await store._count_total()  # noqa: SLF001 - as above
+    async with own_redis.client() as client:
+        assert sum(map(int, (await client.hgetall(TOTAL_KEY)).values())) == 20
 
 
 async def test_a_gateway_that_is_cut_off_does_not_affect_others(

@@ -205,6 +205,8 @@ async def test_a_caller_holds_at_most_three_times_what_it_leaves_free(
     assert await take(BOB, 4) is None
     with pytest.raises(RequestIdsExhausted):
         await take(BOB, 5)
+    with pytest.raises(RequestIdsExhausted, match=r"remembers 0 of this credential"):
+        await take(b"c" * 16, 6)
     assert await take(ANN, 0) is None, "the id that is claimed already"
     assert await store.release(claim_of(0, IdempotencyKey(ANN, b"%016d" % 0)))
     await place.see_total(store)
