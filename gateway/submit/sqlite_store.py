@@ -82,13 +82,17 @@ class SqliteIdempotencyStore:
 
     async def _run(self, work: Callable[[Records, float], object], *, durable: bool = False) -> object:
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Command(Change(work, durable), future))
+        command = _Command(Change(work, durable), future)
+        self._waiting.append(command)
         if not self._busy:
             self._run_batch()
         timer = self._clock.call_at(self._clock.monotonic() + COMMAND_SECONDS, partial(_give_up, future))
         try:
             result = await future
         except StateUnavailable as error:
+            # While the disk hangs, commands that no one waits for any more would pile up.
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(command)
             self._health.failed(str(error))
             raise
         finally:
