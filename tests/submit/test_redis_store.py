@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -243,8 +244,11 @@ async def test_wait_replicas_needs_their_acknowledgement(
         replica.kill()
 
 
-RIGHTS = "~jobgateway:* -@all +@connection +info +script|load +evalsha +wait"
-COMMANDS = "+time +hmget +hset +hincrby +hgetall +hdel +pexpire +del +pttl +set"
+def documented_user() -> list[str]:
+    """Return the rules of the user in docs/operations/request-ids.md."""
+    page = (ROOT / "docs/operations/request-ids.md").read_text()
+    (rules,) = re.findall(r"^ACL SETUSER (.*)$", page, re.MULTILINE)
+    return str(rules).replace("PASSWORD", "hunter2-secret").split()
 
 
 async def test_tls_and_a_user_with_few_rights_work_by_the_url(
@@ -261,7 +265,7 @@ async def test_tls_and_a_user_with_few_rights_work_by_the_url(
     options += ["--tls-port", str(port), "--tls-auth-clients", "no"]
     folder = tmp_path / "redis"
     folder.mkdir()
-    server = RedisServer(folder, *options, "--user", *f"gateway on >hunter2-secret {RIGHTS} {COMMANDS}".split())
+    server = RedisServer(folder, *options, "--user", *documented_user())
     server.start()
     try:
         url = f"rediss://gateway:hunter2-secret@127.0.0.1:{port}/0"
