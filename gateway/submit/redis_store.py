@@ -70,8 +70,8 @@ return 0
 # KEYS: the record. ARGV: fence, duration.
 RENEW = Script.of(
     f"""{NOW}
-local record = redis.call('HMGET', KEYS[1], 'fence', 'outcome')
-if record[1] ~= ARGV[1] or record[2] then return 0 end
+local record = redis.call('HMGET', KEYS[1], 'fence', 'outcome', 'until')
+if record[1] ~= ARGV[1] or record[2] or tonumber(record[3]) <= now then return 0 end
 redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + ARGV[2]))
 return 1
 """

@@ -225,6 +225,24 @@ async def test_a_gateway_that_knows_its_claim_is_lost_sends_nothing(
     assert post.count == 1
 
 
+async def test_a_gateway_suspended_during_an_attempt_sends_no_other(
+    clock: SteppedClock, fleet: list[Submitter]
+) -> None:
+    post = Post(UpstreamUnreachable("refused"), JOB)
+    post.gate.clear()
+    first = asyncio.create_task(ask(fleet[0], post, KEY, b"mark"))
+    await settle()
+    clock.now += CLAIM_SECONDS
+    with pytest.raises(SubmitOutcomeUnknown):
+        await ask(fleet[1], Post(JOB), KEY, b"mark")
+    # The timer of the renewal is overdue.
+    await clock.advance(1)
+    post.gate.set()
+    await clock.advance(1)
+    assert isinstance(first.exception(), StateUnavailable)
+    assert post.count == 1
+
+
 async def test_claims_in_doubt_are_released_by_a_limited_number_of_tasks(
     clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,9 @@ async def test_a_renewed_claim_lasts_longer(place: Harness) -> None:
     await place.pass_time(CLAIM_SECONDS - 1)
     assert await claim(other, 2) == IdempotencyRecord(MARK)
     assert not await other.renew(claim_of(2), CLAIM_SECONDS), "others cannot renew it"
+    await place.pass_time(2)
+    assert not await one.renew(claim_of(1), CLAIM_SECONDS), "others may know that it has ended"
+    assert await claim(other, 2) == IdempotencyRecord(MARK, OWNER_LOST)
 
 
 async def test_a_late_owner_may_settle_an_expired_claim_of_its_own(place: Harness) -> None:
