@@ -74,7 +74,7 @@ class OncePerId:
             until = began + self._claim_seconds
             try:
                 record = await self._store.claim(claim, submission.fingerprint, self._claim_seconds)
-            except (StateUnavailable, asyncio.CancelledError):
+            except StateUnavailable:
                 # The claim may be in place, and nothing was sent.
                 if len(self._recording) < MAX_RECORDING:
                     self._retry(partial(self._store.release, claim), until)
