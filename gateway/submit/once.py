@@ -8,6 +8,8 @@ import secrets
 from functools import partial
 from typing import TYPE_CHECKING
 
+import structlog
+
 from gateway.clock import sleep_until
 from gateway.errors import RequestIdReused, StateUnavailable, SubmitOutcomeUnknown, UpstreamError
 from gateway.submit.attempts import post_until_sent
@@ -36,6 +38,8 @@ RECORD_AFTER_CLAIM_SECONDS = 600.0
 # With more background work than this, a claim in doubt is left to end, and reads as unknown if it had arrived.
 MAX_RECORDING = 1_024
 INTERRUPTED = "the submission was interrupted"
+
+_log = structlog.get_logger()
 
 
 class OncePerId:
@@ -113,21 +117,26 @@ class OncePerId:
 
     async def _settle(self, claim: Claim, lease: Lease, submission: Submission, outcome: Outcome) -> None:
         record = IdempotencyRecord(submission.fingerprint, outcome)
-        await self._record(partial(self._store.settle, claim, record), lease.until)
 
-    async def _record(self, change: Callable[[], Awaitable[bool]], claimed_until: float) -> None:
+        async def settle() -> None:
+            if not await self._store.settle(claim, record):
+                _log.warning("state.claim_lost", uid=outcome.uid)
+
+        await self._record(settle, lease.until)
+
+    async def _record(self, change: Callable[[], Awaitable[object]], claimed_until: float) -> None:
         # The caller gets its result in any case.
         try:
             await change()
         except StateUnavailable:
             self._retry(change, claimed_until)
 
-    def _retry(self, change: Callable[[], Awaitable[bool]], claimed_until: float) -> None:
+    def _retry(self, change: Callable[[], Awaitable[object]], claimed_until: float) -> None:
         task = asyncio.get_running_loop().create_task(self._retry_until(change, claimed_until))
         self._recording.add(task)
         task.add_done_callback(self._recording.discard)
 
-    async def _retry_until(self, change: Callable[[], Awaitable[bool]], claimed_until: float) -> None:
+    async def _retry_until(self, change: Callable[[], Awaitable[object]], claimed_until: float) -> None:
         wait = FIRST_RECORD_SECONDS
         while self._clock.monotonic() < claimed_until + RECORD_AFTER_CLAIM_SECONDS:
             await sleep_until(self._clock, self._clock.monotonic() + random.uniform(wait / 2, wait))  # noqa: S311 - jitter

@@ -148,6 +148,9 @@ async def test_a_submission_longer_than_its_claim_renews_it(
     post.gate.set()
     await clock.advance(1)
     assert (first.result().uid, again.result()) == (42, REPLAY)
+    renewals = stores[0].calls.count("renew")
+    await clock.advance(CLAIM_SECONDS * 2)
+    assert stores[0].calls.count("renew") == renewals, "the submission has ended"
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["did not arrive", "arrived"])
@@ -208,6 +211,20 @@ async def test_a_claim_that_ended_before_the_post_sends_nothing(
     assert (await ask(fleet[1], post, KEY, b"mark")).uid == 42, "the id is free again"
 
 
+async def test_a_claim_that_another_one_replaced_is_logged(
+    fleet: list[Submitter], stores: list[FailingStore], logged: list[dict[str, object]]
+) -> None:
+    post = held_post()
+    first = asyncio.create_task(ask(fleet[0], post, KEY, b"mark"))
+    await settle()
+    stores[0].lose_everything()
+    await ask(fleet[1], Post(JOB), KEY, b"mark")
+    assert not logged
+    post.gate.set()
+    await first
+    assert logged == [{"event": "state.claim_lost", "uid": 42, "log_level": "warning"}]
+
+
 async def test_a_gateway_that_knows_its_claim_is_lost_sends_nothing(
     clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore]
 ) -> None:
@@ -243,7 +260,7 @@ async def test_a_gateway_suspended_during_an_attempt_sends_no_other(
     assert post.count == 1
 
 
-async def test_claims_in_doubt_are_released_by_a_limited_number_of_tasks(
+async def test_background_releases_of_claims_in_doubt_are_limited(
     clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(once, "MAX_RECORDING", 10)
@@ -260,7 +277,7 @@ async def test_claims_in_doubt_are_released_by_a_limited_number_of_tasks(
     await fleet[0].aclose()
 
 
-async def test_an_unexpected_error_of_a_post_leaves_the_outcome_unknown(fleet: list[Submitter]) -> None:
+async def test_an_unexpected_error_of_a_post_is_an_unknown_outcome(fleet: list[Submitter]) -> None:
     with pytest.raises(ZeroDivisionError):
         await ask(fleet[0], Post(ZeroDivisionError()), KEY, b"mark")
     with pytest.raises(SubmitOutcomeUnknown, match="was interrupted"):
