@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING
 
-from gateway.clock import sleep_until
+from gateway.clock import sleep_at_most
 from gateway.errors import SubmitOutcomeUnknown, UpstreamError, UpstreamMalformed, UpstreamStatusError
 from gateway.submit.submission import SubmissionResult
 
@@ -54,7 +53,7 @@ async def post_until_sent(clock: Clock, post: Callable[[], Awaitable[Job]], subm
             if error.may_have_been_sent or attempt == MAX_ATTEMPTS:
                 raise
             wait = FIRST_WAIT_SECONDS * 2 ** (attempt - 1)
-            await sleep_until(clock, clock.monotonic() + random.uniform(wait / 2, wait))  # noqa: S311 - jitter
+            await sleep_at_most(clock, wait)
             # If all callers left before anything was sent, no one wants the job any more.
             if not submission.callers:
                 raise

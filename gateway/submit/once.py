@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway.clock import sleep_until
+from gateway.clock import sleep_at_most
 from gateway.errors import RequestIdReused, StateUnavailable, SubmitOutcomeUnknown, UpstreamError
 from gateway.submit.attempts import post_until_sent
 from gateway.submit.lease import Lease
@@ -87,7 +86,7 @@ class OncePerId:
                 return Lease(self._clock, self._store, claim, began, self._claim_seconds)
             if record.outcome is not None or record.fingerprint != submission.fingerprint:
                 return record
-            await sleep_until(self._clock, self._clock.monotonic() + random.uniform(wait / 2, wait))  # noqa: S311 - jitter
+            await sleep_at_most(self._clock, wait)
             wait = min(wait * 2, LONGEST_LOOK_SECONDS)
             if not submission.callers:
                 raise SubmitOutcomeUnknown("another gateway is submitting under this request_id", None)
@@ -139,7 +138,7 @@ class OncePerId:
     async def _retry_until(self, change: Callable[[], Awaitable[object]], claimed_until: float) -> None:
         wait = FIRST_RECORD_SECONDS
         while self._clock.monotonic() < claimed_until + RECORD_AFTER_CLAIM_SECONDS:
-            await sleep_until(self._clock, self._clock.monotonic() + random.uniform(wait / 2, wait))  # noqa: S311 - jitter
+            await sleep_at_most(self._clock, wait)
             wait = min(wait * 2, LONGEST_RECORD_SECONDS)
             try:
                 await change()
