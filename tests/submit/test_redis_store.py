@@ -111,6 +111,7 @@ async def test_every_command_has_a_time_limit(
     with pytest.raises(StateUnavailable):
         await store.settle(claim_of(1), RECORD)
     assert logged[0]["why"] == "no reply within 0.1 s"
+    monkeypatch.undo()
     own_redis.answer_again()
     await until(lambda: health_of(store).available)
     # A late reply is not taken for that of another command.
