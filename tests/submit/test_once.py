@@ -26,11 +26,15 @@ REPLAY = SubmissionResult(42, None, replayed=True)
 
 
 class FailingStore:
-    """The store of one gateway. It fails in `broken` methods, after they have worked if `late`."""
+    """The store of one gateway. It fails in `broken` methods, after they have worked if `late`.
+
+    All methods, or the `slow` ones if there are any, wait for `gate`.
+    """
 
     def __init__(self, store: InMemoryIdempotencyStore) -> None:
         self._store = store
         self.broken: set[str] = set()
+        self.slow: set[str] = set()
         self.late = False
         self.calls: list[str] = []
         self.gate = asyncio.Event()
@@ -45,7 +49,8 @@ class FailingStore:
 
         async def call(*arguments: object) -> Any:
             self.calls.append(name)
-            await self.gate.wait()
+            if not self.slow or name in self.slow:
+                await self.gate.wait()
             if name in self.broken and not self.late:
                 raise StateUnavailable("away")
             result = await method(*arguments)
@@ -209,6 +214,21 @@ async def test_a_claim_that_ended_before_the_post_sends_nothing(
     assert isinstance(call.exception(), StateUnavailable)
     assert post.count == 0
     assert (await ask(fleet[1], post, KEY, b"mark")).uid == 42, "the id is free again"
+
+
+async def test_a_renewal_in_flight_is_not_repeated_after_the_end(
+    clock: SteppedClock, fleet: list[Submitter], stores: list[FailingStore]
+) -> None:
+    stores[0].slow = stores[0].broken = {"renew"}
+    stores[0].gate.clear()
+    post = held_post()
+    first = asyncio.create_task(ask(fleet[0], post, KEY, b"mark"))
+    await clock.advance(CLAIM_SECONDS * 0.6)
+    post.gate.set()
+    await first
+    stores[0].gate.set()
+    await clock.advance(CLAIM_SECONDS)
+    assert stores[0].calls.count("renew") == 1
 
 
 async def test_a_claim_that_another_one_replaced_is_logged(
