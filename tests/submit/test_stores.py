@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -243,6 +243,46 @@ async def test_gateways_with_the_old_and_the_new_key_share_ids(place: Harness) -
     assert await claim(both[0], 6, to_new) == SETTLED
     if winner:
         assert await claim(after, 7, new) == SETTLED
+
+
+async def test_each_change_under_two_keys_reaches_both(place: Harness) -> None:
+    inner = place.open()
+    store = RotatingStore(inner)
+    old, new = IdempotencyKey(b"o" * 16, b"1" * 16), IdempotencyKey(b"n" * 16, b"2" * 16)
+    key = new._replace(old=old)
+    assert await claim(store, 1, key) is None
+    for _ in range(2):
+        await place.pass_time(CLAIM_SECONDS - MARGIN)
+        assert await store.renew(claim_of(1, key), CLAIM_SECONDS)
+    await place.pass_time(CLAIM_SECONDS - MARGIN)
+    for each in (old, new):
+        assert await claim(inner, 2, each) == IdempotencyRecord(MARK)
+    assert await store.release(claim_of(1, key))
+    for each in (old, new):
+        assert await claim(inner, 3, each) is None
+        assert await inner.release(claim_of(3, each))
+    assert await claim(store, 4, key) is None
+    assert await store.settle(claim_of(4, key), SETTLED)
+    for each in (old, new):
+        assert await claim(inner, 5, each) == SETTLED
+
+
+async def test_gateways_claim_two_keys_in_one_order(place: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = IdempotencyKey(b"o" * 16, b"1" * 16), IdempotencyKey(b"n" * 16, b"2" * 16)
+    inner = place.open()
+    real = inner.claim
+
+    async def in_turns(*arguments: Any) -> IdempotencyRecord | None:
+        result = await real(*arguments)
+        await asyncio.sleep(0)
+        return result
+
+    monkeypatch.setattr(inner, "claim", in_turns)
+    first, second = RotatingStore(inner), RotatingStore(inner)
+    results = await asyncio.gather(
+        claim(first, 1, new._replace(old=old)), claim(second, 2, old._replace(old=new)), return_exceptions=True
+    )
+    assert results.count(None) == 1
 
 
 async def test_an_id_with_room_under_one_key_only_stays_free(place: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
