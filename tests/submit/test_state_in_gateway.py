@@ -54,6 +54,23 @@ async def test_a_repeated_submission_has_a_trailer(
     assert len(upstream.requests("POST")) == 2
 
 
+async def test_gateways_share_ids_while_the_key_is_rotated(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    old, both = tmp_path / "old", tmp_path / "both"
+    old.write_text("o" * 32)
+    both.write_text("n" * 32 + "\n" + "o" * 32)
+    upstream.on("POST", "/workspaces/1/entities/7/jobs/", answer(201, {"uid": 42}))
+    upstream.on("GET", "/jobs/42/", answer(200, {"uid": 42, "status": "running"}))
+    url = f"sqlite://{tmp_path}/state.db"
+    async with (
+        running(upstream.url, state_url=url, state_key_file=old) as first,
+        running(upstream.url, state_url=url, state_key_file=both) as second,
+    ):
+        for request_id, order in (("a", (first, second)), ("b", (second, first))):
+            told = [await send(gateway.address, request_id) for gateway in order]
+            assert [(each.uid, each.replayed) for each in told] == [(42, False), (42, True)]
+    assert len(upstream.requests("POST")) == 2
+
+
 async def test_an_ended_job_without_a_uid_replays_with_the_trailer(
     upstream: ScriptedUpstream, settings: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
