@@ -16,6 +16,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway.errors import ConfigError, StateUnavailable
 from gateway.submit.files import check_file
+from gateway.submit.redis_link import RedisLink
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +107,7 @@ class RedisConnection:
         self._wait_replicas = target.wait_replicas
         self._cluster = target.cluster
         self._client: Any = _client(target)
-        self._link: Any = None
+        self._link: RedisLink | None = None
         self._health = health
         self._waiting: list[_Command] = []
         self._sending: asyncio.Task[None] | None = None
@@ -161,10 +162,9 @@ class RedisConnection:
         return [_unavailable() if isinstance(each, Exception) else each for each in replies]
 
     async def _reconnect(self) -> None:
-        if self._link is not None:
-            await self._link.disconnect(nowait=True)
-        else:
+        if self._cluster:
             await self._client.aclose()
+        await self._close_link()
 
     async def _send_twice(self, batch: Sequence[_Command]) -> list[Any]:
         try:
@@ -175,7 +175,7 @@ class RedisConnection:
 
     async def _send(self, batch: Sequence[_Command]) -> list[Any]:
         replies = await self._pipeline(batch)
-        if any(isinstance(reply, NoScriptError) for reply in replies):
+        if any(_lacks_script(reply) for reply in replies):
             for script in {command.script for command in batch}:
                 await self._client.script_load(script.text)
             replies = await self._pipeline(batch)
@@ -201,22 +201,25 @@ class RedisConnection:
         return list(await pipeline.execute(raise_on_error=False))
 
     async def _to_server(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        # On a connection of our own, because redis-py's pool and pipeline cost 200 µs for each batch.
-        link = self._link = self._link or self._client.connection_pool.make_connection()
         try:
-            if not link.is_connected:
-                await link.connect()
-            await link.send_packed_command(_pack(link, commands), check_health=False)
-            return [await _reply(link) for _ in commands]
+            if self._link is None or not self._link.open:
+                connection = self._client.connection_pool.make_connection()
+                await connection.connect()
+                self._link = RedisLink(connection)
+            return await self._link.run(commands)
         except BaseException:
             # A reply that comes late must not be taken for that of the next command.
-            await link.disconnect(nowait=True)
+            await self._close_link()
             raise
+
+    async def _close_link(self) -> None:
+        if self._link is not None:
+            await self._link.close()
+            self._link = None
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._link is not None:
-            await self._link.disconnect(nowait=True)
+        await self._close_link()
         if self._sending is not None:
             await asyncio.wait([self._sending])
         await self._client.aclose()
@@ -241,11 +244,6 @@ def _client(target: Target) -> Redis | RedisCluster:
         raise ConfigError(f"{STATE_URL}: redis-py cannot use it: {type(error).__name__}") from None
 
 
-def _pack(link: Any, commands: Sequence[tuple[Any, ...]]) -> list[bytes]:
-    packed: list[bytes] = link.pack_commands(commands)
-    return packed
-
-
 def _hand_out(batch: Sequence[_Command], replies: Sequence[Any]) -> None:
     for command, reply in zip(batch, replies, strict=True):
         if command.future.done():
@@ -256,11 +254,8 @@ def _hand_out(batch: Sequence[_Command], replies: Sequence[Any]) -> None:
             command.future.set_result(reply)
 
 
-async def _reply(link: Any) -> Any:
-    try:
-        return await link.read_response()
-    except ResponseError as error:
-        return error
+def _lacks_script(reply: object) -> bool:
+    return isinstance(reply, NoScriptError) or (isinstance(reply, ResponseError) and str(reply).startswith("NOSCRIPT"))
 
 
 def _why(error: Exception) -> str:

@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from gateway.__main__ import main
-from gateway.submit import redis_connection
+from gateway.submit.redis_link import RedisLink
 from gateway.submit.redis_store import SETTLE, RedisIdempotencyStore
 from gateway.submit.sqlite_records import Records
 from gateway.submit.sqlite_store import SqliteIdempotencyStore
@@ -47,32 +47,26 @@ def after(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
 
 
 def die_within_the_transaction() -> None:
-    settle = Records.settle
+    prepare = Records._prepare  # noqa: SLF001 - the connection that settles
 
-    def changed(self: Records, *arguments: Any, **named: Any) -> bool:
-        settle(self, *arguments, **named)
-        die()
-        return True
+    def changed(self: Records) -> None:
+        prepare(self)
+        database = self._database
+        database.create_function("die", 0, die)
+        database.execute("CREATE TEMP TRIGGER dying AFTER UPDATE OF outcome ON main.records BEGIN SELECT die(); END")
 
-    Records.settle = changed  # type: ignore[method-assign]
+    Records._prepare = changed  # type: ignore[method-assign]  # noqa: SLF001 - as above
 
 
 def die_before_the_reply() -> None:
-    reply = redis_connection._reply  # noqa: SLF001 - the step between command and reply
-    pack = redis_connection._pack  # noqa: SLF001 - as above
-    sent: list[bool] = []
+    run = RedisLink.run
 
-    def packing(link: Any, commands: Any) -> Any:
-        sent.append(any(command[1] == SETTLE.sha for command in commands))
-        return pack(link, commands)
+    async def changed(self: RedisLink, commands: Any) -> Any:
+        if any(command[1] == SETTLE.sha for command in commands):
+            RedisLink.data_received = lambda *_: die()  # type: ignore[method-assign]
+        return await run(self, commands)
 
-    async def replying(link: Any) -> Any:
-        if sent[-1]:
-            die()
-        return await reply(link)
-
-    redis_connection._pack = packing  # noqa: SLF001 - as above
-    redis_connection._reply = replying  # noqa: SLF001 - as above
+    RedisLink.run = changed  # type: ignore[method-assign]
 
 
 def arrange(step: str) -> None:
