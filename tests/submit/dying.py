@@ -59,14 +59,19 @@ def die_within_the_transaction() -> None:
 
 
 def die_before_the_reply() -> None:
-    run = RedisLink.run
+    run, receive = RedisLink.run, RedisLink.data_received
+    settling: list[bool] = []
 
-    async def changed(self: RedisLink, commands: Any) -> Any:
-        if any(command[1] == SETTLE.sha for command in commands):
-            RedisLink.data_received = lambda *_: die()  # type: ignore[method-assign]
+    async def running(self: RedisLink, commands: Any) -> Any:
+        settling.extend(True for command in commands if command[1] == SETTLE.sha)
         return await run(self, commands)
 
-    RedisLink.run = changed  # type: ignore[method-assign]
+    def receiving(self: RedisLink, data: bytes) -> None:
+        if settling:
+            die()
+        receive(self, data)
+
+    RedisLink.run, RedisLink.data_received = running, receiving  # type: ignore[method-assign]
 
 
 def arrange(step: str) -> None:
