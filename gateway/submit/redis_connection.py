@@ -203,9 +203,7 @@ class RedisConnection:
     async def _to_server(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         try:
             if self._link is None or not self._link.open:
-                connection = self._client.connection_pool.make_connection()
-                await connection.connect()
-                self._link = RedisLink(connection)
+                self._link = await _open_link(self._client.connection_pool)
             return await self._link.run(commands)
         except BaseException:
             # A reply that comes late must not be taken for that of the next command.
@@ -213,15 +211,16 @@ class RedisConnection:
             raise
 
     async def _close_link(self) -> None:
-        if self._link is not None:
-            await self._link.close()
-            self._link = None
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._close_link()
         if self._sending is not None:
             await asyncio.wait([self._sending])
+            await self._close_link()
         await self._client.aclose()
 
 
@@ -242,6 +241,16 @@ def _client(target: Target) -> Redis | RedisCluster:
         return Redis.from_url(target.url, **options)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{STATE_URL}: redis-py cannot use it: {type(error).__name__}") from None
+
+
+async def _open_link(pool: Any) -> RedisLink:
+    connection = pool.make_connection()
+    try:
+        await connection.connect()
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return RedisLink(connection)
 
 
 def _hand_out(batch: Sequence[_Command], replies: Sequence[Any]) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Connection
 
 LOST = "the connection was lost"
+SURPLUS = "the server sent more replies than it got commands"
 
 
 class RedisLink(asyncio.Protocol):
@@ -28,7 +29,7 @@ class RedisLink(asyncio.Protocol):
         self._connection = connection
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
         self._replies: list[Any] = []
-        self._missing = 0
+        self._expected = 0
         self._done: asyncio.Future[list[Any]] | None = None
         writer = connection._writer  # noqa: SLF001 - redis-py has no other way to its transport
         assert writer is not None, "the connection is open"  # noqa: S101 - a bug of ours
@@ -45,7 +46,7 @@ class RedisLink(asyncio.Protocol):
         """
         if not self.open:
             raise RedisConnectionError(LOST)
-        self._replies, self._missing = [], len(commands)
+        self._replies, self._expected = [], len(commands)
         self._done = asyncio.get_running_loop().create_future()
         self._transport.writelines(self._connection.pack_commands(commands))
         return await self._done
@@ -54,21 +55,27 @@ class RedisLink(asyncio.Protocol):
         """Read replies."""
         try:
             self._reader.feed(data)
-            while self._missing and (reply := self._reader.gets()) is not False:
+            while (reply := self._reader.gets()) is not False:
                 self._replies.append(reply)
-                self._missing -= 1
         except InvalidResponse as error:
-            self._fail(error)
+            self._end(error)
             return
-        if not self._missing and self._done is not None and not self._done.done():
-            self._done.set_result(self._replies)
+        if len(self._replies) > self._expected:
+            # Later commands must not get a reply that no command asked for.
+            self._end(InvalidResponse(SURPLUS))
+            return
+        if self._done is not None and len(self._replies) == self._expected:
+            replies, self._replies, self._expected = self._replies, [], 0
+            if not self._done.done():
+                self._done.set_result(replies)
 
     def connection_lost(self, _: Exception | None) -> None:
         """Fail the batch that waits."""
-        self.open = False
-        self._fail(RedisConnectionError(LOST))
+        self._end(RedisConnectionError(LOST))
 
-    def _fail(self, error: Exception) -> None:
+    def _end(self, error: Exception) -> None:
+        self.open = False
+        self._transport.abort()
         if self._done is not None and not self._done.done():
             self._done.set_exception(error)
 

@@ -252,6 +252,26 @@ async def test_tls_and_a_user_with_few_rights_work_by_the_url(
         server.kill()
 
 
+async def test_a_reply_that_nobody_asked_for_ends_the_connection(
+    open_store: Callable[[str], RedisIdempotencyStore], logged: list[dict[str, object]]
+) -> None:
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            if line.strip() == b"EVALSHA":
+                # Claimed, and a surplus reply that is the same.
+                writer.write(b":0\r\n:0\r\n")
+            elif line.strip() in (b"CLIENT", b"SELECT"):
+                writer.write(b"+OK\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(reply, "127.0.0.1", 0)
+    store = open_store(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+    with pytest.raises(StateUnavailable):
+        await take(store, 1)
+    assert "more replies than it got commands" in str(logged[0]["why"])
+    server.close()
+
+
 async def test_a_cluster_of_three_nodes_holds_each_caller_on_one(
     cluster: RedisCluster, open_store: Callable[[str], RedisIdempotencyStore]
 ) -> None:
