@@ -65,7 +65,7 @@ _ADD = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)"
 _OF_KEY = "WHERE caller = ? AND request = ?"
 _OWN = f"{_OF_KEY} AND fence = ? AND outcome IS NULL"
 _DELETE = f"DELETE FROM records {_OF_KEY}"  # noqa: S608 - a constant
-_RENEW = f"UPDATE records SET claimed_until = ? {_OWN}"  # noqa: S608 - a constant
+_RENEW = f"UPDATE records SET claimed_until = ? {_OWN} AND claimed_until > ?"  # noqa: S608 - a constant
 _SETTLE = f"UPDATE records SET outcome = ? {_OWN}"  # noqa: S608 - a constant
 _SETTLED = f"SELECT fence, outcome FROM records {_OF_KEY}"  # noqa: S608 - a constant
 _RELEASE = f"DELETE FROM records {_OWN}"  # noqa: S608 - a constant
@@ -203,7 +203,7 @@ class Records:
 
     def renew(self, now: float, claim: Claim, seconds: float) -> bool:
         """See `IdempotencyStore.renew`."""
-        return self._changes(_RENEW, (now + seconds, *claim.key[:2], claim.fence))
+        return self._changes(_RENEW, (now + seconds, *claim.key[:2], claim.fence, now))
 
     def settle(self, now: float, claim: Claim, record: IdempotencyRecord) -> bool:
         """See `IdempotencyStore.settle`."""
