@@ -15,14 +15,14 @@ from redis.asyncio.connection import parse_url
 from gateway.auth.credential import Credential
 from gateway.clock import SystemClock
 from gateway.errors import ConfigError, StateUnavailable
-from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, RequestKeys, redis_connection
+from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, RequestKeys, redis_connection, redis_store
 from gateway.submit.health import StoreHealth
 from gateway.submit.redis_connection import RedisConnection, read_url
 from gateway.submit.redis_store import KEEP_MS, TOTAL_KEY, RedisIdempotencyStore, open_redis
 from tests.support.certificates import Authority
 from tests.support.paths import ROOT
 from tests.support.raw import free_port
-from tests.support.redis import Door, RedisServer, eventually
+from tests.support.redis import Door, RedisCluster, RedisServer, eventually, need_redis
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,6 +32,9 @@ pytestmark = pytest.mark.tools
 
 MARK = b"m" * 32
 RECORD = IdempotencyRecord(MARK, Outcome(uid=7))
+NODES = 3
+# Claims of many callers, so that each node holds some.
+CLAIMS = [Claim(IdempotencyKey(b"%016d" % number, b"1" * 16), number) for number in range(30)]
 
 
 def claim_of(number: int) -> Claim:
@@ -64,6 +67,17 @@ async def open_store() -> AsyncIterator[Callable[[str], RedisIdempotencyStore]]:
     for store, health in opened:
         health.close()
         await store.aclose()
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[RedisCluster]:
+    need_redis()
+    made = RedisCluster(tmp_path, NODES)
+    try:
+        await made.start()
+        yield made
+    finally:
+        made.kill()
 
 
 def health_of(store: RedisIdempotencyStore) -> StoreHealth:
@@ -304,6 +318,47 @@ async def test_tls_and_a_user_with_few_rights_work_by_the_url(
         assert "hunter" not in str(logged)
     finally:
         server.kill()
+
+
+async def test_a_cluster_of_three_nodes_holds_each_caller_on_one(
+    cluster: RedisCluster, open_store: Callable[[str], RedisIdempotencyStore]
+) -> None:
+    store, other = (open_store(f"{cluster.nodes[0].url}?cluster=true") for _ in range(2))
+    store.start()
+    assert await asyncio.gather(*(store.claim(each, MARK, 100.0) for each in CLAIMS)) == [None] * len(CLAIMS)
+    assert all(await asyncio.gather(*(store.settle(each, RECORD) for each in CLAIMS[:-1])))
+    assert await store.release(CLAIMS[-1])
+    again = [Claim(each.key, 1_000) for each in CLAIMS]
+    seen = await asyncio.gather(*(other.claim(each, MARK, 100.0) for each in again))
+    assert seen == [*[RECORD] * (len(CLAIMS) - 1), None]
+    await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
+    assert store._free == redis_store.MAX_RECORDS - len(CLAIMS) + 1  # noqa: SLF001 - a look inside
+    assert 0 not in [len(await cluster.keys(node)) for node in range(NODES)]
+
+
+async def test_an_id_whose_slot_moves_to_another_node_is_known_there(
+    cluster: RedisCluster, open_store: Callable[[str], RedisIdempotencyStore], logged: list[dict[str, object]]
+) -> None:
+    store = open_store(f"{cluster.nodes[0].url}?cluster=true")
+    claim = CLAIMS[0]
+    await store.claim(claim, MARK, 100.0)
+    await cluster.move(redis_store._keys(claim)[0])  # noqa: SLF001 - the key to move
+    assert await store.settle(claim, RECORD)
+    assert await store.claim(Claim(claim.key, 1_000), MARK, 100.0) == RECORD
+    assert not logged
+
+
+async def test_a_node_of_a_cluster_that_comes_back_is_used_again(
+    cluster: RedisCluster, open_store: Callable[[str], RedisIdempotencyStore]
+) -> None:
+    store = open_store(f"{cluster.nodes[0].url}?cluster=true")
+    await asyncio.gather(*(store.claim(each, MARK, 100.0) for each in CLAIMS))
+    cluster.nodes[1].kill()
+    results = await asyncio.gather(*(store.settle(each, RECORD) for each in CLAIMS), return_exceptions=True)
+    assert any(isinstance(each, StateUnavailable) for each in results)
+    cluster.nodes[1].start()
+    await cluster.complete()
+    assert all(await asyncio.gather(*(store.settle(each, RECORD) for each in CLAIMS)))
 
 
 async def test_a_cluster_is_used_through_its_own_client(
