@@ -18,7 +18,7 @@ from gateway.errors import ConfigError, StateUnavailable
 from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, RequestKeys, redis_connection, redis_store
 from gateway.submit.health import StoreHealth
 from gateway.submit.redis_connection import RedisConnection, read_url
-from gateway.submit.redis_store import KEEP_MS, TOTAL_KEY, RedisIdempotencyStore, open_redis
+from gateway.submit.redis_store import KEEP_MS, TOTAL_KEY, RedisIdempotencyStore, _keys, open_redis
 from tests.support.certificates import Authority
 from tests.support.paths import ROOT
 from tests.support.raw import free_port
@@ -403,12 +403,17 @@ async def test_redis_holds_no_token_and_no_id_and_all_keys_expire(
     claim = Claim(key, 1)
     await store.claim(claim, MARK, 100.0)
     await store.settle(claim, RECORD)
+    await store.settle(claim._replace(key=key._replace(request=b"lost claim".ljust(16))), RECORD)
+    released = claim._replace(key=key._replace(request=b"released".ljust(16)))
+    await store.claim(released, MARK, 100.0)
+    await store.release(released)
     await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
     async with own_redis.client() as client:
+        assert list((await client.hgetall(_keys(claim)[1])).values()) == [b"1"]
         keys = await client.keys("*")
         everything = b" ".join([*keys, *[str(await client.hgetall(each)).encode() for each in keys]])
         lifetimes = [await client.pttl(each) for each in keys]
-    assert len(keys) == 3
+    assert len(keys) == 4
     assert all(0 < each <= KEEP_MS + 3_600_000 for each in lifetimes)
     assert not any(text in everything for text in (b"vktrpat", b"secret", b"order"))
 
