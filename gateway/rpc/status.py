@@ -64,6 +64,7 @@ OTHER_5XX = StatusMapping(StatusCode.INTERNAL, "UPSTREAM_ERROR")
 BY_ERROR: dict[type[errors.GatewayError], StatusMapping] = {
     errors.RequestInvalid: StatusMapping(StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID"),
     errors.RequestIdReused: StatusMapping(StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED"),
+    errors.AlreadyWatched: StatusMapping(StatusCode.ALREADY_EXISTS, "ALREADY_WATCHED"),
     errors.RequestTooLarge: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE"),
     errors.CredentialInvalid: StatusMapping(StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID"),
     errors.RequestIdsExhausted: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED"),
