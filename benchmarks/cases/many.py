@@ -74,7 +74,7 @@ def _cpu(*, quick: bool) -> Row:
 
 
 def _pauses(jobs: int) -> list[Row]:
-    """Measure the longest pause while all jobs change at once, a period after they were read together."""
+    """Measure the longest pause while all jobs change together, a period after they were read together."""
     interval = {"poll_interval_min_seconds": TICK_SECONDS, "poll_interval_max_seconds": TICK_SECONDS}
     rows = []
     for what, own in ((f"{jobs:,} jobs on {STREAMS} streams", ()), (f"{jobs * STREAMS:,} jobs", ("own",))):
