@@ -25,47 +25,25 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.upstream import connection
+from gateway.upstream import http1_connection, paced_input
 from gateway.upstream.compression import decoded
 from gateway.upstream.response_parser import ResponseParser
 from gateway.upstream.share import EventLoopShare
 from tests.support.descriptors import no_more_files
 from tests.support.gateways import BEARER, running, stub
 from tests.support.raw import tcp_server
-from tests.support.transports import PatientTransport
+from tests.support.transports import TEST_SECONDS, PatientTransport, failure
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
-    MakeTransport = Callable[..., PatientTransport]
+    from tests.support.transports import MakeTransport
 
-TEST_SECONDS = 30.0
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 ANN = {"authorization": "Bearer ann"}
 BOB = {"authorization": "Bearer bob"}
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[MakeTransport]:
-    """Make patient transports, and close them."""
-    made: list[PatientTransport] = []
-
-    def transport(**options: Any) -> PatientTransport:
-        made.append(PatientTransport(**options))
-        return made[-1]
-
-    yield transport
-    for each in made:
-        await each.aclose()
-
-
-async def failure(exchange: Awaitable[object]) -> UpstreamError:
-    with pytest.raises(UpstreamError) as raised:
-        async with asyncio.timeout(TEST_SECONDS):
-            await exchange
-    return raised.value
 
 
 # Headers
@@ -694,8 +672,8 @@ class Costly:
                 costs.parsed[costs.iteration] += len(data)
                 super().feed(data)
 
-        monkeypatch.setattr(connection, "ResponseParser", CostlyParser)
-        monkeypatch.setattr(connection, "time", SimpleNamespace(thread_time=lambda: self.busy))
+        monkeypatch.setattr(http1_connection, "ResponseParser", CostlyParser)
+        monkeypatch.setattr(paced_input, "time", SimpleNamespace(thread_time=lambda: self.busy))
 
     async def count_iterations(self) -> None:
         while True:
