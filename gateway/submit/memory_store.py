@@ -52,10 +52,11 @@ class InMemoryIdempotencyStore:
 
     async def renew(self, claim: Claim, seconds: float) -> bool:
         """See `IdempotencyStore`."""
+        now = self._clock.monotonic()
         entry = self._own(claim)
-        if entry is None:
+        if entry is None or entry.claimed_until <= now:
             return False
-        entry.claimed_until = self._clock.monotonic() + seconds
+        entry.claimed_until = now + seconds
         return True
 
     async def settle(self, claim: Claim, record: IdempotencyRecord) -> bool:

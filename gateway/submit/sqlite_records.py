@@ -171,8 +171,11 @@ class Records:
     def renew(self, now: float, claim: Claim, seconds: float) -> bool:
         """See `IdempotencyStore.renew`."""
         caller, request = claim.key[:2]
-        values = (now + seconds, caller, request, claim.fence)
-        return self._changes(f"UPDATE records SET claimed_until = ? WHERE {_OWN}", values)  # noqa: S608 - a constant
+        values = (now + seconds, caller, request, claim.fence, now)
+        return self._changes(
+            f"UPDATE records SET claimed_until = ? WHERE {_OWN} AND claimed_until > ?",  # noqa: S608 - a constant
+            values,
+        )
 
     def settle(self, now: float, claim: Claim, record: IdempotencyRecord) -> bool:
         """See `IdempotencyStore.settle`."""

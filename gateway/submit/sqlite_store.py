@@ -8,8 +8,6 @@ import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
-import msgspec
-
 from gateway.errors import ConfigError, GatewayError, StateUnavailable
 from gateway.submit.sqlite_records import Change, Records, UnfitFile
 from gateway.threads import DaemonWorker
@@ -84,18 +82,21 @@ class SqliteIdempotencyStore:
 
     async def _run(self, work: Callable[[Records, float], object], *, durable: bool = False) -> object:
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Command(Change(work, durable), future))
+        command = _Command(Change(work, durable), future)
+        self._waiting.append(command)
         if not self._busy:
             self._run_batch()
         timer = self._clock.call_at(self._clock.monotonic() + COMMAND_SECONDS, partial(_give_up, future))
         try:
             result = await future
         except StateUnavailable as error:
+            # While the disk hangs, commands that no one waits for any more would pile up.
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(command)
             self._health.failed(str(error))
             raise
         finally:
             timer.cancel()
-        self._health.succeeded()
         if isinstance(result, GatewayError):
             raise result
         return result
@@ -140,7 +141,7 @@ def _give_up(future: asyncio.Future[object]) -> None:
 
 
 def _unavailable(error: BaseException) -> BaseException:
-    if isinstance(error, sqlite3.Error | msgspec.MsgspecError):
+    if isinstance(error, sqlite3.Error):
         return StateUnavailable(
             f"request_id: its store cannot be used ({error}), and nothing was sent; retry later, or send a first "
             "attempt without one"

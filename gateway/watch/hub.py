@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic
 
 from gateway.clock import sleep_until
 from gateway.limits.holds import Holds
+from gateway.time_limits import TimeLimits
 from gateway.watch.loop import PollLoop, PollPolicy
 from gateway.watch.recent import ReadKeys, RecentResults
 from gateway.watch.state import S
@@ -35,6 +36,7 @@ class Hub(Generic[S]):
         self._recent: RecentResults[PollLoop[S]] = RecentResults(clock)
         self._recently_read = ReadKeys(clock)
         self._throttle = ThrottleGate(clock, holds or Holds(clock))
+        self._time_limits = TimeLimits(clock)
         self._watchers: set[Watcher[S]] = set()
         # The tasks of all loops, including cancelled ones that have not ended. asyncio refers to tasks only weakly.
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,6 +105,7 @@ class Hub(Generic[S]):
         for loop in tuple(self._loops.values()):
             loop.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._time_limits.close()
 
     def _start_loop(
         self, key: WatchKey, fetch: Callable[[PauseTimeout], Awaitable[S]], *, just_submitted: bool
@@ -111,6 +114,7 @@ class Hub(Generic[S]):
             self._clock,
             self._policy,
             self._throttle,
+            self._time_limits,
             key,
             fetch,
             partial(self._on_loop_end, key),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -14,15 +15,15 @@ from gateway.clock import SystemClock
 from gateway.errors import ConfigError, StateUnavailable
 from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, RequestKeys, redis_connection
 from gateway.submit.health import StoreHealth
-from gateway.submit.redis_connection import read_url
-from gateway.submit.redis_store import KEEP_MS, RedisIdempotencyStore, open_redis
+from gateway.submit.redis_connection import RedisConnection, read_url
+from gateway.submit.redis_store import KEEP_MS, TOTAL_KEY, RedisIdempotencyStore, open_redis
 from tests.support.certificates import Authority
 from tests.support.paths import ROOT
 from tests.support.raw import free_port
 from tests.support.redis import Door, RedisServer, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
 pytestmark = pytest.mark.tools
@@ -110,12 +111,51 @@ async def test_every_command_has_a_time_limit(
     with pytest.raises(StateUnavailable):
         await store.settle(claim_of(1), RECORD)
     assert logged[0]["why"] == "no reply within 0.1 s"
+    monkeypatch.undo()
     own_redis.answer_again()
     await until(lambda: health_of(store).available)
     # A late reply is not taken for that of another command.
     assert await take(store, 2) is None
     assert await store.settle(claim_of(1), RECORD)
     assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == RECORD
+
+
+async def test_commands_behind_a_late_batch_fail_with_it(
+    own_redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(own_redis.url)
+    await take(store, 1)
+    batches: list[int] = []
+    send_twice = RedisConnection._send_twice  # noqa: SLF001 - to count
+
+    async def counted(connection: RedisConnection, batch: Sequence[object]) -> object:
+        batches.append(len(batch))
+        return await send_twice(connection, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RedisConnection, "_send_twice", counted)
+    monkeypatch.setattr(redis_connection, "COMMAND_SECONDS", 0.1)
+    own_redis.stop_answering()
+    late = await asyncio.gather(*(take(store, number) for number in range(2, 1_000)), return_exceptions=True)
+    assert all(isinstance(each, StateUnavailable) for each in late)
+    assert batches == [redis_connection.MAX_BATCH]
+    own_redis.answer_again()
+
+
+async def test_a_count_whose_reply_is_lost_is_not_repeated(
+    own_redis: RedisServer, open_store: Callable[[str], RedisIdempotencyStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(own_redis.url)
+    await asyncio.gather(*(take(store, number) for number in range(10)))
+    await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
+    await asyncio.gather(*(take(store, number) for number in range(10, 20)))
+    # The scripts run, and no replica acknowledges them.
+    monkeypatch.setattr(store.connection, "_wait_replicas", 1)
+    monkeypatch.setattr(redis_connection, "WAIT_SECONDS", 0.01)
+    for _ in range(20):
+        with pytest.raises(StateUnavailable):
+            await store._count_total()  # noqa: SLF001 - as above
+    async with own_redis.client() as client:
+        assert sum(map(int, (await client.hgetall(TOTAL_KEY)).values())) == 20
 
 
 async def test_a_gateway_that_is_cut_off_does_not_affect_others(
@@ -160,13 +200,21 @@ async def test_a_full_redis_is_unavailable_and_forgets_nothing(
 ) -> None:
     store = open_store(own_redis.url)
     await take(store, 1)
+    await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
     async with own_redis.client() as client:
         await client.config_set("maxmemory", 1)
-        with pytest.raises(StateUnavailable):
-            await take(store, 2)
+        for number in range(20):
+            with pytest.raises(StateUnavailable):
+                await take(store, 2)
+            # Done in the background, and changes nothing.
+            await store.release(claim_of(100 + number))
+            await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
+        assert not health_of(store).available
         await client.config_set("maxmemory", 0)
     assert "OutOfMemory" in str(logged[0]["why"])
     assert await take(store, 2) is None
+    await until(lambda: health_of(store).available)
+    assert [each["event"] for each in logged] == ["state.unavailable", "state.available"]
     assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == IdempotencyRecord(MARK)
 
 
@@ -197,8 +245,11 @@ async def test_wait_replicas_needs_their_acknowledgement(
         replica.kill()
 
 
-RIGHTS = "~jobgateway:* -@all +@connection +info +script|load +evalsha +wait"
-COMMANDS = "+time +hmget +hset +hincrby +hgetall +hdel +pexpire +del +pttl +set"
+def documented_user() -> list[str]:
+    """Return the rules of the user in docs/operations/request-ids.md."""
+    page = (ROOT / "docs/operations/request-ids.md").read_text()
+    (rules,) = re.findall(r"^ACL SETUSER (.*)$", page, re.MULTILINE)
+    return str(rules).replace("PASSWORD", "hunter2-secret").split()
 
 
 async def test_tls_and_a_user_with_few_rights_work_by_the_url(
@@ -215,7 +266,7 @@ async def test_tls_and_a_user_with_few_rights_work_by_the_url(
     options += ["--tls-port", str(port), "--tls-auth-clients", "no"]
     folder = tmp_path / "redis"
     folder.mkdir()
-    server = RedisServer(folder, *options, "--user", *f"gateway on >hunter2-secret {RIGHTS} {COMMANDS}".split())
+    server = RedisServer(folder, *options, "--user", *documented_user())
     server.start()
     try:
         url = f"rediss://gateway:hunter2-secret@127.0.0.1:{port}/0"
@@ -227,6 +278,7 @@ async def test_tls_and_a_user_with_few_rights_work_by_the_url(
         assert await store.renew(claim_of(2), 100.0)
         assert await store.release(claim_of(2))
         await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
+        await store._probe()  # noqa: SLF001 - as it does after a failure
         assert not logged
         for wrong in (url, url.replace("hunter2", "hunter3") + f"?ssl_ca_certs={tmp_path / 'ca-cert'}"):
             with pytest.raises(StateUnavailable):
@@ -239,7 +291,7 @@ async def test_tls_and_a_user_with_few_rights_work_by_the_url(
 
 
 async def test_a_cluster_is_used_through_its_own_client(
-    tmp_path: Path, open_store: Callable[[str], RedisIdempotencyStore]
+    tmp_path: Path, open_store: Callable[[str], RedisIdempotencyStore], logged: list[dict[str, object]]
 ) -> None:
     folder = tmp_path / "cluster"
     folder.mkdir()
@@ -259,6 +311,15 @@ async def test_a_cluster_is_used_through_its_own_client(
         assert await store.settle(claim_of(1), RECORD)
         assert await store.release(claim_of(2))
         assert await store.claim(Claim(claim_of(1).key, 9), MARK, 100.0) == RECORD
+        server.kill()
+        for each in (store, open_store(f"{server.url}?cluster=true")):
+            with pytest.raises(StateUnavailable):
+                await take(each, 3)
+            await each._check_server()  # noqa: SLF001 - as it does after a failure
+        assert [each["event"] for each in logged] == ["state.unavailable"] * 2
+        server.start()
+        await until(lambda: health_of(store).available)
+        assert await take(store, 3) is None
     finally:
         server.kill()
 

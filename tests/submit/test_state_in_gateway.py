@@ -116,8 +116,11 @@ async def test_while_redis_is_down_only_calls_with_an_id_fail(
         async def sent() -> bool:
             return bool((await send(gateway.address, "an-id")).uid)
 
+        async def available() -> bool:
+            return (await scrape(gateway))("jobgateway_state_available") == 1
+
         await eventually(sent)
-        assert (await scrape(gateway))("jobgateway_state_available") == 1
+        await eventually(available)
         upstream.on("GET", "/jobs/42/", answer(200, {"uid": 42, "status": "success", "result": {}}))
         while not (await watch.read()).job.done:
             pass

@@ -7,6 +7,7 @@ from collections import deque
 
 import pytest
 
+from gateway.clock import sleep_until
 from gateway.errors import (
     GatewayError,
     LimitReached,
@@ -29,6 +30,7 @@ from gateway.submit import (
     InMemoryIdempotencyStore,
     SubmissionResult,
     Submitter,
+    longest_seconds,
     memory_store,
 )
 from gateway.submit import submitter as submitter_module
@@ -110,6 +112,27 @@ async def test_a_submission_is_given_up_after_some_attempts(clock: SteppedClock,
     assert isinstance(task.exception(), UpstreamUnreachable)
     assert post.count == 4
     assert (await ask(submitter, Post(JOB), KEY, b"mark")).uid == 42, "the id is free again"
+
+
+async def test_a_claim_covers_the_slowest_attempts(clock: SteppedClock, submitter: Submitter) -> None:
+    connect, total = 5.0, 120.0
+    ends = iter([(connect, refused()), (connect, refused()), (connect, refused()), (total, None)])
+
+    async def post() -> Job:
+        seconds, error = next(ends)
+        await sleep_until(clock, clock.now + seconds)
+        if error is not None:
+            raise error
+        return JOB
+
+    began = clock.now
+    with submitter.submit(post, CALLER) as submission:
+        ended = asyncio.create_task(submission.outcome())
+        ended.add_done_callback(lambda _: took.append(clock.now - began))
+        took: list[float] = []
+        await clock.advance(200)
+    # The waits between attempts are at least half of the longest ones.
+    assert longest_seconds(connect, total) - 0.7 <= took[0] <= longest_seconds(connect, total)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 import uvloop
 from jobgateway.v1 import job_service_pb2 as pb
 
@@ -411,6 +412,32 @@ async def test_bytes_after_a_response_end_the_connection(make: MakeTransport, af
         url = f"http://127.0.0.1:{port}/"
         assert (await transport.request(method, url, ANN, body)).body == b'{"connection": 1}'
         assert (await transport.request(method, url, ANN, body)).body == b'{"connection": 2}'
+
+
+async def test_a_tls_connection_that_is_closing_can_be_aborted() -> None:
+    """The transport of asyncio fails if it is closed twice and then used."""
+    authority = trustme.CA()
+    server_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(server_tls)
+    client_tls = ssl.create_default_context()
+    authority.configure_trust(client_tls)
+    aborted, closed = asyncio.Event(), asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(200, {}) + STRAY)
+        # Without this, the end of TLS would be answered, and the connection be closed before it is aborted.
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await aborted.wait()
+        writer.transport.abort()
+        closed.set()
+
+    transport = PatientTransport(tls=client_tls)
+    async with tcp_server(accept, tls=server_tls) as port, asyncio.timeout(TEST_SECONDS):
+        assert (await transport.request("GET", f"https://127.0.0.1:{port}/", ANN)).status == 200
+        await transport.aclose()
+        aborted.set()
+        await closed.wait()
 
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 103 Early Hints\r\nX: 1\r\n\r\n", b""])
