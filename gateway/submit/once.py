@@ -101,8 +101,8 @@ class OncePerId:
         try:
             sent = await post_until_sent(self._clock, post_while_claimed, submission)
         except SubmitOutcomeUnknown as error:
-            text = cut(str(error), MAX_REMEMBERED_TEXT)
-            await self._settle(claim, lease, submission, Outcome(unknown=text, http_status=error.http_status))
+            outcome = Outcome(unknown=_reason_to_store(error), http_status=error.http_status)
+            await self._settle(claim, lease, submission, outcome)
             raise
         except (UpstreamError, StateUnavailable):
             await self._record(partial(self._store.release, claim), lease.until)
@@ -150,6 +150,14 @@ class OncePerId:
         """Wait until every outcome is recorded, or given up."""
         while self._recording:
             await asyncio.wait(self._recording)
+
+
+def _reason_to_store(error: SubmitOutcomeUnknown) -> str:
+    # The upstream may repeat the params in its message, and no store holds any of them.
+    cause = error.__cause__
+    if isinstance(cause, UpstreamError) and not cause.quotes_others:
+        return cut(str(cause), MAX_REMEMBERED_TEXT)
+    return f"the upstream responded with HTTP {error.http_status}"
 
 
 def _recall(record: IdempotencyRecord, fingerprint: bytes) -> SubmissionResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 import structlog
 from redis.asyncio import Redis, RedisCluster
@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from gateway.errors import ConfigError, StateUnavailable
-from gateway.submit.files import check_file
+from gateway.submit.files import AUTHORITIES, CERTIFICATE, KEY, check_tls_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ WAIT_SECONDS = 1.0
 MAX_BATCH = 256
 MAX_CONNECTIONS = 8
 MAX_WAIT_REPLICAS = 100
-FILE_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+FILE_OPTIONS = frozenset({AUTHORITIES, CERTIFICATE, KEY})
 OPTIONS = ", ".join(sorted({"cluster", "wait_replicas", *FILE_OPTIONS}))
 
 # The errors of a Redis that cannot be used. That of a Cluster is outside of redis-py's own hierarchy.
@@ -80,7 +80,7 @@ def read_url(url: str) -> Target:
         ConfigError: An option is unknown or has a wrong value. The message does not quote the URL.
     """
     parts = urlsplit(url)
-    rest = []
+    files = {}
     cluster, wait_replicas = False, 0
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name == "cluster" and value in ("true", "false"):
@@ -88,13 +88,19 @@ def read_url(url: str) -> Target:
         elif name == "wait_replicas" and value.isdecimal() and int(value) <= MAX_WAIT_REPLICAS:
             wait_replicas = int(value)
         elif name in FILE_OPTIONS:
-            check_file(STATE_URL, name, value)
-            rest.append(f"{name}={value}")
+            files[name] = value
         else:
             raise ConfigError(f"{STATE_URL}: unknown option or wrong value: {name[:50]}; use {OPTIONS}")
     if cluster and wait_replicas:
         raise ConfigError(f"{STATE_URL}: wait_replicas does not work with cluster=true; remove one of them")
-    plain = urlunsplit((parts.scheme.lower(), parts.netloc, parts.path, "&".join(rest), ""))
+    database = parts.path[1:]
+    if cluster and int(database or 0):
+        raise ConfigError(f"{STATE_URL}: a Cluster has only the database 0 (got {database}); write /0")
+    if files and parts.scheme.lower() != "rediss":
+        raise ConfigError(f"{STATE_URL}: {min(files)} is for TLS only; write rediss:// or remove it")
+    check_tls_files(STATE_URL, files)
+    options = "&".join(f"{name}={quote(path)}" for name, path in files.items())
+    plain = urlunsplit((parts.scheme.lower(), parts.netloc, parts.path, options, ""))
     return Target(plain, cluster, wait_replicas)
 
 

@@ -190,6 +190,8 @@ class RedisIdempotencyStore:
             try:
                 await self._count_total()
                 if not checked:
+                    # Without it, a read-only Redis would seem to be available until the first claim.
+                    await self._probe()
                     await self._check_server()
                 checked = True
             except StateUnavailable:

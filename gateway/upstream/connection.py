@@ -1,4 +1,4 @@
-"""One connection to the upstream, which carries one exchange after another: the part that does not depend on HTTP/1.1.
+"""One connection to the upstream, which carries one exchange after another, with HTTP/1.1 or HTTP/2.
 
 Its exceptions say whether the upstream can have read the request.
 """
@@ -124,7 +124,9 @@ class Connection(ABC, asyncio.Protocol, Generic[P]):
         self._silence = RearmableTimer(SystemClock(), self._check_silence)
         # False while the buffer of the socket is full.
         self._writable = True
+        # Wakes the task of the exchange.
         self._wakeup: asyncio.Future[None] | None = None
+        # Set when the connection has ended. The exchange may go on with bytes that came before.
         self._closed = asyncio.Event()
 
     # The exchange

@@ -109,6 +109,27 @@ async def test_a_full_disk_fails_clearly_and_recovers(
     assert await take(store, 5_000) is None
 
 
+def fill(kind: str, folder: Path, *wrapper: str) -> subprocess.CompletedProcess[str]:
+    command = [*wrapper, sys.executable, "-m", "tests.submit.full_disk", kind, str(folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - our own code
+
+
+def test_a_disk_that_is_really_full_loses_no_id(tmp_path: Path) -> None:
+    unshare = ("unshare", "--map-root-user", "--mount")
+    probe = subprocess.run([*unshare, "mount", "-t", "tmpfs", "tmpfs", tmp_path], check=False, capture_output=True)  # noqa: S603 - fixed
+    if probe.returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    done = fill("tmpfs", tmp_path, *unshare)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be used (database or disk is full), and nothing was sent" in done.stdout
+
+
+def test_a_file_that_may_not_grow_loses_no_id(tmp_path: Path) -> None:
+    done = fill("limit", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be used (disk I/O error), and nothing was sent" in done.stdout
+
+
 async def test_a_read_only_file_fails_clearly(open_store: Callable[[], SqliteIdempotencyStore]) -> None:
     store = open_store()
     store._records._database.execute("PRAGMA query_only = 1")  # noqa: SLF001 - the disk of this test

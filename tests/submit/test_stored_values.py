@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import TYPE_CHECKING
 
 import pytest
 from msgspec.structs import replace
 
 from gateway.auth.credential import Credential
+from gateway.limits.holds import Holds
 from gateway.models import ForgottenResult, Job, JobError, JobStatus
 from gateway.submit import Claim, InMemoryIdempotencyStore, Outcome, RequestKeys, fingerprint_of
 from gateway.submit.records import decode, encode
 from gateway.submit.sealing import SealingStore
+from gateway.submit.state import open_state
 from tests.submit.test_fingerprint import JOB
 from tests.support.clock import SteppedClock
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.submit.stores import Harness
+
 KEYS = RequestKeys(b"1" * 32)
+SEALED = "3eac2dda1b77b0e40c4e068418132f62"
 KEY = KEYS.key_of(Credential("token-of-ann"), "order-4711")
 
 
@@ -37,7 +46,18 @@ async def test_the_sealed_fingerprint() -> None:
     await SealingStore(inner).claim(Claim(KEY, 1), b"f" * 32, 100.0)
     stored = await inner.claim(Claim(KEY, 2), b"", 100.0)
     assert stored is not None
-    assert stored.fingerprint.hex() == "3eac2dda1b77b0e40c4e068418132f62"
+    assert stored.fingerprint.hex() == SEALED
+
+
+async def test_a_gateway_seals_the_fingerprints_that_outlive_it(place: Harness, tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_bytes(b"1" * 32)
+    state = open_state(place.url, key_file, place.clock, Holds(place.clock))
+    await state.store.claim(Claim(KEY, 1), b"f" * 32, 100.0)
+    stored = await place.open().claim(Claim(KEY, 2), b"", 100.0)
+    await state.aclose()
+    # The memory of another process is empty.
+    assert (stored and stored.fingerprint.hex()) == (None if place.kind == "memory" else SEALED)
 
 
 @pytest.mark.parametrize(

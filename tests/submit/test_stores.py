@@ -221,6 +221,19 @@ async def test_a_caller_holds_at_most_three_times_what_it_leaves_free(
     assert await take(ANN, 7) is None, "and so does an expired one"
 
 
+async def test_an_expired_id_is_free_before_it_is_deleted(place: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (memory_store, sqlite_records):
+        monkeypatch.setattr(module, "PRUNE_SLICE", 1)
+    store = place.open()
+    keys = [IdempotencyKey(ANN, b"%016d" % number) for number in range(4)]
+    for fence, key in enumerate(keys):
+        assert await claim(store, fence, key) is None
+        await store.settle(claim_of(fence, key), SETTLED)
+    await place.pass_time(KEEP_SECONDS + 1)
+    assert await claim(store, 9, keys[-1]) is None
+    assert await claim(store, 10, keys[-1]) == IdempotencyRecord(MARK)
+
+
 async def test_ids_of_two_callers_are_different_ids(place: Harness) -> None:
     store = place.open()
     assert await claim(store, 1, IdempotencyKey(ANN, b"1" * 16)) is None
