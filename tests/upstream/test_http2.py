@@ -204,6 +204,7 @@ async def test_a_declared_refusal_is_not_sent(how: Callable[[int], bytes]) -> No
         error = await failure(transport.request("POST", upstream.url, {}, b"{}"))
         assert type(error) is UpstreamUnreachable
         assert not error.may_have_been_sent
+        assert str(error) == "the upstream did not process the request"
         await transport.request("POST", upstream.url, {}, b"{}")
     assert (ending.connections, ending.processed) == (2, 2)
 
