@@ -20,6 +20,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from gateway.server.defaults import READ_IDLE_SECONDS
 from gateway.upstream.http2_connection import Http2Connection
 from tests.support.gateways import BEARER, GET_JOB, SEND, running, stub
 from tests.support.http2 import (
@@ -343,7 +344,7 @@ async def test_a_connection_is_used_after_any_idle_time(monkeypatch: pytest.Monk
             for _ in range(3):
                 await asyncio.sleep(0)
     assert upstream.accepted == ["h2"]
-    assert Http2Connection.idle_seconds == 60
+    assert Http2Connection.idle_seconds == READ_IDLE_SECONDS
 
 
 async def test_idle_connections_end_with_a_goaway(monkeypatch: pytest.MonkeyPatch) -> None:
