@@ -120,7 +120,8 @@ class ManyJobsGateway(rpc.JobServiceServicer):
         metadata = {key: str(value) for key, value in context.invocation_metadata()}
         stream = Stream(metadata.get("authorization", ""), context.peer())
         context.add_callback(stream.left.set)
-        script = self._scripts.pop(0)
+        # A stream too many fails for good.
+        script = self._scripts.pop(0) if self._scripts else [End(grpc.StatusCode.UNIMPLEMENTED, "NO_SCRIPT")]
         self.streams.append(stream)
         for step in script:
             match step:

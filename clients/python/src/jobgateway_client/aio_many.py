@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any, Self
 
+import grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
 from jobgateway_client import calls
 from jobgateway_client.aio_connections import gateway_errors
-from jobgateway_client.errors import GatewayError, silent_stream, stream_without_end
+from jobgateway_client.errors import GatewayError, from_status, silent_stream, stream_without_end
 from jobgateway_client.many_rules import LoginNeeded, ManyRules, WatchFailed
 from jobgateway_client.rules import Retry
 
@@ -87,7 +88,7 @@ class AsyncWatchAll:
                 call = connection.stub.WatchJobs(
                     requests.all(), metadata=calls.metadata(token, None), timeout=self._deadline.left()
                 )
-                error = stream_without_end()
+                error, status = stream_without_end(), _Status(call)
                 try:
                     while event := await self._next(call):
                         outcome = rules.take(event, time.monotonic())
@@ -100,7 +101,7 @@ class AsyncWatchAll:
                         if item := self._item(outcome):
                             yield item
                 except GatewayError as failed:
-                    error = failed
+                    error = failed if failed.silent else status.error or failed
                 finally:
                     requests.close()
                     # A call that was merely abandoned stays open (grpc/grpc#43462).
@@ -147,6 +148,34 @@ class AsyncWatchAll:
                 self._on_retry(outcome)
             return None
         return outcome
+
+
+class _Status:
+    """The status of a call as it arrived.
+
+    If a write fails afterwards, grpc.aio raises INTERNAL instead (grpc/grpc#36066), usually if there are many requests.
+
+    Attributes:
+        error: The error that it means, or None as long as the call is open.
+
+    """
+
+    def __init__(self, call: Any) -> None:
+        self.error: GatewayError | None = None
+        call.add_done_callback(self._done)
+
+    def _done(self, call: Any) -> None:
+        code, details, trailers = map(_completed, (call.code(), call.details(), call.trailing_metadata()))
+        self.error = stream_without_end() if code is grpc.StatusCode.OK else from_status(code, details, trailers)
+
+
+def _completed(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Return the result of a coroutine that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise RuntimeError("the call is not done")
 
 
 class _Requests:

@@ -95,17 +95,23 @@ def from_rpc_error(error: grpc.RpcError) -> GatewayError:
     """Return the error of a sync or asyncio call, with its details."""
     # The sync API raises the call as the error.
     call = cast("Any", error)
-    code, message = call.code(), call.details() or ""
+    return from_status(call.code(), call.details(), call.trailing_metadata())
+
+
+def from_status(code: grpc.StatusCode, message: str | None, trailers: Any) -> GatewayError:
+    """Return the error of a status, with the details in its trailers."""
     reason, metadata, retry_delay = "", {}, None
     fields: list[FieldViolation] = []
-    for detail in _details(code, call.trailing_metadata()):
+    for detail in _details(code, trailers):
         if isinstance(detail, error_details_pb2.ErrorInfo) and detail.domain == DOMAIN:
             reason, metadata = detail.reason, dict(detail.metadata)
         elif isinstance(detail, error_details_pb2.BadRequest):
             fields += [FieldViolation(each.field, each.description) for each in detail.field_violations]
         elif isinstance(detail, error_details_pb2.RetryInfo):
             retry_delay = _seconds(detail.retry_delay)
-    return GatewayError(code, message, reason=reason, metadata=metadata, fields=tuple(fields), retry_delay=retry_delay)
+    return GatewayError(
+        code, message or "", reason=reason, metadata=metadata, fields=tuple(fields), retry_delay=retry_delay
+    )
 
 
 def from_failure(uid: int, failure: pb.WatchFailure) -> GatewayError:
