@@ -104,7 +104,7 @@ MUTATIONS = [
         "a slow watcher gets an old state",
         WATCHER,
         "return StateChange(loop.state, skipped, loop.is_done)",
-        "self._old = getattr(self, '_old', loop.state); old, self._old = self._old, loop.state; return StateChange(old, skipped, loop.is_done)",
+        "old, loop._old = getattr(loop, '_old', loop.state), loop.state; return StateChange(old, skipped, loop.is_done)",
     ),
     Mutation(
         "5",
@@ -167,7 +167,7 @@ MUTATIONS = [
         "2",
         "watchers are not woken by a change",
         LOOP,
-        "        if changed:\n            self._presence.wake_all()",
+        "        if changed or recovered:\n            self._presence.wake_all()",
         "        if self.is_done:\n            self._presence.wake_all()",
     ),
     Mutation("8", "failures cause no backoff", LOOP, "else schedule.backoff(self.failures)", "else 0.05"),

@@ -203,7 +203,7 @@ class SteppedRun:
             fetch = partial(self._fetch, watch)
             with self._hub.watch(key, fetch, stream.has_seen, exists=stream.has_begun) as watcher:
                 # A loop and its polls have the name of its first watch.
-                watch.loop = self._loops.setdefault(watcher._loop, watch.name)  # noqa: SLF001
+                watch.loop = self._loops.setdefault(watcher.loop, watch.name)
                 await stream.follow(watcher)
             watch.status = "OK"
         except GatewayError as error:
