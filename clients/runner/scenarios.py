@@ -58,15 +58,15 @@ class Fault(_Model):
 
 
 class Pace(_Model):
-    """The clock of the jobs, which advances with the lines of the client, so that no result depends on the machine's speed.
+    """The clock of the jobs. It advances with the lines of the client, and no result depends on the machine's speed.
 
     After a fault, the clock stops until the client has resumed and received an event. That event is a heartbeat, or a
     repeated state if the client did not pass its resume token.
 
     Attributes:
         per: The kind of line that advances the clock, such as `watch.job`.
-        seconds: The time that passes for the jobs with each such line. With N jobs that have the same steps, at least an
-            Nth of a step, or the clock stops when each job has reported the present step.
+        seconds: The time that passes for the jobs with each such line. With N jobs of the same steps, at least an Nth
+            of a step, or the clock stops when each job has reported its present step.
 
     """
 

@@ -139,7 +139,14 @@ def test_the_scenarios_play_every_fault_and_use_every_step() -> None:
     table = scenarios.load()
     kinds = {fault.kind for each in table for fault in each.faults}
     assert kinds == set(Fault.model_fields["kind"].annotation.__args__)  # type: ignore[union-attr]
-    assert {step["do"] for each in table for step in each.steps} == {"send", "get", "wait", "cancel", "watch"}
+    assert {step["do"] for each in table for step in each.steps} == {
+        "send",
+        "get",
+        "wait",
+        "cancel",
+        "watch",
+        "watch_all",
+    }
 
 
 def test_every_client_is_listed_in_the_readme() -> None:
