@@ -76,6 +76,7 @@ class ManyJobsGateway(rpc.JobServiceServicer):
     def __init__(self, *scripts: list[Any]) -> None:
         self._scripts = list(scripts)
         self.streams: list[Stream] = []
+        self.cancelled: list[int] = []
         self._server = grpc.server(ThreadPoolExecutor(8))
         rpc.add_JobServiceServicer_to_server(self, self._server)
         self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -102,8 +103,9 @@ class ManyJobsGateway(rpc.JobServiceServicer):
         raise NotImplementedError
 
     def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.Job:
-        """Reject the call."""
-        raise NotImplementedError
+        """Record the call."""
+        self.cancelled.append(request.uid)
+        return pb.Job(uid=request.uid, status=pb.JOB_STATUS_CANCELLED, done=True)
 
     def RunJob(self, request: pb.RunJobRequest, context: grpc.ServicerContext) -> Iterator[pb.JobEvent]:
         """Reject the call."""
@@ -162,7 +164,7 @@ def chunk(uid: int, result: bytes, start: int, stop: int) -> pb.JobEvent:
 
 def failure(uid: int, code: grpc.StatusCode, reason: str, *, retry_delay: float | None = None) -> pb.JobEvent:
     """Return the end of the watch of a job."""
-    failed = pb.WatchFailure(code=code.value[0], reason=reason, message=f"job {uid}: it failed")
+    failed = pb.WatchFailure(code=code.value[0], reason=reason, message="it failed")
     if retry_delay is not None:
         failed.retry_delay.CopyFrom(Duration(nanos=int(retry_delay * 1e9)))
     return pb.JobEvent(uid=uid, failure=failed)
