@@ -8,7 +8,8 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 
 from tests.invariants.checks import violations
-from tests.invariants.sockets import SocketRun, read_event
+from tests.invariants.history import read_event
+from tests.invariants.sockets import SocketRun
 from tests.invariants.test_stepped import parse
 
 pytestmark = pytest.mark.slow
@@ -36,4 +37,4 @@ def test_a_client_keeps_its_chunks_while_the_job_still_runs() -> None:
         pb.JobEvent(job=pb.Job(uid=42)),
         pb.JobEvent(job=pb.Job(uid=42, done=True, content_omitted=True)),
     ]
-    assert [read_event(event, content).held for event in events] == [b"{}"] * 3
+    assert [read_event(event, content, 0.0).held for event in events] == [b"{}"] * 3
