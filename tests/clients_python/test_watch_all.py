@@ -178,7 +178,7 @@ async def test_a_broken_stream_resumes_the_jobs_that_have_not_ended(watch_all: W
     assert len({stream.peer for stream in gateway.streams}) == 4
 
 
-async def test_the_end_of_the_stream_after_the_last_job_is_of_no_interest(watch_all: Watch) -> None:
+async def test_the_status_after_the_last_end_is_ignored(watch_all: Watch) -> None:
     with ManyJobsGateway([Read(1), end(1), BROKEN]) as gateway:
         seen = await watch_all(gateway.target, [1])
     assert (seen.items, seen.error, seen.resumed) == ([(1, "end")], None, [])
