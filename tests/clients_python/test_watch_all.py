@@ -193,6 +193,14 @@ async def test_a_final_failure_ends_one_watch(watch_all: Watch) -> None:
     assert (error.code, error.reason, error.uid) == (CODE.NOT_FOUND, "UPSTREAM_NOT_FOUND", 2)
 
 
+@pytest.mark.parametrize("uid", [0, -1])
+async def test_an_impossible_uid_fails_alone(watch_all: Watch, uid: int) -> None:
+    invalid = failure(uid, CODE.INVALID_ARGUMENT, "REQUEST_INVALID")
+    with ManyJobsGateway([Read(2), beat(), invalid, end(1), ReadAll()]) as gateway:
+        seen = await watch_all(gateway.target, [uid, 1])
+    assert (list(seen.failures), seen.of(1)) == ([uid], ["end"])
+
+
 async def test_a_failure_that_ends_no_watch_is_ignored(watch_all: Watch) -> None:
     already = failure(1, CODE.ALREADY_EXISTS, "ALREADY_WATCHED")
     unknown = failure(9, CODE.NOT_FOUND, "UPSTREAM_NOT_FOUND")

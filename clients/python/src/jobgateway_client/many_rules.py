@@ -43,6 +43,7 @@ class WatchFailed:
 class LoginNeeded:
     """The error of one job for which a fresh token may help: get one, then `resume`, or else call `without_login`."""
 
+    uid: int
     error: GatewayError
 
 
@@ -162,8 +163,8 @@ class ManyRules:
             error = from_failure(event.uid, event.failure)
             may_log_in = not (job.unproven or self._has_no_other_token)
             if error.code is grpc.StatusCode.UNAUTHENTICATED and may_log_in:
-                return LoginNeeded(error)
-            return self._fail(error, now)
+                return LoginNeeded(event.uid, error)
+            return self._fail(event.uid, error, now)
         job.heard(event, now)
         if event.job.done:
             self._end(event.uid)
@@ -176,30 +177,7 @@ class ManyRules:
     def without_login(self, needed: LoginNeeded, now: float) -> WatchFailed | Retry:
         """Return the consequence of a failure if there is no other token than that of the current stream."""
         self._has_no_other_token = True
-        return self._fail(needed.error, now)
-
-    def _note(self, event: pb.JobEvent, now: float) -> None:
-        """Note what an event says about the stream."""
-        synced = event.HasField("synced") and event.synced.watch_requests >= self._sent
-        self._stream.heard(now, proves_token=synced or proves_token(event))
-        self._resumable_events += bool(event.resume_token)
-        if synced:
-            waiting = {uid for _, uid in self._unsent}
-            for uid, job in self._jobs.items():
-                job.unproven &= uid in waiting
-
-    def _fail(self, error: GatewayError, now: float) -> WatchFailed | Retry:
-        if not (error.code is grpc.StatusCode.UNAVAILABLE or is_load_limit(error)):
-            self._end(error.uid)
-            return WatchFailed(error.uid, error)
-        job = self._jobs[error.uid]
-        retry = job.again(error, now)
-        heapq.heappush(self._unsent, (job.due, error.uid))
-        return retry
-
-    def _end(self, uid: int) -> None:
-        del self._jobs[uid]
-        self._ended = uid
+        return self._fail(needed.uid, needed.error, now)
 
     def wants_token(self, error: GatewayError) -> bool:
         """Return True if a fresh token may help after an error of the stream. Get one before `resume`."""
@@ -223,3 +201,26 @@ class ManyRules:
             # It may be that of one event, which would come again.
             return self._stream.is_first_at(self._resumable_events)
         return self._stream.may_resume(error, self._resumable_events)
+
+    def _note(self, event: pb.JobEvent, now: float) -> None:
+        """Note what an event says about the stream."""
+        synced = event.HasField("synced") and event.synced.watch_requests >= self._sent
+        self._stream.heard(now, proves_token=synced or proves_token(event))
+        self._resumable_events += bool(event.resume_token)
+        if synced:
+            waiting = {uid for _, uid in self._unsent}
+            for uid, job in self._jobs.items():
+                job.unproven &= uid in waiting
+
+    def _fail(self, uid: int, error: GatewayError, now: float) -> WatchFailed | Retry:
+        if not (error.code is grpc.StatusCode.UNAVAILABLE or is_load_limit(error)):
+            self._end(uid)
+            return WatchFailed(uid, error)
+        job = self._jobs[uid]
+        retry = job.again(error, now)
+        heapq.heappush(self._unsent, (job.due, uid))
+        return retry
+
+    def _end(self, uid: int) -> None:
+        del self._jobs[uid]
+        self._ended = uid
