@@ -314,7 +314,8 @@ async def test_a_final_status_ends_all(watch_all: Watch, status: End) -> None:
 
 @pytest.mark.parametrize("status", [End(CODE.INTERNAL, "GATEWAY_DEFECT"), End(CODE.RESOURCE_EXHAUSTED)])
 async def test_an_end_that_may_come_again_is_final_without_progress(watch_all: Watch, status: End) -> None:
-    scripts = ([Read(2), state(1), status], [Read(2), state(2), status], [Read(2), beat(), status])
+    no_progress = [beat(), failure(1, CODE.ALREADY_EXISTS, "ALREADY_WATCHED")]
+    scripts = ([Read(2), state(1), status], [Read(2), state(2), status], [Read(2), *no_progress, status])
     with ManyJobsGateway(*scripts) as gateway:
         seen = await watch_all(gateway.target, [1, 2])
     assert seen.error is not None
