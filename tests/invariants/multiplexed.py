@@ -87,10 +87,12 @@ class Inbox:
         self.stream.watches.append(watch)
         self.stream.requests += 1
 
-    def leave(self, uid: int) -> None:
-        """End a watch without its end."""
-        self.open.pop(uid).status = "LEFT"
+    def leave(self, uid: int) -> Watch:
+        """End a watch without its end, and return it."""
+        watch = self.open.pop(uid)
+        watch.status = "LEFT"
         self._left.add(uid)
+        return watch
 
     def receive(self, event: pb.JobEvent, now: float) -> None:
         payload = event.WhichOneof("payload") or ""
