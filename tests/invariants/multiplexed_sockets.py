@@ -89,6 +89,8 @@ class MultiplexedSocketRun(SocketRun):
             status = "LEFT"
         finally:
             inbox.end(status or "DEFECT", time.monotonic())
+            # grpc does not end the task that reads the requests.
+            requests.put_nowait(None)
 
     def _leave(self) -> None:
         if entries := [entry for entry in self._entries if not entry.task.done() and entry.inbox.open]:
