@@ -297,9 +297,10 @@ MULTIPLEXED = [
         "1",
         "an end is told twice",
         MULTI,
-        "            self._end(watch)\n        return taken",
-        "            self._end(watch)\n            self._refusals += 1\n"
-        "            self._turns.add(_Refusal(-watch.uid, taken.event, False))\n        return taken",
+        "            await self._call.write(turn.event, last=last)\n",
+        "            await self._call.write(turn.event, last=last)\n"
+        "            if turn.change is not None and turn.change.last:\n"
+        "                await self._call.write(turn.event, last=last)\n",
     ),
     Mutation(
         "1",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import grpc
 from grpc.aio import EOF
 
+from gateway.rpc.one_message import check_half_closed
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -25,9 +27,15 @@ class Requests(Generic[M]):
         self._parse = parse
 
     async def next(self) -> M | None:
-        """Return the next request, or None if there is no other. Raises the error of `parse`."""
+        """Return the next request, or None if the client has half-closed. Raises the error of `parse`.
+
+        If the call is cancelled, also its other tasks are before this returns.
+        """
         data = await self._context.read()
-        return None if data is EOF else self._parse(data)
+        if data is EOF:
+            await check_half_closed(self._context)
+            return None
+        return self._parse(data)
 
 
 def method_handler(handle: Callable[[bytes, Context], Awaitable[Any]]) -> grpc.RpcMethodHandler[Any, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from gateway.clock import RearmableTimer
 from gateway.errors import (
@@ -52,12 +53,27 @@ LEAVE_BATCH = 100
 EMPTY = Turn(b"")
 
 
-class _Refusal(NamedTuple):
-    """A `WatchFailure`. `of_watch` means that a request for a watch has caught up with it."""
+@dataclass(frozen=True, eq=False, slots=True)
+class _Refusal:
+    """A `WatchFailure` that waits for its turn.
 
-    number: int
-    event: bytes
+    Attributes:
+        uid: The job.
+        failure: The failure.
+        token: The resume token of the client.
+        of_watch: Whether a request for a watch has caught up with it.
+        goes_on: The watch of this job that goes on. By the turn, it may have a later token.
+    """
+
+    uid: int
+    failure: pb.WatchFailure
+    token: str
     of_watch: bool
+    goes_on: StreamWatch | None
+
+    def event(self) -> bytes:
+        """Encode it."""
+        return failure_event(self.uid, self.failure, self.token if self.goes_on is None else self.goes_on.token)
 
 
 class MultiStream:
@@ -99,7 +115,7 @@ class MultiStream:
         self._half_closed = False
         # Requests for watches: all, those that `synced` has told of, and those whose watches have not caught up.
         self._requested = self._told = self._behind = 0
-        self._refused = self._refusals = 0
+        self._refusals = 0
         self._room = asyncio.Event()
         self._room.set()
         self._silence = DEFAULT_HEARTBEAT_SECONDS * HEARTBEAT_FRACTION
@@ -194,7 +210,7 @@ class MultiStream:
         try:
             self._start(request)
         except AlreadyWatched as error:
-            self._refuse(request.uid, error, self._watches[request.uid].token, of_watch=True)
+            self._refuse(request.uid, error, of_watch=True, goes_on=self._watches[request.uid])
         except LimitReached as error:
             self._refuse(request.uid, error, request.resume_token, of_watch=True)
         except RequestInvalid as error:
@@ -217,13 +233,19 @@ class MultiStream:
         # A loop that runs already may have a state.
         watch.wake()
 
-    def _refuse(self, uid: int, error: GatewayError, token: str = "", *, of_watch: bool = False) -> None:
-        self._refused += 1
+    def _refuse(
+        self,
+        uid: int,
+        error: GatewayError,
+        token: str = "",
+        *,
+        of_watch: bool = False,
+        goes_on: StreamWatch | None = None,
+    ) -> None:
         self._refusals += 1
         if self._refusals >= MAX_REFUSALS:
             self._room.clear()
-        event = failure_event(uid, to_watch_failure(error, uid), token)
-        self._turns.add(_Refusal(self._refused, event, of_watch))
+        self._turns.add(_Refusal(uid, to_watch_failure(error, uid), token, of_watch, goes_on))
         self._wake()
 
     # Turns: written by the task of the call.
@@ -305,7 +327,7 @@ class MultiStream:
         self._refusals -= 1
         self._behind -= refusal.of_watch
         self._room.set()
-        return Turn(refusal.event)
+        return Turn(refusal.event())
 
     def _take(self, watch: StreamWatch) -> Turn | None:
         try:
@@ -338,6 +360,7 @@ class MultiStream:
             if part.memory is not None:
                 part.memory.release()
             return None
+        watch.written(turn)
         if turn.change is not None:
             watch.large = False
             self._catch_up(watch)

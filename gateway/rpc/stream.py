@@ -180,21 +180,22 @@ class EventStream:
         token = state.token
         if encoded.chunked and state.job.result is not None:
             token = await self._send_chunks(state, state.job.result)
-        self._token = token
-        self._digest = state.digest
         if state.is_large:
             await self._send_large(job_event(self._uid, encoded, token, skipped), state, last=last)
         elif encoded.chunked:
             await self._write(b"".join(job_event(self._uid, encoded, token, skipped)), last=last)
         else:
             await self._write(state.event(self._format, encoded, skipped), last=last)
+        self._token = token
+        self._digest = state.digest
         self.ended = last
 
     async def _send_chunks(self, state: JobState, result: Result) -> str:
         start = resume_offset(self._point, result)
         began = self._clock.monotonic()
-        for number, event in enumerate(chunk_events(self._uid, result, self._digest, start)):
+        for number, (event, token) in enumerate(chunk_events(self._uid, result, self._digest, start)):
             await self._write_unless_slow(event, began, number * CHUNK_BYTES / MIN_BYTES_PER_SECOND)
+            self._token = token
         if not self._uid:
             return ""
         return write_token(ResumePoint(self._uid, state.digest, len(result), bytes.fromhex(result.sha256)))

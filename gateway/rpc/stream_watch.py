@@ -36,12 +36,14 @@ class Turn(NamedTuple):
 
     Attributes:
         event: The encoded event.
+        token: The resume token in it.
         change: The state that the client has after it, None if it is the same as before.
         since: The time at which this state became available, in seconds of the clock.
         memory: The memory of the event, None if it is small.
     """
 
     event: bytes
+    token: str = ""
     change: StateChange[JobState] | None = None
     since: float = 0.0
     memory: Reservation | None = None
@@ -59,7 +61,7 @@ class StreamWatch:
 
     Attributes:
         uid: The job.
-        token: The resume token of the last event.
+        token: The resume token of the last event that was written.
         subscription: The position in the poll loop; None once the watch has ended.
         caught_up: Whether the first state was written, or was known to the client.
         large: Whether a large state is being written, so that it is not the turn of the job.
@@ -141,8 +143,9 @@ class StreamWatch:
         event = state.event(self._format, state.encode_small(self._format), change.skipped)
         if len(event) > MAX_EVENT_BYTES and state.job.result is not None:
             return change
-        self._seen(state, state.token)
-        return Turn(event, change, self._since)
+        turn = Turn(event, state.token, change, self._since)
+        self.written(turn)
+        return turn
 
     def _heartbeat(self, subscription: Subscription[JobState]) -> Turn | None:
         """Return the heartbeat which says that reading the job has begun or stopped to fail, or None."""
@@ -152,7 +155,13 @@ class StreamWatch:
         self._failing = failing
         no_change = subscription.no_change()
         reason = "" if no_change.last_failure is None else mapping_for(no_change.last_failure).reason
-        return Turn(heartbeat_event(self.uid, no_change, subscription.latest, self.token, reason))
+        return Turn(heartbeat_event(self.uid, no_change, subscription.latest, self.token, reason), self.token)
+
+    def written(self, turn: Turn) -> None:
+        """Continue after an event of this watch."""
+        self.token = turn.token
+        if turn.change is not None:
+            self._digest = turn.change.state.digest
 
     async def parts(self, change: StateChange[JobState], workers: WorkerPool) -> Iterator[Turn]:
         """Encode a large state; return its events, of which the last one has the `change`."""
@@ -170,18 +179,12 @@ class StreamWatch:
         return self._whole(change, message)
 
     def _whole(self, change: StateChange[JobState], message: bytes) -> Iterator[Turn]:
-        self._seen(change.state, change.state.token)
-        yield Turn(message, change, self._since)
+        yield Turn(message, change.state.token, change, self._since)
 
     def _chunks(self, change: StateChange[JobState], encoded: EncodedJob) -> Iterator[Turn]:
         state, result = change.state, change.state.job.result
         assert result is not None, "only a result is chunked"  # noqa: S101 - otherwise a defect
-        for event in chunk_events(self.uid, result, self._digest, resume_offset(self._point, result)):
-            yield Turn(event)
+        for event, token in chunk_events(self.uid, result, self._digest, resume_offset(self._point, result)):
+            yield Turn(event, token)
         token = write_token(ResumePoint(self.uid, state.digest, len(result), bytes.fromhex(result.sha256)))
-        self._seen(state, token)
-        yield Turn(b"".join(job_event(self.uid, encoded, token, change.skipped)), change, self._since)
-
-    def _seen(self, state: JobState, token: str) -> None:
-        self._digest = state.digest
-        self.token = token
+        yield Turn(b"".join(job_event(self.uid, encoded, token, change.skipped)), token, change, self._since)

@@ -265,6 +265,22 @@ async def test_a_job_is_watched_once_at_a_time(upstream: ScriptedUpstream, jobs:
     assert percentages(stream.of(1)) == [10, 20, 0]
 
 
+async def test_a_refused_repetition_has_the_latest_token(
+    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
+) -> None:
+    # Its chunks continue between the request and its refusal, and each has a token of its own.
+    upstream.on("GET", path(1), success(1, b'"%b"' % (b"x" * 20_000_000)))
+    stream = Stream(jobs)
+    await stream.watch(1)
+    await stream.until("content_chunk", 1)
+    await stream.watch(1)
+    await stream.until("failure", 1)
+    *_, before, failure = stream.of(1)
+    assert before.HasField("content_chunk")
+    assert failure.resume_token == before.resume_token
+    stream.call.cancel()
+
+
 async def test_many_invalid_requests_take_bounded_memory(
     upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -568,6 +584,15 @@ async def test_a_deadline_ends_the_stream(upstream: ScriptedUpstream, gateway: G
             await stream.rest()
         assert caught.value.code() is StatusCode.DEADLINE_EXCEEDED
         await gateway.wait_idle()
+
+
+async def test_a_deadline_is_not_taken_for_a_half_close(gateway: Gateway, logged: list[dict[str, object]]) -> None:
+    async with stub(gateway) as jobs:
+        # grpc.aio reports both in the same way, and the rest is a race.
+        for _ in range(10):
+            assert await Stream(jobs, timeout=0.05).call.code() is StatusCode.DEADLINE_EXCEEDED
+            await gateway.wait_idle()
+    assert {line["code"] for line in logged if line["event"] == "call"} == {"CANCELLED"}
 
 
 async def test_a_drain_ends_the_stream_with_its_status(upstream: ScriptedUpstream) -> None:

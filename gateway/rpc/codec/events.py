@@ -191,8 +191,8 @@ def synced_event(watch_requests: int) -> bytes:
     return pb.JobEvent(synced=pb.Synced(watch_requests=watch_requests)).SerializeToString()
 
 
-def chunk_events(uid: int, result: Result, last_seen: bytes, offset: int) -> Iterator[bytes]:
-    """Yield the `JobEvent`s with the chunks of a result from `offset` (bytes).
+def chunk_events(uid: int, result: Result, last_seen: bytes, offset: int) -> Iterator[tuple[bytes, str]]:
+    """Yield the `JobEvent`s with the chunks of a result from `offset` (bytes), each with its resume token.
 
     `last_seen` is the digest of the last state that was sent to the client.
     """
@@ -201,7 +201,7 @@ def chunk_events(uid: int, result: Result, last_seen: bytes, offset: int) -> Ite
         data = bytes(result.json[start : start + CHUNK_BYTES])
         chunk = pb.ContentChunk(offset=start, data=data, content_size=len(result), content_sha256=result.sha256)
         token = write_token(ResumePoint(uid, last_seen, start + len(data), sha256)) if uid else ""
-        yield pb.JobEvent(uid=uid, content_chunk=chunk, resume_token=token).SerializeToString()
+        yield pb.JobEvent(uid=uid, content_chunk=chunk, resume_token=token).SerializeToString(), token
 
 
 def resume_offset(point: ResumePoint | None, result: Result) -> int:
