@@ -48,7 +48,7 @@ type manyRules struct {
 	stream    streamRules
 	unsent    schedule
 	requests  int64 // sent on the current stream
-	resumable int   // the number of events with a resume token
+	resumable int   // the number of events after which a stream can continue
 	sameToken bool  // a login did not return another token than that of the current stream
 }
 
@@ -151,7 +151,7 @@ func (m *manyRules) take(event *pb.JobEvent, now time.Time) outcome {
 func (m *manyRules) note(event *pb.JobEvent, now time.Time) {
 	allSynced := event.GetSynced() != nil && event.GetSynced().GetWatchRequests() >= m.requests
 	m.stream.heard(now, allSynced || provesToken(event))
-	if event.GetResumeToken() != "" {
+	if event.GetResumeToken() != "" && event.GetFailure() == nil {
 		m.resumable++
 	}
 	if allSynced {

@@ -3,7 +3,6 @@ package jobs
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"testing"
 	"time"
 
@@ -56,7 +55,10 @@ func synced(requests int64) *pb.JobEvent {
 
 func gatewayError(code codes.Code, reason string) error {
 	st, err := status.New(code, "").WithDetails(&errdetails.ErrorInfo{Domain: domain, Reason: reason})
-	return errors.Join(err, st.Err())
+	if err != nil {
+		panic(err)
+	}
+	return st.Err()
 }
 
 func end(uid int64, result, announced string) *pb.JobEvent {
@@ -173,6 +175,9 @@ func TestADefectIsFinalWithoutProgress(t *testing.T) {
 		t.Errorf("the first defect: %+v, %v", r, ok)
 	}
 	m.take(synced(1), start)
+	limited := failed(1, codes.Unavailable, "LIMIT_REACHED")
+	limited.ResumeToken = "a"
+	m.take(limited, start)
 	if _, ok := m.resume(defect, start); ok {
 		t.Error("the second defect without progress is not final")
 	}

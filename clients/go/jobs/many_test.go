@@ -34,6 +34,11 @@ func watchAll(t *testing.T, script func(jobsStream) error, count int64, visit fu
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	defer func() {
+		if ctx.Err() != nil {
+			t.Error("the watch did not end before the deadline of the test")
+		}
+	}()
 	for item, err := range client.WatchAll(ctx, requests, func(r Resumption) { t.Errorf("resumed: %+v", r) }) {
 		if err != nil || !visit(item) {
 			return err
