@@ -27,7 +27,7 @@ func openRules(count int64) *manyRules {
 	return m
 }
 
-// reopen opens a stream and returns the requests that are sent on it at once.
+// reopen opens a stream and returns the requests that are sent on it immediately.
 func reopen(m *manyRules, now time.Time) map[int64]*pb.WatchJobRequest {
 	m.open(now)
 	sent := map[int64]*pb.WatchJobRequest{}

@@ -1,6 +1,6 @@
 //! The error of a call, and the reaction to it (docs/reference/errors.md).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub struct Failure {
     /// From `ErrorInfo`; empty if the error does not come from the gateway.
     pub reason: String,
     /// From `ErrorInfo`.
-    pub metadata: HashMap<String, String>,
+    pub metadata: BTreeMap<String, String>,
     /// From `RetryInfo`.
     pub retry_after: Option<Duration>,
     /// From `BadRequest`: invalid field to description.
@@ -48,7 +48,8 @@ impl From<Status> for Failure {
             match detail {
                 // A proxy may add an `ErrorInfo` of another domain.
                 ErrorDetail::ErrorInfo(info) if info.domain == DOMAIN => {
-                    (failure.reason, failure.metadata) = (info.reason, info.metadata);
+                    failure.reason = info.reason;
+                    failure.metadata.extend(info.metadata);
                 }
                 ErrorDetail::RetryInfo(info) => failure.retry_after = info.retry_delay,
                 ErrorDetail::BadRequest(bad) => failure.fields.extend(
@@ -68,7 +69,7 @@ impl From<WatchFailure> for Failure {
         let delay = failure.retry_delay;
         Self {
             reason: failure.reason,
-            metadata: failure.metadata,
+            metadata: failure.metadata.into_iter().collect(),
             retry_after: delay.and_then(|delay| delay.try_into().ok()),
             ..Self::new(Code::from_i32(failure.code), &failure.message)
         }
@@ -96,7 +97,7 @@ impl Failure {
             code,
             message: message.to_owned(),
             reason: String::new(),
-            metadata: HashMap::new(),
+            metadata: BTreeMap::new(),
             retry_after: None,
             fields: BTreeMap::new(),
         }

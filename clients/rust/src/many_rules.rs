@@ -22,7 +22,7 @@ const ALREADY_WATCHED: &str = "ALREADY_WATCHED";
 #[derive(Debug)]
 pub enum Item {
     /// An event. Those with the uid 0 are about the stream.
-    Event(JobEvent),
+    Event(Box<JobEvent>),
     /// The watch of this job has failed; the others continue. `Code::DataLoss`: its result was damaged.
     Failed { uid: i64, failure: Failure },
 }
@@ -154,7 +154,7 @@ impl ManyRules {
         let uid = event.uid;
         let Some(job) = self.jobs.get_mut(&uid) else {
             return match uid {
-                0 => Outcome::Item(Item::Event(event)),
+                0 => Outcome::Item(Item::Event(event.into())),
                 _ => Outcome::Nothing,
             };
         };
@@ -184,7 +184,7 @@ impl ManyRules {
             }
             _ => {}
         }
-        Outcome::Item(Item::Event(event))
+        Outcome::Item(Item::Event(event.into()))
     }
 
     /// Notes what an event says about the stream.
