@@ -3,7 +3,7 @@
 pub mod connection;
 pub mod failure;
 pub mod many;
-pub mod many_rules;
+mod many_rules;
 pub mod result;
 pub mod rules;
 pub mod values;

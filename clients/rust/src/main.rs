@@ -10,8 +10,7 @@ use std::{env, fs};
 use anyhow::{Context, Result, bail};
 use jobclient::connection::Connection;
 use jobclient::failure::{Action, Failure};
-use jobclient::many::WatchAll;
-use jobclient::many_rules::Item;
+use jobclient::many::{Item, WatchAll};
 use jobclient::pb::job_service_client::JobServiceClient;
 use jobclient::pb::{
     CancelJobRequest, GetJobRequest, Job, SendJobRequest, WaitJobRequest, WatchJobRequest,

@@ -9,7 +9,8 @@ use tonic::{Code, Status, Streaming};
 
 use crate::connection::Connection;
 use crate::failure::Failure;
-use crate::many_rules::{Item, ManyRules, Outcome};
+pub use crate::many_rules::Item;
+use crate::many_rules::{ManyRules, Outcome};
 use crate::pb::{JobEvent, WatchJobRequest, WatchJobsRequest};
 use crate::rules::{self, Resumption};
 use crate::watch::WatchError;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use jobclient::failure::Failure;
-use jobclient::many_rules::Item;
+use jobclient::many::Item;
 use jobclient::pb::{ContentChunk, Heartbeat, Job, JobEvent, JobStatus, job, job_event::Payload};
 use jobclient::result::ChunkedResult;
 use jobclient::rules::Resumption;
