@@ -15,6 +15,12 @@ export interface Resumption {
   freshToken: boolean;
 }
 
+/** The reason for which a stream is resumed. */
+type Cause = Pick<Failure, "code" | "reason"> & Partial<Pick<Failure, "retryAfterSeconds">>;
+
+const SILENCE: Cause = { code: "CANCELLED", reason: "SILENT" };
+const EARLY_END: Cause = { code: "OK", reason: "" };
+
 /** The place up to which a watch has its events. It changes with each event after which a watch can continue. */
 export type Position = string | number;
 
@@ -41,22 +47,27 @@ export class ResumePolicy {
 
   /** Decides how to resume after a failed stream; undefined if the failure is final. */
   decide(failure: unknown, position: Position): Resumption | undefined {
-    if (failure instanceof SilentStream) return this.#resume("CANCELLED", "SILENT");
-    if (failure instanceof NoEnd) return this.#resume("OK", "");
+    if (failure instanceof SilentStream) return this.resume(SILENCE);
+    if (failure instanceof NoEnd) return this.resume(EARLY_END);
     if (!isServiceError(failure)) return undefined;
     const described = describe(failure);
-    if (failure.code === status.UNAUTHENTICATED && !this.#tokenUnproven) {
-      return this.logIn(described);
-    }
-    if (!this.mayResume(failure.code, described, position)) return undefined;
-    const { code, reason, retryAfterSeconds } = described;
-    return this.#resume(code, reason, retryAfterSeconds);
+    const mayLogIn = failure.code === status.UNAUTHENTICATED && !this.#tokenUnproven;
+    if (!mayLogIn && !this.mayResume(failure.code, described, position)) return undefined;
+    return this.resume(described);
   }
 
-  /** Resumes with a fresh token, which the next events have to prove. */
-  logIn({ code, reason, retryAfterSeconds }: Failure): Resumption {
-    this.#tokenUnproven = true;
-    return { ...this.#resume(code, reason, retryAfterSeconds), freshToken: true };
+  /** Resumes after a failure: if the token was rejected, with a fresh one, which the next events have to prove. */
+  resume({ code, reason, retryAfterSeconds }: Cause): Resumption {
+    const freshToken = code === "UNAUTHENTICATED";
+    this.#tokenUnproven ||= freshToken;
+    return {
+      code,
+      reason,
+      waitMs: this.#backoff.next(retryAfterSeconds),
+      // A new connection is made immediately. The old one would wait up to two minutes before it reconnects.
+      newConnection: ["", "DRAINING", "SILENT"].includes(reason),
+      freshToken,
+    };
   }
 
   /** Returns whether another stream with the same token may help. */
@@ -67,7 +78,7 @@ export class ResumePolicy {
   ): boolean {
     if (code === status.RESOURCE_EXHAUSTED && retryAfterSeconds !== undefined) return true;
     if (reason !== "") return code === status.UNAVAILABLE;
-    // Without the gateway's `ErrorInfo`: is this a broken stream, or a wrong address or a size limit?
+    // Without the gateway's `ErrorInfo`, a status means a broken stream, a wrong address or a size limit.
     switch (code) {
       case status.CANCELLED:
       case status.UNKNOWN:
@@ -89,17 +100,6 @@ export class ResumePolicy {
     const isFirst = this.#repeatableAt !== position;
     this.#repeatableAt = position;
     return isFirst;
-  }
-
-  #resume(code: string, reason: string, retryAfterSeconds?: number): Resumption {
-    return {
-      code,
-      reason,
-      waitMs: this.#backoff.next(retryAfterSeconds),
-      // A new connection is made immediately. The old one would wait up to two minutes before it reconnects.
-      newConnection: reason === "" || reason === "DRAINING" || reason === "SILENT",
-      freshToken: false,
-    };
   }
 }
 

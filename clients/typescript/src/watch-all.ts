@@ -59,7 +59,9 @@ export async function* watchAll(
     // How the stream ends after the last job does not matter.
     if (watches.pending === 0) return;
     signal?.throwIfAborted();
-    const resumption = rejected ? policy.logIn(rejected) : policy.decide(failure, watches.position);
+    const resumption = rejected
+      ? policy.resume(rejected)
+      : policy.decide(failure, watches.position);
     if (!resumption) throw failure;
     if (resumption.freshToken) watches.tokenRenewed();
     const { code, reason, newConnection } = resumption;

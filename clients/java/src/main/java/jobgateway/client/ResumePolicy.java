@@ -69,13 +69,8 @@ class ResumePolicy {
 
   /** Resumes after a stream that was cancelled because it was silent. */
   Resumption afterSilence() {
-    return resume(Status.Code.CANCELLED, "SILENT", Optional.empty(), true, false);
-  }
-
-  /** Resumes with a fresh token, which the next events have to prove. */
-  Resumption logIn(Failure failure) {
-    tokenUnproven = true;
-    return resume(failure, true);
+    var delay = backoff.next(Optional.empty());
+    return new Resumption(Status.Code.CANCELLED, "SILENT", delay, true, false);
   }
 
   /**
@@ -84,10 +79,26 @@ class ResumePolicy {
    * @param position changes with each event after which a watch can continue
    */
   Optional<Resumption> decide(Failure failure, Object position) {
-    if (failure.code() == Status.Code.UNAUTHENTICATED && !tokenUnproven) {
-      return Optional.of(logIn(failure));
-    }
-    return mayResume(failure, position) ? Optional.of(resume(failure, false)) : Optional.empty();
+    boolean mayLogIn = failure.code() == Status.Code.UNAUTHENTICATED && !tokenUnproven;
+    return mayLogIn || mayResume(failure, position)
+        ? Optional.of(resume(failure))
+        : Optional.empty();
+  }
+
+  /**
+   * Resumes after a failure: if the token was rejected, with a fresh one, which the next events
+   * have to prove.
+   */
+  Resumption resume(Failure failure) {
+    boolean freshToken = failure.code() == Status.Code.UNAUTHENTICATED;
+    tokenUnproven |= freshToken;
+    return new Resumption(
+        failure.code(),
+        failure.reason(),
+        backoff.next(failure.retryAfter()),
+        // A new connection is made immediately. The old one would wait up to two minutes.
+        failure.isForeign() || failure.reason().equals("DRAINING"),
+        freshToken);
   }
 
   /** Returns whether another stream with the same token may help. */
@@ -114,21 +125,5 @@ class ResumePolicy {
       case RESOURCE_EXHAUSTED, OUT_OF_RANGE -> isFirstAt(position) && received;
       default -> received;
     };
-  }
-
-  private Resumption resume(Failure failure, boolean freshToken) {
-    // A new connection is made immediately. The old one would wait up to two minutes.
-    boolean newConnection = failure.isForeign() || failure.reason().equals("DRAINING");
-    return resume(
-        failure.code(), failure.reason(), failure.retryAfter(), newConnection, freshToken);
-  }
-
-  private Resumption resume(
-      Status.Code code,
-      String reason,
-      Optional<Duration> retryAfter,
-      boolean newConnection,
-      boolean freshToken) {
-    return new Resumption(code, reason, backoff.next(retryAfter), newConnection, freshToken);
   }
 }

@@ -94,7 +94,7 @@ final class WatchAll {
         policy.received(ResumePolicy.provesToken(event) || watches.provesTokenOfAll(event));
         var rejection = watches.take(event);
         if (rejection.isPresent()) {
-          return rejection.map(policy::logIn);
+          return rejection.map(policy::resume);
         }
       }
     } catch (TimeoutException silence) {
