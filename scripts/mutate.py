@@ -310,25 +310,11 @@ MULTIPLEXED = [
         "        self._refuse(watch.uid, error, watch.token)",
     ),
     Mutation(
-        "1",
-        "a change during a large state is lost",
-        MULTI,
-        "                self._ready(watch)\n",
-        "                pass\n",
-    ),
-    Mutation(
         "2",
         "a stream ends before its last watch",
         MULTI,
         "elif self._half_closed and not self._watches:",
         "elif self._half_closed and len(self._watches) < 2:",
-    ),
-    Mutation(
-        "2",
-        "a stream does not notice that its last watch was left",
-        MULTI,
-        "                    self._end(watch)\n                    self._wake()",
-        "                    self._end(watch)",
     ),
     Mutation(
         "3",
@@ -374,13 +360,6 @@ MULTIPLEXED = [
         TURNS,
         "self._part is not None and self._left <= 0",
         "self._part is not None",
-    ),
-    Mutation(
-        "6",
-        "large states starve",
-        TURNS,
-        "if not self._ready or (self._part is not None and self._left <= 0):",
-        "if not self._ready:",
     ),
     Mutation(
         "6",

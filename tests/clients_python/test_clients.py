@@ -289,6 +289,16 @@ async def test_an_error_of_a_callback_ends_the_watch(gateway: ScriptedGateway, b
     assert len(gateway.calls) == 1
 
 
+async def test_an_error_of_a_callback_is_not_that_of_the_stream(gateway: ScriptedGateway, both: Both) -> None:
+    def stop(_: pb.Job) -> None:
+        raise GatewayError(CODE.UNAVAILABLE, "enough")
+
+    gateway.script = [[state(10), Hold()], [end()]]
+    with pytest.raises(GatewayError, match="enough"):
+        await both.use(gateway.target, lambda client: client.watch(7, on_progress=stop))
+    assert len(gateway.calls) == 1
+
+
 async def test_a_broken_watch_does_not_end_its_neighbours(gateway: ScriptedGateway) -> None:
     gateway.script = [[state(10), Hold()], [state(10), Fail(CODE.INTERNAL)], [end()]]
     async with AsyncClient(gateway.target) as client:

@@ -56,8 +56,8 @@ class Seen:
         self.error: GatewayError | None = None
         self._watch: Any = None
 
-    def options(self) -> dict[str, Any]:
-        return {"on_resume": self._resumption, "on_retry": self.retried.append}
+    def callbacks(self, on_retry: Callable[[Retry], None] | None) -> dict[str, Any]:
+        return {"on_resume": self._resumption, "on_retry": on_retry or self.retried.append}
 
     def watching(self, watch: Any) -> Any:
         self._watch = watch
@@ -87,11 +87,13 @@ class Seen:
 Watch = Callable[..., Any]
 
 
-async def in_thread(target: str, uids: Any, *, timeout: float | None = None, **options: Any) -> Seen:
+async def in_thread(
+    target: str, uids: Any, *, timeout: float | None = None, on_retry: Any = None, **options: Any
+) -> Seen:
     def run() -> Seen:
         seen = Seen()
         with Client(target, **options) as client:
-            watch = seen.watching(client.watch_all(uids, timeout=timeout, **seen.options()))
+            watch = seen.watching(client.watch_all(uids, timeout=timeout, **seen.callbacks(on_retry)))
             try:
                 for item in watch:
                     seen.take(item)
@@ -102,10 +104,12 @@ async def in_thread(target: str, uids: Any, *, timeout: float | None = None, **o
     return await asyncio.to_thread(run)
 
 
-async def in_loop(target: str, uids: Any, *, timeout: float | None = None, **options: Any) -> Seen:
+async def in_loop(
+    target: str, uids: Any, *, timeout: float | None = None, on_retry: Any = None, **options: Any
+) -> Seen:
     seen = Seen()
     async with AsyncClient(target, **options) as client:
-        watch = seen.watching(client.watch_all(uids, timeout=timeout, **seen.options()))
+        watch = seen.watching(client.watch_all(uids, timeout=timeout, **seen.callbacks(on_retry)))
         try:
             async for item in watch:
                 seen.take(item)
@@ -222,6 +226,16 @@ async def test_a_retryable_failure_is_watched_again_on_the_stream(watch_all: Wat
     assert [(each.error.uid, each.wait, each.error.reason) for each in seen.retried] == [(1, 0.05, "LIMIT_REACHED")]
 
 
+async def test_an_error_of_a_callback_is_not_that_of_the_stream(watch_all: Watch) -> None:
+    def stop(_: Retry) -> None:
+        raise GatewayError(CODE.UNAVAILABLE, "enough")
+
+    again = failure(1, CODE.UNAVAILABLE, "UPSTREAM_OUTAGE")
+    with ManyJobsGateway([Read(1), again, Hold()]) as gateway:
+        seen = await watch_all(gateway.target, [1], on_retry=stop)
+    assert (str(seen.error), len(gateway.streams)) == ("enough [UNAVAILABLE]", 1)
+
+
 async def test_a_limit_without_a_wait_is_final(watch_all: Watch) -> None:
     large = failure(1, CODE.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE")
     with ManyJobsGateway([Read(1), large, ReadAll()]) as gateway:
@@ -314,7 +328,8 @@ async def test_a_final_status_ends_all(watch_all: Watch, status: End) -> None:
 
 @pytest.mark.parametrize("status", [End(CODE.INTERNAL, "GATEWAY_DEFECT"), End(CODE.RESOURCE_EXHAUSTED)])
 async def test_an_end_that_may_come_again_is_final_without_progress(watch_all: Watch, status: End) -> None:
-    scripts = ([Read(2), state(1), status], [Read(2), state(2), status], [Read(2), beat(), status])
+    no_progress = [beat(), failure(1, CODE.ALREADY_EXISTS, "ALREADY_WATCHED")]
+    scripts = ([Read(2), state(1), status], [Read(2), state(2), status], [Read(2), *no_progress, status])
     with ManyJobsGateway(*scripts) as gateway:
         seen = await watch_all(gateway.target, [1, 2])
     assert seen.error is not None

@@ -128,3 +128,5 @@ class History:
     # The times at which each process was closed, and each job was sent.
     closed: dict[int, float] = field(default_factory=dict)
     sent: dict[int, float] = field(default_factory=dict)
+    # The spans in which polls of a credential waited for its rate, which count as no outage.
+    waits: dict[str, list[tuple[float, float]]] = field(default_factory=dict)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from tests.invariants.history import History, Poll, Watch
 
-# A stream tells these at once only if its client reads at once.
-AT_ONCE = frozenset({"failures_reach_all", "outages_reach_all", "changes_at_once"})
+# A stream tells these immediately only if its client reads immediately.
+PROMPT = frozenset({"failures_reach_all", "outages_reach_all", "changes_at_once"})
 LOST = "LOST"
 # One, and another one of a job that joins while those of a job that leaves is counted.
 TURNS_OF_A_PASS = 2
@@ -87,10 +87,12 @@ class Inbox:
         self.stream.watches.append(watch)
         self.stream.requests += 1
 
-    def leave(self, uid: int) -> None:
-        """End a watch without its end."""
-        self.open.pop(uid).status = "LEFT"
+    def leave(self, uid: int) -> Watch:
+        """End a watch without its end, and return it."""
+        watch = self.open.pop(uid)
+        watch.status = "LEFT"
         self._left.add(uid)
+        return watch
 
     def receive(self, event: pb.JobEvent, now: float) -> None:
         payload = event.WhichOneof("payload") or ""
@@ -159,7 +161,7 @@ def never_silent(streams: Streams, history: History, polls: Polls) -> Iterator[s
 
 
 def failing_is_told(streams: Streams, history: History, polls: Polls) -> Iterator[str]:
-    """4. A job's heartbeat says at once when reading it begins and stops to fail."""
+    """4. A job's heartbeat says immediately when reading it begins and stops to fail."""
     for stream in streams:
         for watch in stream.watches if not stream.paced and history.stepped else []:
             for loop in polls.loops(watch) if watch.loop and not watch.asleep else []:
@@ -293,7 +295,7 @@ def violations(streams: Streams, history: History) -> dict[str, str]:
     paced = any(stream.paced for stream in streams)
     found: dict[str, str] = {}
     for promise in PROMISES:
-        broken = None if paced and promise.__name__ in AT_ONCE else next(iter(promise(history, polls)), None)
+        broken = None if paced and promise.__name__ in PROMPT else next(iter(promise(history, polls)), None)
         if broken is not None:
             found[promise.__name__] = broken
     for each in MULTIPLEXED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -77,6 +77,21 @@ class Pipe:
             self._awake.set()
 
 
+class TimedRateLimiter(RateLimiter):
+    """Records the spans in which a poll waits, by owner."""
+
+    def __init__(self, clock: SteppedClock, per_second: float, waits: dict[str, list[tuple[float, float]]]) -> None:
+        super().__init__(clock, per_second)
+        self._now = clock
+        self._waits = waits
+
+    async def acquire(self, owner: bytes) -> None:
+        began = self._now.now
+        await super().acquire(owner)
+        if self._now.now > began:
+            self._waits[owner.decode()].append((began, self._now.now))
+
+
 class SteppedRun:
     """One run from a seed. `history` has its records, and `faults` the number of failures of each kind."""
 
@@ -95,6 +110,7 @@ class SteppedRun:
         self._results: dict[int, bytes] = {}
         self._sent: dict[int, float] = {}
         self._closed: dict[int, float] = {}
+        self._waits: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self._loops: WeakKeyDictionary[object, str] = WeakKeyDictionary()
         self._active: dict[int, tuple[Watch, Pipe, asyncio.Task[None]]] = {}
         self._start_process()
@@ -104,7 +120,7 @@ class SteppedRun:
         policy = PollPolicy(
             schedule=PollSchedule(SHORTEST, LONGEST, random.Random(self.dice.random())),
             outage_seconds=OUTAGE,
-            rate_limiter=RateLimiter(self.clock, 100.0),
+            rate_limiter=TimedRateLimiter(self.clock, 100.0, self._waits),
             slots=FairBudget(100),
             sent_jobs=self.sent_jobs,
             observer=self.metrics,
@@ -123,6 +139,7 @@ class SteppedRun:
             tolerance=0.001,
             closed=self._closed,
             sent=self._sent,
+            waits=self._waits,
         )
 
     async def _fetch(self, watch: Watch, _: PauseTimeout) -> JobState:

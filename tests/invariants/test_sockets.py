@@ -9,6 +9,8 @@ from jobgateway.v1 import job_service_pb2 as pb
 
 from tests.invariants.checks import violations
 from tests.invariants.history import read_event
+from tests.invariants.multiplexed import violations as violations_of_streams
+from tests.invariants.multiplexed_sockets import MultiplexedSocketRun
 from tests.invariants.sockets import SocketRun
 from tests.invariants.test_stepped import parse
 
@@ -27,6 +29,18 @@ async def test_every_promise_holds_over_real_sockets(seed: int) -> None:
     await run.finish()
     assert violations(run.history) == {}
     assert len(run.faults) >= 3, "the run had failures of several kinds"
+
+
+@pytest.mark.parametrize("seed", parse(SEEDS))
+async def test_each_job_of_a_stream_keeps_every_promise_over_sockets(seed: int) -> None:
+    run = MultiplexedSocketRun(seed)
+    await run.start()
+    for _ in range(STEPS):
+        await run.step()
+    await run.finish()
+    assert violations_of_streams(run.streams, run.history) == {}
+    assert len(run.faults) >= 3, "the run had failures of several kinds"
+    assert any(len(stream.watches) > 5 for stream in run.streams)
 
 
 def test_a_client_keeps_its_chunks_while_the_job_still_runs() -> None:

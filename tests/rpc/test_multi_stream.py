@@ -351,6 +351,17 @@ async def test_a_resumed_job_without_news_has_caught_up(
         stream.call.cancel()
 
 
+async def test_a_watch_that_is_left_has_caught_up(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
+    upstream.on("GET", path(1), at(1, 10))
+    upstream.on("GET", path(2), hang)
+    stream = Stream(jobs)
+    await stream.watch(1, 2, heartbeat_interval=Duration(seconds=3_600))
+    await stream.until("job", 1)
+    await stream.unwatch(2)
+    assert (await stream.next()).synced.watch_requests == 2
+    stream.call.cancel()
+
+
 # 6.
 
 
@@ -376,6 +387,17 @@ async def test_every_event_is_small_in_every_format(
         assert job.content_json == raw
     else:
         assert MessageToDict(job.content) == {"a": [1.0] * (size // 2 + 1)}
+
+
+async def test_changes_follow_a_large_state(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
+    # An error beside `queued` is no end.
+    error = {"type": "e", "message": "m", "stack_trace": ["x" * 1_000] * 200}
+    upstream.on("GET", path(1), answer(200, {"uid": 1, "status": "queued", "error": error}), at(1, 20), success(1))
+    stream = Stream(jobs)
+    await stream.watch(1)
+    events = [event for event in await stream.rest() if event.uid]
+    assert [len(event.job.error.stack_trace.list_value.values) for event in events] == [200, 0, 0]
+    assert [event.job.done for event in events] == [False, False, True]
 
 
 async def test_a_job_without_its_result_has_no_chunks(

@@ -167,7 +167,7 @@ def failure(uid: int, code: grpc.StatusCode, reason: str, *, retry_delay: float 
     failed = pb.WatchFailure(code=code.value[0], reason=reason, message="it failed")
     if retry_delay is not None:
         failed.retry_delay.CopyFrom(Duration(nanos=int(retry_delay * 1e9)))
-    return pb.JobEvent(uid=uid, failure=failed)
+    return pb.JobEvent(uid=uid, failure=failed, resume_token=f"{uid} at its failure")
 
 
 def synced(watch_requests: int) -> pb.JobEvent:

@@ -15,7 +15,6 @@ import uvloop
 
 from gateway.errors import (
     UpstreamConnectionLost,
-    UpstreamError,
     UpstreamMalformed,
     UpstreamResponseTooLarge,
     UpstreamTimeout,
@@ -41,7 +40,7 @@ from tests.support.http2 import (
     http2_upstream,
 )
 from tests.support.raw import tcp_server
-from tests.support.transports import PatientTransport
+from tests.support.transports import TEST_SECONDS, PatientTransport, failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 
     from tests.support.http2 import Http2Upstream
 
-TEST_SECONDS = 30.0
 MIB = 1 << 20
 
 
@@ -65,12 +63,6 @@ async def posting(
                 yield upstream, transport
         finally:
             await transport.aclose()
-
-
-async def failure(exchange: Awaitable[object]) -> UpstreamError:
-    with pytest.raises(UpstreamError) as raised:
-        await exchange
-    return raised.value
 
 
 async def echo(peer: Peer) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, Self, cast
 
+import grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
 from jobgateway_client import calls
@@ -277,21 +278,19 @@ class AsyncWatch:
             token = await self._credential.token()
             async with self._connections.lease() as connection:
                 call = self._open(connection, token)
-                error = stream_without_end()
                 try:
-                    while event := await self._next(call):
+                    while isinstance(event := await self._next(call), pb.JobEvent):
                         rules.heard(event, time.monotonic())
                         self._take(event)
                         yield event
-                    self.replayed |= calls.is_replayed(await call.trailing_metadata())
-                except GatewayError as failed:
-                    error = failed
+                    if event.code is grpc.StatusCode.OK:
+                        self.replayed |= calls.is_replayed(await call.trailing_metadata())
                 finally:
                     # A call that was merely abandoned stays open (grpc/grpc#43462).
                     call.cancel()
             if rules.done:
                 return
-            await self._resume(error, token, connection)
+            await self._resume(event, token, connection)
 
     def _open(self, connection: Connection, token: str | None) -> Any:
         request = self._rules.request
@@ -299,21 +298,18 @@ class AsyncWatch:
         self._rules.opened(time.monotonic())
         return method(request, metadata=calls.metadata(token, request), timeout=self._deadline.left())
 
-    async def _next(self, call: Any) -> pb.JobEvent | None:
-        """Return the next event, or None after the last one.
-
-        Raises:
-            GatewayError: The call failed, or nothing arrived for too long.
-
-        """
+    async def _next(self, call: Any) -> pb.JobEvent | GatewayError:
+        """Return the next event, or the reason why there is none."""
         limit = calls.END_SECONDS if self._rules.done else self._rules.silence
         try:
             with gateway_errors(self._connections):
                 async with asyncio.timeout(limit):
                     event = await call.read()
         except TimeoutError:
-            raise silent_stream(limit) from None
-        return event if isinstance(event, pb.JobEvent) else None
+            return silent_stream(limit)
+        except GatewayError as error:
+            return error
+        return event if isinstance(event, pb.JobEvent) else stream_without_end()
 
     def _take(self, event: pb.JobEvent) -> None:
         self._result.take(event)

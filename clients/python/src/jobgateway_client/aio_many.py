@@ -88,42 +88,37 @@ class AsyncWatchAll:
                 call = connection.stub.WatchJobs(
                     requests.all(), metadata=calls.metadata(token, None), timeout=self._deadline.left()
                 )
-                error, status = stream_without_end(), _Status(call)
+                status = _Status(call)
                 try:
-                    while event := await self._next(call):
+                    while isinstance(event := await self._next(call, status), pb.JobEvent):
                         outcome = rules.take(event, time.monotonic())
                         if isinstance(outcome, LoginNeeded):
                             if fresh_token := await self._credential.renew(token):
-                                error = outcome.error
+                                event = outcome.error
                                 break
                             outcome = rules.without_login(outcome, time.monotonic())
                         requests.changed()
                         if item := self._item(outcome):
                             yield item
-                except GatewayError as failed:
-                    error = failed if failed.silent else status.error or failed
                 finally:
                     requests.close()
                     # A call that was merely abandoned stays open (grpc/grpc#43462).
                     call.cancel()
             if rules.pending:
-                await self._resume(error, token, connection, fresh_token=fresh_token)
+                await self._resume(event, token, connection, fresh_token=fresh_token)
 
-    async def _next(self, call: Any) -> pb.JobEvent | None:
-        """Return the next event, or None after the last one.
-
-        Raises:
-            GatewayError: The call failed, or nothing arrived for too long.
-
-        """
+    async def _next(self, call: Any, status: _Status) -> pb.JobEvent | GatewayError:
+        """Return the next event, or the reason why there is none."""
         limit = self._rules.silence if self._rules.pending else calls.END_SECONDS
         try:
             with gateway_errors(self._connections):
                 async with asyncio.timeout(limit):
                     event = await call.read()
         except TimeoutError:
-            raise silent_stream(limit) from None
-        return event if isinstance(event, pb.JobEvent) else None
+            return silent_stream(limit)
+        except GatewayError as error:
+            return status.error or error
+        return event if isinstance(event, pb.JobEvent) else stream_without_end()
 
     async def _resume(
         self, error: GatewayError, token: str | None, connection: Connection, *, fresh_token: bool

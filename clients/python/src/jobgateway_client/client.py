@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -249,8 +248,6 @@ class Watch:
         self._deadline = deadline
         self._on_resume = on_resume
         self._on_progress = on_progress
-        self._left = threading.Event()
-        self._call: Any = None
         self._events = self._follow()
 
     @property
@@ -268,13 +265,6 @@ class Watch:
         for _ in self:
             pass
         return calls.Finished(self.job or pb.Job(), bytes(self.result))
-
-    def cancel(self) -> None:
-        """End the watch from another thread. The job continues."""
-        self._left.set()
-        call = self._call
-        if call is not None:
-            call.cancel()
 
     def close(self) -> None:
         """Leave the watch. The job continues."""
@@ -294,14 +284,12 @@ class Watch:
 
     def _follow(self) -> Generator[pb.JobEvent]:
         while True:
-            if self._left.is_set():
-                raise calls.cancelled_error()
             token = self._credential.token()
             with self._connections.lease() as connection:
                 error = yield from self._stream(connection, token)
             if error is None:
                 return
-            if self._left.is_set() or self._connections.closed or self._deadline.left() == 0:
+            if self._connections.closed or self._deadline.left() == 0:
                 raise error
             fresh_token = self._rules.wants_token(error) and self._credential.renew(token)
             retry = self._rules.resume(error, fresh_token=fresh_token)
@@ -326,7 +314,6 @@ class Watch:
             if not self._connections.closed:
                 raise
             return calls.closed_error()
-        self._call = call
         error = stream_without_end()
         with Listener(call) as listener:
             try:

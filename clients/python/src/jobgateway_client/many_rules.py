@@ -206,7 +206,7 @@ class ManyRules:
         """Note what an event says about the stream."""
         synced = event.HasField("synced") and event.synced.watch_requests >= self._sent
         self._stream.heard(now, proves_token=synced or proves_token(event))
-        self._resumable_events += bool(event.resume_token)
+        self._resumable_events += bool(event.resume_token) and not event.HasField("failure")
         if synced:
             waiting = {uid for _, uid in self._unsent}
             for uid, job in self._jobs.items():
