@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, Self
@@ -60,6 +61,11 @@ async def sleep_until(clock: Clock, when: float) -> None:
     """Return when `clock.monotonic()` has reached `when` (seconds)."""
     if when > clock.monotonic():
         await AutoResetEvent(clock).wait(when)
+
+
+async def sleep_at_most(clock: Clock, seconds: float) -> None:
+    """Sleep for a random time from half of `seconds` to all of it, so that tasks do not repeat in lockstep."""
+    await sleep_until(clock, clock.monotonic() + random.uniform(seconds / 2, seconds))  # noqa: S311 - no secret
 
 
 class AutoResetEvent:

@@ -97,10 +97,19 @@ _SQLITE = re.compile(r"sqlite:///(/?[^?#\0]*[^?#\0/])", re.IGNORECASE)
 
 
 def _state_url(value: str) -> str:
-    if value.lower() == "memory:" or _SQLITE.fullmatch(value):
-        return value
-    match = _REDIS.fullmatch(value)
-    if match is None or not _is_host(match[1]) or int(match[2] or 0) > 65535:
+    scheme = value.lower().partition(":")[0]
+    if scheme in ("redis", "rediss"):
+        match = _REDIS.fullmatch(value)
+        if match is None or not _is_host(match[1]) or int(match[2] or 0) > 65535:
+            # The URL is not quoted, because it may have a password.
+            raise ValueError(
+                f"must be {scheme}://USER:PASSWORD@HOST:PORT/DATABASE, in which DATABASE is a number; write special "
+                "characters of the password as in any URL (@ is %40), and an IPv6 address in brackets"
+            )
+    elif scheme == "sqlite":
+        if not _SQLITE.fullmatch(value):
+            raise ValueError("must be sqlite:///PATH with the absolute path of a file, and no options")
+    elif value.lower() != "memory:":
         raise ValueError("must be memory:, sqlite:///PATH, redis://HOST:PORT/DATABASE or rediss://HOST:PORT/DATABASE")
     return value
 

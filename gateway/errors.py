@@ -50,7 +50,7 @@ class GatewayError(Exception):
     Attributes:
         retry_after: The wait in seconds before a retry, None if no wait is known.
         quotes_others: Whether the message may quote the client or the upstream. Such a message goes to the client, and
-            to no log.
+            to no log and no store.
     """
 
     retry_after: float | None = None

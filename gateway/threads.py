@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -41,15 +42,19 @@ class DaemonWorker:
     """
 
     def __init__(self, name: str) -> None:
-        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         threading.Thread(target=_run_all, args=(self._work,), name=name, daemon=True).start()
         weakref.finalize(self, self._work.put, None).atexit = False
 
     def run(self, work: Callable[[], T]) -> Future[T]:
         """Queue `work`; return a future of its outcome."""
         future: Future[T] = Future()
-        self._work.put((future, work))
+        self._work.put(partial(_run, future, work))
         return future
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Queue `work`, which must not raise. A future would cost more than a short piece of work."""
+        self._work.put(work)
 
 
 def run_detached(name: str, work: Callable[[], T]) -> Future[T]:
@@ -91,9 +96,9 @@ def leave_after(seconds: float, code: int) -> None:
     threading.Thread(target=leave, name="leave", daemon=True).start()
 
 
-def _run_all(work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
+def _run_all(work: queue.SimpleQueue[Callable[[], object] | None]) -> None:
     while (each := work.get()) is not None:
-        _run(*each)
+        each()
         # Otherwise this frame would keep the work alive while it waits.
         del each
 

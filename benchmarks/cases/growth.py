@@ -11,7 +11,7 @@ import urllib.request
 from contextlib import ExitStack
 from functools import partial
 
-from benchmarks.processes import WITH_PAUSES, gateway, upstream, watches
+from benchmarks.processes import SERVE, gateway, upstream, watches
 from benchmarks.table import Row, interleaved
 from benchmarks.tls import is_missing, with_tls
 
@@ -77,7 +77,7 @@ def _per_poll(jobs: int, kind: str, first_uid: int, seconds: float) -> float:
         if kind == TLS:
             tls = stack.enter_context(with_tls(counted))
             url, environment = tls.url, tls.environment
-        gateway_process, address = stack.enter_context(gateway(url, WITH_PAUSES, environment, **settings))
+        gateway_process, address = stack.enter_context(gateway(url, SERVE, environment, **settings))
         stack.enter_context(watches(address, first_uid, 2, jobs, 1))
         time.sleep(0.5)
         before, polled = gateway_process.cpu(), _polls(counted)

@@ -167,7 +167,8 @@ class FairBudget:
 
     def _give_back(self, owner: bytes, size: int) -> None:
         self._move(owner, -size)
-        self._grant()
+        if self._queues:
+            self._grant()
 
     def _place(self, owner: bytes) -> None:
         number = self._last_number[owner] = next(self._numbers)
@@ -187,6 +188,8 @@ class FairBudget:
 
 class Reservation:
     """Reserved units of a budget, until they are released or the context is left."""
+
+    __slots__ = ("_budget", "_owner", "size")
 
     def __init__(self, budget: FairBudget, owner: bytes, size: int) -> None:
         self._budget = budget

@@ -29,6 +29,8 @@ LEAST_FRACTION = 1 / 50
 SLOW_DOWN_COOLDOWN_SECONDS = 1.0
 # The rate that is used is averaged over this time.
 AVERAGE_SECONDS = 5.0
+# A call need not wait for its turn if its owner took no token for this long, because such calls cannot block others.
+CALM_SECONDS = 0.0005
 # The error that is allowed for a whole token, because sums of fractions are not exact.
 EPSILON = 1e-6
 
@@ -41,10 +43,12 @@ def limit_reached(message: str, wait: float = 0.0) -> LimitReached:
 class _TokenBucket:
     """The tokens of one owner, at most those of one second."""
 
-    __slots__ = ("_at", "_max_rate", "_rate", "_slowed_at", "_tokens", "_used", "lock")
+    __slots__ = ("_at", "_max_rate", "_rate", "_slowed_at", "_tokens", "_used", "turn", "waiting")
 
     def __init__(self, max_rate: float, now: float) -> None:
-        self.lock = asyncio.Lock()
+        # The calls that wait for their turn, one of which holds it.
+        self.waiting = 0
+        self.turn = asyncio.Lock()
         self._max_rate = self._rate = max_rate
         self._tokens = max(1.0, max_rate)
         self._used = 0.0
@@ -66,6 +70,9 @@ class _TokenBucket:
         self._used += 1
         return 0.0
 
+    def try_acquire_without_turn(self, now: float) -> bool:
+        return not self.waiting and now - self._at >= CALM_SECONDS and not self.try_acquire(now)
+
     def slow_down(self, now: float) -> None:
         self._advance(now)
         if now - self._slowed_at < SLOW_DOWN_COOLDOWN_SECONDS:
@@ -78,7 +85,7 @@ class _TokenBucket:
     def is_full(self, now: float) -> bool:
         """Return whether the bucket is like a new one."""
         self._advance(now)
-        return self._rate >= self._max_rate and self._tokens >= self._max_rate and not self.lock.locked()
+        return self._rate >= self._max_rate and self._tokens >= self._max_rate and not self.waiting
 
 
 class RateLimiter:
@@ -100,11 +107,17 @@ class RateLimiter:
     async def acquire(self, owner: bytes) -> None:
         """Wait for a token and take it. The calls of one owner keep their order."""
         bucket = self._bucket(owner)
-        async with bucket.lock:
-            while (wait := bucket.try_acquire(self._clock.monotonic())) > 0:
-                await sleep_until(self._clock, self._clock.monotonic() + wait)
-            # One per owner and turn of the event loop, so that an owner with many calls does not block it.
-            await asyncio.sleep(0)
+        if bucket.try_acquire_without_turn(self._clock.monotonic()):
+            return
+        bucket.waiting += 1
+        try:
+            async with bucket.turn:
+                while (wait := bucket.try_acquire(self._clock.monotonic())) > 0:
+                    await sleep_until(self._clock, self._clock.monotonic() + wait)
+                # One per owner and iteration of the event loop, so that an owner with many calls does not block it.
+                await asyncio.sleep(0)
+        finally:
+            bucket.waiting -= 1
 
     def slow_down(self, owner: bytes) -> None:
         """Lower the rate of an owner, because a request of it was throttled."""

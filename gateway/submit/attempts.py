@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING
 
-from gateway.clock import sleep_until
+from gateway.clock import sleep_at_most
 from gateway.errors import SubmitOutcomeUnknown, UpstreamError, UpstreamMalformed, UpstreamStatusError
 from gateway.submit.submission import SubmissionResult
 
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
     from gateway.submit.submission import Submission
 
 MAX_ATTEMPTS = 4
-# Bound of the first wait between two attempts, in seconds. It doubles with each.
-FIRST_WAIT_SECONDS = 0.1
+# The longest first wait between two attempts, in seconds. It doubles with each.
+FIRST_WAIT_SECONDS = 0.2
 # Responses of a proxy that stopped waiting (460: AWS ALB; 444, 499: nginx). The upstream may have the request. Every
 # other 4xx refuses it; those that proxies add (463, 464, 494 to 498) come before the request is passed on.
 UNKNOWN_4XX = frozenset({408, 444, 460, 499})
@@ -33,8 +32,8 @@ def longest_seconds(connect_seconds: float, total_seconds: float) -> float:
         connect_seconds: The longest time for a connection, after which nothing was sent.
         total_seconds: The longest time for a whole attempt.
     """
-    # 2 + 4 + ... of the first bound.
-    waits = FIRST_WAIT_SECONDS * (2.0**MAX_ATTEMPTS - 2)
+    # 1 + 2 + 4 of the first wait.
+    waits = FIRST_WAIT_SECONDS * (2.0 ** (MAX_ATTEMPTS - 1) - 1)
     return (MAX_ATTEMPTS - 1) * connect_seconds + waits + total_seconds
 
 
@@ -53,8 +52,8 @@ async def post_until_sent(clock: Clock, post: Callable[[], Awaitable[Job]], subm
                 raise SubmitOutcomeUnknown(str(error), error.http_status) from error
             if error.may_have_been_sent or attempt == MAX_ATTEMPTS:
                 raise
-            bound = FIRST_WAIT_SECONDS * 2**attempt
-            await sleep_until(clock, clock.monotonic() + random.uniform(bound / 2, bound))  # noqa: S311 - jitter
+            wait = FIRST_WAIT_SECONDS * 2 ** (attempt - 1)
+            await sleep_at_most(clock, wait)
             # If all callers left before anything was sent, no one wants the job any more.
             if not submission.callers:
                 raise

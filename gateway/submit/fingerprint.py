@@ -47,10 +47,8 @@ def fingerprint_of(job: SendJob) -> bytes:
 
 
 def _canonical(raw: bytes) -> str:
-    # Without a function of ours, integers are read five times as fast.
-    parse_int = _number if LONG_INTEGER in raw.translate(DIGITS_AS_ZEROS) else None
-    value = json.loads(raw, parse_float=_number, parse_int=parse_int, object_pairs_hook=_members)
-    return json.dumps(value, sort_keys=True, default=_tagged)
+    decoder = _DECODER_OF_LONG_INTEGERS if LONG_INTEGER in raw.translate(DIGITS_AS_ZEROS) else _DECODER
+    return _ENCODER.encode(decoder.decode(raw.decode()))
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -83,3 +81,9 @@ def _number(text: str) -> int | float | bytes:
     if scale < 0 and len(significant) <= DIGITS_OF_A_DOUBLE and scale > -MAX_SCALE:
         return float(f"{sign}{significant}e{scale}")
     return f"{sign}{significant}e{scale}".encode()
+
+
+# Without a function of ours, integers are read five times as fast.
+_DECODER = json.JSONDecoder(parse_float=_number, object_pairs_hook=_members)
+_DECODER_OF_LONG_INTEGERS = json.JSONDecoder(parse_float=_number, parse_int=_number, object_pairs_hook=_members)
+_ENCODER = json.JSONEncoder(sort_keys=True, default=_tagged)

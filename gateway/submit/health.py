@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import structlog
@@ -21,9 +22,9 @@ _log = structlog.get_logger()
 
 
 class StoreHealth:
-    """Tracks whether the last command of a store succeeded. Runs `probe` every second after a failure.
+    """Tracks whether a store can be used: after a failed command not, until a probe succeeds.
 
-    `probe` raises `StateUnavailable`, and reports to this object like every other command.
+    Other commands that succeed prove nothing, because a full or read-only store still does those that change nothing.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -33,14 +34,8 @@ class StoreHealth:
         self._probing: asyncio.Task[None] | None = None
 
     def probe_with(self, probe: Callable[[], Awaitable[None]]) -> None:
-        """Set the probe."""
+        """Set the probe, which writes something and raises `StateUnavailable` if that fails."""
         self._probe = probe
-
-    def succeeded(self) -> None:
-        """Take note of a command that succeeded."""
-        if not self.available:
-            self.available = True
-            _log.info("state.available")
 
     def failed(self, why: str) -> None:
         """Take note of a command that failed; `why` holds no secret."""
@@ -53,10 +48,10 @@ class StoreHealth:
     async def _probe_until_available(self, probe: Callable[[], Awaitable[None]]) -> None:
         while not self.available:
             await sleep_until(self._clock, self._clock.monotonic() + PROBE_SECONDS)
-            try:
+            with contextlib.suppress(StateUnavailable):
                 await probe()
-            except StateUnavailable:
-                continue
+                self.available = True
+        _log.info("state.available")
 
     def close(self) -> None:
         """Stop the probe."""

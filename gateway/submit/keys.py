@@ -75,7 +75,8 @@ def read_keys(file: Path) -> RequestKeys:
     for number, line in enumerate(lines, 1):
         if len(line) < SHORTEST_KEY_BYTES:
             raise ConfigError(
-                f"{KEY_FILE}: line {number} of {file} has {len(line)} bytes; a key has at least {SHORTEST_KEY_BYTES}"
+                f"{KEY_FILE}: line {number} of {file} has {len(line)} bytes; a key has at least {SHORTEST_KEY_BYTES}, "
+                "such as the output of `openssl rand -hex 32`"
             )
     return RequestKeys(*lines)
 
@@ -86,11 +87,11 @@ def read_or_create_keys(file: Path) -> RequestKeys:
     Raises:
         ConfigError: The file cannot be used or created.
     """
-    if not file.exists():
-        try:
+    try:
+        if not file.exists():
             _create(file)
-        except OSError as error:
-            raise ConfigError(f"{KEY_FILE}: {file} cannot be created: {error.strerror}") from None
+    except OSError as error:
+        raise ConfigError(f"{KEY_FILE}: {file} cannot be created: {error.strerror}") from None
     return read_keys(file)
 
 

@@ -58,6 +58,8 @@ class Lease:
         began = self._clock.monotonic()
         try:
             if not await self._store.renew(self._claim, self._seconds):
+                # The claim has ended, or the store lost it and another one may be in its place.
+                self.until = min(self.until, began)
                 return
             self.until = began + self._seconds
         except StateUnavailable:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from gateway.submit.records import Claim, IdempotencyKey
 
 MAX_RECORDS = 100_000
+# Expired records that one claim deletes: deleting all of them would hold the event loop for long. A claim adds one, so
+# that this is enough.
+PRUNE_SLICE = 64
 
 
 class _Entry:
@@ -43,7 +46,9 @@ class InMemoryIdempotencyStore:
         self._prune(now)
         entry = self._entries.get(claim.key)
         if entry is not None:
-            return _seen_by(claim, entry, now)
+            if entry.expires > now:
+                return _seen_by(claim, entry, now)
+            self._remove(claim.key)
         held = self._of_caller[claim.key.caller]
         if not fits_fair_share(held, 1, MAX_RECORDS - len(self._entries)):
             raise exhausted(MAX_RECORDS, held)
@@ -52,10 +57,11 @@ class InMemoryIdempotencyStore:
 
     async def renew(self, claim: Claim, seconds: float) -> bool:
         """See `IdempotencyStore`."""
+        now = self._clock.monotonic()
         entry = self._own(claim)
-        if entry is None:
+        if entry is None or entry.claimed_until <= now:
             return False
-        entry.claimed_until = self._clock.monotonic() + seconds
+        entry.claimed_until = now + seconds
         return True
 
     async def settle(self, claim: Claim, record: IdempotencyRecord) -> bool:
@@ -90,7 +96,7 @@ class InMemoryIdempotencyStore:
         self._entries[claim.key] = _Entry(record, claim.fence, claimed_until, expires)
 
     def _prune(self, now: float) -> None:
-        while self._entries:
+        for _ in range(min(PRUNE_SLICE, len(self._entries))):
             key, entry = next(iter(self._entries.items()))
             if entry.expires > now:
                 return

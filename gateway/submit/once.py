@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.clock import sleep_until
+import structlog
+
+from gateway.clock import sleep_at_most
 from gateway.errors import RequestIdReused, StateUnavailable, SubmitOutcomeUnknown, UpstreamError
 from gateway.submit.attempts import post_until_sent
 from gateway.submit.lease import Lease
@@ -33,7 +34,11 @@ FIRST_RECORD_SECONDS = 0.1
 LONGEST_RECORD_SECONDS = 5.0
 # An outcome is worth recording after the end of the claim too, because until then it reads as unknown.
 RECORD_AFTER_CLAIM_SECONDS = 600.0
-STOPPED = "the gateway was stopped during the submission"
+# With more background work than this, a claim in doubt is left to end, and reads as unknown if it had arrived.
+MAX_RECORDING = 1_024
+INTERRUPTED = "the submission was interrupted"
+
+_log = structlog.get_logger()
 
 
 class OncePerId:
@@ -72,15 +77,16 @@ class OncePerId:
             until = began + self._claim_seconds
             try:
                 record = await self._store.claim(claim, submission.fingerprint, self._claim_seconds)
-            except (StateUnavailable, asyncio.CancelledError):
+            except StateUnavailable:
                 # The claim may be in place, and nothing was sent.
-                self._retry(partial(self._store.release, claim), until)
+                if len(self._recording) < MAX_RECORDING:
+                    self._retry(partial(self._store.release, claim), until)
                 raise
             if record is None:
                 return Lease(self._clock, self._store, claim, began, self._claim_seconds)
             if record.outcome is not None or record.fingerprint != submission.fingerprint:
                 return record
-            await sleep_until(self._clock, self._clock.monotonic() + random.uniform(wait / 2, wait))  # noqa: S311 - jitter
+            await sleep_at_most(self._clock, wait)
             wait = min(wait * 2, LONGEST_LOOK_SECONDS)
             if not submission.callers:
                 raise SubmitOutcomeUnknown("another gateway is submitting under this request_id", None)
@@ -95,14 +101,14 @@ class OncePerId:
         try:
             sent = await post_until_sent(self._clock, post_while_claimed, submission)
         except SubmitOutcomeUnknown as error:
-            text = cut(str(error), MAX_REMEMBERED_TEXT)
-            await self._settle(claim, lease, submission, Outcome(unknown=text, http_status=error.http_status))
+            outcome = Outcome(unknown=_reason_to_store(error), http_status=error.http_status)
+            await self._settle(claim, lease, submission, outcome)
             raise
         except (UpstreamError, StateUnavailable):
             await self._record(partial(self._store.release, claim), lease.until)
             raise
         except BaseException:
-            await self._settle(claim, lease, submission, Outcome(unknown=STOPPED))
+            await self._settle(claim, lease, submission, Outcome(unknown=INTERRUPTED))
             raise
         ended = without_result(sent.job) if sent.job is not None and sent.uid == 0 else None
         await self._settle(claim, lease, submission, Outcome(uid=sent.uid, ended=ended))
@@ -110,24 +116,29 @@ class OncePerId:
 
     async def _settle(self, claim: Claim, lease: Lease, submission: Submission, outcome: Outcome) -> None:
         record = IdempotencyRecord(submission.fingerprint, outcome)
-        await self._record(partial(self._store.settle, claim, record), lease.until)
 
-    async def _record(self, change: Callable[[], Awaitable[bool]], claimed_until: float) -> None:
+        async def settle() -> None:
+            if not await self._store.settle(claim, record):
+                _log.warning("state.claim_lost", uid=outcome.uid)
+
+        await self._record(settle, lease.until)
+
+    async def _record(self, change: Callable[[], Awaitable[object]], claimed_until: float) -> None:
         # The caller gets its result in any case.
         try:
             await change()
         except StateUnavailable:
             self._retry(change, claimed_until)
 
-    def _retry(self, change: Callable[[], Awaitable[bool]], claimed_until: float) -> None:
+    def _retry(self, change: Callable[[], Awaitable[object]], claimed_until: float) -> None:
         task = asyncio.get_running_loop().create_task(self._retry_until(change, claimed_until))
         self._recording.add(task)
         task.add_done_callback(self._recording.discard)
 
-    async def _retry_until(self, change: Callable[[], Awaitable[bool]], claimed_until: float) -> None:
+    async def _retry_until(self, change: Callable[[], Awaitable[object]], claimed_until: float) -> None:
         wait = FIRST_RECORD_SECONDS
         while self._clock.monotonic() < claimed_until + RECORD_AFTER_CLAIM_SECONDS:
-            await sleep_until(self._clock, self._clock.monotonic() + random.uniform(wait / 2, wait))  # noqa: S311 - jitter
+            await sleep_at_most(self._clock, wait)
             wait = min(wait * 2, LONGEST_RECORD_SECONDS)
             try:
                 await change()
@@ -139,6 +150,14 @@ class OncePerId:
         """Wait until every outcome is recorded, or given up."""
         while self._recording:
             await asyncio.wait(self._recording)
+
+
+def _reason_to_store(error: SubmitOutcomeUnknown) -> str:
+    # The upstream may repeat the params in its message, and no store holds any of them.
+    cause = error.__cause__
+    if isinstance(cause, UpstreamError) and not cause.quotes_others:
+        return cut(str(cause), MAX_REMEMBERED_TEXT)
+    return f"the upstream responded with HTTP {error.http_status}"
 
 
 def _recall(record: IdempotencyRecord, fingerprint: bytes) -> SubmissionResult:

@@ -53,6 +53,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 # The outcome of a claim that its owner neither settled nor released in time.
 OWNER_LOST = Outcome(unknown="the gateway that was submitting under this request_id did not report an outcome in time")
+UNREADABLE = Outcome(unknown="the store has an outcome of this request_id that cannot be read")
 
 
 class IdempotencyRecord(msgspec.Struct, frozen=True):
@@ -104,12 +105,11 @@ def encode(outcome: Outcome) -> bytes:
 
 
 def decode(data: bytes) -> Outcome:
-    """Return the outcome that was stored as JSON.
-
-    Raises:
-        msgspec.MsgspecError: The data is not such an outcome.
-    """
-    stored = _decoder.decode(data)
+    """Return the outcome that was stored as JSON. If it cannot be read, it is unknown."""
+    try:
+        stored = _decoder.decode(data)
+    except msgspec.MsgspecError:
+        return UNREADABLE
     ended = None
     if stored.ended is not None:
         job = stored.ended

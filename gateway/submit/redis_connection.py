@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 import structlog
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from gateway.errors import ConfigError, StateUnavailable
-from gateway.submit.files import check_file
+from gateway.submit.files import AUTHORITIES, CERTIFICATE, KEY, check_tls_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,9 +31,11 @@ WAIT_SECONDS = 1.0
 MAX_BATCH = 256
 MAX_CONNECTIONS = 8
 MAX_WAIT_REPLICAS = 100
-FILE_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+FILE_OPTIONS = frozenset({AUTHORITIES, CERTIFICATE, KEY})
 OPTIONS = ", ".join(sorted({"cluster", "wait_replicas", *FILE_OPTIONS}))
 
+# The errors of a Redis that cannot be used. That of a Cluster is outside of redis-py's own hierarchy.
+FAILURES = (RedisError, RedisClusterException, OSError, TimeoutError)
 PREFIX = "jobgateway:1"
 # The beginning of scripts that need the time of the server, in milliseconds.
 NOW = """
@@ -45,7 +47,7 @@ _log = structlog.get_logger()
 
 
 class Script(NamedTuple):
-    """A Lua script, which Redis runs as one step. Every script may run twice with the effect of once."""
+    """A Lua script, which Redis runs as one step. It may run twice, if its first reply is lost."""
 
     text: str
     sha: str
@@ -78,7 +80,7 @@ def read_url(url: str) -> Target:
         ConfigError: An option is unknown or has a wrong value. The message does not quote the URL.
     """
     parts = urlsplit(url)
-    rest = []
+    files = {}
     cluster, wait_replicas = False, 0
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name == "cluster" and value in ("true", "false"):
@@ -86,13 +88,19 @@ def read_url(url: str) -> Target:
         elif name == "wait_replicas" and value.isdecimal() and int(value) <= MAX_WAIT_REPLICAS:
             wait_replicas = int(value)
         elif name in FILE_OPTIONS:
-            check_file(STATE_URL, name, value)
-            rest.append(f"{name}={value}")
+            files[name] = value
         else:
             raise ConfigError(f"{STATE_URL}: unknown option or wrong value: {name[:50]}; use {OPTIONS}")
     if cluster and wait_replicas:
         raise ConfigError(f"{STATE_URL}: wait_replicas does not work with cluster=true; remove one of them")
-    plain = urlunsplit((parts.scheme.lower(), parts.netloc, parts.path, "&".join(rest), ""))
+    database = parts.path[1:]
+    if cluster and int(database or 0):
+        raise ConfigError(f"{STATE_URL}: a Cluster has only the database 0 (got {database}); write /0")
+    if files and parts.scheme.lower() != "rediss":
+        raise ConfigError(f"{STATE_URL}: {min(files)} is for TLS only; write rediss:// or remove it")
+    check_tls_files(STATE_URL, files)
+    options = "&".join(f"{name}={quote(path)}" for name, path in files.items())
+    plain = urlunsplit((parts.scheme.lower(), parts.netloc, parts.path, options, ""))
     return Target(plain, cluster, wait_replicas)
 
 
@@ -128,6 +136,8 @@ class RedisConnection:
         """Return the facts that a Redis tells about itself; of a Cluster, those of one node."""
         async with asyncio.timeout(COMMAND_SECONDS):
             if isinstance(self._client, RedisCluster):
+                # It may have been closed after a failure, and has no nodes then.
+                await self._client.initialize()
                 return dict(await self._client.info(target_nodes=self._client.get_random_node()))
             return dict(await self._client.info())
 
@@ -135,16 +145,20 @@ class RedisConnection:
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                replies: list[Any] = [_unavailable()] * len(batch)
+                replies: list[Any] = []
                 try:
                     replies = await self._replies(batch)
                 finally:
-                    # Whatever happens, no call waits for ever.
+                    if not replies:
+                        # The commands behind this batch would wait as long again.
+                        batch, self._waiting = batch + self._waiting, []
+                        replies = [_unavailable() for _ in batch]
                     _hand_out(batch, replies)
         finally:
             self._sending = None
 
     async def _replies(self, batch: Sequence[_Command]) -> list[Any]:
+        """Return the replies to a batch, or none if it fails as a whole."""
         try:
             async with asyncio.timeout(COMMAND_SECONDS):
                 replies = await self._send_twice(batch)
@@ -152,12 +166,10 @@ class RedisConnection:
                 if why:
                     # After a failover, the address may lead to another server.
                     await self._reconnect()
-        except (RedisError, OSError, TimeoutError) as error:
-            why, replies = _why(error), [error] * len(batch)
+        except FAILURES as error:
+            why, replies = _why(error), []
         if why:
             self._health.failed(why)
-        else:
-            self._health.succeeded()
         return [_unavailable() if isinstance(each, Exception) else each for each in replies]
 
     async def _reconnect(self) -> None:
@@ -170,7 +182,7 @@ class RedisConnection:
         try:
             return await self._send(batch)
         except (RedisConnectionError, ConnectionError):
-            # The connection may have been closed while it was idle. Every script may run twice.
+            # The connection may have been closed while it was idle.
             return await self._send(batch)
 
     async def _send(self, batch: Sequence[_Command]) -> list[Any]:

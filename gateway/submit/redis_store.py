@@ -10,14 +10,12 @@ import asyncio
 from base64 import urlsafe_b64encode
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
-from redis.exceptions import RedisError
 
 from gateway.clock import sleep_until
 from gateway.errors import StateUnavailable
 from gateway.submit.records import OWNER_LOST, IdempotencyRecord, decode, encode
-from gateway.submit.redis_connection import NOW, PREFIX, RedisConnection, Script, read_url
+from gateway.submit.redis_connection import FAILURES, NOW, PREFIX, RedisConnection, Script, read_url
 from gateway.submit.store import KEEP_RECORD_SECONDS, exhausted
 
 if TYPE_CHECKING:
@@ -30,6 +28,7 @@ MAX_RECORDS = 1_400_000
 # How often a gateway adds its new records to the total of all callers, and reads it, in seconds.
 TOTAL_SECONDS = 5.0
 TOTAL_KEY = f"{PREFIX}:ids"
+PROBE_KEY = f"{PREFIX}:probe"
 KEEP_MS = int(KEEP_RECORD_SECONDS * 1000)
 
 # The number of records is counted by the hour of their claim. A count is over after 26 hours, with its last record.
@@ -46,8 +45,8 @@ end
 
 GRANTED, GRANTED_BEFORE = 0, -1
 # KEYS: the record, the counts of the caller. ARGV: fence, fingerprint, duration, time to keep, free records.
-# Replies: 0 if the claim is granted, -1 if it was granted before, the number of the caller's records if it may have no
-# more, or a record: its fingerprint alone while it is claimed, else with its outcome, which is "" for a lost owner.
+# Replies: 0 if the claim is granted, -1 if it was granted before, 1 and the caller's records if it may have no more, or
+# a record: its fingerprint alone while it is claimed, else with its outcome, which is "" for a lost owner.
 CLAIM = Script.of(
     f"""{_COUNT}
 local record = redis.call('HMGET', KEYS[1], 'fence', 'fingerprint', 'until', 'outcome')
@@ -58,7 +57,7 @@ if record[1] then
   return {{record[2], ''}}
 end
 local held, free = count(KEYS[2]), tonumber(ARGV[5])
-if free < 1 or (held > 0 and held + 1 > 3 * (free - 1)) then return math.max(held, 1) end
+if free < 1 or (held > 0 and held + 1 > 3 * (free - 1)) then return 1 + held end
 redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'fingerprint', ARGV[2], 'hour', hour,
   'until', string.format('%.0f', now + ARGV[3]))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
@@ -71,8 +70,8 @@ return 0
 # KEYS: the record. ARGV: fence, duration.
 RENEW = Script.of(
     f"""{NOW}
-local record = redis.call('HMGET', KEYS[1], 'fence', 'outcome')
-if record[1] ~= ARGV[1] or record[2] then return 0 end
+local record = redis.call('HMGET', KEYS[1], 'fence', 'outcome', 'until')
+if record[1] ~= ARGV[1] or record[2] or tonumber(record[3]) <= now then return 0 end
 redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + ARGV[2]))
 return 1
 """
@@ -101,7 +100,8 @@ return 1
 """
 )
 
-# KEYS: the counts of all callers. ARGV: new records, time to keep. Replies with the sum.
+# KEYS: the counts of all callers. ARGV: new records, time to keep. Replies with the sum. If it runs twice, it counts
+# too many, which only brings the limit of all callers nearer.
 TOTAL = Script.of(
     f"""{_COUNT}
 if ARGV[1] ~= '0' then
@@ -111,6 +111,9 @@ end
 return count(KEYS[1])
 """
 )
+
+# KEYS: a key of its own.
+PROBE = Script.of("return redis.call('SET', KEYS[1], '', 'PX', 60000)")
 
 _log = structlog.get_logger()
 
@@ -136,7 +139,7 @@ class RedisIdempotencyStore:
         self._free = MAX_RECORDS
         self._new_records = 0
         self._watching: asyncio.Task[None] | None = None
-        health.probe_with(self._count_total)
+        health.probe_with(self._probe)
 
     def start(self) -> None:
         """Check the server and count the records from now on, in the background."""
@@ -151,7 +154,7 @@ class RedisIdempotencyStore:
             self._new_records += reply == GRANTED
             return None
         if isinstance(reply, int):
-            raise exhausted(MAX_RECORDS, reply)
+            raise exhausted(MAX_RECORDS, reply - 1)
         return _record(*reply)
 
     async def renew(self, claim: Claim, seconds: float) -> bool:
@@ -178,36 +181,39 @@ class RedisIdempotencyStore:
             self._watching.cancel()
         await self.connection.aclose()
 
+    async def _probe(self) -> None:
+        await self.connection.run(PROBE, [PROBE_KEY])
+
     async def _watch(self) -> None:
         checked = False
         while True:
             try:
                 await self._count_total()
-                checked = checked or await self._check_server()
+                if not checked:
+                    # Without it, a read-only Redis would seem to be available until the first claim.
+                    await self._probe()
+                    await self._check_server()
+                checked = True
             except StateUnavailable:
                 # It may be another server that comes back.
                 checked = False
             await sleep_until(self._clock, self._clock.monotonic() + TOTAL_SECONDS)
 
     async def _count_total(self) -> None:
+        # If the reply is lost, they may have been counted. Counted again and again, they would use up the store.
         new, self._new_records = self._new_records, 0
-        try:
-            total = await self.connection.run(TOTAL, [TOTAL_KEY], new, KEEP_MS)
-        except StateUnavailable:
-            self._new_records += new
-            raise
+        total = await self.connection.run(TOTAL, [TOTAL_KEY], new, KEEP_MS)
         self._free = max(0, MAX_RECORDS - total)
 
-    async def _check_server(self) -> bool:
+    async def _check_server(self) -> None:
         try:
             facts = await self.connection.info()
-        except (RedisError, OSError, TimeoutError):
+        except FAILURES:
             # A user without the right to ask may still be able to do everything else.
-            return True
+            return
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             _log.warning("state.may_evict", maxmemory_policy=policy)
-        return True
 
 
 def _keys(claim: Claim) -> list[str]:
@@ -222,9 +228,4 @@ def _text(key: bytes) -> str:
 def _record(fingerprint: bytes, outcome: bytes | None = None) -> IdempotencyRecord:
     if not outcome:
         return IdempotencyRecord(fingerprint, None if outcome is None else OWNER_LOST)
-    try:
-        return IdempotencyRecord(fingerprint, decode(outcome))
-    except msgspec.MsgspecError:
-        raise StateUnavailable(
-            "request_id: its record cannot be read, and nothing was sent; look for its job before you use a new one"
-        ) from None
+    return IdempotencyRecord(fingerprint, decode(outcome))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.errors import RequestIdsExhausted
 from gateway.submit.records import Claim
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ class RotatingStore:
         record = await self._store.claim(first, fingerprint, seconds)
         if record is not None:
             return record
-        record = await self._store.claim(second, fingerprint, seconds)
+        try:
+            record = await self._store.claim(second, fingerprint, seconds)
+        except RequestIdsExhausted:
+            await self._store.release(first)
+            raise
         if record is not None:
             await self._store.release(first)
         return record

@@ -8,8 +8,8 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gateway.limits.fair_budget import fits_fair_share
-from gateway.submit.records import OWNER_LOST, IdempotencyKey, IdempotencyRecord, decode, encode
+from gateway.limits.fair_budget import FAIR_SHARE_FACTOR, fits_fair_share
+from gateway.submit.records import OWNER_LOST, IdempotencyRecord, decode, encode
 from gateway.submit.store import KEEP_RECORD_SECONDS, exhausted
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ BUSY_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 0.01
 # "JGW1", so that no other program's file is taken.
 APPLICATION_ID = 0x4A475731
-# The owner under which `held` counts all records.
-ALL = b""
 
 _SCHEMA = (
     "CREATE TABLE records (caller BLOB NOT NULL, request BLOB NOT NULL, fence INTEGER NOT NULL, "
@@ -41,15 +39,36 @@ _SCHEMA = (
     "CREATE TABLE probe (id INTEGER PRIMARY KEY, time REAL NOT NULL)",
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
-_OF_KEY = "caller = ? AND request = ?"
-_OWN = f"{_OF_KEY} AND fence = ? AND outcome IS NULL"
-# The ids of the caller and of all, and the record: in one statement, because each one costs a turn of the interpreter.
-_LOOK = """
-SELECT (SELECT ids FROM held WHERE caller = ?1), (SELECT ids FROM held WHERE caller = x''),
-    expires, fence, fingerprint, claimed_until, outcome
-FROM (SELECT 1) LEFT JOIN records ON caller = ?1 AND request = ?2
+# Triggers count the ids of each caller and of all. They are temporary, because older versions count without them.
+_TRIGGERS = (
+    # There may be no folder for temporary files.
+    "PRAGMA temp_store = MEMORY",
+    "CREATE TEMP TRIGGER added AFTER INSERT ON main.records BEGIN "
+    "INSERT INTO held VALUES (new.caller, 1), (x'', 1) ON CONFLICT (caller) DO UPDATE SET ids = ids + 1; END",
+    "CREATE TEMP TRIGGER deleted AFTER DELETE ON main.records BEGIN "
+    "UPDATE held SET ids = ids - 1 WHERE caller IN (old.caller, x''); "
+    "DELETE FROM held WHERE caller = old.caller AND ids <= 0; END",
+)
+_HELD = "SELECT ids FROM held WHERE caller"
+# Adds a record with less than its fair share, in one statement, because each one costs a turn of the interpreter.
+_CLAIM = f"""
+INSERT INTO records SELECT ?1, ?2, ?3, ?4, ?5, ?6, NULL
+WHERE ifnull(({_HELD} = ?1), 0) + 1 <= {FAIR_SHARE_FACTOR} * (?7 - ifnull(({_HELD} = x''), 0) - 1)
+ON CONFLICT DO NOTHING
 """
-_COUNT = "INSERT INTO held VALUES (?, ?) ON CONFLICT (caller) DO UPDATE SET ids = ids + excluded.ids"
+# The ids of the caller and of all, and the record.
+_LOOK = f"""
+SELECT ({_HELD} = ?1), ({_HELD} = x''), expires, fence, fingerprint, claimed_until, outcome
+FROM (SELECT 1) LEFT JOIN records ON caller = ?1 AND request = ?2
+"""  # noqa: S608 - constants
+_ADD = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)"
+_OF_KEY = "WHERE caller = ? AND request = ?"
+_OWN = f"{_OF_KEY} AND fence = ? AND outcome IS NULL"
+_DELETE = f"DELETE FROM records {_OF_KEY}"  # noqa: S608 - a constant
+_RENEW = f"UPDATE records SET claimed_until = ? {_OWN} AND claimed_until > ?"  # noqa: S608 - a constant
+_SETTLE = f"UPDATE records SET outcome = ? {_OWN}"  # noqa: S608 - a constant
+_SETTLED = f"SELECT fence, outcome FROM records {_OF_KEY}"  # noqa: S608 - a constant
+_RELEASE = f"DELETE FROM records {_OWN}"  # noqa: S608 - a constant
 
 
 class UnfitFile(Exception):
@@ -90,18 +109,20 @@ class Records:
         if self._use_write_ahead_log() != "wal":
             raise UnfitFile("its file system has no shared memory, which SQLite's write-ahead log needs")
         # In one transaction, because another gateway may start now, and this one may be killed.
-        with self._transaction("BEGIN IMMEDIATE"):
+        with self._transaction():
             if self._is_new():
                 for statement in _SCHEMA:
                     self._database.execute(statement)
             # Without a change, the transaction would not show that the file cannot be written.
             self.probe(0.0)
+        for statement in _TRIGGERS:
+            self._database.execute(statement)
 
     def _is_new(self) -> bool:
         (application,) = self._one("PRAGMA application_id")
         (objects,) = self._one("SELECT count(*) FROM sqlite_master")
         if application != APPLICATION_ID and (application or objects):
-            raise UnfitFile("it is a database of another program")
+            raise UnfitFile("it is a database of another program, or of another version of the gateway")
         return not objects
 
     def _use_write_ahead_log(self) -> object:
@@ -116,7 +137,11 @@ class Records:
                 time.sleep(LOOK_AGAIN_SECONDS)
 
     @contextlib.contextmanager
-    def _transaction(self, begin: str) -> Iterator[None]:
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+        """Return a context that is one transaction, or part of the one that is open."""
+        if self._database.in_transaction:
+            yield
+            return
         self._database.execute(begin)
         try:
             yield
@@ -138,7 +163,10 @@ class Records:
         """
         # A lost settle or release is safe: the id then reads as unknown. Only a claim must be on disk, with one fsync.
         self._synchronize("FULL" if any(change.durable for change in changes) else "NORMAL")
-        with self._transaction("BEGIN IMMEDIATE"):
+        if len(changes) == 1 and now < self._prune_at:
+            # Its first statement is a transaction of its own, and usually the only one.
+            return [changes[0].work(self, now)]
+        with self._transaction():
             return [change.work(self, now) for change in changes]
 
     def _synchronize(self, level: str) -> None:
@@ -158,76 +186,51 @@ class Records:
         """See `IdempotencyStore.claim`; the error is returned."""
         if now >= self._prune_at:
             self._prune(now)
-        held, everyone, expires, *row = self._database.execute(_LOOK, claim.key[:2]).fetchone()
-        if expires is not None:
-            if expires > now:
-                return _seen_by(claim, row, now)
-            self._delete(claim.key)
-        if not fits_fair_share(held or 0, 1, MAX_RECORDS - (everyone or 0)):
-            return exhausted(MAX_RECORDS, held or 0)
-        self._add(claim, fingerprint, now + seconds, now + KEEP_RECORD_SECONDS, None)
+        key = claim.key[:2]
+        new = (*key, claim.fence, fingerprint, now + seconds, now + KEEP_RECORD_SECONDS)
+        if self._changes(_CLAIM, (*new, MAX_RECORDS)):
+            return None
+        with self._transaction():
+            held, everyone, expires, *row = self._database.execute(_LOOK, key).fetchone()
+            if expires is not None:
+                if expires > now:
+                    return _seen_by(claim, row, now)
+                self._database.execute(_DELETE, key)
+            if not fits_fair_share(held or 0, 1, MAX_RECORDS - (everyone or 0)):
+                return exhausted(MAX_RECORDS, held or 0)
+            self._database.execute(_ADD, (*new, None))
         return None
 
     def renew(self, now: float, claim: Claim, seconds: float) -> bool:
         """See `IdempotencyStore.renew`."""
-        caller, request = claim.key[:2]
-        values = (now + seconds, caller, request, claim.fence)
-        return self._changes(f"UPDATE records SET claimed_until = ? WHERE {_OWN}", values)  # noqa: S608 - a constant
+        return self._changes(_RENEW, (now + seconds, *claim.key[:2], claim.fence, now))
 
     def settle(self, now: float, claim: Claim, record: IdempotencyRecord) -> bool:
         """See `IdempotencyStore.settle`."""
-        caller, request = claim.key[:2]
         assert record.outcome is not None, "a settled record has an outcome"  # noqa: S101 - a bug of ours
-        outcome = encode(record.outcome)
-        values = (outcome, caller, request, claim.fence)
-        if self._changes(f"UPDATE records SET outcome = ? WHERE {_OWN}", values):  # noqa: S608 - a constant
+        key, fence, outcome = claim.key[:2], claim.fence, encode(record.outcome)
+        if self._changes(_SETTLE, (outcome, *key, fence)):
             return True
-        row = self._database.execute(
-            f"SELECT fence, outcome FROM records WHERE {_OF_KEY}",  # noqa: S608 - a constant
-            (caller, request),
-        ).fetchone()
-        if row is None:
-            self._add(claim, record.fingerprint, 0.0, now + KEEP_RECORD_SECONDS, outcome)
-            return True
-        return tuple(row) == (claim.fence, outcome)
+        with self._transaction():
+            row = self._database.execute(_SETTLED, key).fetchone()
+            if row is None:
+                expires = now + KEEP_RECORD_SECONDS
+                self._database.execute(_ADD, (*key, fence, record.fingerprint, 0.0, expires, outcome))
+                return True
+        return tuple(row) == (fence, outcome)
 
     def release(self, _now: float, claim: Claim) -> bool:
         """See `IdempotencyStore.release`."""
-        caller, request = claim.key[:2]
-        row = self._database.execute(
-            f"SELECT 1 FROM records WHERE {_OWN}",  # noqa: S608 - a constant
-            (caller, request, claim.fence),
-        ).fetchone()
-        if row is None:
-            return False
-        self._delete(claim.key)
-        return True
+        return self._changes(_RELEASE, (*claim.key[:2], claim.fence))
 
     def _changes(self, statement: str, values: Sequence[object]) -> bool:
         return self._database.execute(statement, values).rowcount == 1
-
-    def _add(
-        self, claim: Claim, fingerprint: bytes, claimed_until: float, expires: float, outcome: bytes | None
-    ) -> None:
-        caller, request = claim.key[:2]
-        self._database.execute(
-            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (caller, request, claim.fence, fingerprint, claimed_until, expires, outcome),
-        )
-        self._database.executemany(_COUNT, ((caller, 1), (ALL, 1)))
-
-    def _delete(self, key: IdempotencyKey) -> None:
-        caller, request = key[:2]
-        if self._changes(f"DELETE FROM records WHERE {_OF_KEY}", (caller, request)):  # noqa: S608 - a constant
-            self._database.executemany(_COUNT, ((caller, -1), (ALL, -1)))
-            self._database.execute("DELETE FROM held WHERE caller = ? AND ids <= 0", (caller,))
 
     def _prune(self, now: float) -> None:
         expired = self._database.execute(
             "SELECT caller, request FROM records WHERE expires <= ? LIMIT ?", (now, PRUNE_SLICE)
         ).fetchall()
-        for caller, request in expired:
-            self._delete(IdempotencyKey(caller, request))
+        self._database.executemany(_DELETE, expired)
         # If there may be more, with the next claim.
         self._prune_at = now if len(expired) == PRUNE_SLICE else now + PRUNE_SECONDS
 

@@ -8,15 +8,12 @@ import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
-import msgspec
-
 from gateway.errors import ConfigError, GatewayError, StateUnavailable
 from gateway.submit.sqlite_records import Change, Records, UnfitFile
 from gateway.threads import DaemonWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
     from pathlib import Path
 
     from gateway.clock import Clock
@@ -84,18 +81,21 @@ class SqliteIdempotencyStore:
 
     async def _run(self, work: Callable[[Records, float], object], *, durable: bool = False) -> object:
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Command(Change(work, durable), future))
+        command = _Command(Change(work, durable), future)
+        self._waiting.append(command)
         if not self._busy:
             self._run_batch()
         timer = self._clock.call_at(self._clock.monotonic() + COMMAND_SECONDS, partial(_give_up, future))
         try:
             result = await future
         except StateUnavailable as error:
+            # While the disk hangs, commands that no one waits for any more would pile up.
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(command)
             self._health.failed(str(error))
             raise
         finally:
             timer.cancel()
-        self._health.succeeded()
         if isinstance(result, GatewayError):
             raise result
         return result
@@ -103,30 +103,30 @@ class SqliteIdempotencyStore:
     def _run_batch(self) -> None:
         batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
         self._busy = True
-        loop = asyncio.get_running_loop()
         now = self._time_offset + self._clock.monotonic()
-        done = self._thread.run(partial(self._records.run, [command.change for command in batch], now))
+        self._thread.start(partial(self._work, asyncio.get_running_loop(), batch, now))
 
-        def end(done: Future[list[object]]) -> None:
-            # The loop may be closed while the disk hangs.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._end_batch, batch, done)
+    def _work(self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Command], now: float) -> None:
+        try:
+            outcome: list[object] | BaseException = self._records.run([command.change for command in batch], now)
+        except BaseException as error:  # noqa: BLE001 - the commands raise it
+            outcome = error
+        # The loop may be closed while the disk hangs.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._end_batch, batch, outcome)
 
-        done.add_done_callback(end)
-
-    def _end_batch(self, batch: Sequence[_Command], done: Future[list[object]]) -> None:
+    def _end_batch(self, batch: Sequence[_Command], outcome: list[object] | BaseException) -> None:
         self._busy = False
         if self._waiting:
             self._run_batch()
-        error = done.exception()
-        if error is None:
-            for command, result in zip(batch, done.result(), strict=True):
+        if isinstance(outcome, BaseException):
+            for command in batch:
                 if not command.future.done():
-                    command.future.set_result(result)
+                    command.future.set_exception(_unavailable(outcome))
             return
-        for command in batch:
+        for command, result in zip(batch, outcome, strict=True):
             if not command.future.done():
-                command.future.set_exception(_unavailable(error))
+                command.future.set_result(result)
 
 
 def _give_up(future: asyncio.Future[object]) -> None:
@@ -140,7 +140,7 @@ def _give_up(future: asyncio.Future[object]) -> None:
 
 
 def _unavailable(error: BaseException) -> BaseException:
-    if isinstance(error, sqlite3.Error | msgspec.MsgspecError):
+    if isinstance(error, sqlite3.Error):
         return StateUnavailable(
             f"request_id: its store cannot be used ({error}), and nothing was sent; retry later, or send a first "
             "attempt without one"

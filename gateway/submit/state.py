@@ -68,7 +68,7 @@ def open_state(url: str, key_file: Path | None, clock: Clock, holds: Holds) -> S
     if url.lower().startswith(SQLITE):
         # The URL has no host, so the path begins with the third slash.
         path = Path(url[len(SQLITE) :])
-        keys = read_keys(key_file) if key_file else read_or_create_keys(path.with_name(f"{path.name}.key"))
+        keys = read_keys(key_file) if key_file else _keys_beside(path)
         sqlite_store = SqliteIdempotencyStore(path, clock, health)
         return State(SealingStore(sqlite_store), keys, health)
     if url.lower().startswith("redis"):
@@ -86,3 +86,21 @@ def open_state(url: str, key_file: Path | None, clock: Clock, holds: Holds) -> S
         shared = SharedHolds(redis_store.connection, clock, holds)
         return State(SealingStore(redis_store), read_keys(key_file), health, (redis_store, shared))
     return State(InMemoryIdempotencyStore(clock), read_keys(key_file) if key_file else random_keys(), health)
+
+
+def _keys_beside(database: Path) -> RequestKeys:
+    file = database.with_name(f"{database.name}.key")
+    try:
+        has_folder = database.parent.exists()
+        # The key is created before the database. With a new one, all ids would be free again.
+        lost_key = database.is_file() and database.stat().st_size > 0 and not file.exists()
+    except OSError as error:
+        raise ConfigError(f"JOBGATEWAY_STATE_URL: {database} cannot be used: {error.strerror}") from None
+    if not has_folder:
+        raise ConfigError(f"JOBGATEWAY_STATE_URL: the folder {database.parent} does not exist; create it")
+    if lost_key:
+        raise ConfigError(
+            f"JOBGATEWAY_STATE_KEY_FILE: {file}, the key of {database}, is missing; restore it, or delete the database "
+            "to forget its request ids"
+        )
+    return read_or_create_keys(file)

@@ -33,7 +33,7 @@ class IdempotencyStore(Protocol):
         """
 
     async def renew(self, claim: Claim, seconds: float) -> bool:
-        """Extend a claim to `seconds` from now; return whether the claim is still in place."""
+        """Extend a claim that has not ended to `seconds` from now; return whether there was one."""
 
     async def settle(self, claim: Claim, record: IdempotencyRecord) -> bool:
         """Record the outcome of a claim; return whether the record now has it.

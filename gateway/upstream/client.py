@@ -35,6 +35,7 @@ COMMON = {
     "accept-encoding": "identity",
     "user-agent": f"jobgateway/{__version__}",
 }
+COMMON_WITH_BODY = {**COMMON, "content-type": "application/json"}
 # Larger responses are parsed in a thread, because parsing them would block the event loop for over a millisecond.
 PARSE_RESPONSE_IN_THREAD_BYTES = 16 << 10
 # A larger response is parsed each time, because each watched job would keep one.
@@ -145,16 +146,16 @@ class RestClient:
     async def _request(
         self, transport: Transport, method: str, path: str, context: RequestContext, body: bytes | None = None
     ) -> HttpResponse:
-        url = self._base + path
         credential = context.credential
-        content_type = {} if body is None else {"content-type": "application/json"}
-        common = {**COMMON, **content_type, **context.headers}
+        common = COMMON if body is None else COMMON_WITH_BODY
         authorization = await credential.headers()
-        exchange = partial(transport.request, method, url, body=body, owner=credential.poll_key, pause=context.pause)
-        response = await exchange({**common, **authorization})
+        exchange = partial(
+            transport.request, method, self._base + path, body=body, owner=credential.poll_key, pause=context.pause
+        )
+        response = await exchange({**common, **context.headers, **authorization})
         if response.status == 401 and (renewed := await credential.headers()) != authorization:
             # The token was replaced. A 401 proves that the request had no effect, so a POST may be sent again too.
-            response = await exchange({**common, **renewed})
+            response = await exchange({**common, **context.headers, **renewed})
         if not 200 <= response.status < 300:
             raise await self._parse_off_loop(response, lambda: read_error(response, self._now(), credential.redact))
         return response

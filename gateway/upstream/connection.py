@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection to the upstream, which carries one exchange after another.
+"""One connection to the upstream, which carries one exchange after another, with HTTP/1.1 or HTTP/2.
 
 Its exceptions say whether the upstream can have read the request.
 """
@@ -6,38 +6,29 @@ Its exceptions say whether the upstream can have read the request.
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import select
-import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from abc import ABC, abstractmethod
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from gateway.upstream.response_parser import InvalidResponse, ResponseHead, ResponseParser
-from gateway.upstream.share import EventLoopShare
+from gateway.clock import RearmableTimer, SystemClock
+from gateway.upstream.paced_input import PacedInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Parsed in one go until it is known how long that takes: chunks of one byte take a hundred times as long as others.
-FIRST_SLICE_BYTES = 16 << 10
-LARGEST_SLICE_BYTES = 1 << 20
-SLOW_SLICE_SECONDS = 0.001
+    from gateway.upstream.response_parser import ResponseHead
+
 # A first read of at most this size is parsed without measuring how long it takes. Almost every response is one.
 SMALL_BYTES = 4 << 10
-# Pause reading at this many unread bytes.
-BUFFER_BYTES = 256 << 10
 # A request is written in pieces of this size, and no further once the response has come.
 WRITE_BYTES = 64 << 10
 # Event loop iterations in which a write yields to pending input.
 TURNS = 10
-SALVAGE_BYTES = 1 << 18
-# Statuses without a body (RFC 9110, section 6.4.1). Some frameworks send one, with these headers.
-BODILESS = frozenset({204, 304})
-BODY_HEADERS = frozenset({"content-length", "transfer-encoding"})
 
 
 class NotSent(Exception):
-    """Nothing of the request was sent."""
+    """Nothing of the request was sent, or the upstream declared that it did not process it."""
 
 
 class ConnectionLost(Exception):
@@ -51,60 +42,92 @@ class ReusedConnectionLost(ConnectionLost):
     """
 
 
-class DoubtfulResponse(ReusedConnectionLost, InvalidResponse):
-    """More than one response came together on a connection that was used before.
+class State(Enum):
+    """The state of a connection.
 
-    The first may be a late one, to an earlier request.
+    Usually IDLE, SENDING, SENT, and IDLE again. Each error ends in SPENT.
     """
 
+    # The next request may be sent.
+    IDLE = auto()
+    # A request is being sent.
+    SENDING = auto()
+    # The whole request was sent. Its response has not ended.
+    SENT = auto()
+    # A response came before the whole request was sent, and has not ended. The rest of the request is not sent.
+    CUT_SHORT = auto()
+    # No other request may be sent, and the last exchange has ended.
+    SPENT = auto()
 
-class Connection(asyncio.Protocol):
+
+# Looking up a member in the class takes ten times as long.
+IDLE, SENDING, SENT, CUT_SHORT, SPENT = State
+
+
+class Parser(Protocol):
+    """Parses one response after another.
+
+    Attributes:
+        begun: Whether a part of the response came.
+        head: Status and headers, once they are complete.
+        complete: Whether the whole response was parsed.
+        buffered: How many bytes of the body `take` returns.
+    """
+
+    begun: bool
+    head: ResponseHead | None
+    complete: bool
+    buffered: int
+
+    def begin(self) -> None:
+        """Expect the response to another request."""
+
+    def take(self) -> bytes:
+        """Return the bytes of the body that were parsed since the last call."""
+
+
+P = TypeVar("P", bound=Parser)
+
+
+class Connection(ABC, asyncio.Protocol, Generic[P]):
     """A connection that carries one exchange at a time.
 
     Call `exchange`, then `read` until it returns nothing. Check `is_reusable` before the next exchange.
 
     Attributes:
-        idle_seconds: None, because how long it may be unused depends on the next request.
+        idle_seconds: How long it may be unused before any request; None if that depends on the next request.
 
     Args:
-        loop: the running event loop.
-        lost: is called once, when the connection has ended.
+        loop: The running event loop.
+        lost: Is called once, when the connection has ended.
+        parser: Parses the responses.
     """
 
-    idle_seconds: ClassVar[float | None] = None
+    idle_seconds: ClassVar[float | None]
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, lost: Callable[[Connection], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, lost: Callable[[Any], None], parser: P) -> None:
         self._loop = loop
         self._lost = lost
+        self._parser = parser
         self._transport: Any = None
         self._poll = select.poll()
-        # How many exchanges were begun.
+        self._input = PacedInput(loop)
+        self._state = IDLE
+        # How many exchanges were begun. Only in the first one, no byte can belong to an earlier exchange.
         self._exchanges = 0
-        self._ended = False
-        self._closed = asyncio.Event()
-        # Bytes came that no request asked for.
-        self._unsolicited = False
-        self._writable = True
-        self._wakeup: asyncio.Future[None] | None = None
-        self._parser = ResponseParser()
-        self._begin()
-
-    def _begin(self) -> None:
-        self._parser.begin()
+        # Why the exchange failed.
         self._error: Exception | None = None
-        # The first byte of the request was written, the last one was, and a byte of the response arrived.
-        self._request_begun = self._request_sent = self._heard = False
-        self._silence: float = 0
-        self._heard_at = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        # Bytes that wait to be parsed, and the callback that will parse them.
-        self._unparsed = b""
-        self._parsing: asyncio.Handle | None = None
-        self._slice = FIRST_SLICE_BYTES
-        self._share: EventLoopShare | None = None
-        self._reading = True
-        # The error of a connection that ended while bytes of it were not parsed yet.
-        self._end: tuple[Exception | None] | None = None
+        # Why the connection ended. Bytes that came before may still wait to be parsed.
+        self._cause: Exception | None = None
+        # The longest silence of the upstream, and the timer that expires after it.
+        self._silence_seconds = 0.0
+        self._silence = RearmableTimer(SystemClock(), self._check_silence)
+        # False while the buffer of the socket is full.
+        self._writable = True
+        # Wakes the task of the exchange.
+        self._wakeup: asyncio.Future[None] | None = None
+        # Set when the connection has ended. The exchange may go on with bytes that came before.
+        self._closed = asyncio.Event()
 
     # The exchange
 
@@ -112,34 +135,33 @@ class Connection(asyncio.Protocol):
         """Send a request, and return the head of its response.
 
         Args:
-            head: The request line and headers, with the empty line.
+            head: The request line and headers of HTTP/1.1, with the empty line.
             body: The body.
             silence: The longest wait for the first byte of the response, and between two reads of it, in seconds.
 
         Raises:
-            NotSent: The connection had ended, or unsolicited bytes came.
+            NotSent: The connection had ended, or the upstream declared that it did not process the request.
             ConnectionLost: The connection ended.
             InvalidResponse: The response is not valid HTTP, or exceeds a limit.
             TimeoutError: The upstream was silent.
         """
-        self._begin()
-        if not self._exchanges and self._has_input():
+        self._silence_seconds = silence
+        if not self._exchanges:
+            # Session tickets of TLS may wait to be read, and settings of HTTP/2. Bytes of HTTP/1.1 end the connection.
+            await self._read_arrived()
+        if self._state is not IDLE or self._closed.is_set() or self._transport.is_closing():
             self.close()
             raise NotSent("the upstream closed the connection, or wrote to it, before the request")
-        self._exchanges += 1
-        self._silence = silence
-        self._request_begun = True
-        self._transport.write(head + body if len(body) <= WRITE_BYTES else head + body[:WRITE_BYTES])
-        for start in range(WRITE_BYTES, len(body), WRITE_BYTES):
-            if not await self._awaits_response():
-                break
-            self._transport.write(body[start : start + WRITE_BYTES])
+        await self._send(head, body)
         if self._parser.head is None:
-            self._request_sent = True
-            self._restart_silence()
+            self._has_sent()
         while self._parser.head is None:
             await self._progress()
         return self._parser.head
+
+    @abstractmethod
+    async def _send(self, head: bytes, body: bytes) -> None:
+        """Begin an exchange, and send the request until the response comes. Raises the errors of `exchange`."""
 
     async def read(self) -> bytes:
         """Return the next piece of the body, or nothing at its end. Raises the errors of `exchange`."""
@@ -148,15 +170,18 @@ class Connection(asyncio.Protocol):
             if self._error is not None and type(self._error) is not ConnectionLost:
                 raise self._error
             if self._parser.buffered:
-                piece = self._parser.take()
-                self._resume()
-                return piece
+                return self._take()
             if self._parser.complete:
                 return b""
             await self._progress()
 
+    def _take(self) -> bytes:
+        piece = self._parser.take()
+        self._input.release(self)
+        return piece
+
     async def _progress(self) -> None:
-        """Wait until bytes arrive, more can be written, or the exchange fails. Raises the error of the exchange."""
+        """Wait until bytes arrive, more can be sent, or the exchange fails. Raises the error of the exchange."""
         if self._error is not None:
             raise self._error
         self._wakeup = self._loop.create_future()
@@ -170,7 +195,7 @@ class Connection(asyncio.Protocol):
             self._wakeup.set_result(None)
 
     async def _awaits_response(self) -> bool:
-        """Let the event loop read a response that has arrived, then wait until more can be written.
+        """Let the event loop read a response that has arrived, then wait until more can be sent.
 
         If the upstream has closed, a write fails and ends the connection, and a response that was not read is lost.
 
@@ -181,52 +206,88 @@ class Connection(asyncio.Protocol):
             await asyncio.sleep(0)
             if self._parser.head is not None or not self._has_input():
                 break
-        while self._parser.head is None and (self._error is not None or not self._writable):
+        while self._parser.head is None and (self._error is not None or not self._can_send()):
             await self._progress()
         return self._parser.head is None
+
+    def _can_send(self) -> bool:
+        return self._writable
+
+    # The state. It changes only here.
+
+    @property
+    def _in_exchange(self) -> bool:
+        return self._state is not IDLE and self._state is not SPENT
+
+    def _begin(self) -> None:
+        self._state = SENDING
+        self._exchanges += 1
+        self._parser.begin()
+        self._input.begin()
+
+    def _has_sent(self) -> None:
+        if self._state is SENDING:
+            self._state = SENT
+            self._restart_silence()
+
+    def _cut_short(self) -> None:
+        self._state = CUT_SHORT
+
+    def _complete(self, *, reusable: bool) -> None:
+        self._state = IDLE if reusable and self._state is SENT else SPENT
+
+    def _spend(self, error: Exception | None = None) -> None:
+        self._state = SPENT
+        self._error = error or self._error
+        self._input.drop()
+
+    def _fail(self, error: Exception | None) -> None:
+        self._spend(error)
+        self._transport.abort()
+        self._wake()
 
     # Between two exchanges
 
     @property
     def may_be_kept(self) -> bool:
-        """True if the response is complete and no unsolicited bytes came."""
-        parser = self._parser
-        return (
-            parser.complete
-            and parser.keeps_alive
-            and not parser.excess
-            and self._request_sent
-            and self._error is None
-            and not self._unsolicited
-            and not self._ended
-        )
+        """True if the next request may be sent."""
+        return self._state is IDLE
 
     @property
     def is_reusable(self) -> bool:
         """True if it may be kept, is open, and has no bytes to be read."""
-        return self.may_be_kept and not self._has_input()
+        return self.may_be_kept and self._input.empty and not self._has_input()
 
     def _has_input(self) -> bool:
         """Check for unread bytes, an unread end or error, and for the end of the connection."""
-        return self._ended or self._transport.is_closing() or bool(self._poll.poll(0))
+        return self._closed.is_set() or self._transport.is_closing() or bool(self._poll.poll(0))
+
+    async def _read_arrived(self) -> None:
+        for _ in range(TURNS):
+            if not self._has_input():
+                break
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """Close the connection, and drop all bytes that still arrive."""
-        self._stop_parsing()
-        self._stop_silence()
-        self._unparsed = b""
-        self._end = None
-        if not self._ended:
-            # `close` would first send the rest of the request.
-            if self._transport.get_write_buffer_size():
-                self._transport.abort()
-            else:
-                self._transport.close()
+        self._spend()
+        if self._closed.is_set():
+            return
+        # `close` would first send the rest of the request.
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
+        elif not self._transport.is_closing():
+            # A second `close` would break asyncio's TLS transport.
+            self._before_close()
+            self._transport.close()
+
+    def _before_close(self) -> None:
+        """Write what the upstream should know."""
 
     def abort(self) -> None:
         """Close the connection immediately, without TLS close_notify."""
         self.close()
-        if not self._ended:
+        if not self._closed.is_set():
             self._transport.abort()
 
     async def wait_closed(self) -> None:
@@ -236,30 +297,26 @@ class Connection(asyncio.Protocol):
     # The silence of the upstream
 
     def _restart_silence(self) -> None:
-        self._heard_at = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._silence, self._check_silence)
+        self._silence.set(self._loop.time() + self._silence_seconds)
 
     def _check_silence(self) -> None:
-        left = self._heard_at + self._silence - self._loop.time()
-        if self._parser.complete or self._error is not None:
-            self._timer = None
-        elif left > 0 or not self._reading:
-            self._timer = self._loop.call_later(left if left > 0 else self._silence, self._check_silence)
-        else:
-            self._timer = None
-            self._fail(TimeoutError("the upstream did not respond in time"))
+        # A request that is still being sent is limited by the time of the whole exchange only.
+        if self._state is SENT or self._state is CUT_SHORT:
+            if self._waits_for_reader():
+                self._restart_silence()
+            else:
+                self._fail(TimeoutError("the upstream did not respond in time"))
 
-    def _stop_silence(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _waits_for_reader(self) -> bool:
+        """Return whether the gateway itself does not read on."""
+        return self._input.paused
 
-    # Reading
+    # Callbacks of the event loop and of the input
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport (called by the event loop)."""
         self._transport = transport
+        self._input.start(transport)
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def pause_writing(self) -> None:
@@ -271,176 +328,40 @@ class Connection(asyncio.Protocol):
         self._writable = True
         self._wake()
 
-    def data_received(self, data: bytes) -> None:
-        """Parse bytes of the response, one slice at a time (called by the event loop)."""
-        if not self._request_begun or self._parser.complete or self._error is not None:
-            # No request asked for these bytes, and later ones could be taken for a response.
-            self._unsolicited = True
-            self._transport.close()
-            return
-        if self._unparsed:
-            self._unparsed += data
-            return
-        self._heard_at = self._loop.time()
-        parse = self._parse_slices if self._heard or len(data) > SMALL_BYTES else self._parse
-        self._heard = True
-        parse(data)
-        self._wake()
+    @abstractmethod
+    def parse(self, data: bytes, at: int) -> int:
+        """Parse some of the bytes from `at`, and return where the rest begins (called by the input)."""
 
-    def _parse(self, data: bytes) -> None:
-        parser = self._parser
-        had_head = parser.head is not None
-        try:
-            parser.feed(data)
-        except InvalidResponse as error:
-            self._fail(error)
-            return
-        if parser.head is not None and not had_head and not self._accept_head(parser.head):
-            return
-        if parser.complete:
-            self._stop_silence()
-            if parser.excess:
-                self._end_with_excess(data)
-        elif parser.buffered > BUFFER_BYTES:
-            self._pause()
-
-    def _accept_head(self, head: ResponseHead) -> bool:
-        if self._request_sent and not self._transport.get_write_buffer_size():
-            return True
-        # A refusal may come early. A success before the whole request was sent belongs to an earlier request.
-        if self._exchanges > 1 and 200 <= head.status < 300:
-            self._fail(InvalidResponse("the upstream sent a success before it had the whole request"))
-            return False
-        # The rest of the request is not sent, so that no other can follow it.
-        self._request_sent = False
-        self._restart_silence()
-        return True
-
-    def _end_with_excess(self, data: bytes) -> None:
-        # On a reused connection, it may be the response to an earlier request.
-        if self._exchanges > 1 and not self._is_forbidden_body(data):
-            self._parser.take()
-            self._fail(DoubtfulResponse("extra bytes followed the response on a reused connection"))
-        else:
-            self._transport.close()
-
-    def _is_forbidden_body(self, data: bytes) -> bool:
-        """Check whether the excess is a body that the head announces, although its status allows none."""
-        head = self._parser.head
-        if head is None or head.status not in BODILESS or not head.headers.keys() & BODY_HEADERS:
-            return False
-        return not re.split(rb"\n\r?\n", data, maxsplit=1)[-1].startswith(b"HTTP/")
-
-    def _parse_slices(self, data: bytes) -> None:
-        at = 0
-        while at < len(data) and self._error is None and not self._parser.complete:
-            rest = self._share.rest(self._loop.time()) if self._share is not None else None
-            if rest is not None or not self._reading:
-                self._unparsed = data[at:]
-                self._pause()
-                if rest is not None:
-                    self._parsing = self._loop.call_later(rest, self._go_on)
-                return
-            piece = data[at : at + self._slice] if at or len(data) > self._slice else data
-            at += len(piece)
-            self._parse_measured(piece)
-        if at < len(data) and self._parser.complete and not self._parser.excess and data[at:].strip(b"\r\n"):
-            self._parser.excess = True
-            self._end_with_excess(data[at:])
-
-    def _parse_measured(self, piece: bytes) -> None:
-        before = time.thread_time()
-        self._parse(piece)
-        took = time.thread_time() - before
-        if took > SLOW_SLICE_SECONDS:
-            self._slice = max(FIRST_SLICE_BYTES, self._slice // 2)
-        elif len(piece) == self._slice < LARGEST_SLICE_BYTES:
-            self._slice *= 2
-        if self._share is None:
-            self._share = EventLoopShare(self._loop.time())
-        self._share.spend(took, self._loop.time(), len(piece))
-
-    def _go_on(self) -> None:
-        """Parse the bytes that waited, and resume reading."""
-        self._parsing = None
-        data, self._unparsed = self._unparsed, b""
-        self._reading = True
-        self._parse_slices(data)
-        self._wake()
-        if self._unparsed or self._parsing is not None:
-            return
-        if self._end is not None:
-            (error,), self._end = self._end, None
-            self._finish(error)
-        elif self._reading and not self._transport.is_closing():
-            self._heard_at = self._loop.time()
-            self._transport.resume_reading()
-
-    def _pause(self) -> None:
-        if self._reading:
-            self._reading = False
-            if not self._ended and not self._transport.is_closing():
-                self._transport.pause_reading()
-
-    def _resume(self) -> None:
-        if not self._reading and self._parsing is None:
-            self._parsing = self._loop.call_soon(self._go_on)
-
-    def _stop_parsing(self) -> None:
-        if self._parsing is not None:
-            self._parsing.cancel()
-            self._parsing = None
-
-    # The end of the connection
-
-    def _fail(self, error: Exception) -> None:
-        self._error = error
-        self._stop_silence()
-        self._stop_parsing()
-        self._unparsed = b""
-        self._transport.abort()
+    def resumed(self) -> None:
+        """Continue after bytes that waited were parsed (called by the input)."""
+        if not self._input.paused:
+            if self._closed.is_set():
+                self._finish()
+            else:
+                self._restart_silence()
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Parse the bytes that came before the end, then end the exchange (called by the event loop)."""
-        self._ended = True
         self._closed.set()
+        self._silence.close()
         self._lost(self)
-        if not self._request_begun or self._error is not None or self._parser.complete:
-            return
-        if self._parser.head is None:
-            salvage = self._salvage()
-            if self._unparsed:
-                self._unparsed += salvage
-            elif salvage:
-                self._heard = True
-                self._parse_slices(salvage)
-        if self._unparsed:
-            self._end = (exc,)
-        else:
-            self._finish(exc)
+        self._cause = exc
+        if self._in_exchange:
+            self._parse_unread()
+        if not self._input.paused:
+            self._finish()
 
-    def _finish(self, exc: Exception | None) -> None:
-        if self._error is None:
-            self._parser.end()
-            if not self._parser.complete:
-                reused = self._exchanges > 1 and not self._heard
-                kind = ReusedConnectionLost if reused else ConnectionLost
-                self._error = kind("the connection to the upstream was lost")
-                self._error.__cause__ = exc
-        self._stop_silence()
+    def _parse_unread(self) -> None:
+        """Parse bytes that the event loop has not read."""
+
+    def _finish(self) -> None:
+        error: ConnectionLost | None = None
+        if self._in_exchange and (error := self._loss()) is not None:
+            error.__cause__ = self._cause
+        self._spend(error)
         self._wake()
 
-    def _salvage(self) -> bytes:
-        """Read the bytes that have arrived on a connection that can no longer be written to.
-
-        The event loop drops such a connection without reading them. With TLS, only the loop could decrypt it.
-        """
-        if self._transport.get_extra_info("sslcontext"):
-            return b""
-        # The socket is open until `connection_lost` returns.
-        connection = self._transport.get_extra_info("socket")
-        try:
-            return os.read(connection.fileno(), SALVAGE_BYTES) if connection is not None else b""
-        except OSError:
-            return b""
+    @abstractmethod
+    def _loss(self) -> ConnectionLost | None:
+        """Return the error of an exchange that the end of the connection cut off, or None if it is complete."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 import aiohappyeyeballs
 
-from gateway.upstream.connection import Connection, NotSent
+from gateway.upstream.connection import NotSent
+from gateway.upstream.http1_connection import Http1Connection
 from gateway.upstream.http2_connection import Http2Connection
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from gateway.upstream.http_request import ConnectionKey, Origin
     from gateway.upstream.resolver import Resolver
 
-    AnyConnection = Connection | Http2Connection
+    AnyConnection = Http1Connection | Http2Connection
 
 # When the next address is tried beside one that does not respond (RFC 8305).
 NEXT_ADDRESS_SECONDS = 0.25
@@ -181,7 +182,7 @@ class ConnectionPool:
 
     def _make(self, protocol: str | None) -> AnyConnection:
         loop = asyncio.get_running_loop()
-        return Http2Connection(loop, self._lost) if protocol == HTTP2 else Connection(loop, self._lost)
+        return Http2Connection(loop, self._lost) if protocol == HTTP2 else Http1Connection(loop, self._lost)
 
     async def _open(self, origin: Origin) -> AnyConnection:
         try:
@@ -217,6 +218,7 @@ class ConnectionPool:
                     sock=connected,
                     ssl=self._tls,
                     server_hostname=origin.host,
+                    ssl_handshake_timeout=self._connect_seconds,
                     ssl_shutdown_timeout=TLS_END_SECONDS,
                 )
                 connection = handshake.connection

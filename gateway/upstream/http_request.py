@@ -6,6 +6,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -32,7 +34,7 @@ class ConnectionKey(NamedTuple):
     authorization: str
 
 
-class HttpRequest(NamedTuple):
+class HttpRequest(msgspec.Struct, frozen=True):
     """A request, encoded.
 
     Attributes:
@@ -87,15 +89,11 @@ def encode_request(
         ValueError: a header has a line break or a NUL in it.
     """
     target = _target(url)
-    lines = [
-        f"{method} {url if through_proxy and not target.origin.secure else target.path} HTTP/1.1",
-        f"host: {target.authority}",
-    ]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    if body is not None:
-        lines.append(f"content-length: {len(body)}")
-    head = "\r\n".join([*lines, "", ""]).encode()
-    breaks = len(lines) + 1
+    path = url if through_proxy and not target.origin.secure else target.path
+    fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    length = "" if body is None else f"content-length: {len(body)}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nhost: {target.authority}\r\n{fields}{length}\r\n".encode()
+    breaks = len(headers) + 3 + (body is not None)
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
         raise ValueError("a header has a line break or a NUL in it")
     return HttpRequest(method, ConnectionKey(target.origin, headers.get("authorization", "")), head, body or b"")

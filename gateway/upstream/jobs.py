@@ -168,6 +168,8 @@ def read_sent_job(body: bytes, *, observe_time: float, location: str | None, may
 
 def is_known_status(status_text: str) -> bool:
     """Return whether the API is known to use this status, or the status is empty."""
+    if status_text in STATUSES:
+        return True
     word = _plain_word(status_text)
     return not word or word in STATUSES
 
@@ -232,7 +234,9 @@ def _uid_of_url(members: _Members) -> int | None:
 
 def uid_in_location(location: str | None) -> int | None:
     """Return the uid in a `Location` header that ends in `jobs/{uid}`, or None."""
-    segments = _segments(location or "")
+    if location is None:
+        return None
+    segments = _segments(location)
     return _uid_in(segments[-1]) if segments[-2:-1] == ["jobs"] else None
 
 
@@ -318,6 +322,8 @@ def _is_empty(raw: memoryview | None) -> bool:
 
 
 def _progress(message: Raw | UnsetType) -> Progress | None:
+    if message is UNSET:
+        return None
     members = _MESSAGE.read(memoryview(message)) if _is_object(message) else _MessageMembers(message=message)
     progress = Progress(
         message=_kept(_text(members.message)),

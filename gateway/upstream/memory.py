@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from gateway.clock import PauseTimeout
     from gateway.limits.fair_budget import FairBudget, Reservation
+    from gateway.time_limits import TimeLimit
 
 # Smaller bodies are not counted, because the number of connections bounds them.
 SMALL_BODY_BYTES = 1 << 20
@@ -53,10 +50,10 @@ class BodyReservation:
         """True if nothing is reserved."""
         return not self._held
 
-    async def grow(self, announced: int | None, limit: asyncio.Timeout) -> None:
+    async def grow(self, announced: int | None, limit: TimeLimit) -> None:
         """Reserve the `announced` size, or the next step if it is None. Raises `ReservationExceeded`.
 
-        The first reservation may wait; `limit` is stopped meanwhile.
+        The first reservation may wait; `limit` is paused meanwhile.
         """
         if self._held:
             step = min(self.size, self._largest - self.size)
@@ -66,7 +63,7 @@ class BodyReservation:
             self._add(more, step)
         else:
             step = announced or (FIRST_STEP_BYTES if self._repeatable else self._largest)
-            with _stopped(limit):
+            with limit.pause():
                 await self._acquire(min(step, self._largest))
 
     async def start_over(self) -> None:
@@ -96,15 +93,3 @@ class BodyReservation:
         self.shrink(0)
         self._held.clear()
         self.size = SMALL_BODY_BYTES
-
-
-@contextmanager
-def _stopped(limit: asyncio.Timeout) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    until = limit.when()
-    left = None if until is None else until - loop.time()
-    limit.reschedule(None)
-    try:
-        yield
-    finally:
-        limit.reschedule(None if left is None else loop.time() + left)

@@ -42,6 +42,7 @@ class ResponseParser:
     """Parses one response after another, with the interim responses before each. Call `begin` before each request.
 
     Attributes:
+        begun: Whether a byte of the response came.
         head: Status and headers, once they are complete.
         complete: Whether the whole response was parsed.
         excess: Whether bytes of something else followed the response.
@@ -59,6 +60,7 @@ class ResponseParser:
 
     def begin(self) -> None:
         """Expect the response to another request."""
+        self.begun = False
         self.head: ResponseHead | None = None
         self.complete = False
         self.excess = False
@@ -78,6 +80,7 @@ class ResponseParser:
             InvalidResponse: The response cannot be read, or has too many bytes of headers and framing. Not raised for
                 bytes after a complete response; they set `excess`.
         """
+        self.begun = True
         self._received += len(data)
         try:
             self._parser.feed_data(data)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
+from gateway.clock import SystemClock
 from gateway.errors import (
     GatewayOverloaded,
     UpstreamConnectionLost,
@@ -23,6 +24,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from gateway.time_limits import TimeLimits
 from gateway.upstream.compression import NotDecodable, decoded
 from gateway.upstream.connection import ConnectionLost, NotSent, ReusedConnectionLost
 from gateway.upstream.connection_pool import ConnectionPool
@@ -34,10 +36,11 @@ from gateway.upstream.shortage import ShortageLog, shortage_in
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from gateway.clock import PauseTimeout
     from gateway.limits.fair_budget import FairBudget
+    from gateway.time_limits import TimeLimit
     from gateway.upstream.connection_pool import AnyConnection
 
 MAX_ERROR_BODY_BYTES = 1 << 20
@@ -126,6 +129,8 @@ class Transport:
         self._budget = budget
         self._observer = observer
         self._timeouts = timeouts
+        self._clock = SystemClock()
+        self._time_limits = TimeLimits(self._clock)
         self._max_response_bytes = max_response_bytes
         # Not the pool's own limit: waiting there counts as connecting, and would look like an outage.
         self._slots = asyncio.Semaphore(max_connections)
@@ -143,6 +148,7 @@ class Transport:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._pool.aclose()
+        self._time_limits.close()
 
     async def request(
         self,
@@ -195,7 +201,7 @@ class Transport:
     async def _within_time(self, request: HttpRequest, reservation: BodyReservation) -> HttpResponse:
         complete = False
         try:
-            async with asyncio.timeout(self._timeouts.total) as limit:
+            with self._time_limits.until(self._clock.monotonic() + self._timeouts.total) as limit:
                 try:
                     response = await self._exchange(request, reservation, limit)
                 except ReusedConnectionLost:
@@ -214,12 +220,11 @@ class Transport:
         self,
         request: HttpRequest,
         reservation: BodyReservation,
-        limit: asyncio.Timeout,
+        limit: TimeLimit,
         *,
         new_connection: bool = False,
     ) -> HttpResponse:
-        clock = asyncio.get_running_loop().time
-        started = clock()
+        started = self._clock.monotonic()
         status: int | None = None
         body = io.BytesIO()
         cancelled = False
@@ -234,14 +239,14 @@ class Transport:
                 self._pool.release(connection)
         except asyncio.CancelledError:
             # If `limit` has expired, this is a timeout and not a cancellation.
-            cancelled = not limit.expired()
+            cancelled = not limit.expired
             raise
         finally:
             size = body.tell()
             # Free the body now, because the frames of an error keep it until the next garbage collection.
             body.close()
             if not cancelled:
-                self._observer.exchanged(request.method, status, clock() - started, size)
+                self._observer.exchanged(request.method, status, self._clock.monotonic() - started, size)
 
     async def _read_response(
         self,
@@ -249,7 +254,7 @@ class Transport:
         connection: AnyConnection,
         body: io.BytesIO,
         reservation: BodyReservation,
-        limit: asyncio.Timeout,
+        limit: TimeLimit,
     ) -> HttpResponse:
         success = 200 <= head.status < 300
         try:
@@ -258,7 +263,7 @@ class Transport:
             if success:
                 await self._read(head, connection, body, reservation, limit)
             else:
-                await _read_error_body(head, connection, body, limit)
+                await self._read_error(head, connection, body, limit)
         except LIBRARY_ERRORS as error:
             if shortage_in(error) is not None or isinstance(error, ReusedConnectionLost):
                 raise
@@ -284,10 +289,11 @@ class Transport:
         connection: AnyConnection,
         body: io.BytesIO,
         reservation: BodyReservation,
-        limit: asyncio.Timeout,
+        limit: TimeLimit,
     ) -> None:
+        read = _reader(head, connection)
         # Count decoded bytes, because a small compressed body may become a huge one.
-        async for piece in _pieces(head, connection):
+        while piece := await read():
             size = body.tell() + len(piece)
             if size > self._max_response_bytes:
                 raise UpstreamResponseTooLarge(
@@ -296,6 +302,22 @@ class Transport:
             while size > reservation.size:
                 await reservation.grow(_announced_size(head), limit)
             body.write(piece)
+
+    async def _read_error(
+        self, head: ResponseHead, connection: AnyConnection, body: io.BytesIO, limit: TimeLimit
+    ) -> None:
+        # The status of an error counts, even if its body is incomplete or never ends.
+        now = self._clock.monotonic()
+        until = min(now + ERROR_BODY_SECONDS, limit.moment - (limit.moment - now) / 10)
+        try:
+            with self._time_limits.until(until):
+                read = _reader(head, connection)
+                while body.tell() < MAX_ERROR_BODY_BYTES and (piece := await read()):
+                    body.write(piece[: MAX_ERROR_BODY_BYTES - body.tell()])
+        except LIBRARY_ERRORS as error:
+            # In this case it may be the response to an earlier request.
+            if isinstance(error, ReusedConnectionLost):
+                raise
 
 
 def _announced_size(head: ResponseHead) -> int | None:
@@ -307,28 +329,20 @@ def _announced_size(head: ResponseHead) -> int | None:
     )
 
 
-async def _read_error_body(
-    head: ResponseHead, connection: AnyConnection, body: io.BytesIO, limit: asyncio.Timeout
-) -> None:
-    # The status of an error counts, even if its body is incomplete or never ends.
-    now = asyncio.get_running_loop().time()
-    until = limit.when() or now
-    try:
-        async with asyncio.timeout_at(min(now + ERROR_BODY_SECONDS, until - (until - now) / 10)):
-            async for piece in _pieces(head, connection):
-                body.write(piece[: MAX_ERROR_BODY_BYTES - body.tell()])
-                if body.tell() == MAX_ERROR_BODY_BYTES:
-                    break
-    except LIBRARY_ERRORS as error:
-        # In this case it may be the response to an earlier request.
-        if isinstance(error, ReusedConnectionLost):
-            raise
-
-
-def _pieces(head: ResponseHead, connection: AnyConnection) -> AsyncIterator[bytes]:
-    pieces = _EncodedPieces(connection)
+def _reader(head: ResponseHead, connection: AnyConnection) -> Callable[[], Awaitable[bytes]]:
+    """Return a function that returns the next decoded piece of a body, or nothing at its end."""
     encoding = head.headers.get("content-encoding", "")
-    return decoded(pieces, encoding) if encoding else pieces
+    if not encoding:
+        return connection.read
+    pieces = decoded(_EncodedPieces(connection), encoding)
+
+    async def read() -> bytes:
+        async for piece in pieces:
+            if piece:
+                return piece
+        return b""
+
+    return read
 
 
 class _EncodedPieces:
@@ -350,7 +364,7 @@ class _EncodedPieces:
 
 def _map_exception(error: Exception) -> UpstreamError:
     if isinstance(error, NotSent):
-        return UpstreamUnreachable("no connection to the upstream could be made")
+        return UpstreamUnreachable(str(error))
     if isinstance(error, TimeoutError):
         return UpstreamTimeout("the upstream did not respond in time")
     if isinstance(error, NotDecodable | InvalidResponse):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic
 
 from gateway.clock import sleep_until
 from gateway.limits.holds import Holds
+from gateway.time_limits import TimeLimits
 from gateway.watch.loop import PollLoop, PollPolicy
 from gateway.watch.recent import ReadKeys, RecentResults
 from gateway.watch.state import S
@@ -36,6 +37,7 @@ class Hub(Generic[S]):
         self._recent: RecentResults[PollLoop[S]] = RecentResults(clock)
         self._recently_read = ReadKeys(clock)
         self._throttle = ThrottleGate(clock, holds or Holds(clock))
+        self._time_limits = TimeLimits(clock)
         self._watchers: set[Position[S]] = set()
         # The tasks of all loops, including cancelled ones that have not ended. asyncio refers to tasks only weakly.
         self._tasks: set[asyncio.Task[None]] = set()
@@ -121,6 +123,7 @@ class Hub(Generic[S]):
         for loop in tuple(self._loops.values()):
             loop.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._time_limits.close()
 
     def _join(self, watcher: Position[S], key: WatchKey, *, exists: bool) -> None:
         watcher.loop.join(watcher, exists=exists or key in self._recently_read)
@@ -137,6 +140,7 @@ class Hub(Generic[S]):
             self._clock,
             self._policy,
             self._throttle,
+            self._time_limits,
             key,
             fetch,
             partial(self._on_loop_end, key),

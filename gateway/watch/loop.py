@@ -9,14 +9,13 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic
 
-from gateway.clock import Timeout
 from gateway.errors import GatewayError, InternalError, UpstreamError, UpstreamTimeout
 from gateway.watch.outage import Outage
 from gateway.watch.overdue import OverdueCheck
 from gateway.watch.presence import Presence, Waiter
 from gateway.watch.refusals import Refusals
 from gateway.watch.state import S
-from gateway.watch.timing import Expired, PollTiming
+from gateway.watch.timing import PollTiming
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock, PauseTimeout
     from gateway.limits.fair_budget import FairBudget
     from gateway.limits.rate_limiter import RateLimiter
+    from gateway.time_limits import TimeLimit, TimeLimits
     from gateway.watch.key import WatchKey
     from gateway.watch.observer import PollObserver
     from gateway.watch.schedule import PollSchedule
@@ -69,6 +69,7 @@ class PollLoop(Generic[S]):
         clock: Clock,
         policy: PollPolicy,
         throttle: ThrottleGate,
+        time_limits: TimeLimits,
         key: WatchKey,
         fetch: Callable[[PauseTimeout], Awaitable[S]],
         on_end: Callable[[PollLoop[S]], None],
@@ -81,6 +82,7 @@ class PollLoop(Generic[S]):
             clock: The clock of all moments, in seconds.
             policy: The rules of the hub.
             throttle: The delays that the upstream asked for.
+            time_limits: Limits the time of each poll.
             key: The job and the credential.
             fetch: Reads the state once, or raises `UpstreamError`.
             on_end: Called in the step in which the loop ends, before its watchers are woken.
@@ -95,6 +97,7 @@ class PollLoop(Generic[S]):
 
         self._policy = policy
         self._throttle = throttle
+        self._time_limits = time_limits
         self._credential = key.poll_key
         self._fetch = fetch
         self._on_end = on_end
@@ -196,47 +199,46 @@ class PollLoop(Generic[S]):
             # Asked again after each wait, because watchers may have joined, or the credential been throttled.
             now = self.clock.monotonic()
             deadline = self._timing.next_deadline(now)
-            if isinstance(deadline, Expired):
-                raise deadline.error
-            if deadline.moment <= now:
+            if deadline <= now:
                 return True
-            await self._presence.wait(deadline.moment)
+            await self._presence.wait(deadline)
         return False
 
     async def _poll_in_turn(self) -> None:
         due = self.clock.monotonic()
         await self._policy.rate_limiter.acquire(self._credential)
         with await self._policy.slots.acquire(self._credential):
-            self._outage.exclude(self.clock.monotonic() - due)
+            now = self.clock.monotonic()
+            self._outage.exclude(now - due)
             # During this wait, another loop may have been throttled, or the watchers may have left.
-            if self._presence.is_watched and not self._timing.is_throttled(self.clock.monotonic()):
-                await self._poll()
+            if self._presence.is_watched and not self._timing.is_throttled(now):
+                await self._poll(now)
 
-    async def _poll(self) -> None:
-        started = self.clock.monotonic()
+    async def _poll(self, started: float) -> None:
         limit = self._timing.poll_limit(started)
-        timeout = Timeout(self.clock, limit.moment)
+        time_limit = self._time_limits.until(limit.moment)
         try:
-            state = await self._fetch_within(timeout)
+            state = await self._fetch_within(time_limit)
         except TimeoutError:
             timed_out = UpstreamTimeout("the upstream did not respond in time")
             if self._outage.cause is not None and limit.ends_outage:
                 # The end of the outage may have cut off a poll that had just begun, so report the previous failure.
                 self._policy.observer.polled(timed_out, self._presence.count)
                 raise self._outage.error(self._outage.cause, self.clock.monotonic()) from None
-            self._fail(started + timeout.paused, timed_out)
+            self._fail(started + time_limit.paused, timed_out)
         except UpstreamError as error:
-            self._fail(started + timeout.paused, error)
+            self._fail(started + time_limit.paused, error)
         else:
             self._succeed(state)
 
-    async def _fetch_within(self, timeout: Timeout) -> S:
+    async def _fetch_within(self, time_limit: TimeLimit) -> S:
+        self._presence.begin_read()
         try:
-            with self._presence.reading():
-                async with timeout:
-                    return await self._fetch(timeout.pause)
+            with time_limit:
+                return await self._fetch(time_limit.pause)
         finally:
-            self._outage.exclude(timeout.paused)
+            self._presence.end_read()
+            self._outage.exclude(time_limit.paused)
 
     def _succeed(self, state: S) -> None:
         now = self.clock.monotonic()

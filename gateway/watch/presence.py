@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.clock import AutoResetEvent
@@ -82,21 +81,20 @@ class Presence:
         self._changed.set()
         return self._keeps_running_unwatched
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Return a context that lasts as long as a read."""
+    def begin_read(self) -> None:
+        """Take note that a read begins."""
         self.is_reading, self._left_during_read = True, False
-        try:
-            yield
-        finally:
-            self.is_reading, self._keeps_running_unwatched = False, self._left_during_read
-            # If no one watches, the time without watchers starts here, so that the state is kept for all of it.
+
+    def end_read(self) -> None:
+        """Take note that the read has ended."""
+        self.is_reading, self._keeps_running_unwatched = False, self._left_during_read
+        if not self._watchers:
+            # The time without watchers starts here, so that the state is kept for all of it.
             self._empty_since = self._clock.monotonic()
 
     async def wait(self, until: float) -> None:
         """Return at `until` (seconds of the clock), or earlier if the first watcher joins or the last one leaves."""
-        if self._clock.monotonic() < until:
-            await self._changed.wait(until)
+        await self._changed.wait(until)
 
     async def wait_for_watcher(self) -> bool:
         """Wait for a watcher for as long as the loop stays without one; return whether there is one."""

@@ -14,11 +14,11 @@ Several limits may apply at the same time. This table says which one wins:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
-    from gateway.errors import UpstreamOutage
     from gateway.watch.outage import Outage
     from gateway.watch.schedule import PollSchedule
     from gateway.watch.throttle import ThrottleGate
@@ -27,22 +27,7 @@ if TYPE_CHECKING:
 LONGEST_POLL_FRACTION = 1 / 3
 
 
-@dataclass(frozen=True, slots=True)
-class PollAt:
-    """The loop waits until `moment`, and polls then if nothing has changed."""
-
-    moment: float
-
-
-@dataclass(frozen=True, slots=True)
-class Expired:
-    """The outage has lasted for too long, and `error` ends the watch."""
-
-    error: UpstreamOutage
-
-
-@dataclass(frozen=True, slots=True)
-class PollLimit:
+class PollLimit(msgspec.Struct, frozen=True):
     """A poll ends at `moment`. `ends_outage` says that this is the end of the outage, too."""
 
     moment: float
@@ -67,15 +52,19 @@ class PollTiming:
         self._schedule = schedule
         self._credential = credential
 
-    def next_deadline(self, now: float) -> PollAt | Expired:
-        """Return what the loop waits for. A moment that has passed means that it polls now."""
+    def next_deadline(self, now: float) -> float:
+        """Return when the loop polls if nothing changes. A moment that has passed means now.
+
+        Raises:
+            UpstreamOutage: The outage has lasted for too long, which ends the watch.
+        """
         outage = self._outage
         # First, because a loop that is throttled after the end of its outage does not get one more poll.
         if outage.cause is not None and outage.ends_at <= now and outage.ends_at < self.due:
-            return Expired(outage.error(outage.cause, now))
+            raise outage.error(outage.cause, now)
         if self.is_throttled(self.due):
             self._defer()
-        return PollAt(min(self.due, outage.ends_at))
+        return min(self.due, outage.ends_at)
 
     def poll_limit(self, started: float) -> PollLimit:
         """Return the limit of a poll that starts now."""
@@ -85,7 +74,7 @@ class PollTiming:
 
     def is_throttled(self, moment: float) -> bool:
         """Return whether the throttling of the credential forbids a poll at `moment`."""
-        return moment < min(self._throttle.closed_until(self._credential), self._outage.max_deferral)
+        return moment < self._throttle.closed_until(self._credential) and moment < self._outage.max_deferral
 
     def _defer(self) -> None:
         opens = self._throttle.closed_until(self._credential) + self._schedule.herd_jitter()

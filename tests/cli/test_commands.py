@@ -390,6 +390,7 @@ def test_the_demo_shows_its_jobs_in_any_environment(variables: dict[str, str]) -
     assert "params.beam.length: Must be larger than 0." in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_simulator_and_a_gateway_before_it_start_and_stop(number: signal.Signals) -> None:
     with start("simulate", "--listen", "127.0.0.1:0") as simulator:

@@ -95,6 +95,32 @@ async def test_waiting_calls_keep_their_order(clock: SteppedClock) -> None:
     assert clock.pending == 0
 
 
+async def test_a_single_call_waits_for_no_turn(clock: SteppedClock) -> None:
+    rate_limiter = RateLimiter(clock, 10)
+    await rate_limiter.acquire(ANN)
+    await clock.advance(0.001)
+    with pytest.raises(StopIteration):
+        rate_limiter.acquire(ANN).send(None)
+    assert [rate_limiter.try_acquire(ANN) for _ in range(8)] == [0.0] * 8
+    assert rate_limiter.try_acquire(ANN) > 0, "each took a token"
+
+
+async def test_a_call_does_not_overtake_those_that_wait(clock: SteppedClock) -> None:
+    rate_limiter = RateLimiter(clock, 1)
+    await rate_limiter.acquire(ANN)
+    waiting = asyncio.create_task(rate_limiter.acquire(ANN))
+    await settle()
+    # The token is there, but the timer has not run yet.
+    clock.now += 1
+    late = asyncio.create_task(rate_limiter.acquire(ANN))
+    await settle()
+    assert not late.done()
+    await clock.advance(0)
+    assert waiting.done()
+    assert not late.done()
+    late.cancel()
+
+
 async def test_many_calls_of_one_owner_do_not_block_others(clock: SteppedClock) -> None:
     rate_limiter = RateLimiter(clock, 100)
     order: list[bytes] = []

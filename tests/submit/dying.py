@@ -47,14 +47,15 @@ def after(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
 
 
 def die_within_the_transaction() -> None:
-    settle = Records.settle
+    prepare = Records._prepare  # noqa: SLF001 - the connection that settles
 
-    def changed(self: Records, *arguments: Any, **named: Any) -> bool:
-        settle(self, *arguments, **named)
-        die()
-        return True
+    def changed(self: Records) -> None:
+        prepare(self)
+        database = self._database
+        database.create_function("die", 0, die)
+        database.execute("CREATE TEMP TRIGGER dying AFTER UPDATE OF outcome ON main.records BEGIN SELECT die(); END")
 
-    Records.settle = changed  # type: ignore[method-assign]
+    Records._prepare = changed  # type: ignore[method-assign]  # noqa: SLF001 - as above
 
 
 def die_before_the_reply() -> None:

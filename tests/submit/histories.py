@@ -3,20 +3,24 @@
     python -m tests.submit.histories --store redis --sends 10000 --seed 1
 
 The checker states: for each id, the upstream saw at most one POST that it did not certainly refuse; every OK has the
-uid of that job; and every error is true. If Redis loses its data, an id may be posted once more for each loss.
+uid of that job; every error is true; and once the faults are over, there is an outcome. If Redis loses its data, an id
+may be posted once more for each loss.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
+import math
 import random
 import signal
 import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +32,7 @@ from tests.support.redis import Door, RedisServer
 from tests.support.upstream import Connection, ReceivedRequest, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Iterable, Iterator
 
 GATEWAYS = 3
 WORKERS = 48
@@ -37,12 +41,11 @@ SPREAD = 60
 CALL_SECONDS = 20.0
 # Ends of calls that say nothing about the job: the gateway died, or the caller's time is over.
 NO_ANSWER = frozenset({"UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED"})
-TRUE_ERRORS = NO_ANSWER | {
-    "STATE_UNAVAILABLE",
-    "SUBMIT_OUTCOME_UNKNOWN",
-    "UPSTREAM_BAD_REQUEST",
-    "UPSTREAM_UNREACHABLE",
-}
+# Ends of calls that sent nothing.
+NOT_SENT = frozenset({"STATE_UNAVAILABLE", "UPSTREAM_UNREACHABLE"})
+OUTCOMES = frozenset({"", "SUBMIT_OUTCOME_UNKNOWN", "UPSTREAM_BAD_REQUEST"})
+# Attempts to learn the outcome of an id when the faults are over.
+LAST_ATTEMPTS = 5
 
 
 @dataclass
@@ -55,12 +58,22 @@ class Post:
 
 @dataclass
 class History:
-    """Everything that happened, by id."""
+    """Everything that happened, by id: the `last` answer is from the time `calm_at`, when the faults were over."""
 
     posts: dict[str, list[Post]] = field(default_factory=dict)
     answers: dict[str, list[Answer]] = field(default_factory=dict)
+    last: dict[str, Answer] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
     losses: list[float] = field(default_factory=list)
+    calm_at: float = math.inf
+
+    @property
+    def forgotten(self) -> int:
+        """The number of ids whose job a client got, and whose outcome was unknown in the end."""
+        return sum(
+            last.reason == "SUBMIT_OUTCOME_UNKNOWN" and any(not each.reason for each in self.answers[request_id])
+            for request_id, last in self.last.items()
+        )
 
 
 class RandomUpstream(ScriptedUpstream):
@@ -105,28 +118,36 @@ def complaints(history: History) -> Iterable[str]:
             lost = [at for at in history.losses if made[0].at - CLAIM_SECONDS <= at <= made[-1].at]
             if len(made) > 1 + len(lost):
                 yield f"{request_id}: {len(made)} jobs, after {len(lost)} losses of data"
-        uids = {each.uid for each in answers if not each.reason}
+        last = history.last[request_id]
+        every = [*answers, last]
+        uids = {each.uid for each in every if not each.reason}
         if not uids <= {post.uid for post in made}:
             yield f"{request_id}: OK with the uids {uids}, and the jobs are {[post.uid for post in made]}"
-        reasons = {each.reason for each in answers if each.reason}
-        if not reasons <= TRUE_ERRORS:
-            yield f"{request_id}: unexpected errors {reasons - TRUE_ERRORS}"
+        reasons = {each.reason for each in every}
+        if not reasons <= NO_ANSWER | NOT_SENT | OUTCOMES:
+            yield f"{request_id}: unexpected errors {reasons - NO_ANSWER - NOT_SENT - OUTCOMES}"
         if "UPSTREAM_BAD_REQUEST" in reasons and len(made) == len(posts):
             yield f"{request_id}: refused, and the upstream refused nothing"
-        fresh = sum(not each.replayed for each in answers if not each.reason)
+        if {each.reason for each in answers} <= NOT_SENT and any(post.at < history.calm_at for post in posts):
+            yield f"{request_id}: nothing was sent, and the upstream saw it"
+        if last.reason not in OUTCOMES:
+            yield f"{request_id}: {last.reason} after the faults"
+        fresh = sum(not each.replayed for each in every if not each.reason)
         if fresh > len(made):
             yield f"{request_id}: {fresh} calls say that they sent the job, and {len(made)} did"
 
 
-def plan(rng: random.Random, sends: int) -> list[str]:
-    """Return the ids to send, in order: each one to four times, close to each other."""
-    placed: list[tuple[float, str]] = []
-    number = 0
-    while len(placed) < sends:
-        number += 1
-        start = len(placed)
-        placed += [(start + rng.uniform(0, SPREAD), f"id-{number}") for _ in range(rng.randint(1, 4))]
-    return [request_id for _, request_id in sorted(placed)][:sends]
+def plan(rng: random.Random) -> Iterator[str]:
+    """Yield ids to send, without end: each one to four times, close to each other."""
+    waiting: list[tuple[float, str]] = []
+    planned = 0
+    for position in itertools.count():
+        while planned <= position:
+            times = rng.randint(1, 4)
+            for _ in range(times):
+                heappush(waiting, (planned + rng.uniform(0, SPREAD), f"id-{planned}"))
+            planned += times
+        yield heappop(waiting)[1]
 
 
 class Fleet:
@@ -144,6 +165,7 @@ class Fleet:
         self._redis: RedisServer | None = None
         self.doors: list[Door] = []
         self.gateways: list[GatewayProcess] = []
+        self.has_had_every_fault = False
         self._channels: list[grpc.aio.Channel | None] = [None] * GATEWAYS
         self._old_channels: list[grpc.aio.Channel | None] = []
 
@@ -174,19 +196,19 @@ class Fleet:
         return await send_over(rpc.JobServiceStub(channel), request_id, CALL_SECONDS)
 
     async def fail(self) -> None:
-        """Bring about one random fault, and end it."""
-        faults: list[tuple[str, Callable[[], Awaitable[None]], int]] = [("kill", self._kill, 5)]
-        faults += [("suspend", self._suspend, 1), ("pause", self._pause, 2)]
+        """Bring about one random fault, and end it: each kind once, then by their weights."""
+        weights = {self.kill: 5, self.suspend: 1, self.pause: 2}
         if self._redis is not None:
-            faults += [("cut off", self._cut_off, 3), ("redis restart", self._restart, 3)]
+            weights |= {self.cut_off: 3, self.restart: 3}
         if self._lossy:
-            faults += [("redis empty", self._lose, 3)]
-        (chosen,) = self._rng.choices(faults, [weight for *_, weight in faults])
-        name, fault, _ = chosen
-        self._history.faults[name] += 1
+            weights[self.lose] = 3
+        unseen = [each for each in weights if not self._history.faults[each.__name__]]
+        (fault,) = [self._rng.choice(unseen)] if unseen else self._rng.choices(list(weights), [*weights.values()])
         await fault()
+        self._history.faults[fault.__name__] += 1
+        self.has_had_every_fault = len(unseen) <= 1
 
-    async def _kill(self) -> None:
+    async def kill(self) -> None:
         number = self._rng.randrange(GATEWAYS)
         gateway = self.gateways[number]
         await gateway.kill()
@@ -195,10 +217,10 @@ class Fleet:
         self._old_channels.append(self._channels[number])
         self._channels[number] = None
 
-    async def _suspend(self) -> None:
+    async def suspend(self) -> None:
         await self._stop_for(CLAIM_SECONDS + 1)
 
-    async def _pause(self) -> None:
+    async def pause(self) -> None:
         await self._stop_for(self._rng.uniform(0.1, 2))
 
     async def _stop_for(self, seconds: float) -> None:
@@ -207,19 +229,19 @@ class Fleet:
         await asyncio.sleep(seconds)
         gateway.signal(signal.SIGCONT)
 
-    async def _cut_off(self) -> None:
+    async def cut_off(self) -> None:
         door = self._rng.choice(self.doors)
         door.shut()
         await asyncio.sleep(self._rng.uniform(0.1, 3))
         door.open()
 
-    async def _restart(self) -> None:
+    async def restart(self) -> None:
         assert self._redis is not None
         self._redis.kill()
         await asyncio.sleep(self._rng.uniform(0, 1))
         await asyncio.to_thread(self._redis.start)
 
-    async def _lose(self) -> None:
+    async def lose(self) -> None:
         assert self._redis is not None
         self._redis.kill()
         self._redis.empty()
@@ -239,33 +261,46 @@ class Fleet:
 
 
 async def run(kind: str, sends: int, seed: int, folder: Path, *, lossy: bool = False) -> History:
-    """Run one history: a number of sends while faults come and go, then each id once more without faults."""
+    """Run one history: `sends` sends or more, until each kind of fault has happened, then each id once more."""
     rng = random.Random(seed)
     history = History()
     upstream = RandomUpstream(history, random.Random(seed + 1))
     await upstream.start()
     fleet = Fleet(kind, folder, upstream.url, history, random.Random(seed + 2), lossy=lossy)
-    ids = iter(plan(rng, sends))
-    over = asyncio.Event()
+    ids = plan(rng)
+    sent = itertools.count(1)
 
-    async def work(waiting: Iterable[str]) -> None:
-        for request_id in waiting:
+    async def work() -> None:
+        while next(sent) <= sends or not fleet.has_had_every_fault:
+            request_id = next(ids)
             got = await fleet.send(rng.randrange(GATEWAYS), request_id)
             history.answers.setdefault(request_id, []).append(got)
 
     async def fail() -> None:
-        while not over.is_set():
+        while True:
             await asyncio.sleep(rng.uniform(0.1, 0.8))
             await fleet.fail()
+            if over:
+                return
+
+    async def look(waiting: Iterator[str]) -> None:
+        for request_id in waiting:
+            for _ in range(LAST_ATTEMPTS):
+                history.last[request_id] = await fleet.send(rng.randrange(GATEWAYS), request_id)
+                if history.last[request_id].reason in OUTCOMES:
+                    break
+                await asyncio.sleep(1)
 
     try:
         await fleet.start()
+        over = False
         failing = asyncio.create_task(fail())
-        await asyncio.gather(*(work(ids) for _ in range(WORKERS)))
-        over.set()
+        await asyncio.gather(*(work() for _ in range(WORKERS)))
+        over = True
         await failing
+        history.calm_at = time.monotonic()
         again = iter(list(history.answers))
-        await asyncio.gather(*(work(again) for _ in range(WORKERS)))
+        await asyncio.gather(*(look(again) for _ in range(WORKERS)))
     finally:
         await fleet.stop()
         await upstream.stop()
@@ -274,7 +309,7 @@ async def run(kind: str, sends: int, seed: int, folder: Path, *, lossy: bool = F
 
 def figures(history: History, seconds: float) -> dict[str, Any]:
     """Return the numbers of a history."""
-    answers = [each for every in history.answers.values() for each in every]
+    answers = [each for every in history.answers.values() for each in every] + list(history.last.values())
     made = Counter(sum(post.uid is not None for post in posts) for posts in history.posts.values())
     return {
         "seconds": round(seconds),
@@ -283,6 +318,7 @@ def figures(history: History, seconds: float) -> dict[str, Any]:
         "posts": sum(map(len, history.posts.values())),
         "jobs per id": dict(sorted(made.items())),
         "ends": dict(Counter(each.reason or ("REPLAYED" if each.replayed else "OK") for each in answers)),
+        "forgotten": history.forgotten,
         "faults": dict(history.faults),
         "complaints": list(complaints(history)),
     }

@@ -33,6 +33,13 @@ class Harness:
         self._stack = AsyncExitStack()
         self._memory = InMemoryIdempotencyStore(self.clock)
 
+    @property
+    def url(self) -> str:
+        """The setting that names this place."""
+        if self.kind == "sqlite":
+            return f"sqlite://{self._folder}/state.db"
+        return "memory:" if self._redis is None else self._redis.url
+
     def open(self) -> IdempotencyStore:
         """Return a store, as another gateway would open it."""
         store: Any = self._memory

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import pytest
 from gateway.errors import ConfigError, StateUnavailable
 from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, sqlite_records
 from gateway.submit.health import StoreHealth
-from gateway.submit.sqlite_store import SqliteIdempotencyStore
+from gateway.submit.sqlite_store import COMMAND_SECONDS, SqliteIdempotencyStore
 from tests.support.clock import SteppedClock
 from tests.support.paths import ROOT
 
@@ -91,6 +92,11 @@ async def test_a_full_disk_fails_clearly_and_recovers(
     database.execute("PRAGMA max_page_count = 1")
     with pytest.raises(StateUnavailable, match=r"cannot be used \(database or disk is full\), and nothing was sent"):
         await take_all(store, range(1_000))
+    for number in range(2_000, 2_005):
+        # Done in the background, and changes nothing.
+        await store.release(claim_of(number))
+        with pytest.raises(StateUnavailable):
+            await take(store, number)
     database.execute("PRAGMA max_page_count = 1000000")
     health: Any = store._health  # noqa: SLF001 - as above
     assert not health.available
@@ -101,6 +107,27 @@ async def test_a_full_disk_fails_clearly_and_recovers(
     assert logged[-1]["event"] == "state.available"
     assert len(logged) == 2
     assert await take(store, 5_000) is None
+
+
+def fill(kind: str, folder: Path, *wrapper: str) -> subprocess.CompletedProcess[str]:
+    command = [*wrapper, sys.executable, "-m", "tests.submit.full_disk", kind, str(folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - our own code
+
+
+def test_a_disk_that_is_really_full_loses_no_id(tmp_path: Path) -> None:
+    unshare = ("unshare", "--map-root-user", "--mount")
+    probe = subprocess.run([*unshare, "mount", "-t", "tmpfs", "tmpfs", tmp_path], check=False, capture_output=True)  # noqa: S603 - fixed
+    if probe.returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    done = fill("tmpfs", tmp_path, *unshare)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be used (database or disk is full), and nothing was sent" in done.stdout
+
+
+def test_a_file_that_may_not_grow_loses_no_id(tmp_path: Path) -> None:
+    done = fill("limit", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be used (disk I/O error), and nothing was sent" in done.stdout
 
 
 async def test_a_read_only_file_fails_clearly(open_store: Callable[[], SqliteIdempotencyStore]) -> None:
@@ -210,6 +237,25 @@ async def test_a_file_that_another_process_locks_fails_after_a_while(
     other.execute("ROLLBACK")
     other.close()
     assert await take(store, 1) is None
+
+
+async def test_commands_that_a_hung_disk_delays_are_given_up(
+    clock: SteppedClock, open_store: Callable[[], SqliteIdempotencyStore]
+) -> None:
+    store = open_store()
+    disk = threading.Event()
+    hung = store._thread.run(disk.wait)  # noqa: SLF001 - the disk of this test
+    for number in range(10):
+        call = asyncio.create_task(take(store, number))
+        await clock.advance(COMMAND_SECONDS)
+        with pytest.raises(StateUnavailable, match="did not respond within 5 s"):
+            await call
+    assert len(store._waiting) <= 1, "the probe"  # noqa: SLF001 - a look inside
+    disk.set()
+    assert hung.result()
+    # Only the first one had begun.
+    results = [await store.claim(Claim(claim_of(number).key, 99), MARK, 100.0) for number in range(10)]
+    assert results == [IdempotencyRecord(MARK), *[None] * 9]
 
 
 async def test_commands_that_arrive_together_share_a_transaction(

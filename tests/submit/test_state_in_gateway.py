@@ -54,6 +54,23 @@ async def test_a_repeated_submission_has_a_trailer(
     assert len(upstream.requests("POST")) == 2
 
 
+async def test_gateways_share_ids_while_the_key_is_rotated(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    old, both = tmp_path / "old", tmp_path / "both"
+    old.write_text("o" * 32)
+    both.write_text("n" * 32 + "\n" + "o" * 32)
+    upstream.on("POST", "/workspaces/1/entities/7/jobs/", answer(201, {"uid": 42}))
+    upstream.on("GET", "/jobs/42/", answer(200, {"uid": 42, "status": "running"}))
+    url = f"sqlite://{tmp_path}/state.db"
+    async with (
+        running(upstream.url, state_url=url, state_key_file=old) as first,
+        running(upstream.url, state_url=url, state_key_file=both) as second,
+    ):
+        for request_id, order in (("a", (first, second)), ("b", (second, first))):
+            told = [await send(gateway.address, request_id) for gateway in order]
+            assert [(each.uid, each.replayed) for each in told] == [(42, False), (42, True)]
+    assert len(upstream.requests("POST")) == 2
+
+
 async def test_an_ended_job_without_a_uid_replays_with_the_trailer(
     upstream: ScriptedUpstream, settings: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
@@ -116,8 +133,11 @@ async def test_while_redis_is_down_only_calls_with_an_id_fail(
         async def sent() -> bool:
             return bool((await send(gateway.address, "an-id")).uid)
 
+        async def available() -> bool:
+            return (await scrape(gateway))("jobgateway_state_available") == 1
+
         await eventually(sent)
-        assert (await scrape(gateway))("jobgateway_state_available") == 1
+        await eventually(available)
         upstream.on("GET", "/jobs/42/", answer(200, {"uid": 42, "status": "success", "result": {}}))
         while not (await watch.read()).job.done:
             pass
@@ -125,27 +145,31 @@ async def test_while_redis_is_down_only_calls_with_an_id_fail(
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "why"),
     [
-        "",
-        "memory",
-        "sqlite:",
-        "sqlite://",
-        "sqlite:///",
-        "sqlite:///folder/",
-        "sqlite://host/state.db",
-        "redis:",
-        "redis://",
-        "redis://host:99999",
-        "redis://host/name",
-        "redis://user:hunter2-secret@ho st/0",
-        "unix:///redis.sock",
-        "postgres://host/db",
+        ("memory", "must be memory:, sqlite:///PATH, redis://HOST:PORT/DATABASE"),
+        ("memory://", "must be memory:, sqlite:///PATH, redis://HOST:PORT/DATABASE"),
+        ("unix:///redis.sock", "must be memory:, sqlite:///PATH, redis://HOST:PORT/DATABASE"),
+        ("postgres://host/db", "must be memory:, sqlite:///PATH, redis://HOST:PORT/DATABASE"),
+        ("sqlite:", "must be sqlite:///PATH with the absolute path of a file"),
+        ("sqlite:///", "must be sqlite:///PATH with the absolute path of a file"),
+        ("sqlite:///folder/", "must be sqlite:///PATH with the absolute path of a file"),
+        ("sqlite:///state.db?mode=ro", "and no options"),
+        ("sqlite://host/state.db", "must be sqlite:///PATH with the absolute path of a file"),
+        ("redis:", "must be redis://USER:PASSWORD@HOST:PORT/DATABASE"),
+        ("redis://", "must be redis://USER:PASSWORD@HOST:PORT/DATABASE"),
+        ("redis://host:99999", "must be redis://USER:PASSWORD@HOST:PORT/DATABASE"),
+        ("redis://host/name", "in which DATABASE is a number"),
+        ("redis:///run/redis.sock", "must be redis://USER:PASSWORD@HOST:PORT/DATABASE"),
+        ("rediss://::1:6379/0", "must be rediss://USER:PASSWORD@HOST:PORT/DATABASE, .* IPv6 address in brackets"),
+        ("redis://user:hunter2-secret@ho st/0", "must be redis://USER:PASSWORD@HOST:PORT/DATABASE"),
+        ("redis://user:hunter2/secret@host/0", "write special characters of the password as in any URL"),
     ],
 )
-def test_a_wrong_url_is_refused(url: str) -> None:
-    with pytest.raises(ValidationError, match="must be memory:, sqlite:///PATH, redis://HOST:PORT/DATABASE"):
+def test_a_wrong_url_is_refused_with_its_form(url: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=why) as raised:
         Settings(upstream_url=URL, state_url=url, state_key_file="/key")
+    assert "hunter2" not in raised.value.errors()[0]["msg"]
 
 
 @pytest.mark.parametrize(
@@ -171,3 +195,23 @@ async def test_a_key_file_that_cannot_be_used_stops_the_start(tmp_path: Path) ->
     for url in ("memory:", f"sqlite://{tmp_path}/state.db", "redis://localhost"):
         with pytest.raises(ConfigError, match=r"JOBGATEWAY_STATE_KEY_FILE: .* cannot be read: No such file"):
             Gateway(Settings(upstream_url=URL, state_url=url, state_key_file=tmp_path / "nothing"))
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"JOBGATEWAY_STATE_URL: the folder {tmp_path}/no does not exist; create it"):
+        Gateway(Settings(upstream_url=URL, state_url=f"sqlite://{tmp_path}/no/state.db"))
+
+
+async def test_a_database_without_its_key_stops_the_start(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    state_url = f"sqlite://{tmp_path}/state.db"
+    async with running(upstream.url, state_url=state_url):
+        pass
+    key = tmp_path / "state.db.key"
+    content = key.read_bytes()
+    key.unlink()
+    with pytest.raises(ConfigError, match=r"JOBGATEWAY_STATE_KEY_FILE: .*key of .*/state.db, is missing; restore it"):
+        Gateway(Settings(upstream_url=URL, state_url=state_url))
+    assert not key.exists()
+    key.write_bytes(content)
+    async with running(upstream.url, state_url=state_url):
+        pass

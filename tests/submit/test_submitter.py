@@ -7,6 +7,7 @@ from collections import deque
 
 import pytest
 
+from gateway.clock import sleep_until
 from gateway.errors import (
     GatewayError,
     LimitReached,
@@ -29,6 +30,7 @@ from gateway.submit import (
     InMemoryIdempotencyStore,
     SubmissionResult,
     Submitter,
+    longest_seconds,
     memory_store,
 )
 from gateway.submit import submitter as submitter_module
@@ -112,6 +114,27 @@ async def test_a_submission_is_given_up_after_some_attempts(clock: SteppedClock,
     assert (await ask(submitter, Post(JOB), KEY, b"mark")).uid == 42, "the id is free again"
 
 
+async def test_a_claim_covers_the_slowest_attempts(clock: SteppedClock, submitter: Submitter) -> None:
+    connect, total = 5.0, 120.0
+    ends = iter([(connect, refused()), (connect, refused()), (connect, refused()), (total, None)])
+
+    async def post() -> Job:
+        seconds, error = next(ends)
+        await sleep_until(clock, clock.now + seconds)
+        if error is not None:
+            raise error
+        return JOB
+
+    began = clock.now
+    with submitter.submit(post, CALLER) as submission:
+        ended = asyncio.create_task(submission.outcome())
+        ended.add_done_callback(lambda _: took.append(clock.now - began))
+        took: list[float] = []
+        await clock.advance(200)
+    # The waits between attempts are at least half of the longest ones.
+    assert longest_seconds(connect, total) - 0.7 <= took[0] <= longest_seconds(connect, total)
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -130,11 +153,15 @@ async def test_a_submission_is_given_up_after_some_attempts(clock: SteppedClock,
 )
 async def test_an_unknown_outcome_is_remembered_and_never_retried(submitter: Submitter, error: UpstreamError) -> None:
     post = Post(error, JOB)
+    told = []
     for _ in range(3):
         with pytest.raises(SubmitOutcomeUnknown) as caught:
             await ask(submitter, post, KEY, b"mark")
-        assert str(caught.value) == str(error)
+        told.append(str(caught.value))
         assert caught.value.http_status == getattr(error, "http_status", None)
+    # The upstream may repeat the params, which no store holds.
+    again = f"the upstream responded with HTTP {error.http_status}" if error.quotes_others else str(error)
+    assert told == [str(error), again, again]
     assert post.count == 1
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+SLOTS = 16_384
+
+
 def need_redis() -> None:
     """Skip the test if there is no redis-server, except in CI."""
     if not shutil.which("redis-server"):
@@ -79,6 +82,11 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    async def ask(self, *command: str | int | bytes) -> Any:
+        """Return the reply to a command."""
+        async with self.client() as client:
+            return await client.execute_command(*command)
+
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[Any]:
         """A client for a look at the data."""
@@ -87,6 +95,63 @@ class RedisServer:
             yield client
         finally:
             await client.aclose()
+
+
+class RedisCluster:
+    """A Redis Cluster of servers that share the slots evenly."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.nodes: list[RedisServer] = []
+        # The default is the port plus 10,000, which may be none.
+        self._bus_ports = [free_port() for _ in range(count)]
+        for port in self._bus_ports:
+            data = folder / f"bus-{port}"
+            data.mkdir()
+            self.nodes.append(RedisServer(data, "--cluster-enabled", "yes", "--cluster-port", str(port)))
+
+    async def start(self) -> None:
+        """Start the nodes, and return when all know each other."""
+        share = -(-SLOTS // len(self.nodes))
+        for number, node in enumerate(self.nodes):
+            node.start()
+            last = min(SLOTS, (number + 1) * share) - 1
+            await node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            await node.ask("CLUSTER", "ADDSLOTSRANGE", number * share, last)
+            await node.ask("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port, self._bus_ports[0])
+        await self.complete()
+
+    async def complete(self) -> None:
+        """Return when each node sees all slots served."""
+
+        async def seen() -> bool:
+            infos = [await node.ask("CLUSTER", "INFO") for node in self.nodes]
+            known = f"cluster_known_nodes:{len(self.nodes)}".encode()
+            return all(b"cluster_state:ok" in info and known in info for info in infos)
+
+        await eventually(seen)
+
+    async def keys(self, number: int) -> list[bytes]:
+        """Return the keys on a node."""
+        return list(await self.nodes[number].ask("KEYS", "*"))
+
+    async def move(self, key: str) -> None:
+        """Move the slot of a key to the next node."""
+        slot = await self.nodes[0].ask("CLUSTER", "KEYSLOT", key)
+        names = [(await node.ask("CLUSTER", "MYID")).decode() for node in self.nodes]
+        held = [await node.ask("CLUSTER", "COUNTKEYSINSLOT", slot) for node in self.nodes]
+        source = next(number for number, keys in enumerate(held) if keys)
+        target = (source + 1) % len(self.nodes)
+        await self.nodes[target].ask("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
+        await self.nodes[source].ask("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+        keys = await self.nodes[source].ask("CLUSTER", "GETKEYSINSLOT", slot, 100)
+        await self.nodes[source].ask("MIGRATE", "127.0.0.1", self.nodes[target].port, "", 0, 5000, "KEYS", *keys)
+        for number in (target, source):
+            await self.nodes[number].ask("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+
+    def kill(self) -> None:
+        """Kill all nodes with -9."""
+        for node in self.nodes:
+            node.kill()
 
 
 async def eventually(condition: Callable[[], Awaitable[object]]) -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+import pytest
+
+from gateway.errors import UpstreamError
 from gateway.limits.fair_budget import FairBudget
 from gateway.upstream import Timeouts, Transport
 from gateway.upstream.transport import HttpResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
 
     from gateway.clock import PauseTimeout
 
 # In seconds: a limit that no test reaches.
 PATIENT = 3600.0
+# How long a test waits for an exchange to fail, in seconds.
+TEST_SECONDS = 30.0
 
 
 class PatientTransport(Transport):
@@ -58,6 +65,18 @@ class PatientTransport(Transport):
     ) -> HttpResponse:
         """Send a request that no caller has to pay for."""
         return await super().request(method, url, headers, body, owner=owner, pause=pause)
+
+
+# Makes transports with the options of `PatientTransport`.
+MakeTransport = Callable[..., PatientTransport]
+
+
+async def failure(exchange: Awaitable[object]) -> UpstreamError:
+    """Return the error of an exchange."""
+    with pytest.raises(UpstreamError) as raised:
+        async with asyncio.timeout(TEST_SECONDS):
+            await exchange
+    return raised.value
 
 
 class NoObserver:

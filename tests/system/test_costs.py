@@ -41,6 +41,8 @@ from tests.support.transports import http_response
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+pytestmark = pytest.mark.slow
+
 # The smaller size: at first, and at most for quick readers.
 SMALL, MOST = 16 << 10, 256 << 10
 TIMES = 4

@@ -84,6 +84,7 @@ def test_text_has_the_same_fields() -> None:
 TAKEN_OVER = "logs.take_over(); import threading, traceback, warnings\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statements", "event", "level"),
     [
@@ -125,6 +126,7 @@ with mock.patch("time.monotonic", lambda: now):
     assert ("repeated" in first, last["repeated"]) == (False, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["auth.credential", "rpc.call", "upstream.json", "clock", "telemetry.metrics"])
 def test_a_defect_of_any_package_is_an_error_each_time(package: str) -> None:
     # An AttributeError that passes a function of the package, on its way through a library's thread.
@@ -156,6 +158,7 @@ threading.Thread(target=namespace["fail"]).start()
     assert line["level"] == "warning"
 
 
+@pytest.mark.slow
 def test_endless_text_on_standard_error_is_not_kept() -> None:
     (line,) = logged("""
 logs.take_over()

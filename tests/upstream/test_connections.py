@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 import uvloop
 from jobgateway.v1 import job_service_pb2 as pb
 
@@ -25,47 +26,25 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.upstream import connection
+from gateway.upstream import http1_connection, paced_input
 from gateway.upstream.compression import decoded
 from gateway.upstream.response_parser import ResponseParser
 from gateway.upstream.share import EventLoopShare
 from tests.support.descriptors import no_more_files
 from tests.support.gateways import BEARER, running, stub
 from tests.support.raw import tcp_server
-from tests.support.transports import PatientTransport
+from tests.support.transports import TEST_SECONDS, PatientTransport, failure
 from tests.support.upstream import Connection, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
-    MakeTransport = Callable[..., PatientTransport]
+    from tests.support.transports import MakeTransport
 
-TEST_SECONDS = 30.0
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 ANN = {"authorization": "Bearer ann"}
 BOB = {"authorization": "Bearer bob"}
-
-
-@pytest.fixture
-async def make() -> AsyncIterator[MakeTransport]:
-    """Make patient transports, and close them."""
-    made: list[PatientTransport] = []
-
-    def transport(**options: Any) -> PatientTransport:
-        made.append(PatientTransport(**options))
-        return made[-1]
-
-    yield transport
-    for each in made:
-        await each.aclose()
-
-
-async def failure(exchange: Awaitable[object]) -> UpstreamError:
-    with pytest.raises(UpstreamError) as raised:
-        async with asyncio.timeout(TEST_SECONDS):
-            await exchange
-    return raised.value
 
 
 # Headers
@@ -435,6 +414,32 @@ async def test_bytes_after_a_response_end_the_connection(make: MakeTransport, af
         assert (await transport.request(method, url, ANN, body)).body == b'{"connection": 2}'
 
 
+async def test_a_tls_connection_that_is_closing_can_be_aborted() -> None:
+    """The transport of asyncio fails if it is closed twice and then used."""
+    authority = trustme.CA()
+    server_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(server_tls)
+    client_tls = ssl.create_default_context()
+    authority.configure_trust(client_tls)
+    aborted, closed = asyncio.Event(), asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(200, {}) + STRAY)
+        # Without this, the end of TLS would be answered, and the connection be closed before it is aborted.
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await aborted.wait()
+        writer.transport.abort()
+        closed.set()
+
+    transport = PatientTransport(tls=client_tls)
+    async with tcp_server(accept, tls=server_tls) as port, asyncio.timeout(TEST_SECONDS):
+        assert (await transport.request("GET", f"https://127.0.0.1:{port}/", ANN)).status == 200
+        await transport.aclose()
+        aborted.set()
+        await closed.wait()
+
+
 @pytest.mark.parametrize("head", [b"HTTP/1.1 103 Early Hints\r\nX: 1\r\n\r\n", b""])
 @pytest.mark.parametrize(
     ("answer", "body"),
@@ -694,8 +699,8 @@ class Costly:
                 costs.parsed[costs.iteration] += len(data)
                 super().feed(data)
 
-        monkeypatch.setattr(connection, "ResponseParser", CostlyParser)
-        monkeypatch.setattr(connection, "time", SimpleNamespace(thread_time=lambda: self.busy))
+        monkeypatch.setattr(http1_connection, "ResponseParser", CostlyParser)
+        monkeypatch.setattr(paced_input, "time", SimpleNamespace(thread_time=lambda: self.busy))
 
     async def count_iterations(self) -> None:
         while True:

@@ -29,17 +29,15 @@ from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient, memory
 from gateway.upstream.transport import MAX_ERROR_BODY_BYTES
 from tests.support.raw import free_port, self_signed, tcp_server
-from tests.support.transports import PATIENT, PatientTransport
+from tests.support.transports import PATIENT, TEST_SECONDS, failure
 from tests.support.upstream import Connection, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-    MakeTransport = Callable[..., PatientTransport]
+    from tests.support.transports import MakeTransport
 
-# How long a test waits for anything, in seconds.
-TEST_SECONDS = 10.0
 SHORT = 0.1
 # A busy machine connects and responds within this time, so a limit of it does not expire before.
 AMPLE = 2.0
@@ -54,24 +52,9 @@ def budget() -> FairBudget:
 
 
 @pytest.fixture
-async def make(budget: FairBudget) -> AsyncIterator[MakeTransport]:
-    """Make patient transports, and close them."""
-    made = []
-
-    def transport(**options: Any) -> PatientTransport:
-        made.append(PatientTransport(max_response_bytes=ANSWER_LIMIT, budget=budget, **options))
-        return made[-1]
-
-    yield transport
-    for each in made:
-        await each.aclose()
-
-
-async def failure(exchange: Awaitable[object]) -> UpstreamError:
-    with pytest.raises(UpstreamError) as raised:
-        async with asyncio.timeout(TEST_SECONDS):
-            await exchange
-    return raised.value
+def transport_options(budget: FairBudget) -> dict[str, Any]:
+    """Return small limits of memory."""
+    return {"max_response_bytes": ANSWER_LIMIT, "budget": budget}
 
 
 def then(*pieces: bytes, end: Callable[[Connection], Any] = lambda _: None) -> Callable[[Connection], Awaitable[None]]:

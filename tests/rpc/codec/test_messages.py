@@ -308,6 +308,10 @@ def test_a_job_with_only_a_uid_leaves_all_else_unset() -> None:
     assert {field.name for field, _ in message.ListFields()} == {"uid", "status", "observe_time"}
 
 
+def test_a_progress_with_default_values_is_present() -> None:
+    assert job_message(_job(progress=Progress())).HasField("progress")
+
+
 def test_everything_that_is_known_of_a_job_is_in_its_message() -> None:
     job = _job(
         status=JobStatus.ERROR_USER,
