@@ -27,11 +27,14 @@ from tests.support.http2 import (
     CONTINUATION,
     DATA,
     END_HEADERS,
+    END_STREAM,
+    GOAWAY,
     HEADERS,
     NO_ERROR,
     PING,
     REFUSED_STREAM,
     SETTINGS,
+    WINDOW_UPDATE,
     Peer,
     Request,
     client_tls,
@@ -239,6 +242,58 @@ async def test_a_refusal_after_a_part_of_the_answer_proves_nothing() -> None:
     async with posting(serve) as (upstream, transport):
         error = await failure(transport.request("POST", upstream.url, {}, b"{}"))
     assert type(error) is UpstreamConnectionLost
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(lambda _: frame(GOAWAY), id="empty"),
+        pytest.param(lambda _: frame(GOAWAY, bytes(7)), id="short"),
+        pytest.param(lambda stream: frame(GOAWAY, bytes(8), stream=stream), id="of a stream"),
+    ],
+)
+async def test_a_broken_goaway_proves_nothing(what: Callable[[int], bytes]) -> None:
+    async def serve(peer: Peer) -> None:
+        request = await peer.request()
+        await peer.send(what(request.stream))
+        await peer.until_gone()
+
+    async with posting(serve) as (upstream, transport):
+        error = await failure(transport.request("POST", upstream.url, {}, b"{}"))
+    assert type(error) is UpstreamMalformed
+    assert error.may_have_been_sent
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(lambda stream: frame(HEADERS, head_block(), stream=stream, flags=END_HEADERS), id="headers"),
+        pytest.param(lambda _: frame(WINDOW_UPDATE, ((1 << 31) - 1).to_bytes(4)), id="a window that overflows"),
+        pytest.param(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n", id="HTTP/1.1"),
+    ],
+)
+async def test_a_complete_response_counts_whatever_follows(after: Callable[[int], bytes]) -> None:
+    async def serve(peer: Peer) -> None:
+        request = await peer.request()
+        peer.h2.send_headers(request.stream, [(b":status", b"201")])
+        peer.h2.send_data(request.stream, b"{}", end_stream=True)
+        await peer.send(after(request.stream))
+        await peer.until_gone()
+
+    async with posting(serve) as (upstream, transport):
+        for _ in range(2):
+            assert (await transport.request("POST", upstream.url, {}, b"{}")).body == b"{}"
+    assert upstream.accepted == ["h2", "h2"], "the connection was not kept"
+
+
+async def test_headers_without_an_end_are_part_of_the_answer() -> None:
+    async def serve(peer: Peer) -> None:
+        request = await peer.request()
+        await peer.send(frame(HEADERS, head_block(), stream=request.stream) + goaway(0))
+
+    async with posting(serve) as (upstream, transport):
+        error = await failure(transport.request("POST", upstream.url, {}, b"{}"))
+    assert error.may_have_been_sent
 
 
 async def test_an_answer_after_a_goaway_counts() -> None:
@@ -556,6 +611,15 @@ BROKEN = [
     pytest.param(lambda _: frame(5, (2).to_bytes(4) + head_block(), stream=1, flags=END_HEADERS), id="a push"),
     pytest.param(lambda stream: frame(HEADERS, b"\xff" * 40, stream=stream, flags=END_HEADERS), id="headers"),
     pytest.param(lambda stream: frame(HEADERS, head_block(b"abc"), stream=stream, flags=END_HEADERS), id="status"),
+    pytest.param(
+        lambda stream: frame(HEADERS, head_block() + head_block(b"500"), stream=stream, flags=END_HEADERS | END_STREAM),
+        id="two statuses",
+    ),
+    pytest.param(
+        # One takes a byte and more than a microsecond, so that 70,000 in one block would stop the event loop.
+        lambda stream: frame(HEADERS, b"\x20" * 3 + head_block(), stream=stream, flags=END_HEADERS | END_STREAM),
+        id="many sizes of the header table",
+    ),
     pytest.param(lambda stream: frame(DATA, b"x", stream=stream), id="a body without a head"),
     pytest.param(
         # One header of 4 KB, and 100 references to it.
