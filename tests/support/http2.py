@@ -106,6 +106,12 @@ class Peer:
             await self.flush()
         await self.flush()
 
+    async def ping(self) -> None:
+        """Return when the gateway has read all that was sent."""
+        self.h2.ping(b"12345678")
+        while not isinstance(await self.event(), h2.events.PingAckReceived):
+            pass
+
     async def until_gone(self) -> None:
         """Read until the gateway has closed the connection."""
         while True:

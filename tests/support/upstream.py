@@ -11,6 +11,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Self
 
+from tests.support.raw import delivered
+
 
 @dataclass(frozen=True)
 class ReceivedRequest:
@@ -41,6 +43,10 @@ class Connection:
         self.touched = time.monotonic()
         self.writer.write(data)
         await self.writer.drain()
+
+    async def delivered(self) -> None:
+        """Return when the peer, which uses this event loop too, has read all that was sent."""
+        await delivered(self.writer)
 
     def close(self) -> None:
         """Close with FIN."""

@@ -20,7 +20,6 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.upstream.http2_connection import Http2Connection
 from tests.support.gateways import BEARER, GET_JOB, SEND, running, stub
 from tests.support.http2 import (
     CANCEL,
@@ -52,6 +51,8 @@ if TYPE_CHECKING:
     from tests.support.http2 import Http2Upstream
 
 MIB = 1 << 20
+# A limit, in seconds of the transport's clock.
+LIMIT = 10.0
 
 
 @contextlib.asynccontextmanager
@@ -353,20 +354,16 @@ async def test_a_connection_without_streams_is_not_sent() -> None:
 # Idle connections
 
 
-async def test_a_connection_is_used_after_any_idle_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTP/1.1 connections would be too old immediately: the time of submissions and that of all but reads are over."""
-    monkeypatch.setattr("gateway.upstream.transport.UNREPEATABLE_IDLE_SECONDS", -1)
-    async with posting(echo, idle=0) as (upstream, transport):
+async def test_a_connection_is_used_after_59_idle_seconds() -> None:
+    """Neither the idle time of HTTP/1.1 connections nor that of requests that are not reads applies."""
+    async with posting(echo, idle=4) as (upstream, transport):
         for _ in range(3):
             await transport.request("POST", upstream.url, {}, b"{}")
-            for _ in range(3):
-                await asyncio.sleep(0)
+            await transport.clock.advance(59)
     assert upstream.accepted == ["h2"]
-    assert Http2Connection.idle_seconds == 60
 
 
-async def test_idle_connections_end_with_a_goaway(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Http2Connection, "idle_seconds", 0.05)
+async def test_idle_connections_end_with_a_goaway() -> None:
     said: asyncio.Future[h2.events.Event] = asyncio.get_running_loop().create_future()
 
     async def serve(peer: Peer) -> None:
@@ -378,6 +375,7 @@ async def test_idle_connections_end_with_a_goaway(monkeypatch: pytest.MonkeyPatc
 
     async with posting(serve) as (upstream, transport):
         await transport.request("POST", upstream.url, {}, b"{}")
+        await transport.clock.advance(60)
         assert isinstance(await said, h2.events.ConnectionTerminated)
 
 
@@ -456,9 +454,7 @@ async def test_no_more_than_the_window_is_sent_ahead() -> None:
     async def serve(peer: Peer) -> None:
         request = await peer.request()
         peer.h2.send_headers(request.stream, [(b":status", b"201")])
-        peer.h2.ping(b"12345678")
-        while not isinstance(await peer.event(), h2.events.PingAckReceived):
-            pass
+        await peer.ping()
         window.set_result(peer.h2.local_flow_control_window(request.stream))
         await peer.until_gone()
 
@@ -516,27 +512,46 @@ async def test_trailers_and_interim_responses_are_ignored() -> None:
 
 
 async def test_a_silent_upstream_times_out() -> None:
+    answered: asyncio.Queue[None] = asyncio.Queue()
+    more = asyncio.Semaphore(0)
+
     async def serve(peer: Peer) -> None:
         await peer.request()
         while True:
-            peer.h2.ping(b"12345678")
-            await peer.event()
-            await asyncio.sleep(0.01)
+            await peer.ping()
+            answered.put_nowait(None)
+            await more.acquire()
 
-    async with posting(serve, read=0.2) as (upstream, transport):
-        error = await failure(transport.request("POST", upstream.url, {}, b"{}"))
+    async with posting(serve, read=LIMIT) as (upstream, transport):
+        exchange = asyncio.create_task(transport.request("POST", upstream.url, {}, b"{}"))
+        await answered.get()
+        await transport.clock.advance(LIMIT - 1)
+        assert not exchange.done()
+        more.release()
+        await answered.get()
+        await transport.clock.advance(1)
+        error = await failure(exchange)
     assert type(error) is UpstreamTimeout, "pings are no answer"
     assert error.may_have_been_sent
 
 
 async def test_a_window_that_never_opens_ends_with_the_time() -> None:
-    async def serve(peer: Peer) -> None:
-        await peer.head()
-        while True:
-            await peer.event()
+    full = asyncio.Event()
 
-    async with posting(serve, total=0.3) as (upstream, transport):
-        assert type(await failure(transport.request("POST", upstream.url, {}, bytes(MIB)))) is UpstreamTimeout
+    async def serve(peer: Peer) -> None:
+        request = await peer.head()
+        while peer.h2.remote_flow_control_window(request.stream):
+            await peer.event()
+        full.set()
+        await peer.until_gone()
+
+    async with posting(serve, read=LIMIT, total=3 * LIMIT) as (upstream, transport):
+        exchange = asyncio.create_task(transport.request("POST", upstream.url, {}, bytes(MIB)))
+        await full.wait()
+        await transport.clock.advance(2 * LIMIT)
+        assert not exchange.done(), "a request that is being sent is not silence"
+        await transport.clock.advance(LIMIT)
+        assert type(await failure(exchange)) is UpstreamTimeout
 
 
 async def test_a_cancelled_request_is_reset() -> None:
