@@ -20,6 +20,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from gateway.limits.fair_budget import FairBudget
 from tests.support.gateways import BEARER, GET_JOB, SEND, running, stub
 from tests.support.http2 import (
     CANCEL,
@@ -514,6 +515,37 @@ async def test_a_silent_upstream_times_out() -> None:
         error = await failure(exchange)
     assert type(error) is UpstreamTimeout, "pings are no answer"
     assert error.may_have_been_sent
+
+
+async def test_silence_while_reading_is_held_back_does_not_count() -> None:
+    body = bytes(3 * MIB)
+    blocked = asyncio.Event()
+
+    async def serve(peer: Peer) -> None:
+        stream = (await peer.request()).stream
+        peer.h2.send_headers(stream, [(b":status", b"201")])
+        at = 0
+        while not blocked.is_set():
+            at = await peer.fill(stream, body, at)
+            # The reader runs after the first one is answered, and the second answer comes after its updates.
+            await peer.ping()
+            await peer.ping()
+            if not peer.h2.local_flow_control_window(stream):
+                blocked.set()
+        while (at := await peer.fill(stream, body, at)) < len(body):
+            await peer.event()
+        await peer.until_gone()
+
+    budget = FairBudget(16 * MIB)
+    held = await budget.acquire(b"ann", 16 * MIB)
+    async with posting(serve, read=LIMIT, max_response_bytes=4 * MIB, budget=budget) as (upstream, transport):
+        exchange = asyncio.create_task(transport.request("POST", upstream.url, {}, b"{}", owner=b"bob"))
+        await blocked.wait()
+        assert budget.contended(b"ann")
+        await transport.clock.advance(3 * LIMIT)
+        assert not exchange.done()
+        held.release()
+        assert (await exchange).body == body
 
 
 async def test_a_window_that_never_opens_ends_with_the_time() -> None:

@@ -36,7 +36,7 @@ from tests.support.upstream import Connection, ScriptedUpstream, answer, hang
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from tests.support.transports import MakeTransport
+    from tests.support.transports import MakeTransport, PatientTransport
 
 # A limit, in seconds of the transport's clock.
 LIMIT = 10.0
@@ -719,6 +719,34 @@ async def test_waiting_for_memory_does_not_count_as_time(
     assert len((await waiting).body) == LARGE
     assert (pause.begun, pause.ended) == (1, 1)
     assert len(upstream.seen) == 1
+
+
+def holds_back(transport: PatientTransport) -> bool:
+    """Return whether the only connection reads no more because of its own reader."""
+    (connection,) = transport._pool._all  # noqa: SLF001 - the socket does not show it
+    return connection._input.paused  # noqa: SLF001
+
+
+async def test_silence_while_reading_is_held_back_does_not_count(
+    upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget
+) -> None:
+    more = asyncio.Event()
+
+    async def reply(connection: Connection) -> None:
+        await connection.send(HEAD + b"Content-Length: %d\r\n\r\n" % (LARGE + 1) + b"x" * LARGE)
+        await more.wait()
+        await connection.send(b"x")
+
+    held = await budget.acquire(b"ann", ROOM)
+    upstream.script.append(reply)
+    transport = make(read=LIMIT)
+    waiting = asyncio.create_task(transport.request("GET", upstream.url, {}, owner=b"bob"))
+    await until(lambda: budget.contended(b"ann") and holds_back(transport))
+    await transport.clock.advance(3 * LIMIT)
+    assert not waiting.done()
+    held.release()
+    more.set()
+    assert len((await waiting).body) == LARGE + 1
 
 
 async def test_a_response_of_unknown_size_keeps_no_extra_memory(
