@@ -183,6 +183,14 @@ async def test_a_closed_timer_does_not_fire() -> None:
     assert bell.rang == []
 
 
+# settle
+
+
+async def test_two_tasks_settle_together() -> None:
+    async with asyncio.timeout(30):
+        await asyncio.gather(settle(), settle())
+
+
 # SystemClock
 
 

@@ -61,10 +61,10 @@ class Gateway:
         ConfigError: A file that a setting names cannot be used.
     """
 
-    def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
+    def __init__(self, settings: Settings, tracer: Tracer | None = None, clock: Clock | None = None) -> None:
         self._settings = settings
         self._tracer = tracer or NoopTracer()
-        self._clock = clock = SystemClock()
+        self._clock = clock = clock or SystemClock()
         self._request_workers = WorkerPool("requests", defaults.REQUEST_WORKERS)
         self._response_workers = WorkerPool("responses", defaults.RESPONSE_WORKERS)
         self._metrics = metrics = Metrics()

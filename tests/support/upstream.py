@@ -9,9 +9,12 @@ import struct
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tests.support.raw import delivered
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,18 @@ def answer(status: int, body: Any = None, *, headers: dict[str, str] | None = No
 JOBS = "/workspaces/1/entities/7/jobs/"
 RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success", "result": {}})
+
+
+def delivered_reply(reply: bytes) -> tuple[Callable[[Connection], Awaitable[None]], asyncio.Event]:
+    """Return a reply, and an event that is set when a peer that uses this event loop has read it."""
+    read = asyncio.Event()
+
+    async def send(connection: Connection) -> None:
+        await connection.send(reply)
+        await connection.delivered()
+        read.set()
+
+    return send, read
 
 
 async def hang(connection: Connection) -> None:
