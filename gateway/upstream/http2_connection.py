@@ -35,7 +35,8 @@ MAX_EXCHANGES = 10_000
 class Http2Connection(Connection[Http2Parser]):
     """A connection with HTTP/2. A request that meets its end is known to be unprocessed."""
 
-    idle_seconds: ClassVar[float | None] = 60.0
+    # Less than the 60 seconds after which common load balancers close.
+    idle_seconds: ClassVar[float | None] = 50.0
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, lost: Callable[[Http2Connection], None]) -> None:
         self._codec = http2_codec()

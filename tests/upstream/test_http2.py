@@ -21,6 +21,8 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.limits.fair_budget import FairBudget
+from gateway.server.defaults import READ_IDLE_SECONDS
+from gateway.upstream.http2_connection import Http2Connection
 from tests.support.gateways import BEARER, GET_JOB, SEND, running, stub
 from tests.support.http2 import (
     CANCEL,
@@ -336,13 +338,14 @@ async def test_a_connection_without_streams_is_not_sent() -> None:
 # Idle connections
 
 
-async def test_a_connection_is_used_after_59_idle_seconds() -> None:
+async def test_a_connection_is_used_within_its_idle_time() -> None:
     """Neither the idle time of HTTP/1.1 connections nor that of requests that are not reads applies."""
     async with posting(echo, idle=4) as (upstream, transport):
         for _ in range(3):
             await transport.request("POST", upstream.url, {}, b"{}")
-            await transport.clock.advance(59)
+            await transport.clock.advance(READ_IDLE_SECONDS - 1)
     assert upstream.accepted == ["h2"]
+    assert Http2Connection.idle_seconds == READ_IDLE_SECONDS
 
 
 async def test_idle_connections_end_with_a_goaway() -> None:
@@ -357,7 +360,7 @@ async def test_idle_connections_end_with_a_goaway() -> None:
 
     async with posting(serve) as (upstream, transport):
         await transport.request("POST", upstream.url, {}, b"{}")
-        await transport.clock.advance(60)
+        await transport.clock.advance(READ_IDLE_SECONDS)
         assert isinstance(await said, h2.events.ConnectionTerminated)
 
 
