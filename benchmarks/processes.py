@@ -190,6 +190,15 @@ def gateway(
 
 
 @contextmanager
+def streams(address: str, first: int, step: int, jobs: int, count: int, *own: str) -> Iterator[Process]:
+    """Run a process with open streams of many jobs (`benchmarks/many.py`); yield it when all have caught up."""
+    with process("benchmarks.many", address, first, step, jobs, count, *own) as clients:
+        if clients.next_line() != "open":
+            raise RuntimeError("the streams did not open")
+        yield clients
+
+
+@contextmanager
 def watches(address: str, first: int, step: int, jobs: int, watchers: int, *timed: object) -> Iterator[Process]:
     """Run a process with open watches (`benchmarks/streams.py`); yield it when all have an event."""
     with process("benchmarks.streams", address, first, step, jobs, watchers, *timed) as clients:

@@ -3,8 +3,8 @@
     python -m benchmarks.upstream [RESULT_BYTES]
 
 It prints its port. A job with an odd uid changes with each poll: its message is the time of the response
-(`time.monotonic`, which all processes of a machine share). A job with an even uid never changes. With RESULT_BYTES, all
-jobs are done and have a result of that size. `/stats` returns the number of polls.
+(`time.monotonic`, which all processes of a machine share). A job with an even uid never changes. With RESULT_BYTES, it
+is done and has a result of that size. `/stats` returns the number of polls.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Upstream(asyncio.Protocol):
         else:
             Upstream.polls += 1
             uid = int(path.rstrip(b"/").rpartition(b"/")[2])
-            if self.result is not None:
+            if self.result is not None and uid % 2 == 0:
                 self._send(200, b'{"uid":%d,"status":"success","result":%b}' % (uid, self.result))
             else:
                 self._send(200, JOB % (uid, b"%.6f" % time.monotonic() if uid % 2 else b"working"))

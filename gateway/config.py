@@ -155,7 +155,9 @@ class Settings(BaseModel):
     )
     drain_grace_seconds: float = Field(30.0, ge=0, le=3600, description="Time for calls in flight after SIGTERM.")
     max_calls: int = Field(1_000, ge=1, le=100_000, description="Calls in flight, watches excluded.")
-    max_watches: int = Field(20_000, ge=1, le=100_000, description="Watches (`WatchJob`, `RunJob`) in flight.")
+    max_watches: int = Field(
+        20_000, ge=1, le=100_000, description="Watches in flight: `WatchJob`, `RunJob`, each job of `WatchJobs`."
+    )
     max_calls_per_credential: int | None = Field(
         None,
         ge=1,

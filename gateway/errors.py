@@ -3,7 +3,8 @@
 GatewayError                        only its subclasses are raised
 ├── RequestError                    the request is invalid; nothing was sent upstream
 │   ├── RequestInvalid              a field has an invalid value
-│   │   └── RequestIdReused         the request_id belongs to another request
+│   │   ├── RequestIdReused         the request_id belongs to another request
+│   │   └── AlreadyWatched          the job is being watched on the same stream
 │   ├── RequestTooLarge             the request is larger than the gateway accepts
 │   ├── CredentialInvalid           there is no usable credential
 │   └── RequestIdsExhausted         the gateway cannot remember more request_ids now
@@ -89,6 +90,10 @@ class CredentialInvalid(RequestError):
 
 class RequestIdReused(RequestInvalid):
     """The request_id belongs to another request."""
+
+
+class AlreadyWatched(RequestInvalid):
+    """The job is being watched on the same stream."""
 
 
 class RequestIdsExhausted(RequestError):

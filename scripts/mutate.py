@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = "0-11"
+TIMEOUT_SECONDS = 600
 
 
 class Mutation(NamedTuple):
@@ -51,6 +52,9 @@ WATCHER, LOOP, HUB, OUTAGE, PRESENCE, REFUSALS, STREAM, EVENTS, ERRORS = (
         "rpc/codec/events",
         "errors",
     )
+)
+MULTI, TURNS, LARGE, STREAM_WATCH = (
+    f"gateway/rpc/{name}.py" for name in ("multi_stream", "turns", "large_states", "stream_watch")
 )
 
 MUTATIONS = [
@@ -104,7 +108,7 @@ MUTATIONS = [
         "a slow watcher gets an old state",
         WATCHER,
         "return StateChange(loop.state, skipped, loop.is_done)",
-        "self._old = getattr(self, '_old', loop.state); old, self._old = self._old, loop.state; return StateChange(old, skipped, loop.is_done)",
+        "old, loop._old = getattr(loop, '_old', loop.state), loop.state; return StateChange(old, skipped, loop.is_done)",
     ),
     Mutation(
         "5",
@@ -167,7 +171,7 @@ MUTATIONS = [
         "2",
         "watchers are not woken by a change",
         LOOP,
-        "        if changed:\n            self._presence.wake_all()",
+        "        if changed or recovered:\n            self._presence.wake_all()",
         "        if self.is_done:\n            self._presence.wake_all()",
     ),
     Mutation("8", "failures cause no backoff", LOOP, "else schedule.backoff(self.failures)", "else 0.05"),
@@ -273,19 +277,133 @@ MUTATIONS = [
     ),
 ]
 
+# Promises of `WatchJobs` (tests/invariants/multiplexed.py).
+MULTIPLEXED = [
+    Mutation(
+        "1",
+        "an end is lost: its watch ends without an event",
+        MULTI,
+        "            self._end(watch)\n        return taken",
+        "            self._end(watch)\n            return None\n        return taken",
+    ),
+    Mutation(
+        "1",
+        "an end in chunks is lost",
+        MULTI,
+        "            if turn.change.last:\n                self._end(watch)",
+        "            if turn.change.last:\n                self._end(watch)\n                return None",
+    ),
+    Mutation(
+        "1",
+        "an end is told twice",
+        MULTI,
+        "            self._end(watch)\n        return taken",
+        "            self._end(watch)\n            self._refusals += 1\n"
+        "            self._turns.add(_Refusal(-watch.uid, taken.event, False))\n        return taken",
+    ),
+    Mutation(
+        "1",
+        "a failure is told twice",
+        MULTI,
+        "        self._refuse(watch.uid, error, watch.token, of_watch=first)",
+        "        self._refuse(watch.uid, error, watch.token, of_watch=first)\n"
+        "        self._refuse(watch.uid, error, watch.token)",
+    ),
+    Mutation(
+        "2",
+        "a stream ends before its last watch",
+        MULTI,
+        "elif self._half_closed and not self._watches:",
+        "elif self._half_closed and len(self._watches) < 2:",
+    ),
+    Mutation(
+        "3",
+        "a failure ends the stream",
+        MULTI,
+        "        except GatewayError as error:\n            self._fail(watch, error)\n            return None",
+        "        except GatewayError:\n            raise",
+    ),
+    Mutation(
+        "3",
+        "an invalid request ends the stream",
+        MULTI,
+        "        except RequestInvalid as error:\n            self._refuse(request.uid, error, of_watch=True)",
+        "        except RequestInvalid:\n            raise",
+    ),
+    Mutation(
+        "3", "the token of another job is accepted", STREAM, "if point is not None and point.uid != uid:", "if False:"
+    ),
+    Mutation(
+        "4",
+        "a stream is silent",
+        MULTI,
+        "self._silence = read_heartbeat_interval(request) * HEARTBEAT_FRACTION",
+        "self._silence = read_heartbeat_interval(request) * 2",
+    ),
+    Mutation(
+        "4",
+        "a job does not say that reading it fails",
+        LOOP,
+        "        if outage.failures == 1:\n            self._presence.wake_all()",
+        "        if outage.failures == 2:\n            self._presence.wake_all()",
+    ),
+    Mutation("4", "a job does not say that reading it works", LOOP, "if changed or recovered:", "if changed:"),
+    Mutation(
+        "4", "each failure is told", STREAM_WATCH, "        if failing == self._failing:", "        if not failing:"
+    ),
+    Mutation("5", "synced comes too early", MULTI, "if not self._behind and", "if self._behind < 2 and"),
+    Mutation("5", "a failure is never caught up with", MULTI, "self._behind -= refusal.of_watch", "pass"),
+    Mutation("6", "the latest job is first, and others starve", TURNS, "popitem(last=False)[0]", "popitem()[0]"),
+    Mutation(
+        "6",
+        "large states starve the others",
+        TURNS,
+        "self._part is not None and self._left <= 0",
+        "self._part is not None",
+    ),
+    Mutation(
+        "6",
+        "one large state starves the next",
+        LARGE,
+        "self._states[watch] = parts",
+        "self._states[watch] = parts\n                self._states.move_to_end(watch, last=False)",
+    ),
+    Mutation(
+        "8",
+        "a loop is not left with its stream",
+        MULTI,
+        "                self._leave(subscription)\n            if number",
+        "                pass\n            if number",
+    ),
+    Mutation(
+        "8",
+        "the end has the token of another job",
+        STREAM_WATCH,
+        "token = write_token(ResumePoint(self.uid, ",
+        "token = write_token(ResumePoint(self.uid + 1, ",
+    ),
+    Mutation(
+        "8",
+        "a failure has the token of another job",
+        MULTI,
+        "self._refuse(watch.uid, error, watch.token, of_watch=first)",
+        "self._refuse(watch.uid, error, next((w.token for w in self._watches.values()), ''), of_watch=first)",
+    ),
+]
 
-def judge(mutation: Mutation, folder: Path) -> str:
+
+def judge(mutation: Mutation, tests: str, folder: Path) -> str:
     """Return the result of a mutation: the checks that find it, another failure, or `SURVIVED`."""
     target = folder / mutation.file
     text = (ROOT / mutation.file).read_text()
     if text.count(mutation.old) != 1:
         return "STALE: its text must occur once in the code"
     target.write_text(text.replace(mutation.old, mutation.new))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/invariants/test_stepped.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/invariants/{tests}.py"]
     environment = os.environ | {"PROMISES_SEEDS": SEEDS, "PYTHONPATH": f"{folder}{os.pathsep}{folder / 'generated'}"}
     try:
         done = subprocess.run(  # noqa: S603 - our own tests
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS
         )
     except subprocess.TimeoutExpired:
         return "found: the tests do not end"
@@ -307,11 +425,12 @@ def main() -> None:
         for part in ("gateway", "generated", "tests"):
             shutil.copytree(ROOT / part, folder / part)
         shutil.copy(ROOT / "pyproject.toml", folder)
-        for mutation in MUTATIONS:
-            verdict = judge(mutation, folder)
-            not_found += not verdict.startswith("found")
-            print(f"{mutation.promise:5} {mutation.effect:68} {verdict}", flush=True)
-    print(f"{len(MUTATIONS)} mutations, {not_found} not found")
+        for tests, mutations in (("test_stepped", MUTATIONS), ("test_multiplexed", MULTIPLEXED)):
+            for mutation in mutations:
+                verdict = judge(mutation, tests, folder)
+                not_found += not verdict.startswith("found")
+                print(f"{mutation.promise:5} {mutation.effect:68} {verdict}", flush=True)
+    print(f"{len(MUTATIONS) + len(MULTIPLEXED)} mutations, {not_found} not found")
     sys.exit(1 if not_found else 0)
 
 

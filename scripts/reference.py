@@ -122,8 +122,8 @@ def _services(contract: FileDescriptorProto, comments: Comments) -> Iterator[str
         yield from ("", f"## {service.name}", "", *_paragraphs(comments[_FILE_SERVICES, number]))
         for index, method in enumerate(service.method):
             request, response = (each.rpartition(".")[2] for each in (method.input_type, method.output_type))
-            stream = "stream of " if method.server_streaming else ""
-            yield from ("", f"### {method.name}", "", f"{_anchor(request)} → {stream}{_anchor(response)}", "")
+            asks, answers = ("stream of " * each for each in (method.client_streaming, method.server_streaming))
+            yield from ("", f"### {method.name}", "", f"{asks}{_anchor(request)} → {answers}{_anchor(response)}", "")
             yield from _paragraphs(comments[_FILE_SERVICES, number, _MEMBERS, index])
 
 
@@ -132,13 +132,16 @@ def _messages(contract: FileDescriptorProto, comments: Comments) -> Iterator[str
     for number, message in enumerate(contract.message_type):
         yield from ("", f"### {message.name}", "", *_paragraphs(comments[_FILE_MESSAGES, number]), "")
         yield from ("| field | type | description |", "| --- | --- | --- |")
+        entries = {each.name: each for each in message.nested_type if each.options.map_entry}
         for index, field in enumerate(message.field):
             comment = _cell(comments[_FILE_MESSAGES, number, _MEMBERS, index])
             oneof = ""
             if field.HasField("oneof_index") and not field.proto3_optional:
                 oneof = f", one of `{message.oneof_decl[field.oneof_index].name}`"
             deprecated = ", deprecated" if field.options.deprecated else ""
-            yield f"| `{field.name}` = {field.number} | {_type(field)}{oneof}{deprecated} | {comment} |"
+            entry = entries.get(field.type_name.rpartition(".")[2])
+            kind = _type(field) if entry is None else f"map of {_type(entry.field[0])} to {_type(entry.field[1])}"
+            yield f"| `{field.name}` = {field.number} | {kind}{oneof}{deprecated} | {comment} |"
         for index, oneof_decl in enumerate(message.oneof_decl):
             text = comments.get((_FILE_MESSAGES, number, _MESSAGE_ONEOFS, index))
             if text:

@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gateway.rpc.codec import events
 from tests.invariants.checks import PROMISES, violations
 from tests.invariants.history import History
+from tests.invariants.multiplexed import MULTIPLEXED
+from tests.invariants.multiplexed import violations as violations_of_streams
+from tests.invariants.multiplexed_sockets import MultiplexedSocketRun
+from tests.invariants.multiplexed_stepped import MultiplexedRun
 from tests.invariants.sockets import SocketRun
 from tests.invariants.stepped import SteppedRun
 
@@ -29,7 +34,8 @@ async def stepped(seed: int) -> SteppedRun:
     """Make a run on the stepped clock."""
     # Results that are small, so that they need no thread, but still have several chunks.
     events.CHUNK_BYTES = 40
-    run = SteppedRun(seed)
+    kinds = (SteppedRun, MultiplexedRun, partial(MultiplexedRun, paced=True))
+    run = kinds[seed % len(kinds)](seed)
     for _ in range(STEPPED_STEPS):
         await run.step()
     await run.finish()
@@ -39,12 +45,18 @@ async def stepped(seed: int) -> SteppedRun:
 async def over_sockets(seed: int) -> SocketRun:
     """Make a run over real sockets."""
     events.CHUNK_BYTES = 256 << 10
-    run = SocketRun(seed)
+    run = (SocketRun, MultiplexedSocketRun)[seed // (STEPPED_RUNS_PER_SOCKET_RUN + 1) % 2](seed)
     await run.start()
     for _ in range(SOCKET_STEPS):
         await run.step()
     await run.finish()
     return run
+
+
+def _broken(run: SteppedRun | SocketRun) -> dict[str, str]:
+    if isinstance(run, MultiplexedRun | MultiplexedSocketRun):
+        return violations_of_streams(run.streams, run.history)
+    return violations(run.history)
 
 
 def _counts(history: History) -> dict[str, int]:
@@ -69,14 +81,14 @@ def main() -> None:
     while time.monotonic() < end:
         on_sockets = seed % (STEPPED_RUNS_PER_SOCKET_RUN + 1) == 0
         run = asyncio.run(over_sockets(seed)) if on_sockets else asyncio.run(stepped(seed))
-        if broken := violations(run.history):
+        if broken := _broken(run):
             variable = "PROMISES_SOCKET_SEEDS" if on_sockets else "PROMISES_SEEDS"
             sys.exit(f"seed {seed}: breaks {broken}; to replay it, run the tests with {variable}={seed}")
         counts.update(_counts(run.history))
         counts.update({"steps": run.steps, f"runs {'over sockets' if on_sockets else 'on the stepped clock'}": 1})
         faults.update(run.faults)
         seed += 1
-    print(f"seeds {options.seed} to {seed - 1}: {len(PROMISES)} checks, none broken")
+    print(f"seeds {options.seed} to {seed - 1}: {len(PROMISES) + len(MULTIPLEXED)} checks, none broken")
     for name, count in [*sorted(counts.items()), *faults.most_common()]:
         print(f"{count:10,} {name}")
 

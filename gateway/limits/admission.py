@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from gateway.clock import AutoResetEvent, sleep_until
-from gateway.errors import Draining
+from gateway.errors import Draining, LimitReached
 from gateway.limits.fair_budget import FairBudget, Reservation, fits_fair_share
 from gateway.limits.rate_limiter import RateLimiter, limit_reached
 
@@ -72,13 +72,20 @@ class ConcurrencyLimit:
                 "may have no more now; end some of them, or try again later"
             )
 
+    def check_free(self) -> None:
+        """Raise `LimitReached` if all slots are in use."""
+        if self.in_use >= self.limit:
+            raise limit_reached(
+                f"the gateway serves {self.limit} {self.kind} at a time, and all slots are in use; try again later"
+            )
+
     def add(self, caller: bytes) -> None:
         """Count a slot for a caller."""
         self.by_caller[caller] = self.by_caller.get(caller, 0) + 1
 
-    def remove(self, caller: bytes) -> None:
-        """Stop counting a slot for a caller."""
-        self.by_caller[caller] -= 1
+    def remove(self, caller: bytes, count: int = 1) -> None:
+        """Stop counting slots for a caller."""
+        self.by_caller[caller] -= count
         if not self.by_caller[caller]:
             del self.by_caller[caller]
 
@@ -107,13 +114,17 @@ class CallerActivity:
 
 
 class AdmissionTicket:
-    """The right of one call to be in flight, as long as the context lasts."""
+    """The right of one call to be in flight, as long as the context lasts.
+
+    A stream of many watches takes a slot for each, and one if it has none: the first watch has the slot of the call.
+    """
 
     def __init__(self, admission: Admission, slots: ConcurrencyLimit) -> None:
         self._admission = admission
         self._slots = slots
         self._caller: bytes | None = None
         self._request: Reservation | None = None
+        self._watches = 0
 
     def __enter__(self) -> Self:
         self._slots.in_use += 1
@@ -129,12 +140,41 @@ class AdmissionTicket:
         self._slots.add(caller)
         self._caller = caller
 
+    def start_watch(self) -> None:
+        """Take the slot of one more watch of a call that was charged.
+
+        Raises:
+            Draining: The process drains.
+            LimitReached: All slots are in use, or the caller has its fair share.
+        """
+        assert self._caller is not None, "charge the call first"  # noqa: S101 - a programming error
+        self._admission.check_open()
+        if self._watches:
+            slots = self._slots
+            slots.check_free()
+            slots.in_use += 1
+            try:
+                slots.check(self._caller)
+            except LimitReached:
+                slots.in_use -= 1
+                raise
+            slots.add(self._caller)
+        self._watches += 1
+
+    def end_watch(self) -> None:
+        """Return the slot of a watch."""
+        self._watches -= 1
+        if self._watches and self._caller is not None:
+            self._slots.in_use -= 1
+            self._slots.remove(self._caller)
+
     def __exit__(self, *_: object) -> None:
-        self._slots.in_use -= 1
+        count = max(1, self._watches)
+        self._slots.in_use -= count
         if self._request is not None:
             self._request.release()
         if self._caller is not None:
-            self._slots.remove(self._caller)
+            self._slots.remove(self._caller, count)
         self._admission.notify_end()
 
 
@@ -169,14 +209,15 @@ class Admission:
             Draining: The process drains.
             LimitReached: All slots are in use.
         """
+        self.check_open()
+        slots = self._watches if watch else self._calls
+        slots.check_free()
+        return AdmissionTicket(self, slots)
+
+    def check_open(self) -> None:
+        """Raise `Draining` if the process drains."""
         if self.draining:
             raise draining_error()
-        slots = self._watches if watch else self._calls
-        if slots.in_use >= slots.limit:
-            raise limit_reached(
-                f"the gateway serves {slots.limit} {slots.kind} at a time, and all slots are in use; try again later"
-            )
-        return AdmissionTicket(self, slots)
 
     def check(self, slots: ConcurrencyLimit, caller: bytes, request_bytes: int) -> Reservation | None:
         """Check the limits of a caller, and return the memory of its request, or None if the request is small.

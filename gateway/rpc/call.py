@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.auth.credential import Credential
     from gateway.clock import Clock
     from gateway.errors import GatewayError
+    from gateway.limits.admission import AdmissionTicket
     from gateway.rpc.status import RpcError
     from gateway.rpc.tracing import CallSpan
 
@@ -106,6 +107,8 @@ class CallRecord:
     ) -> None:
         seconds = round(self._clock.monotonic() - self._began, 6)
         uid = call.uid if call else None
+        if call is not None and call.watches is not None:
+            more = {**(more or {}), "watches": call.watches}
         self._observer.ended(code, seconds)
         self.span.end(code, uid, reason)
         # Without `bind`, which makes a logger for each call and costs as much as the line itself.
@@ -120,7 +123,9 @@ class Call:
         request_context: Goes with each upstream request of the call.
         span: The parent of the spans of these requests.
         ids: Identify the call in the log.
+        ticket: Counts the watches of the call.
         uid: The job, None until it is known.
+        watches: The number of watches that a stream of many jobs has started; None for other calls.
         aborted_by_server: Whether this process ends the call, and not the client.
         end_sent: Whether the last event of the stream was given to grpc.
     """
@@ -131,13 +136,16 @@ class Call:
         credential: Credential,
         headers: Mapping[str, str],
         record: CallRecord,
+        ticket: AdmissionTicket,
     ) -> None:
         self.credential = credential
         self.span = record.span
         self.ids = record.ids
         self.request_context = RequestContext(credential, self.span.inject(headers))
+        self.ticket = ticket
         self._sent = record.sent
         self.uid: int | None = None
+        self.watches: int | None = None
         self.aborted_by_server = False
         self.end_sent = False
         self._sending_metadata = False
@@ -179,6 +187,10 @@ class Call:
             # The connection is gone, and grpc.aio will cancel the handler: leave it in the same way.
             await _cancel_this_task()
         self._sent(len(event))
+
+    def log_defect(self, error: InternalError, uid: int) -> None:
+        """Log the cause of a defect that ends the watch of job `uid`, and not the call."""
+        _log.error("watch.failed", uid=uid, message=str(error), exception=_trace(error, self), **self.ids)
 
     def mark_replayed(self) -> None:
         """Say in the trailers that the response repeats an earlier submission."""

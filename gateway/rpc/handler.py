@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -14,6 +15,7 @@ from gateway.errors import GatewayError, InternalError, LimitReached, RequestInv
 from gateway.limits.admission import draining_error
 from gateway.rpc.call import Call, CallRecord
 from gateway.rpc.interruption import Interruption, interruption
+from gateway.rpc.many_messages import Requests
 from gateway.rpc.metadata import metadata_dict, read_passed_through
 from gateway.rpc.one_message import NO_MESSAGE, check_half_closed
 from gateway.rpc.status import RpcError, to_rpc_error
@@ -46,6 +48,7 @@ class _Method(NamedTuple):
     run: Callable[[Any, Call], Awaitable[bytes | None]]
     request_type: type[Message]
     watch: bool
+    requests: bool
     observer: CallObserver
 
 
@@ -79,13 +82,20 @@ class HandlerFactory:
         self._credential_key = credential_key
 
     def handler(
-        self, name: str, method: Callable[[Any, Call], Awaitable[bytes | None]], request: type[Message], *, watch: bool
+        self,
+        name: str,
+        method: Callable[[Any, Call], Awaitable[bytes | None]],
+        request: type[Message],
+        *,
+        watch: bool,
+        requests: bool = False,
     ) -> Handler:
         """Return a handler that admits a call, runs `method`, logs a line, and turns errors into a status.
 
-        The handler parses the `request` itself, because a request that grpc.aio cannot parse ends without a reason.
+        The handler parses the `request` itself, because a request that grpc.aio cannot parse ends without a reason. If
+        the call has any number of `requests`, `method` gets `Requests`.
         """
-        described = _Method(name, method, request, watch, self._observers[name])
+        described = _Method(name, method, request, watch, requests, self._observers[name])
 
         async def handle(data: bytes, context: ServicerContext[Any, Any]) -> Any:
             outcome = await _Invocation(self, described, context).run(data)
@@ -164,10 +174,11 @@ class _Invocation:
             await check_half_closed(self._context)
         with self._factory.admission.admit(watch=method.watch) as ticket:
             credential = self._factory.credential(self._metadata, self._peer)
-            call = self._call = Call(self._context, credential, self._headers, self._record)
+            call = self._call = Call(self._context, credential, self._headers, self._record, ticket)
             ticket.charge(credential.caller_key, len(data))
             self._factory.calls.add(call)
-            return await method.run(_parse(method.request_type, data), call)
+            parse = partial(_parse, method.request_type)
+            return await method.run(Requests(self._context, parse) if method.requests else parse(data), call)
 
     async def _fail(self, error: GatewayError, request_bytes: int) -> RpcError:
         call = self._call

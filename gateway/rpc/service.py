@@ -28,6 +28,7 @@ from gateway.rpc.codec.requests import (
     read_wait_timeout,
 )
 from gateway.rpc.interruption import Interruption, interruption
+from gateway.rpc.multi_stream import MultiStream
 from gateway.rpc.poller import JobPoller
 from gateway.rpc.stream import EventStream, StreamResources, read_resume_point
 from gateway.rpc.upstream_jobs import UpstreamJobs, uncertain_refusal
@@ -43,11 +44,13 @@ if TYPE_CHECKING:
     from gateway.limits.response_memory import ResponseMemory
     from gateway.models import SendJob
     from gateway.rpc.call import Call
+    from gateway.rpc.many_messages import Requests
     from gateway.rpc.stream import DeliveryObserver
+    from gateway.rpc.stream_watch import StreamWatch
     from gateway.submit import RequestKeys, SubmissionCall, SubmissionResult, Submitter
     from gateway.threads import WorkerPool
     from gateway.upstream import RestClient
-    from gateway.watch import Hub, SentJobs, Watcher
+    from gateway.watch import Hub, SentJobs, Subscription, Watcher
 
 # How long a wait without a timeout lasts: less than the idle timeouts of common proxies, which start at 50 seconds.
 DEFAULT_WAIT_SECONDS = 40.0
@@ -125,6 +128,18 @@ class JobService:
         stream.resume(point, request.resume_token)
         with self._watch(call.uid, call, seen=stream.has_seen, exists=stream.has_begun) as watcher:
             await stream.follow(watcher)
+
+    async def WatchJobs(self, requests: Requests[pb.WatchJobsRequest], call: Call) -> None:
+        """Stream the states of many jobs from the hub."""
+        await call.send_headers()
+
+        def subscribe(watch: StreamWatch) -> Subscription[JobState]:
+            poller = JobPoller(self._rest, watch.uid, call, self._clock)
+            key = WatchKey(call.credential.poll_key, watch.uid)
+            seen = watch.has_seen if watch.has_begun else None
+            return self._hub.subscribe(key, poller, seen, watch.wake, group=call, exists=watch.has_begun)
+
+        await MultiStream(call, requests, self._stream_resources, subscribe, self._hub.leave).run()
 
     async def WaitJob(self, request: pb.WaitJobRequest, call: Call) -> bytes:
         """Return the done job, or its latest state when the time is over."""

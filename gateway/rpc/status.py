@@ -11,6 +11,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
+from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway import errors
 from gateway.rpc.codec.text import clean, clean_detail
@@ -64,6 +65,7 @@ OTHER_5XX = StatusMapping(StatusCode.INTERNAL, "UPSTREAM_ERROR")
 BY_ERROR: dict[type[errors.GatewayError], StatusMapping] = {
     errors.RequestInvalid: StatusMapping(StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID"),
     errors.RequestIdReused: StatusMapping(StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED"),
+    errors.AlreadyWatched: StatusMapping(StatusCode.ALREADY_EXISTS, "ALREADY_WATCHED"),
     errors.RequestTooLarge: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE"),
     errors.CredentialInvalid: StatusMapping(StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID"),
     errors.RequestIdsExhausted: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED"),
@@ -93,6 +95,22 @@ _ADVICE = {
 }
 
 
+class ErrorDescription(NamedTuple):
+    """The description of an error for a client, in a status or in a `WatchFailure`.
+
+    Attributes:
+        mapping: The code and the reason.
+        message: The message for a person.
+        metadata: The metadata of the `ErrorInfo`.
+        retry_after: The wait before a retry in seconds, None if none is known.
+    """
+
+    mapping: StatusMapping
+    message: str
+    metadata: dict[str, str]
+    retry_after: float | None
+
+
 class RpcError(NamedTuple):
     """The end of a failed call: the arguments of `ServicerContext.abort`, and the reason for the log."""
 
@@ -112,17 +130,43 @@ def mapping_for(error: errors.GatewayError) -> StatusMapping:
     return next((BY_ERROR[kind] for kind in type(error).__mro__ if kind in BY_ERROR), BY_ERROR[errors.InternalError])
 
 
-def to_rpc_error(error: errors.GatewayError, uid: int | None = None) -> RpcError:
-    """Return how a call ends with an error; `uid` is the job, if it is known."""
+def describe(error: errors.GatewayError, uid: int | None = None) -> ErrorDescription:
+    """Return what a client is told of an error; `uid` is the job, if it is known."""
     mapping = mapping_for(error)
     message = clean(_ADVICE.get(mapping.reason, "{}").format(error), MAX_STATUS_MESSAGE_BYTES)
-    wait = retry_after(error, mapping.reason)
-    trailers: list[tuple[str, str | bytes]] = [
-        ("grpc-status-details-bin", _details(error, mapping, message, wait, uid)),
-    ]
-    if wait is not None:
-        trailers.append(("grpc-retry-pushback-ms", str(round(wait * 1000))))
-    return RpcError(mapping.code, message, tuple(trailers), mapping.reason)
+    metadata = {}
+    http_status = getattr(error, "http_status", None)
+    if http_status is not None:
+        metadata["http_status"] = str(http_status)
+    if uid is not None:
+        metadata["uid"] = str(uid)
+    if isinstance(error, errors.UpstreamOutage):
+        metadata["last_failure"] = mapping_for(error.last).reason
+    return ErrorDescription(mapping, message, metadata, retry_after(error, mapping.reason))
+
+
+def to_rpc_error(error: errors.GatewayError, uid: int | None = None) -> RpcError:
+    """Return how a call ends with an error; `uid` is the job, if it is known."""
+    described = describe(error, uid)
+    trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", _details(error, described, uid))]
+    if described.retry_after is not None:
+        trailers.append(("grpc-retry-pushback-ms", str(round(described.retry_after * 1000))))
+    code, reason = described.mapping
+    return RpcError(code, described.message, tuple(trailers), reason)
+
+
+def to_watch_failure(error: errors.GatewayError, uid: int) -> pb.WatchFailure:
+    """Return how the watch of job `uid` ends with an error; 0 if the request names no job."""
+    described = describe(error, uid or None)
+    failure = pb.WatchFailure(
+        code=described.mapping.code.value[0],
+        reason=described.mapping.reason,
+        message=described.message,
+        metadata=described.metadata,
+    )
+    if described.retry_after is not None:
+        failure.retry_delay.CopyFrom(_duration(described.retry_after))
+    return failure
 
 
 def retry_after(error: errors.GatewayError, reason: str) -> float | None:
@@ -136,22 +180,13 @@ def retry_after(error: errors.GatewayError, reason: str) -> float | None:
     return max(wait, SHORTEST_RETRY_SECONDS)
 
 
-def _details(
-    error: errors.GatewayError, mapping: StatusMapping, message: str, wait: float | None, uid: int | None
-) -> bytes:
-    status = status_pb2.Status(code=mapping.code.value[0], message=message)
-    info = error_details_pb2.ErrorInfo(reason=mapping.reason, domain=DOMAIN)
-    http_status = getattr(error, "http_status", None)
-    if http_status is not None:
-        info.metadata["http_status"] = str(http_status)
-    if uid is not None:
-        info.metadata["uid"] = str(uid)
-    if isinstance(error, errors.UpstreamOutage):
-        info.metadata["last_failure"] = mapping_for(error.last).reason
-    _add(status, info)
-    if wait is not None:
-        _add(status, error_details_pb2.RetryInfo(retry_delay=_duration(wait)))
-    if mapping.code is StatusCode.NOT_FOUND and uid is not None:
+def _details(error: errors.GatewayError, described: ErrorDescription, uid: int | None) -> bytes:
+    code, reason = described.mapping
+    status = status_pb2.Status(code=code.value[0], message=described.message)
+    _add(status, error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=described.metadata))
+    if described.retry_after is not None:
+        _add(status, error_details_pb2.RetryInfo(retry_delay=_duration(described.retry_after)))
+    if code is StatusCode.NOT_FOUND and uid is not None:
         _add(
             status,
             error_details_pb2.ResourceInfo(

@@ -9,7 +9,8 @@ SUBMIT_CONNECTIONS = 1_024
 # seconds or more, so those of submissions are closed first, except HTTP/2 (docs/internals/decisions/0017). Reads are
 # repeated (0005).
 SUBMIT_IDLE_SECONDS = 1.0
-READ_IDLE_SECONDS = 60.0
+# Less than the 60 seconds after which common load balancers close.
+READ_IDLE_SECONDS = 50.0
 CONNECT_SECONDS = 5.0
 # A large response takes longer in total than the longest silence within it.
 TOTAL_TIMEOUT_FACTOR = 30

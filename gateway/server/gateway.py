@@ -19,7 +19,7 @@ from gateway.limits.fair_budget import FairBudget
 from gateway.limits.holds import Holds
 from gateway.limits.rate_limiter import RateLimiter
 from gateway.limits.response_memory import ResponseMemory
-from gateway.rpc import one_message
+from gateway.rpc import many_messages, one_message
 from gateway.rpc.codec.events import JobState
 from gateway.rpc.handler import HandlerFactory
 from gateway.rpc.service import JobService
@@ -38,6 +38,8 @@ from gateway.upstream import HTTP2, RestClient, Timeouts, Transport
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
 if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor
+
     from gateway.clock import Clock
     from gateway.config import Settings
     from gateway.rpc.tracing import Tracer
@@ -175,7 +177,7 @@ class Gateway:
         return [*names, reflection.SERVICE_NAME] if self._settings.reflection else names
 
     def _make_handler_factory(self) -> HandlerFactory:
-        methods = [(each.name, each.name in STREAMS) for each in JOB_SERVICE.methods]
+        methods = [(each.name, _grpc_type(each)) for each in JOB_SERVICE.methods]
         token_file = self._settings.upstream_token_file
         key = self._state.keys.credentials
         return HandlerFactory(
@@ -220,6 +222,13 @@ class Gateway:
             lambda: self._state.health.available,
         )
         level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)
+
+
+def _grpc_type(method: MethodDescriptor) -> str:
+    """Return the label that grpc's own metrics use."""
+    if method.client_streaming:
+        return "bidi_stream"
+    return "server_stream" if method.server_streaming else "unary"
 
 
 def _admission(settings: Settings, clock: Clock) -> Admission:
@@ -313,6 +322,11 @@ def _job_service_handlers(service: JobService, handler_factory: HandlerFactory) 
             getattr(service, method.name),
             getattr(pb, method.input_type.name),
             watch=method.name in STREAMS,
+            requests=method.client_streaming,
         )
-        handlers[method.name] = one_message.method_handler(handle, streams=method.server_streaming)
+        handlers[method.name] = (
+            many_messages.method_handler(handle)
+            if method.client_streaming
+            else one_message.method_handler(handle, streams=method.server_streaming)
+        )
     return grpc.method_handlers_generic_handler(JOB_SERVICE.full_name, handlers)

@@ -151,12 +151,9 @@ class Metrics:
         """Add a counter that calls `now` at each scrape."""
         CounterOf(self.registry, name, meaning, now)
 
-    def methods(self, service: str, methods: Iterable[tuple[str, bool]]) -> dict[str, MethodMetrics]:
-        """Return the metrics of the `methods` of a service, given as pairs of a name and whether it streams."""
-        return {
-            name: MethodMetrics(self._calls, "server_stream" if streams else "unary", service, name)
-            for name, streams in methods
-        }
+    def methods(self, service: str, methods: Iterable[tuple[str, str]]) -> dict[str, MethodMetrics]:
+        """Return the metrics of the `methods` of a service, given as pairs of a name and a type, such as `unary`."""
+        return {name: MethodMetrics(self._calls, kind, service, name) for name, kind in methods}
 
     # watch.PollObserver
 

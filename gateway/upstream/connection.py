@@ -146,6 +146,12 @@ class Connection(ABC, asyncio.Protocol, Generic[P]):
             TimeoutError: The upstream was silent.
         """
         self._silence_seconds = silence
+        if not self._exchanges:
+            # Session tickets of TLS may wait to be read, and settings of HTTP/2. Bytes of HTTP/1.1 end the connection.
+            await self._read_arrived()
+        if self._state is not IDLE or self._closed.is_set() or self._transport.is_closing():
+            self.close()
+            raise NotSent("the upstream closed the connection, or wrote to it, before the request")
         await self._send(head, body)
         if self._parser.head is None:
             self._has_sent()
@@ -235,7 +241,7 @@ class Connection(ABC, asyncio.Protocol, Generic[P]):
         self._error = error or self._error
         self._input.drop()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception | None) -> None:
         self._spend(error)
         self._transport.abort()
         self._wake()
@@ -255,6 +261,12 @@ class Connection(ABC, asyncio.Protocol, Generic[P]):
     def _has_input(self) -> bool:
         """Check for unread bytes, an unread end or error, and for the end of the connection."""
         return self._closed.is_set() or self._transport.is_closing() or bool(self._poll.poll(0))
+
+    async def _read_arrived(self) -> None:
+        for _ in range(TURNS):
+            if not self._has_input():
+                break
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """Close the connection, and drop all bytes that still arrive."""

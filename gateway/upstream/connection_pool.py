@@ -218,6 +218,7 @@ class ConnectionPool:
                     sock=connected,
                     ssl=self._tls,
                     server_hostname=origin.host,
+                    ssl_handshake_timeout=self._connect_seconds,
                     ssl_shutdown_timeout=TLS_END_SECONDS,
                 )
                 connection = handshake.connection

@@ -12,7 +12,6 @@ from gateway.upstream.connection import (
     WRITE_BYTES,
     Connection,
     ConnectionLost,
-    NotSent,
     ReusedConnectionLost,
 )
 from gateway.upstream.response_parser import InvalidResponse, ResponseHead, ResponseParser
@@ -45,9 +44,6 @@ class Http1Connection(Connection[ResponseParser]):
         super().__init__(loop, lost, ResponseParser())
 
     async def _send(self, head: bytes, body: bytes) -> None:
-        if not self._exchanges and self._has_input():
-            self.close()
-            raise NotSent("the upstream closed the connection, or wrote to it, before the request")
         self._begin()
         self._transport.write(head + body if len(body) <= WRITE_BYTES else head + body[:WRITE_BYTES])
         for start in range(WRITE_BYTES, len(body), WRITE_BYTES):

@@ -8,7 +8,8 @@ import h2.config
 import h2.connection
 import h2.settings
 from h2.settings import SettingCodes
-from hpack import Encoder
+from hpack import Decoder, Encoder
+from hpack.exceptions import HPACKDecodingError
 from hpack.hpack import encode_integer
 
 from gateway.upstream.response_parser import MAX_HEADERS_BYTES
@@ -19,6 +20,8 @@ FIRST_WINDOW_BYTES = 65_535
 
 # Of HPACK: the size of the table is 0; a header that also proxies keep out of their tables.
 TABLE_IS_EMPTY = b"\x20"
+# RFC 7541, section 4.2: the smallest size since the last block, and the final one.
+MAX_TABLE_SIZES = 2
 NEVER_INDEXED = b"\x10"
 
 
@@ -52,6 +55,34 @@ class LiteralEncoder(Encoder):
         return bytes(block)
 
 
+class LimitedDecoder(Decoder):
+    """Decodes headers, of which few may change the size of the table.
+
+    A change takes one byte, and more than a microsecond: as many as fit in a block would stop the event loop.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(MAX_HEADERS_BYTES)
+        self._sizes = 0
+
+    def decode(self, data: bytes, raw: bool = False) -> Any:
+        """Decode a header block."""
+        self._sizes = 0
+        return super().decode(data, raw)
+
+    @property
+    def header_table_size(self) -> int:
+        """The size of the table. The upstream sets it within a header block."""
+        return super().header_table_size
+
+    @header_table_size.setter
+    def header_table_size(self, value: int) -> None:
+        self._sizes += 1
+        if self._sizes > MAX_TABLE_SIZES:
+            raise HPACKDecodingError("too many changes of the table's size")
+        self.header_table.maxsize = value
+
+
 def http2_codec() -> h2.connection.H2Connection:
     """Return the codec of a new connection. Its preface is sent with the first request."""
     # Our own headers are valid, and of the upstream's, few are read.
@@ -60,6 +91,7 @@ def http2_codec() -> h2.connection.H2Connection:
     )
     codec = h2.connection.H2Connection(config)
     codec.encoder = LiteralEncoder()
+    codec.decoder = LimitedDecoder()
     codec.local_settings = h2.settings.Settings(
         client=True,
         initial_values={
@@ -70,7 +102,6 @@ def http2_codec() -> h2.connection.H2Connection:
     )
     # A setting of servers only.
     del codec.local_settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]
-    codec.decoder.max_header_list_size = MAX_HEADERS_BYTES
     codec.initiate_connection()
     codec.increment_flow_control_window(WINDOW_BYTES - FIRST_WINDOW_BYTES)
     return codec

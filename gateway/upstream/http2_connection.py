@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, ClassVar
 
 import h2.exceptions
@@ -13,7 +12,6 @@ from gateway.upstream.connection import (
     SENDING,
     SMALL_BYTES,
     SPENT,
-    TURNS,
     WRITE_BYTES,
     Connection,
     ConnectionLost,
@@ -25,6 +23,7 @@ from gateway.upstream.http_request import http2_fields
 from gateway.upstream.response_parser import InvalidResponse
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 # h2 remembers each stream.
@@ -34,7 +33,8 @@ MAX_EXCHANGES = 10_000
 class Http2Connection(Connection[Http2Parser]):
     """A connection with HTTP/2. A request that meets its end is known to be unprocessed."""
 
-    idle_seconds: ClassVar[float | None] = 60.0
+    # Less than the 60 seconds after which common load balancers close.
+    idle_seconds: ClassVar[float | None] = 50.0
 
     def __init__(self, loop: asyncio.AbstractEventLoop, lost: Callable[[Http2Connection], None]) -> None:
         self._codec = http2_codec()
@@ -43,11 +43,6 @@ class Http2Connection(Connection[Http2Parser]):
     # The request
 
     async def _send(self, head: bytes, body: bytes) -> None:
-        if not self._exchanges:
-            await self._read_arrived()
-        if self._state is not IDLE or self._closed.is_set() or self._transport.is_closing():
-            self.close()
-            raise NotSent("the upstream closed the connection before the request")
         self._begin()
         try:
             stream = self._parser.stream = self._codec.get_next_available_stream_id()
@@ -94,7 +89,8 @@ class Http2Connection(Connection[Http2Parser]):
         try:
             at = self._parser.feed(data, at)
         except InvalidResponse as error:
-            self._fail(error)
+            # A complete response counts, whatever follows it.
+            self._fail(None if self._parser.complete else error)
         except (NotSent, ConnectionLost) as error:
             self._spend(error)
         else:
@@ -135,12 +131,6 @@ class Http2Connection(Connection[Http2Parser]):
         """Read frames that came after the response, such as settings, and return whether it is reusable then."""
         await self._read_arrived()
         return self.is_reusable
-
-    async def _read_arrived(self) -> None:
-        for _ in range(TURNS):
-            if not self._has_input():
-                break
-            await asyncio.sleep(0)
 
     def _before_close(self) -> None:
         """Cancel an exchange that is not complete, and say goodbye."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from gateway.upstream.response_parser import MAX_HEADERS_BYTES, InvalidResponse
 
 FRAME_HEAD_BYTES = 9
+GOAWAY_BYTES = FRAME_HEAD_BYTES + 8
 MAX_FRAME_BYTES = 16 << 10
 # Frames without a byte of a response: for each exchange, and in addition for the bytes of its bodies.
 MAX_OTHER_FRAMES = 2_000
@@ -34,7 +35,13 @@ def next_frame(data: bytes, at: int) -> Frame | None:
 
 
 def last_stream(goaway: Frame) -> int:
-    """Return the last stream that the upstream processes, according to its GOAWAY."""
+    """Return the last stream that the upstream processes, according to its GOAWAY.
+
+    Raises:
+        InvalidResponse: The frame is too short, or belongs to a stream. It must not count as a proof.
+    """
+    if len(goaway.raw) < GOAWAY_BYTES or any(goaway.raw[5:FRAME_HEAD_BYTES]):
+        raise InvalidResponse("the upstream sent a GOAWAY that is not valid HTTP/2")
     return int.from_bytes(goaway.raw[FRAME_HEAD_BYTES : FRAME_HEAD_BYTES + 4]) & 0x7FFF_FFFF
 
 

@@ -9,7 +9,7 @@ import h2.exceptions
 from h2.errors import ErrorCodes
 
 from gateway.upstream.connection import SMALL_BYTES, ConnectionLost, NotSent
-from gateway.upstream.http2_frames import DATA, GOAWAY, FrameLimits, last_stream, next_frame
+from gateway.upstream.http2_frames import DATA, GOAWAY, HEADERS, FrameLimits, last_stream, next_frame
 from gateway.upstream.response_parser import (
     MAX_INTERIM_BYTES,
     MAX_INTERIM_RESPONSES,
@@ -91,6 +91,8 @@ class Http2Parser:
             if frame.kind == GOAWAY:
                 self._take_goaway(last_stream(frame))
             else:
+                # h2 has no event for headers that continue in another frame.
+                self.begun = self.begun or frame.kind == HEADERS
                 self._parse_frame(frame.raw)
             # Headers of 64 KiB take up to 15 ms.
             if frame.kind != DATA and len(frame.raw) > SLOW_FRAME_BYTES:
@@ -141,7 +143,8 @@ class Http2Parser:
             if b"\0" in value:
                 raise InvalidResponse("the upstream's response has a NUL in a header")
             if name == b":status":
-                status = value
+                # Two are no status.
+                status = status + value
             elif name in READ_HEADERS:
                 key, text = name.decode(), value.decode("latin-1")
                 headers[key] = f"{headers[key]}, {text}" if key in headers else text

@@ -364,7 +364,7 @@ class _EncodedPieces:
 
 def _map_exception(error: Exception) -> UpstreamError:
     if isinstance(error, NotSent):
-        return UpstreamUnreachable("no connection to the upstream could be made")
+        return UpstreamUnreachable(str(error))
     if isinstance(error, TimeoutError):
         return UpstreamTimeout("the upstream did not respond in time")
     if isinstance(error, NotDecodable | InvalidResponse):

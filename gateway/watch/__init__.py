@@ -8,7 +8,7 @@ from gateway.watch.refusals import Refusals, is_uncertain
 from gateway.watch.schedule import PollSchedule
 from gateway.watch.sent_jobs import InMemorySentJobs, SentJobs
 from gateway.watch.state import WatchedState
-from gateway.watch.watcher import NoChange, StateChange, Watcher
+from gateway.watch.watcher import NoChange, Position, StateChange, Subscription, Watcher
 
 __all__ = [
     "Hub",
@@ -17,9 +17,11 @@ __all__ = [
     "PollObserver",
     "PollPolicy",
     "PollSchedule",
+    "Position",
     "Refusals",
     "SentJobs",
     "StateChange",
+    "Subscription",
     "WatchKey",
     "WatchedState",
     "Watcher",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Generic
 
 from gateway.clock import sleep_until
@@ -14,10 +15,10 @@ from gateway.watch.loop import PollLoop, PollPolicy
 from gateway.watch.recent import ReadKeys, RecentResults
 from gateway.watch.state import S
 from gateway.watch.throttle import ThrottleGate
-from gateway.watch.watcher import Watcher
+from gateway.watch.watcher import Position, Subscription, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Hashable, Iterator
 
     from gateway.clock import Clock, PauseTimeout
     from gateway.errors import GatewayError
@@ -37,7 +38,7 @@ class Hub(Generic[S]):
         self._recently_read = ReadKeys(clock)
         self._throttle = ThrottleGate(clock, holds or Holds(clock))
         self._time_limits = TimeLimits(clock)
-        self._watchers: set[Watcher[S]] = set()
+        self._watchers: set[Position[S]] = set()
         # The tasks of all loops, including cancelled ones that have not ended. asyncio refers to tasks only weakly.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -61,19 +62,33 @@ class Hub(Generic[S]):
             just_submitted: See `PollLoop`.
             exists: See `Refusals`.
         """
-        loop = self._loops.get(key) or self._recent.get(key)
-        if loop is None:
-            loop = self._start_loop(key, fetch, just_submitted=just_submitted)
-        watcher = Watcher(loop, seen)
-        loop.join(watcher, exists=exists or key in self._recently_read)
-        self._watchers.add(watcher)
-        self._policy.observer.watcher_joined()
+        watcher = Watcher(self._loop(key, fetch, just_submitted=just_submitted), seen)
+        self._join(watcher, key, exists=exists)
         try:
             yield watcher
         finally:
             watcher.close()
-            self._watchers.discard(watcher)
-            loop.leave(watcher)
+            self.leave(watcher)
+
+    def subscribe(
+        self,
+        key: WatchKey,
+        fetch: Callable[[PauseTimeout], Awaitable[S]],
+        seen: Callable[[S], bool] | None,
+        on_wake: Callable[[], None],
+        *,
+        group: Hashable,
+        exists: bool = False,
+    ) -> Subscription[S]:
+        """Watch a job until `leave`. For the arguments, see `watch`, `Subscription` and `Position.group`."""
+        subscription = Subscription(self._loop(key, fetch, just_submitted=False), seen, on_wake, group)
+        self._join(subscription, key, exists=exists)
+        return subscription
+
+    def leave(self, watcher: Position[S]) -> None:
+        """End a watch. If it was the last one of its job, the loop stops."""
+        self._watchers.discard(watcher)
+        watcher.loop.leave(watcher)
 
     @property
     def loop_count(self) -> int:
@@ -86,17 +101,20 @@ class Hub(Generic[S]):
         return len(self._watchers)
 
     async def end_watchers(self, error: Callable[[], GatewayError], until: float) -> None:
-        """End every watcher, in slices from now to shortly before `until` (seconds of the clock).
+        """End every watcher, in slices of groups from now to shortly before `until` (seconds of the clock).
 
         `error` creates the error of each watcher.
         """
-        watchers = list(self._watchers)
+        groups: dict[Hashable, list[Position[S]]] = {}
+        for watcher in self._watchers:
+            groups.setdefault(watcher.group, []).append(watcher)
+        slices = list(groups.values())
         began = self._clock.monotonic()
-        size = -(-len(watchers) // DRAIN_SLICES) or 1
-        for number, start in enumerate(range(0, len(watchers), size)):
+        size = -(-len(slices) // DRAIN_SLICES) or 1
+        for number, start in enumerate(range(0, len(slices), size)):
             # One more slice of time than watchers, so that the last clients can leave.
             await sleep_until(self._clock, began + (until - began) * number / (DRAIN_SLICES + 1))
-            for watcher in watchers[start : start + size]:
+            for watcher in chain.from_iterable(slices[start : start + size]):
                 watcher.end(error())
 
     async def aclose(self) -> None:
@@ -107,9 +125,17 @@ class Hub(Generic[S]):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._time_limits.close()
 
-    def _start_loop(
+    def _join(self, watcher: Position[S], key: WatchKey, *, exists: bool) -> None:
+        watcher.loop.join(watcher, exists=exists or key in self._recently_read)
+        self._watchers.add(watcher)
+        self._policy.observer.watcher_joined()
+
+    def _loop(
         self, key: WatchKey, fetch: Callable[[PauseTimeout], Awaitable[S]], *, just_submitted: bool
     ) -> PollLoop[S]:
+        loop = self._loops.get(key) or self._recent.get(key)
+        if loop is not None:
+            return loop
         loop = PollLoop(
             self._clock,
             self._policy,

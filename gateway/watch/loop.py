@@ -243,6 +243,7 @@ class PollLoop(Generic[S]):
     def _succeed(self, state: S) -> None:
         now = self.clock.monotonic()
         self._policy.observer.polled(None, self._presence.count)
+        recovered = self._outage.failures > 0
         self._outage.succeed()
         self._refusals.succeeded()
         self._timing.due = now + self._policy.schedule.interval(now - self._began)
@@ -254,7 +255,7 @@ class PollLoop(Generic[S]):
             self.version += 1
         if self.is_done:
             self._on_end(self)
-        if changed:
+        if changed or recovered:
             self._presence.wake_all()
         # Without watchers, the check waits until one joins again, so that it sees the state.
         if not self.is_done and self._presence.is_watched:
@@ -272,6 +273,8 @@ class PollLoop(Generic[S]):
         if now >= outage.ends_at:
             raise outage.error(error, now)
         self._timing.due = self._retry_time(error, now)
+        if outage.failures == 1:
+            self._presence.wake_all()
 
     def _retry_time(self, error: UpstreamError, now: float) -> float:
         schedule = self._policy.schedule

@@ -1,8 +1,9 @@
-"""A watcher: the position of one client in a poll loop."""
+"""The position of one client in a poll loop: woken by a callback, or awaited."""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic
 
 import msgspec
@@ -11,7 +12,7 @@ from gateway.clock import RearmableTimer
 from gateway.watch.state import S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from gateway.errors import GatewayError, UpstreamError
     from gateway.watch.loop import PollLoop
@@ -39,61 +40,61 @@ class NoChange(msgspec.Struct, frozen=True):
     last_failure: UpstreamError | None
 
 
-class Watcher(Generic[S]):
-    """A watcher of one loop. It remembers a version and has no queue, so a slow client gets the latest state.
+class Position(ABC, Generic[S]):
+    """The position of one client in a loop.
 
-    `seen` returns whether the client knows a state from an earlier watch. It is asked about the first state, unless
-    that is the last one, which is always delivered.
+    It remembers a version and has no queue, so a slow client gets the latest state.
+
+    Args:
+        loop: The loop.
+        seen: Returns whether the client knows a state from an earlier watch. It is asked about the first state, unless
+            that is the last one, which is always delivered.
+
+    Attributes:
+        loop: The loop.
+        since: The time at which the state that was taken last became available, in seconds of the clock.
     """
 
+    __slots__ = ("_ended", "_seen", "_version", "loop", "since")
+
     def __init__(self, loop: PollLoop[S], seen: Callable[[S], bool] | None) -> None:
-        self._loop = loop
-        self._clock = loop.clock
+        self.loop = loop
+        self.since = loop.clock.monotonic()
         self._seen = seen
         self._version = 0
-        # The time at which the state that was returned last became available, in seconds of the clock.
-        self.since = self._clock.monotonic()
-        self._waiting: asyncio.Future[None] | None = None
-        # One timer for all waits, because each event of thousands of watchers would otherwise create one.
-        self._timer = RearmableTimer(self._clock, self.wake)
         self._ended: GatewayError | None = None
 
     @property
     def latest(self) -> S | None:
         """The latest state of the loop, or None if it has not read one yet."""
-        return self._loop.state
+        return self.loop.state
 
+    @property
+    def has_begun(self) -> bool:
+        """True if `take` has seen a state, also if the client knew it."""
+        return self._version > 0
+
+    @property
+    @abstractmethod
+    def group(self) -> Hashable:
+        """Watches of one group are ended together when the process drains."""
+
+    @abstractmethod
     def wake(self) -> None:
-        """Let a waiting `next` look at the loop again."""
-        # Without a waiting `next`, nothing is lost: the following one looks before it waits.
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        """Look at the loop again, because `take` may return something else than before."""
 
     def end(self, error: GatewayError) -> None:
-        """Let `next` raise `error`, regardless of the loop."""
+        """Let `take` raise `error`, regardless of the loop."""
         self._ended = error
         self.wake()
 
-    async def next(self, until: float) -> StateChange[S] | NoChange:
-        """Return the next change, or `NoChange` if there is none before `until` (seconds of the clock).
+    def take(self) -> StateChange[S] | None:
+        """Return the change since the last call, or None if there is none.
 
         Raises:
             GatewayError: The failure of the loop, or the error that `end` was given.
         """
-        while (changed := self._take()) is None:
-            if self._clock.monotonic() >= until:
-                return self._no_change()
-            self._timer.set(until)
-            self._waiting = asyncio.get_running_loop().create_future()
-            await self._waiting
-        return changed
-
-    def close(self) -> None:
-        """Free the memory of the watcher, such as a large result. Do not call `next` afterwards."""
-        self._timer.close()
-
-    def _take(self) -> StateChange[S] | None:
-        loop = self._loop
+        loop = self.loop
         if self._ended is not None:
             raise self._ended
         if loop.state is not None and loop.version > self._version:
@@ -108,8 +109,72 @@ class Watcher(Generic[S]):
             raise loop.failure.with_traceback(None)
         return None
 
-    def _no_change(self) -> NoChange:
-        loop = self._loop
+    def no_change(self) -> NoChange:
+        """Return how the polling goes if there is no change."""
+        loop = self.loop
         due = loop.next_poll
-        wall = None if due is None else self._clock.time() + max(0.0, due - self._clock.monotonic())
+        wall = None if due is None else loop.clock.time() + max(0.0, due - loop.clock.monotonic())
         return NoChange(wall, loop.failures, loop.last_failure)
+
+
+class Subscription(Position[S]):
+    """A position that calls `on_wake` in `wake`. The function must be quick and must not raise."""
+
+    __slots__ = ("_group", "_on_wake")
+
+    def __init__(
+        self, loop: PollLoop[S], seen: Callable[[S], bool] | None, on_wake: Callable[[], None], group: Hashable
+    ) -> None:
+        super().__init__(loop, seen)
+        self._on_wake = on_wake
+        self._group = group
+
+    @property
+    def group(self) -> Hashable:
+        """The group that the client named."""
+        return self._group
+
+    def wake(self) -> None:
+        """Tell the client that the loop has changed."""
+        self._on_wake()
+
+
+class Watcher(Position[S]):
+    """A position that one task awaits."""
+
+    __slots__ = ("_timer", "_waiting")
+
+    def __init__(self, loop: PollLoop[S], seen: Callable[[S], bool] | None) -> None:
+        super().__init__(loop, seen)
+        self._waiting: asyncio.Future[None] | None = None
+        # One timer for all waits, because each event of thousands of watchers would otherwise create one.
+        self._timer = RearmableTimer(loop.clock, self.wake)
+
+    @property
+    def group(self) -> Hashable:
+        """Itself: it is alone."""
+        return self
+
+    def wake(self) -> None:
+        """Let a waiting `next` look at the loop again."""
+        # Without a waiting `next`, nothing is lost: the following one looks before it waits.
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def next(self, until: float) -> StateChange[S] | NoChange:
+        """Return the next change, or `NoChange` if there is none before `until` (seconds of the clock).
+
+        Raises:
+            GatewayError: As in `take`.
+        """
+        while (changed := self.take()) is None:
+            if self.loop.clock.monotonic() >= until:
+                return self.no_change()
+            self._timer.set(until)
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        return changed
+
+    def close(self) -> None:
+        """Free the memory of the watcher, such as a large result. Do not call `next` afterwards."""
+        self._timer.close()

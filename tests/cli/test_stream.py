@@ -113,6 +113,12 @@ class ScriptedGateway(pb_grpc.JobServiceServicer):
         self.watches.append(request)
         return self._play(context)
 
+    def WatchJobs(
+        self, request_iterator: Iterator[pb.WatchJobsRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.JobEvent]:
+        del request_iterator
+        return self._play(context)
+
     def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.Job:
         self.cancelled.append(request.uid)
         return pb.Job(uid=request.uid, status=pb.JOB_STATUS_CANCELLED, done=True)

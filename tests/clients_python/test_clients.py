@@ -102,6 +102,10 @@ class ScriptedGateway(rpc.JobServiceServicer):
     async def CancelJob(self, request: Any, context: Context) -> pb.Job:
         return await self._one("CancelJob", request, context)
 
+    async def WatchJobs(self, request_iterator: Any, context: Context) -> AsyncIterator[Any]:
+        async for event in self._play("WatchJobs", request_iterator, context):
+            yield event
+
     async def WatchJob(self, request: Any, context: Context) -> AsyncIterator[Any]:
         async for event in self._play("WatchJob", request, context):
             yield event

@@ -375,13 +375,27 @@ def outages_end(history: History, polls: Polls) -> Iterator[str]:
     """8. An outage ends at its limit, or after one more poll if the upstream asked for a longer wait."""
     for loop in polls.loops_by_name():
         for run in _failing_runs(loop, history):
-            limit = run[0].began + history.outage
-            late = [poll for poll in run if poll.ended > limit + history.tolerance]
+            limit = run[0].began + history.outage + history.tolerance
+            if run[-1].ended <= limit:
+                continue
+            limit += _waited(run, history)
+            late = [poll for poll in run if poll.ended > limit]
             own = [poll for poll in history.polls if poll.credential == run[0].credential]
             asked = any(poll.retry_after or poll.throttled for poll in own)
             last = run[0].began + history.outage * (LONGEST_HOLD + LONGEST_POLL) + history.tolerance
             if late and (not asked or len(late) > 1 or late[0].ended > last):
                 yield f"{run[0].loop}: its loop rode out failures from {run[0].began:.3f} to {late[-1].ended:.3f}"
+
+
+def _waited(run: list[Poll], history: History) -> float:
+    """Return the seconds for which these polls of one loop may have waited for the rate of their credential."""
+    span = (run[0].began, run[-1].ended)
+    others = [poll.began for poll in history.polls if poll.credential == run[0].credential and poll.loop != run[0].loop]
+    return sum(
+        ended - began
+        for began, ended in history.waits.get(run[0].credential, [])
+        if span[0] <= ended <= span[1] and not any(abs(other - ended) <= EXACT for other in others)
+    )
 
 
 def _failing_runs(loop: list[Poll], history: History) -> Iterator[list[Poll]]:

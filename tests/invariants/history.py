@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobgateway.v1 import job_service_pb2 as pb
 
 
 class Kind(enum.Enum):
@@ -56,6 +60,31 @@ class Event:
     held: bytes = b""
 
 
+def read_event(event: pb.JobEvent, content: bytearray, now: float) -> Event:
+    """Convert an event. `content` is the part of the result that the client has."""
+    match event.WhichOneof("payload"):
+        case "heartbeat":
+            beat = event.heartbeat
+            return Event(
+                now,
+                token=event.resume_token,
+                heartbeat=True,
+                failures=beat.consecutive_failures,
+                last_failure=beat.last_failure,
+                held=bytes(content),
+            )
+        case "content_chunk":
+            del content[event.content_chunk.offset :]
+            content += event.content_chunk.data
+            return Event(now, token=event.resume_token, held=bytes(content))
+        case _:
+            job = event.job
+            text = job.progress.message if not job.done else job.status_text
+            if job.done and not job.content_omitted:
+                content[:] = job.content_json
+            return Event(now, text, job.done, event.skipped, event.resume_token, held=bytes(content))
+
+
 @dataclass
 class Watch:
     """One watch from its call to its end, in one `loop` of the hub.
@@ -99,3 +128,5 @@ class History:
     # The times at which each process was closed, and each job was sent.
     closed: dict[int, float] = field(default_factory=dict)
     sent: dict[int, float] = field(default_factory=dict)
+    # The spans in which polls of a credential waited for its rate, which count as no outage.
+    waits: dict[str, list[tuple[float, float]]] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from jobgateway.v1 import job_service_pb2_grpc as rpc
 from gateway.config import Settings
 from gateway.server.gateway import Gateway
 from tests.invariants.courses import REFUSALS, Course, Troubles, draw_course
-from tests.invariants.history import Event, History, Kind, Poll, Watch
+from tests.invariants.history import History, Kind, Poll, Watch, read_event
 from tests.support.gateways import Failure
 from tests.support.upstream import Connection, ReceivedRequest, ScriptedUpstream, answer
 
@@ -239,7 +239,18 @@ class SocketRun:
             watch.resumed_from = given[-1] if given else resume.resumed_from
             watch.resumed_done = seen[-1].done
         self.watches.append(watch)
+        self._open(number, watch, token, held)
+
+    def _open(self, number: int, watch: Watch, token: str, held: bytes) -> None:
+        """Start a watch, from the token and with the part of the result that its client has."""
         self._active[number] = (watch, asyncio.create_task(self._follow(watch, token, held)))
+
+    def _leave(self) -> None:
+        if self._active:
+            self.dice.choice(list(self._active.values()))[1].cancel()
+
+    async def _all_ended(self) -> None:
+        await asyncio.wait_for(asyncio.gather(*(task for _, task in self._active.values())), 60)
 
     def _draw_uid(self) -> int:
         courses = self.upstream.courses
@@ -264,7 +275,7 @@ class SocketRun:
         content = bytearray(held)
         try:
             while (event := await call.read()) is not grpc.aio.EOF:
-                watch.events.append(read_event(event, content))
+                watch.events.append(read_event(event, content, time.monotonic()))
             watch.status = "OK"
         except grpc.aio.AioRpcError as error:
             failure = Failure(error)
@@ -290,8 +301,8 @@ class SocketRun:
                     self._join()
             case "resume" if resumable:
                 self._join(dice.choice(resumable))
-            case "leave" if self._active:
-                dice.choice(list(self._active.values()))[1].cancel()
+            case "leave":
+                self._leave()
             case "trouble" if self.upstream.courses:
                 uids = sorted(self.upstream.courses)[-4:]
                 self.upstream.troubles.draw(dice, time.monotonic(), dice.choice([0.3, 1.0, 5.0]), CREDENTIALS, uids)
@@ -305,33 +316,7 @@ class SocketRun:
     async def finish(self) -> None:
         """Let everything end."""
         self.upstream.troubles.plan.clear()
-        await asyncio.wait_for(asyncio.gather(*(task for _, task in self._active.values())), 60)
+        await self._all_ended()
         await self._stop_gateway(0.0)
         await self.upstream.stop()
         self._stalls.stop()
-
-
-def read_event(event: pb.JobEvent, content: bytearray) -> Event:
-    """Convert an event. `content` is the part of the result that the client has."""
-    now = time.monotonic()
-    match event.WhichOneof("payload"):
-        case "heartbeat":
-            beat = event.heartbeat
-            return Event(
-                now,
-                token=event.resume_token,
-                heartbeat=True,
-                failures=beat.consecutive_failures,
-                last_failure=beat.last_failure,
-                held=bytes(content),
-            )
-        case "content_chunk":
-            del content[event.content_chunk.offset :]
-            content += event.content_chunk.data
-            return Event(now, token=event.resume_token, held=bytes(content))
-        case _:
-            job = event.job
-            if job.done and not job.content_omitted:
-                content[:] = job.content_json
-            text = job.status_text if job.done else job.progress.message
-            return Event(now, text, job.done, event.skipped, event.resume_token, held=bytes(content))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.threads import WorkerPool
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule, WatchKey
 from tests.invariants.courses import REFUSALS, Course, Troubles, draw_course
-from tests.invariants.history import Event, History, Kind, Poll, Watch
+from tests.invariants.history import History, Kind, Poll, Watch, read_event
 from tests.support.clock import SteppedClock, settle
 
 if TYPE_CHECKING:
@@ -63,30 +63,7 @@ class Pipe:
     async def write(self, event: bytes, *, last: bool = False) -> None:
         began = self._clock.stamp()
         await self._awake.wait()
-        self._watch.events.append(self._read(pb.JobEvent.FromString(event), began))
-
-    def _read(self, event: pb.JobEvent, now: float) -> Event:
-        match event.WhichOneof("payload"):
-            case "heartbeat":
-                beat = event.heartbeat
-                return Event(
-                    now,
-                    token=event.resume_token,
-                    heartbeat=True,
-                    failures=beat.consecutive_failures,
-                    last_failure=beat.last_failure,
-                    held=bytes(self._content),
-                )
-            case "content_chunk":
-                del self._content[event.content_chunk.offset :]
-                self._content += event.content_chunk.data
-                return Event(now, token=event.resume_token, held=bytes(self._content))
-            case _:
-                job = event.job
-                text = job.progress.message if not job.done else job.status_text
-                if job.done and not job.content_omitted:
-                    self._content = bytearray(job.content_json)
-                return Event(now, text, job.done, event.skipped, event.resume_token, held=bytes(self._content))
+        self._watch.events.append(read_event(pb.JobEvent.FromString(event), self._content, began))
 
     def sleep(self) -> None:
         if self._awake.is_set():
@@ -98,6 +75,21 @@ class Pipe:
             began, _ = self._watch.asleep.pop()
             self._watch.asleep.append((began, self._clock.stamp()))
             self._awake.set()
+
+
+class TimedRateLimiter(RateLimiter):
+    """Records the spans in which a poll waits, by owner."""
+
+    def __init__(self, clock: SteppedClock, per_second: float, waits: dict[str, list[tuple[float, float]]]) -> None:
+        super().__init__(clock, per_second)
+        self._now = clock
+        self._waits = waits
+
+    async def acquire(self, owner: bytes) -> None:
+        began = self._now.now
+        await super().acquire(owner)
+        if self._now.now > began:
+            self._waits[owner.decode()].append((began, self._now.now))
 
 
 class SteppedRun:
@@ -118,6 +110,7 @@ class SteppedRun:
         self._results: dict[int, bytes] = {}
         self._sent: dict[int, float] = {}
         self._closed: dict[int, float] = {}
+        self._waits: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self._loops: WeakKeyDictionary[object, str] = WeakKeyDictionary()
         self._active: dict[int, tuple[Watch, Pipe, asyncio.Task[None]]] = {}
         self._start_process()
@@ -127,7 +120,7 @@ class SteppedRun:
         policy = PollPolicy(
             schedule=PollSchedule(SHORTEST, LONGEST, random.Random(self.dice.random())),
             outage_seconds=OUTAGE,
-            rate_limiter=RateLimiter(self.clock, 100.0),
+            rate_limiter=TimedRateLimiter(self.clock, 100.0, self._waits),
             slots=FairBudget(100),
             sent_jobs=self.sent_jobs,
             observer=self.metrics,
@@ -146,6 +139,7 @@ class SteppedRun:
             tolerance=0.001,
             closed=self._closed,
             sent=self._sent,
+            waits=self._waits,
         )
 
     async def _fetch(self, watch: Watch, _: PauseTimeout) -> JobState:
@@ -203,7 +197,7 @@ class SteppedRun:
             fetch = partial(self._fetch, watch)
             with self._hub.watch(key, fetch, stream.has_seen, exists=stream.has_begun) as watcher:
                 # A loop and its polls have the name of its first watch.
-                watch.loop = self._loops.setdefault(watcher._loop, watch.name)  # noqa: SLF001
+                watch.loop = self._loops.setdefault(watcher.loop, watch.name)
                 await stream.follow(watcher)
             watch.status = "OK"
         except GatewayError as error:
@@ -237,9 +231,35 @@ class SteppedRun:
             until = [event for event in seen[: seen.index(last) + 1] if event.state is not None]
             watch.resumed_from = until[-1].state if until else resume.resumed_from
             watch.resumed_done = last.done
-        pipe = Pipe(self.clock, watch, content)
         self.watches.append(watch)
+        self._open(number, watch, token, content)
+
+    def _open(self, number: int, watch: Watch, token: str, content: bytes) -> None:
+        """Start a watch, from the token and with the part of the result that its client has."""
+        pipe = Pipe(self.clock, watch, content)
         self._active[number] = (watch, pipe, asyncio.create_task(self._watch(watch, pipe, token)))
+
+    def _leave(self) -> None:
+        if entries := list(self._active.values()):
+            self.dice.choice(entries)[2].cancel()
+
+    def _sleep(self) -> None:
+        if entries := list(self._active.values()):
+            self.dice.choice(entries)[1].sleep()
+
+    def _wake(self) -> None:
+        if entries := list(self._active.values()):
+            self.dice.choice(entries)[1].wake()
+
+    def _wake_all(self) -> None:
+        for _, pipe, _ in self._active.values():
+            pipe.wake()
+
+    def _kill(self) -> None:
+        for watch, _, task in self._active.values():
+            if not task.done():
+                watch.status = "KILLED"
+                task.cancel()
 
     def _draw_uid(self) -> int:
         if not self._courses or self.dice.random() < 0.15:
@@ -269,7 +289,6 @@ class SteppedRun:
             ["join", "resume", "leave", "sleep", "wake", "trouble", "calm", "restart", "nothing"],
             [6, 4, 3, 2, 3, 5, 1, 0.15, 4],
         )[0]
-        entries = list(self._active.values())
         uids = sorted(self._courses)[-6:]
         match action:
             case "join":
@@ -277,12 +296,12 @@ class SteppedRun:
                     self._join()
             case "resume" if resumable:
                 self._join(resume=dice.choice(resumable))
-            case "leave" if entries:
-                dice.choice(entries)[2].cancel()
-            case "sleep" if entries:
-                dice.choice(entries)[1].sleep()
-            case "wake" if entries:
-                dice.choice(entries)[1].wake()
+            case "leave":
+                self._leave()
+            case "sleep":
+                self._sleep()
+            case "wake":
+                self._wake()
             case "trouble" if uids:
                 self._troubles.draw(dice, self.clock.now, dice.choice([2.0, 20.0, 150.0]), CREDENTIALS, uids)
             case "calm":
@@ -293,15 +312,11 @@ class SteppedRun:
 
     async def _restart(self) -> None:
         if self.dice.random() < 0.5:
-            for _, pipe, _ in self._active.values():
-                pipe.wake()
+            self._wake_all()
             ending = asyncio.create_task(self._hub.end_watchers(draining_error, self.clock.now + 10))
             await self.clock.advance(10)
             await ending
-        for watch, _, task in self._active.values():
-            if not task.done():
-                watch.status = "KILLED"
-                task.cancel()
+        self._kill()
         await settle()
         self._closed[self._process] = self.clock.stamp()
         await self._hub.aclose()
@@ -310,13 +325,15 @@ class SteppedRun:
     async def finish(self) -> None:
         """Let all clients read, and everything end."""
         self._troubles.plan.clear()
-        for _, pipe, _ in self._active.values():
-            pipe.wake()
+        self._wake_all()
         await self.clock.advance(2 * 3_600)
-        for watch, _, task in self._active.values():
-            assert task.done(), f"{watch.name} never ended"
+        self._check_all_ended()
         assert self._hub.loop_count == 0
         await self._hub.aclose()
+
+    def _check_all_ended(self) -> None:
+        for watch, _, task in self._active.values():
+            assert task.done(), f"{watch.name} never ended"
 
 
 def job_of(uid: int, state: str, result: bytes | None, now: float) -> Job:

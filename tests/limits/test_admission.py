@@ -50,6 +50,53 @@ def admit_as(gate: Admission, in_flight: ExitStack, caller: bytes, *, watch: boo
         in_flight.enter_context(admitted.pop_all())
 
 
+def test_a_stream_takes_a_slot_for_each_watch_and_one_without() -> None:
+    gate = admission(max_watches=100)
+    with gate.admit(watch=True) as ticket:
+        ticket.charge(b"ann", 0)
+        held = [gate.in_flight]
+        for _ in range(3):
+            ticket.start_watch()
+            held.append(gate.in_flight)
+        for _ in range(3):
+            ticket.end_watch()
+            held.append(gate.in_flight)
+        ticket.start_watch()
+        ticket.start_watch()
+        held.append(gate.in_flight)
+    assert held == [1, 1, 2, 3, 2, 1, 1, 2]
+    assert gate.in_flight == 0
+
+
+def test_a_watch_of_a_stream_over_a_limit_takes_no_slot() -> None:
+    gate = Admission(SteppedClock(), limits(max_watches=8, max_watches_per_credential=3))
+    with gate.admit(watch=True) as ann, gate.admit(watch=True) as bob:
+        ann.charge(b"ann", 0)
+        bob.charge(b"bob", 0)
+        for _ in range(3):
+            ann.start_watch()
+        with pytest.raises(LimitReached, match="this credential has 3 of the 8 watches"):
+            ann.start_watch()
+        assert gate.in_flight == 4
+        with ExitStack() as others:
+            for caller in (b"carl", b"dora", b"eve", b"fred"):
+                others.enter_context(gate.admit(watch=True)).charge(caller, 0)
+            bob.start_watch()
+            with pytest.raises(LimitReached, match="all slots are in use"):
+                bob.start_watch()
+        bob.start_watch()
+    assert gate.in_flight == 0
+
+
+def test_a_drain_rejects_the_first_watch_of_a_stream_too() -> None:
+    gate = admission(max_watches=2)
+    with gate.admit(watch=True) as ticket:
+        ticket.charge(b"ann", 0)
+        gate.draining = True
+        with pytest.raises(Draining):
+            ticket.start_watch()
+
+
 def fill(gate: Admission, in_flight: ExitStack, caller: bytes, *, watch: bool = False, size: int = 10) -> int:
     """Admit calls of `caller` until one is rejected, and return their number."""
     for count in range(10_000):

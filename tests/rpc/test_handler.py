@@ -67,7 +67,11 @@ class Served:
 async def served(method: Method, *, name: str = "GetJob", streaming: bool = False) -> AsyncIterator[Served]:
     admission = Admission(SystemClock(), limits())
     handler_factory = HandlerFactory(
-        admission, SystemClock(), Metrics().methods("s", [(name, streaming)]), NoopTracer(), None
+        admission,
+        SystemClock(),
+        Metrics().methods("s", [(name, "server_stream" if streaming else "unary")]),
+        NoopTracer(),
+        None,
     )
     handle = handler_factory.handler(name, method, pb.GetJobRequest, watch=streaming)
     make = grpc.unary_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler

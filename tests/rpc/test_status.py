@@ -93,6 +93,7 @@ def test_every_http_status_has_its_row(http_status: int) -> None:
 
 BY_ERROR = [
     (errors.RequestInvalid("uid", "no"), StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID"),
+    (errors.AlreadyWatched("uid", "no"), StatusCode.ALREADY_EXISTS, "ALREADY_WATCHED"),
     (errors.RequestIdReused("request_id", "no"), StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED"),
     (errors.RequestTooLarge("no"), StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE"),
     (errors.RequestIdsExhausted("no"), StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED"),
@@ -326,7 +327,7 @@ def test_the_page_has_a_cause_and_an_action_for_each_reason() -> None:
 ACTIONS = {
     **dict.fromkeys(("REQUEST_INVALID", "REQUEST_ID_REUSED", "REQUEST_TOO_LARGE"), "fix the request"),
     **dict.fromkeys(("UPSTREAM_BAD_REQUEST", "UPSTREAM_REQUEST_TOO_LARGE", "RESULT_TOO_LARGE"), "fix the request"),
-    "UPSTREAM_NOT_FOUND": "fix the request",
+    **dict.fromkeys(("UPSTREAM_NOT_FOUND", "ALREADY_WATCHED"), "fix the request"),
     **dict.fromkeys(("CREDENTIAL_INVALID", "UPSTREAM_UNAUTHENTICATED"), "log in again"),
     **dict.fromkeys(("REQUEST_IDS_EXHAUSTED", "LIMIT_REACHED", "UPSTREAM_RATE_LIMITED"), "retry"),
     **dict.fromkeys(("DRAINING", "SLOW_READER", "NO_STATE_YET", "UPSTREAM_OUTAGE"), "retry"),

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     Fields = Iterable[tuple[bytes, bytes]]
 
 NO_ERROR, REFUSED_STREAM, CANCEL = 0, 7, 8
-DATA, HEADERS, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 4, 6, 7, 9
-END_HEADERS = 4
+DATA, HEADERS, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 4, 6, 7, 8, 9
+END_STREAM, END_HEADERS = 1, 4
 
 
 def frame(kind: int, payload: bytes = b"", *, stream: int = 0, flags: int = 0) -> bytes:

@@ -15,7 +15,7 @@ from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
-from gateway.rpc import stream
+from gateway.rpc import reader_guard, stream
 from gateway.server import defaults
 from gateway.upstream import http_request
 from gateway.watch import presence, recent
@@ -278,6 +278,44 @@ async def test_a_stalled_reader_makes_room_and_resumes_later(
         assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "SLOW_READER")
         assert 0 < len(content) < len(RESULT)
         assert (await content_of(as_caller(services[0], "ann", token), content)).job.done
+        assert content == RESULT
+
+
+async def test_a_stalled_stream_of_many_makes_room_and_resumes(
+    large_upstream: LargeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(defaults, "LARGE_RESPONSES_BYTES", 6_000_000)
+    monkeypatch.setattr(recent, "KEEP_RESULT_SECONDS", 0.0)
+    monkeypatch.setattr(reader_guard, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(reader_guard, "MIN_GRACE_SECONDS", 0.1)
+
+    async def watch_42(channel: grpc.aio.Channel, caller: str, token: str = "") -> Any:
+        call: Any = stub_of(channel).WatchJobs(metadata=bearer(caller))
+        await call.write(pb.WatchJobsRequest(watch=pb.WatchJobRequest(uid=42, resume_token=token)))
+        await call.done_writing()
+        return call
+
+    async with (
+        running(large_upstream.url) as gateway,
+        grpc.aio.insecure_channel(gateway.address, NARROW) as channel,
+        grpc.aio.insecure_channel(gateway.address) as fast,
+    ):
+        slow, content = await watch_42(channel, "ann"), bytearray()
+        event = await slow.read()
+        content += event.content_chunk.data
+        other = bytearray()
+        await content_of(await watch_42(fast, "bob"), other)
+        assert other == RESULT
+        token = event.resume_token
+        with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012 - it fails after some chunks
+            while (event := await slow.read()) is not grpc.aio.EOF:
+                del content[event.content_chunk.offset :]
+                content += event.content_chunk.data
+                token = event.resume_token
+        failed = Failure(caught.value)
+        assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "SLOW_READER")
+        assert 0 < len(content) < len(RESULT)
+        await content_of(await watch_42(fast, "ann", token), content)
         assert content == RESULT
 
 

@@ -15,10 +15,12 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway.errors import UpstreamError
 from gateway.rpc.call import Call
 from gateway.rpc.codec.events import JobState
+from gateway.rpc.multi_stream import MultiStream
 from gateway.rpc.stream import EventStream
+from gateway.rpc.stream_watch import StreamWatch
 from gateway.watch import presence, recent
 from gateway.watch.loop import PollLoop
-from gateway.watch.watcher import Watcher
+from gateway.watch.watcher import Subscription, Watcher
 from tests.support.gateways import BEARER, SEND, read_all, running, stub
 from tests.support.upstream import RUNNING, ScriptedUpstream, answer, hang
 
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-TRACKED = (Call, EventStream, JobState, PollLoop, UpstreamError, Watcher)
+TRACKED = (
+    *(Call, EventStream, JobState, MultiStream, PollLoop, StreamWatch, Subscription),
+    *(UpstreamError, Watcher),
+)
 GONE, UNAVAILABLE = answer(404, {"detail": "gone"}), answer(503, {"detail": "no"})
 DONE = answer(200, {"uid": 42, "status": "success", "result": "x" * 100_000})
 
@@ -60,6 +65,38 @@ async def read_to_the_end(call: Any) -> StatusCode:
     with contextlib.suppress(grpc.aio.AioRpcError):
         await read_all(call)
     return await code_of(call)
+
+
+async def watch_many(jobs: JobServiceAsyncStub, *requests: pb.WatchJobsRequest, **options: Any) -> Any:
+    call: Any = jobs.WatchJobs(metadata=BEARER, **options)
+    for request in requests or [pb.WatchJobsRequest(watch=pb.WatchJobRequest(uid=42))]:
+        await call.write(request)
+    return call
+
+
+async def all_ends_come(jobs: JobServiceAsyncStub) -> StatusCode:
+    call = await watch_many(jobs)
+    await call.done_writing()
+    return await read_to_the_end(call)
+
+
+async def a_watch_is_left(jobs: JobServiceAsyncStub) -> StatusCode:
+    call = await watch_many(jobs)
+    await call.read()
+    await call.write(pb.WatchJobsRequest(unwatch=42))
+    await call.done_writing()
+    return await read_to_the_end(call)
+
+
+async def a_stream_of_many_is_left(jobs: JobServiceAsyncStub) -> StatusCode:
+    call = await watch_many(jobs)
+    await call.read()
+    call.cancel()
+    return StatusCode.CANCELLED
+
+
+async def the_deadline_of_many_comes(jobs: JobServiceAsyncStub) -> StatusCode:
+    return await read_to_the_end(await watch_many(jobs, timeout=0.2))
 
 
 async def the_end_comes(jobs: JobServiceAsyncStub) -> StatusCode:
@@ -135,6 +172,11 @@ async def several_watch(jobs: JobServiceAsyncStub) -> StatusCode:
         ),
         ([RUNNING, *[UNAVAILABLE] * 50], several_watch, StatusCode.UNAVAILABLE),
         ([answer(400, {"detail": "no"})], a_run_ends, StatusCode.INVALID_ARGUMENT),
+        ([RUNNING, DONE], all_ends_come, StatusCode.OK),
+        ([RUNNING, GONE], all_ends_come, StatusCode.OK),
+        ([RUNNING] * 200, a_watch_is_left, StatusCode.OK),
+        ([RUNNING] * 200, a_stream_of_many_is_left, StatusCode.CANCELLED),
+        ([RUNNING] * 200, the_deadline_of_many_comes, StatusCode.DEADLINE_EXCEEDED),
     ],
 )
 async def test_ended_calls_are_freed_without_garbage_collection(

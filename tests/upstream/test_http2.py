@@ -20,6 +20,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from gateway.server.defaults import READ_IDLE_SECONDS
 from gateway.upstream.http2_connection import Http2Connection
 from tests.support.gateways import BEARER, GET_JOB, SEND, running, stub
 from tests.support.http2 import (
@@ -27,11 +28,14 @@ from tests.support.http2 import (
     CONTINUATION,
     DATA,
     END_HEADERS,
+    END_STREAM,
+    GOAWAY,
     HEADERS,
     NO_ERROR,
     PING,
     REFUSED_STREAM,
     SETTINGS,
+    WINDOW_UPDATE,
     Peer,
     Request,
     client_tls,
@@ -201,6 +205,7 @@ async def test_a_declared_refusal_is_not_sent(how: Callable[[int], bytes]) -> No
         error = await failure(transport.request("POST", upstream.url, {}, b"{}"))
         assert type(error) is UpstreamUnreachable
         assert not error.may_have_been_sent
+        assert str(error) == "the upstream did not process the request"
         await transport.request("POST", upstream.url, {}, b"{}")
     assert (ending.connections, ending.processed) == (2, 2)
 
@@ -239,6 +244,38 @@ async def test_a_refusal_after_a_part_of_the_answer_proves_nothing() -> None:
     async with posting(serve) as (upstream, transport):
         error = await failure(transport.request("POST", upstream.url, {}, b"{}"))
     assert type(error) is UpstreamConnectionLost
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(lambda stream: frame(HEADERS, head_block(), stream=stream, flags=END_HEADERS), id="headers"),
+        pytest.param(lambda _: frame(WINDOW_UPDATE, ((1 << 31) - 1).to_bytes(4)), id="a window that overflows"),
+        pytest.param(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n", id="HTTP/1.1"),
+    ],
+)
+async def test_a_complete_response_counts_whatever_follows(after: Callable[[int], bytes]) -> None:
+    async def serve(peer: Peer) -> None:
+        request = await peer.request()
+        peer.h2.send_headers(request.stream, [(b":status", b"201")])
+        peer.h2.send_data(request.stream, b"{}", end_stream=True)
+        await peer.send(after(request.stream))
+        await peer.until_gone()
+
+    async with posting(serve) as (upstream, transport):
+        for _ in range(2):
+            assert (await transport.request("POST", upstream.url, {}, b"{}")).body == b"{}"
+    assert upstream.accepted == ["h2", "h2"], "the connection was not kept"
+
+
+async def test_headers_without_an_end_are_part_of_the_answer() -> None:
+    async def serve(peer: Peer) -> None:
+        request = await peer.request()
+        await peer.send(frame(HEADERS, head_block(), stream=request.stream) + goaway(0))
+
+    async with posting(serve) as (upstream, transport):
+        error = await failure(transport.request("POST", upstream.url, {}, b"{}"))
+    assert error.may_have_been_sent
 
 
 async def test_an_answer_after_a_goaway_counts() -> None:
@@ -307,7 +344,7 @@ async def test_a_connection_is_used_after_any_idle_time(monkeypatch: pytest.Monk
             for _ in range(3):
                 await asyncio.sleep(0)
     assert upstream.accepted == ["h2"]
-    assert Http2Connection.idle_seconds == 60
+    assert Http2Connection.idle_seconds == READ_IDLE_SECONDS
 
 
 async def test_idle_connections_end_with_a_goaway(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -556,7 +593,19 @@ BROKEN = [
     pytest.param(lambda _: frame(5, (2).to_bytes(4) + head_block(), stream=1, flags=END_HEADERS), id="a push"),
     pytest.param(lambda stream: frame(HEADERS, b"\xff" * 40, stream=stream, flags=END_HEADERS), id="headers"),
     pytest.param(lambda stream: frame(HEADERS, head_block(b"abc"), stream=stream, flags=END_HEADERS), id="status"),
+    pytest.param(
+        lambda stream: frame(HEADERS, head_block() + head_block(b"500"), stream=stream, flags=END_HEADERS | END_STREAM),
+        id="two statuses",
+    ),
+    pytest.param(
+        # One takes a byte and more than a microsecond, so that 70,000 in one block would stop the event loop.
+        lambda stream: frame(HEADERS, b"\x20" * 3 + head_block(), stream=stream, flags=END_HEADERS | END_STREAM),
+        id="many sizes of the header table",
+    ),
     pytest.param(lambda stream: frame(DATA, b"x", stream=stream), id="a body without a head"),
+    pytest.param(lambda _: frame(GOAWAY), id="an empty GOAWAY"),
+    pytest.param(lambda _: frame(GOAWAY, bytes(7)), id="a short GOAWAY"),
+    pytest.param(lambda stream: frame(GOAWAY, bytes(8), stream=stream), id="a GOAWAY of a stream"),
     pytest.param(
         # One header of 4 KB, and 100 references to it.
         lambda stream: frame(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import gc
 import sys
 from contextlib import nullcontext
@@ -566,6 +568,69 @@ async def test_watchers_are_ended_in_slices(clock: SteppedClock) -> None:
     errors = [follower.task.exception() for follower in followers]
     assert {error.retry_after for error in errors if isinstance(error, Draining)} == set(range(1, 101))
     assert all(follower.values == [1] for follower in followers)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_subscription_is_woken_by_changes_and_failures(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    same = State(1)
+    fetch = FakePoller(clock, same, same, lost(), lost(), same, same, State(2), State(3, last=True))
+    told: list[object] = []
+
+    def wake() -> None:
+        change = subscription.take()
+        told.append(subscription.no_change().failures if change is None else change.state.value)
+
+    subscription = hub.subscribe(ANN, fetch, None, wake, group="ours")
+    assert subscription.take() is None
+    await clock.advance(1_000)
+    assert told == [1, 1, 0, 2, 3]
+    hub.leave(subscription)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_subscription_that_leaves_stops_its_loop(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    fetch = FakePoller(clock, State(1))
+    subscription = hub.subscribe(ANN, fetch, None, lambda: None, group="ours")
+    follower = Follower(hub, BOB, FakePoller(clock, State(1)))
+    await clock.advance(10)
+    polls = fetch.count
+    hub.leave(subscription)
+    assert (hub.watcher_count, hub.loop_count) == (1, 1)
+    await clock.advance(100)
+    assert fetch.count == polls
+    follower.task.cancel()
+    await assert_nothing_left(hub, clock)
+
+
+async def test_a_drain_ends_the_watches_of_a_group_together(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    fetch = FakePoller(clock, State(1))
+    ended: dict[int, list[float]] = {group: [] for group in range(40)}
+
+    def wake(group: int) -> None:
+        with contextlib.suppress(Draining):
+            while subscriptions[group, 0].take() is not None:
+                pass
+            return
+        ended[group].append(clock.now)
+
+    subscriptions = {
+        (group, number): hub.subscribe(
+            WatchKey(b"ann", number), fetch, None, functools.partial(wake, group), group=group
+        )
+        for number in range(5)
+        for group in range(40)
+    }
+    await settle()
+    ending = asyncio.create_task(hub.end_watchers(lambda: Draining(retry_after=1), clock.now + 10))
+    await clock.advance(10)
+    assert ending.done()
+    assert all(len(set(times)) == 1 for times in ended.values()), "a group ends at one time"
+    assert len({times[0] for times in ended.values()}) == 20, "the groups are spread"
+    for subscription in subscriptions.values():
+        hub.leave(subscription)
     await assert_nothing_left(hub, clock)
 
 

@@ -29,6 +29,9 @@ ENCODE_ERROR_IN_THREAD_BYTES = 4 << 10
 # The most Structs that a result can have: with exact and with rounded numbers, on streams and in unary calls.
 STRUCTS = 4
 
+# A sign of life of a stream of many jobs.
+STREAM_HEARTBEAT = pb.JobEvent(heartbeat=pb.Heartbeat()).SerializeToString()
+
 Buffers = tuple[bytes | memoryview, ...]
 
 _JOB = tag(pb.JobEvent.DESCRIPTOR, "job")
@@ -111,6 +114,13 @@ class JobState:
         encoded = self._encoded[key] = known.result()
         return encoded
 
+    def encode_small(self, content_format: pb.ContentFormat.ValueType) -> EncodedJob:
+        """Return the message on a stream of a job whose state is not large. Raises `ResultTooLarge`."""
+        known = self._encoded.get((content_format, True))
+        if not isinstance(known, EncodedJob):
+            known = self._encoded[content_format, True] = encode_job(self.job, content_format, streaming=True)
+        return known
+
     def event(self, content_format: pb.ContentFormat.ValueType, encoded: EncodedJob, skipped: int) -> bytes:
         """Return the event of a state that is not large, which all watchers share that skip nothing."""
         known = None if skipped else self._events.get(content_format)
@@ -169,6 +179,16 @@ def heartbeat_event(uid: int, no_change: NoChange, state: JobState | None, token
     if no_change.next_poll_time is not None:
         heartbeat.next_poll_time.CopyFrom(timestamp(no_change.next_poll_time))
     return pb.JobEvent(uid=uid, heartbeat=heartbeat, resume_token=token).SerializeToString()
+
+
+def failure_event(uid: int, failure: pb.WatchFailure, token: str) -> bytes:
+    """Return a `JobEvent` with a `WatchFailure`."""
+    return pb.JobEvent(uid=uid, failure=failure, resume_token=token).SerializeToString()
+
+
+def synced_event(watch_requests: int) -> bytes:
+    """Return the `JobEvent` which says that all watches that were requested so far have caught up."""
+    return pb.JobEvent(synced=pb.Synced(watch_requests=watch_requests)).SerializeToString()
 
 
 def chunk_events(uid: int, result: Result, last_seen: bytes, offset: int) -> Iterator[bytes]:

@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fjobgateway/v1/job_service.proto\x12\rjobgateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x04\n\x0eSendJobRequest\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\t\x12\x15\n\tentity_id\x18\x02 \x01(\x03\x42\x02\x30\x01\x12\x18\n\x0bpoll_result\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x18\n\x0bmethod_name\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\x18\n\x0bmethod_type\x18\x05 \x01(\tH\x03\x88\x01\x01\x12\x1b\n\x0e\x65\x64itor_session\x18\x06 \x01(\tH\x04\x88\x01\x01\x12)\n\x06params\x18\x07 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x15\n\x0bparams_json\x18\x08 \x01(\x0cH\x00\x12\x0e\n\x06\x65vents\x18\t \x03(\t\x12*\n\x07timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12\x34\n\x0e\x63ontent_format\x18\x0c \x01(\x0e\x32\x1c.jobgateway.v1.ContentFormat\x12.\n\targuments\x18\r \x01(\x0b\x32\x17.google.protobuf.StructB\x02\x18\x01\x12\x17\n\x06method\x18\x0e \x01(\tB\x02\x18\x01H\x05\x88\x01\x01\x42\x07\n\x05inputB\x0e\n\x0c_poll_resultB\x0e\n\x0c_method_nameB\x0e\n\x0c_method_typeB\x11\n\x0f_editor_sessionB\t\n\x07_method\"V\n\rGetJobRequest\x12\x0f\n\x03uid\x18\x01 \x01(\x03\x42\x02\x30\x01\x12\x34\n\x0e\x63ontent_format\x18\x02 \x01(\x0e\x32\x1c.jobgateway.v1.ContentFormat\"\xa5\x01\n\x0fWatchJobRequest\x12\x0f\n\x03uid\x18\x01 \x01(\x03\x42\x02\x30\x01\x12\x34\n\x0e\x63ontent_format\x18\x02 \x01(\x0e\x32\x1c.jobgateway.v1.ContentFormat\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cresume_token\x18\x04 \x01(\t\"\x83\x01\n\x0eWaitJobRequest\x12\x0f\n\x03uid\x18\x01 \x01(\x03\x42\x02\x30\x01\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x0e\x63ontent_format\x18\x03 \x01(\x0e\x32\x1c.jobgateway.v1.ContentFormat\"\x94\x01\n\rRunJobRequest\x12.\n\x07request\x18\x01 \x01(\x0b\x32\x1d.jobgateway.v1.SendJobRequest\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x14\x63\x61ncel_on_disconnect\x18\x03 \x01(\x08\"#\n\x10\x43\x61ncelJobRequest\x12\x0f\n\x03uid\x18\x01 \x01(\x03\x42\x02\x30\x01\"\xd8\x03\n\x03Job\x12\x0f\n\x03uid\x18\x01 \x01(\x03\x42\x02\x30\x01\x12(\n\x06status\x18\x02 \x01(\x0e\x32\x18.jobgateway.v1.JobStatus\x12\x13\n\x0bstatus_text\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12)\n\x08progress\x18\x06 \x01(\x0b\x32\x17.jobgateway.v1.Progress\x12&\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x17.jobgateway.v1.JobError\x12*\n\x07\x63ontent\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x16\n\x0c\x63ontent_json\x18\t \x01(\x0cH\x00\x12\x14\n\x0c\x63ontent_size\x18\n \x01(\x03\x12\x16\n\x0e\x63ontent_sha256\x18\x0b \x01(\t\x12\x17\n\x0f\x63ontent_omitted\x18\x0c \x01(\x08\x12\x31\n\rcomplete_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10log_download_url\x18\x0e \x01(\t\x12\x30\n\x0cobserve_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06result\"\x8a\x01\n\x08Progress\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x14\n\x0cmessage_type\x18\x02 \x01(\t\x12\x17\n\npercentage\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12/\n\x0breport_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\r\n\x0b_percentage\"\x86\x01\n\x08JobError\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12+\n\x0bstack_trace\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12.\n\x0einvalid_fields\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\"\xd5\x01\n\x08JobEvent\x12\x0f\n\x03uid\x18\x01 \x01(\x03\x42\x02\x30\x01\x12!\n\x03job\x18\x02 \x01(\x0b\x32\x12.jobgateway.v1.JobH\x00\x12\x34\n\rcontent_chunk\x18\x03 \x01(\x0b\x32\x1b.jobgateway.v1.ContentChunkH\x00\x12-\n\theartbeat\x18\x04 \x01(\x0b\x32\x18.jobgateway.v1.HeartbeatH\x00\x12\x14\n\x0cresume_token\x18\x05 \x01(\t\x12\x0f\n\x07skipped\x18\x06 \x01(\x03\x42\t\n\x07payload\"\xa5\x01\n\tHeartbeat\x12\x30\n\x0cobserve_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0enext_poll_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x63onsecutive_failures\x18\x03 \x01(\x05\x12\x14\n\x0clast_failure\x18\x04 \x01(\t\"Z\n\x0c\x43ontentChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_size\x18\x03 \x01(\x03\x12\x16\n\x0e\x63ontent_sha256\x18\x04 \x01(\t*\xea\x01\n\tJobStatus\x12\x1a\n\x16JOB_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_STATUS_RUNNING\x10\x01\x12\x16\n\x12JOB_STATUS_SUCCESS\x10\x02\x12\x14\n\x10JOB_STATUS_ERROR\x10\x03\x12\x19\n\x15JOB_STATUS_ERROR_USER\x10\x04\x12\x16\n\x12JOB_STATUS_STOPPED\x10\x05\x12\x18\n\x14JOB_STATUS_CANCELLED\x10\x06\x12\x16\n\x12JOB_STATUS_TIMEOUT\x10\x07\x12\x16\n\x12JOB_STATUS_EXPIRED\x10\x08*\x9c\x01\n\rContentFormat\x12\x1e\n\x1a\x43ONTENT_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONTENT_FORMAT_STRUCT\x10\x01\x12\x17\n\x13\x43ONTENT_FORMAT_JSON\x10\x02\x12\x1e\n\x1a\x43ONTENT_FORMAT_JSON_CHUNKS\x10\x03\x12\x17\n\x13\x43ONTENT_FORMAT_NONE\x10\x04\x32\x90\x03\n\nJobService\x12<\n\x07SendJob\x12\x1d.jobgateway.v1.SendJobRequest\x1a\x12.jobgateway.v1.Job\x12:\n\x06GetJob\x12\x1c.jobgateway.v1.GetJobRequest\x1a\x12.jobgateway.v1.Job\x12\x45\n\x08WatchJob\x12\x1e.jobgateway.v1.WatchJobRequest\x1a\x17.jobgateway.v1.JobEvent0\x01\x12<\n\x07WaitJob\x12\x1d.jobgateway.v1.WaitJobRequest\x1a\x12.jobgateway.v1.Job\x12\x41\n\x06RunJob\x12\x1c.jobgateway.v1.RunJobRequest\x1a\x17.jobgateway.v1.JobEvent0\x01\x12@\n\tCancelJob\x12\x1f.jobgateway.v1.CancelJobRequest\x1a\x12.jobgateway.v1.JobB=\n\rjobgateway.v1P\x01Z\x1ajobgateway/v1;jobgatewayv1\xaa\x02\rJobGateway.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fjobgateway/v1/job_service.proto\x12\rjobgateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x04\n\x0eSendJobRequest\x12\x14\n\x0cworkspace_id\x18\x01 \x01(\t\x12\x15\n\tentity_id\x18\x02 \x01(\x03\x42\x02\x30\x01\x12\x18\n\x0bpoll_result\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x18\n\x0bmethod_name\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\x18\n\x0bmethod_type\x18\x05 \x01(\tH\x03\x88\x01\x01\x12\x1b\n\x0e\x65\x64itor_session\x18\x06 \x01(\tH\x04\x88\x01\x01\x12)\n\x06params\x18\x07 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x15\n\x0bparams_json\x18\x08 \x01(\x0cH\x00\x12\x0e\n\x06\x65vents\x18\t \x03(\t\x12*\n\x07timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12\x34\n\x0e\x63ontent_format\x18\x0c \x01(\x0e\x32\x1c.jobgateway.v1.ContentFormat\x12.\n\targuments\x18\r \x01(\x0b\x32\x17.google.protobuf.StructB\x02\x18\x01\x12\x17\n\x06method\x18\x0e \x01(\tB\x02\x18\x01H\x05\x88\x01\x01\x42\x07\n\x05inputB\x0e\n\x0c_poll_resultB\x0e\n\x0c_method_nameB\x0e\n\x0c_method_typeB\x11\n\x0f_editor_sessionB\t\n\x07_method\"V\n\rGetJobRequest\x12\x0f\n\x03uid\x18\x01 \x01(\x03\x42\x02\x30\x01\x12\x34\n\x0e\x63ontent_format\x18\x02 \x01(\x0e\x32\x1c.jobgateway.v1.ContentFormat\"\xa5\x01\n\x0fWatchJobRequest\x12\x0f\n\x03uid\x18\x01 \x01(\x03\x42\x02\x30\x01\x12\x34\n\x0e\x63ontent_format\x18\x02 \x01(\x0e\x32\x1c.jobgateway.v1.ContentFormat\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cresume_token\x18\x04 \x01(\t\"d\n\x10WatchJobsRequest\x12/\n\x05watch\x18\x01 \x01(\x0b\x32\x1e.jobgateway.v1.WatchJobRequestH\x00\x12\x15\n\x07unwatch\x18\x02 \x01(\x03\x42\x02\x30\x01H\x00\x42\x08\n\x06\x61\x63tion\"\x83\x01\n\x0eWaitJobRequest\x12\x0f\n\x03uid\x18\x01 \x01(\x03\x42\x02\x30\x01\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x0e\x63ontent_format\x18\x03 \x01(\x0e\x32\x1c.jobgateway.v1.ContentFormat\"\x94\x01\n\rRunJobRequest\x12.\n\x07request\x18\x01 \x01(\x0b\x32\x1d.jobgateway.v1.SendJobRequest\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x14\x63\x61ncel_on_disconnect\x18\x03 \x01(\x08\"#\n\x10\x43\x61ncelJobRequest\x12\x0f\n\x03uid\x18\x01 \x01(\x03\x42\x02\x30\x01\"\xd8\x03\n\x03Job\x12\x0f\n\x03uid\x18\x01 \x01(\x03\x42\x02\x30\x01\x12(\n\x06status\x18\x02 \x01(\x0e\x32\x18.jobgateway.v1.JobStatus\x12\x13\n\x0bstatus_text\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12)\n\x08progress\x18\x06 \x01(\x0b\x32\x17.jobgateway.v1.Progress\x12&\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x17.jobgateway.v1.JobError\x12*\n\x07\x63ontent\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x16\n\x0c\x63ontent_json\x18\t \x01(\x0cH\x00\x12\x14\n\x0c\x63ontent_size\x18\n \x01(\x03\x12\x16\n\x0e\x63ontent_sha256\x18\x0b \x01(\t\x12\x17\n\x0f\x63ontent_omitted\x18\x0c \x01(\x08\x12\x31\n\rcomplete_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10log_download_url\x18\x0e \x01(\t\x12\x30\n\x0cobserve_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06result\"\x8a\x01\n\x08Progress\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x14\n\x0cmessage_type\x18\x02 \x01(\t\x12\x17\n\npercentage\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12/\n\x0breport_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\r\n\x0b_percentage\"\x86\x01\n\x08JobError\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12+\n\x0bstack_trace\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12.\n\x0einvalid_fields\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\"\xae\x02\n\x08JobEvent\x12\x0f\n\x03uid\x18\x01 \x01(\x03\x42\x02\x30\x01\x12!\n\x03job\x18\x02 \x01(\x0b\x32\x12.jobgateway.v1.JobH\x00\x12\x34\n\rcontent_chunk\x18\x03 \x01(\x0b\x32\x1b.jobgateway.v1.ContentChunkH\x00\x12-\n\theartbeat\x18\x04 \x01(\x0b\x32\x18.jobgateway.v1.HeartbeatH\x00\x12.\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\x1b.jobgateway.v1.WatchFailureH\x00\x12\'\n\x06synced\x18\x08 \x01(\x0b\x32\x15.jobgateway.v1.SyncedH\x00\x12\x14\n\x0cresume_token\x18\x05 \x01(\t\x12\x0f\n\x07skipped\x18\x06 \x01(\x03\x42\t\n\x07payload\"\xa5\x01\n\tHeartbeat\x12\x30\n\x0cobserve_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0enext_poll_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x63onsecutive_failures\x18\x03 \x01(\x05\x12\x14\n\x0clast_failure\x18\x04 \x01(\t\"\xdb\x01\n\x0cWatchFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12;\n\x08metadata\x18\x04 \x03(\x0b\x32).jobgateway.v1.WatchFailure.MetadataEntry\x12.\n\x0bretry_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\" \n\x06Synced\x12\x16\n\x0ewatch_requests\x18\x01 \x01(\x03\"Z\n\x0c\x43ontentChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_size\x18\x03 \x01(\x03\x12\x16\n\x0e\x63ontent_sha256\x18\x04 \x01(\t*\xea\x01\n\tJobStatus\x12\x1a\n\x16JOB_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_STATUS_RUNNING\x10\x01\x12\x16\n\x12JOB_STATUS_SUCCESS\x10\x02\x12\x14\n\x10JOB_STATUS_ERROR\x10\x03\x12\x19\n\x15JOB_STATUS_ERROR_USER\x10\x04\x12\x16\n\x12JOB_STATUS_STOPPED\x10\x05\x12\x18\n\x14JOB_STATUS_CANCELLED\x10\x06\x12\x16\n\x12JOB_STATUS_TIMEOUT\x10\x07\x12\x16\n\x12JOB_STATUS_EXPIRED\x10\x08*\x9c\x01\n\rContentFormat\x12\x1e\n\x1a\x43ONTENT_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONTENT_FORMAT_STRUCT\x10\x01\x12\x17\n\x13\x43ONTENT_FORMAT_JSON\x10\x02\x12\x1e\n\x1a\x43ONTENT_FORMAT_JSON_CHUNKS\x10\x03\x12\x17\n\x13\x43ONTENT_FORMAT_NONE\x10\x04\x32\xdb\x03\n\nJobService\x12<\n\x07SendJob\x12\x1d.jobgateway.v1.SendJobRequest\x1a\x12.jobgateway.v1.Job\x12:\n\x06GetJob\x12\x1c.jobgateway.v1.GetJobRequest\x1a\x12.jobgateway.v1.Job\x12\x45\n\x08WatchJob\x12\x1e.jobgateway.v1.WatchJobRequest\x1a\x17.jobgateway.v1.JobEvent0\x01\x12I\n\tWatchJobs\x12\x1f.jobgateway.v1.WatchJobsRequest\x1a\x17.jobgateway.v1.JobEvent(\x01\x30\x01\x12<\n\x07WaitJob\x12\x1d.jobgateway.v1.WaitJobRequest\x1a\x12.jobgateway.v1.Job\x12\x41\n\x06RunJob\x12\x1c.jobgateway.v1.RunJobRequest\x1a\x17.jobgateway.v1.JobEvent0\x01\x12@\n\tCancelJob\x12\x1f.jobgateway.v1.CancelJobRequest\x1a\x12.jobgateway.v1.JobB=\n\rjobgateway.v1P\x01Z\x1ajobgateway/v1;jobgatewayv1\xaa\x02\rJobGateway.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETJOBREQUEST'].fields_by_name['uid']._serialized_options = b'0\001'
   _globals['_WATCHJOBREQUEST'].fields_by_name['uid']._loaded_options = None
   _globals['_WATCHJOBREQUEST'].fields_by_name['uid']._serialized_options = b'0\001'
+  _globals['_WATCHJOBSREQUEST'].fields_by_name['unwatch']._loaded_options = None
+  _globals['_WATCHJOBSREQUEST'].fields_by_name['unwatch']._serialized_options = b'0\001'
   _globals['_WAITJOBREQUEST'].fields_by_name['uid']._loaded_options = None
   _globals['_WAITJOBREQUEST'].fields_by_name['uid']._serialized_options = b'0\001'
   _globals['_CANCELJOBREQUEST'].fields_by_name['uid']._loaded_options = None
@@ -53,34 +55,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOB'].fields_by_name['uid']._serialized_options = b'0\001'
   _globals['_JOBEVENT'].fields_by_name['uid']._loaded_options = None
   _globals['_JOBEVENT'].fields_by_name['uid']._serialized_options = b'0\001'
-  _globals['_JOBSTATUS']._serialized_start=2484
-  _globals['_JOBSTATUS']._serialized_end=2718
-  _globals['_CONTENTFORMAT']._serialized_start=2721
-  _globals['_CONTENTFORMAT']._serialized_end=2877
+  _globals['_WATCHFAILURE_METADATAENTRY']._loaded_options = None
+  _globals['_WATCHFAILURE_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_JOBSTATUS']._serialized_start=2931
+  _globals['_JOBSTATUS']._serialized_end=3165
+  _globals['_CONTENTFORMAT']._serialized_start=3168
+  _globals['_CONTENTFORMAT']._serialized_end=3324
   _globals['_SENDJOBREQUEST']._serialized_start=146
   _globals['_SENDJOBREQUEST']._serialized_end=674
   _globals['_GETJOBREQUEST']._serialized_start=676
   _globals['_GETJOBREQUEST']._serialized_end=762
   _globals['_WATCHJOBREQUEST']._serialized_start=765
   _globals['_WATCHJOBREQUEST']._serialized_end=930
-  _globals['_WAITJOBREQUEST']._serialized_start=933
-  _globals['_WAITJOBREQUEST']._serialized_end=1064
-  _globals['_RUNJOBREQUEST']._serialized_start=1067
-  _globals['_RUNJOBREQUEST']._serialized_end=1215
-  _globals['_CANCELJOBREQUEST']._serialized_start=1217
-  _globals['_CANCELJOBREQUEST']._serialized_end=1252
-  _globals['_JOB']._serialized_start=1255
-  _globals['_JOB']._serialized_end=1727
-  _globals['_PROGRESS']._serialized_start=1730
-  _globals['_PROGRESS']._serialized_end=1868
-  _globals['_JOBERROR']._serialized_start=1871
-  _globals['_JOBERROR']._serialized_end=2005
-  _globals['_JOBEVENT']._serialized_start=2008
-  _globals['_JOBEVENT']._serialized_end=2221
-  _globals['_HEARTBEAT']._serialized_start=2224
-  _globals['_HEARTBEAT']._serialized_end=2389
-  _globals['_CONTENTCHUNK']._serialized_start=2391
-  _globals['_CONTENTCHUNK']._serialized_end=2481
-  _globals['_JOBSERVICE']._serialized_start=2880
-  _globals['_JOBSERVICE']._serialized_end=3280
+  _globals['_WATCHJOBSREQUEST']._serialized_start=932
+  _globals['_WATCHJOBSREQUEST']._serialized_end=1032
+  _globals['_WAITJOBREQUEST']._serialized_start=1035
+  _globals['_WAITJOBREQUEST']._serialized_end=1166
+  _globals['_RUNJOBREQUEST']._serialized_start=1169
+  _globals['_RUNJOBREQUEST']._serialized_end=1317
+  _globals['_CANCELJOBREQUEST']._serialized_start=1319
+  _globals['_CANCELJOBREQUEST']._serialized_end=1354
+  _globals['_JOB']._serialized_start=1357
+  _globals['_JOB']._serialized_end=1829
+  _globals['_PROGRESS']._serialized_start=1832
+  _globals['_PROGRESS']._serialized_end=1970
+  _globals['_JOBERROR']._serialized_start=1973
+  _globals['_JOBERROR']._serialized_end=2107
+  _globals['_JOBEVENT']._serialized_start=2110
+  _globals['_JOBEVENT']._serialized_end=2412
+  _globals['_HEARTBEAT']._serialized_start=2415
+  _globals['_HEARTBEAT']._serialized_end=2580
+  _globals['_WATCHFAILURE']._serialized_start=2583
+  _globals['_WATCHFAILURE']._serialized_end=2802
+  _globals['_WATCHFAILURE_METADATAENTRY']._serialized_start=2755
+  _globals['_WATCHFAILURE_METADATAENTRY']._serialized_end=2802
+  _globals['_SYNCED']._serialized_start=2804
+  _globals['_SYNCED']._serialized_end=2836
+  _globals['_CONTENTCHUNK']._serialized_start=2838
+  _globals['_CONTENTCHUNK']._serialized_end=2928
+  _globals['_JOBSERVICE']._serialized_start=3327
+  _globals['_JOBSERVICE']._serialized_end=3802
 # @@protoc_insertion_point(module_scope)

@@ -351,7 +351,9 @@ class WatchJobRequest(_message.Message):
     """
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
-        """The longest silence between two events: 1 second to 1 hour. Unset: 15 seconds."""
+        """The longest silence between two events: 1 second to 1 hour. Unset: 15 seconds. In `WatchJobs`, that of the first
+        `watch` applies to the stream, and those of the others are ignored.
+        """
 
     def __init__(
         self,
@@ -368,6 +370,39 @@ class WatchJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
+
+@_typing.final
+class WatchJobsRequest(_message.Message):
+    """A change to the watches of a stream. A request without a known action is a `failure` with the `uid` 0."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WATCH_FIELD_NUMBER: _builtins.int
+    UNWATCH_FIELD_NUMBER: _builtins.int
+    unwatch: _builtins.int
+    """Ends the watch of the job with this uid; ignored if there is none. Nothing confirms it, and events of the watch that
+    were on their way still arrive. Clients SHOULD NOT watch the job again on the same stream afterwards, because they
+    could not tell the events of both watches apart.
+    """
+    @_builtins.property
+    def watch(self) -> Global___WatchJobRequest:
+        """Starts a watch. Its `uid` identifies it on this stream; an invalid one is a `failure` with that `uid`."""
+
+    def __init__(
+        self,
+        *,
+        watch: Global___WatchJobRequest | None = ...,
+        unwatch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "unwatch", b"unwatch", "watch", b"watch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "unwatch", b"unwatch", "watch", b"watch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["watch", "unwatch"]  # noqa: Y015
+    _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
+
+Global___WatchJobsRequest: _TypeAlias = WatchJobsRequest  # noqa: Y015
 
 @_typing.final
 class WaitJobRequest(_message.Message):
@@ -651,19 +686,23 @@ class JobEvent(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     CONTENT_CHUNK_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    SYNCED_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     uid: _builtins.int
-    """The job. 0 in a heartbeat of `RunJob` while the submission is in flight, and for a job without a number."""
+    """The job. 0 in a heartbeat of `RunJob` while the submission is in flight, for a job without a number, and in events of
+    `WatchJobs` about the stream.
+    """
     resume_token: _builtins.str
-    """Pass it to `WatchJob` to continue after this event. Opaque, at most 512 characters. Empty before the first state, and
-    for a job whose `uid` is 0.
+    """Pass it to `WatchJob` or `WatchJobs` to continue after this event. Opaque, at most 512 characters. Empty before the
+    first state, and if `uid` is 0.
     """
     skipped: _builtins.int
     """The number of states that this client missed since its last event, because it read slowly."""
     @_builtins.property
     def job(self) -> Global___Job:
-        """A state of the job. The one with `done` true is the last event of the stream."""
+        """A state of the job. The one with `done` true is the last event of the watch."""
 
     @_builtins.property
     def content_chunk(self) -> Global___ContentChunk:
@@ -673,6 +712,16 @@ class JobEvent(_message.Message):
     def heartbeat(self) -> Global___Heartbeat:
         """Nothing has changed."""
 
+    @_builtins.property
+    def failure(self) -> Global___WatchFailure:
+        """Only in `WatchJobs`: the watch has ended without the end of the job. The last event of the watch, unless its code is
+        ALREADY_EXISTS.
+        """
+
+    @_builtins.property
+    def synced(self) -> Global___Synced:
+        """Only in `WatchJobs`, with the `uid` 0: the watches have caught up."""
+
     def __init__(
         self,
         *,
@@ -680,14 +729,16 @@ class JobEvent(_message.Message):
         job: Global___Job | None = ...,
         content_chunk: Global___ContentChunk | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
+        failure: Global___WatchFailure | None = ...,
+        synced: Global___Synced | None = ...,
         resume_token: _builtins.str = ...,
         skipped: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content_chunk", b"content_chunk", "heartbeat", b"heartbeat", "job", b"job", "payload", b"payload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content_chunk", b"content_chunk", "failure", b"failure", "heartbeat", b"heartbeat", "job", b"job", "payload", b"payload", "synced", b"synced"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_chunk", b"content_chunk", "heartbeat", b"heartbeat", "job", b"job", "payload", b"payload", "resume_token", b"resume_token", "skipped", b"skipped", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_chunk", b"content_chunk", "failure", b"failure", "heartbeat", b"heartbeat", "job", b"job", "payload", b"payload", "resume_token", b"resume_token", "skipped", b"skipped", "synced", b"synced", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["job", "content_chunk", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["job", "content_chunk", "heartbeat", "failure", "synced"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -730,6 +781,94 @@ class Heartbeat(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class WatchFailure(_message.Message):
+    """The end of one watch of `WatchJobs`: what the status of `WatchJob` and its details would say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """The gRPC code, never 0."""
+    reason: _builtins.str
+    """The reason of the `ErrorInfo` (docs/reference/errors.md). Decide by it; if it is unknown, by `code`."""
+    message: _builtins.str
+    """The message for a person."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The metadata of the `ErrorInfo`, such as `http_status`."""
+
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """The wait before a retry. Unset if none is known, or a retry fails again."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_delay", b"retry_delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "metadata", b"metadata", "reason", b"reason", "retry_delay", b"retry_delay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchFailure: _TypeAlias = WatchFailure  # noqa: Y015
+
+@_typing.final
+class Synced(_message.Message):
+    """The barrier between catching up and live events: each watch requested so far has sent its first state, was found
+    unchanged since its `resume_token`, or has ended. Sent again when watches that were requested later have caught up, too.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WATCH_REQUESTS_FIELD_NUMBER: _builtins.int
+    watch_requests: _builtins.int
+    """The number of requests with `watch` on this stream so far, also invalid ones. A client that sent as many knows that
+    all its watches have caught up.
+    """
+    def __init__(
+        self,
+        *,
+        watch_requests: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["watch_requests", b"watch_requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Synced: _TypeAlias = Synced  # noqa: Y015
 
 @_typing.final
 class ContentChunk(_message.Message):

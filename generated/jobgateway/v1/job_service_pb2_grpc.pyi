@@ -156,6 +156,57 @@ class JobServiceStub:
     comes twice at the same `resume_token`: a message is over their own receive limit. Before the first event, the other
     codes mean a wrong address or request.
     """
+    WatchJobs: _grpc.StreamStreamMultiCallable[_job_service_pb2.WatchJobsRequest, _job_service_pb2.JobEvent]
+    """Streams the states of many jobs on one stream: each request starts or ends one watch.
+
+    Use it for hundreds or thousands of jobs. Compared with a `WatchJob` for each, it takes a fraction of the memory, one
+    stream of the connection (proxies allow 100 to 1,000), one heartbeat, and one resumption. Events tell the job by
+    `JobEvent.uid`; those with `uid` 0 are about the stream.
+
+     1. Every promise of `WatchJob` holds for each watch: the current state first, or with a `resume_token` that still fits
+        the next change; every change in order; `skipped`; and exactly one end, which is the last event of the watch: the
+        state with `job.done`, or `failure`.
+     2. A client half-closes when it will start no more watches. The stream then ends with OK as soon as every watch has
+        ended; without any, immediately. Before the half-close the stream stays open, also without watches.
+     3. A watch that fails ends by its `failure`, and the stream continues. An invalid request is a `failure` of its `uid`.
+        A request for a job that is being watched on this stream is a `failure` with ALREADY_EXISTS, and does not change
+        that watch.
+     4. There is at least one event per `heartbeat_interval` of the first `watch`: if there is no other, a `heartbeat` with
+        `uid` 0 and no content. A `heartbeat` of a job says that reading it has begun to fail (`consecutive_failures` above
+        0) or works again (0). A state after the former says that, too.
+     5. `synced` says that every watch that was requested so far has caught up: everything after it is news.
+     6. Jobs take turns. If a client reads slowly, each job keeps only its latest state. A result that would make its
+        message larger than 256 KiB comes in chunks of at most 256 KiB, in every format except `CONTENT_FORMAT_NONE`, with
+        events of other jobs between them: none of these waits for more than one chunk.
+     7. Limits of load count watches, not streams: a stream counts as its watches, and as one if it has none. A watch over
+        the limit, or over 10,000 on its stream, is a `failure` with RESOURCE_EXHAUSTED and `retry_delay`.
+
+    A watch can end before its job: by `unwatch`, by its `failure`, or with the stream. The job is not affected. After its
+    end, a job may be watched again on the same stream.
+
+    Failures. `failure` has the code, reason, message, metadata and wait of the status with which `WatchJob` would have
+    ended: those of every RPC, `UPSTREAM_OUTAGE`, `JOB_OVERDUE`, and those of a refusal. React as to that status. If it is
+    worth a retry, watch the job again after `retry_delay`, with the last `resume_token`, on the same stream. Only here:
+     - ALREADY_EXISTS, reason `ALREADY_WATCHED`: See 3. The only `failure` that ends no watch.
+     - UNAUTHENTICATED: The upstream rejected the credential of the stream. Watch again on a new stream with a fresh token.
+     - RESOURCE_EXHAUSTED, reason `LIMIT_REACHED`: See 7.
+
+    Statuses that end the stream, with all its watches:
+     - OK: See 2.
+     - UNAUTHENTICATED and RESOURCE_EXHAUSTED, before the first event: The stream itself was not admitted.
+     - UNAVAILABLE, reason `DRAINING`: This instance is shutting down. See below, after the wait in `RetryInfo`. It may also
+       be the response to a `watch` during the shutdown.
+     - UNAVAILABLE, reason `SLOW_READER`: The stream has a large result or message, and was read at less than 1 MiB per
+       second for more than 10 seconds while other calls waited for its memory.
+     - CANCELLED, DEADLINE_EXCEEDED: The client cancelled, or its deadline passed.
+     - INTERNAL, reason `GATEWAY_DEFECT`: The gateway has a bug. See below.
+
+    Broken streams. After DRAINING, SLOW_READER, GATEWAY_DEFECT, and every end that means a broken stream of `WatchJob`, also
+    OK before the end of each watch, clients MUST open a new stream and watch each job again that has had no end, with the
+    last `resume_token` that they received for that job, or none. The rules of `WatchJob` for new connections, growing waits,
+    and messages over the receive limit apply. A client that receives nothing for three intervals SHOULD cancel and do
+    the same.
+    """
     WaitJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_service_pb2.Job]
     """Waits until a job is done. Use it if your client cannot stream. It shares the polling with `WatchJob`.
 
@@ -270,6 +321,57 @@ class JobServiceAsyncStub(JobServiceStub):
     After the first event they SHOULD do so for every other code too, but stop if RESOURCE_EXHAUSTED or OUT_OF_RANGE
     comes twice at the same `resume_token`: a message is over their own receive limit. Before the first event, the other
     codes mean a wrong address or request.
+    """
+    WatchJobs: _aio.StreamStreamMultiCallable[_job_service_pb2.WatchJobsRequest, _job_service_pb2.JobEvent]  # type: ignore[assignment]
+    """Streams the states of many jobs on one stream: each request starts or ends one watch.
+
+    Use it for hundreds or thousands of jobs. Compared with a `WatchJob` for each, it takes a fraction of the memory, one
+    stream of the connection (proxies allow 100 to 1,000), one heartbeat, and one resumption. Events tell the job by
+    `JobEvent.uid`; those with `uid` 0 are about the stream.
+
+     1. Every promise of `WatchJob` holds for each watch: the current state first, or with a `resume_token` that still fits
+        the next change; every change in order; `skipped`; and exactly one end, which is the last event of the watch: the
+        state with `job.done`, or `failure`.
+     2. A client half-closes when it will start no more watches. The stream then ends with OK as soon as every watch has
+        ended; without any, immediately. Before the half-close the stream stays open, also without watches.
+     3. A watch that fails ends by its `failure`, and the stream continues. An invalid request is a `failure` of its `uid`.
+        A request for a job that is being watched on this stream is a `failure` with ALREADY_EXISTS, and does not change
+        that watch.
+     4. There is at least one event per `heartbeat_interval` of the first `watch`: if there is no other, a `heartbeat` with
+        `uid` 0 and no content. A `heartbeat` of a job says that reading it has begun to fail (`consecutive_failures` above
+        0) or works again (0). A state after the former says that, too.
+     5. `synced` says that every watch that was requested so far has caught up: everything after it is news.
+     6. Jobs take turns. If a client reads slowly, each job keeps only its latest state. A result that would make its
+        message larger than 256 KiB comes in chunks of at most 256 KiB, in every format except `CONTENT_FORMAT_NONE`, with
+        events of other jobs between them: none of these waits for more than one chunk.
+     7. Limits of load count watches, not streams: a stream counts as its watches, and as one if it has none. A watch over
+        the limit, or over 10,000 on its stream, is a `failure` with RESOURCE_EXHAUSTED and `retry_delay`.
+
+    A watch can end before its job: by `unwatch`, by its `failure`, or with the stream. The job is not affected. After its
+    end, a job may be watched again on the same stream.
+
+    Failures. `failure` has the code, reason, message, metadata and wait of the status with which `WatchJob` would have
+    ended: those of every RPC, `UPSTREAM_OUTAGE`, `JOB_OVERDUE`, and those of a refusal. React as to that status. If it is
+    worth a retry, watch the job again after `retry_delay`, with the last `resume_token`, on the same stream. Only here:
+     - ALREADY_EXISTS, reason `ALREADY_WATCHED`: See 3. The only `failure` that ends no watch.
+     - UNAUTHENTICATED: The upstream rejected the credential of the stream. Watch again on a new stream with a fresh token.
+     - RESOURCE_EXHAUSTED, reason `LIMIT_REACHED`: See 7.
+
+    Statuses that end the stream, with all its watches:
+     - OK: See 2.
+     - UNAUTHENTICATED and RESOURCE_EXHAUSTED, before the first event: The stream itself was not admitted.
+     - UNAVAILABLE, reason `DRAINING`: This instance is shutting down. See below, after the wait in `RetryInfo`. It may also
+       be the response to a `watch` during the shutdown.
+     - UNAVAILABLE, reason `SLOW_READER`: The stream has a large result or message, and was read at less than 1 MiB per
+       second for more than 10 seconds while other calls waited for its memory.
+     - CANCELLED, DEADLINE_EXCEEDED: The client cancelled, or its deadline passed.
+     - INTERNAL, reason `GATEWAY_DEFECT`: The gateway has a bug. See below.
+
+    Broken streams. After DRAINING, SLOW_READER, GATEWAY_DEFECT, and every end that means a broken stream of `WatchJob`, also
+    OK before the end of each watch, clients MUST open a new stream and watch each job again that has had no end, with the
+    last `resume_token` that they received for that job, or none. The rules of `WatchJob` for new connections, growing waits,
+    and messages over the receive limit apply. A client that receives nothing for three intervals SHOULD cancel and do
+    the same.
     """
     WaitJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
     """Waits until a job is done. Use it if your client cannot stream. It shares the polling with `WatchJob`.
@@ -400,6 +502,63 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         After the first event they SHOULD do so for every other code too, but stop if RESOURCE_EXHAUSTED or OUT_OF_RANGE
         comes twice at the same `resume_token`: a message is over their own receive limit. Before the first event, the other
         codes mean a wrong address or request.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchJobs(
+        self,
+        request_iterator: _MaybeAsyncIterator[_job_service_pb2.WatchJobsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_service_pb2.JobEvent], _abc.AsyncIterator[_job_service_pb2.JobEvent]]:
+        """Streams the states of many jobs on one stream: each request starts or ends one watch.
+
+        Use it for hundreds or thousands of jobs. Compared with a `WatchJob` for each, it takes a fraction of the memory, one
+        stream of the connection (proxies allow 100 to 1,000), one heartbeat, and one resumption. Events tell the job by
+        `JobEvent.uid`; those with `uid` 0 are about the stream.
+
+         1. Every promise of `WatchJob` holds for each watch: the current state first, or with a `resume_token` that still fits
+            the next change; every change in order; `skipped`; and exactly one end, which is the last event of the watch: the
+            state with `job.done`, or `failure`.
+         2. A client half-closes when it will start no more watches. The stream then ends with OK as soon as every watch has
+            ended; without any, immediately. Before the half-close the stream stays open, also without watches.
+         3. A watch that fails ends by its `failure`, and the stream continues. An invalid request is a `failure` of its `uid`.
+            A request for a job that is being watched on this stream is a `failure` with ALREADY_EXISTS, and does not change
+            that watch.
+         4. There is at least one event per `heartbeat_interval` of the first `watch`: if there is no other, a `heartbeat` with
+            `uid` 0 and no content. A `heartbeat` of a job says that reading it has begun to fail (`consecutive_failures` above
+            0) or works again (0). A state after the former says that, too.
+         5. `synced` says that every watch that was requested so far has caught up: everything after it is news.
+         6. Jobs take turns. If a client reads slowly, each job keeps only its latest state. A result that would make its
+            message larger than 256 KiB comes in chunks of at most 256 KiB, in every format except `CONTENT_FORMAT_NONE`, with
+            events of other jobs between them: none of these waits for more than one chunk.
+         7. Limits of load count watches, not streams: a stream counts as its watches, and as one if it has none. A watch over
+            the limit, or over 10,000 on its stream, is a `failure` with RESOURCE_EXHAUSTED and `retry_delay`.
+
+        A watch can end before its job: by `unwatch`, by its `failure`, or with the stream. The job is not affected. After its
+        end, a job may be watched again on the same stream.
+
+        Failures. `failure` has the code, reason, message, metadata and wait of the status with which `WatchJob` would have
+        ended: those of every RPC, `UPSTREAM_OUTAGE`, `JOB_OVERDUE`, and those of a refusal. React as to that status. If it is
+        worth a retry, watch the job again after `retry_delay`, with the last `resume_token`, on the same stream. Only here:
+         - ALREADY_EXISTS, reason `ALREADY_WATCHED`: See 3. The only `failure` that ends no watch.
+         - UNAUTHENTICATED: The upstream rejected the credential of the stream. Watch again on a new stream with a fresh token.
+         - RESOURCE_EXHAUSTED, reason `LIMIT_REACHED`: See 7.
+
+        Statuses that end the stream, with all its watches:
+         - OK: See 2.
+         - UNAUTHENTICATED and RESOURCE_EXHAUSTED, before the first event: The stream itself was not admitted.
+         - UNAVAILABLE, reason `DRAINING`: This instance is shutting down. See below, after the wait in `RetryInfo`. It may also
+           be the response to a `watch` during the shutdown.
+         - UNAVAILABLE, reason `SLOW_READER`: The stream has a large result or message, and was read at less than 1 MiB per
+           second for more than 10 seconds while other calls waited for its memory.
+         - CANCELLED, DEADLINE_EXCEEDED: The client cancelled, or its deadline passed.
+         - INTERNAL, reason `GATEWAY_DEFECT`: The gateway has a bug. See below.
+
+        Broken streams. After DRAINING, SLOW_READER, GATEWAY_DEFECT, and every end that means a broken stream of `WatchJob`, also
+        OK before the end of each watch, clients MUST open a new stream and watch each job again that has had no end, with the
+        last `resume_token` that they received for that job, or none. The rules of `WatchJob` for new connections, growing waits,
+        and messages over the receive limit apply. A client that receives nothing for three intervals SHOULD cancel and do
+        the same.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,40 @@
+"""Requests of any number of messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import grpc
+from grpc.aio import EOF
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from grpc.aio import ServicerContext
+
+    Context = ServicerContext[Any, Any]
+
+M = TypeVar("M")
+
+
+class Requests(Generic[M]):
+    """The requests of one call, one after the other; `parse` reads each, and may raise `RequestInvalid`."""
+
+    def __init__(self, context: Context, parse: Callable[[bytes], M]) -> None:
+        self._context = context
+        self._parse = parse
+
+    async def next(self) -> M | None:
+        """Return the next request, or None if there is no other. Raises the error of `parse`."""
+        data = await self._context.read()
+        return None if data is EOF else self._parse(data)
+
+
+def method_handler(handle: Callable[[bytes, Context], Awaitable[Any]]) -> grpc.RpcMethodHandler[Any, Any]:
+    """Return the grpc.aio handler that calls `handle`, which reads its requests and writes its responses itself."""
+
+    async def receive(_: object, context: Context) -> Any:
+        return await handle(b"", context)
+
+    # Without serializers, because requests and responses stay encoded here.
+    return grpc.stream_stream_rpc_method_handler(receive)
