@@ -55,7 +55,7 @@ async def test_a_gateway_seals_the_fingerprints_that_outlive_it(place: Harness, 
     key_file.write_bytes(b"1" * 32)
     state = open_state(place.url, key_file, place.clock, Holds(place.clock))
     await state.store.claim(Claim(KEY, 1), b"f" * 32, 100.0)
-    stored = await place.open().claim(Claim(KEY, 2), b"", 100.0)
+    stored = await place.open(KEYS.marks).claim(Claim(KEY, 2), b"", 100.0)
     await state.aclose()
     # The memory of another process is empty.
     assert (stored and stored.fingerprint.hex()) == (None if place.kind == "memory" else SEALED)
