@@ -23,13 +23,14 @@ from clients.runner.judge import Run, problems
 from clients.runner.languages import CommandFailed, Language
 from clients.runner.revoked import RevokingGateway
 from clients.runner.scenarios import Scenario
+from clients.runner.scripted import ScriptedGateway
 from clients.runner.stack import FRESH_TOKEN, TOKEN, Stack
 
 RUN_SECONDS = 120.0
 LONGEST_LINE = 1 << 20
 SHOWN_LINES = 30
 
-Testbed: TypeAlias = Stack | FailingGateway | RevokingGateway
+Testbed: TypeAlias = Stack | ScriptedGateway
 """The servers of a scenario."""
 
 

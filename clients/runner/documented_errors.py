@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 from google.protobuf import any_pb2
@@ -13,14 +13,12 @@ from jobgateway.v1 import job_service_pb2 as pb
 
 from clients.runner.calls import Call
 from clients.runner.scenarios import CLIENTS, Line, Scenario
+from clients.runner.scripted import ScriptedGateway
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from clients.runner.scenarios import Fault
-
 NAME = "every_error"
-_JOB_SERVICE_NAME = pb.DESCRIPTOR.services_by_name["JobService"].full_name
 _MESSAGE = "rejected"
 _ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
 # A detail that a proxy may add, and a malformed one that it may send instead of the gateway's details.
@@ -103,36 +101,25 @@ def scenario() -> Scenario:
     )
 
 
-class FailingGateway:
-    """A gateway that fails each submission once, with the error of its `request_id`; it is used like a `Stack`.
+class FailingGateway(ScriptedGateway):
+    """A gateway that fails each submission once, with the error of its `request_id`.
 
     The second attempt of a submission returns a job, whose uid is the number of the error.
     """
 
-    gateway_log = ""
-
     def __init__(self) -> None:
+        super().__init__()
         self._errors = {each.request_id: each for each in documented_errors()}
         self._failed: set[str] = set()
-        self.calls: list[Call] = []
-        self.missed: list[Fault] = []
-        self.paths: list[str] = []
-        self.posts: list[bytes] = []
 
-    async def __aenter__(self) -> Self:
-        self._server = grpc.aio.server()
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        """Return the handlers by method."""
         send = grpc.unary_unary_rpc_method_handler(
             self._send,
             request_deserializer=pb.SendJobRequest.FromString,
             response_serializer=pb.Job.SerializeToString,
         )
-        self._server.add_registered_method_handlers(_JOB_SERVICE_NAME, {"SendJob": send})
-        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        await self._server.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._server.stop(None)
+        return {"SendJob": send}
 
     async def _send(
         self, request: pb.SendJobRequest, context: grpc.aio.ServicerContext[pb.SendJobRequest, pb.Job]
@@ -145,9 +132,3 @@ class FailingGateway:
         error = self._errors[request.request_id]
         trailers = (("grpc-status-details-bin", error.trailer()),)
         return await context.abort(grpc.StatusCode[error.code], _MESSAGE, trailers)
-
-    def observe(self, line: Line) -> None:
-        """Ignore a line: this gateway has no faults that depend on it."""
-
-    async def settled(self) -> None:
-        """Return immediately: this gateway has no faults in progress."""

@@ -27,7 +27,14 @@ POSITIVE = "{positive}"
 """A placeholder in patterns: any number above 0."""
 
 
-_METHODS = {"send": "SendJob", "get": "GetJob", "wait": "WaitJob", "cancel": "CancelJob", "watch": "WatchJob"}
+_METHODS = {
+    "send": "SendJob",
+    "get": "GetJob",
+    "wait": "WaitJob",
+    "cancel": "CancelJob",
+    "watch": "WatchJob",
+    "watch_all": "WatchJobs",
+}
 
 
 @dataclass
@@ -64,9 +71,10 @@ def problems(scenario: Scenario, run: Run) -> list[str]:
         *_process(run),
         *_expected(scenario, run),
         *_watches(run.lines),
+        *_many_watches(scenario, run.lines),
         *_chunks(scenario, run.lines),
         *_results(scenario, run.lines),
-        *_routing(run),
+        *_routing(scenario, run),
         *_upstream(scenario, run),
     ]
 
@@ -123,22 +131,72 @@ def _watches(lines: list[Line]) -> Iterator[str]:
             yield f"the same state twice: {json.dumps(one)}"
 
 
+def _many_watches(scenario: Scenario, lines: list[Line]) -> Iterator[str]:
+    watched = [line for line in lines if line.get("do") == "watch_all"]
+    if not watched or ("error" in watched[-1] and "uid" not in watched[-1]["error"]):
+        return
+    jobs = _Jobs()
+    for line in watched:
+        for kind in ("job", "chunk", "heartbeat", "again", "error"):
+            if about := line.get(kind):
+                yield from jobs.take(kind, about)
+    named = {uid for step in scenario.steps if step["do"] == "watch_all" for uid in step.get("uids", ())}
+    sent = {line["job"].get("uid") for line in lines if "job" in line and line.get("do") == "send"}
+    yield from (f"the job {uid} did not end" for uid in sorted((sent | named) - jobs.ended.keys()))
+    told = watched[-1].get("ended")
+    ends = {kind: list(jobs.ended.values()).count(kind) for kind in ("succeeded", "failed", "errors")}
+    if told is None or not matches(ends, told, {}):
+        yield f"the last line is {json.dumps(watched[-1])}, and the jobs ended like this: {ends}"
+
+
+class _Jobs:
+    """The jobs of a `watch_all`: the last state and the end of each, by uid."""
+
+    def __init__(self) -> None:
+        self.ended: dict[str, str] = {}
+        self._states: dict[str, Line] = {}
+
+    def take(self, kind: str, about: Line) -> Iterator[str]:
+        """Take a line about a job, and yield its problems."""
+        uid = about.get("uid")
+        # A heartbeat without a uid is that of the stream.
+        if not isinstance(uid, str):
+            if kind != "heartbeat":
+                yield f"no uid: {json.dumps(about)}"
+            return
+        if uid in self.ended:
+            yield f"the job {uid} has ended, and then came {json.dumps({kind: about})}"
+        if kind == "job":
+            # This includes states after a resume, because a client that passes no resume token gets the state again.
+            if about == self._states.get(uid):
+                yield f"the same state twice: {json.dumps(about)}"
+            self._states[uid] = about
+        if kind == "error":
+            self.ended[uid] = "errors"
+        elif about.get("done"):
+            self.ended[uid] = "succeeded" if about.get("status") == "JOB_STATUS_SUCCESS" else "failed"
+
+
 def _chunks(scenario: Scenario, lines: list[Line]) -> Iterator[str]:
-    held = 0
+    by_job: dict[str, int] = {}
     for chunk in (line["chunk"] for line in lines if "chunk" in line):
+        held = by_job.get(chunk.get("uid", ""), 0)
         if chunk.get("held", 0) != held:
             yield f"the client had {held} bytes before {json.dumps(chunk)}"
         # A result starts again only if it changed, or if the client passed no resume token.
         if chunk.get("offset", 0) != held and not (scenario.result and chunk.get("offset", 0) == 0):
             yield f"a chunk does not continue at the end of the previous one: {json.dumps(chunk)}"
-        held = chunk.get("offset", 0) + chunk["size"]
+        by_job[chunk.get("uid", "")] = chunk.get("offset", 0) + chunk["size"]
 
 
 def _results(scenario: Scenario, lines: list[Line]) -> Iterator[str]:
-    for result in (line["job"]["result"] for line in lines if line.get("job", {}).get("result")):
+    uids = [line["job"].get("uid") for line in lines if "job" in line and line.get("do") == "send"]
+    params = dict(zip(uids, scenario.params(), strict=False))
+    for job in (line["job"] for line in lines if line.get("job", {}).get("result")):
+        result = job["result"]
         if result["as"] == "none":
             continue
-        sent = scenario.result.encode() or result_json(msgspec.convert(_without_faults(scenario), Parameters))
+        sent = scenario.result.encode() or _result_json(params.get(job.get("uid"), {}))
         expected = {"size": len(sent), "sha256": hashlib.sha256(sent).hexdigest()}
         announced = {"size": result.get("content_size"), "sha256": result.get("content_sha256")}
         received = {"size": result.get("size"), "sha256": result.get("sha256")}
@@ -148,13 +206,18 @@ def _results(scenario: Scenario, lines: list[Line]) -> Iterator[str]:
             yield f"the result is {expected}, and the client has {received}"
 
 
-def _without_faults(scenario: Scenario) -> dict[str, Any]:
-    return {name: value for name, value in scenario.params().items() if name != "faults"}
+def _result_json(params: Line) -> bytes:
+    known: dict[str, Any] = {name: value for name, value in params.items() if name != "faults"}
+    return result_json(msgspec.convert(known, Parameters))
 
 
-def _routing(run: Run) -> Iterator[str]:
+def _routing(scenario: Scenario, run: Run) -> Iterator[str]:
     succeeded = {_METHODS[line["do"]] for line in run.lines if "job" in line}
-    yield from (f"no call of {method} was recorded" for method in succeeded - {call.method for call in run.calls})
+    called = {call.method for call in run.calls}
+    yield from (f"no call of {method} was recorded" for method in sorted(succeeded - called))
+    # Others are those of the health service.
+    others = called & set(_METHODS.values()) - {_METHODS[step["do"]] for step in scenario.steps}
+    yield from (f"no step calls {method}" for method in sorted(others))
     for call in run.calls:
         if call.routed_by != ((call.uid,) if call.uid else ()):
             yield f"{call.method} of the job {call.uid or '-'} has the x-job-uid {list(call.routed_by)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self
+from typing import Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,13 +12,10 @@ from jobgateway.v1 import job_service_pb2 as pb
 
 from clients.runner.calls import Call
 from clients.runner.scenarios import Line, Scenario
-
-if TYPE_CHECKING:
-    from clients.runner.scenarios import Fault
+from clients.runner.scripted import ScriptedGateway
 
 NAME = "token_revoked"
 UID = 7
-_SERVICE = pb.DESCRIPTOR.services_by_name["JobService"].full_name
 _REASON = "UPSTREAM_UNAUTHENTICATED"
 _READ = Timestamp(seconds=1_700_000_000)
 
@@ -66,32 +63,21 @@ def scenario() -> Scenario:
     )
 
 
-class RevokingGateway:
-    """A gateway that rejects the token of each watch after some events; it is used like a `Stack`."""
-
-    gateway_log = ""
+class RevokingGateway(ScriptedGateway):
+    """A gateway that rejects the token of each watch after some events."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._events = iter(_CALLS)
-        self.calls: list[Call] = []
-        self.missed: list[Fault] = []
-        self.paths: list[str] = []
-        self.posts: list[bytes] = []
 
-    async def __aenter__(self) -> Self:
-        self._server = grpc.aio.server()
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        """Return the handlers by method."""
         watch = grpc.unary_stream_rpc_method_handler(
             self._watch,
             request_deserializer=pb.WatchJobRequest.FromString,
             response_serializer=pb.JobEvent.SerializeToString,
         )
-        self._server.add_registered_method_handlers(_SERVICE, {"WatchJob": watch})
-        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        await self._server.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._server.stop(None)
+        return {"WatchJob": watch}
 
     async def _watch(
         self, request: pb.WatchJobRequest, context: grpc.aio.ServicerContext[pb.WatchJobRequest, pb.JobEvent]
@@ -107,9 +93,3 @@ class RevokingGateway:
         status.details.add().Pack(info)
         trailers = (("grpc-status-details-bin", status.SerializeToString()),)
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, "rejected", trailers)
-
-    def observe(self, line: Line) -> None:
-        """Ignore a line: this gateway has no faults that depend on it."""
-
-    async def settled(self) -> None:
-        """Return immediately: this gateway has no faults in progress."""

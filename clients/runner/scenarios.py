@@ -25,7 +25,8 @@ class Fault(_Model):
 
     Attributes:
         when: The time of the fault: at the start, after a number of lines of a kind (`job`, or `watch.job` for those of
-            a step), or after a number of bytes to the client (`bytes`; only `cut` and `restart`).
+            a step; `done` for jobs that have ended), or after a number of bytes to the client (`bytes`; only `cut` and
+            `restart`).
         kind: The kind of fault, injected by `Stack`.
         code: For `end`, a gRPC status. For `reset`, an HTTP/2 error. For `respond`, a gRPC status or an HTTP status.
 
@@ -57,14 +58,15 @@ class Fault(_Model):
 
 
 class Pace(_Model):
-    """The clock of a job that advances with the lines of the client, so that no result depends on the machine's speed.
+    """The clock of the jobs. It advances with the lines of the client, and no result depends on the machine's speed.
 
     After a fault, the clock stops until the client has resumed and received an event. That event is a heartbeat, or a
     repeated state if the client did not pass its resume token.
 
     Attributes:
         per: The kind of line that advances the clock, such as `watch.job`.
-        seconds: The time that passes for the job with each such line.
+        seconds: The time that passes for the jobs with each such line. With N jobs of the same steps, at least an Nth
+            of a step, or the clock stops when each job has reported its present step.
 
     """
 
@@ -87,7 +89,7 @@ class Scenario(_Model):
         expect: Patterns that lines must match in this order; other lines may come between them.
         never: Patterns that no line may match.
         never_with_service_config: The same for clients that read the service config.
-        result: The result of the job as JSON, if it is not the one that the steps request.
+        result: The result of each job as JSON, if it is not the one that the steps request.
         posts: The number of submissions that must reach the upstream.
         posted: A pattern for the body of each submission.
         requested: A path that must be requested from the upstream.
@@ -119,11 +121,10 @@ class Scenario(_Model):
         """The file with the service config for the client."""
         return DIRECT_SERVICE_CONFIG if self.direct else SERVICE_CONFIG
 
-    def params(self) -> Line:
-        """Return the parameters of the first job that the steps send; empty if there is none."""
-        requests = [step["request"] for step in self.steps if step["do"] == "send"]
-        params: Line = requests[0].get("params", {}) if requests else {}
-        return params
+    def params(self) -> list[Line]:
+        """Return the parameters of each job that the steps send."""
+        sends = [step for step in self.steps if step["do"] == "send"]
+        return [step["request"].get("params", {}) for step in sends for _ in range(step.get("count", 1))]
 
 
 def load() -> list[Scenario]:

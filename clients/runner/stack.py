@@ -92,11 +92,12 @@ class Stack:
 
     def observe(self, line: dict[str, Any]) -> None:
         """Count a line of the client, and inject the faults that are due."""
-        for kind in line.keys() - {"do"}:
+        kinds = {*line, *(["done"] if line.get("job", {}).get("done") else [])} - {"do"}
+        for kind in kinds:
             for name in (kind, f"{line.get('do')}.{kind}"):
                 self._counts[name] = self._counts.get(name, 0) + 1
         self._start_due_faults()
-        resumed = self._counts.get("watch.resume", 0) >= self._injected
+        resumed = self._counts.get("resume", 0) >= self._injected
         if self._scenario.pace and resumed and "resume" not in line:
             self._job_seconds = self._scenario.pace.seconds * self._counts.get(self._scenario.pace.per, 0)
 

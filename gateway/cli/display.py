@@ -5,7 +5,7 @@ Data goes to standard output, everything else to standard error. With `--output 
 
 import json
 import sys
-from typing import Protocol, Self
+from typing import Protocol, Self, TextIO
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -23,12 +23,17 @@ _LONGEST_SHOWN = 64 * 1024
 
 def note(line: str) -> None:
     """Print a remark to standard error."""
-    _print(Console(stderr=True), line)
+    print_line(Console(stderr=True), line)
 
 
 def problem(line: str) -> None:
     """Print a problem to standard error."""
-    _print(Console(stderr=True), line, "red")
+    print_line(Console(stderr=True), line, "red")
+
+
+def job_style(job: pb.Job) -> str:
+    """Return the colour of a job."""
+    return "" if not job.done else "green" if succeeded(job) else "red"
 
 
 def succeeded(job: pb.Job) -> bool:
@@ -38,11 +43,10 @@ def succeeded(job: pb.Job) -> bool:
 
 def show_job(job: pb.Job, *, to_stderr: bool = False) -> None:
     """Print the state of a job in a line, and its details if it has ended."""
-    style = "" if not job.done else "green" if succeeded(job) else "red"
     console = Console(stderr=to_stderr)
-    _print(console, job_line(job), style)
+    print_line(console, job_line(job), job_style(job))
     for line in job_details(job):
-        _print(console, line)
+        print_line(console, line)
 
 
 def show_json(message: Message, *, replayed: bool = False) -> None:
@@ -115,7 +119,7 @@ class LineDisplay:
         elif event.job.done:
             show_job(event.job, to_stderr=self._to_stderr)
         elif line := event_line(event):
-            _print(Console(stderr=self._to_stderr), line)
+            print_line(Console(stderr=self._to_stderr), line)
 
     def note(self, line: str) -> None:
         """Print a remark to standard error."""
@@ -180,14 +184,18 @@ class ProgressDisplay:
 
 def display(*, as_json: bool, to_stderr: bool) -> Display:
     """Return the display for standard output, or for standard error with `to_stderr`: a bar only on a terminal."""
-    # Rich's own test also follows FORCE_COLOR, but a bar is useless in a pipe.
-    stream = sys.stderr if to_stderr else sys.stdout
-    on_terminal = stream.isatty() and not Console().is_dumb_terminal
-    if on_terminal and not as_json:
+    if is_terminal(sys.stderr if to_stderr else sys.stdout) and not as_json:
         return ProgressDisplay(to_stderr=to_stderr)
     return LineDisplay(as_json=as_json, to_stderr=to_stderr)
 
 
-def _print(console: Console, line: str, style: str = "") -> None:
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether a stream can show moving lines."""
+    # Rich's own test also follows FORCE_COLOR, but a bar is useless in a pipe.
+    return stream.isatty() and not Console().is_dumb_terminal
+
+
+def print_line(console: Console, line: str, style: str = "") -> None:
+    """Print one line of any text."""
     # A Text has no markup. It is not wrapped, so that a line stays a line.
     console.print(Text(clean(line), style), soft_wrap=True)

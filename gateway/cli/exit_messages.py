@@ -26,6 +26,26 @@ def failed(current: Session, error: GatewayError, uid: int, sent: pb.SendJobRequ
     raise typer.Exit(CALL_FAILED)
 
 
+def interrupted_many(current: Session, uids: list[int], *, cancel: bool) -> NoReturn:
+    """Leave because of Ctrl-C; with `cancel`, ask to cancel the jobs first, which have not ended."""
+    # A second Ctrl-C leaves immediately, as below.
+    stdio.leave_on_interrupt()
+    if cancel:
+        display.note(f"interrupted; cancelling {len(uids)} jobs")
+        for uid in uids:
+            try:
+                job = current.client.cancel(uid, timeout=_CANCEL_SECONDS)
+            except GatewayError as error:
+                # The others are to be cancelled, too.
+                show_error(error, current.target)
+            else:
+                display.note(f"asked to cancel; state: {job_line(job)}")
+    else:
+        again = f"watch them again: {current.watch_command(*uids)}" if uids else ""
+        display.note("; ".join(filter(None, (f"interrupted; {len(uids)} jobs continue", again))))
+    raise typer.Exit(INTERRUPTED)
+
+
 def interrupted(current: Session, uid: int, sent: pb.SendJobRequest | None, *, cancel: bool) -> NoReturn:
     """Leave because of Ctrl-C; with `cancel`, ask to cancel the job first. `uid` and `sent` are as in `failed`."""
     current.sent, current.uid = sent, uid

@@ -28,6 +28,11 @@ _output = partial(typer.Option, rich_help_panel="Output", show_default=False)
 
 Uid = Annotated[int, typer.Argument(min=1, max=_LARGEST_INT64, metavar="UID", help="The job.", show_default=False)]
 
+Uids = Annotated[
+    list[int],
+    typer.Argument(min=1, max=_LARGEST_INT64, metavar="UID", help="The job, or several.", show_default=False),
+]
+
 Json = Annotated[bool, _output("--json", help="Print only JSON, one object per line.")]
 
 Deadline = Annotated[

@@ -17,6 +17,38 @@ FIRST_PATIENCE_SECONDS = 15.0
 _LONGEST_NOTE = 200
 
 
+class Patience:
+    """The patience of one command: how long it continues without any event."""
+
+    def __init__(self) -> None:
+        self._failing_since: float | None = None
+        self._heard_any = self._knows_gateway = self._reached = False
+
+    def heard(self) -> None:
+        """Note an event."""
+        # The time of the caller, which may take minutes to show an event, does not count as failure.
+        self._failing_since = None
+        self._heard_any = True
+
+    def lasts(self, error: GatewayError) -> bool:
+        """Return whether to continue after an error, by the time since the first one."""
+        self._knows_gateway |= self._heard_any or error.from_gateway
+        self._reached |= self._knows_gateway or error.may_have_arrived
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        return now - self._failing_since <= (PATIENCE_SECONDS if self._knows_gateway else FIRST_PATIENCE_SECONDS)
+
+    def may_connect(self, error: GatewayError) -> bool:
+        """Return False if no connection was possible at all: the address is probably wrong."""
+        return self._reached or not is_broken(error)
+
+
+def resumption(retry: Retry) -> str:
+    """Return the line about another attempt."""
+    return f"{retry.error.message[:_LONGEST_NOTE]}; resuming in {retry.wait:.1f} s"
+
+
 class PatientWatch:
     """The events of a job until it ends.
 
@@ -32,8 +64,7 @@ class PatientWatch:
     ) -> None:
         self._may_run_again = isinstance(start, pb.RunJobRequest) and bool(start.request.request_id)
         self._note = note
-        self._failing_since: float | None = None
-        self._heard_any = self._knows_gateway = self._reached = False
+        self._patience = Patience()
         if isinstance(start, pb.RunJobRequest):
             self._watch = client.run(start, timeout=deadline.left(), on_resume=self._resume)
         else:
@@ -63,25 +94,17 @@ class PatientWatch:
 
         """
         for event in self._watch:
-            # The time of the caller, which may take minutes to show an event, does not count as failure.
-            self._failing_since = None
-            self._heard_any = True
+            self._patience.heard()
             yield event
 
     def _resume(self, retry: Retry) -> None:
         if not self._continues(retry.error):
             raise retry.error
-        self._note(f"{retry.error.message[:_LONGEST_NOTE]}; resuming in {retry.wait:.1f} s")
+        self._note(resumption(retry))
 
     def _continues(self, error: GatewayError) -> bool:
-        self._knows_gateway |= self._heard_any or error.from_gateway
-        self._reached |= self._knows_gateway or error.may_have_arrived
-        now = time.monotonic()
-        if self._failing_since is None:
-            self._failing_since = now
-        if now - self._failing_since > (PATIENCE_SECONDS if self._knows_gateway else FIRST_PATIENCE_SECONDS):
+        if not self._patience.lasts(error):
             return False
         if not self.uid:
             return self._may_run_again and not is_load_limit(error)
-        # Without any connection, the address is probably wrong.
-        return self._reached or not is_broken(error)
+        return self._patience.may_connect(error)

@@ -42,9 +42,9 @@ class Session:
     sent: pb.SendJobRequest | None = None
     uid: int = 0
 
-    def watch_command(self, uid: int) -> str:
-        """Return the command that watches a job over the same connection."""
-        command = ["jobgateway", "watch", str(uid)]
+    def watch_command(self, *uids: int) -> str:
+        """Return the command that watches jobs over the same connection."""
+        command = ["jobgateway", "watch", *map(str, uids)]
         if self.target != DEFAULT_TARGET:
             command += ["--target", self.target]
         return shlex.join([*command, *self.connection])

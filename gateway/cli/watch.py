@@ -4,12 +4,12 @@ import typer
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError
 
-from gateway.cli import display, exit_messages, stdio
+from gateway.cli import display, exit_messages, stdio, watch_many
 from gateway.cli.exit_codes import JOB_FAILED
-from gateway.cli.options import JobOptions, LongCallOptions, OutputOptions, Uid
+from gateway.cli.options import JobOptions, LongCallOptions, OutputOptions, Uids
 from gateway.cli.patience import PatientWatch
 from gateway.cli.request import job_request
-from gateway.cli.session import Session, session, write_result
+from gateway.cli.session import Session, session, usage_error, write_result
 
 
 def run(job: JobOptions, call: LongCallOptions, shown: OutputOptions) -> None:
@@ -19,10 +19,17 @@ def run(job: JobOptions, call: LongCallOptions, shown: OutputOptions) -> None:
         follow(current, start, shown, cancel=call.cancel_on_interrupt)
 
 
-def watch(uid: Uid, call: LongCallOptions, shown: OutputOptions) -> None:
-    """Watch a job until it ends."""
+def watch(uids: Uids, call: LongCallOptions, shown: OutputOptions) -> None:
+    """Watch a job until it ends, or several on one stream: a line for each, and a total."""
+    several = list(dict.fromkeys(uids))
+    if len(several) > 1:
+        if shown.output:
+            usage_error("--output is for the result of one job: give one UID")
+        with session(call) as current:
+            watch_many.follow(current, several, as_json=shown.as_json, cancel=call.cancel_on_interrupt)
+        return
     with session(call, shown) as current:
-        start = pb.WatchJobRequest(uid=uid, content_format=_stream_format(shown))
+        start = pb.WatchJobRequest(uid=several[0], content_format=_stream_format(shown))
         follow(current, start, shown, cancel=call.cancel_on_interrupt)
 
 

@@ -244,6 +244,16 @@ def test_wait_says_how_to_get_a_large_result(place: Place) -> None:
     assert f"jobgateway watch {uid} --target {place.target} --output FILE" in outcome.err
 
 
+def test_several_jobs_are_watched_on_one_stream(place: Place) -> None:
+    uids = [send(place, "succeed", "--param", "duration=0.1"), send(place, "fail", "--param", "duration=0.1"), 999]
+    outcome = client(place, "watch", *map(str, uids))
+    assert outcome.code == 3
+    assert f"job {uids[0]} success\n" in outcome.out
+    assert f"job {uids[1]} error" in outcome.out
+    assert outcome.out.endswith("3 jobs: 1 succeeded, 1 failed, 1 unknown\n")
+    assert re.match(r"job 999: .*; check the ids.* \[NOT_FOUND, UPSTREAM_NOT_FOUND\]\n", outcome.err), outcome.err
+
+
 @pytest.mark.slow
 def test_a_terminal_gets_a_progress_bar_and_the_end(place: Place) -> None:
     master, slave = pty.openpty()

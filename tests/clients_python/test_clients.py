@@ -289,6 +289,16 @@ async def test_an_error_of_a_callback_ends_the_watch(gateway: ScriptedGateway, b
     assert len(gateway.calls) == 1
 
 
+async def test_an_error_of_a_callback_is_not_that_of_the_stream(gateway: ScriptedGateway, both: Both) -> None:
+    def stop(_: pb.Job) -> None:
+        raise GatewayError(CODE.UNAVAILABLE, "enough")
+
+    gateway.script = [[state(10), Hold()], [end()]]
+    with pytest.raises(GatewayError, match="enough"):
+        await both.use(gateway.target, lambda client: client.watch(7, on_progress=stop))
+    assert len(gateway.calls) == 1
+
+
 async def test_a_broken_watch_does_not_end_its_neighbours(gateway: ScriptedGateway) -> None:
     gateway.script = [[state(10), Hold()], [state(10), Fail(CODE.INTERNAL)], [end()]]
     async with AsyncClient(gateway.target) as client:
@@ -320,35 +330,6 @@ async def test_closing_a_client_ends_its_watches_with_an_error(gateway: Scripted
             next(watch)
             client.close()
             next(watch)
-
-    with pytest.raises(GatewayError):
-        await asyncio.to_thread(in_thread)
-
-
-async def test_all_jobs_are_watched_as_one_stream(gateway: ScriptedGateway) -> None:
-    gateway.script = [[state(10, uid=uid), end(uid=uid)] for uid in (1, 2, 3)]
-    async with AsyncClient(gateway.target) as client:
-        assert sum([event.job.done async for event in client.watch_all([1, 2, 3])]) == 3
-    gateway.script = [[state(10, uid=uid), end(uid=uid)] for uid in (1, 2, 3)]
-
-    def in_thread() -> int:
-        with Client(gateway.target) as client:
-            return sum(event.job.done for event in client.watch_all([1, 2, 3]))
-
-    assert await asyncio.to_thread(in_thread) == 3
-
-
-async def test_a_failed_watch_ends_all(gateway: ScriptedGateway) -> None:
-    final = Fail(CODE.PERMISSION_DENIED, "UPSTREAM_PERMISSION_DENIED")
-    gateway.script = [[state(10), Hold()], [final]]
-    async with AsyncClient(gateway.target) as client:
-        with pytest.raises(GatewayError):
-            [event async for event in client.watch_all([1, 2])]
-    gateway.script = [[state(10), Hold()], [final]]
-
-    def in_thread() -> None:
-        with Client(gateway.target) as client:
-            list(client.watch_all([1, 2]))
 
     with pytest.raises(GatewayError):
         await asyncio.to_thread(in_thread)

@@ -1,4 +1,4 @@
-"""Fifty watches on one Python client, while the gateway is drained, killed and restarted."""
+"""Fifty watches on one Python client, also on one stream, while the gateway is drained, killed and restarted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import AsyncClient, Client
+from jobgateway_client import AsyncClient, Client, WatchFailed
 
 from clients.runner.gateways import GatewayProcess
 from gateway.simulator import Simulator
@@ -83,6 +83,17 @@ class Seen:
         self._heard.add(event.uid)
         self.ends[event.uid] += event.job.done
 
+    def take_item(self, item: pb.JobEvent | WatchFailed) -> None:
+        assert not isinstance(item, WatchFailed), item
+        if item.uid:
+            self.take(item)
+        elif item.HasField("heartbeat"):
+            # The one stream is alive, and so are all its watches.
+            self._heard |= self.ends.keys()
+
+    def resumption_of_all(self, uids: list[int]) -> Callable[[Retry], None]:
+        return lambda _: self.resumed.update(uids)
+
     def resumption(self, uid: int) -> Callable[[Retry], None]:
         def note(_: Retry) -> None:
             self.resumed[uid] += 1
@@ -123,13 +134,30 @@ async def follow_in_threads(service: Service, seen: Seen) -> None:
         await in_threads(follow)
 
 
+async def follow_all_async(service: Service, seen: Seen) -> None:
+    async with AsyncClient(service.target, token=TOKEN) as client:
+        uids = [(await client.send(REQUEST)).uid for _ in range(WATCHES)]
+        async for item in client.watch_all(map(watch_request, uids), on_resume=seen.resumption_of_all(uids)):
+            seen.take_item(item)
+
+
+async def follow_all_in_thread(service: Service, seen: Seen) -> None:
+    def follow() -> None:
+        with Client(service.target, token=TOKEN) as client:
+            uids = [client.send(REQUEST).uid for _ in range(WATCHES)]
+            for item in client.watch_all(map(watch_request, uids), on_resume=seen.resumption_of_all(uids)):
+                seen.take_item(item)
+
+    await asyncio.to_thread(follow)
+
+
 async def in_threads(follow: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(WATCHES) as pool:
         await asyncio.gather(*(loop.run_in_executor(pool, follow) for _ in range(WATCHES)))
 
 
-@pytest.mark.parametrize("follow", [follow_in_threads, follow_async])
+@pytest.mark.parametrize("follow", [follow_in_threads, follow_async, follow_all_in_thread, follow_all_async])
 async def test_fifty_watches_survive_a_drain_and_a_kill(
     service: Service, follow: Callable[[Service, Seen], Coroutine[Any, Any, None]]
 ) -> None:

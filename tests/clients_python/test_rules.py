@@ -7,13 +7,15 @@ import re
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Action, AfterSend, GatewayError, ResultDamagedError, action, after_send
 from jobgateway_client.calls import channel_options, checked_token, metadata
+from jobgateway_client.many_rules import ManyRules
 from jobgateway_client.result import Result, stream_result
-from jobgateway_client.rules import LONGEST_WAIT, Backoff, CallRules, WatchRules, proves_token, silence_seconds
+from jobgateway_client.rules import LONGEST_WAIT, Backoff, CallRules, Retry, WatchRules, proves_token, silence_seconds
 
 from tests.support.paths import ROOT
 
@@ -247,3 +249,79 @@ def test_a_struct_is_json_with_whole_numbers() -> None:
     content = Struct()
     content.update({"b": 3, "a": [1.5, "ä"]})
     assert Result.of(pb.Job(done=True, content=content)).data == '{"a": [1.5, "ä"], "b": 3}'.encode()
+
+
+def many(*uids: int, heartbeat: int = 0) -> ManyRules:
+    rules = ManyRules([pb.WatchJobRequest(uid=uid, heartbeat_interval=Duration(seconds=heartbeat)) for uid in uids])
+    rules.opened(0.0)
+    return rules
+
+
+def requested(rules: ManyRules, now: float) -> list[int]:
+    return [each.watch.uid for each in iter(lambda: rules.next_request(now), None)]
+
+
+def broken_watch(uid: int, *, retry_delay: int = 0) -> pb.JobEvent:
+    failure = pb.WatchFailure(code=CODE.UNAVAILABLE.value[0], reason="UPSTREAM_OUTAGE")
+    failure.retry_delay.seconds = retry_delay
+    return pb.JobEvent(uid=uid, failure=failure)
+
+
+def running(uid: int) -> pb.JobEvent:
+    return pb.JobEvent(uid=uid, job=pb.Job(uid=uid), resume_token="one")
+
+
+def retry_of(rules: ManyRules, uid: int, now: float) -> float:
+    retry = rules.take(broken_watch(uid), now)
+    assert isinstance(retry, Retry)
+    assert requested(rules, now + retry.wait) == [uid]
+    return retry.wait
+
+
+def test_each_job_of_many_has_its_own_growing_waits() -> None:
+    rules = many(1, 2)
+    assert requested(rules, 0.0) == [1, 2]
+    waits = [retry_of(rules, 1, 0.0) for _ in range(8)]
+    assert all(low / 2 <= wait <= low for low, wait in zip([0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5], waits, strict=True))
+    assert retry_of(rules, 2, 0.0) <= 0.2
+
+
+@pytest.mark.parametrize(("later", "longest"), [(LONGEST_WAIT, 5.0), (LONGEST_WAIT + 1, 0.2)])
+def test_only_a_watch_that_worked_resets_the_wait_of_its_job(later: float, longest: float) -> None:
+    rules = many(1)
+    requested(rules, 0.0)
+    for _ in range(8):
+        retry_of(rules, 1, 0.0)
+    requested(rules, 10.0)
+    rules.opened(10.0)
+    requested(rules, 10.0)
+    rules.take(running(1), 10.0 + later)
+    assert longest / 2 <= retry_of(rules, 1, 20.0) <= longest
+
+
+@pytest.mark.parametrize(("later", "longest"), [(LONGEST_WAIT, 5.0), (LONGEST_WAIT + 1, 0.2)])
+def test_only_a_stream_that_worked_resets_its_wait(later: float, longest: float) -> None:
+    rules = many(1)
+    for _ in range(8):
+        assert rules.resume(GatewayError(CODE.UNAVAILABLE), 0.0, fresh_token=False)
+    rules.opened(10.0)
+    rules.take(pb.JobEvent(heartbeat=pb.Heartbeat()), 10.0 + later)
+    retry = rules.resume(GatewayError(CODE.UNAVAILABLE), 20.0, fresh_token=False)
+    assert retry is not None
+    assert longest / 2 <= retry.wait <= longest
+
+
+def test_a_job_that_waits_is_not_requested_earlier() -> None:
+    rules = many(1, 2)
+    requested(rules, 0.0)
+    rules.take(broken_watch(1, retry_delay=60), 0.0)
+    assert (requested(rules, 59.0), rules.next_due()) == ([], 60.0)
+    # A new stream does not shorten the wait.
+    rules.opened(30.0)
+    assert requested(rules, 30.0) == [2]
+    assert requested(rules, 60.0) == [1]
+
+
+def test_the_silence_of_many_jobs_is_that_of_the_first() -> None:
+    assert many(1, 2, heartbeat=4).silence == 12
+    assert ManyRules([pb.WatchJobRequest(uid=1)]).silence == 45

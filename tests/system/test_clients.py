@@ -139,7 +139,14 @@ def test_the_scenarios_play_every_fault_and_use_every_step() -> None:
     table = scenarios.load()
     kinds = {fault.kind for each in table for fault in each.faults}
     assert kinds == set(Fault.model_fields["kind"].annotation.__args__)  # type: ignore[union-attr]
-    assert {step["do"] for each in table for step in each.steps} == {"send", "get", "wait", "cancel", "watch"}
+    assert {step["do"] for each in table for step in each.steps} == {
+        "send",
+        "get",
+        "wait",
+        "cancel",
+        "watch",
+        "watch_all",
+    }
 
 
 def test_every_client_is_listed_in_the_readme() -> None:
@@ -231,6 +238,98 @@ def test_a_bad_run_is_detected(seen: tuple[dict[str, Any], ...], problem: str) -
 )
 def test_problems_around_a_run_are_detected(run: dict[str, Any], problem: str) -> None:
     assert problem in judged(*GOOD, **run)
+
+
+MANY = Scenario(
+    name="made_up",
+    about="",
+    steps=[
+        {"do": "send", "request": {"params": {"result_bytes": 40}}},
+        {"do": "send", "count": 2, "request": {}},
+        {"do": "watch_all", "uids": ["9"]},
+    ],
+    expect=[],
+    posts=3,
+)
+MANY_SENT = tuple({"do": "send", "job": {"uid": uid}} for uid in ("1", "2", "3"))
+MANY_CALLS = [Call("SendJob", "", ()), Call("WatchJobs", "", ())]
+
+
+def of_many(**line: Any) -> dict[str, Any]:
+    return {"do": "watch_all", **line}
+
+
+def many_job(uid: str, *, done: bool = False, status: str = "JOB_STATUS_SUCCESS", **more: Any) -> dict[str, Any]:
+    return of_many(job={"uid": uid, "done": done, "status": status if done else "JOB_STATUS_RUNNING", **more})
+
+
+def many_chunk(uid: str, offset: int, held: int) -> dict[str, Any]:
+    return of_many(chunk={"uid": uid, "offset": offset, "size": 5, "held": held})
+
+
+FAILED = of_many(error={"uid": "9", "code": "NOT_FOUND"})
+ENDED = of_many(ended={"succeeded": 2, "failed": 1, "errors": 1})
+MANY_ENDS = [many_job("2", done=True), many_job("3", done=True, status="JOB_STATUS_ERROR"), many_job("1", done=True)]
+MANY_GOOD = [
+    many_job("1"),
+    many_job("2"),
+    many_chunk("1", 0, 0),
+    many_chunk("2", 0, 0),
+    many_chunk("1", 5, 5),
+    of_many(again={"uid": "3"}),
+    of_many(heartbeat={"consecutive_failures": 0}),
+    FAILED,
+    *MANY_ENDS,
+    ENDED,
+]
+
+
+def judged_many(*seen: dict[str, Any], **run: Any) -> str:
+    fields: dict[str, Any] = {"scenario": MANY, "calls": MANY_CALLS, "posts": [b"{}"] * 3} | run
+    return judged(*MANY_SENT, *seen, **fields)
+
+
+def test_a_good_watch_of_many_jobs_has_no_problem() -> None:
+    assert judged_many(*MANY_GOOD) == ""
+    # A final error of the whole step ends it, too.
+    assert judged_many(many_job("1"), of_many(error={"code": "UNIMPLEMENTED"})) == ""
+
+
+@pytest.mark.parametrize(
+    ("seen", "problem"),
+    [
+        ([FAILED, *MANY_ENDS[1:], ENDED], "the job 2 did not end"),
+        ([*MANY_ENDS, ENDED], "the job 9 did not end"),
+        ([FAILED, *MANY_ENDS, MANY_ENDS[0], ENDED], "the job 2 has ended, and then came"),
+        ([FAILED, FAILED, *MANY_ENDS, ENDED], "the job 9 has ended, and then came"),
+        ([FAILED, *MANY_ENDS, many_chunk("1", 0, 0), ENDED], "the job 1 has ended, and then came"),
+        ([FAILED, *MANY_ENDS, of_many(again={"uid": "1"}), ENDED], "the job 1 has ended, and then came"),
+        ([FAILED, *MANY_ENDS, of_many(heartbeat={"uid": "1"}), ENDED], "the job 1 has ended, and then came"),
+        ([many_job("1"), many_job("2"), many_job("1"), FAILED, *MANY_ENDS, ENDED], "the same state twice"),
+        ([FAILED, *MANY_ENDS], "the last line is"),
+        ([FAILED, *MANY_ENDS, of_many(ended={"succeeded": 3, "errors": 1})], "the last line is"),
+        ([of_many(job={"done": False}), FAILED, *MANY_ENDS, ENDED], "no uid"),
+        ([many_chunk("1", 0, 0), many_chunk("2", 5, 5), FAILED, *MANY_ENDS, ENDED], "the client had 0 bytes"),
+        (
+            [FAILED, *MANY_ENDS[1:], many_job("2", done=True, result={"as": "struct", "content_size": 40}), ENDED],
+            "the result is {'size': 18",
+        ),
+    ],
+)
+def test_a_bad_watch_of_many_jobs_is_detected(seen: list[dict[str, Any]], problem: str) -> None:
+    assert problem in judged_many(*seen)
+
+
+@pytest.mark.parametrize(
+    ("calls", "problem"),
+    [
+        (MANY_CALLS[:1], "no call of WatchJobs was recorded"),
+        ([*MANY_CALLS, Call("WatchJob", "1", ("1",))], "no step calls WatchJob"),
+        ([MANY_CALLS[0], Call("WatchJobs", "", ("1",))], "has the x-job-uid ['1']"),
+    ],
+)
+def test_the_calls_for_many_jobs_are_checked(calls: list[Call], problem: str) -> None:
+    assert problem in judged_many(*MANY_GOOD, calls=calls)
 
 
 def test_submissions_and_upstream_paths_are_checked() -> None:

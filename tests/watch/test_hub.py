@@ -571,7 +571,7 @@ async def test_watchers_are_ended_in_slices(clock: SteppedClock) -> None:
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_subscription_is_woken_by_changes_and_failures(clock: SteppedClock) -> None:
+async def test_a_subscription_is_woken_when_failing_starts_and_stops(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     same = State(1)
     fetch = FakePoller(clock, same, same, lost(), lost(), same, same, State(2), State(3, last=True))

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Client, GatewayError
 
-from scenario.report import Login, Reporter, wait_request, watch_request
+from scenario.report import Login, ManyReporter, Reporter, wait_request, watch_request, watch_requests
 
 
-def do(client: Client, step: dict[str, Any], uid: int) -> int:
-    """Do one step about the job `uid`, and return the job of the next one."""
+def do(client: Client, step: dict[str, Any], sent: list[int]) -> None:
+    """Do one step. `sent` are the jobs that were sent so far."""
+    uid = int(step.get("uid", sent[-1] if sent else 0))
     reporter = Reporter(step["do"])
     match step["do"]:
         case "watch":
             watch = client.watch(watch_request(step, uid), on_resume=reporter.resumption)
             for event in watch:
                 reporter.event(event, watch.result)
-            return uid
+            return
         case "wait":
             done = False
             while not done:
                 job = client.wait(wait_request(step, uid), on_retry=reporter.retry)
                 reporter.job(job)
                 done = job.done
-            return uid
+            return
+        case "watch_all":
+            watch_all(client, step, sent)
+            return
         case "send":
-            job = client.send(pb.SendJobRequest(**step["request"]), on_retry=reporter.retry)
+            for _ in range(step.get("count", 1)):
+                job = client.send(pb.SendJobRequest(**step["request"]), on_retry=reporter.retry)
+                reporter.job(job)
+                sent.append(job.uid)
+            return
         case "get":
             job = client.get(uid, on_retry=reporter.retry)
         case "cancel":
@@ -38,17 +47,30 @@ def do(client: Client, step: dict[str, Any], uid: int) -> int:
         case unknown:
             raise ValueError(f"no step is called {unknown}")
     reporter.job(job)
-    return job.uid
+
+
+def watch_all(client: Client, step: dict[str, Any], sent: list[int]) -> None:
+    """Watch the jobs that were sent, and those of the step."""
+    reporter = ManyReporter(step)
+    watch = client.watch_all(
+        watch_requests(step, sent),
+        on_resume=lambda retry: reporter.resumption_of(retry, watch.pending),
+        on_retry=reporter.again,
+    )
+    for item in watch:
+        reporter.item(item, watch.result(item.uid))
+        time.sleep(reporter.pause())
+    reporter.ended()
 
 
 def main() -> None:
     """Do the steps of a scenario."""
     target, scenario, service_config = sys.argv[1:]
-    uid = 0
+    sent: list[int] = []
     with Client(target, token=Login(), service_config=Path(service_config).read_text()) as client:
         for step in json.loads(Path(scenario).read_text())["steps"]:
             try:
-                uid = do(client, step, int(step.get("uid", uid)))
+                do(client, step, sent)
             except GatewayError as error:
                 Reporter(step["do"]).error(error)
 

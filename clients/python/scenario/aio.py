@@ -11,27 +11,35 @@ from typing import Any
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import AsyncClient, GatewayError
 
-from scenario.report import Login, Reporter, wait_request, watch_request
+from scenario.report import Login, ManyReporter, Reporter, wait_request, watch_request, watch_requests
 
 
-async def do(client: AsyncClient, step: dict[str, Any], uid: int) -> int:
-    """Do one step about the job `uid`, and return the job of the next one."""
+async def do(client: AsyncClient, step: dict[str, Any], sent: list[int]) -> None:
+    """Do one step. `sent` are the jobs that were sent so far."""
+    uid = int(step.get("uid", sent[-1] if sent else 0))
     reporter = Reporter(step["do"])
     match step["do"]:
         case "watch":
             async with client.watch(watch_request(step, uid), on_resume=reporter.resumption) as watch:
                 async for event in watch:
                     reporter.event(event, watch.result)
-            return uid
+            return
         case "wait":
             done = False
             while not done:
                 job = await client.wait(wait_request(step, uid), on_retry=reporter.retry)
                 reporter.job(job)
                 done = job.done
-            return uid
+            return
+        case "watch_all":
+            await watch_all(client, step, sent)
+            return
         case "send":
-            job = await client.send(pb.SendJobRequest(**step["request"]), on_retry=reporter.retry)
+            for _ in range(step.get("count", 1)):
+                job = await client.send(pb.SendJobRequest(**step["request"]), on_retry=reporter.retry)
+                reporter.job(job)
+                sent.append(job.uid)
+            return
         case "get":
             job = await client.get(uid, on_retry=reporter.retry)
         case "cancel":
@@ -39,7 +47,20 @@ async def do(client: AsyncClient, step: dict[str, Any], uid: int) -> int:
         case unknown:
             raise ValueError(f"no step is called {unknown}")
     reporter.job(job)
-    return job.uid
+
+
+async def watch_all(client: AsyncClient, step: dict[str, Any], sent: list[int]) -> None:
+    """Watch the jobs that were sent, and those of the step."""
+    reporter = ManyReporter(step)
+    watch = client.watch_all(
+        watch_requests(step, sent),
+        on_resume=lambda retry: reporter.resumption_of(retry, watch.pending),
+        on_retry=reporter.again,
+    )
+    async for item in watch:
+        reporter.item(item, watch.result(item.uid))
+        await asyncio.sleep(reporter.pause())
+    reporter.ended()
 
 
 async def main() -> None:
@@ -47,11 +68,11 @@ async def main() -> None:
     target, scenario, service_config = sys.argv[1:]
     steps = json.loads(Path(scenario).read_text())["steps"]  # noqa: ASYNC240 - nothing else runs yet
     config = Path(service_config).read_text()  # noqa: ASYNC240 - nothing else runs yet
-    uid = 0
+    sent: list[int] = []
     async with AsyncClient(target, token=Login(), service_config=config) as client:
         for step in steps:
             try:
-                uid = await do(client, step, int(step.get("uid", uid)))
+                await do(client, step, sent)
             except GatewayError as error:
                 Reporter(step["do"]).error(error)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import Action, GatewayError, Retry, action
+from jobgateway_client import Action, GatewayError, Retry, WatchFailed, action
 
 # The words of the protocol between the runner and a client.
 _ACTIONS = {
@@ -36,9 +36,15 @@ class Login:
 
 
 class Reporter:
-    """Prints the observations of one step, a line of JSON for each."""
+    """Prints the observations of one step, a line of JSON for each.
+
+    Attributes:
+        lines: The number of lines.
+
+    """
 
     def __init__(self, step: str) -> None:
+        self.lines = 0
         self._step = step
         self._held = 0
 
@@ -96,8 +102,69 @@ class Reporter:
         )
 
     def _line(self, **seen: object) -> None:
+        self.lines += 1
         sys.stdout.write(json.dumps({"do": self._step, **seen}) + "\n")
         sys.stdout.flush()
+
+
+class ManyReporter(Reporter):
+    """Prints the observations of a `watch_all`."""
+
+    def __init__(self, step: dict[str, Any]) -> None:
+        super().__init__(step["do"])
+        self._pause_after: int | None = step.get("pause_after")
+        self._pause_seconds: int = step.get("pause_seconds", 0)
+        self._chunks: dict[int, int] = {}
+        self._succeeded = self._failed = self._errors = 0
+
+    def item(self, item: pb.JobEvent | WatchFailed, result: bytearray) -> None:
+        """Report an item, and what it made of the result of its job."""
+        if isinstance(item, WatchFailed):
+            self._errors += 1
+            self._failure(item)
+        elif item.HasField("synced"):
+            self._line(synced=True)
+        elif item.HasField("content_chunk"):
+            chunk, held = item.content_chunk, self._chunks.get(item.uid, 0)
+            self._line(chunk={"uid": str(item.uid), "offset": chunk.offset, "size": len(chunk.data), "held": held})
+            self._chunks[item.uid] = len(result)
+        elif item.HasField("heartbeat"):
+            beat, about = item.heartbeat, {"uid": str(item.uid)} if item.uid else {}
+            failures = {"consecutive_failures": beat.consecutive_failures, "last_failure": beat.last_failure}
+            self._line(heartbeat=about | failures)
+        else:
+            self.event(item, result)
+            self._succeeded += item.job.done and item.job.status == pb.JOB_STATUS_SUCCESS
+            self._failed += item.job.done and item.job.status != pb.JOB_STATUS_SUCCESS
+
+    def resumption_of(self, retry: Retry, pending: int) -> None:
+        """Report that the stream resumes with the jobs that have not ended."""
+        reason = "SILENT" if retry.error.silent else retry.error.reason
+        shown = {"code": retry.error.code.name, "reason": reason, "new_connection": retry.new_connection}
+        self._line(resume=shown | {"jobs": pending})
+
+    def again(self, retry: Retry) -> None:
+        """Report that one job is watched again."""
+        self._line(again={"uid": str(retry.error.uid), "code": retry.error.code.name, "reason": retry.error.reason})
+
+    def ended(self) -> None:
+        """Report the numbers of jobs by their end."""
+        self._line(ended={"succeeded": self._succeeded, "failed": self._failed, "errors": self._errors})
+
+    def pause(self) -> int:
+        """Return how long to read nothing, in seconds: once, after a number of lines."""
+        if self._pause_after is None or self.lines < self._pause_after:
+            return 0
+        self._pause_after = None
+        return self._pause_seconds
+
+    def _failure(self, failed: WatchFailed) -> None:
+        error = failed.error
+        if not isinstance(error, GatewayError):
+            self._line(error={"uid": str(failed.uid), "code": "DATA_LOSS", "reason": "", "action": "give_up"})
+            return
+        shown = {"code": error.code.name, "reason": error.reason, "action": _ACTIONS[action(error)]}
+        self._line(error={"uid": str(failed.uid), **shown, "retry_after_seconds": error.retry_delay})
 
 
 def _shown_result(job: pb.Job, result: bytes) -> dict[str, Any]:
@@ -113,6 +180,11 @@ def _shown_result(job: pb.Job, result: bytes) -> dict[str, Any]:
 def wait_request(step: dict[str, Any], uid: int) -> pb.WaitJobRequest:
     """Return the request of a `wait`."""
     return pb.WaitJobRequest(uid=uid, timeout=Duration(seconds=step.get("timeout_seconds", 0)))
+
+
+def watch_requests(step: dict[str, Any], sent: list[int]) -> list[pb.WatchJobRequest]:
+    """Return the requests of a `watch_all`, for the jobs that were sent and those of the step."""
+    return [watch_request(step, uid) for uid in (*sent, *map(int, step.get("uids", ())))]
 
 
 def watch_request(step: dict[str, Any], uid: int) -> pb.WatchJobRequest:

@@ -17,10 +17,15 @@ from jobgateway.v1.job_service_pb2 import (
     WatchJobRequest,
 )
 
-from jobgateway_client.aio import AsyncClient, AsyncToken, AsyncWatch
+from jobgateway_client.aio import AsyncClient, AsyncWatch
+from jobgateway_client.aio_connections import AsyncToken
+from jobgateway_client.aio_many import AsyncWatchAll
 from jobgateway_client.calls import Finished, OnProgress, OnReplayed, OnRetry
-from jobgateway_client.client import Client, Token, Watch
+from jobgateway_client.client import Client, Watch
+from jobgateway_client.connections import Token
 from jobgateway_client.errors import FieldViolation, GatewayError, ResultDamagedError
+from jobgateway_client.many import WatchAll
+from jobgateway_client.many_rules import WatchFailed
 from jobgateway_client.rules import Action, AfterSend, Retry, action, after_send
 from jobgateway_client.tls import Tls, TlsFileError
 
@@ -30,6 +35,7 @@ __all__ = [
     "AsyncClient",
     "AsyncToken",
     "AsyncWatch",
+    "AsyncWatchAll",
     "Client",
     "ContentFormat",
     "FieldViolation",
@@ -52,6 +58,8 @@ __all__ = [
     "Token",
     "WaitJobRequest",
     "Watch",
+    "WatchAll",
+    "WatchFailed",
     "WatchJobRequest",
     "action",
     "after_send",

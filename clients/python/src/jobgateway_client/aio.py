@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import grpc
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway.v1 import job_service_pb2_grpc as rpc
 
 from jobgateway_client import calls
+from jobgateway_client.aio_connections import AsyncToken, Connection, Connections, Credential, gateway_errors
+from jobgateway_client.aio_many import AsyncWatchAll
 from jobgateway_client.deadline import Deadline
-from jobgateway_client.errors import GatewayError, from_rpc_error, silent_stream, stream_without_end
+from jobgateway_client.errors import GatewayError, silent_stream, stream_without_end
 from jobgateway_client.result import Result, stream_result
 from jobgateway_client.rules import DEFAULT_ATTEMPTS, CallRules, WatchRules
 
 if TYPE_CHECKING:
     from jobgateway_client.tls import Tls
-
-AsyncToken: TypeAlias = str | Callable[[], str | Awaitable[str | None] | None]
-"""As `Token` of the sync client; the function may be a coroutine function."""
 
 
 class AsyncClient:
@@ -42,8 +38,8 @@ class AsyncClient:
         attempts: int = DEFAULT_ATTEMPTS,
         options: calls.Options = (),
     ) -> None:
-        self._connections = _Connections(target, tls, calls.channel_options(service_config, options))
-        self._credential = _Credential(token)
+        self._connections = Connections(target, tls, calls.channel_options(service_config, options))
+        self._credential = Credential(token)
         self._attempts = attempts
 
     async def send(
@@ -133,35 +129,20 @@ class AsyncClient:
         """Watch a job until it ends. See `AsyncWatch`."""
         return self._watch(calls.watch_request(uid), timeout, on_resume, on_progress)
 
-    async def watch_all(
-        self, uids: Iterable[int | pb.WatchJobRequest], *, on_resume: calls.OnRetry | None = None
-    ) -> AsyncGenerator[pb.JobEvent]:
-        """Watch several jobs until all have ended, and yield their events as they arrive.
+    def watch_all(
+        self,
+        uids: Iterable[int | pb.WatchJobRequest],
+        *,
+        timeout: float | None = None,
+        on_resume: calls.OnRetry | None = None,
+        on_retry: calls.OnRetry | None = None,
+    ) -> AsyncWatchAll:
+        """Watch many jobs until all have ended, on one stream. See `AsyncWatchAll`.
 
-        Close it (`contextlib.aclosing`) if you leave it earlier.
-
-        Raises:
-            GatewayError: A watch failed. The other watches end too.
-
+        `on_resume` is called before another stream, and `on_retry` before another attempt to watch the job `error.uid`.
         """
-        watches = [self.watch(each, on_resume=on_resume) for each in uids]
-        # One event of each watch, so that a slow consumer slows the streams down.
-        queue: asyncio.Queue[pb.JobEvent | Exception | None] = asyncio.Queue(maxsize=max(1, len(watches)))
-        tasks = [asyncio.create_task(_pump(each, queue)) for each in watches]
-        ended = 0
-        try:
-            while ended < len(watches):
-                match await queue.get():
-                    case None:
-                        ended += 1
-                    case Exception() as error:
-                        raise error
-                    case event:
-                        yield event
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        starts = [calls.watch_request(each) for each in uids]
+        return AsyncWatchAll(self._connections, self._credential, starts, Deadline(timeout), on_resume, on_retry)
 
     async def close(self) -> None:
         """Close the connections. Calls that are in flight fail."""
@@ -195,7 +176,7 @@ class AsyncClient:
             token = await self._credential.token()
             async with self._connections.lease() as connection:
                 try:
-                    with _gateway_errors(self._connections):
+                    with gateway_errors(self._connections):
                         call = getattr(connection.stub, method)(
                             request,
                             metadata=calls.metadata(token, request),
@@ -241,8 +222,8 @@ class AsyncWatch:
 
     def __init__(
         self,
-        connections: _Connections,
-        credential: _Credential,
+        connections: Connections,
+        credential: Credential,
         start: pb.RunJobRequest | pb.WatchJobRequest,
         deadline: Deadline,
         on_resume: calls.OnRetry | None,
@@ -297,43 +278,38 @@ class AsyncWatch:
             token = await self._credential.token()
             async with self._connections.lease() as connection:
                 call = self._open(connection, token)
-                error = stream_without_end()
                 try:
-                    while event := await self._next(call):
+                    while isinstance(event := await self._next(call), pb.JobEvent):
                         rules.heard(event, time.monotonic())
                         self._take(event)
                         yield event
-                    self.replayed |= calls.is_replayed(await call.trailing_metadata())
-                except GatewayError as failed:
-                    error = failed
+                    if event.code is grpc.StatusCode.OK:
+                        self.replayed |= calls.is_replayed(await call.trailing_metadata())
                 finally:
                     # A call that was merely abandoned stays open (grpc/grpc#43462).
                     call.cancel()
             if rules.done:
                 return
-            await self._resume(error, token, connection)
+            await self._resume(event, token, connection)
 
-    def _open(self, connection: _Connection, token: str | None) -> Any:
+    def _open(self, connection: Connection, token: str | None) -> Any:
         request = self._rules.request
         method = connection.stub.RunJob if isinstance(request, pb.RunJobRequest) else connection.stub.WatchJob
         self._rules.opened(time.monotonic())
         return method(request, metadata=calls.metadata(token, request), timeout=self._deadline.left())
 
-    async def _next(self, call: Any) -> pb.JobEvent | None:
-        """Return the next event, or None after the last one.
-
-        Raises:
-            GatewayError: The call failed, or nothing arrived for too long.
-
-        """
+    async def _next(self, call: Any) -> pb.JobEvent | GatewayError:
+        """Return the next event, or the reason why there is none."""
         limit = calls.END_SECONDS if self._rules.done else self._rules.silence
         try:
-            with _gateway_errors(self._connections):
+            with gateway_errors(self._connections):
                 async with asyncio.timeout(limit):
                     event = await call.read()
         except TimeoutError:
-            raise silent_stream(limit) from None
-        return event if isinstance(event, pb.JobEvent) else None
+            return silent_stream(limit)
+        except GatewayError as error:
+            return error
+        return event if isinstance(event, pb.JobEvent) else stream_without_end()
 
     def _take(self, event: pb.JobEvent) -> None:
         self._result.take(event)
@@ -342,7 +318,7 @@ class AsyncWatch:
             if self._on_progress is not None:
                 self._on_progress(event.job)
 
-    async def _resume(self, error: GatewayError, token: str | None, connection: _Connection) -> None:
+    async def _resume(self, error: GatewayError, token: str | None, connection: Connection) -> None:
         """Wait until the next call may be made. Raises the error if it is final."""
         if self._connections.closed or self._deadline.left() == 0:
             raise error
@@ -356,141 +332,3 @@ class AsyncWatch:
         await asyncio.sleep(retry.wait)
         if retry.new_connection:
             await self._connections.replace(connection)
-
-
-@contextmanager
-def _gateway_errors(connections: _Connections) -> Iterator[None]:
-    """Raise what ends a call as a `GatewayError`.
-
-    If the client is closed, grpc.aio raises `CancelledError` in its calls. That must not look like a cancelled task.
-    """
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from None
-    except asyncio.CancelledError:
-        if not connections.closed or (task and task.cancelling() > before):
-            raise
-        raise calls.closed_error() from None
-    except grpc.aio.UsageError:
-        if not connections.closed:
-            raise
-        raise calls.closed_error() from None
-
-
-class _Connection:
-    """A channel, and the number of calls over it."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.channel = channel
-        self.stub: calls.Stub = rpc.JobServiceStub(channel)
-        self.calls = 0
-
-
-class _Connections:
-    """The current connection of a client, and the older ones that still have calls.
-
-    Several calls share a connection. The first of them that finds it broken replaces it for all; the old one is closed
-    after its last call, because closing it earlier would cancel its other calls.
-    """
-
-    def __init__(self, target: str, tls: Tls | None, options: list[tuple[str, int | str]]) -> None:
-        self.closed = False
-        self._target = target
-        self._credentials = None if tls is None else tls.credentials()
-        self._options = options
-        self._current = self._connect()
-        self._used = {self._current}
-
-    def _connect(self) -> _Connection:
-        if self._credentials is None:
-            return _Connection(grpc.aio.insecure_channel(self._target, self._options))
-        return _Connection(grpc.aio.secure_channel(self._target, self._credentials, self._options))
-
-    @asynccontextmanager
-    async def lease(self) -> AsyncIterator[_Connection]:
-        """Use the current connection for one call.
-
-        Raises:
-            GatewayError: The client was closed.
-
-        """
-        if self.closed:
-            raise calls.closed_error()
-        connection = self._current
-        connection.calls += 1
-        try:
-            yield connection
-        finally:
-            connection.calls -= 1
-            await self._close_unused(connection)
-
-    async def replace(self, connection: _Connection) -> None:
-        """Use a new connection from now on, unless another call has already replaced this one."""
-        if self.closed or connection is not self._current:
-            return
-        self._current = self._connect()
-        self._used.add(self._current)
-        await self._close_unused(connection)
-
-    async def _close_unused(self, connection: _Connection) -> None:
-        if not connection.calls and connection is not self._current and connection in self._used:
-            self._used.remove(connection)
-            await connection.channel.close()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        self.closed = True
-        used, self._used = self._used, set()
-        for connection in used:
-            await connection.channel.close()
-
-
-class _Credential:
-    """The token of a client, which its calls share."""
-
-    def __init__(self, source: AsyncToken | None) -> None:
-        self._source = source
-        self._lock = asyncio.Lock()
-        self._asked = False
-        self._token: str | None = None
-
-    async def token(self) -> str | None:
-        """Return the current token."""
-        async with self._lock:
-            if not self._asked:
-                self._token = calls.checked_token(await self._ask())
-                self._asked = True
-            return self._token
-
-    async def renew(self, rejected: str | None) -> bool:
-        """Get another token than the one that was rejected; return False if there is none."""
-        async with self._lock:
-            # Another call may have renewed it meanwhile.
-            if self._token != rejected:
-                return True
-            fresh = calls.checked_token(await self._ask()) if callable(self._source) else None
-            if fresh is None:
-                return False
-            self._token = fresh
-            return True
-
-    async def _ask(self) -> str | None:
-        if not callable(self._source):
-            return self._source
-        found = self._source()
-        return await found if inspect.isawaitable(found) else found
-
-
-async def _pump(watch: AsyncWatch, queue: asyncio.Queue[pb.JobEvent | Exception | None]) -> None:
-    """Move the events of a watch into a queue, then None or the error that ended it."""
-    async with watch:
-        try:
-            async for event in watch:
-                await queue.put(event)
-        except Exception as error:  # noqa: BLE001 - it is raised in the task that reads the queue
-            await queue.put(error)
-        else:
-            await queue.put(None)

@@ -136,11 +136,6 @@ def check_time(retry: Retry, deadline: Deadline) -> None:
         raise GatewayError(grpc.StatusCode.DEADLINE_EXCEEDED, message, metadata=retry.error.metadata)
 
 
-def cancelled_error() -> GatewayError:
-    """Return the error of a watch that was cancelled from elsewhere."""
-    return GatewayError(grpc.StatusCode.CANCELLED, "the watch was cancelled")
-
-
 def closed_error() -> GatewayError:
     """Return the error of a call over a client that was closed."""
     return GatewayError(grpc.StatusCode.CANCELLED, "the client was closed")

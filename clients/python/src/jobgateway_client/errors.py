@@ -11,12 +11,16 @@ from google.rpc import error_details_pb2, status_pb2
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from google.protobuf.duration_pb2 import Duration
+    from jobgateway.v1 import job_service_pb2 as pb
+
 DOMAIN = "jobgateway"
 # The gateway sends no longer wait than this, in seconds.
 LONGEST_RETRY_DELAY = 86_400.0
 # How gRPC's messages begin if there was no connection, or if the server rejected the request unread.
 _NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 _NOT_READ = "SERVER: Received message larger than max"
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _KINDS = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
 
 
@@ -91,18 +95,34 @@ def from_rpc_error(error: grpc.RpcError) -> GatewayError:
     """Return the error of a sync or asyncio call, with its details."""
     # The sync API raises the call as the error.
     call = cast("Any", error)
-    code, message = call.code(), call.details() or ""
+    return from_status(call.code(), call.details(), call.trailing_metadata())
+
+
+def from_status(code: grpc.StatusCode, message: str | None, trailers: Any) -> GatewayError:
+    """Return the error of a status, with the details in its trailers."""
     reason, metadata, retry_delay = "", {}, None
     fields: list[FieldViolation] = []
-    for detail in _details(code, call.trailing_metadata()):
+    for detail in _details(code, trailers):
         if isinstance(detail, error_details_pb2.ErrorInfo) and detail.domain == DOMAIN:
             reason, metadata = detail.reason, dict(detail.metadata)
         elif isinstance(detail, error_details_pb2.BadRequest):
             fields += [FieldViolation(each.field, each.description) for each in detail.field_violations]
         elif isinstance(detail, error_details_pb2.RetryInfo):
-            delay = detail.retry_delay.seconds + detail.retry_delay.nanos / 1e9
-            retry_delay = min(max(delay, 0.0), LONGEST_RETRY_DELAY)
-    return GatewayError(code, message, reason=reason, metadata=metadata, fields=tuple(fields), retry_delay=retry_delay)
+            retry_delay = _seconds(detail.retry_delay)
+    return GatewayError(
+        code, message or "", reason=reason, metadata=metadata, fields=tuple(fields), retry_delay=retry_delay
+    )
+
+
+def from_failure(uid: int, failure: pb.WatchFailure) -> GatewayError:
+    """Return the error with which the watch of a job on a `WatchJobs` stream ended."""
+    return GatewayError(
+        _CODES.get(failure.code, grpc.StatusCode.UNKNOWN),
+        failure.message,
+        reason=failure.reason,
+        metadata={**failure.metadata, "uid": str(uid)},
+        retry_delay=_seconds(failure.retry_delay) if failure.HasField("retry_delay") else None,
+    )
 
 
 def silent_stream(seconds: float) -> GatewayError:
@@ -113,6 +133,10 @@ def silent_stream(seconds: float) -> GatewayError:
 def stream_without_end() -> GatewayError:
     """Return the error for a stream that ended with `OK` before the job had ended."""
     return GatewayError(grpc.StatusCode.OK, "the stream ended before the job")
+
+
+def _seconds(delay: Duration) -> float:
+    return min(max(delay.seconds + delay.nanos / 1e9, 0.0), LONGEST_RETRY_DELAY)
 
 
 def _details(code: grpc.StatusCode, trailers: Any) -> list[Any]:

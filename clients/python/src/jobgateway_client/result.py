@@ -12,6 +12,8 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client.errors import ResultDamagedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from google.protobuf import struct_pb2
 
 
@@ -64,6 +66,34 @@ class Result:
             return
         if hashlib.sha256(self.data).hexdigest() != job.content_sha256:
             raise ResultDamagedError(f"the result of job {job.uid} was damaged on its way: its SHA-256 is wrong")
+
+
+class Results:
+    """The results of many jobs on a `WatchJobs` stream, as far as they have arrived."""
+
+    def __init__(self, starts: Iterable[pb.WatchJobRequest]) -> None:
+        self._unwanted = {each.uid for each in starts if each.content_format == pb.CONTENT_FORMAT_NONE}
+        self._held: dict[int, Result] = {}
+
+    def of(self, uid: int) -> bytearray:
+        """Return the JSON of the result of a job, empty if nothing of it has arrived."""
+        return self._held[uid].data if uid in self._held else bytearray()
+
+    def take(self, event: pb.JobEvent) -> None:
+        """Add what an event has of a result, and verify the result at the job's end.
+
+        Raises:
+            ResultDamagedError: The result is incomplete, or does not match its SHA-256.
+
+        """
+        if event.HasField("content_chunk") or event.job.done:
+            # The stream sends every result that is wanted, large ones in chunks.
+            result = self._held.setdefault(event.uid, Result(required=event.uid not in self._unwanted))
+            result.take(event)
+
+    def release(self, uid: int) -> None:
+        """Forget the result of a job."""
+        self._held.pop(uid, None)
 
 
 def stream_result(request: pb.RunJobRequest | pb.WatchJobRequest) -> Result:

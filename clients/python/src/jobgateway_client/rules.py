@@ -66,6 +66,7 @@ _BY_CODE: Mapping[grpc.StatusCode, Action] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Action.FIX,
     grpc.StatusCode.INVALID_ARGUMENT: Action.FIX,
     grpc.StatusCode.NOT_FOUND: Action.FIX,
+    grpc.StatusCode.ALREADY_EXISTS: Action.FIX,
     grpc.StatusCode.OUT_OF_RANGE: Action.FIX,
     grpc.StatusCode.UNAUTHENTICATED: Action.LOG_IN,
     grpc.StatusCode.UNKNOWN: Action.LOOK,
@@ -187,6 +188,60 @@ class CallRules:
         return after_send(error, has_request_id=bool(self._send.request_id)) is AfterSend.SEND_AGAIN
 
 
+class StreamRules:
+    """The resumption of one stream after another: whether, when, and over which connection."""
+
+    def __init__(self) -> None:
+        self._backoff = Backoff()
+        self._opened_at = 0.0
+        self._heard_any = False
+        self._has_fresh_token = False
+        self._repeatable_at: object = None
+
+    def opened(self, now: float) -> None:
+        """Note that a call begins."""
+        self._opened_at = now
+
+    def heard(self, now: float, *, proves_token: bool) -> None:
+        """Note an event."""
+        self._heard_any = True
+        if proves_token:
+            self._has_fresh_token = False
+        # A stream that breaks after its first event each time does not work.
+        if now - self._opened_at > LONGEST_WAIT:
+            self._backoff.reset()
+
+    def wants_token(self, error: GatewayError) -> bool:
+        """Return True if a fresh token may help. Get one before the next call, and tell `renewed`."""
+        return error.code is grpc.StatusCode.UNAUTHENTICATED and not self._has_fresh_token
+
+    def renewed(self) -> None:
+        """Note that the next call has a fresh token."""
+        self._has_fresh_token = True
+
+    def may_resume(self, error: GatewayError, position: object) -> bool:
+        """Return whether another call may help. `position` changes with each event after which a call can continue."""
+        if is_load_limit(error):
+            return True
+        if error.from_gateway:
+            return error.code is grpc.StatusCode.UNAVAILABLE
+        if is_broken(error):
+            return True
+        if error.code in _OVER_LIMIT and not self.is_first_at(position):
+            return False
+        # Before the first event, any other status means a wrong address or request.
+        return self._heard_any
+
+    def is_first_at(self, position: object) -> bool:
+        """Return whether a failure that another call may repeat is the first one at a position."""
+        before, self._repeatable_at = self._repeatable_at, position
+        return before != position
+
+    def retry(self, error: GatewayError) -> Retry:
+        """Return the next call."""
+        return Retry(error, self._backoff.next(error), needs_new_connection(error))
+
+
 class WatchRules:
     """The resuming watch of one job: its next request, and the decision about each error.
 
@@ -206,11 +261,7 @@ class WatchRules:
             self._watch.CopyFrom(start)
         self.silence = silence_seconds(start)
         self.done = False
-        self._backoff = Backoff()
-        self._opened_at = 0.0
-        self._heard_any = False
-        self._has_fresh_token = False
-        self._over_limit_at: str | None = None
+        self._stream = StreamRules()
 
     @property
     def uid(self) -> int:
@@ -224,47 +275,32 @@ class WatchRules:
 
     def opened(self, now: float) -> None:
         """Note that a call begins."""
-        self._opened_at = now
+        self._stream.opened(now)
 
     def heard(self, event: pb.JobEvent, now: float) -> None:
         """Note an event."""
         self._watch.uid = event.uid or self._watch.uid
         self._watch.resume_token = event.resume_token or self._watch.resume_token
         self.done = event.job.done
-        self._heard_any = True
-        if proves_token(event):
-            self._has_fresh_token = False
-        # A stream that breaks after its first event each time does not work.
-        if now - self._opened_at > LONGEST_WAIT:
-            self._backoff.reset()
+        self._stream.heard(now, proves_token=proves_token(event))
 
     def wants_token(self, error: GatewayError) -> bool:
         """Return True if a fresh token may help. Get one before `resume`."""
-        return error.code is grpc.StatusCode.UNAUTHENTICATED and not self._has_fresh_token
+        return self._stream.wants_token(error)
 
     def resume(self, error: GatewayError, *, fresh_token: bool) -> Retry | None:
         """Return the next attempt, or None if the error is final. `fresh_token`: one was needed, and there is one."""
         # An error may name the job before an event does.
         self._watch.uid = self._watch.uid or error.uid
-        self._has_fresh_token |= fresh_token
-        if not (fresh_token or (self._may_watch_again(error) if self.uid else self._may_run_again(error))):
+        if fresh_token:
+            self._stream.renewed()
+        elif not (self._may_watch_again(error) if self.uid else self._may_run_again(error)):
             return None
-        return Retry(error, self._backoff.next(error), needs_new_connection(error))
+        return self._stream.retry(error)
 
     def _may_run_again(self, error: GatewayError) -> bool:
         has_request_id = self._run is not None and bool(self._run.request.request_id)
         return after_send(error, has_request_id=has_request_id) is AfterSend.SEND_AGAIN
 
     def _may_watch_again(self, error: GatewayError) -> bool:
-        if is_load_limit(error):
-            return True
-        if error.from_gateway:
-            return error.code is grpc.StatusCode.UNAVAILABLE
-        if is_broken(error):
-            return True
-        if error.code in _OVER_LIMIT:
-            before, self._over_limit_at = self._over_limit_at, self._watch.resume_token
-            if before == self._over_limit_at:
-                return False
-        # Before the first event, any other status means a wrong address or request.
-        return self._heard_any
+        return self._stream.may_resume(error, self._watch.resume_token)

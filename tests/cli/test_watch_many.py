@@ -1,0 +1,183 @@
+"""`watch` with several jobs, against a scripted gateway over real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from jobgateway.v1 import job_service_pb2 as pb
+from typer.testing import CliRunner
+
+from gateway.cli import patience
+from gateway.cli.app import app
+from tests.cli.test_commands import read_terminal, start
+from tests.support.many_jobs import (
+    End,
+    Hold,
+    ManyJobsGateway,
+    Read,
+    ReadAll,
+    beat,
+    chunk,
+    end,
+    failure,
+    state,
+    synced,
+)
+
+if TYPE_CHECKING:
+    from typer.testing import Result
+
+TOKEN = "token-of-the-test"
+CODE = grpc.StatusCode
+
+
+def watch(gateway: ManyJobsGateway, *arguments: str) -> Result:
+    environment = {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_TARGET": gateway.target}
+    return CliRunner().invoke(app, ["watch", *arguments], env=environment, catch_exceptions=False)
+
+
+def test_several_jobs_get_a_line_each_and_a_total() -> None:
+    with ManyJobsGateway([Read(3), *map(state, (1, 2, 3)), synced(3), end(2), end(1), end(3), ReadAll()]) as gateway:
+        outcome = watch(gateway, "1", "2", "3", "2")
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    assert outcome.stdout == "job 2 success\njob 1 success\njob 3 success\n3 jobs: 3 succeeded\n"
+    [stream] = gateway.streams
+    assert stream.half_closed
+    # The results are not requested.
+    assert {each.watch.content_format for each in stream.requests} == {pb.CONTENT_FORMAT_NONE}
+
+
+def test_a_job_that_does_not_succeed_decides_the_exit_code() -> None:
+    with ManyJobsGateway([Read(2), end(1), end(2, pb.JOB_STATUS_TIMEOUT), ReadAll()]) as gateway:
+        outcome = watch(gateway, "1", "2")
+    assert outcome.exit_code == 1
+    assert outcome.stdout.endswith("job 2 timeout\n2 jobs: 1 succeeded, 1 failed\n")
+
+
+@pytest.mark.parametrize("also_failed", [False, True])
+def test_a_job_that_cannot_be_watched_is_a_failed_call(also_failed: bool) -> None:
+    refused = failure(1, CODE.NOT_FOUND, "UPSTREAM_NOT_FOUND")
+    last = end(2, pb.JOB_STATUS_ERROR if also_failed else pb.JOB_STATUS_SUCCESS)
+    with ManyJobsGateway([Read(2), refused, last, ReadAll()]) as gateway:
+        outcome = watch(gateway, "1", "2")
+    assert outcome.exit_code == 3
+    assert outcome.stderr.startswith("job 1: it failed; check the ids")
+    assert outcome.stdout.endswith(f"2 jobs: 1 {'failed' if also_failed else 'succeeded'}, 1 unknown\n")
+
+
+def test_json_is_an_object_for_each_event() -> None:
+    result = b'{"data": 1}'
+    script = [
+        *(Read(2), state(1), synced(2), beat(), chunk(1, result, 0, 11), end(1, result=result)),
+        *(failure(2, CODE.NOT_FOUND, "UPSTREAM_NOT_FOUND"), ReadAll()),
+    ]
+    with ManyJobsGateway(script) as gateway:
+        outcome = watch(gateway, "--json", "1", "2")
+    assert (outcome.exit_code, outcome.stderr) == (3, "")
+    events: list[dict[str, Any]] = [json.loads(line) for line in outcome.stdout.splitlines()]
+    kinds = ["job", "synced", "heartbeat", "content_chunk", "job", "failure"]
+    assert [next(kind for kind in kinds if kind in event) for event in events] == kinds
+    assert events[-1]["uid"] == "2"
+    assert events[-1]["failure"]["code"] == 5
+    assert events[-1]["failure"]["reason"] == "UPSTREAM_NOT_FOUND"
+    assert gateway.streams[0].requests[0].watch.content_format == pb.CONTENT_FORMAT_UNSPECIFIED
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_damaged_result_fails_its_job(as_json: bool) -> None:
+    script = [Read(2), chunk(1, b"{}", 0, 2), end(1, result=b"{}", sha256="0" * 64), end(2), ReadAll()]
+    with ManyJobsGateway(script) as gateway:
+        outcome = watch(gateway, "1", "2", *(["--json"] if as_json else []))
+    assert outcome.exit_code == 3
+    assert "its SHA-256 is wrong" in (outcome.stdout if as_json else outcome.stderr)
+
+
+def test_resumptions_and_retries_are_remarks() -> None:
+    again = failure(1, CODE.RESOURCE_EXHAUSTED, "LIMIT_REACHED", retry_delay=0.01)
+    scripts = ([Read(2), again, Read(1), state(1), End(CODE.UNAVAILABLE, "DRAINING")], [Read(2), end(1), end(2)])
+    with ManyJobsGateway(*scripts) as gateway:
+        outcome = watch(gateway, "1", "2")
+    assert outcome.exit_code == 0
+    retried, resumed = outcome.stderr.splitlines()
+    assert retried.startswith("job 1: it failed; resuming in 0.")
+    assert resumed.startswith("it failed; resuming in 0.")
+
+
+def test_a_job_that_cannot_be_read_now_is_a_remark() -> None:
+    unreadable = pb.JobEvent(uid=2, heartbeat=pb.Heartbeat(consecutive_failures=1, last_failure="UPSTREAM_TIMEOUT"))
+    with ManyJobsGateway([Read(2), unreadable, end(1), end(2), ReadAll()]) as gateway:
+        outcome = watch(gateway, "1", "2")
+    assert outcome.stderr == "job 2 cannot be read now (UPSTREAM_TIMEOUT, 1 times in a row)\n"
+
+
+def test_a_final_status_of_the_stream_fails_the_call() -> None:
+    with ManyJobsGateway([End(CODE.PERMISSION_DENIED, "UPSTREAM_PERMISSION_DENIED")]) as gateway:
+        outcome = watch(gateway, "1", "2")
+    assert (outcome.exit_code, outcome.stdout) == (3, "")
+    assert "UPSTREAM_PERMISSION_DENIED" in outcome.stderr
+
+
+def test_the_patience_with_a_silent_gateway_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
+    with ManyJobsGateway([Read(2), state(1), End(CODE.UNAVAILABLE)], [End(CODE.UNAVAILABLE)]) as gateway:
+        outcome = watch(gateway, "1", "2")
+    assert outcome.exit_code == 3
+    assert len(gateway.streams) == 2
+
+
+def test_an_address_without_a_gateway_is_tried_once() -> None:
+    with ManyJobsGateway() as gateway:
+        pass
+    outcome = watch(gateway, "1", "2")
+    assert outcome.exit_code == 3
+    assert "cannot be reached" in outcome.stderr
+    assert "resuming" not in outcome.stderr
+
+
+def test_an_output_file_is_for_one_job() -> None:
+    with ManyJobsGateway() as gateway:
+        outcome = watch(gateway, "1", "2", "--output", "file")
+    assert outcome.exit_code == 2
+    assert outcome.stderr == "--output is for the result of one job: give one UID\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cancel", [False, True])
+def test_an_interrupt_leaves_the_jobs_or_cancels_them(cancel: bool) -> None:
+    with ManyJobsGateway([Read(3), end(2), Hold()]) as gateway:
+        options = ["--cancel-on-interrupt"] if cancel else []
+        with start("watch", "1", "2", "3", *options, variables={"JOBGATEWAY_TARGET": gateway.target}) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "job 2 success\n"
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate()
+    assert process.returncode == 130
+    assert "3 jobs" not in out
+    assert gateway.cancelled == ([1, 3] if cancel else [])
+    if cancel:
+        assert err.count("asked to cancel; state: job") == 2
+    else:
+        assert (
+            err == f"interrupted; 2 jobs continue; watch them again: jobgateway watch 1 3 --target {gateway.target}\n"
+        )
+
+
+@pytest.mark.slow
+def test_a_terminal_gets_moving_lines_and_the_total() -> None:
+    with ManyJobsGateway([Read(3), *map(state, (1, 2, 3)), end(2), end(1), end(3), ReadAll()]) as gateway:
+        master, slave = pty.openpty()
+        terminal = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "5", "JOBGATEWAY_TARGET": gateway.target}
+        with start("watch", "1", "2", "3", stdout=slave, variables=terminal) as process:
+            os.close(slave)
+            shown = read_terminal(master)
+            assert process.wait() == 0
+    assert re.search(r"3 jobs: \d running", shown)
+    assert "job 1 success" in shown
+    assert shown.rindex("3 jobs: 3 succeeded") > shown.rindex("\x1b[?25h"), "the total stays"
