@@ -19,10 +19,11 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from clients.mesh import checks, fleet, programs, sharing
+from clients.mesh import checks, fleet, many, programs, sharing
 from clients.mesh.cases import CASES, Case, Mesh, problems
 from clients.mesh.checks import CHECKS, SETTINGS
 from clients.mesh.fleet import FLEET
+from clients.mesh.many import MANY
 from clients.mesh.programs import Program, Run
 from clients.mesh.proxies import PROXIES, ROUTERS, Proxy
 from clients.mesh.sharing import SHARING
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SHOWN_LINES = 25
-CHECKED = {SETTINGS: checks.check, FLEET: fleet.check, SHARING: sharing.check}
+CHECKED = {SETTINGS: checks.check, FLEET: fleet.check, SHARING: sharing.check, MANY: many.check}
 
 
 @dataclass
@@ -74,7 +75,12 @@ async def main() -> int:
     if rows:
         _print(rows, [client.name for client in clients], console, "end, longest silence, resumes")
     if settings:
-        _print(settings, [*CHECKS, FLEET.name, SHARING.name], console, "with the recommended settings")
+        _print(
+            settings,
+            [*CHECKS, *(each.name for each in (FLEET, SHARING, MANY))],
+            console,
+            "with the recommended settings",
+        )
     rows += settings
     failures = sum(row.failed for row in rows)
     console.print(

@@ -18,7 +18,7 @@ from gateway.simulator import Simulator
 from gateway.simulator.recording import Recorded, Recording
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from clients.mesh.programs import Run
 
@@ -60,6 +60,7 @@ class Case:
         heartbeat_seconds: The heartbeat interval of the watch.
         proxies: The proxies that can have the fault.
         replicas: The number of gateways.
+        settings: Further settings of the gateways.
 
     """
 
@@ -72,6 +73,7 @@ class Case:
     heartbeat_seconds: int = 1
     proxies: tuple[type[Proxy], ...] = (Envoy, Nginx, HAProxy)
     replicas: int = 2
+    settings: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def response_seconds(self) -> float:
@@ -122,7 +124,7 @@ class Mesh:
                 slow = await self._exit.enter_async_context(SlowProxy(here, delay_seconds=self._case.response_seconds))
                 url = url._replace(netloc=slow.address)
             for _ in range(self._case.replicas):
-                gateway = Gateway(url.geturl())
+                gateway = Gateway(url.geturl(), self._case.settings)
                 gateway.on_line = self.signal.changed
                 self._exit.push_async_callback(gateway.kill)
                 await gateway.start()

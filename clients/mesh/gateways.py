@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from clients.runner.gateways import GatewayProcess, free_address
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SETTINGS = {"JOBGATEWAY_DRAIN_GRACE_SECONDS": "3"}
 
@@ -13,9 +17,11 @@ _SETTINGS = {"JOBGATEWAY_DRAIN_GRACE_SECONDS": "3"}
 class Gateway(GatewayProcess):
     """A gateway process that also keeps the port of its admin address."""
 
-    def __init__(self, upstream_url: str) -> None:
+    def __init__(self, upstream_url: str, settings: Mapping[str, str] = MappingProxyType({})) -> None:
         host, self.admin_port = free_address()
-        super().__init__(upstream_url, {**_SETTINGS, "JOBGATEWAY_ADMIN_LISTEN": f"{host}:{self.admin_port}"})
+        super().__init__(
+            upstream_url, {**_SETTINGS, **settings, "JOBGATEWAY_ADMIN_LISTEN": f"{host}:{self.admin_port}"}
+        )
 
     def ended(self, method: str) -> list[dict[str, Any]]:
         """Return the log lines of the calls of a method that have ended."""

@@ -42,6 +42,7 @@ class Faults:
         health_checks: The proxy checks the health of the gateways.
         counts_attempts: The proxy adds the number of the attempt to each call (only Envoy).
         adds_request_id: The proxy adds a second `x-request-id` (only HAProxy).
+        max_streams: How many streams a connection may have (only Envoy).
 
     """
 
@@ -51,6 +52,7 @@ class Faults:
     health_checks: bool = True
     counts_attempts: bool = True
     adds_request_id: bool = False
+    max_streams: int | None = None
 
 
 class Proxy:
@@ -181,6 +183,8 @@ class Envoy(Proxy):
         (route,) = (each["route"] for each in host["routes"])
         if not self._faults.counts_attempts:
             del host["include_request_attempt_count"]
+        if self._faults.max_streams:
+            manager["http2_protocol_options"]["max_concurrent_streams"] = self._faults.max_streams
         if self._faults.idle_seconds:
             manager["stream_idle_timeout"] = f"{self._faults.idle_seconds}s"
         if self._faults.lifetime_seconds:

@@ -53,7 +53,7 @@ async def test_without_large_results_a_client_may_stop_reading(guarded: Guarded)
     assert guarded.given_up == []
 
 
-async def test_the_grace_starts_with_a_large_result_of_a_blocked_stream(guarded: Guarded) -> None:
+async def test_the_grace_starts_with_the_large_result(guarded: Guarded) -> None:
     guarded.begin()
     await guarded.clock.advance(100)
     guarded.guard.hold(holds=True)

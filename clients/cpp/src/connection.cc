@@ -1,5 +1,6 @@
 #include "connection.h"
 
+#include <thread>
 #include <utility>
 
 namespace jobclient {
@@ -20,6 +21,12 @@ void Connection::Authorize(grpc::ClientContext* context) const {
 
 void AddJobUid(std::int64_t uid, grpc::ClientContext* context) {
   context->AddMetadata("x-job-uid", std::to_string(uid));
+}
+
+void Connection::Resume(const Resumption& resumption) {
+  std::this_thread::sleep_for(resumption.wait);
+  if (resumption.fresh_token) LogIn();
+  if (resumption.new_connection) Reconnect();
 }
 
 void Connection::Reconnect() {

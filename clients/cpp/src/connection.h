@@ -11,6 +11,7 @@
 #include <string>
 
 #include "jobgateway/v1/job_service.grpc.pb.h"
+#include "rules.h"
 
 namespace jobclient {
 
@@ -30,11 +31,14 @@ class Connection {
   // Replaces the token with a fresh one.
   void LogIn() { token_ = fresh_token_(); }
 
+  // Waits, and prepares the next stream after a failure.
+  void Resume(const Resumption& resumption);
+
+ private:
   // Uses a new connection for all further calls. The old one closes after its
   // last call.
   void Reconnect();
 
- private:
   const std::string target_;
   const std::string service_config_;
   const std::function<std::string()> fresh_token_;

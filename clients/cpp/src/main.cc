@@ -1,34 +1,36 @@
 // Runs the steps of a scenario file and prints its observations
 // (clients/README.md).
 
-#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <random>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <type_traits>
+#include <vector>
 
 #include "connection.h"
 #include "failure.h"
 #include "google/protobuf/util/json_util.h"
 #include "report.h"
+#include "rules.h"
 #include "watch.h"
+#include "watch_all.h"
 
 namespace jobclient {
 namespace {
 
 using jobgateway::v1::Job;
 using jobgateway::v1::JobService;
+using jobgateway::v1::WatchJobRequest;
 using nlohmann::json;
-using std::chrono::nanoseconds;
 using std::chrono::seconds;
 
 constexpr int kMaxAttempts = 5;  // of a unary call, including the first
@@ -38,21 +40,15 @@ template <typename Request>
 using Rpc = grpc::Status (JobService::Stub::*)(grpc::ClientContext*,
                                                const Request&, Job*);
 
-nanoseconds Backoff(int attempt) {
-  static std::mt19937 random{std::random_device()()};
-  const nanoseconds bound = std::chrono::milliseconds(200 << attempt);
-  return nanoseconds(std::uniform_int_distribution<nanoseconds::rep>(
-      0, bound.count())(random));
-}
-
 // Makes a unary call and retries it if the error allows that. `repeatable`: a
 // second call has no further effect. Returns nothing after an error, which has
 // been printed.
 template <typename Request>
-std::optional<Job> Call(Connection* connection, const Reporter& reporter,
+std::optional<Job> Call(Connection* connection, Reporter reporter,
                         Rpc<Request> rpc, const Request& request,
                         seconds deadline = kDeadline, bool repeatable = true) {
   bool logged_in = false;
+  Backoff backoff;
   int attempt = 1;
   while (true) {
     grpc::ClientContext context;  // for one call
@@ -76,9 +72,7 @@ std::optional<Job> Call(Connection* connection, const Reporter& reporter,
       logged_in = true;
     } else if (action == Action::kRetry && repeatable &&
                attempt < kMaxAttempts) {
-      const nanoseconds wait = Backoff(attempt);
-      std::this_thread::sleep_for(
-          std::max(wait, failure.retry_after.value_or(wait)));
+      std::this_thread::sleep_for(backoff.Next(failure));
       ++attempt;
     } else {
       return std::nullopt;
@@ -96,21 +90,19 @@ std::optional<Job> Send(Connection* connection, const json& step) {
               kDeadline, !request.request_id().empty());
 }
 
-std::optional<Job> Get(Connection* connection, std::int64_t uid) {
+void Get(Connection* connection, std::int64_t uid) {
   jobgateway::v1::GetJobRequest request;
   request.set_uid(uid);
-  return Call(connection, Reporter("get"), &JobService::Stub::GetJob, request);
+  Call(connection, Reporter("get"), &JobService::Stub::GetJob, request);
 }
 
-std::optional<Job> Cancel(Connection* connection, std::int64_t uid) {
+void Cancel(Connection* connection, std::int64_t uid) {
   jobgateway::v1::CancelJobRequest request;
   request.set_uid(uid);
-  return Call(connection, Reporter("cancel"), &JobService::Stub::CancelJob,
-              request);
+  Call(connection, Reporter("cancel"), &JobService::Stub::CancelJob, request);
 }
 
-std::optional<Job> Wait(Connection* connection, std::int64_t uid,
-                        seconds timeout) {
+void Wait(Connection* connection, std::int64_t uid, seconds timeout) {
   jobgateway::v1::WaitJobRequest request;
   request.set_uid(uid);
   request.mutable_timeout()->set_seconds(timeout.count());
@@ -119,11 +111,10 @@ std::optional<Job> Wait(Connection* connection, std::int64_t uid,
     job = Call(connection, Reporter("wait"), &JobService::Stub::WaitJob,
                request, timeout + kDeadline);
   } while (job && !job->done());
-  return job;
 }
 
-void WatchToEnd(Connection* connection, const json& step, std::int64_t uid) {
-  jobgateway::v1::WatchJobRequest request;
+WatchJobRequest WatchRequest(const json& step, std::int64_t uid) {
+  WatchJobRequest request;
   request.set_uid(uid);
   if (step.contains("heartbeat_seconds")) {
     request.mutable_heartbeat_interval()->set_seconds(
@@ -132,37 +123,79 @@ void WatchToEnd(Connection* connection, const json& step, std::int64_t uid) {
   if (step.value("chunks", false)) {
     request.set_content_format(jobgateway::v1::CONTENT_FORMAT_JSON_CHUNKS);
   }
+  return request;
+}
+
+void WatchToEnd(Connection* connection, const json& step, std::int64_t uid) {
   Reporter reporter("watch");
-  Watch watch(connection, request, [&reporter](const Resumption& resumption) {
-    reporter.Resumed(resumption);
-  });
+  Watch watch(connection, WatchRequest(step, uid),
+              [&reporter](const Resumption& resumption) {
+                reporter.Resumed(resumption);
+              });
   jobgateway::v1::JobEvent event;
-  while (watch.Next(&event)) reporter.Event(event);
+  while (watch.Next(&event)) reporter.Event(event, watch.chunks());
   if (!watch.status().ok()) reporter.Failed(FailureOf(watch.status()));
+}
+
+void WatchAllToEnd(Connection* connection, const json& step,
+                   const std::vector<std::int64_t>& uids) {
+  std::vector<WatchJobRequest> requests;
+  for (const std::int64_t uid : uids) {
+    requests.push_back(WatchRequest(step, uid));
+  }
+  for (const json& uid : step.value("uids", json::array())) {
+    requests.push_back(WatchRequest(step, std::stoll(uid.get<std::string>())));
+  }
+  ManyReporter reporter("watch_all");
+  WatchAll watch(
+      connection, requests,
+      [&reporter, &watch](const Resumption& resumption) {
+        reporter.Resumed(resumption, watch.pending());
+      },
+      [&reporter](std::int64_t uid, const Failure& failure) {
+        reporter.Again(uid, failure);
+      });
+  int pause_after = step.value("pause_after", std::numeric_limits<int>::max());
+  jobgateway::v1::JobEvent event;
+  while (watch.Next(&event)) {
+    reporter.Event(event, watch.chunks(event.uid()));
+    if (reporter.lines() >= pause_after) {
+      pause_after = std::numeric_limits<int>::max();
+      std::this_thread::sleep_for(seconds(step.at("pause_seconds")));
+    }
+  }
+  if (watch.status().ok()) {
+    reporter.Ended();
+  } else {
+    reporter.Failed(FailureOf(watch.status()));
+  }
 }
 
 // Runs the steps, one after the other.
 void Run(Connection* connection, const json& scenario) {
-  std::int64_t last_uid = 0;
+  std::vector<std::int64_t> sent;
   for (const json& step : scenario.at("steps")) {
     const std::string name = step.at("do");
-    std::int64_t uid = last_uid;
+    std::int64_t uid = sent.empty() ? 0 : sent.back();
     if (step.contains("uid")) uid = std::stoll(step["uid"].get<std::string>());
-    std::optional<Job> job;
     if (name == "send") {
-      job = Send(connection, step);
+      for (int left = step.value("count", 1); left > 0; --left) {
+        const std::optional<Job> job = Send(connection, step);
+        if (job) sent.push_back(job->uid());
+      }
     } else if (name == "get") {
-      job = Get(connection, uid);
+      Get(connection, uid);
     } else if (name == "cancel") {
-      job = Cancel(connection, uid);
+      Cancel(connection, uid);
     } else if (name == "wait") {
-      job = Wait(connection, uid, seconds(step.at("timeout_seconds")));
+      Wait(connection, uid, seconds(step.at("timeout_seconds")));
     } else if (name == "watch") {
       WatchToEnd(connection, step, uid);
+    } else if (name == "watch_all") {
+      WatchAllToEnd(connection, step, sent);
     } else {
       throw std::runtime_error("unknown step " + name);
     }
-    if (job) last_uid = job->uid();
   }
 }
 

@@ -7,24 +7,14 @@
 #include <chrono>
 #include <functional>
 #include <memory>
-#include <optional>
-#include <random>
 #include <string>
 
 #include "connection.h"
-#include "failure.h"
 #include "jobgateway/v1/job_service.pb.h"
+#include "result.h"
+#include "rules.h"
 
 namespace jobclient {
-
-// The reason for a stream that was cancelled because no event arrived in time.
-inline constexpr char kSilent[] = "SILENT";
-
-// The reason why a watch resumes with another call.
-struct Resumption {
-  Failure failure;
-  bool new_connection;
-};
 
 // The events of a job:
 //
@@ -49,42 +39,31 @@ class Watch {
   // true, and if the watch ended before it.
   bool Next(jobgateway::v1::JobEvent* event);
 
-  // Returns OK if the job has ended, otherwise the status that ended the watch.
-  // Call it after Next() returned false.
+  // Returns the chunks of the result so far, put together.
+  const std::string& chunks() const { return result_.chunks(); }
+
+  // Returns OK if the job has ended, DATA_LOSS if its result was damaged on the
+  // way, otherwise the status that ended the watch. Call it after Next()
+  // returned false.
   const grpc::Status& status() const { return status_; }
 
  private:
   class Call;
 
-  void Take(const jobgateway::v1::JobEvent& event);
+  bool Take(const jobgateway::v1::JobEvent& event);
   void End(const grpc::Status& status);
-  bool Resume(const Failure& failure);
-  bool IsBroken(grpc::StatusCode code);
-  std::chrono::nanoseconds Wait(const Failure& failure);
 
   Connection* const connection_;
   jobgateway::v1::WatchJobRequest request_;
   const OnResume on_resume_;
   const std::chrono::nanoseconds silence_;
   std::unique_ptr<Call> call_;
-  std::chrono::steady_clock::time_point started_;
-  std::chrono::nanoseconds backoff_;
-  std::mt19937 random_{std::random_device()()};
-  bool received_ = false;      // an event has arrived on this call
-  bool received_any_ = false;  // an event has arrived on any call
-  // The resume token at the last status that a message over the receive limit
-  // causes.
-  std::optional<std::string> over_limit_at_;
-  // No event since the last login proves that the upstream accepts the token.
-  bool token_unproven_ = false;
+  StreamRules rules_;
+  Result result_;
   bool done_ = false;
   bool ended_ = false;
   grpc::Status status_;
 };
-
-// Adds a chunk to the bytes of a result. It first cuts them to the chunk's
-// offset, because chunks may start again at 0 after a resume.
-void TakeChunk(const jobgateway::v1::ContentChunk& chunk, std::string* held);
 
 }  // namespace jobclient
 

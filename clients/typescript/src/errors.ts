@@ -1,6 +1,7 @@
 import { type Metadata, type ServiceError, status } from "@grpc/grpc-js";
 import { BadRequest, ErrorInfo, RetryInfo } from "nice-grpc-error-details";
 import { Status } from "nice-grpc-error-details/lib/proto/google/rpc/status.js";
+import type { WatchFailure } from "./gen/jobgateway/v1/job_service.js";
 
 /** The reaction of a client to an error (docs/reference/errors.md). */
 export type Action = "retry" | "fix" | "login" | "look" | "give_up";
@@ -22,6 +23,7 @@ export interface Failure {
 const ACTION_BY_CODE: Partial<Record<status, Action>> = {
   [status.INVALID_ARGUMENT]: "fix",
   [status.NOT_FOUND]: "fix",
+  [status.ALREADY_EXISTS]: "fix",
   [status.OUT_OF_RANGE]: "fix",
   [status.UNAUTHENTICATED]: "login",
   [status.UNAVAILABLE]: "retry",
@@ -57,6 +59,19 @@ export function describe(error: ServiceError): Failure {
   return failure;
 }
 
+/** Describes the end of one watch of a `WatchJobs` stream like the error of a call. */
+export function describeWatchFailure({ code, reason, retryDelay }: WatchFailure): Failure {
+  const failure: Failure = {
+    code: status[code] ?? "UNKNOWN",
+    reason,
+    action: "give_up",
+    fields: {},
+    retryAfterSeconds: retryDelay && seconds(retryDelay),
+  };
+  failure.action = decide(code, failure);
+  return failure;
+}
+
 /** Returns the details. They are empty if one is malformed, because the gateway's are valid. */
 function detailsOf(trailers: Metadata): Partial<Failure> {
   const [encoded] = trailers.get("grpc-status-details-bin");
@@ -79,7 +94,7 @@ function detailsOf(trailers: Metadata): Partial<Failure> {
         }
         case "type.googleapis.com/google.rpc.RetryInfo": {
           const delay = RetryInfo.decode(value).retryDelay;
-          found.retryAfterSeconds = delay && delay.seconds + delay.nanos / 1e9;
+          found.retryAfterSeconds = delay && seconds(delay);
           break;
         }
       }
@@ -88,6 +103,10 @@ function detailsOf(trailers: Metadata): Partial<Failure> {
   } catch {
     return {};
   }
+}
+
+function seconds({ seconds, nanos }: { seconds: number; nanos: number }): number {
+  return seconds + nanos / 1e9;
 }
 
 function decide(code: status, { reason, retryAfterSeconds }: Failure): Action {

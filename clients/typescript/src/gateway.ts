@@ -28,7 +28,7 @@ export class Gateway {
   }
 
   /** Returns the metadata for one call. Proxies can route by `x-job-uid`, so that all watches of a job share polls. */
-  metadata(request: object): Metadata {
+  metadata(request: object = {}): Metadata {
     const metadata = new Metadata();
     metadata.set("authorization", `Bearer ${this.#token}`);
     if ("uid" in request) metadata.set("x-job-uid", String(request.uid));

@@ -1,22 +1,27 @@
 /** Runs the steps of a scenario file and prints its observations (clients/README.md). */
 
-import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type CallPolicy, unary } from "./calls.js";
-import { describe, type Failure, isServiceError } from "./errors.js";
+import { describe, isServiceError } from "./errors.js";
 import { Gateway } from "./gateway.js";
 import {
   ContentFormat,
   GetJobRequest,
   type Job,
+  JobStatus,
   SendJobRequest,
   WaitJobRequest,
 } from "./gen/jobgateway/v1/job_service.js";
-import { watchJob } from "./watch.js";
+import { errorView, jobView, watchAllView, watchView } from "./views.js";
+import { type WatchOptions, watchJob } from "./watch.js";
+import { watchAll } from "./watch-all.js";
 
 interface Step {
-  do: "send" | "get" | "wait" | "cancel" | "watch";
+  do: "send" | "get" | "wait" | "cancel" | "watch" | "watch_all";
   uid?: string;
+  uids?: string[];
+  count?: number;
   request?: {
     workspace_id?: string;
     entity_id?: number;
@@ -27,12 +32,17 @@ interface Step {
   timeout_seconds?: number;
   heartbeat_seconds?: number;
   chunks?: boolean;
+  pause_after?: number;
+  pause_seconds?: number;
 }
 
-/** Runs a step for the job `uid`, and returns the `uid` for the next step. */
-async function perform(step: Step, gateway: Gateway, uid: string): Promise<string> {
-  const print = (seen: object) => console.log(JSON.stringify({ do: step.do, ...seen }));
-  const printJob = (job: Job, chunks?: Buffer) => print({ job: jobView(job, chunks) });
+type Print = (seen: object) => void;
+
+/** Runs a step. `sent` are the jobs that were sent so far. */
+async function perform(step: Step, gateway: Gateway, sent: string[]): Promise<void> {
+  const uid = step.uid ?? sent.at(-1) ?? "";
+  const print: Print = (seen) => console.log(JSON.stringify({ do: step.do, ...seen }));
+  const printJob = (job: Job) => print({ job: jobView(job) });
   const policy: CallPolicy = {
     deadlineSeconds: 30,
     repeatable: true,
@@ -43,21 +53,24 @@ async function perform(step: Step, gateway: Gateway, uid: string): Promise<strin
     case "send": {
       const request = sendRequest(step);
       const repeatable = request.requestId !== "";
-      const job = await unary(gateway, (client) => client.sendJob, request, {
-        ...policy,
-        repeatable,
-      });
-      printJob(job);
-      return job.uid;
+      for (let left = step.count ?? 1; left > 0; left--) {
+        const job = await unary(gateway, (client) => client.sendJob, request, {
+          ...policy,
+          repeatable,
+        });
+        printJob(job);
+        sent.push(job.uid);
+      }
+      return;
     }
     case "get":
       printJob(
         await unary(gateway, (client) => client.getJob, GetJobRequest.create({ uid }), policy),
       );
-      return uid;
+      return;
     case "cancel":
       printJob(await unary(gateway, (client) => client.cancelJob, { uid }, policy));
-      return uid;
+      return;
     case "wait": {
       const { timeout_seconds: seconds = 60 } = step;
       const request = WaitJobRequest.fromPartial({ uid, timeout: { seconds } });
@@ -67,45 +80,52 @@ async function perform(step: Step, gateway: Gateway, uid: string): Promise<strin
         job = await unary(gateway, (client) => client.waitJob, request, patient);
         printJob(job);
       } while (!job.done);
-      return uid;
+      return;
     }
     case "watch":
+    case "watch_all":
       try {
-        const options = {
-          heartbeatSeconds: step.heartbeat_seconds,
-          contentFormat: step.chunks ? ContentFormat.CONTENT_FORMAT_JSON_CHUNKS : undefined,
-        };
-        for await (const event of watchJob(gateway, uid, options)) {
-          switch (event.kind) {
-            case "job":
-              printJob(event.job, event.content);
-              break;
-            case "heartbeat": {
-              const { consecutiveFailures, lastFailure } = event.heartbeat;
-              print({
-                heartbeat: { consecutive_failures: consecutiveFailures, last_failure: lastFailure },
-              });
-              break;
-            }
-            case "chunk": {
-              const { offset, data } = event.chunk;
-              print({ chunk: { offset, size: data.length, held: event.held } });
-              break;
-            }
-            case "resume": {
-              const { code, reason, newConnection } = event;
-              print({ resume: { code, reason, new_connection: newConnection } });
-              break;
-            }
-          }
-        }
+        if (step.do === "watch") await watchOne(step, gateway, uid, print);
+        else await watchMany(step, gateway, sent, print);
       } catch (error) {
         if (!isServiceError(error)) throw error;
         print({ error: errorView(describe(error)) });
         throw error;
       }
-      return uid;
+      return;
   }
+}
+
+async function watchOne(step: Step, gateway: Gateway, uid: string, print: Print): Promise<void> {
+  for await (const event of watchJob(gateway, uid, watchOptions(step))) print(watchView(event));
+}
+
+/** Watches the jobs that were sent, and those of the step. */
+async function watchMany(
+  step: Step,
+  gateway: Gateway,
+  sent: string[],
+  print: Print,
+): Promise<void> {
+  const uids = [...sent, ...(step.uids ?? [])];
+  const ended = { succeeded: 0, failed: 0, errors: 0 };
+  let lines = 0;
+  for await (const event of watchAll(gateway, uids, watchOptions(step))) {
+    print(watchAllView(event));
+    if (event.kind === "failed") ended.errors++;
+    if (event.kind === "job" && event.job.done) {
+      ended[event.job.status === JobStatus.JOB_STATUS_SUCCESS ? "succeeded" : "failed"]++;
+    }
+    if (++lines === step.pause_after) await sleep((step.pause_seconds ?? 0) * 1000);
+  }
+  print({ ended });
+}
+
+function watchOptions(step: Step): WatchOptions {
+  return {
+    heartbeatSeconds: step.heartbeat_seconds,
+    contentFormat: step.chunks ? ContentFormat.CONTENT_FORMAT_JSON_CHUNKS : undefined,
+  };
 }
 
 function sendRequest({ request = {} }: Step): SendJobRequest {
@@ -116,33 +136,6 @@ function sendRequest({ request = {} }: Step): SendJobRequest {
     requestId: request.request_id,
     input: request.params && { $case: "params", value: request.params },
   });
-}
-
-function jobView(job: Job, chunks?: Buffer): object {
-  return {
-    uid: job.uid,
-    status: job.status,
-    done: job.done,
-    message: job.progress?.message,
-    percentage: job.progress?.percentage,
-    error_message: job.error?.message,
-    result: job.done ? resultView(job, chunks) : undefined,
-  };
-}
-
-function resultView(job: Job, chunks?: Buffer): object {
-  const announced = { content_size: job.contentSize, content_sha256: job.contentSha256 };
-  if (job.result?.$case === "content") {
-    return { as: "struct", sum: job.result.value?.data?.sum, ...announced };
-  }
-  const json = job.result?.value ?? chunks;
-  if (!json) return { as: "none", ...announced };
-  const sha256 = createHash("sha256").update(json).digest("hex");
-  return { as: chunks ? "chunks" : "json", size: json.length, sha256, ...announced };
-}
-
-function errorView({ retryAfterSeconds, ...failure }: Failure): object {
-  return { ...failure, retry_after_seconds: retryAfterSeconds };
 }
 
 const [target, scenarioFile, serviceConfigFile] = process.argv.slice(2);
@@ -157,10 +150,10 @@ const gateway = new Gateway({
   logIn: async () => process.env.JOBGATEWAY_FRESH_TOKEN ?? "",
 });
 try {
-  let uid = "";
+  const sent: string[] = [];
   for (const step of steps) {
     try {
-      uid = await perform(step, gateway, step.uid ?? uid);
+      await perform(step, gateway, sent);
     } catch (error) {
       // A failed call has been printed. Any other error ends the program.
       if (!isServiceError(error)) throw error;

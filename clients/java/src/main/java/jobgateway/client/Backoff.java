@@ -4,18 +4,18 @@ import java.time.Duration;
 import java.util.Optional;
 import java.util.concurrent.ThreadLocalRandom;
 
-/** Waits between attempts: a random time below a bound that doubles, or longer if asked to. */
+/** The waits between attempts: a random time below a bound that doubles, or longer if asked to. */
 final class Backoff {
   static final Duration MAX = Duration.ofSeconds(5);
   private static final Duration INITIAL = Duration.ofMillis(200);
 
   private Duration bound = INITIAL;
 
-  void await(Optional<Duration> retryAfter) throws InterruptedException {
+  Duration next(Optional<Duration> retryAfter) {
     long millis = bound.toMillis();
-    long jittered = ThreadLocalRandom.current().nextLong(millis / 2, millis);
+    var jittered = Duration.ofMillis(ThreadLocalRandom.current().nextLong(millis / 2, millis));
     bound = Duration.ofMillis(Math.min(2 * millis, MAX.toMillis()));
-    Thread.sleep(Math.max(jittered, retryAfter.map(Duration::toMillis).orElse(0L)));
+    return retryAfter.filter(wait -> wait.compareTo(jittered) > 0).orElse(jittered);
   }
 
   void reset() {

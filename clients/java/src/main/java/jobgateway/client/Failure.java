@@ -13,6 +13,7 @@ import java.time.Duration;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Optional;
+import jobgateway.v1.WatchFailure;
 
 /**
  * The error of a call, with its details.
@@ -60,6 +61,27 @@ record Failure(
     return new Failure(error.getStatus().getCode(), reason, fields, retryAfter);
   }
 
+  /** Returns the end of one watch of a {@code WatchJobs} stream as if it were that of a call. */
+  static Failure of(WatchFailure failure) {
+    var code = Status.fromCodeValue(failure.getCode()).getCode();
+    Optional<Duration> retryAfter =
+        failure.hasRetryDelay()
+            ? Optional.of(Duration.ofNanos(Durations.toNanos(failure.getRetryDelay())))
+            : Optional.empty();
+    return new Failure(code, failure.getReason(), Map.of(), retryAfter);
+  }
+
+  /** Returns whether the error is a proxy's or a library's, not the gateway's. */
+  boolean isForeign() {
+    return reason.isEmpty();
+  }
+
+  /** Returns whether the gateway is not available, or a limit of load applies: wait, and repeat. */
+  boolean isTransient() {
+    return code == Status.Code.UNAVAILABLE
+        || code == Status.Code.RESOURCE_EXHAUSTED && retryAfter.isPresent();
+  }
+
   /**
    * Returns the reaction to the error: by the reason if the code alone would be misleading,
    * otherwise by the code. Retry a submission only if it has a {@code request_id}. Without one,
@@ -67,7 +89,7 @@ record Failure(
    */
   Action action() {
     // From a proxy, or the gateway died: another call may work.
-    if (reason.isEmpty() && (code == Status.Code.INTERNAL || code == Status.Code.UNKNOWN)) {
+    if (isForeign() && (code == Status.Code.INTERNAL || code == Status.Code.UNKNOWN)) {
       return Action.RETRY;
     }
     return switch (reason) {
@@ -78,7 +100,7 @@ record Failure(
             case UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED -> Action.RETRY;
             // Limits of rate and load have a RetryInfo, limits of size do not.
             case RESOURCE_EXHAUSTED -> retryAfter.isPresent() ? Action.RETRY : Action.FIX;
-            case INVALID_ARGUMENT, NOT_FOUND, OUT_OF_RANGE -> Action.FIX;
+            case INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, OUT_OF_RANGE -> Action.FIX;
             case UNAUTHENTICATED -> Action.LOGIN;
             case UNKNOWN -> Action.LOOK;
             default -> Action.GIVE_UP;

@@ -2,6 +2,7 @@ package jobgateway.client;
 
 import static java.util.concurrent.TimeUnit.SECONDS;
 
+import io.grpc.ClientInterceptor;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
@@ -11,6 +12,7 @@ import java.util.Map;
 import java.util.function.Supplier;
 import jobgateway.v1.JobServiceGrpc;
 import jobgateway.v1.JobServiceGrpc.JobServiceBlockingV2Stub;
+import jobgateway.v1.JobServiceGrpc.JobServiceStub;
 
 /** A connection to the gateway, with a credential. It is safe for several threads. */
 final class Gateway implements AutoCloseable {
@@ -49,11 +51,13 @@ final class Gateway implements AutoCloseable {
   }
 
   /** Returns a stub for one call on a channel of this gateway, with the current token. */
-  synchronized JobServiceBlockingV2Stub stub(ManagedChannel channel) {
-    var headers = new Metadata();
-    headers.put(AUTHORIZATION, "Bearer " + token);
-    return JobServiceGrpc.newBlockingV2Stub(channel)
-        .withInterceptors(MetadataUtils.newAttachHeadersInterceptor(headers));
+  JobServiceBlockingV2Stub stub(ManagedChannel channel) {
+    return JobServiceGrpc.newBlockingV2Stub(channel).withInterceptors(credential());
+  }
+
+  /** Returns a stub with callbacks, otherwise like {@code stub(channel)}. */
+  JobServiceStub asyncStub(ManagedChannel channel) {
+    return JobServiceGrpc.newStub(channel).withInterceptors(credential());
   }
 
   /**
@@ -85,6 +89,12 @@ final class Gateway implements AutoCloseable {
   @Override
   public synchronized void close() throws InterruptedException {
     channel.shutdownNow().awaitTermination(5, SECONDS);
+  }
+
+  private synchronized ClientInterceptor credential() {
+    var headers = new Metadata();
+    headers.put(AUTHORIZATION, "Bearer " + token);
+    return MetadataUtils.newAttachHeadersInterceptor(headers);
   }
 
   private ManagedChannel connect() {

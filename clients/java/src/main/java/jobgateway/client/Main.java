@@ -13,14 +13,18 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import jobgateway.client.ResumePolicy.Resumption;
 import jobgateway.v1.CancelJobRequest;
 import jobgateway.v1.ContentChunk;
 import jobgateway.v1.ContentFormat;
 import jobgateway.v1.GetJobRequest;
 import jobgateway.v1.Heartbeat;
 import jobgateway.v1.Job;
+import jobgateway.v1.JobStatus;
 import jobgateway.v1.WaitJobRequest;
 
 /** Runs the steps of a scenario file and prints its observations (clients/README.md). */
@@ -32,7 +36,7 @@ public final class Main {
   private static final Duration DEADLINE = Duration.ofSeconds(30);
 
   private final Gateway gateway;
-  private long uid;
+  private final List<Long> sent = new ArrayList<>();
 
   private Main(Gateway gateway) {
     this.gateway = gateway;
@@ -66,18 +70,18 @@ public final class Main {
 
   private void perform(Scenario.Step step)
       throws StatusException, InterruptedException, InvalidProtocolBufferException {
-    if (step.uid() != null) {
-      uid = Long.parseLong(step.uid());
-    }
+    long uid = uidOf(step);
     var calls =
-        new UnaryCalls(gateway, failure -> print(step, "error", Views.ErrorView.of(failure)));
+        new UnaryCalls(gateway, failure -> print(step, "error", Views.ErrorView.of(null, failure)));
     switch (step.action()) {
       case "send" -> {
         var request = step.request().toMessage();
         boolean repeatable = !request.getRequestId().isEmpty();
-        var job = calls.call(DEADLINE, repeatable, stub -> stub.sendJob(request));
-        printJob(step, job, ByteString.EMPTY);
-        uid = job.getUid();
+        for (int left = Objects.requireNonNullElse(step.count(), 1); left > 0; left--) {
+          var job = calls.call(DEADLINE, repeatable, stub -> stub.sendJob(request));
+          printJob(step, job, ByteString.EMPTY);
+          sent.add(job.getUid());
+        }
       }
       case "get" -> {
         var request = GetJobRequest.newBuilder().setUid(uid).build();
@@ -107,28 +111,58 @@ public final class Main {
           printJob(step, job, ByteString.EMPTY);
         } while (!job.getDone());
       }
-      case "watch" -> watch(step);
+      case "watch", "watch_all" -> {
+        try {
+          if (step.action().equals("watch")) {
+            watch(step, uid);
+          } else {
+            watchAll(step);
+          }
+        } catch (StatusException error) {
+          print(step, "error", Views.ErrorView.of(null, Failure.of(error)));
+          throw error;
+        }
+      }
       default -> throw new IllegalArgumentException("unknown step " + step.action());
     }
   }
 
-  private void watch(Scenario.Step step) throws StatusException, InterruptedException {
-    var heartbeat = Duration.ofSeconds(Objects.requireNonNullElse(step.heartbeatSeconds(), 15));
-    var format =
-        step.chunks()
-            ? ContentFormat.CONTENT_FORMAT_JSON_CHUNKS
-            : ContentFormat.CONTENT_FORMAT_UNSPECIFIED;
-    var watch = new ResumingWatch(gateway, uid, heartbeat, format, new Printer(step));
-    try {
-      var finished = watch.await();
-      printJob(step, finished.job(), finished.content());
-    } catch (StatusException error) {
-      print(step, "error", Views.ErrorView.of(Failure.of(error)));
-      throw error;
+  private long uidOf(Scenario.Step step) {
+    if (step.uid() != null) {
+      return Long.parseLong(step.uid());
     }
+    return sent.isEmpty() ? 0 : sent.get(sent.size() - 1);
   }
 
-  private record Printer(Scenario.Step step) implements ResumingWatch.Listener {
+  private void watch(Scenario.Step step, long uid) throws StatusException, InterruptedException {
+    var watch =
+        new ResumingWatch(gateway, uid, heartbeat(step), format(step), new WatchPrinter(step));
+    var finished = watch.await();
+    printJob(step, finished.job(), finished.content());
+  }
+
+  /** Watches the jobs that were sent, and those of the step. */
+  private void watchAll(Scenario.Step step) throws StatusException, InterruptedException {
+    var uids = new ArrayList<>(sent);
+    if (step.uids() != null) {
+      step.uids().forEach(uid -> uids.add(Long.parseLong(uid)));
+    }
+    var printer = new WatchAllPrinter(step);
+    new WatchAll(gateway, uids, heartbeat(step), format(step), printer).await();
+    print(step, "ended", printer.ended());
+  }
+
+  private static Duration heartbeat(Scenario.Step step) {
+    return Duration.ofSeconds(Objects.requireNonNullElse(step.heartbeatSeconds(), 15));
+  }
+
+  private static ContentFormat format(Scenario.Step step) {
+    return step.chunks()
+        ? ContentFormat.CONTENT_FORMAT_JSON_CHUNKS
+        : ContentFormat.CONTENT_FORMAT_UNSPECIFIED;
+  }
+
+  private record WatchPrinter(Scenario.Step step) implements ResumingWatch.Listener {
     @Override
     public void onJob(Job job) {
       printJob(step, job, ByteString.EMPTY);
@@ -136,22 +170,92 @@ public final class Main {
 
     @Override
     public void onHeartbeat(Heartbeat heartbeat) {
-      var view =
-          new Views.HeartbeatView(heartbeat.getConsecutiveFailures(), heartbeat.getLastFailure());
-      print(step, "heartbeat", view);
+      print(step, "heartbeat", Views.HeartbeatView.of(null, heartbeat));
     }
 
     @Override
     public void onChunk(ContentChunk chunk, int held) {
-      print(step, "chunk", new Views.ChunkView(chunk.getOffset(), chunk.getData().size(), held));
+      print(step, "chunk", Views.ChunkView.of(null, chunk, held));
     }
 
     @Override
-    public void onResume(ResumingWatch.Resumption resumption) {
-      var view =
-          new Views.ResumeView(
-              resumption.code().name(), resumption.reason(), resumption.newConnection());
-      print(step, "resume", view);
+    public void onResume(Resumption resumption) {
+      print(step, "resume", Views.ResumeView.of(resumption, null));
+    }
+  }
+
+  private static final class WatchAllPrinter implements WatchAll.Listener {
+    private final Scenario.Step step;
+    private int lines;
+    private int succeeded;
+    private int failed;
+    private int errors;
+
+    WatchAllPrinter(Scenario.Step step) {
+      this.step = step;
+    }
+
+    Views.EndedView ended() {
+      return new Views.EndedView(succeeded, failed, errors);
+    }
+
+    @Override
+    public void onJob(Job job, ByteString content) {
+      if (job.getDone() && job.getStatus() == JobStatus.JOB_STATUS_SUCCESS) {
+        succeeded++;
+      } else if (job.getDone()) {
+        failed++;
+      }
+      line("job", Views.JobView.of(job, content));
+    }
+
+    @Override
+    public void onHeartbeat(long uid, Heartbeat heartbeat) {
+      line("heartbeat", Views.HeartbeatView.of(uid == 0 ? null : Long.toString(uid), heartbeat));
+    }
+
+    @Override
+    public void onChunk(long uid, ContentChunk chunk, int held) {
+      line("chunk", Views.ChunkView.of(Long.toString(uid), chunk, held));
+    }
+
+    @Override
+    public void onSynced() {
+      line("synced", true);
+    }
+
+    @Override
+    public void onFailed(long uid, Failure failure, String message) {
+      errors++;
+      line("error", Views.ErrorView.of(Long.toString(uid), failure));
+    }
+
+    @Override
+    public void onAgain(long uid, Failure failure) {
+      line(
+          "again",
+          new Views.AgainView(Long.toString(uid), failure.code().name(), failure.reason()));
+    }
+
+    @Override
+    public void onResume(Resumption resumption, int pending) {
+      line("resume", Views.ResumeView.of(resumption, pending));
+    }
+
+    private void pause() {
+      try {
+        Thread.sleep(Duration.ofSeconds(step.pauseSeconds()).toMillis());
+      } catch (InterruptedException stopped) {
+        Thread.currentThread().interrupt();
+      }
+    }
+
+    private void line(String kind, Object view) {
+      print(step, kind, view);
+      lines++;
+      if (Objects.equals(lines, step.pauseAfter())) {
+        pause();
+      }
     }
   }
 

@@ -14,10 +14,14 @@ record Scenario(List<Step> steps) {
   record Step(
       @SerializedName("do") String action,
       String uid,
+      List<String> uids,
+      Integer count,
       Request request,
       Integer timeoutSeconds,
       Integer heartbeatSeconds,
-      boolean chunks) {}
+      boolean chunks,
+      Integer pauseAfter,
+      int pauseSeconds) {}
 
   record Request(
       String workspaceId, Long entityId, String methodName, String requestId, JsonObject params) {

@@ -36,7 +36,7 @@ record UnaryCalls(Gateway gateway, Consumer<Failure> onFailure) {
         var failure = Failure.of(error);
         onFailure.accept(failure);
         if (failure.action() == Failure.Action.RETRY && repeatable && attempt < MAX_ATTEMPTS) {
-          backoff.await(failure.retryAfter());
+          Thread.sleep(backoff.next(failure.retryAfter()).toMillis());
         } else if (failure.action() == Failure.Action.LOGIN && !loggedIn) {
           gateway.logIn();
           loggedIn = true;

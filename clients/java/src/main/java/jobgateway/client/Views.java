@@ -1,12 +1,12 @@
 package jobgateway.client;
 
 import com.google.protobuf.ByteString;
-import java.security.MessageDigest;
-import java.security.NoSuchAlgorithmException;
 import java.time.Duration;
-import java.util.HexFormat;
 import java.util.Locale;
 import java.util.Map;
+import jobgateway.client.ResumePolicy.Resumption;
+import jobgateway.v1.ContentChunk;
+import jobgateway.v1.Heartbeat;
 import jobgateway.v1.Job;
 
 /** The observations that this program prints (clients/README.md). */
@@ -49,11 +49,17 @@ final class Views {
       }
       if (job.hasContentJson()) {
         var json = job.getContentJson();
-        return new ResultView("json", null, json.size(), hash(json), contentSize, contentSha256);
+        return new ResultView(
+            "json", null, json.size(), ChunkedContent.sha256(json), contentSize, contentSha256);
       }
       if (job.getContentOmitted()) {
         return new ResultView(
-            "chunks", null, chunks.size(), hash(chunks), contentSize, contentSha256);
+            "chunks",
+            null,
+            chunks.size(),
+            ChunkedContent.sha256(chunks),
+            contentSize,
+            contentSha256);
       }
       return new ResultView("none", null, null, null, contentSize, contentSha256);
     }
@@ -65,36 +71,57 @@ final class Views {
     }
   }
 
-  record HeartbeatView(int consecutiveFailures, String lastFailure) {}
+  /**
+   * @param uid the job, only in a watch of many jobs
+   */
+  record HeartbeatView(String uid, int consecutiveFailures, String lastFailure) {
+    static HeartbeatView of(String uid, Heartbeat heartbeat) {
+      return new HeartbeatView(uid, heartbeat.getConsecutiveFailures(), heartbeat.getLastFailure());
+    }
+  }
 
-  record ChunkView(long offset, int size, int held) {}
+  /**
+   * @param uid the job, only in a watch of many jobs
+   */
+  record ChunkView(String uid, long offset, int size, int held) {
+    static ChunkView of(String uid, ContentChunk chunk, int held) {
+      return new ChunkView(uid, chunk.getOffset(), chunk.getData().size(), held);
+    }
+  }
 
-  record ResumeView(String code, String reason, boolean newConnection) {}
+  /**
+   * @param jobs the number of jobs that have not ended, only in a watch of many jobs
+   */
+  record ResumeView(String code, String reason, boolean newConnection, Integer jobs) {
+    static ResumeView of(Resumption resumption, Integer jobs) {
+      return new ResumeView(
+          resumption.code().name(), resumption.reason(), resumption.newConnection(), jobs);
+    }
+  }
 
+  record AgainView(String uid, String code, String reason) {}
+
+  record EndedView(int succeeded, int failed, int errors) {}
+
+  /**
+   * @param uid the job whose watch failed, in a watch of many jobs
+   */
   record ErrorView(
+      String uid,
       String code,
       String reason,
       String action,
       Map<String, String> fields,
       Double retryAfterSeconds) {
 
-    static ErrorView of(Failure failure) {
+    static ErrorView of(String uid, Failure failure) {
       return new ErrorView(
+          uid,
           failure.code().name(),
           failure.reason(),
           failure.action().name().toLowerCase(Locale.ROOT),
           failure.fields(),
           failure.retryAfter().map(Duration::toMillis).map(millis -> millis / 1e3).orElse(null));
-    }
-  }
-
-  private static String hash(ByteString bytes) {
-    try {
-      var digest = MessageDigest.getInstance("SHA-256");
-      bytes.asReadOnlyByteBufferList().forEach(digest::update);
-      return HexFormat.of().formatHex(digest.digest());
-    } catch (NoSuchAlgorithmException impossible) {
-      throw new AssertionError("every Java has SHA-256", impossible);
     }
   }
 }

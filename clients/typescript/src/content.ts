@@ -1,0 +1,56 @@
+import { createHash } from "node:crypto";
+import type { ContentChunk, Heartbeat, Job, JobEvent } from "./gen/jobgateway/v1/job_service.js";
+
+/** An event of a job. */
+export type JobUpdate =
+  /** `content` is the result of a done job if it arrived in chunks. */
+  | { kind: "job"; job: Job; content: Buffer | undefined }
+  | { kind: "heartbeat"; heartbeat: Heartbeat }
+  /** `held` is the number of bytes of the result before this chunk. */
+  | { kind: "chunk"; chunk: ContentChunk; held: number };
+
+/** The bytes of a result that arrives in chunks. */
+export class ChunkedContent {
+  #bytes = Buffer.alloc(0);
+  #size = 0;
+
+  /** Returns what an event says about the job, after adding its chunk; undefined for a payload of a later version. */
+  take({ payload }: JobEvent): JobUpdate | undefined {
+    switch (payload?.$case) {
+      case "job": {
+        const job = payload.value;
+        return { kind: "job", job, content: job.contentOmitted ? this.#content() : undefined };
+      }
+      case "contentChunk": {
+        const held = this.#size;
+        this.#add(payload.value);
+        return { kind: "chunk", chunk: payload.value, held };
+      }
+      case "heartbeat":
+        return { kind: "heartbeat", heartbeat: payload.value };
+      default:
+        return undefined;
+    }
+  }
+
+  /** Adds a chunk. It first cuts the result to the chunk's offset, because chunks may start again at 0 after a resume. */
+  #add({ offset, data, contentSize }: ContentChunk): void {
+    if (this.#bytes.length !== contentSize) {
+      this.#bytes = Buffer.concat([this.#bytes.subarray(0, offset)], contentSize);
+    }
+    data.copy(this.#bytes, offset);
+    this.#size = offset + data.length;
+  }
+
+  #content(): Buffer {
+    return this.#bytes.subarray(0, this.#size);
+  }
+}
+
+/** Returns whether the bytes of a result, which may have arrived in chunks, do not match its SHA-256. */
+export function isDamaged(job: Job, content: Buffer | undefined): boolean {
+  // A Struct does not have the bytes that the hash is about.
+  if (job.contentSize === 0 || job.result?.$case === "content") return false;
+  const json = job.result?.value ?? content ?? Buffer.alloc(0);
+  return createHash("sha256").update(json).digest("hex") !== job.contentSha256;
+}
