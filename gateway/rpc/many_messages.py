@@ -29,7 +29,7 @@ class Requests(Generic[M]):
     async def next(self) -> M | None:
         """Return the next request, or None if the client has half-closed. Raises the error of `parse`.
 
-        If the call is cancelled, also its other tasks are before this returns.
+        If the call was cancelled, the task of its handler is cancelled before this returns.
         """
         data = await self._context.read()
         if data is EOF:
