@@ -262,8 +262,8 @@ MUTATIONS = [
         "10",
         "a poll that hangs has no timeout",
         LOOP,
-        "timeout = Timeout(self.clock, limit.moment)",
-        "timeout = Timeout(self.clock, 1e12)",
+        "time_limit = self._time_limits.until(limit.moment)",
+        "time_limit = self._time_limits.until(1e12)",
     ),
     Mutation(
         "11",
@@ -372,8 +372,8 @@ MULTIPLEXED = [
         "8",
         "a loop is not left with its stream",
         MULTI,
-        "                self._leave(subscription)\n            if number",
-        "                pass\n            if number",
+        "            self._leave(subscription)\n            if number",
+        "            pass\n            if number",
     ),
     Mutation(
         "8",
