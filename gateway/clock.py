@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from types import TracebackType
 
 
 class Timer(Protocol):
@@ -143,56 +141,3 @@ class RearmableTimer:
 
 def _do_nothing() -> None:
     pass
-
-
-class Timeout:
-    """An async context that raises `TimeoutError` when `clock.monotonic()` has reached `until` (seconds).
-
-    It works like `asyncio.timeout_at`, but with an injected clock: a cancellation by others stays a cancellation. While
-    `only_if` returns False, the timeout is delayed by a second at a time. `paused` is the total length of all pauses,
-    in seconds.
-    """
-
-    def __init__(self, clock: Clock, until: float, only_if: Callable[[], bool] | None = None) -> None:
-        self._clock = clock
-        self._until = until
-        self._only_if = only_if
-        self._expired = False
-        self.paused = 0.0
-
-    async def __aenter__(self) -> Self:
-        task = asyncio.current_task()
-        assert task is not None, "a timeout needs a task that it can cancel"  # noqa: S101 - a programming error
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._timer = self._clock.call_at(self._until, self._expire)
-        return self
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Return a context that stops the timeout. Do not enter it after the timeout has expired."""
-        self._timer.cancel()
-        began = self._clock.monotonic()
-        try:
-            yield
-        finally:
-            waited = self._clock.monotonic() - began
-            self.paused += waited
-            self._until += waited
-            self._timer = self._clock.call_at(self._until, self._expire)
-
-    def _expire(self) -> None:
-        if self._only_if is not None and not self._only_if():
-            self._timer = self._clock.call_at(self._clock.monotonic() + 1.0, self._expire)
-            return
-        self._expired = True
-        self._task.cancel()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        if self._expired:
-            only_by_timeout = self._task.uncancel() <= self._cancelling
-            if only_by_timeout and kind is not None and issubclass(kind, asyncio.CancelledError):
-                raise TimeoutError from error

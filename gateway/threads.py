@@ -71,18 +71,20 @@ def run_detached(name: str, work: Callable[[], T]) -> Future[T]:
     return future
 
 
+async def wait(future: Future[Any]) -> None:
+    """Wait for a future of a thread. It is never cancelled."""
+    if not future.done():
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+        future.add_done_callback(lambda _: _wake_from_thread(loop, woken))
+        await woken
+
+
 async def wait_done(future: Future[Any], seconds: float) -> bool:
     """Wait for a future of a thread for at most `seconds`; return whether it is done. It is never cancelled."""
-    if future.done():
-        return True
-    loop = asyncio.get_running_loop()
-    woken: asyncio.Future[None] = loop.create_future()
-    timer = loop.call_later(seconds, _wake, woken)
-    future.add_done_callback(lambda _: _wake_from_thread(loop, woken))
-    try:
-        await woken
-    finally:
-        timer.cancel()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await wait(future)
     return future.done()
 
 

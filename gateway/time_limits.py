@@ -11,10 +11,24 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from gateway.clock import Clock, Timer
+
+# By how much a limit is delayed whose condition does not hold at its moment.
+DELAY_SECONDS = 1.0
+
+
+@contextmanager
+def limited_until(clock: Clock, moment: float, only_if: Callable[[], bool] | None = None) -> Iterator[None]:
+    """Return the context of one limit with a timer of its own. See `TimeLimits.until`."""
+    limits = TimeLimits(clock)
+    try:
+        with limits.until(moment, only_if):
+            yield
+    finally:
+        limits.close()
 
 
 class TimeLimits:
@@ -30,9 +44,12 @@ class TimeLimits:
         self._timer: Timer | None = None
         self._due = math.inf
 
-    def until(self, moment: float) -> TimeLimit:
-        """Return the context of a limit that ends at `moment`, in seconds of the clock."""
-        return TimeLimit(self, self._clock, moment)
+    def until(self, moment: float, only_if: Callable[[], bool] | None = None) -> TimeLimit:
+        """Return the context of a limit that ends at `moment`, in seconds of the clock.
+
+        While `only_if` returns False, it is delayed by a second at a time.
+        """
+        return TimeLimit(self, self._clock, moment, only_if)
 
     def add(self, limit: TimeLimit) -> None:
         """Watch a limit (called by the limit)."""
@@ -58,8 +75,11 @@ class TimeLimits:
         self._timer, self._due = None, math.inf
         now = self._clock.monotonic()
         for limit in [each for each in self._entered if each.moment <= now]:
-            self._entered.remove(limit)
-            limit.expire()
+            if limit.only_if is None or limit.only_if():
+                self._entered.remove(limit)
+                limit.expire()
+            else:
+                limit.moment = now + DELAY_SECONDS
         if self._entered:
             self._set(min(each.moment for each in self._entered))
 
@@ -68,15 +88,19 @@ class TimeLimit:
     """A context that raises `TimeoutError` at a moment. A cancellation by others stays a cancellation.
 
     Attributes:
-        moment: The end, in seconds of the clock; pauses move it.
+        moment: The end, in seconds of the clock; pauses and `only_if` move it.
+        only_if: Returns whether it may end at its moment. None: it may.
         paused: The total length of all pauses, in seconds.
         expired: Whether the moment came while the context was entered.
     """
 
-    __slots__ = ("_cancelling", "_clock", "_limits", "_task", "expired", "moment", "paused")
+    __slots__ = ("_cancelling", "_clock", "_limits", "_task", "expired", "moment", "only_if", "paused")
 
-    def __init__(self, limits: TimeLimits, clock: Clock, moment: float) -> None:
+    def __init__(
+        self, limits: TimeLimits, clock: Clock, moment: float, only_if: Callable[[], bool] | None = None
+    ) -> None:
         self.moment = moment
+        self.only_if = only_if
         self.paused = 0.0
         self.expired = False
         self._limits = limits

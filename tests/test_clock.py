@@ -1,13 +1,11 @@
-"""Sleeps, timeouts and events of the clock."""
+"""Sleeps, timers and events of the clock."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-import pytest
-
-from gateway.clock import AutoResetEvent, RearmableTimer, SystemClock, Timeout, sleep_until
+from gateway.clock import AutoResetEvent, RearmableTimer, SystemClock, sleep_until
 from tests.support.clock import SteppedClock, SteppedTimer, settle
 
 if TYPE_CHECKING:
@@ -185,109 +183,12 @@ async def test_a_closed_timer_does_not_fire() -> None:
     assert bell.rang == []
 
 
-# Timeout
+# settle
 
 
-async def limited(clock: SteppedClock, seconds: float, work: Coroutine[None, None, object]) -> object:
-    async with Timeout(clock, clock.now + seconds):
-        return await work
-
-
-async def test_work_that_is_done_in_time_is_not_interrupted() -> None:
-    clock = SteppedClock()
-
-    async def work() -> str:
-        await sleep_until(clock, clock.now + 9)
-        return "done"
-
-    task = started(limited(clock, 10, work()))
-    await clock.advance(20)
-    assert task.result() == "done"
-    assert task.cancelling() == 0
-    assert clock.pending == 0
-
-
-async def test_work_that_takes_too_long_times_out() -> None:
-    clock = SteppedClock()
-    task = started(limited(clock, 10, for_ever()))
-    await clock.advance(9.9)
-    assert not task.done()
-    await clock.advance(0.1)
-    assert isinstance(task.exception(), TimeoutError)
-    assert task.cancelling() == 0
-
-
-async def test_a_timeout_in_the_past_ends_the_first_wait() -> None:
-    clock = SteppedClock()
-    task = started(limited(clock, -1, for_ever()))
-    await clock.advance(0)
-    assert isinstance(task.exception(), TimeoutError)
-
-
-@pytest.mark.parametrize(("outer", "inner"), [(5.0, 10.0), (10.0, 5.0)])
-async def test_the_expired_one_of_two_nested_timeouts_raises(outer: float, inner: float) -> None:
-    clock = SteppedClock()
-    caught = []
-
-    async def within() -> None:
-        try:
-            await limited(clock, inner, for_ever())
-        except TimeoutError:
-            caught.append("inner")
-
-    task = started(limited(clock, outer, within()))
-    await clock.advance(20)
-    if inner < outer:
-        assert caught == ["inner"]
-        assert task.exception() is None
-    else:
-        assert caught == []
-        assert isinstance(task.exception(), TimeoutError)
-
-
-async def test_two_timeouts_that_expire_together_both_raise() -> None:
-    clock = SteppedClock()
-    task = started(limited(clock, 10, limited(clock, 10, for_ever())))
-    await clock.advance(10)
-    assert isinstance(task.exception(), TimeoutError)
-
-
-async def test_a_cancellation_by_others_passes_through() -> None:
-    clock = SteppedClock()
-    task = started(limited(clock, 10, for_ever()))
-    await settle()
-    task.cancel()
-    await asyncio.wait([task])
-    assert task.cancelled()
-    assert clock.pending == 0
-
-
-async def test_a_cancellation_wins_over_a_simultaneous_timeout() -> None:
-    class Recording(SteppedClock):
-        def call_at(self, when: float, callback: Callable[[], object]) -> SteppedTimer:
-            callbacks.append(callback)
-            return super().call_at(when, callback)
-
-    callbacks: list[Callable[[], object]] = []
-    task = started(limited(Recording(), 10, for_ever()))
-    await settle()
-    # Both before the task can run.
-    callbacks[0]()
-    task.cancel()
-    await asyncio.wait([task])
-    assert task.cancelled()
-
-
-async def test_an_error_of_the_work_passes_through() -> None:
-    clock = SteppedClock()
-
-    async def work() -> None:
-        raise ValueError
-
-    task = started(limited(clock, 10, work()))
-    await settle()
-    assert isinstance(task.exception(), ValueError)
-    assert clock.pending == 0
+async def test_two_tasks_settle_together() -> None:
+    async with asyncio.timeout(30):
+        await asyncio.gather(settle(), settle())
 
 
 # SystemClock

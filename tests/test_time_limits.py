@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.clock import sleep_until
-from gateway.time_limits import TimeLimits
+from gateway.time_limits import TimeLimits, limited_until
 from tests.support.clock import SteppedClock, settle
 
 if TYPE_CHECKING:
@@ -129,6 +129,50 @@ async def test_a_pause_does_not_count() -> None:
     assert isinstance(task.exception(), TimeoutError)
     assert limit.paused == pytest.approx(100)
     assert limit.expired
+    assert limited.clock.pending == 0
+
+
+async def test_an_error_of_the_work_passes_through() -> None:
+    limited = Limited()
+
+    async def work() -> None:
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        await limited.run(10, work())
+
+
+async def test_a_limit_whose_condition_is_false_is_delayed() -> None:
+    limited = Limited()
+    applies = False
+
+    async def work() -> None:
+        with limited.limits.until(limited.clock.now + 10, lambda: applies):
+            await limited.work(20)
+
+    other = limited.start(10, limited.work(20))
+    task = asyncio.create_task(work())
+    await limited.clock.advance(12.5)
+    assert other.result() == -10
+    assert not task.done()
+    applies = True
+    await limited.clock.advance(0.4)
+    assert not task.done()
+    await limited.clock.advance(0.1)
+    assert isinstance(task.exception(), TimeoutError)
+
+
+@pytest.mark.parametrize("seconds", [9.0, 11.0])
+async def test_a_single_limit_leaves_no_timer(seconds: float) -> None:
+    limited = Limited()
+
+    async def work() -> None:
+        with limited_until(limited.clock, limited.clock.now + 10):
+            await limited.work(seconds)
+
+    task = asyncio.create_task(work())
+    await limited.clock.advance(10)
+    assert isinstance(task.exception(), TimeoutError if seconds > 10 else type(None))
     assert limited.clock.pending == 0
 
 

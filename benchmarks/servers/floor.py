@@ -27,7 +27,9 @@ import httpx_aiohttp
 import uvloop
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway.clock import SystemClock
 from gateway.server.defaults import CONNECT_SECONDS, OPTIONS, READ_IDLE_SECONDS
+from gateway.time_limits import TimeLimits
 from gateway.upstream.connection_pool import ConnectionPool
 from gateway.upstream.http_request import encode_request
 from gateway.upstream.resolver import Resolver
@@ -76,8 +78,12 @@ def with_transport() -> Any:
 
 def with_gateway_connections() -> Any:
     """Return a function that makes a request on the gateway's connections, without limits of memory and total time."""
+    clock = SystemClock()
+    time_limits = TimeLimits(clock)
     pool = ConnectionPool(
-        Resolver(CONNECT_SECONDS, DNS_SECONDS),
+        Resolver(clock, time_limits, CONNECT_SECONDS, DNS_SECONDS),
+        clock,
+        time_limits,
         connect_seconds=CONNECT_SECONDS,
         idle_seconds=READ_IDLE_SECONDS,
         max_connections=1_000,

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"time"
 
 	rpccode "google.golang.org/genproto/googleapis/rpc/code"
@@ -40,6 +41,17 @@ type step struct {
 	TimeoutSeconds   int64 `json:"timeout_seconds"`
 	HeartbeatSeconds int64 `json:"heartbeat_seconds"`
 	Chunks           bool  `json:"chunks"`
+
+	Count        *int     `json:"count"`         // of send
+	UIDs         []string `json:"uids"`          // of watch_all, in addition to the jobs that were sent
+	PauseAfter   int      `json:"pause_after"`   // of watch_all; lines
+	PauseSeconds int      `json:"pause_seconds"` // of watch_all
+}
+
+// program runs the steps of a scenario.
+type program struct {
+	client *jobs.Client
+	sent   []int64
 }
 
 func main() {
@@ -71,46 +83,63 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	var uid int64
+	p := &program{client: client}
 	for _, s := range scenario.Steps {
-		if s.UID == 0 {
-			s.UID = uid
+		if s.UID == 0 && len(p.sent) > 0 {
+			s.UID = p.sent[len(p.sent)-1]
 		}
-		if uid, err = do(ctx, client, s); err != nil && !errors.Is(err, errReported) {
+		if err := p.do(ctx, s); err != nil && !errors.Is(err, errReported) {
 			return err
 		}
 	}
 	return nil
 }
 
-// do runs one step and returns the uid of its job.
-func do(ctx context.Context, client *jobs.Client, s step) (int64, error) {
+// do runs one step.
+func (p *program) do(ctx context.Context, s step) error {
+	client := p.client
 	switch s.Do {
 	case "send":
-		req, err := sendRequest(s)
-		if err != nil {
-			return 0, err
-		}
-		job, err := call(ctx, s, req.GetRequestId() != "", func(ctx context.Context) (*pb.Job, error) {
-			return client.SendJob(ctx, req)
-		}, client)
-		return job.GetUid(), err
+		return p.send(ctx, s)
 	case "get":
 		_, err := call(ctx, s, true, func(ctx context.Context) (*pb.Job, error) {
 			return client.GetJob(ctx, &pb.GetJobRequest{Uid: s.UID})
 		}, client)
-		return s.UID, err
+		return err
 	case "cancel":
 		_, err := call(ctx, s, true, func(ctx context.Context) (*pb.Job, error) {
 			return client.CancelJob(ctx, &pb.CancelJobRequest{Uid: s.UID})
 		}, client)
-		return s.UID, err
+		return err
 	case "wait":
-		return s.UID, wait(ctx, client, s)
+		return wait(ctx, client, s)
 	case "watch":
-		return s.UID, watch(ctx, client, s)
+		return watch(ctx, client, s)
+	case "watch_all":
+		return p.watchAll(ctx, s)
 	}
-	return 0, fmt.Errorf("unknown step %q", s.Do)
+	return fmt.Errorf("unknown step %q", s.Do)
+}
+
+func (p *program) send(ctx context.Context, s step) error {
+	req, err := sendRequest(s)
+	if err != nil {
+		return err
+	}
+	count := 1
+	if s.Count != nil {
+		count = *s.Count
+	}
+	for range count {
+		job, err := call(ctx, s, req.GetRequestId() != "", func(ctx context.Context) (*pb.Job, error) {
+			return p.client.SendJob(ctx, req)
+		}, p.client)
+		if err != nil {
+			return err
+		}
+		p.sent = append(p.sent, job.GetUid())
+	}
+	return nil
 }
 
 func sendRequest(s step) (*pb.SendJobRequest, error) {
@@ -144,15 +173,8 @@ func wait(ctx context.Context, client *jobs.Client, s step) error {
 }
 
 func watch(ctx context.Context, client *jobs.Client, s step) error {
-	req := &pb.WatchJobRequest{Uid: s.UID}
-	if s.HeartbeatSeconds > 0 {
-		req.HeartbeatInterval = durationpb.New(time.Duration(s.HeartbeatSeconds) * time.Second)
-	}
-	if s.Chunks {
-		req.ContentFormat = pb.ContentFormat_CONTENT_FORMAT_JSON_CHUNKS
-	}
 	r := &reporter{step: s.Do}
-	for event, err := range client.Watch(ctx, req, r.resumption) {
+	for event, err := range client.Watch(ctx, watchRequest(s, s.UID), r.resumption) {
 		if err != nil {
 			return errors.Join(errReported, r.failure(jobs.FailureOf(err)))
 		}
@@ -161,6 +183,47 @@ func watch(ctx context.Context, client *jobs.Client, s step) error {
 		}
 	}
 	return nil
+}
+
+// watchAll watches the jobs that were sent, and those of the step.
+func (p *program) watchAll(ctx context.Context, s step) error {
+	var requests []*pb.WatchJobRequest
+	for _, uid := range p.sent {
+		requests = append(requests, watchRequest(s, uid))
+	}
+	for _, text := range s.UIDs {
+		uid, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return fmt.Errorf("uids: %w", err)
+		}
+		requests = append(requests, watchRequest(s, uid))
+	}
+	r := &manyReporter{reporter: reporter{step: s.Do}, arrived: map[int64]int{}}
+	paused := s.PauseAfter == 0
+	for item, err := range p.client.WatchAll(ctx, requests, r.resumption) {
+		if err != nil {
+			return errors.Join(errReported, r.failure(jobs.FailureOf(err)))
+		}
+		if err := r.item(item); err != nil {
+			return err
+		}
+		if !paused && r.lines >= s.PauseAfter {
+			paused = true
+			time.Sleep(time.Duration(s.PauseSeconds) * time.Second)
+		}
+	}
+	return r.end()
+}
+
+func watchRequest(s step, uid int64) *pb.WatchJobRequest {
+	req := &pb.WatchJobRequest{Uid: uid}
+	if s.HeartbeatSeconds > 0 {
+		req.HeartbeatInterval = durationpb.New(time.Duration(s.HeartbeatSeconds) * time.Second)
+	}
+	if s.Chunks {
+		req.ContentFormat = pb.ContentFormat_CONTENT_FORMAT_JSON_CHUNKS
+	}
+	return req
 }
 
 // call makes a unary call and retries it if the error allows that. repeatable: a second call has no further effect.

@@ -16,11 +16,13 @@ type line map[string]any
 
 // reporter prints the observations of one step, one JSON line each.
 type reporter struct {
-	step string
-	held jobs.Result
+	step  string
+	held  jobs.Result
+	lines int
 }
 
-func (r *reporter) print(kind string, seen line) error {
+func (r *reporter) print(kind string, seen any) error {
+	r.lines++
 	return json.NewEncoder(os.Stdout).Encode(line{"do": r.step, kind: seen})
 }
 
@@ -34,10 +36,7 @@ func (r *reporter) event(event *pb.JobEvent) error {
 		r.held.Take(chunk)
 		return r.print("chunk", line{"offset": chunk.GetOffset(), "size": len(chunk.GetData()), "held": held})
 	case *pb.JobEvent_Heartbeat:
-		return r.print("heartbeat", line{
-			"consecutive_failures": payload.Heartbeat.GetConsecutiveFailures(),
-			"last_failure":         payload.Heartbeat.GetLastFailure(),
-		})
+		return r.print("heartbeat", heartbeatLine(payload.Heartbeat))
 	}
 	return nil // a payload of a later version
 }
@@ -77,17 +76,33 @@ func (r *reporter) result(job *pb.Job) line {
 	return seen
 }
 
+func heartbeatLine(beat *pb.Heartbeat) line {
+	return line{"consecutive_failures": beat.GetConsecutiveFailures(), "last_failure": beat.GetLastFailure()}
+}
+
 func (r *reporter) resumption(resumption jobs.Resumption) {
-	if err := r.print("resume", line{
+	r.mustPrint("resume", resumptionLine(resumption))
+}
+
+func resumptionLine(resumption jobs.Resumption) line {
+	return line{
 		"code":           codeName(resumption.Code),
 		"reason":         resumption.Reason,
 		"new_connection": resumption.NewConnection,
-	}); err != nil {
+	}
+}
+
+func (r *reporter) mustPrint(kind string, seen line) {
+	if err := r.print(kind, seen); err != nil {
 		panic(fmt.Sprintf("standard output: %v", err))
 	}
 }
 
 func (r *reporter) failure(failure jobs.Failure) error {
+	return r.print("error", failureLine(failure))
+}
+
+func failureLine(failure jobs.Failure) line {
 	seen := line{
 		"code":   codeName(failure.Code),
 		"reason": failure.Reason,
@@ -97,5 +112,64 @@ func (r *reporter) failure(failure jobs.Failure) error {
 	if failure.RetryAfter != nil {
 		seen["retry_after_seconds"] = failure.RetryAfter.Seconds()
 	}
-	return r.print("error", seen)
+	return seen
+}
+
+// manyReporter prints the observations of a watch_all.
+type manyReporter struct {
+	reporter
+	arrived                   map[int64]int // the bytes in chunks that have arrived, by job
+	succeeded, failed, errors int
+}
+
+func (r *manyReporter) item(item jobs.Item) error {
+	if item.Failure != nil {
+		r.errors++
+		return r.print("error", about(item.UID, failureLine(*item.Failure)))
+	}
+	switch payload := item.Event.GetPayload().(type) {
+	case *pb.JobEvent_Job:
+		if payload.Job.GetDone() {
+			r.held = item.Result
+			if payload.Job.GetStatus() == pb.JobStatus_JOB_STATUS_SUCCESS {
+				r.succeeded++
+			} else {
+				r.failed++
+			}
+		}
+		return r.job(payload.Job)
+	case *pb.JobEvent_ContentChunk:
+		chunk, held := payload.ContentChunk, r.arrived[item.UID]
+		r.arrived[item.UID] = len(item.Result)
+		seen := line{"offset": chunk.GetOffset(), "size": len(chunk.GetData()), "held": held}
+		return r.print("chunk", about(item.UID, seen))
+	case *pb.JobEvent_Heartbeat:
+		return r.print("heartbeat", about(item.UID, heartbeatLine(payload.Heartbeat)))
+	case *pb.JobEvent_Synced:
+		return r.print("synced", true)
+	}
+	return nil // a payload of a later version
+}
+
+func (r *manyReporter) resumption(resumption jobs.Resumption) {
+	if resumption.UID != 0 {
+		seen := line{"code": codeName(resumption.Code), "reason": resumption.Reason}
+		r.mustPrint("again", about(resumption.UID, seen))
+		return
+	}
+	seen := resumptionLine(resumption)
+	seen["jobs"] = resumption.Jobs
+	r.mustPrint("resume", seen)
+}
+
+func (r *manyReporter) end() error {
+	return r.print("ended", line{"succeeded": r.succeeded, "failed": r.failed, "errors": r.errors})
+}
+
+// about adds the uid of a job to a line. The uid 0 is that of the stream.
+func about(uid int64, seen line) line {
+	if uid != 0 {
+		seen["uid"] = strconv.FormatInt(uid, 10)
+	}
+	return seen
 }

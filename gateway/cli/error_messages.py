@@ -1,15 +1,19 @@
 """The lines for a failed call: the problem, and the fix."""
 
+import re
+
 import grpc
 from jobgateway_client import GatewayError
 
 _LONGEST_FOREIGN_MESSAGE = 200
+_LATER = re.compile(r"\b(?:try again|retry) later\b")
 _HANDSHAKE_FAILED = "OPENSSL_internal:"
 
 # The reasons whose fix is another than that of their code.
 _BY_REASON = {
-    "SUBMIT_OUTCOME_UNKNOWN": "",  # its message has the fix
-    "REQUEST_ID_REUSED": "use another --request-id",
+    # Their messages have the fix.
+    "SUBMIT_OUTCOME_UNKNOWN": "",
+    "REQUEST_ID_REUSED": "",
     "RESULT_TOO_LARGE": "get it with: jobgateway watch UID --output FILE",
     "UPSTREAM_TIMEOUT": "try again later",
 }
@@ -48,6 +52,9 @@ def _line(error: GatewayError, target: str, fields: list[str]) -> str:
     if not error.from_gateway and error.code is grpc.StatusCode.UNAVAILABLE:
         message = f"{target} cannot be reached ({_cause(error)[:_LONGEST_FOREIGN_MESSAGE]})"
     advice = _advice(error)
+    if advice and error.from_gateway and error.retry_delay is not None:
+        message, found = _LATER.subn(advice, message)
+        advice = "" if found else advice
     # OK is the code of a stream that ended too early.
     code = "" if error.code is grpc.StatusCode.OK else error.code.name
     status = ", ".join(filter(None, (code, error.reason)))

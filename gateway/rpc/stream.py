@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from gateway.clock import AutoResetEvent, Timeout
+from gateway.clock import AutoResetEvent
 from gateway.errors import RequestInvalid, SlowConsumer
 from gateway.rpc.codec.events import (
     CHUNK_BYTES,
@@ -19,6 +19,7 @@ from gateway.rpc.codec.events import (
 )
 from gateway.rpc.codec.resume_token import ResumePoint, read_token, write_token
 from gateway.rpc.status import mapping_for
+from gateway.time_limits import limited_until
 from gateway.watch import NoChange
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ class EventStream:
             self._clock.monotonic() + MIN_SLOW_CONSUMER_GRACE_SECONDS,
         )
         try:
-            async with Timeout(self._clock, until, partial(self._response_memory.contended, self._owner)):
+            with limited_until(self._clock, until, partial(self._response_memory.contended, self._owner)):
                 await self._write(event, last=last)
         except TimeoutError as error:
             raise SlowConsumer(

@@ -13,7 +13,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway.auth.authorities import client_context
 from gateway.auth.certificates import Certificates
 from gateway.auth.gateway_token import GatewayToken
-from gateway.clock import SystemClock, Timeout
+from gateway.clock import SystemClock
 from gateway.limits.admission import Admission, AdmissionLimits, draining_error
 from gateway.limits.fair_budget import FairBudget
 from gateway.limits.holds import Holds
@@ -34,6 +34,7 @@ from gateway.telemetry import logs
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
+from gateway.time_limits import limited_until
 from gateway.upstream import HTTP2, RestClient, Timeouts, Transport
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
@@ -60,17 +61,17 @@ class Gateway:
         ConfigError: A file that a setting names cannot be used.
     """
 
-    def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
+    def __init__(self, settings: Settings, tracer: Tracer | None = None, clock: Clock | None = None) -> None:
         self._settings = settings
         self._tracer = tracer or NoopTracer()
-        self._clock = clock = SystemClock()
+        self._clock = clock = clock or SystemClock()
         self._request_workers = WorkerPool("requests", defaults.REQUEST_WORKERS)
         self._response_workers = WorkerPool("responses", defaults.RESPONSE_WORKERS)
         self._metrics = metrics = Metrics()
         self._large_responses = FairBudget(defaults.LARGE_RESPONSES_BYTES)
         sent_jobs = InMemorySentJobs(clock)
         self._admission = _admission(settings, clock)
-        self._rest = _rest_client(settings, self._large_responses, metrics, self._response_workers)
+        self._rest = _rest_client(settings, clock, self._large_responses, metrics, self._response_workers)
         holds = Holds(clock)
         self._hub = _hub(settings, clock, sent_jobs, metrics, holds)
         self._state = open_state(settings.state_url, settings.state_key_file, clock, holds)
@@ -167,7 +168,7 @@ class Gateway:
         # No call waits for them any more, but their outcome and cancellations are worth the rest of the grace.
         until = max(deadline, self._clock.monotonic() + defaults.FLUSH_RESPONSES_SECONDS)
         try:
-            async with Timeout(self._clock, until):
+            with limited_until(self._clock, until):
                 await self._service.aclose()
         except TimeoutError:
             _log.warning("drain.submissions_cut")
@@ -264,7 +265,9 @@ def _submitter(settings: Settings, clock: Clock, store: IdempotencyStore, metric
     return Submitter(clock, store, rate_limiter, metrics, claim_seconds=claim, holds=holds)
 
 
-def _rest_client(settings: Settings, budget: FairBudget, metrics: Metrics, workers: WorkerPool) -> RestClient:
+def _rest_client(
+    settings: Settings, clock: Clock, budget: FairBudget, metrics: Metrics, workers: WorkerPool
+) -> RestClient:
     secure = settings.upstream_url.startswith("https:")
     reads_tls = submissions_tls = client_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if secure and settings.upstream_http2:
@@ -276,6 +279,7 @@ def _rest_client(settings: Settings, budget: FairBudget, metrics: Metrics, worke
         *, silence: float, total: float, idle_seconds: float, max_connections: int, tls: ssl.SSLContext
     ) -> Transport:
         return Transport(
+            clock,
             timeouts=Timeouts(min(defaults.CONNECT_SECONDS, silence), silence, total),
             idle_seconds=idle_seconds,
             max_connections=max_connections,
@@ -302,7 +306,7 @@ def _rest_client(settings: Settings, budget: FairBudget, metrics: Metrics, worke
             max_connections=defaults.POLL_SLOTS + settings.max_calls,
             tls=reads_tls,
         ),
-        now=SystemClock().time,
+        now=clock.time,
         observer=UnknownStatuses(metrics.unknown_status),
         workers=workers,
     )

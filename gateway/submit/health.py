@@ -10,6 +10,7 @@ import structlog
 
 from gateway.clock import sleep_until
 from gateway.errors import StateUnavailable
+from gateway.submit.variables import KEY_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
 
 PROBE_SECONDS = 1.0
+KEY_FIX = (
+    "use the same key file on all gateways; to change the key, add the old one as a second line for 25 hours; to "
+    "forget the ids of the old key, see docs/operations/request-ids.md"
+)
 
 _log = structlog.get_logger()
 
@@ -29,6 +34,7 @@ class StoreHealth:
 
     def __init__(self, clock: Clock) -> None:
         self.available = True
+        self._key_differs = False
         self._clock = clock
         self._probe: Callable[[], Awaitable[None]] | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -40,10 +46,21 @@ class StoreHealth:
     def failed(self, why: str) -> None:
         """Take note of a command that failed; `why` holds no secret."""
         if self.available:
-            self.available = False
             _log.warning("state.unavailable", why=why)
-            if self._probe is not None:
-                self._probing = asyncio.get_running_loop().create_task(self._probe_until_available(self._probe))
+            self._probe_from_now_on()
+
+    def key_differs(self) -> None:
+        """Take note that the store is in use with other keys."""
+        if not self._key_differs:
+            self._key_differs = True
+            _log.error("state.key_differs", setting=KEY_FILE, fix=KEY_FIX)
+        if self.available:
+            self._probe_from_now_on()
+
+    def _probe_from_now_on(self) -> None:
+        self.available = False
+        if self._probe is not None:
+            self._probing = asyncio.get_running_loop().create_task(self._probe_until_available(self._probe))
 
     async def _probe_until_available(self, probe: Callable[[], Awaitable[None]]) -> None:
         while not self.available:
@@ -51,6 +68,7 @@ class StoreHealth:
             with contextlib.suppress(StateUnavailable):
                 await probe()
                 self.available = True
+        self._key_differs = False
         _log.info("state.available")
 
     def close(self) -> None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from gateway.auth.reloading import UnfitFileError, read_regular
 from gateway.errors import ConfigError
 from gateway.submit.records import IdempotencyKey
+from gateway.submit.variables import KEY_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.auth.credential import Credential
 
-KEY_FILE = "JOBGATEWAY_STATE_KEY_FILE"
 SHORTEST_KEY_BYTES = 32
 # The key in use, and the one before it.
 MAX_KEYS = 2
@@ -30,12 +30,16 @@ class RequestKeys:
 
     Attributes:
         credentials: The key of `Credential`, so that its hashes are the same on gateways with the same secret in use.
+        marks: A hash of each secret, in one order, by which gateways on one store find out whether they share one.
     """
 
     def __init__(self, *key_lines: bytes) -> None:
         # BLAKE2 takes keys of at most 64 bytes.
         self.credentials = hashlib.blake2b(key_lines[0], digest_size=32, person=b"credentials").digest()
         self._keys = [hashlib.blake2b(line, digest_size=32, person=b"state").digest() for line in key_lines]
+        self.marks = tuple(
+            sorted(hashlib.blake2b(key=key, digest_size=16, person=b"mark").hexdigest() for key in self._keys)
+        )
 
     @property
     def rotating(self) -> bool:

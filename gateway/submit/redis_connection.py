@@ -16,13 +16,13 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 
 from gateway.errors import ConfigError, StateUnavailable
 from gateway.submit.files import AUTHORITIES, CERTIFICATE, KEY, check_tls_files
+from gateway.submit.variables import STATE_URL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.submit.health import StoreHealth
 
-STATE_URL = "JOBGATEWAY_STATE_URL"
 # The longest time for a connection, and for a batch of commands with a connection if there is none, in seconds.
 CONNECT_SECONDS = 2.0
 COMMAND_SECONDS = 3.0

@@ -16,19 +16,21 @@ from gateway.clock import sleep_until
 from gateway.errors import StateUnavailable
 from gateway.submit.records import OWNER_LOST, IdempotencyRecord, decode, encode
 from gateway.submit.redis_connection import FAILURES, NOW, PREFIX, RedisConnection, Script, read_url
-from gateway.submit.store import KEEP_RECORD_SECONDS, exhausted
+from gateway.submit.store import KEEP_RECORD_SECONDS, KeyDiffers, exhausted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.clock import Clock
     from gateway.submit.health import StoreHealth
     from gateway.submit.records import Claim
 
 # One caller may hold three quarters, which is more than a million.
 MAX_RECORDS = 1_400_000
-# How often a gateway adds its new records to the total of all callers, and reads it, in seconds.
+# How often a gateway compares the keys, adds its new records to the total of all callers, and reads it, in seconds.
 TOTAL_SECONDS = 5.0
 TOTAL_KEY = f"{PREFIX}:ids"
-PROBE_KEY = f"{PREFIX}:probe"
+KEYS_KEY = f"{PREFIX}:keys"
 KEEP_MS = int(KEEP_RECORD_SECONDS * 1000)
 
 # The number of records is counted by the hour of their claim. A count is over after 26 hours, with its last record.
@@ -112,19 +114,36 @@ return count(KEYS[1])
 """
 )
 
-# KEYS: a key of its own.
-PROBE = Script.of("return redis.call('SET', KEYS[1], '', 'PX', 60000)")
+# KEYS: a hash with the keys of each gateway, as their marks, and the time at which its ids have expired. ARGV: time to
+# keep, the marks of our keys. Replies 0 if ids may be there that were claimed without any of our keys, or else 1.
+USE_KEYS = Script.of(
+    f"""{NOW}
+local known = redis.call('HGETALL', KEYS[1])
+for i = 1, #known, 2 do
+  if tonumber(known[i + 1]) <= now then
+    redis.call('HDEL', KEYS[1], known[i])
+  else
+    local shared = false
+    for j = 2, #ARGV do shared = shared or string.find(known[i], ARGV[j], 1, true) end
+    if not shared then return 0 end
+  end
+end
+redis.call('HSET', KEYS[1], table.concat(ARGV, ' ', 2), string.format('%.0f', now + ARGV[1]))
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
+)
 
 _log = structlog.get_logger()
 
 
-def open_redis(url: str, clock: Clock, health: StoreHealth) -> RedisIdempotencyStore:
+def open_redis(url: str, marks: Sequence[str], clock: Clock, health: StoreHealth) -> RedisIdempotencyStore:
     """Return the store that a URL names, without a look at it.
 
     Raises:
         ConfigError: The URL has a wrong option.
     """
-    return RedisIdempotencyStore(RedisConnection(read_url(url), health), clock, health)
+    return RedisIdempotencyStore(RedisConnection(read_url(url), health), marks, clock, health)
 
 
 class RedisIdempotencyStore:
@@ -133,13 +152,16 @@ class RedisIdempotencyStore:
     The records of one caller are counted exactly. Their total is some seconds old, because it is in another slot.
     """
 
-    def __init__(self, connection: RedisConnection, clock: Clock, health: StoreHealth) -> None:
+    def __init__(self, connection: RedisConnection, marks: Sequence[str], clock: Clock, health: StoreHealth) -> None:
         self.connection = connection
+        self._marks = marks
         self._clock = clock
+        self._health = health
+        self._keys_known = False
         self._free = MAX_RECORDS
         self._new_records = 0
         self._watching: asyncio.Task[None] | None = None
-        health.probe_with(self._probe)
+        health.probe_with(self._use_keys)
 
     def start(self) -> None:
         """Check the server and count the records from now on, in the background."""
@@ -147,6 +169,8 @@ class RedisIdempotencyStore:
 
     async def claim(self, claim: Claim, fingerprint: bytes, seconds: float) -> IdempotencyRecord | None:
         """See `IdempotencyStore`."""
+        if not (self._keys_known and self._health.available):
+            await self._use_keys()
         reply = await self.connection.run(
             CLAIM, _keys(claim), claim.fence, fingerprint, int(seconds * 1000), KEEP_MS, self._free
         )
@@ -181,17 +205,25 @@ class RedisIdempotencyStore:
             self._watching.cancel()
         await self.connection.aclose()
 
-    async def _probe(self) -> None:
-        await self.connection.run(PROBE, [PROBE_KEY])
+    async def _use_keys(self) -> None:
+        """Compare the keys, and write ours, to see whether that is possible.
+
+        Raises:
+            StateUnavailable: It is not, or gateways with other keys use the store.
+        """
+        self._keys_known = bool(await self.connection.run(USE_KEYS, [KEYS_KEY], KEEP_MS, *self._marks))
+        if not self._keys_known:
+            self._health.key_differs()
+            raise KeyDiffers
 
     async def _watch(self) -> None:
         checked = False
         while True:
             try:
+                # Another gateway may have come first on a Redis that lost its data, and a read-only one may be back.
+                await self._use_keys()
                 await self._count_total()
                 if not checked:
-                    # Without it, a read-only Redis would seem to be available until the first claim.
-                    await self._probe()
                     await self._check_server()
                 checked = True
             except StateUnavailable:

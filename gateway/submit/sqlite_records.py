@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.limits.fair_budget import FAIR_SHARE_FACTOR, fits_fair_share
 from gateway.submit.records import OWNER_LOST, IdempotencyRecord, decode, encode
-from gateway.submit.store import KEEP_RECORD_SECONDS, exhausted
+from gateway.submit.store import KEEP_RECORD_SECONDS, KeyDiffers, exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 # One caller may hold three quarters, which is more than a million.
 MAX_RECORDS = 1_400_000
-# Expired records that one transaction with a claim deletes. A claim adds one, so that the file does not grow.
-PRUNE_SLICE = 64
+# Expired records that one claim deletes, which adds one. Many claims share a transaction, and each deletion changes a
+# page of its own: with 64, a million expired records would make the transactions take longer than `COMMAND_SECONDS`.
+PRUNE_SLICE = 8
 # The pause after a slice that was not full, in seconds.
 PRUNE_SECONDS = 1.0
 # The longest wait for another process that writes to the same file.
@@ -36,9 +37,11 @@ _SCHEMA = (
     "PRIMARY KEY (caller, request)) WITHOUT ROWID",
     "CREATE INDEX records_by_expiry ON records (expires)",
     "CREATE TABLE held (caller BLOB PRIMARY KEY, ids INTEGER NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE probe (id INTEGER PRIMARY KEY, time REAL NOT NULL)",
+    # The keys of each gateway that claimed ids, as their marks, and the time at which these ids have expired.
+    "CREATE TABLE keys (marks TEXT PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID",
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
+_TABLES = {"records", "held", "keys"}
 # Triggers count the ids of each caller and of all. They are temporary, because older versions count without them.
 _TRIGGERS = (
     # There may be no folder for temporary files.
@@ -85,25 +88,32 @@ class Change(NamedTuple):
 class Records:
     """The records in a file, which is created with mode 0600.
 
+    Args:
+        path: The file.
+        marks: The marks of the keys of this gateway.
+        now: The time, in seconds.
+
     Raises:
-        UnfitFile: The file is of another program, or cannot have a write-ahead log.
+        UnfitFile: The file is of another program or version, or cannot have a write-ahead log.
+        KeyDiffers: The file has ids of other keys.
         OSError: The file cannot be created.
         sqlite3.Error: SQLite cannot use the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, marks: Sequence[str], now: float) -> None:
         # SQLite gives its other files the same mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._synchronous = ""
         self._prune_at = 0.0
+        self._marks = frozenset(marks)
         try:
-            self._prepare()
+            self._prepare(now)
         except BaseException:
             self._database.close()
             raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, now: float) -> None:
         with self._transaction("BEGIN"):
             self._is_new()
         if self._use_write_ahead_log() != "wal":
@@ -113,17 +123,22 @@ class Records:
             if self._is_new():
                 for statement in _SCHEMA:
                     self._database.execute(statement)
-            # Without a change, the transaction would not show that the file cannot be written.
-            self.probe(0.0)
+            # Without this change, the transaction would not show that the file cannot be written.
+            if not self._use_keys(now):
+                raise KeyDiffers
         for statement in _TRIGGERS:
             self._database.execute(statement)
 
     def _is_new(self) -> bool:
         (application,) = self._one("PRAGMA application_id")
-        (objects,) = self._one("SELECT count(*) FROM sqlite_master")
-        if application != APPLICATION_ID and (application or objects):
+        names = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master")}
+        if application != APPLICATION_ID and (application or names):
             raise UnfitFile("it is a database of another program, or of another version of the gateway")
-        return not objects
+        if names and not names >= _TABLES:
+            raise UnfitFile(
+                "it is a database of a newer version of the gateway; start that version, or use another file"
+            )
+        return not names
 
     def _use_write_ahead_log(self) -> object:
         # SQLite does not wait for the lock that this needs, and another gateway may do the same.
@@ -166,8 +181,13 @@ class Records:
         if len(changes) == 1 and now < self._prune_at:
             # Its first statement is a transaction of its own, and usually the only one.
             return [changes[0].work(self, now)]
-        with self._transaction():
-            return [change.work(self, now) for change in changes]
+        try:
+            with self._transaction():
+                return [change.work(self, now) for change in changes]
+        except BaseException:
+            # The keys may not have been written.
+            self._prune_at = 0.0
+            raise
 
     def _synchronize(self, level: str) -> None:
         if level != self._synchronous:
@@ -178,13 +198,26 @@ class Records:
         """Close the file."""
         self._database.close()
 
-    def probe(self, now: float) -> None:
-        """Write one row, to see whether that is possible."""
-        self._database.execute("INSERT OR REPLACE INTO probe VALUES (1, ?)", (now,))
+    def probe(self, now: float) -> KeyDiffers | None:
+        """Compare the keys, and write one row, to see whether that is possible; the error is returned."""
+        with self._transaction():
+            return None if self._use_keys(now) else KeyDiffers()
+
+    def _use_keys(self, now: float) -> bool:
+        """Return whether each gateway that claimed ids which have not expired has one of our keys; if so, add ours."""
+        known = self._database.execute("SELECT marks FROM keys WHERE expires > ?", (now,)).fetchall()
+        if any(self._marks.isdisjoint(marks.split()) for (marks,) in known):
+            return False
+        self._database.execute("DELETE FROM keys WHERE expires <= ?", (now,))
+        ours = (" ".join(sorted(self._marks)), now + KEEP_RECORD_SECONDS)
+        self._database.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", ours)
+        return True
 
     def claim(self, now: float, claim: Claim, fingerprint: bytes, seconds: float) -> object:
         """See `IdempotencyStore.claim`; the error is returned."""
         if now >= self._prune_at:
+            if not self._use_keys(now):
+                return KeyDiffers()
             self._prune(now)
         key = claim.key[:2]
         new = (*key, claim.fence, fingerprint, now + seconds, now + KEEP_RECORD_SECONDS)

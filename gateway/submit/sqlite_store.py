@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from gateway.errors import ConfigError, GatewayError, StateUnavailable
 from gateway.submit.sqlite_records import Change, Records, UnfitFile
+from gateway.submit.store import KeyDiffers
+from gateway.submit.variables import KEY_FILE, STATE_URL
 from gateway.threads import DaemonWorker
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STATE_URL = "JOBGATEWAY_STATE_URL"
 # The longest time that the start waits for the file, and that a command waits, in seconds.
 START_SECONDS = 5.0
 COMMAND_SECONDS = 5.0
@@ -38,20 +39,20 @@ class _Command(NamedTuple):
 class SqliteIdempotencyStore:
     """A store of at most 1,400,000 records in a file, which several processes of one machine may share.
 
-    Steps of the wall clock do not count while the process runs.
+    Each of them has at least one of the keys with `marks`. Steps of the wall clock do not count while the process runs.
 
     Raises:
         ConfigError: The file cannot be used.
     """
 
-    def __init__(self, path: Path, clock: Clock, health: StoreHealth) -> None:
+    def __init__(self, path: Path, marks: Sequence[str], clock: Clock, health: StoreHealth) -> None:
         self._clock = clock
         self._health = health
         self._time_offset = clock.time() - clock.monotonic()
         self._thread = DaemonWorker("state")
         self._waiting: list[_Command] = []
         self._busy = False
-        self._records = _open(self._thread, path)
+        self._records = _open(self._thread, path, marks, clock.time())
         health.probe_with(self._probe)
 
     async def claim(self, claim: Claim, fingerprint: bytes, seconds: float) -> IdempotencyRecord | None:
@@ -96,6 +97,8 @@ class SqliteIdempotencyStore:
             raise
         finally:
             timer.cancel()
+        if isinstance(result, KeyDiffers):
+            self._health.key_differs()
         if isinstance(result, GatewayError):
             raise result
         return result
@@ -148,9 +151,14 @@ def _unavailable(error: BaseException) -> BaseException:
     return error
 
 
-def _open(thread: DaemonWorker, path: Path) -> Records:
+def _open(thread: DaemonWorker, path: Path, marks: Sequence[str], now: float) -> Records:
     try:
-        return thread.run(lambda: Records(path)).result(START_SECONDS)
+        return thread.run(lambda: Records(path, marks, now)).result(START_SECONDS)
+    except KeyDiffers:
+        raise ConfigError(
+            f"{KEY_FILE}: {path} has request ids of another key; restore that key, add it as a second line for 25 "
+            "hours, or delete the database to forget its request ids"
+        ) from None
     except OSError as error:
         why = error.strerror or str(error)
     except (sqlite3.Error, UnfitFile) as error:

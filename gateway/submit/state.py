@@ -12,6 +12,7 @@ from gateway.submit.memory_store import InMemoryIdempotencyStore
 from gateway.submit.rotation import RotatingStore
 from gateway.submit.sealing import SealingStore
 from gateway.submit.sqlite_store import SqliteIdempotencyStore
+from gateway.submit.variables import KEY_FILE, STATE_URL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,7 @@ def open_state(url: str, key_file: Path | None, clock: Clock, holds: Holds) -> S
         # The URL has no host, so the path begins with the third slash.
         path = Path(url[len(SQLITE) :])
         keys = read_keys(key_file) if key_file else _keys_beside(path)
-        sqlite_store = SqliteIdempotencyStore(path, clock, health)
+        sqlite_store = SqliteIdempotencyStore(path, keys.marks, clock, health)
         return State(SealingStore(sqlite_store), keys, health)
     if url.lower().startswith("redis"):
         try:
@@ -78,13 +79,14 @@ def open_state(url: str, key_file: Path | None, clock: Clock, holds: Holds) -> S
             from gateway.submit.redis_store import open_redis
         except ImportError:
             raise ConfigError(
-                "JOBGATEWAY_STATE_URL: Redis needs an extra that is not installed: pip install 'jobgateway[redis]'"
+                f"{STATE_URL}: Redis needs an extra that is not installed: pip install 'jobgateway[redis]'"
             ) from None
 
         assert key_file is not None, "the settings require it"  # noqa: S101 - a bug of ours
-        redis_store = open_redis(url, clock, health)
+        keys = read_keys(key_file)
+        redis_store = open_redis(url, keys.marks, clock, health)
         shared = SharedHolds(redis_store.connection, clock, holds)
-        return State(SealingStore(redis_store), read_keys(key_file), health, (redis_store, shared))
+        return State(SealingStore(redis_store), keys, health, (redis_store, shared))
     return State(InMemoryIdempotencyStore(clock), read_keys(key_file) if key_file else random_keys(), health)
 
 
@@ -95,12 +97,12 @@ def _keys_beside(database: Path) -> RequestKeys:
         # The key is created before the database. With a new one, all ids would be free again.
         lost_key = database.is_file() and database.stat().st_size > 0 and not file.exists()
     except OSError as error:
-        raise ConfigError(f"JOBGATEWAY_STATE_URL: {database} cannot be used: {error.strerror}") from None
+        raise ConfigError(f"{STATE_URL}: {database} cannot be used: {error.strerror}") from None
     if not has_folder:
-        raise ConfigError(f"JOBGATEWAY_STATE_URL: the folder {database.parent} does not exist; create it")
+        raise ConfigError(f"{STATE_URL}: the folder {database.parent} does not exist; create it")
     if lost_key:
         raise ConfigError(
-            f"JOBGATEWAY_STATE_KEY_FILE: {file}, the key of {database}, is missing; restore it, or delete the database "
+            f"{KEY_FILE}: {file}, the key of {database}, is missing; restore it, or delete the database "
             "to forget its request ids"
         )
     return read_or_create_keys(file)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from gateway.errors import RequestIdsExhausted
+from gateway.errors import RequestIdsExhausted, StateUnavailable
 
 if TYPE_CHECKING:
     from gateway.submit.records import Claim, IdempotencyRecord
 
 KEEP_RECORD_SECONDS = 25 * 3600.0
+
+
+class KeyDiffers(StateUnavailable):
+    """Gateways with other keys than this one used the store in the last 25 hours."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "request_id: this gateway has another secret key than those before it, and nothing was sent; retry later, "
+            "or send a first attempt without one"
+        )
 
 
 class IdempotencyStore(Protocol):

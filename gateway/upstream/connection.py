@@ -11,12 +11,13 @@ from abc import ABC, abstractmethod
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from gateway.clock import RearmableTimer, SystemClock
+from gateway.clock import RearmableTimer
 from gateway.upstream.paced_input import PacedInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.clock import Clock
     from gateway.upstream.response_parser import ResponseHead
 
 # A first read of at most this size is parsed without measuring how long it takes. Almost every response is one.
@@ -99,14 +100,16 @@ class Connection(ABC, asyncio.Protocol, Generic[P]):
 
     Args:
         loop: The running event loop.
+        clock: Measures the silence of the upstream.
         lost: Is called once, when the connection has ended.
         parser: Parses the responses.
     """
 
     idle_seconds: ClassVar[float | None]
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, lost: Callable[[Any], None], parser: P) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, lost: Callable[[Any], None], parser: P) -> None:
         self._loop = loop
+        self._clock = clock
         self._lost = lost
         self._parser = parser
         self._transport: Any = None
@@ -121,7 +124,7 @@ class Connection(ABC, asyncio.Protocol, Generic[P]):
         self._cause: Exception | None = None
         # The longest silence of the upstream, and the timer that expires after it.
         self._silence_seconds = 0.0
-        self._silence = RearmableTimer(SystemClock(), self._check_silence)
+        self._silence = RearmableTimer(clock, self._check_silence)
         # False while the buffer of the socket is full.
         self._writable = True
         # Wakes the task of the exchange.
@@ -297,7 +300,7 @@ class Connection(ABC, asyncio.Protocol, Generic[P]):
     # The silence of the upstream
 
     def _restart_silence(self) -> None:
-        self._silence.set(self._loop.time() + self._silence_seconds)
+        self._silence.set(self._clock.monotonic() + self._silence_seconds)
 
     def _check_silence(self) -> None:
         # A request that is still being sent is limited by the time of the whole exchange only.

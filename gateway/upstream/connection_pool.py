@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import socket
 from typing import TYPE_CHECKING, cast
 
 import aiohappyeyeballs
 
+from gateway.clock import RearmableTimer
 from gateway.upstream.connection import NotSent
 from gateway.upstream.http1_connection import Http1Connection
 from gateway.upstream.http2_connection import Http2Connection
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from gateway.clock import Clock
+    from gateway.time_limits import TimeLimits
     from gateway.upstream.http_request import ConnectionKey, Origin
     from gateway.upstream.resolver import Resolver
 
@@ -57,6 +61,8 @@ class ConnectionPool:
 
     Args:
         resolver: Finds the addresses of a host.
+        clock: Measures idle times and silence.
+        time_limits: Limit the time to open a connection.
         connect_seconds: Longest time to open a connection, with TLS and a proxy's tunnel.
         idle_seconds: Longest time for which an unused HTTP/1.1 connection is kept.
         max_connections: The largest number of connections.
@@ -67,6 +73,8 @@ class ConnectionPool:
     def __init__(
         self,
         resolver: Resolver,
+        clock: Clock,
+        time_limits: TimeLimits,
         *,
         connect_seconds: float,
         idle_seconds: float,
@@ -75,6 +83,8 @@ class ConnectionPool:
         proxy: Origin | None,
     ) -> None:
         self._resolver = resolver
+        self._clock = clock
+        self._time_limits = time_limits
         self._connect_seconds = connect_seconds
         self._idle_seconds = idle_seconds
         self._max_connections = max_connections
@@ -85,7 +95,9 @@ class ConnectionPool:
         self._idle: dict[AnyConnection, float] = {}
         self._of_key: dict[ConnectionKey, list[AnyConnection]] = {}
         self._keys: dict[AnyConnection, ConnectionKey] = {}
-        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry = RearmableTimer(clock, self._expire)
+        # When the timer expires. It is not later than the end of any idle time.
+        self._expires = math.inf
 
     async def acquire(self, key: ConnectionKey, max_idle_seconds: float, *, new: bool) -> AnyConnection:
         """Return a connection for one exchange: the one of this key that was used last, or a new one.
@@ -107,7 +119,7 @@ class ConnectionPool:
         return connection
 
     async def _take(self, key: ConnectionKey, max_idle_seconds: float) -> AnyConnection | None:
-        oldest = asyncio.get_running_loop().time() - max_idle_seconds
+        oldest = self._clock.monotonic() - max_idle_seconds
         # The most recently used one is most likely still open.
         while kept := self._of_key.get(key):
             connection = kept[-1]
@@ -131,23 +143,21 @@ class ConnectionPool:
         if not connection.may_be_kept:
             connection.close()
             return
-        loop = asyncio.get_running_loop()
-        self._idle[connection] = loop.time()
+        self._idle[connection] = now = self._clock.monotonic()
         self._of_key.setdefault(self._keys[connection], []).append(connection)
-        if self._expiry is None or self._expiry.when() > loop.time() + self._idle_limit(connection):
-            self._expire_at(loop.time() + self._idle_limit(connection))
+        if (until := now + self._idle_limit(connection)) < self._expires:
+            self._expire_at(until)
 
     def _idle_limit(self, connection: AnyConnection) -> float:
         return self._idle_seconds if connection.idle_seconds is None else connection.idle_seconds
 
     def _expire_at(self, when: float) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry = asyncio.get_running_loop().call_at(when, self._expire)
+        self._expires = when
+        self._expiry.set(when)
 
     def _expire(self) -> None:
-        self._expiry = None
-        now = asyncio.get_running_loop().time()
+        self._expires = math.inf
+        now = self._clock.monotonic()
         for connection, since in list(self._idle.items()):
             if since + self._idle_limit(connection) <= now:
                 self._discard(connection)
@@ -172,21 +182,19 @@ class ConnectionPool:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        self._expiry.close()
         for connection in list(self._all):
             connection.abort()
         for connection in list(self._all):
             await connection.wait_closed()
 
     def _make(self, protocol: str | None) -> AnyConnection:
-        loop = asyncio.get_running_loop()
-        return Http2Connection(loop, self._lost) if protocol == HTTP2 else Http1Connection(loop, self._lost)
+        kind = Http2Connection if protocol == HTTP2 else Http1Connection
+        return kind(asyncio.get_running_loop(), self._clock, self._lost)
 
     async def _open(self, origin: Origin) -> AnyConnection:
         try:
-            async with asyncio.timeout(self._connect_seconds):
+            with self._time_limits.until(self._clock.monotonic() + self._connect_seconds):
                 return await self._connect(origin)
         except (OSError, TimeoutError) as error:
             raise NotSent("no connection to the upstream could be made") from error

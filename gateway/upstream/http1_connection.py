@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from gateway.clock import Clock
+
 # Pause reading at this many unread bytes.
 BUFFER_BYTES = 256 << 10
 SALVAGE_BYTES = 1 << 18
@@ -40,8 +42,8 @@ class Http1Connection(Connection[ResponseParser]):
 
     idle_seconds: ClassVar[float | None] = None
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, lost: Callable[[Http1Connection], None]) -> None:
-        super().__init__(loop, lost, ResponseParser())
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, lost: Callable[[Http1Connection], None]) -> None:
+        super().__init__(loop, clock, lost, ResponseParser())
 
     async def _send(self, head: bytes, body: bytes) -> None:
         self._begin()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from gateway.clock import Clock
+
 # h2 remembers each stream.
 MAX_EXCHANGES = 10_000
 
@@ -36,9 +38,9 @@ class Http2Connection(Connection[Http2Parser]):
     # Less than the 60 seconds after which common load balancers close.
     idle_seconds: ClassVar[float | None] = 50.0
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, lost: Callable[[Http2Connection], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, lost: Callable[[Http2Connection], None]) -> None:
         self._codec = http2_codec()
-        super().__init__(loop, lost, Http2Parser(self._codec))
+        super().__init__(loop, clock, lost, Http2Parser(self._codec))
 
     # The request
 

@@ -8,10 +8,13 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from gateway.threads import run_detached, wait_done
+from gateway.threads import run_detached, wait
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from gateway.clock import Clock
+    from gateway.time_limits import TimeLimits
 
 # Concurrent lookups in this process. A lookup that hangs ends after 10 to 30 seconds, when the system gives up.
 MAX_LOOKUPS = 8
@@ -29,11 +32,15 @@ class Resolver:
     process waits for all of them when it exits.
 
     Args:
+        clock: measures how long addresses are used again.
+        time_limits: limit the lookups.
         timeout_seconds: the limit of each lookup.
         keep_seconds: how long addresses are used again.
     """
 
-    def __init__(self, timeout_seconds: float, keep_seconds: float) -> None:
+    def __init__(self, clock: Clock, time_limits: TimeLimits, timeout_seconds: float, keep_seconds: float) -> None:
+        self._clock = clock
+        self._time_limits = time_limits
         self._timeout_seconds = timeout_seconds
         self._keep_seconds = keep_seconds
         self._known: dict[tuple[str, int], tuple[float, deque[Address]]] = {}
@@ -46,7 +53,7 @@ class Resolver:
             OSError: there is no address, or none in time.
         """
         until, addresses = self._known.get((host, port), (0.0, None))
-        if addresses is None or until <= asyncio.get_running_loop().time():
+        if addresses is None or until <= self._clock.monotonic():
             addresses = await self._look_up((host, port))
         found = list(addresses)
         addresses.rotate(-1)
@@ -72,10 +79,13 @@ class Resolver:
             raise OSError(errno.EAGAIN, "too many lookups hang; is the resolver of this machine reachable?")
         lookup = run_detached("resolve", lambda: _addresses(*name))
         _lookups.add(lookup)
-        if not await wait_done(lookup, self._timeout_seconds):
-            raise OSError(errno.ETIMEDOUT, "the resolver does not respond")
+        try:
+            with self._time_limits.until(self._clock.monotonic() + self._timeout_seconds):
+                await wait(lookup)
+        except TimeoutError as error:
+            raise OSError(errno.ETIMEDOUT, "the resolver does not respond") from error
         addresses = deque(lookup.result())
-        self._known[name] = (asyncio.get_running_loop().time() + self._keep_seconds, addresses)
+        self._known[name] = (self._clock.monotonic() + self._keep_seconds, addresses)
         return addresses
 
 

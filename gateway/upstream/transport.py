@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 import io
 import math
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
-from gateway.clock import SystemClock
 from gateway.errors import (
     GatewayOverloaded,
     UpstreamConnectionLost,
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Mapping
 
-    from gateway.clock import PauseTimeout
+    from gateway.clock import Clock, PauseTimeout
     from gateway.limits.fair_budget import FairBudget
     from gateway.time_limits import TimeLimit
     from gateway.upstream.connection_pool import AnyConnection
@@ -104,6 +102,7 @@ class Transport:
     one caller's request change another's.
 
     Args:
+        clock: measures all times and limits.
         timeouts: limits of each exchange.
         idle_seconds: how long an unused HTTP/1.1 connection is kept.
         max_connections: concurrent exchanges. Further ones wait, and their time limits start when they get a slot.
@@ -116,6 +115,7 @@ class Transport:
 
     def __init__(
         self,
+        clock: Clock,
         *,
         timeouts: Timeouts,
         idle_seconds: float,
@@ -129,15 +129,17 @@ class Transport:
         self._budget = budget
         self._observer = observer
         self._timeouts = timeouts
-        self._clock = SystemClock()
-        self._time_limits = TimeLimits(self._clock)
+        self._clock = clock
+        self._time_limits = TimeLimits(clock)
         self._max_response_bytes = max_response_bytes
         # Not the pool's own limit: waiting there counts as connecting, and would look like an outage.
         self._slots = asyncio.Semaphore(max_connections)
-        self._shortages = ShortageLog(time.monotonic)
+        self._shortages = ShortageLog(clock.monotonic)
         self._has_proxy = proxy is not None
         self._pool = ConnectionPool(
-            Resolver(timeouts.connect, DNS_SECONDS),
+            Resolver(clock, self._time_limits, timeouts.connect, DNS_SECONDS),
+            clock,
+            self._time_limits,
             connect_seconds=timeouts.connect,
             idle_seconds=idle_seconds,
             max_connections=max_connections,

@@ -339,7 +339,10 @@ def test_the_same_request_id_is_the_same_job(place: Place) -> None:
     assert "replayed" not in new.out
     outcome = client(place, "send", *JOB, "--method", "fail", "--request-id", "test-cli")
     assert outcome.code == 3
-    assert "use another --request-id" in outcome.err
+    assert (
+        "request_id: already used for another request; use a new one [INVALID_ARGUMENT, REQUEST_ID_REUSED]"
+        in outcome.err
+    )
 
 
 @pytest.mark.slow

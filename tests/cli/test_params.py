@@ -183,6 +183,17 @@ def test_fields_lose_the_path_around_the_request() -> None:
     assert error_lines(theirs, "t")[0] == "it refused: well: request.a: no [INVALID_ARGUMENT, UPSTREAM_BAD_REQUEST]"
 
 
+def test_advice_is_given_once() -> None:
+    message = "request_id: no room; send without one, or retry later"
+    full = GatewayError(grpc.StatusCode.RESOURCE_EXHAUSTED, message, reason="REQUEST_IDS_EXHAUSTED", retry_delay=60.0)
+    assert error_lines(full, "t") == [
+        "request_id: no room; send without one, or try again in 60 s [RESOURCE_EXHAUSTED, REQUEST_IDS_EXHAUSTED]"
+    ]
+    message = "request_id: already used for another request; use a new one"
+    used = GatewayError(grpc.StatusCode.INVALID_ARGUMENT, message, reason="REQUEST_ID_REUSED")
+    assert error_lines(used, "t") == [f"{message} [INVALID_ARGUMENT, REQUEST_ID_REUSED]"]
+
+
 def test_a_request_that_is_too_large_for_grpc_made_no_job() -> None:
     message = "SERVER: Received message larger than max (73400337 vs. 67108864)"
     assert not GatewayError(grpc.StatusCode.RESOURCE_EXHAUSTED, message).may_have_arrived

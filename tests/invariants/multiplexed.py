@@ -23,17 +23,23 @@ PROMPT = frozenset({"failures_reach_all", "outages_reach_all", "changes_at_once"
 LOST = "LOST"
 # One, and another one of a job that joins while those of a job that leaves is counted.
 TURNS_OF_A_PASS = 2
+# One before its own turn, one that is prepared then, one in its order, and one to spare.
+CHUNKS_BEFORE_THE_FIRST = 4
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """An event on a stream: the time at which it was written, its payload and its token."""
+    """An event on a stream: the time at which it was written, its payload and its token.
+
+    `in_parts` is true for the end of a result in chunks, also if a token has all of them.
+    """
 
     time: float
     uid: int
     payload: str
     token: str
     requests: int = 0
+    in_parts: bool = False
 
 
 @dataclass
@@ -98,7 +104,7 @@ class Inbox:
         payload = event.WhichOneof("payload") or ""
         uid = event.uid
         told = event.synced.watch_requests if payload == "synced" else 0
-        self.stream.arrivals.append(Arrival(now, uid, payload, event.resume_token, told))
+        self.stream.arrivals.append(Arrival(now, uid, payload, event.resume_token, told, event.job.content_omitted))
         if not uid or uid in self._left:
             return
         reason = event.failure.reason if payload == "failure" else ""
@@ -222,12 +228,17 @@ def takes_turns(streams: Streams, history: History, polls: Polls) -> Iterator[st
 
 def large_states_take_turns(streams: Streams, history: History, polls: Polls) -> Iterator[str]:
     """6. Between two chunks of a result, each other job has one event, and each other result one chunk."""
-    del history, polls
     for stream in streams:
         chunks = [each for each in stream.arrivals if each.payload == "content_chunk"]
         spans = [(watch, [each.time for each in chunks if _is_of(each, watch)]) for watch in stream.watches]
         spans = [(watch, times) for watch, times in spans if times]
         for watch, times in spans:
+            read = [poll.ended for loop in polls.loops(watch) for poll in loop if poll.done]
+            since = max(watch.joined, min(read, default=times[0])) if history.stepped else times[0]
+            for other, chunks_of_other in spans:
+                overtaking = [time for time in chunks_of_other if since < time < times[0]]
+                if other is not watch and len(overtaking) > CHUNKS_BEFORE_THE_FIRST:
+                    yield f"{watch.name}: its result waited for {len(overtaking)} chunks of {other.name}"
             for before, after in pairwise(times):
                 yield from _unfair(stream, watch, before, after, [span for span in spans if span[0] is not watch])
 
@@ -250,7 +261,11 @@ def _unfair(
 
 def _overtaken(stream: Stream, watch: Watch, poll: Poll) -> Iterator[str]:
     later = [event.time for event in states(watch) if event.time > poll.ended]
-    own = [each.time for each in stream.arrivals if each.uid == watch.uid and each.payload == "content_chunk"]
+    own = [
+        each.time
+        for each in stream.arrivals
+        if each.uid == watch.uid and (each.in_parts or each.payload == "content_chunk")
+    ]
     first = later and later[0] == states(watch)[0].time
     # The state of a token may come back before its turn, and is then no news.
     known = first and watch.resumed_from is not None

@@ -146,7 +146,7 @@ class MultiplexedRun(SteppedRun):
         stream = Stream(name, watch.credential, self.clock.stamp(), heartbeat, self._paced)
         self.streams.append(stream)
         inbox = Inbox(stream)
-        pipe = StreamPipe(self.clock, inbox, self.dice.choice([0.1, 0.7]) if self._paced else 0.0)
+        pipe = StreamPipe(self.clock, inbox, self.dice.choice([0.3, 2.0]) if self._paced else 0.0)
         entry = Entry(inbox, pipe, asyncio.create_task(self._serve(inbox, pipe)))
         self._entries.append(entry)
         return entry

@@ -67,10 +67,14 @@ class Stream:
             if (event.WhichOneof("payload"), event.uid) == (payload, uid):
                 return event
 
-    async def until_each(self, *wanted: tuple[str, int]) -> None:
-        """Return once there has been an event with each of these payloads and jobs, in any order."""
-        while not {(event.WhichOneof("payload"), event.uid) for event in self.events}.issuperset(wanted):
-            await self.next()
+    async def until_each(self, payload: str, *uids: int) -> dict[int, pb.JobEvent]:
+        """Return the next events with this payload, one of each job. They come in any order."""
+        found: dict[int, pb.JobEvent] = {}
+        while set(found) != set(uids):
+            event = await self.next()
+            if event.WhichOneof("payload") == payload:
+                found.setdefault(event.uid, event)
+        return found
 
     async def rest(self) -> list[pb.JobEvent]:
         """Half-close, and return all events once the stream has ended with OK."""
@@ -149,8 +153,7 @@ async def test_a_resumed_watch_continues_after_its_token(
     upstream.on("GET", path(2), at(2, 10))
     stream = Stream(jobs)
     await stream.watch(1, 2)
-    await stream.until_each(("job", 1), ("job", 2))
-    tokens = {uid: stream.of(uid)[-1].resume_token for uid in (1, 2)}
+    tokens = {uid: event.resume_token for uid, event in (await stream.until_each("job", 1, 2)).items()}
     stream.call.cancel()
     await gateway.wait_idle()
     upstream.on("GET", path(1), at(1, 10), at(1, 30), success(1))
@@ -330,7 +333,8 @@ async def test_synced_is_the_end_of_catching_up(upstream: ScriptedUpstream, jobs
     upstream.on("GET", path(3), answer(404, {"detail": "no"}))
     stream = Stream(jobs)
     await stream.watch(2, 1, 3, 0)
-    await stream.until_each(("job", 1), ("failure", 3))
+    while not (stream.of(1) and failures(stream.of(3))):
+        await stream.next()
     assert not any(event.HasField("synced") for event in stream.events)
     release.set()
     assert (await stream.until("synced")).synced.watch_requests == 4
@@ -502,7 +506,7 @@ async def test_limits_count_watches_and_not_streams(upstream: ScriptedUpstream) 
         await gateway.wait_idle()
         again = Stream(jobs)
         await again.watch(1, 2, 3)
-        await again.until_each(("job", 1), ("job", 2), ("job", 3))
+        await again.until_each("job", 1, 2, 3)
         again.call.cancel()
 
 

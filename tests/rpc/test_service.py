@@ -15,9 +15,10 @@ from google.protobuf.struct_pb2 import Struct
 from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.rpc.service import wait_seconds
+from gateway.rpc.service import DEADLINE_MARGIN_SECONDS, wait_seconds
+from tests.support.clock import SteppedClock
 from tests.support.gateways import BEARER, SEND, TOKEN, expect_error, running, stub
-from tests.support.upstream import JOBS, Connection, answer
+from tests.support.upstream import JOBS, Connection, answer, delivered_reply, hang
 
 if TYPE_CHECKING:
     from jobgateway.v1 import job_service_pb2_grpc as rpc
@@ -275,11 +276,20 @@ async def test_wait_returns_the_end(upstream: ScriptedUpstream, jobs: rpc.JobSer
     assert len(upstream.seen) == 3
 
 
-async def test_wait_returns_the_latest_state_when_its_time_is_over(
-    upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub
-) -> None:
-    upstream.on("GET", "/jobs/42/", answer(200, {"uid": 42, "status": "running"}), answer(200, RUNNING))
-    job = await jobs.WaitJob(pb.WaitJobRequest(uid=42, timeout=Duration(nanos=200_000_000)), metadata=BEARER)
+async def test_wait_returns_the_latest_state_when_its_time_is_over(upstream: ScriptedUpstream) -> None:
+    clock = SteppedClock()
+    first, first_read = delivered_reply(answer(200, {"uid": 42, "status": "running"}))
+    second, second_read = delivered_reply(answer(200, RUNNING))
+    upstream.on("GET", "/jobs/42/", first, second, hang)
+    async with running(upstream.url, None, clock) as gateway, stub(gateway) as jobs:
+        call = asyncio.ensure_future(
+            jobs.WaitJob(pb.WaitJobRequest(uid=42, timeout=Duration(seconds=10)), metadata=BEARER)
+        )
+        await first_read.wait()
+        await clock.advance(1)
+        await second_read.wait()
+        await clock.advance(9)
+        job = await call
     assert (job.done, job.progress.message) == (False, "half")
 
 
@@ -289,11 +299,21 @@ async def test_wait_with_timeout_zero_reads_once(upstream: ScriptedUpstream, job
     assert (job.done, len(upstream.seen)) == (False, 1)
 
 
-async def test_wait_responds_before_the_deadline(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:
-    upstream.on("GET", "/jobs/42/", answer(200, RUNNING))
-    for timeout in (None, Duration(seconds=3600)):
-        job = await jobs.WaitJob(pb.WaitJobRequest(uid=42, timeout=timeout), metadata=BEARER, timeout=2)
-        assert not job.done
+async def test_wait_responds_before_the_deadline(upstream: ScriptedUpstream) -> None:
+    clock = SteppedClock()
+    first, first_read = delivered_reply(answer(200, RUNNING))
+    upstream.on("GET", "/jobs/42/", first)
+    # One poll only.
+    rarely = {"poll_interval_min_seconds": 3_600, "poll_interval_max_seconds": 3_600}
+    async with running(upstream.url, None, clock, **rarely) as gateway, stub(gateway) as jobs:
+        # The client's own clock is not stepped, so it never reaches this deadline.
+        request = pb.WaitJobRequest(uid=42, timeout=Duration(seconds=7_200))
+        call = asyncio.ensure_future(jobs.WaitJob(request, metadata=BEARER, timeout=3_600))
+        await first_read.wait()
+        await clock.advance(3_000)
+        assert not call.done()
+        await clock.advance(600 - DEADLINE_MARGIN_SECONDS[1])
+        assert not (await call).done
 
 
 async def test_wait_without_any_state_is_unavailable(upstream: ScriptedUpstream, jobs: rpc.JobServiceAsyncStub) -> None:

@@ -49,8 +49,8 @@ def after(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
 def die_within_the_transaction() -> None:
     prepare = Records._prepare  # noqa: SLF001 - the connection that settles
 
-    def changed(self: Records) -> None:
-        prepare(self)
+    def changed(self: Records, now: float) -> None:
+        prepare(self, now)
         database = self._database
         database.create_function("die", 0, die)
         database.execute("CREATE TEMP TRIGGER dying AFTER UPDATE OF outcome ON main.records BEGIN SELECT die(); END")

@@ -19,6 +19,7 @@ from gateway.errors import StateUnavailable
 from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome
 from gateway.submit.health import StoreHealth
 from gateway.submit.sqlite_store import SqliteIdempotencyStore
+from tests.submit.stores import MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -60,14 +61,14 @@ async def count_until_full(change: Callable[[int], Awaitable[object]]) -> tuple[
 async def main(kind: str, folder: Path) -> None:
     make_room = {"tmpfs": fill_disk, "limit": limit_files}[kind](folder)
     clock = SystemClock()
-    store = SqliteIdempotencyStore(folder / "state.db", clock, StoreHealth(clock))
+    store = SqliteIdempotencyStore(folder / "state.db", MARKS, clock, StoreHealth(clock))
     granted, error = await count_until_full(lambda number: store.claim(claim_of(number), MARK, 100.0))
     settled, _ = await count_until_full(lambda number: store.settle(claim_of(number), RECORD))
     sys.stdout.write(str(error))
     make_room()
     assert await store.settle(claim_of(settled), RECORD)
     await store.aclose()
-    again = SqliteIdempotencyStore(folder / "state.db", clock, StoreHealth(clock))
+    again = SqliteIdempotencyStore(folder / "state.db", MARKS, clock, StoreHealth(clock))
     seen = [await again.claim(Claim(claim_of(number).key, MOST_CHANGES), MARK, 100.0) for number in range(granted + 1)]
     assert seen == [RECORD] * (settled + 1) + [IdempotencyRecord(MARK)] * (granted - settled - 1) + [None]
     await again.aclose()

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.submit.health import StoreHealth
 from gateway.submit.memory_store import InMemoryIdempotencyStore
-from gateway.submit.redis_store import TOTAL_KEY, RedisIdempotencyStore, open_redis
+from gateway.submit.redis_store import KEYS_KEY, TOTAL_KEY, RedisIdempotencyStore, open_redis
 from gateway.submit.sqlite_store import SqliteIdempotencyStore
 from tests.support.clock import SteppedClock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from gateway.submit import IdempotencyStore
     from tests.support.redis import RedisServer
 
 HOUR_MS = 3_600_000
+MARKS = ("of-one-key",)
 
 
 class Harness:
@@ -40,14 +41,15 @@ class Harness:
             return f"sqlite://{self._folder}/state.db"
         return "memory:" if self._redis is None else self._redis.url
 
-    def open(self) -> IdempotencyStore:
+    def open(self, marks: Sequence[str] = MARKS, health: StoreHealth | None = None) -> IdempotencyStore:
         """Return a store, as another gateway would open it."""
+        health = health or self.health
         store: Any = self._memory
         if self.kind == "sqlite":
-            store = SqliteIdempotencyStore(self._folder / "state.db", self.clock, self.health)
+            store = SqliteIdempotencyStore(self._folder / "state.db", marks, self.clock, health)
         elif self.kind == "redis":
             assert self._redis is not None
-            store = open_redis(self._redis.url, self.clock, self.health)
+            store = open_redis(self._redis.url, marks, self.clock, health)
         self._stack.push_async_callback(store.aclose)
         return store  # type: ignore[no-any-return]
 
@@ -64,6 +66,9 @@ class Harness:
                     await client.delete(key)
                     continue
                 await client.pexpire(key, left)
+                if key == KEYS_KEY.encode():
+                    await self._age_keys(client, seconds)
+                    continue
                 until = await client.hget(key, "until")
                 if until is not None:
                     await client.hset(key, "until", int(until) - int(seconds * 1000))
@@ -75,6 +80,17 @@ class Harness:
             if hour.isdigit():
                 await client.hdel(key, hour)
                 await client.hset(key, int(hour) - hours, number)
+
+    async def _age_keys(self, client: Any, seconds: float) -> None:
+        for marks, expires in (await client.hgetall(KEYS_KEY)).items():
+            await client.hset(KEYS_KEY, marks, int(expires) - int(seconds * 1000))
+
+    async def compare_keys(self, store: IdempotencyStore) -> None:
+        """Let a store compare its keys with those in use."""
+        if isinstance(store, RedisIdempotencyStore):
+            await store._use_keys()  # noqa: SLF001 - as it does every 5 seconds
+        elif isinstance(store, SqliteIdempotencyStore):
+            await store._probe()  # noqa: SLF001 - as it does after a failure
 
     async def see_total(self, store: IdempotencyStore) -> None:
         """Let a store see how many records there are in all."""
@@ -98,4 +114,4 @@ async def harness(kind: str, folder: Path, redis: RedisServer | None) -> AsyncIt
         await made.aclose()
 
 
-__all__ = ["TOTAL_KEY", "Harness", "harness"]
+__all__ = ["MARKS", "TOTAL_KEY", "Harness", "harness"]

@@ -19,6 +19,7 @@ from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, Re
 from gateway.submit.health import StoreHealth
 from gateway.submit.redis_connection import RedisConnection, read_url
 from gateway.submit.redis_store import KEEP_MS, TOTAL_KEY, RedisIdempotencyStore, _keys, open_redis
+from tests.submit.stores import MARKS
 from tests.support.certificates import Authority
 from tests.support.paths import ROOT
 from tests.support.raw import free_port
@@ -59,7 +60,7 @@ async def open_store() -> AsyncIterator[Callable[[str], RedisIdempotencyStore]]:
     def open_one(url: str) -> RedisIdempotencyStore:
         clock = SystemClock()
         health = StoreHealth(clock)
-        store = open_redis(url, clock, health)
+        store = open_redis(url, MARKS, clock, health)
         opened.append((store, health))
         return store
 
@@ -308,7 +309,7 @@ async def test_tls_and_a_user_with_few_rights_work_by_the_url(
         assert await store.renew(claim_of(2), 100.0)
         assert await store.release(claim_of(2))
         await store._count_total()  # noqa: SLF001 - as it does every 5 seconds
-        await store._probe()  # noqa: SLF001 - as it does after a failure
+        await store._use_keys()  # noqa: SLF001 - as it does after a failure
         assert not logged
         for wrong in (url, url.replace("hunter2", "hunter3") + f"?ssl_ca_certs={tmp_path / 'ca-cert'}"):
             with pytest.raises(StateUnavailable):
@@ -413,7 +414,7 @@ async def test_redis_holds_no_token_and_no_id_and_all_keys_expire(
         keys = await client.keys("*")
         everything = b" ".join([*keys, *[str(await client.hgetall(each)).encode() for each in keys]])
         lifetimes = [await client.pttl(each) for each in keys]
-    assert len(keys) == 4
+    assert len(keys) == 5
     assert all(0 < each <= KEEP_MS + 3_600_000 for each in lifetimes)
     assert not any(text in everything for text in (b"vktrpat", b"secret", b"order"))
 

@@ -18,6 +18,7 @@ from gateway.errors import ConfigError, StateUnavailable
 from gateway.submit import Claim, IdempotencyKey, IdempotencyRecord, Outcome, sqlite_records
 from gateway.submit.health import StoreHealth
 from gateway.submit.sqlite_store import COMMAND_SECONDS, SqliteIdempotencyStore
+from tests.submit.stores import MARKS
 from tests.support.clock import SteppedClock
 from tests.support.paths import ROOT
 
@@ -61,7 +62,7 @@ async def open_store(path: Path, clock: SteppedClock) -> AsyncIterator[Callable[
 
     def open_one() -> SqliteIdempotencyStore:
         health = StoreHealth(clock)
-        store = SqliteIdempotencyStore(path, clock, health)
+        store = SqliteIdempotencyStore(path, MARKS, clock, health)
         opened.append((store, health))
         return store
 
@@ -149,7 +150,7 @@ def start(path: Path, *, user: int | None = None) -> str:
         f"{'' if user is None else f'import os; os.setgroups([]); os.setgid({user}); os.setuid({user})'}\n"
         "async def main():\n"
         "    clock = SystemClock()\n"
-        f"    SqliteIdempotencyStore(pathlib.Path({str(path)!r}), clock, StoreHealth(clock))\n"
+        f"    SqliteIdempotencyStore(pathlib.Path({str(path)!r}), {MARKS}, clock, StoreHealth(clock))\n"
         "try:\n    asyncio.run(main())\nexcept ConfigError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 - our own code
@@ -177,7 +178,7 @@ def test_a_file_of_another_user_stops_the_start(path: Path) -> None:
 def test_a_corrupt_file_stops_the_start(path: Path, clock: SteppedClock, content: bytes, why: str) -> None:
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=why) as raised:
-        SqliteIdempotencyStore(path, clock, StoreHealth(clock))
+        SqliteIdempotencyStore(path, MARKS, clock, StoreHealth(clock))
     assert str(raised.value).startswith(f"JOBGATEWAY_STATE_URL: {path} cannot be used: ")
 
 
@@ -186,14 +187,25 @@ def test_a_database_of_another_program_is_not_touched(path: Path, clock: Stepped
         database.execute("CREATE TABLE theirs (id)")
     database.close()
     with pytest.raises(ConfigError, match="a database of another program"):
-        SqliteIdempotencyStore(path, clock, StoreHealth(clock))
+        SqliteIdempotencyStore(path, MARKS, clock, StoreHealth(clock))
+
+
+def test_a_database_of_a_newer_version_is_named_as_such(path: Path, clock: SteppedClock) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute(f"PRAGMA application_id = {sqlite_records.APPLICATION_ID}")
+        database.execute("CREATE TABLE records_of_2030 (id)")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="a database of a newer version of the gateway; start that version"):
+        SqliteIdempotencyStore(path, MARKS, clock, StoreHealth(clock))
+    assert path.read_bytes() == before
 
 
 def test_gateways_that_start_at_the_same_moment_make_one_file(tmp_path: Path) -> None:
     for number in range(5):
         path = tmp_path / f"{number}.db"
         with ThreadPoolExecutor(8) as pool:
-            opened = list(pool.map(lambda _, path=path: sqlite_records.Records(path), range(8)))
+            opened = list(pool.map(lambda _, path=path: sqlite_records.Records(path, MARKS, 0.0), range(8)))
         for each in opened:
             each.close()
 
@@ -202,14 +214,14 @@ def test_a_kill_while_the_file_is_created_leaves_a_usable_one(path: Path, monkey
     schema = sqlite_records._SCHEMA  # noqa: SLF001 - a kill between two statements
     monkeypatch.setattr(sqlite_records, "_SCHEMA", (*schema[:2], "a kill"))
     with pytest.raises(sqlite3.OperationalError):
-        sqlite_records.Records(path)
+        sqlite_records.Records(path, MARKS, 0.0)
     monkeypatch.undo()
-    sqlite_records.Records(path).close()
+    sqlite_records.Records(path, MARKS, 0.0).close()
 
 
 def test_a_missing_folder_stops_the_start(tmp_path: Path, clock: SteppedClock) -> None:
     with pytest.raises(ConfigError, match=r"nowhere/state.db cannot be used: No such file or directory"):
-        SqliteIdempotencyStore(tmp_path / "nowhere" / "state.db", clock, StoreHealth(clock))
+        SqliteIdempotencyStore(tmp_path / "nowhere" / "state.db", MARKS, clock, StoreHealth(clock))
 
 
 async def test_a_file_that_is_damaged_while_in_use_fails_clearly(
@@ -278,13 +290,13 @@ async def test_expired_records_are_deleted_in_slices(
     clock: SteppedClock, open_store: Callable[[], SqliteIdempotencyStore]
 ) -> None:
     store = open_store()
-    await asyncio.gather(*(take(store, number) for number in range(200)))
+    await asyncio.gather(*(take(store, number) for number in range(20)))
     clock.now += 26 * 3600
     left = []
     for number in range(200, 205):
         await take(store, number)
         left.append(store._records._one("SELECT count(*) FROM records")[0])  # noqa: SLF001 - a look inside
-    assert left == [137, 74, 11, 4, 5]
+    assert left == [13, 6, 3, 4, 5]
     assert store._records._one("SELECT ids FROM held WHERE caller = x''")[0] == 5  # noqa: SLF001 - as above
 
 

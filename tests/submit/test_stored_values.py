@@ -32,6 +32,7 @@ def test_the_keys_of_callers_ids_and_credentials() -> None:
     assert KEY.caller.hex() == "ceea7b574695ac860176b94a8a52c251"
     assert KEY.request.hex() == "34b86ff6a1456fa350007e2c61a5949f"
     assert KEY.seal.hex() == "b375ee354b4dc504609383c795c62814"
+    assert KEYS.marks == ("c511f875b8b604b481fc48c80e24a519",)
     assert KEYS.credentials.hex() == "b656ebd13a9903102ff6499bd0329acc8da4cc5c3ee3866cf4d1517b9d75d9f9"
 
 
@@ -54,7 +55,7 @@ async def test_a_gateway_seals_the_fingerprints_that_outlive_it(place: Harness, 
     key_file.write_bytes(b"1" * 32)
     state = open_state(place.url, key_file, place.clock, Holds(place.clock))
     await state.store.claim(Claim(KEY, 1), b"f" * 32, 100.0)
-    stored = await place.open().claim(Claim(KEY, 2), b"", 100.0)
+    stored = await place.open(KEYS.marks).claim(Claim(KEY, 2), b"", 100.0)
     await state.aclose()
     # The memory of another process is empty.
     assert (stored and stored.fingerprint.hex()) == (None if place.kind == "memory" else SEALED)

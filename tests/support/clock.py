@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 
 STAMP_SECONDS = 1e-9
+# The tasks in `settle`.
+_settling: set[asyncio.Task[object] | None] = set()
 
 
 @dataclass(order=True)
@@ -70,9 +72,13 @@ class SteppedClock:
 
 async def settle() -> None:
     """Run all tasks until each waits for a timer, I/O or the test."""
-    loop = asyncio.get_running_loop()
-    while True:
-        await asyncio.sleep(0)
-        # No public API tells that no callback is ready.
-        if not loop._ready:  # type: ignore[attr-defined]  # noqa: SLF001
-            return
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    _settling.add(task)
+    try:
+        while True:
+            await asyncio.sleep(0)
+            # No public API tells that no callback is ready. Other tasks that settle are ready at any time.
+            if len(loop._ready) < len(_settling):  # type: ignore[attr-defined]  # noqa: SLF001
+                return
+    finally:
+        _settling.discard(task)

@@ -16,10 +16,11 @@ from gateway.config import Settings
 from gateway.server.gateway import Gateway
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from grpc.aio import Channel
 
+    from gateway.clock import Clock
     from gateway.rpc.tracing import Tracer
     from tests.support.certificates import Certificate
 
@@ -30,12 +31,14 @@ GET_JOB = pb.GetJobRequest(uid=42)
 
 
 @asynccontextmanager
-async def running(upstream_url: str, tracer: Tracer | None = None, /, **settings: Any) -> AsyncIterator[Gateway]:
+async def running(
+    upstream_url: str, tracer: Tracer | None = None, clock: Clock | None = None, /, **settings: Any
+) -> AsyncIterator[Gateway]:
     """Run a gateway that polls every 10 ms and has no rate limits, unless `settings` change that."""
     quick = {"poll_interval_min_seconds": 0.01, "poll_interval_max_seconds": 0.01}
     quick |= dict.fromkeys(("calls_per_second", "polls_per_second", "submissions_per_second"), 100_000.0)
     free = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
-    gateway = Gateway(Settings(upstream_url=upstream_url, **(free | quick | settings)), tracer)
+    gateway = Gateway(Settings(upstream_url=upstream_url, **(free | quick | settings)), tracer, clock)
     await gateway.start()
     try:
         yield gateway
@@ -101,6 +104,22 @@ async def expect_error(call: Any) -> Failure:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await (call if inspect.isawaitable(call) else read_all(call))
     return Failure(raised.value)
+
+
+async def reach_deadline(call: Callable[[float], Any], has_begun: Callable[[], bool]) -> None:
+    """Make a call that ends at its deadline only, with a longer one until it has begun: a busy machine takes longer.
+
+    Args:
+        call: Makes a call with a deadline, in seconds.
+        has_begun: Returns whether a call came as far as the test needs.
+    """
+    seconds = 0.1
+    while not has_begun():
+        seconds *= 2
+        made = call(seconds)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await (made if inspect.isawaitable(made) else read_all(made))
+        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def next_event(stream: Any) -> pb.JobEvent:

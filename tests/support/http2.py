@@ -96,15 +96,25 @@ class Peer:
     async def respond(self, stream: int, status: int = 201, body: bytes = b"{}", more: Fields = ()) -> None:
         """Respond within the gateway's windows."""
         self.h2.send_headers(stream, [(b":status", str(status).encode()), *more], end_stream=not body)
+        await self.flush()
         at = 0
-        while at < len(body):
-            while (window := self.h2.local_flow_control_window(stream)) <= 0:
-                await self.event()
+        while (at := await self.fill(stream, body, at)) < len(body):
+            await self.event()
+
+    async def fill(self, stream: int, body: bytes, at: int) -> int:
+        """Send as much of the body from `at` as the gateway's windows take, and return where the rest begins."""
+        while at < len(body) and (window := self.h2.local_flow_control_window(stream)) > 0:
             end = at + min(window, self.h2.max_outbound_frame_size)
             self.h2.send_data(stream, body[at:end], end_stream=end >= len(body))
             at = end
             await self.flush()
-        await self.flush()
+        return at
+
+    async def ping(self) -> None:
+        """Return when the gateway has read all that was sent."""
+        self.h2.ping(b"12345678")
+        while not isinstance(await self.event(), h2.events.PingAckReceived):
+            pass
 
     async def until_gone(self) -> None:
         """Read until the gateway has closed the connection."""

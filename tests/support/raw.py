@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import secrets
 import socket
 import ssl
+import struct
 import subprocess
+import termios
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,6 +18,8 @@ from typing import TYPE_CHECKING
 import h2.config
 import h2.connection
 import h2.events
+
+from tests.support.clock import settle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -50,6 +55,19 @@ async def tcp_server(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks)
+
+
+async def delivered(writer: asyncio.StreamWriter) -> None:
+    """Return when the peer, which uses this event loop too, has read all that was written."""
+    sock: socket.socket = writer.get_extra_info("socket")
+    while writer.transport.get_write_buffer_size() or _unacknowledged(sock):  # noqa: ASYNC110 - the system has no event
+        await asyncio.sleep(0.001)
+    await settle()
+
+
+def _unacknowledged(sock: socket.socket) -> int:
+    """Return how many bytes the peer's system has not acknowledged."""
+    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""The transport to the upstream as tests use it: patient, and unobserved."""
+"""The transport to the upstream as tests use it: with a stepped clock, patient, and unobserved."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from gateway.errors import UpstreamError
 from gateway.limits.fair_budget import FairBudget
 from gateway.upstream import Timeouts, Transport
 from gateway.upstream.transport import HttpResponse
+from tests.support.clock import SteppedClock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from gateway.clock import PauseTimeout
 
-# In seconds: a limit that no test reaches.
+# In seconds: a limit that only a test of this limit reaches.
 PATIENT = 3600.0
 # How long a test waits for an exchange to fail, in seconds.
 TEST_SECONDS = 30.0
 
 
 class PatientTransport(Transport):
-    """A transport that waits as long as a test does, unless an option says otherwise. Times are in seconds."""
+    """A transport whose time only passes when a test advances `clock`. Options are in seconds of that clock.
+
+    A test advances it after the event that the time must follow, so that the load of the machine does not count.
+    """
 
     def __init__(
         self,
@@ -42,7 +46,9 @@ class PatientTransport(Transport):
         tls: ssl.SSLContext | None = None,
         proxy: str | None = None,
     ) -> None:
+        self.clock = SteppedClock()
         super().__init__(
+            self.clock,
             timeouts=Timeouts(connect, read, total),
             idle_seconds=idle,
             max_connections=max_connections,

@@ -9,7 +9,12 @@ import struct
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+from tests.support.raw import delivered
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class Connection:
         self.writer.write(data)
         await self.writer.drain()
 
+    async def delivered(self) -> None:
+        """Return when the peer, which uses this event loop too, has read all that was sent."""
+        await delivered(self.writer)
+
     def close(self) -> None:
         """Close with FIN."""
         self.touched = time.monotonic()
@@ -72,6 +81,18 @@ def answer(status: int, body: Any = None, *, headers: dict[str, str] | None = No
 JOBS = "/workspaces/1/entities/7/jobs/"
 RUNNING = answer(200, {"uid": 42, "status": "running"})
 DONE = answer(200, {"uid": 42, "status": "success", "result": {}})
+
+
+def delivered_reply(reply: bytes) -> tuple[Callable[[Connection], Awaitable[None]], asyncio.Event]:
+    """Return a reply, and an event that is set when a peer that uses this event loop has read it."""
+    read = asyncio.Event()
+
+    async def send(connection: Connection) -> None:
+        await connection.send(reply)
+        await connection.delivered()
+        read.set()
+
+    return send, read
 
 
 async def hang(connection: Connection) -> None:

@@ -12,7 +12,7 @@ from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.watch import refusals, sent_jobs
-from tests.support.gateways import BEARER, SEND, expect_error, read_all, running, stub
+from tests.support.gateways import BEARER, SEND, Failure, expect_error, reach_deadline, read_all, running, stub
 from tests.support.upstream import JOBS, RUNNING, Connection, answer
 
 if TYPE_CHECKING:
@@ -116,6 +116,11 @@ async def test_a_single_request_reports_no_state_yet(
         "CancelJob": lambda: jobs.CancelJob(pb.CancelJobRequest(uid=42), metadata=BEARER),
     }
     failed = await expect_error(calls[method]())
+    for _ in range(20):
+        # On a busy machine, a short wait may end before its first read.
+        if method != "short WaitJob" or "404" in failed.message:
+            break
+        failed = await expect_error(calls[method]())
     assert (failed.code, failed.reason) == (StatusCode.UNAVAILABLE, "NO_STATE_YET")
     assert "404" in failed.message
 
@@ -283,8 +288,10 @@ async def test_a_deadline_shorter_than_a_read_ends_get_job(
         closed.set()
 
     upstream.on("GET", JOB, hang)
-    with pytest.raises(grpc.aio.AioRpcError):
-        await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER, timeout=0.2)
+    await reach_deadline(
+        lambda seconds: jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER, timeout=seconds),
+        lambda: bool(upstream.seen),
+    )
     await closed.wait()
 
 
@@ -355,10 +362,18 @@ async def test_an_overdue_job_ends_short_calls(
     request = pb.SendJobRequest(workspace_id="1", entity_id=7, timeout=Duration(seconds=1))
     await jobs.SendJob(request, metadata=BEARER)
 
+    async def wait_briefly() -> None:
+        try:
+            await wait(jobs, 0.3)
+        except grpc.aio.AioRpcError as error:
+            # On a busy machine, it may end before its first read.
+            if Failure(error).reason != "NO_STATE_YET":
+                raise
+
     async def again_and_again() -> None:
         for attempt in range(1_000):
             if method == "WaitJob":
-                await wait(jobs, 0.3)
+                await wait_briefly()
             else:
                 call = watch(jobs)
                 assert (await call.read()).job.status == pb.JOB_STATUS_RUNNING

@@ -30,6 +30,7 @@ from gateway.upstream import http1_connection, paced_input
 from gateway.upstream.compression import decoded
 from gateway.upstream.response_parser import ResponseParser
 from gateway.upstream.share import EventLoopShare
+from gateway.upstream.transport import UNREPEATABLE_IDLE_SECONDS
 from tests.support.descriptors import no_more_files
 from tests.support.gateways import BEARER, running, stub
 from tests.support.raw import tcp_server
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
     from tests.support.transports import MakeTransport
 
+# A limit, in seconds of the transport's clock.
+LIMIT = 10.0
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 ANN = {"authorization": "Bearer ann"}
@@ -83,7 +86,7 @@ async def test_a_204_in_two_pieces_is_complete(
 ) -> None:
     async def reply(connection: Connection) -> None:
         await connection.send(b"HTTP/1.1 204 No Content\r\n")
-        await asyncio.sleep(0.05)
+        await connection.delivered()
         await connection.send(b"X: y\r\n\r\n")
 
     upstream.script.append(reply)
@@ -129,13 +132,23 @@ async def test_early_hints_and_trailers_are_read_over(make: MakeTransport, upstr
 async def test_silence_after_an_interim_response_is_limited(
     make: MakeTransport, upstream: ScriptedUpstream, head: bytes, pause: bool
 ) -> None:
+    arrived = asyncio.Event()
+
     async def hang(connection: Connection) -> None:
         for each in [head[:20], head[20:]] if pause else [head]:
             await connection.send(each)
+            await connection.delivered()
+        arrived.set()
         await connection.gone()
 
     upstream.on("GET", "/", hang)
-    assert isinstance(await failure(make(read=0.2).request("GET", upstream.url + "/", {})), UpstreamTimeout)
+    transport = make(read=LIMIT)
+    exchange = asyncio.create_task(transport.request("GET", upstream.url + "/", {}))
+    await arrived.wait()
+    await transport.clock.advance(LIMIT - 1)
+    assert not exchange.done()
+    await transport.clock.advance(1)
+    assert isinstance(await failure(exchange), UpstreamTimeout)
 
 
 # Connections closed while idle
@@ -242,6 +255,7 @@ async def test_a_read_is_made_no_third_time_and_both_share_the_time(
     make: MakeTransport, hangs: bool, kind: type[UpstreamError]
 ) -> None:
     requests = 0
+    second, third, close = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal requests
@@ -251,14 +265,24 @@ async def test_a_read_is_made_no_third_time_and_both_share_the_time(
             writer.write(answer(200, {}))
             await reader.readuntil(b"\r\n\r\n")
             requests += 1
-        elif hangs:
-            await reader.read()
+            second.set()
+            await close.wait()
+        else:
+            third.set()
+            if hangs:
+                await reader.read()
 
-    transport = make(total=0.5)
+    transport = make(total=LIMIT)
     async with tcp_server(accept) as port:
         url = f"http://127.0.0.1:{port}/"
         await transport.request("GET", url, {})
-        assert type(await failure(transport.request("GET", url, {}))) is kind
+        exchange = asyncio.create_task(transport.request("GET", url, {}))
+        await second.wait()
+        await transport.clock.advance(LIMIT - 1)
+        close.set()
+        await third.wait()
+        await transport.clock.advance(1)
+        assert type(await failure(exchange)) is kind
     assert requests == 3
 
 
@@ -282,24 +306,24 @@ async def test_a_kept_connection_that_was_closed_is_not_used(make: MakeTransport
             closed.clear()
 
 
-async def test_only_a_read_uses_a_connection_that_was_idle_for_long(
-    make: MakeTransport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_only_a_read_uses_a_connection_that_was_idle_for_long(make: MakeTransport) -> None:
     upstream = Stale(fin, closing=0)
     transport = make()
     async with tcp_server(upstream.accept) as port:
         url = f"http://127.0.0.1:{port}/"
         await transport.request("GET", url, {})
+        await transport.clock.advance(UNREPEATABLE_IDLE_SECONDS)
         await transport.request("DELETE", url, {})
         assert upstream.count == [2]
-        monkeypatch.setattr("gateway.upstream.transport.UNREPEATABLE_IDLE_SECONDS", -1)
+        await transport.clock.advance(UNREPEATABLE_IDLE_SECONDS + 0.1)
         await transport.request("GET", url, {})
         assert upstream.count == [3]
+        await transport.clock.advance(UNREPEATABLE_IDLE_SECONDS + 0.1)
         await transport.request("DELETE", url, {})
     assert upstream.count == [3, 1]
 
 
-async def test_idle_connections_of_vanished_credentials_are_closed() -> None:
+async def test_idle_connections_of_vanished_credentials_are_closed(make: MakeTransport) -> None:
     closed = asyncio.Event()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -308,11 +332,11 @@ async def test_idle_connections_of_vanished_credentials_are_closed() -> None:
         assert await reader.read() == b""
         closed.set()
 
-    transport = PatientTransport(idle=0.1)
+    transport = make(idle=LIMIT)
     async with tcp_server(accept) as port, asyncio.timeout(TEST_SECONDS):
         await transport.request("GET", f"http://127.0.0.1:{port}/", ANN)
+        await transport.clock.advance(LIMIT)
         await closed.wait()
-    await transport.aclose()
 
 
 # Early responses

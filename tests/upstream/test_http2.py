@@ -20,6 +20,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from gateway.limits.fair_budget import FairBudget
 from gateway.server.defaults import READ_IDLE_SECONDS
 from gateway.upstream.http2_connection import Http2Connection
 from tests.support.gateways import BEARER, GET_JOB, SEND, running, stub
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from tests.support.http2 import Http2Upstream
 
 MIB = 1 << 20
+# A limit, in seconds of the transport's clock.
+LIMIT = 10.0
 
 
 @contextlib.asynccontextmanager
@@ -335,20 +338,17 @@ async def test_a_connection_without_streams_is_not_sent() -> None:
 # Idle connections
 
 
-async def test_a_connection_is_used_after_any_idle_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTP/1.1 connections would be too old immediately: the time of submissions and that of all but reads are over."""
-    monkeypatch.setattr("gateway.upstream.transport.UNREPEATABLE_IDLE_SECONDS", -1)
-    async with posting(echo, idle=0) as (upstream, transport):
+async def test_a_connection_is_used_within_its_idle_time() -> None:
+    """Neither the idle time of HTTP/1.1 connections nor that of requests that are not reads applies."""
+    async with posting(echo, idle=4) as (upstream, transport):
         for _ in range(3):
             await transport.request("POST", upstream.url, {}, b"{}")
-            for _ in range(3):
-                await asyncio.sleep(0)
+            await transport.clock.advance(READ_IDLE_SECONDS - 1)
     assert upstream.accepted == ["h2"]
     assert Http2Connection.idle_seconds == READ_IDLE_SECONDS
 
 
-async def test_idle_connections_end_with_a_goaway(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Http2Connection, "idle_seconds", 0.05)
+async def test_idle_connections_end_with_a_goaway() -> None:
     said: asyncio.Future[h2.events.Event] = asyncio.get_running_loop().create_future()
 
     async def serve(peer: Peer) -> None:
@@ -360,6 +360,7 @@ async def test_idle_connections_end_with_a_goaway(monkeypatch: pytest.MonkeyPatc
 
     async with posting(serve) as (upstream, transport):
         await transport.request("POST", upstream.url, {}, b"{}")
+        await transport.clock.advance(READ_IDLE_SECONDS)
         assert isinstance(await said, h2.events.ConnectionTerminated)
 
 
@@ -438,9 +439,7 @@ async def test_no_more_than_the_window_is_sent_ahead() -> None:
     async def serve(peer: Peer) -> None:
         request = await peer.request()
         peer.h2.send_headers(request.stream, [(b":status", b"201")])
-        peer.h2.ping(b"12345678")
-        while not isinstance(await peer.event(), h2.events.PingAckReceived):
-            pass
+        await peer.ping()
         window.set_result(peer.h2.local_flow_control_window(request.stream))
         await peer.until_gone()
 
@@ -498,27 +497,77 @@ async def test_trailers_and_interim_responses_are_ignored() -> None:
 
 
 async def test_a_silent_upstream_times_out() -> None:
+    answered: asyncio.Queue[None] = asyncio.Queue()
+    more = asyncio.Semaphore(0)
+
     async def serve(peer: Peer) -> None:
         await peer.request()
         while True:
-            peer.h2.ping(b"12345678")
-            await peer.event()
-            await asyncio.sleep(0.01)
+            await peer.ping()
+            answered.put_nowait(None)
+            await more.acquire()
 
-    async with posting(serve, read=0.2) as (upstream, transport):
-        error = await failure(transport.request("POST", upstream.url, {}, b"{}"))
+    async with posting(serve, read=LIMIT) as (upstream, transport):
+        exchange = asyncio.create_task(transport.request("POST", upstream.url, {}, b"{}"))
+        await answered.get()
+        await transport.clock.advance(LIMIT - 1)
+        assert not exchange.done()
+        more.release()
+        await answered.get()
+        await transport.clock.advance(1)
+        error = await failure(exchange)
     assert type(error) is UpstreamTimeout, "pings are no answer"
     assert error.may_have_been_sent
 
 
-async def test_a_window_that_never_opens_ends_with_the_time() -> None:
-    async def serve(peer: Peer) -> None:
-        await peer.head()
-        while True:
-            await peer.event()
+async def test_silence_while_reading_is_held_back_does_not_count() -> None:
+    body = bytes(3 * MIB)
+    blocked = asyncio.Event()
 
-    async with posting(serve, total=0.3) as (upstream, transport):
-        assert type(await failure(transport.request("POST", upstream.url, {}, bytes(MIB)))) is UpstreamTimeout
+    async def serve(peer: Peer) -> None:
+        stream = (await peer.request()).stream
+        peer.h2.send_headers(stream, [(b":status", b"201")])
+        at = 0
+        while not blocked.is_set():
+            at = await peer.fill(stream, body, at)
+            # The reader runs after the first one is answered, and the second answer comes after its updates.
+            await peer.ping()
+            await peer.ping()
+            if not peer.h2.local_flow_control_window(stream):
+                blocked.set()
+        while (at := await peer.fill(stream, body, at)) < len(body):
+            await peer.event()
+        await peer.until_gone()
+
+    budget = FairBudget(16 * MIB)
+    held = await budget.acquire(b"ann", 16 * MIB)
+    async with posting(serve, read=LIMIT, max_response_bytes=4 * MIB, budget=budget) as (upstream, transport):
+        exchange = asyncio.create_task(transport.request("POST", upstream.url, {}, b"{}", owner=b"bob"))
+        await blocked.wait()
+        assert budget.contended(b"ann")
+        await transport.clock.advance(3 * LIMIT)
+        assert not exchange.done()
+        held.release()
+        assert (await exchange).body == body
+
+
+async def test_a_window_that_never_opens_ends_with_the_time() -> None:
+    full = asyncio.Event()
+
+    async def serve(peer: Peer) -> None:
+        request = await peer.head()
+        while peer.h2.remote_flow_control_window(request.stream):
+            await peer.event()
+        full.set()
+        await peer.until_gone()
+
+    async with posting(serve, read=LIMIT, total=3 * LIMIT) as (upstream, transport):
+        exchange = asyncio.create_task(transport.request("POST", upstream.url, {}, bytes(MIB)))
+        await full.wait()
+        await transport.clock.advance(2 * LIMIT)
+        assert not exchange.done(), "a request that is being sent is not silence"
+        await transport.clock.advance(LIMIT)
+        assert type(await failure(exchange)) is UpstreamTimeout
 
 
 async def test_a_cancelled_request_is_reset() -> None:

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 from grpc import StatusCode
-from grpc.aio import AioRpcError
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.errors import UpstreamUnreachable
-from gateway.upstream import resolver, transport
+from gateway.upstream import resolver
+from gateway.upstream.transport import DNS_SECONDS
+from tests.support.clock import settle
 from tests.support.gateways import BEARER, SEND, TOKEN, expect_error, running, stub
 from tests.support.raw import free_port, tcp_server
-from tests.support.transports import PatientTransport
+from tests.support.transports import TEST_SECONDS, PatientTransport, failure
 from tests.support.upstream import RUNNING, answer
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.server.gateway import Gateway
+    from tests.support.transports import MakeTransport
     from tests.support.upstream import ScriptedUpstream
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
@@ -172,7 +174,7 @@ async def test_a_refusing_proxy_that_stays_open_is_left(proxy: Proxy, reply: byt
     proxy.reply, proxy.stays_open = reply, True
     transport = PatientTransport(proxy=proxy.url)
     with pytest.raises(UpstreamUnreachable):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(TEST_SECONDS):
             await transport.request("GET", "https://upstream.invalid/", {})
     await transport.aclose()
 
@@ -238,24 +240,24 @@ async def addresses(names: dict[str, list[str]]) -> AsyncIterator[Addresses]:
         yield made
 
 
-@pytest.mark.parametrize(("seconds", "went_to"), [(0, "127.0.0.2"), (10, "127.0.0.1")], ids=["immediately", "later"])
+@pytest.mark.parametrize(("seconds", "went_to"), [(DNS_SECONDS - 1, "127.0.0.1"), (DNS_SECONDS, "127.0.0.2")])
 async def test_a_name_that_changes_is_followed_by_new_connections(
-    names: dict[str, list[str]], addresses: Addresses, monkeypatch: pytest.MonkeyPatch, seconds: int, went_to: str
+    names: dict[str, list[str]], addresses: Addresses, make: MakeTransport, seconds: float, went_to: str
 ) -> None:
-    monkeypatch.setattr(transport, "DNS_SECONDS", seconds)
-    async with running(f"http://{NAME}:{addresses.port}") as gateway:
-        await read(gateway)
-        names[NAME] = ["127.0.0.2"]
-        await read(gateway)
-        assert addresses.counts == {"127.0.0.1": 2}, "a connection that is open goes on"
-        # Of two concurrent requests, one needs a new connection.
-        addresses.waits = asyncio.Barrier(2)
-        await asyncio.gather(read(gateway), read(gateway))
+    transport, url = make(), f"http://{NAME}:{addresses.port}/"
+    await transport.request("GET", url, {})
+    names[NAME] = ["127.0.0.2"]
+    await transport.clock.advance(seconds)
+    await transport.request("GET", url, {})
+    assert addresses.counts == {"127.0.0.1": 2}, "a connection that is open goes on"
+    # Of two concurrent requests, one needs a new connection.
+    addresses.waits = asyncio.Barrier(2)
+    await asyncio.gather(transport.request("GET", url, {}), transport.request("GET", url, {}))
     assert addresses.counts == Counter(["127.0.0.1", "127.0.0.1", "127.0.0.1", went_to])
 
 
 async def test_a_hanging_resolver_takes_few_threads(
-    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+    upstream: ScriptedUpstream, make: MakeTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back = threading.Event()
     hanging = True
@@ -269,23 +271,28 @@ async def test_a_hanging_resolver_takes_few_threads(
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     monkeypatch.setattr(resolver, "MAX_LOOKUPS", 3)
     upstream.script.append(RUNNING)
-    quick = {"upstream_timeout_seconds": 0.1}
-    async with running(f"http://{NAME}:{upstream.port}/api", **quick) as gateway, stub(gateway) as jobs:
-        for _ in range(5):
-            failure = await expect_error(jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER))
-            assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE")
-        assert [each.name for each in threading.enumerate()].count("resolve") == 3
-        failure = await expect_error(jobs.SendJob(SEND, metadata=BEARER))
-        assert failure.reason == "UPSTREAM_UNREACHABLE"
-        assert upstream.seen == []
-        # Other work in threads continues.
-        await asyncio.wait_for(asyncio.to_thread(bool), 20)
-        hanging = False
-        back.set()
-        async with asyncio.timeout(20):
-            while not upstream.seen:
-                with contextlib.suppress(AioRpcError):
-                    await read(gateway)
+    transport, url = make(connect=10), f"http://{NAME}:{upstream.port}/api"
+    for number in range(1, 4):
+        exchange = asyncio.create_task(transport.request("GET", url, {}))
+        await settle()
+        assert [each.name for each in threading.enumerate()].count("resolve") == number
+        await transport.clock.advance(9)
+        assert not exchange.done()
+        await transport.clock.advance(1)
+        assert type(await failure(exchange)) is UpstreamUnreachable
+    for method in ("GET", "GET", "POST"):
+        assert type(await failure(transport.request(method, url, {}))) is UpstreamUnreachable
+    assert [each.name for each in threading.enumerate()].count("resolve") == 3
+    assert upstream.seen == []
+    # Other work in threads continues.
+    async with asyncio.timeout(TEST_SECONDS):
+        await asyncio.to_thread(bool)
+    hanging = False
+    back.set()
+    async with asyncio.timeout(TEST_SECONDS):
+        while not upstream.seen:
+            with contextlib.suppress(UpstreamUnreachable):
+                await transport.request("GET", url, {})
 
 
 async def test_an_address_that_refuses_is_passed_over(names: dict[str, list[str]], upstream: ScriptedUpstream) -> None:

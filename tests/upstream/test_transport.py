@@ -8,6 +8,7 @@ import gzip
 import os
 import socket
 import tracemalloc
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -27,20 +28,18 @@ from gateway.models import SendJob
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient, memory
-from gateway.upstream.transport import MAX_ERROR_BODY_BYTES
+from gateway.upstream.transport import ERROR_BODY_SECONDS, MAX_ERROR_BODY_BYTES
 from tests.support.raw import free_port, self_signed, tcp_server
-from tests.support.transports import PATIENT, TEST_SECONDS, failure
+from tests.support.transports import TEST_SECONDS, failure
 from tests.support.upstream import Connection, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from pathlib import Path
 
-    from tests.support.transports import MakeTransport
+    from tests.support.transports import MakeTransport, PatientTransport
 
-SHORT = 0.1
-# A busy machine connects and responds within this time, so a limit of it does not expire before.
-AMPLE = 2.0
+# A limit, in seconds of the transport's clock.
+LIMIT = 10.0
 ANSWER_LIMIT = 3 << 20
 ROOM = 4 * ANSWER_LIMIT
 
@@ -70,6 +69,22 @@ def then(*pieces: bytes, end: Callable[[Connection], Any] = lambda _: None) -> C
     return reply
 
 
+def signal_and_hang(arrived: asyncio.Event) -> Callable[[Connection], Awaitable[None]]:
+    """Return the end of a reply: set `arrived` when the transport has read all before it, and send no more."""
+
+    async def end(connection: Connection) -> None:
+        await connection.delivered()
+        arrived.set()
+        await connection.gone()
+
+    return end
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - these conditions have no event
+        await asyncio.sleep(0.001)
+
+
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
@@ -88,14 +103,26 @@ async def test_an_unknown_name_counts_as_not_sent(make: MakeTransport, url: str)
     assert type(await failure(make().request("POST", url, {}, b"{}"))) is UpstreamUnreachable
 
 
+def is_connecting(port: int) -> bool:
+    """Return whether the system waits for the first reply from a port (SYN_SENT)."""
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return any(fields[2].endswith(f":{port:04X}") and fields[3] == "02" for fields in sockets)
+
+
 async def test_a_connect_timeout_counts_as_not_sent(make: MakeTransport) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
         # The kernel accepts this connection, and drops later ones because its queue is full.
         with socket.create_connection(listener.getsockname()):
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-            error = await failure(make(connect=SHORT).request("POST", url, {}, b"{}"))
+            port = listener.getsockname()[1]
+            transport = make(connect=LIMIT)
+            exchange = asyncio.create_task(transport.request("POST", f"http://127.0.0.1:{port}/", {}, b"{}"))
+            await until(lambda: is_connecting(port))
+            await transport.clock.advance(LIMIT - 1)
+            assert not exchange.done()
+            await transport.clock.advance(1)
+            error = await failure(exchange)
     assert type(error) is UpstreamUnreachable
 
 
@@ -115,14 +142,27 @@ async def _close(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
     return
 
 
-async def _swallow(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-    await reader.read()
+async def test_a_failed_tls_handshake_counts_as_not_sent(make: MakeTransport) -> None:
+    async with tcp_server(_close) as port:
+        error = await failure(make().request("POST", f"https://127.0.0.1:{port}/", {}, b"{}"))
+    assert type(error) is UpstreamUnreachable
 
 
-@pytest.mark.parametrize("accept", [_close, _swallow])
-async def test_a_failed_tls_handshake_counts_as_not_sent(make: MakeTransport, accept: Any) -> None:
+async def test_a_tls_handshake_without_reply_counts_as_not_sent(make: MakeTransport) -> None:
+    begun = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        begun.set()
+        await reader.read()
+
+    # The event loop has a limit of the handshake too, in real time.
+    transport = make(connect=10 * TEST_SECONDS)
     async with tcp_server(accept) as port:
-        error = await failure(make(connect=0.5).request("POST", f"https://127.0.0.1:{port}/", {}, b"{}"))
+        exchange = asyncio.create_task(transport.request("POST", f"https://127.0.0.1:{port}/", {}, b"{}"))
+        await begun.wait()
+        await transport.clock.advance(10 * TEST_SECONDS)
+        error = await failure(exchange)
     assert type(error) is UpstreamUnreachable
 
 
@@ -203,20 +243,27 @@ async def test_a_reason_that_is_not_utf8_is_ignored(make: MakeTransport, upstrea
 
 
 TOO_SLOW = {
-    "no answer": then(end=hang),
-    "half a head": then(b"HTTP/1.1 200 OK\r\n", end=hang),
-    "no body": then(HEAD + b"Content-Length: 2\r\n\r\n", end=hang),
-    "half a body": then(HEAD + b"Content-Length: 10\r\n\r\n{}", end=hang),
+    "no answer": b"",
+    "half a head": b"HTTP/1.1 200 OK\r\n",
+    "no body": HEAD + b"Content-Length: 2\r\n\r\n",
+    "half a body": HEAD + b"Content-Length: 10\r\n\r\n{}",
 }
 
 
-@pytest.mark.parametrize("limits", [{"read": SHORT}, {"total": SHORT}], ids=["read", "total"])
-@pytest.mark.parametrize("reply", TOO_SLOW.values(), ids=TOO_SLOW)
+@pytest.mark.parametrize("limits", [{"read": LIMIT}, {"total": LIMIT}], ids=["read", "total"])
+@pytest.mark.parametrize("part", TOO_SLOW.values(), ids=TOO_SLOW)
 async def test_a_response_that_takes_too_long_is_a_time_out(
-    make: MakeTransport, upstream: ScriptedUpstream, reply: Any, limits: dict[str, float]
+    make: MakeTransport, upstream: ScriptedUpstream, part: bytes, limits: dict[str, float]
 ) -> None:
-    upstream.script.append(reply)
-    error = await failure(make(**limits).request("POST", upstream.url, {}, b"{}"))
+    arrived = asyncio.Event()
+    upstream.script.append(then(part, end=signal_and_hang(arrived)))
+    transport = make(**limits)
+    exchange = asyncio.create_task(transport.request("POST", upstream.url, {}, b"{}"))
+    await arrived.wait()
+    await transport.clock.advance(LIMIT - 1)
+    assert not exchange.done()
+    await transport.clock.advance(1)
+    error = await failure(exchange)
     assert type(error) is UpstreamTimeout
     assert error.may_have_been_sent
     assert len(upstream.seen) == 1
@@ -225,34 +272,61 @@ async def test_a_response_that_takes_too_long_is_a_time_out(
 async def test_the_total_limit_ends_a_response_that_never_completes(
     make: MakeTransport, upstream: ScriptedUpstream
 ) -> None:
+    arrived: asyncio.Queue[None] = asyncio.Queue()
+    more = asyncio.Semaphore(0)
+
     async def drip(connection: Connection) -> None:
         await connection.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
-        while not connection.reader.at_eof():
+        while True:
             await connection.send(b"1\r\n \r\n")
-            # One iteration of the loop between two bytes; without it, this would be a flood.
-            await asyncio.sleep(0.01)
+            await connection.delivered()
+            arrived.put_nowait(None)
+            await more.acquire()
 
     upstream.script.append(drip)
-    error = await failure(make(read=PATIENT, total=0.2).request("GET", upstream.url, {}))
-    assert type(error) is UpstreamTimeout
+    transport = make(read=LIMIT, total=3.5 * LIMIT)
+    exchange = asyncio.create_task(transport.request("GET", upstream.url, {}))
+    for _ in range(3):
+        await arrived.get()
+        await transport.clock.advance(LIMIT - 1)
+        assert not exchange.done(), "each byte restarts the limit of silence"
+        more.release()
+    await arrived.get()
+    # No longer than the limit of silence.
+    await transport.clock.advance(LIMIT - 1)
+    assert type(await failure(exchange)) is UpstreamTimeout
 
 
-@pytest.mark.parametrize("limits", [{"read": AMPLE}, {"total": AMPLE}, {"total": AMPLE, "read": AMPLE}])
+REFUSED = HEAD.replace(b"200 OK", b"400 Bad Request") + b"Content-Length: 10\r\n\r\n{}"
+
+
+@pytest.mark.parametrize("limits", [{}, {"read": 1.0}, {"total": 2.0}, {"total": 2.0, "read": 1.0}])
+async def test_a_refusal_stays_one_whose_body_hangs(
+    make: MakeTransport, upstream: ScriptedUpstream, limits: dict[str, float]
+) -> None:
+    arrived = asyncio.Event()
+    upstream.script.append(then(REFUSED, end=signal_and_hang(arrived)))
+    transport = make(**limits)
+    exchange = asyncio.create_task(transport.request("POST", upstream.url, {}, b"{}"))
+    await arrived.wait()
+    assert not exchange.done()
+    await transport.clock.advance(min(limits.values(), default=ERROR_BODY_SECONDS))
+    assert exchange.done()
+    assert (await exchange).status == 400
+
+
 @pytest.mark.parametrize(
     "reply",
     [
-        then(HEAD.replace(b"200 OK", b"400 Bad Request") + b"Content-Length: 10\r\n\r\n{}", end=hang),
-        then(HEAD.replace(b"200 OK", b"400 Bad Request") + b"Content-Length: 10\r\n\r\n{}", end=Connection.reset),
+        then(REFUSED, end=Connection.reset),
         answer(400, raw=b"{}", headers={"Content-Encoding": "gzip, gzip"}),
         answer(400, raw=b"{}", headers={"Content-Encoding": "br"}),
     ],
-    ids=["hangs", "is reset", "is encoded twice", "is encoded otherwise"],
+    ids=["is reset", "is encoded twice", "is encoded otherwise"],
 )
-async def test_a_refusal_stays_one_with_any_body(
-    make: MakeTransport, upstream: ScriptedUpstream, reply: Any, limits: dict[str, float]
-) -> None:
+async def test_a_refusal_stays_one_with_any_body(make: MakeTransport, upstream: ScriptedUpstream, reply: Any) -> None:
     upstream.script.append(reply)
-    assert (await make(**limits).request("POST", upstream.url, {}, b"{}")).status == 400
+    assert (await make().request("POST", upstream.url, {}, b"{}")).status == 400
 
 
 # Sizes
@@ -405,11 +479,11 @@ async def test_waiting_for_a_connection_has_no_timeout(make: MakeTransport, upst
         await connection.send(answer(200, {}, headers={"Connection": "close"}))
 
     upstream.script.append(reply)
-    transport = make(connect=AMPLE, max_connections=1)
+    transport = make(connect=LIMIT, max_connections=1)
     exchanges = [asyncio.create_task(transport.request("GET", upstream.url, {})) for _ in range(3)]
     await upstream.wait_for(1)
     # Longer than the limit for connecting.
-    await asyncio.wait(exchanges, timeout=1.2 * AMPLE)
+    await transport.clock.advance(2 * LIMIT)
     assert len(upstream.seen) == 1
     release.set()
     assert [(await each).status for each in exchanges] == [200, 200, 200]
@@ -465,10 +539,11 @@ async def test_a_post_after_the_idle_time_takes_a_new_connection(make: MakeTrans
         await reader.read()
         closed.put_nowait(None)
 
-    transport = make(idle=SHORT)
+    transport = make(idle=LIMIT)
     async with tcp_server(accept) as port:
         for _ in range(3):
             await transport.request("POST", f"http://127.0.0.1:{port}/", {}, b"{}")
+            await transport.clock.advance(LIMIT)
             # The transport closes it, not the server, so no request can meet the server's close.
             async with asyncio.timeout(TEST_SECONDS):
                 await closed.get()
@@ -485,10 +560,11 @@ async def test_a_connection_within_its_idle_time_is_used_again(make: MakeTranspo
             await reader.readuntil(b"\r\n\r\n")
             writer.write(answer(200, {}))
 
-    transport = make()
+    transport = make(idle=LIMIT)
     async with tcp_server(accept) as port:
         for _ in range(3):
             await transport.request("GET", f"http://127.0.0.1:{port}/", {})
+            await transport.clock.advance(LIMIT - 1)
     assert connections == 1
 
 
@@ -605,16 +681,10 @@ async def test_large_responses_wait_their_turn(
     first = await transport.request("GET", upstream.url, {})
     assert first.reservation is not None
     second = asyncio.create_task(transport.request("GET", upstream.url, {}))
-    done, _ = await asyncio.wait([second], timeout=SHORT)
-    assert not done
-    assert budget.contended(b"ann")
+    await until(lambda: budget.contended(b"ann"))
+    assert not second.done()
     first.reservation.release()
     assert len((await second).body) == LARGE
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - a budget tells nobody
-        await asyncio.sleep(0.01)
 
 
 class Stopwatch:
@@ -639,14 +709,44 @@ async def test_waiting_for_memory_does_not_count_as_time(
     upstream.script.append(reply)
     pause = Stopwatch()
     body = b"{}" if method == "POST" else None
-    waiting = asyncio.create_task(make(total=AMPLE).request(method, upstream.url, {}, body, owner=b"bob", pause=pause))
-    done, _ = await asyncio.wait([waiting], timeout=1.2 * AMPLE)
-    assert not done
-    assert (pause.begun, pause.ended) == (1, 0)
+    transport = make(total=LIMIT)
+    waiting = asyncio.create_task(transport.request(method, upstream.url, {}, body, owner=b"bob", pause=pause))
+    await until(lambda: pause.begun == 1)
+    await transport.clock.advance(2 * LIMIT)
+    assert not waiting.done()
+    assert pause.ended == 0
     held.release()
     assert len((await waiting).body) == LARGE
     assert (pause.begun, pause.ended) == (1, 1)
     assert len(upstream.seen) == 1
+
+
+def holds_back(transport: PatientTransport) -> bool:
+    """Return whether the only connection reads no more because of its own reader."""
+    (connection,) = transport._pool._all  # noqa: SLF001 - the socket does not show it
+    return connection._input.paused  # noqa: SLF001
+
+
+async def test_silence_while_reading_is_held_back_does_not_count(
+    upstream: ScriptedUpstream, make: MakeTransport, budget: FairBudget
+) -> None:
+    more = asyncio.Event()
+
+    async def reply(connection: Connection) -> None:
+        await connection.send(HEAD + b"Content-Length: %d\r\n\r\n" % (LARGE + 1) + b"x" * LARGE)
+        await more.wait()
+        await connection.send(b"x")
+
+    held = await budget.acquire(b"ann", ROOM)
+    upstream.script.append(reply)
+    transport = make(read=LIMIT)
+    waiting = asyncio.create_task(transport.request("GET", upstream.url, {}, owner=b"bob"))
+    await until(lambda: budget.contended(b"ann") and holds_back(transport))
+    await transport.clock.advance(3 * LIMIT)
+    assert not waiting.done()
+    held.release()
+    more.set()
+    assert len((await waiting).body) == LARGE + 1
 
 
 async def test_a_response_of_unknown_size_keeps_no_extra_memory(

@@ -1,4 +1,4 @@
-// Package jobs is a client of the Job Gateway: a connection, the reaction to each error, and a watch that resumes.
+// Package jobs is a client of the Job Gateway: a connection, the reaction to each error, and watches that resume.
 package jobs
 
 import (
@@ -124,11 +124,27 @@ func (c *Client) LogIn() {
 	c.token = token
 }
 
-// Authorized returns a context for one call that carries the token.
-func (c *Client) Authorized(ctx context.Context) context.Context {
+// renew logs in, unless another call has replaced the token used already. It reports whether there is another token.
+func (c *Client) renew(used string) bool {
+	if c.currentToken() == used {
+		c.LogIn()
+	}
+	return c.currentToken() != used
+}
+
+func (c *Client) currentToken() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.token)
+	return c.token
+}
+
+// Authorized returns a context for one call that carries the token.
+func (c *Client) Authorized(ctx context.Context) context.Context {
+	return withToken(ctx, c.currentToken())
+}
+
+func withToken(ctx context.Context, token string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 }
 
 // aboutJob returns a context for one call about a job. Proxies can route by its header, so that all watches of a job

@@ -44,7 +44,7 @@ func (g *gateway) WatchJob(req *pb.WatchJobRequest, stream grpc.ServerStreamingS
 	return stream.Send(end)
 }
 
-func serve(t *testing.T, g *gateway) string {
+func serve(t *testing.T, g pb.JobServiceServer) string {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	pb "jobclient/gen/jobgateway/v1"
 )
 
 // Action is the reaction of a client to an error.
@@ -26,7 +28,9 @@ const domain = "jobgateway"
 // Failure is the error of a call, with its details.
 type Failure struct {
 	Code       codes.Code
+	Message    string
 	Reason     string            // from ErrorInfo; empty if the error does not come from the gateway
+	Metadata   map[string]string // from ErrorInfo
 	RetryAfter *time.Duration    // from RetryInfo; nil if there is none
 	Fields     map[string]string // from BadRequest: invalid field to description
 }
@@ -34,12 +38,12 @@ type Failure struct {
 // FailureOf reads the error of a call and its details.
 func FailureOf(err error) Failure {
 	st, _ := status.FromError(err)
-	f := Failure{Code: st.Code(), Fields: map[string]string{}}
+	f := Failure{Code: st.Code(), Message: st.Message(), Fields: map[string]string{}}
 	for _, detail := range st.Details() {
 		switch d := detail.(type) {
 		case *errdetails.ErrorInfo:
 			if d.GetDomain() == domain {
-				f.Reason = d.GetReason()
+				f.Reason, f.Metadata = d.GetReason(), d.GetMetadata()
 			}
 		case *errdetails.RetryInfo:
 			delay := d.GetRetryDelay().AsDuration()
@@ -51,6 +55,26 @@ func FailureOf(err error) Failure {
 		}
 	}
 	return f
+}
+
+// failureOfJob reads the failure of one watch of many.
+func failureOfJob(failure *pb.WatchFailure) Failure {
+	f := Failure{
+		Code:     codes.Code(failure.GetCode()),
+		Message:  failure.GetMessage(),
+		Reason:   failure.GetReason(),
+		Metadata: failure.GetMetadata(),
+	}
+	if failure.GetRetryDelay() != nil {
+		delay := failure.GetRetryDelay().AsDuration()
+		f.RetryAfter = &delay
+	}
+	return f
+}
+
+// passes reports whether the error is one of load or of an outage, so that a watch continues after a wait.
+func (f Failure) passes() bool {
+	return f.Code == codes.Unavailable || f.Code == codes.ResourceExhausted && f.RetryAfter != nil
 }
 
 // Action returns the reaction to the error: by the reason if the code alone would be misleading, otherwise by the code.
@@ -75,7 +99,7 @@ func (f Failure) Action() Action {
 			return Retry
 		}
 		return Fix
-	case codes.InvalidArgument, codes.NotFound, codes.OutOfRange:
+	case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.OutOfRange:
 		return Fix
 	case codes.Unauthenticated:
 		return LogIn

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use tokio::time::sleep;
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue, errors::InvalidMetadataValue};
 use tonic::transport::{Channel, Endpoint, Error};
 
 use crate::pb::job_service_client::JobServiceClient;
+use crate::rules::Resumption;
 
 /// The channel for the calls, and the token that they carry.
 pub struct Connection {
@@ -52,10 +54,20 @@ impl Connection {
         request
     }
 
-    /// Replaces the token with a fresh one.
-    pub fn log_in(&mut self) -> Result<(), InvalidMetadataValue> {
-        self.bearer = bearer(&(self.fresh_token)())?;
-        Ok(())
+    /// Replaces the token with a fresh one. Returns whether it is another one.
+    pub fn log_in(&mut self) -> Result<bool, InvalidMetadataValue> {
+        let fresh = bearer(&(self.fresh_token)())?;
+        let changed = fresh != self.bearer;
+        self.bearer = fresh;
+        Ok(changed)
+    }
+
+    /// Waits until the next call of a watch, and reconnects if it needs that.
+    pub(crate) async fn prepare(&mut self, resumption: &Resumption) {
+        sleep(resumption.wait).await;
+        if resumption.new_connection {
+            self.reconnect();
+        }
     }
 
     /// Uses a new connection for all further calls. The old one closes after its last call.

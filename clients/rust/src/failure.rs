@@ -8,6 +8,8 @@ use serde::Serialize;
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::{ErrorDetail, StatusExt};
 
+use crate::pb::WatchFailure;
+
 /// The domain of the gateway's `ErrorInfo`.
 const DOMAIN: &str = "jobgateway";
 
@@ -31,6 +33,8 @@ pub struct Failure {
     pub message: String,
     /// From `ErrorInfo`; empty if the error does not come from the gateway.
     pub reason: String,
+    /// From `ErrorInfo`.
+    pub metadata: BTreeMap<String, String>,
     /// From `RetryInfo`.
     pub retry_after: Option<Duration>,
     /// From `BadRequest`: invalid field to description.
@@ -39,18 +43,13 @@ pub struct Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        let mut failure = Self {
-            code: code(&status),
-            message: status.message().to_owned(),
-            reason: String::new(),
-            retry_after: None,
-            fields: BTreeMap::new(),
-        };
+        let mut failure = Self::new(code(&status), status.message());
         for detail in status.get_error_details_vec() {
             match detail {
                 // A proxy may add an `ErrorInfo` of another domain.
                 ErrorDetail::ErrorInfo(info) if info.domain == DOMAIN => {
                     failure.reason = info.reason;
+                    failure.metadata.extend(info.metadata);
                 }
                 ErrorDetail::RetryInfo(info) => failure.retry_after = info.retry_delay,
                 ErrorDetail::BadRequest(bad) => failure.fields.extend(
@@ -62,6 +61,18 @@ impl From<Status> for Failure {
             }
         }
         failure
+    }
+}
+
+impl From<WatchFailure> for Failure {
+    fn from(failure: WatchFailure) -> Self {
+        let delay = failure.retry_delay;
+        Self {
+            reason: failure.reason,
+            metadata: failure.metadata.into_iter().collect(),
+            retry_after: delay.and_then(|delay| delay.try_into().ok()),
+            ..Self::new(Code::from_i32(failure.code), &failure.message)
+        }
     }
 }
 
@@ -80,6 +91,18 @@ fn is_timeout(error: &(dyn Error + 'static)) -> bool {
 }
 
 impl Failure {
+    /// Creates a failure without details.
+    pub(crate) fn new(code: Code, message: &str) -> Self {
+        Self {
+            code,
+            message: message.to_owned(),
+            reason: String::new(),
+            metadata: BTreeMap::new(),
+            retry_after: None,
+            fields: BTreeMap::new(),
+        }
+    }
+
     /// Returns the reaction to the error: by the reason if the code alone would be misleading, otherwise by the code.
     ///
     /// Retry a submission only if it has a `request_id`. Without one, `Retry` of an error without a reason means `Look`.
@@ -95,6 +118,7 @@ impl Failure {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Action::Retry,
             Code::ResourceExhausted if self.retry_after.is_some() => Action::Retry,
             Code::ResourceExhausted | Code::InvalidArgument | Code::NotFound => Action::Fix,
+            Code::AlreadyExists => Action::Fix,
             // tonic uses this code for a message over the receive limit. Other libraries use RESOURCE_EXHAUSTED.
             Code::OutOfRange => Action::Fix,
             Code::Unauthenticated => Action::LogIn,

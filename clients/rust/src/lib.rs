@@ -1,7 +1,11 @@
-//! A client of the Job Gateway: a connection, the reaction to each error, and a watch that resumes.
+//! A client of the Job Gateway: a connection, the reaction to each error, and watches that resume.
 
 pub mod connection;
 pub mod failure;
+pub mod many;
+mod many_rules;
+pub mod result;
+pub mod rules;
 pub mod values;
 pub mod watch;
 

@@ -3,24 +3,25 @@
 mod report;
 mod scenario;
 
+use std::cell::RefCell;
 use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 use jobclient::connection::Connection;
 use jobclient::failure::{Action, Failure};
+use jobclient::many::{Item, WatchAll};
 use jobclient::pb::job_service_client::JobServiceClient;
 use jobclient::pb::{
-    CancelJobRequest, ContentFormat, GetJobRequest, Job, SendJobRequest, WaitJobRequest,
-    WatchJobRequest,
+    CancelJobRequest, GetJobRequest, Job, SendJobRequest, WaitJobRequest, WatchJobRequest,
 };
 use jobclient::watch::{Watch, WatchError};
 use tokio::time::sleep;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use report::Reporter;
-use scenario::{Operation, Scenario, Step};
+use report::{ManyReporter, Reporter};
+use scenario::{Operation, Pause, Scenario, Step};
 
 type Stub = JobServiceClient<Channel>;
 
@@ -45,26 +46,28 @@ async fn main() -> Result<()> {
     let token = env::var("JOBGATEWAY_TOKEN").context("JOBGATEWAY_TOKEN")?;
     let fresh_token = || env::var("JOBGATEWAY_FRESH_TOKEN").unwrap_or_default();
     let mut connection = Connection::new(format!("http://{target}"), &token, fresh_token)?;
-    let mut last_uid = 0;
+    let mut sent = Vec::new();
     for step in scenario.steps {
-        match perform(&mut connection, step, last_uid).await {
-            Ok(uid) => last_uid = uid,
-            Err(error) if error.is::<Reported>() => {}
-            Err(error) => return Err(error),
+        match perform(&mut connection, step, &mut sent).await {
+            Err(error) if !error.is::<Reported>() => return Err(error),
+            _ => {}
         }
     }
     Ok(())
 }
 
-/// Runs one step and returns the uid of its job.
-async fn perform(connection: &mut Connection, step: Step, last_uid: i64) -> Result<i64> {
-    let uid = step.uid.unwrap_or(last_uid);
+/// Runs one step. `sent` are the jobs that were sent so far.
+async fn perform(connection: &mut Connection, step: Step, sent: &mut Vec<i64>) -> Result<()> {
+    let uid = step.uid.or(sent.last().copied()).unwrap_or_default();
     match step.operation {
-        Operation::Send { request } => {
+        Operation::Send { request, count } => {
             let mut caller = Caller::new(connection, "send", None);
             caller.repeatable = !request.request_id.is_empty();
             let send = async |mut stub: Stub, request| stub.send_job(request).await;
-            return Ok(caller.call(SendJobRequest::from(request), send).await?.uid);
+            let message = SendJobRequest::from(request);
+            for _ in 0..count {
+                sent.push(caller.call(message.clone(), send).await?.uid);
+            }
         }
         Operation::Get => {
             let message = GetJobRequest {
@@ -94,24 +97,21 @@ async fn perform(connection: &mut Connection, step: Step, last_uid: i64) -> Resu
                 .call(CancelJobRequest { uid }, cancel)
                 .await?;
         }
-        Operation::Watch {
-            heartbeat_seconds,
-            chunks,
+        Operation::Watch { options } => {
+            watch(connection, options.request(uid)?).await?;
+        }
+        Operation::WatchAll {
+            uids,
+            options,
+            pause,
         } => {
-            let mut request = WatchJobRequest {
-                uid,
-                ..Default::default()
-            };
-            if let Some(seconds) = heartbeat_seconds {
-                request.heartbeat_interval = Some(Duration::from_secs(seconds).try_into()?);
-            }
-            if chunks {
-                request.set_content_format(ContentFormat::JsonChunks);
-            }
-            watch(connection, request).await?;
+            let uids = uids.iter().map(|uid| Ok(uid.parse()?));
+            let uids = sent.iter().copied().map(Ok).chain(uids);
+            let requests = uids.map(|uid: Result<i64>| options.request(uid?));
+            watch_all(connection, requests.collect::<Result<_>>()?, pause).await?;
         }
     }
-    Ok(uid)
+    Ok(())
 }
 
 async fn watch(connection: &mut Connection, request: WatchJobRequest) -> Result<()> {
@@ -119,7 +119,7 @@ async fn watch(connection: &mut Connection, request: WatchJobRequest) -> Result<
     let mut watch = Watch::new(connection, request, report::resumption);
     loop {
         match watch.next().await {
-            Ok(Some(event)) => reporter.event(event),
+            Ok(Some(event)) => reporter.event(&event),
             Ok(None) => return Ok(()),
             Err(WatchError::Final(failure)) => {
                 reporter.failure(&failure);
@@ -128,6 +128,40 @@ async fn watch(connection: &mut Connection, request: WatchJobRequest) -> Result<
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+async fn watch_all(
+    connection: &mut Connection,
+    requests: Vec<WatchJobRequest>,
+    mut pause: Pause,
+) -> Result<()> {
+    let reporter = RefCell::new(ManyReporter::default());
+    let on_resume = |resumption: &_| reporter.borrow_mut().resumption(resumption);
+    let mut watch = WatchAll::new(connection, requests, on_resume);
+    loop {
+        match watch.next().await {
+            Ok(Some(item)) => {
+                let uid = match &item {
+                    Item::Event(event) => event.uid,
+                    Item::Failed { uid, .. } => *uid,
+                };
+                reporter.borrow_mut().item(&item, watch.result(uid));
+            }
+            Ok(None) => break,
+            Err(WatchError::Final(failure)) => {
+                reporter.borrow_mut().failure(&failure);
+                bail!(Reported);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let lines = reporter.borrow().lines();
+        if pause.pause_after.is_some_and(|after| lines >= after) {
+            pause.pause_after = None;
+            sleep(Duration::from_secs(pause.pause_seconds)).await;
+        }
+    }
+    reporter.borrow_mut().end();
+    Ok(())
 }
 
 /// Makes the unary calls of one step, with retries.

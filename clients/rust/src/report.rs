@@ -1,8 +1,12 @@
 //! Prints observations, one JSON line each.
 
+use std::collections::HashMap;
+
 use jobclient::failure::Failure;
-use jobclient::pb::{Job, JobEvent, job, job_event::Payload};
-use jobclient::watch::{ChunkedResult, Resumption};
+use jobclient::many::Item;
+use jobclient::pb::{ContentChunk, Heartbeat, Job, JobEvent, JobStatus, job, job_event::Payload};
+use jobclient::result::ChunkedResult;
+use jobclient::rules::Resumption;
 use prost_types::{Struct, value::Kind};
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
@@ -12,6 +16,7 @@ use tonic::Code;
 pub struct Reporter {
     step: &'static str,
     held: ChunkedResult,
+    lines: usize,
 }
 
 impl Reporter {
@@ -19,74 +24,190 @@ impl Reporter {
         Self {
             step,
             held: ChunkedResult::default(),
+            lines: 0,
         }
     }
 
-    pub fn event(&mut self, event: JobEvent) {
-        match event.payload {
-            Some(Payload::Job(job)) => self.job(&job),
+    pub fn event(&mut self, event: &JobEvent) {
+        match &event.payload {
+            Some(Payload::Job(job)) => self.job(job),
             Some(Payload::ContentChunk(chunk)) => {
-                let held = self.held.data.len();
-                self.held.take(&chunk);
-                let seen = json!({"offset": chunk.offset, "size": chunk.data.len(), "held": held});
-                println!("{}", json!({"do": self.step, "chunk": seen}));
+                let seen = chunk_seen(chunk, self.held.data.len());
+                self.held.take(chunk);
+                self.print("chunk", seen);
             }
             Some(Payload::Heartbeat(heartbeat)) => {
-                let seen = json!({
-                    "consecutive_failures": heartbeat.consecutive_failures,
-                    "last_failure": heartbeat.last_failure,
-                });
-                println!("{}", json!({"do": self.step, "heartbeat": seen}));
+                self.print("heartbeat", heartbeat_seen(heartbeat));
             }
-            None => {} // a payload of a later version
+            _ => {} // a payload of a later version
         }
     }
 
-    pub fn job(&self, job: &Job) {
-        let progress = job.progress.as_ref();
-        let seen = json!({
-            "uid": job.uid.to_string(),
-            "status": job.status().as_str_name(),
-            "done": job.done,
-            "message": progress.map(|progress| &progress.message),
-            "percentage": progress.and_then(|progress| progress.percentage),
-            "error_message": job.error.as_ref().map(|error| &error.message),
-            "result": job.done.then(|| self.result(job)),
-        });
-        println!("{}", json!({"do": self.step, "job": seen}));
+    pub fn job(&mut self, job: &Job) {
+        let result = job.done.then(|| result_seen(job, &self.held.data));
+        self.print("job", job_seen(job, result));
     }
 
-    fn result(&self, job: &Job) -> Json {
-        let mut seen = match &job.result {
-            Some(job::Result::Content(content)) => json!({"as": "struct", "sum": sum(content)}),
-            Some(job::Result::ContentJson(bytes)) => bytes_seen("json", bytes),
-            None if job.content_omitted => bytes_seen("chunks", &self.held.data),
-            None => json!({"as": "none"}),
-        };
-        seen["content_size"] = job.content_size.into();
-        seen["content_sha256"] = job.content_sha256.as_str().into();
-        seen
+    pub fn failure(&mut self, failure: &Failure) {
+        self.print("error", failure_seen(failure));
     }
 
-    pub fn failure(&self, failure: &Failure) {
-        let seen = json!({
-            "code": name(failure.code),
-            "reason": failure.reason,
-            "action": failure.action(),
-            "fields": failure.fields,
-            "retry_after_seconds": failure.retry_after.map(|wait| wait.as_secs_f64()),
-        });
-        println!("{}", json!({"do": self.step, "error": seen}));
+    fn print(&mut self, kind: &str, seen: impl Into<Json>) {
+        println!("{}", json!({"do": self.step, kind: seen.into()}));
+        self.lines += 1;
     }
 }
 
 pub fn resumption(resumption: &Resumption) {
-    let seen = json!({
+    let seen = resumption_seen(resumption);
+    println!("{}", json!({"do": "watch", "resume": seen}));
+}
+
+/// Prints the observations of a `watch_all`.
+pub struct ManyReporter {
+    reporter: Reporter,
+    /// The bytes in chunks that have arrived, by job.
+    arrived: HashMap<i64, usize>,
+    succeeded: u32,
+    failed: u32,
+    errors: u32,
+}
+
+impl Default for ManyReporter {
+    fn default() -> Self {
+        Self {
+            reporter: Reporter::new("watch_all"),
+            arrived: HashMap::new(),
+            succeeded: 0,
+            failed: 0,
+            errors: 0,
+        }
+    }
+}
+
+impl ManyReporter {
+    /// Returns the number of lines so far.
+    pub fn lines(&self) -> usize {
+        self.reporter.lines
+    }
+
+    /// Prints an item. `result` are the bytes in chunks that have arrived of its job.
+    pub fn item(&mut self, item: &Item, result: &[u8]) {
+        match item {
+            Item::Event(event) => self.event(event, result),
+            Item::Failed { uid, failure } => {
+                self.errors += 1;
+                self.print("error", *uid, failure_seen(failure));
+            }
+        }
+    }
+
+    fn event(&mut self, event: &JobEvent, result: &[u8]) {
+        match &event.payload {
+            Some(Payload::Job(job)) => {
+                match (job.done, job.status()) {
+                    (true, JobStatus::Success) => self.succeeded += 1,
+                    (done, _) => self.failed += u32::from(done),
+                }
+                let result = job.done.then(|| result_seen(job, result));
+                self.print("job", event.uid, job_seen(job, result));
+            }
+            Some(Payload::ContentChunk(chunk)) => {
+                let held = self.arrived.insert(event.uid, result.len());
+                let seen = chunk_seen(chunk, held.unwrap_or_default());
+                self.print("chunk", event.uid, seen);
+            }
+            Some(Payload::Heartbeat(heartbeat)) => {
+                self.print("heartbeat", event.uid, heartbeat_seen(heartbeat));
+            }
+            Some(Payload::Synced(_)) => self.reporter.print("synced", true),
+            _ => {} // a payload of a later version
+        }
+    }
+
+    pub fn resumption(&mut self, resumption: &Resumption) {
+        let failure = &resumption.failure;
+        if let Some(uid) = resumption.uid {
+            let seen = json!({"code": name(failure.code), "reason": failure.reason});
+            self.print("again", uid, seen);
+            return;
+        }
+        let mut seen = resumption_seen(resumption);
+        seen["jobs"] = resumption.jobs.into();
+        self.reporter.print("resume", seen);
+    }
+
+    pub fn failure(&mut self, failure: &Failure) {
+        self.reporter.failure(failure);
+    }
+
+    pub fn end(&mut self) {
+        let (succeeded, failed, errors) = (self.succeeded, self.failed, self.errors);
+        let seen = json!({"succeeded": succeeded, "failed": failed, "errors": errors});
+        self.reporter.print("ended", seen);
+    }
+
+    /// Prints a line about a job, or about the stream if the uid is 0.
+    fn print(&mut self, kind: &str, uid: i64, mut seen: Json) {
+        if uid != 0 {
+            seen["uid"] = uid.to_string().into();
+        }
+        self.reporter.print(kind, seen);
+    }
+}
+
+fn job_seen(job: &Job, result: Option<Json>) -> Json {
+    let progress = job.progress.as_ref();
+    json!({
+        "uid": job.uid.to_string(),
+        "status": job.status().as_str_name(),
+        "done": job.done,
+        "message": progress.map(|progress| &progress.message),
+        "percentage": progress.and_then(|progress| progress.percentage),
+        "error_message": job.error.as_ref().map(|error| &error.message),
+        "result": result,
+    })
+}
+
+fn result_seen(job: &Job, held: &[u8]) -> Json {
+    let mut seen = match &job.result {
+        Some(job::Result::Content(content)) => json!({"as": "struct", "sum": sum(content)}),
+        Some(job::Result::ContentJson(bytes)) => bytes_seen("json", bytes),
+        None if job.content_omitted => bytes_seen("chunks", held),
+        None => json!({"as": "none"}),
+    };
+    seen["content_size"] = job.content_size.into();
+    seen["content_sha256"] = job.content_sha256.as_str().into();
+    seen
+}
+
+fn chunk_seen(chunk: &ContentChunk, held: usize) -> Json {
+    json!({"offset": chunk.offset, "size": chunk.data.len(), "held": held})
+}
+
+fn heartbeat_seen(heartbeat: &Heartbeat) -> Json {
+    json!({
+        "consecutive_failures": heartbeat.consecutive_failures,
+        "last_failure": heartbeat.last_failure,
+    })
+}
+
+fn resumption_seen(resumption: &Resumption) -> Json {
+    json!({
         "code": name(resumption.failure.code),
         "reason": resumption.failure.reason,
         "new_connection": resumption.new_connection,
-    });
-    println!("{}", json!({"do": "watch", "resume": seen}));
+    })
+}
+
+fn failure_seen(failure: &Failure) -> Json {
+    json!({
+        "code": name(failure.code),
+        "reason": failure.reason,
+        "action": failure.action(),
+        "fields": failure.fields,
+        "retry_after_seconds": failure.retry_after.map(|wait| wait.as_secs_f64()),
+    })
 }
 
 fn bytes_seen(kind: &str, bytes: &[u8]) -> Json {

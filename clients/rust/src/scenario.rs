@@ -1,6 +1,9 @@
 //! The scenario file.
 
-use jobclient::pb::{SendJobRequest, send_job_request::Input};
+use std::time::Duration;
+
+use anyhow::Result;
+use jobclient::pb::{ContentFormat, SendJobRequest, WatchJobRequest, send_job_request::Input};
 use jobclient::values::struct_from_json;
 use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::{Map, Value};
@@ -24,6 +27,8 @@ pub struct Step {
 pub enum Operation {
     Send {
         request: JobRequest,
+        #[serde(default = "one")]
+        count: usize,
     },
     Get,
     Wait {
@@ -31,10 +36,51 @@ pub enum Operation {
     },
     Cancel,
     Watch {
-        heartbeat_seconds: Option<u64>,
-        #[serde(default)]
-        chunks: bool,
+        #[serde(flatten)]
+        options: WatchOptions,
     },
+    WatchAll {
+        /// Jobs in addition to those that were sent.
+        #[serde(default)]
+        uids: Vec<String>,
+        #[serde(flatten)]
+        options: WatchOptions,
+        #[serde(flatten)]
+        pause: Pause,
+    },
+}
+
+#[derive(Deserialize)]
+pub struct WatchOptions {
+    heartbeat_seconds: Option<u64>,
+    #[serde(default)]
+    chunks: bool,
+}
+
+impl WatchOptions {
+    /// Returns the request of a watch.
+    pub fn request(&self, uid: i64) -> Result<WatchJobRequest> {
+        let mut request = WatchJobRequest {
+            uid,
+            ..Default::default()
+        };
+        if let Some(seconds) = self.heartbeat_seconds {
+            request.heartbeat_interval = Some(Duration::from_secs(seconds).try_into()?);
+        }
+        if self.chunks {
+            request.set_content_format(ContentFormat::JsonChunks);
+        }
+        Ok(request)
+    }
+}
+
+/// A pause of the program, during which it reads nothing.
+#[derive(Deserialize)]
+pub struct Pause {
+    /// In lines.
+    pub pause_after: Option<usize>,
+    #[serde(default)]
+    pub pause_seconds: u64,
 }
 
 #[derive(Default, Deserialize)]
@@ -58,6 +104,10 @@ impl From<JobRequest> for SendJobRequest {
             ..Default::default()
         }
     }
+}
+
+fn one() -> usize {
+    1
 }
 
 /// Reads an int64 in protobuf's JSON format, which is a string.

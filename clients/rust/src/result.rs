@@ -1,0 +1,36 @@
+//! The result of a job.
+
+use sha2::{Digest, Sha256};
+use tonic::Code;
+
+use crate::failure::Failure;
+use crate::pb::{ContentChunk, Job, job};
+
+/// The bytes of a result that arrives in chunks.
+#[derive(Debug, Default)]
+pub struct ChunkedResult {
+    pub data: Vec<u8>,
+}
+
+impl ChunkedResult {
+    /// Adds a chunk. It first cuts the result to the chunk's offset, because chunks may start again at 0 after a resume.
+    pub fn take(&mut self, chunk: &ContentChunk) {
+        self.data.truncate(chunk.offset as usize);
+        self.data.extend_from_slice(&chunk.data);
+    }
+
+    /// Returns a failure if the bytes of the result of a done job, in chunks or in the job itself, are not those that the
+    /// gateway announced. A `Struct` has no hash.
+    pub fn verify(&self, job: &Job) -> Result<(), Failure> {
+        let data = match &job.result {
+            Some(job::Result::Content(_)) => return Ok(()),
+            Some(job::Result::ContentJson(data)) => data,
+            None => &self.data,
+        };
+        if job.content_size == 0 || hex::encode(Sha256::digest(data)) == job.content_sha256 {
+            return Ok(());
+        }
+        let message = "the result was damaged on its way: its SHA-256 is wrong";
+        Err(Failure::new(Code::DataLoss, message))
+    }
+}

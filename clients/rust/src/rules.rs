@@ -1,0 +1,175 @@
+//! The decisions of the resuming watches (docs/clients/index.md). This module does no input or output.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Code;
+
+use crate::failure::Failure;
+use crate::pb::{JobEvent, WatchJobRequest, job_event::Payload};
+
+const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// The reason for a stream that was cancelled because no event arrived in time.
+pub const SILENT: &str = "SILENT";
+
+/// The reason why a watch resumes, and how.
+#[derive(Clone, Debug)]
+pub struct Resumption {
+    pub failure: Failure,
+    /// The job that `WatchAll` watches again on the same stream. `None` if the stream itself is resumed.
+    pub uid: Option<i64>,
+    /// The number of jobs that have not ended.
+    pub jobs: usize,
+    pub wait: Duration,
+    pub new_connection: bool,
+}
+
+/// The waits between attempts: random, with a bound that doubles.
+#[derive(Debug)]
+pub(crate) struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(INITIAL_BACKOFF)
+    }
+}
+
+impl Backoff {
+    /// Returns the next wait: between half the bound and the bound, or as long as the failure asks for, if that is longer.
+    pub fn next(&mut self, failure: &Failure) -> Duration {
+        let jittered = rand::random_range(self.0 / 2..self.0);
+        self.0 = MAX_BACKOFF.min(2 * self.0);
+        jittered.max(failure.retry_after.unwrap_or_default())
+    }
+
+    /// Resets the bound if an event arrives long enough after the start. An earlier one does not prove that the watch works:
+    /// it may break after its first event each time.
+    pub fn heard(&mut self, start: Instant, now: Instant) {
+        if now - start > MAX_BACKOFF {
+            *self = Self::default();
+        }
+    }
+}
+
+/// The resumption of a stream, over all its calls. A position changes with each event that has a resume token.
+pub(crate) struct StreamRules<P> {
+    pub opened: Instant,
+    backoff: Backoff,
+    /// An event has arrived.
+    received: bool,
+    /// No event since the last login proves that the upstream accepts the token.
+    pub token_unproven: bool,
+    /// The position of the last failure that another call may repeat.
+    repeatable_at: Option<P>,
+}
+
+impl<P: PartialEq> StreamRules<P> {
+    pub fn new() -> Self {
+        Self {
+            opened: Instant::now(),
+            backoff: Backoff::default(),
+            received: false,
+            token_unproven: false,
+            repeatable_at: None,
+        }
+    }
+
+    /// Notes an event.
+    pub fn heard(&mut self, now: Instant, proves_token: bool) {
+        self.received = true;
+        self.token_unproven &= !proves_token;
+        self.backoff.heard(self.opened, now);
+    }
+
+    /// Returns the next call, or the failure if it is final.
+    pub fn resume(&mut self, failure: Failure, position: P) -> Result<Resumption, Failure> {
+        let transient = is_transient(&failure)
+            || failure.reason == SILENT
+            || failure.code == Code::Unauthenticated && !self.token_unproven;
+        if transient || failure.reason.is_empty() && self.is_broken(failure.code, position) {
+            return Ok(self.resumption(failure));
+        }
+        Err(failure)
+    }
+
+    /// Returns the next call. A new connection is made immediately, because the old one may still be in its own backoff.
+    pub fn resumption(&mut self, failure: Failure) -> Resumption {
+        Resumption {
+            uid: None,
+            jobs: 1,
+            wait: self.backoff.next(&failure),
+            new_connection: matches!(failure.reason.as_str(), "" | SILENT | "DRAINING"),
+            failure,
+        }
+    }
+
+    /// Returns whether a status without the gateway's `ErrorInfo` means a broken stream, rather than a wrong address or a
+    /// size limit.
+    fn is_broken(&mut self, code: Code, position: P) -> bool {
+        match code {
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Internal => true,
+            // A message over this client's own receive limit causes this status, and would cause it again.
+            Code::ResourceExhausted | Code::OutOfRange => {
+                self.is_first_at(position) && self.received
+            }
+            _ => self.received,
+        }
+    }
+
+    /// Returns whether a failure that another call may repeat is the first one at a position.
+    pub fn is_first_at(&mut self, position: P) -> bool {
+        let position = Some(position);
+        let first = self.repeatable_at != position;
+        self.repeatable_at = position;
+        first
+    }
+}
+
+/// Returns whether a failure is one of load or of an outage, so that a watch continues after a wait.
+pub(crate) fn is_transient(failure: &Failure) -> bool {
+    match failure.code {
+        Code::Unavailable => true,
+        Code::ResourceExhausted => failure.retry_after.is_some(),
+        _ => false,
+    }
+}
+
+/// Returns whether an event proves that the upstream accepts the token. Some heartbeats do not: those before the first
+/// read has ended, and those between a refusal and the read that confirms it.
+pub(crate) fn proves_token(event: &JobEvent) -> bool {
+    match &event.payload {
+        Some(Payload::Job(_) | Payload::ContentChunk(_)) => true,
+        Some(Payload::Heartbeat(heartbeat)) => {
+            heartbeat.observe_time.is_some() && heartbeat.last_failure.is_empty()
+        }
+        _ => false,
+    }
+}
+
+/// Returns how long the stream of a request may be silent.
+pub(crate) fn silence(request: &WatchJobRequest) -> Duration {
+    let interval = request.heartbeat_interval;
+    3 * interval
+        .and_then(|interval| Duration::try_from(interval).ok())
+        .unwrap_or(DEFAULT_HEARTBEAT)
+}
+
+/// Returns the failure of a stream from which no event arrived in time.
+pub(crate) fn silent_stream() -> Failure {
+    Failure {
+        reason: SILENT.to_owned(),
+        ..Failure::new(Code::Cancelled, "no event arrived in time")
+    }
+}
+
+/// Returns the failure of a stream that ended with OK before its jobs.
+pub(crate) fn stream_without_end() -> Failure {
+    Failure::new(Code::Ok, "the stream ended before the job was done")
+}
