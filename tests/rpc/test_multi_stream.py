@@ -434,7 +434,8 @@ async def test_results_and_other_jobs_take_turns(upstream: ScriptedUpstream, job
     chunks = [number for number, event in enumerate(events) if event.HasField("content_chunk")]
     order = [events[number].uid for number in chunks]
     # While both are written, no one has two chunks in a row.
-    both = order[order.index(2) if order[0] == 1 else order.index(1) :][:60]
+    begun = max(order.index(1), order.index(2))
+    both = order[begun : len(order) - max(order[::-1].index(1), order[::-1].index(2))]
     assert all(before != after for before, after in itertools.pairwise(both))
     assert any(event.uid in (3, 4) for event in events[chunks[0] : chunks[-1]])
     for uid in (1, 2):

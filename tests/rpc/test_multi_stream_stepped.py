@@ -122,7 +122,7 @@ async def bench() -> Bench:
 
 
 async def until(client: Client, wanted: Callable[[pb.JobEvent], bool]) -> list[pb.JobEvent]:
-    events = []
+    events: list[pb.JobEvent] = []
     while not events or not wanted(events[-1]):
         events.append(await client.read())
     return events
