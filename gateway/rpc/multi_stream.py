@@ -158,17 +158,18 @@ class MultiStream:
         self._large.close()
         self._turns = Turns()
         self._holding.clear()
-        watches = list(self._watches.values())
+        subscriptions = [watch.subscription for watch in self._watches.values() if watch.subscription is not None]
+        for watch in self._watches.values():
+            # It would otherwise get a turn if its job changes before its loop is left.
+            watch.subscription = None
         self._watches.clear()
-        self._leave_some(iter(watches))
+        self._leave_some(iter(subscriptions))
 
-    def _leave_some(self, watches: Iterator[StreamWatch]) -> None:
-        for number, watch in enumerate(watches, 1):
-            subscription, watch.subscription = watch.subscription, None
-            if subscription is not None:
-                self._leave(subscription)
+    def _leave_some(self, subscriptions: Iterator[Subscription[JobState]]) -> None:
+        for number, subscription in enumerate(subscriptions, 1):
+            self._leave(subscription)
             if number == LEAVE_BATCH:
-                asyncio.get_running_loop().call_soon(self._leave_some, watches)
+                asyncio.get_running_loop().call_soon(self._leave_some, subscriptions)
                 return
 
     # Requests: read by a task of its own.
@@ -255,6 +256,8 @@ class MultiStream:
         if watch.holds_large_state:
             self._holding.add(watch)
             self._guard.hold(holds=True)
+        elif watch in self._holding and not watch.large:
+            self._release(watch)
         # A large state comes to its end first.
         if not watch.large:
             self._turns.add(watch)

@@ -111,8 +111,9 @@ class StreamWatch:
         return state.digest == self._digest
 
     def wake(self) -> None:
-        """Tell the stream that the job may have an event."""
-        self._on_ready(self)
+        """Tell the stream that the job may have an event, unless the watch has ended."""
+        if self.subscription is not None:
+            self._on_ready(self)
 
     @property
     def holds_large_state(self) -> bool:
@@ -133,9 +134,6 @@ class StreamWatch:
         if change is None:
             return self._heartbeat(subscription)
         self._failing = False
-        if subscription.loop.failures:
-            # The state is older than these failures, which the client is told of in another turn.
-            self._on_ready(self)
         state, self._since = change.state, subscription.since
         chunked = self._format == pb.CONTENT_FORMAT_JSON_CHUNKS and state.job.result is not None
         if state.is_large or chunked:
@@ -143,6 +141,10 @@ class StreamWatch:
         event = state.event(self._format, state.encode_small(self._format), change.skipped)
         if len(event) > MAX_EVENT_BYTES and state.job.result is not None:
             return change
+        if subscription.loop.failures:
+            # The state is older than these failures, which the client is told of in another turn. A large state gives
+            # its job that turn later: two states of a job at a time would change their order.
+            self._on_ready(self)
         turn = Turn(event, state.token, change, self._since)
         self.written(turn)
         return turn

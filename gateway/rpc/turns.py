@@ -22,8 +22,8 @@ class Turns(Generic[T, P]):
         # Ordered by time. An item is in it at most once, and can leave without a search.
         self._ready: OrderedDict[T, None] = OrderedDict()
         self._part: P | None = None
-        # The turns that are left in this pass, if a part waits for its end.
-        self._left = 0
+        # The turns that are left in this pass, after which a part is written; None before the pass.
+        self._left: int | None = 0
 
     def __bool__(self) -> bool:
         return bool(self._ready) or self._part is not None
@@ -42,13 +42,16 @@ class Turns(Generic[T, P]):
 
     def next(self) -> T | None:
         """Return the item whose turn it is, or None if it is the turn of the part, or no one is ready."""
+        if self._left is None:
+            # Counted here, so that the pass has the items too that became ready while the last part was written.
+            self._left = len(self._ready)
         if not self._ready or (self._part is not None and self._left <= 0):
             return None
         self._left -= 1
         return self._ready.popitem(last=False)[0]
 
     def take_part(self) -> P | None:
-        """Return the large part if there is one, and begin the next pass."""
+        """Return the large part if there is one; the next pass begins once it is written."""
         part, self._part = self._part, None
-        self._left = len(self._ready)
+        self._left = None
         return part

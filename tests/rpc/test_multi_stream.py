@@ -421,8 +421,10 @@ async def test_changes_follow_a_large_state(upstream: ScriptedUpstream, jobs: rp
     stream = Stream(jobs)
     await stream.watch(1)
     events = [event for event in await stream.rest() if event.uid]
-    assert [len(event.job.error.stack_trace.list_value.values) for event in events] == [200, 0, 0]
-    assert [event.job.done for event in events] == [False, False, True]
+    assert len(events[0].job.error.stack_trace.list_value.values) == 200
+    assert not any(event.job.HasField("error") for event in events[1:])
+    assert [event.job.done for event in events[1:]] in ([False, True], [True])
+    assert len(events) + sum(event.skipped for event in events) == 3, "encoding may take longer than a change"
 
 
 async def test_a_job_without_its_result_has_no_chunks(
@@ -448,7 +450,8 @@ async def test_results_and_other_jobs_take_turns(upstream: ScriptedUpstream, job
     chunks = [number for number, event in enumerate(events) if event.HasField("content_chunk")]
     order = [events[number].uid for number in chunks]
     # While both are written, no one has two chunks in a row.
-    both = order[order.index(2) if order[0] == 1 else order.index(1) :][:60]
+    begun = max(order.index(1), order.index(2))
+    both = order[begun : len(order) - max(order[::-1].index(1), order[::-1].index(2))]
     assert all(before != after for before, after in itertools.pairwise(both))
     assert any(event.uid in (3, 4) for event in events[chunks[0] : chunks[-1]])
     for uid in (1, 2):

@@ -64,3 +64,13 @@ def test_parts_follow_each_other_if_no_item_is_ready() -> None:
     turns: Turns[str, str] = Turns()
     turns.offer("part 1")
     assert drain(turns, ["part 2", "part 3"]) == ["part 1", "part 2", "part 3"]
+
+
+def test_an_item_that_waits_for_a_part_is_next() -> None:
+    turns: Turns[str, str] = Turns()
+    turns.offer("part 1")
+    assert turns.take_part() == "part 1"
+    # While it is written, the next one is made.
+    turns.offer("part 2")
+    turns.add("a")
+    assert drain(turns, ["part 3"]) == ["a", "part 2", "part 3"]
