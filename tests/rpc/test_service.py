@@ -308,7 +308,8 @@ async def test_wait_responds_before_the_deadline(upstream: ScriptedUpstream) -> 
     async with running(upstream.url, None, clock, **rarely) as gateway, stub(gateway) as jobs:
         # The client's own clock is not stepped, so it never reaches this deadline.
         request = pb.WaitJobRequest(uid=42, timeout=Duration(seconds=7_200))
-        call = asyncio.ensure_future(jobs.WaitJob(request, metadata=BEARER, timeout=3_600))
+        # gRPC rounds it up to ten seconds: 3,600 would sometimes become 3,610.
+        call = asyncio.ensure_future(jobs.WaitJob(request, metadata=BEARER, timeout=3_595))
         await first_read.wait()
         await clock.advance(3_000)
         assert not call.done()
