@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from redis import Redis
 
 from tests.submit.stores import Harness, harness
 from tests.support.redis import RedisServer, need_redis
@@ -13,13 +14,21 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis for the whole run. Tests that stop it start their own."""
+def redis_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis for the whole run."""
     need_redis()
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def redis(redis_of_the_run: RedisServer) -> RedisServer:
+    """An empty Redis, because gateways refuse one that others use with another key. Tests that stop it start their own."""
+    with Redis.from_url(redis_of_the_run.url) as client:
+        client.flushall()
+    return redis_of_the_run
 
 
 @pytest.fixture
