@@ -25,7 +25,8 @@ def redis_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis
 
 @pytest.fixture
 def redis(redis_of_the_run: RedisServer) -> RedisServer:
-    """An empty Redis, because gateways refuse one that others use with another key. Tests that stop it start their own."""
+    """An empty Redis. Tests that stop it start their own."""
+    # Gateways refuse one that others use with another key.
     with Redis.from_url(redis_of_the_run.url) as client:
         client.flushall()
     return redis_of_the_run
