@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
@@ -31,11 +32,14 @@ class Requests(Generic[M]):
 
         If the call was cancelled, the task of its handler is cancelled before this returns.
         """
-        data = await self._context.read()
-        if data is EOF:
-            await check_half_closed(self._context)
-            return None
-        return self._parse(data)
+        try:
+            data = await self._context.read()
+            if data is EOF:
+                await check_half_closed(self._context)
+        except asyncio.CancelledError:
+            # grpc.aio keeps the error of a cancelled read, and with it the frames that it passes: only this one.
+            raise asyncio.CancelledError from None
+        return None if data is EOF else self._parse(data)
 
 
 def method_handler(handle: Callable[[bytes, Context], Awaitable[Any]]) -> grpc.RpcMethodHandler[Any, Any]:

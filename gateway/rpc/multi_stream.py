@@ -145,6 +145,7 @@ class MultiStream:
             raise
         finally:
             reading.cancel()
+            self._task = self._error = None
             self._close()
 
     def _interrupt(self) -> None:
@@ -189,7 +190,8 @@ class MultiStream:
         self._wake()
 
     def _reading_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
+        # After the end of the stream, the error of a broken call would keep the stream in memory by its traceback.
+        if not task.cancelled() and (error := task.exception()) is not None and self._task is not None:
             self._error = error
             self._wake()
 

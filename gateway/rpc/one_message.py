@@ -56,9 +56,14 @@ async def check_half_closed(context: Context) -> None:
 
     grpc.aio reports EOF for both, and for a message over the receive limit, which also cancels the call.
     """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    if _is_cancelled():
         raise asyncio.CancelledError
     # The cancellation may not have arrived yet. Operations complete in order, so after another one it has.
     await context.read()
     await asyncio.sleep(0)
+
+
+def _is_cancelled() -> bool:
+    # A function, because grpc.aio keeps the frames of a cancelled read, and they must not hold the task.
+    task = asyncio.current_task()
+    return task is not None and bool(task.cancelling())

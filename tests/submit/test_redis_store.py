@@ -367,7 +367,8 @@ async def test_a_cluster_is_used_through_its_own_client(
 ) -> None:
     folder = tmp_path / "cluster"
     folder.mkdir()
-    server = RedisServer(folder, "--cluster-enabled", "yes")
+    # The default is the port plus 10,000, which may be none.
+    server = RedisServer(folder, "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     server.start()
     try:
         async with server.client() as client:
