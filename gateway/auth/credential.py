@@ -16,6 +16,7 @@ BEARER = re.compile(r"bearer +([!-~]+)", re.IGNORECASE)
 
 # A shorter token is not redacted, because ordinary words may contain it.
 SHORTEST_SECRET = 6
+FINGERPRINT_DIGITS = 8
 
 PROCESS_KEY = secrets.token_bytes(32)
 
@@ -48,6 +49,11 @@ class Credential:
     def caller_hash(self, key: bytes) -> bytes:
         """Return 16 bytes that name the caller, the same in each process with the same `key` of 32 bytes."""
         return hashlib.blake2b(self._caller.encode(), key=key, digest_size=16, person=b"caller").digest()
+
+    @property
+    def fingerprint(self) -> str:
+        """Return 8 hex digits that name the caller in logs and on pages; the token cannot be found by them."""
+        return self.caller_key.hex()[:FINGERPRINT_DIGITS]
 
     def redact(self, text: str) -> str:
         """Return `text` without the token, which the upstream may echo."""
