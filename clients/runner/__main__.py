@@ -58,7 +58,8 @@ async def main() -> int:
     async with asyncio.TaskGroup() as runs:
         for scenario in table:
             for program in programs:
-                runs.create_task(attempt(program, scenario, gate, console))
+                if program.language.plays(scenario):
+                    runs.create_task(attempt(program, scenario, gate, console))
     _print(programs, table, console)
     failures = sum(len(program.failed) for program in programs)
     passed = sum(len(program.seconds) for program in programs)
@@ -179,6 +180,7 @@ async def _run(program: Program, scenario: Scenario, testbed: Testbed) -> Run:
     await testbed.settled()
     run.missed = [fault.kind for fault in testbed.missed]
     run.calls, run.posts, run.paths = testbed.calls, testbed.posts, testbed.paths
+    run.connections = testbed.connections
     return run
 
 
@@ -216,7 +218,8 @@ def _print(programs: list[Program], table: list[Scenario], console: Console) -> 
 def _cell(program: Program, scenario: str) -> str:
     if scenario in program.failed:
         return "[red]FAILED[/red]"
-    return f"{program.seconds[scenario]:.1f} s"
+    # A language without the steps of the scenario skips it.
+    return f"{program.seconds[scenario]:.1f} s" if scenario in program.seconds else "-"
 
 
 if __name__ == "__main__":

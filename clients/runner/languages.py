@@ -10,10 +10,17 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from clients.runner.scenarios import CLIENTS
+
+if TYPE_CHECKING:
+    from clients.runner.scenarios import Scenario
+
+LATER_STEPS = frozenset({"run", "watch_each"})
+"""The steps that a language plays only if its manifest lists them, until all languages do."""
 
 
 class Manifest(BaseModel):
@@ -25,6 +32,7 @@ class Manifest(BaseModel):
     build: list[str]
     check: list[str]
     programs: dict[str, str]
+    steps: frozenset[str] = frozenset()
     reads_service_config: bool = False
 
 
@@ -43,6 +51,10 @@ class Language:
     def name(self) -> str:
         """The name of the folder."""
         return self.folder.name
+
+    def plays(self, scenario: Scenario) -> bool:
+        """Return whether the programs have all steps of a scenario."""
+        return not {step["do"] for step in scenario.steps} & LATER_STEPS - self.manifest.steps
 
     def missing(self) -> list[str]:
         """Return the tools that are not on the PATH."""
