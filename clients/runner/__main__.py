@@ -45,6 +45,12 @@ class Program:
     seconds: dict[str, float] = field(default_factory=dict)
     failed: dict[str, list[str]] = field(default_factory=dict)
 
+    def command_for(self, scenario: Scenario) -> str:
+        """Return the command that plays a scenario: one with a race detector for concurrent watches, if there is one."""
+        if any(step["do"] == "watch_each" for step in scenario.steps):
+            return self.language.manifest.race.get(self.name, self.command)
+        return self.command
+
 
 async def main() -> int:
     """Build, run and report; return the exit code."""
@@ -157,7 +163,7 @@ async def _run(program: Program, scenario: Scenario, testbed: Testbed) -> Run:
         file.write(scenario.file())
         file.flush()
         process = await asyncio.create_subprocess_exec(
-            *program.command.split(),
+            *program.command_for(scenario).split(),
             testbed.target,
             file.name,
             str(scenario.service_config),

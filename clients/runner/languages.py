@@ -17,10 +17,22 @@ from pydantic import BaseModel, ConfigDict
 from clients.runner.scenarios import CLIENTS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from clients.runner.scenarios import Scenario
 
 LATER_STEPS = frozenset({"run", "watch_each"})
 """The steps that a language plays only if its manifest lists them, until all languages do."""
+
+
+class Package(BaseModel):
+    """The package of a language, for `make packages`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    build: list[str]
+    artifacts: dict[str, list[str]]
+    example: list[str]
 
 
 class Manifest(BaseModel):
@@ -32,7 +44,9 @@ class Manifest(BaseModel):
     build: list[str]
     check: list[str]
     programs: dict[str, str]
+    race: dict[str, str] = {}
     steps: frozenset[str] = frozenset()
+    package: Package | None = None
     reads_service_config: bool = False
 
 
@@ -72,24 +86,34 @@ class Language:
         """
         start = time.monotonic()
         for command in self.manifest.build:
-            await self._shell(command)
+            await self.shell(command)
         seconds = time.monotonic() - start
         for command in self.manifest.check if check else ():
-            await self._shell(command)
+            await self.shell(command)
         return seconds
 
-    async def _shell(self, command: str) -> None:
+    async def shell(
+        self, command: str, *, folder: Path | None = None, variables: Mapping[str, str] | None = None
+    ) -> str:
+        """Run a command in `folder` (default: that of the language), and return its output, standard error included.
+
+        Raises:
+            CommandFailed: The command failed.
+
+        """
         process = await asyncio.create_subprocess_shell(
             command,
-            cwd=self.folder,
-            env=environment(),
+            cwd=folder or self.folder,
+            env={**environment(), **(variables or {})},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
         output, _ = await process.communicate()
+        text = output.decode(errors="replace")
         if process.returncode:
-            raise CommandFailed(f"{self.name}: {command}\n{output.decode(errors='replace')}")
+            raise CommandFailed(f"{self.name}: {command}\n{text}")
+        return text
 
 
 def environment() -> dict[str, str]:
