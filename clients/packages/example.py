@@ -22,7 +22,7 @@ FOLDER = "example"
 ADDRESS = "127.0.0.1:50051"
 """The address in the examples, which is that of `jobgateway demo`."""
 
-TOKEN = "demo-token"
+TOKEN = "demo-token"  # noqa: S105 - that of the demo
 _PROGRESS = re.compile(r"^[\d.]+% Step \d of \d$", re.MULTILINE)
 _END = re.compile(r'^JOB_STATUS_SUCCESS \{"data": ?\{"sum": ?3(\.0)?\}\}( <nil>)?$')
 

@@ -46,7 +46,7 @@ class Program:
     failed: dict[str, list[str]] = field(default_factory=dict)
 
     def command_for(self, scenario: Scenario) -> str:
-        """Return the command that plays a scenario: one with a race detector for concurrent watches, if there is one."""
+        """Return the command that plays a scenario, with a race detector for concurrent watches if there is one."""
         if any(step["do"] == "watch_each" for step in scenario.steps):
             return self.language.manifest.race.get(self.name, self.command)
         return self.command

@@ -26,7 +26,7 @@ LATER_STEPS = frozenset({"run", "watch_each"})
 
 
 class Package(BaseModel):
-    """The package of a language, for `make packages`."""
+    """The package of a language, which `make packages` builds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -11,7 +11,7 @@ import (
 )
 
 func main() {
-	client, err := jobs.NewClient("127.0.0.1:50051", jobs.Options{Token: jobs.StaticToken("demo-token")})
+	client, err := jobs.NewClient("127.0.0.1:50051", jobs.Options{Token: "demo-token"})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -19,18 +19,14 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// Token returns a bearer token, or "" for a call without one. A Client calls it before its first call, and again
-// whenever the gateway rejects the token. If it then returns the same token again, the rejected call fails.
-type Token func(context.Context) (string, error)
-
-// StaticToken returns a Token that never changes.
-func StaticToken(token string) Token {
-	return func(context.Context) (string, error) { return token, nil }
-}
-
 // Options are the options of a Client. The zero value is a plaintext connection without a token.
 type Options struct {
-	Token         Token
+	// Token is a bearer token that never changes.
+	Token string
+	// Login returns a bearer token, instead of Token. A Client calls it before its first call, and again whenever the
+	// gateway rejects the token. It returns "" if there is no (other) one.
+	Login func(context.Context) (string, error)
+
 	TLS           *tls.Config       // nil is plaintext; see TLSFromFiles
 	ServiceConfig string            // a gRPC service config as JSON (docs/clients/index.md); "" is none
 	Dial          []grpc.DialOption // further options, which replace those of the client
@@ -41,7 +37,7 @@ type Options struct {
 type Client struct {
 	target  string
 	options []grpc.DialOption
-	source  Token
+	login   func(context.Context) (string, error)
 
 	mu     sync.Mutex
 	conn   *connection
@@ -49,7 +45,7 @@ type Client struct {
 	closed bool
 
 	tokenMu sync.Mutex // held during a login, so that concurrent calls share it
-	asked   bool
+	known   bool       // the token is known: no first login is needed
 	token   string
 }
 
@@ -59,10 +55,10 @@ type connection struct {
 	calls int
 }
 
-// tokenError is an error of the source of tokens.
+// tokenError is an error of Options.Login.
 type tokenError struct{ cause error }
 
-func (e *tokenError) Error() string { return "token: " + e.cause.Error() }
+func (e *tokenError) Error() string { return "login: " + e.cause.Error() }
 func (e *tokenError) Unwrap() error { return e.cause }
 
 var errClosed = &Error{Code: codes.Canceled, Message: "the client was closed"}
@@ -70,9 +66,12 @@ var errClosed = &Error{Code: codes.Canceled, Message: "the client was closed"}
 // NewClient returns a client that connects at its first call. target is an address such as 127.0.0.1:50051, or any name
 // that gRPC resolves.
 func NewClient(target string, options Options) (*Client, error) {
-	c := &Client{target: target, source: options.Token, open: map[*connection]struct{}{}}
-	if c.source == nil {
-		c.source = StaticToken("")
+	c := &Client{
+		target: target,
+		login:  options.Login,
+		open:   map[*connection]struct{}{},
+		known:  options.Login == nil,
+		token:  options.Token,
 	}
 	transport := insecure.NewCredentials()
 	if options.TLS != nil {
@@ -166,29 +165,35 @@ func (c *Client) isClosed() bool {
 func (c *Client) currentToken(ctx context.Context) (string, error) {
 	c.tokenMu.Lock()
 	defer c.tokenMu.Unlock()
-	if !c.asked {
-		token, err := c.source(ctx)
+	if !c.known {
+		token, err := c.login(ctx)
 		if err != nil {
 			return "", &tokenError{err}
 		}
-		c.token, c.asked = token, true
+		c.token, c.known = token, true
 	}
 	return c.token, nil
 }
 
-// renew logs in, unless another call has replaced the token used already. It reports whether there is another token.
+// renew logs in, unless another call has replaced the token used already. It reports whether a login returned a token.
 func (c *Client) renew(ctx context.Context, used string) (bool, error) {
 	c.tokenMu.Lock()
 	defer c.tokenMu.Unlock()
 	if c.token != used {
 		return true, nil
 	}
-	token, err := c.source(ctx)
+	if c.login == nil {
+		return false, nil
+	}
+	token, err := c.login(ctx)
 	if err != nil {
 		return false, &tokenError{err}
 	}
+	if token == "" {
+		return false, nil
+	}
 	c.token = token
-	return token != used, nil
+	return true, nil
 }
 
 func withToken(ctx context.Context, token string) context.Context {

@@ -58,7 +58,7 @@ func serve(t *testing.T, g pb.JobServiceServer) string {
 
 func TestReconnectDoesNotDisturbOtherWatches(t *testing.T) {
 	g := &gateway{begun: make(chan struct{}), resumed: make(chan struct{})}
-	client, err := NewClient(serve(t, g), Options{Token: StaticToken("token")})
+	client, err := NewClient(serve(t, g), Options{Token: "token"})
 	if err != nil {
 		t.Fatal(err)
 	}

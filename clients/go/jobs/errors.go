@@ -46,7 +46,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s [%s]", e.Message, e.Code)
 }
 
-// GRPCStatus returns the code and the message, for the package status of grpc-go.
+// GRPCStatus returns the code and the message. The package status of grpc-go calls it.
 func (e *Error) GRPCStatus() *status.Status { return status.New(e.Code, e.Message) }
 
 // UID returns the job that an error of the gateway is about, or 0.

@@ -45,15 +45,8 @@ func (c *Client) WatchAll(
 			yield:   yield,
 			options: optionsOf(options),
 		}
-		for {
-			finished, err := w.attempt(ctx)
-			if finished {
-				return
-			}
-			if err != nil {
-				yield(Item{}, err)
-				return
-			}
+		if err := c.follow(ctx, w, w.options); err != nil {
+			yield(Item{}, err)
 		}
 	}
 }
@@ -70,47 +63,19 @@ type manyWatch struct {
 	changed chan struct{} // receives if there may be another request to send
 }
 
-// attempt makes one call, and prepares the next one if it was broken. finished reports that the watch is over. An error is
-// final.
-func (w *manyWatch) attempt(ctx context.Context) (finished bool, err error) {
-	c := w.client
-	token, err := c.currentToken(ctx)
-	if err != nil {
-		return false, err
-	}
-	conn, err := c.acquire()
-	if err != nil {
-		return false, err
-	}
-	finished, err = w.call(ctx, conn, token)
-	c.release(conn)
-	if finished {
-		return true, nil
-	}
-	if final := c.final(ctx, err); final != nil {
-		return false, final
-	}
-	var login *loginError
-	renewed := errors.As(err, &login)
-	if !renewed && w.rules.stream.wantsToken(err) {
-		var failed error
-		if renewed, failed = c.renew(ctx, token); failed != nil {
-			return false, failed
-		}
-	}
-	retry, ok := w.rules.resume(err, time.Now(), renewed)
-	if renewed {
-		w.rules.renewed()
-	}
-	if !ok {
-		return false, retry.Err
-	}
-	w.options.retrying(retry)
-	return false, c.prepare(ctx, retry, conn)
+// wantsToken is false after a loginError, for which there is a fresh token already.
+func (w *manyWatch) wantsToken(err error) bool {
+	_, renewed := err.(*loginError)
+	return !renewed && w.rules.stream.wantsToken(err)
 }
 
-// call yields the items of one call. finished reports that the watch is over: every job has ended, or the caller has
-// stopped the iteration.
+func (w *manyWatch) resume(err error, renewed bool) (Retry, bool) {
+	if _, is := err.(*loginError); is || renewed {
+		w.rules.renewed()
+	}
+	return w.rules.resume(err, time.Now(), renewed)
+}
+
 func (w *manyWatch) call(ctx context.Context, conn *connection, token string) (finished bool, err error) {
 	w.rules.open(time.Now())
 	listener := listen(withToken(ctx, token), w.silence)

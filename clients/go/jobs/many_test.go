@@ -23,7 +23,7 @@ func (g *manyGateway) WatchJobs(stream jobsStream) error { return g.script(strea
 
 // watchAll returns the items of a watch of the jobs 1 to count, until visit returns false.
 func watchAll(t *testing.T, script func(jobsStream) error, count int64, visit func(Item) bool) error {
-	client, err := NewClient(serve(t, &manyGateway{script: script}), Options{Token: StaticToken("token")})
+	client, err := NewClient(serve(t, &manyGateway{script: script}), Options{Token: "token"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package jobs
 
 import (
-	"context"
 	"errors"
 	"math/rand/v2"
 	"time"
@@ -135,13 +134,4 @@ func silenceOf(req *pb.WatchJobRequest) time.Duration {
 		return 3 * defaultHeartbeat
 	}
 	return 3 * req.GetHeartbeatInterval().AsDuration()
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -51,47 +51,31 @@ func (e Events) Finish() (*Finished, error) {
 // Watch watches a job until it ends, and resumes broken streams (docs/clients/index.md). The iteration ends with an *Error
 // if a status is final or a result was damaged, or with the cause of ctx.
 func (c *Client) Watch(ctx context.Context, req *pb.WatchJobRequest, options ...Option) Events {
-	return c.follow(ctx, nil, req, options)
+	return c.events(ctx, nil, req, options)
 }
 
 // Run sends a job and watches it in one call, which is resumed like a Watch. Before the job is known, the request is sent
 // again under the conditions of Send.
 func (c *Client) Run(ctx context.Context, req *pb.RunJobRequest, options ...Option) Events {
-	return c.follow(ctx, req, &pb.WatchJobRequest{
+	return c.events(ctx, req, &pb.WatchJobRequest{
 		ContentFormat:     req.GetRequest().GetContentFormat(),
 		HeartbeatInterval: req.GetHeartbeatInterval(),
 	}, options)
 }
 
-func (c *Client) follow(
+func (c *Client) events(
 	ctx context.Context, run *pb.RunJobRequest, req *pb.WatchJobRequest, options []Option,
 ) Events {
 	return func(yield func(Item, error) bool) {
-		w := &watch{client: c, run: run, request: proto.CloneOf(req), options: optionsOf(options), yield: yield}
-		for {
-			finished, err := w.attempt(ctx)
-			if finished {
-				return
-			}
-			if err != nil {
-				yield(Item{}, err)
-				return
-			}
+		w := &watch{run: run, request: proto.CloneOf(req), options: optionsOf(options), yield: yield}
+		if err := c.follow(ctx, w, w.options); err != nil {
+			yield(Item{}, err)
 		}
 	}
 }
 
-// prepare waits until the next call. used is the connection of the last one.
-func (c *Client) prepare(ctx context.Context, r Retry, used *connection) error {
-	if err := sleep(ctx, r.Wait); err != nil || !r.NewConnection {
-		return err
-	}
-	return c.reconnect(used)
-}
-
 // watch is the watch of one job.
 type watch struct {
-	client  *Client
 	run     *pb.RunJobRequest   // the first request of a Run, until the job is known
 	request *pb.WatchJobRequest // the next one
 	rules   streamRules
@@ -100,59 +84,15 @@ type watch struct {
 	yield   func(Item, error) bool
 }
 
-// attempt makes one call, and prepares the next one if it was broken. finished reports that the watch is over: the job has
-// ended, or the caller has stopped the iteration. An error is final.
-func (w *watch) attempt(ctx context.Context) (finished bool, err error) {
-	c := w.client
-	token, err := c.currentToken(ctx)
-	if err != nil {
-		return false, err
-	}
-	conn, err := c.acquire()
-	if err != nil {
-		return false, err
-	}
-	finished, err = w.call(withToken(ctx, token), conn)
-	c.release(conn)
-	if finished {
-		return true, nil
-	}
-	if final := c.final(ctx, err); final != nil {
-		return false, final
-	}
-	renewed := false
-	if w.rules.wantsToken(err) {
-		var failed error
-		if renewed, failed = c.renew(ctx, token); failed != nil {
-			return false, failed
-		}
-	}
-	retry, ok := w.resume(err, renewed)
-	if !ok {
-		return false, retry.Err
-	}
-	retry.Jobs = 1
-	w.options.retrying(retry)
-	return false, c.prepare(ctx, retry, conn)
-}
+func (w *watch) wantsToken(err error) bool { return w.rules.wantsToken(err) }
 
-// final returns the error with which a watch ends if its stream ended with err, or nil if it depends on the rules.
-func (c *Client) final(ctx context.Context, err error) error {
-	var damaged *Error
-	var token *tokenError
-	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case errors.As(err, &damaged), errors.As(err, &token):
-		return err
-	case c.isClosed():
-		return errClosed
-	}
-	return nil
-}
-
-// resume decides about the next call.
 func (w *watch) resume(err error, renewed bool) (Retry, bool) {
+	retry, ok := w.decide(err, renewed)
+	retry.Jobs = 1
+	return retry, ok
+}
+
+func (w *watch) decide(err error, renewed bool) (Retry, bool) {
 	retry, ok := w.rules.resume(err, w.request.GetResumeToken(), renewed)
 	if w.request.GetUid() != 0 || w.run == nil || renewed {
 		return retry, ok
@@ -176,11 +116,10 @@ func (w *watch) open(ctx context.Context, conn *connection) (grpc.ServerStreamin
 	return rpc.RunJob(ctx, w.run)
 }
 
-// call yields the events of one call. finished reports that the watch is over.
-func (w *watch) call(ctx context.Context, conn *connection) (finished bool, err error) {
+func (w *watch) call(ctx context.Context, conn *connection, token string) (finished bool, err error) {
 	w.rules.opened = time.Now()
 	silence := silenceOf(w.request)
-	listener := listen(ctx, silence)
+	listener := listen(withToken(ctx, token), silence)
 	defer listener.stop()
 	stream, err := w.open(listener.ctx, conn)
 	if err != nil {

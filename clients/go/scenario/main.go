@@ -71,7 +71,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	client, err := jobs.NewClient(args[0], jobs.Options{Token: login(), ServiceConfig: string(serviceConfig)})
+	client, err := jobs.NewClient(args[0], jobs.Options{Login: login(), ServiceConfig: string(serviceConfig)})
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func run(ctx context.Context, args []string) error {
 }
 
 // login returns the first token, and from then on the one that a new login returns.
-func login() jobs.Token {
+func login() func(context.Context) (string, error) {
 	next := os.Getenv("JOBGATEWAY_TOKEN")
 	return func(context.Context) (string, error) {
 		token := next

@@ -102,7 +102,7 @@ export class Connections {
 export class Credential {
   readonly #source: Token | undefined;
   #token: Promise<string | undefined> | undefined;
-  #renewal: Promise<string | undefined> | undefined;
+  #renewal: Promise<boolean> | undefined;
 
   constructor(source: Token | undefined) {
     this.#source = source;
@@ -119,15 +119,19 @@ export class Credential {
     }
   }
 
-  /** Gets another token than the rejected one, once for all calls. Returns false if there is none. */
+  /** Logs in once for all calls that had the rejected token. Returns false if there is no other token. */
   async renew(rejected: string | undefined): Promise<boolean> {
     if ((await this.token()) !== rejected) return true;
     if (typeof this.#source !== "function") return false;
-    this.#renewal ??= this.#ask().finally(() => {
+    this.#renewal ??= this.#logIn().finally(() => {
       this.#renewal = undefined;
     });
-    const fresh = await this.#renewal;
-    if (fresh === undefined || fresh === rejected) return false;
+    return await this.#renewal;
+  }
+
+  async #logIn(): Promise<boolean> {
+    const fresh = await this.#ask();
+    if (fresh === undefined) return false;
     this.#token = Promise.resolve(fresh);
     return true;
   }
