@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -24,7 +25,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A usable set of files. `expires` is the text of the certificate; `doubt` is why a client may reject it."""
+    """A usable set of files. `expires` is the time in ISO 8601; `doubt` is why a client may reject the certificate."""
 
     contents: Mapping[str, bytes] = field(repr=False)  # it has the key
     expires: str | None
@@ -105,7 +106,8 @@ def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
         raise InvalidFile(
             CERT, f"no TLS handshake succeeds with {cert} ({error.reason}); use another certificate"
         ) from error
-    return str(shown.get("notAfter")), None
+    end = datetime.fromtimestamp(ssl.cert_time_to_seconds(shown["notAfter"]), UTC)
+    return end.isoformat().replace("+00:00", "Z"), None
 
 
 def _client_that_trusts(path: Path, variable: str) -> ssl.SSLContext:

@@ -75,9 +75,10 @@ def serve() -> None:
 
 
 def _cannot_start(*problems: str) -> NoReturn:
-    from gateway.telemetry.logs import last_line
+    from gateway.config import read_log_format
+    from gateway.telemetry.logs import start_failed
 
-    last_line("\n".join(map(clean, problems)))
+    start_failed([clean(each) for each in problems], read_log_format())
     raise typer.Exit(USAGE)
 
 
@@ -103,7 +104,7 @@ async def _simulate(listen: str, token: str, hint: str) -> None:
     host, _, port = listen.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and int(port) < 2**16):
         usage_error(f"--listen: {listen} is not HOST:PORT, such as 127.0.0.1:8080")
-    logs.configure("text")
+    logs.configure(logs.TEXT)
     stop = asyncio.Event()
     for number in signals.stop_signals():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
