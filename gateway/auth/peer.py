@@ -33,7 +33,7 @@ def peer_of(context: ServicerContext[Any, Any]) -> str:
 
 def address_of(context: ServicerContext[Any, Any]) -> str:
     """Return the address from which a client, or the proxy in front of it, has connected."""
-    return _address(context.peer())
+    return shown_address(context.peer())
 
 
 def printable(text: str) -> str:
@@ -48,7 +48,7 @@ def _printable(text: str) -> str:
 
 
 @lru_cache(REMEMBERED)
-def _address(uri: str) -> str:
+def shown_address(uri: str) -> str:
     """Return HOST:PORT for grpc's `ipv4:` and `ipv6:`, and the other addresses, such as `unix:`, as they are."""
     kind, _, address = uri.partition(":")
     return printable(unquote(address) if kind in ("ipv4", "ipv6") else uri)

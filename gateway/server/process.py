@@ -15,7 +15,7 @@ import uvloop
 
 from gateway import __version__
 from gateway.clock import SystemClock
-from gateway.server import defaults, signals
+from gateway.server import defaults, handshakes, signals
 from gateway.server.banner import banner
 from gateway.server.descriptors import log_shortages
 from gateway.server.gateway import Gateway
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 # For `gc.set_threshold`. Full collections are rare: with 10,000 watches each stops the event loop for half a second,
 # and nothing relies on them. Young ones are frequent, because a collection of 20,000 objects takes 20 ms.
 GC_THRESHOLDS = (2_000, 10, 2_000)
-
-# The width of a terminal that does not know its own.
-DEFAULT_COLUMNS = 80
 
 T = TypeVar("T")
 
@@ -71,7 +68,8 @@ async def serve(settings: Settings) -> int:
         OSError: An address cannot be bound.
         ConfigError: A file that a setting names, or a variable of OpenTelemetry, cannot be used.
     """
-    logs.configure(settings.log_format, settings.log_level)
+    standard_error = handshakes.report() if handshakes.traced() else logs.STANDARD_ERROR
+    logs.configure(settings.log_format, settings.log_level, standard_error)
     logs.take_over()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -109,8 +107,7 @@ async def serve(settings: Settings) -> int:
 
 def _report_serving(settings: Settings, address: str, admin_address: str) -> None:
     if logs.on_terminal() and (settings.log_format or logs.TEXT) == logs.TEXT:
-        width = os.get_terminal_size(logs.STANDARD_ERROR).columns or DEFAULT_COLUMNS
-        logs.show(banner(settings, address, admin_address, width=width, colours=logs.colours()))
+        logs.show(banner(settings, address, admin_address, width=logs.columns(), colours=logs.colours()))
         return
     _log.info(
         "serving",

@@ -33,6 +33,8 @@ GRPC = "grpc._cython.cygrpc"
 JSON, TEXT = "json", "text"
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 STANDARD_ERROR = 2
+# The width of a terminal that does not know its own.
+DEFAULT_COLUMNS = 80
 # Peers without a credential can cause these lines, so at most one per kind and minute is written.
 SELDOM_SECONDS = 60.0
 MAX_KINDS = 256
@@ -50,11 +52,17 @@ _encode = msgspec.json.Encoder(enc_hook=repr).encode
 _log = structlog.get_logger()
 
 _writer: LineWriter | None = None
+_fd = STANDARD_ERROR
 
 
 def on_terminal() -> bool:
     """Return whether a person reads standard error."""
-    return os.isatty(STANDARD_ERROR)
+    return os.isatty(_fd)
+
+
+def columns() -> int:
+    """Return the width of the terminal at standard error."""
+    return os.get_terminal_size(_fd).columns or DEFAULT_COLUMNS
 
 
 def colours() -> bool:
@@ -75,7 +83,8 @@ def configure(log_format: str | None = None, level: str = "info", fd: int = STAN
         level: The lowest level that is written: `debug`, `info`, `warning` or `error`.
         fd: The file descriptor of standard error.
     """
-    global _writer
+    global _writer, _fd
+    _fd = fd
     line: structlog.typing.Processor
     text: structlog.typing.Processor
     lowest = LEVELS[level]
@@ -203,7 +212,7 @@ class _StandardError(io.TextIOBase, TextIO):
         return True
 
     def fileno(self) -> int:
-        return STANDARD_ERROR
+        return _fd
 
     def write(self, text: str) -> int:
         first, *more = text.split("\n")

@@ -536,6 +536,8 @@ async def test_failed_handshakes_leave_no_line_of_grpc(upstream: ScriptedUpstrea
         server.signal(signal.SIGTERM)
         assert await server.end() == 0  # each line was JSON
     events = [line["event"] for line in server.lines]
+    # Written by another thread, at any time.
+    events.remove("tls.handshake_failed")
     assert events == [
         "certificate.loaded",
         "serving",
