@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.rpc.stream_watch import StreamWatch
-    from gateway.watch import Subscription
+    from gateway.watch import Group, Subscription
 
 
 BUDGET = 1 << 30
@@ -101,13 +101,13 @@ class Bench:
         memory = ResponseMemory(self.budget, BUDGET)
         resources = StreamResources(self.clock, memory, self.workers, Metrics())
         call: Any = self.client
-        self.stream = MultiStream(call, call, resources, self._subscribe, self.hub.leave)
+        self.stream = MultiStream(call, call, resources, self._subscribe, self.hub.leave_all)
 
     def read(self, uid: int, state: JobState | Exception) -> None:
         """Respond to the next read of a job."""
         self._reads.setdefault(uid, asyncio.Queue()).put_nowait(state)
 
-    def _subscribe(self, watch: StreamWatch) -> Subscription[JobState]:
+    def _subscribe(self, watch: StreamWatch, group: Group) -> Subscription[JobState]:
         reads = self._reads.setdefault(watch.uid, asyncio.Queue())
 
         async def fetch(_: object) -> JobState:
@@ -117,7 +117,7 @@ class Bench:
             return state
 
         key = WatchKey(b"owner", watch.uid)
-        return self.hub.subscribe(key, fetch, None, watch.wake, group=self)
+        return self.hub.subscribe(key, fetch, None, watch.wake, group=group)
 
 
 @pytest.fixture
