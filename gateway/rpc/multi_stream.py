@@ -250,7 +250,7 @@ class MultiStream:
 
     def _ready(self, watch: StreamWatch) -> None:
         """Give a watch a turn, because its job may have an event."""
-        if watch.holds_large_state:
+        if watch.awaits_large_state:
             self._holding.add(watch)
             self._guard.hold(holds=True)
         elif watch in self._holding and not watch.large:
@@ -344,6 +344,8 @@ class MultiStream:
             watch.large = True
             self._large.add(watch, taken)
             return None
+        # If there is no event, the client knew the large state.
+        self._release(watch)
         if watch.subscription is not None and watch.subscription.has_begun:
             self._catch_up(watch)
         if taken is not None and taken.change is not None and taken.change.last:

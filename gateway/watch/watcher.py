@@ -76,6 +76,11 @@ class Position(ABC, Generic[S]):
         return self.loop.state
 
     @property
+    def is_behind(self) -> bool:
+        """True if the loop has a state that `take` has not seen yet."""
+        return self.loop.version > self._version
+
+    @property
     def has_begun(self) -> bool:
         """True if `take` has seen a state, also if the client knew it."""
         return self._version > 0
@@ -96,7 +101,7 @@ class Position(ABC, Generic[S]):
             GatewayError: The failure of the loop.
         """
         loop = self.loop
-        if loop.state is not None and loop.version > self._version:
+        if loop.state is not None and self.is_behind:
             first = self._version == 0
             skipped = 0 if first else loop.version - self._version - 1
             self._version = loop.version

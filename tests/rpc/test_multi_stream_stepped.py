@@ -67,9 +67,13 @@ class Client:
     def end_watch(self) -> None:
         pass
 
-    def watch(self, *uids: int) -> None:
+    def watch(self, *uids: int, token: str = "") -> None:
         for uid in uids:
-            self._requests.put_nowait(pb.WatchJobsRequest(watch=pb.WatchJobRequest(uid=uid)))
+            request = pb.WatchJobRequest(uid=uid, resume_token=token)
+            self._requests.put_nowait(pb.WatchJobsRequest(watch=request))
+
+    def unwatch(self, uid: int) -> None:
+        self._requests.put_nowait(pb.WatchJobsRequest(unwatch=uid))
 
     def half_close(self) -> None:
         self._requests.put_nowait(None)
@@ -132,6 +136,17 @@ async def until(client: Client, wanted: Callable[[pb.JobEvent], bool]) -> list[p
     return events
 
 
+async def assert_patient(bench: Bench, task: asyncio.Task[None]) -> None:
+    """Check that a stream goes on whose client does not read, while others wait for memory."""
+    await bench.budget.acquire(b"ann", BUDGET)
+    others = asyncio.create_task(bench.budget.acquire(b"bob", BUDGET))
+    await bench.clock.advance(1_000)
+    assert not task.done()
+    for each in (task, others):
+        each.cancel()
+    await asyncio.gather(task, others, return_exceptions=True)
+
+
 async def test_a_job_has_no_turn_during_its_large_state(bench: Bench) -> None:
     bench.client.watch(1, 2)
     bench.read(1, running(1, 10))
@@ -167,17 +182,27 @@ async def test_a_small_state_after_a_large_one_waits_for_its_reader(bench: Bench
     bench.read(1, failing(1))
     task = asyncio.create_task(bench.stream.run())
     await until(bench.client, lambda event: event.job.status_text == "retrying")
-    await bench.budget.acquire(b"ann", BUDGET)
-    others = asyncio.create_task(bench.budget.acquire(b"bob", BUDGET))
     for percentage in (10, 20):
         bench.read(1, running(1, percentage))
         await bench.clock.advance(2)
-    # Others wait for memory, but this stream holds none: its client may take its time.
-    await bench.clock.advance(1_000)
-    assert not task.done()
-    for each in (task, others):
-        each.cancel()
-    await asyncio.gather(task, others, return_exceptions=True)
+    await assert_patient(bench, task)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["read", "known by its token"])
+async def test_a_large_state_that_was_read_is_not_held(bench: Bench, known: bool) -> None:
+    bench.client.watch(1)
+    bench.read(1, failing(1))
+    task = asyncio.create_task(bench.stream.run())
+    events = await until(bench.client, lambda event: event.synced.watch_requests == 1)
+    if known:
+        bench.client.unwatch(1)
+        bench.client.watch(1, token=next(event.resume_token for event in events if event.uid == 1))
+        bench.read(1, failing(1))
+        await until(bench.client, lambda event: event.synced.watch_requests == 2)
+    bench.client.watch(2)
+    bench.read(2, running(2, 10))
+    await settle()
+    await assert_patient(bench, task)
 
 
 async def test_an_ended_stream_is_freed_immediately(bench: Bench) -> None:
