@@ -181,6 +181,8 @@ class MultiStream:
             else:
                 if request is None:
                     break
+                if request.HasField("watch"):
+                    await self._call.ticket.pace_watch()
                 self._follow(request)
             await self._room.wait()
         self._half_closed = True

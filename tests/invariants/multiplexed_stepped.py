@@ -52,6 +52,9 @@ class StreamPipe:
         self._awake.set()
         self._requests: asyncio.Queue[pb.WatchJobsRequest | None] = asyncio.Queue()
 
+    async def pace_watch(self) -> None:
+        pass
+
     def start_watch(self) -> None:
         self.slots += 1
 

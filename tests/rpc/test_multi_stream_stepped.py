@@ -60,6 +60,11 @@ class Client:
         self._requests: asyncio.Queue[pb.WatchJobsRequest | None] = asyncio.Queue()
         self._written: asyncio.Queue[bytes] = asyncio.Queue()
         self._room = asyncio.Semaphore(0)
+        self.paced = asyncio.Event()
+        self.paced.set()
+
+    async def pace_watch(self) -> None:
+        await self.paced.wait()
 
     def start_watch(self) -> None:
         pass
@@ -203,6 +208,29 @@ async def test_a_large_state_that_was_read_is_not_held(bench: Bench, known: bool
     bench.read(2, running(2, 10))
     await settle()
     await assert_patient(bench, task)
+
+
+async def test_requests_over_the_rate_delay_only_requests(bench: Bench) -> None:
+    bench.client.watch(1)
+    bench.read(1, running(1, 10))
+    task = asyncio.create_task(bench.stream.run())
+    await until(bench.client, lambda event: event.synced.watch_requests == 1)
+    bench.client.paced.clear()
+    bench.client.watch(2)
+    bench.read(2, running(2, 10))
+    bench.read(1, running(1, 20))
+    await bench.clock.advance(2)
+    assert (await bench.client.read()).job.progress.percentage == 20
+    assert bench.hub.watcher_count == 1
+    bench.client.paced.set()
+    assert (await bench.client.read()).uid == 2
+    # The stream may also end meanwhile.
+    bench.client.paced.clear()
+    bench.client.watch(3)
+    await settle()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert bench.hub.watcher_count == 0
 
 
 async def test_an_ended_stream_is_freed_immediately(bench: Bench) -> None:
