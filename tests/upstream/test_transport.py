@@ -25,7 +25,8 @@ from gateway.errors import (
 )
 from gateway.limits.fair_budget import FairBudget
 from gateway.models import SendJob
-from gateway.telemetry.unknown_statuses import UnknownStatuses
+from gateway.telemetry.jobs import ObservedJobs
+from gateway.telemetry.metrics import Metrics
 from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient, memory
 from gateway.upstream.transport import ERROR_BODY_SECONDS, MAX_ERROR_BODY_BYTES
@@ -606,7 +607,7 @@ async def test_a_workspace_reaches_the_wire_as_one_segment(
         submissions=make(),
         reads=make(),
         now=lambda: 0.0,
-        observer=UnknownStatuses(lambda: None),
+        observer=ObservedJobs(Metrics()),
         workers=WorkerPool("responses", 1),
     )
     await client.send(SendJob(workspace_id=workspace, entity_id=7), RequestContext(Credential("a-token"), {}))
