@@ -19,8 +19,9 @@ from gateway.telemetry.jobs import ObservedJobs
 from gateway.telemetry.metrics import Metrics
 from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient
+from tests.support.clock import SteppedClock
 from tests.support.error_table import check_error
-from tests.support.transports import http_response
+from tests.support.transports import http_response, upstream_health
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -54,6 +55,7 @@ _rest = RestClient(
     now=lambda: 1_700_000_000.0,
     observer=ObservedJobs(Metrics()),
     workers=WorkerPool("responses", 1),
+    health=upstream_health(SteppedClock()),
 )
 
 

@@ -23,6 +23,7 @@ from gateway.rpc import many_messages, one_message
 from gateway.rpc.codec.events import JobState
 from gateway.rpc.handler import HandlerFactory
 from gateway.rpc.service import JobService
+from gateway.rpc.status import mapping_for
 from gateway.rpc.tracing import NoopTracer
 from gateway.server import defaults, health, reflection
 from gateway.server.admin import AdminServer
@@ -35,7 +36,7 @@ from gateway.telemetry.jobs import ObservedJobs
 from gateway.telemetry.metrics import Metrics
 from gateway.threads import WorkerPool
 from gateway.time_limits import limited_until
-from gateway.upstream import HTTP2, RestClient, Timeouts, Transport
+from gateway.upstream import HTTP2, RestClient, Timeouts, Transport, UpstreamHealth
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
 if TYPE_CHECKING:
@@ -73,7 +74,14 @@ class Gateway:
         self._response_memory = ResponseMemory(self._large_responses, defaults.LARGE_MESSAGES_BYTES)
         sent_jobs = InMemorySentJobs(clock)
         self._admission = _admission(settings, clock)
-        self._rest = _rest_client(settings, clock, self._large_responses, metrics, self._response_workers)
+        self._upstream_health = UpstreamHealth(
+            clock,
+            reason_of=lambda error: mapping_for(error).reason,
+            failing_loops=lambda: self._hub.failing_loop_count,
+        )
+        self._rest = _rest_client(
+            settings, clock, self._large_responses, metrics, self._response_workers, self._upstream_health
+        )
         holds = Holds(clock)
         self._poll_slots = FairBudget(defaults.POLL_SLOTS)
         self._hub = _hub(settings, clock, self._poll_slots, sent_jobs, metrics, holds)
@@ -146,6 +154,7 @@ class Gateway:
         await self._drain(deadline, last_third=deadline - grace / 3)
         await self._listener.stop(defaults.FLUSH_RESPONSES_SECONDS)
         await self._finish_submissions(deadline)
+        self._upstream_health.close()
         await self._hub.aclose()
         await self._rest.aclose()
         await self._state.aclose()
@@ -250,6 +259,11 @@ class Gateway:
             "1 if the store of request ids can be used, else 0.",
             lambda: self._state.health.available,
         )
+        level(
+            "jobgateway_upstream_failing",
+            "1 while the upstream fails, as in the log lines upstream.failing and upstream.recovered, else 0.",
+            lambda: self._upstream_health.failing,
+        )
         level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)
 
 
@@ -296,7 +310,12 @@ def _submitter(settings: Settings, clock: Clock, store: IdempotencyStore, metric
 
 
 def _rest_client(
-    settings: Settings, clock: Clock, budget: FairBudget, metrics: Metrics, workers: WorkerPool
+    settings: Settings,
+    clock: Clock,
+    budget: FairBudget,
+    metrics: Metrics,
+    workers: WorkerPool,
+    upstream_health: UpstreamHealth,
 ) -> RestClient:
     secure = settings.upstream_url.startswith("https:")
     reads_tls = submissions_tls = client_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -339,6 +358,7 @@ def _rest_client(
         now=clock.time,
         observer=ObservedJobs(metrics),
         workers=workers,
+        health=upstream_health,
     )
 
 

@@ -2,6 +2,7 @@
 
 from gateway.upstream.client import JobObserver, LastRead, RequestContext, RestClient
 from gateway.upstream.connection_pool import HTTP2
+from gateway.upstream.health import UpstreamHealth
 from gateway.upstream.jobs import DROPPABLE
 from gateway.upstream.transport import RequestObserver, Timeouts, Transport
 
@@ -15,4 +16,5 @@ __all__ = [
     "RestClient",
     "Timeouts",
     "Transport",
+    "UpstreamHealth",
 ]
