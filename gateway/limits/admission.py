@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from gateway.clock import AutoResetEvent, sleep_until
 from gateway.errors import Draining, LimitReached
-from gateway.limits.fair_budget import FairBudget, Reservation, fits_fair_share
+from gateway.limits.fair_budget import FairBudget, Reservation, Usage, fits_fair_share
 from gateway.limits.rate_limiter import RateLimiter, limit_reached
 
 if TYPE_CHECKING:
@@ -212,6 +212,11 @@ class Admission:
     def in_flight(self) -> int:
         """The number of calls and watches in flight, including rejections that are delayed."""
         return self._calls.in_use + self._watches.in_use + self._delayed
+
+    def usage(self) -> dict[str, Usage]:
+        """Return how much of each limit is in use, by its name."""
+        usage = {each.kind: Usage(each.in_use, each.limit) for each in (self._calls, self._watches)}
+        return {**usage, "large_requests": self._large_requests.usage}
 
     def admit(self, *, watch: bool) -> AdmissionTicket:
         """Return a ticket, which takes a slot when its context is entered.
