@@ -168,7 +168,7 @@ class Call:
         self._task = asyncio.current_task()
 
     def submits(self, job: SendJob) -> None:
-        """Note the job that the call submits, for the log. Its texts are the client's."""
+        """Add the job that the call submits to its line in the log. The texts are the client's."""
         self.facts["workspace"] = printable(job.workspace_id)
         self.facts["entity"] = job.entity_id
         if name := job.method_name or job.method:

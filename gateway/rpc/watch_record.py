@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,7 +14,7 @@ from gateway.errors import GatewayError
 from gateway.rpc.status import Fault, mapping_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from gateway.clock import Clock
     from gateway.rpc.call import Call
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 
 # Ends of a watch that are neither a status of its job nor a reason.
 UNWATCHED, STREAM_ENDED = "UNWATCHED", "STREAM_ENDED"
+
+# Thousands of lines in one step would block the event loop.
+LINES_AT_A_TIME = 100
 
 _log = structlog.get_logger()
 
@@ -89,6 +95,20 @@ def recorded(watcher: Watcher[JobState], uid: int, call: Call, clock: Clock) -> 
     finally:
         record.events = call.events
         record.end_with_call(end)
+
+
+def log_stream_end(records: Iterable[WatchRecord]) -> None:
+    """Report all watches that end with their stream."""
+    # Otherwise 10,000 lines that no one reads would take milliseconds.
+    if _log.is_enabled_for(logging.DEBUG):
+        _log_some(deque(records))
+
+
+def _log_some(records: deque[WatchRecord]) -> None:
+    for _ in range(min(LINES_AT_A_TIME, len(records))):
+        records.popleft().end_with_call(STREAM_ENDED)
+    if records:
+        asyncio.get_running_loop().call_soon(_log_some, records)
 
 
 def log_rejected(uid: int, error: GatewayError, call: Call) -> None:
