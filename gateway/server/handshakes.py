@@ -33,7 +33,9 @@ MAX_RECORD_BYTES = 8 << 10
 
 _RECORD = re.compile(rb"^[IWEF]\d{4} ", re.MULTILINE)
 _FAILED = re.compile(
-    rb"CallNextHandshakerLocked: error=(?!OK )[A-Z_]+: ([^\n]*).*?grpc\.internal\.endpoint_peer_address=([^,}\s]*)",
+    rb"CallNextHandshakerLocked: error=(?!OK )[A-Z_]+: ([^\n]*).*?grpc\.internal\.endpoint_peer_address=([^,}\s]*)"
+    # A client of this process, such as the exporter of traces, has none.
+    rb".*?grpc\.internal\.server_credentials=",
     re.DOTALL,
 )
 # The code of OpenSSL, and what it says about a certificate.

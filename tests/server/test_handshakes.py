@@ -35,10 +35,14 @@ I1128 04:29:06.889132   18914 handshaker.cc:155] CallNextHandshakerLocked: error
 certificate has expired: OK
 === Source Location Trace: ===
 src/core/util/status_helper.cc:68
- shutdown=false index=2, args={args={grpc.internal.endpoint_peer_address=ipv6:%5B::1%5D:48098, a=0x55}, exit_early=0}
+ shutdown=false index=2, args={args={grpc.internal.endpoint_peer_address=ipv6:%5B::1%5D:48098, \
+grpc.internal.server_credentials=0x55}, exit_early=0}
 I1128 04:29:08.050832   18911 handshaker.cc:155] CallNextHandshakerLocked: error=UNAVAILABLE: \x1b[31m no peer
 I1128 04:29:08.050832   18911 handshaker.cc:155] CallNextHandshakerLocked: error=UNAVAILABLE: Handshake read failed \
-(Socket closed) shutdown=false index=2, args={args={grpc.internal.endpoint_peer_address=unix:, a=0x55}, exit_early=0}
+(Socket closed) shutdown=false index=2, args={args={grpc.internal.endpoint_peer_address=unix:, \
+grpc.internal.server_credentials=0x55}, exit_early=0}
+I1128 04:29:09.050832   18911 handshaker.cc:155] CallNextHandshakerLocked: error=UNKNOWN: Tls handshake failed of a \
+client shutdown=false index=2, args={args={grpc.internal.endpoint_peer_address=ipv4:10.0.0.1:1, a=0x55}, exit_early=0}
 I1128 04:29:10.769079   18911 channel_trace.h:396] the last record
 """
 
