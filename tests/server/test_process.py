@@ -533,6 +533,7 @@ async def test_failed_handshakes_leave_no_line_of_grpc(upstream: ScriptedUpstrea
             writer.write(b"GET / HTTP/1.1\r\n\r\n")
             await reader.read()
             writer.close()
+        await server.logged("tls.handshake_failed")
         server.signal(signal.SIGTERM)
         assert await server.end() == 0  # each line was JSON
     events = [line["event"] for line in server.lines]
