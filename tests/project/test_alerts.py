@@ -251,7 +251,7 @@ def _step(case: Case) -> str:
     return "5m" if case.at == AFTER_A_DAY else "30s"
 
 
-def test_each_alert_has_a_case_in_which_it_fires_and_one_in_which_not() -> None:
+def test_each_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
     assert list(CASES) == [rule["alert"] for rule in ALERTS]
     for cases in CASES.values():
         assert {bool(case.summary) for case in cases} == {True, False}
