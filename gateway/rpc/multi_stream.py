@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from gateway.clock import RearmableTimer
 from gateway.errors import (
     AlreadyWatched,
-    Draining,
     GatewayError,
     InternalError,
     LimitReached,
@@ -27,10 +26,11 @@ from gateway.rpc.status import to_watch_failure
 from gateway.rpc.stream import HEARTBEAT_FRACTION, read_resume_point
 from gateway.rpc.stream_watch import StreamWatch, Turn
 from gateway.rpc.turns import Turns
+from gateway.rpc.watch_record import UNWATCHED, WatchRecord, log_rejected, log_stream_end
 from gateway.watch import StateChange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
     from jobgateway.v1 import job_service_pb2 as pb
 
@@ -38,15 +38,13 @@ if TYPE_CHECKING:
     from gateway.rpc.codec.events import JobState
     from gateway.rpc.many_messages import Requests
     from gateway.rpc.stream import StreamResources
-    from gateway.watch import Subscription
+    from gateway.watch import Group, Subscription
 
 MAX_WATCHES = 10_000
 # Requests are not read while so many of their failures wait to be written, so that these take bounded memory.
 MAX_REFUSALS = 100
 # Turns without an event, after which other tasks run.
 MAX_EMPTY_TURNS = 100
-# Loops that are left in one step when a stream ends, because thousands together would block the event loop.
-LEAVE_BATCH = 100
 
 
 # What `MultiStream._next` returns so that other tasks run.
@@ -86,8 +84,8 @@ class MultiStream:
         call: The call to write to.
         requests: The requests of the client.
         resources: Shared with other streams.
-        subscribe: Joins the poll loop of a job.
-        leave: Leaves it.
+        subscribe: Joins the poll loop of a job, for the given group.
+        leave: Leaves poll loops.
     """
 
     def __init__(
@@ -95,8 +93,8 @@ class MultiStream:
         call: Call,
         requests: Requests[pb.WatchJobsRequest],
         resources: StreamResources,
-        subscribe: Callable[[StreamWatch], Subscription[JobState]],
-        leave: Callable[[Subscription[JobState]], None],
+        subscribe: Callable[[StreamWatch, Group], Subscription[JobState]],
+        leave: Callable[[Iterable[Subscription[JobState]]], None],
     ) -> None:
         self._call = call
         self._requests = requests
@@ -130,7 +128,7 @@ class MultiStream:
             Draining: The process drains.
             SlowConsumer: The client does not read, and others wait for the memory of its results.
         """
-        self._call.watches = 0
+        self._call.facts["watches"] = 0
         self._task = asyncio.current_task()
         reading = asyncio.get_running_loop().create_task(self._read_requests())
         reading.add_done_callback(self._reading_ended)
@@ -148,6 +146,13 @@ class MultiStream:
             self._task = self._error = None
             self._close()
 
+    def end(self, error: BaseException) -> None:
+        """Let `run` raise `error` before it writes another event."""
+        # After the end of the stream, the traceback of an error would keep the stream in memory.
+        if self._task is not None:
+            self._error = error
+            self._wake()
+
     def _interrupt(self) -> None:
         self._slow = True
         if self._task is not None:
@@ -159,19 +164,15 @@ class MultiStream:
         self._large.close()
         self._turns = Turns()
         self._holding.clear()
-        subscriptions = [watch.subscription for watch in self._watches.values() if watch.subscription is not None]
+        left = [(watch.record, watch.subscription) for watch in self._watches.values()]
+        if left:
+            self._call.facts["watches_open"] = len(left)
         for watch in self._watches.values():
             # It would otherwise get a turn if its job changes before its loop is left.
             watch.subscription = None
         self._watches.clear()
-        self._leave_some(iter(subscriptions))
-
-    def _leave_some(self, subscriptions: Iterator[Subscription[JobState]]) -> None:
-        for number, subscription in enumerate(subscriptions, 1):
-            self._leave(subscription)
-            if number == LEAVE_BATCH:
-                asyncio.get_running_loop().call_soon(self._leave_some, subscriptions)
-                return
+        log_stream_end([record for record, _ in left])
+        self._leave(subscription for _, subscription in left if subscription is not None)
 
     # Requests: read by a task of its own.
 
@@ -184,16 +185,16 @@ class MultiStream:
             else:
                 if request is None:
                     break
+                if request.HasField("watch"):
+                    await self._call.ticket.pace_watch()
                 self._follow(request)
             await self._room.wait()
         self._half_closed = True
         self._wake()
 
     def _reading_ended(self, task: asyncio.Task[None]) -> None:
-        # After the end of the stream, the error of a broken call would keep the stream in memory by its traceback.
-        if not task.cancelled() and (error := task.exception()) is not None and self._task is not None:
-            self._error = error
-            self._wake()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.end(error)
 
     def _follow(self, request: pb.WatchJobsRequest) -> None:
         match request.WhichOneof("action"):
@@ -204,6 +205,7 @@ class MultiStream:
             case "unwatch":
                 watch = self._watches.get(request.unwatch)
                 if watch is not None:
+                    watch.record.end(UNWATCHED)
                     self._end(watch)
                     self._wake()
             case _:
@@ -213,11 +215,21 @@ class MultiStream:
         try:
             self._start(request)
         except AlreadyWatched as error:
-            self._refuse(request.uid, error, of_watch=True, goes_on=self._watches[request.uid])
+            self._reject(request, error, goes_on=self._watches[request.uid])
         except LimitReached as error:
-            self._refuse(request.uid, error, request.resume_token, of_watch=True)
+            self._reject(request, error, request.resume_token)
         except RequestInvalid as error:
-            self._refuse(request.uid, error, of_watch=True)
+            self._reject(request, error)
+
+    def _reject(
+        self, request: pb.WatchJobRequest, error: GatewayError, token: str = "", goes_on: StreamWatch | None = None
+    ) -> None:
+        self._count("watches_rejected")
+        log_rejected(request.uid, error, self._call)
+        self._refuse(request.uid, error, token, of_watch=True, goes_on=goes_on)
+
+    def _count(self, fact: str) -> None:
+        self._call.facts[fact] = self._call.facts.get(fact, 0) + 1
 
     def _start(self, request: pb.WatchJobRequest) -> None:
         if self._requested == 1:
@@ -230,9 +242,10 @@ class MultiStream:
         if len(self._watches) >= MAX_WATCHES:
             raise limit_reached(f"this stream has {MAX_WATCHES} watches, and may have no more; use another stream")
         self._call.ticket.start_watch()
-        self._call.watches = (self._call.watches or 0) + 1
-        watch = self._watches[uid] = StreamWatch(uid, content_format, point, request.resume_token, self._ready)
-        watch.subscription = self._subscribe(watch)
+        self._count("watches")
+        record = WatchRecord(uid, self._call, self._clock)
+        watch = self._watches[uid] = StreamWatch(uid, content_format, point, request.resume_token, self._ready, record)
+        watch.subscription = self._subscribe(watch, self)
         # A loop that runs already may have a state.
         watch.wake()
 
@@ -255,7 +268,7 @@ class MultiStream:
 
     def _ready(self, watch: StreamWatch) -> None:
         """Give a watch a turn, because its job may have an event."""
-        if watch.holds_large_state:
+        if watch.awaits_large_state:
             self._holding.add(watch)
             self._guard.hold(holds=True)
         elif watch in self._holding and not watch.large:
@@ -337,8 +350,6 @@ class MultiStream:
     def _take(self, watch: StreamWatch) -> Turn | None:
         try:
             taken = watch.take()
-        except Draining:
-            raise
         except GatewayError as error:
             self._fail(watch, error)
             return None
@@ -351,10 +362,12 @@ class MultiStream:
             watch.large = True
             self._large.add(watch, taken)
             return None
+        # If there is no event, the client knew the large state.
+        self._release(watch)
         if watch.subscription is not None and watch.subscription.has_begun:
             self._catch_up(watch)
         if taken is not None and taken.change is not None and taken.change.last:
-            self._end(watch)
+            self._end_with(watch, taken.change)
         return taken
 
     def _take_part(self, part: Part) -> Turn | None:
@@ -370,11 +383,16 @@ class MultiStream:
             watch.large = False
             self._catch_up(watch)
             if turn.change.last:
-                self._end(watch)
+                self._end_with(watch, turn.change)
             else:
                 self._release(watch)
                 self._ready(watch)
         return turn._replace(memory=part.memory)
+
+    def _end_with(self, watch: StreamWatch, change: StateChange[JobState]) -> None:
+        """End a watch whose job has ended."""
+        watch.record.end(change.state.job.status.name)
+        self._end(watch)
 
     def _catch_up(self, watch: StreamWatch) -> None:
         if not watch.caught_up:
@@ -387,6 +405,7 @@ class MultiStream:
             return
         if isinstance(error, InternalError):
             self._call.log_defect(error, watch.uid)
+        watch.record.fail(error)
         # The traceback holds the loop or this stream.
         error.__traceback__ = None
         first = not watch.caught_up
@@ -404,7 +423,7 @@ class MultiStream:
         self._catch_up(watch)
         self._call.ticket.end_watch()
         if subscription is not None:
-            self._leave(subscription)
+            self._leave((subscription,))
 
     def _release(self, watch: StreamWatch) -> None:
         self._holding.discard(watch)

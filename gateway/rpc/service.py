@@ -32,13 +32,13 @@ from gateway.rpc.multi_stream import MultiStream
 from gateway.rpc.poller import JobPoller
 from gateway.rpc.stream import EventStream, StreamResources, read_resume_point
 from gateway.rpc.upstream_jobs import UpstreamJobs, uncertain_refusal
+from gateway.rpc.watch_record import recorded
 from gateway.submit import fingerprint_of
 from gateway.upstream import RequestContext
 from gateway.watch import NoChange, WatchKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
     from gateway.clock import Clock
     from gateway.limits.response_memory import ResponseMemory
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from gateway.submit import RequestKeys, SubmissionCall, SubmissionResult, Submitter
     from gateway.threads import WorkerPool
     from gateway.upstream import RestClient
-    from gateway.watch import Hub, SentJobs, Subscription, Watcher
+    from gateway.watch import Group, Hub, SentJobs, Subscription, Watcher
 
 # How long a wait without a timeout lasts: less than the idle timeouts of common proxies, which start at 50 seconds.
 DEFAULT_WAIT_SECONDS = 40.0
@@ -133,13 +133,13 @@ class JobService:
         """Stream the states of many jobs from the hub."""
         await call.send_headers()
 
-        def subscribe(watch: StreamWatch) -> Subscription[JobState]:
+        def subscribe(watch: StreamWatch, group: Group) -> Subscription[JobState]:
             poller = JobPoller(self._rest, watch.uid, call, self._clock)
             key = WatchKey(call.credential.poll_key, watch.uid)
             seen = watch.has_seen if watch.has_begun else None
-            return self._hub.subscribe(key, poller, seen, watch.wake, group=call, exists=watch.has_begun)
+            return self._hub.subscribe(key, poller, seen, watch.wake, group=group, exists=watch.has_begun)
 
-        await MultiStream(call, requests, self._stream_resources, subscribe, self._hub.leave).run()
+        await MultiStream(call, requests, self._stream_resources, subscribe, self._hub.leave_all).run()
 
     async def WaitJob(self, request: pb.WaitJobRequest, call: Call) -> bytes:
         """Return the done job, or its latest state when the time is over."""
@@ -215,6 +215,7 @@ class JobService:
             job, fingerprint = await self._request_workers.run(partial(_read_request, request, request_id))
         else:
             job, fingerprint = _read_request(request, request_id)
+        call.submits(job)
 
         async def post() -> Job:
             with call.span.submission(call.request_context.headers) as headers:
@@ -254,6 +255,7 @@ class JobService:
             reading.cancel()
         return state or JobState(Job(sent.uid, JobStatus.RUNNING, "", done=False, observe_time=self._clock.time()))
 
+    @contextmanager
     def _watch(
         self,
         uid: int,
@@ -262,10 +264,14 @@ class JobService:
         *,
         just_submitted: bool = False,
         exists: bool = False,
-    ) -> AbstractContextManager[Watcher[JobState]]:
+    ) -> Iterator[Watcher[JobState]]:
         poller = JobPoller(self._rest, uid, call, self._clock)
         key = WatchKey(call.credential.poll_key, uid)
-        return self._hub.watch(key, poller, seen, just_submitted=just_submitted, exists=exists)
+        with (
+            self._hub.watch(key, poller, seen, just_submitted=just_submitted, exists=exists) as watcher,
+            recorded(watcher, uid, call, self._clock),
+        ):
+            yield watcher
 
 
 def _read_request(request: pb.SendJobRequest, request_id: str) -> tuple[SendJob, bytes]:
