@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 import time
 
@@ -47,12 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="LANGUAGE", help="the packages to build (default: all)")
     parser.add_argument("--list", action="store_true", help="print the names of all files")
-    parser.add_argument(
-        "--require-all",
-        action="store_true",
-        default=os.environ.get("CI") == "true",
-        help="fail if a toolchain is missing (default with CI=true)",
-    )
+    languages.add_require_all(parser)
     return parser.parse_args()
 
 

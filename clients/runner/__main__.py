@@ -94,12 +94,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scenario", choices=[each.name for each in _table()])
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 2), help="runs at a time")
     parser.add_argument("--no-check", action="store_true", help="do not run formatters and linters")
-    parser.add_argument(
-        "--require-all",
-        action="store_true",
-        default=os.environ.get("CI") == "true",
-        help="fail if a toolchain is missing (default with CI=true)",
-    )
+    languages.add_require_all(parser)
     return parser.parse_args()
 
 

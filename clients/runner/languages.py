@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from clients.runner.scenarios import CLIENTS
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
 
     from clients.runner.scenarios import Scenario
@@ -120,6 +121,16 @@ def environment() -> dict[str, str]:
     """Return the environment of a language's commands: the tools of this Python come first on the PATH."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, "PATH": path}
+
+
+def add_require_all(parser: argparse.ArgumentParser) -> None:
+    """Add the option that makes a missing toolchain a failure."""
+    parser.add_argument(
+        "--require-all",
+        action="store_true",
+        default=os.environ.get("CI") == "true",
+        help="fail if a toolchain is missing (default with CI=true)",
+    )
 
 
 def load() -> list[Language]:
