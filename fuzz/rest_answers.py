@@ -18,8 +18,9 @@ from gateway.rpc.status import to_rpc_error
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient
+from tests.support.clock import SteppedClock
 from tests.support.error_table import check_error
-from tests.support.transports import http_response
+from tests.support.transports import http_response, upstream_health
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -53,6 +54,7 @@ _rest = RestClient(
     now=lambda: 1_700_000_000.0,
     observer=UnknownStatuses(lambda: None),
     workers=WorkerPool("responses", 1),
+    health=upstream_health(SteppedClock()),
 )
 
 

@@ -23,6 +23,7 @@ from gateway.rpc import many_messages, one_message
 from gateway.rpc.codec.events import JobState
 from gateway.rpc.handler import HandlerFactory
 from gateway.rpc.service import JobService
+from gateway.rpc.status import mapping_for
 from gateway.rpc.tracing import NoopTracer
 from gateway.server import defaults, health, reflection
 from gateway.server.admin import AdminServer
@@ -35,7 +36,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
 from gateway.time_limits import limited_until
-from gateway.upstream import HTTP2, RestClient, Timeouts, Transport
+from gateway.upstream import HTTP2, RestClient, Timeouts, Transport, UpstreamHealth
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
 if TYPE_CHECKING:
@@ -71,7 +72,14 @@ class Gateway:
         self._large_responses = FairBudget(defaults.LARGE_RESPONSES_BYTES)
         sent_jobs = InMemorySentJobs(clock)
         self._admission = _admission(settings, clock)
-        self._rest = _rest_client(settings, clock, self._large_responses, metrics, self._response_workers)
+        self._upstream_health = UpstreamHealth(
+            clock,
+            reason_of=lambda error: mapping_for(error).reason,
+            failing_loops=lambda: self._hub.failing_loop_count,
+        )
+        self._rest = _rest_client(
+            settings, clock, self._large_responses, metrics, self._response_workers, self._upstream_health
+        )
         holds = Holds(clock)
         self._hub = _hub(settings, clock, sent_jobs, metrics, holds)
         self._state = open_state(settings.state_url, settings.state_key_file, clock, holds)
@@ -141,6 +149,7 @@ class Gateway:
         await self._drain(deadline, last_third=deadline - grace / 3)
         await self._listener.stop(defaults.FLUSH_RESPONSES_SECONDS)
         await self._finish_submissions(deadline)
+        self._upstream_health.close()
         await self._hub.aclose()
         await self._rest.aclose()
         await self._state.aclose()
@@ -222,6 +231,11 @@ class Gateway:
             "1 if the store of request ids can be used, else 0.",
             lambda: self._state.health.available,
         )
+        level(
+            "jobgateway_upstream_failing",
+            "1 while the upstream fails, as in the log lines upstream.failing and upstream.recovered, else 0.",
+            lambda: self._upstream_health.failing,
+        )
         level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)
 
 
@@ -266,7 +280,12 @@ def _submitter(settings: Settings, clock: Clock, store: IdempotencyStore, metric
 
 
 def _rest_client(
-    settings: Settings, clock: Clock, budget: FairBudget, metrics: Metrics, workers: WorkerPool
+    settings: Settings,
+    clock: Clock,
+    budget: FairBudget,
+    metrics: Metrics,
+    workers: WorkerPool,
+    upstream_health: UpstreamHealth,
 ) -> RestClient:
     secure = settings.upstream_url.startswith("https:")
     reads_tls = submissions_tls = client_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -309,6 +328,7 @@ def _rest_client(
         now=clock.time,
         observer=UnknownStatuses(metrics.unknown_status),
         workers=workers,
+        health=upstream_health,
     )
 
 

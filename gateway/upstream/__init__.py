@@ -2,6 +2,7 @@
 
 from gateway.upstream.client import LastRead, RequestContext, RestClient, UnknownStatusObserver
 from gateway.upstream.connection_pool import HTTP2
+from gateway.upstream.health import UpstreamHealth
 from gateway.upstream.transport import RequestObserver, Timeouts, Transport
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "Timeouts",
     "Transport",
     "UnknownStatusObserver",
+    "UpstreamHealth",
 ]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.clock import PauseTimeout
     from gateway.models import Job, SendJob
     from gateway.threads import WorkerPool
+    from gateway.upstream.health import UpstreamHealth
     from gateway.upstream.memory import BodyReservation
     from gateway.upstream.transport import HttpResponse, Transport
 
@@ -92,6 +93,8 @@ class RestClient:
         reads: the connections for everything else.
         now: returns seconds since the epoch.
         observer: counts unknown statuses.
+        workers: parse large responses.
+        health: takes note of each outcome.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class RestClient:
         now: Callable[[], float],
         observer: UnknownStatusObserver,
         workers: WorkerPool,
+        health: UpstreamHealth,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._submissions = submissions
@@ -110,6 +114,7 @@ class RestClient:
         self._now = now
         self._observer = observer
         self._workers = workers
+        self._health = health
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -126,6 +131,9 @@ class RestClient:
         Raises:
             UpstreamError: `may_have_been_sent` says whether the upstream may have received the request.
         """
+        return await self._health.submissions.watch(self._send(job, context), (job.workspace_id, job.entity_id))
+
+    async def _send(self, job: SendJob, context: RequestContext) -> Job:
         path = f"/workspaces/{quote(job.workspace_id, safe='')}/entities/{job.entity_id}/jobs/"
         response = await self._request(self._submissions, "POST", path, context, send_body(job))
         still_running = response.status == 201
@@ -135,13 +143,16 @@ class RestClient:
 
     async def get(self, uid: int, context: RequestContext, last: LastRead | None = None) -> Job:
         """GET the current state of a job [sdk]; `last` saves time if it is read again. Raises `UpstreamError`."""
+        return await self._health.reads.watch(self._get(uid, context, last), uid)
+
+    async def _get(self, uid: int, context: RequestContext, last: LastRead | None) -> Job:
         response = await self._request(self._reads, "GET", f"/jobs/{uid}/", context)
         read = (last or LastRead()).read
         return await self._read(response, context.credential, lambda: read(response.body, uid, self._now()))
 
     async def cancel(self, uid: int, context: RequestContext) -> None:
         """DELETE a job [docs], which requests its cancellation. Raises `UpstreamError`."""
-        await self._request(self._reads, "DELETE", f"/jobs/{uid}/", context)
+        await self._health.reads.watch(self._request(self._reads, "DELETE", f"/jobs/{uid}/", context), uid)
 
     async def _request(
         self, transport: Transport, method: str, path: str, context: RequestContext, body: bytes | None = None

@@ -96,6 +96,11 @@ class Hub(Generic[S]):
         return len(self._loops)
 
     @property
+    def failing_loop_count(self) -> int:
+        """The number of running loops whose last poll failed."""
+        return sum(loop.failures > 0 for loop in self._loops.values())
+
+    @property
     def watcher_count(self) -> int:
         """The number of watchers."""
         return len(self._watchers)

@@ -18,8 +18,9 @@ from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient
 from gateway.upstream.client import send_body
+from tests.support.clock import SteppedClock
 from tests.support.gateways import TOKEN
-from tests.support.transports import PatientTransport
+from tests.support.transports import PatientTransport, upstream_health
 from tests.support.upstream import ScriptedUpstream, answer
 
 
@@ -130,6 +131,7 @@ async def test_any_workspace_is_one_segment_of_the_path(
         now=time.time,
         observer=UnknownStatuses(lambda: None),
         workers=WorkerPool("responses", 1),
+        health=upstream_health(SteppedClock()),
     )
     upstream.script.append(answer(201, {"uid": 42}))
     for workspace in WORKSPACES:
