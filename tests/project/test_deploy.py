@@ -179,8 +179,9 @@ def test_the_autoscaler_sets_the_replicas_by_cpu(scaled: Objects) -> None:
     assert spec["minReplicas"] > scaled["PodDisruptionBudget"]["spec"]["maxUnavailable"]
     (metric,) = spec["metrics"]
     assert metric["containerResource"]["container"] == container(scaled)["name"]
-    # A process uses one core, and the request for it is far below, so a percentage of the request would be misleading.
-    assert metric["containerResource"]["target"] == {"type": "AverageValue", "averageValue": "500m"}
+    # The request is what a replica may use before another one is added.
+    cpu = container(scaled)["resources"]["requests"]["cpu"]
+    assert metric["containerResource"]["target"] == {"type": "AverageValue", "averageValue": cpu}
 
 
 def test_the_autoscaler_removes_one_replica_per_drain(scaled: Objects) -> None:

@@ -218,7 +218,12 @@ def test_an_issuer_of_the_operator_can_sign() -> None:
 
 
 def test_the_alerts_link_to_the_runbooks_of_the_operator() -> None:
-    rules = template({"monitoring": {"enabled": True, "runbooks": "https://wiki.example.com/x"}})["PrometheusRule"]
+    monitoring = {"enabled": True, "runbooks": "https://wiki.example.com/x", "labels": {"release": "stack"}}
+    objects = template({"monitoring": monitoring})
+    assert {objects[kind]["metadata"]["labels"]["release"] for kind in ("PrometheusRule", "ServiceMonitor")} == {
+        "stack"
+    }
+    rules = objects["PrometheusRule"]
     links = [rule["annotations"]["runbook_url"] for group in rules["spec"]["groups"] for rule in group["rules"]]
     assert links
     assert all(each.startswith("https://wiki.example.com/x/docs/operations/alerts.md#") for each in links)
