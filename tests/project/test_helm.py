@@ -27,6 +27,7 @@ from tests.support.manifests import (
     with_components,
     workload,
 )
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,6 +141,17 @@ def test_each_value_is_documented_and_checked() -> None:
         for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])
     }
     assert named == set(values)
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [(CHART / "README.md", "my-values"), (ROOT / "docs" / "operations" / "deploy.md", "values")]
+)
+def test_the_documented_values_need_only_a_digest(page: Path, name: str) -> None:
+    (text,) = re.findall(rf"^```yaml\n# {name}\.yaml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    assert "at '/image/digest': 'sha256:DIGEST' does not match pattern" in error(yaml.safe_load(text))
+    digest = "f" * 64
+    objects = template(yaml.safe_load(text.replace("DIGEST", digest)))
+    assert container(objects)["image"] == f"example.com/jobgateway@sha256:{digest}"
 
 
 def test_any_setting_can_be_given() -> None:
