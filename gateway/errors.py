@@ -176,8 +176,8 @@ class UpstreamStatusError(UpstreamError):
 class UpstreamMalformed(UpstreamError):
     """The upstream's response does not follow the protocol."""
 
-    def __init__(self, message: str, *, http_status: int | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, cause: str = "", http_status: int | None = None) -> None:
+        super().__init__(message, cause=cause)
         self.http_status = http_status
 
 

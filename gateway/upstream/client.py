@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway import __version__
 from gateway.errors import UpstreamMalformed
 from gateway.models import JobStatus
-from gateway.upstream.errors import read_error
+from gateway.upstream.errors import read_error, with_status
 from gateway.upstream.jobs import is_known_status, read_job, read_sent_job
 
 if TYPE_CHECKING:
@@ -176,8 +176,7 @@ class RestClient:
         try:
             job = await self._parse_off_loop(response, read)
         except UpstreamMalformed as error:
-            error.http_status = response.status
-            raise
+            raise with_status(error, response) from error
         finally:
             if response.reservation is not None:
                 _release_with(response.reservation, job)

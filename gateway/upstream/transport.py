@@ -23,6 +23,7 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.time_limits import TimeLimits
+from gateway.upstream.causes import cause_of_loss
 from gateway.upstream.compression import NotDecodable, decoded
 from gateway.upstream.connection import ConnectionLost, NotSent, ReusedConnectionLost
 from gateway.upstream.connection_pool import ConnectionPool
@@ -366,9 +367,10 @@ class _EncodedPieces:
 
 def _map_exception(error: Exception) -> UpstreamError:
     if isinstance(error, NotSent):
-        return UpstreamUnreachable(str(error))
+        return UpstreamUnreachable(str(error), cause=error.cause)
     if isinstance(error, TimeoutError):
         return UpstreamTimeout("the upstream did not respond in time")
     if isinstance(error, NotDecodable | InvalidResponse):
         return UpstreamMalformed(str(error))
-    return UpstreamConnectionLost("the connection to the upstream was lost")
+    cause = cause_of_loss(error.__cause__ if isinstance(error, ConnectionLost) else error)
+    return UpstreamConnectionLost(f"the connection to the upstream was lost: {cause}", cause=cause)
