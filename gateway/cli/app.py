@@ -9,6 +9,7 @@ import typer
 from gateway.cli import demo, serve, stdio, unary, watch
 from gateway.cli.exit_codes import EXPLAINED
 from gateway.cli.options import expanded
+from gateway.cli.serve_options import ServeCommand
 from gateway.cli.session import output_lost
 
 app = typer.Typer(
@@ -28,10 +29,11 @@ _JOBS: tuple[Callable[..., None], ...] = (
     unary.wait,
     unary.cancel,
 )
-_SERVERS: tuple[Callable[..., None], ...] = (serve.serve, serve.simulate, demo.demo)
+_SERVERS: tuple[Callable[..., None], ...] = (serve.simulate, demo.demo)
 
 for command in _JOBS:
     app.command(rich_help_panel="Jobs")(expanded(command))
+app.command(rich_help_panel="Servers", cls=ServeCommand)(serve.serve)
 for command in _SERVERS:
     app.command(rich_help_panel="Servers")(command)
 
