@@ -36,7 +36,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
 from gateway.time_limits import limited_until
-from gateway.upstream import HTTP2, RestClient, Timeouts, Transport, UpstreamHealth
+from gateway.upstream import HTTP2, RestClient, Timeouts, Transport, UpstreamHealth, probe
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Gateway:
         self._listener = Listener(settings.listen, self._make_server, _credentials(settings))
         self._admin = AdminServer(metrics.registry, lambda: self.ready)
         self.admin_address = ""
+        self._probing: asyncio.Task[None] | None = None
         self._report_levels()
 
     @property
@@ -124,6 +125,10 @@ class Gateway:
             await self._admin.aclose()
             raise
 
+    def probe_upstream(self) -> None:
+        """Log in the background whether the upstream responds like the API."""
+        self._probing = asyncio.create_task(probe(self._rest))
+
     async def wait_closed(self) -> None:
         """Wait until `stop` closes the listener. Raises `ListenerLost` if it ends before."""
         await self._listener.wait_closed()
@@ -146,6 +151,8 @@ class Gateway:
         deadline = self._clock.monotonic() + grace
         self._admission.draining = True
         self._health.drain()
+        if self._probing is not None:
+            self._probing.cancel()
         await self._drain(deadline, last_third=deadline - grace / 3)
         await self._listener.stop(defaults.FLUSH_RESPONSES_SECONDS)
         await self._finish_submissions(deadline)

@@ -94,6 +94,7 @@ async def serve(settings: Settings) -> int:
         upstream=settings.upstream_url,
         version=__version__,
     )
+    gateway.probe_upstream()
     listening = loop.create_task(_is_listener_lost(gateway))
     await asyncio.wait([listening, loop.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
     if listening.done():

@@ -3,6 +3,7 @@
 from gateway.upstream.client import LastRead, RequestContext, RestClient, UnknownStatusObserver
 from gateway.upstream.connection_pool import HTTP2
 from gateway.upstream.health import UpstreamHealth
+from gateway.upstream.probe import probe
 from gateway.upstream.transport import RequestObserver, Timeouts, Transport
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "Transport",
     "UnknownStatusObserver",
     "UpstreamHealth",
+    "probe",
 ]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 URL = "JOBGATEWAY_UPSTREAM_URL"
 PROXY_URL = "JOBGATEWAY_UPSTREAM_PROXY_URL"
+# If something responds that is not the API.
+CHECK_ADDRESS = f"check the scheme, host and path in {URL}"
 
 NO_REPLY = "no reply in time"
 ENDED = "the other side ended the connection"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import FieldViolation, UpstreamError, UpstreamMalformed, UpstreamStatusError
 from gateway.strict_json import BYTE_ORDER_MARK, WHITESPACE
 from gateway.text import CUT_MARK
-from gateway.upstream.causes import URL
+from gateway.upstream.causes import CHECK_ADDRESS
 from gateway.upstream.json import read_report, read_text
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def read_error(response: HttpResponse, now: float, redact: Callable[[str], str])
         redirect = f"a redirect (HTTP {status}), which is not followed"
         seen = redirect if status in REDIRECTS else f"HTTP {status}, which is neither success nor error"
         cause = f"the upstream responded with {seen}"
-        return UpstreamMalformed(f"{cause}; check the scheme, host and path in {URL}", cause=cause, http_status=status)
+        return UpstreamMalformed(f"{cause}; {CHECK_ADDRESS}", cause=cause, http_status=status)
     meaning = MEANINGS.get(status, "the upstream failed" if status >= 500 else "the upstream rejected the request")
     value, broken_off = read_report(response.body)
     violations = _violations(value, redact) if status in FIELD_ERROR_STATUSES else ()
@@ -92,7 +92,7 @@ def read_error(response: HttpResponse, now: float, redact: Callable[[str], str])
     if not from_api and not said and status < 500 and status not in UpstreamStatusError.TRANSIENT_CLIENT_ERRORS:
         if status in WRONG_ADDRESS:
             meaning = "the response is not from the API"
-            said = f"it has no JSON object; check the scheme, host and path in {URL}"
+            said = f"it has no JSON object; {CHECK_ADDRESS}"
         else:
             said = "the response has no JSON object, so it may come from a proxy instead of the API"
     return UpstreamStatusError(
@@ -111,7 +111,7 @@ def begins_object(body: bytes) -> bool:
 
 def with_status(error: UpstreamMalformed, response: HttpResponse) -> UpstreamMalformed:
     """Return the error of reading a success, with its status, and with advice if the body is not the API's."""
-    advice = "" if begins_object(response.body) else f"; check the scheme, host and path in {URL}"
+    advice = "" if begins_object(response.body) else f"; {CHECK_ADDRESS}"
     return UpstreamMalformed(f"{error}{advice}", cause=error.cause, http_status=response.status)
 
 
