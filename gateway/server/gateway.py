@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from gateway.config import Settings
     from gateway.rpc.tracing import Tracer
     from gateway.submit import IdempotencyStore
+    from gateway.upstream.health import RequestHealth
     from gateway.watch import SentJobs
 
 
@@ -302,7 +303,13 @@ def _rest_client(
         submissions_tls.set_alpn_protocols([HTTP2, "http/1.1"])
 
     def transport(
-        *, silence: float, total: float, idle_seconds: float, max_connections: int, tls: ssl.SSLContext
+        requests: RequestHealth,
+        *,
+        silence: float,
+        total: float,
+        idle_seconds: float,
+        max_connections: int,
+        tls: ssl.SSLContext,
     ) -> Transport:
         return Transport(
             clock,
@@ -314,11 +321,13 @@ def _rest_client(
             tls=tls,
             proxy=settings.upstream_proxy_url,
             observer=metrics,
+            abandoned=requests.abandoned,
         )
 
     return RestClient(
         settings.upstream_url,
         submissions=transport(
+            upstream_health.submissions,
             silence=settings.submit_timeout_seconds,
             total=settings.submit_timeout_seconds,
             idle_seconds=defaults.SUBMIT_IDLE_SECONDS,
@@ -326,6 +335,7 @@ def _rest_client(
             tls=submissions_tls,
         ),
         reads=transport(
+            upstream_health.reads,
             silence=settings.upstream_timeout_seconds,
             total=settings.upstream_timeout_seconds * defaults.TOTAL_TIMEOUT_FACTOR,
             idle_seconds=defaults.READ_IDLE_SECONDS,

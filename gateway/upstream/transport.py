@@ -112,6 +112,7 @@ class Transport:
         tls: verifies the certificate of an https upstream, and offers HTTP/2 or not.
         proxy: the URL of an HTTP proxy, or None.
         observer: counts each exchange.
+        abandoned: is called with the begin of an exchange that was cancelled before a response came.
     """
 
     def __init__(
@@ -126,9 +127,11 @@ class Transport:
         tls: ssl.SSLContext,
         proxy: str | None,
         observer: RequestObserver,
+        abandoned: Callable[[float], None],
     ) -> None:
         self._budget = budget
         self._observer = observer
+        self._abandoned = abandoned
         self._timeouts = timeouts
         self._clock = clock
         self._time_limits = TimeLimits(clock)
@@ -243,6 +246,8 @@ class Transport:
         except asyncio.CancelledError:
             # If `limit` has expired, this is a timeout and not a cancellation.
             cancelled = not limit.expired
+            if cancelled and status is None:
+                self._abandoned(started)
             raise
         finally:
             size = body.tell()
