@@ -196,7 +196,8 @@ class Settings(BaseModel):
         ge=0.1,
         le=100_000,
         description="Calls per second and credential, watches included, while other credentials "
-        "call too. Calls over the limit are rejected.",
+        "call too. Calls over the limit are rejected. Watches on `WatchJobs` streams have the same rate again and "
+        "wait.",
     )
     polls_per_second: float = Field(
         5_000.0, ge=0.1, le=100_000, description="Polls per second and credential. Polls over the limit wait."

@@ -155,7 +155,9 @@ class UpstreamStatusError(UpstreamError):
         retry_after: float | None = None,
         from_api: bool = True,
     ) -> None:
-        cause = f"HTTP {http_status}" if from_api else f"HTTP {http_status} without a JSON object"
+        # Pages of proxies are usual from 500 on.
+        shown = "" if from_api or http_status >= 500 else " without a JSON object"
+        cause = f"HTTP {http_status}{shown}"
         super().__init__(message, cause=cause)
         self.http_status = http_status
         self.violations = violations

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from gateway.clock import Clock
+    from gateway.limits.fair_budget import Usage
     from gateway.limits.holds import Holds
     from gateway.submit.keys import RequestKeys
-    from gateway.submit.store import IdempotencyStore
+    from gateway.submit.store import CountedStore, IdempotencyStore
 
 SQLITE = "sqlite://"
 NO_REDIS = f"{STATE_URL}: Redis needs an extra that is not installed: pip install 'jobgateway[redis]'"
@@ -39,15 +40,26 @@ class Background(Protocol):
 
 
 class State:
-    """A store, the keys of its ids, and its health."""
+    """A store, the keys of its ids, its health, and how full it is as `counted` knows."""
 
     def __init__(
-        self, store: IdempotencyStore, keys: RequestKeys, health: StoreHealth, background: Sequence[Background] = ()
+        self,
+        store: IdempotencyStore,
+        counted: CountedStore,
+        keys: RequestKeys,
+        health: StoreHealth,
+        background: Sequence[Background] = (),
     ) -> None:
         self.store: IdempotencyStore = RotatingStore(store) if keys.rotating else store
+        self._counted = counted
         self.keys = keys
         self.health = health
         self._background = background
+
+    @property
+    def usage(self) -> Usage:
+        """See `CountedStore`."""
+        return self._counted.usage
 
     def start(self) -> None:
         """Begin to look at the store, without waiting for it."""
@@ -74,7 +86,7 @@ def open_state(url: str, key_file: Path | None, clock: Clock, holds: Holds) -> S
         path = Path(url[len(SQLITE) :])
         keys = read_keys(key_file) if key_file else _keys_beside(path)
         sqlite_store = SqliteIdempotencyStore(path, keys.marks, clock, health)
-        return State(SealingStore(sqlite_store), keys, health)
+        return State(SealingStore(sqlite_store), sqlite_store, keys, health)
     if url.lower().startswith("redis"):
         try:
             # Here, because redis-py is an optional dependency.
@@ -87,8 +99,9 @@ def open_state(url: str, key_file: Path | None, clock: Clock, holds: Holds) -> S
         keys = read_keys(key_file)
         redis_store = open_redis(url, keys.marks, clock, health)
         shared = SharedHolds(redis_store.connection, clock, holds)
-        return State(SealingStore(redis_store), keys, health, (redis_store, shared))
-    return State(InMemoryIdempotencyStore(clock), read_keys(key_file) if key_file else random_keys(), health)
+        return State(SealingStore(redis_store), redis_store, keys, health, (redis_store, shared))
+    memory_store = InMemoryIdempotencyStore(clock)
+    return State(memory_store, memory_store, read_keys(key_file) if key_file else random_keys(), health)
 
 
 def check_state(url: str, key_file: Path | None) -> Iterator[str]:

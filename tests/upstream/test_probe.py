@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.telemetry.unknown_statuses import UnknownStatuses
+from gateway.telemetry.jobs import ObservedJobs
+from gateway.telemetry.metrics import Metrics
 from gateway.threads import WorkerPool
 from gateway.upstream import RestClient, probe
 from tests.support.clock import SteppedClock
@@ -34,7 +35,7 @@ def client(make: MakeTransport) -> Callable[[str], RestClient]:
         submissions=make(),
         reads=make(),
         now=lambda: 0.0,
-        observer=UnknownStatuses(lambda: None),
+        observer=ObservedJobs(Metrics()),
         workers=WorkerPool("responses", 1),
         health=upstream_health(SteppedClock()),
     )
@@ -76,8 +77,8 @@ def client(make: MakeTransport) -> Callable[[str], RestClient]:
         (
             answer(503, raw=HTML),
             "failing",
-            "HTTP 503 without a JSON object",
-            "the upstream responds with HTTP 503 without a JSON object",
+            "HTTP 503",
+            "the upstream responds with HTTP 503",
         ),
     ],
     ids=lambda value: value.decode()[:30] if isinstance(value, bytes) else "",

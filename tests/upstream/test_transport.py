@@ -25,7 +25,8 @@ from gateway.errors import (
 )
 from gateway.limits.fair_budget import FairBudget
 from gateway.models import SendJob
-from gateway.telemetry.unknown_statuses import UnknownStatuses
+from gateway.telemetry.jobs import ObservedJobs
+from gateway.telemetry.metrics import Metrics
 from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient, memory
 from gateway.upstream.transport import ERROR_BODY_SECONDS, MAX_ERROR_BODY_BYTES
@@ -607,7 +608,7 @@ async def test_a_workspace_reaches_the_wire_as_one_segment(
         submissions=make(),
         reads=make(),
         now=lambda: 0.0,
-        observer=UnknownStatuses(lambda: None),
+        observer=ObservedJobs(Metrics()),
         workers=WorkerPool("responses", 1),
         health=upstream_health(SteppedClock()),
     )
