@@ -427,10 +427,14 @@ def _demand(error: ErrorDetails, field: str) -> str:
         "finite_number": "must be a finite number",
         "greater_than_equal": f"must be at least {limits.get('ge', 0):g}",
         "less_than_equal": f"must be at most {limits.get('le', 0):,.15g}".replace(",", ""),
-        "literal_error": f"must be {' or '.join(_choices(field))}",
+        "literal_error": f"must be {_listed(_choices(field))}",
     }
     problem = error["msg"].removeprefix("Value error, ")
     return words.get(error["type"], f"{problem[:1].lower()}{problem[1:]}")
+
+
+def _listed(choices: tuple[str, ...]) -> str:
+    return " or ".join([", ".join(choices[:-1]), *choices[-1:]])
 
 
 def _choices(field: str) -> tuple[str, ...]:
