@@ -44,7 +44,7 @@ class Loaded:
     @property
     def expiry(self) -> float:
         """When the certificate expires, in seconds since the epoch; NaN if that cannot be found out."""
-        return float("nan") if self.expires is None else ssl.cert_time_to_seconds(self.expires)
+        return float("nan") if self.expires is None else datetime.fromisoformat(self.expires).timestamp()
 
     def configuration(self) -> Any:
         """Return a new configuration, because grpc accepts each only once."""
@@ -71,6 +71,11 @@ class Certificates:
     def expiry(self) -> float:
         """When the certificate expires, as of the last handshake; see `Loaded.expiry`."""
         return self._used.expiry
+
+    @property
+    def doubt(self) -> str:
+        """The reason why clients may reject the certificate, as of the last handshake, or ""."""
+        return self._used.doubt or ""
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return the credentials for a port of grpc, which look for changed files at each handshake."""
