@@ -241,7 +241,8 @@ class Settings(BaseModel):
     )
     admin_listen: _Listen = Field(
         "127.0.0.1:9464",
-        description="HTTP address of `/metrics`, `/livez` and `/readyz`, as HOST:PORT. Port 0 selects a free one.",
+        description="HTTP address of the status page, `/metrics`, `/livez` and `/readyz`, as HOST:PORT. Port 0 selects "
+        "a free one.",
     )
     reflection: bool = Field(True, description="`false` turns server reflection off.")
     log_format: Literal["json", "text"] | None = Field(
