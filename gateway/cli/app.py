@@ -7,6 +7,7 @@ from typing import NoReturn
 import typer
 
 from gateway.cli import demo, serve, stdio, unary, watch
+from gateway.cli.doctor.command import doctor
 from gateway.cli.exit_codes import EXPLAINED
 from gateway.cli.options import expanded
 from gateway.cli.session import output_lost
@@ -28,10 +29,13 @@ _JOBS: tuple[Callable[..., None], ...] = (
     unary.wait,
     unary.cancel,
 )
+_HELP: tuple[Callable[..., None], ...] = (doctor,)
 _SERVERS: tuple[Callable[..., None], ...] = (serve.serve, serve.simulate, demo.demo)
 
 for command in _JOBS:
     app.command(rich_help_panel="Jobs")(expanded(command))
+for command in _HELP:
+    app.command(rich_help_panel="Help")(expanded(command))
 for command in _SERVERS:
     app.command(rich_help_panel="Servers")(command)
 
