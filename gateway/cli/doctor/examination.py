@@ -30,11 +30,11 @@ CHECKS = (
     "tls",
     "http2",
     "gateway",
-    "reflection",
+    "buffering",
     "upstream",
     "credential",
     "job",
-    "buffering",
+    "reflection",
     "streams",
     "sizes",
     "silence",
@@ -72,15 +72,11 @@ class Examination:
         self._progress = progress
         self._context: ssl.SSLContext | None = tls_context(patient.call) if uses_tls(patient.call) else None
         self._held: silence.Held | None = None
-        self._not_asked = {} if patient.uid else {"job": "no UID was given"}
-        if not patient.hold:
-            self._not_asked["silence"] = "--hold is 0"
 
     async def run(self) -> AsyncIterator[Finding]:
         """Yield the results as they are known, and then those of the checks that could not be made."""
         done: set[str] = set()
         failed = ""
-        asked = [name for name in CHECKS if name not in self._not_asked]
         try:
             async for finding in self._checks():
                 done.add(finding.check)
@@ -89,17 +85,15 @@ class Examination:
                 yield finding
         except OSError as error:
             # A first connection worked, and a later one did not. This includes TimeoutError.
-            failed = next(name for name in asked if name not in done)
+            failed = next(name for name in CHECKS if name not in done)
             done.add(failed)
             text = f"a further connection failed: {clean(error.strerror or str(error) or 'it took too long')}"
             yield Finding(
                 failed, Outcome.FAIL, text, "run this again; if it fails again, look for limits of connections"
             )
-        for name in asked:
+        for name in CHECKS:
             if name not in done:
                 yield skipped(name, f"needs {failed}")
-        for name, reason in self._not_asked.items():
-            yield skipped(name, reason)
 
     def interrupted(self) -> Finding | None:
         """Return the result of the silent streams as far as it is known, or None if they had not begun."""
@@ -132,23 +126,25 @@ class Examination:
             yield found.finding
             if not found.serves:
                 return
-            talk = connection.call(service.REFLECTION, service.LIST_REQUEST, half_close=False)
-            reflection = await service.check_reflection(talk, found.peer)
-            yield reflection
+            buffering = await streams.check_buffering(connection, found.peer)
+            yield buffering
             calls = Calls(self._patient.call.target, self._patient.tls, self._patient.token)
             for finding in await calls.check_credential():
                 yield finding
-            if self._patient.uid:
-                yield await calls.check_job(self._patient.uid)
-            buffering = await streams.check_buffering(connection, found.peer)
-            yield buffering
-        if buffering.outcome is Outcome.FAIL:
-            return
+            uid = self._patient.uid
+            yield await calls.check_job(uid) if uid else skipped("job", "no UID was given")
+            if buffering.outcome is Outcome.FAIL:
+                return
+            talk = connection.call(service.REFLECTION, service.LIST_REQUEST, half_close=False)
+            reflection = await service.check_reflection(talk, found.peer)
+            yield reflection
         for check in (streams.check_limit, streams.check_sizes):
             async with await self._connect() as connection:
                 await connection.until_settings(CONNECT_SECONDS)
                 yield await check(connection, found.peer)
-        if self._patient.hold:
+        if not self._patient.hold:
+            yield skipped("silence", "--hold is 0")
+        else:
             yield await self._hold(found, reflects=reflection.outcome is Outcome.OK, accepted=calls.accepted)
 
     async def _hold(self, found: service.Service, *, reflects: bool, accepted: bool) -> Finding:

@@ -32,6 +32,7 @@ PING_TIMEOUT_SECONDS = 10.0
 _READ_BYTES = 65_536
 _WINDOW_BYTES = 1 << 24
 _PREFIX_BYTES = 5
+_PAGE_BYTES = 1024
 _GOAWAY_HEAD_BYTES = FRAME_HEAD_BYTES + 8
 
 
@@ -41,6 +42,7 @@ class Stream:
     Attributes:
         headers: The response headers, or None before they arrived.
         messages: The messages that arrived.
+        page: The beginning of the body, if it is not gRPC's.
         end: The end, or None while it is open.
 
     """
@@ -49,6 +51,7 @@ class Stream:
         self.number = number
         self.headers: dict[str, str] | None = None
         self.messages: list[bytes] = []
+        self.page = b""
         self.end: End | None = None
         # The bytes that wait for the peer's window, and whether the half-close follows them.
         self.outgoing = bytearray()
@@ -89,6 +92,9 @@ class Stream:
 
     def receive(self, data: bytes) -> None:
         """Take a part of the body."""
+        if not (self.headers or {}).get("content-type", "").startswith("application/grpc"):
+            self.page = (self.page + data)[:_PAGE_BYTES]
+            return
         self._incoming += data
         while len(self._incoming) >= _PREFIX_BYTES:
             size = _PREFIX_BYTES + int.from_bytes(self._incoming[1:_PREFIX_BYTES])

@@ -55,6 +55,7 @@ class Report:
             # One line for all that depend on the same.
             self._needing.setdefault(finding.text, []).append(finding.check)
         else:
+            self._print_needing()
             self._print(finding)
 
     def conclude(self) -> None:
@@ -63,8 +64,7 @@ class Report:
         if self._as_json:
             self._print_json({"summary": counts})
             return
-        for reason, checks in self._needing.items():
-            self._row(Outcome.SKIP, "", f"{', '.join(checks)}: {reason}")
+        self._print_needing()
         said = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
         style = _STYLES[Outcome.FAIL if self.failed else Outcome.WARN if counts["warn"] else Outcome.OK]
         display.print_line(self._console, f"{sum(counts.values())} checks: {said}", style)
@@ -93,6 +93,11 @@ class Report:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def _print_needing(self) -> None:
+        for reason, checks in self._needing.items():
+            self._row(Outcome.SKIP, "", f"{', '.join(checks)}: {reason}")
+        self._needing.clear()
 
     def _print(self, finding: Finding) -> None:
         self._row(finding.outcome, finding.check, finding.text)

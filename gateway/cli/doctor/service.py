@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ async def check_health(connection: Http2Connection) -> Service:
     end = await stream.until_end(RESPONSE_SECONDS)
     fields = stream.headers or (end.fields if end else {})
     peer = between(connection.settings or {}, fields)
-    finding = _finding(end, stream.messages, peer)
+    finding = _finding(end, stream, peer)
     return Service(finding, peer, serves=finding.outcome is Outcome.OK)
 
 
@@ -64,12 +65,12 @@ def is_serving(message: bytes) -> bool:
     return health_pb2.HealthCheckResponse.FromString(message).status == _SERVING
 
 
-def _finding(end: End | None, messages: list[bytes], peer: Between) -> Finding:
+def _finding(end: End | None, stream: Stream, peer: Between) -> Finding:
     if end is None:
         text = f"{peer.subject} accepts the call, and does not respond within {RESPONSE_SECONDS:g} s"
         return _failed(text, "restart the gateway if this shows no ok", _READY)
-    if end.kind is Kind.STATUS and end.grpc_status == _OK and messages:
-        if is_serving(messages[0]):
+    if end.kind is Kind.STATUS and end.grpc_status == _OK and stream.messages:
+        if is_serving(stream.messages[0]):
             return ok("gateway", f"a Job Gateway responds; {peer.described}")
         text = f"the gateway is shutting down and accepts no calls; {peer.described}"
         return _failed(
@@ -83,14 +84,14 @@ def _finding(end: End | None, messages: list[bytes], peer: Between) -> Finding:
     if end.kind is not Kind.STATUS:
         text = f"{peer.subject} ends the call without a response: {end.described()}"
         return _failed(text, "speak HTTP/2 on every part of the way", peer.paste(Fault.NOT_GRPC))
-    return _other_status(end, peer)
+    return _other_status(end, peer, _title(stream.page))
 
 
-def _other_status(end: End, peer: Between) -> Finding:
+def _other_status(end: End, peer: Between, title: str) -> Finding:
     said = clean(end.described())[:120]
     status = end.fields.get(":status", "")
     if status in _NO_GATEWAY or end.grpc_status == _UNAVAILABLE:
-        text = f"{peer.subject} reaches no gateway behind it: {said}"
+        text = f"{peer.subject} reaches no gateway behind it: {said}{title}"
         fix = "start the gateway, and check its address in the proxy; on its machine, this must say ok"
         return _failed(text, fix, _READY)
     if end.grpc_status in (_NOT_FOUND, _UNIMPLEMENTED):
@@ -100,8 +101,14 @@ def _other_status(end: End, peer: Between) -> Finding:
     if end.grpc_status:
         return _failed(f"the health service fails: {said}", "look at the log of the gateway", ())
     kind = end.fields.get("content-type", "no content type")[:40]
-    text = f"{peer.subject} responds {said} ({kind}), which is not gRPC"
+    text = f"{peer.subject} responds {said}{title} ({kind}), which is not gRPC"
     return _failed(text, "name a Job Gateway with --target, or let the proxy pass gRPC", peer.paste(Fault.NOT_GRPC))
+
+
+def _title(page: bytes) -> str:
+    """Return the title of a page of HTML, in which nginx gives its reason."""
+    found = re.search(r"<title>(.{1,100}?)</title>", page.decode(errors="replace"))
+    return f", {clean(found[1])!r}" if found else ""
 
 
 def _failed(text: str, fix: str, paste: tuple[str, ...]) -> Finding:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.cli.doctor.http2 import Stream
 
 MESSAGE_SECONDS = 1.0
-# How much longer the other streams are held after the silent one ended, so that a common end is seen as one.
+# How long the other streams are held after the silent one ended, so that a common end is seen as one.
 AFTERWARDS_SECONDS = 2.0
 HEARTBEAT_SECONDS = 15
 # Three heartbeats. A client that misses them resumes.
@@ -112,10 +112,10 @@ class Hold:
             progress(held.held)
             await asyncio.sleep(min(_TICK_SECONDS, until - now))
             self._note(held)
-            if "silent" in held.ends and held.ends.keys() < held.opened:
-                until = max(until, begun + held.ends["silent"].seconds + AFTERWARDS_SECONDS)
-            elif held.ends.keys() == held.opened:
+            if len(held.ends) == len(self._streams):
                 break
+            if "silent" in held.ends:
+                until = begun + held.ends["silent"].seconds + AFTERWARDS_SECONDS
         held.held = loop.time() - begun
 
     def _note(self, held: Held) -> None:
