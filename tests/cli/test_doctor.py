@@ -245,7 +245,7 @@ async def test_the_alert_of_a_server_is_shown(tmp_path: Path) -> None:
         serving = asyncio.create_task(asyncio.to_thread(serve))
         found = await doctor(f"127.0.0.1:{listener.getsockname()[1]}", "--ca-file", tmp_path / "ca.pem")
         await serving
-    assert "sent the alert certificate required" in found["tls"]
+    assert "sent the alert 'certificate required'" in found["tls"]
 
 
 # Fault 4: the credential.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,6 @@ _OTHER_NAME = (62, 64)
 _UNKNOWN_AUTHORITY = (18, 19, 20, 21)
 _HTTP1_NOTE = "it may be an HTTP/1.1 proxy, or the admin address of the gateway"
 
-# The Secret of deploy/kubernetes/tls.
-_SECRET = "kubectl --namespace jobgateway get secret jobgateway-tls -o"  # noqa: S105 - its name
-
 
 async def check(endpoint: Endpoint, call: ConnectionOptions, repeat: Repeat) -> list[Finding]:
     """Check TLS, or its absence, and that HTTP/2 follows."""
@@ -38,7 +36,7 @@ async def check(endpoint: Endpoint, call: ConnectionOptions, repeat: Repeat) -> 
         return [unused, ok("http2", "the server speaks HTTP/2 in plain text")]
     if found.alerts or not found.speaks_http1 or b"HTTPS" in (found.first or b""):
         behind = await probe(endpoint, unverified_context(call))
-        if behind.shaken or (isinstance(behind.error, ssl.SSLError) and "ALERT" in str(behind.error.reason)):
+        if behind.shaken or _alert(behind.error):
             text = "the server speaks TLS, and this command does not"
             return [Finding("tls", Outcome.FAIL, text, "use TLS", (repeat("--tls"),))]
     return [unused, _no_http2(found)]
@@ -49,6 +47,8 @@ async def _secured(endpoint: Endpoint, call: ConnectionOptions, repeat: Repeat) 
     if isinstance(found.error, ssl.SSLCertVerificationError):
         shown = await shown_certificate(endpoint, unverified_context(call))
         return [_unverified(found.error, shown, endpoint, repeat)]
+    if _has_no_alpn(found):
+        return [_no_alpn()]
     if not found.shaken:
         plain = await probe(endpoint, None)
         if plain.speaks_http2 or plain.speaks_http1:
@@ -56,15 +56,13 @@ async def _secured(endpoint: Endpoint, call: ConnectionOptions, repeat: Repeat) 
             return [
                 Finding("tls", Outcome.FAIL, text, "leave TLS out, or turn it on in the gateway", (repeat.plain(),))
             ]
-    if _has_no_alpn(found):
-        return [_no_alpn()]
     if found.error is not None or found.first == b"":
         return [_rejected(found, call, repeat)]
     return [_accepted(found), ok("http2", "agreed on") if found.speaks_http2 else _no_http2(found)]
 
 
 def _has_no_alpn(found: Probe) -> bool:
-    if isinstance(found.error, ssl.SSLError) and "NO_APPLICATION_PROTOCOL" in str(found.error.reason):
+    if _alert(found.error) == "no application protocol":
         return True
     return found.shaken and found.alpn != "h2" and bool(found.first)
 
@@ -75,7 +73,7 @@ def _accepted(found: Probe) -> Finding:
     if left > SOON_DAYS * _DAY:
         return ok("tls", text)
     fix = "renew the certificate; the gateway reads its new files without a restart"
-    return Finding("tls", Outcome.WARN, text, fix, (f"{_SECRET} yaml",))
+    return Finding("tls", Outcome.WARN, text, fix)
 
 
 def _unverified(
@@ -97,8 +95,8 @@ def _unverified(
         paste = (repeat.to(names[0], endpoint.port),) if names else paste
     elif error.verify_code in _UNKNOWN_AUTHORITY:
         text = f"the certificate is from {_issuer(certificate)}, an authority that this command does not trust"
-        fix = "get the certificate of that authority from the gateway's operator, and name its file"
-        paste = (f"{_SECRET} 'jsonpath={{.data.ca\\.crt}}' | base64 -d >ca.crt", repeat("--ca-file", "ca.crt"))
+        fix = "get the certificate of that authority from the gateway's operator, save it as ca.crt, and trust it"
+        paste = (repeat("--ca-file", "ca.crt"),)
     else:
         text = f"the certificate is not accepted: {error.verify_message}"
         fix = "this shows the certificate in use"
@@ -120,12 +118,18 @@ def _rejected(found: Probe, call: ConnectionOptions, repeat: Repeat) -> Finding:
 
 
 def _said(error: OSError | None) -> str:
-    reason = str(error.reason or "") if isinstance(error, ssl.SSLError) else ""
-    if "ALERT" in reason:
-        return f"sent the alert {reason.partition('ALERT_')[2].lower().replace('_', ' ')}"
+    if alert := _alert(error):
+        return f"sent the alert {alert!r}"
     if isinstance(error, TimeoutError):
         return f"did not respond within {PROBE_SECONDS:g} s"
     return "closed the connection"
+
+
+def _alert(error: OSError | None) -> str:
+    """Return the alert of TLS in an error, or an empty text."""
+    # `reason` is unset for alerts that Python has no name for.
+    found = re.search(r"alert ([a-z ]+)", str(error).lower()) if isinstance(error, ssl.SSLError) else None
+    return found[1].strip() if found else ""
 
 
 def _no_alpn() -> Finding:
