@@ -256,7 +256,7 @@ async def test_a_rejected_token_is_found(simulator: Simulator) -> None:
         found = await doctor(gateway.address, token="expired-token", hold=0.1)
     assert (found.code, found.failed) == (3, ["credential"])
     assert found["upstream"] == "ok the gateway reaches it"
-    assert found["credential"].startswith("fail the upstream rejected the token (")
+    assert found["credential"].startswith("fail the upstream rejected the token: ")
 
 
 # Fault 8: no gateway that serves.

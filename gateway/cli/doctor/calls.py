@@ -9,16 +9,16 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import AsyncClient, GatewayError
 
 from gateway.cli.doctor.findings import Finding, Outcome, ok, skipped
-from gateway.cli.error_messages import error_lines
 from gateway.cli.formatting import clean, job_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jobgateway_client import Tls
 
 CALL_SECONDS = 30.0
 # The largest 32-bit number, which no upstream has reached. Larger ones may be errors in its database.
 ABSENT_UID = 2**31 - 1
-_NEEDS_TOKEN = ("export JOBGATEWAY_TOKEN='the token'",)
 
 # The reasons with which the upstream shows that it knows the token.
 _KNOWN = ("UPSTREAM_NOT_FOUND", "UPSTREAM_PERMISSION_DENIED")
@@ -32,11 +32,12 @@ class Calls:
     `accepted` is True after a check that found the credential accepted.
     """
 
-    def __init__(self, target: str, tls: Tls | None, token: str | None) -> None:
+    def __init__(self, target: str, tls: Tls | None, token: str | None, token_file: Path | None) -> None:
         self.accepted = False
         self._target = target
         self._tls = tls
         self._token = token
+        self._token_file = token_file
 
     async def check_credential(self) -> list[Finding]:
         """Check the upstream and the credential: read a job that does not exist."""
@@ -45,7 +46,7 @@ class Calls:
             self.accepted = True
             return [ok("upstream", "it responds"), ok("credential", "accepted")]
         self.accepted = error.reason in _KNOWN
-        said = self._said(error)
+        said = _said(error)
         if self.accepted:
             own = "" if self._token else ", without a token: the gateway has its own"
             known = f"accepted{own}; whether it may use a workspace, only a job shows"
@@ -55,8 +56,7 @@ class Calls:
             return [skipped("upstream", "needs a token"), skipped("credential", missing)]
         if error.reason in _REJECTED:
             by = "upstream" if error.reason.startswith("UPSTREAM") else "gateway"
-            fix = "get a new token, and check that it is one of this environment"
-            rejected = Finding("credential", Outcome.FAIL, f"the {by} rejected the token ({said})", fix, _NEEDS_TOKEN)
+            rejected = Finding("credential", Outcome.FAIL, f"the {by} rejected the token: {said}", *self._renewal())
             reached = ok("upstream", "the gateway reaches it") if by == "upstream" else skipped("upstream", "not asked")
             return [reached, rejected]
         unknown = skipped("credential", "the upstream did not look at it")
@@ -79,7 +79,7 @@ class Calls:
         outcome = await self._read(uid)
         if isinstance(outcome, GatewayError):
             fix = "check the number, and the access of the token" if outcome.code is grpc.StatusCode.NOT_FOUND else ""
-            return Finding("job", Outcome.FAIL, f"job {uid} cannot be read: {self._said(outcome)}", fix)
+            return Finding("job", Outcome.FAIL, f"job {uid} cannot be read: {_said(outcome)}", fix)
         return ok("job", job_line(outcome)[:200])
 
     async def _read(self, uid: int) -> pb.Job | GatewayError:
@@ -90,5 +90,13 @@ class Calls:
             except GatewayError as error:
                 return error
 
-    def _said(self, error: GatewayError) -> str:
-        return clean(error_lines(error, self._target)[0])[:300]
+    def _renewal(self) -> tuple[str, tuple[str, ...]]:
+        """Return how to give another token: the fix, and the lines to copy."""
+        fix = "get a new token of this environment"
+        if self._token_file:
+            return f"{fix}, and write it to {self._token_file}", ()
+        return f"{fix}, and set it", ("export JOBGATEWAY_TOKEN='the token'",)
+
+
+def _said(error: GatewayError) -> str:
+    return clean(f"{error.message} [{error.reason or error.code.name}]")[:300]

@@ -128,7 +128,8 @@ class Examination:
                 return
             buffering = await streams.check_buffering(connection, found.peer)
             yield buffering
-            calls = Calls(self._patient.call.target, self._patient.tls, self._patient.token)
+            call = self._patient.call
+            calls = Calls(call.target, self._patient.tls, self._patient.token, call.token_file)
             for finding in await calls.check_credential():
                 yield finding
             uid = self._patient.uid
