@@ -11,7 +11,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
@@ -27,6 +27,13 @@ QUIET_GATEWAY = {
     "JOBGATEWAY_MAX_WATCHES": "50000",
     "JOBGATEWAY_MAX_CALLS": "50000",
 }
+
+
+class Pause(NamedTuple):
+    """A pause of an event loop in milliseconds: as it passed, and in CPU time of its thread."""
+
+    ms: float
+    cpu_ms: float
 
 
 class Process:
@@ -120,13 +127,14 @@ class Process:
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
-    def longest_pause(self) -> float:
-        """Return the longest pause of the event loop since the last call, in seconds (`benchmarks/pauses.py`)."""
+    def longest_pause(self) -> Pause:
+        """Return the longest pause of the event loop since the last call (`benchmarks/pauses.py`)."""
         self._pauses.unlink(missing_ok=True)
         self._process.send_signal(signal.SIGUSR2)
         while not self._pauses.exists():
             time.sleep(0.01)
-        return float(self._pauses.read_text())
+        seconds, cpu_seconds = map(float, self._pauses.read_text().split())
+        return Pause(seconds * 1000, cpu_seconds * 1000)
 
     def signal(self, number: int) -> None:
         """Send a signal to the process."""

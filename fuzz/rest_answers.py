@@ -15,11 +15,13 @@ from gateway.errors import UpstreamError, UpstreamMalformed
 from gateway.models import MAX_INT64, MAX_TEXT_BYTES, JobStatus, SendJob
 from gateway.rpc.codec.events import encode_job
 from gateway.rpc.status import to_rpc_error
-from gateway.telemetry.unknown_statuses import UnknownStatuses
+from gateway.telemetry.jobs import ObservedJobs
+from gateway.telemetry.metrics import Metrics
 from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient
+from tests.support.clock import SteppedClock
 from tests.support.error_table import check_error
-from tests.support.transports import http_response
+from tests.support.transports import http_response, upstream_health
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -51,8 +53,9 @@ _rest = RestClient(
     submissions=_canned,
     reads=_canned,
     now=lambda: 1_700_000_000.0,
-    observer=UnknownStatuses(lambda: None),
+    observer=ObservedJobs(Metrics()),
     workers=WorkerPool("responses", 1),
+    health=upstream_health(SteppedClock()),
 )
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
+from gateway import hints
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import Self
 
     from pydantic_core import ErrorDetails
@@ -26,6 +29,10 @@ CLIENT_VARIABLES = frozenset({"JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN"})
 # Variables whose value may hold a password, and is never repeated.
 UNQUOTED = frozenset({"JOBGATEWAY_UPSTREAM_URL", "JOBGATEWAY_UPSTREAM_PROXY_URL", "JOBGATEWAY_STATE_URL"})
 MAX_QUOTED_CHARACTERS = 100
+# The context of a validation that looks at each setting alone.
+_EACH_ALONE = "each alone"
+# Takes the place of an upstream that is missing or wrong, so that the other settings can be checked.
+_NO_UPSTREAM = "http://upstream.invalid"
 
 # A host name. Without this check, empty and overlong labels fail only at the first call.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -67,6 +74,11 @@ def _file(value: Path | None) -> Path | None:
     return value
 
 
+def _begin(url: str, *schemes: str, default: str | None = None) -> str:
+    meant = hints.beginning(url, schemes, default)
+    return f"; begin with {meant}" if meant else ""
+
+
 def _http_url(value: str) -> str:
     if any(each in value for each in "@?#"):
         raise ValueError("must not have a user, query or fragment: the credentials come with the calls")
@@ -76,14 +88,17 @@ def _http_url(value: str) -> str:
         )
     match = _URL.fullmatch(value)
     if match is None or not _is_host(match[1]) or int(match[2] or 0) > 65535:
-        raise ValueError("must be an http or https URL, such as https://cloud.viktor.ai/api")
+        begin = _begin(value, "https", "http", default="https")
+        raise ValueError(f"must be an http or https URL, such as https://cloud.viktor.ai/api{begin}")
     return value
 
 
 def _proxy_url(value: str) -> str:
     match = _URL.fullmatch(value)
     if match is None or value.count("/") > 2 or not value.lower().startswith("http:") or not _is_host(match[1]):
-        raise ValueError("must be http://HOST:PORT, without a user, password or path")
+        raise ValueError(
+            f"must be http://HOST:PORT, without a user, password or path{_begin(value, 'http', default='http')}"
+        )
     return value
 
 
@@ -105,12 +120,16 @@ def _state_url(value: str) -> str:
             raise ValueError(
                 f"must be {scheme}://USER:PASSWORD@HOST:PORT/DATABASE, in which DATABASE is a number; write special "
                 "characters of the password as in any URL (@ is %40), and an IPv6 address in brackets"
+                f"{_begin(value, 'redis', 'rediss')}"
             )
     elif scheme == "sqlite":
         if not _SQLITE.fullmatch(value):
             raise ValueError("must be sqlite:///PATH with the absolute path of a file, and no options")
     elif value.lower() != "memory:":
-        raise ValueError("must be memory:, sqlite:///PATH, redis://HOST:PORT/DATABASE or rediss://HOST:PORT/DATABASE")
+        raise ValueError(
+            "must be memory:, sqlite:///PATH, redis://HOST:PORT/DATABASE or rediss://HOST:PORT/DATABASE"
+            f"{_begin(value, 'redis', 'rediss', 'sqlite')}"
+        )
     return value
 
 
@@ -177,7 +196,8 @@ class Settings(BaseModel):
         ge=0.1,
         le=100_000,
         description="Calls per second and credential, watches included, while other credentials "
-        "call too. Calls over the limit are rejected.",
+        "call too. Calls over the limit are rejected. Watches on `WatchJobs` streams have the same rate again and "
+        "wait.",
     )
     polls_per_second: float = Field(
         5_000.0, ge=0.1, le=100_000, description="Polls per second and credential. Polls over the limit wait."
@@ -229,15 +249,17 @@ class Settings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if conflicts := [
-            *_plaintext_conflicts(self),
-            *_token_conflicts(self),
-            *_state_conflicts(self),
-            *_limit_conflicts(self),
-        ]:
+    def _consistent(self, info: ValidationInfo) -> Self:
+        if info.context != _EACH_ALONE and (conflicts := list(_conflicts(self))):
             raise ValueError("\n".join(conflicts))
         return self
+
+
+def _conflicts(settings: Settings) -> Iterator[str]:
+    yield from _plaintext_conflicts(settings)
+    yield from _token_conflicts(settings)
+    yield from _state_conflicts(settings)
+    yield from _limit_conflicts(settings)
 
 
 def _plaintext_conflicts(settings: Settings) -> Iterator[str]:
@@ -286,40 +308,109 @@ def _limit_conflicts(settings: Settings) -> Iterator[str]:
             )
 
 
-def load() -> Settings:
-    """Return the settings in the environment.
+@dataclass(frozen=True)
+class Reading:
+    """The settings in the environment and in flags, with all mistakes.
 
-    Raises:
-        ConfigError: Settings are missing, wrong or unknown. It names all of them, except that conflicts between
-            settings are found only if each one is valid.
+    Attributes:
+        settings: The valid settings, with defaults in place of wrong ones. They may conflict.
+        sources: `flag`, `environment` or `default`, by the name of the field.
+        problems: One line for each setting that is missing, wrong or unknown, and for each conflict.
     """
+
+    settings: Settings
+    sources: Mapping[str, str]
+    problems: tuple[str, ...]
+
+
+def load(flags: Mapping[str, str] = MappingProxyType({})) -> Settings:
+    """Return the settings; see `read`. Raises `ConfigError` with all problems if there are any."""
+    reading = read(flags)
+    if reading.problems:
+        raise ConfigError(*reading.problems)
+    return reading.settings
+
+
+def read(flags: Mapping[str, str] = MappingProxyType({})) -> Reading:
+    """Read all settings from the environment, and from `flags` by the name of the field, which go first."""
     variables = {PREFIX + name.upper(): name for name in Settings.model_fields}
     # Case-insensitive, so that a lower-case name is reported instead of ignored.
     given = {name: value for name, value in sorted(os.environ.items()) if name.upper().startswith(PREFIX)}
-    problems = [
-        f"{name}: there is no such setting; docs/reference/settings.md lists all"
-        for name in given
-        if name not in variables and name not in CLIENT_VARIABLES
-    ]
+    problems = [_unknown(name, variables) for name in given if name not in variables and name not in CLIENT_VARIABLES]
+    values = {variables[name]: value for name, value in given.items() if name in variables} | dict(flags)
+    errors = _errors(values)
+    problems += [_problem(each, flags) for each in errors]
+    wrong = {_field(each) for each in errors}
+    valid = {name: value for name, value in values.items() if name not in wrong}
+    settings = Settings.model_validate({"upstream_url": _NO_UPSTREAM, **valid}, context=_EACH_ALONE)
+    # A conflict with a wrong value would be a second line about the same mistake.
+    wrong_variables = [PREFIX + name.upper() for name in wrong]
+    problems += [each for each in _conflicts(settings) if not any(name in each for name in wrong_variables)]
+    sources = {
+        name: "flag" if name in flags else "environment" if name in values else "default"
+        for name in Settings.model_fields
+    }
+    return Reading(settings, sources, tuple(problems))
+
+
+def _errors(values: Mapping[str, str]) -> list[ErrorDetails]:
     try:
-        settings = Settings.model_validate(
-            {variables[name]: value for name, value in given.items() if name in variables}
-        )
+        Settings.model_validate(values, context=_EACH_ALONE)
     except ValidationError as error:
-        for each in error.errors():
-            problems += _problems(each)
-    # Outside of the handler, because the error that it handles quotes values.
-    if problems:
-        raise ConfigError(*problems)
-    return settings
+        return error.errors()
+    return []
 
 
-def _problems(error: ErrorDetails) -> list[str]:
-    problem = error["msg"].removeprefix("Value error, ")
-    if not error["loc"]:
-        return problem.split("\n")
-    name = PREFIX + str(error["loc"][0]).upper()
+def _field(error: ErrorDetails) -> str:
+    return str(error["loc"][0])
+
+
+def _unknown(variable: str, known: Mapping[str, str]) -> str:
+    # Without the prefix, which all have in common.
+    meant = hints.nearest(variable[len(PREFIX) :], (name.removeprefix(PREFIX) for name in known))
+    fix = f"did you mean {PREFIX}{meant}?" if meant else "docs/reference/settings.md lists all"
+    return f"{variable}: there is no such setting; {fix}"
+
+
+def _problem(error: ErrorDetails, flags: Mapping[str, str]) -> str:
+    field = _field(error)
+    variable = PREFIX + field.upper()
+    subject = f"--{field.replace('_', '-')}" if field in flags else variable
     if error["type"] == "missing":
-        return [f"{name}: required, but not set"]
-    value = "" if name in UNQUOTED else f" (got {str(error['input'])[:MAX_QUOTED_CHARACTERS]!r})"
-    return [f"{name}: {problem[0].lower()}{problem[1:]}{value}"]
+        return f"{subject}: required, but not set"
+    value = str(error["input"])
+    got = "" if variable in UNQUOTED else f" (got {value[:MAX_QUOTED_CHARACTERS]!r})"
+    fix = _fix(field, value)
+    return f"{subject}: {_demand(error, field)}{got}{f'; write {fix}' if fix else ''}"
+
+
+def _demand(error: ErrorDetails, field: str) -> str:
+    """Return what a value must be, in our words instead of pydantic's."""
+    limits = error.get("ctx", {})
+    words = {
+        "bool_parsing": "must be true or false",
+        "int_parsing": "must be a whole number",
+        "int_parsing_size": "must be a whole number of fewer digits",
+        "int_from_float": "must be a whole number",
+        "float_parsing": f"must be a number{' of seconds' if field.endswith('_seconds') else ''}",
+        "finite_number": "must be a finite number",
+        "greater_than_equal": f"must be at least {limits.get('ge', 0):g}",
+        "less_than_equal": f"must be at most {limits.get('le', 0):,.15g}".replace(",", ""),
+        "literal_error": f"must be {' or '.join(_choices(field))}",
+    }
+    problem = error["msg"].removeprefix("Value error, ")
+    return words.get(error["type"], f"{problem[:1].lower()}{problem[1:]}")
+
+
+def _choices(field: str) -> tuple[str, ...]:
+    of_type = Settings.model_fields[field].annotation
+    return ("true", "false") if of_type is bool else tuple(each for each in get_args(of_type) if isinstance(each, str))
+
+
+def _fix(field: str, value: str) -> str | None:
+    """Return the valid value that was meant, or None if that is not clear."""
+    meant = hints.nearest(value.strip(), _choices(field))
+    number = None if meant else hints.plain_number(value, seconds=field.endswith("_seconds"))
+    if number is not None:
+        meant = f"{number:.15g}"
+    return meant if meant is not None and not any(_field(each) == field for each in _errors({field: meant})) else None

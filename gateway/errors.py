@@ -112,6 +112,11 @@ class UpstreamError(GatewayError):
         throttled: Whether the upstream asked the gateway to slow down.
         http_status: The status of the response, None if there was none.
         job_shown: Whether a read right after the failure found the job.
+        cause: The failure in short, of texts of this gateway and the system only, so that it may be logged.
+
+    Args:
+        message: The message.
+        cause: The cause, if it is not the message.
     """
 
     transient = True
@@ -119,6 +124,10 @@ class UpstreamError(GatewayError):
     throttled = False
     http_status: int | None = None
     job_shown = False
+
+    def __init__(self, message: str, *, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause or message
 
 
 class UpstreamStatusError(UpstreamError):
@@ -146,7 +155,8 @@ class UpstreamStatusError(UpstreamError):
         retry_after: float | None = None,
         from_api: bool = True,
     ) -> None:
-        super().__init__(message)
+        cause = f"HTTP {http_status}" if from_api else f"HTTP {http_status} without a JSON object"
+        super().__init__(message, cause=cause)
         self.http_status = http_status
         self.violations = violations
         self.retry_after = retry_after

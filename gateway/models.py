@@ -18,6 +18,8 @@ MAX_INT64 = 2**63 - 1
 # The largest text and JSON value that are kept next to the result, in bytes; one byte more shows that it was cut.
 MAX_TEXT_BYTES = 64 << 10
 MAX_VALUE_BYTES = 256 << 10
+# A part of an address is useless, so a longer one is left out instead of cut. In characters.
+MAX_URL = 8 << 10
 
 
 class JobStatus(enum.Enum):
@@ -73,6 +75,7 @@ class ForgottenResult(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct, frozen=True):
     """A job as the upstream described it at `observe_time` (seconds since the epoch).
 
+    `dropped` has the names of the upstream's fields that were left out because they are malformed.
     `uid` is 0 if the job had already ended when it was sent and the upstream gave it no uid. The result is in `result`,
     or its size and hash are in `forgotten_result`.
     """
@@ -89,6 +92,7 @@ class Job(msgspec.Struct, frozen=True):
     complete_time: datetime | None = None
     log_download_url: str = ""
     forgotten_result: ForgottenResult | None = None
+    dropped: tuple[str, ...] = ()
 
     def identity(self) -> tuple[object, ...]:
         """Return a value that is equal for states that a watcher cannot tell apart: no content, URLs or times."""

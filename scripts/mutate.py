@@ -373,8 +373,8 @@ MULTIPLEXED = [
         "8",
         "a loop is not left with its stream",
         MULTI,
-        "            self._leave(subscription)\n            if number",
-        "            pass\n            if number",
+        "        self._leave(subscriptions)\n",
+        "        pass\n",
     ),
     Mutation(
         "8",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,10 @@ calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("development", calm, max_examples=40)
 settings.register_profile("ci", calm, max_examples=400, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "development")
+
+# A shell starts background jobs with SIGINT ignored, which the processes that tests interrupt would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def default_ports() -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gateway.config import PREFIX, Settings, load
+from gateway.config import PREFIX, Settings, load, read
 from gateway.errors import ConfigError
 from tests.support.paths import ROOT
 
@@ -199,10 +199,10 @@ def test_all_mistakes_are_reported_together(environment: pytest.MonkeyPatch) -> 
     environment.setenv("JOBGATEWAY_LISTEN", "50051")
     environment.setenv("JOBGATEWAY_MAX_WATCHES", "0")
     assert problem().splitlines() == [
-        "JOBGATEWAY_MAX_CALL: there is no such setting; docs/reference/settings.md lists all",
+        "JOBGATEWAY_MAX_CALL: there is no such setting; did you mean JOBGATEWAY_MAX_CALLS?",
         "JOBGATEWAY_UPSTREAM_URL: required, but not set",
         "JOBGATEWAY_LISTEN: must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051 (got '50051')",
-        "JOBGATEWAY_MAX_WATCHES: input should be greater than or equal to 1 (got '0')",
+        "JOBGATEWAY_MAX_WATCHES: must be at least 1 (got '0')",
     ]
 
 
@@ -215,11 +215,87 @@ def test_all_conflicts_are_reported_together(environment: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["JOBGATEWAY_", "JOBGATEWAY_MAX_CALL", "JOBGATEWAY_UPSTREAM_TOKEN", "jobgateway_max_calls", "JobGateway_X"]
+    ("name", "fix"),
+    [
+        ("JOBGATEWAY_", "docs/reference/settings.md lists all"),
+        ("JobGateway_X", "docs/reference/settings.md lists all"),
+        ("JOBGATEWAY_MAX_STREAMS", "docs/reference/settings.md lists all"),
+        ("JOBGATEWAY_MAX_CALL", "did you mean JOBGATEWAY_MAX_CALLS?"),
+        ("JOBGATEWAY_UPSTREAM_TOKEN", "did you mean JOBGATEWAY_UPSTREAM_TOKEN_FILE?"),
+        ("jobgateway_max_calls", "did you mean JOBGATEWAY_MAX_CALLS?"),
+        ("JOBGATEWAY_CERT_FILE", "did you mean JOBGATEWAY_TLS_CERT_FILE?"),
+        ("JOBGATEWAY_UPSTEAM_URL", "did you mean JOBGATEWAY_UPSTREAM_URL?"),
+    ],
 )
-def test_an_unknown_variable_is_named_without_its_value(environment: pytest.MonkeyPatch, name: str) -> None:
+def test_an_unknown_variable_is_named_without_its_value(environment: pytest.MonkeyPatch, name: str, fix: str) -> None:
     environment.setenv(name, SECRET)
-    assert problem() == f"{name}: there is no such setting; docs/reference/settings.md lists all"
+    assert problem() == f"{name}: there is no such setting; {fix}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "demand"),
+    [
+        ("REFLECTION", "ture", "must be true or false (got 'ture'); write true"),
+        ("REFLECTION", "fasle", "must be true or false (got 'fasle'); write false"),
+        ("LOG_FORMAT", "JSON", "must be json or text (got 'JSON'); write json"),
+        ("UPSTREAM_TIMEOUT_SECONDS", "30s", "must be a number of seconds (got '30s'); write 30"),
+        ("UPSTREAM_TIMEOUT_SECONDS", "1.5 min", "must be a number of seconds (got '1.5 min'); write 90"),
+        ("POLL_INTERVAL_MIN_SECONDS", "250ms", "must be a number of seconds (got '250ms'); write 0.25"),
+        ("MAX_WATCHES", "20k", "must be a whole number (got '20k'); write 20000"),
+        ("MAX_WATCHES", "10,000", "must be a whole number (got '10,000'); write 10000"),
+        # The number that was meant is not valid either, or is not clear.
+        ("UPSTREAM_TIMEOUT_SECONDS", "2h", "must be a number of seconds (got '2h')"),
+        ("MAX_WATCHES", "30s", "must be a whole number (got '30s')"),
+        ("MAX_WATCHES", "1,5", "must be a whole number (got '1,5')"),
+        ("REFLECTION", "yes please", "must be true or false (got 'yes please')"),
+    ],
+)
+def test_a_wrong_value_says_what_was_meant(environment: pytest.MonkeyPatch, name: str, text: str, demand: str) -> None:
+    environment.setenv(PREFIX + name, text)
+    assert problem() == f"{PREFIX}{name}: {demand}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "begin"),
+    [
+        ("UPSTREAM_URL", "cloud.viktor.ai/api", "https://"),
+        ("UPSTREAM_URL", f"htps://x:{SECRET}/api", "https://"),
+        ("UPSTREAM_URL", "https:/cloud.viktor.ai", "https://"),
+        ("UPSTREAM_PROXY_URL", "proxy:3128", "http://"),
+        ("STATE_URL", f"rediss:/x:{SECRET}@host/0", "rediss://"),
+        ("STATE_URL", f"reddis://x:{SECRET}@host/0", "redis://"),
+        ("STATE_URL", "sqllite:///data/state", "sqlite://"),
+    ],
+)
+def test_a_wrong_scheme_says_which_was_meant(environment: pytest.MonkeyPatch, name: str, text: str, begin: str) -> None:
+    environment.setenv(PREFIX + name, text)
+    environment.setenv("JOBGATEWAY_STATE_KEY_FILE", "key")
+    message = problem()
+    assert message.startswith(f"{PREFIX}{name}: must be ")
+    assert message.endswith(f"; begin with {begin}")
+
+
+def test_a_right_scheme_has_no_such_hint(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("JOBGATEWAY_UPSTREAM_URL", "https://host:port/api")
+    assert "begin with" not in problem()
+
+
+def test_a_wrong_value_causes_no_second_line_about_it(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("JOBGATEWAY_TLS_CERT_FILE", "cert.pem")
+    environment.setenv("JOBGATEWAY_TLS_KEY_FILE", "/")
+    environment.setenv("JOBGATEWAY_MAX_CALLS_PER_CREDENTIAL", "2000")
+    named = [line.partition(":")[0].removeprefix(PREFIX) for line in problem().splitlines()]
+    assert named == ["TLS_KEY_FILE", "MAX_CALLS_PER_CREDENTIAL"]
+
+
+def test_flags_go_before_variables_and_are_named_in_problems(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("JOBGATEWAY_MAX_CALLS", "5")
+    environment.setenv("JOBGATEWAY_MAX_WATCHES", "6")
+    reading = read({"max_calls": "7"})
+    assert (reading.settings.max_calls, reading.settings.max_watches, reading.problems) == (7, 6, ())
+    sources = {name: reading.sources[name] for name in ("max_calls", "max_watches", "listen")}
+    assert sources == {"max_calls": "flag", "max_watches": "environment", "listen": "default"}
+    assert read({"max_calls": "0"}).problems == ("--max-calls: must be at least 1 (got '0')",)
 
 
 @pytest.mark.parametrize("name", ["JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN", "OTHER_MAX_CALLS"])

@@ -26,7 +26,7 @@ def _rows(watchers: int, *, rounds: int) -> list[Row]:
                 before = gateway_process.memory()
                 gateway_process.longest_pause()
                 rate = _rate(address, 42, watchers)
-                pause = max(pause, gateway_process.longest_pause() * 1000)
+                pause = max(pause, gateway_process.longest_pause().ms)
                 growth = max(growth, (gateway_process.peak_memory() - before) / SIZE)
                 return rate
 

@@ -74,7 +74,7 @@ def _cpu(*, quick: bool) -> Row:
 
 
 def _pauses(jobs: int) -> list[Row]:
-    """Measure the longest pause while all jobs change together, a period after they were read together."""
+    """Measure the longest pause (CPU time) while all jobs change together, a period after they were read together."""
     interval = {"poll_interval_min_seconds": TICK_SECONDS, "poll_interval_max_seconds": TICK_SECONDS}
     rows = []
     for what, own in ((f"{jobs:,} jobs on {STREAMS} streams", ()), (f"{jobs * STREAMS:,} jobs", ("own",))):
@@ -89,7 +89,7 @@ def _pauses(jobs: int) -> list[Row]:
             while events < 2 * jobs * STREAMS:
                 time.sleep(0.5)
                 events += int(clients.ask("count"))
-            rows.append(Row(f"the longest pause when {what} change", measured.longest_pause() * 1000, "ms", 50))
+            rows.append(Row(f"the longest pause when {what} change", measured.longest_pause().cpu_ms, "ms", 50))
     return rows
 
 

@@ -64,19 +64,8 @@ async def main() -> int:
     for each in missing:
         console.print(f"skipped: {each}", style="yellow", highlight=False)
     start = time.monotonic()
-    gate = asyncio.Semaphore(arguments.jobs)
     rows, settings = _rows(arguments, CASES), _rows(arguments, tuple(CHECKED))
-    async with asyncio.TaskGroup() as group:
-        # The checks of the settings need no slot, because they wait most of the time.
-        for row in settings:
-            if row.case is not MANY:
-                group.create_task(_check(row, console))
-        for row in rows:
-            group.create_task(_play(row, clients, gate, console))
-    # Alone, because it takes the processor from those that measure silences.
-    for row in settings:
-        if row.case is MANY:
-            await _check(row, console)
+    await _run_rows(rows, settings, clients, arguments.jobs, console)
     if rows:
         _print(rows, [client.name for client in clients], console, "end, longest silence, resumes")
     if settings:
@@ -92,6 +81,23 @@ async def main() -> int:
         f"{len(rows) - failures} passed, {failures} failed, {time.monotonic() - start:.0f} s", highlight=False
     )
     return 1 if failures or not rows or (missing and arguments.require_all) else 0
+
+
+async def _run_rows(
+    rows: Sequence[Row], settings: Sequence[Row], clients: Sequence[Program], jobs: int, console: Console
+) -> None:
+    gate = asyncio.Semaphore(jobs)
+    async with asyncio.TaskGroup() as group:
+        # The checks of the settings need no slot, because they wait most of the time.
+        for row in settings:
+            if row.case is not MANY:
+                group.create_task(_check(row, console))
+        for row in rows:
+            group.create_task(_play(row, clients, gate, console))
+    # Alone, because it takes the processor from those that measure silences.
+    for row in settings:
+        if row.case is MANY:
+            await _check(row, console)
 
 
 def _rows(arguments: argparse.Namespace, cases: Sequence[Case]) -> list[Row]:

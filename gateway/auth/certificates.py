@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,16 +20,30 @@ if TYPE_CHECKING:
 
 CERT, KEY, CLIENT_CA = "JOBGATEWAY_TLS_CERT_FILE", "JOBGATEWAY_TLS_KEY_FILE", "JOBGATEWAY_TLS_CLIENT_CA_FILE"
 
+# X509_V_FLAG_NO_CHECK_TIME of OpenSSL. The ssl module does not name it.
+NO_CHECK_TIME = 0x20_0000
+
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """A usable set of files. `expires` is the text of the certificate; `doubt` is why a client may reject it."""
+class Loaded:
+    """A usable set of files.
+
+    Attributes:
+        contents: The files, by variable.
+        expires: When the certificate expires, as its text, or None if that cannot be found out.
+        doubt: Why a client may reject the certificate, or None.
+    """
 
     contents: Mapping[str, bytes] = field(repr=False)  # it has the key
     expires: str | None
     doubt: str | None
+
+    @property
+    def expiry(self) -> float:
+        """When the certificate expires, in seconds since the epoch; NaN if that cannot be found out."""
+        return float("nan") if self.expires is None else ssl.cert_time_to_seconds(self.expires)
 
     def configuration(self) -> Any:
         """Return a new configuration, because grpc accepts each only once."""
@@ -45,16 +60,21 @@ class Certificates:
     """
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
-        self._paths = {CERT: cert, KEY: key} | ({CLIENT_CA: client_ca} if client_ca else {})
-        self._files = ReloadingFiles(self._paths, self._load)
+        self._files = load(cert, key, client_ca)
+        self._requires_client = client_ca is not None
         self._used = self._files.last
         self._lock = threading.Lock()
         _log_use(self._used)
 
+    @property
+    def expiry(self) -> float:
+        """When the certificate expires, as of the last handshake; see `Loaded.expiry`."""
+        return self._used.expiry
+
     def credentials(self) -> grpc.ServerCredentials:
         """Return the credentials for a port of grpc, which look for changed files at each handshake."""
         return grpc.dynamic_ssl_server_credentials(
-            self._used.configuration(), self._fetch, require_client_authentication=CLIENT_CA in self._paths
+            self._used.configuration(), self._fetch, require_client_authentication=self._requires_client
         )
 
     def _fetch(self) -> Any:
@@ -68,14 +88,26 @@ class Certificates:
         # grpc cannot switch them off, so each handshake gets a new one.
         return latest.configuration() if changed or CLIENT_CA in latest.contents else None
 
-    def _load(self, contents: Mapping[str, bytes]) -> _Loaded:
-        expires, doubt = _inspect(self._paths[CERT], self._paths[KEY])
-        if CLIENT_CA in self._paths:
-            _client_that_trusts(self._paths[CLIENT_CA], CLIENT_CA)
-        return _Loaded(contents, expires, doubt)
+
+def load(cert: Path, key: Path, client_ca: Path | None) -> ReloadingFiles[Loaded]:
+    """Read and validate the files of a listener. Raises `ConfigError` if they are unusable."""
+    paths = {CERT: cert, KEY: key} | ({CLIENT_CA: client_ca} if client_ca else {})
+    return ReloadingFiles(paths, partial(_load, paths))
 
 
-def _log_use(loaded: _Loaded) -> None:
+def check_authorities(client_ca: Path) -> None:
+    """Raise `ConfigError` if a file has no authority of client certificates."""
+    ReloadingFiles({CLIENT_CA: client_ca}, lambda _: _client_that_trusts(client_ca, CLIENT_CA))
+
+
+def _load(paths: Mapping[str, Path], contents: Mapping[str, bytes]) -> Loaded:
+    expires, doubt = _inspect(paths[CERT], paths[KEY])
+    if CLIENT_CA in paths:
+        _client_that_trusts(paths[CLIENT_CA], CLIENT_CA)
+    return Loaded(contents, expires, doubt)
+
+
+def _log_use(loaded: Loaded) -> None:
     if loaded.doubt is None:
         _log.info("certificate.loaded", expires=loaded.expires)
     else:
@@ -83,7 +115,7 @@ def _log_use(loaded: _Loaded) -> None:
 
 
 def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
-    """Return when a certificate expires, or why a client may reject it. Raises `InvalidFile` for an invalid pair."""
+    """Return when a certificate expires, and why a client may reject it. Raises `InvalidFile` for an invalid pair."""
     client = _client_that_trusts(cert, CERT)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
@@ -100,12 +132,21 @@ def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
         # The standard library shows a certificate's details only to the peer of a handshake.
         shown = _handshake(server, client)
     except ssl.SSLCertVerificationError as error:
-        return None, error.verify_message
+        return _expires_regardless(server, client), error.verify_message
     except ssl.SSLError as error:
         raise InvalidFile(
             CERT, f"no TLS handshake succeeds with {cert} ({error.reason}); use another certificate"
         ) from error
-    return str(shown.get("notAfter")), None
+    return str(shown["notAfter"]), None
+
+
+def _expires_regardless(server: ssl.SSLContext, client: ssl.SSLContext) -> str | None:
+    """Return when a certificate expires that is not valid now, or None if something else is wrong with it."""
+    client.verify_flags |= NO_CHECK_TIME
+    try:
+        return str(_handshake(server, client)["notAfter"])
+    except ssl.SSLError:
+        return None
 
 
 def _client_that_trusts(path: Path, variable: str) -> ssl.SSLContext:

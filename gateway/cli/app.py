@@ -10,6 +10,7 @@ from gateway.cli import demo, serve, stdio, unary, watch
 from gateway.cli.doctor.command import doctor
 from gateway.cli.exit_codes import EXPLAINED
 from gateway.cli.options import expanded
+from gateway.cli.serve_options import ServeCommand
 from gateway.cli.session import output_lost
 
 app = typer.Typer(
@@ -29,13 +30,12 @@ _JOBS: tuple[Callable[..., None], ...] = (
     unary.wait,
     unary.cancel,
 )
-_HELP: tuple[Callable[..., None], ...] = (doctor,)
-_SERVERS: tuple[Callable[..., None], ...] = (serve.serve, serve.simulate, demo.demo)
+_SERVERS: tuple[Callable[..., None], ...] = (serve.simulate, demo.demo)
 
 for command in _JOBS:
     app.command(rich_help_panel="Jobs")(expanded(command))
-for command in _HELP:
-    app.command(rich_help_panel="Help")(expanded(command))
+app.command(rich_help_panel="Help")(expanded(doctor))
+app.command(rich_help_panel="Servers", cls=ServeCommand)(serve.serve)
 for command in _SERVERS:
     app.command(rich_help_panel="Servers")(command)
 

@@ -11,6 +11,8 @@ from gateway.cli import stdio
 from gateway.cli.credentials import TokenUnusable, read_token
 from gateway.cli.exit_codes import USAGE
 from gateway.cli.formatting import clean
+from gateway.cli.serve_check import check_settings
+from gateway.cli.serve_options import given_settings
 from gateway.cli.session import output_lost, usage_error
 from gateway.server import signals
 
@@ -47,15 +49,29 @@ SimulatorTokenFile = Annotated[
 ]
 
 
-def serve() -> None:
-    """Start the gateway. Its settings are the variables JOBGATEWAY_*, see docs/reference/settings.md."""
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check",
+        help="Check the settings and their files, and print them or all mistakes, instead of starting.",
+        rich_help_panel="Check",
+    ),
+]
+
+
+def serve(context: typer.Context, check: Check = False) -> None:
+    """Start the gateway. Each setting is an option, or a variable: JOBGATEWAY_MAX_CALLS is --max-calls."""
+    flags = given_settings(context)
+    if check:
+        check_settings(flags)
+        return
     # Imported here, so that other commands do not wait for the server's imports.
     from gateway.auth import authorities
     from gateway.config import Settings, load
     from gateway.errors import ConfigError
 
     try:
-        settings = load()
+        settings = load(flags)
         authorities.check()
     except ConfigError as error:
         _cannot_start(*error.args)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from gateway.clock import AutoResetEvent, sleep_until
 from gateway.errors import Draining, LimitReached
-from gateway.limits.fair_budget import FairBudget, Reservation, fits_fair_share
+from gateway.limits.fair_budget import FairBudget, Reservation, Usage, fits_fair_share
 from gateway.limits.rate_limiter import RateLimiter, limit_reached
 
 if TYPE_CHECKING:
@@ -108,9 +108,10 @@ class CallerActivity:
         self._called = self._clock.monotonic()
 
     def is_sole_caller(self, caller: bytes) -> bool:
-        """Return whether the caller, whose call was recorded last, is the only active one."""
+        """Return whether a caller, of whom a call was recorded, is the only active one."""
         others = any(len(each.by_caller) > (caller in each.by_caller) for each in self._limits)
-        return not others and self._clock.monotonic() >= self._other_called + ACTIVITY_SECONDS
+        other_called = self._other_called if caller == self._caller else self._called
+        return not others and self._clock.monotonic() >= other_called + ACTIVITY_SECONDS
 
 
 class AdmissionTicket:
@@ -139,6 +140,14 @@ class AdmissionTicket:
         self._request = self._admission.check(self._slots, caller, request_bytes)
         self._slots.add(caller)
         self._caller = caller
+
+    async def pace_watch(self) -> None:
+        """Wait until a call that was charged may ask for one more watch.
+
+        The rate is that of calls. Watches wait instead of failing, because a client may ask for thousands at a time.
+        """
+        assert self._caller is not None, "charge the call first"  # noqa: S101 - a programming error
+        await self._admission.pace_watch(self._caller)
 
     def start_watch(self) -> None:
         """Take the slot of one more watch of a call that was charged.
@@ -192,6 +201,8 @@ class Admission:
         self._watches = ConcurrencyLimit("watches", limits.max_watches, limits.max_watches_per_credential)
         self._activity = CallerActivity(clock, (self._calls, self._watches))
         self._rate_limiter = RateLimiter(clock, limits.calls_per_second)
+        # Its own, so that a stream with thousands of watches does not make the calls of its caller fail.
+        self._watch_rate_limiter = RateLimiter(clock, limits.calls_per_second)
         self._rejections = RateLimiter(clock, limits.calls_per_second)
         self._delayed = 0
         self._large_requests = FairBudget(limits.large_requests_bytes)
@@ -201,6 +212,11 @@ class Admission:
     def in_flight(self) -> int:
         """The number of calls and watches in flight, including rejections that are delayed."""
         return self._calls.in_use + self._watches.in_use + self._delayed
+
+    def usage(self) -> dict[str, Usage]:
+        """Return how much of each limit is in use, by its name."""
+        usage = {each.kind: Usage(each.in_use, each.limit) for each in (self._calls, self._watches)}
+        return {**usage, "large_requests": self._large_requests.usage}
 
     def admit(self, *, watch: bool) -> AdmissionTicket:
         """Return a ticket, which takes a slot when its context is entered.
@@ -243,6 +259,11 @@ class Admission:
                 "SendJob, because RunJob holds its request until the job ends"
             )
         return request
+
+    async def pace_watch(self, caller: bytes) -> None:
+        """Wait until a caller may ask for one more watch on a stream; only while other callers are active."""
+        if self._watch_rate_limiter.try_acquire(caller) and not self._activity.is_sole_caller(caller):
+            await self._watch_rate_limiter.acquire(caller)
 
     def notify_end(self) -> None:
         """Wake `wait_idle`, because a call has ended."""

@@ -11,7 +11,7 @@ import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,13 @@ def fits_fair_share(held: int, size: int, free: int) -> bool:
     An owner that holds nothing may always take free units.
     """
     return size <= free and (not held or held + size <= FAIR_SHARE_FACTOR * (free - size))
+
+
+class Usage(NamedTuple):
+    """The used part of a limit, and the limit."""
+
+    used: int
+    limit: int
 
 
 @dataclass(eq=False, slots=True)
@@ -65,9 +72,9 @@ class FairBudget:
         return self._free
 
     @property
-    def reserved(self) -> int:
-        """The units that are held."""
-        return self._total - self._free
+    def usage(self) -> Usage:
+        """The units that are held, and the total."""
+        return Usage(self._total - self._free, self._total)
 
     @property
     def waiting(self) -> int:

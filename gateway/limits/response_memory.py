@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gateway.limits.fair_budget import FairBudget
 
 if TYPE_CHECKING:
-    from gateway.limits.fair_budget import Reservation
+    from gateway.limits.fair_budget import Reservation, Usage
 
 # Smaller messages are not counted, because admission bounds their number.
 LARGE_MESSAGE_BYTES = 256 << 10
@@ -25,6 +25,11 @@ class ResponseMemory:
     def __init__(self, results: FairBudget, messages: int) -> None:
         self._results = results
         self._messages = FairBudget(messages)
+
+    @property
+    def usage(self) -> Usage:
+        """The bytes of large messages, and their limit."""
+        return self._messages.usage
 
     def contended(self, owner: bytes) -> bool:
         """Return whether a waiting owner has a better claim to memory that this owner holds."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from gateway.clock import RearmableTimer
 from gateway.errors import (
     AlreadyWatched,
-    Draining,
     GatewayError,
     InternalError,
     LimitReached,
@@ -30,7 +29,7 @@ from gateway.rpc.turns import Turns
 from gateway.watch import StateChange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
     from jobgateway.v1 import job_service_pb2 as pb
 
@@ -38,15 +37,13 @@ if TYPE_CHECKING:
     from gateway.rpc.codec.events import JobState
     from gateway.rpc.many_messages import Requests
     from gateway.rpc.stream import StreamResources
-    from gateway.watch import Subscription
+    from gateway.watch import Group, Subscription
 
 MAX_WATCHES = 10_000
 # Requests are not read while so many of their failures wait to be written, so that these take bounded memory.
 MAX_REFUSALS = 100
 # Turns without an event, after which other tasks run.
 MAX_EMPTY_TURNS = 100
-# Loops that are left in one step when a stream ends, because thousands together would block the event loop.
-LEAVE_BATCH = 100
 
 
 # What `MultiStream._next` returns so that other tasks run.
@@ -86,8 +83,8 @@ class MultiStream:
         call: The call to write to.
         requests: The requests of the client.
         resources: Shared with other streams.
-        subscribe: Joins the poll loop of a job.
-        leave: Leaves it.
+        subscribe: Joins the poll loop of a job, for the given group.
+        leave: Leaves poll loops.
     """
 
     def __init__(
@@ -95,8 +92,8 @@ class MultiStream:
         call: Call,
         requests: Requests[pb.WatchJobsRequest],
         resources: StreamResources,
-        subscribe: Callable[[StreamWatch], Subscription[JobState]],
-        leave: Callable[[Subscription[JobState]], None],
+        subscribe: Callable[[StreamWatch, Group], Subscription[JobState]],
+        leave: Callable[[Iterable[Subscription[JobState]]], None],
     ) -> None:
         self._call = call
         self._requests = requests
@@ -148,6 +145,13 @@ class MultiStream:
             self._task = self._error = None
             self._close()
 
+    def end(self, error: BaseException) -> None:
+        """Let `run` raise `error` before it writes another event."""
+        # After the end of the stream, the traceback of an error would keep the stream in memory.
+        if self._task is not None:
+            self._error = error
+            self._wake()
+
     def _interrupt(self) -> None:
         self._slow = True
         if self._task is not None:
@@ -164,14 +168,7 @@ class MultiStream:
             # It would otherwise get a turn if its job changes before its loop is left.
             watch.subscription = None
         self._watches.clear()
-        self._leave_some(iter(subscriptions))
-
-    def _leave_some(self, subscriptions: Iterator[Subscription[JobState]]) -> None:
-        for number, subscription in enumerate(subscriptions, 1):
-            self._leave(subscription)
-            if number == LEAVE_BATCH:
-                asyncio.get_running_loop().call_soon(self._leave_some, subscriptions)
-                return
+        self._leave(subscriptions)
 
     # Requests: read by a task of its own.
 
@@ -184,16 +181,16 @@ class MultiStream:
             else:
                 if request is None:
                     break
+                if request.HasField("watch"):
+                    await self._call.ticket.pace_watch()
                 self._follow(request)
             await self._room.wait()
         self._half_closed = True
         self._wake()
 
     def _reading_ended(self, task: asyncio.Task[None]) -> None:
-        # After the end of the stream, the error of a broken call would keep the stream in memory by its traceback.
-        if not task.cancelled() and (error := task.exception()) is not None and self._task is not None:
-            self._error = error
-            self._wake()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.end(error)
 
     def _follow(self, request: pb.WatchJobsRequest) -> None:
         match request.WhichOneof("action"):
@@ -232,7 +229,7 @@ class MultiStream:
         self._call.ticket.start_watch()
         self._call.watches = (self._call.watches or 0) + 1
         watch = self._watches[uid] = StreamWatch(uid, content_format, point, request.resume_token, self._ready)
-        watch.subscription = self._subscribe(watch)
+        watch.subscription = self._subscribe(watch, self)
         # A loop that runs already may have a state.
         watch.wake()
 
@@ -255,7 +252,7 @@ class MultiStream:
 
     def _ready(self, watch: StreamWatch) -> None:
         """Give a watch a turn, because its job may have an event."""
-        if watch.holds_large_state:
+        if watch.awaits_large_state:
             self._holding.add(watch)
             self._guard.hold(holds=True)
         elif watch in self._holding and not watch.large:
@@ -337,8 +334,6 @@ class MultiStream:
     def _take(self, watch: StreamWatch) -> Turn | None:
         try:
             taken = watch.take()
-        except Draining:
-            raise
         except GatewayError as error:
             self._fail(watch, error)
             return None
@@ -351,6 +346,8 @@ class MultiStream:
             watch.large = True
             self._large.add(watch, taken)
             return None
+        # If there is no event, the client knew the large state.
+        self._release(watch)
         if watch.subscription is not None and watch.subscription.has_begun:
             self._catch_up(watch)
         if taken is not None and taken.change is not None and taken.change.last:
@@ -404,7 +401,7 @@ class MultiStream:
         self._catch_up(watch)
         self._call.ticket.end_watch()
         if subscription is not None:
-            self._leave(subscription)
+            self._leave((subscription,))
 
     def _release(self, watch: StreamWatch) -> None:
         self._holding.discard(watch)

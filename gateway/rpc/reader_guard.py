@@ -24,7 +24,7 @@ class ReaderGuard:
     """Calls `give_up` if a stream that holds large results waits for its client for too long.
 
     Time counts only during writes, because it is the client's own then. Each byte that it reads buys time, up to the
-    grace.
+    grace. There is no debt: a pause that took memory from no one does not count later.
 
     Args:
         clock: Times the writes.
@@ -58,7 +58,8 @@ class ReaderGuard:
     def end_write(self, now: float, size: int) -> None:
         """Stop the time of a write of `size` bytes."""
         if self._holds and self._began is not None:
-            self._left = min(GRACE_SECONDS, self._left - (now - self._began) + size / MIN_BYTES_PER_SECOND)
+            left = max(0.0, self._left - (now - self._began))
+            self._left = min(GRACE_SECONDS, left + size / MIN_BYTES_PER_SECOND)
         else:
             self._left = GRACE_SECONDS
         self._began = None

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from gateway.submit import RequestKeys, SubmissionCall, SubmissionResult, Submitter
     from gateway.threads import WorkerPool
     from gateway.upstream import RestClient
-    from gateway.watch import Hub, SentJobs, Subscription, Watcher
+    from gateway.watch import Group, Hub, SentJobs, Subscription, Watcher
 
 # How long a wait without a timeout lasts: less than the idle timeouts of common proxies, which start at 50 seconds.
 DEFAULT_WAIT_SECONDS = 40.0
@@ -133,13 +133,13 @@ class JobService:
         """Stream the states of many jobs from the hub."""
         await call.send_headers()
 
-        def subscribe(watch: StreamWatch) -> Subscription[JobState]:
+        def subscribe(watch: StreamWatch, group: Group) -> Subscription[JobState]:
             poller = JobPoller(self._rest, watch.uid, call, self._clock)
             key = WatchKey(call.credential.poll_key, watch.uid)
             seen = watch.has_seen if watch.has_begun else None
-            return self._hub.subscribe(key, poller, seen, watch.wake, group=call, exists=watch.has_begun)
+            return self._hub.subscribe(key, poller, seen, watch.wake, group=group, exists=watch.has_begun)
 
-        await MultiStream(call, requests, self._stream_resources, subscribe, self._hub.leave).run()
+        await MultiStream(call, requests, self._stream_resources, subscribe, self._hub.leave_all).run()
 
     async def WaitJob(self, request: pb.WaitJobRequest, call: Call) -> bytes:
         """Return the done job, or its latest state when the time is over."""

@@ -116,10 +116,12 @@ class StreamWatch:
             self._on_ready(self)
 
     @property
-    def holds_large_state(self) -> bool:
-        """True if the latest state takes so much memory that a slow client may have to give it back."""
-        state = None if self.subscription is None else self.subscription.latest
-        return state is not None and state.is_large
+    def awaits_large_state(self) -> bool:
+        """True if the next state takes so much memory that a slow client may have to give it back."""
+        subscription = self.subscription
+        if subscription is None or not subscription.is_behind:
+            return False
+        return subscription.latest is not None and subscription.latest.is_large
 
     def take(self) -> Turn | StateChange[JobState] | None:
         """Return the next event, a state to write in parts, or None if there is no news.

@@ -23,6 +23,7 @@ from gateway.rpc import many_messages, one_message
 from gateway.rpc.codec.events import JobState
 from gateway.rpc.handler import HandlerFactory
 from gateway.rpc.service import JobService
+from gateway.rpc.status import mapping_for
 from gateway.rpc.tracing import NoopTracer
 from gateway.server import defaults, health, reflection
 from gateway.server.admin import AdminServer
@@ -31,11 +32,11 @@ from gateway.server.listener import Listener
 from gateway.submit import Submitter, longest_seconds
 from gateway.submit.state import open_state
 from gateway.telemetry import logs
+from gateway.telemetry.jobs import ObservedJobs
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.unknown_statuses import UnknownStatuses
 from gateway.threads import WorkerPool
 from gateway.time_limits import limited_until
-from gateway.upstream import HTTP2, RestClient, Timeouts, Transport
+from gateway.upstream import HTTP2, RestClient, Timeouts, Transport, UpstreamHealth
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from gateway.clock import Clock
     from gateway.config import Settings
+    from gateway.limits.fair_budget import Usage
     from gateway.rpc.tracing import Tracer
     from gateway.submit import IdempotencyStore
     from gateway.watch import SentJobs
@@ -69,11 +71,20 @@ class Gateway:
         self._response_workers = WorkerPool("responses", defaults.RESPONSE_WORKERS)
         self._metrics = metrics = Metrics()
         self._large_responses = FairBudget(defaults.LARGE_RESPONSES_BYTES)
+        self._response_memory = ResponseMemory(self._large_responses, defaults.LARGE_MESSAGES_BYTES)
         sent_jobs = InMemorySentJobs(clock)
         self._admission = _admission(settings, clock)
-        self._rest = _rest_client(settings, clock, self._large_responses, metrics, self._response_workers)
+        self._upstream_health = UpstreamHealth(
+            clock,
+            reason_of=lambda error: mapping_for(error).reason,
+            failing_loops=lambda: self._hub.failing_loop_count,
+        )
+        self._rest = _rest_client(
+            settings, clock, self._large_responses, metrics, self._response_workers, self._upstream_health
+        )
         holds = Holds(clock)
-        self._hub = _hub(settings, clock, sent_jobs, metrics, holds)
+        self._poll_slots = FairBudget(defaults.POLL_SLOTS)
+        self._hub = _hub(settings, clock, self._poll_slots, sent_jobs, metrics, holds)
         self._state = open_state(settings.state_url, settings.state_key_file, clock, holds)
         self._submitter = _submitter(settings, clock, self._state.store, metrics, holds)
         self._service = JobService(
@@ -83,14 +94,16 @@ class Gateway:
             request_keys=self._state.keys,
             sent_jobs=sent_jobs,
             clock=clock,
-            response_memory=ResponseMemory(self._large_responses, defaults.LARGE_MESSAGES_BYTES),
+            response_memory=self._response_memory,
             observer=metrics,
             request_workers=self._request_workers,
             response_workers=self._response_workers,
         )
         self._handler_factory = self._make_handler_factory()
         self._health = Health(self._service_names())
-        self._listener = Listener(settings.listen, self._make_server, _credentials(settings))
+        self._certificates = _certificates(settings)
+        credentials = self._certificates.credentials() if self._certificates else None
+        self._listener = Listener(settings.listen, self._make_server, credentials)
         self._admin = AdminServer(metrics.registry, lambda: self.ready)
         self.admin_address = ""
         self._report_levels()
@@ -141,6 +154,7 @@ class Gateway:
         await self._drain(deadline, last_third=deadline - grace / 3)
         await self._listener.stop(defaults.FLUSH_RESPONSES_SECONDS)
         await self._finish_submissions(deadline)
+        self._upstream_health.close()
         await self._hub.aclose()
         await self._rest.aclose()
         await self._state.aclose()
@@ -199,15 +213,38 @@ class Gateway:
             reflection.enable(self._service_names(), server)
         return server
 
+    def _usage(self) -> dict[str, Usage]:
+        return {
+            **self._admission.usage(),
+            "submissions": self._submitter.usage,
+            "polls": self._poll_slots.usage,
+            "large_responses": self._large_responses.usage,
+            "large_messages": self._response_memory.usage,
+            "request_ids": self._state.usage,
+        }
+
     def _report_levels(self) -> None:
         level = self._metrics.level
         level("jobgateway_loops", "Poll loops running.", lambda: self._hub.loop_count)
         level("jobgateway_watchers", "Watchers of the poll loops.", lambda: self._hub.watcher_count)
         level("jobgateway_submissions_in_flight", "Submissions in flight.", lambda: self._submitter.in_flight)
+        levels = self._metrics.levels
+        levels(
+            "jobgateway_limit_used",
+            "How much of a limit is in use: a number, or bytes for large_*.",
+            "limit",
+            lambda: {name: usage.used for name, usage in self._usage().items()},
+        )
+        levels(
+            "jobgateway_limit_max",
+            "The limit itself.",
+            "limit",
+            lambda: {name: usage.limit for name, usage in self._usage().items()},
+        )
         level(
-            "jobgateway_large_answers_reserved_bytes",
-            f"Bytes held by upstream responses over 1 MiB, of {defaults.LARGE_RESPONSES_BYTES} bytes.",
-            lambda: self._large_responses.reserved,
+            "jobgateway_certificate_expiry_timestamp_seconds",
+            "When the certificate of the listener expires, in seconds since the epoch; NaN without TLS.",
+            lambda: self._certificates.expiry if self._certificates else float("nan"),
         )
         level(
             "jobgateway_large_answers_waiting",
@@ -221,6 +258,11 @@ class Gateway:
             "jobgateway_state_available",
             "1 if the store of request ids can be used, else 0.",
             lambda: self._state.health.available,
+        )
+        level(
+            "jobgateway_upstream_failing",
+            "1 while the upstream fails, as in the log lines upstream.failing and upstream.recovered, else 0.",
+            lambda: self._upstream_health.failing,
         )
         level("jobgateway_draining", "1 while the gateway drains, else 0.", lambda: self._admission.draining)
 
@@ -246,12 +288,14 @@ def _admission(settings: Settings, clock: Clock) -> Admission:
     )
 
 
-def _hub(settings: Settings, clock: Clock, sent_jobs: SentJobs, metrics: Metrics, holds: Holds) -> Hub[JobState]:
+def _hub(
+    settings: Settings, clock: Clock, slots: FairBudget, sent_jobs: SentJobs, metrics: Metrics, holds: Holds
+) -> Hub[JobState]:
     policy = PollPolicy(
         schedule=PollSchedule(settings.poll_interval_min_seconds, settings.poll_interval_max_seconds),
         outage_seconds=settings.poll_outage_seconds,
         rate_limiter=RateLimiter(clock, settings.polls_per_second),
-        slots=FairBudget(defaults.POLL_SLOTS),
+        slots=slots,
         sent_jobs=sent_jobs,
         observer=metrics,
     )
@@ -266,7 +310,12 @@ def _submitter(settings: Settings, clock: Clock, store: IdempotencyStore, metric
 
 
 def _rest_client(
-    settings: Settings, clock: Clock, budget: FairBudget, metrics: Metrics, workers: WorkerPool
+    settings: Settings,
+    clock: Clock,
+    budget: FairBudget,
+    metrics: Metrics,
+    workers: WorkerPool,
+    upstream_health: UpstreamHealth,
 ) -> RestClient:
     secure = settings.upstream_url.startswith("https:")
     reads_tls = submissions_tls = client_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -307,15 +356,16 @@ def _rest_client(
             tls=reads_tls,
         ),
         now=clock.time,
-        observer=UnknownStatuses(metrics.unknown_status),
+        observer=ObservedJobs(metrics),
         workers=workers,
+        health=upstream_health,
     )
 
 
-def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+def _certificates(settings: Settings) -> Certificates | None:
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
-    return Certificates(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file).credentials()
+    return Certificates(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
 
 
 def _job_service_handlers(service: JobService, handler_factory: HandlerFactory) -> grpc.GenericRpcHandler:

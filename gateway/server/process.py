@@ -1,10 +1,9 @@
-"""The process of `serve`: event loop, garbage collection, signals, start and drain."""
+"""The process of `serve`: event loop, signals, start and drain."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import sys
@@ -17,6 +16,7 @@ from gateway import __version__
 from gateway.clock import SystemClock
 from gateway.server import defaults, signals
 from gateway.server.descriptors import log_shortages
+from gateway.server.garbage import GarbageCollector
 from gateway.server.gateway import Gateway
 from gateway.server.listener import ListenerLost
 from gateway.telemetry import logs, tracing
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from gateway.config import Settings
 
 
-# For `gc.set_threshold`. Full collections are rare: with 10,000 watches each stops the event loop for half a second,
-# and nothing relies on them. Young ones are frequent, because a collection of 20,000 objects takes 20 ms.
-GC_THRESHOLDS = (2_000, 10, 2_000)
-
 T = TypeVar("T")
 
 _log = structlog.get_logger()
@@ -40,11 +36,15 @@ _log = structlog.get_logger()
 
 def run(main: Coroutine[None, None, T]) -> T:
     """Run a coroutine to its end, as the only work of this process."""
-    gc.collect()
-    # Imported objects stay forever, so collections need not visit them.
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-    return uvloop.run(main)
+    return uvloop.run(_collecting_garbage(main))
+
+
+async def _collecting_garbage(main: Coroutine[None, None, T]) -> T:
+    collecting = asyncio.get_running_loop().create_task(GarbageCollector(SystemClock()).run())
+    try:
+        return await main
+    finally:
+        collecting.cancel()
 
 
 def exit_now(code: int) -> NoReturn:

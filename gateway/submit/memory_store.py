@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING
 
-from gateway.limits.fair_budget import fits_fair_share
+from gateway.limits.fair_budget import Usage, fits_fair_share
 from gateway.submit.records import OWNER_LOST, IdempotencyRecord
 from gateway.submit.store import KEEP_RECORD_SECONDS, exhausted
 
@@ -39,6 +39,11 @@ class InMemoryIdempotencyStore:
         self._of_caller: Counter[bytes] = Counter()
         # In the order of their claims, so that the oldest is first.
         self._entries: OrderedDict[IdempotencyKey, _Entry] = OrderedDict()
+
+    @property
+    def usage(self) -> Usage:
+        """See `CountedStore`."""
+        return Usage(len(self._entries), MAX_RECORDS)
 
     async def claim(self, claim: Claim, fingerprint: bytes, seconds: float) -> IdempotencyRecord | None:
         """See `IdempotencyStore`."""

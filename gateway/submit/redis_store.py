@@ -14,6 +14,7 @@ import structlog
 
 from gateway.clock import sleep_until
 from gateway.errors import StateUnavailable
+from gateway.limits.fair_budget import Usage
 from gateway.submit.records import OWNER_LOST, IdempotencyRecord, decode, encode
 from gateway.submit.redis_connection import FAILURES, NOW, PREFIX, RedisConnection, Script, read_url
 from gateway.submit.store import KEEP_RECORD_SECONDS, KeyDiffers, exhausted
@@ -166,6 +167,11 @@ class RedisIdempotencyStore:
     def start(self) -> None:
         """Check the server and count the records from now on, in the background."""
         self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    @property
+    def usage(self) -> Usage:
+        """See `CountedStore`."""
+        return Usage(MAX_RECORDS - self._free + self._new_records, MAX_RECORDS)
 
     async def claim(self, claim: Claim, fingerprint: bytes, seconds: float) -> IdempotencyRecord | None:
         """See `IdempotencyStore`."""

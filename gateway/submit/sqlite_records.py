@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from gateway.limits.fair_budget import FAIR_SHARE_FACTOR, fits_fair_share
 from gateway.submit.records import OWNER_LOST, IdempotencyRecord, decode, encode
@@ -106,6 +106,8 @@ class Records:
         self._database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._synchronous = ""
         self._prune_at = 0.0
+        # The ids in the file, as of the last look, and those that this process added since then.
+        self.count = 0
         self._marks = frozenset(marks)
         try:
             self._prepare(now)
@@ -128,6 +130,7 @@ class Records:
                 raise KeyDiffers
         for statement in _TRIGGERS:
             self._database.execute(statement)
+        self._look_at_count()
 
     def _is_new(self) -> bool:
         (application,) = self._one("PRAGMA application_id")
@@ -222,6 +225,7 @@ class Records:
         key = claim.key[:2]
         new = (*key, claim.fence, fingerprint, now + seconds, now + KEEP_RECORD_SECONDS)
         if self._changes(_CLAIM, (*new, MAX_RECORDS)):
+            self.count += 1
             return None
         with self._transaction():
             held, everyone, expires, *row = self._database.execute(_LOOK, key).fetchone()
@@ -254,16 +258,23 @@ class Records:
 
     def release(self, _now: float, claim: Claim) -> bool:
         """See `IdempotencyStore.release`."""
-        return self._changes(_RELEASE, (*claim.key[:2], claim.fence))
+        released = self._changes(_RELEASE, (*claim.key[:2], claim.fence))
+        self.count -= released
+        return released
 
     def _changes(self, statement: str, values: Sequence[object]) -> bool:
         return self._database.execute(statement, values).rowcount == 1
+
+    def _look_at_count(self) -> None:
+        (count,) = self._one(f"SELECT ifnull(({_HELD} = x''), 0)")
+        self.count = cast("int", count)
 
     def _prune(self, now: float) -> None:
         expired = self._database.execute(
             "SELECT caller, request FROM records WHERE expires <= ? LIMIT ?", (now, PRUNE_SLICE)
         ).fetchall()
         self._database.executemany(_DELETE, expired)
+        self._look_at_count()
         # If there may be more, with the next claim.
         self._prune_at = now if len(expired) == PRUNE_SLICE else now + PRUNE_SECONDS
 

@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from gateway.errors import ConfigError, GatewayError, StateUnavailable
-from gateway.submit.sqlite_records import Change, Records, UnfitFile
+from gateway.limits.fair_budget import Usage
+from gateway.submit.sqlite_records import MAX_RECORDS, Change, Records, UnfitFile
 from gateway.submit.store import KeyDiffers
 from gateway.submit.variables import KEY_FILE, STATE_URL
 from gateway.threads import DaemonWorker
@@ -54,6 +55,11 @@ class SqliteIdempotencyStore:
         self._busy = False
         self._records = _open(self._thread, path, marks, clock.time())
         health.probe_with(self._probe)
+
+    @property
+    def usage(self) -> Usage:
+        """See `CountedStore`."""
+        return Usage(self._records.count, MAX_RECORDS)
 
     async def claim(self, claim: Claim, fingerprint: bytes, seconds: float) -> IdempotencyRecord | None:
         """See `IdempotencyStore`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,14 +17,16 @@ from gateway.submit.sqlite_store import SqliteIdempotencyStore
 from gateway.submit.variables import KEY_FILE, STATE_URL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from gateway.clock import Clock
+    from gateway.limits.fair_budget import Usage
     from gateway.limits.holds import Holds
     from gateway.submit.keys import RequestKeys
-    from gateway.submit.store import IdempotencyStore
+    from gateway.submit.store import CountedStore, IdempotencyStore
 
 SQLITE = "sqlite://"
+NO_REDIS = f"{STATE_URL}: Redis needs an extra that is not installed: pip install 'jobgateway[redis]'"
 
 
 class Background(Protocol):
@@ -36,15 +40,26 @@ class Background(Protocol):
 
 
 class State:
-    """A store, the keys of its ids, and its health."""
+    """A store, the keys of its ids, its health, and how full it is as `counted` knows."""
 
     def __init__(
-        self, store: IdempotencyStore, keys: RequestKeys, health: StoreHealth, background: Sequence[Background] = ()
+        self,
+        store: IdempotencyStore,
+        counted: CountedStore,
+        keys: RequestKeys,
+        health: StoreHealth,
+        background: Sequence[Background] = (),
     ) -> None:
         self.store: IdempotencyStore = RotatingStore(store) if keys.rotating else store
+        self._counted = counted
         self.keys = keys
         self.health = health
         self._background = background
+
+    @property
+    def usage(self) -> Usage:
+        """See `CountedStore`."""
+        return self._counted.usage
 
     def start(self) -> None:
         """Begin to look at the store, without waiting for it."""
@@ -71,27 +86,66 @@ def open_state(url: str, key_file: Path | None, clock: Clock, holds: Holds) -> S
         path = Path(url[len(SQLITE) :])
         keys = read_keys(key_file) if key_file else _keys_beside(path)
         sqlite_store = SqliteIdempotencyStore(path, keys.marks, clock, health)
-        return State(SealingStore(sqlite_store), keys, health)
+        return State(SealingStore(sqlite_store), sqlite_store, keys, health)
     if url.lower().startswith("redis"):
         try:
             # Here, because redis-py is an optional dependency.
             from gateway.submit.redis_holds import SharedHolds
             from gateway.submit.redis_store import open_redis
         except ImportError:
-            raise ConfigError(
-                f"{STATE_URL}: Redis needs an extra that is not installed: pip install 'jobgateway[redis]'"
-            ) from None
+            raise ConfigError(NO_REDIS) from None
 
         assert key_file is not None, "the settings require it"  # noqa: S101 - a bug of ours
         keys = read_keys(key_file)
         redis_store = open_redis(url, keys.marks, clock, health)
         shared = SharedHolds(redis_store.connection, clock, holds)
-        return State(SealingStore(redis_store), keys, health, (redis_store, shared))
-    return State(InMemoryIdempotencyStore(clock), read_keys(key_file) if key_file else random_keys(), health)
+        return State(SealingStore(redis_store), redis_store, keys, health, (redis_store, shared))
+    memory_store = InMemoryIdempotencyStore(clock)
+    return State(memory_store, memory_store, read_keys(key_file) if key_file else random_keys(), health)
+
+
+def check_state(url: str, key_file: Path | None) -> Iterator[str]:
+    """Yield why `open_state` would fail, as far as that shows without a connection and without creating a file."""
+    if key_file:
+        yield from _problem_of(lambda: read_keys(key_file))
+    if url.lower().startswith(SQLITE):
+        database = Path(url[len(SQLITE) :])
+        if not key_file:
+            yield from _problem_of(lambda: _read_keys_beside(database))
+        # Not with Path.exists, which raises for a folder that may not be entered.
+        there = [each for each in (database.parent, database) if os.path.exists(each)]  # noqa: PTH110
+        if not there and key_file:
+            yield _no_folder(database)
+        for each in there:
+            # SQLite creates files beside the database, so it needs the folder too.
+            if not os.access(each, os.R_OK | os.W_OK):
+                yield f"{STATE_URL}: {each} cannot be written; check its permissions, and that it is not read-only"
+    elif url.lower().startswith("redis") and importlib.util.find_spec("redis") is None:
+        yield NO_REDIS
+
+
+def _problem_of(work: Callable[[], object]) -> Iterator[str]:
+    try:
+        work()
+    except ConfigError as error:
+        yield from error.args
+
+
+def _no_folder(database: Path) -> str:
+    return f"{STATE_URL}: the folder {database.parent} does not exist; create it"
 
 
 def _keys_beside(database: Path) -> RequestKeys:
-    file = database.with_name(f"{database.name}.key")
+    return _read_keys_beside(database) or read_or_create_keys(_key_file_of(database))
+
+
+def _key_file_of(database: Path) -> Path:
+    return database.with_name(f"{database.name}.key")
+
+
+def _read_keys_beside(database: Path) -> RequestKeys | None:
+    """Return the keys of a database, or None if they may be created."""
+    file = _key_file_of(database)
     try:
         has_folder = database.parent.exists()
         # The key is created before the database. With a new one, all ids would be free again.
@@ -99,10 +153,10 @@ def _keys_beside(database: Path) -> RequestKeys:
     except OSError as error:
         raise ConfigError(f"{STATE_URL}: {database} cannot be used: {error.strerror}") from None
     if not has_folder:
-        raise ConfigError(f"{STATE_URL}: the folder {database.parent} does not exist; create it")
+        raise ConfigError(_no_folder(database))
     if lost_key:
         raise ConfigError(
             f"{KEY_FILE}: {file}, the key of {database}, is missing; restore it, or delete the database "
             "to forget its request ids"
         )
-    return read_or_create_keys(file)
+    return read_keys(file) if file.exists() else None

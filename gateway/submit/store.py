@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from gateway.errors import RequestIdsExhausted, StateUnavailable
 
 if TYPE_CHECKING:
+    from gateway.limits.fair_budget import Usage
     from gateway.submit.records import Claim, IdempotencyRecord
 
 KEEP_RECORD_SECONDS = 25 * 3600.0
@@ -20,6 +21,14 @@ class KeyDiffers(StateUnavailable):
             "request_id: this gateway has another secret key than those before it, and nothing was sent; retry later, "
             "or send a first attempt without one"
         )
+
+
+class CountedStore(Protocol):
+    """A store that knows about how many records it has."""
+
+    @property
+    def usage(self) -> Usage:
+        """The records, including some that have expired, and the most that it holds."""
 
 
 class IdempotencyStore(Protocol):

@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from gateway.models import Job
 
@@ -45,11 +45,13 @@ class Submission:
 class SubmissionCall:
     """The part of one call in a submission. The call is within this context for as long as it waits.
 
-    `repeats` says that another call began the submission.
+    `repeats` says that another call began the submission. `on_replayed` is called once if the outcome is that of an
+    earlier submission.
     """
 
-    def __init__(self, submission: Submission, *, repeats: bool) -> None:
+    def __init__(self, submission: Submission, on_replayed: Callable[[], None], *, repeats: bool) -> None:
         self._submission = submission
+        self._on_replayed: Callable[[], None] | None = on_replayed
         self._repeats = repeats
 
     @property
@@ -75,4 +77,9 @@ class SubmissionCall:
             UpstreamError: The submission was certainly refused.
         """
         result = await asyncio.shield(self.task)
-        return replace(result, replayed=True) if self._repeats else result
+        if self._repeats:
+            result = replace(result, replayed=True)
+        if result.replayed and self._on_replayed is not None:
+            self._on_replayed()
+            self._on_replayed = None
+        return result

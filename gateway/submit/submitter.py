@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.clock import Clock
-    from gateway.limits.fair_budget import Reservation
+    from gateway.limits.fair_budget import Reservation, Usage
     from gateway.models import Job
     from gateway.submit.records import IdempotencyKey
     from gateway.submit.store import IdempotencyStore
@@ -30,6 +30,9 @@ class SubmissionObserver(Protocol):
 
     def submitted(self, error: GatewayError | None) -> None:
         """Take note that a submission has ended, with an `error` or well."""
+
+    def replayed(self) -> None:
+        """Take note that a call got the job of an earlier submission."""
 
 
 class Submitter:
@@ -84,12 +87,13 @@ class Submitter:
         if known is not None:
             if known.fingerprint != fingerprint:
                 raise self._refused(reused())
-            return SubmissionCall(known, repeats=True)
+            return SubmissionCall(known, self._observer.replayed, repeats=True)
         try:
             slot = self._take_slot(caller, held_as)
         except LimitReached as error:
             raise self._refused(error) from None
-        return SubmissionCall(self._start(self._slowing(post, caller, held_as), slot, key, fingerprint), repeats=False)
+        submission = self._start(self._slowing(post, caller, held_as), slot, key, fingerprint)
+        return SubmissionCall(submission, self._observer.replayed, repeats=False)
 
     def _slowing(
         self, post: Callable[[], Awaitable[Job]], caller: bytes, held_as: bytes
@@ -157,6 +161,11 @@ class Submitter:
     def _refused(self, error: GatewayError) -> GatewayError:
         self._observer.submitted(error)
         return error
+
+    @property
+    def usage(self) -> Usage:
+        """The submissions in flight, and their limit."""
+        return self._slots.usage
 
     @property
     def in_flight(self) -> int:

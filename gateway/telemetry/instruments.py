@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
 
@@ -94,6 +94,26 @@ class CounterOf(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Yield the family, at a scrape."""
         yield CounterMetricFamily(self._name, self._meaning, value=self._now())
+
+
+class GaugesOf(Collector):
+    """A gauge with one label that calls `now` at each scrape for all its values."""
+
+    def __init__(
+        self, registry: CollectorRegistry, name: str, meaning: str, label: str, now: Callable[[], Mapping[str, float]]
+    ) -> None:
+        self._name = name
+        self._meaning = meaning
+        self._label = label
+        self._now = now
+        registry.register(self)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the family, at a scrape."""
+        family = GaugeMetricFamily(self._name, self._meaning, labels=[self._label])
+        for value, each in self._now().items():
+            family.add_metric([value], each)
+        yield family
 
 
 class Histograms(_Family[Buckets]):

@@ -10,11 +10,13 @@ from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector
 
 from gateway import __version__
 from gateway.errors import UpstreamError
+from gateway.models import JobStatus
 from gateway.rpc.status import BY_ERROR, BY_HTTP_STATUS, OTHER_4XX, OTHER_5XX, mapping_for
-from gateway.telemetry.instruments import CounterOf, Counters, Gauges, Histograms
+from gateway.telemetry.instruments import CounterOf, Counters, Gauges, GaugesOf, Histograms
+from gateway.upstream import DROPPABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from gateway.errors import GatewayError
     from gateway.telemetry.instruments import Buckets, Value
@@ -29,9 +31,18 @@ CODE_NAMES = {
 CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
 UPSTREAM_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 DELIVERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+# In seconds, from an immediate end to the longest timeout of a job.
+JOB_BUCKETS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 UPSTREAM_METHODS = ("POST", "GET", "DELETE")
 NO_RESPONSE = "none"
 STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx", NO_RESPONSE)
+
+# The statuses of an ended job. An end with an unknown word is `other`.
+END_STATUSES = {
+    status: "other" if status is JobStatus.UNSPECIFIED else status.name
+    for status in JobStatus
+    if status is not JobStatus.RUNNING
+}
 
 _UPSTREAM_REASONS = {
     *(mapping.reason for mapping in (*BY_HTTP_STATUS.values(), OTHER_4XX, OTHER_5XX)),
@@ -137,6 +148,13 @@ class Metrics:
         self._unknown_statuses = _counter(
             registry, "jobgateway_unknown_statuses", "Jobs read with an unknown status; the log has each word once."
         )
+        self._jobs_ended, self._job_seconds = _job_ends(registry)
+        self._dropped_fields = _by_field(registry)
+        self._replayed = _counter(
+            registry,
+            "jobgateway_submissions_replayed",
+            "Calls that got the job of an earlier submission with their request_id.",
+        )
         self._upstream_requests = _upstream_requests(registry)
         self._upstream_bytes = _counter(
             registry, "jobgateway_upstream_read_bytes", "Bytes of upstream responses, after decompression."
@@ -146,6 +164,10 @@ class Metrics:
     def level(self, name: str, meaning: str, now: Callable[[], float]) -> None:
         """Add a gauge that calls `now` at each scrape."""
         Gauge(name, meaning, registry=self.registry).set_function(now)
+
+    def levels(self, name: str, meaning: str, label: str, now: Callable[[], Mapping[str, float]]) -> None:
+        """Add a gauge that calls `now` at each scrape for its values, by the values of `label`."""
+        GaugesOf(self.registry, name, meaning, label, now)
 
     def count(self, name: str, meaning: str, now: Callable[[], float]) -> None:
         """Add a counter that calls `now` at each scrape."""
@@ -183,6 +205,10 @@ class Metrics:
         """Count a submission. Without `error`, it succeeded."""
         self._submissions[_outcome(error)].value += 1
 
+    def replayed(self) -> None:
+        """Count a call that got the job of an earlier submission."""
+        self._replayed.value += 1
+
     # upstream.RequestObserver
 
     def exchanged(self, method: str, status: int | None, seconds: float, size: int) -> None:
@@ -190,6 +216,19 @@ class Metrics:
         by_class = self._upstream_requests[method]
         by_class[NO_RESPONSE if status is None else STATUS_CLASSES[status // 100 - 2]].observe(seconds)
         self._upstream_bytes.value += size
+
+    # telemetry.jobs.JobCounters
+
+    def job_ended(self, status: JobStatus, seconds: float | None) -> None:
+        """Count the end of a job that took `seconds`, or None if its begin is not known."""
+        self._jobs_ended[status].value += 1
+        if seconds is not None:
+            self._job_seconds[status].observe(seconds)
+
+    def fields_dropped(self, names: Iterable[str]) -> None:
+        """Count the malformed fields of a job."""
+        for each in names:
+            self._dropped_fields[each].value += 1
 
     def unknown_status(self) -> None:
         """Count a job that was read with an unknown status."""
@@ -203,6 +242,33 @@ def _counter(registry: CollectorRegistry, name: str, meaning: str) -> Value:
 def _by_outcome(registry: CollectorRegistry, name: str, meaning: str, outcomes: Iterable[str]) -> dict[str, Value]:
     family = Counters(registry, name, meaning, ("outcome",))
     return {each: family.series(each) for each in outcomes}
+
+
+def _job_ends(registry: CollectorRegistry) -> tuple[dict[JobStatus, Value], dict[JobStatus, Buckets]]:
+    ended = Counters(
+        registry, "jobgateway_jobs_ended", "Jobs whose end was read, each once per gateway, by status.", ("status",)
+    )
+    seconds = Histograms(
+        registry,
+        "jobgateway_job_seconds",
+        "Duration of ended jobs in seconds, from their submission or first read here to their end, by status.",
+        ("status",),
+        bounds=JOB_BUCKETS,
+    )
+    return (
+        {status: ended.series(label) for status, label in END_STATUSES.items()},
+        {status: seconds.series(label) for status, label in END_STATUSES.items()},
+    )
+
+
+def _by_field(registry: CollectorRegistry) -> dict[str, Value]:
+    family = Counters(
+        registry,
+        "jobgateway_dropped_fields",
+        "Malformed fields of jobs that were left out, by field, once per response.",
+        ("field",),
+    )
+    return {each: family.series(each) for each in DROPPABLE}
 
 
 def _upstream_requests(registry: CollectorRegistry) -> dict[str, dict[str, Buckets]]:

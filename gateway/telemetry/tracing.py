@@ -11,6 +11,8 @@ from gateway.errors import ConfigError
 from gateway.rpc.tracing import NoopTracer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.rpc.tracing import Tracer
 
 
@@ -29,10 +31,15 @@ OFF = {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "none"}
 
 
 def from_environment() -> Tracer:
-    """Return the tracer that OpenTelemetry's standard variables configure. Raises `ConfigError` if one is wrong."""
+    """Return the tracer that OpenTelemetry's standard variables configure.
+
+    Raises:
+        ConfigError: Variables are wrong. It has a line for each, except for those that only the exporter rejects.
+    """
     if not _first(ENDPOINTS) or any(os.environ.get(name, "").strip().lower() == off for name, off in OFF.items()):
         return NoopTracer()
-    _check_variables()
+    if problems := list(_problems()):
+        raise ConfigError(*problems)
     try:
         return _otlp_tracer()
     except Exception as error:  # noqa: BLE001 - the SDK raises all kinds of errors, also during its import
@@ -41,23 +48,21 @@ def from_environment() -> Tracer:
         raise ConfigError(f"{_wrong_variable()}: {problem}") from None
 
 
-def _check_variables() -> None:
+def _problems() -> Iterator[str]:
     for name in ENDPOINTS:
         if (value := os.environ.get(name, "").strip()) and not _is_endpoint(value):
             # Not quoted, because it may hold a password.
-            raise ConfigError(f"{name}: must be http://HOST:PORT, https://HOST:PORT or HOST:PORT; correct or unset it")
+            yield f"{name}: must be http://HOST:PORT, https://HOST:PORT or HOST:PORT; correct or unset it"
     for name in TIMEOUTS:
         if os.environ.get(name, "").strip().startswith("-"):
-            raise ConfigError(
-                f"{name}: a timeout must be above 0 (got {os.environ[name][:100]!r}); correct or unset it"
-            )
+            yield f"{name}: a timeout must be above 0 (got {os.environ[name][:100]!r}); correct or unset it"
     for name in PROTOCOLS:
         if (value := os.environ.get(name, "grpc")) != "grpc":
-            raise ConfigError(f"{name}: must be grpc, the only supported protocol (got {value[:100]!r})")
+            yield f"{name}: must be grpc, the only supported protocol (got {value[:100]!r})"
     for name in (*FILES, *(name.replace("OTLP_", "OTLP_TRACES_") for name in FILES)):
         # Otherwise the exporter would only log the error, and export nothing.
         if (path := os.environ.get(name)) and not (Path(path).is_file() and os.access(path, os.R_OK)):
-            raise ConfigError(f"{name}: {path!r} is not a readable file; correct or unset it")
+            yield f"{name}: {path!r} is not a readable file; correct or unset it"
 
 
 def _is_endpoint(value: str) -> bool:

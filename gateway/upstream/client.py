@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.clock import PauseTimeout
     from gateway.models import Job, SendJob
     from gateway.threads import WorkerPool
+    from gateway.upstream.health import UpstreamHealth
     from gateway.upstream.memory import BodyReservation
     from gateway.upstream.transport import HttpResponse, Transport
 
@@ -75,11 +76,17 @@ class LastRead:
         return job
 
 
-class UnknownStatusObserver(Protocol):
-    """Observes jobs with a status that the API is not known to use. Must return quickly and must not raise."""
+class JobObserver(Protocol):
+    """Observes the jobs in responses. Its methods must be quick, and must not raise."""
 
     def unknown_status(self, word: str) -> None:
         """Count a job with the unknown status `word`, an untrusted text of any length."""
+
+    def job_sent(self, job: Job, began: float) -> None:
+        """Take note of a job in the response to its POST, which began at `began` (seconds since the epoch)."""
+
+    def job_read(self, job: Job) -> None:
+        """Take note of a job as it was read."""
 
 
 class RestClient:
@@ -91,7 +98,9 @@ class RestClient:
             upstream is about to close.
         reads: the connections for everything else.
         now: returns seconds since the epoch.
-        observer: counts unknown statuses.
+        observer: counts what the jobs show.
+        workers: parse large responses.
+        health: takes note of each outcome.
     """
 
     def __init__(
@@ -101,8 +110,9 @@ class RestClient:
         submissions: Transport,
         reads: Transport,
         now: Callable[[], float],
-        observer: UnknownStatusObserver,
+        observer: JobObserver,
         workers: WorkerPool,
+        health: UpstreamHealth,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._submissions = submissions
@@ -110,6 +120,7 @@ class RestClient:
         self._now = now
         self._observer = observer
         self._workers = workers
+        self._health = health
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -126,22 +137,33 @@ class RestClient:
         Raises:
             UpstreamError: `may_have_been_sent` says whether the upstream may have received the request.
         """
+        return await self._health.submissions.watch(self._send(job, context), (job.workspace_id, job.entity_id))
+
+    async def _send(self, job: SendJob, context: RequestContext) -> Job:
+        began = self._now()
         path = f"/workspaces/{quote(job.workspace_id, safe='')}/entities/{job.entity_id}/jobs/"
         response = await self._request(self._submissions, "POST", path, context, send_body(job))
         still_running = response.status == 201
         read = partial(read_sent_job, location=response.location, may_have_ended=not still_running)
         sent = await self._read(response, context.credential, lambda: read(response.body, observe_time=self._now()))
-        return _still_running(sent) if still_running else sent
+        sent = _still_running(sent) if still_running else sent
+        self._observer.job_sent(sent, began)
+        return sent
 
     async def get(self, uid: int, context: RequestContext, last: LastRead | None = None) -> Job:
         """GET the current state of a job [sdk]; `last` saves time if it is read again. Raises `UpstreamError`."""
+        return await self._health.reads.watch(self._get(uid, context, last), uid)
+
+    async def _get(self, uid: int, context: RequestContext, last: LastRead | None) -> Job:
         response = await self._request(self._reads, "GET", f"/jobs/{uid}/", context)
         read = (last or LastRead()).read
-        return await self._read(response, context.credential, lambda: read(response.body, uid, self._now()))
+        job = await self._read(response, context.credential, lambda: read(response.body, uid, self._now()))
+        self._observer.job_read(job)
+        return job
 
     async def cancel(self, uid: int, context: RequestContext) -> None:
         """DELETE a job [docs], which requests its cancellation. Raises `UpstreamError`."""
-        await self._request(self._reads, "DELETE", f"/jobs/{uid}/", context)
+        await self._health.reads.watch(self._request(self._reads, "DELETE", f"/jobs/{uid}/", context), uid)
 
     async def _request(
         self, transport: Transport, method: str, path: str, context: RequestContext, body: bytes | None = None

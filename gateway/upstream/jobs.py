@@ -6,16 +6,30 @@ import math
 import re
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import unquote
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
+from msgspec.structs import replace
 
 from gateway.errors import UpstreamMalformed
-from gateway.models import MAX_INT64, MAX_TEXT_BYTES, MAX_VALUE_BYTES, Job, JobError, JobStatus, Progress, Result
+from gateway.models import (
+    MAX_INT64,
+    MAX_TEXT_BYTES,
+    MAX_URL,
+    MAX_VALUE_BYTES,
+    Job,
+    JobError,
+    JobStatus,
+    Progress,
+    Result,
+)
 from gateway.strict_json import without_mark
 from gateway.upstream.json import MemberReader, read_text, read_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STATUSES = {
     "message": JobStatus.RUNNING,
@@ -61,8 +75,6 @@ _UID = re.compile(r"[1-9][0-9]{0,18}")
 # Above it, a double may be the rounded value of several integers.
 MAX_EXACT_INTEGER = 2**53 - 1
 _AUTHORITY = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*+:)?//[^/]*+")
-# A longer address is not the address of a job.
-MAX_URL = 8 << 10
 # A longer value is not an empty default, whatever it is.
 MAX_EMPTY_BYTES = 64
 
@@ -98,6 +110,12 @@ class _ErrorMembers(msgspec.Struct):
     stack_trace: Raw | UnsetType = UNSET
     invalid_fields: Raw | UnsetType = UNSET
 
+
+# The fields that are left out of a job if they are malformed, as the upstream names them; see `Job.dropped`.
+DROPPABLE = (
+    *("completed_at", "error_message", "kind", "log_download_url"),
+    *("message", "message_type", "percentage", "timestamp_epoch"),
+)
 
 # An object with none of these members is not a job.
 JOB_FIELDS = frozenset(_Members.__struct_fields__)
@@ -273,20 +291,44 @@ def _job(members: _Members, uid: int, observe_time: float) -> Job:
     result = _result(members)
     status = _status(_plain_word(text), members, error, result)
     done = status is not JobStatus.RUNNING
-    return Job(
+    message = _message_members(members.message)
+    job = Job(
         uid=uid,
         status=status,
         status_text=_kept(text),
         done=done,
         observe_time=observe_time,
         kind=_kept(_text(members.kind)),
-        progress=_progress(members.message),
+        progress=_progress(message),
         error=error,
         # A running job has no result yet, only a default in its place.
         result=Result(result, sha256(result).hexdigest()) if done and result is not None else None,
         complete_time=_iso_time(_value(members.completed_at)),
         log_download_url=_kept(_text(members.log_download_url)),
     )
+    dropped = tuple(_dropped(job, members, message))
+    return replace(job, dropped=dropped) if dropped else job
+
+
+def _dropped(job: Job, members: _Members, message: _MessageMembers) -> Iterator[str]:
+    progress = job.progress or NO_PROGRESS
+    if len(job.log_download_url) > MAX_URL:
+        yield "log_download_url"
+    for name, raw, kept in (
+        ("completed_at", members.completed_at, job.complete_time),
+        ("error_message", members.error_message, job.error and job.error.message),
+        ("kind", members.kind, job.kind),
+        ("log_download_url", members.log_download_url, job.log_download_url),
+        ("message", message.message, progress.message),
+        ("message_type", message.message_type, progress.message_type),
+        ("percentage", message.percentage, progress.percentage),
+        ("timestamp_epoch", message.timestamp_epoch, progress.report_time),
+    ):
+        if raw is not UNSET and not kept:
+            value = _value(raw)
+            # Writers have several defaults for an absent value, and none of them is a loss.
+            if value not in ({}, [], "", None, False) and not _is_nan(value):
+                yield name
 
 
 def _kept(text: str) -> str:
@@ -321,10 +363,11 @@ def _is_empty(raw: memoryview | None) -> bool:
     return value in ({}, [], "", None) or _is_nan(value)
 
 
-def _progress(message: Raw | UnsetType) -> Progress | None:
-    if message is UNSET:
-        return None
-    members = _MESSAGE.read(memoryview(message)) if _is_object(message) else _MessageMembers(message=message)
+def _message_members(message: Raw | UnsetType) -> _MessageMembers:
+    return _MESSAGE.read(memoryview(message)) if _is_object(message) else _MessageMembers(message=message)
+
+
+def _progress(members: _MessageMembers) -> Progress | None:
     progress = Progress(
         message=_kept(_text(members.message)),
         message_type=_kept(_text(members.message_type)),

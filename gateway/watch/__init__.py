@@ -8,9 +8,10 @@ from gateway.watch.refusals import Refusals, is_uncertain
 from gateway.watch.schedule import PollSchedule
 from gateway.watch.sent_jobs import InMemorySentJobs, SentJobs
 from gateway.watch.state import WatchedState
-from gateway.watch.watcher import NoChange, Position, StateChange, Subscription, Watcher
+from gateway.watch.watcher import Group, NoChange, Position, StateChange, Subscription, Watcher
 
 __all__ = [
+    "Group",
     "Hub",
     "InMemorySentJobs",
     "NoChange",

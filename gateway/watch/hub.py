@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Generic
 
 from gateway.clock import sleep_until
@@ -18,13 +18,16 @@ from gateway.watch.throttle import ThrottleGate
 from gateway.watch.watcher import Position, Subscription, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from gateway.clock import Clock, PauseTimeout
     from gateway.errors import GatewayError
     from gateway.watch.key import WatchKey
+    from gateway.watch.watcher import Group
 
 DRAIN_SLICES = 20
+# Watches that are left in one step, because to stop thousands of loops together would block the event loop.
+LEAVE_BATCH = 100
 
 
 class Hub(Generic[S]):
@@ -39,6 +42,7 @@ class Hub(Generic[S]):
         self._throttle = ThrottleGate(clock, holds or Holds(clock))
         self._time_limits = TimeLimits(clock)
         self._watchers: set[Position[S]] = set()
+        self._leaving: deque[Position[S]] = deque()
         # The tasks of all loops, including cancelled ones that have not ended. asyncio refers to tasks only weakly.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -77,7 +81,7 @@ class Hub(Generic[S]):
         seen: Callable[[S], bool] | None,
         on_wake: Callable[[], None],
         *,
-        group: Hashable,
+        group: Group,
         exists: bool = False,
     ) -> Subscription[S]:
         """Watch a job until `leave`. For the arguments, see `watch`, `Subscription` and `Position.group`."""
@@ -90,10 +94,28 @@ class Hub(Generic[S]):
         self._watchers.discard(watcher)
         watcher.loop.leave(watcher)
 
+    def leave_all(self, watchers: Iterable[Position[S]]) -> None:
+        """End watches: immediately if they are few, otherwise in several steps of the event loop."""
+        in_steps = bool(self._leaving)
+        self._leaving.extend(watchers)
+        if not in_steps:
+            self._leave_some()
+
+    def _leave_some(self) -> None:
+        for _ in range(min(LEAVE_BATCH, len(self._leaving))):
+            self.leave(self._leaving.popleft())
+        if self._leaving:
+            asyncio.get_running_loop().call_soon(self._leave_some)
+
     @property
     def loop_count(self) -> int:
         """The number of running loops."""
         return len(self._loops)
+
+    @property
+    def failing_loop_count(self) -> int:
+        """The number of running loops whose last poll failed."""
+        return sum(loop.failures > 0 for loop in self._loops.values())
 
     @property
     def watcher_count(self) -> int:
@@ -103,19 +125,16 @@ class Hub(Generic[S]):
     async def end_watchers(self, error: Callable[[], GatewayError], until: float) -> None:
         """End every watcher, in slices of groups from now to shortly before `until` (seconds of the clock).
 
-        `error` creates the error of each watcher.
+        `error` creates the error of each group.
         """
-        groups: dict[Hashable, list[Position[S]]] = {}
-        for watcher in self._watchers:
-            groups.setdefault(watcher.group, []).append(watcher)
-        slices = list(groups.values())
+        groups = list({watcher.group for watcher in self._watchers})
         began = self._clock.monotonic()
-        size = -(-len(slices) // DRAIN_SLICES) or 1
-        for number, start in enumerate(range(0, len(slices), size)):
+        size = -(-len(groups) // DRAIN_SLICES) or 1
+        for number, start in enumerate(range(0, len(groups), size)):
             # One more slice of time than watchers, so that the last clients can leave.
             await sleep_until(self._clock, began + (until - began) * number / (DRAIN_SLICES + 1))
-            for watcher in chain.from_iterable(slices[start : start + size]):
-                watcher.end(error())
+            for group in groups[start : start + size]:
+                group.end(error())
 
     async def aclose(self) -> None:
         """Stop all loops, and return when their tasks have ended."""

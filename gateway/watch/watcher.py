@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Generic, Protocol
 
 import msgspec
 
@@ -12,7 +12,7 @@ from gateway.clock import RearmableTimer
 from gateway.watch.state import S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable
 
     from gateway.errors import GatewayError, UpstreamError
     from gateway.watch.loop import PollLoop
@@ -40,6 +40,13 @@ class NoChange(msgspec.Struct, frozen=True):
     last_failure: UpstreamError | None
 
 
+class Group(Protocol):
+    """Watches that end together when the process drains."""
+
+    def end(self, error: GatewayError) -> None:
+        """End all of them with `error`."""
+
+
 class Position(ABC, Generic[S]):
     """The position of one client in a loop.
 
@@ -55,19 +62,23 @@ class Position(ABC, Generic[S]):
         since: The time at which the state that was taken last became available, in seconds of the clock.
     """
 
-    __slots__ = ("_ended", "_seen", "_version", "loop", "since")
+    __slots__ = ("_seen", "_version", "loop", "since")
 
     def __init__(self, loop: PollLoop[S], seen: Callable[[S], bool] | None) -> None:
         self.loop = loop
         self.since = loop.clock.monotonic()
         self._seen = seen
         self._version = 0
-        self._ended: GatewayError | None = None
 
     @property
     def latest(self) -> S | None:
         """The latest state of the loop, or None if it has not read one yet."""
         return self.loop.state
+
+    @property
+    def is_behind(self) -> bool:
+        """True if the loop has a state that `take` has not seen yet."""
+        return self.loop.version > self._version
 
     @property
     def has_begun(self) -> bool:
@@ -76,28 +87,21 @@ class Position(ABC, Generic[S]):
 
     @property
     @abstractmethod
-    def group(self) -> Hashable:
-        """Watches of one group are ended together when the process drains."""
+    def group(self) -> Group:
+        """The watches with which this one ends when the process drains."""
 
     @abstractmethod
     def wake(self) -> None:
         """Look at the loop again, because `take` may return something else than before."""
 
-    def end(self, error: GatewayError) -> None:
-        """Let `take` raise `error`, regardless of the loop."""
-        self._ended = error
-        self.wake()
-
     def take(self) -> StateChange[S] | None:
         """Return the change since the last call, or None if there is none.
 
         Raises:
-            GatewayError: The failure of the loop, or the error that `end` was given.
+            GatewayError: The failure of the loop.
         """
         loop = self.loop
-        if self._ended is not None:
-            raise self._ended
-        if loop.state is not None and loop.version > self._version:
+        if loop.state is not None and self.is_behind:
             first = self._version == 0
             skipped = 0 if first else loop.version - self._version - 1
             self._version = loop.version
@@ -123,14 +127,14 @@ class Subscription(Position[S]):
     __slots__ = ("_group", "_on_wake")
 
     def __init__(
-        self, loop: PollLoop[S], seen: Callable[[S], bool] | None, on_wake: Callable[[], None], group: Hashable
+        self, loop: PollLoop[S], seen: Callable[[S], bool] | None, on_wake: Callable[[], None], group: Group
     ) -> None:
         super().__init__(loop, seen)
         self._on_wake = on_wake
         self._group = group
 
     @property
-    def group(self) -> Hashable:
+    def group(self) -> Group:
         """The group that the client named."""
         return self._group
 
@@ -142,18 +146,34 @@ class Subscription(Position[S]):
 class Watcher(Position[S]):
     """A position that one task awaits."""
 
-    __slots__ = ("_timer", "_waiting")
+    __slots__ = ("_ended", "_timer", "_waiting")
 
     def __init__(self, loop: PollLoop[S], seen: Callable[[S], bool] | None) -> None:
         super().__init__(loop, seen)
+        self._ended: GatewayError | None = None
         self._waiting: asyncio.Future[None] | None = None
         # One timer for all waits, because each event of thousands of watchers would otherwise create one.
         self._timer = RearmableTimer(loop.clock, self.wake)
 
     @property
-    def group(self) -> Hashable:
+    def group(self) -> Group:
         """Itself: it is alone."""
         return self
+
+    def end(self, error: GatewayError) -> None:
+        """Let `next` raise `error`, regardless of the loop."""
+        self._ended = error
+        self.wake()
+
+    def take(self) -> StateChange[S] | None:
+        """Return the change since the last call, or None if there is none.
+
+        Raises:
+            GatewayError: The failure of the loop, or the error that `end` was given.
+        """
+        if self._ended is not None:
+            raise self._ended
+        return super().take()
 
     def wake(self) -> None:
         """Let a waiting `next` look at the loop again."""

@@ -19,12 +19,14 @@ from tests.invariants.multiplexed import Inbox, Stream
 from tests.invariants.stepped import OUTGOING, WORKERS, SteppedRun
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gateway.errors import InternalError
     from gateway.rpc.call import Call
     from gateway.rpc.codec.events import JobState
     from gateway.rpc.many_messages import Requests
     from gateway.rpc.stream_watch import StreamWatch
-    from gateway.watch import Subscription
+    from gateway.watch import Group, Subscription
     from tests.invariants.history import Watch
     from tests.support.clock import SteppedClock
 
@@ -49,6 +51,9 @@ class StreamPipe:
         self._awake = asyncio.Event()
         self._awake.set()
         self._requests: asyncio.Queue[pb.WatchJobsRequest | None] = asyncio.Queue()
+
+    async def pace_watch(self) -> None:
+        pass
 
     def start_watch(self) -> None:
         self.slots += 1
@@ -166,21 +171,22 @@ class MultiplexedRun(SteppedRun):
         resources = StreamResources(self.clock, OUTGOING, WORKERS, self.metrics)
         hub, watched = self._hub, inbox.open
 
-        def subscribe(watch: StreamWatch) -> Subscription[JobState]:
+        def subscribe(watch: StreamWatch, group: Group) -> Subscription[JobState]:
             record = watched[watch.uid]
             record.joined = self.clock.stamp()
             key = WatchKey(record.credential.encode(), watch.uid)
             seen = watch.has_seen if watch.has_begun else None
             fetch = partial(self._fetch, record)
-            joined = hub.subscribe(key, fetch, seen, watch.wake, group=pipe, exists=watch.has_begun)
+            joined = hub.subscribe(key, fetch, seen, watch.wake, group=group, exists=watch.has_begun)
             record.loop = self._loops.setdefault(joined.loop, record.name)
             records[joined] = record
             return joined
 
-        def leave(subscription: Subscription[JobState]) -> None:
-            record = records.pop(subscription)
-            record.ended = min(record.ended, self.clock.stamp())
-            hub.leave(subscription)
+        def leave(subscriptions: Iterable[Subscription[JobState]]) -> None:
+            for subscription in subscriptions:
+                record = records.pop(subscription)
+                record.ended = min(record.ended, self.clock.stamp())
+                hub.leave(subscription)
 
         records: dict[Subscription[JobState], Watch] = {}
         status = ""

@@ -182,6 +182,31 @@ async def test_a_sole_caller_has_no_rate() -> None:
         assert fill(gate, in_flight, b"ann") == 10, "another caller has a watch open"
 
 
+async def test_watches_of_streams_over_the_rate_wait() -> None:
+    clock = SteppedClock()
+    gate = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))
+    with ExitStack() as in_flight:
+        ticket = in_flight.enter_context(gate.admit(watch=True))
+        ticket.charge(b"ann", 10)
+        for _ in range(100):
+            await ticket.pace_watch()
+        assert clock.pending == 0, "a sole caller has no rate"
+        with ExitStack() as others:
+            admit_as(gate, others, b"bob")
+        await clock.advance(1)
+        paced = [asyncio.create_task(ticket.pace_watch()) for _ in range(30)]
+        await settle()
+        assert [task.done() for task in paced] == [True] * 10 + [False] * 20
+        assert fill(gate, in_flight, b"ann") == 10, "they do not use up the rate of calls"
+        await clock.advance(1)
+        assert [task.done() for task in paced] == [True] * 20 + [False] * 10
+        await clock.advance(60)
+        assert all(task.done() for task in paced)
+        paced = [asyncio.create_task(ticket.pace_watch()) for _ in range(30)]
+        await settle()
+        assert all(task.done() for task in paced), "it is the sole caller again"
+
+
 async def test_rejections_of_impatient_callers_are_delayed() -> None:
     clock = SteppedClock()
     gate = Admission(clock, limits(max_calls=1_000, max_watches=1_000, calls_per_second=10.0))

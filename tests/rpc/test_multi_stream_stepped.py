@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.rpc.stream_watch import StreamWatch
-    from gateway.watch import Subscription
+    from gateway.watch import Group, Subscription
 
 
 BUDGET = 1 << 30
@@ -60,6 +60,11 @@ class Client:
         self._requests: asyncio.Queue[pb.WatchJobsRequest | None] = asyncio.Queue()
         self._written: asyncio.Queue[bytes] = asyncio.Queue()
         self._room = asyncio.Semaphore(0)
+        self.paced = asyncio.Event()
+        self.paced.set()
+
+    async def pace_watch(self) -> None:
+        await self.paced.wait()
 
     def start_watch(self) -> None:
         pass
@@ -67,9 +72,13 @@ class Client:
     def end_watch(self) -> None:
         pass
 
-    def watch(self, *uids: int) -> None:
+    def watch(self, *uids: int, token: str = "") -> None:
         for uid in uids:
-            self._requests.put_nowait(pb.WatchJobsRequest(watch=pb.WatchJobRequest(uid=uid)))
+            request = pb.WatchJobRequest(uid=uid, resume_token=token)
+            self._requests.put_nowait(pb.WatchJobsRequest(watch=request))
+
+    def unwatch(self, uid: int) -> None:
+        self._requests.put_nowait(pb.WatchJobsRequest(unwatch=uid))
 
     def half_close(self) -> None:
         self._requests.put_nowait(None)
@@ -101,13 +110,13 @@ class Bench:
         memory = ResponseMemory(self.budget, BUDGET)
         resources = StreamResources(self.clock, memory, self.workers, Metrics())
         call: Any = self.client
-        self.stream = MultiStream(call, call, resources, self._subscribe, self.hub.leave)
+        self.stream = MultiStream(call, call, resources, self._subscribe, self.hub.leave_all)
 
     def read(self, uid: int, state: JobState | Exception) -> None:
         """Respond to the next read of a job."""
         self._reads.setdefault(uid, asyncio.Queue()).put_nowait(state)
 
-    def _subscribe(self, watch: StreamWatch) -> Subscription[JobState]:
+    def _subscribe(self, watch: StreamWatch, group: Group) -> Subscription[JobState]:
         reads = self._reads.setdefault(watch.uid, asyncio.Queue())
 
         async def fetch(_: object) -> JobState:
@@ -117,7 +126,7 @@ class Bench:
             return state
 
         key = WatchKey(b"owner", watch.uid)
-        return self.hub.subscribe(key, fetch, None, watch.wake, group=self)
+        return self.hub.subscribe(key, fetch, None, watch.wake, group=group)
 
 
 @pytest.fixture
@@ -130,6 +139,17 @@ async def until(client: Client, wanted: Callable[[pb.JobEvent], bool]) -> list[p
     while not events or not wanted(events[-1]):
         events.append(await client.read())
     return events
+
+
+async def assert_patient(bench: Bench, task: asyncio.Task[None]) -> None:
+    """Check that a stream goes on whose client does not read, while others wait for memory."""
+    await bench.budget.acquire(b"ann", BUDGET)
+    others = asyncio.create_task(bench.budget.acquire(b"bob", BUDGET))
+    await bench.clock.advance(1_000)
+    assert not task.done()
+    for each in (task, others):
+        each.cancel()
+    await asyncio.gather(task, others, return_exceptions=True)
 
 
 async def test_a_job_has_no_turn_during_its_large_state(bench: Bench) -> None:
@@ -167,17 +187,50 @@ async def test_a_small_state_after_a_large_one_waits_for_its_reader(bench: Bench
     bench.read(1, failing(1))
     task = asyncio.create_task(bench.stream.run())
     await until(bench.client, lambda event: event.job.status_text == "retrying")
-    await bench.budget.acquire(b"ann", BUDGET)
-    others = asyncio.create_task(bench.budget.acquire(b"bob", BUDGET))
     for percentage in (10, 20):
         bench.read(1, running(1, percentage))
         await bench.clock.advance(2)
-    # Others wait for memory, but this stream holds none: its client may take its time.
-    await bench.clock.advance(1_000)
-    assert not task.done()
-    for each in (task, others):
-        each.cancel()
-    await asyncio.gather(task, others, return_exceptions=True)
+    await assert_patient(bench, task)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["read", "known by its token"])
+async def test_a_large_state_that_was_read_is_not_held(bench: Bench, known: bool) -> None:
+    bench.client.watch(1)
+    bench.read(1, failing(1))
+    task = asyncio.create_task(bench.stream.run())
+    events = await until(bench.client, lambda event: event.synced.watch_requests == 1)
+    if known:
+        bench.client.unwatch(1)
+        bench.client.watch(1, token=next(event.resume_token for event in events if event.uid == 1))
+        bench.read(1, failing(1))
+        await until(bench.client, lambda event: event.synced.watch_requests == 2)
+    bench.client.watch(2)
+    bench.read(2, running(2, 10))
+    await settle()
+    await assert_patient(bench, task)
+
+
+async def test_requests_over_the_rate_delay_only_requests(bench: Bench) -> None:
+    bench.client.watch(1)
+    bench.read(1, running(1, 10))
+    task = asyncio.create_task(bench.stream.run())
+    await until(bench.client, lambda event: event.synced.watch_requests == 1)
+    bench.client.paced.clear()
+    bench.client.watch(2)
+    bench.read(2, running(2, 10))
+    bench.read(1, running(1, 20))
+    await bench.clock.advance(2)
+    assert (await bench.client.read()).job.progress.percentage == 20
+    assert bench.hub.watcher_count == 1
+    bench.client.paced.set()
+    assert (await bench.client.read()).uid == 2
+    # The stream may also end meanwhile.
+    bench.client.paced.clear()
+    bench.client.watch(3)
+    await settle()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert bench.hub.watcher_count == 0
 
 
 async def test_an_ended_stream_is_freed_immediately(bench: Bench) -> None:

@@ -90,6 +90,17 @@ async def test_a_client_below_the_least_rate_uses_up_its_grace(guarded: Guarded)
     assert writes == GRACE_SECONDS - 1
 
 
+async def test_a_pause_that_no_one_minded_does_not_count_later(guarded: Guarded) -> None:
+    guarded.contended = False
+    guarded.guard.hold(holds=True)
+    await guarded.write(3_600.0, 0)
+    guarded.contended = True
+    await guarded.write(0.0, int(GRACE_SECONDS) * MIN_BYTES_PER_SECOND)
+    guarded.begin()
+    await guarded.clock.advance(GRACE_SECONDS + 1)
+    assert guarded.after == [GRACE_SECONDS]
+
+
 async def test_time_between_writes_is_not_the_client_s(guarded: Guarded) -> None:
     guarded.guard.hold(holds=True)
     for _ in range(100):

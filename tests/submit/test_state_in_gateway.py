@@ -51,6 +51,9 @@ async def test_a_repeated_submission_has_a_trailer(
                 events = [event async for event in call]
                 assert events[-1].job.uid == 42
                 assert (REPLAYED in {(each[0], each[1]) for each in await call.trailing_metadata()}) is replayed
+        got = await scrape(gateway)
+        assert got("jobgateway_submissions_replayed_total") == 2
+        assert got("jobgateway_limit_used", limit="request_ids") == 1
     assert len(upstream.requests("POST")) == 2
 
 

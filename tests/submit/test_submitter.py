@@ -74,6 +74,9 @@ class NoopSubmissionObserver:
     def submitted(self, error: GatewayError | None) -> None:
         """Do nothing."""
 
+    def replayed(self) -> None:
+        """Do nothing."""
+
 
 def submitter_of(clock: SteppedClock, rate: float = 2_000.0, store: IdempotencyStore | None = None) -> Submitter:
     store = store or InMemoryIdempotencyStore(clock)

@@ -12,14 +12,15 @@ import pytest
 
 from gateway.errors import UpstreamError
 from gateway.limits.fair_budget import FairBudget
-from gateway.upstream import Timeouts, Transport
+from gateway.rpc.status import mapping_for
+from gateway.upstream import Timeouts, Transport, UpstreamHealth
 from gateway.upstream.transport import HttpResponse
 from tests.support.clock import SteppedClock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
-    from gateway.clock import PauseTimeout
+    from gateway.clock import Clock, PauseTimeout
 
 # In seconds: a limit that only a test of this limit reaches.
 PATIENT = 3600.0
@@ -90,6 +91,11 @@ class NoObserver:
 
     def exchanged(self, method: str, status: int | None, seconds: float, size: int) -> None:
         """Ignore an exchange."""
+
+
+def upstream_health(clock: Clock, failing_loops: Callable[[], int] = lambda: 0) -> UpstreamHealth:
+    """Return the health of an upstream that nothing is known about."""
+    return UpstreamHealth(clock, reason_of=lambda error: mapping_for(error).reason, failing_loops=failing_loops)
 
 
 def http_response(status: int, body: bytes = b"", *, retry_after: str | None = None) -> HttpResponse:

@@ -28,7 +28,6 @@ from gateway.rpc.codec.resume_token import read_token
 from gateway.rpc.codec.struct_json import NotExactError, encode_struct
 from gateway.rpc.codec.text import clean, clean_detail
 from gateway.rpc.status import to_rpc_error
-from gateway.server.process import GC_THRESHOLDS
 from gateway.strict_json import check_json
 from gateway.submit.fingerprint import fingerprint_of
 from gateway.telemetry.unknown_statuses import UnknownStatuses
@@ -241,16 +240,6 @@ def _without_collections() -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.fixture
-def _collections_of_serve() -> Iterator[None]:
-    thresholds = gc.get_threshold()
-    gc.set_threshold(*GC_THRESHOLDS)
-    gc.enable()
-    yield
-    gc.disable()
-    gc.set_threshold(*thresholds)
-
-
 def _seconds(read: Callable[[bytes], Any], raw: bytes) -> float:
     began = time.thread_time()
     with suppress(*REFUSALS):
@@ -280,17 +269,6 @@ def _check(read: Callable[[bytes], Any], shape: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_four_times_the_bytes_cost_about_four_times_the_time(shape: str, reader: str) -> None:
     _check(READERS[reader], shape)
-
-
-@pytest.mark.usefixtures("_collections_of_serve")
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_same_with_garbage_collection(shape: str) -> None:
-    def read_all(raw: bytes) -> None:
-        for reader in ("job", "sent job", "refusal", "outage", "params_json"):
-            with suppress(*REFUSALS):
-                READERS[reader](raw)
-
-    _check(read_all, shape)
 
 
 @pytest.mark.parametrize("step", [8, 64, 256])

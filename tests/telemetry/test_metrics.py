@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import grpc
@@ -15,12 +17,15 @@ from gateway import __version__
 from gateway.rpc.status import BY_ERROR, BY_HTTP_STATUS, OTHER_4XX, OTHER_5XX
 from gateway.telemetry.metrics import (
     CODE_NAMES,
+    END_STATUSES,
     POLL_OUTCOMES,
     STATUS_CLASSES,
     SUBMISSION_OUTCOMES,
     UPSTREAM_METHODS,
     Metrics,
 )
+from gateway.upstream import DROPPABLE
+from tests.support.certificates import Authority
 from tests.support.gateways import BEARER, SEND, expect_error, read_all, running, stub
 from tests.support.paths import ROOT
 from tests.support.raw import free_port, raw_call
@@ -28,6 +33,8 @@ from tests.support.scraping import scrape
 from tests.support.upstream import RUNNING, Connection, answer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gateway.server.gateway import Gateway
     from tests.support.upstream import ScriptedUpstream
 
@@ -177,9 +184,76 @@ async def test_large_responses_are_in_the_budget_metrics(gateway: Gateway, upstr
         got = await scrape(gateway)
         stream.cancel()
     # The end is kept for some seconds for late watchers.
-    assert got("jobgateway_large_answers_reserved_bytes") > 3 << 20
+    assert got("jobgateway_limit_used", limit="large_responses") > 3 << 20
     assert got("jobgateway_large_answers_waiting") == 0
     assert got("jobgateway_upstream_read_bytes_total") > 3 << 20
+
+
+async def test_an_ended_job_is_counted_once_with_its_duration(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    failed = answer(200, {"uid": 42, "status": "failed", "error": {"type": "error_timeout", "message": "late"}})
+    upstream.script.extend(
+        [RUNNING, RUNNING, failed, failed, answer(200, {"uid": 43, "status": "archived", "error": "x"})]
+    )
+    async with stub(gateway) as jobs:
+        await read_all(jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER))
+        await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
+        await jobs.GetJob(pb.GetJobRequest(uid=43), metadata=BEARER)
+        got = await scrape(gateway)
+    assert got("jobgateway_jobs_ended_total", status="TIMEOUT") == 1
+    assert got("jobgateway_jobs_ended_total", status="other") == 1
+    assert got("jobgateway_jobs_ended_total") == 2
+    # Job 43 was never seen running.
+    assert got("jobgateway_job_seconds_count") == got("jobgateway_job_seconds_count", status="TIMEOUT") == 1
+    assert 0 < got("jobgateway_job_seconds_sum") < 60
+
+
+async def test_malformed_fields_are_counted(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    upstream.script.append(answer(200, {"uid": 42, "status": "success", "completed_at": 1, "kind": 5}))
+    async with stub(gateway) as jobs:
+        await jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
+    got = await scrape(gateway)
+    assert got("jobgateway_dropped_fields_total", field="completed_at") == 1
+    assert got("jobgateway_dropped_fields_total") == 2
+
+
+async def test_limits_are_reported_with_their_use(upstream: ScriptedUpstream) -> None:
+    gate = Gate(RUNNING)
+    upstream.script.append(gate)
+    async with running(upstream.url, max_watches=7, max_calls=5) as gateway, stub(gateway) as jobs:
+        stream = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
+        await upstream.wait_for(1)
+        got = await scrape(gateway)
+        stream.cancel()
+    used = {limit: got("jobgateway_limit_used", limit=limit) for limit in got.values_of("limit")}
+    assert {limit for limit, value in used.items() if value} == {"watches", "polls"}
+    assert used["watches"] == used["polls"] == 1
+    limits = {limit: got("jobgateway_limit_max", limit=limit) for limit in used}
+    assert limits == {
+        "calls": 5,
+        "watches": 7,
+        "submissions": 1_024,
+        "polls": 256,
+        "large_requests": 512 << 20,
+        "large_responses": 1 << 30,
+        "large_messages": 512 << 20,
+        "request_ids": 100_000,
+    }
+
+
+@pytest.mark.parametrize("days", [30, -7])
+async def test_the_expiry_of_the_certificate_is_reported(upstream: ScriptedUpstream, tmp_path: Path, days: int) -> None:
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
+    certificate = Authority().server(not_before=end - timedelta(days=90), not_after=end)
+    cert, key = tmp_path / "cert", tmp_path / "key"
+    cert.write_bytes(certificate.chain)
+    key.write_bytes(certificate.key)
+    async with running(upstream.url, tls_cert_file=cert, tls_key_file=key) as gateway:
+        got = await scrape(gateway)
+    assert got("jobgateway_certificate_expiry_timestamp_seconds") == end.timestamp()
+
+
+async def test_without_tls_no_certificate_expires(gateway: Gateway) -> None:
+    assert math.isnan((await scrape(gateway))("jobgateway_certificate_expiry_timestamp_seconds"))
 
 
 async def test_the_build_and_the_process_are_described(gateway: Gateway) -> None:
@@ -211,6 +285,8 @@ async def test_clients_cannot_create_labels(gateway: Gateway, upstream: Scripted
     assert after.values_of("outcome") == {*POLL_OUTCOMES, *SUBMISSION_OUTCOMES}
     assert after.values_of("status_class") == set(STATUS_CLASSES)
     assert after.values_of("method") == set(UPSTREAM_METHODS)
+    assert after.values_of("status") == set(END_STATUSES.values())
+    assert after.values_of("field") == set(DROPPABLE)
 
 
 def test_no_name_is_taken_twice() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.errors import UpstreamMalformed
 from gateway.models import Job, JobError, JobStatus, Progress
 from gateway.rpc.codec.responses import job_message
-from gateway.upstream.jobs import JOB_FIELDS, read_job, read_sent_job
+from gateway.upstream.jobs import DROPPABLE, JOB_FIELDS, read_job, read_sent_job
 
 json_values = st.recursive(
     st.none()
@@ -535,6 +535,32 @@ def test_texts_are_kept_up_to_the_limit_for_clients() -> None:
     assert len(repr(job.identity())) < 1_000_000
     assert len(repr(job)) < 1_500_000
     assert len(repr(_read(status="failed", error={"no": long}).error)) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("members", "dropped"),
+    [
+        ({"completed_at": 1_700_000_000}, ["completed_at"]),
+        ({"completed_at": "yesterday"}, ["completed_at"]),
+        ({"kind": ["web"]}, ["kind"]),
+        ({"log_download_url": {"url": "https://log"}}, ["log_download_url"]),
+        ({"log_download_url": "x" * 8_193}, ["log_download_url"]),
+        ({"message": ["half"]}, ["message"]),
+        ({"message": {"message": 5, "percentage": "50"}}, ["message", "percentage"]),
+        ({"message": {"message_type": 1, "timestamp_epoch": 1e300}}, ["message_type", "timestamp_epoch"]),
+        ({"message": {"percentage": 10**400}}, ["percentage"]),
+        ({"error_message": {"text": "no"}}, ["error_message"]),
+        # Defaults, and fields that are there.
+        ({"completed_at": None, "kind": "", "error_message": [], "log_download_url": False, "message": {}}, []),
+        ({"message": {"percentage": 0, "timestamp_epoch": 0, "message": ""}}, []),
+        ({"message": {"percentage": float("nan")}, "completed_at": float("nan")}, []),
+        ({"completed_at": "2026-01-01T00:00:00Z", "kind": "web", "message": "half", "log_download_url": "x"}, []),
+        ({"error": "no", "error_message": "no"}, []),
+    ],
+)
+def test_malformed_fields_are_named(members: dict[str, Any], dropped: list[str]) -> None:
+    assert list(_read(status="failed", **members).dropped) == dropped
+    assert set(dropped) <= set(DROPPABLE)
 
 
 def test_the_largest_uid_is_one() -> None:

@@ -14,12 +14,14 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway.auth.credential import Credential
 from gateway.models import SendJob
 from gateway.rpc.codec.requests import read_send_job
-from gateway.telemetry.unknown_statuses import UnknownStatuses
+from gateway.telemetry.jobs import ObservedJobs
+from gateway.telemetry.metrics import Metrics
 from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient
 from gateway.upstream.client import send_body
+from tests.support.clock import SteppedClock
 from tests.support.gateways import TOKEN
-from tests.support.transports import PatientTransport
+from tests.support.transports import PatientTransport, upstream_health
 from tests.support.upstream import ScriptedUpstream, answer
 
 
@@ -128,8 +130,9 @@ async def test_any_workspace_is_one_segment_of_the_path(
         submissions=transport,
         reads=transport,
         now=time.time,
-        observer=UnknownStatuses(lambda: None),
+        observer=ObservedJobs(Metrics()),
         workers=WorkerPool("responses", 1),
+        health=upstream_health(SteppedClock()),
     )
     upstream.script.append(answer(201, {"uid": 42}))
     for workspace in WORKSPACES:

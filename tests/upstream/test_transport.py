@@ -25,12 +25,14 @@ from gateway.errors import (
 )
 from gateway.limits.fair_budget import FairBudget
 from gateway.models import SendJob
-from gateway.telemetry.unknown_statuses import UnknownStatuses
+from gateway.telemetry.jobs import ObservedJobs
+from gateway.telemetry.metrics import Metrics
 from gateway.threads import WorkerPool
 from gateway.upstream import RequestContext, RestClient, memory
 from gateway.upstream.transport import ERROR_BODY_SECONDS, MAX_ERROR_BODY_BYTES
+from tests.support.clock import SteppedClock
 from tests.support.raw import free_port, self_signed, tcp_server
-from tests.support.transports import TEST_SECONDS, failure
+from tests.support.transports import TEST_SECONDS, failure, upstream_health
 from tests.support.upstream import Connection, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
@@ -606,8 +608,9 @@ async def test_a_workspace_reaches_the_wire_as_one_segment(
         submissions=make(),
         reads=make(),
         now=lambda: 0.0,
-        observer=UnknownStatuses(lambda: None),
+        observer=ObservedJobs(Metrics()),
         workers=WorkerPool("responses", 1),
+        health=upstream_health(SteppedClock()),
     )
     await client.send(SendJob(workspace_id=workspace, entity_id=7), RequestContext(Credential("a-token"), {}))
     (seen,) = upstream.seen

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import gc
 import sys
 from contextlib import nullcontext
@@ -25,6 +23,7 @@ from gateway.errors import (
 )
 from gateway.limits.rate_limiter import RateLimiter
 from gateway.watch import InMemorySentJobs, NoChange, StateChange, WatchKey
+from gateway.watch.hub import LEAVE_BATCH
 from gateway.watch.recent import KEEP_BYTES, KEEP_READ_SECONDS, KEEP_RESULT_SECONDS, UNWATCHED_SECONDS, ReadKeys
 from gateway.watch.refusals import GRACE_SECONDS, JUST_SENT_SECONDS
 from gateway.watch.sent_jobs import KEEP_JOB_SECONDS, LONGEST_JOB_SECONDS, OVERDUE_MARGIN_SECONDS
@@ -35,11 +34,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.clock import PauseTimeout
-    from gateway.watch import Hub, Watcher
+    from gateway.watch import Hub, Subscription, Watcher
 
 ANN = WatchKey(b"ann", 42)
 BOB = WatchKey(b"bob", 42)
 FAR = 1e9
+
+
+class FakeGroup:
+    """Records the times at which it is ended."""
+
+    def __init__(self, clock: SteppedClock) -> None:
+        self.ended: list[float] = []
+        self._clock = clock
+
+    def end(self, _: GatewayError) -> None:
+        self.ended.append(self._clock.now)
 
 
 class Follower:
@@ -581,7 +591,7 @@ async def test_a_subscription_is_woken_when_failing_starts_and_stops(clock: Step
         change = subscription.take()
         told.append(subscription.no_change().failures if change is None else change.state.value)
 
-    subscription = hub.subscribe(ANN, fetch, None, wake, group="ours")
+    subscription = hub.subscribe(ANN, fetch, None, wake, group=FakeGroup(clock))
     assert subscription.take() is None
     await clock.advance(1_000)
     assert told == [1, 1, 0, 2, 3]
@@ -592,7 +602,7 @@ async def test_a_subscription_is_woken_when_failing_starts_and_stops(clock: Step
 async def test_a_subscription_that_leaves_stops_its_loop(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     fetch = FakePoller(clock, State(1))
-    subscription = hub.subscribe(ANN, fetch, None, lambda: None, group="ours")
+    subscription = hub.subscribe(ANN, fetch, None, lambda: None, group=FakeGroup(clock))
     follower = Follower(hub, BOB, FakePoller(clock, State(1)))
     await clock.advance(10)
     polls = fetch.count
@@ -604,33 +614,46 @@ async def test_a_subscription_that_leaves_stops_its_loop(clock: SteppedClock) ->
     await assert_nothing_left(hub, clock)
 
 
-async def test_a_drain_ends_the_watches_of_a_group_together(clock: SteppedClock) -> None:
+async def test_a_drain_ends_a_group_in_one_step(clock: SteppedClock) -> None:
     hub = make_hub(clock)
     fetch = FakePoller(clock, State(1))
-    ended: dict[int, list[float]] = {group: [] for group in range(40)}
-
-    def wake(group: int) -> None:
-        with contextlib.suppress(Draining):
-            while subscriptions[group, 0].take() is not None:
-                pass
-            return
-        ended[group].append(clock.now)
-
-    subscriptions = {
-        (group, number): hub.subscribe(
-            WatchKey(b"ann", number), fetch, None, functools.partial(wake, group), group=group
-        )
+    groups = [FakeGroup(clock) for _ in range(40)]
+    subscriptions = [
+        hub.subscribe(WatchKey(b"ann", number), fetch, None, lambda: None, group=group)
         for number in range(5)
-        for group in range(40)
-    }
+        for group in groups
+    ]
     await settle()
     ending = asyncio.create_task(hub.end_watchers(lambda: Draining(retry_after=1), clock.now + 10))
     await clock.advance(10)
     assert ending.done()
-    assert all(len(set(times)) == 1 for times in ended.values()), "a group ends at one time"
-    assert len({times[0] for times in ended.values()}) == 20, "the groups are spread"
-    for subscription in subscriptions.values():
-        hub.leave(subscription)
+    assert all(len(group.ended) == 1 for group in groups), "each group is ended once"
+    assert len({group.ended[0] for group in groups}) == 20, "the groups are spread"
+    hub.leave_all(subscriptions)
+    await assert_nothing_left(hub, clock)
+
+
+async def test_thousands_of_watches_are_left_in_steps(clock: SteppedClock) -> None:
+    hub = make_hub(clock)
+    group = FakeGroup(clock)
+
+    def subscriptions(owner: bytes) -> list[Subscription[State]]:
+        fetch = FakePoller(clock, State(1))
+        return [
+            hub.subscribe(WatchKey(owner, number), fetch, None, lambda: None, group=group)
+            for number in range(LEAVE_BATCH)
+        ]
+
+    few, first, second = map(subscriptions, (b"ann", b"bob", b"eve"))
+    hub.leave_all(few)
+    assert hub.watcher_count == 2 * LEAVE_BATCH, "few are left immediately"
+    # Streams that end together do not leave more in a step than one.
+    hub.leave_all([*first, *second[1:]])
+    hub.leave_all(second[:1])
+    counts = [hub.watcher_count]
+    await asyncio.sleep(0)
+    counts.append(hub.watcher_count)
+    assert counts == [LEAVE_BATCH, 0]
     await assert_nothing_left(hub, clock)
 
 

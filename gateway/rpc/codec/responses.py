@@ -10,7 +10,7 @@ from google.protobuf import struct_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.models import MAX_TEXT_BYTES, MAX_VALUE_BYTES, JobStatus
+from gateway.models import MAX_TEXT_BYTES, MAX_URL, MAX_VALUE_BYTES, JobStatus
 from gateway.rpc.codec.struct_json import NotExactError, encode_struct
 from gateway.text import cut
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gateway.models import Job, JobError, Progress
 
 
-MAX_URL = 8 << 10
 MAX_VALUE_DEPTH = 30
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -34,7 +33,6 @@ def job_message(job: Job) -> pb.Job:
         status_text=cut(job.status_text, MAX_TEXT_BYTES),
         done=job.done,
         kind=cut(job.kind, MAX_TEXT_BYTES),
-        # A part of an address is useless, so a huge one is left out instead of cut.
         log_download_url=job.log_download_url if len(job.log_download_url) <= MAX_URL else "",
     )
     # Messages within it are filled in place, which takes half as long as building and copying them.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.errors import GatewayError, RequestInvalid
-from gateway.models import MAX_VALUE_BYTES, Job, JobError, JobStatus, Progress, Result, SendJob
+from gateway.models import MAX_URL, MAX_VALUE_BYTES, Job, JobError, JobStatus, Progress, Result, SendJob
 from gateway.rpc.codec.events import encode_job
 from gateway.rpc.codec.requests import (
     MAX_PARAMS_BYTES,
@@ -24,7 +24,7 @@ from gateway.rpc.codec.requests import (
     read_uid,
     read_wait_timeout,
 )
-from gateway.rpc.codec.responses import MAX_URL, MAX_VALUE_DEPTH, STATUSES, job_message, json_value, timestamp
+from gateway.rpc.codec.responses import MAX_VALUE_DEPTH, STATUSES, job_message, json_value, timestamp
 from gateway.rpc.codec.struct_json import struct_to_json
 from gateway.rpc.status import to_rpc_error
 from gateway.text import CUT_MARK

@@ -1,0 +1,75 @@
+"""`serve --check`, and the options of `serve`, as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.config import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PLACES = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+
+
+def check(*options: str, **variables: str) -> tuple[int, str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JOBGATEWAY_", "OTEL_"))}
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "gateway", "serve", "--check", *PLACES, *options],
+        env=environment | {"COLUMNS": "80", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_three_kinds_of_mistakes_are_reported_together() -> None:
+    code, out, err = check(
+        "--max-watches=0",
+        JOBGATEWAY_UPSTREAM_URL="https://127.0.0.1/api",
+        JOBGATEWAY_MAX_CALL="5",
+        JOBGATEWAY_UPSTREAM_TOKEN_FILE="/nowhere/token",
+    )
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        "JOBGATEWAY_MAX_CALL: there is no such setting; did you mean JOBGATEWAY_MAX_CALLS?",
+        "--max-watches: must be at least 1 (got '0')",
+        "JOBGATEWAY_UPSTREAM_TOKEN_FILE: /nowhere/token cannot be read (No such file or directory); check the path and "
+        "its permissions",
+        "3 mistakes; the gateway would not start",
+    ]
+
+
+@pytest.mark.slow
+def test_valid_settings_are_shown_without_secrets(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("k" * 32)
+    code, out, err = check(
+        "--no-reflection",
+        "--max-calls",
+        "7",
+        JOBGATEWAY_UPSTREAM_URL="https://127.0.0.1/api",
+        JOBGATEWAY_MAX_CALLS="8",
+        JOBGATEWAY_STATE_URL="redis://user:hunter2@127.0.0.1:1/0?password=hunter2",
+        JOBGATEWAY_STATE_KEY_FILE=str(key),
+    )
+    assert (code, err) == (0, "the gateway would start with these settings\n")
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert list(rows) == [PREFIX + name.upper() for name in Settings.model_fields]
+    shown = {
+        "UPSTREAM_URL": ["https://127.0.0.1/api", "environment"],
+        "REFLECTION": ["false", "flag"],
+        "MAX_CALLS": ["7", "flag"],
+        "STATE_URL": ["redis://***@127.0.0.1:1/0?***", "environment"],
+        "POLL_OUTAGE_SECONDS": ["300", "default"],
+        "TLS_CERT_FILE": ["not", "set", "default"],
+    }
+    assert {name: rows[PREFIX + name].split() for name in shown} == shown
+    assert "hunter2" not in out
