@@ -115,6 +115,7 @@ async def test_reflection_that_is_off_is_no_fault(simulator: Simulator) -> None:
 async def test_a_name_without_an_address_is_found() -> None:
     found = await doctor("gateway.invalid:50051")
     assert (found.code, found.failed) == (3, ["name"])
+    assert found.is_documented("name")
     assert found["name"].startswith("fail gateway.invalid does not resolve: ")
     assert found["credential"] == "skip needs name"
 
@@ -123,6 +124,7 @@ async def test_a_port_without_a_server_is_found() -> None:
     port = free_port()
     found = await doctor(f"127.0.0.1:{port}")
     assert (found.code, found.failed) == (3, ["tcp"])
+    assert found.is_documented("tcp")
     assert found["tcp"] == f"fail port {port} cannot be reached: 127.0.0.1: Connection refused"
     assert found.paste("tcp") == ["ss -ltn"]
 
@@ -141,6 +143,7 @@ async def test_tls_that_is_left_out_is_found(upstream: ScriptedUpstream, mounted
     async with running(upstream.url, tls_cert_file=mounted.cert, tls_key_file=mounted.key) as secured:
         found = await doctor(secured.address)
         assert (found.code, found.failed) == (3, ["tls"])
+        assert found.is_documented("tls")
         assert found["tls"] == "fail the server speaks TLS, and this command does not"
         (command,) = found.paste("tls")
         assert shlex.split(command) == ["jobgateway", "doctor", "--target", secured.address, "--tls"]
@@ -149,6 +152,7 @@ async def test_tls_that_is_left_out_is_found(upstream: ScriptedUpstream, mounted
 async def test_tls_to_a_plain_gateway_is_found(gateway: Gateway, mounted: MountedSecret) -> None:
     found = await doctor(gateway.address, "--tls", "--ca-file", mounted.ca)
     assert (found.code, found.failed) == (3, ["tls"])
+    assert found.is_documented("tls")
     assert found["tls"] == "fail the server speaks plain text, and this command uses TLS"
     (command,) = found.paste("tls")
     # The command works as it is.
@@ -164,6 +168,7 @@ async def test_an_unknown_authority_is_found(
         for options in (["--tls"], ["--ca-file", other]):
             found = await doctor(gateway.address, *options)
             assert (found.code, found.failed) == (3, ["tls"])
+            assert found.is_documented("tls")
             assert "an authority that this command does not trust" in found["tls"]
             assert "from trustme" in found["tls"]
 
@@ -176,6 +181,7 @@ async def test_a_certificate_for_another_name_is_found(
     async with running(upstream.url, tls_cert_file=files.cert, tls_key_file=files.key) as gateway:
         found = await doctor(gateway.address, "--ca-file", files.ca)
     assert found.failed == ["tls"]
+    assert found.is_documented("tls")
     assert found["tls"] == "fail the certificate is not for 127.0.0.1; it is for gateway.example"
     port = gateway.address.rpartition(":")[2]
     assert f"--target gateway.example:{port}" in found.paste("tls")[0]
@@ -206,6 +212,7 @@ async def test_a_client_certificate_that_is_missing_is_found(
     async with running(upstream.url, **files) as gateway:
         found = await doctor(gateway.address, "--ca-file", mounted.ca)
     assert (found.code, found.failed) == (3, ["tls"])
+    assert found.is_documented("tls")
     assert "without a client certificate: it probably requires one (mTLS)" in found["tls"]
     assert "--cert-file client.crt --key-file client.key" in found.paste("tls")[0]
 
@@ -255,6 +262,7 @@ async def test_a_rejected_token_is_found(simulator: Simulator) -> None:
     async with running(simulator.url) as gateway:
         found = await doctor(gateway.address, token="expired-token", hold=0.1)
     assert (found.code, found.failed) == (3, ["credential"])
+    assert found.is_documented("credential")
     assert found["upstream"] == "ok the gateway reaches it"
     assert found["credential"].startswith("fail the upstream rejected the token: ")
 

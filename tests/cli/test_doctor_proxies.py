@@ -73,6 +73,7 @@ async def test_a_recommended_configuration_passes_each_check(kind: type[Proxy], 
 async def test_the_route_timeout_of_envoy_is_found(simulator: Simulator) -> None:
     found = await diagnosis(Envoy, simulator, hold=600, lifetime_seconds=2)
     assert (found.code, found.failed) == (3, ["silence"])
+    assert found.is_documented("silence")
     assert found["silence"].startswith("fail Envoy ends calls after 2.")
     assert found["silence"].endswith("counted from the end of the request: a limit of whole calls")
     assert found.paste("silence") == ["timeout: 0s  # in the route"]
@@ -88,6 +89,7 @@ async def test_the_route_timeout_of_envoy_is_found(simulator: Simulator) -> None
 async def test_an_idle_timeout_is_found(kind: type[Proxy], setting: str, simulator: Simulator) -> None:
     found = await diagnosis(kind, simulator, hold=600, idle_seconds=IDLE_SECONDS)
     assert (found.code, found.failed) == (3, ["silence"])
+    assert kind is not Nginx or found.is_documented("silence")
     assert found["silence"].startswith(f"fail {NAMES[kind]} ends streams that are silent for ")
     assert "one with a message per second went on" in found["silence"]
     assert setting in " ".join(found.paste("silence"))
@@ -99,6 +101,7 @@ async def test_an_idle_timeout_is_found(kind: type[Proxy], setting: str, simulat
 async def test_a_low_limit_of_streams_is_found(simulator: Simulator) -> None:
     found = await diagnosis(Envoy, simulator, max_streams=4)
     assert (found.code, found.failed) == (3, ["streams"])
+    assert found.is_documented("streams")
     assert found["streams"].startswith("fail Envoy allows 4 calls at a time on a connection")
     assert found.paste("streams")[0].startswith("max_concurrent_streams: 1024")
 
@@ -116,6 +119,7 @@ async def test_a_proxy_without_a_gateway_is_found(kind: type[Proxy], said: str) 
     async with kind([Place(f"127.0.0.1:{free_port()}")], Faults(health_checks=False)) as proxy:
         found = await doctor(proxy.target)
     assert (found.code, found.failed) == (3, ["gateway"])
+    assert kind is not Nginx or found.is_documented("gateway")
     assert found["gateway"].startswith(f"fail {NAMES[kind]} reaches no gateway behind it: {said}")
 
 
@@ -140,6 +144,7 @@ async def test_a_proxy_that_buffers_responses_is_found(simulator: Simulator, mon
         monkeypatch.setattr("gateway.cli.doctor.service.RESPONSE_SECONDS", 5.0)
         found = await doctor(target, hold=600)
     assert (found.code, found.failed) == (3, ["buffering"])
+    assert found.is_documented("buffering")
     assert "Envoy holds responses back until they end" in found["buffering"]
     assert found["silence"] == "skip needs buffering"
 
@@ -168,6 +173,7 @@ async def test_a_proxy_without_http2_is_found(simulator: Simulator) -> None:
     async with behind(Http1Nginx, simulator) as target:
         found = await doctor(target)
     assert found.failed == ["http2"]
+    assert found.is_documented("http2")
     assert "the server (nginx/" in found["http2"]
     assert "responds with HTTP/1.1 400 Bad Request, not with HTTP/2" in found["http2"]
 

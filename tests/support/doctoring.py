@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,13 @@ from typer.testing import CliRunner
 
 from gateway.cli.app import app
 from tests.support.gateways import TOKEN
+from tests.support.paths import ROOT
+
+PAGE = (ROOT / "docs" / "operations" / "doctor.md").read_text()
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d[\d.:]*", "0", text)
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,10 @@ class Diagnosis:
     def failed(self) -> list[str]:
         """The checks that failed or warned."""
         return [name for name, each in self.found.items() if each["outcome"] in ("fail", "warn")]
+
+    def is_documented(self, check: str) -> bool:
+        """Return True if docs/operations/doctor.md has the text of a check, with any numbers."""
+        return _without_numbers(self.found[check]["text"]) in _without_numbers(PAGE)
 
     def paste(self, check: str) -> list[str]:
         """Return the lines to copy."""

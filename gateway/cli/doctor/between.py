@@ -85,7 +85,7 @@ class Between:
 
     @property
     def described(self) -> str:
-        """The answer to who is at the other end."""
+        """The proxy in between, or its absence, in a few words."""
         if not self.name:
             return "no proxy in between"
         return f"{self.name} is in between" if self.sure else f"{self.name} is probably in between"

@@ -99,4 +99,4 @@ class Calls:
 
 
 def _said(error: GatewayError) -> str:
-    return clean(f"{error.message} [{error.reason or error.code.name}]")[:300]
+    return clean(f"{error.message.rstrip('.')} [{error.reason or error.code.name}]")[:300]

@@ -16,7 +16,8 @@ from gateway.cli.doctor.findings import Finding, Outcome, ok, skipped
 from gateway.cli.formatting import clean
 
 if TYPE_CHECKING:
-    from gateway.cli.doctor.http2 import Http2Connection, Stream
+    from gateway.cli.doctor.http2 import Http2Connection
+    from gateway.cli.doctor.stream import Stream
 
 RESPONSE_SECONDS = 10.0
 """The time for a response that takes milliseconds."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from gateway.cli.doctor.endpoint import Endpoint
     from gateway.cli.doctor.ends import End
-    from gateway.cli.doctor.http2 import Stream
+    from gateway.cli.doctor.stream import Stream
 
 MESSAGE_SECONDS = 1.0
 # How long the other streams are held after the silent one ended, so that a common end is seen as one.
