@@ -372,6 +372,7 @@ ALL = {"silent", "open", "busy"}
             "stream_idle_timeout",
         ),
         ({"busy": RESET}, ALL, Outcome.WARN, "the busy stream ended", ""),
+        ({"silent": CLOSED}, {"busy"}, Outcome.FAIL, "does not work: connection closed", ""),
     ],
 )
 def test_the_ends_of_the_streams_name_the_limit(

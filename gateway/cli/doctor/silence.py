@@ -104,6 +104,8 @@ class Hold:
     async def run(self, held: Held, progress: Callable[[float], None]) -> None:
         """Hold the streams for `held.wanted` seconds, and note in `held` how they end."""
         await self._open()
+        await asyncio.gather(*(each.until_message(service.RESPONSE_SECONDS) for each in self._streams.values()))
+        self._note(held)
         loop = asyncio.get_running_loop()
         begun = loop.time()
         until = begun + held.wanted
@@ -162,6 +164,10 @@ def judge(held: Held, *, interrupted: bool = False) -> Finding:
     ends = {name: end for name, end in held.ends.items() if name in held.opened}
     if held.stopped:
         return Finding("silence", Outcome.WARN, "the gateway began to shut down meanwhile", "run this again")
+    if "silent" not in held.opened:
+        end = held.ends.get("silent")
+        said = end.described() if end else "no message arrived"
+        return Finding("silence", Outcome.FAIL, f"a further stream does not work: {said}", "run this again")
     if not ends:
         if interrupted:
             return skipped("silence", f"interrupted after {held.held:.0f} s; nothing had ended a silent stream by then")
