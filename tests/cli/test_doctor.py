@@ -330,6 +330,13 @@ async def test_an_upstream_that_is_down_is_found() -> None:
 # Variables.
 
 
+def test_authorities_of_grpc_that_cannot_be_read_are_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "/nowhere")
+    result = CliRunner().invoke(app, ["doctor", "--target", "gateway.invalid:1", "--tls"])
+    assert result.exit_code == 2
+    assert result.stderr == ("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH: /nowhere cannot be used: No such file or directory\n")
+
+
 async def test_an_http_proxy_in_the_environment_is_found(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy.invalid:3128")
     found = await doctor("gateway.invalid:1")

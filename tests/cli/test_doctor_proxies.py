@@ -98,11 +98,12 @@ async def test_an_idle_timeout_is_found(kind: type[Proxy], setting: str, simulat
 # Fault 7: few calls at a time.
 
 
-async def test_a_low_limit_of_streams_is_found(simulator: Simulator) -> None:
-    found = await diagnosis(Envoy, simulator, max_streams=4)
+@pytest.mark.parametrize("limit", [1, 4])
+async def test_a_low_limit_of_streams_is_found(limit: int, simulator: Simulator) -> None:
+    found = await diagnosis(Envoy, simulator, max_streams=limit)
     assert (found.code, found.failed) == (3, ["streams"])
     assert found.is_documented("streams")
-    assert found["streams"].startswith("fail Envoy allows 4 calls at a time on a connection")
+    assert found["streams"].startswith(f"fail Envoy allows {limit} calls at a time on a connection")
     assert found.paste("streams")[0].startswith("max_concurrent_streams: 1024")
 
 

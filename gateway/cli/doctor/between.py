@@ -44,7 +44,11 @@ _SETTINGS: dict[Fault, dict[str, tuple[str, ...]]] = {
         "nginx": ("http2_max_concurrent_streams 1024;  # in the server",),
         "HAProxy": ("tune.h2.max-concurrent-streams 1024  # in global",),
     },
-    Fault.REQUEST_SIZE: {"Envoy": (), "nginx": ("client_max_body_size 48m;  # in the server",), "HAProxy": ()},
+    # HAProxy has no such limit.
+    Fault.REQUEST_SIZE: {
+        "Envoy": ("max_request_bytes: 50331648  # in the filter envoy.filters.http.buffer",),
+        "nginx": ("client_max_body_size 48m;  # in the server",),
+    },
     Fault.METADATA_SIZE: {
         "Envoy": ("max_request_headers_kb: 60  # in the HttpConnectionManager",),
         "nginx": ("large_client_header_buffers 4 16k;  # in the server",),

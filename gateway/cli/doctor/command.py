@@ -47,10 +47,11 @@ def doctor(
     try:
         token = read_token(call.token_file) if token_given(call.token_file) else None
         patient = Patient(Endpoint.of(call.target), call, tls(call), token, uid, hold)
+        report = Report(as_json=as_json)
+        examination = Examination(patient, Repeat(call, uid), report.progress)
     except (TargetUnusable, TlsUnusable, TokenUnusable) as error:
         usage_error(str(error))
-    with Report(as_json=as_json) as report:
-        examination = Examination(patient, Repeat(call, uid), report.progress)
+    with report:
 
         async def run() -> None:
             async for finding in examination.run():

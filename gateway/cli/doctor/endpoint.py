@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Self
 
+from gateway.cli.credentials import TlsUnusable
+
 if TYPE_CHECKING:
     from gateway.cli.options import ConnectionOptions
 
 _LAST_PORT = 65_535
+_ROOTS = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
 
 
 class TargetUnusable(Exception):
@@ -51,13 +54,21 @@ def uses_tls(call: ConnectionOptions) -> bool:
 
 
 def tls_context(call: ConnectionOptions) -> ssl.SSLContext:
-    """Return TLS as the Python client uses it, with files that were checked."""
+    """Return TLS as the Python client uses it, with files that were checked.
+
+    Raises:
+        TlsUnusable: The variable of gRPC names authorities that cannot be used.
+
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     if call.ca_file:
         context.load_verify_locations(call.ca_file)
-    elif own := os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):
-        context.load_verify_locations(own)
+    elif own := os.environ.get(_ROOTS):
+        try:
+            context.load_verify_locations(own)
+        except OSError as error:
+            raise TlsUnusable(f"{_ROOTS}: {own} cannot be used: {error.strerror}") from error
     else:
         # gRPC's own authorities, and not those of the system.
         context.load_verify_locations(cadata=files("grpc._cython").joinpath("_credentials/roots.pem").read_text())

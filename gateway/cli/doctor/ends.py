@@ -19,6 +19,8 @@ class Kind(StrEnum):
     CLOSED = "closed"
     NO_REPLY = "no reply"
     """The peer did not reply to a ping."""
+    NOT_BEGUN = "not begun"
+    """The peer allows no further stream."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class End:
                 return "connection closed"
             case Kind.NO_REPLY:
                 return "no reply to a ping"
+            case Kind.NOT_BEGUN:
+                return "no further call is allowed on the connection"
 
 
 def code_name(code: int) -> str:

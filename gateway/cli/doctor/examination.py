@@ -134,8 +134,9 @@ class Examination:
                 yield finding
             uid = self._patient.uid
             yield await calls.check_job(uid) if uid else skipped("job", "no UID was given")
-            if buffering.outcome is Outcome.FAIL:
-                return
+        if buffering.outcome is Outcome.FAIL:
+            return
+        async with await self._connect() as connection:
             talk = connection.call(service.REFLECTION, service.LIST_REQUEST, half_close=False)
             reflection = await service.check_reflection(talk, found.peer)
             yield reflection

@@ -39,16 +39,12 @@ class Http2Connection:
 
     Attributes:
         settings: The settings of the peer by number, or None before they arrived.
-        first_bytes: The beginning of the bytes of a peer that does not speak HTTP/2.
-        error: The error that ended the connection, or None.
         ended: True if the peer ended the connection.
 
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, authority: str, scheme: str) -> None:
         self.settings: dict[int, int] | None = None
-        self.first_bytes = b""
-        self.error: Exception | None = None
         self.ended = False
         self._reader = reader
         self._writer = writer
@@ -95,17 +91,6 @@ class Http2Connection:
         self._writer.transport.abort()
 
     @property
-    def alpn(self) -> str | None:
-        """The protocol that TLS agreed on."""
-        found = self._writer.get_extra_info("ssl_object")
-        return None if found is None else found.selected_alpn_protocol()
-
-    @property
-    def certificate(self) -> dict[str, Any]:
-        """The verified certificate of the peer, as `ssl` decodes it."""
-        return self._writer.get_extra_info("peercert") or {}
-
-    @property
     def max_streams(self) -> int | None:
         """The number of calls that the peer allows at a time, or None if it has no limit."""
         return (self.settings or {}).get(SettingCodes.MAX_CONCURRENT_STREAMS)
@@ -120,7 +105,7 @@ class Http2Connection:
     def call(
         self,
         path: str,
-        message: bytes | None,
+        message: bytes,
         metadata: Iterable[tuple[str, str]] = (),
         *,
         half_close: bool = True,
@@ -142,10 +127,13 @@ class Http2Connection:
             ("user-agent", "jobgateway-doctor"),
             *metadata,
         ]
-        self._h2.send_headers(number, fields)
-        if message is not None:
+        try:
+            self._h2.send_headers(number, fields)
+        except h2.exceptions.TooManyStreamsError:
+            del self._streams[number]
+            stream.finish(Kind.NOT_BEGUN)
+        else:
             self.send(stream, message, half_close=half_close)
-        self._flush()
         return stream
 
     def send(self, stream: Stream, message: bytes, *, half_close: bool = False) -> None:
@@ -184,19 +172,15 @@ class Http2Connection:
 
     async def _read(self) -> None:
         waiting = bytearray()
-        try:
+        with contextlib.suppress(OSError, h2.exceptions.ProtocolError, InvalidResponse):
             while data := await self._reader.read(_READ_BYTES):
                 waiting += data
-                if self.settings is None:
-                    self.first_bytes = bytes(waiting)
                 at = 0
                 while frame := next_frame(waiting, at):  # type: ignore[arg-type] # a slice of a bytearray will do
                     at += len(frame.raw)
                     self._receive(Frame(frame.kind, bytes(frame.raw)))
                 del waiting[:at]
                 self._pump()
-        except (OSError, h2.exceptions.ProtocolError, InvalidResponse) as error:
-            self.error = error
         self._finish(Kind.CLOSED)
 
     def _receive(self, frame: Frame) -> None:
