@@ -13,6 +13,12 @@ from gateway.cli import stdio
 from gateway.server import signals
 
 
+def has_tls(arguments: list[str]) -> bool:
+    """Return whether `serve` will listen with TLS, before anything has read its settings."""
+    flag = "--tls-cert-file"
+    return "JOBGATEWAY_TLS_CERT_FILE" in os.environ or any(each.split("=")[0] == flag for each in arguments)
+
+
 def main() -> None:
     """Run the command line, and exit with its code."""
     # Before anything opens a file.
@@ -20,6 +26,9 @@ def main() -> None:
     if sys.argv[1:2] == ["serve"]:
         # Before the imports, which take most of a second. Other commands can be interrupted during their imports.
         signals.block()
+        if has_tls(sys.argv) and "GRPC_VERBOSITY" not in os.environ:
+            # `server/handshakes.py` reads this trace.
+            os.environ |= {"GRPC_VERBOSITY": "INFO", "GRPC_TRACE": "handshaker"}
     else:
         stdio.leave_on_interrupt()
         stdio.guard()

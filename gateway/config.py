@@ -244,9 +244,40 @@ class Settings(BaseModel):
         description="HTTP address of `/metrics`, `/livez` and `/readyz`, as HOST:PORT. Port 0 selects a free one.",
     )
     reflection: bool = Field(True, description="`false` turns server reflection off.")
-    log_format: Literal["json", "text"] = Field(
-        "json", description="`json` or `text`, one line per event on standard error."
+    log_format: Literal["json", "text"] | None = Field(
+        None,
+        description="`json` or `text`, one line per event on standard error. Unset: `text` on a terminal, else `json`.",
     )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The lowest level that is logged: `debug`, `info`, `warning` or `error`."
+    )
+
+    @property
+    def tls(self) -> Literal["off", "tls", "mtls"]:
+        """The protection of the gRPC port."""
+        if self.tls_cert_file is None:
+            return "off"
+        return "tls" if self.tls_client_ca_file is None else "mtls"
+
+    @property
+    def state_store(self) -> str:
+        """`state_url` without a user, a password and options, which may be another password."""
+        match = _REDIS.fullmatch(self.state_url)
+        if match is None:
+            return self.state_url
+        host, port, database = match.groups()[:3]
+        scheme = self.state_url.partition(":")[0].lower()
+        return f"{scheme}://{host}" + (f":{port}" if port else "") + (f"/{database}" if database else "")
+
+    @property
+    def changed_limits(self) -> dict[str, float]:
+        """The settings with a number that differs from its default."""
+        values = {name: (getattr(self, name), field.default) for name, field in type(self).model_fields.items()}
+        return {
+            name: value
+            for name, (value, default) in values.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and value != default
+        }
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Self:
@@ -404,7 +435,11 @@ def _demand(error: ErrorDetails, field: str) -> str:
 
 def _choices(field: str) -> tuple[str, ...]:
     of_type = Settings.model_fields[field].annotation
-    return ("true", "false") if of_type is bool else tuple(each for each in get_args(of_type) if isinstance(each, str))
+    if of_type is bool:
+        return ("true", "false")
+    # The choices of an optional setting are within a union.
+    choices = [each for kind in get_args(of_type) for each in get_args(kind) or (kind,)]
+    return tuple(each for each in choices if isinstance(each, str))
 
 
 def _fix(field: str, value: str) -> str | None:

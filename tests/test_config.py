@@ -45,7 +45,8 @@ DEFAULTS: dict[str, Any] = {
     "MAX_CONNECTION_AGE_SECONDS": 3600.0,
     "ADMIN_LISTEN": "127.0.0.1:9464",
     "REFLECTION": True,
-    "LOG_FORMAT": "json",
+    "LOG_FORMAT": None,
+    "LOG_LEVEL": "info",
 }
 
 
@@ -108,6 +109,7 @@ def test_only_the_upstream_has_no_default() -> None:
         ("ADMIN_LISTEN", "0.0.0.0:0", "0.0.0.0:0"),
         ("REFLECTION", "false", False),
         ("LOG_FORMAT", "text", "text"),
+        ("LOG_LEVEL", "debug", "debug"),
     ],
 )
 def test_reads_each_setting(environment: pytest.MonkeyPatch, name: str, text: str, value: Any) -> None:
@@ -176,6 +178,7 @@ WRONG = {
     "UPSTREAM_HTTP2": ["", "h2"],
     "REFLECTION": ["", "maybe"],
     "LOG_FORMAT": ["", "JSON", "yaml"],
+    "LOG_LEVEL": ["", "INFO", "trace"],
 }
 
 
@@ -404,3 +407,26 @@ def test_the_settings_page_is_up_to_date() -> None:
     table = DOCS.read_text().partition("<!-- end of the generated part -->")[0]
     documented = [line for line in table.splitlines() if line.startswith(f"| `{PREFIX}")]
     assert documented == rows
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("memory:", "memory:"),
+        ("sqlite:////var/lib/jobs.db", "sqlite:////var/lib/jobs.db"),
+        ("redis://me:a-secret@store:6380/2?password=a-secret", "redis://store:6380/2"),
+        ("REDISS://:a-secret@[::1]", "rediss://[::1]"),
+    ],
+)
+def test_the_name_of_the_store_has_no_password(environment: pytest.MonkeyPatch, url: str, shown: str) -> None:
+    environment.setenv("JOBGATEWAY_STATE_URL", url)
+    environment.setenv("JOBGATEWAY_STATE_KEY_FILE", "/key")
+    assert load().state_store == shown
+
+
+def test_changed_limits_are_numbers_that_differ(environment: pytest.MonkeyPatch) -> None:
+    assert load().changed_limits == {}
+    changes = {"MAX_CALLS": "7", "POLLS_PER_SECOND": "0.5", "MAX_WATCHES": "20000", "REFLECTION": "false"}
+    for name, value in changes.items():
+        environment.setenv(PREFIX + name, value)
+    assert load().changed_limits == {"max_calls": 7, "polls_per_second": 0.5}

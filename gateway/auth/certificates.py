@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ class Loaded:
 
     Attributes:
         contents: The files, by variable.
-        expires: When the certificate expires, as its text, or None if that cannot be found out.
+        expires: When the certificate expires, in ISO 8601, or None if that cannot be found out.
         doubt: Why a client may reject the certificate, or None.
     """
 
@@ -137,14 +138,19 @@ def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
         raise InvalidFile(
             CERT, f"no TLS handshake succeeds with {cert} ({error.reason}); use another certificate"
         ) from error
-    return str(shown["notAfter"]), None
+    return _end_of(shown), None
+
+
+def _end_of(shown: Mapping[str, Any]) -> str:
+    end = datetime.fromtimestamp(ssl.cert_time_to_seconds(shown["notAfter"]), UTC)
+    return end.isoformat().replace("+00:00", "Z")
 
 
 def _expires_regardless(server: ssl.SSLContext, client: ssl.SSLContext) -> str | None:
     """Return when a certificate expires that is not valid now, or None if something else is wrong with it."""
     client.verify_flags |= NO_CHECK_TIME
     try:
-        return str(_handshake(server, client)["notAfter"])
+        return _end_of(_handshake(server, client))
     except ssl.SSLError:
         return None
 

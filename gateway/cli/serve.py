@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -74,7 +75,7 @@ def serve(context: typer.Context, check: Check = False) -> None:
         settings = load(flags)
         authorities.check()
     except ConfigError as error:
-        _cannot_start(*error.args)
+        _cannot_start(flags, *error.args)
 
     from gateway.server.process import exit_now, run
     from gateway.server.process import serve as serve_gateway
@@ -85,15 +86,17 @@ def serve(context: typer.Context, check: Check = False) -> None:
     try:
         run(serve_and_leave(settings))
     except ConfigError as error:
-        _cannot_start(*error.args)
+        _cannot_start(flags, *error.args)
     except OSError as error:
-        _cannot_start(str(error))
+        _cannot_start(flags, str(error))
 
 
-def _cannot_start(*problems: str) -> NoReturn:
-    from gateway.telemetry.logs import last_line
+def _cannot_start(flags: Mapping[str, str], *problems: str) -> NoReturn:
+    from gateway.config import read
+    from gateway.telemetry.logs import start_failed
 
-    last_line("\n".join(map(clean, problems)))
+    # The format is a setting too, and other settings may be wrong.
+    start_failed([clean(each) for each in problems], read(flags).settings.log_format)
     raise typer.Exit(USAGE)
 
 
@@ -119,7 +122,7 @@ async def _simulate(listen: str, token: str, hint: str) -> None:
     host, _, port = listen.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and int(port) < 2**16):
         usage_error(f"--listen: {listen} is not HOST:PORT, such as 127.0.0.1:8080")
-    logs.configure("text")
+    logs.configure(logs.TEXT)
     stop = asyncio.Event()
     for number in signals.stop_signals():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -13,6 +13,7 @@ from grpc import StatusCode, aio
 from gateway.auth.peer import printable
 from gateway.errors import InternalError
 from gateway.rpc.metadata import metadata_dict, read_automatic_retry
+from gateway.rpc.status import Fault
 from gateway.upstream import RequestContext
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.errors import GatewayError
     from gateway.limits.admission import AdmissionTicket
+    from gateway.models import SendJob
     from gateway.rpc.status import RpcError
     from gateway.rpc.tracing import CallSpan
 
@@ -55,7 +57,7 @@ class CallRecord:
         observer: Counts the call.
         span: The call's span.
         clock: Measures the call.
-        peer: The identity in the client's certificate, or "".
+        client: Names the client in the log, before its credential is known.
         request_id: The client's `x-request-id`; None makes up a new one for the log.
 
     Attributes:
@@ -63,7 +65,13 @@ class CallRecord:
     """
 
     def __init__(
-        self, method: str, observer: CallObserver, span: CallSpan, clock: Clock, peer: str, request_id: str | None
+        self,
+        method: str,
+        observer: CallObserver,
+        span: CallSpan,
+        clock: Clock,
+        client: Mapping[str, str],
+        request_id: str | None,
     ) -> None:
         self.span = span
         # Not a secret, so no call waits for random numbers of the kernel.
@@ -71,7 +79,8 @@ class CallRecord:
         if span.trace_id:
             self.ids["trace_id"] = span.trace_id
         self.sent = observer.sent
-        self._identity = {"method": method, "peer": printable(peer)} if peer else {"method": method}
+        self._method = method
+        self._client = client
         self._observer = observer
         self._clock = clock
         self._began = clock.monotonic()
@@ -91,7 +100,7 @@ class CallRecord:
             more["http_status"] = http_status
         if not error.quotes_others:
             more["message"] = rpc_error.message
-        write = _log.info
+        write = _log.info if rpc_error.fault is Fault.CLIENT else _log.warning
         if isinstance(error, InternalError):
             more["exception"] = _trace(error, call)
             write = _log.error
@@ -107,12 +116,16 @@ class CallRecord:
     ) -> None:
         seconds = round(self._clock.monotonic() - self._began, 6)
         uid = call.uid if call else None
-        if call is not None and call.watches is not None:
-            more = {**(more or {}), "watches": call.watches}
         self._observer.ended(code, seconds)
         self.span.end(code, uid, reason)
+        line = {"method": self._method, "code": code.name, "seconds": seconds, "uid": uid}
+        if call is not None:
+            line["client"] = call.credential.fingerprint
+            line |= call.facts
+            if call.events:
+                line["events"] = call.events
         # Without `bind`, which makes a logger for each call and costs as much as the line itself.
-        write("call", **self._identity, **(more or {}), code=code.name, seconds=seconds, uid=uid, **self.ids)
+        write("call", **line, **(more or {}), **self._client, **self.ids)
 
 
 class Call:
@@ -125,7 +138,8 @@ class Call:
         ids: Identify the call in the log.
         ticket: Counts the watches of the call.
         uid: The job, None until it is known.
-        watches: The number of watches that a stream of many jobs has started; None for other calls.
+        facts: More fields of the call's line in the log.
+        events: The number of events that were written.
         aborted_by_server: Whether this process ends the call, and not the client.
         end_sent: Whether the last event of the stream was given to grpc.
     """
@@ -145,12 +159,20 @@ class Call:
         self.ticket = ticket
         self._sent = record.sent
         self.uid: int | None = None
-        self.watches: int | None = None
+        self.facts: dict[str, Any] = {}
+        self.events = 0
         self.aborted_by_server = False
         self.end_sent = False
         self._sending_metadata = False
         self._context = context
         self._task = asyncio.current_task()
+
+    def submits(self, job: SendJob) -> None:
+        """Add the job that the call submits to its line in the log. The texts are the client's."""
+        self.facts["workspace"] = printable(job.workspace_id)
+        self.facts["entity"] = job.entity_id
+        if name := job.method_name or job.method:
+            self.facts["job_method"] = printable(name)
 
     def automatic_retry(self) -> str | None:
         """Return the header, with its value, that marks this call as an automatic retry, or None."""
@@ -186,6 +208,7 @@ class Call:
         except aio.InternalError:
             # The connection is gone, and grpc.aio will cancel the handler: leave it in the same way.
             await _cancel_this_task()
+        self.events += 1
         self._sent(len(event))
 
     def log_defect(self, error: InternalError, uid: int) -> None:

@@ -10,13 +10,13 @@ from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
 from gateway.auth.credential import PROCESS_KEY, read_credential
-from gateway.auth.peer import peer_of
+from gateway.auth.peer import address_of, peer_of, printable
 from gateway.errors import GatewayError, InternalError, LimitReached, RequestInvalid, SubmitOutcomeUnknown
 from gateway.limits.admission import draining_error
 from gateway.rpc.call import Call, CallRecord
 from gateway.rpc.interruption import Interruption, interruption
 from gateway.rpc.many_messages import Requests
-from gateway.rpc.metadata import metadata_dict, read_passed_through
+from gateway.rpc.metadata import metadata_dict, read_passed_through, read_user_agent
 from gateway.rpc.one_message import NO_MESSAGE, check_half_closed
 from gateway.rpc.status import RpcError, to_rpc_error
 
@@ -134,8 +134,13 @@ class _Invocation:
         self._headers = read_passed_through(self._metadata)
         self._peer = peer_of(context)
         span = factory.tracer.call(method.name, self._headers.get("traceparent"))
+        client = {"address": address_of(context)}
+        if self._peer:
+            client["peer"] = printable(self._peer)
+        if user_agent := read_user_agent(self._metadata):
+            client["user_agent"] = user_agent
         request_id = self._headers.get("x-request-id")
-        self._record = CallRecord(method.name, method.observer, span, factory.clock, self._peer, request_id)
+        self._record = CallRecord(method.name, method.observer, span, factory.clock, client, request_id)
         self._call: Call | None = None
 
     async def run(self, data: bytes) -> bytes | RpcError | None:

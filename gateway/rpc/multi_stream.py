@@ -26,6 +26,7 @@ from gateway.rpc.status import to_watch_failure
 from gateway.rpc.stream import HEARTBEAT_FRACTION, read_resume_point
 from gateway.rpc.stream_watch import StreamWatch, Turn
 from gateway.rpc.turns import Turns
+from gateway.rpc.watch_record import UNWATCHED, WatchRecord, log_rejected, log_stream_end
 from gateway.watch import StateChange
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class MultiStream:
             Draining: The process drains.
             SlowConsumer: The client does not read, and others wait for the memory of its results.
         """
-        self._call.watches = 0
+        self._call.facts["watches"] = 0
         self._task = asyncio.current_task()
         reading = asyncio.get_running_loop().create_task(self._read_requests())
         reading.add_done_callback(self._reading_ended)
@@ -163,12 +164,15 @@ class MultiStream:
         self._large.close()
         self._turns = Turns()
         self._holding.clear()
-        subscriptions = [watch.subscription for watch in self._watches.values() if watch.subscription is not None]
+        left = [(watch.record, watch.subscription) for watch in self._watches.values()]
+        if left:
+            self._call.facts["watches_open"] = len(left)
         for watch in self._watches.values():
             # It would otherwise get a turn if its job changes before its loop is left.
             watch.subscription = None
         self._watches.clear()
-        self._leave(subscriptions)
+        log_stream_end([record for record, _ in left])
+        self._leave(subscription for _, subscription in left if subscription is not None)
 
     # Requests: read by a task of its own.
 
@@ -201,6 +205,7 @@ class MultiStream:
             case "unwatch":
                 watch = self._watches.get(request.unwatch)
                 if watch is not None:
+                    watch.record.end(UNWATCHED)
                     self._end(watch)
                     self._wake()
             case _:
@@ -210,11 +215,21 @@ class MultiStream:
         try:
             self._start(request)
         except AlreadyWatched as error:
-            self._refuse(request.uid, error, of_watch=True, goes_on=self._watches[request.uid])
+            self._reject(request, error, goes_on=self._watches[request.uid])
         except LimitReached as error:
-            self._refuse(request.uid, error, request.resume_token, of_watch=True)
+            self._reject(request, error, request.resume_token)
         except RequestInvalid as error:
-            self._refuse(request.uid, error, of_watch=True)
+            self._reject(request, error)
+
+    def _reject(
+        self, request: pb.WatchJobRequest, error: GatewayError, token: str = "", goes_on: StreamWatch | None = None
+    ) -> None:
+        self._count("watches_rejected")
+        log_rejected(request.uid, error, self._call)
+        self._refuse(request.uid, error, token, of_watch=True, goes_on=goes_on)
+
+    def _count(self, fact: str) -> None:
+        self._call.facts[fact] = self._call.facts.get(fact, 0) + 1
 
     def _start(self, request: pb.WatchJobRequest) -> None:
         if self._requested == 1:
@@ -227,8 +242,9 @@ class MultiStream:
         if len(self._watches) >= MAX_WATCHES:
             raise limit_reached(f"this stream has {MAX_WATCHES} watches, and may have no more; use another stream")
         self._call.ticket.start_watch()
-        self._call.watches = (self._call.watches or 0) + 1
-        watch = self._watches[uid] = StreamWatch(uid, content_format, point, request.resume_token, self._ready)
+        self._count("watches")
+        record = WatchRecord(uid, self._call, self._clock)
+        watch = self._watches[uid] = StreamWatch(uid, content_format, point, request.resume_token, self._ready, record)
         watch.subscription = self._subscribe(watch, self)
         # A loop that runs already may have a state.
         watch.wake()
@@ -351,7 +367,7 @@ class MultiStream:
         if watch.subscription is not None and watch.subscription.has_begun:
             self._catch_up(watch)
         if taken is not None and taken.change is not None and taken.change.last:
-            self._end(watch)
+            self._end_with(watch, taken.change)
         return taken
 
     def _take_part(self, part: Part) -> Turn | None:
@@ -367,11 +383,16 @@ class MultiStream:
             watch.large = False
             self._catch_up(watch)
             if turn.change.last:
-                self._end(watch)
+                self._end_with(watch, turn.change)
             else:
                 self._release(watch)
                 self._ready(watch)
         return turn._replace(memory=part.memory)
+
+    def _end_with(self, watch: StreamWatch, change: StateChange[JobState]) -> None:
+        """End a watch whose job has ended."""
+        watch.record.end(change.state.job.status.name)
+        self._end(watch)
 
     def _catch_up(self, watch: StreamWatch) -> None:
         if not watch.caught_up:
@@ -384,6 +405,7 @@ class MultiStream:
             return
         if isinstance(error, InternalError):
             self._call.log_defect(error, watch.uid)
+        watch.record.fail(error)
         # The traceback holds the loop or this stream.
         error.__traceback__ = None
         first = not watch.caught_up

@@ -32,13 +32,13 @@ from gateway.rpc.multi_stream import MultiStream
 from gateway.rpc.poller import JobPoller
 from gateway.rpc.stream import EventStream, StreamResources, read_resume_point
 from gateway.rpc.upstream_jobs import UpstreamJobs, uncertain_refusal
+from gateway.rpc.watch_record import recorded
 from gateway.submit import fingerprint_of
 from gateway.upstream import RequestContext
 from gateway.watch import NoChange, WatchKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
     from gateway.clock import Clock
     from gateway.limits.response_memory import ResponseMemory
@@ -215,6 +215,7 @@ class JobService:
             job, fingerprint = await self._request_workers.run(partial(_read_request, request, request_id))
         else:
             job, fingerprint = _read_request(request, request_id)
+        call.submits(job)
 
         async def post() -> Job:
             with call.span.submission(call.request_context.headers) as headers:
@@ -254,6 +255,7 @@ class JobService:
             reading.cancel()
         return state or JobState(Job(sent.uid, JobStatus.RUNNING, "", done=False, observe_time=self._clock.time()))
 
+    @contextmanager
     def _watch(
         self,
         uid: int,
@@ -262,10 +264,14 @@ class JobService:
         *,
         just_submitted: bool = False,
         exists: bool = False,
-    ) -> AbstractContextManager[Watcher[JobState]]:
+    ) -> Iterator[Watcher[JobState]]:
         poller = JobPoller(self._rest, uid, call, self._clock)
         key = WatchKey(call.credential.poll_key, uid)
-        return self._hub.watch(key, poller, seen, just_submitted=just_submitted, exists=exists)
+        with (
+            self._hub.watch(key, poller, seen, just_submitted=just_submitted, exists=exists) as watcher,
+            recorded(watcher, uid, call, self._clock),
+        ):
+            yield watcher
 
 
 def _read_request(request: pb.SendJobRequest, request_id: str) -> tuple[SendJob, bytes]:

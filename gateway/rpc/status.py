@@ -5,6 +5,7 @@ It differs from gRPC's own table from HTTP statuses on purpose, because that one
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.any_pb2 import Any
@@ -34,11 +35,21 @@ DEFAULT_RETRY_SECONDS = 1.0
 SHORTEST_RETRY_SECONDS = 0.1
 
 
+class Fault(Enum):
+    """The side that has to act on an error. The log has failures of the client at level info, others as warnings."""
+
+    CLIENT = auto()
+    """The client or the job, or no one: a drain and the limits of a credential are normal."""
+    UPSTREAM = auto()
+    GATEWAY = auto()
+
+
 class StatusMapping(NamedTuple):
-    """The gRPC code of an error, and the reason in its `ErrorInfo`."""
+    """The gRPC code of an error, the reason in its `ErrorInfo`, and the side at fault."""
 
     code: StatusCode
     reason: str
+    fault: Fault = Fault.CLIENT
 
 
 BY_HTTP_STATUS = {
@@ -47,20 +58,20 @@ BY_HTTP_STATUS = {
     403: StatusMapping(StatusCode.PERMISSION_DENIED, "UPSTREAM_PERMISSION_DENIED"),
     404: StatusMapping(StatusCode.NOT_FOUND, "UPSTREAM_NOT_FOUND"),
     # Too slow or too early (RFC 9110, 8470).
-    408: StatusMapping(StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
+    408: StatusMapping(StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY", Fault.UPSTREAM),
     409: StatusMapping(StatusCode.ABORTED, "UPSTREAM_CONFLICT"),
     413: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_REQUEST_TOO_LARGE"),
-    425: StatusMapping(StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY"),
+    425: StatusMapping(StatusCode.FAILED_PRECONDITION, "UPSTREAM_NOT_READY", Fault.UPSTREAM),
     429: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_RATE_LIMITED"),
-    444: StatusMapping(StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
-    460: StatusMapping(StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
-    499: StatusMapping(StatusCode.CANCELLED, "UPSTREAM_CANCELLED"),
-    502: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
-    503: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
-    504: StatusMapping(StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
+    444: StatusMapping(StatusCode.CANCELLED, "UPSTREAM_CANCELLED", Fault.UPSTREAM),
+    460: StatusMapping(StatusCode.CANCELLED, "UPSTREAM_CANCELLED", Fault.UPSTREAM),
+    499: StatusMapping(StatusCode.CANCELLED, "UPSTREAM_CANCELLED", Fault.UPSTREAM),
+    502: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE", Fault.UPSTREAM),
+    503: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE", Fault.UPSTREAM),
+    504: StatusMapping(StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT", Fault.UPSTREAM),
 }
 OTHER_4XX = StatusMapping(StatusCode.FAILED_PRECONDITION, "UPSTREAM_REFUSED")
-OTHER_5XX = StatusMapping(StatusCode.INTERNAL, "UPSTREAM_ERROR")
+OTHER_5XX = StatusMapping(StatusCode.INTERNAL, "UPSTREAM_ERROR", Fault.UPSTREAM)
 
 BY_ERROR: dict[type[errors.GatewayError], StatusMapping] = {
     errors.RequestInvalid: StatusMapping(StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID"),
@@ -68,24 +79,26 @@ BY_ERROR: dict[type[errors.GatewayError], StatusMapping] = {
     errors.AlreadyWatched: StatusMapping(StatusCode.ALREADY_EXISTS, "ALREADY_WATCHED"),
     errors.RequestTooLarge: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE"),
     errors.CredentialInvalid: StatusMapping(StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID"),
-    errors.RequestIdsExhausted: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED"),
-    errors.UpstreamMalformed: StatusMapping(StatusCode.INTERNAL, "UPSTREAM_MALFORMED"),
-    errors.UpstreamResponseTooLarge: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_ANSWER_TOO_LARGE"),
-    errors.UpstreamTimeout: StatusMapping(StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT"),
-    errors.UpstreamConnectionLost: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_CONNECTION_LOST"),
-    errors.UpstreamUnreachable: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"),
-    errors.GatewayOverloaded: StatusMapping(StatusCode.UNAVAILABLE, "GATEWAY_OVERLOADED"),
+    errors.RequestIdsExhausted: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED", Fault.GATEWAY),
+    errors.UpstreamMalformed: StatusMapping(StatusCode.INTERNAL, "UPSTREAM_MALFORMED", Fault.UPSTREAM),
+    errors.UpstreamResponseTooLarge: StatusMapping(
+        StatusCode.RESOURCE_EXHAUSTED, "UPSTREAM_ANSWER_TOO_LARGE", Fault.UPSTREAM
+    ),
+    errors.UpstreamTimeout: StatusMapping(StatusCode.DEADLINE_EXCEEDED, "UPSTREAM_TIMEOUT", Fault.UPSTREAM),
+    errors.UpstreamConnectionLost: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_CONNECTION_LOST", Fault.UPSTREAM),
+    errors.UpstreamUnreachable: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE", Fault.UPSTREAM),
+    errors.GatewayOverloaded: StatusMapping(StatusCode.UNAVAILABLE, "GATEWAY_OVERLOADED", Fault.GATEWAY),
     # Never UNAVAILABLE: clients and meshes retry that automatically, and the job would run twice.
-    errors.SubmitOutcomeUnknown: StatusMapping(StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN"),
-    errors.UpstreamOutage: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE"),
-    errors.JobOverdue: StatusMapping(StatusCode.FAILED_PRECONDITION, "JOB_OVERDUE"),
+    errors.SubmitOutcomeUnknown: StatusMapping(StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN", Fault.UPSTREAM),
+    errors.UpstreamOutage: StatusMapping(StatusCode.UNAVAILABLE, "UPSTREAM_OUTAGE", Fault.UPSTREAM),
+    errors.JobOverdue: StatusMapping(StatusCode.FAILED_PRECONDITION, "JOB_OVERDUE", Fault.UPSTREAM),
     errors.NoStateYet: StatusMapping(StatusCode.UNAVAILABLE, "NO_STATE_YET"),
     errors.SlowConsumer: StatusMapping(StatusCode.UNAVAILABLE, "SLOW_READER"),
     errors.ResultTooLarge: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE"),
-    errors.StateUnavailable: StatusMapping(StatusCode.UNAVAILABLE, "STATE_UNAVAILABLE"),
+    errors.StateUnavailable: StatusMapping(StatusCode.UNAVAILABLE, "STATE_UNAVAILABLE", Fault.GATEWAY),
     errors.LimitReached: StatusMapping(StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED"),
     errors.Draining: StatusMapping(StatusCode.UNAVAILABLE, "DRAINING"),
-    errors.InternalError: StatusMapping(StatusCode.INTERNAL, "GATEWAY_DEFECT"),
+    errors.InternalError: StatusMapping(StatusCode.INTERNAL, "GATEWAY_DEFECT", Fault.GATEWAY),
 }
 
 _ADVICE = {
@@ -112,12 +125,13 @@ class ErrorDescription(NamedTuple):
 
 
 class RpcError(NamedTuple):
-    """The end of a failed call: the arguments of `ServicerContext.abort`, and the reason for the log."""
+    """The end of a failed call: the arguments of `ServicerContext.abort`, and reason and fault for the log."""
 
     code: StatusCode
     message: str
     trailers: tuple[tuple[str, str | bytes], ...]
     reason: str
+    fault: Fault
 
 
 def mapping_for(error: errors.GatewayError) -> StatusMapping:
@@ -151,8 +165,8 @@ def to_rpc_error(error: errors.GatewayError, uid: int | None = None) -> RpcError
     trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", _details(error, described, uid))]
     if described.retry_after is not None:
         trailers.append(("grpc-retry-pushback-ms", str(round(described.retry_after * 1000))))
-    code, reason = described.mapping
-    return RpcError(code, described.message, tuple(trailers), reason)
+    code, reason, fault = described.mapping
+    return RpcError(code, described.message, tuple(trailers), reason, fault)
 
 
 def to_watch_failure(error: errors.GatewayError, uid: int) -> pb.WatchFailure:
@@ -181,7 +195,7 @@ def retry_after(error: errors.GatewayError, reason: str) -> float | None:
 
 
 def _details(error: errors.GatewayError, described: ErrorDescription, uid: int | None) -> bytes:
-    code, reason = described.mapping
+    code, reason, _ = described.mapping
     status = status_pb2.Status(code=code.value[0], message=described.message)
     _add(status, error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=described.metadata))
     if described.retry_after is not None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from gateway.limits.fair_budget import Reservation
     from gateway.rpc.codec.events import EncodedJob, JobState
+    from gateway.rpc.watch_record import WatchRecord
     from gateway.threads import WorkerPool
     from gateway.watch import StateChange, Subscription
 
@@ -58,6 +59,7 @@ class StreamWatch:
         point: The position at which an earlier watch is continued, None for a new one.
         token: The token of that position.
         on_ready: Called when the job may have an event.
+        record: Reports the watch to the log.
 
     Attributes:
         uid: The job.
@@ -65,6 +67,7 @@ class StreamWatch:
         subscription: The position in the poll loop; None once the watch has ended.
         caught_up: Whether the first state was written, or was known to the client.
         large: Whether a large state is being written, so that it is not the turn of the job.
+        record: As it was given.
     """
 
     __slots__ = (
@@ -76,6 +79,7 @@ class StreamWatch:
         "_since",
         "caught_up",
         "large",
+        "record",
         "subscription",
         "token",
         "uid",
@@ -88,8 +92,10 @@ class StreamWatch:
         point: ResumePoint | None,
         token: str,
         on_ready: Callable[[StreamWatch], None],
+        record: WatchRecord,
     ) -> None:
         self.uid = uid
+        self.record = record
         # A token of a version that this process does not know is not kept.
         self.token = "" if point is None else token
         self.subscription: Subscription[JobState] | None = None
@@ -159,10 +165,12 @@ class StreamWatch:
         self._failing = failing
         no_change = subscription.no_change()
         reason = "" if no_change.last_failure is None else mapping_for(no_change.last_failure).reason
+        self.record.events += 1
         return Turn(heartbeat_event(self.uid, no_change, subscription.latest, self.token, reason), self.token)
 
     def written(self, turn: Turn) -> None:
         """Continue after an event of this watch."""
+        self.record.events += 1
         self.token = turn.token
         if turn.change is not None:
             self._digest = turn.change.state.digest

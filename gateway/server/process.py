@@ -14,7 +14,8 @@ import uvloop
 
 from gateway import __version__
 from gateway.clock import SystemClock
-from gateway.server import defaults, signals
+from gateway.server import defaults, handshakes, signals
+from gateway.server.banner import banner
 from gateway.server.descriptors import log_shortages
 from gateway.server.garbage import GarbageCollector
 from gateway.server.gateway import Gateway
@@ -67,7 +68,8 @@ async def serve(settings: Settings) -> int:
         OSError: An address cannot be bound.
         ConfigError: A file that a setting names, or a variable of OpenTelemetry, cannot be used.
     """
-    logs.configure(settings.log_format)
+    standard_error = handshakes.report() if handshakes.traced() else logs.STANDARD_ERROR
+    logs.configure(settings.log_format, settings.log_level, standard_error)
     logs.take_over()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -87,13 +89,7 @@ async def serve(settings: Settings) -> int:
     shortages = loop.create_task(log_shortages(SystemClock()))
     gateway = Gateway(settings, tracing.from_environment())
     await gateway.start()
-    _log.info(
-        "serving",
-        address=gateway.address,
-        admin_address=gateway.admin_address,
-        upstream=settings.upstream_url,
-        version=__version__,
-    )
+    _report_serving(settings, gateway.address, gateway.admin_address)
     listening = loop.create_task(_is_listener_lost(gateway))
     await asyncio.wait([listening, loop.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
     if listening.done():
@@ -107,6 +103,24 @@ async def serve(settings: Settings) -> int:
     _log.info("process.stopped")
     logs.flush(defaults.LAST_LINES_SECONDS)
     return int(lost)
+
+
+def _report_serving(settings: Settings, address: str, admin_address: str) -> None:
+    if logs.on_terminal() and (settings.log_format or logs.TEXT) == logs.TEXT:
+        logs.show(banner(settings, address, admin_address, width=logs.columns(), colours=logs.colours()))
+        return
+    _log.info(
+        "serving",
+        address=address,
+        admin_address=admin_address,
+        tls=settings.tls,
+        upstream=settings.upstream_url,
+        state=settings.state_store,
+        own_token=settings.upstream_token_file is not None,
+        limits=settings.changed_limits,
+        log_level=settings.log_level,
+        version=__version__,
+    )
 
 
 async def _is_listener_lost(gateway: Gateway) -> bool:

@@ -26,11 +26,15 @@ import gateway
 from gateway.telemetry.log_writer import LineWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import Mapping, MutableMapping, Sequence
     from types import TracebackType
 
 GRPC = "grpc._cython.cygrpc"
+JSON, TEXT = "json", "text"
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 STANDARD_ERROR = 2
+# The width of a terminal that does not know its own.
+DEFAULT_COLUMNS = 80
 # Peers without a credential can cause these lines, so at most one per kind and minute is written.
 SELDOM_SECONDS = 60.0
 MAX_KINDS = 256
@@ -48,23 +52,49 @@ _encode = msgspec.json.Encoder(enc_hook=repr).encode
 _log = structlog.get_logger()
 
 _writer: LineWriter | None = None
+_fd = STANDARD_ERROR
 
 
-def configure(log_format: str) -> None:
+def on_terminal() -> bool:
+    """Return whether a person reads standard error."""
+    return os.isatty(_fd)
+
+
+def columns() -> int:
+    """Return the width of the terminal at standard error."""
+    return os.get_terminal_size(_fd).columns or DEFAULT_COLUMNS
+
+
+def colours() -> bool:
+    """Return whether standard error shows colours: a terminal does, unless `NO_COLOR` is set."""
+    return on_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def default_format() -> str:
+    """Return the format of a process without a setting: `text` on a terminal, else `json`."""
+    return TEXT if on_terminal() else JSON
+
+
+def configure(log_format: str | None = None, level: str = "info", fd: int = STANDARD_ERROR) -> None:
     """Send all logs of the process to standard error, and those of libraries from WARNING.
 
-    `log_format` is `json` or `text`.
+    Args:
+        log_format: `json` or `text`; None selects the one for standard error.
+        level: The lowest level that is written: `debug`, `info`, `warning` or `error`.
+        fd: The file descriptor of standard error.
     """
-    global _writer
+    global _writer, _fd
+    _fd = fd
     line: structlog.typing.Processor
     text: structlog.typing.Processor
-    if log_format == "json":
+    lowest = LEVELS[level]
+    if (log_format or default_format()) == JSON:
         stamps: list[structlog.typing.Processor] = []
         line, text = _json_line, _json_text
     else:
         stamps = [structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
         # The default tracebacks show local variables, such as tokens.
-        console = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+        console = structlog.dev.ConsoleRenderer(colors=colours(), exception_formatter=structlog.dev.plain_traceback)
         line, text = _encoded(console), console
 
     def notice(lost: int) -> bytes:
@@ -73,15 +103,15 @@ def configure(log_format: str) -> None:
             event = stamp(None, "warning", event)  # type: ignore[assignment] # a mapping, as it was
         return bytes(line(None, "warning", event)) + b"\n"  # type: ignore[arg-type] # of bytes
 
-    writer = _writer = LineWriter(STANDARD_ERROR, notice)
+    writer = _writer = LineWriter(fd, notice)
     structlog.configure(
         processors=[_seldom(), *stamps, line],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(lowest),
         logger_factory=lambda *_: _Logger(writer),
         cache_logger_on_first_use=True,
     )
     handler = _Handler(writer)
-    handler.addFilter(_Library())
+    handler.addFilter(_Library(lowest))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(["repeated"]), *stamps],
@@ -110,12 +140,23 @@ def lost_lines() -> int:
     return _writer.lost if _writer else 0
 
 
-def last_line(text: str) -> None:
-    """Write plain text to standard error, and wait for at most a second until it is written."""
+def start_failed(problems: Sequence[str], log_format: str | None = None) -> None:
+    """Write a line for each problem that prevents the start, and wait for at most a second until they are written."""
     # The log may not be configured yet, and standard error may be blocked or full.
     writer = _writer or LineWriter(STANDARD_ERROR, lambda _: b"")
-    writer.write(f"{text}\n".encode(errors="backslashreplace"))
+    for problem in problems:
+        if (log_format or default_format()) == JSON:
+            line = _json_line(None, "error", {"event": "start.failed", "message": problem})
+        else:
+            line = problem.encode(errors="backslashreplace")
+        writer.write(line + b"\n")
     writer.flush(LAST_LINE_SECONDS)
+
+
+def show(text: str) -> None:
+    """Write text to standard error as it is, if the log is configured."""
+    if _writer:
+        _writer.write(text.encode(errors="backslashreplace"))
 
 
 def flush(timeout: float) -> None:
@@ -171,7 +212,7 @@ class _StandardError(io.TextIOBase, TextIO):
         return True
 
     def fileno(self) -> int:
-        return STANDARD_ERROR
+        return _fd
 
     def write(self, text: str) -> int:
         first, *more = text.split("\n")
@@ -197,8 +238,9 @@ class _Library(logging.Filter):
     `repeated` is the number of lines of the kind that were left out before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lowest: int) -> None:
         super().__init__()
+        self._lowest = lowest
         self._kinds = _Kinds()
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -210,6 +252,8 @@ class _Library(logging.Filter):
             return True
         record.levelno = min(record.levelno, logging.WARNING)
         record.levelname = logging.getLevelName(record.levelno)
+        if record.levelno < self._lowest:
+            return False
         left_out = self._kinds.left_out(f"{record.name} {record.msg}")
         if left_out:
             record.repeated = left_out
@@ -241,13 +285,16 @@ class _Kinds:
 
 
 def _seldom() -> structlog.typing.Processor:
-    """Return a processor that lets one line with `seldom=True` pass per kind and minute."""
+    """Return a processor that lets one line with `seldom=True` pass per kind and minute.
+
+    Lines with the same event, `reason` and `exception` are of one kind.
+    """
     kinds = _Kinds()
 
     def pass_on(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         if "seldom" in event:
             del event["seldom"]
-            left_out = kinds.left_out(f"{event['event']} {event.get('exception')}")
+            left_out = kinds.left_out(f"{event['event']} {event.get('reason')} {event.get('exception')}")
             if left_out is None:
                 raise structlog.DropEvent
             if left_out:
@@ -268,14 +315,13 @@ def _encoded(console: structlog.typing.Processor) -> structlog.typing.Processor:
 def _json_line(_: object, level: str, event: MutableMapping[str, Any]) -> bytes:
     # This takes half as long as structlog's processors and renderer, and each call writes a line.
     now = datetime.now(UTC)
-    event["level"] = level
-    event["timestamp"] = now
+    line = {"event": event["event"], "level": level, "timestamp": now, **event}
     try:
-        return msgspec.json.format(_encode(event), indent=0)
+        return msgspec.json.format(_encode(line), indent=0)
     except UnicodeEncodeError:
         # The exception of a library may hold a lone surrogate, which JSON must escape.
-        event["timestamp"] = now.isoformat().replace("+00:00", "Z")
-        return json.dumps(event, default=repr).encode()
+        line["timestamp"] = now.isoformat().replace("+00:00", "Z")
+        return json.dumps(line, default=repr).encode()
 
 
 def _json_text(logger: object, level: str, event: MutableMapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
@@ -109,7 +110,9 @@ async def test_a_watch_continues_when_the_certificates_change(
         assert last.job.done
         assert await watch.read() is grpc.aio.EOF
     assert len(lines(logged, "files.reloaded")) == 3
-    assert [line["expires"][-3:] for line in lines(logged, "certificate.loaded")] == ["GMT"] * 4
+    ends = [datetime.fromisoformat(line["expires"]) for line in lines(logged, "certificate.loaded")]
+    assert [end.tzinfo for end in ends] == [UTC] * 4
+    assert x509.load_pem_x509_certificate(second.chain).not_valid_after_utc == ends[-1]
 
 
 def half_written(good: Certificate) -> Certificate:

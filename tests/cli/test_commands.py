@@ -445,9 +445,15 @@ def test_an_address_that_is_taken_stops_a_server_with_one_line(place: Place) -> 
         JOBGATEWAY_UPSTREAM_URL=place.upstream,
         JOBGATEWAY_LISTEN=upstream,
         JOBGATEWAY_ADMIN_LISTEN="127.0.0.1:0",
+        JOBGATEWAY_LOG_FORMAT="text",
     )
     assert outcome == (2, "", f"JOBGATEWAY_LISTEN: {upstream} cannot be bound: Address already in use\n")
-    outcome = jobgateway("serve", JOBGATEWAY_UPSTREAM_URL=place.upstream, JOBGATEWAY_ADMIN_LISTEN=upstream)
+    outcome = jobgateway(
+        "serve",
+        JOBGATEWAY_UPSTREAM_URL=place.upstream,
+        JOBGATEWAY_ADMIN_LISTEN=upstream,
+        JOBGATEWAY_LOG_FORMAT="text",
+    )
     assert outcome == (2, "", f"JOBGATEWAY_ADMIN_LISTEN: {upstream} cannot be bound: Address already in use\n")
 
 

@@ -44,7 +44,9 @@ class Fail:
                 error_details_pb2.ErrorInfo(reason=reason, domain="jobgateway", metadata=metadata)
             )
         if retry:
-            status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(nanos=int(retry * 1e9))))
+            status.details.add().Pack(
+                error_details_pb2.RetryInfo(retry_delay=Duration(seconds=int(retry), nanos=int(retry % 1 * 1e9)))
+            )
         violation = error_details_pb2.BadRequest.FieldViolation(field="a.b", description="is wrong")
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
         self.trailers = (("grpc-status-details-bin", status.SerializeToString()),)
@@ -59,7 +61,7 @@ class Replayed:
 
 
 class ScriptedGateway(rpc.JobServiceServicer):
-    """Plays a script, a list of steps per call: messages, then perhaps a `Fail` or a `Hold`."""
+    """Plays a script, a list of steps per call: messages, events to wait for, then perhaps a `Fail` or a `Hold`."""
 
     def __init__(self) -> None:
         self.script: list[list[Any]] = []
@@ -81,6 +83,8 @@ class ScriptedGateway(rpc.JobServiceServicer):
                 context.set_trailing_metadata((("jobgateway-replayed", "true"),))
             elif isinstance(step, Hold):
                 await asyncio.Event().wait()
+            elif isinstance(step, asyncio.Event):
+                await step.wait()
             else:
                 yield step
 
@@ -248,11 +252,12 @@ async def test_a_run_whose_error_names_the_job_is_watched(gateway: ScriptedGatew
 
 async def test_a_silent_stream_is_resumed_elsewhere(gateway: ScriptedGateway, both: Both) -> None:
     request = pb.WatchJobRequest(uid=7, heartbeat_interval=Duration(nanos=100_000_000))
-    gateway.script = [[state(10, "first"), Hold()], [end()]]
+    # On a busy machine, more streams may be silent for 0.3 seconds.
+    gateway.script = [[state(10, "first"), Hold()], *([[end()]] * 1_000)]
     retried: list[Retry] = []
     await both.use(gateway.target, lambda client: client.watch(request, on_resume=retried.append))
-    assert [retry.error.silent for retry in retried] == [True]
-    assert len(set(gateway.peers)) == 2
+    assert {retry.error.silent for retry in retried} == {True}
+    assert len(set(gateway.peers)) == len(gateway.peers) > 1
 
 
 async def test_a_fresh_token_is_asked_for_once(gateway: ScriptedGateway, both: Both) -> None:
@@ -273,9 +278,9 @@ async def test_without_another_token_a_refusal_is_final(gateway: ScriptedGateway
 
 
 async def test_a_deadline_covers_all_streams_of_a_watch(gateway: ScriptedGateway, both: Both) -> None:
-    gateway.script = [[state(10), Fail(CODE.UNAVAILABLE, "DRAINING", retry=0.9)], [end()]]
+    gateway.script = [[state(10), Fail(CODE.UNAVAILABLE, "DRAINING", retry=90)], [end()]]
     with pytest.raises(GatewayError, match="no time is left") as caught:
-        await both.use(gateway.target, lambda client: client.watch(7, timeout=0.8))
+        await both.use(gateway.target, lambda client: client.watch(7, timeout=80))
     assert caught.value.code is CODE.DEADLINE_EXCEEDED
 
 
@@ -300,17 +305,16 @@ async def test_an_error_of_a_callback_is_not_that_of_the_stream(gateway: Scripte
 
 
 async def test_a_broken_watch_does_not_end_its_neighbours(gateway: ScriptedGateway) -> None:
-    gateway.script = [[state(10), Hold()], [state(10), Fail(CODE.INTERNAL)], [end()]]
+    resumed = asyncio.Event()
+    gateway.script = [[state(10), resumed, end()], [state(10), Fail(CODE.INTERNAL)], [end()]]
     async with AsyncClient(gateway.target) as client:
         neighbour = client.watch(7)
         await anext(neighbour)
         assert (await client.watch(7).finish()).succeeded
         # The neighbour still reads from the old connection.
-        reading = asyncio.create_task(anext(neighbour))
-        await asyncio.sleep(0.1)
-        assert not reading.done()
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
+        resumed.set()
+        assert (await neighbour.finish()).succeeded
+    assert len(gateway.calls) == 3
     assert len(set(gateway.peers)) == 2
 
 
@@ -320,7 +324,7 @@ async def test_closing_a_client_ends_its_watches_with_an_error(gateway: Scripted
         watch = client.watch(7)
         await anext(watch)
         reading = asyncio.create_task(anext(watch))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
     with pytest.raises(GatewayError):
         await reading
 

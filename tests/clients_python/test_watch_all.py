@@ -338,10 +338,12 @@ async def test_an_end_that_may_come_again_is_final_without_progress(watch_all: W
 
 async def test_a_silent_stream_is_resumed_on_a_new_connection(watch_all: Watch) -> None:
     first = pb.WatchJobRequest(uid=1, heartbeat_interval=Duration(nanos=100_000_000))
-    with ManyJobsGateway([Read(2), state(1), Hold()], [Read(2), end(1), end(2), ReadAll()]) as gateway:
+    # On a busy machine, more streams may be silent for 0.3 seconds.
+    later = [[Read(1), end(1), end(2), ReadAll()]] * 1_000
+    with ManyJobsGateway([Read(2), state(1), Hold()], *later) as gateway:
         seen = await watch_all(gateway.target, [first, 2])
-    assert [retry.error.silent for retry in seen.resumed] == [True]
-    assert len({stream.peer for stream in gateway.streams}) == 2
+    assert {retry.error.silent for retry in seen.resumed} == {True}
+    assert len({stream.peer for stream in gateway.streams}) == len(gateway.streams) > 1
 
 
 async def test_results_are_assembled_per_job_and_released(watch_all: Watch) -> None:

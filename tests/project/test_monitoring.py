@@ -29,9 +29,13 @@ PAGE = (ROOT / "docs" / "operations" / "alerts.md").read_text()
 RUNBOOK = "https://example.com/jobgateway/docs/operations/alerts.md#"
 ALERTS = [rule for group in RULES["spec"]["groups"] for rule in group["rules"]]
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+VARIABLES = {"$__rate_interval": "5m", "$job": "jobgateway", "$namespace": ".*", "$instance": ".*"}
 # Added by Prometheus itself: a metric of each scrape, and the labels of its target.
 UP = "up"
-TARGET = {"job", "instance"}
+TARGET = {"job", "instance", "namespace"}
+# Of the cAdvisor of the kubelet, which knows containers and no jobs.
+CADVISOR = {"container_memory_working_set_bytes", "container_spec_memory_limit_bytes"}
+CADVISOR_LABELS = {"namespace", "pod"}
 
 
 def expressions() -> Iterator[str]:
@@ -42,7 +46,9 @@ def expressions() -> Iterator[str]:
 
 def parsed(expression: str) -> Any:
     """Parse an expression, with values for the variables of the dashboard; raise `ValueError` if it is not PromQL."""
-    return promql_parser.parse(expression.replace("$__rate_interval", "5m").replace("$job", "jobgateway"))
+    for variable, value in VARIABLES.items():
+        expression = expression.replace(variable, value)
+    return promql_parser.parse(expression)
 
 
 def parts(expression: str) -> list[Any]:
@@ -80,7 +86,9 @@ async def test_expressions_use_existing_metrics_and_labels(samples: Samples) -> 
     for expression in expressions():
         labels: set[str] = set()
         for selector in selectors(expression):
-            if selector.name != UP:
+            if selector.name in CADVISOR:
+                labels |= CADVISOR_LABELS
+            elif selector.name != UP:
                 assert selector.name in samples, expression
                 labels |= set(samples[selector.name])
                 for matcher in selector.matchers.matchers:
@@ -97,7 +105,8 @@ def test_each_expression_selects_this_job() -> None:
         found = selectors(expression)
         assert found, expression
         for each in found:
-            assert ("job", "jobgateway") in {(matcher.name, matcher.value) for matcher in each.matchers.matchers}
+            selected = {(matcher.name, matcher.value) for matcher in each.matchers.matchers}
+            assert (("container" if each.name in CADVISOR else "job"), "jobgateway") in selected
 
 
 def test_counters_are_used_with_a_range() -> None:
@@ -146,5 +155,69 @@ def test_panels_have_their_own_positions_and_titles() -> None:
     for panel in PANELS:
         assert panel["targets"]
         assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
-    variables = {each["name"] for each in DASHBOARD["templating"]["list"]}
-    assert variables == {"datasource", "job"}
+
+
+def test_panels_can_be_narrowed_to_a_namespace_and_an_instance() -> None:
+    variables = {each["name"]: each for each in DASHBOARD["templating"]["list"]}
+    assert list(variables) == ["datasource", "job", "namespace", "instance"]
+    for name in ("namespace", "instance"):
+        # A target outside of Kubernetes has no namespace, which `.*` matches too.
+        assert (variables[name]["includeAll"], variables[name]["allValue"]) == (True, ".*")
+    for panel in PANELS:
+        for target in panel["targets"]:
+            for each in selectors(target["expr"]):
+                names = [matcher.name for matcher in each.matchers.matchers]
+                assert {"job", "namespace", "instance"} <= set(names), panel["title"]
+
+
+def test_a_row_of_numbers_with_thresholds_is_on_top() -> None:
+    top = [panel for panel in PANELS if panel["type"] == "stat"]
+    assert [panel["title"] for panel in top] == [
+        *("Replicas up", "Upstream", "Error rate", "Watches", "Fullest limit", "Jobs failing", "Certificate"),
+    ]
+    assert {panel["gridPos"]["y"] for panel in top} == {0}
+    assert sum(panel["gridPos"]["w"] for panel in top) == 24
+    for panel in top:
+        steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        assert steps[0]["value"] is None
+        values = [step["value"] for step in steps[1:]]
+        assert values == sorted(values)
+
+
+def test_panels_do_not_overlap() -> None:
+    cells = [
+        (panel["gridPos"]["x"] + x, panel["gridPos"]["y"] + y)
+        for panel in DASHBOARD["panels"]
+        for x in range(panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+
+
+def test_each_alert_is_linked_from_the_dashboard() -> None:
+    links = [link["url"] for panel in PANELS for link in panel.get("links", [])]
+    known = {rule["annotations"]["runbook_url"] for rule in ALERTS}
+    assert set(links) <= known
+    # Logs and other panels show these better than a number could.
+    unlinked = {url.removeprefix(RUNBOOK) for url in known - set(links)}
+    assert unlinked == {"jobgatewaydefect", "jobgatewayrefuses", "jobgatewaycertificateexpiressoon"}
+    assert [link["url"] for link in DASHBOARD["links"]] == [RUNBOOK.removesuffix("#")]
+
+
+def test_the_dashboard_has_only_fields_of_grafana() -> None:
+    # As of https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model
+    known = {
+        *("annotations", "editable", "graphTooltip", "links", "panels", "refresh", "schemaVersion", "tags"),
+        *("templating", "time", "timezone", "title", "uid", "version"),
+    }
+    assert set(DASHBOARD) <= known
+    of_panel = {"id", "type", "title", "description", "datasource", "gridPos", "links", "fieldConfig", "targets"}
+    of_field = {"unit", "min", "max", "decimals", "noValue", "color", "thresholds", "mappings", "custom"}
+    for panel in PANELS:
+        assert panel["type"] in ("stat", "timeseries")
+        assert set(panel) - {"options"} <= of_panel
+        assert ("options" in panel) == (panel["type"] == "stat")
+        assert set(panel["fieldConfig"]["defaults"]) <= of_field
+        for mapping in panel["fieldConfig"]["defaults"].get("mappings", []):
+            assert mapping["type"] in ("value", "range", "special")

@@ -497,11 +497,11 @@ def test_the_documentation_lists_each_event_of_the_log() -> None:
         event
         for path in sources
         for event in re.findall(
-            r'(?:\b(?:_log\.(?:info|warning|error)|write)\(\s*|\{"event": )"([^"]+)"', path.read_text()
+            r'(?:\b(?:_log\.(?:debug|info|warning|error)|write)\(\s*|\{"event": )"([^"]+)"', path.read_text()
         )
     }
     documented = re.findall(
-        r"^\| `([^`<]+)` \| (?:info|warning|error)", (root / "docs/reference/logs.md").read_text(), re.MULTILINE
+        r"^\| `([^`<]+)` \| (?:debug|info|warning|error)", (root / "docs/reference/logs.md").read_text(), re.MULTILINE
     )
     assert "call" in written
     assert sorted(documented) == sorted(written)

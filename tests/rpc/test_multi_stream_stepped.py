@@ -56,7 +56,8 @@ class Client:
     def __init__(self) -> None:
         self.credential = Credential("token")
         self.ticket = self
-        self.watches: int | None = None
+        self.ids: dict[str, str] = {}
+        self.facts: dict[str, Any] = {}
         self._requests: asyncio.Queue[pb.WatchJobsRequest | None] = asyncio.Queue()
         self._written: asyncio.Queue[bytes] = asyncio.Queue()
         self._room = asyncio.Semaphore(0)

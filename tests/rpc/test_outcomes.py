@@ -155,14 +155,13 @@ async def call(jobs: rpc.JobServiceAsyncStub, method: str) -> None:
                 pass
 
 
-async def failure_of(upstream: ScriptedUpstream, method: str, name: str, **settings: float) -> Failure:
+async def failure_of(upstream: ScriptedUpstream, method: str, name: str) -> Failure:
     upstream.script.append(REPLIES[name])
     if name == "refused":
         await upstream.stop()
-    if name == "hang" and method != "WatchJob":
+    if name == "hang":
         return await failure_of_silence(upstream, method)
-    short = {"upstream_timeout_seconds": 0.15} if name == "hang" else {}
-    async with running(upstream.url, **short, **settings) as gateway, stub(gateway) as jobs:
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
         return await expect_error(call(jobs, method))
 
 
@@ -214,32 +213,41 @@ def assert_is_outage(failure: Failure, name: str, uid: int) -> None:
     assert failure.metadata["uid"] == str(uid)
 
 
-async def test_watches_end_in_an_outage_after_anything_else(upstream: ScriptedUpstream) -> None:
-    """All at the same time, because the outage limit must be long enough for a busy machine."""
-    names = [name for name in READS if name not in FINAL | {"hang", "refused"}]
+async def outages(upstream: ScriptedUpstream, count: int) -> list[Failure]:
+    """Watch the jobs from 1 to `count` until an outage ends each watch, on a stepped clock."""
+    clock = SteppedClock()
     slowly = {"poll_interval_min_seconds": 0.2, "poll_interval_max_seconds": 1.0}
-    async with running(upstream.url, poll_outage_seconds=3.0, **slowly) as gateway, stub(gateway) as jobs:
+    limits = {"poll_outage_seconds": 6 * SILENCE, "upstream_timeout_seconds": SILENCE}
+    async with running(upstream.url, None, clock, **slowly, **limits) as gateway, stub(gateway) as jobs:
+        # A separate credential for each, because a 429 delays all polls of its credential.
+        watching = asyncio.gather(
+            *(
+                expect_error(
+                    jobs.WatchJob(
+                        pb.WatchJobRequest(uid=uid), metadata=[("authorization", f"Bearer token-of-job-{uid}")]
+                    )
+                )
+                for uid in range(1, count + 1)
+            )
+        )
+        while not watching.done():
+            # So little that responses, which come without delay, arrive long before the time limits of their reads.
+            await clock.advance(SILENCE / 50)
+        return await watching
 
-        async def failure_of_watch(uid: int, name: str) -> Failure:
-            upstream.on("GET", f"/jobs/{uid}/", REPLIES[name])
-            # A separate credential, because a 429 delays all polls of its credential.
-            token = [("authorization", f"Bearer token-{uid}")]
-            for _ in range(5):
-                failure = await expect_error(jobs.WatchJob(pb.WatchJobRequest(uid=uid), metadata=token))
-                # On a busy machine, the last poll may exceed its time limit of a second.
-                timed_out = failure.metadata.get("last_failure") == "UPSTREAM_TIMEOUT"
-                if not timed_out or "http_status" in failure.metadata:
-                    break
-            return failure
 
-        failures = await asyncio.gather(*(failure_of_watch(uid, name) for uid, name in enumerate(names, 1)))
-    for uid, (name, failure) in enumerate(zip(names, failures, strict=True), 1):
+async def test_watches_end_in_an_outage_after_anything_else(upstream: ScriptedUpstream) -> None:
+    names = [name for name in READS if name not in FINAL | {"refused"}]
+    for uid, name in enumerate(names, 1):
+        upstream.on("GET", f"/jobs/{uid}/", REPLIES[name])
+    for uid, (name, failure) in enumerate(zip(names, await outages(upstream, len(names)), strict=True), 1):
         assert_is_outage(failure, name, uid)
 
 
-@pytest.mark.parametrize("name", ["hang", "refused"])
-async def test_watches_end_in_an_outage_without_a_response(upstream: ScriptedUpstream, name: str) -> None:
-    assert_is_outage(await failure_of(upstream, "WatchJob", name, poll_outage_seconds=0.5), name, 42)
+async def test_watches_end_in_an_outage_without_a_connection(upstream: ScriptedUpstream) -> None:
+    await upstream.stop()
+    (failure,) = await outages(upstream, 1)
+    assert_is_outage(failure, "refused", 1)
 
 
 @pytest.mark.parametrize("name", [name for name in READS if name != "hang"])

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -227,8 +228,9 @@ async def test_a_port_in_use_ends_the_start_with_one_line() -> None:
         child = await spawn(upstream_url="http://127.0.0.1:1", listen=listen, admin_listen="127.0.0.1:0")
         _, stderr = await child.communicate()
     assert child.returncode not in (0, None)
-    (line,) = stderr.decode().strip().splitlines()
-    assert f"JOBGATEWAY_LISTEN: {listen} cannot be bound" in line
+    line = json.loads(stderr)
+    assert (line["event"], line["level"]) == ("start.failed", "error")
+    assert f"JOBGATEWAY_LISTEN: {listen} cannot be bound" in line["message"]
 
 
 async def take_port_from(address: str, taker: socket.socket) -> None:
@@ -307,12 +309,18 @@ async def test_a_lost_listener_ends_the_process_with_1(upstream: ScriptedUpstrea
 
 
 @pytest.mark.slow
-async def test_a_wrong_setting_ends_the_start_with_one_line() -> None:
-    child = await spawn(upstream_url="http://127.0.0.1:1", max_calls="many")
+@pytest.mark.parametrize("log_format", ["json", "text", "yaml"])
+async def test_each_wrong_setting_gets_a_line_of_its_own(log_format: str) -> None:
+    child = await spawn(upstream_url="http://127.0.0.1:1", max_calls="many", max_watches="0", log_format=log_format)
     _, stderr = await child.communicate()
-    assert child.returncode not in (0, None)
-    (line,) = stderr.decode().strip().splitlines()
-    assert "JOBGATEWAY_MAX_CALLS" in line
+    assert child.returncode == 2
+    lines = stderr.decode().splitlines()
+    if log_format != "text":
+        found = [json.loads(line) for line in lines]
+        assert {(line["event"], line["level"]) for line in found} == {("start.failed", "error")}
+        lines = [line["message"] for line in found]
+    names = [line.partition(":")[0] for line in lines if "LOG_FORMAT" not in line]
+    assert names == ["JOBGATEWAY_MAX_CALLS", "JOBGATEWAY_MAX_WATCHES"]
 
 
 @pytest.mark.slow
@@ -324,7 +332,7 @@ async def test_an_unusable_file_ends_the_start_with_one_line(tmp_path: Path, nam
     _, stderr = await child.communicate()
     assert child.returncode == 2
     why = "cannot be read (No such file or directory); check the path and its permissions"
-    assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {nowhere} {why}\n"
+    assert json.loads(stderr)["message"] == f"JOBGATEWAY_{name.upper()}: {nowhere} {why}"
 
 
 # `serve` in an environment that hangs, with a line on standard output when it does.
@@ -418,7 +426,7 @@ async def test_a_file_that_hangs_ends_the_start_with_one_line(tmp_path: Path, na
         _, stderr = await child.communicate()
     assert child.returncode == 2
     why = "cannot be read within 1 s; check that the volume responds"
-    assert stderr.decode() == f"JOBGATEWAY_{name.upper()}: {path} {why}\n"
+    assert json.loads(stderr)["message"] == f"JOBGATEWAY_{name.upper()}: {path} {why}"
 
 
 @pytest.mark.slow
@@ -445,7 +453,7 @@ async def test_an_unfit_authority_file_ends_the_start(
     async with asyncio.timeout(PATIENT):
         _, stderr = await child.communicate()
     assert child.returncode == 2
-    assert stderr.decode() == f"SSL_CERT_FILE: {tmp_path / 'ca.pem'} {why}\n"
+    assert json.loads(stderr)["message"] == f"SSL_CERT_FILE: {tmp_path / 'ca.pem'} {why}"
 
 
 @pytest.mark.slow
@@ -465,7 +473,7 @@ gateway.auth.authorities.read_regular = lambda path: time.sleep(3600)
         _, stderr = await child.communicate()
     assert child.returncode == 2
     why = "cannot be read within 0.1 s; check that the volume responds"
-    assert stderr.decode() == f"SSL_CERT_FILE: {tmp_path / 'ca.pem'} {why}\n"
+    assert json.loads(stderr)["message"] == f"SSL_CERT_FILE: {tmp_path / 'ca.pem'} {why}"
 
 
 @pytest.mark.slow
@@ -525,9 +533,12 @@ async def test_failed_handshakes_leave_no_line_of_grpc(upstream: ScriptedUpstrea
             writer.write(b"GET / HTTP/1.1\r\n\r\n")
             await reader.read()
             writer.close()
+        await server.logged("tls.handshake_failed")
         server.signal(signal.SIGTERM)
         assert await server.end() == 0  # each line was JSON
     events = [line["event"] for line in server.lines]
+    # Written by another thread, at any time.
+    events.remove("tls.handshake_failed")
     assert events == [
         "certificate.loaded",
         "serving",
@@ -548,6 +559,78 @@ async def test_text_logs_are_lines_too(upstream: ScriptedUpstream) -> None:
         server.signal(signal.SIGTERM)
         _, rest = await server.process.communicate()
         assert [b"drain.started" in line for line in rest.splitlines()] == [True, False]
+
+
+@pytest.mark.slow
+async def test_the_serving_line_says_how_it_is_set_up(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a-secret-token")
+    settings = {"upstream_token_file": str(tmp_path / "token"), "max_calls": "7", "log_level": "debug"}
+    async with process(upstream, state_url=f"sqlite:///{tmp_path}/jobs.db", **settings) as server:
+        line = await server.logged("serving")
+        server.signal(signal.SIGTERM)
+        assert await server.end() == 0
+    assert list(line)[:3] == ["event", "level", "timestamp"]
+    assert (line["tls"], line["own_token"], line["limits"], line["log_level"]) == (
+        "off",
+        True,
+        {"max_calls": 7},
+        "debug",
+    )
+    assert (line["state"], line["upstream"]) == (f"sqlite:///{tmp_path}/jobs.db", upstream.url)
+    assert "a-secret-token" not in json.dumps(server.lines)
+
+
+async def on_a_terminal(**settings: str) -> tuple[int, str]:
+    """Run `serve` with its standard error at a terminal until it serves; return the exit code and the output."""
+    terminal, other_end = os.openpty()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
+    environment |= {"NO_COLOR": "1"} | {f"JOBGATEWAY_{name.upper()}": value for name, value in settings.items()}
+    child = await asyncio.create_subprocess_exec(sys.executable, *SERVE, cwd=ROOT, env=environment, stderr=other_end)
+    os.close(other_end)
+    output = b""
+    # The terminal raises an error when the process has closed it.
+    with contextlib.suppress(OSError):
+        while data := await asyncio.to_thread(os.read, terminal, 1 << 16):
+            if b"jobgateway get" in data or b'"serving"' in data:
+                child.send_signal(signal.SIGTERM)
+            output += data
+    os.close(terminal)
+    return await child.wait(), output.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.slow
+async def test_a_terminal_shows_a_table_and_a_command(upstream: ScriptedUpstream) -> None:
+    free = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", "max_calls": "7"}
+    code, output = await on_a_terminal(upstream_url=upstream.url, **free)
+    assert code == 0
+    found = re.search(r"gRPC +(127\.0\.0\.1:\d+) \(plain text\)", output)
+    assert found
+    assert f"  jobgateway get 42 --target {found[1]}\n" in output
+    assert re.search(f"Upstream +{re.escape(upstream.url)} ", output)
+    assert re.search("Changed +max_calls=7 ", output)
+    assert "drain.started" in output
+    assert "{" not in output
+
+
+@pytest.mark.slow
+async def test_a_terminal_that_asks_for_json_gets_no_table(upstream: ScriptedUpstream) -> None:
+    free = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
+    _, output = await on_a_terminal(upstream_url=upstream.url, log_format="json", **free)
+    assert [json.loads(line)["event"] for line in output.splitlines()] == [
+        "serving",
+        "drain.started",
+        "process.stopped",
+    ]
+
+
+@pytest.mark.slow
+async def test_a_terminal_shows_mistakes_as_plain_lines() -> None:
+    code, output = await on_a_terminal(upstream_url="http://127.0.0.1:1", max_calls="0", max_watches="0")
+    assert code == 2
+    assert [line.partition(":")[0] for line in output.splitlines()] == [
+        "JOBGATEWAY_MAX_CALLS",
+        "JOBGATEWAY_MAX_WATCHES",
+    ]
 
 
 # Serving

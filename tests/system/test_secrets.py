@@ -142,6 +142,7 @@ async def serve(upstream: str, collector: str, log_format: str, token_file: Path
         "JOBGATEWAY_LISTEN": "127.0.0.1:0",
         "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
         "JOBGATEWAY_LOG_FORMAT": log_format,
+        "JOBGATEWAY_LOG_LEVEL": "debug",
         "JOBGATEWAY_POLL_INTERVAL_MIN_SECONDS": "0.02",
         "JOBGATEWAY_POLL_INTERVAL_MAX_SECONDS": "0.05",
         "JOBGATEWAY_POLL_OUTAGE_SECONDS": "0.2",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -20,20 +21,20 @@ import sys
 import structlog
 from gateway.telemetry import logs
 
-logs.configure(sys.argv[1])
+logs.configure(*sys.argv[1:])
 log = structlog.get_logger()
 """
 
 
-def written(log_format: str, statements: str) -> list[str]:
+def written(log_format: str, statements: str, *level: str) -> list[str]:
     """Return the lines that `statements` log in another process."""
-    command = [sys.executable, "-c", PROGRAM + statements, log_format]
+    command = [sys.executable, "-c", PROGRAM + statements, log_format, *level]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8")  # noqa: S603
     return done.stderr.splitlines()
 
 
-def logged(statements: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in written("json", statements)]
+def logged(statements: str, *level: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in written("json", statements, *level)]
 
 
 def test_a_line_has_its_event_its_level_and_its_fields() -> None:
@@ -44,7 +45,8 @@ def test_a_line_has_its_event_its_level_and_its_fields() -> None:
 
 def test_a_line_can_be_searched_for_a_name_with_its_value() -> None:
     (line,) = written("json", "log.info('call', code='OK', uid=None, seconds=0.5)")
-    assert line.startswith('{"code": "OK", "uid": null, "seconds": 0.5, "event": "call", "level": "info", "timesta')
+    assert line.startswith('{"event": "call", "level": "info", "timestamp": "')
+    assert line.endswith('Z", "code": "OK", "uid": null, "seconds": 0.5}')
 
 
 def test_values_that_are_not_json_are_shown_by_repr() -> None:
@@ -61,8 +63,18 @@ def test_a_lone_surrogate_does_not_lose_the_line() -> None:
     assert line["timestamp"][-1] == "Z"
 
 
-def test_below_info_nothing_is_written() -> None:
-    assert logged("log.debug('call')") == []
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        ((), ["i", "w", "e", "library"]),
+        (("debug",), ["d", "i", "w", "e", "library"]),
+        (("warning",), ["w", "e", "library"]),
+        (("error",), ["e"]),
+    ],
+)
+def test_lines_below_the_level_are_not_written(level: tuple[str, ...], expected: list[str]) -> None:
+    statements = "log.debug('d'); log.info('i'); log.warning('w'); log.error('e'); logging.error('library')"
+    assert [line["event"] for line in logged(statements, *level)] == expected
 
 
 @pytest.mark.parametrize("level", ["warning", "error"])
@@ -79,6 +91,36 @@ def test_text_has_the_same_fields() -> None:
     assert "[warning  ] is full" in ours
     assert "[warning  ] is lost" in theirs
     assert all(datetime.fromisoformat(line.split()[0]).tzinfo == UTC for line in (ours, theirs))
+
+
+def on_a_terminal(**environment: str) -> bytes:
+    """Return what a process whose standard error is a terminal logs without a format."""
+    terminal, other_end = os.openpty()
+    program = PROGRAM.replace("*sys.argv[1:]", "") + "log.warning('is full', places=3)"
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+    with os.fdopen(terminal, "rb", buffering=0) as reader, os.fdopen(other_end, "wb") as writer:
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=writer, check=True, env=kept | environment)  # noqa: S603
+        return reader.read(4096)
+
+
+def test_a_terminal_gets_text_in_colour() -> None:
+    line = on_a_terminal(TERM="xterm")
+    assert b"\x1b[" in line
+    assert b"is full" in line
+    assert not line.startswith(b"{")
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_a_terminal_that_wants_no_colour_gets_none(environment: dict[str, str]) -> None:
+    line = on_a_terminal(**environment)
+    assert b"\x1b" not in line
+    assert line.rstrip().endswith(b"places=3")
+
+
+def test_other_outputs_than_terminals_get_json() -> None:
+    program = PROGRAM.replace("*sys.argv[1:]", "") + "log.info('is full')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True)  # noqa: S603
+    assert json.loads(done.stderr)["event"] == "is full"
 
 
 TAKEN_OVER = "logs.take_over(); import threading, traceback, warnings\n"

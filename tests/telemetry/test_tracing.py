@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -382,8 +383,9 @@ def test_a_wrong_limit_found_at_import_stops_the_start() -> None:
         check=False,
     )
     assert child.returncode == 2
-    (line,) = child.stderr.splitlines()
-    assert line.startswith("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT='many': ")
+    line = json.loads(child.stderr)
+    assert line["event"] == "start.failed"
+    assert line["message"].startswith("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT='many': ")
 
 
 @pytest.mark.parametrize(
