@@ -44,16 +44,6 @@ if TYPE_CHECKING:
     from gateway.simulator import Simulator
 
 
-@pytest.fixture
-def client(tmp_path: Path, authority: Authority) -> MountedSecret:
-    """The files of a client."""
-    folder = tmp_path / "client"
-    folder.mkdir()
-    files = MountedSecret(folder)
-    files.put(authority.client("billing"))
-    return files
-
-
 # A gateway without a fault.
 
 
@@ -330,7 +320,7 @@ async def test_an_upstream_that_is_down_is_found() -> None:
 # Variables.
 
 
-def test_authorities_of_grpc_that_cannot_be_read_are_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_authorities_of_grpc_are_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "/nowhere")
     result = CliRunner().invoke(app, ["doctor", "--target", "gateway.invalid:1", "--tls"])
     assert result.exit_code == 2
