@@ -245,6 +245,21 @@ async def test_the_alert_of_a_server_is_shown(tmp_path: Path) -> None:
     assert "sent the alert 'certificate required'" in found["tls"]
 
 
+async def test_an_old_version_of_tls_is_no_missing_certificate(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+
+    async def send_alert(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"\x15\x03\x01\0\x02\x02\x46")
+        await reader.read()
+
+    async with tcp_server(send_alert) as port:
+        found = await doctor(f"127.0.0.1:{port}", "--ca-file", tmp_path / "ca.pem")
+    assert found.failed == ["tls"]
+    assert found["tls"] == "fail the handshake fails: the server sent the alert 'protocol version'"
+
+
 # Fault 4: the credential.
 
 

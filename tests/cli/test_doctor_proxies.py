@@ -239,4 +239,5 @@ async def test_nginx_that_requires_a_certificate_is_found(simulator: Simulator, 
     async with behind(StrictNginx, simulator) as target:
         found = await doctor(target, "--ca-file", mounted.ca)
     assert found.failed == ["gateway"]
+    assert found["gateway"].startswith("fail nginx requires a client certificate (mTLS): HTTP 400, ")
     assert "No required SSL certificate was sent" in found["gateway"]

@@ -101,6 +101,10 @@ def _other_status(end: End, peer: Between, title: str) -> Finding:
         return _failed(text, fix, ())
     if end.grpc_status:
         return _failed(f"the health service fails: {said}", "look at the log of the gateway", ())
+    if "certificate" in title:
+        # nginx agrees on TLS without a client certificate, and rejects the request.
+        text = f"{peer.subject} requires a client certificate (mTLS): {said}{title}"
+        return _failed(text, "present one with --cert-file and --key-file", ())
     kind = end.fields.get("content-type", "no content type")[:40]
     text = f"{peer.subject} responds {said}{title} ({kind}), which is not gRPC"
     return _failed(text, "name a Job Gateway with --target, or let the proxy pass gRPC", peer.paste(Fault.NOT_GRPC))

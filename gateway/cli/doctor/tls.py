@@ -56,9 +56,24 @@ async def _secured(endpoint: Endpoint, call: ConnectionOptions, repeat: Repeat) 
             return [
                 Finding("tls", Outcome.FAIL, text, "leave TLS out, or turn it on in the gateway", (repeat.plain(),))
             ]
+    if _is_broken(found.error):
+        return [_broken(found.error)]
     if found.error is not None or found.first == b"":
         return [_rejected(found, call, repeat)]
     return [_accepted(found), ok("http2", "agreed on") if found.speaks_http2 else _no_http2(found)]
+
+
+def _is_broken(error: OSError | None) -> bool:
+    """Return True if a missing or rejected client certificate cannot be the cause."""
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        return _alert(error) in ("", "protocol version", "internal error")
+    return isinstance(error, TimeoutError)
+
+
+def _broken(error: OSError | None) -> Finding:
+    said = f"the server {_said(error)}" if isinstance(error, TimeoutError) or _alert(error) else str(error)
+    fix = "check that the server supports TLS 1.2 or later, and look at its log"
+    return Finding("tls", Outcome.FAIL, f"the handshake fails: {said}", fix)
 
 
 def _has_no_alpn(found: Probe) -> bool:
