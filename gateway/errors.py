@@ -155,7 +155,9 @@ class UpstreamStatusError(UpstreamError):
         retry_after: float | None = None,
         from_api: bool = True,
     ) -> None:
-        cause = f"HTTP {http_status}" if from_api else f"HTTP {http_status} without a JSON object"
+        # Pages of proxies are usual from 500 on.
+        shown = "" if from_api or http_status >= 500 else " without a JSON object"
+        cause = f"HTTP {http_status}{shown}"
         super().__init__(message, cause=cause)
         self.http_status = http_status
         self.violations = violations
@@ -176,8 +178,8 @@ class UpstreamStatusError(UpstreamError):
 class UpstreamMalformed(UpstreamError):
     """The upstream's response does not follow the protocol."""
 
-    def __init__(self, message: str, *, http_status: int | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, cause: str = "", http_status: int | None = None) -> None:
+        super().__init__(message, cause=cause)
         self.http_status = http_status
 
 

@@ -36,7 +36,7 @@ from gateway.telemetry.jobs import ObservedJobs
 from gateway.telemetry.metrics import Metrics
 from gateway.threads import WorkerPool
 from gateway.time_limits import limited_until
-from gateway.upstream import HTTP2, RestClient, Timeouts, Transport, UpstreamHealth
+from gateway.upstream import HTTP2, RestClient, Timeouts, Transport, UpstreamHealth, probe
 from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from gateway.limits.fair_budget import Usage
     from gateway.rpc.tracing import Tracer
     from gateway.submit import IdempotencyStore
+    from gateway.upstream.health import RequestHealth
     from gateway.watch import SentJobs
 
 
@@ -106,6 +107,7 @@ class Gateway:
         self._listener = Listener(settings.listen, self._make_server, credentials)
         self._admin = AdminServer(metrics.registry, lambda: self.ready)
         self.admin_address = ""
+        self._probing: asyncio.Task[None] | None = None
         self._report_levels()
 
     @property
@@ -129,6 +131,10 @@ class Gateway:
             await self._admin.aclose()
             raise
 
+    def probe_upstream(self) -> None:
+        """Log in the background whether the upstream responds like the API."""
+        self._probing = asyncio.create_task(probe(self._rest))
+
     async def wait_closed(self) -> None:
         """Wait until `stop` closes the listener. Raises `ListenerLost` if it ends before."""
         await self._listener.wait_closed()
@@ -151,6 +157,8 @@ class Gateway:
         deadline = self._clock.monotonic() + grace
         self._admission.draining = True
         self._health.drain()
+        if self._probing is not None:
+            self._probing.cancel()
         await self._drain(deadline, last_third=deadline - grace / 3)
         await self._listener.stop(defaults.FLUSH_RESPONSES_SECONDS)
         await self._finish_submissions(deadline)
@@ -325,7 +333,13 @@ def _rest_client(
         submissions_tls.set_alpn_protocols([HTTP2, "http/1.1"])
 
     def transport(
-        *, silence: float, total: float, idle_seconds: float, max_connections: int, tls: ssl.SSLContext
+        requests: RequestHealth,
+        *,
+        silence: float,
+        total: float,
+        idle_seconds: float,
+        max_connections: int,
+        tls: ssl.SSLContext,
     ) -> Transport:
         return Transport(
             clock,
@@ -337,11 +351,13 @@ def _rest_client(
             tls=tls,
             proxy=settings.upstream_proxy_url,
             observer=metrics,
+            abandoned=requests.abandoned,
         )
 
     return RestClient(
         settings.upstream_url,
         submissions=transport(
+            upstream_health.submissions,
             silence=settings.submit_timeout_seconds,
             total=settings.submit_timeout_seconds,
             idle_seconds=defaults.SUBMIT_IDLE_SECONDS,
@@ -349,6 +365,7 @@ def _rest_client(
             tls=submissions_tls,
         ),
         reads=transport(
+            upstream_health.reads,
             silence=settings.upstream_timeout_seconds,
             total=settings.upstream_timeout_seconds * defaults.TOTAL_TIMEOUT_FACTOR,
             idle_seconds=defaults.READ_IDLE_SECONDS,

@@ -90,6 +90,7 @@ async def serve(settings: Settings) -> int:
     gateway = Gateway(settings, tracing.from_environment())
     await gateway.start()
     _report_serving(settings, gateway.address, gateway.admin_address)
+    gateway.probe_upstream()
     listening = loop.create_task(_is_listener_lost(gateway))
     await asyncio.wait([listening, loop.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
     if listening.done():

@@ -4,6 +4,7 @@ from gateway.upstream.client import JobObserver, LastRead, RequestContext, RestC
 from gateway.upstream.connection_pool import HTTP2
 from gateway.upstream.health import UpstreamHealth
 from gateway.upstream.jobs import DROPPABLE
+from gateway.upstream.probe import probe
 from gateway.upstream.transport import RequestObserver, Timeouts, Transport
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "Timeouts",
     "Transport",
     "UpstreamHealth",
+    "probe",
 ]

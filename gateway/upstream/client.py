@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway import __version__
 from gateway.errors import UpstreamMalformed
 from gateway.models import JobStatus
-from gateway.upstream.errors import read_error
+from gateway.upstream.errors import read_error, with_status
 from gateway.upstream.jobs import is_known_status, read_job, read_sent_job
 
 if TYPE_CHECKING:
@@ -165,6 +165,16 @@ class RestClient:
         """DELETE a job [docs], which requests its cancellation. Raises `UpstreamError`."""
         await self._health.reads.watch(self._request(self._reads, "DELETE", f"/jobs/{uid}/", context), uid)
 
+    async def get_without_credential(self) -> int:
+        """GET a job that no one has, and return the status if it is a success. Raises `UpstreamError`."""
+        url = f"{self._base}/jobs/0/"
+        response = await self._reads.request("GET", url, COMMON, None, owner=b"", pause=nullcontext)
+        if response.reservation is not None:
+            response.reservation.release()
+        if not 200 <= response.status < 300:
+            raise read_error(response, self._now(), str)
+        return response.status
+
     async def _request(
         self, transport: Transport, method: str, path: str, context: RequestContext, body: bytes | None = None
     ) -> HttpResponse:
@@ -187,8 +197,7 @@ class RestClient:
         try:
             job = await self._parse_off_loop(response, read)
         except UpstreamMalformed as error:
-            error.http_status = response.status
-            raise
+            raise with_status(error, response) from error
         finally:
             if response.reservation is not None:
                 _release_with(response.reservation, job)

@@ -29,7 +29,14 @@ TURNS = 10
 
 
 class NotSent(Exception):
-    """Nothing of the request was sent, or the upstream declared that it did not process it."""
+    """Nothing of the request was sent, or the upstream declared that it did not process it.
+
+    `cause` is the message in short, without advice.
+    """
+
+    def __init__(self, message: str, *, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause or message
 
 
 class ConnectionLost(Exception):

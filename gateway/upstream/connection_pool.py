@@ -6,11 +6,13 @@ import asyncio
 import math
 import re
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import aiohappyeyeballs
 
 from gateway.clock import RearmableTimer
+from gateway.upstream.causes import Step, TunnelRefused, connect_failure
 from gateway.upstream.connection import NotSent
 from gateway.upstream.http1_connection import Http1Connection
 from gateway.upstream.http2_connection import Http2Connection
@@ -50,6 +52,13 @@ class _Handshake(asyncio.Protocol):
         # Those of uvloop are not of the class `asyncio.Transport`.
         cast("asyncio.Transport", transport).set_protocol(self.connection)
         self.connection.connection_made(transport)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """The progress of opening a connection."""
+
+    step: Step = Step.RESOLVE
 
 
 class ConnectionPool:
@@ -193,25 +202,30 @@ class ConnectionPool:
         return kind(asyncio.get_running_loop(), self._clock, self._lost)
 
     async def _open(self, origin: Origin) -> AnyConnection:
+        progress = _Progress()
         try:
             with self._time_limits.until(self._clock.monotonic() + self._connect_seconds):
-                return await self._connect(origin)
-        except (OSError, TimeoutError) as error:
-            raise NotSent("no connection to the upstream could be made") from error
+                return await self._connect(origin, progress)
+        except OSError as error:
+            cause, message = connect_failure(error, progress.step, proxy=self._proxy is not None)
+            raise NotSent(message, cause=cause) from error
 
-    async def _connect(self, origin: Origin) -> AnyConnection:
+    async def _connect(self, origin: Origin, progress: _Progress) -> AnyConnection:
         loop = asyncio.get_running_loop()
         first = self._proxy or origin
         addresses = await self._resolver.resolve(first.host, first.port)
+        progress.step = Step.CONNECT
         connecting = await aiohappyeyeballs.start_connection(
             addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, loop=loop
         )
         if self._proxy is not None and origin.secure:
+            progress.step = Step.TUNNEL
             try:
                 await _open_tunnel(connecting, origin)
             except BaseException:
                 connecting.close()
                 raise
+        progress.step = Step.HANDSHAKE
         connection = await self._start(connecting, origin)
         self._all.add(connection)
         return connection
@@ -254,8 +268,10 @@ async def _open_tunnel(connection: socket.socket, origin: Origin) -> None:
         head += piece
         # A refusal may have a body, or no end.
         if b"\n" in head and not re.match(rb"HTTP/1\.[01] (1|2)\d\d[ \r\n]", head):
-            raise ConnectionRefusedError("the proxy refused the tunnel")
+            refusal = re.match(rb"HTTP/1\.[01] ([3-5]\d\d)[ \r\n]", head)
+            raise TunnelRefused(int(refusal[1]) if refusal else None)
         # Interim responses come before the response.
         head = re.sub(rb"\A(?:HTTP/1\.[01] 1\d\d[^\n]*\n(?:[^\r\n][^\n]*\n)*\r?\n)+", b"", head)
     if not re.fullmatch(rb"HTTP/1\.[01] 2\d\d[ \r\n].*?\n\r?\n", head, re.DOTALL):
-        raise ConnectionRefusedError("the proxy sent bytes after its response")
+        # Bytes after its response.
+        raise TunnelRefused(None)

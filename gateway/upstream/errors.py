@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import FieldViolation, UpstreamError, UpstreamMalformed, UpstreamStatusError
 from gateway.strict_json import BYTE_ORDER_MARK, WHITESPACE
 from gateway.text import CUT_MARK
+from gateway.upstream.causes import CHECK_ADDRESS
 from gateway.upstream.json import read_report, read_text
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ SENTENCES = ("detail", "message", "error")
 # Only with these statuses are the members of the object fields of the request. With others it has another form, such as
 # {"code": ..., "messages": [...]}.
 FIELD_ERROR_STATUSES = frozenset({400, 422})
+# A page with one of them shows that requests go to the wrong place.
+WRONG_ADDRESS = frozenset({400, 404, 405, 410, 421})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 TRUNCATED = FieldViolation(CUT_MARK, "the upstream's response was too long or incomplete; more fields may be invalid")
@@ -50,6 +53,7 @@ MEANINGS = {
     401: "the upstream did not accept the credential",
     403: "the upstream does not allow this for the credential",
     404: "the upstream found no such job, entity or workspace",
+    407: "a proxy asks for credentials, which the gateway does not have",
     409: "the upstream found a conflict with the state of the job",
     413: "the request is too large for the upstream",
     429: "the upstream asks to slow down",
@@ -71,7 +75,8 @@ def read_error(response: HttpResponse, now: float, redact: Callable[[str], str])
     if status < 400:
         redirect = f"a redirect (HTTP {status}), which is not followed"
         seen = redirect if status in REDIRECTS else f"HTTP {status}, which is neither success nor error"
-        return UpstreamMalformed(f"the upstream responded with {seen}", http_status=status)
+        cause = f"the upstream responded with {seen}"
+        return UpstreamMalformed(f"{cause}; {CHECK_ADDRESS}", cause=cause, http_status=status)
     meaning = MEANINGS.get(status, "the upstream failed" if status >= 500 else "the upstream rejected the request")
     value, broken_off = read_report(response.body)
     violations = _violations(value, redact) if status in FIELD_ERROR_STATUSES else ()
@@ -83,9 +88,13 @@ def read_error(response: HttpResponse, now: float, redact: Callable[[str], str])
             break
         said = "; ".join(filter(None, (said, f"{each.field}: {each.description}")))
     # An incomplete body counts by its first character.
-    from_api = isinstance(value, dict) or response.body.lstrip(BYTE_ORDER_MARK + WHITESPACE)[:1] == b"{"
+    from_api = isinstance(value, dict) or begins_object(response.body)
     if not from_api and not said and status < 500 and status not in UpstreamStatusError.TRANSIENT_CLIENT_ERRORS:
-        said = "the response has no JSON object, so it may come from a proxy instead of the API"
+        if status in WRONG_ADDRESS:
+            meaning = "the response is not from the API"
+            said = f"it has no JSON object; {CHECK_ADDRESS}"
+        else:
+            said = "the response has no JSON object, so it may come from a proxy instead of the API"
     return UpstreamStatusError(
         status,
         f"{meaning} (HTTP {status})" + (f": {said[:MAX_TEXT]}" if said else ""),
@@ -93,6 +102,17 @@ def read_error(response: HttpResponse, now: float, redact: Callable[[str], str])
         retry_after=read_retry_after(response.retry_after, now),
         from_api=from_api,
     )
+
+
+def begins_object(body: bytes) -> bool:
+    """Return whether a body begins with a JSON object, as those of the API do."""
+    return body.lstrip(BYTE_ORDER_MARK + WHITESPACE)[:1] == b"{"
+
+
+def with_status(error: UpstreamMalformed, response: HttpResponse) -> UpstreamMalformed:
+    """Return the error of reading a success, with its status, and with advice if the body is not the API's."""
+    advice = "" if begins_object(response.body) else f"; {CHECK_ADDRESS}"
+    return UpstreamMalformed(f"{error}{advice}", cause=error.cause, http_status=response.status)
 
 
 def read_retry_after(value: str | None, now: float) -> float | None:

@@ -22,7 +22,13 @@ import msgspec
 import structlog
 
 from gateway.clock import RearmableTimer
-from gateway.errors import GatewayOverloaded, UpstreamError, UpstreamResponseTooLarge, UpstreamStatusError
+from gateway.errors import (
+    GatewayOverloaded,
+    UpstreamError,
+    UpstreamResponseTooLarge,
+    UpstreamStatusError,
+    UpstreamTimeout,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -127,7 +133,7 @@ class RequestHealth:
         self._timer = RearmableTimer(clock, self._tick)
 
     async def watch(self, request: Awaitable[T], subject: Subject) -> T:
-        """Await a request, and take note of its outcome. A cancelled one has none."""
+        """Await a request, and take note of its outcome; for a cancelled one, see `abandoned`."""
         began = self._clock.monotonic()
         try:
             result = await request
@@ -136,6 +142,11 @@ class RequestHealth:
             raise
         self._succeed(subject)
         return result
+
+    def abandoned(self, began: float) -> None:
+        """Take note of a request that got no response before it was cancelled. A short one shows nothing."""
+        if self._clock.monotonic() >= began + CONFIRM_SECONDS:
+            self._fail(UpstreamTimeout("no response before the caller gave up"), None, began)
 
     @property
     def failing(self) -> bool:

@@ -23,6 +23,7 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.time_limits import TimeLimits
+from gateway.upstream.causes import cause_of_loss
 from gateway.upstream.compression import NotDecodable, decoded
 from gateway.upstream.connection import ConnectionLost, NotSent, ReusedConnectionLost
 from gateway.upstream.connection_pool import ConnectionPool
@@ -111,6 +112,7 @@ class Transport:
         tls: verifies the certificate of an https upstream, and offers HTTP/2 or not.
         proxy: the URL of an HTTP proxy, or None.
         observer: counts each exchange.
+        abandoned: is called with the begin of an exchange that was cancelled before a response came.
     """
 
     def __init__(
@@ -125,9 +127,11 @@ class Transport:
         tls: ssl.SSLContext,
         proxy: str | None,
         observer: RequestObserver,
+        abandoned: Callable[[float], None],
     ) -> None:
         self._budget = budget
         self._observer = observer
+        self._abandoned = abandoned
         self._timeouts = timeouts
         self._clock = clock
         self._time_limits = TimeLimits(clock)
@@ -242,6 +246,8 @@ class Transport:
         except asyncio.CancelledError:
             # If `limit` has expired, this is a timeout and not a cancellation.
             cancelled = not limit.expired
+            if cancelled and status is None:
+                self._abandoned(started)
             raise
         finally:
             size = body.tell()
@@ -366,9 +372,10 @@ class _EncodedPieces:
 
 def _map_exception(error: Exception) -> UpstreamError:
     if isinstance(error, NotSent):
-        return UpstreamUnreachable(str(error))
+        return UpstreamUnreachable(str(error), cause=error.cause)
     if isinstance(error, TimeoutError):
         return UpstreamTimeout("the upstream did not respond in time")
     if isinstance(error, NotDecodable | InvalidResponse):
         return UpstreamMalformed(str(error))
-    return UpstreamConnectionLost("the connection to the upstream was lost")
+    cause = cause_of_loss(error.__cause__ if isinstance(error, ConnectionLost) else error)
+    return UpstreamConnectionLost(f"the connection to the upstream was lost: {cause}", cause=cause)

@@ -42,7 +42,8 @@ class StreamPipe:
     def __init__(self, clock: SteppedClock, inbox: Inbox, pace: float) -> None:
         self.credential = Credential(inbox.stream.credential)
         self.ticket = self
-        self.watches: int | None = None
+        self.ids: dict[str, str] = {}
+        self.facts: dict[str, object] = {}
         self.defects: list[InternalError] = []
         self.slots = 0
         self._clock = clock

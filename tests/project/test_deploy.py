@@ -2,133 +2,96 @@
 
 from __future__ import annotations
 
-import os
+import ipaddress
 import re
-import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
 from grpc_health.v1 import health_pb2
 
 from gateway import __version__
 from gateway.config import PREFIX, Settings
 from gateway.server import defaults, gateway
 from tests.support.image import DOCKERFILE, stages
+from tests.support.manifests import (
+    FOREIGN,
+    KUBERNETES,
+    Objects,
+    container,
+    kustomize,
+    pod,
+    ports,
+    render,
+    variables,
+    with_components,
+    workload,
+)
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.tools
 
-DEPLOY = ROOT / "deploy"
 OPERATIONS = ROOT / "docs" / "operations"
+PAGE = (OPERATIONS / "deploy.md").read_text()
 # The first version with `preStop.sleep` without a feature gate, and the latest one whose schemas are installed.
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
-# Kinds of the Prometheus operator, which have no schemas here.
-FOREIGN = {"ServiceMonitor", "PrometheusRule"}
 # The time after the grace, in three equal parts: the stop of grpc, the ended calls, and the submissions.
 FLUSHES = 3 * defaults.FLUSH_RESPONSES_SECONDS
 
 
-Objects = dict[str, dict[str, Any]]
-
-
-def renderer() -> list[str]:
-    for command in (["kubectl", "kustomize"], ["kustomize", "build"]):
-        if shutil.which(command[0]):
-            return command
-    assert not os.environ.get("CI"), "kubectl: not on the PATH; CI needs it or kustomize"
-    pytest.skip("neither kubectl nor kustomize is on the PATH")
-
-
-def render(folder: Path) -> Objects:
-    done = subprocess.run([*renderer(), str(folder)], capture_output=True, text=True, check=False)  # noqa: S603 - our own manifests
-    assert done.returncode == 0, done.stderr
-    objects = list(yaml.safe_load_all(done.stdout))
-    by_kind = {each["kind"]: each for each in objects}
-    assert len(by_kind) == len(objects)
-    return by_kind
-
-
 @pytest.fixture(scope="module")
 def base() -> Objects:
-    return render(DEPLOY / "kubernetes" / "base")
+    return render(KUBERNETES / "base")
 
 
 @pytest.fixture(scope="module")
 def production(tmp_path_factory: pytest.TempPathFactory) -> Objects:
-    """The kustomization in docs/operations/deploy.md, which adds both components."""
-    deploy = tmp_path_factory.mktemp("deploy")
-    shutil.copytree(DEPLOY / "kubernetes", deploy / "kubernetes")
-    (text,) = re.findall(
-        r"^```yaml\n# deploy/production/kustomization.yaml\n(.*?)^```",
-        (OPERATIONS / "deploy.md").read_text(),
-        re.DOTALL | re.MULTILINE,
-    )
-    (deploy / "production").mkdir()
-    (deploy / "production" / "kustomization.yaml").write_text(text)
-    return render(deploy / "production")
+    """The kustomization in docs/operations/deploy.md."""
+    return kustomize(tmp_path_factory.mktemp("deploy"), documented("deploy/production/kustomization.yaml"))
 
 
-def with_store(name: str, folder: Path) -> Objects:
-    """Render the base with TLS and the component of a store, which comes last."""
-    shutil.copytree(DEPLOY / "kubernetes", folder / "kubernetes")
-    (folder / "fleet").mkdir()
-    (folder / "fleet" / "kustomization.yaml").write_text(
-        f"resources: [../kubernetes/base]\ncomponents: [../kubernetes/tls, ../kubernetes/{name}]\n"
-    )
-    return render(folder / "fleet")
+def documented(name: str) -> str:
+    """Return the block of docs/operations/deploy.md that begins with the name of a file."""
+    (text,) = re.findall(rf"^```yaml\n# {name}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    return str(text)
 
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Objects:
-    return with_store("redis", tmp_path_factory.mktemp("deploy"))
+    return with_components(tmp_path_factory.mktemp("deploy"), "tls", "redis")
 
 
 @pytest.fixture(scope="module")
 def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Objects:
-    return with_store("sqlite", tmp_path_factory.mktemp("deploy"))
+    return with_components(tmp_path_factory.mktemp("deploy"), "tls", "sqlite")
 
 
-@pytest.fixture(params=["base", "production", "redis", "sqlite"])
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    return with_components(
+        tmp_path_factory.mktemp("deploy"), "namespace", "tls", "cert-manager", "redis", "autoscaling"
+    )
+
+
+@pytest.fixture(params=["base", "production", "redis", "sqlite", "scaled"])
 def objects(request: pytest.FixtureRequest) -> Objects:
     found: Objects = request.getfixturevalue(request.param)
     return found
 
 
-def workload(objects: Objects) -> Any:
-    return objects.get("Deployment") or objects["StatefulSet"]
-
-
-def pod(objects: Objects) -> Any:
-    return workload(objects)["spec"]["template"]["spec"]
-
-
-def container(objects: Objects) -> Any:
-    (only,) = pod(objects)["containers"]
-    return only
-
-
-def variables(objects: Objects) -> dict[str, str]:
-    (source,) = container(objects)["envFrom"]
-    assert source["configMapRef"]["name"] == objects["ConfigMap"]["metadata"]["name"]
-    data: dict[str, str] = objects["ConfigMap"]["data"]
-    return data
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_object_is_valid(objects: Objects, version: str) -> None:
-    for kind, each in objects.items():
-        if kind not in FOREIGN:
+    for each in objects.values():
+        if each["kind"] not in FOREIGN:
             kubernetes_validate.validate(each, version, strict=True)
 
 
-def test_the_manifests_have_the_expected_objects(base: Objects, production: Objects) -> None:
+def test_the_manifests_have_the_expected_objects(base: Objects, production: Objects, scaled: Objects) -> None:
     core = {"ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"}
     assert set(base) == core
-    assert set(production) == core | FOREIGN
+    assert set(production) == core | {"Namespace", "ServiceMonitor", "PrometheusRule"}
+    authority = {"Certificate/jobgateway-ca", "Issuer/jobgateway-ca", "Issuer/jobgateway-self-signed"}
+    assert set(scaled) == core | authority | {"Namespace", "HorizontalPodAutoscaler", "Certificate"}
 
 
 def test_each_variable_is_a_setting_with_a_valid_value(objects: Objects) -> None:
@@ -136,10 +99,6 @@ def test_each_variable_is_a_setting_with_a_valid_value(objects: Objects) -> None
     assert not set(values) - set(Settings.model_fields)
     settings = Settings.model_validate(values)
     assert settings.upstream_url.startswith("https://")
-
-
-def ports(objects: Objects) -> dict[str, int]:
-    return {each["name"]: each["containerPort"] for each in container(objects)["ports"]}
 
 
 def test_the_ports_agree(objects: Objects) -> None:
@@ -163,8 +122,8 @@ def test_the_selectors_match_only_the_pods(objects: Objects) -> None:
     assert objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
     assert objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
     assert objects["Service"]["spec"]["selector"] == labels
-    spread = pod(objects)["topologySpreadConstraints"]
-    assert [each["labelSelector"]["matchLabels"] for each in spread] == [labels, labels]
+    for each in pod(objects).get("topologySpreadConstraints", []):
+        assert each["labelSelector"]["matchLabels"] == labels
     assert pod(objects)["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"]
 
 
@@ -186,6 +145,19 @@ def test_the_documented_sidecars_outlive_the_drain(objects: Objects) -> None:
         assert before + grace + FLUSHES <= int(istio or linkerd) < pod(objects)["terminationGracePeriodSeconds"]
 
 
+def test_replicas_are_spread_without_those_that_leave(base: Objects, sqlite: Objects) -> None:
+    spread = pod(base)["topologySpreadConstraints"]
+    assert [each["topologyKey"] for each in spread] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+    # Pods of a StatefulSet do not have this label.
+    assert [each["matchLabelKeys"] for each in spread] == [["pod-template-hash"]] * 2
+    assert "topologySpreadConstraints" not in pod(sqlite)
+
+
+def test_old_replicas_stay_until_dns_has_the_new_ones(objects: Objects) -> None:
+    # The longest that the DNS of Kubernetes is cached by default, and that gRPC keeps a resolved name.
+    assert workload(objects)["spec"]["minReadySeconds"] >= 30
+
+
 @pytest.mark.parametrize("name", ["base", "production", "redis"])
 def test_a_rolling_restart_keeps_all_replicas_ready(name: str, request: pytest.FixtureRequest) -> None:
     spec = request.getfixturevalue(name)["Deployment"]["spec"]
@@ -196,6 +168,29 @@ def test_only_a_shared_store_has_several_replicas(base: Objects, redis: Objects,
     assert [workload(each)["spec"]["replicas"] for each in (base, sqlite)] == [1, 1]
     # The eviction of one pod leaves another.
     assert redis["Deployment"]["spec"]["replicas"] > redis["PodDisruptionBudget"]["spec"]["maxUnavailable"]
+
+
+def test_the_autoscaler_sets_the_replicas_by_cpu(scaled: Objects) -> None:
+    spec = scaled["HorizontalPodAutoscaler"]["spec"]
+    target = spec["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Deployment", scaled["Deployment"]["metadata"]["name"])
+    # Otherwise, each apply of the Deployment sets the number back.
+    assert "replicas" not in scaled["Deployment"]["spec"]
+    assert spec["minReplicas"] > scaled["PodDisruptionBudget"]["spec"]["maxUnavailable"]
+    (metric,) = spec["metrics"]
+    assert metric["containerResource"]["container"] == container(scaled)["name"]
+    # The request is what a replica may use before another one is added.
+    cpu = container(scaled)["resources"]["requests"]["cpu"]
+    assert metric["containerResource"]["target"] == {"type": "AverageValue", "averageValue": cpu}
+
+
+def test_the_autoscaler_removes_one_replica_per_drain(scaled: Objects) -> None:
+    down = scaled["HorizontalPodAutoscaler"]["spec"]["behavior"]["scaleDown"]
+    (policy,) = down["policies"]
+    assert (policy["type"], policy["value"]) == ("Pods", 1)
+    # The watches of one replica have resumed elsewhere before the next one drains.
+    assert policy["periodSeconds"] > pod(scaled)["terminationGracePeriodSeconds"] + 60
+    assert down["stabilizationWindowSeconds"] > policy["periodSeconds"]
 
 
 def test_redis_gets_its_url_and_key_from_a_secret(redis: Objects) -> None:
@@ -209,7 +204,7 @@ def test_redis_gets_its_url_and_key_from_a_secret(redis: Objects) -> None:
     assert volume["secret"]["secretName"] == "jobgateway-state"
     (item,) = volume["secret"]["items"]
     assert variables(redis)[f"{PREFIX}STATE_KEY_FILE"] == f"{mount['mountPath']}/{item['path']}"
-    assert {"ports": [{"port": 6379}]} in redis["NetworkPolicy"]["spec"]["egress"]
+    assert {"ports": [{"port": 6379, "protocol": "TCP"}]} in redis["NetworkPolicy"]["spec"]["egress"]
 
 
 def test_sqlite_keeps_its_file_on_a_volume(sqlite: Objects) -> None:
@@ -275,8 +270,95 @@ def test_the_pod_has_minimal_privileges(objects: Objects) -> None:
     assert "command" not in only
 
 
-def test_the_memory_limit_exceeds_the_memory_budgets(objects: Objects) -> None:
+# The volumes that the restricted standard admits.
+VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+
+
+def test_the_namespace_admits_only_restricted_pods(production: Objects) -> None:
+    labels = production["Namespace"]["metadata"]["labels"]
+    modes = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
+    assert modes.items() <= labels.items()
+    # kustomize has renamed it with the namespace of the other objects.
+    names = {each["metadata"].get("namespace") for each in production.values()} - {None}
+    assert names == {production["Namespace"]["metadata"]["name"]}
+
+
+def test_the_pod_passes_the_restricted_standard(objects: Objects) -> None:
+    """Every rule of it that a pod without init containers can break."""
+    spec, security = pod(objects), container(objects)["securityContext"]
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & set(spec)
+    assert not any("hostPort" in each for each in container(objects)["ports"])
+    for volume in spec.get("volumes", []):
+        assert set(volume) - {"name"} <= VOLUMES
+    assert set(spec["securityContext"]) == {"runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "seccompProfile"}
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["runAsUser"] != 0
+    assert spec["securityContext"]["seccompProfile"]["type"] in ("RuntimeDefault", "Localhost")
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert security["allowPrivilegeEscalation"] is False
+    assert not {"privileged", "procMount", "seLinuxOptions", "windowsOptions"} & set(security)
+
+
+def reaches(objects: Objects, address: str, port: int, protocol: str = "TCP") -> bool:
+    """Return True if the policy lets the pod out to this address, which is not that of a selected pod."""
+    target = ipaddress.ip_address(address)
+
+    def within(networks: list[str]) -> bool:
+        found = map(ipaddress.ip_network, networks)
+        return any(target in each for each in found if each.version == target.version)
+
+    for rule in objects["NetworkPolicy"]["spec"]["egress"]:
+        if {"port": port, "protocol": protocol} not in rule["ports"]:
+            continue
+        blocks = [each["ipBlock"] for each in rule["to"] if "ipBlock" in each]
+        if any(within([each["cidr"]]) and not within(each.get("except", [])) for each in blocks):
+            return True
+    return False
+
+
+# Addresses of DNS Services and of the node-local cache.
+@pytest.mark.parametrize("address", ["169.254.20.10", "10.96.0.10", "172.20.0.10", "192.168.0.10", "fd00::a"])
+def test_the_pod_reaches_dns_and_its_caches(base: Objects, address: str) -> None:
+    assert reaches(base, address, 53, "UDP")
+    assert reaches(base, address, 53)
+    dns = base["NetworkPolicy"]["spec"]["egress"][0]
+    selector = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
+    assert selector in dns["to"]
+
+
+# The Kubernetes API server, other pods, metadata services, and DNS servers outside of the cluster.
+@pytest.mark.parametrize(
+    ("address", "port"),
+    [
+        *[(each, 443) for each in ("10.96.0.1", "172.20.0.1", "192.168.1.1", "100.64.0.1", "fd00::1", "fe80::1")],
+        ("169.254.169.254", 443),
+        ("169.254.169.254", 80),
+        ("fd00:ec2::254", 443),
+        ("10.0.0.1", 6443),
+        ("8.8.8.8", 53),
+    ],
+)
+def test_the_pod_reaches_nothing_else_in_private(base: Objects, address: str, port: int) -> None:
+    assert not reaches(base, address, port)
+
+
+def test_the_pod_reaches_an_upstream(base: Objects, tmp_path: Path) -> None:
+    assert reaches(base, "203.0.113.1", 443)
+    assert reaches(base, "2001:db8::1", 443)
+    private = documented("deploy/production/upstream.yaml")
+    (tmp_path / "production").mkdir()
+    (tmp_path / "production" / "upstream.yaml").write_text(private)
+    text = documented("deploy/production/kustomization.yaml") + documented("the same file, for a private upstream")
+    objects = kustomize(tmp_path, text)
+    assert reaches(objects, "10.1.2.3", 443)
+    assert not reaches(objects, "10.96.0.1", 443)
+    assert not reaches(objects, "203.0.113.1", 443)
+
+
+def test_the_memory_exceeds_the_memory_budgets(objects: Objects) -> None:
     limit = container(objects)["resources"]["limits"]["memory"]
+    # A node that runs out of memory ends pods above their request first, and without a drain.
+    assert container(objects)["resources"]["requests"]["memory"] == limit
     assert limit.endswith("Gi")
     process, watch = measured()
     watches = Settings.model_fields["max_watches"].default * watch
@@ -296,7 +378,7 @@ def measured() -> tuple[int, int]:
 
 
 def test_the_manifest_uses_the_image_of_this_version() -> None:
-    manifest = (DEPLOY / "kubernetes" / "base" / "deployment.yaml").read_text()
+    manifest = (KUBERNETES / "base" / "deployment.yaml").read_text()
     assert re.findall(r"image: (.*)", manifest) == [f"jobgateway:{__version__}"]
     assert f"--tag jobgateway:{__version__} " in DOCKERFILE.read_text()
 
@@ -304,9 +386,34 @@ def test_the_manifest_uses_the_image_of_this_version() -> None:
 def test_the_service_monitor_finds_the_service(production: Objects) -> None:
     monitor, service = production["ServiceMonitor"], production["Service"]
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
-    assert set(monitor["spec"]) == {"selector", "endpoints"}
+    assert set(monitor["spec"]) == {"jobLabel", "selector", "endpoints"}
+    # The alerts select this job.
+    assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "jobgateway"
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     (endpoint,) = monitor["spec"]["endpoints"]
     assert (endpoint["port"], endpoint["path"]) == ("metrics", "/metrics")
     assert endpoint["port"] in {each["name"] for each in service["spec"]["ports"]}
     assert re.fullmatch(r"\d+s", endpoint["interval"])
+
+
+def test_the_documented_image_has_a_digest(production: Objects) -> None:
+    # A placeholder: Kubernetes rejects it as InvalidImageName, and pulls nothing.
+    assert container(production)["image"] == "example.com/jobgateway@sha256:DIGEST"
+
+
+def test_cert_manager_makes_the_mounted_secret(scaled: Objects) -> None:
+    spec = scaled["Certificate"]["spec"]
+    (volume,) = (each for each in pod(scaled)["volumes"] if each["name"] == "tls")
+    assert spec["secretName"] == volume["secret"]["secretName"]
+    # The keys of the Secrets that cert-manager makes.
+    files = [variables(scaled)[f"{PREFIX}TLS_{name}_FILE"] for name in ("CERT", "KEY", "CLIENT_CA")]
+    assert [Path(each).name for each in files] == ["tls.crt", "tls.key", "ca.crt"]
+    # The name in the target of docs/operations/load-balancing.md, and a key that gRPC clients support.
+    assert f"{scaled['Service']['metadata']['name']}.jobgateway.svc.cluster.local" in spec["dnsNames"]
+    assert (spec["privateKey"]["algorithm"], spec["privateKey"]["size"]) == ("ECDSA", 256)
+    issuer, authority = scaled["Issuer/jobgateway-ca"], scaled["Certificate/jobgateway-ca"]
+    assert spec["issuerRef"]["name"] == issuer["metadata"]["name"]
+    assert issuer["spec"]["ca"]["secretName"] == authority["spec"]["secretName"]
+    assert authority["spec"]["issuerRef"]["name"] == scaled["Issuer/jobgateway-self-signed"]["metadata"]["name"]
+    assert authority["spec"]["isCA"]
+    assert authority["spec"]["privateKey"]["rotationPolicy"] == "Never"

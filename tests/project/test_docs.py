@@ -24,6 +24,7 @@ DOCUMENTS = sorted(
         *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "clients").glob("*.md"),
         *(ROOT / "benchmarks").rglob("*.md"),
+        *(ROOT / "deploy").rglob("*.md"),
     ]
 )
 README = (ROOT / "README.md").read_text()

@@ -192,7 +192,7 @@ def test_the_image_has_a_user_a_command_and_the_default_port() -> None:
     assert json.loads(instructions["ENTRYPOINT"]) + json.loads(instructions["CMD"]) == ["jobgateway", "serve"]
     assert (instructions["STOPSIGNAL"], instructions["HEALTHCHECK"]) == ("SIGTERM", "NONE")
     assert instructions["COPY"] == "--from=build /opt/jobgateway /opt/jobgateway"
-    assert "RUN" not in instructions
+    assert instructions["RUN"].split()[-4:-1] == ["--owner=65532", "--group=65532", "--mode=0700"]
     port = Settings.model_fields["listen"].default.rpartition(":")[2]
     assert port in instructions["EXPOSE"].split()
 

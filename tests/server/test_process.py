@@ -33,7 +33,7 @@ from tests.support.certificates import Authority, MountedSecret
 from tests.support.frames import header_block, headers, peer
 from tests.support.gateways import BEARER, GET_JOB, TOKEN, Failure, expect_error, running, stub
 from tests.support.paths import ROOT
-from tests.support.raw import raw_call
+from tests.support.raw import free_port, raw_call
 from tests.support.upstream import RUNNING, Connection, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
@@ -197,6 +197,31 @@ async def test_a_second_signal_ends_the_process_immediately(upstream: ScriptedUp
             assert await server.end() == 1
             with pytest.raises(grpc.aio.AioRpcError):
                 await call
+
+
+@pytest.mark.slow
+async def test_an_upstream_that_is_away_delays_no_start() -> None:
+    child = await spawn(
+        upstream_url=f"http://127.0.0.1:{free_port()}/api", listen="127.0.0.1:0", admin_listen="127.0.0.1:0"
+    )
+    server = Served(child)
+    await server.logged("serving")
+    probed = await server.logged("upstream.probed")
+    assert (probed["level"], probed["result"], probed["cause"]) == ("warning", "unreachable", "Connection refused")
+    server.signal(signal.SIGTERM)
+    assert await server.end() == 0
+
+
+@pytest.mark.slow
+async def test_a_probe_without_response_delays_no_exit(upstream: ScriptedUpstream) -> None:
+    upstream.probe = hang
+    async with process(upstream, drain_grace_seconds="3600") as server:
+        await server.logged("serving")
+        async with upstream.arrived:
+            await upstream.arrived.wait_for(lambda: upstream.probes)
+        server.signal(signal.SIGTERM)
+        assert await server.end() == 0
+    assert "upstream.probed" not in [line["event"] for line in server.lines]
 
 
 @pytest.mark.slow

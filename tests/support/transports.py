@@ -46,6 +46,7 @@ class PatientTransport(Transport):
         budget: FairBudget | None = None,
         tls: ssl.SSLContext | None = None,
         proxy: str | None = None,
+        abandoned: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.clock = SteppedClock()
         super().__init__(
@@ -58,6 +59,7 @@ class PatientTransport(Transport):
             tls=ssl.create_default_context() if tls is None else tls,
             proxy=proxy,
             observer=NoObserver(),
+            abandoned=abandoned,
         )
 
     async def request(

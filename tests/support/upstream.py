@@ -104,12 +104,15 @@ class ScriptedUpstream:
     """Send the replies of `script` in order, then the last one forever.
 
     `routes` are the scripts of one method and path, and win. A reply is bytes or a function of the connection.
+    The probe of a process that starts gets `probe`, and is only counted, in `probes`.
     """
 
     def __init__(self) -> None:
         self.seen: list[ReceivedRequest] = []
         self.script: deque[Any] = deque()
         self.routes: dict[tuple[str, str], deque[Any]] = {}
+        self.probe: Any = answer(401, {"detail": "Authentication credentials were not provided."})
+        self.probes = 0
         self.arrived = asyncio.Condition()
         self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -153,7 +156,10 @@ class ScriptedUpstream:
                 if seen is None:
                     return
                 async with self.arrived:
-                    self.seen.append(seen)
+                    if _is_probe(seen):
+                        self.probes += 1
+                    else:
+                        self.seen.append(seen)
                     self.arrived.notify_all()
                 if not await self.respond(seen, Connection(reader, writer)):
                     return
@@ -175,10 +181,16 @@ class ScriptedUpstream:
         return False
 
     def _reply(self, seen: ReceivedRequest) -> Any:
+        if _is_probe(seen):
+            return self.probe
         replies = self.routes.get((seen.method, seen.path), self.script)
         if not replies:
             return answer(500, {"detail": f"the test has no reply for {seen.method} {seen.path}"})
         return replies.popleft() if len(replies) > 1 else replies[0]
+
+
+def _is_probe(seen: ReceivedRequest) -> bool:
+    return seen.path == "/api/jobs/0/" and "authorization" not in seen.headers
 
 
 async def _read_request(reader: asyncio.StreamReader) -> ReceivedRequest | None:

@@ -92,6 +92,22 @@ def test_only_a_400_and_a_422_speak_of_fields(status: int) -> None:
             {"detail": ["x"], "error": "gone"},
             "the upstream found no such job, entity or workspace (HTTP 404): gone",
         ),
+        *(
+            (
+                status,
+                b"<html>Not Found</html>",
+                f"the response is not from the API (HTTP {status}): it has no JSON object; "
+                "check the scheme, host and path in JOBGATEWAY_UPSTREAM_URL",
+            )
+            for status in (400, 404, 405, 410, 421)
+        ),
+        (
+            403,
+            b"<html>Forbidden</html>",
+            "the upstream does not allow this for the credential (HTTP 403): "
+            "the response has no JSON object, so it may come from a proxy instead of the API",
+        ),
+        (404, {}, "the upstream found no such job, entity or workspace (HTTP 404)"),
         (418, {}, "the upstream rejected the request (HTTP 418)"),
         (429, b"", "the upstream asks to slow down (HTTP 429)"),
         (500, "broken", "the upstream failed (HTTP 500): broken"),
@@ -112,7 +128,8 @@ def test_neither_success_nor_error_is_malformed(status: int, said: str) -> None:
     error = read_error(http_response(status, b""), 0.0, _redact)
     assert isinstance(error, UpstreamMalformed)
     assert error.http_status == status
-    assert said in str(error)
+    assert said in error.cause
+    assert str(error) == f"{error.cause}; check the scheme, host and path in JOBGATEWAY_UPSTREAM_URL"
 
 
 @pytest.mark.parametrize("status", range(400, 600))

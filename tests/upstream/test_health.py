@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from gateway.upstream.health import RequestHealth
+    from tests.support.transports import MakeTransport
+    from tests.support.upstream import Connection, ScriptedUpstream
 
 UNAVAILABLE = UpstreamStatusError(503, "the upstream is not available (HTTP 503)", from_api=False)
 
@@ -85,7 +88,7 @@ async def test_an_outage_has_a_line_at_begin_and_end(requests: Requests, logged:
     shown = {
         "requests": "reads",
         "reason": "UPSTREAM_UNAVAILABLE",
-        "cause": "HTTP 503 without a JSON object",
+        "cause": "HTTP 503",
         "since": "2023-11-14T22:30:00Z",
     }
     began = {**shown, "seconds": CONFIRM_SECONDS, "failures": 3, "loops": 1}
@@ -165,6 +168,45 @@ async def test_one_request_without_a_response_is_an_outage(requests: Requests) -
     await requests.end()
     await requests.end(UpstreamTimeout("the upstream did not respond in time"), seconds=CONFIRM_ANY_SECONDS)
     assert requests.is_failing()
+
+
+async def test_requests_that_were_given_up_are_an_outage(requests: Requests, logged: list[Any]) -> None:
+    await requests.end()
+    for _ in range(3):
+        requests.health.abandoned(requests.clock.now - CONFIRM_SECONDS + 0.1)
+        await requests.clock.advance(CONFIRM_ANY_SECONDS)
+    assert not requests.is_failing(), "too short to show anything"
+    began = requests.clock.now
+    while requests.clock.now < began + CONFIRM_ANY_SECONDS:
+        await requests.clock.advance(CONFIRM_SECONDS)
+        requests.health.abandoned(requests.clock.now - CONFIRM_SECONDS)
+    await requests.clock.advance(0)
+    assert [(line["reason"], line["cause"]) for line in logged] == [
+        ("UPSTREAM_TIMEOUT", "no response before the caller gave up")
+    ]
+
+
+@pytest.mark.parametrize("responds", [False, True])
+async def test_a_cancelled_request_is_abandoned(
+    make: MakeTransport, upstream: ScriptedUpstream, *, responds: bool
+) -> None:
+    begun = asyncio.Event()
+
+    async def silent(connection: Connection) -> None:
+        if responds:
+            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+            await connection.delivered()
+        begun.set()
+        await connection.gone()
+
+    upstream.script.append(silent)
+    abandoned: list[float] = []
+    transport = make(abandoned=abandoned.append)
+    exchange = asyncio.create_task(transport.request("GET", upstream.url, {}))
+    await begun.wait()
+    exchange.cancel()
+    await asyncio.wait([exchange])
+    assert abandoned == ([] if responds else [transport.clock.now])
 
 
 async def test_a_late_failure_from_before_a_success_is_none(requests: Requests) -> None:
@@ -263,7 +305,7 @@ async def test_the_snapshot_has_times_of_the_wall_clock(requests: Requests) -> N
     await requests.fail_for(CONFIRM_SECONDS)
     reads, _ = requests.all.snapshot()
     assert (reads.failing_since, reads.last_success, reads.failures) == (now + 5, now, 3)
-    assert (reads.reason, reads.cause) == ("UPSTREAM_UNAVAILABLE", "HTTP 503 without a JSON object")
+    assert (reads.reason, reads.cause) == ("UPSTREAM_UNAVAILABLE", "HTTP 503")
 
 
 async def test_after_close_nothing_is_written(requests: Requests, logged: list[Any]) -> None:
