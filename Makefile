@@ -10,7 +10,7 @@ GATEWAY := $(VENV)/.gateway
 DEV := $(VENV)/.dev
 SETUP := $(GATEWAY) $(DEV)
 
-.PHONY: help setup demo demo-fleet test test-all clients mesh check fuzz soak mutants bench format generate lock reference release-image wheel clean
+.PHONY: help setup demo demo-fleet test test-all clients packages mesh check fuzz soak mutants bench format generate lock reference release-image wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -50,6 +50,9 @@ test-all: test ## run the quick tests, the slow tests and those with third-party
 
 clients: $(SETUP) ## build the clients in six languages, and run the scenarios (ARGS='go --scenario connection_cut')
 	$(BIN)/python -m clients.runner $(ARGS)
+
+packages: $(SETUP) ## build the client packages, and run the example of each from its artifact (ARGS='--list go')
+	$(BIN)/python -m clients.packages $(ARGS)
 
 mesh: $(SETUP) ## run the built clients behind Envoy, nginx and HAProxy while gateways fail (ARGS='--proxy nginx go')
 	$(INSTALL) --require-hashes -r requirements-mesh.lock

@@ -45,6 +45,12 @@ class Program:
     seconds: dict[str, float] = field(default_factory=dict)
     failed: dict[str, list[str]] = field(default_factory=dict)
 
+    def command_for(self, scenario: Scenario) -> str:
+        """Return the command that plays a scenario, with a race detector for concurrent watches if there is one."""
+        if any(step["do"] == "watch_each" for step in scenario.steps):
+            return self.language.manifest.race.get(self.name, self.command)
+        return self.command
+
 
 async def main() -> int:
     """Build, run and report; return the exit code."""
@@ -58,7 +64,8 @@ async def main() -> int:
     async with asyncio.TaskGroup() as runs:
         for scenario in table:
             for program in programs:
-                runs.create_task(attempt(program, scenario, gate, console))
+                if program.language.plays(scenario):
+                    runs.create_task(attempt(program, scenario, gate, console))
     _print(programs, table, console)
     failures = sum(len(program.failed) for program in programs)
     passed = sum(len(program.seconds) for program in programs)
@@ -87,12 +94,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scenario", choices=[each.name for each in _table()])
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 2), help="runs at a time")
     parser.add_argument("--no-check", action="store_true", help="do not run formatters and linters")
-    parser.add_argument(
-        "--require-all",
-        action="store_true",
-        default=os.environ.get("CI") == "true",
-        help="fail if a toolchain is missing (default with CI=true)",
-    )
+    languages.add_require_all(parser)
     return parser.parse_args()
 
 
@@ -156,7 +158,7 @@ async def _run(program: Program, scenario: Scenario, testbed: Testbed) -> Run:
         file.write(scenario.file())
         file.flush()
         process = await asyncio.create_subprocess_exec(
-            *program.command.split(),
+            *program.command_for(scenario).split(),
             testbed.target,
             file.name,
             str(scenario.service_config),
@@ -179,6 +181,7 @@ async def _run(program: Program, scenario: Scenario, testbed: Testbed) -> Run:
     await testbed.settled()
     run.missed = [fault.kind for fault in testbed.missed]
     run.calls, run.posts, run.paths = testbed.calls, testbed.posts, testbed.paths
+    run.connections = testbed.connections
     return run
 
 
@@ -216,7 +219,8 @@ def _print(programs: list[Program], table: list[Scenario], console: Console) -> 
 def _cell(program: Program, scenario: str) -> str:
     if scenario in program.failed:
         return "[red]FAILED[/red]"
-    return f"{program.seconds[scenario]:.1f} s"
+    # A language without the steps of the scenario skips it.
+    return f"{program.seconds[scenario]:.1f} s" if scenario in program.seconds else "-"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from clients.runner.scenarios import SENDING
 from clients.runner.stack import FRESH_TOKEN, TOKEN
 from gateway.simulator.parameters import Parameters
 from gateway.simulator.results import result_json
@@ -27,13 +28,16 @@ POSITIVE = "{positive}"
 """A placeholder in patterns: any number above 0."""
 
 
+# A step that prints a job has called the first method.
 _METHODS = {
-    "send": "SendJob",
-    "get": "GetJob",
-    "wait": "WaitJob",
-    "cancel": "CancelJob",
-    "watch": "WatchJob",
-    "watch_all": "WatchJobs",
+    "send": ("SendJob",),
+    "run": ("RunJob", "WatchJob"),
+    "get": ("GetJob",),
+    "wait": ("WaitJob",),
+    "cancel": ("CancelJob",),
+    "watch": ("WatchJob",),
+    "watch_each": ("WatchJob",),
+    "watch_all": ("WatchJobs",),
 }
 
 
@@ -47,6 +51,7 @@ class Run:
         exit_code: The exit code of the client.
         text: All output of the client, standard error included.
         calls: The calls that the gateway or the proxy in front of it received.
+        connections: The number of connections that the client made.
         posts: The bodies of the submissions that reached the upstream.
         paths: The paths of all requests that reached the upstream.
         missed: The faults that were never injected.
@@ -59,6 +64,7 @@ class Run:
     exit_code: int = 0
     text: str = ""
     calls: list[Call] = field(default_factory=list)
+    connections: int = 0
     posts: list[bytes] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
@@ -72,6 +78,7 @@ def problems(scenario: Scenario, run: Run) -> list[str]:
         *_expected(scenario, run),
         *_watches(run.lines),
         *_many_watches(scenario, run.lines),
+        *_connections(scenario, run),
         *_chunks(scenario, run.lines),
         *_results(scenario, run.lines),
         *_routing(scenario, run),
@@ -104,7 +111,7 @@ def _process(run: Run) -> Iterator[str]:
 
 def _expected(scenario: Scenario, run: Run) -> Iterator[str]:
     lines = run.lines
-    uids = [line["job"].get("uid") for line in lines if "job" in line and line.get("do") == "send"]
+    uids = _sent(lines)
     yield from (f"uid {uid!r} is not a string" for uid in uids if not isinstance(uid, str))
     known: Line = {FIRST: uids[0]} if uids else {}
     left = iter(lines)
@@ -118,8 +125,24 @@ def _expected(scenario: Scenario, run: Run) -> Iterator[str]:
             yield f"not expected: {json.dumps(line)}"
 
 
+def _sent(lines: list[Line]) -> list[Any]:
+    """Return the uids that the sending steps printed, in order."""
+    uids: list[Any] = []
+    for line in lines:
+        if "job" in line and line.get("do") in SENDING:
+            uid = line["job"].get("uid")
+            # A `run` prints its job more than once.
+            if line["do"] == "send" or uid not in uids:
+                uids.append(uid)
+    return uids
+
+
 def _watches(lines: list[Line]) -> Iterator[str]:
-    watched = [line for line in lines if line.get("do") == "watch"]
+    for step in ("watch", "run"):
+        yield from _watch([line for line in lines if line.get("do") == step])
+
+
+def _watch(watched: list[Line]) -> Iterator[str]:
     if not watched or "error" in watched[-1]:
         return
     states = [line["job"] for line in watched if "job" in line]
@@ -132,17 +155,23 @@ def _watches(lines: list[Line]) -> Iterator[str]:
 
 
 def _many_watches(scenario: Scenario, lines: list[Line]) -> Iterator[str]:
-    watched = [line for line in lines if line.get("do") == "watch_all"]
-    if not watched or ("error" in watched[-1] and "uid" not in watched[-1]["error"]):
-        return
-    jobs = _Jobs()
-    for line in watched:
-        for kind in ("job", "chunk", "heartbeat", "again", "error"):
-            if about := line.get(kind):
-                yield from jobs.take(kind, about)
     named = {uid for step in scenario.steps if step["do"] == "watch_all" for uid in step.get("uids", ())}
-    sent = {line["job"].get("uid") for line in lines if "job" in line and line.get("do") == "send"}
-    yield from (f"the job {uid} did not end" for uid in sorted((sent | named) - jobs.ended.keys()))
+    wanted = {*_sent(lines), *named}
+    for step in ("watch_each", "watch_all"):
+        watched = [line for line in lines if line.get("do") == step]
+        if not watched or ("error" in watched[-1] and "uid" not in watched[-1]["error"]):
+            continue
+        jobs = _Jobs()
+        for line in watched:
+            for kind in ("job", "chunk", "heartbeat", "again", "error"):
+                if about := line.get(kind):
+                    yield from jobs.take(kind, about)
+        yield from (f"the job {uid} did not end" for uid in sorted(wanted - jobs.ended.keys()))
+        if step == "watch_all":
+            yield from _told(watched, jobs)
+
+
+def _told(watched: list[Line], jobs: _Jobs) -> Iterator[str]:
     told = watched[-1].get("ended")
     ends = {kind: list(jobs.ended.values()).count(kind) for kind in ("succeeded", "failed", "errors")}
     if told is None or not matches(ends, told, {}):
@@ -150,7 +179,7 @@ def _many_watches(scenario: Scenario, lines: list[Line]) -> Iterator[str]:
 
 
 class _Jobs:
-    """The jobs of a `watch_all`: the last state and the end of each, by uid."""
+    """The jobs of a `watch_all` or `watch_each`: the last state and the end of each, by uid."""
 
     def __init__(self) -> None:
         self.ended: dict[str, str] = {}
@@ -190,8 +219,7 @@ def _chunks(scenario: Scenario, lines: list[Line]) -> Iterator[str]:
 
 
 def _results(scenario: Scenario, lines: list[Line]) -> Iterator[str]:
-    uids = [line["job"].get("uid") for line in lines if "job" in line and line.get("do") == "send"]
-    params = dict(zip(uids, scenario.params(), strict=False))
+    params = dict(zip(_sent(lines), scenario.params(), strict=False))
     for job in (line["job"] for line in lines if line.get("job", {}).get("result")):
         result = job["result"]
         if result["as"] == "none":
@@ -212,19 +240,25 @@ def _result_json(params: Line) -> bytes:
 
 
 def _routing(scenario: Scenario, run: Run) -> Iterator[str]:
-    succeeded = {_METHODS[line["do"]] for line in run.lines if "job" in line}
+    succeeded = {_METHODS[line["do"]][0] for line in run.lines if "job" in line}
     called = {call.method for call in run.calls}
     yield from (f"no call of {method} was recorded" for method in sorted(succeeded - called))
     # Others are those of the health service.
-    others = called & set(_METHODS.values()) - {_METHODS[step["do"]] for step in scenario.steps}
+    known = {method for methods in _METHODS.values() for method in methods}
+    others = called & known - {method for step in scenario.steps for method in _METHODS[step["do"]]}
     yield from (f"no step calls {method}" for method in sorted(others))
     for call in run.calls:
         if call.routed_by != ((call.uid,) if call.uid else ()):
             yield f"{call.method} of the job {call.uid or '-'} has the x-job-uid {list(call.routed_by)}"
 
 
+def _connections(scenario: Scenario, run: Run) -> Iterator[str]:
+    if scenario.connections is not None and run.connections > scenario.connections:
+        yield f"the client made {run.connections} connections, more than {scenario.connections}"
+
+
 def _upstream(scenario: Scenario, run: Run) -> Iterator[str]:
-    posts = scenario.posts if any(step["do"] == "send" for step in scenario.steps) else 0
+    posts = scenario.posts if any(step["do"] in SENDING for step in scenario.steps) else 0
     if len(run.posts) != posts:
         yield f"{len(run.posts)} submissions reached the upstream, not {posts}"
     for body in run.posts:

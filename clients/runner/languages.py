@@ -10,10 +10,30 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from clients.runner.scenarios import CLIENTS
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from clients.runner.scenarios import Scenario
+
+LATER_STEPS = frozenset({"run", "watch_each"})
+"""The steps that a language plays only if its manifest lists them, until all languages do."""
+
+
+class Package(BaseModel):
+    """The package of a language, which `make packages` builds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    build: list[str]
+    artifacts: dict[str, list[str]]
+    example: list[str]
 
 
 class Manifest(BaseModel):
@@ -25,6 +45,9 @@ class Manifest(BaseModel):
     build: list[str]
     check: list[str]
     programs: dict[str, str]
+    race: dict[str, str] = {}
+    steps: frozenset[str] = frozenset()
+    package: Package | None = None
     reads_service_config: bool = False
 
 
@@ -44,6 +67,10 @@ class Language:
         """The name of the folder."""
         return self.folder.name
 
+    def plays(self, scenario: Scenario) -> bool:
+        """Return whether the programs have all steps of a scenario."""
+        return not {step["do"] for step in scenario.steps} & LATER_STEPS - self.manifest.steps
+
     def missing(self) -> list[str]:
         """Return the tools that are not on the PATH."""
         return [tool for tool in self.manifest.tools if not shutil.which(tool, path=environment()["PATH"])]
@@ -60,30 +87,50 @@ class Language:
         """
         start = time.monotonic()
         for command in self.manifest.build:
-            await self._shell(command)
+            await self.shell(command)
         seconds = time.monotonic() - start
         for command in self.manifest.check if check else ():
-            await self._shell(command)
+            await self.shell(command)
         return seconds
 
-    async def _shell(self, command: str) -> None:
+    async def shell(
+        self, command: str, *, folder: Path | None = None, variables: Mapping[str, str] | None = None
+    ) -> str:
+        """Run a command in `folder` (default: that of the language), and return its output, standard error included.
+
+        Raises:
+            CommandFailed: The command failed.
+
+        """
         process = await asyncio.create_subprocess_shell(
             command,
-            cwd=self.folder,
-            env=environment(),
+            cwd=folder or self.folder,
+            env={**environment(), **(variables or {})},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
         output, _ = await process.communicate()
+        text = output.decode(errors="replace")
         if process.returncode:
-            raise CommandFailed(f"{self.name}: {command}\n{output.decode(errors='replace')}")
+            raise CommandFailed(f"{self.name}: {command}\n{text}")
+        return text
 
 
 def environment() -> dict[str, str]:
     """Return the environment of a language's commands: the tools of this Python come first on the PATH."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, "PATH": path}
+
+
+def add_require_all(parser: argparse.ArgumentParser) -> None:
+    """Add the option that makes a missing toolchain a failure."""
+    parser.add_argument(
+        "--require-all",
+        action="store_true",
+        default=os.environ.get("CI") == "true",
+        help="fail if a toolchain is missing (default with CI=true)",
+    )
 
 
 def load() -> list[Language]:

@@ -15,6 +15,9 @@ DIRECT_SERVICE_CONFIG = CLIENTS / "service_config_direct.json"
 
 Line = dict[str, Any]
 
+SENDING = frozenset({"send", "run"})
+"""The steps that send jobs."""
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,8 +28,8 @@ class Fault(_Model):
 
     Attributes:
         when: The time of the fault: at the start, after a number of lines of a kind (`job`, or `watch.job` for those of
-            a step; `done` for jobs that have ended), or after a number of bytes to the client (`bytes`; only `cut` and
-            `restart`).
+            a step; `done` for jobs that have ended), after a number of submissions that reached the upstream (`posts`),
+            or after a number of bytes to the client (`bytes`; only `cut` and `restart`).
         kind: The kind of fault, injected by `Stack`.
         code: For `end`, a gRPC status. For `reset`, an HTTP/2 error. For `respond`, a gRPC status or an HTTP status.
 
@@ -93,6 +96,7 @@ class Scenario(_Model):
         posts: The number of submissions that must reach the upstream.
         posted: A pattern for the body of each submission.
         requested: A path that must be requested from the upstream.
+        connections: The most connections that the client may make.
 
     """
 
@@ -111,6 +115,7 @@ class Scenario(_Model):
     posts: int = 1
     posted: Line = {}
     requested: str = ""
+    connections: int | None = None
 
     def file(self) -> str:
         """Return the scenario file for one run."""
@@ -123,7 +128,7 @@ class Scenario(_Model):
 
     def params(self) -> list[Line]:
         """Return the parameters of each job that the steps send."""
-        sends = [step for step in self.steps if step["do"] == "send"]
+        sends = [step for step in self.steps if step["do"] in SENDING]
         return [step["request"].get("params", {}) for step in sends for _ in range(step.get("count", 1))]
 
 

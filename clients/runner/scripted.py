@@ -23,6 +23,7 @@ class ScriptedGateway:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.connections = 0
         self.missed: list[Fault] = []
         self.paths: list[str] = []
         self.posts: list[bytes] = []

@@ -17,6 +17,7 @@ from gateway.simulator import Simulator
 if TYPE_CHECKING:
     from clients.runner.calls import Call
     from clients.runner.scenarios import Fault, Scenario
+    from gateway.simulator.recording import Recorded
 
 TOKEN, FRESH_TOKEN = "vktrpat_clients-first", "vktrpat_clients-fresh"
 
@@ -36,6 +37,7 @@ class Stack:
         self._job_seconds = 0.0
         clock = self._job_clock if scenario.pace else time.monotonic
         self.simulator = Simulator(tokens=frozenset({TOKEN}), clock=clock)
+        self.simulator.requests.on_record = self._recorded
 
     async def __aenter__(self) -> Self:
         await self.simulator.start("127.0.0.1", 0)
@@ -81,6 +83,11 @@ class Stack:
         return self._proxy.calls
 
     @property
+    def connections(self) -> int:
+        """The number of connections that the client made."""
+        return self._proxy.accepted
+
+    @property
     def posts(self) -> list[bytes]:
         """The bodies of the submissions that reached the upstream."""
         return [each.body for each in self.simulator.requests if each.method == "POST"]
@@ -94,12 +101,20 @@ class Stack:
         """Count a line of the client, and inject the faults that are due."""
         kinds = {*line, *(["done"] if line.get("job", {}).get("done") else [])} - {"do"}
         for kind in kinds:
-            for name in (kind, f"{line.get('do')}.{kind}"):
-                self._counts[name] = self._counts.get(name, 0) + 1
+            self._count(kind)
+            self._count(f"{line.get('do')}.{kind}")
         self._start_due_faults()
         resumed = self._counts.get("resume", 0) >= self._injected
         if self._scenario.pace and resumed and "resume" not in line:
             self._job_seconds = self._scenario.pace.seconds * self._counts.get(self._scenario.pace.per, 0)
+
+    def _recorded(self, request: Recorded) -> None:
+        if request.method == "POST":
+            self._count("posts")
+            self._start_due_faults()
+
+    def _count(self, name: str) -> None:
+        self._counts[name] = self._counts.get(name, 0) + 1
 
     def _job_clock(self) -> float:
         return self._job_seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from multidict import CIMultiDictProxy
@@ -35,10 +36,16 @@ class Recorded:
 
 
 class Recording(deque[Recorded]):
-    """The latest requests, oldest first, limited by `MAX_REQUESTS` and `MAX_BODY_BYTES`."""
+    """The latest requests, oldest first, limited by `MAX_REQUESTS` and `MAX_BODY_BYTES`.
+
+    Attributes:
+        on_record: Called with each request, before its response.
+
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.on_record: Callable[[Recorded], None] = lambda _: None
         self._size = 0
 
     def record(self, request: Recorded) -> None:
@@ -47,6 +54,7 @@ class Recording(deque[Recorded]):
         self._size += len(request.body)
         while len(self) > 1 and (len(self) > MAX_REQUESTS or self._size > MAX_BODY_BYTES):
             self._size -= len(self.popleft().body)
+        self.on_record(request)
 
     def clear(self) -> None:
         """Remove all requests."""

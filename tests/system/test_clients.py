@@ -141,12 +141,25 @@ def test_the_scenarios_play_every_fault_and_use_every_step() -> None:
     assert kinds == set(Fault.model_fields["kind"].annotation.__args__)  # type: ignore[union-attr]
     assert {step["do"] for each in table for step in each.steps} == {
         "send",
+        "run",
         "get",
         "wait",
         "cancel",
         "watch",
+        "watch_each",
         "watch_all",
     }
+
+
+def test_a_language_skips_scenarios_with_steps_that_it_lacks() -> None:
+    language = languages.load()[0]
+    without = language.manifest.model_copy(update={"steps": frozenset()})
+    lacking = languages.Language(language.folder, without)
+    runs = Scenario(name="made_up", about="", steps=[{"do": "send"}, {"do": "run"}], expect=[])
+    assert not lacking.plays(runs)
+    assert lacking.plays(SCENARIO)
+    able = languages.Language(language.folder, without.model_copy(update={"steps": frozenset({"run"})}))
+    assert able.plays(runs)
 
 
 def test_every_client_is_listed_in_the_readme() -> None:
@@ -238,6 +251,59 @@ def test_a_bad_run_is_detected(seen: tuple[dict[str, Any], ...], problem: str) -
 )
 def test_problems_around_a_run_are_detected(run: dict[str, Any], problem: str) -> None:
     assert problem in judged(*GOOD, **run)
+
+
+RUN = Scenario(name="made_up", about="", steps=[{"do": "run", "request": {}}], expect=[{"job": {"uid": "{first}"}}])
+RUN_CALLS = [Call("RunJob", "", ()), Call("WatchJob", "7", ("7",))]
+
+
+def judged_run(*seen: dict[str, Any], **run: Any) -> str:
+    lines = [each | {"do": "run"} for each in seen]
+    return judged(*lines, **{"scenario": RUN, "calls": RUN_CALLS, **run})
+
+
+@pytest.mark.parametrize(
+    ("seen", "run", "problem"),
+    [
+        (GOOD[1:], {"calls": RUN_CALLS[1:]}, "no call of RunJob was recorded"),
+        (GOOD[1:], {"calls": [*RUN_CALLS, *CALLS]}, "no step calls SendJob"),
+        (GOOD[1:], {"posts": []}, "0 submissions reached the upstream, not 1"),
+        (GOOD[1:3], {}, "did not end with exactly one state that is done"),
+    ],
+)
+def test_a_bad_run_step_is_detected(seen: tuple[dict[str, Any], ...], run: dict[str, Any], problem: str) -> None:
+    assert judged_run(*GOOD[1:]) == ""
+    assert problem in judged_run(*seen, **run)
+
+
+EACH = Scenario(
+    name="made_up",
+    about="",
+    steps=[{"do": "send", "count": 2, "request": {}}, {"do": "watch_each"}],
+    expect=[],
+    posts=2,
+    connections=2,
+)
+EACH_SENT = tuple({"do": "send", "job": {"uid": uid}} for uid in ("1", "2"))
+
+
+def each_job(uid: str, *, done: bool = False) -> dict[str, Any]:
+    return {"do": "watch_each", "job": {"uid": uid, "done": done}}
+
+
+@pytest.mark.parametrize(
+    ("seen", "run", "problem"),
+    [
+        ([each_job("1", done=True)], {}, "the job 2 did not end"),
+        ([each_job("2", done=True), each_job("1", done=True), each_job("2", done=True)], {}, "the job 2 has ended"),
+        ([each_job("2"), each_job("1", done=True), each_job("2")], {}, "the same state twice"),
+        ([], {"connections": 3}, "the client made 3 connections, more than 2"),
+    ],
+)
+def test_a_bad_watch_of_each_job_is_detected(seen: list[dict[str, Any]], run: dict[str, Any], problem: str) -> None:
+    fields: dict[str, Any] = {"scenario": EACH, "posts": [b"{}"] * 2}
+    assert judged(*EACH_SENT, each_job("2"), each_job("1", done=True), each_job("2", done=True), **fields) == ""
+    assert problem in judged(*EACH_SENT, *seen, **fields, **run)
 
 
 MANY = Scenario(

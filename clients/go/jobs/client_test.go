@@ -58,7 +58,7 @@ func serve(t *testing.T, g pb.JobServiceServer) string {
 
 func TestReconnectDoesNotDisturbOtherWatches(t *testing.T) {
 	g := &gateway{begun: make(chan struct{}), resumed: make(chan struct{})}
-	client, err := NewClient(serve(t, g), "{}", "token", func() string { return "fresh" })
+	client, err := NewClient(serve(t, g), Options{Token: "token"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestReconnectDoesNotDisturbOtherWatches(t *testing.T) {
 	for _, uid := range []int64{broken, steady} {
 		watches.Go(func() {
 			request := &pb.WatchJobRequest{Uid: uid}
-			for _, err := range client.Watch(context.Background(), request, func(Resumption) {}) {
+			for _, err := range client.Watch(context.Background(), request) {
 				if err != nil {
 					t.Error(err)
 				}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 
 	pb "jobclient/gen/jobgateway/v1"
 )
@@ -19,72 +18,64 @@ const endSilence = 5 * time.Second
 
 // Item is an event of a WatchAll, or the end of the watch of one job by an error.
 type Item struct {
-	UID     int64        // the job; 0 if the event is about the stream
-	Event   *pb.JobEvent // nil if the watch has failed
-	Result  Result       // of the job, if it arrives in chunks, as far as it has arrived
-	Failure *Failure     // final for this job; the other watches continue. DataLoss: its result was damaged
+	UID    int64        // the job; 0 if the event is about the stream
+	Event  *pb.JobEvent // nil if the watch has failed
+	Result Result       // of the job, if it arrives in chunks, as far as it has arrived
+	Err    *Error       // final for this job; the other watches continue. DataLoss: its result was damaged
 }
 
 // WatchAll returns the events of many jobs until each has ended or its watch has failed. All watches are on one stream,
 // which is resumed after it breaks (docs/clients/index.md). The iteration ends with an error if a status of the stream is
-// final or ctx is done. WatchAll calls onResume before the wait for each further stream, and before the wait for each
-// further watch of a job on the same stream.
+// final, or with the cause of ctx. OnRetry is called for each further stream, and for each further watch of a job on the same
+// stream, with its UID.
 //
 // Each uid is watched once. The HeartbeatInterval of the first request applies to all.
 func (c *Client) WatchAll(
-	ctx context.Context, requests []*pb.WatchJobRequest, onResume func(Resumption),
+	ctx context.Context, requests []*pb.WatchJobRequest, options ...Option,
 ) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
 		if len(requests) == 0 {
 			return
 		}
 		w := &manyWatch{
-			client:   c,
-			rules:    newManyRules(requests),
-			changed:  make(chan struct{}, 1),
-			silence:  silenceOf(requests[0]),
-			yield:    yield,
-			onResume: onResume,
+			client:  c,
+			rules:   newManyRules(requests),
+			changed: make(chan struct{}, 1),
+			silence: silenceOf(requests[0]),
+			yield:   yield,
+			options: optionsOf(options),
 		}
-		for {
-			conn, token := c.acquire(), c.currentToken()
-			finished, err := w.call(ctx, conn, token)
-			c.release(conn)
-			if finished {
-				return
-			}
-			resumption, ok := w.rules.resume(err, time.Now())
-			if !ok || ctx.Err() != nil {
-				yield(Item{}, err)
-				return
-			}
-			onResume(resumption)
-			if resumption.Code == codes.Unauthenticated {
-				c.renew(token)
-				w.rules.renewed()
-			}
-			if err := c.prepare(ctx, resumption, conn); err != nil {
-				yield(Item{}, err)
-				return
-			}
+		if err := c.follow(ctx, w, w.options); err != nil {
+			yield(Item{}, err)
 		}
 	}
 }
 
 // manyWatch is the watch of many jobs.
 type manyWatch struct {
-	client   *Client
-	silence  time.Duration
-	yield    func(Item, error) bool
-	onResume func(Resumption)
+	client  *Client
+	silence time.Duration
+	yield   func(Item, error) bool
+	options callOptions
 
 	mu      sync.Mutex // for rules while a call is open
 	rules   *manyRules
 	changed chan struct{} // receives if there may be another request to send
 }
 
-// call yields the items of one call. finished reports that the watch is over: every job has ended, or the caller has
-// stopped the iteration.
+// wantsToken is false after a loginError, for which there is a fresh token already.
+func (w *manyWatch) wantsToken(err error) bool {
+	_, renewed := err.(*loginError)
+	return !renewed && w.rules.stream.wantsToken(err)
+}
+
+func (w *manyWatch) resume(err error, renewed bool) (Retry, bool) {
+	if _, is := err.(*loginError); is || renewed {
+		w.rules.renewed()
+	}
+	return w.rules.resume(err, time.Now(), renewed)
+}
+
 func (w *manyWatch) call(ctx context.Context, conn *connection, token string) (finished bool, err error) {
 	w.rules.open(time.Now())
 	listener := listen(withToken(ctx, token), w.silence)
@@ -109,13 +100,17 @@ func (w *manyWatch) call(ctx context.Context, conn *connection, token string) (f
 		}
 		outcome := w.take(event)
 		if outcome.login != nil {
-			if w.client.renew(token) {
+			renewed, err := w.client.renew(ctx, token)
+			if err != nil {
+				return false, err
+			}
+			if renewed {
 				return false, outcome.login
 			}
 			outcome = w.withoutLogin(outcome.login)
 		}
 		if outcome.again != nil {
-			w.onResume(*outcome.again)
+			w.options.retrying(*outcome.again)
 		}
 		if outcome.item != nil && !w.yield(*outcome.item, nil) {
 			return true, nil

@@ -55,14 +55,14 @@ type manyRules struct {
 // outcome is the consequence of an event. At most one field is set.
 type outcome struct {
 	item  *Item
-	again *Resumption
+	again *Retry
 	login *loginError
 }
 
 // loginError is the failure of the watch of one job for which a fresh token may help.
 type loginError struct {
 	uid     int64
-	failure Failure
+	failure *Error
 }
 
 func (e *loginError) Error() string { return e.failure.Message }
@@ -119,7 +119,7 @@ func (m *manyRules) take(event *pb.JobEvent, now time.Time) outcome {
 	case job == nil || event.GetFailure().GetReason() == alreadyWatched:
 		return outcome{}
 	case event.GetFailure() != nil:
-		f := failureOfJob(event.GetFailure())
+		f := errorOfJob(event.GetFailure())
 		if f.Code == codes.Unauthenticated && !job.tokenUnproven && !m.sameToken {
 			return outcome{login: &loginError{event.GetUid(), f}}
 		}
@@ -133,14 +133,14 @@ func (m *manyRules) take(event *pb.JobEvent, now time.Time) outcome {
 		job.tokenUnproven = false
 	}
 	if chunk := event.GetContentChunk(); chunk != nil {
-		job.result.Take(chunk)
+		job.result.take(chunk)
 	}
 	item := &Item{UID: event.GetUid(), Event: event, Result: job.result}
 	if event.GetJob().GetDone() {
 		delete(m.jobs, event.GetUid())
 		if job.request.GetContentFormat() != pb.ContentFormat_CONTENT_FORMAT_NONE {
-			if err := job.result.Verify(event.GetJob()); err != nil {
-				return outcome{item: &Item{UID: item.UID, Failure: &Failure{Code: codes.DataLoss, Message: err.Error()}}}
+			if err := job.result.verify(event.GetJob(), true); err != nil {
+				return outcome{item: &Item{UID: item.UID, Err: err}}
 			}
 		}
 	}
@@ -167,17 +167,17 @@ func (m *manyRules) withoutLogin(login *loginError, now time.Time) outcome {
 	return m.fail(login.uid, login.failure, now)
 }
 
-func (m *manyRules) fail(uid int64, f Failure, now time.Time) outcome {
+func (m *manyRules) fail(uid int64, f *Error, now time.Time) outcome {
 	if !f.passes() {
 		delete(m.jobs, uid)
-		return outcome{item: &Item{UID: uid, Failure: &f}}
+		return outcome{item: &Item{UID: uid, Err: f}}
 	}
 	job := m.jobs[uid]
 	wait := job.backoff.next(f.RetryAfter)
 	job.due = now.Add(wait)
 	job.unsent = true
 	heap.Push(&m.unsent, job)
-	return outcome{again: &Resumption{Failure: f, UID: uid, Jobs: len(m.jobs), Wait: wait}}
+	return outcome{again: &Retry{Err: f, UID: uid, Jobs: len(m.jobs), Wait: wait}}
 }
 
 // renewed notes that the next stream has a fresh token.
@@ -189,16 +189,17 @@ func (m *manyRules) renewed() {
 }
 
 // resume decides whether the jobs that have not ended are resumed on a new stream.
-func (m *manyRules) resume(err error, now time.Time) (Resumption, bool) {
-	var resumption Resumption
+// renewed: a fresh token was wanted, and there is one.
+func (m *manyRules) resume(err error, now time.Time, renewed bool) (Retry, bool) {
+	var resumption Retry
 	ok := true
 	if login, is := err.(*loginError); is {
-		resumption = m.stream.resumption(login.failure)
-	} else if f := FailureOf(err); f.Reason == gatewayDefect {
+		resumption = m.stream.retry(login.failure)
+	} else if f := errorOf(err); f.Reason == gatewayDefect {
 		// It may be that of one event, which would come again.
-		resumption, ok = m.stream.resumption(f), m.stream.firstAt(m.resumable)
+		resumption, ok = m.stream.retry(f), m.stream.firstAt(m.resumable)
 	} else {
-		resumption, ok = m.stream.resume(err, m.resumable)
+		resumption, ok = m.stream.resume(err, m.resumable, renewed)
 	}
 	// Without a request, the stream would have no heartbeats.
 	untilFirst := time.Duration(math.MaxInt64)

@@ -77,7 +77,7 @@ func TestAStreamResumesTheJobsThatHaveNotEnded(t *testing.T) {
 	m.take(state(1, "a"), start)
 	m.take(end(2, "{}", "{}"), start)
 	m.take(state(1, "b"), start)
-	if r, ok := m.resume(status.Error(codes.Unavailable, ""), start); !ok || !r.NewConnection || r.Jobs != 2 {
+	if r, ok := m.resume(status.Error(codes.Unavailable, ""), start, false); !ok || !r.NewConnection || r.Jobs != 2 {
 		t.Errorf("the stream resumes with %+v, %v", r, ok)
 	}
 	sent := reopen(m, start)
@@ -111,14 +111,14 @@ func TestARetryKeepsItsTimeOverANewStream(t *testing.T) {
 	if o := m.take(overload, start); o.again == nil || o.again.UID != 1 || o.again.Wait != time.Minute {
 		t.Fatalf("the consequence is %+v", o)
 	}
-	if r, _ := m.resume(errNoEnd, start); r.Wait > maxBackoff {
+	if r, _ := m.resume(errNoEnd, start, false); r.Wait > maxBackoff {
 		t.Errorf("the other job waits for %s", r.Wait)
 	}
 	if sent := reopen(m, start); len(sent) != 1 || sent[2] == nil {
 		t.Errorf("sent before its time: %v", sent)
 	}
 	m.take(end(2, "", ""), start)
-	if r, _ := m.resume(errNoEnd, start.Add(10*time.Second)); r.Wait != 50*time.Second {
+	if r, _ := m.resume(errNoEnd, start.Add(10*time.Second), false); r.Wait != 50*time.Second {
 		t.Errorf("a stream without a request opens after %s", r.Wait)
 	}
 	if request, _ := m.next(start.Add(time.Minute)); request.GetWatch().GetUid() != 1 {
@@ -145,7 +145,7 @@ func TestAFreshTokenIsProvenForEachJob(t *testing.T) {
 	reopen(m, start)
 	m.take(state(1, "a"), start)
 	m.take(synced(2), start)
-	if o := m.take(rejected(2), start); o.item == nil || o.item.Failure.Code != codes.Unauthenticated {
+	if o := m.take(rejected(2), start); o.item == nil || o.item.Err.Code != codes.Unauthenticated {
 		t.Errorf("a rejection with the fresh token has the consequence %+v", o)
 	}
 	if o := m.take(rejected(1), start); o.login == nil {
@@ -171,21 +171,21 @@ func TestWithoutAnotherTokenNoLoginIsTriedAgain(t *testing.T) {
 func TestADefectIsFinalWithoutProgress(t *testing.T) {
 	m := openRules(1)
 	defect := gatewayError(codes.Internal, "GATEWAY_DEFECT")
-	if r, ok := m.resume(defect, start); !ok || r.NewConnection {
+	if r, ok := m.resume(defect, start, false); !ok || r.NewConnection {
 		t.Errorf("the first defect: %+v, %v", r, ok)
 	}
 	m.take(synced(1), start)
 	limited := failed(1, codes.Unavailable, "LIMIT_REACHED")
 	limited.ResumeToken = "a"
 	m.take(limited, start)
-	if _, ok := m.resume(defect, start); ok {
+	if _, ok := m.resume(defect, start, false); ok {
 		t.Error("the second defect without progress is not final")
 	}
 	m.take(state(1, "a"), start)
-	if _, ok := m.resume(defect, start); !ok {
+	if _, ok := m.resume(defect, start, false); !ok {
 		t.Error("a defect after progress is final")
 	}
-	if _, ok := m.resume(gatewayError(codes.InvalidArgument, "INVALID_REQUEST"), start); ok {
+	if _, ok := m.resume(gatewayError(codes.InvalidArgument, "INVALID_REQUEST"), start, false); ok {
 		t.Error("another error of the gateway is not final")
 	}
 }
@@ -193,10 +193,10 @@ func TestADefectIsFinalWithoutProgress(t *testing.T) {
 func TestADamagedResultFailsItsJobOnly(t *testing.T) {
 	m := openRules(2)
 	o := m.take(end(1, "[1]", "[2]"), start)
-	if o.item == nil || o.item.Failure == nil || o.item.Failure.Code != codes.DataLoss {
+	if o.item == nil || o.item.Err == nil || o.item.Err.Code != codes.DataLoss {
 		t.Errorf("the consequence is %+v", o)
 	}
-	if o := m.take(end(2, "[2]", "[2]"), start); o.item.Failure != nil || len(m.jobs) != 0 {
+	if o := m.take(end(2, "[2]", "[2]"), start); o.item.Err != nil || len(m.jobs) != 0 {
 		t.Errorf("the consequence for the other job is %+v", o)
 	}
 }

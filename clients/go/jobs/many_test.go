@@ -23,7 +23,7 @@ func (g *manyGateway) WatchJobs(stream jobsStream) error { return g.script(strea
 
 // watchAll returns the items of a watch of the jobs 1 to count, until visit returns false.
 func watchAll(t *testing.T, script func(jobsStream) error, count int64, visit func(Item) bool) error {
-	client, err := NewClient(serve(t, &manyGateway{script: script}), "{}", "token", func() string { return "fresh" })
+	client, err := NewClient(serve(t, &manyGateway{script: script}), Options{Token: "token"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func watchAll(t *testing.T, script func(jobsStream) error, count int64, visit fu
 			t.Error("the watch did not end before the deadline of the test")
 		}
 	}()
-	for item, err := range client.WatchAll(ctx, requests, func(r Resumption) { t.Errorf("resumed: %+v", r) }) {
+	for item, err := range client.WatchAll(ctx, requests, OnRetry(func(r Retry) { t.Errorf("resumed: %+v", r) })) {
 		if err != nil || !visit(item) {
 			return err
 		}
@@ -85,7 +85,7 @@ func TestWatchAllReadsWhileItWrites(t *testing.T) {
 func TestWatchAllReturnsTheStatusIfAWriteFails(t *testing.T) {
 	script := func(jobsStream) error { return gatewayError(codes.PermissionDenied, "TEST") }
 	err := watchAll(t, script, 20000, func(Item) bool { return true })
-	if f := FailureOf(err); f.Code != codes.PermissionDenied || f.Reason != "TEST" {
+	if f := errorOf(err); f.Code != codes.PermissionDenied || f.Reason != "TEST" {
 		t.Errorf("the error is %v", err)
 	}
 }

@@ -1,7 +1,6 @@
 package jobs
 
 import (
-	"context"
 	"errors"
 	"math/rand/v2"
 	"time"
@@ -25,9 +24,9 @@ var (
 	errNoEnd  = errors.New("the stream ended with OK before the job was done: a proxy ended it")
 )
 
-// Resumption is the reason why a watch resumes, and how.
-type Resumption struct {
-	Failure
+// Retry is a further attempt after an error.
+type Retry struct {
+	Err           *Error
 	UID           int64 // the job that WatchAll watches again on the same stream; 0 if the stream itself is resumed
 	Jobs          int   // the number of jobs that have not ended
 	Wait          time.Duration
@@ -72,26 +71,32 @@ func (s *streamRules) heard(now time.Time, provesToken bool) {
 	s.backoff.heard(s.opened, now)
 }
 
+// wantsToken reports whether a fresh token may help after an error.
+func (s *streamRules) wantsToken(err error) bool {
+	return errorOf(err).Code == codes.Unauthenticated && !s.tokenUnproven
+}
+
 // resume decides whether the stream resumes after an error. position changes with each event that has a resume token.
-func (s *streamRules) resume(err error, position any) (Resumption, bool) {
-	f := FailureOf(err)
+// renewed: a fresh token was wanted, and there is one.
+func (s *streamRules) resume(err error, position any, renewed bool) (Retry, bool) {
+	f := errorOf(err)
 	switch {
 	case errors.Is(err, errSilent):
 		f.Code, f.Reason = codes.Canceled, Silent
 	case errors.Is(err, errNoEnd):
 		f.Code = codes.OK
-	case f.passes(), f.Code == codes.Unauthenticated && !s.tokenUnproven:
+	case f.passes():
+	case renewed:
+		s.tokenUnproven = true
 	case f.Reason != "" || !s.broken(f.Code, position):
-		return Resumption{Failure: f}, false
+		return Retry{Err: f}, false
 	}
-	return s.resumption(f), true
+	return s.retry(f), true
 }
 
-// resumption returns the next call. A connection that may be dead is replaced immediately, because it would wait up to
-// two minutes before it reconnects.
-func (s *streamRules) resumption(f Failure) Resumption {
-	isNew := f.Reason == "" || f.Reason == Silent || f.Reason == "DRAINING"
-	return Resumption{Failure: f, Wait: s.backoff.next(f.RetryAfter), NewConnection: isNew}
+// retry returns the next call.
+func (s *streamRules) retry(e *Error) Retry {
+	return Retry{Err: e, Wait: s.backoff.next(e.RetryAfter), NewConnection: e.wantsNewConnection()}
 }
 
 // broken reports whether a status without the gateway's ErrorInfo means a broken stream, rather than a wrong address or
@@ -129,13 +134,4 @@ func silenceOf(req *pb.WatchJobRequest) time.Duration {
 		return 3 * defaultHeartbeat
 	}
 	return 3 * req.GetHeartbeatInterval().AsDuration()
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -2,74 +2,126 @@ package jobs
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"time"
 
-	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	pb "jobclient/gen/jobgateway/v1"
 )
 
-// Watch returns the events of a job up to the one with job.done, and resumes broken streams (docs/clients/index.md).
-// It ends with an error if a status is final or ctx is done. It calls onResume before the wait for each further call.
-func (c *Client) Watch(
-	ctx context.Context, req *pb.WatchJobRequest, onResume func(Resumption),
-) iter.Seq2[*pb.JobEvent, error] {
-	return func(yield func(*pb.JobEvent, error) bool) {
-		w := &watch{client: c, request: proto.CloneOf(req), yield: yield}
-		for {
-			conn, token := c.acquire(), c.currentToken()
-			finished, err := w.call(withToken(ctx, token), conn)
-			c.release(conn)
-			if finished {
-				return
-			}
-			resumption, ok := w.rules.resume(err, w.request.GetResumeToken())
-			if !ok || ctx.Err() != nil {
-				yield(nil, err)
-				return
-			}
-			resumption.Jobs = 1
-			onResume(resumption)
-			if resumption.Code == codes.Unauthenticated {
-				c.renew(token)
-				w.rules.tokenUnproven = true
-			}
-			if err := c.prepare(ctx, resumption, conn); err != nil {
-				yield(nil, err)
-				return
-			}
+// Events are the events of a job up to the one whose job is done. Every other end is an error. Iterate over them once.
+type Events iter.Seq2[Item, error]
+
+// Finished is a job that has ended.
+type Finished struct {
+	Job    *pb.Job
+	Result []byte // JSON; empty if there is none, or if it was not requested
+}
+
+// Finish reads the remaining events, and returns the job and its result. With an error, it returns the last state.
+func (e Events) Finish() (*Finished, error) {
+	finished := &Finished{}
+	for item, err := range e {
+		if err != nil {
+			return finished, err
+		}
+		if job := item.Event.GetJob(); job != nil {
+			finished.Job, finished.Result = job, item.Result
+		}
+	}
+	switch job := finished.Job; {
+	case job.GetContent() != nil:
+		text, err := json.Marshal(job.GetContent().AsMap())
+		if err != nil {
+			return finished, fmt.Errorf("the result of job %d: %w", job.GetUid(), err)
+		}
+		finished.Result = text
+	case job.GetContentJson() != nil:
+		finished.Result = job.GetContentJson()
+	}
+	return finished, nil
+}
+
+// Watch watches a job until it ends, and resumes broken streams (docs/clients/index.md). The iteration ends with an *Error
+// if a status is final or a result was damaged, or with the cause of ctx.
+func (c *Client) Watch(ctx context.Context, req *pb.WatchJobRequest, options ...Option) Events {
+	return c.events(ctx, nil, req, options)
+}
+
+// Run sends a job and watches it in one call, which is resumed like a Watch. Before the job is known, the request is sent
+// again under the conditions of Send.
+func (c *Client) Run(ctx context.Context, req *pb.RunJobRequest, options ...Option) Events {
+	return c.events(ctx, req, &pb.WatchJobRequest{
+		ContentFormat:     req.GetRequest().GetContentFormat(),
+		HeartbeatInterval: req.GetHeartbeatInterval(),
+	}, options)
+}
+
+func (c *Client) events(
+	ctx context.Context, run *pb.RunJobRequest, req *pb.WatchJobRequest, options []Option,
+) Events {
+	return func(yield func(Item, error) bool) {
+		w := &watch{run: run, request: proto.CloneOf(req), options: optionsOf(options), yield: yield}
+		if err := c.follow(ctx, w, w.options); err != nil {
+			yield(Item{}, err)
 		}
 	}
 }
 
-// prepare waits until the next call of a watch. used is the connection of the last one.
-func (c *Client) prepare(ctx context.Context, r Resumption, used *connection) error {
-	if err := sleep(ctx, r.Wait); err != nil || !r.NewConnection {
-		return err
-	}
-	return c.reconnect(used)
-}
-
 // watch is the watch of one job.
 type watch struct {
-	client  *Client
+	run     *pb.RunJobRequest   // the first request of a Run, until the job is known
 	request *pb.WatchJobRequest // the next one
 	rules   streamRules
-	yield   func(*pb.JobEvent, error) bool
+	result  Result
+	options callOptions
+	yield   func(Item, error) bool
 }
 
-// call yields the events of one call. finished reports that the watch is over: the job has ended, or the caller has
-// stopped the iteration.
-func (w *watch) call(ctx context.Context, conn *connection) (finished bool, err error) {
+func (w *watch) wantsToken(err error) bool { return w.rules.wantsToken(err) }
+
+func (w *watch) resume(err error, renewed bool) (Retry, bool) {
+	retry, ok := w.decide(err, renewed)
+	retry.Jobs = 1
+	return retry, ok
+}
+
+func (w *watch) decide(err error, renewed bool) (Retry, bool) {
+	retry, ok := w.rules.resume(err, w.request.GetResumeToken(), renewed)
+	if w.request.GetUid() != 0 || w.run == nil || renewed {
+		return retry, ok
+	}
+	// An error may name the job before an event does.
+	w.request.Uid = retry.Err.UID()
+	if w.request.Uid == 0 {
+		ok = retry.Err.maySendAgain(w.run.GetRequest())
+	}
+	if ok && retry.Wait == 0 {
+		retry = w.rules.retry(retry.Err)
+	}
+	return retry, ok
+}
+
+func (w *watch) open(ctx context.Context, conn *connection) (grpc.ServerStreamingClient[pb.JobEvent], error) {
+	rpc := pb.NewJobServiceClient(conn)
+	if uid := w.request.GetUid(); uid != 0 || w.run == nil {
+		return rpc.WatchJob(aboutJob(ctx, uid), w.request)
+	}
+	return rpc.RunJob(ctx, w.run)
+}
+
+func (w *watch) call(ctx context.Context, conn *connection, token string) (finished bool, err error) {
 	w.rules.opened = time.Now()
 	silence := silenceOf(w.request)
-	listener := listen(aboutJob(ctx, w.request.GetUid()), silence)
+	listener := listen(withToken(ctx, token), silence)
 	defer listener.stop()
-	stream, err := pb.NewJobServiceClient(conn).WatchJob(listener.ctx, w.request)
+	stream, err := w.open(listener.ctx, conn)
 	if err != nil {
 		return false, listener.reason(err)
 	}
@@ -78,6 +130,9 @@ func (w *watch) call(ctx context.Context, conn *connection) (finished bool, err 
 		event, err := listener.next(stream, silence)
 		switch {
 		case err != nil && done:
+			if errors.Is(err, io.EOF) {
+				w.options.ended(stream.Trailer())
+			}
 			return true, nil
 		case errors.Is(err, io.EOF):
 			return false, errNoEnd
@@ -85,12 +140,39 @@ func (w *watch) call(ctx context.Context, conn *connection) (finished bool, err 
 			return false, err
 		}
 		w.rules.heard(time.Now(), provesToken(event))
-		if token := event.GetResumeToken(); token != "" {
-			w.request.ResumeToken = token
+		item, err := w.take(event)
+		if err != nil {
+			return false, err
 		}
-		done = event.GetJob().GetDone()
-		if !w.yield(event, nil) {
+		if done = event.GetJob().GetDone(); done {
+			silence = endSilence
+		}
+		w.options.progressed(event.GetJob())
+		if !w.yield(item, nil) {
 			return true, nil
 		}
 	}
+}
+
+// take notes an event, and verifies the result of a done job.
+func (w *watch) take(event *pb.JobEvent) (Item, error) {
+	if event.GetUid() != 0 {
+		w.request.Uid = event.GetUid()
+	}
+	if token := event.GetResumeToken(); token != "" {
+		w.request.ResumeToken = token
+	}
+	if chunk := event.GetContentChunk(); chunk != nil {
+		w.result.take(chunk)
+	}
+	if job := event.GetJob(); job.GetDone() {
+		// The other formats deliver a large result by another call.
+		format := w.request.GetContentFormat()
+		complete := format == pb.ContentFormat_CONTENT_FORMAT_UNSPECIFIED ||
+			format == pb.ContentFormat_CONTENT_FORMAT_JSON_CHUNKS
+		if damaged := w.result.verify(job, complete); damaged != nil {
+			return Item{}, damaged
+		}
+	}
+	return Item{UID: w.request.GetUid(), Event: event, Result: w.result}, nil
 }

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import Client, GatewayError
+from jobgateway_client import Client, GatewayError, Watch
 
-from scenario.report import Login, ManyReporter, Reporter, wait_request, watch_request, watch_requests
+from scenario.report import (
+    EachReporter,
+    Login,
+    ManyReporter,
+    Reporter,
+    run_request,
+    wait_request,
+    watch_request,
+    watch_requests,
+)
 
 
 def do(client: Client, step: dict[str, Any], sent: list[int]) -> None:
@@ -20,33 +30,54 @@ def do(client: Client, step: dict[str, Any], sent: list[int]) -> None:
     reporter = Reporter(step["do"])
     match step["do"]:
         case "watch":
-            watch = client.watch(watch_request(step, uid), on_resume=reporter.resumption)
-            for event in watch:
-                reporter.event(event, watch.result)
-            return
+            follow(client.watch(watch_request(step, uid), on_resume=reporter.resumption), reporter)
+        case "run":
+            follow(client.run(run_request(step), on_resume=reporter.resumption), reporter)
+        case "watch_each":
+            with ThreadPoolExecutor(max_workers=len(sent)) as threads:
+                list(threads.map(lambda each: watch_one(client, watch_request(step, each)), sent))
+        case "watch_all":
+            watch_all(client, step, sent)
+        case _:
+            call(client, step, uid, sent)
+
+
+def call(client: Client, step: dict[str, Any], uid: int, sent: list[int]) -> None:
+    """Do a step without a stream."""
+    reporter = Reporter(step["do"])
+    match step["do"]:
         case "wait":
             done = False
             while not done:
                 job = client.wait(wait_request(step, uid), on_retry=reporter.retry)
                 reporter.job(job)
                 done = job.done
-            return
-        case "watch_all":
-            watch_all(client, step, sent)
-            return
         case "send":
             for _ in range(step.get("count", 1)):
                 job = client.send(pb.SendJobRequest(**step["request"]), on_retry=reporter.retry)
                 reporter.job(job)
                 sent.append(job.uid)
-            return
         case "get":
-            job = client.get(uid, on_retry=reporter.retry)
+            reporter.job(client.get(uid, on_retry=reporter.retry))
         case "cancel":
-            job = client.cancel(uid, on_retry=reporter.retry)
+            reporter.job(client.cancel(uid, on_retry=reporter.retry))
         case unknown:
             raise ValueError(f"no step is called {unknown}")
-    reporter.job(job)
+
+
+def follow(watch: Watch, reporter: Reporter) -> None:
+    """Report the events of a watch."""
+    for event in watch:
+        reporter.event(event, watch.result)
+
+
+def watch_one(client: Client, request: pb.WatchJobRequest) -> None:
+    """Watch one of several jobs."""
+    reporter = EachReporter(request.uid)
+    try:
+        follow(client.watch(request, on_resume=reporter.resumption), reporter)
+    except GatewayError as error:
+        reporter.error(error)
 
 
 def watch_all(client: Client, step: dict[str, Any], sent: list[int]) -> None:

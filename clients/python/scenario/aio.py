@@ -9,9 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import AsyncClient, GatewayError
+from jobgateway_client import AsyncClient, AsyncWatch, GatewayError
 
-from scenario.report import Login, ManyReporter, Reporter, wait_request, watch_request, watch_requests
+from scenario.report import (
+    EachReporter,
+    Login,
+    ManyReporter,
+    Reporter,
+    run_request,
+    wait_request,
+    watch_request,
+    watch_requests,
+)
 
 
 async def do(client: AsyncClient, step: dict[str, Any], sent: list[int]) -> None:
@@ -20,33 +29,54 @@ async def do(client: AsyncClient, step: dict[str, Any], sent: list[int]) -> None
     reporter = Reporter(step["do"])
     match step["do"]:
         case "watch":
-            async with client.watch(watch_request(step, uid), on_resume=reporter.resumption) as watch:
-                async for event in watch:
-                    reporter.event(event, watch.result)
-            return
+            await follow(client.watch(watch_request(step, uid), on_resume=reporter.resumption), reporter)
+        case "run":
+            await follow(client.run(run_request(step), on_resume=reporter.resumption), reporter)
+        case "watch_each":
+            await asyncio.gather(*(watch_one(client, watch_request(step, each)) for each in sent))
+        case "watch_all":
+            await watch_all(client, step, sent)
+        case _:
+            await call(client, step, uid, sent)
+
+
+async def call(client: AsyncClient, step: dict[str, Any], uid: int, sent: list[int]) -> None:
+    """Do a step without a stream."""
+    reporter = Reporter(step["do"])
+    match step["do"]:
         case "wait":
             done = False
             while not done:
                 job = await client.wait(wait_request(step, uid), on_retry=reporter.retry)
                 reporter.job(job)
                 done = job.done
-            return
-        case "watch_all":
-            await watch_all(client, step, sent)
-            return
         case "send":
             for _ in range(step.get("count", 1)):
                 job = await client.send(pb.SendJobRequest(**step["request"]), on_retry=reporter.retry)
                 reporter.job(job)
                 sent.append(job.uid)
-            return
         case "get":
-            job = await client.get(uid, on_retry=reporter.retry)
+            reporter.job(await client.get(uid, on_retry=reporter.retry))
         case "cancel":
-            job = await client.cancel(uid, on_retry=reporter.retry)
+            reporter.job(await client.cancel(uid, on_retry=reporter.retry))
         case unknown:
             raise ValueError(f"no step is called {unknown}")
-    reporter.job(job)
+
+
+async def follow(watch: AsyncWatch, reporter: Reporter) -> None:
+    """Report the events of a watch."""
+    async with watch:
+        async for event in watch:
+            reporter.event(event, watch.result)
+
+
+async def watch_one(client: AsyncClient, request: pb.WatchJobRequest) -> None:
+    """Watch one of several jobs."""
+    reporter = EachReporter(request.uid)
+    try:
+        await follow(client.watch(request, on_resume=reporter.resumption), reporter)
+    except GatewayError as error:
+        reporter.error(error)
 
 
 async def watch_all(client: AsyncClient, step: dict[str, Any], sent: list[int]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Sized
 from typing import Any
 
@@ -21,6 +22,9 @@ _ACTIONS = {
     Action.LOOK: "look",
     Action.GIVE_UP: "give_up",
 }
+
+
+_OUTPUT = threading.Lock()
 
 
 class Login:
@@ -103,8 +107,20 @@ class Reporter:
 
     def _line(self, **seen: object) -> None:
         self.lines += 1
-        sys.stdout.write(json.dumps({"do": self._step, **seen}) + "\n")
-        sys.stdout.flush()
+        with _OUTPUT:
+            sys.stdout.write(json.dumps({"do": self._step, **seen}) + "\n")
+            sys.stdout.flush()
+
+
+class EachReporter(Reporter):
+    """Prints the observations about one job of a `watch_each`."""
+
+    def __init__(self, uid: int) -> None:
+        super().__init__("watch_each")
+        self._uid = {"uid": str(uid)}
+
+    def _line(self, **seen: Any) -> None:
+        super()._line(**{kind: self._uid | about for kind, about in seen.items()})
 
 
 class ManyReporter(Reporter):
@@ -175,6 +191,14 @@ def _shown_result(job: pb.Job, result: bytes) -> dict[str, Any]:
         return {"as": "none"}
     form, held = ("chunks", result) if job.content_omitted else ("json", job.content_json)
     return {"as": form, "size": len(held), "sha256": hashlib.sha256(held).hexdigest(), **announced}
+
+
+def run_request(step: dict[str, Any]) -> pb.RunJobRequest:
+    """Return the request of a `run`."""
+    request = pb.RunJobRequest(request=pb.SendJobRequest(**step["request"]))
+    if "heartbeat_seconds" in step:
+        request.heartbeat_interval.seconds = step["heartbeat_seconds"]
+    return request
 
 
 def wait_request(step: dict[str, Any], uid: int) -> pb.WaitJobRequest:

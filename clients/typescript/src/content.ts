@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { GatewayError } from "./errors.js";
 import type { ContentChunk, Heartbeat, Job, JobEvent } from "./gen/jobgateway/v1/job_service.js";
 
 /** An event of a job. */
@@ -47,10 +48,25 @@ export class ChunkedContent {
   }
 }
 
-/** Returns whether the bytes of a result, which may have arrived in chunks, do not match its SHA-256. */
-export function isDamaged(job: Job, content: Buffer | undefined): boolean {
+/** Returns the JSON of the result of a done job; empty if there is none, or if it was not requested. */
+export function resultOf(job: Job, content: Buffer | undefined): Buffer {
+  if (job.result?.$case === "content") return Buffer.from(JSON.stringify(job.result.value ?? {}));
+  return job.result?.value ?? content ?? Buffer.alloc(0);
+}
+
+/**
+ * Compares the bytes of a result, which may have arrived in chunks, with its SHA-256. `complete`: a result that has not
+ * arrived is an error, too.
+ *
+ * @throws GatewayError with the code `DATA_LOSS` if they do not match
+ */
+export function verify(job: Job, content: Buffer | undefined, complete: boolean): void {
   // A Struct does not have the bytes that the hash is about.
-  if (job.contentSize === 0 || job.result?.$case === "content") return false;
-  const json = job.result?.value ?? content ?? Buffer.alloc(0);
-  return createHash("sha256").update(json).digest("hex") !== job.contentSha256;
+  if (job.contentSize === 0 || job.result?.$case === "content") return;
+  const json = resultOf(job, content);
+  if (json.length === 0 && !complete) return;
+  if (createHash("sha256").update(json).digest("hex") !== job.contentSha256) {
+    const message = `the result of job ${job.uid} was damaged on its way: its SHA-256 is wrong`;
+    throw new GatewayError("DATA_LOSS", message);
+  }
 }

@@ -1,35 +1,32 @@
 import { type Metadata, type ServiceError, status } from "@grpc/grpc-js";
 import { BadRequest, ErrorInfo, RetryInfo } from "nice-grpc-error-details";
 import { Status } from "nice-grpc-error-details/lib/proto/google/rpc/status.js";
-import type { WatchFailure } from "./gen/jobgateway/v1/job_service.js";
+import type { SendJobRequest, WatchFailure } from "./gen/jobgateway/v1/job_service.js";
 
 /** The reaction of a client to an error (docs/reference/errors.md). */
 export type Action = "retry" | "fix" | "login" | "look" | "give_up";
 
-/** The error of a call, with its details. */
-export interface Failure {
-  /** The name of the gRPC code. */
-  code: string;
-  /** From `ErrorInfo`; empty if the error does not come from the gateway. */
-  reason: string;
-  /** Retry a submission only if it has a `request_id`. Without one, `retry` of an error without a reason means `look`. */
-  action: Action;
-  /** From `BadRequest`: invalid field to description. */
-  fields: Record<string, string>;
-  /** From `RetryInfo`. */
-  retryAfterSeconds: number | undefined;
+/** The name of a gRPC code, such as `UNAVAILABLE`. */
+export type Code = keyof typeof status;
+
+/** The details that the gateway attaches to an error. */
+export interface ErrorDetails {
+  reason?: string;
+  metadata?: Record<string, string>;
+  fields?: Record<string, string>;
+  retryAfterSeconds?: number | undefined;
 }
 
-const ACTION_BY_CODE: Partial<Record<status, Action>> = {
-  [status.INVALID_ARGUMENT]: "fix",
-  [status.NOT_FOUND]: "fix",
-  [status.ALREADY_EXISTS]: "fix",
-  [status.OUT_OF_RANGE]: "fix",
-  [status.UNAUTHENTICATED]: "login",
-  [status.UNAVAILABLE]: "retry",
-  [status.DEADLINE_EXCEEDED]: "retry",
-  [status.CANCELLED]: "retry",
-  [status.UNKNOWN]: "look",
+const ACTION_BY_CODE: Partial<Record<Code, Action>> = {
+  INVALID_ARGUMENT: "fix",
+  NOT_FOUND: "fix",
+  ALREADY_EXISTS: "fix",
+  OUT_OF_RANGE: "fix",
+  UNAUTHENTICATED: "login",
+  UNAVAILABLE: "retry",
+  DEADLINE_EXCEEDED: "retry",
+  CANCELLED: "retry",
+  UNKNOWN: "look",
 };
 
 /** The domain of the gateway's `ErrorInfo`. */
@@ -42,47 +39,106 @@ const ACTION_BY_REASON: Record<string, Action> = {
   UPSTREAM_ANSWER_TOO_LARGE: "give_up",
 };
 
+/** A call that failed, with its details. */
+export class GatewayError extends Error {
+  override readonly name = "GatewayError";
+  /** `OK` if a proxy ended a stream before the job had ended. */
+  readonly code: Code;
+  /**
+   * From `ErrorInfo`; empty if the error does not come from the gateway. `SILENT` if the client gave up a stream from which
+   * nothing arrived for three heartbeat intervals.
+   */
+  readonly reason: string;
+  /** From `ErrorInfo`. */
+  readonly metadata: Record<string, string>;
+  /** From `BadRequest`: invalid field to description. */
+  readonly fields: Record<string, string>;
+  /** From `RetryInfo`. */
+  readonly retryAfterSeconds: number | undefined;
+
+  constructor(
+    code: Code,
+    message: string,
+    { reason = "", metadata = {}, fields = {}, retryAfterSeconds }: ErrorDetails = {},
+  ) {
+    super(message);
+    this.code = code;
+    this.reason = reason;
+    this.metadata = metadata;
+    this.fields = fields;
+    this.retryAfterSeconds = retryAfterSeconds;
+  }
+
+  /** Reads the error of a call, with its details. */
+  static of(error: ServiceError): GatewayError {
+    return new GatewayError(codeOf(error.code), error.details, detailsOf(error.metadata));
+  }
+
+  /** Reads the end of one watch of a `WatchJobs` stream. */
+  static ofWatch({ code, message, reason, metadata, retryDelay }: WatchFailure): GatewayError {
+    const retryAfterSeconds = retryDelay && seconds(retryDelay);
+    return new GatewayError(codeOf(code), message, { reason, metadata, retryAfterSeconds });
+  }
+
+  /** The job that the gateway's error is about, or an empty text. */
+  get uid(): string {
+    return this.metadata.uid ?? "";
+  }
+
+  /**
+   * The reaction to the error. For a submission without a `requestId`, `retry` of an error without a reason means `look`.
+   */
+  get action(): Action {
+    const { code, reason } = this;
+    // From a proxy, or the gateway died: another call may work.
+    if (reason === "" && ["OK", "INTERNAL", "UNKNOWN"].includes(code)) return "retry";
+    if (code === "RESOURCE_EXHAUSTED" && !(reason in ACTION_BY_REASON)) {
+      return this.isLoadLimit ? "retry" : "fix";
+    }
+    return ACTION_BY_REASON[reason] ?? ACTION_BY_CODE[code] ?? "give_up";
+  }
+
+  /** True for a limit of rate or load, which names a wait. A limit of size names none. */
+  get isLoadLimit(): boolean {
+    return this.code === "RESOURCE_EXHAUSTED" && this.retryAfterSeconds !== undefined;
+  }
+
+  /**
+   * True if the connection may be dead, or lead to an instance that shuts down. A new connection is made immediately: the
+   * old one would wait up to two minutes before it reconnects.
+   */
+  get wantsNewConnection(): boolean {
+    return ["", "DRAINING", "SILENT"].includes(this.reason);
+  }
+
+  /** Returns whether a failed submission may be sent again: no job was created, or `requestId` prevents a second one. */
+  maySendAgain({ requestId }: Pick<SendJobRequest, "requestId">): boolean {
+    const isCertain =
+      this.reason !== "" && (this.code === "UNAVAILABLE" || this.code === "RESOURCE_EXHAUSTED");
+    return this.action === "retry" && this.uid === "" && (isCertain || requestId !== "");
+  }
+}
+
 export function isServiceError(error: unknown): error is ServiceError {
   return error instanceof Error && "code" in error && "metadata" in error;
 }
 
-export function describe(error: ServiceError): Failure {
-  const failure: Failure = {
-    code: status[error.code],
-    reason: "",
-    action: "give_up",
-    fields: {},
-    retryAfterSeconds: undefined,
-  };
-  Object.assign(failure, detailsOf(error.metadata));
-  failure.action = decide(error.code, failure);
-  return failure;
-}
-
-/** Describes the end of one watch of a `WatchJobs` stream like the error of a call. */
-export function describeWatchFailure({ code, reason, retryDelay }: WatchFailure): Failure {
-  const failure: Failure = {
-    code: status[code] ?? "UNKNOWN",
-    reason,
-    action: "give_up",
-    fields: {},
-    retryAfterSeconds: retryDelay && seconds(retryDelay),
-  };
-  failure.action = decide(code, failure);
-  return failure;
+function codeOf(code: number): Code {
+  return (status[code] as Code | undefined) ?? "UNKNOWN";
 }
 
 /** Returns the details. They are empty if one is malformed, because the gateway's are valid. */
-function detailsOf(trailers: Metadata): Partial<Failure> {
+function detailsOf(trailers: Metadata): ErrorDetails {
   const [encoded] = trailers.get("grpc-status-details-bin");
-  const found: Partial<Failure> = {};
+  const found: ErrorDetails = {};
   try {
     const details = Buffer.isBuffer(encoded) ? Status.decode(encoded).details : [];
     for (const { typeUrl, value } of details) {
       switch (typeUrl) {
         case "type.googleapis.com/google.rpc.ErrorInfo": {
           const info = ErrorInfo.decode(value);
-          if (info.domain === DOMAIN) found.reason = info.reason;
+          if (info.domain === DOMAIN)
+            Object.assign(found, { reason: info.reason, metadata: info.metadata });
           break;
         }
         case "type.googleapis.com/google.rpc.BadRequest": {
@@ -107,14 +163,4 @@ function detailsOf(trailers: Metadata): Partial<Failure> {
 
 function seconds({ seconds, nanos }: { seconds: number; nanos: number }): number {
   return seconds + nanos / 1e9;
-}
-
-function decide(code: status, { reason, retryAfterSeconds }: Failure): Action {
-  // From a proxy, or the gateway died: another call may work.
-  if (reason === "" && (code === status.INTERNAL || code === status.UNKNOWN)) return "retry";
-  if (code === status.RESOURCE_EXHAUSTED && !(reason in ACTION_BY_REASON)) {
-    // Limits of rate and load have a RetryInfo, limits of size do not.
-    return retryAfterSeconds === undefined ? "fix" : "retry";
-  }
-  return ACTION_BY_REASON[reason] ?? ACTION_BY_CODE[code] ?? "give_up";
 }

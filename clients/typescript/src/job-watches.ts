@@ -1,6 +1,7 @@
 import { Backoff, MAX_BACKOFF_MS } from "./backoff.js";
-import { ChunkedContent, isDamaged, type JobUpdate } from "./content.js";
-import { describeWatchFailure, type Failure } from "./errors.js";
+import type { Retry } from "./calls.js";
+import { ChunkedContent, type JobUpdate, verify } from "./content.js";
+import { GatewayError } from "./errors.js";
 import {
   ContentFormat,
   type JobEvent,
@@ -16,12 +17,12 @@ export type Outcome =
   | (JobUpdate & { uid: string })
   /** Every watch that was requested so far has caught up: what follows is news. */
   | { kind: "synced" }
-  /** The watch of this job failed for good. `message` is for a person. The job itself may continue. */
-  | { kind: "failed"; uid: string; failure: Failure; message: string }
+  /** The watch of this job failed for good. The job itself may continue. */
+  | { kind: "failed"; uid: string; error: GatewayError }
   /** The watch of this job failed, and the job is watched again after a wait. */
-  | { kind: "again"; uid: string; code: string; reason: string }
+  | { kind: "again"; retry: Retry }
   /** The upstream rejected the token. All jobs need a stream with a fresh one. */
-  | { kind: "login"; failure: Failure };
+  | { kind: "login"; uid: string; error: GatewayError };
 
 /** The watch of one job. Times are those of `performance.now()`. */
 class JobWatch {
@@ -44,8 +45,11 @@ class JobWatch {
     if (performance.now() - this.#sentAt > MAX_BACKOFF_MS) this.#backoff.reset();
   }
 
-  postpone(retryAfterSeconds: number | undefined): void {
-    this.dueAt = performance.now() + this.#backoff.next(retryAfterSeconds);
+  /** Returns the wait before the next request. */
+  postpone(retryAfterSeconds: number | undefined): number {
+    const waitMs = this.#backoff.next(retryAfterSeconds);
+    this.dueAt = performance.now() + waitMs;
+    return waitMs;
   }
 }
 
@@ -60,6 +64,8 @@ export class JobWatches {
   /** The jobs that were not sent on the current stream; the first one is due first. */
   #unsent: { uid: string; watch: JobWatch }[] = [];
   #sent = 0;
+  /** A login did not return another token than that of the current stream. */
+  #sameToken = false;
   #position = 0;
 
   constructor(
@@ -93,6 +99,7 @@ export class JobWatches {
     this.#unsent = Array.from(this.#pending, ([uid, watch]) => ({ uid, watch }));
     this.#unsent.sort((one, two) => one.watch.dueAt - two.watch.dueAt);
     this.#sent = 0;
+    this.#sameToken = false;
   }
 
   /** Takes a request that is due, if there is one. */
@@ -141,7 +148,12 @@ export class JobWatches {
     if (update?.kind === "job" && update.job.done) {
       this.#pending.delete(uid);
       const isWanted = this.#contentFormat !== ContentFormat.CONTENT_FORMAT_NONE;
-      if (isWanted && isDamaged(update.job, update.content)) return damaged(uid);
+      try {
+        verify(update.job, update.content, isWanted);
+      } catch (error) {
+        if (error instanceof GatewayError) return { kind: "failed", uid, error };
+        throw error;
+      }
     }
     return update && { ...update, uid };
   }
@@ -156,35 +168,31 @@ export class JobWatches {
     return { kind: "synced" };
   }
 
+  /** Returns the consequence of a rejected token if there is no other one. */
+  withoutLogin({ uid, error }: { uid: string; error: GatewayError }): Outcome | undefined {
+    this.#sameToken = true;
+    const watch = this.#pending.get(uid);
+    return watch && this.#fail(uid, watch, error);
+  }
+
   #failed(uid: string, watch: JobWatch, watchFailure: WatchFailure): Outcome | undefined {
-    const failure = describeWatchFailure(watchFailure);
-    const { code, reason, retryAfterSeconds } = failure;
+    const error = GatewayError.ofWatch(watchFailure);
     // It ends no watch.
-    if (reason === "ALREADY_WATCHED") return undefined;
-    if (code === "UNAUTHENTICATED" && !watch.tokenUnproven) return { kind: "login", failure };
-    const isLoadLimit = code === "RESOURCE_EXHAUSTED" && retryAfterSeconds !== undefined;
-    if (code !== "UNAVAILABLE" && !isLoadLimit) {
-      this.#pending.delete(uid);
-      return { kind: "failed", uid, failure, message: watchFailure.message };
+    if (error.reason === "ALREADY_WATCHED") return undefined;
+    if (error.code === "UNAUTHENTICATED" && !watch.tokenUnproven && !this.#sameToken) {
+      return { kind: "login", uid, error };
     }
-    watch.postpone(retryAfterSeconds);
+    return this.#fail(uid, watch, error);
+  }
+
+  #fail(uid: string, watch: JobWatch, error: GatewayError): Outcome {
+    if (error.code !== "UNAVAILABLE" && !error.isLoadLimit) {
+      this.#pending.delete(uid);
+      return { kind: "failed", uid, error };
+    }
+    const waitMs = watch.postpone(error.retryAfterSeconds);
     const earlier = this.#unsent.findLastIndex((each) => each.watch.dueAt <= watch.dueAt);
     this.#unsent.splice(earlier + 1, 0, { uid, watch });
-    return { kind: "again", uid, code, reason };
+    return { kind: "again", retry: { error, waitMs, newConnection: false, uid } };
   }
-}
-
-function damaged(uid: string): Outcome {
-  return {
-    kind: "failed",
-    uid,
-    failure: {
-      code: "DATA_LOSS",
-      reason: "",
-      action: "give_up",
-      fields: {},
-      retryAfterSeconds: undefined,
-    },
-    message: "the result was damaged on its way: its SHA-256 is wrong",
-  };
 }

@@ -1,24 +1,26 @@
 import type { ClientReadableStream } from "@grpc/grpc-js";
+import type { Connection, Connections } from "./connections.js";
+import { GatewayError, isServiceError } from "./errors.js";
 import type { JobEvent } from "./gen/jobgateway/v1/job_service.js";
 
-/** The stream ended with OK before the job was done: a proxy ended it. */
-export class NoEnd extends Error {}
-
-/** No event arrived in time. */
-export class SilentStream extends Error {}
+/** The time in which a stream has to end after its last job. */
+export const END_MS = 5_000;
 
 /** The call of a stream; it may also send. */
 type Call = Pick<ClientReadableStream<JobEvent>, "cancel" | "on"> & AsyncIterable<JobEvent>;
 
 /**
  * Yields the events of one stream. It cancels the stream if you leave the loop, and if no event arrives while you wait
- * for one for `silenceMs`.
+ * for one for `silenceMs`. It returns the error with which the stream ended: `OK` if there was none.
  */
 export async function* events(
+  connections: Connections,
+  connection: Connection,
   call: Call,
   silenceMs: () => number,
   signal: AbortSignal | undefined,
-): AsyncGenerator<JobEvent, void, undefined> {
+): AsyncGenerator<JobEvent, GatewayError, undefined> {
+  connection.calls.add(call);
   // The iterator throws errors too, but an `error` event without a listener, even after the loop, ends the process.
   call.on("error", () => {});
   const cancel = () => call.cancel();
@@ -36,14 +38,18 @@ export async function* events(
       if (next.done) break;
       yield next.value;
     }
+    if (!silent) return new GatewayError("OK", "the stream ended before the job");
   } catch (error) {
-    if (!silent) throw error;
+    if (!isServiceError(error)) throw error;
+    if (!silent) return GatewayError.of(error);
   } finally {
     signal?.removeEventListener("abort", cancel);
     cancel();
+    connections.release(connection, call);
   }
   // The status that arrived after the timeout does not matter.
-  if (silent) throw new SilentStream();
+  const message = "no event arrived for three heartbeat intervals";
+  return new GatewayError("CANCELLED", message, { reason: "SILENT" });
 }
 
 /**

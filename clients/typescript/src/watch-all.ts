@@ -1,30 +1,26 @@
-import type { ClientDuplexStream, status } from "@grpc/grpc-js";
-import type { Failure } from "./errors.js";
-import type { Gateway } from "./gateway.js";
+import type { ClientDuplexStream } from "@grpc/grpc-js";
+import { type Connections, type Credential, metadataFor } from "./connections.js";
+import type { GatewayError } from "./errors.js";
 import type { JobEvent, WatchJobsRequest } from "./gen/jobgateway/v1/job_service.js";
 import { JobWatches, type Outcome } from "./job-watches.js";
 import { type Position, prepare, ResumePolicy } from "./resume.js";
-import { events, NoEnd, provesToken } from "./stream.js";
-import type { WatchOptions } from "./watch.js";
+import { END_MS, events, provesToken } from "./stream.js";
+import type { StreamSettings } from "./watch.js";
 
-/** The time in which a stream has to end after the last job. */
-const END_MS = 5_000;
-
-export type WatchAllEvent =
-  | Exclude<Outcome, { kind: "login" }>
-  /** The stream failed, and the watches of the pending `jobs` resume with another one after a wait. */
-  | { kind: "resume"; code: string; reason: string; newConnection: boolean; jobs: number };
+/** An event of a `watchAll`. */
+export type WatchAllEvent = Exclude<Outcome, { kind: "login" | "again" }>;
 
 /**
  * Watches jobs until each has ended or its watch has failed for good, on one stream that is resumed as often as needed
  * (docs/clients/index.md). Leaving the loop cancels the stream; the jobs continue.
  *
- * @throws a grpc-js `ServiceError` with a status that is final for the stream, and with it for all watches
+ * @throws GatewayError that is final for the stream, and with it for all watches
  */
 export async function* watchAll(
-  gateway: Gateway,
+  connections: Connections,
+  credential: Credential,
   uids: Iterable<string>,
-  { heartbeatSeconds = 15, contentFormat, signal }: WatchOptions = {},
+  { heartbeatSeconds = 15, contentFormat, signal, onRetry }: StreamSettings,
 ): AsyncGenerator<WatchAllEvent, void, undefined> {
   const watches = new JobWatches(uids, contentFormat, heartbeatSeconds);
   const policy = new StreamPolicy();
@@ -32,50 +28,59 @@ export async function* watchAll(
 
   watches.begin();
   while (watches.pending > 0) {
-    const { client } = gateway;
-    let failure: unknown = new NoEnd();
-    let rejected: Failure | undefined;
-    let requests: Requests | undefined;
+    const token = await credential.token();
+    signal?.throwIfAborted();
+    const connection = connections.current;
+    policy.opened();
+    const call = connection.stub.watchJobs(metadataFor(token));
+    const requests = new Requests(call, watches);
+    const stream = events(connections, connection, call, silenceMs, signal);
+    let error: GatewayError | undefined;
+    let renewed = false;
     try {
-      policy.opened();
-      const call = client.watchJobs(gateway.metadata());
-      requests = new Requests(call, watches);
-      for await (const event of events(call, silenceMs, signal)) {
-        policy.received({ provesToken: provesToken(event) || watches.provesTokenOfAll(event) });
-        const outcome = watches.take(event);
-        requests.send();
-        if (outcome?.kind === "login") {
-          rejected = outcome.failure;
+      while (!error) {
+        const { done, value } = await stream.next();
+        if (done) {
+          error = value;
           break;
         }
-        if (outcome) yield outcome;
+        policy.received({ provesToken: provesToken(value) || watches.provesTokenOfAll(value) });
+        let outcome = watches.take(value);
+        if (outcome?.kind === "login") {
+          renewed = await credential.renew(token);
+          if (renewed) error = outcome.error;
+          else outcome = watches.withoutLogin(outcome);
+        }
+        requests.send();
+        if (outcome?.kind === "again") onRetry?.(outcome.retry);
+        else if (outcome && outcome.kind !== "login") yield outcome;
       }
-    } catch (error) {
-      failure = error;
     } finally {
-      requests?.stop();
+      requests.stop();
+      await stream.return(undefined as never);
     }
 
     // How the stream ends after the last job does not matter.
     if (watches.pending === 0) return;
     signal?.throwIfAborted();
-    const resumption = rejected
-      ? policy.resume(rejected)
-      : policy.decide(failure, watches.position);
-    if (!resumption) throw failure;
-    if (resumption.freshToken) watches.tokenRenewed();
-    const { code, reason, newConnection } = resumption;
-    yield { kind: "resume", code, reason, newConnection, jobs: watches.pending };
+    connections.throwIfClosed();
+    renewed ||= policy.wantsToken(error) && (await credential.renew(token));
+    const retry = policy.decide(error, watches.position, renewed);
+    if (!retry) throw error;
+    if (renewed) watches.tokenRenewed();
     watches.begin();
-    await prepare(gateway, client, resumption, signal, watches.nextDueMs);
+    // Without a request, the next stream would have no heartbeats.
+    const waitMs = Math.max(retry.waitMs, watches.nextDueMs ?? 0);
+    onRetry?.({ ...retry, waitMs, jobs: watches.pending });
+    await prepare(connections, connection, { ...retry, waitMs }, signal);
   }
 }
 
 /** Resumes after a defect of the gateway too, which may be in one event that would come again. */
 class StreamPolicy extends ResumePolicy {
-  protected override mayResume(code: status, failure: Failure, position: Position): boolean {
-    if (failure.reason === "GATEWAY_DEFECT") return this.isFirstAt(position);
-    return super.mayResume(code, failure, position);
+  protected override mayResume(error: GatewayError, position: Position): boolean {
+    if (error.reason === "GATEWAY_DEFECT") return this.isFirstAt(position);
+    return super.mayResume(error, position);
   }
 }
 

@@ -4,9 +4,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 
 	pb "jobclient/gen/jobgateway/v1"
 	"jobclient/jobs"
@@ -17,26 +19,53 @@ type line map[string]any
 // reporter prints the observations of one step, one JSON line each.
 type reporter struct {
 	step  string
+	uid   int64 // of a watch_each
 	held  jobs.Result
 	lines int
 }
 
+var output sync.Mutex
+
 func (r *reporter) print(kind string, seen any) error {
 	r.lines++
+	output.Lock()
+	defer output.Unlock()
 	return json.NewEncoder(os.Stdout).Encode(line{"do": r.step, kind: seen})
 }
 
-func (r *reporter) event(event *pb.JobEvent) error {
-	switch payload := event.GetPayload().(type) {
+// outcome prints the job or the error of a unary call.
+func (r *reporter) outcome(job *pb.Job, err error) error {
+	if err != nil {
+		return r.failed(err)
+	}
+	return r.job(job)
+}
+
+// events prints the events of a watch.
+func (r *reporter) events(events jobs.Events) error {
+	for item, err := range events {
+		if err != nil {
+			return r.failed(err)
+		}
+		if err := r.event(item); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *reporter) event(item jobs.Item) error {
+	held := len(r.held)
+	r.held = item.Result
+	switch payload := item.Event.GetPayload().(type) {
 	case *pb.JobEvent_Job:
 		return r.job(payload.Job)
 	case *pb.JobEvent_ContentChunk:
 		chunk := payload.ContentChunk
-		held := len(r.held)
-		r.held.Take(chunk)
-		return r.print("chunk", line{"offset": chunk.GetOffset(), "size": len(chunk.GetData()), "held": held})
+		seen := line{"offset": chunk.GetOffset(), "size": len(chunk.GetData()), "held": held}
+		return r.print("chunk", about(r.uid, seen))
 	case *pb.JobEvent_Heartbeat:
-		return r.print("heartbeat", heartbeatLine(payload.Heartbeat))
+		return r.print("heartbeat", about(r.uid, heartbeatLine(payload.Heartbeat)))
 	}
 	return nil // a payload of a later version
 }
@@ -80,15 +109,19 @@ func heartbeatLine(beat *pb.Heartbeat) line {
 	return line{"consecutive_failures": beat.GetConsecutiveFailures(), "last_failure": beat.GetLastFailure()}
 }
 
-func (r *reporter) resumption(resumption jobs.Resumption) {
-	r.mustPrint("resume", resumptionLine(resumption))
+func (r *reporter) retry(retry jobs.Retry) {
+	r.mustPrint("error", failureLine(retry.Err))
 }
 
-func resumptionLine(resumption jobs.Resumption) line {
+func (r *reporter) resumption(retry jobs.Retry) {
+	r.mustPrint("resume", about(r.uid, resumptionLine(retry)))
+}
+
+func resumptionLine(retry jobs.Retry) line {
 	return line{
-		"code":           codeName(resumption.Code),
-		"reason":         resumption.Reason,
-		"new_connection": resumption.NewConnection,
+		"code":           codeName(retry.Err.Code),
+		"reason":         retry.Err.Reason,
+		"new_connection": retry.NewConnection,
 	}
 }
 
@@ -98,11 +131,16 @@ func (r *reporter) mustPrint(kind string, seen line) {
 	}
 }
 
-func (r *reporter) failure(failure jobs.Failure) error {
-	return r.print("error", failureLine(failure))
+// failed prints the error of a call. It returns other errors.
+func (r *reporter) failed(err error) error {
+	var failure *jobs.Error
+	if !errors.As(err, &failure) {
+		return err
+	}
+	return errors.Join(errReported, r.print("error", about(r.uid, failureLine(failure))))
 }
 
-func failureLine(failure jobs.Failure) line {
+func failureLine(failure *jobs.Error) line {
 	seen := line{
 		"code":   codeName(failure.Code),
 		"reason": failure.Reason,
@@ -123,9 +161,9 @@ type manyReporter struct {
 }
 
 func (r *manyReporter) item(item jobs.Item) error {
-	if item.Failure != nil {
+	if item.Err != nil {
 		r.errors++
-		return r.print("error", about(item.UID, failureLine(*item.Failure)))
+		return r.print("error", about(item.UID, failureLine(item.Err)))
 	}
 	switch payload := item.Event.GetPayload().(type) {
 	case *pb.JobEvent_Job:
@@ -151,14 +189,14 @@ func (r *manyReporter) item(item jobs.Item) error {
 	return nil // a payload of a later version
 }
 
-func (r *manyReporter) resumption(resumption jobs.Resumption) {
-	if resumption.UID != 0 {
-		seen := line{"code": codeName(resumption.Code), "reason": resumption.Reason}
-		r.mustPrint("again", about(resumption.UID, seen))
+func (r *manyReporter) resumption(retry jobs.Retry) {
+	if retry.UID != 0 {
+		seen := line{"code": codeName(retry.Err.Code), "reason": retry.Err.Reason}
+		r.mustPrint("again", about(retry.UID, seen))
 		return
 	}
-	seen := resumptionLine(resumption)
-	seen["jobs"] = resumption.Jobs
+	seen := resumptionLine(retry)
+	seen["jobs"] = retry.Jobs
 	r.mustPrint("resume", seen)
 }
 

@@ -1,12 +1,17 @@
 /** The observations that this program prints (clients/README.md). */
 
 import { createHash } from "node:crypto";
-import type { Failure } from "./errors.js";
-import type { ContentChunk, Heartbeat, Job } from "./gen/jobgateway/v1/job_service.js";
-import type { WatchEvent } from "./watch.js";
-import type { WatchAllEvent } from "./watch-all.js";
+import type {
+  ContentChunk,
+  GatewayError,
+  Heartbeat,
+  Job,
+  JobUpdate,
+  Retry,
+  WatchAllEvent,
+} from "jobgateway-client";
 
-export function watchView(event: WatchEvent): object {
+export function watchView(event: JobUpdate): object {
   switch (event.kind) {
     case "job":
       return { job: jobView(event.job, event.content) };
@@ -14,11 +19,14 @@ export function watchView(event: WatchEvent): object {
       return { heartbeat: heartbeatView(event.heartbeat) };
     case "chunk":
       return { chunk: chunkView(event) };
-    case "resume": {
-      const { code, reason, newConnection } = event;
-      return { resume: { code, reason, new_connection: newConnection } };
-    }
   }
+}
+
+/** `watchAll` has the number of jobs for the stream, and the uid for one job of the stream. */
+export function resumeView({ error, newConnection, uid, jobs }: Retry): object {
+  const { code, reason } = error;
+  if (uid !== undefined) return { again: { uid, code, reason } };
+  return { resume: { code, reason, new_connection: newConnection, jobs } };
 }
 
 export function watchAllView(event: WatchAllEvent): object {
@@ -34,15 +42,7 @@ export function watchAllView(event: WatchAllEvent): object {
     case "synced":
       return { synced: true };
     case "failed":
-      return { error: { uid: event.uid, ...errorView(event.failure) } };
-    case "again": {
-      const { uid, code, reason } = event;
-      return { again: { uid, code, reason } };
-    }
-    case "resume": {
-      const { code, reason, newConnection, jobs } = event;
-      return { resume: { code, reason, new_connection: newConnection, jobs } };
-    }
+      return { error: { uid: event.uid, ...errorView(event.error) } };
   }
 }
 
@@ -83,6 +83,7 @@ function resultView(job: Job, chunks?: Buffer): object {
   return { as: chunks ? "chunks" : "json", size: json.length, sha256, ...announced };
 }
 
-export function errorView({ retryAfterSeconds, ...failure }: Failure): object {
-  return { ...failure, retry_after_seconds: retryAfterSeconds };
+export function errorView(error: GatewayError): object {
+  const { code, reason, action, fields, retryAfterSeconds } = error;
+  return { code, reason, action, fields, retry_after_seconds: retryAfterSeconds };
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"strconv"
 	"time"
@@ -18,11 +17,6 @@ import (
 
 	pb "jobclient/gen/jobgateway/v1"
 	"jobclient/jobs"
-)
-
-const (
-	maxAttempts   = 5 // of a unary call, including the first
-	unaryDeadline = 30 * time.Second
 )
 
 // errReported means that a step ended with an error that has been printed.
@@ -77,8 +71,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	client, err := jobs.NewClient(args[0], string(serviceConfig), os.Getenv("JOBGATEWAY_TOKEN"),
-		func() string { return os.Getenv("JOBGATEWAY_FRESH_TOKEN") })
+	client, err := jobs.NewClient(args[0], jobs.Options{Login: login(), ServiceConfig: string(serviceConfig)})
 	if err != nil {
 		return err
 	}
@@ -95,33 +88,48 @@ func run(ctx context.Context, args []string) error {
 	return nil
 }
 
+// login returns the first token, and from then on the one that a new login returns.
+func login() func(context.Context) (string, error) {
+	next := os.Getenv("JOBGATEWAY_TOKEN")
+	return func(context.Context) (string, error) {
+		token := next
+		next = os.Getenv("JOBGATEWAY_FRESH_TOKEN")
+		return token, nil
+	}
+}
+
 // do runs one step.
 func (p *program) do(ctx context.Context, s step) error {
-	client := p.client
+	r := &reporter{step: s.Do}
 	switch s.Do {
 	case "send":
-		return p.send(ctx, s)
+		return p.send(ctx, s, r)
 	case "get":
-		_, err := call(ctx, s, true, func(ctx context.Context) (*pb.Job, error) {
-			return client.GetJob(ctx, &pb.GetJobRequest{Uid: s.UID})
-		}, client)
-		return err
+		job, err := p.client.Get(ctx, &pb.GetJobRequest{Uid: s.UID}, jobs.OnRetry(r.retry))
+		return r.outcome(job, err)
 	case "cancel":
-		_, err := call(ctx, s, true, func(ctx context.Context) (*pb.Job, error) {
-			return client.CancelJob(ctx, &pb.CancelJobRequest{Uid: s.UID})
-		}, client)
-		return err
+		job, err := p.client.Cancel(ctx, s.UID, jobs.OnRetry(r.retry))
+		return r.outcome(job, err)
 	case "wait":
-		return wait(ctx, client, s)
+		return p.wait(ctx, s, r)
 	case "watch":
-		return watch(ctx, client, s)
+		return r.events(p.client.Watch(ctx, watchRequest(s, s.UID), jobs.OnRetry(r.resumption)))
+	case "run":
+		request, err := sendRequest(s)
+		if err != nil {
+			return err
+		}
+		run := &pb.RunJobRequest{Request: request, HeartbeatInterval: watchRequest(s, 0).HeartbeatInterval}
+		return r.events(p.client.Run(ctx, run, jobs.OnRetry(r.resumption)))
+	case "watch_each":
+		return p.watchEach(ctx, s)
 	case "watch_all":
 		return p.watchAll(ctx, s)
 	}
 	return fmt.Errorf("unknown step %q", s.Do)
 }
 
-func (p *program) send(ctx context.Context, s step) error {
+func (p *program) send(ctx context.Context, s step, r *reporter) error {
 	req, err := sendRequest(s)
 	if err != nil {
 		return err
@@ -131,10 +139,8 @@ func (p *program) send(ctx context.Context, s step) error {
 		count = *s.Count
 	}
 	for range count {
-		job, err := call(ctx, s, req.GetRequestId() != "", func(ctx context.Context) (*pb.Job, error) {
-			return p.client.SendJob(ctx, req)
-		}, p.client)
-		if err != nil {
+		job, err := p.client.Send(ctx, req, jobs.OnRetry(r.retry))
+		if err := r.outcome(job, err); err != nil {
 			return err
 		}
 		p.sent = append(p.sent, job.GetUid())
@@ -159,30 +165,31 @@ func sendRequest(s step) (*pb.SendJobRequest, error) {
 	return req, nil
 }
 
-func wait(ctx context.Context, client *jobs.Client, s step) error {
+func (p *program) wait(ctx context.Context, s step, r *reporter) error {
 	timeout := time.Duration(s.TimeoutSeconds) * time.Second
 	req := &pb.WaitJobRequest{Uid: s.UID, Timeout: durationpb.New(timeout)}
 	for {
-		job, err := call(ctx, s, true, func(ctx context.Context) (*pb.Job, error) {
-			return client.WaitJob(ctx, req)
-		}, client)
-		if err != nil || job.GetDone() {
+		job, err := p.client.Wait(ctx, req, jobs.OnRetry(r.retry))
+		if err := r.outcome(job, err); err != nil || job.GetDone() {
 			return err
 		}
 	}
 }
 
-func watch(ctx context.Context, client *jobs.Client, s step) error {
-	r := &reporter{step: s.Do}
-	for event, err := range client.Watch(ctx, watchRequest(s, s.UID), r.resumption) {
-		if err != nil {
-			return errors.Join(errReported, r.failure(jobs.FailureOf(err)))
-		}
-		if err := r.event(event); err != nil {
-			return err
-		}
+// watchEach watches each job that was sent, all at the same time.
+func (p *program) watchEach(ctx context.Context, s step) error {
+	ended := make(chan error)
+	for _, uid := range p.sent {
+		go func() {
+			r := &reporter{step: s.Do, uid: uid}
+			ended <- r.events(p.client.Watch(ctx, watchRequest(s, uid), jobs.OnRetry(r.resumption)))
+		}()
 	}
-	return nil
+	var failed []error
+	for range p.sent {
+		failed = append(failed, <-ended)
+	}
+	return errors.Join(failed...)
 }
 
 // watchAll watches the jobs that were sent, and those of the step.
@@ -200,9 +207,9 @@ func (p *program) watchAll(ctx context.Context, s step) error {
 	}
 	r := &manyReporter{reporter: reporter{step: s.Do}, arrived: map[int64]int{}}
 	paused := s.PauseAfter == 0
-	for item, err := range p.client.WatchAll(ctx, requests, r.resumption) {
+	for item, err := range p.client.WatchAll(ctx, requests, jobs.OnRetry(r.resumption)) {
 		if err != nil {
-			return errors.Join(errReported, r.failure(jobs.FailureOf(err)))
+			return r.reporter.failed(err)
 		}
 		if err := r.item(item); err != nil {
 			return err
@@ -224,44 +231,6 @@ func watchRequest(s step, uid int64) *pb.WatchJobRequest {
 		req.ContentFormat = pb.ContentFormat_CONTENT_FORMAT_JSON_CHUNKS
 	}
 	return req
-}
-
-// call makes a unary call and retries it if the error allows that. repeatable: a second call has no further effect.
-func call(
-	ctx context.Context, s step, repeatable bool, rpc func(context.Context) (*pb.Job, error), client *jobs.Client,
-) (*pb.Job, error) {
-	r := &reporter{step: s.Do}
-	deadline := unaryDeadline + time.Duration(s.TimeoutSeconds)*time.Second
-	loggedIn := false
-	for attempt := 1; ; attempt++ {
-		callCtx, cancel := context.WithTimeout(client.Authorized(ctx), deadline)
-		job, err := rpc(callCtx)
-		cancel()
-		if err == nil {
-			return job, r.job(job)
-		}
-		failure := jobs.FailureOf(err)
-		if err := r.failure(failure); err != nil {
-			return nil, err
-		}
-		switch action := failure.Action(); {
-		case action == jobs.LogIn && !loggedIn:
-			client.LogIn()
-			loggedIn = true
-		case action == jobs.Retry && repeatable && attempt < maxAttempts:
-			time.Sleep(backoff(failure, attempt))
-		default:
-			return nil, errReported
-		}
-	}
-}
-
-func backoff(failure jobs.Failure, attempt int) time.Duration {
-	jittered := rand.N(200 * time.Millisecond << attempt)
-	if failure.RetryAfter != nil {
-		return max(*failure.RetryAfter, jittered)
-	}
-	return jittered
 }
 
 // codeName returns the name that gRPC specifies for a code, such as INVALID_ARGUMENT.

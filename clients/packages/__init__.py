@@ -1,0 +1,1 @@
+"""The client packages: each is built as an artifact, and its example runs from that artifact."""
