@@ -45,6 +45,7 @@ test: $(SETUP) ## run the quick tests (two minutes, no tools outside .venv)
 	$(PYTEST) -m 'not slow and not tools' $(ARGS)
 
 test-all: test ## run the quick tests, the slow tests and those with third-party tools
+	$(INSTALL) --require-hashes -r requirements-mesh.lock
 	$(PYTEST) -m 'slow or tools' $(ARGS)
 
 clients: $(SETUP) ## build the clients in six languages, and run the scenarios (ARGS='go --scenario connection_cut')

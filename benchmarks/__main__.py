@@ -13,7 +13,7 @@ from benchmarks.table import Row, as_markdown
 
 CASES = (
     *("start", "noticing", "polling", "calls", "request_ids", "connections", "fanout"),
-    *("wake", "idle", "delay", "many", "large", "growth", "promises"),
+    *("wake", "idle", "delay", "many", "large", "growth", "status", "promises"),
 )
 
 

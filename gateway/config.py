@@ -241,7 +241,8 @@ class Settings(BaseModel):
     )
     admin_listen: _Listen = Field(
         "127.0.0.1:9464",
-        description="HTTP address of `/metrics`, `/livez` and `/readyz`, as HOST:PORT. Port 0 selects a free one.",
+        description="HTTP address of the status page, `/metrics`, `/livez` and `/readyz`, as HOST:PORT. Port 0 selects "
+        "a free one.",
     )
     reflection: bool = Field(True, description="`false` turns server reflection off.")
     log_format: Literal["json", "text"] | None = Field(
@@ -427,10 +428,14 @@ def _demand(error: ErrorDetails, field: str) -> str:
         "finite_number": "must be a finite number",
         "greater_than_equal": f"must be at least {limits.get('ge', 0):g}",
         "less_than_equal": f"must be at most {limits.get('le', 0):,.15g}".replace(",", ""),
-        "literal_error": f"must be {' or '.join(_choices(field))}",
+        "literal_error": f"must be {_listed(_choices(field))}",
     }
     problem = error["msg"].removeprefix("Value error, ")
     return words.get(error["type"], f"{problem[:1].lower()}{problem[1:]}")
+
+
+def _listed(choices: tuple[str, ...]) -> str:
+    return " or ".join([", ".join(choices[:-1]), *choices[-1:]])
 
 
 def _choices(field: str) -> tuple[str, ...]:

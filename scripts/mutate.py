@@ -283,15 +283,15 @@ MULTIPLEXED = [
         "1",
         "an end is lost: its watch ends without an event",
         MULTI,
-        "            self._end(watch)\n        return taken",
-        "            self._end(watch)\n            return None\n        return taken",
+        "            self._end_with(watch, taken.change)\n        return taken",
+        "            self._end_with(watch, taken.change)\n            return None\n        return taken",
     ),
     Mutation(
         "1",
         "an end in chunks is lost",
         MULTI,
-        "            if turn.change.last:\n                self._end(watch)",
-        "            if turn.change.last:\n                self._end(watch)\n                return None",
+        "                self._end_with(watch, turn.change)\n",
+        "                self._end_with(watch, turn.change)\n                return None\n",
     ),
     Mutation(
         "1",
@@ -328,7 +328,7 @@ MULTIPLEXED = [
         "3",
         "an invalid request ends the stream",
         MULTI,
-        "        except RequestInvalid as error:\n            self._refuse(request.uid, error, of_watch=True)",
+        "        except RequestInvalid as error:\n            self._reject(request, error)",
         "        except RequestInvalid:\n            raise",
     ),
     Mutation(
@@ -373,7 +373,7 @@ MULTIPLEXED = [
         "8",
         "a loop is not left with its stream",
         MULTI,
-        "        self._leave(subscriptions)\n",
+        "        self._leave(subscription for _, subscription in left if subscription is not None)\n",
         "        pass\n",
     ),
     Mutation(

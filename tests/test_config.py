@@ -241,6 +241,7 @@ def test_an_unknown_variable_is_named_without_its_value(environment: pytest.Monk
         ("REFLECTION", "ture", "must be true or false (got 'ture'); write true"),
         ("REFLECTION", "fasle", "must be true or false (got 'fasle'); write false"),
         ("LOG_FORMAT", "JSON", "must be json or text (got 'JSON'); write json"),
+        ("LOG_LEVEL", "DEBUG", "must be debug, info, warning or error (got 'DEBUG'); write debug"),
         ("UPSTREAM_TIMEOUT_SECONDS", "30s", "must be a number of seconds (got '30s'); write 30"),
         ("UPSTREAM_TIMEOUT_SECONDS", "1.5 min", "must be a number of seconds (got '1.5 min'); write 90"),
         ("POLL_INTERVAL_MIN_SECONDS", "250ms", "must be a number of seconds (got '250ms'); write 0.25"),

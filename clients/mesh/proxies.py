@@ -11,7 +11,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import yaml
 
@@ -55,6 +55,14 @@ class Faults:
     max_streams: int | None = None
 
 
+class Target(Protocol):
+    """A gateway, or another proxy."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The host and the port."""
+
+
 class Proxy:
     """A proxy process in front of gateways, at a free port of 127.0.0.1."""
 
@@ -64,7 +72,7 @@ class Proxy:
     ready = re.compile("")
     reload_signal = signal.SIGHUP
 
-    def __init__(self, targets: Sequence[Gateway | Proxy], faults: Faults) -> None:
+    def __init__(self, targets: Sequence[Target], faults: Faults) -> None:
         self._targets = targets
         self._faults = faults
         self._host, self._port = self.address = free_address()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 import threading
 from dataclasses import dataclass, field
@@ -33,18 +34,13 @@ class Loaded:
 
     Attributes:
         contents: The files, by variable.
-        expires: When the certificate expires, in ISO 8601, or None if that cannot be found out.
+        expiry: When the certificate expires, in seconds since the epoch; NaN if that cannot be found out.
         doubt: Why a client may reject the certificate, or None.
     """
 
     contents: Mapping[str, bytes] = field(repr=False)  # it has the key
-    expires: str | None
+    expiry: float
     doubt: str | None
-
-    @property
-    def expiry(self) -> float:
-        """When the certificate expires, in seconds since the epoch; NaN if that cannot be found out."""
-        return float("nan") if self.expires is None else ssl.cert_time_to_seconds(self.expires)
 
     def configuration(self) -> Any:
         """Return a new configuration, because grpc accepts each only once."""
@@ -71,6 +67,11 @@ class Certificates:
     def expiry(self) -> float:
         """When the certificate expires, as of the last handshake; see `Loaded.expiry`."""
         return self._used.expiry
+
+    @property
+    def doubt(self) -> str:
+        """Why a client may reject the certificate; empty if nothing is wrong with it."""
+        return self._used.doubt or ""
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return the credentials for a port of grpc, which look for changed files at each handshake."""
@@ -102,20 +103,21 @@ def check_authorities(client_ca: Path) -> None:
 
 
 def _load(paths: Mapping[str, Path], contents: Mapping[str, bytes]) -> Loaded:
-    expires, doubt = _inspect(paths[CERT], paths[KEY])
+    expiry, doubt = _inspect(paths[CERT], paths[KEY])
     if CLIENT_CA in paths:
         _client_that_trusts(paths[CLIENT_CA], CLIENT_CA)
-    return Loaded(contents, expires, doubt)
+    return Loaded(contents, expiry, doubt)
 
 
 def _log_use(loaded: Loaded) -> None:
     if loaded.doubt is None:
-        _log.info("certificate.loaded", expires=loaded.expires)
+        end = datetime.fromtimestamp(loaded.expiry, UTC)
+        _log.info("certificate.loaded", expires=end.isoformat().replace("+00:00", "Z"))
     else:
         _log.warning("certificate.doubtful", why=loaded.doubt)
 
 
-def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
+def _inspect(cert: Path, key: Path) -> tuple[float, str | None]:
     """Return when a certificate expires, and why a client may reject it. Raises `InvalidFile` for an invalid pair."""
     client = _client_that_trusts(cert, CERT)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -141,18 +143,17 @@ def _inspect(cert: Path, key: Path) -> tuple[str | None, str | None]:
     return _end_of(shown), None
 
 
-def _end_of(shown: Mapping[str, Any]) -> str:
-    end = datetime.fromtimestamp(ssl.cert_time_to_seconds(shown["notAfter"]), UTC)
-    return end.isoformat().replace("+00:00", "Z")
+def _end_of(shown: Mapping[str, Any]) -> float:
+    return ssl.cert_time_to_seconds(shown["notAfter"])
 
 
-def _expires_regardless(server: ssl.SSLContext, client: ssl.SSLContext) -> str | None:
-    """Return when a certificate expires that is not valid now, or None if something else is wrong with it."""
+def _expires_regardless(server: ssl.SSLContext, client: ssl.SSLContext) -> float:
+    """Return when a certificate expires that is not valid now, or NaN if something else is wrong with it."""
     client.verify_flags |= NO_CHECK_TIME
     try:
         return _end_of(_handshake(server, client))
     except ssl.SSLError:
-        return None
+        return math.nan
 
 
 def _client_that_trusts(path: Path, variable: str) -> ssl.SSLContext:

@@ -53,7 +53,7 @@ class Credential:
     @property
     def fingerprint(self) -> str:
         """Return 8 hex digits that name the caller in logs and on pages; the token cannot be found by them."""
-        return self.caller_key.hex()[:FINGERPRINT_DIGITS]
+        return fingerprint_of(self.caller_key)
 
     def redact(self, text: str) -> str:
         """Return `text` without the token, which the upstream may echo."""
@@ -61,6 +61,11 @@ class Credential:
 
     def __repr__(self) -> str:
         return "Credential(...)"
+
+
+def fingerprint_of(caller_key: bytes) -> str:
+    """Return the fingerprint of the credential with this `caller_key`."""
+    return caller_key.hex()[:FINGERPRINT_DIGITS]
 
 
 def redact(text: str, token: str) -> str:

@@ -7,6 +7,7 @@ from typing import NoReturn
 import typer
 
 from gateway.cli import demo, serve, stdio, unary, watch
+from gateway.cli.doctor.command import doctor
 from gateway.cli.exit_codes import EXPLAINED
 from gateway.cli.options import expanded
 from gateway.cli.serve_options import ServeCommand
@@ -33,6 +34,7 @@ _SERVERS: tuple[Callable[..., None], ...] = (serve.simulate, demo.demo)
 
 for command in _JOBS:
     app.command(rich_help_panel="Jobs")(expanded(command))
+app.command(rich_help_panel="Help")(expanded(doctor))
 app.command(rich_help_panel="Servers", cls=ServeCommand)(serve.serve)
 for command in _SERVERS:
     app.command(rich_help_panel="Servers")(command)

@@ -6,7 +6,7 @@ from pathlib import Path
 from jobgateway_client import Tls, TlsFileError
 
 from gateway.cli.files import MAX_TOKEN_BYTES, read_bounded
-from gateway.cli.options import CallOptions
+from gateway.cli.options import ConnectionOptions
 
 
 class TokenUnusable(Exception):
@@ -68,7 +68,7 @@ class TokenFile:
         return token if token != before else None
 
 
-def token_source(call: CallOptions) -> str | TokenFile | None:
+def token_source(call: ConnectionOptions) -> str | TokenFile | None:
     """Return the source of the token, or None if the client's certificate is enough.
 
     Raises:
@@ -81,7 +81,7 @@ def token_source(call: CallOptions) -> str | TokenFile | None:
     return TokenFile(call.token_file, token) if call.token_file else token
 
 
-def tls(call: CallOptions) -> Tls | None:
+def tls(call: ConnectionOptions) -> Tls | None:
     """Return TLS as the options describe it, or None for plaintext.
 
     Raises:

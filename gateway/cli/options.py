@@ -88,8 +88,8 @@ class JobOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CallOptions(Options):
-    """The gateway to call, with its credentials and the time limit."""
+class ConnectionOptions(Options):
+    """The gateway to call, with its credentials."""
 
     target: Annotated[
         str, _call(envvar="JOBGATEWAY_TARGET", metavar="HOST:PORT", help="The address of the gateway.")
@@ -122,6 +122,12 @@ class CallOptions(Options):
     key_file: Annotated[
         Path | None, _call(metavar="FILE", help="The private key of the certificate (PEM).", show_default=False)
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallOptions(ConnectionOptions):
+    """The gateway to call, with its credentials and the time limit."""
+
     deadline: Deadline = None
 
 

@@ -62,7 +62,7 @@ def _annotation(name: str, field: "FieldInfo") -> Any:
     is_switch = field.annotation is bool
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if is_switch else flag,
-        metavar=None if is_switch else _metavar(name),
+        metavar=None if is_switch else metavar(name),
         help=_help(field),
         show_default=False,
         rich_help_panel="Settings",
@@ -70,8 +70,16 @@ def _annotation(name: str, field: "FieldInfo") -> Any:
     return Annotated[bool | None if is_switch else str | None, option]
 
 
-def _metavar(name: str) -> str:
-    ends = {"url": "URL", "listen": "HOST:PORT", "seconds": "SECONDS", "file": "FILE", "format": "FORMAT"}
+def metavar(name: str) -> str:
+    """Return the word for the value of a setting, by its name."""
+    ends = {
+        "url": "URL",
+        "listen": "HOST:PORT",
+        "seconds": "SECONDS",
+        "file": "FILE",
+        "format": "FORMAT",
+        "level": "LEVEL",
+    }
     return ends.get(name.rpartition("_")[2], "NUMBER")
 
 

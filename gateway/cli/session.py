@@ -18,7 +18,7 @@ from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_sourc
 from gateway.cli.error_messages import error_lines
 from gateway.cli.exit_codes import BROKEN_PIPE, CALL_FAILED, INTERRUPTED, JOB_FAILED, OUTPUT_LOST, STILL_RUNNING, USAGE
 from gateway.cli.formatting import clean
-from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, OutputOptions
+from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, ConnectionOptions, OutputOptions
 
 
 @dataclass
@@ -72,7 +72,7 @@ def session(call: CallOptions, shown: OutputOptions | None = None) -> Iterator[S
         usage_error(str(error))
     # A person decides about a retry of a single call.
     with Client(call.target, token=token, tls=secured, attempts=1) as client:
-        current = Session(client, call.target, Deadline(call.deadline), _connection(call))
+        current = Session(client, call.target, Deadline(call.deadline), connection_words(call))
         try:
             with stdio.interruptible():
                 yield from _checked(current)
@@ -108,7 +108,8 @@ def output_lost(error: stdio.OutputLost, whereabouts: str = "") -> int:
     return BROKEN_PIPE if error.reader_gone else OUTPUT_LOST
 
 
-def _connection(call: CallOptions) -> tuple[str, ...]:
+def connection_words(call: ConnectionOptions) -> tuple[str, ...]:
+    """Return the options with which another command connects in the same way."""
     files = {
         "--token-file": call.token_file,
         "--ca-file": call.ca_file,

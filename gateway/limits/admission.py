@@ -218,6 +218,11 @@ class Admission:
         usage = {each.kind: Usage(each.in_use, each.limit) for each in (self._calls, self._watches)}
         return {**usage, "large_requests": self._large_requests.usage}
 
+    def usage_by_caller(self) -> dict[str, dict[bytes, int]]:
+        """Return how much of each limit each caller uses, by the name of the limit."""
+        usage = {each.kind: each.by_caller.copy() for each in (self._calls, self._watches)}
+        return {**usage, "large_requests": self._large_requests.usage_by_owner()}
+
     def admit(self, *, watch: bool) -> AdmissionTicket:
         """Return a ticket, which takes a slot when its context is entered.
 

@@ -86,6 +86,10 @@ class FairBudget:
         """The number of owners that hold units or wait for them."""
         return len(self._held.keys() | self._queues.keys())
 
+    def usage_by_owner(self) -> dict[bytes, int]:
+        """Return the units that each owner holds."""
+        return self._held.copy()
+
     def held(self, owner: bytes) -> int:
         """Return the units that an owner holds."""
         return self._held.get(owner, 0)

@@ -35,6 +35,10 @@ class ResponseMemory:
         """Return whether a waiting owner has a better claim to memory that this owner holds."""
         return self._results.contended(owner) or self._messages.contended(owner)
 
+    def usage_by_owner(self) -> dict[bytes, int]:
+        """Return the bytes of large messages that each owner holds."""
+        return self._messages.usage_by_owner()
+
     async def acquire(self, owner: bytes, size: int) -> Reservation | None:
         """Wait for the memory of a message of `size` bytes; return it, or None if the message is small."""
         if size <= LARGE_MESSAGE_BYTES:

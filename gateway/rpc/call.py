@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import traceback
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import structlog
 from grpc import StatusCode, aio
@@ -62,6 +62,7 @@ class CallRecord:
 
     Attributes:
         ids: Identify the call in each line of the log: `x-request-id`, and `trace_id` if the call is part of a trace.
+        now: Returns the time in seconds of the clock.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class CallRecord:
         if span.trace_id:
             self.ids["trace_id"] = span.trace_id
         self.sent = observer.sent
+        self.now = clock.monotonic
         self._method = method
         self._client = client
         self._observer = observer
@@ -128,6 +130,24 @@ class CallRecord:
         write("call", **line, **(more or {}), **self._client, **self.ids)
 
 
+class SlowReader(NamedTuple):
+    """A stream whose client has not accepted an event yet.
+
+    Attributes:
+        uid: The job; None for a stream of many jobs.
+        client: The `caller_key` of the client.
+        since: The time since which the event waits, in seconds of the clock.
+        size: The bytes of this event.
+        skipped: The states that the stream has skipped so far.
+    """
+
+    uid: int | None
+    client: bytes
+    since: float
+    size: int
+    skipped: int
+
+
 class Call:
     """One call, as the methods of the service see it.
 
@@ -142,6 +162,7 @@ class Call:
         events: The number of events that were written.
         aborted_by_server: Whether this process ends the call, and not the client.
         end_sent: Whether the last event of the stream was given to grpc.
+        skipped: The number of states that the stream has skipped.
     """
 
     def __init__(
@@ -163,6 +184,9 @@ class Call:
         self.events = 0
         self.aborted_by_server = False
         self.end_sent = False
+        self.skipped = 0
+        self._writing: tuple[float, int] | None = None
+        self._now = record.now
         self._sending_metadata = False
         self._context = context
         self._task = asyncio.current_task()
@@ -203,13 +227,22 @@ class Call:
         """Send an encoded event, and return when flow control accepts it; `last`: no other event follows."""
         # From here on grpc has the event, and sends it even if this call is interrupted before `write` returns.
         self.end_sent = last
+        self._writing = self._now(), len(event)
         try:
             await self._context.write(event)
         except aio.InternalError:
             # The connection is gone, and grpc.aio will cancel the handler: leave it in the same way.
             await _cancel_this_task()
+        finally:
+            self._writing = None
         self.events += 1
         self._sent(len(event))
+
+    def slow_reader(self) -> SlowReader | None:
+        """Return the event that waits for the client now, or None."""
+        if self._writing is None:
+            return None
+        return SlowReader(self.uid, self.credential.caller_key, *self._writing, self.skipped)
 
     def log_defect(self, error: InternalError, uid: int) -> None:
         """Log the cause of a defect that ends the watch of job `uid`, and not the call."""

@@ -312,6 +312,8 @@ class MultiStream:
 
     async def _write(self, turn: Turn) -> None:
         last = self._half_closed and not self._watches and not self._turns and self._told == self._requested
+        if turn.change is not None:
+            self._call.skipped += turn.change.skipped
         self._guard.begin_write(self._clock.monotonic())
         try:
             await self._call.write(turn.event, last=last)

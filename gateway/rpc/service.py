@@ -137,7 +137,10 @@ class JobService:
             poller = JobPoller(self._rest, watch.uid, call, self._clock)
             key = WatchKey(call.credential.poll_key, watch.uid)
             seen = watch.has_seen if watch.has_begun else None
-            return self._hub.subscribe(key, poller, seen, watch.wake, group=group, exists=watch.has_begun)
+            client = call.credential.caller_key
+            return self._hub.subscribe(
+                key, poller, seen, watch.wake, group=group, client=client, exists=watch.has_begun
+            )
 
         await MultiStream(call, requests, self._stream_resources, subscribe, self._hub.leave_all).run()
 
@@ -267,8 +270,9 @@ class JobService:
     ) -> Iterator[Watcher[JobState]]:
         poller = JobPoller(self._rest, uid, call, self._clock)
         key = WatchKey(call.credential.poll_key, uid)
+        client = call.credential.caller_key
         with (
-            self._hub.watch(key, poller, seen, just_submitted=just_submitted, exists=exists) as watcher,
+            self._hub.watch(key, poller, seen, client=client, just_submitted=just_submitted, exists=exists) as watcher,
             recorded(watcher, uid, call, self._clock),
         ):
             yield watcher

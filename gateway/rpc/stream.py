@@ -172,6 +172,7 @@ class EventStream:
                 await self._write(heartbeat_event(self._uid, update, watcher.latest, self._token, failure))
             else:
                 since = watcher.since
+                self._call.skipped += update.skipped
                 await self._send(update.state, update.skipped, last=update.last)
                 self._observer.delivered(self._clock.monotonic() - since, update.skipped)
 

@@ -1,4 +1,4 @@
-"""The admin address: metrics, liveness and readiness over HTTP."""
+"""The admin address: the status page, metrics, liveness and readiness over HTTP."""
 
 from __future__ import annotations
 
@@ -15,17 +15,29 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    from gateway.server.status_page.pages import StatusPages
+
 # A scrape that is in flight when the process stops may end within this time.
 CLOSE_SECONDS = 0.5
 
 
 class AdminServer:
-    """Serves `/metrics`, `/livez` (200 while the event loop runs) and `/readyz` (200 while `ready`, otherwise 503)."""
+    """Serves HTTP, without a credential.
 
-    def __init__(self, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
+    - `/`, `/statusz` and `/runbook`: see `StatusPages`
+    - `/metrics`: for Prometheus
+    - `/livez`: 200 while the event loop runs
+    - `/readyz`: 200 while `ready`, otherwise 503
+    """
+
+    def __init__(self, registry: CollectorRegistry, ready: Callable[[], bool], status: StatusPages) -> None:
         self._registry = registry
         self._ready = ready
+        self._status = status
         application = web.Application()
+        application.router.add_get("/", status.html)
+        application.router.add_get("/statusz", status.json)
+        application.router.add_get("/runbook", status.runbook)
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/livez", self._livez)
         application.router.add_get("/readyz", self._readyz)
@@ -58,6 +70,7 @@ class AdminServer:
     async def aclose(self) -> None:
         """Stop serving. Does nothing if it was not started."""
         await self._runner.cleanup()
+        self._status.close()
 
     async def _metrics(self, request: web.Request) -> web.Response:
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from datetime import UTC, datetime
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -29,11 +31,15 @@ from gateway.server import defaults, health, reflection
 from gateway.server.admin import AdminServer
 from gateway.server.health import Health
 from gateway.server.listener import Listener
+from gateway.server.status_page.collector import Collector, Sources
+from gateway.server.status_page.model import Certificate
+from gateway.server.status_page.pages import StatusPages
 from gateway.submit import Submitter, longest_seconds
 from gateway.submit.state import open_state
 from gateway.telemetry import logs
 from gateway.telemetry.jobs import ObservedJobs
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.recent_requests import RecentRequests
 from gateway.threads import WorkerPool
 from gateway.time_limits import limited_until
 from gateway.upstream import HTTP2, RestClient, Timeouts, Transport, UpstreamHealth, probe
@@ -75,13 +81,20 @@ class Gateway:
         self._response_memory = ResponseMemory(self._large_responses, defaults.LARGE_MESSAGES_BYTES)
         sent_jobs = InMemorySentJobs(clock)
         self._admission = _admission(settings, clock)
+        self._recent_requests = RecentRequests(clock, metrics)
         self._upstream_health = UpstreamHealth(
             clock,
             reason_of=lambda error: mapping_for(error).reason,
             failing_loops=lambda: self._hub.failing_loop_count,
         )
         self._rest = _rest_client(
-            settings, clock, self._large_responses, metrics, self._response_workers, self._upstream_health
+            settings,
+            clock,
+            self._large_responses,
+            metrics,
+            self._recent_requests,
+            self._response_workers,
+            self._upstream_health,
         )
         holds = Holds(clock)
         self._poll_slots = FairBudget(defaults.POLL_SLOTS)
@@ -105,7 +118,7 @@ class Gateway:
         self._certificates = _certificates(settings)
         credentials = self._certificates.credentials() if self._certificates else None
         self._listener = Listener(settings.listen, self._make_server, credentials)
-        self._admin = AdminServer(metrics.registry, lambda: self.ready)
+        self._admin = AdminServer(metrics.registry, lambda: self.ready, StatusPages(Collector(self._sources()), clock))
         self.admin_address = ""
         self._probing: asyncio.Task[None] | None = None
         self._report_levels()
@@ -221,6 +234,37 @@ class Gateway:
             reflection.enable(self._service_names(), server)
         return server
 
+    def _sources(self) -> Sources:
+        return Sources(
+            settings=self._settings,
+            clock=self._clock,
+            hub=self._hub,
+            calls=self._handler_factory,
+            store_health=self._state.health,
+            recent_requests=self._recent_requests,
+            upstream_health=self._upstream_health.snapshot,
+            usage=self._usage,
+            usage_by_caller=lambda: {
+                **self._admission.usage_by_caller(),
+                "submissions": self._submitter.usage_by_caller(),
+            },
+            usage_by_poll_key=lambda: {
+                "polls": self._poll_slots.usage_by_owner(),
+                "large_responses": self._large_responses.usage_by_owner(),
+                "large_messages": self._response_memory.usage_by_owner(),
+            },
+            certificate=self._certificate,
+            addresses=lambda: (self.address, self.admin_address),
+            is_ready=lambda: self.ready,
+            is_draining=lambda: self._admission.draining,
+        )
+
+    def _certificate(self) -> Certificate | None:
+        if self._certificates is None:
+            return None
+        expiry = self._certificates.expiry
+        return Certificate(None if isnan(expiry) else datetime.fromtimestamp(expiry, UTC), self._certificates.doubt)
+
     def _usage(self) -> dict[str, Usage]:
         return {
             **self._admission.usage(),
@@ -322,6 +366,7 @@ def _rest_client(
     clock: Clock,
     budget: FairBudget,
     metrics: Metrics,
+    recent_requests: RecentRequests,
     workers: WorkerPool,
     upstream_health: UpstreamHealth,
 ) -> RestClient:
@@ -350,7 +395,7 @@ def _rest_client(
             budget=budget,
             tls=tls,
             proxy=settings.upstream_proxy_url,
-            observer=metrics,
+            observer=recent_requests,
             abandoned=requests.abandoned,
         )
 

@@ -172,6 +172,10 @@ class Submitter:
         """Return the number of submissions in flight."""
         return len(self._running)
 
+    def usage_by_caller(self) -> dict[bytes, int]:
+        """Return the number of submissions in flight of each caller."""
+        return self._slots.usage_by_owner()
+
     async def aclose(self) -> None:
         """Wait until no submission is in flight and every outcome is recorded, or given up."""
         while self._running:

@@ -7,6 +7,7 @@ from gateway.watch.observer import PollObserver
 from gateway.watch.refusals import Refusals, is_uncertain
 from gateway.watch.schedule import PollSchedule
 from gateway.watch.sent_jobs import InMemorySentJobs, SentJobs
+from gateway.watch.snapshot import LoopSnapshot
 from gateway.watch.state import WatchedState
 from gateway.watch.watcher import Group, NoChange, Position, StateChange, Subscription, Watcher
 
@@ -14,6 +15,7 @@ __all__ = [
     "Group",
     "Hub",
     "InMemorySentJobs",
+    "LoopSnapshot",
     "NoChange",
     "PollObserver",
     "PollPolicy",

@@ -53,6 +53,7 @@ class Hub(Generic[S]):
         fetch: Callable[[PauseTimeout], Awaitable[S]],
         seen: Callable[[S], bool] | None = None,
         *,
+        client: bytes = b"",
         just_submitted: bool = False,
         exists: bool = False,
     ) -> Iterator[Watcher[S]]:
@@ -63,10 +64,11 @@ class Hub(Generic[S]):
             fetch: Reads the state once, or raises `UpstreamError`. The loop uses the function of its first watcher.
                 The function holds the given context while it waits for the gateway itself; that time does not count.
             seen: See `Watcher`.
+            client: See `Position`.
             just_submitted: See `PollLoop`.
             exists: See `Refusals`.
         """
-        watcher = Watcher(self._loop(key, fetch, just_submitted=just_submitted), seen)
+        watcher = Watcher(self._loop(key, fetch, just_submitted=just_submitted), seen, client)
         self._join(watcher, key, exists=exists)
         try:
             yield watcher
@@ -82,10 +84,11 @@ class Hub(Generic[S]):
         on_wake: Callable[[], None],
         *,
         group: Group,
+        client: bytes = b"",
         exists: bool = False,
     ) -> Subscription[S]:
         """Watch a job until `leave`. For the arguments, see `watch`, `Subscription` and `Position.group`."""
-        subscription = Subscription(self._loop(key, fetch, just_submitted=False), seen, on_wake, group)
+        subscription = Subscription(self._loop(key, fetch, just_submitted=False), seen, client, on_wake, group)
         self._join(subscription, key, exists=exists)
         return subscription
 
@@ -106,6 +109,11 @@ class Hub(Generic[S]):
             self.leave(self._leaving.popleft())
         if self._leaving:
             asyncio.get_running_loop().call_soon(self._leave_some)
+
+    @property
+    def loops(self) -> tuple[PollLoop[S], ...]:
+        """The running loops."""
+        return tuple(self._loops.values())
 
     @property
     def loop_count(self) -> int:

@@ -14,6 +14,7 @@ from gateway.watch.outage import Outage
 from gateway.watch.overdue import OverdueCheck
 from gateway.watch.presence import Presence, Waiter
 from gateway.watch.refusals import Refusals
+from gateway.watch.snapshot import LoopSnapshot
 from gateway.watch.state import S
 from gateway.watch.timing import PollTiming
 
@@ -98,6 +99,7 @@ class PollLoop(Generic[S]):
         self._policy = policy
         self._throttle = throttle
         self._time_limits = time_limits
+        self._key = key
         self._credential = key.poll_key
         self._fetch = fetch
         self._on_end = on_end
@@ -136,6 +138,20 @@ class PollLoop(Generic[S]):
     def last_failure(self) -> UpstreamError | None:
         """The last of these failures, or None."""
         return self._outage.last_failure
+
+    def snapshot(self) -> LoopSnapshot[S]:
+        """Return the loop as it is now."""
+        presence, outage = self._presence, self._outage
+        return LoopSnapshot(
+            self._key,
+            self.state,
+            self._began,
+            self.next_poll,
+            outage.failures,
+            outage.last_failure,
+            presence.count,
+            presence.clients,
+        )
 
     def join(self, watcher: Waiter, *, exists: bool) -> None:
         """Add a watcher. `exists` means that its client knows that the job exists."""

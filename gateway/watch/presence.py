@@ -19,6 +19,10 @@ WAKE_BATCH = 25
 class Waiter(Protocol):
     """A watcher, as its loop sees it."""
 
+    @property
+    def client(self) -> bytes:
+        """The `caller_key` of the client."""
+
     def wake(self) -> None:
         """Look at the loop again, because it has changed."""
 
@@ -57,6 +61,11 @@ class Presence:
     def count(self) -> int:
         """The number of watchers."""
         return len(self._watchers)
+
+    @property
+    def clients(self) -> frozenset[bytes]:
+        """The `caller_key`s of the watchers."""
+        return frozenset({each.client for each in self._watchers})
 
     @property
     def is_watched(self) -> bool:

@@ -56,16 +56,19 @@ class Position(ABC, Generic[S]):
         loop: The loop.
         seen: Returns whether the client knows a state from an earlier watch. It is asked about the first state, unless
             that is the last one, which is always delivered.
+        client: The `caller_key` of the client.
 
     Attributes:
         loop: The loop.
+        client: The `caller_key` of the client.
         since: The time at which the state that was taken last became available, in seconds of the clock.
     """
 
-    __slots__ = ("_seen", "_version", "loop", "since")
+    __slots__ = ("_seen", "_version", "client", "loop", "since")
 
-    def __init__(self, loop: PollLoop[S], seen: Callable[[S], bool] | None) -> None:
+    def __init__(self, loop: PollLoop[S], seen: Callable[[S], bool] | None, client: bytes) -> None:
         self.loop = loop
+        self.client = client
         self.since = loop.clock.monotonic()
         self._seen = seen
         self._version = 0
@@ -127,9 +130,14 @@ class Subscription(Position[S]):
     __slots__ = ("_group", "_on_wake")
 
     def __init__(
-        self, loop: PollLoop[S], seen: Callable[[S], bool] | None, on_wake: Callable[[], None], group: Group
+        self,
+        loop: PollLoop[S],
+        seen: Callable[[S], bool] | None,
+        client: bytes,
+        on_wake: Callable[[], None],
+        group: Group,
     ) -> None:
-        super().__init__(loop, seen)
+        super().__init__(loop, seen, client)
         self._on_wake = on_wake
         self._group = group
 
@@ -148,8 +156,8 @@ class Watcher(Position[S]):
 
     __slots__ = ("_ended", "_timer", "_waiting")
 
-    def __init__(self, loop: PollLoop[S], seen: Callable[[S], bool] | None) -> None:
-        super().__init__(loop, seen)
+    def __init__(self, loop: PollLoop[S], seen: Callable[[S], bool] | None, client: bytes) -> None:
+        super().__init__(loop, seen, client)
         self._ended: GatewayError | None = None
         self._waiting: asyncio.Future[None] | None = None
         # One timer for all waits, because each event of thousands of watchers would otherwise create one.

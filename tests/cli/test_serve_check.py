@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.cli import serve_options
 from gateway.config import PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -27,6 +28,14 @@ def check(*options: str, **variables: str) -> tuple[int, str, str]:
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def test_only_numbers_are_options_with_a_number() -> None:
+    settings = {name: field.annotation for name, field in Settings.model_fields.items()}
+    numbers = [name for name in settings if serve_options.metavar(name) in ("NUMBER", "SECONDS")]
+    switches = [name for name, of_type in settings.items() if of_type is bool]
+    expected = [name for name, of_type in settings.items() if of_type in (int, float, int | None)]
+    assert [name for name in numbers if name not in switches] == expected
 
 
 @pytest.mark.slow

@@ -18,16 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture
-def client(tmp_path: Path, authority: Authority) -> MountedSecret:
-    """The files of a client."""
-    folder = tmp_path / "client"
-    folder.mkdir()
-    files = MountedSecret(folder)
-    files.put(authority.client("billing"))
-    return files
-
-
 async def invoke(*arguments: object, token: str | None = TOKEN) -> Result:
     # In a thread, because the command blocks while the gateway serves it.
     def run() -> Result:

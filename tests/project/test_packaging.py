@@ -15,6 +15,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from gateway.config import Settings
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 INFO = f"jobgateway-{PROJECT['version']}.dist-info"
+STATUS_PAGE = "gateway/server/status_page"
 CLIENT = ROOT / "clients" / "python"
 CLIENT_PROJECT = tomllib.loads((CLIENT / "pyproject.toml").read_text())["project"]
 
@@ -69,7 +71,15 @@ def test_the_wheel_has_the_gateway_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert set(archive.namelist()) == packages | about
     # The modules of the gateway are no interface, so it has no types for others.
-    assert {Path(name).suffix for name in packages} == {".py"}
+    others = {name for name in packages if not name.endswith(".py")}
+    assert {str(Path(name).parent) for name in others} == {STATUS_PAGE, f"{STATUS_PAGE}/templates"}
+    assert {Path(name).suffix for name in others} == {".css", ".html", ".js", ".md"}
+
+
+def test_the_wheel_has_the_runbook_of_its_version(wheel: Path) -> None:
+    runbook = (ROOT / "docs" / "operations" / "alerts.md").read_bytes()
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read(f"{STATUS_PAGE}/runbook.md") == runbook
 
 
 def test_the_client_wheel_has_the_contract_and_the_types(client_wheel: Path) -> None:
@@ -143,6 +153,8 @@ def test_the_image_runs_a_job_and_writes_no_file(image: BuiltImage, tmp_path: Pa
             assert server.stderr is not None
             serving = next(line for line in map(json.loads, server.stderr) if line["event"] == "serving")
             assert serving["version"] == PROJECT["version"]
+            for path in ("", "statusz", "runbook"):
+                assert httpx.get(f"http://{serving['admin_address']}/{path}", trust_env=False).status_code == 200
             run = [
                 "run",
                 "--workspace",

@@ -71,9 +71,22 @@ async def test_it_is_not_ready_before_grpc_is_served(upstream: ScriptedUpstream)
     [
         *(
             ("GET", path)
-            for path in ("/", "/metrics/", "/livez/x", "/debug", "/debug/pprof", "/%2e%2e/etc/passwd", "//")
+            for path in (
+                "/x",
+                "/statusz/",
+                "/metrics/",
+                "/livez/x",
+                "/debug",
+                "/debug/pprof",
+                "/%2e%2e/etc/passwd",
+                "//",
+            )
         ),
-        *((method, "/metrics") for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH")),
+        *(
+            (method, path)
+            for path in ("/", "/metrics")
+            for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH")
+        ),
     ],
 )
 async def test_other_paths_and_methods_are_not_found(gateway: Gateway, method: str, path: str) -> None:

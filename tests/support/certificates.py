@@ -33,9 +33,9 @@ class Authority:
         self._ca = trustme.CA()
         self.pem = self._ca.cert_pem.bytes()
 
-    def server(self, **more: Any) -> Certificate:
-        """Issue a certificate for the gateway's address."""
-        leaf = self._ca.issue_cert("127.0.0.1", "localhost", **more)
+    def server(self, *names: str, **more: Any) -> Certificate:
+        """Issue a certificate for `names`, by default for the gateway's address."""
+        leaf = self._ca.issue_cert(*(names or ("127.0.0.1", "localhost")), **more)
         return Certificate(b"".join(each.bytes() for each in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
 
     def client(self, subject: str, *uris: str, not_after: datetime | None = None) -> Certificate:

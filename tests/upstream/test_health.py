@@ -282,6 +282,17 @@ async def test_an_end_that_is_held_back_comes_with_a_minute(requests: Requests, 
     assert logged[3]["seconds"] == CONFIRM_SECONDS + 1, "to the first success, not to the line"
 
 
+async def test_failures_during_a_held_end_continue_the_outage(requests: Requests, logged: list[Any]) -> None:
+    for _ in range(3):
+        await requests.fail_for(CONFIRM_SECONDS)
+        await requests.clock.advance(1)
+        await requests.end()
+    await requests.fail_for(CONFIRM_SECONDS)
+    await requests.clock.advance(LINE_SECONDS)
+    assert requests.is_failing()
+    assert events(logged)[2:] == ["upstream.failing"] * 2
+
+
 @pytest.mark.parametrize("more", [0, 1])
 async def test_without_requests_an_outage_is_forgotten(requests: Requests, logged: list[Any], more: int) -> None:
     await requests.fail_for(CONFIRM_SECONDS)

@@ -1,0 +1,75 @@
+"""The command `doctor`. The checks are imported when it runs, because their imports would slow other commands down."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from gateway.cli import options as opt
+from gateway.cli import stdio
+from gateway.cli.credentials import TlsUnusable, TokenUnusable, read_token, tls, token_given
+from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED
+from gateway.cli.session import output_lost, usage_error
+
+LONGEST_HOLD = 86_400
+DEFAULT_HOLD = 70.0
+
+OptionalUid = Annotated[
+    int | None,
+    typer.Argument(min=1, max=2**63 - 1, metavar="UID", help="A job to read.", show_default=False),
+]
+Hold = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=LONGEST_HOLD,
+        metavar="SECONDS",
+        help="How long to hold silent streams, to find time limits up to this; 0 leaves it out.",
+    ),
+]
+
+
+def doctor(
+    call: opt.ConnectionOptions,
+    uid: OptionalUid = None,
+    hold: Hold = DEFAULT_HOLD,
+    as_json: opt.Json = False,
+) -> None:
+    """Find the fault between this machine and a gateway: name, TLS, credential, proxies and their limits.
+
+    It sends no job. The exit code is 3 if a check fails. See docs/operations/doctor.md.
+    """
+    from gateway.cli.doctor.endpoint import Endpoint, TargetUnusable
+    from gateway.cli.doctor.examination import Examination, Patient
+    from gateway.cli.doctor.repeat import Repeat
+    from gateway.cli.doctor.report import Report
+
+    try:
+        token = read_token(call.token_file) if token_given(call.token_file) else None
+        patient = Patient(Endpoint.of(call.target), call, tls(call), token, uid, hold)
+        report = Report(as_json=as_json)
+        examination = Examination(patient, Repeat(call, uid), report.progress)
+    except (TargetUnusable, TlsUnusable, TokenUnusable) as error:
+        usage_error(str(error))
+    with report:
+
+        async def run() -> None:
+            async for finding in examination.run():
+                report.show(finding)
+                stdio.check()
+
+        code = CALL_FAILED
+        try:
+            with stdio.interruptible():
+                asyncio.run(run())
+            report.conclude()
+            stdio.check()
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+            if known := examination.interrupted():
+                report.show(known)
+            report.conclude()
+        except stdio.OutputLost as error:
+            raise typer.Exit(output_lost(error)) from error
+        if report.failed or code == INTERRUPTED:
+            raise typer.Exit(code)

@@ -1,0 +1,1 @@
+"""The status page: the present state of a gateway, as HTML (`/`) and JSON (`/statusz`)."""

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.certificates import MountedSecret
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.certificates import Authority
+
+
+@pytest.fixture
+def client(tmp_path: Path, authority: Authority) -> MountedSecret:
+    """The files of a client."""
+    folder = tmp_path / "client"
+    folder.mkdir()
+    files = MountedSecret(folder)
+    files.put(authority.client("billing"))
+    return files

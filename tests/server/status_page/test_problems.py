@@ -1,0 +1,133 @@
+"""The problems that the status page names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.server.status_page.as_html import RUNBOOK
+from gateway.server.status_page.model import (
+    Certificate,
+    Limit,
+    Outage,
+    Process,
+    Recent,
+    Status,
+    Store,
+    Tls,
+    Upstream,
+    Watched,
+)
+from gateway.server.status_page.problems import find_problems
+from gateway.telemetry.recent_requests import RecentFigures
+
+if TYPE_CHECKING:
+    from gateway.server.status_page.model import Problem
+
+NOW = datetime(2026, 11, 28, 3, 0, tzinfo=UTC)
+
+
+@dataclass
+class Facts:
+    """The facts of a status page; by default, all is well."""
+
+    ready: bool = True
+    draining: bool = False
+    certificate: Certificate | None = None
+    store: bool = True
+    outages: tuple[Outage, ...] = ()
+    outcomes: tuple[int, int, int, int, int] = (100, 0, 0, 0, 0)
+    minutes: int = 5
+    watches: int = 0
+    failing: int = 0
+    failing_repeatedly: int = 0
+
+    def problems(self) -> tuple[Problem, ...]:
+        recent = Recent("reads", self.minutes, RecentFigures(sum(self.outcomes), *self.outcomes, 0.1, 0.2))
+        status = Status(
+            time=NOW,
+            problems=(),
+            process=Process("1", "3", "host", 1, self.ready, self.draining, "a:1", "b:2"),
+            tls=Tls("tls", self.certificate),
+            store=Store("redis", self.store),
+            upstream=Upstream("https://api.example", self.outages, (recent,)),
+            submissions_in_flight=0,
+            watched=Watched(10, 10, self.failing, 10, 1, 1, ()),
+            limits=(Limit("watches", "", self.watches, 1_000), Limit("polls", "", 256, 256)),
+            clients=(),
+            more_clients=0,
+            slow_streams=(),
+            more_slow_streams=0,
+        )
+        return find_problems(status, self.failing_repeatedly, 300)
+
+
+def expiring(**delta: float) -> Certificate:
+    return Certificate(NOW + timedelta(**delta), "")
+
+
+READS = Outage("reads", NOW, 125, "UPSTREAM_UNAVAILABLE", "Connection refused")
+
+
+@pytest.mark.parametrize(
+    ("facts", "severity", "summary"),
+    [
+        (Facts(ready=False), "critical", "serves no calls"),
+        (Facts(ready=False, draining=True), "info", "This gateway is stopping"),
+        (Facts(store=False), "critical", r"The store of the request ids \(redis\) cannot be used"),
+        (Facts(certificate=expiring(days=3)), "warning", "The certificate expires in 3 d"),
+        (Facts(certificate=expiring(days=1)), "critical", "The certificate expires in 1 d"),
+        (Facts(certificate=expiring(hours=-1)), "critical", "The certificate has expired"),
+        (Facts(certificate=Certificate(None, "it is not yet valid")), "critical", "may reject .*: it is not yet valid"),
+        (
+            Facts(outages=(READS,), failing=7),
+            "critical",
+            r"all reads for 2 min 5 s: UPSTREAM_UNAVAILABLE \(Connection refused\). 7 watched jobs cannot be read",
+        ),
+        (Facts(outcomes=(79, 0, 0, 20, 1)), "warning", "21% of the reads failed at the upstream"),
+        (Facts(outcomes=(90, 10, 0, 0, 0)), "warning", "asks to slow down: 10% of the reads"),
+        (Facts(watches=700), "warning", "700 of 1,000 watches are in use"),
+        (Facts(failing_repeatedly=1), "warning", "1 watched job could not be read several times in a row"),
+    ],
+)
+def test_each_problem_is_named_with_what_to_do(facts: Facts, severity: str, summary: str) -> None:
+    (problem,) = facts.problems()
+    assert problem.severity == severity
+    assert re.search(summary, problem.summary)
+    assert len(problem.action) > 20
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        Facts(),
+        Facts(outcomes=(1, 0, 0, 3, 0)),
+        Facts(outcomes=(50, 0, 50, 0, 0)),
+        Facts(outcomes=(0, 0, 0, 100, 0), minutes=15),
+        Facts(certificate=expiring(days=15)),
+        Facts(watches=699),
+        Facts(failing=1),
+    ],
+)
+def test_small_failures_are_no_problem(facts: Facts) -> None:
+    assert facts.problems() == ()
+
+
+def test_the_worst_problem_is_first() -> None:
+    facts = Facts(watches=1_000, draining=True, outages=(READS,))
+    assert [each.severity for each in facts.problems()] == ["critical", "warning", "info"]
+
+
+def test_an_outage_is_reported_once() -> None:
+    (problem,) = Facts(outages=(READS,), outcomes=(0, 0, 0, 100, 0), failing_repeatedly=9).problems()
+    assert problem.severity == "critical"
+
+
+def test_every_section_is_in_the_runbook() -> None:
+    sections = set(re.findall(r'"(JobGateway\w+)"', (RUNBOOK.parent / "problems.py").read_text()))
+    assert len(sections) >= 4
+    assert sections <= set(re.findall(r"^## (\w+)$", RUNBOOK.read_text(), re.MULTILINE))
