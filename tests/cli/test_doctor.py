@@ -52,7 +52,7 @@ async def test_a_gateway_without_a_fault_passes_each_check(simulator: Simulator)
         found = await doctor(gateway.address, hold=0.1)
     assert (found.code, found.failed) == (0, [])
     assert set(found.found) == set(CHECKS)
-    assert found["gateway"] == "ok a Job Gateway responds; no proxy in between"
+    assert found["gateway"] == "ok a Job Gateway responds; no HTTP/2 proxy in between"
     assert found["credential"].startswith("ok accepted;")
     assert found["silence"] == "ok a silent stream was open for 0.1 s, and nothing ended it"
     assert found["job"] == "skip no UID was given"
@@ -126,6 +126,13 @@ def test_a_target_without_a_port_is_a_usage_error(target: str) -> None:
     assert result.stderr == f"--target: {target} is not HOST:PORT; write it like gateway.example:50051\n"
 
 
+@pytest.mark.parametrize("scheme", ["http", "https", "grpc"])
+def test_a_target_with_a_scheme_is_a_usage_error(scheme: str) -> None:
+    result = CliRunner().invoke(app, ["doctor", "--target", f"{scheme}://gateway.example:50051/"])
+    assert result.exit_code == 2
+    assert result.stderr == f"--target: leave out {scheme}://, and write HOST:PORT, such as gateway.example:50051\n"
+
+
 # Fault 2: TLS.
 
 
@@ -161,6 +168,9 @@ async def test_an_unknown_authority_is_found(
             assert found.is_documented("tls")
             assert "an authority that this command does not trust" in found["tls"]
             assert "from trustme" in found["tls"]
+            # Not a second one.
+            assert found.paste("tls")[0].count("--ca-file") == 1
+            assert found.paste("tls")[0].endswith("--ca-file ca.crt")
 
 
 async def test_a_certificate_for_another_name_is_found(
@@ -298,6 +308,16 @@ async def test_a_server_that_says_nothing_is_found(monkeypatch: pytest.MonkeyPat
         found = await doctor(f"127.0.0.1:{port}")
     assert found.failed == ["http2"]
     assert "says nothing" in found["http2"]
+    assert "its process hangs, or does not speak HTTP/2" in found["http2"]
+
+
+async def test_a_frozen_server_with_tls_is_found(monkeypatch: pytest.MonkeyPatch, mounted: MountedSecret) -> None:
+    monkeypatch.setattr("gateway.cli.doctor.probe.PROBE_SECONDS", 0.2)
+    monkeypatch.setattr("gateway.cli.doctor.tls.PROBE_SECONDS", 0.2)
+    async with tcp_server(_say_nothing) as port:
+        found = await doctor(f"127.0.0.1:{port}", "--ca-file", mounted.ca)
+    assert found["tls"] == "fail the handshake fails: the server did not respond within 0.2 s"
+    assert "its process may hang" in found.found["tls"]["fix"]
 
 
 async def _say_nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -357,6 +377,8 @@ async def test_an_http_proxy_in_the_environment_is_found(gateway: Gateway, monke
 RESET = End(Kind.RESET, code=2, seconds=15.0)
 LATE = End(Kind.RESET, code=2, seconds=61.0)
 CLOSED = End(Kind.CLOSED, seconds=30.0)
+BLOCKED = End(Kind.STATUS, {":status": "403"})
+REFUSED = End(Kind.STATUS, {":status": "200", "grpc-status": "8", "grpc-message": "limit"})
 ALL = {"silent", "open", "busy"}
 
 
@@ -373,8 +395,20 @@ ALL = {"silent", "open", "busy"}
             "stream_idle_timeout",
         ),
         ({"silent": LATE, "open": LATE}, ALL, Outcome.WARN, "SendJob and WaitJob may not", "stream_idle_timeout"),
-        (dict.fromkeys(ALL, RESET), ALL, Outcome.FAIL, "Envoy ends every stream after 15.0 s", "timeout: 0s"),
-        (dict.fromkeys(ALL, CLOSED), ALL, Outcome.FAIL, "Envoy closed the connections after 30.0 s", "timeout: 0s"),
+        (
+            dict.fromkeys(ALL, RESET),
+            ALL,
+            Outcome.FAIL,
+            "Envoy ends every stream after 15.0 s",
+            "remove max_stream_duration",
+        ),
+        (
+            dict.fromkeys(ALL, CLOSED),
+            ALL,
+            Outcome.FAIL,
+            "the TCP path to it, closed the connections after 30.0 s",
+            "max_connection_duration",
+        ),
         ({"silent": RESET}, {"silent"}, Outcome.FAIL, "a limit of silence, or of whole calls", "stream_idle_timeout"),
         (
             {"silent": RESET, "open": RESET},
@@ -383,6 +417,9 @@ ALL = {"silent", "open", "busy"}
             "that are silent for",
             "stream_idle_timeout",
         ),
+        ({"open": RESET, "busy": RESET}, ALL, Outcome.FAIL, "a limit of the request", "request_timeout"),
+        ({"busy": BLOCKED}, {"silent", "open"}, Outcome.FAIL, "responds HTTP 403: it blocks the call", ""),
+        ({"busy": REFUSED}, {"silent", "open"}, Outcome.FAIL, "although others do: grpc-status 8 limit", ""),
         ({"busy": RESET}, ALL, Outcome.WARN, "the busy stream ended", ""),
         ({"silent": CLOSED}, {"busy"}, Outcome.FAIL, "does not work: connection closed", ""),
     ],

@@ -6,6 +6,7 @@ The limits of time are real, because the proxies measure them. The judgement fol
 from __future__ import annotations
 
 import os
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +192,8 @@ async def test_a_proxy_that_passes_http1_on_is_found(simulator: Simulator, monke
         monkeypatch.setattr("gateway.cli.doctor.service.RESPONSE_SECONDS", 3.0)
         found = await doctor(target)
     assert found.failed == ["gateway"]
-    assert "nginx" in found["gateway"]
+    assert found["gateway"].startswith("fail nginx ")
+    assert "HTTP 000" not in found["gateway"]
 
 
 class SmallNginx(OtherNginx):
@@ -243,3 +245,151 @@ async def test_nginx_that_requires_a_certificate_is_found(simulator: Simulator, 
     assert found.failed == ["gateway"]
     assert found["gateway"].startswith("fail nginx requires a client certificate (mTLS): HTTP 400, ")
     assert "No required SSL certificate was sent" in found["gateway"]
+
+
+# Faults that look like others.
+
+
+class TcpHAProxy(HAProxy):
+    """HAProxy that passes bytes on, and ends connections without them."""
+
+    def configuration(self) -> str:
+        """See `Proxy`."""
+        text = re.sub(r" (check )?proto h2|option httpchk.*", "", super().configuration())
+        return text.replace("mode http", "mode tcp").replace("timeout server 150s", f"timeout server {IDLE_SECONDS}s")
+
+
+async def test_a_limit_on_the_tcp_path_is_not_the_gateways(simulator: Simulator) -> None:
+    async with behind(TcpHAProxy, simulator) as target:
+        found = await doctor(target, hold=600)
+    assert found["gateway"] == "ok a Job Gateway responds; no HTTP/2 proxy in between"
+    assert found.failed == ["silence"]
+    assert found.is_documented("silence")
+    assert found["silence"].startswith("fail something on the TCP path (load balancer, NAT, firewall) ends streams")
+    assert "timeout server 150s  # HAProxy" in found.paste("silence")
+
+
+class BlockingNginx(OtherNginx):
+    """nginx that passes GetJob on, and no other call of jobs."""
+
+    changes = (
+        ("location / {", "location ~ /(WatchJob|RunJob|SendJob|WaitJob|CancelJob)s?$ { return 403; } location / {"),
+    )
+
+
+async def test_a_watch_that_is_blocked_is_found(simulator: Simulator) -> None:
+    async with behind(BlockingNginx, simulator) as target:
+        found = await doctor(target, hold=0.1)
+    assert "silence" in found.failed
+    assert found.is_documented("silence")
+    assert found["silence"].endswith("does not work, although others do: nginx responds HTTP 403: it blocks the call")
+
+
+class StrippingNginx(OtherNginx):
+    """nginx that removes the credential."""
+
+    changes = (("grpc_pass ", 'grpc_set_header Authorization ""; grpc_pass '),)
+
+
+async def test_a_token_that_does_not_arrive_is_found(simulator: Simulator) -> None:
+    async with behind(StrippingNginx, simulator) as target:
+        found = await doctor(target)
+    assert found.failed == ["credential"]
+    assert found.is_documented("credential")
+    assert found["credential"].startswith("fail the token did not arrive at the gateway; something in between removes")
+
+
+class LimitingNginx(OtherNginx):
+    """nginx with a limit of requests, which passes some first calls on."""
+
+    changes = (
+        (
+            "server {\n",
+            "limit_req_zone $server_port zone=all:1m rate=1r/m; server { limit_req zone=all burst=5 nodelay;\n",
+        ),
+    )
+
+
+async def test_a_rate_limit_is_no_limit_of_streams_or_sizes(simulator: Simulator) -> None:
+    async with behind(LimitingNginx, simulator) as target:
+        found = await doctor(target, hold=0.1)
+    assert found.failed == ["streams", "sizes", "silence"]
+    assert found.is_documented("sizes")
+    for check in found.failed:
+        assert found[check].endswith("nginx responds HTTP 503, as with a rate limit or too much load")
+        assert "limit_req_zone" in found.paste(check)[0]
+
+
+class AgingEnvoy(Envoy):
+    """Envoy that limits the duration of streams."""
+
+    def _break(self, manager: dict[str, Any]) -> None:
+        super()._break(manager)
+        manager["common_http_protocol_options"] = {"max_stream_duration": "2s"}
+
+
+async def test_a_limit_of_the_age_of_streams_is_found(simulator: Simulator) -> None:
+    async with behind(AgingEnvoy, simulator) as target:
+        found = await doctor(target, hold=600)
+    assert found.failed == ["silence"]
+    assert found["silence"].startswith("fail Envoy ends every stream after 2.")
+    assert "max_stream_duration" in found.paste("silence")[0]
+
+
+class BreakingEnvoy(Envoy):
+    """Envoy with a circuit breaker for few calls."""
+
+    def configuration(self) -> str:
+        """See `Proxy`."""
+        return super().configuration().replace("max_requests: 100000", "max_requests: 3")
+
+
+async def test_an_open_circuit_breaker_is_found(simulator: Simulator) -> None:
+    async with behind(BreakingEnvoy, simulator) as target:
+        found = await doctor(target)
+    assert found.failed == ["streams"]
+    assert "a circuit breaker is open" in found["streams"]
+    assert found.paste("streams")[0].startswith("circuit_breakers: {thresholds: [{max_requests: 100000")
+
+
+class RequestNginx(OtherNginx):
+    """nginx with a short timeout of request bodies."""
+
+    changes = (("client_body_timeout 150s;", "client_body_timeout 2s;"),)
+
+
+async def test_a_timeout_of_open_requests_is_found(simulator: Simulator) -> None:
+    async with behind(RequestNginx, simulator) as target:
+        found = await doctor(target, hold=4)
+    assert found.failed == ["silence"]
+    assert found.is_documented("silence")
+    assert found["silence"].startswith("fail nginx ends streams such as WatchJobs, which are not half-closed, after 2.")
+    assert found.paste("silence") == ["client_body_timeout 150s;  # in the server"]
+
+
+class LoginNginx(OtherNginx):
+    """nginx with a login of its own."""
+
+    changes = (("grpc_pass ", "auth_basic x; auth_basic_user_file /dev/null; grpc_pass "),)
+
+
+class RedirectingNginx(OtherNginx):
+    """nginx that redirects to a login."""
+
+    changes = (("grpc_pass ", "return 302 https://sso.example/login; grpc_pass "),)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (LoginNginx, "HTTP 401: it wants a login of its own"),
+        (RedirectingNginx, "HTTP 302: it redirects the call to https://sso.example/login"),
+    ],
+)
+async def test_a_proxy_with_its_own_login_is_found(kind: type[Nginx], said: str, simulator: Simulator) -> None:
+    async with behind(kind, simulator) as target:
+        found = await doctor(target)
+    assert found.failed == ["gateway"]
+    assert found.is_documented("gateway")
+    assert found["gateway"] == f"fail the health service does not work: nginx responds {said}"
+    assert found.paste("gateway") == []

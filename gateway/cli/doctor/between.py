@@ -18,7 +18,13 @@ class Fault(StrEnum):
 
     IDLE = "idle"
     LIFETIME = "lifetime"
+    STREAM_AGE = "stream age"
+    CONNECTION_AGE = "connection age"
+    OPEN_REQUEST = "open request"
+    TCP_IDLE = "idle TCP"
     STREAMS = "streams"
+    RATE = "rate"
+    OVERFLOW = "overflow"
     REQUEST_SIZE = "request size"
     METADATA_SIZE = "metadata size"
     NOT_GRPC = "not gRPC"
@@ -39,10 +45,48 @@ _SETTINGS: dict[Fault, dict[str, tuple[str, ...]]] = {
         ),
         "HAProxy": ("hard-stop-after 1h  # in global",),
     },
+    Fault.STREAM_AGE: {
+        "Envoy": (
+            "# remove max_stream_duration from the common_http_protocol_options and from the route",
+            "timeout: 0s  # in the route",
+        ),
+        "nginx": ("worker_shutdown_timeout 1h;  # at the top",),
+        "HAProxy": ("hard-stop-after 1h  # in global",),
+    },
+    Fault.CONNECTION_AGE: {
+        "Envoy": ("# remove max_connection_duration from the common_http_protocol_options",),
+        "nginx": (
+            "keepalive_time 24h;  # in the server",
+            "keepalive_requests 1000000;",
+            "worker_shutdown_timeout 1h;  # at the top",
+        ),
+        "HAProxy": ("hard-stop-after 1h  # in global",),
+    },
+    Fault.OPEN_REQUEST: {
+        "Envoy": ("# remove request_timeout from the HttpConnectionManager",),
+        "nginx": ("client_body_timeout 150s;  # in the server",),
+        "HAProxy": ("timeout client 150s  # in defaults",),
+    },
+    Fault.TCP_IDLE: {
+        "Envoy": ("idle_timeout: 150s  # in the TcpProxy",),
+        "nginx": ("proxy_timeout 150s;  # in the server of the block stream",),
+        "HAProxy": ("timeout client 150s  # in defaults", "timeout server 150s"),
+    },
     Fault.STREAMS: {
         "Envoy": ("max_concurrent_streams: 1024  # in the http2_protocol_options of the HttpConnectionManager",),
         "nginx": ("http2_max_concurrent_streams 1024;  # in the server",),
         "HAProxy": ("tune.h2.max-concurrent-streams 1024  # in global",),
+    },
+    Fault.RATE: {
+        "Envoy": ("# raise token_bucket in the filter envoy.filters.http.local_ratelimit",),
+        "nginx": ("# raise rate of limit_req_zone, burst of limit_req, and limit_conn",),
+        "HAProxy": ("# raise the rate in the rule http-request deny, and maxconn",),
+    },
+    # nginx has no limit of this kind.
+    Fault.OVERFLOW: {
+        "Envoy": (
+            "circuit_breakers: {thresholds: [{max_requests: 100000, max_pending_requests: 1024}]}  # in the cluster",
+        ),
     },
     # HAProxy has no such limit.
     Fault.REQUEST_SIZE: {
@@ -72,7 +116,7 @@ class Between:
     """The program that this machine is connected to.
 
     Attributes:
-        name: The name of the proxy; empty if it is the gateway itself.
+        name: The name of the proxy; empty if it is the gateway itself. Load balancers of TCP cannot be seen.
         sure: False if the name is a guess.
 
     """
@@ -91,8 +135,15 @@ class Between:
     def described(self) -> str:
         """The proxy in between, or its absence, in a few words."""
         if not self.name:
-            return "no proxy in between"
+            return "no HTTP/2 proxy in between"
         return f"{self.name} is in between" if self.sure else f"{self.name} is probably in between"
+
+    @property
+    def tcp_subject(self) -> str:
+        """The subject of a sentence about the end of a connection without a word of HTTP/2."""
+        if not self.name:
+            return "something on the TCP path (load balancer, NAT, firewall)"
+        return f"{self.subject.removesuffix(',')}, or something on the TCP path to it,"
 
     def paste(self, fault: Fault) -> tuple[str, ...]:
         """Return the settings against a fault: those of this proxy, or of all that are known."""

@@ -23,6 +23,10 @@ ABSENT_UID = 2**31 - 1
 # The reasons with which the upstream shows that it knows the token.
 _KNOWN = ("UPSTREAM_NOT_FOUND", "UPSTREAM_PERMISSION_DENIED")
 _REJECTED = ("UPSTREAM_UNAUTHENTICATED", "CREDENTIAL_INVALID")
+# The gateway's words if no credential arrived.
+_MISSING = "send the metadata 'authorization"
+# gRPC's words for a response that is not gRPC.
+_PROXY_SAID = "http2 header with status"
 _BUSY = ("LIMIT_REACHED", "UPSTREAM_RATE_LIMITED", "GATEWAY_OVERLOADED", "DRAINING")
 
 
@@ -54,12 +58,24 @@ class Calls:
         if error.reason == "CREDENTIAL_INVALID" and self._token is None:
             missing = "no token was given, and the gateway requires one: set JOBGATEWAY_TOKEN or --token-file"
             return [skipped("upstream", "needs a token"), skipped("credential", missing)]
+        if error.reason == "CREDENTIAL_INVALID" and error.message.startswith(_MISSING):
+            text = "the token did not arrive at the gateway; something in between removes the metadata 'authorization'"
+            fix = "let the proxy pass authorization on: remove lines such as these"
+            removing = (
+                'grpc_set_header Authorization "";  # nginx',
+                "request_headers_to_remove: [authorization]  # Envoy",
+            )
+            return [skipped("upstream", "not asked"), Finding("credential", Outcome.FAIL, text, fix, removing)]
         if error.reason in _REJECTED:
             by = "upstream" if error.reason.startswith("UPSTREAM") else "gateway"
             rejected = Finding("credential", Outcome.FAIL, f"the {by} rejected the token: {said}", *self._renewal())
             reached = ok("upstream", "the gateway reaches it") if by == "upstream" else skipped("upstream", "not asked")
             return [reached, rejected]
         unknown = skipped("credential", "the upstream did not look at it")
+        if _PROXY_SAID in error.message:
+            text = f"something in between rejects the call GetJob: {said}"
+            fix = "let the proxy pass all paths of the gateway; 429 and 503 mean a rate limit or too much load"
+            return [Finding("upstream", Outcome.FAIL, text, fix), unknown]
         if not error.from_gateway:
             text = f"the Python client fails, although the connection works: {said}"
             return [

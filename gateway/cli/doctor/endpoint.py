@@ -36,6 +36,9 @@ class Endpoint:
             TargetUnusable: It is another kind of name, or has no port.
 
         """
+        scheme, found, rest = target.partition("://")
+        if found:
+            raise TargetUnusable(f"--target: leave out {scheme}://, and write HOST:PORT, such as {rest.rstrip('/')}")
         address = target.removeprefix("dns:").removeprefix("///")
         host, found, port = address.rpartition(":")
         if not found or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _LAST_PORT:

@@ -48,6 +48,11 @@ class End:
         return self.kind in (Kind.GOAWAY, Kind.CLOSED, Kind.NO_REPLY)
 
     @property
+    def http_status(self) -> str:
+        """The HTTP status of a response without a gRPC status, or an empty text."""
+        return "" if self.grpc_status else self.fields.get(":status", "")
+
+    @property
     def grpc_status(self) -> str:
         """The number of the gRPC status, or an empty text."""
         return self.fields.get("grpc-status", "")

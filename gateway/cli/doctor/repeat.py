@@ -20,8 +20,9 @@ class Repeat:
         self._job = [str(uid)] if uid else []
 
     def __call__(self, *more: str) -> str:
-        """Return the command with further options."""
-        return self._command(self._target, *self._words, *more)
+        """Return the command with further options, which replace those of the same names."""
+        kept = _without(self._words, *more)
+        return self._command(self._target, *kept, *more)
 
     def to(self, host: str, port: int) -> str:
         """Return the command for another host."""
@@ -29,11 +30,17 @@ class Repeat:
 
     def plain(self) -> str:
         """Return the command without TLS."""
-        kept = [*self._words]
-        for option in ("--ca-file", "--cert-file", "--key-file"):
-            if option in kept:
-                del kept[kept.index(option) : kept.index(option) + 2]
+        kept = _without(self._words, "--ca-file", "--cert-file", "--key-file")
         return self._command(self._target, *(word for word in kept if word != "--tls"))
 
     def _command(self, target: str, *words: str) -> str:
         return shlex.join(["jobgateway", "doctor", *self._job, "--target", target, *words])
+
+
+def _without(words: tuple[str, ...], *options: str) -> list[str]:
+    """Return the words without these options and their values."""
+    kept = [*words]
+    for option in options:
+        if option.startswith("--") and option != "--tls" and option in kept:
+            del kept[kept.index(option) : kept.index(option) + 2]
+    return kept

@@ -13,6 +13,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway.cli.doctor.between import Between, Fault, between
 from gateway.cli.doctor.ends import End, Kind
 from gateway.cli.doctor.findings import Finding, Outcome, ok, skipped
+from gateway.cli.doctor.refusals import refusal
 from gateway.cli.formatting import clean
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ HEALTH_REQUEST = health_pb2.HealthCheckRequest(service=SERVICE).SerializeToStrin
 LIST_REQUEST = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
 
 _OK, _NOT_FOUND, _UNIMPLEMENTED, _UNAVAILABLE = "0", "5", "12", "14"
+_NO_HTTP1 = "000"
 _NO_GATEWAY = ("502", "503", "504")
 _READY = ("curl -sS http://127.0.0.1:9464/readyz",)
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -94,6 +96,10 @@ def _finding(end: End | None, stream: Stream, peer: Between) -> Finding:
 def _other_status(end: End, peer: Between, title: str) -> Finding:
     said = clean(end.described())[:120]
     status = end.fields.get(":status", "")
+    # nginx says 502 or 504 without a gateway.
+    refused = refusal("gateway", "the health service does not work", end, peer)
+    if refused and (status != "503" or peer.name == "nginx"):
+        return refused
     if status in _NO_GATEWAY or end.grpc_status == _UNAVAILABLE:
         text = f"{peer.subject} reaches no gateway behind it: {said}{title}"
         fix = "start the gateway, and check its address in the proxy; on its machine, this must say ok"
@@ -108,6 +114,10 @@ def _other_status(end: End, peer: Between, title: str) -> Finding:
         # nginx agrees on TLS without a client certificate, and rejects the request.
         text = f"{peer.subject} requires a client certificate (mTLS): {said}{title}"
         return _failed(text, "present one with --cert-file and --key-file", ())
+    if status == _NO_HTTP1:
+        # nginx says so if the response of the gateway is not HTTP/1.
+        text = f"{peer.subject} does not understand the response of the gateway: it passes calls on with HTTP/1.1"
+        return _failed(text, "let the proxy pass gRPC", peer.paste(Fault.NOT_GRPC))
     kind = end.fields.get("content-type", "no content type")[:40]
     text = f"{peer.subject} responds {said}{title} ({kind}), which is not gRPC"
     return _failed(text, "name a Job Gateway with --target, or let the proxy pass gRPC", peer.paste(Fault.NOT_GRPC))
@@ -129,6 +139,8 @@ async def check_reflection(stream: Stream, peer: Between) -> Finding:
         return ok("reflection", "on; requests of a stream arrive before its end")
     if stream.end is not None and stream.end.grpc_status == _UNIMPLEMENTED:
         return skipped("reflection", "off (JOBGATEWAY_REFLECTION), which is no fault")
+    if refused := refusal("reflection", "the stream ends", stream.end, peer):
+        return refused
     if stream.end is not None:
         return Finding("reflection", Outcome.WARN, f"the stream ends: {clean(stream.end.described())[:120]}")
     text = (

@@ -20,9 +20,12 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway.cli.doctor import service
 from gateway.cli.doctor.between import Between, Fault
 from gateway.cli.doctor.calls import ABSENT_UID
+from gateway.cli.doctor.ends import Kind
 from gateway.cli.doctor.findings import Finding, Outcome, ok, skipped
 from gateway.cli.doctor.http2 import Http2Connection
 from gateway.cli.doctor.network import CONNECT_SECONDS
+from gateway.cli.doctor.refusals import refusal
+from gateway.cli.formatting import clean
 
 if TYPE_CHECKING:
     import ssl
@@ -39,6 +42,9 @@ HEARTBEAT_SECONDS = 15
 # Three heartbeats. A client that misses them resumes.
 SURVIVABLE_SECONDS = 45.0
 RECOMMENDED_SECONDS = 150
+
+# The gateway and HTTP/2 proxies end a stream, or say GOAWAY.
+_ABRUPT = (Kind.CLOSED, Kind.NO_REPLY)
 
 _TICK_SECONDS = 0.5
 _WATCH_JOBS = f"/{service.SERVICE}/WatchJobs"
@@ -161,51 +167,82 @@ async def _talk(connection: Http2Connection, stream: Stream) -> None:
 
 def judge(held: Held, *, interrupted: bool = False) -> Finding:
     """Return what the ends of the streams mean."""
-    ends = {name: end for name, end in held.ends.items() if name in held.opened}
     if held.stopped:
         return Finding("silence", Outcome.WARN, "the gateway began to shut down meanwhile", "run this again")
+    if problem := _not_opened(held):
+        return problem
+    ends = {name: end for name, end in held.ends.items() if name in held.opened}
+    if ends:
+        return _ended(held, ends)
+    if interrupted:
+        return skipped("silence", f"interrupted after {held.held:.0f} s; nothing had ended a silent stream by then")
+    return ok("silence", f"a silent stream was open for {held.wanted:g} s, and nothing ended it")
+
+
+def _not_opened(held: Held) -> Finding | None:
+    """Return the finding if a stream did not work from the beginning."""
     if "silent" not in held.opened:
         end = held.ends.get("silent")
-        said = end.described() if end else "no message arrived"
-        return Finding("silence", Outcome.FAIL, f"a further stream does not work: {said}", "run this again")
-    if not ends:
-        if interrupted:
-            return skipped("silence", f"interrupted after {held.held:.0f} s; nothing had ended a silent stream by then")
-        return ok("silence", f"a silent stream was open for {held.wanted:g} s, and nothing ended it")
+        what, fix = "a further stream does not work", "run this again"
+    elif "busy" in held.ends and "busy" not in held.opened:
+        end = held.ends["busy"]
+        what = "a stream with a message per second (WatchJobs) does not work, although others do"
+        fix = "look at the logs of the gateway and of the proxy"
+    else:
+        return None
+    said = clean(end.described())[:120] if end else "no message arrived"
+    refused = refusal("silence", what, end, held.peer)
+    return refused or Finding("silence", Outcome.FAIL, f"{what}: {said}", fix)
+
+
+def _ended(held: Held, ends: dict[str, End]) -> Finding:
+    """Return the limit that ended streams which had worked."""
+    peer = held.peer
     first = min(ends.values(), key=lambda end: end.seconds)
     after = f"{first.seconds:.1f} s ({first.described()})"
+    subject = peer.tcp_subject if first.kind in _ABRUPT else peer.subject
     if all(end.of_connection for end in ends.values()) and ends.keys() == held.opened:
-        text = f"{held.peer.subject} closed the connections after {after}"
-        fix = f"if nothing was restarted meanwhile, it limits the age of connections: {held.peer.fix()}"
-        return _failed(text, fix, held.peer, Fault.LIFETIME)
+        text = f"{subject} closed the connections after {after}"
+        fix = f"if nothing was restarted meanwhile, it limits the age of connections: {peer.fix()}"
+        return _failed(text, fix, peer, Fault.CONNECTION_AGE)
     silent = ends.get("silent")
     if silent is None:
-        name = next(iter(ends))
-        return Finding(
-            "silence", Outcome.WARN, f"the {name} stream ended after {after}, but not the silent one", "run this again"
-        )
+        return _request_limit(peer, ends)
     if "busy" in ends:
-        text = f"{held.peer.subject} ends every stream after {after}, also one with a message per second"
-        return _failed(text, held.peer.fix(), held.peer, Fault.LIFETIME)
+        text = f"{subject} ends every stream after {after}, also one with a message per second"
+        return _failed(text, peer.fix(), peer, Fault.STREAM_AGE)
     if "open" in held.opened and "open" not in ends:
-        text = (
-            f"{held.peer.subject} ends calls after {after}, counted from the end of the request: a limit of whole calls"
-        )
-        return _failed(text, held.peer.fix(), held.peer, Fault.LIFETIME)
+        text = f"{subject} ends calls after {after}, counted from the end of the request: a limit of whole calls"
+        return _failed(text, peer.fix(), peer, Fault.LIFETIME)
     if "busy" in held.opened:
-        return _silence_limit(held.peer, silent, after)
-    text = f"{held.peer.subject} ended a silent stream after {after}: a limit of silence, or of whole calls"
-    fix = f"set a token to tell them apart, or {held.peer.fix()}"
-    both = (*held.peer.paste(Fault.IDLE), *held.peer.paste(Fault.LIFETIME))
+        return _silence_limit(peer, silent, after)
+    text = f"{subject} ended a silent stream after {after}: a limit of silence, or of whole calls"
+    fix = f"set a token to tell them apart, or {peer.fix()}"
+    both = (*peer.paste(Fault.IDLE), *peer.paste(Fault.LIFETIME))
     return Finding("silence", Outcome.FAIL, text, fix, tuple(dict.fromkeys(both)))
 
 
+def _request_limit(peer: Between, ends: dict[str, End]) -> Finding:
+    """Return the finding if only streams ended on which the client had not half-closed."""
+    name, end = next(iter(ends.items()))
+    after = f"{end.seconds:.1f} s ({end.described()})"
+    if "open" not in ends:
+        text = f"the {name} stream ended after {after}, but not the silent one"
+        return Finding("silence", Outcome.WARN, text, "run this again")
+    text = f"{peer.subject} ends streams such as WatchJobs, which are not half-closed, after {after}"
+    return _failed(f"{text}: a limit of the request", peer.fix(), peer, Fault.OPEN_REQUEST)
+
+
 def _silence_limit(peer: Between, silent: End, after: str) -> Finding:
-    text = f"{peer.subject} ends streams that are silent for {after}; one with a message per second went on"
+    abrupt = silent.kind in _ABRUPT
+    fault = Fault.TCP_IDLE if abrupt and not peer.name else Fault.IDLE
+    subject = peer.tcp_subject if abrupt else peer.subject
+    text = f"{subject} ends streams that are silent for {after}; one with a message per second went on"
+    fix = "set its idle timeout to 150 s or more, such as" if fault is Fault.TCP_IDLE else peer.fix()
     if silent.seconds < SURVIVABLE_SECONDS:
-        return _failed(text, peer.fix(), peer, Fault.IDLE)
+        return _failed(text, fix, peer, fault)
     text += f". Watches have a heartbeat every {HEARTBEAT_SECONDS} s and survive; SendJob and WaitJob may not"
-    return Finding("silence", Outcome.WARN, text, peer.fix(), peer.paste(Fault.IDLE))
+    return Finding("silence", Outcome.WARN, text, fix, peer.paste(fault))
 
 
 def _failed(text: str, fix: str, peer: Between, fault: Fault) -> Finding:

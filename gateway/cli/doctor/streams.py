@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2
 from gateway.cli.doctor import service
 from gateway.cli.doctor.between import Between, Fault
 from gateway.cli.doctor.findings import Finding, Outcome, ok
+from gateway.cli.doctor.refusals import refusal
 from gateway.cli.doctor.service import HEALTH_CHECK, HEALTH_REQUEST, HEALTH_WATCH
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ async def check_buffering(connection: Http2Connection, peer: Between) -> Finding
     stream = connection.call(HEALTH_WATCH, HEALTH_REQUEST)
     if await stream.until_message(service.RESPONSE_SECONDS):
         return ok("buffering", "none: the first message of an open stream arrives")
+    if refused := refusal("buffering", "a stream ends before its first message", stream.end, peer):
+        return refused
     if stream.end is not None:
         return Finding("buffering", Outcome.FAIL, f"a stream ends before its first message: {stream.end.described()}")
     text = (
@@ -55,8 +58,11 @@ async def check_limit(connection: Http2Connection, peer: Between) -> Finding:
     opened = sum(arrived)
     if opened < wanted:
         ends = [each.end for each in streams if each.end is not None]
+        working = f"{opened} of {wanted} streams of one connection work"
+        if refused := refusal("streams", working, ends[0] if ends else None, peer):
+            return refused
         said = f"; the others end with {ends[0].described()}" if ends else "; the others get no response"
-        text = f"{opened} of {wanted} streams of one connection work{said}: a limit behind {peer.subject}"
+        text = f"{working}{said}: a limit behind {peer.subject}"
         return Finding("streams", Outcome.FAIL, text, peer.fix(), peer.paste(Fault.STREAMS))
     if limit is None:
         return ok("streams", f"no limit of calls on a connection; {opened} at a time work")
@@ -74,15 +80,21 @@ async def check_sizes(connection: Http2Connection, peer: Between) -> Finding:
     large = health_pb2.HealthCheckRequest(service="~" * REQUEST_BYTES).SerializeToString()
     end = await connection.call(HEALTH_CHECK, large).until_end(service.RESPONSE_SECONDS)
     if problem := _problem(end, _NOT_FOUND):
-        text = f"a request of {REQUEST_BYTES >> 20} MiB does not arrive: {peer.subject} {problem}"
-        return Finding("sizes", Outcome.FAIL, text, peer.fix(), peer.paste(Fault.REQUEST_SIZE))
+        what = f"a request of {REQUEST_BYTES >> 20} MiB does not arrive"
+        return _not_arrived(what, problem, end, peer, Fault.REQUEST_SIZE)
     # Last, because some proxies end the connection.
     long = connection.call(HEALTH_CHECK, HEALTH_REQUEST, [("x-jobgateway-doctor", "~" * METADATA_BYTES)])
     end = await long.until_end(service.RESPONSE_SECONDS)
     if problem := _problem(end, _OK):
-        text = f"metadata of {METADATA_BYTES:,} bytes, such as a long token, does not arrive: {peer.subject} {problem}"
-        return Finding("sizes", Outcome.FAIL, text, peer.fix(), peer.paste(Fault.METADATA_SIZE))
+        what = f"metadata of {METADATA_BYTES:,} bytes, such as a long token, does not arrive"
+        return _not_arrived(what, problem, end, peer, Fault.METADATA_SIZE)
     return ok("sizes", f"requests of {REQUEST_BYTES >> 20} MiB and metadata of {METADATA_BYTES:,} bytes arrive")
+
+
+def _not_arrived(what: str, problem: str, end: End | None, peer: Between, fault: Fault) -> Finding:
+    if refused := refusal("sizes", what, end, peer):
+        return refused
+    return Finding("sizes", Outcome.FAIL, f"{what}: {peer.subject} {problem}", peer.fix(), peer.paste(fault))
 
 
 def _problem(end: End | None, expected: str) -> str:

@@ -74,6 +74,8 @@ def _is_broken(error: OSError | None) -> bool:
 def _broken(error: OSError | None) -> Finding:
     said = f"the server {_said(error)}" if isinstance(error, TimeoutError) or _alert(error) else str(error)
     fix = "check that the server supports TLS 1.2 or later, and look at its log"
+    if isinstance(error, TimeoutError):
+        fix = "the port accepts connections, so its process may hang: look at its log, and restart it if it stays so"
     return Finding("tls", Outcome.FAIL, f"the handshake fails: {said}", fix)
 
 
@@ -170,7 +172,8 @@ def _no_http2(found: Probe) -> Finding:
         server = _server(found.first or b"")
         text = f"the server{server} responds with {line}, not with HTTP/2: {_HTTP1_NOTE}"
     elif found.first is None:
-        text = f"the server says nothing for {PROBE_SECONDS:g} s: it does not speak HTTP/2"
+        text = f"the server says nothing for {PROBE_SECONDS:g} s: its process hangs, or does not speak HTTP/2"
+        fix = f"look at the log of the gateway, and restart it if it stays so; or {fix}"
     elif found.first:
         text = f"the server responds with {found.first[:16]!r}, which is not HTTP/2"
     else:
