@@ -92,6 +92,18 @@ async def test_a_gateway_with_its_own_token_needs_none(simulator: Simulator, tmp
     assert found["credential"].startswith("ok accepted, without a token: the gateway has its own;")
 
 
+async def test_the_calls_of_each_method_do_not_reach_the_upstream(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    own = tmp_path / "token"
+    own.write_text(TOKEN)
+    for settings in ({}, {"upstream_token_file": own}):
+        async with running(upstream.url, **settings) as gateway:
+            for token in (TOKEN, None):
+                found = await doctor(gateway.address, token=token)
+                assert found["calls"] == "ok each of the 7 methods arrives at the gateway"
+    # The one read of each run that had a credential.
+    assert [request.method for request in upstream.requests()] == ["GET"] * 3
+
+
 async def test_reflection_that_is_off_is_no_fault(simulator: Simulator) -> None:
     async with running(simulator.url, reflection=False) as gateway:
         found = await doctor(gateway.address, hold=0.1)
@@ -471,9 +483,9 @@ def test_the_output_fits_a_narrow_terminal_and_a_pipe() -> None:
         f"{'':16}fix: start the gateway, or correct the port in --target; this shows the ports on the gateway's "
         "machine:",
         "                  ss -ltn",
-        f"skip {'':11}tls, http2, gateway, buffering, upstream, credential, job, reflection, streams, sizes, silence: "
-        "needs tcp",
-        "13 checks: 1 ok, 1 fail, 11 skip",
+        f"skip {'':11}tls, http2, gateway, buffering, upstream, credential, job, calls, reflection, streams, sizes, "
+        "silence: needs tcp",
+        "14 checks: 1 ok, 1 fail, 12 skip",
     ]
     master, slave = pty.openpty()
     with start("doctor", "--target", target, stdout=slave, variables={"COLUMNS": "80", "TERM": "xterm"}) as process:
@@ -498,7 +510,7 @@ async def test_an_interrupt_ends_the_hold_with_what_is_known(simulator: Simulato
     assert (process.returncode, err) == (130, "")
     silence, summary = out.splitlines()[-2:]
     assert re.fullmatch(r"skip silence    interrupted after \d+ s; nothing had ended a silent stream by then", silence)
-    assert summary == "13 checks: 10 ok, 3 skip"
+    assert summary == "14 checks: 11 ok, 3 skip"
 
 
 async def test_a_wildcard_is_no_name_to_connect_to(

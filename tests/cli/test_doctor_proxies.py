@@ -280,9 +280,25 @@ class BlockingNginx(OtherNginx):
 async def test_a_watch_that_is_blocked_is_found(simulator: Simulator) -> None:
     async with behind(BlockingNginx, simulator) as target:
         found = await doctor(target, hold=0.1)
-    assert "silence" in found.failed
-    assert found.is_documented("silence")
+    assert found.failed == ["calls", "silence"]
+    assert found.is_documented("calls")
+    assert found["calls"].startswith("fail 6 of 7 methods do not arrive at the gateway (SendJob, WatchJob, WatchJobs, ")
+    assert found["calls"].endswith("nginx responds HTTP 403: it blocks the call")
     assert found["silence"].endswith("does not work, although others do: nginx responds HTTP 403: it blocks the call")
+
+
+class HealthNginx(OtherNginx):
+    """nginx that passes health checks on, and no call of jobs."""
+
+    changes = (("location / {", "location /jobgateway.v1.JobService/ { return 403; } location / {"),)
+
+
+async def test_a_proxy_that_blocks_all_jobs_is_found(simulator: Simulator) -> None:
+    async with behind(HealthNginx, simulator) as target:
+        found = await doctor(target)
+    assert found.failed == ["upstream", "calls"]
+    assert found["upstream"].startswith("fail something in between rejects the call GetJob: ")
+    assert found["calls"].startswith("fail 7 of 7 methods do not arrive at the gateway ")
 
 
 class StrippingNginx(OtherNginx):
@@ -305,7 +321,7 @@ class LimitingNginx(OtherNginx):
     changes = (
         (
             "server {\n",
-            "limit_req_zone $server_port zone=all:1m rate=1r/m; server { limit_req zone=all burst=5 nodelay;\n",
+            "limit_req_zone $server_port zone=all:1m rate=1r/m; server { limit_req zone=all burst=20 nodelay;\n",
         ),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.cli.doctor import network, service, silence, streams
+from gateway.cli.doctor import methods, network, service, silence, streams
 from gateway.cli.doctor import tls as tls_check
 from gateway.cli.doctor.calls import Calls
 from gateway.cli.doctor.endpoint import Endpoint, tls_context, uses_tls
@@ -34,6 +34,7 @@ CHECKS = (
     "upstream",
     "credential",
     "job",
+    "calls",
     "reflection",
     "streams",
     "sizes",
@@ -137,6 +138,9 @@ class Examination:
             yield await calls.check_job(uid) if uid else skipped("job", "no UID was given")
         if buffering.outcome is Outcome.FAIL:
             return
+        async with await self._connect() as connection:
+            await connection.until_settings(CONNECT_SECONDS)
+            yield await methods.check(connection, found.peer, self._gateway.token)
         async with await self._connect() as connection:
             talk = connection.call(service.REFLECTION, service.LIST_REQUEST, half_close=False)
             reflection = await service.check_reflection(talk, found.peer)
