@@ -11,6 +11,8 @@ import ssl
 from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple
 
+from gateway.openssl import EXPIRED, NOT_YET_VALID, OTHER_HOST_NAME, OTHER_IP_ADDRESS, UNKNOWN_AUTHORITY
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,10 +31,10 @@ NOT_RESOLVED = {
     socket.EAI_NODATA: "No address associated with hostname",
     socket.EAI_NONAME: "Name or service not known",
 }
-# Numbers of X509_verify_cert_error_string in OpenSSL.
-EXPIRED, NOT_YET_VALID = 10, 9
-NO_AUTHORITY = frozenset({18, 19, 20, 21})
-OTHER_HOST = {62: "the certificate is for another host name", 64: "the certificate is for another IP address"}
+OTHER_HOST = {
+    OTHER_HOST_NAME: "the certificate is for another host name",
+    OTHER_IP_ADDRESS: "the certificate is for another IP address",
+}
 # What OpenSSL says if the first bytes are not TLS. It depends on the bytes, and on its version.
 NO_TLS = frozenset(
     {"BAD_RECORD_TYPE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"}
@@ -123,7 +125,7 @@ def _rejected_certificate(error: ssl.SSLCertVerificationError) -> tuple[str, str
     if code in OTHER_HOST:
         # Python's own text quotes the host.
         return OTHER_HOST[code], f"check the host in {URL}"
-    checks = dict.fromkeys(NO_AUTHORITY, "name the file of its authority in SSL_CERT_FILE")
+    checks = dict.fromkeys(UNKNOWN_AUTHORITY, "name the file of its authority in SSL_CERT_FILE")
     checks |= {EXPIRED: "renew the certificate of the upstream", NOT_YET_VALID: "check the clocks of both machines"}
     return error.verify_message, checks.get(code, "check the certificate of the upstream")
 
