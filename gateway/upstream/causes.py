@@ -5,7 +5,9 @@ The texts quote no one: they are from this module, the system (errno, getaddrinf
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import socket
 import ssl
 from enum import Enum, auto
@@ -93,11 +95,21 @@ def _resolve(error: OSError, proxy: bool) -> tuple[str, str]:
 def _connect(error: OSError, proxy: bool) -> tuple[str, str]:
     setting = PROXY_URL if proxy else URL
     subject = "the proxy" if proxy else "the upstream"
-    text = _system_or_tls_text(error) or NO_REPLY
+    numbers = _numbers_of(error)
+    text = ", ".join(map(os.strerror, numbers)) or (NO_REPLY if isinstance(error, TimeoutError) else "unknown error")
     cause = f"{text} (by the proxy)" if proxy else text
-    if isinstance(error, ConnectionRefusedError):
+    # If an address of another family cannot be reached, the refusal matters: many machines have no IPv6.
+    if errno.ECONNREFUSED in numbers:
         return cause, f"check host and port in {setting}, and whether {subject} runs"
     return cause, f"check the host in {setting}, and whether a firewall or network policy blocks the way"
+
+
+def _numbers_of(error: OSError) -> list[int]:
+    """Return the different error numbers of all addresses, in the order of the attempts."""
+    if error.errno:
+        return [error.errno]
+    # aiohappyeyeballs joins the texts of different errors, and drops the errors.
+    return [int(number) for number in dict.fromkeys(re.findall(r"\[Errno (\d+)\]", str(error)))]
 
 
 def _tunnel(error: OSError, _: bool) -> tuple[str, str]:
