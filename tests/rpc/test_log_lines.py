@@ -187,6 +187,17 @@ async def test_failures_of_the_upstream_are_warnings(
     assert lines(logged, "call", "log_level") == [(level,)]
 
 
+async def test_a_page_in_place_of_the_api_is_a_warning_with_advice(
+    jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: Logged
+) -> None:
+    upstream.script += [answer(404, raw=b"<html>"), answer(404, raw=b"<html>")]
+    await expect_error(jobs.SendJob(pb.SendJobRequest(workspace_id="1", entity_id=7), metadata=BEARER))
+    await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER))
+    found = lines(logged, "call", "log_level", "reason")
+    assert found == [("warning", "UPSTREAM_NOT_FOUND"), ("warning", "UPSTREAM_MALFORMED")]
+    assert all("JOBGATEWAY_UPSTREAM_URL" in line["message"] for line in lines(logged, "call"))
+
+
 def test_the_docs_name_the_reasons_of_warnings() -> None:
     mappings = [*BY_HTTP_STATUS.values(), *BY_ERROR.values(), OTHER_4XX, OTHER_5XX]
     faulty = {each.reason for each in mappings if each.fault is not Fault.CLIENT}
