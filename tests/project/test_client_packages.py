@@ -25,6 +25,7 @@ PACKAGES = [each for each in languages.load() if each.manifest.package]
 VERSIONS = {
     "go": ("scenario/go.mod", r"^\tjobclient v([\d.]+)$"),
     "python": ("pyproject.toml", r'^version = "([\d.]+)"$'),
+    "rust": ("Cargo.toml", r'^version = "([\d.]+)"$'),
     "typescript": ("package.json", r'^  "version": "([\d.]+)",$'),
 }
 # Lines that every program of the language has.
