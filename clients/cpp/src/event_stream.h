@@ -1,19 +1,22 @@
 // One call with a stream of events.
 
-#ifndef JOBCLIENT_EVENT_STREAM_H_
-#define JOBCLIENT_EVENT_STREAM_H_
+#ifndef JOBGATEWAY_SRC_EVENT_STREAM_H_
+#define JOBGATEWAY_SRC_EVENT_STREAM_H_
 
 #include <grpcpp/grpcpp.h>
+#include <jobgateway/v1/job_service.pb.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <utility>
 
-#include "jobgateway/v1/job_service.pb.h"
+#include "connection.h"
+#include "errors.h"
 #include "rules.h"
 
-namespace jobclient {
+namespace jobgateway::internal {
 
 // Reads the events of one call on the caller's thread, with a time limit. It
 // uses a completion queue because a blocking Read() has no timeout. `Stream` is
@@ -21,13 +24,12 @@ namespace jobclient {
 template <typename Stream>
 class EventStream {
  public:
-  EventStream() = default;
   EventStream(const EventStream&) = delete;
   EventStream& operator=(const EventStream&) = delete;
 
   virtual ~EventStream() {
-    if (!finished_) {
-      context_.TryCancel();
+    if (stream_ != nullptr && !finished_) {
+      call_.context()->TryCancel();
       Finish();
     }
     queue_.Shutdown();
@@ -39,27 +41,36 @@ class EventStream {
 
   // Returns false if there are no more events, or if none arrived in time. Call
   // Finish() then.
-  bool Read(jobgateway::v1::JobEvent* event, std::chrono::nanoseconds limit) {
+  bool Read(v1::JobEvent* event, std::chrono::nanoseconds limit) {
     if (!alive_) return false;
     stream_->Read(event, nullptr);
     alive_ = Await(limit);
     return alive_;
   }
 
-  // Returns the status of the call. Call it once, after Read() returned false.
-  grpc::Status Finish() {
+  // Returns the error that ended the call; its code may be OK. Call it once,
+  // after Read() returned false.
+  Error Finish() {
     grpc::Status status;
     stream_->Finish(&status, nullptr);
     Await(kEndLimit);
     finished_ = true;
-    return status;
+    ok_ = status.ok();
+    return silent_ ? SilentStream() : ErrorOf(status);
   }
 
-  // Returns whether the call was cancelled because no event arrived in time.
-  bool silent() const { return silent_; }
+  const Call& call() const { return call_; }
+
+  // Returns whether the call ended with OK and as the repetition of an earlier
+  // one.
+  bool replayed() const { return finished_ && ok_ && call_.replayed(); }
 
  protected:
-  grpc::ClientContext* context() { return &context_; }
+  EventStream(std::shared_ptr<Connection> connection, std::int64_t uid)
+      : call_(std::move(connection), uid) {}
+
+  grpc::ClientContext* context() { return call_.context(); }
+  Connection::Stub& stub() { return *call_.stub(); }
   grpc::CompletionQueue* queue() { return &queue_; }
   Stream& stream() { return *stream_; }
 
@@ -99,7 +110,7 @@ class EventStream {
           grpc::CompletionQueue::TIMEOUT) {
         if (steady_clock::now() < end) continue;
         silent_ = true;
-        context_.TryCancel();
+        call_.context()->TryCancel();
         do {
           queue_.Next(&tag, &ok);
         } while (tag != nullptr);
@@ -110,14 +121,15 @@ class EventStream {
     }
   }
 
-  grpc::ClientContext context_;
+  Call call_;
   grpc::CompletionQueue queue_;
   std::unique_ptr<Stream> stream_;
   bool alive_ = false;
   bool silent_ = false;
   bool finished_ = false;
+  bool ok_ = false;
 };
 
-}  // namespace jobclient
+}  // namespace jobgateway::internal
 
-#endif  // JOBCLIENT_EVENT_STREAM_H_
+#endif  // JOBGATEWAY_SRC_EVENT_STREAM_H_
