@@ -7,12 +7,23 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "connection.h"
 
 namespace jobgateway::internal {
+
+// How a call of a watch ended.
+struct EndedCall {
+  Error error;  // its code may be OK
+  std::shared_ptr<Connection::Stub> used;
+  std::string token;
+  bool replayed;  // it ended with OK, and repeated an earlier submission
+};
 
 // What the attempts of one call share, and the steps between them.
 class Attempts {
@@ -42,6 +53,30 @@ class Attempts {
     }
   }
 
+  // Calls `step` until it throws, and throws the same from then on: a failed
+  // watch must not look as if its jobs had ended.
+  template <typename Step>
+  bool Guard(Step step) {
+    if (failure_) std::rethrow_exception(failure_);
+    try {
+      return step();
+    } catch (...) {
+      failure_ = std::current_exception();
+      throw;
+    }
+  }
+
+  // Prepares the next call of a watch, or throws the error if it is final.
+  // `decide` returns the next call, and takes whether there is a fresh token.
+  template <typename Decide>
+  void Resume(const EndedCall& last, bool wants_token, Decide decide) const {
+    Check();
+    const bool renewed = wants_token && connection_->Renew(last.token);
+    const std::optional<Retry> next = decide(renewed);
+    if (!next) throw last.error;
+    Prepare(*next, last.used);
+  }
+
   // Prepares the next attempt, and waits for it. `used`: the connection of the
   // last one.
   void Prepare(const Retry& retry,
@@ -57,6 +92,7 @@ class Attempts {
   const CallOptions options_;
   std::chrono::steady_clock::time_point end_ =
       std::chrono::steady_clock::time_point::max();
+  std::exception_ptr failure_;
 };
 
 }  // namespace jobgateway::internal

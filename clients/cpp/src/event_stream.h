@@ -12,6 +12,7 @@
 #include <memory>
 #include <utility>
 
+#include "attempts.h"
 #include "connection.h"
 #include "errors.h"
 #include "rules.h"
@@ -48,22 +49,17 @@ class EventStream {
     return alive_;
   }
 
-  // Returns the error that ended the call; its code may be OK. Call it once,
-  // after Read() returned false.
-  Error Finish() {
+  // Returns how the call ended. Call it once, after Read() returned false.
+  EndedCall Finish() {
     grpc::Status status;
     stream_->Finish(&status, nullptr);
     Await(kEndLimit);
     finished_ = true;
-    ok_ = status.ok();
-    return silent_ ? SilentStream() : ErrorOf(status);
+    return {silent_ ? SilentStream() : ErrorOf(status), call_.stub(),
+            call_.token(), status.ok() && call_.replayed()};
   }
 
   const Call& call() const { return call_; }
-
-  // Returns whether the call ended with OK and as the repetition of an earlier
-  // one.
-  bool replayed() const { return finished_ && ok_ && call_.replayed(); }
 
  protected:
   EventStream(std::shared_ptr<Connection> connection, std::int64_t uid)
@@ -127,7 +123,6 @@ class EventStream {
   bool alive_ = false;
   bool silent_ = false;
   bool finished_ = false;
-  bool ok_ = false;
 };
 
 }  // namespace jobgateway::internal

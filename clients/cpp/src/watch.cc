@@ -1,7 +1,6 @@
 #include <jobgateway/watch.h>
 
 #include <chrono>
-#include <exception>
 #include <optional>
 #include <utility>
 
@@ -41,15 +40,7 @@ Watch::Impl::Impl(internal::Attempts attempts, std::optional<RunJobRequest> run,
 Watch::Impl::~Impl() = default;
 
 bool Watch::Impl::Next(JobEvent* event) {
-  // A failed watch must not look as if the job had ended.
-  if (failure_) std::rethrow_exception(failure_);
-  try {
-    return Advance(event);
-  } catch (...) {
-    failure_ = std::current_exception();
-    stream_.reset();
-    throw;
-  }
+  return attempts_.Guard([&] { return Advance(event); });
 }
 
 bool Watch::Impl::Advance(JobEvent* event) {
@@ -64,16 +55,17 @@ bool Watch::Impl::Advance(JobEvent* event) {
       Take(*event);
       return true;
     }
-    const Error error = stream_->Finish();
+    const internal::EndedCall last = stream_->Finish();
+    stream_.reset();
     if (done_) {  // after the end, the status does not matter
       ended_ = true;
-      const bool replayed = stream_->replayed();
-      stream_.reset();
-      if (replayed && attempts_.options().on_replayed) {
+      if (last.replayed && attempts_.options().on_replayed) {
         attempts_.options().on_replayed();
       }
     } else {
-      Resume(error);
+      attempts_.Resume(last, rules_.WantsToken(last.error), [&](bool renewed) {
+        return Decide(last.error, renewed);
+      });
     }
   }
   return false;
@@ -90,18 +82,6 @@ void Watch::Impl::Take(const JobEvent& event) {
   if (event.has_job() && attempts_.options().on_progress) {
     attempts_.options().on_progress(event.job());
   }
-}
-
-void Watch::Impl::Resume(const Error& error) {
-  const auto used = stream_->call().stub();
-  const std::string token = stream_->call().token();
-  stream_.reset();
-  attempts_.Check();
-  const bool renewed =
-      rules_.WantsToken(error) && attempts_.connection()->Renew(token);
-  const std::optional<Retry> next = Decide(error, renewed);
-  if (!next) throw error;
-  attempts_.Prepare(*next, used);
 }
 
 std::optional<Retry> Watch::Impl::Decide(const Error& error, bool renewed) {

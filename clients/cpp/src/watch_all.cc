@@ -1,7 +1,6 @@
 #include <jobgateway/watch_all.h>
 
 #include <chrono>
-#include <optional>
 #include <utility>
 
 #include "watch_all_impl.h"
@@ -60,15 +59,7 @@ WatchAll::Impl::Impl(internal::Attempts attempts,
 WatchAll::Impl::~Impl() = default;
 
 bool WatchAll::Impl::Next(JobEvent* event) {
-  // A failed watch must not look as if the jobs had ended.
-  if (failure_) std::rethrow_exception(failure_);
-  try {
-    return Advance(event);
-  } catch (...) {
-    failure_ = std::current_exception();
-    stream_.reset();
-    throw;
-  }
+  return attempts_.Guard([&] { return Advance(event); });
 }
 
 bool WatchAll::Impl::Advance(JobEvent* event) {
@@ -88,12 +79,14 @@ bool WatchAll::Impl::Advance(JobEvent* event) {
       if (Take(*event, outcome)) return true;
       continue;
     }
-    const Error error = stream_->Finish();
+    const internal::EndedCall last = stream_->Finish();
+    stream_.reset();
     if (pending() == 0) {
-      stream_.reset();
       ended_ = true;  // after the last end, the status does not matter
     } else {
-      Resume(error);
+      attempts_.Resume(last, rules_.WantsToken(last.error), [&](bool renewed) {
+        return rules_.Resume(last.error, renewed);
+      });
     }
   }
   return false;
@@ -127,18 +120,6 @@ bool WatchAll::Impl::LogIn(const Error& error) {
   stream_.reset();
   attempts_.Prepare(rules_.LogIn(error), used);
   return true;
-}
-
-void WatchAll::Impl::Resume(const Error& error) {
-  const auto used = stream_->call().stub();
-  const std::string token = stream_->call().token();
-  stream_.reset();
-  attempts_.Check();
-  const bool renewed =
-      rules_.WantsToken(error) && attempts_.connection()->Renew(token);
-  const std::optional<Retry> next = rules_.Resume(error, renewed);
-  if (!next) throw error;
-  attempts_.Prepare(*next, used);
 }
 
 WatchAll::WatchAll(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

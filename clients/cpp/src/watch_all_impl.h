@@ -7,7 +7,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,19 +38,14 @@ class WatchAll::Impl {
   // Returns whether the caller receives the event.
   bool Take(const v1::JobEvent& event, internal::ManyRules::Outcome outcome);
 
-  // Prepares the next stream after the error of one, or throws the error if it
-  // is final.
-  void Resume(const Error& error);
-
   // Prepares a stream with a fresh token after the error of a job. Returns
   // false if there is none.
   bool LogIn(const Error& error);
 
-  const internal::Attempts attempts_;
+  internal::Attempts attempts_;
   internal::ManyRules rules_;
   std::unique_ptr<Stream> stream_;
   bool ended_ = false;
-  std::exception_ptr failure_;
 };
 
 }  // namespace jobgateway

@@ -6,7 +6,6 @@
 #include <jobgateway/watch.h>
 
 #include <chrono>
-#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
@@ -35,12 +34,11 @@ class Watch::Impl {
   bool Advance(v1::JobEvent* event);
   void Take(const v1::JobEvent& event);
 
-  // Prepares the next stream after the error of one, or throws the error if it
-  // is final.
-  void Resume(const Error& error);
+  // Returns how to continue after the error of a stream, or nothing if it is
+  // final. `renewed`: a fresh token was wanted, and there is one.
   std::optional<Retry> Decide(const Error& error, bool renewed);
 
-  const internal::Attempts attempts_;
+  internal::Attempts attempts_;
   const std::optional<v1::RunJobRequest> run_;
   v1::WatchJobRequest request_;  // the next one
   const std::chrono::nanoseconds silence_;
@@ -49,7 +47,6 @@ class Watch::Impl {
   std::unique_ptr<Stream> stream_;
   bool done_ = false;   // the end of the job has arrived
   bool ended_ = false;  // and that of its stream
-  std::exception_ptr failure_;
 };
 
 }  // namespace jobgateway

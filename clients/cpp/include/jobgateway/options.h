@@ -25,7 +25,7 @@ struct Options {
   // Returns a bearer token, instead of `token`. A client calls it before its
   // first call, and again whenever the gateway rejects the token, never twice
   // at the same time. It returns "" if there is no (other) one. An exception
-  // ends the call that needs the token.
+  // ends the call that needs the token. It must not use the client.
   std::function<std::string()> login{};
   // Null is plaintext; see TlsFromFiles().
   std::shared_ptr<grpc::ChannelCredentials> credentials{};
