@@ -445,6 +445,12 @@ def test_the_ends_of_the_streams_name_the_limit(
     assert setting in " ".join(finding.paste)
 
 
+def test_closed_connections_are_not_the_gateways_limit() -> None:
+    finding = judge(Held(Between(), 70, ends=dict.fromkeys(ALL, CLOSED), opened=ALL))
+    assert finding.text.startswith("something on the TCP path (load balancer, NAT, firewall) closed the connections")
+    assert finding.paste == ()
+
+
 def test_an_unknown_proxy_gets_the_settings_of_all() -> None:
     finding = judge(Held(Between("an unknown proxy"), 70, ends={"silent": RESET, "open": RESET}, opened=ALL))
     assert [line.rpartition(" ")[2] for line in finding.paste] == [

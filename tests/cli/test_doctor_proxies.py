@@ -202,6 +202,22 @@ class SmallNginx(OtherNginx):
     changes = (("client_max_body_size 48m;", ""),)
 
 
+class FailingNginx(OtherNginx):
+    """nginx that fails with large requests, and not because of a limit that it knows."""
+
+    changes = (
+        ("client_max_body_size 48m;", "client_max_body_size 1m; error_page 413 =504 /f; location = /f { return 504; }"),
+    )
+
+
+async def test_another_fault_of_large_requests_is_no_limit(simulator: Simulator) -> None:
+    async with behind(FailingNginx, simulator) as target:
+        found = await doctor(target)
+    assert found.failed == ["sizes"]
+    assert found["sizes"] == "fail a request of 2 MiB does not arrive: nginx responds HTTP 504"
+    assert found.paste("sizes") == []
+
+
 class ShortNginx(OtherNginx):
     """nginx with its default size of headers."""
 

@@ -18,7 +18,7 @@ _FORBIDDEN = "403"
 _PERMISSION_DENIED = "7"
 
 
-def is_overload(end: End) -> bool:
+def _is_overload(end: End) -> bool:
     """Return True if a proxy refused the call because of a rate limit or its load."""
     # Envoy responds to gRPC with a status, and puts its reason into the message.
     return end.http_status in _BUSY or "rate_limited" in end.grpc_message
@@ -37,7 +37,7 @@ def refusal(check: str, problem: str, end: End | None, peer: Between) -> Finding
     if end is None:
         return None
     said = f"{problem}: {peer.subject} responds {clean(end.described())[:120]}"
-    if is_overload(end):
+    if _is_overload(end):
         return _failed(check, f"{said}, as with a rate limit or too much load", peer, Fault.RATE)
     if "overflow" in end.grpc_message:
         return _failed(check, f"{said}, because a circuit breaker is open", peer, Fault.OVERFLOW)

@@ -183,16 +183,16 @@ def _not_opened(held: Held) -> Finding | None:
     """Return the finding if a stream did not work from the beginning."""
     if "silent" not in held.opened:
         end = held.ends.get("silent")
-        what, fix = "a further stream does not work", "run this again"
+        problem, fix = "a further stream does not work", "run this again"
     elif "busy" in held.ends and "busy" not in held.opened:
         end = held.ends["busy"]
-        what = "a stream with a message per second (WatchJobs) does not work, although others do"
+        problem = "a stream with a message per second (WatchJobs) does not work, although others do"
         fix = "look at the logs of the gateway and of the proxy"
     else:
         return None
     said = clean(end.described())[:120] if end else "no message arrived"
-    refused = refusal("silence", what, end, held.peer)
-    return refused or Finding("silence", Outcome.FAIL, f"{what}: {said}", fix)
+    refused = refusal("silence", problem, end, held.peer)
+    return refused or Finding("silence", Outcome.FAIL, f"{problem}: {said}", fix)
 
 
 def _ended(held: Held, ends: dict[str, End]) -> Finding:
@@ -203,6 +203,9 @@ def _ended(held: Held, ends: dict[str, End]) -> Finding:
     subject = peer.tcp_subject if first.kind in _ABRUPT else peer.subject
     if all(end.of_connection for end in ends.values()) and ends.keys() == held.opened:
         text = f"{subject} closed the connections after {after}"
+        if first.kind in _ABRUPT and not peer.name:
+            fix = "if nothing was restarted meanwhile, look for a limit of idle or old connections there"
+            return Finding("silence", Outcome.FAIL, text, fix)
         fix = f"if nothing was restarted meanwhile, it limits the age of connections: {peer.fix()}"
         return _failed(text, fix, peer, Fault.CONNECTION_AGE)
     silent = ends.get("silent")

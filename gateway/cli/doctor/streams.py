@@ -25,7 +25,9 @@ LEAST_STREAMS = 100
 # More than nginx accepts by default. A token has at most as many characters.
 METADATA_BYTES = 8_000
 REQUEST_BYTES = 2 << 20
-_OK, _NOT_FOUND = "0", "5"
+_OK, _NOT_FOUND, _UNAVAILABLE = "0", "5", "14"
+# nginx says 400 to long headers.
+_TOO_LARGE = ("400", "413", "431")
 
 
 async def check_buffering(connection: Http2Connection, peer: Between) -> Finding:
@@ -94,7 +96,17 @@ async def check_sizes(connection: Http2Connection, peer: Between) -> Finding:
 def _not_arrived(what: str, problem: str, end: End | None, peer: Between, fault: Fault) -> Finding:
     if refused := refusal("sizes", what, end, peer):
         return refused
+    if not _is_about_size(end):
+        fix = "look at the logs of the proxy and of the gateway: this is no usual response to a size"
+        return Finding("sizes", Outcome.FAIL, f"{what}: {peer.subject} {problem}", fix)
     return Finding("sizes", Outcome.FAIL, f"{what}: {peer.subject} {problem}", peer.fix(), peer.paste(fault))
+
+
+def _is_about_size(end: End | None) -> bool:
+    """Return True if proxies end calls that are too large in this way: by a status, or by a reset."""
+    if end is None or end.grpc_status == _UNAVAILABLE:
+        return False
+    return not end.http_status or end.http_status in _TOO_LARGE
 
 
 def _problem(end: End | None, expected: str) -> str:
