@@ -8,11 +8,9 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.auth.credential import FINGERPRINT_DIGITS
-from gateway.server.status_page import pages
 from tests.support.clock import SteppedClock
 from tests.support.gateways import BEARER, SEND, TOKEN, next_event, running, stub
 from tests.support.raw import free_port
@@ -238,9 +236,3 @@ async def test_a_client_that_does_not_read_is_shown(upstream: ScriptedUpstream) 
         assert slow["seconds"] >= 1
         assert slow["waiting_bytes"] > 100_000
         stream.cancel()
-
-
-async def test_more_readers_than_fit_are_rejected(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "MAX_WAITING", 0)
-    response = await fetch(gateway, "/")
-    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
