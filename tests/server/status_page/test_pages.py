@@ -140,6 +140,19 @@ async def test_submissions_and_calls_in_flight_are_counted(upstream: ScriptedUps
         call.cancel()
 
 
+async def test_a_read_in_flight_belongs_to_its_client(upstream: ScriptedUpstream) -> None:
+    async def hang(connection: Connection) -> None:
+        await connection.gone()
+
+    upstream.script.append(hang)
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        stream = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
+        await upstream.wait_for(1)
+        (client,) = (await status(gateway))["clients"]
+        assert (client["watches"], client["polls"]) == (1, 1)
+        stream.cancel()
+
+
 async def test_a_certificate_has_its_expiry(upstream: ScriptedUpstream, mounted: MountedSecret) -> None:
     files = {"tls_cert_file": mounted.cert, "tls_key_file": mounted.key, "tls_client_ca_file": mounted.ca}
     async with running(upstream.url, **files) as gateway:
