@@ -23,6 +23,7 @@ CLIENTS = ROOT / "clients"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 PACKAGES = [each for each in languages.load() if each.manifest.package]
 VERSIONS = {
+    "cpp": ("CMakeLists.txt", r"^project\(\w+ VERSION ([\d.]+) "),
     "go": ("scenario/go.mod", r"^\tjobclient v([\d.]+)$"),
     "python": ("pyproject.toml", r'^version = "([\d.]+)"$'),
     "rust": ("Cargo.toml", r'^version = "([\d.]+)"$'),

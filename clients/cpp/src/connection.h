@@ -1,55 +1,96 @@
-// A connection to the gateway, with a credential.
+// The connection to the gateway that all calls of a client share, and their
+// credential.
 
-#ifndef JOBCLIENT_CONNECTION_H_
-#define JOBCLIENT_CONNECTION_H_
+#ifndef JOBGATEWAY_SRC_CONNECTION_H_
+#define JOBGATEWAY_SRC_CONNECTION_H_
 
 #include <grpcpp/grpcpp.h>
+#include <jobgateway/options.h>
+#include <jobgateway/v1/job_service.grpc.pb.h>
 
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <unordered_set>
 
-#include "jobgateway/v1/job_service.grpc.pb.h"
-#include "rules.h"
+namespace jobgateway::internal {
 
-namespace jobclient {
-
-// The channel for the calls, and the token that they carry. Not thread-safe.
+// The channel of new calls, and the token that they carry. A replaced channel
+// closes after its last call. Thread-safe.
 class Connection {
  public:
-  // Connects at the first call. `fresh_token` logs in again and returns the
-  // new token.
-  Connection(std::string target, std::string service_config, std::string token,
-             std::function<std::string()> fresh_token);
+  using Stub = v1::JobService::Stub;
 
-  jobgateway::v1::JobService::Stub& stub() { return *stub_; }
+  // Connects at the first call.
+  Connection(std::string target, Options options);
 
-  // Adds the token to a call.
-  void Authorize(grpc::ClientContext* context) const;
+  // Replaces the channel for further calls, unless another call has replaced
+  // `used` already.
+  void Reconnect(const std::shared_ptr<Stub>& used);
 
-  // Replaces the token with a fresh one.
-  void LogIn() { token_ = fresh_token_(); }
+  // Logs in, unless another call has replaced the token `used` already. Returns
+  // whether there is another token.
+  bool Renew(const std::string& used);
 
-  // Waits, and prepares the next stream after a failure.
-  void Resume(const Resumption& resumption);
+  // Waits until the time has passed, or the client is closed.
+  void Sleep(std::chrono::nanoseconds wait);
+
+  // Throws if the client is closed.
+  void CheckOpen();
+
+  // Cancels all calls, and ends all waits.
+  void Close();
 
  private:
-  // Uses a new connection for all further calls. The old one closes after its
-  // last call.
-  void Reconnect();
+  friend class Call;
+
+  std::shared_ptr<Stub> Connect() const;
+
+  // Returns the token, after the first login.
+  std::string Token();
 
   const std::string target_;
-  const std::string service_config_;
-  const std::function<std::string()> fresh_token_;
+  const Options options_;
+
+  std::mutex mutex_;
+  std::condition_variable closing_;
+  bool closed_ = false;
+  std::shared_ptr<Stub> stub_;
+  std::unordered_set<grpc::ClientContext*> calls_;
+
+  std::mutex token_mutex_;  // held during a login, so that calls share it
+  bool token_known_;
   std::string token_;
-  std::unique_ptr<jobgateway::v1::JobService::Stub> stub_;
 };
 
-// Adds the uid of the job that a call is about. Proxies can route by it, so
-// that all watches of a job share the polls of one replica.
-void AddJobUid(std::int64_t uid, grpc::ClientContext* context);
+// One call on the current connection, with the current token.
+class Call {
+ public:
+  // Throws if the client is closed. `uid`: the job that the call is about; 0 if
+  // it is not about one.
+  Call(std::shared_ptr<Connection> connection, std::int64_t uid);
+  ~Call();
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
 
-}  // namespace jobclient
+  grpc::ClientContext* context() { return &context_; }
+  const std::shared_ptr<Connection::Stub>& stub() const { return stub_; }
+  const std::string& token() const { return token_; }
 
-#endif  // JOBCLIENT_CONNECTION_H_
+  // Returns whether the gateway repeated the response of an earlier submission.
+  // Call it after the end of the call.
+  bool replayed() const;
+
+ private:
+  const std::shared_ptr<Connection> connection_;
+  const std::string token_;
+  std::shared_ptr<Connection::Stub> stub_;
+  grpc::ClientContext context_;
+};
+
+}  // namespace jobgateway::internal
+
+#endif  // JOBGATEWAY_SRC_CONNECTION_H_

@@ -1,19 +1,23 @@
 // One call with a stream of events.
 
-#ifndef JOBCLIENT_EVENT_STREAM_H_
-#define JOBCLIENT_EVENT_STREAM_H_
+#ifndef JOBGATEWAY_SRC_EVENT_STREAM_H_
+#define JOBGATEWAY_SRC_EVENT_STREAM_H_
 
 #include <grpcpp/grpcpp.h>
+#include <jobgateway/v1/job_service.pb.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <utility>
 
-#include "jobgateway/v1/job_service.pb.h"
+#include "attempts.h"
+#include "connection.h"
+#include "errors.h"
 #include "rules.h"
 
-namespace jobclient {
+namespace jobgateway::internal {
 
 // Reads the events of one call on the caller's thread, with a time limit. It
 // uses a completion queue because a blocking Read() has no timeout. `Stream` is
@@ -21,13 +25,12 @@ namespace jobclient {
 template <typename Stream>
 class EventStream {
  public:
-  EventStream() = default;
   EventStream(const EventStream&) = delete;
   EventStream& operator=(const EventStream&) = delete;
 
   virtual ~EventStream() {
-    if (!finished_) {
-      context_.TryCancel();
+    if (stream_ != nullptr && !finished_) {
+      call_.context()->TryCancel();
       Finish();
     }
     queue_.Shutdown();
@@ -39,27 +42,31 @@ class EventStream {
 
   // Returns false if there are no more events, or if none arrived in time. Call
   // Finish() then.
-  bool Read(jobgateway::v1::JobEvent* event, std::chrono::nanoseconds limit) {
+  bool Read(v1::JobEvent* event, std::chrono::nanoseconds limit) {
     if (!alive_) return false;
     stream_->Read(event, nullptr);
     alive_ = Await(limit);
     return alive_;
   }
 
-  // Returns the status of the call. Call it once, after Read() returned false.
-  grpc::Status Finish() {
+  // Returns how the call ended. Call it once, after Read() returned false.
+  EndedCall Finish() {
     grpc::Status status;
     stream_->Finish(&status, nullptr);
     Await(kEndLimit);
     finished_ = true;
-    return status;
+    return {silent_ ? SilentStream() : ErrorOf(status), call_.stub(),
+            call_.token(), status.ok() && call_.replayed()};
   }
 
-  // Returns whether the call was cancelled because no event arrived in time.
-  bool silent() const { return silent_; }
+  const Call& call() const { return call_; }
 
  protected:
-  grpc::ClientContext* context() { return &context_; }
+  EventStream(std::shared_ptr<Connection> connection, std::int64_t uid)
+      : call_(std::move(connection), uid) {}
+
+  grpc::ClientContext* context() { return call_.context(); }
+  Connection::Stub& stub() { return *call_.stub(); }
   grpc::CompletionQueue* queue() { return &queue_; }
   Stream& stream() { return *stream_; }
 
@@ -99,7 +106,7 @@ class EventStream {
           grpc::CompletionQueue::TIMEOUT) {
         if (steady_clock::now() < end) continue;
         silent_ = true;
-        context_.TryCancel();
+        call_.context()->TryCancel();
         do {
           queue_.Next(&tag, &ok);
         } while (tag != nullptr);
@@ -110,7 +117,7 @@ class EventStream {
     }
   }
 
-  grpc::ClientContext context_;
+  Call call_;
   grpc::CompletionQueue queue_;
   std::unique_ptr<Stream> stream_;
   bool alive_ = false;
@@ -118,6 +125,6 @@ class EventStream {
   bool finished_ = false;
 };
 
-}  // namespace jobclient
+}  // namespace jobgateway::internal
 
-#endif  // JOBCLIENT_EVENT_STREAM_H_
+#endif  // JOBGATEWAY_SRC_EVENT_STREAM_H_

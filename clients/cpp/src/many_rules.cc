@@ -2,18 +2,20 @@
 
 #include <algorithm>
 
-namespace jobclient {
+#include "errors.h"
 
-using jobgateway::v1::JobEvent;
-using jobgateway::v1::WatchJobRequest;
-using jobgateway::v1::WatchJobsRequest;
+namespace jobgateway::internal {
+
 using std::chrono::nanoseconds;
 using std::chrono::steady_clock;
+using v1::JobEvent;
+using v1::WatchJobRequest;
+using v1::WatchJobsRequest;
 
 ManyRules::ManyRules(const std::vector<WatchJobRequest>& requests)
     : silence_(Silence(requests.empty() ? WatchJobRequest() : requests[0])) {
   for (const WatchJobRequest& request : requests) {
-    Job job{request, Result(request.content_format())};
+    Job job{request, Result(request.content_format(), true)};
     // A stream takes its interval from the request that comes first.
     job.request.clear_heartbeat_interval();
     if (requests[0].has_heartbeat_interval()) {
@@ -34,6 +36,7 @@ const std::string& ManyRules::chunks(std::int64_t uid) const {
 void ManyRules::Opened() {
   stream_.Opened();
   sent_ = 0;
+  no_other_token_ = false;
   unsent_ = {};
   for (auto& [uid, job] : jobs_) {
     job.sent = false;
@@ -69,7 +72,9 @@ ManyRules::Outcome ManyRules::Take(JobEvent* event) {
     const bool about_stream = event->uid() == 0 && !event->has_failure();
     return about_stream ? Outcome::kShow : Outcome::kIgnore;
   }
-  if (event->has_failure()) return Fail(found, FailureOf(event->failure()));
+  if (event->has_failure()) {
+    return Fail(found, jobgateway::ErrorOf(event->failure()));
+  }
   Job& job = found->second;
   if (!event->resume_token().empty()) {
     job.request.set_resume_token(event->resume_token());
@@ -79,9 +84,9 @@ ManyRules::Outcome ManyRules::Take(JobEvent* event) {
   const bool intact = job.result.Take(*event);
   if (event->job().done()) End(found);
   if (!intact) {
-    const grpc::Status damaged = DamagedResult();
-    event->mutable_failure()->set_code(damaged.error_code());
-    event->mutable_failure()->set_message(damaged.error_message());
+    const Error damaged = DamagedResult(event->job());
+    event->mutable_failure()->set_code(damaged.code);
+    event->mutable_failure()->set_message(damaged.message);
   }
   return Outcome::kShow;
 }
@@ -97,19 +102,17 @@ void ManyRules::Note(const JobEvent& event) {
   }
 }
 
-ManyRules::Outcome ManyRules::Fail(Jobs::iterator found,
-                                   const Failure& failure) {
+ManyRules::Outcome ManyRules::Fail(Jobs::iterator found, const Error& error) {
   // It is about a repeated request, and ends no watch.
-  if (failure.reason == "ALREADY_WATCHED") return Outcome::kIgnore;
+  if (error.reason == "ALREADY_WATCHED") return Outcome::kIgnore;
   auto& [uid, job] = *found;
-  if (failure.code == grpc::StatusCode::UNAUTHENTICATED &&
-      !job.token_unproven) {
+  if (error.code == grpc::StatusCode::UNAUTHENTICATED && !job.token_unproven &&
+      !no_other_token_) {
     return Outcome::kLogIn;
   }
-  if (failure.code == grpc::StatusCode::UNAVAILABLE ||
-      failure.is_load_limit()) {
+  if (Passes(error)) {
     job.sent = false;
-    job.due = steady_clock::now() + job.backoff.Next(failure);
+    job.due = steady_clock::now() + job.backoff.Next(error);
     unsent_.emplace(job.due, uid);
     return Outcome::kAgain;
   }
@@ -122,29 +125,44 @@ void ManyRules::End(Jobs::iterator job) {
   jobs_.erase(job);
 }
 
-Resumption ManyRules::LogIn(const Failure& failure) {
-  return Prepare(stream_.LogIn(failure));
+nanoseconds ManyRules::WaitOf(std::int64_t uid) const {
+  return jobs_.at(uid).due - steady_clock::now();
 }
 
-std::optional<Resumption> ManyRules::Resume(const Failure& failure) {
+Retry ManyRules::LogIn(const Error& error) {
+  Renewed();
+  return Prepare(stream_.Next(error));
+}
+
+void ManyRules::WithoutLogin(std::int64_t uid) {
+  no_other_token_ = true;
+  End(jobs_.find(uid));
+}
+
+std::optional<Retry> ManyRules::Resume(const Error& error, bool renewed) {
+  if (renewed) Renewed();
   // The cause of a defect may be one event, which would come again.
-  const std::optional<Resumption> next = failure.reason == "GATEWAY_DEFECT"
-                                             ? stream_.ResumeOnce(failure)
-                                             : stream_.Resume(failure);
+  const std::optional<Retry> next = error.reason == "GATEWAY_DEFECT"
+                                        ? stream_.ResumeOnce(error)
+                                        : stream_.Resume(error, renewed);
   if (!next) return std::nullopt;
   return Prepare(*next);
 }
 
-// Prepares the jobs for the next stream, and returns it with a wait until one
-// of them is due: without a request, a stream has no heartbeats.
-Resumption ManyRules::Prepare(Resumption next) {
+// Notes that the next stream has a fresh token.
+void ManyRules::Renewed() {
+  stream_.Renewed();
+  for (auto& [uid, job] : jobs_) job.token_unproven = true;
+}
+
+// Lets the next stream wait until one of the jobs is due: without a request, a
+// stream has no heartbeats.
+Retry ManyRules::Prepare(Retry next) const {
   Time first = Time::max();
-  for (auto& [uid, job] : jobs_) {
-    if (next.fresh_token) job.token_unproven = true;
-    first = std::min(first, job.due);
-  }
+  for (const auto& [uid, job] : jobs_) first = std::min(first, job.due);
   next.wait = std::max<nanoseconds>(next.wait, first - steady_clock::now());
+  next.jobs = pending();
   return next;
 }
 
-}  // namespace jobclient
+}  // namespace jobgateway::internal

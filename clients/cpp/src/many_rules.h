@@ -1,8 +1,12 @@
 // The rules of the resuming watch of many jobs on one stream
 // (docs/clients/index.md). No input or output.
 
-#ifndef JOBCLIENT_MANY_RULES_H_
-#define JOBCLIENT_MANY_RULES_H_
+#ifndef JOBGATEWAY_SRC_MANY_RULES_H_
+#define JOBGATEWAY_SRC_MANY_RULES_H_
+
+#include <jobgateway/error.h>
+#include <jobgateway/options.h>
+#include <jobgateway/v1/job_service.pb.h>
 
 #include <chrono>
 #include <cstddef>
@@ -15,12 +19,10 @@
 #include <utility>
 #include <vector>
 
-#include "failure.h"
-#include "jobgateway/v1/job_service.pb.h"
 #include "result.h"
 #include "rules.h"
 
-namespace jobclient {
+namespace jobgateway::internal {
 
 // The requests of one stream after another, and the decision about each event
 // and failure. A job is pending until it has ended or its watch has failed.
@@ -31,13 +33,12 @@ class ManyRules {
     kShow,    // an item for the caller
     kIgnore,  // of no interest
     kAgain,   // a failure; the job is watched again on the same stream
-    kLogIn,   // a failure; all jobs need a stream with a fresh token
+    kLogIn,   // a failure; a fresh token may help, on a new stream
   };
 
   // Each job is watched once, and the heartbeat_interval of the first request
   // applies.
-  explicit ManyRules(
-      const std::vector<jobgateway::v1::WatchJobRequest>& requests);
+  explicit ManyRules(const std::vector<v1::WatchJobRequest>& requests);
 
   std::size_t pending() const { return jobs_.size(); }
 
@@ -54,28 +55,39 @@ class ManyRules {
   void Opened();
 
   // Returns a request that is to be sent now, if there is one.
-  std::optional<jobgateway::v1::WatchJobsRequest> NextRequest();
+  std::optional<v1::WatchJobsRequest> NextRequest();
 
   // Returns the time of the next request.
   std::chrono::steady_clock::time_point next_due() const;
 
   // Takes an event. If the result of its job is damaged, the event becomes a
   // failure of that job.
-  Outcome Take(jobgateway::v1::JobEvent* event);
+  Outcome Take(v1::JobEvent* event);
 
-  // Returns how to continue with a fresh token after the failure of a job.
-  Resumption LogIn(const Failure& failure);
+  // Returns the wait before a job is watched again after kAgain.
+  std::chrono::nanoseconds WaitOf(std::int64_t uid) const;
 
-  // Returns how to continue after the failure of the stream, or nothing if it
-  // is final.
-  std::optional<Resumption> Resume(const Failure& failure);
+  // Returns how to continue on a stream with a fresh token after kLogIn.
+  Retry LogIn(const Error& error);
+
+  // Ends the watch of a job after kLogIn, because there is no other token.
+  void WithoutLogin(std::int64_t uid);
+
+  // Returns whether a fresh token may help after the error of the stream.
+  bool WantsToken(const Error& error) const {
+    return stream_.WantsToken(error);
+  }
+
+  // Returns how to continue after the error of the stream, or nothing if it is
+  // final. `renewed`: a fresh token was wanted, and there is one.
+  std::optional<Retry> Resume(const Error& error, bool renewed);
 
  private:
   using Time = std::chrono::steady_clock::time_point;
 
   // The watch of one job.
   struct Job {
-    jobgateway::v1::WatchJobRequest request;  // the next one
+    v1::WatchJobRequest request;  // the next one
     Result result;
     Time due{};         // the earliest time for the request
     bool sent = false;  // on the current stream
@@ -86,10 +98,11 @@ class ManyRules {
   };
   using Jobs = std::map<std::int64_t, Job>;
 
-  void Note(const jobgateway::v1::JobEvent& event);
-  Outcome Fail(Jobs::iterator job, const Failure& failure);
+  void Note(const v1::JobEvent& event);
+  Outcome Fail(Jobs::iterator job, const Error& error);
   void End(Jobs::iterator job);
-  Resumption Prepare(Resumption next);
+  void Renewed();
+  Retry Prepare(Retry next) const;
 
   Jobs jobs_;
   std::chrono::nanoseconds silence_;
@@ -98,10 +111,12 @@ class ManyRules {
   using Due = std::pair<Time, std::int64_t>;
   std::priority_queue<Due, std::vector<Due>, std::greater<Due>> unsent_;
   std::int64_t sent_ = 0;  // requests on the current stream
+  // There is no other token than that of the current stream.
+  bool no_other_token_ = false;
   // The result of the job that ended with the last event.
   std::optional<std::pair<std::int64_t, Result>> ended_;
 };
 
-}  // namespace jobclient
+}  // namespace jobgateway::internal
 
-#endif  // JOBCLIENT_MANY_RULES_H_
+#endif  // JOBGATEWAY_SRC_MANY_RULES_H_

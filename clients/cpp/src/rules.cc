@@ -3,14 +3,15 @@
 #include <algorithm>
 #include <random>
 
+#include "errors.h"
 #include "google/protobuf/util/time_util.h"
 
-namespace jobclient {
+namespace jobgateway::internal {
 
-using jobgateway::v1::JobEvent;
-using jobgateway::v1::WatchJobRequest;
 using std::chrono::nanoseconds;
 using std::chrono::steady_clock;
+using v1::JobEvent;
+using v1::WatchJobRequest;
 
 namespace {
 
@@ -25,26 +26,24 @@ nanoseconds Silence(const WatchJobRequest& request) {
              request.heartbeat_interval()));
 }
 
-Failure SilentStream() {
-  Failure failure{
-      grpc::StatusCode::CANCELLED, "no event arrived in time", "", {}, {}};
-  failure.silent = true;
-  return failure;
+Error SilentStream() {
+  return {grpc::StatusCode::CANCELLED, "no event for three heartbeat intervals",
+          kSilent};
 }
 
 bool ProvesToken(const JobEvent& event) {
-  const jobgateway::v1::Heartbeat& heartbeat = event.heartbeat();
+  const v1::Heartbeat& heartbeat = event.heartbeat();
   return event.has_job() || event.has_content_chunk() ||
          (heartbeat.has_observe_time() && heartbeat.last_failure().empty());
 }
 
-nanoseconds Backoff::Next(const Failure& failure) {
+nanoseconds Backoff::Next(const Error& error) {
   thread_local std::mt19937 random{std::random_device()()};
   std::uniform_int_distribution<nanoseconds::rep> jitter(bound_.count() / 2,
                                                          bound_.count());
   const nanoseconds wait(jitter(random));
   bound_ = std::min(2 * bound_, kLongestWait);
-  return std::max(wait, failure.retry_after.value_or(wait));
+  return std::max(wait, error.retry_delay.value_or(wait));
 }
 
 void Backoff::Worked(steady_clock::time_point since) {
@@ -62,47 +61,38 @@ void StreamRules::Heard(bool proves_token, bool advances) {
   backoff_.Worked(opened_);
 }
 
-std::optional<Resumption> StreamRules::Resume(const Failure& failure) {
-  if (failure.code == grpc::StatusCode::UNAUTHENTICATED && !token_unproven_) {
-    return LogIn(failure);
-  }
-  if (!MayResume(failure)) return std::nullopt;
-  return Next(failure);
+bool StreamRules::WantsToken(const Error& error) const {
+  return error.code == grpc::StatusCode::UNAUTHENTICATED && !token_unproven_;
 }
 
-std::optional<Resumption> StreamRules::ResumeOnce(const Failure& failure) {
+std::optional<Retry> StreamRules::Resume(const Error& error, bool renewed) {
+  if (renewed) {
+    Renewed();
+  } else if (!MayResume(error)) {
+    return std::nullopt;
+  }
+  return Next(error);
+}
+
+std::optional<Retry> StreamRules::ResumeOnce(const Error& error) {
   if (!IsFirstHere()) return std::nullopt;
-  return Next(failure);
+  return Next(error);
 }
 
-Resumption StreamRules::LogIn(const Failure& failure) {
-  token_unproven_ = true;
-  Resumption next = Next(failure);
-  next.fresh_token = true;
-  return next;
-}
-
-bool StreamRules::MayResume(const Failure& failure) {
-  if (failure.is_load_limit() || failure.is_broken()) return true;
-  if (failure.from_gateway()) {
-    return failure.code == grpc::StatusCode::UNAVAILABLE;
-  }
+bool StreamRules::MayResume(const Error& error) {
+  if (Passes(error) || IsBroken(error)) return true;
+  if (IsFromGateway(error)) return false;
   // A message over this client's own receive limit causes these, and would
   // cause them again.
-  const bool over_limit =
-      failure.code == grpc::StatusCode::RESOURCE_EXHAUSTED ||
-      failure.code == grpc::StatusCode::OUT_OF_RANGE;
+  const bool over_limit = error.code == grpc::StatusCode::RESOURCE_EXHAUSTED ||
+                          error.code == grpc::StatusCode::OUT_OF_RANGE;
   if (over_limit && !IsFirstHere()) return false;
   // Before the first event, others mean a wrong address or request.
   return heard_any_;
 }
 
-Resumption StreamRules::Next(const Failure& failure) {
-  // A new connection is made immediately. The old one would wait up to two
-  // minutes before it reconnects.
-  const bool new_connection =
-      !failure.from_gateway() || failure.reason == "DRAINING";
-  return {failure, new_connection, false, backoff_.Next(failure)};
+Retry StreamRules::Next(const Error& error) {
+  return {error, backoff_.Next(error), WantsNewConnection(error)};
 }
 
-}  // namespace jobclient
+}  // namespace jobgateway::internal

@@ -1,17 +1,18 @@
 // The rules of the resuming watches: whether, when and how to continue after a
 // failure (docs/clients/index.md). No input or output.
 
-#ifndef JOBCLIENT_RULES_H_
-#define JOBCLIENT_RULES_H_
+#ifndef JOBGATEWAY_SRC_RULES_H_
+#define JOBGATEWAY_SRC_RULES_H_
+
+#include <jobgateway/error.h>
+#include <jobgateway/options.h>
+#include <jobgateway/v1/job_service.pb.h>
 
 #include <chrono>
 #include <optional>
 #include <utility>
 
-#include "failure.h"
-#include "jobgateway/v1/job_service.pb.h"
-
-namespace jobclient {
+namespace jobgateway::internal {
 
 inline constexpr std::chrono::nanoseconds kShortestWait =
     std::chrono::milliseconds(200);
@@ -21,31 +22,22 @@ inline constexpr std::chrono::nanoseconds kLongestWait =
 // The longest time between the end of the last job and that of its stream.
 inline constexpr std::chrono::nanoseconds kEndLimit = std::chrono::seconds(5);
 
-// The next stream after a failure: what it needs, and the wait before it.
-struct Resumption {
-  Failure failure;
-  bool new_connection;
-  bool fresh_token;
-  std::chrono::nanoseconds wait;
-};
-
 // Returns how long a stream may be silent: three heartbeat intervals.
-std::chrono::nanoseconds Silence(
-    const jobgateway::v1::WatchJobRequest& request);
+std::chrono::nanoseconds Silence(const v1::WatchJobRequest& request);
 
-// Returns the failure of a stream that was silent for longer than that.
-Failure SilentStream();
+// Returns the error of a stream that was silent for longer than that.
+Error SilentStream();
 
 // Returns whether an event proves that the upstream accepts the token. Some
 // heartbeats do not: those before the first read has ended, and those between
 // a refusal and the read that confirms it.
-bool ProvesToken(const jobgateway::v1::JobEvent& event);
+bool ProvesToken(const v1::JobEvent& event);
 
 // The waits between attempts: random, with a bound that doubles.
 class Backoff {
  public:
-  // Returns the wait before the next attempt, at least that of the failure.
-  std::chrono::nanoseconds Next(const Failure& failure);
+  // Returns the wait before the next attempt, at least that of the error.
+  std::chrono::nanoseconds Next(const Error& error);
 
   // Notes a sign of life of an attempt, with the time at which that began.
   void Worked(std::chrono::steady_clock::time_point since);
@@ -63,20 +55,25 @@ class StreamRules {
   // Notes an event. `advances`: the next stream continues after it.
   void Heard(bool proves_token, bool advances);
 
-  // Returns how to continue after the failure of a stream, or nothing if it is
-  // final.
-  std::optional<Resumption> Resume(const Failure& failure);
+  // Returns whether a fresh token may help after an error.
+  bool WantsToken(const Error& error) const;
 
-  // The same for a failure that is final if it comes again at the same place.
-  std::optional<Resumption> ResumeOnce(const Failure& failure);
+  // Notes that the next stream has a fresh token.
+  void Renewed() { token_unproven_ = true; }
 
-  // Returns how to continue with a fresh token.
-  Resumption LogIn(const Failure& failure);
+  // Returns how to continue after the error of a stream, or nothing if it is
+  // final. `renewed`: a fresh token was wanted, and there is one.
+  std::optional<Retry> Resume(const Error& error, bool renewed);
+
+  // The same for an error that is final if it comes again at the same place.
+  std::optional<Retry> ResumeOnce(const Error& error);
+
+  // Returns the next stream after an error.
+  Retry Next(const Error& error);
 
  private:
-  bool MayResume(const Failure& failure);
+  bool MayResume(const Error& error);
   bool IsFirstHere() { return std::exchange(advanced_, false); }
-  Resumption Next(const Failure& failure);
 
   std::chrono::steady_clock::time_point opened_;
   Backoff backoff_;
@@ -88,6 +85,6 @@ class StreamRules {
   bool token_unproven_ = false;
 };
 
-}  // namespace jobclient
+}  // namespace jobgateway::internal
 
-#endif  // JOBCLIENT_RULES_H_
+#endif  // JOBGATEWAY_SRC_RULES_H_

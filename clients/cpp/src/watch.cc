@@ -1,77 +1,116 @@
-#include "watch.h"
+#include <jobgateway/watch.h>
 
+#include <chrono>
 #include <optional>
 #include <utility>
 
-#include "event_stream.h"
-#include "failure.h"
+#include "watch_impl.h"
 
-namespace jobclient {
+namespace jobgateway {
 
-using jobgateway::v1::JobEvent;
-using jobgateway::v1::WatchJobRequest;
+using internal::kEndLimit;
 using std::chrono::nanoseconds;
+using v1::JobEvent;
+using v1::RunJobRequest;
+using v1::WatchJobRequest;
 
-class Watch::Call : public EventStream<grpc::ClientAsyncReader<JobEvent>> {
+class Watch::Impl::Stream
+    : public internal::EventStream<grpc::ClientAsyncReader<JobEvent>> {
  public:
-  Call(Connection* connection, const WatchJobRequest& request,
-       nanoseconds limit) {
-    connection->Authorize(context());
-    AddJobUid(request.uid(), context());
-    Start(connection->stub().PrepareAsyncWatchJob(context(), request, queue()),
+  // `run`: sent instead of `request` until the job is known.
+  Stream(std::shared_ptr<internal::Connection> connection,
+         const std::optional<RunJobRequest>& run,
+         const WatchJobRequest& request, nanoseconds limit)
+      : EventStream(std::move(connection), request.uid()) {
+    const bool send = run && request.uid() == 0;
+    Start(send ? stub().PrepareAsyncRunJob(context(), *run, queue())
+               : stub().PrepareAsyncWatchJob(context(), request, queue()),
           limit);
   }
 };
 
-Watch::Watch(Connection* connection, WatchJobRequest request,
-             OnResume on_resume)
-    : connection_(connection),
+Watch::Impl::Impl(internal::Attempts attempts, std::optional<RunJobRequest> run,
+                  WatchJobRequest request)
+    : attempts_(std::move(attempts)),
+      run_(std::move(run)),
       request_(std::move(request)),
-      on_resume_(std::move(on_resume)),
-      silence_(Silence(request_)),
-      result_(request_.content_format()) {}
+      silence_(internal::Silence(request_)),
+      result_(request_.content_format(), false) {}
 
-Watch::~Watch() = default;
+Watch::Impl::~Impl() = default;
 
-bool Watch::Next(JobEvent* event) {
+bool Watch::Impl::Next(JobEvent* event) {
+  return attempts_.Guard([&] { return Advance(event); });
+}
+
+bool Watch::Impl::Advance(JobEvent* event) {
   while (!ended_) {
-    if (call_ == nullptr) {
+    if (stream_ == nullptr) {
+      attempts_.Check();
       rules_.Opened();
-      call_ = std::make_unique<Call>(connection_, request_, silence_);
+      stream_ = std::make_unique<Stream>(attempts_.connection(), run_, request_,
+                                         attempts_.Cap(silence_));
     }
-    if (call_->Read(event, done_ ? kEndLimit : silence_)) return Take(*event);
-    const grpc::Status status = call_->Finish();
-    const Failure failure =
-        call_->silent() ? SilentStream() : FailureOf(status);
-    call_.reset();
-    if (done_) {
-      End(grpc::Status::OK);  // after the end, the status does not matter
-    } else if (const auto next = rules_.Resume(failure)) {
-      on_resume_(*next);
-      connection_->Resume(*next);
+    if (stream_->Read(event, done_ ? kEndLimit : attempts_.Cap(silence_))) {
+      Take(*event);
+      return true;
+    }
+    const internal::EndedCall last = stream_->Finish();
+    stream_.reset();
+    if (done_) {  // after the end, the status does not matter
+      ended_ = true;
+      if (last.replayed && attempts_.options().on_replayed) {
+        attempts_.options().on_replayed();
+      }
     } else {
-      End(status);
+      attempts_.Resume(last, rules_.WantsToken(last.error), [&](bool renewed) {
+        return Decide(last.error, renewed);
+      });
     }
   }
   return false;
 }
 
-// Returns whether the caller receives the event.
-bool Watch::Take(const JobEvent& event) {
+void Watch::Impl::Take(const JobEvent& event) {
   const std::string& token = event.resume_token();
-  rules_.Heard(ProvesToken(event),
+  rules_.Heard(internal::ProvesToken(event),
                !token.empty() && token != request_.resume_token());
+  if (event.uid() != 0) request_.set_uid(event.uid());
   if (!token.empty()) request_.set_resume_token(token);
   done_ = event.job().done();
-  const bool intact = result_.Take(event);
-  if (!intact) End(DamagedResult());
-  return intact;
+  if (!result_.Take(event)) throw internal::DamagedResult(event.job());
+  if (event.has_job() && attempts_.options().on_progress) {
+    attempts_.options().on_progress(event.job());
+  }
 }
 
-void Watch::End(const grpc::Status& status) {
-  ended_ = true;
-  status_ = status;
-  call_.reset();
+std::optional<Retry> Watch::Impl::Decide(const Error& error, bool renewed) {
+  const std::optional<Retry> next = rules_.Resume(error, renewed);
+  if (!run_ || request_.uid() != 0 || renewed) return next;
+  // An error may name the job before an event does.
+  request_.set_uid(error.uid());
+  if (request_.uid() != 0) return next;
+  if (!internal::MaySendAgain(error, run_->request())) return std::nullopt;
+  return next ? next : rules_.Next(error);
 }
 
-}  // namespace jobclient
+Watch::Watch(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Watch::Watch(Watch&&) noexcept = default;
+Watch& Watch::operator=(Watch&&) noexcept = default;
+Watch::~Watch() = default;
+
+bool Watch::Next(JobEvent* event) { return impl_->Next(event); }
+
+Finished Watch::Finish() {
+  JobEvent event;
+  Finished finished;
+  while (Next(&event)) {
+    if (event.has_job()) finished.job = std::move(*event.mutable_job());
+  }
+  finished.result = ResultOf(finished.job, chunks());
+  return finished;
+}
+
+const std::string& Watch::chunks() const { return impl_->chunks(); }
+
+}  // namespace jobgateway

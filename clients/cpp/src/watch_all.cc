@@ -1,29 +1,29 @@
-#include "watch_all.h"
+#include <jobgateway/watch_all.h>
 
 #include <chrono>
-#include <optional>
 #include <utility>
 
-#include "event_stream.h"
+#include "watch_all_impl.h"
 
-namespace jobclient {
+namespace jobgateway {
 
-using jobgateway::v1::JobEvent;
-using jobgateway::v1::WatchJobRequest;
-using jobgateway::v1::WatchJobsRequest;
+using internal::ManyRules;
 using std::chrono::steady_clock;
+using v1::JobEvent;
+using v1::WatchJobRequest;
+using v1::WatchJobsRequest;
 
 // One stream. It writes while it waits for an event, one request at a time:
 // many requests can fill the window of the connection while the gateway waits
 // for this client to read.
-class WatchAll::Call
-    : public EventStream<
+class WatchAll::Impl::Stream
+    : public internal::EventStream<
           grpc::ClientAsyncReaderWriter<WatchJobsRequest, JobEvent>> {
  public:
-  Call(Connection* connection, ManyRules* rules) : rules_(rules) {
-    connection->Authorize(context());
-    Start(connection->stub().PrepareAsyncWatchJobs(context(), queue()),
-          rules->limit());
+  Stream(std::shared_ptr<internal::Connection> connection, ManyRules* rules,
+         std::chrono::nanoseconds limit)
+      : EventStream(std::move(connection), 0), rules_(rules) {
+    Start(stub().PrepareAsyncWatchJobs(context(), queue()), limit);
   }
 
  private:
@@ -52,72 +52,87 @@ class WatchAll::Call
   bool closed_ = false;
 };
 
-WatchAll::WatchAll(Connection* connection,
-                   const std::vector<WatchJobRequest>& requests,
-                   OnResume on_resume, OnAgain on_again)
-    : connection_(connection),
-      rules_(requests),
-      on_resume_(std::move(on_resume)),
-      on_again_(std::move(on_again)) {}
+WatchAll::Impl::Impl(internal::Attempts attempts,
+                     const std::vector<WatchJobRequest>& requests)
+    : attempts_(std::move(attempts)), rules_(requests) {}
 
-WatchAll::~WatchAll() = default;
+WatchAll::Impl::~Impl() = default;
 
-bool WatchAll::Next(JobEvent* event) {
+bool WatchAll::Impl::Next(JobEvent* event) {
+  return attempts_.Guard([&] { return Advance(event); });
+}
+
+bool WatchAll::Impl::Advance(JobEvent* event) {
   while (!ended_) {
-    if (call_ == nullptr) {
+    if (stream_ == nullptr) {
       if (pending() == 0) {
-        End(grpc::Status::OK);
+        ended_ = true;
         break;
       }
+      attempts_.Check();
       rules_.Opened();
-      call_ = std::make_unique<Call>(connection_, &rules_);
+      stream_ = std::make_unique<Stream>(attempts_.connection(), &rules_,
+                                         attempts_.Cap(rules_.limit()));
     }
-    if (call_->Read(event, rules_.limit())) {
-      if (Take(event)) return true;
+    if (stream_->Read(event, attempts_.Cap(rules_.limit()))) {
+      const ManyRules::Outcome outcome = rules_.Take(event);
+      if (Take(*event, outcome)) return true;
       continue;
     }
-    const grpc::Status status = call_->Finish();
-    const Failure failure =
-        call_->silent() ? SilentStream() : FailureOf(status);
-    call_.reset();
+    const internal::EndedCall last = stream_->Finish();
+    stream_.reset();
     if (pending() == 0) {
-      End(grpc::Status::OK);  // after the last end, the status does not matter
-    } else if (const auto next = rules_.Resume(failure)) {
-      Resume(*next);
+      ended_ = true;  // after the last end, the status does not matter
     } else {
-      End(status);
+      attempts_.Resume(last, rules_.WantsToken(last.error), [&](bool renewed) {
+        return rules_.Resume(last.error, renewed);
+      });
     }
   }
   return false;
 }
 
-// Returns whether the caller receives the event.
-bool WatchAll::Take(JobEvent* event) {
-  switch (rules_.Take(event)) {
+bool WatchAll::Impl::Take(const JobEvent& event, ManyRules::Outcome outcome) {
+  switch (outcome) {
     case ManyRules::Outcome::kShow:
       return true;
     case ManyRules::Outcome::kIgnore:
       return false;
     case ManyRules::Outcome::kAgain:
-      on_again_(event->uid(), FailureOf(event->failure()));
+      if (attempts_.options().on_retry) {
+        attempts_.options().on_retry({ErrorOf(event.failure()),
+                                      rules_.WaitOf(event.uid()), false,
+                                      event.uid(), pending()});
+      }
       return false;
     case ManyRules::Outcome::kLogIn:
-      // The events that are not read yet come again by the resume tokens.
-      call_.reset();
-      Resume(rules_.LogIn(FailureOf(event->failure())));
-      return false;
+      if (LogIn(ErrorOf(event.failure()))) return false;
+      rules_.WithoutLogin(event.uid());
+      return true;
   }
   return false;
 }
 
-void WatchAll::Resume(const Resumption& resumption) {
-  on_resume_(resumption);
-  connection_->Resume(resumption);
+bool WatchAll::Impl::LogIn(const Error& error) {
+  const auto used = stream_->call().stub();
+  if (!attempts_.connection()->Renew(stream_->call().token())) return false;
+  // The events that are not read yet come again by the resume tokens.
+  stream_.reset();
+  attempts_.Prepare(rules_.LogIn(error), used);
+  return true;
 }
 
-void WatchAll::End(const grpc::Status& status) {
-  ended_ = true;
-  status_ = status;
+WatchAll::WatchAll(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+WatchAll::WatchAll(WatchAll&&) noexcept = default;
+WatchAll& WatchAll::operator=(WatchAll&&) noexcept = default;
+WatchAll::~WatchAll() = default;
+
+bool WatchAll::Next(JobEvent* event) { return impl_->Next(event); }
+
+std::size_t WatchAll::pending() const { return impl_->pending(); }
+
+const std::string& WatchAll::chunks(std::int64_t uid) const {
+  return impl_->chunks(uid);
 }
 
-}  // namespace jobclient
+}  // namespace jobgateway

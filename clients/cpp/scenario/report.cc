@@ -1,21 +1,22 @@
 #include "report.h"
 
+#include <openssl/sha.h>
+
+#include <iomanip>
 #include <iostream>
+#include <mutex>
+#include <sstream>
 #include <stdexcept>
 
-#include "google/rpc/code.pb.h"
-#include "result.h"
+namespace scenario {
 
-namespace jobclient {
-
+using jobgateway::Action;
+using jobgateway::CodeName;
+using jobgateway::Error;
+using jobgateway::Retry;
 using nlohmann::json;
 
 namespace {
-
-// Returns the name that gRPC specifies, such as INVALID_ARGUMENT.
-std::string Name(grpc::StatusCode code) {
-  return google::rpc::Code_Name(static_cast<google::rpc::Code>(code));
-}
 
 const char* Name(Action action) {
   switch (action) {
@@ -31,6 +32,16 @@ const char* Name(Action action) {
       return "give_up";
   }
   throw std::logic_error("unknown action");
+}
+
+std::string Sha256(const std::string& bytes) {
+  unsigned char digest[SHA256_DIGEST_LENGTH];
+  SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
+         digest);
+  std::ostringstream text;
+  text << std::hex << std::setfill('0');
+  for (const unsigned char byte : digest) text << std::setw(2) << +byte;
+  return text.str();
 }
 
 // Returns the number at data.sum.
@@ -76,23 +87,22 @@ json Seen(const jobgateway::v1::Heartbeat& heartbeat) {
           {"last_failure", heartbeat.last_failure()}};
 }
 
-json Seen(const Failure& failure) {
-  json seen = {{"code", Name(failure.code)},
-               {"reason", failure.reason},
-               {"action", Name(failure.action())},
-               {"fields", failure.fields}};
-  if (failure.retry_after) {
+json Seen(const Error& error) {
+  json seen = {{"code", CodeName(error.code)},
+               {"reason", error.reason},
+               {"action", Name(error.action())},
+               {"fields", error.fields}};
+  if (error.retry_delay) {
     seen["retry_after_seconds"] =
-        std::chrono::duration<double>(*failure.retry_after).count();
+        std::chrono::duration<double>(*error.retry_delay).count();
   }
   return seen;
 }
 
-json Seen(const Resumption& resumption) {
-  const Failure& failure = resumption.failure;
-  return {{"code", Name(failure.code)},
-          {"reason", failure.silent ? "SILENT" : failure.reason},
-          {"new_connection", resumption.new_connection}};
+json Seen(const Retry& retry) {
+  return {{"code", CodeName(retry.error.code)},
+          {"reason", retry.error.reason},
+          {"new_connection", retry.new_connection}};
 }
 
 json With(json seen, const char* key, json value) {
@@ -129,14 +139,15 @@ void Reporter::Job(const jobgateway::v1::Job& job, const std::string& chunks) {
   Print("job", seen);
 }
 
-void Reporter::Failed(const Failure& failure) { Print("error", Seen(failure)); }
+void Reporter::Failed(const Error& error) { Print("error", Seen(error)); }
 
-void Reporter::Resumed(const Resumption& resumption) {
-  Print("resume", Seen(resumption));
-}
+void Reporter::Resumed(const Retry& retry) { Print("resume", Seen(retry)); }
 
-void Reporter::Print(const char* kind, const json& seen) {
-  std::cout << json{{"do", step_}, {kind, seen}} << std::endl;
+void Reporter::Print(const char* kind, json seen) {
+  static std::mutex output;  // many watches print
+  if (uid_ != 0) seen["uid"] = std::to_string(uid_);
+  const std::lock_guard lock(output);
+  std::cout << json{{"do", step_}, {kind, std::move(seen)}} << std::endl;
   ++lines_;
 }
 
@@ -144,7 +155,7 @@ void ManyReporter::Event(const jobgateway::v1::JobEvent& event,
                          const std::string& chunks) {
   const std::int64_t uid = event.uid();
   if (event.has_failure()) {
-    Print("error", WithUid(Seen(FailureOf(event.failure())), uid));
+    Print("error", WithUid(Seen(jobgateway::ErrorOf(event.failure())), uid));
     ++errors_;
   } else if (event.has_synced()) {
     Print("synced", true);
@@ -161,12 +172,12 @@ void ManyReporter::Event(const jobgateway::v1::JobEvent& event,
                                                                 : failed_);
 }
 
-void ManyReporter::Resumed(const Resumption& resumption, std::size_t jobs) {
-  Print("resume", With(Seen(resumption), "jobs", jobs));
-}
-
-void ManyReporter::Again(std::int64_t uid, const Failure& failure) {
-  Print("again", WithUid(Seen(failure), uid));
+void ManyReporter::Retried(const Retry& retry) {
+  if (retry.uid != 0) {
+    Print("again", WithUid(Seen(retry.error), retry.uid));
+  } else {
+    Print("resume", With(Seen(retry), "jobs", retry.jobs));
+  }
 }
 
 void ManyReporter::Ended() {
@@ -174,4 +185,4 @@ void ManyReporter::Ended() {
         {{"succeeded", succeeded_}, {"failed", failed_}, {"errors", errors_}});
 }
 
-}  // namespace jobclient
+}  // namespace scenario

@@ -1,7 +1,9 @@
 // Prints observations, one JSON line each.
 
-#ifndef JOBCLIENT_REPORT_H_
-#define JOBCLIENT_REPORT_H_
+#ifndef JOBGATEWAY_SCENARIO_REPORT_H_
+#define JOBGATEWAY_SCENARIO_REPORT_H_
+
+#include <jobgateway/client.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -10,29 +12,29 @@
 #include <string>
 #include <utility>
 
-#include "failure.h"
-#include "jobgateway/v1/job_service.pb.h"
-#include "rules.h"
-
-namespace jobclient {
+namespace scenario {
 
 // Prints the observations of one step.
 class Reporter {
  public:
-  explicit Reporter(std::string step) : step_(std::move(step)) {}
+  // `uid`: the job of this watch among others of the same step; 0 if it is the
+  // only one.
+  explicit Reporter(std::string step, std::int64_t uid = 0)
+      : step_(std::move(step)), uid_(uid) {}
 
   // `chunks`: the chunks of the result of its job so far, put together.
   void Event(const jobgateway::v1::JobEvent& event, const std::string& chunks);
   void Job(const jobgateway::v1::Job& job, const std::string& chunks = "");
-  void Failed(const Failure& failure);
-  void Resumed(const Resumption& resumption);
+  void Failed(const jobgateway::Error& error);
+  void Resumed(const jobgateway::Retry& retry);
 
  protected:
-  void Print(const char* kind, const nlohmann::json& seen);
+  void Print(const char* kind, nlohmann::json seen);
   int lines() const { return lines_; }
 
  private:
   const std::string step_;
+  const std::int64_t uid_;
   int lines_ = 0;
   std::size_t held_ = 0;
 };
@@ -43,8 +45,7 @@ class ManyReporter : public Reporter {
   using Reporter::Reporter;
 
   void Event(const jobgateway::v1::JobEvent& event, const std::string& chunks);
-  void Resumed(const Resumption& resumption, std::size_t jobs);
-  void Again(std::int64_t uid, const Failure& failure);
+  void Retried(const jobgateway::Retry& retry);
   void Ended();
   using Reporter::lines;
 
@@ -55,6 +56,6 @@ class ManyReporter : public Reporter {
   int errors_ = 0;
 };
 
-}  // namespace jobclient
+}  // namespace scenario
 
-#endif  // JOBCLIENT_REPORT_H_
+#endif  // JOBGATEWAY_SCENARIO_REPORT_H_

@@ -1,0 +1,320 @@
+// What the scenarios do not show: callbacks that are empty, shared logins,
+// closing, timeouts, and TLS.
+
+#include <google/protobuf/util/json_util.h>
+#include <gtest/gtest.h>
+#include <jobgateway/client.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <iterator>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gateway.h"
+
+namespace jobgateway::testing {
+namespace {
+
+using grpc::ServerContext;
+using grpc::Status;
+using grpc::StatusCode;
+
+v1::RunJobRequest RunRequest(const std::string& request_id) {
+  v1::RunJobRequest request;
+  request.mutable_request()->set_request_id(request_id);
+  return request;
+}
+
+// Returns the error of a call.
+template <typename Call>
+Error ErrorIn(Call call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error;
+  }
+  throw std::logic_error("the call did not fail");
+}
+
+TEST(ClientTest, RunWithoutCallbacksContinuesAsAWatch) {
+  Gateway gateway;
+  gateway.run = [](ServerContext*, const v1::RunJobRequest&, Events* events) {
+    events->Write(State(false));
+    return Status(StatusCode::UNAVAILABLE, "a proxy died");
+  };
+  v1::WatchJobRequest resumed;
+  std::string header;
+  gateway.watch = [&](ServerContext* context,
+                      const v1::WatchJobRequest& request, Events* events) {
+    resumed = request;
+    header = Metadata(*context, "x-job-uid");
+    events->Write(State(true));
+    return Status::OK;
+  };
+  const Finished end = Client(gateway.target()).Run(RunRequest("")).Finish();
+  EXPECT_EQ(end.job.status(), v1::JOB_STATUS_SUCCESS);
+  EXPECT_EQ(resumed.uid(), 5);
+  EXPECT_EQ(resumed.resume_token(), "token-1");
+  EXPECT_EQ(header, "5");
+}
+
+TEST(ClientTest, RunWatchesTheJobThatAnErrorNames) {
+  Gateway gateway;
+  gateway.run = [](ServerContext*, const v1::RunJobRequest&, Events*) {
+    return GatewayError(StatusCode::UNAVAILABLE, "UPSTREAM_UNREACHABLE", "5");
+  };
+  gateway.watch = [](ServerContext*, const v1::WatchJobRequest&,
+                     Events* events) {
+    events->Write(State(true));
+    return Status::OK;
+  };
+  const Finished end = Client(gateway.target()).Run(RunRequest("")).Finish();
+  EXPECT_EQ(end.job.uid(), 5);
+}
+
+struct Submission {
+  Status status;
+  std::string request_id;
+  int calls;
+};
+
+class SubmissionTest : public ::testing::TestWithParam<Submission> {};
+
+TEST_P(SubmissionTest, RunIsSentAgainOnlyIfThatIsSafe) {
+  Gateway gateway;
+  int calls = 0;
+  gateway.run = [&](ServerContext*, const v1::RunJobRequest&, Events* events) {
+    if (++calls == 1) return GetParam().status;
+    events->Write(State(true));
+    return Status::OK;
+  };
+  Watch watch = Client(gateway.target()).Run(RunRequest(GetParam().request_id));
+  if (GetParam().calls == 2) {
+    EXPECT_TRUE(watch.Finish().job.done());
+  } else {
+    EXPECT_EQ(ErrorIn([&] { watch.Finish(); }).code,
+              GetParam().status.error_code());
+  }
+  EXPECT_EQ(calls, GetParam().calls);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Statuses, SubmissionTest,
+    ::testing::Values(
+        Submission{{StatusCode::INTERNAL, "a proxy died"}, "", 1},
+        Submission{{StatusCode::INTERNAL, "a proxy died"}, "id", 2},
+        Submission{Status::OK, "", 1}, Submission{Status::OK, "id", 2},
+        Submission{GatewayError(StatusCode::UNAVAILABLE, "DRAINING"), "", 2},
+        Submission{GatewayError(StatusCode::INVALID_ARGUMENT, "INVALID"), "id",
+                   1}));
+
+TEST(ClientTest, AFailedWatchNeverLooksLikeAnEnd) {
+  Gateway gateway;
+  gateway.watch = [](ServerContext*, const v1::WatchJobRequest&,
+                     Events* events) {
+    v1::JobEvent event = State(true);
+    event.mutable_job()->set_content_json("{}");
+    event.mutable_job()->set_content_size(2);
+    event.mutable_job()->set_content_sha256("wrong");
+    events->Write(event);
+    return Status::OK;
+  };
+  Watch watch = Client(gateway.target()).Watch(5);
+  v1::JobEvent event;
+  for (int call = 0; call < 2; ++call) {
+    EXPECT_EQ(ErrorIn([&] { watch.Next(&event); }).code, StatusCode::DATA_LOSS);
+  }
+}
+
+TEST(ClientTest, AnErrorHasItsDetails) {
+  Gateway gateway;
+  gateway.get = [](ServerContext*, v1::Job*) {
+    return GatewayError(StatusCode::NOT_FOUND, "JOB_NOT_FOUND", "5");
+  };
+  const Error error = ErrorIn([&] { Client(gateway.target()).Get(5); });
+  EXPECT_EQ(error.reason, "JOB_NOT_FOUND");
+  EXPECT_EQ(error.uid(), 5);
+  EXPECT_EQ(error.action(), Action::kFix);
+  EXPECT_STREQ(error.what(), "scripted [NOT_FOUND, JOB_NOT_FOUND]");
+}
+
+TEST(ClientTest, ARepeatedSubmissionIsReported) {
+  Gateway gateway;
+  gateway.run = [](ServerContext* context, const v1::RunJobRequest&,
+                   Events* events) {
+    context->AddTrailingMetadata("jobgateway-replayed", "true");
+    events->Write(State(true));
+    return Status::OK;
+  };
+  bool replayed = false;
+  CallOptions options;
+  options.on_replayed = [&] { replayed = true; };
+  Client(gateway.target()).Run(RunRequest("id"), options).Finish();
+  EXPECT_TRUE(replayed);
+}
+
+TEST(ClientTest, WatchesShareOneLogin) {
+  Gateway gateway;
+  gateway.watch = [](ServerContext* context, const v1::WatchJobRequest&,
+                     Events* events) {
+    if (Metadata(*context, "authorization") != "Bearer fresh") {
+      return GatewayError(StatusCode::UNAUTHENTICATED, "TOKEN_REJECTED");
+    }
+    events->Write(State(true));
+    return Status::OK;
+  };
+  std::atomic<int> logins = 0;
+  Options options;
+  options.login = [&] {
+    return ++logins == 1 ? std::string("old") : std::string("fresh");
+  };
+  Client client(gateway.target(), options);
+  std::vector<std::thread> watches;
+  for (int i = 0; i < 10; ++i) {
+    watches.emplace_back(
+        [&] { EXPECT_TRUE(client.Watch(5).Finish().job.done()); });
+  }
+  for (std::thread& watch : watches) watch.join();
+  EXPECT_EQ(logins, 2);
+}
+
+TEST(ClientTest, WithoutAnotherTokenTheRejectionIsFinal) {
+  Gateway gateway;
+  gateway.watch = [](ServerContext*, const v1::WatchJobRequest&, Events*) {
+    return GatewayError(StatusCode::UNAUTHENTICATED, "TOKEN_REJECTED");
+  };
+  Client client(gateway.target(), {"rejected"});
+  const Error error = ErrorIn([&] { client.Watch(5).Finish(); });
+  EXPECT_EQ(error.reason, "TOKEN_REJECTED");
+}
+
+TEST(ClientTest, CloseEndsAWatchAndItsWait) {
+  Gateway gateway;
+  gateway.watch = [](ServerContext* context, const v1::WatchJobRequest& request,
+                     Events* events) {
+    if (request.uid() == 6) return Status(StatusCode::UNAVAILABLE, "later");
+    events->Write(State(false));
+    AwaitCancellation(*context);
+    return Status::OK;
+  };
+  for (const int uid : {5, 6}) {
+    Client client(gateway.target());
+    std::promise<void> begun;
+    std::once_flag once;
+    const auto begin = [&] {
+      std::call_once(once, [&] { begun.set_value(); });
+    };
+    CallOptions options;
+    options.on_progress = [&](const v1::Job&) { begin(); };
+    options.on_retry = [&](const Retry&) { begin(); };
+    auto watch = std::async(std::launch::async, [&] {
+      return ErrorIn([&] { client.Watch(uid, options).Finish(); });
+    });
+    begun.get_future().wait();
+    client.Close();
+    EXPECT_STREQ(watch.get().what(), "the client was closed [CANCELLED]");
+  }
+}
+
+TEST(ClientTest, ATimeoutLimitsTheWholeWatch) {
+  Gateway gateway;
+  gateway.watch = [](ServerContext* context, const v1::WatchJobRequest&,
+                     Events*) {
+    AwaitCancellation(*context);
+    return Status::OK;
+  };
+  CallOptions options;
+  options.timeout = std::chrono::milliseconds(20);
+  Client client(gateway.target());
+  const Error error = ErrorIn([&] { client.Watch(5, options).Finish(); });
+  EXPECT_EQ(error.code, StatusCode::DEADLINE_EXCEEDED);
+}
+
+TEST(ClientTest, AnExceptionOfACallbackEndsTheWatch) {
+  Gateway gateway;
+  gateway.watch = [](ServerContext*, const v1::WatchJobRequest&,
+                     Events* events) {
+    events->Write(State(false));
+    events->Write(State(true));
+    return Status::OK;
+  };
+  CallOptions options;
+  options.on_progress = [](const v1::Job&) {
+    throw std::runtime_error("stop");
+  };
+  Watch watch = Client(gateway.target()).Watch(5, options);
+  v1::JobEvent event;
+  EXPECT_THROW(watch.Next(&event), std::runtime_error);
+  EXPECT_THROW(watch.Next(&event), std::runtime_error);
+}
+
+// A folder with a certificate, which is its own authority, and its key.
+class Certificate {
+ public:
+  Certificate() {
+    char name[] = "/tmp/jobgateway-cpp-XXXXXX";
+    if (mkdtemp(name) == nullptr) throw std::runtime_error("no folder");
+    folder_ = name;
+    const std::string command =
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1"
+        " -nodes -days 1 -subj /CN=test -addext subjectAltName=IP:127.0.0.1"
+        " -keyout " +
+        key() + " -out " + cert() + " 2> /dev/null";
+    if (std::system(command.c_str()) != 0) throw std::runtime_error(command);
+  }
+  ~Certificate() { std::filesystem::remove_all(folder_); }
+
+  std::string cert() const { return folder_ + "/cert.pem"; }
+  std::string key() const { return folder_ + "/key.pem"; }
+
+ private:
+  std::string folder_;
+};
+
+std::string Read(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST(TlsTest, MutualTls) {
+  const Certificate certificate;
+  grpc::SslServerCredentialsOptions server(
+      GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  server.pem_root_certs = Read(certificate.cert());
+  server.pem_key_cert_pairs = {
+      {Read(certificate.key()), Read(certificate.cert())}};
+  Gateway gateway(grpc::SslServerCredentials(server));
+  std::size_t identities = 0;
+  gateway.get = [&](ServerContext* context, v1::Job* job) {
+    identities = context->auth_context()->GetPeerIdentity().size();
+    job->set_uid(5);
+    return Status::OK;
+  };
+  Options options;
+  options.credentials =
+      TlsFromFiles(certificate.cert(), certificate.cert(), certificate.key());
+  EXPECT_EQ(Client(gateway.target(), options).Get(5).uid(), 5);
+  EXPECT_EQ(identities, 1U);
+}
+
+TEST(TlsTest, FilesThatCannotBeUsedAreRejected) {
+  const Certificate one;
+  const Certificate other;
+  EXPECT_THROW(TlsFromFiles("/no/such/file"), std::invalid_argument);
+  EXPECT_THROW(TlsFromFiles(one.key()), std::invalid_argument);
+  EXPECT_THROW(TlsFromFiles(one.cert(), one.cert()), std::invalid_argument);
+  EXPECT_THROW(TlsFromFiles("", one.key(), one.cert()), std::invalid_argument);
+  EXPECT_THROW(TlsFromFiles("", one.cert(), other.key()),
+               std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace jobgateway::testing
