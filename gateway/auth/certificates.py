@@ -14,6 +14,7 @@ import grpc
 import structlog
 
 from gateway.auth.reloading import InvalidFile, ReloadingFiles
+from gateway.openssl import NO_CHECK_TIME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 
 CERT, KEY, CLIENT_CA = "JOBGATEWAY_TLS_CERT_FILE", "JOBGATEWAY_TLS_KEY_FILE", "JOBGATEWAY_TLS_CLIENT_CA_FILE"
-
-# X509_V_FLAG_NO_CHECK_TIME of OpenSSL. The ssl module does not name it.
-NO_CHECK_TIME = 0x20_0000
 
 _log = structlog.get_logger()
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# More than a process can watch, so that the begin of a watched job is never forgotten. An entry takes 200 bytes.
+# More than the jobs that a process can watch. The job that was not read for longest is dropped, so a watched one never
+# is. An entry takes 200 bytes.
 MAX_RUNNING = 131_072
 # Ends that are remembered, so that each counts once, however often it is read.
 MAX_ENDED = 32_768
@@ -66,7 +67,9 @@ class ObservedJobs:
             self._counters.fields_dropped(job.dropped)
         if job.done:
             self._end(job)
-        elif job.uid not in self._running:
+        elif job.uid in self._running:
+            self._running.move_to_end(job.uid)
+        else:
             _remember(self._running, job.uid, job.observe_time, MAX_RUNNING)
 
     def _end(self, job: Job) -> None:

@@ -5,11 +5,15 @@ The texts quote no one: they are from this module, the system (errno, getaddrinf
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import socket
 import ssl
 from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple
+
+from gateway.openssl import EXPIRED, NOT_YET_VALID, OTHER_HOST_NAME, OTHER_IP_ADDRESS, UNKNOWN_AUTHORITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,10 +33,10 @@ NOT_RESOLVED = {
     socket.EAI_NODATA: "No address associated with hostname",
     socket.EAI_NONAME: "Name or service not known",
 }
-# Numbers of X509_verify_cert_error_string in OpenSSL.
-EXPIRED, NOT_YET_VALID = 10, 9
-NO_AUTHORITY = frozenset({18, 19, 20, 21})
-OTHER_HOST = {62: "the certificate is for another host name", 64: "the certificate is for another IP address"}
+OTHER_HOST = {
+    OTHER_HOST_NAME: "the certificate is for another host name",
+    OTHER_IP_ADDRESS: "the certificate is for another IP address",
+}
 # What OpenSSL says if the first bytes are not TLS. It depends on the bytes, and on its version.
 NO_TLS = frozenset(
     {"BAD_RECORD_TYPE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER"}
@@ -91,11 +95,21 @@ def _resolve(error: OSError, proxy: bool) -> tuple[str, str]:
 def _connect(error: OSError, proxy: bool) -> tuple[str, str]:
     setting = PROXY_URL if proxy else URL
     subject = "the proxy" if proxy else "the upstream"
-    text = _system_or_tls_text(error) or NO_REPLY
+    numbers = _numbers_of(error)
+    text = ", ".join(map(os.strerror, numbers)) or (NO_REPLY if isinstance(error, TimeoutError) else "unknown error")
     cause = f"{text} (by the proxy)" if proxy else text
-    if isinstance(error, ConnectionRefusedError):
+    # If an address of another family cannot be reached, the refusal matters: many machines have no IPv6.
+    if errno.ECONNREFUSED in numbers:
         return cause, f"check host and port in {setting}, and whether {subject} runs"
     return cause, f"check the host in {setting}, and whether a firewall or network policy blocks the way"
+
+
+def _numbers_of(error: OSError) -> list[int]:
+    """Return the different error numbers of all addresses, in the order of the attempts."""
+    if error.errno:
+        return [error.errno]
+    # aiohappyeyeballs joins the texts of different errors, and drops the errors.
+    return [int(number) for number in dict.fromkeys(re.findall(r"\[Errno (\d+)\]", str(error)))]
 
 
 def _tunnel(error: OSError, _: bool) -> tuple[str, str]:
@@ -123,7 +137,7 @@ def _rejected_certificate(error: ssl.SSLCertVerificationError) -> tuple[str, str
     if code in OTHER_HOST:
         # Python's own text quotes the host.
         return OTHER_HOST[code], f"check the host in {URL}"
-    checks = dict.fromkeys(NO_AUTHORITY, "name the file of its authority in SSL_CERT_FILE")
+    checks = dict.fromkeys(UNKNOWN_AUTHORITY, "name the file of its authority in SSL_CERT_FILE")
     checks |= {EXPIRED: "renew the certificate of the upstream", NOT_YET_VALID: "check the clocks of both machines"}
     return error.verify_message, checks.get(code, "check the certificate of the upstream")
 

@@ -1,25 +1,28 @@
 """The health of the upstream, as this process sees it: failing or not, since when, and why.
 
-Reads (GET and DELETE) and submissions (POST) are judged apart, because one can fail while the other works.
-An outage begins when requests have failed, and none has succeeded since the first of them was sent:
+Reads (GET and DELETE) and submissions (POST) are judged separately, because one can fail while the other works.
 
-- for 2 seconds, if at least two failed, one of them for the job that was read successfully last (for submissions: the
-  entity). So one broken job beside a good one is no outage. After a minute without a success, any two will do;
-- for 10 seconds in any case.
+An outage begins if requests fail for 2 seconds and none succeeds. Two conditions prevent false alarms:
 
-The first success ends it. But if another outage ended less than a minute ago, the end has to last until the next line
-is due. So an upstream that comes and goes causes at most three lines a minute.
+- At least two requests have failed.
+- One of them was for the job (or, for submissions, the entity) of the last success. Otherwise, a single broken job
+  beside a good one would be an outage. A success of more than a minute ago says nothing, so this condition is dropped.
+
+After 10 seconds of failures, neither condition applies. Failures that are 5 minutes apart do not count together.
+
+An outage ends with the first success. But if another outage ended less than a minute ago, this one only recovers: it
+stays open until the next success after that minute, or until its next line is due. If requests fail again, it goes on.
+So an upstream that comes and goes causes at most three lines a minute.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-import structlog
 
 from gateway.clock import RearmableTimer
 from gateway.errors import (
@@ -29,6 +32,7 @@ from gateway.errors import (
     UpstreamStatusError,
     UpstreamTimeout,
 )
+from gateway.upstream.outage_log import Outage, OutageLog, epoch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -47,7 +51,7 @@ CONFIRM_ANY_SECONDS = 10.0
 OLD_SUCCESS_SECONDS = 60.0
 # The time between two lines of one outage, and the shortest time between the ends of two.
 LINE_SECONDS = 60.0
-# Without requests for this long, nobody knows whether the outage lasts.
+# After this long without requests, nobody knows whether the upstream still fails.
 IDLE_SECONDS = 300.0
 
 # Statuses of proxies that gave a request up.
@@ -55,15 +59,15 @@ GIVEN_UP = frozenset({408, 444, 460, 499})
 # Statuses of a page that may concern only one credential or one request.
 PAGES_FOR_ONE = frozenset({401, 413, 414, 429, 431})
 
-_log = structlog.get_logger()
-
 
 class RequestHealthSnapshot(msgspec.Struct, frozen=True):
     """The health of one kind of requests.
 
     Attributes:
         requests: `reads` or `submissions`.
-        failing_since: Since when they fail, in seconds since the epoch; None if they do not.
+        failing_since: Since when they fail, in seconds since the epoch; None without outage.
+        recovering_since: Since when they succeed again, if the outage is still open because another one ended less
+            than a minute ago; otherwise None.
         reason: The reason of the last failure of this outage, as in docs/reference/errors.md; empty without outage.
         cause: Its cause, such as "Connection refused"; empty without outage.
         failures: The failed requests of this outage.
@@ -72,36 +76,40 @@ class RequestHealthSnapshot(msgspec.Struct, frozen=True):
 
     requests: str
     failing_since: float | None
+    recovering_since: float | None
     reason: str
     cause: str
     failures: int
     last_success: float | None
 
 
+class Verdict(Enum):
+    """The meaning of an outcome: the upstream works, or it fails, or the outcome says nothing about it."""
+
+    WORKS = auto()
+    FAILS = auto()
+    UNKNOWN = auto()
+
+
 @dataclass(slots=True)
 class _Run:
-    """Failures without a success between them. `since` is when the first of them began, or the success before."""
+    """Failures without a success between them.
+
+    Attributes:
+        since: When the first of them began, or the last success if that is later.
+        last_failure: When the last of them failed.
+        failures: How many they are.
+        witnessed: True if one of them shows more than a single broken job.
+    """
 
     since: float
+    last_failure: float
     failures: int = 0
     witnessed: bool = False
 
     def is_confirmed(self, now: float) -> bool:
         waited = now - self.since
         return waited >= CONFIRM_ANY_SECONDS or (waited >= CONFIRM_SECONDS and self.failures > 1 and self.witnessed)
-
-
-@dataclass(slots=True)
-class _Outage:
-    """An outage. `good_since` is its presumed end, and `logged` the number of failures in its last line."""
-
-    since: float
-    failures: int
-    last_failure: float
-    reason: str
-    cause: str
-    good_since: float | None = None
-    logged: int = 0
 
 
 class RequestHealth:
@@ -124,11 +132,11 @@ class RequestHealth:
         self._requests = requests
         self._clock = clock
         self._reason_of = reason_of
-        self._failing_loops = failing_loops
+        self._log = OutageLog(requests, clock, failing_loops)
         self._last_success = -math.inf
         self._last_subject: Subject = None
         self._run: _Run | None = None
-        self._outage: _Outage | None = None
+        self._outage: Outage | None = None
         self._last_end = -math.inf
         self._timer = RearmableTimer(clock, self._tick)
 
@@ -150,7 +158,7 @@ class RequestHealth:
 
     @property
     def failing(self) -> bool:
-        """True during an outage."""
+        """True during an outage, also while it recovers."""
         return self._outage is not None
 
     def snapshot(self) -> RequestHealthSnapshot:
@@ -159,10 +167,11 @@ class RequestHealth:
         return RequestHealthSnapshot(
             requests=self._requests,
             failing_since=None if outage is None else self._epoch(outage.since),
+            recovering_since=None if outage is None else self._epoch(outage.recovering_since),
             reason="" if outage is None else outage.reason,
             cause="" if outage is None else outage.cause,
             failures=0 if outage is None else outage.failures,
-            last_success=None if self._last_success == -math.inf else self._epoch(self._last_success),
+            last_success=self._epoch(None if self._last_success == -math.inf else self._last_success),
         )
 
     def close(self) -> None:
@@ -174,86 +183,73 @@ class RequestHealth:
         self._last_success = self._clock.monotonic()
         self._last_subject = subject
         self._run = None
-        if self._outage is not None:
-            self._improve(self._outage)
-
-    def _improve(self, outage: _Outage) -> None:
-        if outage.good_since is None:
-            outage.good_since = self._last_success
-        if self._last_success >= self._last_end + LINE_SECONDS:
-            self._recover(outage)
+        outage = self._outage
+        if outage is None:
+            return
+        if outage.recovering_since is None:
+            outage.recovering_since = self._last_success
+        self._end_if_due(outage, outage.recovering_since)
 
     def _fail(self, error: UpstreamError, subject: Subject, began: float) -> None:
-        works = _is_working(error)
-        if works is None:
-            return
-        if works:
+        verdict = _verdict(error)
+        if verdict is Verdict.WORKS:
             self._succeed(subject)
-            return
+        elif verdict is Verdict.FAILS:
+            run = self._add_to_run(subject, began)
+            self._add_to_outage(run, self._reason_of(error), error.cause)
+
+    def _add_to_run(self, subject: Subject, began: float) -> _Run:
         now = self._clock.monotonic()
         run = self._run
-        if run is None:
-            run = self._run = _Run(max(began, self._last_success))
+        if run is None or now >= run.last_failure + IDLE_SECONDS:
+            run = self._run = _Run(max(began, self._last_success), now)
+        run.last_failure = now
         run.failures += 1
         run.witnessed |= subject == self._last_subject or now >= self._last_success + OLD_SUCCESS_SECONDS
-        reason, cause = self._reason_of(error), error.cause
-        if self._outage is None:
+        return run
+
+    def _add_to_outage(self, run: _Run, reason: str, cause: str) -> None:
+        now, outage = run.last_failure, self._outage
+        if outage is None:
             if run.is_confirmed(now):
-                self._outage = _Outage(run.since, run.failures, now, reason, cause)
+                self._outage = Outage(run.since, run.failures, now, reason, cause)
                 # In the next step of the event loop, so that the loop of this poll counts as failing.
                 self._timer.set(now)
             return
-        outage = self._outage
         outage.failures += 1
         outage.last_failure, outage.reason, outage.cause = now, reason, cause
         if run.is_confirmed(now):
-            outage.good_since = None
+            outage.recovering_since = None
 
     def _tick(self) -> None:
         outage = self._outage
         if outage is None:
             return
         now = self._clock.monotonic()
-        if outage.good_since is not None:
-            self._recover(outage)
-        elif now >= max(outage.last_failure, self._last_success) + IDLE_SECONDS:
-            self._end(now)
-            _log.info("upstream.idle", **self._fields(outage, outage.last_failure))
-        else:
-            if outage.failures > outage.logged:
-                self._write(outage, now)
+        if outage.recovering_since is not None:
+            self._end_if_due(outage, outage.recovering_since)
+        elif now >= outage.last_failure + IDLE_SECONDS:
+            self._end()
+            self._log.idle(outage)
+        if self._outage is not None:
+            self._log.failing(outage)
             self._timer.set(now + LINE_SECONDS)
 
-    def _write(self, outage: _Outage, now: float) -> None:
-        outage.logged = outage.failures
-        loops = {} if self._failing_loops is None else {"loops": self._failing_loops()}
-        _log.warning("upstream.failing", **self._fields(outage, now), **loops)
-
-    def _recover(self, outage: _Outage) -> None:
-        now = self._clock.monotonic()
-        until = now if outage.good_since is None else outage.good_since
+    def _end_if_due(self, outage: Outage, until: float) -> None:
+        """End an outage that succeeds since `until`, unless another one ended less than a minute ago."""
+        if self._clock.monotonic() < self._last_end + LINE_SECONDS:
+            return
         if not outage.logged:
-            self._write(outage, until)
-        self._end(now)
-        _log.info("upstream.recovered", **self._fields(outage, until))
+            self._log.failing(outage)
+        self._end()
+        self._log.recovered(outage, until)
 
-    def _end(self, now: float) -> None:
-        self._outage = self._run = None
-        self._last_end = now
+    def _end(self) -> None:
+        self._outage = None
+        self._last_end = self._clock.monotonic()
 
-    def _fields(self, outage: _Outage, until: float) -> dict[str, object]:
-        since = datetime.fromtimestamp(self._epoch(outage.since), UTC).isoformat(timespec="seconds")
-        return {
-            "requests": self._requests,
-            "reason": outage.reason,
-            "cause": outage.cause,
-            "since": since.replace("+00:00", "Z"),
-            "seconds": round(until - outage.since, 1),
-            "failures": outage.failures,
-        }
-
-    def _epoch(self, moment: float) -> float:
-        return self._clock.time() - (self._clock.monotonic() - moment)
+    def _epoch(self, moment: float | None) -> float | None:
+        return None if moment is None else epoch(self._clock, moment)
 
 
 class UpstreamHealth:
@@ -290,15 +286,17 @@ class UpstreamHealth:
         self.submissions.close()
 
 
-def _is_working(error: UpstreamError) -> bool | None:
-    """Return what an error says about the upstream; None if it may concern only this gateway, credential or request."""
+def _verdict(error: UpstreamError) -> Verdict:
+    """Return what an error says about the upstream: nothing if it may concern only this gateway or one request."""
     if isinstance(error, GatewayOverloaded):
-        return None
-    if isinstance(error, UpstreamStatusError):
-        status = error.http_status
-        if status >= 500 or status in GIVEN_UP:
-            return False
-        if error.from_api:
-            return True
-        return None if status in PAGES_FOR_ONE else False
-    return isinstance(error, UpstreamResponseTooLarge)
+        return Verdict.UNKNOWN
+    if isinstance(error, UpstreamResponseTooLarge):
+        return Verdict.WORKS
+    if not isinstance(error, UpstreamStatusError):
+        return Verdict.FAILS
+    status = error.http_status
+    if status >= 500 or status in GIVEN_UP:
+        return Verdict.FAILS
+    if error.from_api:
+        return Verdict.WORKS
+    return Verdict.UNKNOWN if status in PAGES_FOR_ONE else Verdict.FAILS

@@ -125,6 +125,17 @@ def test_memory_is_bounded(observed: ObservedJobs, counted: Counted, monkeypatch
     assert len(counted.ends) == 4
 
 
+def test_the_begin_of_a_job_that_is_read_again_is_kept(
+    observed: ObservedJobs, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_module, "MAX_RUNNING", 2)
+    for uid in range(1, 6):
+        observed.job_read(job(uid, uid=42))
+        observed.job_read(job(uid, uid=uid))
+    observed.job_read(job(9, SUCCESS, uid=42))
+    assert counted.ends == [(SUCCESS, 8.0)]
+
+
 def test_dropped_fields_count_with_each_response(observed: ObservedJobs, counted: Counted) -> None:
     observed.job_sent(job(0, dropped=("kind",)), NOW)
     observed.job_read(job(1, dropped=("kind", "percentage")))

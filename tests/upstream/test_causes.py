@@ -16,6 +16,7 @@ import trustme
 import uvloop
 
 from gateway.errors import UpstreamConnectionLost, UpstreamUnreachable
+from gateway.upstream.causes import Step, connect_failure
 from tests.support.raw import free_port, tcp_server
 from tests.support.transports import PatientTransport, failure
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tests.support.transports import MakeTransport
 
 UNKNOWN = "unknown.test"
+# The first address cannot be reached on any machine, because TCP cannot connect to a multicast address.
+TWO_ADDRESSES, ADDRESSES = "two.test", ("224.0.0.1", "127.0.0.1")
 NO_CONNECTION = "no connection to the upstream could be made: "
 
 
@@ -40,12 +43,14 @@ class Way(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def _names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not ask DNS for the unknown name."""
+    """Do not ask DNS for the names of these tests."""
     system = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
         if host == UNKNOWN:
             raise socket.gaierror(socket.EAI_NONAME, "a text of the resolver")
+        if host == TWO_ADDRESSES:
+            return [found for address in ADDRESSES for found in system(address, *args, **kwargs)]
         return system(host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
@@ -54,6 +59,11 @@ def _names(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def nothing_listens() -> AsyncIterator[Way]:
     yield Way(f"http://127.0.0.1:{free_port()}/")
+
+
+@asynccontextmanager
+async def addresses_that_fail_differently() -> AsyncIterator[Way]:
+    yield Way(f"http://{TWO_ADDRESSES}:{free_port()}/")
 
 
 @asynccontextmanager
@@ -127,6 +137,11 @@ WAYS = {
         "Connection refused",
         "check host and port in JOBGATEWAY_UPSTREAM_URL, and whether the upstream runs",
     ),
+    "addresses that fail differently": (
+        addresses_that_fail_differently,
+        "Network is unreachable, Connection refused",
+        "check host and port in JOBGATEWAY_UPSTREAM_URL, and whether the upstream runs",
+    ),
     "an unknown name": (
         unknown_name,
         "Name or service not known",
@@ -197,6 +212,11 @@ WAYS = {
         "Connection refused (by the proxy)",
         "check host and port in JOBGATEWAY_UPSTREAM_PROXY_URL, and whether the proxy runs",
     ),
+    "addresses of a proxy that fail differently": (
+        behind(addresses_that_fail_differently),
+        "Network is unreachable, Connection refused (by the proxy)",
+        "check host and port in JOBGATEWAY_UPSTREAM_PROXY_URL, and whether the proxy runs",
+    ),
     "an unknown name of a proxy": (
         behind(unknown_name),
         "Name or service not known",
@@ -220,6 +240,10 @@ def test_a_failed_connection_names_cause_and_check(loop: Any, name: str) -> None
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(scenario())
+
+
+def test_no_attempt_to_connect_is_said_to_be_ended() -> None:
+    assert connect_failure(OSError("Multiple exceptions: "), Step.CONNECT, proxy=False).cause == "unknown error"
 
 
 def test_each_cause_has_its_own_message() -> None:

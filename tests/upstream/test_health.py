@@ -23,6 +23,7 @@ from gateway.upstream.health import (
     IDLE_SECONDS,
     LINE_SECONDS,
     OLD_SUCCESS_SECONDS,
+    Verdict,
 )
 from tests.support.clock import SteppedClock
 from tests.support.transports import upstream_health
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from tests.support.transports import MakeTransport
     from tests.support.upstream import Connection, ScriptedUpstream
 
+WORKS, FAILS, UNKNOWN = Verdict.WORKS, Verdict.FAILS, Verdict.UNKNOWN
 UNAVAILABLE = UpstreamStatusError(503, "the upstream is not available (HTTP 503)", from_api=False)
 
 
@@ -218,29 +220,41 @@ async def test_a_late_failure_from_before_a_success_is_none(requests: Requests) 
 
 
 @pytest.mark.parametrize(
-    ("error", "works"),
+    ("error", "verdict"),
     [
-        (UpstreamUnreachable("no"), False),
-        (UpstreamTimeout("no"), False),
-        (UpstreamConnectionLost("no"), False),
-        (UpstreamMalformed("no"), False),
-        (UpstreamResponseTooLarge("no"), True),
-        (GatewayOverloaded("no", may_have_been_sent=True), None),
-        *((UpstreamStatusError(status, "no"), True) for status in (400, 401, 403, 404, 409, 410, 425, 429)),
-        *((UpstreamStatusError(status, "no"), False) for status in (408, 444, 460, 499, 500, 502, 503, 504)),
-        *((UpstreamStatusError(status, "no", from_api=False), False) for status in (400, 403, 404, 405, 407, 503)),
-        *((UpstreamStatusError(status, "no", from_api=False), None) for status in (401, 413, 414, 429, 431)),
+        (UpstreamUnreachable("no"), FAILS),
+        (UpstreamTimeout("no"), FAILS),
+        (UpstreamConnectionLost("no"), FAILS),
+        (UpstreamMalformed("no"), FAILS),
+        (UpstreamResponseTooLarge("no"), WORKS),
+        (GatewayOverloaded("no", may_have_been_sent=True), UNKNOWN),
+        *((UpstreamStatusError(status, "no"), WORKS) for status in (400, 401, 403, 404, 409, 410, 425, 429)),
+        *((UpstreamStatusError(status, "no"), FAILS) for status in (408, 444, 460, 499, 500, 502, 503, 504)),
+        *((UpstreamStatusError(status, "no", from_api=False), FAILS) for status in (400, 403, 404, 405, 407, 503)),
+        *((UpstreamStatusError(status, "no", from_api=False), UNKNOWN) for status in (401, 413, 414, 429, 431)),
     ],
     ids=lambda value: getattr(value, "cause", None) or str(value),
 )
-async def test_an_error_shows_health_or_failure_or_nothing(error: UpstreamError, works: bool | None) -> None:
+async def test_an_error_shows_health_or_failure_or_nothing(error: UpstreamError, verdict: Verdict) -> None:
     failing = Requests()
     await failing.fail_for(CONFIRM_SECONDS)
     await failing.end(error)
-    assert failing.is_failing() == (works is not True)
+    assert failing.is_failing() == (verdict is not WORKS)
     fresh = Requests()
     await fresh.fail_for(CONFIRM_ANY_SECONDS, error=error)
-    assert fresh.is_failing() == (works is False)
+    assert fresh.is_failing() == (verdict is FAILS)
+
+
+@pytest.mark.parametrize(("seconds", "fails"), [(IDLE_SECONDS - 1, True), (IDLE_SECONDS, False)])
+async def test_failures_far_apart_do_not_count_together(requests: Requests, seconds: float, *, fails: bool) -> None:
+    await requests.end()
+    await requests.end(UNAVAILABLE)
+    await requests.clock.advance(seconds)
+    await requests.end(UNAVAILABLE)
+    assert requests.is_failing() == fails
+    await requests.clock.advance(CONFIRM_SECONDS)
+    await requests.end(UNAVAILABLE)
+    assert requests.is_failing(), "the later ones count"
 
 
 async def test_reads_and_submissions_fail_apart(logged: list[Any]) -> None:
@@ -291,6 +305,59 @@ async def test_failures_during_a_held_end_continue_the_outage(requests: Requests
     await requests.clock.advance(LINE_SECONDS)
     assert requests.is_failing()
     assert events(logged)[2:] == ["upstream.failing"] * 2
+
+
+async def test_an_outage_of_a_moment_is_held_back_too(requests: Requests, logged: list[Any]) -> None:
+    await requests.fail_for(CONFIRM_SECONDS)
+    await requests.end()
+    await requests.fail_for(CONFIRM_SECONDS - 1)
+    await requests.clock.advance(1)
+    # The success is in the same step of the event loop, before the line of the outage.
+    requests.health.abandoned(requests.clock.now - CONFIRM_SECONDS)
+
+    async def responds() -> None:
+        pass
+
+    await requests.health.watch(responds(), 42)
+    await requests.clock.advance(0)
+    assert events(logged) == ["upstream.failing", "upstream.recovered", "upstream.failing"]
+    await requests.clock.advance(LINE_SECONDS)
+    assert events(logged)[3:] == ["upstream.recovered"]
+
+
+async def test_a_failure_before_a_held_end_counts_after_it(requests: Requests) -> None:
+    for _ in range(2):
+        await requests.fail_for(CONFIRM_SECONDS)
+        await requests.end()
+    await requests.clock.advance(LINE_SECONDS - 1)
+    assert requests.is_failing()
+    await requests.end(UNAVAILABLE)
+    await requests.clock.advance(1)
+    assert not requests.is_failing(), "one failure does not continue the outage"
+    await requests.clock.advance(CONFIRM_SECONDS - 1)
+    await requests.end(UNAVAILABLE)
+    assert requests.is_failing()
+
+
+async def test_the_snapshot_says_since_when_it_recovers(requests: Requests) -> None:
+    for _ in range(2):
+        await requests.fail_for(CONFIRM_SECONDS)
+        assert requests.all.snapshot()[0].recovering_since is None
+        await requests.clock.advance(1)
+        await requests.end()
+    recovering = requests.clock.time()
+    for _ in range(20):
+        await requests.clock.advance(1)
+        await requests.end()
+    reads = requests.all.snapshot()[0]
+    assert (reads.failing_since, reads.recovering_since) == (recovering - CONFIRM_SECONDS - 1, recovering)
+    await requests.fail_for(CONFIRM_SECONDS)
+    assert requests.all.snapshot()[0].recovering_since is None
+    await requests.clock.advance(1)
+    await requests.end()
+    await requests.clock.advance(LINE_SECONDS)
+    reads = requests.all.snapshot()[0]
+    assert (reads.failing_since, reads.recovering_since) == (None, None)
 
 
 @pytest.mark.parametrize("more", [0, 1])

@@ -8,6 +8,7 @@ import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from gateway.openssl import NO_CHECK_TIME
 from gateway.threads import run_detached, wait
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 _SETTINGS_FRAME = 4
 _TLS_ALERT = b"\x15\x03"
 _SHOWN_BYTES = 512
-# OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which `ssl` has no name for.
-_NO_CHECK_TIME = 0x200000
 
 
 @dataclass
@@ -111,7 +110,7 @@ def _shown_certificate(endpoint: Endpoint, context: ssl.SSLContext) -> dict[str,
         raw = _secured(endpoint, context)[0]
         if raw is not None:
             context.verify_mode = ssl.CERT_REQUIRED
-            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME
             context.load_verify_locations(cadata=raw)
             return _secured(endpoint, context)[1]
     return {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.cli.doctor.endpoint import tls_context, unverified_context, uses_tls
 from gateway.cli.doctor.findings import Finding, Outcome, ok, skipped
 from gateway.cli.doctor.probe import PROBE_SECONDS, Probe, probe, shown_certificate
+from gateway.openssl import EXPIRED, NOT_YET_VALID, OTHER_HOST_NAME, OTHER_IP_ADDRESS, UNKNOWN_AUTHORITY
 
 if TYPE_CHECKING:
     from gateway.cli.doctor.endpoint import Endpoint
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 SOON_DAYS = 14
 _DAY = 86_400
 
-# The errors of X.509 verification in OpenSSL.
-_NOT_YET_VALID, _EXPIRED = 9, 10
-_OTHER_NAME = (62, 64)
-_UNKNOWN_AUTHORITY = (18, 19, 20, 21)
 _HTTP1_NOTE = "it may be an HTTP/1.1 proxy, or the admin address of the gateway"
 
 
@@ -99,18 +96,18 @@ def _unverified(
     listed = ", ".join(names) or "no name"
     paste: tuple[str, ...]
     paste = (f"openssl s_client -connect {endpoint.authority} </dev/null | openssl x509 -noout -subject -dates",)
-    if error.verify_code == _EXPIRED:
+    if error.verify_code == EXPIRED:
         text = f"the certificate has expired on {certificate.get('notAfter', 'an unknown day')}"
         fix = "renew it; the gateway reads its new files without a restart. This shows the certificate in use"
-    elif error.verify_code == _NOT_YET_VALID:
+    elif error.verify_code == NOT_YET_VALID:
         text = f"the certificate is valid from {certificate.get('notBefore', 'a later day')}"
         fix = "check the clocks of both machines; this shows the certificate in use"
-    elif error.verify_code in _OTHER_NAME:
+    elif error.verify_code in (OTHER_HOST_NAME, OTHER_IP_ADDRESS):
         text = f"the certificate is not for {endpoint.host}; it is for {listed}"
         fix = "connect by a name of the certificate, or issue one that has this name"
         # A wildcard is no name to connect to.
         paste = tuple(repeat.to(name, endpoint.port) for name in names if "*" not in name)[:1] or paste
-    elif error.verify_code in _UNKNOWN_AUTHORITY:
+    elif error.verify_code in UNKNOWN_AUTHORITY:
         text = f"the certificate is from {_issuer(certificate)}, an authority that this command does not trust"
         fix = "get the certificate of that authority from the gateway's operator, save it as ca.crt, and trust it"
         paste = (repeat("--ca-file", "ca.crt"),)

@@ -71,7 +71,11 @@ class RequestHealth(Protocol):
 
     @property
     def failing_since(self) -> float | None:
-        """Since when they fail, in seconds since the epoch; None if they do not."""
+        """Since when they fail, in seconds since the epoch; None without outage."""
+
+    @property
+    def recovering_since(self) -> float | None:
+        """Since when they succeed again, although the outage is still open; otherwise None."""
 
     @property
     def reason(self) -> str:
@@ -243,13 +247,7 @@ class Collector:
     def _upstream(self, time: float) -> Upstream:
         parts = self._sources
         outages = (
-            Outage(
-                each.requests,
-                datetime.fromtimestamp(each.failing_since, UTC),
-                max(0.0, time - each.failing_since),
-                each.reason,
-                each.cause,
-            )
+            shown_outage(each, each.failing_since, time)
             for each in parts.upstream_health()
             if each.failing_since is not None
         )
@@ -264,6 +262,19 @@ async def _in_steps(items: Sequence[T], count: int) -> AsyncIterator[Sequence[T]
         if start:
             await asyncio.sleep(0)
         yield items[start : start + count]
+
+
+def shown_outage(health: RequestHealth, since: float, time: float) -> Outage:
+    """Return an outage as the page shows it, at `time`. Both times are in seconds since the epoch."""
+    recovering = health.recovering_since
+    return Outage(
+        requests=health.requests,
+        since=datetime.fromtimestamp(since, UTC),
+        recovering_since=None if recovering is None else datetime.fromtimestamp(recovering, UTC),
+        seconds=max(0.0, (time if recovering is None else recovering) - since),
+        reason=health.reason,
+        cause=health.cause,
+    )
 
 
 def _add(parts: dict[str, dict[str, int]], client: str, limit: str, units: int) -> None:

@@ -63,10 +63,20 @@ class Store(msgspec.Struct, frozen=True):
 
 
 class Outage(msgspec.Struct, frozen=True):
-    """One kind of requests to the upstream fails. `requests` is `reads` or `submissions`."""
+    """An outage of one kind of requests to the upstream.
+
+    Attributes:
+        requests: `reads` or `submissions`.
+        since: When the first of them failed.
+        recovering_since: Since when they succeed again; None while they fail.
+        seconds: How long they have failed, or failed until they succeeded again.
+        reason: The reason of the last failure.
+        cause: Its cause.
+    """
 
     requests: str
     since: datetime
+    recovering_since: datetime | None
     seconds: float
     reason: str
     cause: str

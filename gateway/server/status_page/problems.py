@@ -69,7 +69,10 @@ def _process(status: Status) -> Iterator[Problem]:
 
 def _upstream(status: Status, outage_seconds: float) -> Iterator[Problem]:
     for outage in status.upstream.outages:
-        yield _outage(outage, status.watched.failing, outage_seconds)
+        if outage.recovering_since is None:
+            yield _outage(outage, status.watched.failing, outage_seconds)
+        else:
+            yield _recovering(outage)
     for recent in status.upstream.recent:
         figures = recent.figures
         if recent.minutes != WINDOW_MINUTES or figures.requests < FEWEST_REQUESTS:
@@ -94,8 +97,21 @@ def _upstream(status: Status, outage_seconds: float) -> Iterator[Problem]:
             )
 
 
+def _recovering(outage: Outage) -> Problem:
+    return Problem(
+        WARNING,
+        f"The upstream recovers, after it failed all {outage.requests} for {duration(outage.seconds)}: {_why(outage)}.",
+        "Nothing to do now. It has failed several times in a short time, so this remains here until it has worked for "
+        "up to a minute. If it fails again and again, ask the operator of the upstream.",
+        "JobGatewayUpstreamFailing",
+    )
+
+
+def _why(outage: Outage) -> str:
+    return f"{outage.reason} ({outage.cause})" if outage.cause else outage.reason
+
+
 def _outage(outage: Outage, failing_jobs: int, outage_seconds: float) -> Problem:
-    cause = f" ({outage.cause})" if outage.cause else ""
     affected = f" {count(failing_jobs, 'watched job', 'watched jobs')} cannot be read." if failing_jobs else ""
     survival = (
         f"Watches survive this for {duration(outage_seconds)}. Do not restart the gateway: watches would only start "
@@ -105,7 +121,7 @@ def _outage(outage: Outage, failing_jobs: int, outage_seconds: float) -> Problem
     )
     return Problem(
         CRITICAL,
-        f"The upstream has failed all {outage.requests} for {duration(outage.seconds)}: {outage.reason}{cause}."
+        f"The upstream has failed all {outage.requests} for {duration(outage.seconds)}: {_why(outage)}."
         + (affected if outage.requests == "reads" else ""),
         "Ask the operator of the upstream. If no request ever got a response, check JOBGATEWAY_UPSTREAM_URL, DNS and "
         f"the network policy. {survival}",

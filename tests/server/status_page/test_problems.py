@@ -7,10 +7,13 @@ import re
 import pytest
 
 from gateway.server.status_page.as_html import RUNBOOK
+from gateway.server.status_page.collector import shown_outage
 from gateway.server.status_page.model import Certificate, Outage
+from gateway.upstream.health import RequestHealthSnapshot
 from tests.support.status_facts import NOW, Facts, expiring
 
-READS = Outage("reads", NOW, 125, "UPSTREAM_UNAVAILABLE", "Connection refused")
+READS = Outage("reads", NOW, None, 125, "UPSTREAM_UNAVAILABLE", "Connection refused")
+RECOVERING = Outage("reads", NOW, NOW, 34, "UPSTREAM_UNAVAILABLE", "")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,11 @@ READS = Outage("reads", NOW, 125, "UPSTREAM_UNAVAILABLE", "Connection refused")
             Facts(outages=(READS,), failing=7),
             "critical",
             r"all reads for 2 min 5 s: UPSTREAM_UNAVAILABLE \(Connection refused\). 7 watched jobs cannot be read",
+        ),
+        (
+            Facts(outages=(RECOVERING,), failing=7),
+            "warning",
+            "recovers, after it failed all reads for 34 s: UPSTREAM_UNAVAILABLE.",
         ),
         (Facts(outcomes=(79, 0, 0, 20, 1)), "warning", "21% of the reads failed at the upstream"),
         (Facts(outcomes=(90, 10, 0, 0, 0)), "warning", "asks to slow down: 10% of the reads"),
@@ -65,6 +73,15 @@ def test_the_worst_problem_is_first() -> None:
 def test_an_outage_is_reported_once() -> None:
     (problem,) = Facts(outages=(READS,), outcomes=(0, 0, 0, 100, 0), failing_repeatedly=9).problems()
     assert problem.severity == "critical"
+
+
+@pytest.mark.parametrize(("recovering_since", "seconds"), [(None, 60), (1_034, 34)])
+def test_an_outage_lasts_until_it_recovers(recovering_since: float | None, seconds: float) -> None:
+    health = RequestHealthSnapshot("reads", 1_000, recovering_since, "UPSTREAM_TIMEOUT", "no reply", 3, None)
+    shown = shown_outage(health, 1_000, time=1_060)
+    assert shown.seconds == seconds
+    assert shown.since.timestamp() == 1_000
+    assert (shown.recovering_since and shown.recovering_since.timestamp()) == recovering_since
 
 
 def test_every_section_is_in_the_runbook() -> None:
