@@ -32,6 +32,10 @@ async def status(gateway: Gateway, query: str = "") -> Any:
     return json.loads(response.text)
 
 
+async def hang(connection: Connection) -> None:
+    await connection.gone()
+
+
 async def test_an_idle_gateway_is_well(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     shown = await status(gateway)
     assert shown["problems"] == []
@@ -124,9 +128,6 @@ async def test_no_secret_is_on_any_page(upstream: ScriptedUpstream, tmp_path: An
 
 
 async def test_submissions_and_calls_in_flight_are_counted(upstream: ScriptedUpstream) -> None:
-    async def hang(connection: Connection) -> None:
-        await connection.gone()
-
     upstream.script.append(hang)
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         call = jobs.SendJob(SEND, metadata=BEARER)
@@ -141,9 +142,6 @@ async def test_submissions_and_calls_in_flight_are_counted(upstream: ScriptedUps
 
 
 async def test_a_read_in_flight_belongs_to_its_client(upstream: ScriptedUpstream) -> None:
-    async def hang(connection: Connection) -> None:
-        await connection.gone()
-
     upstream.script.append(hang)
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         stream = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
@@ -163,9 +161,6 @@ async def test_a_certificate_has_its_expiry(upstream: ScriptedUpstream, mounted:
 
 
 async def test_a_drain_is_shown(upstream: ScriptedUpstream) -> None:
-    async def hang(connection: Connection) -> None:
-        await connection.gone()
-
     upstream.script.append(hang)
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         call = jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
