@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gateway.auth.gateway_token import GatewayToken
     from gateway.clock import Clock
     from gateway.limits.admission import Admission
-    from gateway.rpc.call import CallObserver, SlowReader
+    from gateway.rpc.call import CallObserver
     from gateway.rpc.tracing import Tracer
 
     Handler = Callable[[bytes, ServicerContext[Any, Any]], Awaitable[Any]]
@@ -114,17 +114,6 @@ class HandlerFactory:
         if not values and self._gateway_token is not None:
             return self._gateway_token.credential(peer)
         return read_credential(values, self._credential_key)
-
-    def slow_readers(self) -> list[SlowReader]:
-        """Return the streams whose clients have not accepted an event yet, in no order."""
-        return [reader for call in self.calls if (reader := call.slow_reader()) is not None]
-
-    def callers_by_poll_key(self) -> dict[bytes, set[bytes]]:
-        """Return the `caller_key`s of the calls in flight, by the `poll_key`s of their credentials."""
-        callers: dict[bytes, set[bytes]] = {}
-        for call in self.calls:
-            callers.setdefault(call.credential.poll_key, set()).add(call.credential.caller_key)
-        return callers
 
     def end_calls(self) -> None:
         """End all calls in flight: with DRAINING, or with an unknown outcome if they may have sent a job."""

@@ -38,13 +38,16 @@ def method_handler(
         streams: Whether `handle` writes its responses, instead of returning one.
     """
 
-    async def receive(_: object, context: Context) -> Any:
+    async def receive(iterator: object, context: Context) -> Any:
         try:
             data = await context.read()
         except asyncio.CancelledError:
             # `check_half_closed` raises it again in the handler, which records the call.
             data = EOF
-        return await handle(NO_MESSAGE if data is EOF else data, context)
+        handling = handle(NO_MESSAGE if data is EOF else data, context)
+        # The context holds the error of an aborted call, and its traceback this frame, which must not hold the context.
+        del iterator, data, context
+        return await handling
 
     make = grpc.stream_stream_rpc_method_handler if streams else grpc.stream_unary_rpc_method_handler
     # Without serializers, because requests and responses stay encoded here.

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 YOUNG_SECONDS = 0.25
 # More of them are not collected, because that may take over 20 ms.
 MAX_YOUNG = 50_000
-# The time between two full collections, per block of memory, so that they take about 1/20,000 of the time.
+# Seconds between two full collections per surviving block of memory, so that they take about 1/20,000 of the time.
 FULL_SECONDS_PER_BLOCK = 0.01
 MIN_FULL_SECONDS = 60.0
+# A full collection is also due after this growth. The minimum is some 200 MB, so that 10,000 new jobs cause no pause.
+GROWTH = 0.5
+MIN_GROWTH_BLOCKS = 2_000_000
 
 
 class GarbageCollector:
@@ -27,7 +30,7 @@ class GarbageCollector:
     100,000 before it is collected, in one step of 0.1 seconds. This collector has a period, and skips a burst.
 
     Full collections take time proportional to all objects that were created after the start: half a second with 10,000
-    watches. They are made rarely while the process is large, and soon after it has become small.
+    watches. They are made rarely while the process is large, and soon after it has grown or become small.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -37,8 +40,9 @@ class GarbageCollector:
         gc.freeze()
         gc.disable()
         self._blocks = sys.getallocatedblocks()
-        self._last_full = clock.monotonic()
-        self._skipped = False
+        # None before the first full collection.
+        self._survivors: int | None = None
+        self._last_full = self._last_young = clock.monotonic()
 
     async def run(self) -> None:
         """Collect until this task is cancelled."""
@@ -47,17 +51,29 @@ class GarbageCollector:
             self._collect()
 
     def _collect(self) -> None:
-        blocks = sys.getallocatedblocks() - self._blocks
         now = self._clock.monotonic()
-        if now >= self._last_full + max(MIN_FULL_SECONDS, blocks * FULL_SECONDS_PER_BLOCK):
-            self._last_full = now
-            if self._skipped:
-                gc.unfreeze()
-                self._skipped = False
+        if self._full_is_due(now):
             gc.collect()
+            self._survivors = self._count()
+            self._last_full = self._last_young = now
         elif len(gc.get_objects(generation=0)) <= MAX_YOUNG:
             gc.collect(0)
-        else:
-            # Takes no time, and leaves them to the next full collection.
-            gc.freeze()
-            self._skipped = True
+            self._last_young = now
+
+    def _full_is_due(self, now: float) -> bool:
+        passed = now - self._last_full
+        if passed < MIN_FULL_SECONDS:
+            return False
+        blocks = self._count()
+        survivors = self._survivors or 0
+        # Not all blocks, because the time would grow with the garbage.
+        settled = blocks if self._survivors is None else min(survivors, blocks)
+        return (
+            passed >= settled * FULL_SECONDS_PER_BLOCK
+            or blocks > survivors * (1 + GROWTH) + MIN_GROWTH_BLOCKS
+            # A burst has not ended.
+            or now >= self._last_young + MIN_FULL_SECONDS
+        )
+
+    def _count(self) -> int:
+        return sys.getallocatedblocks() - self._blocks

@@ -120,7 +120,7 @@ class Gateway:
         self._listener = Listener(settings.listen, self._make_server, credentials)
         self._admin = AdminServer(metrics.registry, lambda: self.ready, StatusPages(Collector(self._sources()), clock))
         self.admin_address = ""
-        self._probing: asyncio.Task[None] | None = None
+        self._probes: set[asyncio.Task[None]] = set()
         self._report_levels()
 
     @property
@@ -146,7 +146,10 @@ class Gateway:
 
     def probe_upstream(self) -> None:
         """Log in the background whether the upstream responds like the API."""
-        self._probing = asyncio.create_task(probe(self._rest))
+        probing = asyncio.create_task(probe(self._rest))
+        self._probes.add(probing)
+        # The event loop logs the defect of a task when no one holds it.
+        probing.add_done_callback(self._probes.discard)
 
     async def wait_closed(self) -> None:
         """Wait until `stop` closes the listener. Raises `ListenerLost` if it ends before."""
@@ -170,8 +173,10 @@ class Gateway:
         deadline = self._clock.monotonic() + grace
         self._admission.draining = True
         self._health.drain()
-        if self._probing is not None:
-            self._probing.cancel()
+        for probing in self._probes:
+            probing.cancel()
+        if self._probes:
+            await asyncio.wait(self._probes)
         await self._drain(deadline, last_third=deadline - grace / 3)
         await self._listener.stop(defaults.FLUSH_RESPONSES_SECONDS)
         await self._finish_submissions(deadline)

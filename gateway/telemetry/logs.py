@@ -273,8 +273,10 @@ class _Kinds:
         """Return how many lines of this kind were left out before this one, or None if this one is to be left out."""
         now = time.monotonic()
         with self._mutex:
-            # Kinds are places in code, but a library may put a value into its text.
-            kind = kind if kind in self._until or len(self._until) < MAX_KINDS else "another"
+            if kind not in self._until:
+                # Kinds are places in code, but a library may put a value into its text.
+                self._remove_old(now)
+                kind = kind if len(self._until) < MAX_KINDS else "another"
             if now < self._until.get(kind, now):
                 self._left_out[kind] += 1
                 return None
@@ -282,6 +284,14 @@ class _Kinds:
             left_out = self._left_out.get(kind, 0)
             self._left_out[kind] = 0
             return left_out
+
+    def _remove_old(self, now: float) -> None:
+        if len(self._until) >= MAX_KINDS:
+            # A copy, because a finalizer may add a kind.
+            for kind, until in list(self._until.items()):
+                if until <= now:
+                    self._until.pop(kind, None)
+                    self._left_out.pop(kind, None)
 
 
 def _seldom() -> structlog.typing.Processor:

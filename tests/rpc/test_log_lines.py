@@ -145,6 +145,20 @@ async def test_callers_with_the_gateways_token_are_told_apart(
     assert (one == again, one == other, peer) == (True, False, "CN=orders")
 
 
+async def test_the_name_in_a_certificate_is_printable(
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority, logged: Logged
+) -> None:
+    upstream.script.append(RUNNING)
+    files = {"tls_cert_file": mounted.cert, "tls_key_file": mounted.key, "tls_client_ca_file": mounted.ca}
+    hostile = authority.client("billing", "spiffe://a/\x1b[31m\nb")
+    async with (
+        running(upstream.url, **files) as gateway,
+        tls_channel(gateway, authority.pem, hostile) as channel,
+    ):
+        await rpc.JobServiceStub(channel).GetJob(GET_JOB, metadata=BEARER)
+    assert lines(logged, "call", "peer") == [("spiffe://a/?[31m?b",)]
+
+
 # The submission
 
 

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,30 @@ def test_endless_text_is_not_kept() -> None:
         found, rest = failures(rest + b"x" * 10_000)
         assert found == []
     assert len(rest) < 20_000
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b"UNKNOWN: %s",
+        b"UNKNOWN: %s grpc.internal.endpoint_peer_address=ipv4:10.0.0.1:1, %s",
+        b"UNKNOWN: %s grpc.internal.endpoint_peer_address=%s grpc.internal.server_credentials=0x55",
+        b"UNKNOWN: %s\n%s grpc.internal.server_credentials=0x55",
+    ],
+)
+def test_the_time_for_a_hostile_record_grows_linearly(hostile: bytes) -> None:
+    def seconds(size: int) -> float:
+        text = hostile.replace(b"%s", b"e" * (size // hostile.count(b"%s")))
+        trace = b"I1128 04:29:06.885287 1 x] CallNextHandshakerLocked: error=%s\nI1128 x] " % text
+        taken = []
+        for _ in range(5):
+            start = time.thread_time()
+            failures(trace)
+            taken.append(time.thread_time() - start)
+        return min(taken)
+
+    # Quadratic time would be 100 times as long.
+    assert seconds(8_000) < 30 * seconds(800)
 
 
 def connect(address: str, context: ssl.SSLContext | None, data: bytes = b"") -> str:

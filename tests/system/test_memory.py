@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -206,3 +207,20 @@ async def test_a_drain_frees_the_watches_that_it_ends(
     for _ in range(100):
         await asyncio.sleep(0)
     assert left() == []
+
+
+@pytest.mark.parametrize("method", ["GetJob", "WatchJob", "WatchJobs"])
+async def test_failed_calls_leave_no_cycle(
+    upstream: ScriptedUpstream, left: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "TRACKED", grpc.aio.AbortError)
+    request = iter([pb.WatchJobsRequest()]) if method == "WatchJobs" else getattr(pb, f"{method}Request")()
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        for _ in range(10):
+            call = getattr(jobs, method)(request)
+            assert await call.code() is StatusCode.UNAUTHENTICATED
+        await gateway.wait_idle()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        # The server of grpc holds its last calls.
+        assert len(left()) <= 3

@@ -245,3 +245,15 @@ def test_lines_left_out_are_counted_over_threads(monkeypatch: pytest.MonkeyPatch
         assert kinds.left_out("a") == 7
         monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     assert (passed.count(0), passed.count(None)) == (20, 140)
+
+
+def test_kinds_of_the_last_minute_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    kinds = _Kinds()
+    for number in range(logs.MAX_KINDS):
+        assert kinds.left_out(f"old {number}") == 0
+    assert [kinds.left_out(f"new {number}") for number in range(3)] == [0, None, None]
+    now = logs.SELDOM_SECONDS
+    assert [kinds.left_out(f"new {number}") for number in range(3)] == [0, 0, 0]
+    assert kinds.left_out("new 0") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,8 @@ from gateway.telemetry.jobs import ObservedJobs
 from gateway.telemetry.metrics import Metrics
 from gateway.threads import WorkerPool
 from gateway.upstream import RestClient, probe
-from tests.support.clock import SteppedClock
+from tests.support.clock import SteppedClock, settle
+from tests.support.gateways import running
 from tests.support.raw import free_port
 from tests.support.transports import upstream_health
 from tests.support.upstream import answer
@@ -117,3 +119,46 @@ async def test_an_upstream_that_is_not_there_has_a_cause(
     (line,) = logged
     assert (line["result"], line["cause"]) == ("unreachable", "Connection refused")
     assert "check host and port in JOBGATEWAY_UPSTREAM_URL" in line["message"]
+
+
+async def test_a_defect_of_the_probe_is_reported_at_once(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: RestClient) -> int:
+        raise KeyError
+
+    monkeypatch.setattr(RestClient, "get_without_credential", broken)
+    defects: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: defects.append(type(context["exception"])))
+    async with running(upstream.url) as gateway:
+        gateway.probe_upstream()
+        await settle()
+        assert defects == [KeyError]
+
+
+async def test_a_stop_waits_for_the_end_of_the_probe(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = []
+
+    async def slow(_: RestClient) -> int:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for __ in range(100):
+                await asyncio.sleep(0)
+            ends.append("probe")
+        return 401
+
+    close = RestClient.aclose
+
+    async def closing(rest: RestClient) -> None:
+        ends.append("client")
+        await close(rest)
+
+    monkeypatch.setattr(RestClient, "get_without_credential", slow)
+    monkeypatch.setattr(RestClient, "aclose", closing)
+    async with running(upstream.url) as gateway:
+        gateway.probe_upstream()
+        await asyncio.sleep(0)
+    assert ends == ["probe", "client"]

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from datetime import UTC
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -118,8 +119,9 @@ class HtmlPages:
         """Return the status page."""
         return self._status.render(status=status, query=query).encode()
 
+    @cached_property
     def runbook(self) -> bytes:
-        """Return the page with the action for each alert."""
+        """The page with the action for each alert."""
         text = RUNBOOK.read_text("utf-8")
         markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
         tokens = markdown.parse(text)

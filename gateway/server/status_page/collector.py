@@ -8,7 +8,7 @@ import platform
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
@@ -31,7 +31,7 @@ from gateway.server.status_page.model import (
 from gateway.server.status_page.problems import find_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from gateway.clock import Clock
     from gateway.config import Settings
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from gateway.telemetry.recent_requests import RecentRequests
     from gateway.watch import Hub, LoopSnapshot
 
+T = TypeVar("T")
+
 MINUTES = (1, 5, 15)
 MAX_CLIENTS = 20
 MAX_SLOW_STREAMS = 20
@@ -51,8 +53,9 @@ MAX_SLOW_STREAMS = 20
 SLOW_SECONDS = 1.0
 # Single failures happen, and the next poll repairs them.
 FAILS_REPEATEDLY = 3
-# The loops that are copied in one step, which takes about a millisecond.
-BATCH = 250
+# The loops and calls that are read in one step, which takes about a millisecond.
+LOOPS_PER_STEP = 250
+CALLS_PER_STEP = 2_500
 # Owners of polls and memory are poll keys. One may belong to several clients, or to a client that has left.
 SHARED, GONE = "shared", "gone"
 # The names of the limits of memory begin with this.
@@ -107,7 +110,10 @@ class Sources:
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Everything that the page shows, at one moment: `now` of the clock, `time` since the epoch."""
+    """Everything that the page shows, at one moment: `now` of the clock, `time` since the epoch.
+
+    `callers` has the `caller_key`s of the calls in flight, for each owner in `usage_by_poll_key`.
+    """
 
     now: float
     time: float
@@ -163,7 +169,7 @@ class Snapshot(msgspec.Struct, frozen=True):
                 _add(parts, fingerprint_of(owner), limit, units)
         for limit, usage in self.usage_by_poll_key.items():
             for owner, units in usage.items():
-                callers = self.callers.get(owner, ())
+                callers = self.callers[owner]
                 name = fingerprint_of(next(iter(callers))) if len(callers) == 1 else SHARED if callers else GONE
                 _add(parts, name, limit, units)
         return [
@@ -190,12 +196,18 @@ class Collector:
     async def collect(self) -> Snapshot:
         """Return a snapshot. It takes about 2 µs per watched job, in steps of a millisecond."""
         parts = self._sources
-        running = parts.hub.loops
         loops: list[LoopSnapshot[JobState]] = []
-        for start in range(0, len(running), BATCH):
-            if start:
-                await asyncio.sleep(0)
-            loops += [each.snapshot() for each in running[start : start + BATCH]]
+        async for some_loops in _in_steps(parts.hub.loops, LOOPS_PER_STEP):
+            loops += [each.snapshot() for each in some_loops]
+        usage, usage_by_caller, usage_by_poll_key = parts.usage(), parts.usage_by_caller(), parts.usage_by_poll_key()
+        callers: dict[bytes, set[bytes]] = {owner: set() for owners in usage_by_poll_key.values() for owner in owners}
+        slow_readers: list[SlowReader] = []
+        async for some_calls in _in_steps(list(parts.calls.calls), CALLS_PER_STEP):
+            for call in some_calls:
+                if (owner := call.credential.poll_key) in callers:
+                    callers[owner].add(call.credential.caller_key)
+                if (reader := call.slow_reader()) is not None:
+                    slow_readers.append(reader)
         now, time = parts.clock.monotonic(), parts.clock.time()
         return Snapshot(
             now=now,
@@ -205,11 +217,11 @@ class Collector:
             store=Store(parts.settings.state_url.partition(":")[0].lower(), parts.store_health.available),
             upstream=self._upstream(time),
             outage_seconds=parts.settings.poll_outage_seconds,
-            usage=parts.usage(),
-            usage_by_caller=parts.usage_by_caller(),
-            usage_by_poll_key=parts.usage_by_poll_key(),
-            callers=parts.calls.callers_by_poll_key(),
-            slow_readers=parts.calls.slow_readers(),
+            usage=usage,
+            usage_by_caller=usage_by_caller,
+            usage_by_poll_key=usage_by_poll_key,
+            callers=callers,
+            slow_readers=slow_readers,
             loops=loops,
         )
 
@@ -242,6 +254,14 @@ class Collector:
         kinds = (("reads", parts.recent_requests.reads), ("submissions", parts.recent_requests.submissions))
         recent = (Recent(name, minutes, figures(60 * minutes)) for name, figures in kinds for minutes in MINUTES)
         return Upstream(parts.settings.upstream_url, tuple(outages), tuple(recent))
+
+
+async def _in_steps(items: Sequence[T], count: int) -> AsyncIterator[Sequence[T]]:
+    """Yield parts with `count` of the items, and let the event loop run between them."""
+    for start in range(0, len(items), count):
+        if start:
+            await asyncio.sleep(0)
+        yield items[start : start + count]
 
 
 def shown_outage(health: RequestHealth, since: float, time: float) -> Outage:

@@ -108,6 +108,7 @@ class Query(msgspec.Struct, frozen=True):
 
 
 def _page(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_PAGE)) and int(text)):
-        raise InvalidQuery(f"page: {text!r} is no page; use a number from 1")
+    # Texts have at most MAX_CHARACTERS, so that this is no long number.
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_PAGE):
+        raise InvalidQuery(f"page: {text!r} is no page; use a number from 1 to {MAX_PAGE}")
     return int(text)

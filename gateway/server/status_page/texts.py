@@ -8,9 +8,15 @@ UNITS = ("B", "KiB", "MiB", "GiB")
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in one or two units, such as `2 h 5 min`, `3.2 s` or `45 ms`."""
-    if seconds < 1:
-        return f"{seconds * 1_000:.0f} ms"
+    """Return a duration in one or two units, such as `2 h 5 min`, `3.2 s` or `45 ms`.
+
+    Raises:
+        ValueError: The duration is negative.
+    """
+    if seconds < 0:
+        raise ValueError(f"a duration cannot be negative (got {seconds} s)")
+    if (milliseconds := round(seconds * 1_000)) < 1_000:
+        return f"{milliseconds} ms"
     if seconds < 10:
         return f"{seconds:.1f} s".replace(".0 s", " s")
     whole = round(seconds)
@@ -36,10 +42,11 @@ def _two(seconds: int, large: int, large_name: str, small: int, small_name: str)
 
 def size(number: int) -> str:
     """Return a number of bytes, such as `1.5 MiB`."""
-    if number < KIB:
-        return f"{number} B"
-    power = min(3, (number.bit_length() - 1) // 10)
-    return f"{number / KIB**power:.1f} {UNITS[power]}".replace(".0 ", " ")
+    value, power = float(number), 0
+    # Rounded as it is shown: 1 MiB instead of 1024 KiB.
+    while round(value, 1) >= KIB and power < len(UNITS) - 1:
+        value, power = value / KIB, power + 1
+    return f"{value:.1f} {UNITS[power]}".replace(".0 ", " ")
 
 
 def count(number: int, one: str, many: str) -> str:

@@ -8,11 +8,9 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.auth.credential import FINGERPRINT_DIGITS
-from gateway.server.status_page import pages
 from tests.support.clock import SteppedClock
 from tests.support.gateways import BEARER, SEND, TOKEN, next_event, running, stub
 from tests.support.raw import free_port
@@ -32,6 +30,10 @@ async def status(gateway: Gateway, query: str = "") -> Any:
     response = await fetch(gateway, f"/statusz{query}")
     assert response.status_code == 200, response.text
     return json.loads(response.text)
+
+
+async def hang(connection: Connection) -> None:
+    await connection.gone()
 
 
 async def test_an_idle_gateway_is_well(gateway: Gateway, upstream: ScriptedUpstream) -> None:
@@ -126,9 +128,6 @@ async def test_no_secret_is_on_any_page(upstream: ScriptedUpstream, tmp_path: An
 
 
 async def test_submissions_and_calls_in_flight_are_counted(upstream: ScriptedUpstream) -> None:
-    async def hang(connection: Connection) -> None:
-        await connection.gone()
-
     upstream.script.append(hang)
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         call = jobs.SendJob(SEND, metadata=BEARER)
@@ -142,6 +141,16 @@ async def test_submissions_and_calls_in_flight_are_counted(upstream: ScriptedUps
         call.cancel()
 
 
+async def test_a_read_in_flight_belongs_to_its_client(upstream: ScriptedUpstream) -> None:
+    upstream.script.append(hang)
+    async with running(upstream.url) as gateway, stub(gateway) as jobs:
+        stream = jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)
+        await upstream.wait_for(1)
+        (client,) = (await status(gateway))["clients"]
+        assert (client["watches"], client["polls"]) == (1, 1)
+        stream.cancel()
+
+
 async def test_a_certificate_has_its_expiry(upstream: ScriptedUpstream, mounted: MountedSecret) -> None:
     files = {"tls_cert_file": mounted.cert, "tls_key_file": mounted.key, "tls_client_ca_file": mounted.ca}
     async with running(upstream.url, **files) as gateway:
@@ -152,9 +161,6 @@ async def test_a_certificate_has_its_expiry(upstream: ScriptedUpstream, mounted:
 
 
 async def test_a_drain_is_shown(upstream: ScriptedUpstream) -> None:
-    async def hang(connection: Connection) -> None:
-        await connection.gone()
-
     upstream.script.append(hang)
     async with running(upstream.url) as gateway, stub(gateway) as jobs:
         call = jobs.GetJob(pb.GetJobRequest(uid=42), metadata=BEARER)
@@ -238,9 +244,3 @@ async def test_a_client_that_does_not_read_is_shown(upstream: ScriptedUpstream) 
         assert slow["seconds"] >= 1
         assert slow["waiting_bytes"] > 100_000
         stream.cancel()
-
-
-async def test_more_readers_than_fit_are_rejected(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "MAX_WAITING", 0)
-    response = await fetch(gateway, "/")
-    assert (response.status_code, response.headers["retry-after"]) == (503, "1")

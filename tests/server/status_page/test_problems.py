@@ -3,74 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gateway.server.status_page.as_html import RUNBOOK
 from gateway.server.status_page.collector import shown_outage
-from gateway.server.status_page.model import (
-    Certificate,
-    Limit,
-    Outage,
-    Process,
-    Recent,
-    Status,
-    Store,
-    Tls,
-    Upstream,
-    Watched,
-)
-from gateway.server.status_page.problems import find_problems
-from gateway.telemetry.recent_requests import RecentFigures
+from gateway.server.status_page.model import Certificate, Outage
 from gateway.upstream.health import RequestHealthSnapshot
-
-if TYPE_CHECKING:
-    from gateway.server.status_page.model import Problem
-
-NOW = datetime(2026, 11, 28, 3, 0, tzinfo=UTC)
-
-
-@dataclass
-class Facts:
-    """The facts of a status page; by default, all is well."""
-
-    ready: bool = True
-    draining: bool = False
-    certificate: Certificate | None = None
-    store: bool = True
-    outages: tuple[Outage, ...] = ()
-    outcomes: tuple[int, int, int, int, int] = (100, 0, 0, 0, 0)
-    minutes: int = 5
-    watches: int = 0
-    failing: int = 0
-    failing_repeatedly: int = 0
-
-    def problems(self) -> tuple[Problem, ...]:
-        recent = Recent("reads", self.minutes, RecentFigures(sum(self.outcomes), *self.outcomes, 0.1, 0.2))
-        status = Status(
-            time=NOW,
-            problems=(),
-            process=Process("1", "3", "host", 1, self.ready, self.draining, "a:1", "b:2"),
-            tls=Tls("tls", self.certificate),
-            store=Store("redis", self.store),
-            upstream=Upstream("https://api.example", self.outages, (recent,)),
-            submissions_in_flight=0,
-            watched=Watched(10, 10, self.failing, 10, 1, 1, ()),
-            limits=(Limit("watches", "", self.watches, 1_000), Limit("polls", "", 256, 256)),
-            clients=(),
-            more_clients=0,
-            slow_streams=(),
-            more_slow_streams=0,
-        )
-        return find_problems(status, self.failing_repeatedly, 300)
-
-
-def expiring(**delta: float) -> Certificate:
-    return Certificate(NOW + timedelta(**delta), "")
-
+from tests.support.status_facts import NOW, Facts, expiring
 
 READS = Outage("reads", NOW, None, 125, "UPSTREAM_UNAVAILABLE", "Connection refused")
 RECOVERING = Outage("reads", NOW, NOW, 34, "UPSTREAM_UNAVAILABLE", "")
