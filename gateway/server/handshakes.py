@@ -39,7 +39,7 @@ _ADDRESS = b"grpc.internal.endpoint_peer_address="
 _SERVER = b"grpc.internal.server_credentials="
 # The code of OpenSSL, and what it says about a certificate.
 _OPENSSL = re.compile(r"OPENSSL_internal:([A-Z0-9_]+)(?:: ([^:]+))?")
-_NO_DETAIL = "Invalid certificate verification context"
+_NO_DETAILS = (None, "OK", "Invalid certificate verification context")
 CLOSED = "the client closed the connection"
 
 _log = structlog.get_logger()
@@ -90,7 +90,7 @@ def _reason(text: str) -> str:
     if match is None:
         return text
     code, detail = match.groups()
-    return code if detail in (None, _NO_DETAIL) else f"{code}: {detail}"
+    return code if detail in _NO_DETAILS else f"{code}: {detail}"
 
 
 def _read(fd: int) -> None:

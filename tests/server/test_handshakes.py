@@ -57,6 +57,11 @@ def test_failures_are_found_in_pieces_of_any_size(size: int) -> None:
     assert found == [("CERTIFICATE_VERIFY_FAILED: certificate has expired", "[::1]:48098"), (CLOSED, "unix:")]
 
 
+def test_a_reason_without_details_has_only_its_code() -> None:
+    trace = TRACE.replace(b"certificate has expired: OK", b"OK")
+    assert failures(trace)[0][0] == ("CERTIFICATE_VERIFY_FAILED", "[::1]:48098")
+
+
 def test_endless_text_is_not_kept() -> None:
     rest = b""
     for _ in range(100):
