@@ -35,6 +35,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "development")
 # A shell starts background jobs with SIGINT ignored, which the processes that tests interrupt would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# The same with `nohup` and SIGHUP.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def default_ports() -> list[int]:

@@ -184,7 +184,7 @@ def one_loop(history: History, polls: Polls) -> Iterator[str]:
                 yield f"{name}: two polls at the same time at {after.began:.3f}"
             if before.loop != after.loop:
                 ended.add(before.loop)
-            if after.loop in ended:
+            if after.loop in ended and not history.loops_share_names:
                 yield f"{name}: two loops at the same time at {after.began:.3f}"
             gap = after.began - before.ended
             same = before.loop == after.loop and before.kind is Kind.STATE

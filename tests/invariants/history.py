@@ -125,6 +125,8 @@ class History:
     outage: float
     tolerance: float
     stepped: bool = True
+    # Whether a later loop of a job may have the name of an earlier one, because both began with one stream.
+    loops_share_names: bool = False
     # The times at which each process was closed, and each job was sent.
     closed: dict[int, float] = field(default_factory=dict)
     sent: dict[int, float] = field(default_factory=dict)

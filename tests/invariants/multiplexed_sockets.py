@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import grpc
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
-from tests.invariants.history import Watch
+from tests.invariants.history import History, Watch
 from tests.invariants.multiplexed import Inbox, Stream
 from tests.invariants.sockets import SocketRun
 from tests.support.gateways import Failure
@@ -31,6 +32,11 @@ class MultiplexedSocketRun(SocketRun):
         super().__init__(seed)
         self.streams: list[Stream] = []
         self._entries: list[Entry] = []
+
+    @property
+    def history(self) -> History:
+        # A stream may leave a job and watch it again, and its loops have its name.
+        return replace(super().history, loops_share_names=True)
 
     def _open(self, number: int, watch: Watch, token: str, held: bytes) -> None:
         del number
