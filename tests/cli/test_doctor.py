@@ -528,3 +528,9 @@ async def test_a_wildcard_is_no_name_to_connect_to(
         found = await doctor(gateway.address, "--ca-file", files.ca)
     assert found["tls"] == "fail the certificate is not for 127.0.0.1; it is for *.jobs.example"
     assert found.paste("tls")[0].startswith("openssl s_client ")
+
+
+def test_the_words_of_a_peer_are_one_bounded_line() -> None:
+    end = End(Kind.GOAWAY, code=2, debug="\x1b[31m\n" + "x" * 16_000)
+    assert end.described().startswith("GOAWAY INTERNAL_ERROR \ufffd[31m xxx")
+    assert len(end.described()) == 120

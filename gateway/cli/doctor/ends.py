@@ -7,6 +7,10 @@ from enum import StrEnum
 
 from h2.errors import ErrorCodes
 
+from gateway.cli.formatting import clean
+
+_LONGEST_DESCRIPTION = 120
+
 
 class Kind(StrEnum):
     """The ways in which a stream can end."""
@@ -63,7 +67,10 @@ class End:
         return self.fields.get("grpc-message", "")
 
     def described(self) -> str:
-        """Return the end in a few words."""
+        """Return the end in a few words, on one line. The peer may have written some of them."""
+        return clean(self._words())[:_LONGEST_DESCRIPTION]
+
+    def _words(self) -> str:
         match self.kind:
             case Kind.STATUS if self.grpc_status:
                 message = f" {self.grpc_message}" if self.grpc_message else ""

@@ -9,7 +9,6 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway.cli.doctor import service
 from gateway.cli.doctor.findings import Finding, Outcome, ok
 from gateway.cli.doctor.refusals import refusal
-from gateway.cli.formatting import clean
 
 if TYPE_CHECKING:
     from gateway.cli.doctor.between import Between
@@ -38,7 +37,7 @@ async def check(connection: Http2Connection, peer: Between, token: str | None) -
     problem = f"{len(failed)} of {len(METHODS)} methods do not arrive at the gateway ({', '.join(failed)})"
     if refused := refusal("calls", problem, some, peer):
         return refused
-    said = clean(some.described())[:120] if some else f"no response within {service.RESPONSE_SECONDS:g} s"
+    said = some.described() if some else f"no response within {service.RESPONSE_SECONDS:g} s"
     fix = "let the proxy pass all paths of the gateway, and update a gateway that does not have these methods"
     return Finding("calls", Outcome.FAIL, f"{problem}: {said}", fix)
 

@@ -36,7 +36,7 @@ def refusal(check: str, problem: str, end: End | None, peer: Between) -> Finding
     """
     if end is None:
         return None
-    said = f"{problem}: {peer.subject} responds {clean(end.described())[:120]}"
+    said = f"{problem}: {peer.subject} responds {end.described()}"
     if _is_overload(end):
         return _failed(check, f"{said}, as with a rate limit or too much load", peer, Fault.RATE)
     if "overflow" in end.grpc_message:

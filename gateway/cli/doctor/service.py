@@ -94,7 +94,7 @@ def _finding(end: End | None, stream: Stream, peer: Between) -> Finding:
 
 
 def _other_status(end: End, peer: Between, title: str) -> Finding:
-    said = clean(end.described())[:120]
+    said = end.described()
     status = end.fields.get(":status", "")
     # nginx says 502 or 504 without a gateway.
     refused = refusal("gateway", "the health service does not work", end, peer)
@@ -142,7 +142,7 @@ async def check_reflection(stream: Stream, peer: Between) -> Finding:
     if refused := refusal("reflection", "the stream ends", stream.end, peer):
         return refused
     if stream.end is not None:
-        return Finding("reflection", Outcome.WARN, f"the stream ends: {clean(stream.end.described())[:120]}")
+        return Finding("reflection", Outcome.WARN, f"the stream ends: {stream.end.described()}")
     text = (
         f"a request of an open stream gets no response within {RESPONSE_SECONDS:g} s: {peer.subject} buffers requests"
     )

@@ -25,7 +25,6 @@ from gateway.cli.doctor.findings import Finding, Outcome, ok, skipped
 from gateway.cli.doctor.http2 import Http2Connection
 from gateway.cli.doctor.network import CONNECT_SECONDS
 from gateway.cli.doctor.refusals import refusal
-from gateway.cli.formatting import clean
 
 if TYPE_CHECKING:
     import ssl
@@ -190,7 +189,7 @@ def _not_opened(held: Held) -> Finding | None:
         fix = "look at the logs of the gateway and of the proxy"
     else:
         return None
-    said = clean(end.described())[:120] if end else "no message arrived"
+    said = end.described() if end else "no message arrived"
     refused = refusal("silence", problem, end, held.peer)
     return refused or Finding("silence", Outcome.FAIL, f"{problem}: {said}", fix)
 
