@@ -16,7 +16,17 @@ from jobgateway_client.deadline import Deadline
 from gateway.cli import display, json_output, stdio
 from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_source
 from gateway.cli.error_messages import error_lines
-from gateway.cli.exit_codes import BROKEN_PIPE, CALL_FAILED, INTERRUPTED, JOB_FAILED, OUTPUT_LOST, STILL_RUNNING, USAGE
+from gateway.cli.exit_codes import (
+    BROKEN_PIPE,
+    CALL_FAILED,
+    INTERRUPTED,
+    JOB_FAILED,
+    NOT_PERMITTED,
+    OUTPUT_LOST,
+    TIME_PASSED,
+    USAGE,
+)
+from gateway.cli.failure_codes import failure_code
 from gateway.cli.formatting import clean
 from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, ConnectionOptions, Output
 
@@ -89,8 +99,10 @@ def session(call: CallOptions, output: Output, save: Path | None = None) -> Iter
         _check_save(save, output)
     try:
         secured, token = tls(call), token_source(call)
-    except (TlsUnusable, TokenUnusable) as error:
+    except TlsUnusable as error:
         usage_error(str(error), output)
+    except TokenUnusable as error:
+        usage_error(str(error), output, NOT_PERMITTED)
     # A person decides about a retry of a single call.
     with Client(call.target, token=token, tls=secured, attempts=1) as client:
         current = Session(client, call.target, Deadline(call.deadline), output, connection_words(call))
@@ -99,7 +111,7 @@ def session(call: CallOptions, output: Output, save: Path | None = None) -> Iter
                 yield from _checked(current)
         except GatewayError as error:
             current.show_error(error)
-            raise typer.Exit(CALL_FAILED) from error
+            raise typer.Exit(failure_code(error)) from error
         except ResultDamagedError as error:
             current.show_failure("DATA_LOSS", f"{error}; get it again")
             raise typer.Exit(CALL_FAILED) from error
@@ -119,7 +131,7 @@ def _checked(current: Session) -> Iterator[Session]:
     try:
         yield current
     except typer.Exit as left:
-        if left.exit_code in (JOB_FAILED, STILL_RUNNING):
+        if left.exit_code in (JOB_FAILED, TIME_PASSED):
             stdio.check()
         raise
     stdio.check()
@@ -145,12 +157,12 @@ def connection_words(call: ConnectionOptions) -> tuple[str, ...]:
     return (*(["--tls"] if call.tls else []), *named)
 
 
-def usage_error(line: str, output: Output = Output.TEXT) -> NoReturn:
+def usage_error(line: str, output: Output = Output.TEXT, code: int = USAGE) -> NoReturn:
     """Print the problem of the command line or a setting, and leave."""
     display.problem(line)
     if output is Output.JSON:
-        json_output.show_failure("USAGE", line)
-    raise typer.Exit(USAGE)
+        json_output.show_failure("USAGE" if code == USAGE else "UNAUTHENTICATED", line)
+    raise typer.Exit(code)
 
 
 def _check_save(file: Path, output: Output) -> None:

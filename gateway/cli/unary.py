@@ -11,7 +11,7 @@ from jobgateway_client.result import Result
 
 from gateway.cli import display, exit_messages, json_output
 from gateway.cli import options as opt
-from gateway.cli.exit_codes import CALL_FAILED, JOB_FAILED, STILL_RUNNING
+from gateway.cli.exit_codes import CALL_FAILED, JOB_FAILED, TIME_PASSED
 from gateway.cli.output import conclude, show_name
 from gateway.cli.patience import PatientWatch
 from gateway.cli.request import job_request
@@ -68,7 +68,7 @@ def wait(uid: opt.Uid, call: opt.LongCallOptions, shown: opt.OutputOptions, time
             exit_messages.interrupted(current, uid, None, cancel=call.cancel_on_interrupt)
         _conclude(current, job, shown)
         if not job.done:
-            raise typer.Exit(STILL_RUNNING)
+            raise typer.Exit(TIME_PASSED)
 
 
 def cancel(uid: opt.Uid, call: opt.QuickCallOptions, output: opt.OutputOption = opt.Output.TEXT) -> None:

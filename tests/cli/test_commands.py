@@ -119,9 +119,9 @@ def test_an_error_for_the_user_names_the_fields(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_refused_run_is_exit_code_3_with_the_fields(place: Place) -> None:
+def test_a_refused_run_is_exit_code_5_with_the_fields(place: Place) -> None:
     outcome = jobgateway("run", *JOB, "--method", "refuse", "--target", place.target)
-    assert (outcome.code, outcome.out) == (3, "")
+    assert (outcome.code, outcome.out) == (5, "")
     assert outcome.err.splitlines() == [
         "the upstream rejected the request (HTTP 400): non_field_errors: The job is refused "
         "[INVALID_ARGUMENT, UPSTREAM_BAD_REQUEST]",
@@ -139,13 +139,13 @@ def test_an_invalid_request_is_one_line_with_the_field(
     place: Place, command: str, options: list[str], field: str
 ) -> None:
     outcome = client(place, command, *JOB, *options)
-    assert (outcome.code, outcome.out) == (3, "")
+    assert (outcome.code, outcome.out) == (5, "")
     assert re.fullmatch(rf"{field}: must .+ \[INVALID_ARGUMENT, REQUEST_INVALID\]\n", outcome.err)
 
 
 def test_an_input_that_is_too_large_is_one_line(place: Place) -> None:
     outcome = client(place, "run", *JOB, "--params-file", "-", stdin=json.dumps("x" * (8 << 20)))
-    assert outcome.code == 3
+    assert outcome.code == 5
     assert re.fullmatch(r"params_json .+; make it smaller \[RESOURCE_EXHAUSTED, REQUEST_TOO_LARGE\]\n", outcome.err)
 
 
@@ -170,17 +170,17 @@ def test_a_job_is_sent_read_waited_for_watched_and_cancelled(place: Place) -> No
         assert client(place, command, uid) == (1, "", f"job {uid} cancelled\n")
 
 
-def test_an_unknown_job_is_exit_code_3_and_says_what_to_do(place: Place) -> None:
+def test_an_unknown_job_is_exit_code_7_and_says_what_to_do(place: Place) -> None:
     outcome = client(place, "get", "999999999")
-    assert outcome.code == 3
+    assert outcome.code == 7
     assert "check the ids" in outcome.err
     assert "NOT_FOUND" in outcome.err
 
 
 @pytest.mark.slow
-def test_a_wrong_token_is_exit_code_3(place: Place) -> None:
+def test_a_wrong_token_is_exit_code_6(place: Place) -> None:
     outcome = jobgateway("get", "1", "--target", place.target, JOBGATEWAY_TOKEN="wrong-token")
-    assert outcome.code == 3
+    assert outcome.code == 6
     assert "JOBGATEWAY_TOKEN" in outcome.err
     assert "wrong-token" not in outcome.err
 
@@ -250,7 +250,7 @@ def test_a_terminal_is_told_how_to_get_a_large_result(place: Place) -> None:
 def test_several_jobs_are_watched_on_one_stream(place: Place) -> None:
     uids = [send(place, "succeed", "--param", "duration=0.1"), send(place, "fail", "--param", "duration=0.1"), 999]
     outcome = client(place, "watch", *map(str, uids))
-    assert outcome.code == 3
+    assert outcome.code == 7
     assert f"job {uids[0]} success\n" in outcome.out
     assert f"job {uids[1]} error" in outcome.out
     assert outcome.out.endswith("3 jobs: 1 succeeded, 1 failed, 1 unknown\n")
@@ -343,7 +343,7 @@ def test_the_same_request_id_is_the_same_job(place: Place) -> None:
     assert line not in new.err
     assert "replayed" not in new.out
     outcome = client(place, "send", *JOB, "--method", "fail", "--request-id", "test-cli")
-    assert outcome.code == 3
+    assert outcome.code == 5
     assert (
         "request_id: already used for another request; use a new one [INVALID_ARGUMENT, REQUEST_ID_REUSED]"
         in outcome.err

@@ -148,7 +148,7 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(content: bytes, sa
 def test_without_a_token_nothing_is_called(tmp_path: Path) -> None:
     for options in ([], ["--token-file", str(tmp_path / "none")]):
         result = CliRunner().invoke(app, [*RUN, *options], env={"JOBGATEWAY_TOKEN": ""})
-        assert result.exit_code == 2
+        assert result.exit_code == 6
         assert "token" in result.stderr
 
 
@@ -157,10 +157,10 @@ def test_there_is_no_option_for_the_token() -> None:
     assert result.exit_code == 2
 
 
-def test_an_unreachable_gateway_is_one_line_and_code_3() -> None:
+def test_an_unreachable_gateway_is_one_line_and_code_8() -> None:
     for arguments in (RUN, ["watch", "42", "--target", "127.0.0.1:1"], ["get", "42", "--target", "127.0.0.1:1"]):
         result = CliRunner().invoke(app, arguments, env={"JOBGATEWAY_TOKEN": "secret"})
-        assert result.exit_code == 3
+        assert result.exit_code == 8
         assert result.stderr.startswith(
             "127.0.0.1:1 cannot be reached (Connection refused); check that the gateway runs there"
         )

@@ -21,12 +21,13 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as pb_grpc
-from jobgateway_client import Client, rules
+from jobgateway_client import Client, GatewayError, rules
 from jobgateway_client.deadline import Deadline
 from typer.testing import CliRunner
 
 from gateway.cli import patience
 from gateway.cli.app import app
+from gateway.cli.failure_codes import failure_code
 from gateway.cli.patience import PatientWatch
 from tests.cli.test_commands import start as start_command
 
@@ -239,17 +240,17 @@ BROKEN = {
 @pytest.mark.parametrize("code", EVERY_CODE)
 def test_before_an_event_a_foreign_status_may_be_final(gateway: ScriptedGateway, code: grpc.StatusCode) -> None:
     gateway.script = [act(then=failing(code)), act(end())]
-    assert watch(gateway).code == (0 if code in BROKEN else 3)
+    assert watch(gateway).code == (0 if code in BROKEN else failure_code(GatewayError(code)))
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("code", EVERY_CODE)
 def test_a_foreign_status_repeats_a_run_by_its_id(gateway: ScriptedGateway, code: grpc.StatusCode) -> None:
     gateway.script = [act(then=failing(code)), act(end())]
-    assert run(gateway).code == 3
+    assert run(gateway).code == 9
     assert len(gateway.runs) == 1
     gateway.script = [act(then=failing(code)), act(end())]
-    assert run(gateway, "--request-id", "only-once").code == (0 if code in BROKEN else 3)
+    assert run(gateway, "--request-id", "only-once").code == (0 if code in BROKEN else 9)
     assert not gateway.watches
 
 
@@ -258,7 +259,7 @@ def test_a_foreign_status_repeats_a_run_by_its_id(gateway: ScriptedGateway, code
 def test_a_message_over_the_limit_is_not_asked_for_forever(gateway: ScriptedGateway, code: grpc.StatusCode) -> None:
     over = failing(code)
     gateway.script = [act(state(10, "first"), then=over), act(state(20, "second"), then=over), act(then=over)]
-    assert watch(gateway).code == 3
+    assert watch(gateway).code == failure_code(GatewayError(code))
     assert not gateway.script
 
 
@@ -291,7 +292,7 @@ def test_a_run_whose_error_names_the_job_continues_as_a_watch(gateway: ScriptedG
 def test_an_unknown_outcome_is_said_to_be_unknown(gateway: ScriptedGateway, command: str) -> None:
     gateway.script = [act(then=hold)]
     outcome = Outcome(gateway, command, "--workspace", "1", "--entity", "7", "--deadline", "0.3")
-    assert outcome.code == 3
+    assert outcome.code == 9
     assert "the job has no number yet, and may or may not run" in outcome.err
 
 
@@ -337,13 +338,13 @@ def test_a_token_file_is_read_again(gateway: ScriptedGateway, tmp_path: Path, ou
     assert watch(gateway, "--token-file", str(file)).code == 0
     assert gateway.tokens == ["Bearer stale", "Bearer fresh"]
     gateway.script = [act(then=refuse), act(end())]
-    assert watch(gateway, "--token-file", str(file)).code == 3
+    assert watch(gateway, "--token-file", str(file)).code == 6
 
 
 def test_a_run_without_a_request_id_is_not_repeated(gateway: ScriptedGateway) -> None:
     gateway.script = [act(then=failing(grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"))]
     outcome = run(gateway)
-    assert outcome.code == 3
+    assert outcome.code == 8
     assert len(gateway.runs) == 1
     assert outcome.err == ("it failed as UPSTREAM_UNREACHABLE; try again later [UNAVAILABLE, UPSTREAM_UNREACHABLE]\n")
 
@@ -351,7 +352,7 @@ def test_a_run_without_a_request_id_is_not_repeated(gateway: ScriptedGateway) ->
 def test_the_wait_that_the_gateway_asks_for_is_shown(gateway: ScriptedGateway) -> None:
     gateway.script = [act(then=failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED", retry=60))]
     outcome = run(gateway, "--request-id", "x")
-    assert outcome.code == 3
+    assert outcome.code == 8
     assert "; try again in 60 s [RESOURCE_EXHAUSTED, REQUEST_IDS_EXHAUSTED]\n" in outcome.err
 
 
@@ -370,7 +371,7 @@ def test_details_that_are_none_are_no_traceback(gateway: ScriptedGateway, detail
 
     gateway.script = [act(then=fail)]
     outcome = Outcome(gateway, "get", str(UID))
-    assert outcome.code == 3
+    assert outcome.code == 7
     assert outcome.err.startswith("gone; ")
 
 
@@ -387,13 +388,13 @@ def test_a_load_limit_is_retried_only_with_a_known_wait(
 ) -> None:
     busy = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, retry=retry)
     gateway.script = [act(then=busy), act(end())]
-    assert watch(gateway).code == (0 if retry else 3)
+    assert watch(gateway).code == (0 if retry else 8)
 
 
 def test_a_final_error_ends_a_run_and_names_the_job(gateway: ScriptedGateway) -> None:
     gateway.script = [act(state(10, "first"), then=failing(grpc.StatusCode.PERMISSION_DENIED, "UPSTREAM_NO"))]
     outcome = run(gateway)
-    assert outcome.code == 3
+    assert outcome.code == 6
     assert f"jobgateway watch 42 --target {gateway.target}" in outcome.err
 
 
@@ -424,11 +425,11 @@ def test_a_silent_stream_is_resumed(
 def test_a_deadline_bounds_each_stream_and_the_waits_between(gateway: ScriptedGateway) -> None:
     gateway.script = [act(state(1), then=failing(grpc.StatusCode.UNAVAILABLE, "DRAINING", retry=60))]
     outcome = watch(gateway, "--deadline", "30")
-    assert outcome.code == 3
+    assert outcome.code == 124
     assert "give it more time with --deadline [DEADLINE_EXCEEDED]" in outcome.err
     gateway.script = [act(state(1), then=hold)]
     outcome = watch(gateway, "--deadline", "0.3")
-    assert outcome.code == 3
+    assert outcome.code == 124
     assert "give it more time with --deadline [DEADLINE_EXCEEDED]" in outcome.err
 
 

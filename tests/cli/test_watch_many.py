@@ -67,7 +67,7 @@ def test_a_job_that_cannot_be_watched_is_a_failed_call(also_failed: bool) -> Non
     last = end(2, pb.JOB_STATUS_ERROR if also_failed else pb.JOB_STATUS_SUCCESS)
     with ManyJobsGateway([Read(2), refused, last, ReadAll()]) as gateway:
         outcome = watch(gateway, "1", "2")
-    assert outcome.exit_code == 3
+    assert outcome.exit_code == 7
     assert outcome.stderr.startswith("job 1: it failed; check the ids")
     assert outcome.stdout.endswith(f"2 jobs: 1 {'failed' if also_failed else 'succeeded'}, 1 unknown\n")
 
@@ -80,7 +80,7 @@ def test_json_is_an_object_for_each_event() -> None:
     ]
     with ManyJobsGateway(script) as gateway:
         outcome = watch(gateway, "-o", "json", "1", "2")
-    assert outcome.exit_code == 3
+    assert outcome.exit_code == 7
     assert outcome.stderr.startswith("job 2: it failed; check the ids")
     events: list[dict[str, Any]] = [json.loads(line) for line in outcome.stdout.splitlines()]
     kinds = ["job", "synced", "heartbeat", "job", "error"]
@@ -129,7 +129,7 @@ def test_a_job_that_cannot_be_read_now_is_a_remark() -> None:
 def test_a_final_status_of_the_stream_fails_the_call() -> None:
     with ManyJobsGateway([End(CODE.PERMISSION_DENIED, "UPSTREAM_PERMISSION_DENIED")]) as gateway:
         outcome = watch(gateway, "1", "2")
-    assert (outcome.exit_code, outcome.stdout) == (3, "")
+    assert (outcome.exit_code, outcome.stdout) == (6, "")
     assert "UPSTREAM_PERMISSION_DENIED" in outcome.stderr
 
 
@@ -137,7 +137,7 @@ def test_the_patience_with_a_silent_gateway_ends(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
     with ManyJobsGateway([Read(2), state(1), End(CODE.UNAVAILABLE)], [End(CODE.UNAVAILABLE)]) as gateway:
         outcome = watch(gateway, "1", "2")
-    assert outcome.exit_code == 3
+    assert outcome.exit_code == 8
     assert len(gateway.streams) == 2
 
 
@@ -145,7 +145,7 @@ def test_an_address_without_a_gateway_is_tried_once() -> None:
     with ManyJobsGateway() as gateway:
         pass
     outcome = watch(gateway, "1", "2")
-    assert outcome.exit_code == 3
+    assert outcome.exit_code == 8
     assert "cannot be reached" in outcome.stderr
     assert "resuming" not in outcome.stderr
 
