@@ -15,7 +15,7 @@ from jobgateway_client.deadline import Deadline
 from rich.console import Console
 
 from gateway.cli import stdio
-from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED, JOB_FAILED, SUCCESS
+from gateway.cli.exit_codes import INTERRUPTED, JOB_FAILED, REFUSED, SUCCESS
 from gateway.cli.options import OutputOptions
 from gateway.cli.params import read_params
 from gateway.cli.serve import DEMO_TOKEN
@@ -28,7 +28,7 @@ _SECONDS = 15.0
 _JOBS: tuple[tuple[str, str, list[str], int], ...] = (
     ("A job that reports its progress and succeeds", "succeed", ["duration=2", "steps=5"], SUCCESS),
     ("A job whose code fails: the call succeeds, the job does not", "fail", ["duration=0.5"], JOB_FAILED),
-    ("A job that the upstream rejects: no job is created, and the error names the fields", "refuse", [], CALL_FAILED),
+    ("A job that the upstream rejects: no job is created, and the error names the fields", "refuse", [], REFUSED),
 )
 
 

@@ -1,14 +1,11 @@
 """Printing: events as they arrive, and the end.
 
-Data goes to standard output, everything else to standard error. With `--output -`, only the result is data.
+The result goes to standard output, everything else to standard error.
 """
 
-import json
 import sys
 from typing import Protocol, Self, TextIO
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
 from jobgateway.v1 import job_service_pb2 as pb
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
@@ -41,21 +38,12 @@ def succeeded(job: pb.Job) -> bool:
     return job.done and job.status == pb.JOB_STATUS_SUCCESS
 
 
-def show_job(job: pb.Job, *, to_stderr: bool = False) -> None:
+def show_job(job: pb.Job) -> None:
     """Print the state of a job in a line, and its details if it has ended."""
-    console = Console(stderr=to_stderr)
+    console = Console(stderr=True)
     print_line(console, job_line(job), job_style(job))
     for line in job_details(job):
         print_line(console, line)
-
-
-def show_json(message: Message, *, replayed: bool = False) -> None:
-    """Print a message as one line of JSON, with `"replayed": true` if it repeats an earlier submission."""
-    document = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    if replayed:
-        document["replayed"] = True
-    sys.stdout.write(json.dumps(document) + "\n")
-    sys.stdout.flush()
 
 
 def replayed_line(uid: int) -> str:
@@ -64,38 +52,32 @@ def replayed_line(uid: int) -> str:
     return f"{job} was sent earlier with this --request-id; no second job was created"
 
 
-def show_response(job: pb.Job, *, as_json: bool, to_stderr: bool = False, replayed: bool = False) -> None:
-    """Print the job in a response."""
-    if replayed:
-        note(replayed_line(job.uid))
-    if as_json:
-        show_json(job, replayed=replayed)
-    else:
-        show_job(job, to_stderr=to_stderr)
+def fits_terminal(size: int) -> bool:
+    """Return False if standard output is a terminal, and a result of `size` bytes is too large for it."""
+    return size <= _LONGEST_SHOWN or not sys.stdout.isatty()
 
 
-def show_result(result: bytes | bytearray, uid: int, *, end: bytes = b"\n") -> None:
-    """Print the result: formatted on a terminal, unchanged into a pipe, followed by `end`."""
+def show_result(result: bytes | bytearray, uid: int) -> None:
+    """Print the result: formatted on a terminal, otherwise its own bytes and nothing else."""
     if not result:
         return
     if not sys.stdout.isatty():
         sys.stdout.flush()
         sys.stdout.buffer.write(result)
-        sys.stdout.buffer.write(end)
         sys.stdout.buffer.flush()
-    elif len(result) <= _LONGEST_SHOWN:
+    elif fits_terminal(len(result)):
         text = Text(pretty_json(result))
         JSONHighlighter().highlight(text)
         Console().print(text, soft_wrap=True)
     else:
-        note(f"the result has {len(result):,} bytes: jobgateway watch {uid} --output FILE")
+        note(f"the result has {len(result):,} bytes: jobgateway watch {uid} --save FILE")
 
 
 class Display(Protocol):
     """A display for the events of a stream."""
 
-    def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
-        """Show an event. `replayed` comes with the last one."""
+    def event(self, event: pb.JobEvent) -> None:
+        """Show an event."""
 
     def note(self, line: str) -> None:
         """Show a remark."""
@@ -108,18 +90,12 @@ class Display(Protocol):
 class LineDisplay:
     """A display with a line per event."""
 
-    def __init__(self, *, as_json: bool, to_stderr: bool) -> None:
-        self._as_json = as_json
-        self._to_stderr = to_stderr
-
-    def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
+    def event(self, event: pb.JobEvent) -> None:
         """Print an event."""
-        if self._as_json:
-            show_json(event, replayed=replayed)
-        elif event.job.done:
-            show_job(event.job, to_stderr=self._to_stderr)
+        if event.job.done:
+            show_job(event.job)
         elif line := event_line(event):
-            print_line(Console(stderr=self._to_stderr), line)
+            print_line(Console(stderr=True), line)
 
     def note(self, line: str) -> None:
         """Print a remark to standard error."""
@@ -135,8 +111,7 @@ class LineDisplay:
 class ProgressDisplay:
     """A progress bar, and at the end the last state of the job."""
 
-    def __init__(self, *, to_stderr: bool) -> None:
-        self._to_stderr = to_stderr
+    def __init__(self) -> None:
         message = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
         self._progress = Progress(
             SpinnerColumn(),
@@ -144,17 +119,17 @@ class ProgressDisplay:
             BarColumn(bar_width=30),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            console=Console(stderr=to_stderr),
+            console=Console(stderr=True),
             transient=True,
             expand=True,
         )
         self._task = self._progress.add_task("waiting for the first state", total=None)
 
-    def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
+    def event(self, event: pb.JobEvent) -> None:
         """Move the bar."""
         if event.job.done:
             self._progress.stop()
-            show_job(event.job, to_stderr=self._to_stderr)
+            show_job(event.job)
         elif event.HasField("job"):
             job = event.job
             percent = percentage(job)
@@ -182,11 +157,9 @@ class ProgressDisplay:
         self._progress.stop()
 
 
-def display(*, as_json: bool, to_stderr: bool) -> Display:
-    """Return the display for standard output, or for standard error with `to_stderr`: a bar only on a terminal."""
-    if is_terminal(sys.stderr if to_stderr else sys.stdout) and not as_json:
-        return ProgressDisplay(to_stderr=to_stderr)
-    return LineDisplay(as_json=as_json, to_stderr=to_stderr)
+def display() -> Display:
+    """Return the display for standard error: a bar only on a terminal."""
+    return ProgressDisplay() if is_terminal(sys.stderr) else LineDisplay()
 
 
 def is_terminal(stream: TextIO) -> bool:

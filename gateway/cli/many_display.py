@@ -10,11 +10,12 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from gateway.cli.display import is_terminal, job_style, note, print_line, problem, show_json, succeeded
+from gateway.cli import json_output
+from gateway.cli.display import is_terminal, job_style, note, print_line, problem, succeeded
 from gateway.cli.formatting import clean, event_line, job_line
+from gateway.cli.options import Output
+from gateway.cli.output import show_name
 
-# The code of gRPC for a result that was damaged on its way.
-_DATA_LOSS = 15
 # The lines of a terminal that are not for jobs: the total, the number of other jobs, and the cursor.
 _OTHER_LINES = 3
 
@@ -48,8 +49,8 @@ class ManyDisplay(Protocol):
 
     tally: Tally
 
-    def event(self, event: pb.JobEvent) -> None:
-        """Show an event."""
+    def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
+        """Show an event. `result` is that of a job that has ended, if it was requested."""
 
     def failed(self, failed: WatchFailed, lines: list[str]) -> None:
         """Show that the watch of a job has failed; `lines` have the error."""
@@ -68,16 +69,22 @@ class JsonDisplay:
     def __init__(self, tally: Tally) -> None:
         self.tally = tally
 
-    def event(self, event: pb.JobEvent) -> None:
-        """Print an event."""
+    def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
+        """Print an event. Pieces of a result are left out, because the last event has it in full."""
         if event.job.done:
             self.tally.ended(event.job)
-        show_json(event)
+        if not event.HasField("content_chunk"):
+            json_output.show_message(event, result)
 
     def failed(self, failed: WatchFailed, lines: list[str]) -> None:
-        """Print the failure as the event that the gateway would send."""
+        """Print the error as an object, and to standard error."""
         self.tally.unknown += 1
-        show_json(_failure(failed))
+        for line in lines:
+            problem(line)
+        if isinstance(failed.error, GatewayError):
+            json_output.show_error(failed.error, failed.uid)
+        else:
+            json_output.show_failure("DATA_LOSS", str(failed.error), uid=failed.uid)
 
     def note(self, line: str) -> None:
         """Print a remark to standard error."""
@@ -93,14 +100,15 @@ class JsonDisplay:
 class LinesDisplay:
     """A line for each job when it has ended, and the total."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Tally, console: Console) -> None:
         self.tally = tally
+        self._console = console
 
-    def event(self, event: pb.JobEvent) -> None:
+    def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
         """Print a job that has ended, or a problem with reading one."""
         if event.job.done:
             self.tally.ended(event.job)
-            print_line(Console(), job_line(event.job), job_style(event.job))
+            print_line(self._console, job_line(event.job), job_style(event.job))
         elif event.heartbeat.last_failure and (line := event_line(event)):
             self.note(line)
 
@@ -120,7 +128,20 @@ class LinesDisplay:
     def __exit__(self, kind: object, *_: object) -> None:
         """Print the total, unless the command was interrupted or has failed."""
         if kind is None:
-            print_line(Console(), self.tally.line)
+            print_line(self._console, self.tally.line)
+
+
+class NameDisplay(LinesDisplay):
+    """The uid of each job when it has ended, and the lines on standard error."""
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__(tally, Console(stderr=True))
+
+    def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
+        """Print the uid of a job that has ended."""
+        if event.job.done:
+            show_name(event.uid)
+        super().event(event, result)
 
 
 class MovingDisplay:
@@ -132,7 +153,7 @@ class MovingDisplay:
         self._console = Console()
         self._live = Live(get_renderable=self._lines, console=self._console, transient=True)
 
-    def event(self, event: pb.JobEvent) -> None:
+    def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
         """Print a job that has ended above the moving lines; otherwise change its line."""
         if event.job.done:
             self.tally.ended(event.job)
@@ -169,22 +190,12 @@ class MovingDisplay:
             print_line(self._console, self.tally.line)
 
 
-def display(jobs: int, *, as_json: bool) -> ManyDisplay:
+def display(jobs: int, output: Output) -> ManyDisplay:
     """Return the display for a number of jobs on standard output: moving lines only on a terminal."""
-    if as_json:
-        return JsonDisplay(Tally(jobs))
-    if is_terminal(sys.stdout):
-        return MovingDisplay(Tally(jobs))
-    return LinesDisplay(Tally(jobs))
-
-
-def _failure(failed: WatchFailed) -> pb.JobEvent:
-    error = failed.error
-    if not isinstance(error, GatewayError):
-        return pb.JobEvent(uid=failed.uid, failure=pb.WatchFailure(code=_DATA_LOSS, message=str(error)))
-    failure = pb.WatchFailure(
-        code=error.code.value[0], reason=error.reason, message=error.message, metadata=error.metadata
-    )
-    if error.retry_delay is not None:
-        failure.retry_delay.FromNanoseconds(int(error.retry_delay * 1e9))
-    return pb.JobEvent(uid=failed.uid, failure=failure)
+    match output:
+        case Output.JSON:
+            return JsonDisplay(Tally(jobs))
+        case Output.NAME:
+            return NameDisplay(Tally(jobs))
+        case Output.TEXT:
+            return MovingDisplay(Tally(jobs)) if is_terminal(sys.stdout) else LinesDisplay(Tally(jobs), Console())

@@ -7,18 +7,20 @@ from jobgateway_client import GatewayError, Retry, WatchFailed
 from gateway.cli import exit_messages, many_display, stdio
 from gateway.cli.error_messages import error_lines
 from gateway.cli.exit_codes import CALL_FAILED, JOB_FAILED
+from gateway.cli.failure_codes import failure_code
+from gateway.cli.options import Output
 from gateway.cli.patience import Patience, resumption
 from gateway.cli.session import Session
 
 
-def follow(current: Session, uids: list[int], *, as_json: bool, cancel: bool) -> None:
+def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
     """Show jobs until each has ended. Leave the process unless all succeeded.
 
     `cancel`: Ctrl-C cancels the jobs that have not ended.
     """
     # The results of many jobs are of use only to a program.
-    content = pb.CONTENT_FORMAT_UNSPECIFIED if as_json else pb.CONTENT_FORMAT_NONE
-    screen = many_display.display(len(uids), as_json=as_json)
+    content = pb.CONTENT_FORMAT_JSON if current.output is Output.JSON else pb.CONTENT_FORMAT_NONE
+    screen = many_display.display(len(uids), current.output)
     patience = Patience()
 
     def resume(retry: Retry) -> None:
@@ -33,24 +35,26 @@ def follow(current: Session, uids: list[int], *, as_json: bool, cancel: bool) ->
         on_retry=lambda retry: screen.note(f"job {retry.error.uid}: {resumption(retry)}"),
     )
     pending = dict.fromkeys(uids)
+    codes: set[int] = set()
     try:
         with screen, items:
             for item in items:
                 patience.heard()
                 if isinstance(item, WatchFailed):
                     pending.pop(item.uid)
+                    codes.add(failure_code(item.error) if isinstance(item.error, GatewayError) else CALL_FAILED)
                     screen.failed(item, _lines(item, current.target))
                 else:
                     if item.job.done:
                         pending.pop(item.uid)
-                    screen.event(item)
+                    screen.event(item, items.result(item.uid) if item.job.done else b"")
                 stdio.check()
     except KeyboardInterrupt:
         exit_messages.interrupted_many(current, list(pending), cancel=cancel)
     except GatewayError as error:
         exit_messages.failed(current, error, 0, None)
-    if screen.tally.unknown:
-        raise typer.Exit(CALL_FAILED)
+    if codes:
+        raise typer.Exit(codes.pop() if len(codes) == 1 else CALL_FAILED)
     if screen.tally.failed:
         raise typer.Exit(JOB_FAILED)
 
