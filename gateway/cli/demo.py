@@ -14,7 +14,7 @@ from jobgateway_client import Client
 from jobgateway_client.deadline import Deadline
 from rich.console import Console
 
-from gateway.cli import stdio
+from gateway.cli import dev, stdio
 from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED, JOB_FAILED, SUCCESS
 from gateway.cli.options import OutputOptions
 from gateway.cli.params import read_params
@@ -41,7 +41,7 @@ def demo() -> None:
         with stdio.interruptible(), servers() as (upstream, gateway):
             console.print(f"A simulated upstream listens at {upstream}, and a gateway in front of it at {gateway}.")
             as_expected = [_show(console, gateway, *job) for job in _JOBS]
-        console.print("\nBoth are stopped. Next: run [bold]jobgateway simulate[/] and follow its instructions.")
+        console.print("\nBoth are stopped. Next: run [bold]jobgateway dev[/] and follow its instructions.")
         stdio.check()
     except KeyboardInterrupt as error:
         raise typer.Exit(INTERRUPTED) from error
@@ -95,22 +95,15 @@ def servers() -> Iterator[tuple[str, str]]:
 
 
 async def _start() -> tuple[AsyncExitStack, str, str]:
-    # Imported here, because these imports would slow the other commands down.
+    # Imported here, because this import would slow the other commands down.
     from gateway.config import Settings
-    from gateway.server.gateway import Gateway
-    from gateway.simulator import Simulator
 
     async with AsyncExitStack() as stack:
-        simulator = Simulator(tokens=frozenset({DEMO_TOKEN}))
-        await simulator.start("127.0.0.1", 0)
-        stack.push_async_callback(simulator.stop)
         settings = Settings(
             listen="127.0.0.1:0",
             admin_listen="127.0.0.1:0",
-            upstream_url=simulator.url,
+            upstream_url=dev.REPLACED,
             poll_interval_max_seconds=0.25,
         )
-        gateway = Gateway(settings)
-        await gateway.start()
-        stack.push_async_callback(gateway.stop, 0)
+        simulator, gateway = await dev.start(stack, settings)
         return stack.pop_all(), simulator.url, gateway.address

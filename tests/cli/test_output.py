@@ -157,7 +157,8 @@ def test_a_progress_bar_on_a_terminal_that_is_gone_ends_nothing(target: str) -> 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["send", "--help"], ["demo"], ["simulate", "--listen", "127.0.0.1:0"]]
+    "arguments",
+    [["--help"], ["send", "--help"], ["demo"], *([each, "--listen", "127.0.0.1:0"] for each in ("dev", "simulate"))],
 )
 def test_commands_without_a_job_tell_that_their_output_is_lost(target: str, arguments: list[str]) -> None:
     assert shell(target, ">/dev/full", *arguments) == (
