@@ -68,6 +68,11 @@ class Certificates:
         """When the certificate expires, as of the last handshake; see `Loaded.expiry`."""
         return self._used.expiry
 
+    @property
+    def doubt(self) -> str:
+        """Why a client may reject the certificate; empty if nothing is wrong with it."""
+        return self._used.doubt or ""
+
     def credentials(self) -> grpc.ServerCredentials:
         """Return the credentials for a port of grpc, which look for changed files at each handshake."""
         return grpc.dynamic_ssl_server_credentials(

@@ -76,7 +76,7 @@ def reachable(address: str) -> str:
 def _rows(settings: Settings, address: str, admin_address: str) -> list[tuple[str, str]]:
     rows = [
         ("gRPC", f"{address} ({TLS[settings.tls]})"),
-        ("Admin", f"http://{admin_address}/metrics"),
+        ("Status", f"http://{admin_address}/"),
         ("Upstream", settings.upstream_url),
         ("Store", settings.state_store + (" (forgotten at a restart)" if settings.state_store == "memory:" else "")),
         ("Token", "the gateway's own, for callers without one" if settings.upstream_token_file else "of each caller"),

@@ -185,8 +185,10 @@ class ProxyPassNginx(OtherNginx):
     changes = (("grpc_pass grpc://jobgateway;", "proxy_pass http://jobgateway;"),)
 
 
-async def test_a_proxy_that_passes_http1_on_is_found(simulator: Simulator) -> None:
+async def test_a_proxy_that_passes_http1_on_is_found(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     async with behind(ProxyPassNginx, simulator) as target:
+        # The gateway may wait for more bytes.
+        monkeypatch.setattr("gateway.cli.doctor.service.RESPONSE_SECONDS", 3.0)
         found = await doctor(target)
     assert found.failed == ["gateway"]
     assert "nginx" in found["gateway"]

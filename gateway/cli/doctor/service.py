@@ -69,7 +69,10 @@ def is_serving(message: bytes) -> bool:
 def _finding(end: End | None, stream: Stream, peer: Between) -> Finding:
     if end is None:
         text = f"{peer.subject} accepts the call, and does not respond within {RESPONSE_SECONDS:g} s"
-        return _failed(text, "restart the gateway if this shows no ok", _READY)
+        if peer.name:
+            fix = "check that the gateway runs, and that the proxy passes gRPC to it"
+            return _failed(text, fix, peer.paste(Fault.NOT_GRPC))
+        return _failed(text, "look at the log of the gateway; if this does not say ok, restart it", _READY)
     if end.kind is Kind.STATUS and end.grpc_status == _OK and stream.messages:
         if is_serving(stream.messages[0]):
             return ok("gateway", f"a Job Gateway responds; {peer.described}")
