@@ -10,13 +10,16 @@ from typing import Protocol, Self, TextIO
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway_client import Retry
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column
+from rich.live import Live
 from rich.text import Text
 
-from gateway.cli.formatting import clean, event_line, job_details, job_line, percentage, pretty_json, status_word
+from gateway.cli.formatting import clean, event_line, job_details, job_line, pretty_json
+from gateway.cli.moving import lines, step_line, step_lines
+from gateway.cli.patience import resumption
+from gateway.cli.progress import JobProgress
 
 _LONGEST_SHOWN = 64 * 1024
 
@@ -92,10 +95,19 @@ def show_result(result: bytes | bytearray, uid: int, *, end: bytes = b"\n") -> N
 
 
 class Display(Protocol):
-    """A display for the events of a stream."""
+    """A display for the events of a stream.
+
+    Attributes:
+        heartbeat_seconds: The longest silence of the stream that it can use, or None for the default.
+    """
+
+    heartbeat_seconds: int | None
 
     def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
         """Show an event. `replayed` comes with the last one."""
+
+    def retrying(self, retry: Retry) -> None:
+        """Show that the stream broke, before the wait for the next attempt."""
 
     def note(self, line: str) -> None:
         """Show a remark."""
@@ -107,6 +119,8 @@ class Display(Protocol):
 
 class LineDisplay:
     """A display with a line per event."""
+
+    heartbeat_seconds: int | None = None
 
     def __init__(self, *, as_json: bool, to_stderr: bool) -> None:
         self._as_json = as_json
@@ -121,6 +135,10 @@ class LineDisplay:
         elif line := event_line(event):
             print_line(Console(stderr=self._to_stderr), line)
 
+    def retrying(self, retry: Retry) -> None:
+        """Print a line to standard error."""
+        note(resumption(retry))
+
     def note(self, line: str) -> None:
         """Print a remark to standard error."""
         note(line)
@@ -133,59 +151,75 @@ class LineDisplay:
 
 
 class ProgressDisplay:
-    """A progress bar, and at the end the last state of the job."""
+    """The latest steps of a job and a line that moves, and at the end the last state of the job.
 
-    def __init__(self, *, to_stderr: bool) -> None:
-        self._to_stderr = to_stderr
-        message = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
-        self._progress = Progress(
-            SpinnerColumn(),
-            message,
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            console=Console(stderr=to_stderr),
+    Args:
+        console: The terminal. Its clock is the one of all durations.
+        sent_here: Whether the command sends the job.
+    """
+
+    # An outage of the upstream is shown after at most this time, and a dead connection after three times as much.
+    heartbeat_seconds: int | None = 3
+
+    def __init__(self, console: Console, *, sent_here: bool) -> None:
+        self._console = console
+        self._progress = JobProgress(console.get_time(), sent_here=sent_here)
+        self._live = Live(
+            get_renderable=lambda: lines(self._progress, console),
+            console=console,
+            refresh_per_second=10,
             transient=True,
-            expand=True,
         )
-        self._task = self._progress.add_task("waiting for the first state", total=None)
 
     def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
-        """Move the bar."""
+        """Change the line; print the end, and before it the steps."""
+        now = self._console.get_time()
+        ended = self._progress.event(event, now)
         if event.job.done:
-            self._progress.stop()
-            show_job(event.job, to_stderr=self._to_stderr)
-        elif event.HasField("job"):
-            job = event.job
-            percent = percentage(job)
-            message = clean(job.progress.message) or status_word(job)
-            self._update(f"job {job.uid} {message}", percent, None if percent is None else 100)
-        elif event.HasField("content_chunk"):
-            chunk = event.content_chunk
-            received = chunk.offset + len(chunk.data)
-            self._update(f"job {event.uid} receiving the result", received, chunk.content_size)
-        elif event.heartbeat.last_failure and (line := event_line(event)):
-            self.note(line)
+            self._live.stop()
+            self._print_steps()
+            print_line(self._console, self._progress.end(event.job, now, replayed=replayed), job_style(event.job))
+            for line in job_details(event.job):
+                print_line(self._console, line)
+        else:
+            if ended and step_line(ended).cell_len > self._console.width:
+                # Cut on the moving lines, so it is printed as a whole.
+                self._print_steps()
+            # Immediately, because an outage may follow.
+            self.refresh()
+
+    def retrying(self, retry: Retry) -> None:
+        """Show the outage until the next event."""
+        self._progress.retrying(retry, self._console.get_time())
+        self.refresh()
 
     def note(self, line: str) -> None:
-        """Print a remark above the bar."""
-        self._progress.console.print(Text(clean(line), "dim"), soft_wrap=True)
+        """Print a remark above the moving lines."""
+        self._console.print(Text(clean(line), "dim"), soft_wrap=True)
 
-    def _update(self, description: str, completed: float | None, total: float | None) -> None:
-        self._progress.update(self._task, description=description, completed=completed or 0, total=total)
+    def refresh(self) -> None:
+        """Draw now, and not only at the next of the usual moments."""
+        self._live.refresh()
+
+    def _print_steps(self) -> None:
+        for line in step_lines(*self._progress.take_steps()):
+            self._console.print(line)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._live.stop()
 
 
-def display(*, as_json: bool, to_stderr: bool) -> Display:
-    """Return the display for standard output, or for standard error with `to_stderr`: a bar only on a terminal."""
+def display(*, as_json: bool, to_stderr: bool, sent_here: bool = False) -> Display:
+    """Return the display for standard output, or for standard error with `to_stderr`: moving lines only on a terminal.
+
+    `sent_here`: the command sends the job.
+    """
     if is_terminal(sys.stderr if to_stderr else sys.stdout) and not as_json:
-        return ProgressDisplay(to_stderr=to_stderr)
+        return ProgressDisplay(Console(stderr=to_stderr), sent_here=sent_here)
     return LineDisplay(as_json=as_json, to_stderr=to_stderr)
 
 

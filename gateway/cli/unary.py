@@ -12,7 +12,7 @@ from jobgateway_client.result import Result
 from gateway.cli import display, exit_messages, stdio
 from gateway.cli import options as opt
 from gateway.cli.exit_codes import CALL_FAILED, JOB_FAILED, STILL_RUNNING
-from gateway.cli.patience import PatientWatch
+from gateway.cli.patience import PatientWatch, resumption
 from gateway.cli.request import job_request
 from gateway.cli.session import Session, session, write_result
 
@@ -110,7 +110,7 @@ def _fetch(current: Session, job: pb.Job) -> bytes | bytearray:
     if not job.content_size:
         return b""
     start = pb.WatchJobRequest(uid=job.uid, content_format=pb.CONTENT_FORMAT_JSON_CHUNKS)
-    events = PatientWatch(current.client, start, current.deadline, display.note)
+    events = PatientWatch(current.client, start, current.deadline, lambda retry: display.note(resumption(retry)))
     for _ in events:
         pass
     return events.result

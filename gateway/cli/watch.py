@@ -46,8 +46,8 @@ def follow(
     `cancel`: Ctrl-C cancels the job.
     """
     sent = start.request if isinstance(start, pb.RunJobRequest) else None
-    screen = display.display(as_json=shown.as_json, to_stderr=shown.result_only)
-    events = PatientWatch(current.client, start, current.deadline, screen.note)
+    screen = display.display(as_json=shown.as_json, to_stderr=shown.result_only, sent_here=sent is not None)
+    events = _events(current, start, screen)
     job, last = pb.Job(), pb.JobEvent()
     current.sent = sent
     try:
@@ -76,3 +76,9 @@ def follow(
         display.show_result(events.result, job.uid)
     if not display.succeeded(job):
         raise typer.Exit(JOB_FAILED)
+
+
+def _events(current: Session, start: pb.RunJobRequest | pb.WatchJobRequest, screen: display.Display) -> PatientWatch:
+    if screen.heartbeat_seconds:
+        start.heartbeat_interval.FromSeconds(screen.heartbeat_seconds)
+    return PatientWatch(current.client, start, current.deadline, screen.retrying)
