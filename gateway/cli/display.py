@@ -21,6 +21,9 @@ from gateway.cli.moving import lines, step_line, step_lines
 from gateway.cli.patience import resumption
 from gateway.cli.progress import JobProgress
 
+# Moving lines show an outage of the upstream after at most this time, and a dead connection after three times as much.
+HEARTBEAT_SECONDS = 3
+
 _LONGEST_SHOWN = 64 * 1024
 
 
@@ -158,8 +161,7 @@ class ProgressDisplay:
         sent_here: Whether the command sends the job.
     """
 
-    # An outage of the upstream is shown after at most this time, and a dead connection after three times as much.
-    heartbeat_seconds: int | None = 3
+    heartbeat_seconds: int | None = HEARTBEAT_SECONDS
 
     def __init__(self, console: Console, *, sent_here: bool) -> None:
         self._console = console
@@ -169,6 +171,8 @@ class ProgressDisplay:
             console=console,
             refresh_per_second=10,
             transient=True,
+            # Data is never progress.
+            redirect_stdout=False,
         )
 
     def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
@@ -190,7 +194,7 @@ class ProgressDisplay:
 
     def retrying(self, retry: Retry) -> None:
         """Show the outage until the next event."""
-        self._progress.retrying(retry, self._console.get_time())
+        self._progress.outage.retrying(retry, self._console.get_time())
         self.refresh()
 
     def note(self, line: str) -> None:

@@ -36,7 +36,7 @@ def lines(progress: JobProgress, console: Console) -> RenderableType:
         line.no_wrap, line.overflow = True, "ellipsis"
         rows.append(line)
     rows.append(_bar_line(progress, now, console.width))
-    if outage := progress.outage(now):
+    if outage := progress.outage.line(now):
         rows.append(Padding(Text(outage, "yellow"), (0, 0, 0, len(_STEP_INDENT))))
     return Group(*rows)
 

@@ -41,11 +41,44 @@ class Step:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Outage:
-    what: str
-    since: float
-    next_try: float | None
+class Outage:
+    """An outage of the gateway or the upstream, from its first sign until the next sign of life."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._since = 0.0
+        self._next_try: float | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._what)
+
+    def retrying(self, retry: Retry, now: float) -> None:
+        """Note that a stream broke, and when the next attempt begins."""
+        error = retry.error
+        what = clean(error.message[:_LONGEST_CAUSE]) if error.from_gateway else ""
+        self._note(what or "gateway unreachable", now, now + retry.wait)
+
+    def heard(self, event: pb.JobEvent, now: float) -> None:
+        """Note an event: the gateway is there, and says whether the upstream fails."""
+        failure = clean(event.heartbeat.last_failure)
+        if failure:
+            self._note(f"upstream failing ({failure})", now, None)
+        else:
+            self._what = ""
+
+    def line(self, now: float) -> str:
+        """Return a line about it, or an empty text if there is none."""
+        if not self._what:
+            return ""
+        line = f"{self._what} for {duration(now - self._since, tenths=False)}"
+        if self._next_try is None:
+            return f"{line}; still trying"
+        wait = self._next_try - now
+        return f"{line}, {f'next try in {duration(wait, tenths=False)}' if wait > 0 else 'trying now'}"
+
+    def _note(self, what: str, now: float, next_try: float | None) -> None:
+        self._since = self._since if self._what else now
+        self._what, self._next_try = what, next_try
 
 
 class JobProgress:
@@ -61,6 +94,8 @@ class JobProgress:
         percent: The latest percentage, or None if the job reported none.
         steps: The latest steps that have ended, oldest first.
         earlier_steps: The number of steps before these.
+        has_state: Whether a state of the running job has arrived.
+        outage: The current outage, if there is one.
     """
 
     def __init__(self, now: float, *, sent_here: bool) -> None:
@@ -74,20 +109,16 @@ class JobProgress:
         # The start of the job, as a monotonic time and in seconds since the epoch.
         self._start = now
         self._start_epoch: float | None = None
-        self._has_state = False
+        self.has_state = False
         self._step_since = now
         self._base: tuple[float, float] | None = None
         self._estimated_end: float | None = None
-        self._outage: _Outage | None = None
+        self.outage = Outage()
 
     def event(self, event: pb.JobEvent, now: float) -> Step | None:
         """Take an event; return the step that it ends, if it ends one."""
         self.uid = event.uid or event.job.uid or self.uid
-        failure = event.heartbeat.last_failure
-        if not failure:
-            self._outage = None
-        else:
-            self._fail(f"upstream failing ({clean(failure)})", now, None)
+        self.outage.heard(event, now)
         if event.HasField("content_chunk"):
             chunk = event.content_chunk
             self.percent = 100.0 * (chunk.offset + len(chunk.data)) / max(1, chunk.content_size)
@@ -96,12 +127,6 @@ class JobProgress:
         if event.HasField("job"):
             return self._state(event.job, now)
         return None
-
-    def retrying(self, retry: Retry, now: float) -> None:
-        """Note that the stream broke, and when the next attempt begins."""
-        error = retry.error
-        what = clean(error.message[:_LONGEST_CAUSE]) if error.from_gateway else "gateway unreachable"
-        self._fail(what, now, now + retry.wait)
 
     @property
     def message(self) -> str:
@@ -121,25 +146,14 @@ class JobProgress:
 
     def remaining(self, now: float) -> float | None:
         """Return the estimated time until the end in seconds, or None if there is no estimate."""
-        if self._estimated_end is None or self._outage is not None or self._estimated_end <= now:
+        if self._estimated_end is None or self.outage or self._estimated_end <= now:
             return None
         return self._estimated_end - now
-
-    def outage(self, now: float) -> str:
-        """Return the line about an outage, or an empty text if there is none."""
-        outage = self._outage
-        if outage is None:
-            return ""
-        line = f"{outage.what} for {duration(now - outage.since, tenths=False)}"
-        if outage.next_try is None:
-            return f"{line}; still trying"
-        wait = outage.next_try - now
-        return f"{line}, {f'next try in {duration(wait, tenths=False)}' if wait > 0 else 'trying now'}"
 
     def end(self, job: pb.Job, now: float, *, replayed: bool = False) -> str:
         """Return the line about the end of the job."""
         ended = _ENDS.get(job.status) or f"ended ({status_word(job)})"
-        took = self._took(job, now)
+        took = self.took(job, now)
         exact = self._exact and not replayed
         after = "in" if job.status == pb.JOB_STATUS_SUCCESS else "after"
         time = f" {after} {'' if exact else 'at least '}{duration(took)}" if took is not None else ""
@@ -147,8 +161,9 @@ class JobProgress:
         message = f": {clean(job.error.message)}" if job.error.message else ""
         return f"job {job.uid} {ended}{time}{kind}{message}"
 
-    def _took(self, job: pb.Job, now: float) -> float | None:
-        if not self._has_state:
+    def took(self, job: pb.Job, now: float) -> float | None:
+        """Return how long a job that has ended took at least, in seconds, or None if nothing is known of its start."""
+        if not self.has_state:
             # A job that had ended before its first state may have run at any time.
             return self.elapsed(now) if self._exact else None
         observed = _epoch(job.observe_time) if job.HasField("observe_time") else None
@@ -160,8 +175,8 @@ class JobProgress:
 
     def _state(self, job: pb.Job, now: float) -> Step | None:
         reported = self._reported(job, now)
-        if not self._has_state and not job.done:
-            self._has_state = True
+        if not self.has_state and not job.done:
+            self.has_state = True
             self._start = self._step_since = now if self._exact else reported
             if job.HasField("observe_time"):
                 self._start_epoch = _epoch(job.observe_time) - (now - self._start)
@@ -200,10 +215,6 @@ class JobProgress:
             done = percent - before
             self._estimated_end = at + (100 - percent) * (at - since) / done if done >= _LEAST_PROGRESS else None
         self.percent = percent
-
-    def _fail(self, what: str, now: float, next_try: float | None) -> None:
-        since = self._outage.since if self._outage else now
-        self._outage = _Outage(what, since, next_try)
 
 
 def _epoch(moment: Timestamp) -> float:
