@@ -23,11 +23,8 @@ CLIENTS = ROOT / "clients"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 PACKAGES = [each for each in languages.load() if each.manifest.package]
 VERSIONS = {
-    "cpp": ("CMakeLists.txt", r"^project\(\w+\s+VERSION ([\d.]+)"),
     "go": ("scenario/go.mod", r"^\tjobclient v([\d.]+)$"),
-    "java": ("pom.xml", r"^  <version>([\d.]+)</version>$"),
     "python": ("pyproject.toml", r'^version = "([\d.]+)"$'),
-    "rust": ("Cargo.toml", r'^version = "([\d.]+)"$'),
     "typescript": ("package.json", r'^  "version": "([\d.]+)",$'),
 }
 # Lines that every program of the language has.
