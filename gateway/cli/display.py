@@ -5,7 +5,9 @@ Data goes to standard output, everything else to standard error. With `--output 
 
 import json
 import sys
-from typing import Protocol, Self, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Protocol, Self
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -14,10 +16,11 @@ from jobgateway_client import Retry
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.formatting import clean, event_line, job_details, job_line, pretty_json
-from gateway.cli.moving import lines, step_line, step_lines
+from gateway.cli.formatting import clean, duration, event_line, job_details, job_line, pretty_json
+from gateway.cli.moving import SPINNER, lines, step_line, step_lines
 from gateway.cli.patience import resumption
 from gateway.cli.progress import JobProgress
 
@@ -210,7 +213,7 @@ class ProgressDisplay:
             self._console.print(line)
 
     def __enter__(self) -> Self:
-        self._live.start()
+        self._live.start(refresh=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -227,7 +230,25 @@ def display(*, as_json: bool, to_stderr: bool, sent_here: bool = False) -> Displ
     return LineDisplay(as_json=as_json, to_stderr=to_stderr)
 
 
-def is_terminal(stream: TextIO) -> bool:
+@contextmanager
+def waiting(uid: int, console: Console) -> Iterator[None]:
+    """Show on a terminal that a command waits for a job, and for how long."""
+    if not is_terminal(console.file):
+        yield
+        return
+    began = console.get_time()
+
+    def line() -> Table:
+        row = Table.grid(padding=(0, 1, 0, 0))
+        row.add_row(SPINNER, f"waiting for job {uid} to end  {duration(console.get_time() - began, tenths=False)}")
+        return row
+
+    with Live(get_renderable=line, console=console, transient=True, redirect_stdout=False) as live:
+        live.refresh()
+        yield
+
+
+def is_terminal(stream: IO[str]) -> bool:
     """Return whether a stream can show moving lines."""
     # Rich's own test also follows FORCE_COLOR, but a bar is useless in a pipe.
     return stream.isatty() and not Console().is_dumb_terminal

@@ -166,7 +166,7 @@ class TableDisplay:
         yield Text(outage, "yellow") if outage else Text(progress.message if runs else row.end)
 
     def __enter__(self) -> Self:
-        self._live.start()
+        self._live.start(refresh=True)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:

@@ -8,6 +8,7 @@ from google.protobuf import duration_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError
 from jobgateway_client.result import Result
+from rich.console import Console
 
 from gateway.cli import display, exit_messages, stdio
 from gateway.cli import options as opt
@@ -53,13 +54,14 @@ def get(uid: opt.Uid, call: opt.QuickCallOptions, shown: opt.OutputOptions) -> N
 
 
 def wait(uid: opt.Uid, call: opt.LongCallOptions, shown: opt.OutputOptions, timeout: WaitTimeout = None) -> None:
-    """Wait until a job has ended, without showing its progress."""
+    """Wait until a job has ended, without its progress. A terminal shows how long."""
     with session(call, shown) as current:
         request = pb.WaitJobRequest(uid=uid, content_format=_response_format(shown))
         if timeout is not None:
             request.timeout.CopyFrom(_duration(timeout))
         try:
-            job = current.client.wait(request, timeout=current.deadline.left())
+            with display.waiting(uid, Console(stderr=True)):
+                job = current.client.wait(request, timeout=current.deadline.left())
         except KeyboardInterrupt:
             exit_messages.interrupted(current, uid, None, cancel=call.cancel_on_interrupt)
         _conclude(current, job, shown)

@@ -8,13 +8,15 @@ import grpc
 import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError, Retry
+from rich.console import Console
 
-from gateway.cli.display import ProgressDisplay
+from gateway.cli.display import ProgressDisplay, waiting
 from gateway.cli.formatting import duration
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 EPOCH = 1_000_000
 # The characters of rich's spinner.
@@ -158,6 +160,24 @@ def test_progress_that_goes_backwards_has_no_estimate(wide: Shown) -> None:
     assert "ETA" in wide.after(10, state("a", 60))[-1]
     assert "ETA" not in wide.after(10, state("a", 30))[-1]
     assert "ETA 37 s" in wide.after(10, state("a", 45))[-1]
+
+
+def test_wait_shows_that_it_waits() -> None:
+    times = iter([0.0])
+    with Terminal(80) as terminal:
+        # The first time is the start; all others are a minute later.
+        console = terminal.console(lambda: next(times, 61.0))
+        with waiting(42, console):
+            assert terminal.lines()[0].lstrip(SPINNER) == " waiting for job 42 to end  1 m 01 s"
+        assert terminal.lines() == []
+        console.file.close()
+
+
+def test_wait_writes_nothing_into_a_file(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w+") as file:
+        with waiting(42, Console(file=file, force_terminal=True)):
+            pass
+        assert file.tell() == 0
 
 
 @pytest.mark.parametrize(
