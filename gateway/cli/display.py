@@ -131,6 +131,7 @@ class LineDisplay:
     def __init__(self, *, as_json: bool, to_stderr: bool) -> None:
         self._as_json = as_json
         self._to_stderr = to_stderr
+        self._tenths = 0
 
     def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
         """Print an event."""
@@ -138,8 +139,17 @@ class LineDisplay:
             show_json(event, replayed=replayed)
         elif event.job.done:
             show_job(event.job, to_stderr=self._to_stderr)
-        elif line := event_line(event):
+        elif self._is_worth_a_line(event) and (line := event_line(event)):
             print_line(Console(stderr=self._to_stderr), line)
+
+    def _is_worth_a_line(self, event: pb.JobEvent) -> bool:
+        """Return False for a chunk of the result, unless it completes another tenth of it."""
+        if not event.HasField("content_chunk"):
+            return True
+        chunk = event.content_chunk
+        before = self._tenths
+        self._tenths = 10 * (chunk.offset + len(chunk.data)) // max(1, chunk.content_size)
+        return self._tenths != before
 
     def retrying(self, retry: Retry) -> None:
         """Print a line to standard error."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 import structlog
 
-from gateway.cli.demo import servers
+from gateway.cli.demo_servers import DemoServers
 from gateway.cli.serve import DEMO_TOKEN as TOKEN
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class Outcome(NamedTuple):
 @pytest.fixture(scope="module")
 def target() -> Iterator[str]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with servers() as (_, gateway):
-        yield gateway
+    with DemoServers() as servers:
+        yield servers.gateway
     structlog.reset_defaults()
 
 

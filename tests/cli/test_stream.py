@@ -468,6 +468,15 @@ def test_a_result_of_which_nothing_came_is_no_result(gateway: ScriptedGateway) -
     assert "SHA-256" in outcome.err
 
 
+def test_a_large_result_is_ten_lines(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    result = b"1" * 1000
+    chunks = [chunk(result, start, start + 10) for start in range(0, 1000, 10)]
+    gateway.script = [act(*chunks, end(result, in_message=False))]
+    outcome = watch(gateway, "--output", str(tmp_path / "result.json"))
+    assert outcome.out.splitlines()[0] == "job 42 result: 100 of 1,000 bytes"
+    assert len(outcome.out.splitlines()) == 11
+
+
 @pytest.mark.slow
 def test_a_pipe_gets_the_chunks_and_nothing_else(gateway: ScriptedGateway) -> None:
     result = b'[1,  2.50, "\xff"]'

@@ -8,10 +8,13 @@ import pty
 import struct
 import termios
 import threading
+from itertools import groupby
 from typing import TYPE_CHECKING, Self
 
 import pyte
 from rich.console import Console
+from rich.style import Style
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +57,19 @@ class Terminal:
             shown.pop()
         return shown
 
+    def text(self) -> Text:
+        """Return what `lines` returns, with its styles."""
+        shown = Text()
+        lines = self.lines()
+        with self._changed:
+            rows = [*self.screen.history.top, *(self.screen.buffer[row] for row in range(self.rows))]
+            for row, line in zip(rows, lines, strict=False):
+                for style, run in groupby((row[column] for column in range(len(line))), _style):
+                    shown.append("".join(each.data for each in run), style)
+                shown.append("\n")
+        shown.rstrip()
+        return shown
+
     def raw(self) -> bytes:
         """Return everything that was written."""
         self._catch_up()
@@ -86,3 +102,9 @@ class Terminal:
         os.close(self.fd)
         self._reader.join(MAX_WAIT_SECONDS)
         os.close(self._master)
+
+
+def _style(character: pyte.screens.Char) -> Style:
+    # The names of pyte for some of the 16 colours.
+    colour = {"brown": "yellow", "default": None}.get(character.fg, character.fg.replace("bright", "bright_"))
+    return Style(color=colour, bold=character.bold)
