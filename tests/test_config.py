@@ -227,6 +227,7 @@ def test_all_conflicts_are_reported_together(environment: pytest.MonkeyPatch) ->
         ("JOBGATEWAY_UPSTREAM_TOKEN", "did you mean JOBGATEWAY_UPSTREAM_TOKEN_FILE?"),
         ("jobgateway_max_calls", "did you mean JOBGATEWAY_MAX_CALLS?"),
         ("JOBGATEWAY_CERT_FILE", "did you mean JOBGATEWAY_TLS_CERT_FILE?"),
+        ("JOBGATEWAY_TOKEN_FILE", "did you mean JOBGATEWAY_UPSTREAM_TOKEN_FILE?"),
         ("JOBGATEWAY_UPSTEAM_URL", "did you mean JOBGATEWAY_UPSTREAM_URL?"),
     ],
 )

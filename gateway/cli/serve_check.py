@@ -25,7 +25,7 @@ def check_settings(flags: Mapping[str, str]) -> None:
     logs.configure("text")
     reading = read(flags)
     found = asyncio.run(check(reading.settings))
-    for remark in found.remarks:
+    for remark in [*found.remarks, *found.in_use]:
         display.note(f"remark: {clean(remark)}")
     problems = [*reading.problems, *found.problems]
     for problem in problems:
@@ -39,7 +39,8 @@ def check_settings(flags: Mapping[str, str]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    display.note("the gateway would start with these settings")
+    when = ", once its addresses are free" if found.in_use else ""
+    display.note(f"the gateway would start with these settings{when}")
     stdio.check()
 
 

@@ -30,11 +30,18 @@ ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared only
 
 
 class Findings:
-    """The mistakes that would stop a start, and remarks about what would not. Each is one line."""
+    """What was found, each in one line.
+
+    Attributes:
+        problems: The mistakes that would stop a start.
+        in_use: Addresses that another process uses, which would stop a start now.
+        remarks: What would not stop a start.
+    """
 
     def __init__(self) -> None:
         self.problems: list[str] = []
         self.remarks: list[str] = []
+        self.in_use: list[str] = []
 
     def of(self, work: Callable[[], object]) -> bool:
         """Do `work`; note the mistakes if it raises `ConfigError`, and return whether it does not."""
@@ -102,7 +109,7 @@ async def _check_addresses(listens: Mapping[str, str], found: Findings) -> None:
                 each.close()
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                found.remarks.append(f"{variable}: {listen} is in use; stop the process that uses it before the start")
+                found.in_use.append(f"{variable}: {listen} is in use; stop the process that uses it before the start")
             else:
                 found.problems.append(f"{variable}: {listen} cannot be bound: {error.strerror}")
     own, other = (split(listen)[1] for listen in listens.values())

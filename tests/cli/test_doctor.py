@@ -462,3 +462,14 @@ async def test_an_interrupt_ends_the_hold_with_what_is_known(simulator: Simulato
     silence, summary = out.splitlines()[-2:]
     assert re.fullmatch(r"skip silence    interrupted after \d+ s; nothing had ended a silent stream by then", silence)
     assert summary == "13 checks: 10 ok, 3 skip"
+
+
+async def test_a_wildcard_is_no_name_to_connect_to(
+    upstream: ScriptedUpstream, tmp_path: Path, authority: Authority
+) -> None:
+    files = MountedSecret(tmp_path)
+    files.put(authority.server("*.jobs.example"), authority.pem)
+    async with running(upstream.url, tls_cert_file=files.cert, tls_key_file=files.key) as gateway:
+        found = await doctor(gateway.address, "--ca-file", files.ca)
+    assert found["tls"] == "fail the certificate is not for 127.0.0.1; it is for *.jobs.example"
+    assert found.paste("tls")[0].startswith("openssl s_client ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -82,3 +83,15 @@ def test_valid_settings_are_shown_without_secrets(tmp_path: Path) -> None:
     }
     assert {name: rows[PREFIX + name].split() for name in shown} == shown
     assert "hunter2" not in out
+
+
+@pytest.mark.slow
+def test_an_address_in_use_is_said_with_the_conclusion() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, _, err = check("--listen", address, JOBGATEWAY_UPSTREAM_URL="https://127.0.0.1/api")
+    assert code == 0
+    assert err.splitlines() == [
+        f"remark: JOBGATEWAY_LISTEN: {address} is in use; stop the process that uses it before the start",
+        "the gateway would start with these settings, once its addresses are free",
+    ]

@@ -44,6 +44,7 @@ class StreamPipe:
         self.ticket = self
         self.ids: dict[str, str] = {}
         self.facts: dict[str, object] = {}
+        self.skipped = 0
         self.defects: list[InternalError] = []
         self.slots = 0
         self._clock = clock

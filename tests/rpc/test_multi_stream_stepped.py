@@ -58,6 +58,7 @@ class Client:
         self.ticket = self
         self.ids: dict[str, str] = {}
         self.facts: dict[str, Any] = {}
+        self.skipped = 0
         self._requests: asyncio.Queue[pb.WatchJobsRequest | None] = asyncio.Queue()
         self._written: asyncio.Queue[bytes] = asyncio.Queue()
         self._room = asyncio.Semaphore(0)

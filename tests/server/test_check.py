@@ -115,12 +115,12 @@ def test_a_read_only_folder_is_a_mistake() -> None:
         assert os.waitpid(child, 0)[1] == 0
 
 
-async def test_an_address_in_use_is_a_remark() -> None:
+async def test_an_address_in_use_is_no_mistake() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         found = await checked(listen=address)
     assert found.problems == []
-    assert found.remarks == [f"JOBGATEWAY_LISTEN: {address} is in use; stop the process that uses it before the start"]
+    assert found.in_use == [f"JOBGATEWAY_LISTEN: {address} is in use; stop the process that uses it before the start"]
 
 
 @pytest.mark.parametrize(

@@ -40,15 +40,15 @@ def doctor(
     It sends no job. The exit code is 3 if a check fails. See docs/operations/doctor.md.
     """
     from gateway.cli.doctor.endpoint import Endpoint, TargetUnusable
-    from gateway.cli.doctor.examination import Examination, Patient
+    from gateway.cli.doctor.examination import CheckedGateway, Examination
     from gateway.cli.doctor.repeat import Repeat
     from gateway.cli.doctor.report import Report
 
     try:
         token = read_token(call.token_file) if token_given(call.token_file) else None
-        patient = Patient(Endpoint.of(call.target), call, tls(call), token, uid, hold)
+        gateway = CheckedGateway(Endpoint.of(call.target), call, tls(call), token, uid, hold)
         report = Report(as_json=as_json)
-        examination = Examination(patient, Repeat(call, uid), report.progress)
+        examination = Examination(gateway, Repeat(call, uid), report.progress)
     except (TargetUnusable, TlsUnusable, TokenUnusable) as error:
         usage_error(str(error))
     with report:

@@ -42,8 +42,8 @@ CHECKS = (
 
 
 @dataclass(frozen=True)
-class Patient:
-    """The gateway to examine, and how this machine calls it.
+class CheckedGateway:
+    """The gateway to check, and how this machine calls it.
 
     Attributes:
         endpoint: Its address.
@@ -66,11 +66,11 @@ class Patient:
 class Examination:
     """The checks of one gateway."""
 
-    def __init__(self, patient: Patient, repeat: Repeat, progress: Callable[[float, float], None]) -> None:
-        self._patient = patient
+    def __init__(self, gateway: CheckedGateway, repeat: Repeat, progress: Callable[[float, float], None]) -> None:
+        self._gateway = gateway
         self._repeat = repeat
         self._progress = progress
-        self._context: ssl.SSLContext | None = tls_context(patient.call) if uses_tls(patient.call) else None
+        self._context: ssl.SSLContext | None = tls_context(gateway.call) if uses_tls(gateway.call) else None
         self._held: silence.Held | None = None
 
     async def run(self) -> AsyncIterator[Finding]:
@@ -85,11 +85,12 @@ class Examination:
                 yield finding
         except OSError as error:
             # A first connection worked, and a later one did not. This includes TimeoutError.
-            failed = next(name for name in CHECKS if name not in done)
-            done.add(failed)
+            check = next((name for name in CHECKS if name not in done), CHECKS[-1])
+            done.add(check)
+            failed = failed or check
             text = f"a further connection failed: {clean(error.strerror or str(error) or 'it took too long')}"
             yield Finding(
-                failed, Outcome.FAIL, text, "run this again; if it fails again, look for limits of connections"
+                check, Outcome.FAIL, text, "run this again; if it fails again, look for limits of connections"
             )
         for name in CHECKS:
             if name not in done:
@@ -100,7 +101,7 @@ class Examination:
         return silence.judge(self._held, interrupted=True) if self._held else None
 
     async def _checks(self) -> AsyncIterator[Finding]:
-        endpoint = self._patient.endpoint
+        endpoint = self._gateway.endpoint
         finding, addresses = await network.resolve(endpoint)
         yield finding
         if not addresses:
@@ -111,15 +112,15 @@ class Examination:
         yield finding
         if finding.outcome is Outcome.FAIL:
             return
-        found = await tls_check.check(endpoint, self._patient.call, self._repeat)
+        found = await tls_check.check(endpoint, self._gateway.call, self._repeat)
         for finding in found:
             yield finding
         if found[-1].outcome is Outcome.FAIL:
             return
-        async for finding in self._gateway():
+        async for finding in self._connected_checks():
             yield finding
 
-    async def _gateway(self) -> AsyncIterator[Finding]:
+    async def _connected_checks(self) -> AsyncIterator[Finding]:
         async with await self._connect() as connection:
             await connection.until_settings(CONNECT_SECONDS)
             found = await service.check_health(connection)
@@ -128,11 +129,11 @@ class Examination:
                 return
             buffering = await streams.check_buffering(connection, found.peer)
             yield buffering
-            call = self._patient.call
-            calls = Calls(call.target, self._patient.tls, self._patient.token, call.token_file)
+            call = self._gateway.call
+            calls = Calls(call.target, self._gateway.tls, self._gateway.token, call.token_file)
             for finding in await calls.check_credential():
                 yield finding
-            uid = self._patient.uid
+            uid = self._gateway.uid
             yield await calls.check_job(uid) if uid else skipped("job", "no UID was given")
         if buffering.outcome is Outcome.FAIL:
             return
@@ -144,7 +145,7 @@ class Examination:
             async with await self._connect() as connection:
                 await connection.until_settings(CONNECT_SECONDS)
                 yield await check(connection, found.peer)
-        if not self._patient.hold:
+        if not self._gateway.hold:
             yield skipped("silence", "--hold is 0")
         else:
             yield await self._hold(found, reflects=reflection.outcome is Outcome.OK, accepted=calls.accepted)
@@ -152,11 +153,11 @@ class Examination:
     async def _hold(self, found: service.Service, *, reflects: bool, accepted: bool) -> Finding:
         token = None
         if accepted:
-            token = (("authorization", f"Bearer {self._patient.token}"),) if self._patient.token else ()
-        self._held = silence.Held(found.peer, self._patient.hold)
-        async with silence.Hold(self._patient.endpoint, self._context, token, reflects=reflects) as hold:
-            await hold.run(self._held, lambda seconds: self._progress(seconds, self._patient.hold))
+            token = (("authorization", f"Bearer {self._gateway.token}"),) if self._gateway.token else ()
+        self._held = silence.Held(found.peer, self._gateway.hold)
+        async with silence.Hold(self._gateway.endpoint, self._context, token, reflects=reflects) as hold:
+            await hold.run(self._held, lambda seconds: self._progress(seconds, self._gateway.hold))
         return silence.judge(self._held)
 
     async def _connect(self) -> Http2Connection:
-        return await Http2Connection.open(self._patient.endpoint, self._context, CONNECT_SECONDS)
+        return await Http2Connection.open(self._gateway.endpoint, self._context, CONNECT_SECONDS)

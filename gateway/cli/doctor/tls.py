@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import ssl
 import time
 from typing import TYPE_CHECKING, Any
@@ -107,7 +108,8 @@ def _unverified(
     elif error.verify_code in _OTHER_NAME:
         text = f"the certificate is not for {endpoint.host}; it is for {listed}"
         fix = "connect by a name of the certificate, or issue one that has this name"
-        paste = (repeat.to(names[0], endpoint.port),) if names else paste
+        # A wildcard is no name to connect to.
+        paste = tuple(repeat.to(name, endpoint.port) for name in names if "*" not in name)[:1] or paste
     elif error.verify_code in _UNKNOWN_AUTHORITY:
         text = f"the certificate is from {_issuer(certificate)}, an authority that this command does not trust"
         fix = "get the certificate of that authority from the gateway's operator, save it as ca.crt, and trust it"
@@ -129,7 +131,9 @@ def _rejected(found: Probe, call: ConnectionOptions, repeat: Repeat) -> Finding:
         )
     text = f"the server {said} after it received the client certificate: it probably rejects {call.cert_file}"
     fix = "check that it has not expired, and that its authority is in the gateway's JOBGATEWAY_TLS_CLIENT_CA_FILE"
-    return Finding("tls", Outcome.FAIL, text, fix, (f"openssl x509 -noout -issuer -dates -in {call.cert_file}",))
+    return Finding(
+        "tls", Outcome.FAIL, text, fix, (f"openssl x509 -noout -issuer -dates -in {shlex.quote(str(call.cert_file))}",)
+    )
 
 
 def _said(error: OSError | None) -> str:
