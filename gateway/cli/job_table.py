@@ -123,16 +123,17 @@ class TableDisplay:
         return Group(*rows)
 
     def _most_important(self, room: int) -> Iterator[int]:
-        problems = list(chain(reversed(self._by_state[FAILED]), reversed(self._by_state[UNKNOWN])))
-        running = self._by_state[RUNNING]
+        # Copies, because the thread that draws is not the one that takes events.
+        problems = [*reversed(self._by_state[FAILED]), *reversed(self._by_state[UNKNOWN])]
+        running = list(self._by_state[RUNNING])
         first = problems[: max(int(room * FAILED_SHARE), room - len(running))]
-        return chain(first, running, reversed(self._by_state[SUCCEEDED]))
+        return chain(first, running, list(reversed(self._by_state[SUCCEEDED])))
 
     def _others(self, shown: Sequence[int]) -> str:
         numbers = {state: len(uids) for state, uids in self._by_state.items()}
         for uid in shown:
             numbers[self._rows[uid].state] -= 1
-        others = ", ".join(f"{number} {state}" for state, number in numbers.items() if number)
+        others = ", ".join(f"{number} {state}" for state, number in numbers.items() if number > 0)
         return f"and others: {others}" if others else ""
 
     def _table(self, uids: Sequence[int], now: float) -> Table:
