@@ -39,12 +39,13 @@ class Terminal:
         self._raw = b""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._marks = 0
+        self._file = os.fdopen(self.fd, "w", encoding="utf-8", closefd=False)
 
     def console(self, clock: Callable[[], float]) -> Console:
         """Return a console on this terminal, with 16 colours."""
-        file = os.fdopen(os.dup(self.fd), "w", encoding="utf-8")
+        self._file = os.fdopen(os.dup(self.fd), "w", encoding="utf-8")
         return Console(
-            file=file, width=self.columns, height=self.rows, color_system="standard", get_time=clock, _environ={}
+            file=self._file, width=self.columns, height=self.rows, color_system="standard", get_time=clock, _environ={}
         )
 
     def lines(self) -> list[str]:
@@ -79,7 +80,9 @@ class Terminal:
         # A title is the mark up to which the emulator has read.
         self._marks += 1
         mark = f"mark {self._marks}"
-        os.write(self.fd, f"\x1b]2;{mark}\x07".encode())
+        # Through the file of the console, because the thread of a display may be in the middle of a sequence.
+        self._file.write(f"\x1b]2;{mark}\x07")
+        self._file.flush()
         with self._changed:
             assert self._changed.wait_for(lambda: self.screen.title == mark, MAX_WAIT_SECONDS)
 
