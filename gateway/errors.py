@@ -141,7 +141,6 @@ class UpstreamStatusError(UpstreamError):
     """
 
     http_status: int
-    quotes_others = True
     # HTTP says that 408, 425 and 429 can be repeated (RFC 9110, 8470, 6585). Proxies send 444, 460 and 499 if they gave
     # the request up.
     TRANSIENT_CLIENT_ERRORS = frozenset({408, 425, 429, 444, 460, 499})
@@ -154,6 +153,7 @@ class UpstreamStatusError(UpstreamError):
         violations: tuple[FieldViolation, ...] = (),
         retry_after: float | None = None,
         from_api: bool = True,
+        quotes_others: bool = True,
     ) -> None:
         # Pages of proxies are usual from 500 on.
         shown = "" if from_api or http_status >= 500 else " without a JSON object"
@@ -163,6 +163,7 @@ class UpstreamStatusError(UpstreamError):
         self.violations = violations
         self.retry_after = retry_after
         self.throttled = http_status == 429
+        self.quotes_others = quotes_others
         repeatable = http_status >= 500 or http_status in self.TRANSIENT_CLIENT_ERRORS
         self.from_api = from_api
         self.certain = from_api or repeatable

@@ -58,6 +58,7 @@ class CallRecord:
         span: The call's span.
         clock: Measures the call.
         client: Names the client in the log, before its credential is known.
+        user_agent: The name that the client gives itself, or "".
         request_id: The client's `x-request-id`; None makes up a new one for the log.
 
     Attributes:
@@ -72,6 +73,7 @@ class CallRecord:
         span: CallSpan,
         clock: Clock,
         client: Mapping[str, str],
+        user_agent: str,
         request_id: str | None,
     ) -> None:
         self.span = span
@@ -83,10 +85,16 @@ class CallRecord:
         self.now = clock.monotonic
         self._method = method
         self._client = client
+        self._user_agent = user_agent
         self._observer = observer
         self._clock = clock
         self._began = clock.monotonic()
         observer.began()
+
+    def hide(self, credential: Credential) -> None:
+        """Remove the call's token from what the client wrote into the log, because a client may repeat it there."""
+        self.ids["x-request-id"] = credential.redact(self.ids["x-request-id"])
+        self._user_agent = credential.redact(self._user_agent)
 
     def end(self, code: StatusCode, call: Call | None, response: bytes | None = None) -> None:
         """Report the end of a call, with the `response` of a unary one."""
@@ -126,6 +134,8 @@ class CallRecord:
             line |= call.facts
             if call.events:
                 line["events"] = call.events
+        if self._user_agent:
+            line["user_agent"] = printable(self._user_agent)
         # Without `bind`, which makes a logger for each call and costs as much as the line itself.
         write("call", **line, **(more or {}), **self._client, **self.ids)
 
@@ -173,6 +183,7 @@ class Call:
         record: CallRecord,
         ticket: AdmissionTicket,
     ) -> None:
+        record.hide(credential)
         self.credential = credential
         self.span = record.span
         self.ids = record.ids
@@ -193,10 +204,10 @@ class Call:
 
     def submits(self, job: SendJob) -> None:
         """Add the job that the call submits to its line in the log. The texts are the client's."""
-        self.facts["workspace"] = printable(job.workspace_id)
+        self.facts["workspace"] = printable(self.credential.redact(job.workspace_id))
         self.facts["entity"] = job.entity_id
         if name := job.method_name or job.method:
-            self.facts["job_method"] = printable(name)
+            self.facts["job_method"] = printable(self.credential.redact(name))
 
     def automatic_retry(self) -> str | None:
         """Return the header, with its value, that marks this call as an automatic retry, or None."""

@@ -148,10 +148,15 @@ class _Invocation:
         client = {"address": address_of(context)}
         if self._peer:
             client["peer"] = printable(self._peer)
-        if user_agent := read_user_agent(self._metadata):
-            client["user_agent"] = user_agent
-        request_id = self._headers.get("x-request-id")
-        self._record = CallRecord(method.name, method.observer, span, factory.clock, client, request_id)
+        self._record = CallRecord(
+            method.name,
+            method.observer,
+            span,
+            factory.clock,
+            client,
+            read_user_agent(self._metadata),
+            self._headers.get("x-request-id"),
+        )
         self._call: Call | None = None
 
     async def run(self, data: bytes) -> bytes | RpcError | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from gateway.auth.peer import printable
-
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
@@ -45,9 +43,9 @@ def read_passed_through(metadata: dict[str, list[str | bytes]]) -> dict[str, str
 
 
 def read_user_agent(metadata: dict[str, list[str | bytes]]) -> str:
-    """Return the name that the client's library and program give themselves, on one line and bounded; "" if none."""
+    """Return the name that the client's library and program give themselves, as it was sent; "" if none."""
     values = metadata.get("user-agent")
-    return printable(values[0]) if values and isinstance(values[0], str) else ""
+    return values[0] if values and isinstance(values[0], str) else ""
 
 
 def read_automatic_retry(metadata: dict[str, list[str | bytes]]) -> str | None:

@@ -139,8 +139,9 @@ def mapping_for(error: errors.GatewayError) -> StatusMapping:
     if isinstance(error, errors.UpstreamStatusError):
         if not error.certain:
             return BY_ERROR[errors.UpstreamMalformed]
-        other = OTHER_5XX if error.http_status >= 500 else OTHER_4XX
-        return BY_HTTP_STATUS.get(error.http_status, other)
+        mapping = BY_HTTP_STATUS.get(error.http_status, OTHER_5XX if error.http_status >= 500 else OTHER_4XX)
+        # A page that is not the API's is not about the client's request.
+        return mapping if error.from_api else mapping._replace(fault=Fault.UPSTREAM)
     return next((BY_ERROR[kind] for kind in type(error).__mro__ if kind in BY_ERROR), BY_ERROR[errors.InternalError])
 
 

@@ -30,7 +30,7 @@ ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared only
 
 
 class Findings:
-    """What was found, each in one line.
+    """The findings, each in one line.
 
     Attributes:
         problems: The mistakes that would stop a start.

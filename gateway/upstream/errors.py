@@ -87,6 +87,7 @@ def read_error(response: HttpResponse, now: float, redact: Callable[[str], str])
         if len(said) > MAX_TEXT:
             break
         said = "; ".join(filter(None, (said, f"{each.field}: {each.description}")))
+    quotes_others = bool(said)
     # An incomplete body counts by its first character.
     from_api = isinstance(value, dict) or begins_object(response.body)
     if not from_api and not said and status < 500 and status not in UpstreamStatusError.TRANSIENT_CLIENT_ERRORS:
@@ -101,6 +102,7 @@ def read_error(response: HttpResponse, now: float, redact: Callable[[str], str])
         violations=violations,
         retry_after=read_retry_after(response.retry_after, now),
         from_api=from_api,
+        quotes_others=quotes_others,
     )
 
 

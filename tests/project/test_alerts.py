@@ -33,6 +33,7 @@ class Case:
 DAY = 86_400
 # Of 5 minutes: with the 30 seconds of the others, one case would take a quarter of a minute.
 STEPS_OF_DAY = 288
+MANY_MORE = "of the jobs fail, which is many more than in the day before."
 AFTER_A_DAY = 1_440 + 36
 
 
@@ -187,7 +188,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             ended(before={"SUCCESS": 90, "ERROR": 8, "TIMEOUT": 2}, now={"SUCCESS": 60, "ERROR": 30, "TIMEOUT": 10}),
             AFTER_A_DAY,
-            "40% of the jobs fail, which is more than twice as many as in the day before.",
+            f"40% {MANY_MORE}",
         ),
         # Many fail, as always.
         Case(ended(before={"SUCCESS": 60, "ERROR": 40}, now={"SUCCESS": 50, "ERROR": 50}), AFTER_A_DAY),
@@ -200,8 +201,17 @@ CASES: dict[str, list[Case]] = {
             ),
             AFTER_A_DAY,
         ),
-        # Nothing is known about the day before.
-        Case({_named("jobgateway_jobs_ended_total", status="ERROR"): "0+9x300"}, AFTER_A_DAY - 1_440),
+        # There were no jobs the day before, or nothing is known about it.
+        Case(
+            ended(before={"SUCCESS": 0, "ERROR": 0}, now={"SUCCESS": 0, "ERROR": 40}), AFTER_A_DAY, f"100% {MANY_MORE}"
+        ),
+        Case(
+            {_named("jobgateway_jobs_ended_total", status="ERROR"): "0+9x300"}, AFTER_A_DAY - 1_440, f"100% {MANY_MORE}"
+        ),
+        # All have failed for a day.
+        Case(
+            ended(before={"SUCCESS": 0, "ERROR": 40}, now={"SUCCESS": 0, "ERROR": 40}), AFTER_A_DAY, f"100% {MANY_MORE}"
+        ),
     ],
     "JobGatewayNearLimit": [
         Case(usage("watches", 15_000, 20_000), 30, "a uses 75% of its watches.", A | {"limit": "watches"}),

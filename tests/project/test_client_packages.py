@@ -25,11 +25,12 @@ PACKAGES = [each for each in languages.load() if each.manifest.package]
 VERSIONS = {
     "go": ("scenario/go.mod", r"^\tjobclient v([\d.]+)$"),
     "python": ("pyproject.toml", r'^version = "([\d.]+)"$'),
+    "rust": ("Cargo.toml", r'^version = "([\d.]+)"$'),
     "typescript": ("package.json", r'^  "version": "([\d.]+)",$'),
 }
 # Lines that every program of the language has.
 BOILERPLATE = re.compile(
-    r"^\W*$|^(package|import|from|use|using|#include|func main|fn main|int main|public class)\b|^\s*\""
+    r"^\W*$|^(package|import|from|use|using|#include|func main|async fn main|int main|public class)\b|^\s*\""
 )
 
 

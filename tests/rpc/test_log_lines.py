@@ -11,7 +11,7 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
-from gateway.auth.peer import MAX_SHOWN_PEER, address_of
+from gateway.auth.peer import MAX_SHOWN_PEER, address_of, printable
 from gateway.rpc.metadata import read_user_agent
 from gateway.rpc.status import BY_ERROR, BY_HTTP_STATUS, OTHER_4XX, OTHER_5XX, Fault
 from gateway.text import CUT_MARK
@@ -77,7 +77,22 @@ async def test_the_name_of_a_client_is_cut(gateway: Gateway, upstream: ScriptedU
     [([], ""), ([b"bytes"], ""), (["a\x1b[31m\nb\u2028é"], "a?[31m?b??"), (["first", "second"], "first")],
 )
 def test_the_name_of_a_client_is_printable(values: list[str | bytes], shown: str) -> None:
-    assert read_user_agent({"user-agent": values} if values else {}) == shown
+    assert printable(read_user_agent({"user-agent": values} if values else {})) == shown
+
+
+async def test_a_token_in_another_place_is_hidden(gateway: Gateway, upstream: ScriptedUpstream, logged: Logged) -> None:
+    upstream.script.append(DONE)
+    token = "the-token-of-bob"
+    # The token is where the text is cut.
+    options = (("grpc.primary_user_agent", "x" * 230 + token), ("grpc.use_local_subchannel_pool", 1))
+    request = pb.SendJobRequest(workspace_id=f"w-{token}", entity_id=1, method_name=f"m {token}")
+    async with grpc.aio.insecure_channel(gateway.address, options) as channel:
+        await rpc.JobServiceStub(channel).SendJob(request, metadata=(*BOB, ("x-request-id", token)))
+    (line,) = lines(logged, "call")
+    assert (line["workspace"], line["job_method"]) == ("w-[redacted]", "m [redacted]")
+    assert line["x-request-id"] == "[redacted]"
+    assert line["user_agent"].startswith("x" * 230 + "[redacted]")
+    assert "the-token" not in str(line)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +185,17 @@ async def test_failures_of_the_upstream_are_warnings(
     else:
         await expect_error(call)
     assert lines(logged, "call", "log_level") == [(level,)]
+
+
+async def test_a_page_in_place_of_the_api_is_a_warning_with_advice(
+    jobs: rpc.JobServiceAsyncStub, upstream: ScriptedUpstream, logged: Logged
+) -> None:
+    upstream.script += [answer(404, raw=b"<html>"), answer(404, raw=b"<html>")]
+    await expect_error(jobs.SendJob(pb.SendJobRequest(workspace_id="1", entity_id=7), metadata=BEARER))
+    await expect_error(jobs.GetJob(GET_JOB, metadata=BEARER))
+    found = lines(logged, "call", "log_level", "reason")
+    assert found == [("warning", "UPSTREAM_NOT_FOUND"), ("warning", "UPSTREAM_MALFORMED")]
+    assert all("JOBGATEWAY_UPSTREAM_URL" in line["message"] for line in lines(logged, "call"))
 
 
 def test_the_docs_name_the_reasons_of_warnings() -> None:

@@ -1,35 +1,51 @@
 //! The error of a call, and the reaction to it (docs/reference/errors.md).
 
 use std::collections::BTreeMap;
-use std::error::Error;
+use std::error::{self, Error as _};
 use std::time::Duration;
 
-use serde::Serialize;
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::{ErrorDetail, StatusExt};
 
 use crate::pb::WatchFailure;
+use crate::rules::SILENT;
 
 /// The domain of the gateway's `ErrorInfo`.
 const DOMAIN: &str = "jobgateway";
 
 /// The reaction of a client to an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Make the call again.
     Retry,
+    /// Change the request, or the configuration.
     Fix,
-    #[serde(rename = "login")]
+    /// Get another token.
     LogIn,
+    /// Look in the VIKTOR app whether there is a job before you send it again.
     Look,
+    /// Do nothing: the same call would fail again.
     GiveUp,
 }
 
-/// The error of a call, with its details.
+/// The reason why a call or a watch failed for good.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The status of a call, or a damaged result (`Code::DataLoss`).
+    #[error(transparent)]
+    Call(#[from] Failure),
+    /// The login failed, or returned a token that is not a valid header value.
+    #[error("login: {0}")]
+    Login(#[source] Box<dyn error::Error + Send + Sync>),
+}
+
+/// The error of a call, with its details. It never contains the token.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{code:?} {reason}: {message}")]
+#[error("{message} [{code:?}{}{reason}]", if reason.is_empty() { "" } else { ", " })]
 pub struct Failure {
+    /// The code of gRPC.
     pub code: Code,
+    /// One line for people.
     pub message: String,
     /// From `ErrorInfo`; empty if the error does not come from the gateway.
     pub reason: String,
@@ -86,7 +102,7 @@ fn code(status: &Status) -> Code {
     }
 }
 
-fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+fn is_timeout(error: &(dyn error::Error + 'static)) -> bool {
     error.is::<TimeoutExpired>() || error.source().is_some_and(is_timeout)
 }
 
@@ -103,6 +119,24 @@ impl Failure {
         }
     }
 
+    /// Returns the job that an error of the gateway is about.
+    pub fn uid(&self) -> Option<i64> {
+        self.metadata.get("uid")?.parse().ok()
+    }
+
+    /// Returns whether a failed submission may be repeated: certainly no job was created, or its `request_id` prevents a
+    /// second one.
+    pub(crate) fn may_send_again(&self, has_id: bool) -> bool {
+        let nothing_sent = !self.reason.is_empty()
+            && matches!(self.code, Code::Unavailable | Code::ResourceExhausted);
+        self.action() == Action::Retry && self.uid().is_none() && (nothing_sent || has_id)
+    }
+
+    /// Returns whether the connection may be dead, or lead to an instance that shuts down.
+    pub(crate) fn wants_new_connection(&self) -> bool {
+        matches!(self.reason.as_str(), "" | SILENT | "DRAINING")
+    }
+
     /// Returns the reaction to the error: by the reason if the code alone would be misleading, otherwise by the code.
     ///
     /// Retry a submission only if it has a `request_id`. Without one, `Retry` of an error without a reason means `Look`.
@@ -111,7 +145,9 @@ impl Failure {
             "UPSTREAM_NOT_READY" | "UPSTREAM_ERROR" => return Action::Retry,
             "UPSTREAM_ANSWER_TOO_LARGE" => return Action::GiveUp,
             // From a proxy, or the gateway died: another call may work.
-            "" if matches!(self.code, Code::Internal | Code::Unknown) => return Action::Retry,
+            "" if matches!(self.code, Code::Internal | Code::Unknown | Code::Ok) => {
+                return Action::Retry;
+            }
             _ => {}
         }
         match self.code {
@@ -127,3 +163,6 @@ impl Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,47 @@
-//! A client of the Job Gateway: a connection, the reaction to each error, and watches that resume.
+//! A client of the Job Gateway. It sends jobs, and watches them over broken connections until they end.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use jobgateway_client::{Client, Hooks, pb::SendJobRequest};
+//!
+//! let client = Client::new("http://127.0.0.1:50051", "demo-token")?;
+//! let request = SendJobRequest::new("1", 7, "succeed", r#"{"duration": 1}"#);
+//! let end = client.run(request, Hooks::default()).finish().await?;
+//! println!("{} {}", end.job.status().as_str_name(), String::from_utf8_lossy(&end.result));
+//! # Ok(())
+//! # }
+//! ```
+#![warn(missing_docs)]
 
-pub mod connection;
-pub mod failure;
-pub mod many;
+mod calls;
+mod client;
+mod failure;
+mod hooks;
+mod many;
 mod many_rules;
-pub mod result;
-pub mod rules;
-pub mod values;
-pub mod watch;
+mod requests;
+mod result;
+mod rules;
+mod tls;
+mod values;
+mod watch;
 
-/// The types of the contract, generated from `proto/` by `build.rs`.
+pub use client::{BuildError, Client, ClientBuilder};
+pub use failure::{Action, Error, Failure};
+pub use hooks::Hooks;
+pub use many::{Item, WatchAll};
+pub use rules::{Retry, SILENT};
+pub use tls::tls_from_files;
+pub use tonic::Code;
+pub use tonic::transport::ClientTlsConfig;
+pub use values::{json_from_struct, struct_from_json};
+pub use watch::{Finished, Watch};
+
+/// The well-known types of protobuf, which the messages of the contract use.
+pub use prost_types;
+
+/// The messages of the contract.
 pub mod pb {
-    #![allow(clippy::all)]
-    tonic::include_proto!("jobgateway.v1");
+    #![allow(clippy::all, missing_docs, rustdoc::all)]
+    include!("../gen/jobgateway.v1.rs");
 }

@@ -5,54 +5,52 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
-use crate::connection::Connection;
-use crate::failure::Failure;
+use crate::client::{Access, Client};
+use crate::failure::{Error, Failure};
+use crate::hooks::Hooks;
 pub use crate::many_rules::Item;
 use crate::many_rules::{ManyRules, Outcome};
 use crate::pb::{JobEvent, WatchJobRequest, WatchJobsRequest};
-use crate::rules::{self, Resumption};
-use crate::watch::WatchError;
-
-/// How long the stream may take to end after the last job has ended.
-const END_SILENCE: Duration = Duration::from_secs(5);
+use crate::rules::{self, Retry};
 
 /// The events of many jobs. Dropping the watch cancels the stream; the jobs continue.
-pub struct WatchAll<'a, F> {
-    connection: &'a mut Connection,
+pub struct WatchAll<'a> {
+    client: Client,
     rules: ManyRules,
-    on_resume: F,
+    hooks: Hooks<'a>,
     silence: Duration,
     call: Option<Call>,
 }
 
-/// One call. gRPC reads the requests from a queue, because writing may take until the events have been read.
+/// One call, with its stream after the first response.
 struct Call {
+    access: Access,
+    stream: Option<Stream>,
+}
+
+/// gRPC reads the requests from a queue, because writing may take until the events have been read.
+struct Stream {
     requests: UnboundedSender<WatchJobsRequest>,
     events: Streaming<JobEvent>,
 }
 
-impl<'a, F: FnMut(&Resumption)> WatchAll<'a, F> {
-    /// Creates a watch, which starts with the first `next`. Each uid is watched once. The `heartbeat_interval` of the first
-    /// request applies to all.
-    ///
-    /// `on_resume` is called before the wait for each further stream, and before the wait for each further watch of a job on
-    /// the same stream.
-    pub fn new(
-        connection: &'a mut Connection,
-        requests: Vec<WatchJobRequest>,
-        on_resume: F,
-    ) -> Self {
-        Self {
-            connection,
+impl Client {
+    /// Watches many jobs on one stream, which starts with the first `next`. Each uid is watched once. The
+    /// `heartbeat_interval` of the first request applies to all.
+    pub fn watch_all<'a>(&self, requests: Vec<WatchJobRequest>, hooks: Hooks<'a>) -> WatchAll<'a> {
+        WatchAll {
+            client: self.clone(),
             silence: requests.first().map(rules::silence).unwrap_or_default(),
             rules: ManyRules::new(requests, Instant::now()),
-            on_resume,
+            hooks,
             call: None,
         }
     }
+}
 
+impl WatchAll<'_> {
     /// Returns the bytes of the result of a job that arrives in chunks, as far as they have arrived. They are complete and
     /// verified with the end of the job, and dropped by the next call of `next`.
     pub fn result(&self, uid: i64) -> &[u8] {
@@ -60,11 +58,19 @@ impl<'a, F: FnMut(&Resumption)> WatchAll<'a, F> {
     }
 
     /// Returns the next item, or `None` if every job has ended or its watch has failed.
-    pub async fn next(&mut self) -> Result<Option<Item>, WatchError> {
+    pub async fn next(&mut self) -> Result<Option<Item>, Error> {
         self.rules.release();
         while self.rules.pending() > 0 {
-            // A timeout leaves the stream open; dropping it below cancels the call.
-            let failure = match timeout(self.silence, self.receive()).await {
+            if self.call.is_none() {
+                let access = self.client.access().await?;
+                self.call = Some(Call {
+                    access,
+                    stream: None,
+                });
+            }
+            let Some(call) = &mut self.call else { continue };
+            let received = timeout(self.silence, call.receive(&mut self.rules)).await;
+            let failure = match received {
                 Ok(Ok(Some(event))) => match self.take(event).await? {
                     Some(item) => return Ok(Some(item)),
                     None => continue,
@@ -73,22 +79,16 @@ impl<'a, F: FnMut(&Resumption)> WatchAll<'a, F> {
                 Ok(Err(status)) => Failure::from(status),
                 Err(_) => rules::silent_stream(),
             };
-            self.call = None;
-            let resumption = self.rules.resume(failure, Instant::now())?;
-            if resumption.failure.code == Code::Unauthenticated {
-                self.connection.log_in()?;
-                self.rules.renewed();
-            }
-            self.prepare(resumption).await;
+            self.resume(failure).await?;
         }
-        if let Some(Call {
+        if let Some(Stream {
             requests,
             mut events,
-        }) = self.call.take()
+        }) = self.call.take().and_then(|call| call.stream)
         {
             drop(requests); // half-closes the stream
             // Its end changes nothing, but without reading it the call would be cancelled.
-            let _ = timeout(END_SILENCE, async {
+            let _ = timeout(rules::END_SILENCE, async {
                 while let Ok(Some(_)) = events.message().await {}
             })
             .await;
@@ -96,25 +96,76 @@ impl<'a, F: FnMut(&Resumption)> WatchAll<'a, F> {
         Ok(None)
     }
 
+    async fn take(&mut self, event: JobEvent) -> Result<Option<Item>, Error> {
+        let now = Instant::now();
+        let mut outcome = self.rules.take(event, now);
+        if let Outcome::LogIn { uid, failure } = outcome {
+            if self.is_renewed().await? {
+                let retry = self.rules.resume_with_token(failure, now);
+                self.prepare(retry).await;
+                return Ok(None);
+            }
+            outcome = self.rules.without_login(uid, failure, now);
+        }
+        match outcome {
+            Outcome::Item(item) => return Ok(Some(item)),
+            Outcome::Again(retry) => self.hooks.retrying(&retry),
+            Outcome::Nothing | Outcome::LogIn { .. } => {}
+        }
+        Ok(None)
+    }
+
+    /// Returns whether there is another token than that of the current stream, after a login if needed.
+    async fn is_renewed(&self) -> Result<bool, Error> {
+        let Some(call) = &self.call else {
+            return Ok(false);
+        };
+        let used = &call.access.token;
+        let token = self.client.renew(used).await?;
+        Ok(token.is_some() && token != *used)
+    }
+
+    async fn resume(&mut self, failure: Failure) -> Result<(), Error> {
+        let renewed = self.rules.wants_token(&failure) && self.is_renewed().await?;
+        match self.rules.resume(failure, Instant::now(), renewed) {
+            Ok(retry) => self.prepare(retry).await,
+            Err(failure) => {
+                self.call = None;
+                return Err(failure.into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn prepare(&mut self, retry: Retry) {
+        self.hooks.retrying(&retry);
+        // Dropping the call cancels its stream.
+        if let Some(Call { access, .. }) = self.call.take() {
+            self.client.prepare(&retry, &access.connection).await;
+        }
+    }
+}
+
+impl Call {
     /// Returns the next event, and sends the requests that are due meanwhile.
-    async fn receive(&mut self) -> Result<Option<JobEvent>, Status> {
-        let call = match &mut self.call {
-            Some(call) => call,
+    async fn receive(&mut self, rules: &mut ManyRules) -> Result<Option<JobEvent>, Status> {
+        let Stream { requests, events } = match &mut self.stream {
+            Some(stream) => stream,
             None => {
                 let (requests, queue) = unbounded_channel();
-                self.rules.open(Instant::now());
-                send_due(&mut self.rules, &requests);
+                rules.open(Instant::now());
+                send_due(rules, &requests);
                 let queue = UnboundedReceiverStream::new(queue);
-                let request = self.connection.request(queue, None);
-                let response = self.connection.stub().watch_jobs(request).await?;
+                let request = self.access.request(queue, None);
+                let response = self.access.stub().watch_jobs(request).await?;
                 let events = response.into_inner();
-                self.call.insert(Call { requests, events })
+                self.stream.insert(Stream { requests, events })
             }
         };
         loop {
-            send_due(&mut self.rules, &call.requests);
-            let message = call.events.message();
-            match self.rules.next_due() {
+            send_due(rules, requests);
+            let message = events.message();
+            match rules.next_due() {
                 None => return message.await,
                 Some(due) => {
                     if let Ok(received) = timeout_at(due, message).await {
@@ -123,32 +174,6 @@ impl<'a, F: FnMut(&Resumption)> WatchAll<'a, F> {
                 }
             }
         }
-    }
-
-    async fn take(&mut self, event: JobEvent) -> Result<Option<Item>, WatchError> {
-        let now = Instant::now();
-        let mut outcome = self.rules.take(event, now);
-        if let Outcome::LogIn { uid, failure } = outcome {
-            if self.connection.log_in()? {
-                self.call = None;
-                self.rules.renewed();
-                let resumption = self.rules.resume_with_token(failure, now);
-                self.prepare(resumption).await;
-                return Ok(None);
-            }
-            outcome = self.rules.without_login(uid, failure, now);
-        }
-        match outcome {
-            Outcome::Item(item) => return Ok(Some(item)),
-            Outcome::Again(resumption) => (self.on_resume)(&resumption),
-            Outcome::Nothing | Outcome::LogIn { .. } => {}
-        }
-        Ok(None)
-    }
-
-    async fn prepare(&mut self, resumption: Resumption) {
-        (self.on_resume)(&resumption);
-        self.connection.prepare(&resumption).await;
     }
 }
 

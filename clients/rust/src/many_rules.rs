@@ -13,7 +13,7 @@ use crate::pb::{
     watch_jobs_request::Action,
 };
 use crate::result::ChunkedResult;
-use crate::rules::{Backoff, Resumption, StreamRules, is_transient, proves_token};
+use crate::rules::{Backoff, Retry, StreamRules, is_transient, proves_token};
 
 const DEFECT: &str = "GATEWAY_DEFECT";
 const ALREADY_WATCHED: &str = "ALREADY_WATCHED";
@@ -24,7 +24,12 @@ pub enum Item {
     /// An event. Those with the uid 0 are about the stream.
     Event(Box<JobEvent>),
     /// The watch of this job has failed; the others continue. `Code::DataLoss`: its result was damaged.
-    Failed { uid: i64, failure: Failure },
+    Failed {
+        /// The job.
+        uid: i64,
+        /// The final failure of its watch.
+        failure: Failure,
+    },
 }
 
 /// The consequence of an event.
@@ -32,7 +37,7 @@ pub(crate) enum Outcome {
     Nothing,
     Item(Item),
     /// The job is watched again on the same stream.
-    Again(Resumption),
+    Again(Retry),
     /// A fresh token may help.
     LogIn {
         uid: i64,
@@ -178,7 +183,7 @@ impl ManyRules {
                 let wanted = job.request.content_format() != ContentFormat::None;
                 self.end(uid);
                 let result = self.results.entry(uid).or_default();
-                if let (true, Err(failure)) = (wanted, result.verify(state)) {
+                if let (true, Err(failure)) = (wanted, result.verify(state, true)) {
                     return Outcome::Item(Item::Failed { uid, failure });
                 }
             }
@@ -215,7 +220,7 @@ impl ManyRules {
                 let wait = job.backoff.next(&failure);
                 (job.due, job.unsent) = (now + wait, true);
                 self.unsent.push(Reverse((job.due, uid)));
-                Outcome::Again(Resumption {
+                Outcome::Again(Retry {
                     failure,
                     uid: Some(uid),
                     jobs: pending,
@@ -236,38 +241,53 @@ impl ManyRules {
     }
 
     /// Notes that the next stream has a fresh token.
-    pub fn renewed(&mut self) {
+    fn renewed(&mut self) {
         self.stream.token_unproven = true;
         for job in self.jobs.values_mut() {
             job.token_unproven = true;
         }
     }
 
+    /// Returns whether a fresh token may help after a failure of the stream.
+    pub fn wants_token(&self, failure: &Failure) -> bool {
+        self.stream.wants_token(failure)
+    }
+
     /// Returns the next stream, or the failure if it is final.
-    pub fn resume(&mut self, failure: Failure, now: Instant) -> Result<Resumption, Failure> {
+    /// `renewed`: a fresh token was wanted, and there is one.
+    pub fn resume(
+        &mut self,
+        failure: Failure,
+        now: Instant,
+        renewed: bool,
+    ) -> Result<Retry, Failure> {
+        if renewed {
+            self.renewed();
+        }
         let position = self.resumable_events;
-        let resumption = match failure.reason.as_str() {
+        let retry = match failure.reason.as_str() {
             // It may be that of one event, which would come again.
-            DEFECT if self.stream.is_first_at(position) => self.stream.resumption(failure),
+            DEFECT if self.stream.is_first_at(position) => self.stream.retry(failure),
             DEFECT => return Err(failure),
-            _ => self.stream.resume(failure, position)?,
+            _ => self.stream.resume(failure, position, renewed)?,
         };
-        Ok(self.with_jobs(resumption, now))
+        Ok(self.with_jobs(retry, now))
     }
 
     /// Returns the next stream after a failure of a job for which there is a fresh token.
-    pub fn resume_with_token(&mut self, failure: Failure, now: Instant) -> Resumption {
-        let resumption = self.stream.resumption(failure);
-        self.with_jobs(resumption, now)
+    pub fn resume_with_token(&mut self, failure: Failure, now: Instant) -> Retry {
+        self.renewed();
+        let retry = self.stream.retry(failure);
+        self.with_jobs(retry, now)
     }
 
-    fn with_jobs(&self, resumption: Resumption, now: Instant) -> Resumption {
+    fn with_jobs(&self, retry: Retry, now: Instant) -> Retry {
         // Without a request, the stream would have no heartbeats.
         let first = self.jobs.values().map(|job| job.due).min().unwrap_or(now);
-        Resumption {
+        Retry {
             jobs: self.pending(),
-            wait: resumption.wait.max(first.saturating_duration_since(now)),
-            ..resumption
+            wait: retry.wait.max(first.saturating_duration_since(now)),
+            ..retry
         }
     }
 }

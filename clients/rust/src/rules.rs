@@ -11,20 +11,38 @@ use crate::pb::{JobEvent, WatchJobRequest, job_event::Payload};
 const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long a stream may take to end after the last job has ended.
+pub(crate) const END_SILENCE: Duration = Duration::from_secs(5);
 
 /// The reason for a stream that was cancelled because no event arrived in time.
 pub const SILENT: &str = "SILENT";
 
-/// The reason why a watch resumes, and how.
+/// A further attempt after a failure.
 #[derive(Clone, Debug)]
-pub struct Resumption {
+pub struct Retry {
+    /// The reason.
     pub failure: Failure,
     /// The job that `WatchAll` watches again on the same stream. `None` if the stream itself is resumed.
     pub uid: Option<i64>,
     /// The number of jobs that have not ended.
     pub jobs: usize,
+    /// The time until the attempt.
     pub wait: Duration,
+    /// A new connection replaces that of the failed attempt.
     pub new_connection: bool,
+}
+
+impl Retry {
+    /// Creates a retry. A new connection is made immediately, because the old one may still be in its own backoff.
+    pub(crate) fn new(failure: Failure, backoff: &mut Backoff) -> Self {
+        Self {
+            uid: None,
+            jobs: 1,
+            wait: backoff.next(&failure),
+            new_connection: failure.wants_new_connection(),
+            failure,
+        }
+    }
 }
 
 /// The waits between attempts: random, with a bound that doubles.
@@ -84,26 +102,29 @@ impl<P: PartialEq> StreamRules<P> {
         self.backoff.heard(self.opened, now);
     }
 
-    /// Returns the next call, or the failure if it is final.
-    pub fn resume(&mut self, failure: Failure, position: P) -> Result<Resumption, Failure> {
-        let transient = is_transient(&failure)
-            || failure.reason == SILENT
-            || failure.code == Code::Unauthenticated && !self.token_unproven;
-        if transient || failure.reason.is_empty() && self.is_broken(failure.code, position) {
-            return Ok(self.resumption(failure));
+    /// Returns whether a fresh token may help after a failure.
+    pub fn wants_token(&self, failure: &Failure) -> bool {
+        failure.code == Code::Unauthenticated && !self.token_unproven
+    }
+
+    /// Returns the next call, or the failure if it is final. `renewed`: a fresh token was wanted, and there is one.
+    pub fn resume(
+        &mut self,
+        failure: Failure,
+        position: P,
+        renewed: bool,
+    ) -> Result<Retry, Failure> {
+        self.token_unproven |= renewed;
+        let passes = renewed || is_transient(&failure) || failure.reason == SILENT;
+        if passes || failure.reason.is_empty() && self.is_broken(failure.code, position) {
+            return Ok(self.retry(failure));
         }
         Err(failure)
     }
 
-    /// Returns the next call. A new connection is made immediately, because the old one may still be in its own backoff.
-    pub fn resumption(&mut self, failure: Failure) -> Resumption {
-        Resumption {
-            uid: None,
-            jobs: 1,
-            wait: self.backoff.next(&failure),
-            new_connection: matches!(failure.reason.as_str(), "" | SILENT | "DRAINING"),
-            failure,
-        }
+    /// Returns the next call.
+    pub fn retry(&mut self, failure: Failure) -> Retry {
+        Retry::new(failure, &mut self.backoff)
     }
 
     /// Returns whether a status without the gateway's `ErrorInfo` means a broken stream, rather than a wrong address or a

@@ -2,65 +2,78 @@
 
 use std::collections::HashMap;
 
-use jobclient::failure::Failure;
-use jobclient::many::Item;
-use jobclient::pb::{ContentChunk, Heartbeat, Job, JobEvent, JobStatus, job, job_event::Payload};
-use jobclient::result::ChunkedResult;
-use jobclient::rules::Resumption;
-use prost_types::{Struct, value::Kind};
+use jobgateway_client::pb::{
+    ContentChunk, Heartbeat, Job, JobEvent, JobStatus, job, job_event::Payload,
+};
+use jobgateway_client::prost_types::{Struct, value::Kind};
+use jobgateway_client::{Action, Code, Failure, Item, Retry};
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
-use tonic::Code;
 
 /// Prints the observations of one step.
 pub struct Reporter {
     step: &'static str,
-    held: ChunkedResult,
+    /// The job of a `watch_each`.
+    uid: Option<i64>,
+    /// The number of bytes in chunks that have arrived.
+    held: usize,
     lines: usize,
 }
 
 impl Reporter {
-    pub fn new(step: &'static str) -> Self {
+    pub fn new(step: &'static str, uid: Option<i64>) -> Self {
         Self {
             step,
-            held: ChunkedResult::default(),
+            uid,
+            held: 0,
             lines: 0,
         }
     }
 
-    pub fn event(&mut self, event: &JobEvent) {
+    /// Prints an event. `result` are the bytes in chunks that have arrived.
+    pub fn event(&mut self, event: &JobEvent, result: &[u8]) {
         match &event.payload {
-            Some(Payload::Job(job)) => self.job(job),
+            Some(Payload::Job(job)) => {
+                let result = job.done.then(|| result_seen(job, result));
+                self.print("job", job_seen(job, result));
+            }
             Some(Payload::ContentChunk(chunk)) => {
-                let seen = chunk_seen(chunk, self.held.data.len());
-                self.held.take(chunk);
-                self.print("chunk", seen);
+                self.print_about("chunk", chunk_seen(chunk, self.held));
+                self.held = result.len();
             }
             Some(Payload::Heartbeat(heartbeat)) => {
-                self.print("heartbeat", heartbeat_seen(heartbeat));
+                self.print_about("heartbeat", heartbeat_seen(heartbeat));
             }
             _ => {} // a payload of a later version
         }
     }
 
+    /// Prints the job that a unary call returned.
     pub fn job(&mut self, job: &Job) {
-        let result = job.done.then(|| result_seen(job, &self.held.data));
+        let result = job.done.then(|| result_seen(job, &[]));
         self.print("job", job_seen(job, result));
     }
 
+    pub fn retry(&mut self, retry: &Retry) {
+        self.print_about("resume", retry_seen(retry));
+    }
+
     pub fn failure(&mut self, failure: &Failure) {
-        self.print("error", failure_seen(failure));
+        self.print_about("error", failure_seen(failure));
+    }
+
+    /// Prints a line that names the job of a `watch_each`.
+    fn print_about(&mut self, kind: &str, mut seen: Json) {
+        if let Some(uid) = self.uid {
+            seen["uid"] = uid.to_string().into();
+        }
+        self.print(kind, seen);
     }
 
     fn print(&mut self, kind: &str, seen: impl Into<Json>) {
         println!("{}", json!({"do": self.step, kind: seen.into()}));
         self.lines += 1;
     }
-}
-
-pub fn resumption(resumption: &Resumption) {
-    let seen = resumption_seen(resumption);
-    println!("{}", json!({"do": "watch", "resume": seen}));
 }
 
 /// Prints the observations of a `watch_all`.
@@ -76,7 +89,7 @@ pub struct ManyReporter {
 impl Default for ManyReporter {
     fn default() -> Self {
         Self {
-            reporter: Reporter::new("watch_all"),
+            reporter: Reporter::new("watch_all", None),
             arrived: HashMap::new(),
             succeeded: 0,
             failed: 0,
@@ -125,15 +138,15 @@ impl ManyReporter {
         }
     }
 
-    pub fn resumption(&mut self, resumption: &Resumption) {
-        let failure = &resumption.failure;
-        if let Some(uid) = resumption.uid {
+    pub fn retry(&mut self, retry: &Retry) {
+        let failure = &retry.failure;
+        if let Some(uid) = retry.uid {
             let seen = json!({"code": name(failure.code), "reason": failure.reason});
             self.print("again", uid, seen);
             return;
         }
-        let mut seen = resumption_seen(resumption);
-        seen["jobs"] = resumption.jobs.into();
+        let mut seen = retry_seen(retry);
+        seen["jobs"] = retry.jobs.into();
         self.reporter.print("resume", seen);
     }
 
@@ -192,11 +205,11 @@ fn heartbeat_seen(heartbeat: &Heartbeat) -> Json {
     })
 }
 
-fn resumption_seen(resumption: &Resumption) -> Json {
+fn retry_seen(retry: &Retry) -> Json {
     json!({
-        "code": name(resumption.failure.code),
-        "reason": resumption.failure.reason,
-        "new_connection": resumption.new_connection,
+        "code": name(retry.failure.code),
+        "reason": retry.failure.reason,
+        "new_connection": retry.new_connection,
     })
 }
 
@@ -204,10 +217,20 @@ fn failure_seen(failure: &Failure) -> Json {
     json!({
         "code": name(failure.code),
         "reason": failure.reason,
-        "action": failure.action(),
+        "action": action(failure),
         "fields": failure.fields,
         "retry_after_seconds": failure.retry_after.map(|wait| wait.as_secs_f64()),
     })
+}
+
+fn action(failure: &Failure) -> &'static str {
+    match failure.action() {
+        Action::Retry => "retry",
+        Action::Fix => "fix",
+        Action::LogIn => "login",
+        Action::Look => "look",
+        Action::GiveUp => "give_up",
+    }
 }
 
 fn bytes_seen(kind: &str, bytes: &[u8]) -> Json {

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use jobclient::pb::{ContentFormat, SendJobRequest, WatchJobRequest, send_job_request::Input};
-use jobclient::values::struct_from_json;
+use jobgateway_client::pb::{
+    ContentFormat, SendJobRequest, WatchJobRequest, send_job_request::Input,
+};
+use jobgateway_client::struct_from_json;
 use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::{Map, Value};
 
@@ -36,6 +38,15 @@ pub enum Operation {
     },
     Cancel,
     Watch {
+        #[serde(flatten)]
+        options: WatchOptions,
+    },
+    Run {
+        request: JobRequest,
+        #[serde(flatten)]
+        options: WatchOptions,
+    },
+    WatchEach {
         #[serde(flatten)]
         options: WatchOptions,
     },
@@ -83,13 +94,13 @@ pub struct Pause {
     pub pause_seconds: u64,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct JobRequest {
     workspace_id: String,
     entity_id: i64,
     method_name: Option<String>,
-    pub request_id: String,
+    request_id: String,
     params: Option<Map<String, Value>>,
 }
 

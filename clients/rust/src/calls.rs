@@ -1,0 +1,155 @@
+//! The unary calls, with retries.
+
+use std::time::Duration;
+
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+use crate::client::Client;
+use crate::failure::{Action, Error, Failure};
+use crate::hooks::Hooks;
+use crate::pb::job_service_client::JobServiceClient;
+use crate::pb::{CancelJobRequest, GetJobRequest, Job, SendJobRequest, WaitJobRequest};
+use crate::result::ChunkedResult;
+use crate::rules::{Backoff, Retry};
+
+/// The maximum number of attempts, including the first.
+const MAX_ATTEMPTS: u32 = 5;
+
+// The gateway gives up a read after 10 silent seconds, and a submission after 120.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+const SEND_LIMIT: Duration = Duration::from_secs(150);
+/// The limit of a `WaitJob` without a timeout, without that of a read.
+const WAIT_LIMIT: Duration = Duration::from_secs(40);
+
+type Stub = JobServiceClient<Channel>;
+
+/// A call of one method.
+struct Unary<M> {
+    message: M,
+    /// The job that the call is about.
+    uid: Option<i64>,
+    /// The time after which the connection counts as dead.
+    limit: Duration,
+}
+
+impl Client {
+    /// Sends a job. The request is sent again if certainly no job was created, or if it has a `request_id`, which makes that
+    /// safe.
+    pub async fn send(&self, request: SendJobRequest, mut hooks: Hooks<'_>) -> Result<Job, Error> {
+        let has_id = !request.request_id.is_empty();
+        let call = Unary {
+            message: request,
+            uid: None,
+            limit: SEND_LIMIT,
+        };
+        let may_retry = |failure: &Failure| failure.may_send_again(has_id);
+        self.unary(
+            call,
+            &mut hooks,
+            may_retry,
+            |mut stub, request| async move { stub.send_job(request).await },
+        )
+        .await
+    }
+
+    /// Reads a job once.
+    pub async fn get(&self, request: GetJobRequest, mut hooks: Hooks<'_>) -> Result<Job, Error> {
+        let call = Unary {
+            uid: Some(request.uid),
+            message: request,
+            limit: READ_LIMIT,
+        };
+        self.unary(
+            call,
+            &mut hooks,
+            may_retry,
+            |mut stub, request| async move { stub.get_job(request).await },
+        )
+        .await
+    }
+
+    /// Asks to cancel a job, and returns its state. The job may continue for a while.
+    pub async fn cancel(&self, uid: i64, mut hooks: Hooks<'_>) -> Result<Job, Error> {
+        let call = Unary {
+            uid: Some(uid),
+            message: CancelJobRequest { uid },
+            limit: READ_LIMIT,
+        };
+        self.unary(
+            call,
+            &mut hooks,
+            may_retry,
+            |mut stub, request| async move { stub.cancel_job(request).await },
+        )
+        .await
+    }
+
+    /// Waits until a job is done, without a stream. A request with a `timeout` is one call, whose job may not be done.
+    pub async fn wait(&self, request: WaitJobRequest, mut hooks: Hooks<'_>) -> Result<Job, Error> {
+        let timeout = request
+            .timeout
+            .and_then(|timeout| Duration::try_from(timeout).ok());
+        loop {
+            let call = Unary {
+                uid: Some(request.uid),
+                message: request,
+                limit: timeout.unwrap_or(WAIT_LIMIT) + READ_LIMIT,
+            };
+            let job = self
+                .unary(
+                    call,
+                    &mut hooks,
+                    may_retry,
+                    |mut stub, request| async move { stub.wait_job(request).await },
+                )
+                .await?;
+            if job.done || request.timeout.is_some() {
+                return Ok(job);
+            }
+        }
+    }
+
+    /// Makes a call and retries it if the failure allows that.
+    async fn unary<M: Clone, R: Future<Output = Result<Response<Job>, Status>>>(
+        &self,
+        call: Unary<M>,
+        hooks: &mut Hooks<'_>,
+        may_retry: impl Fn(&Failure) -> bool,
+        rpc: impl Fn(Stub, Request<M>) -> R,
+    ) -> Result<Job, Error> {
+        let mut backoff = Backoff::default();
+        let mut logged_in = false;
+        let mut attempt = 1;
+        loop {
+            let access = self.access().await?;
+            let mut request = access.request(call.message.clone(), call.uid);
+            request.set_timeout(call.limit);
+            let failure = match rpc(access.stub(), request).await {
+                Ok(response) => {
+                    hooks.ended(response.metadata());
+                    let job = response.into_inner();
+                    ChunkedResult::default().verify(&job, false)?;
+                    return Ok(job);
+                }
+                Err(status) => Failure::from(status),
+            };
+            let mut again = may_retry(&failure);
+            if failure.code == Code::Unauthenticated && !logged_in {
+                logged_in = true;
+                again = self.renew(&access.token).await?.is_some();
+            }
+            if !again || attempt == MAX_ATTEMPTS {
+                return Err(failure.into());
+            }
+            attempt += 1;
+            let retry = Retry::new(failure, &mut backoff);
+            hooks.retrying(&retry);
+            self.prepare(&retry, &access.connection).await;
+        }
+    }
+}
+
+fn may_retry(failure: &Failure) -> bool {
+    failure.action() == Action::Retry
+}

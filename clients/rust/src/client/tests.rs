@@ -1,0 +1,72 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tonic::Code;
+
+use super::*;
+use crate::failure::Failure;
+use crate::{Hooks, pb::GetJobRequest, rules::Backoff, tls_from_files};
+
+fn counting(logins: &Arc<AtomicU32>) -> ClientBuilder {
+    let logins = logins.clone();
+    Client::builder("http://127.0.0.1:1").login(move || {
+        let number = logins.fetch_add(1, Ordering::Relaxed);
+        async move { Ok::<_, BoxError>(Some(number.to_string())) }
+    })
+}
+
+#[tokio::test]
+async fn calls_share_one_login_and_one_new_connection() {
+    let logins = Arc::default();
+    let client = counting(&logins).build().unwrap();
+    let (one, two) = (
+        client.access().await.unwrap(),
+        client.access().await.unwrap(),
+    );
+    assert_eq!(logins.load(Ordering::Relaxed), 1);
+    let mut retry = Retry::new(Failure::new(Code::Unavailable, ""), &mut Backoff::default());
+    retry.wait = Duration::ZERO;
+    for access in [&one, &two] {
+        let fresh = client.renew(&access.token).await.unwrap();
+        assert_eq!(fresh.unwrap(), "Bearer 1");
+        client.prepare(&retry, &access.connection).await;
+    }
+    assert_eq!(logins.load(Ordering::Relaxed), 2);
+    assert_eq!(client.access().await.unwrap().connection.number, 1);
+    retry.new_connection = false;
+    client.prepare(&retry, &one.connection).await;
+    assert_eq!(client.access().await.unwrap().connection.number, 1);
+}
+
+#[tokio::test]
+async fn an_error_of_a_login_ends_a_call() {
+    let client = Client::builder("http://127.0.0.1:1").login(async || Err("no network"));
+    let call = client.build().unwrap();
+    let error = call.get(GetJobRequest::default(), Hooks::default()).await;
+    assert_eq!(error.unwrap_err().to_string(), "login: no network");
+}
+
+#[tokio::test]
+async fn a_token_that_never_changes_is_not_renewed() {
+    let client = Client::new("http://127.0.0.1:1", "a").unwrap();
+    let used = client.access().await.unwrap().token;
+    assert_eq!(client.renew(&used).await.unwrap(), None);
+    assert_eq!(client.access().await.unwrap().token, used);
+}
+
+#[test]
+fn a_token_is_never_sent_in_plaintext_by_mistake() {
+    let build = |uri: &str| {
+        let tls = ClientTlsConfig::new();
+        Client::builder(uri).tls(tls).build().err()
+    };
+    assert!(matches!(
+        build("http://127.0.0.1:1"),
+        Some(BuildError::Plaintext)
+    ));
+    assert!(build("https://127.0.0.1:1").is_none());
+    for uri in ["127.0.0.1:1", "ftp://127.0.0.1", ""] {
+        assert!(matches!(build(uri), Some(BuildError::Address)), "{uri}");
+    }
+    assert!(tls_from_files(Some("none.pem".as_ref()), None).is_err());
+}
