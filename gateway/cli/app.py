@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from gateway.cli import demo, serve, stdio, unary, watch
+from gateway.cli import demo, dev, serve, stdio, unary, watch
 from gateway.cli.commands import Commands
 from gateway.cli.doctor.command import doctor
 from gateway.cli.exit_codes import EXPLAINED
@@ -32,7 +32,7 @@ _JOBS: tuple[Callable[..., None], ...] = (
     unary.wait,
     unary.cancel,
 )
-_SERVERS: tuple[Callable[..., None], ...] = (serve.simulate, demo.demo)
+_SERVERS: tuple[Callable[..., None], ...] = (dev.dev, serve.simulate, demo.demo)
 
 for command in _JOBS:
     app.command(rich_help_panel="Jobs")(expanded(command))

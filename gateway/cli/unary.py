@@ -8,12 +8,13 @@ from google.protobuf import duration_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError
 from jobgateway_client.result import Result
+from rich.console import Console
 
 from gateway.cli import display, exit_messages, json_output
 from gateway.cli import options as opt
 from gateway.cli.exit_codes import CALL_FAILED, JOB_FAILED, TIME_PASSED
 from gateway.cli.output import conclude, show_name
-from gateway.cli.patience import PatientWatch
+from gateway.cli.patience import PatientWatch, resumption
 from gateway.cli.request import job_request
 from gateway.cli.session import Session, session
 
@@ -57,13 +58,14 @@ def get(uid: opt.Uid, call: opt.QuickCallOptions, shown: opt.OutputOptions) -> N
 
 
 def wait(uid: opt.Uid, call: opt.LongCallOptions, shown: opt.OutputOptions, timeout: WaitTimeout = None) -> None:
-    """Wait until a job has ended, without showing its progress."""
+    """Wait until a job has ended, without its progress. A terminal shows how long."""
     with session(call, shown.output, shown.save) as current:
         request = pb.WaitJobRequest(uid=uid, content_format=_NO_RESULT)
         if timeout is not None:
             request.timeout.CopyFrom(_duration(timeout))
         try:
-            job = current.client.wait(request, timeout=current.deadline.left())
+            with display.waiting(uid, Console(stderr=True)):
+                job = current.client.wait(request, timeout=current.deadline.left())
         except KeyboardInterrupt:
             exit_messages.interrupted(current, uid, None, cancel=call.cancel_on_interrupt)
         _conclude(current, job, shown)
@@ -119,7 +121,7 @@ def _result(current: Session, job: pb.Job, shown: opt.OutputOptions) -> bytes | 
 
 def _fetch(current: Session, job: pb.Job) -> bytes | bytearray:
     start = pb.WatchJobRequest(uid=job.uid, content_format=pb.CONTENT_FORMAT_JSON_CHUNKS)
-    events = PatientWatch(current.client, start, current.deadline, display.note)
+    events = PatientWatch(current.client, start, current.deadline, lambda retry: display.note(resumption(retry)))
     for _ in events:
         pass
     return events.result

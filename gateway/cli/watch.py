@@ -20,7 +20,7 @@ def run(job: JobOptions, call: LongCallOptions, shown: OutputOptions) -> None:
 
 
 def watch(uids: Uids, call: LongCallOptions, shown: OutputOptions) -> None:
-    """Watch a job until it ends, or several on one stream: a line for each, and a total."""
+    """Watch a job until it ends, or several on one stream: a line for each and a total, or a table."""
     several = list(dict.fromkeys(uids))
     if len(several) > 1:
         if shown.save:
@@ -46,8 +46,8 @@ def follow(
     `cancel`: Ctrl-C cancels the job.
     """
     sent = start.request if isinstance(start, pb.RunJobRequest) else None
-    screen = output.stream_display(shown.output)
-    events = PatientWatch(current.client, start, current.deadline, screen.note)
+    screen = output.stream_display(shown.output, sent_here=sent is not None)
+    events = _events(current, start, screen)
     last = pb.JobEvent()
     current.sent = sent
     try:
@@ -63,7 +63,7 @@ def follow(
                     stdio.check()
             # The trailers that follow the last event say whether it repeats an earlier submission.
             if events.replayed:
-                screen.note(display.replayed_line(last.job.uid))
+                screen.replayed(last.job.uid)
             screen.event(last)
     except KeyboardInterrupt:
         exit_messages.interrupted(current, events.uid, sent, cancel=cancel)
@@ -72,3 +72,9 @@ def follow(
     output.conclude(last, events.result, shown, last.job.uid, replayed=events.replayed)
     if not display.succeeded(last.job):
         raise typer.Exit(JOB_FAILED)
+
+
+def _events(current: Session, start: pb.RunJobRequest | pb.WatchJobRequest, screen: display.Display) -> PatientWatch:
+    if screen.heartbeat_seconds:
+        start.heartbeat_interval.FromSeconds(screen.heartbeat_seconds)
+    return PatientWatch(current.client, start, current.deadline, screen.retrying)

@@ -1,6 +1,7 @@
-"""`watch` with several jobs: a line for each, and a total."""
+"""`watch` with several jobs: a line for each and a total, or a table."""
 
 import typer
+from google.protobuf.duration_pb2 import Duration
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError, Retry, WatchFailed
 
@@ -9,7 +10,7 @@ from gateway.cli.error_messages import error_lines
 from gateway.cli.exit_codes import CALL_FAILED, JOB_FAILED
 from gateway.cli.failure_codes import failure_code
 from gateway.cli.options import Output
-from gateway.cli.patience import Patience, resumption
+from gateway.cli.patience import Patience
 from gateway.cli.session import Session
 
 
@@ -20,19 +21,21 @@ def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
     """
     # The results of many jobs are of use only to a program.
     content = pb.CONTENT_FORMAT_JSON if current.output is Output.JSON else pb.CONTENT_FORMAT_NONE
-    screen = many_display.display(len(uids), current.output)
+    screen = many_display.display(uids, current.output)
     patience = Patience()
 
     def resume(retry: Retry) -> None:
         if not (patience.lasts(retry.error) and patience.may_connect(retry.error)):
             raise retry.error
-        screen.note(resumption(retry))
+        screen.retrying(retry)
 
+    seconds = screen.heartbeat_seconds
+    heartbeat = Duration(seconds=seconds) if seconds else None
     items = current.client.watch_all(
-        [pb.WatchJobRequest(uid=uid, content_format=content) for uid in uids],
+        [pb.WatchJobRequest(uid=uid, content_format=content, heartbeat_interval=heartbeat) for uid in uids],
         timeout=current.deadline.left(),
         on_resume=resume,
-        on_retry=lambda retry: screen.note(f"job {retry.error.uid}: {resumption(retry)}"),
+        on_retry=screen.retrying,
     )
     pending = dict.fromkeys(uids)
     codes: set[int] = set()

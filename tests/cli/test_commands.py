@@ -19,7 +19,7 @@ import structlog
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
-from gateway.cli.demo import servers
+from gateway.cli.demo_servers import DemoServers
 from gateway.cli.serve import DEMO_TOKEN as TOKEN
 from gateway.simulator import METHODS
 
@@ -41,8 +41,8 @@ class Outcome(NamedTuple):
 def place() -> Iterator[Place]:
     # The servers run in this process, and their log would be mixed into the output of the commands.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with servers() as (upstream, target):
-        yield Place(upstream, target)
+    with DemoServers() as servers:
+        yield Place(servers.upstream, servers.gateway)
     structlog.reset_defaults()
 
 
@@ -266,11 +266,11 @@ def test_a_terminal_gets_a_progress_bar_and_the_end(place: Place) -> None:
         os.close(slave)
         shown = read_terminal(master)
         assert process.wait() == 0
-    assert re.search(r"job \d+ \ufffd\[2Jmixing", shown)
+    assert re.search(r"job \d+ \x1b\[0m\ufffd\[2Jmixing", shown)
     assert "42%" in shown
     assert "━" in shown
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is shown again"
-    assert re.search(r"job \d+ success", shown)
+    assert re.search(r"job \d+ succeeded in \d\.\d s", shown)
     assert '"sum"' in shown
 
 
@@ -395,6 +395,9 @@ def test_the_demo_shows_its_jobs_in_any_environment(variables: dict[str, str]) -
     assert re.search(r"job \d+ success", outcome.err)
     assert re.search(r"job \d+ error \(error_code\)", outcome.err)
     assert "params.beam.length: Must be larger than 0." in outcome.err
+    assert "this gateway is shutting down" in outcome.err
+    assert re.search(r"50 watchers saw job \d+ succeed, and the upstream was asked [1-9]\d? times", outcome.out)
+    assert re.search(r"SHA-256 of result.json: [0-9a-f]{64}", outcome.out)
 
 
 @pytest.mark.slow

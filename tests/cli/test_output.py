@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 import structlog
 
-from gateway.cli.demo import servers
+from gateway.cli.demo_servers import DemoServers
 from gateway.cli.serve import DEMO_TOKEN as TOKEN
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class Outcome(NamedTuple):
 @pytest.fixture(scope="module")
 def target() -> Iterator[str]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with servers() as (_, gateway):
-        yield gateway
+    with DemoServers() as servers:
+        yield servers.gateway
     structlog.reset_defaults()
 
 
@@ -160,7 +160,8 @@ def test_a_progress_bar_on_a_terminal_that_is_gone_ends_nothing(target: str) -> 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["send", "--help"], ["demo"], ["simulate", "--listen", "127.0.0.1:0"]]
+    "arguments",
+    [["--help"], ["send", "--help"], ["demo"], *([each, "--listen", "127.0.0.1:0"] for each in ("dev", "simulate"))],
 )
 def test_commands_without_a_job_tell_that_their_output_is_lost(target: str, arguments: list[str]) -> None:
     assert shell(target, ">/dev/full", *arguments) == (

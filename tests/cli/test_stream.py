@@ -466,6 +466,15 @@ def test_a_result_of_which_nothing_came_is_no_result(gateway: ScriptedGateway) -
     assert "SHA-256" in outcome.err
 
 
+def test_a_large_result_is_ten_lines(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    result = b"1" * 1000
+    chunks = [chunk(result, start, start + 10) for start in range(0, 1000, 10)]
+    gateway.script = [act(*chunks, end(result, in_message=False))]
+    outcome = watch(gateway, "--save", str(tmp_path / "result.json"))
+    progress = [line for line in outcome.err.splitlines() if "of 1,000 bytes" in line]
+    assert progress == [f"job 42 result: {size:,} of 1,000 bytes" for size in range(100, 1001, 100)]
+
+
 @pytest.mark.slow
 def test_a_pipe_gets_the_chunks_and_nothing_else(gateway: ScriptedGateway) -> None:
     result = b'[1,  2.50, "\xff"]'

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import re
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +13,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import patience
 from gateway.cli.app import app
-from tests.cli.test_commands import read_terminal, start
+from tests.cli.test_commands import start
 from tests.support.many_jobs import (
     End,
     Hold,
@@ -30,6 +27,7 @@ from tests.support.many_jobs import (
     state,
     synced,
 )
+from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
     from typer.testing import Result
@@ -179,14 +177,15 @@ def test_an_interrupt_leaves_the_jobs_or_cancels_them(cancel: bool) -> None:
 
 
 @pytest.mark.slow
-def test_a_terminal_gets_moving_lines_and_the_total() -> None:
-    with ManyJobsGateway([Read(3), *map(state, (1, 2, 3)), end(2), end(1), end(3), ReadAll()]) as gateway:
-        master, slave = pty.openpty()
-        terminal = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "5", "JOBGATEWAY_TARGET": gateway.target}
-        with start("watch", "1", "2", "3", stdout=slave, variables=terminal) as process:
-            os.close(slave)
-            shown = read_terminal(master)
+def test_a_terminal_gets_a_table_and_the_total() -> None:
+    script = [Read(3), *map(state, (1, 2, 3)), end(2), end(1), end(3), ReadAll()]
+    with ManyJobsGateway(script) as gateway, Terminal(80) as terminal:
+        variables = {"TERM": "xterm-256color", "JOBGATEWAY_TARGET": gateway.target}
+        with start("watch", "1", "2", "3", stdout=terminal.fd, variables=variables) as process:
             assert process.wait() == 0
-    assert re.search(r"3 jobs: \d running", shown)
-    assert "job 1 success" in shown
-    assert shown.rindex("3 jobs: 3 succeeded") > shown.rindex("\x1b[?25h"), "the total stays"
+        lines = [line.split() for line in terminal.lines()]
+        assert not terminal.screen.cursor.hidden
+    assert [line[:2] for line in lines[:4]] == [["job", "status"], *([str(uid), "succeeded"] for uid in (1, 2, 3))]
+    assert lines[4][:4] == ["3", "jobs:", "3", "succeeded"]
+    # An outage of the upstream is to be seen soon.
+    assert gateway.streams[0].requests[0].watch.heartbeat_interval.seconds == 3
