@@ -194,4 +194,4 @@ def test_ctrl_c_after_the_job_was_sent_names_it(target: str) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert re.fullmatch(r"interrupted; job \d+ continues, watch it again: .+\n", err)
+    assert re.fullmatch(r"interrupted; job \d+ continues, watch it again: .+", err.splitlines()[-1])

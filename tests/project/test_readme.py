@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -75,7 +76,8 @@ def output(command: list[str], environment: dict[str, str], text: str | None = N
 
 @pytest.mark.usefixtures("servers")
 def test_the_command_line(ports: dict[str, str], environment: dict[str, str]) -> None:
-    assert "success" in output(["/bin/sh", "-c", adapted(blocks("sh")[1], ports)], environment)
+    printed = output(["/bin/sh", "-c", adapted(blocks("sh")[1], ports)], environment)
+    assert json.loads(printed) == {"data": {"sum": 3}}
 
 
 @pytest.mark.tools
