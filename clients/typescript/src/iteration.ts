@@ -24,7 +24,6 @@ export class Iteration<T> implements AsyncIterableIterator<T, void, undefined> {
   }
 
   async next(): Promise<IteratorResult<T, void>> {
-    if (this.#failure) throw this.#failure.error;
     try {
       const next = await this.#events.next();
       if (!next.done || !this.#failure) return next;

@@ -430,22 +430,34 @@ test("the error of a callback ends the call, also a late one", async (t) => {
 });
 
 test("a retry waits, as long as the gateway asks", async (t) => {
-  const at = [];
-  const client = await serve(t, {
-    watchJob(call) {
-      at.push(performance.now());
-      if (at.length === 1) fail(call, status.UNAVAILABLE, { reason: "DRAINING" });
-      else if (at.length === 2) {
-        fail(call, status.UNAVAILABLE, { reason: "UPSTREAM_RATE_LIMITED", retryAfterSeconds: 1 });
-      } else {
+  const at = {};
+  const answer = (kind, fails, succeeds) => {
+    at[kind] ??= [];
+    const count = at[kind].push(performance.now());
+    const asks = { reason: "UPSTREAM_RATE_LIMITED", retryAfterSeconds: 1 };
+    if (count === 3) succeeds();
+    else fails(failure(status.UNAVAILABLE, count === 1 ? { reason: "DRAINING" } : asks));
+  };
+  const stream = (kind) => (call) =>
+    answer(
+      kind,
+      (error) => call.emit("error", error),
+      () => {
         call.write(end("7"));
         call.end();
-      }
-    },
+      },
+    );
+  const client = await serve(t, {
+    watchJob: stream("watch"),
+    watchJobs: stream("watchAll"),
+    getJob: (_, done) => answer("get", done, () => done(null, Job.fromPartial({}))),
   });
-  await client.watch("7").finish();
-  const [first, second] = [at[1] - at[0], at[2] - at[1]];
-  assert.ok(first >= 95 && second >= 995, `${first} ms and ${second} ms`);
+  await Promise.all([client.watch("7").finish(), client.watchAll(["7"]).next(), client.get("7")]);
+  for (const [kind, [one, two, three]] of Object.entries(at)) {
+    // A timer may be a millisecond early.
+    assert.ok(two - one >= 95 && three - two >= 995, `${kind}: ${two - one}, ${three - two}`);
+  }
+  assert.deepEqual(Object.keys(at).sort(), ["get", "watch", "watchAll"]);
 });
 
 test("a watch continues from a resume token", async (t) => {

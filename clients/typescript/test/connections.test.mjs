@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
+import { createConnection, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -9,7 +9,7 @@ import { connectivityState, ServerCredentials, status } from "@grpc/grpc-js";
 import { Job } from "jobgateway-client";
 import { Connections, credentialsOf } from "../dist/connections.js";
 import { Credential } from "../dist/credential.js";
-import { connect, end, event, fail, gate, listen, serve } from "./support.mjs";
+import { connect, end, event, fail, failure, gate, listen, serve } from "./support.mjs";
 
 function isClosed({ stub }) {
   return stub.getChannel().getConnectivityState(false) === connectivityState.SHUTDOWN;
@@ -59,21 +59,49 @@ test("calls leave no trace on the connection", async (t) => {
   assert.equal(peers.size, 1);
 });
 
-test("a watch resumes on another connection", async (t) => {
-  const peers = [];
-  const client = await serve(t, {
-    watchJob(call) {
-      peers.push(call.getPeer());
-      if (peers.length === 1) fail(call, status.UNAVAILABLE, { reason: "DRAINING" });
+/** Forwards connections to `target`. Returns its own target, and for each connection a promise of its end. */
+async function forward(t, target) {
+  const closed = [];
+  const [host, port] = target.split(":");
+  const server = createServer((socket) => {
+    const upstream = createConnection({ host, port });
+    closed.push(new Promise((resolve) => socket.on("close", resolve)));
+    for (const each of [socket, upstream]) each.on("error", () => {});
+    socket.pipe(upstream).pipe(socket);
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => server.close());
+  return { target: `127.0.0.1:${server.address().port}`, closed };
+}
+
+const calls = {
+  watch: (client) => client.watch("7").finish(),
+  watchAll: (client) => client.watchAll(["7"]).next(),
+  get: (client) => client.get("7"),
+};
+
+for (const [kind, begin] of Object.entries(calls)) {
+  test(`a retry uses a new connection and closes the old one: ${kind}`, async (t) => {
+    const peers = [];
+    const draining = failure(status.UNAVAILABLE, { reason: "DRAINING" });
+    const stream = (call) => {
+      if (peers.push(call.getPeer()) === 1) call.emit("error", draining);
       else {
         call.write(end("7"));
         call.end();
       }
-    },
+    };
+    const getJob = (call, answer) => {
+      if (peers.push(call.getPeer()) === 1) answer(draining);
+      else answer(null, Job.fromPartial({}));
+    };
+    const gateway = await listen(t, { watchJob: stream, watchJobs: stream, getJob });
+    const { target, closed } = await forward(t, gateway);
+    await begin(connect(t, target));
+    assert.deepEqual([new Set(peers).size, closed.length], [2, 2]);
+    await closed[0];
   });
-  await client.watch("7").finish();
-  assert.equal(new Set(peers).size, 2);
-});
+}
 
 test("calls share one login", async () => {
   let logins = 0;

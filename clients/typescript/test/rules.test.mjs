@@ -3,10 +3,11 @@ import { test } from "node:test";
 import { status } from "@grpc/grpc-js";
 import { GatewayError, JobEvent } from "jobgateway-client";
 import { Backoff } from "../dist/backoff.js";
+import { isServiceError } from "../dist/errors.js";
 import { JobWatches } from "../dist/job-watches.js";
 import { ResumePolicy } from "../dist/resume.js";
 import { silenceMs } from "../dist/stream.js";
-import { end, event } from "./support.mjs";
+import { end, event, failure } from "./support.mjs";
 
 test("waits double to five seconds, and are half random", (t) => {
   const backoff = new Backoff();
@@ -104,6 +105,11 @@ test("a new connection is for errors that may be of the old one", () => {
     return new ResumePolicy().retry(error).newConnection;
   });
   assert.deepEqual(wants, [true, true, true, false]);
+});
+
+test("an error of the client is not taken for one of gRPC", () => {
+  const errors = [Object.assign(new Error(), failure(5)), new GatewayError("DATA_LOSS", "")];
+  assert.deepEqual(errors.map(isServiceError), [true, false]);
 });
 
 function failed(uid, code, about = {}, resumeToken = "") {
