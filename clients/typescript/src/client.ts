@@ -154,7 +154,7 @@ export class Client {
    */
   watch(
     uid: string,
-    { resumeToken = "", ...settings }: WatchSettings & { resumeToken?: string } = {},
+    { resumeToken = "", ...settings }: WatchSettings & { resumeToken?: string | undefined } = {},
   ): Watch {
     return new Watch(this.#connections, this.#credential, { uid, resumeToken }, settings);
   }

@@ -1,5 +1,4 @@
 import { X509Certificate } from "node:crypto";
-import { setMaxListeners } from "node:events";
 import { type ChannelCredentials, type ChannelOptions, credentials, Metadata } from "@grpc/grpc-js";
 import type { Login } from "./credential.js";
 import { GatewayError, invalid } from "./errors.js";
@@ -38,7 +37,6 @@ export class Connections {
     this.#credentials = credentials;
     this.#options = options;
     this.#current = this.#connect();
-    setMaxListeners(0, this.closed);
   }
 
   /** The connection for the next call. Throws if the client is closed. */

@@ -6,6 +6,8 @@ import type { JobEvent } from "./gen/jobgateway/v1/job_service.js";
 
 /** The time in which a stream has to end after its last job. */
 export const END_MS = 5_000;
+/** The interval of the heartbeats of a stream, if its caller sets none. */
+export const HEARTBEAT_SECONDS = 15;
 const MIN_SILENCE_MS = 3_000;
 
 /**

@@ -7,7 +7,7 @@ import type { JobEvent, WatchJobsRequest } from "./gen/jobgateway/v1/job_service
 import { Iteration } from "./iteration.js";
 import { JobWatches, type Outcome } from "./job-watches.js";
 import { type Position, ResumePolicy } from "./resume.js";
-import { END_MS, events, provesToken, silenceMs } from "./stream.js";
+import { END_MS, events, HEARTBEAT_SECONDS, provesToken, silenceMs } from "./stream.js";
 import type { StreamSettings } from "./watch.js";
 
 /** An event of a `watchAll`. */
@@ -26,7 +26,7 @@ export function watchAll(
   uids: Iterable<string>,
   settings: StreamSettings,
 ): AsyncIterableIterator<WatchAllEvent, void, undefined> {
-  const { heartbeatSeconds = 15, contentFormat } = settings;
+  const { heartbeatSeconds = HEARTBEAT_SECONDS, contentFormat } = settings;
   const watches = new JobWatches(uids, contentFormat, heartbeatSeconds);
   return new Iteration(
     (left) => follow(connections, credential, watches, { ...settings, heartbeatSeconds }, left),

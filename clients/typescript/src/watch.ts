@@ -18,10 +18,9 @@ import {
 import { Iteration } from "./iteration.js";
 import { asEncoded, checkUid, duration, encode } from "./requests.js";
 import { ResumePolicy } from "./resume.js";
-import { END_MS, events, provesToken, silenceMs } from "./stream.js";
+import { END_MS, events, HEARTBEAT_SECONDS, provesToken, silenceMs } from "./stream.js";
 
 const { runJob: RUN_JOB, watchJob: WATCH_JOB } = JobServiceService;
-const HEARTBEAT_SECONDS = 15;
 
 /** Options of `watch` and `watchAll`. */
 export interface StreamSettings extends CallSettings {
@@ -59,8 +58,8 @@ export class Watch implements AsyncIterable<JobUpdate> {
   readonly #settings: WatchSettings;
   readonly #heartbeatSeconds: number;
   readonly #contentFormat: ContentFormat | undefined;
-  /** The job that `run` sends. */
-  readonly #run: { request: Buffer; requestId: string } | undefined;
+  /** The job that `run` sends, until its uid is known. */
+  #run: { request: Buffer; requestId: string } | undefined;
   readonly #policy = new ResumePolicy();
   readonly #content = new ChunkedContent();
   readonly #events: Iteration<JobUpdate>;
@@ -124,7 +123,8 @@ export class Watch implements AsyncIterable<JobUpdate> {
         const login = await cancellation.race(() => this.#credential.current());
         const connection = this.#connections.current;
         const error = yield* this.#stream(connection, login, cancellation);
-        if (this.#end && this.#replayed) await onReplayed?.();
+        if (this.#replayed) await onReplayed?.();
+        this.#replayed = false;
         if (this.#end) return;
         cancellation.throwIfAborted();
         cancellation.lastError = error;
@@ -175,10 +175,9 @@ export class Watch implements AsyncIterable<JobUpdate> {
   }
 
   #open({ stub }: Connection, login: Login) {
-    const [method, request, metadata] =
-      this.#run && !this.#uid
-        ? [RUN_JOB, this.#run.request, metadataFor(login)]
-        : [WATCH_JOB, this.#watchRequest(), metadataFor(login, this.#uid)];
+    const [method, request, metadata] = this.#run
+      ? [RUN_JOB, this.#run.request, metadataFor(login)]
+      : [WATCH_JOB, this.#watchRequest(), metadataFor(login, this.#uid)];
     const { path, responseDeserialize } = method;
     return stub.makeServerStreamRequest(path, asEncoded, responseDeserialize, request, metadata);
   }
@@ -206,7 +205,7 @@ export class Watch implements AsyncIterable<JobUpdate> {
 
   #take(event: JobEvent): JobUpdate | undefined {
     this.#policy.received({ provesToken: provesToken(event) });
-    if (event.uid !== "0") this.#uid = event.uid;
+    this.#identified(event.uid);
     this.#resumeToken = event.resumeToken || this.#resumeToken;
     const update = this.#content.take(event);
     if (update?.kind === "job" && update.job.done) {
@@ -218,12 +217,18 @@ export class Watch implements AsyncIterable<JobUpdate> {
   }
 
   #resume(error: GatewayError, renewed: boolean): Retry | undefined {
-    if (!this.#run || this.#uid || renewed) {
-      return this.#policy.decide(error, this.#resumeToken, renewed);
-    }
     // An error may name the job before an event does.
-    this.#uid = error.uid;
-    if (this.#uid) return this.#policy.decide(error, this.#resumeToken, renewed);
-    return error.maySendAgain(this.#run) ? this.#policy.retry(error) : undefined;
+    if (this.#run) this.#identified(error.uid);
+    if (this.#run && !renewed) {
+      return error.maySendAgain(this.#run) ? this.#policy.retry(error) : undefined;
+    }
+    return this.#policy.decide(error, this.#resumeToken, renewed);
+  }
+
+  /** Notes the job, if it has a number. */
+  #identified(uid: string): void {
+    if (uid === "" || uid === "0") return;
+    this.#uid = uid;
+    this.#run = undefined;
   }
 }
