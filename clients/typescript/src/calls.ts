@@ -21,7 +21,9 @@ export interface Retry {
   jobs?: number;
 }
 
-/** Options of every call. The call waits for a callback that returns a promise; if one of them fails, its error ends the call. */
+/**
+ * Options of every call. The call waits for a callback that returns a promise. If a callback fails, its error ends the call.
+ */
 export interface CallSettings {
   /** Is called before the wait for each further attempt. */
   onRetry?: ((retry: Retry) => unknown) | undefined;
