@@ -23,6 +23,7 @@ import typer
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
 
+from gateway.cli import variables
 from gateway.cli.app import app
 from gateway.config import PREFIX, Settings
 
@@ -163,7 +164,7 @@ def _enums(contract: FileDescriptorProto, comments: Comments) -> Iterator[str]:
             yield f"| `{value.name}` | {value.number} | {comment} |"
 
 
-def _option(parameter: Any) -> str:
+def _option(parameter: Any, context: typer.Context) -> str:
     """Render a row of the table of options."""
     names = ", ".join(f"`{each}`" for each in [*parameter.opts, *parameter.secondary_opts])
     value = ""
@@ -171,7 +172,8 @@ def _option(parameter: Any) -> str:
         low, high = parameter.min, parameter.max
         bounds = {(True, True): f", {low} to {high}", (True, False): f", at least {low}"}
         value = f"`{(parameter.metavar or '').replace('|', ', ')}`{bounds.get((low is not None, high is not None and high < _LARGEST), '')}"
-    extra = [f"Variable `{parameter.envvar}`."] if getattr(parameter, "envvar", None) else []
+    variable = variables.of_option(parameter, context) if parameter.param_type_name == "option" else None
+    extra = [f"Variable `{variable}`."] if variable else []
     if getattr(parameter, "show_default", False) and parameter.default not in (None, False):
         extra.append(f"Default `{parameter.default}`.")
     if parameter.required:
@@ -182,7 +184,7 @@ def _option(parameter: Any) -> str:
 def cli() -> str:
     """Render the commands as a page."""
     group: Any = typer.main.get_command(app)
-    context = typer.Context(group, info_name="jobgateway")
+    context = typer.Context(group, info_name="jobgateway", **group.context_settings)
     help_text, _, codes = group.help.partition("Exit codes: ")
     lines = [NOTICE, "", "# Command line", "", help_text.strip(), ""]
     lines += ["| exit code | meaning |", "| --- | --- |"]
@@ -192,18 +194,25 @@ def cli() -> str:
     for panel, commands in itertools.groupby(group.commands.values(), lambda each: each.rich_help_panel):
         lines += ["", f"## {panel}"]
         for command in commands:
-            inner = typer.Context(command, info_name=command.name, parent=context)
-            usage = " ".join(["jobgateway", command.name, *command.collect_usage_pieces(inner)])
-            lines += ["", f"### {command.name}", "", command.help.strip(), "", f"    {usage}"]
-            lines += _parameters(command.params)
+            lines += _command(command, context)
     return "\n".join(lines) + "\n"
 
 
-def _parameters(parameters: Iterable[Any]) -> Iterator[str]:
+def _command(command: Any, parent: typer.Context) -> Iterator[str]:
+    context = typer.Context(command, info_name=command.name, parent=parent)
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    name = context.command_path.partition(" ")[2]
+    yield from ("", f"{'#' * (2 + len(name.split()))} {name}", "", command.help.strip(), "", f"    {usage}")
+    yield from _parameters(command.params, context)
+    for each in getattr(command, "commands", {}).values():
+        yield from _command(each, context)
+
+
+def _parameters(parameters: Iterable[Any], context: typer.Context) -> Iterator[str]:
     panels: dict[str, list[str]] = {}
     for each in parameters:
         panel = getattr(each, "rich_help_panel", None) or "Arguments"
-        panels.setdefault(panel, []).append(_option(each))
+        panels.setdefault(panel, []).append(_option(each, context))
     for panel, rows in panels.items():
         yield from ("", f"| {panel} | value | meaning |", "| --- | --- | --- |", *rows)
 

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from gateway.cli import demo, dev, serve, stdio, unary, watch
+from gateway.cli import config_commands, demo, dev, serve, stdio, unary, variables, watch
 from gateway.cli.commands import Commands
 from gateway.cli.doctor.command import doctor
 from gateway.cli.exit_codes import EXPLAINED
@@ -20,6 +20,7 @@ app = typer.Typer(
     help=f"VIKTOR jobs over gRPC: send them, and watch them without polling.\n\n{EXPLAINED}",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"auto_envvar_prefix": variables.PREFIX},
     # Its tracebacks show local variables, such as the token.
     pretty_exceptions_enable=False,
 )
@@ -37,6 +38,7 @@ _SERVERS: tuple[Callable[..., None], ...] = (dev.dev, serve.simulate, demo.demo)
 for command in _JOBS:
     app.command(rich_help_panel="Jobs")(expanded(command))
 app.command(rich_help_panel="Help")(expanded(doctor))
+app.add_typer(config_commands.app, rich_help_panel="Help")
 app.command(rich_help_panel="Servers", cls=ServeCommand)(serve.serve)
 for command in _SERVERS:
     app.command(rich_help_panel="Servers")(command)

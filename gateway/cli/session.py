@@ -13,7 +13,8 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Client, GatewayError, ResultDamagedError
 from jobgateway_client.deadline import Deadline
 
-from gateway.cli import display, json_output, stdio
+from gateway.cli import contexts, display, json_output, stdio
+from gateway.cli.contexts import Strength
 from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_source
 from gateway.cli.error_messages import error_lines
 from gateway.cli.exit_codes import (
@@ -28,7 +29,7 @@ from gateway.cli.exit_codes import (
 )
 from gateway.cli.failure_codes import failure_code
 from gateway.cli.formatting import clean
-from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, ConnectionOptions, Output
+from gateway.cli.options import STANDARD_STREAM, CallOptions, ConnectionOptions, Output
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Session:
         target: The address of the gateway.
         deadline: The time limit of the command.
         output: The content of standard output.
-        connection: The options with which another command connects in the same way.
+        connection: The options with which another command of this user connects in the same way.
         sent: The request for a job, if one may have been sent.
         uid: The job of that request, or 0 if it is not known.
 
@@ -56,10 +57,7 @@ class Session:
 
     def watch_command(self, *uids: int) -> str:
         """Return the command that watches jobs over the same connection."""
-        command = ["jobgateway", "watch", *map(str, uids)]
-        if self.target != DEFAULT_TARGET:
-            command += ["--target", self.target]
-        return shlex.join([*command, *self.connection])
+        return shlex.join(["jobgateway", "watch", *map(str, uids), *self.connection])
 
     def whereabouts(self) -> str:
         """Return how to find the job that was sent, or an empty text if none was."""
@@ -105,7 +103,7 @@ def session(call: CallOptions, output: Output, save: Path | None = None) -> Iter
         usage_error(str(error), output, NOT_PERMITTED)
     # A person decides about a retry of a single call.
     with Client(call.target, token=token, tls=secured, attempts=1) as client:
-        current = Session(client, call.target, Deadline(call.deadline), output, connection_words(call))
+        current = Session(client, call.target, Deadline(call.deadline), output, repeated_options(call))
         try:
             with stdio.interruptible():
                 yield from _checked(current)
@@ -145,16 +143,32 @@ def output_lost(error: stdio.OutputLost, whereabouts: str = "") -> int:
     return BROKEN_PIPE if error.reader_gone else OUTPUT_LOST
 
 
-def connection_words(call: ConnectionOptions) -> tuple[str, ...]:
-    """Return the options with which another command connects in the same way."""
-    files = {
-        "--token-file": call.token_file,
-        "--ca-file": call.ca_file,
-        "--cert-file": call.cert_file,
-        "--key-file": call.key_file,
+def repeated_options(call: ConnectionOptions) -> tuple[str, ...]:
+    """Return the options with which another command of this user connects in the same way.
+
+    They include what variables gave, because these may be set for one command only. A context is named if it was.
+    """
+    words = {
+        "context": ("--context", str(call.context)),
+        "target": ("--target", call.target),
+        **_options(call),
     }
-    named = (word for option, file in files.items() if file for word in (option, str(file)))
-    return (*(["--tls"] if call.tls else []), *named)
+    given = (Strength.OPTION, Strength.VARIABLE)
+    return tuple(word for name, each in words.items() if call.sources.get(name) in given for word in each)
+
+
+def connection_words(call: ConnectionOptions) -> tuple[str, ...]:
+    """Return the options, except the target, with which another command connects in the same way, without a context."""
+    return tuple(word for each in _options(call).values() for word in each)
+
+
+def _options(call: ConnectionOptions) -> dict[str, tuple[str, ...]]:
+    words: dict[str, tuple[str, ...]] = {"tls": ("--tls",)} if call.tls else {}
+    for name in contexts.FILES:
+        file: Path | None = getattr(call, name)
+        if file:
+            words[name] = (f"--{name.replace('_', '-')}", str(file))
+    return words
 
 
 def usage_error(line: str, output: Output = Output.TEXT, code: int = USAGE) -> NoReturn:

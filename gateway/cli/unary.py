@@ -73,12 +73,12 @@ def wait(uid: opt.Uid, call: opt.LongCallOptions, shown: opt.OutputOptions, time
             raise typer.Exit(TIME_PASSED)
 
 
-def cancel(uid: opt.Uid, call: opt.QuickCallOptions, output: opt.OutputOption = opt.Output.TEXT) -> None:
+def cancel(uid: opt.Uid, call: opt.QuickCallOptions, shown: opt.FormatOptions) -> None:
     """Ask to cancel a job."""
-    with session(call, output) as current:
+    with session(call, shown.output) as current:
         job = current.client.cancel(uid, timeout=current.deadline.left())
         display.show_job(job)
-        match output:
+        match shown.output:
             case opt.Output.JSON:
                 json_output.show_message(job)
             case opt.Output.NAME:
