@@ -29,7 +29,7 @@ _SECRETS = frozenset({"token", "password", "secret", "credential", "api_key", "b
 
 
 class Strength(IntEnum):
-    """How a value was given. A stronger one wins, except that a context that an option names is as strong as one."""
+    """The source of a value. A stronger one wins, except that a context that an option names is as strong as one."""
 
     DEFAULT = 0
     CONTEXT = 1
@@ -188,7 +188,7 @@ def choose(named: str | None, strengths: Mapping[str, Strength]) -> Choice:
 
     Args:
         named: The context that an option or a variable names, or None for the current one.
-        strengths: How each option was given, by its key; that of `context`, too.
+        strengths: The source of each option by its key, and that of `context`.
 
     Raises:
         ConfigError: The file has a mistake, or there is no such context.

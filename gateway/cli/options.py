@@ -100,7 +100,7 @@ class Options:
 
         Args:
             values: The value of each option.
-            _strengths: How each was given.
+            _strengths: The source of each.
 
         """
         return cls(**values)
@@ -148,7 +148,7 @@ class ConnectionOptions(Options):
 
     Attributes:
         chosen: The context that applies, or None.
-        sources: How each option was given, by its name.
+        sources: The source of each option, by its name.
     """
 
     context: Annotated[

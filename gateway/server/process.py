@@ -63,7 +63,7 @@ async def serve(settings: Settings, remarks: Sequence[str] = ()) -> int:
 
     Args:
         settings: The settings.
-        remarks: Remarks about their sources, for the log.
+        remarks: Remarks about their sources, which the log shows.
 
     Returns:
         The exit code: 0, or 1 if the listener was lost.

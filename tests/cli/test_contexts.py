@@ -270,7 +270,7 @@ def test_a_file_that_cannot_be_read_is_a_line(file: Path) -> None:
     assert refused("get", "5") == (f"{file}: is a link to a file that does not exist; remove it, or create that file")
 
 
-def test_a_file_with_a_mistake_does_not_stop_help_and_completion(file: Path) -> None:
+def test_a_wrong_file_does_not_stop_help_and_completion(file: Path) -> None:
     file.write_text("[")
     assert run("get", "--help").exit_code == 0
     assert contexts.names() == []
