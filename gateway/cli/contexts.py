@@ -105,7 +105,7 @@ def checked(file: TomlFile) -> Contexts:
             fix = "did you mean contexts?" if key.startswith("context") else f"write it as [contexts.{key}]"
             raise ConfigError(f"{file.place(key)}: {key}: is not current or contexts; {fix}")
         if not isinstance(value, str if key == "current" else dict):
-            demand = "the name of a context" if key == "current" else "tables, such as [contexts.production]"
+            demand = 'a name; write current = "NAME"' if key == "current" else "tables; write [contexts.NAME]"
             raise ConfigError(f"{file.place(key)}: {key}: must be {demand}")
     tables = file.values.get("contexts", {})
     named = {name: _context(file, name, table) for name, table in tables.items()}
@@ -117,7 +117,7 @@ def checked(file: TomlFile) -> Contexts:
 
 def _context(file: TomlFile, name: str, table: Any) -> Context:
     if not isinstance(table, dict):
-        raise ConfigError(f"{file.place('contexts', name)}: {name}: must be a table, such as [contexts.{name}]")
+        raise ConfigError(f"{file.place('contexts', name)}: {name}: must be a table; write [contexts.{name}]")
     context = {key: _value(file, name, key, value) for key, value in table.items()}
     if "target" not in context:
         raise ConfigError(f'{file.place("contexts", name)}: {name}: has no target; add target = "HOST:PORT"')
@@ -133,10 +133,10 @@ def _value(file: TomlFile, name: str, key: str, value: Any) -> str | bool:
         raise ConfigError(f"{place}: there is no such option; {fix}")
     if key == "tls":
         if not isinstance(value, bool):
-            raise ConfigError(f"{place}: must be true or false, without quotes")
+            raise ConfigError(f"{place}: must be true or false; leave out quotes")
         return value
     if not isinstance(value, str) or not value:
-        raise ConfigError(f'{place}: must be a text, such as {key} = "{_example(key)}"')
+        raise ConfigError(f'{place}: must be a text; write {key} = "{_example(key)}"')
     return _absolute(file.path, value) if key in FILES else value
 
 

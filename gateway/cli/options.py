@@ -197,13 +197,10 @@ class ConnectionOptions(Options):
         """Return the options, completed by a context.
 
         Raises:
-            UsageError: The config file has a mistake, or there is no such context.
+            ConfigError: The config file has a mistake, or there is no such context.
 
         """
-        try:
-            choice = contexts.choose(values["context"], strengths)
-        except ConfigError as error:
-            raise UsageError(str(error)) from None
+        choice = contexts.choose(values["context"], strengths)
         added = {key: Path(str(value)) if key in contexts.FILES else value for key, value in choice.values.items()}
         return cls(
             **{**values, **added}, chosen=choice.name, sources={**strengths, **dict.fromkeys(added, Strength.CONTEXT)}
@@ -268,9 +265,18 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(typer_context: typer.Context, **given: Any) -> None:
-        for name, group in groups.items():
-            values = {each.name: given.pop(each.name) for each in options[name]}
-            given[name] = group.of(values, {each: _strength(typer_context, each) for each in values})
+        output = given.get("output")
+        try:
+            for name, group in groups.items():
+                values = {each.name: given.pop(each.name) for each in options[name]}
+                given[name] = group.of(values, {each: _strength(typer_context, each) for each in values})
+        except ConfigError as error:
+            if output == Output.JSON:
+                # Imported here, because it is slow to import.
+                from gateway.cli import json_output
+
+                json_output.show_failure("USAGE", str(error))
+            raise UsageError(str(error)) from None
         command(**given)
 
     single = [

@@ -245,20 +245,32 @@ def test_show_says_where_each_value_comes_from(file: Path) -> None:
         ('[contexts.a]\ntarget = "x:1\n', ":2: illegal character '\\n'; correct the TOML there"),
         ('[contexts.a]\ntarget = "x:1"\ntarget = "y:1"\n', ":3: cannot overwrite a value; correct the TOML there"),
         ('[contexts.a]\ntokn_file = "t"\n', ":2: a.tokn_file: there is no such option; did you mean token_file?"),
-        ('[contexts.a]\ntls = "yes"\n', ":2: a.tls: must be true or false, without quotes"),
-        ("[contexts.a]\ntarget = 50051\n", ':2: a.target: must be a text, such as target = "gateway.example.com:443"'),
+        ('[contexts.a]\ntls = "yes"\n', ":2: a.tls: must be true or false; leave out quotes"),
+        ("[contexts.a]\ntarget = 50051\n", ':2: a.target: must be a text; write target = "gateway.example.com:443"'),
         ("[contexts.a]\ntls = true\n", ':1: a: has no target; add target = "HOST:PORT"'),
         ('current = "b"\n[contexts.bb]\ntarget = "x:1"\n', ":1: current: there is no context b; there are bb"),
         ('[production]\ntarget = "x:1"\n', ":1: production: is not current or contexts; write it as [contexts.produ"),
         ('[context.a]\ntarget = "x:1"\n', ":1: context: is not current or contexts; did you mean contexts?"),
-        ("contexts = 5\n", ":1: contexts: must be tables, such as [contexts.production]"),
-        ("[contexts]\na = 5\n", ":2: a: must be a table, such as [contexts.a]"),
+        ("contexts = 5\n", ":1: contexts: must be tables; write [contexts.NAME]"),
+        ("current = 5\n", ':1: current: must be a name; write current = "NAME"'),
+        ("[contexts]\na = 5\n", ":2: a: must be a table; write [contexts.a]"),
     ],
 )
 def test_a_mistake_in_the_file_is_a_line_with_its_place(file: Path, text: str, said: str) -> None:
     file.write_text(text.replace("SECRET", TOKEN))
     for words in (["get", "5"], ["config", "list"], ["config", "use", "a"], ["doctor"]):
-        assert refused(*words).startswith(f"{file}{said}")
+        line = refused(*words)
+        assert line.startswith(f"{file}{said}")
+        # It has a fix of its own.
+        assert "--help" not in line
+
+
+def test_a_mistake_in_the_file_is_an_object_with_json(file: Path) -> None:
+    file.write_text("contexts = 5")
+    result = run("get", "5", "-o", "json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"]["code"] == "USAGE"
+    assert json.loads(result.stdout)["error"]["message"] == result.stderr.strip()
 
 
 def test_a_file_that_cannot_be_read_is_a_line(file: Path) -> None:
