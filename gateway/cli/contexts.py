@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gateway import hints
-from gateway.cli.variables import TOKEN
+from gateway.cli.variables import TOKEN, of_shared
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,6 +87,14 @@ def read() -> Contexts:
         return checked(TomlFile.read(file))
     except FileNotFoundError:
         raise ConfigError(f"{file}: is a link to a file that does not exist; remove it, or create that file") from None
+
+
+def may_apply() -> bool:
+    """Return whether a context may apply to a command without options."""
+    try:
+        return bool(os.environ.get(of_shared("context")) or read().current)
+    except ConfigError:
+        return True
 
 
 def names() -> list[str]:

@@ -257,6 +257,12 @@ class OutputOptions(FormatOptions):
         return self.save is not None or self.output is not Output.NAME
 
 
+def target_option(target: str) -> str:
+    """Return " --target" and `target` for a command that a person copies, or nothing if that is the default."""
+    # A context of this user would replace the default.
+    return "" if target == DEFAULT_TARGET and not contexts.may_apply() else f" --target {target}"
+
+
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
     """Return `command` with the fields of each group of options in the place of the group, as Typer needs it."""
     parameters = inspect.signature(command).parameters.values()

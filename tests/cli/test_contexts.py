@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from gateway.cli import contexts
 from gateway.cli.app import app
 from gateway.cli.context_file import change
-from gateway.cli.options import DEFAULT_TARGET, QuickCallOptions, expanded
+from gateway.cli.options import DEFAULT_TARGET, QuickCallOptions, expanded, target_option
 from gateway.cli.session import repeated_options
 
 TOKEN = "vktrpat_secret"
@@ -219,6 +219,17 @@ def test_a_printed_command_connects_in_the_same_way(file: Path, words: list[str]
     again = taken(*repeated_options(call))
     for each in contexts.KEYS:
         assert getattr(again, each) == getattr(call, each), each
+
+
+def test_a_copied_command_is_not_diverted_by_a_context(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert target_option(DEFAULT_TARGET) == ""
+    assert target_option("other:1") == " --target other:1"
+    monkeypatch.setenv("JOBGATEWAY_CONTEXT", "dev")
+    assert target_option(DEFAULT_TARGET) == f" --target {DEFAULT_TARGET}"
+    monkeypatch.delenv("JOBGATEWAY_CONTEXT")
+    for text in (TWO, "["):
+        file.write_text(text)
+        assert target_option(DEFAULT_TARGET) == f" --target {DEFAULT_TARGET}"
 
 
 def test_show_says_where_each_value_comes_from(file: Path) -> None:
