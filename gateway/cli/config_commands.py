@@ -13,7 +13,7 @@ import typer
 from gateway.cli import contexts, display, stdio
 from gateway.cli.contexts import FILES, KEYS, Contexts, Strength
 from gateway.cli.formatting import clean
-from gateway.cli.options import ConnectionOptions, expanded
+from gateway.cli.options import ConnectionOptions, Output, expanded
 from gateway.cli.session import output_lost, usage_error
 from gateway.cli.variables import TOKEN
 from gateway.errors import ConfigError
@@ -65,7 +65,7 @@ ShowOutput = Annotated[
 @app.command("list")
 def list_contexts(output: ListOutput = "text") -> None:
     """List the contexts. An asterisk marks the current one."""
-    with _reported():
+    with _reported(output):
         known = contexts.read()
         if not known.named:
             display.note("there is no context; create one: jobgateway config set NAME --target HOST:PORT")
@@ -88,7 +88,7 @@ def _list_lines(known: Contexts, output: str) -> Iterator[str]:
 @expanded
 def show(call: ConnectionOptions, output: ShowOutput = "text") -> None:
     """Show the gateway and the credentials that a command with the same options would use, and why."""
-    with _reported():
+    with _reported(output):
         rows = list(_show_rows(call))
         if output == "json":
             typer.echo(json.dumps({key: {"value": value, "source": source} for key, value, source in rows}))
@@ -225,12 +225,12 @@ def _stored(key: str, file: Path | None) -> str | None:
 
 
 @contextmanager
-def _reported() -> Iterator[None]:
-    """Leave with an exit code if something fails within."""
+def _reported(output: str = Output.TEXT) -> Iterator[None]:
+    """Leave with an exit code if something fails within. `output` is the format of standard output."""
     try:
         yield
         stdio.check()
     except ConfigError as error:
-        usage_error(str(error))
+        usage_error(str(error), Output(output))
     except stdio.OutputLost as error:
         raise typer.Exit(output_lost(error)) from error

@@ -146,10 +146,11 @@ def output_lost(error: stdio.OutputLost, whereabouts: str = "") -> int:
 def repeated_options(call: ConnectionOptions) -> tuple[str, ...]:
     """Return the options with which another command of this user connects in the same way.
 
-    They include what variables gave, because these may be set for one command only. A context is named if it was.
+    They include what variables gave, because these may be set for one command only. A context is named if it was, and
+    applies.
     """
     words = {
-        "context": ("--context", str(call.context)),
+        "context": ("--context", call.context) if call.context and call.chosen else (),
         "target": ("--target", call.target),
         **_options(call),
     }

@@ -210,6 +210,7 @@ def test_each_value_of_a_context_can_be_replaced(file: Path) -> None:
         (["--target", DEFAULT_TARGET], {}),
         (["--context", "production", "--target", "other:1"], {"JOBGATEWAY_CA_FILE": "ca.pem"}),
         ([], {"JOBGATEWAY_TARGET": "other:1", "JOBGATEWAY_TOKEN_FILE": "mine"}),
+        (["--target", "other:1"], {"JOBGATEWAY_CONTEXT": "production"}),
     ],
 )
 def test_a_printed_command_connects_in_the_same_way(file: Path, words: list[str], variables: Mapping[str, str]) -> None:
@@ -282,6 +283,7 @@ def test_a_mistake_in_the_file_is_an_object_with_json(file: Path) -> None:
     assert result.exit_code == 2
     assert json.loads(result.stdout)["error"]["code"] == "USAGE"
     assert json.loads(result.stdout)["error"]["message"] == result.stderr.strip()
+    assert json.loads(run("config", "list", "-o", "json").stdout) == json.loads(result.stdout)
 
 
 def test_a_file_that_cannot_be_read_is_a_line(file: Path) -> None:
