@@ -11,15 +11,18 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gateway.cli import contexts, display, stdio
+from gateway.cli.commands import Command, Commands
 from gateway.cli.contexts import FILES, KEYS, Contexts, Strength
 from gateway.cli.formatting import clean
 from gateway.cli.options import ConnectionOptions, Output, expanded
-from gateway.cli.session import output_lost, usage_error
+from gateway.cli.problems import output_lost, usage_error
 from gateway.cli.variables import TOKEN
 from gateway.errors import ConfigError
 
 app = typer.Typer(
     name="config",
+    cls=Commands,
+    rich_markup_mode=None,
     help="Name gateways with their credentials as contexts, and select one. See docs/clients/contexts.md.",
     no_args_is_help=True,
 )
@@ -62,7 +65,7 @@ ShowOutput = Annotated[
 ]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_contexts(output: ListOutput = "text") -> None:
     """List the contexts. An asterisk marks the current one."""
     with _reported(output):
@@ -111,10 +114,10 @@ def _show_rows(call: ConnectionOptions) -> Iterator[tuple[str, str | bool, str]]
         yield "token", TOKEN, "variable"
 
 
-app.command()(show)
+app.command(cls=Command)(show)
 
 
-@app.command("set")
+@app.command("set", cls=Command)
 def set_context(
     name: NewName,
     target: Target = None,
@@ -139,7 +142,7 @@ def set_context(
             display.note(f"use it by default: jobgateway config use {name}")
 
 
-@app.command()
+@app.command(cls=Command)
 def use(name: Name) -> None:
     """Make a context the current one, which commands use by default."""
     with _reported():
@@ -149,7 +152,7 @@ def use(name: Name) -> None:
 
 
 # So that an option can be named as it is set.
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(cls=Command, context_settings={"ignore_unknown_options": True})
 def unset(name: Name, option: Key = None) -> None:
     """Remove a context, or one option of it."""
     with _reported():
@@ -173,7 +176,7 @@ def unset(name: Name, option: Key = None) -> None:
         _change(edit)
 
 
-@app.command("path")
+@app.command("path", cls=Command)
 def show_path() -> None:
     """Print the path of the config file, which may not exist."""
     with _reported():

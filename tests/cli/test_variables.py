@@ -87,6 +87,12 @@ def test_a_wrong_value_of_a_variable_names_the_option() -> None:
     assert result.stderr.count("\n") == 1
 
 
+def test_help_and_version_have_no_variable() -> None:
+    names = ("JOBGATEWAY_VERSION", "JOBGATEWAY_HELP", "JOBGATEWAY_CONFIG_HELP", "JOBGATEWAY_CONFIG_PATH_HELP")
+    result = CliRunner().invoke(app, ["config", "path"], env=dict.fromkeys(names, "1"))
+    assert (result.exit_code, result.stdout.count("\n")) == (0, 1)
+
+
 def test_config_set_stores_no_variable_of_other_commands() -> None:
     set_context = root().command.commands["config"].commands["set"]
     stored = {each.name for each in set_context.params} - {"name"}
