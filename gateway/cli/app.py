@@ -6,9 +6,10 @@ from typing import NoReturn
 
 import typer
 
-from gateway.cli import demo, dev, serve, stdio, unary, watch
+from gateway.cli import completion, demo, dev, serve, stdio, unary, watch
 from gateway.cli.commands import Commands
 from gateway.cli.doctor.command import doctor
+from gateway.cli.examples import CommandWithExamples
 from gateway.cli.exit_codes import EXPLAINED
 from gateway.cli.options import expanded
 from gateway.cli.serve_options import ServeCommand
@@ -35,11 +36,13 @@ _JOBS: tuple[Callable[..., None], ...] = (
 _SERVERS: tuple[Callable[..., None], ...] = (dev.dev, serve.simulate, demo.demo)
 
 for command in _JOBS:
-    app.command(rich_help_panel="Jobs")(expanded(command))
-app.command(rich_help_panel="Help")(expanded(doctor))
+    app.command(rich_help_panel="Jobs", cls=CommandWithExamples)(expanded(command))
+app.command(rich_help_panel="Help", cls=CommandWithExamples)(expanded(doctor))
+app.command(rich_help_panel="Help", cls=CommandWithExamples)(completion.completion)
+app.command("__complete", hidden=True)(completion.complete)
 app.command(rich_help_panel="Servers", cls=ServeCommand)(serve.serve)
 for command in _SERVERS:
-    app.command(rich_help_panel="Servers")(command)
+    app.command(rich_help_panel="Servers", cls=CommandWithExamples)(command)
 
 
 def run() -> NoReturn:

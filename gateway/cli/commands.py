@@ -7,6 +7,7 @@ from typer._click.exceptions import ClickException, NoArgsIsHelpError, NoSuchOpt
 from typer.core import TyperGroup
 
 from gateway.cli import display
+from gateway.cli.examples import as_help
 
 NAME = "jobgateway"
 _FORMER_OPTIONS = {"--json": "write --output json, or -o json"}
@@ -14,6 +15,11 @@ _FORMER_OPTIONS = {"--json": "write --output json, or -o json"}
 
 class Commands(TyperGroup):
     """A group whose errors of usage are one line: the mistake, and the fix."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, with examples at the end."""
+        super().format_help(ctx, formatter)
+        formatter.write(as_help(NAME))
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command in the arguments, and leave the process with its exit code."""

@@ -1,0 +1,102 @@
+"""The examples in the help of each command. With `jobgateway dev` beside them, they run as they stand."""
+
+from typing import Any
+
+from typer.core import TyperCommand
+
+_JOB = "--workspace 1 --entity 7 --method succeed"
+
+EXAMPLES = {
+    "jobgateway": f"""
+# Try it without an account:
+jobgateway dev
+# In another terminal:
+export JOBGATEWAY_TOKEN=demo-token
+jobgateway run {_JOB}
+""",
+    "run": f"""
+# Run a job, and write its result to a file:
+jobgateway run {_JOB} --param duration=2 > result.json
+# Take the input from standard input:
+echo '{{"duration": 2}}' |
+  jobgateway run {_JOB} --params-file -
+""",
+    "watch": """
+# Watch the first job of the simulator:
+jobgateway watch 1000001
+# Watch two jobs on one stream:
+jobgateway watch 1000001 1000002
+""",
+    "send": f"""
+# Send a job now, and watch it later:
+uid=$(jobgateway send {_JOB} -o name)
+jobgateway watch $uid
+# Make it safe to repeat the command:
+jobgateway send {_JOB} --request-id order-1
+""",
+    "get": """
+# Show the first job of the simulator:
+jobgateway get 1000001
+# Write the result to a file if the job has ended:
+jobgateway get 1000001 --save result.json
+""",
+    "wait": """
+# Wait for at most a minute. The exit code is 124 if the job has not ended:
+jobgateway wait 1000001 --timeout 60
+""",
+    "cancel": """
+# Cancel the first job of the simulator:
+jobgateway cancel 1000001
+""",
+    "doctor": """
+# Look for faults, and hold no streams to find time limits:
+jobgateway doctor --hold 0
+# Also read a job, and print the findings for a program:
+jobgateway doctor 1000001 --hold 0 -o json
+""",
+    "completion": """
+# bash, in this session. Put it into ~/.bashrc to keep it:
+source <(jobgateway completion bash)
+# zsh, from the next session on, if compinit runs:
+jobgateway completion zsh > "${fpath[1]}/_jobgateway"
+# fish, from the next session on:
+jobgateway completion fish > ~/.config/fish/completions/jobgateway.fish
+""",
+    "serve": """
+# Check the settings, without starting:
+jobgateway serve --upstream-url https://viktor.example.com/api --check
+# Serve a simulated upstream (jobgateway simulate):
+jobgateway serve --upstream-url http://127.0.0.1:8080/api
+""",
+    "dev": """
+# Start on the default port, or on a free one if it is taken:
+jobgateway dev
+# Choose the port:
+jobgateway dev --listen 127.0.0.1:50052
+""",
+    "simulate": """
+# Start a simulated upstream, and a gateway in front of it in another terminal:
+jobgateway simulate --listen 127.0.0.1:8080
+jobgateway serve --upstream-url http://127.0.0.1:8080/api
+""",
+    "demo": """
+# Show everything in 15 seconds:
+jobgateway demo
+""",
+}
+"""By command, as lines of a shell."""
+
+
+class CommandWithExamples(TyperCommand):
+    """A command whose help ends with its examples."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        super().format_help(ctx, formatter)
+        formatter.write(as_help(self.name))
+
+
+def as_help(command: str | None) -> str:
+    """Return the examples of a command as a section of its help."""
+    lines = EXAMPLES[command].strip().splitlines() if command in EXAMPLES else []
+    return "".join(f"{line}\n" for line in ["Examples:", *(f"  {each}" for each in lines)]) if lines else ""
