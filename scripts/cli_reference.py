@@ -117,7 +117,7 @@ def page() -> str:
     text, codes, rest = _exit_codes()
     lines = ["# Command line", "", text, "", "| exit code | meaning |", "| --- | --- |"]
     lines += [f"| {code} | {meaning} |" for code, meaning in codes]
-    lines += ["", rest, "", *_sh(PROGRAM)]
+    lines += ["", rest, "", *_sh("")]
     for panel, commands in itertools.groupby(_commands(_root()), lambda each: each.panel):
         lines += ["", f"## {panel}"]
         for each in commands:
@@ -159,7 +159,7 @@ def _man_of_program(commands: list[Command]) -> list[str]:
     lines.append(".SH EXIT STATUS")
     for code, meaning in codes:
         lines += [".TP", rf"\fB{code}\fR", _prose(f"{meaning[0].upper()}{meaning[1:]}.")]
-    return [*lines, ".PP", _prose(rest), *_man_examples(PROGRAM)]
+    return [*lines, ".PP", _prose(rest), *_man_examples("")]
 
 
 def _man_of_command(command: Command) -> list[str]:

@@ -7,7 +7,7 @@ from typer._click.exceptions import ClickException, NoArgsIsHelpError, NoSuchOpt
 from typer.core import TyperGroup
 
 from gateway.cli import display
-from gateway.cli.examples import as_help
+from gateway.cli.examples import write_examples
 
 NAME = "jobgateway"
 _FORMER_OPTIONS = {"--json": "write --output json, or -o json"}
@@ -19,7 +19,7 @@ class Commands(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help, with examples at the end."""
         super().format_help(ctx, formatter)
-        formatter.write(as_help(NAME))
+        write_examples(ctx, formatter)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command in the arguments, and leave the process with its exit code."""

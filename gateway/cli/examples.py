@@ -7,7 +7,7 @@ from typer.core import TyperCommand
 _JOB = "--workspace 1 --entity 7 --method succeed"
 
 EXAMPLES = {
-    "jobgateway": f"""
+    "": f"""
 # Try it without an account:
 jobgateway dev
 # In another terminal:
@@ -15,11 +15,12 @@ export JOBGATEWAY_TOKEN=demo-token
 jobgateway run {_JOB}
 """,
     "run": f"""
-# Run a job, and write its result to a file:
-jobgateway run {_JOB} --param duration=2 > result.json
-# Take the input from standard input:
+# Run a job, and print its result:
+jobgateway run {_JOB} --param duration=2
+# Take the input from standard input, and write the result to a file:
 echo '{{"duration": 2}}' |
-  jobgateway run {_JOB} --params-file -
+  jobgateway run {_JOB} \\
+    --params-file - > result.json
 """,
     "watch": """
 # Watch the first job of the simulator:
@@ -75,7 +76,7 @@ jobgateway dev
 jobgateway dev --listen 127.0.0.1:50052
 """,
     "simulate": """
-# Start a simulated upstream, and a gateway in front of it in another terminal:
+# Start a simulated upstream, and in another terminal a gateway in front of it:
 jobgateway simulate --listen 127.0.0.1:8080
 jobgateway serve --upstream-url http://127.0.0.1:8080/api
 """,
@@ -84,7 +85,7 @@ jobgateway serve --upstream-url http://127.0.0.1:8080/api
 jobgateway demo
 """,
 }
-"""By command, as lines of a shell."""
+"""By command, as lines of a shell; without a name, those of `jobgateway` itself."""
 
 
 class CommandWithExamples(TyperCommand):
@@ -93,10 +94,17 @@ class CommandWithExamples(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
         super().format_help(ctx, formatter)
-        formatter.write(as_help(self.name))
+        write_examples(ctx, formatter)
 
 
-def as_help(command: str | None) -> str:
-    """Return the examples of a command as a section of its help."""
-    lines = EXAMPLES[command].strip().splitlines() if command in EXAMPLES else []
-    return "".join(f"{line}\n" for line in ["Examples:", *(f"  {each}" for each in lines)]) if lines else ""
+def write_examples(context: Any, formatter: Any) -> None:
+    """Write the examples of the command in a context, as the last section of its help."""
+    names: list[str] = []
+    while context.parent:
+        names.insert(0, context.info_name)
+        context = context.parent
+    if examples := EXAMPLES.get(" ".join(names)):
+        with formatter.section("Examples"):
+            for line in examples.strip().splitlines():
+                # Not wrapped, so that it can be copied.
+                formatter.write(f"  {line}\n")

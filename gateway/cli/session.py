@@ -61,6 +61,10 @@ class Session:
             command += ["--target", self.target]
         return shlex.join([*command, *self.connection])
 
+    def save_command(self, uid: int) -> str:
+        """Return the command that writes the result of a job to a file."""
+        return f"{self.watch_command(uid)} --save job-{uid}.json"
+
     def whereabouts(self) -> str:
         """Return how to find the job that was sent, or an empty text if none was."""
         if self.sent is None:

@@ -143,7 +143,8 @@ def in_fish(folder: Path, typed: list[str]) -> list[str]:
     completions = folder / ".config" / "fish" / "completions"
     completions.mkdir(parents=True)
     (completions / "jobgateway.fish").write_text(script("fish"))
-    return completed([*fish, "-i"], environment(folder), "", typed)
+    # Suggestions ask for candidates after each key.
+    return completed([*fish, "-i"], environment(folder), "set -g fish_autosuggestion_enabled 0", typed)
 
 
 @pytest.mark.slow

@@ -53,4 +53,4 @@ def test_an_example_in_a_page_can_be_copied() -> None:
     done = subprocess.run(render, capture_output=True, text=True, check=True)  # noqa: S603 - a tool of CI
     shown = re.sub(r".\x08", "", done.stdout)
     assert "echo '{\"duration\": 2}' |\n" in shown
-    assert "jobgateway run --workspace 1 --entity 7 --method succeed --params-file -\n" in shown
+    assert "jobgateway run --workspace 1 --entity 7 --method succeed \\\n" in shown
