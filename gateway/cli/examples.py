@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from typer.core import TyperCommand
-
 _JOB = "--workspace 1 --entity 7 --method succeed"
 
 EXAMPLES = {
@@ -76,7 +74,7 @@ jobgateway dev
 jobgateway dev --listen 127.0.0.1:50052
 """,
     "simulate": """
-# Start a simulated upstream, and in another terminal a gateway in front of it:
+# Start a simulated upstream. In another terminal, start a gateway for it:
 jobgateway simulate --listen 127.0.0.1:8080
 jobgateway serve --upstream-url http://127.0.0.1:8080/api
 """,
@@ -86,15 +84,6 @@ jobgateway demo
 """,
 }
 """By command, as lines of a shell; without a name, those of `jobgateway` itself."""
-
-
-class CommandWithExamples(TyperCommand):
-    """A command whose help ends with its examples."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help."""
-        super().format_help(ctx, formatter)
-        write_examples(ctx, formatter)
 
 
 def write_examples(context: Any, formatter: Any) -> None:

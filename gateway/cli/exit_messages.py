@@ -9,7 +9,7 @@ from jobgateway_client import GatewayError
 from gateway.cli import display, stdio
 from gateway.cli.exit_codes import INTERRUPTED
 from gateway.cli.failure_codes import failure_code
-from gateway.cli.formatting import job_line
+from gateway.cli.job_lines import job_line
 from gateway.cli.session import Session
 
 _CANCEL_SECONDS = 30.0

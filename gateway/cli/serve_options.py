@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.examples import CommandWithExamples
+from gateway.cli.commands import Command
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
-class ServeCommand(CommandWithExamples):
+class ServeCommand(Command):
     """A command with an option for each setting, besides its own options."""
 
     _settings: list[Any] | None = None

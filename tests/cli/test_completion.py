@@ -156,8 +156,6 @@ def test_a_shell_completes(shell: Any, tmp_path: Path) -> None:
     (tmp_path / "my-token").touch()
     lines = {
         "jobgateway comp": "jobgateway completion",
-        "jobgateway get --outp": "jobgateway get --output",
-        "jobgateway get --output j": "jobgateway get --output json",
         "jobgateway get --output=j": "jobgateway get --output=json",
         f"jobgateway get --token-file {tmp_path}/my-t": f"jobgateway get --token-file {tmp_path}/my-token",
         f"jobgateway get --token-file={tmp_path}/my-t": f"jobgateway get --token-file={tmp_path}/my-token",
