@@ -50,8 +50,12 @@ def _root() -> typer.Context:
     return typer.Context(typer.main.get_command(app), info_name=PROGRAM)
 
 
-def _commands(parent: typer.Context, panel: str = "", before: str = "") -> Iterator[Command]:
-    """Return all visible commands below a group, each group before its own commands."""
+def commands() -> list[Command]:
+    """Return all visible commands, each group before its own commands."""
+    return list(_below(_root()))
+
+
+def _below(parent: typer.Context, panel: str = "", before: str = "") -> Iterator[Command]:
     group: Any = parent.command
     for name in group.list_commands(parent):
         command = group.get_command(parent, name)
@@ -63,7 +67,7 @@ def _commands(parent: typer.Context, panel: str = "", before: str = "") -> Itera
             )
             yield found
             if hasattr(command, "commands"):
-                yield from _commands(found.context, found.panel, f"{found.name} ")
+                yield from _below(found.context, found.panel, f"{found.name} ")
 
 
 def _exit_codes() -> tuple[str, list[tuple[str, str]], str]:
@@ -118,9 +122,9 @@ def page() -> str:
     lines = ["# Command line", "", text, "", "| exit code | meaning |", "| --- | --- |"]
     lines += [f"| {code} | {meaning} |" for code, meaning in codes]
     lines += ["", rest, "", *_sh("")]
-    for panel, commands in itertools.groupby(_commands(_root()), lambda each: each.panel):
+    for panel, below in itertools.groupby(commands(), lambda each: each.panel):
         lines += ["", f"## {panel}"]
-        for each in commands:
+        for each in below:
             lines += ["", f"### {each.name}", "", each.click.help.strip(), "", f"    {' '.join(each.synopsis)}"]
             for heading, parameters in _panels(each.click.params).items():
                 lines += ["", f"| {heading} | value | meaning |", "| --- | --- | --- |", *map(_row, parameters)]
@@ -142,17 +146,15 @@ def _sh(name: str) -> list[str]:
 
 def manual() -> dict[str, str]:
     """Return the man pages by the names of their files."""
-    commands = list(_commands(_root()))
-    pages = {PROGRAM: _man_of_program(commands)}
-    pages |= {f"{PROGRAM}-{each.name.replace(' ', '-')}": _man_of_command(each) for each in commands}
+    pages = {PROGRAM: _man_of_program()} | {_man_name(each.name): _man_of_command(each) for each in commands()}
     return {f"{name}.1": "\n".join(lines) + "\n" for name, lines in pages.items()}
 
 
-def _man_of_program(commands: list[Command]) -> list[str]:
+def _man_of_program() -> list[str]:
     text, codes, rest = _exit_codes()
     lines = _man_head(PROGRAM, text)
     lines += [rf"\fB{PROGRAM}\fR \fICOMMAND\fR [\fIOPTIONS\fR]", ".SH DESCRIPTION", _prose(text), ".SH COMMANDS"]
-    for panel, below in itertools.groupby(commands, lambda each: each.panel):
+    for panel, below in itertools.groupby(commands(), lambda each: each.panel):
         lines.append(f".SS {panel}")
         for each in below:
             lines += [".TP", rf"\fB{_code(_man_name(each.name))}\fR(1)", _prose(_summary(each))]

@@ -83,7 +83,7 @@ class Shell(StrEnum):
 _SCRIPTS = {Shell.BASH: _BASH, Shell.ZSH: _ZSH, Shell.FISH: _FISH}
 
 ShellName = Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="The shell.", show_default=False)]
-Line = Annotated[str, typer.Argument()]
+Line = Annotated[str, typer.Argument(metavar="LINE", help="The line up to the cursor.", show_default=False)]
 
 
 def completion(shell: ShellName) -> None:

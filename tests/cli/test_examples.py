@@ -9,11 +9,10 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import structlog
-import typer
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Client
 from typer.testing import CliRunner
@@ -22,13 +21,12 @@ from gateway.cli.app import app
 from gateway.cli.demo_servers import DemoServers
 from gateway.cli.examples import EXAMPLES
 from gateway.cli.serve import DEMO_TOKEN
+from scripts import cli_reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-GROUP: Any = typer.main.get_command(app)
-ROOT = typer.Context(GROUP, info_name="jobgateway")
-COMMANDS = [name for name, each in GROUP.commands.items() if not each.hidden]
+COMMANDS = {each.name: each for each in cli_reference.commands()}
 BIN = Path(sys.executable).parent
 
 # They serve until Ctrl-C, take long, or write into the home of zsh and fish.
@@ -48,6 +46,13 @@ def calls(lines: str) -> list[list[str]]:
     return [shlex.split(each) for each in re.findall(r"\bjobgateway ([^|)>\n]*)", lines.replace("\\\n", ""))]
 
 
+def command_of(words: list[str]) -> tuple[str, list[str]]:
+    """Return the command of a call, and the words after it."""
+    names = [" ".join(words[:count]) for count in (2, 1)]
+    name = next(each for each in names if each in COMMANDS)
+    return name, words[len(name.split()) :]
+
+
 def test_each_command_has_examples_in_its_help() -> None:
     assert set(EXAMPLES) == {"", *COMMANDS}
     for command in EXAMPLES:
@@ -60,11 +65,11 @@ def test_each_command_has_examples_in_its_help() -> None:
 
 @pytest.mark.parametrize(("command", "lines"), list(examples()))
 def test_an_example_can_be_parsed(command: str, lines: str) -> None:
-    found = calls(lines)
-    assert not command or command in [name for name, *_ in found]
-    for name, *words in found:
+    found = [command_of(each) for each in calls(lines)]
+    assert not command or command in [name for name, _ in found]
+    for name, words in found:
         uid = ["1000001" if each == "$uid" else each for each in words]
-        GROUP.commands[name].make_context(name, uid, parent=ROOT)
+        COMMANDS[name].click.make_context(name, uid, parent=COMMANDS[name].context.parent)
 
 
 @pytest.fixture(scope="module")
