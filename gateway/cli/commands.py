@@ -3,11 +3,13 @@
 import sys
 from typing import Any
 
+from typer._click.core import Command as _ClickCommand
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, NoSuchOption
 from typer.core import TyperCommand, TyperGroup
 
 from gateway.cli import display
 from gateway.cli.examples import write_examples
+from gateway.cli.values import convert_quickly
 
 NAME = "jobgateway"
 _FORMER_OPTIONS = {"--json": "write --output json, or -o json"}
@@ -16,20 +18,8 @@ _LAST_PANEL = "Options"
 _LONGEST_SENTENCE = 200
 
 
-class Command(TyperCommand):
-    """A command whose help has a section for each group of options, and one for examples."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the sections."""
-        _write_options(self.get_params(ctx), ctx, formatter)
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the examples."""
-        write_examples(ctx, formatter)
-
-
-class Commands(TyperGroup):
-    """A group whose errors of usage are one line: the mistake, and the fix."""
+class _Help(_ClickCommand):
+    """The part of commands and groups that has `--help`, which ends with examples."""
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return `--help`."""
@@ -38,6 +28,26 @@ class Commands(TyperGroup):
             # Typer imports pydantic to convert a value that is not a bool, even None.
             option.default = False
         return option
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples."""
+        write_examples(ctx, formatter)
+
+
+class Command(_Help, TyperCommand):
+    """A command whose help has a section for each group of options, and which converts values quickly."""
+
+    def __init__(self, name: str | None, **extra: Any) -> None:
+        super().__init__(name, **extra)
+        convert_quickly(self.params)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections."""
+        _write_options(self.get_params(ctx), ctx, formatter)
+
+
+class Commands(_Help, TyperGroup):
+    """A group whose errors of usage are one line: the mistake, and the fix."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each group of commands, and one for the options."""
@@ -49,10 +59,6 @@ class Commands(TyperGroup):
             panels.setdefault(panel, []).append((name, command.get_short_help_str(_LONGEST_SENTENCE)))
         _write_panels(panels, formatter)
         _write_options(self.get_params(ctx), ctx, formatter)
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the examples."""
-        write_examples(ctx, formatter)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command in the arguments, and leave the process with its exit code."""

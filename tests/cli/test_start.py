@@ -19,7 +19,7 @@ LIGHT = {"annotated_doc", "shellingham", "typer"}
 # Our own other packages, and those of the standard library that take longer than any module of the command line.
 SLOW = {"jobgateway", "jobgateway_client", "asyncio", "concurrent", "email", "http", "multiprocessing", "ssl"}
 # What shows progress, serves or reads the upstream.
-OF_OTHERS = {"aiohttp", "httpx", "jinja2", "opentelemetry", "prometheus_client", "rich", "structlog", "uvloop"}
+OF_OTHERS = {"aiohttp", "httpx", "jinja2", "opentelemetry", "prometheus_client", "pydantic", "rich", "structlog"}
 
 
 @cache
@@ -40,10 +40,21 @@ def foreign(names: set[str]) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--help"], ["--nope"], ["nope"], ["run", "--nope"], ["run", "-h"], ["doctor", "-h"], ["dev", "-h"]],
+    [
+        [],
+        ["--help"],
+        ["--nope"],
+        ["nope"],
+        ["run", "--nope"],
+        ["run", "-h"],
+        ["doctor", "-h"],
+        ["dev", "-h"],
+        ["completion", "zsh"],
+        ["__complete", "jobgateway get -o "],
+    ],
     ids=lambda arguments: " ".join(arguments) or "nothing",
 )
-def test_help_and_wrong_usage_import_nothing_slow(arguments: list[str]) -> None:
+def test_help_completion_and_wrong_usage_import_nothing_slow(arguments: list[str]) -> None:
     names = imported("-m", "gateway", *arguments)
     assert foreign(names) == LIGHT
     assert not names & SLOW
