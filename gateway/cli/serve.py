@@ -84,4 +84,4 @@ def simulate(
     """Start a simulated upstream, in which the method of a job selects what it does."""
     from gateway.cli import simulation
 
-    simulation.run_until_stopped(listen, token_file)
+    simulation.run_until_stopped(listen, token_file, DEMO_TOKEN)

@@ -9,7 +9,6 @@ import typer
 from gateway.cli import stdio
 from gateway.cli.credentials import TokenUnusable, read_token
 from gateway.cli.problems import output_lost, usage_error
-from gateway.cli.serve import DEMO_TOKEN
 from gateway.server import signals
 from gateway.simulator import METHODS, Simulator
 from gateway.telemetry import logs
@@ -33,9 +32,9 @@ For durations, progress, results and faults: python -m pydoc gateway.simulator g
 """
 
 
-def run_until_stopped(listen: str, token_file: Path | None) -> None:
-    """Run the simulator until a signal stops it."""
-    token, hint = DEMO_TOKEN, f"export JOBGATEWAY_TOKEN={DEMO_TOKEN}"
+def run_until_stopped(listen: str, token_file: Path | None, public_token: str) -> None:
+    """Run the simulator until a signal stops it. It accepts `public_token` if there is no other token."""
+    token, hint = public_token, f"export JOBGATEWAY_TOKEN={public_token}"
     if token_file or os.environ.get("JOBGATEWAY_TOKEN"):
         hint = "# with the token of the simulator, which is not shown"
         try:
