@@ -8,7 +8,6 @@ from jobgateway_client import GatewayError
 
 from gateway.cli import display, stdio
 from gateway.cli.exit_codes import INTERRUPTED
-from gateway.cli.failure_codes import failure_code
 from gateway.cli.formatting import job_line
 from gateway.cli.session import Session
 
@@ -24,7 +23,7 @@ def failed(current: Session, error: GatewayError, uid: int, sent: pb.SendJobRequ
     current.show_error(error)
     if sent and (uid or error.may_have_arrived):
         display.note(current.whereabouts())
-    raise typer.Exit(failure_code(error, sending=sent is not None and not uid))
+    raise typer.Exit(current.failure_code(error, sending=sent is not None and not uid))
 
 
 def interrupted_many(current: Session, uids: list[int], *, cancel: bool) -> NoReturn:

@@ -157,6 +157,11 @@ class ConnectionOptions(Options):
         Path | None, _call(metavar="FILE", help="The private key of the certificate (PEM).", show_default=False)
     ] = None
 
+    @property
+    def secured(self) -> bool:
+        """True if the options ask for TLS."""
+        return self.tls or any((self.ca_file, self.cert_file, self.key_file))
+
 
 @dataclass(frozen=True, kw_only=True)
 class CallOptions(ConnectionOptions):

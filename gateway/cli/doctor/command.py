@@ -10,6 +10,7 @@ from gateway.cli import stdio
 from gateway.cli.credentials import TlsUnusable, TokenUnusable, read_token, tls, token_given
 from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED
 from gateway.cli.session import output_lost, usage_error
+from gateway.cli.targets import TargetUnusable
 
 LONGEST_HOLD = 86_400
 DEFAULT_HOLD = 70.0
@@ -48,7 +49,7 @@ def doctor(
 
     It sends no job. The exit code is 3 if a check fails. See docs/operations/doctor.md.
     """
-    from gateway.cli.doctor.endpoint import Endpoint, TargetUnusable
+    from gateway.cli.doctor.endpoint import Endpoint
     from gateway.cli.doctor.examination import CheckedGateway, Examination
     from gateway.cli.doctor.repeat import Repeat
     from gateway.cli.doctor.report import Report
