@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from gateway.cli import demo, dev, serve, stdio, unary, watch
+from gateway.cli import demo, dev, ping, serve, stdio, unary, watch
 from gateway.cli.commands import Commands
 from gateway.cli.doctor.command import doctor
 from gateway.cli.exit_codes import EXPLAINED
@@ -36,7 +36,8 @@ _SERVERS: tuple[Callable[..., None], ...] = (dev.dev, serve.simulate, demo.demo)
 
 for command in _JOBS:
     app.command(rich_help_panel="Jobs")(expanded(command))
-app.command(rich_help_panel="Help")(expanded(doctor))
+for command in (ping.ping, doctor):
+    app.command(rich_help_panel="Help")(expanded(command))
 app.command(rich_help_panel="Servers", cls=ServeCommand)(serve.serve)
 for command in _SERVERS:
     app.command(rich_help_panel="Servers")(command)

@@ -182,7 +182,10 @@ class LongCallOptions(CallOptions):
     """The options of a command that lasts until a job has ended."""
 
     cancel_on_interrupt: Annotated[
-        bool, _call("--cancel-on-interrupt", help="Cancel the job on Ctrl-C. Without it, the job continues.")
+        bool,
+        _call(
+            "--cancel-on-interrupt", help="Cancel the job on Ctrl-C, SIGTERM or SIGHUP. Without it, the job continues."
+        ),
     ] = False
 
 

@@ -64,7 +64,10 @@ def serve(context: typer.Context, check: Check = False) -> None:
     """Start the gateway. Each setting is an option, or a variable: JOBGATEWAY_MAX_CALLS is --max-calls."""
     flags = given_settings(context)
     if check:
-        check_settings(flags)
+        try:
+            check_settings(flags)
+        except stdio.OutputLost as error:
+            raise typer.Exit(output_lost(error)) from error
         return
     # Imported here, so that other commands do not wait for the server's imports.
     from gateway.auth import authorities

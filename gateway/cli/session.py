@@ -15,12 +15,11 @@ from jobgateway_client.deadline import Deadline
 
 from gateway.cli import display, json_output, stdio
 from gateway.cli.connection_faults import fault
-from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_source
+from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_given, token_source
 from gateway.cli.error_messages import error_lines
 from gateway.cli.exit_codes import (
     BROKEN_PIPE,
     CALL_FAILED,
-    INTERRUPTED,
     JOB_FAILED,
     NOT_PERMITTED,
     OUTPUT_LOST,
@@ -103,13 +102,19 @@ class Session:
 
 
 @contextmanager
-def session(call: CallOptions, output: Output, save: Path | None = None) -> Iterator[Session]:
-    """Connect, and leave the process with an exit code if something fails within or before."""
+def session(
+    call: CallOptions, output: Output, save: Path | None = None, *, needs_token: bool = True
+) -> Iterator[Session]:
+    """Connect, and leave the process with an exit code if something fails within or before.
+
+    `needs_token`: Leave also if there is no token and no certificate.
+    """
     if save:
         _check_save(save, output)
     try:
         check_target(call.target)
-        secured, token = tls(call), token_source(call)
+        secured = tls(call)
+        token = token_source(call) if needs_token or token_given(call.token_file) else None
     except (TargetUnusable, TlsUnusable) as error:
         usage_error(str(error), output)
     except TokenUnusable as error:
@@ -128,7 +133,7 @@ def session(call: CallOptions, output: Output, save: Path | None = None) -> Iter
             raise typer.Exit(CALL_FAILED) from error
         except KeyboardInterrupt as error:
             current.show_interrupt("; ".join(filter(None, ("interrupted", current.whereabouts()))))
-            raise typer.Exit(INTERRUPTED) from error
+            raise typer.Exit(stdio.interrupt_code()) from error
         except stdio.OutputLost as error:
             code = output_lost(error, current.whereabouts())
             if output is Output.JSON:

@@ -8,7 +8,7 @@ import typer
 from gateway.cli import options as opt
 from gateway.cli import stdio
 from gateway.cli.credentials import TlsUnusable, TokenUnusable, read_token, tls, token_given
-from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED
+from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTS
 from gateway.cli.session import output_lost, usage_error
 from gateway.cli.targets import TargetUnusable
 
@@ -75,11 +75,11 @@ def doctor(
             report.conclude()
             stdio.check()
         except KeyboardInterrupt:
-            code = INTERRUPTED
+            code = stdio.interrupt_code()
             if known := examination.interrupted():
                 report.show(known)
             report.conclude()
         except stdio.OutputLost as error:
             raise typer.Exit(output_lost(error)) from error
-        if report.failed or code == INTERRUPTED:
+        if report.failed or code in INTERRUPTS:
             raise typer.Exit(code)
