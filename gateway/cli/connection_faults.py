@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gateway.cli.targets import TargetUnusable, host_and_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from jobgateway_client import GatewayError
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 _PROBE_SECONDS = 3.0
 
-_CLOSED = "Socket closed"
-_DURING_HANDSHAKE = "Handshake read failed"
+# A server that closes a connection with unread bytes resets it.
+_ENDED = ("Socket closed", "Connection reset by peer", "Broken pipe")
+_ENDED_EARLIER = ("Handshake read failed", "Handshake write failed", "Failed to connect to remote host")
 _OTHER_AUTHORITY = ("issuer certificate", "self signed", "self-signed", "verify the first certificate")
 # Alerts of TLS about the certificate of a client.
 _REFUSES_CERTIFICATE = ("ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_CERTIFICATE", "ALERT_UNSUPPORTED_CERT")
@@ -53,14 +54,18 @@ def fault(error: GatewayError, call: ConnectionOptions) -> Fault | None:
     for words, found in _BY_WORDS.items():
         if words in message:
             return found(call, message)
-    if any(each in message for each in _REFUSES_CERTIFICATE):
+    if _has_any(_REFUSES_CERTIFICATE, message):
         return _certificate_refused(call)
-    if _CLOSED in message and _DURING_HANDSHAKE not in message:
+    if _has_any(_ENDED, message) and not _has_any(_ENDED_EARLIER, message):
         if call.secured:
             return _certificate_refused(call)
         if _speaks_tls(target):
             return Fault(f"{target} expects TLS", "add --tls, or --ca-file FILE if its authority is not a public one")
     return None
+
+
+def _has_any(words: Iterable[str], message: str) -> bool:
+    return any(each in message for each in words)
 
 
 def _not_resolved(call: ConnectionOptions, _: str) -> Fault:
@@ -76,7 +81,7 @@ def _plain(call: ConnectionOptions, _: str) -> Fault:
 
 def _not_verified(call: ConnectionOptions, message: str) -> Fault:
     said = message.partition("CERTIFICATE_VERIFY_FAILED: ")[2].removesuffix(": OK")[:100]
-    if not any(each in said for each in _OTHER_AUTHORITY):
+    if not _has_any(_OTHER_AUTHORITY, said):
         return Fault(f"the certificate of {call.target} is not valid ({said})", "renew it on the gateway")
     problem = f"the certificate of {call.target} is from an authority that is not trusted"
     if call.ca_file:
@@ -99,7 +104,7 @@ def _not_grpc(call: ConnectionOptions, _: str) -> Fault:
 
 
 def _certificate_refused(call: ConnectionOptions) -> Fault:
-    # A server of gRPC only closes the connection, and after this handshake nothing else makes it do so.
+    # A server of gRPC sends no alert, and nothing else makes it end a connection before its settings.
     if call.cert_file is None:
         return Fault(
             f"{call.target} requires a client certificate", "present one with --cert-file and --key-file", True

@@ -4,11 +4,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from gateway.cli import options as opt
 from gateway.cli.doctor.command import ReportOutput
 
 if TYPE_CHECKING:
     from gateway.cli.session import Session
+
+_MISSING = "CREDENTIAL_INVALID"
 
 
 def ping(call: opt.QuickCallOptions, output: ReportOutput = "text") -> None:
@@ -17,8 +21,6 @@ def ping(call: opt.QuickCallOptions, output: ReportOutput = "text") -> None:
     It needs no credential. Use `doctor` to find the cause if it fails.
     """
     # Imported here, so that help does not wait for gRPC.
-    import typer
-
     from gateway.cli import json_output
     from gateway.cli.formatting import clean
     from gateway.cli.session import session
@@ -91,11 +93,15 @@ def _is_credential_accepted(current: "Session", call: opt.CallOptions) -> bool:
     from gateway.cli.credentials import token_given
     from gateway.cli.doctor.calls import ABSENT_UID, ACCEPTED
 
-    if call.cert_file is None and not token_given(call.token_file):
+    has_token = token_given(call.token_file)
+    if call.cert_file is None and not has_token:
         return False
     try:
         current.client.get(ABSENT_UID, timeout=current.deadline.left())
     except GatewayError as error:
+        if error.reason == _MISSING and not has_token:
+            # The certificate is only for TLS.
+            return False
         if error.reason not in ACCEPTED:
             raise
     return True

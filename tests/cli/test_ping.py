@@ -58,9 +58,11 @@ async def test_a_ping_over_tls_names_a_rejected_certificate(
     async with running(upstream.url, **settings) as gateway:
         upstream.script.append(answer(404, {"detail": "Not found."}))
         accepted = await invoke("ping", "--target", gateway.address, *shown)
+        anonymous = await invoke("ping", "--target", gateway.address, *shown, token=None)
         client.put(Authority().client("stranger"))
         rejected = await invoke("ping", "--target", gateway.address, *shown)
     assert accepted.exit_code == 0, accepted.stderr
+    assert anonymous.stdout.endswith("no credential given\n")
     assert rejected.exit_code == 6
     assert "rejected the client certificate" in rejected.stderr
 
