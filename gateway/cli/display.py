@@ -4,13 +4,14 @@ The result goes to standard output, everything else to standard error.
 """
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Protocol, Self
 
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Retry
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.highlighter import JSONHighlighter
 from rich.live import Live
 from rich.table import Table
@@ -164,8 +165,10 @@ class ProgressDisplay:
     def __init__(self, console: Console, *, sent_here: bool) -> None:
         self._console = console
         self._progress = JobProgress(console.get_time(), sent_here=sent_here)
+        # The thread of Live draws between events. It holds its own lock then, so nothing is drawn under this one.
+        self._lock = threading.Lock()
         self._live = Live(
-            get_renderable=lambda: lines(self._progress, console),
+            get_renderable=self._lines,
             console=console,
             refresh_per_second=10,
             transient=True,
@@ -176,7 +179,8 @@ class ProgressDisplay:
     def event(self, event: pb.JobEvent) -> None:
         """Change the line; print the end, and before it the steps."""
         now = self._console.get_time()
-        ended = self._progress.event(event, now)
+        with self._lock:
+            ended = self._progress.event(event, now)
         if event.job.done:
             self._live.stop()
             self._print_steps()
@@ -197,7 +201,8 @@ class ProgressDisplay:
 
     def retrying(self, retry: Retry) -> None:
         """Show the outage until the next event."""
-        self._progress.outage.retrying(retry, self._console.get_time())
+        with self._lock:
+            self._progress.outage.retrying(retry, self._console.get_time())
         self.refresh()
 
     def note(self, line: str) -> None:
@@ -208,8 +213,14 @@ class ProgressDisplay:
         """Draw now, and not only at the next of the usual moments."""
         self._live.refresh()
 
+    def _lines(self) -> RenderableType:
+        with self._lock:
+            return lines(self._progress, self._console)
+
     def _print_steps(self) -> None:
-        for line in step_lines(*self._progress.take_steps()):
+        with self._lock:
+            steps = self._progress.take_steps()
+        for line in step_lines(*steps):
             self._console.print(line)
 
     def __enter__(self) -> Self:

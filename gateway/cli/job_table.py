@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Self
 
@@ -65,36 +66,34 @@ class TableDisplay:
         self._by_state[RUNNING] = dict.fromkeys(uids)
         self._errors: list[str] = []
         self._outage = Outage()
+        # The thread of Live draws between events. It holds its own lock then, so nothing is drawn under this one.
+        self._lock = threading.Lock()
         self._live = Live(get_renderable=self._lines, console=console, refresh_per_second=4, redirect_stdout=False)
 
     def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
         """Change the line of a job."""
         now = self._console.get_time()
-        # Without the upstream's failure, which is the one of a job.
-        self._outage.heard(pb.JobEvent(), now)
-        row = self._rows.get(event.uid)
-        if row is None:
-            return
-        row.progress.event(event, now)
-        if event.job.done:
-            self.tally.ended(event.job)
-            row.took = row.progress.took(event.job, now)
-            line = row.progress.end(event.job, now)
-            if not succeeded(event.job):
-                self._errors.append(line)
-            self._end(event.uid, SUCCEEDED if succeeded(event.job) else FAILED, clean(event.job.error.message))
+        with self._lock:
+            # Without the upstream's failure, which is the one of a job.
+            self._outage.heard(pb.JobEvent(), now)
+            if row := self._rows.get(event.uid):
+                row.progress.event(event, now)
+                if event.job.done:
+                    self._ended(event.uid, event.job, row, now)
 
     def failed(self, failed: WatchFailed, lines: list[str]) -> None:
         """Change the line of a job whose watch has failed."""
-        self.tally.unknown += 1
-        self._errors += lines
-        self._end(failed.uid, UNKNOWN, lines[0])
+        with self._lock:
+            self.tally.unknown += 1
+            self._errors += lines
+            self._move(failed.uid, UNKNOWN, lines[0])
 
     def retrying(self, retry: Retry) -> None:
         """Show the outage of the stream, or of the watch of one job."""
         row = self._rows.get(retry.error.uid)
-        (row.progress.outage if row else self._outage).retrying(retry, self._console.get_time())
-        self._live.refresh()
+        with self._lock:
+            (row.progress.outage if row else self._outage).retrying(retry, self._console.get_time())
+        self.refresh()
 
     def note(self, line: str) -> None:
         """Print a remark above the table."""
@@ -104,13 +103,24 @@ class TableDisplay:
         """Draw now, and not only at the next of the usual moments."""
         self._live.refresh()
 
-    def _end(self, uid: int, state: str, message: str) -> None:
+    def _ended(self, uid: int, job: pb.Job, row: _Row, now: float) -> None:
+        self.tally.ended(job)
+        row.took = row.progress.took(job, now)
+        if not succeeded(job):
+            self._errors.append(row.progress.end(job, now))
+        self._move(uid, SUCCEEDED if succeeded(job) else FAILED, clean(job.error.message))
+
+    def _move(self, uid: int, state: str, message: str) -> None:
         row = self._rows[uid]
         self._by_state[row.state].pop(uid, None)
         row.state, row.end = state, message
         self._by_state[state][uid] = None
 
     def _lines(self) -> RenderableType:
+        with self._lock:
+            return self._draw()
+
+    def _draw(self) -> RenderableType:
         room = max(1, self._console.height - OTHER_LINES)
         shown = list(self._rows) if len(self._rows) <= room else list(islice(self._most_important(room), room))
         now = self._console.get_time()
@@ -123,7 +133,6 @@ class TableDisplay:
         return Group(*rows)
 
     def _most_important(self, room: int) -> Iterator[int]:
-        # Copies, because the thread that draws is not the one that takes events.
         problems = [*reversed(self._by_state[FAILED]), *reversed(self._by_state[UNKNOWN])]
         running = list(self._by_state[RUNNING])
         first = problems[: max(int(room * FAILED_SHARE), room - len(running))]

@@ -32,8 +32,7 @@ def lines(progress: JobProgress, console: Console) -> RenderableType:
     """Return the moving lines, each cut to the width of the terminal, except that of an outage."""
     now = console.get_time()
     rows: list[RenderableType] = []
-    # A copy, because the thread that draws is not the one that takes events.
-    for line in step_lines(progress.earlier_steps, list(progress.steps)):
+    for line in step_lines(progress.earlier_steps, progress.steps):
         line.no_wrap, line.overflow = True, "ellipsis"
         rows.append(line)
     rows.append(_bar_line(progress, now, console.width))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Self
 
 import grpc
@@ -137,6 +138,26 @@ def test_an_outage_is_one_line_until_it_is_over(shown: Shown) -> None:
     line = " ".join(each.strip() for each in shown.after(1, failing)[1:])
     assert line == "upstream failing (UPSTREAM_TIMEOUT) for 8 s; still trying"
     assert len(shown.after(1, pb.JobEvent(uid=42, heartbeat=pb.Heartbeat()))) == 1
+
+
+def test_no_event_changes_a_line_while_it_is_drawn() -> None:
+    with Shown(80) as shown:
+        shown.after(0, state("mixing"))
+        other = threading.Thread(target=lambda: shown.display.event(state("pouring")))
+
+        def clock() -> float:
+            if threading.current_thread() is threading.main_thread() and not other.ident:
+                other.start()
+                # Time enough to change the line, if nothing held the event back.
+                other.join(0.1)
+            return shown.now
+
+        shown.console.get_time = clock
+        before = len(shown.terminal.raw())
+        shown.display.refresh()
+        other.join()
+        drawn = shown.terminal.raw()[before:].decode()
+        assert drawn.index("job 42") < drawn.index("mixing") < drawn.index("pouring")
 
 
 def test_the_elapsed_time_is_that_of_the_job() -> None:

@@ -45,6 +45,7 @@ class Shown:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.table.__exit__(None)
         self.console.file.close()
         self.terminal.__exit__()
 
