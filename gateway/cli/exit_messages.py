@@ -7,7 +7,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError
 
 from gateway.cli import display, stdio
-from gateway.cli.formatting import job_line
+from gateway.cli.job_lines import job_line
 from gateway.cli.session import Session
 
 _CANCEL_SECONDS = 30.0

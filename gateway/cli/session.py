@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
@@ -18,17 +17,15 @@ from gateway.cli.connection_faults import fault
 from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_given, token_source
 from gateway.cli.error_messages import error_lines
 from gateway.cli.exit_codes import (
-    BROKEN_PIPE,
     CALL_FAILED,
     JOB_FAILED,
     NOT_PERMITTED,
-    OUTPUT_LOST,
     TIME_PASSED,
-    USAGE,
 )
 from gateway.cli.failure_codes import failure_code
 from gateway.cli.formatting import clean
 from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, ConnectionOptions, Output
+from gateway.cli.problems import output_lost, usage_error
 from gateway.cli.targets import TargetUnusable, check_target
 
 
@@ -153,14 +150,6 @@ def _checked(current: Session) -> Iterator[Session]:
     stdio.check()
 
 
-def output_lost(error: stdio.OutputLost, whereabouts: str = "") -> int:
-    """Print that the output was lost, and how to find the job that was sent. Return the exit code."""
-    # Leaving a pipe early, as `head` does, is no error.
-    if whereabouts or not error.reader_gone:
-        display.problem("; ".join(filter(None, (str(error), whereabouts))))
-    return BROKEN_PIPE if error.reader_gone else OUTPUT_LOST
-
-
 def connection_words(call: ConnectionOptions) -> tuple[str, ...]:
     """Return the options with which another command connects in the same way."""
     files = {
@@ -171,14 +160,6 @@ def connection_words(call: ConnectionOptions) -> tuple[str, ...]:
     }
     named = (word for option, file in files.items() if file for word in (option, str(file)))
     return (*(["--tls"] if call.tls else []), *named)
-
-
-def usage_error(line: str, output: Output = Output.TEXT, code: int = USAGE) -> NoReturn:
-    """Print the problem of the command line or a setting, and leave."""
-    display.problem(line)
-    if output is Output.JSON:
-        json_output.show_failure("USAGE" if code == USAGE else "UNAUTHENTICATED", line)
-    raise typer.Exit(code)
 
 
 def _check_save(file: Path, output: Output) -> None:

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from gateway.cli.app import app
 from gateway.cli.credentials import TokenUnusable, read_token
 from gateway.cli.error_messages import error_lines
-from gateway.cli.formatting import clean, job_line, pretty_json
+from gateway.cli.formatting import clean, pretty_json
+from gateway.cli.job_lines import job_line
 from gateway.cli.options import Output, OutputOptions, QuickCallOptions, Uid, expanded
 from gateway.cli.params import ParamsInvalid, read_params
 

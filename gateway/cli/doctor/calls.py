@@ -9,7 +9,8 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import AsyncClient, GatewayError
 
 from gateway.cli.doctor.findings import Finding, Outcome, ok, skipped
-from gateway.cli.formatting import clean, job_line
+from gateway.cli.formatting import clean
+from gateway.cli.job_lines import job_line
 
 if TYPE_CHECKING:
     from pathlib import Path
