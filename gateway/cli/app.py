@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gateway.cli import completion, demo, dev, serve, stdio, unary, watch
+from gateway.cli import completion, demo, dev, ping, serve, stdio, unary, watch
 from gateway.cli.commands import NAME, Command, Commands
 from gateway.cli.doctor.command import doctor
 from gateway.cli.exit_codes import EXPLAINED
@@ -43,7 +43,8 @@ _SERVERS: tuple[Callable[..., None], ...] = (dev.dev, serve.simulate, demo.demo)
 
 for command in _JOBS:
     app.command(rich_help_panel="Jobs", cls=Command)(expanded(command))
-app.command(rich_help_panel="Help", cls=Command)(expanded(doctor))
+for command in (ping.ping, doctor):
+    app.command(rich_help_panel="Help", cls=Command)(expanded(command))
 app.command(rich_help_panel="Help", cls=Command)(completion.completion)
 app.command("__complete", hidden=True, cls=Command)(completion.complete)
 app.command(rich_help_panel="Servers", cls=ServeCommand)(serve.serve)

@@ -47,6 +47,12 @@ jobgateway wait 1000001 --timeout 60
 # Cancel the first job of the simulator:
 jobgateway cancel 1000001
 """,
+    "ping": """
+# Check that the gateway of `jobgateway dev` serves:
+jobgateway ping
+# Wait until a gateway serves, for example in a script:
+until jobgateway ping --deadline 2; do sleep 1; done
+""",
     "doctor": """
 # Look for faults, and hold no streams to find time limits:
 jobgateway doctor --hold 0

@@ -6,8 +6,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from gateway.cli import stdio
 from gateway.cli.exit_codes import USAGE
 from gateway.cli.formatting import clean
+from gateway.cli.problems import output_lost
 from gateway.cli.serve_options import given_settings
 
 DEMO_TOKEN = "demo-token"  # noqa: S105 - public, accepted only by the simulator
@@ -41,7 +43,10 @@ def serve(context: typer.Context, check: Check = False) -> None:
     if check:
         from gateway.cli.serve_check import check_settings
 
-        check_settings(flags)
+        try:
+            check_settings(flags)
+        except stdio.OutputLost as error:
+            raise typer.Exit(output_lost(error)) from error
         return
     # Imported here, so that other commands do not wait for the server's imports.
     from gateway.auth import authorities

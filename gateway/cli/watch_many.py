@@ -68,4 +68,5 @@ def _lines(failed: WatchFailed, current: Session) -> list[str]:
     lines = error_lines(error, current.target) if isinstance(error, GatewayError) else [f"{error}; get it again"]
     if isinstance(error, GatewayError) and error.reason == "RESULT_TOO_LARGE":
         lines.append(f"  get it with: {current.save_command(failed.uid)}")
-    return [f"job {failed.uid}: {lines[0]}", *lines[1:]]
+    subject = f"job {failed.uid}: "
+    return [subject + lines[0].removeprefix(subject), *lines[1:]]

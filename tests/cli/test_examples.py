@@ -43,7 +43,7 @@ def examples() -> Iterator[tuple[str, str]]:
 
 def calls(lines: str) -> list[list[str]]:
     """Return the words of each call of `jobgateway` in lines of a shell."""
-    return [shlex.split(each) for each in re.findall(r"\bjobgateway ([^|)>\n]*)", lines.replace("\\\n", ""))]
+    return [shlex.split(each) for each in re.findall(r"\bjobgateway ([^|)>;\n]*)", lines.replace("\\\n", ""))]
 
 
 def command_of(words: list[str]) -> tuple[str, list[str]]:
