@@ -47,7 +47,8 @@ class Command(NamedTuple):
 
 
 def _root() -> typer.Context:
-    return typer.Context(typer.main.get_command(app), info_name=PROGRAM)
+    group: Any = typer.main.get_command(app)
+    return typer.Context(group, info_name=PROGRAM, **group.context_settings)
 
 
 def commands() -> list[Command]:
@@ -96,10 +97,20 @@ def _bounds(parameter: Any) -> str:
     return f"{low} to {high}" if high is not None and high < _LARGEST else f"at least {low}"
 
 
-def _remarks(parameter: Any) -> list[str]:
+def _variable(parameter: Any, context: typer.Context) -> str | None:
+    """Return the environment variable of an option, or None if it has none."""
+    if parameter.param_type_name != "option":
+        return None
+    if parameter.envvar:
+        return str(parameter.envvar)
+    prefix = context.auto_envvar_prefix
+    return f"{prefix}_{parameter.name.upper()}" if prefix and parameter.allow_from_autoenv else None
+
+
+def _remarks(parameter: Any, context: typer.Context) -> list[str]:
     """Return the help of an option, its variable and its default."""
     remarks = [parameter.help or ""]
-    if variable := getattr(parameter, "envvar", None):
+    if variable := _variable(parameter, context):
         remarks.append(f"Variable `{variable}`.")
     if getattr(parameter, "show_default", False) and parameter.default not in (None, False):
         remarks.append(f"Default `{parameter.default}`.")
@@ -125,19 +136,27 @@ def page() -> str:
     for panel, below in itertools.groupby(commands(), lambda each: each.panel):
         lines += ["", f"## {panel}"]
         for each in below:
-            lines += ["", f"### {each.name}", "", each.click.help.strip(), "", f"    {' '.join(each.synopsis)}"]
+            lines += [
+                "",
+                f"{'#' * (2 + len(each.name.split()))} {each.name}",
+                "",
+                each.click.help.strip(),
+                "",
+                f"    {' '.join(each.synopsis)}",
+            ]
             for heading, parameters in _panels(each.click.params).items():
-                lines += ["", f"| {heading} | value | meaning |", "| --- | --- | --- |", *map(_row, parameters)]
+                lines += ["", f"| {heading} | value | meaning |", "| --- | --- | --- |"]
+                lines += [_row(parameter, each.context) for parameter in parameters]
             lines += ["", *_sh(each.name)]
     return "\n".join(lines) + "\n"
 
 
-def _row(parameter: Any) -> str:
+def _row(parameter: Any, context: typer.Context) -> str:
     """Return a row of the table of options."""
     names = ", ".join(f"`{each}`" for each in _names(parameter))
     value = _value(parameter).replace("|", ", ")
     shown = ", ".join(filter(None, (f"`{value}`" if value else "", _bounds(parameter))))
-    return f"| {names} | {shown} | {' '.join(_remarks(parameter))} |"
+    return f"| {names} | {shown} | {' '.join(_remarks(parameter, context))} |"
 
 
 def _sh(name: str) -> list[str]:
@@ -173,7 +192,7 @@ def _man_of_command(command: Command) -> list[str]:
     for heading, parameters in _panels(command.click.get_params(command.context)).items():
         lines.append(f".SH {heading.upper()}")
         for each in parameters:
-            lines += [".TP", _man_option(each), _prose(" ".join(_remarks(each)))]
+            lines += [".TP", _man_option(each), _prose(" ".join(_remarks(each, command.context)))]
     lines += [*_man_examples(command.name), ".SH EXIT STATUS", rf"See \fB{PROGRAM}\fR(1)."]
     return lines
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shlex
@@ -12,13 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import structlog
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Client
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
-from gateway.cli.demo_servers import DemoServers
 from gateway.cli.examples import EXAMPLES
 from gateway.cli.serve import DEMO_TOKEN
 from scripts import cli_reference
@@ -73,19 +70,14 @@ def test_an_example_can_be_parsed(command: str, lines: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def environment() -> Iterator[dict[str, str]]:
+def environment(target: str) -> dict[str, str]:
     """The environment of a shell beside a gateway whose simulator has the jobs of the examples."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with DemoServers() as servers, Client(servers.gateway, token=DEMO_TOKEN) as client:
+    with Client(target, token=DEMO_TOKEN) as client:
         for _ in range(2):
             client.send(pb.SendJobRequest(workspace_id="1", entity_id=7, params_json=b'{"duration": 0}'))
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
-        yield kept | {
-            "JOBGATEWAY_TARGET": servers.gateway,
-            "JOBGATEWAY_TOKEN": DEMO_TOKEN,
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-        }
-    structlog.reset_defaults()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
+    path = f"{BIN}:{os.environ['PATH']}"
+    return kept | {"JOBGATEWAY_TARGET": target, "JOBGATEWAY_TOKEN": DEMO_TOKEN, "PATH": path}
 
 
 @pytest.mark.slow

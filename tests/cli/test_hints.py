@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import logging
 import os
 import pty
 import re
@@ -11,7 +10,6 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Client
@@ -19,7 +17,6 @@ from jobgateway_client.deadline import Deadline
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
-from gateway.cli.demo_servers import DemoServers
 from gateway.cli.options import CallOptions
 from gateway.cli.serve import DEMO_TOKEN
 from gateway.cli.session import Session, connection_words
@@ -76,14 +73,6 @@ def test_a_hint_connects_as_its_command_did(tmp_path: Path) -> None:
     assert parsed["uids"] == [5]
     given = {"target", "token_file", "tls", "ca_file", "cert_file", "key_file"}
     assert {name: parsed[name] for name in given} == {name: getattr(call, name) for name in given}
-
-
-@pytest.fixture(scope="module")
-def target() -> Iterator[str]:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with DemoServers() as servers:
-        yield servers.gateway
-    structlog.reset_defaults()
 
 
 def sent(target: str, parameters: bytes) -> int:
