@@ -32,9 +32,9 @@ For durations, progress, results and faults: python -m pydoc gateway.simulator g
 """
 
 
-def run_until_stopped(listen: str, token_file: Path | None, public_token: str) -> None:
-    """Run the simulator until a signal stops it. It accepts `public_token` if there is no other token."""
-    token, hint = public_token, f"export JOBGATEWAY_TOKEN={public_token}"
+def run_until_stopped(listen: str, token_file: Path | None, default_token: str) -> None:
+    """Run the simulator until a signal stops it. The `default_token` is public."""
+    token, hint = default_token, f"export JOBGATEWAY_TOKEN={default_token}"
     if token_file or os.environ.get("JOBGATEWAY_TOKEN"):
         hint = "# with the token of the simulator, which is not shown"
         try:
