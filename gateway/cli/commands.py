@@ -3,10 +3,12 @@
 import sys
 from typing import Any
 
+from typer._click.core import Command as _ClickCommand
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, NoSuchOption
 from typer.core import TyperCommand, TyperGroup
 
 from gateway.cli import display
+from gateway.cli.values import convert_quickly
 
 NAME = "jobgateway"
 _FORMER_OPTIONS = {"--json": "write --output json, or -o json"}
@@ -15,16 +17,8 @@ _LAST_PANEL = "Options"
 _LONGEST_SENTENCE = 200
 
 
-class Command(TyperCommand):
-    """A command whose help has a section for each group of options."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the sections."""
-        _write_options(self.get_params(ctx), ctx, formatter)
-
-
-class Commands(TyperGroup):
-    """A group whose errors of usage are one line: the mistake, and the fix."""
+class _QuickHelp(_ClickCommand):
+    """The part of commands and groups that has `--help`."""
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return `--help`."""
@@ -33,6 +27,22 @@ class Commands(TyperGroup):
             # Typer imports pydantic to convert a value that is not a bool, even None.
             option.default = False
         return option
+
+
+class Command(_QuickHelp, TyperCommand):
+    """A command whose help has a section for each group of options, and which converts values quickly."""
+
+    def __init__(self, name: str | None, **extra: Any) -> None:
+        super().__init__(name, **extra)
+        convert_quickly(self.params)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections."""
+        _write_options(self.get_params(ctx), ctx, formatter)
+
+
+class Commands(_QuickHelp, TyperGroup):
+    """A group whose errors of usage are one line: the mistake, and the fix."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each group of commands, and one for the options."""

@@ -19,7 +19,7 @@ LIGHT = {"annotated_doc", "shellingham", "typer"}
 # Our own other packages, and those of the standard library that take longer than any module of the command line.
 SLOW = {"jobgateway", "jobgateway_client", "asyncio", "concurrent", "email", "http", "multiprocessing", "ssl"}
 # What shows progress, serves or reads the upstream.
-OF_OTHERS = {"aiohttp", "httpx", "jinja2", "opentelemetry", "prometheus_client", "rich", "structlog", "uvloop"}
+OF_OTHERS = {"aiohttp", "httpx", "jinja2", "opentelemetry", "prometheus_client", "pydantic", "rich", "structlog"}
 
 
 @cache
