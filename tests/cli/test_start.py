@@ -40,7 +40,17 @@ def foreign(names: set[str]) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--help"], ["--nope"], ["nope"], ["run", "--nope"], ["run", "-h"], ["doctor", "-h"], ["dev", "-h"]],
+    [
+        [],
+        ["--help"],
+        ["--nope"],
+        ["nope"],
+        ["run", "--nope"],
+        ["run", "-h"],
+        ["doctor", "-h"],
+        ["ping", "-h"],
+        ["dev", "-h"],
+    ],
     ids=lambda arguments: " ".join(arguments) or "nothing",
 )
 def test_help_and_wrong_usage_import_nothing_slow(arguments: list[str]) -> None:
