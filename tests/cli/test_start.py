@@ -48,6 +48,7 @@ def foreign(names: set[str]) -> set[str]:
         ["run", "--nope"],
         ["run", "-h"],
         ["doctor", "-h"],
+        ["ping", "-h"],
         ["dev", "-h"],
         ["completion", "zsh"],
         ["__complete", "jobgateway get -o "],
