@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gateway.cli import config_commands, demo, dev, serve, stdio, unary, variables, watch
+from gateway.cli import completion, config_commands, demo, dev, ping, serve, stdio, unary, variables, watch
 from gateway.cli.commands import NAME, Command, Commands
 from gateway.cli.doctor.command import doctor
 from gateway.cli.exit_codes import EXPLAINED
@@ -47,7 +47,10 @@ _SERVERS: tuple[Callable[..., None], ...] = (dev.dev, serve.simulate, demo.demo)
 
 for command in _JOBS:
     app.command(rich_help_panel="Jobs", cls=Command)(expanded(command))
-app.command(rich_help_panel="Help", cls=Command)(expanded(doctor))
+for command in (ping.ping, doctor):
+    app.command(rich_help_panel="Help", cls=Command)(expanded(command))
+app.command(rich_help_panel="Help", cls=Command)(completion.completion)
+app.command("__complete", hidden=True, cls=Command)(completion.complete)
 app.add_typer(config_commands.app, rich_help_panel="Help")
 app.command(rich_help_panel="Servers", cls=ServeCommand)(serve.serve)
 for command in _SERVERS:

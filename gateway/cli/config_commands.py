@@ -16,6 +16,7 @@ from gateway.cli.contexts import FILES, KEYS, Contexts, Strength
 from gateway.cli.formatting import clean
 from gateway.cli.options import ConnectionOptions, Output, expanded
 from gateway.cli.problems import output_lost, usage_error
+from gateway.cli.targets import TargetUnusable, check_target
 from gateway.cli.variables import TOKEN
 from gateway.errors import ConfigError
 
@@ -209,10 +210,8 @@ def _show(name: str) -> str:
 
 
 def _check_target(target: str) -> None:
-    from gateway.cli.doctor.endpoint import Endpoint, TargetUnusable
-
     try:
-        Endpoint.of(target)
+        check_target(target)
     except TargetUnusable as error:
         raise ConfigError(str(error)) from error
 

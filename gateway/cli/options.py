@@ -206,6 +206,11 @@ class ConnectionOptions(Options):
             **{**values, **added}, chosen=choice.name, sources={**strengths, **dict.fromkeys(added, Strength.CONTEXT)}
         )
 
+    @property
+    def secured(self) -> bool:
+        """True if the options ask for TLS."""
+        return self.tls or any((self.ca_file, self.cert_file, self.key_file))
+
 
 @dataclass(frozen=True, kw_only=True)
 class CallOptions(ConnectionOptions):
@@ -226,7 +231,10 @@ class LongCallOptions(CallOptions):
     """The options of a command that lasts until a job has ended."""
 
     cancel_on_interrupt: Annotated[
-        bool, _call("--cancel-on-interrupt", help="Cancel the job on Ctrl-C. Without it, the job continues.")
+        bool,
+        _call(
+            "--cancel-on-interrupt", help="Cancel the job on Ctrl-C, SIGTERM or SIGHUP. Without it, the job continues."
+        ),
     ] = False
 
 

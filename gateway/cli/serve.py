@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from gateway.cli import variables
+from gateway.cli import stdio, variables
 from gateway.cli.exit_codes import USAGE
 from gateway.cli.formatting import clean
+from gateway.cli.problems import output_lost
 from gateway.cli.serve_options import given_settings
 
 if TYPE_CHECKING:
@@ -63,7 +64,10 @@ def serve(context: typer.Context, config: SettingsFile = None, check: Check = Fa
     if check:
         from gateway.cli.serve_check import check_settings
 
-        check_settings(sources)
+        try:
+            check_settings(sources)
+        except stdio.OutputLost as error:
+            raise typer.Exit(output_lost(error)) from error
         return
     from gateway.auth import authorities
     from gateway.errors import ConfigError

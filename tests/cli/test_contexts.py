@@ -320,7 +320,7 @@ def test_the_names_for_completion(file: Path) -> None:
         (["config", "set", "a b", "--target", "x:1"], "NAME: a b must have 1 to 100 letters, digits or _ . @ : / -"),
         (
             ["config", "set", "new", "--target", "http://x:1"],
-            "--target: leave out http://, and write HOST:PORT, such a",
+            "--target 'http://x:1' is a URL; write x:1",
         ),
         # The token itself in the place of a file is not repeated.
         (["config", "set", "dev", "--token-file", TOKEN], "--token-file: there is no such file; give the path of a"),
