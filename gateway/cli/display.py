@@ -1,61 +1,39 @@
-"""Printing: events as they arrive, and the end.
+"""Lines on standard error, and the result on standard output.
 
-Data goes to standard output, everything else to standard error. With `--output -`, only the result is data.
+This module has no slow imports, because wrong usage is reported with it.
 """
 
-import json
+from __future__ import annotations
+
+import os
 import sys
-from typing import Protocol, Self, TextIO
+from typing import IO, Literal
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
-from jobgateway.v1 import job_service_pb2 as pb
-from rich.console import Console
-from rich.highlighter import JSONHighlighter
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column
-from rich.text import Text
+from gateway.cli.formatting import clean, pretty_json
 
-from gateway.cli.formatting import clean, event_line, job_details, job_line, percentage, pretty_json, status_word
+Style = Literal["", "green", "red"]
 
 _LONGEST_SHOWN = 64 * 1024
+_COLOURS: dict[Style, int] = {"green": 32, "red": 31}
 
 
 def note(line: str) -> None:
     """Print a remark to standard error."""
-    print_line(Console(stderr=True), line)
+    write_line(sys.stderr, line)
 
 
 def problem(line: str) -> None:
     """Print a problem to standard error."""
-    print_line(Console(stderr=True), line, "red")
+    write_line(sys.stderr, line, "red")
 
 
-def job_style(job: pb.Job) -> str:
-    """Return the colour of a job."""
-    return "" if not job.done else "green" if succeeded(job) else "red"
-
-
-def succeeded(job: pb.Job) -> bool:
-    """Return True if a job ended with success."""
-    return job.done and job.status == pb.JOB_STATUS_SUCCESS
-
-
-def show_job(job: pb.Job, *, to_stderr: bool = False) -> None:
-    """Print the state of a job in a line, and its details if it has ended."""
-    console = Console(stderr=to_stderr)
-    print_line(console, job_line(job), job_style(job))
-    for line in job_details(job):
-        print_line(console, line)
-
-
-def show_json(message: Message, *, replayed: bool = False) -> None:
-    """Print a message as one line of JSON, with `"replayed": true` if it repeats an earlier submission."""
-    document = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    if replayed:
-        document["replayed"] = True
-    sys.stdout.write(json.dumps(document) + "\n")
-    sys.stdout.flush()
+def write_line(stream: IO[str], line: str, style: Style = "") -> None:
+    """Print one line of any text."""
+    text = clean(line)
+    if style and _shows_colours(stream):
+        text = f"\x1b[{_COLOURS[style]}m{text}\x1b[0m"
+    stream.write(f"{text}\n")
+    stream.flush()
 
 
 def replayed_line(uid: int) -> str:
@@ -64,138 +42,37 @@ def replayed_line(uid: int) -> str:
     return f"{job} was sent earlier with this --request-id; no second job was created"
 
 
-def show_response(job: pb.Job, *, as_json: bool, to_stderr: bool = False, replayed: bool = False) -> None:
-    """Print the job in a response."""
-    if replayed:
-        note(replayed_line(job.uid))
-    if as_json:
-        show_json(job, replayed=replayed)
-    else:
-        show_job(job, to_stderr=to_stderr)
+def fits_terminal(size: int) -> bool:
+    """Return False if standard output is a terminal, and a result of `size` bytes is too large for it."""
+    return size <= _LONGEST_SHOWN or not sys.stdout.isatty()
 
 
-def show_result(result: bytes | bytearray, uid: int, *, end: bytes = b"\n") -> None:
-    """Print the result: formatted on a terminal, unchanged into a pipe, followed by `end`."""
+def show_result(result: bytes | bytearray, uid: int) -> None:
+    """Print the result: formatted on a terminal, otherwise its own bytes and nothing else."""
     if not result:
         return
     if not sys.stdout.isatty():
         sys.stdout.flush()
         sys.stdout.buffer.write(result)
-        sys.stdout.buffer.write(end)
         sys.stdout.buffer.flush()
-    elif len(result) <= _LONGEST_SHOWN:
+    elif fits_terminal(len(result)):
+        from rich.console import Console
+        from rich.highlighter import JSONHighlighter
+        from rich.text import Text
+
         text = Text(pretty_json(result))
         JSONHighlighter().highlight(text)
         Console().print(text, soft_wrap=True)
     else:
-        note(f"the result has {len(result):,} bytes: jobgateway watch {uid} --output FILE")
+        note(f"the result has {len(result):,} bytes: jobgateway watch {uid} --save FILE")
 
 
-class Display(Protocol):
-    """A display for the events of a stream."""
-
-    def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
-        """Show an event. `replayed` comes with the last one."""
-
-    def note(self, line: str) -> None:
-        """Show a remark."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-class LineDisplay:
-    """A display with a line per event."""
-
-    def __init__(self, *, as_json: bool, to_stderr: bool) -> None:
-        self._as_json = as_json
-        self._to_stderr = to_stderr
-
-    def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
-        """Print an event."""
-        if self._as_json:
-            show_json(event, replayed=replayed)
-        elif event.job.done:
-            show_job(event.job, to_stderr=self._to_stderr)
-        elif line := event_line(event):
-            print_line(Console(stderr=self._to_stderr), line)
-
-    def note(self, line: str) -> None:
-        """Print a remark to standard error."""
-        note(line)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing."""
-
-
-class ProgressDisplay:
-    """A progress bar, and at the end the last state of the job."""
-
-    def __init__(self, *, to_stderr: bool) -> None:
-        self._to_stderr = to_stderr
-        message = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
-        self._progress = Progress(
-            SpinnerColumn(),
-            message,
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            console=Console(stderr=to_stderr),
-            transient=True,
-            expand=True,
-        )
-        self._task = self._progress.add_task("waiting for the first state", total=None)
-
-    def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
-        """Move the bar."""
-        if event.job.done:
-            self._progress.stop()
-            show_job(event.job, to_stderr=self._to_stderr)
-        elif event.HasField("job"):
-            job = event.job
-            percent = percentage(job)
-            message = clean(job.progress.message) or status_word(job)
-            self._update(f"job {job.uid} {message}", percent, None if percent is None else 100)
-        elif event.HasField("content_chunk"):
-            chunk = event.content_chunk
-            received = chunk.offset + len(chunk.data)
-            self._update(f"job {event.uid} receiving the result", received, chunk.content_size)
-        elif event.heartbeat.last_failure and (line := event_line(event)):
-            self.note(line)
-
-    def note(self, line: str) -> None:
-        """Print a remark above the bar."""
-        self._progress.console.print(Text(clean(line), "dim"), soft_wrap=True)
-
-    def _update(self, description: str, completed: float | None, total: float | None) -> None:
-        self._progress.update(self._task, description=description, completed=completed or 0, total=total)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-
-def display(*, as_json: bool, to_stderr: bool) -> Display:
-    """Return the display for standard output, or for standard error with `to_stderr`: a bar only on a terminal."""
-    if is_terminal(sys.stderr if to_stderr else sys.stdout) and not as_json:
-        return ProgressDisplay(to_stderr=to_stderr)
-    return LineDisplay(as_json=as_json, to_stderr=to_stderr)
-
-
-def is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: IO[str]) -> bool:
     """Return whether a stream can show moving lines."""
-    # Rich's own test also follows FORCE_COLOR, but a bar is useless in a pipe.
-    return stream.isatty() and not Console().is_dumb_terminal
+    # FORCE_COLOR does not count, because a bar is useless in a pipe.
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
-def print_line(console: Console, line: str, style: str = "") -> None:
-    """Print one line of any text."""
-    # A Text has no markup. It is not wrapped, so that a line stays a line.
-    console.print(Text(clean(line), style), soft_wrap=True)
+def _shows_colours(stream: IO[str]) -> bool:
+    # As Rich decides for the other lines.
+    return not os.environ.get("NO_COLOR") and (bool(os.environ.get("FORCE_COLOR")) or is_terminal(stream))

@@ -1,15 +1,13 @@
 """The command `doctor`. The checks are imported when it runs, because their imports would slow other commands down."""
 
-import asyncio
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from gateway.cli import options as opt
 from gateway.cli import stdio
-from gateway.cli.credentials import TlsUnusable, TokenUnusable, read_token, tls, token_given
-from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED
-from gateway.cli.session import output_lost, usage_error
+from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTS
+from gateway.cli.problems import output_lost, usage_error
 
 LONGEST_HOLD = 86_400
 DEFAULT_HOLD = 70.0
@@ -27,30 +25,43 @@ Hold = Annotated[
         help="How long to hold silent streams, to find time limits up to this; 0 leaves it out.",
     ),
 ]
+ReportOutput = Annotated[
+    Literal["text", "json"],
+    typer.Option(
+        "--output",
+        "-o",
+        rich_help_panel="Output",
+        help="What standard output gets: lines for people, or a JSON object per check.",
+    ),
+]
 
 
 def doctor(
     call: opt.ConnectionOptions,
     uid: OptionalUid = None,
     hold: Hold = DEFAULT_HOLD,
-    as_json: opt.Json = False,
+    output: ReportOutput = "text",
 ) -> None:
     """Find the fault between this machine and a gateway: name, TLS, credential, proxies and their limits.
 
     It sends no job. The exit code is 3 if a check fails. See docs/operations/doctor.md.
     """
-    from gateway.cli.doctor.endpoint import Endpoint, TargetUnusable
+    import asyncio
+
+    from gateway.cli.credentials import TlsUnusable, TokenUnusable, read_token, tls, token_given
+    from gateway.cli.doctor.endpoint import Endpoint
     from gateway.cli.doctor.examination import CheckedGateway, Examination
     from gateway.cli.doctor.repeat import Repeat
     from gateway.cli.doctor.report import Report
+    from gateway.cli.targets import TargetUnusable
 
     try:
         token = read_token(call.token_file) if token_given(call.token_file) else None
         gateway = CheckedGateway(Endpoint.of(call.target), call, tls(call), token, uid, hold)
-        report = Report(as_json=as_json)
+        report = Report(as_json=output == "json")
         examination = Examination(gateway, Repeat(call, uid), report.progress)
     except (TargetUnusable, TlsUnusable, TokenUnusable) as error:
-        usage_error(str(error))
+        usage_error(str(error), opt.Output(output))
     with report:
 
         async def run() -> None:
@@ -65,11 +76,11 @@ def doctor(
             report.conclude()
             stdio.check()
         except KeyboardInterrupt:
-            code = INTERRUPTED
+            code = stdio.interrupt_code()
             if known := examination.interrupted():
                 report.show(known)
             report.conclude()
         except stdio.OutputLost as error:
             raise typer.Exit(output_lost(error)) from error
-        if report.failed or code == INTERRUPTED:
+        if report.failed or code in INTERRUPTS:
             raise typer.Exit(code)
