@@ -80,7 +80,8 @@ def _exit_codes() -> tuple[str, list[tuple[str, str]], str]:
 
 
 def _names(parameter: Any) -> list[str]:
-    return [*parameter.opts, *parameter.secondary_opts]
+    # Click has the names of `--help` in a set, so their order differs from run to run.
+    return sorted([*parameter.opts, *parameter.secondary_opts], key=lambda each: not each.startswith("--"))
 
 
 def _value(parameter: Any) -> str:
