@@ -40,8 +40,8 @@ public final class Client implements AutoCloseable {
   private final UnaryCalls calls;
 
   private Client(Builder builder) {
-    var connections = new Connections(builder::connect);
-    session = new Session(connections, new Credential(builder.login, builder.token));
+    var credential = new Credential(builder.login, builder.token);
+    session = new Session(new Connections(builder::connect), credential);
     calls = new UnaryCalls(session);
   }
 
