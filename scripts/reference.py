@@ -170,7 +170,7 @@ def _option(parameter: Any) -> str:
     if not getattr(parameter, "is_flag", False):
         low, high = parameter.min, parameter.max
         bounds = {(True, True): f", {low} to {high}", (True, False): f", at least {low}"}
-        value = f"`{parameter.metavar}`{bounds.get((low is not None, high is not None and high < _LARGEST), '')}"
+        value = f"`{(parameter.metavar or '').replace('|', ', ')}`{bounds.get((low is not None, high is not None and high < _LARGEST), '')}"
     extra = [f"Variable `{parameter.envvar}`."] if getattr(parameter, "envvar", None) else []
     if getattr(parameter, "show_default", False) and parameter.default not in (None, False):
         extra.append(f"Default `{parameter.default}`.")

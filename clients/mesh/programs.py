@@ -101,7 +101,7 @@ class CommandLine(Program):
     async def _play(self, run: Run, target: str, steps: Sequence[Line], changed: Callable[[], None]) -> None:
         for step in steps:
             read = _reader(step["do"])
-            arguments = [*self._command, step["do"], *_arguments(step, run.uid), "--target", target, "--json"]
+            arguments = [*self._command, step["do"], *_arguments(step, run.uid), "--target", target, "-o", "json"]
             run.exit_code = await _execute(arguments, self._folder, {"COLUMNS": "300"}, run, changed, read)
             if run.exit_code:
                 run.lines.append((time.monotonic(), {"do": step["do"], "error": {"code": f"exit {run.exit_code}"}}))

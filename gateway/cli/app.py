@@ -6,7 +6,8 @@ from typing import NoReturn
 
 import typer
 
-from gateway.cli import demo, serve, stdio, unary, watch
+from gateway.cli import demo, dev, serve, stdio, unary, watch
+from gateway.cli.commands import Commands
 from gateway.cli.doctor.command import doctor
 from gateway.cli.exit_codes import EXPLAINED
 from gateway.cli.options import expanded
@@ -15,6 +16,7 @@ from gateway.cli.session import output_lost
 
 app = typer.Typer(
     name="jobgateway",
+    cls=Commands,
     help=f"VIKTOR jobs over gRPC: send them, and watch them without polling.\n\n{EXPLAINED}",
     no_args_is_help=True,
     add_completion=False,
@@ -30,7 +32,7 @@ _JOBS: tuple[Callable[..., None], ...] = (
     unary.wait,
     unary.cancel,
 )
-_SERVERS: tuple[Callable[..., None], ...] = (serve.simulate, demo.demo)
+_SERVERS: tuple[Callable[..., None], ...] = (dev.dev, serve.simulate, demo.demo)
 
 for command in _JOBS:
     app.command(rich_help_panel="Jobs")(expanded(command))

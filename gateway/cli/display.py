@@ -1,22 +1,29 @@
 """Printing: events as they arrive, and the end.
 
-Data goes to standard output, everything else to standard error. With `--output -`, only the result is data.
+The result goes to standard output, everything else to standard error.
 """
 
-import json
 import sys
-from typing import Protocol, Self, TextIO
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Protocol, Self
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
 from jobgateway.v1 import job_service_pb2 as pb
-from rich.console import Console
+from jobgateway_client import Retry
+from rich.console import Console, RenderableType
 from rich.highlighter import JSONHighlighter
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column
+from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.formatting import clean, event_line, job_details, job_line, percentage, pretty_json, status_word
+from gateway.cli.formatting import clean, duration, event_line, job_details, job_line, pretty_json
+from gateway.cli.moving import SPINNER, lines, step_line, step_lines
+from gateway.cli.patience import resumption
+from gateway.cli.progress import JobProgress
+
+# Moving lines show an outage of the upstream after at most this time, and a dead connection after three times as much.
+HEARTBEAT_SECONDS = 3
 
 _LONGEST_SHOWN = 64 * 1024
 
@@ -41,21 +48,12 @@ def succeeded(job: pb.Job) -> bool:
     return job.done and job.status == pb.JOB_STATUS_SUCCESS
 
 
-def show_job(job: pb.Job, *, to_stderr: bool = False) -> None:
+def show_job(job: pb.Job) -> None:
     """Print the state of a job in a line, and its details if it has ended."""
-    console = Console(stderr=to_stderr)
+    console = Console(stderr=True)
     print_line(console, job_line(job), job_style(job))
     for line in job_details(job):
         print_line(console, line)
-
-
-def show_json(message: Message, *, replayed: bool = False) -> None:
-    """Print a message as one line of JSON, with `"replayed": true` if it repeats an earlier submission."""
-    document = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    if replayed:
-        document["replayed"] = True
-    sys.stdout.write(json.dumps(document) + "\n")
-    sys.stdout.flush()
 
 
 def replayed_line(uid: int) -> str:
@@ -64,38 +62,44 @@ def replayed_line(uid: int) -> str:
     return f"{job} was sent earlier with this --request-id; no second job was created"
 
 
-def show_response(job: pb.Job, *, as_json: bool, to_stderr: bool = False, replayed: bool = False) -> None:
-    """Print the job in a response."""
-    if replayed:
-        note(replayed_line(job.uid))
-    if as_json:
-        show_json(job, replayed=replayed)
-    else:
-        show_job(job, to_stderr=to_stderr)
+def fits_terminal(size: int) -> bool:
+    """Return False if standard output is a terminal, and a result of `size` bytes is too large for it."""
+    return size <= _LONGEST_SHOWN or not sys.stdout.isatty()
 
 
-def show_result(result: bytes | bytearray, uid: int, *, end: bytes = b"\n") -> None:
-    """Print the result: formatted on a terminal, unchanged into a pipe, followed by `end`."""
+def show_result(result: bytes | bytearray, uid: int) -> None:
+    """Print the result: formatted on a terminal, otherwise its own bytes and nothing else."""
     if not result:
         return
     if not sys.stdout.isatty():
         sys.stdout.flush()
         sys.stdout.buffer.write(result)
-        sys.stdout.buffer.write(end)
         sys.stdout.buffer.flush()
-    elif len(result) <= _LONGEST_SHOWN:
+    elif fits_terminal(len(result)):
         text = Text(pretty_json(result))
         JSONHighlighter().highlight(text)
         Console().print(text, soft_wrap=True)
     else:
-        note(f"the result has {len(result):,} bytes: jobgateway watch {uid} --output FILE")
+        note(f"the result has {len(result):,} bytes: jobgateway watch {uid} --save FILE")
 
 
 class Display(Protocol):
-    """A display for the events of a stream."""
+    """A display for the events of a stream.
 
-    def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
-        """Show an event. `replayed` comes with the last one."""
+    Attributes:
+        heartbeat_seconds: The longest silence of the stream that it can use, or None for the default.
+    """
+
+    heartbeat_seconds: int | None
+
+    def event(self, event: pb.JobEvent) -> None:
+        """Show an event."""
+
+    def replayed(self, uid: int) -> None:
+        """Show that a job was sent earlier. This comes before its last event."""
+
+    def retrying(self, retry: Retry) -> None:
+        """Show that the stream broke, before the wait for the next attempt."""
 
     def note(self, line: str) -> None:
         """Show a remark."""
@@ -108,18 +112,34 @@ class Display(Protocol):
 class LineDisplay:
     """A display with a line per event."""
 
-    def __init__(self, *, as_json: bool, to_stderr: bool) -> None:
-        self._as_json = as_json
-        self._to_stderr = to_stderr
+    heartbeat_seconds: int | None = None
 
-    def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
+    def __init__(self) -> None:
+        self._tenths = 0
+
+    def event(self, event: pb.JobEvent) -> None:
         """Print an event."""
-        if self._as_json:
-            show_json(event, replayed=replayed)
-        elif event.job.done:
-            show_job(event.job, to_stderr=self._to_stderr)
-        elif line := event_line(event):
-            print_line(Console(stderr=self._to_stderr), line)
+        if event.job.done:
+            show_job(event.job)
+        elif self._is_worth_a_line(event) and (line := event_line(event)):
+            note(line)
+
+    def _is_worth_a_line(self, event: pb.JobEvent) -> bool:
+        """Return False for a chunk of the result, unless it completes another tenth of it."""
+        if not event.HasField("content_chunk"):
+            return True
+        chunk = event.content_chunk
+        before = self._tenths
+        self._tenths = 10 * (chunk.offset + len(chunk.data)) // max(1, chunk.content_size)
+        return self._tenths != before
+
+    def replayed(self, uid: int) -> None:
+        """Print a line to standard error."""
+        note(replayed_line(uid))
+
+    def retrying(self, retry: Retry) -> None:
+        """Print a line to standard error."""
+        note(resumption(retry))
 
     def note(self, line: str) -> None:
         """Print a remark to standard error."""
@@ -133,63 +153,110 @@ class LineDisplay:
 
 
 class ProgressDisplay:
-    """A progress bar, and at the end the last state of the job."""
+    """The latest steps of a job and a line that moves, and at the end the last state of the job.
 
-    def __init__(self, *, to_stderr: bool) -> None:
-        self._to_stderr = to_stderr
-        message = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
-        self._progress = Progress(
-            SpinnerColumn(),
-            message,
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            console=Console(stderr=to_stderr),
+    Args:
+        console: The terminal. Its clock is the one of all durations.
+        sent_here: Whether the command sends the job.
+    """
+
+    heartbeat_seconds: int | None = HEARTBEAT_SECONDS
+
+    def __init__(self, console: Console, *, sent_here: bool) -> None:
+        self._console = console
+        self._progress = JobProgress(console.get_time(), sent_here=sent_here)
+        # The thread of Live draws between events. It holds its own lock then, so nothing is drawn under this one.
+        self._lock = threading.Lock()
+        self._live = Live(
+            get_renderable=self._lines,
+            console=console,
+            refresh_per_second=10,
             transient=True,
-            expand=True,
+            # Data is never progress.
+            redirect_stdout=False,
         )
-        self._task = self._progress.add_task("waiting for the first state", total=None)
 
-    def event(self, event: pb.JobEvent, *, replayed: bool = False) -> None:
-        """Move the bar."""
+    def event(self, event: pb.JobEvent) -> None:
+        """Change the line; print the end, and before it the steps."""
+        now = self._console.get_time()
+        with self._lock:
+            ended = self._progress.event(event, now)
         if event.job.done:
-            self._progress.stop()
-            show_job(event.job, to_stderr=self._to_stderr)
-        elif event.HasField("job"):
-            job = event.job
-            percent = percentage(job)
-            message = clean(job.progress.message) or status_word(job)
-            self._update(f"job {job.uid} {message}", percent, None if percent is None else 100)
-        elif event.HasField("content_chunk"):
-            chunk = event.content_chunk
-            received = chunk.offset + len(chunk.data)
-            self._update(f"job {event.uid} receiving the result", received, chunk.content_size)
-        elif event.heartbeat.last_failure and (line := event_line(event)):
-            self.note(line)
+            self._live.stop()
+            self._print_steps()
+            print_line(self._console, self._progress.end(event.job, now), job_style(event.job))
+            for line in job_details(event.job):
+                print_line(self._console, line)
+        else:
+            if ended and step_line(ended).cell_len > self._console.width:
+                # Cut on the moving lines, so it is printed as a whole.
+                self._print_steps()
+            # Immediately, because an outage may follow.
+            self.refresh()
+
+    def replayed(self, uid: int) -> None:
+        """Print the remark, and claim no exact duration."""
+        self._progress.replayed()
+        self.note(replayed_line(uid))
+
+    def retrying(self, retry: Retry) -> None:
+        """Show the outage until the next event."""
+        with self._lock:
+            self._progress.outage.retrying(retry, self._console.get_time())
+        self.refresh()
 
     def note(self, line: str) -> None:
-        """Print a remark above the bar."""
-        self._progress.console.print(Text(clean(line), "dim"), soft_wrap=True)
+        """Print a remark above the moving lines."""
+        self._console.print(Text(clean(line), "dim"), soft_wrap=True)
 
-    def _update(self, description: str, completed: float | None, total: float | None) -> None:
-        self._progress.update(self._task, description=description, completed=completed or 0, total=total)
+    def refresh(self) -> None:
+        """Draw now, and not only at the next of the usual moments."""
+        self._live.refresh()
+
+    def _lines(self) -> RenderableType:
+        with self._lock:
+            return lines(self._progress, self._console)
+
+    def _print_steps(self) -> None:
+        with self._lock:
+            steps = self._progress.take_steps()
+        for line in step_lines(*steps):
+            self._console.print(line)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._live.start(refresh=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._live.stop()
 
 
-def display(*, as_json: bool, to_stderr: bool) -> Display:
-    """Return the display for standard output, or for standard error with `to_stderr`: a bar only on a terminal."""
-    if is_terminal(sys.stderr if to_stderr else sys.stdout) and not as_json:
-        return ProgressDisplay(to_stderr=to_stderr)
-    return LineDisplay(as_json=as_json, to_stderr=to_stderr)
+def display(*, sent_here: bool = False) -> Display:
+    """Return the display for standard error: moving only on a terminal. `sent_here`: the command sends the job."""
+    if is_terminal(sys.stderr):
+        return ProgressDisplay(Console(stderr=True), sent_here=sent_here)
+    return LineDisplay()
 
 
-def is_terminal(stream: TextIO) -> bool:
+@contextmanager
+def waiting(uid: int, console: Console) -> Iterator[None]:
+    """Show on a terminal that a command waits for a job, and for how long."""
+    if not is_terminal(console.file):
+        yield
+        return
+    began = console.get_time()
+
+    def line() -> Table:
+        row = Table.grid(padding=(0, 1, 0, 0))
+        row.add_row(SPINNER, f"waiting for job {uid} to end  {duration(console.get_time() - began, tenths=False)}")
+        return row
+
+    with Live(get_renderable=line, console=console, transient=True, redirect_stdout=False) as live:
+        live.refresh()
+        yield
+
+
+def is_terminal(stream: IO[str]) -> bool:
     """Return whether a stream can show moving lines."""
     # Rich's own test also follows FORCE_COLOR, but a bar is useless in a pipe.
     return stream.isatty() and not Console().is_dumb_terminal

@@ -14,7 +14,7 @@ _BY_REASON = {
     # Their messages have the fix.
     "SUBMIT_OUTCOME_UNKNOWN": "",
     "REQUEST_ID_REUSED": "",
-    "RESULT_TOO_LARGE": "get it with: jobgateway watch UID --output FILE",
+    "RESULT_TOO_LARGE": "get it with: jobgateway watch UID --save FILE",
     "UPSTREAM_TIMEOUT": "try again later",
 }
 

@@ -7,9 +7,10 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError
 
 from gateway.cli import display, stdio
-from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED
+from gateway.cli.exit_codes import INTERRUPTED
+from gateway.cli.failure_codes import failure_code
 from gateway.cli.formatting import job_line
-from gateway.cli.session import Session, show_error
+from gateway.cli.session import Session
 
 _CANCEL_SECONDS = 30.0
 
@@ -19,11 +20,11 @@ def failed(current: Session, error: GatewayError, uid: int, sent: pb.SendJobRequ
 
     `uid` is the job, or 0 if it is not known. `sent` is the request that the command sent, if it sent one.
     """
-    show_error(error, current.target)
     current.sent, current.uid = sent, uid
+    current.show_error(error)
     if sent and (uid or error.may_have_arrived):
         display.note(current.whereabouts())
-    raise typer.Exit(CALL_FAILED)
+    raise typer.Exit(failure_code(error, sending=sent is not None and not uid))
 
 
 def interrupted_many(current: Session, uids: list[int], *, cancel: bool) -> NoReturn:
@@ -31,18 +32,18 @@ def interrupted_many(current: Session, uids: list[int], *, cancel: bool) -> NoRe
     # A second Ctrl-C leaves immediately, as below.
     stdio.leave_on_interrupt()
     if cancel:
-        display.note(f"interrupted; cancelling {len(uids)} jobs")
+        current.show_interrupt(f"interrupted; cancelling {len(uids)} jobs")
         for uid in uids:
             try:
                 job = current.client.cancel(uid, timeout=_CANCEL_SECONDS)
             except GatewayError as error:
                 # The others are to be cancelled, too.
-                show_error(error, current.target)
+                current.show_error(error)
             else:
                 display.note(f"asked to cancel; state: {job_line(job)}")
     else:
         again = f"watch them again: {current.watch_command(*uids)}" if uids else ""
-        display.note("; ".join(filter(None, (f"interrupted; {len(uids)} jobs continue", again))))
+        current.show_interrupt("; ".join(filter(None, (f"interrupted; {len(uids)} jobs continue", again))))
     raise typer.Exit(INTERRUPTED)
 
 
@@ -52,11 +53,11 @@ def interrupted(current: Session, uid: int, sent: pb.SendJobRequest | None, *, c
     # A second Ctrl-C leaves immediately, because the rest may block, as standard error may.
     stdio.leave_on_interrupt()
     if sent and not uid:
-        display.note(f"interrupted, and nothing was cancelled; {current.whereabouts()}")
+        current.show_interrupt(f"interrupted, and nothing was cancelled; {current.whereabouts()}")
     elif not cancel:
-        display.note(f"interrupted; job {uid} continues, watch it again: {current.watch_command(uid)}")
+        current.show_interrupt(f"interrupted; job {uid} continues, watch it again: {current.watch_command(uid)}")
     else:
-        display.note(f"interrupted; cancelling job {uid}")
+        current.show_interrupt(f"interrupted; cancelling job {uid}")
         job = current.client.cancel(uid, timeout=_CANCEL_SECONDS)
         display.note(f"asked to cancel; state: {job_line(job)}")
     raise typer.Exit(INTERRUPTED)

@@ -14,6 +14,11 @@ _SURROGATES = range(0xD800, 0xE000)
 _SPACES = (0x09, 0x0A, 0x0D, 0x85, 0x2028, 0x2029)
 _HARMLESS = dict.fromkeys([*_CONTROLS, *_SURROGATES], "\N{REPLACEMENT CHARACTER}") | dict.fromkeys(_SPACES, " ")
 
+# Each unit in seconds, and the one below it.
+_UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
+# What rounds to 10.0 s is shown as 10 s.
+_TENTHS_BELOW = 9.95
+
 _WORDS = {
     pb.JOB_STATUS_RUNNING: "running",
     pb.JOB_STATUS_SUCCESS: "success",
@@ -39,6 +44,18 @@ def clean_lines(text: str) -> list[str]:
 def status_word(job: pb.Job) -> str:
     """Return the word for the state of a job, or the upstream's own word if the gateway does not know it."""
     return _WORDS.get(job.status) or clean(job.status_text) or ("ended" if job.done else "state unknown")
+
+
+def duration(seconds: float, *, tenths: bool = True) -> str:
+    """Return a duration as `12 s`, `2 m 31 s`, `1 h 05 m` or `3 d 04 h`, and below 10 s as `0.4 s` with `tenths`."""
+    seconds = max(0.0, seconds)
+    if tenths and seconds < _TENTHS_BELOW:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, part, part_unit in _UNITS:
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part:02} {part_unit}"
+    return f"{whole} s"
 
 
 def percentage(job: pb.Job) -> float | None:

@@ -1,55 +1,39 @@
-"""Printing for several jobs: a line for each, and a total."""
+"""Printing for several jobs: a line for each and a total, or a table."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Protocol, Self
 
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import GatewayError, WatchFailed
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
+from jobgateway_client import GatewayError, Retry, WatchFailed
+from rich.console import Console
 
-from gateway.cli.display import is_terminal, job_style, note, print_line, problem, show_json, succeeded
-from gateway.cli.formatting import clean, event_line, job_line
-
-# The code of gRPC for a result that was damaged on its way.
-_DATA_LOSS = 15
-# The lines of a terminal that are not for jobs: the total, the number of other jobs, and the cursor.
-_OTHER_LINES = 3
-
-
-@dataclass
-class Tally:
-    """The numbers of jobs by their end; `failed` without the `unknown` ones, whose watch has failed."""
-
-    jobs: int
-    succeeded: int = 0
-    failed: int = 0
-    unknown: int = 0
-
-    def ended(self, job: pb.Job) -> None:
-        """Count a job that has ended."""
-        if succeeded(job):
-            self.succeeded += 1
-        else:
-            self.failed += 1
-
-    @property
-    def line(self) -> str:
-        """The numbers in one line."""
-        running = self.jobs - self.succeeded - self.failed - self.unknown
-        numbers = {"running": running, "succeeded": self.succeeded, "failed": self.failed, "unknown": self.unknown}
-        return f"{self.jobs} jobs: " + ", ".join(f"{number} {name}" for name, number in numbers.items() if number)
+from gateway.cli import json_output
+from gateway.cli.display import is_terminal, job_style, note, print_line, problem
+from gateway.cli.formatting import event_line, job_line
+from gateway.cli.job_table import TableDisplay
+from gateway.cli.options import Output
+from gateway.cli.output import show_name
+from gateway.cli.patience import resumption
+from gateway.cli.tally import Tally
 
 
 class ManyDisplay(Protocol):
-    """A display for the events of several jobs."""
+    """A display for the events of several jobs.
+
+    Attributes:
+        tally: The numbers of jobs.
+        heartbeat_seconds: The longest silence of the stream that it can use, or None for the default.
+    """
 
     tally: Tally
+    heartbeat_seconds: int | None
 
-    def event(self, event: pb.JobEvent) -> None:
-        """Show an event."""
+    def retrying(self, retry: Retry) -> None:
+        """Show that the stream broke, or the watch of the job `error.uid`, before the wait for the next attempt."""
+
+    def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
+        """Show an event. `result` is that of a job that has ended, if it was requested."""
 
     def failed(self, failed: WatchFailed, lines: list[str]) -> None:
         """Show that the watch of a job has failed; `lines` have the error."""
@@ -65,19 +49,31 @@ class ManyDisplay(Protocol):
 class JsonDisplay:
     """A JSON object for each event."""
 
+    heartbeat_seconds: int | None = None
+
     def __init__(self, tally: Tally) -> None:
         self.tally = tally
 
-    def event(self, event: pb.JobEvent) -> None:
-        """Print an event."""
+    def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
+        """Print an event. Pieces of a result are left out, because the last event has it in full."""
         if event.job.done:
             self.tally.ended(event.job)
-        show_json(event)
+        if not event.HasField("content_chunk"):
+            json_output.show_message(event, result)
 
     def failed(self, failed: WatchFailed, lines: list[str]) -> None:
-        """Print the failure as the event that the gateway would send."""
+        """Print the error as an object, and to standard error."""
         self.tally.unknown += 1
-        show_json(_failure(failed))
+        for line in lines:
+            problem(line)
+        if isinstance(failed.error, GatewayError):
+            json_output.show_error(failed.error, failed.uid)
+        else:
+            json_output.show_failure("DATA_LOSS", str(failed.error), uid=failed.uid)
+
+    def retrying(self, retry: Retry) -> None:
+        """Print a line to standard error."""
+        note(_resumption(retry))
 
     def note(self, line: str) -> None:
         """Print a remark to standard error."""
@@ -93,14 +89,17 @@ class JsonDisplay:
 class LinesDisplay:
     """A line for each job when it has ended, and the total."""
 
-    def __init__(self, tally: Tally) -> None:
-        self.tally = tally
+    heartbeat_seconds: int | None = None
 
-    def event(self, event: pb.JobEvent) -> None:
+    def __init__(self, tally: Tally, console: Console) -> None:
+        self.tally = tally
+        self._console = console
+
+    def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
         """Print a job that has ended, or a problem with reading one."""
         if event.job.done:
             self.tally.ended(event.job)
-            print_line(Console(), job_line(event.job), job_style(event.job))
+            print_line(self._console, job_line(event.job), job_style(event.job))
         elif event.heartbeat.last_failure and (line := event_line(event)):
             self.note(line)
 
@@ -109,6 +108,10 @@ class LinesDisplay:
         self.tally.unknown += 1
         for line in lines:
             problem(line)
+
+    def retrying(self, retry: Retry) -> None:
+        """Print a line to standard error."""
+        note(_resumption(retry))
 
     def note(self, line: str) -> None:
         """Print a remark to standard error."""
@@ -120,71 +123,34 @@ class LinesDisplay:
     def __exit__(self, kind: object, *_: object) -> None:
         """Print the total, unless the command was interrupted or has failed."""
         if kind is None:
-            print_line(Console(), self.tally.line)
-
-
-class MovingDisplay:
-    """The lines of jobs that have ended, and below them those of the others and the total, which move."""
-
-    def __init__(self, tally: Tally) -> None:
-        self.tally = tally
-        self._running: dict[int, str] = {}
-        self._console = Console()
-        self._live = Live(get_renderable=self._lines, console=self._console, transient=True)
-
-    def event(self, event: pb.JobEvent) -> None:
-        """Print a job that has ended above the moving lines; otherwise change its line."""
-        if event.job.done:
-            self.tally.ended(event.job)
-            self._running.pop(event.uid, None)
-            print_line(self._console, job_line(event.job), job_style(event.job))
-        elif event.uid and (line := event_line(event)):
-            self._running[event.uid] = line
-
-    def failed(self, failed: WatchFailed, lines: list[str]) -> None:
-        """Print the error above the moving lines."""
-        self.tally.unknown += 1
-        self._running.pop(failed.uid, None)
-        for line in lines:
-            print_line(self._console, line, "red")
-
-    def note(self, line: str) -> None:
-        """Print a remark above the moving lines."""
-        print_line(self._console, line, "dim")
-
-    def _lines(self) -> Group:
-        shown = list(self._running.values())[: max(0, self._console.height - _OTHER_LINES)]
-        others = len(self._running) - len(shown)
-        rows = [*shown, *([f"and {others} other jobs"] if others else []), self.tally.line]
-        return Group(*(Text(clean(row), no_wrap=True, overflow="ellipsis") for row in rows))
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        """Remove the moving lines, and print the total, unless the command was interrupted or has failed."""
-        self._live.stop()
-        if kind is None:
             print_line(self._console, self.tally.line)
 
 
-def display(jobs: int, *, as_json: bool) -> ManyDisplay:
-    """Return the display for a number of jobs on standard output: moving lines only on a terminal."""
-    if as_json:
-        return JsonDisplay(Tally(jobs))
-    if is_terminal(sys.stdout):
-        return MovingDisplay(Tally(jobs))
-    return LinesDisplay(Tally(jobs))
+class NameDisplay(LinesDisplay):
+    """The uid of each job when it has ended, and the lines on standard error."""
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__(tally, Console(stderr=True))
+
+    def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
+        """Print the uid of a job that has ended."""
+        if event.job.done:
+            show_name(event.uid)
+        super().event(event, result)
 
 
-def _failure(failed: WatchFailed) -> pb.JobEvent:
-    error = failed.error
-    if not isinstance(error, GatewayError):
-        return pb.JobEvent(uid=failed.uid, failure=pb.WatchFailure(code=_DATA_LOSS, message=str(error)))
-    failure = pb.WatchFailure(
-        code=error.code.value[0], reason=error.reason, message=error.message, metadata=error.metadata
-    )
-    if error.retry_delay is not None:
-        failure.retry_delay.FromNanoseconds(int(error.retry_delay * 1e9))
-    return pb.JobEvent(uid=failed.uid, failure=failure)
+def display(uids: Sequence[int], output: Output) -> ManyDisplay:
+    """Return the display for jobs on standard output: a table that moves only on a terminal."""
+    tally = Tally(len(uids))
+    match output:
+        case Output.JSON:
+            return JsonDisplay(tally)
+        case Output.NAME:
+            return NameDisplay(tally)
+        case Output.TEXT:
+            return TableDisplay(Console(), uids) if is_terminal(sys.stdout) else LinesDisplay(tally, Console())
+
+
+def _resumption(retry: Retry) -> str:
+    uid = retry.error.uid
+    return f"job {uid}: {resumption(retry)}" if uid else resumption(retry)

@@ -5,8 +5,10 @@ A command takes a group of options as one object of a class below; `expanded` re
 
 import functools
 import inspect
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +26,6 @@ _QUICK_SECONDS = 60.0
 _job = partial(typer.Option, rich_help_panel="Job", show_default=False)
 _input = partial(typer.Option, rich_help_panel="Input, in one way", show_default=False)
 _call = partial(typer.Option, rich_help_panel="Call")
-_output = partial(typer.Option, rich_help_panel="Output", show_default=False)
 
 Uid = Annotated[int, typer.Argument(min=1, max=_LARGEST_INT64, metavar="UID", help="The job.", show_default=False)]
 
@@ -33,7 +34,40 @@ Uids = Annotated[
     typer.Argument(min=1, max=_LARGEST_INT64, metavar="UID", help="The job, or several.", show_default=False),
 ]
 
-Json = Annotated[bool, _output("--json", help="Print only JSON, one object per line.")]
+
+class Output(StrEnum):
+    """The content of standard output. Everything else goes to standard error."""
+
+    TEXT = "text"
+    JSON = "json"
+    NAME = "name"
+
+
+def _output_of(word: str) -> Output:
+    try:
+        return Output(word)
+    except ValueError:
+        # It was the option for the file of the result.
+        is_stdout = word == "-"
+        fix = "leave it out, as it is the result by default" if is_stdout else f"--save {shlex.quote(word)}"
+        raise typer.BadParameter(
+            f"{word} is not text, json or name; to {'print' if is_stdout else 'write'} the result: {fix}"
+        ) from None
+
+
+OutputOption = Annotated[
+    Output,
+    typer.Option(
+        "--output",
+        "-o",
+        rich_help_panel="Output",
+        metavar="text|json|name",
+        parser=_output_of,
+        autocompletion=lambda: [each.value for each in Output],
+        help="What standard output gets. text: the result, byte for byte in a pipe. json: an object per line, with the "
+        "upstream's JSON as `result`, and failures as `error`. name: the uid of the job.",
+    ),
+]
 
 Deadline = Annotated[
     float | None,
@@ -151,23 +185,21 @@ class LongCallOptions(CallOptions):
 class OutputOptions(Options):
     """The format of the output, and the file for the result."""
 
-    as_json: Json = False
-    output: Annotated[
+    output: OutputOption = Output.TEXT
+    save: Annotated[
         Path | None,
-        _output(
+        typer.Option(
+            rich_help_panel="Output",
+            show_default=False,
             metavar="FILE",
-            dir_okay=False,
-            writable=True,
-            allow_dash=True,
-            help="Write the result to this file: the JSON of the upstream, byte for byte. "
-            "- is standard output; everything else then goes to standard error.",
+            help="Write the result to this file instead: the JSON of the upstream, byte for byte.",
         ),
     ] = None
 
     @property
-    def result_only(self) -> bool:
-        """True if only the result goes to standard output."""
-        return self.output == STANDARD_STREAM
+    def wants_result(self) -> bool:
+        """True if the result goes anywhere."""
+        return self.save is not None or self.output is not Output.NAME
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:

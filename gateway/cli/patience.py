@@ -52,7 +52,8 @@ def resumption(retry: Retry) -> str:
 class PatientWatch:
     """The events of a job until it ends.
 
-    `start` is the first request, `deadline` limits the whole watch, and `note` gets a line before each further attempt.
+    `start` is the first request, `deadline` limits the whole watch, and `retrying` is called before each further
+    attempt.
     """
 
     def __init__(
@@ -60,10 +61,10 @@ class PatientWatch:
         client: Client,
         start: pb.RunJobRequest | pb.WatchJobRequest,
         deadline: Deadline,
-        note: Callable[[str], None],
+        retrying: Callable[[Retry], None],
     ) -> None:
         self._may_run_again = isinstance(start, pb.RunJobRequest) and bool(start.request.request_id)
-        self._note = note
+        self._retrying = retrying
         self._patience = Patience()
         if isinstance(start, pb.RunJobRequest):
             self._watch = client.run(start, timeout=deadline.left(), on_resume=self._resume)
@@ -100,7 +101,7 @@ class PatientWatch:
     def _resume(self, retry: Retry) -> None:
         if not self._continues(retry.error):
             raise retry.error
-        self._note(resumption(retry))
+        self._retrying(retry)
 
     def _continues(self, error: GatewayError) -> bool:
         if not self._patience.lasts(error):

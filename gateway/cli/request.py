@@ -3,12 +3,12 @@
 from google.protobuf import duration_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.cli.options import JobOptions
+from gateway.cli.options import JobOptions, Output
 from gateway.cli.params import ParamsInvalid, read_params
 from gateway.cli.session import usage_error
 
 
-def job_request(job: JobOptions, content_format: pb.ContentFormat.ValueType) -> pb.SendJobRequest:
+def job_request(job: JobOptions, content_format: pb.ContentFormat.ValueType, output: Output) -> pb.SendJobRequest:
     """Return the request; options that were not given stay unset. Leave the process if the options are invalid."""
     try:
         request = pb.SendJobRequest(
@@ -25,11 +25,11 @@ def job_request(job: JobOptions, content_format: pb.ContentFormat.ValueType) -> 
         )
         document = read_params(job.param or [], job.params, job.params_file)
     except ParamsInvalid as error:
-        usage_error(str(error))
+        usage_error(str(error), output)
     except UnicodeEncodeError:
-        usage_error("an option has bytes that are not UTF-8; write it in UTF-8")
+        usage_error("an option has bytes that are not UTF-8; write it in UTF-8", output)
     except ValueError:
-        usage_error(f"--entity {job.entity} is larger than any entity; check it")  # beyond an int64
+        usage_error(f"--entity {job.entity} is larger than any entity; check it", output)  # beyond an int64
     if document is not None:
         request.params_json = document
     return request

@@ -13,12 +13,22 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Client, GatewayError, ResultDamagedError
 from jobgateway_client.deadline import Deadline
 
-from gateway.cli import display, stdio
+from gateway.cli import display, json_output, stdio
 from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_source
 from gateway.cli.error_messages import error_lines
-from gateway.cli.exit_codes import BROKEN_PIPE, CALL_FAILED, INTERRUPTED, JOB_FAILED, OUTPUT_LOST, STILL_RUNNING, USAGE
+from gateway.cli.exit_codes import (
+    BROKEN_PIPE,
+    CALL_FAILED,
+    INTERRUPTED,
+    JOB_FAILED,
+    NOT_PERMITTED,
+    OUTPUT_LOST,
+    TIME_PASSED,
+    USAGE,
+)
+from gateway.cli.failure_codes import failure_code
 from gateway.cli.formatting import clean
-from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, ConnectionOptions, OutputOptions
+from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, ConnectionOptions, Output
 
 
 @dataclass
@@ -29,6 +39,7 @@ class Session:
         client: The client of the gateway.
         target: The address of the gateway.
         deadline: The time limit of the command.
+        output: The content of standard output.
         connection: The options with which another command connects in the same way.
         sent: The request for a job, if one may have been sent.
         uid: The job of that request, or 0 if it is not known.
@@ -38,6 +49,7 @@ class Session:
     client: Client
     target: str
     deadline: Deadline
+    output: Output = Output.TEXT
     connection: tuple[str, ...] = ()
     sent: pb.SendJobRequest | None = None
     uid: int = 0
@@ -60,33 +72,58 @@ class Session:
             return f"{unknown}: the same command finds it by its --request-id {clean(self.sent.request_id)}"
         return f"{unknown}: look in the VIKTOR app before you send it again"
 
+    def show_error(self, error: GatewayError) -> None:
+        """Print an error with its invalid fields."""
+        for line in error_lines(error, self.target):
+            display.problem(line)
+        if self.output is Output.JSON:
+            json_output.show_error(error, self.uid)
+
+    def show_failure(self, code: str, line: str) -> None:
+        """Print a failure that no call reported."""
+        display.problem(line)
+        if self.output is Output.JSON:
+            json_output.show_failure(code, line, uid=self.uid)
+
+    def show_interrupt(self, line: str) -> None:
+        """Print that the command was interrupted, and the rest of the `line`."""
+        display.note(line)
+        if self.output is Output.JSON:
+            json_output.show_failure("INTERRUPTED", line, uid=self.uid)
+
 
 @contextmanager
-def session(call: CallOptions, shown: OutputOptions | None = None) -> Iterator[Session]:
+def session(call: CallOptions, output: Output, save: Path | None = None) -> Iterator[Session]:
     """Connect, and leave the process with an exit code if something fails within or before."""
-    if shown:
-        _check_output(shown)
+    if save:
+        _check_save(save, output)
     try:
         secured, token = tls(call), token_source(call)
-    except (TlsUnusable, TokenUnusable) as error:
-        usage_error(str(error))
+    except TlsUnusable as error:
+        usage_error(str(error), output)
+    except TokenUnusable as error:
+        usage_error(str(error), output, NOT_PERMITTED)
     # A person decides about a retry of a single call.
     with Client(call.target, token=token, tls=secured, attempts=1) as client:
-        current = Session(client, call.target, Deadline(call.deadline), connection_words(call))
+        current = Session(client, call.target, Deadline(call.deadline), output, connection_words(call))
         try:
             with stdio.interruptible():
                 yield from _checked(current)
         except GatewayError as error:
-            show_error(error, call.target)
-            raise typer.Exit(CALL_FAILED) from error
+            current.show_error(error)
+            raise typer.Exit(failure_code(error)) from error
         except ResultDamagedError as error:
-            display.problem(f"{error}; get it again")
+            current.show_failure("DATA_LOSS", f"{error}; get it again")
             raise typer.Exit(CALL_FAILED) from error
         except KeyboardInterrupt as error:
-            display.note("; ".join(filter(None, ("interrupted", current.whereabouts()))))
+            current.show_interrupt("; ".join(filter(None, ("interrupted", current.whereabouts()))))
             raise typer.Exit(INTERRUPTED) from error
         except stdio.OutputLost as error:
-            raise typer.Exit(output_lost(error, current.whereabouts())) from error
+            code = output_lost(error, current.whereabouts())
+            if output is Output.JSON:
+                # It may be another output that was lost.
+                json_output.show_failure("OUTPUT_LOST", str(error), uid=current.uid)
+            raise typer.Exit(code) from error
 
 
 def _checked(current: Session) -> Iterator[Session]:
@@ -94,7 +131,7 @@ def _checked(current: Session) -> Iterator[Session]:
     try:
         yield current
     except typer.Exit as left:
-        if left.exit_code in (JOB_FAILED, STILL_RUNNING):
+        if left.exit_code in (JOB_FAILED, TIME_PASSED):
             stdio.check()
         raise
     stdio.check()
@@ -120,43 +157,18 @@ def connection_words(call: ConnectionOptions) -> tuple[str, ...]:
     return (*(["--tls"] if call.tls else []), *named)
 
 
-def show_error(error: GatewayError, target: str) -> None:
-    """Print an error with its invalid fields."""
-    for line in error_lines(error, target):
-        display.problem(line)
-
-
-def usage_error(line: str) -> NoReturn:
+def usage_error(line: str, output: Output = Output.TEXT, code: int = USAGE) -> NoReturn:
     """Print the problem of the command line or a setting, and leave."""
     display.problem(line)
-    raise typer.Exit(USAGE)
+    if output is Output.JSON:
+        json_output.show_failure("USAGE" if code == USAGE else "UNAUTHENTICATED", line)
+    raise typer.Exit(code)
 
 
-def write_result(result: bytes | bytearray, file: Path, uid: int) -> None:
-    """Write the result of job `uid` to its file, and print that.
-
-    Raises:
-        OutputLost: The file cannot be written.
-
-    """
-    if not result:
-        missing = "there is no result"
-        display.note(missing if file == STANDARD_STREAM else f"{missing}, so {file} was not written")
-        return
+def _check_save(file: Path, output: Output) -> None:
     if file == STANDARD_STREAM:
-        display.show_result(result, uid, end=b"")
-        return
-    try:
-        file.write_bytes(result)
-    except OSError as error:
-        raise stdio.OutputLost(f"--output {file}", error) from error
-    display.note(f"result: {len(result):,} bytes in {file}")
-
-
-def _check_output(shown: OutputOptions) -> None:
-    file = shown.output
-    if shown.result_only:
-        if shown.as_json:
-            usage_error("--json and --output - both need standard output: give --output a file")
-    elif file and not file.exists() and not os.access(file.parent, os.W_OK | os.X_OK):
-        usage_error(f"--output {file} cannot be written: {file.parent} is not a folder that you can write to")
+        usage_error("--save is for a file; leave it out, as standard output gets the result by default", output)
+    if file.is_dir():
+        usage_error(f"--save {file} is a folder; name a file", output)
+    if not file.exists() and not os.access(file.parent, os.W_OK | os.X_OK):
+        usage_error(f"--save {file} cannot be written: {file.parent} is not a folder that you can write to", output)

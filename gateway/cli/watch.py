@@ -4,38 +4,38 @@ import typer
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError
 
-from gateway.cli import display, exit_messages, stdio, watch_many
+from gateway.cli import display, exit_messages, output, stdio, watch_many
 from gateway.cli.exit_codes import JOB_FAILED
 from gateway.cli.options import JobOptions, LongCallOptions, OutputOptions, Uids
 from gateway.cli.patience import PatientWatch
 from gateway.cli.request import job_request
-from gateway.cli.session import Session, session, usage_error, write_result
+from gateway.cli.session import Session, session, usage_error
 
 
 def run(job: JobOptions, call: LongCallOptions, shown: OutputOptions) -> None:
     """Send a job and watch it until it ends."""
-    with session(call, shown) as current:
-        start = pb.RunJobRequest(request=job_request(job, _stream_format(shown)))
+    with session(call, shown.output, shown.save) as current:
+        start = pb.RunJobRequest(request=job_request(job, _stream_format(shown), shown.output))
         follow(current, start, shown, cancel=call.cancel_on_interrupt)
 
 
 def watch(uids: Uids, call: LongCallOptions, shown: OutputOptions) -> None:
-    """Watch a job until it ends, or several on one stream: a line for each, and a total."""
+    """Watch a job until it ends, or several on one stream: a line for each and a total, or a table."""
     several = list(dict.fromkeys(uids))
     if len(several) > 1:
-        if shown.output:
-            usage_error("--output is for the result of one job: give one UID")
-        with session(call) as current:
-            watch_many.follow(current, several, as_json=shown.as_json, cancel=call.cancel_on_interrupt)
+        if shown.save:
+            usage_error("--save is for the result of one job: give one UID", shown.output)
+        with session(call, shown.output) as current:
+            watch_many.follow(current, several, cancel=call.cancel_on_interrupt)
         return
-    with session(call, shown) as current:
+    with session(call, shown.output, shown.save) as current:
         start = pb.WatchJobRequest(uid=several[0], content_format=_stream_format(shown))
         follow(current, start, shown, cancel=call.cancel_on_interrupt)
 
 
 def _stream_format(shown: OutputOptions) -> pb.ContentFormat.ValueType:
-    # A file gets the upstream's own bytes, regardless of their size.
-    return pb.CONTENT_FORMAT_JSON_CHUNKS if shown.output else pb.CONTENT_FORMAT_UNSPECIFIED
+    # Only chunks are the upstream's own bytes, regardless of their size.
+    return pb.CONTENT_FORMAT_JSON_CHUNKS if shown.wants_result else pb.CONTENT_FORMAT_NONE
 
 
 def follow(
@@ -46,33 +46,35 @@ def follow(
     `cancel`: Ctrl-C cancels the job.
     """
     sent = start.request if isinstance(start, pb.RunJobRequest) else None
-    screen = display.display(as_json=shown.as_json, to_stderr=shown.result_only)
-    events = PatientWatch(current.client, start, current.deadline, screen.note)
-    job, last = pb.Job(), pb.JobEvent()
+    screen = output.stream_display(shown.output, sent_here=sent is not None)
+    events = _events(current, start, screen)
+    last = pb.JobEvent()
     current.sent = sent
     try:
         with screen:
             for event in events:
                 current.uid = events.uid
-                job = event.job
-                if job.done:
+                if event.job.done:
                     last = event
                     continue
                 screen.event(event)
-                if not shown.output:
+                if not shown.save:
                     # Without a file for the result, no one sees the rest.
                     stdio.check()
             # The trailers that follow the last event say whether it repeats an earlier submission.
             if events.replayed:
-                screen.note(display.replayed_line(job.uid))
-            screen.event(last, replayed=events.replayed)
+                screen.replayed(last.job.uid)
+            screen.event(last)
     except KeyboardInterrupt:
         exit_messages.interrupted(current, events.uid, sent, cancel=cancel)
     except GatewayError as error:
         exit_messages.failed(current, error, events.uid, sent)
-    if shown.output:
-        write_result(events.result, shown.output, job.uid)
-    elif not shown.as_json:
-        display.show_result(events.result, job.uid)
-    if not display.succeeded(job):
+    output.conclude(last, events.result, shown, last.job.uid, replayed=events.replayed)
+    if not display.succeeded(last.job):
         raise typer.Exit(JOB_FAILED)
+
+
+def _events(current: Session, start: pb.RunJobRequest | pb.WatchJobRequest, screen: display.Display) -> PatientWatch:
+    if screen.heartbeat_seconds:
+        start.heartbeat_interval.FromSeconds(screen.heartbeat_seconds)
+    return PatientWatch(current.client, start, current.deadline, screen.retrying)

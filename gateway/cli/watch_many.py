@@ -1,56 +1,63 @@
-"""`watch` with several jobs: a line for each, and a total."""
+"""`watch` with several jobs: a line for each and a total, or a table."""
 
 import typer
+from google.protobuf.duration_pb2 import Duration
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError, Retry, WatchFailed
 
 from gateway.cli import exit_messages, many_display, stdio
 from gateway.cli.error_messages import error_lines
 from gateway.cli.exit_codes import CALL_FAILED, JOB_FAILED
-from gateway.cli.patience import Patience, resumption
+from gateway.cli.failure_codes import failure_code
+from gateway.cli.options import Output
+from gateway.cli.patience import Patience
 from gateway.cli.session import Session
 
 
-def follow(current: Session, uids: list[int], *, as_json: bool, cancel: bool) -> None:
+def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
     """Show jobs until each has ended. Leave the process unless all succeeded.
 
     `cancel`: Ctrl-C cancels the jobs that have not ended.
     """
     # The results of many jobs are of use only to a program.
-    content = pb.CONTENT_FORMAT_UNSPECIFIED if as_json else pb.CONTENT_FORMAT_NONE
-    screen = many_display.display(len(uids), as_json=as_json)
+    content = pb.CONTENT_FORMAT_JSON if current.output is Output.JSON else pb.CONTENT_FORMAT_NONE
+    screen = many_display.display(uids, current.output)
     patience = Patience()
 
     def resume(retry: Retry) -> None:
         if not (patience.lasts(retry.error) and patience.may_connect(retry.error)):
             raise retry.error
-        screen.note(resumption(retry))
+        screen.retrying(retry)
 
+    seconds = screen.heartbeat_seconds
+    heartbeat = Duration(seconds=seconds) if seconds else None
     items = current.client.watch_all(
-        [pb.WatchJobRequest(uid=uid, content_format=content) for uid in uids],
+        [pb.WatchJobRequest(uid=uid, content_format=content, heartbeat_interval=heartbeat) for uid in uids],
         timeout=current.deadline.left(),
         on_resume=resume,
-        on_retry=lambda retry: screen.note(f"job {retry.error.uid}: {resumption(retry)}"),
+        on_retry=screen.retrying,
     )
     pending = dict.fromkeys(uids)
+    codes: set[int] = set()
     try:
         with screen, items:
             for item in items:
                 patience.heard()
                 if isinstance(item, WatchFailed):
                     pending.pop(item.uid)
+                    codes.add(failure_code(item.error) if isinstance(item.error, GatewayError) else CALL_FAILED)
                     screen.failed(item, _lines(item, current.target))
                 else:
                     if item.job.done:
                         pending.pop(item.uid)
-                    screen.event(item)
+                    screen.event(item, items.result(item.uid) if item.job.done else b"")
                 stdio.check()
     except KeyboardInterrupt:
         exit_messages.interrupted_many(current, list(pending), cancel=cancel)
     except GatewayError as error:
         exit_messages.failed(current, error, 0, None)
-    if screen.tally.unknown:
-        raise typer.Exit(CALL_FAILED)
+    if codes:
+        raise typer.Exit(codes.pop() if len(codes) == 1 else CALL_FAILED)
     if screen.tally.failed:
         raise typer.Exit(JOB_FAILED)
 

@@ -1,4 +1,4 @@
-"""The table that a person at a terminal sees when the gateway serves."""
+"""The table that a person at a terminal sees when a gateway serves."""
 
 from __future__ import annotations
 
@@ -44,18 +44,33 @@ def banner(settings: Settings, address: str, admin_address: str, *, width: int, 
         color_system="standard" if colours else None,
         highlight=False,
     )
+    invitation = "Try it from another terminal. 42 is the uid of one of your jobs:"
+    show(console, _rows(settings, address, admin_address), invitation, _commands(settings, address))
+    return out.getvalue()
+
+
+def show(console: Console, rows: list[tuple[str, str]], invitation: str, commands: list[str]) -> None:
+    """Print a table of names and values, and below it an invitation with commands to copy."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in _rows(settings, address, admin_address):
+    for name, value in rows:
         # `Text`, because rich would read square brackets as markup.
         table.add_row(name, Text(value))
-    console.print(Panel(table, title=f"Job Gateway {__version__}", title_align="left", expand=False))
-    console.print("Try it from another terminal. 42 is the uid of one of your jobs:\n")
-    for line in _commands(settings, address):
-        console.print(Text(f"  {line}"), soft_wrap=True)
+    title = f"Job Gateway {__version__}"
+    console.print(Panel(table, title=title, title_align="left", expand=False, border_style="green"))
+    console.print(f"{invitation}\n")
+    for line in commands:
+        console.print(Text(f"  {line}", "cyan"), soft_wrap=True)
     console.print()
-    return out.getvalue()
+
+
+def reachable(address: str) -> str:
+    """Return the HOST:PORT at which a client on this machine reaches a listener."""
+    host, port = split(address)
+    # A client cannot connect to the address of all interfaces, and a certificate seldom names a number.
+    name = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared only
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 def _rows(settings: Settings, address: str, admin_address: str) -> list[tuple[str, str]]:
@@ -73,14 +88,10 @@ def _rows(settings: Settings, address: str, admin_address: str) -> list[tuple[st
 
 
 def _commands(settings: Settings, address: str) -> list[str]:
-    host, port = split(address)
-    # A client cannot connect to the address of all interfaces, and a certificate seldom names a number.
-    reachable = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared only
-    target = f"[{reachable}]:{port}" if ":" in reachable else f"{reachable}:{port}"
     lines = [] if settings.upstream_token_file else ["export JOBGATEWAY_TOKEN='<your token>'"]
     options = {
         "off": "",
         "tls": " --ca-file <authority.pem>",
         "mtls": " --ca-file <authority.pem> --cert-file <client.pem> --key-file <client.key>",
     }
-    return [*lines, f"jobgateway get 42 --target {target}{options[settings.tls]}"]
+    return [*lines, f"jobgateway get 42 --target {reachable(address)}{options[settings.tls]}"]

@@ -19,7 +19,7 @@ import structlog
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
-from gateway.cli.demo import servers
+from gateway.cli.demo_servers import DemoServers
 from gateway.cli.serve import DEMO_TOKEN as TOKEN
 from gateway.simulator import METHODS
 
@@ -41,14 +41,17 @@ class Outcome(NamedTuple):
 def place() -> Iterator[Place]:
     # The servers run in this process, and their log would be mixed into the output of the commands.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with servers() as (upstream, target):
-        yield Place(upstream, target)
+    with DemoServers() as servers:
+        yield Place(servers.upstream, servers.gateway)
     structlog.reset_defaults()
 
 
 @contextmanager
 def start(
-    *arguments: str, stdout: int = subprocess.PIPE, variables: Mapping[str, str] = MappingProxyType({})
+    *arguments: str,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[subprocess.Popen[str]]:
     """Start a command, and kill it if a test fails."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
@@ -56,7 +59,7 @@ def start(
         [sys.executable, "-m", "gateway", *arguments],
         stdin=subprocess.PIPE,
         stdout=stdout,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         env=environment | {"JOBGATEWAY_TOKEN": TOKEN, **variables},
         text=True,
     )
@@ -84,7 +87,7 @@ def client(place: Place, *arguments: str, stdin: str | None = None) -> Outcome:
 
 
 def send(place: Place, method: str, *options: str) -> int:
-    outcome = client(place, "send", *JOB, "--method", method, *options, "--json")
+    outcome = client(place, "send", *JOB, "--method", method, *options, "-o", "json")
     assert outcome.code == 0, outcome.err
     return int(json.loads(outcome.out)["uid"])
 
@@ -92,13 +95,12 @@ def send(place: Place, method: str, *options: str) -> int:
 def test_a_run_that_succeeds_is_a_line_per_event_and_the_result(place: Place) -> None:
     options = ["--method", "succeed", "--param", "duration=0.6", "--param", "steps=2", "--target", place.target]
     outcome = jobgateway("run", *JOB, *options)
-    lines = outcome.out.splitlines()
+    lines = outcome.err.splitlines()
     assert outcome.code == 0, outcome.err
     assert re.fullmatch(r"job \d+ running.*", lines[0])
     assert any(re.fullmatch(r"job \d+ running 50%: Step 2 of 2", line) for line in lines), lines
-    assert re.fullmatch(r"job \d+ success", lines[-2])
-    assert json.loads(lines[-1]) == {"data": {"sum": 3}}
-    assert outcome.err == ""
+    assert re.fullmatch(r"job \d+ success", lines[-1])
+    assert outcome.out == '{"data":{"sum":3}}'
 
 
 @pytest.mark.slow
@@ -106,19 +108,20 @@ def test_a_run_whose_job_failed_is_exit_code_1(place: Place) -> None:
     options = ["--method", "fail", "--param", "duration=0", "--target", place.target]
     outcome = jobgateway("run", *JOB, *options)
     assert outcome.code == 1
-    assert re.search(r"job \d+ error \(error_code\): .+", outcome.out)
+    assert outcome.out == ""
+    assert re.search(r"job \d+ error \(error_code\): .+", outcome.err)
 
 
 def test_an_error_for_the_user_names_the_fields(place: Place) -> None:
     outcome = client(place, "run", *JOB, "--method", "user_error", "--param", "duration=0")
-    assert outcome.code == 1
-    assert "invalid fields:\n  width: Must be larger than 0.\n" in outcome.out
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "invalid fields:\n  width: Must be larger than 0.\n" in outcome.err
 
 
 @pytest.mark.slow
-def test_a_refused_run_is_exit_code_3_with_the_fields(place: Place) -> None:
+def test_a_refused_run_is_exit_code_5_with_the_fields(place: Place) -> None:
     outcome = jobgateway("run", *JOB, "--method", "refuse", "--target", place.target)
-    assert (outcome.code, outcome.out) == (3, "")
+    assert (outcome.code, outcome.out) == (5, "")
     assert outcome.err.splitlines() == [
         "the upstream rejected the request (HTTP 400): non_field_errors: The job is refused "
         "[INVALID_ARGUMENT, UPSTREAM_BAD_REQUEST]",
@@ -136,22 +139,22 @@ def test_an_invalid_request_is_one_line_with_the_field(
     place: Place, command: str, options: list[str], field: str
 ) -> None:
     outcome = client(place, command, *JOB, *options)
-    assert (outcome.code, outcome.out) == (3, "")
+    assert (outcome.code, outcome.out) == (5, "")
     assert re.fullmatch(rf"{field}: must .+ \[INVALID_ARGUMENT, REQUEST_INVALID\]\n", outcome.err)
 
 
 def test_an_input_that_is_too_large_is_one_line(place: Place) -> None:
     outcome = client(place, "run", *JOB, "--params-file", "-", stdin=json.dumps("x" * (8 << 20)))
-    assert outcome.code == 3
+    assert outcome.code == 5
     assert re.fullmatch(r"params_json .+; make it smaller \[RESOURCE_EXHAUSTED, REQUEST_TOO_LARGE\]\n", outcome.err)
 
 
 def test_json_is_an_object_per_event_up_to_the_end(place: Place) -> None:
-    outcome = client(place, "run", *JOB, "--param", "duration=0.3", "--json")
+    outcome = client(place, "run", *JOB, "--param", "duration=0.3", "-o", "json")
     events = [json.loads(line) for line in outcome.out.splitlines()]
     assert outcome.code == 0
     assert [event["job"].get("done", False) for event in events] == [False] * (len(events) - 1) + [True]
-    assert events[-1]["job"]["content"] == {"data": {"sum": 3.0}}
+    assert outcome.out.endswith(', "result": {"data":{"sum":3}}}\n')
     assert events[-1]["job"]["content_size"] == "18"
 
 
@@ -159,25 +162,25 @@ def test_a_job_is_sent_read_waited_for_watched_and_cancelled(place: Place) -> No
     uid = str(send(place, "never"))
     shown = client(place, "get", uid)
     assert shown.code == 0
-    assert f"job {uid} running" in shown.out
+    assert f"job {uid} running" in shown.err
     assert f"jobgateway watch {uid} --target {place.target}" in shown.err
     assert client(place, "wait", uid, "--timeout", "0").code == 124
     assert client(place, "cancel", uid).code == 0
     for command in ("get", "wait", "watch"):
-        assert client(place, command, uid) == (1, f"job {uid} cancelled\n", "")
+        assert client(place, command, uid) == (1, "", f"job {uid} cancelled\n")
 
 
-def test_an_unknown_job_is_exit_code_3_and_says_what_to_do(place: Place) -> None:
+def test_an_unknown_job_is_exit_code_7_and_says_what_to_do(place: Place) -> None:
     outcome = client(place, "get", "999999999")
-    assert outcome.code == 3
+    assert outcome.code == 7
     assert "check the ids" in outcome.err
     assert "NOT_FOUND" in outcome.err
 
 
 @pytest.mark.slow
-def test_a_wrong_token_is_exit_code_3(place: Place) -> None:
+def test_a_wrong_token_is_exit_code_6(place: Place) -> None:
     outcome = jobgateway("get", "1", "--target", place.target, JOBGATEWAY_TOKEN="wrong-token")
-    assert outcome.code == 3
+    assert outcome.code == 6
     assert "JOBGATEWAY_TOKEN" in outcome.err
     assert "wrong-token" not in outcome.err
 
@@ -191,7 +194,7 @@ def test_a_large_integer_arrives_and_comes_back_unharmed(place: Place, way: str,
     given = {"stdin": ["--params-file", "-"], "file": ["--params-file", str(file)], "text": ["--params", params]}
     outcome = client(place, "run", *JOB, *given[way], stdin=params if way == "stdin" else None)
     assert outcome.code == 0, outcome.err
-    assert outcome.out.splitlines()[-1] == result
+    assert outcome.out == result
 
 
 @pytest.mark.parametrize("command", ["run", "send", "get"])
@@ -205,7 +208,7 @@ def test_a_result_larger_than_a_message_goes_into_a_file(place: Place, command: 
         uid = send(place, "succeed", *options)
         assert client(place, "wait", str(uid)).code == 0
         arguments = [command, str(uid)]
-    outcome = client(place, *arguments, "--output", str(file))
+    outcome = client(place, *arguments, "--save", str(file))
     assert outcome.code == 0, outcome.err
     assert file.stat().st_size == size
     assert json.loads(file.read_bytes())["data"] == {"sum": 3}
@@ -220,34 +223,34 @@ def test_a_pipe_gets_the_result_and_nothing_else(place: Place, command: str) -> 
         arguments = [command, *JOB, *options, "--poll-result"]
     else:
         arguments = [command, str(send(place, "succeed", *options, "--poll-result"))]
-    outcome = client(place, *arguments, "--output", "-")
+    outcome = client(place, *arguments)
     assert (outcome.code, outcome.out) == (0, result)
     assert re.search(r"job \d+ success\n", outcome.err)
-
-
-def test_a_pipe_gets_nothing_of_a_job_that_failed(place: Place) -> None:
-    outcome = client(place, "run", *JOB, "--method", "user_error", "--param", "duration=0", "--output", "-")
-    assert (outcome.code, outcome.out) == (1, "")
-    assert "invalid fields:\n  width: Must be larger than 0.\n" in outcome.err
 
 
 def test_a_large_result_comes_in_full_through_a_pipe(place: Place) -> None:
     outcome = client(place, "run", *JOB, "--param", "duration=0", "--param", "result_bytes=5000000")
     assert outcome.code == 0
-    assert len(outcome.out.splitlines()[-1]) == 5_000_000
+    assert len(outcome.out) == 5_000_000
 
 
-def test_wait_says_how_to_get_a_large_result(place: Place) -> None:
-    uid = send(place, "succeed", "--param", "duration=0", "--param", "result_bytes=5000000")
-    outcome = client(place, "wait", str(uid))
-    assert outcome.code == 0
-    assert f"jobgateway watch {uid} --target {place.target} --output FILE" in outcome.err
+@pytest.mark.slow
+def test_a_terminal_is_told_how_to_get_a_large_result(place: Place) -> None:
+    uid = str(send(place, "succeed", "--param", "duration=0", "--param", "result_bytes=5000000"))
+    assert client(place, "wait", uid, "-o", "name").code == 0
+    master, slave = pty.openpty()
+    with start("get", uid, stdout=slave, variables={"JOBGATEWAY_TARGET": place.target}) as process:
+        os.close(slave)
+        _, err = process.communicate()
+    os.close(master)
+    assert process.returncode == 0
+    assert f"jobgateway watch {uid} --target {place.target} --save FILE" in err
 
 
 def test_several_jobs_are_watched_on_one_stream(place: Place) -> None:
     uids = [send(place, "succeed", "--param", "duration=0.1"), send(place, "fail", "--param", "duration=0.1"), 999]
     outcome = client(place, "watch", *map(str, uids))
-    assert outcome.code == 3
+    assert outcome.code == 7
     assert f"job {uids[0]} success\n" in outcome.out
     assert f"job {uids[1]} error" in outcome.out
     assert outcome.out.endswith("3 jobs: 1 succeeded, 1 failed, 1 unknown\n")
@@ -259,21 +262,21 @@ def test_a_terminal_gets_a_progress_bar_and_the_end(place: Place) -> None:
     master, slave = pty.openpty()
     options = ["--param", "duration=1", "--param", 'messages=["\\u001b[2Jmixing"]', "--param", "percentages=[42]"]
     terminal = {"TERM": "xterm-256color", "COLUMNS": "100", "JOBGATEWAY_TARGET": place.target}
-    with start("run", *JOB, *options, stdout=slave, variables=terminal) as process:
+    with start("run", *JOB, *options, stdout=slave, stderr=slave, variables=terminal) as process:
         os.close(slave)
         shown = read_terminal(master)
         assert process.wait() == 0
-    assert re.search(r"job \d+ \ufffd\[2Jmixing", shown)
+    assert re.search(r"job \d+ \x1b\[0m\ufffd\[2Jmixing", shown)
     assert "42%" in shown
     assert "━" in shown
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is shown again"
-    assert re.search(r"job \d+ success", shown)
+    assert re.search(r"job \d+ succeeded in \d\.\d s", shown)
     assert '"sum"' in shown
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("output", [[], ["--output", "-"]])
-def test_a_terminal_gets_a_result_that_cannot_take_hold_of_it(place: Place, output: list[str]) -> None:
+@pytest.mark.parametrize(("output", "start_of"), [([], '"a"'), (["-o", "json"], '"result"')])
+def test_a_terminal_gets_a_result_that_cannot_take_hold_of_it(place: Place, output: list[str], start_of: str) -> None:
     master, slave = pty.openpty()
     options = ["--param", "duration=0", "--param", 'result={"a": "\x9b2J \\u001b[2J \\ud800"}', *output]
     terminal = {"TERM": "xterm-256color", "JOBGATEWAY_TARGET": place.target}
@@ -282,7 +285,9 @@ def test_a_terminal_gets_a_result_that_cannot_take_hold_of_it(place: Place, outp
         shown = read_terminal(master)
         _, err = process.communicate()
     assert process.returncode == 0, err
-    assert '"\ufffd2J \\u001b[2J \ufffd"' in shown
+    assert start_of in shown
+    assert "\x9b" not in shown
+    assert "\\u001b[2J" in shown
 
 
 @pytest.mark.slow
@@ -290,7 +295,7 @@ def test_a_character_that_the_locale_lacks_is_no_reason_to_end(place: Place) -> 
     options = ["--method", "fail", "--param", "duration=0", "--param", "error_message=1 €"]
     outcome = jobgateway("run", *JOB, *options, JOBGATEWAY_TARGET=place.target, PYTHONIOENCODING="ascii")
     assert outcome.code == 1
-    assert "error (error_code): 1 ?\n" in outcome.out
+    assert "error (error_code): 1 \\u20ac\n" in outcome.err
 
 
 def read_terminal(master: int) -> str:
@@ -310,15 +315,15 @@ def read_terminal(master: int) -> str:
 @pytest.mark.slow
 def test_an_interrupt_leaves_the_job_running(place: Place) -> None:
     with start("run", *JOB, "--method", "never", variables={"JOBGATEWAY_TARGET": place.target}) as process:
-        assert process.stdout is not None
-        uid = re.findall(r"job (\d+) running", process.stdout.readline())[0]
+        assert process.stderr is not None
+        uid = re.findall(r"job (\d+) running", process.stderr.readline())[0]
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130
     assert f"jobgateway watch {uid} --target {place.target}\n" in err
     with start("watch", uid, "--cancel-on-interrupt", variables={"JOBGATEWAY_TARGET": place.target}) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith(f"job {uid} running")
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith(f"job {uid} running")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130
@@ -332,13 +337,13 @@ def test_the_same_request_id_is_the_same_job(place: Place) -> None:
     line = "was sent earlier with this --request-id; no second job was created"
     for verb in ("send", "run"):
         assert client(place, verb, *command).err.count(line) == 1
-        document = json.loads(client(place, verb, *command, "--json").out.splitlines()[-1])
+        document = json.loads(client(place, verb, *command, "-o", "json").out.splitlines()[-1])
         assert document["replayed"] is True
-    new = client(place, "run", *JOB, "--method", "succeed", "--request-id", "test-cli-new", "--json")
+    new = client(place, "run", *JOB, "--method", "succeed", "--request-id", "test-cli-new", "-o", "json")
     assert line not in new.err
     assert "replayed" not in new.out
     outcome = client(place, "send", *JOB, "--method", "fail", "--request-id", "test-cli")
-    assert outcome.code == 3
+    assert outcome.code == 5
     assert (
         "request_id: already used for another request; use a new one [INVALID_ARGUMENT, REQUEST_ID_REUSED]"
         in outcome.err
@@ -355,9 +360,8 @@ def test_a_run_survives_the_change_of_its_gateway(place: Place) -> None:
     with start("serve", variables=variables | {"JOBGATEWAY_DRAIN_GRACE_SECONDS": "0.3"}) as first:
         target = serving(first)
         with start("run", *JOB, "--method", "never", "--target", target) as process:
-            assert process.stdout is not None
             assert process.stderr is not None
-            uid = re.findall(r"job (\d+) running", process.stdout.readline())[0]
+            uid = re.findall(r"job (\d+) running", process.stderr.readline())[0]
             first.send_signal(signal.SIGTERM)
             first.communicate()
             with start("serve", variables=variables | {"JOBGATEWAY_LISTEN": target}) as second:
@@ -387,10 +391,13 @@ def serving(gateway: subprocess.Popen[str]) -> str:
 def test_the_demo_shows_its_jobs_in_any_environment(variables: dict[str, str]) -> None:
     outcome = jobgateway("demo", **variables)
     assert outcome.code == 0, outcome.out + outcome.err
-    assert re.search(r"job \d+ running 60%: Step 4 of 5", outcome.out)
-    assert re.search(r"job \d+ success", outcome.out)
-    assert re.search(r"job \d+ error \(error_code\)", outcome.out)
+    assert re.search(r"job \d+ running 60%: Step 4 of 5", outcome.err)
+    assert re.search(r"job \d+ success", outcome.err)
+    assert re.search(r"job \d+ error \(error_code\)", outcome.err)
     assert "params.beam.length: Must be larger than 0." in outcome.err
+    assert "this gateway is shutting down" in outcome.err
+    assert re.search(r"50 watchers saw job \d+ succeed, and the upstream was asked [1-9]\d? times", outcome.out)
+    assert re.search(r"SHA-256 of result.json: [0-9a-f]{64}", outcome.out)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from gateway.cli.app import app
 from gateway.cli.credentials import TokenUnusable, read_token
 from gateway.cli.error_messages import error_lines
 from gateway.cli.formatting import clean, job_line, pretty_json
-from gateway.cli.options import OutputOptions, QuickCallOptions, Uid, expanded
+from gateway.cli.options import Output, OutputOptions, QuickCallOptions, Uid, expanded
 from gateway.cli.params import ParamsInvalid, read_params
 
 RUN = ["run", "--workspace", "1", "--entity", "7", "--target", "127.0.0.1:1"]
@@ -81,8 +81,13 @@ def test_an_input_that_cannot_be_sent_is_refused(
     [
         (["--params", "{"], "--params is not JSON"),
         (["--param", "a=1", "--params", "{}"], "in one way only"),
-        (["--output", "/nowhere/result.json"], "/nowhere is not a folder"),
-        (["--output", "-", "--json"], "both need standard output"),
+        (["--save", "/nowhere/result.json"], "/nowhere is not a folder"),
+        (["--save", "/"], "--save / is a folder; name a file"),
+        (["--save", "-"], "--save is for a file; leave it out"),
+        (["--output", "my result.json"], "to write the result: --save 'my result.json'"),
+        (["--output", "-"], "to print the result: leave it out"),
+        (["--json"], "No such option: --json; write --output json, or -o json"),
+        (["--jso"], "see jobgateway run --help"),
         (["--request-id", "\udcff"], "not UTF-8"),
         (["--entity", str(2**63)], "--entity 9223372036854775808 is larger"),
     ],
@@ -103,15 +108,10 @@ def test_each_command_takes_its_groups_of_options_flat() -> None:
 
     app = typer.Typer()
     app.command()(expanded(command))
-    result = CliRunner().invoke(app, ["7", "--output", "-", "--target", "there:1"])
+    result = CliRunner().invoke(app, ["7", "--output", "json", "--save", "file", "--target", "there:1"])
     assert result.exit_code == 0, result.output
-    assert given == [7, QuickCallOptions(target="there:1", deadline=60.0), OutputOptions(output=Path("-"))]
-
-
-@pytest.mark.parametrize("command", ["run", "send", "get", "wait", "watch"])
-def test_help_says_how_a_pipe_gets_the_result_alone(command: str) -> None:
-    text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
-    assert "- is standard output; everything else then goes to standard error." in " ".join(text.split())
+    output = OutputOptions(output=Output.JSON, save=Path("file"))
+    assert given == [7, QuickCallOptions(target="there:1", deadline=60.0), output]
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["watch", "0"], ["get", "x"], ["nothing"], [*RUN, "--timeout", "0"]])
@@ -148,7 +148,7 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(content: bytes, sa
 def test_without_a_token_nothing_is_called(tmp_path: Path) -> None:
     for options in ([], ["--token-file", str(tmp_path / "none")]):
         result = CliRunner().invoke(app, [*RUN, *options], env={"JOBGATEWAY_TOKEN": ""})
-        assert result.exit_code == 2
+        assert result.exit_code == 6
         assert "token" in result.stderr
 
 
@@ -157,10 +157,10 @@ def test_there_is_no_option_for_the_token() -> None:
     assert result.exit_code == 2
 
 
-def test_an_unreachable_gateway_is_one_line_and_code_3() -> None:
+def test_an_unreachable_gateway_is_one_line_and_code_8() -> None:
     for arguments in (RUN, ["watch", "42", "--target", "127.0.0.1:1"], ["get", "42", "--target", "127.0.0.1:1"]):
         result = CliRunner().invoke(app, arguments, env={"JOBGATEWAY_TOKEN": "secret"})
-        assert result.exit_code == 3
+        assert result.exit_code == 8
         assert result.stderr.startswith(
             "127.0.0.1:1 cannot be reached (Connection refused); check that the gateway runs there"
         )

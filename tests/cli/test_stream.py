@@ -21,12 +21,13 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as pb_grpc
-from jobgateway_client import Client, rules
+from jobgateway_client import Client, GatewayError, rules
 from jobgateway_client.deadline import Deadline
 from typer.testing import CliRunner
 
 from gateway.cli import patience
 from gateway.cli.app import app
+from gateway.cli.failure_codes import failure_code
 from gateway.cli.patience import PatientWatch
 from tests.cli.test_commands import start as start_command
 
@@ -185,13 +186,10 @@ def test_a_watch_resumes_on_a_new_connection_after_its_wait(
     assert [request.resume_token for request in gateway.watches] == ["", "first"]
     assert len(set(gateway.peers)) == 2
     assert gateway.times[1] - gateway.times[0] >= 0.4
-    assert outcome.out.splitlines() == [
-        "job 42 running 10%: working",
-        "job 42 running 50%: working",
-        "job 42 success",
-        '{"sum":3}',
-    ]
-    assert "resuming in 0.4 s" in outcome.err
+    assert outcome.out == '{"sum":3}'
+    lines = outcome.err.splitlines()
+    assert "resuming in 0.4 s" in lines.pop(1)
+    assert lines == ["job 42 running 10%: working", "job 42 running 50%: working", "job 42 success"]
 
 
 def test_a_broken_run_continues_as_a_watch(gateway: ScriptedGateway) -> None:
@@ -242,17 +240,17 @@ BROKEN = {
 @pytest.mark.parametrize("code", EVERY_CODE)
 def test_before_an_event_a_foreign_status_may_be_final(gateway: ScriptedGateway, code: grpc.StatusCode) -> None:
     gateway.script = [act(then=failing(code)), act(end())]
-    assert watch(gateway).code == (0 if code in BROKEN else 3)
+    assert watch(gateway).code == (0 if code in BROKEN else failure_code(GatewayError(code)))
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("code", EVERY_CODE)
 def test_a_foreign_status_repeats_a_run_by_its_id(gateway: ScriptedGateway, code: grpc.StatusCode) -> None:
     gateway.script = [act(then=failing(code)), act(end())]
-    assert run(gateway).code == 3
+    assert run(gateway).code == 9
     assert len(gateway.runs) == 1
     gateway.script = [act(then=failing(code)), act(end())]
-    assert run(gateway, "--request-id", "only-once").code == (0 if code in BROKEN else 3)
+    assert run(gateway, "--request-id", "only-once").code == (0 if code in BROKEN else 9)
     assert not gateway.watches
 
 
@@ -261,7 +259,7 @@ def test_a_foreign_status_repeats_a_run_by_its_id(gateway: ScriptedGateway, code
 def test_a_message_over_the_limit_is_not_asked_for_forever(gateway: ScriptedGateway, code: grpc.StatusCode) -> None:
     over = failing(code)
     gateway.script = [act(state(10, "first"), then=over), act(state(20, "second"), then=over), act(then=over)]
-    assert watch(gateway).code == 3
+    assert watch(gateway).code == failure_code(GatewayError(code))
     assert not gateway.script
 
 
@@ -294,7 +292,7 @@ def test_a_run_whose_error_names_the_job_continues_as_a_watch(gateway: ScriptedG
 def test_an_unknown_outcome_is_said_to_be_unknown(gateway: ScriptedGateway, command: str) -> None:
     gateway.script = [act(then=hold)]
     outcome = Outcome(gateway, command, "--workspace", "1", "--entity", "7", "--deadline", "0.3")
-    assert outcome.code == 3
+    assert outcome.code == 9
     assert "the job has no number yet, and may or may not run" in outcome.err
 
 
@@ -340,13 +338,13 @@ def test_a_token_file_is_read_again(gateway: ScriptedGateway, tmp_path: Path, ou
     assert watch(gateway, "--token-file", str(file)).code == 0
     assert gateway.tokens == ["Bearer stale", "Bearer fresh"]
     gateway.script = [act(then=refuse), act(end())]
-    assert watch(gateway, "--token-file", str(file)).code == 3
+    assert watch(gateway, "--token-file", str(file)).code == 6
 
 
 def test_a_run_without_a_request_id_is_not_repeated(gateway: ScriptedGateway) -> None:
     gateway.script = [act(then=failing(grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNREACHABLE"))]
     outcome = run(gateway)
-    assert outcome.code == 3
+    assert outcome.code == 8
     assert len(gateway.runs) == 1
     assert outcome.err == ("it failed as UPSTREAM_UNREACHABLE; try again later [UNAVAILABLE, UPSTREAM_UNREACHABLE]\n")
 
@@ -354,7 +352,7 @@ def test_a_run_without_a_request_id_is_not_repeated(gateway: ScriptedGateway) ->
 def test_the_wait_that_the_gateway_asks_for_is_shown(gateway: ScriptedGateway) -> None:
     gateway.script = [act(then=failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "REQUEST_IDS_EXHAUSTED", retry=60))]
     outcome = run(gateway, "--request-id", "x")
-    assert outcome.code == 3
+    assert outcome.code == 8
     assert "; try again in 60 s [RESOURCE_EXHAUSTED, REQUEST_IDS_EXHAUSTED]\n" in outcome.err
 
 
@@ -373,7 +371,7 @@ def test_details_that_are_none_are_no_traceback(gateway: ScriptedGateway, detail
 
     gateway.script = [act(then=fail)]
     outcome = Outcome(gateway, "get", str(UID))
-    assert outcome.code == 3
+    assert outcome.code == 7
     assert outcome.err.startswith("gone; ")
 
 
@@ -390,13 +388,13 @@ def test_a_load_limit_is_retried_only_with_a_known_wait(
 ) -> None:
     busy = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, retry=retry)
     gateway.script = [act(then=busy), act(end())]
-    assert watch(gateway).code == (0 if retry else 3)
+    assert watch(gateway).code == (0 if retry else 8)
 
 
 def test_a_final_error_ends_a_run_and_names_the_job(gateway: ScriptedGateway) -> None:
     gateway.script = [act(state(10, "first"), then=failing(grpc.StatusCode.PERMISSION_DENIED, "UPSTREAM_NO"))]
     outcome = run(gateway)
-    assert outcome.code == 3
+    assert outcome.code == 6
     assert f"jobgateway watch 42 --target {gateway.target}" in outcome.err
 
 
@@ -427,11 +425,11 @@ def test_a_silent_stream_is_resumed(
 def test_a_deadline_bounds_each_stream_and_the_waits_between(gateway: ScriptedGateway) -> None:
     gateway.script = [act(state(1), then=failing(grpc.StatusCode.UNAVAILABLE, "DRAINING", retry=60))]
     outcome = watch(gateway, "--deadline", "30")
-    assert outcome.code == 3
+    assert outcome.code == 124
     assert "give it more time with --deadline [DEADLINE_EXCEEDED]" in outcome.err
     gateway.script = [act(state(1), then=hold)]
     outcome = watch(gateway, "--deadline", "0.3")
-    assert outcome.code == 3
+    assert outcome.code == 124
     assert "give it more time with --deadline [DEADLINE_EXCEEDED]" in outcome.err
 
 
@@ -443,19 +441,19 @@ def test_chunks_are_cut_to_their_offset_and_checked(gateway: ScriptedGateway, tm
         act(state(99), chunk(result, 0, 40), chunk(result, 40, 80), then=lost),
         act(chunk(result, 0, 60), chunk(result, 60, len(result)), end(result, in_message=False)),
     ]
-    outcome = watch(gateway, "--output", str(file))
+    outcome = watch(gateway, "--save", str(file))
     assert outcome.code == 0
     assert file.read_bytes() == result
     assert gateway.watches[0].content_format == pb.CONTENT_FORMAT_JSON_CHUNKS
     assert gateway.watches[1].resume_token == "chunk-80"
-    assert "job 42 result: 112 of 112 bytes" in outcome.out
+    assert "job 42 result: 112 of 112 bytes" in outcome.err
     assert f"result: 112 bytes in {file}" in outcome.err
 
 
 def test_a_damaged_result_is_no_result(gateway: ScriptedGateway, tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     gateway.script = [act(chunk(b"damaged", 0, 7), end(b"result!", in_message=False))]
-    outcome = watch(gateway, "--output", str(file))
+    outcome = watch(gateway, "--save", str(file))
     assert outcome.code == 3
     assert "SHA-256" in outcome.err
     assert not file.exists()
@@ -463,9 +461,18 @@ def test_a_damaged_result_is_no_result(gateway: ScriptedGateway, tmp_path: Path)
 
 def test_a_result_of_which_nothing_came_is_no_result(gateway: ScriptedGateway) -> None:
     gateway.script = [act(end(b"result!", in_message=False))]
-    outcome = watch(gateway, "--output", "-")
+    outcome = watch(gateway)
     assert (outcome.code, outcome.out) == (3, "")
     assert "SHA-256" in outcome.err
+
+
+def test_a_large_result_is_ten_lines(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    result = b"1" * 1000
+    chunks = [chunk(result, start, start + 10) for start in range(0, 1000, 10)]
+    gateway.script = [act(*chunks, end(result, in_message=False))]
+    outcome = watch(gateway, "--save", str(tmp_path / "result.json"))
+    progress = [line for line in outcome.err.splitlines() if "of 1,000 bytes" in line]
+    assert progress == [f"job 42 result: {size:,} of 1,000 bytes" for size in range(100, 1001, 100)]
 
 
 @pytest.mark.slow
@@ -476,7 +483,7 @@ def test_a_pipe_gets_the_chunks_and_nothing_else(gateway: ScriptedGateway) -> No
         act(state(50), chunk(result, 0, 9), then=lost),
         act(chunk(result, 9, len(result)), end(result, in_message=False)),
     ]
-    with start(gateway, "watch", str(UID), "--output", "-") as process:
+    with start(gateway, "watch", str(UID)) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.buffer.read() == result  # type: ignore[attr-defined]
@@ -489,8 +496,9 @@ def test_a_pipe_gets_the_chunks_and_nothing_else(gateway: ScriptedGateway) -> No
 def test_json_lines_are_the_events_and_nothing_else(gateway: ScriptedGateway) -> None:
     heartbeat = pb.JobEvent(uid=UID, heartbeat=pb.Heartbeat(consecutive_failures=2, last_failure="UPSTREAM_TIMEOUT"))
     lost = failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")
-    gateway.script = [act(state(10, "t"), heartbeat, then=lost), act(end(b"[1]"))]
-    outcome = watch(gateway, "--json")
+    result = b'[1,\r\n 3, 18446744073709551617, 1.10, "\xc2\x9b"]'
+    gateway.script = [act(state(10, "t"), chunk(result, 0, 9), heartbeat, then=lost), act(end(result))]
+    outcome = watch(gateway, "-o", "json")
     events = [json.loads(line) for line in outcome.out.splitlines()]
     assert [next(name for name in event if name not in ("uid", "resume_token")) for event in events] == [
         "job",
@@ -498,27 +506,83 @@ def test_json_lines_are_the_events_and_nothing_else(gateway: ScriptedGateway) ->
         "job",
     ]
     assert events[1]["heartbeat"] == {"consecutive_failures": 2, "last_failure": "UPSTREAM_TIMEOUT"}
-    assert events[2]["job"]["content_json"] == "WzFd"
+    # Only its line breaks are replaced.
+    assert outcome.out.endswith(', "result": [1,   3, 18446744073709551617, 1.10, "\x9b"]}\n')
+    assert "content_json" not in outcome.out
+
+
+@pytest.mark.parametrize("command", ["watch", "get", "wait"])
+def test_a_saved_result_is_named_in_json(gateway: ScriptedGateway, command: str, tmp_path: Path) -> None:
+    file, result = tmp_path / "result.json", b"[1, 2.50]"
+    stream = act(chunk(result, 0, len(result)), end(result, in_message=False))
+    gateway.script = [stream] if command == "watch" else [act(end(result, in_message=False)), stream]
+    outcome = Outcome(gateway, command, str(UID), "-o", "json", "--save", str(file))
+    assert outcome.code == 0
+    document = json.loads(outcome.out)
+    assert document["result_file"] == str(file)
+    assert "result" not in document
+    assert file.read_bytes() == result
+
+
+def test_a_failure_is_a_json_object(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(then=failing(grpc.StatusCode.UNAVAILABLE, "NO_STATE_YET", retry=1.5, uid=UID))]
+    outcome = Outcome(gateway, "get", str(UID), "-o", "json")
+    assert json.loads(outcome.out) == {
+        "error": {
+            "code": "UNAVAILABLE",
+            "reason": "NO_STATE_YET",
+            "message": "it failed as NO_STATE_YET",
+            "fields": [],
+            "retry_after_seconds": 1.5,
+            "uid": "42",
+        }
+    }
+    assert outcome.err.count("\n") == 1
+
+
+def test_wrong_usage_is_a_json_object(gateway: ScriptedGateway) -> None:
+    outcome = run(gateway, "--param", "x", "-o", "json")
+    assert outcome.code == 2
+    error = json.loads(outcome.out)["error"]
+    assert (error["code"], error["message"] + "\n") == ("USAGE", outcome.err)
+
+
+@pytest.mark.parametrize("command", ["run", "watch"])
+def test_a_name_is_the_uid_and_no_result_is_requested(gateway: ScriptedGateway, command: str) -> None:
+    gateway.script = [act(state(10), state(20), end())]
+    outcome = (run if command == "run" else watch)(gateway, "-o", "name")
+    assert (outcome.code, outcome.out) == (0, "42\n")
+    formats = [each.request.content_format for each in gateway.runs]
+    formats += [each.content_format for each in gateway.watches]
+    assert formats == [pb.CONTENT_FORMAT_NONE]
+
+
+@pytest.mark.parametrize("command", ["get", "wait", "cancel"])
+def test_a_response_has_a_name_and_json(gateway: ScriptedGateway, command: str) -> None:
+    gateway.script = [act(state(10)), act(state(10))]
+    options = ["--timeout", "0"] if command == "wait" else []
+    assert Outcome(gateway, command, str(UID), "-o", "name", *options).out == "42\n"
+    assert json.loads(Outcome(gateway, command, str(UID), "-o", "json", *options).out)["uid"] == "42"
 
 
 def test_control_characters_of_a_job_do_not_reach_the_terminal(gateway: ScriptedGateway) -> None:
     event = state(10)
     event.job.progress.message = "\x1b[2J[red]not red[/]\nsecond\x9b31m \u202egnp"
     gateway.script = [act(event, end())]
-    line = watch(gateway).out.splitlines()[0]
+    line = watch(gateway).err.splitlines()[0]
     assert line == "job 42 running 10%: \ufffd[2J[red]not red[/] second\ufffd31m \ufffdgnp"
 
 
 def test_an_event_of_an_unknown_kind_is_ignored(gateway: ScriptedGateway) -> None:
     gateway.script = [act(pb.JobEvent(uid=UID), end())]
     outcome = watch(gateway)
-    assert (outcome.code, outcome.out) == (0, "job 42 success\n")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "job 42 success\n")
 
 
 def test_a_wait_without_a_timeout_calls_until_the_job_has_ended(gateway: ScriptedGateway) -> None:
     gateway.script = [act(state(10)), act(state(20)), act(end())]
     outcome = Outcome(gateway, "wait", str(UID))
-    assert (outcome.code, outcome.out) == (0, "job 42 success\n")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "job 42 success\n")
     assert [request.HasField("timeout") for request in gateway.waits] == [False] * 3
 
 
@@ -527,14 +591,7 @@ def test_a_wait_that_ends_before_the_job_has_its_own_code(gateway: ScriptedGatew
     outcome = Outcome(gateway, "wait", str(UID), "--timeout", "0.25")
     assert outcome.code == 124
     assert [request.timeout.ToMilliseconds() for request in gateway.waits] == [250]
-    assert "job 42 running 10%" in outcome.out
-
-
-def test_a_result_outside_of_the_response_is_explained(gateway: ScriptedGateway) -> None:
-    gateway.script = [act(end(b"x" * 5000, in_message=False))]
-    outcome = Outcome(gateway, "get", str(UID))
-    assert outcome.code == 0
-    assert f"(5,000 bytes): jobgateway watch 42 --target {gateway.target} --output FILE" in outcome.err
+    assert "job 42 running 10%" in outcome.err
 
 
 def nameless() -> pb.JobEvent:
@@ -546,11 +603,11 @@ def nameless() -> pb.JobEvent:
 def test_a_job_without_a_number_is_not_watched(gateway: ScriptedGateway, tmp_path: Path) -> None:
     said = "the job has no number, and its result cannot be fetched later"
     file = tmp_path / "result.json"
-    for options, code in (([], 0), (["--output", str(file)], 3)):
+    for options, code in ((["-o", "name"], 0), ([], 3), (["--save", str(file)], 3)):
         gateway.script = [act(nameless())]
         outcome = Outcome(gateway, "send", "--workspace", "1", "--entity", "7", *options)
         assert outcome.code == code
-        assert said in outcome.err
+        assert (said in outcome.err) is (code == 3)
         assert "jobgateway watch" not in outcome.err
     assert not gateway.watches
     assert not file.exists()
@@ -562,7 +619,7 @@ def test_a_result_for_a_file_comes_as_a_stream(gateway: ScriptedGateway, tmp_pat
         act(end(result, in_message=False)),
         act(chunk(result, 0, len(result)), end(result, in_message=False)),
     ]
-    assert Outcome(gateway, "get", str(UID), "--output", str(file)).code == 0
+    assert Outcome(gateway, "get", str(UID), "--save", str(file)).code == 0
     assert file.read_bytes() == result
 
 
@@ -611,8 +668,8 @@ def test_an_interrupt_leaves_the_job_or_cancels_it(gateway: ScriptedGateway, can
     gateway.script = [act(state(10), then=hold)]
     options = ["--cancel-on-interrupt"] if cancel else []
     with start(gateway, "run", "--workspace", "1", "--entity", "7", *options) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "job 42 running 10%: working\n"
+        assert process.stderr is not None
+        assert process.stderr.readline() == "job 42 running 10%: working\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130
@@ -634,7 +691,7 @@ def test_a_reader_that_leaves_ends_it_quietly(gateway: ScriptedGateway) -> None:
         yield end()
 
     gateway.script = [play]
-    with start(gateway, "watch", str(UID)) as process:
+    with start(gateway, "watch", str(UID), "-o", "json") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import re
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +13,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import patience
 from gateway.cli.app import app
-from tests.cli.test_commands import read_terminal, start
+from tests.cli.test_commands import start
 from tests.support.many_jobs import (
     End,
     Hold,
@@ -30,6 +27,7 @@ from tests.support.many_jobs import (
     state,
     synced,
 )
+from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
     from typer.testing import Result
@@ -67,7 +65,7 @@ def test_a_job_that_cannot_be_watched_is_a_failed_call(also_failed: bool) -> Non
     last = end(2, pb.JOB_STATUS_ERROR if also_failed else pb.JOB_STATUS_SUCCESS)
     with ManyJobsGateway([Read(2), refused, last, ReadAll()]) as gateway:
         outcome = watch(gateway, "1", "2")
-    assert outcome.exit_code == 3
+    assert outcome.exit_code == 7
     assert outcome.stderr.startswith("job 1: it failed; check the ids")
     assert outcome.stdout.endswith(f"2 jobs: 1 {'failed' if also_failed else 'succeeded'}, 1 unknown\n")
 
@@ -79,22 +77,31 @@ def test_json_is_an_object_for_each_event() -> None:
         *(failure(2, CODE.NOT_FOUND, "UPSTREAM_NOT_FOUND"), ReadAll()),
     ]
     with ManyJobsGateway(script) as gateway:
-        outcome = watch(gateway, "--json", "1", "2")
-    assert (outcome.exit_code, outcome.stderr) == (3, "")
+        outcome = watch(gateway, "-o", "json", "1", "2")
+    assert outcome.exit_code == 7
+    assert outcome.stderr.startswith("job 2: it failed; check the ids")
     events: list[dict[str, Any]] = [json.loads(line) for line in outcome.stdout.splitlines()]
-    kinds = ["job", "synced", "heartbeat", "content_chunk", "job", "failure"]
+    kinds = ["job", "synced", "heartbeat", "job", "error"]
     assert [next(kind for kind in kinds if kind in event) for event in events] == kinds
-    assert events[-1]["uid"] == "2"
-    assert events[-1]["failure"]["code"] == 5
-    assert events[-1]["failure"]["reason"] == "UPSTREAM_NOT_FOUND"
-    assert gateway.streams[0].requests[0].watch.content_format == pb.CONTENT_FORMAT_UNSPECIFIED
+    assert events[-2]["result"] == {"data": 1}
+    assert events[-1]["error"]["uid"] == "2"
+    assert events[-1]["error"]["code"] == "NOT_FOUND"
+    assert events[-1]["error"]["reason"] == "UPSTREAM_NOT_FOUND"
+    assert gateway.streams[0].requests[0].watch.content_format == pb.CONTENT_FORMAT_JSON
+
+
+def test_names_are_the_uids_of_jobs_that_have_ended() -> None:
+    with ManyJobsGateway([Read(2), end(2), end(1), ReadAll()]) as gateway:
+        outcome = watch(gateway, "-o", "name", "1", "2")
+    assert (outcome.exit_code, outcome.stdout) == (0, "2\n1\n")
+    assert outcome.stderr.endswith("2 jobs: 2 succeeded\n")
 
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_damaged_result_fails_its_job(as_json: bool) -> None:
     script = [Read(2), chunk(1, b"{}", 0, 2), end(1, result=b"{}", sha256="0" * 64), end(2), ReadAll()]
     with ManyJobsGateway(script) as gateway:
-        outcome = watch(gateway, "1", "2", *(["--json"] if as_json else []))
+        outcome = watch(gateway, "1", "2", *(["-o", "json"] if as_json else []))
     assert outcome.exit_code == 3
     assert "its SHA-256 is wrong" in (outcome.stdout if as_json else outcome.stderr)
 
@@ -120,7 +127,7 @@ def test_a_job_that_cannot_be_read_now_is_a_remark() -> None:
 def test_a_final_status_of_the_stream_fails_the_call() -> None:
     with ManyJobsGateway([End(CODE.PERMISSION_DENIED, "UPSTREAM_PERMISSION_DENIED")]) as gateway:
         outcome = watch(gateway, "1", "2")
-    assert (outcome.exit_code, outcome.stdout) == (3, "")
+    assert (outcome.exit_code, outcome.stdout) == (6, "")
     assert "UPSTREAM_PERMISSION_DENIED" in outcome.stderr
 
 
@@ -128,7 +135,7 @@ def test_the_patience_with_a_silent_gateway_ends(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
     with ManyJobsGateway([Read(2), state(1), End(CODE.UNAVAILABLE)], [End(CODE.UNAVAILABLE)]) as gateway:
         outcome = watch(gateway, "1", "2")
-    assert outcome.exit_code == 3
+    assert outcome.exit_code == 8
     assert len(gateway.streams) == 2
 
 
@@ -136,16 +143,16 @@ def test_an_address_without_a_gateway_is_tried_once() -> None:
     with ManyJobsGateway() as gateway:
         pass
     outcome = watch(gateway, "1", "2")
-    assert outcome.exit_code == 3
+    assert outcome.exit_code == 8
     assert "cannot be reached" in outcome.stderr
     assert "resuming" not in outcome.stderr
 
 
 def test_an_output_file_is_for_one_job() -> None:
     with ManyJobsGateway() as gateway:
-        outcome = watch(gateway, "1", "2", "--output", "file")
+        outcome = watch(gateway, "1", "2", "--save", "file")
     assert outcome.exit_code == 2
-    assert outcome.stderr == "--output is for the result of one job: give one UID\n"
+    assert outcome.stderr == "--save is for the result of one job: give one UID\n"
 
 
 @pytest.mark.slow
@@ -170,14 +177,15 @@ def test_an_interrupt_leaves_the_jobs_or_cancels_them(cancel: bool) -> None:
 
 
 @pytest.mark.slow
-def test_a_terminal_gets_moving_lines_and_the_total() -> None:
-    with ManyJobsGateway([Read(3), *map(state, (1, 2, 3)), end(2), end(1), end(3), ReadAll()]) as gateway:
-        master, slave = pty.openpty()
-        terminal = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "5", "JOBGATEWAY_TARGET": gateway.target}
-        with start("watch", "1", "2", "3", stdout=slave, variables=terminal) as process:
-            os.close(slave)
-            shown = read_terminal(master)
+def test_a_terminal_gets_a_table_and_the_total() -> None:
+    script = [Read(3), *map(state, (1, 2, 3)), end(2), end(1), end(3), ReadAll()]
+    with ManyJobsGateway(script) as gateway, Terminal(80) as terminal:
+        variables = {"TERM": "xterm-256color", "JOBGATEWAY_TARGET": gateway.target}
+        with start("watch", "1", "2", "3", stdout=terminal.fd, variables=variables) as process:
             assert process.wait() == 0
-    assert re.search(r"3 jobs: \d running", shown)
-    assert "job 1 success" in shown
-    assert shown.rindex("3 jobs: 3 succeeded") > shown.rindex("\x1b[?25h"), "the total stays"
+        lines = [line.split() for line in terminal.lines()]
+        assert not terminal.screen.cursor.hidden
+    assert [line[:2] for line in lines[:4]] == [["job", "status"], *([str(uid), "succeeded"] for uid in (1, 2, 3))]
+    assert lines[4][:4] == ["3", "jobs:", "3", "succeeded"]
+    # An outage of the upstream is to be seen soon.
+    assert gateway.streams[0].requests[0].watch.heartbeat_interval.seconds == 3

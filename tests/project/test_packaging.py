@@ -165,7 +165,8 @@ def test_the_image_runs_a_job_and_writes_no_file(image: BuiltImage, tmp_path: Pa
                 "succeed",
                 "--param",
                 "duration=0.1",
-                "--json",
+                "-o",
+                "json",
             ]
             client = {"JOBGATEWAY_TARGET": serving["address"], "JOBGATEWAY_TOKEN": "demo-token"}
             done = subprocess.run(  # noqa: S603 - our own command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -33,15 +34,13 @@ def blocks(language: str, page: str = README) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ports() -> dict[str, str]:
-    """The ports of the README, and free ones to use instead."""
-    return {"8080": str(free_port()), "50051": str(free_port())}
+    """The port of the README, and a free one to use instead."""
+    return {"50051": str(free_port())}
 
 
 @pytest.fixture(scope="module")
 def environment(ports: dict[str, str]) -> dict[str, str]:
     return os.environ | {
-        "JOBGATEWAY_LISTEN": f"127.0.0.1:{ports['50051']}",
-        "JOBGATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
         "JOBGATEWAY_TARGET": f"127.0.0.1:{ports['50051']}",
     }
 
@@ -49,19 +48,20 @@ def environment(ports: dict[str, str]) -> dict[str, str]:
 def adapted(text: str, ports: dict[str, str]) -> str:
     for port, free in ports.items():
         text = text.replace(port, free)
+    text = text.replace("jobgateway dev", f"jobgateway dev --listen 127.0.0.1:{ports['50051']}")
     return text.replace(".venv/bin/", f"{BIN}/")
 
 
 @pytest.fixture(scope="module")
 def servers(ports: dict[str, str], environment: dict[str, str]) -> Iterator[None]:
     """Start the servers of the first block."""
-    script = adapted(blocks("sh")[0], ports) + "wait\n"
+    script = adapted(blocks("sh")[0], ports)
     with subprocess.Popen(  # noqa: S603 - the README's own commands
-        ["/bin/sh", "-c", script], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ["/bin/sh", "-c", script], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        assert process.stderr is not None
-        while '"serving"' not in (line := process.stderr.readline()):
-            assert line or process.poll() is None, "the servers ended"
+        assert process.stdout is not None
+        while "jobgateway run" not in (line := process.stdout.readline()):
+            assert line, "the servers ended"
         yield
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -76,7 +76,8 @@ def output(command: list[str], environment: dict[str, str], text: str | None = N
 
 @pytest.mark.usefixtures("servers")
 def test_the_command_line(ports: dict[str, str], environment: dict[str, str]) -> None:
-    assert "success" in output(["/bin/sh", "-c", adapted(blocks("sh")[1], ports)], environment)
+    printed = output(["/bin/sh", "-c", adapted(blocks("sh")[1], ports)], environment)
+    assert json.loads(printed) == {"data": {"sum": 3}}
 
 
 @pytest.mark.tools

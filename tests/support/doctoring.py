@@ -50,7 +50,7 @@ class Diagnosis:
 
 async def doctor(target: str, *options: object, token: str | None = TOKEN, hold: float = 0) -> Diagnosis:
     """Run the command in a thread, because it blocks while the gateway serves it."""
-    words = ["doctor", "--target", target, "--hold", hold, "--json", *options]
+    words = ["doctor", "--target", target, "--hold", hold, "-o", "json", *options]
 
     def run() -> Diagnosis:
         result = CliRunner().invoke(app, list(map(str, words)), env={"JOBGATEWAY_TOKEN": token}, catch_exceptions=False)

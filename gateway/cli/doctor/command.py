@@ -1,7 +1,7 @@
 """The command `doctor`. The checks are imported when it runs, because their imports would slow other commands down."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,13 +27,22 @@ Hold = Annotated[
         help="How long to hold silent streams, to find time limits up to this; 0 leaves it out.",
     ),
 ]
+ReportOutput = Annotated[
+    Literal["text", "json"],
+    typer.Option(
+        "--output",
+        "-o",
+        rich_help_panel="Output",
+        help="What standard output gets: lines for people, or a JSON object per check.",
+    ),
+]
 
 
 def doctor(
     call: opt.ConnectionOptions,
     uid: OptionalUid = None,
     hold: Hold = DEFAULT_HOLD,
-    as_json: opt.Json = False,
+    output: ReportOutput = "text",
 ) -> None:
     """Find the fault between this machine and a gateway: name, TLS, credential, proxies and their limits.
 
@@ -47,10 +56,10 @@ def doctor(
     try:
         token = read_token(call.token_file) if token_given(call.token_file) else None
         gateway = CheckedGateway(Endpoint.of(call.target), call, tls(call), token, uid, hold)
-        report = Report(as_json=as_json)
+        report = Report(as_json=output == "json")
         examination = Examination(gateway, Repeat(call, uid), report.progress)
     except (TargetUnusable, TlsUnusable, TokenUnusable) as error:
-        usage_error(str(error))
+        usage_error(str(error), opt.Output(output))
     with report:
 
         async def run() -> None:

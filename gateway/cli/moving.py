@@ -1,0 +1,78 @@
+"""The lines of one job that move on a terminal: its steps, an outage, and its bar."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from gateway.cli.formatting import duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import RenderableType
+
+    from gateway.cli.progress import JobProgress, Step
+
+WIDEST_BAR = 30
+# A shorter bar shows nothing.
+NARROWEST_BAR = 5
+_STEP_INDENT = "  "
+
+SPINNER = Spinner("dots", style="cyan")
+
+
+def lines(progress: JobProgress, console: Console) -> RenderableType:
+    """Return the moving lines, each cut to the width of the terminal, except that of an outage."""
+    now = console.get_time()
+    rows: list[RenderableType] = []
+    for line in step_lines(progress.earlier_steps, progress.steps):
+        line.no_wrap, line.overflow = True, "ellipsis"
+        rows.append(line)
+    rows.append(_bar_line(progress, now, console.width))
+    if outage := progress.outage.line(now):
+        rows.append(Padding(Text(outage, "yellow"), (0, 0, 0, len(_STEP_INDENT))))
+    return Group(*rows)
+
+
+def step_lines(earlier: int, steps: Iterable[Step]) -> list[Text]:
+    """Return a line for each step with its duration, after one for the number of those before them."""
+    return [
+        *([Text(f"{_STEP_INDENT}and {earlier} earlier steps", "dim")] if earlier else []),
+        *(step_line(each) for each in steps),
+    ]
+
+
+def step_line(step: Step) -> Text:
+    """Return the line of a step that has ended."""
+    return Text.assemble((f"{_STEP_INDENT}{duration(step.seconds):>9}  ", "dim"), step.message)
+
+
+def _bar_line(progress: JobProgress, now: float, width: int) -> Table:
+    percent = progress.percent
+    job = f"job {progress.uid} " if progress.uid else ""
+    words = [] if percent is None else [f"{percent:3.0f}%"]
+    words.append(duration(progress.elapsed(now), tenths=False))
+    if (remaining := progress.remaining(now)) is not None:
+        words.append(f"ETA {duration(remaining, tenths=False)}")
+    end = "  ".join(words)
+    # The spinner and the gaps between the four parts.
+    room = width - len(job) - Text(progress.message).cell_len - len(end) - 7
+    # On a narrow terminal, the bar shrinks before the text does.
+    bar = min(room, WIDEST_BAR)
+    row = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    row.add_column(width=1)
+    row.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    cells: list[RenderableType] = [SPINNER, Text.assemble((job, "bold"), progress.message)]
+    if percent is not None and bar >= NARROWEST_BAR:
+        row.add_column(width=bar)
+        cells.append(ProgressBar(100, percent, width=bar, complete_style="cyan", finished_style="cyan"))
+    row.add_column(no_wrap=True, justify="right")
+    row.add_row(*cells, Text(end))
+    return row
