@@ -6,6 +6,7 @@ import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assertions.fail;
 
 import io.grpc.Context;
 import io.grpc.Status;
@@ -264,7 +265,8 @@ class ClientTest {
   void closingTheClientEndsAWatch() throws Exception {
     var begun = new CountDownLatch(1);
     gateway.onWatch = (call, request, response) -> hang(response, begun);
-    var end = threads.submit(client.watch(7)::finish);
+    var watch = client.watch(7, Options.defaults().onRetry(retry -> fail("resumed")));
+    var end = threads.submit(watch::finish);
     begun.await();
     client.close();
     var failed = assertThrows(ExecutionException.class, end::get);
