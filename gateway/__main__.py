@@ -19,11 +19,16 @@ def has_tls(arguments: list[str]) -> bool:
     return "JOBGATEWAY_TLS_CERT_FILE" in os.environ or any(each.split("=")[0] == flag for each in arguments)
 
 
+def is_server(arguments: list[str]) -> bool:
+    """Return whether the command will serve, instead of printing something about it."""
+    return arguments[:1] == ["serve"] and not {"--check", "--help", "-h"} & set(arguments)
+
+
 def main() -> None:
     """Run the command line, and exit with its code."""
     # Before anything opens a file.
     stdio.open_missing()
-    if sys.argv[1:2] == ["serve"]:
+    if is_server(sys.argv[1:]):
         # Before the imports, which take most of a second. Other commands can be interrupted during their imports.
         signals.block()
         if has_tls(sys.argv) and "GRPC_VERBOSITY" not in os.environ:

@@ -157,6 +157,11 @@ class ConnectionOptions(Options):
         Path | None, _call(metavar="FILE", help="The private key of the certificate (PEM).", show_default=False)
     ] = None
 
+    @property
+    def secured(self) -> bool:
+        """True if the options ask for TLS."""
+        return self.tls or any((self.ca_file, self.cert_file, self.key_file))
+
 
 @dataclass(frozen=True, kw_only=True)
 class CallOptions(ConnectionOptions):
@@ -177,7 +182,10 @@ class LongCallOptions(CallOptions):
     """The options of a command that lasts until a job has ended."""
 
     cancel_on_interrupt: Annotated[
-        bool, _call("--cancel-on-interrupt", help="Cancel the job on Ctrl-C. Without it, the job continues.")
+        bool,
+        _call(
+            "--cancel-on-interrupt", help="Cancel the job on Ctrl-C, SIGTERM or SIGHUP. Without it, the job continues."
+        ),
     ] = False
 
 

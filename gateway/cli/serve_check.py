@@ -39,9 +39,9 @@ def check_settings(flags: Mapping[str, str]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    stdio.check()
     when = ", once its addresses are free" if found.in_use else ""
     display.note(f"the gateway would start with these settings{when}")
-    stdio.check()
 
 
 def _rows(settings: Mapping[str, object], sources: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

@@ -7,13 +7,14 @@ import inspect
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+
+from gateway.cli.commands import Command
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
-class ServeCommand(TyperCommand):
+class ServeCommand(Command):
     """A command with an option for each setting, besides its own options."""
 
     _settings: list[Any] | None = None

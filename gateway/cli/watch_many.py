@@ -66,4 +66,5 @@ def _lines(failed: WatchFailed, target: str) -> list[str]:
     """Return the error of one job in lines."""
     error = failed.error
     lines = error_lines(error, target) if isinstance(error, GatewayError) else [f"{error}; get it again"]
-    return [f"job {failed.uid}: {lines[0]}", *lines[1:]]
+    subject = f"job {failed.uid}: "
+    return [subject + lines[0].removeprefix(subject), *lines[1:]]
