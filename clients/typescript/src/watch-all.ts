@@ -43,7 +43,12 @@ async function* follow(
 ): AsyncGenerator<WatchAllEvent, void, undefined> {
   const policy = new StreamPolicy();
   const cancellation = new Cancellation(connections.closed, signal, left);
-  const patienceMs = () => (watches.pending > 0 ? silenceMs(heartbeatSeconds) : END_MS);
+  let endedAtMs: number | undefined;
+  const patienceMs = () => {
+    if (watches.pending > 0) return silenceMs(heartbeatSeconds);
+    endedAtMs ??= performance.now();
+    return Math.max(endedAtMs + END_MS - performance.now(), 0);
+  };
 
   try {
     watches.begin();
@@ -63,6 +68,7 @@ async function* follow(
             error = value;
             break;
           }
+          if (watches.pending === 0) continue;
           cancellation.lastError = undefined;
           policy.received({ provesToken: provesToken(value) || watches.provesTokenOfAll(value) });
           let outcome = watches.take(value);

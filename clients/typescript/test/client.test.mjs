@@ -169,18 +169,19 @@ test("a watch that failed or was left stays failed", async (t) => {
 });
 
 test("a watch ignores events after the end", async (t) => {
-  const client = await serve(t, {
-    watchJob(call) {
-      call.write(end("7"));
-      call.write(end("7", { message: "another" }));
-      call.end();
-    },
-  });
-  const kinds = [];
-  const watch = client.watch("7");
-  for await (const { kind, job } of watch) kinds.push(`${kind} ${job?.done}`);
-  for await (const seen of watch) assert.fail(seen);
-  assert.deepEqual(kinds, ["job true"]);
+  const write = (call) => {
+    call.write(end("7"));
+    call.write(end("7", { message: "another" }));
+    call.write(JobEvent.fromPartial({ payload: { $case: "heartbeat", value: {} } }));
+    call.end();
+  };
+  const client = await serve(t, { watchJob: write, watchJobs: write });
+  for (const watch of [client.watch("7"), client.watchAll(["7"])]) {
+    const kinds = [];
+    for await (const { kind, job } of watch) kinds.push(`${kind} ${job?.done}`);
+    for await (const seen of watch) assert.fail(seen);
+    assert.deepEqual(kinds, ["job true"]);
+  }
 });
 
 const wrong = {
