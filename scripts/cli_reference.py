@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from gateway import __version__
+from gateway.cli import variables
 from gateway.cli.app import app
 from gateway.cli.examples import EXAMPLES
 
@@ -79,7 +80,8 @@ def _exit_codes() -> tuple[str, list[tuple[str, str]], str]:
 
 
 def _names(parameter: Any) -> list[str]:
-    return [*parameter.opts, *parameter.secondary_opts]
+    # Click has the names of `--help` in a set, so their order differs from run to run.
+    return sorted([*parameter.opts, *parameter.secondary_opts], key=lambda each: not each.startswith("--"))
 
 
 def _value(parameter: Any) -> str:
@@ -97,20 +99,10 @@ def _bounds(parameter: Any) -> str:
     return f"{low} to {high}" if high is not None and high < _LARGEST else f"at least {low}"
 
 
-def _variable(parameter: Any, context: typer.Context) -> str | None:
-    """Return the environment variable of an option, or None if it has none."""
-    if parameter.param_type_name != "option":
-        return None
-    if parameter.envvar:
-        return str(parameter.envvar)
-    prefix = context.auto_envvar_prefix
-    return f"{prefix}_{parameter.name.upper()}" if prefix and parameter.allow_from_autoenv else None
-
-
 def _remarks(parameter: Any, context: typer.Context) -> list[str]:
     """Return the help of an option, its variable and its default."""
     remarks = [parameter.help or ""]
-    if variable := _variable(parameter, context):
+    if parameter.param_type_name == "option" and (variable := variables.of_option(parameter, context)):
         remarks.append(f"Variable `{variable}`.")
     if getattr(parameter, "show_default", False) and parameter.default not in (None, False):
         remarks.append(f"Default `{parameter.default}`.")

@@ -27,6 +27,7 @@ class _Help(_ClickCommand):
         if option is not None:
             # Typer imports pydantic to convert a value that is not a bool, even None.
             option.default = False
+            option.allow_from_autoenv = False
         return option
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:

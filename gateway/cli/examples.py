@@ -59,6 +59,41 @@ jobgateway doctor --hold 0
 # Also read a job, and print the findings for a program:
 jobgateway doctor 1000001 --hold 0 -o json
 """,
+    "config": """
+# Name a gateway, and call it by default:
+jobgateway config set dev --target 127.0.0.1:50051
+jobgateway config use dev
+""",
+    "config list": """
+# List the contexts, or only their names for a script:
+jobgateway config list
+jobgateway config list -o name
+""",
+    "config show": """
+# Show which gateway and which credentials commands use:
+jobgateway config show
+""",
+    "config set": """
+# Name the gateway of `jobgateway dev`:
+jobgateway config set dev --target 127.0.0.1:50051
+# Name one with TLS:
+jobgateway config set production --target gateway.example.com:443 --tls
+""",
+    "config use": """
+# Name the gateway of `jobgateway dev`, and call it by default:
+jobgateway config set dev --target 127.0.0.1:50051
+jobgateway config use dev
+""",
+    "config unset": """
+# Create a context with TLS, stop using TLS, and remove the context:
+jobgateway config set trial --target 127.0.0.1:50051 --tls
+jobgateway config unset trial tls
+jobgateway config unset trial
+""",
+    "config path": """
+# Show the file:
+jobgateway config path
+""",
     "completion": """
 # bash, in this session. Put it into ~/.bashrc to keep it:
 source <(jobgateway completion bash)
@@ -72,6 +107,9 @@ jobgateway completion fish > ~/.config/fish/completions/jobgateway.fish
 jobgateway serve --upstream-url https://viktor.example.com/api --check
 # Serve a simulated upstream (jobgateway simulate):
 jobgateway serve --upstream-url http://127.0.0.1:8080/api
+# Read the settings from a file:
+echo 'upstream_url = "https://viktor.example.com/api"' > gateway.toml
+jobgateway serve --config gateway.toml --check
 """,
     "dev": """
 # Start on the default port, or on a free one if it is taken:

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from tests.support.certificates import Authority
 
 
+@pytest.fixture(autouse=True)
+def _no_contexts(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the config file of the person who runs the tests out of them."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-contexts"))
+
+
 @pytest.fixture(scope="module")
 def target() -> Iterator[str]:
     """The address of a gateway in front of a simulator, which run in this process without a log."""
