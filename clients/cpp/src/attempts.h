@@ -109,8 +109,8 @@ class Attempts {
     Prepare(*next, last.used);
   }
 
-  // Prepares the next attempt, and waits for it. Throws at once if the timeout
-  // passes before it. `used`: the connection of the last attempt.
+  // Prepares the next attempt, and waits for it. Throws immediately if the
+  // timeout passes before it. `used`: the connection of the last attempt.
   void Prepare(const Retry& retry,
                const std::shared_ptr<Connection::Stub>& used) const {
     if (retry.wait >= Left()) throw TimedOut();

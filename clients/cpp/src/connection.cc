@@ -14,7 +14,7 @@ namespace {
 constexpr char kUserAgent[] = "jobgateway-cpp/" JOBGATEWAY_CLIENT_VERSION;
 
 // gRPC would resolve such a target without end.
-std::string Checked(std::string target) {
+std::string CheckedTarget(std::string target) {
   const auto begins = [&target](const char* scheme) {
     return target.rfind(scheme, 0) == 0;
   };
@@ -40,7 +40,7 @@ void SetDefault(grpc::ChannelArguments* arguments, const char* key, int value) {
 }  // namespace
 
 Connection::Connection(std::string target, Options options)
-    : target_(Checked(std::move(target))),
+    : target_(CheckedTarget(std::move(target))),
       options_(std::move(options)),
       stub_(Connect()),
       credential_(options_.token, options_.login) {}

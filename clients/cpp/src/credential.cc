@@ -11,7 +11,7 @@ namespace {
 
 // gRPC aborts the process if it has to send another character, and prints the
 // token.
-std::string Checked(std::string token) {
+std::string CheckedToken(std::string token) {
   const bool sendable = std::all_of(token.begin(), token.end(), [](char byte) {
     return byte > ' ' && byte <= '~';
   });
@@ -34,7 +34,7 @@ struct Credential::Login {
 Credential::Credential(std::string token, std::function<std::string()> login)
     : login_(std::move(login)),
       known_(!login_),
-      token_(Checked(std::move(token))) {}
+      token_(CheckedToken(std::move(token))) {}
 
 std::optional<std::string> Credential::Token(Time end) {
   std::unique_lock lock(mutex_);
@@ -80,7 +80,7 @@ void Credential::Run(Login* login) {
   std::string token;
   std::exception_ptr failure;
   try {
-    token = Checked(login_());
+    token = CheckedToken(login_());
   } catch (...) {
     failure = std::current_exception();
   }
