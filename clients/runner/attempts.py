@@ -1,6 +1,7 @@
 """The checks of repeated calls: waits, silence, and connections. Load can only make a correct client slower.
 
-Each check is a lower bound of a time between two events at the proxy, or a number of connections.
+Each check but one is a lower bound of a time between two events at the proxy, or a number of connections. The one of a
+reset backoff leaves five seconds for load.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 2.5
 _RESET_SECONDS: Final = 5.0
+# After four failures, three more waits take at least 1.6 + 2.5 + 2.5 s, but at most 1.4 s if the backoff was reset.
+_GROWN_AFTER, _WAITS_AFTER, _GROWN_SECONDS = 4, 3, 6.6
 _DEFAULT_HEARTBEAT_SECONDS: Final = 15.0
 # Timers of some languages fire a few milliseconds early.
 _TOLERANCE: Final = 0.005
@@ -33,6 +36,7 @@ def problems(scenario: Scenario, calls: list[Call], connections: list[Lifetime])
     for chain in _chains(scenario, calls):
         if chain[0].method in _WATCHES:
             yield from _watch(scenario, chain, connections)
+            yield from _reset(chain)
         else:
             yield from _unary(chain)
     for call in calls:
@@ -92,6 +96,18 @@ def _watch(scenario: Scenario, chain: list[Call], connections: list[Lifetime]) -
         wait = min(2 * wait, _LONGEST_WAIT)
         # The client opens the later stream after this.
         opened = broken.time if broken is not None else earlier.start
+
+
+def _reset(chain: list[Call]) -> Iterator[str]:
+    """Yield a problem if the wait is not short again after a stream that worked."""
+    for index in range(_GROWN_AFTER, len(chain) - _WAITS_AFTER):
+        worked = chain[index]
+        if worked.heard is None or worked.heard - worked.start <= _RESET_SECONDS:
+            continue
+        pairs = itertools.pairwise(chain[index : index + _WAITS_AFTER + 1])
+        seconds = sum(later.start - earlier.end.time for earlier, later in pairs if earlier.end is not None)
+        if seconds > _GROWN_SECONDS:
+            yield f"the {_WAITS_AFTER} waits after a stream that worked took {seconds:.1f} s: the backoff was not reset"
 
 
 def _is_of_library(earlier: Call, later: Call) -> bool:

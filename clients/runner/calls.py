@@ -128,16 +128,16 @@ class _Headers:
     block: bytes = b""
     ends_stream: bool = False
 
-    def take(self, head: frames.Head, payload: bytes) -> dict[str, list[str]] | None:
+    def take(self, head: frames.Head, payload: bytes) -> dict[str, list[bytes]] | None:
         """Take a HEADERS or CONTINUATION frame; return the fields after the last one."""
         if head.kind == frames.HEADERS:
             self.ends_stream = bool(head.flags & frames.END_STREAM)
         self.block += frames.content(head, payload)
         if not head.flags & frames.END_HEADERS:
             return None
-        fields: dict[str, list[str]] = {}
-        for name, value in self.decoder.decode(self.block):
-            fields.setdefault(str(name), []).append(str(value))
+        fields: dict[str, list[bytes]] = {}
+        for name, value in self.decoder.decode(self.block, raw=True):
+            fields.setdefault(bytes(name).decode(), []).append(bytes(value))
         self.block = b""
         return fields
 
@@ -213,14 +213,14 @@ class CallReader:
         for stream in tuple(self._streams):
             self.end(stream, End(time.monotonic(), by_client=by_client))
 
-    def _start(self, stream: int, fields: Mapping[str, list[str]]) -> None:
+    def _start(self, stream: int, fields: Mapping[str, list[bytes]]) -> None:
         if ":path" not in fields:
             return  # trailers
         self._streams[stream] = _Stream(
             Call(
-                method=fields[":path"][0].rpartition("/")[2],
+                method=fields[":path"][0].decode().rpartition("/")[2],
                 uid="",
-                routed_by=tuple(fields.get(JOB_UID, ())),
+                routed_by=tuple(value.decode() for value in fields.get(JOB_UID, ())),
                 connection=self._connection,
                 start=time.monotonic(),
                 by_library=_REPETITION in fields,
@@ -240,18 +240,23 @@ class CallReader:
             self._calls.append(call)
 
 
-def _end(trailers: Mapping[str, list[str]]) -> End:
+def _end(trailers: Mapping[str, list[bytes]]) -> End:
     now = time.monotonic()
     code = int(trailers["grpc-status"][0]) if "grpc-status" in trailers else None
     reason, retry_seconds = "", 0.0
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for encoded in trailers.get("grpc-status-details-bin", ()):
-        for detail in status_pb2.Status.FromString(base64.b64decode(encoded + "==")).details:
+        for detail in status_pb2.Status.FromString(_binary(encoded)).details:
             if _unpacks(detail, info) and info.domain == "jobgateway":
                 reason = info.reason
             if _unpacks(detail, retry):
                 retry_seconds = retry.retry_delay.ToMicroseconds() / 1e6
     return End(now, code, reason, retry_seconds)
+
+
+def _binary(encoded: bytes) -> bytes:
+    # Peers with gRPC's C core agree to send such metadata as it is, after a zero byte.
+    return encoded[1:] if encoded.startswith(b"\0") else base64.b64decode(encoded + b"==")
 
 
 def _unpacks(detail: Any, message: Message) -> bool:
