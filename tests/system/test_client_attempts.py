@@ -20,7 +20,7 @@ from tests.support.redis import eventually
 WATCH = Scenario(name="made_up", about="", steps=[{"do": "watch", "heartbeat_seconds": 1}], expect=[])
 EACH = Scenario(name="made_up", about="", steps=[{"do": "watch_each", "heartbeat_seconds": 1}], expect=[])
 OPEN = [Lifetime(number, 0) for number in range(2)]
-OUTAGE = {"code": 14, "reason": "UPSTREAM_OUTAGE"}
+OUTAGE: dict[str, Any] = {"code": 14, "reason": "UPSTREAM_OUTAGE"}
 
 
 def watch(start: float, connection: int = 0, **more: Any) -> Call:
