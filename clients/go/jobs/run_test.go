@@ -171,7 +171,7 @@ func TestCloseEndsAWatch(t *testing.T) {
 		<-begun
 		_ = client.Close()
 	}()
-	if _, err := client.Watch(context.Background(), &pb.WatchJobRequest{Uid: 7}).Finish(); !errors.Is(err, errClosed) {
+	if _, err := client.Watch(context.Background(), &pb.WatchJobRequest{Uid: 7}).Finish(); !errors.Is(err, ErrClosed) {
 		t.Errorf("the error is %v", err)
 	}
 }
