@@ -222,3 +222,17 @@ func TestOnlyALateEventResetsTheBackoff(t *testing.T) {
 		t.Errorf("the wait after a late event is %s", o.again.Wait)
 	}
 }
+
+func badRequest(violations []FieldViolation) error {
+	detail := &errdetails.BadRequest{}
+	for _, v := range violations {
+		detail.FieldViolations = append(
+			detail.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: v.Field, Description: v.Description},
+		)
+	}
+	st, err := status.New(codes.InvalidArgument, "").WithDetails(detail)
+	if err != nil {
+		panic(err)
+	}
+	return st.Err()
+}

@@ -17,6 +17,8 @@ import (
 // endSilence is how long a stream may take to end after the last job has ended.
 const endSilence = 5 * time.Second
 
+var errUnknownJob = errors.New("the last loop was left before the job was known, and this one would send it again")
+
 // Watch is the watch of one job. It is not safe for concurrent use.
 type Watch struct {
 	reading
@@ -95,14 +97,14 @@ func (w *Watch) Finish() (*Finished, error) {
 }
 
 func (w *Watch) follow(yield func(Item) bool) error {
-	return w.read(func() error {
+	err := w.read(func() error {
 		w.yield = yield
-		err := w.client.follow(w.ctx, w, w.options)
-		if err == nil && !w.ended && w.run != nil && w.request.GetUid() == 0 {
-			return errors.New("the loop was left before the job was known, and a further one would send it again")
-		}
-		return err
+		return w.client.follow(w.ctx, w, w.options)
 	})
+	if err == nil && !w.ended && w.run != nil && w.request.GetUid() == 0 {
+		w.err = errUnknownJob // for a further loop
+	}
+	return err
 }
 
 func (w *Watch) wantsToken(err error) bool { return w.rules.wantsToken(err) }
