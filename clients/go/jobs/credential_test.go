@@ -94,6 +94,23 @@ func TestALoginIsAwaitedUntilTheContextEnds(t *testing.T) {
 	close(end)
 }
 
+func TestCloseEndsTheWaitForALogin(t *testing.T) {
+	begun, end := make(chan struct{}), make(chan struct{})
+	client := newClient(t, tokenGateway("token"), Options{Login: func(context.Context) (string, error) {
+		close(begun)
+		<-end // it ignores its context
+		return "token", nil
+	}})
+	go func() {
+		<-begun
+		_ = client.Close()
+	}()
+	if _, err := client.Watch(context.Background(), &pb.WatchJobRequest{Uid: 7}).Finish(); !errors.Is(err, ErrClosed) {
+		t.Errorf("the error is %v", err)
+	}
+	close(end)
+}
+
 func TestTheLastCallThatLeavesCancelsItsLogin(t *testing.T) {
 	begun, cancelled := make(chan struct{}), make(chan struct{})
 	var logins atomic.Int32

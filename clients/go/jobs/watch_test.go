@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	pb "jobclient/gen/jobgateway/v1"
@@ -280,6 +281,55 @@ func TestCloseAndTheContextEndAWait(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestAnErrorBeforeAnEventIsNotTheLastOne(t *testing.T) {
+	g := &runGateway{}
+	g.watch = func(_ *pb.WatchJobRequest, stream eventStream) error {
+		if g.watching.Load() == 1 {
+			return status.Error(codes.Unavailable, "sent by a proxy")
+		}
+		_ = stream.Send(state(7, "a"))
+		<-stream.Context().Done()
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err := newClient(t, g, Options{}).Watch(
+		ctx, &pb.WatchJobRequest{Uid: 7}, OnProgress(func(*pb.Job) { cancel() }),
+	).Finish()
+	if last := (*Error)(nil); !errors.Is(err, context.Canceled) || errors.As(err, &last) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestTheFailureOfOneOfManyJobsIsTheLastError(t *testing.T) {
+	many := &manyGateway{script: func(stream jobsStream) error {
+		limited := failed(7, codes.Unavailable, "LIMIT_REACHED")
+		limited.GetFailure().RetryDelay = durationpb.New(time.Hour)
+		_ = stream.Send(limited)
+		<-stream.Context().Done()
+		return nil
+	}}
+	ctx, cancel := context.WithCancel(context.Background())
+	err := waiters(newClient(t, many, Options{}), ctx, OnRetry(func(Retry) { cancel() }))["watch all"]()
+	if last := (*Error)(nil); !errors.Is(err, context.Canceled) || !errors.As(err, &last) || last.Reason != "LIMIT_REACHED" {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestAnInterceptorThatPanicsReleasesTheConnection(t *testing.T) {
+	interceptor := grpc.WithUnaryInterceptor(
+		func(context.Context, string, any, any, *grpc.ClientConn, grpc.UnaryInvoker, ...grpc.CallOption) error {
+			panic("test")
+		},
+	)
+	client := newClient(t, &runGateway{}, Options{Dial: []grpc.DialOption{interceptor}})
+	defer func() {
+		if recover() == nil || client.conn.calls != 0 {
+			t.Errorf("%d calls hold the connection", client.conn.calls)
+		}
+	}()
+	_, _ = client.Get(context.Background(), &pb.GetJobRequest{Uid: 7})
 }
 
 func TestTheUserAgentHasTheVersion(t *testing.T) {
