@@ -135,6 +135,9 @@ func (c *Client) connect() error {
 
 // begin returns the token and the connection for one call. Call release when the call has ended.
 func (c *Client) begin(ctx context.Context) (string, *connection, error) {
+	if err := c.stopped(ctx); err != nil {
+		return "", nil, err
+	}
 	token, err := c.credential.current(ctx)
 	if err != nil {
 		return "", nil, err

@@ -70,9 +70,13 @@ func TestNothingPrintsTheToken(t *testing.T) {
 
 func TestALoginIsAwaitedUntilTheContextEnds(t *testing.T) {
 	begun, end := make(chan struct{}), make(chan struct{})
+	defer close(end)
+	var logins atomic.Int32
 	client := newClient(t, tokenGateway("token"), Options{Login: func(context.Context) (string, error) {
-		close(begun)
-		<-end // it ignores its context
+		if logins.Add(1) == 1 {
+			close(begun)
+			<-end // it ignores its context
+		}
 		return "token", nil
 	}})
 	var all sync.WaitGroup
@@ -91,7 +95,11 @@ func TestALoginIsAwaitedUntilTheContextEnds(t *testing.T) {
 	<-begun
 	cancel(left)
 	all.Wait()
-	close(end)
+	// A login that no call waits for does not hold up the next one.
+	_, err := client.Watch(context.Background(), &pb.WatchJobRequest{Uid: 7}).Finish()
+	if err != nil || logins.Load() != 2 {
+		t.Errorf("the next watch has the error %v after %d logins", err, logins.Load())
+	}
 }
 
 func TestCloseEndsTheWaitForALogin(t *testing.T) {
