@@ -15,7 +15,7 @@ from rich.console import Console
 
 from gateway.cli import stdio
 from gateway.cli.demo_servers import DemoServers
-from gateway.cli.exit_codes import INTERRUPTED, JOB_FAILED, REFUSED, SUCCESS
+from gateway.cli.exit_codes import INTERRUPTS, JOB_FAILED, REFUSED, SUCCESS
 from gateway.cli.follow import follow
 from gateway.cli.options import OutputOptions
 from gateway.cli.params import read_params
@@ -41,7 +41,7 @@ def show() -> None:
         console.print("\nBoth are stopped. Next: run [bold]jobgateway dev[/] and follow its instructions.")
         stdio.check()
     except KeyboardInterrupt as error:
-        raise typer.Exit(INTERRUPTED) from error
+        raise typer.Exit(stdio.interrupt_code()) from error
     except stdio.OutputLost as error:
         raise typer.Exit(output_lost(error)) from error
     if not as_expected:
@@ -78,14 +78,15 @@ class _Demo:
         request.params_json = read_params(param, None, None) or b"{}"
         request.content_format = pb.CONTENT_FORMAT_JSON_CHUNKS
         code = SUCCESS
-        with Client(self._servers.gateway, token=DEMO_TOKEN, attempts=1) as client:
-            current = Session(client, self._servers.gateway, Deadline(_SECONDS))
+        target = self._servers.gateway
+        with Client(target, token=DEMO_TOKEN, attempts=1) as client:
+            current = Session(client, target, Deadline(_SECONDS), connection=("--target", target))
             try:
                 follow(current, pb.RunJobRequest(request=request), OutputOptions(save=save), cancel=False)
             except typer.Exit as left:
                 code = left.exit_code
-        if code == INTERRUPTED:
-            raise KeyboardInterrupt
+        if code in INTERRUPTS:
+            raise typer.Exit(code)
         self._console.print(f"[dim]exit code {code}[/]")
         return code == {"fail": JOB_FAILED, "refuse": REFUSED}.get(method, SUCCESS)
 

@@ -40,10 +40,22 @@ def foreign(names: set[str]) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--help"], ["--nope"], ["nope"], ["run", "--nope"], ["run", "-h"], ["doctor", "-h"], ["dev", "-h"]],
+    [
+        [],
+        ["--help"],
+        ["--nope"],
+        ["nope"],
+        ["run", "--nope"],
+        ["run", "-h"],
+        ["doctor", "-h"],
+        ["ping", "-h"],
+        ["dev", "-h"],
+        ["completion", "zsh"],
+        ["__complete", "jobgateway get -o "],
+    ],
     ids=lambda arguments: " ".join(arguments) or "nothing",
 )
-def test_help_and_wrong_usage_import_nothing_slow(arguments: list[str]) -> None:
+def test_help_completion_and_wrong_usage_import_nothing_slow(arguments: list[str]) -> None:
     names = imported("-m", "gateway", *arguments)
     assert foreign(names) == LIGHT
     assert not names & SLOW

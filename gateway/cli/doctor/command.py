@@ -6,7 +6,7 @@ import typer
 
 from gateway.cli import options as opt
 from gateway.cli import stdio
-from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED
+from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTS
 from gateway.cli.problems import output_lost, usage_error
 
 LONGEST_HOLD = 86_400
@@ -31,6 +31,7 @@ ReportOutput = Annotated[
         "--output",
         "-o",
         rich_help_panel="Output",
+        metavar="text|json",
         help="What standard output gets: lines for people, or a JSON object per check.",
     ),
 ]
@@ -49,10 +50,11 @@ def doctor(
     import asyncio
 
     from gateway.cli.credentials import TlsUnusable, TokenUnusable, read_token, tls, token_given
-    from gateway.cli.doctor.endpoint import Endpoint, TargetUnusable
+    from gateway.cli.doctor.endpoint import Endpoint
     from gateway.cli.doctor.examination import CheckedGateway, Examination
     from gateway.cli.doctor.repeat import Repeat
     from gateway.cli.doctor.report import Report
+    from gateway.cli.targets import TargetUnusable
 
     try:
         token = read_token(call.token_file) if token_given(call.token_file) else None
@@ -75,11 +77,11 @@ def doctor(
             report.conclude()
             stdio.check()
         except KeyboardInterrupt:
-            code = INTERRUPTED
+            code = stdio.interrupt_code()
             if known := examination.interrupted():
                 report.show(known)
             report.conclude()
         except stdio.OutputLost as error:
             raise typer.Exit(output_lost(error)) from error
-        if report.failed or code == INTERRUPTED:
+        if report.failed or code in INTERRUPTS:
             raise typer.Exit(code)
