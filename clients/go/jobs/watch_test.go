@@ -417,3 +417,22 @@ func TestAFieldMayHaveSeveralViolations(t *testing.T) {
 		t.Errorf("the fields are %v", e.Fields)
 	}
 }
+
+// damagedGateway damages the result in unary calls.
+type damagedGateway struct {
+	pb.UnimplementedJobServiceServer
+	calls atomic.Int32
+}
+
+func (g *damagedGateway) GetJob(context.Context, *pb.GetJobRequest) (*pb.Job, error) {
+	g.calls.Add(1)
+	return end(7, "[1]", "[2]").GetJob(), nil
+}
+
+func TestADamagedResultFailsAUnaryCall(t *testing.T) {
+	g := &damagedGateway{}
+	_, err := newClient(t, g, Options{}).Get(context.Background(), &pb.GetJobRequest{Uid: 7})
+	if errorOf(err).Code != codes.DataLoss || g.calls.Load() != 1 {
+		t.Errorf("%d calls, error %v", g.calls.Load(), err)
+	}
+}
