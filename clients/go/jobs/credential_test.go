@@ -223,7 +223,8 @@ func TestALoginThatExitsItsGoroutineIsAnError(t *testing.T) {
 		runtime.Goexit()
 		return "", nil
 	}})
-	if _, err := client.Get(context.Background(), &pb.GetJobRequest{Uid: 7}); err == nil {
-		t.Error("there is no error")
+	_, err := client.Get(context.Background(), &pb.GetJobRequest{Uid: 7})
+	if failed := (*tokenError)(nil); !errors.As(err, &failed) {
+		t.Errorf("the error is %v", err)
 	}
 }
