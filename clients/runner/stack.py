@@ -33,7 +33,8 @@ class Stack:
         self._counts: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._gateways: list[GatewayProcess] = []
-        self._injected = 0
+        # The clock of the jobs stops until there are as many. A loaded machine may cause others than the faults.
+        self._resumes_due = 0
         self._job_seconds = 0.0
         clock = self._job_clock if scenario.pace else time.monotonic
         self.simulator = Simulator(tokens=frozenset({TOKEN}), clock=clock)
@@ -105,7 +106,7 @@ class Stack:
             self._count(kind)
             self._count(f"{line.get('do')}.{kind}")
         self._start_due_faults()
-        resumed = self._counts.get("resume", 0) >= self._injected
+        resumed = self._counts.get("resume", 0) >= self._resumes_due
         if self._scenario.pace and resumed and "resume" not in line:
             self._job_seconds = self._scenario.pace.seconds * self._counts.get(self._scenario.pace.per, 0)
 
@@ -139,7 +140,7 @@ class Stack:
                 self._start_fault(fault)
 
     def _start_fault(self, fault: Fault) -> None:
-        self._injected += 1
+        self._resumes_due = self._counts.get("resume", 0) + 1
         self._tasks.add(asyncio.create_task(self._inject(fault)))
 
     async def _inject(self, fault: Fault) -> None:
