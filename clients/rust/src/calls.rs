@@ -5,12 +5,12 @@ use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-use crate::client::Client;
+use crate::client::{Client, Pause};
 use crate::failure::{Action, Error, Failure};
 use crate::hooks::Hooks;
 use crate::pb::job_service_client::JobServiceClient;
 use crate::pb::{CancelJobRequest, GetJobRequest, Job, SendJobRequest, WaitJobRequest};
-use crate::result::ChunkedResult;
+use crate::result::JobResult;
 use crate::rules::{Backoff, Retry};
 
 /// The maximum number of attempts, including the first.
@@ -94,7 +94,7 @@ impl Client {
             let call = Unary {
                 uid: Some(request.uid),
                 message: request,
-                limit: timeout.unwrap_or(WAIT_LIMIT) + READ_LIMIT,
+                limit: timeout.unwrap_or(WAIT_LIMIT).saturating_add(READ_LIMIT),
             };
             let job = self
                 .unary(
@@ -120,16 +120,17 @@ impl Client {
     ) -> Result<Job, Error> {
         let mut backoff = Backoff::default();
         let mut logged_in = false;
+        let mut login = None;
         let mut attempt = 1;
         loop {
-            let access = self.access().await?;
+            let access = self.access(&mut login).await?;
             let mut request = access.request(call.message.clone(), call.uid);
             request.set_timeout(call.limit);
             let failure = match rpc(access.stub(), request).await {
                 Ok(response) => {
-                    hooks.ended(response.metadata());
+                    hooks.report_replayed(response.metadata());
                     let job = response.into_inner();
-                    ChunkedResult::default().verify(&job, false)?;
+                    JobResult::default().verify(&job)?;
                     return Ok(job);
                 }
                 Err(status) => Failure::from(status),
@@ -137,7 +138,7 @@ impl Client {
             let mut again = may_retry(&failure);
             if failure.code == Code::Unauthenticated && !logged_in {
                 logged_in = true;
-                again = self.renew(&access.token).await?.is_some();
+                again = self.renew(&access, &mut login).await?;
             }
             if !again || attempt == MAX_ATTEMPTS {
                 return Err(failure.into());
@@ -145,7 +146,7 @@ impl Client {
             attempt += 1;
             let retry = Retry::new(failure, &mut backoff);
             hooks.retrying(&retry);
-            self.prepare(&retry, &access.connection).await;
+            self.wait_for(&Pause::new(&retry, access)).await;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::{self, Error as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::{Code, Status, TimeoutExpired};
@@ -28,15 +29,16 @@ pub enum Action {
     GiveUp,
 }
 
-/// The reason why a call or a watch failed for good.
-#[derive(Debug, thiserror::Error)]
+/// The reason why a call or a watch failed permanently.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The status of a call, or a damaged result (`Code::DataLoss`).
     #[error(transparent)]
     Call(#[from] Failure),
-    /// The login failed, or returned a token that is not a valid header value.
+    /// The login failed, or returned a token that no header can carry.
     #[error("login: {0}")]
-    Login(#[source] Box<dyn error::Error + Send + Sync>),
+    Login(#[source] Arc<dyn error::Error + Send + Sync>),
 }
 
 /// The error of a call, with its details. It never contains the token.
