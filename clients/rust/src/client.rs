@@ -49,7 +49,7 @@ pub(crate) struct Access {
 
 /// The wait before another attempt.
 pub(crate) struct Pause {
-    until: Instant,
+    pub until: Instant,
     /// The connection that a new one replaces after the wait.
     replaced: Option<Connection>,
 }

@@ -75,7 +75,13 @@ fn a_token_is_never_sent_in_plaintext_by_mistake() {
         Some(BuildError::Plaintext)
     ));
     assert!(build("https://127.0.0.1:1").is_none());
-    for uri in ["127.0.0.1:1", "ftp://127.0.0.1", ""] {
+    for uri in [
+        "127.0.0.1:1",
+        "ftp://127.0.0.1",
+        "",
+        "http://a b:1",
+        " http://a:1",
+    ] {
         assert!(matches!(build(uri), Some(BuildError::Address)), "{uri}");
     }
     assert!(tls_from_files(Some("none.pem".as_ref()), None).is_err());
