@@ -289,3 +289,6 @@ impl ManyRules {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
