@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gateway.cli import demo, dev, ping, serve, stdio, unary, watch
+from gateway.cli import completion, config_commands, demo, dev, ping, serve, stdio, unary, variables, watch
 from gateway.cli.commands import NAME, Command, Commands
 from gateway.cli.doctor.command import doctor
 from gateway.cli.exit_codes import EXPLAINED
@@ -26,7 +26,11 @@ app = typer.Typer(
     # Boxes would cut names at 80 columns, and Rich doubles the time of `--help`.
     rich_markup_mode=None,
     add_completion=False,
-    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+    context_settings={
+        "auto_envvar_prefix": variables.PREFIX,
+        "help_option_names": ["--help", "-h"],
+        "max_content_width": 100,
+    },
     # Its tracebacks show local variables, such as the token.
     pretty_exceptions_enable=False,
 )
@@ -45,6 +49,9 @@ for command in _JOBS:
     app.command(rich_help_panel="Jobs", cls=Command)(expanded(command))
 for command in (ping.ping, doctor):
     app.command(rich_help_panel="Help", cls=Command)(expanded(command))
+app.command(rich_help_panel="Help", cls=Command)(completion.completion)
+app.command("__complete", hidden=True, cls=Command)(completion.complete)
+app.add_typer(config_commands.app, rich_help_panel="Help")
 app.command(rich_help_panel="Servers", cls=ServeCommand)(serve.serve)
 for command in _SERVERS:
     app.command(rich_help_panel="Servers", cls=Command)(command)
@@ -61,7 +68,15 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+        bool,
+        # JOBGATEWAY_VERSION may be set for another purpose.
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_show_version,
+            allow_from_autoenv=False,
+            help="Show the version and exit.",
+        ),
     ] = False,
 ) -> None:
     """Carry the options that come before a command."""

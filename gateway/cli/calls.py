@@ -87,7 +87,7 @@ def _conclude(current: Session, job: pb.Job, shown: opt.OutputOptions, *, replay
         show_name(job.uid)
     is_lost = shown.wants_result and job.content_omitted and not job.uid
     result = b"" if is_lost or not (job.done and shown.wants_result) else _result(current, job, shown)
-    conclude(job, result, shown, job.uid, replayed=replayed)
+    conclude(job, result, shown, current.save_command(job.uid), replayed=replayed)
     if not job.done:
         display.note(f"watch it: {current.watch_command(job.uid)}")
         return
@@ -105,7 +105,7 @@ def _result(current: Session, job: pb.Job, shown: opt.OutputOptions) -> bytes | 
     if not job.content_size:
         return b""
     if shown.output is opt.Output.TEXT and not shown.save and not display.fits_terminal(job.content_size):
-        display.note(f"the result has {job.content_size:,} bytes: {current.watch_command(job.uid)} --save FILE")
+        display.note(f"the result has {job.content_size:,} bytes: {current.save_command(job.uid)}")
         return b""
     return _fetch(current, job)
 

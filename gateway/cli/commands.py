@@ -8,6 +8,7 @@ from typer._click.exceptions import ClickException, NoArgsIsHelpError, NoSuchOpt
 from typer.core import TyperCommand, TyperGroup
 
 from gateway.cli import display
+from gateway.cli.examples import write_examples
 from gateway.cli.values import convert_quickly
 
 NAME = "jobgateway"
@@ -17,8 +18,8 @@ _LAST_PANEL = "Options"
 _LONGEST_SENTENCE = 200
 
 
-class _QuickHelp(_ClickCommand):
-    """The part of commands and groups that has `--help`."""
+class _Help(_ClickCommand):
+    """The part of commands and groups that has `--help`, which ends with examples."""
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return `--help`."""
@@ -26,10 +27,15 @@ class _QuickHelp(_ClickCommand):
         if option is not None:
             # Typer imports pydantic to convert a value that is not a bool, even None.
             option.default = False
+            option.allow_from_autoenv = False
         return option
 
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples."""
+        write_examples(ctx, formatter)
 
-class Command(_QuickHelp, TyperCommand):
+
+class Command(_Help, TyperCommand):
     """A command whose help has a section for each group of options, and which converts values quickly."""
 
     def __init__(self, name: str | None, **extra: Any) -> None:
@@ -41,13 +47,15 @@ class Command(_QuickHelp, TyperCommand):
         _write_options(self.get_params(ctx), ctx, formatter)
 
 
-class Commands(_QuickHelp, TyperGroup):
+class Commands(_Help, TyperGroup):
     """A group whose errors of usage are one line: the mistake, and the fix."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each group of commands, and one for the options."""
         panels: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
+            if command.hidden:
+                continue
             panel = str(getattr(command, "rich_help_panel", None) or "Commands")
             panels.setdefault(panel, []).append((name, command.get_short_help_str(_LONGEST_SENTENCE)))
         _write_panels(panels, formatter)

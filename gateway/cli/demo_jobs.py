@@ -78,8 +78,9 @@ class _Demo:
         request.params_json = read_params(param, None, None) or b"{}"
         request.content_format = pb.CONTENT_FORMAT_JSON_CHUNKS
         code = SUCCESS
-        with Client(self._servers.gateway, token=DEMO_TOKEN, attempts=1) as client:
-            current = Session(client, self._servers.gateway, Deadline(_SECONDS))
+        target = self._servers.gateway
+        with Client(target, token=DEMO_TOKEN, attempts=1) as client:
+            current = Session(client, target, Deadline(_SECONDS), connection=("--target", target))
             try:
                 follow(current, pb.RunJobRequest(request=request), OutputOptions(save=save), cancel=False)
             except typer.Exit as left:

@@ -12,7 +12,7 @@ import typer
 
 from gateway.cli import stdio
 from gateway.cli.exit_codes import INTERRUPTED
-from gateway.cli.options import DEFAULT_TARGET
+from gateway.cli.options import DEFAULT_TARGET, target_option
 from gateway.cli.problems import output_lost, usage_error
 from gateway.cli.serve import DEMO_TOKEN
 from gateway.server import signals
@@ -128,9 +128,8 @@ def _welcome(simulator: Simulator, gateway: Gateway, *, moved: bool) -> None:
         ("Stop", "Ctrl-C"),
     ]
     target = reachable(gateway.address)
-    options = "" if target == DEFAULT_TARGET else f" --target {target}"
     commands = [
         f"export JOBGATEWAY_TOKEN={DEMO_TOKEN}",
-        f"jobgateway run --workspace 1 --entity 7 --method succeed --param duration=5{options}",
+        f"jobgateway run --workspace 1 --entity 7 --method succeed --param duration=5{target_option(target)}",
     ]
     show(console, rows, "Run a job from another terminal:", commands)

@@ -47,8 +47,11 @@ def fits_terminal(size: int) -> bool:
     return size <= _LONGEST_SHOWN or not sys.stdout.isatty()
 
 
-def show_result(result: bytes | bytearray, uid: int) -> None:
-    """Print the result: formatted on a terminal, otherwise its own bytes and nothing else."""
+def show_result(result: bytes | bytearray, save_command: str) -> None:
+    """Print the result: formatted on a terminal, otherwise its own bytes and nothing else.
+
+    `save_command` writes the result to a file.
+    """
     if not result:
         return
     if not sys.stdout.isatty():
@@ -64,7 +67,7 @@ def show_result(result: bytes | bytearray, uid: int) -> None:
         JSONHighlighter().highlight(text)
         Console().print(text, soft_wrap=True)
     else:
-        note(f"the result has {len(result):,} bytes: jobgateway watch {uid} --save FILE")
+        note(f"the result has {len(result):,} bytes: {save_command}")
 
 
 def is_terminal(stream: IO[str]) -> bool:

@@ -16,7 +16,8 @@ _BY_REASON = {
     # Their messages have the fix.
     "SUBMIT_OUTCOME_UNKNOWN": "",
     "REQUEST_ID_REUSED": "",
-    "RESULT_TOO_LARGE": "get it with: jobgateway watch UID --save FILE",
+    # The command that gets it is in a line of its own.
+    "RESULT_TOO_LARGE": "",
     "UPSTREAM_TIMEOUT": "try again later",
 }
 

@@ -72,7 +72,8 @@ def follow(
         exit_messages.interrupted(current, events.uid, sent, cancel=cancel)
     except GatewayError as error:
         exit_messages.failed(current, error, events.uid, sent)
-    output.conclude(last, events.result, shown, last.job.uid, replayed=events.replayed)
+    save = current.save_command(last.job.uid)
+    output.conclude(last, events.result, shown, save, replayed=events.replayed)
     if not succeeded(last.job):
         raise typer.Exit(JOB_FAILED)
 

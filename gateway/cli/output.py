@@ -15,9 +15,16 @@ def show_name(uid: int) -> None:
 
 
 def conclude(
-    message: pb.Job | pb.JobEvent, result: bytes | bytearray, shown: OutputOptions, uid: int, *, replayed: bool = False
+    message: pb.Job | pb.JobEvent,
+    result: bytes | bytearray,
+    shown: OutputOptions,
+    save_command: str,
+    *,
+    replayed: bool = False,
 ) -> None:
-    """Write the result of job `uid` to its file or to standard output, with JSON as a part of the last `message`.
+    """Write the result to its file or to standard output, with JSON as a part of the last `message`.
+
+    `save_command` is for a result that is too large for a terminal.
 
     Raises:
         OutputLost: The file cannot be written.
@@ -27,7 +34,7 @@ def conclude(
     if shown.output is Output.JSON:
         json_output.show_message(message, result, replayed=replayed, result_file=saved)
     elif shown.output is Output.TEXT and not shown.save:
-        display.show_result(result, uid)
+        display.show_result(result, save_command)
 
 
 def _saved(result: bytes | bytearray, file: Path) -> bool:

@@ -1,16 +1,19 @@
 """`serve` and `simulate`: the gateway, and a simulated upstream to try it with."""
 
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from gateway.cli import stdio
+from gateway.cli import stdio, variables
 from gateway.cli.exit_codes import USAGE
 from gateway.cli.formatting import clean
 from gateway.cli.problems import output_lost
 from gateway.cli.serve_options import given_settings
+
+if TYPE_CHECKING:
+    from gateway.config import Reading
 
 DEMO_TOKEN = "demo-token"  # noqa: S105 - public, accepted only by the simulator
 
@@ -37,48 +40,65 @@ Check = Annotated[
 ]
 
 
-def serve(context: typer.Context, check: Check = False) -> None:
-    """Start the gateway. Each setting is an option, or a variable: JOBGATEWAY_MAX_CALLS is --max-calls."""
-    flags = given_settings(context)
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Read settings from this TOML file. Options and variables go before it.",
+        show_default=False,
+        rich_help_panel="Settings file",
+    ),
+]
+
+
+def serve(context: typer.Context, config: SettingsFile = None, check: Check = False) -> None:
+    """Start the gateway. Each setting is an option, a variable, or a line of a file.
+
+    For example, --max-calls 500, JOBGATEWAY_MAX_CALLS=500, or max_calls = 500 in the file of --config.
+    """
+    # Imported here, so that other commands do not wait for the server's imports.
+    from gateway.config import Settings, Sources, read
+
+    sources = Sources(given_settings(context), config, partial(variables.is_of_client, context.find_root()))
     if check:
         from gateway.cli.serve_check import check_settings
 
         try:
-            check_settings(flags)
+            check_settings(sources)
         except stdio.OutputLost as error:
             raise typer.Exit(output_lost(error)) from error
         return
-    # Imported here, so that other commands do not wait for the server's imports.
     from gateway.auth import authorities
-    from gateway.config import Settings, load
     from gateway.errors import ConfigError
 
+    reading = read(sources)
+    if reading.problems:
+        _cannot_start(reading, *reading.problems)
     try:
-        settings = load(flags)
         authorities.check()
     except ConfigError as error:
-        _cannot_start(flags, *error.args)
+        _cannot_start(reading, *error.args)
 
     from gateway.server.process import exit_now, run
     from gateway.server.process import serve as serve_gateway
 
     async def serve_and_leave(settings: Settings) -> None:
-        exit_now(await serve_gateway(settings))
+        exit_now(await serve_gateway(settings, reading.remarks))
 
     try:
-        run(serve_and_leave(settings))
+        run(serve_and_leave(reading.settings))
     except ConfigError as error:
-        _cannot_start(flags, *error.args)
+        _cannot_start(reading, *error.args)
     except OSError as error:
-        _cannot_start(flags, str(error))
+        _cannot_start(reading, str(error))
 
 
-def _cannot_start(flags: Mapping[str, str], *problems: str) -> NoReturn:
-    from gateway.config import read
+def _cannot_start(reading: "Reading", *problems: str) -> NoReturn:
     from gateway.telemetry.logs import start_failed
 
     # The format is a setting too, and other settings may be wrong.
-    start_failed([clean(each) for each in problems], read(flags).settings.log_format)
+    start_failed([clean(each) for each in problems], reading.settings.log_format)
     raise typer.Exit(USAGE)
 
 

@@ -12,8 +12,9 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Client, GatewayError, ResultDamagedError
 from jobgateway_client.deadline import Deadline
 
-from gateway.cli import display, json_output, stdio
+from gateway.cli import contexts, display, json_output, stdio
 from gateway.cli.connection_faults import fault
+from gateway.cli.contexts import Strength
 from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_given, token_source
 from gateway.cli.error_messages import error_lines
 from gateway.cli.exit_codes import (
@@ -24,7 +25,7 @@ from gateway.cli.exit_codes import (
 )
 from gateway.cli.failure_codes import failure_code
 from gateway.cli.formatting import clean
-from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, ConnectionOptions, Output
+from gateway.cli.options import STANDARD_STREAM, CallOptions, ConnectionOptions, Output
 from gateway.cli.problems import output_lost, usage_error
 from gateway.cli.targets import TargetUnusable, check_target
 
@@ -38,7 +39,7 @@ class Session:
         target: The address of the gateway.
         deadline: The time limit of the command.
         output: The content of standard output.
-        connection: The options with which another command connects in the same way.
+        connection: The options with which another command of this user connects in the same way.
         sent: The request for a job, if one may have been sent.
         uid: The job of that request, or 0 if it is not known.
         call: The options of the connection, which show why it failed.
@@ -56,10 +57,11 @@ class Session:
 
     def watch_command(self, *uids: int) -> str:
         """Return the command that watches jobs over the same connection."""
-        command = ["jobgateway", "watch", *map(str, uids)]
-        if self.target != DEFAULT_TARGET:
-            command += ["--target", self.target]
-        return shlex.join([*command, *self.connection])
+        return shlex.join(["jobgateway", "watch", *map(str, uids), *self.connection])
+
+    def save_command(self, uid: int) -> str:
+        """Return the command that writes the result of a job to a file."""
+        return f"{self.watch_command(uid)} --save job-{uid}.json"
 
     def whereabouts(self) -> str:
         """Return how to find the job that was sent, or an empty text if none was."""
@@ -118,7 +120,7 @@ def session(
         usage_error(str(error), output, NOT_PERMITTED)
     # A person decides about a retry of a single call.
     with Client(call.target, token=token, tls=secured, attempts=1) as client:
-        current = Session(client, call.target, Deadline(call.deadline), output, connection_words(call), call=call)
+        current = Session(client, call.target, Deadline(call.deadline), output, repeated_options(call), call=call)
         try:
             with stdio.interruptible():
                 yield from _checked(current)
@@ -150,16 +152,33 @@ def _checked(current: Session) -> Iterator[Session]:
     stdio.check()
 
 
-def connection_words(call: ConnectionOptions) -> tuple[str, ...]:
-    """Return the options with which another command connects in the same way."""
-    files = {
-        "--token-file": call.token_file,
-        "--ca-file": call.ca_file,
-        "--cert-file": call.cert_file,
-        "--key-file": call.key_file,
+def repeated_options(call: ConnectionOptions) -> tuple[str, ...]:
+    """Return the options with which another command of this user connects in the same way.
+
+    They include what variables gave, because these may be set for one command only. A context is named if it was, and
+    applies.
+    """
+    words = {
+        "context": ("--context", call.context) if call.context and call.chosen else (),
+        "target": ("--target", call.target),
+        **_options(call),
     }
-    named = (word for option, file in files.items() if file for word in (option, str(file)))
-    return (*(["--tls"] if call.tls else []), *named)
+    given = (Strength.OPTION, Strength.VARIABLE)
+    return tuple(word for name, each in words.items() if call.sources.get(name) in given for word in each)
+
+
+def connection_words(call: ConnectionOptions) -> tuple[str, ...]:
+    """Return the options, except the target, with which another command connects in the same way, without a context."""
+    return tuple(word for each in _options(call).values() for word in each)
+
+
+def _options(call: ConnectionOptions) -> dict[str, tuple[str, ...]]:
+    words: dict[str, tuple[str, ...]] = {"tls": ("--tls",)} if call.tls else {}
+    for name in contexts.FILES:
+        file: Path | None = getattr(call, name)
+        if file:
+            words[name] = (f"--{name.replace('_', '-')}", str(file))
+    return words
 
 
 def _check_save(file: Path, output: Output) -> None:

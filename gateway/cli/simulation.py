@@ -8,6 +8,7 @@ import typer
 
 from gateway.cli import stdio
 from gateway.cli.credentials import TokenUnusable, read_token
+from gateway.cli.options import DEFAULT_TARGET, target_option
 from gateway.cli.problems import output_lost, usage_error
 from gateway.server import signals
 from gateway.simulator import METHODS, Simulator
@@ -20,9 +21,9 @@ Start a gateway in front of it, and send jobs from another terminal:
   JOBGATEWAY_UPSTREAM_URL={url} jobgateway serve
 
   {hint}
-  jobgateway run --workspace 1 --entity 1 --method succeed --param duration=5
-  jobgateway run --workspace 1 --entity 1 --method fail
-  jobgateway run --workspace 1 --entity 1 --method refuse
+  jobgateway run --workspace 1 --entity 1 --method succeed --param duration=5{target}
+  jobgateway run --workspace 1 --entity 1 --method fail{target}
+  jobgateway run --workspace 1 --entity 1 --method refuse{target}
 
 The method of a job selects what it does. Other methods succeed:
 
@@ -61,7 +62,11 @@ async def _simulate(listen: str, token: str, hint: str) -> None:
         # getaddrinfo encodes the host with IDNA.
         usage_error(f"--listen: {listen} cannot be bound: the host is not a name")
     try:
-        typer.echo(_WELCOME.format(url=simulator.url, hint=hint, methods=", ".join(METHODS)))
+        typer.echo(
+            _WELCOME.format(
+                url=simulator.url, hint=hint, methods=", ".join(METHODS), target=target_option(DEFAULT_TARGET)
+            )
+        )
         stdio.check()
         await stop.wait()
     except stdio.OutputLost as error:

@@ -40,8 +40,8 @@ def wait(uid: opt.Uid, call: opt.LongCallOptions, shown: opt.OutputOptions, time
     calls.wait(uid, call, shown, timeout)
 
 
-def cancel(uid: opt.Uid, call: opt.QuickCallOptions, output: opt.OutputOption = opt.Output.TEXT) -> None:
+def cancel(uid: opt.Uid, call: opt.QuickCallOptions, shown: opt.FormatOptions) -> None:
     """Ask to cancel a job."""
     from gateway.cli import calls
 
-    calls.cancel(uid, call, output)
+    calls.cancel(uid, call, shown.output)

@@ -46,7 +46,7 @@ def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
                 if isinstance(item, WatchFailed):
                     pending.pop(item.uid)
                     codes.add(failure_code(item.error) if isinstance(item.error, GatewayError) else CALL_FAILED)
-                    screen.failed(item, _lines(item, current.target))
+                    screen.failed(item, _lines(item, current))
                 else:
                     if item.job.done:
                         pending.pop(item.uid)
@@ -62,9 +62,11 @@ def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
         raise typer.Exit(JOB_FAILED)
 
 
-def _lines(failed: WatchFailed, target: str) -> list[str]:
+def _lines(failed: WatchFailed, current: Session) -> list[str]:
     """Return the error of one job in lines."""
     error = failed.error
-    lines = error_lines(error, target) if isinstance(error, GatewayError) else [f"{error}; get it again"]
+    lines = error_lines(error, current.target) if isinstance(error, GatewayError) else [f"{error}; get it again"]
+    if isinstance(error, GatewayError) and error.reason == "RESULT_TOO_LARGE":
+        lines.append(f"  get it with: {current.save_command(failed.uid)}")
     subject = f"job {failed.uid}: "
     return [subject + lines[0].removeprefix(subject), *lines[1:]]

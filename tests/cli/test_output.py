@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import pty
 import re
@@ -14,13 +13,11 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-import structlog
 
-from gateway.cli.demo_servers import DemoServers
 from gateway.cli.serve import DEMO_TOKEN as TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
@@ -49,14 +46,6 @@ main()
 class Outcome(NamedTuple):
     code: int
     err: str
-
-
-@pytest.fixture(scope="module")
-def target() -> Iterator[str]:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with DemoServers() as servers:
-        yield servers.gateway
-    structlog.reset_defaults()
 
 
 def environment(target: str) -> dict[str, str]:

@@ -50,10 +50,12 @@ def foreign(names: set[str]) -> set[str]:
         ["doctor", "-h"],
         ["ping", "-h"],
         ["dev", "-h"],
+        ["completion", "zsh"],
+        ["__complete", "jobgateway get -o "],
     ],
     ids=lambda arguments: " ".join(arguments) or "nothing",
 )
-def test_help_and_wrong_usage_import_nothing_slow(arguments: list[str]) -> None:
+def test_help_completion_and_wrong_usage_import_nothing_slow(arguments: list[str]) -> None:
     names = imported("-m", "gateway", *arguments)
     assert foreign(names) == LIGHT
     assert not names & SLOW

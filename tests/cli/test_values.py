@@ -62,9 +62,18 @@ def test_a_switch_is_read_from_its_variable(text: str, value: bool) -> None:
         ),
         ("get 0", "Invalid value for 'UID': 0 must be from 1 to 9223372036854775807"),
         (f"get {'9' * 5000}", f"Invalid value for 'UID': {'9' * 5000} is not a whole number"),
-        ("get 5 --deadline nan", "Invalid value for '--deadline': nan must be from 0.1 to 31622400"),
-        ("get 5 --deadline soon", "Invalid value for '--deadline': soon is not a number"),
-        ("send --workspace 1 --entity 0", "Invalid value for '--entity': 0 must be at least 1"),
+        (
+            "get 5 --deadline nan",
+            "Invalid value for '--deadline' (env var: 'JOBGATEWAY_DEADLINE'): nan must be from 0.1 to 31622400",
+        ),
+        (
+            "get 5 --deadline soon",
+            "Invalid value for '--deadline' (env var: 'JOBGATEWAY_DEADLINE'): soon is not a number",
+        ),
+        (
+            "send --workspace 1 --entity 0",
+            "Invalid value for '--entity' (env var: 'JOBGATEWAY_ENTITY'): 0 must be at least 1",
+        ),
         ("doctor -o yaml", "Invalid value for '--output' / '-o': 'yaml' is not one of 'text', 'json'"),
     ],
 )

@@ -5,9 +5,11 @@ use h2::RecvStream;
 use h2::server::{SendResponse, handshake};
 use http::{HeaderMap, Request, Response};
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::spawn;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 
 /// Polls a future once and drops it, again and again, until one is ready.
@@ -45,8 +47,27 @@ pub(crate) struct Responses(h2::SendStream<Bytes>);
 
 impl Gateway {
     pub async fn start() -> Self {
+        Self::listen("http", serve).await
+    }
+
+    pub async fn start_tls(acceptor: TlsAcceptor) -> Self {
+        Self::listen("https", move |connection, calls| {
+            let accepted = acceptor.accept(connection);
+            async move {
+                if let Ok(connection) = accepted.await {
+                    serve(connection, calls).await;
+                }
+            }
+        })
+        .await
+    }
+
+    async fn listen<S: Future<Output = ()> + Send + 'static>(
+        scheme: &str,
+        serve: impl Fn(TcpStream, UnboundedSender<Call>) -> S + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let uri = format!("http://{}", listener.local_addr().unwrap());
+        let uri = format!("{scheme}://{}", listener.local_addr().unwrap());
         let (sender, calls) = unbounded_channel();
         spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
@@ -67,8 +88,10 @@ impl Gateway {
     }
 }
 
-async fn serve(connection: TcpStream, calls: UnboundedSender<Call>) {
-    let mut connection = handshake(connection).await.unwrap();
+async fn serve<C: AsyncRead + AsyncWrite + Unpin>(connection: C, calls: UnboundedSender<Call>) {
+    let Ok(mut connection) = handshake(connection).await else {
+        return;
+    };
     while let Some(Ok((request, respond))) = connection.accept().await {
         let (parts, body): (_, RecvStream) = Request::into_parts(request);
         let call = Call {

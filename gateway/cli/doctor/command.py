@@ -31,6 +31,7 @@ ReportOutput = Annotated[
         "--output",
         "-o",
         rich_help_panel="Output",
+        metavar="text|json",
         help="What standard output gets: lines for people, or a JSON object per check.",
     ),
 ]
