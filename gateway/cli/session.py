@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import Client, GatewayError, ResultDamagedError
+from jobgateway_client import Client, GatewayError
 from jobgateway_client.deadline import Deadline
 
 from gateway.cli import display, json_output, stdio
@@ -18,7 +18,6 @@ from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_sourc
 from gateway.cli.error_messages import error_lines
 from gateway.cli.exit_codes import (
     BROKEN_PIPE,
-    CALL_FAILED,
     INTERRUPTED,
     JOB_FAILED,
     NOT_PERMITTED,
@@ -112,9 +111,6 @@ def session(call: CallOptions, output: Output, save: Path | None = None) -> Iter
         except GatewayError as error:
             current.show_error(error)
             raise typer.Exit(failure_code(error)) from error
-        except ResultDamagedError as error:
-            current.show_failure("DATA_LOSS", f"{error}; get it again")
-            raise typer.Exit(CALL_FAILED) from error
         except KeyboardInterrupt as error:
             current.show_interrupt("; ".join(filter(None, ("interrupted", current.whereabouts()))))
             raise typer.Exit(INTERRUPTED) from error

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from gateway.cli import display, exit_messages, json_output
 from gateway.cli import options as opt
-from gateway.cli.exit_codes import CALL_FAILED, JOB_FAILED, TIME_PASSED
+from gateway.cli.exit_codes import JOB_FAILED, TIME_PASSED
 from gateway.cli.output import conclude, show_name
-from gateway.cli.patience import PatientWatch, resumption
+from gateway.cli.patience import Patience, PatientWatch, resumption
 from gateway.cli.request import job_request
 from gateway.cli.session import Session, session
 
@@ -63,9 +63,10 @@ def wait(uid: opt.Uid, call: opt.LongCallOptions, shown: opt.OutputOptions, time
         request = pb.WaitJobRequest(uid=uid, content_format=_NO_RESULT)
         if timeout is not None:
             request.timeout.CopyFrom(_duration(timeout))
+        retrying = Patience().limiting(lambda retry: display.note(resumption(retry)))
         try:
             with display.waiting(uid, Console(stderr=True)):
-                job = current.client.wait(request, timeout=current.deadline.left())
+                job = current.client.wait(request, timeout=current.deadline.left(), on_retry=retrying)
         except KeyboardInterrupt:
             exit_messages.interrupted(current, uid, None, cancel=call.cancel_on_interrupt)
         _conclude(current, job, shown)
@@ -101,9 +102,7 @@ def _conclude(current: Session, job: pb.Job, shown: opt.OutputOptions, *, replay
         display.note(f"watch it: {current.watch_command(job.uid)}")
         return
     if is_lost:
-        # The upstream gave the job no number, so its result cannot be requested again.
-        current.show_failure("DATA_LOSS", "the job has no number, and its result cannot be fetched later")
-        raise typer.Exit(CALL_FAILED)
+        exit_messages.result_lost(current)
     if not display.succeeded(job):
         raise typer.Exit(JOB_FAILED)
 

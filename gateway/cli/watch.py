@@ -70,6 +70,8 @@ def follow(
     except GatewayError as error:
         exit_messages.failed(current, error, events.uid, sent)
     output.conclude(last, events.result, shown, last.job.uid, replayed=events.replayed)
+    if shown.wants_result and last.job.content_omitted and not events.result:
+        exit_messages.result_lost(current)
     if not display.succeeded(last.job):
         raise typer.Exit(JOB_FAILED)
 

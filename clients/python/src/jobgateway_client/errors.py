@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import grpc
@@ -36,8 +37,9 @@ class GatewayError(Exception):
 
     Attributes:
         code: The gRPC code. `OK` if a proxy ended a stream before the job had ended.
-        message: One line for people. It never contains the token.
-        reason: The reason of the gateway's `ErrorInfo`, or an empty text if the error does not come from the gateway.
+        message: A one-line message. It never contains the token.
+        reason: The reason of the gateway's `ErrorInfo`, `SILENT` if the client gave up a silent stream, or an empty
+            text if the error does not come from the gateway.
         metadata: The metadata of that `ErrorInfo`.
         fields: The invalid fields of the request.
         retry_delay: The time to wait before the next attempt in seconds, or None if the gateway named none.
@@ -65,6 +67,10 @@ class GatewayError(Exception):
         self.retry_delay = retry_delay
         self.silent = silent
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # That of `Exception` would call the constructor with the text only.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
     @property
     def uid(self) -> int:
         """The job that the gateway's error is about, or 0."""
@@ -74,7 +80,7 @@ class GatewayError(Exception):
     @property
     def from_gateway(self) -> bool:
         """True if the gateway sent the error; False if a library or a proxy did."""
-        return bool(self.reason)
+        return bool(self.reason) and not self.silent
 
     @property
     def connection_failed(self) -> bool:
@@ -87,8 +93,23 @@ class GatewayError(Exception):
         return not self.from_gateway and not self.message.startswith((*_NOT_CONNECTED, _NOT_READ))
 
 
-class ResultDamagedError(Exception):
-    """The result of a job is incomplete, or its SHA-256 is not the one that the gateway sent."""
+class ClosedError(GatewayError):
+    """The client or the watch was closed, or the watch was interrupted. The code is `CANCELLED`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(grpc.StatusCode.CANCELLED, message)
+
+
+class ResultDamagedError(GatewayError):
+    """The result of a job is incomplete, or its SHA-256 is not the one that the gateway sent. The job has ended.
+
+    The code is `DATA_LOSS`. Read the result again.
+    """
+
+    def __init__(self, uid: int, problem: str) -> None:
+        super().__init__(
+            grpc.StatusCode.DATA_LOSS, f"the result of job {uid} is damaged: {problem}", metadata={"uid": str(uid)}
+        )
 
 
 def from_rpc_error(error: grpc.RpcError) -> GatewayError:
@@ -127,7 +148,8 @@ def from_failure(uid: int, failure: pb.WatchFailure) -> GatewayError:
 
 def silent_stream(seconds: float) -> GatewayError:
     """Return the error for a stream from which nothing arrived for `seconds`."""
-    return GatewayError(grpc.StatusCode.CANCELLED, f"no event arrived for {seconds:.3g} s", silent=True)
+    message = f"no event arrived for {seconds:.3g} s"
+    return GatewayError(grpc.StatusCode.CANCELLED, message, reason="SILENT", silent=True)
 
 
 def stream_without_end() -> GatewayError:
