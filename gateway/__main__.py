@@ -8,6 +8,7 @@ if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
 
 import os
 import sys
+from pathlib import Path
 
 from gateway.cli import stdio
 from gateway.server import signals
@@ -15,15 +16,35 @@ from gateway.server import signals
 
 def has_tls(arguments: list[str]) -> bool:
     """Return whether `serve` will listen with TLS, before anything has read its settings."""
-    flag = "--tls-cert-file"
-    return "JOBGATEWAY_TLS_CERT_FILE" in os.environ or any(each.split("=")[0] == flag for each in arguments)
+    if "JOBGATEWAY_TLS_CERT_FILE" in os.environ or any(each.split("=")[0] == "--tls-cert-file" for each in arguments):
+        return True
+    config = os.environ.get("JOBGATEWAY_SERVE_CONFIG")
+    for each, following in zip(arguments, [*arguments[1:], None], strict=True):
+        option, _, value = each.partition("=")
+        if option == "--config":
+            config = value or following
+    if not config:
+        return False
+    from gateway.errors import ConfigError
+    from gateway.toml_file import TomlFile
+
+    try:
+        return "tls_cert_file" in TomlFile.read(Path(config)).values
+    except (OSError, ConfigError):
+        # The command reports it.
+        return False
+
+
+def is_server(arguments: list[str]) -> bool:
+    """Return whether the command will serve, instead of printing something about it."""
+    return arguments[:1] == ["serve"] and not {"--check", "--help", "-h"} & set(arguments)
 
 
 def main() -> None:
     """Run the command line, and exit with its code."""
     # Before anything opens a file.
     stdio.open_missing()
-    if sys.argv[1:2] == ["serve"]:
+    if is_server(sys.argv[1:]):
         # Before the imports, which take most of a second. Other commands can be interrupted during their imports.
         signals.block()
         if has_tls(sys.argv) and "GRPC_VERBOSITY" not in os.environ:

@@ -1,31 +1,31 @@
-"""The settings of `serve`: one validated, frozen object, from the environment (see docs/reference/settings.md)."""
+"""The settings of `serve`: one validated, frozen object, from flags, the environment and a file.
+
+docs/reference/settings.md describes them.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from gateway import hints
 from gateway.errors import ConfigError
+from gateway.toml_file import TomlFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Self
 
     from pydantic_core import ErrorDetails
 
 
 PREFIX = "JOBGATEWAY_"
-# Variables of the command line's client side, which may be set in the same shell.
-CLIENT_VARIABLES = frozenset({"JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN"})
-
 # Variables whose value may hold a password, and is never repeated.
 UNQUOTED = frozenset({"JOBGATEWAY_UPSTREAM_URL", "JOBGATEWAY_UPSTREAM_PROXY_URL", "JOBGATEWAY_STATE_URL"})
 MAX_QUOTED_CHARACTERS = 100
@@ -341,48 +341,125 @@ def _limit_conflicts(settings: Settings) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """The sources of the settings, besides the environment and the defaults.
+
+    Attributes:
+        flags: Values by the name of the field, as text. They go before the environment.
+        file: A TOML file with the names of the fields. The environment goes before it.
+        is_foreign: Whether a variable with the prefix of the settings belongs to something else.
+    """
+
+    flags: Mapping[str, str] = field(default_factory=dict)
+    file: Path | None = None
+    is_foreign: Callable[[str], bool] = lambda _: False
+
+
+_ENVIRONMENT = Sources()
+
+
+@dataclass(frozen=True)
 class Reading:
-    """The settings in the environment and in flags, with all mistakes.
+    """The settings of all sources, with all mistakes.
 
     Attributes:
         settings: The valid settings, with defaults in place of wrong ones. They may conflict.
-        sources: `flag`, `environment` or `default`, by the name of the field.
+        sources: `flag`, `environment`, `file` or `default`, by the name of the field.
         problems: One line for each setting that is missing, wrong or unknown, and for each conflict.
+        remarks: One line for each foreign variable that looks like a mistyped setting.
     """
 
     settings: Settings
     sources: Mapping[str, str]
     problems: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
 
-def load(flags: Mapping[str, str] = MappingProxyType({})) -> Settings:
+@dataclass(frozen=True)
+class _Value:
+    """A value as text, its source, and its name for a person."""
+
+    text: str
+    source: str
+    subject: str
+
+
+def load(sources: Sources = _ENVIRONMENT) -> Settings:
     """Return the settings; see `read`. Raises `ConfigError` with all problems if there are any."""
-    reading = read(flags)
+    reading = read(sources)
     if reading.problems:
         raise ConfigError(*reading.problems)
     return reading.settings
 
 
-def read(flags: Mapping[str, str] = MappingProxyType({})) -> Reading:
-    """Read all settings from the environment, and from `flags` by the name of the field, which go first."""
-    variables = {PREFIX + name.upper(): name for name in Settings.model_fields}
-    # Case-insensitive, so that a lower-case name is reported instead of ignored.
-    given = {name: value for name, value in sorted(os.environ.items()) if name.upper().startswith(PREFIX)}
-    problems = [_unknown(name, variables) for name in given if name not in variables and name not in CLIENT_VARIABLES]
-    values = {variables[name]: value for name, value in given.items() if name in variables} | dict(flags)
-    errors = _errors(values)
-    problems += [_problem(each, flags) for each in errors]
+def read(sources: Sources = _ENVIRONMENT) -> Reading:
+    """Read all settings: from flags, then the environment, then the file, then the defaults."""
+    problems: list[str] = []
+    remarks: list[str] = []
+    given = {
+        **dict(_of_file(sources.file, problems)),
+        **dict(_of_environment(sources.is_foreign, problems, remarks)),
+        **{name: _Value(text, "flag", f"--{name.replace('_', '-')}") for name, text in sources.flags.items()},
+    }
+    errors = _errors({name: value.text for name, value in given.items()})
+    problems += [_problem(each, given.get(_field(each))) for each in errors]
     wrong = {_field(each) for each in errors}
-    valid = {name: value for name, value in values.items() if name not in wrong}
+    valid = {name: value.text for name, value in given.items() if name not in wrong}
     settings = Settings.model_validate({"upstream_url": _NO_UPSTREAM, **valid}, context=_EACH_ALONE)
     # A conflict with a wrong value would be a second line about the same mistake.
     wrong_variables = [PREFIX + name.upper() for name in wrong]
     problems += [each for each in _conflicts(settings) if not any(name in each for name in wrong_variables)]
-    sources = {
-        name: "flag" if name in flags else "environment" if name in values else "default"
-        for name in Settings.model_fields
-    }
-    return Reading(settings, sources, tuple(problems))
+    origins = {name: given[name].source if name in given else "default" for name in Settings.model_fields}
+    return Reading(settings, origins, tuple(problems), tuple(remarks))
+
+
+def _of_environment(
+    is_foreign: Callable[[str], bool], problems: list[str], remarks: list[str]
+) -> Iterator[tuple[str, _Value]]:
+    variables = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    # Case-insensitive, so that a lower-case name is reported instead of ignored.
+    for variable, text in sorted(os.environ.items()):
+        if variable in variables:
+            yield variables[variable], _Value(text, "environment", variable)
+        elif variable.upper().startswith(PREFIX):
+            meant = hints.nearest(variable[len(PREFIX) :], (name.removeprefix(PREFIX) for name in variables))
+            fix = f"did you mean {PREFIX}{meant}?" if meant else "docs/reference/settings.md lists all"
+            if not is_foreign(variable):
+                problems.append(f"{variable}: there is no such setting; {fix}")
+            elif meant:
+                remarks.append(f"{variable}: is for the commands that call a gateway, and not used here; {fix}")
+
+
+def _of_file(path: Path | None, problems: list[str]) -> Iterator[tuple[str, _Value]]:
+    if path is None:
+        return
+    try:
+        file = TomlFile.read(path)
+    except FileNotFoundError:
+        problems.append(f"{path}: does not exist; check the path of --config")
+        return
+    except ConfigError as error:
+        problems.extend(error.args)
+        return
+    for name, value in file.values.items():
+        subject = f"{file.place(name)}: {name}"
+        if name not in Settings.model_fields:
+            meant = hints.nearest(name.removeprefix(PREFIX.lower()), Settings.model_fields)
+            problems.append(
+                f"{subject}: there is no such setting; "
+                + (f"did you mean {meant}?" if meant else "docs/reference/settings.md lists all")
+            )
+        elif (text := _text(value)) is None:
+            problems.append(f"{subject}: must be a text, a number, true or false")
+        else:
+            yield name, _Value(text, "file", subject)
+
+
+def _text(value: Any) -> str | None:
+    """Return a value of a file as it would be in the environment, or None if no setting has such a value."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, str | int | float) else None
 
 
 def _errors(values: Mapping[str, str]) -> list[ErrorDetails]:
@@ -397,17 +474,10 @@ def _field(error: ErrorDetails) -> str:
     return str(error["loc"][0])
 
 
-def _unknown(variable: str, known: Mapping[str, str]) -> str:
-    # Without the prefix, which all have in common.
-    meant = hints.nearest(variable[len(PREFIX) :], (name.removeprefix(PREFIX) for name in known))
-    fix = f"did you mean {PREFIX}{meant}?" if meant else "docs/reference/settings.md lists all"
-    return f"{variable}: there is no such setting; {fix}"
-
-
-def _problem(error: ErrorDetails, flags: Mapping[str, str]) -> str:
+def _problem(error: ErrorDetails, given: _Value | None) -> str:
     field = _field(error)
     variable = PREFIX + field.upper()
-    subject = f"--{field.replace('_', '-')}" if field in flags else variable
+    subject = given.subject if given else variable
     if error["type"] == "missing":
         return f"{subject}: required, but not set"
     value = str(error["input"])

@@ -26,6 +26,8 @@ _NUMBER = re.compile(r"\s*(\d{1,9}|\d{1,3}(?:,\d{3}){1,2})(\.\d{1,9})?\s*([A-Za-
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """Return the choice that is most like a word, regardless of case, or None if none is."""
     by_lower = {each.lower(): each for each in choices}
+    if word.lower() in by_lower:
+        return by_lower[word.lower()]
     # A name without its beginning, such as TOKEN_FILE for UPSTREAM_TOKEN_FILE.
     longer = [each for each in by_lower if each.endswith(f"_{word.lower()}")]
     if len(longer) == 1:

@@ -22,7 +22,7 @@ from jobgateway_client import GatewayError, Retry
 from rich.console import Console
 from rich.text import Text
 
-from gateway.cli.display import ProgressDisplay
+from gateway.cli.event_display import ProgressDisplay
 from gateway.cli.job_table import TableDisplay
 from tests.support.terminal import Terminal
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gateway.config import PREFIX, Settings, load, read
+from gateway.config import PREFIX, Settings, Sources, load, read
 from gateway.errors import ConfigError
 from tests.support.paths import ROOT
 
@@ -226,6 +226,7 @@ def test_all_conflicts_are_reported_together(environment: pytest.MonkeyPatch) ->
         ("JOBGATEWAY_MAX_CALL", "did you mean JOBGATEWAY_MAX_CALLS?"),
         ("JOBGATEWAY_UPSTREAM_TOKEN", "did you mean JOBGATEWAY_UPSTREAM_TOKEN_FILE?"),
         ("jobgateway_max_calls", "did you mean JOBGATEWAY_MAX_CALLS?"),
+        ("jobgateway_listen", "did you mean JOBGATEWAY_LISTEN?"),
         ("JOBGATEWAY_CERT_FILE", "did you mean JOBGATEWAY_TLS_CERT_FILE?"),
         ("JOBGATEWAY_TOKEN_FILE", "did you mean JOBGATEWAY_UPSTREAM_TOKEN_FILE?"),
         ("JOBGATEWAY_UPSTEAM_URL", "did you mean JOBGATEWAY_UPSTREAM_URL?"),
@@ -296,17 +297,90 @@ def test_a_wrong_value_causes_no_second_line_about_it(environment: pytest.Monkey
 def test_flags_go_before_variables_and_are_named_in_problems(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("JOBGATEWAY_MAX_CALLS", "5")
     environment.setenv("JOBGATEWAY_MAX_WATCHES", "6")
-    reading = read({"max_calls": "7"})
+    reading = read(Sources({"max_calls": "7"}))
     assert (reading.settings.max_calls, reading.settings.max_watches, reading.problems) == (7, 6, ())
     sources = {name: reading.sources[name] for name in ("max_calls", "max_watches", "listen")}
     assert sources == {"max_calls": "flag", "max_watches": "environment", "listen": "default"}
-    assert read({"max_calls": "0"}).problems == ("--max-calls: must be at least 1 (got '0')",)
+    assert read(Sources({"max_calls": "0"})).problems == ("--max-calls: must be at least 1 (got '0')",)
 
 
-@pytest.mark.parametrize("name", ["JOBGATEWAY_TARGET", "JOBGATEWAY_TOKEN", "OTHER_MAX_CALLS"])
-def test_ignores_variables_of_other_programs(environment: pytest.MonkeyPatch, name: str) -> None:
-    environment.setenv(name, SECRET)
-    assert SECRET not in repr(load())
+def test_variables_of_other_programs_are_ignored(environment: pytest.MonkeyPatch) -> None:
+    foreign = ("JOBGATEWAY_TOKEN", "JOBGATEWAY_CERT_FILE")
+    for name in (*foreign, "OTHER_MAX_CALLS"):
+        environment.setenv(name, SECRET)
+    reading = read(Sources(is_foreign=lambda name: name in foreign))
+    assert reading.problems == ()
+    assert SECRET not in repr(reading)
+    # The one that looks like a setting may be a mistake.
+    assert reading.remarks == (
+        "JOBGATEWAY_CERT_FILE: is for the commands that call a gateway, and not used here; did you mean "
+        "JOBGATEWAY_TLS_CERT_FILE?",
+    )
+
+
+def test_a_file_comes_after_flags_and_variables(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(
+        f'upstream_url = "{URL}/file"\n\nmax_calls = 5\nmax_watches = 6\nsubmit_timeout_seconds = 1.5\n'
+        'reflection = false\nlog_level = "debug"\n'
+    )
+    environment.setenv("JOBGATEWAY_MAX_CALLS", "7")
+    reading = read(Sources({"max_watches": "8"}, file))
+    assert reading.problems == ()
+    names = ("upstream_url", "max_calls", "max_watches", "submit_timeout_seconds", "reflection", "log_level")
+    assert [getattr(reading.settings, name) for name in names] == [URL, 7, 8, 1.5, False, "debug"]
+    assert [reading.sources[name] for name in names] == ["environment", "environment", "flag", "file", "file", "file"]
+
+
+def test_mistakes_in_a_file_have_its_lines(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment.setenv("JOBGATEWAY_MAX_CALLS", "0")
+    file = tmp_path / "gateway.toml"
+    file.write_text(
+        '# max_call\nmax_call = 5\njobgateway_listen = "x"\nmax_watches = 0\nmax_calls = 1\n'
+        f'state_url = "reddis://{SECRET}"\ntls_key_file = [\n  "a",\n]\n[secret]\ntoken = "{SECRET}"\n'
+    )
+    problems = read(Sources({}, file)).problems
+    assert problems == (
+        f"{file}:2: max_call: there is no such setting; did you mean max_calls?",
+        f"{file}:3: jobgateway_listen: there is no such setting; did you mean listen?",
+        f"{file}:7: tls_key_file: must be a text, a number, true or false",
+        f"{file}:10: secret: there is no such setting; docs/reference/settings.md lists all",
+        "JOBGATEWAY_MAX_CALLS: must be at least 1 (got '0')",
+        f"{file}:4: max_watches: must be at least 1 (got '0')",
+        problems[-1],
+    )
+    assert problems[-1].startswith(f"{file}:6: state_url: must be memory:")
+    assert SECRET not in "".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("contents", "problem"),
+    [
+        (b"max_calls = 5\nmax_watches 6\n", ":2: expected '=' after a key in a key/value pair; correct the TOML"),
+        (b"max_calls = 5\nmax_calls = 6\n", ":2: cannot overwrite a value; correct the TOML"),
+        (b'max_calls = 5\nlog_level = "', ":2: "),
+        (b"max_calls = 5\n\xff\n", ":2: is not UTF-8; save the file in that encoding"),
+        (b"#" * (1 << 20) + b"\n", ": has more than 1,048,576 bytes; check that it is the right file"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_one_line(tmp_path: Path, contents: bytes, problem: str) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_bytes(contents)
+    (line,) = read(Sources({}, file)).problems
+    assert line.startswith(f"{file}{problem}"), line
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    missing = tmp_path / "no.toml"
+    assert read(Sources({}, missing)).problems == (f"{missing}: does not exist; check the path of --config",)
+    folder = (f"{tmp_path}: cannot be read (Is a directory); check the path and its permissions",)
+    assert read(Sources({}, tmp_path)).problems == folder
+
+
+def test_a_byte_order_mark_in_a_file_is_ignored(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_bytes(b"\xef\xbb\xbfmax_calls = 5\r\n")
+    assert read(Sources({}, file)).settings.max_calls == 5
 
 
 def test_the_longest_interval_is_not_below_the_shortest(environment: pytest.MonkeyPatch) -> None:

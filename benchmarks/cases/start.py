@@ -1,7 +1,8 @@
-"""The time from the command to health SERVING, and the most expensive imports."""
+"""The time from the command to health SERVING, the most expensive imports, and the CPU of short commands."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,10 @@ from benchmarks.table import Row, interleaved
 ADDRESS = "127.0.0.1:50951"
 # By default, a client waits about a second after its first attempt, which fails because the port is not bound yet.
 SOON = [(f"grpc.{which}_reconnect_backoff_ms", 10) for which in ("initial", "min", "max")]
+HELP, VERSION = "run --help", "--version"
+# Nothing listens there, so that it ends with the report of an error.
+CALL = "get 5 --target 127.0.0.1:9"
+WITH_TOKEN = os.environ | {"JOBGATEWAY_TOKEN": "any"}
 SETTINGS = QUIET_GATEWAY | {"JOBGATEWAY_UPSTREAM_URL": "http://127.0.0.1:9/api", "JOBGATEWAY_LISTEN": ADDRESS}
 
 
@@ -24,7 +29,41 @@ def run(*, quick: bool) -> list[Row]:
     seconds = interleaved(1 if quick else 5, {"start": _start})["start"]
     top = _imports()[:5]
     note = "most expensive imports: " + ", ".join(f"`{name}` {milliseconds:.0f} ms" for name, milliseconds in top)
-    return [Row("from the command to health SERVING", seconds, "s", 1.0, note=note)]
+    return [
+        Row("from the command to health SERVING", seconds, "s", 1.0, note=note),
+        *_commands(rounds=2 if quick else 15),
+    ]
+
+
+def _commands(rounds: int) -> list[Row]:
+    """Measure the start of commands next to the import of the library without which no call is possible."""
+    floor = [sys.executable, "-c", "import grpc"]
+    commands = {words: [sys.executable, "-m", "gateway", *words.split()] for words in (HELP, VERSION, CALL)}
+    seconds = interleaved(
+        rounds,
+        {"floor": lambda: _cpu(floor)}
+        | {words: lambda command=command: _cpu(command) for words, command in commands.items()},
+    )
+    limits = {HELP: 1.5, VERSION: 1.8, CALL: 2.6}
+    return [
+        Row(
+            f"`jobgateway {words}`: CPU relative to `import grpc`",
+            seconds[words] / seconds["floor"],
+            "x",
+            limits[words],
+            figures={"ours ms": 1000 * seconds[words], "floor ms": 1000 * seconds["floor"]},
+        )
+        for words in commands
+    ]
+
+
+def _cpu(command: list[str]) -> float:
+    """Return the CPU seconds of a process."""
+    started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=WITH_TOKEN)
+    _, _, usage = os.wait4(started.pid, 0)
+    # So that it is not waited for again.
+    started.returncode = 0
+    return usage.ru_utime + usage.ru_stime
 
 
 def _start() -> float:

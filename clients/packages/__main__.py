@@ -26,7 +26,7 @@ async def main() -> int:
     async with example.servers() as target:
         for language in languages.load():
             package = language.manifest.package
-            if package is None or (arguments.names and language.name not in arguments.names):
+            if arguments.names and language.name not in arguments.names:
                 continue
             start = time.monotonic()
             if missing := language.missing():

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-    from clients.runner.scenarios import Scenario
-
-LATER_STEPS = frozenset({"run", "watch_each"})
-"""The steps that a language plays only if its manifest lists them, until all languages do."""
-
 
 class Package(BaseModel):
     """The package of a language, which `make packages` builds."""
@@ -46,8 +41,7 @@ class Manifest(BaseModel):
     check: list[str]
     programs: dict[str, str]
     race: dict[str, str] = {}
-    steps: frozenset[str] = frozenset()
-    package: Package | None = None
+    package: Package
     reads_service_config: bool = False
 
 
@@ -66,10 +60,6 @@ class Language:
     def name(self) -> str:
         """The name of the folder."""
         return self.folder.name
-
-    def plays(self, scenario: Scenario) -> bool:
-        """Return whether the programs have all steps of a scenario."""
-        return not {step["do"] for step in scenario.steps} & LATER_STEPS - self.manifest.steps
 
     def missing(self) -> list[str]:
         """Return the tools that are not on the PATH."""

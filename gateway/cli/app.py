@@ -1,25 +1,36 @@
-"""The commands."""
+"""The commands.
+
+Their modules have the options and the help, and import the work of a command when it runs. Therefore `--help`, wrong
+usage and completion are fast.
+"""
 
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from gateway.cli import demo, dev, serve, stdio, unary, watch
-from gateway.cli.commands import Commands
+from gateway.cli import completion, config_commands, demo, dev, ping, serve, stdio, unary, variables, watch
+from gateway.cli.commands import NAME, Command, Commands
 from gateway.cli.doctor.command import doctor
 from gateway.cli.exit_codes import EXPLAINED
 from gateway.cli.options import expanded
+from gateway.cli.problems import output_lost
 from gateway.cli.serve_options import ServeCommand
-from gateway.cli.session import output_lost
 
 app = typer.Typer(
-    name="jobgateway",
+    name=NAME,
     cls=Commands,
     help=f"VIKTOR jobs over gRPC: send them, and watch them without polling.\n\n{EXPLAINED}",
     no_args_is_help=True,
+    # Boxes would cut names at 80 columns, and Rich doubles the time of `--help`.
+    rich_markup_mode=None,
     add_completion=False,
+    context_settings={
+        "auto_envvar_prefix": variables.PREFIX,
+        "help_option_names": ["--help", "-h"],
+        "max_content_width": 100,
+    },
     # Its tracebacks show local variables, such as the token.
     pretty_exceptions_enable=False,
 )
@@ -35,17 +46,46 @@ _JOBS: tuple[Callable[..., None], ...] = (
 _SERVERS: tuple[Callable[..., None], ...] = (dev.dev, serve.simulate, demo.demo)
 
 for command in _JOBS:
-    app.command(rich_help_panel="Jobs")(expanded(command))
-app.command(rich_help_panel="Help")(expanded(doctor))
+    app.command(rich_help_panel="Jobs", cls=Command)(expanded(command))
+for command in (ping.ping, doctor):
+    app.command(rich_help_panel="Help", cls=Command)(expanded(command))
+app.command(rich_help_panel="Help", cls=Command)(completion.completion)
+app.command("__complete", hidden=True, cls=Command)(completion.complete)
+app.add_typer(config_commands.app, rich_help_panel="Help")
 app.command(rich_help_panel="Servers", cls=ServeCommand)(serve.serve)
 for command in _SERVERS:
-    app.command(rich_help_panel="Servers")(command)
+    app.command(rich_help_panel="Servers", cls=Command)(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from gateway.cli.version import version_line
+
+        typer.echo(version_line())
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        # JOBGATEWAY_VERSION may be set for another purpose.
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_show_version,
+            allow_from_autoenv=False,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Carry the options that come before a command."""
 
 
 def run() -> NoReturn:
     """Run the command in the arguments, and leave the process with its exit code."""
     try:
-        app(prog_name="jobgateway")
+        app(prog_name=NAME)
     except SystemExit as left:
         if left.code:
             raise

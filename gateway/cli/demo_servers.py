@@ -7,7 +7,7 @@ import threading
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from gateway.cli import dev
+from gateway.cli import dev_servers
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -73,10 +73,10 @@ class DemoServers:
         settings = Settings(
             listen="127.0.0.1:0",
             admin_listen="127.0.0.1:0",
-            upstream_url=dev.REPLACED,
+            upstream_url=dev_servers.REPLACED,
             poll_interval_max_seconds=0.25,
         )
-        self._simulator, self._gateway = await dev.start(self._stack, settings)
+        self._simulator, self._gateway = await dev_servers.start(self._stack, settings)
         self.upstream, self.gateway = self._simulator.url, self._gateway.address
         self._settings = settings.model_copy(update={"listen": self.gateway, "upstream_url": self.upstream})
 

@@ -1,59 +1,39 @@
-"""Printing: events as they arrive, and the end.
+"""Lines on standard error, and the result on standard output.
 
-The result goes to standard output, everything else to standard error.
+This module has no slow imports, because wrong usage is reported with it.
 """
 
+from __future__ import annotations
+
+import os
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, Protocol, Self
+from typing import IO, Literal
 
-from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import Retry
-from rich.console import Console, RenderableType
-from rich.highlighter import JSONHighlighter
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from gateway.cli.formatting import clean, pretty_json
 
-from gateway.cli.formatting import clean, duration, event_line, job_details, job_line, pretty_json
-from gateway.cli.moving import SPINNER, lines, step_line, step_lines
-from gateway.cli.patience import resumption
-from gateway.cli.progress import JobProgress
-
-# Moving lines show an outage of the upstream after at most this time, and a dead connection after three times as much.
-HEARTBEAT_SECONDS = 3
+Style = Literal["", "green", "red"]
 
 _LONGEST_SHOWN = 64 * 1024
+_COLOURS: dict[Style, int] = {"green": 32, "red": 31}
 
 
 def note(line: str) -> None:
     """Print a remark to standard error."""
-    print_line(Console(stderr=True), line)
+    write_line(sys.stderr, line)
 
 
 def problem(line: str) -> None:
     """Print a problem to standard error."""
-    print_line(Console(stderr=True), line, "red")
+    write_line(sys.stderr, line, "red")
 
 
-def job_style(job: pb.Job) -> str:
-    """Return the colour of a job."""
-    return "" if not job.done else "green" if succeeded(job) else "red"
-
-
-def succeeded(job: pb.Job) -> bool:
-    """Return True if a job ended with success."""
-    return job.done and job.status == pb.JOB_STATUS_SUCCESS
-
-
-def show_job(job: pb.Job) -> None:
-    """Print the state of a job in a line, and its details if it has ended."""
-    console = Console(stderr=True)
-    print_line(console, job_line(job), job_style(job))
-    for line in job_details(job):
-        print_line(console, line)
+def write_line(stream: IO[str], line: str, style: Style = "") -> None:
+    """Print one line of any text."""
+    text = clean(line)
+    if style and _shows_colours(stream):
+        text = f"\x1b[{_COLOURS[style]}m{text}\x1b[0m"
+    stream.write(f"{text}\n")
+    stream.flush()
 
 
 def replayed_line(uid: int) -> str:
@@ -67,8 +47,11 @@ def fits_terminal(size: int) -> bool:
     return size <= _LONGEST_SHOWN or not sys.stdout.isatty()
 
 
-def show_result(result: bytes | bytearray, uid: int) -> None:
-    """Print the result: formatted on a terminal, otherwise its own bytes and nothing else."""
+def show_result(result: bytes | bytearray, save_command: str) -> None:
+    """Print the result: formatted on a terminal, otherwise its own bytes and nothing else.
+
+    `save_command` writes the result to a file.
+    """
     if not result:
         return
     if not sys.stdout.isatty():
@@ -76,193 +59,23 @@ def show_result(result: bytes | bytearray, uid: int) -> None:
         sys.stdout.buffer.write(result)
         sys.stdout.buffer.flush()
     elif fits_terminal(len(result)):
+        from rich.console import Console
+        from rich.highlighter import JSONHighlighter
+        from rich.text import Text
+
         text = Text(pretty_json(result))
         JSONHighlighter().highlight(text)
         Console().print(text, soft_wrap=True)
     else:
-        note(f"the result has {len(result):,} bytes: jobgateway watch {uid} --save FILE")
-
-
-class Display(Protocol):
-    """A display for the events of a stream.
-
-    Attributes:
-        heartbeat_seconds: The longest silence of the stream that it can use, or None for the default.
-    """
-
-    heartbeat_seconds: int | None
-
-    def event(self, event: pb.JobEvent) -> None:
-        """Show an event."""
-
-    def replayed(self, uid: int) -> None:
-        """Show that a job was sent earlier. This comes before its last event."""
-
-    def retrying(self, retry: Retry) -> None:
-        """Show that the stream broke, before the wait for the next attempt."""
-
-    def note(self, line: str) -> None:
-        """Show a remark."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-class LineDisplay:
-    """A display with a line per event."""
-
-    heartbeat_seconds: int | None = None
-
-    def __init__(self) -> None:
-        self._tenths = 0
-
-    def event(self, event: pb.JobEvent) -> None:
-        """Print an event."""
-        if event.job.done:
-            show_job(event.job)
-        elif self._is_worth_a_line(event) and (line := event_line(event)):
-            note(line)
-
-    def _is_worth_a_line(self, event: pb.JobEvent) -> bool:
-        """Return False for a chunk of the result, unless it completes another tenth of it."""
-        if not event.HasField("content_chunk"):
-            return True
-        chunk = event.content_chunk
-        before = self._tenths
-        self._tenths = 10 * (chunk.offset + len(chunk.data)) // max(1, chunk.content_size)
-        return self._tenths != before
-
-    def replayed(self, uid: int) -> None:
-        """Print a line to standard error."""
-        note(replayed_line(uid))
-
-    def retrying(self, retry: Retry) -> None:
-        """Print a line to standard error."""
-        note(resumption(retry))
-
-    def note(self, line: str) -> None:
-        """Print a remark to standard error."""
-        note(line)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing."""
-
-
-class ProgressDisplay:
-    """The latest steps of a job and a line that moves, and at the end the last state of the job.
-
-    Args:
-        console: The terminal. Its clock is the one of all durations.
-        sent_here: Whether the command sends the job.
-    """
-
-    heartbeat_seconds: int | None = HEARTBEAT_SECONDS
-
-    def __init__(self, console: Console, *, sent_here: bool) -> None:
-        self._console = console
-        self._progress = JobProgress(console.get_time(), sent_here=sent_here)
-        # The thread of Live draws between events. It holds its own lock then, so nothing is drawn under this one.
-        self._lock = threading.Lock()
-        self._live = Live(
-            get_renderable=self._lines,
-            console=console,
-            refresh_per_second=10,
-            transient=True,
-            # Data is never progress.
-            redirect_stdout=False,
-        )
-
-    def event(self, event: pb.JobEvent) -> None:
-        """Change the line; print the end, and before it the steps."""
-        now = self._console.get_time()
-        with self._lock:
-            ended = self._progress.event(event, now)
-        if event.job.done:
-            self._live.stop()
-            self._print_steps()
-            print_line(self._console, self._progress.end(event.job, now), job_style(event.job))
-            for line in job_details(event.job):
-                print_line(self._console, line)
-        else:
-            if ended and step_line(ended).cell_len > self._console.width:
-                # Cut on the moving lines, so it is printed as a whole.
-                self._print_steps()
-            # Immediately, because an outage may follow.
-            self.refresh()
-
-    def replayed(self, uid: int) -> None:
-        """Print the remark, and claim no exact duration."""
-        self._progress.replayed()
-        self.note(replayed_line(uid))
-
-    def retrying(self, retry: Retry) -> None:
-        """Show the outage until the next event."""
-        with self._lock:
-            self._progress.outage.retrying(retry, self._console.get_time())
-        self.refresh()
-
-    def note(self, line: str) -> None:
-        """Print a remark above the moving lines."""
-        self._console.print(Text(clean(line), "dim"), soft_wrap=True)
-
-    def refresh(self) -> None:
-        """Draw now, and not only at the next of the usual moments."""
-        self._live.refresh()
-
-    def _lines(self) -> RenderableType:
-        with self._lock:
-            return lines(self._progress, self._console)
-
-    def _print_steps(self) -> None:
-        with self._lock:
-            steps = self._progress.take_steps()
-        for line in step_lines(*steps):
-            self._console.print(line)
-
-    def __enter__(self) -> Self:
-        self._live.start(refresh=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-
-def display(*, sent_here: bool = False) -> Display:
-    """Return the display for standard error: moving only on a terminal. `sent_here`: the command sends the job."""
-    if is_terminal(sys.stderr):
-        return ProgressDisplay(Console(stderr=True), sent_here=sent_here)
-    return LineDisplay()
-
-
-@contextmanager
-def waiting(uid: int, console: Console) -> Iterator[None]:
-    """Show on a terminal that a command waits for a job, and for how long."""
-    if not is_terminal(console.file):
-        yield
-        return
-    began = console.get_time()
-
-    def line() -> Table:
-        row = Table.grid(padding=(0, 1, 0, 0))
-        row.add_row(SPINNER, f"waiting for job {uid} to end  {duration(console.get_time() - began, tenths=False)}")
-        return row
-
-    with Live(get_renderable=line, console=console, transient=True, redirect_stdout=False) as live:
-        live.refresh()
-        yield
+        note(f"the result has {len(result):,} bytes: {save_command}")
 
 
 def is_terminal(stream: IO[str]) -> bool:
     """Return whether a stream can show moving lines."""
-    # Rich's own test also follows FORCE_COLOR, but a bar is useless in a pipe.
-    return stream.isatty() and not Console().is_dumb_terminal
+    # FORCE_COLOR does not count, because a bar is useless in a pipe.
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
-def print_line(console: Console, line: str, style: str = "") -> None:
-    """Print one line of any text."""
-    # A Text has no markup. It is not wrapped, so that a line stays a line.
-    console.print(Text(clean(line), style), soft_wrap=True)
+def _shows_colours(stream: IO[str]) -> bool:
+    # As Rich decides for the other lines.
+    return not os.environ.get("NO_COLOR") and (bool(os.environ.get("FORCE_COLOR")) or is_terminal(stream))

@@ -5,6 +5,8 @@ import re
 import grpc
 from jobgateway_client import GatewayError
 
+from gateway.cli.connection_faults import Fault
+
 _LONGEST_FOREIGN_MESSAGE = 200
 _LATER = re.compile(r"\b(?:try again|retry) later\b")
 _HANDSHAKE_FAILED = "OPENSSL_internal:"
@@ -14,13 +16,13 @@ _BY_REASON = {
     # Their messages have the fix.
     "SUBMIT_OUTCOME_UNKNOWN": "",
     "REQUEST_ID_REUSED": "",
-    "RESULT_TOO_LARGE": "get it with: jobgateway watch UID --save FILE",
+    # The command that gets it is in a line of its own.
+    "RESULT_TOO_LARGE": "",
     "UPSTREAM_TIMEOUT": "try again later",
 }
 
 _NOT_FROM_GATEWAY = {
-    grpc.StatusCode.UNAVAILABLE: "check that the gateway runs there, and that both sides use TLS (--tls) or neither; "
-    "name another gateway with --target",
+    grpc.StatusCode.UNAVAILABLE: "check that the gateway runs there, or name another one with --target",
     grpc.StatusCode.UNIMPLEMENTED: "is this the address of a Job Gateway? name another one with --target",
 }
 
@@ -38,14 +40,21 @@ _BY_CODE = {
 }
 
 
-def error_lines(error: GatewayError, target: str) -> list[str]:
-    """Return the line for an error, and a line for each further invalid field."""
+def error_lines(error: GatewayError, target: str, fault: Fault | None = None) -> list[str]:
+    """Return the line for an error, and a line for each further invalid field.
+
+    `fault` is the known cause of a failed connection.
+    """
+    if fault:
+        return [f"{fault.problem}; {fault.fix} [{error.code.name}]"]
     fields = _field_lines(error)
     return [_line(error, target, fields), *(f"  {each}" for each in fields[1:])]
 
 
 def _line(error: GatewayError, target: str, fields: list[str]) -> str:
     message = error.message
+    if error.uid and error.code is grpc.StatusCode.NOT_FOUND:
+        message = f"job {error.uid}: {message}"
     if fields:
         # The message of the gateway continues with all fields.
         before = message.partition(f"{error.fields[0].path}: ")[0].rstrip(": ;")

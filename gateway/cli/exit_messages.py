@@ -7,9 +7,8 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError
 
 from gateway.cli import display, stdio
-from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED
-from gateway.cli.failure_codes import failure_code
-from gateway.cli.formatting import job_line
+from gateway.cli.exit_codes import CALL_FAILED
+from gateway.cli.job_lines import job_line
 from gateway.cli.session import Session
 
 _CANCEL_SECONDS = 30.0
@@ -24,7 +23,7 @@ def failed(current: Session, error: GatewayError, uid: int, sent: pb.SendJobRequ
     current.show_error(error)
     if sent and (uid or error.may_have_arrived):
         display.note(current.whereabouts())
-    raise typer.Exit(failure_code(error, sending=sent is not None and not uid))
+    raise typer.Exit(current.failure_code(error, sending=sent is not None and not uid))
 
 
 def result_lost(current: Session) -> NoReturn:
@@ -35,7 +34,7 @@ def result_lost(current: Session) -> NoReturn:
 
 
 def interrupted_many(current: Session, uids: list[int], *, cancel: bool) -> NoReturn:
-    """Leave because of Ctrl-C; with `cancel`, ask to cancel the jobs first, which have not ended."""
+    """Leave because of a signal, such as Ctrl-C; with `cancel`, ask to cancel the jobs first, which have not ended."""
     # A second Ctrl-C leaves immediately, as below.
     stdio.leave_on_interrupt()
     if cancel:
@@ -51,11 +50,14 @@ def interrupted_many(current: Session, uids: list[int], *, cancel: bool) -> NoRe
     else:
         again = f"watch them again: {current.watch_command(*uids)}" if uids else ""
         current.show_interrupt("; ".join(filter(None, (f"interrupted; {len(uids)} jobs continue", again))))
-    raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(stdio.interrupt_code())
 
 
 def interrupted(current: Session, uid: int, sent: pb.SendJobRequest | None, *, cancel: bool) -> NoReturn:
-    """Leave because of Ctrl-C; with `cancel`, ask to cancel the job first. `uid` and `sent` are as in `failed`."""
+    """Leave because of a signal, such as Ctrl-C; with `cancel`, ask to cancel the job first.
+
+    `uid` and `sent` are as in `failed`.
+    """
     current.sent, current.uid = sent, uid
     # A second Ctrl-C leaves immediately, because the rest may block, as standard error may.
     stdio.leave_on_interrupt()
@@ -67,4 +69,4 @@ def interrupted(current: Session, uid: int, sent: pb.SendJobRequest | None, *, c
         current.show_interrupt(f"interrupted; cancelling job {uid}")
         job = current.client.cancel(uid, timeout=_CANCEL_SECONDS)
         display.note(f"asked to cancel; state: {job_line(job)}")
-    raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(stdio.interrupt_code())

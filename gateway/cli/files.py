@@ -1,6 +1,8 @@
 """Files that options name, read with a limit of size: a device in the place of a file must not fill the memory."""
 
+import sys
 from pathlib import Path
+from typing import BinaryIO
 
 # A token has at most 8 KiB.
 MAX_TOKEN_BYTES = 1 << 20
@@ -20,7 +22,21 @@ def read_bounded(file: Path, limit: int) -> bytes:
 
     """
     with file.open("rb") as opened:
-        contents = opened.read(limit + 1)
+        return _read(opened, limit)
+
+
+def read_stdin(limit: int) -> bytes:
+    """Return what standard input has, at most `limit` bytes.
+
+    Raises:
+        OSError: It cannot be read, or is larger.
+
+    """
+    return _read(sys.stdin.buffer, limit)
+
+
+def _read(opened: BinaryIO, limit: int) -> bytes:
+    contents = opened.read(limit + 1)
     if len(contents) > limit:
         raise FileTooLargeError(None, f"it has more than {limit:,} bytes; check that it is the right file")
     return contents

@@ -13,8 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.display import HEARTBEAT_SECONDS, print_line, succeeded
+from gateway.cli.event_display import HEARTBEAT_SECONDS
 from gateway.cli.formatting import clean, duration
+from gateway.cli.job_lines import succeeded
+from gateway.cli.moving import print_line
 from gateway.cli.progress import JobProgress, Outage
 from gateway.cli.tally import Tally
 

@@ -1,15 +1,19 @@
 """Standard output as JSON: an object per line, with the upstream's own JSON as `result`."""
 
+from __future__ import annotations
+
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
-from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import GatewayError
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from google.protobuf.message import Message
+    from jobgateway.v1 import job_service_pb2 as pb
+    from jobgateway_client import GatewayError
 
 # Outside of strings, JSON has line breaks only as white space.
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
@@ -69,11 +73,11 @@ def show_failure(
     show_object({"error": error})
 
 
-def show_error(error: GatewayError, uid: int = 0) -> None:
-    """Print a call that failed; `uid` is the job, if the error does not name it."""
+def show_error(error: GatewayError, uid: int = 0, problem: str = "") -> None:
+    """Print a call that failed; `uid` is the job, if the error does not name it, and `problem` a better message."""
     show_failure(
         error.code.name,
-        error.message,
+        problem or error.message,
         reason=error.reason,
         fields=error.fields,
         retry_after=error.retry_delay,
@@ -82,6 +86,9 @@ def show_error(error: GatewayError, uid: int = 0) -> None:
 
 
 def _document(message: Message) -> dict[str, object]:
+    # Imported here, because wrong usage is reported with this module, too.
+    from google.protobuf import json_format
+
     document: dict[str, object] = json_format.MessageToDict(message, preserving_proto_field_name=True)
     job = document.get("job", document)
     if isinstance(job, dict):

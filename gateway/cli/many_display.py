@@ -2,15 +2,15 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import IO, Protocol, Self
 
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Retry, WatchFailed
 from rich.console import Console
 
 from gateway.cli import json_output
-from gateway.cli.display import is_terminal, job_style, note, print_line, problem
-from gateway.cli.formatting import event_line, job_line
+from gateway.cli.display import is_terminal, note, problem, write_line
+from gateway.cli.job_lines import event_line, job_line, job_style
 from gateway.cli.job_table import TableDisplay
 from gateway.cli.options import Output
 from gateway.cli.output import show_name
@@ -88,15 +88,15 @@ class LinesDisplay:
 
     heartbeat_seconds: int | None = None
 
-    def __init__(self, tally: Tally, console: Console) -> None:
+    def __init__(self, tally: Tally, stream: IO[str]) -> None:
         self.tally = tally
-        self._console = console
+        self._stream = stream
 
     def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
         """Print a job that has ended, or a problem with reading one."""
         if event.job.done:
             self.tally.ended(event.job)
-            print_line(self._console, job_line(event.job), job_style(event.job))
+            write_line(self._stream, job_line(event.job), job_style(event.job))
         elif event.heartbeat.last_failure and (line := event_line(event)):
             self.note(line)
 
@@ -120,14 +120,14 @@ class LinesDisplay:
     def __exit__(self, kind: object, *_: object) -> None:
         """Print the total, unless the command was interrupted or has failed."""
         if kind is None:
-            print_line(self._console, self.tally.line)
+            write_line(self._stream, self.tally.line)
 
 
 class NameDisplay(LinesDisplay):
     """The uid of each job when it has ended, and the lines on standard error."""
 
     def __init__(self, tally: Tally) -> None:
-        super().__init__(tally, Console(stderr=True))
+        super().__init__(tally, sys.stderr)
 
     def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
         """Print the uid of a job that has ended."""
@@ -145,7 +145,7 @@ def display(uids: Sequence[int], output: Output) -> ManyDisplay:
         case Output.NAME:
             return NameDisplay(tally)
         case Output.TEXT:
-            return TableDisplay(Console(), uids) if is_terminal(sys.stdout) else LinesDisplay(tally, Console())
+            return TableDisplay(Console(), uids) if is_terminal(sys.stdout) else LinesDisplay(tally, sys.stdout)
 
 
 def _resumption(retry: Retry) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
+from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.formatting import duration
+from gateway.cli.display import is_terminal
+from gateway.cli.formatting import clean, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from rich.console import RenderableType
 
@@ -76,3 +79,27 @@ def _bar_line(progress: JobProgress, now: float, width: int) -> Table:
     row.add_column(no_wrap=True, justify="right")
     row.add_row(*cells, Text(end))
     return row
+
+
+@contextmanager
+def waiting(uid: int, console: Console) -> Iterator[None]:
+    """Show on a terminal that a command waits for a job, and for how long."""
+    if not is_terminal(console.file):
+        yield
+        return
+    began = console.get_time()
+
+    def line() -> Table:
+        row = Table.grid(padding=(0, 1, 0, 0))
+        row.add_row(SPINNER, f"waiting for job {uid} to end  {duration(console.get_time() - began, tenths=False)}")
+        return row
+
+    with Live(get_renderable=line, console=console, transient=True, redirect_stdout=False) as live:
+        live.refresh()
+        yield
+
+
+def print_line(console: Console, line: str, style: str = "") -> None:
+    """Print one line of any text."""
+    # A Text has no markup. It is not wrapped, so that a line stays a line.
+    console.print(Text(clean(line), style), soft_wrap=True)

@@ -1,19 +1,26 @@
 """The options and arguments that several commands share, each declared once.
 
-A command takes a group of options as one object of a class below; `expanded` replaces it by its fields for Typer.
+A command takes a group of options as one object of a class below. `expanded` replaces it by its fields for Typer, and
+gives each a variable, such as JOBGATEWAY_TOKEN_FILE for `--token-file`.
 """
 
+import copy
 import functools
 import inspect
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self, get_args, get_origin
 
 import typer
+from typer._click.exceptions import UsageError
+
+from gateway.cli import contexts, variables
+from gateway.cli.contexts import Strength
+from gateway.errors import ConfigError
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 LONGEST_DEADLINE = 366 * 86_400
@@ -22,6 +29,9 @@ STANDARD_STREAM = Path("-")
 
 _LARGEST_INT64 = 2**63 - 1
 _QUICK_SECONDS = 60.0
+
+# By the names of Click's sources.
+_STRENGTHS = {"COMMANDLINE": Strength.OPTION, "ENVIRONMENT": Strength.VARIABLE, "DEFAULT": Strength.DEFAULT}
 
 _job = partial(typer.Option, rich_help_panel="Job", show_default=False)
 _input = partial(typer.Option, rich_help_panel="Input, in one way", show_default=False)
@@ -82,7 +92,18 @@ Deadline = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A group of options: each field is one option."""
+    """A group of options: each field with an `Annotated` type is one option."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], _strengths: Mapping[str, Strength]) -> Self:
+        """Return the group with its values.
+
+        Args:
+            values: The value of each option.
+            _strengths: The source of each.
+
+        """
+        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +144,23 @@ class JobOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionOptions(Options):
-    """The gateway to call, with its credentials."""
+    """The gateway to call, with its credentials.
 
-    target: Annotated[
-        str, _call(envvar="JOBGATEWAY_TARGET", metavar="HOST:PORT", help="The address of the gateway.")
-    ] = DEFAULT_TARGET
+    Attributes:
+        chosen: The context that applies, or None.
+        sources: The source of each option, by its name.
+    """
+
+    context: Annotated[
+        str | None,
+        _call(
+            metavar="NAME",
+            help="Use this context of the config file, instead of the current one.",
+            autocompletion=contexts.names,
+            show_default=False,
+        ),
+    ] = None
+    target: Annotated[str, _call(metavar="HOST:PORT", help="The address of the gateway.")] = DEFAULT_TARGET
     token_file: Annotated[
         Path | None,
         _call(
@@ -156,6 +189,27 @@ class ConnectionOptions(Options):
     key_file: Annotated[
         Path | None, _call(metavar="FILE", help="The private key of the certificate (PEM).", show_default=False)
     ] = None
+    chosen: str | None = field(default=None, compare=False)
+    sources: Mapping[str, Strength] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], strengths: Mapping[str, Strength]) -> Self:
+        """Return the options, completed by a context.
+
+        Raises:
+            ConfigError: The config file has a mistake, or there is no such context.
+
+        """
+        choice = contexts.choose(values["context"], strengths)
+        added = {key: Path(str(value)) if key in contexts.FILES else value for key, value in choice.values.items()}
+        return cls(
+            **{**values, **added}, chosen=choice.name, sources={**strengths, **dict.fromkeys(added, Strength.CONTEXT)}
+        )
+
+    @property
+    def secured(self) -> bool:
+        """True if the options ask for TLS."""
+        return self.tls or any((self.ca_file, self.cert_file, self.key_file))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,15 +231,24 @@ class LongCallOptions(CallOptions):
     """The options of a command that lasts until a job has ended."""
 
     cancel_on_interrupt: Annotated[
-        bool, _call("--cancel-on-interrupt", help="Cancel the job on Ctrl-C. Without it, the job continues.")
+        bool,
+        _call(
+            "--cancel-on-interrupt", help="Cancel the job on Ctrl-C, SIGTERM or SIGHUP. Without it, the job continues."
+        ),
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputOptions(Options):
-    """The format of the output, and the file for the result."""
+class FormatOptions(Options):
+    """The format of the output."""
 
     output: OutputOption = Output.TEXT
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions(FormatOptions):
+    """The format of the output, and the file for the result."""
+
     save: Annotated[
         Path | None,
         typer.Option(
@@ -202,27 +265,67 @@ class OutputOptions(Options):
         return self.save is not None or self.output is not Output.NAME
 
 
+def target_option(target: str) -> str:
+    """Return " --target" and `target` for a command that a person copies, or nothing if that is the default."""
+    # A context of this user would replace the default.
+    return "" if target == DEFAULT_TARGET and not contexts.may_apply() else f" --target {target}"
+
+
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
     """Return `command` with the fields of each group of options in the place of the group, as Typer needs it."""
     parameters = inspect.signature(command).parameters.values()
-    groups: dict[str, type[Options]] = {
-        each.name: each.annotation
-        for each in parameters
-        if isinstance(each.annotation, type) and issubclass(each.annotation, Options)
-    }
+    groups = {each.name: each.annotation for each in parameters if _is_group(each.annotation)}
+    options = {name: _options(group) for name, group in groups.items()}
 
     @functools.wraps(command)
-    def run(**given: object) -> None:
-        for name, group in groups.items():
-            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+    def run(typer_context: typer.Context, **given: Any) -> None:
+        output = given.get("output")
+        try:
+            for name, group in groups.items():
+                values = {each.name: given.pop(each.name) for each in options[name]}
+                given[name] = group.of(values, {each: _strength(typer_context, each) for each in values})
+        except ConfigError as error:
+            if output == Output.JSON:
+                # Imported here, because it is slow to import.
+                from gateway.cli import json_output
+
+                json_output.show_failure("USAGE", str(error))
+            raise UsageError(str(error)) from None
         command(**given)
 
     single = [
-        one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for each in parameters
-        for one in (inspect.signature(groups[each.name]).parameters.values() if each.name in groups else [each])
+        inspect.Parameter("typer_context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        *(
+            one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for each in parameters
+            for one in options.get(each.name, [each])
+        ),
     ]
     # Typer reads these two; functions do not declare the first.
     run.__signature__ = inspect.Signature(single)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in single}
     return run
+
+
+def _is_group(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Options)
+
+
+def _options(group: type[Options]) -> list[inspect.Parameter]:
+    """Return the options of a group, each with its variable."""
+    every = inspect.signature(group).parameters.values()
+    return [_with_variable(each) for each in every if get_origin(each.annotation) is Annotated]
+
+
+def _with_variable(option: inspect.Parameter) -> inspect.Parameter:
+    of_type, info = get_args(option.annotation)
+    info = copy.copy(info)
+    # Typer takes the first name for a default until it has read the signature.
+    names = [each for each in (info.default, *(info.param_decls or ())) if str(each).startswith("--")]
+    info.envvar = variables.of_shared(names[0] if names else option.name)
+    return option.replace(annotation=Annotated[of_type, info])
+
+
+def _strength(context: typer.Context, name: str) -> Strength:
+    source = context.get_parameter_source(name)
+    return _STRENGTHS[source.name if source else "DEFAULT"]

@@ -1,90 +1,12 @@
-"""The three contents of standard output of commands with one job."""
+"""The end of a job on standard output, in each of its three contents."""
 
 from pathlib import Path
-from typing import Self
 
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import Retry
 
 from gateway.cli import display, json_output, stdio
 from gateway.cli.options import Output, OutputOptions
-from gateway.cli.patience import resumption
-
-
-class JsonDisplay:
-    """A JSON object for each event but the last, which `conclude` prints with the result."""
-
-    heartbeat_seconds: int | None = None
-
-    def event(self, event: pb.JobEvent) -> None:
-        """Print an event. Pieces of the result are left out, because the last event has it in full."""
-        if not event.job.done and not event.HasField("content_chunk"):
-            json_output.show_message(event)
-
-    def replayed(self, uid: int) -> None:
-        """Print a line to standard error."""
-        display.note(display.replayed_line(uid))
-
-    def retrying(self, retry: Retry) -> None:
-        """Print a line to standard error."""
-        display.note(resumption(retry))
-
-    def note(self, line: str) -> None:
-        """Print a remark to standard error."""
-        display.note(line)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing."""
-
-
-class NameDisplay:
-    """The uid of the job as soon as it is known, and the rest on standard error."""
-
-    def __init__(self, screen: display.Display) -> None:
-        self._screen = screen
-        self.heartbeat_seconds = screen.heartbeat_seconds
-        self._uid = 0
-
-    def event(self, event: pb.JobEvent) -> None:
-        """Print the uid once, and show the event."""
-        if event.uid and not self._uid:
-            self._uid = event.uid
-            show_name(event.uid)
-        self._screen.event(event)
-
-    def replayed(self, uid: int) -> None:
-        """Show that the job was sent earlier."""
-        self._screen.replayed(uid)
-
-    def retrying(self, retry: Retry) -> None:
-        """Show that the stream broke."""
-        self._screen.retrying(retry)
-
-    def note(self, line: str) -> None:
-        """Show a remark."""
-        self._screen.note(line)
-
-    def __enter__(self) -> Self:
-        self._screen.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._screen.__exit__()
-
-
-def stream_display(output: Output, *, sent_here: bool = False) -> display.Display:
-    """Return the display for the events of one job. `sent_here`: the command sends the job."""
-    match output:
-        case Output.JSON:
-            return JsonDisplay()
-        case Output.NAME:
-            return NameDisplay(display.display(sent_here=sent_here))
-        case Output.TEXT:
-            return display.display(sent_here=sent_here)
 
 
 def show_name(uid: int) -> None:
@@ -93,9 +15,16 @@ def show_name(uid: int) -> None:
 
 
 def conclude(
-    message: pb.Job | pb.JobEvent, result: bytes | bytearray, shown: OutputOptions, uid: int, *, replayed: bool = False
+    message: pb.Job | pb.JobEvent,
+    result: bytes | bytearray,
+    shown: OutputOptions,
+    save_command: str,
+    *,
+    replayed: bool = False,
 ) -> None:
-    """Write the result of job `uid` to its file or to standard output, with JSON as a part of the last `message`.
+    """Write the result to its file or to standard output, with JSON as a part of the last `message`.
+
+    `save_command` is for a result that is too large for a terminal.
 
     Raises:
         OutputLost: The file cannot be written.
@@ -105,7 +34,7 @@ def conclude(
     if shown.output is Output.JSON:
         json_output.show_message(message, result, replayed=replayed, result_file=saved)
     elif shown.output is Output.TEXT and not shown.save:
-        display.show_result(result, uid)
+        display.show_result(result, save_command)
 
 
 def _saved(result: bytes | bytearray, file: Path) -> bool:

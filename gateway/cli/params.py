@@ -1,13 +1,12 @@
-"""The input of a job from the command line, a file or standard input, as unchanged JSON."""
+"""The input of a job from the command line, a file or standard input, as JSON whose values are unchanged."""
 
 import json
 import os
-import sys
 from pathlib import Path
 
-from gateway.cli.files import MAX_PARAMS_BYTES, read_bounded
+from gateway.cli.files import MAX_PARAMS_BYTES, FileTooLargeError, read_bounded, read_stdin
 from gateway.cli.options import STANDARD_STREAM
-from gateway.strict_json import reject_constant
+from gateway.strict_json import check_json, other_encoding, reject_constant, without_mark
 
 
 class ParamsInvalid(Exception):
@@ -23,7 +22,7 @@ def read_params(pairs: list[str], text: str | None, file: Path | None) -> bytes 
         file: A file with the JSON; `-` is standard input.
 
     Raises:
-        ParamsInvalid: The input was given in more than one way, or is not JSON.
+        ParamsInvalid: The input was given in more than one way, or is not strict JSON in UTF-8.
 
     """
     if bool(pairs) + (text is not None) + (file is not None) > 1:
@@ -38,19 +37,32 @@ def read_params(pairs: list[str], text: str | None, file: Path | None) -> bytes 
 
 
 def _contents(file: Path) -> bytes:
-    if file == STANDARD_STREAM:
-        return sys.stdin.buffer.read()
     try:
-        return read_bounded(file, MAX_PARAMS_BYTES)
+        return read_stdin(MAX_PARAMS_BYTES) if file == STANDARD_STREAM else read_bounded(file, MAX_PARAMS_BYTES)
+    except FileTooLargeError as error:
+        raise ParamsInvalid(f"--params-file {file}: {error.strerror}") from error
     except OSError as error:
-        raise ParamsInvalid(f"--params-file {file} cannot be read: {error.strerror}") from error
+        problem = f"--params-file {file} cannot be read: {error.strerror}"
+        raise ParamsInvalid(f"{problem}; check the path and its permissions") from error
 
 
 def _checked(source: str, document: bytes) -> bytes:
+    """Return a document without a byte order mark.
+
+    Raises:
+        ParamsInvalid: It is not strict JSON in UTF-8.
+
+    """
+    if encoding := other_encoding(document):
+        raise ParamsInvalid(f"{source} is in {encoding}; save it in UTF-8")
+    # Editors of Windows write the mark, and readers may ignore it (RFC 8259, section 8.1), as jq does.
+    document = without_mark(document)
+    if not document.strip():
+        raise ParamsInvalid(f"{source} is empty; give a JSON value, or leave the option out")
     try:
-        _parse(document)
+        check_json(document)
     except ValueError as error:
-        raise ParamsInvalid(f"{source} is not JSON: {error}") from error
+        raise ParamsInvalid(f"{source}: {error}") from error
     return document
 
 
@@ -64,29 +76,20 @@ def _object(pairs: list[str]) -> bytes:
             raise ParamsInvalid(f"--param {key} is given twice; give it once")
         members[key] = _member(value)
     # The values stay as they were written, so that no number is rounded.
-    return os.fsencode("{" + ", ".join(f"{_quoted(key)}: {value}" for key, value in members.items()) + "}")
+    joined = "{" + ", ".join(f"{_quoted(key)}: {value}" for key, value in members.items()) + "}"
+    return _checked("--param", os.fsencode(joined))
 
 
 def _member(value: str) -> str:
+    """Return a value that is JSON as it is, and any other as a string."""
     try:
-        _parse(value)
+        json.loads(value, parse_int=str, parse_float=str, parse_constant=reject_constant)
     except ValueError:
         return _quoted(value)
+    except RecursionError:
+        pass
     return value
 
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-def _parse(document: str | bytes) -> None:
-    """Check a document without converting its numbers, because those of Python have limits.
-
-    Raises:
-        ValueError: It is not JSON.
-
-    """
-    try:
-        json.loads(document, parse_int=str, parse_float=str, parse_constant=reject_constant)
-    except RecursionError:
-        return  # the gateway has its own limit of nesting

@@ -47,6 +47,9 @@ class Patience:
         """Return a callback for further attempts, which calls `show` as long as it is worth to continue."""
 
         def retrying(retry: Retry) -> None:
+            if retry.failures == 1:
+                # Something arrived since the last failure, if there was one.
+                self._failing_since = None
             if not (self.lasts(retry.error) and self.may_connect(retry.error)):
                 raise retry.error
             show(retry)

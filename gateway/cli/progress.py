@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.cli.formatting import clean, duration, percentage, status_word
+from gateway.cli.formatting import clean, duration
+from gateway.cli.job_lines import percentage, status_word
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp

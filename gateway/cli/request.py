@@ -5,7 +5,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.cli.options import JobOptions, Output
 from gateway.cli.params import ParamsInvalid, read_params
-from gateway.cli.session import usage_error
+from gateway.cli.problems import usage_error
 
 
 def job_request(job: JobOptions, content_format: pb.ContentFormat.ValueType, output: Output) -> pb.SendJobRequest:

@@ -1,41 +1,21 @@
 """`serve` and `simulate`: the gateway, and a simulated upstream to try it with."""
 
-import asyncio
-import os
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from gateway.cli import stdio
-from gateway.cli.credentials import TokenUnusable, read_token
+from gateway.cli import stdio, variables
 from gateway.cli.exit_codes import USAGE
 from gateway.cli.formatting import clean
-from gateway.cli.serve_check import check_settings
+from gateway.cli.problems import output_lost
 from gateway.cli.serve_options import given_settings
-from gateway.cli.session import output_lost, usage_error
-from gateway.server import signals
+
+if TYPE_CHECKING:
+    from gateway.config import Reading
 
 DEMO_TOKEN = "demo-token"  # noqa: S105 - public, accepted only by the simulator
-
-_WELCOME = """The simulator listens: {url}
-
-Start a gateway in front of it, and send jobs from another terminal:
-
-  JOBGATEWAY_UPSTREAM_URL={url} jobgateway serve
-
-  {hint}
-  jobgateway run --workspace 1 --entity 1 --method succeed --param duration=5
-  jobgateway run --workspace 1 --entity 1 --method fail
-  jobgateway run --workspace 1 --entity 1 --method refuse
-
-The method of a job selects what it does. Other methods succeed:
-
-  {methods}
-
-For durations, progress, results and faults: python -m pydoc gateway.simulator gateway.simulator.parameters
-"""
 
 SimulatorListen = Annotated[
     str, typer.Option("--listen", metavar="HOST:PORT", help="Address of the simulator; port 0 selects a free one.")
@@ -60,43 +40,65 @@ Check = Annotated[
 ]
 
 
-def serve(context: typer.Context, check: Check = False) -> None:
-    """Start the gateway. Each setting is an option, or a variable: JOBGATEWAY_MAX_CALLS is --max-calls."""
-    flags = given_settings(context)
-    if check:
-        check_settings(flags)
-        return
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Read settings from this TOML file. Options and variables go before it.",
+        show_default=False,
+        rich_help_panel="Settings file",
+    ),
+]
+
+
+def serve(context: typer.Context, config: SettingsFile = None, check: Check = False) -> None:
+    """Start the gateway. Each setting is an option, a variable, or a line of a file.
+
+    For example, --max-calls 500, JOBGATEWAY_MAX_CALLS=500, or max_calls = 500 in the file of --config.
+    """
     # Imported here, so that other commands do not wait for the server's imports.
+    from gateway.config import Settings, Sources, read
+
+    sources = Sources(given_settings(context), config, partial(variables.is_of_client, context.find_root()))
+    if check:
+        from gateway.cli.serve_check import check_settings
+
+        try:
+            check_settings(sources)
+        except stdio.OutputLost as error:
+            raise typer.Exit(output_lost(error)) from error
+        return
     from gateway.auth import authorities
-    from gateway.config import Settings, load
     from gateway.errors import ConfigError
 
+    reading = read(sources)
+    if reading.problems:
+        _cannot_start(reading, *reading.problems)
     try:
-        settings = load(flags)
         authorities.check()
     except ConfigError as error:
-        _cannot_start(flags, *error.args)
+        _cannot_start(reading, *error.args)
 
     from gateway.server.process import exit_now, run
     from gateway.server.process import serve as serve_gateway
 
     async def serve_and_leave(settings: Settings) -> None:
-        exit_now(await serve_gateway(settings))
+        exit_now(await serve_gateway(settings, reading.remarks))
 
     try:
-        run(serve_and_leave(settings))
+        run(serve_and_leave(reading.settings))
     except ConfigError as error:
-        _cannot_start(flags, *error.args)
+        _cannot_start(reading, *error.args)
     except OSError as error:
-        _cannot_start(flags, str(error))
+        _cannot_start(reading, str(error))
 
 
-def _cannot_start(flags: Mapping[str, str], *problems: str) -> NoReturn:
-    from gateway.config import read
+def _cannot_start(reading: "Reading", *problems: str) -> NoReturn:
     from gateway.telemetry.logs import start_failed
 
     # The format is a setting too, and other settings may be wrong.
-    start_failed([clean(each) for each in problems], read(flags).settings.log_format)
+    start_failed([clean(each) for each in problems], reading.settings.log_format)
     raise typer.Exit(USAGE)
 
 
@@ -105,40 +107,6 @@ def simulate(
     token_file: SimulatorTokenFile = None,
 ) -> None:
     """Start a simulated upstream, in which the method of a job selects what it does."""
-    token, hint = DEMO_TOKEN, f"export JOBGATEWAY_TOKEN={DEMO_TOKEN}"
-    if token_file or os.environ.get("JOBGATEWAY_TOKEN"):
-        hint = "# with the token of the simulator, which is not shown"
-        try:
-            token = read_token(token_file)
-        except TokenUnusable as error:
-            usage_error(str(error))
-    asyncio.run(_simulate(listen, token, hint))
+    from gateway.cli import simulation
 
-
-async def _simulate(listen: str, token: str, hint: str) -> None:
-    from gateway.simulator import METHODS, Simulator
-    from gateway.telemetry import logs
-
-    host, _, port = listen.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit() and int(port) < 2**16):
-        usage_error(f"--listen: {listen} is not HOST:PORT, such as 127.0.0.1:8080")
-    logs.configure(logs.TEXT)
-    stop = asyncio.Event()
-    for number in signals.stop_signals():
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    simulator = Simulator(tokens=frozenset({token}))
-    try:
-        await simulator.start(host.strip("[]"), int(port))
-    except OSError as error:
-        usage_error(f"--listen: {listen} cannot be bound: {error.strerror}")
-    except UnicodeError:
-        # getaddrinfo encodes the host with IDNA.
-        usage_error(f"--listen: {listen} cannot be bound: the host is not a name")
-    try:
-        typer.echo(_WELCOME.format(url=simulator.url, hint=hint, methods=", ".join(METHODS)))
-        stdio.check()
-        await stop.wait()
-    except stdio.OutputLost as error:
-        raise typer.Exit(output_lost(error)) from error
-    finally:
-        await simulator.stop()
+    simulation.run_until_stopped(listen, token_file, DEMO_TOKEN)

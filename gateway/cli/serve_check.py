@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -10,11 +11,14 @@ from gateway.cli import display, stdio
 from gateway.cli.exit_codes import USAGE
 from gateway.cli.formatting import clean
 
+if TYPE_CHECKING:
+    from gateway.config import Sources
+
 # User and password, and options, of a URL whose form was checked.
 _SECRETS = re.compile(r"(?<=://)[^@/]*(?=@)|(?<=\?).*")
 
 
-def check_settings(flags: Mapping[str, str]) -> None:
+def check_settings(sources: "Sources") -> None:
     """Print the settings, or leave with all mistakes of the settings and their files."""
     # Imported here, so that other commands do not wait for the server's imports.
     from gateway.config import read
@@ -23,9 +27,9 @@ def check_settings(flags: Mapping[str, str]) -> None:
 
     # Libraries write some of their remarks to the log.
     logs.configure("text")
-    reading = read(flags)
+    reading = read(sources)
     found = asyncio.run(check(reading.settings))
-    for remark in [*found.remarks, *found.in_use]:
+    for remark in [*reading.remarks, *found.remarks, *found.in_use]:
         display.note(f"remark: {clean(remark)}")
     problems = [*reading.problems, *found.problems]
     for problem in problems:
@@ -39,9 +43,9 @@ def check_settings(flags: Mapping[str, str]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    stdio.check()
     when = ", once its addresses are free" if found.in_use else ""
     display.note(f"the gateway would start with these settings{when}")
-    stdio.check()
 
 
 def _rows(settings: Mapping[str, object], sources: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

@@ -7,13 +7,14 @@ import inspect
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+
+from gateway.cli.commands import Command
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
-class ServeCommand(TyperCommand):
+class ServeCommand(Command):
     """A command with an option for each setting, besides its own options."""
 
     _settings: list[Any] | None = None
@@ -63,8 +64,10 @@ def _annotation(name: str, field: "FieldInfo") -> Any:
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if is_switch else flag,
         metavar=None if is_switch else metavar(name),
-        help=_help(field),
+        help=_help(name, field),
         show_default=False,
+        # `gateway/config.py` reads the variables, because it reports all mistakes together.
+        allow_from_autoenv=False,
         rich_help_panel="Settings",
     )
     return Annotated[bool | None if is_switch else str | None, option]
@@ -83,8 +86,10 @@ def metavar(name: str) -> str:
     return ends.get(name.rpartition("_")[2], "NUMBER")
 
 
-def _help(field: "FieldInfo") -> str:
-    text = (field.description or "").replace("`", "")
+def _help(name: str, field: "FieldInfo") -> str:
+    from gateway.config import PREFIX
+
+    text = f"{(field.description or '').replace('`', '')} [env var: {PREFIX}{name.upper()}]"
     if field.default is None or field.is_required():
         return text
-    return f"{text} Default: {_text(field.default) if isinstance(field.default, bool) else field.default}."
+    return f"{text} [default: {_text(field.default) if isinstance(field.default, bool) else field.default}]"

@@ -6,28 +6,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Client, GatewayError
 from jobgateway_client.deadline import Deadline
 
-from gateway.cli import display, json_output, stdio
-from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_source
+from gateway.cli import contexts, display, json_output, stdio
+from gateway.cli.connection_faults import fault
+from gateway.cli.contexts import Strength
+from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_given, token_source
 from gateway.cli.error_messages import error_lines
 from gateway.cli.exit_codes import (
-    BROKEN_PIPE,
-    INTERRUPTED,
     JOB_FAILED,
     NOT_PERMITTED,
-    OUTPUT_LOST,
     TIME_PASSED,
-    USAGE,
 )
 from gateway.cli.failure_codes import failure_code
 from gateway.cli.formatting import clean
-from gateway.cli.options import DEFAULT_TARGET, STANDARD_STREAM, CallOptions, ConnectionOptions, Output
+from gateway.cli.options import STANDARD_STREAM, CallOptions, ConnectionOptions, Output
+from gateway.cli.problems import output_lost, usage_error
+from gateway.cli.targets import TargetUnusable, check_target
 
 
 @dataclass
@@ -39,9 +38,10 @@ class Session:
         target: The address of the gateway.
         deadline: The time limit of the command.
         output: The content of standard output.
-        connection: The options with which another command connects in the same way.
+        connection: The options with which another command of this user connects in the same way.
         sent: The request for a job, if one may have been sent.
         uid: The job of that request, or 0 if it is not known.
+        call: The options of the connection, which show why it failed.
 
     """
 
@@ -52,13 +52,15 @@ class Session:
     connection: tuple[str, ...] = ()
     sent: pb.SendJobRequest | None = None
     uid: int = 0
+    call: ConnectionOptions | None = None
 
     def watch_command(self, *uids: int) -> str:
         """Return the command that watches jobs over the same connection."""
-        command = ["jobgateway", "watch", *map(str, uids)]
-        if self.target != DEFAULT_TARGET:
-            command += ["--target", self.target]
-        return shlex.join([*command, *self.connection])
+        return shlex.join(["jobgateway", "watch", *map(str, uids), *self.connection])
+
+    def save_command(self, uid: int) -> str:
+        """Return the command that writes the result of a job to a file."""
+        return f"{self.watch_command(uid)} --save job-{uid}.json"
 
     def whereabouts(self) -> str:
         """Return how to find the job that was sent, or an empty text if none was."""
@@ -73,10 +75,16 @@ class Session:
 
     def show_error(self, error: GatewayError) -> None:
         """Print an error with its invalid fields."""
-        for line in error_lines(error, self.target):
+        found = fault(error, self.call) if self.call else None
+        for line in error_lines(error, self.target, found):
             display.problem(line)
         if self.output is Output.JSON:
-            json_output.show_error(error, self.uid)
+            json_output.show_error(error, self.uid, found.problem if found else "")
+
+    def failure_code(self, error: GatewayError, *, sending: bool = False) -> int:
+        """Return the exit code for an error. `sending` is as in `failure_codes.failure_code`."""
+        found = fault(error, self.call) if self.call else None
+        return NOT_PERMITTED if found and found.of_credential else failure_code(error, sending=sending)
 
     def show_failure(self, code: str, line: str) -> None:
         """Print a failure that no call reported."""
@@ -92,28 +100,35 @@ class Session:
 
 
 @contextmanager
-def session(call: CallOptions, output: Output, save: Path | None = None) -> Iterator[Session]:
-    """Connect, and leave the process with an exit code if something fails within or before."""
+def session(
+    call: CallOptions, output: Output, save: Path | None = None, *, needs_token: bool = True
+) -> Iterator[Session]:
+    """Connect, and leave the process with an exit code if something fails within or before.
+
+    `needs_token`: Leave also if there is no token and no certificate.
+    """
     if save:
         _check_save(save, output)
     try:
-        secured, token = tls(call), token_source(call)
-    except TlsUnusable as error:
+        check_target(call.target)
+        secured = tls(call)
+        token = token_source(call) if needs_token or token_given(call.token_file) else None
+    except (TargetUnusable, TlsUnusable) as error:
         usage_error(str(error), output)
     except TokenUnusable as error:
         usage_error(str(error), output, NOT_PERMITTED)
     # A person decides about a retry of a single call.
     with Client(call.target, token=token, tls=secured, attempts=1) as client:
-        current = Session(client, call.target, Deadline(call.deadline), output, connection_words(call))
+        current = Session(client, call.target, Deadline(call.deadline), output, repeated_options(call), call=call)
         try:
             with stdio.interruptible():
                 yield from _checked(current)
         except GatewayError as error:
             current.show_error(error)
-            raise typer.Exit(failure_code(error)) from error
+            raise typer.Exit(current.failure_code(error)) from error
         except KeyboardInterrupt as error:
             current.show_interrupt("; ".join(filter(None, ("interrupted", current.whereabouts()))))
-            raise typer.Exit(INTERRUPTED) from error
+            raise typer.Exit(stdio.interrupt_code()) from error
         except stdio.OutputLost as error:
             code = output_lost(error, current.whereabouts())
             if output is Output.JSON:
@@ -133,32 +148,33 @@ def _checked(current: Session) -> Iterator[Session]:
     stdio.check()
 
 
-def output_lost(error: stdio.OutputLost, whereabouts: str = "") -> int:
-    """Print that the output was lost, and how to find the job that was sent. Return the exit code."""
-    # Leaving a pipe early, as `head` does, is no error.
-    if whereabouts or not error.reader_gone:
-        display.problem("; ".join(filter(None, (str(error), whereabouts))))
-    return BROKEN_PIPE if error.reader_gone else OUTPUT_LOST
+def repeated_options(call: ConnectionOptions) -> tuple[str, ...]:
+    """Return the options with which another command of this user connects in the same way.
+
+    They include what variables gave, because these may be set for one command only. A context is named if it was, and
+    applies.
+    """
+    words = {
+        "context": ("--context", call.context) if call.context and call.chosen else (),
+        "target": ("--target", call.target),
+        **_options(call),
+    }
+    given = (Strength.OPTION, Strength.VARIABLE)
+    return tuple(word for name, each in words.items() if call.sources.get(name) in given for word in each)
 
 
 def connection_words(call: ConnectionOptions) -> tuple[str, ...]:
-    """Return the options with which another command connects in the same way."""
-    files = {
-        "--token-file": call.token_file,
-        "--ca-file": call.ca_file,
-        "--cert-file": call.cert_file,
-        "--key-file": call.key_file,
-    }
-    named = (word for option, file in files.items() if file for word in (option, str(file)))
-    return (*(["--tls"] if call.tls else []), *named)
+    """Return the options, except the target, with which another command connects in the same way, without a context."""
+    return tuple(word for each in _options(call).values() for word in each)
 
 
-def usage_error(line: str, output: Output = Output.TEXT, code: int = USAGE) -> NoReturn:
-    """Print the problem of the command line or a setting, and leave."""
-    display.problem(line)
-    if output is Output.JSON:
-        json_output.show_failure("USAGE" if code == USAGE else "UNAUTHENTICATED", line)
-    raise typer.Exit(code)
+def _options(call: ConnectionOptions) -> dict[str, tuple[str, ...]]:
+    words: dict[str, tuple[str, ...]] = {"tls": ("--tls",)} if call.tls else {}
+    for name in contexts.FILES:
+        file: Path | None = getattr(call, name)
+        if file:
+            words[name] = (f"--{name.replace('_', '-')}", str(file))
+    return words
 
 
 def _check_save(file: Path, output: Output) -> None:

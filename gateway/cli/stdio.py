@@ -1,4 +1,4 @@
-"""The three standard streams and Ctrl-C, from the start of the process. This module has no slow imports."""
+"""The standard streams, and the signals that end a command, from the start of the process. It has no slow imports."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 
 # A closed standard output rejects writes, so that a command notices. A closed standard error drops them.
 _STANDINS = {STDIN: os.O_RDONLY, STDOUT: os.O_RDONLY, STDERR: os.O_WRONLY}
+
+
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALLED = 128
 
 
 class OutputLost(Exception):
@@ -99,25 +103,50 @@ def _text(raw: io.FileIO, encoding: str, errors: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=line_buffering)
 
 
-def _leave(_: int, __: FrameType | None) -> None:
-    os._exit(INTERRUPTED)
+class Stopped(KeyboardInterrupt):
+    """A signal other than Ctrl-C that ends a command.
+
+    Attributes:
+        number: The signal.
+
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def interrupt_code() -> int:
+    """Return the exit code for the `KeyboardInterrupt` that is being handled, as of a shell after the signal."""
+    error = sys.exception()
+    return _SIGNALLED + error.number if isinstance(error, Stopped) else INTERRUPTED
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    os._exit(_SIGNALLED + number)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise Stopped(number)
 
 
 def leave_on_interrupt() -> None:
-    """Make Ctrl-C leave immediately without a traceback, also during imports and at the end of the interpreter."""
-    # A process that was started with SIGINT ignored, such as a background job, ignores it.
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _leave)
+    """Make Ctrl-C, SIGTERM and SIGHUP leave immediately without a traceback, also during imports and at the end."""
+    for number in _INTERRUPTS:
+        # A process that was started with one ignored, as a background job or by nohup, ignores it.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _leave)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Make Ctrl-C raise `KeyboardInterrupt` within, instead of leaving immediately."""
-    if signal.getsignal(signal.SIGINT) is not _leave:
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Make these signals raise `KeyboardInterrupt` within, instead of leaving immediately."""
+    leaving = [number for number in _INTERRUPTS if signal.getsignal(number) is _leave]
+    for number in leaving:
+        # asyncio replaces the handler of Python, and no other.
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else _stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, _leave)
+        for number in leaving:
+            signal.signal(number, _leave)

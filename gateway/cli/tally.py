@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.cli.display import succeeded
+from gateway.cli.job_lines import succeeded
 
 if TYPE_CHECKING:
     from jobgateway.v1 import job_service_pb2 as pb

@@ -1,82 +1,17 @@
-"""`run` and `watch`: the events of a job until it ends."""
+"""`run` and `watch`: jobs until they end."""
 
-import typer
-from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import GatewayError
-
-from gateway.cli import display, exit_messages, output, stdio, watch_many
-from gateway.cli.exit_codes import JOB_FAILED
 from gateway.cli.options import JobOptions, LongCallOptions, OutputOptions, Uids
-from gateway.cli.patience import PatientWatch
-from gateway.cli.request import job_request
-from gateway.cli.session import Session, session, usage_error
 
 
 def run(job: JobOptions, call: LongCallOptions, shown: OutputOptions) -> None:
     """Send a job and watch it until it ends."""
-    with session(call, shown.output, shown.save) as current:
-        start = pb.RunJobRequest(request=job_request(job, _stream_format(shown), shown.output))
-        follow(current, start, shown, cancel=call.cancel_on_interrupt)
+    from gateway.cli import follow
+
+    follow.run(job, call, shown)
 
 
 def watch(uids: Uids, call: LongCallOptions, shown: OutputOptions) -> None:
     """Watch a job until it ends, or several on one stream: a line for each and a total, or a table."""
-    several = list(dict.fromkeys(uids))
-    if len(several) > 1:
-        if shown.save:
-            usage_error("--save is for the result of one job: give one UID", shown.output)
-        with session(call, shown.output) as current:
-            watch_many.follow(current, several, cancel=call.cancel_on_interrupt)
-        return
-    with session(call, shown.output, shown.save) as current:
-        start = pb.WatchJobRequest(uid=several[0], content_format=_stream_format(shown))
-        follow(current, start, shown, cancel=call.cancel_on_interrupt)
+    from gateway.cli import follow
 
-
-def _stream_format(shown: OutputOptions) -> pb.ContentFormat.ValueType:
-    # Only chunks are the upstream's own bytes, regardless of their size.
-    return pb.CONTENT_FORMAT_JSON_CHUNKS if shown.wants_result else pb.CONTENT_FORMAT_NONE
-
-
-def follow(
-    current: Session, start: pb.RunJobRequest | pb.WatchJobRequest, shown: OutputOptions, *, cancel: bool
-) -> None:
-    """Show a job until it ends. Leave the process unless it succeeded.
-
-    `cancel`: Ctrl-C cancels the job.
-    """
-    sent = start.request if isinstance(start, pb.RunJobRequest) else None
-    screen = output.stream_display(shown.output, sent_here=sent is not None)
-    events = _events(current, start, screen)
-    last = pb.JobEvent()
-    current.sent = sent
-    try:
-        with screen:
-            for event in events:
-                current.uid = events.uid
-                if event.job.done:
-                    last = event
-                    continue
-                screen.event(event)
-                if not shown.save:
-                    # Without a file for the result, no one sees the rest.
-                    stdio.check()
-            # The trailers that follow the last event say whether it repeats an earlier submission.
-            if events.replayed:
-                screen.replayed(last.job.uid)
-            screen.event(last)
-    except KeyboardInterrupt:
-        exit_messages.interrupted(current, events.uid, sent, cancel=cancel)
-    except GatewayError as error:
-        exit_messages.failed(current, error, events.uid, sent)
-    output.conclude(last, events.result, shown, last.job.uid, replayed=events.replayed)
-    if shown.wants_result and last.job.content_omitted and not events.result:
-        exit_messages.result_lost(current)
-    if not display.succeeded(last.job):
-        raise typer.Exit(JOB_FAILED)
-
-
-def _events(current: Session, start: pb.RunJobRequest | pb.WatchJobRequest, screen: display.Display) -> PatientWatch:
-    if screen.heartbeat_seconds:
-        start.heartbeat_interval.FromSeconds(screen.heartbeat_seconds)
-    return PatientWatch(current.client, start, current.deadline, screen.retrying)
+    follow.watch(uids, call, shown)

@@ -40,7 +40,7 @@ def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
                 if isinstance(item, WatchFailed):
                     pending.pop(item.uid)
                     codes.add(failure_code(item.error))
-                    screen.failed(item, _lines(item, current.target))
+                    screen.failed(item, _lines(item, current))
                 else:
                     if item.job.done:
                         pending.pop(item.uid)
@@ -56,7 +56,11 @@ def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
         raise typer.Exit(JOB_FAILED)
 
 
-def _lines(failed: WatchFailed, target: str) -> list[str]:
+def _lines(failed: WatchFailed, current: Session) -> list[str]:
     """Return the error of one job in lines."""
-    lines = error_lines(failed.error, target)
-    return [f"job {failed.uid}: {lines[0]}", *lines[1:]]
+    error = failed.error
+    lines = error_lines(error, current.target)
+    if error.reason == "RESULT_TOO_LARGE":
+        lines.append(f"  get it with: {current.save_command(failed.uid)}")
+    subject = f"job {failed.uid}: "
+    return [subject + lines[0].removeprefix(subject), *lines[1:]]

@@ -24,7 +24,7 @@ from gateway.telemetry import logs, tracing
 from gateway.threads import leave_after
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
     from typing import NoReturn
 
     from gateway.config import Settings
@@ -58,8 +58,12 @@ def exit_now(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def serve(settings: Settings) -> int:
+async def serve(settings: Settings, remarks: Sequence[str] = ()) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP, then drain. A second signal ends the process immediately.
+
+    Args:
+        settings: The settings.
+        remarks: Remarks about their sources, which the log shows.
 
     Returns:
         The exit code: 0, or 1 if the listener was lost.
@@ -71,6 +75,8 @@ async def serve(settings: Settings) -> int:
     standard_error = handshakes.report() if handshakes.traced() else logs.STANDARD_ERROR
     logs.configure(settings.log_format, settings.log_level, standard_error)
     logs.take_over()
+    for each in remarks:
+        _log.warning("settings.ignored", why=each)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(logs.log_unhandled)

@@ -244,7 +244,7 @@ def test_a_terminal_is_told_how_to_get_a_large_result(place: Place) -> None:
         _, err = process.communicate()
     os.close(master)
     assert process.returncode == 0
-    assert f"jobgateway watch {uid} --target {place.target} --save FILE" in err
+    assert f"jobgateway watch {uid} --target {place.target} --save job-{uid}.json\n" in err
 
 
 def test_several_jobs_are_watched_on_one_stream(place: Place) -> None:

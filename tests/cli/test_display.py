@@ -11,8 +11,9 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError, Retry
 from rich.console import Console
 
-from gateway.cli.display import ProgressDisplay, waiting
+from gateway.cli.event_display import ProgressDisplay
 from gateway.cli.formatting import duration
+from gateway.cli.moving import waiting
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:

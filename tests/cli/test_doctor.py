@@ -135,14 +135,17 @@ async def test_a_port_without_a_server_is_found() -> None:
 def test_a_target_without_a_port_is_a_usage_error(target: str) -> None:
     result = CliRunner().invoke(app, ["doctor", "--target", target])
     assert result.exit_code == 2
-    assert result.stderr == f"--target: {target} is not HOST:PORT; write it like gateway.example:50051\n"
+    assert result.stderr.startswith(f"--target {target!r} ")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "grpc"])
 def test_a_target_with_a_scheme_is_a_usage_error(scheme: str) -> None:
     result = CliRunner().invoke(app, ["doctor", "--target", f"{scheme}://gateway.example:50051/"])
     assert result.exit_code == 2
-    assert result.stderr == f"--target: leave out {scheme}://, and write HOST:PORT, such as gateway.example:50051\n"
+    assert result.stderr.startswith(
+        f"--target '{scheme}://gateway.example:50051/' is a URL; write gateway.example:50051"
+    )
 
 
 # Fault 2: TLS.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import logging
 import os
 import pty
 import re
@@ -13,19 +13,20 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-import structlog
 
-from gateway.cli.demo_servers import DemoServers
 from gateway.cli.serve import DEMO_TOKEN as TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
 JOB = ["--workspace", "1", "--entity", "1", "--method", "succeed", "--param", "duration=0.1"]
 COMMAND = [sys.executable, "-m", "gateway"]
+DOCTOR = ["doctor", "--hold", "0"]
+SERVE_CHECK = ["serve", "--check", "--upstream-url", "http://127.0.0.1:1"]
+SERVE_CHECK += ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
 # A command that gets Ctrl-C when it imports a module.
 INTERRUPTED = """
 import os, signal, sys
@@ -45,14 +46,6 @@ main()
 class Outcome(NamedTuple):
     code: int
     err: str
-
-
-@pytest.fixture(scope="module")
-def target() -> Iterator[str]:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with DemoServers() as servers:
-        yield servers.gateway
-    structlog.reset_defaults()
 
 
 def environment(target: str) -> dict[str, str]:
@@ -161,7 +154,16 @@ def test_a_progress_bar_on_a_terminal_that_is_gone_ends_nothing(target: str) -> 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["send", "--help"], ["demo"], *([each, "--listen", "127.0.0.1:0"] for each in ("dev", "simulate"))],
+    [
+        ["--help"],
+        ["send", "--help"],
+        ["serve", "--help"],
+        SERVE_CHECK,
+        DOCTOR,
+        [*DOCTOR, "-o", "json"],
+        ["demo"],
+        *([each, "--listen", "127.0.0.1:0"] for each in ("dev", "simulate")),
+    ],
 )
 def test_commands_without_a_job_tell_that_their_output_is_lost(target: str, arguments: list[str]) -> None:
     assert shell(target, ">/dev/full", *arguments) == (
@@ -179,19 +181,64 @@ def test_ctrl_c_during_the_imports_leaves_without_a_traceback(target: str, modul
     assert shell(target, "", *arguments, command=command) == (130, "")
 
 
-def test_ctrl_c_after_the_job_was_sent_names_it(target: str) -> None:
-    with (
-        subprocess.Popen(  # noqa: S603 - our own command
-            [*COMMAND, "run", *JOB[:-1], "duration=60"],
-            env=environment(target),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process
-    ):
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(SERVE_CHECK, 0), (["serve", "--check", "--max-calls", "0"], 2), (["ping", "-o", "json"], 0)],
+)
+def test_a_full_standard_error_changes_no_exit_code(target: str, arguments: list[str], code: int) -> None:
+    assert shell(target, "<&- 2>/dev/full", *arguments).code == code
+
+
+def started(target: str, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    return subprocess.Popen(  # noqa: S603 - our own command
+        [*COMMAND, *arguments], env=environment(target), stdout=subprocess.PIPE, stderr=stderr, text=True
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_after_the_job_was_sent_names_it(target: str, number: signal.Signals) -> None:
+    with started(target, "run", *JOB[:-1], "duration=60") as process:
         assert process.stderr is not None
         assert "running" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert re.fullmatch(r"interrupted; job \d+ continues, watch it again: .+", err.splitlines()[-1])
+
+
+def test_a_signal_cancels_the_job_if_it_should(target: str) -> None:
+    with started(target, "run", *JOB[:-1], "duration=60", "--cancel-on-interrupt") as process:
+        assert process.stderr is not None
+        assert "running" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert re.search(r"asked to cancel; state: job \d+ cancelled", err)
+
+
+def test_a_signal_leaves_the_terminal_as_it_was(target: str) -> None:
+    ours, theirs = pty.openpty()
+    with started(target, "run", *JOB[:-1], "duration=60", stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while b"running" not in shown:
+            shown += os.read(ours, 65536)
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(OSError):  # the end of the terminal
+            while piece := os.read(ours, 65536):
+                shown += piece
+    os.close(ours)
+    assert process.returncode == 143
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l"), "the cursor is shown again"
+
+
+def test_nohup_keeps_a_command_running(target: str) -> None:
+    command = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *COMMAND, "run", *JOB[:-1], "duration=2"]
+    with subprocess.Popen(  # noqa: S603 - our own command
+        command, env=environment(target), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert "running" in process.stderr.readline()
+        process.send_signal(signal.SIGHUP)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err

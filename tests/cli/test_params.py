@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from gateway.cli.app import app
 from gateway.cli.credentials import TokenUnusable, read_token
 from gateway.cli.error_messages import error_lines
-from gateway.cli.formatting import clean, job_line, pretty_json
+from gateway.cli.formatting import clean, pretty_json
+from gateway.cli.job_lines import job_line
 from gateway.cli.options import Output, OutputOptions, QuickCallOptions, Uid, expanded
 from gateway.cli.params import ParamsInvalid, read_params
 
@@ -49,9 +50,61 @@ def test_no_input_is_not_an_empty_one() -> None:
     assert read_params([], None, None) is None
 
 
-def test_more_nesting_than_python_reads_is_left_to_the_gateway() -> None:
-    document = "[" * 100_000 + "]" * 100_000
-    assert read_params([], document, None) == document.encode()
+def test_a_byte_order_mark_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = b'\xef\xbb\xbf{"a": 1}'
+    file = tmp_path / "params.json"
+    file.write_bytes(document)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(document)))
+    assert read_params([], None, file) == read_params([], None, Path("-")) == b'{"a": 1}'
+
+
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        (b"", " is empty; give a JSON value, or leave the option out"),
+        (b"\xef\xbb\xbf\n", " is empty; give a JSON value, or leave the option out"),
+        ('{"a": 1}'.encode("utf-16"), " is in UTF-16; save it in UTF-8"),
+        ('{"a": 1}'.encode("utf-16-le"), " is in UTF-16; save it in UTF-8"),
+        ('{"a": 1}'.encode("utf-32"), " is in UTF-32; save it in UTF-8"),
+        (b'{"a": "\xff"}', ": it is not UTF-8 (byte 7)"),
+        (b'{"a": 1,\n "b": }', ": it is not JSON: Expecting value (line 2, column 7)"),
+        (b'{"a": NaN}', ": NaN is not a JSON value"),
+        (b'{"a": 1, "a": 2}', ": an object has the key 'a' twice"),
+        (b"[" * 100_000 + b"]" * 100_000, ": it is nested more than 500 levels deep"),
+    ],
+)
+@pytest.mark.parametrize("from_stdin", [False, True])
+def test_a_file_that_is_not_json_is_named_with_its_mistake(
+    contents: bytes, said: str, from_stdin: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "params.json"
+    file.write_bytes(contents)
+    given = "-" if from_stdin else str(file)
+    result = CliRunner().invoke(
+        app, [*RUN, "--params-file", given], input=contents if from_stdin else None, env={"JOBGATEWAY_TOKEN": "t"}
+    )
+    assert (result.exit_code, result.stderr) == (2, f"--params-file {given}{said}\n")
+
+
+def test_a_file_that_cannot_be_read_is_a_line(tmp_path: Path) -> None:
+    for file, said in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file or directory")):
+        with pytest.raises(ParamsInvalid) as raised:
+            read_params([], None, file)
+        problem = f"--params-file {file} cannot be read: {said}"
+        assert str(raised.value) == f"{problem}; check the path and its permissions"
+
+
+def test_a_device_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/zero").open(encoding="utf-8") as endless:
+        monkeypatch.setattr(sys, "stdin", endless)
+        for file in ("/dev/zero", "-"):
+            with pytest.raises(ParamsInvalid, match=f"--params-file {file}: it has more than 67,108,864 bytes"):
+                read_params([], None, Path(file))
+
+
+def test_a_member_with_a_key_twice_is_refused() -> None:
+    with pytest.raises(ParamsInvalid, match="--param: an object has the key 'b' twice"):
+        read_params(['a={"b": 1, "b": 2}'], None, None)
 
 
 @pytest.mark.parametrize(
@@ -62,10 +115,10 @@ def test_more_nesting_than_python_reads_is_left_to_the_gateway() -> None:
         (["a"], None, None, "is not KEY=VALUE"),
         (["=1"], None, None, "is not KEY=VALUE"),
         (["a=1", "a=2"], None, None, "is given twice"),
-        ([], "{", None, "--params is not JSON"),
-        ([], "", None, "--params is not JSON"),
+        ([], "{", None, "--params: it is not JSON"),
+        ([], "", None, "--params is empty"),
         ([], '{"a": NaN}', None, "NaN is not a JSON value"),
-        ([], "{\udcff}", None, "--params is not JSON"),
+        ([], "{\udcff}", None, "--params: it is not UTF-8"),
         ([], None, "/nowhere/params.json", "cannot be read: No such file"),
     ],
 )
@@ -79,7 +132,7 @@ def test_an_input_that_cannot_be_sent_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--params", "{"], "--params is not JSON"),
+        (["--params", "{"], "--params: it is not JSON"),
         (["--param", "a=1", "--params", "{}"], "in one way only"),
         (["--save", "/nowhere/result.json"], "/nowhere is not a folder"),
         (["--save", "/"], "--save / is a folder; name a file"),

@@ -58,6 +58,31 @@ def test_three_kinds_of_mistakes_are_reported_together() -> None:
 
 
 @pytest.mark.slow
+def test_a_file_gives_settings_and_its_mistakes_have_lines(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text('upstream_url = "https://127.0.0.1/api"\n\n# Few.\nmax_call = 7\n')
+    code, out, err = check("--config", str(file))
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        f"{file}:4: max_call: there is no such setting; did you mean max_calls?",
+        "1 mistake; the gateway would not start",
+    ]
+    file.write_text(file.read_text().replace("max_call", "max_calls"))
+    code, out, err = check(JOBGATEWAY_SERVE_CONFIG=str(file), JOBGATEWAY_CERT_FILE="c.pem", JOBGATEWAY_TARGET="x:1")
+    assert (code, err.splitlines()) == (
+        0,
+        [
+            "remark: JOBGATEWAY_CERT_FILE: is for the commands that call a gateway, and not used here; did you mean "
+            "JOBGATEWAY_TLS_CERT_FILE?",
+            "the gateway would start with these settings",
+        ],
+    )
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+    assert rows["JOBGATEWAY_MAX_CALLS"] == ["7", "file"]
+    assert rows["JOBGATEWAY_LISTEN"] == ["127.0.0.1:0", "flag"]
+
+
+@pytest.mark.slow
 def test_valid_settings_are_shown_without_secrets(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("k" * 32)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +18,8 @@ from tests.support.upstream import DONE, RUNNING, ScriptedUpstream
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from gateway.server.gateway import Gateway
 
 
 async def invoke(*arguments: object, token: str | None = TOKEN) -> Result:
@@ -49,38 +53,138 @@ async def test_a_command_with_a_certificate_needs_no_token(
         assert (await invoke("get", 42, *over_tls, *shown, token=None)).exit_code == 0
         assert (await invoke("watch", 42, *over_tls, *shown)).exit_code == 0
         refused = await invoke("get", 42, *over_tls)
-    assert refused.exit_code == 8
-    assert "cannot be reached" in refused.stderr
+    assert refused.exit_code == 6
+    assert "requires a client certificate; present one with --cert-file and --key-file" in refused.stderr
     tokens = [seen.headers["authorization"] for seen in upstream.seen]
     # `get` reads the job, and then its result.
     assert tokens == ["Bearer the-gateways-own", "Bearer the-gateways-own", f"Bearer {TOKEN}"]
 
 
-@pytest.mark.parametrize("options", [[], ["--tls"]])
-async def test_a_tls_mismatch_is_one_line(
-    upstream: ScriptedUpstream, mounted: MountedSecret, options: list[str]
+COMMANDS = (["get", 42], ["watch", 42], ["watch", 42, 43], ["run", "--workspace", 1, "--entity", 1])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_a_missing_tls_option_is_named(
+    upstream: ScriptedUpstream, mounted: MountedSecret, command: list[str | int]
 ) -> None:
     async with running(upstream.url, tls_cert_file=mounted.cert, tls_key_file=mounted.key) as gateway:
-        result = await invoke("get", 42, "--target", gateway.address, *options)
+        result = await invoke(*command, "--target", gateway.address)
     assert result.exit_code == 8
-    (line,) = result.stderr.splitlines()
-    assert "cannot be reached" in line
-    assert "(--tls) or neither" in line
-    if options:
-        assert "CERTIFICATE_VERIFY_FAILED" in line
+    assert result.stderr == (
+        f"{gateway.address} expects TLS; add --tls, or --ca-file FILE if its authority is not a public one "
+        "[UNAVAILABLE]\n"
+    )
 
 
-@pytest.mark.parametrize("broken", [with_password, with_other_key, lambda _: Certificate(b"", b"")])
+@pytest.mark.parametrize("unread", [True, False])
+async def test_a_server_that_only_closes_expects_no_tls(unread: bool) -> None:
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if unread:
+            writer.transport.abort()
+        else:
+            await reader.read(1 << 16)
+            writer.close()
+
+    async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        result = await invoke("get", 42, "--target", f"{host}:{port}")
+    assert result.exit_code == 8
+    assert result.stderr.startswith(f"{host}:{port} cannot be reached (")
+    assert "; check that the gateway runs there" in result.stderr
+
+
+@pytest.mark.parametrize("is_grpc", [True, False])
+async def test_tls_to_a_server_without_it_names_the_options(
+    upstream: ScriptedUpstream, mounted: MountedSecret, is_grpc: bool
+) -> None:
+    async with running(upstream.url) as gateway:
+        target = gateway.address if is_grpc else gateway.admin_address
+        result = await invoke("get", 42, "--target", target, "--tls", "--ca-file", mounted.ca)
+    assert result.exit_code == 8
+    assert result.stderr == f"{target} does not use TLS; leave out --tls and --ca-file [UNAVAILABLE]\n"
+
+
+async def test_an_http1_server_is_named(gateway: Gateway) -> None:
+    result = await invoke("get", 42, "--target", gateway.admin_address, "-o", "json")
+    problem = f"{gateway.admin_address} speaks HTTP/1, not gRPC"
+    assert result.exit_code == 8
+    assert result.stderr.startswith(f"{problem}; name the gRPC address")
+    assert json.loads(result.stdout)["error"]["message"] == problem
+
+
+async def test_a_certificate_that_is_not_trusted_is_named(
+    upstream: ScriptedUpstream, mounted: MountedSecret, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.crt"
+    other.write_bytes(Authority().pem)
+    async with running(upstream.url, tls_cert_file=mounted.cert, tls_key_file=mounted.key) as gateway:
+        public = await invoke("get", 42, "--target", gateway.address, "--tls")
+        wrong = await invoke("get", 42, "--target", gateway.address, "--ca-file", other)
+    problem = f"the certificate of {gateway.address} is from an authority that is not trusted"
+    assert (public.exit_code, wrong.exit_code) == (8, 8)
+    assert public.stderr == f"{problem}; trust it with --ca-file FILE [UNAVAILABLE]\n"
+    assert wrong.stderr.startswith(f"{problem} by --ca-file {other}; put the authority of the gateway into this file")
+
+
+async def test_a_certificate_for_another_name_is_named(
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority
+) -> None:
+    mounted.put(authority.server("gateway.example"), authority.pem)
+    async with running(upstream.url, tls_cert_file=mounted.cert, tls_key_file=mounted.key) as gateway:
+        result = await invoke("get", 42, "--target", gateway.address, "--ca-file", mounted.ca)
+    assert result.exit_code == 8
+    assert result.stderr.startswith(f"the certificate of {gateway.address} is for another name; ")
+
+
+async def test_an_expired_certificate_is_named(
+    upstream: ScriptedUpstream, mounted: MountedSecret, authority: Authority
+) -> None:
+    async with running(upstream.url, tls_cert_file=mounted.cert, tls_key_file=mounted.key) as gateway:
+        yesterday = datetime.now(UTC) - timedelta(days=1)
+        mounted.put(authority.server(not_after=yesterday), authority.pem)
+        result = await invoke("get", 42, "--target", gateway.address, "--ca-file", mounted.ca)
+    assert result.exit_code == 8, result.stderr
+    assert "is not valid (certificate has expired); renew it on the gateway" in result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_a_rejected_client_certificate_is_exit_code_6(
+    upstream: ScriptedUpstream, mounted: MountedSecret, client: MountedSecret, command: list[str | int]
+) -> None:
+    client.put(Authority().client("stranger"))
+    settings = {"tls_cert_file": mounted.cert, "tls_key_file": mounted.key, "tls_client_ca_file": mounted.ca}
+    async with running(upstream.url, **settings) as gateway:
+        over_tls = ("--target", gateway.address, "--ca-file", mounted.ca)
+        result = await invoke(*command, *over_tls, "--cert-file", client.cert, "--key-file", client.key)
+    assert result.exit_code == 6
+    assert result.stderr == (
+        f"{gateway.address} rejected the client certificate --cert-file {client.cert}; check that it has not expired, "
+        "and that the gateway trusts its authority [UNAVAILABLE]\n"
+    )
+
+
+NO_KEY = b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (with_password, "--key-file {key}: the key has a password; write it without one: openssl pkey "),
+        (with_other_key, "--cert-file {cert} and --key-file {key}: the key is not the one of the certificate; "),
+        (lambda _: Certificate(b"", b""), "--cert-file {cert}: not a certificate in PEM; "),
+        (lambda one: Certificate(one.key, one.chain), "--cert-file {cert}: not a certificate in PEM; "),
+        (lambda one: Certificate(one.chain, one.chain), "--key-file {key}: not a private key in PEM; "),
+        (lambda one: Certificate(one.chain, NO_KEY), "--cert-file {cert} and --key-file {key}: damaged, or "),
+    ],
+)
 async def test_a_certificate_that_is_no_use_is_a_usage_error(
-    client: MountedSecret, authority: Authority, broken: Callable[[Certificate], Certificate]
+    client: MountedSecret, authority: Authority, broken: Callable[[Certificate], Certificate], said: str
 ) -> None:
     client.put(broken(authority.client("billing")))
     result = await invoke("get", 42, "--cert-file", client.cert, "--key-file", client.key)
     assert result.exit_code == 2
-    assert result.stderr == (
-        f"--cert-file {client.cert} and --key-file {client.key}: not a certificate and its private key; give both in "
-        "PEM, without a password\n"
-    )
+    assert result.stderr.startswith(said.format(cert=client.cert, key=client.key))
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("option", ["--ca-file", "--cert-file", "--key-file"])

@@ -236,7 +236,9 @@ async def test_mutual_tls_is_used(both: Both, tmp_path: Path) -> None:
 def test_a_tls_file_that_cannot_be_used_is_named(name: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("junk")
-    others: dict[str, Any] = {} if name == "ca_file" else {"cert_file": file, "key_file": file}
+    cert = tmp_path / "cert"
+    cert.write_bytes(Authority().client("billing").chain)
+    others: dict[str, Any] = {} if name == "ca_file" else {"cert_file": cert, "key_file": file}
     with pytest.raises(TlsFileError, match=name):
         Tls.from_files(**{**others, name: file})
     with pytest.raises(TlsFileError, match="cannot be read"):

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 CLIENTS = ROOT / "clients"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-PACKAGES = [each for each in languages.load() if each.manifest.package]
+PACKAGES = languages.load()
 VERSIONS = {
     "cpp": ("CMakeLists.txt", r"^project\(\w+ VERSION ([\d.]+) "),
     "go": ("scenario/go.mod", r"^\tjobclient v([\d.]+)$"),
+    "java": ("pom.xml", r"^  <version>([\d.]+)</version>$"),
     "python": ("pyproject.toml", r'^version = "([\d.]+)"$'),
     "rust": ("Cargo.toml", r'^version = "([\d.]+)"$'),
     "typescript": ("package.json", r'^  "version": "([\d.]+)",$'),
@@ -45,6 +46,12 @@ def test_each_package_has_the_version_of_the_gateway(language: languages.Languag
 def test_the_go_package_and_its_example_name_one_version() -> None:
     assert f"jobclient v{VERSION} " in (CLIENTS / "go" / "client.json").read_text()
     assert f"jobclient v{VERSION}\n" in (CLIENTS / "go" / "example" / "go.mod").read_text()
+
+
+def test_the_java_programs_use_the_package_of_this_version() -> None:
+    for name in ("example", "scenario"):
+        pom = (CLIENTS / "java" / name / "pom.xml").read_text()
+        assert f"<artifactId>jobgateway-client</artifactId>\n      <version>{VERSION}</version>" in pom
 
 
 @pytest.mark.parametrize("language", PACKAGES, ids=lambda each: each.name)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 INFO = f"jobgateway-{PROJECT['version']}.dist-info"
+MANUAL = f"jobgateway-{PROJECT['version']}.data/data/share/man/man1"
 STATUS_PAGE = "gateway/server/status_page"
 CLIENT = ROOT / "clients" / "python"
 CLIENT_PROJECT = tomllib.loads((CLIENT / "pyproject.toml").read_text())["project"]
@@ -65,11 +66,13 @@ def sources(folder: Path) -> set[str]:
     }
 
 
-def test_the_wheel_has_the_gateway_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_the_gateway_its_manual_and_nothing_else(wheel: Path) -> None:
     packages = sources(ROOT / "gateway")
+    manual = {f"{MANUAL}/{each.name}" for each in (ROOT / "docs" / "reference" / "man").iterdir()}
     about = {f"{INFO}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
     with zipfile.ZipFile(wheel) as archive:
-        assert set(archive.namelist()) == packages | about
+        assert set(archive.namelist()) == packages | about | manual
+    assert f"{MANUAL}/jobgateway.1" in manual
     # The modules of the gateway are no interface, so it has no types for others.
     others = {name for name in packages if not name.endswith(".py")}
     assert {str(Path(name).parent) for name in others} == {STATUS_PAGE, f"{STATUS_PAGE}/templates"}

@@ -555,7 +555,10 @@ gateway.server.process.Gateway = Hanging
 async def test_failed_handshakes_leave_no_line_of_grpc(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     authority, files = Authority(), MountedSecret(tmp_path)
     files.put(authority.server())
-    async with process(upstream, tls_cert_file=str(files.cert), tls_key_file=str(files.key)) as server:
+    config = tmp_path / "gateway.toml"
+    config.write_text(f'tls_cert_file = "{files.cert}"\ntls_key_file = "{files.key}"\n')
+    # The variable of another command looks like a setting.
+    async with process(upstream, (*SERVE, "--config", str(config)), cert_file="mistyped") as server:
         host, _, port = (await server.logged("serving"))["address"].rpartition(":")
         files.put(authority.server())
         for _ in range(2):
@@ -568,6 +571,7 @@ async def test_failed_handshakes_leave_no_line_of_grpc(upstream: ScriptedUpstrea
         assert await server.end() == 0  # each line was JSON
     # Written by another thread, at any time.
     assert [event for event in server.events if event != "tls.handshake_failed"] == [
+        "settings.ignored",
         "certificate.loaded",
         "serving",
         "files.reloaded",

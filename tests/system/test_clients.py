@@ -151,17 +151,6 @@ def test_the_scenarios_play_every_fault_and_use_every_step() -> None:
     }
 
 
-def test_a_language_skips_scenarios_with_steps_that_it_lacks() -> None:
-    language = languages.load()[0]
-    without = language.manifest.model_copy(update={"steps": frozenset()})
-    lacking = languages.Language(language.folder, without)
-    runs = Scenario(name="made_up", about="", steps=[{"do": "send"}, {"do": "run"}], expect=[])
-    assert not lacking.plays(runs)
-    assert lacking.plays(SCENARIO)
-    able = languages.Language(language.folder, without.model_copy(update={"steps": frozenset({"run"})}))
-    assert able.plays(runs)
-
-
 def test_every_client_is_listed_in_the_readme() -> None:
     listed = re.findall(r"^\| `(\w+)/` \|", (scenarios.CLIENTS / "README.md").read_text(), re.MULTILINE)
     assert sorted(listed) == [each.name for each in languages.load()]

@@ -9,7 +9,8 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import AsyncClient, GatewayError
 
 from gateway.cli.doctor.findings import Finding, Outcome, ok, skipped
-from gateway.cli.formatting import clean, job_line
+from gateway.cli.formatting import clean
+from gateway.cli.job_lines import job_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +21,9 @@ CALL_SECONDS = 30.0
 # The largest 32-bit number, which no upstream has reached. Larger ones may be errors in its database.
 ABSENT_UID = 2**31 - 1
 
-# The reasons with which the upstream shows that it knows the token.
-_KNOWN = ("UPSTREAM_NOT_FOUND", "UPSTREAM_PERMISSION_DENIED")
+ACCEPTED = ("UPSTREAM_NOT_FOUND", "UPSTREAM_PERMISSION_DENIED")
+"""The reasons with which the upstream shows that it knows the token."""
+
 _REJECTED = ("UPSTREAM_UNAUTHENTICATED", "CREDENTIAL_INVALID")
 # The gateway's words if no credential arrived.
 _MISSING = "send the metadata 'authorization"
@@ -49,7 +51,7 @@ class Calls:
         if not isinstance(error, GatewayError):
             self.accepted = True
             return [ok("upstream", "it responds"), ok("credential", "accepted")]
-        self.accepted = error.reason in _KNOWN
+        self.accepted = error.reason in ACCEPTED
         said = _said(error)
         if self.accepted:
             own = "" if self._token else ", without a token: the gateway has its own"

@@ -1,15 +1,13 @@
 """The command `doctor`. The checks are imported when it runs, because their imports would slow other commands down."""
 
-import asyncio
 from typing import Annotated, Literal
 
 import typer
 
 from gateway.cli import options as opt
 from gateway.cli import stdio
-from gateway.cli.credentials import TlsUnusable, TokenUnusable, read_token, tls, token_given
-from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTED
-from gateway.cli.session import output_lost, usage_error
+from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTS
+from gateway.cli.problems import output_lost, usage_error
 
 LONGEST_HOLD = 86_400
 DEFAULT_HOLD = 70.0
@@ -33,6 +31,7 @@ ReportOutput = Annotated[
         "--output",
         "-o",
         rich_help_panel="Output",
+        metavar="text|json",
         help="What standard output gets: lines for people, or a JSON object per check.",
     ),
 ]
@@ -48,10 +47,14 @@ def doctor(
 
     It sends no job. The exit code is 3 if a check fails. See docs/operations/doctor.md.
     """
-    from gateway.cli.doctor.endpoint import Endpoint, TargetUnusable
+    import asyncio
+
+    from gateway.cli.credentials import TlsUnusable, TokenUnusable, read_token, tls, token_given
+    from gateway.cli.doctor.endpoint import Endpoint
     from gateway.cli.doctor.examination import CheckedGateway, Examination
     from gateway.cli.doctor.repeat import Repeat
     from gateway.cli.doctor.report import Report
+    from gateway.cli.targets import TargetUnusable
 
     try:
         token = read_token(call.token_file) if token_given(call.token_file) else None
@@ -74,11 +77,11 @@ def doctor(
             report.conclude()
             stdio.check()
         except KeyboardInterrupt:
-            code = INTERRUPTED
+            code = stdio.interrupt_code()
             if known := examination.interrupted():
                 report.show(known)
             report.conclude()
         except stdio.OutputLost as error:
             raise typer.Exit(output_lost(error)) from error
-        if report.failed or code == INTERRUPTED:
+        if report.failed or code in INTERRUPTS:
             raise typer.Exit(code)

@@ -9,16 +9,12 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Self
 
 from gateway.cli.credentials import TlsUnusable
+from gateway.cli.targets import host_and_port
 
 if TYPE_CHECKING:
     from gateway.cli.options import ConnectionOptions
 
-_LAST_PORT = 65_535
 _ROOTS = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
-
-
-class TargetUnusable(Exception):
-    """The target is not HOST:PORT."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +32,12 @@ class Endpoint:
             TargetUnusable: It is another kind of name, or has no port.
 
         """
-        scheme, found, rest = target.partition("://")
-        if found:
-            raise TargetUnusable(f"--target: leave out {scheme}://, and write HOST:PORT, such as {rest.rstrip('/')}")
-        address = target.removeprefix("dns:").removeprefix("///")
-        host, found, port = address.rpartition(":")
-        if not found or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _LAST_PORT:
-            raise TargetUnusable(f"--target: {target} is not HOST:PORT; write it like gateway.example:50051")
-        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+        return cls(*host_and_port(target))
 
     @property
     def authority(self) -> str:
         """The address as one text."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def uses_tls(call: ConnectionOptions) -> bool:
-    """Return True if the options ask for TLS."""
-    return call.tls or any((call.ca_file, call.cert_file, call.key_file))
 
 
 def tls_context(call: ConnectionOptions) -> ssl.SSLContext:

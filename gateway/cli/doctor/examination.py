@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gateway.cli.doctor import methods, network, service, silence, streams
 from gateway.cli.doctor import tls as tls_check
 from gateway.cli.doctor.calls import Calls
-from gateway.cli.doctor.endpoint import Endpoint, tls_context, uses_tls
+from gateway.cli.doctor.endpoint import Endpoint, tls_context
 from gateway.cli.doctor.findings import Finding, Outcome, skipped
 from gateway.cli.doctor.http2 import Http2Connection
 from gateway.cli.doctor.network import CONNECT_SECONDS
@@ -71,7 +71,7 @@ class Examination:
         self._gateway = gateway
         self._repeat = repeat
         self._progress = progress
-        self._context: ssl.SSLContext | None = tls_context(gateway.call) if uses_tls(gateway.call) else None
+        self._context: ssl.SSLContext | None = tls_context(gateway.call) if gateway.call.secured else None
         self._held: silence.Held | None = None
 
     async def run(self) -> AsyncIterator[Finding]:

@@ -16,6 +16,7 @@ from rich.text import Text
 from gateway.cli import display
 from gateway.cli.doctor.findings import Finding, Outcome
 from gateway.cli.formatting import clean
+from gateway.cli.moving import print_line
 
 _STYLES = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red", Outcome.SKIP: "dim"}
 _OUTCOME_WIDTH, _CHECK_WIDTH = 4, 10
@@ -67,7 +68,7 @@ class Report:
         self._print_needing()
         said = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
         style = _STYLES[Outcome.FAIL if self.failed else Outcome.WARN if counts["warn"] else Outcome.OK]
-        display.print_line(self._console, f"{sum(counts.values())} checks: {said}", style)
+        print_line(self._console, f"{sum(counts.values())} checks: {said}", style)
 
     def progress(self, seconds: float, total: float) -> None:
         """Show how long streams have been held."""

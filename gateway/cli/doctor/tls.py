@@ -8,7 +8,7 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
-from gateway.cli.doctor.endpoint import tls_context, unverified_context, uses_tls
+from gateway.cli.doctor.endpoint import tls_context, unverified_context
 from gateway.cli.doctor.findings import Finding, Outcome, ok, skipped
 from gateway.cli.doctor.probe import PROBE_SECONDS, Probe, probe, shown_certificate
 from gateway.openssl import EXPIRED, NOT_YET_VALID, OTHER_HOST_NAME, OTHER_IP_ADDRESS, UNKNOWN_AUTHORITY
@@ -26,7 +26,7 @@ _HTTP1_NOTE = "it may be an HTTP/1.1 proxy, or the admin address of the gateway"
 
 async def check(endpoint: Endpoint, call: ConnectionOptions, repeat: Repeat) -> list[Finding]:
     """Check TLS, or its absence, and that HTTP/2 follows."""
-    if uses_tls(call):
+    if call.secured:
         return await _secured(endpoint, call, repeat)
     found = await probe(endpoint, None)
     unused = skipped("tls", "not used (no --tls)")

@@ -68,6 +68,7 @@ class _Job:
         self.unproven = False
         self._sent_at = 0.0
         self._backoff = Backoff()
+        self._failures = 0
 
     def sent(self, now: float) -> None:
         """Note that the request is sent."""
@@ -75,6 +76,7 @@ class _Job:
 
     def heard(self, event: pb.JobEvent, now: float) -> None:
         """Note an event of the job."""
+        self._failures = 0
         self.request.resume_token = event.resume_token or self.request.resume_token
         if proves_token(event):
             self.unproven = False
@@ -85,7 +87,8 @@ class _Job:
         """Return the next attempt to watch the job."""
         wait = self._backoff.next(error)
         self.due = now + wait
-        return Retry(error, wait, new_connection=False, uid=self.request.uid)
+        self._failures += 1
+        return Retry(error, wait, new_connection=False, uid=self.request.uid, failures=self._failures)
 
 
 class ManyRules:

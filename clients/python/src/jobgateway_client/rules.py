@@ -56,6 +56,7 @@ class Retry:
         new_connection: Whether it uses a new connection.
         uid: The job that is watched, or 0 if it is not known, or if the attempt is about the stream of many jobs.
         jobs: The number of jobs that have not ended, in a watch of many jobs if the attempt is about their stream.
+        failures: The number of failures since something last arrived, 1 or more.
 
     """
 
@@ -64,6 +65,7 @@ class Retry:
     new_connection: bool
     uid: int = 0
     jobs: int = 0
+    failures: int = 1
 
 
 # The reasons whose action is another than that of their code.
@@ -189,6 +191,7 @@ class CallRules:
         self._send = request if isinstance(request, pb.SendJobRequest) else None
         self._is_wait = isinstance(request, pb.WaitJobRequest)
         self._left = attempts - 1
+        self._failures = 0
         self._backoff = Backoff()
         self._has_fresh_token = False
 
@@ -198,13 +201,14 @@ class CallRules:
 
     def retry(self, error: GatewayError, *, fresh_token: bool) -> Retry | None:
         """Return the next attempt, or None if the error is final. `fresh_token`: one was needed, and there is one."""
+        self._failures += 1
         self._has_fresh_token |= fresh_token
         is_outage = is_broken(error) or is_load_limit(error) or error.code is grpc.StatusCode.UNAVAILABLE
         if not (self._is_wait and is_outage):
             if self._left <= 0 or not (fresh_token or self._may_retry(error)):
                 return None
             self._left -= 1
-        return Retry(error, self._backoff.next(error), needs_new_connection(error))
+        return Retry(error, self._backoff.next(error), needs_new_connection(error), failures=self._failures)
 
     def _may_retry(self, error: GatewayError) -> bool:
         if self._send is None:
@@ -217,6 +221,7 @@ class StreamRules:
 
     def __init__(self) -> None:
         self._backoff = Backoff()
+        self._failures = 0
         self._opened_at = 0.0
         self._heard_any = False
         self._has_fresh_token = False
@@ -229,6 +234,7 @@ class StreamRules:
     def heard(self, now: float, *, proves_token: bool) -> None:
         """Note an event."""
         self._heard_any = True
+        self._failures = 0
         if proves_token:
             self._has_fresh_token = False
         # A stream that breaks after its first event each time does not work.
@@ -263,7 +269,8 @@ class StreamRules:
 
     def retry(self, error: GatewayError) -> Retry:
         """Return the next call."""
-        return Retry(error, self._backoff.next(error), needs_new_connection(error))
+        self._failures += 1
+        return Retry(error, self._backoff.next(error), needs_new_connection(error), failures=self._failures)
 
 
 class WatchRules:

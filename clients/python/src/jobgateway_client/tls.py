@@ -82,13 +82,26 @@ class Tls:
                 # Without a password, OpenSSL would ask for one on the terminal.
                 context.load_cert_chain(cert_file, key_file, password="")
         except ssl.SSLError as error:
-            problem = "not a certificate and its private key; give both in PEM, without a password"
-            raise TlsFileError(("cert_file", "key_file"), problem) from error
+            raise _pair_error(error, tls.cert or b"", tls.key or b"") from error
         return tls
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Return the credentials for a channel."""
         return grpc.ssl_channel_credentials(self.ca, self.key, self.cert)
+
+
+def _pair_error(error: ssl.SSLError, cert: bytes, key: bytes) -> TlsFileError:
+    """Return the error for a certificate and a key that OpenSSL rejected as a pair."""
+    if b"-----BEGIN CERTIFICATE" not in cert:
+        return TlsFileError(("cert_file",), "not a certificate in PEM; give a certificate and its chain")
+    if b"PRIVATE KEY-----" not in key:
+        return TlsFileError(("key_file",), "not a private key in PEM; give the key of the certificate")
+    if b"ENCRYPTED" in key:
+        fix = "write it without one: openssl pkey -in FILE -out NEW_FILE"
+        return TlsFileError(("key_file",), f"the key has a password; {fix}")
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return TlsFileError(("cert_file", "key_file"), "the key is not the one of the certificate; give a pair")
+    return TlsFileError(("cert_file", "key_file"), "damaged, or of an unsupported kind; create the pair again")
 
 
 def _read(name: str, file: str | os.PathLike[str] | None) -> bytes | None:

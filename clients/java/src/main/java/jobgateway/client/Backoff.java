@@ -18,7 +18,15 @@ final class Backoff {
     return retryAfter.filter(wait -> wait.compareTo(jittered) > 0).orElse(jittered);
   }
 
-  void reset() {
-    bound = INITIAL;
+  /**
+   * Resets the bound if an event arrives long enough after the start. An earlier one does not prove
+   * that the watch works: it may break after its first event each time.
+   *
+   * @param elapsed nanoseconds since the start
+   */
+  void received(long elapsed) {
+    if (elapsed > MAX.toNanos()) {
+      bound = INITIAL;
+    }
   }
 }

@@ -9,28 +9,41 @@ import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Optional;
+import java.util.OptionalLong;
 import java.util.PriorityQueue;
+import java.util.function.LongSupplier;
 import jobgateway.v1.ContentFormat;
 import jobgateway.v1.JobEvent;
-import jobgateway.v1.WatchFailure;
 import jobgateway.v1.WatchJobRequest;
 import jobgateway.v1.WatchJobsRequest;
 
 /**
- * The watches of many jobs: the requests of the current stream, and the reaction to each event. A
- * job is pending until it has ended or its watch has failed for good.
+ * The watches of many jobs: the requests of the current stream, and the consequence of each event.
+ * A job is pending until it has ended or its watch has failed for good.
  */
 final class JobWatches {
 
-  /** The watch of one job. Times are those of {@code System.nanoTime()}. */
-  private static final class JobWatch implements Comparable<JobWatch> {
+  /** The consequence of an event. */
+  sealed interface Outcome {}
+
+  record Nothing() implements Outcome {}
+
+  record Consumed(WatchAll.Item item) implements Outcome {}
+
+  /** The job is watched again on the same stream. */
+  record Again(Retry retry) implements Outcome {}
+
+  /** A fresh token may help, on another stream. */
+  record LogIn(long uid, GatewayException failure) implements Outcome {}
+
+  /** The watch of one job. Times are those of the clock. */
+  private final class JobWatch implements Comparable<JobWatch> {
     final long uid;
-    final ChunkedContent content = new ChunkedContent();
     final Backoff backoff = new Backoff();
     String resumeToken = "";
 
     /** The time from which its next request may be sent. */
-    long dueAt = System.nanoTime();
+    long dueAt = clock.getAsLong();
 
     long sentAt;
 
@@ -42,7 +55,7 @@ final class JobWatches {
     }
 
     Duration untilDue() {
-      return Duration.ofNanos(dueAt - System.nanoTime());
+      return Duration.ofNanos(dueAt - clock.getAsLong());
     }
 
     void received(JobEvent event) {
@@ -50,9 +63,7 @@ final class JobWatches {
         resumeToken = event.getResumeToken();
       }
       tokenUnproven &= !ResumePolicy.provesToken(event);
-      if (System.nanoTime() - sentAt > Backoff.MAX.toNanos()) {
-        backoff.reset();
-      }
+      backoff.received(clock.getAsLong() - sentAt);
     }
 
     @Override
@@ -61,10 +72,10 @@ final class JobWatches {
     }
   }
 
-  private final Duration heartbeat;
-  private final ContentFormat format;
-  private final WatchAll.Listener listener;
+  private final Options options;
+  private final LongSupplier clock;
   private final Map<Long, JobWatch> pending = new LinkedHashMap<>();
+  private final Map<Long, Content> contents = new LinkedHashMap<>();
 
   /** The jobs that were not sent on the current stream, by the time at which they are due. */
   private PriorityQueue<JobWatch> unsent = new PriorityQueue<>();
@@ -72,11 +83,18 @@ final class JobWatches {
   private long sent;
   private long position;
 
-  JobWatches(
-      Collection<Long> uids, Duration heartbeat, ContentFormat format, WatchAll.Listener listener) {
-    this.heartbeat = heartbeat;
-    this.format = format;
-    this.listener = listener;
+  /** A login did not return another token than that of the current stream. */
+  private boolean sameToken;
+
+  /** The last event of the job that ended with it. */
+  private Optional<JobEvent> ended = Optional.empty();
+
+  /**
+   * @param clock in nanoseconds, such as {@code System::nanoTime}
+   */
+  JobWatches(Collection<Long> uids, Options options, LongSupplier clock) {
+    this.options = options;
+    this.clock = clock;
     uids.forEach(uid -> pending.computeIfAbsent(uid, JobWatch::new));
   }
 
@@ -95,10 +113,26 @@ final class JobWatches {
     return Optional.ofNullable(unsent.peek()).map(JobWatch::untilDue);
   }
 
+  /** Returns the result of a job as JSON, or the part of it that has arrived in chunks. */
+  ByteString result(long uid) {
+    var content = contents.getOrDefault(uid, new Content());
+    return ended
+        .filter(event -> event.getUid() == uid)
+        .map(event -> content.json(event.getJob()))
+        .orElseGet(content::chunks);
+  }
+
+  /** Drops the result of the job that ended with the last event. */
+  void release() {
+    ended.ifPresent(event -> contents.remove(event.getUid()));
+    ended = Optional.empty();
+  }
+
   /** Begins a stream. Open it after {@code untilDue}: without a request, it has no heartbeats. */
   void begin() {
     unsent = new PriorityQueue<>(pending.values());
     sent = 0;
+    sameToken = false;
   }
 
   /** Takes a request that is due, if there is one. */
@@ -107,14 +141,14 @@ final class JobWatches {
       return Optional.empty();
     }
     var watch = unsent.remove();
-    watch.sentAt = System.nanoTime();
+    watch.sentAt = clock.getAsLong();
     sent++;
     var request =
         WatchJobRequest.newBuilder()
             .setUid(watch.uid)
-            .setContentFormat(format)
+            .setContentFormat(options.contentFormat())
             // A stream takes its interval from its first request, and each one may be the first.
-            .setHeartbeatInterval(Durations.fromMillis(heartbeat.toMillis()))
+            .setHeartbeatInterval(Durations.fromNanos(options.heartbeat().toNanos()))
             .setResumeToken(watch.resumeToken);
     return Optional.of(WatchJobsRequest.newBuilder().setWatch(request).build());
   }
@@ -129,79 +163,66 @@ final class JobWatches {
     pending.values().forEach(watch -> watch.tokenUnproven = true);
   }
 
-  /**
-   * Notes an event, and tells the listener.
-   *
-   * @return the rejection of a token, if all jobs need a stream with a fresh one
-   */
-  Optional<Failure> take(JobEvent event) {
-    position += event.getResumeToken().isEmpty() ? 0 : 1;
-    if (event.hasSynced()) {
-      takeSynced(event);
-      return Optional.empty();
-    }
-    var watch = pending.get(event.getUid());
-    if (watch == null) {
-      if (event.getUid() == 0 && event.hasHeartbeat()) {
-        listener.onHeartbeat(0, event.getHeartbeat());
-      }
-      return Optional.empty();
-    }
-    if (event.hasFailure()) {
-      return takeFailure(watch, event.getFailure());
-    }
-    watch.received(event);
-    switch (event.getPayloadCase()) {
-      case JOB -> takeState(watch, event);
-      case CONTENT_CHUNK -> {
-        int held = watch.content.add(event.getContentChunk());
-        listener.onChunk(watch.uid, event.getContentChunk(), held);
-      }
-      case HEARTBEAT -> listener.onHeartbeat(watch.uid, event.getHeartbeat());
-      default -> {} // a payload of a later version
-    }
-    return Optional.empty();
-  }
-
-  private void takeState(JobWatch watch, JobEvent event) {
-    var job = event.getJob();
-    if (!job.getDone()) {
-      listener.onJob(job, ByteString.EMPTY);
-      return;
-    }
-    pending.remove(watch.uid);
-    if (format != ContentFormat.CONTENT_FORMAT_NONE && watch.content.isDamaged(job)) {
-      var damaged = new Failure(Status.Code.DATA_LOSS, "", Map.of(), Optional.empty());
-      listener.onFailed(watch.uid, damaged, "the SHA-256 of the result is wrong");
-    } else {
-      listener.onJob(job, watch.content.bytes());
-    }
-  }
-
-  private Optional<Failure> takeFailure(JobWatch watch, WatchFailure watchFailure) {
-    var failure = Failure.of(watchFailure);
-    if (failure.reason().equals("ALREADY_WATCHED")) {
-      return Optional.empty(); // it ends no watch
-    }
-    if (failure.code() == Status.Code.UNAUTHENTICATED && !watch.tokenUnproven) {
-      return Optional.of(failure);
-    }
-    if (failure.isTransient()) {
-      watch.dueAt = System.nanoTime() + watch.backoff.next(failure.retryAfter()).toNanos();
-      unsent.add(watch);
-      listener.onAgain(watch.uid, failure);
-    } else {
-      pending.remove(watch.uid);
-      listener.onFailed(watch.uid, failure, watchFailure.getMessage());
-    }
-    return Optional.empty();
-  }
-
-  private void takeSynced(JobEvent event) {
+  /** Notes an event. Events of a job that has ended have no consequence. */
+  Outcome take(JobEvent event) {
+    position += event.hasFailure() || event.getResumeToken().isEmpty() ? 0 : 1;
     if (provesTokenOfAll(event)) {
       var waiting = new HashSet<>(unsent);
       pending.values().forEach(watch -> watch.tokenUnproven &= waiting.contains(watch));
     }
-    listener.onSynced();
+    var watch = pending.get(event.getUid());
+    if (watch == null) {
+      return event.getUid() == 0 ? new Consumed(new WatchAll.Event(event)) : new Nothing();
+    }
+    if (event.hasFailure()) {
+      return takeFailure(watch, GatewayException.of(event.getFailure()));
+    }
+    watch.received(event);
+    if (event.hasContentChunk()) {
+      contents.computeIfAbsent(watch.uid, uid -> new Content()).add(event.getContentChunk());
+    } else if (event.hasJob() && event.getJob().getDone()) {
+      return takeEnd(watch, event);
+    }
+    return new Consumed(new WatchAll.Event(event));
+  }
+
+  private Outcome takeEnd(JobWatch watch, JobEvent event) {
+    pending.remove(watch.uid);
+    ended = Optional.of(event);
+    try {
+      boolean wanted = options.contentFormat() != ContentFormat.CONTENT_FORMAT_NONE;
+      contents.getOrDefault(watch.uid, new Content()).verify(event.getJob(), wanted);
+      return new Consumed(new WatchAll.Event(event));
+    } catch (GatewayException damaged) {
+      return new Consumed(new WatchAll.Failed(watch.uid, damaged));
+    }
+  }
+
+  private Outcome takeFailure(JobWatch watch, GatewayException failure) {
+    if (failure.reason().equals("ALREADY_WATCHED")) {
+      return new Nothing(); // it ends no watch
+    }
+    if (failure.code() == Status.Code.UNAUTHENTICATED && !watch.tokenUnproven && !sameToken) {
+      return new LogIn(watch.uid, failure);
+    }
+    return fail(watch, failure);
+  }
+
+  /** Returns the consequence of a rejected token if there is no other one. */
+  Outcome withoutLogin(LogIn wanted) {
+    sameToken = true;
+    return fail(pending.get(wanted.uid()), wanted.failure());
+  }
+
+  private Outcome fail(JobWatch watch, GatewayException failure) {
+    if (!failure.isTransient()) {
+      pending.remove(watch.uid);
+      contents.remove(watch.uid);
+      return new Consumed(new WatchAll.Failed(watch.uid, failure));
+    }
+    var delay = watch.backoff.next(failure.retryAfter());
+    watch.dueAt = clock.getAsLong() + delay.toNanos();
+    unsent.add(watch);
+    return new Again(new Retry(failure, OptionalLong.of(watch.uid), pending(), delay, false));
   }
 }

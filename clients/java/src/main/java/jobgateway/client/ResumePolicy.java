@@ -1,56 +1,42 @@
 package jobgateway.client;
 
-import io.grpc.ManagedChannel;
 import io.grpc.Status;
 import java.time.Duration;
 import java.util.Optional;
+import java.util.function.LongSupplier;
 import jobgateway.v1.JobEvent;
 
 /**
  * Decides whether, when and how a watch resumes after each failed stream (docs/clients/index.md).
  */
 class ResumePolicy {
+  /** The time in which a stream has to end after its last job. */
+  static final Duration END = Duration.ofSeconds(5);
 
-  /** The reason why a watch resumes with another stream, and how. */
-  record Resumption(
-      Status.Code code, String reason, Duration delay, boolean newConnection, boolean freshToken) {
-
-    /**
-     * Waits at least for {@code atLeast}, then gets what the next stream needs.
-     *
-     * @param used the channel of the failed stream
-     */
-    void prepare(Gateway gateway, ManagedChannel used, Duration atLeast)
-        throws InterruptedException {
-      Thread.sleep(Math.max(delay.toMillis(), atLeast.toMillis()));
-      if (newConnection) {
-        gateway.reconnect(used);
-      }
-      if (freshToken) {
-        gateway.logIn();
-      }
-    }
-  }
-
+  private final LongSupplier clock;
   private final Backoff backoff = new Backoff();
   private long openedAt;
   private boolean received;
   private boolean tokenUnproven;
   private Optional<Object> repeatableAt = Optional.empty();
 
+  /**
+   * @param clock in nanoseconds, such as {@code System::nanoTime}
+   */
+  ResumePolicy(LongSupplier clock) {
+    this.clock = clock;
+  }
+
   /** Notes that a stream begins. */
   void opened() {
-    openedAt = System.nanoTime();
+    openedAt = clock.getAsLong();
   }
 
   /** Notes an event. */
   void received(boolean provesToken) {
     received = true;
     tokenUnproven &= !provesToken;
-    // One event does not prove that the stream works: it may break after its first event each time.
-    if (System.nanoTime() - openedAt > Backoff.MAX.toNanos()) {
-      backoff.reset();
-    }
+    backoff.received(clock.getAsLong() - openedAt);
   }
 
   /**
@@ -67,43 +53,36 @@ class ResumePolicy {
     };
   }
 
-  /** Resumes after a stream that was cancelled because it was silent. */
-  Resumption afterSilence() {
-    var delay = backoff.next(Optional.empty());
-    return new Resumption(Status.Code.CANCELLED, "SILENT", delay, true, false);
+  /** Returns whether a fresh token may help. Get one before {@code decide}. */
+  final boolean wantsToken(GatewayException failure) {
+    return failure.code() == Status.Code.UNAUTHENTICATED && !tokenUnproven;
   }
 
   /**
-   * Decides how to resume after a failed stream; empty if the failure is final.
+   * Decides how to resume after a failed stream.
    *
    * @param position changes with each event after which a watch can continue
+   * @param renewed whether a fresh token was wanted, and there is one
+   * @throws GatewayException the failure, if it is final
    */
-  Optional<Resumption> decide(Failure failure, Object position) {
-    boolean mayLogIn = failure.code() == Status.Code.UNAUTHENTICATED && !tokenUnproven;
-    return mayLogIn || mayResume(failure, position)
-        ? Optional.of(resume(failure))
-        : Optional.empty();
+  final Retry decide(GatewayException failure, Object position, boolean renewed) {
+    tokenUnproven |= renewed;
+    if (!renewed && !mayResume(failure, position)) {
+      throw failure;
+    }
+    return retry(failure);
   }
 
-  /**
-   * Resumes after a failure: if the token was rejected, with a fresh one, which the next events
-   * have to prove.
-   */
-  Resumption resume(Failure failure) {
-    boolean freshToken = failure.code() == Status.Code.UNAUTHENTICATED;
-    tokenUnproven |= freshToken;
-    return new Resumption(
-        failure.code(),
-        failure.reason(),
-        backoff.next(failure.retryAfter()),
-        // A new connection is made immediately. The old one would wait up to two minutes.
-        failure.isForeign() || failure.reason().equals("DRAINING"),
-        freshToken);
+  /** Returns the next stream. */
+  final Retry retry(GatewayException failure) {
+    return Retry.of(failure, backoff);
   }
 
   /** Returns whether another stream with the same token may help. */
-  boolean mayResume(Failure failure, Object position) {
-    return failure.isTransient() || failure.isForeign() && isBroken(failure.code(), position);
+  boolean mayResume(GatewayException failure, Object position) {
+    return failure.isTransient()
+        || failure.reason().equals(GatewayException.SILENT)
+        || failure.reason().isEmpty() && isBroken(failure.code(), position);
   }
 
   /** Returns whether a failure that another stream may repeat is the first one at a position. */
@@ -119,7 +98,7 @@ class ResumePolicy {
    */
   private boolean isBroken(Status.Code code, Object position) {
     return switch (code) {
-      case OK, CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE -> true;
+      case OK, CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL -> true;
       // A message over this client's own receive limit causes this status, and would cause it
       // again.
       case RESOURCE_EXHAUSTED, OUT_OF_RANGE -> isFirstAt(position) && received;

@@ -2,47 +2,62 @@ package jobgateway.client;
 
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
+import io.grpc.Status;
 import io.grpc.StatusException;
 import java.time.Duration;
-import java.util.function.Consumer;
+import java.util.function.Predicate;
+import jobgateway.v1.Job;
 import jobgateway.v1.JobServiceGrpc.JobServiceBlockingV2Stub;
 
-/**
- * Makes unary calls, with retries.
- *
- * @param onFailure receives each failure, before the reaction to it
- */
-record UnaryCalls(Gateway gateway, Consumer<Failure> onFailure) {
+/** Makes unary calls, with retries. */
+record UnaryCalls(Session session) {
   private static final int MAX_ATTEMPTS = 5;
 
-  interface Call<T> {
-    T with(JobServiceBlockingV2Stub stub) throws StatusException;
+  interface Method {
+    Job call(JobServiceBlockingV2Stub stub) throws StatusException;
   }
 
   /**
-   * Makes a call. Retries it after a wait, or once with a fresh token, if the error allows that.
+   * Makes a call. Retries it after a wait, or once with a fresh token, if the failure allows that.
    *
-   * @param repeatable whether a second call has no further effect
-   * @throws StatusException from the last call
+   * @param uid the job that the call is about, or 0
+   * @param limit the time after which the connection counts as dead
+   * @throws GatewayException the last failure, or a damaged result
    */
-  <T> T call(Duration deadline, boolean repeatable, Call<T> call)
-      throws StatusException, InterruptedException {
+  Job call(
+      Method method,
+      long uid,
+      Duration limit,
+      Predicate<GatewayException> mayRetry,
+      Options options)
+      throws InterruptedException {
     var backoff = new Backoff();
     boolean loggedIn = false;
     for (int attempt = 1; ; attempt++) {
-      try {
-        return call.with(gateway.stub().withDeadlineAfter(deadline.toMillis(), MILLISECONDS));
-      } catch (StatusException error) {
-        var failure = Failure.of(error);
-        onFailure.accept(failure);
-        if (failure.action() == Failure.Action.RETRY && repeatable && attempt < MAX_ATTEMPTS) {
-          Thread.sleep(backoff.next(failure.retryAfter()).toMillis());
-        } else if (failure.action() == Failure.Action.LOGIN && !loggedIn) {
-          gateway.logIn();
-          loggedIn = true;
-        } else {
-          throw error;
+      try (var access = session.access(uid)) {
+        var stub = access.stub().withDeadlineAfter(limit.toMillis(), MILLISECONDS);
+        GatewayException failure;
+        try {
+          var job = method.call(stub);
+          if (access.isReplayed()) {
+            options.replayed();
+          }
+          new Content().verify(job, false);
+          return job;
+        } catch (StatusException error) {
+          failure = session.failure(error);
         }
+        boolean again = mayRetry.test(failure);
+        if (failure.code() == Status.Code.UNAUTHENTICATED && !loggedIn) {
+          loggedIn = true;
+          again = access.renewToken();
+        }
+        if (!again || attempt == MAX_ATTEMPTS) {
+          throw failure;
+        }
+        var retry = Retry.of(failure, backoff);
+        options.retrying(retry);
+        access.prepare(retry);
       }
     }
   }

@@ -1,126 +1,196 @@
 package jobgateway.client;
 
 import com.google.protobuf.ByteString;
-import io.grpc.ManagedChannel;
 import io.grpc.StatusException;
 import java.time.Duration;
 import java.util.Collection;
-import java.util.Optional;
 import java.util.concurrent.TimeoutException;
-import jobgateway.client.ResumePolicy.Resumption;
-import jobgateway.v1.ContentChunk;
-import jobgateway.v1.ContentFormat;
-import jobgateway.v1.Heartbeat;
-import jobgateway.v1.Job;
+import jobgateway.client.JobWatches.Again;
+import jobgateway.client.JobWatches.Consumed;
+import jobgateway.client.JobWatches.LogIn;
+import jobgateway.v1.JobEvent;
 
 /**
- * Watches jobs until each has ended or its watch has failed for good, on one stream that is resumed
- * as often as needed (docs/clients/index.md).
+ * The events of many jobs, until each has ended or its watch has failed for good, on one stream
+ * that is resumed as often as needed. It is for one thread at a time, and the stream waits for a
+ * slow one. Closing it cancels the stream; the jobs continue.
  */
-final class WatchAll {
+public final class WatchAll implements AutoCloseable {
 
-  /** Receives all events, on the thread that waits. The stream waits for a slow listener. */
-  interface Listener {
-    /** Receives a state. {@code content} is the result of a done job if it arrived in chunks. */
-    default void onJob(Job job, ByteString content) {}
-
-    /** Receives a heartbeat of a job, or of the stream if {@code uid} is 0. */
-    default void onHeartbeat(long uid, Heartbeat heartbeat) {}
-
-    /** Receives a chunk of a result. {@code held} is the number of bytes before it. */
-    default void onChunk(long uid, ContentChunk chunk, int held) {}
-
-    /** Every watch that was requested so far has caught up: what follows is news. */
-    default void onSynced() {}
-
-    /** The watch of a job failed for good. The job itself may continue. */
-    default void onFailed(long uid, Failure failure, String message) {}
-
-    /** The watch of a job failed, and the job is watched again after a wait. */
-    default void onAgain(long uid, Failure failure) {}
-
-    /** The stream failed, and the {@code pending} watches resume with another one after a wait. */
-    default void onResume(Resumption resumption, int pending) {}
+  /** An event, or the end of the watch of one job by a failure. */
+  public sealed interface Item permits Event, Failed {
+    /** Returns the job; 0 for an event about the stream. */
+    long uid();
   }
 
-  /** The time in which a stream has to end after the last job. */
-  private static final Duration END = Duration.ofSeconds(5);
+  /**
+   * An event. A {@code synced} means that every watch has caught up.
+   *
+   * @param event the message
+   */
+  public record Event(JobEvent event) implements Item {
+    @Override
+    public long uid() {
+      return event.getUid();
+    }
+  }
 
-  private final Gateway gateway;
-  private final Duration heartbeat;
-  private final Listener listener;
+  /**
+   * The watch of one job has failed for good; the others continue. The job itself may continue.
+   *
+   * @param failure the reason; {@code DATA_LOSS} if the result of the job is damaged
+   */
+  public record Failed(long uid, GatewayException failure) implements Item {}
+
+  private final Session session;
+  private final Options options;
   private final JobWatches watches;
   private final ResumePolicy policy = new StreamPolicy();
+  private Session.Access access;
+  private JobsStream stream;
+  private boolean closed;
 
-  /**
-   * @param heartbeat the longest time between two events, which the gateway ensures; the watch
-   *     cancels a stream after three of them without an event
-   */
-  WatchAll(
-      Gateway gateway,
-      Collection<Long> uids,
-      Duration heartbeat,
-      ContentFormat format,
-      Listener listener) {
-    this.gateway = gateway;
-    this.heartbeat = heartbeat;
-    this.listener = listener;
-    this.watches = new JobWatches(uids, heartbeat, format, listener);
-  }
-
-  /**
-   * Waits for all ends. To cancel the watches, interrupt the thread; the jobs continue.
-   *
-   * @throws StatusException with a status that is final for the stream, and with it for all watches
-   */
-  void await() throws StatusException, InterruptedException {
+  WatchAll(Session session, Collection<Long> uids, Options options) {
+    this.session = session;
+    this.options = options;
+    this.watches = new JobWatches(uids, options, System::nanoTime);
     watches.begin();
-    while (watches.pending() > 0) {
-      var channel = gateway.channel();
-      var resumption = followOneStream(channel);
-      if (resumption.isPresent()) {
-        resume(resumption.get(), channel);
+  }
+
+  /** Returns the number of jobs that have not ended. */
+  public int pending() {
+    return watches.pending();
+  }
+
+  /**
+   * Returns the result of a job as JSON, or the part of it that has arrived in chunks. It is
+   * complete with the end of the job, and dropped by the next call of {@code next}.
+   */
+  public ByteString result(long uid) {
+    return watches.result(uid);
+  }
+
+  /**
+   * Waits for the next item.
+   *
+   * @return the item, or null if every job has ended or its watch has failed
+   * @throws GatewayException if the stream, and with it all watches, failed for good
+   * @throws IllegalStateException if this watch or the client was closed
+   */
+  public Item next() throws InterruptedException {
+    if (closed && pending() > 0) {
+      throw new IllegalStateException("the watch is closed");
+    }
+    watches.release();
+    boolean works = false;
+    try {
+      var item = nextItem();
+      if (item == null && !closed) {
+        readEnd();
+        close();
+      }
+      works = true;
+      return item;
+    } finally {
+      if (!works) {
+        close();
       }
     }
   }
 
-  /** Follows a stream to its end. Returns the way to resume, or nothing if no job is pending. */
-  private Optional<Resumption> followOneStream(ManagedChannel channel)
-      throws StatusException, InterruptedException {
-    policy.opened();
-    try (var stream = new JobsStream(gateway.asyncStub(channel), watches)) {
-      while (true) {
-        var event = stream.next(watches.pending() > 0 ? heartbeat.multipliedBy(3) : END);
-        policy.received(ResumePolicy.provesToken(event) || watches.provesTokenOfAll(event));
-        var rejection = watches.take(event);
-        if (rejection.isPresent()) {
-          return rejection.map(policy::resume);
+  @Override
+  public void close() {
+    closed = true;
+    closeStream();
+  }
+
+  private Item nextItem() throws InterruptedException {
+    while (pending() > 0) {
+      try {
+        if (stream == null) {
+          open();
         }
+        var event = stream.next(options.heartbeat().multipliedBy(3));
+        policy.received(ResumePolicy.provesToken(event) || watches.provesTokenOfAll(event));
+        var outcome = watches.take(event);
+        if (outcome instanceof LogIn wanted) {
+          if (access.renewToken()) {
+            watches.tokenRenewed();
+            resume(policy.decide(wanted.failure(), watches.position(), true));
+            continue;
+          }
+          outcome = watches.withoutLogin(wanted);
+        }
+        if (outcome instanceof Consumed consumed) {
+          return consumed.item();
+        } else if (outcome instanceof Again again) {
+          options.retrying(again.retry());
+        }
+      } catch (TimeoutException silence) {
+        resume(GatewayException.silentStream());
+      } catch (StatusException error) {
+        resume(session.failure(error));
       }
-    } catch (TimeoutException silence) {
-      return watches.pending() > 0 ? Optional.of(policy.afterSilence()) : Optional.empty();
-    } catch (StatusException error) {
-      if (watches.pending() == 0) {
-        return Optional.empty(); // how the stream ends after the last job does not matter
-      }
-      return Optional.of(
-          policy.decide(Failure.of(error), watches.position()).orElseThrow(() -> error));
     }
+    return null;
   }
 
-  private void resume(Resumption resumption, ManagedChannel channel) throws InterruptedException {
-    if (resumption.freshToken()) {
+  private void open() throws InterruptedException {
+    access = session.access(0);
+    policy.opened();
+    stream = new JobsStream(access.asyncStub(), watches);
+  }
+
+  private void resume(GatewayException failure) throws InterruptedException {
+    boolean renewed = policy.wantsToken(failure) && access.renewToken();
+    if (renewed) {
       watches.tokenRenewed();
     }
-    listener.onResume(resumption, watches.pending());
+    resume(policy.decide(failure, watches.position(), renewed));
+  }
+
+  private void resume(Retry retry) throws InterruptedException {
+    var used = access;
+    closeStream();
     watches.begin();
-    resumption.prepare(gateway, channel, watches.untilDue().orElse(Duration.ZERO));
+    // Without a request, the stream would have no heartbeats.
+    var untilDue = watches.untilDue().orElse(Duration.ZERO);
+    var delay = untilDue.compareTo(retry.delay()) > 0 ? untilDue : retry.delay();
+    var next = new Retry(retry.failure(), retry.uid(), pending(), delay, retry.newConnection());
+    options.retrying(next);
+    used.prepare(next);
+  }
+
+  /** Half-closes the stream and reads to its end: without it, the call would be cancelled. */
+  private void readEnd() throws InterruptedException {
+    try {
+      while (stream != null) {
+        stream.next(ResumePolicy.END);
+      }
+    } catch (TimeoutException | StatusException ignored) {
+      // How the stream ends after the last job does not matter.
+    }
+  }
+
+  private void closeStream() {
+    if (stream != null) {
+      stream.close();
+      stream = null;
+    }
+    if (access != null) {
+      access.close();
+      access = null;
+    }
   }
 
   /** Resumes after a defect of the gateway too, which may be in one event that would come again. */
   private static final class StreamPolicy extends ResumePolicy {
+    StreamPolicy() {
+      super(System::nanoTime);
+    }
+
     @Override
-    boolean mayResume(Failure failure, Object position) {
+    boolean mayResume(GatewayException failure, Object position) {
       return failure.reason().equals("GATEWAY_DEFECT")
           ? isFirstAt(position)
           : super.mayResume(failure, position);

@@ -1,10 +1,14 @@
-package jobgateway.client;
+package jobgateway.scenario;
 
 import com.google.protobuf.ByteString;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
 import java.time.Duration;
+import java.util.HexFormat;
 import java.util.Locale;
 import java.util.Map;
-import jobgateway.client.ResumePolicy.Resumption;
+import jobgateway.client.GatewayException;
+import jobgateway.client.Retry;
 import jobgateway.v1.ContentChunk;
 import jobgateway.v1.Heartbeat;
 import jobgateway.v1.Job;
@@ -49,19 +53,22 @@ final class Views {
       }
       if (job.hasContentJson()) {
         var json = job.getContentJson();
-        return new ResultView(
-            "json", null, json.size(), ChunkedContent.sha256(json), contentSize, contentSha256);
+        return new ResultView("json", null, json.size(), sha256(json), contentSize, contentSha256);
       }
       if (job.getContentOmitted()) {
         return new ResultView(
-            "chunks",
-            null,
-            chunks.size(),
-            ChunkedContent.sha256(chunks),
-            contentSize,
-            contentSha256);
+            "chunks", null, chunks.size(), sha256(chunks), contentSize, contentSha256);
       }
       return new ResultView("none", null, null, null, contentSize, contentSha256);
+    }
+
+    private static String sha256(ByteString bytes) {
+      try {
+        var digest = MessageDigest.getInstance("SHA-256");
+        return HexFormat.of().formatHex(digest.digest(bytes.toByteArray()));
+      } catch (NoSuchAlgorithmException impossible) {
+        throw new AssertionError("every Java has SHA-256", impossible);
+      }
     }
 
     private static Double sum(Job job) {
@@ -72,7 +79,7 @@ final class Views {
   }
 
   /**
-   * @param uid the job, only in a watch of many jobs
+   * @param uid the job; null in a watch of one job
    */
   record HeartbeatView(String uid, int consecutiveFailures, String lastFailure) {
     static HeartbeatView of(String uid, Heartbeat heartbeat) {
@@ -81,7 +88,7 @@ final class Views {
   }
 
   /**
-   * @param uid the job, only in a watch of many jobs
+   * @param uid the job; null in a watch of one job
    */
   record ChunkView(String uid, long offset, int size, int held) {
     static ChunkView of(String uid, ContentChunk chunk, int held) {
@@ -90,12 +97,14 @@ final class Views {
   }
 
   /**
-   * @param jobs the number of jobs that have not ended, only in a watch of many jobs
+   * @param uid the job; null if the line is about a stream of many jobs, or one job
+   * @param jobs the number of jobs that have not ended; null in a watch of one job
    */
-  record ResumeView(String code, String reason, boolean newConnection, Integer jobs) {
-    static ResumeView of(Resumption resumption, Integer jobs) {
+  record ResumeView(String uid, String code, String reason, boolean newConnection, Integer jobs) {
+    static ResumeView of(String uid, Retry retry, Integer jobs) {
+      var failure = retry.failure();
       return new ResumeView(
-          resumption.code().name(), resumption.reason(), resumption.newConnection(), jobs);
+          uid, failure.code().name(), failure.reason(), retry.newConnection(), jobs);
     }
   }
 
@@ -104,7 +113,7 @@ final class Views {
   record EndedView(int succeeded, int failed, int errors) {}
 
   /**
-   * @param uid the job whose watch failed, in a watch of many jobs
+   * @param uid the job whose watch failed; null in a watch of one job
    */
   record ErrorView(
       String uid,
@@ -114,7 +123,7 @@ final class Views {
       Map<String, String> fields,
       Double retryAfterSeconds) {
 
-    static ErrorView of(String uid, Failure failure) {
+    static ErrorView of(String uid, GatewayException failure) {
       return new ErrorView(
           uid,
           failure.code().name(),

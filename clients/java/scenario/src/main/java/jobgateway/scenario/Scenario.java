@@ -1,4 +1,4 @@
-package jobgateway.client;
+package jobgateway.scenario;
 
 import com.google.gson.JsonObject;
 import com.google.gson.annotations.SerializedName;

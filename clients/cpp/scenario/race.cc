@@ -1,0 +1,43 @@
+// The program with ThreadSanitizer.
+
+// Debian builds these libraries without ThreadSanitizer, which then sees their
+// copies of memory, but not their locks. It ignores what they read and write.
+extern "C" const char* __tsan_default_suppressions() {
+  return "called_from_lib:libgrpc++.so\n"
+         "called_from_lib:libgrpc.so\n"
+         "called_from_lib:libgpr.so\n"
+         "called_from_lib:libprotobuf.so\n"
+         "called_from_lib:libupb.so\n"
+         "called_from_lib:libaddress_sorting.so\n"
+         "called_from_lib:libcares.so\n"
+         "called_from_lib:libre2.so\n"
+         "called_from_lib:libstdc++.so\n"
+         "called_from_lib:libabsl_base.so\n"
+         "called_from_lib:libabsl_civil_time.so\n"
+         "called_from_lib:libabsl_cord.so\n"
+         "called_from_lib:libabsl_cord_internal.so\n"
+         "called_from_lib:libabsl_cordz_handle.so\n"
+         "called_from_lib:libabsl_cordz_info.so\n"
+         "called_from_lib:libabsl_debugging_internal.so\n"
+         "called_from_lib:libabsl_demangle_internal.so\n"
+         "called_from_lib:libabsl_graphcycles_internal.so\n"
+         "called_from_lib:libabsl_hashtablez_sampler.so\n"
+         "called_from_lib:libabsl_int128.so\n"
+         "called_from_lib:libabsl_malloc_internal.so\n"
+         "called_from_lib:libabsl_random_distributions.so\n"
+         "called_from_lib:libabsl_random_internal_pool_urbg.so\n"
+         "called_from_lib:libabsl_random_internal_seed_material.so\n"
+         "called_from_lib:libabsl_random_seed_gen_exception.so\n"
+         "called_from_lib:libabsl_random_seed_sequences.so\n"
+         "called_from_lib:libabsl_raw_logging_internal.so\n"
+         "called_from_lib:libabsl_status.so\n"
+         "called_from_lib:libabsl_statusor.so\n"
+         "called_from_lib:libabsl_str_format_internal.so\n"
+         "called_from_lib:libabsl_strerror.so\n"
+         "called_from_lib:libabsl_strings.so\n"
+         "called_from_lib:libabsl_strings_internal.so\n"
+         "called_from_lib:libabsl_symbolize.so\n"
+         "called_from_lib:libabsl_synchronization.so\n"
+         "called_from_lib:libabsl_time.so\n"
+         "called_from_lib:libabsl_time_zone.so\n";
+}

@@ -1,0 +1,190 @@
+package jobgateway.client;
+
+import com.google.protobuf.Any;
+import com.google.protobuf.InvalidProtocolBufferException;
+import com.google.protobuf.util.Durations;
+import com.google.rpc.BadRequest;
+import com.google.rpc.ErrorInfo;
+import com.google.rpc.RetryInfo;
+import io.grpc.Status;
+import io.grpc.StatusException;
+import io.grpc.protobuf.StatusProto;
+import java.time.Duration;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Optional;
+import java.util.OptionalLong;
+import jobgateway.v1.WatchFailure;
+
+/** The error of a call or of a watch, with its details. It never contains the token. */
+public final class GatewayException extends RuntimeException {
+  /** The reason for a stream that was cancelled because no event arrived in time. */
+  public static final String SILENT = "SILENT";
+
+  /** The domain of the gateway's {@code ErrorInfo}. */
+  private static final String DOMAIN = "jobgateway";
+
+  private static final long serialVersionUID = 1;
+
+  private final Status.Code code;
+  private String reason = "";
+  private final Map<String, String> metadata = new LinkedHashMap<>();
+  private final Map<String, String> fields = new LinkedHashMap<>();
+  private Duration retryAfter;
+
+  /** Creates an error without details. */
+  GatewayException(Status.Code code, String message) {
+    super(message);
+    this.code = code;
+  }
+
+  private GatewayException(StatusException error) {
+    super(Objects.requireNonNullElse(error.getStatus().getDescription(), ""), error);
+    code = error.getStatus().getCode();
+  }
+
+  /** Returns the error of a call. */
+  static GatewayException of(StatusException error) {
+    var failure = new GatewayException(error);
+    try {
+      for (var detail : StatusProto.fromThrowable(error).getDetailsList()) {
+        failure.take(detail);
+      }
+      return failure;
+    } catch (InvalidProtocolBufferException malformed) {
+      return new GatewayException(error); // not from the gateway, whose details are valid
+    }
+  }
+
+  /** Returns the end of one watch of a {@code WatchJobs} stream as if it were that of a call. */
+  static GatewayException of(WatchFailure watchFailure) {
+    var code = Status.fromCodeValue(watchFailure.getCode()).getCode();
+    var failure = new GatewayException(code, watchFailure.getMessage());
+    failure.reason = watchFailure.getReason();
+    failure.metadata.putAll(watchFailure.getMetadataMap());
+    if (watchFailure.hasRetryDelay()) {
+      failure.retryAfter = Duration.ofNanos(Durations.toNanos(watchFailure.getRetryDelay()));
+    }
+    return failure;
+  }
+
+  /** Returns the failure of a stream from which no event arrived in time. */
+  static GatewayException silentStream() {
+    var failure = new GatewayException(Status.Code.CANCELLED, "no event arrived in time");
+    failure.reason = SILENT;
+    return failure;
+  }
+
+  /** Returns the failure of a stream that ended with OK before its jobs. */
+  static GatewayException streamWithoutEnd() {
+    return new GatewayException(Status.Code.OK, "the stream ended before the job was done");
+  }
+
+  private void take(Any detail) throws InvalidProtocolBufferException {
+    if (detail.is(ErrorInfo.class)) {
+      var info = detail.unpack(ErrorInfo.class);
+      // A proxy may add an `ErrorInfo` of another domain.
+      if (info.getDomain().equals(DOMAIN)) {
+        reason = info.getReason();
+        metadata.putAll(info.getMetadataMap());
+      }
+    } else if (detail.is(BadRequest.class)) {
+      for (var violation : detail.unpack(BadRequest.class).getFieldViolationsList()) {
+        fields.put(violation.getField(), violation.getDescription());
+      }
+    } else if (detail.is(RetryInfo.class)) {
+      var delay = detail.unpack(RetryInfo.class).getRetryDelay();
+      retryAfter = Duration.ofNanos(Durations.toNanos(delay));
+    }
+  }
+
+  /** Returns the code of gRPC: {@code DATA_LOSS} for a damaged result. */
+  public Status.Code code() {
+    return code;
+  }
+
+  /** Returns the reason of {@code ErrorInfo}; empty if the error is not the gateway's. */
+  public String reason() {
+    return reason;
+  }
+
+  /** Returns the metadata of {@code ErrorInfo}. */
+  public Map<String, String> metadata() {
+    return Map.copyOf(metadata);
+  }
+
+  /** Returns the violations of {@code BadRequest}: invalid field to description. */
+  public Map<String, String> fields() {
+    return Map.copyOf(fields);
+  }
+
+  /** Returns the delay of {@code RetryInfo}. */
+  public Optional<Duration> retryAfter() {
+    return Optional.ofNullable(retryAfter);
+  }
+
+  /** Returns the job that an error of the gateway is about. */
+  public OptionalLong uid() {
+    try {
+      var uid = metadata.get("uid");
+      return uid == null ? OptionalLong.empty() : OptionalLong.of(Long.parseLong(uid));
+    } catch (NumberFormatException invalid) {
+      return OptionalLong.empty();
+    }
+  }
+
+  /**
+   * Returns the reaction to the error: by the reason if the code alone would be misleading,
+   * otherwise by the code. Retry a submission only if it has a {@code request_id}. Without one,
+   * {@code RETRY} of an error without a reason means {@code LOOK}.
+   */
+  public Action action() {
+    return switch (reason) {
+      case "UPSTREAM_NOT_READY", "UPSTREAM_ERROR" -> Action.RETRY;
+      case "UPSTREAM_ANSWER_TOO_LARGE" -> Action.GIVE_UP;
+      default ->
+          switch (code) {
+            case UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED -> Action.RETRY;
+            // Without a reason from a proxy, or the gateway died: another call may work.
+            case OK, INTERNAL -> reason.isEmpty() ? Action.RETRY : Action.GIVE_UP;
+            case UNKNOWN -> reason.isEmpty() ? Action.RETRY : Action.LOOK;
+            case RESOURCE_EXHAUSTED -> isLimitOfLoad() ? Action.RETRY : Action.FIX;
+            case INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, OUT_OF_RANGE -> Action.FIX;
+            case UNAUTHENTICATED -> Action.LOGIN;
+            default -> Action.GIVE_UP;
+          };
+    };
+  }
+
+  /** Returns whether the gateway is not available, or a limit of load applies: wait, and repeat. */
+  boolean isTransient() {
+    return code == Status.Code.UNAVAILABLE || isLimitOfLoad();
+  }
+
+  /** Limits of rate and load have a {@code RetryInfo}, limits of size do not. */
+  private boolean isLimitOfLoad() {
+    return code == Status.Code.RESOURCE_EXHAUSTED && retryAfter != null;
+  }
+
+  /** Returns whether the connection may be dead, or lead to an instance that shuts down. */
+  boolean wantsNewConnection() {
+    return reason.isEmpty() || reason.equals(SILENT) || reason.equals("DRAINING");
+  }
+
+  /**
+   * Returns whether a failed submission may be sent again: certainly no job was created, or its
+   * {@code request_id} prevents a second one.
+   */
+  boolean maySendAgain(boolean hasId) {
+    boolean nothingSent =
+        !reason.isEmpty()
+            && (code == Status.Code.UNAVAILABLE || code == Status.Code.RESOURCE_EXHAUSTED);
+    return action() == Action.RETRY && uid().isEmpty() && (nothingSent || hasId);
+  }
+
+  @Override
+  public String toString() {
+    return super.toString() + " [" + code + (reason.isEmpty() ? "]" : ", " + reason + "]");
+  }
+}

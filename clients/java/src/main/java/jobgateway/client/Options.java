@@ -1,0 +1,107 @@
+package jobgateway.client;
+
+import java.time.Duration;
+import java.util.Objects;
+import java.util.function.Consumer;
+import jobgateway.v1.ContentFormat;
+import jobgateway.v1.Job;
+
+/**
+ * The options of a call. An instance never changes: each method returns a copy. All callbacks may
+ * be null. They run on the thread that made the call, and an exception of theirs ends it.
+ */
+public final class Options {
+  private static final Options DEFAULTS =
+      new Options(
+          Duration.ofSeconds(15), ContentFormat.CONTENT_FORMAT_UNSPECIFIED, null, null, null);
+
+  private final Duration heartbeat;
+  private final ContentFormat contentFormat;
+  private final Consumer<? super Retry> onRetry;
+  private final Consumer<? super Job> onProgress;
+  private final Runnable onReplayed;
+
+  private Options(
+      Duration heartbeat,
+      ContentFormat contentFormat,
+      Consumer<? super Retry> onRetry,
+      Consumer<? super Job> onProgress,
+      Runnable onReplayed) {
+    this.heartbeat = heartbeat;
+    this.contentFormat = contentFormat;
+    this.onRetry = onRetry;
+    this.onProgress = onProgress;
+    this.onReplayed = onReplayed;
+  }
+
+  /** Returns options without callbacks, and with a heartbeat interval of 15 seconds. */
+  public static Options defaults() {
+    return DEFAULTS;
+  }
+
+  /**
+   * Sets the longest time between two events of a watch, which the gateway ensures. The watch
+   * replaces a stream from which nothing arrived for three of these intervals.
+   *
+   * @throws IllegalArgumentException if the interval is not positive
+   */
+  public Options heartbeat(Duration interval) {
+    if (interval.isNegative() || interval.isZero()) {
+      throw new IllegalArgumentException("heartbeat: must be positive (got " + interval + ")");
+    }
+    return new Options(interval, contentFormat, onRetry, onProgress, onReplayed);
+  }
+
+  /** Sets the format of the result. {@code send} and {@code run} use that of their request. */
+  public Options contentFormat(ContentFormat format) {
+    Objects.requireNonNull(format);
+    return new Options(heartbeat, format, onRetry, onProgress, onReplayed);
+  }
+
+  /**
+   * Sets a function that receives each further attempt before its wait: of a unary call, of the
+   * stream of a watch, and in {@code watchAll} also of the watch of one job.
+   */
+  public Options onRetry(Consumer<? super Retry> function) {
+    return new Options(heartbeat, contentFormat, function, onProgress, onReplayed);
+  }
+
+  /** Sets a function that receives each state of the job in {@code run} and {@code watch}. */
+  public Options onProgress(Consumer<? super Job> function) {
+    return new Options(heartbeat, contentFormat, onRetry, function, onReplayed);
+  }
+
+  /**
+   * Sets a function that is called if {@code send} or {@code run} returned the job of an earlier
+   * submission with the same {@code request_id}.
+   */
+  public Options onReplayed(Runnable function) {
+    return new Options(heartbeat, contentFormat, onRetry, onProgress, function);
+  }
+
+  Duration heartbeat() {
+    return heartbeat;
+  }
+
+  ContentFormat contentFormat() {
+    return contentFormat;
+  }
+
+  void retrying(Retry retry) {
+    if (onRetry != null) {
+      onRetry.accept(retry);
+    }
+  }
+
+  void progressed(Job job) {
+    if (onProgress != null) {
+      onProgress.accept(job);
+    }
+  }
+
+  void replayed() {
+    if (onReplayed != null) {
+      onReplayed.run();
+    }
+  }
+}

@@ -1,0 +1,238 @@
+"""`config`: the contexts of the user."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from gateway.cli import contexts, display, stdio
+from gateway.cli.commands import Command, Commands
+from gateway.cli.contexts import FILES, KEYS, Contexts, Strength
+from gateway.cli.formatting import clean
+from gateway.cli.options import ConnectionOptions, Output, expanded
+from gateway.cli.problems import output_lost, usage_error
+from gateway.cli.targets import TargetUnusable, check_target
+from gateway.cli.variables import TOKEN
+from gateway.errors import ConfigError
+
+app = typer.Typer(
+    name="config",
+    cls=Commands,
+    rich_markup_mode=None,
+    help="Name gateways with their credentials as contexts, and select one. See docs/clients/contexts.md.",
+    no_args_is_help=True,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:/-]{0,99}")
+_SOURCES = {Strength.OPTION: "option", Strength.VARIABLE: "variable", Strength.CONTEXT: "context"}
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The context.", autocompletion=contexts.names)]
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="The context, which may be new.")]
+Key = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="OPTION",
+        help="Remove only this option of it, such as ca-file.",
+        autocompletion=lambda: [each.replace("_", "-") for each in KEYS],
+        show_default=False,
+    ),
+]
+Target = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The address of the gateway.")]
+Tls = Annotated[bool | None, typer.Option("--tls/--no-tls", help="Use TLS. The next three options include it.")]
+CaFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Trust the authorities in this file (PEM).")]
+CertFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Present this certificate (PEM).")]
+KeyFile = Annotated[Path | None, typer.Option(metavar="FILE", help="The private key of the certificate (PEM).")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Read the token from this file. The config file never contains a token."),
+]
+ListOutput = Annotated[
+    Literal["text", "json", "name"],
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="text|json|name",
+        help="What standard output gets: a table, a JSON object per context, or the names.",
+    ),
+]
+ShowOutput = Annotated[
+    Literal["text", "json"],
+    typer.Option("--output", "-o", metavar="text|json", help="What standard output gets: a table or a JSON object."),
+]
+
+
+@app.command("list", cls=Command)
+def list_contexts(output: ListOutput = "text") -> None:
+    """List the contexts. An asterisk marks the current one."""
+    with _reported(output):
+        known = contexts.read()
+        if not known.named:
+            display.note("there is no context; create one: jobgateway config set NAME --target HOST:PORT")
+        for line in _list_lines(known, output):
+            typer.echo(line)
+
+
+def _list_lines(known: Contexts, output: str) -> Iterator[str]:
+    width = max(map(len, map(clean, known.named)), default=0)
+    for name, context in known.named.items():
+        is_current = name == known.current
+        if output == "json":
+            yield json.dumps({"name": name, "current": is_current, **context})
+        elif output == "name":
+            yield clean(name)
+        else:
+            yield f"{'*' if is_current else ' '} {clean(name):{width}}  {clean(str(context['target']))}"
+
+
+@expanded
+def show(call: ConnectionOptions, output: ShowOutput = "text") -> None:
+    """Show the gateway and the credentials that a command with the same options would use, and why."""
+    with _reported(output):
+        rows = list(_show_rows(call))
+        if output == "json":
+            typer.echo(json.dumps({key: {"value": value, "source": source} for key, value, source in rows}))
+            return
+        cells = [[clean(str(value).lower() if value is True else str(value)) for value in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for line in cells:
+            typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _show_rows(call: ConnectionOptions) -> Iterator[tuple[str, str | bool, str]]:
+    if call.chosen is not None:
+        yield "context", call.chosen, _SOURCES[call.sources["context"]] if call.context else "current"
+    for key in KEYS:
+        value = getattr(call, key)
+        if value:
+            yield key, value if key == "tls" else str(value), _SOURCES.get(call.sources[key], "default")
+    if not call.token_file and os.environ.get(TOKEN):
+        # Never the token itself.
+        yield "token", TOKEN, "variable"
+
+
+app.command(cls=Command)(show)
+
+
+@app.command("set", cls=Command)
+def set_context(
+    name: NewName,
+    target: Target = None,
+    tls: Tls = None,
+    ca_file: CaFile = None,
+    cert_file: CertFile = None,
+    key_file: KeyFile = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Create a context, or change the given options of one."""
+    files = {"token_file": token_file, "ca_file": ca_file, "cert_file": cert_file, "key_file": key_file}
+    with _reported():
+        values: dict[str, Any] = {"target": target, "tls": tls, **{key: _stored(key, files[key]) for key in FILES}}
+        values = {key: value for key, value in values.items() if value is not None}
+        _check_new(name, values)
+
+        def edit(document: MutableMapping[str, Any]) -> None:
+            document.setdefault("contexts", {}).setdefault(name, {}).update(values)
+
+        _change(edit)
+        if contexts.read().current != name:
+            display.note(f"use it by default: jobgateway config use {name}")
+
+
+@app.command(cls=Command)
+def use(name: Name) -> None:
+    """Make a context the current one, which commands use by default."""
+    with _reported():
+        contexts.read().get(name)
+        _change(lambda document: document.__setitem__("current", name))
+        display.note(f"commands now use {clean(name)} by default")
+
+
+# So that an option can be named as it is set.
+@app.command(cls=Command, context_settings={"ignore_unknown_options": True})
+def unset(name: Name, option: Key = None) -> None:
+    """Remove a context, or one option of it."""
+    with _reported():
+        context = contexts.read().get(name)
+        key = option and option.removeprefix("--").replace("-", "_")
+        if key and key not in context:
+            raise ConfigError(f"{name} has no {option}; it has {', '.join(context)}")
+        if key == "target":
+            raise ConfigError(f"a context needs a target; change it: jobgateway config set {name} --target HOST:PORT")
+
+        def edit(document: MutableMapping[str, Any]) -> None:
+            if key:
+                del document["contexts"][name][key]
+                return
+            del document["contexts"][name]
+            if not document["contexts"]:
+                del document["contexts"]
+            if document.get("current") == name:
+                del document["current"]
+
+        _change(edit)
+
+
+@app.command("path", cls=Command)
+def show_path() -> None:
+    """Print the path of the config file, which may not exist."""
+    with _reported():
+        file = contexts.path()
+        if file is None:
+            raise ConfigError("there is no home directory for the config file; set XDG_CONFIG_HOME to a folder")
+        typer.echo(str(file))
+
+
+def _change(edit: Any) -> None:
+    # Imported here, because the editor of TOML is slow to import.
+    from gateway.cli.context_file import change
+
+    change(edit)
+
+
+def _check_new(name: str, values: dict[str, Any]) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"NAME: {name} must have 1 to 100 letters, digits or _ . @ : / -, and not begin with a sign")
+    if not values:
+        raise ConfigError(f"nothing to change; give an option, such as --target HOST:PORT, or see it: {_show(name)}")
+    if "target" not in values and name not in contexts.read().named:
+        raise ConfigError(f"{name} is a new context, and needs --target HOST:PORT")
+    if "target" in values:
+        _check_target(values["target"])
+
+
+def _show(name: str) -> str:
+    return f"jobgateway config show --context {name}"
+
+
+def _check_target(target: str) -> None:
+    try:
+        check_target(target)
+    except TargetUnusable as error:
+        raise ConfigError(str(error)) from error
+
+
+def _stored(key: str, file: Path | None) -> str | None:
+    """Return the path of a file as the config file has it."""
+    if file is None:
+        return None
+    if not file.expanduser().is_file():
+        # The value may be the token itself, so it is not repeated.
+        raise ConfigError(f"--{key.replace('_', '-')}: there is no such file; give the path of a file that exists")
+    return str(Path.cwd() / file.expanduser())
+
+
+@contextmanager
+def _reported(output: str = Output.TEXT) -> Iterator[None]:
+    """Leave with an exit code if something fails within. `output` is the format of standard output."""
+    try:
+        yield
+        stdio.check()
+    except ConfigError as error:
+        usage_error(str(error), Output(output))
+    except stdio.OutputLost as error:
+        raise typer.Exit(output_lost(error)) from error

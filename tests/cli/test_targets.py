@@ -1,0 +1,87 @@
+"""Addresses as people mistype them."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from gateway.cli.app import app
+from gateway.cli.targets import TargetUnusable, check_target, host_and_port
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "port"),
+    [
+        ("127.0.0.1:50051", "127.0.0.1", 50051),
+        ("my_gateway.example.:1", "my_gateway.example.", 1),
+        ("[::1]:65535", "::1", 65535),
+        ("[fe80::1%eth0]:1", "fe80::1%eth0", 1),
+        ("dns:///gateway:1", "gateway", 1),
+        ("dns:gateway:1", "gateway", 1),
+    ],
+)
+def test_a_target_is_a_host_and_a_port(target: str, host: str, port: int) -> None:
+    check_target(target)
+    assert host_and_port(target) == (host, port)
+
+
+@pytest.mark.parametrize("target", ["unix:/run/proxy.sock", "ipv4:127.0.0.1:1,127.0.0.2:1", "xds:///gateway"])
+def test_other_names_are_left_to_grpc(target: str) -> None:
+    check_target(target)
+    with pytest.raises(TargetUnusable, match="is not HOST:PORT"):
+        host_and_port(target)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("http://127.0.0.1:50051", "is a URL; write 127.0.0.1:50051"),
+        ("https://gateway.example/", "is a URL; write gateway.example:443 and add --tls"),
+        ("grpc://gateway.example", "is a URL; write gateway.example:50051"),
+        ("grpcs://gateway.example:1", "is a URL; write gateway.example:1 and add --tls"),
+        ("http://", "is a URL; write HOST:50051"),
+        ("127.0.0.1", "has no port; write HOST:PORT, such as 127.0.0.1:50051"),
+        ("[::1]", "has no port; write HOST:PORT, such as [::1]:50051"),
+        ("dns:///gateway", "has no port; write HOST:PORT, such as gateway:50051"),
+        ("::1", "has an IPv6 address without brackets; write [::1]:50051"),
+        ("::1:50051", "has an IPv6 address without brackets; write [::1]:50051 or [::1:50051]:50051"),
+        ("gateway:", "has no port from 1 to 65535; write one, such as gateway:50051"),
+        ("gateway:0", "has no port from 1 to 65535"),
+        ("gateway:65536", "has no port from 1 to 65535"),
+        ("gateway:http", "has no port from 1 to 65535"),
+        ("gateway:\u0663", "has no port from 1 to 65535"),
+        (":50051", "has no host; write HOST:PORT, such as localhost:50051"),
+        (" gateway:1", "has a space"),
+        ("gateway:1\n", "has a space"),
+        (" ", "is empty"),
+        ("gateway:1/path", "has the path /path; write HOST:PORT"),
+        ("me@gateway:1", "has a host that is neither a name nor an IP address"),
+        ("[::1:1", "has a host that is neither a name nor an IP address"),
+        ("a:1,b:2", "has a host that is neither a name nor an IP address"),
+    ],
+)
+def test_a_mistake_in_a_target_is_named_with_its_fix(target: str, said: str) -> None:
+    with pytest.raises(TargetUnusable) as raised:
+        check_target(target)
+    assert str(raised.value).startswith(f"--target {target!r} {said}")
+
+
+def test_the_password_of_a_url_is_not_shown() -> None:
+    with pytest.raises(TargetUnusable) as raised:
+        check_target("https://me:secret@gateway:1")
+    assert str(raised.value) == "--target 'https://***@gateway:1' is a URL; write gateway:1 and add --tls"
+
+
+def test_a_mistyped_target_is_a_line_and_exit_code_2() -> None:
+    result = CliRunner().invoke(app, ["get", "42", "--target", "http://a:1"], env={"JOBGATEWAY_TOKEN": "t"})
+    assert (result.exit_code, result.stderr) == (2, "--target 'http://a:1' is a URL; write a:1\n")
+
+
+def test_a_name_that_does_not_resolve_is_named() -> None:
+    for target in ("nowhere.invalid:50051", "a..b:1"):
+        result = CliRunner().invoke(app, ["get", "42", "--target", target], env={"JOBGATEWAY_TOKEN": "t"})
+        assert result.exit_code == 8
+        assert result.stderr == (
+            f"{target} cannot be reached (its name does not resolve); check the name in --target, and the DNS of this "
+            "machine [UNAVAILABLE]\n"
+        )
