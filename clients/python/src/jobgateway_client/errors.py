@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
+
+from jobgateway_client.status_details import status_details
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,6 @@ LONGEST_RETRY_DELAY = 86_400.0
 _NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 _NOT_READ = "SERVER: Received message larger than max"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-_KINDS = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
 
 
 class FieldViolation(NamedTuple):
@@ -123,12 +123,12 @@ def from_status(code: grpc.StatusCode, message: str | None, trailers: Any) -> Ga
     """Return the error of a status, with the details in its trailers."""
     reason, metadata, retry_delay = "", {}, None
     fields: list[FieldViolation] = []
-    for detail in _details(code, trailers):
-        if isinstance(detail, error_details_pb2.ErrorInfo) and detail.domain == DOMAIN:
-            reason, metadata = detail.reason, dict(detail.metadata)
-        elif isinstance(detail, error_details_pb2.BadRequest):
+    for name, detail in _details(code, trailers):
+        if name == "ErrorInfo" and detail.domain == DOMAIN:
+            reason, metadata = detail.reason, {entry.key: entry.value for entry in detail.metadata}
+        elif name == "BadRequest":
             fields += [FieldViolation(each.field, each.description) for each in detail.field_violations]
-        elif isinstance(detail, error_details_pb2.RetryInfo):
+        elif name == "RetryInfo":
             retry_delay = _seconds(detail.retry_delay)
     return GatewayError(
         code, message or "", reason=reason, metadata=metadata, fields=tuple(fields), retry_delay=retry_delay
@@ -161,14 +161,12 @@ def _seconds(delay: Duration) -> float:
     return min(max(delay.seconds + delay.nanos / 1e9, 0.0), LONGEST_RETRY_DELAY)
 
 
-def _details(code: grpc.StatusCode, trailers: Any) -> list[Any]:
-    """Return the details of a status, or none if they are malformed or contradict it."""
+def _details(code: grpc.StatusCode, trailers: Any) -> list[tuple[str, Any]]:
+    """Return the names and the details of a status, or none if they are malformed or contradict it."""
     try:
         for key, value in trailers or ():
             if key == "grpc-status-details-bin":
-                status = status_pb2.Status.FromString(value)
-                details = status.details if status.code == code.value[0] else ()
-                return [kind.FromString(each.value) for each in details for kind in _KINDS if each.Is(kind.DESCRIPTOR)]
+                return status_details(value, code.value[0])
     except DecodeError:
         pass
     return []
