@@ -146,7 +146,7 @@ async def test_closing_the_client_ends_the_wait_of_many_jobs(connect: Connect) -
             assert isinstance(await reading, ClosedError)
 
 
-@pytest.mark.parametrize("script", [[state(10), Hold()], [Hold()], [state(10), LONG]])
+@pytest.mark.parametrize("script", [[state(10), Hold()], [Hold()]])
 async def test_a_watch_can_be_closed_while_it_is_read(
     gateway: ScriptedGateway, connect: Connect, script: list[Any]
 ) -> None:
@@ -159,6 +159,20 @@ async def test_a_watch_can_be_closed_while_it_is_read(
         error = await reading
         await gateway.left.wait()
     assert isinstance(error, ClosedError)
+
+
+async def test_closing_a_watch_ends_its_wait(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.script = [[LONG]]
+    async with connect(gateway.target) as client:
+        waiting = asyncio.Event()
+        wake = asyncio.get_running_loop().call_soon_threadsafe
+        watch = client.watch(7, on_resume=lambda _: wake(waiting.set))
+        reading = asyncio.create_task(failure_of(read(watch)))
+        await waiting.wait()
+        # The thread has the condition until it waits.
+        await asyncio.to_thread(lambda: None)
+        await watch.close()
+        assert isinstance(await reading, ClosedError)
 
 
 async def test_one_reader_reads_at_a_time(gateway: ScriptedGateway, connect: Connect) -> None:
