@@ -84,6 +84,7 @@ function resultView(job: Job, chunks?: Buffer): object {
 }
 
 export function errorView(error: GatewayError): object {
-  const { code, reason, action, fields, retryAfterSeconds } = error;
+  const { code, reason, action, retryAfterSeconds } = error;
+  const fields = Object.fromEntries(error.fields.map(({ field, problem }) => [field, problem]));
   return { code, reason, action, fields, retry_after_seconds: retryAfterSeconds };
 }

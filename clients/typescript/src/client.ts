@@ -1,15 +1,20 @@
-import type { ChannelOptions } from "@grpc/grpc-js";
+import type { ChannelCredentials, ChannelOptions } from "@grpc/grpc-js";
 import { type CallSettings, type UnaryCall, unary } from "./calls.js";
-import { Connections, Credential, type Tls, type Token } from "./connections.js";
+import { Connections, credentialsOf, type Tls } from "./connections.js";
+import { Credential, type Token } from "./credential.js";
 import type { GatewayError } from "./errors.js";
 import {
   CancelJobRequest,
+  type ContentFormat,
   type DeepPartial,
   GetJobRequest,
   type Job,
+  JobServiceService,
   SendJobRequest,
   WaitJobRequest,
 } from "./gen/jobgateway/v1/job_service.js";
+import { checkUid, duration, encode } from "./requests.js";
+import { VERSION } from "./version.js";
 import { type StreamSettings, Watch, type WatchSettings } from "./watch.js";
 import { type WatchAllEvent, watchAll } from "./watch-all.js";
 
@@ -19,15 +24,35 @@ const SEND_SECONDS = 150;
 /** Of a `WaitJob` without a timeout. */
 const WAIT_SECONDS = 40;
 
+const {
+  sendJob: SEND_JOB,
+  getJob: GET_JOB,
+  cancelJob: CANCEL_JOB,
+  waitJob: WAIT_JOB,
+} = JobServiceService;
+
 /** Options of a client. */
 export interface ClientOptions {
   token?: Token | undefined;
   /** TLS; without it, the connection is plaintext. */
   tls?: Tls | undefined;
+  /** Channel credentials of grpc-js, instead of `tls`. */
+  credentials?: ChannelCredentials | undefined;
   /** A gRPC service config as JSON (docs/clients/index.md). */
   serviceConfig?: string | undefined;
   /** Further options of grpc-js, which replace those of the client. */
   channelOptions?: ChannelOptions | undefined;
+}
+
+/** Options of a call that returns the job. */
+export interface ReadSettings extends CallSettings {
+  contentFormat?: ContentFormat | undefined;
+}
+
+/** Options of `wait`. */
+export interface WaitSettings extends ReadSettings {
+  /** The longest wait. Without it, `wait` goes on until the job is done. */
+  timeoutSeconds?: number | undefined;
 }
 
 /**
@@ -39,10 +64,14 @@ export class Client {
   readonly #credential: Credential;
 
   /** Connects to `target`, such as `127.0.0.1:50051`, at the first call. */
-  constructor(target: string, { token, tls, serviceConfig, channelOptions }: ClientOptions = {}) {
+  constructor(
+    target: string,
+    { token, tls, credentials, serviceConfig, channelOptions }: ClientOptions = {},
+  ) {
     this.#credential = new Credential(token);
-    this.#connections = new Connections(target, tls, {
+    this.#connections = new Connections(target, credentials ?? credentialsOf(tls), {
       ...(serviceConfig === undefined ? {} : { "grpc.service_config": serviceConfig }),
+      "grpc.primary_user_agent": `jobgateway-typescript/${VERSION}`,
       "grpc.keepalive_time_ms": 20_000,
       "grpc.keepalive_timeout_ms": 10_000,
       // Without it, a new client would share the connection of the old one.
@@ -52,87 +81,109 @@ export class Client {
   }
 
   /**
-   * Sends a job. The request is sent again if certainly no job was created, or if it has a `requestId`, which makes that
-   * safe.
+   * Sends a job. The request is sent again if the gateway guarantees that no job was created, or if it has a `requestId`,
+   * which makes that safe.
    */
-  send(request: DeepPartial<SendJobRequest>, settings: CallSettings = {}): Promise<Job> {
-    const complete = SendJobRequest.fromPartial(request);
+  async send(request: DeepPartial<SendJobRequest>, settings: CallSettings = {}): Promise<Job> {
+    const encoded = encode(SEND_JOB, () => SendJobRequest.fromPartial(request));
+    const { requestId = "" } = request;
     return this.#call(
       {
-        method: (stub) => stub.sendJob,
-        request: complete,
-        deadlineSeconds: SEND_SECONDS,
-        mayRetry: (error) => error.maySendAgain(complete),
+        method: SEND_JOB,
+        attempt: () => ({ request: encoded, deadlineSeconds: SEND_SECONDS }),
+        mayRetry: (error) => error.maySendAgain({ requestId }),
       },
       settings,
     );
   }
 
   /** Reads a job once. */
-  get(
-    uid: string,
-    { contentFormat, ...settings }: CallSettings & Pick<StreamSettings, "contentFormat"> = {},
-  ): Promise<Job> {
-    const request = GetJobRequest.fromPartial({ uid, contentFormat });
-    return this.#call(
-      { method: (stub) => stub.getJob, request, uid, deadlineSeconds: READ_SECONDS, mayRetry },
-      settings,
-    );
+  async get(uid: string, { contentFormat, ...settings }: ReadSettings = {}): Promise<Job> {
+    const request = encode(GET_JOB, () => GetJobRequest.fromPartial({ uid, contentFormat }));
+    return this.#read(GET_JOB, uid, request, settings);
   }
 
   /** Asks to cancel a job, and returns its state. The job may continue for a while. */
-  cancel(uid: string, settings: CallSettings = {}): Promise<Job> {
-    const request = CancelJobRequest.create({ uid });
-    return this.#call(
-      { method: (stub) => stub.cancelJob, request, uid, deadlineSeconds: READ_SECONDS, mayRetry },
-      settings,
-    );
+  async cancel(uid: string, settings: CallSettings = {}): Promise<Job> {
+    const request = encode(CANCEL_JOB, () => CancelJobRequest.fromPartial({ uid }));
+    return this.#read(CANCEL_JOB, uid, request, settings);
   }
 
   /**
-   * Waits until a job is done, without a stream. With `timeoutSeconds`, it is one call, whose job may not be done.
+   * Waits until a job is done, without a stream. A failed call is repeated without a limit of attempts, like a watch. After
+   * `timeoutSeconds`, it returns the job, which may not be done; if it has no response, it throws `DEADLINE_EXCEEDED`.
    */
   async wait(
     uid: string,
-    { timeoutSeconds, ...settings }: CallSettings & { timeoutSeconds?: number } = {},
+    { timeoutSeconds, contentFormat, ...settings }: WaitSettings = {},
   ): Promise<Job> {
-    const timeout = timeoutSeconds === undefined ? undefined : { seconds: timeoutSeconds };
-    const request = WaitJobRequest.fromPartial({ uid, timeout });
-    const deadlineSeconds = (timeoutSeconds ?? WAIT_SECONDS) + READ_SECONDS;
+    checkUid(uid);
+    const attempt = (spentSeconds: number) => {
+      // A negative timeout stays as it is: the gateway rejects it.
+      const seconds =
+        timeoutSeconds === undefined
+          ? undefined
+          : Math.max(timeoutSeconds - spentSeconds, Math.min(timeoutSeconds, 0));
+      const timeout = seconds === undefined ? undefined : duration("timeoutSeconds", seconds);
+      return {
+        request: encode(WAIT_JOB, () =>
+          WaitJobRequest.fromPartial({ uid, contentFormat, timeout }),
+        ),
+        deadlineSeconds: (seconds ?? WAIT_SECONDS) + READ_SECONDS,
+      };
+    };
+    const retrySeconds = timeoutSeconds ?? Number.POSITIVE_INFINITY;
+    const call = { method: WAIT_JOB, attempt, uid, mayRetry, retrySeconds };
     for (;;) {
-      const job = await this.#call(
-        { method: (stub) => stub.waitJob, request, uid, deadlineSeconds, mayRetry },
-        settings,
-      );
-      if (job.done || timeout) return job;
+      const job = await this.#call(call, settings);
+      if (job.done || timeoutSeconds !== undefined) return job;
     }
   }
 
-  /** Sends a job and watches it in one call. Before the job is known, it is sent again under the conditions of `send`. */
+  /**
+   * Sends a job and watches it in one call. Before the job is known, it is sent again under the conditions of `send`. The
+   * client resumes after a lost connection, so it does not have `cancel_on_disconnect`, which would cancel the job then.
+   */
   run(request: DeepPartial<SendJobRequest>, settings: WatchSettings = {}): Watch {
-    const send = SendJobRequest.fromPartial(request);
-    return new Watch(this.#connections, this.#credential, { send }, settings);
+    return new Watch(this.#connections, this.#credential, { send: request }, settings);
   }
 
-  /** Watches a job until it ends. */
-  watch(uid: string, settings: WatchSettings = {}): Watch {
-    return new Watch(this.#connections, this.#credential, { uid }, settings);
+  /**
+   * Watches a job until it ends, from the place of the `resumeToken` of an earlier watch if there is one. Without a gateway,
+   * it goes on until its `signal`; `onRetry` gets the reason.
+   */
+  watch(
+    uid: string,
+    { resumeToken = "", ...settings }: WatchSettings & { resumeToken?: string | undefined } = {},
+  ): Watch {
+    return new Watch(this.#connections, this.#credential, { uid, resumeToken }, settings);
   }
 
-  /** Watches many jobs on one stream, until each has ended or its watch has failed for good. */
+  /** Watches many jobs on one stream, until each has ended or its watch has failed permanently. */
   watchAll(
     uids: Iterable<string>,
     settings: StreamSettings = {},
-  ): AsyncGenerator<WatchAllEvent, void, undefined> {
+  ): AsyncIterableIterator<WatchAllEvent, void, undefined> {
     return watchAll(this.#connections, this.#credential, uids, settings);
   }
 
-  /** Closes the connections. Calls in flight fail. */
+  /** Ends all calls and their waits with an error, and closes the connections. */
   close(): void {
     this.#connections.close();
   }
 
-  #call<Request>(call: UnaryCall<Request>, settings: CallSettings): Promise<Job> {
+  #read(
+    method: UnaryCall["method"],
+    uid: string,
+    request: Buffer,
+    settings: CallSettings,
+  ): Promise<Job> {
+    checkUid(uid);
+    const attempt = () => ({ request, deadlineSeconds: READ_SECONDS });
+    return this.#call({ method, attempt, uid, mayRetry }, settings);
+  }
+
+  #call(call: UnaryCall, settings: CallSettings): Promise<Job> {
     return unary(this.#connections, this.#credential, call, settings);
   }
 }

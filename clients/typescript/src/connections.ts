@@ -1,10 +1,12 @@
+import { X509Certificate } from "node:crypto";
 import { type ChannelCredentials, type ChannelOptions, credentials, Metadata } from "@grpc/grpc-js";
-import { GatewayError } from "./errors.js";
+import type { Login } from "./credential.js";
+import { GatewayError, invalid } from "./errors.js";
 import { JobServiceClient } from "./gen/jobgateway/v1/job_service.js";
 
 /** TLS; all values are PEM. */
 export interface Tls {
-  /** The trusted authorities; without them, those of Node.js. */
+  /** The trusted CA certificates; without them, those of Node.js. */
   ca?: Buffer;
   /** The certificate of the client and its chain, for mutual TLS. It needs `key`. */
   cert?: Buffer;
@@ -12,21 +14,10 @@ export interface Tls {
   key?: Buffer;
 }
 
-/**
- * A bearer token, or a function that returns one. The function is called before the first call, and again whenever the
- * gateway rejects the token. It returns undefined if there is no (other) token.
- */
-export type Token = string | (() => string | undefined | Promise<string | undefined>);
-
-/** A call that can be cancelled. */
-interface Cancellable {
-  cancel(): void;
-}
-
-/** A channel, and the calls that use it. */
+/** A channel, and the number of calls that use it. */
 export interface Connection {
   readonly stub: JobServiceClient;
-  readonly calls: Set<Cancellable>;
+  calls: number;
 }
 
 /**
@@ -38,53 +29,50 @@ export class Connections {
   readonly #credentials: ChannelCredentials;
   readonly #options: ChannelOptions;
   readonly #open = new Set<Connection>();
+  readonly #closing = new AbortController();
   #current: Connection;
-  #closed = false;
 
-  constructor(target: string, tls: Tls | undefined, options: ChannelOptions) {
-    this.#target = target;
-    this.#credentials = tls
-      ? credentials.createSsl(tls.ca, tls.key, tls.cert)
-      : credentials.createInsecure();
+  constructor(target: string, credentials: ChannelCredentials, options: ChannelOptions) {
+    this.#target = checkedTarget(target);
+    this.#credentials = credentials;
     this.#options = options;
     this.#current = this.#connect();
   }
 
   /** The connection for the next call. Throws if the client is closed. */
   get current(): Connection {
-    this.throwIfClosed();
+    this.closed.throwIfAborted();
     return this.#current;
   }
 
-  throwIfClosed(): void {
-    if (this.#closed) throw new GatewayError("CANCELLED", "the client was closed");
+  /** Is aborted when the client is closed. */
+  get closed(): AbortSignal {
+    return this.#closing.signal;
   }
 
   /** Notes that a call has ended. */
-  release(connection: Connection, call: Cancellable): void {
-    connection.calls.delete(call);
+  release(connection: Connection): void {
+    connection.calls--;
     this.#closeUnused(connection);
   }
 
   /** Replaces the connection `used`, unless another call has replaced it already. Calls in flight continue on it. */
   replace(used: Connection): void {
-    if (used !== this.#current || this.#closed) return;
+    if (used !== this.#current || this.closed.aborted) return;
     this.#current = this.#connect();
     this.#closeUnused(used);
   }
 
-  /** Closes all connections, and cancels their calls. */
+  /** Ends all calls and waits, and closes all connections. */
   close(): void {
-    this.#closed = true;
-    for (const { stub, calls } of this.#open) {
-      for (const call of calls) call.cancel();
-      stub.close();
-    }
+    const error = new GatewayError("CANCELLED", "the client was closed", { reason: "CLOSED" });
+    this.#closing.abort(error);
+    for (const { stub } of this.#open) stub.close();
     this.#open.clear();
   }
 
   #closeUnused(connection: Connection): void {
-    if (connection !== this.#current && connection.calls.size === 0) {
+    if (connection !== this.#current && connection.calls === 0) {
       this.#open.delete(connection);
       connection.stub.close();
     }
@@ -92,57 +80,34 @@ export class Connections {
 
   #connect(): Connection {
     const stub = new JobServiceClient(this.#target, this.#credentials, this.#options);
-    const connection = { stub, calls: new Set<Cancellable>() };
+    const connection = { stub, calls: 0 };
     this.#open.add(connection);
     return connection;
   }
 }
 
-/** The token of a client, which its calls share. */
-export class Credential {
-  readonly #source: Token | undefined;
-  #token: Promise<string | undefined> | undefined;
-  #renewal: Promise<boolean> | undefined;
-
-  constructor(source: Token | undefined) {
-    this.#source = source;
-  }
-
-  /** Returns the current token, after the first login. */
-  async token(): Promise<string | undefined> {
-    this.#token ??= this.#ask();
-    try {
-      return await this.#token;
-    } catch (error) {
-      this.#token = undefined;
-      throw error;
-    }
-  }
-
-  /** Logs in once for all calls that had the rejected token. Returns false if there is no other token. */
-  async renew(rejected: string | undefined): Promise<boolean> {
-    if ((await this.token()) !== rejected) return true;
-    if (typeof this.#source !== "function") return false;
-    this.#renewal ??= this.#logIn().finally(() => {
-      this.#renewal = undefined;
-    });
-    return await this.#renewal;
-  }
-
-  async #logIn(): Promise<boolean> {
-    const fresh = await this.#ask();
-    if (fresh === undefined) return false;
-    this.#token = Promise.resolve(fresh);
-    return true;
-  }
-
-  async #ask(): Promise<string | undefined> {
-    return typeof this.#source === "function" ? await this.#source() : this.#source;
+/** Returns the credentials of a channel. Throws if a certificate or the key is malformed. */
+export function credentialsOf(tls: Tls | undefined): ChannelCredentials {
+  if (!tls) return credentials.createInsecure();
+  try {
+    // Node.js ignores trusted certificates that it cannot read.
+    if (tls.ca) new X509Certificate(tls.ca);
+    return credentials.createSsl(tls.ca, tls.key, tls.cert);
+  } catch (error) {
+    const problem = error instanceof Error ? error.message : String(error);
+    throw invalid(`tls must have a certificate chain and its key in PEM: ${problem}`, error);
   }
 }
 
+function checkedTarget(target: string): string {
+  if (/^\S+$/.test(target) && !/^https?:/i.test(target)) return target;
+  throw invalid(
+    `target must be HOST:PORT, without a scheme or white space (got ${JSON.stringify(target)})`,
+  );
+}
+
 /** Returns the metadata for one call. Proxies can route by `x-job-uid`, so that all watches of a job share polls. */
-export function metadataFor(token: string | undefined, uid?: string): Metadata {
+export function metadataFor({ token }: Login, uid?: string): Metadata {
   const metadata = new Metadata();
   if (token !== undefined) metadata.set("authorization", `Bearer ${token}`);
   if (uid !== undefined) metadata.set("x-job-uid", uid);

@@ -48,25 +48,39 @@ export class ChunkedContent {
   }
 }
 
-/** Returns the JSON of the result of a done job; empty if there is none, or if it was not requested. */
-export function resultOf(job: Job, content: Buffer | undefined): Buffer {
+/**
+ * Returns the JSON of the result of a done job; empty if there is none, or if it was not sent (`job.contentOmitted`). The
+ * JSON of a `Struct` has the same values as the upstream's, but not the same bytes.
+ */
+export function resultOf({ job, content }: { job: Job; content?: Buffer | undefined }): Buffer {
   if (job.result?.$case === "content") return Buffer.from(JSON.stringify(job.result.value ?? {}));
   return job.result?.value ?? content ?? Buffer.alloc(0);
 }
 
 /**
- * Compares the bytes of a result, which may have arrived in chunks, with its SHA-256. `complete`: a result that has not
- * arrived is an error, too.
+ * Compares the bytes of a result, which may have arrived in chunks, with its SHA-256. A result that the gateway left out is
+ * correct: it was not requested, or the gateway keeps only its size and its hash.
  *
  * @throws GatewayError with the code `DATA_LOSS` if they do not match
  */
-export function verify(job: Job, content: Buffer | undefined, complete: boolean): void {
+export function verify(job: Job, content: Buffer | undefined): void {
   // A Struct does not have the bytes that the hash is about.
   if (job.contentSize === 0 || job.result?.$case === "content") return;
-  const json = resultOf(job, content);
-  if (json.length === 0 && !complete) return;
-  if (createHash("sha256").update(json).digest("hex") !== job.contentSha256) {
-    const message = `the result of job ${job.uid} was damaged on its way: its SHA-256 is wrong`;
-    throw new GatewayError("DATA_LOSS", message);
+  const json = resultOf({ job, content });
+  if (json.length === 0 && job.contentOmitted) return;
+  const problem = damage(job, json);
+  if (problem) {
+    const { uid } = job;
+    const message = `the result of job ${uid} is damaged: ${problem}; get the job again`;
+    throw new GatewayError("DATA_LOSS", message, { metadata: { uid } });
   }
+}
+
+function damage({ contentSize, contentSha256 }: Job, json: Buffer): string | undefined {
+  if (json.length === 0) return `nothing of its ${contentSize} bytes arrived`;
+  if (json.length !== contentSize) return `${json.length} of ${contentSize} bytes arrived`;
+  const sha256 = createHash("sha256").update(json).digest("hex");
+  return sha256 === contentSha256
+    ? undefined
+    : `all ${contentSize} bytes arrived, with a wrong SHA-256`;
 }

@@ -1,4 +1,4 @@
-import { type Metadata, type ServiceError, status } from "@grpc/grpc-js";
+import { Metadata, type ServiceError, type StatusObject, status } from "@grpc/grpc-js";
 import { BadRequest, ErrorInfo, RetryInfo } from "nice-grpc-error-details";
 import { Status } from "nice-grpc-error-details/lib/proto/google/rpc/status.js";
 import type { SendJobRequest, WatchFailure } from "./gen/jobgateway/v1/job_service.js";
@@ -9,11 +9,17 @@ export type Action = "retry" | "fix" | "login" | "look" | "give_up";
 /** The name of a gRPC code, such as `UNAVAILABLE`. */
 export type Code = keyof typeof status;
 
+/** An invalid field of a request. */
+export interface FieldViolation {
+  field: string;
+  problem: string;
+}
+
 /** The details that the gateway attaches to an error. */
 export interface ErrorDetails {
   reason?: string;
   metadata?: Record<string, string>;
-  fields?: Record<string, string>;
+  fields?: readonly FieldViolation[];
   retryAfterSeconds?: number | undefined;
 }
 
@@ -37,6 +43,7 @@ const ACTION_BY_REASON: Record<string, Action> = {
   UPSTREAM_NOT_READY: "retry",
   UPSTREAM_ERROR: "retry",
   UPSTREAM_ANSWER_TOO_LARGE: "give_up",
+  CLOSED: "give_up",
 };
 
 /** A call that failed, with its details. */
@@ -46,22 +53,23 @@ export class GatewayError extends Error {
   readonly code: Code;
   /**
    * From `ErrorInfo`; empty if the error does not come from the gateway. `SILENT` if the client gave up a stream from which
-   * nothing arrived for three heartbeat intervals.
+   * nothing arrived for three heartbeat intervals. `CLOSED` if your program closed the client or left the watch.
    */
   readonly reason: string;
   /** From `ErrorInfo`. */
   readonly metadata: Record<string, string>;
-  /** From `BadRequest`: invalid field to description. */
-  readonly fields: Record<string, string>;
+  /** From `BadRequest`; a field may be there more than once. */
+  readonly fields: readonly FieldViolation[];
   /** From `RetryInfo`. */
   readonly retryAfterSeconds: number | undefined;
 
   constructor(
     code: Code,
     message: string,
-    { reason = "", metadata = {}, fields = {}, retryAfterSeconds }: ErrorDetails = {},
+    { reason = "", metadata = {}, fields = [], retryAfterSeconds }: ErrorDetails = {},
+    options?: ErrorOptions,
   ) {
-    super(message);
+    super(message, options);
     this.code = code;
     this.reason = reason;
     this.metadata = metadata;
@@ -70,8 +78,13 @@ export class GatewayError extends Error {
   }
 
   /** Reads the error of a call, with its details. */
-  static of(error: ServiceError): GatewayError {
-    return new GatewayError(codeOf(error.code), error.details, detailsOf(error.metadata));
+  static of(error: StatusObject): GatewayError {
+    const { details } = error;
+    // The text of grpc-js has no cause if the peer closes a connection that it does not understand or trust.
+    const hint = details.includes("Last error: Failed to connect")
+      ? "; the peer closed the connection: check whether it needs TLS or a client certificate"
+      : "";
+    return new GatewayError(codeOf(error.code), details + hint, detailsOf(error.metadata));
   }
 
   /** Reads the end of one watch of a `WatchJobs` stream. */
@@ -120,7 +133,13 @@ export class GatewayError extends Error {
 }
 
 export function isServiceError(error: unknown): error is ServiceError {
-  return error instanceof Error && "code" in error && "metadata" in error;
+  // A `GatewayError` has the properties too, of other types.
+  return error instanceof Error && "metadata" in error && error.metadata instanceof Metadata;
+}
+
+/** Returns the error of a wrong value, which is found before it reaches the gateway. */
+export function invalid(message: string, cause?: unknown): GatewayError {
+  return new GatewayError("INVALID_ARGUMENT", message, {}, cause === undefined ? {} : { cause });
 }
 
 function codeOf(code: number): Code {
@@ -143,9 +162,7 @@ function detailsOf(trailers: Metadata): ErrorDetails {
         }
         case "type.googleapis.com/google.rpc.BadRequest": {
           const violations = BadRequest.decode(value).fieldViolations;
-          found.fields = Object.fromEntries(
-            violations.map((each) => [each.field, each.description]),
-          );
+          found.fields = violations.map(({ field, description: problem }) => ({ field, problem }));
           break;
         }
         case "type.googleapis.com/google.rpc.RetryInfo": {

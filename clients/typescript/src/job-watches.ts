@@ -3,13 +3,17 @@ import type { Retry } from "./calls.js";
 import { ChunkedContent, type JobUpdate, verify } from "./content.js";
 import { GatewayError } from "./errors.js";
 import {
-  ContentFormat,
+  type ContentFormat,
   type JobEvent,
+  JobServiceService,
   type WatchFailure,
   WatchJobRequest,
   type WatchJobsRequest,
 } from "./gen/jobgateway/v1/job_service.js";
+import { checkUid, duration, encode } from "./requests.js";
 import { provesToken } from "./stream.js";
+
+const { watchJob: WATCH_JOB } = JobServiceService;
 
 /** The meaning of an event of a stream with many jobs. */
 export type Outcome =
@@ -17,14 +21,14 @@ export type Outcome =
   | (JobUpdate & { uid: string })
   /** Every watch that was requested so far has caught up: what follows is news. */
   | { kind: "synced" }
-  /** The watch of this job failed for good. The job itself may continue. */
+  /** The watch of this job failed permanently. The job itself may continue. */
   | { kind: "failed"; uid: string; error: GatewayError }
   /** The watch of this job failed, and the job is watched again after a wait. */
   | { kind: "again"; retry: Retry }
   /** The upstream rejected the token. All jobs need a stream with a fresh one. */
   | { kind: "login"; uid: string; error: GatewayError };
 
-/** The watch of one job. Times are those of `performance.now()`. */
+/** The watch of one job. Times are in milliseconds. */
 class JobWatch {
   readonly content = new ChunkedContent();
   resumeToken = "";
@@ -35,47 +39,54 @@ class JobWatch {
   readonly #backoff = new Backoff();
   #sentAt = 0;
 
-  sent(): void {
-    this.#sentAt = performance.now();
+  sent(nowMs: number): void {
+    this.#sentAt = nowMs;
   }
 
-  received(event: JobEvent): void {
+  received(event: JobEvent, nowMs: number): void {
     this.resumeToken = event.resumeToken || this.resumeToken;
     if (provesToken(event)) this.tokenUnproven = false;
-    if (performance.now() - this.#sentAt > MAX_BACKOFF_MS) this.#backoff.reset();
+    if (nowMs - this.#sentAt > MAX_BACKOFF_MS) this.#backoff.reset();
   }
 
   /** Returns the wait before the next request. */
-  postpone(retryAfterSeconds: number | undefined): number {
+  postpone(retryAfterSeconds: number | undefined, nowMs: number): number {
     const waitMs = this.#backoff.next(retryAfterSeconds);
-    this.dueAt = performance.now() + waitMs;
+    this.dueAt = nowMs + waitMs;
     return waitMs;
   }
 }
 
 /**
  * The watches of many jobs: the requests of the current stream, and the meaning of each event. A job is pending until it
- * has ended or its watch has failed for good.
+ * has ended or its watch has failed permanently.
  */
 export class JobWatches {
   readonly #pending: Map<string, JobWatch>;
   readonly #contentFormat: ContentFormat | undefined;
   readonly #heartbeatSeconds: number;
+  readonly #nowMs: () => number;
   /** The jobs that were not sent on the current stream; the first one is due first. */
   #unsent: { uid: string; watch: JobWatch }[] = [];
   #sent = 0;
-  /** A login did not return another token than that of the current stream. */
-  #sameToken = false;
+  /** There is no other token than that of the current stream. */
+  #isLastToken = false;
   #position = 0;
 
   constructor(
     uids: Iterable<string>,
     contentFormat: ContentFormat | undefined,
     heartbeatSeconds: number,
+    nowMs = () => performance.now(),
   ) {
     this.#pending = new Map(Array.from(uids, (uid) => [uid, new JobWatch()]));
     this.#contentFormat = contentFormat;
     this.#heartbeatSeconds = heartbeatSeconds;
+    this.#nowMs = nowMs;
+    for (const [uid, watch] of this.#pending) {
+      checkUid(uid);
+      encode(WATCH_JOB, () => this.#request(uid, watch));
+    }
   }
 
   /** The number of jobs that are pending. */
@@ -91,7 +102,7 @@ export class JobWatches {
   /** The time until the next request of this stream may be sent; undefined if there is none. */
   get nextDueMs(): number | undefined {
     const [next] = this.#unsent;
-    return next && next.watch.dueAt - performance.now();
+    return next && next.watch.dueAt - this.#nowMs();
   }
 
   /** Begins a stream. Open it after `nextDueMs`: without a request, it would have no heartbeats. */
@@ -99,7 +110,7 @@ export class JobWatches {
     this.#unsent = Array.from(this.#pending, ([uid, watch]) => ({ uid, watch }));
     this.#unsent.sort((one, two) => one.watch.dueAt - two.watch.dueAt);
     this.#sent = 0;
-    this.#sameToken = false;
+    this.#isLastToken = false;
   }
 
   /** Takes a request that is due, if there is one. */
@@ -109,16 +120,19 @@ export class JobWatches {
     const next = this.#unsent.shift();
     if (!next) return undefined;
     const { uid, watch } = next;
-    watch.sent();
+    watch.sent(this.#nowMs());
     this.#sent++;
-    const value = WatchJobRequest.fromPartial({
+    return { action: { $case: "watch", value: this.#request(uid, watch) } };
+  }
+
+  #request(uid: string, { resumeToken }: JobWatch): WatchJobRequest {
+    return WatchJobRequest.fromPartial({
       uid,
       contentFormat: this.#contentFormat,
       // A stream takes its interval from its first request, and each one may be the first.
-      heartbeatInterval: { seconds: this.#heartbeatSeconds },
-      resumeToken: watch.resumeToken,
+      heartbeatInterval: duration("heartbeatSeconds", this.#heartbeatSeconds),
+      resumeToken,
     });
-    return { action: { $case: "watch", value } };
   }
 
   /** Returns whether an event proves the token for every job that was requested on this stream. */
@@ -134,7 +148,8 @@ export class JobWatches {
   /** Notes an event, and returns its meaning; undefined if there is none for the consumer. */
   take(event: JobEvent): Outcome | undefined {
     const { uid, payload, resumeToken } = event;
-    if (resumeToken !== "") this.#position++;
+    // A failure can come again with the same token.
+    if (resumeToken !== "" && payload?.$case !== "failure") this.#position++;
     if (payload?.$case === "synced") return this.#synced(event);
     const watch = this.#pending.get(uid);
     if (!watch) {
@@ -143,13 +158,12 @@ export class JobWatches {
     }
     if (payload?.$case === "failure") return this.#failed(uid, watch, payload.value);
 
-    watch.received(event);
+    watch.received(event, this.#nowMs());
     const update = watch.content.take(event);
     if (update?.kind === "job" && update.job.done) {
       this.#pending.delete(uid);
-      const isWanted = this.#contentFormat !== ContentFormat.CONTENT_FORMAT_NONE;
       try {
-        verify(update.job, update.content, isWanted);
+        verify(update.job, update.content);
       } catch (error) {
         if (error instanceof GatewayError) return { kind: "failed", uid, error };
         throw error;
@@ -170,7 +184,7 @@ export class JobWatches {
 
   /** Returns the consequence of a rejected token if there is no other one. */
   withoutLogin({ uid, error }: { uid: string; error: GatewayError }): Outcome | undefined {
-    this.#sameToken = true;
+    this.#isLastToken = true;
     const watch = this.#pending.get(uid);
     return watch && this.#fail(uid, watch, error);
   }
@@ -179,7 +193,7 @@ export class JobWatches {
     const error = GatewayError.ofWatch(watchFailure);
     // It ends no watch.
     if (error.reason === "ALREADY_WATCHED") return undefined;
-    if (error.code === "UNAUTHENTICATED" && !watch.tokenUnproven && !this.#sameToken) {
+    if (error.code === "UNAUTHENTICATED" && !watch.tokenUnproven && !this.#isLastToken) {
       return { kind: "login", uid, error };
     }
     return this.#fail(uid, watch, error);
@@ -190,7 +204,7 @@ export class JobWatches {
       this.#pending.delete(uid);
       return { kind: "failed", uid, error };
     }
-    const waitMs = watch.postpone(error.retryAfterSeconds);
+    const waitMs = watch.postpone(error.retryAfterSeconds, this.#nowMs());
     const earlier = this.#unsent.findLastIndex((each) => each.watch.dueAt <= watch.dueAt);
     this.#unsent.splice(earlier + 1, 0, { uid, watch });
     return { kind: "again", retry: { error, waitMs, newConnection: false, uid } };

@@ -1,7 +1,5 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { Backoff, MAX_BACKOFF_MS } from "./backoff.js";
 import type { Retry } from "./calls.js";
-import type { Connection, Connections } from "./connections.js";
 import type { GatewayError } from "./errors.js";
 
 /** The place up to which a watch has its events. It changes with each event after which a watch can continue. */
@@ -10,14 +8,19 @@ export type Position = string | number;
 /** Decides whether, when and how a watch resumes after each failed stream (docs/clients/index.md). */
 export class ResumePolicy {
   readonly #backoff = new Backoff();
+  readonly #nowMs: () => number;
   #openedAt = 0;
   #received = false;
   #tokenUnproven = false;
   #repeatableAt: Position | undefined;
 
+  constructor(nowMs = () => performance.now()) {
+    this.#nowMs = nowMs;
+  }
+
   /** Notes that a stream begins. */
   opened(): void {
-    this.#openedAt = performance.now();
+    this.#openedAt = this.#nowMs();
   }
 
   /** Notes an event. */
@@ -25,7 +28,7 @@ export class ResumePolicy {
     this.#received = true;
     if (provesToken) this.#tokenUnproven = false;
     // One event does not prove that the stream works: it may break after its first event each time.
-    if (performance.now() - this.#openedAt > MAX_BACKOFF_MS) this.#backoff.reset();
+    if (this.#nowMs() - this.#openedAt > MAX_BACKOFF_MS) this.#backoff.reset();
   }
 
   /** Returns whether a fresh token may help. Get one before `decide`. */
@@ -78,15 +81,4 @@ export class ResumePolicy {
     this.#repeatableAt = position;
     return isFirst;
   }
-}
-
-/** Waits, then replaces the connection `used` if the next stream needs another one. */
-export async function prepare(
-  connections: Connections,
-  used: Connection,
-  { waitMs, newConnection }: Retry,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  await sleep(waitMs, undefined, { signal });
-  if (newConnection) connections.replace(used);
 }

@@ -1,78 +1,109 @@
 import type { ClientDuplexStream } from "@grpc/grpc-js";
-import { type Connections, type Credential, metadataFor } from "./connections.js";
+import { Cancellation, MAX_TIMER_MS } from "./cancellation.js";
+import { type Connections, metadataFor } from "./connections.js";
+import type { Credential } from "./credential.js";
 import type { GatewayError } from "./errors.js";
 import type { JobEvent, WatchJobsRequest } from "./gen/jobgateway/v1/job_service.js";
+import { Iteration } from "./iteration.js";
 import { JobWatches, type Outcome } from "./job-watches.js";
-import { type Position, prepare, ResumePolicy } from "./resume.js";
-import { END_MS, events, provesToken } from "./stream.js";
+import { type Position, ResumePolicy } from "./resume.js";
+import { END_MS, events, HEARTBEAT_SECONDS, provesToken, silenceMs } from "./stream.js";
 import type { StreamSettings } from "./watch.js";
 
 /** An event of a `watchAll`. */
 export type WatchAllEvent = Exclude<Outcome, { kind: "login" | "again" }>;
 
 /**
- * Watches jobs until each has ended or its watch has failed for good, on one stream that is resumed as often as needed
+ * Watches jobs until each has ended or its watch has failed permanently, on one stream that is resumed as often as needed
  * (docs/clients/index.md). Leaving the loop cancels the stream; the jobs continue.
  *
- * @throws GatewayError that is final for the stream, and with it for all watches
+ * @throws GatewayError with the code `INVALID_ARGUMENT`. The iteration throws one that is final for the stream, and with it
+ * for all watches
  */
-export async function* watchAll(
+export function watchAll(
   connections: Connections,
   credential: Credential,
   uids: Iterable<string>,
-  { heartbeatSeconds = 15, contentFormat, signal, onRetry }: StreamSettings,
-): AsyncGenerator<WatchAllEvent, void, undefined> {
+  settings: StreamSettings,
+): AsyncIterableIterator<WatchAllEvent, void, undefined> {
+  const { heartbeatSeconds = HEARTBEAT_SECONDS, contentFormat } = settings;
   const watches = new JobWatches(uids, contentFormat, heartbeatSeconds);
+  return new Iteration(
+    (left) => follow(connections, credential, watches, { ...settings, heartbeatSeconds }, left),
+    () => watches.pending === 0,
+  );
+}
+
+async function* follow(
+  connections: Connections,
+  credential: Credential,
+  watches: JobWatches,
+  { heartbeatSeconds, signal, onRetry }: StreamSettings & { heartbeatSeconds: number },
+  left: AbortSignal,
+): AsyncGenerator<WatchAllEvent, void, undefined> {
   const policy = new StreamPolicy();
-  const silenceMs = () => (watches.pending > 0 ? 3 * heartbeatSeconds * 1000 : END_MS);
+  const cancellation = new Cancellation(connections.closed, signal, left);
+  let endedAtMs: number | undefined;
+  const patienceMs = () => {
+    if (watches.pending > 0) return silenceMs(heartbeatSeconds);
+    endedAtMs ??= performance.now();
+    return Math.max(endedAtMs + END_MS - performance.now(), 0);
+  };
 
-  watches.begin();
-  while (watches.pending > 0) {
-    const token = await credential.token();
-    signal?.throwIfAborted();
-    const connection = connections.current;
-    policy.opened();
-    const call = connection.stub.watchJobs(metadataFor(token));
-    const requests = new Requests(call, watches);
-    const stream = events(connections, connection, call, silenceMs, signal);
-    let error: GatewayError | undefined;
-    let renewed = false;
-    try {
-      while (!error) {
-        const { done, value } = await stream.next();
-        if (done) {
-          error = value;
-          break;
-        }
-        policy.received({ provesToken: provesToken(value) || watches.provesTokenOfAll(value) });
-        let outcome = watches.take(value);
-        if (outcome?.kind === "login") {
-          renewed = await credential.renew(token);
-          if (renewed) error = outcome.error;
-          else outcome = watches.withoutLogin(outcome);
-        }
-        requests.send();
-        if (outcome?.kind === "again") onRetry?.(outcome.retry);
-        else if (outcome && outcome.kind !== "login") yield outcome;
-      }
-    } finally {
-      requests.stop();
-      await stream.return(undefined as never);
-    }
-
-    // How the stream ends after the last job does not matter.
-    if (watches.pending === 0) return;
-    signal?.throwIfAborted();
-    connections.throwIfClosed();
-    renewed ||= policy.wantsToken(error) && (await credential.renew(token));
-    const retry = policy.decide(error, watches.position, renewed);
-    if (!retry) throw error;
-    if (renewed) watches.tokenRenewed();
+  try {
     watches.begin();
-    // Without a request, the next stream would have no heartbeats.
-    const waitMs = Math.max(retry.waitMs, watches.nextDueMs ?? 0);
-    onRetry?.({ ...retry, waitMs, jobs: watches.pending });
-    await prepare(connections, connection, { ...retry, waitMs }, signal);
+    while (watches.pending > 0) {
+      const login = await cancellation.race(() => credential.current());
+      const connection = connections.current;
+      policy.opened();
+      const call = connection.stub.watchJobs(metadataFor(login));
+      const requests = new Requests(call, watches);
+      const stream = events(connections, connection, call, patienceMs, cancellation.signal);
+      let error: GatewayError | undefined;
+      let renewed = false;
+      try {
+        while (!error) {
+          const { done, value } = await stream.next();
+          if (done) {
+            error = value;
+            break;
+          }
+          if (watches.pending === 0) continue;
+          cancellation.lastError = undefined;
+          policy.received({ provesToken: provesToken(value) || watches.provesTokenOfAll(value) });
+          let outcome = watches.take(value);
+          if (outcome?.kind === "login") {
+            renewed = await cancellation.race(() => credential.renew(login));
+            if (renewed) error = outcome.error;
+            else outcome = watches.withoutLogin(outcome);
+          }
+          requests.send();
+          if (outcome?.kind === "again") await onRetry?.(outcome.retry);
+          else if (outcome && outcome.kind !== "login") yield outcome;
+        }
+      } finally {
+        requests.stop();
+        await stream.return(undefined as never);
+      }
+
+      // How the stream ends after the last job does not matter.
+      if (watches.pending === 0) return;
+      cancellation.throwIfAborted();
+      cancellation.lastError = error;
+      renewed ||=
+        policy.wantsToken(error) && (await cancellation.race(() => credential.renew(login)));
+      const retry = policy.decide(error, watches.position, renewed);
+      if (!retry) throw error;
+      if (renewed) watches.tokenRenewed();
+      watches.begin();
+      // Without a request, the next stream would have no heartbeats.
+      const waitMs = Math.max(retry.waitMs, watches.nextDueMs ?? 0);
+      await onRetry?.({ ...retry, waitMs, jobs: watches.pending });
+      await cancellation.sleep(waitMs);
+      if (retry.newConnection) connections.replace(connection);
+    }
+  } finally {
+    cancellation.release();
   }
 }
 
@@ -112,7 +143,7 @@ class Requests {
     }
     const dueMs = this.#watches.nextDueMs;
     if (dueMs !== undefined && !this.#call.writableNeedDrain) {
-      this.#timer = setTimeout(() => this.send(), dueMs);
+      this.#timer = setTimeout(() => this.send(), Math.min(dueMs, MAX_TIMER_MS));
     }
   }
 

@@ -13,6 +13,7 @@ import java.time.Duration;
 import java.util.Collection;
 import java.util.Map;
 import java.util.Objects;
+import java.util.function.LongSupplier;
 import java.util.function.Supplier;
 import jobgateway.v1.CancelJobRequest;
 import jobgateway.v1.GetJobRequest;
@@ -24,7 +25,7 @@ import jobgateway.v1.WaitJobRequest;
  * A client of a gateway, for any number of threads. Its calls share one connection. A broken one is
  * replaced once for all of them, and closed after its last call.
  *
- * <p>All calls block. A call that fails for good throws a {@link GatewayException}. Interrupting
+ * <p>All calls block. A call that fails permanently throws a {@link GatewayException}. Interrupting
  * its thread ends a call; a job continues. A call also ends with the {@code io.grpc.Context} of its
  * thread, so a deadline of the context is one for a whole watch.
  */
@@ -35,6 +36,8 @@ public final class Client implements AutoCloseable {
 
   /** The limit of a {@code WaitJob} without a timeout, without that of a read. */
   private static final Duration WAIT_LIMIT = Duration.ofSeconds(40);
+
+  private static final String VERSION = version();
 
   private final Session session;
   private final UnaryCalls calls;
@@ -54,7 +57,7 @@ public final class Client implements AutoCloseable {
     private String token;
 
     private Builder(String target) {
-      this.target = Objects.requireNonNull(target);
+      this.target = valid(target);
     }
 
     /** Sets a bearer token that never changes. */
@@ -77,7 +80,7 @@ public final class Client implements AutoCloseable {
 
     /**
      * Sets the credentials of the connection, such as {@link Tls#fromFiles}, or {@code
-     * TlsChannelCredentials.create()} for the authorities of Java. Default: plaintext.
+     * TlsChannelCredentials.create()} for the CA certificates of Java. Default: plaintext.
      */
     public Builder tls(ChannelCredentials credentials) {
       this.credentials = Objects.requireNonNull(credentials);
@@ -103,8 +106,18 @@ public final class Client implements AutoCloseable {
       return new Client(this);
     }
 
+    private static String valid(String target) {
+      boolean isUrl = target.matches("(?i)https?://.*");
+      if (isUrl || target.isEmpty() || target.chars().anyMatch(Character::isWhitespace)) {
+        throw new IllegalArgumentException(
+            "target: write HOST:PORT, such as 127.0.0.1:50051" + (isUrl ? ", and not a URL" : ""));
+      }
+      return target;
+    }
+
     private ManagedChannel connect() {
       return Grpc.newChannelBuilder(target, credentials)
+          .userAgent("jobgateway-java/" + VERSION)
           .defaultServiceConfig(serviceConfig)
           .keepAliveTime(20, SECONDS)
           .keepAliveTimeout(10, SECONDS)
@@ -128,8 +141,8 @@ public final class Client implements AutoCloseable {
   }
 
   /**
-   * Sends a job. The request is sent again if certainly no job was created, or if it has a {@code
-   * request_id}, which makes that safe.
+   * Sends a job. The request is sent again if the gateway guarantees that no job was created, or if
+   * it has a {@code request_id}, which makes that safe.
    */
   public Job send(SendJobRequest request, Options options) throws InterruptedException {
     boolean hasId = !request.getRequestId().isEmpty();
@@ -137,6 +150,7 @@ public final class Client implements AutoCloseable {
         stub -> stub.sendJob(request),
         0,
         SEND_LIMIT,
+        UnaryCalls.FEW_ATTEMPTS,
         failure -> failure.maySendAgain(hasId),
         options);
   }
@@ -150,7 +164,13 @@ public final class Client implements AutoCloseable {
   public Job get(long uid, Options options) throws InterruptedException {
     var request =
         GetJobRequest.newBuilder().setUid(uid).setContentFormat(options.contentFormat()).build();
-    return calls.call(stub -> stub.getJob(request), uid, READ_LIMIT, Client::mayRetry, options);
+    return calls.call(
+        stub -> stub.getJob(request),
+        uid,
+        READ_LIMIT,
+        UnaryCalls.FEW_ATTEMPTS,
+        Client::mayRetry,
+        options);
   }
 
   /** Asks to cancel a job, with the default options. */
@@ -161,39 +181,54 @@ public final class Client implements AutoCloseable {
   /** Asks to cancel a job, and returns its state. The job may continue for a while. */
   public Job cancel(long uid, Options options) throws InterruptedException {
     var request = CancelJobRequest.newBuilder().setUid(uid).build();
-    return calls.call(stub -> stub.cancelJob(request), uid, READ_LIMIT, Client::mayRetry, options);
+    return calls.call(
+        stub -> stub.cancelJob(request),
+        uid,
+        READ_LIMIT,
+        UnaryCalls.FEW_ATTEMPTS,
+        Client::mayRetry,
+        options);
   }
 
-  /** Waits until a job is done, without a stream, with the default options. */
+  /** Waits until a job is done, without a stream, over any outage, with the default options. */
   public Job await(long uid) throws InterruptedException {
     return await(uid, Options.defaults());
   }
 
-  /** Waits until a job is done, without a stream. */
+  /** Waits until a job is done, without a stream, over any outage. */
   public Job await(long uid, Options options) throws InterruptedException {
-    var request = WaitJobRequest.newBuilder().setUid(uid);
+    var request =
+        WaitJobRequest.newBuilder().setUid(uid).setContentFormat(options.contentFormat()).build();
     while (true) {
-      var job = await(request, WAIT_LIMIT, options);
+      var job =
+          calls.call(
+              stub -> stub.waitJob(request),
+              uid,
+              WAIT_LIMIT,
+              Integer.MAX_VALUE,
+              Client::mayRetry,
+              options);
       if (job.getDone()) {
         return job;
       }
     }
   }
 
-  /** Waits in one call until a job is done, or {@code timeout} is over. The job may not be done. */
+  /**
+   * Waits until a job is done, or {@code timeout} is over: the returned job may not be done.
+   *
+   * @throws GatewayException also if the last call before the end of the timeout failed
+   */
   public Job await(long uid, Duration timeout, Options options) throws InterruptedException {
-    var message = Durations.fromNanos(timeout.toNanos());
-    return await(WaitJobRequest.newBuilder().setUid(uid).setTimeout(message), timeout, options);
-  }
-
-  private Job await(WaitJobRequest.Builder builder, Duration timeout, Options options)
-      throws InterruptedException {
-    var request = builder.setContentFormat(options.contentFormat()).build();
+    var request = WaitJobRequest.newBuilder().setUid(uid).setContentFormat(options.contentFormat());
+    long start = System.nanoTime();
+    LongSupplier left = () -> Math.max(0, timeout.toNanos() - (System.nanoTime() - start));
     return calls.call(
-        stub -> stub.waitJob(request),
-        request.getUid(),
+        stub -> stub.waitJob(request.setTimeout(Durations.fromNanos(left.getAsLong())).build()),
+        uid,
         timeout.plus(READ_LIMIT),
-        Client::mayRetry,
+        Integer.MAX_VALUE,
+        failure -> mayRetry(failure) && left.getAsLong() > 0,
         options);
   }
 
@@ -227,7 +262,7 @@ public final class Client implements AutoCloseable {
   }
 
   /**
-   * Watches many jobs on one stream, until each has ended or its watch has failed for good. The
+   * Watches many jobs on one stream, until each has ended or its watch has failed permanently. The
    * stream starts with the first {@code next}.
    */
   public WatchAll watchAll(Collection<Long> uids, Options options) {
@@ -238,6 +273,10 @@ public final class Client implements AutoCloseable {
   @Override
   public void close() {
     session.connections().close();
+  }
+
+  private static String version() {
+    return Objects.requireNonNullElse(Client.class.getPackage().getImplementationVersion(), "dev");
   }
 
   private static boolean mayRetry(GatewayException failure) {

@@ -3,12 +3,15 @@ package jobgateway.client;
 import static java.util.concurrent.TimeUnit.NANOSECONDS;
 import static java.util.concurrent.TimeUnit.SECONDS;
 
+import io.grpc.Context;
 import io.grpc.ManagedChannel;
 import java.time.Duration;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
-import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeoutException;
 import java.util.function.Supplier;
 
 /**
@@ -31,9 +34,12 @@ final class Connections implements AutoCloseable {
     }
   }
 
+  /** Longer ones do not fit into nanoseconds. */
+  private static final Duration LONGEST_WAIT = Duration.ofDays(365);
+
   private final Supplier<ManagedChannel> connect;
   private final Set<Connection> open = new HashSet<>();
-  private final CountDownLatch closed = new CountDownLatch(1);
+  private final CompletableFuture<Void> closed = new CompletableFuture<>();
   private Connection current;
 
   Connections(Supplier<ManagedChannel> connect) {
@@ -63,17 +69,29 @@ final class Connections implements AutoCloseable {
   }
 
   /**
-   * Waits.
+   * Waits, or returns early if the {@code Context} of the thread ends, because the next call then
+   * fails.
    *
    * @throws IllegalStateException if the client is closed meanwhile
    */
   void sleep(Duration delay) throws InterruptedException {
-    closed.await(delay.toNanos(), NANOSECONDS);
+    var context = Context.current();
+    var ended = new CompletableFuture<Void>();
+    Context.CancellationListener listener = cancelled -> ended.complete(null);
+    context.addListener(listener, Runnable::run);
+    try {
+      var longest = delay.compareTo(LONGEST_WAIT) > 0 ? LONGEST_WAIT : delay;
+      CompletableFuture.anyOf(closed, ended).get(longest.toNanos(), NANOSECONDS);
+    } catch (TimeoutException | ExecutionException over) {
+      // The wait is over.
+    } finally {
+      context.removeListener(listener);
+    }
     throwIfClosed();
   }
 
   void throwIfClosed() {
-    if (closed.getCount() == 0) {
+    if (closed.isDone()) {
       throw new IllegalStateException("the client is closed");
     }
   }
@@ -83,7 +101,7 @@ final class Connections implements AutoCloseable {
   public void close() {
     List<Connection> closing;
     synchronized (this) {
-      closed.countDown();
+      closed.complete(null);
       closing = List.copyOf(open);
       open.clear();
     }

@@ -1,5 +1,9 @@
 package jobgateway.client;
 
+import static java.util.concurrent.TimeUnit.NANOSECONDS;
+
+import io.grpc.Context;
+import io.grpc.Status;
 import java.util.Objects;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Supplier;
@@ -26,7 +30,7 @@ final class Credential {
 
   /** Returns the current token, after the first login; null if there is none. */
   String token() throws InterruptedException {
-    lock.lockInterruptibly();
+    lock();
     try {
       if (!known) {
         token = valid(login.get());
@@ -44,7 +48,7 @@ final class Credential {
    * @return whether there is a token for another attempt
    */
   boolean renew(String rejected) throws InterruptedException {
-    lock.lockInterruptibly();
+    lock();
     try {
       if (!Objects.equals(token, rejected)) {
         return true;
@@ -59,9 +63,22 @@ final class Credential {
     }
   }
 
+  /** Waits for a login of another thread, until the deadline of this thread's {@code Context}. */
+  private void lock() throws InterruptedException {
+    var deadline = Context.current().getDeadline();
+    if (deadline == null) {
+      lock.lockInterruptibly();
+    } else if (!lock.tryLock(deadline.timeRemaining(NANOSECONDS), NANOSECONDS)) {
+      throw new GatewayException(
+          Status.Code.DEADLINE_EXCEEDED, "the deadline passed during a login of another call");
+    }
+  }
+
   private static String valid(String token) {
     if (token != null && !token.chars().allMatch(each -> each > ' ' && each < 0x7f)) {
-      throw new IllegalArgumentException("token: not a valid header value; use visible ASCII");
+      throw new IllegalArgumentException(
+          "the token has a line break or another character that no header can carry: remove white"
+              + " space at its ends");
     }
     return token;
   }

@@ -9,8 +9,11 @@ import com.google.rpc.RetryInfo;
 import io.grpc.Status;
 import io.grpc.StatusException;
 import io.grpc.protobuf.StatusProto;
+import java.io.Serializable;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Optional;
@@ -27,10 +30,18 @@ public final class GatewayException extends RuntimeException {
 
   private static final long serialVersionUID = 1;
 
+  /**
+   * A mistake in the request.
+   *
+   * @param field its path in the request
+   * @param problem what is wrong with it
+   */
+  public record FieldProblem(String field, String problem) implements Serializable {}
+
   private final Status.Code code;
   private String reason = "";
   private final Map<String, String> metadata = new LinkedHashMap<>();
-  private final Map<String, String> fields = new LinkedHashMap<>();
+  private final List<FieldProblem> fields = new ArrayList<>();
   private Duration retryAfter;
 
   /** Creates an error without details. */
@@ -76,6 +87,16 @@ public final class GatewayException extends RuntimeException {
     return failure;
   }
 
+  /** Returns the failure of a job whose result does not have the bytes that the upstream sent. */
+  static GatewayException damagedResult(long uid, String problem) {
+    var failure =
+        new GatewayException(
+            Status.Code.DATA_LOSS,
+            "the result of job " + uid + " was damaged on its way: " + problem + "; get it again");
+    failure.metadata.put("uid", Long.toString(uid));
+    return failure;
+  }
+
   /** Returns the failure of a stream that ended with OK before its jobs. */
   static GatewayException streamWithoutEnd() {
     return new GatewayException(Status.Code.OK, "the stream ended before the job was done");
@@ -91,7 +112,7 @@ public final class GatewayException extends RuntimeException {
       }
     } else if (detail.is(BadRequest.class)) {
       for (var violation : detail.unpack(BadRequest.class).getFieldViolationsList()) {
-        fields.put(violation.getField(), violation.getDescription());
+        fields.add(new FieldProblem(violation.getField(), violation.getDescription()));
       }
     } else if (detail.is(RetryInfo.class)) {
       var delay = detail.unpack(RetryInfo.class).getRetryDelay();
@@ -114,9 +135,9 @@ public final class GatewayException extends RuntimeException {
     return Map.copyOf(metadata);
   }
 
-  /** Returns the violations of {@code BadRequest}: invalid field to description. */
-  public Map<String, String> fields() {
-    return Map.copyOf(fields);
+  /** Returns the violations of {@code BadRequest}. A field may have several. */
+  public List<FieldProblem> fields() {
+    return List.copyOf(fields);
   }
 
   /** Returns the delay of {@code RetryInfo}. */
@@ -173,8 +194,8 @@ public final class GatewayException extends RuntimeException {
   }
 
   /**
-   * Returns whether a failed submission may be sent again: certainly no job was created, or its
-   * {@code request_id} prevents a second one.
+   * Returns whether a failed submission may be sent again: the gateway guarantees that no job was
+   * created, or its {@code request_id} prevents a second one.
    */
   boolean maySendAgain(boolean hasId) {
     boolean nothingSent =

@@ -19,7 +19,7 @@ import jobgateway.v1.WatchJobsRequest;
 
 /**
  * The watches of many jobs: the requests of the current stream, and the consequence of each event.
- * A job is pending until it has ended or its watch has failed for good.
+ * A job is pending until it has ended or its watch has failed permanently.
  */
 final class JobWatches {
 

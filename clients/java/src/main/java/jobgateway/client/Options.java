@@ -15,6 +15,9 @@ public final class Options {
       new Options(
           Duration.ofSeconds(15), ContentFormat.CONTENT_FORMAT_UNSPECIFIED, null, null, null);
 
+  private static final Duration LONGEST_HEARTBEAT = Duration.ofDays(365);
+  private static final Duration SHORTEST_SILENCE = Duration.ofSeconds(3);
+
   private final Duration heartbeat;
   private final ContentFormat contentFormat;
   private final Consumer<? super Retry> onRetry;
@@ -41,13 +44,16 @@ public final class Options {
 
   /**
    * Sets the longest time between two events of a watch, which the gateway ensures. The watch
-   * replaces a stream from which nothing arrived for three of these intervals.
+   * replaces a stream from which nothing arrived for three of these intervals, and at least for 3
+   * seconds.
    *
-   * @throws IllegalArgumentException if the interval is not positive
+   * @throws IllegalArgumentException if the interval is not positive, or longer than a year
    */
   public Options heartbeat(Duration interval) {
-    if (interval.isNegative() || interval.isZero()) {
-      throw new IllegalArgumentException("heartbeat: must be positive (got " + interval + ")");
+    boolean isPositive = !interval.isNegative() && !interval.isZero();
+    if (!isPositive || interval.compareTo(LONGEST_HEARTBEAT) > 0) {
+      throw new IllegalArgumentException(
+          "heartbeat: must be positive, and at most 365 days (got " + interval + ")");
     }
     return new Options(interval, contentFormat, onRetry, onProgress, onReplayed);
   }
@@ -81,6 +87,12 @@ public final class Options {
 
   Duration heartbeat() {
     return heartbeat;
+  }
+
+  /** Returns the time after which a stream without events counts as dead. */
+  Duration silence() {
+    var intervals = heartbeat.multipliedBy(3);
+    return intervals.compareTo(SHORTEST_SILENCE) > 0 ? intervals : SHORTEST_SILENCE;
   }
 
   ContentFormat contentFormat() {

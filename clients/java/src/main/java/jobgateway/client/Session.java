@@ -87,16 +87,22 @@ record Session(Connections connections, Credential credential) {
   /**
    * Returns the failure of a call.
    *
+   * @param last the failure before this one; null if this is the first
    * @throws GatewayException if the caller's {@code Context} has ended, and each further call would
    * @throws IllegalStateException if the client was closed
    */
-  GatewayException failure(StatusException error) throws InterruptedException {
+  GatewayException failure(StatusException error, GatewayException last)
+      throws InterruptedException {
     connections.throwIfClosed();
     if (Thread.interrupted()) {
       throw new InterruptedException();
     }
     var failure = GatewayException.of(error);
     if (Context.current().isCancelled()) {
+      // It says why the time was too short.
+      if (last != null) {
+        failure.addSuppressed(last);
+      }
       throw failure;
     }
     return failure;

@@ -31,8 +31,9 @@ public final class Watch implements AutoCloseable {
   private String resumeToken = "";
   private Session.Access access;
   private BlockingClientCall<?, JobEvent> stream;
+  private GatewayException last;
   private Job end;
-  private boolean closed;
+  private RuntimeException failed;
 
   Watch(Session session, Options options, SendJobRequest submission, long uid) {
     this.session = session;
@@ -58,22 +59,25 @@ public final class Watch implements AutoCloseable {
    * Waits for the next event.
    *
    * @return the event, or null after the one whose {@code job.done} is true
-   * @throws GatewayException if the watch failed for good, or the result is damaged
+   * @throws GatewayException if the watch failed permanently, or the result is damaged
    * @throws IllegalStateException if this watch or the client was closed
    */
   public JobEvent next() throws InterruptedException {
-    if (closed && end == null) {
-      throw new IllegalStateException("the watch is closed");
+    if (failed != null) {
+      throw failed;
     }
     boolean works = false;
     try {
       var event = end == null ? nextEvent() : null;
-      if (event == null && !closed) {
+      if (event == null && stream != null) {
         readEnd();
-        close();
+        closeStream();
       }
       works = true;
       return event;
+    } catch (RuntimeException error) {
+      failed = error;
+      throw error;
     } finally {
       // A run whose outcome is not known must not be sent again.
       if (!works) {
@@ -92,7 +96,9 @@ public final class Watch implements AutoCloseable {
 
   @Override
   public void close() {
-    closed = true;
+    if (failed == null && end == null) {
+      failed = new IllegalStateException("the watch is closed");
+    }
     closeStream();
   }
 
@@ -103,7 +109,7 @@ public final class Watch implements AutoCloseable {
         if (stream == null) {
           open();
         }
-        var event = stream.read(options.heartbeat().multipliedBy(3).toNanos(), NANOSECONDS);
+        var event = stream.read(options.silence().toNanos(), NANOSECONDS);
         if (event != null) {
           take(event);
           return event;
@@ -112,7 +118,7 @@ public final class Watch implements AutoCloseable {
       } catch (TimeoutException silence) {
         failure = GatewayException.silentStream();
       } catch (StatusException error) {
-        failure = session.failure(error);
+        failure = session.failure(error, last);
       }
       resume(failure);
     }
@@ -179,6 +185,7 @@ public final class Watch implements AutoCloseable {
     boolean renewed = policy.wantsToken(failure) && used.renewToken();
     var retry = decide(failure, renewed);
     options.retrying(retry);
+    last = failure;
     used.prepare(retry);
   }
 

@@ -11,7 +11,7 @@ import jobgateway.client.JobWatches.LogIn;
 import jobgateway.v1.JobEvent;
 
 /**
- * The events of many jobs, until each has ended or its watch has failed for good, on one stream
+ * The events of many jobs, until each has ended or its watch has failed permanently, on one stream
  * that is resumed as often as needed. It is for one thread at a time, and the stream waits for a
  * slow one. Closing it cancels the stream; the jobs continue.
  */
@@ -36,7 +36,7 @@ public final class WatchAll implements AutoCloseable {
   }
 
   /**
-   * The watch of one job has failed for good; the others continue. The job itself may continue.
+   * The watch of one job has failed permanently; the others continue. The job itself may continue.
    *
    * @param failure the reason; {@code DATA_LOSS} if the result of the job is damaged
    */
@@ -48,7 +48,8 @@ public final class WatchAll implements AutoCloseable {
   private final ResumePolicy policy = new StreamPolicy();
   private Session.Access access;
   private JobsStream stream;
-  private boolean closed;
+  private GatewayException last;
+  private RuntimeException failed;
 
   WatchAll(Session session, Collection<Long> uids, Options options) {
     this.session = session;
@@ -74,23 +75,26 @@ public final class WatchAll implements AutoCloseable {
    * Waits for the next item.
    *
    * @return the item, or null if every job has ended or its watch has failed
-   * @throws GatewayException if the stream, and with it all watches, failed for good
+   * @throws GatewayException if the stream, and with it all watches, failed permanently
    * @throws IllegalStateException if this watch or the client was closed
    */
   public Item next() throws InterruptedException {
-    if (closed && pending() > 0) {
-      throw new IllegalStateException("the watch is closed");
+    if (failed != null) {
+      throw failed;
     }
     watches.release();
     boolean works = false;
     try {
       var item = nextItem();
-      if (item == null && !closed) {
+      if (item == null) {
         readEnd();
-        close();
+        closeStream();
       }
       works = true;
       return item;
+    } catch (RuntimeException error) {
+      failed = error;
+      throw error;
     } finally {
       if (!works) {
         close();
@@ -100,7 +104,9 @@ public final class WatchAll implements AutoCloseable {
 
   @Override
   public void close() {
-    closed = true;
+    if (failed == null && pending() > 0) {
+      failed = new IllegalStateException("the watch is closed");
+    }
     closeStream();
   }
 
@@ -110,7 +116,7 @@ public final class WatchAll implements AutoCloseable {
         if (stream == null) {
           open();
         }
-        var event = stream.next(options.heartbeat().multipliedBy(3));
+        var event = stream.next(options.silence());
         policy.received(ResumePolicy.provesToken(event) || watches.provesTokenOfAll(event));
         var outcome = watches.take(event);
         if (outcome instanceof LogIn wanted) {
@@ -129,7 +135,7 @@ public final class WatchAll implements AutoCloseable {
       } catch (TimeoutException silence) {
         resume(GatewayException.silentStream());
       } catch (StatusException error) {
-        resume(session.failure(error));
+        resume(session.failure(error, last));
       }
     }
     return null;
@@ -158,6 +164,7 @@ public final class WatchAll implements AutoCloseable {
     var delay = untilDue.compareTo(retry.delay()) > 0 ? untilDue : retry.delay();
     var next = new Retry(retry.failure(), retry.uid(), pending(), delay, retry.newConnection());
     options.retrying(next);
+    last = retry.failure();
     used.prepare(next);
   }
 

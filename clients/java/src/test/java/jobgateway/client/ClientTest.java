@@ -4,16 +4,23 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertSame;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assertions.fail;
 
+import com.google.protobuf.util.Durations;
+import com.google.rpc.BadRequest;
+import com.google.rpc.BadRequest.FieldViolation;
+import com.google.rpc.RetryInfo;
 import io.grpc.Context;
 import io.grpc.Status;
 import io.grpc.Status.Code;
 import io.grpc.stub.ServerCallStreamObserver;
 import io.grpc.stub.StreamObserver;
+import java.time.Duration;
 import java.util.ArrayList;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.CyclicBarrier;
@@ -23,6 +30,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicInteger;
+import jobgateway.client.GatewayException.FieldProblem;
 import jobgateway.v1.Job;
 import jobgateway.v1.JobEvent;
 import jobgateway.v1.SendJobRequest;
@@ -35,6 +43,7 @@ class ClientTest {
   private final ScriptedGateway gateway = new ScriptedGateway();
   private final Client client = gateway.client();
   private final ExecutorService threads = Executors.newCachedThreadPool();
+  private final CountDownLatch waiting = new CountDownLatch(1);
 
   @AfterEach
   void close() {
@@ -105,9 +114,11 @@ class ClientTest {
     assertEquals(2, gateway.runs.size());
     gateway.runs.clear();
     var watch = client.run(request(""));
-    assertThrows(GatewayException.class, watch::finish);
+    var failure = assertThrows(GatewayException.class, watch::finish);
     assertEquals(1, gateway.runs.size());
-    assertThrows(IllegalStateException.class, watch::next);
+    assertSame(failure, assertThrows(GatewayException.class, watch::next));
+    watch.close();
+    assertSame(failure, assertThrows(GatewayException.class, watch::finish));
     assertEquals(1, gateway.runs.size());
   }
 
@@ -271,6 +282,71 @@ class ClientTest {
     client.close();
     var failed = assertThrows(ExecutionException.class, end::get);
     assertInstanceOf(IllegalStateException.class, failed.getCause());
+  }
+
+  @Test
+  void closingTheClientEndsTheWaitForAnotherAttempt() throws Exception {
+    var end = waitsForMinutes(client.watch(7, Options.defaults().onRetry(retry -> begun())));
+    client.close();
+    var failed = assertThrows(ExecutionException.class, end::get);
+    assertInstanceOf(IllegalStateException.class, failed.getCause());
+  }
+
+  @Test
+  void theEndOfTheContextEndsTheWaitForAnotherAttempt() throws Exception {
+    try (var context = Context.current().withCancellation()) {
+      var watch = client.watch(7, Options.defaults().onRetry(retry -> begun()));
+      var end = context.call(() -> waitsForMinutes(watch));
+      context.cancel(null);
+      var failed = assertThrows(ExecutionException.class, end::get);
+      var failure = assertInstanceOf(GatewayException.class, failed.getCause());
+      var last = assertInstanceOf(GatewayException.class, failure.getSuppressed()[0]);
+      assertEquals("DRAINING", last.reason());
+    }
+  }
+
+  /** Watches until the watch waits for its second attempt. */
+  private Future<Finished> waitsForMinutes(Watch watch) throws InterruptedException {
+    var minutes = RetryInfo.newBuilder().setRetryDelay(Durations.fromMinutes(5)).build();
+    gateway.onWatch =
+        (call, request, response) -> {
+          throw Events.error(Code.UNAVAILABLE, "DRAINING", Map.of(), minutes);
+        };
+    var end = threads.submit(Context.current().wrap(watch::finish));
+    waiting.await();
+    return end;
+  }
+
+  private void begun() {
+    waiting.countDown();
+  }
+
+  @Test
+  void anErrorNamesEachProblemOfAField() {
+    var problems =
+        BadRequest.newBuilder()
+            .addFieldViolations(FieldViolation.newBuilder().setField("a").setDescription("1"))
+            .addFieldViolations(FieldViolation.newBuilder().setField("a").setDescription("2"))
+            .build();
+    var error = Events.error(Code.INVALID_ARGUMENT, "REQUEST_INVALID", Map.of(), problems);
+    var fields = GatewayException.of(error).fields();
+    assertEquals(List.of("1", "2"), fields.stream().map(FieldProblem::problem).toList());
+  }
+
+  @Test
+  void aTargetIsNoUrl() {
+    for (var target : List.of("http://127.0.0.1:1", "HTTPS://gateway", "", "127.0.0.1: 1")) {
+      assertThrows(IllegalArgumentException.class, () -> Client.create(target, null));
+    }
+  }
+
+  @Test
+  void aShortHeartbeatIsNotSilence() {
+    var options = Options.defaults();
+    assertEquals(Duration.ofSeconds(3), options.heartbeat(Duration.ofNanos(1)).silence());
+    assertEquals(Duration.ofSeconds(6), options.heartbeat(Duration.ofSeconds(2)).silence());
+    var endless = Duration.ofSeconds(Long.MAX_VALUE);
+    assertThrows(IllegalArgumentException.class, () -> options.heartbeat(endless));
   }
 
   @Test

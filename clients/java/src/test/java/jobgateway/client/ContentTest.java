@@ -2,6 +2,7 @@ package jobgateway.client;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.google.protobuf.Struct;
 import com.google.protobuf.util.JsonFormat;
@@ -39,6 +40,26 @@ class ContentTest {
   void aResultIsMissingOnlyIfItWasToArrive() {
     content.verify(announcing("[1]"), false);
     assertThrows(GatewayException.class, () -> content.verify(announcing("[1]"), true));
+  }
+
+  @Test
+  void theResultOfAJobWithoutANumberIsNotKept() {
+    content.verify(announcing("[1]").toBuilder().clearUid().setContentOmitted(true).build(), true);
+  }
+
+  @Test
+  void theErrorTellsWhatArrived() {
+    add(0, "[1");
+    assertDamaged("2 of 3 bytes arrived");
+    add(2, "2");
+    assertDamaged("its SHA-256 is wrong");
+  }
+
+  private void assertDamaged(String problem) {
+    var end = announcing("[1]");
+    var failure = assertThrows(GatewayException.class, () -> content.verify(end, true));
+    assertTrue(failure.getMessage().contains(problem));
+    assertEquals(7, failure.uid().getAsLong());
   }
 
   @Test

@@ -2,6 +2,7 @@ package jobgateway.client;
 
 import com.google.protobuf.Any;
 import com.google.protobuf.ByteString;
+import com.google.protobuf.Message;
 import com.google.rpc.ErrorInfo;
 import io.grpc.Status;
 import io.grpc.StatusException;
@@ -10,6 +11,7 @@ import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.HexFormat;
 import java.util.Map;
+import java.util.stream.Stream;
 import jobgateway.v1.ContentChunk;
 import jobgateway.v1.Job;
 import jobgateway.v1.JobEvent;
@@ -58,14 +60,16 @@ final class Events {
     return JobEvent.newBuilder().setUid(uid);
   }
 
-  /** Returns an error of the gateway, with an {@code ErrorInfo}. */
-  static StatusException error(Status.Code code, String reason, Map<String, String> metadata) {
+  /** Returns an error of the gateway, with an {@code ErrorInfo} and further details. */
+  static StatusException error(
+      Status.Code code, String reason, Map<String, String> metadata, Message... details) {
     var info =
         ErrorInfo.newBuilder().setDomain("jobgateway").setReason(reason).putAllMetadata(metadata);
     return StatusProto.toStatusException(
         com.google.rpc.Status.newBuilder()
             .setCode(code.value())
             .addDetails(Any.pack(info.build()))
+            .addAllDetails(Stream.of(details).map(Any::pack).toList())
             .build());
   }
 

@@ -7,7 +7,9 @@ import java.time.Duration;
 import java.util.HexFormat;
 import java.util.Locale;
 import java.util.Map;
+import java.util.stream.Collectors;
 import jobgateway.client.GatewayException;
+import jobgateway.client.GatewayException.FieldProblem;
 import jobgateway.client.Retry;
 import jobgateway.v1.ContentChunk;
 import jobgateway.v1.Heartbeat;
@@ -129,7 +131,8 @@ final class Views {
           failure.code().name(),
           failure.reason(),
           failure.action().name().toLowerCase(Locale.ROOT),
-          failure.fields(),
+          failure.fields().stream()
+              .collect(Collectors.toMap(FieldProblem::field, FieldProblem::problem, (a, b) -> b)),
           failure.retryAfter().map(Duration::toMillis).map(millis -> millis / 1e3).orElse(null));
     }
   }
