@@ -15,7 +15,7 @@ from clients.runner.proxy import Proxy
 from gateway.simulator import Simulator
 
 if TYPE_CHECKING:
-    from clients.runner.calls import Call
+    from clients.runner.calls import Call, Lifetime
     from clients.runner.scenarios import Fault, Scenario
     from gateway.simulator.recording import Recorded
 
@@ -83,9 +83,9 @@ class Stack:
         return self._proxy.calls
 
     @property
-    def connections(self) -> int:
-        """The number of connections that the client made."""
-        return self._proxy.accepted
+    def connections(self) -> list[Lifetime]:
+        """The connections that the client made."""
+        return self._proxy.lifetimes
 
     @property
     def posts(self) -> list[bytes]:
@@ -99,7 +99,8 @@ class Stack:
 
     def observe(self, line: dict[str, Any]) -> None:
         """Count a line of the client, and inject the faults that are due."""
-        kinds = {*line, *(["done"] if line.get("job", {}).get("done") else [])} - {"do"}
+        job = line.get("job", {})
+        kinds = {*line, *(["done"] if job.get("done") else []), *(["step"] if job.get("message") else [])} - {"do"}
         for kind in kinds:
             self._count(kind)
             self._count(f"{line.get('do')}.{kind}")

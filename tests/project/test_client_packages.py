@@ -95,7 +95,7 @@ def test_a_link_in_an_archive_is_not_the_file(tmp_path: Path) -> None:
     ]
 
 
-END = 'JOB_STATUS_SUCCESS {"data": {"sum": 3.0}}'
+END = 'JOB_STATUS_SUCCESS {"data": {"sum": 3}}'
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,7 @@ END = 'JOB_STATUS_SUCCESS {"data": {"sum": 3.0}}'
         (END, "prints no progress"),
         ("50.0% Step 2 of 2\n", "is not the end of the job"),
         (f"50.0% Step 2 of 2\n{END}\nTraceback", "is not the end of the job"),
+        ('50.0% Step 2 of 2\nJOB_STATUS_SUCCESS {"data": {"sum": 3.0}}', "is not the end of the job"),
         ('50.0% Step 2 of 2\nJOB_STATUS_ERROR {"data": {"sum": 3}}', "is not the end of the job"),
     ],
 )
