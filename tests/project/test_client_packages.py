@@ -46,6 +46,7 @@ def test_each_package_has_the_version_of_the_gateway(language: languages.Languag
 def test_the_go_package_and_its_example_name_one_version() -> None:
     assert f"jobclient v{VERSION} " in (CLIENTS / "go" / "client.json").read_text()
     assert f"jobclient v{VERSION}\n" in (CLIENTS / "go" / "example" / "go.mod").read_text()
+    assert f'const version = "{VERSION}"\n' in (CLIENTS / "go" / "jobs" / "client.go").read_text()
 
 
 def test_the_java_programs_use_the_package_of_this_version() -> None:
