@@ -71,6 +71,11 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
+    @property
+    def open(self) -> int:
+        """The number of open connections."""
+        return len(self._connections)
+
     def cut(self) -> None:
         """Cut all connections. New ones pass through."""
         for connection in tuple(self._connections):
