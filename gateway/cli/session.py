@@ -151,11 +151,10 @@ def _checked(current: Session) -> Iterator[Session]:
 def repeated_options(call: ConnectionOptions) -> tuple[str, ...]:
     """Return the options with which another command of this user connects in the same way.
 
-    They include what variables gave, because these may be set for one command only. A context that a variable named is
-    replaced by its values, and so is the current one if the token is that of a variable instead.
+    They include what variables gave, because these may be set for one command only. A variable with a token cannot be
+    repeated, and then a context is not named, because it may have another token.
     """
-    of_context = call.sources.get("context")
-    if call.chosen and of_context is not Strength.OPTION and (call.context or _has_token_of_variable(call)):
+    if call.chosen and call.sources.get("context") is not Strength.OPTION and _has_token_of_variable(call):
         return ("--target", call.target, *connection_words(call))
     words = {
         "context": ("--context", call.context) if call.context and call.chosen else (),
