@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gateway import hints
+from gateway.cli.targets import TargetUnusable, check_target
 from gateway.cli.variables import TOKEN, of_shared
 from gateway.errors import ConfigError
 
@@ -150,8 +151,16 @@ def _mistake(key: str, value: Any) -> str | None:
     if key == "tls":
         return None if isinstance(value, bool) else "must be true or false; leave out quotes"
     if isinstance(value, str) and value and "\0" not in value:
-        return None
+        return _target_mistake(value) if key == "target" else None
     return f'must be a text; write {key} = "{_example(key)}"'
+
+
+def _target_mistake(target: str) -> str | None:
+    try:
+        check_target(target)
+    except TargetUnusable as error:
+        return str(error).removeprefix("--target ")
+    return None
 
 
 def _check_secret(file: TomlFile, *keys: str) -> None:

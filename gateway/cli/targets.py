@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _LAST_PORT = 65_535
+_MOST_DIGITS = 5
 _LONGEST_SHOWN = 100
 _EXAMPLE = "gateway.example:50051"
 _TLS_SCHEMES = ("https", "grpcs")
@@ -12,6 +13,7 @@ _TLS_SCHEMES = ("https", "grpcs")
 _RESOLVED_BY_GRPC = re.compile(r"(?:unix|unix-abstract|vsock|ipv4|ipv6|xds):")
 _DNS = re.compile(r"dns:(?:///)?")
 _IPV6 = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*")
+_URL_ADDRESS = re.compile(r"(\[[^\]]*\]|[^:]*):?(.*)")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]")
 
@@ -75,7 +77,7 @@ def _split(target: str, address: str) -> tuple[str, int]:
 
 
 def _url(target: str, scheme: str, rest: str) -> TargetUnusable:
-    host, _, port = rest.partition("/")[0].rpartition("@")[2].partition(":")
+    host, port = _URL_ADDRESS.findall(rest.rpartition("@")[2].partition("/")[0])[0]
     secure = scheme.lower() in _TLS_SCHEMES
     host = host if _HOST.fullmatch(host) else "HOST"
     port = port if _is_port(port) else "443" if secure else "50051"
@@ -83,7 +85,7 @@ def _url(target: str, scheme: str, rest: str) -> TargetUnusable:
 
 
 def _is_port(port: str) -> bool:
-    return port.isascii() and port.isdigit() and 0 < int(port[:6]) <= _LAST_PORT
+    return port.isascii() and port.isdigit() and len(port) <= _MOST_DIGITS and 0 < int(port) <= _LAST_PORT
 
 
 def _or_example(address: str) -> str:

@@ -382,6 +382,10 @@ def test_show_says_where_each_value_comes_from(file: Path) -> None:
             '[contexts.a]\ntoken_file = "a\\u0000"\n',
             ':2: a.token_file: must be a text; write token_file = "~/.config/jobg',
         ),
+        (
+            '[contexts.a]\ntarget = "me:SECRET@x:1"\n',
+            ":2: a.target: '***@x:1' has a user; write HOST:PORT, such as x:1",
+        ),
         ("[contexts.a]\ntarget = 50051\n", ':2: a.target: must be a text; write target = "gateway.example.com:443"'),
         ("[contexts.a]\ntls = true\n", ':1: a: has no target; add target = "HOST:PORT"'),
         ('current = "b"\n[contexts.bb]\ntarget = "x:1"\n', ":1: current: there is no context b; there are bb"),

@@ -40,6 +40,8 @@ def test_other_names_are_left_to_grpc(target: str) -> None:
         ("grpc://gateway.example", "is a URL; write gateway.example:50051"),
         ("grpcs://gateway.example:1", "is a URL; write gateway.example:1 and add --tls"),
         ("http://", "is a URL; write HOST:50051"),
+        ("https://[::1]:1/", "is a URL; write [::1]:1 and add --tls"),
+        ("gateway:000065536", "has no port from 1 to 65535"),
         ("127.0.0.1", "has no port; write HOST:PORT, such as 127.0.0.1:50051"),
         ("[::1]", "has no port; write HOST:PORT, such as [::1]:50051"),
         ("dns:///gateway", "has no port; write HOST:PORT, such as gateway:50051"),
