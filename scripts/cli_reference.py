@@ -13,6 +13,7 @@ from gateway import __version__
 from gateway.cli import variables
 from gateway.cli.app import app
 from gateway.cli.examples import EXAMPLES
+from gateway.cli.exit_codes import EXPLAINED, MEANINGS, REMARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,8 +54,10 @@ def _root() -> typer.Context:
 
 
 def commands() -> list[Command]:
-    """Return all visible commands, each group before its own commands."""
-    return list(_below(_root()))
+    """Return all visible commands by their panels, each group before its own commands."""
+    found = list(_below(_root()))
+    panels = list(dict.fromkeys(each.panel for each in found))
+    return sorted(found, key=lambda each: panels.index(each.panel))
 
 
 def _below(parent: typer.Context, panel: str = "", before: str = "") -> Iterator[Command]:
@@ -72,11 +75,9 @@ def _below(parent: typer.Context, panel: str = "", before: str = "") -> Iterator
                 yield from _below(found.context, found.panel, f"{found.name} ")
 
 
-def _exit_codes() -> tuple[str, list[tuple[str, str]], str]:
-    """Return the help of the program, its exit codes with their meanings, and the rest about them."""
-    text, _, codes = _root().command.help.partition("Exit codes: ")  # type: ignore[union-attr] # it has one
-    table, _, rest = codes.partition(". ")
-    return text.strip(), re.findall(r"(\d+) (.+?)(?:, (?=\d+ )|$)", table), rest.strip()
+def _description() -> str:
+    """Return the help of the program without its exit codes."""
+    return str(_root().command.help).removesuffix(EXPLAINED).strip()
 
 
 def _names(parameter: Any) -> list[str]:
@@ -121,10 +122,9 @@ def _panels(parameters: Iterable[Any]) -> dict[str, list[Any]]:
 
 def page() -> str:
     """Return the commands in Markdown."""
-    text, codes, rest = _exit_codes()
-    lines = ["# Command line", "", text, "", "| exit code | meaning |", "| --- | --- |"]
-    lines += [f"| {code} | {meaning} |" for code, meaning in codes]
-    lines += ["", rest, "", *_sh("")]
+    lines = ["# Command line", "", _description(), "", "| exit code | meaning |", "| --- | --- |"]
+    lines += [f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()]
+    lines += ["", REMARK, "", *_sh("")]
     for panel, below in itertools.groupby(commands(), lambda each: each.panel):
         lines += ["", f"## {panel}"]
         for each in below:
@@ -162,7 +162,7 @@ def manual() -> dict[str, str]:
 
 
 def _man_of_program() -> list[str]:
-    text, codes, rest = _exit_codes()
+    text = _description()
     lines = _man_head(PROGRAM, text)
     lines += [rf"\fB{PROGRAM}\fR \fICOMMAND\fR [\fIOPTIONS\fR]", ".SH DESCRIPTION", _prose(text), ".SH COMMANDS"]
     for panel, below in itertools.groupby(commands(), lambda each: each.panel):
@@ -170,9 +170,9 @@ def _man_of_program() -> list[str]:
         for each in below:
             lines += [".TP", rf"\fB{_code(_man_name(each.name))}\fR(1)", _prose(_summary(each))]
     lines.append(".SH EXIT STATUS")
-    for code, meaning in codes:
+    for code, meaning in MEANINGS.items():
         lines += [".TP", rf"\fB{code}\fR", _prose(f"{meaning[0].upper()}{meaning[1:]}.")]
-    return [*lines, ".PP", _prose(rest), *_man_examples("")]
+    return [*lines, ".PP", _prose(REMARK), *_man_examples("")]
 
 
 def _man_of_command(command: Command) -> list[str]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from gateway.cli import contexts, display, stdio
 from gateway.cli.commands import Command, Commands
 from gateway.cli.contexts import FILES, KEYS, Contexts, Strength
 from gateway.cli.formatting import clean
-from gateway.cli.options import ConnectionOptions, Output, expanded
+from gateway.cli.options import ConnectionOptions, ListOptions, Output, ReportOptions, expanded
 from gateway.cli.problems import output_lost, usage_error
 from gateway.cli.targets import TargetUnusable, check_target
 from gateway.cli.variables import TOKEN
@@ -43,7 +43,9 @@ Key = Annotated[
     ),
 ]
 Target = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The address of the gateway.")]
-Tls = Annotated[bool | None, typer.Option("--tls/--no-tls", help="Use TLS. The next three options include it.")]
+Tls = Annotated[
+    bool | None, typer.Option("--tls/--no-tls", help="Use TLS. Implied by --ca-file, --cert-file and --key-file.")
+]
 CaFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Trust the authorities in this file (PEM).")]
 CertFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Present this certificate (PEM).")]
 KeyFile = Annotated[Path | None, typer.Option(metavar="FILE", help="The private key of the certificate (PEM).")]
@@ -51,30 +53,20 @@ TokenFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Read the token from this file. The config file never contains a token."),
 ]
-ListOutput = Annotated[
-    Literal["text", "json", "name"],
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="text|json|name",
-        help="What standard output gets: a table, a JSON object per context, or the names.",
-    ),
-]
-ShowOutput = Annotated[
-    Literal["text", "json"],
-    typer.Option("--output", "-o", metavar="text|json", help="What standard output gets: a table or a JSON object."),
-]
 
 
-@app.command("list", cls=Command)
-def list_contexts(output: ListOutput = "text") -> None:
+@expanded
+def list_contexts(shown: ListOptions) -> None:
     """List the contexts. An asterisk marks the current one."""
-    with _reported(output):
+    with _reported(shown.output):
         known = contexts.read()
         if not known.named:
             display.note("there is no context; create one: jobgateway config set NAME --target HOST:PORT")
-        for line in _list_lines(known, output):
+        for line in _list_lines(known, shown.output):
             typer.echo(line)
+
+
+app.command("list", cls=Command)(list_contexts)
 
 
 def _list_lines(known: Contexts, output: str) -> Iterator[str]:
@@ -90,11 +82,11 @@ def _list_lines(known: Contexts, output: str) -> Iterator[str]:
 
 
 @expanded
-def show(call: ConnectionOptions, output: ShowOutput = "text") -> None:
+def show(call: ConnectionOptions, shown: ReportOptions) -> None:
     """Show the gateway and the credentials that a command with the same options would use, and why."""
-    with _reported(output):
+    with _reported(shown.output):
         rows = list(_show_rows(call))
-        if output == "json":
+        if shown.output == "json":
             typer.echo(json.dumps({key: {"value": value, "source": source} for key, value, source in rows}))
             return
         cells = [[clean(str(value).lower() if value is True else str(value)) for value in row] for row in rows]
@@ -196,7 +188,9 @@ def _change(edit: Any) -> None:
 
 def _check_new(name: str, values: dict[str, Any]) -> None:
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"NAME: {name} must have 1 to 100 letters, digits or _ . @ : / -, and not begin with a sign")
+        raise ConfigError(
+            f"NAME: {name!r} must have 1 to 100 letters, digits or _ . @ : / -, and begin with a letter, a digit or _"
+        )
     if not values:
         raise ConfigError(f"nothing to change; give an option, such as --target HOST:PORT, or see it: {_show(name)}")
     if "target" not in values and name not in contexts.read().named:

@@ -45,7 +45,7 @@ def error_lines(error: GatewayError, target: str, fault: Fault | None = None) ->
     `fault` is the known cause of a failed connection.
     """
     if fault:
-        return [f"{fault.problem}; {fault.fix} [{error.code.name}]"]
+        return [f"{fault.problem}; {fault.fix}"]
     fields = _field_lines(error)
     return [_line(error, target, fields), *(f"  {each}" for each in fields[1:])]
 

@@ -73,11 +73,11 @@ def show_failure(
     show_object({"error": error})
 
 
-def show_error(error: GatewayError, uid: int = 0, problem: str = "") -> None:
-    """Print a call that failed; `uid` is the job, if the error does not name it, and `problem` a better message."""
+def show_error(error: GatewayError, uid: int = 0) -> None:
+    """Print a call that failed; `uid` is the job, if the error does not name it."""
     show_failure(
         error.code.name,
-        problem or error.message,
+        error.message,
         reason=error.reason,
         fields=error.fields,
         retry_after=error.retry_delay,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import typer
 from typer._click.exceptions import UsageError
@@ -36,6 +36,7 @@ _STRENGTHS = {"COMMANDLINE": Strength.OPTION, "ENVIRONMENT": Strength.VARIABLE, 
 _job = partial(typer.Option, rich_help_panel="Job", show_default=False)
 _input = partial(typer.Option, rich_help_panel="Input, in one way", show_default=False)
 _call = partial(typer.Option, rich_help_panel="Call")
+_output = partial(typer.Option, "--output", "-o", rich_help_panel="Output")
 
 Uid = Annotated[int, typer.Argument(min=1, max=_LARGEST_INT64, metavar="UID", help="The job.", show_default=False)]
 
@@ -67,10 +68,7 @@ def _output_of(word: str) -> Output:
 
 OutputOption = Annotated[
     Output,
-    typer.Option(
-        "--output",
-        "-o",
-        rich_help_panel="Output",
+    _output(
         metavar="text|json|name",
         parser=_output_of,
         autocompletion=lambda: [each.value for each in Output],
@@ -169,7 +167,7 @@ class ConnectionOptions(Options):
             show_default=False,
         ),
     ] = None
-    tls: Annotated[bool, _call("--tls", help="Use TLS. The next three options include it.")] = False
+    tls: Annotated[bool, _call("--tls", help="Use TLS. Implied by --ca-file, --cert-file and --key-file.")] = False
     ca_file: Annotated[
         Path | None,
         _call(
@@ -182,7 +180,7 @@ class ConnectionOptions(Options):
         Path | None,
         _call(
             metavar="FILE",
-            help="Present this certificate (PEM). A gateway with its own token then needs no other.",
+            help="Present this certificate (PEM). If the gateway has its own token, you need none.",
             show_default=False,
         ),
     ] = None
@@ -246,6 +244,29 @@ class FormatOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportOptions(Options):
+    """The format of a report, which is about no job and thus has no name."""
+
+    output: Annotated[
+        Literal["text", "json"],
+        _output(metavar="text|json", help="What standard output gets: lines for people, or JSON, an object per line."),
+    ] = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(Options):
+    """The format of a list."""
+
+    output: Annotated[
+        Literal["text", "json", "name"],
+        _output(
+            metavar="text|json|name",
+            help="What standard output gets: a table, an object in JSON per line, or the names.",
+        ),
+    ] = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputOptions(FormatOptions):
     """The format of the output, and the file for the result."""
 
@@ -279,17 +300,11 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(typer_context: typer.Context, **given: Any) -> None:
-        output = given.get("output")
         try:
             for name, group in groups.items():
                 values = {each.name: given.pop(each.name) for each in options[name]}
                 given[name] = group.of(values, {each: _strength(typer_context, each) for each in values})
         except ConfigError as error:
-            if output == Output.JSON:
-                # Imported here, because it is slow to import.
-                from gateway.cli import json_output
-
-                json_output.show_failure("USAGE", str(error))
             raise UsageError(str(error)) from None
         command(**given)
 

@@ -45,7 +45,7 @@ SettingsFile = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help="Read settings from this TOML file. Options and variables go before it.",
+        help="Read settings from this TOML file. Options and variables take precedence over it.",
         show_default=False,
         rich_help_panel="Settings file",
     ),
@@ -98,7 +98,7 @@ def _cannot_start(reading: "Reading", *problems: str) -> NoReturn:
     from gateway.telemetry.logs import start_failed
 
     # The format is a setting too, and other settings may be wrong.
-    start_failed([clean(each) for each in problems], reading.settings.log_format)
+    start_failed([clean(reading.as_given(each)) for each in problems], reading.settings.log_format)
     raise typer.Exit(USAGE)
 
 

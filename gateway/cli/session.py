@@ -79,13 +79,17 @@ class Session:
         found = fault(error, self.call) if self.call else None
         for line in error_lines(error, self.target, found):
             display.problem(line)
-        if self.output is Output.JSON:
-            json_output.show_error(error, self.uid, found.problem if found else "")
+        if self.output is not Output.JSON:
+            return
+        if found:
+            json_output.show_failure(found.code, found.problem, uid=self.uid)
+        else:
+            json_output.show_error(error, self.uid)
 
     def failure_code(self, error: GatewayError, *, sending: bool = False) -> int:
         """Return the exit code for an error. `sending` is as in `failure_codes.failure_code`."""
         found = fault(error, self.call) if self.call else None
-        return NOT_PERMITTED if found and found.of_credential else failure_code(error, sending=sending)
+        return found.exit_code if found else failure_code(error, sending=sending)
 
     def show_failure(self, code: str, line: str) -> None:
         """Print a failure that no call reported."""
@@ -186,5 +190,8 @@ def _check_save(file: Path, output: Output) -> None:
         usage_error("--save is for a file; leave it out, as standard output gets the result by default", output)
     if file.is_dir():
         usage_error(f"--save {file} is a folder; name a file", output)
-    if not file.exists() and not os.access(file.parent, os.W_OK | os.X_OK):
+    if file.exists():
+        if not os.access(file, os.W_OK):
+            usage_error(f"--save {file} cannot be written; check its permissions", output)
+    elif not os.access(file.parent, os.W_OK | os.X_OK):
         usage_error(f"--save {file} cannot be written: {file.parent} is not a folder that you can write to", output)

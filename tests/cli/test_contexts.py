@@ -317,7 +317,8 @@ def test_the_names_for_completion(file: Path) -> None:
         (["config", "unset", "dev", "target"], "a context needs a target; change it: jobgateway config set dev --targ"),
         (["config", "set", "new"], "nothing to change; give an option, such as --target HOST:PORT, or see it: jobga"),
         (["config", "set", "new", "--tls"], "new is a new context, and needs --target HOST:PORT"),
-        (["config", "set", "a b", "--target", "x:1"], "NAME: a b must have 1 to 100 letters, digits or _ . @ : / -"),
+        (["config", "set", "a b", "--target", "x:1"], "NAME: 'a b' must have 1 to 100 letters, digits or _ . @ : / -"),
+        (["config", "set", "", "--target", "x:1"], "NAME: '' must have 1 to 100 letters, digits or _ . @ : / -"),
         (
             ["config", "set", "new", "--target", "http://x:1"],
             "--target 'http://x:1' is a URL; write x:1",

@@ -1,6 +1,6 @@
 """The command `doctor`. The checks are imported when it runs, because their imports would slow other commands down."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -25,23 +25,14 @@ Hold = Annotated[
         help="How long to hold silent streams, to find time limits up to this; 0 leaves it out.",
     ),
 ]
-ReportOutput = Annotated[
-    Literal["text", "json"],
-    typer.Option(
-        "--output",
-        "-o",
-        rich_help_panel="Output",
-        metavar="text|json",
-        help="What standard output gets: lines for people, or a JSON object per check.",
-    ),
-]
 
 
 def doctor(
     call: opt.ConnectionOptions,
     uid: OptionalUid = None,
     hold: Hold = DEFAULT_HOLD,
-    output: ReportOutput = "text",
+    *,
+    shown: opt.ReportOptions,
 ) -> None:
     """Find the fault between this machine and a gateway: name, TLS, credential, proxies and their limits.
 
@@ -59,10 +50,10 @@ def doctor(
     try:
         token = read_token(call.token_file) if token_given(call.token_file) else None
         gateway = CheckedGateway(Endpoint.of(call.target), call, tls(call), token, uid, hold)
-        report = Report(as_json=output == "json")
+        report = Report(as_json=shown.output == "json")
         examination = Examination(gateway, Repeat(call, uid), report.progress)
     except (TargetUnusable, TlsUnusable, TokenUnusable) as error:
-        usage_error(str(error), opt.Output(output))
+        usage_error(str(error), opt.Output(shown.output))
     with report:
 
         async def run() -> None:
