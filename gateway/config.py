@@ -366,20 +366,20 @@ class Reading:
     Attributes:
         settings: The valid settings, with defaults in place of wrong ones. They may conflict.
         sources: `flag`, `environment`, `file` or `default`, by the name of the field.
-        subjects: How a person gave a setting, such as `--listen`, by the name of the field.
+        given: The values of all sources, by the name of the field.
         problems: One line for each setting that is missing, wrong or unknown, and for each conflict.
         remarks: One line for each foreign variable that looks like a mistyped setting.
     """
 
     settings: Settings
     sources: Mapping[str, str]
-    subjects: Mapping[str, str]
+    given: Mapping[str, _Value]
     problems: tuple[str, ...]
     remarks: tuple[str, ...] = ()
 
     def as_given(self, problem: str) -> str:
         """Return a problem that names its setting by the variable, with the option or the line that gave it."""
-        return _as_given(problem, self.subjects)
+        return _as_given(problem, self.given)
 
 
 @dataclass(frozen=True)
@@ -417,24 +417,23 @@ def read(sources: Sources = _ENVIRONMENT) -> Reading:
     wrong = {_field(each) for each in errors}
     valid = {name: value.text for name, value in given.items() if name not in wrong}
     settings = Settings.model_validate({"upstream_url": _NO_UPSTREAM, **valid}, context=_EACH_ALONE)
-    subjects = {name: value.subject for name, value in given.items()}
     # A conflict with a wrong value would be a second line about the same mistake.
     wrong_variables = [PREFIX + name.upper() for name in wrong]
     conflicts = [] if is_incomplete else _conflicts(settings)
-    problems += [_as_given(each, subjects) for each in conflicts if not any(name in each for name in wrong_variables)]
+    problems += [_as_given(each, given) for each in conflicts if not any(name in each for name in wrong_variables)]
     origins = {name: given[name].source if name in given else "default" for name in Settings.model_fields}
-    return Reading(settings, origins, subjects, tuple(problems), tuple(remarks))
+    return Reading(settings, origins, given, tuple(problems), tuple(remarks))
 
 
-def _as_given(problem: str, subjects: Mapping[str, str]) -> str:
+def _as_given(problem: str, given: Mapping[str, _Value]) -> str:
     subject, colon, rest = problem.partition(": ")
-    name = subject.removeprefix(PREFIX).lower()
-    return f"{subjects.get(name, subject)}{colon}{_VARIABLE.sub(lambda found: _option_of(found, subjects), rest)}"
+    value = given.get(subject.removeprefix(PREFIX).lower())
+    return f"{value.subject if value else subject}{colon}{_VARIABLE.sub(lambda found: _option(found, given), rest)}"
 
 
-def _option_of(variable: re.Match[str], subjects: Mapping[str, str]) -> str:
-    subject = subjects.get(variable[1].lower(), "")
-    return subject if subject.startswith("--") else variable[0]
+def _option(variable: re.Match[str], given: Mapping[str, _Value]) -> str:
+    value = given.get(variable[1].lower())
+    return value.subject if value and value.source == "flag" else variable[0]
 
 
 def _of_environment(

@@ -14,14 +14,12 @@ from gateway.cli import variables
 from gateway.cli.app import app
 from gateway.cli.examples import EXAMPLES
 from gateway.cli.exit_codes import EXPLAINED, MEANINGS, REMARK
+from gateway.cli.options import MAX_INT64
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 PROGRAM = "jobgateway"
-
-# The largest int64. An option with this upper bound has no limit of its own.
-_LARGEST = 2**63 - 1
 
 
 class Command(NamedTuple):
@@ -97,7 +95,7 @@ def _bounds(parameter: Any) -> str:
     low, high = getattr(parameter, "min", None), getattr(parameter, "max", None)
     if low is None or getattr(parameter, "is_flag", False):
         return ""
-    return f"{low} to {high}" if high is not None and high < _LARGEST else f"at least {low}"
+    return f"{low} to {high}" if high is not None and high < MAX_INT64 else f"at least {low}"
 
 
 def _remarks(parameter: Any, context: typer.Context) -> list[str]:

@@ -43,9 +43,7 @@ Key = Annotated[
     ),
 ]
 Target = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The address of the gateway.")]
-Tls = Annotated[
-    bool | None, typer.Option("--tls/--no-tls", help="Use TLS. Implied by --ca-file, --cert-file and --key-file.")
-]
+Tls = Annotated[bool | None, typer.Option("--tls/--no-tls", help="Use TLS. The next three options include it.")]
 CaFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Trust the authorities in this file (PEM).")]
 CertFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Present this certificate (PEM).")]
 KeyFile = Annotated[Path | None, typer.Option(metavar="FILE", help="The private key of the certificate (PEM).")]
@@ -58,11 +56,12 @@ TokenFile = Annotated[
 @expanded
 def list_contexts(shown: ListOptions) -> None:
     """List the contexts. An asterisk marks the current one."""
-    with _reported(shown.output):
+    output = shown.output
+    with _reported(output):
         known = contexts.read()
         if not known.named:
             display.note("there is no context; create one: jobgateway config set NAME --target HOST:PORT")
-        for line in _list_lines(known, shown.output):
+        for line in _list_lines(known, output):
             typer.echo(line)
 
 
@@ -84,9 +83,10 @@ def _list_lines(known: Contexts, output: str) -> Iterator[str]:
 @expanded
 def show(call: ConnectionOptions, shown: ReportOptions) -> None:
     """Show the gateway and the credentials that a command with the same options would use, and why."""
-    with _reported(shown.output):
+    output = shown.output
+    with _reported(output):
         rows = list(_show_rows(call))
-        if shown.output == "json":
+        if output == "json":
             typer.echo(json.dumps({key: {"value": value, "source": source} for key, value, source in rows}))
             return
         cells = [[clean(str(value).lower() if value is True else str(value)) for value in row] for row in rows]

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 import typer
 from typer._click.exceptions import UsageError
 
-from gateway.cli import contexts, variables
+from gateway.cli import contexts, display, variables
 from gateway.cli.contexts import Strength
 from gateway.errors import ConfigError
 
@@ -27,7 +27,7 @@ LONGEST_DEADLINE = 366 * 86_400
 """In seconds."""
 STANDARD_STREAM = Path("-")
 
-_LARGEST_INT64 = 2**63 - 1
+MAX_INT64 = 2**63 - 1
 _QUICK_SECONDS = 60.0
 
 # By the names of Click's sources.
@@ -38,11 +38,11 @@ _input = partial(typer.Option, rich_help_panel="Input, in one way", show_default
 _call = partial(typer.Option, rich_help_panel="Call")
 _output = partial(typer.Option, "--output", "-o", rich_help_panel="Output")
 
-Uid = Annotated[int, typer.Argument(min=1, max=_LARGEST_INT64, metavar="UID", help="The job.", show_default=False)]
+Uid = Annotated[int, typer.Argument(min=1, max=MAX_INT64, metavar="UID", help="The job.", show_default=False)]
 
 Uids = Annotated[
     list[int],
-    typer.Argument(min=1, max=_LARGEST_INT64, metavar="UID", help="The job, or several.", show_default=False),
+    typer.Argument(min=1, max=MAX_INT64, metavar="UID", help="The job, or several.", show_default=False),
 ]
 
 
@@ -109,7 +109,7 @@ class JobOptions(Options):
     """The job to send."""
 
     workspace: Annotated[str, _job(metavar="ID", help="The workspace.")]
-    entity: Annotated[int, _job(min=1, metavar="ID", help="The entity in that workspace.")]
+    entity: Annotated[int, _job(min=1, max=MAX_INT64, metavar="ID", help="The entity in that workspace.")]
     method: Annotated[str | None, _job(metavar="NAME", help="The method of the app.")] = None
     method_type: Annotated[str | None, _job(metavar="TYPE", help="The type of the method.")] = None
     editor_session: Annotated[
@@ -167,7 +167,7 @@ class ConnectionOptions(Options):
             show_default=False,
         ),
     ] = None
-    tls: Annotated[bool, _call("--tls", help="Use TLS. Implied by --ca-file, --cert-file and --key-file.")] = False
+    tls: Annotated[bool, _call("--tls", help="Use TLS. The next three options include it.")] = False
     ca_file: Annotated[
         Path | None,
         _call(
@@ -198,6 +198,7 @@ class ConnectionOptions(Options):
             ConfigError: The config file has a mistake, or there is no such context.
 
         """
+        _report_ignored_context(strengths)
         choice = contexts.choose(values["context"], strengths)
         added = {key: Path(str(value)) if key in contexts.FILES else value for key, value in choice.values.items()}
         return cls(
@@ -284,6 +285,12 @@ class OutputOptions(FormatOptions):
     def wants_result(self) -> bool:
         """True if the result goes anywhere."""
         return self.save is not None or self.output is not Output.NAME
+
+
+def _report_ignored_context(strengths: Mapping[str, Strength]) -> None:
+    if strengths["context"] is strengths["target"] is Strength.VARIABLE:
+        context, target = map(variables.of_shared, ("context", "target"))
+        display.note(f"{context} is not used, because {target} is set; unset one of them")
 
 
 def target_option(target: str) -> str:

@@ -190,8 +190,11 @@ def _check_save(file: Path, output: Output) -> None:
         usage_error("--save is for a file; leave it out, as standard output gets the result by default", output)
     if file.is_dir():
         usage_error(f"--save {file} is a folder; name a file", output)
-    if file.exists():
-        if not os.access(file, os.W_OK):
-            usage_error(f"--save {file} cannot be written; check its permissions", output)
-    elif not os.access(file.parent, os.W_OK | os.X_OK):
+    if file.is_file():
+        try:
+            # Appends nothing, and keeps the contents until there is a result.
+            file.open("ab").close()
+        except OSError as error:
+            usage_error(f"--save {file} cannot be written: {error.strerror}; name another file", output)
+    if not file.exists() and not os.access(file.parent, os.W_OK | os.X_OK):
         usage_error(f"--save {file} cannot be written: {file.parent} is not a folder that you can write to", output)

@@ -73,7 +73,7 @@ def test_a_switch_is_read_from_its_variable(text: str, value: bool) -> None:
         ),
         (
             "send --workspace 1 --entity 0",
-            "Invalid value for '--entity' (env var: 'JOBGATEWAY_ENTITY'): 0 must be at least 1",
+            "Invalid value for '--entity' (env var: 'JOBGATEWAY_ENTITY'): 0 must be from 1 to 9223372036854775807",
         ),
         (
             "doctor -o yaml",

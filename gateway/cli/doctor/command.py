@@ -14,7 +14,7 @@ DEFAULT_HOLD = 70.0
 
 OptionalUid = Annotated[
     int | None,
-    typer.Argument(min=1, max=2**63 - 1, metavar="UID", help="A job to read.", show_default=False),
+    typer.Argument(min=1, max=opt.MAX_INT64, metavar="UID", help="A job to read.", show_default=False),
 ]
 Hold = Annotated[
     float,
@@ -47,13 +47,14 @@ def doctor(
     from gateway.cli.doctor.report import Report
     from gateway.cli.targets import TargetUnusable
 
+    output = shown.output
     try:
         token = read_token(call.token_file) if token_given(call.token_file) else None
         gateway = CheckedGateway(Endpoint.of(call.target), call, tls(call), token, uid, hold)
-        report = Report(as_json=shown.output == "json")
+        report = Report(as_json=output == "json")
         examination = Examination(gateway, Repeat(call, uid), report.progress)
     except (TargetUnusable, TlsUnusable, TokenUnusable) as error:
-        usage_error(str(error), opt.Output(shown.output))
+        usage_error(str(error), opt.Output(output))
     with report:
 
         async def run() -> None:
