@@ -10,10 +10,10 @@ from jobgateway_client.result import Result
 
 from gateway.cli import display, exit_messages, json_output
 from gateway.cli import options as opt
-from gateway.cli.exit_codes import CALL_FAILED, JOB_FAILED, TIME_PASSED
+from gateway.cli.exit_codes import JOB_FAILED, TIME_PASSED
 from gateway.cli.job_lines import show_job, succeeded
 from gateway.cli.output import conclude, show_name
-from gateway.cli.patience import PatientWatch, resumption
+from gateway.cli.patience import Patience, PatientWatch, resumption
 from gateway.cli.request import job_request
 from gateway.cli.session import Session, session
 
@@ -54,9 +54,10 @@ def wait(uid: int, call: opt.LongCallOptions, shown: opt.OutputOptions, timeout:
         request = pb.WaitJobRequest(uid=uid, content_format=_NO_RESULT)
         if timeout is not None:
             request.timeout.CopyFrom(_duration(timeout))
+        retrying = Patience().limiting(lambda retry: display.note(resumption(retry)))
         try:
             with waiting(uid, Console(stderr=True)):
-                job = current.client.wait(request, timeout=current.deadline.left())
+                job = current.client.wait(request, timeout=current.deadline.left(), on_retry=retrying)
         except KeyboardInterrupt:
             exit_messages.interrupted(current, uid, None, cancel=call.cancel_on_interrupt)
         _conclude(current, job, shown)
@@ -92,9 +93,7 @@ def _conclude(current: Session, job: pb.Job, shown: opt.OutputOptions, *, replay
         display.note(f"watch it: {current.watch_command(job.uid)}")
         return
     if is_lost:
-        # The upstream gave the job no number, so its result cannot be requested again.
-        current.show_failure("DATA_LOSS", "the job has no number, and its result cannot be fetched later")
-        raise typer.Exit(CALL_FAILED)
+        exit_messages.result_lost(current)
     if not succeeded(job):
         raise typer.Exit(JOB_FAILED)
 

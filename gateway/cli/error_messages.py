@@ -35,6 +35,7 @@ _BY_CODE = {
     grpc.StatusCode.UNAVAILABLE: "try again later",
     grpc.StatusCode.DEADLINE_EXCEEDED: "give it more time with --deadline",
     grpc.StatusCode.ABORTED: "read the job, then decide",
+    grpc.StatusCode.DATA_LOSS: "get it again",
     grpc.StatusCode.INTERNAL: "report it if it happens again",
 }
 

@@ -7,6 +7,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError
 
 from gateway.cli import display, stdio
+from gateway.cli.exit_codes import CALL_FAILED
 from gateway.cli.job_lines import job_line
 from gateway.cli.session import Session
 
@@ -23,6 +24,13 @@ def failed(current: Session, error: GatewayError, uid: int, sent: pb.SendJobRequ
     if sent and (uid or error.may_have_arrived):
         display.note(current.whereabouts())
     raise typer.Exit(current.failure_code(error, sending=sent is not None and not uid))
+
+
+def result_lost(current: Session) -> NoReturn:
+    """Leave because the gateway has not kept the result of a job that has no number."""
+    # The upstream gave the job no number, so its result cannot be requested again.
+    current.show_failure("DATA_LOSS", "the job has no number, and its result cannot be fetched later")
+    raise typer.Exit(CALL_FAILED)
 
 
 def interrupted_many(current: Session, uids: list[int], *, cancel: bool) -> NoReturn:

@@ -74,6 +74,8 @@ def follow(
         exit_messages.failed(current, error, events.uid, sent)
     save = current.save_command(last.job.uid)
     output.conclude(last, events.result, shown, save, replayed=events.replayed)
+    if shown.wants_result and last.job.content_omitted and not events.result:
+        exit_messages.result_lost(current)
     if not succeeded(last.job):
         raise typer.Exit(JOB_FAILED)
 

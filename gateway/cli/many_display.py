@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import IO, Protocol, Self
 
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import GatewayError, Retry, WatchFailed
+from jobgateway_client import Retry, WatchFailed
 from rich.console import Console
 
 from gateway.cli import json_output
@@ -66,10 +66,7 @@ class JsonDisplay:
         self.tally.unknown += 1
         for line in lines:
             problem(line)
-        if isinstance(failed.error, GatewayError):
-            json_output.show_error(failed.error, failed.uid)
-        else:
-            json_output.show_failure("DATA_LOSS", str(failed.error), uid=failed.uid)
+        json_output.show_error(failed.error, failed.uid)
 
     def retrying(self, retry: Retry) -> None:
         """Print a line to standard error."""

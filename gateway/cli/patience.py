@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import Client, GatewayError, Retry
+from jobgateway_client import Client, GatewayError, ResultDamagedError, Retry
 from jobgateway_client.deadline import Deadline
 from jobgateway_client.rules import is_broken, is_load_limit
 
@@ -43,6 +43,19 @@ class Patience:
         """Return False if no connection was possible at all: the address is probably wrong."""
         return self._reached or not is_broken(error)
 
+    def limiting(self, show: Callable[[Retry], None]) -> Callable[[Retry], None]:
+        """Return a callback for further attempts, which calls `show` as long as it is worth to continue."""
+
+        def retrying(retry: Retry) -> None:
+            if retry.failures == 1:
+                # Something arrived since the last failure, if there was one.
+                self._failing_since = None
+            if not (self.lasts(retry.error) and self.may_connect(retry.error)):
+                raise retry.error
+            show(retry)
+
+        return retrying
+
 
 def resumption(retry: Retry) -> str:
     """Return the line about another attempt."""
@@ -63,6 +76,8 @@ class PatientWatch:
         deadline: Deadline,
         retrying: Callable[[Retry], None],
     ) -> None:
+        request = start.request if isinstance(start, pb.RunJobRequest) else start
+        self._wants_result = request.content_format == pb.CONTENT_FORMAT_JSON_CHUNKS
         self._may_run_again = isinstance(start, pb.RunJobRequest) and bool(start.request.request_id)
         self._retrying = retrying
         self._patience = Patience()
@@ -97,6 +112,10 @@ class PatientWatch:
         for event in self._watch:
             self._patience.heard()
             yield event
+        job = self._watch.job
+        if self._wants_result and job and job.content_omitted and job.uid and not self._watch.result:
+            # A file or a pipe that stays empty must not look like success.
+            raise ResultDamagedError(job.uid, f"none of its {job.content_size:,} bytes arrived")
 
     def _resume(self, retry: Retry) -> None:
         if not self._continues(retry.error):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import Client, GatewayError, ResultDamagedError
+from jobgateway_client import Client, GatewayError
 from jobgateway_client.deadline import Deadline
 
 from gateway.cli import contexts, display, json_output, stdio
@@ -18,7 +18,6 @@ from gateway.cli.contexts import Strength
 from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_given, token_source
 from gateway.cli.error_messages import error_lines
 from gateway.cli.exit_codes import (
-    CALL_FAILED,
     JOB_FAILED,
     NOT_PERMITTED,
     TIME_PASSED,
@@ -131,9 +130,6 @@ def session(
         except GatewayError as error:
             current.show_error(error)
             raise typer.Exit(current.failure_code(error)) from error
-        except ResultDamagedError as error:
-            current.show_failure("DATA_LOSS", f"{error}; get it again")
-            raise typer.Exit(CALL_FAILED) from error
         except KeyboardInterrupt as error:
             current.show_interrupt("; ".join(filter(None, ("interrupted", current.whereabouts()))))
             raise typer.Exit(stdio.interrupt_code()) from error

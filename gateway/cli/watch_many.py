@@ -3,7 +3,7 @@
 import typer
 from google.protobuf.duration_pb2 import Duration
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import GatewayError, Retry, WatchFailed
+from jobgateway_client import GatewayError, WatchFailed
 
 from gateway.cli import exit_messages, many_display, stdio
 from gateway.cli.error_messages import error_lines
@@ -23,18 +23,12 @@ def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
     content = pb.CONTENT_FORMAT_JSON if current.output is Output.JSON else pb.CONTENT_FORMAT_NONE
     screen = many_display.display(uids, current.output)
     patience = Patience()
-
-    def resume(retry: Retry) -> None:
-        if not (patience.lasts(retry.error) and patience.may_connect(retry.error)):
-            raise retry.error
-        screen.retrying(retry)
-
     seconds = screen.heartbeat_seconds
     heartbeat = Duration(seconds=seconds) if seconds else None
     items = current.client.watch_all(
         [pb.WatchJobRequest(uid=uid, content_format=content, heartbeat_interval=heartbeat) for uid in uids],
         timeout=current.deadline.left(),
-        on_resume=resume,
+        on_resume=patience.limiting(screen.retrying),
         on_retry=screen.retrying,
     )
     pending = dict.fromkeys(uids)
@@ -45,7 +39,7 @@ def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
                 patience.heard()
                 if isinstance(item, WatchFailed):
                     pending.pop(item.uid)
-                    codes.add(failure_code(item.error) if isinstance(item.error, GatewayError) else CALL_FAILED)
+                    codes.add(failure_code(item.error))
                     screen.failed(item, _lines(item, current))
                 else:
                     if item.job.done:
@@ -65,8 +59,8 @@ def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
 def _lines(failed: WatchFailed, current: Session) -> list[str]:
     """Return the error of one job in lines."""
     error = failed.error
-    lines = error_lines(error, current.target) if isinstance(error, GatewayError) else [f"{error}; get it again"]
-    if isinstance(error, GatewayError) and error.reason == "RESULT_TOO_LARGE":
+    lines = error_lines(error, current.target)
+    if error.reason == "RESULT_TOO_LARGE":
         lines.append(f"  get it with: {current.save_command(failed.uid)}")
     subject = f"job {failed.uid}: "
     return [subject + lines[0].removeprefix(subject), *lines[1:]]

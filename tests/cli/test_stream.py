@@ -23,6 +23,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as pb_grpc
 from jobgateway_client import Client, GatewayError, rules
 from jobgateway_client.deadline import Deadline
+from jobgateway_client.waiting import Waiting
 from typer.testing import CliRunner
 
 from gateway.cli import patience
@@ -209,7 +210,7 @@ def test_a_stream_without_the_end_of_its_job_is_resumed(gateway: ScriptedGateway
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(Waiting, "sleep", lambda *_: None)
 
 
 EVERY_CODE = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
@@ -298,7 +299,7 @@ def test_an_unknown_outcome_is_said_to_be_unknown(gateway: ScriptedGateway, comm
 
 def test_waits_grow_even_if_each_stream_begins_well(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(Waiting, "sleep", lambda _, seconds: waits.append(seconds))
     monkeypatch.setattr(random, "uniform", lambda _, longest: longest)
     lost = failing(grpc.StatusCode.UNAVAILABLE)
     gateway.script = [*[act(state(10), then=lost)] * 7, act(end())]
@@ -463,7 +464,7 @@ def test_a_result_of_which_nothing_came_is_no_result(gateway: ScriptedGateway) -
     gateway.script = [act(end(b"result!", in_message=False))]
     outcome = watch(gateway)
     assert (outcome.code, outcome.out) == (3, "")
-    assert "SHA-256" in outcome.err
+    assert "none of its 7 bytes arrived; get it again" in outcome.err
 
 
 def test_a_large_result_is_ten_lines(gateway: ScriptedGateway, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_damaged_result_fails_its_job(as_json: bool) -> None:
     with ManyJobsGateway(script) as gateway:
         outcome = watch(gateway, "1", "2", *(["-o", "json"] if as_json else []))
     assert outcome.exit_code == 3
-    assert "its SHA-256 is wrong" in (outcome.stdout if as_json else outcome.stderr)
+    assert "their SHA-256 is wrong" in (outcome.stdout if as_json else outcome.stderr)
 
 
 def test_resumptions_and_retries_are_remarks() -> None:

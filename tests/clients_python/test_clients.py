@@ -3,155 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2, status_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
-from jobgateway_client import AsyncClient, Client, GatewayError, Retry, Tls, TlsFileError
+from jobgateway_client import AsyncClient, Client, GatewayError, Retry, Tls, TlsFileError, rules
 from jobgateway_client.calls import channel_options
 
 from clients.runner.proxy import Proxy
+from tests.clients_python.conftest import Both
 from tests.support.certificates import Authority
+from tests.support.client_gateway import Fail, Hold, Replayed, ScriptedGateway, end, state
 
 CODE = grpc.StatusCode
-Context = Any
-
-
-def state(percentage: float, token: str = "", *, uid: int = 7) -> pb.JobEvent:
-    job = pb.Job(uid=uid, status=pb.JOB_STATUS_RUNNING, progress=pb.Progress(percentage=percentage))
-    return pb.JobEvent(uid=uid, job=job, resume_token=token)
-
-
-def end(*, uid: int = 7) -> pb.JobEvent:
-    return pb.JobEvent(uid=uid, job=pb.Job(uid=uid, status=pb.JOB_STATUS_SUCCESS, done=True))
-
-
-class Fail:
-    """The status of a call, with the details of the gateway if there is a reason."""
-
-    def __init__(self, code: grpc.StatusCode, reason: str = "", *, uid: int = 0, retry: float = 0) -> None:
-        self.code = code
-        status = status_pb2.Status(code=code.value[0], message="it failed")
-        if reason:
-            metadata = {"uid": str(uid)} if uid else {}
-            status.details.add().Pack(
-                error_details_pb2.ErrorInfo(reason=reason, domain="jobgateway", metadata=metadata)
-            )
-        if retry:
-            status.details.add().Pack(
-                error_details_pb2.RetryInfo(retry_delay=Duration(seconds=int(retry), nanos=int(retry % 1 * 1e9)))
-            )
-        violation = error_details_pb2.BadRequest.FieldViolation(field="a.b", description="is wrong")
-        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-        self.trailers = (("grpc-status-details-bin", status.SerializeToString()),)
-
-
-class Hold:
-    """A call that sends nothing more and does not end."""
-
-
-class Replayed:
-    """The trailer of a response that repeats an earlier submission."""
-
-
-class ScriptedGateway(rpc.JobServiceServicer):
-    """Plays a script, a list of steps per call: messages, events to wait for, then perhaps a `Fail` or a `Hold`."""
-
-    def __init__(self) -> None:
-        self.script: list[list[Any]] = []
-        self.calls: list[tuple[str, Any]] = []
-        self.metadata: list[dict[str, str]] = []
-        self.peers: list[str] = []
-        self.server = grpc.aio.server()
-        rpc.add_JobServiceServicer_to_server(self, self.server)
-        self.target = ""
-
-    async def _play(self, name: str, request: Any, context: Context) -> AsyncIterator[Any]:
-        self.calls.append((name, request))
-        self.metadata.append({key: str(value) for key, value in context.invocation_metadata()})
-        self.peers.append(context.peer())
-        for step in self.script.pop(0):
-            if isinstance(step, Fail):
-                await context.abort(step.code, "it failed", step.trailers)
-            elif isinstance(step, Replayed):
-                context.set_trailing_metadata((("jobgateway-replayed", "true"),))
-            elif isinstance(step, Hold):
-                await asyncio.Event().wait()
-            elif isinstance(step, asyncio.Event):
-                await step.wait()
-            else:
-                yield step
-
-    async def _one(self, name: str, request: Any, context: Context) -> pb.Job:
-        async for job in self._play(name, request, context):
-            assert isinstance(job, pb.Job)
-            return job
-        raise AssertionError("the script has a response for each call")
-
-    async def SendJob(self, request: Any, context: Context) -> pb.Job:
-        return await self._one("SendJob", request, context)
-
-    async def GetJob(self, request: Any, context: Context) -> pb.Job:
-        return await self._one("GetJob", request, context)
-
-    async def WaitJob(self, request: Any, context: Context) -> pb.Job:
-        return await self._one("WaitJob", request, context)
-
-    async def CancelJob(self, request: Any, context: Context) -> pb.Job:
-        return await self._one("CancelJob", request, context)
-
-    async def WatchJobs(self, request_iterator: Any, context: Context) -> AsyncIterator[Any]:
-        async for event in self._play("WatchJobs", request_iterator, context):
-            yield event
-
-    async def WatchJob(self, request: Any, context: Context) -> AsyncIterator[Any]:
-        async for event in self._play("WatchJob", request, context):
-            yield event
-
-    async def RunJob(self, request: Any, context: Context) -> AsyncIterator[Any]:
-        async for event in self._play("RunJob", request, context):
-            yield event
-
-
-@pytest.fixture
-async def gateway() -> AsyncIterator[ScriptedGateway]:
-    servicer = ScriptedGateway()
-    servicer.target = f"127.0.0.1:{servicer.server.add_insecure_port('127.0.0.1:0')}"
-    await servicer.server.start()
-    yield servicer
-    await servicer.server.stop(None)
-
-
-class Both:
-    """One of the two clients, used by the same coroutine."""
-
-    def __init__(self, kind: type[Client | AsyncClient]) -> None:
-        self._kind: Any = kind
-
-    async def use(self, target: str, action: Callable[[Any], Any], **options: Any) -> Any:
-        """Return the result of `action`: of a method, or the job and the result of a watch."""
-        if self._kind is AsyncClient:
-            async with AsyncClient(target, **options) as client:
-                found = action(client)
-                return await (found.finish() if hasattr(found, "finish") else found)
-
-        def run() -> Any:
-            with Client(target, **options) as client:
-                found = action(client)
-                return found.finish() if hasattr(found, "finish") else found
-
-        return await asyncio.to_thread(run)
-
-
-@pytest.fixture(params=[Client, AsyncClient])
-def both(request: pytest.FixtureRequest) -> Both:
-    return Both(request.param)
 
 
 JOB = pb.Job(uid=7, status=pb.JOB_STATUS_RUNNING)
@@ -250,7 +118,10 @@ async def test_a_run_whose_error_names_the_job_is_watched(gateway: ScriptedGatew
     assert [name for name, _ in gateway.calls] == ["RunJob", "WatchJob"]
 
 
-async def test_a_silent_stream_is_resumed_elsewhere(gateway: ScriptedGateway, both: Both) -> None:
+async def test_a_silent_stream_is_resumed_elsewhere(
+    gateway: ScriptedGateway, both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "LEAST_SILENCE", 0.3)
     request = pb.WatchJobRequest(uid=7, heartbeat_interval=Duration(nanos=100_000_000))
     # On a busy machine, more streams may be silent for 0.3 seconds.
     gateway.script = [[state(10, "first"), Hold()], *([[end()]] * 1_000)]
@@ -351,10 +222,13 @@ async def test_mutual_tls_is_used(both: Both, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     tls = Tls.from_files(**{name: tmp_path / name for name in files})
     assert "PRIVATE" not in repr(tls)
-    servicer.script = [[JOB]]
-    assert (await both.use(servicer.target, lambda client: client.get(7), tls=tls)).uid == 7
-    with pytest.raises(GatewayError):
+    servicer.script = [[JOB], [JOB], [JOB]]
+    for given in (tls, tls.credentials()):
+        assert (await both.use(servicer.target, lambda client: client.get(7), tls=given)).uid == 7
+    with pytest.raises(GatewayError) as caught:
         await both.use(servicer.target, lambda client: client.get(7), tls=Tls(ca=authority.pem), attempts=1)
+    assert caught.value.code is CODE.UNAVAILABLE
+    assert len(servicer.calls) == 2
     await servicer.server.stop(None)
 
 

@@ -195,7 +195,7 @@ def test_the_uid_is_in_the_metadata_of_the_calls_that_have_one() -> None:
 
 @pytest.mark.parametrize("token", ["", "secret word", "secret\n", "secr\u00e9t"])
 def test_a_token_that_cannot_be_sent_is_not_shown(token: str) -> None:
-    with pytest.raises(ValueError, match=r"^token: ") as caught:
+    with pytest.raises(ValueError, match=r"^the token ") as caught:
         checked_token(token)
     assert "secret" not in str(caught.value)
 
@@ -221,13 +221,31 @@ def test_chunks_are_cut_to_their_offset_and_verified() -> None:
     assert result.data == b"[1, 2]"
 
 
-@pytest.mark.parametrize("chunks", [[b"[1, 3]"], []])
-def test_a_damaged_or_missing_result_is_an_error(chunks: list[bytes]) -> None:
+@pytest.mark.parametrize(
+    ("chunks", "problem"),
+    [
+        ([b"[1, 3]"], "all 6 bytes arrived, but their SHA-256 is wrong"),
+        ([b"[1"], "2 of 6 bytes arrived"),
+        ([], "none of its 6 bytes arrived"),
+    ],
+)
+def test_a_damaged_or_missing_result_is_an_error(chunks: list[bytes], problem: str) -> None:
     result = stream_result(pb.RunJobRequest())
     for each in chunks:
         result.take(chunk(each, 0))
-    with pytest.raises(ResultDamagedError, match="SHA-256"):
-        result.take(pb.JobEvent(job=ended(b"[1, 2]")))
+    job = ended(b"[1, 2]")
+    job.content_omitted = bool(chunks)
+    with pytest.raises(ResultDamagedError, match=f"^the result of job 7 is damaged: {problem} ") as caught:
+        result.take(pb.JobEvent(job=job))
+    error: GatewayError = caught.value
+    assert (error.code, error.uid, error.from_gateway) == (CODE.DATA_LOSS, 7, False)
+    assert action(error) is Action.GIVE_UP
+
+
+def test_a_result_that_the_gateway_has_not_kept_is_no_damage() -> None:
+    result = stream_result(pb.RunJobRequest())
+    result.take(pb.JobEvent(job=ended(b"[1, 2]")))
+    assert result.data == b""
 
 
 def test_a_result_that_was_not_requested_is_not_missed() -> None:

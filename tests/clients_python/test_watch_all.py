@@ -12,7 +12,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import AsyncClient, Client, GatewayError, ResultDamagedError, Retry, WatchFailed
+from jobgateway_client import AsyncClient, Client, GatewayError, ResultDamagedError, Retry, WatchFailed, rules
 from jobgateway_client.rules import Backoff
 
 from tests.support.many_jobs import (
@@ -178,7 +178,7 @@ async def test_a_broken_stream_resumes_the_jobs_that_have_not_ended(watch_all: W
         (CODE.UNAVAILABLE, "DRAINING"),
         (CODE.OK, ""),
     ]
-    assert seen.pending == [3, 3, 1]
+    assert seen.pending == [each.jobs for each in seen.resumed] == [3, 3, 1]
     assert len({stream.peer for stream in gateway.streams}) == 4
 
 
@@ -223,7 +223,7 @@ async def test_a_retryable_failure_is_watched_again_on_the_stream(watch_all: Wat
     assert seen.items == [(1, 10), (2, 10), (2, "end"), (1, "end")]
     [stream] = gateway.streams
     assert stream.requests[2].watch == pb.WatchJobRequest(uid=1, resume_token="1 at 10")
-    assert [(each.error.uid, each.wait, each.error.reason) for each in seen.retried] == [(1, 0.05, "LIMIT_REACHED")]
+    assert [(each.uid, each.wait, each.error.reason) for each in seen.retried] == [(1, 0.05, "LIMIT_REACHED")]
 
 
 async def test_an_error_of_a_callback_is_not_that_of_the_stream(watch_all: Watch) -> None:
@@ -336,7 +336,10 @@ async def test_an_end_that_may_come_again_is_final_without_progress(watch_all: W
     assert (seen.error.code, len(seen.resumed)) == (status.code, 2)
 
 
-async def test_a_silent_stream_is_resumed_on_a_new_connection(watch_all: Watch) -> None:
+async def test_a_silent_stream_is_resumed_on_a_new_connection(
+    watch_all: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "LEAST_SILENCE", 0.3)
     first = pb.WatchJobRequest(uid=1, heartbeat_interval=Duration(nanos=100_000_000))
     # On a busy machine, more streams may be silent for 0.3 seconds.
     later = [[Read(1), end(1), end(2), ReadAll()]] * 1_000
@@ -362,6 +365,7 @@ async def test_results_are_assembled_per_job_and_released(watch_all: Watch) -> N
 async def test_a_damaged_result_fails_its_job_only(watch_all: Watch) -> None:
     damaged = [chunk(1, b"{}", 0, 2), end(1, result=b"{}", sha256="0" * 64)]
     missing = end(3, result=b"{}")
+    missing.job.content_omitted = False
     with ManyJobsGateway([Read(3), *damaged, missing, end(2), ReadAll()]) as gateway:
         seen = await watch_all(gateway.target, [1, 2, 3])
     assert seen.items == [(1, "content_chunk"), (1, "failed"), (3, "failed"), (2, "end")]

@@ -83,11 +83,7 @@ def watch_one(client: Client, request: pb.WatchJobRequest) -> None:
 def watch_all(client: Client, step: dict[str, Any], sent: list[int]) -> None:
     """Watch the jobs that were sent, and those of the step."""
     reporter = ManyReporter(step)
-    watch = client.watch_all(
-        watch_requests(step, sent),
-        on_resume=lambda retry: reporter.resumption_of(retry, watch.pending),
-        on_retry=reporter.again,
-    )
+    watch = client.watch_all(watch_requests(step, sent), on_resume=reporter.resumption, on_retry=reporter.again)
     for item in watch:
         reporter.item(item, watch.result(item.uid))
         time.sleep(reporter.pause())

@@ -82,11 +82,7 @@ async def watch_one(client: AsyncClient, request: pb.WatchJobRequest) -> None:
 async def watch_all(client: AsyncClient, step: dict[str, Any], sent: list[int]) -> None:
     """Watch the jobs that were sent, and those of the step."""
     reporter = ManyReporter(step)
-    watch = client.watch_all(
-        watch_requests(step, sent),
-        on_resume=lambda retry: reporter.resumption_of(retry, watch.pending),
-        on_retry=reporter.again,
-    )
+    watch = client.watch_all(watch_requests(step, sent), on_resume=reporter.resumption, on_retry=reporter.again)
     async for item in watch:
         reporter.item(item, watch.result(item.uid))
         await asyncio.sleep(reporter.pause())

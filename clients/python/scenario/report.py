@@ -81,13 +81,7 @@ class Reporter:
 
     def resumption(self, retry: Retry) -> None:
         """Report that a watch resumes."""
-        self._line(
-            resume={
-                "code": retry.error.code.name,
-                "reason": "SILENT" if retry.error.silent else retry.error.reason,
-                "new_connection": retry.new_connection,
-            }
-        )
+        self._line(resume=_shown_resumption(retry))
 
     def retry(self, retry: Retry) -> None:
         """Report an error after which the call is made again."""
@@ -153,15 +147,13 @@ class ManyReporter(Reporter):
             self._succeeded += item.job.done and item.job.status == pb.JOB_STATUS_SUCCESS
             self._failed += item.job.done and item.job.status != pb.JOB_STATUS_SUCCESS
 
-    def resumption_of(self, retry: Retry, pending: int) -> None:
+    def resumption(self, retry: Retry) -> None:
         """Report that the stream resumes with the jobs that have not ended."""
-        reason = "SILENT" if retry.error.silent else retry.error.reason
-        shown = {"code": retry.error.code.name, "reason": reason, "new_connection": retry.new_connection}
-        self._line(resume=shown | {"jobs": pending})
+        self._line(resume=_shown_resumption(retry) | {"jobs": retry.jobs})
 
     def again(self, retry: Retry) -> None:
         """Report that one job is watched again."""
-        self._line(again={"uid": str(retry.error.uid), "code": retry.error.code.name, "reason": retry.error.reason})
+        self._line(again={"uid": str(retry.uid), "code": retry.error.code.name, "reason": retry.error.reason})
 
     def ended(self) -> None:
         """Report the numbers of jobs by their end."""
@@ -176,11 +168,12 @@ class ManyReporter(Reporter):
 
     def _failure(self, failed: WatchFailed) -> None:
         error = failed.error
-        if not isinstance(error, GatewayError):
-            self._line(error={"uid": str(failed.uid), "code": "DATA_LOSS", "reason": "", "action": "give_up"})
-            return
         shown = {"code": error.code.name, "reason": error.reason, "action": _ACTIONS[action(error)]}
         self._line(error={"uid": str(failed.uid), **shown, "retry_after_seconds": error.retry_delay})
+
+
+def _shown_resumption(retry: Retry) -> dict[str, Any]:
+    return {"code": retry.error.code.name, "reason": retry.error.reason, "new_connection": retry.new_connection}
 
 
 def _shown_result(job: pb.Job, result: bytes) -> dict[str, Any]:

@@ -17,17 +17,20 @@ from jobgateway.v1.job_service_pb2 import (
     WatchJobRequest,
 )
 
-from jobgateway_client.aio import AsyncClient, AsyncWatch
-from jobgateway_client.aio_connections import AsyncToken
+from jobgateway_client.aio import AsyncClient
+from jobgateway_client.aio_credential import AsyncToken
 from jobgateway_client.aio_many import AsyncWatchAll
+from jobgateway_client.aio_watch import AsyncWatch
 from jobgateway_client.calls import Finished, OnProgress, OnReplayed, OnRetry
-from jobgateway_client.client import Client, Watch
-from jobgateway_client.connections import Token
-from jobgateway_client.errors import FieldViolation, GatewayError, ResultDamagedError
+from jobgateway_client.client import Client
+from jobgateway_client.credential import Token
+from jobgateway_client.errors import ClosedError, FieldViolation, GatewayError, ResultDamagedError
 from jobgateway_client.many import WatchAll
 from jobgateway_client.many_rules import WatchFailed
 from jobgateway_client.rules import Action, AfterSend, Retry, action, after_send
 from jobgateway_client.tls import Tls, TlsFileError
+from jobgateway_client.version import __version__
+from jobgateway_client.watch import Watch
 
 __all__ = [
     "Action",
@@ -37,6 +40,7 @@ __all__ = [
     "AsyncWatch",
     "AsyncWatchAll",
     "Client",
+    "ClosedError",
     "ContentFormat",
     "FieldViolation",
     "Finished",
@@ -61,6 +65,7 @@ __all__ = [
     "WatchAll",
     "WatchFailed",
     "WatchJobRequest",
+    "__version__",
     "action",
     "after_send",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -10,8 +11,10 @@ import grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
 from jobgateway_client.deadline import Deadline
-from jobgateway_client.errors import GatewayError
+from jobgateway_client.errors import ClosedError, GatewayError
 from jobgateway_client.rules import Retry
+from jobgateway_client.tls import Tls
+from jobgateway_client.version import __version__
 
 OnRetry: TypeAlias = Callable[[Retry], None]
 """Is called before each further attempt, before its wait. If it raises, that error ends the call."""
@@ -22,6 +25,7 @@ OnProgress: TypeAlias = Callable[[pb.Job], None]
 OnReplayed: TypeAlias = Callable[[], None]
 """Is called if a response repeats an earlier submission with the same `request_id`, so that no second job was made."""
 
+OnClose: TypeAlias = Callable[[], None]
 Options: TypeAlias = Sequence[tuple[str, int | str]]
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -31,6 +35,7 @@ _SEND_SECONDS = 150.0
 # Of a WaitJob without a timeout.
 _WAIT_SECONDS = 40.0
 _LEAST_WAIT_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 86_400.0
 
 END_SECONDS = 5.0
 """The longest time to wait for the status of a stream whose job has ended."""
@@ -49,10 +54,30 @@ class Finished:
         return self.job.status == pb.JOB_STATUS_SUCCESS
 
 
+def checked_target(target: str) -> str:
+    """Return the address of a gateway.
+
+    Raises:
+        ValueError: gRPC would report the address only with the first call, and as an unreachable one.
+
+    """
+    if not target or target.startswith(("http://", "https://")) or any(character.isspace() for character in target):
+        raise ValueError(f"target: must be HOST:PORT, without a scheme and white space (got {target!r})")
+    return target
+
+
 def channel_options(service_config: str | None, options: Options) -> list[tuple[str, int | str]]:
-    """Return the options of a channel; `options` replace the others."""
+    """Return the options of a channel; `options` replace the others.
+
+    Raises:
+        ValueError: The service config is not a JSON object.
+
+    """
+    if service_config is not None and not _is_json_object(service_config):
+        raise ValueError("service_config: must be a JSON object")
     own: list[tuple[str, int | str]] = [
         *([] if service_config is None else [("grpc.service_config", service_config)]),
+        ("grpc.primary_user_agent", f"jobgateway-python/{__version__}"),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         # Without it, a ping may go unanswered for a minute, regardless of the timeout above.
@@ -63,6 +88,13 @@ def channel_options(service_config: str | None, options: Options) -> list[tuple[
         ("grpc.use_local_subchannel_pool", 1),
     ]
     return list((dict(own) | dict(options)).items())
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def metadata(token: str | None, request: object) -> Metadata:
@@ -78,7 +110,7 @@ def is_replayed(trailers: Any) -> bool:
     return any(key == "jobgateway-replayed" and value == "true" for key, value in trailers or ())
 
 
-def tell_replayed(trailers: Any, on_replayed: OnReplayed | None) -> None:
+def report_replayed(trailers: Any, on_replayed: OnReplayed | None) -> None:
     """Call `on_replayed` if there is one and the trailers say that the response is a repetition."""
     if on_replayed is not None and is_replayed(trailers):
         on_replayed()
@@ -88,11 +120,20 @@ def checked_token(token: str | None) -> str | None:
     """Return a token that metadata can carry.
 
     Raises:
-        ValueError: The token has other characters. The text does not contain them.
+        TypeError: It is no text.
+        ValueError: It has a character other than visible ASCII. The error does not contain the token.
 
     """
-    if token is not None and not (token and all("!" <= character <= "~" for character in token)):
-        raise ValueError("token: empty, or has a character other than visible ASCII; pass it without white space")
+    if token is None:
+        return None
+    if not isinstance(token, str):
+        raise TypeError(f"the token is not a str (got {type(token).__name__})")
+    if not token:
+        raise ValueError("the token is empty: pass None if there is none")
+    if not all("!" <= character <= "~" for character in token):
+        raise ValueError(
+            "the token has a line break or another character that no header can carry: remove white space at its ends"
+        )
     return token
 
 
@@ -101,44 +142,86 @@ def call_seconds(request: object) -> float:
     if isinstance(request, pb.SendJobRequest):
         return _SEND_SECONDS
     if isinstance(request, pb.WaitJobRequest):
-        timeout = request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else _WAIT_SECONDS
-        return timeout + _READ_SECONDS
+        timeout = request.timeout.seconds if request.HasField("timeout") else _WAIT_SECONDS
+        # The gateway rejects a timeout outside of these bounds.
+        return min(max(timeout, 0), _LONGEST_WAIT_SECONDS) + _READ_SECONDS
     return _READ_SECONDS
 
 
-def is_waited_for(job: pb.Job, request: pb.WaitJobRequest, deadline: Deadline) -> bool:
+def wait_is_over(job: pb.Job, request: pb.WaitJobRequest, deadline: Deadline) -> bool:
     """Return True if no further `WaitJob` is needed."""
     left = deadline.left()
     # Just before its deadline, a call returns immediately, and another one would only load the gateway.
     return job.done or request.HasField("timeout") or (left is not None and left < _LEAST_WAIT_SECONDS)
 
 
+def send_request(request: pb.SendJobRequest) -> pb.SendJobRequest:
+    """Return the request for a job that is sent.
+
+    Raises:
+        TypeError: It is another object. gRPC would send another message as if it were this one.
+
+    """
+    if not isinstance(request, pb.SendJobRequest):
+        raise TypeError(f"the request is not a SendJobRequest (got {type(request).__name__})")
+    return request
+
+
+def is_deadline(error: GatewayError) -> bool:
+    """Return True if a call was ended by the deadline of the caller, and nothing else had failed."""
+    return error.code is grpc.StatusCode.DEADLINE_EXCEEDED and not error.from_gateway and error.__cause__ is None
+
+
 def run_request(request: pb.RunJobRequest | pb.SendJobRequest) -> pb.RunJobRequest:
-    """Return the request for a job that is sent and watched."""
-    return request if isinstance(request, pb.RunJobRequest) else pb.RunJobRequest(request=request)
+    """Return the request for a job that is sent and watched.
+
+    Raises:
+        TypeError: The request is another object.
+        ValueError: It has `cancel_on_disconnect`.
+
+    """
+    if not isinstance(request, pb.RunJobRequest):
+        return pb.RunJobRequest(request=send_request(request))
+    if request.cancel_on_disconnect:
+        raise ValueError(
+            "cancel_on_disconnect: a broken connection would cancel the job, but this client resumes; "
+            "leave it unset, and call cancel()"
+        )
+    return request
 
 
 def watch_request(uid: int | pb.WatchJobRequest) -> pb.WatchJobRequest:
-    """Return the request for a watch."""
+    """Return the request for a watch.
+
+    Raises:
+        TypeError: It is another object.
+
+    """
     return uid if isinstance(uid, pb.WatchJobRequest) else pb.WatchJobRequest(uid=uid)
 
 
-def check_time(retry: Retry, deadline: Deadline) -> None:
-    """Check that the wait of an attempt ends before the deadline.
-
-    Raises:
-        GatewayError: It does not.
-
-    """
-    left = deadline.left()
-    if left is not None and retry.wait >= left:
-        message = f"{retry.error.message}, and no time is left for another attempt"
-        raise GatewayError(grpc.StatusCode.DEADLINE_EXCEEDED, message, metadata=retry.error.metadata)
+def channel_credentials(tls: Tls | grpc.ChannelCredentials | None) -> grpc.ChannelCredentials | None:
+    """Return the credentials of a channel, or None for plaintext."""
+    return tls.credentials() if isinstance(tls, Tls) else tls
 
 
-def closed_error() -> GatewayError:
+def nothing() -> None:
+    """Do nothing."""
+
+
+def wait_deadline(request: pb.WaitJobRequest, timeout: float | None) -> Deadline:
+    """Return the time limit of all attempts of a wait. A request with a `timeout` has one."""
+    return Deadline(call_seconds(request) if timeout is None and request.HasField("timeout") else timeout)
+
+
+def closed_error() -> ClosedError:
     """Return the error of a call over a client that was closed."""
-    return GatewayError(grpc.StatusCode.CANCELLED, "the client was closed")
+    return ClosedError("the client was closed")
+
+
+def left_error() -> ClosedError:
+    """Return the error of a watch that was closed or interrupted before its end."""
+    return ClosedError("the watch was closed")
 
 
 Stub: TypeAlias = Any

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
 from jobgateway_client import calls
-from jobgateway_client.connections import Connection, Connections, Credential, Token
+from jobgateway_client.connections import Connections
+from jobgateway_client.credential import Credential, Token
 from jobgateway_client.deadline import Deadline
-from jobgateway_client.errors import GatewayError, from_rpc_error, silent_stream, stream_without_end
-from jobgateway_client.many import WatchAll
-from jobgateway_client.result import Result, stream_result
-from jobgateway_client.rules import DEFAULT_ATTEMPTS, CallRules, WatchRules
-from jobgateway_client.silence import Listener
+from jobgateway_client.errors import GatewayError, from_rpc_error
+from jobgateway_client.many import Requests, WatchAll
+from jobgateway_client.many_jobs import ManyJobs
+from jobgateway_client.one_job import OneJob
+from jobgateway_client.result import Result
+from jobgateway_client.rules import DEFAULT_ATTEMPTS, CallRules
+from jobgateway_client.waiting import Waiting
+from jobgateway_client.watch import Watch
 
 if TYPE_CHECKING:
     from jobgateway_client.tls import Tls
@@ -40,13 +43,18 @@ class Client:
         target: str,
         *,
         token: Token | None = None,
-        tls: Tls | None = None,
+        tls: Tls | grpc.ChannelCredentials | None = None,
         service_config: str | None = None,
         attempts: int = DEFAULT_ATTEMPTS,
         options: calls.Options = (),
     ) -> None:
-        self._connections = Connections(target, tls, calls.channel_options(service_config, options))
-        self._credential = Credential(token)
+        # Before anything that must be closed.
+        calls.checked_token(None if callable(token) else token)
+        credentials = calls.channel_credentials(tls)
+        self._connections = Connections(
+            calls.checked_target(target), credentials, calls.channel_options(service_config, options)
+        )
+        self._credential = Credential(token, self._connections.closing)
         self._attempts = attempts
 
     def send(
@@ -59,13 +67,14 @@ class Client:
     ) -> pb.Job:
         """Send a job.
 
-        The request is sent again if certainly no job was created, or if it has a `request_id`, which makes that safe.
+        The request is sent again if the gateway guarantees that no job was created, or if it has a `request_id`, which
+        makes that safe.
 
         Raises:
             GatewayError: The job was not sent, or the outcome is unknown (`rules.after_send`).
 
         """
-        return self._call("SendJob", request, Deadline(timeout), on_retry, on_replayed)
+        return self._call("SendJob", calls.send_request(request), Deadline(timeout), on_retry, on_replayed)
 
     def get(
         self,
@@ -101,17 +110,24 @@ class Client:
     ) -> pb.Job:
         """Wait until a job is done, without a stream.
 
-        A request with a `timeout` is one call, whose job may not be done.
+        If the `timeout` passes, or that of the request, the job is returned as it is then, and may not be done. Like a
+        watch, the call is repeated as long as no gateway responds.
 
         Raises:
             GatewayError: The job could not be read.
 
         """
-        deadline = Deadline(timeout)
         request = uid if isinstance(uid, pb.WaitJobRequest) else pb.WaitJobRequest(uid=uid)
+        deadline = calls.wait_deadline(request, timeout)
+        job: pb.Job | None = None
         while True:
-            job = self._call("WaitJob", request, deadline, on_retry)
-            if calls.is_waited_for(job, request, deadline):
+            try:
+                job = self._call("WaitJob", request, deadline, on_retry)
+            except GatewayError as error:
+                if job is None or not calls.is_deadline(error):
+                    raise
+                return job
+            if calls.wait_is_over(job, request, deadline):
                 return job
 
     def run(
@@ -148,11 +164,12 @@ class Client:
 
         `on_resume` is called before another stream, and `on_retry` before another attempt to watch the job `error.uid`.
         """
-        starts = [calls.watch_request(each) for each in uids]
-        return WatchAll(self._connections, self._credential, starts, Deadline(timeout), on_resume, on_retry)
+        deadline = Deadline(timeout)
+        jobs = ManyJobs(map(calls.watch_request, uids), deadline, on_retry, Requests)
+        return WatchAll(self._connections, self._credential, jobs, deadline, on_resume)
 
     def close(self) -> None:
-        """Close the connections. Calls that are in flight fail."""
+        """Close the connections. Calls that are in flight fail, and waits end."""
         self._connections.close()
 
     def __enter__(self) -> Self:
@@ -168,7 +185,9 @@ class Client:
         on_resume: calls.OnRetry | None,
         on_progress: calls.OnProgress | None,
     ) -> Watch:
-        return Watch(self._connections, self._credential, start, Deadline(timeout), on_resume, on_progress)
+        deadline = Deadline(timeout)
+        job = OneJob(start, deadline, on_progress)
+        return Watch(self._connections, self._credential, job, deadline, on_resume)
 
     def _call(
         self,
@@ -179,8 +198,9 @@ class Client:
         on_replayed: calls.OnReplayed | None = None,
     ) -> pb.Job:
         rules = CallRules(request, self._attempts)
+        waiting = Waiting(self._connections.closing, deadline)
         while True:
-            token = self._credential.token()
+            token = self._credential.token(waiting)
             with self._connections.lease() as connection:
                 try:
                     job, call = getattr(connection.stub, method).with_call(
@@ -197,145 +217,17 @@ class Client:
                     raise calls.closed_error() from None
                 else:
                     Result.of(job)
-                    calls.tell_replayed(call.trailing_metadata(), on_replayed)
+                    calls.report_replayed(call.trailing_metadata(), on_replayed)
                     return cast("pb.Job", job)
-            if self._connections.closed or deadline.left() == 0:
-                raise error
-            fresh_token = rules.wants_token(error) and self._credential.renew(token)
+            waiting.check()
+            deadline.failed(error)
+            fresh_token = rules.wants_token(error) and self._credential.renew(token, waiting)
             retry = rules.retry(error, fresh_token=fresh_token)
             if retry is None:
                 raise error
-            calls.check_time(retry, deadline)
+            deadline.check(retry.wait)
             if on_retry is not None:
                 on_retry(retry)
-            time.sleep(retry.wait)
+            waiting.sleep(retry.wait)
             if retry.new_connection:
                 self._connections.replace(connection)
-
-
-class Watch:
-    """The events of a job until it ends, over as many streams as necessary.
-
-    Iterate over it once. The last event has `job.done`; every other end is an error. The watch resumes after each
-    broken stream. Use it as a context manager, or call `close`, if you leave it earlier.
-
-    Attributes:
-        job: The last state of the job, or None before the first one.
-        replayed: True if the job was sent earlier with the same `request_id`. It is known when the first stream of
-            `run` has ended with the job, and stays False if that stream was broken.
-
-    Raises (while iterating):
-        GatewayError: A final error.
-        ResultDamagedError: The result does not match its SHA-256.
-
-    """
-
-    def __init__(
-        self,
-        connections: Connections,
-        credential: Credential,
-        start: pb.RunJobRequest | pb.WatchJobRequest,
-        deadline: Deadline,
-        on_resume: calls.OnRetry | None,
-        on_progress: calls.OnProgress | None,
-    ) -> None:
-        self.job: pb.Job | None = None
-        self.replayed = False
-        self._connections = connections
-        self._credential = credential
-        self._rules = WatchRules(start)
-        self._result = stream_result(start)
-        self._deadline = deadline
-        self._on_resume = on_resume
-        self._on_progress = on_progress
-        self._events = self._follow()
-
-    @property
-    def uid(self) -> int:
-        """The job, or 0 if it is not known yet."""
-        return self._rules.uid
-
-    @property
-    def result(self) -> bytearray:
-        """The JSON of the result as far as it has arrived. It is verified when the iteration ends."""
-        return self._result.data
-
-    def finish(self) -> calls.Finished:
-        """Read the remaining events, and return the job and its result."""
-        for _ in self:
-            pass
-        return calls.Finished(self.job or pb.Job(), bytes(self.result))
-
-    def close(self) -> None:
-        """Leave the watch. The job continues."""
-        self._events.close()
-
-    def __iter__(self) -> Iterator[pb.JobEvent]:
-        return self
-
-    def __next__(self) -> pb.JobEvent:
-        return next(self._events)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _follow(self) -> Generator[pb.JobEvent]:
-        while True:
-            token = self._credential.token()
-            with self._connections.lease() as connection:
-                error = yield from self._stream(connection, token)
-            if error is None:
-                return
-            if self._connections.closed or self._deadline.left() == 0:
-                raise error
-            fresh_token = self._rules.wants_token(error) and self._credential.renew(token)
-            retry = self._rules.resume(error, fresh_token=fresh_token)
-            if retry is None:
-                raise error
-            calls.check_time(retry, self._deadline)
-            if self._on_resume is not None:
-                self._on_resume(retry)
-            time.sleep(retry.wait)
-            if retry.new_connection:
-                self._connections.replace(connection)
-
-    def _stream(self, connection: Connection, token: str | None) -> Generator[pb.JobEvent, None, GatewayError | None]:
-        """Yield the events of one call; return why it ended, or None if the job has ended."""
-        rules, request = self._rules, self._rules.request
-        method = connection.stub.RunJob if isinstance(request, pb.RunJobRequest) else connection.stub.WatchJob
-        rules.opened(time.monotonic())
-        try:
-            call = method(request, metadata=calls.metadata(token, request), timeout=self._deadline.left())
-        except ValueError:
-            # gRPC's error for a closed channel.
-            if not self._connections.closed:
-                raise
-            return calls.closed_error()
-        error = stream_without_end()
-        with Listener(call) as listener:
-            try:
-                while event := listener.next(calls.END_SECONDS if rules.done else rules.silence):
-                    rules.heard(event, time.monotonic())
-                    self._take(event)
-                    yield event
-                if not listener.given_up:
-                    self.replayed |= calls.is_replayed(call.trailing_metadata())
-            except grpc.RpcError as rpc_error:
-                error = from_rpc_error(rpc_error)
-            finally:
-                # A call that was merely abandoned stays open (grpc/grpc#43462).
-                call.cancel()
-        if rules.done:
-            return None
-        # Silence counts, whatever status arrived before the call was cancelled.
-        return silent_stream(rules.silence) if listener.given_up else error
-
-    def _take(self, event: pb.JobEvent) -> None:
-        self._result.take(event)
-        if event.HasField("job"):
-            self.job = event.job
-            if self._on_progress is not None:
-                self._on_progress(event.job)

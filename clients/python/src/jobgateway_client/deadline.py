@@ -3,19 +3,64 @@
 from __future__ import annotations
 
 import time
+from typing import NoReturn
+
+import grpc
+
+from jobgateway_client.errors import GatewayError
+
+# Longer limits overflow in gRPC, which then ends the call immediately.
+_LONGEST_SECONDS = 10 * 366 * 86_400.0
 
 
 class Deadline:
-    """A time limit in seconds from now; None is no limit."""
+    """A time limit in seconds from now, None is no limit; and the last error of the calls within it."""
 
     def __init__(self, seconds: float | None) -> None:
-        self._end = None if seconds is None else time.monotonic() + seconds
+        self._end = None if seconds is None else time.monotonic() + min(seconds, _LONGEST_SECONDS)
+        self._last: GatewayError | None = None
 
     def left(self) -> float | None:
         """Return the seconds that are left, or None if there is no limit."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
-    def within(self, limit: float | None) -> float | None:
-        """Return the shorter of `limit` and the seconds that are left; None is no limit."""
+    def within(self, limit: float) -> float:
+        """Return the shorter of `limit` and the time that is left, in seconds."""
         left = self.left()
-        return limit if left is None else left if limit is None else min(limit, left)
+        return limit if left is None else min(limit, left)
+
+    def failed(self, error: GatewayError) -> None:
+        """Note a failed call.
+
+        Raises:
+            GatewayError: No time is left. If the deadline ended the call, the cause is the error before.
+
+        """
+        if self.left() == 0:
+            if error.code is grpc.StatusCode.DEADLINE_EXCEEDED and not error.from_gateway:
+                self.expire()
+            raise error
+        self._last = error
+
+    def check(self, wait: float) -> None:
+        """Check that a wait in seconds ends before the deadline.
+
+        Raises:
+            GatewayError: It does not. The cause is the last error.
+
+        """
+        left = self.left()
+        if left is not None and wait >= left:
+            self.expire()
+
+    def expire(self) -> NoReturn:
+        """Raise the error of a deadline that has passed, or whose rest is too short.
+
+        Raises:
+            GatewayError: Always. The cause is the last error.
+
+        """
+        last = self._last
+        message = "the time is over" if last is None else f"{last.message}, and no time is left for another attempt"
+        metadata = None if last is None else last.metadata
+        raise GatewayError(grpc.StatusCode.DEADLINE_EXCEEDED, message, metadata=metadata) from last

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copyreg
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
+
+from jobgateway_client.status_details import status_details
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +23,6 @@ LONGEST_RETRY_DELAY = 86_400.0
 _NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 _NOT_READ = "SERVER: Received message larger than max"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-_KINDS = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
 
 
 class FieldViolation(NamedTuple):
@@ -36,8 +37,9 @@ class GatewayError(Exception):
 
     Attributes:
         code: The gRPC code. `OK` if a proxy ended a stream before the job had ended.
-        message: One line for people. It never contains the token.
-        reason: The reason of the gateway's `ErrorInfo`, or an empty text if the error does not come from the gateway.
+        message: A one-line message. It never contains the token.
+        reason: The reason of the gateway's `ErrorInfo`, `SILENT` if the client gave up a silent stream, or an empty
+            text if the error does not come from the gateway.
         metadata: The metadata of that `ErrorInfo`.
         fields: The invalid fields of the request.
         retry_delay: The time to wait before the next attempt in seconds, or None if the gateway named none.
@@ -65,6 +67,10 @@ class GatewayError(Exception):
         self.retry_delay = retry_delay
         self.silent = silent
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # That of `Exception` would call the constructor with the text only.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
     @property
     def uid(self) -> int:
         """The job that the gateway's error is about, or 0."""
@@ -74,7 +80,7 @@ class GatewayError(Exception):
     @property
     def from_gateway(self) -> bool:
         """True if the gateway sent the error; False if a library or a proxy did."""
-        return bool(self.reason)
+        return bool(self.reason) and not self.silent
 
     @property
     def connection_failed(self) -> bool:
@@ -87,8 +93,23 @@ class GatewayError(Exception):
         return not self.from_gateway and not self.message.startswith((*_NOT_CONNECTED, _NOT_READ))
 
 
-class ResultDamagedError(Exception):
-    """The result of a job is incomplete, or its SHA-256 is not the one that the gateway sent."""
+class ClosedError(GatewayError):
+    """The client or the watch was closed, or the watch was interrupted. The code is `CANCELLED`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(grpc.StatusCode.CANCELLED, message)
+
+
+class ResultDamagedError(GatewayError):
+    """The result of a job is incomplete, or its SHA-256 is not the one that the gateway sent. The job has ended.
+
+    The code is `DATA_LOSS`. Read the result again.
+    """
+
+    def __init__(self, uid: int, problem: str) -> None:
+        super().__init__(
+            grpc.StatusCode.DATA_LOSS, f"the result of job {uid} is damaged: {problem}", metadata={"uid": str(uid)}
+        )
 
 
 def from_rpc_error(error: grpc.RpcError) -> GatewayError:
@@ -102,12 +123,12 @@ def from_status(code: grpc.StatusCode, message: str | None, trailers: Any) -> Ga
     """Return the error of a status, with the details in its trailers."""
     reason, metadata, retry_delay = "", {}, None
     fields: list[FieldViolation] = []
-    for detail in _details(code, trailers):
-        if isinstance(detail, error_details_pb2.ErrorInfo) and detail.domain == DOMAIN:
-            reason, metadata = detail.reason, dict(detail.metadata)
-        elif isinstance(detail, error_details_pb2.BadRequest):
+    for name, detail in _details(code, trailers):
+        if name == "ErrorInfo" and detail.domain == DOMAIN:
+            reason, metadata = detail.reason, {entry.key: entry.value for entry in detail.metadata}
+        elif name == "BadRequest":
             fields += [FieldViolation(each.field, each.description) for each in detail.field_violations]
-        elif isinstance(detail, error_details_pb2.RetryInfo):
+        elif name == "RetryInfo":
             retry_delay = _seconds(detail.retry_delay)
     return GatewayError(
         code, message or "", reason=reason, metadata=metadata, fields=tuple(fields), retry_delay=retry_delay
@@ -127,7 +148,8 @@ def from_failure(uid: int, failure: pb.WatchFailure) -> GatewayError:
 
 def silent_stream(seconds: float) -> GatewayError:
     """Return the error for a stream from which nothing arrived for `seconds`."""
-    return GatewayError(grpc.StatusCode.CANCELLED, f"no event arrived for {seconds:.3g} s", silent=True)
+    message = f"no event arrived for {seconds:.3g} s"
+    return GatewayError(grpc.StatusCode.CANCELLED, message, reason="SILENT", silent=True)
 
 
 def stream_without_end() -> GatewayError:
@@ -139,14 +161,12 @@ def _seconds(delay: Duration) -> float:
     return min(max(delay.seconds + delay.nanos / 1e9, 0.0), LONGEST_RETRY_DELAY)
 
 
-def _details(code: grpc.StatusCode, trailers: Any) -> list[Any]:
-    """Return the details of a status, or none if they are malformed or contradict it."""
+def _details(code: grpc.StatusCode, trailers: Any) -> list[tuple[str, Any]]:
+    """Return the names and the details of a status, or none if they are malformed or contradict it."""
     try:
         for key, value in trailers or ():
             if key == "grpc-status-details-bin":
-                status = status_pb2.Status.FromString(value)
-                details = status.details if status.code == code.value[0] else ()
-                return [kind.FromString(each.value) for each in details for kind in _KINDS if each.Is(kind.DESCRIPTOR)]
+                return status_details(value, code.value[0])
     except DecodeError:
         pass
     return []

@@ -36,7 +36,7 @@ class WatchFailed:
     """The end of the watch of one job by a final error. The job itself may continue, and so do the other watches."""
 
     uid: int
-    error: GatewayError | ResultDamagedError
+    error: GatewayError
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class _Job:
         self.unproven = False
         self._sent_at = 0.0
         self._backoff = Backoff()
+        self._failures = 0
 
     def sent(self, now: float) -> None:
         """Note that the request is sent."""
@@ -75,6 +76,7 @@ class _Job:
 
     def heard(self, event: pb.JobEvent, now: float) -> None:
         """Note an event of the job."""
+        self._failures = 0
         self.request.resume_token = event.resume_token or self.request.resume_token
         if proves_token(event):
             self.unproven = False
@@ -85,7 +87,8 @@ class _Job:
         """Return the next attempt to watch the job."""
         wait = self._backoff.next(error)
         self.due = now + wait
-        return Retry(error, wait, new_connection=False)
+        self._failures += 1
+        return Retry(error, wait, new_connection=False, uid=self.request.uid, failures=self._failures)
 
 
 class ManyRules:
@@ -110,6 +113,11 @@ class ManyRules:
         self._sent = 0
         self._resumable_events = 0
         self._has_no_other_token = False
+
+    @property
+    def done(self) -> bool:
+        """True if no job is pending."""
+        return not self._jobs
 
     @property
     def pending(self) -> int:
@@ -194,7 +202,7 @@ class ManyRules:
         retry = self._stream.retry(error)
         # Without a request, the stream would have no heartbeats.
         first = min((job.due for job in self._jobs.values()), default=now)
-        return replace(retry, wait=max(retry.wait, first - now))
+        return replace(retry, wait=max(retry.wait, first - now), jobs=self.pending)
 
     def _may_resume(self, error: GatewayError) -> bool:
         if error.reason == _DEFECT:

@@ -18,17 +18,23 @@ if TYPE_CHECKING:
 
 
 class Result:
-    """The JSON of a result.
-
-    Attributes:
-        data: The upstream's own bytes, or JSON with sorted names if the result arrived as a `Struct`. Empty if there is
-            no result, or if it was not requested.
-
-    """
+    """The JSON of a result."""
 
     def __init__(self, *, required: bool = False) -> None:
-        self.data = bytearray()
+        self._data = bytearray()
+        self._struct: struct_pb2.Struct | None = None
         self._required = required
+
+    @property
+    def data(self) -> bytearray:
+        """The upstream's own bytes, or JSON with sorted names if the result arrived as a `Struct`.
+
+        Empty if there is no result, if it was not requested, or if the job has `content_omitted` and no piece arrived.
+        """
+        if self._struct is not None:
+            # Only now, because a large one takes a second.
+            self._data, self._struct = bytearray(_struct_json(self._struct)), None
+        return self._data
 
     @classmethod
     def of(cls, job: pb.Job) -> Self:
@@ -51,21 +57,28 @@ class Result:
         """
         if event.HasField("content_chunk"):
             # After a resumption, chunks may start again at 0.
-            del self.data[event.content_chunk.offset :]
-            self.data += event.content_chunk.data
+            del self._data[event.content_chunk.offset :]
+            self._data += event.content_chunk.data
         if event.job.done:
             self._finish(event.job)
 
     def _finish(self, job: pb.Job) -> None:
         if job.HasField("content"):
-            self.data = bytearray(_struct_json(job.content))
+            self._struct = job.content
             return
         if job.HasField("content_json"):
-            self.data = bytearray(job.content_json)
-        if not job.content_size or (not self.data and not self._required):
+            self._data = bytearray(job.content_json)
+        if not job.content_size or (not self._data and not self._required):
             return
-        if hashlib.sha256(self.data).hexdigest() != job.content_sha256:
-            raise ResultDamagedError(f"the result of job {job.uid} was damaged on its way: its SHA-256 is wrong")
+        if not self._data and job.content_omitted:
+            # The gateway has not kept it, as for a repeated submission whose job has no number.
+            return
+        if not self._data:
+            raise ResultDamagedError(job.uid, f"none of its {job.content_size:,} bytes arrived")
+        if len(self._data) != job.content_size:
+            raise ResultDamagedError(job.uid, f"{len(self._data):,} of {job.content_size:,} bytes arrived")
+        if hashlib.sha256(self._data).hexdigest() != job.content_sha256:
+            raise ResultDamagedError(job.uid, f"all {job.content_size:,} bytes arrived, but their SHA-256 is wrong")
 
 
 class Results:

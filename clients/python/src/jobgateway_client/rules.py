@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import enum
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import grpc
 from jobgateway.v1 import job_service_pb2 as pb
 
-from jobgateway_client.errors import GatewayError
+from jobgateway_client.errors import ClosedError, GatewayError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
 HEARTBEAT_SECONDS = 15.0
+# The gateway rejects intervals outside of these bounds, so its response must arrive first.
+LEAST_SILENCE, LONGEST_SILENCE = 3.0, 86_400.0
 DEFAULT_ATTEMPTS = 5
 
 
@@ -46,11 +48,24 @@ class AfterSend(enum.Enum):
 
 @dataclass(frozen=True)
 class Retry:
-    """A further attempt after an error: what went wrong, the wait, and whether it uses a new connection."""
+    """A further attempt after an error.
+
+    Attributes:
+        error: The error. Its `message` and `code` say why there is another attempt.
+        wait: The time until the attempt, in seconds.
+        new_connection: Whether it uses a new connection.
+        uid: The job that is watched, or 0 if it is not known, or if the attempt is about the stream of many jobs.
+        jobs: The number of jobs that have not ended, in a watch of many jobs if the attempt is about their stream.
+        failures: The number of failures since something last arrived, 1 or more.
+
+    """
 
     error: GatewayError
     wait: float
     new_connection: bool
+    uid: int = 0
+    jobs: int = 0
+    failures: int = 1
 
 
 # The reasons whose action is another than that of their code.
@@ -90,6 +105,8 @@ _NOTHING_SENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE
 
 def action(error: GatewayError) -> Action:
     """Return the reaction to an error, by its reason if that differs from its code, else by its code."""
+    if isinstance(error, ClosedError):
+        return Action.GIVE_UP
     if error.reason in _BY_REASON:
         return _BY_REASON[error.reason]
     if is_broken(error) or is_load_limit(error):
@@ -129,8 +146,11 @@ def after_send(error: GatewayError, *, has_request_id: bool) -> AfterSend:
 
 
 def silence_seconds(request: pb.WatchJobRequest | pb.RunJobRequest) -> float:
-    """Return how long a stream may be silent: three heartbeat intervals."""
-    return 3 * (request.heartbeat_interval.ToTimedelta().total_seconds() or HEARTBEAT_SECONDS)
+    """Return how long a stream may be silent: three heartbeat intervals, within sensible bounds."""
+    interval = HEARTBEAT_SECONDS
+    if request.HasField("heartbeat_interval"):
+        interval = request.heartbeat_interval.seconds + request.heartbeat_interval.nanos / 1e9
+    return min(max(3 * interval, LEAST_SILENCE), LONGEST_SILENCE)
 
 
 def proves_token(event: pb.JobEvent) -> bool:
@@ -162,11 +182,16 @@ class Backoff:
 
 
 class CallRules:
-    """The retries of one unary call, at most `attempts` calls in total."""
+    """The retries of one unary call, at most `attempts` calls in total.
+
+    A `WaitJob` is repeated like a watch, without a limit, as long as the gateway or the way to it fails.
+    """
 
     def __init__(self, request: object, attempts: int) -> None:
         self._send = request if isinstance(request, pb.SendJobRequest) else None
+        self._is_wait = isinstance(request, pb.WaitJobRequest)
         self._left = attempts - 1
+        self._failures = 0
         self._backoff = Backoff()
         self._has_fresh_token = False
 
@@ -176,11 +201,14 @@ class CallRules:
 
     def retry(self, error: GatewayError, *, fresh_token: bool) -> Retry | None:
         """Return the next attempt, or None if the error is final. `fresh_token`: one was needed, and there is one."""
+        self._failures += 1
         self._has_fresh_token |= fresh_token
-        if self._left <= 0 or not (fresh_token or self._may_retry(error)):
-            return None
-        self._left -= 1
-        return Retry(error, self._backoff.next(error), needs_new_connection(error))
+        is_outage = is_broken(error) or is_load_limit(error) or error.code is grpc.StatusCode.UNAVAILABLE
+        if not (self._is_wait and is_outage):
+            if self._left <= 0 or not (fresh_token or self._may_retry(error)):
+                return None
+            self._left -= 1
+        return Retry(error, self._backoff.next(error), needs_new_connection(error), failures=self._failures)
 
     def _may_retry(self, error: GatewayError) -> bool:
         if self._send is None:
@@ -193,6 +221,7 @@ class StreamRules:
 
     def __init__(self) -> None:
         self._backoff = Backoff()
+        self._failures = 0
         self._opened_at = 0.0
         self._heard_any = False
         self._has_fresh_token = False
@@ -205,6 +234,7 @@ class StreamRules:
     def heard(self, now: float, *, proves_token: bool) -> None:
         """Note an event."""
         self._heard_any = True
+        self._failures = 0
         if proves_token:
             self._has_fresh_token = False
         # A stream that breaks after its first event each time does not work.
@@ -239,7 +269,8 @@ class StreamRules:
 
     def retry(self, error: GatewayError) -> Retry:
         """Return the next call."""
-        return Retry(error, self._backoff.next(error), needs_new_connection(error))
+        self._failures += 1
+        return Retry(error, self._backoff.next(error), needs_new_connection(error), failures=self._failures)
 
 
 class WatchRules:
@@ -281,7 +312,7 @@ class WatchRules:
         """Note an event."""
         self._watch.uid = event.uid or self._watch.uid
         self._watch.resume_token = event.resume_token or self._watch.resume_token
-        self.done = event.job.done
+        self.done |= event.job.done
         self._stream.heard(now, proves_token=proves_token(event))
 
     def wants_token(self, error: GatewayError) -> bool:
@@ -296,7 +327,7 @@ class WatchRules:
             self._stream.renewed()
         elif not (self._may_watch_again(error) if self.uid else self._may_run_again(error)):
             return None
-        return self._stream.retry(error)
+        return replace(self._stream.retry(error), uid=self.uid)
 
     def _may_run_again(self, error: GatewayError) -> bool:
         has_request_id = self._run is not None and bool(self._run.request.request_id)

@@ -30,13 +30,16 @@ class TlsFileError(ValueError):
         self.names = names
         self.problem = problem
 
+    def __reduce__(self) -> tuple[type[TlsFileError], tuple[object, ...]]:
+        return type(self), (self.names, self.problem)
+
 
 @dataclass(frozen=True)
 class Tls:
     """TLS for a client; all values are PEM.
 
     Attributes:
-        ca: The trusted authorities, or None for the authorities that come with gRPC.
+        ca: The certificates of the trusted authorities, or None for those that come with gRPC.
         cert: The client's certificate and its chain, for mutual TLS. It needs `key`.
         key: The private key of `cert`, without a password.
 
