@@ -346,8 +346,8 @@ class Sources:
     """The sources of the settings, besides the environment and the defaults.
 
     Attributes:
-        flags: Values by the name of the field, as text. They go before the environment.
-        file: A TOML file with the names of the fields. The environment goes before it.
+        flags: Values by the name of the field, as text. They take precedence over the environment.
+        file: A TOML file with the names of the fields. The environment takes precedence over it.
         is_foreign: Whether a variable with the prefix of the settings belongs to something else.
     """
 

@@ -167,6 +167,10 @@ def _man_of_program() -> list[str]:
         lines.append(f".SS {panel}")
         for each in below:
             lines += [".TP", rf"\fB{_code(_man_name(each.name))}\fR(1)", _prose(_summary(each))]
+    lines.append(".SH OPTIONS")
+    program: Any = _root().command
+    for option in program.get_params(_root()):
+        lines += [".TP", _man_option(option), _prose(option.help or "")]
     lines.append(".SH EXIT STATUS")
     for code, meaning in MEANINGS.items():
         lines += [".TP", rf"\fB{code}\fR", _prose(f"{meaning[0].upper()}{meaning[1:]}.")]

@@ -55,7 +55,8 @@ SettingsFile = Annotated[
 def serve(context: typer.Context, config: SettingsFile = None, check: Check = False) -> None:
     """Start the gateway. Each setting is an option, a variable, or a line of a file.
 
-    For example, --max-calls 500, JOBGATEWAY_MAX_CALLS=500, or max_calls = 500 in the file of --config.
+    For example, --max-calls 500, JOBGATEWAY_MAX_CALLS=500, or max_calls = 500 in the file of --config. See
+    docs/reference/settings.md.
     """
     # Imported here, so that other commands do not wait for the server's imports.
     from gateway.config import Settings, Sources, read
