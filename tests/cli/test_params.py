@@ -155,7 +155,7 @@ def test_wrong_usage_is_a_line_and_exit_code_2(arguments: list[str], said: str) 
     assert result.stderr.count("\n") == 1
 
 
-def test_a_file_that_cannot_be_replaced_is_named_before_the_call(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_named_early(tmp_path: Path) -> None:
     # Not even root can write to a running program.
     program = Path(shutil.copy(str(shutil.which("sleep")), tmp_path))
     before = program.read_bytes()
