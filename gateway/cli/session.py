@@ -78,12 +78,9 @@ class Session:
         found = fault(error, self.call) if self.call else None
         for line in error_lines(error, self.target, found):
             display.problem(line)
-        if self.output is not Output.JSON:
-            return
-        if found:
-            json_output.show_failure(found.code, found.problem, uid=self.uid)
-        else:
-            json_output.show_error(error, self.uid)
+        if self.output is Output.JSON:
+            problem, code = (found.problem, found.code) if found else ("", "")
+            json_output.show_error(error, self.uid, problem, code)
 
     def failure_code(self, error: GatewayError, *, sending: bool = False) -> int:
         """Return the exit code for an error. `sending` is as in `failure_codes.failure_code`."""
