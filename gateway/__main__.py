@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from gateway.cli import stdio
+from gateway.cli.switches import is_on
 from gateway.server import signals
 
 
@@ -37,7 +38,13 @@ def has_tls(arguments: list[str]) -> bool:
 
 def is_server(arguments: list[str]) -> bool:
     """Return whether the command will serve, instead of printing something about it."""
-    return arguments[:1] == ["serve"] and not {"--check", "--help", "-h"} & set(arguments)
+    if arguments[:1] != ["serve"] or {"--check", "--help", "-h"} & set(arguments):
+        return False
+    try:
+        return not is_on(os.environ.get("JOBGATEWAY_SERVE_CHECK") or "false")
+    except ValueError:
+        # The command reports it.
+        return False
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ PREFIX = "JOBGATEWAY_"
 # Variables whose value may hold a password, and is never repeated.
 UNQUOTED = frozenset({"JOBGATEWAY_UPSTREAM_URL", "JOBGATEWAY_UPSTREAM_PROXY_URL", "JOBGATEWAY_STATE_URL"})
 MAX_QUOTED_CHARACTERS = 100
+_VARIABLE = re.compile(rf"\b{PREFIX}([A-Z0-9_]+)\b")
 # The context of a validation that looks at each setting alone.
 _EACH_ALONE = "each alone"
 # Takes the place of an upstream that is missing or wrong, so that the other settings can be checked.
@@ -345,8 +346,8 @@ class Sources:
     """The sources of the settings, besides the environment and the defaults.
 
     Attributes:
-        flags: Values by the name of the field, as text. They go before the environment.
-        file: A TOML file with the names of the fields. The environment goes before it.
+        flags: Values by the name of the field, as text. They take precedence over the environment.
+        file: A TOML file with the names of the fields. The environment takes precedence over it.
         is_foreign: Whether a variable with the prefix of the settings belongs to something else.
     """
 
@@ -365,14 +366,20 @@ class Reading:
     Attributes:
         settings: The valid settings, with defaults in place of wrong ones. They may conflict.
         sources: `flag`, `environment`, `file` or `default`, by the name of the field.
+        given: The values of all sources, by the name of the field.
         problems: One line for each setting that is missing, wrong or unknown, and for each conflict.
         remarks: One line for each foreign variable that looks like a mistyped setting.
     """
 
     settings: Settings
     sources: Mapping[str, str]
+    given: Mapping[str, _Value]
     problems: tuple[str, ...]
     remarks: tuple[str, ...] = ()
+
+    def as_given(self, problem: str) -> str:
+        """Return a problem that names its setting by the variable, with the option or the line that gave it."""
+        return _as_given(problem, self.given)
 
 
 @dataclass(frozen=True)
@@ -402,21 +409,37 @@ def read(sources: Sources = _ENVIRONMENT) -> Reading:
     """Read all settings: from flags, then the environment, then the file, then the defaults."""
     problems: list[str] = []
     remarks: list[str] = []
+    file = _opened(sources.file, problems)
+    is_incomplete = sources.file is not None and file is None
     given = {
-        **dict(_of_file(sources.file, problems)),
+        **dict(_of_file(file, problems)),
         **dict(_of_environment(sources.is_foreign, problems, remarks)),
         **{name: _Value(text, "flag", f"--{name.replace('_', '-')}") for name, text in sources.flags.items()},
     }
     errors = _errors({name: value.text for name, value in given.items()})
-    problems += [_problem(each, given.get(_field(each))) for each in errors]
+    # A file that cannot be read may have the settings that are missing.
+    shown = [each for each in errors if not (is_incomplete and each["type"] == "missing")]
+    problems += [_problem(each, given.get(_field(each))) for each in shown]
     wrong = {_field(each) for each in errors}
     valid = {name: value.text for name, value in given.items() if name not in wrong}
     settings = Settings.model_validate({"upstream_url": _NO_UPSTREAM, **valid}, context=_EACH_ALONE)
     # A conflict with a wrong value would be a second line about the same mistake.
     wrong_variables = [PREFIX + name.upper() for name in wrong]
-    problems += [each for each in _conflicts(settings) if not any(name in each for name in wrong_variables)]
+    conflicts = [] if is_incomplete else _conflicts(settings)
+    problems += [_as_given(each, given) for each in conflicts if not any(name in each for name in wrong_variables)]
     origins = {name: given[name].source if name in given else "default" for name in Settings.model_fields}
-    return Reading(settings, origins, tuple(problems), tuple(remarks))
+    return Reading(settings, origins, given, tuple(problems), tuple(remarks))
+
+
+def _as_given(problem: str, given: Mapping[str, _Value]) -> str:
+    subject, colon, rest = problem.partition(": ")
+    value = given.get(subject.removeprefix(PREFIX).lower())
+    return f"{value.subject if value else subject}{colon}{_VARIABLE.sub(lambda found: _option(found, given), rest)}"
+
+
+def _option(variable: re.Match[str], given: Mapping[str, _Value]) -> str:
+    value = given.get(variable[1].lower())
+    return value.subject if value and value.source == "flag" else variable[0]
 
 
 def _of_environment(
@@ -436,16 +459,18 @@ def _of_environment(
                 remarks.append(f"{variable}: is for the commands that call a gateway, and not used here; {fix}")
 
 
-def _of_file(path: Path | None, problems: list[str]) -> Iterator[tuple[str, _Value]]:
-    if path is None:
-        return
+def _opened(path: Path | None, problems: list[str]) -> TomlFile | None:
     try:
-        file = TomlFile.read(path)
+        return TomlFile.read(path) if path else None
     except FileNotFoundError:
         problems.append(f"{path}: does not exist; check the path of --config")
-        return
     except ConfigError as error:
         problems.extend(error.args)
+    return None
+
+
+def _of_file(file: TomlFile | None, problems: list[str]) -> Iterator[tuple[str, _Value]]:
+    if file is None:
         return
     for name, value in file.values.items():
         given = _Value(_text(value) or "", "file", name, file)
@@ -489,7 +514,7 @@ def _problem(error: ErrorDetails, given: _Value | None) -> str:
     variable = PREFIX + field.upper()
     subject = given.subject if given else variable
     if error["type"] == "missing":
-        return f"{subject}: required, but not set"
+        return f"{subject}: required, but not set; set it, or give --{field.replace('_', '-')}"
     value = str(error["input"])
     got = "" if variable in UNQUOTED else f" (got {value[:MAX_QUOTED_CHARACTERS]!r})"
     fix = _fix(field, value)
@@ -508,7 +533,7 @@ def _demand(error: ErrorDetails, field: str) -> str:
         "finite_number": "must be a finite number",
         "greater_than_equal": f"must be at least {limits.get('ge', 0):g}",
         "less_than_equal": f"must be at most {limits.get('le', 0):,.15g}".replace(",", ""),
-        "literal_error": f"must be {_listed(_choices(field))}",
+        "literal_error": f"must be {_listed(choices(field))}",
     }
     problem = error["msg"].removeprefix("Value error, ")
     return words.get(error["type"], f"{problem[:1].lower()}{problem[1:]}")
@@ -518,7 +543,8 @@ def _listed(choices: tuple[str, ...]) -> str:
     return " or ".join([", ".join(choices[:-1]), *choices[-1:]])
 
 
-def _choices(field: str) -> tuple[str, ...]:
+def choices(field: str) -> tuple[str, ...]:
+    """Return the words of a setting that has only some, or nothing."""
     of_type = Settings.model_fields[field].annotation
     if of_type is bool:
         return ("true", "false")
@@ -529,7 +555,7 @@ def _choices(field: str) -> tuple[str, ...]:
 
 def _fix(field: str, value: str) -> str | None:
     """Return the valid value that was meant, or None if that is not clear."""
-    meant = hints.nearest(value.strip(), _choices(field))
+    meant = hints.nearest(value.strip(), choices(field))
     number = None if meant else hints.plain_number(value, seconds=field.endswith("_seconds"))
     if number is not None:
         meant = f"{number:.15g}"

@@ -13,14 +13,13 @@ from gateway import __version__
 from gateway.cli import variables
 from gateway.cli.app import app
 from gateway.cli.examples import EXAMPLES
+from gateway.cli.exit_codes import EXPLAINED, MEANINGS, REMARK
+from gateway.cli.options import MAX_INT64
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 PROGRAM = "jobgateway"
-
-# The largest int64. An option with this upper bound has no limit of its own.
-_LARGEST = 2**63 - 1
 
 
 class Command(NamedTuple):
@@ -53,8 +52,10 @@ def _root() -> typer.Context:
 
 
 def commands() -> list[Command]:
-    """Return all visible commands, each group before its own commands."""
-    return list(_below(_root()))
+    """Return all visible commands by their panels, each group before its own commands."""
+    found = list(_below(_root()))
+    panels = list(dict.fromkeys(each.panel for each in found))
+    return sorted(found, key=lambda each: panels.index(each.panel))
 
 
 def _below(parent: typer.Context, panel: str = "", before: str = "") -> Iterator[Command]:
@@ -72,11 +73,9 @@ def _below(parent: typer.Context, panel: str = "", before: str = "") -> Iterator
                 yield from _below(found.context, found.panel, f"{found.name} ")
 
 
-def _exit_codes() -> tuple[str, list[tuple[str, str]], str]:
-    """Return the help of the program, its exit codes with their meanings, and the rest about them."""
-    text, _, codes = _root().command.help.partition("Exit codes: ")  # type: ignore[union-attr] # it has one
-    table, _, rest = codes.partition(". ")
-    return text.strip(), re.findall(r"(\d+) (.+?)(?:, (?=\d+ )|$)", table), rest.strip()
+def _description() -> str:
+    """Return the help of the program without its exit codes."""
+    return str(_root().command.help).removesuffix(EXPLAINED).strip()
 
 
 def _names(parameter: Any) -> list[str]:
@@ -96,7 +95,7 @@ def _bounds(parameter: Any) -> str:
     low, high = getattr(parameter, "min", None), getattr(parameter, "max", None)
     if low is None or getattr(parameter, "is_flag", False):
         return ""
-    return f"{low} to {high}" if high is not None and high < _LARGEST else f"at least {low}"
+    return f"{low} to {high}" if high is not None and high < MAX_INT64 else f"at least {low}"
 
 
 def _remarks(parameter: Any, context: typer.Context) -> list[str]:
@@ -121,10 +120,9 @@ def _panels(parameters: Iterable[Any]) -> dict[str, list[Any]]:
 
 def page() -> str:
     """Return the commands in Markdown."""
-    text, codes, rest = _exit_codes()
-    lines = ["# Command line", "", text, "", "| exit code | meaning |", "| --- | --- |"]
-    lines += [f"| {code} | {meaning} |" for code, meaning in codes]
-    lines += ["", rest, "", *_sh("")]
+    lines = ["# Command line", "", _description(), "", "| exit code | meaning |", "| --- | --- |"]
+    lines += [f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()]
+    lines += ["", REMARK, "", *_sh("")]
     for panel, below in itertools.groupby(commands(), lambda each: each.panel):
         lines += ["", f"## {panel}"]
         for each in below:
@@ -162,17 +160,21 @@ def manual() -> dict[str, str]:
 
 
 def _man_of_program() -> list[str]:
-    text, codes, rest = _exit_codes()
+    text = _description()
     lines = _man_head(PROGRAM, text)
     lines += [rf"\fB{PROGRAM}\fR \fICOMMAND\fR [\fIOPTIONS\fR]", ".SH DESCRIPTION", _prose(text), ".SH COMMANDS"]
     for panel, below in itertools.groupby(commands(), lambda each: each.panel):
         lines.append(f".SS {panel}")
         for each in below:
             lines += [".TP", rf"\fB{_code(_man_name(each.name))}\fR(1)", _prose(_summary(each))]
+    lines.append(".SH OPTIONS")
+    program: Any = _root().command
+    for option in program.get_params(_root()):
+        lines += [".TP", _man_option(option), _prose(option.help or "")]
     lines.append(".SH EXIT STATUS")
-    for code, meaning in codes:
+    for code, meaning in MEANINGS.items():
         lines += [".TP", rf"\fB{code}\fR", _prose(f"{meaning[0].upper()}{meaning[1:]}.")]
-    return [*lines, ".PP", _prose(rest), *_man_examples("")]
+    return [*lines, ".PP", _prose(REMARK), *_man_examples("")]
 
 
 def _man_of_command(command: Command) -> list[str]:

@@ -194,7 +194,7 @@ def test_a_wrong_value_is_one_line_with_the_variable(environment: pytest.MonkeyP
 
 def test_the_upstream_is_required(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("JOBGATEWAY_UPSTREAM_URL")
-    assert problem() == "JOBGATEWAY_UPSTREAM_URL: required, but not set"
+    assert problem() == "JOBGATEWAY_UPSTREAM_URL: required, but not set; set it, or give --upstream-url"
 
 
 def test_all_mistakes_are_reported_together(environment: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_all_mistakes_are_reported_together(environment: pytest.MonkeyPatch) -> 
     environment.setenv("JOBGATEWAY_MAX_WATCHES", "0")
     assert problem().splitlines() == [
         "JOBGATEWAY_MAX_CALL: there is no such setting; did you mean JOBGATEWAY_MAX_CALLS?",
-        "JOBGATEWAY_UPSTREAM_URL: required, but not set",
+        "JOBGATEWAY_UPSTREAM_URL: required, but not set; set it, or give --upstream-url",
         "JOBGATEWAY_LISTEN: must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051 (got '50051')",
         "JOBGATEWAY_MAX_WATCHES: must be at least 1 (got '0')",
     ]
@@ -524,3 +524,32 @@ def test_changed_limits_are_numbers_that_differ(environment: pytest.MonkeyPatch)
     for name, value in changes.items():
         environment.setenv(PREFIX + name, value)
     assert load().changed_limits == {"max_calls": 7, "polls_per_second": 0.5}
+
+
+def test_a_conflict_names_an_option_as_it_was_given(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text('listen = "0.0.0.0:1"\n')
+    flags = {"tls_cert_file": "cert.pem"}
+    assert read(Sources(flags)).problems == ("JOBGATEWAY_TLS_KEY_FILE: required with --tls-cert-file, but not set",)
+    (problem,) = read(Sources({}, file)).problems
+    assert problem.startswith(f"{file}:1: listen: 0.0.0.0:1 is not loopback")
+    assert "set JOBGATEWAY_TLS_CERT_FILE and JOBGATEWAY_TLS_KEY_FILE" in problem
+
+
+def test_the_server_names_an_option_as_it_was_given(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("JOBGATEWAY_ADMIN_LISTEN", "127.0.0.1:0")
+    reading = read(Sources({"listen": "127.0.0.1:1"}))
+    assert reading.as_given("JOBGATEWAY_LISTEN: x cannot be bound") == "--listen: x cannot be bound"
+    assert reading.as_given("JOBGATEWAY_ADMIN_LISTEN: x is also JOBGATEWAY_LISTEN; y") == (
+        "JOBGATEWAY_ADMIN_LISTEN: x is also --listen; y"
+    )
+
+
+def test_a_damaged_file_is_the_only_mistake(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text("upstream_url = [\n")
+    environment.delenv("JOBGATEWAY_UPSTREAM_URL")
+    # Its certificate may be in the file, too.
+    environment.setenv("JOBGATEWAY_TLS_KEY_FILE", "key.pem")
+    (problem,) = read(Sources({}, file)).problems
+    assert problem.startswith(f"{file}:")

@@ -1,5 +1,7 @@
 """The group of all commands, and a command: how they show their help, and report wrong usage in one line."""
 
+import os
+import re
 import sys
 from typing import Any
 
@@ -7,12 +9,13 @@ from typer._click.core import Command as _ClickCommand
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, NoSuchOption
 from typer.core import TyperCommand, TyperGroup
 
-from gateway.cli import display
+from gateway.cli import display, variables
 from gateway.cli.examples import write_examples
 from gateway.cli.values import convert_quickly
 
 NAME = "jobgateway"
 _FORMER_OPTIONS = {"--json": "write --output json, or -o json"}
+_OUTPUT = ("--output", "-o")
 _LAST_PANEL = "Options"
 # Only the first sentence of a command's help is in the list of commands.
 _LONGEST_SENTENCE = 200
@@ -69,7 +72,13 @@ class Commands(_Help, TyperGroup):
             error.show()
             sys.exit(error.exit_code)
         except ClickException as error:
-            display.problem(_line(error))
+            line = _line(error)
+            display.problem(line)
+            if _wants_json(error, list(args[0] if args else extra.get("args") or sys.argv[1:])):
+                # Imported here, because it is slow to import.
+                from gateway.cli import json_output
+
+                json_output.show_failure("USAGE", line)
             sys.exit(error.exit_code)
 
 
@@ -91,9 +100,35 @@ def _write_panels(panels: dict[str, list[tuple[str, str]]], formatter: Any) -> N
             formatter.write_dl(rows)
 
 
+def _wants_json(error: ClickException, words: list[str]) -> bool:
+    """Return whether the command was to print JSON. Its options may not have been read when it failed."""
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return False
+    option = next((each for each in context.command.params if each.name == "output"), None)
+    if option is None:
+        # The mistake may be the name of the command.
+        return hasattr(context.command, "commands") and _value(words, _OUTPUT, None) == "json"
+    return _value(words, _OUTPUT, os.environ.get(variables.of_option(option, context) or "")) == "json"
+
+
+def _value(words: list[str], names: tuple[str, ...], value: str | None) -> str | None:
+    """Return the last value of an option in the words of a command line, in any of the forms that Click reads."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--":
+            break
+        for name in names:
+            if word == name:
+                value = following
+            elif word.startswith(f"{name}=" if name.startswith("--") else name):
+                value = word[len(name) :].removeprefix("=")
+    return value
+
+
 def _line(error: ClickException) -> str:
     context = getattr(error, "ctx", None)
     problem = " ".join(error.format_message().split()).rstrip(".")
+    problem = re.sub(r"\.? Did you mean ", "; did you mean ", problem)
     if "; " in problem:
         return problem
     former = _FORMER_OPTIONS.get(error.option_name) if isinstance(error, NoSuchOption) else None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from gateway.cli.commands import Command, Commands
 from gateway.cli.contexts import FILES, KEYS, Context, Contexts, Strength
 from gateway.cli.files import exists
 from gateway.cli.formatting import clean
-from gateway.cli.options import ConnectionOptions, Output, expanded
+from gateway.cli.options import ConnectionOptions, ListOptions, Output, ReportOptions, expanded
 from gateway.cli.problems import output_lost, usage_error
 from gateway.cli.targets import TargetUnusable, check_target
 from gateway.cli.variables import TOKEN
@@ -54,30 +54,21 @@ TokenFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Read the token from this file. The config file never contains a token."),
 ]
-ListOutput = Annotated[
-    Literal["text", "json", "name"],
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="text|json|name",
-        help="What standard output gets: a table, a JSON object per context, or the names.",
-    ),
-]
-ShowOutput = Annotated[
-    Literal["text", "json"],
-    typer.Option("--output", "-o", metavar="text|json", help="What standard output gets: a table or a JSON object."),
-]
 
 
-@app.command("list", cls=Command)
-def list_contexts(output: ListOutput = "text") -> None:
+@expanded
+def list_contexts(shown: ListOptions) -> None:
     """List the contexts. An asterisk marks the current one."""
+    output = shown.output
     with _reported(output):
         known = contexts.read()
         if not known.named:
             display.note("there is no context; create one, see jobgateway config set --help")
         for line in _list_lines(known, output):
             typer.echo(line)
+
+
+app.command("list", cls=Command)(list_contexts)
 
 
 def _list_lines(known: Contexts, output: str) -> Iterator[str]:
@@ -93,8 +84,9 @@ def _list_lines(known: Contexts, output: str) -> Iterator[str]:
 
 
 @expanded
-def show(call: ConnectionOptions, output: ShowOutput = "text") -> None:
+def show(call: ConnectionOptions, shown: ReportOptions) -> None:
     """Show the gateway and the credentials that a command with the same options would use, and why."""
+    output = shown.output
     with _reported(output):
         # It may have a password.
         _check_target(call.target)
@@ -227,7 +219,9 @@ def _change(edit: Any) -> None:
 
 def _check_new(name: str, values: dict[str, Any]) -> None:
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"NAME: {name} must have 1 to 100 letters, digits or _ . @ : / -, and not begin with a sign")
+        raise ConfigError(
+            f"NAME: {name!r} must have 1 to 100 letters, digits or _ . @ : / -, and begin with a letter, a digit or _"
+        )
     if not values:
         raise ConfigError(f"nothing to change; give an option, such as --target HOST:PORT, or see it: {_show(name)}")
     if "target" in values:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from gateway.cli.exit_codes import NOT_PERMITTED, UNAVAILABLE, USAGE
 from gateway.cli.targets import TargetUnusable, host_and_port
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ _PROBE_SECONDS = 3.0
 _ENDED = ("Socket closed", "Connection reset by peer", "Broken pipe")
 _ENDED_EARLIER = ("Handshake read failed", "Handshake write failed", "Failed to connect to remote host")
 _OTHER_AUTHORITY = ("issuer certificate", "self signed", "self-signed", "verify the first certificate")
+# Of c-ares and of the C library.
+_NO_SUCH_NAME = (
+    "Domain name not found",
+    "Misformatted domain name",
+    "DNS server returned answer with no data",
+    "Name or service not known",
+    "No address associated with hostname",
+)
 # Alerts of TLS about the certificate of a client.
 _REFUSES_CERTIFICATE = ("ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_CERTIFICATE", "ALERT_UNSUPPORTED_CERT")
 
@@ -35,13 +44,19 @@ class Fault:
     Attributes:
         problem: The problem, with the target.
         fix: How to correct it.
-        of_credential: True if the certificate of the client is missing or was rejected.
+        code: Its name in JSON. gRPC says UNAVAILABLE, although most of these mistakes are permanent.
+        exit_code: The exit code.
 
     """
 
     problem: str
     fix: str
-    of_credential: bool = False
+    code: str = "USAGE"
+    exit_code: int = USAGE
+
+
+def _without_credential(problem: str, fix: str) -> Fault:
+    return Fault(problem, fix, "UNAUTHENTICATED", NOT_PERMITTED)
 
 
 # Finding it may take a connection.
@@ -68,9 +83,13 @@ def _has_any(words: Iterable[str], message: str) -> bool:
     return any(each in message for each in words)
 
 
-def _not_resolved(call: ConnectionOptions, _: str) -> Fault:
+def _not_resolved(call: ConnectionOptions, message: str) -> Fault:
     problem = f"{call.target} cannot be reached (its name does not resolve)"
-    return Fault(problem, "check the name in --target, and the DNS of this machine")
+    fix = "check the name in --target, and the DNS of this machine"
+    if _has_any(_NO_SUCH_NAME, message):
+        return Fault(problem, fix)
+    # The DNS server did not respond, for example.
+    return Fault(problem, fix, "UNAVAILABLE", UNAVAILABLE)
 
 
 def _plain(call: ConnectionOptions, _: str) -> Fault:
@@ -106,13 +125,12 @@ def _not_grpc(call: ConnectionOptions, _: str) -> Fault:
 def _certificate_refused(call: ConnectionOptions) -> Fault:
     # A server of gRPC sends no alert, and nothing else makes it end a connection before its settings.
     if call.cert_file is None:
-        return Fault(
-            f"{call.target} requires a client certificate", "present one with --cert-file and --key-file", True
+        return _without_credential(
+            f"{call.target} requires a client certificate", "present one with --cert-file and --key-file"
         )
-    return Fault(
+    return _without_credential(
         f"{call.target} rejected the client certificate --cert-file {call.cert_file}",
         "check that it has not expired, and that the gateway trusts its authority",
-        True,
     )
 
 

@@ -8,7 +8,7 @@ from jobgateway_client import GatewayError
 from gateway.cli.connection_faults import Fault
 
 _LONGEST_FOREIGN_MESSAGE = 200
-_LATER = re.compile(r"\b(?:try again|retry) later\b")
+_LATER = re.compile(r"\b(?:(?:try again|retry) later|call again)\b")
 _HANDSHAKE_FAILED = "OPENSSL_internal:"
 
 # The reasons whose fix is another than that of their code.
@@ -46,7 +46,7 @@ def error_lines(error: GatewayError, target: str, fault: Fault | None = None) ->
     `fault` is the known cause of a failed connection.
     """
     if fault:
-        return [f"{fault.problem}; {fault.fix} [{error.code.name}]"]
+        return [f"{fault.problem}; {fault.fix}"]
     fields = _field_lines(error)
     return [_line(error, target, fields), *(f"  {each}" for each in fields[1:])]
 
@@ -61,8 +61,10 @@ def _line(error: GatewayError, target: str, fields: list[str]) -> str:
         message = ": ".join(filter(None, (before, fields[0])))
     if not error.from_gateway and error.code is grpc.StatusCode.UNAVAILABLE:
         message = f"{target} cannot be reached ({_cause(error)[:_LONGEST_FOREIGN_MESSAGE]})"
+    if error.reason == "SUBMIT_OUTCOME_UNKNOWN":
+        message = message.replace("request_id", "--request-id")
     advice = _advice(error)
-    if advice and error.from_gateway and error.retry_delay is not None:
+    if advice.startswith("try again") and error.from_gateway:
         message, found = _LATER.subn(advice, message)
         advice = "" if found else advice
     # OK is the code of a stream that ended too early.

@@ -50,8 +50,8 @@ jobgateway cancel 1000001
     "ping": """
 # Check that the gateway of `jobgateway dev` serves:
 jobgateway ping
-# Wait until a gateway serves, for example in a script:
-until jobgateway ping --deadline 2; do sleep 1; done
+# Wait until a gateway serves, but not if a setting is wrong:
+until jobgateway ping --deadline 2 || [ $? -lt 8 ]; do sleep 1; done
 """,
     "doctor": """
 # Look for faults, and hold no streams to find time limits:

@@ -3,7 +3,7 @@
 SUCCESS = 0
 JOB_FAILED = 1
 USAGE = 2
-"""Also if a server cannot start with its settings."""
+"""Also if a server cannot start with its settings, or if those of the connection do not fit the gateway."""
 CALL_FAILED = 3
 OUTPUT_LOST = 4
 REFUSED = 5
@@ -22,11 +22,22 @@ TERMINATED = 143
 INTERRUPTS = (HUNG_UP, INTERRUPTED, TERMINATED)
 """The user or the system ended the command."""
 
-EXPLAINED = (
-    "Exit codes: 0 success, 1 the job did not succeed, 2 wrong usage or settings, 3 another failure of the call or a "
-    "check of `doctor`, 4 the output could not be written, 5 the request was rejected as it is, 6 no valid token or no "
-    "permission, 7 no such job or workspace, 8 unavailable or overloaded: try again later, 9 the job may or may not "
-    "run: look before you send it again, 124 the time of `--deadline` or of `wait` passed first, 129 "
-    "SIGHUP, 130 Ctrl-C, 141 the reader of the output left, 143 SIGTERM. With 4 and 141, standard error names the job "
-    "that was sent."
-)
+MEANINGS = {
+    SUCCESS: "success",
+    JOB_FAILED: "the job did not succeed",
+    USAGE: "wrong usage or settings, such as `--tls` for a gateway without TLS",
+    CALL_FAILED: "another failure of the call or a check of `doctor`",
+    OUTPUT_LOST: "the output could not be written",
+    REFUSED: "the request was rejected as it is",
+    NOT_PERMITTED: "no valid token or no permission",
+    NOT_FOUND: "no such job or workspace",
+    UNAVAILABLE: "unavailable or overloaded: try again later",
+    OUTCOME_UNKNOWN: "the job may or may not run: look before you send it again",
+    TIME_PASSED: "the time of `--deadline` or of `wait` passed first",
+    HUNG_UP: "SIGHUP",
+    INTERRUPTED: "Ctrl-C",
+    BROKEN_PIPE: "the reader of the output left",
+    TERMINATED: "SIGTERM",
+}
+REMARK = "With 4 and 141, standard error names the job that was sent."
+EXPLAINED = f"Exit codes: {', '.join(f'{code} {meaning}' for code, meaning in MEANINGS.items())}. {REMARK}"

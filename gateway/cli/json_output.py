@@ -73,10 +73,13 @@ def show_failure(
     show_object({"error": error})
 
 
-def show_error(error: GatewayError, uid: int = 0, problem: str = "") -> None:
-    """Print a call that failed; `uid` is the job, if the error does not name it, and `problem` a better message."""
+def show_error(error: GatewayError, uid: int = 0, problem: str = "", code: str = "") -> None:
+    """Print a call that failed.
+
+    `uid` is the job, if the error does not name it. `problem` and `code` replace those of the error.
+    """
     show_failure(
-        error.code.name,
+        code or error.code.name,
         problem or error.message,
         reason=error.reason,
         fields=error.fields,

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import typer
 from typer._click.exceptions import UsageError
 
-from gateway.cli import contexts, variables
+from gateway.cli import contexts, display, variables
 from gateway.cli.contexts import Strength
 from gateway.errors import ConfigError
 
@@ -27,7 +27,7 @@ LONGEST_DEADLINE = 366 * 86_400
 """In seconds."""
 STANDARD_STREAM = Path("-")
 
-_LARGEST_INT64 = 2**63 - 1
+MAX_INT64 = 2**63 - 1
 _QUICK_SECONDS = 60.0
 
 # By the names of Click's sources.
@@ -36,12 +36,13 @@ _STRENGTHS = {"COMMANDLINE": Strength.OPTION, "ENVIRONMENT": Strength.VARIABLE, 
 _job = partial(typer.Option, rich_help_panel="Job", show_default=False)
 _input = partial(typer.Option, rich_help_panel="Input, in one way", show_default=False)
 _call = partial(typer.Option, rich_help_panel="Call")
+_output = partial(typer.Option, "--output", "-o", rich_help_panel="Output")
 
-Uid = Annotated[int, typer.Argument(min=1, max=_LARGEST_INT64, metavar="UID", help="The job.", show_default=False)]
+Uid = Annotated[int, typer.Argument(min=1, max=MAX_INT64, metavar="UID", help="The job.", show_default=False)]
 
 Uids = Annotated[
     list[int],
-    typer.Argument(min=1, max=_LARGEST_INT64, metavar="UID", help="The job, or several.", show_default=False),
+    typer.Argument(min=1, max=MAX_INT64, metavar="UID", help="The job, or several.", show_default=False),
 ]
 
 
@@ -67,10 +68,7 @@ def _output_of(word: str) -> Output:
 
 OutputOption = Annotated[
     Output,
-    typer.Option(
-        "--output",
-        "-o",
-        rich_help_panel="Output",
+    _output(
         metavar="text|json|name",
         parser=_output_of,
         autocompletion=lambda: [each.value for each in Output],
@@ -111,7 +109,7 @@ class JobOptions(Options):
     """The job to send."""
 
     workspace: Annotated[str, _job(metavar="ID", help="The workspace.")]
-    entity: Annotated[int, _job(min=1, metavar="ID", help="The entity in that workspace.")]
+    entity: Annotated[int, _job(min=1, max=MAX_INT64, metavar="ID", help="The entity in that workspace.")]
     method: Annotated[str | None, _job(metavar="NAME", help="The method of the app.")] = None
     method_type: Annotated[str | None, _job(metavar="TYPE", help="The type of the method.")] = None
     editor_session: Annotated[
@@ -185,7 +183,7 @@ class ConnectionOptions(Options):
         Path | None,
         _call(
             metavar="FILE",
-            help="Present this certificate (PEM). A gateway with its own token then needs no other.",
+            help="Present this certificate (PEM). If the gateway has its own token, you need none.",
             show_default=False,
         ),
     ] = None
@@ -204,6 +202,7 @@ class ConnectionOptions(Options):
             ConfigError: The config file has a mistake, or there is no such context.
 
         """
+        _report_ignored_context(strengths)
         choice = contexts.choose(values["context"], strengths)
         taken, sources = dict(values), dict(strengths)
 
@@ -262,6 +261,29 @@ class FormatOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportOptions(Options):
+    """The format of a report, which is about no job and thus has no name."""
+
+    output: Annotated[
+        Literal["text", "json"],
+        _output(metavar="text|json", help="What standard output gets: lines for people, or JSON, an object per line."),
+    ] = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(Options):
+    """The format of a list."""
+
+    output: Annotated[
+        Literal["text", "json", "name"],
+        _output(
+            metavar="text|json|name",
+            help="What standard output gets: a table, an object in JSON per line, or the names.",
+        ),
+    ] = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputOptions(FormatOptions):
     """The format of the output, and the file for the result."""
 
@@ -281,6 +303,12 @@ class OutputOptions(FormatOptions):
         return self.save is not None or self.output is not Output.NAME
 
 
+def _report_ignored_context(strengths: Mapping[str, Strength]) -> None:
+    if strengths["context"] is strengths["target"] is Strength.VARIABLE:
+        context, target = map(variables.of_shared, ("context", "target"))
+        display.note(f"{context} is not used, because {target} is set; unset one of them")
+
+
 def target_option(target: str) -> str:
     """Return " --target" and `target` for a command that a person copies, or nothing if that is the default."""
     # A context of this user would replace the default.
@@ -295,17 +323,11 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(typer_context: typer.Context, **given: Any) -> None:
-        output = given.get("output")
         try:
             for name, group in groups.items():
                 values = {each.name: given.pop(each.name) for each in options[name]}
                 given[name] = group.of(values, {each: _strength(typer_context, each) for each in values})
         except ConfigError as error:
-            if output == Output.JSON:
-                # Imported here, because it is slow to import.
-                from gateway.cli import json_output
-
-                json_output.show_failure("USAGE", str(error))
             raise UsageError(str(error)) from None
         command(**given)
 

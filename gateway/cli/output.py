@@ -45,5 +45,5 @@ def _saved(result: bytes | bytearray, file: Path) -> bool:
         file.write_bytes(result)
     except OSError as error:
         raise stdio.OutputLost(f"--save {file}", error) from error
-    display.note(f"result: {len(result):,} bytes in {file}")
+    display.note(f"result: {len(result):,} {'byte' if len(result) == 1 else 'bytes'} in {file}")
     return True

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gateway.cli import options as opt
-from gateway.cli.doctor.command import ReportOutput
 
 if TYPE_CHECKING:
     from gateway.cli.session import Session
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 _MISSING = "CREDENTIAL_INVALID"
 
 
-def ping(call: opt.QuickCallOptions, output: ReportOutput = "text") -> None:
+def ping(call: opt.QuickCallOptions, shown: opt.ReportOptions) -> None:
     """Check that a gateway serves, and how long a call takes. If there is a credential, check it, too.
 
     It needs no credential. Use `doctor` to find the cause if it fails.
@@ -25,11 +24,11 @@ def ping(call: opt.QuickCallOptions, output: ReportOutput = "text") -> None:
     from gateway.cli.formatting import clean
     from gateway.cli.session import session
 
-    shown = opt.Output(output)
-    with session(call, shown, needs_token=False) as current:
+    output = opt.Output(shown.output)
+    with session(call, output, needs_token=False) as current:
         connect, round_trip = _timed_checks(current, call)
         accepted = _is_credential_accepted(current, call)
-        if shown is opt.Output.JSON:
+        if output is opt.Output.JSON:
             json_output.show_object(
                 {
                     "target": call.target,
@@ -103,6 +102,8 @@ def _is_credential_accepted(current: "Session", call: opt.CallOptions) -> bool:
             # The certificate is only for TLS.
             return False
         if error.reason not in ACCEPTED:
+            # Nobody asked for this job.
+            error.metadata.pop("uid", None)
             raise
     return True
 

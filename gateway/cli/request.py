@@ -28,8 +28,6 @@ def job_request(job: JobOptions, content_format: pb.ContentFormat.ValueType, out
         usage_error(str(error), output)
     except UnicodeEncodeError:
         usage_error("an option has bytes that are not UTF-8; write it in UTF-8", output)
-    except ValueError:
-        usage_error(f"--entity {job.entity} is larger than any entity; check it", output)  # beyond an int64
     if document is not None:
         request.params_json = document
     return request

@@ -45,7 +45,7 @@ SettingsFile = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help="Read settings from this TOML file. Options and variables go before it.",
+        help="Read settings from this TOML file. Options and variables take precedence over it.",
         show_default=False,
         rich_help_panel="Settings file",
     ),
@@ -55,7 +55,8 @@ SettingsFile = Annotated[
 def serve(context: typer.Context, config: SettingsFile = None, check: Check = False) -> None:
     """Start the gateway. Each setting is an option, a variable, or a line of a file.
 
-    For example, --max-calls 500, JOBGATEWAY_MAX_CALLS=500, or max_calls = 500 in the file of --config.
+    For example, --max-calls 500, JOBGATEWAY_MAX_CALLS=500, or max_calls = 500 in the file of --config. See
+    docs/reference/settings.md.
     """
     # Imported here, so that other commands do not wait for the server's imports.
     from gateway.config import Settings, Sources, read
@@ -98,7 +99,7 @@ def _cannot_start(reading: "Reading", *problems: str) -> NoReturn:
     from gateway.telemetry.logs import start_failed
 
     # The format is a setting too, and other settings may be wrong.
-    start_failed([clean(each) for each in problems], reading.settings.log_format)
+    start_failed([clean(reading.as_given(each)) for each in problems], reading.settings.log_format)
     raise typer.Exit(USAGE)
 
 

@@ -29,9 +29,9 @@ def check_settings(sources: "Sources") -> None:
     logs.configure("text")
     reading = read(sources)
     found = asyncio.run(check(reading.settings))
-    for remark in [*reading.remarks, *found.remarks, *found.in_use]:
+    for remark in [*reading.remarks, *found.remarks, *map(reading.as_given, found.in_use)]:
         display.note(f"remark: {clean(remark)}")
-    problems = [*reading.problems, *found.problems]
+    problems = [*reading.problems, *map(reading.as_given, found.problems)]
     for problem in problems:
         display.problem(clean(problem))
     if problems:

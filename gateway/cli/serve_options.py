@@ -61,11 +61,15 @@ def _options() -> list[Any]:
 def _annotation(name: str, field: "FieldInfo") -> Any:
     flag = f"--{name.replace('_', '-')}"
     is_switch = field.annotation is bool
+    from gateway.config import choices
+
+    words = list(choices(name))
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if is_switch else flag,
         metavar=None if is_switch else metavar(name),
         help=_help(name, field),
         show_default=False,
+        autocompletion=(lambda: words) if words and not is_switch else None,
         # `gateway/config.py` reads the variables, because it reports all mistakes together.
         allow_from_autoenv=False,
         rich_help_panel="Settings",

@@ -79,12 +79,13 @@ class Session:
         for line in error_lines(error, self.target, found):
             display.problem(line)
         if self.output is Output.JSON:
-            json_output.show_error(error, self.uid, found.problem if found else "")
+            problem, code = (found.problem, found.code) if found else ("", "")
+            json_output.show_error(error, self.uid, problem, code)
 
     def failure_code(self, error: GatewayError, *, sending: bool = False) -> int:
         """Return the exit code for an error. `sending` is as in `failure_codes.failure_code`."""
         found = fault(error, self.call) if self.call else None
-        return NOT_PERMITTED if found and found.of_credential else failure_code(error, sending=sending)
+        return found.exit_code if found else failure_code(error, sending=sending)
 
     def show_failure(self, code: str, line: str) -> None:
         """Print a failure that no call reported."""
@@ -199,5 +200,11 @@ def _check_save(file: Path, output: Output) -> None:
         usage_error(f"--save {file} cannot be written ({error.strerror}); name another file", output)
     if file.is_dir():
         usage_error(f"--save {file} is a folder; name a file", output)
+    if file.is_file():
+        try:
+            # Appends nothing, and keeps the contents until there is a result.
+            file.open("ab").close()
+        except OSError as error:
+            usage_error(f"--save {file} cannot be written: {error.strerror}; name another file", output)
     if not file.exists() and not os.access(file.parent, os.W_OK | os.X_OK):
         usage_error(f"--save {file} cannot be written: {file.parent} is not a folder that you can write to", output)

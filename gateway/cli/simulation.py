@@ -10,6 +10,7 @@ from gateway.cli import stdio
 from gateway.cli.credentials import TokenUnusable, read_token
 from gateway.cli.options import DEFAULT_TARGET, target_option
 from gateway.cli.problems import output_lost, usage_error
+from gateway.cli.variables import TOKEN
 from gateway.server import signals
 from gateway.simulator import METHODS, Simulator
 from gateway.telemetry import logs
@@ -36,7 +37,7 @@ For durations, progress, results and faults: python -m pydoc gateway.simulator g
 def run_until_stopped(listen: str, token_file: Path | None, default_token: str) -> None:
     """Run the simulator until a signal stops it. The `default_token` is public."""
     token, hint = default_token, f"export JOBGATEWAY_TOKEN={default_token}"
-    if token_file or os.environ.get("JOBGATEWAY_TOKEN"):
+    if token_file or os.environ.get(TOKEN):
         hint = "# with the token of the simulator, which is not shown"
         try:
             token = read_token(token_file)

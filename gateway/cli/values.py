@@ -11,6 +11,8 @@ from typing import Any, get_args
 import typer
 from typer._param_types import coerce_cli_choice, coerce_cli_path
 
+from gateway.cli.switches import is_on
+
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 # Longer ones are out of all ranges, and Python refuses to convert the longest.
 _MAX_DIGITS = 100
@@ -61,6 +63,7 @@ class _Conversion:
             )
         known: dict[Any, Callable[[Any], Any]] = {
             str: str,
+            bool: _switch,
             int: self._number(_whole),
             float: self._number(_real),
             Path: self._path,
@@ -68,6 +71,9 @@ class _Conversion:
         return known.get(kind)
 
     def _path(self, value: Any) -> Any:
+        # Python reads an empty text as the current folder.
+        if value == "":
+            raise ValueError("it is empty; name a file")
         return coerce_cli_path(Path(value), self._info, path_type=Path)
 
     def _number(self, parse: Callable[[Any], float]) -> Callable[[Any], float]:
@@ -82,6 +88,10 @@ class _Conversion:
             return parsed
 
         return number
+
+
+def _switch(value: Any) -> bool:
+    return is_on(value) if isinstance(value, str) else bool(value)
 
 
 def _whole(value: Any) -> int:

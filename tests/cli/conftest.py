@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _no_contexts(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the config file of the person who runs the tests out of them."""
+    """Keep the config file and the variables of the person who runs the tests out of them."""
+    for name in [each for each in os.environ if each.startswith("JOBGATEWAY_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-contexts"))
 
 

@@ -53,6 +53,9 @@ def values(line: str) -> list[str]:
         ("jobgateway completion bash ", []),
         ("jobgateway __", []),
         ("jobgateway serve --no-r", ["--no-reflection"]),
+        ("jobgateway serve --log-format ", ["json", "text"]),
+        ("jobgateway serve --log-level w", ["warning"]),
+        ("jobgateway serve --reflection ", []),
     ],
 )
 def test_a_line_has_these_candidates(line: str, expected: list[str]) -> None:
@@ -60,7 +63,7 @@ def test_a_line_has_these_candidates(line: str, expected: list[str]) -> None:
 
 
 def test_an_empty_word_has_all_commands() -> None:
-    assert values("jobgateway ") == [each for each in COMMANDS if " " not in each]
+    assert sorted(values("jobgateway ")) == sorted(each for each in COMMANDS if " " not in each)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -109,6 +109,17 @@ def test_a_context_is_created_used_changed_and_removed(file: Path, tmp_path: Pat
     assert taken().target == DEFAULT_TARGET
 
 
+def test_two_variables_that_contradict_each_other_are_named(file: Path) -> None:
+    file.write_text(TWO)
+    given = {"JOBGATEWAY_CONTEXT": "dev", "JOBGATEWAY_TARGET": "there:1"}
+    result = run("config", "show", **given)
+    assert result.stdout == "target  there:1  variable\n"
+    assert result.stderr == "JOBGATEWAY_CONTEXT is not used, because JOBGATEWAY_TARGET is set; unset one of them\n"
+    # An option is meant to replace a variable.
+    assert run("config", "show", "--target", "there:1", JOBGATEWAY_CONTEXT="dev").stderr == ""
+    assert run("config", "show", "--context", "dev", JOBGATEWAY_TARGET="there:1").stderr == ""
+
+
 def test_comments_and_order_survive_a_change(file: Path) -> None:
     file.write_text(TWO)
     config("set", "dev", "--target", "127.0.0.1:50053")
@@ -445,7 +456,8 @@ def test_the_names_for_completion(file: Path) -> None:
         (["config", "unset", "dev", "target"], "a context needs a target; change it, see jobgateway config set --help"),
         (["config", "set", "new"], "nothing to change; give an option, such as --target HOST:PORT, or see it: jobga"),
         (["config", "set", "new", "--tls"], "new is a new context, and needs --target HOST:PORT"),
-        (["config", "set", "a b", "--target", "x:1"], "NAME: a b must have 1 to 100 letters, digits or _ . @ : / -"),
+        (["config", "set", "a b", "--target", "x:1"], "NAME: 'a b' must have 1 to 100 letters, digits or _ . @ : / -"),
+        (["config", "set", "", "--target", "x:1"], "NAME: '' must have 1 to 100 letters, digits or _ . @ : / -"),
         (
             ["config", "set", "new", "--target", "http://x:1"],
             "--target 'http://x:1' is a URL; write x:1",

@@ -1,6 +1,8 @@
 """The input of a job, the token, and foreign texts: everything that needs no gateway."""
 
 import io
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -142,7 +144,7 @@ def test_an_input_that_cannot_be_sent_is_refused(
         (["--json"], "No such option: --json; write --output json, or -o json"),
         (["--jso"], "see jobgateway run --help"),
         (["--request-id", "\udcff"], "not UTF-8"),
-        (["--entity", str(2**63)], "--entity 9223372036854775808 is larger"),
+        (["--entity", str(2**63)], "9223372036854775808 must be from 1 to 9223372036854775807"),
     ],
 )
 def test_wrong_usage_is_a_line_and_exit_code_2(arguments: list[str], said: str) -> None:
@@ -151,6 +153,20 @@ def test_wrong_usage_is_a_line_and_exit_code_2(arguments: list[str], said: str) 
     assert result.stdout == ""
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_written_is_named_early(tmp_path: Path) -> None:
+    # Not even root can write to a running program.
+    program = Path(shutil.copy(str(shutil.which("sleep")), tmp_path))
+    before = program.read_bytes()
+    with subprocess.Popen([program, "60"]) as running:  # noqa: S603 - a copy of a program of the system
+        try:
+            result = CliRunner().invoke(app, [*RUN, "--save", str(program)], env={"JOBGATEWAY_TOKEN": "t"})
+        finally:
+            running.kill()
+    assert result.exit_code == 2
+    assert result.stderr == f"--save {program} cannot be written: Text file busy; name another file\n"
+    assert program.read_bytes() == before
 
 
 def test_each_command_takes_its_groups_of_options_flat() -> None:
@@ -242,9 +258,21 @@ def test_advice_is_given_once() -> None:
     assert error_lines(full, "t") == [
         "request_id: no room; send without one, or try again in 60 s [RESOURCE_EXHAUSTED, REQUEST_IDS_EXHAUSTED]"
     ]
+    message = "the upstream does not show the job yet, which may be temporary; call again"
+    early = GatewayError(grpc.StatusCode.UNAVAILABLE, message, reason="NO_STATE_YET")
+    assert error_lines(early, "t") == [
+        "the upstream does not show the job yet, which may be temporary; try again later [UNAVAILABLE, NO_STATE_YET]"
+    ]
     message = "request_id: already used for another request; use a new one"
     used = GatewayError(grpc.StatusCode.INVALID_ARGUMENT, message, reason="REQUEST_ID_REUSED")
     assert error_lines(used, "t") == [f"{message} [INVALID_ARGUMENT, REQUEST_ID_REUSED]"]
+
+
+def test_an_unknown_outcome_names_the_option() -> None:
+    message = "it is unknown whether the job runs; with a request_id, send the same request again: lost"
+    unknown = GatewayError(grpc.StatusCode.UNKNOWN, message, reason="SUBMIT_OUTCOME_UNKNOWN")
+    expected = f"{message.replace('request_id', '--request-id')} [UNKNOWN, SUBMIT_OUTCOME_UNKNOWN]"
+    assert error_lines(unknown, "t") == [expected]
 
 
 def test_a_request_that_is_too_large_for_grpc_made_no_job() -> None:

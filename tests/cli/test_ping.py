@@ -45,8 +45,10 @@ async def test_a_ping_as_json_is_one_object(gateway: Gateway, upstream: Scripted
 
 async def test_a_credential_that_is_rejected_is_exit_code_6(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.script += [answer(401, {"detail": "Invalid token."})] * 2
-    result = await invoke("ping", "--target", gateway.address)
-    assert (result.exit_code, result.stdout) == (6, "")
+    result = await invoke("ping", "--target", gateway.address, "-o", "json")
+    error = json.loads(result.stdout)["error"]
+    # The uid of the job that `ping` reads is none of this person's.
+    assert (result.exit_code, error["code"], error["uid"]) == (6, "UNAUTHENTICATED", None)
     assert "put a valid token into JOBGATEWAY_TOKEN" in result.stderr
 
 

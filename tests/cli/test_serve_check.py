@@ -6,15 +6,12 @@ import os
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from gateway.cli import serve_options
 from gateway.config import PREFIX, Settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PLACES = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
 
@@ -29,6 +26,21 @@ def check(*options: str, **variables: str) -> tuple[int, str, str]:
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variable", ["true", "1", "Yes"])
+def test_a_check_by_its_variable_is_the_same_check(variable: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "gateway", "serve", *PLACES, "--upstream-url", "https://127.0.0.1/api"],
+            env=os.environ | {"JOBGATEWAY_SERVE_CHECK": variable},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (4, "standard output cannot be written: No space left on device\n")
 
 
 def test_only_numbers_are_options_with_a_number() -> None:
@@ -117,6 +129,6 @@ def test_an_address_in_use_is_said_with_the_conclusion() -> None:
         code, _, err = check("--listen", address, JOBGATEWAY_UPSTREAM_URL="https://127.0.0.1/api")
     assert code == 0
     assert err.splitlines() == [
-        f"remark: JOBGATEWAY_LISTEN: {address} is in use; stop the process that uses it before the start",
+        f"remark: --listen: {address} is in use; stop the process that uses it before the start",
         "the gateway would start with these settings, once its addresses are free",
     ]

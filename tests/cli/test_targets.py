@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from grpc import StatusCode
+from jobgateway_client import GatewayError
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
+from gateway.cli.connection_faults import fault
+from gateway.cli.exit_codes import UNAVAILABLE, USAGE
+from gateway.cli.options import ConnectionOptions
 from gateway.cli.targets import TargetUnusable, check_target, host_and_port
 
 
@@ -101,8 +106,24 @@ def test_a_mistyped_target_is_a_line_and_exit_code_2() -> None:
 def test_a_name_that_does_not_resolve_is_named() -> None:
     for target in ("nowhere.invalid:50051", "a..b:1"):
         result = CliRunner().invoke(app, ["get", "42", "--target", target], env={"JOBGATEWAY_TOKEN": "t"})
-        assert result.exit_code == 8
+        assert result.exit_code == 2
         assert result.stderr == (
             f"{target} cannot be reached (its name does not resolve); check the name in --target, and the DNS of this "
-            "machine [UNAVAILABLE]\n"
+            "machine\n"
         )
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [
+        ("nowhere:1: Domain name not found]", USAGE),
+        ("nowhere:1 os_error: Name or service not known syscall: getaddrinfo]", USAGE),
+        ("nowhere:1: Timeout while contacting DNS servers]", UNAVAILABLE),
+        ("nowhere:1 os_error: Temporary failure in name resolution syscall: getaddrinfo]", UNAVAILABLE),
+    ],
+)
+def test_only_a_name_that_does_not_exist_is_a_mistake(cause: str, code: int) -> None:
+    message = f"errors resolving nowhere:1: [field:hostname lookup error:address lookup failed for {cause}"
+    found = fault(GatewayError(StatusCode.UNAVAILABLE, message), ConnectionOptions(target="nowhere:1"))
+    assert found
+    assert found.exit_code == code

@@ -52,15 +52,24 @@ async def test_a_command_with_a_certificate_needs_no_token(
         shown = ("--cert-file", client.cert, "--key-file", client.key)
         assert (await invoke("get", 42, *over_tls, *shown, token=None)).exit_code == 0
         assert (await invoke("watch", 42, *over_tls, *shown)).exit_code == 0
-        refused = await invoke("get", 42, *over_tls)
+        refused = await invoke("get", 42, *over_tls, "-o", "json")
     assert refused.exit_code == 6
     assert "requires a client certificate; present one with --cert-file and --key-file" in refused.stderr
+    assert json.loads(refused.stdout)["error"]["code"] == "UNAUTHENTICATED"
     tokens = [seen.headers["authorization"] for seen in upstream.seen]
     # `get` reads the job, and then its result.
     assert tokens == ["Bearer the-gateways-own", "Bearer the-gateways-own", f"Bearer {TOKEN}"]
 
 
-COMMANDS = (["get", 42], ["watch", 42], ["watch", 42, 43], ["run", "--workspace", 1, "--entity", 1])
+COMMANDS = (
+    ["ping"],
+    ["get", 42],
+    ["wait", 42],
+    ["cancel", 42],
+    ["watch", 42],
+    ["watch", 42, 43],
+    ["run", "--workspace", 1, "--entity", 1],
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -69,10 +78,9 @@ async def test_a_missing_tls_option_is_named(
 ) -> None:
     async with running(upstream.url, tls_cert_file=mounted.cert, tls_key_file=mounted.key) as gateway:
         result = await invoke(*command, "--target", gateway.address)
-    assert result.exit_code == 8
+    assert result.exit_code == 2
     assert result.stderr == (
-        f"{gateway.address} expects TLS; add --tls, or --ca-file FILE if its authority is not a public one "
-        "[UNAVAILABLE]\n"
+        f"{gateway.address} expects TLS; add --tls, or --ca-file FILE if its authority is not a public one\n"
     )
 
 
@@ -100,16 +108,17 @@ async def test_tls_to_a_server_without_it_names_the_options(
     async with running(upstream.url) as gateway:
         target = gateway.address if is_grpc else gateway.admin_address
         result = await invoke("get", 42, "--target", target, "--tls", "--ca-file", mounted.ca)
-    assert result.exit_code == 8
-    assert result.stderr == f"{target} does not use TLS; leave out --tls and --ca-file [UNAVAILABLE]\n"
+    assert result.exit_code == 2
+    assert result.stderr == f"{target} does not use TLS; leave out --tls and --ca-file\n"
 
 
 async def test_an_http1_server_is_named(gateway: Gateway) -> None:
     result = await invoke("get", 42, "--target", gateway.admin_address, "-o", "json")
     problem = f"{gateway.admin_address} speaks HTTP/1, not gRPC"
-    assert result.exit_code == 8
+    assert result.exit_code == 2
     assert result.stderr.startswith(f"{problem}; name the gRPC address")
-    assert json.loads(result.stdout)["error"]["message"] == problem
+    error = json.loads(result.stdout)["error"]
+    assert (error["code"], error["message"]) == ("USAGE", problem)
 
 
 async def test_a_certificate_that_is_not_trusted_is_named(
@@ -121,8 +130,8 @@ async def test_a_certificate_that_is_not_trusted_is_named(
         public = await invoke("get", 42, "--target", gateway.address, "--tls")
         wrong = await invoke("get", 42, "--target", gateway.address, "--ca-file", other)
     problem = f"the certificate of {gateway.address} is from an authority that is not trusted"
-    assert (public.exit_code, wrong.exit_code) == (8, 8)
-    assert public.stderr == f"{problem}; trust it with --ca-file FILE [UNAVAILABLE]\n"
+    assert (public.exit_code, wrong.exit_code) == (2, 2)
+    assert public.stderr == f"{problem}; trust it with --ca-file FILE\n"
     assert wrong.stderr.startswith(f"{problem} by --ca-file {other}; put the authority of the gateway into this file")
 
 
@@ -132,7 +141,7 @@ async def test_a_certificate_for_another_name_is_named(
     mounted.put(authority.server("gateway.example"), authority.pem)
     async with running(upstream.url, tls_cert_file=mounted.cert, tls_key_file=mounted.key) as gateway:
         result = await invoke("get", 42, "--target", gateway.address, "--ca-file", mounted.ca)
-    assert result.exit_code == 8
+    assert result.exit_code == 2
     assert result.stderr.startswith(f"the certificate of {gateway.address} is for another name; ")
 
 
@@ -143,7 +152,7 @@ async def test_an_expired_certificate_is_named(
         yesterday = datetime.now(UTC) - timedelta(days=1)
         mounted.put(authority.server(not_after=yesterday), authority.pem)
         result = await invoke("get", 42, "--target", gateway.address, "--ca-file", mounted.ca)
-    assert result.exit_code == 8, result.stderr
+    assert result.exit_code == 2, result.stderr
     assert "is not valid (certificate has expired); renew it on the gateway" in result.stderr
 
 
@@ -159,7 +168,7 @@ async def test_a_rejected_client_certificate_is_exit_code_6(
     assert result.exit_code == 6
     assert result.stderr == (
         f"{gateway.address} rejected the client certificate --cert-file {client.cert}; check that it has not expired, "
-        "and that the gateway trusts its authority [UNAVAILABLE]\n"
+        "and that the gateway trusts its authority\n"
     )
 
 

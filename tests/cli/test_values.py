@@ -1,5 +1,6 @@
 """The values of options, and the lines for those that are wrong."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -72,12 +73,66 @@ def test_a_switch_is_read_from_its_variable(text: str, value: bool) -> None:
         ),
         (
             "send --workspace 1 --entity 0",
-            "Invalid value for '--entity' (env var: 'JOBGATEWAY_ENTITY'): 0 must be at least 1",
+            "Invalid value for '--entity' (env var: 'JOBGATEWAY_ENTITY'): 0 must be from 1 to 9223372036854775807",
         ),
-        ("doctor -o yaml", "Invalid value for '--output' / '-o': 'yaml' is not one of 'text', 'json'"),
+        (
+            "doctor -o yaml",
+            "Invalid value for '--output' / '-o' (env var: 'JOBGATEWAY_OUTPUT'): 'yaml' is not one of 'text', 'json'",
+        ),
+        (
+            "send --params-file=",
+            "Invalid value for '--params-file' (env var: 'JOBGATEWAY_PARAMS_FILE'): it is empty; name a file",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_line_that_says_what_is_right(arguments: str, line: str) -> None:
     command = arguments.split()[0]
     result = CliRunner().invoke(jobgateway, arguments.split())
-    assert (result.exit_code, result.stderr) == (2, f"{line}; see jobgateway {command} --help\n")
+    see = "" if "; " in line else f"; see jobgateway {command} --help"
+    assert (result.exit_code, result.stderr) == (2, f"{line}{see}\n")
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_one_line() -> None:
+    result = CliRunner().invoke(jobgateway, ["get", "5"], env={"JOBGATEWAY_TLS": "maybe"})
+    problem = "Invalid value for '--tls' (env var: 'JOBGATEWAY_TLS'): maybe must be true or false"
+    assert (result.exit_code, result.stderr) == (2, f"{problem}; see jobgateway get --help\n")
+
+
+def test_a_mistyped_command_is_a_line_with_the_right_one() -> None:
+    result = CliRunner().invoke(jobgateway, ["gett", "5"])
+    assert (result.exit_code, result.stderr) == (2, "No such command 'gett'; did you mean 'get'?\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable"),
+    [
+        (["get", "abc", "-o", "json"], None),
+        (["get", "1", "-ojson", "--bogus"], "text"),
+        (["run", "--workspace", "1", "--output=json"], None),
+        (["ping", "--bogus", "--output", "json"], None),
+        (["config", "list", "more", "-o", "json"], None),
+        (["gett", "-o", "json"], None),
+        (["get"], "json"),
+        (["doctor", "abc"], "json"),
+        (["config", "show", "--context", "nowhere"], "json"),
+    ],
+)
+def test_with_json_wrong_usage_is_an_object_too(arguments: list[str], variable: str | None) -> None:
+    result = CliRunner().invoke(jobgateway, arguments, env={"JOBGATEWAY_OUTPUT": variable})
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert (error["code"], error["message"] + "\n") == ("USAGE", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable"),
+    [
+        (["get", "abc", "-o", "json", "-o", "text"], None),
+        (["get", "abc", "-o", "text"], "json"),
+        (["get", "abc", "--", "-o", "json"], None),
+        (["serve", "--bogus"], "json"),
+    ],
+)
+def test_without_json_wrong_usage_is_a_line_only(arguments: list[str], variable: str | None) -> None:
+    result = CliRunner().invoke(jobgateway, arguments, env={"JOBGATEWAY_OUTPUT": variable})
+    assert (result.exit_code, result.stdout) == (2, "")

@@ -27,6 +27,13 @@ def test_a_page_has_the_options_of_its_command() -> None:
     assert r"\fB\-\-output\fR, \fB\-o\fR \fItext\fR|\fIjson\fR|\fIname\fR" in pages["jobgateway-get.1"]
     # The settings of `serve` are read later than its other options.
     assert r"\fB\-\-max\-calls\fR \fINUMBER\fR" in pages["jobgateway-serve.1"]
+    assert r"\fB\-\-version\fR" in pages["jobgateway.1"]
+
+
+def test_each_group_of_commands_has_one_heading() -> None:
+    for text, heading in ((cli_reference.page(), r"^## .+"), (cli_reference.manual()["jobgateway.1"], r"^\.SS .+")):
+        found = re.findall(heading, text, re.MULTILINE)
+        assert len(found) == len(set(found)) == 3
 
 
 @pytest.mark.tools

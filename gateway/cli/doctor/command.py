@@ -1,6 +1,6 @@
 """The command `doctor`. The checks are imported when it runs, because their imports would slow other commands down."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ DEFAULT_HOLD = 70.0
 
 OptionalUid = Annotated[
     int | None,
-    typer.Argument(min=1, max=2**63 - 1, metavar="UID", help="A job to read.", show_default=False),
+    typer.Argument(min=1, max=opt.MAX_INT64, metavar="UID", help="A job to read.", show_default=False),
 ]
 Hold = Annotated[
     float,
@@ -25,23 +25,14 @@ Hold = Annotated[
         help="How long to hold silent streams, to find time limits up to this; 0 leaves it out.",
     ),
 ]
-ReportOutput = Annotated[
-    Literal["text", "json"],
-    typer.Option(
-        "--output",
-        "-o",
-        rich_help_panel="Output",
-        metavar="text|json",
-        help="What standard output gets: lines for people, or a JSON object per check.",
-    ),
-]
 
 
 def doctor(
     call: opt.ConnectionOptions,
     uid: OptionalUid = None,
     hold: Hold = DEFAULT_HOLD,
-    output: ReportOutput = "text",
+    *,
+    shown: opt.ReportOptions,
 ) -> None:
     """Find the fault between this machine and a gateway: name, TLS, credential, proxies and their limits.
 
@@ -56,6 +47,7 @@ def doctor(
     from gateway.cli.doctor.report import Report
     from gateway.cli.targets import TargetUnusable
 
+    output = shown.output
     try:
         token = given_token(call) if token_given(call) else None
         gateway = CheckedGateway(Endpoint.of(call.target), call, tls(call), token, uid, hold)
