@@ -293,9 +293,7 @@ async def test_a_wait_whose_time_is_over_returns_the_job(
     assert (job.uid, job.done) == (7, False)
 
 
-async def test_a_wait_returns_the_last_state_if_its_last_call_takes_too_long(
-    gateway: ScriptedGateway, connect: Connect
-) -> None:
+async def test_a_wait_returns_the_last_state_at_its_limit(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.script = [[JOB], [Hold()]]
     async with connect(gateway.target) as client:
         assert (await client.wait(7, timeout=1.3)).uid == 7
