@@ -13,7 +13,7 @@ from rich.text import Text
 from gateway.cli.display import is_terminal, note, replayed_line
 from gateway.cli.formatting import clean
 from gateway.cli.job_lines import event_line, job_details, job_style, show_job
-from gateway.cli.moving import lines, print_line, step_line, step_lines
+from gateway.cli.moving import is_cut, lines, print_line, step_line, step_lines
 from gateway.cli.patience import resumption
 from gateway.cli.progress import JobProgress
 
@@ -126,7 +126,7 @@ class ProgressDisplay:
             for line in job_details(event.job):
                 print_line(self._console, line)
         else:
-            if ended and step_line(ended).cell_len > self._console.width:
+            if ended and is_cut(step_line(ended), self._console):
                 # Cut on the moving lines, so it is printed as a whole.
                 self._print_steps()
             # Immediately, because an outage may follow.

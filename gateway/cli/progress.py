@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.cli.formatting import clean, duration
-from gateway.cli.job_lines import percentage, status_word
+from gateway.cli.job_lines import end_word, percentage, status_word
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -23,15 +23,7 @@ RECENT_STEPS = 4
 _LEAST_PROGRESS = 1.0
 _LONGEST_CAUSE = 200
 
-_ENDS = {
-    pb.JOB_STATUS_SUCCESS: "succeeded",
-    pb.JOB_STATUS_ERROR: "failed",
-    pb.JOB_STATUS_ERROR_USER: "failed",
-    pb.JOB_STATUS_STOPPED: "was stopped",
-    pb.JOB_STATUS_CANCELLED: "was cancelled",
-    pb.JOB_STATUS_TIMEOUT: "timed out",
-    pb.JOB_STATUS_EXPIRED: "expired",
-}
+_PASSIVE = (pb.JOB_STATUS_STOPPED, pb.JOB_STATUS_CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -157,7 +149,7 @@ class JobProgress:
 
     def end(self, job: pb.Job, now: float) -> str:
         """Return the line about the end of the job."""
-        ended = _ENDS.get(job.status) or f"ended ({status_word(job)})"
+        ended = f"was {end_word(job)}" if job.status in _PASSIVE else end_word(job)
         took = self.took(job, now)
         after = "in" if job.status == pb.JOB_STATUS_SUCCESS else "after"
         time = f" {after} {'' if self._exact else 'at least '}{duration(took)}" if took is not None else ""

@@ -52,7 +52,7 @@ def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
         exit_messages.failed(current, error, 0, None)
     if codes:
         raise typer.Exit(codes.pop() if len(codes) == 1 else CALL_FAILED)
-    if screen.tally.failed:
+    if screen.tally.unsuccessful:
         raise typer.Exit(JOB_FAILED)
 
 

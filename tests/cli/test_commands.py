@@ -51,15 +51,16 @@ def start(
     *arguments: str,
     stdout: int = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
+    terminal: int | None = None,
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a command, and kill it if a test fails."""
+    """Start a command, and kill it if a test fails. `terminal` is the one that sends it Ctrl-C, and all its streams."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
     process = subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "gateway", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=stdout,
-        stderr=stderr,
+        [*([] if terminal is None else ["setsid", "--ctty"]), sys.executable, "-m", "gateway", *arguments],
+        stdin=subprocess.PIPE if terminal is None else terminal,
+        stdout=stdout if terminal is None else terminal,
+        stderr=stderr if terminal is None else terminal,
         env=environment | {"JOBGATEWAY_TOKEN": TOKEN, **variables},
         text=True,
     )

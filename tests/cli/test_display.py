@@ -90,9 +90,9 @@ def lost() -> Retry:
 
 
 BAR = {
-    50: "  job 42 mixing the concre…   40%  20 s  ETA 30 s",
-    80: "  job 42 mixing the concrete  ━━━━━━━━━━╸━━━━━━━━━━━━━━━━   40%  20 s  ETA 30 s",
-    120: "  job 42 mixing the concrete" + 39 * " " + "━━━━━━━━━━━━╺━━━━━━━━━━━━━━━━━   40%  20 s  ETA 30 s",
+    50: "  job 42 mixing the conc…   40%  20 s  ETA 30 s",
+    80: "  job 42 mixing the concrete  ━━━━━━╺━━━━━━━━   40%       20 s  ETA 30 s",
+    120: "  job 42 mixing the concrete" + 27 * " " + "━━━━━━━━━━━━╺━━━━━━━━━━━━━━━━━   40%       20 s  ETA 30 s",
 }
 
 
@@ -107,13 +107,31 @@ def test_steps_stay_with_their_durations(wide: Shown) -> None:
     for number in range(7):
         wide.after(0.5, state(f"step {number}"))
     history = ["  and 2 earlier steps", *(f"      0.5 s  step {number}" for number in range(2, 6))]
-    assert wide.lines() == [*history, "  job 42 step 6" + 61 * " " + "3 s"]
+    assert wide.lines() == [*history, "  job 42 step 6" + 59 * " " + "3 s"]
     assert wide.after(12, end()) == [
         "  and 3 earlier steps",
         *history[2:],
         "       12 s  step 6",
         "job 42 succeeded in 15 s",
     ]
+
+
+def test_one_earlier_step_is_singular(wide: Shown) -> None:
+    for number in range(6):
+        wide.after(0.5, state(f"step {number}"))
+    assert wide.lines()[0] == "  and 1 earlier step"
+
+
+@pytest.mark.parametrize("elapsed", [5, 50, 500])
+def test_the_bar_stays_where_it_is(wide: Shown, elapsed: float) -> None:
+    wide.after(0, state("", 0))
+    with_estimate = wide.after(elapsed, state("mixing", 40))[0]
+    wide.display.retrying(lost())
+    in_outage = wide.lines()[0]
+    assert "ETA" in with_estimate
+    assert "ETA" not in in_outage
+    assert in_outage == with_estimate.partition("  ETA")[0]
+    assert with_estimate.index("━") == 17
 
 
 def test_a_long_message_is_whole_when_it_has_finished(shown: Shown) -> None:
@@ -164,9 +182,9 @@ def test_no_event_changes_a_line_while_it_is_drawn() -> None:
 def test_the_elapsed_time_is_that_of_the_job() -> None:
     with Shown(80, sent_here=False) as shown:
         # The job reported this five minutes before the command began.
-        assert shown.after(0, state("mixing", 50), age=300)[0].endswith("50%  5 m 00 s")
+        assert shown.after(0, state("mixing", 50), age=300)[0].endswith("50%   5 m 00 s")
         # Half of the remaining half took 10 s.
-        assert shown.after(10, state("mixing", 75), age=0)[0].endswith("75%  5 m 10 s  ETA 5 m 10 s")
+        assert shown.after(10, state("mixing", 75), age=0)[0].endswith("75%   5 m 10 s  ETA 5 m 10 s")
         assert shown.after(5, end())[-1] == "job 42 succeeded in at least 5 m 15 s"
 
 

@@ -31,6 +31,7 @@ from gateway.cli.app import app
 from gateway.cli.failure_codes import failure_code
 from gateway.cli.patience import PatientWatch
 from tests.cli.test_commands import start as start_command
+from tests.support.terminal import Terminal
 
 UID = 42
 TOKEN = "secret-of-the-test"
@@ -679,6 +680,19 @@ def test_an_interrupt_leaves_the_job_or_cancels_it(gateway: ScriptedGateway, can
         assert "asked to cancel; state: job 42 cancelled" in err
     else:
         assert f"jobgateway watch 42 --target {gateway.target}" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["watch", "wait"])
+def test_ctrl_c_erases_the_moving_lines(gateway: ScriptedGateway, command: str) -> None:
+    gateway.script = [act(state(10), state(20), then=hold)]
+    variables = {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_TARGET": gateway.target, "TERM": "xterm-256color"}
+    with Terminal(44) as terminal:
+        with start_command(command, str(UID), terminal=terminal.fd, variables=variables) as process:
+            terminal.wait_for("job 42")
+            terminal.type(b"\x03")
+            assert process.wait() == 130
+        assert terminal.lines()[0].startswith("interrupted; job 42 continues")
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def test_a_job_that_does_not_succeed_decides_the_exit_code() -> None:
     with ManyJobsGateway([Read(2), end(1), end(2, pb.JOB_STATUS_TIMEOUT), ReadAll()]) as gateway:
         outcome = watch(gateway, "1", "2")
     assert outcome.exit_code == 1
-    assert outcome.stdout.endswith("job 2 timeout\n2 jobs: 1 succeeded, 1 failed\n")
+    assert outcome.stdout.endswith("job 2 timeout\n2 jobs: 1 succeeded, 1 timed out\n")
 
 
 @pytest.mark.parametrize("also_failed", [False, True])
@@ -121,7 +121,7 @@ def test_a_job_that_cannot_be_read_now_is_a_remark() -> None:
     unreadable = pb.JobEvent(uid=2, heartbeat=pb.Heartbeat(consecutive_failures=1, last_failure="UPSTREAM_TIMEOUT"))
     with ManyJobsGateway([Read(2), unreadable, end(1), end(2), ReadAll()]) as gateway:
         outcome = watch(gateway, "1", "2")
-    assert outcome.stderr == "job 2 cannot be read now (UPSTREAM_TIMEOUT, 1 times in a row)\n"
+    assert outcome.stderr == "job 2 cannot be read now (UPSTREAM_TIMEOUT, 1 time in a row)\n"
 
 
 def test_a_final_status_of_the_stream_fails_the_call() -> None:
