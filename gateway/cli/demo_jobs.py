@@ -17,6 +17,7 @@ from gateway.cli import stdio
 from gateway.cli.demo_servers import DemoServers
 from gateway.cli.exit_codes import INTERRUPTS, JOB_FAILED, REFUSED, SUCCESS
 from gateway.cli.follow import follow
+from gateway.cli.formatting import counted
 from gateway.cli.options import OutputOptions
 from gateway.cli.params import read_params
 from gateway.cli.problems import output_lost
@@ -87,6 +88,9 @@ class _Demo:
                 code = left.exit_code
         if code in INTERRUPTS:
             raise typer.Exit(code)
+        if code == SUCCESS and save is None and not self._console.is_terminal:
+            # The bytes of the result have no line break, and only a terminal gets one.
+            self._console.print()
         self._console.print(f"[dim]exit code {code}[/]")
         return code == {"fail": JOB_FAILED, "refuse": REFUSED}.get(method, SUCCESS)
 
@@ -111,9 +115,8 @@ class _Demo:
             for each in watching:
                 each.join()
         reads = self._servers.reads(uid)
-        self._console.print(
-            f"{succeeded.count(True)} watchers saw job {uid} succeed, and the upstream was asked {reads} times."
-        )
+        asked = f"the upstream was asked {counted(reads, 'time')}"
+        self._console.print(f"{succeeded.count(True)} watchers saw job {uid} succeed, and {asked}.")
         return succeeded == [True] * _WATCHERS and 0 < reads < _WATCHERS
 
     def _large_result(self) -> bool:

@@ -13,7 +13,7 @@ from rich.text import Text
 from gateway.cli.display import is_terminal, note, replayed_line
 from gateway.cli.formatting import clean
 from gateway.cli.job_lines import event_line, job_details, job_style, show_job
-from gateway.cli.moving import is_cut, lines, print_line, step_line, step_lines
+from gateway.cli.moving import is_cut, lines, print_line, step_line, step_lines, waiting_lines
 from gateway.cli.patience import resumption
 from gateway.cli.progress import JobProgress
 
@@ -167,6 +167,38 @@ class ProgressDisplay:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+
+
+class WaitLineDisplay(LineDisplay):
+    """A display without the progress: a line for each problem, and one for the end."""
+
+    def _is_worth_a_line(self, event: pb.JobEvent) -> bool:
+        return bool(event.heartbeat.last_failure)
+
+
+class WaitDisplay(ProgressDisplay):
+    """A line that moves while a command waits for a job, with an outage, and at the end the last state of the job.
+
+    Args:
+        console: The terminal. Its clock is the one of all durations.
+        uid: The job.
+    """
+
+    def __init__(self, console: Console, uid: int) -> None:
+        self._uid, self._began = uid, console.get_time()
+        super().__init__(console, sent_here=False)
+
+    def _lines(self) -> RenderableType:
+        with self._lock:
+            return waiting_lines(self._uid, self._progress.outage, self._began, self._console)
+
+    def _print_steps(self) -> None:
+        pass
+
+
+def wait_display(uid: int) -> Display:
+    """Return the display of a wait for standard error."""
+    return WaitDisplay(Console(stderr=True), uid) if is_terminal(sys.stderr) else WaitLineDisplay()
 
 
 def display(*, sent_here: bool = False) -> Display:

@@ -71,7 +71,7 @@ def follow(
     except KeyboardInterrupt:
         exit_messages.interrupted(current, events.uid, sent, cancel=cancel)
     except GatewayError as error:
-        exit_messages.failed(current, error, events.uid, sent)
+        exit_messages.failed(current, error, events.uid, sent, began=events.began)
     save = current.save_command(last.job.uid)
     output.conclude(last, events.result, shown, save, replayed=events.replayed)
     if shown.wants_result and last.job.content_omitted and not events.result:

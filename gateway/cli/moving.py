@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.constrain import Constrain
-from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.display import is_terminal
 from gateway.cli.formatting import clean, counted, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from rich.console import RenderableType
 
-    from gateway.cli.progress import JobProgress, Step
+    from gateway.cli.progress import JobProgress, Outage, Step
 
 WIDEST_BAR = 30
 # A shorter bar shows nothing.
@@ -44,8 +41,7 @@ def lines(progress: JobProgress, console: Console) -> RenderableType:
         line.no_wrap, line.overflow = True, "ellipsis"
         rows.append(line)
     rows.append(_bar_line(progress, now, console.width - _ECHO_COLUMNS))
-    if outage := progress.outage.line(now):
-        rows.append(Padding(Text(outage, "yellow"), (0, 0, 0, len(_STEP_INDENT))))
+    rows += _outage_lines(progress.outage, now)
     return beside_echo(Group(*rows), console)
 
 
@@ -100,22 +96,17 @@ def _bar_line(progress: JobProgress, now: float, width: int) -> Table:
     return row
 
 
-@contextmanager
-def waiting(uid: int, console: Console) -> Iterator[None]:
-    """Show on a terminal that a command waits for a job, and for how long."""
-    if not is_terminal(console.file):
-        yield
-        return
-    began = console.get_time()
+def waiting_lines(uid: int, outage: Outage, began: float, console: Console) -> RenderableType:
+    """Return the lines of a command that has waited for a job since `began`."""
+    now = console.get_time()
+    row = Table.grid(padding=(0, 1, 0, 0))
+    row.add_row(SPINNER, f"waiting for job {uid} to end  {duration(now - began, tenths=False)}")
+    return beside_echo(Group(row, *_outage_lines(outage, now)), console)
 
-    def line() -> RenderableType:
-        row = Table.grid(padding=(0, 1, 0, 0))
-        row.add_row(SPINNER, f"waiting for job {uid} to end  {duration(console.get_time() - began, tenths=False)}")
-        return beside_echo(row, console)
 
-    with Live(get_renderable=line, console=console, transient=True, redirect_stdout=False) as live:
-        live.refresh()
-        yield
+def _outage_lines(outage: Outage, now: float) -> list[RenderableType]:
+    line = outage.line(now)
+    return [Padding(Text(line, "yellow"), (0, 0, 0, len(_STEP_INDENT)))] if line else []
 
 
 def print_line(console: Console, line: str, style: str = "") -> None:

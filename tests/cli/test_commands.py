@@ -397,7 +397,8 @@ def test_the_demo_shows_its_jobs_in_any_environment(variables: dict[str, str]) -
     assert re.search(r"job \d+ error \(error_code\)", outcome.err)
     assert "params.beam.length: Must be larger than 0." in outcome.err
     assert "this gateway is shutting down" in outcome.err
-    assert re.search(r"50 watchers saw job \d+ succeed, and the upstream was asked [1-9]\d? times", outcome.out)
+    assert '{"data":{"sum":3}}\nexit code 0\n' in outcome.out
+    assert re.search(r"50 watchers saw job \d+ succeed, and the upstream was asked [1-9]\d? times?", outcome.out)
     assert re.search(r"SHA-256 of result.json: [0-9a-f]{64}", outcome.out)
 
 

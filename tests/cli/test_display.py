@@ -9,16 +9,13 @@ import grpc
 import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError, Retry
-from rich.console import Console
 
-from gateway.cli.event_display import ProgressDisplay
+from gateway.cli.event_display import ProgressDisplay, WaitDisplay, wait_display
 from gateway.cli.formatting import duration
-from gateway.cli.moving import waiting
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 EPOCH = 1_000_000
 # The characters of rich's spinner.
@@ -37,11 +34,11 @@ def end(status: pb.JobStatus.ValueType = pb.JOB_STATUS_SUCCESS, error: pb.JobErr
 class Shown:
     """A display on a terminal, whose time and events a test steps."""
 
-    def __init__(self, columns: int, *, sent_here: bool = True) -> None:
+    def __init__(self, columns: int, *, sent_here: bool = True, waits: bool = False) -> None:
         self.now = 100.0
         self.terminal = Terminal(columns)
         self.console = self.terminal.console(lambda: self.now)
-        self.display = ProgressDisplay(self.console, sent_here=sent_here)
+        self.display = WaitDisplay(self.console, 42) if waits else ProgressDisplay(self.console, sent_here=sent_here)
 
     def lines(self) -> list[str]:
         """Return the screen without the spinner."""
@@ -202,22 +199,30 @@ def test_progress_that_goes_backwards_has_no_estimate(wide: Shown) -> None:
     assert "ETA 37 s" in wide.after(10, state("a", 45))[-1]
 
 
-def test_wait_shows_that_it_waits() -> None:
-    times = iter([0.0])
-    with Terminal(80) as terminal:
-        # The first time is the start; all others are a minute later.
-        console = terminal.console(lambda: next(times, 61.0))
-        with waiting(42, console):
-            assert terminal.lines()[0].lstrip(SPINNER) == " waiting for job 42 to end  1 m 01 s"
-        assert terminal.lines() == []
-        console.file.close()
+def test_wait_shows_its_time_an_outage_and_the_end() -> None:
+    with Shown(80, waits=True) as shown:
+        shown.now += 61
+        shown.display.refresh()
+        assert shown.lines() == [" waiting for job 42 to end  1 m 01 s"]
+        failing = pb.JobEvent(uid=42, heartbeat=pb.Heartbeat(consecutive_failures=1, last_failure="UPSTREAM_TIMEOUT"))
+        shown.after(0, state("mixing", 10))
+        shown.after(0, failing)
+        shown.now += 4
+        shown.display.refresh()
+        assert shown.lines() == [
+            " waiting for job 42 to end  1 m 05 s",
+            "  upstream failing (UPSTREAM_TIMEOUT) for 4 s; still trying",
+        ]
+        shown.display.retrying(lost())
+        assert shown.lines()[1] == "  gateway unreachable for 4 s, next try in 5 s"
+        shown.after(1, state("pouring", 20))
+        assert shown.after(15, end()) == ["job 42 succeeded in at least 20 s"]
 
 
-def test_wait_writes_nothing_into_a_file(tmp_path: Path) -> None:
-    with (tmp_path / "file").open("w+") as file:
-        with waiting(42, Console(file=file, force_terminal=True)):
-            pass
-        assert file.tell() == 0
+def test_wait_writes_no_moving_lines_into_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with wait_display(42) as display:
+        display.event(state("mixing", 10))
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,18 @@ def test_an_address_without_a_gateway_is_tried_once() -> None:
     assert "resuming" not in outcome.stderr
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_deadline_names_each_job_that_continues(as_json: bool) -> None:
+    with ManyJobsGateway([Read(3), *map(state, (1, 2, 3)), end(2), Hold()]) as gateway:
+        outcome = watch(gateway, "1", "2", "3", "--deadline", "0.5", *(["-o", "json"] if as_json else []))
+    again = f"watch them again: jobgateway watch 1 3 --target {gateway.target}"
+    said = f"the 0.5 s of --deadline passed; 2 jobs continue, {again}"
+    assert (outcome.exit_code, outcome.stderr) == (124, f"{said}\n")
+    if as_json:
+        errors = [json.loads(line)["error"] for line in outcome.stdout.splitlines()[-2:]]
+        assert [(each["uid"], each["message"]) for each in errors] == [("1", said), ("3", said)]
+
+
 def test_an_output_file_is_for_one_job() -> None:
     with ManyJobsGateway() as gateway:
         outcome = watch(gateway, "1", "2", "--save", "file")
