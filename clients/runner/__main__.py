@@ -17,10 +17,11 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from clients.runner import documented_errors, languages, revoked, scenarios
+from clients.runner import documented_errors, languages, recovering, revoked, scenarios
 from clients.runner.documented_errors import FailingGateway
 from clients.runner.judge import Run, problems
 from clients.runner.languages import CommandFailed, Language
+from clients.runner.recovering import RecoveringGateway
 from clients.runner.revoked import RevokingGateway
 from clients.runner.scenarios import Scenario
 from clients.runner.scripted import ScriptedGateway
@@ -80,11 +81,13 @@ def _testbed(scenario: Scenario) -> Testbed:
             return FailingGateway()
         case revoked.NAME:
             return RevokingGateway()
+        case recovering.NAME:
+            return RecoveringGateway()
     return Stack(scenario)
 
 
 def _table() -> list[Scenario]:
-    return [*scenarios.load(), documented_errors.scenario(), revoked.scenario()]
+    return [*scenarios.load(), documented_errors.scenario(), revoked.scenario(), recovering.scenario()]
 
 
 def _arguments() -> argparse.Namespace:

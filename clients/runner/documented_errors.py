@@ -11,7 +11,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 
-from clients.runner.calls import Call
 from clients.runner.scenarios import CLIENTS, Line, Scenario
 from clients.runner.scripted import ScriptedGateway
 
@@ -124,7 +123,6 @@ class FailingGateway(ScriptedGateway):
     async def _send(
         self, request: pb.SendJobRequest, context: grpc.aio.ServicerContext[pb.SendJobRequest, pb.Job]
     ) -> pb.Job:
-        self.calls.append(Call.of("SendJob", "", context.invocation_metadata()))
         self.posts.append(b"{}")
         if request.request_id in self._failed:
             return pb.Job(uid=1 + list(self._errors).index(request.request_id), status=pb.JOB_STATUS_RUNNING)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc
 
 from clients.runner import frames
-from clients.runner.calls import Call, CallReader
+from clients.runner.calls import Call, CallReader, End, Lifetime
 from clients.runner.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Streams:
-    """The streams of one connection: those that are open, and those that the proxy ended."""
+    """The streams of one connection: its calls, the streams that are open, and those that the proxy ended."""
 
+    lifetime: Lifetime
+    calls: CallReader
     client: asyncio.StreamWriter
     target: asyncio.StreamWriter
     open: set[int] = field(default_factory=set)
@@ -30,6 +33,7 @@ class _Streams:
 
     def end(self, stream: int, last_frame: bytes) -> None:
         """End a stream on both sides."""
+        self.calls.end(stream, End(time.monotonic()))
         self.open.discard(stream)
         self.ended.add(stream)
         self.client.write(last_frame)
@@ -40,13 +44,15 @@ class Http2Proxy(Proxy):
     """An HTTP/2 proxy that can end all open streams, and respond to a call itself.
 
     Attributes:
-        calls: The calls that it passed on.
+        calls: The calls that it passed on, or dropped on a silent connection.
+        lifetimes: The lifetime of each connection that it passed on.
 
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
         super().__init__(target)
         self.calls: list[Call] = []
+        self.lifetimes: list[Lifetime] = []
         self._streams: dict[Connection, _Streams] = {}
         self._responses: list[dict[str, str]] = []
         # The connections on which the proxy itself responds, and those of them that have had no call yet.
@@ -73,6 +79,8 @@ class Http2Proxy(Proxy):
 
     def cut(self) -> None:
         """Cut all connections. New ones pass through, unless a response of the proxy is pending."""
+        for streams in self._streams.values():
+            streams.calls.end_all()
         super().cut()
         for writer in self._own:
             writer.transport.abort()
@@ -113,29 +121,39 @@ class Http2Proxy(Proxy):
     async def _pump(
         self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, downstream: bool
     ) -> None:
-        streams = self._streams.setdefault(connection, _Streams(*connection.writers))
-        calls = CallReader(self.calls)
+        streams = self._streams.get(connection) or self._new_streams(connection)
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # one side has left, or was cut
                 if not downstream:
                     writer.write(await reader.readexactly(len(frames.PREFACE)))
                 while True:
                     head, payload = await _read(reader)
+                    if not downstream:
+                        streams.calls.take(head, payload)
                     if connection.blackholed:
                         continue
                     if downstream:
                         self._count(frames.HEAD_BYTES + head.size)
-                    else:
-                        calls.take(head, payload)
+                        streams.calls.pass_on(head, payload)
                     _note(streams, head, downstream=downstream)
                     if head.stream in streams.ended and head.kind != frames.HEADERS:
                         continue
                     writer.write(frames.frame(head.kind, head.flags, head.stream, payload))
                     await writer.drain()
         finally:
+            if not downstream:
+                streams.lifetime.closed = time.monotonic()
+            streams.calls.end_all(by_client=not downstream)
             self._streams.pop(connection, None)
         if not connection.blackholed:
             connection.cut()
+
+    def _new_streams(self, connection: Connection) -> _Streams:
+        lifetime = Lifetime(len(self.lifetimes), time.monotonic())
+        self.lifetimes.append(lifetime)
+        calls = CallReader(self.calls, lifetime.number)
+        self._streams[connection] = _Streams(lifetime, calls, *connection.writers)
+        return self._streams[connection]
 
 
 def _note(streams: _Streams, head: frames.Head, *, downstream: bool) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from clients.runner import attempts
 from clients.runner.scenarios import SENDING
 from clients.runner.stack import FRESH_TOKEN, TOKEN
 from gateway.simulator.parameters import Parameters
@@ -18,7 +19,7 @@ from gateway.simulator.results import result_json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clients.runner.calls import Call
+    from clients.runner.calls import Call, Lifetime
     from clients.runner.scenarios import Line, Scenario
 
 FIRST = "{first}"
@@ -51,7 +52,7 @@ class Run:
         exit_code: The exit code of the client.
         text: All output of the client, standard error included.
         calls: The calls that the gateway or the proxy in front of it received.
-        connections: The number of connections that the client made.
+        connections: The connections that the client made.
         posts: The bodies of the submissions that reached the upstream.
         paths: The paths of all requests that reached the upstream.
         missed: The faults that were never injected.
@@ -64,7 +65,7 @@ class Run:
     exit_code: int = 0
     text: str = ""
     calls: list[Call] = field(default_factory=list)
-    connections: int = 0
+    connections: list[Lifetime] = field(default_factory=list)
     posts: list[bytes] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
@@ -79,6 +80,7 @@ def problems(scenario: Scenario, run: Run) -> list[str]:
         *_watches(run.lines),
         *_many_watches(scenario, run.lines),
         *_connections(scenario, run),
+        *attempts.problems(scenario, run.calls, run.connections),
         *_chunks(scenario, run.lines),
         *_results(scenario, run.lines),
         *_routing(scenario, run),
@@ -253,8 +255,9 @@ def _routing(scenario: Scenario, run: Run) -> Iterator[str]:
 
 
 def _connections(scenario: Scenario, run: Run) -> Iterator[str]:
-    if scenario.connections is not None and run.connections > scenario.connections:
-        yield f"the client made {run.connections} connections, more than {scenario.connections}"
+    made = len(run.connections)
+    if scenario.connections is not None and made > scenario.connections:
+        yield f"the client made {made} connections, more than {scenario.connections}"
 
 
 def _upstream(scenario: Scenario, run: Run) -> Iterator[str]:

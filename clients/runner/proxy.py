@@ -45,7 +45,6 @@ class Proxy:
         delay_seconds: The delay of each piece of a response.
         cut_after_bytes: The proxy cuts all connections, once, after it has sent this many bytes to clients.
         after_cut: Called after that cut.
-        accepted: The number of connections that clients have made.
 
     """
 
@@ -55,7 +54,6 @@ class Proxy:
         self.cut_after_bytes: int | None = None
         self.after_cut: Callable[[], None] = lambda: None
         self.address = ""
-        self.accepted = 0
         self._passed_bytes = 0
         self._connections: set[Connection] = set()
         self._serving: set[asyncio.Task[None]] = set()
@@ -89,7 +87,6 @@ class Proxy:
             connection.blackholed = True
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
         task = asyncio.create_task(self._serve(reader, writer))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)

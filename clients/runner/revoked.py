@@ -10,7 +10,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 
-from clients.runner.calls import Call
 from clients.runner.scenarios import Line, Scenario
 from clients.runner.scripted import ScriptedGateway
 
@@ -82,7 +81,6 @@ class RevokingGateway(ScriptedGateway):
     async def _watch(
         self, request: pb.WatchJobRequest, context: grpc.aio.ServicerContext[pb.WatchJobRequest, pb.JobEvent]
     ) -> None:
-        self.calls.append(Call.of("WatchJob", str(request.uid), context.invocation_metadata()))
         events = next(self._events, None)
         if events is None:
             await asyncio.Event().wait()  # an unexpected call hangs until the run fails with a timeout

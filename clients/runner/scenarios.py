@@ -28,8 +28,9 @@ class Fault(_Model):
 
     Attributes:
         when: The time of the fault: at the start, after a number of lines of a kind (`job`, or `watch.job` for those of
-            a step; `done` for jobs that have ended), after a number of submissions that reached the upstream (`posts`),
-            or after a number of bytes to the client (`bytes`; only `cut` and `restart`).
+            a step; `done` for jobs that have ended, `step` for those with a message), after a number of submissions
+            that reached the upstream (`posts`), or after a number of bytes to the client (`bytes`; only `cut` and
+            `restart`).
         kind: The kind of fault, injected by `Stack`.
         code: For `end`, a gRPC status. For `reset`, an HTTP/2 error. For `respond`, a gRPC status or an HTTP status.
 
@@ -67,7 +68,8 @@ class Pace(_Model):
     repeated state if the client did not pass its resume token.
 
     Attributes:
-        per: The kind of line that advances the clock, such as `watch.job`.
+        per: The kind of line that advances the clock, such as `watch.job`, or `run.step`, because the first state of a
+            `run` has not been read from the upstream.
         seconds: The time that passes for the jobs with each such line. With N jobs of the same steps, at least an Nth
             of a step, or the clock stops when each job has reported its present step.
 

@@ -15,7 +15,7 @@ from clients.runner.proxy import Proxy
 from gateway.simulator import Simulator
 
 if TYPE_CHECKING:
-    from clients.runner.calls import Call
+    from clients.runner.calls import Call, Lifetime
     from clients.runner.scenarios import Fault, Scenario
     from gateway.simulator.recording import Recorded
 
@@ -33,7 +33,8 @@ class Stack:
         self._counts: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._gateways: list[GatewayProcess] = []
-        self._injected = 0
+        # The clock of the jobs stops until there are as many. A loaded machine may cause others than the faults.
+        self._resumes_due = 0
         self._job_seconds = 0.0
         clock = self._job_clock if scenario.pace else time.monotonic
         self.simulator = Simulator(tokens=frozenset({TOKEN}), clock=clock)
@@ -83,9 +84,9 @@ class Stack:
         return self._proxy.calls
 
     @property
-    def connections(self) -> int:
-        """The number of connections that the client made."""
-        return self._proxy.accepted
+    def connections(self) -> list[Lifetime]:
+        """The connections that the client made."""
+        return self._proxy.lifetimes
 
     @property
     def posts(self) -> list[bytes]:
@@ -99,12 +100,13 @@ class Stack:
 
     def observe(self, line: dict[str, Any]) -> None:
         """Count a line of the client, and inject the faults that are due."""
-        kinds = {*line, *(["done"] if line.get("job", {}).get("done") else [])} - {"do"}
+        job = line.get("job", {})
+        kinds = {*line, *(["done"] if job.get("done") else []), *(["step"] if job.get("message") else [])} - {"do"}
         for kind in kinds:
             self._count(kind)
             self._count(f"{line.get('do')}.{kind}")
         self._start_due_faults()
-        resumed = self._counts.get("resume", 0) >= self._injected
+        resumed = self._counts.get("resume", 0) >= self._resumes_due
         if self._scenario.pace and resumed and "resume" not in line:
             self._job_seconds = self._scenario.pace.seconds * self._counts.get(self._scenario.pace.per, 0)
 
@@ -138,7 +140,7 @@ class Stack:
                 self._start_fault(fault)
 
     def _start_fault(self, fault: Fault) -> None:
-        self._injected += 1
+        self._resumes_due = self._counts.get("resume", 0) + 1
         self._tasks.add(asyncio.create_task(self._inject(fault)))
 
     async def _inject(self, fault: Fault) -> None:

@@ -46,6 +46,7 @@ def test_each_package_has_the_version_of_the_gateway(language: languages.Languag
 def test_the_go_package_and_its_example_name_one_version() -> None:
     assert f"jobclient v{VERSION} " in (CLIENTS / "go" / "client.json").read_text()
     assert f"jobclient v{VERSION}\n" in (CLIENTS / "go" / "example" / "go.mod").read_text()
+    assert f'const version = "{VERSION}"\n' in (CLIENTS / "go" / "jobs" / "client.go").read_text()
 
 
 def test_the_java_programs_use_the_package_of_this_version() -> None:
@@ -95,7 +96,7 @@ def test_a_link_in_an_archive_is_not_the_file(tmp_path: Path) -> None:
     ]
 
 
-END = 'JOB_STATUS_SUCCESS {"data": {"sum": 3.0}}'
+END = 'JOB_STATUS_SUCCESS {"data": {"sum": 3}}'
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,7 @@ END = 'JOB_STATUS_SUCCESS {"data": {"sum": 3.0}}'
         (END, "prints no progress"),
         ("50.0% Step 2 of 2\n", "is not the end of the job"),
         (f"50.0% Step 2 of 2\n{END}\nTraceback", "is not the end of the job"),
+        ('50.0% Step 2 of 2\nJOB_STATUS_SUCCESS {"data": {"sum": 3.0}}', "is not the end of the job"),
         ('50.0% Step 2 of 2\nJOB_STATUS_ERROR {"data": {"sum": 3}}', "is not the end of the job"),
     ],
 )

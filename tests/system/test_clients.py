@@ -16,7 +16,7 @@ from rich.console import Console
 
 from clients.runner import languages, scenarios
 from clients.runner.__main__ import Program, attempt
-from clients.runner.calls import Call
+from clients.runner.calls import Call, Lifetime
 from clients.runner.documented_errors import FailingGateway, documented_errors
 from clients.runner.http2_proxy import Http2Proxy
 from clients.runner.judge import Run, matches, problems
@@ -286,7 +286,11 @@ def each_job(uid: str, *, done: bool = False) -> dict[str, Any]:
         ([each_job("1", done=True)], {}, "the job 2 did not end"),
         ([each_job("2", done=True), each_job("1", done=True), each_job("2", done=True)], {}, "the job 2 has ended"),
         ([each_job("2"), each_job("1", done=True), each_job("2")], {}, "the same state twice"),
-        ([], {"connections": 3}, "the client made 3 connections, more than 2"),
+        (
+            [],
+            {"connections": [Lifetime(number, 0) for number in range(3)]},
+            "the client made 3 connections, more than 2",
+        ),
     ],
 )
 def test_a_bad_watch_of_each_job_is_detected(seen: list[dict[str, Any]], run: dict[str, Any], problem: str) -> None:

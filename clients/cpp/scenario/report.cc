@@ -91,7 +91,10 @@ json Seen(const Error& error) {
   json seen = {{"code", CodeName(error.code)},
                {"reason", error.reason},
                {"action", Name(error.action())},
-               {"fields", error.fields}};
+               {"fields", json::object()}};
+  for (const auto& violation : error.fields) {
+    seen["fields"][violation.field] = violation.description;
+  }
   if (error.retry_delay) {
     seen["retry_after_seconds"] =
         std::chrono::duration<double>(*error.retry_delay).count();

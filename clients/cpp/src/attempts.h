@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "connection.h"
+#include "duration.h"
 
 namespace jobgateway::internal {
 
@@ -29,27 +30,58 @@ struct EndedCall {
 class Attempts {
  public:
   Attempts(std::shared_ptr<Connection> connection, CallOptions options)
-      : connection_(std::move(connection)), options_(std::move(options)) {
-    if (options_.timeout) {
-      end_ = std::chrono::steady_clock::now() + *options_.timeout;
-    }
-  }
+      : connection_(std::move(connection)),
+        options_(std::move(options)),
+        end_(std::chrono::steady_clock::now() +
+             std::min(options_.timeout.value_or(kLongest), kLongest)) {}
 
   const std::shared_ptr<Connection>& connection() const { return connection_; }
   const CallOptions& options() const { return options_; }
 
   // Returns the rest of the timeout, at most `limit`.
   std::chrono::nanoseconds Cap(std::chrono::nanoseconds limit) const {
-    return std::min<std::chrono::nanoseconds>(
-        limit, end_ - std::chrono::steady_clock::now());
+    return std::min<std::chrono::nanoseconds>(limit, Left());
+  }
+
+  // Returns the rest of the timeout.
+  std::chrono::nanoseconds Left() const {
+    return end_ - std::chrono::steady_clock::now();
   }
 
   // Throws if the client is closed, or the timeout has passed.
   void Check() const {
     connection_->CheckOpen();
-    if (std::chrono::steady_clock::now() >= end_) {
-      throw Error(grpc::StatusCode::DEADLINE_EXCEEDED,
-                  "the timeout of the call has passed");
+    if (Left() <= std::chrono::nanoseconds(0)) throw TimedOut();
+  }
+
+  // Notes the error of an attempt. Throws if there is no time for another one.
+  void Failed(const Error& error) {
+    // At the end of the timeout, these only repeat that it has passed.
+    if (error.reason == kSilent ||
+        error.code == grpc::StatusCode::DEADLINE_EXCEEDED) {
+      Check();
+    }
+    last_ = std::make_shared<const Error>(error);
+    Check();
+  }
+
+  // Returns the token of the next attempt, after the first login.
+  std::string Token() const {
+    while (true) {
+      if (const auto token = connection_->credential().Token(end_)) {
+        return *token;
+      }
+      Check();
+    }
+  }
+
+  // Returns whether there is another token than `used`, after a login.
+  bool Renew(const std::string& used) const {
+    while (true) {
+      if (const auto renewed = connection_->credential().Renew(used, end_)) {
+        return *renewed;
+      }
+      Check();
     }
   }
 
@@ -69,29 +101,38 @@ class Attempts {
   // Prepares the next call of a watch, or throws the error if it is final.
   // `decide` returns the next call, and takes whether there is a fresh token.
   template <typename Decide>
-  void Resume(const EndedCall& last, bool wants_token, Decide decide) const {
-    Check();
-    const bool renewed = wants_token && connection_->Renew(last.token);
+  void Resume(const EndedCall& last, bool wants_token, Decide decide) {
+    Failed(last.error);
+    const bool renewed = wants_token && Renew(last.token);
     const std::optional<Retry> next = decide(renewed);
     if (!next) throw last.error;
     Prepare(*next, last.used);
   }
 
-  // Prepares the next attempt, and waits for it. `used`: the connection of the
-  // last one.
+  // Prepares the next attempt, and waits for it. Throws immediately if the
+  // timeout passes before it. `used`: the connection of the last attempt.
   void Prepare(const Retry& retry,
                const std::shared_ptr<Connection::Stub>& used) const {
+    if (retry.wait >= Left()) throw TimedOut();
     if (options_.on_retry) options_.on_retry(retry);
-    connection_->Sleep(Cap(retry.wait));
+    connection_->Sleep(retry.wait);
     Check();
     if (retry.new_connection) connection_->Reconnect(used);
   }
 
  private:
+  Error TimedOut() const {
+    const std::string what = "there is no time left for the call";
+    Error error(grpc::StatusCode::DEADLINE_EXCEEDED,
+                last_ ? what + "; its last error: " + last_->what() : what);
+    error.cause = last_;
+    return error;
+  }
+
   const std::shared_ptr<Connection> connection_;
   const CallOptions options_;
-  std::chrono::steady_clock::time_point end_ =
-      std::chrono::steady_clock::time_point::max();
+  const std::chrono::steady_clock::time_point end_;
+  std::shared_ptr<const Error> last_;  // null before the first error
   std::exception_ptr failure_;
 };
 

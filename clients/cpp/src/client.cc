@@ -1,15 +1,17 @@
 #include <jobgateway/client.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <limits>
 #include <optional>
 #include <random>
 #include <utility>
 
 #include "attempts.h"
 #include "connection.h"
+#include "duration.h"
 #include "errors.h"
-#include "google/protobuf/util/time_util.h"
 #include "result.h"
 #include "rules.h"
 #include "watch_all_impl.h"
@@ -25,12 +27,17 @@ using std::chrono::nanoseconds;
 using std::chrono::seconds;
 
 constexpr int kMaxAttempts = 5;  // of a unary call, including the first
+constexpr int kUnlimited = std::numeric_limits<int>::max();
 
 // The gateway gives up a read after 10 silent seconds, and a submission after
 // 120.
 constexpr seconds kReadLimit{30};
 constexpr seconds kSendLimit{150};
 constexpr seconds kWaitLimit{40};  // of a WaitJob without a timeout
+
+// The gateway responds to a WaitJob shortly before its deadline. A further one
+// would only load it.
+constexpr seconds kLeastWait{1};
 
 template <typename Request>
 using Rpc = grpc::Status (Connection::Stub::*)(grpc::ClientContext*,
@@ -41,41 +48,41 @@ bool MayRetry(const Error& error) { return error.action() == Action::kRetry; }
 // Makes a call and retries it if the error allows that. `uid`: 0 for a
 // submission. `limit`: the time after which the connection counts as dead.
 template <typename Request, typename Predicate>
-v1::Job Unary(const Attempts& attempts, Rpc<Request> rpc,
-              const Request& request, std::int64_t uid, nanoseconds limit,
-              Predicate may_retry) {
+v1::Job Unary(Attempts* attempts, Rpc<Request> rpc, const Request& request,
+              std::int64_t uid, nanoseconds limit, Predicate may_retry,
+              int max_attempts = kMaxAttempts) {
+  internal::CheckRequest(request);
   internal::Backoff backoff;
   bool logged_in = false;
   for (int attempt = 1;; ++attempt) {
-    attempts.Check();
+    attempts->Check();
     // In its own scope: a replaced connection closes after its last call.
-    auto call = std::make_optional<internal::Call>(attempts.connection(), uid);
+    auto call = std::make_optional<internal::Call>(attempts->connection(),
+                                                   attempts->Token(), uid);
     call->context()->set_deadline(std::chrono::system_clock::now() +
-                                  attempts.Cap(limit));
+                                  attempts->Cap(limit));
     v1::Job job;
     const grpc::Status status =
         ((*call->stub()).*rpc)(call->context(), request, &job);
     if (status.ok()) {
-      if (attempts.options().on_replayed && call->replayed()) {
-        attempts.options().on_replayed();
+      if (attempts->options().on_replayed && call->replayed()) {
+        attempts->options().on_replayed();
       }
-      if (!internal::IsIntact(job, "", false)) {
-        throw internal::DamagedResult(job);
-      }
+      if (const auto damage = internal::DamageOf(job, "", false)) throw *damage;
       return job;
     }
     const auto used = call->stub();
     const std::string token = call->token();
     call.reset();
-    attempts.Check();
     const Error error = internal::ErrorOf(status);
+    attempts->Failed(error);
     bool again = may_retry(error);
     if (error.code == grpc::StatusCode::UNAUTHENTICATED && !logged_in) {
       logged_in = true;
-      again = attempts.connection()->Renew(token);
+      again = attempts->Renew(token);
     }
-    if (!again || attempt == kMaxAttempts) throw error;
-    attempts.Prepare(
+    if (!again || attempt == max_attempts) throw error;
+    attempts->Prepare(
         {error, backoff.Next(error), internal::WantsNewConnection(error)},
         used);
   }
@@ -89,8 +96,9 @@ Client::Client(std::string target, Options options)
 
 v1::Job Client::Send(const v1::SendJobRequest& request,
                      const CallOptions& options) {
-  return Unary(Attempts(connection_, options), &Connection::Stub::SendJob,
-               request, 0, kSendLimit, [&request](const Error& error) {
+  Attempts attempts(connection_, options);
+  return Unary(&attempts, &Connection::Stub::SendJob, request, 0, kSendLimit,
+               [&request](const Error& error) {
                  return internal::MaySendAgain(error, request);
                });
 }
@@ -104,6 +112,12 @@ Watch Client::Run(const v1::SendJobRequest& request,
 
 Watch Client::Run(const v1::RunJobRequest& request,
                   const CallOptions& options) {
+  internal::CheckRequest(request);
+  if (request.cancel_on_disconnect()) {
+    throw Error(grpc::StatusCode::INVALID_ARGUMENT,
+                "cancel_on_disconnect: must not be set, because this client "
+                "resumes a broken stream and the job would be cancelled");
+  }
   v1::WatchJobRequest watch;
   watch.set_content_format(request.request().content_format());
   if (request.has_heartbeat_interval()) {
@@ -121,28 +135,35 @@ Watch Client::Watch(std::int64_t uid, const CallOptions& options) {
 
 Watch Client::Watch(const v1::WatchJobRequest& request,
                     const CallOptions& options) {
+  internal::CheckRequest(request);
   return jobgateway::Watch(std::make_unique<jobgateway::Watch::Impl>(
       Attempts(connection_, options), std::nullopt, request));
 }
 
 WatchAll Client::WatchAll(const std::vector<v1::WatchJobRequest>& requests,
                           const CallOptions& options) {
+  for (const v1::WatchJobRequest& request : requests) {
+    internal::CheckRequest(request);
+  }
   return jobgateway::WatchAll(std::make_unique<jobgateway::WatchAll::Impl>(
       Attempts(connection_, options), requests));
 }
 
 v1::Job Client::Wait(const v1::WaitJobRequest& request,
                      const CallOptions& options) {
-  nanoseconds limit = kWaitLimit;
+  nanoseconds limit = kWaitLimit + kReadLimit;
+  CallOptions limited = options;
   if (request.has_timeout()) {
-    limit = nanoseconds(google::protobuf::util::TimeUtil::DurationToNanoseconds(
-        request.timeout()));
+    limit = internal::ToNanoseconds(request.timeout()) + kReadLimit;
+    limited.timeout = std::min(options.timeout.value_or(limit), limit);
   }
-  const Attempts attempts(connection_, options);
+  Attempts attempts(connection_, std::move(limited));
   while (true) {
-    v1::Job job = Unary(attempts, &Connection::Stub::WaitJob, request,
-                        request.uid(), limit + kReadLimit, MayRetry);
-    if (job.done() || request.has_timeout()) return job;
+    v1::Job job = Unary(&attempts, &Connection::Stub::WaitJob, request,
+                        request.uid(), limit, MayRetry, kUnlimited);
+    if (job.done() || request.has_timeout() || attempts.Left() < kLeastWait) {
+      return job;
+    }
   }
 }
 
@@ -154,8 +175,9 @@ v1::Job Client::Wait(std::int64_t uid, const CallOptions& options) {
 
 v1::Job Client::Get(const v1::GetJobRequest& request,
                     const CallOptions& options) {
-  return Unary(Attempts(connection_, options), &Connection::Stub::GetJob,
-               request, request.uid(), kReadLimit, MayRetry);
+  Attempts attempts(connection_, options);
+  return Unary(&attempts, &Connection::Stub::GetJob, request, request.uid(),
+               kReadLimit, MayRetry);
 }
 
 v1::Job Client::Get(std::int64_t uid, const CallOptions& options) {
@@ -167,8 +189,9 @@ v1::Job Client::Get(std::int64_t uid, const CallOptions& options) {
 v1::Job Client::Cancel(std::int64_t uid, const CallOptions& options) {
   v1::CancelJobRequest request;
   request.set_uid(uid);
-  return Unary(Attempts(connection_, options), &Connection::Stub::CancelJob,
-               request, uid, kReadLimit, MayRetry);
+  Attempts attempts(connection_, options);
+  return Unary(&attempts, &Connection::Stub::CancelJob, request, uid,
+               kReadLimit, MayRetry);
 }
 
 void Client::Close() { connection_->Close(); }

@@ -1,58 +1,82 @@
 #include "connection.h"
 
+#include <algorithm>
+#include <cctype>
+#include <cstddef>
+#include <stdexcept>
+#include <string_view>
 #include <utility>
 
 namespace jobgateway::internal {
 
+namespace {
+
+constexpr char kUserAgent[] = "jobgateway-cpp/" JOBGATEWAY_CLIENT_VERSION;
+
+// gRPC would resolve such a target without end.
+std::string CheckedTarget(std::string target) {
+  const auto begins = [&target](const char* scheme) {
+    return target.rfind(scheme, 0) == 0;
+  };
+  const bool blank = std::any_of(target.begin(), target.end(), [](char byte) {
+    return std::isspace(static_cast<unsigned char>(byte)) != 0;
+  });
+  if (target.empty() || blank || begins("http://") || begins("https://")) {
+    throw std::invalid_argument("target: must be HOST:PORT (got \"" + target +
+                                "\")");
+  }
+  return target;
+}
+
+void SetDefault(grpc::ChannelArguments* arguments, const char* key, int value) {
+  const grpc_channel_args set = arguments->c_channel_args();
+  const bool is_set = std::any_of(
+      set.args, set.args + set.num_args, [key](const grpc_arg& argument) {
+        return std::string_view(argument.key) == key;
+      });
+  if (!is_set) arguments->SetInt(key, value);
+}
+
+}  // namespace
+
 Connection::Connection(std::string target, Options options)
-    : target_(std::move(target)),
+    : target_(CheckedTarget(std::move(target))),
       options_(std::move(options)),
       stub_(Connect()),
-      token_known_(!options_.login),
-      token_(options_.token) {}
+      credential_(options_.token, options_.login) {}
 
 std::shared_ptr<Connection::Stub> Connection::Connect() const {
   grpc::ChannelArguments arguments = options_.arguments;
+  arguments.SetUserAgentPrefix(kUserAgent);
   if (!options_.service_config.empty()) {
     arguments.SetServiceConfigJSON(options_.service_config);
   }
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  SetDefault(&arguments, GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
+  SetDefault(&arguments, GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   // Without it, gRPC waits a minute for the reply to a ping, whatever the
   // timeout above. grpc++ has no constant for it.
-  arguments.SetInt("grpc.http2.ping_timeout_ms", 10'000);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  SetDefault(&arguments, "grpc.http2.ping_timeout_ms", 10'000);
+  SetDefault(&arguments, GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // Without it, a new channel would share the connection of the old one.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return v1::JobService::NewStub(grpc::CreateCustomChannel(
+  const auto channel = grpc::CreateCustomChannel(
       target_,
       options_.credentials ? options_.credentials
                            : grpc::InsecureChannelCredentials(),
-      arguments));
+      arguments);
+  // A new channel is idle, unless gRPC rejects its arguments. Then all calls
+  // would fail.
+  if (channel->GetState(false) == GRPC_CHANNEL_TRANSIENT_FAILURE) {
+    throw std::invalid_argument(
+        "target or service config: gRPC rejects one of them, and its log says "
+        "why");
+  }
+  return v1::JobService::NewStub(channel);
 }
 
 void Connection::Reconnect(const std::shared_ptr<Stub>& used) {
   const std::lock_guard lock(mutex_);
   if (stub_ == used) stub_ = Connect();
-}
-
-std::string Connection::Token() {
-  const std::lock_guard lock(token_mutex_);
-  if (!token_known_) {
-    token_ = options_.login();
-    token_known_ = true;
-  }
-  return token_;
-}
-
-bool Connection::Renew(const std::string& used) {
-  const std::lock_guard lock(token_mutex_);
-  if (token_ != used) return true;
-  if (!options_.login) return false;
-  std::string token = options_.login();
-  if (token.empty()) return false;
-  token_ = std::move(token);
-  return true;
 }
 
 void Connection::Sleep(std::chrono::nanoseconds wait) {
@@ -63,19 +87,21 @@ void Connection::Sleep(std::chrono::nanoseconds wait) {
 void Connection::CheckOpen() {
   const std::lock_guard lock(mutex_);
   if (closed_) {
-    throw Error(grpc::StatusCode::CANCELLED, "the client was closed");
+    throw Error(grpc::StatusCode::CANCELLED, "the client was closed", kClosed);
   }
 }
 
 void Connection::Close() {
+  credential_.Close();
   const std::lock_guard lock(mutex_);
   closed_ = true;
   closing_.notify_all();
   for (grpc::ClientContext* call : calls_) call->TryCancel();
 }
 
-Call::Call(std::shared_ptr<Connection> connection, std::int64_t uid)
-    : connection_(std::move(connection)), token_(connection_->Token()) {
+Call::Call(std::shared_ptr<Connection> connection, std::string token,
+           std::int64_t uid)
+    : connection_(std::move(connection)), token_(std::move(token)) {
   if (!token_.empty()) {
     context_.AddMetadata("authorization", "Bearer " + token_);
   }

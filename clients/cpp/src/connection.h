@@ -16,6 +16,8 @@
 #include <string>
 #include <unordered_set>
 
+#include "credential.h"
+
 namespace jobgateway::internal {
 
 // The channel of new calls, and the token that they carry. A replaced channel
@@ -24,16 +26,15 @@ class Connection {
  public:
   using Stub = v1::JobService::Stub;
 
-  // Connects at the first call.
+  // Connects at the first call. Throws std::invalid_argument if no call could
+  // succeed: the target, the service config or the token is invalid.
   Connection(std::string target, Options options);
 
   // Replaces the channel for further calls, unless another call has replaced
   // `used` already.
   void Reconnect(const std::shared_ptr<Stub>& used);
 
-  // Logs in, unless another call has replaced the token `used` already. Returns
-  // whether there is another token.
-  bool Renew(const std::string& used);
+  Credential& credential() { return credential_; }
 
   // Waits until the time has passed, or the client is closed.
   void Sleep(std::chrono::nanoseconds wait);
@@ -49,9 +50,6 @@ class Connection {
 
   std::shared_ptr<Stub> Connect() const;
 
-  // Returns the token, after the first login.
-  std::string Token();
-
   const std::string target_;
   const Options options_;
 
@@ -61,17 +59,16 @@ class Connection {
   std::shared_ptr<Stub> stub_;
   std::unordered_set<grpc::ClientContext*> calls_;
 
-  std::mutex token_mutex_;  // held during a login, so that calls share it
-  bool token_known_;
-  std::string token_;
+  Credential credential_;
 };
 
-// One call on the current connection, with the current token.
+// One call on the current connection.
 class Call {
  public:
   // Throws if the client is closed. `uid`: the job that the call is about; 0 if
   // it is not about one.
-  Call(std::shared_ptr<Connection> connection, std::int64_t uid);
+  Call(std::shared_ptr<Connection> connection, std::string token,
+       std::int64_t uid);
   ~Call();
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;

@@ -3,7 +3,7 @@
 #include <charconv>
 #include <utility>
 
-#include "google/protobuf/util/time_util.h"
+#include "duration.h"
 #include "google/rpc/code.pb.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -14,11 +14,6 @@ namespace {
 
 // The domain of the gateway's ErrorInfo.
 constexpr char kDomain[] = "jobgateway";
-
-std::chrono::nanoseconds Wait(const google::protobuf::Duration& delay) {
-  return std::chrono::nanoseconds(
-      google::protobuf::util::TimeUtil::DurationToNanoseconds(delay));
-}
 
 std::string Line(grpc::StatusCode code, const std::string& message,
                  const std::string& reason) {
@@ -52,7 +47,9 @@ Action Error::action() const {
   if (reason == "UPSTREAM_NOT_READY" || reason == "UPSTREAM_ERROR") {
     return Action::kRetry;
   }
-  if (reason == "UPSTREAM_ANSWER_TOO_LARGE") return Action::kGiveUp;
+  if (reason == "UPSTREAM_ANSWER_TOO_LARGE" || reason == kClosed) {
+    return Action::kGiveUp;
+  }
   if (internal::IsBroken(*this) || internal::IsLoadLimit(*this)) {
     return Action::kRetry;
   }
@@ -84,7 +81,7 @@ Error ErrorOf(const v1::WatchFailure& failure) {
               failure.message(), failure.reason());
   error.metadata = {failure.metadata().begin(), failure.metadata().end()};
   if (failure.has_retry_delay()) {
-    error.retry_delay = Wait(failure.retry_delay());
+    error.retry_delay = internal::ToNanoseconds(failure.retry_delay());
   }
   return error;
 }
@@ -101,7 +98,7 @@ Error ErrorOf(const grpc::Status& status) {
   if (!rich.ParseFromString(status.error_details())) rich.Clear();
   std::string reason;
   std::map<std::string, std::string> metadata;
-  std::map<std::string, std::string> fields;
+  std::vector<FieldViolation> fields;
   std::optional<std::chrono::nanoseconds> retry_delay;
   for (const google::protobuf::Any& detail : rich.details()) {
     google::rpc::ErrorInfo info;
@@ -112,10 +109,10 @@ Error ErrorOf(const grpc::Status& status) {
       reason = info.reason();
       metadata = {info.metadata().begin(), info.metadata().end()};
     } else if (detail.UnpackTo(&retry)) {
-      retry_delay = Wait(retry.retry_delay());
+      retry_delay = ToNanoseconds(retry.retry_delay());
     } else if (detail.UnpackTo(&bad)) {
       for (const auto& violation : bad.field_violations()) {
-        fields[violation.field()] = violation.description();
+        fields.push_back({violation.field(), violation.description()});
       }
     }
   }
@@ -127,7 +124,8 @@ Error ErrorOf(const grpc::Status& status) {
 }
 
 bool IsFromGateway(const Error& error) {
-  return !error.reason.empty() && error.reason != kSilent;
+  return !error.reason.empty() && error.reason != kSilent &&
+         error.reason != kClosed;
 }
 
 bool IsBroken(const Error& error) {
@@ -150,7 +148,7 @@ bool IsLoadLimit(const Error& error) {
          error.retry_delay.has_value();
 }
 
-bool Passes(const Error& error) {
+bool IsTransient(const Error& error) {
   return error.code == grpc::StatusCode::UNAVAILABLE || IsLoadLimit(error);
 }
 
@@ -161,6 +159,14 @@ bool MaySendAgain(const Error& error, const v1::SendJobRequest& request) {
        error.code == grpc::StatusCode::RESOURCE_EXHAUSTED);
   return error.action() == Action::kRetry && error.uid() == 0 &&
          (nothing_sent || !request.request_id().empty());
+}
+
+void CheckRequest(const google::protobuf::Message& request) {
+  const std::unique_ptr<google::protobuf::Message> read(request.New());
+  if (read->ParseFromString(request.SerializeAsString())) return;
+  throw Error(grpc::StatusCode::INVALID_ARGUMENT,
+              "the request cannot be sent: it has a string that is not UTF-8, "
+              "or is nested deeper than 100 levels");
 }
 
 bool WantsNewConnection(const Error& error) {

@@ -25,16 +25,20 @@ bool IsLoadLimit(const Error& error);
 
 // Returns whether this is an outage or a limit of load: a watch continues after
 // a wait.
-bool Passes(const Error& error);
+bool IsTransient(const Error& error);
 
-// Returns whether a failed submission may be repeated: certainly no job was
-// created, or its request_id prevents a second one.
+// Returns whether a failed submission may be repeated: the gateway guarantees
+// that no job was created, or its request_id prevents a second one.
 bool MaySendAgain(const Error& error, const v1::SendJobRequest& request);
 
 // Returns whether the connection may be dead, or lead to an instance that shuts
 // down. It is replaced immediately: it would wait up to two minutes before it
 // reconnects.
 bool WantsNewConnection(const Error& error);
+
+// Throws an INVALID_ARGUMENT if the gateway could not read the request: gRPC
+// would report an INTERNAL, as if the connection had a problem.
+void CheckRequest(const google::protobuf::Message& request);
 
 }  // namespace jobgateway::internal
 

@@ -62,8 +62,8 @@ class EventStream {
   const Call& call() const { return call_; }
 
  protected:
-  EventStream(std::shared_ptr<Connection> connection, std::int64_t uid)
-      : call_(std::move(connection), uid) {}
+  EventStream(Attempts* attempts, std::int64_t uid)
+      : call_(attempts->connection(), attempts->Token(), uid) {}
 
   grpc::ClientContext* context() { return call_.context(); }
   Connection::Stub& stub() { return *call_.stub(); }

@@ -81,12 +81,14 @@ ManyRules::Outcome ManyRules::Take(JobEvent* event) {
   }
   if (ProvesToken(*event)) job.token_unproven = false;
   job.backoff.Worked(job.sent_at);
-  const bool intact = job.result.Take(*event);
+  const std::optional<Error> damage = job.result.Take(*event);
   if (event->job().done()) End(found);
-  if (!intact) {
-    const Error damaged = DamagedResult(event->job());
-    event->mutable_failure()->set_code(damaged.code);
-    event->mutable_failure()->set_message(damaged.message);
+  if (damage) {
+    v1::WatchFailure& failure = *event->mutable_failure();
+    failure.set_code(damage->code);
+    failure.set_message(damage->message);
+    failure.mutable_metadata()->insert(damage->metadata.begin(),
+                                       damage->metadata.end());
   }
   return Outcome::kShow;
 }
@@ -95,7 +97,9 @@ ManyRules::Outcome ManyRules::Take(JobEvent* event) {
 void ManyRules::Note(const JobEvent& event) {
   const bool synced =
       event.has_synced() && event.synced().watch_requests() >= sent_;
-  stream_.Heard(synced || ProvesToken(event), !event.resume_token().empty());
+  // A failure is no progress, although it may have a token.
+  stream_.Heard(synced || ProvesToken(event),
+                !event.has_failure() && !event.resume_token().empty());
   if (!synced) return;
   for (auto& [uid, job] : jobs_) {
     if (job.sent) job.token_unproven = false;
@@ -110,7 +114,7 @@ ManyRules::Outcome ManyRules::Fail(Jobs::iterator found, const Error& error) {
       !no_other_token_) {
     return Outcome::kLogIn;
   }
-  if (Passes(error)) {
+  if (IsTransient(error)) {
     job.sent = false;
     job.due = steady_clock::now() + job.backoff.Next(error);
     unsent_.emplace(job.due, uid);

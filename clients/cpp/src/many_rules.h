@@ -42,10 +42,8 @@ class ManyRules {
 
   std::size_t pending() const { return jobs_.size(); }
 
-  // Returns how long the stream may be silent from now on.
-  std::chrono::nanoseconds limit() const {
-    return pending() == 0 ? kEndLimit : silence_;
-  }
+  // Returns how long the stream may be silent.
+  std::chrono::nanoseconds silence() const { return silence_; }
 
   // Returns the chunks of the result of a job, put together; empty from the
   // event after its last one.

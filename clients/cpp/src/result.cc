@@ -44,20 +44,35 @@ std::string Sha256(const std::string& bytes) {
   return text;
 }
 
-}  // namespace
-
-bool IsIntact(const v1::Job& job, const std::string& chunks, bool complete) {
-  if (job.content_size() == 0 || job.has_content()) return true;
-  const std::string& bytes =
-      job.has_content_json() ? job.content_json() : chunks;
-  if (bytes.empty() && !complete) return true;
-  return job.content_sha256() == Sha256(bytes);
+Error Damage(const v1::Job& job, const std::string& problem) {
+  const std::string uid = std::to_string(job.uid());
+  Error error(grpc::StatusCode::DATA_LOSS,
+              "the result of job " + uid + " was damaged on its way: " +
+                  problem + "; read the job again");
+  if (job.uid() != 0) error.metadata["uid"] = uid;
+  return error;
 }
 
-Error DamagedResult(const v1::Job& job) {
-  return {grpc::StatusCode::DATA_LOSS,
-          "the result of job " + std::to_string(job.uid()) +
-              " was damaged on its way: its SHA-256 is wrong"};
+}  // namespace
+
+std::optional<Error> DamageOf(const v1::Job& job, const std::string& chunks,
+                              bool complete) {
+  if (job.content_size() == 0 || job.has_content()) return std::nullopt;
+  const std::string& bytes =
+      job.has_content_json() ? job.content_json() : chunks;
+  if (bytes.empty()) {
+    if (!complete || job.content_omitted()) return std::nullopt;
+    return Damage(job, "nothing of it arrived");
+  }
+  const std::string size = std::to_string(bytes.size());
+  const std::string expected = std::to_string(job.content_size());
+  if (size != expected) {
+    return Damage(job, size + " of " + expected + " bytes arrived");
+  }
+  if (job.content_sha256() != Sha256(bytes)) {
+    return Damage(job, "its " + size + " bytes do not match its SHA-256");
+  }
+  return std::nullopt;
 }
 
 Result::Result(v1::ContentFormat format, bool always_chunks)
@@ -65,14 +80,15 @@ Result::Result(v1::ContentFormat format, bool always_chunks)
                               : format == v1::CONTENT_FORMAT_UNSPECIFIED ||
                                     format == v1::CONTENT_FORMAT_JSON_CHUNKS) {}
 
-bool Result::Take(const v1::JobEvent& event) {
+std::optional<Error> Result::Take(const v1::JobEvent& event) {
   if (event.has_content_chunk()) {
     // After a resumption, chunks may start again at 0.
     const std::size_t offset = event.content_chunk().offset();
     if (offset < chunks_.size()) chunks_.resize(offset);
     chunks_ += event.content_chunk().data();
   }
-  return !event.job().done() || IsIntact(event.job(), chunks_, complete_);
+  if (!event.job().done()) return std::nullopt;
+  return DamageOf(event.job(), chunks_, complete_);
 }
 
 }  // namespace internal

@@ -6,17 +6,17 @@
 #include <jobgateway/error.h>
 #include <jobgateway/v1/job_service.pb.h>
 
+#include <optional>
 #include <string>
 
 namespace jobgateway::internal {
 
-// Returns whether the bytes of the result of a done job, in `chunks` or in the
-// job itself, match its SHA-256. A Struct has no hash. `complete`: a result
-// that has not arrived is damaged, too.
-bool IsIntact(const v1::Job& job, const std::string& chunks, bool complete);
-
-// Returns the error of a job whose result is incomplete or damaged.
-Error DamagedResult(const v1::Job& job);
+// Returns an error with DATA_LOSS if the bytes of the result of a done job, in
+// `chunks` or in the job itself, do not match its size and SHA-256. A Struct
+// has no hash. `complete`: a result that has not arrived is damaged, too,
+// unless the gateway omitted it.
+std::optional<Error> DamageOf(const v1::Job& job, const std::string& chunks,
+                              bool complete);
 
 // The bytes of a result that arrives in chunks, and the check of every result.
 class Result {
@@ -25,9 +25,9 @@ class Result {
   // chunks in every format.
   Result(v1::ContentFormat format, bool always_chunks);
 
-  // Takes an event of the job. Returns false if it is the end of the job, and
-  // the result is incomplete or does not match its SHA-256.
-  bool Take(const v1::JobEvent& event);
+  // Takes an event of the job. Returns an error if it is the end of the job,
+  // and the result is damaged.
+  std::optional<Error> Take(const v1::JobEvent& event);
 
   // Returns the chunks so far, put together; empty if none have arrived.
   const std::string& chunks() const { return chunks_; }

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <random>
 
+#include "duration.h"
 #include "errors.h"
-#include "google/protobuf/util/time_util.h"
 
 namespace jobgateway::internal {
 
@@ -16,14 +16,14 @@ using v1::WatchJobRequest;
 namespace {
 
 constexpr nanoseconds kDefaultHeartbeat = std::chrono::seconds(15);
+constexpr nanoseconds kLeastSilence = std::chrono::seconds(3);
 
 }  // namespace
 
 nanoseconds Silence(const WatchJobRequest& request) {
   if (!request.has_heartbeat_interval()) return 3 * kDefaultHeartbeat;
-  return 3 *
-         nanoseconds(google::protobuf::util::TimeUtil::DurationToNanoseconds(
-             request.heartbeat_interval()));
+  return std::max<nanoseconds>(3 * ToNanoseconds(request.heartbeat_interval()),
+                               kLeastSilence);
 }
 
 Error SilentStream() {
@@ -80,7 +80,7 @@ std::optional<Retry> StreamRules::ResumeOnce(const Error& error) {
 }
 
 bool StreamRules::MayResume(const Error& error) {
-  if (Passes(error) || IsBroken(error)) return true;
+  if (IsTransient(error) || IsBroken(error)) return true;
   if (IsFromGateway(error)) return false;
   // A message over this client's own receive limit causes these, and would
   // cause them again.

@@ -22,7 +22,8 @@ inline constexpr std::chrono::nanoseconds kLongestWait =
 // The longest time between the end of the last job and that of its stream.
 inline constexpr std::chrono::nanoseconds kEndLimit = std::chrono::seconds(5);
 
-// Returns how long a stream may be silent: three heartbeat intervals.
+// Returns how long a stream may be silent: three heartbeat intervals, at least
+// three seconds. The gateway rejects an interval that is out of range.
 std::chrono::nanoseconds Silence(const v1::WatchJobRequest& request);
 
 // Returns the error of a stream that was silent for longer than that.

@@ -10,6 +10,7 @@ namespace jobgateway {
 
 using internal::kEndLimit;
 using std::chrono::nanoseconds;
+using std::chrono::steady_clock;
 using v1::JobEvent;
 using v1::RunJobRequest;
 using v1::WatchJobRequest;
@@ -18,14 +19,13 @@ class Watch::Impl::Stream
     : public internal::EventStream<grpc::ClientAsyncReader<JobEvent>> {
  public:
   // `run`: sent instead of `request` until the job is known.
-  Stream(std::shared_ptr<internal::Connection> connection,
-         const std::optional<RunJobRequest>& run,
-         const WatchJobRequest& request, nanoseconds limit)
-      : EventStream(std::move(connection), request.uid()) {
+  Stream(internal::Attempts* attempts, const std::optional<RunJobRequest>& run,
+         const WatchJobRequest& request, nanoseconds silence)
+      : EventStream(attempts, request.uid()) {
     const bool send = run && request.uid() == 0;
     Start(send ? stub().PrepareAsyncRunJob(context(), *run, queue())
                : stub().PrepareAsyncWatchJob(context(), request, queue()),
-          limit);
+          attempts->Cap(silence));
   }
 };
 
@@ -48,10 +48,11 @@ bool Watch::Impl::Advance(JobEvent* event) {
     if (stream_ == nullptr) {
       attempts_.Check();
       rules_.Opened();
-      stream_ = std::make_unique<Stream>(attempts_.connection(), run_, request_,
-                                         attempts_.Cap(silence_));
+      stream_ = std::make_unique<Stream>(&attempts_, run_, request_, silence_);
     }
-    if (stream_->Read(event, done_ ? kEndLimit : attempts_.Cap(silence_))) {
+    if (stream_->Read(event, done_ ? *done_ - steady_clock::now()
+                                   : attempts_.Cap(silence_))) {
+      if (done_) continue;  // nothing follows the end of a job
       Take(*event);
       return true;
     }
@@ -77,8 +78,9 @@ void Watch::Impl::Take(const JobEvent& event) {
                !token.empty() && token != request_.resume_token());
   if (event.uid() != 0) request_.set_uid(event.uid());
   if (!token.empty()) request_.set_resume_token(token);
-  done_ = event.job().done();
-  if (!result_.Take(event)) throw internal::DamagedResult(event.job());
+  if (event.has_job()) job_ = event.job();
+  if (event.job().done()) done_ = steady_clock::now() + kEndLimit;
+  if (const auto damage = result_.Take(event)) throw *damage;
   if (event.has_job() && attempts_.options().on_progress) {
     attempts_.options().on_progress(event.job());
   }
@@ -103,12 +105,9 @@ bool Watch::Next(JobEvent* event) { return impl_->Next(event); }
 
 Finished Watch::Finish() {
   JobEvent event;
-  Finished finished;
   while (Next(&event)) {
-    if (event.has_job()) finished.job = std::move(*event.mutable_job());
   }
-  finished.result = ResultOf(finished.job, chunks());
-  return finished;
+  return {impl_->job(), ResultOf(impl_->job(), chunks())};
 }
 
 const std::string& Watch::chunks() const { return impl_->chunks(); }

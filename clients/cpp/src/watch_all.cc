@@ -20,10 +20,10 @@ class WatchAll::Impl::Stream
     : public internal::EventStream<
           grpc::ClientAsyncReaderWriter<WatchJobsRequest, JobEvent>> {
  public:
-  Stream(std::shared_ptr<internal::Connection> connection, ManyRules* rules,
-         std::chrono::nanoseconds limit)
-      : EventStream(std::move(connection), 0), rules_(rules) {
-    Start(stub().PrepareAsyncWatchJobs(context(), queue()), limit);
+  Stream(internal::Attempts* attempts, ManyRules* rules)
+      : EventStream(attempts, 0), rules_(rules) {
+    Start(stub().PrepareAsyncWatchJobs(context(), queue()),
+          attempts->Cap(rules->silence()));
   }
 
  private:
@@ -71,10 +71,14 @@ bool WatchAll::Impl::Advance(JobEvent* event) {
       }
       attempts_.Check();
       rules_.Opened();
-      stream_ = std::make_unique<Stream>(attempts_.connection(), &rules_,
-                                         attempts_.Cap(rules_.limit()));
+      stream_ = std::make_unique<Stream>(&attempts_, &rules_);
     }
-    if (stream_->Read(event, attempts_.Cap(rules_.limit()))) {
+    if (pending() == 0 && !done_) {
+      done_ = steady_clock::now() + internal::kEndLimit;
+    }
+    if (stream_->Read(event, done_ ? *done_ - steady_clock::now()
+                                   : attempts_.Cap(rules_.silence()))) {
+      if (done_) continue;  // nothing follows the end of every job
       const ManyRules::Outcome outcome = rules_.Take(event);
       if (Take(*event, outcome)) return true;
       continue;
@@ -99,6 +103,7 @@ bool WatchAll::Impl::Take(const JobEvent& event, ManyRules::Outcome outcome) {
     case ManyRules::Outcome::kIgnore:
       return false;
     case ManyRules::Outcome::kAgain:
+      attempts_.Failed(ErrorOf(event.failure()));
       if (attempts_.options().on_retry) {
         attempts_.options().on_retry({ErrorOf(event.failure()),
                                       rules_.WaitOf(event.uid()), false,
@@ -115,7 +120,8 @@ bool WatchAll::Impl::Take(const JobEvent& event, ManyRules::Outcome outcome) {
 
 bool WatchAll::Impl::LogIn(const Error& error) {
   const auto used = stream_->call().stub();
-  if (!attempts_.connection()->Renew(stream_->call().token())) return false;
+  attempts_.Failed(error);
+  if (!attempts_.Renew(stream_->call().token())) return false;
   // The events that are not read yet come again by the resume tokens.
   stream_.reset();
   attempts_.Prepare(rules_.LogIn(error), used);

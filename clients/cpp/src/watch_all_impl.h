@@ -5,9 +5,11 @@
 
 #include <jobgateway/watch_all.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,6 +47,8 @@ class WatchAll::Impl {
   internal::Attempts attempts_;
   internal::ManyRules rules_;
   std::unique_ptr<Stream> stream_;
+  // After the end of every job: when the stream has to end.
+  std::optional<std::chrono::steady_clock::time_point> done_;
   bool ended_ = false;
 };
 

@@ -26,6 +26,7 @@ class Watch::Impl {
   ~Impl();
 
   bool Next(v1::JobEvent* event);
+  const v1::Job& job() const { return job_; }
   const std::string& chunks() const { return result_.chunks(); }
 
  private:
@@ -45,8 +46,10 @@ class Watch::Impl {
   internal::StreamRules rules_;
   internal::Result result_;
   std::unique_ptr<Stream> stream_;
-  bool done_ = false;   // the end of the job has arrived
-  bool ended_ = false;  // and that of its stream
+  v1::Job job_;  // the last state
+  // After the end of the job: when the stream has to end.
+  std::optional<std::chrono::steady_clock::time_point> done_;
+  bool ended_ = false;
 };
 
 }  // namespace jobgateway

@@ -134,6 +134,189 @@ TEST(ClientTest, AFailedWatchNeverLooksLikeAnEnd) {
   }
 }
 
+TEST(ClientTest, FinishReturnsTheJobAlsoAfterTheLastEvent) {
+  Gateway gateway;
+  gateway.watch = [](ServerContext*, const v1::WatchJobRequest&,
+                     Events* events) {
+    v1::JobEvent event = State(true);
+    event.mutable_job()->set_content_json("{}");
+    events->Write(event);
+    return Status::OK;
+  };
+  Watch watch = Client(gateway.target()).Watch(5);
+  v1::JobEvent event;
+  while (watch.Next(&event)) {
+  }
+  for (int call = 0; call < 2; ++call) {
+    const Finished end = watch.Finish();
+    EXPECT_TRUE(end.job.done());
+    EXPECT_EQ(end.result, "{}");
+  }
+}
+
+TEST(ClientTest, NothingFollowsTheEndOfAJob) {
+  Gateway gateway;
+  std::atomic<int> calls = 0;
+  gateway.watch = [&](ServerContext*, const v1::WatchJobRequest&,
+                      Events* events) {
+    ++calls;
+    events->Write(State(true));
+    events->Write(State(false));
+    return Status::OK;
+  };
+  Client client(gateway.target());
+  Watch watch = client.Watch(5);
+  v1::JobEvent event;
+  EXPECT_TRUE(watch.Next(&event));
+  EXPECT_FALSE(watch.Next(&event));
+  EXPECT_TRUE(watch.Finish().job.done());
+  EXPECT_EQ(calls, 1);
+}
+
+TEST(ClientTest, AResultThatTheGatewayDidNotKeepIsNotDamaged) {
+  Gateway gateway;
+  gateway.run = [](ServerContext*, const v1::RunJobRequest&, Events* events) {
+    v1::JobEvent event = State(true);
+    event.set_uid(0);
+    event.mutable_job()->set_uid(0);
+    event.mutable_job()->set_content_omitted(true);
+    event.mutable_job()->set_content_size(2);
+    event.mutable_job()->set_content_sha256("44136fa3");
+    events->Write(event);
+    return Status::OK;
+  };
+  const Finished end = Client(gateway.target()).Run(RunRequest("id")).Finish();
+  EXPECT_TRUE(end.job.content_omitted());
+  EXPECT_EQ(end.result, "");
+}
+
+TEST(ClientTest, RequestsThatTheGatewayCannotReadFailAtOnce) {
+  Client client("127.0.0.1:1");
+  v1::SendJobRequest request = NewRequest("\xff", 7, "run");
+  EXPECT_EQ(ErrorIn([&] { client.Send(request); }).code,
+            StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ErrorIn([&] { client.Run(request); }).code,
+            StatusCode::INVALID_ARGUMENT);
+  v1::WatchJobRequest watch;
+  watch.set_resume_token("\xff");
+  EXPECT_EQ(ErrorIn([&] { client.Watch(watch); }).code,
+            StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ErrorIn([&] { client.WatchAll({watch}); }).code,
+            StatusCode::INVALID_ARGUMENT);
+}
+
+TEST(ClientTest, RunRejectsCancelOnDisconnect) {
+  v1::RunJobRequest request = RunRequest("id");
+  request.set_cancel_on_disconnect(true);
+  Client client("127.0.0.1:1");
+  EXPECT_EQ(ErrorIn([&] { client.Run(request); }).code,
+            StatusCode::INVALID_ARGUMENT);
+}
+
+TEST(ClientTest, AWaitSurvivesMoreThanFiveFailures) {
+  Gateway gateway;
+  gateway.wait = [&](ServerContext*, v1::Job*) {
+    return GatewayError(StatusCode::UNAVAILABLE, "NO_STATE_YET");
+  };
+  int failures = 0;
+  CallOptions options;
+  options.on_retry = [&](const Retry&) {
+    if (++failures == 5) throw std::runtime_error("enough");
+  };
+  Client client(gateway.target());
+  EXPECT_THROW(client.Wait(5, options), std::runtime_error);
+}
+
+TEST(ClientTest, AWaitReturnsTheUnfinishedJobAtItsTimeout) {
+  Gateway gateway;
+  gateway.wait = [](ServerContext*, v1::Job* job) {
+    job->set_uid(5);
+    return Status::OK;
+  };
+  CallOptions options;
+  options.timeout = std::chrono::milliseconds(900);
+  const v1::Job job = Client(gateway.target()).Wait(5, options);
+  EXPECT_EQ(job.uid(), 5);
+  EXPECT_FALSE(job.done());
+}
+
+TEST(ClientTest, AnErrorAfterTheTimeoutHasItsCause) {
+  Gateway gateway;
+  gateway.get = [](ServerContext*, v1::Job*) {
+    return GatewayError(StatusCode::UNAVAILABLE, "UPSTREAM_UNREACHABLE", "5",
+                        std::chrono::hours(1));
+  };
+  CallOptions options;
+  options.timeout = std::chrono::minutes(10);
+  const Error error =
+      ErrorIn([&] { Client(gateway.target()).Get(5, options); });
+  EXPECT_EQ(error.code, StatusCode::DEADLINE_EXCEEDED);
+  ASSERT_NE(error.cause, nullptr);
+  EXPECT_EQ(error.cause->reason, "UPSTREAM_UNREACHABLE");
+}
+
+TEST(ClientTest, ATimeoutMayBeTheLongestDuration) {
+  Gateway gateway;
+  gateway.get = [](ServerContext*, v1::Job* job) {
+    job->set_uid(5);
+    return Status::OK;
+  };
+  CallOptions options;
+  options.timeout = std::chrono::nanoseconds::max();
+  EXPECT_EQ(Client(gateway.target()).Get(5, options).uid(), 5);
+}
+
+TEST(ClientTest, TheGatewayCanLogTheClient) {
+  Gateway gateway;
+  std::string agent;
+  gateway.get = [&](ServerContext* context, v1::Job*) {
+    agent = Metadata(*context, "user-agent");
+    return Status::OK;
+  };
+  Client(gateway.target()).Get(5);
+  EXPECT_EQ(agent.rfind("jobgateway-cpp/0.", 0), 0U) << agent;
+}
+
+// Returns the message of the error of a configuration.
+std::string Rejection(const std::string& target, const Options& options) {
+  try {
+    Client client(target, options);
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(ClientTest, TargetsThatNoCallCouldReachAreRejected) {
+  for (const char* target : {"", "https://a:1", "http://a:1", "a:1\n", "a b"}) {
+    EXPECT_NE(Rejection(target, {}).find("HOST:PORT"), std::string::npos)
+        << target;
+  }
+  EXPECT_EQ(Rejection("dns:///a:1", {}), "");
+}
+
+TEST(ClientTest, AnInvalidServiceConfigIsRejected) {
+  Options options;
+  options.service_config = R"({"methodConfig": 1})";
+  EXPECT_NE(Rejection("a:1", options).find("service config"),
+            std::string::npos);
+}
+
+TEST(ClientTest, ATokenThatNoHeaderCanCarryIsRejected) {
+  for (const char* token : {"top-secret\n", "\xc3\xbc", "top secret"}) {
+    Options options;
+    options.token = token;
+    const std::string message = Rejection("a:1", options);
+    EXPECT_NE(message.find("white space"), std::string::npos);
+    EXPECT_EQ(message.find("secret"), std::string::npos);
+    options.token = "";
+    options.login = [token] { return token; };
+    Client client("127.0.0.1:1", options);
+    EXPECT_THROW(client.Get(5), std::invalid_argument);
+    EXPECT_THROW(client.Watch(5).Finish(), std::invalid_argument);
+  }
+}
+
 TEST(ClientTest, AnErrorHasItsDetails) {
   Gateway gateway;
   gateway.get = [](ServerContext*, v1::Job*) {
@@ -186,6 +369,87 @@ TEST(ClientTest, WatchesShareOneLogin) {
   EXPECT_EQ(logins, 2);
 }
 
+// A login that ends when a test says so.
+class SlowLogin {
+ public:
+  ~SlowLogin() { End(); }
+
+  std::string operator()() {
+    begun_.set_value();
+    end_.get_future().wait();
+    return "token";
+  }
+  void AwaitBegin() { begun_.get_future().wait(); }
+  void End() {
+    std::call_once(once_, [this] { end_.set_value(); });
+  }
+
+ private:
+  std::promise<void> begun_;
+  std::promise<void> end_;
+  std::once_flag once_;
+};
+
+TEST(ClientTest, ALoginDoesNotOutlastTheTimeoutOfACall) {
+  SlowLogin login;
+  Options options;
+  options.login = [&] { return login(); };
+  auto client = std::make_unique<Client>("127.0.0.1:1", options);
+  CallOptions brief;
+  brief.timeout = std::chrono::milliseconds(20);
+  for (int call = 0; call < 2; ++call) {  // begins the login, and joins it
+    EXPECT_EQ(ErrorIn([&] { client->Watch(5, brief).Finish(); }).code,
+              StatusCode::DEADLINE_EXCEEDED);
+    EXPECT_EQ(ErrorIn([&] { client->Get(5, brief); }).code,
+              StatusCode::DEADLINE_EXCEEDED);
+  }
+  login.End();
+  client.reset();
+}
+
+TEST(ClientTest, CloseEndsTheWaitForALogin) {
+  SlowLogin login;
+  Options options;
+  options.login = [&] { return login(); };
+  auto client = std::make_unique<Client>("127.0.0.1:1", options);
+  auto call = std::async(std::launch::async,
+                         [&] { return ErrorIn([&] { client->Get(5); }); });
+  login.AwaitBegin();
+  client->Close();
+  EXPECT_EQ(call.get().reason, kClosed);
+  login.End();
+  client.reset();
+}
+
+TEST(ClientTest, AFailedLoginEndsOnlyTheCallThatBeganIt) {
+  Gateway gateway;
+  gateway.get = [](ServerContext*, v1::Job* job) {
+    job->set_uid(5);
+    return Status::OK;
+  };
+  std::atomic<int> logins = 0;
+  Options options;
+  options.login = [&]() -> std::string {
+    if (++logins == 1) throw std::runtime_error("no network");
+    return "token";
+  };
+  Client client(gateway.target(), options);
+  std::atomic<int> failures = 0;
+  std::vector<std::thread> calls;
+  for (int i = 0; i < 10; ++i) {
+    calls.emplace_back([&] {
+      try {
+        client.Get(5);
+      } catch (const std::runtime_error&) {
+        ++failures;
+      }
+    });
+  }
+  for (std::thread& call : calls) call.join();
+  EXPECT_EQ(failures, 1);
+  EXPECT_EQ(logins, 2);
+}
+
 TEST(ClientTest, WithoutAnotherTokenTheRejectionIsFinal) {
   Gateway gateway;
   gateway.watch = [](ServerContext*, const v1::WatchJobRequest&, Events*) {
@@ -220,7 +484,9 @@ TEST(ClientTest, CloseEndsAWatchAndItsWait) {
     });
     begun.get_future().wait();
     client.Close();
-    EXPECT_STREQ(watch.get().what(), "the client was closed [CANCELLED]");
+    const Error error = watch.get();
+    EXPECT_STREQ(error.what(), "the client was closed [CANCELLED, CLOSED]");
+    EXPECT_EQ(error.action(), Action::kGiveUp);
   }
 }
 

@@ -31,7 +31,9 @@ v1::JobEvent State(bool done) {
 }
 
 grpc::Status GatewayError(grpc::StatusCode code, const std::string& reason,
-                          const std::string& uid) {
+                          const std::string& uid,
+                          std::chrono::seconds retry_delay,
+                          const std::vector<std::string>& violations) {
   google::rpc::ErrorInfo info;
   info.set_domain("jobgateway");
   info.set_reason(reason);
@@ -39,6 +41,19 @@ grpc::Status GatewayError(grpc::StatusCode code, const std::string& reason,
   google::rpc::Status details;
   details.set_code(code);
   details.add_details()->PackFrom(info);
+  if (retry_delay.count() != 0) {
+    google::rpc::RetryInfo retry;
+    retry.mutable_retry_delay()->set_seconds(retry_delay.count());
+    details.add_details()->PackFrom(retry);
+  }
+  if (!violations.empty()) {
+    google::rpc::BadRequest bad;
+    for (const std::string& violation : violations) {
+      bad.add_field_violations()->set_field("field");
+      bad.mutable_field_violations()->rbegin()->set_description(violation);
+    }
+    details.add_details()->PackFrom(bad);
+  }
   return {code, "scripted", details.SerializeAsString()};
 }
 

@@ -6,9 +6,11 @@
 #include <grpcpp/grpcpp.h>
 #include <jobgateway/v1/job_service.grpc.pb.h>
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace jobgateway::testing {
 
@@ -24,6 +26,7 @@ class Gateway : public v1::JobService::Service {
   const std::string& target() const { return target_; }
 
   std::function<grpc::Status(grpc::ServerContext*, v1::Job*)> get;
+  std::function<grpc::Status(grpc::ServerContext*, v1::Job*)> wait;
   std::function<grpc::Status(grpc::ServerContext*, const v1::RunJobRequest&,
                              Events*)>
       run;
@@ -35,6 +38,10 @@ class Gateway : public v1::JobService::Service {
   grpc::Status GetJob(grpc::ServerContext* context, const v1::GetJobRequest*,
                       v1::Job* job) override {
     return get(context, job);
+  }
+  grpc::Status WaitJob(grpc::ServerContext* context, const v1::WaitJobRequest*,
+                       v1::Job* job) override {
+    return wait(context, job);
   }
   grpc::Status RunJob(grpc::ServerContext* context,
                       const v1::RunJobRequest* request,
@@ -55,8 +62,11 @@ class Gateway : public v1::JobService::Service {
 v1::JobEvent State(bool done);
 
 // Returns an error of the gateway. `uid`: the job in its metadata, or "".
+// `retry_delay`: in its RetryInfo, or 0. `violations`: those of one field.
 grpc::Status GatewayError(grpc::StatusCode code, const std::string& reason,
-                          const std::string& uid = "");
+                          const std::string& uid = "",
+                          std::chrono::seconds retry_delay = {},
+                          const std::vector<std::string>& violations = {});
 
 // Returns the value of the metadata of a call, or "".
 std::string Metadata(const grpc::ServerContext& context,

@@ -2,11 +2,14 @@ package jobs
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "jobclient/gen/jobgateway/v1"
 )
@@ -22,16 +25,21 @@ const (
 
 // unaryCall is a call of one method.
 type unaryCall struct {
+	request  proto.Message
 	limit    time.Duration // after which the connection counts as dead
 	mayRetry func(*Error) bool
-	uid      int64 // 0 for a submission
+	uid      int64     // 0 for a submission
+	waits    bool      // reads again as long as a watch resumes, without a limit of attempts
+	until    time.Time // no attempt begins later; zero: no limit
 	invoke   func(context.Context, pb.JobServiceClient, ...grpc.CallOption) (*pb.Job, error)
 }
 
-// Send sends a job. It sends the request again if certainly no job was created, or if the request has a RequestId, which
-// makes that safe.
+// Send sends a job. It sends the request again if the gateway guarantees that no job was created, or if the request has a
+// RequestId, which makes that safe. It does not after SUBMIT_OUTCOME_UNKNOWN, because the outcome rarely becomes known in
+// seconds.
 func (c *Client) Send(ctx context.Context, req *pb.SendJobRequest, options ...Option) (*pb.Job, error) {
 	return c.unary(ctx, unaryCall{
+		request:  req,
 		limit:    sendLimit,
 		mayRetry: func(e *Error) bool { return e.maySendAgain(req) },
 		invoke: func(ctx context.Context, rpc pb.JobServiceClient, more ...grpc.CallOption) (*pb.Job, error) {
@@ -43,6 +51,7 @@ func (c *Client) Send(ctx context.Context, req *pb.SendJobRequest, options ...Op
 // Get reads a job once.
 func (c *Client) Get(ctx context.Context, req *pb.GetJobRequest, options ...Option) (*pb.Job, error) {
 	return c.unary(ctx, unaryCall{
+		request:  req,
 		limit:    readLimit,
 		mayRetry: (*Error).mayRetry,
 		uid:      req.GetUid(),
@@ -54,84 +63,127 @@ func (c *Client) Get(ctx context.Context, req *pb.GetJobRequest, options ...Opti
 
 // Cancel asks to cancel a job, and returns its state. The job may continue for a while.
 func (c *Client) Cancel(ctx context.Context, uid int64, options ...Option) (*pb.Job, error) {
+	req := &pb.CancelJobRequest{Uid: uid}
 	return c.unary(ctx, unaryCall{
+		request:  req,
 		limit:    readLimit,
 		mayRetry: (*Error).mayRetry,
 		uid:      uid,
 		invoke: func(ctx context.Context, rpc pb.JobServiceClient, more ...grpc.CallOption) (*pb.Job, error) {
-			return rpc.CancelJob(ctx, &pb.CancelJobRequest{Uid: uid}, more...)
+			return rpc.CancelJob(ctx, req, more...)
 		},
 	}, options)
 }
 
-// Wait waits until a job is done, without a stream. A request with a Timeout is one call, whose job may not be done.
+// Wait waits until a job is done, without a stream. It reads again after the errors after which a watch resumes.
+//
+// If the Timeout of the request passes, it returns the unfinished job without an error, or the last error if no state
+// could be read. Without a Timeout, ctx limits the wait, and its end is an error.
 func (c *Client) Wait(ctx context.Context, req *pb.WaitJobRequest, options ...Option) (*pb.Job, error) {
-	limit := waitLimit
+	call := unaryCall{
+		request:  req,
+		limit:    waitLimit + readLimit,
+		mayRetry: (*Error).mayRetry,
+		uid:      req.GetUid(),
+		waits:    true,
+		invoke: func(ctx context.Context, rpc pb.JobServiceClient, more ...grpc.CallOption) (*pb.Job, error) {
+			return rpc.WaitJob(ctx, req, more...)
+		},
+	}
 	if req.GetTimeout() != nil {
-		limit = req.GetTimeout().AsDuration()
+		return c.unary(ctx, call.limited(req), options)
 	}
 	for {
-		job, err := c.unary(ctx, unaryCall{
-			limit:    limit + readLimit,
-			mayRetry: (*Error).mayRetry,
-			uid:      req.GetUid(),
-			invoke: func(ctx context.Context, rpc pb.JobServiceClient, more ...grpc.CallOption) (*pb.Job, error) {
-				return rpc.WaitJob(ctx, req, more...)
-			},
-		}, options)
-		if err != nil || job.GetDone() || req.GetTimeout() != nil {
+		job, err := c.unary(ctx, call, options)
+		if err != nil || job.GetDone() {
 			return job, err
 		}
 	}
 }
 
+// limited returns a WaitJob that ends when the Timeout of its first attempt has passed.
+func (call unaryCall) limited(req *pb.WaitJobRequest) unaryCall {
+	timeout := min(req.GetTimeout().AsDuration(), math.MaxInt64-readLimit)
+	call.limit = timeout + readLimit
+	call.until = time.Now().Add(timeout)
+	next, first := proto.CloneOf(req), true
+	call.invoke = func(ctx context.Context, rpc pb.JobServiceClient, more ...grpc.CallOption) (*pb.Job, error) {
+		if !first {
+			next.Timeout = durationpb.New(max(0, time.Until(call.until)))
+		}
+		first = false
+		return rpc.WaitJob(ctx, next, more...)
+	}
+	return call
+}
+
 // unary makes a call and retries it if the error allows that.
 func (c *Client) unary(ctx context.Context, call unaryCall, options []Option) (*pb.Job, error) {
-	o := optionsOf(options)
+	if err := checkRequest(call.request); err != nil {
+		return nil, err
+	}
+	var last *Error
+	job, err := c.attempts(ctx, call, optionsOf(options), &last)
+	return job, withLast(err, last)
+}
+
+// attempts notes the error of each attempt in last.
+func (c *Client) attempts(ctx context.Context, call unaryCall, o callOptions, last **Error) (*pb.Job, error) {
 	var wait backoff
 	loggedIn := false
 	for attempt := 1; ; attempt++ {
-		token, err := c.currentToken(ctx)
+		token, conn, err := c.begin(ctx)
 		if err != nil {
 			return nil, err
 		}
-		conn, err := c.acquire()
-		if err != nil {
-			return nil, err
-		}
-		job, trailers, err := call.once(ctx, conn, token)
-		c.release(conn)
+		job, trailers, err := c.unaryOnce(ctx, call, conn, token)
 		if err == nil {
-			o.ended(trailers)
-			if damaged := Result(nil).verify(job, false); damaged != nil {
+			o.reportReplayed(trailers)
+			if damaged := Result(nil).verify(job); damaged != nil {
 				return nil, damaged
 			}
 			return job, nil
 		}
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+		if stopped := c.stopped(ctx); stopped != nil {
+			return nil, stopped
 		}
 		e := errorOf(err)
+		*last = e
 		again := call.mayRetry(e)
 		if e.Code == codes.Unauthenticated && !loggedIn {
 			loggedIn = true
-			if again, err = c.renew(ctx, token); err != nil {
+			if again, err = c.credential.renew(ctx, token); err != nil {
 				return nil, err
 			}
 		}
-		if !again || attempt == maxAttempts || c.isClosed() {
+		unlimited := call.waits && (e.isTransient() || e.Reason == "")
+		if !again || attempt >= maxAttempts && !unlimited {
 			return nil, e
 		}
 		retry := Retry{Err: e, Wait: wait.next(e.RetryAfter), NewConnection: e.wantsNewConnection()}
+		if !call.until.IsZero() {
+			retry.Wait = min(retry.Wait, max(0, time.Until(call.until)))
+		}
 		o.retrying(retry)
 		if err := c.prepare(ctx, retry, conn); err != nil {
 			return nil, err
 		}
+		if !call.until.IsZero() && !time.Now().Before(call.until) {
+			return nil, e
+		}
 	}
 }
 
-func (call unaryCall) once(ctx context.Context, conn *connection, token string) (*pb.Job, metadata.MD, error) {
-	ctx, cancel := context.WithTimeout(withToken(ctx, token), call.limit)
+// unaryOnce releases the connection also if an interceptor panics.
+func (c *Client) unaryOnce(
+	ctx context.Context, call unaryCall, conn *connection, token string,
+) (*pb.Job, metadata.MD, error) {
+	defer c.release(conn)
+	limit := call.limit
+	if !call.until.IsZero() {
+		limit = min(limit, max(0, time.Until(call.until))+readLimit)
+	}
+	ctx, cancel := context.WithTimeout(withToken(ctx, token), limit)
 	defer cancel()
 	if call.uid != 0 {
 		ctx = aboutJob(ctx, call.uid)

@@ -7,11 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	_ "google.golang.org/grpc/health" // enables the health checks of the service config
@@ -19,12 +20,19 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
+// version is that of the module and of the contract.
+const version = "0.1.0"
+
+// ErrClosed is the error of calls and watches of a client that was closed.
+var ErrClosed = errors.New("the client was closed")
+
 // Options are the options of a Client. The zero value is a plaintext connection without a token.
 type Options struct {
-	// Token is a bearer token that never changes.
+	// Token is a bearer token that never changes. It consists of visible ASCII characters.
 	Token string
 	// Login returns a bearer token, instead of Token. A Client calls it before its first call, and again whenever the
-	// gateway rejects the token. It returns "" if there is no (other) one.
+	// gateway rejects the token, once for all calls that wait for it. It returns "" if there is no (other) one. Its
+	// context ends when the client is closed, or when no call waits for the token any more.
 	Login func(context.Context) (string, error)
 
 	TLS           *tls.Config       // nil is plaintext; see TLSFromFiles
@@ -32,21 +40,23 @@ type Options struct {
 	Dial          []grpc.DialOption // further options, which replace those of the client
 }
 
+// Format hides the token, with every verb.
+func (o Options) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "jobs.Options{TLS: %t, Token: hidden}", o.TLS != nil)
+}
+
 // Client is a client of a gateway. It is safe for concurrent use: its calls share one connection, which is replaced once
 // for all of them if it breaks.
 type Client struct {
-	target  string
-	options []grpc.DialOption
-	login   func(context.Context) (string, error)
+	target     string
+	options    []grpc.DialOption
+	credential *credential
+	closing    context.Context // ends every wait
+	close      context.CancelFunc
 
-	mu     sync.Mutex
-	conn   *connection
-	open   map[*connection]struct{}
-	closed bool
-
-	tokenMu sync.Mutex // held during a login, so that concurrent calls share it
-	known   bool       // the token is known: no first login is needed
-	token   string
+	mu   sync.Mutex
+	conn *connection
+	open map[*connection]struct{}
 }
 
 // connection counts its calls. A replaced connection is closed after its last call, because Close cancels all calls.
@@ -55,23 +65,27 @@ type connection struct {
 	calls int
 }
 
-// tokenError is an error of Options.Login.
-type tokenError struct{ cause error }
-
-func (e *tokenError) Error() string { return "login: " + e.cause.Error() }
-func (e *tokenError) Unwrap() error { return e.cause }
-
-var errClosed = &Error{Code: codes.Canceled, Message: "the client was closed"}
-
 // NewClient returns a client that connects at its first call. target is an address such as 127.0.0.1:50051, or any name
 // that gRPC resolves.
 func NewClient(target string, options Options) (*Client, error) {
+	if err := checkTarget(target); err != nil {
+		return nil, err
+	}
+	if err := checkToken(options.Token); err != nil {
+		return nil, err
+	}
+	closing, cancel := context.WithCancel(context.Background())
 	c := &Client{
 		target: target,
-		login:  options.Login,
-		open:   map[*connection]struct{}{},
-		known:  options.Login == nil,
-		token:  options.Token,
+		credential: &credential{
+			login:   options.Login,
+			closing: closing,
+			known:   options.Login == nil,
+			token:   options.Token,
+		},
+		closing: closing,
+		close:   cancel,
+		open:    map[*connection]struct{}{},
 	}
 	transport := insecure.NewCredentials()
 	if options.TLS != nil {
@@ -80,12 +94,32 @@ func NewClient(target string, options Options) (*Client, error) {
 	c.options = []grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithUserAgent("jobgateway-go/" + version),
 	}
 	if options.ServiceConfig != "" {
 		c.options = append(c.options, grpc.WithDefaultServiceConfig(options.ServiceConfig))
 	}
 	c.options = append(c.options, options.Dial...)
-	return c, c.connect()
+	if err := c.connect(); err != nil {
+		cancel()
+		return nil, err
+	}
+	return c, nil
+}
+
+// checkTarget returns an error for a target that gRPC accepts and never reaches.
+func checkTarget(target string) error {
+	lower := strings.ToLower(target)
+	if target == "" || strings.ContainsFunc(target, unicode.IsSpace) ||
+		strings.HasPrefix(lower, "http://") || strings.HasPrefix(lower, "https://") {
+		return fmt.Errorf("target: must be HOST:PORT, without a scheme or spaces (got %q)", target)
+	}
+	return nil
+}
+
+// Format prints the target only, with every verb.
+func (c *Client) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "jobs.Client(%s)", c.target)
 }
 
 // connect makes the current connection. The caller holds mu, or is the only user of the client.
@@ -99,12 +133,24 @@ func (c *Client) connect() error {
 	return nil
 }
 
-// acquire returns the current connection for one call. Call release when the call has ended.
+// begin returns the token and the connection for one call. Call release when the call has ended.
+func (c *Client) begin(ctx context.Context) (string, *connection, error) {
+	if err := c.stopped(ctx); err != nil {
+		return "", nil, err
+	}
+	token, err := c.credential.current(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	conn, err := c.acquire()
+	return token, conn, err
+}
+
 func (c *Client) acquire() (*connection, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return nil, errClosed
+	if c.closing.Err() != nil {
+		return nil, ErrClosed
 	}
 	c.conn.calls++
 	return c.conn, nil
@@ -129,8 +175,8 @@ func (c *Client) closeUnused(conn *connection) {
 func (c *Client) reconnect(used *connection) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return errClosed
+	if c.closing.Err() != nil {
+		return ErrClosed
 	}
 	if used != c.conn {
 		return nil
@@ -142,11 +188,11 @@ func (c *Client) reconnect(used *connection) error {
 	return nil
 }
 
-// Close closes all connections. Calls in flight fail.
+// Close closes all connections. Calls, watches and their waits end with ErrClosed.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.closed = true
+	c.close()
 	var failed []error
 	for conn := range c.open {
 		failed = append(failed, conn.Close())
@@ -155,52 +201,40 @@ func (c *Client) Close() error {
 	return errors.Join(failed...)
 }
 
-func (c *Client) isClosed() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.closed
+// stopped returns the cause of ctx or ErrClosed if a call must not continue, otherwise nil.
+func (c *Client) stopped(ctx context.Context) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case c.closing.Err() != nil:
+		return ErrClosed
+	}
+	return nil
 }
 
-// currentToken returns the token, after the first login.
-func (c *Client) currentToken(ctx context.Context) (string, error) {
-	c.tokenMu.Lock()
-	defer c.tokenMu.Unlock()
-	if !c.known {
-		token, err := c.login(ctx)
-		if err != nil {
-			return "", &tokenError{err}
-		}
-		c.token, c.known = token, true
+// prepare waits until the next call. used is the connection of the last one.
+func (c *Client) prepare(ctx context.Context, r Retry, used *connection) error {
+	timer := time.NewTimer(r.Wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-c.closing.Done():
+	case <-timer.C:
 	}
-	return c.token, nil
+	if err := c.stopped(ctx); err != nil || !r.NewConnection {
+		return err
+	}
+	return c.reconnect(used)
 }
 
-// renew logs in, unless another call has replaced the token used already. It reports whether a login returned a token.
-func (c *Client) renew(ctx context.Context, used string) (bool, error) {
-	c.tokenMu.Lock()
-	defer c.tokenMu.Unlock()
-	if c.token != used {
-		return true, nil
+// withLast adds the last error to that of a call that its context or Close has stopped. last may be nil.
+func withLast(err error, last *Error) error {
+	var final *Error
+	var login *tokenError
+	if err == nil || last == nil || errors.As(err, &final) || errors.As(err, &login) {
+		return err
 	}
-	if c.login == nil {
-		return false, nil
-	}
-	token, err := c.login(ctx)
-	if err != nil {
-		return false, &tokenError{err}
-	}
-	if token == "" {
-		return false, nil
-	}
-	c.token = token
-	return true, nil
-}
-
-func withToken(ctx context.Context, token string) context.Context {
-	if token == "" {
-		return ctx
-	}
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	return fmt.Errorf("%w; the last error: %w", err, last)
 }
 
 // aboutJob returns a context for one call about a job. Proxies can route by its header, so that all watches of a job

@@ -67,7 +67,7 @@ func TestReconnectDoesNotDisturbOtherWatches(t *testing.T) {
 	for _, uid := range []int64{broken, steady} {
 		watches.Go(func() {
 			request := &pb.WatchJobRequest{Uid: uid}
-			for _, err := range client.Watch(context.Background(), request) {
+			for _, err := range client.Watch(context.Background(), request).Events() {
 				if err != nil {
 					t.Error(err)
 				}

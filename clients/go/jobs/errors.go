@@ -9,6 +9,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	pb "jobclient/gen/jobgateway/v1"
 )
@@ -28,17 +29,24 @@ const (
 // domain marks the ErrorInfo of the gateway.
 const domain = "jobgateway"
 
-// Error is the error of a call, with its details.
+// Error is the error of a call, with its details. The client itself makes errors with the codes InvalidArgument (a request
+// that cannot be sent) and DataLoss (a damaged result).
 type Error struct {
 	Code       codes.Code
 	Message    string
 	Reason     string            // from ErrorInfo; empty if the error does not come from the gateway
 	Metadata   map[string]string // from ErrorInfo
 	RetryAfter *time.Duration    // from RetryInfo; nil if there is none
-	Fields     map[string]string // from BadRequest: invalid field to description
+	Fields     []FieldViolation  // from BadRequest, in its order
 }
 
-// Error returns one line for people. It never contains the token.
+// FieldViolation is a problem of a field of a request. A field may have several.
+type FieldViolation struct {
+	Field       string
+	Description string
+}
+
+// Error returns a one-line message. It never contains the token.
 func (e *Error) Error() string {
 	if e.Reason != "" {
 		return fmt.Sprintf("%s [%s, %s]", e.Message, e.Code, e.Reason)
@@ -58,13 +66,22 @@ func (e *Error) UID() int64 {
 	return uid
 }
 
+// checkRequest returns an error for a request that no call can send, such as one with an invalid string. gRPC reports it as
+// Internal, the code of a broken stream.
+func checkRequest(req proto.Message) error {
+	if _, err := proto.Marshal(req); err != nil {
+		return &Error{Code: codes.InvalidArgument, Message: "the request cannot be encoded: " + err.Error()}
+	}
+	return nil
+}
+
 // errorOf reads the error of a call and its details.
 func errorOf(err error) *Error {
 	if known := (*Error)(nil); errors.As(err, &known) {
 		return known
 	}
 	st, _ := status.FromError(err)
-	f := &Error{Code: st.Code(), Message: st.Message(), Fields: map[string]string{}}
+	f := &Error{Code: st.Code(), Message: st.Message()}
 	for _, detail := range st.Details() {
 		switch d := detail.(type) {
 		case *errdetails.ErrorInfo:
@@ -76,7 +93,7 @@ func errorOf(err error) *Error {
 			f.RetryAfter = &delay
 		case *errdetails.BadRequest:
 			for _, v := range d.GetFieldViolations() {
-				f.Fields[v.GetField()] = v.GetDescription()
+				f.Fields = append(f.Fields, FieldViolation{v.GetField(), v.GetDescription()})
 			}
 		}
 	}
@@ -98,8 +115,8 @@ func errorOfJob(failure *pb.WatchFailure) *Error {
 	return f
 }
 
-// passes reports whether the error is one of load or of an outage, so that a watch continues after a wait.
-func (e *Error) passes() bool {
+// isTransient reports whether the error is one of load or of an outage, so that a watch continues after a wait.
+func (e *Error) isTransient() bool {
 	return e.Code == codes.Unavailable || e.Code == codes.ResourceExhausted && e.RetryAfter != nil
 }
 
@@ -137,8 +154,8 @@ func (e *Error) Action() Action {
 
 func (e *Error) mayRetry() bool { return e.Action() == RetryCall }
 
-// maySendAgain reports whether a failed submission may be repeated: certainly no job was created, or its request_id prevents
-// a second one.
+// maySendAgain reports whether a failed submission may be repeated: the gateway guarantees that no job was created, or the
+// request_id prevents a second one.
 func (e *Error) maySendAgain(req *pb.SendJobRequest) bool {
 	nothingSent := e.Reason != "" && (e.Code == codes.Unavailable || e.Code == codes.ResourceExhausted)
 	return e.Action() == RetryCall && e.UID() == 0 && (nothingSent || req.GetRequestId() != "")

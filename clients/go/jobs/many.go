@@ -13,39 +13,42 @@ import (
 	pb "jobclient/gen/jobgateway/v1"
 )
 
-// endSilence is how long the stream may take to end after the last job has ended.
-const endSilence = 5 * time.Second
-
 // Item is an event of a WatchAll, or the end of the watch of one job by an error.
 type Item struct {
 	UID    int64        // the job; 0 if the event is about the stream
 	Event  *pb.JobEvent // nil if the watch has failed
 	Result Result       // of the job, if it arrives in chunks, as far as it has arrived
-	Err    *Error       // final for this job; the other watches continue. DataLoss: its result was damaged
+	Err    error        // an *Error, final for this job; the other watches continue. DataLoss: its result was damaged
 }
 
 // WatchAll returns the events of many jobs until each has ended or its watch has failed. All watches are on one stream,
 // which is resumed after it breaks (docs/clients/index.md). The iteration ends with an error if a status of the stream is
-// final, or with the cause of ctx. OnRetry is called for each further stream, and for each further watch of a job on the same
-// stream, with its UID.
+// final, with the cause of ctx, or with ErrClosed. OnRetry is called for each further stream, and for each further watch of a
+// job on the same stream, with its UID.
+//
+// A loop that is left releases its stream, and a further one continues with the jobs that have not ended.
 //
 // Each uid is watched once. The HeartbeatInterval of the first request applies to all.
 func (c *Client) WatchAll(
 	ctx context.Context, requests []*pb.WatchJobRequest, options ...Option,
 ) iter.Seq2[Item, error] {
+	w := &manyWatch{
+		client:  c,
+		rules:   newManyRules(requests),
+		changed: make(chan struct{}, 1),
+		options: optionsOf(options),
+	}
+	w.ended = len(requests) == 0
+	if !w.ended {
+		w.silence = silenceOf(requests[0])
+	}
+	for _, req := range requests {
+		if w.err == nil {
+			w.err = checkRequest(req)
+		}
+	}
 	return func(yield func(Item, error) bool) {
-		if len(requests) == 0 {
-			return
-		}
-		w := &manyWatch{
-			client:  c,
-			rules:   newManyRules(requests),
-			changed: make(chan struct{}, 1),
-			silence: silenceOf(requests[0]),
-			yield:   yield,
-			options: optionsOf(options),
-		}
-		if err := c.follow(ctx, w, w.options); err != nil {
+		if err := w.follow(ctx, func(item Item) bool { return yield(item, nil) }); err != nil {
 			yield(Item{}, err)
 		}
 	}
@@ -53,15 +56,25 @@ func (c *Client) WatchAll(
 
 // manyWatch is the watch of many jobs.
 type manyWatch struct {
+	reading
 	client  *Client
 	silence time.Duration
-	yield   func(Item, error) bool
+	yield   func(Item) bool
 	options callOptions
 
 	mu      sync.Mutex // for rules while a call is open
 	rules   *manyRules
 	changed chan struct{} // receives if there may be another request to send
 }
+
+func (w *manyWatch) follow(ctx context.Context, yield func(Item) bool) error {
+	return w.read(func() error {
+		w.yield = yield
+		return w.client.follow(ctx, w, w.options)
+	})
+}
+
+func (w *manyWatch) lastError() *Error { return w.rules.stream.last }
 
 // wantsToken is false after a loginError, for which there is a fresh token already.
 func (w *manyWatch) wantsToken(err error) bool {
@@ -78,7 +91,8 @@ func (w *manyWatch) resume(err error, renewed bool) (Retry, bool) {
 
 func (w *manyWatch) call(ctx context.Context, conn *connection, token string) (finished bool, err error) {
 	w.rules.open(time.Now())
-	listener := listen(withToken(ctx, token), w.silence)
+	silence := w.silence
+	listener := listen(withToken(ctx, token), silence)
 	var sender sync.WaitGroup
 	defer sender.Wait()
 	defer listener.stop()
@@ -87,11 +101,14 @@ func (w *manyWatch) call(ctx context.Context, conn *connection, token string) (f
 		return false, listener.reason(err)
 	}
 	sender.Go(func() { w.send(stream) })
-	silence := w.silence
+	var limit time.Time // of the end of the stream, after the last job has ended
 	for {
+		if w.ended {
+			silence = time.Until(limit)
+		}
 		event, err := listener.next(stream, silence)
 		switch {
-		case err != nil && len(w.rules.jobs) == 0:
+		case err != nil && w.ended:
 			return true, nil
 		case errors.Is(err, io.EOF):
 			return false, errNoEnd
@@ -100,7 +117,7 @@ func (w *manyWatch) call(ctx context.Context, conn *connection, token string) (f
 		}
 		outcome := w.take(event)
 		if outcome.login != nil {
-			renewed, err := w.client.renew(ctx, token)
+			renewed, err := w.client.credential.renew(ctx, token)
 			if err != nil {
 				return false, err
 			}
@@ -112,11 +129,11 @@ func (w *manyWatch) call(ctx context.Context, conn *connection, token string) (f
 		if outcome.again != nil {
 			w.options.retrying(*outcome.again)
 		}
-		if outcome.item != nil && !w.yield(*outcome.item, nil) {
-			return true, nil
+		if !w.ended && len(w.rules.jobs) == 0 {
+			w.ended, limit = true, time.Now().Add(endSilence)
 		}
-		if len(w.rules.jobs) == 0 {
-			silence = endSilence
+		if outcome.item != nil && !w.yield(*outcome.item) {
+			return true, nil
 		}
 	}
 }
@@ -162,17 +179,17 @@ func (w *manyWatch) await(ctx context.Context, due time.Time) bool {
 func (w *manyWatch) take(event *pb.JobEvent) outcome {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.told(w.rules.take(event, time.Now()))
+	return w.wakeSender(w.rules.take(event, time.Now()))
 }
 
 func (w *manyWatch) withoutLogin(login *loginError) outcome {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.told(w.rules.withoutLogin(login, time.Now()))
+	return w.wakeSender(w.rules.withoutLogin(login, time.Now()))
 }
 
-// told wakes send if the outcome concerns it.
-func (w *manyWatch) told(o outcome) outcome {
+// wakeSender wakes send if the outcome concerns it.
+func (w *manyWatch) wakeSender(o outcome) outcome {
 	if o.again != nil || len(w.rules.jobs) == 0 {
 		select {
 		case w.changed <- struct{}{}:

@@ -49,7 +49,7 @@ type manyRules struct {
 	unsent    schedule
 	requests  int64 // sent on the current stream
 	resumable int   // the number of events after which a stream can continue
-	sameToken bool  // a login did not return another token than that of the current stream
+	noToken   bool  // a login returned no token during the current stream
 }
 
 // outcome is the consequence of an event. At most one field is set.
@@ -73,7 +73,8 @@ func newManyRules(requests []*pb.WatchJobRequest) *manyRules {
 	m := &manyRules{jobs: map[int64]*watched{}}
 	for _, req := range requests {
 		if m.jobs[req.GetUid()] == nil {
-			next := proto.CloneOf(req)
+			next := &pb.WatchJobRequest{}
+			proto.Merge(next, req)
 			next.HeartbeatInterval = requests[0].GetHeartbeatInterval()
 			m.jobs[req.GetUid()] = &watched{request: next}
 		}
@@ -84,7 +85,7 @@ func newManyRules(requests []*pb.WatchJobRequest) *manyRules {
 // open notes that a stream begins.
 func (m *manyRules) open(now time.Time) {
 	m.stream.opened = now
-	m.requests, m.sameToken = 0, false
+	m.requests, m.noToken = 0, false
 	m.unsent = m.unsent[:0]
 	for _, job := range m.jobs {
 		job.unsent = true
@@ -120,7 +121,7 @@ func (m *manyRules) take(event *pb.JobEvent, now time.Time) outcome {
 		return outcome{}
 	case event.GetFailure() != nil:
 		f := errorOfJob(event.GetFailure())
-		if f.Code == codes.Unauthenticated && !job.tokenUnproven && !m.sameToken {
+		if f.Code == codes.Unauthenticated && !job.tokenUnproven && !m.noToken {
 			return outcome{login: &loginError{event.GetUid(), f}}
 		}
 		return m.fail(event.GetUid(), f, now)
@@ -138,10 +139,8 @@ func (m *manyRules) take(event *pb.JobEvent, now time.Time) outcome {
 	item := &Item{UID: event.GetUid(), Event: event, Result: job.result}
 	if event.GetJob().GetDone() {
 		delete(m.jobs, event.GetUid())
-		if job.request.GetContentFormat() != pb.ContentFormat_CONTENT_FORMAT_NONE {
-			if err := job.result.verify(event.GetJob(), true); err != nil {
-				return outcome{item: &Item{UID: item.UID, Err: err}}
-			}
+		if err := job.result.verify(event.GetJob()); err != nil {
+			return outcome{item: &Item{UID: item.UID, Err: err}}
 		}
 	}
 	return outcome{item: item}
@@ -161,17 +160,18 @@ func (m *manyRules) note(event *pb.JobEvent, now time.Time) {
 	}
 }
 
-// withoutLogin returns the consequence of a failure of a job if a login returned the token of the current stream.
+// withoutLogin returns the consequence of a failure of a job if a login returned no token.
 func (m *manyRules) withoutLogin(login *loginError, now time.Time) outcome {
-	m.sameToken = true
+	m.noToken = true
 	return m.fail(login.uid, login.failure, now)
 }
 
 func (m *manyRules) fail(uid int64, f *Error, now time.Time) outcome {
-	if !f.passes() {
+	if !f.isTransient() {
 		delete(m.jobs, uid)
 		return outcome{item: &Item{UID: uid, Err: f}}
 	}
+	m.stream.last = f
 	job := m.jobs[uid]
 	wait := job.backoff.next(f.RetryAfter)
 	job.due = now.Add(wait)

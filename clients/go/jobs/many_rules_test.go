@@ -145,7 +145,7 @@ func TestAFreshTokenIsProvenForEachJob(t *testing.T) {
 	reopen(m, start)
 	m.take(state(1, "a"), start)
 	m.take(synced(2), start)
-	if o := m.take(rejected(2), start); o.item == nil || o.item.Err.Code != codes.Unauthenticated {
+	if o := m.take(rejected(2), start); o.item == nil || errorOf(o.item.Err).Code != codes.Unauthenticated {
 		t.Errorf("a rejection with the fresh token has the consequence %+v", o)
 	}
 	if o := m.take(rejected(1), start); o.login == nil {
@@ -193,7 +193,7 @@ func TestADefectIsFinalWithoutProgress(t *testing.T) {
 func TestADamagedResultFailsItsJobOnly(t *testing.T) {
 	m := openRules(2)
 	o := m.take(end(1, "[1]", "[2]"), start)
-	if o.item == nil || o.item.Err == nil || o.item.Err.Code != codes.DataLoss {
+	if o.item == nil || o.item.Err == nil || errorOf(o.item.Err).Code != codes.DataLoss {
 		t.Errorf("the consequence is %+v", o)
 	}
 	if o := m.take(end(2, "[2]", "[2]"), start); o.item.Err != nil || len(m.jobs) != 0 {
@@ -221,4 +221,18 @@ func TestOnlyALateEventResetsTheBackoff(t *testing.T) {
 	if o := m.take(unavailable, now); o.again.Wait > initialBackoff {
 		t.Errorf("the wait after a late event is %s", o.again.Wait)
 	}
+}
+
+func badRequest(violations []FieldViolation) error {
+	detail := &errdetails.BadRequest{}
+	for _, v := range violations {
+		detail.FieldViolations = append(
+			detail.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: v.Field, Description: v.Description},
+		)
+	}
+	st, err := status.New(codes.InvalidArgument, "").WithDetails(detail)
+	if err != nil {
+		panic(err)
+	}
+	return st.Err()
 }

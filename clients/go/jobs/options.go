@@ -18,7 +18,7 @@ type callOptions struct {
 }
 
 // OnRetry calls f before the wait for each further attempt: of a unary call, of the stream of a watch, and in WatchAll also
-// of the watch of one job. f may be nil.
+// of the watch of one job. It tells why a watch does not end while no gateway can be reached. f may be nil.
 func OnRetry(f func(Retry)) Option { return func(o *callOptions) { o.onRetry = f } }
 
 // OnProgress calls f with each state of a job in Run and Watch. f may be nil.
@@ -30,7 +30,9 @@ func OnReplayed(f func()) Option { return func(o *callOptions) { o.onReplayed = 
 func optionsOf(options []Option) callOptions {
 	var o callOptions
 	for _, option := range options {
-		option(&o)
+		if option != nil {
+			option(&o)
+		}
 	}
 	return o
 }
@@ -47,8 +49,8 @@ func (o callOptions) progressed(job *pb.Job) {
 	}
 }
 
-// ended reads the trailers of a successful call.
-func (o callOptions) ended(trailers metadata.MD) {
+// reportReplayed reads the trailers of a successful call.
+func (o callOptions) reportReplayed(trailers metadata.MD) {
 	if o.onReplayed != nil && slices.Contains(trailers.Get("jobgateway-replayed"), "true") {
 		o.onReplayed()
 	}

@@ -3,7 +3,9 @@ package jobs
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
+	"strconv"
 
 	"google.golang.org/grpc/codes"
 
@@ -13,24 +15,55 @@ import (
 // Result holds the bytes of a result that arrives in chunks.
 type Result []byte
 
+// ResultOf returns the result of a job that has ended, as JSON, in whichever form it arrived. It is empty if there is none,
+// or if it did not arrive (Job.ContentOmitted).
+func ResultOf(item Item) ([]byte, error) {
+	job := item.Event.GetJob()
+	switch {
+	case !job.GetDone():
+		return nil, nil
+	case job.GetContent() != nil:
+		text, err := json.Marshal(job.GetContent().AsMap())
+		if err != nil {
+			return nil, fmt.Errorf("the result of job %d: %w", job.GetUid(), err)
+		}
+		return text, nil
+	case job.GetContentOmitted():
+		return item.Result, nil
+	}
+	return job.GetContentJson(), nil
+}
+
 // take adds a chunk. It first cuts the result to the chunk's offset, because chunks may start again at 0 after a resume.
 func (r *Result) take(chunk *pb.ContentChunk) {
 	*r = append((*r)[:min(chunk.GetOffset(), int64(len(*r)))], chunk.GetData()...)
 }
 
 // verify returns an error if the bytes of the result of a done job, in chunks or in the job itself, are not those that
-// the gateway announced. A Struct has no hash. complete: a result that has not arrived is an error, too.
-func (r Result) verify(job *pb.Job, complete bool) *Error {
+// the gateway announced. A Struct has no hash. A result that the gateway leaves out, and that does not arrive in chunks, is
+// not damaged.
+func (r Result) verify(job *pb.Job) *Error {
 	data := job.GetContentJson()
 	if job.GetContentOmitted() {
 		data = r
 	}
-	if job.GetContentSize() == 0 || job.GetContent() != nil || len(data) == 0 && !complete {
+	if job.GetContentSize() == 0 || job.GetContent() != nil || job.GetContentOmitted() && len(data) == 0 {
 		return nil
 	}
-	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != job.GetContentSha256() {
-		message := fmt.Sprintf("the result of job %d was damaged on its way: its SHA-256 is wrong", job.GetUid())
-		return &Error{Code: codes.DataLoss, Message: message}
+	var problem string
+	switch sum := sha256.Sum256(data); {
+	case len(data) == 0:
+		problem = fmt.Sprintf("nothing of its %d bytes arrived", job.GetContentSize())
+	case int64(len(data)) != job.GetContentSize():
+		problem = fmt.Sprintf("%d of %d bytes arrived", len(data), job.GetContentSize())
+	case hex.EncodeToString(sum[:]) != job.GetContentSha256():
+		problem = fmt.Sprintf("its %d bytes have the wrong SHA-256", len(data))
+	default:
+		return nil
 	}
-	return nil
+	return &Error{
+		Code:     codes.DataLoss,
+		Message:  fmt.Sprintf("the result of job %d is damaged: %s; read the job again", job.GetUid(), problem),
+		Metadata: map[string]string{"uid": strconv.FormatInt(job.GetUid(), 10)},
+	}
 }

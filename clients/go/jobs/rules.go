@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"errors"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 const (
 	initialBackoff   = 200 * time.Millisecond
 	maxBackoff       = 5 * time.Second
+	minSilence       = 3 * time.Second
 	defaultHeartbeat = 15 * time.Second
 
 	// Silent is the reason for a stream that was canceled because no event arrived in time.
@@ -59,14 +61,15 @@ func (b *backoff) heard(start, now time.Time) {
 type streamRules struct {
 	opened        time.Time
 	backoff       backoff
-	received      bool // an event has arrived
-	tokenUnproven bool // no event since the last login proves that the upstream accepts the token
-	repeatableAt  any  // the position of the last error that another call may repeat
+	last          *Error // of the last call, until an event arrives
+	received      bool   // an event has arrived
+	tokenUnproven bool   // no event since the last login proves that the upstream accepts the token
+	repeatableAt  any    // the position of the last error that another call may repeat
 }
 
 // heard notes an event.
 func (s *streamRules) heard(now time.Time, provesToken bool) {
-	s.received = true
+	s.received, s.last = true, nil
 	s.tokenUnproven = s.tokenUnproven && !provesToken
 	s.backoff.heard(s.opened, now)
 }
@@ -85,7 +88,7 @@ func (s *streamRules) resume(err error, position any, renewed bool) (Retry, bool
 		f.Code, f.Reason = codes.Canceled, Silent
 	case errors.Is(err, errNoEnd):
 		f.Code = codes.OK
-	case f.passes():
+	case f.isTransient():
 	case renewed:
 		s.tokenUnproven = true
 	case f.Reason != "" || !s.broken(f.Code, position):
@@ -96,6 +99,7 @@ func (s *streamRules) resume(err error, position any, renewed bool) (Retry, bool
 
 // retry returns the next call.
 func (s *streamRules) retry(e *Error) Retry {
+	s.last = e
 	return Retry{Err: e, Wait: s.backoff.next(e.RetryAfter), NewConnection: e.wantsNewConnection()}
 }
 
@@ -128,10 +132,11 @@ func provesToken(event *pb.JobEvent) bool {
 	return event.GetJob() != nil || event.GetContentChunk() != nil
 }
 
-// silenceOf returns how long the stream of a request may be silent.
+// silenceOf returns how long the stream of a request may be silent. The gateway rejects an invalid interval, and has time
+// to do so.
 func silenceOf(req *pb.WatchJobRequest) time.Duration {
 	if req.GetHeartbeatInterval() == nil {
 		return 3 * defaultHeartbeat
 	}
-	return 3 * req.GetHeartbeatInterval().AsDuration()
+	return max(minSilence, 3*min(req.GetHeartbeatInterval().AsDuration(), math.MaxInt64/3))
 }

@@ -8,8 +8,8 @@ import (
 	"os"
 )
 
-// TLSFromFiles returns a TLS configuration from files in PEM. caFile has the trusted authorities; "" means those of the
-// system. Mutual TLS needs certFile and keyFile, the certificate of the client and its key; "" for both means none.
+// TLSFromFiles returns a TLS configuration from files in PEM. caFile has the trusted CA certificates; "" means those of
+// the system. Mutual TLS needs certFile and keyFile, the certificate of the client and its key; "" for both means none.
 func TLSFromFiles(caFile, certFile, keyFile string) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if caFile != "" {

@@ -2,97 +2,121 @@ package jobs
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"iter"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	pb "jobclient/gen/jobgateway/v1"
 )
 
-// Events are the events of a job up to the one whose job is done. Every other end is an error. Iterate over them once.
-type Events iter.Seq2[Item, error]
+// endSilence is how long a stream may take to end after the last job has ended.
+const endSilence = 5 * time.Second
+
+var errUnknownJob = errors.New("the last loop was left before the job was known, and this one would send it again")
+
+// Watch is the watch of one job. It is not safe for concurrent use.
+type Watch struct {
+	reading
+	client  *Client
+	ctx     context.Context
+	run     *pb.RunJobRequest   // the first request of a Run, until the job is known
+	request *pb.WatchJobRequest // the next one
+	options callOptions
+	rules   streamRules
+	result  Result
+	last    Item // the last one with a job
+	yield   func(Item) bool
+}
 
 // Finished is a job that has ended.
 type Finished struct {
 	Job    *pb.Job
-	Result []byte // JSON; empty if there is none, or if it was not requested
+	Result []byte // JSON; empty if there is none, or if it did not arrive (Job.ContentOmitted)
 }
 
-// Finish reads the remaining events, and returns the job and its result. With an error, it returns the last state.
-func (e Events) Finish() (*Finished, error) {
-	finished := &Finished{}
-	for item, err := range e {
-		if err != nil {
-			return finished, err
-		}
-		if job := item.Event.GetJob(); job != nil {
-			finished.Job, finished.Result = job, item.Result
-		}
-	}
-	switch job := finished.Job; {
-	case job.GetContent() != nil:
-		text, err := json.Marshal(job.GetContent().AsMap())
-		if err != nil {
-			return finished, fmt.Errorf("the result of job %d: %w", job.GetUid(), err)
-		}
-		finished.Result = text
-	case job.GetContentJson() != nil:
-		finished.Result = job.GetContentJson()
-	}
-	return finished, nil
-}
-
-// Watch watches a job until it ends, and resumes broken streams (docs/clients/index.md). The iteration ends with an *Error
-// if a status is final or a result was damaged, or with the cause of ctx.
-func (c *Client) Watch(ctx context.Context, req *pb.WatchJobRequest, options ...Option) Events {
-	return c.events(ctx, nil, req, options)
+// Watch watches a job until it ends, and resumes broken streams (docs/clients/index.md). It makes its first call when its
+// events are read.
+//
+// The watch ends with an *Error if a status is final or a result was damaged, with the cause of ctx, or with ErrClosed.
+// While it reaches no gateway, it goes on: ctx limits it, and OnRetry gets the reason of each attempt.
+func (c *Client) Watch(ctx context.Context, req *pb.WatchJobRequest, options ...Option) *Watch {
+	return c.newWatch(ctx, nil, req, options)
 }
 
 // Run sends a job and watches it in one call, which is resumed like a Watch. Before the job is known, the request is sent
 // again under the conditions of Send.
-func (c *Client) Run(ctx context.Context, req *pb.RunJobRequest, options ...Option) Events {
-	return c.events(ctx, req, &pb.WatchJobRequest{
+//
+// CancelOnDisconnect must be false: with it, a broken connection cancels the job that the client is about to resume.
+func (c *Client) Run(ctx context.Context, req *pb.RunJobRequest, options ...Option) *Watch {
+	w := c.newWatch(ctx, req, &pb.WatchJobRequest{
 		ContentFormat:     req.GetRequest().GetContentFormat(),
 		HeartbeatInterval: req.GetHeartbeatInterval(),
 	}, options)
+	if w.err == nil {
+		w.err = checkRequest(req)
+	}
+	if w.err == nil && req.GetCancelOnDisconnect() {
+		const message = "cancel_on_disconnect: must be false, because this client resumes after a broken connection"
+		w.err = &Error{Code: codes.InvalidArgument, Message: message}
+	}
+	return w
 }
 
-func (c *Client) events(
-	ctx context.Context, run *pb.RunJobRequest, req *pb.WatchJobRequest, options []Option,
-) Events {
+func (c *Client) newWatch(ctx context.Context, run *pb.RunJobRequest, req *pb.WatchJobRequest, options []Option) *Watch {
+	w := &Watch{client: c, ctx: ctx, run: run, request: &pb.WatchJobRequest{}, options: optionsOf(options)}
+	proto.Merge(w.request, req)
+	w.err = checkRequest(req)
+	return w
+}
+
+// Events are the events of the job up to the one whose job is done. Every other end is an error.
+//
+// A loop that is left releases its stream, and a further one continues after the last event. A watch that has ended has
+// no more events, and one that has failed returns its error again.
+func (w *Watch) Events() iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
-		w := &watch{run: run, request: proto.CloneOf(req), options: optionsOf(options), yield: yield}
-		if err := c.follow(ctx, w, w.options); err != nil {
+		if err := w.follow(func(item Item) bool { return yield(item, nil) }); err != nil {
 			yield(Item{}, err)
 		}
 	}
 }
 
-// watch is the watch of one job.
-type watch struct {
-	run     *pb.RunJobRequest   // the first request of a Run, until the job is known
-	request *pb.WatchJobRequest // the next one
-	rules   streamRules
-	result  Result
-	options callOptions
-	yield   func(Item, error) bool
+// Finish reads the remaining events, and returns the job and its result. With an error, it returns the last state.
+func (w *Watch) Finish() (*Finished, error) {
+	err := w.follow(func(Item) bool { return true })
+	finished := &Finished{Job: w.last.Event.GetJob()}
+	if err == nil {
+		finished.Result, err = ResultOf(w.last)
+	}
+	return finished, err
 }
 
-func (w *watch) wantsToken(err error) bool { return w.rules.wantsToken(err) }
+func (w *Watch) follow(yield func(Item) bool) error {
+	err := w.read(func() error {
+		w.yield = yield
+		return w.client.follow(w.ctx, w, w.options)
+	})
+	if err == nil && !w.ended && w.run != nil && w.request.GetUid() == 0 {
+		w.err = errUnknownJob // for a further loop
+	}
+	return err
+}
 
-func (w *watch) resume(err error, renewed bool) (Retry, bool) {
+func (w *Watch) wantsToken(err error) bool { return w.rules.wantsToken(err) }
+func (w *Watch) lastError() *Error         { return w.rules.last }
+
+func (w *Watch) resume(err error, renewed bool) (Retry, bool) {
 	retry, ok := w.decide(err, renewed)
 	retry.Jobs = 1
 	return retry, ok
 }
 
-func (w *watch) decide(err error, renewed bool) (Retry, bool) {
+func (w *Watch) decide(err error, renewed bool) (Retry, bool) {
 	retry, ok := w.rules.resume(err, w.request.GetResumeToken(), renewed)
 	if w.request.GetUid() != 0 || w.run == nil || renewed {
 		return retry, ok
@@ -108,7 +132,7 @@ func (w *watch) decide(err error, renewed bool) (Retry, bool) {
 	return retry, ok
 }
 
-func (w *watch) open(ctx context.Context, conn *connection) (grpc.ServerStreamingClient[pb.JobEvent], error) {
+func (w *Watch) open(ctx context.Context, conn *connection) (grpc.ServerStreamingClient[pb.JobEvent], error) {
 	rpc := pb.NewJobServiceClient(conn)
 	if uid := w.request.GetUid(); uid != 0 || w.run == nil {
 		return rpc.WatchJob(aboutJob(ctx, uid), w.request)
@@ -116,7 +140,7 @@ func (w *watch) open(ctx context.Context, conn *connection) (grpc.ServerStreamin
 	return rpc.RunJob(ctx, w.run)
 }
 
-func (w *watch) call(ctx context.Context, conn *connection, token string) (finished bool, err error) {
+func (w *Watch) call(ctx context.Context, conn *connection, token string) (finished bool, err error) {
 	w.rules.opened = time.Now()
 	silence := silenceOf(w.request)
 	listener := listen(withToken(ctx, token), silence)
@@ -125,15 +149,9 @@ func (w *watch) call(ctx context.Context, conn *connection, token string) (finis
 	if err != nil {
 		return false, listener.reason(err)
 	}
-	done := false
-	for {
+	for !w.ended {
 		event, err := listener.next(stream, silence)
 		switch {
-		case err != nil && done:
-			if errors.Is(err, io.EOF) {
-				w.options.ended(stream.Trailer())
-			}
-			return true, nil
 		case errors.Is(err, io.EOF):
 			return false, errNoEnd
 		case err != nil:
@@ -144,18 +162,29 @@ func (w *watch) call(ctx context.Context, conn *connection, token string) (finis
 		if err != nil {
 			return false, err
 		}
-		if done = event.GetJob().GetDone(); done {
-			silence = endSilence
-		}
 		w.options.progressed(event.GetJob())
-		if !w.yield(item, nil) {
+		if !w.yield(item) {
 			return true, nil
+		}
+	}
+	w.readTrailers(listener, stream)
+	return true, nil
+}
+
+// readTrailers reads the end of a stream whose job has ended, and ignores further events.
+func (w *Watch) readTrailers(listener *listener, stream grpc.ServerStreamingClient[pb.JobEvent]) {
+	for limit := time.Now().Add(endSilence); ; {
+		if _, err := listener.next(stream, time.Until(limit)); err != nil {
+			if errors.Is(err, io.EOF) {
+				w.options.reportReplayed(stream.Trailer())
+			}
+			return
 		}
 	}
 }
 
 // take notes an event, and verifies the result of a done job.
-func (w *watch) take(event *pb.JobEvent) (Item, error) {
+func (w *Watch) take(event *pb.JobEvent) (Item, error) {
 	if event.GetUid() != 0 {
 		w.request.Uid = event.GetUid()
 	}
@@ -165,14 +194,14 @@ func (w *watch) take(event *pb.JobEvent) (Item, error) {
 	if chunk := event.GetContentChunk(); chunk != nil {
 		w.result.take(chunk)
 	}
-	if job := event.GetJob(); job.GetDone() {
-		// The other formats deliver a large result by another call.
-		format := w.request.GetContentFormat()
-		complete := format == pb.ContentFormat_CONTENT_FORMAT_UNSPECIFIED ||
-			format == pb.ContentFormat_CONTENT_FORMAT_JSON_CHUNKS
-		if damaged := w.result.verify(job, complete); damaged != nil {
-			return Item{}, damaged
+	item := Item{UID: w.request.GetUid(), Event: event, Result: w.result}
+	if job := event.GetJob(); job != nil {
+		if job.GetDone() {
+			if damaged := w.result.verify(job); damaged != nil {
+				return Item{}, damaged
+			}
 		}
+		w.last, w.ended = item, job.GetDone()
 	}
-	return Item{UID: w.request.GetUid(), Event: event, Result: w.result}, nil
+	return item, nil
 }

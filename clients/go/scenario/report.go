@@ -42,8 +42,8 @@ func (r *reporter) outcome(job *pb.Job, err error) error {
 }
 
 // events prints the events of a watch.
-func (r *reporter) events(events jobs.Events) error {
-	for item, err := range events {
+func (r *reporter) events(watch *jobs.Watch) error {
+	for item, err := range watch.Events() {
 		if err != nil {
 			return r.failed(err)
 		}
@@ -141,11 +141,15 @@ func (r *reporter) failed(err error) error {
 }
 
 func failureLine(failure *jobs.Error) line {
+	fields := map[string]string{}
+	for _, violation := range failure.Fields {
+		fields[violation.Field] = violation.Description
+	}
 	seen := line{
 		"code":   codeName(failure.Code),
 		"reason": failure.Reason,
 		"action": failure.Action(),
-		"fields": failure.Fields,
+		"fields": fields,
 	}
 	if failure.RetryAfter != nil {
 		seen["retry_after_seconds"] = failure.RetryAfter.Seconds()
@@ -161,9 +165,10 @@ type manyReporter struct {
 }
 
 func (r *manyReporter) item(item jobs.Item) error {
-	if item.Err != nil {
+	var failure *jobs.Error
+	if errors.As(item.Err, &failure) {
 		r.errors++
-		return r.print("error", about(item.UID, failureLine(item.Err)))
+		return r.print("error", about(item.UID, failureLine(failure)))
 	}
 	switch payload := item.Event.GetPayload().(type) {
 	case *pb.JobEvent_Job:

@@ -2,25 +2,26 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-use crate::client::Client;
+use crate::client::{Client, Pause};
 use crate::failure::{Action, Error, Failure};
 use crate::hooks::Hooks;
 use crate::pb::job_service_client::JobServiceClient;
 use crate::pb::{CancelJobRequest, GetJobRequest, Job, SendJobRequest, WaitJobRequest};
-use crate::result::ChunkedResult;
-use crate::rules::{Backoff, Retry};
+use crate::result::JobResult;
+use crate::rules::{Backoff, Retry, after, is_transient};
 
-/// The maximum number of attempts, including the first.
+/// The maximum number of attempts, including the first. Only `wait` makes more.
 const MAX_ATTEMPTS: u32 = 5;
 
 // The gateway gives up a read after 10 silent seconds, and a submission after 120.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 const SEND_LIMIT: Duration = Duration::from_secs(150);
-/// The limit of a `WaitJob` without a timeout, without that of a read.
-const WAIT_LIMIT: Duration = Duration::from_secs(40);
+/// The limit of a `WaitJob` without a timeout.
+const WAIT_LIMIT: Duration = Duration::from_secs(70);
 
 type Stub = JobServiceClient<Channel>;
 
@@ -31,17 +32,27 @@ struct Unary<M> {
     uid: Option<i64>,
     /// The time after which the connection counts as dead.
     limit: Duration,
+    patience: Patience,
+}
+
+/// The limit of the attempts of a call.
+enum Patience {
+    /// `MAX_ATTEMPTS`.
+    Attempts,
+    /// An outage may last until this time, or for ever.
+    Until(Option<Instant>),
 }
 
 impl Client {
-    /// Sends a job. The request is sent again if certainly no job was created, or if it has a `request_id`, which makes that
-    /// safe.
+    /// Sends a job. The request is sent again if the gateway guarantees that no job was created, or if it has a `request_id`,
+    /// which makes that safe. It is never sent again after `SUBMIT_OUTCOME_UNKNOWN`: whether to do so is your decision.
     pub async fn send(&self, request: SendJobRequest, mut hooks: Hooks<'_>) -> Result<Job, Error> {
         let has_id = !request.request_id.is_empty();
         let call = Unary {
             message: request,
             uid: None,
             limit: SEND_LIMIT,
+            patience: Patience::Attempts,
         };
         let may_retry = |failure: &Failure| failure.may_send_again(has_id);
         self.unary(
@@ -59,6 +70,7 @@ impl Client {
             uid: Some(request.uid),
             message: request,
             limit: READ_LIMIT,
+            patience: Patience::Attempts,
         };
         self.unary(
             call,
@@ -75,6 +87,7 @@ impl Client {
             uid: Some(uid),
             message: CancelJobRequest { uid },
             limit: READ_LIMIT,
+            patience: Patience::Attempts,
         };
         self.unary(
             call,
@@ -85,25 +98,33 @@ impl Client {
         .await
     }
 
-    /// Waits until a job is done, without a stream. A request with a `timeout` is one call, whose job may not be done.
+    /// Waits until a job is done, without a stream, and continues over an outage like a watch.
+    ///
+    /// After the `timeout` of the request, it returns the job as it is then, which may not be done, or the last failure if
+    /// there was no response. Without a `timeout`, it waits as long as it takes.
     pub async fn wait(&self, request: WaitJobRequest, mut hooks: Hooks<'_>) -> Result<Job, Error> {
-        let timeout = request
-            .timeout
-            .and_then(|timeout| Duration::try_from(timeout).ok());
+        let timeout = request.timeout;
+        let timeout = timeout.and_then(|timeout| Duration::try_from(timeout).ok());
+        let deadline = timeout.map(|timeout| after(Instant::now(), timeout));
         loop {
             let call = Unary {
                 uid: Some(request.uid),
                 message: request,
-                limit: timeout.unwrap_or(WAIT_LIMIT) + READ_LIMIT,
+                limit: WAIT_LIMIT,
+                patience: match timeout {
+                    Some(Duration::ZERO) => Patience::Attempts, // it reads once
+                    _ => Patience::Until(deadline),
+                },
             };
-            let job = self
-                .unary(
-                    call,
-                    &mut hooks,
-                    may_retry,
-                    |mut stub, request| async move { stub.wait_job(request).await },
-                )
-                .await?;
+            let rpc = |mut stub: Stub, mut request: Request<WaitJobRequest>| {
+                if let Some(deadline) = deadline {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    request.get_mut().timeout = left.try_into().ok();
+                    request.set_timeout(left.saturating_add(READ_LIMIT));
+                }
+                async move { stub.wait_job(request).await }
+            };
+            let job = self.unary(call, &mut hooks, may_retry, rpc).await?;
             if job.done || request.timeout.is_some() {
                 return Ok(job);
             }
@@ -120,16 +141,17 @@ impl Client {
     ) -> Result<Job, Error> {
         let mut backoff = Backoff::default();
         let mut logged_in = false;
+        let mut login = None;
         let mut attempt = 1;
         loop {
-            let access = self.access().await?;
+            let access = self.access(&mut login).await?;
             let mut request = access.request(call.message.clone(), call.uid);
             request.set_timeout(call.limit);
             let failure = match rpc(access.stub(), request).await {
                 Ok(response) => {
-                    hooks.ended(response.metadata());
+                    hooks.report_replayed(response.metadata());
                     let job = response.into_inner();
-                    ChunkedResult::default().verify(&job, false)?;
+                    JobResult::default().verify(&job)?;
                     return Ok(job);
                 }
                 Err(status) => Failure::from(status),
@@ -137,19 +159,39 @@ impl Client {
             let mut again = may_retry(&failure);
             if failure.code == Code::Unauthenticated && !logged_in {
                 logged_in = true;
-                again = self.renew(&access.token).await?.is_some();
+                again = self.renew(&access, &mut login).await?;
             }
-            if !again || attempt == MAX_ATTEMPTS {
+            if !again || !call.patience.allows(attempt, &failure) {
                 return Err(failure.into());
             }
             attempt += 1;
             let retry = Retry::new(failure, &mut backoff);
+            let pause = Pause::new(&retry, access);
+            if call.patience.ends_before(pause.until) {
+                return Err(retry.failure.into());
+            }
             hooks.retrying(&retry);
-            self.prepare(&retry, &access.connection).await;
+            self.wait_for(&pause).await;
         }
+    }
+}
+
+impl Patience {
+    /// Returns whether another attempt may follow a failure.
+    fn allows(&self, attempt: u32, failure: &Failure) -> bool {
+        // A watch continues after these, too.
+        let is_outage = is_transient(failure) || failure.reason.is_empty();
+        attempt < MAX_ATTEMPTS || matches!(self, Self::Until(_)) && is_outage
+    }
+
+    fn ends_before(&self, time: Instant) -> bool {
+        matches!(self, Self::Until(Some(deadline)) if *deadline <= time)
     }
 }
 
 fn may_retry(failure: &Failure) -> bool {
     failure.action() == Action::Retry
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,23 +1,19 @@
 //! The client: its connection, which all calls share, and its token.
 
-use std::error;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 use tonic::Request;
-use tonic::metadata::{Ascii, MetadataValue, errors::InvalidMetadataValue};
 use tonic::transport::{self, Channel, ClientTlsConfig, Endpoint};
 
 use crate::failure::Error;
 use crate::pb::job_service_client::JobServiceClient;
-use crate::rules::Retry;
+use crate::rules::{Retry, after};
+use crate::token::{BoxError, Login, LoginFunction, Token, TokenError, Tokens, bearer, boxed};
 
-type BoxError = Box<dyn error::Error + Send + Sync>;
-type Token = Option<MetadataValue<Ascii>>;
-type LoggedIn = Pin<Box<dyn Future<Output = Result<Option<String>, BoxError>> + Send>>;
-type Login = Box<dyn Fn() -> LoggedIn + Send + Sync>;
+/// The begin of the header by which the gateway's log names the client.
+const USER_AGENT: &str = concat!("jobgateway-rust/", env!("CARGO_PKG_VERSION"));
 
 /// A client of a gateway. Clones share one connection and one token, so one client serves many tasks.
 ///
@@ -32,9 +28,8 @@ struct Shared {
     endpoint: Endpoint,
     /// `None` before the first call.
     connection: Mutex<Option<Connection>>,
-    login: Option<Login>,
-    /// `None` before the first login. Locked during a login, so that concurrent calls share it.
-    token: tokio::sync::Mutex<Option<Token>>,
+    tokens: Tokens,
+    max_message_size: Option<usize>,
 }
 
 #[derive(Clone)]
@@ -45,14 +40,27 @@ pub(crate) struct Connection {
 }
 
 /// The credential and the connection of one call.
+#[derive(Clone)]
 pub(crate) struct Access {
     pub token: Token,
     pub connection: Connection,
+    max_message_size: Option<usize>,
+}
+
+/// The wait before another attempt.
+pub(crate) struct Pause {
+    pub until: Instant,
+    /// The connection that a new one replaces after the wait.
+    replaced: Option<Connection>,
 }
 
 impl Access {
     pub fn stub(&self) -> JobServiceClient<Channel> {
-        JobServiceClient::new(self.connection.channel.clone())
+        let stub = JobServiceClient::new(self.connection.channel.clone());
+        match self.max_message_size {
+            Some(size) => stub.max_decoding_message_size(size),
+            None => stub,
+        }
     }
 
     /// Returns a request that carries the token, and the uid of its job if it is about one. Proxies can route by it, so
@@ -71,12 +79,23 @@ impl Access {
     }
 }
 
+impl Pause {
+    /// Creates the wait of a retry that begins now.
+    pub fn new(retry: &Retry, used: Access) -> Self {
+        Self {
+            until: after(Instant::now(), retry.wait),
+            replaced: retry.new_connection.then_some(used.connection),
+        }
+    }
+}
+
 /// The options of a client.
 pub struct ClientBuilder {
     uri: String,
     token: Option<String>,
-    login: Option<Login>,
+    login: Option<LoginFunction>,
     tls: Option<ClientTlsConfig>,
+    max_message_size: Option<usize>,
 }
 
 impl ClientBuilder {
@@ -88,31 +107,37 @@ impl ClientBuilder {
 
     /// Sets a function that returns a bearer token, instead of `token`.
     ///
-    /// The client calls it before the first call, and again whenever the gateway rejects the token, once for all calls. It
-    /// returns `None` if there is no (other) token.
+    /// The client calls it before the first call, and again whenever the gateway rejects the token, once for all calls that
+    /// wait for it. It returns `None` if there is no (other) token. An error ends the call that began the login; the others
+    /// log in again. If the same token is rejected again, that error is final.
     pub fn login<F, R, E>(mut self, login: F) -> Self
     where
         F: Fn() -> R + Send + Sync + 'static,
         R: Future<Output = Result<Option<String>, E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        self.login = Some(Box::new(move || {
-            let token = login();
-            Box::pin(async { token.await.map_err(Into::into) })
-        }));
+        self.login = Some(boxed(login));
         self
     }
 
-    /// Sets the TLS configuration of an `https` address, such as that of `tls_from_files`. Default: the authorities of the
-    /// system, and no certificate of the client.
+    /// Sets the TLS configuration of an `https` address, such as that of `tls_from_files`. Default: the CA
+    /// certificates of the system, and no certificate of the client.
     pub fn tls(mut self, tls: ClientTlsConfig) -> Self {
         self.tls = Some(tls);
+        self
+    }
+
+    /// Sets the size of the largest message that the client receives, in bytes. Default: 4 MiB. Only `CONTENT_FORMAT_JSON`
+    /// needs more, because in the other formats, the gateway sends a large result in chunks.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.max_message_size = Some(bytes);
         self
     }
 
     /// Returns a client that connects at its first call.
     pub fn build(self) -> Result<Client, BuildError> {
         let mut endpoint = Endpoint::from_shared(self.uri)
+            .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
             .map_err(|_| BuildError::Address)?
             .connect_timeout(Duration::from_secs(10))
             .http2_keep_alive_interval(Duration::from_secs(20))
@@ -132,8 +157,8 @@ impl ClientBuilder {
             shared: Arc::new(Shared {
                 endpoint,
                 connection: Mutex::new(None),
-                token: tokio::sync::Mutex::new(self.login.is_none().then_some(token)),
-                login: self.login,
+                tokens: Tokens::new(token, self.login),
+                max_message_size: self.max_message_size,
             }),
         })
     }
@@ -152,51 +177,38 @@ impl Client {
             token: None,
             login: None,
             tls: None,
+            max_message_size: None,
         }
     }
 
-    /// Returns the token, after the first login, and the current connection.
-    pub(crate) async fn access(&self) -> Result<Access, Error> {
-        let mut current = self.shared.token.lock().await;
-        let token = match &*current {
-            Some(token) => token.clone(),
-            None => current.insert(self.log_in().await?).clone(),
-        };
-        let connection = self.connection(|_| false);
-        Ok(Access { token, connection })
+    /// Returns the token, after the first login, and the current connection. `login` keeps a login that is not awaited to its
+    /// end.
+    pub(crate) async fn access(&self, login: &mut Option<Login>) -> Result<Access, Error> {
+        let token = self.shared.tokens.get(login).await?;
+        Ok(Access {
+            token,
+            connection: self.connection(|_| false),
+            max_message_size: self.shared.max_message_size,
+        })
     }
 
-    /// Logs in, unless another call has replaced the token used already. Returns the token for the next call, or `None` if
-    /// there is no login, or if it returns none.
-    pub(crate) async fn renew(&self, used: &Token) -> Result<Token, Error> {
-        let mut current = self.shared.token.lock().await;
-        if let Some(token) = &*current
-            && token != used
-        {
-            return Ok(token.clone());
-        }
-        let fresh = self.log_in().await?;
-        if fresh.is_some() {
-            *current = Some(fresh.clone());
-        }
-        Ok(fresh)
+    /// Returns whether there is a token for the next call, after a login if no other call has replaced the token used
+    /// already.
+    pub(crate) async fn renew(
+        &self,
+        used: &Access,
+        login: &mut Option<Login>,
+    ) -> Result<bool, Error> {
+        let token = self.shared.tokens.renew(&used.token, login).await?;
+        Ok(token.is_some())
     }
 
-    async fn log_in(&self) -> Result<Token, Error> {
-        let Some(login) = &self.shared.login else {
-            return Ok(None);
-        };
-        let token = login().await.map_err(Error::Login)?;
-        let bearer = token.as_deref().map(bearer).transpose();
-        bearer.map_err(|error| Error::Login(error.into()))
-    }
-
-    /// Waits until the next call, and replaces the connection used if the retry needs that.
-    pub(crate) async fn prepare(&self, retry: &Retry, used: &Connection) {
-        sleep(retry.wait).await;
-        if retry.new_connection {
+    /// Waits until the next call, and then replaces the connection used if the retry needs that.
+    pub(crate) async fn wait_for(&self, pause: &Pause) {
+        sleep_until(pause.until).await;
+        if let Some(replaced) = &pause.replaced {
             // Another call may have replaced it already.
-            self.connection(|current| current.number == used.number);
+            self.connection(|current| current.number == replaced.number);
         }
     }
 
@@ -215,6 +227,7 @@ impl Client {
 
 /// An option of a client is invalid.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BuildError {
     /// The address is not a URI with a scheme and a host.
     #[error("address: use http://HOST:PORT or https://HOST:PORT")]
@@ -225,15 +238,9 @@ pub enum BuildError {
     /// The TLS configuration is invalid.
     #[error("TLS: a certificate or a key is invalid, or does not fit")]
     Tls(#[from] transport::Error),
-    /// The token is not a valid header value.
-    #[error("token: not a valid header value; use visible ASCII characters")]
-    Token(#[from] InvalidMetadataValue),
-}
-
-fn bearer(token: &str) -> Result<MetadataValue<Ascii>, InvalidMetadataValue> {
-    let mut value = MetadataValue::try_from(format!("Bearer {token}"))?;
-    value.set_sensitive(true); // keeps it out of logs
-    Ok(value)
+    /// No header can carry the token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
 }
 
 #[cfg(test)]

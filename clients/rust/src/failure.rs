@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::error::{self, Error as _};
+use std::iter;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::{Code, Status, TimeoutExpired};
@@ -28,38 +30,40 @@ pub enum Action {
     GiveUp,
 }
 
-/// The reason why a call or a watch failed for good.
-#[derive(Debug, thiserror::Error)]
+/// The reason why a call or a watch failed permanently.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The status of a call, or a damaged result (`Code::DataLoss`).
     #[error(transparent)]
     Call(#[from] Failure),
-    /// The login failed, or returned a token that is not a valid header value.
+    /// The login failed, or returned a token that no header can carry.
     #[error("login: {0}")]
-    Login(#[source] Box<dyn error::Error + Send + Sync>),
+    Login(#[source] Arc<dyn error::Error + Send + Sync>),
 }
 
 /// The error of a call, with its details. It never contains the token.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 #[error("{message} [{code:?}{}{reason}]", if reason.is_empty() { "" } else { ", " })]
 pub struct Failure {
     /// The code of gRPC.
     pub code: Code,
-    /// One line for people.
+    /// A one-line message, with the causes that tonic knows.
     pub message: String,
     /// From `ErrorInfo`; empty if the error does not come from the gateway.
     pub reason: String,
-    /// From `ErrorInfo`.
+    /// From `ErrorInfo`, or the `uid` of a damaged result.
     pub metadata: BTreeMap<String, String>,
     /// From `RetryInfo`.
     pub retry_after: Option<Duration>,
-    /// From `BadRequest`: invalid field to description.
-    pub fields: BTreeMap<String, String>,
+    /// From `BadRequest`: each invalid field, and its problem. A field may have several.
+    pub fields: Vec<(String, String)>,
 }
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        let mut failure = Self::new(code(&status), status.message());
+        let mut failure = Self::new(code(&status), &message(&status));
         for detail in status.get_error_details_vec() {
             match detail {
                 // A proxy may add an `ErrorInfo` of another domain.
@@ -102,6 +106,18 @@ fn code(status: &Status) -> Code {
     }
 }
 
+/// Returns the message, and the causes that it does not contain: tonic often says only "transport error".
+fn message(status: &Status) -> String {
+    let causes = iter::successors(status.source(), |&error| error.source());
+    causes.fold(status.message().to_owned(), |message, cause| {
+        let cause = cause.to_string();
+        match message.contains(&cause) {
+            true => message,
+            false => format!("{message}: {cause}"),
+        }
+    })
+}
+
 fn is_timeout(error: &(dyn error::Error + 'static)) -> bool {
     error.is::<TimeoutExpired>() || error.source().is_some_and(is_timeout)
 }
@@ -115,7 +131,7 @@ impl Failure {
             reason: String::new(),
             metadata: BTreeMap::new(),
             retry_after: None,
-            fields: BTreeMap::new(),
+            fields: Vec::new(),
         }
     }
 
@@ -124,8 +140,8 @@ impl Failure {
         self.metadata.get("uid")?.parse().ok()
     }
 
-    /// Returns whether a failed submission may be repeated: certainly no job was created, or its `request_id` prevents a
-    /// second one.
+    /// Returns whether a failed submission may be repeated: the gateway guarantees that no job was created, or its
+    /// `request_id` prevents a second one.
     pub(crate) fn may_send_again(&self, has_id: bool) -> bool {
         let nothing_sent = !self.reason.is_empty()
             && matches!(self.code, Code::Unavailable | Code::ResourceExhausted);

@@ -47,8 +47,8 @@ impl<'a> Hooks<'a> {
         }
     }
 
-    /// Reads the trailers of a successful call.
-    pub(crate) fn ended(&mut self, trailers: &MetadataMap) {
+    /// Reads from the trailers of a successful call whether it repeated an earlier one.
+    pub(crate) fn report_replayed(&mut self, trailers: &MetadataMap) {
         let replayed = trailers.get("jobgateway-replayed");
         if let (Some(f), Some(true)) = (&mut self.replayed, replayed.map(|value| value == "true")) {
             f();

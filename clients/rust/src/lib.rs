@@ -16,6 +16,8 @@
 mod calls;
 mod client;
 mod failure;
+#[cfg(test)]
+mod fake;
 mod hooks;
 mod many;
 mod many_rules;
@@ -23,6 +25,7 @@ mod requests;
 mod result;
 mod rules;
 mod tls;
+mod token;
 mod values;
 mod watch;
 
@@ -32,6 +35,7 @@ pub use hooks::Hooks;
 pub use many::{Item, WatchAll};
 pub use rules::{Retry, SILENT};
 pub use tls::tls_from_files;
+pub use token::TokenError;
 pub use tonic::Code;
 pub use tonic::transport::ClientTlsConfig;
 pub use values::{json_from_struct, struct_from_json};

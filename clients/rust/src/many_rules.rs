@@ -9,17 +9,16 @@ use tonic::Code;
 
 use crate::failure::Failure;
 use crate::pb::{
-    ContentFormat, JobEvent, WatchJobRequest, WatchJobsRequest, job_event::Payload,
-    watch_jobs_request::Action,
+    JobEvent, WatchJobRequest, WatchJobsRequest, job_event::Payload, watch_jobs_request::Action,
 };
-use crate::result::ChunkedResult;
-use crate::rules::{Backoff, Retry, StreamRules, is_transient, proves_token};
+use crate::result::JobResult;
+use crate::rules::{Backoff, Retry, StreamRules, after, is_transient, proves_token};
 
 const DEFECT: &str = "GATEWAY_DEFECT";
 const ALREADY_WATCHED: &str = "ALREADY_WATCHED";
 
 /// An event, or the end of the watch of one job by a failure.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Item {
     /// An event. Those with the uid 0 are about the stream.
     Event(Box<JobEvent>),
@@ -63,7 +62,7 @@ struct Watched {
 /// The watches of many jobs. A job is pending until it has ended or its watch has failed.
 pub(crate) struct ManyRules {
     jobs: HashMap<i64, Watched>,
-    results: HashMap<i64, ChunkedResult>,
+    results: HashMap<i64, JobResult>,
     /// The position is the number of events after which a stream can continue.
     stream: StreamRules<u64>,
     resumable_events: u64,
@@ -71,8 +70,8 @@ pub(crate) struct ManyRules {
     unsent: BinaryHeap<Reverse<(Instant, i64)>>,
     /// The number of requests on the current stream.
     requests: i64,
-    /// A login did not return another token than that of the current stream.
-    same_token: bool,
+    /// A login returned no token for the failures of the current stream.
+    no_token: bool,
     /// The job of the last event, if it has ended.
     ended: Option<i64>,
 }
@@ -101,7 +100,7 @@ impl ManyRules {
             resumable_events: 0,
             unsent: BinaryHeap::new(),
             requests: 0,
-            same_token: false,
+            no_token: false,
             ended: None,
         }
     }
@@ -112,8 +111,8 @@ impl ManyRules {
     }
 
     /// Returns the bytes of a result in chunks, as far as they have arrived.
-    pub fn result(&self, uid: i64) -> &[u8] {
-        self.results.get(&uid).map_or(&[], |result| &result.data)
+    pub fn result(&self, uid: i64) -> Option<&JobResult> {
+        self.results.get(&uid)
     }
 
     /// Drops the result of the job that ended with the last event.
@@ -126,7 +125,7 @@ impl ManyRules {
     /// Notes that a stream begins.
     pub fn open(&mut self, now: Instant) {
         self.stream.opened = now;
-        (self.requests, self.same_token) = (0, false);
+        (self.requests, self.no_token) = (0, false);
         for job in self.jobs.values_mut() {
             job.unsent = true;
         }
@@ -165,7 +164,7 @@ impl ManyRules {
         };
         if let Some(Payload::Failure(failure)) = event.payload {
             let failure = Failure::from(failure);
-            let may_log_in = !job.token_unproven && !self.same_token;
+            let may_log_in = !job.token_unproven && !self.no_token;
             return match failure.code {
                 _ if failure.reason == ALREADY_WATCHED => Outcome::Nothing,
                 Code::Unauthenticated if may_log_in => Outcome::LogIn { uid, failure },
@@ -180,10 +179,9 @@ impl ManyRules {
         match &event.payload {
             Some(Payload::ContentChunk(chunk)) => self.results.entry(uid).or_default().take(chunk),
             Some(Payload::Job(state)) if state.done => {
-                let wanted = job.request.content_format() != ContentFormat::None;
                 self.end(uid);
                 let result = self.results.entry(uid).or_default();
-                if let (true, Err(failure)) = (wanted, result.verify(state, true)) {
+                if let Err(failure) = result.verify(state) {
                     return Outcome::Item(Item::Failed { uid, failure });
                 }
             }
@@ -207,9 +205,9 @@ impl ManyRules {
         }
     }
 
-    /// Returns the consequence of a failure of a job if a login returned the token of the current stream.
+    /// Returns the consequence of a failure of a job if a login returned no token.
     pub fn without_login(&mut self, uid: i64, failure: Failure, now: Instant) -> Outcome {
-        self.same_token = true;
+        self.no_token = true;
         self.fail(uid, failure, now)
     }
 
@@ -218,7 +216,7 @@ impl ManyRules {
         match self.jobs.get_mut(&uid) {
             Some(job) if is_transient(&failure) => {
                 let wait = job.backoff.next(&failure);
-                (job.due, job.unsent) = (now + wait, true);
+                (job.due, job.unsent) = (after(now, wait), true);
                 self.unsent.push(Reverse((job.due, uid)));
                 Outcome::Again(Retry {
                     failure,
@@ -291,3 +289,6 @@ impl ManyRules {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, error::Elapsed, timeout};
 use tonic::Code;
 
 use crate::failure::Failure;
-use crate::pb::{JobEvent, WatchJobRequest, job_event::Payload};
+use crate::pb::{JobEvent, job_event::Payload};
 
 const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
+/// The shortest silence that breaks a stream.
+const MIN_SILENCE: Duration = Duration::from_secs(3);
+const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 86_400);
 /// How long a stream may take to end after the last job has ended.
 pub(crate) const END_SILENCE: Duration = Duration::from_secs(5);
 
@@ -19,6 +22,7 @@ pub const SILENT: &str = "SILENT";
 
 /// A further attempt after a failure.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Retry {
     /// The reason.
     pub failure: Failure,
@@ -174,12 +178,57 @@ pub(crate) fn proves_token(event: &JobEvent) -> bool {
     }
 }
 
-/// Returns how long the stream of a request may be silent.
-pub(crate) fn silence(request: &WatchJobRequest) -> Duration {
-    let interval = request.heartbeat_interval;
-    3 * interval
-        .and_then(|interval| Duration::try_from(interval).ok())
-        .unwrap_or(DEFAULT_HEARTBEAT)
+/// The time for which a stream has been silent, while the program waited for it. A program that does not read hears nothing.
+pub(crate) struct Silence {
+    limit: Duration,
+    spent: Duration,
+}
+
+impl Silence {
+    /// Creates the limit of a stream whose first request has this heartbeat interval. An invalid one is the gateway's to
+    /// reject, so its response needs time to arrive.
+    pub fn new(interval: Option<prost_types::Duration>) -> Self {
+        let interval = match interval {
+            None => DEFAULT_HEARTBEAT,
+            Some(interval) => Duration::try_from(interval).unwrap_or_default(),
+        };
+        Self {
+            limit: interval.saturating_mul(3).max(MIN_SILENCE),
+            spent: Duration::ZERO,
+        }
+    }
+
+    /// Awaits something of the stream, up to the limit. The silence continues if this is dropped and called again.
+    pub async fn limit<F: Future>(&mut self, something: F) -> Result<F::Output, Elapsed> {
+        let left = self.limit.saturating_sub(self.spent);
+        let _watch = Stopwatch {
+            start: Instant::now(),
+            spent: &mut self.spent,
+        };
+        timeout(left, something).await
+    }
+
+    /// Notes an event, or the begin of a stream.
+    pub fn end(&mut self) {
+        self.spent = Duration::ZERO;
+    }
+}
+
+/// Adds the time until it is dropped.
+struct Stopwatch<'a> {
+    start: Instant,
+    spent: &'a mut Duration,
+}
+
+impl Drop for Stopwatch<'_> {
+    fn drop(&mut self) {
+        *self.spent = self.spent.saturating_add(self.start.elapsed());
+    }
+}
+
+/// Returns a later time, or one in the far future if the wait is absurdly long.
+pub(crate) fn after(time: Instant, wait: Duration) -> Instant {
+    time.checked_add(wait).unwrap_or_else(|| time + FAR_FUTURE)
 }
 
 /// Returns the failure of a stream from which no event arrived in time.
@@ -194,3 +243,15 @@ pub(crate) fn silent_stream() -> Failure {
 pub(crate) fn stream_without_end() -> Failure {
     Failure::new(Code::Ok, "the stream ended before the job was done")
 }
+
+/// Returns the failure of a submission that ends with its connection, and could therefore not be resumed.
+pub(crate) fn cancelled_on_disconnect() -> Failure {
+    Failure::new(
+        Code::InvalidArgument,
+        "cancel_on_disconnect: a broken connection would cancel the job instead of resuming its watch; leave it unset, or \
+         call the stub yourself",
+    )
+}
+
+#[cfg(test)]
+mod tests;

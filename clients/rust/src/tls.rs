@@ -28,3 +28,6 @@ pub fn tls_from_files(
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     read(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
+
+#[cfg(test)]
+mod tests;

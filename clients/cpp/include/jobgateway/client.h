@@ -27,16 +27,20 @@ class Connection;
 class Client {
  public:
   // Connects at the first call. `target` is an address such as 127.0.0.1:50051,
-  // or any name that gRPC resolves.
+  // or any name that gRPC resolves. Throws std::invalid_argument if no call
+  // could succeed: the target, the token or the service config is invalid.
   explicit Client(std::string target, Options options = {});
 
-  // Sends a job. Sends the request again if certainly no job was created, or if
-  // it has a request_id, which makes that safe.
+  // Sends a job. Sends the request again if the gateway guarantees that no job
+  // was created, or if it has a request_id, which makes that safe. An error
+  // with the reason SUBMIT_OUTCOME_UNKNOWN is final: the caller decides.
   v1::Job Send(const v1::SendJobRequest& request,
                const CallOptions& options = {});
 
   // Sends a job and watches it in one call, which is resumed like a Watch().
   // Before the job is known, the request is sent again like that of a Send().
+  // Rejects cancel_on_disconnect, because a broken stream would cancel the job
+  // that the next one resumes.
   jobgateway::Watch Run(const v1::SendJobRequest& request,
                         const CallOptions& options = {});
   jobgateway::Watch Run(const v1::RunJobRequest& request,
@@ -54,8 +58,9 @@ class Client {
       const std::vector<v1::WatchJobRequest>& requests,
       const CallOptions& options = {});
 
-  // Waits until a job is done, without a stream. A request with a timeout is
-  // one call, whose job may not be done.
+  // Waits until a job is done, without a stream, over as many calls as needed.
+  // After CallOptions::timeout, or after the timeout of the request, returns
+  // the job although it is not done.
   v1::Job Wait(const v1::WaitJobRequest& request,
                const CallOptions& options = {});
   v1::Job Wait(std::int64_t uid, const CallOptions& options = {});

@@ -9,9 +9,11 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace jobgateway {
 
@@ -22,7 +24,16 @@ enum class Action { kRetry, kFix, kLogIn, kLook, kGiveUp };
 // for three heartbeat intervals.
 inline constexpr char kSilent[] = "SILENT";
 
-// The error of a call. what() is one line for people, without the token.
+// The reason of a call that ended because its client was closed.
+inline constexpr char kClosed[] = "CLOSED";
+
+// An invalid field of a request, from BadRequest.
+struct FieldViolation {
+  std::string field;
+  std::string description;
+};
+
+// The error of a call. what() is a one-line message, without the token.
 struct Error : public std::runtime_error {
   Error(grpc::StatusCode code, std::string message, std::string reason = "");
 
@@ -41,8 +52,10 @@ struct Error : public std::runtime_error {
   std::map<std::string, std::string> metadata;
   // From RetryInfo.
   std::optional<std::chrono::nanoseconds> retry_delay;
-  // From BadRequest: invalid field to description.
-  std::map<std::string, std::string> fields;
+  std::vector<FieldViolation> fields;
+  // The last error before the timeout of the call passed. Null if there was
+  // none, and for all other errors.
+  std::shared_ptr<const Error> cause;
 };
 
 // Reads the error of one watch on a WatchJobs stream.

@@ -25,13 +25,15 @@ struct Options {
   // Returns a bearer token, instead of `token`. A client calls it before its
   // first call, and again whenever the gateway rejects the token, never twice
   // at the same time. It returns "" if there is no (other) one. An exception
-  // ends the call that needs the token. It must not use the client.
+  // ends the call that began the login. It runs on its own thread, and must not
+  // use the client, whose destructor waits for it.
   std::function<std::string()> login{};
   // Null is plaintext; see TlsFromFiles().
   std::shared_ptr<grpc::ChannelCredentials> credentials{};
   // A gRPC service config as JSON (docs/clients/index.md); "" is none.
   std::string service_config{};
-  // Further arguments, such as a receive limit.
+  // Further arguments, such as a receive limit. Those for keepalive replace
+  // those of the client.
   grpc::ChannelArguments arguments{};
 };
 
@@ -67,7 +69,9 @@ struct CallOptions {
   // the same request_id.
   std::function<void()> on_replayed{};
   // Limits a call, or a whole watch with all its streams. The error after it
-  // has the code DEADLINE_EXCEEDED.
+  // has the code DEADLINE_EXCEEDED and the last error as its cause. Without a
+  // timeout, a watch or Wait() that reaches no gateway continues; on_retry()
+  // tells why.
   std::optional<std::chrono::nanoseconds> timeout{};
 };
 

@@ -20,7 +20,7 @@ namespace jobgateway {
 //   while (watch.Next(&event)) { ... }
 //
 // An event with a `failure` is the last one of its job: the watch of that job
-// failed for good, with the error ErrorOf(event.failure()). The code is
+// failed permanently, with the error ErrorOf(event.failure()). The code is
 // DATA_LOSS if the result was damaged on the way. The other watches continue.
 // Events with the uid 0 are about the stream.
 //
@@ -35,7 +35,7 @@ class WatchAll {
   ~WatchAll();
 
   // Waits for the next event. Returns false after the end of every job. Throws
-  // an Error if the stream failed for good before it.
+  // an Error if the stream failed permanently before it.
   bool Next(v1::JobEvent* event);
 
   // Returns the number of jobs that have not ended and whose watch has not

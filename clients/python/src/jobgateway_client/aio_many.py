@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jobgateway.v1 import job_service_pb2 as pb
 
 from jobgateway_client.aio_following import AsyncFollowing
-from jobgateway_client.many_jobs import Item
+from jobgateway_client.many_jobs import Item, ManyJobsState
 
 if TYPE_CHECKING:
     from jobgateway_client import calls
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jobgateway_client.many_rules import ManyRules
 
 
-class AsyncWatchAll(AsyncFollowing[Item]):
+class AsyncWatchAll(ManyJobsState, AsyncFollowing[Item]):
     """The events of many jobs until each has ended, on one stream that is resumed as often as necessary.
 
     It is used as a `WatchAll`, with `async with` and `async for`. One task reads at a time, and any task may call
@@ -43,18 +43,6 @@ class AsyncWatchAll(AsyncFollowing[Item]):
     ) -> None:
         super().__init__(connections, credential, jobs, deadline, on_resume)
         self._jobs = jobs
-
-    @property
-    def pending(self) -> int:
-        """The number of jobs that have not ended, and whose watch has not failed."""
-        return self._jobs.rules.pending
-
-    def result(self, uid: int) -> bytearray:
-        """Return the JSON of the result of a job as far as it has arrived, in whichever form it arrived.
-
-        It is complete and verified with the end of the job, and released with the next event.
-        """
-        return self._jobs.rules.result(uid)
 
 
 class Requests:

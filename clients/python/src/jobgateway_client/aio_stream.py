@@ -42,7 +42,9 @@ class Stream:
         self._status: GatewayError | None = None
         self._reading: asyncio.Task[object] | None = None
         self._silent_seconds = 0.0
-        call.add_done_callback(self._done)
+        if isinstance(call, grpc.aio.StreamStreamCall):
+            # Its callback keeps a call until a garbage collection, and only a call that writes can lose its status.
+            call.add_done_callback(self._done)
 
     async def next(self, limit: float) -> pb.JobEvent | GatewayError:
         """Return the next event, or the reason why there is none.
@@ -61,9 +63,10 @@ class Stream:
             self._silent_seconds += time.monotonic() - began
         if not self._reading.done():
             return silent_stream(limit)
-        reading, self._reading = self._reading, None
+        outcome = await self._outcome(self._reading)
+        self._reading = None
         self._silent_seconds = 0.0
-        return self._outcome(reading)
+        return outcome
 
     def close(self) -> None:
         """Cancel the call, and release its connection. This ends a `next` in another task."""
@@ -71,6 +74,8 @@ class Stream:
             self._closed = True
             # A call that was merely abandoned stays open (grpc/grpc#43462).
             self._call.cancel()
+            # The call refers to this object: as a cycle, both would keep the connection until a garbage collection.
+            self._call = None
             self._on_close()
             self._connections.release(self.connection)
 
@@ -80,25 +85,26 @@ class Stream:
         if not loop.is_closed():
             loop.call_soon_threadsafe(self.close)
 
-    def _outcome(self, reading: asyncio.Task[object]) -> pb.JobEvent | GatewayError:
+    async def _outcome(self, reading: asyncio.Task[object]) -> pb.JobEvent | GatewayError:
         if reading.cancelled():
             # By `close`, or by that of the client.
             return self._status or calls.closed_error()
-        try:
-            event = reading.result()
-        except grpc.RpcError as error:
+        # Not raised here: its traceback would refer to the call, and keep its connection until a garbage collection.
+        error = reading.exception()
+        if isinstance(error, grpc.RpcError):
             return self._status or from_rpc_error(error)
-        except grpc.aio.UsageError:
-            if not self._connections.closed:
-                raise
+        if isinstance(error, grpc.aio.UsageError) and self._connections.closed:
             return calls.closed_error()
-        return event if isinstance(event, pb.JobEvent) else stream_without_end()
+        event = reading.result()
+        if isinstance(event, pb.JobEvent):
+            return event
+        self.replayed = calls.is_replayed(await self._call.trailing_metadata())
+        return stream_without_end()
 
     def _done(self, call: Any) -> None:
         code, details, trailers = map(_completed, (call.code(), call.details(), call.trailing_metadata()))
         if code is grpc.StatusCode.OK:
             self._status = stream_without_end()
-            self.replayed = calls.is_replayed(trailers)
         else:
             self._status = from_status(code, details, trailers)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jobgateway.v1 import job_service_pb2 as pb
 
 from jobgateway_client.aio_following import AsyncFollowing
+from jobgateway_client.one_job import OneJobState
 
 if TYPE_CHECKING:
     from jobgateway_client import calls
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from jobgateway_client.one_job import OneJob
 
 
-class AsyncWatch(AsyncFollowing[pb.JobEvent]):
+class AsyncWatch(OneJobState, AsyncFollowing[pb.JobEvent]):
     """The events of a job until it ends, over as many streams as necessary.
 
     It is used as a `Watch`, with `async with` and `async for`. One task reads at a time, and any task may call `close`.
@@ -38,29 +39,6 @@ class AsyncWatch(AsyncFollowing[pb.JobEvent]):
     ) -> None:
         super().__init__(connections, credential, job, deadline, on_resume)
         self._job = job
-
-    @property
-    def uid(self) -> int:
-        """The job, or 0 if it is not known yet."""
-        return self._job.rules.uid
-
-    @property
-    def job(self) -> pb.Job | None:
-        """The last state of the job, or None before the first one."""
-        return self._job.job
-
-    @property
-    def replayed(self) -> bool:
-        """True if the job was sent earlier with the same `request_id`.
-
-        It is known when the first stream of `run` has ended with the job, and stays False if that stream was broken.
-        """
-        return self._job.replayed
-
-    @property
-    def result(self) -> bytearray:
-        """The JSON of the result as far as it has arrived. It is verified when the iteration ends."""
-        return self._job.result.data
 
     async def finish(self) -> calls.Finished:
         """Read the remaining events, and return the job and its result.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from jobgateway.v1 import job_service_pb2 as pb
 
 from jobgateway_client.following import Following
-from jobgateway_client.many_jobs import Item
+from jobgateway_client.many_jobs import Item, ManyJobsState
 
 if TYPE_CHECKING:
     from jobgateway_client import calls
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jobgateway_client.many_rules import ManyRules
 
 
-class WatchAll(Following[Item]):
+class WatchAll(ManyJobsState, Following[Item]):
     """The events of many jobs until each has ended, on one stream that is resumed as often as necessary.
 
     Iterate over it once. Its items are the events, as of a `Watch`, and a `WatchFailed` for each job whose watch failed
@@ -44,18 +44,6 @@ class WatchAll(Following[Item]):
     ) -> None:
         super().__init__(connections, credential, jobs, deadline, on_resume)
         self._jobs = jobs
-
-    @property
-    def pending(self) -> int:
-        """The number of jobs that have not ended, and whose watch has not failed."""
-        return self._jobs.rules.pending
-
-    def result(self, uid: int) -> bytearray:
-        """Return the JSON of the result of a job as far as it has arrived, in whichever form it arrived.
-
-        It is complete and verified with the end of the job, and released with the next event.
-        """
-        return self._jobs.rules.result(uid)
 
 
 class Requests:

@@ -87,3 +87,21 @@ class ManyJobs:
                 self._on_retry(outcome)
             return None
         return outcome
+
+
+class ManyJobsState:
+    """The state of a watch of many jobs."""
+
+    _jobs: ManyJobs
+
+    @property
+    def pending(self) -> int:
+        """The number of jobs that have not ended, and whose watch has not failed."""
+        return self._jobs.rules.pending
+
+    def result(self, uid: int) -> bytearray:
+        """Return the JSON of the result of a job as far as it has arrived, in whichever form it arrived.
+
+        It is complete and verified with the end of the job, and released with the next event.
+        """
+        return self._jobs.rules.result(uid)

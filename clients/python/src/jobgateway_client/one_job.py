@@ -70,3 +70,32 @@ class OneJob:
     def finished(self) -> calls.Finished:
         """Return the job and its result."""
         return calls.Finished(self.job or pb.Job(), bytes(self.result.data))
+
+
+class OneJobState:
+    """The state of a watch of one job."""
+
+    _job: OneJob
+
+    @property
+    def uid(self) -> int:
+        """The job, or 0 if it is not known yet."""
+        return self._job.rules.uid
+
+    @property
+    def job(self) -> pb.Job | None:
+        """The last state of the job, or None before the first one."""
+        return self._job.job
+
+    @property
+    def replayed(self) -> bool:
+        """True if the job was sent earlier with the same `request_id`.
+
+        It is known when the first stream of `run` has ended with the job, and stays False if that stream was broken.
+        """
+        return self._job.replayed
+
+    @property
+    def result(self) -> bytearray:
+        """The JSON of the result as far as it has arrived. It is verified when the iteration ends."""
+        return self._job.result.data

@@ -218,7 +218,7 @@ fn failure_seen(failure: &Failure) -> Json {
         "code": name(failure.code),
         "reason": failure.reason,
         "action": action(failure),
-        "fields": failure.fields,
+        "fields": failure.fields.iter().cloned().collect::<HashMap<_, _>>(),
         "retry_after_seconds": failure.retry_after.map(|wait| wait.as_secs_f64()),
     })
 }

@@ -1,6 +1,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tokio::join;
+use tokio::task::yield_now;
 use tonic::Code;
 
 use super::*;
@@ -11,7 +13,10 @@ fn counting(logins: &Arc<AtomicU32>) -> ClientBuilder {
     let logins = logins.clone();
     Client::builder("http://127.0.0.1:1").login(move || {
         let number = logins.fetch_add(1, Ordering::Relaxed);
-        async move { Ok::<_, BoxError>(Some(number.to_string())) }
+        async move {
+            yield_now().await; // the other calls begin
+            Ok::<_, BoxError>(Some(number.to_string()))
+        }
     })
 }
 
@@ -19,23 +24,28 @@ fn counting(logins: &Arc<AtomicU32>) -> ClientBuilder {
 async fn calls_share_one_login_and_one_new_connection() {
     let logins = Arc::default();
     let client = counting(&logins).build().unwrap();
-    let (one, two) = (
-        client.access().await.unwrap(),
-        client.access().await.unwrap(),
-    );
+    let (mut first, mut second) = (None, None);
+    let (one, two) = join!(client.access(&mut first), client.access(&mut second));
+    let (one, two) = (one.unwrap(), two.unwrap());
     assert_eq!(logins.load(Ordering::Relaxed), 1);
+    let (renewed, again) = join!(
+        client.renew(&one, &mut first),
+        client.renew(&two, &mut second)
+    );
+    assert!(renewed.unwrap() && again.unwrap());
+    assert_eq!(logins.load(Ordering::Relaxed), 2);
     let mut retry = Retry::new(Failure::new(Code::Unavailable, ""), &mut Backoff::default());
     retry.wait = Duration::ZERO;
     for access in [&one, &two] {
-        let fresh = client.renew(&access.token).await.unwrap();
-        assert_eq!(fresh.unwrap(), "Bearer 1");
-        client.prepare(&retry, &access.connection).await;
+        client.wait_for(&Pause::new(&retry, access.clone())).await;
     }
-    assert_eq!(logins.load(Ordering::Relaxed), 2);
-    assert_eq!(client.access().await.unwrap().connection.number, 1);
+    let access = client.access(&mut None).await.unwrap();
+    assert_eq!(access.token.unwrap(), "Bearer 1");
+    assert_eq!(access.connection.number, 1);
     retry.new_connection = false;
-    client.prepare(&retry, &one.connection).await;
-    assert_eq!(client.access().await.unwrap().connection.number, 1);
+    client.wait_for(&Pause::new(&retry, one)).await;
+    let access = client.access(&mut None).await.unwrap();
+    assert_eq!(access.connection.number, 1);
 }
 
 #[tokio::test]
@@ -49,9 +59,9 @@ async fn an_error_of_a_login_ends_a_call() {
 #[tokio::test]
 async fn a_token_that_never_changes_is_not_renewed() {
     let client = Client::new("http://127.0.0.1:1", "a").unwrap();
-    let used = client.access().await.unwrap().token;
-    assert_eq!(client.renew(&used).await.unwrap(), None);
-    assert_eq!(client.access().await.unwrap().token, used);
+    let used = client.access(&mut None).await.unwrap();
+    assert!(!client.renew(&used, &mut None).await.unwrap());
+    assert_eq!(client.access(&mut None).await.unwrap().token, used.token);
 }
 
 #[test]
@@ -65,7 +75,13 @@ fn a_token_is_never_sent_in_plaintext_by_mistake() {
         Some(BuildError::Plaintext)
     ));
     assert!(build("https://127.0.0.1:1").is_none());
-    for uri in ["127.0.0.1:1", "ftp://127.0.0.1", ""] {
+    for uri in [
+        "127.0.0.1:1",
+        "ftp://127.0.0.1",
+        "",
+        "http://a b:1",
+        " http://a:1",
+    ] {
         assert!(matches!(build(uri), Some(BuildError::Address)), "{uri}");
     }
     assert!(tls_from_files(Some("none.pem".as_ref()), None).is_err());

@@ -1,4 +1,42 @@
+use std::fmt;
+
+use tonic_types::ErrorDetails;
+
 use super::*;
+
+#[derive(Debug)]
+struct Cause(&'static str, Option<Box<Cause>>);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl error::Error for Cause {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        Some(self.1.as_deref()?)
+    }
+}
+
+#[test]
+fn the_causes_of_a_broken_connection_are_named() {
+    let cause = Cause("certificate expired", None);
+    let error = Cause("transport error", Some(Box::new(cause)));
+    let failure = Failure::from(Status::from_error(Box::new(error)));
+    assert_eq!(failure.message, "transport error: certificate expired");
+    assert_eq!(failure.code, Code::Unavailable);
+}
+
+#[test]
+fn each_problem_of_a_field_is_kept() {
+    let mut details = ErrorDetails::with_bad_request_violation("params", "too deep");
+    details.add_bad_request_violation("params", "too large");
+    let status = Status::with_error_details(Code::InvalidArgument, "invalid", details);
+    let problem = |text: &str| ("params".to_owned(), text.to_owned());
+    let fields = Failure::from(status).fields;
+    assert_eq!(fields, [problem("too deep"), problem("too large")]);
+}
 
 #[test]
 fn a_submission_that_may_have_created_a_job_needs_an_id() {

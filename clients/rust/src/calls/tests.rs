@@ -1,0 +1,90 @@
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::*;
+use crate::fake::{Call, Gateway};
+
+fn done(result: &[u8]) -> Job {
+    Job {
+        uid: 7,
+        done: true,
+        content_size: result.len() as i64,
+        result: Some(crate::pb::job::Result::ContentJson(result.into())),
+        ..Default::default()
+    }
+}
+
+fn respond(call: &mut Call, job: &Job) {
+    let mut responses = call.respond();
+    responses.send(job);
+    responses.end(Status::ok(""));
+}
+
+fn wait(seconds: i64) -> WaitJobRequest {
+    WaitJobRequest {
+        uid: 7,
+        timeout: Some(prost_types::Duration { seconds, nanos: 0 }),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_result_of_a_unary_call_is_an_error() {
+    let mut gateway = Gateway::start().await;
+    let client = Client::new(&gateway.uri, "a").unwrap();
+    let call = client.get(GetJobRequest::default(), Hooks::default());
+    let answer = async { respond(&mut gateway.call().await, &done(b"[1]")) };
+    let (error, ()) = tokio::join!(call, answer);
+    let Err(Error::Call(failure)) = error else {
+        panic!("the damage was not noticed");
+    };
+    assert_eq!((failure.code, failure.uid()), (Code::DataLoss, Some(7)));
+}
+
+#[tokio::test]
+async fn a_repeated_wait_has_the_rest_of_its_time() {
+    let mut gateway = Gateway::start().await;
+    let client = Client::new(&gateway.uri, "a").unwrap();
+    let answer = async {
+        gateway.call().await.fail(Status::unavailable("outage"));
+        let mut call = gateway.call().await;
+        let request: WaitJobRequest = call.request().await;
+        assert!(request.timeout.unwrap().seconds < 3600);
+        respond(&mut call, &Job::default());
+    };
+    let (job, ()) = tokio::join!(client.wait(wait(3600), Hooks::default()), answer);
+    assert!(!job.unwrap().done);
+}
+
+#[test]
+fn a_wait_outlasts_an_outage() {
+    let outage = Failure::new(Code::Unavailable, "");
+    let mut broken = Failure::new(Code::Internal, "");
+    broken.reason = "UPSTREAM_ERROR".into();
+    let attempts = [MAX_ATTEMPTS - 1, MAX_ATTEMPTS];
+    let allows = |patience: Patience, failure| attempts.map(|n| patience.allows(n, failure));
+    assert_eq!(allows(Patience::Attempts, &outage), [true, false]);
+    assert_eq!(allows(Patience::Until(None), &outage), [true, true]);
+    assert_eq!(allows(Patience::Until(None), &broken), [true, false]);
+}
+
+#[tokio::test]
+async fn a_wait_ends_with_the_failure_before_its_timeout() {
+    let mut gateway = Gateway::start().await;
+    let client = Client::new(&gateway.uri, "a").unwrap();
+    let answer = async {
+        let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(3600)));
+        let status = Status::with_error_details(Code::Unavailable, "outage", details);
+        gateway.call().await.fail(status);
+    };
+    let (error, ()) = tokio::join!(client.wait(wait(60), Hooks::default()), answer);
+    assert_eq!(error.unwrap_err().to_string(), "outage [Unavailable]");
+}
+
+#[tokio::test]
+async fn an_absurd_timeout_is_no_panic() {
+    let mut gateway = Gateway::start().await;
+    let client = Client::new(&gateway.uri, "a").unwrap();
+    let answer = async { gateway.call().await.fail(Status::not_found("no such job")) };
+    let (error, ()) = tokio::join!(client.wait(wait(i64::MAX), Hooks::default()), answer);
+    assert!(error.is_err());
+}
