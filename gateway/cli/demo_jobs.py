@@ -4,12 +4,13 @@ import hashlib
 import logging
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import Client
+from jobgateway_client import Client, GatewayError
 from jobgateway_client.deadline import Deadline
 from rich.console import Console
 
@@ -107,7 +108,9 @@ class _Demo:
             succeeded: list[bool] = []
 
             def watch() -> None:
-                succeeded.append(client.watch(uid, timeout=_SECONDS).finish().succeeded)
+                # An interrupt of the demo closes the client.
+                with suppress(GatewayError):
+                    succeeded.append(client.watch(uid, timeout=_SECONDS).finish().succeeded)
 
             watching = [threading.Thread(target=watch) for _ in range(_WATCHERS)]
             for each in watching:

@@ -8,10 +8,8 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Retry
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.text import Text
 
 from gateway.cli.display import is_terminal, note, replayed_line
-from gateway.cli.formatting import clean
 from gateway.cli.job_lines import event_line, job_details, job_style, show_job
 from gateway.cli.moving import is_cut, lines, print_line, step_line, step_lines, waiting_lines
 from gateway.cli.patience import resumption
@@ -38,9 +36,6 @@ class Display(Protocol):
 
     def retrying(self, retry: Retry) -> None:
         """Show that the stream broke, before the wait for the next attempt."""
-
-    def note(self, line: str) -> None:
-        """Show a remark."""
 
     def __enter__(self) -> Self: ...
 
@@ -78,10 +73,6 @@ class LineDisplay:
     def retrying(self, retry: Retry) -> None:
         """Print a line to standard error."""
         note(resumption(retry))
-
-    def note(self, line: str) -> None:
-        """Print a remark to standard error."""
-        note(line)
 
     def __enter__(self) -> Self:
         return self
@@ -135,17 +126,14 @@ class ProgressDisplay:
     def replayed(self, uid: int) -> None:
         """Print the remark, and claim no exact duration."""
         self._progress.replayed()
-        self.note(replayed_line(uid))
+        # Above the moving lines.
+        print_line(self._console, replayed_line(uid), "dim")
 
     def retrying(self, retry: Retry) -> None:
         """Show the outage until the next event."""
         with self._lock:
             self._progress.outage.retrying(retry, self._console.get_time())
         self.refresh()
-
-    def note(self, line: str) -> None:
-        """Print a remark above the moving lines."""
-        self._console.print(Text(clean(line), "dim"), soft_wrap=True)
 
     def refresh(self) -> None:
         """Draw now, and not only at the next of the usual moments."""

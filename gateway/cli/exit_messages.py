@@ -34,7 +34,7 @@ def failed(
     if is_unclear:
         then = current.whereabouts() if error.may_have_arrived else ""
     elif current.is_over(error):
-        then = f"job {uid} continues, {current.again(uid)}"
+        then = _later(current, uid)
     elif sent:
         then = current.whereabouts()
     elif code == UNAVAILABLE and began:
@@ -78,13 +78,7 @@ def interrupted_many(current: Session, uids: list[int], *, cancel: bool) -> NoRe
     if cancel:
         current.show_interrupt(f"interrupted; cancelling {counted(len(uids), 'job')}", *uids)
         for uid in uids:
-            try:
-                job = current.client.cancel(uid, timeout=_CANCEL_SECONDS)
-            except GatewayError as error:
-                # The others are to be cancelled, too.
-                current.show_error(error)
-            else:
-                display.note(f"asked to cancel; state: {job_line(job)}")
+            _cancel(current, uid)
     else:
         jobs = f"{counted(len(uids), 'job')} continue{'s' if len(uids) == 1 else ''}"
         again = current.again(*uids) if uids else ""
@@ -103,9 +97,22 @@ def interrupted(current: Session, uid: int, sent: pb.SendJobRequest | None, *, c
     if sent and not uid:
         current.show_interrupt(f"interrupted, and nothing was cancelled; {current.whereabouts()}")
     elif not cancel:
-        current.show_interrupt(f"interrupted; job {uid} continues, {current.again(uid)}")
+        current.show_interrupt(f"interrupted; {_later(current, uid)}")
     else:
         current.show_interrupt(f"interrupted; cancelling job {uid}")
-        job = current.client.cancel(uid, timeout=_CANCEL_SECONDS)
-        display.note(f"asked to cancel; state: {job_line(job)}")
+        _cancel(current, uid)
     raise typer.Exit(stdio.interrupt_code())
+
+
+def _later(current: Session, uid: int) -> str:
+    return f"job {uid} {'has ended' if current.ended else 'continues'}, {current.again(uid)}"
+
+
+def _cancel(current: Session, uid: int) -> None:
+    try:
+        job = current.client.cancel(uid, timeout=_CANCEL_SECONDS)
+    except GatewayError as error:
+        # The exit code is that of the signal, and other jobs are to be cancelled, too.
+        current.show_error(error, uids=[uid])
+    else:
+        display.note(f"asked to cancel; state: {job_line(job)}")

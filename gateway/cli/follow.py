@@ -57,6 +57,7 @@ def follow(
         with screen:
             for event in events:
                 current.uid = events.uid
+                current.ended = event.HasField("content_chunk")
                 if event.job.done:
                     last = event
                     continue

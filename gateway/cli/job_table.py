@@ -99,10 +99,6 @@ class TableDisplay:
             (row.progress.outage if row else self._outage).retrying(retry, self._console.get_time())
         self.refresh()
 
-    def note(self, line: str) -> None:
-        """Print a remark above the table."""
-        print_line(self._console, line, "dim")
-
     def refresh(self) -> None:
         """Draw now, and not only at the next of the usual moments."""
         self._live.refresh()

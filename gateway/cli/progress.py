@@ -38,7 +38,7 @@ class Outage:
     """An outage of the gateway or the upstream, from its first sign until the next sign of life."""
 
     def __init__(self) -> None:
-        self._what = ""
+        self._what = self._kind = ""
         self._since = 0.0
         self._next_try: float | None = None
 
@@ -49,15 +49,15 @@ class Outage:
         """Note that a stream broke, and when the next attempt begins."""
         error = retry.error
         what = clean(error.message[:_LONGEST_CAUSE]) if error.from_gateway else ""
-        self._note(what or "gateway unreachable", now, now + retry.wait)
+        self._note("gateway", what or "gateway unreachable", now, now + retry.wait)
 
     def heard(self, event: pb.JobEvent, now: float) -> None:
         """Note an event: the gateway is there, and says whether the upstream fails."""
         failure = clean(event.heartbeat.last_failure)
         if failure:
-            self._note(f"upstream failing ({failure})", now, None)
+            self._note("upstream", f"upstream failing ({failure})", now, None)
         else:
-            self._what = ""
+            self._what = self._kind = ""
 
     def line(self, now: float) -> str:
         """Return a line about it, or an empty text if there is none."""
@@ -69,9 +69,10 @@ class Outage:
         wait = self._next_try - now
         return f"{line}, {f'next try in {duration(wait, tenths=False)}' if wait > 0 else 'trying now'}"
 
-    def _note(self, what: str, now: float, next_try: float | None) -> None:
-        self._since = self._since if self._what else now
-        self._what, self._next_try = what, next_try
+    def _note(self, kind: str, what: str, now: float, next_try: float | None) -> None:
+        # An outage of the gateway says nothing about the upstream.
+        self._since = self._since if kind == self._kind else now
+        self._kind, self._what, self._next_try = kind, what, next_try
 
 
 class JobProgress:

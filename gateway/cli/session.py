@@ -43,6 +43,7 @@ class Session:
         uid: The job of that request, or 0 if it is not known.
         call: The options of the connection, which show why it failed, and the time limit.
         verb: The command that a person repeats after a failure: `watch` or `wait`.
+        ended: True if the job has ended, and its result is arriving.
 
     """
 
@@ -55,6 +56,7 @@ class Session:
     uid: int = 0
     call: CallOptions | None = None
     verb: str = "watch"
+    ended: bool = False
 
     def watch_command(self, *uids: int) -> str:
         """Return the command that watches jobs over the same connection."""

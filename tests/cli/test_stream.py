@@ -106,6 +106,7 @@ class ScriptedGateway(pb_grpc.JobServiceServicer):
         self.peers: list[str] = []
         self.tokens: list[str] = []
         self.cancelled: list[int] = []
+        self.cancel_fails = False
         self.asked = threading.Event()
         self.target = ""
 
@@ -125,6 +126,8 @@ class ScriptedGateway(pb_grpc.JobServiceServicer):
 
     def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.Job:
         self.cancelled.append(request.uid)
+        if self.cancel_fails:
+            failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")(context)
         return pb.Job(uid=request.uid, status=pb.JOB_STATUS_CANCELLED, done=True)
 
     def SendJob(self, request: pb.SendJobRequest, context: grpc.ServicerContext) -> pb.Job:
@@ -778,6 +781,46 @@ def test_ctrl_c_erases_the_moving_lines(gateway: ScriptedGateway, command: str, 
             terminal.type(b"\x03")
             assert process.wait() == 130
         assert terminal.lines()[0].startswith("interrupted; job 42")
+
+
+@pytest.mark.slow
+def test_an_interrupted_result_is_of_a_job_that_has_ended(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(chunk(b"[1, 2.50]", 0, 4), then=hold)]
+    with start(gateway, "watch", str(UID)) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "job 42 result: 4 of 9 bytes\n"
+        process.send_signal(signal.SIGINT)
+        assert "interrupted; job 42 has ended, watch it again: " in process.stderr.read()
+        assert process.wait() == 130
+
+
+@pytest.mark.slow
+def test_a_cancellation_that_fails_keeps_the_code_of_the_signal(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(state(10), then=hold)]
+    gateway.cancel_fails = True
+    with start(gateway, "watch", str(UID), "--cancel-on-interrupt") as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert "try again later [UNAVAILABLE, DRAINING]" in process.stderr.read()
+        assert process.wait() == 130
+
+
+@pytest.mark.slow
+def test_a_name_on_a_terminal_has_a_line_of_its_own(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(state(10), state(20), end())]
+    variables = {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_TARGET": gateway.target, "TERM": "xterm-256color"}
+    with Terminal(80) as terminal:
+        with start_command(
+            "run", "--workspace=1", "--entity=7", "--output=name", terminal=terminal.fd, variables=variables
+        ) as process:
+            assert process.wait() == 0
+        assert terminal.lines() == [
+            "42",
+            "job 42 running 10%: working",
+            "job 42 running 20%: working",
+            "job 42 success",
+        ]
 
 
 @pytest.mark.slow
