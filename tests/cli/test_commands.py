@@ -1,5 +1,6 @@
 """The command line against a real gateway before the real simulator, as processes over real sockets."""
 
+import gc
 import json
 import logging
 import os
@@ -400,6 +401,14 @@ def test_the_demo_shows_its_jobs_in_any_environment(variables: dict[str, str]) -
     assert '{"data":{"sum":3}}\nexit code 0\n' in outcome.out
     assert re.search(r"50 watchers saw job \d+ succeed, and the upstream was asked [1-9]\d? times?", outcome.out)
     assert re.search(r"SHA-256 of result.json: [0-9a-f]{64}", outcome.out)
+
+
+def test_the_servers_of_the_demo_stop_during_a_restart(caplog: pytest.LogCaptureFixture) -> None:
+    with DemoServers() as servers:
+        servers.restart_gateway(after=60, down=60)
+    del servers
+    gc.collect()
+    assert "destroyed" not in caplog.text
 
 
 @pytest.mark.slow
