@@ -377,11 +377,17 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Value:
-    """A value as text, its source, and its name for a person."""
+    """A value as text, its source, and its name there."""
 
     text: str
     source: str
-    subject: str
+    name: str
+    file: TomlFile | None = None
+
+    @property
+    def subject(self) -> str:
+        """The name for a person. In a file, finding the line is slow."""
+        return f"{self.file.place(self.name)}: {self.name}" if self.file else self.name
 
 
 def load(sources: Sources = _ENVIRONMENT) -> Settings:
@@ -442,24 +448,28 @@ def _of_file(path: Path | None, problems: list[str]) -> Iterator[tuple[str, _Val
         problems.extend(error.args)
         return
     for name, value in file.values.items():
-        subject = f"{file.place(name)}: {name}"
+        given = _Value(_text(value) or "", "file", name, file)
         if name not in Settings.model_fields:
             meant = hints.nearest(name.removeprefix(PREFIX.lower()), Settings.model_fields)
             problems.append(
-                f"{subject}: there is no such setting; "
+                f"{given.subject}: there is no such setting; "
                 + (f"did you mean {meant}?" if meant else "docs/reference/settings.md lists all")
             )
-        elif (text := _text(value)) is None:
-            problems.append(f"{subject}: must be a text, a number, true or false")
+        elif _text(value) is None:
+            problems.append(f"{given.subject}: must be a text, a number, true or false")
         else:
-            yield name, _Value(text, "file", subject)
+            yield name, given
 
 
 def _text(value: Any) -> str | None:
     """Return a value of a file as it would be in the environment, or None if no setting has such a value."""
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) if isinstance(value, str | int | float) else None
+    try:
+        return str(value) if isinstance(value, str | int | float) else None
+    except ValueError:
+        # A hexadecimal number with more digits than Python writes.
+        return None
 
 
 def _errors(values: Mapping[str, str]) -> list[ErrorDetails]:

@@ -31,7 +31,7 @@ class TomlFile:
         self.path = path
         self.text = text
         try:
-            self.values: Mapping[str, Any] = tomllib.loads(text)
+            self.values: Mapping[str, Any] = _parsed(path, text)
         except tomllib.TOMLDecodeError as error:
             place = _PLACE.search(str(error))
             line = (place and place[1]) or text.count("\n") + 1
@@ -85,6 +85,18 @@ class TomlFile:
             if _has(found, keys):
                 yield number
         yield from looks
+
+
+def _parsed(path: Path, text: str) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply; check that it is the right file") from None
+    except ValueError:
+        # Python reads integers of at most 4,300 digits.
+        raise ConfigError(f"{path}: has a number with too many digits; check that it is the right file") from None
 
 
 def _has(values: Any, keys: tuple[str, ...]) -> bool:

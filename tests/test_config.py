@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 import traceback
 from pathlib import Path
 from typing import Any
@@ -360,14 +361,31 @@ def test_mistakes_in_a_file_have_its_lines(environment: pytest.MonkeyPatch, tmp_
         (b"max_calls = 5\nmax_calls = 6\n", ":2: cannot overwrite a value; correct the TOML"),
         (b'max_calls = 5\nlog_level = "', ":2: "),
         (b"max_calls = 5\n\xff\n", ":2: is not UTF-8; save the file in that encoding"),
+        (b"max_calls = " + b"[" * 5000, ": is nested too deeply; check that it is the right file"),
+        (b"max_calls = " + b"9" * 5000, ": has a number with too many digits; check that it is the right file"),
+        (b"max_calls = 0x" + b"F" * 5000, ":1: max_calls: must be a text, a number, true or false"),
         (b"#" * (1 << 20) + b"\n", ": has more than 1,048,576 bytes; check that it is the right file"),
     ],
 )
 def test_a_file_that_is_no_toml_is_one_line(tmp_path: Path, contents: bytes, problem: str) -> None:
     file = tmp_path / "gateway.toml"
     file.write_bytes(contents)
-    (line,) = read(Sources({}, file)).problems
+    line = read(Sources({"upstream_url": URL}, file)).problems[0]
     assert line.startswith(f"{file}{problem}"), line
+
+
+def test_a_right_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(f'upstream_url = "{URL}"\nmax_calls = 5\n')
+    parse, parsed = tomllib.loads, []
+
+    def counted(text: str) -> dict[str, object]:
+        parsed.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(tomllib, "loads", counted)
+    assert read(Sources({}, file)).settings.max_calls == 5
+    assert len(parsed) == 1
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

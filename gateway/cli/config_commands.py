@@ -3,8 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,8 @@ import typer
 
 from gateway.cli import contexts, display, stdio
 from gateway.cli.commands import Command, Commands
-from gateway.cli.contexts import FILES, KEYS, Contexts, Strength
+from gateway.cli.contexts import FILES, KEYS, Context, Contexts, Strength
+from gateway.cli.files import exists
 from gateway.cli.formatting import clean
 from gateway.cli.options import ConnectionOptions, Output, expanded
 from gateway.cli.problems import output_lost, usage_error
@@ -43,7 +44,9 @@ Key = Annotated[
     ),
 ]
 Target = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The address of the gateway.")]
-Tls = Annotated[bool | None, typer.Option("--tls/--no-tls", help="Use TLS. The next three options include it.")]
+Tls = Annotated[
+    bool | None, typer.Option("--tls/--no-tls", help="Use TLS. Implied by --ca-file, --cert-file and --key-file.")
+]
 CaFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Trust the authorities in this file (PEM).")]
 CertFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Present this certificate (PEM).")]
 KeyFile = Annotated[Path | None, typer.Option(metavar="FILE", help="The private key of the certificate (PEM).")]
@@ -72,7 +75,7 @@ def list_contexts(output: ListOutput = "text") -> None:
     with _reported(output):
         known = contexts.read()
         if not known.named:
-            display.note("there is no context; create one: jobgateway config set NAME --target HOST:PORT")
+            display.note("there is no context; create one, see jobgateway config set --help")
         for line in _list_lines(known, output):
             typer.echo(line)
 
@@ -93,6 +96,8 @@ def _list_lines(known: Contexts, output: str) -> Iterator[str]:
 def show(call: ConnectionOptions, output: ShowOutput = "text") -> None:
     """Show the gateway and the credentials that a command with the same options would use, and why."""
     with _reported(output):
+        # It may have a password.
+        _check_target(call.target)
         rows = list(_show_rows(call))
         if output == "json":
             typer.echo(json.dumps({key: {"value": value, "source": source} for key, value, source in rows}))
@@ -109,10 +114,19 @@ def _show_rows(call: ConnectionOptions) -> Iterator[tuple[str, str | bool, str]]
     for key in KEYS:
         value = getattr(call, key)
         if value:
-            yield key, value if key == "tls" else str(value), _SOURCES.get(call.sources[key], "default")
-    if not call.token_file and os.environ.get(TOKEN):
+            yield key, _shown(key, value, call.sources), _SOURCES.get(call.sources[key], "default")
+    if not call.token_file and call.takes_token and os.environ.get(TOKEN):
         # Never the token itself.
         yield "token", TOKEN, "variable"
+
+
+def _shown(key: str, value: Any, sources: Mapping[str, Strength]) -> str | bool:
+    if key == "tls":
+        return bool(value)
+    if key == "token_file" and sources[key] is not Strength.CONTEXT and not exists(value):
+        # It may be the token itself.
+        return "(no such file)"
+    return str(value)
 
 
 app.command(cls=Command)(show)
@@ -136,7 +150,10 @@ def set_context(
         _check_new(name, values)
 
         def edit(document: MutableMapping[str, Any]) -> None:
-            document.setdefault("contexts", {}).setdefault(name, {}).update(values)
+            known = document.setdefault("contexts", {})
+            if "target" not in values and name not in known:
+                raise ConfigError(f"{name} is a new context, and needs --target HOST:PORT")
+            known.setdefault(name, {}).update(values)
 
         _change(edit)
         if contexts.read().current != name:
@@ -147,8 +164,12 @@ def set_context(
 def use(name: Name) -> None:
     """Make a context the current one, which commands use by default."""
     with _reported():
-        contexts.read().get(name)
-        _change(lambda document: document.__setitem__("current", name))
+
+        def edit(document: MutableMapping[str, Any]) -> None:
+            _existing(document, name)
+            document["current"] = name
+
+        _change(edit)
         display.note(f"commands now use {clean(name)} by default")
 
 
@@ -157,24 +178,29 @@ def use(name: Name) -> None:
 def unset(name: Name, option: Key = None) -> None:
     """Remove a context, or one option of it."""
     with _reported():
-        context = contexts.read().get(name)
         key = option and option.removeprefix("--").replace("-", "_")
-        if key and key not in context:
-            raise ConfigError(f"{name} has no {option}; it has {', '.join(context)}")
-        if key == "target":
-            raise ConfigError(f"a context needs a target; change it: jobgateway config set {name} --target HOST:PORT")
+        was_current = False
 
         def edit(document: MutableMapping[str, Any]) -> None:
+            nonlocal was_current
+            context = _existing(document, name)
             if key:
+                if key not in context:
+                    raise ConfigError(f"{name} has no {option}; it has {', '.join(context)}")
+                if key == "target":
+                    raise ConfigError("a context needs a target; change it, see jobgateway config set --help")
                 del document["contexts"][name][key]
                 return
             del document["contexts"][name]
             if not document["contexts"]:
                 del document["contexts"]
-            if document.get("current") == name:
+            was_current = document.get("current") == name
+            if was_current:
                 del document["current"]
 
         _change(edit)
+        if was_current:
+            display.note(f"{name} was the current context, and now there is none; see jobgateway config list")
 
 
 @app.command("path", cls=Command)
@@ -185,6 +211,11 @@ def show_path() -> None:
         if file is None:
             raise ConfigError("there is no home directory for the config file; set XDG_CONFIG_HOME to a folder")
         typer.echo(str(file))
+
+
+def _existing(document: Mapping[str, Any], name: str) -> Context:
+    """Return a context of the file while it is changed, when no other process changes it."""
+    return Contexts(None, document.get("contexts", {})).get(name)
 
 
 def _change(edit: Any) -> None:
@@ -199,8 +230,6 @@ def _check_new(name: str, values: dict[str, Any]) -> None:
         raise ConfigError(f"NAME: {name} must have 1 to 100 letters, digits or _ . @ : / -, and not begin with a sign")
     if not values:
         raise ConfigError(f"nothing to change; give an option, such as --target HOST:PORT, or see it: {_show(name)}")
-    if "target" not in values and name not in contexts.read().named:
-        raise ConfigError(f"{name} is a new context, and needs --target HOST:PORT")
     if "target" in values:
         _check_target(values["target"])
 
@@ -220,10 +249,13 @@ def _stored(key: str, file: Path | None) -> str | None:
     """Return the path of a file as the config file has it."""
     if file is None:
         return None
-    if not file.expanduser().is_file():
+    # If there is no such user, it begins with a tilde.
+    with suppress(RuntimeError):
+        file = file.expanduser()
+    if not exists(file) or not file.is_file():
         # The value may be the token itself, so it is not repeated.
         raise ConfigError(f"--{key.replace('_', '-')}: there is no such file; give the path of a file that exists")
-    return str(Path.cwd() / file.expanduser())
+    return str(Path.cwd() / file)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
+import stat
 import tempfile
 import tomllib
 from contextlib import contextmanager, suppress
@@ -38,6 +40,7 @@ def change(edit: Callable[[MutableMapping[str, Any]], None]) -> None:
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(file.parent):
+            _check_writable(path)
             _replace(file, _changed(_read(path), edit))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); check its folder and permissions") from error
@@ -50,6 +53,12 @@ def _read(path: Path) -> TomlFile:
         return TomlFile(path, "")
     contexts.checked(read)
     return read
+
+
+def _check_writable(path: Path) -> None:
+    # Its folder decides whether it can be replaced, but its owner may have protected it.
+    if path.exists() and not path.stat().st_mode & stat.S_IWUSR:
+        raise ConfigError(f"{path}: is read-only; to change it: chmod u+w {shlex.quote(str(path))}")
 
 
 def _changed(file: TomlFile, edit: Callable[[MutableMapping[str, Any]], None]) -> str:

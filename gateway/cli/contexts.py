@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gateway import hints
+from gateway.cli.targets import TargetUnusable, check_target
 from gateway.cli.variables import TOKEN, of_shared
 from gateway.errors import ConfigError
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
     from gateway.toml_file import TomlFile
 
-FILES = ("token_file", "ca_file", "cert_file", "key_file")
+TLS_FILES = ("ca_file", "cert_file", "key_file")
+FILES = ("token_file", *TLS_FILES)
 KEYS = ("target", "tls", *FILES)
 """The keys of a context, which are options of the commands that call a gateway."""
 
@@ -29,7 +31,7 @@ _SECRETS = frozenset({"token", "password", "secret", "credential", "api_key", "b
 
 
 class Strength(IntEnum):
-    """The source of a value. A stronger one wins, except that a context that an option names is as strong as one."""
+    """The source of a value. A stronger one wins, except that a context that an option names replaces variables."""
 
     DEFAULT = 0
     CONTEXT = 1
@@ -133,19 +135,32 @@ def _context(file: TomlFile, name: str, table: Any) -> Context:
 
 
 def _value(file: TomlFile, name: str, key: str, value: Any) -> str | bool:
-    place = f"{file.place('contexts', name, key)}: {name}.{key}"
     _check_secret(file, "contexts", name, key)
+    if mistake := _mistake(key, value):
+        # Finding the line is slow, so it is looked for only here.
+        raise ConfigError(f"{file.place('contexts', name, key)}: {name}.{key}: {mistake}")
+    return _absolute(file.path, value) if key in FILES else value
+
+
+def _mistake(key: str, value: Any) -> str | None:
+    """Return the problem of a value and its fix, or None if it is right."""
     if key not in KEYS:
         meant = hints.nearest(key.replace("-", "_"), KEYS)
         fix = f"did you mean {meant}?" if meant else f"the options are {', '.join(KEYS)}"
-        raise ConfigError(f"{place}: there is no such option; {fix}")
+        return f"there is no such option; {fix}"
     if key == "tls":
-        if not isinstance(value, bool):
-            raise ConfigError(f"{place}: must be true or false; leave out quotes")
-        return value
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f'{place}: must be a text; write {key} = "{_example(key)}"')
-    return _absolute(file.path, value) if key in FILES else value
+        return None if isinstance(value, bool) else "must be true or false; leave out quotes"
+    if isinstance(value, str) and value and "\0" not in value:
+        return _target_mistake(value) if key == "target" else None
+    return f'must be a text; write {key} = "{_example(key)}"'
+
+
+def _target_mistake(target: str) -> str | None:
+    try:
+        check_target(target)
+    except TargetUnusable as error:
+        return str(error).removeprefix("--target ")
+    return None
 
 
 def _check_secret(file: TomlFile, *keys: str) -> None:
@@ -172,7 +187,7 @@ def _meant(name: str, named: Mapping[str, object]) -> str:
     meant = hints.nearest(name, named)
     if meant:
         return f"did you mean {meant}?"
-    return f"there are {', '.join(named)}" if named else "create it: jobgateway config set NAME --target HOST:PORT"
+    return f"there are {', '.join(named)}" if named else "create it, see jobgateway config set --help"
 
 
 @dataclass(frozen=True)
@@ -182,17 +197,21 @@ class Choice:
     Attributes:
         values: The values of the context that apply.
         name: The name of the context, or None if none applies.
+        replaces_variables: True if the variables of the connection do not apply.
+        takes_token: True if the variable JOBGATEWAY_TOKEN applies.
     """
 
     values: Context = field(default_factory=dict)
     name: str | None = None
+    replaces_variables: bool = False
+    takes_token: bool = True
 
 
 def choose(named: str | None, strengths: Mapping[str, Strength]) -> Choice:
     """Return what the context adds to the options of a command.
 
-    A context that an option names is as strong as an option. Otherwise a target that is given replaces the context as a
-    whole, so that the token of one gateway does not go to another.
+    The credentials of one gateway must not go to another. A context that an option names therefore replaces all
+    variables of the connection. Otherwise, a target that is given replaces the context as a whole.
 
     Args:
         named: The context that an option or a variable names, or None for the current one.
@@ -203,14 +222,19 @@ def choose(named: str | None, strengths: Mapping[str, Strength]) -> Choice:
 
     """
     contexts = read()
-    strength = strengths["context"] if named else Strength.CONTEXT
+    is_option = bool(named) and strengths["context"] is Strength.OPTION
     name = named or contexts.current
     if name is None:
         return Choice()
     context = contexts.get(name)
-    if strengths["target"] and strength < Strength.OPTION:
+    if is_option:
+        values = {key: value for key, value in context.items() if strengths[key] < Strength.OPTION}
+        return Choice(
+            values, name, replaces_variables=True, takes_token=not context.keys() & {"token_file", "cert_file"}
+        )
+    if strengths["target"]:
         return Choice()
-    values = {key: value for key, value in context.items() if strengths[key] < strength}
-    if os.environ.get(TOKEN) and strength < Strength.OPTION:
+    values = {key: value for key, value in context.items() if not strengths[key]}
+    if os.environ.get(TOKEN):
         values.pop("token_file", None)
     return Choice(values, name)

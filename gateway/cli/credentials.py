@@ -5,8 +5,10 @@ from pathlib import Path
 
 from jobgateway_client import Tls, TlsFileError
 
-from gateway.cli.files import MAX_TOKEN_BYTES, read_bounded
+from gateway.cli.contexts import Strength
+from gateway.cli.files import MAX_TOKEN_BYTES, exists, read_bounded
 from gateway.cli.options import ConnectionOptions
+from gateway.cli.variables import TOKEN, of_shared
 
 
 class TokenUnusable(Exception):
@@ -17,21 +19,47 @@ class TlsUnusable(Exception):
     """The TLS options contradict each other, or name a file that cannot be used."""
 
 
-def token_given(file: Path | None) -> bool:
+def token_given(call: ConnectionOptions) -> bool:
     """Return True if a file or the environment variable JOBGATEWAY_TOKEN gives a token."""
-    return file is not None or bool(os.environ.get("JOBGATEWAY_TOKEN"))
+    return call.token_file is not None or bool(call.takes_token and os.environ.get(TOKEN))
 
 
-def read_token(file: Path | None) -> str:
-    """Return the token in a file, or in the environment variable JOBGATEWAY_TOKEN.
+def given_token(call: ConnectionOptions) -> str:
+    """Return the token that the options give.
 
     Raises:
         TokenUnusable: There is none, or it cannot be sent.
 
     """
-    environment = os.environ.get("JOBGATEWAY_TOKEN", "")
-    if not token_given(file):
-        raise TokenUnusable("no token: set JOBGATEWAY_TOKEN, or name a file that holds it with --token-file")
+    if call.token_file is None and not call.takes_token:
+        raise TokenUnusable(f"the context {call.chosen} has no token; name a file that holds it with --token-file")
+    return read_token(call.token_file, _token_option(call))
+
+
+def _token_option(call: ConnectionOptions) -> str:
+    source = call.sources.get("token_file")
+    if source is Strength.CONTEXT:
+        return f"token_file of the context {call.chosen}"
+    return of_shared("token_file") if source is Strength.VARIABLE else "--token-file"
+
+
+def read_token(file: Path | None, option: str = "--token-file") -> str:
+    """Return the token in a file, or in the environment variable JOBGATEWAY_TOKEN.
+
+    Args:
+        file: The file, or None for the variable.
+        option: The name of the option that gave it.
+
+    Raises:
+        TokenUnusable: There is none, or it cannot be sent.
+
+    """
+    environment = os.environ.get(TOKEN, "")
+    if not (file or environment):
+        raise TokenUnusable(f"no token: set {TOKEN}, or name a file that holds it with --token-file")
+    if file and not exists(file):
+        # The value may be the token itself, so it is not repeated.
+        raise TokenUnusable(f"{option}: there is no such file; give the path of a file that exists")
     try:
         token = read_bounded(file, MAX_TOKEN_BYTES).decode("ascii").rstrip("\r\n") if file else environment
     except OSError as error:
@@ -39,7 +67,7 @@ def read_token(file: Path | None) -> str:
     except UnicodeDecodeError:
         # The cause contains the bytes of the token, so it is not kept.
         raise TokenUnusable(f"the token file {file} has bytes that are not ASCII; write only the token to it") from None
-    source = f"the token file {file}" if file else "JOBGATEWAY_TOKEN"
+    source = f"the token file {file}" if file else TOKEN
     if not token:
         raise TokenUnusable(f"{source} is empty; put a token into it")
     if not all("!" <= character <= "~" for character in token):
@@ -75,9 +103,9 @@ def token_source(call: ConnectionOptions) -> str | TokenFile | None:
         TokenUnusable: There is no token, or it cannot be sent.
 
     """
-    if call.cert_file is not None and not token_given(call.token_file):
+    if call.cert_file is not None and not token_given(call):
         return None
-    token = read_token(call.token_file)
+    token = given_token(call)
     return TokenFile(call.token_file, token) if call.token_file else token
 
 

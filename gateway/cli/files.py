@@ -10,6 +10,14 @@ MAX_TOKEN_BYTES = 1 << 20
 MAX_PARAMS_BYTES = 64 << 20
 
 
+def exists(file: Path) -> bool:
+    """Return whether a file exists. A text that is too long for a path is no file, too."""
+    try:
+        return file.exists()
+    except OSError:
+        return False
+
+
 class FileTooLargeError(OSError):
     """The file is larger than any of its kind."""
 

@@ -149,6 +149,7 @@ class ConnectionOptions(Options):
     Attributes:
         chosen: The context that applies, or None.
         sources: The source of each option, by its name.
+        takes_token: True if the variable JOBGATEWAY_TOKEN applies.
     """
 
     context: Annotated[
@@ -169,7 +170,9 @@ class ConnectionOptions(Options):
             show_default=False,
         ),
     ] = None
-    tls: Annotated[bool, _call("--tls", help="Use TLS. The next three options include it.")] = False
+    tls: Annotated[
+        bool, _call(help="Use TLS. Implied by --ca-file, --cert-file and --key-file.", show_default=False)
+    ] = False
     ca_file: Annotated[
         Path | None,
         _call(
@@ -191,6 +194,7 @@ class ConnectionOptions(Options):
     ] = None
     chosen: str | None = field(default=None, compare=False)
     sources: Mapping[str, Strength] = field(default_factory=dict, compare=False)
+    takes_token: bool = field(default=True, compare=False)
 
     @classmethod
     def of(cls, values: Mapping[str, Any], strengths: Mapping[str, Strength]) -> Self:
@@ -201,10 +205,22 @@ class ConnectionOptions(Options):
 
         """
         choice = contexts.choose(values["context"], strengths)
-        added = {key: Path(str(value)) if key in contexts.FILES else value for key, value in choice.values.items()}
-        return cls(
-            **{**values, **added}, chosen=choice.name, sources={**strengths, **dict.fromkeys(added, Strength.CONTEXT)}
-        )
+        taken, sources = dict(values), dict(strengths)
+
+        def drop(key: str) -> None:
+            taken[key], sources[key] = getattr(cls, key), Strength.DEFAULT
+
+        for key in contexts.KEYS:
+            if choice.replaces_variables and strengths[key] is Strength.VARIABLE:
+                drop(key)
+        for key, value in choice.values.items():
+            taken[key] = Path(str(value)) if key in contexts.FILES else value
+            sources[key] = Strength.CONTEXT
+        for key in contexts.TLS_FILES:
+            # With --no-tls, for example, those of the context.
+            if not taken["tls"] and sources[key] < sources["tls"]:
+                drop(key)
+        return cls(**taken, chosen=choice.name, sources=sources, takes_token=choice.takes_token)
 
     @property
     def secured(self) -> bool:

@@ -93,7 +93,7 @@ def _is_credential_accepted(current: "Session", call: opt.CallOptions) -> bool:
     from gateway.cli.credentials import token_given
     from gateway.cli.doctor.calls import ABSENT_UID, ACCEPTED
 
-    has_token = token_given(call.token_file)
+    has_token = token_given(call)
     if call.cert_file is None and not has_token:
         return False
     try:

@@ -141,7 +141,7 @@ def session(
     try:
         check_target(call.target)
         secured = tls(call)
-        token = token_source(call) if needs_token or token_given(call.token_file) else None
+        token = token_source(call) if needs_token or token_given(call) else None
     except (TargetUnusable, TlsUnusable) as error:
         usage_error(str(error), output)
     except TokenUnusable as error:
@@ -180,16 +180,17 @@ def _checked(current: Session) -> Iterator[Session]:
 def repeated_options(call: ConnectionOptions) -> tuple[str, ...]:
     """Return the options with which another command of this user connects in the same way.
 
-    They include what variables gave, because these may be set for one command only. A context is named if it was, and
-    applies.
+    They include what variables gave, because these may be set for one command only. A variable with a token cannot be
+    repeated, and then a context is not named, because it may have another token.
     """
+    if call.chosen and call.sources.get("context") is not Strength.OPTION and _has_token_of_variable(call):
+        return ("--target", call.target, *connection_words(call))
     words = {
         "context": ("--context", call.context) if call.context and call.chosen else (),
         "target": ("--target", call.target),
         **_options(call),
     }
-    given = (Strength.OPTION, Strength.VARIABLE)
-    return tuple(word for name, each in words.items() if call.sources.get(name) in given for word in each)
+    return tuple(word for name, each in words.items() if _is_given(call, name) for word in each)
 
 
 def connection_words(call: ConnectionOptions) -> tuple[str, ...]:
@@ -197,8 +198,18 @@ def connection_words(call: ConnectionOptions) -> tuple[str, ...]:
     return tuple(word for each in _options(call).values() for word in each)
 
 
+def _has_token_of_variable(call: ConnectionOptions) -> bool:
+    return call.token_file is None and token_given(call)
+
+
+def _is_given(call: ConnectionOptions, name: str) -> bool:
+    return call.sources.get(name) in (Strength.OPTION, Strength.VARIABLE)
+
+
 def _options(call: ConnectionOptions) -> dict[str, tuple[str, ...]]:
     words: dict[str, tuple[str, ...]] = {"tls": ("--tls",)} if call.tls else {}
+    if not call.tls and _is_given(call, "tls"):
+        words["tls"] = ("--no-tls",)
     for name in contexts.FILES:
         file: Path | None = getattr(call, name)
         if file:
@@ -209,6 +220,12 @@ def _options(call: ConnectionOptions) -> dict[str, tuple[str, ...]]:
 def _check_save(file: Path, output: Output) -> None:
     if file == STANDARD_STREAM:
         usage_error("--save is for a file; leave it out, as standard output gets the result by default", output)
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        usage_error(f"--save {file} cannot be written ({error.strerror}); name another file", output)
     if file.is_dir():
         usage_error(f"--save {file} is a folder; name a file", output)
     if not file.exists() and not os.access(file.parent, os.W_OK | os.X_OK):

@@ -1,10 +1,14 @@
 """Contexts: the config file, the commands that change it, and what other commands take from it."""
 
+import fcntl
 import json
 import os
+import resource
+import tomllib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -13,8 +17,10 @@ from typer.testing import CliRunner, Result
 from gateway.cli import contexts
 from gateway.cli.app import app
 from gateway.cli.context_file import change
+from gateway.cli.credentials import token_given, token_source
 from gateway.cli.options import DEFAULT_TARGET, QuickCallOptions, expanded, target_option
 from gateway.cli.session import repeated_options
+from gateway.errors import ConfigError
 
 TOKEN = "vktrpat_secret"
 
@@ -142,6 +148,62 @@ def test_changes_at_once_lose_nothing(file: Path) -> None:
     assert sorted(contexts.read().named) == names
 
 
+def test_what_is_changed_is_checked_under_the_lock(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = fcntl.flock
+
+    def after_another(descriptor: int, operation: int) -> None:
+        # Another process had the lock first.
+        lock(descriptor, operation)
+        file.write_text(TWO.partition("# With")[0])
+
+    monkeypatch.setattr(fcntl, "flock", after_another)
+    for words in (["unset", "dev"], ["unset", "dev", "target"], ["use", "dev"], ["set", "dev", "--tls"]):
+        file.write_text(TWO)
+        expected = "dev is a new context, and" if words[0] == "set" else "there is no context dev; there are production"
+        assert refused("config", *words).startswith(expected)
+
+
+def test_a_change_that_fails_leaves_nothing_behind(file: Path) -> None:
+    file.write_text(TWO)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(ConfigError, match="File too large"):
+            change(lambda document: document.__setitem__("current", "dev"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert file.read_text() == TWO
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_file_that_its_owner_protected_is_not_changed(file: Path) -> None:
+    file.write_text(TWO)
+    file.chmod(0o400)
+    assert refused("config", "use", "dev") == f"{file}: is read-only; to change it: chmod u+w {file}"
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (TWO, 0o400)
+
+
+def test_the_removal_of_the_current_context_is_told(file: Path) -> None:
+    file.write_text(TWO)
+    assert run("config", "unset", "dev").stderr == ""
+    expected = "production was the current context, and now there is none; see jobgateway config list\n"
+    file.write_text(TWO)
+    assert run("config", "unset", "production").stderr == expected
+
+
+def test_a_right_file_is_parsed_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("".join(f'[contexts.c{number}]\ntarget = "x:1"\ntls = true\n' for number in range(80)))
+    parse, parsed = tomllib.loads, []
+
+    def counted(text: str) -> dict[str, Any]:
+        parsed.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(tomllib, "loads", counted)
+    assert len(contexts.read().named) == 80
+    assert len(parsed) == 1
+
+
 def test_a_layout_that_cannot_be_changed_is_left_alone(file: Path) -> None:
     text = '[contexts.dev]\ntarget = "x:1"\n[contexts]\n'
     file.write_text(text)
@@ -180,6 +242,9 @@ PRODUCTION, DEV = "gateway.example.com:443", "127.0.0.1:50052"
         # A context that an option names is as strong as an option.
         (["--context", "production"], {"JOBGATEWAY_TARGET": "other:1"}, PRODUCTION, True),
         (["--context", "production"], {"JOBGATEWAY_TOKEN": TOKEN}, PRODUCTION, True),
+        (["--context", "dev"], {"JOBGATEWAY_TARGET": "other:1", "JOBGATEWAY_TOKEN_FILE": "other"}, DEV, False),
+        (["--context", "dev", "--token-file", "mine"], {"JOBGATEWAY_TOKEN_FILE": "other"}, DEV, True),
+        ([], {"JOBGATEWAY_CONTEXT": "dev", "JOBGATEWAY_TOKEN_FILE": "mine"}, DEV, True),
         (["--context", "production", "--target", "other:1"], {}, "other:1", True),
         # The token of the environment goes before that of the current context.
         ([], {"JOBGATEWAY_TOKEN": TOKEN}, PRODUCTION, False),
@@ -200,10 +265,51 @@ def test_each_value_of_a_context_can_be_replaced(file: Path) -> None:
     assert (call.target, call.token_file, call.ca_file) == (PRODUCTION, Path("mine"), Path("ca.pem"))
 
 
+def test_a_named_context_replaces_the_variables(file: Path) -> None:
+    file.write_text(TWO)
+    given = {key: "other" for key in contexts.KEYS if key != "tls"} | {"tls": "true"}
+    call = taken("--context", "dev", **{f"JOBGATEWAY_{key.upper()}": value for key, value in given.items()})
+    assert call == QuickCallOptions(context="dev", target=DEV)
+
+
+@pytest.mark.parametrize(
+    ("values", "takes"), [("", True), ('token_file = "t"', False), ('cert_file = "c"\nkey_file = "k"', False)]
+)
+def test_a_token_is_not_for_a_context_with_a_credential(
+    file: Path, values: str, takes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOBGATEWAY_TOKEN", TOKEN)
+    file.write_text(f'current = "a"\n[contexts.a]\ntarget = "x:1"\n{values}\n')
+    named = taken("--context", "a")
+    assert (token_given(named), token_given(taken())) == (takes or named.token_file is not None, True)
+    if not named.token_file:
+        assert token_source(named) == (TOKEN if takes else None)
+    shown = json.loads(config("show", "--context", "a", "-o", "json"))
+    assert ("token" in shown) is takes
+
+
+def test_without_tls_files_of_the_context_are_not_used(file: Path) -> None:
+    file.write_text('current = "a"\n[contexts.a]\ntarget = "x:1"\nca_file = "ca"\n')
+    assert taken().secured
+    for call in (taken("--no-tls"), taken("--context", "a", "--no-tls"), taken(JOBGATEWAY_TLS="false")):
+        assert not call.secured
+    assert not taken("--no-tls", JOBGATEWAY_CA_FILE="ca").secured
+    assert taken("--ca-file", "ca", JOBGATEWAY_TLS="false").secured
+    assert taken("--no-tls", "--ca-file", "ca").secured
+
+
 @pytest.mark.parametrize(
     ("words", "variables"),
     [
         ([], {}),
+        ([], {"JOBGATEWAY_TOKEN": TOKEN}),
+        ([], {"JOBGATEWAY_CONTEXT": "production", "JOBGATEWAY_TOKEN": TOKEN}),
+        ([], {"JOBGATEWAY_CONTEXT": "production", "JOBGATEWAY_TLS": "false"}),
+        ([], {"JOBGATEWAY_CONTEXT": "production", "JOBGATEWAY_TOKEN_FILE": "mine"}),
+        (["--no-tls"], {"JOBGATEWAY_CONTEXT": "production", "JOBGATEWAY_TLS": "true"}),
+        ([], {"JOBGATEWAY_TLS": "false"}),
+        (["--context", "production", "--no-tls"], {"JOBGATEWAY_TLS": "true"}),
+        (["--context", "dev"], {"JOBGATEWAY_TOKEN_FILE": "other"}),
         (["--context", "dev"], {}),
         ([], {"JOBGATEWAY_CONTEXT": "dev"}),
         (["--context", "production"], {"JOBGATEWAY_TARGET": "other:1", "JOBGATEWAY_TLS": "1"}),
@@ -213,13 +319,20 @@ def test_each_value_of_a_context_can_be_replaced(file: Path) -> None:
         (["--target", "other:1"], {"JOBGATEWAY_CONTEXT": "production"}),
     ],
 )
-def test_a_printed_command_connects_in_the_same_way(file: Path, words: list[str], variables: Mapping[str, str]) -> None:
+def test_a_printed_command_connects_in_the_same_way(
+    file: Path, words: list[str], variables: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     file.write_text(TWO)
     call = taken(*words, **variables)
-    # In another shell, which does not have the variables.
-    again = taken(*repeated_options(call))
-    for each in contexts.KEYS:
-        assert getattr(again, each) == getattr(call, each), each
+    with monkeypatch.context() as shell:
+        for name, value in variables.items():
+            shell.setenv(name, value)
+        printed = repeated_options(call)
+    # In another shell, which does not have the variables, and in this one.
+    for kept in ({}, variables):
+        again = taken(*printed, **kept)
+        for each in contexts.KEYS:
+            assert getattr(again, each) == getattr(call, each), each
 
 
 def test_a_copied_command_is_not_diverted_by_a_context(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +344,13 @@ def test_a_copied_command_is_not_diverted_by_a_context(file: Path, monkeypatch: 
     for text in (TWO, "["):
         file.write_text(text)
         assert target_option(DEFAULT_TARGET) == f" --target {DEFAULT_TARGET}"
+
+
+def test_show_repeats_no_secret(file: Path) -> None:
+    file.write_text(TWO)
+    assert refused("config", "show", "--target", f"me:{TOKEN}@x:1").startswith("--target '***@x:1' has a user; ")
+    for result in (run("config", "show", "--token-file", TOKEN), run("config", "show", JOBGATEWAY_TOKEN_FILE=TOKEN)):
+        assert "token_file  (no such file)" in result.stdout
 
 
 def test_show_says_where_each_value_comes_from(file: Path) -> None:
@@ -258,6 +378,14 @@ def test_show_says_where_each_value_comes_from(file: Path) -> None:
         ('[contexts.a]\ntarget = "x:1"\ntarget = "y:1"\n', ":3: cannot overwrite a value; correct the TOML there"),
         ('[contexts.a]\ntokn_file = "t"\n', ":2: a.tokn_file: there is no such option; did you mean token_file?"),
         ('[contexts.a]\ntls = "yes"\n', ":2: a.tls: must be true or false; leave out quotes"),
+        (
+            '[contexts.a]\ntoken_file = "a\\u0000"\n',
+            ':2: a.token_file: must be a text; write token_file = "~/.config/jobg',
+        ),
+        (
+            '[contexts.a]\ntarget = "me:SECRET@x:1"\n',
+            ":2: a.target: '***@x:1' has a user; write HOST:PORT, such as x:1",
+        ),
         ("[contexts.a]\ntarget = 50051\n", ':2: a.target: must be a text; write target = "gateway.example.com:443"'),
         ("[contexts.a]\ntls = true\n", ':1: a: has no target; add target = "HOST:PORT"'),
         ('current = "b"\n[contexts.bb]\ntarget = "x:1"\n', ":1: current: there is no context b; there are bb"),
@@ -314,7 +442,7 @@ def test_the_names_for_completion(file: Path) -> None:
         (["config", "use", "x"], "there is no context x; there are production, dev"),
         (["config", "unset", "x"], "there is no context x; there are production, dev"),
         (["config", "unset", "dev", "ca-file"], "dev has no ca-file; it has target"),
-        (["config", "unset", "dev", "target"], "a context needs a target; change it: jobgateway config set dev --targ"),
+        (["config", "unset", "dev", "target"], "a context needs a target; change it, see jobgateway config set --help"),
         (["config", "set", "new"], "nothing to change; give an option, such as --target HOST:PORT, or see it: jobga"),
         (["config", "set", "new", "--tls"], "new is a new context, and needs --target HOST:PORT"),
         (["config", "set", "a b", "--target", "x:1"], "NAME: a b must have 1 to 100 letters, digits or _ . @ : / -"),
@@ -322,7 +450,10 @@ def test_the_names_for_completion(file: Path) -> None:
             ["config", "set", "new", "--target", "http://x:1"],
             "--target 'http://x:1' is a URL; write x:1",
         ),
+        (["config", "set", "dev", "--ca-file", "~nobody-here/x"], "--ca-file: there is no such file; give the path"),
+        (["get", "5", "--save", "x" * 300], f"--save {'x' * 300} cannot be written (File name too long); name another"),
         # The token itself in the place of a file is not repeated.
+        (["config", "set", "dev", "--token-file", TOKEN * 30], "--token-file: there is no such file; give the path"),
         (["config", "set", "dev", "--token-file", TOKEN], "--token-file: there is no such file; give the path of a"),
     ],
 )
@@ -333,8 +464,9 @@ def test_a_wrong_use_of_contexts_is_a_line(file: Path, words: list[str], said: s
 
 
 def test_without_contexts_a_name_says_how_to_create_one(file: Path) -> None:
-    expected = "there is no context x; create it: jobgateway config set NAME --target HOST:PORT"
+    expected = "there is no context x; create it, see jobgateway config set --help"
     assert refused("get", "5", JOBGATEWAY_CONTEXT="x") == expected
+    assert refused("config", "use", "x") == expected
 
 
 @pytest.mark.parametrize("base", ["", "relative"])
@@ -348,3 +480,27 @@ def test_a_folder_that_cannot_be_written_is_a_line(file: Path) -> None:
     file.parent.touch()
     line = refused("config", "set", "dev", "--target", "x:1")
     assert line.startswith(f"{file}: cannot be ")
+
+
+@pytest.mark.parametrize("length", [1, 30])
+def test_a_token_in_the_place_of_its_file_is_not_repeated(file: Path, length: int) -> None:
+    token = length * TOKEN
+    file.write_text(f'[contexts.a]\ntarget = "x:1"\ntoken_file = "{token}"\n')
+    mistakes = {
+        "--token-file": (["--token-file", token], {}),
+        "JOBGATEWAY_TOKEN_FILE": ([], {"JOBGATEWAY_TOKEN_FILE": token}),
+        "token_file of the context a": (["--context", "a"], {}),
+    }
+    for option, (words, variables) in mistakes.items():
+        for command in (["get", "5"], ["ping"], ["doctor"]):
+            result = run(*command, *words, **variables)
+            assert result.exit_code == 6
+            assert result.stderr == f"{option}: there is no such file; give the path of a file that exists\n"
+
+
+def test_a_named_context_without_a_token_is_a_line(file: Path) -> None:
+    file.write_text('[contexts.a]\ntarget = "x:1"\ncert_file = "c"\nkey_file = "k"\n')
+    # The certificate needs TLS, and the token of the variable may be for another gateway.
+    result = run("get", "5", "--context", "a", "--no-tls", JOBGATEWAY_TOKEN=TOKEN)
+    assert result.exit_code == 6
+    assert result.stderr == "the context a has no token; name a file that holds it with --token-file\n"

@@ -16,10 +16,12 @@ from jobgateway_client import Client
 from jobgateway_client.deadline import Deadline
 from typer.testing import CliRunner
 
+from gateway.cli import contexts
 from gateway.cli.app import app
+from gateway.cli.contexts import Strength
 from gateway.cli.options import CallOptions
 from gateway.cli.serve import DEMO_TOKEN
-from gateway.cli.session import Session, connection_words
+from gateway.cli.session import Session, repeated_options
 from tests.cli.test_commands import start
 from tests.support.paths import ROOT
 
@@ -63,9 +65,17 @@ def test_a_hint_connects_as_its_command_did(tmp_path: Path) -> None:
     for each in files:
         each.touch()
     token, ca, cert, key = files
-    call = CallOptions(target="[::1]:5", token_file=token, tls=True, ca_file=ca, cert_file=cert, key_file=key)
+    call = CallOptions(
+        target="[::1]:5",
+        token_file=token,
+        tls=True,
+        ca_file=ca,
+        cert_file=cert,
+        key_file=key,
+        sources=dict.fromkeys(contexts.KEYS, Strength.OPTION),
+    )
     with Client(call.target) as client:
-        session = Session(client, call.target, Deadline(None), connection=connection_words(call))
+        session = Session(client, call.target, Deadline(None), connection=repeated_options(call))
         hint = session.save_command(5)
     program, name, *words = shlex.split(hint)
     parsed = GROUP.commands[name].make_context(name, words, parent=CONTEXT).params

@@ -40,6 +40,8 @@ def test_other_names_are_left_to_grpc(target: str) -> None:
         ("grpc://gateway.example", "is a URL; write gateway.example:50051"),
         ("grpcs://gateway.example:1", "is a URL; write gateway.example:1 and add --tls"),
         ("http://", "is a URL; write HOST:50051"),
+        ("https://[::1]:1/", "is a URL; write [::1]:1 and add --tls"),
+        ("gateway:000065536", "has no port from 1 to 65535"),
         ("127.0.0.1", "has no port; write HOST:PORT, such as 127.0.0.1:50051"),
         ("[::1]", "has no port; write HOST:PORT, such as [::1]:50051"),
         ("dns:///gateway", "has no port; write HOST:PORT, such as gateway:50051"),
@@ -54,8 +56,7 @@ def test_other_names_are_left_to_grpc(target: str) -> None:
         (" gateway:1", "has a space"),
         ("gateway:1\n", "has a space"),
         (" ", "is empty"),
-        ("gateway:1/path", "has the path /path; write HOST:PORT"),
-        ("me@gateway:1", "has a host that is neither a name nor an IP address"),
+        ("gateway:1/path", "has a path; write HOST:PORT, such as gateway:1"),
         ("[::1:1", "has a host that is neither a name nor an IP address"),
         ("a:1,b:2", "has a host that is neither a name nor an IP address"),
     ],
@@ -66,10 +67,30 @@ def test_a_mistake_in_a_target_is_named_with_its_fix(target: str, said: str) -> 
     assert str(raised.value).startswith(f"--target {target!r} {said}")
 
 
-def test_the_password_of_a_url_is_not_shown() -> None:
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("https://me:hunter2@gateway:1", "'https://***@gateway:1' is a URL; write gateway:1 and add --tls"),
+        ("http://me:p@hunter2@gateway:1", "'http://***@gateway:1' is a URL; write gateway:1"),
+        ("http://me:p/hunter2@gateway", "'http://***@gateway' is a URL; write gateway:50051"),
+        ("http://me:p?hunter2@gateway", "'http://***' is a URL; write HOST:50051"),
+        ("https://gateway/?token=hunter2", "'https://gateway/' is a URL; write gateway:443 and add --tls"),
+        ("https://gateway?token=hunter2", "'https://gateway' is a URL; write gateway:443 and add --tls"),
+        ("https://gateway/?to=a@b&token=hunter2", "'https://***' is a URL; write HOST:443 and add --tls"),
+        ("me:hunter2@gateway:1", "'***@gateway:1' has a user; write HOST:PORT, such as gateway:1"),
+        ("hunter2@gateway", "'***@gateway' has a user; write HOST:PORT, such as gateway.example:50051"),
+        ("me:p/hunter2@gateway:1", "'***@gateway:1' has a user; write HOST:PORT, such as gateway:1"),
+        ("dns:///me:hunter2@gateway:1", "'dns://***@gateway:1' has a user; write HOST:PORT, such as gateway:1"),
+        ("gateway:1?token=hunter2", "'gateway:1' has a query; write HOST:PORT, such as gateway:1"),
+        ("gateway:1/?token=hunter2", "'gateway:1/' has a path; write HOST:PORT, such as gateway:1"),
+        ("gateway?token=hunter2@x", "'***' has a query; write HOST:PORT, such as gateway.example:50051"),
+        ("unix:me:hunter2@gateway", "'***@gateway' is not HOST:PORT; write one, such as gateway.example:50051"),
+    ],
+)
+def test_a_password_in_a_target_is_not_shown(target: str, said: str) -> None:
     with pytest.raises(TargetUnusable) as raised:
-        check_target("https://me:secret@gateway:1")
-    assert str(raised.value) == "--target 'https://***@gateway:1' is a URL; write gateway:1 and add --tls"
+        host_and_port(target)
+    assert str(raised.value) == f"--target {said}"
 
 
 def test_a_mistyped_target_is_a_line_and_exit_code_2() -> None:

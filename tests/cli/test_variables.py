@@ -98,7 +98,7 @@ def test_config_set_stores_no_variable_of_other_commands() -> None:
     stored = {each.name for each in set_context.params} - {"name"}
     options = inspect.signature(ConnectionOptions).parameters
     # A new option of the connection must have its place in a context.
-    assert stored == set(options) - {"context", "chosen", "sources"}
+    assert stored == set(options) - {"context", "chosen", "sources", "takes_token"}
     shared = {f"{PREFIX}{name.upper()}" for name in stored}
     context = typer.Context(set_context, info_name="set", parent=root())
     assert shared & {str(variables.of_option(each, context)) for each in set_context.params[1:]} == set()

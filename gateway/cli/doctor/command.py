@@ -6,7 +6,7 @@ import typer
 
 from gateway.cli import options as opt
 from gateway.cli import stdio
-from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTS
+from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTS, NOT_PERMITTED
 from gateway.cli.problems import output_lost, usage_error
 
 LONGEST_HOLD = 86_400
@@ -49,7 +49,7 @@ def doctor(
     """
     import asyncio
 
-    from gateway.cli.credentials import TlsUnusable, TokenUnusable, read_token, tls, token_given
+    from gateway.cli.credentials import TlsUnusable, TokenUnusable, given_token, tls, token_given
     from gateway.cli.doctor.endpoint import Endpoint
     from gateway.cli.doctor.examination import CheckedGateway, Examination
     from gateway.cli.doctor.repeat import Repeat
@@ -57,12 +57,14 @@ def doctor(
     from gateway.cli.targets import TargetUnusable
 
     try:
-        token = read_token(call.token_file) if token_given(call.token_file) else None
+        token = given_token(call) if token_given(call) else None
         gateway = CheckedGateway(Endpoint.of(call.target), call, tls(call), token, uid, hold)
         report = Report(as_json=output == "json")
         examination = Examination(gateway, Repeat(call, uid), report.progress)
-    except (TargetUnusable, TlsUnusable, TokenUnusable) as error:
+    except (TargetUnusable, TlsUnusable) as error:
         usage_error(str(error), opt.Output(output))
+    except TokenUnusable as error:
+        usage_error(str(error), opt.Output(output), NOT_PERMITTED)
     with report:
 
         async def run() -> None:
