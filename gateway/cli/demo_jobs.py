@@ -4,12 +4,13 @@ import hashlib
 import logging
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import Client
+from jobgateway_client import Client, GatewayError
 from jobgateway_client.deadline import Deadline
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from gateway.cli import stdio
 from gateway.cli.demo_servers import DemoServers
 from gateway.cli.exit_codes import INTERRUPTS, JOB_FAILED, REFUSED, SUCCESS
 from gateway.cli.follow import follow
+from gateway.cli.formatting import counted
 from gateway.cli.options import OutputOptions
 from gateway.cli.params import read_params
 from gateway.cli.problems import output_lost
@@ -87,6 +89,9 @@ class _Demo:
                 code = left.exit_code
         if code in INTERRUPTS:
             raise typer.Exit(code)
+        if code == SUCCESS and save is None and not self._console.is_terminal:
+            # The bytes of the result have no line break, and only a terminal gets one.
+            self._console.print()
         self._console.print(f"[dim]exit code {code}[/]")
         return code == {"fail": JOB_FAILED, "refuse": REFUSED}.get(method, SUCCESS)
 
@@ -103,7 +108,9 @@ class _Demo:
             succeeded: list[bool] = []
 
             def watch() -> None:
-                succeeded.append(client.watch(uid, timeout=_SECONDS).finish().succeeded)
+                # An interrupt of the demo closes the client.
+                with suppress(GatewayError):
+                    succeeded.append(client.watch(uid, timeout=_SECONDS).finish().succeeded)
 
             watching = [threading.Thread(target=watch) for _ in range(_WATCHERS)]
             for each in watching:
@@ -111,9 +118,8 @@ class _Demo:
             for each in watching:
                 each.join()
         reads = self._servers.reads(uid)
-        self._console.print(
-            f"{succeeded.count(True)} watchers saw job {uid} succeed, and the upstream was asked {reads} times."
-        )
+        asked = f"the upstream was asked {counted(reads, 'time')}"
+        self._console.print(f"{succeeded.count(True)} watchers saw job {uid} succeed, and {asked}.")
         return succeeded == [True] * _WATCHERS and 0 < reads < _WATCHERS
 
     def _large_result(self) -> bool:

@@ -36,6 +36,7 @@ class DemoServers:
         self._settings: Settings
         self._simulator: Simulator
         self._gateway: Gateway
+        self._restarting: asyncio.Task[None] | None = None
         self.upstream = self.gateway = ""
 
     def restart_gateway(self, after: float, *, down: float) -> None:
@@ -57,7 +58,7 @@ class DemoServers:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._run(self._stack.aclose())
+            self._run(self._stop())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -80,9 +81,17 @@ class DemoServers:
         self.upstream, self.gateway = self._simulator.url, self._gateway.address
         self._settings = settings.model_copy(update={"listen": self.gateway, "upstream_url": self.upstream})
 
+    async def _stop(self) -> None:
+        if self._restarting:
+            # Otherwise it could start a gateway that nothing stops.
+            self._restarting.cancel()
+            await asyncio.wait([self._restarting])
+        await self._stack.aclose()
+
     async def _restart(self, after: float, down: float) -> None:
         from gateway.server.gateway import Gateway
 
+        self._restarting = asyncio.current_task()
         await asyncio.sleep(after)
         await self._gateway.stop(0)
         await asyncio.sleep(down)

@@ -8,12 +8,10 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Retry
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.text import Text
 
 from gateway.cli.display import is_terminal, note, replayed_line
-from gateway.cli.formatting import clean
 from gateway.cli.job_lines import event_line, job_details, job_style, show_job
-from gateway.cli.moving import lines, print_line, step_line, step_lines
+from gateway.cli.moving import is_cut, lines, print_line, step_line, step_lines, waiting_lines
 from gateway.cli.patience import resumption
 from gateway.cli.progress import JobProgress
 
@@ -38,9 +36,6 @@ class Display(Protocol):
 
     def retrying(self, retry: Retry) -> None:
         """Show that the stream broke, before the wait for the next attempt."""
-
-    def note(self, line: str) -> None:
-        """Show a remark."""
 
     def __enter__(self) -> Self: ...
 
@@ -78,10 +73,6 @@ class LineDisplay:
     def retrying(self, retry: Retry) -> None:
         """Print a line to standard error."""
         note(resumption(retry))
-
-    def note(self, line: str) -> None:
-        """Print a remark to standard error."""
-        note(line)
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +117,7 @@ class ProgressDisplay:
             for line in job_details(event.job):
                 print_line(self._console, line)
         else:
-            if ended and step_line(ended).cell_len > self._console.width:
+            if ended and is_cut(step_line(ended), self._console):
                 # Cut on the moving lines, so it is printed as a whole.
                 self._print_steps()
             # Immediately, because an outage may follow.
@@ -135,17 +126,14 @@ class ProgressDisplay:
     def replayed(self, uid: int) -> None:
         """Print the remark, and claim no exact duration."""
         self._progress.replayed()
-        self.note(replayed_line(uid))
+        # Above the moving lines.
+        print_line(self._console, replayed_line(uid), "dim")
 
     def retrying(self, retry: Retry) -> None:
         """Show the outage until the next event."""
         with self._lock:
             self._progress.outage.retrying(retry, self._console.get_time())
         self.refresh()
-
-    def note(self, line: str) -> None:
-        """Print a remark above the moving lines."""
-        self._console.print(Text(clean(line), "dim"), soft_wrap=True)
 
     def refresh(self) -> None:
         """Draw now, and not only at the next of the usual moments."""
@@ -167,6 +155,38 @@ class ProgressDisplay:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+
+
+class WaitLineDisplay(LineDisplay):
+    """A display without the progress: a line for each problem, and one for the end."""
+
+    def _is_worth_a_line(self, event: pb.JobEvent) -> bool:
+        return bool(event.heartbeat.last_failure)
+
+
+class WaitDisplay(ProgressDisplay):
+    """A line that moves while a command waits for a job, with an outage, and at the end the last state of the job.
+
+    Args:
+        console: The terminal. Its clock is the one of all durations.
+        uid: The job.
+    """
+
+    def __init__(self, console: Console, uid: int) -> None:
+        self._uid, self._began = uid, console.get_time()
+        super().__init__(console, sent_here=False)
+
+    def _lines(self) -> RenderableType:
+        with self._lock:
+            return waiting_lines(self._uid, self._progress.outage, self._began, self._console)
+
+    def _print_steps(self) -> None:
+        pass
+
+
+def wait_display(uid: int) -> Display:
+    """Return the display of a wait for standard error."""
+    return WaitDisplay(Console(stderr=True), uid) if is_terminal(sys.stderr) else WaitLineDisplay()
 
 
 def display(*, sent_here: bool = False) -> Display:

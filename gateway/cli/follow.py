@@ -57,6 +57,7 @@ def follow(
         with screen:
             for event in events:
                 current.uid = events.uid
+                current.ended = event.HasField("content_chunk")
                 if event.job.done:
                     last = event
                     continue
@@ -71,7 +72,7 @@ def follow(
     except KeyboardInterrupt:
         exit_messages.interrupted(current, events.uid, sent, cancel=cancel)
     except GatewayError as error:
-        exit_messages.failed(current, error, events.uid, sent)
+        exit_messages.failed(current, error, events.uid, sent, began=events.began)
     save = current.save_command(last.job.uid)
     output.conclude(last, events.result, shown, save, replayed=events.replayed)
     if shown.wants_result and last.job.content_omitted and not events.result:

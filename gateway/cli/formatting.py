@@ -37,6 +37,11 @@ def duration(seconds: float, *, tenths: bool = True) -> str:
     return f"{whole} s"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 step` or `2 steps`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def pretty_json(document: bytes | bytearray) -> str:
     """Return a JSON document with indentation, without characters that control the terminal."""
     try:

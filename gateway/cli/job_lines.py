@@ -9,7 +9,7 @@ from google.protobuf import json_format, struct_pb2, timestamp_pb2
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.cli.display import Style, write_line
-from gateway.cli.formatting import clean, clean_lines
+from gateway.cli.formatting import clean, clean_lines, counted
 
 _WORDS = {
     pb.JOB_STATUS_RUNNING: "running",
@@ -23,9 +23,25 @@ _WORDS = {
 }
 
 
+END_WORDS = {
+    pb.JOB_STATUS_SUCCESS: "succeeded",
+    pb.JOB_STATUS_ERROR: "failed",
+    pb.JOB_STATUS_ERROR_USER: "failed",
+    pb.JOB_STATUS_STOPPED: "stopped",
+    pb.JOB_STATUS_CANCELLED: "cancelled",
+    pb.JOB_STATUS_TIMEOUT: "timed out",
+    pb.JOB_STATUS_EXPIRED: "expired",
+}
+
+
 def status_word(job: pb.Job) -> str:
     """Return the word for the state of a job, or the upstream's own word if the gateway does not know it."""
     return _WORDS.get(job.status) or clean(job.status_text) or ("ended" if job.done else "state unknown")
+
+
+def end_word(job: pb.Job) -> str:
+    """Return the word for the end of a job."""
+    return END_WORDS.get(job.status) or f"ended ({status_word(job)})"
 
 
 def percentage(job: pb.Job) -> float | None:
@@ -112,8 +128,8 @@ def _indented(value: struct_pb2.Value) -> list[str]:
 
 def _heartbeat(heartbeat: pb.Heartbeat) -> str:
     if heartbeat.last_failure:
-        count = heartbeat.consecutive_failures
-        return f"cannot be read now ({clean(heartbeat.last_failure)}, {count} times in a row)"
+        times = counted(heartbeat.consecutive_failures, "time")
+        return f"cannot be read now ({clean(heartbeat.last_failure)}, {times} in a row)"
     if heartbeat.HasField("observe_time"):
         return f"unchanged, read {_ago(heartbeat.observe_time)}"
     return "not read yet"

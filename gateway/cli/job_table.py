@@ -15,8 +15,8 @@ from rich.text import Text
 
 from gateway.cli.event_display import HEARTBEAT_SECONDS
 from gateway.cli.formatting import clean, duration
-from gateway.cli.job_lines import succeeded
-from gateway.cli.moving import print_line
+from gateway.cli.job_lines import END_WORDS, end_word, succeeded
+from gateway.cli.moving import beside_echo, print_line
 from gateway.cli.progress import JobProgress, Outage
 from gateway.cli.tally import Tally
 
@@ -28,14 +28,16 @@ if TYPE_CHECKING:
 
 # The lines of the terminal that are not for jobs: the head, the other jobs, the total, an outage, and the cursor.
 OTHER_LINES = 5
-# The share of the lines for jobs that failed, so that those that run are in sight too.
+# The share of the lines for jobs that did not succeed, so that those that run are in sight too.
 FAILED_SHARE = 0.5
 BAR = 12
 # On a narrower terminal, the message needs the place of the bar.
 NARROWEST_WITH_BAR = 70
 
-RUNNING, SUCCEEDED, FAILED, UNKNOWN = "running", "succeeded", "failed", "unknown"
-STYLES = {RUNNING: "", SUCCEEDED: "green", FAILED: "red", UNKNOWN: "red"}
+RUNNING, SUCCEEDED, UNKNOWN = "running", "succeeded", "unknown"
+# In this order in the line about the other jobs.
+STATES = (RUNNING, *dict.fromkeys(END_WORDS.values()), UNKNOWN)
+STYLES = {RUNNING: "", SUCCEEDED: "green"}
 
 
 class _Row:
@@ -64,7 +66,7 @@ class TableDisplay:
         self._began = console.get_time()
         self._rows = {uid: _Row(self._began) for uid in uids}
         # In the order in which they came, so that no refresh sorts thousands of jobs.
-        self._by_state: dict[str, dict[int, None]] = {state: {} for state in STYLES}
+        self._by_state: dict[str, dict[int, None]] = {state: {} for state in STATES}
         self._by_state[RUNNING] = dict.fromkeys(uids)
         self._errors: list[str] = []
         self._outage = Outage()
@@ -97,10 +99,6 @@ class TableDisplay:
             (row.progress.outage if row else self._outage).retrying(retry, self._console.get_time())
         self.refresh()
 
-    def note(self, line: str) -> None:
-        """Print a remark above the table."""
-        print_line(self._console, line, "dim")
-
     def refresh(self) -> None:
         """Draw now, and not only at the next of the usual moments."""
         self._live.refresh()
@@ -110,13 +108,14 @@ class TableDisplay:
         row.took = row.progress.took(job, now)
         if not succeeded(job):
             self._errors.append(row.progress.end(job, now))
-        self._move(uid, SUCCEEDED if succeeded(job) else FAILED, clean(job.error.message))
+        self._move(uid, end_word(job), clean(job.error.message))
 
     def _move(self, uid: int, state: str, message: str) -> None:
         row = self._rows[uid]
         self._by_state[row.state].pop(uid, None)
         row.state, row.end = state, message
-        self._by_state[state][uid] = None
+        # A later gateway may name another end.
+        self._by_state.setdefault(state, {})[uid] = None
 
     def _lines(self) -> RenderableType:
         with self._lock:
@@ -132,10 +131,11 @@ class TableDisplay:
         rows.append(Text(f"{self.tally.line}  {duration(now - self._began, tenths=False)}", "bold"))
         if outage := self._outage.line(now):
             rows.append(Text(outage, "yellow", no_wrap=True, overflow="ellipsis"))
-        return Group(*rows)
+        return beside_echo(Group(*rows), self._console)
 
     def _most_important(self, room: int) -> Iterator[int]:
-        problems = [*reversed(self._by_state[FAILED]), *reversed(self._by_state[UNKNOWN])]
+        bad = (uids for state, uids in self._by_state.items() if state not in (RUNNING, SUCCEEDED))
+        problems = list(chain.from_iterable(map(reversed, bad)))
         running = list(self._by_state[RUNNING])
         first = problems[: max(int(room * FAILED_SHARE), room - len(running))]
         return chain(first, running, list(reversed(self._by_state[SUCCEEDED])))
@@ -167,7 +167,7 @@ class TableDisplay:
         runs = row.state == RUNNING
         percent = progress.percent if runs else None
         yield str(uid)
-        yield Text(row.state, STYLES[row.state])
+        yield Text(row.state, STYLES.get(row.state, "red"))
         if has_bar:
             yield "" if percent is None else ProgressBar(100, percent, BAR, complete_style="cyan")
         yield "" if percent is None else f"{percent:.0f}%"

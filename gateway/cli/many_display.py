@@ -38,9 +38,6 @@ class ManyDisplay(Protocol):
     def failed(self, failed: WatchFailed, lines: list[str]) -> None:
         """Show that the watch of a job has failed; `lines` have the error."""
 
-    def note(self, line: str) -> None:
-        """Show a remark."""
-
     def __enter__(self) -> Self: ...
 
     def __exit__(self, kind: object, *_: object) -> None: ...
@@ -72,10 +69,6 @@ class JsonDisplay:
         """Print a line to standard error."""
         note(_resumption(retry))
 
-    def note(self, line: str) -> None:
-        """Print a remark to standard error."""
-        note(line)
-
     def __enter__(self) -> Self:
         return self
 
@@ -98,7 +91,7 @@ class LinesDisplay:
             self.tally.ended(event.job)
             write_line(self._stream, job_line(event.job), job_style(event.job))
         elif event.heartbeat.last_failure and (line := event_line(event)):
-            self.note(line)
+            note(line)
 
     def failed(self, failed: WatchFailed, lines: list[str]) -> None:
         """Print the error to standard error."""
@@ -109,10 +102,6 @@ class LinesDisplay:
     def retrying(self, retry: Retry) -> None:
         """Print a line to standard error."""
         note(_resumption(retry))
-
-    def note(self, line: str) -> None:
-        """Print a remark to standard error."""
-        note(line)
 
     def __enter__(self) -> Self:
         return self

@@ -83,7 +83,7 @@ Deadline = Annotated[
         min=0.1,
         max=LONGEST_DEADLINE,
         metavar="SECONDS",
-        help="The time limit of the command.",
+        help="The time limit of the command. If it passes, the exit code is 124, or 9 if a job was sent and may run.",
     ),
 ]
 

@@ -18,26 +18,30 @@ _LONGEST_NOTE = 200
 
 
 class Patience:
-    """The patience of one command: how long it continues without any event."""
+    """The patience of one command: how long it continues without any event.
+
+    Attributes:
+        knows_gateway: Whether anything shows that there is a gateway at the address.
+    """
 
     def __init__(self) -> None:
         self._failing_since: float | None = None
-        self._heard_any = self._knows_gateway = self._reached = False
+        self.knows_gateway = self._reached = False
 
     def heard(self) -> None:
         """Note an event."""
         # The time of the caller, which may take minutes to show an event, does not count as failure.
         self._failing_since = None
-        self._heard_any = True
+        self.knows_gateway = True
 
     def lasts(self, error: GatewayError) -> bool:
         """Return whether to continue after an error, by the time since the first one."""
-        self._knows_gateway |= self._heard_any or error.from_gateway
-        self._reached |= self._knows_gateway or error.may_have_arrived
+        self.knows_gateway |= error.from_gateway
+        self._reached |= self.knows_gateway or error.may_have_arrived
         now = time.monotonic()
         if self._failing_since is None:
             self._failing_since = now
-        return now - self._failing_since <= (PATIENCE_SECONDS if self._knows_gateway else FIRST_PATIENCE_SECONDS)
+        return now - self._failing_since <= (PATIENCE_SECONDS if self.knows_gateway else FIRST_PATIENCE_SECONDS)
 
     def may_connect(self, error: GatewayError) -> bool:
         """Return False if no connection was possible at all: the address is probably wrong."""
@@ -90,6 +94,11 @@ class PatientWatch:
     def uid(self) -> int:
         """The job, or 0 if it is not known yet."""
         return self._watch.uid
+
+    @property
+    def began(self) -> bool:
+        """True if the gateway responded at least once."""
+        return self._patience.knows_gateway
 
     @property
     def replayed(self) -> bool:

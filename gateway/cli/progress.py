@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jobgateway.v1 import job_service_pb2 as pb
 
 from gateway.cli.formatting import clean, duration
-from gateway.cli.job_lines import percentage, status_word
+from gateway.cli.job_lines import end_word, percentage, status_word
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -23,15 +23,7 @@ RECENT_STEPS = 4
 _LEAST_PROGRESS = 1.0
 _LONGEST_CAUSE = 200
 
-_ENDS = {
-    pb.JOB_STATUS_SUCCESS: "succeeded",
-    pb.JOB_STATUS_ERROR: "failed",
-    pb.JOB_STATUS_ERROR_USER: "failed",
-    pb.JOB_STATUS_STOPPED: "was stopped",
-    pb.JOB_STATUS_CANCELLED: "was cancelled",
-    pb.JOB_STATUS_TIMEOUT: "timed out",
-    pb.JOB_STATUS_EXPIRED: "expired",
-}
+_PASSIVE = (pb.JOB_STATUS_STOPPED, pb.JOB_STATUS_CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,7 @@ class Outage:
     """An outage of the gateway or the upstream, from its first sign until the next sign of life."""
 
     def __init__(self) -> None:
-        self._what = ""
+        self._what = self._kind = ""
         self._since = 0.0
         self._next_try: float | None = None
 
@@ -57,15 +49,15 @@ class Outage:
         """Note that a stream broke, and when the next attempt begins."""
         error = retry.error
         what = clean(error.message[:_LONGEST_CAUSE]) if error.from_gateway else ""
-        self._note(what or "gateway unreachable", now, now + retry.wait)
+        self._note("gateway", what or "gateway unreachable", now, now + retry.wait)
 
     def heard(self, event: pb.JobEvent, now: float) -> None:
         """Note an event: the gateway is there, and says whether the upstream fails."""
         failure = clean(event.heartbeat.last_failure)
         if failure:
-            self._note(f"upstream failing ({failure})", now, None)
+            self._note("upstream", f"upstream failing ({failure})", now, None)
         else:
-            self._what = ""
+            self._what = self._kind = ""
 
     def line(self, now: float) -> str:
         """Return a line about it, or an empty text if there is none."""
@@ -77,9 +69,10 @@ class Outage:
         wait = self._next_try - now
         return f"{line}, {f'next try in {duration(wait, tenths=False)}' if wait > 0 else 'trying now'}"
 
-    def _note(self, what: str, now: float, next_try: float | None) -> None:
-        self._since = self._since if self._what else now
-        self._what, self._next_try = what, next_try
+    def _note(self, kind: str, what: str, now: float, next_try: float | None) -> None:
+        # An outage of the gateway says nothing about the upstream.
+        self._since = self._since if kind == self._kind else now
+        self._kind, self._what, self._next_try = kind, what, next_try
 
 
 class JobProgress:
@@ -157,7 +150,7 @@ class JobProgress:
 
     def end(self, job: pb.Job, now: float) -> str:
         """Return the line about the end of the job."""
-        ended = _ENDS.get(job.status) or f"ended ({status_word(job)})"
+        ended = f"was {end_word(job)}" if job.status in _PASSIVE else end_word(job)
         took = self.took(job, now)
         after = "in" if job.status == pb.JOB_STATUS_SUCCESS else "after"
         time = f" {after} {'' if self._exact else 'at least '}{duration(took)}" if took is not None else ""

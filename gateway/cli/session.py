@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Client, GatewayError
 from jobgateway_client.deadline import Deadline
 
-from gateway.cli import contexts, display, json_output, stdio
+from gateway.cli import contexts, display, json_output, stdio, time_limits
 from gateway.cli.connection_faults import fault
 from gateway.cli.contexts import Strength
 from gateway.cli.credentials import TlsUnusable, TokenUnusable, tls, token_given, token_source
@@ -41,7 +41,9 @@ class Session:
         connection: The options with which another command of this user connects in the same way.
         sent: The request for a job, if one may have been sent.
         uid: The job of that request, or 0 if it is not known.
-        call: The options of the connection, which show why it failed.
+        call: The options of the connection, which show why it failed, and the time limit.
+        verb: The command that a person repeats after a failure: `watch` or `wait`.
+        ended: True if the job has ended, and its result is arriving.
 
     """
 
@@ -52,11 +54,19 @@ class Session:
     connection: tuple[str, ...] = ()
     sent: pb.SendJobRequest | None = None
     uid: int = 0
-    call: ConnectionOptions | None = None
+    call: CallOptions | None = None
+    verb: str = "watch"
+    ended: bool = False
 
     def watch_command(self, *uids: int) -> str:
         """Return the command that watches jobs over the same connection."""
         return shlex.join(["jobgateway", "watch", *map(str, uids), *self.connection])
+
+    def again(self, *uids: int) -> str:
+        """Return how to repeat the command for jobs that may not have ended."""
+        if self.verb == "wait":
+            return f"wait again: {shlex.join(['jobgateway', 'wait', *map(str, uids), *self.connection])}"
+        return f"watch {'it' if len(uids) == 1 else 'them'} again: {self.watch_command(*uids)}"
 
     def save_command(self, uid: int) -> str:
         """Return the command that writes the result of a job to a file."""
@@ -73,31 +83,49 @@ class Session:
             return f"{unknown}: the same command finds it by its --request-id {clean(self.sent.request_id)}"
         return f"{unknown}: look in the VIKTOR app before you send it again"
 
-    def show_error(self, error: GatewayError) -> None:
-        """Print an error with its invalid fields."""
+    def is_over(self, error: GatewayError) -> bool:
+        """Return whether a call failed because the time of `--deadline` is over."""
+        return self.call is not None and time_limits.passed(error, self.deadline)
+
+    def show_error(self, error: GatewayError, then: str = "", uids: Iterable[int] = ()) -> None:
+        """Print an error with its invalid fields, and what to do then.
+
+        As JSON, there is an object for each of the jobs that it is about.
+        """
+        uids = tuple(uids) or (error.uid or self.uid,)
+        if self.call and self.call.deadline and self.is_over(error):
+            problem = time_limits.problem(error, self.deadline, "--deadline", self.call.deadline)
+            self.show_failure(error.code.name, f"{problem}; {then or 'give it more time'}", *uids)
+            return
         found = fault(error, self.call) if self.call else None
         for line in error_lines(error, self.target, found):
             display.problem(line)
+        if then:
+            display.note(then)
         if self.output is Output.JSON:
-            problem, code = (found.problem, found.code) if found else ("", "")
-            json_output.show_error(error, self.uid, problem, code)
+            message = "; ".join(filter(None, (found.problem if found else error.message, then)))
+            for uid in uids:
+                json_output.show_error(error, uid, message, found.code if found else "")
 
     def failure_code(self, error: GatewayError, *, sending: bool = False) -> int:
         """Return the exit code for an error. `sending` is as in `failure_codes.failure_code`."""
         found = fault(error, self.call) if self.call else None
         return found.exit_code if found else failure_code(error, sending=sending)
 
-    def show_failure(self, code: str, line: str) -> None:
-        """Print a failure that no call reported."""
+    def show_failure(self, code: str, line: str, *uids: int) -> None:
+        """Print a failure that no call reported, of the job of this command or of others."""
         display.problem(line)
-        if self.output is Output.JSON:
-            json_output.show_failure(code, line, uid=self.uid)
+        self._show_json_failure(code, line, uids)
 
-    def show_interrupt(self, line: str) -> None:
+    def show_interrupt(self, line: str, *uids: int) -> None:
         """Print that the command was interrupted, and the rest of the `line`."""
         display.note(line)
+        self._show_json_failure("INTERRUPTED", line, uids)
+
+    def _show_json_failure(self, code: str, line: str, uids: tuple[int, ...]) -> None:
         if self.output is Output.JSON:
-            json_output.show_failure("INTERRUPTED", line, uid=self.uid)
+            for uid in uids or (self.uid,):
+                json_output.show_failure(code, line, uid=uid)
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """The three contents of standard output while a job is watched."""
 
+import sys
 from typing import Self
 
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Retry
 
 from gateway.cli import json_output
-from gateway.cli.display import note, replayed_line
-from gateway.cli.event_display import Display, display
+from gateway.cli.display import is_terminal, note, replayed_line
+from gateway.cli.event_display import Display, LineDisplay, display
 from gateway.cli.options import Output
 from gateway.cli.output import show_name
 from gateway.cli.patience import resumption
@@ -30,10 +31,6 @@ class JsonDisplay:
     def retrying(self, retry: Retry) -> None:
         """Print a line to standard error."""
         note(resumption(retry))
-
-    def note(self, line: str) -> None:
-        """Print a remark to standard error."""
-        note(line)
 
     def __enter__(self) -> Self:
         return self
@@ -65,10 +62,6 @@ class NameDisplay:
         """Show that the stream broke."""
         self._screen.retrying(retry)
 
-    def note(self, line: str) -> None:
-        """Show a remark."""
-        self._screen.note(line)
-
     def __enter__(self) -> Self:
         self._screen.__enter__()
         return self
@@ -83,6 +76,7 @@ def stream_display(output: Output, *, sent_here: bool = False) -> Display:
         case Output.JSON:
             return JsonDisplay()
         case Output.NAME:
-            return NameDisplay(display(sent_here=sent_here))
+            # Moving lines on the same terminal would mix with the uid.
+            return NameDisplay(LineDisplay() if is_terminal(sys.stdout) else display(sent_here=sent_here))
         case Output.TEXT:
             return display(sent_here=sent_here)

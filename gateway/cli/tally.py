@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gateway.cli.job_lines import succeeded
+from gateway.cli.job_lines import END_WORDS, end_word, succeeded
 
 if TYPE_CHECKING:
     from jobgateway.v1 import job_service_pb2 as pb
@@ -13,23 +14,22 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tally:
-    """The numbers of jobs by their end; `failed` without the `unknown` ones, whose watch has failed."""
+    """The numbers of jobs by their end; `unsuccessful` without the `unknown` ones, whose watch has failed."""
 
     jobs: int
-    succeeded: int = 0
-    failed: int = 0
+    unsuccessful: int = 0
     unknown: int = 0
+    # In the order of the words, and not of the jobs.
+    _ends: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(END_WORDS.values(), 0)))
 
     def ended(self, job: pb.Job) -> None:
         """Count a job that has ended."""
-        if succeeded(job):
-            self.succeeded += 1
-        else:
-            self.failed += 1
+        self._ends[end_word(job)] += 1
+        self.unsuccessful += not succeeded(job)
 
     @property
     def line(self) -> str:
         """The numbers in one line."""
-        running = self.jobs - self.succeeded - self.failed - self.unknown
-        numbers = {"running": running, "succeeded": self.succeeded, "failed": self.failed, "unknown": self.unknown}
+        running = self.jobs - self._ends.total() - self.unknown
+        numbers = {"running": running, **self._ends, "unknown": self.unknown}
         return f"{self.jobs} jobs: " + ", ".join(f"{number} {name}" for name, number in numbers.items() if number)

@@ -35,9 +35,9 @@ def get(uid: opt.Uid, call: opt.QuickCallOptions, shown: opt.OutputOptions) -> N
 
 def wait(uid: opt.Uid, call: opt.LongCallOptions, shown: opt.OutputOptions, timeout: WaitTimeout = None) -> None:
     """Wait until a job has ended, without its progress. A terminal shows how long."""
-    from gateway.cli import calls
+    from gateway.cli import waiting
 
-    calls.wait(uid, call, shown, timeout)
+    waiting.wait(uid, call, shown, timeout)
 
 
 def cancel(uid: opt.Uid, call: opt.QuickCallOptions, shown: opt.FormatOptions) -> None:

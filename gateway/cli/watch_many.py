@@ -49,10 +49,10 @@ def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
     except KeyboardInterrupt:
         exit_messages.interrupted_many(current, list(pending), cancel=cancel)
     except GatewayError as error:
-        exit_messages.failed(current, error, 0, None)
+        exit_messages.failed_many(current, error, list(pending), began=patience.knows_gateway)
     if codes:
         raise typer.Exit(codes.pop() if len(codes) == 1 else CALL_FAILED)
-    if screen.tally.failed:
+    if screen.tally.unsuccessful:
         raise typer.Exit(JOB_FAILED)
 
 

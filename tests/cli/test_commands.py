@@ -1,5 +1,6 @@
 """The command line against a real gateway before the real simulator, as processes over real sockets."""
 
+import gc
 import json
 import logging
 import os
@@ -51,15 +52,16 @@ def start(
     *arguments: str,
     stdout: int = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
+    terminal: int | None = None,
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a command, and kill it if a test fails."""
+    """Start a command, and kill it if a test fails. `terminal` is the one that sends it Ctrl-C, and all its streams."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
     process = subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "gateway", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=stdout,
-        stderr=stderr,
+        [*([] if terminal is None else ["setsid", "--ctty"]), sys.executable, "-m", "gateway", *arguments],
+        stdin=subprocess.PIPE if terminal is None else terminal,
+        stdout=stdout if terminal is None else terminal,
+        stderr=stderr if terminal is None else terminal,
         env=environment | {"JOBGATEWAY_TOKEN": TOKEN, **variables},
         text=True,
     )
@@ -396,8 +398,17 @@ def test_the_demo_shows_its_jobs_in_any_environment(variables: dict[str, str]) -
     assert re.search(r"job \d+ error \(error_code\)", outcome.err)
     assert "params.beam.length: Must be larger than 0." in outcome.err
     assert "this gateway is shutting down" in outcome.err
-    assert re.search(r"50 watchers saw job \d+ succeed, and the upstream was asked [1-9]\d? times", outcome.out)
+    assert '{"data":{"sum":3}}\nexit code 0\n' in outcome.out
+    assert re.search(r"50 watchers saw job \d+ succeed, and the upstream was asked [1-9]\d? times?", outcome.out)
     assert re.search(r"SHA-256 of result.json: [0-9a-f]{64}", outcome.out)
+
+
+def test_the_servers_of_the_demo_stop_during_a_restart(caplog: pytest.LogCaptureFixture) -> None:
+    with DemoServers() as servers:
+        servers.restart_gateway(after=60, down=60)
+    del servers
+    gc.collect()
+    assert "destroyed" not in caplog.text
 
 
 @pytest.mark.slow

@@ -9,16 +9,13 @@ import grpc
 import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError, Retry
-from rich.console import Console
 
-from gateway.cli.event_display import ProgressDisplay
+from gateway.cli.event_display import ProgressDisplay, WaitDisplay, wait_display
 from gateway.cli.formatting import duration
-from gateway.cli.moving import waiting
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 EPOCH = 1_000_000
 # The characters of rich's spinner.
@@ -37,11 +34,11 @@ def end(status: pb.JobStatus.ValueType = pb.JOB_STATUS_SUCCESS, error: pb.JobErr
 class Shown:
     """A display on a terminal, whose time and events a test steps."""
 
-    def __init__(self, columns: int, *, sent_here: bool = True) -> None:
+    def __init__(self, columns: int, *, sent_here: bool = True, waits: bool = False) -> None:
         self.now = 100.0
         self.terminal = Terminal(columns)
         self.console = self.terminal.console(lambda: self.now)
-        self.display = ProgressDisplay(self.console, sent_here=sent_here)
+        self.display = WaitDisplay(self.console, 42) if waits else ProgressDisplay(self.console, sent_here=sent_here)
 
     def lines(self) -> list[str]:
         """Return the screen without the spinner."""
@@ -90,9 +87,9 @@ def lost() -> Retry:
 
 
 BAR = {
-    50: "  job 42 mixing the concre…   40%  20 s  ETA 30 s",
-    80: "  job 42 mixing the concrete  ━━━━━━━━━━╸━━━━━━━━━━━━━━━━   40%  20 s  ETA 30 s",
-    120: "  job 42 mixing the concrete" + 39 * " " + "━━━━━━━━━━━━╺━━━━━━━━━━━━━━━━━   40%  20 s  ETA 30 s",
+    50: "  job 42 mixing the conc…   40%  20 s  ETA 30 s",
+    80: "  job 42 mixing the concrete  ━━━━━━╺━━━━━━━━   40%       20 s  ETA 30 s",
+    120: "  job 42 mixing the concrete" + 27 * " " + "━━━━━━━━━━━━╺━━━━━━━━━━━━━━━━━   40%       20 s  ETA 30 s",
 }
 
 
@@ -107,13 +104,31 @@ def test_steps_stay_with_their_durations(wide: Shown) -> None:
     for number in range(7):
         wide.after(0.5, state(f"step {number}"))
     history = ["  and 2 earlier steps", *(f"      0.5 s  step {number}" for number in range(2, 6))]
-    assert wide.lines() == [*history, "  job 42 step 6" + 61 * " " + "3 s"]
+    assert wide.lines() == [*history, "  job 42 step 6" + 59 * " " + "3 s"]
     assert wide.after(12, end()) == [
         "  and 3 earlier steps",
         *history[2:],
         "       12 s  step 6",
         "job 42 succeeded in 15 s",
     ]
+
+
+def test_one_earlier_step_is_singular(wide: Shown) -> None:
+    for number in range(6):
+        wide.after(0.5, state(f"step {number}"))
+    assert wide.lines()[0] == "  and 1 earlier step"
+
+
+@pytest.mark.parametrize("elapsed", [5, 50, 500])
+def test_the_bar_stays_where_it_is(wide: Shown, elapsed: float) -> None:
+    wide.after(0, state("", 0))
+    with_estimate = wide.after(elapsed, state("mixing", 40))[0]
+    wide.display.retrying(lost())
+    in_outage = wide.lines()[0]
+    assert "ETA" in with_estimate
+    assert "ETA" not in in_outage
+    assert in_outage == with_estimate.partition("  ETA")[0]
+    assert with_estimate.index("━") == 17
 
 
 def test_a_long_message_is_whole_when_it_has_finished(shown: Shown) -> None:
@@ -137,7 +152,7 @@ def test_an_outage_is_one_line_until_it_is_over(shown: Shown) -> None:
         assert shown.lines()[1:] == [line]
     failing = pb.JobEvent(uid=42, heartbeat=pb.Heartbeat(consecutive_failures=1, last_failure="UPSTREAM_TIMEOUT"))
     line = " ".join(each.strip() for each in shown.after(1, failing)[1:])
-    assert line == "upstream failing (UPSTREAM_TIMEOUT) for 8 s; still trying"
+    assert line == "upstream failing (UPSTREAM_TIMEOUT) for 0 s; still trying"
     assert len(shown.after(1, pb.JobEvent(uid=42, heartbeat=pb.Heartbeat()))) == 1
 
 
@@ -164,9 +179,9 @@ def test_no_event_changes_a_line_while_it_is_drawn() -> None:
 def test_the_elapsed_time_is_that_of_the_job() -> None:
     with Shown(80, sent_here=False) as shown:
         # The job reported this five minutes before the command began.
-        assert shown.after(0, state("mixing", 50), age=300)[0].endswith("50%  5 m 00 s")
+        assert shown.after(0, state("mixing", 50), age=300)[0].endswith("50%   5 m 00 s")
         # Half of the remaining half took 10 s.
-        assert shown.after(10, state("mixing", 75), age=0)[0].endswith("75%  5 m 10 s  ETA 5 m 10 s")
+        assert shown.after(10, state("mixing", 75), age=0)[0].endswith("75%   5 m 10 s  ETA 5 m 10 s")
         assert shown.after(5, end())[-1] == "job 42 succeeded in at least 5 m 15 s"
 
 
@@ -184,22 +199,30 @@ def test_progress_that_goes_backwards_has_no_estimate(wide: Shown) -> None:
     assert "ETA 37 s" in wide.after(10, state("a", 45))[-1]
 
 
-def test_wait_shows_that_it_waits() -> None:
-    times = iter([0.0])
-    with Terminal(80) as terminal:
-        # The first time is the start; all others are a minute later.
-        console = terminal.console(lambda: next(times, 61.0))
-        with waiting(42, console):
-            assert terminal.lines()[0].lstrip(SPINNER) == " waiting for job 42 to end  1 m 01 s"
-        assert terminal.lines() == []
-        console.file.close()
+def test_wait_shows_its_time_an_outage_and_the_end() -> None:
+    with Shown(80, waits=True) as shown:
+        shown.now += 61
+        shown.display.refresh()
+        assert shown.lines() == [" waiting for job 42 to end  1 m 01 s"]
+        failing = pb.JobEvent(uid=42, heartbeat=pb.Heartbeat(consecutive_failures=1, last_failure="UPSTREAM_TIMEOUT"))
+        shown.after(0, state("mixing", 10))
+        shown.after(0, failing)
+        shown.now += 4
+        shown.display.refresh()
+        assert shown.lines() == [
+            " waiting for job 42 to end  1 m 05 s",
+            "  upstream failing (UPSTREAM_TIMEOUT) for 4 s; still trying",
+        ]
+        shown.display.retrying(lost())
+        assert shown.lines()[1] == "  gateway unreachable for 0 s, next try in 5 s"
+        shown.after(1, state("pouring", 20))
+        assert shown.after(15, end()) == ["job 42 succeeded in at least 20 s"]
 
 
-def test_wait_writes_nothing_into_a_file(tmp_path: Path) -> None:
-    with (tmp_path / "file").open("w+") as file:
-        with waiting(42, Console(file=file, force_terminal=True)):
-            pass
-        assert file.tell() == 0
+def test_wait_writes_no_moving_lines_into_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with wait_display(42) as display:
+        display.event(state("mixing", 10))
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,10 @@ class Shown:
 TABLES = {
     50: [
         "job  status                time  message",
-        "  1  running     20%       12 s  mixing the concr…",
+        "  1  running     20%       12 s  mixing the con…",
         "  2  succeeded             12 s",
-        "  3  failed                12 s  the wall is too …",
-        "  4  running                     waiting for the …",
+        "  3  failed                12 s  the wall is to…",
+        "  4  running                     waiting for th…",
     ],
     80: [
         "job  status     progress                 time  message",
@@ -84,6 +84,23 @@ def test_a_table_at_a_width(columns: int) -> None:
         lines = shown.terminal.lines()
         assert lines[: len(TABLES[columns]) + 1] == [*TABLES[columns], total]
         assert " ".join(lines[len(TABLES[columns]) + 1 :]) == error
+
+
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [
+        (pb.JOB_STATUS_CANCELLED, "cancelled"),
+        (pb.JOB_STATUS_STOPPED, "stopped"),
+        (pb.JOB_STATUS_TIMEOUT, "timed out"),
+        (pb.JOB_STATUS_EXPIRED, "expired"),
+        (pb.JOB_STATUS_UNSPECIFIED, "ended (done)"),
+    ],
+)
+def test_each_end_has_its_word(status: pb.JobStatus.ValueType, word: str) -> None:
+    with Shown([1, 2]) as shown:
+        shown.table.event(pb.JobEvent(uid=2, job=pb.Job(uid=2, status=status, status_text="done", done=True)))
+        assert f"  2  {word}" in shown.lines()[2]
+        assert shown.lines()[-1] == f"2 jobs: 1 running, 1 {word}  0 s"
 
 
 def test_a_low_terminal_shows_problems_and_running_jobs_first() -> None:

@@ -31,6 +31,7 @@ from gateway.cli.app import app
 from gateway.cli.failure_codes import failure_code
 from gateway.cli.patience import PatientWatch
 from tests.cli.test_commands import start as start_command
+from tests.support.terminal import Terminal
 
 UID = 42
 TOKEN = "secret-of-the-test"
@@ -100,12 +101,12 @@ class ScriptedGateway(pb_grpc.JobServiceServicer):
         self.script: list[Act] = []
         self.runs: list[pb.RunJobRequest] = []
         self.watches: list[pb.WatchJobRequest] = []
-        self.waits: list[pb.WaitJobRequest] = []
         self.sent: list[pb.SendJobRequest] = []
         self.times: list[float] = []
         self.peers: list[str] = []
         self.tokens: list[str] = []
         self.cancelled: list[int] = []
+        self.cancel_fails = False
         self.asked = threading.Event()
         self.target = ""
 
@@ -125,6 +126,8 @@ class ScriptedGateway(pb_grpc.JobServiceServicer):
 
     def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.Job:
         self.cancelled.append(request.uid)
+        if self.cancel_fails:
+            failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")(context)
         return pb.Job(uid=request.uid, status=pb.JOB_STATUS_CANCELLED, done=True)
 
     def SendJob(self, request: pb.SendJobRequest, context: grpc.ServicerContext) -> pb.Job:
@@ -135,7 +138,6 @@ class ScriptedGateway(pb_grpc.JobServiceServicer):
         return self._answer(context)
 
     def WaitJob(self, request: pb.WaitJobRequest, context: grpc.ServicerContext) -> pb.Job:
-        self.waits.append(request)
         return self._answer(context)
 
     def _answer(self, context: grpc.ServicerContext) -> pb.Job:
@@ -426,12 +428,71 @@ def test_a_silent_stream_is_resumed(
 def test_a_deadline_bounds_each_stream_and_the_waits_between(gateway: ScriptedGateway) -> None:
     gateway.script = [act(state(1), then=failing(grpc.StatusCode.UNAVAILABLE, "DRAINING", retry=60))]
     outcome = watch(gateway, "--deadline", "30")
+    again = f"job 42 continues, watch it again: jobgateway watch 42 --target {gateway.target}\n"
     assert outcome.code == 124
-    assert "give it more time with --deadline [DEADLINE_EXCEEDED]" in outcome.err
+    assert outcome.err.endswith(
+        f"\nthe 30 s of --deadline leave no time for another attempt (it failed as DRAINING); {again}"
+    )
     gateway.script = [act(state(1), then=hold)]
     outcome = watch(gateway, "--deadline", "0.3")
     assert outcome.code == 124
-    assert "give it more time with --deadline [DEADLINE_EXCEEDED]" in outcome.err
+    assert outcome.err.endswith(f"\nthe 0.3 s of --deadline passed; {again}")
+
+
+def error_of(outcome: Outcome) -> dict[str, object]:
+    error = json.loads(outcome.out.splitlines()[-1])["error"]
+    assert isinstance(error, dict)
+    return error
+
+
+def test_a_deadline_names_the_job_in_json(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(state(1), then=hold)]
+    error = error_of(watch(gateway, "--deadline", "0.3", "-o", "json"))
+    assert (error["code"], error["uid"]) == ("DEADLINE_EXCEEDED", "42")
+    assert str(error["message"]).startswith("the 0.3 s of --deadline passed; job 42 continues, watch it again: ")
+
+
+@pytest.mark.parametrize("command", ["send", "run"])
+def test_a_deadline_leaves_the_outcome_of_a_submission_open(gateway: ScriptedGateway, command: str) -> None:
+    gateway.script = [act(then=hold)]
+    outcome = Outcome(gateway, command, "--workspace", "1", "--entity", "7", "--deadline", "0.3", "-o", "json")
+    open_outcome = "the job has no number yet, and may or may not run: look in the VIKTOR app before you send it again"
+    assert outcome.code == 9
+    assert error_of(outcome)["message"] == f"the 0.3 s of --deadline passed; {open_outcome}"
+    assert outcome.err == f"the 0.3 s of --deadline passed; {open_outcome}\n"
+
+
+@pytest.mark.parametrize("command", ["send", "run"])
+def test_an_unknown_outcome_is_told_in_json(gateway: ScriptedGateway, command: str) -> None:
+    gateway.script = [act(then=failing(grpc.StatusCode.UNAVAILABLE))]
+    outcome = Outcome(gateway, command, "--workspace", "1", "--entity", "7", "-o", "json")
+    assert outcome.code == 9
+    assert str(error_of(outcome)["message"]).endswith(
+        "may or may not run: look in the VIKTOR app before you send it again"
+    )
+
+
+def test_a_rejected_job_is_not_in_doubt_at_the_deadline(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(then=failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED", retry=60))]
+    outcome = run(gateway, "--deadline", "30")
+    assert outcome.code == 8
+    assert outcome.err == "it failed as LIMIT_REACHED; try again in 60 s [RESOURCE_EXHAUSTED, LIMIT_REACHED]\n"
+
+
+def test_a_quick_call_has_a_deadline_and_names_its_job(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(then=hold)]
+    outcome = Outcome(gateway, "get", str(UID), "--deadline", "0.3", "-o", "json")
+    assert outcome.code == 124
+    assert (error_of(outcome)["message"], error_of(outcome)["uid"]) == (
+        "the 0.3 s of --deadline passed; give it more time",
+        "42",
+    )
+
+
+@pytest.mark.parametrize("command", ["get", "wait", "watch"])
+def test_an_error_without_a_uid_is_about_the_argument(gateway: ScriptedGateway, command: str) -> None:
+    gateway.script = [act(then=failing(grpc.StatusCode.PERMISSION_DENIED))]
+    assert error_of(Outcome(gateway, command, str(UID), "-o", "json"))["uid"] == "42"
 
 
 def test_chunks_are_cut_to_their_offset_and_checked(gateway: ScriptedGateway, tmp_path: Path) -> None:
@@ -580,19 +641,47 @@ def test_an_event_of_an_unknown_kind_is_ignored(gateway: ScriptedGateway) -> Non
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "job 42 success\n")
 
 
-def test_a_wait_without_a_timeout_calls_until_the_job_has_ended(gateway: ScriptedGateway) -> None:
-    gateway.script = [act(state(10)), act(state(20)), act(end())]
+def test_a_wait_continues_after_an_outage_and_shows_no_progress(gateway: ScriptedGateway) -> None:
+    unreadable = pb.JobEvent(uid=UID, heartbeat=pb.Heartbeat(consecutive_failures=2, last_failure="UPSTREAM_TIMEOUT"))
+    gateway.script = [act(state(10), then=failing(grpc.StatusCode.UNAVAILABLE)), act(state(20), unreadable, end())]
     outcome = Outcome(gateway, "wait", str(UID))
-    assert (outcome.code, outcome.out, outcome.err) == (0, "", "job 42 success\n")
-    assert [request.HasField("timeout") for request in gateway.waits] == [False] * 3
+    assert (outcome.code, outcome.out) == (0, "")
+    resumed, *others = outcome.err.splitlines()
+    assert "resuming in" in resumed
+    assert others == ["job 42 cannot be read now (UPSTREAM_TIMEOUT, 2 times in a row)", "job 42 success"]
 
 
-def test_a_wait_that_ends_before_the_job_has_its_own_code(gateway: ScriptedGateway) -> None:
-    gateway.script = [act(state(10))]
-    outcome = Outcome(gateway, "wait", str(UID), "--timeout", "0.25")
+def test_a_wait_that_gives_up_says_how_to_wait_again(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
+    lost = failing(grpc.StatusCode.UNAVAILABLE)
+    gateway.script = [act(state(10), then=lost), act(then=lost)]
+    outcome = Outcome(gateway, "wait", str(UID), "-o", "json")
+    again = f"wait again: jobgateway wait 42 --target {gateway.target}"
+    assert outcome.code == 8
+    assert outcome.err.endswith(f"\n{again}\n")
+    assert str(error_of(outcome)["message"]).endswith(f"; {again}")
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--deadline"])
+def test_a_wait_that_ends_before_the_job_has_its_own_code(gateway: ScriptedGateway, option: str) -> None:
+    gateway.script = [act(state(10), then=hold)]
+    outcome = Outcome(gateway, "wait", str(UID), option, "0.3")
     assert outcome.code == 124
-    assert [request.timeout.ToMilliseconds() for request in gateway.waits] == [250]
-    assert "job 42 running 10%" in outcome.err
+    if option == "--timeout":
+        assert outcome.err.startswith("job 42 running 10%: working\nwatch it: jobgateway watch 42 ")
+    else:
+        again = f"wait again: jobgateway wait 42 --target {gateway.target}"
+        assert outcome.err == f"the 0.3 s of --deadline passed; job 42 continues, {again}\n"
+
+
+def test_a_wait_without_any_state_says_so_at_its_timeout(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(then=hold)]
+    outcome = Outcome(gateway, "wait", str(UID), "--timeout", "0.3", "-o", "json")
+    assert outcome.code == 124
+    assert (error_of(outcome)["code"], error_of(outcome)["uid"]) == ("DEADLINE_EXCEEDED", "42")
+    assert str(error_of(outcome)["message"]).startswith(
+        "the 0.3 s of --timeout passed before the first state of job 42 arrived; wait again: "
+    )
 
 
 def nameless() -> pb.JobEvent:
@@ -679,6 +768,59 @@ def test_an_interrupt_leaves_the_job_or_cancels_it(gateway: ScriptedGateway, can
         assert "asked to cancel; state: job 42 cancelled" in err
     else:
         assert f"jobgateway watch 42 --target {gateway.target}" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "columns"), [("watch", 80), ("wait", len("* waiting for job 42 to end  0 s"))])
+def test_ctrl_c_erases_the_moving_lines(gateway: ScriptedGateway, command: str, columns: int) -> None:
+    gateway.script = [act(state(10), state(20), then=hold)]
+    variables = {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_TARGET": gateway.target, "TERM": "xterm-256color"}
+    with Terminal(columns) as terminal:
+        with start_command(command, str(UID), terminal=terminal.fd, variables=variables) as process:
+            terminal.wait_for("job 42")
+            terminal.type(b"\x03")
+            assert process.wait() == 130
+        assert terminal.lines()[0].startswith("interrupted; job 42")
+
+
+@pytest.mark.slow
+def test_an_interrupted_result_is_of_a_job_that_has_ended(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(chunk(b"[1, 2.50]", 0, 4), then=hold)]
+    with start(gateway, "watch", str(UID)) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "job 42 result: 4 of 9 bytes\n"
+        process.send_signal(signal.SIGINT)
+        assert "interrupted; job 42 has ended, watch it again: " in process.stderr.read()
+        assert process.wait() == 130
+
+
+@pytest.mark.slow
+def test_a_cancellation_that_fails_keeps_the_code_of_the_signal(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(state(10), then=hold)]
+    gateway.cancel_fails = True
+    with start(gateway, "watch", str(UID), "--cancel-on-interrupt") as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert "try again later [UNAVAILABLE, DRAINING]" in process.stderr.read()
+        assert process.wait() == 130
+
+
+@pytest.mark.slow
+def test_a_name_on_a_terminal_has_a_line_of_its_own(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(state(10), state(20), end())]
+    variables = {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_TARGET": gateway.target, "TERM": "xterm-256color"}
+    with Terminal(80) as terminal:
+        with start_command(
+            "run", "--workspace=1", "--entity=7", "--output=name", terminal=terminal.fd, variables=variables
+        ) as process:
+            assert process.wait() == 0
+        assert terminal.lines() == [
+            "42",
+            "job 42 running 10%: working",
+            "job 42 running 20%: working",
+            "job 42 success",
+        ]
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def test_a_job_that_does_not_succeed_decides_the_exit_code() -> None:
     with ManyJobsGateway([Read(2), end(1), end(2, pb.JOB_STATUS_TIMEOUT), ReadAll()]) as gateway:
         outcome = watch(gateway, "1", "2")
     assert outcome.exit_code == 1
-    assert outcome.stdout.endswith("job 2 timeout\n2 jobs: 1 succeeded, 1 failed\n")
+    assert outcome.stdout.endswith("job 2 timeout\n2 jobs: 1 succeeded, 1 timed out\n")
 
 
 @pytest.mark.parametrize("also_failed", [False, True])
@@ -121,7 +121,7 @@ def test_a_job_that_cannot_be_read_now_is_a_remark() -> None:
     unreadable = pb.JobEvent(uid=2, heartbeat=pb.Heartbeat(consecutive_failures=1, last_failure="UPSTREAM_TIMEOUT"))
     with ManyJobsGateway([Read(2), unreadable, end(1), end(2), ReadAll()]) as gateway:
         outcome = watch(gateway, "1", "2")
-    assert outcome.stderr == "job 2 cannot be read now (UPSTREAM_TIMEOUT, 1 times in a row)\n"
+    assert outcome.stderr == "job 2 cannot be read now (UPSTREAM_TIMEOUT, 1 time in a row)\n"
 
 
 def test_a_final_status_of_the_stream_fails_the_call() -> None:
@@ -146,6 +146,18 @@ def test_an_address_without_a_gateway_is_tried_once() -> None:
     assert outcome.exit_code == 8
     assert "cannot be reached" in outcome.stderr
     assert "resuming" not in outcome.stderr
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_deadline_names_each_job_that_continues(as_json: bool) -> None:
+    with ManyJobsGateway([Read(3), *map(state, (1, 2, 3)), end(2), Hold()]) as gateway:
+        outcome = watch(gateway, "1", "2", "3", "--deadline", "0.5", *(["-o", "json"] if as_json else []))
+    again = f"watch them again: jobgateway watch 1 3 --target {gateway.target}"
+    said = f"the 0.5 s of --deadline passed; 2 jobs continue, {again}"
+    assert (outcome.exit_code, outcome.stderr) == (124, f"{said}\n")
+    if as_json:
+        errors = [json.loads(line)["error"] for line in outcome.stdout.splitlines()[-2:]]
+        assert [(each["uid"], each["message"]) for each in errors] == [("1", said), ("3", said)]
 
 
 def test_an_output_file_is_for_one_job() -> None:

@@ -71,6 +71,15 @@ class Terminal:
         shown.rstrip()
         return shown
 
+    def type(self, keys: bytes) -> None:
+        """Press keys."""
+        os.write(self._master, keys)
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the screen shows a text."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: text in "\n".join(self.screen.display), MAX_WAIT_SECONDS)
+
     def raw(self) -> bytes:
         """Return everything that was written."""
         self._catch_up()
