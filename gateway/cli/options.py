@@ -183,7 +183,7 @@ class ConnectionOptions(Options):
         Path | None,
         _call(
             metavar="FILE",
-            help="Present this certificate (PEM). If the gateway has its own token, you need none.",
+            help="Present this certificate (PEM). If the gateway has its own token, you need no token.",
             show_default=False,
         ),
     ] = None
