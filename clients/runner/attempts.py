@@ -78,7 +78,7 @@ def _watch(scenario: Scenario, chain: list[Call], connections: list[Lifetime]) -
         if earlier.end is not None and earlier.end.code == _OK:
             wait = _FIRST_WAIT  # this watch has ended, and another one starts
             continue
-        if _is_of_library(earlier, later):
+        if _is_of_library(earlier, later) or _left_for_a_login(earlier, later):
             continue
         # A stream that worked for so long starts with the first wait again.
         if later.start - opened > _RESET_SECONDS:
@@ -115,6 +115,10 @@ def _is_of_library(earlier: Call, later: Call) -> bool:
     end = earlier.end
     unprocessed = earlier.heard is None and end is not None and end.code is None and not end.by_client
     return later.by_library or unprocessed
+
+
+def _left_for_a_login(earlier: Call, later: Call) -> bool:
+    return earlier.rejected and _end_by_server(earlier, later) is None
 
 
 def _end_by_server(earlier: Call, later: Call) -> End | None:

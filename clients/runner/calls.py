@@ -35,6 +35,7 @@ _ABOUT_A_JOB: Final[dict[str, type[_Request]]] = {
 _REPETITION: Final = "grpc-previous-rpc-attempts"
 # The compression flag and the length of a gRPC message.
 _PREFIX_BYTES: Final = 5
+_UNAUTHENTICATED: Final[int] = grpc.StatusCode.UNAUTHENTICATED.value[0]
 _UNAVAILABLE: Final[int] = grpc.StatusCode.UNAVAILABLE.value[0]
 _RESOURCE_EXHAUSTED: Final[int] = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
@@ -87,6 +88,7 @@ class Call:
         heard: The time before the proxy passed on the last message to the client; None if there was none.
         end: Its end; None if it is open.
         retries: The failed watches on a `WatchJobs` stream that the client may repeat.
+        rejected: The token was rejected for a job of a `WatchJobs` stream, so a fresh one needs another stream.
 
     """
 
@@ -100,6 +102,7 @@ class Call:
     heard: float | None = None
     end: End | None = None
     retries: list[JobRetry] = field(default_factory=list)
+    rejected: bool = False
 
 
 @dataclass
@@ -271,6 +274,7 @@ def _note_failure(call: Call, message: bytes) -> None:
     if not event.HasField("failure"):
         return
     code = event.failure.code
+    call.rejected |= code == _UNAUTHENTICATED
     if code == _UNAVAILABLE or (code == _RESOURCE_EXHAUSTED and event.failure.HasField("retry_delay")):
         seconds = event.failure.retry_delay.ToMicroseconds() / 1e6
         call.retries.append(JobRetry(event.uid, time.monotonic(), seconds))

@@ -71,6 +71,13 @@ def test_a_bad_repetition_is_detected(calls: list[Call], problem: str) -> None:
     assert bool(problem) == bool(found(*calls))
 
 
+def test_a_stream_may_be_left_for_a_login() -> None:
+    streams = [Call("WatchJobs", "", (), start=start, heard=start + 0.1) for start in (0.0, 0.2)]
+    assert len(found(*streams).splitlines()) == 2
+    streams[0].rejected = True
+    assert not found(*streams)
+
+
 def test_a_shared_connection_may_be_replaced_by_another_watch() -> None:
     calls = [watch(0, heard=1, end=End(1, **OUTAGE)), watch(1.2, 1)]
     assert found(*calls, scenario=EACH) == ""
