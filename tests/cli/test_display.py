@@ -185,6 +185,15 @@ def test_the_elapsed_time_is_that_of_the_job() -> None:
         assert shown.after(5, end())[-1] == "job 42 succeeded in at least 5 m 15 s"
 
 
+def test_a_repeated_submission_has_no_exact_duration() -> None:
+    with Shown(80) as shown:
+        shown.after(0, state("mixing"))
+        shown.display.replayed(42)
+        lines = shown.after(2, end())
+        assert lines[0] == "job 42 was sent earlier with this --request-id; no second job was created"
+        assert lines[-1] == "job 42 succeeded in at least 2.0 s"
+
+
 def test_a_job_that_had_ended_before_has_no_duration() -> None:
     with Shown(80, sent_here=False) as shown:
         error = pb.JobError(type="error_code", message="the wall is too thin")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Self
 
 import grpc
@@ -142,3 +143,23 @@ def test_a_watch_that_fails_is_a_line_and_an_error() -> None:
             "job 1: gone; check the ids",
             "  a field",
         ]
+
+
+def test_no_event_changes_the_table_while_it_is_drawn() -> None:
+    with Shown([1]) as shown:
+        shown.table.event(state(1, "mixing"))
+        other = threading.Thread(target=lambda: shown.table.event(end(1)))
+
+        def clock() -> float:
+            if threading.current_thread() is threading.main_thread() and not other.ident:
+                other.start()
+                # Time enough to change the table, if nothing held the event back.
+                other.join(0.1)
+            return shown.now
+
+        shown.lines()
+        shown.console.get_time = clock
+        before = len(shown.terminal.raw())
+        shown.table.refresh()
+        other.join()
+        assert "mixing" in shown.terminal.raw()[before:].decode()
