@@ -243,7 +243,7 @@ def test_problems_around_a_run_are_detected(run: dict[str, Any], problem: str) -
 
 
 RUN = Scenario(name="made_up", about="", steps=[{"do": "run", "request": {}}], expect=[{"job": {"uid": "{first}"}}])
-RUN_CALLS = [Call("RunJob", "", ()), Call("WatchJob", "7", ("7",))]
+RUN_CALLS = [Call("RunJob", "", ()), Call("WatchJob", "7", ("7",), connection=1)]
 
 
 def judged_run(*seen: dict[str, Any], **run: Any) -> str:
