@@ -11,7 +11,7 @@ from rich.live import Live
 
 from gateway.cli.display import is_terminal, note, replayed_line
 from gateway.cli.job_lines import event_line, job_details, job_style, show_job
-from gateway.cli.moving import is_cut, lines, print_line, step_line, step_lines, waiting_lines
+from gateway.cli.moving import is_cut, lines, print_line, start, step_line, step_lines, waiting_lines
 from gateway.cli.patience import resumption
 from gateway.cli.progress import JobProgress
 
@@ -150,7 +150,7 @@ class ProgressDisplay:
             self._console.print(line)
 
     def __enter__(self) -> Self:
-        self._live.start(refresh=True)
+        start(self._live)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 from gateway.cli.event_display import HEARTBEAT_SECONDS
 from gateway.cli.formatting import clean, duration
 from gateway.cli.job_lines import END_WORDS, end_word, succeeded
-from gateway.cli.moving import beside_echo, print_line
+from gateway.cli.moving import beside_echo, print_line, start
 from gateway.cli.progress import JobProgress, Outage
 from gateway.cli.tally import Tally
 
@@ -178,7 +178,7 @@ class TableDisplay:
         yield Text(outage, "yellow") if outage else Text(progress.message if runs else row.end)
 
     def __enter__(self) -> Self:
-        self._live.start(refresh=True)
+        start(self._live)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:

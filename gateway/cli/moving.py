@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.console import RenderableType
+    from rich.live import Live
 
     from gateway.cli.progress import JobProgress, Outage, Step
 
@@ -48,6 +49,16 @@ def lines(progress: JobProgress, console: Console) -> RenderableType:
 def beside_echo(rows: RenderableType, console: Console) -> RenderableType:
     """Return moving lines that leave room for the echo of Ctrl-C."""
     return Constrain(rows, max(1, console.width - _ECHO_COLUMNS))
+
+
+def start(live: Live) -> None:
+    """Show moving lines, and remove them if Ctrl-C comes before this returns."""
+    try:
+        live.start(refresh=True)
+    except BaseException:
+        # Rich does this only for an `Exception`.
+        live.stop()
+        raise
 
 
 def step_lines(earlier: int, steps: Iterable[Step]) -> list[Text]:

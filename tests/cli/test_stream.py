@@ -771,13 +771,17 @@ def test_an_interrupt_leaves_the_job_or_cancels_it(gateway: ScriptedGateway, can
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "columns"), [("watch", 80), ("wait", len("* waiting for job 42 to end  0 s"))])
-def test_ctrl_c_erases_the_moving_lines(gateway: ScriptedGateway, command: str, columns: int) -> None:
+@pytest.mark.parametrize(
+    ("command", "columns", "moved"),
+    [("watch", 80, "1 s"), ("wait", len("* waiting for job 42 to end  0 s"), "to end  1")],
+)
+def test_ctrl_c_erases_the_moving_lines(gateway: ScriptedGateway, command: str, columns: int, moved: str) -> None:
     gateway.script = [act(state(10), state(20), then=hold)]
     variables = {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_TARGET": gateway.target, "TERM": "xterm-256color"}
     with Terminal(columns) as terminal:
         with start_command(command, str(UID), terminal=terminal.fd, variables=variables) as process:
-            terminal.wait_for("job 42")
+            # Later than the first lines, which the thread that is interrupted draws itself.
+            terminal.wait_for(moved)
             terminal.type(b"\x03")
             assert process.wait() == 130
         assert terminal.lines()[0].startswith("interrupted; job 42")
