@@ -41,12 +41,14 @@ demo-fleet: $(SETUP) ## send one request_id through two gateways, and kill each 
 	@$(BIN)/python -m clients.mesh.demo
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+# Slow tests mostly wait, so there are three for two cores.
+WAITING = $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 test: $(SETUP) ## run the quick tests (two minutes, no tools outside .venv)
 	$(PYTEST) -m 'not slow and not tools' $(ARGS)
 
 test-all: test ## run the quick tests, the slow tests and those with third-party tools
 	$(INSTALL) --require-hashes -r requirements-mesh.lock
-	$(PYTEST) -m 'slow or tools' $(ARGS)
+	$(PYTEST) --numprocesses $(WAITING) -m 'slow or tools' $(ARGS)
 
 clients: $(SETUP) ## build the clients in six languages, and run the scenarios (ARGS='go --scenario connection_cut')
 	$(BIN)/python -m clients.runner $(ARGS)
