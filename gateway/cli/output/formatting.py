@@ -1,7 +1,5 @@
 """Texts that are safe on a terminal. This module has no slow imports."""
 
-import json
-
 # Characters that move the cursor, ring, change colours or the direction of the text: C0, DEL, C1, and the bidi
 # controls. JSON can also name lone surrogates, which cannot be written.
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
@@ -40,12 +38,3 @@ def duration(seconds: float, *, tenths: bool = True) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, such as `1 step` or `2 steps`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def pretty_json(document: bytes | bytearray) -> str:
-    """Return a JSON document with indentation, without characters that control the terminal."""
-    try:
-        text = json.dumps(json.loads(document), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        text = bytes(document).decode(errors="replace")  # nested too deeply, or with too long a number
-    return "\n".join(clean_lines(text))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from typing import TYPE_CHECKING
+
+from gateway.cli.output.json_text import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 # Outside of strings, JSON has line breaks only as white space.
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
-# Characters with which a terminal does something, and that JSON allows within strings.
-_CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def show_object(document: Mapping[str, object], result: bytes | bytearray = b"") -> None:
@@ -104,5 +103,4 @@ def _line(result: bytes | bytearray) -> bytes:
     line = result.translate(_ONE_LINE)
     if not sys.stdout.isatty():
         return bytes(line)
-    text = line.decode(errors="replace")
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
+    return escaped(line.decode(errors="replace")).encode()

@@ -9,7 +9,8 @@ import os
 import sys
 from typing import IO, Literal
 
-from gateway.cli.output.formatting import clean, pretty_json
+from gateway.cli.output.formatting import clean
+from gateway.cli.output.json_text import pretty_json
 
 Style = Literal["", "green", "red"]
 
