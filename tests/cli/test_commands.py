@@ -101,7 +101,7 @@ def test_a_run_that_succeeds_is_a_line_per_event_and_the_result(place: Place) ->
     assert outcome.code == 0, outcome.err
     assert re.fullmatch(r"job \d+ running.*", lines[0])
     assert any(re.fullmatch(r"job \d+ running 50%: Step 2 of 2", line) for line in lines), lines
-    assert re.fullmatch(r"job \d+ success", lines[-1])
+    assert re.fullmatch(r"job \d+ succeeded", lines[-1])
     assert outcome.out == '{"data":{"sum":3}}'
 
 
@@ -227,7 +227,7 @@ def test_a_pipe_gets_the_result_and_nothing_else(place: Place, command: str) -> 
         arguments = [command, str(send(place, "succeed", *options, "--poll-result"))]
     outcome = client(place, *arguments)
     assert (outcome.code, outcome.out) == (0, result)
-    assert re.search(r"job \d+ success\n", outcome.err)
+    assert re.search(r"job \d+ succeeded\n", outcome.err)
 
 
 def test_a_large_result_comes_in_full_through_a_pipe(place: Place) -> None:
@@ -253,7 +253,7 @@ def test_several_jobs_are_watched_on_one_stream(place: Place) -> None:
     uids = [send(place, "succeed", "--param", "duration=0.1"), send(place, "fail", "--param", "duration=0.1"), 999]
     outcome = client(place, "watch", *map(str, uids))
     assert outcome.code == 7
-    assert f"job {uids[0]} success\n" in outcome.out
+    assert f"job {uids[0]} succeeded\n" in outcome.out
     assert f"job {uids[1]} error" in outcome.out
     assert outcome.out.endswith("3 jobs: 1 succeeded, 1 failed, 1 unknown\n")
     assert re.match(r"job 999: .*; check the ids.* \[NOT_FOUND, UPSTREAM_NOT_FOUND\]\n", outcome.err), outcome.err
@@ -394,7 +394,7 @@ def test_the_demo_shows_its_jobs_in_any_environment(variables: dict[str, str]) -
     outcome = jobgateway("demo", **variables)
     assert outcome.code == 0, outcome.out + outcome.err
     assert re.search(r"job \d+ running 60%: Step 4 of 5", outcome.err)
-    assert re.search(r"job \d+ success", outcome.err)
+    assert re.search(r"job \d+ succeeded", outcome.err)
     assert re.search(r"job \d+ error \(error_code\)", outcome.err)
     assert "params.beam.length: Must be larger than 0." in outcome.err
     assert "this gateway is shutting down" in outcome.err

@@ -131,6 +131,28 @@ def test_the_bar_stays_where_it_is(wide: Shown, elapsed: float) -> None:
     assert with_estimate.index("━") == 17
 
 
+@pytest.mark.parametrize(("columns", "length"), [(50, 6), (80, 90), (120, 90)])
+def test_the_percentage_stays_where_it_is(columns: int, length: int) -> None:
+    with Shown(columns) as shown:
+        shown.after(0, state("", 0))
+        places = [shown.after(9, state("m" * length, 40))[-1].index("40%")]
+        shown.now += 1
+        shown.display.refresh()
+        places.append(shown.lines()[-1].index("40%"))
+        shown.display.retrying(lost())
+        line = shown.lines()[-2]
+        assert "ETA" not in line
+        assert places == [line.index("40%")] * 2
+
+
+def test_a_long_step_is_wrapped_beside_its_duration() -> None:
+    with Shown(50) as shown:
+        shown.after(0, state(" ".join(["meshing"] * 10)))
+        lines = shown.after(21, state("short"))
+        assert lines[0] == "       21 s  meshing meshing meshing meshing"
+        assert lines[1].startswith("             meshing")
+
+
 def test_a_long_message_is_whole_when_it_has_finished(shown: Shown) -> None:
     long = " ".join(["word"] * 40)
     assert "…" in shown.after(0, state(long))[0]
@@ -143,7 +165,7 @@ def test_an_outage_is_one_line_until_it_is_over(shown: Shown) -> None:
     for waited, line in (
         (0, "  gateway unreachable for 0 s, next try in 5 s"),
         (3, "  gateway unreachable for 3 s, next try in 2 s"),
-        (4, "  gateway unreachable for 7 s, trying now"),
+        (1.6, "  gateway unreachable for 5 s, trying now"),
     ):
         shown.now += waited
         if not waited:

@@ -57,14 +57,14 @@ TABLES = {
         "  1  running     20%       12 s  mixing the con…",
         "  2  succeeded             12 s",
         "  3  failed                12 s  the wall is to…",
-        "  4  running                     waiting for th…",
+        "  4  waiting                     waiting for th…",
     ],
     80: [
         "job  status     progress                 time  message",
         "  1  running    ━━╺━━━━━━━━━   20%       12 s  mixing the concrete",
         "  2  succeeded                           12 s",
         "  3  failed                              12 s  the wall is too thin",
-        "  4  running                                   waiting for the first state",
+        "  4  waiting                                   waiting for the first state",
     ],
 }
 TABLES[120] = TABLES[80]
@@ -78,13 +78,15 @@ def test_a_table_at_a_width(columns: int) -> None:
         shown.now += 12
         shown.table.event(end(2))
         shown.table.event(end(3, "the wall is too thin"))
-        total = "4 jobs: 2 running, 1 succeeded, 1 failed  12 s"
-        assert shown.lines() == [*TABLES[columns], total]
+        total = "4 jobs: 1 waiting, 1 running, 1 succeeded, 1 failed  12 s"
+        lines = shown.lines()
+        assert lines[: len(TABLES[columns])] == TABLES[columns]
+        assert " ".join(lines[len(TABLES[columns]) :]) == total
         shown.table.__exit__(None)
         error = "job 3 failed after at least 12 s: the wall is too thin"
         lines = shown.terminal.lines()
-        assert lines[: len(TABLES[columns]) + 1] == [*TABLES[columns], total]
-        assert " ".join(lines[len(TABLES[columns]) + 1 :]) == error
+        assert lines[: len(TABLES[columns])] == TABLES[columns]
+        assert " ".join(lines[len(TABLES[columns]) :]) == f"{total} {error}"
 
 
 @pytest.mark.parametrize(
@@ -101,32 +103,71 @@ def test_each_end_has_its_word(status: pb.JobStatus.ValueType, word: str) -> Non
     with Shown([1, 2]) as shown:
         shown.table.event(pb.JobEvent(uid=2, job=pb.Job(uid=2, status=status, status_text="done", done=True)))
         assert f"  2  {word}" in shown.lines()[2]
-        assert shown.lines()[-1] == f"2 jobs: 1 running, 1 {word}  0 s"
+        assert shown.lines()[-1] == f"2 jobs: 1 waiting, 1 {word}  0 s"
 
 
 def test_a_low_terminal_shows_problems_and_running_jobs_first() -> None:
     with Shown(range(1, 101), rows=11) as shown:
+        shown.table.event(state(99, "mixing"))
         for uid in range(1, 81):
             shown.table.event(end(uid, "broken" if uid % 10 == 0 else ""))
         *table, others, total = (" ".join(line.split()) for line in shown.lines())
         failed = [f"{uid} failed broken" for uid in (80, 70, 60)]
-        running = [f"{uid} running waiting for the first state" for uid in (81, 82, 83)]
+        running = ["99 running 0 s mixing", *(f"{uid} waiting waiting for the first state" for uid in (81, 82))]
         assert table == ["job status progress time message", *failed, *running]
-        assert others == "and others: 17 running, 72 succeeded, 5 failed"
-        assert total == "100 jobs: 20 running, 72 succeeded, 8 failed 0 s"
+        assert others == "and others: 17 waiting, 72 succeeded, 5 failed"
+        assert total == "100 jobs: 19 waiting, 1 running, 72 succeeded, 8 failed 0 s"
 
 
-def test_outages_of_the_stream_and_of_a_job_are_told_in_place() -> None:
+def failing(uid: int, reason: str = "UPSTREAM_UNAVAILABLE") -> pb.JobEvent:
+    return pb.JobEvent(uid=uid, heartbeat=pb.Heartbeat(consecutive_failures=1, last_failure=reason))
+
+
+def lost(uid: int = 0, wait: float = 5.0) -> Retry:
+    error = GatewayError(grpc.StatusCode.UNAVAILABLE, "connection reset", metadata={"uid": str(uid)} if uid else {})
+    return Retry(error, wait=wait, new_connection=True)
+
+
+def test_an_outage_of_the_gateway_is_a_line_below_the_total() -> None:
     with Shown([1, 2], 120) as shown:
-        lost = GatewayError(grpc.StatusCode.UNAVAILABLE, "connection reset")
-        shown.table.retrying(Retry(lost, wait=5.0, new_connection=True))
+        shown.table.retrying(lost())
         shown.now += 2
         assert shown.lines()[-1] == "gateway unreachable for 2 s, next try in 3 s"
-        unreadable = pb.Heartbeat(consecutive_failures=1, last_failure="UPSTREAM_TIMEOUT")
-        shown.table.event(pb.JobEvent(uid=2, heartbeat=unreadable))
-        shown.now += 3
-        assert shown.lines()[-1] == "2 jobs: 2 running  5 s"
-        assert shown.lines()[2].endswith("upstream failing (UPSTREAM_TIMEOUT) for 3 s; still trying")
+        shown.now += 2.6
+        assert shown.lines()[-1] == "gateway unreachable for 5 s, trying now"
+        shown.table.event(state(2, "checking"))
+        assert shown.lines()[-1] == "2 jobs: 1 waiting, 1 running  5 s"
+
+
+@pytest.mark.parametrize("columns", [50, 80])
+def test_an_outage_of_the_upstream_is_told_once_for_all_jobs(columns: int) -> None:
+    with Shown(range(1, 31), columns, rows=12) as shown:
+        shown.table.event(state(1, "mixing"))
+        for uid in range(1, 31):
+            shown.table.event(failing(uid))
+            shown.now += 0.2
+        whole = "upstream failing (UPSTREAM_UNAVAILABLE) for 6 s, 30 jobs; still trying"
+        lines = shown.lines()
+        assert " ".join(lines).endswith(f"30 jobs: 29 waiting, 1 running  6 s {whole}")
+        assert len(lines) <= 11, "the cursor has a line, too"
+        assert "mixing" in lines[1]
+        shown.table.event(state(1, "pouring"))
+        assert " ".join(shown.lines()).endswith("for 6 s, 29 jobs; still trying")
+        for uid in range(2, 31):
+            shown.table.event(state(uid))
+        assert shown.lines()[-1] == "30 jobs: 30 running  6 s"
+        shown.now += 60
+        shown.table.event(failing(3))
+        assert "for 0 s, 1 job; still trying" in " ".join(shown.lines())
+        shown.table.event(end(3))
+        assert "still trying" not in " ".join(shown.lines())
+
+
+def test_a_watch_that_is_repeated_has_its_outage_in_its_row() -> None:
+    with Shown([1, 2], 120) as shown:
+        shown.table.event(state(2, "checking"))
+        shown.table.retrying(lost(uid=2))
+        assert shown.lines()[2].endswith("gateway unreachable for 0 s, next try in 5 s")
         shown.table.event(state(2, "checking"))
         assert shown.lines()[2].endswith("checking")
 

@@ -291,15 +291,15 @@ def test_a_foreign_text_is_one_harmless_line() -> None:
     [
         (pb.Job(uid=1), "job 1 state unknown"),
         (pb.Job(uid=1, status=pb.JOB_STATUS_RUNNING), "job 1 running"),
-        (pb.Job(uid=1, status_text="weird", done=True), "job 1 weird"),
-        (pb.Job(uid=1, status=pb.JOB_STATUS_TIMEOUT, done=True), "job 1 timeout"),
+        (pb.Job(uid=1, status_text="weird", done=True), "job 1 ended (weird)"),
+        (pb.Job(uid=1, status=pb.JOB_STATUS_TIMEOUT, done=True), "job 1 timed out"),
         (
             pb.Job(uid=1, status=pb.JOB_STATUS_RUNNING, progress=pb.Progress(percentage=float("nan"), message="m")),
             "job 1 running 0%: m",
         ),
         (
             pb.Job(uid=1, status=pb.JOB_STATUS_ERROR, done=True, error=pb.JobError(type="error_code", message="no")),
-            "job 1 error (error_code): no",
+            "job 1 failed (error_code): no",
         ),
     ],
 )

@@ -192,7 +192,7 @@ def test_a_watch_resumes_on_a_new_connection_after_its_wait(
     assert outcome.out == '{"sum":3}'
     lines = outcome.err.splitlines()
     assert "resuming in 0.4 s" in lines.pop(1)
-    assert lines == ["job 42 running 10%: working", "job 42 running 50%: working", "job 42 success"]
+    assert lines == ["job 42 running 10%: working", "job 42 running 50%: working", "job 42 succeeded"]
 
 
 def test_a_broken_run_continues_as_a_watch(gateway: ScriptedGateway) -> None:
@@ -439,6 +439,41 @@ def test_a_deadline_bounds_each_stream_and_the_waits_between(gateway: ScriptedGa
     assert outcome.err.endswith(f"\nthe 0.3 s of --deadline passed; {again}")
 
 
+def unreadable(failures: int = 1) -> pb.JobEvent:
+    heartbeat = pb.Heartbeat(consecutive_failures=failures, last_failure="UPSTREAM_TIMEOUT")
+    return pb.JobEvent(uid=UID, heartbeat=heartbeat)
+
+
+@pytest.mark.parametrize("command", ["watch", "wait"])
+@pytest.mark.parametrize("output", ["text", "json", "name"])
+def test_an_outage_of_the_upstream_is_told_soon_and_once(gateway: ScriptedGateway, command: str, output: str) -> None:
+    again = pb.JobEvent(uid=UID, heartbeat=pb.Heartbeat())
+    gateway.script = [act(state(1), again, unreadable(1), unreadable(2), again, again, unreadable(1), end())]
+    outcome = Outcome(gateway, command, str(UID), "-o", output)
+    assert outcome.code == 0
+    assert gateway.watches[0].heartbeat_interval.seconds == 3
+    if output == "json" and command == "watch":
+        events = [json.loads(line) for line in outcome.out.splitlines()]
+        assert [each["heartbeat"].get("last_failure") for each in events if "heartbeat" in each] == [
+            "UPSTREAM_TIMEOUT",
+            None,
+            "UPSTREAM_TIMEOUT",
+        ]
+    else:
+        line = "job 42: upstream failing (UPSTREAM_TIMEOUT), 1 time in a row; still trying\n"
+        assert outcome.err.count("still trying") == outcome.err.count(line) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [("watch", "--deadline"), ("wait", "--deadline"), ("wait", "--timeout")]
+)
+def test_a_time_limit_names_the_outage_of_the_upstream(gateway: ScriptedGateway, command: str, option: str) -> None:
+    gateway.script = [act(unreadable(), then=hold)]
+    outcome = Outcome(gateway, command, str(UID), option, "2")
+    assert outcome.code == 124
+    assert f"the 2 s of {option} passed while the upstream was failing (UPSTREAM_TIMEOUT)" in outcome.err
+
+
 def error_of(outcome: Outcome) -> dict[str, object]:
     error = json.loads(outcome.out.splitlines()[-1])["error"]
     assert isinstance(error, dict)
@@ -551,7 +586,7 @@ def test_a_pipe_gets_the_chunks_and_nothing_else(gateway: ScriptedGateway) -> No
         assert process.stdout.buffer.read() == result  # type: ignore[attr-defined]
         err = process.stderr.read()
     assert process.returncode == 0
-    for line in ("job 42 running 50%: working", "resuming in", "job 42 result: 15 of 15 bytes", "job 42 success"):
+    for line in ("job 42 running 50%: working", "resuming in", "job 42 result: 15 of 15 bytes", "job 42 succeeded"):
         assert line in err
 
 
@@ -638,17 +673,16 @@ def test_control_characters_of_a_job_do_not_reach_the_terminal(gateway: Scripted
 def test_an_event_of_an_unknown_kind_is_ignored(gateway: ScriptedGateway) -> None:
     gateway.script = [act(pb.JobEvent(uid=UID), end())]
     outcome = watch(gateway)
-    assert (outcome.code, outcome.out, outcome.err) == (0, "", "job 42 success\n")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "job 42 succeeded\n")
 
 
 def test_a_wait_continues_after_an_outage_and_shows_no_progress(gateway: ScriptedGateway) -> None:
-    unreadable = pb.JobEvent(uid=UID, heartbeat=pb.Heartbeat(consecutive_failures=2, last_failure="UPSTREAM_TIMEOUT"))
-    gateway.script = [act(state(10), then=failing(grpc.StatusCode.UNAVAILABLE)), act(state(20), unreadable, end())]
+    gateway.script = [act(state(10), then=failing(grpc.StatusCode.UNAVAILABLE)), act(state(20), unreadable(2), end())]
     outcome = Outcome(gateway, "wait", str(UID))
     assert (outcome.code, outcome.out) == (0, "")
     resumed, *others = outcome.err.splitlines()
     assert "resuming in" in resumed
-    assert others == ["job 42 cannot be read now (UPSTREAM_TIMEOUT, 2 times in a row)", "job 42 success"]
+    assert others == ["job 42: upstream failing (UPSTREAM_TIMEOUT), 2 times in a row; still trying", "job 42 succeeded"]
 
 
 def test_a_wait_that_gives_up_says_how_to_wait_again(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -823,7 +857,7 @@ def test_a_name_on_a_terminal_has_a_line_of_its_own(gateway: ScriptedGateway) ->
             "42",
             "job 42 running 10%: working",
             "job 42 running 20%: working",
-            "job 42 success",
+            "job 42 succeeded",
         ]
 
 

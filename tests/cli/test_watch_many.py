@@ -45,7 +45,7 @@ def test_several_jobs_get_a_line_each_and_a_total() -> None:
     with ManyJobsGateway([Read(3), *map(state, (1, 2, 3)), synced(3), end(2), end(1), end(3), ReadAll()]) as gateway:
         outcome = watch(gateway, "1", "2", "3", "2")
     assert (outcome.exit_code, outcome.stderr) == (0, "")
-    assert outcome.stdout == "job 2 success\njob 1 success\njob 3 success\n3 jobs: 3 succeeded\n"
+    assert outcome.stdout == "job 2 succeeded\njob 1 succeeded\njob 3 succeeded\n3 jobs: 3 succeeded\n"
     [stream] = gateway.streams
     assert stream.half_closed
     # The results are not requested.
@@ -56,7 +56,7 @@ def test_a_job_that_does_not_succeed_decides_the_exit_code() -> None:
     with ManyJobsGateway([Read(2), end(1), end(2, pb.JOB_STATUS_TIMEOUT), ReadAll()]) as gateway:
         outcome = watch(gateway, "1", "2")
     assert outcome.exit_code == 1
-    assert outcome.stdout.endswith("job 2 timeout\n2 jobs: 1 succeeded, 1 timed out\n")
+    assert outcome.stdout.endswith("job 2 timed out\n2 jobs: 1 succeeded, 1 timed out\n")
 
 
 @pytest.mark.parametrize("also_failed", [False, True])
@@ -70,10 +70,11 @@ def test_a_job_that_cannot_be_watched_is_a_failed_call(also_failed: bool) -> Non
     assert outcome.stdout.endswith(f"2 jobs: 1 {'failed' if also_failed else 'succeeded'}, 1 unknown\n")
 
 
-def test_json_is_an_object_for_each_event() -> None:
+def test_json_is_an_object_for_each_event_of_a_job() -> None:
     result = b'{"data": 1}'
+    unreadable = pb.JobEvent(uid=2, heartbeat=pb.Heartbeat(consecutive_failures=1, last_failure="UPSTREAM_TIMEOUT"))
     script = [
-        *(Read(2), state(1), synced(2), beat(), chunk(1, result, 0, 11), end(1, result=result)),
+        *(Read(2), state(1), synced(2), beat(), unreadable, chunk(1, result, 0, 11), end(1, result=result)),
         *(failure(2, CODE.NOT_FOUND, "UPSTREAM_NOT_FOUND"), ReadAll()),
     ]
     with ManyJobsGateway(script) as gateway:
@@ -81,8 +82,9 @@ def test_json_is_an_object_for_each_event() -> None:
     assert outcome.exit_code == 7
     assert outcome.stderr.startswith("job 2: it failed; check the ids")
     events: list[dict[str, Any]] = [json.loads(line) for line in outcome.stdout.splitlines()]
-    kinds = ["job", "synced", "heartbeat", "job", "error"]
+    kinds = ["job", "heartbeat", "job", "error"]
     assert [next(kind for kind in kinds if kind in event) for event in events] == kinds
+    assert events[1]["uid"] == "2"
     assert events[-2]["result"] == {"data": 1}
     assert events[-1]["error"]["uid"] == "2"
     assert events[-1]["error"]["code"] == "NOT_FOUND"
@@ -121,7 +123,7 @@ def test_a_job_that_cannot_be_read_now_is_a_remark() -> None:
     unreadable = pb.JobEvent(uid=2, heartbeat=pb.Heartbeat(consecutive_failures=1, last_failure="UPSTREAM_TIMEOUT"))
     with ManyJobsGateway([Read(2), unreadable, end(1), end(2), ReadAll()]) as gateway:
         outcome = watch(gateway, "1", "2")
-    assert outcome.stderr == "job 2 cannot be read now (UPSTREAM_TIMEOUT, 1 time in a row)\n"
+    assert outcome.stderr == "job 2: upstream failing (UPSTREAM_TIMEOUT), 1 time in a row; still trying\n"
 
 
 def test_a_final_status_of_the_stream_fails_the_call() -> None:
@@ -174,7 +176,7 @@ def test_an_interrupt_leaves_the_jobs_or_cancels_them(cancel: bool) -> None:
         options = ["--cancel-on-interrupt"] if cancel else []
         with start("watch", "1", "2", "3", *options, variables={"JOBGATEWAY_TARGET": gateway.target}) as process:
             assert process.stdout is not None
-            assert process.stdout.readline() == "job 2 success\n"
+            assert process.stdout.readline() == "job 2 succeeded\n"
             process.send_signal(signal.SIGINT)
             out, err = process.communicate()
     assert process.returncode == 130

@@ -59,6 +59,7 @@ def follow(
         with screen:
             for event in events:
                 current.uid = events.uid
+                current.heard(event)
                 current.ended = event.HasField("content_chunk")
                 if event.job.done:
                     last = event
@@ -84,6 +85,5 @@ def follow(
 
 
 def _events(current: Session, start: pb.RunJobRequest | pb.WatchJobRequest, screen: Display) -> PatientWatch:
-    if screen.heartbeat_seconds:
-        start.heartbeat_interval.FromSeconds(screen.heartbeat_seconds)
+    start.heartbeat_interval.FromSeconds(screen.heartbeat_seconds)
     return PatientWatch(current.client, start, current.deadline, screen.retrying)

@@ -4,7 +4,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import typer
@@ -46,6 +46,7 @@ class Session:
         call: The options of the connection, which show why it failed, and the time limit.
         verb: The command that a person repeats after a failure: `watch` or `wait`.
         ended: True if the job has ended, and its result is arriving.
+        failing: The reasons why the upstream fails, by job.
 
     """
 
@@ -59,6 +60,19 @@ class Session:
     call: CallOptions | None = None
     verb: str = "watch"
     ended: bool = False
+    failing: dict[int, str] = field(default_factory=dict)
+
+    def heard(self, event: pb.JobEvent) -> None:
+        """Note whether the upstream fails, as an event says."""
+        if event.heartbeat.last_failure:
+            self.failing[event.uid] = event.heartbeat.last_failure
+        else:
+            self.failing.pop(event.uid, None)
+
+    @property
+    def upstream_failure(self) -> str:
+        """The latest reason why the upstream fails, or an empty text if it does not fail."""
+        return next(reversed(self.failing.values()), "")
 
     def watch_command(self, *uids: int) -> str:
         """Return the command that watches jobs over the same connection."""
@@ -96,7 +110,7 @@ class Session:
         """
         uids = tuple(uids) or (error.uid or self.uid,)
         if self.call and self.call.deadline and self.is_over(error):
-            problem = time_limits.problem(error, self.deadline, "--deadline", self.call.deadline)
+            problem = time_limits.problem(error, self.deadline, "--deadline", self.call.deadline, self.upstream_failure)
             self.show_failure(error.code.name, f"{problem}; {then or 'give it more time'}", *uids)
             return
         found = fault(error, self.call) if self.call else None

@@ -33,8 +33,7 @@ def _last_state(current: Session, timeout: float | None, *, cancel: bool) -> pb.
     """Show the last state of the job, and return it: its end, unless the timeout passes first."""
     screen = wait_display(current.uid)
     start = pb.WatchJobRequest(uid=current.uid, content_format=pb.CONTENT_FORMAT_NONE)
-    if screen.heartbeat_seconds:
-        start.heartbeat_interval.FromSeconds(screen.heartbeat_seconds)
+    start.heartbeat_interval.FromSeconds(screen.heartbeat_seconds)
     limit = current.deadline if timeout is None else Deadline(current.deadline.within(timeout))
     events = PatientWatch(current.client, start, limit, screen.retrying)
     job = None
@@ -42,6 +41,7 @@ def _last_state(current: Session, timeout: float | None, *, cancel: bool) -> pb.
         with screen:
             for event in events:
                 screen.event(event)
+                current.heard(event)
                 job = event.job if event.HasField("job") else job
     except KeyboardInterrupt:
         exit_messages.interrupted(current, current.uid, None, cancel=cancel)
@@ -49,6 +49,7 @@ def _last_state(current: Session, timeout: float | None, *, cancel: bool) -> pb.
         if timeout is None or time_limits.passed(error, current.deadline) or not time_limits.passed(error, limit):
             exit_messages.failed(current, error, current.uid, None, began=events.began)
         if job is None:
-            exit_messages.no_state(current, time_limits.problem(error, limit, "--timeout", timeout))
+            passed = time_limits.problem(error, limit, "--timeout", timeout, current.upstream_failure)
+            exit_messages.no_state(current, passed)
         show_job(job)
     return job or pb.Job(uid=current.uid)

@@ -9,23 +9,21 @@ from jobgateway_client import Retry
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from gateway.cli.display.heartbeats import HEARTBEAT_SECONDS, HeartbeatNews
 from gateway.cli.display.job_lines import event_line, job_details, job_style, resumption, show_job
-from gateway.cli.display.moving import is_cut, lines, print_line, start, step_line, step_lines, waiting_lines
+from gateway.cli.display.moving import is_cut, lines, print_line, print_steps, start, step_line, waiting_lines
 from gateway.cli.display.progress import JobProgress
 from gateway.cli.output.terminal import is_terminal, note, replayed_line
-
-# Moving lines show an outage of the upstream after at most this time, and a dead connection after three times as much.
-HEARTBEAT_SECONDS = 3
 
 
 class Display(Protocol):
     """A display for the events of a stream.
 
     Attributes:
-        heartbeat_seconds: The longest silence of the stream that it can use, or None for the default.
+        heartbeat_seconds: The longest silence of the stream that it can use.
     """
 
-    heartbeat_seconds: int | None
+    heartbeat_seconds: int
 
     def event(self, event: pb.JobEvent) -> None:
         """Show an event."""
@@ -42,18 +40,19 @@ class Display(Protocol):
 
 
 class LineDisplay:
-    """A display with a line per event."""
+    """A display with a line per event, without the heartbeats that say nothing new."""
 
-    heartbeat_seconds: int | None = None
+    heartbeat_seconds = HEARTBEAT_SECONDS
 
     def __init__(self) -> None:
         self._tenths = 0
+        self._heartbeats = HeartbeatNews()
 
     def event(self, event: pb.JobEvent) -> None:
         """Print an event."""
         if event.job.done:
             show_job(event.job)
-        elif self._is_worth_a_line(event) and (line := event_line(event)):
+        elif self._heartbeats.is_news(event) and self._is_worth_a_line(event) and (line := event_line(event)):
             note(line)
 
     def _is_worth_a_line(self, event: pb.JobEvent) -> bool:
@@ -88,7 +87,7 @@ class ProgressDisplay:
         sent_here: Whether the command sends the job.
     """
 
-    heartbeat_seconds: int | None = HEARTBEAT_SECONDS
+    heartbeat_seconds = HEARTBEAT_SECONDS
 
     def __init__(self, console: Console, *, sent_here: bool) -> None:
         self._console = console
@@ -145,8 +144,7 @@ class ProgressDisplay:
     def _print_steps(self) -> None:
         with self._lock:
             steps = self._progress.take_steps()
-        for line in step_lines(*steps):
-            self._console.print(line)
+        print_steps(self._console, *steps)
 
     def __enter__(self) -> Self:
         start(self._live)

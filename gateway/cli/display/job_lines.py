@@ -47,6 +47,14 @@ def end_word(job: pb.Job) -> str:
     return END_WORDS.get(job.status) or f"ended ({status_word(job)})"
 
 
+def error_kind(job: pb.Job) -> str:
+    """Return the kind of the error of a job in parentheses, after a space, or an empty text if it has none."""
+    kind = "" if job.error.type in (status_word(job), end_word(job)) else clean(job.error.type)
+    if job.status == pb.JOB_STATUS_ERROR_USER:
+        kind = kind or "user"
+    return f" ({kind})" if kind else ""
+
+
 def percentage(job: pb.Job) -> float | None:
     """Return the progress of a job, 0 to 100, or None if it reported none."""
     if not job.progress.HasField("percentage"):
@@ -57,11 +65,12 @@ def percentage(job: pb.Job) -> float | None:
 
 def job_line(job: pb.Job) -> str:
     """Return the state of a job in one line."""
-    percent = percentage(job)
-    done_part = "" if percent is None or job.done else f" {percent:.0f}%"
-    kind = f" ({clean(job.error.type)})" if job.error.type and job.error.type != status_word(job) else ""
-    message = job.error.message if job.done else job.progress.message
-    return f"job {job.uid} {status_word(job)}{done_part}{kind}" + (f": {clean(message)}" if message else "")
+    if job.done:
+        state, message = f"{end_word(job)}{error_kind(job)}", job.error.message
+    else:
+        percent = percentage(job)
+        state, message = status_word(job) + ("" if percent is None else f" {percent:.0f}%"), job.progress.message
+    return f"job {job.uid} {state}" + (f": {clean(message)}" if message else "")
 
 
 def event_line(event: pb.JobEvent) -> str | None:
@@ -75,7 +84,7 @@ def event_line(event: pb.JobEvent) -> str | None:
             received = chunk.offset + len(chunk.data)
             return f"job {event.uid} result: {received:,} of {chunk.content_size:,} bytes"
         case "heartbeat":
-            return f"job {event.uid} {_heartbeat(event.heartbeat)}"
+            return f"job {event.uid}: {_heartbeat(event.heartbeat)}"
         case _:
             return None
 
@@ -109,6 +118,11 @@ def show_job(job: pb.Job) -> None:
         write_line(sys.stderr, line)
 
 
+def upstream_failing(reason: str) -> str:
+    """Return the words for an outage of the upstream."""
+    return f"upstream failing ({reason})"
+
+
 def resumption(retry: Retry) -> str:
     """Return the line about another attempt."""
     return f"{retry.error.message[:_LONGEST_CAUSE]}; resuming in {retry.wait:.1f} s"
@@ -137,7 +151,7 @@ def _indented(value: struct_pb2.Value) -> list[str]:
 def _heartbeat(heartbeat: pb.Heartbeat) -> str:
     if heartbeat.last_failure:
         times = counted(heartbeat.consecutive_failures, "time")
-        return f"cannot be read now ({clean(heartbeat.last_failure)}, {times} in a row)"
+        return f"{upstream_failing(clean(heartbeat.last_failure))}, {times} in a row; still trying"
     if heartbeat.HasField("observe_time"):
         return f"unchanged, read {_ago(heartbeat.observe_time)}"
     return "not read yet"

@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.display.event_display import HEARTBEAT_SECONDS
+from gateway.cli.display.heartbeats import HEARTBEAT_SECONDS
 from gateway.cli.display.job_lines import END_WORDS, end_word, succeeded
-from gateway.cli.display.moving import beside_echo, print_line, start
+from gateway.cli.display.moving import beside_echo, print_line, start, width
 from gateway.cli.display.progress import JobProgress, Outage
 from gateway.cli.display.tally import Tally
 from gateway.cli.output.formatting import clean, duration
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from jobgateway_client import Retry, WatchFailed
     from rich.console import RenderableType
 
-# The lines of the terminal that are not for jobs: the head, the other jobs, the total, an outage, and the cursor.
-OTHER_LINES = 5
+# The lines of the terminal that are not for jobs: the head, the other jobs, and the cursor; and a total and an outage.
+OTHER_LINES = 3
 # The share of the lines for jobs that did not succeed, so that those that run are in sight too.
 FAILED_SHARE = 0.5
 BAR = 12
 # On a narrower terminal, the message needs the place of the bar.
 NARROWEST_WITH_BAR = 70
 
-RUNNING, SUCCEEDED, UNKNOWN = "running", "succeeded", "unknown"
+WAITING, RUNNING, SUCCEEDED, UNKNOWN = "waiting", "running", "succeeded", "unknown"
 # In this order in the line about the other jobs.
-STATES = (RUNNING, *dict.fromkeys(END_WORDS.values()), UNKNOWN)
-STYLES = {RUNNING: "", SUCCEEDED: "green"}
+STATES = (WAITING, RUNNING, *dict.fromkeys(END_WORDS.values()), UNKNOWN)
+STYLES = {WAITING: "", RUNNING: "", SUCCEEDED: "green"}
 
 
 class _Row:
@@ -45,9 +45,11 @@ class _Row:
 
     def __init__(self, now: float) -> None:
         self.progress = JobProgress(now, sent_here=False)
-        self.state = RUNNING
+        self.state = WAITING
         self.end = ""
         self.took: float | None = None
+        # The outage of the watch, such as a limit of the gateway. That of the upstream is one for the table.
+        self.outage = Outage()
 
 
 class TableDisplay:
@@ -61,15 +63,18 @@ class TableDisplay:
     heartbeat_seconds: int | None = HEARTBEAT_SECONDS
 
     def __init__(self, console: Console, uids: Sequence[int]) -> None:
-        self.tally = Tally(len(uids))
+        self.tally = Tally(len(uids), waiting=len(uids))
         self._console = console
         self._began = console.get_time()
         self._rows = {uid: _Row(self._began) for uid in uids}
         # In the order in which they came, so that no refresh sorts thousands of jobs.
         self._by_state: dict[str, dict[int, None]] = {state: {} for state in STATES}
-        self._by_state[RUNNING] = dict.fromkeys(uids)
+        self._by_state[WAITING] = dict.fromkeys(uids)
         self._errors: list[str] = []
         self._outage = Outage()
+        # One outage for all jobs that the upstream does not show.
+        self._upstream = Outage()
+        self._unreadable: set[int] = set()
         # The thread of Live draws between events. It holds its own lock then, so nothing is drawn under this one.
         self._lock = threading.Lock()
         self._live = Live(get_renderable=self._lines, console=console, refresh_per_second=4, redirect_stdout=False)
@@ -82,8 +87,12 @@ class TableDisplay:
             self._outage.heard(pb.JobEvent(), now)
             if row := self._rows.get(event.uid):
                 row.progress.event(event, now)
+                row.outage.heard(pb.JobEvent(), now)
+                self._note_upstream(event, now)
                 if event.job.done:
                     self._ended(event.uid, event.job, row, now)
+                elif row.state == WAITING and row.progress.has_state:
+                    self._move(event.uid, RUNNING, "")
 
     def failed(self, failed: WatchFailed, lines: list[str]) -> None:
         """Change the line of a job whose watch has failed."""
@@ -91,17 +100,30 @@ class TableDisplay:
             self.tally.unknown += 1
             self._errors += lines
             self._move(failed.uid, UNKNOWN, lines[0])
+            self._readable(failed.uid)
 
     def retrying(self, retry: Retry) -> None:
         """Show the outage of the stream, or of the watch of one job."""
         row = self._rows.get(retry.error.uid)
         with self._lock:
-            (row.progress.outage if row else self._outage).retrying(retry, self._console.get_time())
+            (row.outage if row else self._outage).retrying(retry, self._console.get_time())
         self.refresh()
 
     def refresh(self) -> None:
         """Draw now, and not only at the next of the usual moments."""
         self._live.refresh()
+
+    def _note_upstream(self, event: pb.JobEvent, now: float) -> None:
+        if event.heartbeat.last_failure:
+            self._unreadable.add(event.uid)
+            self._upstream.heard(event, now)
+        else:
+            self._readable(event.uid)
+
+    def _readable(self, uid: int) -> None:
+        self._unreadable.discard(uid)
+        if not self._unreadable:
+            self._upstream = Outage()
 
     def _ended(self, uid: int, job: pb.Job, row: _Row, now: float) -> None:
         self.tally.ended(job)
@@ -113,6 +135,7 @@ class TableDisplay:
     def _move(self, uid: int, state: str, message: str) -> None:
         row = self._rows[uid]
         self._by_state[row.state].pop(uid, None)
+        self.tally.waiting -= row.state == WAITING
         row.state, row.end = state, message
         # A later gateway may name another end.
         self._by_state.setdefault(state, {})[uid] = None
@@ -122,21 +145,24 @@ class TableDisplay:
             return self._draw()
 
     def _draw(self) -> RenderableType:
-        room = max(1, self._console.height - OTHER_LINES)
-        shown = list(self._rows) if len(self._rows) <= room else list(islice(self._most_important(room), room))
         now = self._console.get_time()
+        total = Text(f"{self.tally.line}  {duration(now - self._began, tenths=False)}", "bold")
+        outage = Text(self._outage.line(now) or self._upstream.line(now, len(self._unreadable)), "yellow")
+        below = sum(max(1, len(each.wrap(self._console, width(self._console)))) for each in (total, outage))
+        room = max(1, self._console.height - OTHER_LINES - below)
+        shown = list(self._rows) if len(self._rows) <= room else list(islice(self._most_important(room), room))
         rows: list[RenderableType] = [self._table(shown, now)]
         if others := self._others(shown):
             rows.append(Text(others, "dim"))
-        rows.append(Text(f"{self.tally.line}  {duration(now - self._began, tenths=False)}", "bold"))
-        if outage := self._outage.line(now):
-            rows.append(Text(outage, "yellow", no_wrap=True, overflow="ellipsis"))
+        rows.append(total)
+        if outage:
+            rows.append(outage)
         return beside_echo(Group(*rows), self._console)
 
     def _most_important(self, room: int) -> Iterator[int]:
-        bad = (uids for state, uids in self._by_state.items() if state not in (RUNNING, SUCCEEDED))
+        bad = (uids for state, uids in self._by_state.items() if state not in (WAITING, RUNNING, SUCCEEDED))
         problems = list(chain.from_iterable(map(reversed, bad)))
-        running = list(self._by_state[RUNNING])
+        running = [*self._by_state[RUNNING], *self._by_state[WAITING]]
         first = problems[: max(int(room * FAILED_SHARE), room - len(running))]
         return chain(first, running, list(reversed(self._by_state[SUCCEEDED])))
 
@@ -164,7 +190,7 @@ class TableDisplay:
     def _cells(self, uid: int, now: float, *, has_bar: bool) -> Iterator[RenderableType]:
         row = self._rows[uid]
         progress = row.progress
-        runs = row.state == RUNNING
+        runs = row.state in (WAITING, RUNNING)
         percent = progress.percent if runs else None
         yield str(uid)
         yield Text(row.state, STYLES.get(row.state, "red"))
@@ -174,7 +200,7 @@ class TableDisplay:
         running_for = progress.elapsed(now) if progress.has_state else None
         took = running_for if runs else row.took
         yield "" if took is None else duration(took, tenths=False)
-        outage = progress.outage.line(now) if runs else ""
+        outage = row.outage.line(now) if runs else ""
         yield Text(outage, "yellow") if outage else Text(progress.message if runs else row.end)
 
     def __enter__(self) -> Self:

@@ -43,7 +43,7 @@ class ManyDisplay(Protocol):
 
 
 class JsonDisplay:
-    """A JSON object for each event."""
+    """A JSON object for each event of a job."""
 
     heartbeat_seconds: int | None = None
 
@@ -54,7 +54,8 @@ class JsonDisplay:
         """Print an event. Pieces of a result are left out, because the last event has it in full."""
         if event.job.done:
             self.tally.ended(event.job)
-        if not event.HasField("content_chunk"):
+        # Events without a job are about the stream.
+        if event.uid and not event.HasField("content_chunk"):
             json_output.show_message(event, result)
 
     def failed(self, failed: WatchFailed, lines: list[str]) -> None:

@@ -30,6 +30,7 @@ _STEP_INDENT = "  "
 _ECHO_COLUMNS = 2
 _WIDEST_DURATION = len("59 m 59 s")
 _WIDEST_ETA = len("ETA ") + _WIDEST_DURATION
+_MINUTE = 60
 
 SPINNER = Spinner("dots", style="cyan")
 
@@ -41,14 +42,19 @@ def lines(progress: JobProgress, console: Console) -> RenderableType:
     for line in step_lines(progress.earlier_steps, progress.steps):
         line.no_wrap, line.overflow = True, "ellipsis"
         rows.append(line)
-    rows.append(_bar_line(progress, now, console.width - _ECHO_COLUMNS))
+    rows.append(_bar_line(progress, now, width(console)))
     rows += _outage_lines(progress.outage, now)
     return beside_echo(Group(*rows), console)
 
 
 def beside_echo(rows: RenderableType, console: Console) -> RenderableType:
     """Return moving lines that leave room for the echo of Ctrl-C."""
-    return Constrain(rows, max(1, console.width - _ECHO_COLUMNS))
+    return Constrain(rows, width(console))
+
+
+def width(console: Console) -> int:
+    """Return the width of moving lines."""
+    return max(1, console.width - _ECHO_COLUMNS)
 
 
 def start(live: Live) -> None:
@@ -71,25 +77,42 @@ def step_lines(earlier: int, steps: Iterable[Step]) -> list[Text]:
 
 def is_cut(line: Text, console: Console) -> bool:
     """Return whether a line is too long for the moving lines."""
-    return line.cell_len > console.width - _ECHO_COLUMNS
+    return line.cell_len > width(console)
 
 
 def step_line(step: Step) -> Text:
     """Return the line of a step that has ended."""
-    return Text.assemble((f"{_STEP_INDENT}{duration(step.seconds):>9}  ", "dim"), step.message)
+    return Text.assemble((_step_time(step), "dim"), step.message)
 
 
-def _bar_line(progress: JobProgress, now: float, width: int) -> Table:
+def print_steps(console: Console, earlier: int, steps: Iterable[Step]) -> None:
+    """Print what `step_lines` returns, with long messages as a whole beside their durations."""
+    for line in step_lines(earlier, ()):
+        console.print(line)
+    rows = Table.grid(expand=True)
+    rows.add_column(no_wrap=True)
+    rows.add_column(ratio=1, overflow="fold")
+    for step in steps:
+        rows.add_row(Text(_step_time(step), "dim"), Text(step.message))
+    if rows.row_count:
+        console.print(rows)
+
+
+def _step_time(step: Step) -> str:
+    return f"{_STEP_INDENT}{duration(step.seconds):>{_WIDEST_DURATION}}  "
+
+
+def _bar_line(progress: JobProgress, now: float, columns: int) -> Table:
     percent = progress.percent
     job = f"job {progress.uid} " if progress.uid else ""
     shown = "" if percent is None else f"{percent:3.0f}%"
     elapsed = duration(progress.elapsed(now), tenths=False)
     remaining = progress.remaining(now)
     eta = "" if remaining is None else f"ETA {duration(remaining, tenths=False)}"
-    # Beside a bar, the times have places of their own, so that the bar stays where it is when they change.
+    # The times have places of their own, so that the bar and the percentage stay where they are when times change.
     end = f"{shown}  {elapsed:>{_WIDEST_DURATION}}  {eta:<{_WIDEST_ETA}}"
     # The spinner and the gaps between the four parts.
-    room = width - len(job) - Text(progress.message).cell_len - len(end) - 7
+    room = columns - len(job) - Text(progress.message).cell_len - len(end) - 7
     # On a narrow terminal, the bar shrinks before the text does.
     bar = min(room, WIDEST_BAR)
     row = Table.grid(padding=(0, 2, 0, 0), expand=True)
@@ -100,11 +123,19 @@ def _bar_line(progress: JobProgress, now: float, width: int) -> Table:
         row.add_column(width=bar)
         cells.append(ProgressBar(100, percent, width=bar, complete_style="cyan", finished_style="cyan"))
     else:
-        end = "  ".join(filter(None, (shown, elapsed, eta)))
+        # Without room for a bar, the places are as narrow as the times of this minute or hour.
+        end = f"{elapsed:>{_place(progress.elapsed(now))}}"
+        if percent is not None:
+            end = f"{shown}  {end}  {eta:<{len('ETA ') + _place(progress.estimate(now) or 0)}}"
     # Not aligned to the right, which would strip the place of a missing estimate.
     row.add_column(no_wrap=True, width=len(end))
     row.add_row(*cells, Text(end))
     return row
+
+
+def _place(seconds: float) -> int:
+    """Return the number of characters for a duration."""
+    return len("59 s") if round(seconds) < _MINUTE else _WIDEST_DURATION
 
 
 def waiting_lines(uid: int, outage: Outage, began: float, console: Console) -> RenderableType:

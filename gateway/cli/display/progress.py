@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.cli.display.job_lines import end_word, percentage, status_word
-from gateway.cli.output.formatting import clean, duration
+from gateway.cli.display.job_lines import end_word, error_kind, percentage, status_word, upstream_failing
+from gateway.cli.output.formatting import clean, counted, duration
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -55,18 +55,20 @@ class Outage:
         """Note an event: the gateway is there, and says whether the upstream fails."""
         failure = clean(event.heartbeat.last_failure)
         if failure:
-            self._note("upstream", f"upstream failing ({failure})", now, None)
+            self._note("upstream", upstream_failing(failure), now, None)
         else:
             self._what = self._kind = ""
 
-    def line(self, now: float) -> str:
-        """Return a line about it, or an empty text if there is none."""
+    def line(self, now: float, jobs: int = 0) -> str:
+        """Return a line about it, or an empty text if there is none. `jobs`: the number of several jobs."""
         if not self._what:
             return ""
         line = f"{self._what} for {duration(now - self._since, tenths=False)}"
+        if jobs:
+            line = f"{line}, {counted(jobs, 'job')}"
         if self._next_try is None:
             return f"{line}; still trying"
-        wait = self._next_try - now
+        wait = round(self._next_try - now)
         return f"{line}, {f'next try in {duration(wait, tenths=False)}' if wait > 0 else 'trying now'}"
 
     def _note(self, kind: str, what: str, now: float, next_try: float | None) -> None:
@@ -139,8 +141,12 @@ class JobProgress:
         return max(0.0, now - self._start)
 
     def remaining(self, now: float) -> float | None:
-        """Return the estimated time until the end in seconds, or None if there is no estimate."""
-        if self._estimated_end is None or self.outage or self._estimated_end <= now:
+        """Return the estimated time until the end in seconds, or None if there is no estimate, or an outage."""
+        return None if self.outage else self.estimate(now)
+
+    def estimate(self, now: float) -> float | None:
+        """Return what `remaining` would return without an outage."""
+        if self._estimated_end is None or self._estimated_end <= now:
             return None
         return self._estimated_end - now
 
@@ -154,9 +160,8 @@ class JobProgress:
         took = self.took(job, now)
         after = "in" if job.status == pb.JOB_STATUS_SUCCESS else "after"
         time = f" {after} {'' if self._exact else 'at least '}{duration(took)}" if took is not None else ""
-        kind = f" ({clean(job.error.type)})" if job.error.type else ""
         message = f": {clean(job.error.message)}" if job.error.message else ""
-        return f"job {job.uid} {ended}{time}{kind}{message}"
+        return f"job {job.uid} {ended}{time}{error_kind(job)}{message}"
 
     def took(self, job: pb.Job, now: float) -> float | None:
         """Return how long a job that has ended took at least, in seconds, or None if nothing is known of its start."""
@@ -178,7 +183,7 @@ class JobProgress:
             if job.HasField("observe_time"):
                 self._start_epoch = _epoch(job.observe_time) - (now - self._start)
             self._base = (self._start, 0.0) if self._exact else None
-        self._estimate(percentage(job), reported)
+        self._measure(percentage(job), reported)
         if job.done:
             return self._next_step("", now)
         step = self._next_step(clean(job.progress.message), reported)
@@ -202,7 +207,7 @@ class JobProgress:
         age = _epoch(job.observe_time) - _epoch(job.progress.report_time)
         return now - age if age >= 0 else now
 
-    def _estimate(self, percent: float | None, at: float) -> None:
+    def _measure(self, percent: float | None, at: float) -> None:
         if percent is None or self._base is None or percent < (self.percent or 0.0):
             # The first percentage of a watch, or one that went backwards: measure from here.
             self._base = (at, percent) if percent is not None else self._base

@@ -7,6 +7,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Retry
 
 from gateway.cli.display.event_display import Display, LineDisplay, display
+from gateway.cli.display.heartbeats import HEARTBEAT_SECONDS, HeartbeatNews
 from gateway.cli.display.job_lines import resumption
 from gateway.cli.display.results import show_name
 from gateway.cli.options.shared import Output
@@ -17,11 +18,14 @@ from gateway.cli.output.terminal import is_terminal, note, replayed_line
 class JsonDisplay:
     """A JSON object for each event but the last, which `conclude` prints with the result."""
 
-    heartbeat_seconds: int | None = None
+    heartbeat_seconds = HEARTBEAT_SECONDS
+
+    def __init__(self) -> None:
+        self._heartbeats = HeartbeatNews()
 
     def event(self, event: pb.JobEvent) -> None:
-        """Print an event. Pieces of the result are left out, because the last event has it in full."""
-        if not event.job.done and not event.HasField("content_chunk"):
+        """Print an event that is news. Pieces of the result are left out, because the last event has it in full."""
+        if self._heartbeats.is_news(event) and not event.job.done and not event.HasField("content_chunk"):
             json_output.show_message(event)
 
     def replayed(self, uid: int) -> None:

@@ -14,11 +14,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tally:
-    """The numbers of jobs by their end; `unsuccessful` without the `unknown` ones, whose watch has failed."""
+    """The numbers of jobs by their end.
+
+    Attributes:
+        jobs: All jobs.
+        unsuccessful: The jobs that ended without success.
+        unknown: The jobs whose watch has failed.
+        waiting: The jobs of which no state has arrived, if someone counts them.
+    """
 
     jobs: int
     unsuccessful: int = 0
     unknown: int = 0
+    waiting: int = 0
     # In the order of the words, and not of the jobs.
     _ends: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(END_WORDS.values(), 0)))
 
@@ -30,6 +38,6 @@ class Tally:
     @property
     def line(self) -> str:
         """The numbers in one line."""
-        running = self.jobs - self._ends.total() - self.unknown
-        numbers = {"running": running, **self._ends, "unknown": self.unknown}
+        running = self.jobs - self.waiting - self._ends.total() - self.unknown
+        numbers = {"waiting": self.waiting, "running": running, **self._ends, "unknown": self.unknown}
         return f"{self.jobs} jobs: " + ", ".join(f"{number} {name}" for name, number in numbers.items() if number)
