@@ -50,10 +50,10 @@ _SERVERS: tuple[Callable[..., None], ...] = (servers.dev, servers.simulate, serv
 for command in _JOBS:
     app.command(rich_help_panel="Jobs", cls=Command)(expanded(command))
 for command in (ping.ping, doctor):
-    app.command(rich_help_panel="Help", cls=Command)(expanded(command))
-app.command(rich_help_panel="Help", cls=Command)(completion.completion)
+    app.command(rich_help_panel="Connection", cls=Command)(expanded(command))
+app.command(rich_help_panel="Setup", cls=Command)(completion.completion)
 app.command("__complete", hidden=True, cls=Command)(completion.complete)
-app.add_typer(config.app, rich_help_panel="Help")
+app.add_typer(config.app, rich_help_panel="Setup")
 app.command(rich_help_panel="Servers", cls=ServeCommand)(servers.serve)
 for command in _SERVERS:
     app.command(rich_help_panel="Servers", cls=Command)(command)

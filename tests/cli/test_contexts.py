@@ -430,6 +430,9 @@ def test_a_file_that_cannot_be_read_is_a_line(file: Path) -> None:
     expected = f"{file}: cannot be read (Is a directory); check the path and its permissions"
     assert refused("get", "5") == expected
     file.rmdir()
+    os.mkfifo(file)
+    assert refused("config", "list") == f"{file}: is a pipe and no file; remove it"
+    file.unlink()
     file.symlink_to("nowhere")
     assert refused("get", "5") == (f"{file}: is a link to a file that does not exist; remove it, or create that file")
 

@@ -107,6 +107,7 @@ class ScriptedGateway(pb_grpc.JobServiceServicer):
         self.tokens: list[str] = []
         self.cancelled: list[int] = []
         self.cancel_fails = False
+        self.cancel_hangs = False
         self.asked = threading.Event()
         self.target = ""
 
@@ -126,6 +127,8 @@ class ScriptedGateway(pb_grpc.JobServiceServicer):
 
     def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.Job:
         self.cancelled.append(request.uid)
+        if self.cancel_hangs:
+            hold(context)
         if self.cancel_fails:
             failing(grpc.StatusCode.UNAVAILABLE, "DRAINING")(context)
         return pb.Job(uid=request.uid, status=pb.JOB_STATUS_CANCELLED, done=True)
@@ -819,6 +822,30 @@ def test_ctrl_c_erases_the_moving_lines(gateway: ScriptedGateway, command: str, 
             terminal.type(b"\x03")
             assert process.wait() == 130
         assert terminal.lines()[0].startswith("interrupted; job 42")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["send", "--workspace", "1", "--entity", "7"], "sending the job  "),
+        (["get", str(UID)], "reading job 42  "),
+        (["get", str(UID), "--save", "/dev/null"], "receiving the result of job 42  "),
+        (["cancel", str(UID)], "cancelling job 42  "),
+    ],
+)
+def test_a_call_shows_on_a_terminal_that_it_waits(gateway: ScriptedGateway, arguments: list[str], shown: str) -> None:
+    gateway.script = [*([act(end(b"{}"))] if "--save" in arguments else []), act(then=hold)]
+    gateway.cancel_hangs = True
+    variables = {"JOBGATEWAY_TOKEN": TOKEN, "JOBGATEWAY_TARGET": gateway.target, "TERM": "xterm-256color"}
+    with Terminal(80) as terminal:
+        with start_command(*arguments, terminal=terminal.fd, variables=variables) as process:
+            terminal.wait_for(shown)
+            terminal.type(b"\x03")
+            process.wait()
+        lines = terminal.lines()
+        assert shown not in "\n".join(lines)
+        assert any(line.startswith("interrupted") for line in lines)
 
 
 @pytest.mark.slow

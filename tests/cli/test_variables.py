@@ -32,6 +32,7 @@ def test_each_option_has_a_variable_in_its_help(path: str) -> None:
     (context,) = (each for each in commands(root()) if each.command_path == path)
     shown = CliRunner().invoke(app, [*path.split()[1:], "--help"], env={"COLUMNS": "300"}).stdout
     shown = " ".join(shown.replace("│", " ").split())
+    assert "] [default" not in shown, "one pair of brackets"
     for option in context.command.params:
         if option.param_type_name == "option":
             variable = variables.of_option(option, context)

@@ -9,6 +9,7 @@ from gateway.cli.client import exit_messages, response
 from gateway.cli.client.request import job_request
 from gateway.cli.client.session import session
 from gateway.cli.display.job_lines import show_job
+from gateway.cli.display.pending import pending
 from gateway.cli.display.results import show_name
 from gateway.cli.options import shared as opt
 from gateway.cli.output import json_output, terminal
@@ -21,7 +22,8 @@ def send(job: opt.JobOptions, call: opt.CallOptions, shown: opt.OutputOptions) -
         current.sent = request
         replayed = Event()
         try:
-            sent = current.client.send(request, timeout=current.deadline.left(), on_replayed=replayed.set)
+            with pending("sending the job"):
+                sent = current.client.send(request, timeout=current.deadline.left(), on_replayed=replayed.set)
         except KeyboardInterrupt:
             exit_messages.interrupted(current, 0, request, cancel=False)
         except GatewayError as error:
@@ -46,7 +48,8 @@ def cancel(uid: int, call: opt.QuickCallOptions, output: opt.Output) -> None:
     """Ask to cancel a job."""
     with session(call, output) as current:
         current.uid = uid
-        job = current.client.cancel(uid, timeout=current.deadline.left())
+        with pending(f"cancelling job {uid}"):
+            job = current.client.cancel(uid, timeout=current.deadline.left())
         show_job(job)
         match output:
             case opt.Output.JSON:

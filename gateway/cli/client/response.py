@@ -9,6 +9,7 @@ from gateway.cli.client.patience import PatientWatch
 from gateway.cli.client.session import Session
 from gateway.cli.display import results
 from gateway.cli.display.job_lines import resumption, succeeded
+from gateway.cli.display.pending import pending
 from gateway.cli.exit_codes import JOB_FAILED
 from gateway.cli.options.shared import Output, OutputOptions
 from gateway.cli.output import terminal
@@ -18,7 +19,8 @@ def read(current: Session, uid: int) -> pb.Job:
     """Return the current state of a job."""
     # A result comes as a stream afterwards, because only that is the upstream's own bytes, regardless of their size.
     request = pb.GetJobRequest(uid=uid, content_format=pb.CONTENT_FORMAT_NONE)
-    return current.client.get(request, timeout=current.deadline.left())
+    with pending(f"reading job {uid}"):
+        return current.client.get(request, timeout=current.deadline.left())
 
 
 def conclude(current: Session, job: pb.Job, shown: OutputOptions, *, replayed: bool = False) -> None:
@@ -51,6 +53,7 @@ def _result(current: Session, job: pb.Job, shown: OutputOptions) -> bytes | byte
 def _fetch(current: Session, job: pb.Job) -> bytes | bytearray:
     start = pb.WatchJobRequest(uid=job.uid, content_format=pb.CONTENT_FORMAT_JSON_CHUNKS)
     events = PatientWatch(current.client, start, current.deadline, lambda retry: terminal.note(resumption(retry)))
-    for _ in events:
-        pass
+    with pending(f"receiving the result of job {job.uid}"):
+        for _ in events:
+            pass
     return events.result

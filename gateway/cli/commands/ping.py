@@ -21,13 +21,15 @@ def ping(call: opt.QuickCallOptions, shown: opt.ReportOptions) -> None:
     """
     # Imported here, so that help does not wait for gRPC.
     from gateway.cli.client.session import session
+    from gateway.cli.display.pending import pending
     from gateway.cli.output import json_output
     from gateway.cli.output.formatting import clean
 
     output = opt.Output(shown.output)
     with session(call, output, needs_token=False) as current:
-        connect, round_trip = _timed_checks(current, call)
-        accepted = _is_credential_accepted(current, call)
+        with pending(f"calling {call.target}"):
+            connect, round_trip = _timed_checks(current, call)
+            accepted = _is_credential_accepted(current, call)
         if output is opt.Output.JSON:
             json_output.show_object(
                 {

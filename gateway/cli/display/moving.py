@@ -141,9 +141,15 @@ def _place(seconds: float) -> int:
 def waiting_lines(uid: int, outage: Outage, began: float, console: Console) -> RenderableType:
     """Return the lines of a command that has waited for a job since `began`."""
     now = console.get_time()
+    row = pending_line(f"waiting for job {uid} to end", now - began, console)
+    return Group(row, beside_echo(Group(*_outage_lines(outage, now)), console))
+
+
+def pending_line(text: str, seconds: float, console: Console) -> RenderableType:
+    """Return the line of a command that has waited for something for some time."""
     row = Table.grid(padding=(0, 1, 0, 0))
-    row.add_row(SPINNER, f"waiting for job {uid} to end  {duration(now - began, tenths=False)}")
-    return beside_echo(Group(row, *_outage_lines(outage, now)), console)
+    row.add_row(SPINNER, Text(f"{clean(text)}  {duration(seconds, tenths=False)}"))
+    return beside_echo(row, console)
 
 
 def _outage_lines(outage: Outage, now: float) -> list[RenderableType]:

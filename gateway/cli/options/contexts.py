@@ -85,6 +85,9 @@ def read() -> Contexts:
         return Contexts(file)
     from gateway.toml_file import TomlFile
 
+    if file.is_fifo():
+        # Reading it would wait for a writer.
+        raise ConfigError(f"{file}: is a pipe and no file; remove it")
     try:
         return checked(TomlFile.read(file))
     except FileNotFoundError:

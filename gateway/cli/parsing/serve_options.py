@@ -93,7 +93,9 @@ def metavar(name: str) -> str:
 def _help(name: str, field: "FieldInfo") -> str:
     from gateway.config import PREFIX
 
-    text = f"{(field.description or '').replace('`', '')} [env var: {PREFIX}{name.upper()}]"
+    described = (field.description or "").replace("`", "")
+    variable = f"env var: {PREFIX}{name.upper()}"
     if field.default is None or field.is_required():
-        return text
-    return f"{text} [default: {_text(field.default) if isinstance(field.default, bool) else field.default}]"
+        return f"{described} [{variable}]"
+    default = _text(field.default) if isinstance(field.default, bool) else field.default
+    return f"{described} [{variable}; default: {default}]"
