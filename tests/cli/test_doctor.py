@@ -335,6 +335,16 @@ async def test_a_frozen_server_with_tls_is_found(monkeypatch: pytest.MonkeyPatch
     assert "its process may hang" in found.found["tls"]["fix"]
 
 
+async def test_all_checks_together_have_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.cli.doctor.command.LIMIT_SECONDS", 0.2)
+    async with tcp_server(_say_nothing) as port:
+        found = await doctor(f"127.0.0.1:{port}")
+    assert found.code == 3
+    [slow] = found.failed
+    assert found[slow] == "fail the checks took longer than 0.2 s"
+    assert set(found.found) == set(CHECKS)
+
+
 async def _say_nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
     while await reader.read(1000):
         pass

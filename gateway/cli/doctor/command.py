@@ -1,6 +1,6 @@
 """The command `doctor`. The checks are imported when it runs, because their imports would slow other commands down."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,8 +9,14 @@ from gateway.cli.failures.problems import output_lost, usage_error
 from gateway.cli.options import shared as opt
 from gateway.cli.output import stdio
 
+if TYPE_CHECKING:
+    from gateway.cli.doctor.examination import Examination
+    from gateway.cli.doctor.report import Report
+
 LONGEST_HOLD = 86_400
 DEFAULT_HOLD = 70.0
+# For all checks but the silent streams. Each has its own limit, and together these are less.
+LIMIT_SECONDS = 180.0
 
 OptionalUid = Annotated[
     int | None,
@@ -36,7 +42,8 @@ def doctor(
 ) -> None:
     """Find the fault between this machine and a gateway: name, TLS, credential, proxies and their limits.
 
-    It sends no job. The exit code is 3 if a check fails. See docs/operations/doctor.md.
+    It sends no job. The exit code is 3 if a check fails, or if the checks take longer than 180 seconds and --hold. See
+    docs/operations/doctor.md.
     """
     import asyncio
 
@@ -58,16 +65,10 @@ def doctor(
     except TokenUnusable as error:
         usage_error(str(error), opt.Output(output), NOT_PERMITTED)
     with report:
-
-        async def run() -> None:
-            async for finding in examination.run():
-                report.show(finding)
-                stdio.check()
-
         code = CALL_FAILED
         try:
             with stdio.interruptible():
-                asyncio.run(run())
+                asyncio.run(_show_all(examination, report, LIMIT_SECONDS + hold))
             report.conclude()
             stdio.check()
         except KeyboardInterrupt:
@@ -79,3 +80,17 @@ def doctor(
             raise typer.Exit(output_lost(error)) from error
         if report.failed or code in INTERRUPTS:
             raise typer.Exit(code)
+
+
+async def _show_all(examination: "Examination", report: "Report", limit: float) -> None:
+    """Show the results as they are known, for at most `limit` seconds."""
+    import asyncio
+
+    try:
+        async with asyncio.timeout(limit):
+            async for finding in examination.run():
+                report.show(finding)
+                stdio.check()
+    except TimeoutError:
+        for finding in examination.out_of_time(limit):
+            report.show(finding)

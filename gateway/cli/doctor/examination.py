@@ -16,7 +16,7 @@ from gateway.cli.output.formatting import clean
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from jobgateway_client import Tls
 
@@ -73,29 +73,41 @@ class Examination:
         self._progress = progress
         self._context: ssl.SSLContext | None = tls_context(gateway.call) if gateway.call.secured else None
         self._held: silence.Held | None = None
+        self._done: set[str] = set()
 
     async def run(self) -> AsyncIterator[Finding]:
         """Yield the results as they are known, and then those of the checks that could not be made."""
-        done: set[str] = set()
         failed = ""
         try:
             async for finding in self._checks():
-                done.add(finding.check)
+                self._done.add(finding.check)
                 if finding.outcome is Outcome.FAIL:
                     failed = failed or finding.check
                 yield finding
         except OSError as error:
             # A first connection worked, and a later one did not. This includes TimeoutError.
-            check = next((name for name in CHECKS if name not in done), CHECKS[-1])
-            done.add(check)
+            check = self._next_check()
+            self._done.add(check)
             failed = failed or check
             text = f"a further connection failed: {clean(error.strerror or str(error) or 'it took too long')}"
             yield Finding(
                 check, Outcome.FAIL, text, "run this again; if it fails again, look for limits of connections"
             )
         for name in CHECKS:
-            if name not in done:
+            if name not in self._done:
                 yield skipped(name, f"needs {failed}")
+
+    def out_of_time(self, seconds: float) -> Iterator[Finding]:
+        """Yield the results of the checks that were not made within a time limit, the first one as a failure."""
+        slow = self._next_check()
+        text = f"the checks took longer than {seconds:g} s"
+        yield Finding(slow, Outcome.FAIL, text, "run this again; if it is slow again, look at the load of this machine")
+        for name in CHECKS:
+            if name not in self._done and name != slow:
+                yield skipped(name, f"needs {slow}")
+
+    def _next_check(self) -> str:
+        return next((name for name in CHECKS if name not in self._done), CHECKS[-1])
 
     def interrupted(self) -> Finding | None:
         """Return the result of the silent streams as far as it is known, or None if they had not begun."""
