@@ -107,6 +107,10 @@ class TableDisplay:
         row = self._rows.get(retry.error.uid)
         with self._lock:
             (row.outage if row else self._outage).retrying(retry, self._console.get_time())
+            if not row:
+                # The next stream tells again which jobs cannot be read.
+                self._unreadable.clear()
+                self._upstream = Outage()
         self.refresh()
 
     def refresh(self) -> None:
