@@ -111,7 +111,7 @@ def test_a_run_whose_job_failed_is_exit_code_1(place: Place) -> None:
     outcome = jobgateway("run", *JOB, *options)
     assert outcome.code == 1
     assert outcome.out == ""
-    assert re.search(r"job \d+ error \(error_code\): .+", outcome.err)
+    assert re.search(r"job \d+ failed \(error_code\): .+", outcome.err)
 
 
 def test_an_error_for_the_user_names_the_fields(place: Place) -> None:
@@ -254,7 +254,7 @@ def test_several_jobs_are_watched_on_one_stream(place: Place) -> None:
     outcome = client(place, "watch", *map(str, uids))
     assert outcome.code == 7
     assert f"job {uids[0]} succeeded\n" in outcome.out
-    assert f"job {uids[1]} error" in outcome.out
+    assert f"job {uids[1]} failed" in outcome.out
     assert outcome.out.endswith("3 jobs: 1 succeeded, 1 failed, 1 unknown\n")
     assert re.match(r"job 999: .*; check the ids.* \[NOT_FOUND, UPSTREAM_NOT_FOUND\]\n", outcome.err), outcome.err
 
@@ -297,7 +297,7 @@ def test_a_character_that_the_locale_lacks_is_no_reason_to_end(place: Place) -> 
     options = ["--method", "fail", "--param", "duration=0", "--param", "error_message=1 €"]
     outcome = jobgateway("run", *JOB, *options, JOBGATEWAY_TARGET=place.target, PYTHONIOENCODING="ascii")
     assert outcome.code == 1
-    assert "error (error_code): 1 \\u20ac\n" in outcome.err
+    assert "failed (error_code): 1 \\u20ac\n" in outcome.err
 
 
 def read_terminal(master: int) -> str:
@@ -395,7 +395,7 @@ def test_the_demo_shows_its_jobs_in_any_environment(variables: dict[str, str]) -
     assert outcome.code == 0, outcome.out + outcome.err
     assert re.search(r"job \d+ running 60%: Step 4 of 5", outcome.err)
     assert re.search(r"job \d+ succeeded", outcome.err)
-    assert re.search(r"job \d+ error \(error_code\)", outcome.err)
+    assert re.search(r"job \d+ failed \(error_code\)", outcome.err)
     assert "params.beam.length: Must be larger than 0." in outcome.err
     assert "this gateway is shutting down" in outcome.err
     assert '{"data":{"sum":3}}\nexit code 0\n' in outcome.out
