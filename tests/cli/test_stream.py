@@ -53,6 +53,12 @@ def end(result: bytes = b"", *, in_message: bool = True, sha256: str | None = No
     return pb.JobEvent(uid=UID, job=job, resume_token="end")
 
 
+def failed() -> pb.JobEvent:
+    event = end()
+    event.job.status = pb.JOB_STATUS_ERROR
+    return event
+
+
 def chunk(result: bytes, start: int, stop: int) -> pb.JobEvent:
     piece = pb.ContentChunk(offset=start, data=result[start:stop], content_size=len(result))
     return pb.JobEvent(uid=UID, content_chunk=piece, resume_token=f"chunk-{stop}")
@@ -711,6 +717,29 @@ def test_a_result_for_a_file_comes_as_a_stream(gateway: ScriptedGateway, tmp_pat
     ]
     assert Outcome(gateway, "get", str(UID), "--save", str(file)).code == 0
     assert file.read_bytes() == result
+
+
+@pytest.mark.parametrize("command", ["get", "watch"])
+def test_a_result_file_never_has_an_earlier_result(gateway: ScriptedGateway, command: str, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    options = [command, str(UID), "--save", str(file)]
+    gateway.script = [act(end())]
+    assert f"there is no result, so {file} was not written\n" in Outcome(gateway, *options).err
+    assert not file.exists()
+    file.write_text("earlier")
+    gateway.script = [act(end())]
+    outcome = Outcome(gateway, *options)
+    assert (outcome.code, file.read_text()) == (0, "")
+    assert outcome.err.endswith(f"there is no result, so {file} is empty now\n")
+
+
+def test_a_result_file_is_kept_unless_a_job_succeeded(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_text("earlier")
+    for last in (state(10), end(b"result!", in_message=False), failed()):
+        gateway.script = [act(last), act(last)]
+        assert Outcome(gateway, "get", str(UID), "--save", str(file)).out == ""
+        assert file.read_text() == "earlier"
 
 
 def test_an_unsuitable_peer_is_no_traceback(gateway: ScriptedGateway) -> None:

@@ -236,5 +236,7 @@ def _check_save(file: Path, output: Output) -> None:
             file.open("ab").close()
         except OSError as error:
             usage_error(f"--save {file} cannot be written: {error.strerror}; name another file", output)
-    if not file.exists() and not os.access(file.parent, os.W_OK | os.X_OK):
-        usage_error(f"--save {file} cannot be written: {file.parent} is not a folder that you can write to", output)
+    # Of the file, if it is a link.
+    folder = Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
+    if not file.exists() and not os.access(folder, os.W_OK | os.X_OK):
+        usage_error(f"--save {file} cannot be written: {folder} is not a folder that you can write to", output)

@@ -295,7 +295,8 @@ class OutputOptions(FormatOptions):
             rich_help_panel="Output",
             show_default=False,
             metavar="FILE",
-            help="Write the result to this file instead: the JSON of the upstream, byte for byte.",
+            help="Write the result to this file instead: the JSON of the upstream, byte for byte. A failure leaves "
+            "the old file as it was.",
         ),
     ] = None
 
