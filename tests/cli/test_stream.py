@@ -776,7 +776,7 @@ def test_an_interrupt_before_the_job_has_a_name_says_so(
         gateway.asked.wait()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == -signal.SIGINT
     assert said in err
     assert "Traceback" not in err
 
@@ -791,7 +791,7 @@ def test_an_interrupt_leaves_the_job_or_cancels_it(gateway: ScriptedGateway, can
         assert process.stderr.readline() == "job 42 running 10%: working\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == -signal.SIGINT
     assert gateway.cancelled == ([UID] if cancel else [])
     if cancel:
         assert "asked to cancel; state: job 42 cancelled" in err
@@ -812,7 +812,7 @@ def test_ctrl_c_erases_the_moving_lines(gateway: ScriptedGateway, command: str, 
             # Later than the first lines, which the thread that is interrupted draws itself.
             terminal.wait_for(moved)
             terminal.type(b"\x03")
-            assert process.wait() == 130
+            assert process.wait() == -signal.SIGINT
         assert terminal.lines()[0].startswith("interrupted; job 42")
 
 
@@ -824,7 +824,7 @@ def test_an_interrupted_result_is_of_a_job_that_has_ended(gateway: ScriptedGatew
         assert process.stderr.readline() == "job 42 result: 4 of 9 bytes\n"
         process.send_signal(signal.SIGINT)
         assert "interrupted; job 42 has ended, watch it again: " in process.stderr.read()
-        assert process.wait() == 130
+        assert process.wait() == -signal.SIGINT
 
 
 @pytest.mark.slow
@@ -836,7 +836,7 @@ def test_a_cancellation_that_fails_keeps_the_code_of_the_signal(gateway: Scripte
         process.stderr.readline()
         process.send_signal(signal.SIGINT)
         assert "try again later [UNAVAILABLE, DRAINING]" in process.stderr.read()
-        assert process.wait() == 130
+        assert process.wait() == -signal.SIGINT
 
 
 @pytest.mark.slow

@@ -177,7 +177,7 @@ def test_an_interrupt_leaves_the_jobs_or_cancels_them(cancel: bool) -> None:
             assert process.stdout.readline() == "job 2 success\n"
             process.send_signal(signal.SIGINT)
             out, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == -signal.SIGINT
     assert "3 jobs" not in out
     assert gateway.cancelled == ([1, 3] if cancel else [])
     if cancel:
