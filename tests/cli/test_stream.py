@@ -30,11 +30,15 @@ from gateway.cli.app import app
 from gateway.cli.client import patience
 from gateway.cli.client.patience import PatientWatch
 from gateway.cli.failures.failure_codes import failure_code
+from gateway.errors import SubmitOutcomeUnknown
+from gateway.rpc.status import to_rpc_error
 from tests.cli.test_commands import start as start_command
 from tests.support.terminal import Terminal
 
 UID = 42
 TOKEN = "secret-of-the-test"
+# As the gateway writes it.
+UNKNOWN = to_rpc_error(SubmitOutcomeUnknown("the upstream is not available (HTTP 503); try again later", 503)).message
 Act = Callable[[grpc.ServicerContext], Iterator[pb.JobEvent]]
 
 
@@ -74,7 +78,7 @@ def act(*events: pb.JobEvent, then: Callable[[grpc.ServicerContext], None] | Non
 
 
 def failing(
-    code: grpc.StatusCode, reason: str = "", *, retry: float | None = None, uid: int = 0
+    code: grpc.StatusCode, reason: str = "", *, retry: float | None = None, uid: int = 0, message: str = ""
 ) -> Callable[[grpc.ServicerContext], None]:
     details = []
     if reason:
@@ -86,7 +90,9 @@ def failing(
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(round(retry * 1000))
         details.append(packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-    status = status_pb2.Status(code=code.value[0], message=f"it failed as {reason or code.name}", details=details)
+    status = status_pb2.Status(
+        code=code.value[0], message=message or f"it failed as {reason or code.name}", details=details
+    )
 
     def fail(context: grpc.ServicerContext) -> None:
         context.abort_with_status(rpc_status.to_status(status))
@@ -115,6 +121,7 @@ class ScriptedGateway(pb_grpc.JobServiceServicer):
         self.cancel_fails = False
         self.asked = threading.Event()
         self.target = ""
+        self.stop: Callable[[], object]
 
     def RunJob(self, request: pb.RunJobRequest, context: grpc.ServicerContext) -> Iterator[pb.JobEvent]:
         self.runs.append(request)
@@ -165,8 +172,9 @@ def gateway() -> Iterator[ScriptedGateway]:
     pb_grpc.add_JobServiceServicer_to_server(servicer, server)
     servicer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
+    servicer.stop = lambda: server.stop(None).wait()
     yield servicer
-    server.stop(None).wait()
+    servicer.stop()
 
 
 class Outcome:
@@ -443,6 +451,31 @@ def test_a_deadline_bounds_each_stream_and_the_waits_between(gateway: ScriptedGa
     outcome = watch(gateway, "--deadline", "0.3")
     assert outcome.code == 124
     assert outcome.err.endswith(f"\nthe 0.3 s of --deadline passed; {again}")
+
+
+@pytest.mark.parametrize("command", ["watch", "wait"])
+def test_a_job_of_which_nothing_is_known_is_not_said_to_continue(gateway: ScriptedGateway, command: str) -> None:
+    gateway.script = [act(then=hold)]
+    outcome = Outcome(gateway, command, str(UID), "--deadline", "0.3")
+    again = f"{command} {'it ' if command == 'watch' else ''}again: jobgateway {command} 42 --target {gateway.target}"
+    assert outcome.err == f"the 0.3 s of --deadline passed; no state of job 42 arrived, {again}\n"
+
+
+@pytest.mark.parametrize("request_id", ["", "order-1"])
+@pytest.mark.parametrize("command", ["send", "run"])
+def test_an_unknown_outcome_is_told_for_this_command(gateway: ScriptedGateway, command: str, request_id: str) -> None:
+    gateway.script = [act(then=failing(grpc.StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN", message=UNKNOWN))]
+    options = ["--request-id", request_id] if request_id else []
+    outcome = Outcome(gateway, command, "--workspace", "1", "--entity", "7", "-o", "json", *options)
+    then = "the job has no number yet, and may or may not run: "
+    if request_id:
+        then += "the same command finds it by its --request-id order-1"
+    else:
+        then += "look in the VIKTOR app before you send it again"
+    problem = "the upstream is not available (HTTP 503)"
+    assert outcome.code == 9
+    assert outcome.err == f"{problem} [UNKNOWN, SUBMIT_OUTCOME_UNKNOWN]\n{then}\n"
+    assert error_of(outcome)["message"] == f"{problem}; {then}"
 
 
 def error_of(outcome: Outcome) -> dict[str, object]:
@@ -835,8 +868,45 @@ def test_a_cancellation_that_fails_keeps_the_code_of_the_signal(gateway: Scripte
         assert process.stderr is not None
         process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        assert "try again later [UNAVAILABLE, DRAINING]" in process.stderr.read()
+        assert process.stderr.read().splitlines()[-2:] == [
+            "interrupted; cancelling job 42",
+            "cancelling job 42 failed (it failed as DRAINING), so it may continue; "
+            f"try again: jobgateway cancel 42 --target {gateway.target}",
+        ]
         assert process.wait() == -signal.SIGINT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_cancellation_is_one_object(gateway: ScriptedGateway, fails: bool) -> None:
+    gateway.script = [act(state(10), then=hold)]
+    gateway.cancel_fails = fails
+    with start(gateway, "watch", str(UID), "--cancel-on-interrupt", "-o", "json") as process:
+        assert process.stdout is not None
+        assert "job" in json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    (error,) = [each["error"] for each in map(json.loads, out.splitlines()) if "error" in each]
+    assert (error["code"], error["uid"]) == ("INTERRUPTED", "42")
+    assert error["message"] == err.splitlines()[-1]
+    assert error["reason"] == ("DRAINING" if fails else None)
+
+
+@pytest.mark.slow
+def test_a_gateway_that_is_gone_is_named_if_a_job_is_not_cancelled(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(state(10), then=hold)]
+    with start(gateway, "watch", str(UID), "--cancel-on-interrupt") as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        gateway.stop()
+        assert "job 42: the connection to the gateway was lost; resuming in" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        last = process.stderr.read().splitlines()[-1]
+    cause = f"{gateway.target} cannot be reached (Connection refused)"
+    assert last == (
+        f"cancelling job 42 failed ({cause}), so it may continue; "
+        f"try again: jobgateway cancel 42 --target {gateway.target}"
+    )
 
 
 @pytest.mark.slow

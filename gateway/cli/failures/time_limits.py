@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import grpc
 from jobgateway_client import GatewayError
 
+from gateway.cli.failures import error_messages
+
 if TYPE_CHECKING:
     from jobgateway_client.deadline import Deadline
 
@@ -28,10 +30,10 @@ def cause(error: GatewayError) -> GatewayError | None:
     return error.__cause__ if isinstance(error.__cause__, GatewayError) else None
 
 
-def problem(error: GatewayError, deadline: Deadline, option: str, seconds: float) -> str:
+def problem(error: GatewayError, target: str, deadline: Deadline, option: str, seconds: float) -> str:
     """Return the line about a time limit, which was given as `option`."""
     before = cause(error)
-    failure = f" ({before.message[:_LONGEST_CAUSE]})" if before else ""
+    failure = f" ({error_messages.cause(before, target)[:_LONGEST_CAUSE]})" if before else ""
     is_early = (deadline.left() or 0.0) >= _NEARLY
     end = "leave no time for another attempt" if is_early else "passed"
     return f"the {seconds:.10g} s of {option} {end}{failure}"
