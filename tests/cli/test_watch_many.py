@@ -190,10 +190,8 @@ def test_an_interrupt_leaves_the_jobs_or_cancels_them(cancel: bool) -> None:
     if cancel:
         assert err.count("asked to cancel; state: job") == 2
     else:
-        assert (
-            err
-            == f"interrupted; 1 job continues and no state of 1 job arrived, watch them again: jobgateway watch 1 3 --target {gateway.target}\n"
-        )
+        again = f"watch them again: jobgateway watch 1 3 --target {gateway.target}"
+        assert err == f"interrupted; no state of 2 jobs arrived, {again}\n"
 
 
 @pytest.mark.slow
