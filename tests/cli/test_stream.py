@@ -78,13 +78,18 @@ def act(*events: pb.JobEvent, then: Callable[[grpc.ServicerContext], None] | Non
 
 
 def failing(
-    code: grpc.StatusCode, reason: str = "", *, retry: float | None = None, uid: int = 0, message: str = ""
+    code: grpc.StatusCode,
+    reason: str = "",
+    *,
+    retry: float | None = None,
+    uid: int = 0,
+    message: str = "",
+    **metadata: str,
 ) -> Callable[[grpc.ServicerContext], None]:
     details = []
     if reason:
         info = error_details_pb2.ErrorInfo(reason=reason, domain="jobgateway")
-        if uid:
-            info.metadata["uid"] = str(uid)
+        info.metadata.update(metadata | ({"uid": str(uid)} if uid else {}))
         details.append(packed(info))
     if retry is not None:
         delay = duration_pb2.Duration()
@@ -478,6 +483,13 @@ def test_an_unknown_outcome_is_told_for_this_command(gateway: ScriptedGateway, c
     assert error_of(outcome)["message"] == f"{problem}; {then}"
 
 
+@pytest.mark.parametrize("command", ["get", "wait", "watch", "cancel"])
+def test_a_missing_token_names_the_job_in_json(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "5", "-o", "json"], env={"JOBGATEWAY_TOKEN": ""})
+    error = json.loads(result.stdout)["error"]
+    assert (result.exit_code, error["code"], error["uid"]) == (6, "UNAUTHENTICATED", "5")
+
+
 def error_of(outcome: Outcome) -> dict[str, object]:
     error = json.loads(outcome.out.splitlines()[-1])["error"]
     assert isinstance(error, dict)
@@ -773,6 +785,15 @@ def test_a_result_file_is_kept_unless_a_job_succeeded(gateway: ScriptedGateway, 
         gateway.script = [act(last), act(last)]
         assert Outcome(gateway, "get", str(UID), "--save", str(file)).out == ""
         assert file.read_text() == "earlier"
+
+
+def test_a_refusal_that_is_not_of_the_api_is_not_to_be_reported(gateway: ScriptedGateway) -> None:
+    for http_status, advice in ((401, "check the token, or ask the operator"), (404, "ask the operator")):
+        metadata = {"http_status": str(http_status)}
+        gateway.script = [act(then=failing(grpc.StatusCode.INTERNAL, "UPSTREAM_MALFORMED", **metadata))]
+        outcome = Outcome(gateway, "get", str(UID))
+        assert f"it failed as UPSTREAM_MALFORMED; {advice} of the gateway" in outcome.err
+        assert "report" not in outcome.err
 
 
 def test_an_unsuitable_peer_is_no_traceback(gateway: ScriptedGateway) -> None:

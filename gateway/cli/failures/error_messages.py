@@ -26,6 +26,14 @@ _BY_REASON = {
     "UPSTREAM_TIMEOUT": "try again later",
 }
 
+# For responses that do not follow the protocol, by the HTTP status.
+_NOT_FROM_API = {
+    **dict.fromkeys(
+        ("401", "403"), "check the token, or ask the operator of the gateway about proxies in front of the upstream"
+    ),
+    "": "ask the operator of the gateway what responds at its upstream_url",
+}
+
 _NOT_FROM_GATEWAY = {
     grpc.StatusCode.UNAVAILABLE: "check that the gateway runs there, or name another one with --target",
     grpc.StatusCode.UNIMPLEMENTED: "is this the address of a Job Gateway? name another one with --target",
@@ -109,6 +117,9 @@ def _field_lines(error: GatewayError) -> list[str]:
 
 
 def _advice(error: GatewayError) -> str:
+    if error.reason == "UPSTREAM_MALFORMED":
+        # What is not from the API is probably from a proxy.
+        return _NOT_FROM_API.get(error.metadata.get("http_status", ""), _NOT_FROM_API[""])
     if error.reason in _BY_REASON:
         return _BY_REASON[error.reason]
     if error.retry_delay is not None:
