@@ -84,12 +84,13 @@ def failing(
     retry: float | None = None,
     uid: int = 0,
     message: str = "",
-    **metadata: str,
+    http_status: str = "",
 ) -> Callable[[grpc.ServicerContext], None]:
     details = []
     if reason:
         info = error_details_pb2.ErrorInfo(reason=reason, domain="jobgateway")
-        info.metadata.update(metadata | ({"uid": str(uid)} if uid else {}))
+        known = {"uid": str(uid) if uid else "", "http_status": http_status}
+        info.metadata.update({name: value for name, value in known.items() if value})
         details.append(packed(info))
     if retry is not None:
         delay = duration_pb2.Duration()
@@ -788,9 +789,8 @@ def test_a_result_file_is_kept_unless_a_job_succeeded(gateway: ScriptedGateway, 
 
 
 def test_a_refusal_that_is_not_of_the_api_is_not_to_be_reported(gateway: ScriptedGateway) -> None:
-    for http_status, advice in ((401, "check the token, or ask the operator"), (404, "ask the operator")):
-        metadata = {"http_status": str(http_status)}
-        gateway.script = [act(then=failing(grpc.StatusCode.INTERNAL, "UPSTREAM_MALFORMED", **metadata))]
+    for status, advice in (("401", "check the token, or ask the operator"), ("404", "ask the operator")):
+        gateway.script = [act(then=failing(grpc.StatusCode.INTERNAL, "UPSTREAM_MALFORMED", http_status=status))]
         outcome = Outcome(gateway, "get", str(UID))
         assert f"it failed as UPSTREAM_MALFORMED; {advice} of the gateway" in outcome.err
         assert "report" not in outcome.err

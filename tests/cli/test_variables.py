@@ -111,7 +111,7 @@ def test_names_in_the_variable_stop_no_report(command: list[str]) -> None:
     code = CliRunner().invoke(app, words).exit_code
     result = CliRunner().invoke(app, words, env={"JOBGATEWAY_OUTPUT": "name"})
     assert result.exit_code == code != 2
-    assert "127.0.0.1:1" in result.output
+    assert "127.0.0.1" in result.output
     refused = CliRunner().invoke(app, [*words, "-o", "name"])
     assert refused.exit_code == 2
     assert "'name' is not one of 'text', 'json'" in refused.stderr
