@@ -460,7 +460,7 @@ def test_a_deadline_bounds_each_stream_and_the_waits_between(gateway: ScriptedGa
 
 
 @pytest.mark.parametrize("command", ["watch", "wait"])
-def test_a_job_of_which_nothing_is_known_is_not_said_to_continue(gateway: ScriptedGateway, command: str) -> None:
+def test_a_job_without_any_state_is_not_said_to_continue(gateway: ScriptedGateway, command: str) -> None:
     gateway.script = [act(then=hold)]
     outcome = Outcome(gateway, command, str(UID), "--deadline", "0.3")
     again = f"{command} {'it ' if command == 'watch' else ''}again: jobgateway {command} 42 --target {gateway.target}"
@@ -914,7 +914,7 @@ def test_a_cancellation_is_one_object(gateway: ScriptedGateway, fails: bool) -> 
 
 
 @pytest.mark.slow
-def test_a_gateway_that_is_gone_is_named_if_a_job_is_not_cancelled(gateway: ScriptedGateway) -> None:
+def test_a_failed_cancellation_names_a_gateway_that_is_gone(gateway: ScriptedGateway) -> None:
     gateway.script = [act(state(10), then=hold)]
     with start(gateway, "watch", str(UID), "--cancel-on-interrupt") as process:
         assert process.stderr is not None
