@@ -475,11 +475,13 @@ def _of_file(file: TomlFile | None, problems: list[str]) -> Iterator[tuple[str, 
     for name, value in file.values.items():
         given = _Value(_text(value) or "", "file", name, file)
         if name not in Settings.model_fields:
-            meant = hints.nearest(name.removeprefix(PREFIX.lower()), Settings.model_fields)
+            meant = hints.nearest(name.lower().removeprefix(PREFIX.lower()), Settings.model_fields)
             problems.append(
                 f"{given.subject}: there is no such setting; "
                 + (f"did you mean {meant}?" if meant else "docs/reference/settings.md lists all")
             )
+        elif Settings.model_fields[name].annotation is bool and isinstance(value, str):
+            problems.append(f"{given.subject}: must be true or false; leave out quotes")
         elif _text(value) is None:
             problems.append(f"{given.subject}: must be a text, a number, true or false")
         else:

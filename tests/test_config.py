@@ -354,6 +354,15 @@ def test_mistakes_in_a_file_have_its_lines(environment: pytest.MonkeyPatch, tmp_
     assert SECRET not in "".join(problems)
 
 
+def test_a_switch_in_a_file_is_no_text(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text('reflection = "yes"\nJOBGATEWAY_MAX_CALLS = 3\n')
+    assert read(Sources(file=file)).problems == (
+        f"{file}:1: reflection: must be true or false; leave out quotes",
+        f"{file}:2: JOBGATEWAY_MAX_CALLS: there is no such setting; did you mean max_calls?",
+    )
+
+
 @pytest.mark.parametrize(
     ("contents", "problem"),
     [

@@ -93,6 +93,9 @@ def run() -> NoReturn:
     try:
         app(prog_name=NAME)
     except SystemExit as left:
+        if number := stdio.signal_of(left.code):
+            sys.stdout.flush()
+            stdio.die_of(number)
         if left.code:
             raise
     # Commands have checked their own output; this is for `--help`.

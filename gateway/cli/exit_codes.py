@@ -39,5 +39,8 @@ MEANINGS = {
     BROKEN_PIPE: "the reader of the output left",
     TERMINATED: "SIGTERM",
 }
-REMARK = "With 4 and 141, standard error names the job that was sent."
+REMARK = (
+    "With 4 and 141, standard error names the job that was sent. "
+    "With 129, 130 and 143, the command died of the signal after cleaning up, so that the loop of a shell ends, too."
+)
 EXPLAINED = f"Exit codes: {', '.join(f'{code} {meaning}' for code, meaning in MEANINGS.items())}. {REMARK}"

@@ -85,13 +85,13 @@ async def serve(settings: Settings, remarks: Sequence[str] = ()) -> int:
         # The process must end even if the event loop, or a file that the start waits for, hangs forever.
         leave_after(settings.drain_grace_seconds + defaults.CLOSE_SECONDS, 1)
 
-    def stop() -> None:
+    def stop(_: int) -> None:
         limit_the_drain()
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(stopping.set)
 
     # A second signal means that no one wants to wait for the drain. Python's own exit would wait for threads.
-    signals.watch(first=stop, later=lambda: os._exit(1))
+    signals.watch(first=stop, later=lambda _: os._exit(1))
     shortages = loop.create_task(log_shortages(SystemClock()))
     gateway = Gateway(settings, tracing.from_environment())
     await gateway.start()

@@ -26,16 +26,14 @@ def block() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
 
 
-def watch(first: Callable[[], None], later: Callable[[], None]) -> None:
-    """Call `first` for the first of these signals, and `later` for each one after it, in a new thread."""
+def watch(first: Callable[[int], None], later: Callable[[int], None]) -> None:
+    """Call `first` with the first of these signals, and `later` with each one after it, in a new thread."""
     block()
     numbers = stop_signals()
 
     def wait() -> None:
-        signal.sigwait(numbers)
-        first()
+        first(signal.sigwait(numbers))
         while True:
-            signal.sigwait(numbers)
-            later()
+            later(signal.sigwait(numbers))
 
     threading.Thread(target=wait, name="signals", daemon=True).start()

@@ -321,14 +321,14 @@ def test_an_interrupt_leaves_the_job_running(place: Place) -> None:
         uid = re.findall(r"job (\d+) running", process.stderr.readline())[0]
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == -signal.SIGINT
     assert f"jobgateway watch {uid} --target {place.target}\n" in err
     with start("watch", uid, "--cancel-on-interrupt", variables={"JOBGATEWAY_TARGET": place.target}) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith(f"job {uid} running")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == -signal.SIGINT
     assert f"asked to cancel; state: job {uid} cancelled" in err
 
 

@@ -306,7 +306,30 @@ def test_without_tls_files_of_the_context_are_not_used(file: Path) -> None:
         assert not call.secured
     assert not taken("--no-tls", JOBGATEWAY_CA_FILE="ca").secured
     assert taken("--ca-file", "ca", JOBGATEWAY_TLS="false").secured
-    assert taken("--no-tls", "--ca-file", "ca").secured
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "said"),
+    [
+        (["--no-tls", "--ca-file", "ca"], {}, "--no-tls and --ca-file"),
+        ([], {"JOBGATEWAY_TLS": "false", "JOBGATEWAY_KEY_FILE": "k"}, "JOBGATEWAY_TLS and JOBGATEWAY_KEY_FILE"),
+    ],
+)
+def test_a_file_for_tls_contradicts_no_tls(file: Path, words: list[str], variables: dict[str, str], said: str) -> None:
+    assert not file.exists()
+    line = f"{said} contradict each other; leave one of them out"
+    assert refused("get", "5", *words, **variables) == line
+
+
+def test_a_context_has_no_file_for_tls_beside_no_tls(file: Path, tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.touch()
+    words = ["config", "set", "a", "--target", "x:1", "--ca-file", str(authority)]
+    said = "a.tls: is false, but ca_file is for TLS; remove one of them"
+    assert refused(*words, "--no-tls").endswith(said)
+    assert not file.exists()
+    assert run(*words).exit_code == 0
+    assert refused("config", "set", "a", "--no-tls").endswith(said)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -18,7 +19,6 @@ from gateway.cli.options.shared import DEMO_TOKEN as TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
@@ -178,7 +178,7 @@ def test_commands_without_a_job_tell_that_their_output_is_lost(target: str, argu
 @pytest.mark.parametrize("arguments", [["send", *JOB], ["demo"]])
 def test_ctrl_c_during_the_imports_leaves_without_a_traceback(target: str, module: str, arguments: list[str]) -> None:
     command = [sys.executable, "-c", INTERRUPTED.format(module=module)]
-    assert shell(target, "", *arguments, command=command) == (130, "")
+    assert shell(target, "", *arguments, command=command) == (-signal.SIGINT, "")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_signal_after_the_job_was_sent_names_it(target: str, number: signal.Si
         assert "running" in process.stderr.readline()
         process.send_signal(number)
         _, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + number
+    assert process.returncode == -number
     assert re.fullmatch(r"interrupted; job \d+ continues, watch it again: .+", err.splitlines()[-1])
 
 
@@ -212,7 +212,7 @@ def test_a_signal_cancels_the_job_if_it_should(target: str) -> None:
         assert "running" in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=120)
-    assert process.returncode == 143
+    assert process.returncode == -signal.SIGTERM
     assert re.search(r"asked to cancel; state: job \d+ cancelled", err)
 
 
@@ -228,8 +228,63 @@ def test_a_signal_leaves_the_terminal_as_it_was(target: str) -> None:
             while piece := os.read(ours, 65536):
                 shown += piece
     os.close(ours)
-    assert process.returncode == 143
+    assert process.returncode == -signal.SIGTERM
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l"), "the cursor is shown again"
+
+
+def test_ctrl_c_ends_the_loop_of_a_shell(target: str) -> None:
+    loop = 'for each in 1 2; do "$@"; done; echo "end of the loop"'
+    command = ["bash", "-c", loop, "bash", *COMMAND, "run", *JOB[:-1], "duration=60"]
+    with subprocess.Popen(  # noqa: S603 - our own command
+        command,
+        env=environment(target),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        assert "running" in process.stderr.readline()
+        # As a terminal does, to both.
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (-signal.SIGINT, "")
+    assert re.fullmatch(r"interrupted; job \d+ continues, watch it again: .+", err.splitlines()[-1])
+
+
+# The first process of a container ignores signals with their default action.
+CONTAINER = ["unshare", "--pid", "--fork", "--user", "--map-root-user"]
+contained = pytest.mark.skipif(
+    subprocess.run([*CONTAINER, "true"], capture_output=True, check=False).returncode != 0,  # noqa: S603 - our own
+    reason="this machine has no namespaces",
+)
+
+
+@contained
+def test_ctrl_c_during_the_imports_ends_a_container(target: str) -> None:
+    command = [*CONTAINER, sys.executable, "-c", INTERRUPTED.format(module="typer")]
+    assert shell(target, "", "send", *JOB, command=command) == (130, "")
+
+
+@contained
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_a_container(target: str, number: signal.Signals, code: int) -> None:
+    with (
+        subprocess.Popen(  # noqa: S603 - our own command
+            [*CONTAINER, *COMMAND, "run", *JOB[:-1], "duration=60"],
+            env=environment(target),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process
+    ):
+        assert process.stderr is not None
+        assert "running" in process.stderr.readline()
+        first = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        os.kill(int(first), number)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert re.fullmatch(r"interrupted; job \d+ continues, watch it again: .+", err.splitlines()[-1])
 
 
 def test_nohup_keeps_a_command_running(target: str) -> None:

@@ -104,8 +104,22 @@ def test_a_device_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> N
                 read_params([], None, Path(file))
 
 
+def test_a_member_that_is_not_utf_8_is_named() -> None:
+    with pytest.raises(ParamsInvalid, match=r"--param name: it is not UTF-8 \(byte 2\)"):
+        read_params(["a=1", "name=x\udcff"], None, None)
+
+
+def test_a_value_with_a_space_in_the_variable_is_explained() -> None:
+    result = CliRunner().invoke(app, RUN, env={"JOBGATEWAY_TOKEN": "t", "JOBGATEWAY_PARAM": 'a=1 b="x y"'})
+    assert result.exit_code == 2
+    assert result.stderr == (
+        'JOBGATEWAY_PARAM: y" is not KEY=VALUE; it is a list of words, so put values with a space as JSON into '
+        "JOBGATEWAY_PARAMS\n"
+    )
+
+
 def test_a_member_with_a_key_twice_is_refused() -> None:
-    with pytest.raises(ParamsInvalid, match="--param: an object has the key 'b' twice"):
+    with pytest.raises(ParamsInvalid, match="--param a: an object has the key 'b' twice"):
         read_params(['a={"b": 1, "b": 2}'], None, None)
 
 
@@ -204,6 +218,9 @@ def test_the_token_of_the_file_wins_and_loses_its_newline(tmp_path: Path, monkey
         (b"secret word", "a space"),
         (b"secret\nword", "a space"),
         (b"\xff", "ASCII"),
+        (b"Bearer secret", "begins with Bearer; leave that word out"),
+        (b"\xef\xbb\xbfsecret\n", "begins with a byte order mark; save it without one"),
+        ("secret".encode("utf-16"), "is in UTF-16; save it in UTF-8 without a byte order mark"),
     ],
 )
 def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(content: bytes, said: str, tmp_path: Path) -> None:

@@ -30,11 +30,15 @@ from gateway.cli.app import app
 from gateway.cli.client import patience
 from gateway.cli.client.patience import PatientWatch
 from gateway.cli.failures.failure_codes import failure_code
+from gateway.errors import SubmitOutcomeUnknown
+from gateway.rpc.status import to_rpc_error
 from tests.cli.test_commands import start as start_command
 from tests.support.terminal import Terminal
 
 UID = 42
 TOKEN = "secret-of-the-test"
+# As the gateway writes it.
+UNKNOWN = to_rpc_error(SubmitOutcomeUnknown("the upstream is not available (HTTP 503); try again later", 503)).message
 Act = Callable[[grpc.ServicerContext], Iterator[pb.JobEvent]]
 
 
@@ -53,6 +57,12 @@ def end(result: bytes = b"", *, in_message: bool = True, sha256: str | None = No
     return pb.JobEvent(uid=UID, job=job, resume_token="end")
 
 
+def failed() -> pb.JobEvent:
+    event = end()
+    event.job.status = pb.JOB_STATUS_ERROR
+    return event
+
+
 def chunk(result: bytes, start: int, stop: int) -> pb.JobEvent:
     piece = pb.ContentChunk(offset=start, data=result[start:stop], content_size=len(result))
     return pb.JobEvent(uid=UID, content_chunk=piece, resume_token=f"chunk-{stop}")
@@ -68,19 +78,27 @@ def act(*events: pb.JobEvent, then: Callable[[grpc.ServicerContext], None] | Non
 
 
 def failing(
-    code: grpc.StatusCode, reason: str = "", *, retry: float | None = None, uid: int = 0
+    code: grpc.StatusCode,
+    reason: str = "",
+    *,
+    retry: float | None = None,
+    uid: int = 0,
+    message: str = "",
+    http_status: str = "",
 ) -> Callable[[grpc.ServicerContext], None]:
     details = []
     if reason:
         info = error_details_pb2.ErrorInfo(reason=reason, domain="jobgateway")
-        if uid:
-            info.metadata["uid"] = str(uid)
+        known = {"uid": str(uid) if uid else "", "http_status": http_status}
+        info.metadata.update({name: value for name, value in known.items() if value})
         details.append(packed(info))
     if retry is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(round(retry * 1000))
         details.append(packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-    status = status_pb2.Status(code=code.value[0], message=f"it failed as {reason or code.name}", details=details)
+    status = status_pb2.Status(
+        code=code.value[0], message=message or f"it failed as {reason or code.name}", details=details
+    )
 
     def fail(context: grpc.ServicerContext) -> None:
         context.abort_with_status(rpc_status.to_status(status))
@@ -110,6 +128,7 @@ class ScriptedGateway(pb_grpc.JobServiceServicer):
         self.cancel_hangs = False
         self.asked = threading.Event()
         self.target = ""
+        self.stop: Callable[[], object]
 
     def RunJob(self, request: pb.RunJobRequest, context: grpc.ServicerContext) -> Iterator[pb.JobEvent]:
         self.runs.append(request)
@@ -162,8 +181,9 @@ def gateway() -> Iterator[ScriptedGateway]:
     pb_grpc.add_JobServiceServicer_to_server(servicer, server)
     servicer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
+    servicer.stop = lambda: server.stop(None).wait()
     yield servicer
-    server.stop(None).wait()
+    servicer.stop()
 
 
 class Outcome:
@@ -477,6 +497,38 @@ def test_a_time_limit_names_the_outage_of_the_upstream(gateway: ScriptedGateway,
     assert f"the 2 s of {option} passed while the upstream was failing (UPSTREAM_TIMEOUT)" in outcome.err
 
 
+@pytest.mark.parametrize("command", ["watch", "wait"])
+def test_a_job_without_any_state_is_not_said_to_continue(gateway: ScriptedGateway, command: str) -> None:
+    gateway.script = [act(then=hold)]
+    outcome = Outcome(gateway, command, str(UID), "--deadline", "0.3")
+    again = f"{command} {'it ' if command == 'watch' else ''}again: jobgateway {command} 42 --target {gateway.target}"
+    assert outcome.err == f"the 0.3 s of --deadline passed; no state of job 42 arrived, {again}\n"
+
+
+@pytest.mark.parametrize("request_id", ["", "order-1"])
+@pytest.mark.parametrize("command", ["send", "run"])
+def test_an_unknown_outcome_is_told_for_this_command(gateway: ScriptedGateway, command: str, request_id: str) -> None:
+    gateway.script = [act(then=failing(grpc.StatusCode.UNKNOWN, "SUBMIT_OUTCOME_UNKNOWN", message=UNKNOWN))]
+    options = ["--request-id", request_id] if request_id else []
+    outcome = Outcome(gateway, command, "--workspace", "1", "--entity", "7", "-o", "json", *options)
+    then = "the job has no number yet, and may or may not run: "
+    if request_id:
+        then += "the same command finds it by its --request-id order-1"
+    else:
+        then += "look in the VIKTOR app before you send it again"
+    problem = "the upstream is not available (HTTP 503)"
+    assert outcome.code == 9
+    assert outcome.err == f"{problem} [UNKNOWN, SUBMIT_OUTCOME_UNKNOWN]\n{then}\n"
+    assert error_of(outcome)["message"] == f"{problem}; {then}"
+
+
+@pytest.mark.parametrize("command", ["get", "wait", "watch", "cancel"])
+def test_a_missing_token_names_the_job_in_json(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "5", "-o", "json"], env={"JOBGATEWAY_TOKEN": ""})
+    error = json.loads(result.stdout)["error"]
+    assert (result.exit_code, error["code"], error["uid"]) == (6, "UNAUTHENTICATED", "5")
+
+
 def error_of(outcome: Outcome) -> dict[str, object]:
     error = json.loads(outcome.out.splitlines()[-1])["error"]
     assert isinstance(error, dict)
@@ -750,6 +802,37 @@ def test_a_result_for_a_file_comes_as_a_stream(gateway: ScriptedGateway, tmp_pat
     assert file.read_bytes() == result
 
 
+@pytest.mark.parametrize("command", ["get", "watch"])
+def test_a_result_file_never_has_an_earlier_result(gateway: ScriptedGateway, command: str, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    options = [command, str(UID), "--save", str(file)]
+    gateway.script = [act(end())]
+    assert f"there is no result, so {file} was not written\n" in Outcome(gateway, *options).err
+    assert not file.exists()
+    file.write_text("earlier")
+    gateway.script = [act(end())]
+    outcome = Outcome(gateway, *options)
+    assert (outcome.code, file.read_text()) == (0, "")
+    assert outcome.err.endswith(f"there is no result, so {file} is empty now\n")
+
+
+def test_a_result_file_is_kept_unless_a_job_succeeded(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_text("earlier")
+    for last in (state(10), end(b"result!", in_message=False), failed()):
+        gateway.script = [act(last), act(last)]
+        assert Outcome(gateway, "get", str(UID), "--save", str(file)).out == ""
+        assert file.read_text() == "earlier"
+
+
+def test_a_refusal_that_is_not_of_the_api_is_not_to_be_reported(gateway: ScriptedGateway) -> None:
+    for status, advice in (("401", "check the token, or ask the operator"), ("404", "ask the operator")):
+        gateway.script = [act(then=failing(grpc.StatusCode.INTERNAL, "UPSTREAM_MALFORMED", http_status=status))]
+        outcome = Outcome(gateway, "get", str(UID))
+        assert f"it failed as UPSTREAM_MALFORMED; {advice} of the gateway" in outcome.err
+        assert "report" not in outcome.err
+
+
 def test_an_unsuitable_peer_is_no_traceback(gateway: ScriptedGateway) -> None:
     gateway.script = [act(then=failing(grpc.StatusCode.UNIMPLEMENTED))]
     outcome = Outcome(gateway, "get", str(UID))
@@ -784,7 +867,7 @@ def test_an_interrupt_before_the_job_has_a_name_says_so(
         gateway.asked.wait()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == -signal.SIGINT
     assert said in err
     assert "Traceback" not in err
 
@@ -799,7 +882,7 @@ def test_an_interrupt_leaves_the_job_or_cancels_it(gateway: ScriptedGateway, can
         assert process.stderr.readline() == "job 42 running 10%: working\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == -signal.SIGINT
     assert gateway.cancelled == ([UID] if cancel else [])
     if cancel:
         assert "asked to cancel; state: job 42 cancelled" in err
@@ -820,7 +903,7 @@ def test_ctrl_c_erases_the_moving_lines(gateway: ScriptedGateway, command: str, 
             # Later than the first lines, which the thread that is interrupted draws itself.
             terminal.wait_for(moved)
             terminal.type(b"\x03")
-            assert process.wait() == 130
+            assert process.wait() == -signal.SIGINT
         assert terminal.lines()[0].startswith("interrupted; job 42")
 
 
@@ -856,7 +939,7 @@ def test_an_interrupted_result_is_of_a_job_that_has_ended(gateway: ScriptedGatew
         assert process.stderr.readline() == "job 42 result: 4 of 9 bytes\n"
         process.send_signal(signal.SIGINT)
         assert "interrupted; job 42 has ended, watch it again: " in process.stderr.read()
-        assert process.wait() == 130
+        assert process.wait() == -signal.SIGINT
 
 
 @pytest.mark.slow
@@ -867,8 +950,45 @@ def test_a_cancellation_that_fails_keeps_the_code_of_the_signal(gateway: Scripte
         assert process.stderr is not None
         process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        assert "try again later [UNAVAILABLE, DRAINING]" in process.stderr.read()
-        assert process.wait() == 130
+        assert process.stderr.read().splitlines()[-2:] == [
+            "interrupted; cancelling job 42",
+            "cancelling job 42 failed (it failed as DRAINING), so it may continue; "
+            f"try again: jobgateway cancel 42 --target {gateway.target}",
+        ]
+        assert process.wait() == -signal.SIGINT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_cancellation_is_one_object(gateway: ScriptedGateway, fails: bool) -> None:
+    gateway.script = [act(state(10), then=hold)]
+    gateway.cancel_fails = fails
+    with start(gateway, "watch", str(UID), "--cancel-on-interrupt", "-o", "json") as process:
+        assert process.stdout is not None
+        assert "job" in json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    (error,) = [each["error"] for each in map(json.loads, out.splitlines()) if "error" in each]
+    assert (error["code"], error["uid"]) == ("INTERRUPTED", "42")
+    assert error["message"] == err.splitlines()[-1]
+    assert error["reason"] == ("DRAINING" if fails else None)
+
+
+@pytest.mark.slow
+def test_a_failed_cancellation_names_a_gateway_that_is_gone(gateway: ScriptedGateway) -> None:
+    gateway.script = [act(state(10), then=hold)]
+    with start(gateway, "watch", str(UID), "--cancel-on-interrupt") as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        gateway.stop()
+        assert "job 42: the connection to the gateway was lost; resuming in" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        last = process.stderr.read().splitlines()[-1]
+    cause = f"{gateway.target} cannot be reached (Connection refused)"
+    assert last == (
+        f"cancelling job 42 failed ({cause}), so it may continue; "
+        f"try again: jobgateway cancel 42 --target {gateway.target}"
+    )
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ async def test_an_http1_server_is_named(gateway: Gateway) -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith(f"{problem}; name the gRPC address")
     error = json.loads(result.stdout)["error"]
-    assert (error["code"], error["message"]) == ("USAGE", problem)
+    assert (error["code"], error["message"]) == ("USAGE", result.stderr.removesuffix("\n"))
 
 
 async def test_a_certificate_that_is_not_trusted_is_named(

@@ -1,6 +1,7 @@
 """The environment variable of each option."""
 
 import inspect
+import json
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -103,6 +104,25 @@ def test_config_set_stores_no_variable_of_other_commands() -> None:
     shared = {f"{PREFIX}{name.upper()}" for name in stored}
     context = typer.Context(set_context, info_name="set", parent=root())
     assert shared & {str(variables.of_option(each, context)) for each in set_context.params[1:]} == set()
+
+
+@pytest.mark.parametrize("command", [["config", "show"], ["ping"], ["doctor", "--hold", "0"]])
+def test_names_in_the_variable_stop_no_report(command: list[str]) -> None:
+    words = [*command, "--target", "127.0.0.1:1"]
+    code = CliRunner().invoke(app, words).exit_code
+    result = CliRunner().invoke(app, words, env={"JOBGATEWAY_OUTPUT": "name"})
+    assert result.exit_code == code != 2
+    assert "127.0.0.1" in result.output
+    refused = CliRunner().invoke(app, [*words, "-o", "name"])
+    assert refused.exit_code == 2
+    assert "'name' is not one of 'text', 'json'" in refused.stderr
+
+
+@pytest.mark.parametrize("words", [["gte"], ["config", "gte"]])
+def test_a_mistyped_command_is_an_object_by_the_variable(words: list[str]) -> None:
+    result = CliRunner().invoke(app, words, env={"JOBGATEWAY_OUTPUT": "json"})
+    assert json.loads(result.stdout)["error"]["code"] == "USAGE"
+    assert not CliRunner().invoke(app, words).stdout
 
 
 def test_the_output_of_a_command_is_one_variable_for_all() -> None:

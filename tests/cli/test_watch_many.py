@@ -162,6 +162,13 @@ def test_a_deadline_names_each_job_that_continues(as_json: bool) -> None:
         assert [(each["uid"], each["message"]) for each in errors] == [("1", said), ("3", said)]
 
 
+def test_a_job_without_a_state_is_not_said_to_continue() -> None:
+    for known, said in (([], "no state of 2 jobs"), ([state(2)], "1 job continues and no state of 1 job")):
+        with ManyJobsGateway([Read(2), *known, Hold()]) as gateway:
+            outcome = watch(gateway, "1", "2", "--deadline", "0.5")
+        assert f"passed; {said} arrived, watch them again: " in outcome.stderr
+
+
 def test_an_output_file_is_for_one_job() -> None:
     with ManyJobsGateway() as gateway:
         outcome = watch(gateway, "1", "2", "--save", "file")
@@ -179,15 +186,14 @@ def test_an_interrupt_leaves_the_jobs_or_cancels_them(cancel: bool) -> None:
             assert process.stdout.readline() == "job 2 succeeded\n"
             process.send_signal(signal.SIGINT)
             out, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == -signal.SIGINT
     assert "3 jobs" not in out
     assert gateway.cancelled == ([1, 3] if cancel else [])
     if cancel:
         assert err.count("asked to cancel; state: job") == 2
     else:
-        assert (
-            err == f"interrupted; 2 jobs continue; watch them again: jobgateway watch 1 3 --target {gateway.target}\n"
-        )
+        again = f"watch them again: jobgateway watch 1 3 --target {gateway.target}"
+        assert err == f"interrupted; no state of 2 jobs arrived, {again}\n"
 
 
 @pytest.mark.slow

@@ -37,8 +37,7 @@ def send(job: opt.JobOptions, call: opt.CallOptions, shown: opt.OutputOptions) -
 
 def get(uid: int, call: opt.QuickCallOptions, shown: opt.OutputOptions) -> None:
     """Show the current state of a job."""
-    with session(call, shown.output, shown.save) as current:
-        current.uid = uid
+    with session(call, shown.output, shown.save, uids=[uid]) as current:
         job = response.read(current, uid)
         show_job(job)
         response.conclude(current, job, shown)
@@ -46,8 +45,7 @@ def get(uid: int, call: opt.QuickCallOptions, shown: opt.OutputOptions) -> None:
 
 def cancel(uid: int, call: opt.QuickCallOptions, output: opt.Output) -> None:
     """Ask to cancel a job."""
-    with session(call, output) as current:
-        current.uid = uid
+    with session(call, output, uids=[uid]) as current:
         with pending(f"cancelling job {uid}"):
             job = current.client.cancel(uid, timeout=current.deadline.left())
         show_job(job)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from jobgateway_client import Tls, TlsFileError
 
-from gateway.cli.options.contexts import Strength
 from gateway.cli.options.files import MAX_TOKEN_BYTES, exists, read_bounded
 from gateway.cli.options.shared import ConnectionOptions
-from gateway.cli.options.variables import TOKEN, of_shared
+from gateway.cli.options.variables import TOKEN
+from gateway.strict_json import other_encoding, without_mark
 
 
 class TokenUnusable(Exception):
@@ -33,14 +33,7 @@ def given_token(call: ConnectionOptions) -> str:
     """
     if call.token_file is None and not call.takes_token:
         raise TokenUnusable(f"the context {call.chosen} has no token; name a file that holds it with --token-file")
-    return read_token(call.token_file, _token_option(call))
-
-
-def _token_option(call: ConnectionOptions) -> str:
-    source = call.sources.get("token_file")
-    if source is Strength.CONTEXT:
-        return f"token_file of the context {call.chosen}"
-    return of_shared("token_file") if source is Strength.VARIABLE else "--token-file"
+    return read_token(call.token_file, call.given_as("token_file"))
 
 
 def read_token(file: Path | None, option: str = "--token-file") -> str:
@@ -61,7 +54,7 @@ def read_token(file: Path | None, option: str = "--token-file") -> str:
         # The value may be the token itself, so it is not repeated.
         raise TokenUnusable(f"{option}: there is no such file; give the path of a file that exists")
     try:
-        token = read_bounded(file, MAX_TOKEN_BYTES).decode("ascii").rstrip("\r\n") if file else environment
+        token = _decoded(file) if file else environment
     except OSError as error:
         raise TokenUnusable(f"the token file {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
@@ -70,9 +63,27 @@ def read_token(file: Path | None, option: str = "--token-file") -> str:
     source = f"the token file {file}" if file else TOKEN
     if not token:
         raise TokenUnusable(f"{source} is empty; put a token into it")
+    if token.lower().startswith("bearer "):
+        raise TokenUnusable(f"{source} begins with Bearer; leave that word out, because it is added to each call")
     if not all("!" <= character <= "~" for character in token):
         raise TokenUnusable(f"{source} has a space or another character that no token has; put only the token into it")
     return token
+
+
+def _decoded(file: Path) -> str:
+    """Return the text of a token file.
+
+    Raises:
+        UnicodeDecodeError: It is not ASCII.
+        TokenUnusable: An editor wrote a byte order mark, or another encoding.
+
+    """
+    contents = read_bounded(file, MAX_TOKEN_BYTES)
+    if without_mark(contents) != contents:
+        raise TokenUnusable(f"the token file {file} begins with a byte order mark; save it without one")
+    if encoding := other_encoding(contents):
+        raise TokenUnusable(f"the token file {file} is in {encoding}; save it in UTF-8 without a byte order mark")
+    return contents.decode("ascii").rstrip("\r\n")
 
 
 class TokenFile:
@@ -122,5 +133,5 @@ def tls(call: ConnectionOptions) -> Tls | None:
     try:
         return Tls.from_files(**files)
     except TlsFileError as error:
-        named = [f"--{name.replace('_', '-')} {files[name] or ''}".rstrip() for name in error.names]
+        named = [f"{call.given_as(name)} {files[name] or ''}".rstrip() for name in error.names]
         raise TlsUnusable(f"{' and '.join(named)}: {error.problem}") from error

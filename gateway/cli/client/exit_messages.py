@@ -9,7 +9,7 @@ from jobgateway_client import GatewayError
 from gateway.cli.client.session import Session
 from gateway.cli.display.job_lines import job_line
 from gateway.cli.exit_codes import CALL_FAILED, TIME_PASSED, UNAVAILABLE
-from gateway.cli.failures import time_limits
+from gateway.cli.failures import error_messages, time_limits
 from gateway.cli.output import stdio, terminal
 from gateway.cli.output.formatting import counted
 
@@ -30,17 +30,18 @@ def failed(
         # Such a request is repeated only if it certainly created no job.
         error = before
     is_unclear = sent is not None and not uid
+    is_unknown = is_unclear and error.reason == "SUBMIT_OUTCOME_UNKNOWN"
     code = current.failure_code(error, sending=is_unclear)
     then = ""
     if is_unclear:
-        then = current.whereabouts() if error.may_have_arrived else ""
+        then = current.whereabouts() if error.may_have_arrived or is_unknown else ""
     elif current.is_over(error):
         then = _later(current, uid)
     elif sent:
         then = current.whereabouts()
     elif code == UNAVAILABLE and began:
         then = current.again(uid)
-    current.show_error(error, then)
+    current.show_error(error_messages.of_unknown_outcome(error) if is_unknown else error, then)
     raise typer.Exit(code)
 
 
@@ -51,7 +52,7 @@ def failed_many(current: Session, error: GatewayError, uids: list[int], *, began
     if not uids:
         pass
     elif current.is_over(error):
-        then = f"{counted(len(uids), 'job')} continue{'s' if len(uids) == 1 else ''}, {current.again(*uids)}"
+        then = _later(current, *uids)
     elif code == UNAVAILABLE and began:
         then = current.again(*uids)
     current.show_error(error, then, uids)
@@ -76,14 +77,14 @@ def interrupted_many(current: Session, uids: list[int], *, cancel: bool) -> NoRe
     """Leave because of a signal, such as Ctrl-C; with `cancel`, ask to cancel the jobs first, which have not ended."""
     # A second Ctrl-C leaves immediately, as below.
     stdio.leave_on_interrupt()
-    if cancel:
-        current.show_interrupt(f"interrupted; cancelling {counted(len(uids), 'job')}", *uids)
+    if not uids:
+        current.show_interrupt("interrupted; all jobs have ended")
+    elif cancel:
+        terminal.note(f"interrupted; cancelling {counted(len(uids), 'job')}")
         for uid in uids:
             _cancel(current, uid)
     else:
-        jobs = f"{counted(len(uids), 'job')} continue{'s' if len(uids) == 1 else ''}"
-        again = current.again(*uids) if uids else ""
-        current.show_interrupt("; ".join(filter(None, (f"interrupted; {jobs}", again))), *uids)
+        current.show_interrupt(f"interrupted; {_later(current, *uids)}", *uids)
     raise typer.Exit(stdio.interrupt_code())
 
 
@@ -95,18 +96,28 @@ def interrupted(current: Session, uid: int, sent: pb.SendJobRequest | None, *, c
     current.sent, current.uid = sent, uid
     # A second Ctrl-C leaves immediately, because the rest may block, as standard error may.
     stdio.leave_on_interrupt()
-    if sent and not uid:
+    if current.leaves_nothing:
+        current.show_interrupt("interrupted")
+    elif sent and not uid:
         current.show_interrupt(f"interrupted, and nothing was cancelled; {current.whereabouts()}")
     elif not cancel:
         current.show_interrupt(f"interrupted; {_later(current, uid)}")
     else:
-        current.show_interrupt(f"interrupted; cancelling job {uid}")
+        terminal.note(f"interrupted; cancelling job {uid}")
         _cancel(current, uid)
     raise typer.Exit(stdio.interrupt_code())
 
 
-def _later(current: Session, uid: int) -> str:
-    return f"job {uid} {'has ended' if current.ended else 'continues'}, {current.again(uid)}"
+def _later(current: Session, *uids: int) -> str:
+    """Return what is known about jobs whose end has not arrived, and how to watch them again."""
+    if len(uids) == 1:
+        (uid,) = uids
+        known = f"job {uid} {'has ended' if current.ended else 'continues'}"
+        return f"{known if uid in current.seen else f'no state of job {uid} arrived'}, {current.again(uid)}"
+    seen = len(current.seen.intersection(uids))
+    known = f"{counted(seen, 'job')} continue{'s' if seen == 1 else ''}" if seen else ""
+    unknown = f"no state of {counted(len(uids) - seen, 'job')} arrived" if seen < len(uids) else ""
+    return f"{' and '.join(filter(None, (known, unknown)))}, {current.again(*uids)}"
 
 
 def _cancel(current: Session, uid: int) -> None:
@@ -114,6 +125,6 @@ def _cancel(current: Session, uid: int) -> None:
         job = current.client.cancel(uid, timeout=_CANCEL_SECONDS)
     except GatewayError as error:
         # The exit code is that of the signal, and other jobs are to be cancelled, too.
-        current.show_error(error, uids=[uid])
+        current.show_failed_cancellation(error, uid)
     else:
-        terminal.note(f"asked to cancel; state: {job_line(job)}")
+        current.show_interrupt(f"asked to cancel; state: {job_line(job)}", uid)

@@ -30,10 +30,10 @@ def watch(uids: list[int], call: LongCallOptions, shown: OutputOptions) -> None:
     if len(several) > 1:
         if shown.save:
             usage_error("--save is for the result of one job: give one UID", shown.output)
-        with session(call, shown.output) as current:
+        with session(call, shown.output, uids=several) as current:
             watch_many.follow(current, several, cancel=call.cancel_on_interrupt)
         return
-    with session(call, shown.output, shown.save) as current:
+    with session(call, shown.output, shown.save, uids=several) as current:
         start = pb.WatchJobRequest(uid=several[0], content_format=_stream_format(shown))
         follow(current, start, shown, cancel=call.cancel_on_interrupt)
 
@@ -59,8 +59,7 @@ def follow(
         with screen:
             for event in events:
                 current.uid = events.uid
-                current.heard(event)
-                current.ended = event.HasField("content_chunk")
+                current.note(event)
                 if event.job.done:
                     last = event
                     continue

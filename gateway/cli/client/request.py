@@ -23,7 +23,7 @@ def job_request(job: JobOptions, content_format: pb.ContentFormat.ValueType, out
             request_id=job.request_id or "",
             content_format=content_format,
         )
-        document = read_params(job.param or [], job.params, job.params_file)
+        document = read_params(job.param or [], job.params, job.params_file, is_variable=job.param_is_variable)
     except ParamsInvalid as error:
         usage_error(str(error), output)
     except UnicodeEncodeError:

@@ -2,10 +2,11 @@
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
@@ -18,8 +19,8 @@ from gateway.cli.exit_codes import (
     NOT_PERMITTED,
     TIME_PASSED,
 )
-from gateway.cli.failures import time_limits
-from gateway.cli.failures.connection_faults import fault
+from gateway.cli.failures import error_messages, time_limits
+from gateway.cli.failures.connection_faults import Fault, fault
 from gateway.cli.failures.error_messages import error_lines
 from gateway.cli.failures.failure_codes import failure_code
 from gateway.cli.failures.problems import output_lost, usage_error
@@ -29,6 +30,9 @@ from gateway.cli.options.shared import STANDARD_STREAM, CallOptions, ConnectionO
 from gateway.cli.options.targets import TargetUnusable, check_target
 from gateway.cli.output import json_output, stdio, terminal
 from gateway.cli.output.formatting import clean
+
+_INTERRUPTED = "INTERRUPTED"
+_LONGEST_CAUSE = 200
 
 
 @dataclass
@@ -46,6 +50,8 @@ class Session:
         call: The options of the connection, which show why it failed, and the time limit.
         verb: The command that a person repeats after a failure: `watch` or `wait`.
         ended: True if the job has ended, and its result is arriving.
+        seen: The jobs of which a state has arrived.
+        leaves_nothing: True if the jobs and the gateway end with the command.
         failing: The reasons why the upstream fails, by job.
 
     """
@@ -60,19 +66,29 @@ class Session:
     call: CallOptions | None = None
     verb: str = "watch"
     ended: bool = False
+    seen: set[int] = field(default_factory=set)
+    leaves_nothing: bool = False
     failing: dict[int, str] = field(default_factory=dict)
 
-    def heard(self, event: pb.JobEvent) -> None:
-        """Note whether the upstream fails, as an event says."""
+    def note(self, event: pb.JobEvent) -> None:
+        """Note what an event says about its job."""
+        self.ended = event.HasField("content_chunk")
+        # A job that was sent runs, although no state of it may have arrived.
+        if self.ended or event.HasField("job") or self.sent:
+            self.seen.add(event.uid)
         if event.heartbeat.last_failure:
             self.failing[event.uid] = event.heartbeat.last_failure
         else:
             self.failing.pop(event.uid, None)
 
-    @property
-    def upstream_failure(self) -> str:
-        """The latest reason why the upstream fails, or an empty text if it does not fail."""
-        return next(reversed(self.failing.values()), "")
+    def time_passed(self, error: GatewayError, deadline: Deadline, option: str, seconds: float) -> str:
+        """Return the line about a time limit, which was given as `option`, with the failure before it."""
+        before = time_limits.cause(error)
+        upstream = next(reversed(self.failing.values()), "")
+        failure = f" while the upstream was failing ({clean(upstream)})" if upstream else ""
+        if before:
+            failure = f" ({error_messages.cause(before, self.target)[:_LONGEST_CAUSE]})"
+        return time_limits.problem(deadline, option, seconds, failure)
 
     def watch_command(self, *uids: int) -> str:
         """Return the command that watches jobs over the same connection."""
@@ -110,23 +126,36 @@ class Session:
         """
         uids = tuple(uids) or (error.uid or self.uid,)
         if self.call and self.call.deadline and self.is_over(error):
-            problem = time_limits.problem(error, self.deadline, "--deadline", self.call.deadline, self.upstream_failure)
+            problem = self.time_passed(error, self.deadline, "--deadline", self.call.deadline)
             self.show_failure(error.code.name, f"{problem}; {then or 'give it more time'}", *uids)
             return
-        found = fault(error, self.call) if self.call else None
+        found = self._fault(error)
         for line in error_lines(error, self.target, found):
             terminal.problem(line)
         if then:
             terminal.note(then)
         if self.output is Output.JSON:
-            message = "; ".join(filter(None, (found.problem if found else error.message, then)))
+            known = error_messages.problem(error, self.target, found)
+            message = "; ".join(filter(None, (known, found.fix if found else "", then)))
             for uid in uids:
                 json_output.show_error(error, uid, message, found.code if found else "")
 
     def failure_code(self, error: GatewayError, *, sending: bool = False) -> int:
         """Return the exit code for an error. `sending` is as in `failure_codes.failure_code`."""
-        found = fault(error, self.call) if self.call else None
+        found = self._fault(error)
         return found.exit_code if found else failure_code(error, sending=sending)
+
+    def show_failed_cancellation(self, error: GatewayError, uid: int) -> None:
+        """Print that a job was not cancelled when the command was interrupted, and how to cancel it."""
+        cause = error_messages.cause(error, self.target, self._fault(error))
+        again = shlex.join(["jobgateway", "cancel", str(uid), *self.connection])
+        line = f"cancelling job {uid} failed ({cause}), so it may continue; try again: {again}"
+        terminal.problem(line)
+        if self.output is Output.JSON:
+            json_output.show_error(error, uid, line, _INTERRUPTED)
+
+    def _fault(self, error: GatewayError) -> Fault | None:
+        return fault(error, self.call) if self.call else None
 
     def show_failure(self, code: str, line: str, *uids: int) -> None:
         """Print a failure that no call reported, of the job of this command or of others."""
@@ -136,7 +165,7 @@ class Session:
     def show_interrupt(self, line: str, *uids: int) -> None:
         """Print that the command was interrupted, and the rest of the `line`."""
         terminal.note(line)
-        self._show_json_failure("INTERRUPTED", line, uids)
+        self._show_json_failure(_INTERRUPTED, line, uids)
 
     def _show_json_failure(self, code: str, line: str, uids: tuple[int, ...]) -> None:
         if self.output is Output.JSON:
@@ -146,25 +175,32 @@ class Session:
 
 @contextmanager
 def session(
-    call: CallOptions, output: Output, save: Path | None = None, *, needs_token: bool = True
+    call: CallOptions,
+    output: Output,
+    save: Path | None = None,
+    *,
+    uids: Sequence[int] = (),
+    needs_token: bool = True,
 ) -> Iterator[Session]:
     """Connect, and leave the process with an exit code if something fails within or before.
 
-    `needs_token`: Leave also if there is no token and no certificate.
+    `uids`: The jobs that the command is about. `needs_token`: Leave also if there is no token and no certificate.
     """
     if save:
-        _check_save(save, output)
+        _check_save(save, output, uids)
     try:
         check_target(call.target)
         secured = tls(call)
         token = token_source(call) if needs_token or token_given(call) else None
     except (TargetUnusable, TlsUnusable) as error:
-        usage_error(str(error), output)
+        usage_error(str(error), output, uids=uids)
     except TokenUnusable as error:
-        usage_error(str(error), output, NOT_PERMITTED)
+        usage_error(str(error), output, NOT_PERMITTED, uids=uids)
     # A person decides about a retry of a single call.
     with Client(call.target, token=token, tls=secured, attempts=1) as client:
         current = Session(client, call.target, Deadline(call.deadline), output, repeated_options(call), call=call)
+        if len(uids) == 1:
+            (current.uid,) = uids
         try:
             with stdio.interruptible():
                 yield from _checked(current)
@@ -172,7 +208,8 @@ def session(
             current.show_error(error)
             raise typer.Exit(current.failure_code(error)) from error
         except KeyboardInterrupt as error:
-            current.show_interrupt("; ".join(filter(None, ("interrupted", current.whereabouts()))))
+            where = "" if current.leaves_nothing else current.whereabouts()
+            current.show_interrupt("; ".join(filter(None, ("interrupted", where))))
             raise typer.Exit(stdio.interrupt_code()) from error
         except stdio.OutputLost as error:
             code = output_lost(error, current.whereabouts())
@@ -233,22 +270,27 @@ def _options(call: ConnectionOptions) -> dict[str, tuple[str, ...]]:
     return words
 
 
-def _check_save(file: Path, output: Output) -> None:
+def _check_save(file: Path, output: Output, uids: Sequence[int]) -> None:
+    def fail(line: str) -> NoReturn:
+        usage_error(line, output, uids=uids)
+
     if file == STANDARD_STREAM:
-        usage_error("--save is for a file; leave it out, as standard output gets the result by default", output)
+        fail("--save is for a file; leave it out, as standard output gets the result by default")
     try:
         file.stat()
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        usage_error(f"--save {file} cannot be written ({error.strerror}); name another file", output)
+        fail(f"--save {file} cannot be written ({error.strerror}); name another file")
     if file.is_dir():
-        usage_error(f"--save {file} is a folder; name a file", output)
+        fail(f"--save {file} is a folder; name a file")
     if file.is_file():
         try:
             # Appends nothing, and keeps the contents until there is a result.
             file.open("ab").close()
         except OSError as error:
-            usage_error(f"--save {file} cannot be written: {error.strerror}; name another file", output)
-    if not file.exists() and not os.access(file.parent, os.W_OK | os.X_OK):
-        usage_error(f"--save {file} cannot be written: {file.parent} is not a folder that you can write to", output)
+            fail(f"--save {file} cannot be written: {error.strerror}; name another file")
+    # Of the file, if it is a link.
+    folder = Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
+    if not file.exists() and not os.access(folder, os.W_OK | os.X_OK):
+        fail(f"--save {file} cannot be written: {folder} is not a folder that you can write to")

@@ -17,8 +17,8 @@ from gateway.cli.options.shared import LongCallOptions, OutputOptions
 
 def wait(uid: int, call: LongCallOptions, shown: OutputOptions, timeout: float | None) -> None:
     """Wait until a job has ended, without its progress. Leave the process unless it succeeded."""
-    with session(call, shown.output, shown.save) as current:
-        current.uid, current.verb = uid, "wait"
+    with session(call, shown.output, shown.save, uids=[uid]) as current:
+        current.verb = "wait"
         if timeout == 0:
             job = response.read(current, uid)
             show_job(job)
@@ -40,8 +40,8 @@ def _last_state(current: Session, timeout: float | None, *, cancel: bool) -> pb.
     try:
         with screen:
             for event in events:
+                current.note(event)
                 screen.event(event)
-                current.heard(event)
                 job = event.job if event.HasField("job") else job
     except KeyboardInterrupt:
         exit_messages.interrupted(current, current.uid, None, cancel=cancel)
@@ -49,7 +49,6 @@ def _last_state(current: Session, timeout: float | None, *, cancel: bool) -> pb.
         if timeout is None or time_limits.passed(error, current.deadline) or not time_limits.passed(error, limit):
             exit_messages.failed(current, error, current.uid, None, began=events.began)
         if job is None:
-            passed = time_limits.problem(error, limit, "--timeout", timeout, current.upstream_failure)
-            exit_messages.no_state(current, passed)
+            exit_messages.no_state(current, current.time_passed(error, limit, "--timeout", timeout))
         show_job(job)
     return job or pb.Job(uid=current.uid)

@@ -44,7 +44,7 @@ def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
                     codes.add(failure_code(item.error))
                     screen.failed(item, _lines(item, current))
                 else:
-                    current.heard(item)
+                    current.note(item)
                     if item.job.done:
                         pending.pop(item.uid)
                     screen.event(item, items.result(item.uid) if item.job.done else b"")

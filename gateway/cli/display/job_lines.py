@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from google.protobuf import json_format, struct_pb2, timestamp_pb2
+from grpc import StatusCode
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Retry
 
@@ -125,7 +126,14 @@ def upstream_failing(reason: str) -> str:
 
 def resumption(retry: Retry) -> str:
     """Return the line about another attempt."""
-    return f"{retry.error.message[:_LONGEST_CAUSE]}; resuming in {retry.wait:.1f} s"
+    error = retry.error
+    problem = error.message[:_LONGEST_CAUSE]
+    if error.connection_failed:
+        problem = "the gateway cannot be reached"
+    elif not error.reason and error.code is StatusCode.UNAVAILABLE:
+        problem = "the connection to the gateway was lost"
+    uid = retry.uid or error.uid
+    return f"{f'job {uid}: ' if uid else ''}{problem}; resuming in {retry.wait:.1f} s"
 
 
 def _fields(fields: struct_pb2.Value) -> list[str]:

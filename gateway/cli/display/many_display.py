@@ -67,7 +67,7 @@ class JsonDisplay:
 
     def retrying(self, retry: Retry) -> None:
         """Print a line to standard error."""
-        note(_resumption(retry))
+        note(resumption(retry))
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +101,7 @@ class LinesDisplay:
 
     def retrying(self, retry: Retry) -> None:
         """Print a line to standard error."""
-        note(_resumption(retry))
+        note(resumption(retry))
 
     def __enter__(self) -> Self:
         return self
@@ -135,8 +135,3 @@ def display(uids: Sequence[int], output: Output) -> ManyDisplay:
             return NameDisplay(tally)
         case Output.TEXT:
             return TableDisplay(Console(), uids) if is_terminal(sys.stdout) else LinesDisplay(tally, sys.stdout)
-
-
-def _resumption(retry: Retry) -> str:
-    uid = retry.error.uid
-    return f"job {uid}: {resumption(retry)}" if uid else resumption(retry)

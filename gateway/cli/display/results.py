@@ -5,8 +5,9 @@ from pathlib import Path
 import typer
 from jobgateway.v1 import job_service_pb2 as pb
 
+from gateway.cli.display.job_lines import succeeded
 from gateway.cli.options.shared import Output, OutputOptions
-from gateway.cli.output import json_output, stdio, terminal
+from gateway.cli.output import json_output, stdio, terminal, whole_file
 
 
 def show_name(uid: int) -> None:
@@ -30,20 +31,26 @@ def conclude(
         OutputLost: The file cannot be written.
 
     """
-    saved = shown.save if shown.save and _saved(result, shown.save) else None
+    saved = shown.save if shown.save and _saved(message, result, shown.save) else None
     if shown.output is Output.JSON:
         json_output.show_message(message, result, replayed=replayed, result_file=saved)
     elif shown.output is Output.TEXT and not shown.save:
         terminal.show_result(result, save_command)
 
 
-def _saved(result: bytes | bytearray, file: Path) -> bool:
-    if not result:
+def _saved(message: pb.Job | pb.JobEvent, result: bytes | bytearray, file: Path) -> bool:
+    job = message if isinstance(message, pb.Job) else message.job
+    # After exit code 0, an earlier result in the file must not look like that of this job.
+    is_stale = succeeded(job) and not job.content_size and file.is_file()
+    if not (result or is_stale):
         terminal.note(f"there is no result, so {file} was not written")
         return False
     try:
-        file.write_bytes(result)
+        whole_file.write(file, result)
     except OSError as error:
         raise stdio.OutputLost(f"--save {file}", error) from error
+    if not result:
+        terminal.note(f"there is no result, so {file} is empty now")
+        return False
     terminal.note(f"result: {len(result):,} {'byte' if len(result) == 1 else 'bytes'} in {file}")
     return True

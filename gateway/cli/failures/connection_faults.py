@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from gateway.cli.exit_codes import NOT_PERMITTED, UNAVAILABLE, USAGE
+from gateway.cli.options.contexts import TLS_FILES, Strength
 from gateway.cli.options.targets import TargetUnusable, host_and_port
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ _NO_SUCH_NAME = (
 )
 # Alerts of TLS about the certificate of a client.
 _REFUSES_CERTIFICATE = ("ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_CERTIFICATE", "ALERT_UNSUPPORTED_CERT")
+
+
+_REMOVAL: dict[Strength | None, str] = {Strength.VARIABLE: "unset", Strength.CONTEXT: "remove"}
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,12 @@ def _not_resolved(call: ConnectionOptions, message: str) -> Fault:
 
 
 def _plain(call: ConnectionOptions, _: str) -> Fault:
-    options = {"--tls": call.tls, "--ca-file": call.ca_file, "--cert-file": call.cert_file, "--key-file": call.key_file}
-    given = " and ".join(name for name, value in options.items() if value)
-    return Fault(f"{call.target} does not use TLS", f"leave out {given}")
+    fixes: dict[str, list[str]] = {}
+    for key in ("tls", *TLS_FILES):
+        if getattr(call, key):
+            fixes.setdefault(_REMOVAL.get(call.sources.get(key), "leave out"), []).append(call.given_as(key))
+    fix = " and ".join(f"{how} {' and '.join(names)}" for how, names in fixes.items())
+    return Fault(f"{call.target} does not use TLS", fix)
 
 
 def _not_verified(call: ConnectionOptions, message: str) -> Fault:
@@ -104,7 +111,9 @@ def _not_verified(call: ConnectionOptions, message: str) -> Fault:
         return Fault(f"the certificate of {call.target} is not valid ({said})", "renew it on the gateway")
     problem = f"the certificate of {call.target} is from an authority that is not trusted"
     if call.ca_file:
-        return Fault(f"{problem} by --ca-file {call.ca_file}", "put the authority of the gateway into this file")
+        return Fault(
+            f"{problem} by {call.given_as('ca_file')} {call.ca_file}", "put the authority of the gateway into this file"
+        )
     return Fault(problem, "trust it with --ca-file FILE")
 
 
@@ -129,7 +138,7 @@ def _certificate_refused(call: ConnectionOptions) -> Fault:
             f"{call.target} requires a client certificate", "present one with --cert-file and --key-file"
         )
     return _without_credential(
-        f"{call.target} rejected the client certificate --cert-file {call.cert_file}",
+        f"{call.target} rejected the client certificate {call.given_as('cert_file')} {call.cert_file}",
         "check that it has not expired, and that the gateway trusts its authority",
     )
 

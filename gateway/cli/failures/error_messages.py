@@ -1,5 +1,6 @@
 """The lines for a failed call: the problem, and the fix."""
 
+import copy
 import re
 
 import grpc
@@ -9,6 +10,10 @@ from gateway.cli.failures.connection_faults import Fault
 
 _LONGEST_FOREIGN_MESSAGE = 200
 _LATER = re.compile(r"\b(?:(?:try again|retry) later|call again)\b")
+_ADVICE_OF_GATEWAY = "before you send another: "
+# Words of gRPC.
+_LOST = ("Socket closed", "Stream removed", "Connection reset by peer", "Broken pipe", "GOAWAY")
+_NO_RESPONSE = "before receiving SETTINGS frame"
 _HANDSHAKE_FAILED = "OPENSSL_internal:"
 
 # The reasons whose fix is another than that of their code.
@@ -19,6 +24,14 @@ _BY_REASON = {
     # The command that gets it is in a line of its own.
     "RESULT_TOO_LARGE": "",
     "UPSTREAM_TIMEOUT": "try again later",
+}
+
+# For responses that do not follow the protocol, by the HTTP status.
+_NOT_FROM_API = {
+    **dict.fromkeys(
+        ("401", "403"), "check the token, or ask the operator of the gateway about proxies in front of the upstream"
+    ),
+    "": "ask the operator of the gateway what responds at its upstream_url",
 }
 
 _NOT_FROM_GATEWAY = {
@@ -51,16 +64,38 @@ def error_lines(error: GatewayError, target: str, fault: Fault | None = None) ->
     return [_line(error, target, fields), *(f"  {each}" for each in fields[1:])]
 
 
+def problem(error: GatewayError, target: str, fault: Fault | None = None) -> str:
+    """Return the problem without a fix. That of gRPC names the target, and is in plain words."""
+    if fault:
+        return fault.problem
+    if not error.from_gateway and error.code is grpc.StatusCode.UNAVAILABLE:
+        if not error.connection_failed and any(each in error.message for each in _LOST):
+            return f"the connection to {target} was lost"
+        return f"{target} cannot be reached ({_cause(error)[:_LONGEST_FOREIGN_MESSAGE]})"
+    return error.message
+
+
+def cause(error: GatewayError, target: str, fault: Fault | None = None) -> str:
+    """Return the problem as the cause of another one, for which to try again later is no advice."""
+    return _LATER.sub("", problem(error, target, fault)).rstrip("; .")
+
+
+def of_unknown_outcome(error: GatewayError) -> GatewayError:
+    """Return the error of a submission without the advice of the gateway, which does not know the command."""
+    found = copy.copy(error)
+    _, _, said = error.message.partition(_ADVICE_OF_GATEWAY)
+    found.message = _LATER.sub("", said or error.message).rstrip("; .")
+    return found
+
+
 def _line(error: GatewayError, target: str, fields: list[str]) -> str:
-    message = error.message
+    message = problem(error, target)
     if error.uid and error.code is grpc.StatusCode.NOT_FOUND:
         message = f"job {error.uid}: {message}"
     if fields:
         # The message of the gateway continues with all fields.
         before = message.partition(f"{error.fields[0].path}: ")[0].rstrip(": ;")
         message = ": ".join(filter(None, (before, fields[0])))
-    if not error.from_gateway and error.code is grpc.StatusCode.UNAVAILABLE:
-        message = f"{target} cannot be reached ({_cause(error)[:_LONGEST_FOREIGN_MESSAGE]})"
     if error.reason == "SUBMIT_OUTCOME_UNKNOWN":
         message = message.replace("request_id", "--request-id")
     advice = _advice(error)
@@ -82,6 +117,9 @@ def _field_lines(error: GatewayError) -> list[str]:
 
 
 def _advice(error: GatewayError) -> str:
+    if error.reason == "UPSTREAM_MALFORMED":
+        # What is not from the API is probably from a proxy.
+        return _NOT_FROM_API.get(error.metadata.get("http_status", ""), _NOT_FROM_API[""])
     if error.reason in _BY_REASON:
         return _BY_REASON[error.reason]
     if error.retry_delay is not None:
@@ -98,6 +136,8 @@ def _cause(error: GatewayError) -> str:
     message = error.message
     if not error.connection_failed:
         return message
+    if _NO_RESPONSE in message:
+        return "it accepts connections, but does not respond"
     _, failed, cause = message.partition(_HANDSHAKE_FAILED)
     if failed:
         return cause.removesuffix(": OK")

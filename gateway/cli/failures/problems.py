@@ -1,5 +1,6 @@
 """The ends of a command that made no call, or whose output was lost. This module has no slow imports."""
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
@@ -9,11 +10,12 @@ from gateway.cli.options.shared import Output
 from gateway.cli.output import json_output, stdio, terminal
 
 
-def usage_error(line: str, output: Output = Output.TEXT, code: int = USAGE) -> NoReturn:
-    """Print the problem of the command line or a setting, and leave."""
+def usage_error(line: str, output: Output = Output.TEXT, code: int = USAGE, *, uids: Sequence[int] = ()) -> NoReturn:
+    """Print the problem of the command line or a setting, and leave. `uids` are the jobs of the command."""
     terminal.problem(line)
     if output is Output.JSON:
-        json_output.show_failure("USAGE" if code == USAGE else "UNAUTHENTICATED", line)
+        for uid in uids or (0,):
+            json_output.show_failure("USAGE" if code == USAGE else "UNAUTHENTICATED", line, uid=uid)
     raise typer.Exit(code)
 
 

@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 import grpc
 from jobgateway_client import GatewayError
 
-from gateway.cli.output.formatting import clean
-
 if TYPE_CHECKING:
     from jobgateway_client.deadline import Deadline
 
 # gRPC's timer may be this much early, in seconds.
 _NEARLY = 0.1
-_LONGEST_CAUSE = 200
 
 
 def passed(error: GatewayError, deadline: Deadline) -> bool:
@@ -30,15 +27,8 @@ def cause(error: GatewayError) -> GatewayError | None:
     return error.__cause__ if isinstance(error.__cause__, GatewayError) else None
 
 
-def problem(error: GatewayError, deadline: Deadline, option: str, seconds: float, upstream: str = "") -> str:
-    """Return the line about a time limit, which was given as `option`.
-
-    `upstream`: The reason why the upstream fails, if it does.
-    """
-    before = cause(error)
-    failure = f" while the upstream was failing ({clean(upstream)})" if upstream else ""
-    if before:
-        failure = f" ({before.message[:_LONGEST_CAUSE]})"
+def problem(deadline: Deadline, option: str, seconds: float, failure: str = "") -> str:
+    """Return the line about a time limit, which was given as `option`. `failure`: the words about one before it."""
     is_early = (deadline.left() or 0.0) >= _NEARLY
     end = "leave no time for another attempt" if is_early else "passed"
     return f"the {seconds:.10g} s of {option} {end}{failure}"

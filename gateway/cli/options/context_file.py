@@ -6,9 +6,8 @@ import fcntl
 import os
 import shlex
 import stat
-import tempfile
 import tomllib
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,14 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from gateway.cli.options import contexts
+from gateway.cli.output.whole_file import replace
 from gateway.errors import ConfigError
 from gateway.toml_file import TomlFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
+
+_MODE = 0o600
 
 
 def change(edit: Callable[[MutableMapping[str, Any]], None]) -> None:
@@ -41,7 +43,7 @@ def change(edit: Callable[[MutableMapping[str, Any]], None]) -> None:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(file.parent):
             _check_writable(path)
-            _replace(file, _changed(_read(path), edit))
+            replace(file, _changed(_read(path), edit).encode(), _MODE)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); check its folder and permissions") from error
 
@@ -87,18 +89,3 @@ def _locked(folder: Path) -> Iterator[None]:
     finally:
         # This unlocks it, too.
         os.close(opened)
-
-
-def _replace(file: Path, text: str) -> None:
-    # With mode 0600.
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as written:
-            written.write(text)
-            written.flush()
-            os.fsync(descriptor)
-        Path(name).replace(file)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise

@@ -134,6 +134,10 @@ def _context(file: TomlFile, name: str, table: Any) -> Context:
     context = {key: _value(file, name, key, value) for key, value in table.items()}
     if "target" not in context:
         raise ConfigError(f'{file.place("contexts", name)}: {name}: has no target; add target = "HOST:PORT"')
+    secured = [key for key in TLS_FILES if key in context]
+    if secured and context.get("tls") is False:
+        place = file.place("contexts", name, "tls")
+        raise ConfigError(f"{place}: {name}.tls: is false, but {secured[0]} is for TLS; remove one of them")
     return context
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gateway.cli.options.files import MAX_PARAMS_BYTES, FileTooLargeError, read_bounded, read_stdin
 from gateway.cli.options.shared import STANDARD_STREAM
+from gateway.cli.options.variables import of_shared
 from gateway.strict_json import check_json, other_encoding, reject_constant, without_mark
 
 
@@ -13,13 +14,14 @@ class ParamsInvalid(Exception):
     """The input cannot be sent."""
 
 
-def read_params(pairs: list[str], text: str | None, file: Path | None) -> bytes | None:
+def read_params(pairs: list[str], text: str | None, file: Path | None, *, is_variable: bool = False) -> bytes | None:
     """Return the JSON to send, or None if no input was given.
 
     Args:
         pairs: Members of an object, each as `KEY=VALUE`.
         text: The JSON itself.
         file: A file with the JSON; `-` is standard input.
+        is_variable: Whether the pairs are the words of the variable.
 
     Raises:
         ParamsInvalid: The input was given in more than one way, or is not strict JSON in UTF-8.
@@ -28,7 +30,7 @@ def read_params(pairs: list[str], text: str | None, file: Path | None) -> bytes 
     if bool(pairs) + (text is not None) + (file is not None) > 1:
         raise ParamsInvalid("the input is given twice; give it in one way only: --param, --params or --params-file")
     if pairs:
-        return _object(pairs)
+        return _object(pairs, is_variable=is_variable)
     if text is not None:
         return _checked("--params", os.fsencode(text))
     if file is not None:
@@ -66,15 +68,22 @@ def _checked(source: str, document: bytes) -> bytes:
     return document
 
 
-def _object(pairs: list[str]) -> bytes:
+def _object(pairs: list[str], *, is_variable: bool) -> bytes:
     members: dict[str, str] = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not key:
+            if is_variable:
+                params = of_shared("params")
+                raise ParamsInvalid(
+                    f"{of_shared('param')}: {pair} is not KEY=VALUE; it is a list of words, so put values with a space "
+                    f"as JSON into {params}"
+                )
             raise ParamsInvalid(f"--param {pair} is not KEY=VALUE; write a name, = and a value")
         if key in members:
             raise ParamsInvalid(f"--param {key} is given twice; give it once")
         members[key] = _member(value)
+        _checked(f"--param {key}", os.fsencode(members[key]))
     # The values stay as they were written, so that no number is rounded.
     joined = "{" + ", ".join(f"{_quoted(key)}: {value}" for key, value in members.items()) + "}"
     return _checked("--param", os.fsencode(joined))

@@ -68,6 +68,16 @@ def _output_of(word: str) -> Output:
         ) from None
 
 
+_NOT_FOR_REPORTS = "'{}' is not one of 'text', 'json'"
+
+
+def _report_output_of(word: str) -> str:
+    # The name is a value of the variable, which is for all commands.
+    if word not in {each.value for each in Output}:
+        raise typer.BadParameter(_NOT_FOR_REPORTS.format(word))
+    return word
+
+
 OutputOption = Annotated[
     Output,
     _output(
@@ -140,6 +150,12 @@ class JobOptions(Options):
     params_file: Annotated[
         Path | None, _input(metavar="FILE", help="A file with the input as JSON; - is standard input.")
     ] = None
+    param_is_variable: bool = field(default=False, compare=False)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], strengths: Mapping[str, Strength]) -> Self:
+        """Return the job, with the source of `param`."""
+        return cls(**values, param_is_variable=strengths["param"] is Strength.VARIABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +237,27 @@ class ConnectionOptions(Options):
             # With --no-tls, for example, those of the context.
             if not taken["tls"] and sources[key] < sources["tls"]:
                 drop(key)
-        return cls(**taken, chosen=choice.name, sources=sources, takes_token=choice.takes_token)
+        options = cls(**taken, chosen=choice.name, sources=sources, takes_token=choice.takes_token)
+        options._check_tls()
+        return options
+
+    def given_as(self, key: str) -> str:
+        """Return the name of a value where it was given: its option, its variable, or its key in the context."""
+        source = self.sources.get(key)
+        if source is Strength.CONTEXT:
+            return f"{key} of the context {self.chosen}"
+        no = "no-" if key == "tls" and not self.tls else ""
+        return variables.of_shared(key) if source is Strength.VARIABLE else f"--{no}{key.replace('_', '-')}"
+
+    def _check_tls(self) -> None:
+        """Raise `ConfigError` if a file for TLS is from the same source as the order not to use TLS."""
+        if self.tls or not self.sources["tls"]:
+            return
+        for key in contexts.TLS_FILES:
+            if getattr(self, key) and self.sources[key] is self.sources["tls"]:
+                raise ConfigError(
+                    f"{self.given_as('tls')} and {self.given_as(key)} contradict each other; leave one of them out"
+                )
 
     @property
     def secured(self) -> bool:
@@ -267,9 +303,23 @@ class ReportOptions(Options):
     """The format of a report, which is about no job and thus has no name."""
 
     output: Annotated[
-        Literal["text", "json"],
-        _output(metavar="text|json", help="What standard output gets: lines for people, or JSON, an object per line."),
+        Literal["text", "json", "name"],
+        _output(
+            metavar="text|json",
+            parser=_report_output_of,
+            autocompletion=lambda: ["text", "json"],
+            help="What standard output gets: lines for people, or JSON, an object per line.",
+        ),
     ] = "text"
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], strengths: Mapping[str, Strength]) -> Self:
+        """Return the format. The variable is for all commands, so that its `name` is ignored here."""
+        if values["output"] != "name":
+            return cls(**values)
+        if strengths["output"] is Strength.OPTION:
+            raise UsageError(f"Invalid value for '--output' / '-o': {_NOT_FOR_REPORTS.format('name')}.")
+        return cls()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,7 +345,8 @@ class OutputOptions(FormatOptions):
             rich_help_panel="Output",
             show_default=False,
             metavar="FILE",
-            help="Write the result to this file instead: the JSON of the upstream, byte for byte.",
+            help="Write the result to this file instead: the JSON of the upstream, byte for byte. A failure leaves "
+            "the old file as it was.",
         ),
     ] = None
 

@@ -8,10 +8,11 @@ import os
 import select
 import signal
 import sys
+import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from gateway.cli.exit_codes import INTERRUPTED
+from gateway.cli.exit_codes import INTERRUPTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,14 +117,37 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
+def signal_of(code: object) -> int | None:
+    """Return the signal that an exit code stands for, or None if a command ended for another reason."""
+    return code - _SIGNALLED if isinstance(code, int) and code in INTERRUPTS else None
+
+
+def exit_code(number: int) -> int:
+    """Return the exit code for a signal, as of a shell."""
+    return _SIGNALLED + number
+
+
 def interrupt_code() -> int:
     """Return the exit code for the `KeyboardInterrupt` that is being handled, as of a shell after the signal."""
     error = sys.exception()
-    return _SIGNALLED + error.number if isinstance(error, Stopped) else INTERRUPTED
+    return exit_code(error.number if isinstance(error, Stopped) else signal.SIGINT)
+
+
+def die_of(number: int) -> NoReturn:
+    """End the process by a signal, so that the loop of a shell ends, too. Its exit code there is 128 and the number.
+
+    Only the main thread changes the action of the signal, which must be the default already in another thread.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    signal.raise_signal(number)
+    # The first process of a container ignores it.
+    os._exit(exit_code(number))
 
 
 def _leave(number: int, _: FrameType | None) -> None:
-    os._exit(_SIGNALLED + number)
+    die_of(number)
 
 
 def _stop(number: int, _: FrameType | None) -> None:

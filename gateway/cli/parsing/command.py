@@ -109,7 +109,8 @@ def _wants_json(error: ClickException, words: list[str]) -> bool:
     option = next((each for each in context.command.params if each.name == "output"), None)
     if option is None:
         # The mistake may be the name of the command.
-        return hasattr(context.command, "commands") and _value(words, _OUTPUT, None) == "json"
+        variable = os.environ.get(variables.of_shared("output"))
+        return hasattr(context.command, "commands") and _value(words, _OUTPUT, variable) == "json"
     return _value(words, _OUTPUT, os.environ.get(variables.of_option(option, context) or "")) == "json"
 
 

@@ -81,7 +81,7 @@ class _Demo:
         code = SUCCESS
         target = self._servers.gateway
         with Client(target, token=DEMO_TOKEN, attempts=1) as client:
-            current = Session(client, target, Deadline(_SECONDS), connection=("--target", target))
+            current = Session(client, target, Deadline(_SECONDS), connection=("--target", target), leaves_nothing=True)
             try:
                 follow(current, pb.RunJobRequest(request=request), OutputOptions(save=save), cancel=False)
             except typer.Exit as left:
@@ -128,7 +128,8 @@ class _Demo:
             if not self._job("A large result, which arrives in verified chunks", "succeed", param, file):
                 return False
             with file.open("rb") as result:
-                self._console.print(f"SHA-256 of {file.name}: {hashlib.file_digest(result, 'sha256').hexdigest()}")
+                digest = hashlib.file_digest(result, "sha256").hexdigest()
+                self._console.print(f"SHA-256 of {file.name}, which is removed now: {digest}")
             return file.stat().st_size >= _LARGE_BYTES
 
     def _title(self, title: str, command: str = "") -> None:

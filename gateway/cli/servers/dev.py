@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
+import signal
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import typer
 
-from gateway.cli.exit_codes import INTERRUPTED
 from gateway.cli.failures.problems import output_lost, usage_error
 from gateway.cli.options.shared import DEFAULT_TARGET, DEMO_TOKEN, target_option
 from gateway.cli.output import stdio
@@ -31,31 +30,36 @@ def run_until_stopped(listen: str | None) -> None:
 
     # Before other threads start, so that a second Ctrl-C leaves immediately even if the loop hangs.
     signals.block()
+    for each in signals.stop_signals():
+        # The thread that waits for them cannot change it.
+        signal.signal(each, signal.SIG_DFL)
     try:
-        run(_serve(listen))
+        number = run(_serve(listen))
     except OSError as error:
         # Its text names the variable of `serve`.
         usage_error(str(error).replace("JOBGATEWAY_LISTEN", "--listen"))
     except stdio.OutputLost as error:
         raise typer.Exit(output_lost(error)) from error
+    raise typer.Exit(stdio.exit_code(number))
 
 
-async def _serve(listen: str | None) -> None:
+async def _serve(listen: str | None) -> int:
+    """Serve until a signal, and return its number."""
     from gateway.telemetry import logs
 
-    stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[int] = loop.create_future()
 
-    def stop() -> None:
-        loop.call_soon_threadsafe(stopping.set)
+    def stop(number: int) -> None:
+        loop.call_soon_threadsafe(stopped.set_result, number)
 
-    signals.watch(first=stop, later=lambda: os._exit(INTERRUPTED))
+    signals.watch(first=stop, later=stdio.die_of)
     logs.configure(logs.TEXT, "warning")
     async with AsyncExitStack() as stack:
         simulator, gateway = await start(stack, await _settings(listen))
         _welcome(simulator, gateway, moved=listen is None and gateway.address != DEFAULT_TARGET)
         stdio.check()
-        await stopping.wait()
+        return await stopped
 
 
 async def start(stack: AsyncExitStack, settings: Settings) -> tuple[Simulator, Gateway]:
