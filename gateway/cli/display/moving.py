@@ -86,7 +86,7 @@ def step_line(step: Step) -> Text:
 
 
 def print_steps(console: Console, earlier: int, steps: Iterable[Step]) -> None:
-    """Print what `step_lines` returns, with long messages as a whole beside their durations."""
+    """Print the lines of `step_lines`, with long messages as a whole beside their durations."""
     for line in step_lines(earlier, ()):
         console.print(line)
     rows = Table.grid(expand=True)

@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 1.0
 
 @contextmanager
 def pending(text: str) -> Iterator[None]:
-    """Show on a terminal what a command waits for, and how long, until the block ends."""
+    """Show on a terminal that a command waits, and how long, until the block ends."""
     if not is_terminal(sys.stderr):
         yield
         return

@@ -145,7 +145,7 @@ class JobProgress:
         return None if self.outage else self.estimate(now)
 
     def estimate(self, now: float) -> float | None:
-        """Return what `remaining` would return without an outage."""
+        """Return the same, regardless of an outage."""
         if self._estimated_end is None or self._estimated_end <= now:
             return None
         return self._estimated_end - now

@@ -83,7 +83,7 @@ def doctor(
 
 
 async def _show_all(examination: "Examination", report: "Report", limit: float) -> None:
-    """Show the results as they are known, for at most `limit` seconds."""
+    """Show the results as they are known. End after `limit` seconds."""
     import asyncio
 
     try:

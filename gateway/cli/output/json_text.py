@@ -17,7 +17,7 @@ def escaped(text: str) -> str:
 
 
 def pretty_json(document: bytes | bytearray) -> str:
-    """Return a JSON document with indentation, for a terminal.
+    """Return a JSON document as a terminal shows it, with indentation.
 
     No token changes, except that control characters become escapes: numbers keep all digits, and repeated keys stay.
     Other documents than JSON keep their white space, too.
