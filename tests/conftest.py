@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
+import logging
 import os
 import signal
 import socket
@@ -38,6 +40,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The same with `nohup` and SIGHUP.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# A terminal has the size that its test gives it. The readline of pytest exports another, which xdist's workers inherit.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 
 def default_ports() -> list[int]:
@@ -58,6 +63,38 @@ def _default_ports_are_taken() -> Iterator[None]:
                 listener.bind(("127.0.0.1", port))
                 listener.listen()
         yield
+
+
+class LostErrors(logging.Handler):
+    """Collects what asyncio reports of errors that nobody reads, such as the one of a task that died."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self._reports: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._reports.append(self.format(record))
+
+    def check(self) -> None:
+        reports, self._reports = self._reports, []
+        assert not reports, "of this test or an earlier one"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def lost_errors() -> Iterator[LostErrors]:
+    """Fail at the end of the session if a task died and was not yet collected."""
+    errors = LostErrors()
+    logging.getLogger("asyncio").addHandler(errors)
+    yield errors
+    gc.collect()
+    errors.check()
+
+
+@pytest.fixture(autouse=True)
+def _no_error_is_lost(lost_errors: LostErrors) -> Iterator[None]:
+    """Fail if a task died without a word. asyncio learns of it when the task is collected, perhaps in a later test."""
+    yield
+    lost_errors.check()
 
 
 @pytest.fixture(autouse=True)
