@@ -11,6 +11,7 @@ from gateway.server.http_messages import Response
 from gateway.server.http_server import HttpServer
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable, Mapping
 
     from prometheus_client import CollectorRegistry
@@ -55,12 +56,16 @@ class AdminServer:
             OSError: One of the addresses cannot be bound.
         """
         host, port = split(listen)
+        sockets: list[socket.socket] = []
         try:
-            sockets = bind(await resolve(host), port)
+            sockets += bind(await resolve(host), port)
+            chosen = sockets[0].getsockname()[1]
+            await self._server.start(sockets)
         except OSError as error:
+            await self._server.aclose(0)
+            for each in sockets:
+                each.close()
             raise OSError(f"JOBGATEWAY_ADMIN_LISTEN: {listen} cannot be bound: {error.strerror}") from error
-        chosen = sockets[0].getsockname()[1]
-        await self._server.start(sockets)
         return f"{listen.rpartition(':')[0]}:{chosen}"
 
     async def aclose(self) -> None:

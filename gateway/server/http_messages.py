@@ -81,8 +81,9 @@ class RequestParser:
         """Expect another request."""
         self.keeps_alive = False
         self._received = 0
-        self._target = b""
-        self._accept = b""
+        # In parts, because a client may send a byte at a time.
+        self._target: list[bytes] = []
+        self._accept: list[bytes] = []
         self._request: Request | None = None
 
     def feed(self, data: bytes) -> Request | None:
@@ -118,19 +119,19 @@ class RequestParser:
     def on_url(self, part: bytes) -> None:
         """Add a part of the target."""
         if self._request is None:
-            self._target += part
+            self._target.append(part)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header that is read."""
         if self._request is None and name.lower() == b"accept":
-            self._accept += b"," + value if self._accept else value
+            self._accept.append(value)
 
     def on_message_complete(self) -> None:
         """Keep the request, but not one that follows it already."""
         if self._request is None:
-            path, _, query = _without_host(self._target.decode("latin-1")).partition("?")
+            path, _, query = _without_host(b"".join(self._target).decode("latin-1")).partition("?")
             method = self._parser.get_method().decode("latin-1")
-            self._request = Request(method, path, query, self._accept.decode("latin-1"))
+            self._request = Request(method, path, query, b",".join(self._accept).decode("latin-1"))
             self.keeps_alive = self._parser.get_http_version() == "1.1" and self._parser.should_keep_alive()
 
 

@@ -102,6 +102,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._responding is not None:
             self._is_last = True
+        if self._is_last:
             return
         try:
             request = self._parser.feed(data)
