@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from gateway.server.addresses import bind, resolve, split
-from gateway.server.http_messages import Response
-from gateway.server.http_server import HttpServer
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable
 
     from prometheus_client import CollectorRegistry
 
-    from gateway.clock import Clock
-    from gateway.server.http_messages import Request
     from gateway.server.status_page.pages import StatusPages
 
 # A scrape that is in flight when the process stops may end within this time.
@@ -33,21 +30,21 @@ class AdminServer:
     - `/readyz`: 200 while `ready`, otherwise 503
     """
 
-    def __init__(
-        self, registry: CollectorRegistry, ready: Callable[[], bool], status: StatusPages, clock: Clock
-    ) -> None:
+    def __init__(self, registry: CollectorRegistry, ready: Callable[[], bool], status: StatusPages) -> None:
         self._registry = registry
         self._ready = ready
         self._status = status
-        self._pages: Mapping[str, Callable[[Request], Awaitable[Response]]] = {
-            "/": status.html,
-            "/statusz": status.json,
-            "/runbook": status.runbook,
-            "/metrics": self._metrics,
-            "/livez": self._livez,
-            "/readyz": self._readyz,
-        }
-        self._server = HttpServer(self._respond, clock)
+        application = web.Application()
+        application.router.add_get("/", status.html)
+        application.router.add_get("/statusz", status.json)
+        application.router.add_get("/runbook", status.runbook)
+        application.router.add_get("/metrics", self._metrics)
+        application.router.add_get("/livez", self._livez)
+        application.router.add_get("/readyz", self._readyz)
+        # Other methods on the paths above, too.
+        application.router.add_route("*", "/{path:.*}", _not_found)
+        application.on_response_prepare.append(_hide_versions)
+        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
 
     async def start(self, listen: str) -> str:
         """Serve at all addresses of HOST:PORT, and return HOST:PORT with the port that was chosen for port 0.
@@ -56,37 +53,43 @@ class AdminServer:
             OSError: One of the addresses cannot be bound.
         """
         host, port = split(listen)
+        await self._runner.setup()
         sockets: list[socket.socket] = []
         try:
             sockets += bind(await resolve(host), port)
-            chosen = sockets[0].getsockname()[1]
-            await self._server.start(sockets)
+            for each in sockets:
+                await web.SockSite(self._runner, each).start()
         except OSError as error:
-            await self._server.aclose(0)
+            await self._runner.cleanup()
+            # The runner closes only the sockets that it was started with.
             for each in sockets:
                 each.close()
             raise OSError(f"JOBGATEWAY_ADMIN_LISTEN: {listen} cannot be bound: {error.strerror}") from error
-        return f"{listen.rpartition(':')[0]}:{chosen}"
+        return f"{listen.rpartition(':')[0]}:{self._runner.addresses[0][1]}"
 
     async def aclose(self) -> None:
         """Stop serving. Does nothing if it was not started."""
-        await self._server.aclose(CLOSE_SECONDS)
+        await self._runner.cleanup()
         self._status.close()
 
-    async def _respond(self, request: Request) -> Response:
-        page = self._pages.get(request.path) if request.method in {"GET", "HEAD"} else None
-        return await page(request) if page else Response(b"not found\n", 404)
-
-    async def _metrics(self, request: Request) -> Response:
+    async def _metrics(self, request: web.Request) -> web.Response:
         try:
-            encode, content_type = choose_encoder(request.accept)
+            encode, content_type = choose_encoder(request.headers.get("accept", ""))
         except (TypeError, ValueError):
             # The header asks for a version that is not a number.
             encode, content_type = choose_encoder("")
-        return Response(encode(self._registry), content_type=content_type)
+        return web.Response(body=encode(self._registry), headers={"content-type": content_type})
 
-    async def _livez(self, _: Request) -> Response:
-        return Response(b"alive\n")
+    async def _livez(self, _: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
 
-    async def _readyz(self, _: Request) -> Response:
-        return Response(b"ready\n") if self._ready() else Response(b"not ready\n", 503)
+    async def _readyz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ready\n") if self._ready() else web.Response(status=503, text="not ready\n")
+
+
+async def _not_found(_: web.Request) -> web.Response:
+    return web.Response(status=404, text="not found\n")
+
+
+async def _hide_versions(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["server"] = "jobgateway"

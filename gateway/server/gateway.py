@@ -118,9 +118,7 @@ class Gateway:
         self._certificates = _certificates(settings)
         credentials = self._certificates.credentials() if self._certificates else None
         self._listener = Listener(settings.listen, self._make_server, credentials)
-        self._admin = AdminServer(
-            metrics.registry, lambda: self.ready, StatusPages(Collector(self._sources()), clock), clock
-        )
+        self._admin = AdminServer(metrics.registry, lambda: self.ready, StatusPages(Collector(self._sources()), clock))
         self.admin_address = ""
         self._probes: set[asyncio.Task[None]] = set()
         self._report_levels()

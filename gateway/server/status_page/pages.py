@@ -6,7 +6,8 @@ import asyncio
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from gateway.server.http_messages import Response
+from aiohttp import web
+
 from gateway.server.status_page.as_json import to_json
 from gateway.server.status_page.query import InvalidQuery, Query
 from gateway.threads import WorkerPool
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from gateway.clock import Clock
-    from gateway.server.http_messages import Request
     from gateway.server.status_page.as_html import HtmlPages
     from gateway.server.status_page.collector import Collector, Snapshot
     from gateway.server.status_page.model import Status
@@ -46,15 +46,15 @@ class StatusPages:
         self._pages: dict[_Key, asyncio.Task[bytes]] = {}
         self._rendering: set[asyncio.Task[bytes]] = set()
 
-    async def html(self, request: Request) -> Response:
+    async def html(self, request: web.Request) -> web.Response:
         """Respond with the status page."""
         return await self._respond_to_query(request, HTML, lambda status, query: self._html.status(status, query))
 
-    async def json(self, request: Request) -> Response:
+    async def json(self, request: web.Request) -> web.Response:
         """Respond with the same contents as JSON."""
         return await self._respond_to_query(request, JSON, lambda status, _: to_json(status))
 
-    async def runbook(self, _: Request) -> Response:
+    async def runbook(self, _: web.Request) -> web.Response:
         """Respond with the page that has the action for each alert."""
         return await self._respond((HTML, None), lambda: self._workers.run(lambda: self._html.runbook))
 
@@ -70,26 +70,26 @@ class StatusPages:
         return HtmlPages()
 
     async def _respond_to_query(
-        self, request: Request, content_type: str, render: Callable[[Status, Query], bytes]
-    ) -> Response:
+        self, request: web.Request, content_type: str, render: Callable[[Status, Query], bytes]
+    ) -> web.Response:
         try:
-            query = Query.parse(request.query)
+            query = Query.parse(request.rel_url.raw_query_string)
         except InvalidQuery as error:
-            return Response(f"{error}\n".encode(), 400, headers=HEADERS)
+            return web.Response(status=400, text=f"{error}\n", headers=HEADERS)
         return await self._respond((content_type, query), lambda: self._render(query, render))
 
-    async def _respond(self, key: _Key, render: Callable[[], Coroutine[None, None, bytes]]) -> Response:
+    async def _respond(self, key: _Key, render: Callable[[], Coroutine[None, None, bytes]]) -> web.Response:
         page = self._pages.get(key)
         if page is None:
             if len(self._rendering) >= MAX_PAGES:
                 headers = {**HEADERS, "retry-after": "1"}
-                return Response(b"too many pages are being rendered; try again\n", 503, headers=headers)
+                return web.Response(status=503, text="too many pages are being rendered; try again\n", headers=headers)
             page = self._start(key, render())
         # A reader that leaves must not cancel the page of the others.
         body = await asyncio.shield(page)
         content_type, _ = key
         policy = {"content-security-policy": self._html.policy} if content_type == HTML else {}
-        return Response(body, content_type=f"{content_type}; charset=utf-8", headers={**HEADERS, **policy})
+        return web.Response(body=body, content_type=content_type, charset="utf-8", headers={**HEADERS, **policy})
 
     def _start(self, key: _Key, rendering: Coroutine[None, None, bytes]) -> asyncio.Task[bytes]:
         if len(self._pages) >= MAX_PAGES:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.server.http_messages import Request
 from gateway.server.status_page import collector
 from gateway.server.status_page.collector import Collector
 from gateway.server.status_page.pages import HEADERS, MAX_PAGES, SHARE_SECONDS, StatusPages
@@ -21,8 +21,9 @@ from tests.support.upstream import answer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from aiohttp import web
+
     from gateway.server.gateway import Gateway
-    from gateway.server.http_messages import Response
     from gateway.server.status_page.collector import Sources
     from tests.support.upstream import ScriptedUpstream
 
@@ -34,11 +35,11 @@ class Readers:
         self.clock = SteppedClock()
         self.pages = StatusPages(Collector(sources), self.clock)
 
-    def start(self, query: str = "") -> asyncio.Task[Response]:
-        return asyncio.create_task(self.pages.json(Request("GET", "/statusz", query)))
+    def start(self, query: str = "") -> asyncio.Task[web.Response]:
+        return asyncio.create_task(self.pages.json(make_mocked_request("GET", f"/statusz?{query}")))
 
-    def start_runbook(self) -> asyncio.Task[Response]:
-        return asyncio.create_task(self.pages.runbook(Request("GET", "/runbook")))
+    def start_runbook(self) -> asyncio.Task[web.Response]:
+        return asyncio.create_task(self.pages.runbook(make_mocked_request("GET", "/runbook")))
 
 
 def sources_of(gateway: Gateway) -> Sources:
