@@ -15,6 +15,7 @@ import uvloop
 from gateway import __version__
 from gateway.clock import SystemClock
 from gateway.server import defaults, handshakes, signals
+from gateway.server.banner import banner
 from gateway.server.descriptors import log_shortages
 from gateway.server.garbage import GarbageCollector
 from gateway.server.gateway import Gateway
@@ -113,9 +114,6 @@ async def serve(settings: Settings, remarks: Sequence[str] = ()) -> int:
 
 def _report_serving(settings: Settings, address: str, admin_address: str) -> None:
     if logs.on_terminal() and (settings.log_format or logs.TEXT) == logs.TEXT:
-        # Imported here, because only a person at a terminal should wait for Rich.
-        from gateway.server.banner import banner
-
         logs.show(banner(settings, address, admin_address, width=logs.columns(), colours=logs.colours()))
         return
     _log.info(

@@ -21,14 +21,8 @@ LIGHT = {"annotated_doc", "shellingham", "typer"}
 SLOW = {"jobgateway", "jobgateway_client", "asyncio", "concurrent", "email", "http", "multiprocessing", "ssl"}
 # What shows progress, serves or reads the upstream.
 OF_OTHERS = {"aiohttp", "httpx", "jinja2", "opentelemetry", "prometheus_client", "pydantic", "rich", "structlog"}
-# What `serve` needs.
-SERVING = LIGHT | {
-    *("aiohappyeyeballs", "annotated_types", "google", "grpc", "grpc_health", "grpc_reflection", "h2", "hpack"),
-    *("httptools", "hyperframe", "msgspec", "prometheus_client", "pydantic", "pydantic_core"),
-    *("structlog", "typing_extensions", "typing_inspection", "uvloop"),
-}
-# structlog and grpc look for these. With Rich itself, attr and pygments would be imported.
-LOOKED_FOR = {"greenlet", "grpc_tools", "rich"}
+# What `serve` needs only with some settings, or for some of its commands.
+OPTIONAL = {"cryptography", "httpx", "jinja2", "jobgateway_client", "opentelemetry", "redis", "tomlkit"}
 # Prints how often Python has collected garbage when the event loop would start.
 COLLECTIONS = """
 import gc, uvloop
@@ -57,7 +51,7 @@ def imported(*arguments: str) -> set[str]:
 
 def foreign(names: set[str]) -> set[str]:
     """Return the installed packages of others in `names`, without those that every process of this Python imports."""
-    return (names & set(metadata.packages_distributions())) - {"gateway", "jobgateway"} - imported("-c", "")
+    return (names & set(metadata.packages_distributions())) - {"gateway"} - imported("-c", "")
 
 
 @pytest.mark.parametrize(
@@ -94,13 +88,13 @@ def test_a_call_imports_no_display_and_no_server() -> None:
     assert not names & OF_OTHERS
 
 
-def test_a_server_imports_no_display_and_no_web_framework() -> None:
+def test_a_server_imports_only_what_its_settings_need() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         # It ends at the last step of its start, because it cannot listen.
         options = ("--upstream-url", "http://127.0.0.1:9", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
         names = imported("-m", "gateway", "serve", *options, "--admin-listen", "127.0.0.1:0")
     assert "prometheus_client" in names
-    assert foreign(names) - LOOKED_FOR == SERVING
+    assert not names & OPTIONAL
 
 
 def test_a_server_collects_no_garbage_while_it_imports() -> None:

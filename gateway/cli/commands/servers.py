@@ -1,6 +1,5 @@
 """`serve`, `dev`, `demo` and `simulate`: the gateway, and a simulated upstream to try it with."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -84,7 +83,6 @@ def serve(context: typer.Context, config: SettingsFile = None, check: Check = Fa
     reading = read(sources)
     if reading.problems:
         _cannot_start(reading, *reading.problems)
-    _import_structlog_without_rich()
     from gateway.server.process import exit_now, run
     from gateway.server.process import serve as serve_gateway
 
@@ -97,19 +95,6 @@ def serve(context: typer.Context, config: SettingsFile = None, check: Check = Fa
         _cannot_start(reading, *error.args)
     except OSError as error:
         _cannot_start(reading, str(error))
-
-
-def _import_structlog_without_rich() -> None:
-    """Import structlog as if Rich was not installed, because importing Rich would take a tenth of the start.
-
-    structlog uses it for tracebacks, but the log has its own.
-    """
-    if "rich" not in sys.modules:
-        # An import then fails as if it was not installed.
-        sys.modules["rich"] = None  # type: ignore[assignment]
-        import structlog  # noqa: F401
-
-        del sys.modules["rich"]
 
 
 def _cannot_start(reading: "Reading", *problems: str) -> NoReturn:
