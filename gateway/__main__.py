@@ -10,8 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from gateway.cli import stdio
-from gateway.cli.switches import is_on
+from gateway.cli.output import stdio
+from gateway.cli.parsing.switches import is_on
 from gateway.server import signals
 
 

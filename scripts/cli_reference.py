@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from gateway import __version__
-from gateway.cli import variables
 from gateway.cli.app import app
-from gateway.cli.examples import EXAMPLES
 from gateway.cli.exit_codes import EXPLAINED, MEANINGS, REMARK
-from gateway.cli.options import MAX_INT64
+from gateway.cli.options import variables
+from gateway.cli.options.shared import MAX_INT64
+from gateway.cli.parsing.examples import EXAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -22,8 +22,8 @@ from jobgateway_client import GatewayError, Retry
 from rich.console import Console
 from rich.text import Text
 
-from gateway.cli.event_display import ProgressDisplay
-from gateway.cli.job_table import TableDisplay
+from gateway.cli.display.event_display import ProgressDisplay
+from gateway.cli.display.job_table import TableDisplay
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:

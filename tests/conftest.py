@@ -11,7 +11,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from gateway.cli.serve import simulate
+from gateway.cli.commands.servers import simulate
 from gateway.config import Settings
 from gateway.simulator import Simulator
 from tests.support.certificates import Authority, MountedSecret

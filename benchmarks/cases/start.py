@@ -84,7 +84,7 @@ def _imports() -> list[tuple[str, float]]:
         "-X",
         "importtime",
         "-c",
-        "import gateway.cli.serve, gateway.server.process, gateway.config",
+        "import gateway.cli.commands.servers, gateway.server.process, gateway.config",
     ]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr.splitlines()
     milliseconds: dict[str, float] = {}

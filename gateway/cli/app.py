@@ -10,13 +10,15 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gateway.cli import completion, config_commands, demo, dev, ping, serve, stdio, unary, variables, watch
-from gateway.cli.commands import NAME, Command, Commands
+from gateway.cli.commands import completion, config, jobs, ping, servers
 from gateway.cli.doctor.command import doctor
 from gateway.cli.exit_codes import EXPLAINED
-from gateway.cli.options import expanded
-from gateway.cli.problems import output_lost
-from gateway.cli.serve_options import ServeCommand
+from gateway.cli.failures.problems import output_lost
+from gateway.cli.options import variables
+from gateway.cli.options.shared import expanded
+from gateway.cli.output import stdio
+from gateway.cli.parsing.command import NAME, Command, Commands
+from gateway.cli.parsing.serve_options import ServeCommand
 
 app = typer.Typer(
     name=NAME,
@@ -36,14 +38,14 @@ app = typer.Typer(
 )
 
 _JOBS: tuple[Callable[..., None], ...] = (
-    watch.run,
-    watch.watch,
-    unary.send,
-    unary.get,
-    unary.wait,
-    unary.cancel,
+    jobs.run,
+    jobs.watch,
+    jobs.send,
+    jobs.get,
+    jobs.wait,
+    jobs.cancel,
 )
-_SERVERS: tuple[Callable[..., None], ...] = (dev.dev, serve.simulate, demo.demo)
+_SERVERS: tuple[Callable[..., None], ...] = (servers.dev, servers.simulate, servers.demo)
 
 for command in _JOBS:
     app.command(rich_help_panel="Jobs", cls=Command)(expanded(command))
@@ -51,17 +53,21 @@ for command in (ping.ping, doctor):
     app.command(rich_help_panel="Help", cls=Command)(expanded(command))
 app.command(rich_help_panel="Help", cls=Command)(completion.completion)
 app.command("__complete", hidden=True, cls=Command)(completion.complete)
-app.add_typer(config_commands.app, rich_help_panel="Help")
-app.command(rich_help_panel="Servers", cls=ServeCommand)(serve.serve)
+app.add_typer(config.app, rich_help_panel="Help")
+app.command(rich_help_panel="Servers", cls=ServeCommand)(servers.serve)
 for command in _SERVERS:
     app.command(rich_help_panel="Servers", cls=Command)(command)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from gateway.cli.version import version_line
+        # Imported here, because they are slow to import.
+        import platform
+        from importlib import metadata
 
-        typer.echo(version_line())
+        # A report of a fault needs all three.
+        parts = f"Python {platform.python_version()}, grpcio {metadata.version('grpcio')}"
+        typer.echo(f"jobgateway {metadata.version('jobgateway')} ({parts})")
         raise typer.Exit
 
 

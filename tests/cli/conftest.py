@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from gateway.cli.demo_servers import DemoServers
+from gateway.cli.servers.demo_servers import DemoServers
 from tests.support.certificates import MountedSecret
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ import structlog
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
-from gateway.cli.demo_servers import DemoServers
-from gateway.cli.serve import DEMO_TOKEN as TOKEN
+from gateway.cli.options.shared import DEMO_TOKEN as TOKEN
+from gateway.cli.servers.demo_servers import DemoServers
 from gateway.simulator import METHODS
 
 JOB = ["--workspace", "1", "--entity", "1"]

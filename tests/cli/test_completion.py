@@ -15,8 +15,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from gateway.cli import candidates
 from gateway.cli.app import app
+from gateway.cli.commands import candidates
 from scripts import cli_reference
 from tests.support.manifests import tool
 

@@ -14,12 +14,12 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from gateway.cli import contexts
 from gateway.cli.app import app
-from gateway.cli.context_file import change
-from gateway.cli.credentials import token_given, token_source
-from gateway.cli.options import DEFAULT_TARGET, QuickCallOptions, expanded, target_option
-from gateway.cli.session import repeated_options
+from gateway.cli.client.credentials import token_given, token_source
+from gateway.cli.client.session import repeated_options
+from gateway.cli.options import contexts
+from gateway.cli.options.context_file import change
+from gateway.cli.options.shared import DEFAULT_TARGET, QuickCallOptions, expanded, target_option
 from gateway.errors import ConfigError
 
 TOKEN = "vktrpat_secret"

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from gateway.cli.dev_servers import free_or_any
+from gateway.cli.servers.dev import free_or_any
 from tests.cli.test_commands import start
 
 

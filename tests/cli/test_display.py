@@ -10,8 +10,8 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError, Retry
 
-from gateway.cli.event_display import ProgressDisplay, WaitDisplay, wait_display
-from gateway.cli.formatting import duration
+from gateway.cli.display.event_display import ProgressDisplay, WaitDisplay, wait_display
+from gateway.cli.output.formatting import duration
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from jobgateway_client import Client
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
-from gateway.cli.examples import EXAMPLES
-from gateway.cli.serve import DEMO_TOKEN
+from gateway.cli.options.shared import DEMO_TOKEN
+from gateway.cli.parsing.examples import EXAMPLES
 from scripts import cli_reference
 
 if TYPE_CHECKING:

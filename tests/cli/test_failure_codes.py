@@ -4,7 +4,7 @@ import grpc
 import pytest
 from jobgateway_client import GatewayError
 
-from gateway.cli.failure_codes import BY_REASON, failure_code
+from gateway.cli.failures.failure_codes import BY_REASON, failure_code
 from gateway.rpc import status
 
 Code = grpc.StatusCode

@@ -16,12 +16,11 @@ from jobgateway_client import Client
 from jobgateway_client.deadline import Deadline
 from typer.testing import CliRunner
 
-from gateway.cli import contexts
 from gateway.cli.app import app
-from gateway.cli.contexts import Strength
-from gateway.cli.options import CallOptions
-from gateway.cli.serve import DEMO_TOKEN
-from gateway.cli.session import Session, repeated_options
+from gateway.cli.client.session import Session, repeated_options
+from gateway.cli.options import contexts
+from gateway.cli.options.contexts import Strength
+from gateway.cli.options.shared import DEMO_TOKEN, CallOptions
 from tests.cli.test_commands import start
 from tests.support.paths import ROOT
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 GROUP: Any = typer.main.get_command(app)
 CONTEXT = typer.Context(GROUP, info_name="jobgateway")
-TESTED_ELSEWHERE = {"cli/completion.py", "cli/examples.py"}
+TESTED_ELSEWHERE = {"cli/commands/completion.py", "cli/parsing/examples.py"}
 # In the place of an expression in an f-string.
 VALUE = "1000001"
 

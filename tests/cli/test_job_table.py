@@ -10,7 +10,7 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import GatewayError, Retry, WatchFailed
 
-from gateway.cli.job_table import TableDisplay
+from gateway.cli.display.job_table import TableDisplay
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from gateway.cli.serve import DEMO_TOKEN as TOKEN
+from gateway.cli.options.shared import DEMO_TOKEN as TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,7 +173,7 @@ def test_commands_without_a_job_tell_that_their_output_is_lost(target: str, argu
 
 
 @pytest.mark.parametrize(
-    "module", ["gateway.cli.app", "typer", "grpc", "gateway.cli.display", "jobgateway.v1.job_service_pb2"]
+    "module", ["gateway.cli.app", "typer", "grpc", "gateway.cli.output.terminal", "jobgateway.v1.job_service_pb2"]
 )
 @pytest.mark.parametrize("arguments", [["send", *JOB], ["demo"]])
 def test_ctrl_c_during_the_imports_leaves_without_a_traceback(target: str, module: str, arguments: list[str]) -> None:

@@ -14,12 +14,12 @@ from jobgateway_client import FieldViolation, GatewayError
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
-from gateway.cli.credentials import TokenUnusable, read_token
-from gateway.cli.error_messages import error_lines
-from gateway.cli.formatting import clean, pretty_json
-from gateway.cli.job_lines import job_line
-from gateway.cli.options import Output, OutputOptions, QuickCallOptions, Uid, expanded
-from gateway.cli.params import ParamsInvalid, read_params
+from gateway.cli.client.credentials import TokenUnusable, read_token
+from gateway.cli.display.job_lines import job_line
+from gateway.cli.failures.error_messages import error_lines
+from gateway.cli.options.params import ParamsInvalid, read_params
+from gateway.cli.options.shared import Output, OutputOptions, QuickCallOptions, Uid, expanded
+from gateway.cli.output.formatting import clean, pretty_json
 
 RUN = ["run", "--workspace", "1", "--entity", "7", "--target", "127.0.0.1:1"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import serve_options
+from gateway.cli.parsing import serve_options
 from gateway.config import PREFIX, Settings
 
 PLACES = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")

@@ -26,10 +26,10 @@ from jobgateway_client.deadline import Deadline
 from jobgateway_client.waiting import Waiting
 from typer.testing import CliRunner
 
-from gateway.cli import patience
 from gateway.cli.app import app
-from gateway.cli.failure_codes import failure_code
-from gateway.cli.patience import PatientWatch
+from gateway.cli.client import patience
+from gateway.cli.client.patience import PatientWatch
+from gateway.cli.failures.failure_codes import failure_code
 from tests.cli.test_commands import start as start_command
 from tests.support.terminal import Terminal
 

@@ -8,10 +8,10 @@ from jobgateway_client import GatewayError
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
-from gateway.cli.connection_faults import fault
 from gateway.cli.exit_codes import UNAVAILABLE, USAGE
-from gateway.cli.options import ConnectionOptions
-from gateway.cli.targets import TargetUnusable, check_target, host_and_port
+from gateway.cli.failures.connection_faults import fault
+from gateway.cli.options.shared import ConnectionOptions
+from gateway.cli.options.targets import TargetUnusable, check_target, host_and_port
 
 
 @pytest.mark.parametrize(

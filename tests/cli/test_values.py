@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from gateway.cli.app import app as jobgateway
-from gateway.cli.commands import Command
+from gateway.cli.parsing.command import Command
 
 
 class Colour(StrEnum):

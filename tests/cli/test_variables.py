@@ -8,9 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from gateway.cli import variables
 from gateway.cli.app import app
-from gateway.cli.options import ConnectionOptions, JobOptions, QuickCallOptions, expanded
+from gateway.cli.options import variables
+from gateway.cli.options.shared import ConnectionOptions, JobOptions, QuickCallOptions, expanded
 from gateway.config import PREFIX, Settings
 
 

@@ -11,8 +11,8 @@ import pytest
 from jobgateway.v1 import job_service_pb2 as pb
 from typer.testing import CliRunner
 
-from gateway.cli import patience
 from gateway.cli.app import app
+from gateway.cli.client import patience
 from tests.cli.test_commands import start
 from tests.support.many_jobs import (
     End,

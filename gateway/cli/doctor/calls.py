@@ -8,9 +8,9 @@ import grpc
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import AsyncClient, GatewayError
 
+from gateway.cli.display.job_lines import job_line
 from gateway.cli.doctor.findings import Finding, Outcome, ok, skipped
-from gateway.cli.formatting import clean
-from gateway.cli.job_lines import job_line
+from gateway.cli.output.formatting import clean
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import options as opt
-from gateway.cli import stdio
 from gateway.cli.exit_codes import CALL_FAILED, INTERRUPTS, NOT_PERMITTED
-from gateway.cli.problems import output_lost, usage_error
+from gateway.cli.failures.problems import output_lost, usage_error
+from gateway.cli.options import shared as opt
+from gateway.cli.output import stdio
 
 LONGEST_HOLD = 86_400
 DEFAULT_HOLD = 70.0
@@ -40,12 +40,12 @@ def doctor(
     """
     import asyncio
 
-    from gateway.cli.credentials import TlsUnusable, TokenUnusable, given_token, tls, token_given
+    from gateway.cli.client.credentials import TlsUnusable, TokenUnusable, given_token, tls, token_given
     from gateway.cli.doctor.endpoint import Endpoint
     from gateway.cli.doctor.examination import CheckedGateway, Examination
     from gateway.cli.doctor.repeat import Repeat
     from gateway.cli.doctor.report import Report
-    from gateway.cli.targets import TargetUnusable
+    from gateway.cli.options.targets import TargetUnusable
 
     output = shown.output
     try:

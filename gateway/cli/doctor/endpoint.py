@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Self
 
-from gateway.cli.credentials import TlsUnusable
-from gateway.cli.targets import host_and_port
+from gateway.cli.client.credentials import TlsUnusable
+from gateway.cli.options.targets import host_and_port
 
 if TYPE_CHECKING:
-    from gateway.cli.options import ConnectionOptions
+    from gateway.cli.options.shared import ConnectionOptions
 
 _ROOTS = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
 

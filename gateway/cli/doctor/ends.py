@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from h2.errors import ErrorCodes
 
-from gateway.cli.formatting import clean
+from gateway.cli.output.formatting import clean
 
 _LONGEST_DESCRIPTION = 120
 

@@ -12,7 +12,7 @@ from gateway.cli.doctor.endpoint import Endpoint, tls_context
 from gateway.cli.doctor.findings import Finding, Outcome, skipped
 from gateway.cli.doctor.http2 import Http2Connection
 from gateway.cli.doctor.network import CONNECT_SECONDS
-from gateway.cli.formatting import clean
+from gateway.cli.output.formatting import clean
 
 if TYPE_CHECKING:
     import ssl
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jobgateway_client import Tls
 
     from gateway.cli.doctor.repeat import Repeat
-    from gateway.cli.options import ConnectionOptions
+    from gateway.cli.options.shared import ConnectionOptions
 
 # The checks in their order. `proxy` is only mentioned if a variable names one.
 CHECKS = (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.doctor.between import Fault
 from gateway.cli.doctor.findings import Finding, Outcome
-from gateway.cli.formatting import clean
+from gateway.cli.output.formatting import clean
 
 if TYPE_CHECKING:
     from gateway.cli.doctor.between import Between

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from gateway.cli.session import connection_words
+from gateway.cli.client.session import connection_words
 
 if TYPE_CHECKING:
-    from gateway.cli.options import ConnectionOptions
+    from gateway.cli.options.shared import ConnectionOptions
 
 
 class Repeat:

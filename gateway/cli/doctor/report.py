@@ -13,10 +13,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli import display
+from gateway.cli.display.moving import print_line
 from gateway.cli.doctor.findings import Finding, Outcome
-from gateway.cli.formatting import clean
-from gateway.cli.moving import print_line
+from gateway.cli.output import terminal
+from gateway.cli.output.formatting import clean
 
 _STYLES = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red", Outcome.SKIP: "dim"}
 _OUTCOME_WIDTH, _CHECK_WIDTH = 4, 10
@@ -72,9 +72,9 @@ class Report:
 
     def progress(self, seconds: float, total: float) -> None:
         """Show how long streams have been held."""
-        if not display.is_terminal(sys.stderr):
+        if not terminal.is_terminal(sys.stderr):
             if not self._announced:
-                display.note(f"{_HOLDING} for {total:g} s; Ctrl-C ends it early")
+                terminal.note(f"{_HOLDING} for {total:g} s; Ctrl-C ends it early")
             self._announced = True
             return
         if self._bar is None:
@@ -111,7 +111,7 @@ class Report:
     def _row(self, outcome: Outcome | None, check: str, text: str) -> None:
         word = Text(outcome or "", _STYLES[outcome] if outcome else "")
         # A Text has no markup. In a pipe, a line stays a line.
-        if not display.is_terminal(sys.stdout):
+        if not terminal.is_terminal(sys.stdout):
             line = f"{word.plain:{_OUTCOME_WIDTH}} {check:{_CHECK_WIDTH}} {clean(text)}"
             self._console.print(Text(line), soft_wrap=True)
             return

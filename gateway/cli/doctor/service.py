@@ -14,7 +14,7 @@ from gateway.cli.doctor.between import Between, Fault, between
 from gateway.cli.doctor.ends import End, Kind
 from gateway.cli.doctor.findings import Finding, Outcome, ok, skipped
 from gateway.cli.doctor.refusals import refusal
-from gateway.cli.formatting import clean
+from gateway.cli.output.formatting import clean
 
 if TYPE_CHECKING:
     from gateway.cli.doctor.http2 import Http2Connection

@@ -16,7 +16,7 @@ from gateway.openssl import EXPIRED, NOT_YET_VALID, OTHER_HOST_NAME, OTHER_IP_AD
 if TYPE_CHECKING:
     from gateway.cli.doctor.endpoint import Endpoint
     from gateway.cli.doctor.repeat import Repeat
-    from gateway.cli.options import ConnectionOptions
+    from gateway.cli.options.shared import ConnectionOptions
 
 SOON_DAYS = 14
 _DAY = 86_400

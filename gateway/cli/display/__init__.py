@@ -1,0 +1,1 @@
+"""Jobs on the screen: lines, progress bars, tables and results."""

@@ -1,0 +1,1 @@
+"""The lines and exit codes of failures."""

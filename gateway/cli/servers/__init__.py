@@ -1,0 +1,1 @@
+"""The work of `dev`, `demo`, `simulate` and `serve --check`."""
