@@ -165,6 +165,8 @@ def test_an_outage_of_the_upstream_is_told_once_for_all_jobs(columns: int) -> No
         shown.table.retrying(lost())
         shown.table.event(state(5, "pouring"))
         assert shown.lines()[-1] == "30 jobs: 29 running, 1 succeeded  1 m 06 s"
+        shown.table.event(failing(6))
+        assert "for 0 s, 1 job; still trying" in " ".join(shown.lines())
 
 
 def test_a_watch_that_is_repeated_has_its_outage_in_its_row() -> None:

@@ -495,6 +495,8 @@ def test_a_time_limit_names_the_outage_of_the_upstream(gateway: ScriptedGateway,
     outcome = Outcome(gateway, command, str(UID), option, "2")
     assert outcome.code == 124
     assert f"the 2 s of {option} passed while the upstream was failing (UPSTREAM_TIMEOUT)" in outcome.err
+    gateway.script = [act(unreadable(), state(1), then=hold)]
+    assert "failing (UPSTREAM_TIMEOUT)" not in Outcome(gateway, command, str(UID), option, "0.3").err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("command", ["watch", "wait"])
