@@ -167,6 +167,13 @@ def test_a_job_without_a_state_is_not_said_to_continue() -> None:
         assert f"passed; {said} arrived, watch them again: " in outcome.stderr
 
 
+def test_the_result_of_another_job_is_not_the_end_of_this_one() -> None:
+    piece = pb.ContentChunk(data=b"1", content_size=2)
+    with ManyJobsGateway([Read(2), state(1), pb.JobEvent(uid=2, content_chunk=piece), end(2), Hold()]) as gateway:
+        outcome = watch(gateway, "1", "2", "--deadline", "0.5", "-o", "json")
+    assert "passed; job 1 continues, watch it again: " in outcome.stderr
+
+
 def test_an_output_file_is_for_one_job() -> None:
     with ManyJobsGateway() as gateway:
         outcome = watch(gateway, "1", "2", "--save", "file")
