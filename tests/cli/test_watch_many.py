@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+import typer
 from jobgateway.v1 import job_service_pb2 as pb
+from jobgateway_client import Client, GatewayError
+from jobgateway_client.deadline import Deadline
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
 from gateway.cli.client import patience
+from gateway.cli.client.exit_messages import failed_many
+from gateway.cli.client.session import Session
+from gateway.cli.options.shared import CallOptions
 from tests.cli.test_commands import start
 from tests.support.many_jobs import (
     End,
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
 
 TOKEN = "token-of-the-test"
 CODE = grpc.StatusCode
+RESULT = pb.JobEvent(uid=2, content_chunk=pb.ContentChunk(data=b"1", content_size=2))
 
 
 def watch(gateway: ManyJobsGateway, *arguments: str) -> Result:
@@ -162,11 +169,29 @@ def test_a_deadline_names_each_job_that_continues(as_json: bool) -> None:
         assert [(each["uid"], each["message"]) for each in errors] == [("1", said), ("3", said)]
 
 
-def test_a_job_without_a_state_is_not_said_to_continue() -> None:
-    for known, said in (([], "no state of 2 jobs"), ([state(2)], "1 job continues and no state of 1 job")):
-        with ManyJobsGateway([Read(2), *known, Hold()]) as gateway:
-            outcome = watch(gateway, "1", "2", "--deadline", "0.5")
-        assert f"passed; {said} arrived, watch them again: " in outcome.stderr
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ([], "no state of 2 jobs arrived, watch them again: jobgateway watch 1 2"),
+        ([state(2)], "1 job continues and no state of 1 job arrived, watch them again: jobgateway watch 1 2"),
+        ([state(1), state(2), RESULT], "2 jobs continue, watch them again: jobgateway watch 1 2"),
+        ([RESULT, end(2), state(1)], "job 1 continues, watch it again: jobgateway watch 1"),
+        ([RESULT, end(2)], "no state of job 1 arrived, watch it again: jobgateway watch 1"),
+    ],
+)
+def test_only_jobs_with_a_state_are_said_to_continue(
+    events: list[pb.JobEvent], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The time is over.
+    call = CallOptions(target="there:1", deadline=0.05)
+    with Client(call.target) as client:
+        session = Session(client, call.target, Deadline(call.deadline), call=call)
+        for each in events:
+            session.note(each)
+        ended = {each.uid for each in events if each.job.done}
+        with pytest.raises(typer.Exit):
+            failed_many(session, GatewayError(CODE.DEADLINE_EXCEEDED), sorted({1, 2} - ended), began=True)
+    assert capsys.readouterr().err == f"the 0.05 s of --deadline passed; {said}\n"
 
 
 def test_an_output_file_is_for_one_job() -> None:

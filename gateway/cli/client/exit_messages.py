@@ -112,7 +112,7 @@ def _later(current: Session, *uids: int) -> str:
     """Return what is known about jobs whose end has not arrived, and how to watch them again."""
     if len(uids) == 1:
         (uid,) = uids
-        known = f"job {uid} {'has ended' if current.ended else 'continues'}"
+        known = f"job {uid} {'has ended' if uid in current.ended else 'continues'}"
         return f"{known if uid in current.seen else f'no state of job {uid} arrived'}, {current.again(uid)}"
     seen = len(current.seen.intersection(uids))
     known = f"{counted(seen, 'job')} continue{'s' if seen == 1 else ''}" if seen else ""

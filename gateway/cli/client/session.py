@@ -49,7 +49,7 @@ class Session:
         uid: The job of that request, or 0 if it is not known.
         call: The options of the connection, which show why it failed, and the time limit.
         verb: The command that a person repeats after a failure: `watch` or `wait`.
-        ended: True if the job has ended, and its result is arriving.
+        ended: The jobs that have ended, and whose results are arriving.
         seen: The jobs of which a state has arrived.
         leaves_nothing: True if the jobs and the gateway end with the command.
         failing: The reasons why the upstream fails, by job.
@@ -65,16 +65,18 @@ class Session:
     uid: int = 0
     call: CallOptions | None = None
     verb: str = "watch"
-    ended: bool = False
+    ended: set[int] = field(default_factory=set)
     seen: set[int] = field(default_factory=set)
     leaves_nothing: bool = False
     failing: dict[int, str] = field(default_factory=dict)
 
     def note(self, event: pb.JobEvent) -> None:
         """Note what an event says about its job."""
-        self.ended = event.HasField("content_chunk")
+        is_result = event.HasField("content_chunk")
+        if is_result:
+            self.ended.add(event.uid)
         # A job that was sent runs, although no state of it may have arrived.
-        if self.ended or event.HasField("job") or self.sent:
+        if is_result or event.HasField("job") or self.sent:
             self.seen.add(event.uid)
         if event.heartbeat.last_failure:
             self.failing[event.uid] = event.heartbeat.last_failure
