@@ -20,5 +20,8 @@ func main() {
 	request.Input = &pb.SendJobRequest_ParamsJson{ParamsJson: []byte(`{"duration": 1, "steps": 2}`)}
 	print := func(job *pb.Job) { fmt.Printf("%.1f%% %s\n", job.Progress.GetPercentage(), job.Progress.GetMessage()) }
 	end, err := client.Run(context.Background(), &pb.RunJobRequest{Request: request}, jobs.OnProgress(print)).Finish()
-	fmt.Println(end.Job.GetStatus(), string(end.Result), err)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(end.Job.GetStatus(), string(end.Result))
 }

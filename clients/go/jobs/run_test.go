@@ -82,20 +82,27 @@ func TestARunWithoutACallbackContinuesAsAWatch(t *testing.T) {
 }
 
 func TestAnErrorThatNamesTheJobIsWatched(t *testing.T) {
-	g := &runGateway{
-		run: func(int32, grpc.ServerStreamingServer[pb.JobEvent]) error {
-			st, _ := status.New(codes.Unavailable, "").WithDetails(&errdetails.ErrorInfo{
-				Domain: domain, Reason: "NO_STATE_YET", Metadata: map[string]string{"uid": "7"},
-			})
-			return st.Err()
-		},
-		watch: func(req *pb.WatchJobRequest, stream grpc.ServerStreamingServer[pb.JobEvent]) error {
-			return stream.Send(end(req.GetUid(), "[1]", "[1]"))
-		},
-	}
-	done, err := newClient(t, g, Options{}).Run(context.Background(), runRequest("")).Finish()
-	if err != nil || done.Job.GetUid() != 7 || g.runs.Load() != 1 {
-		t.Errorf("finished %v with the error %v after %d runs", done, err, g.runs.Load())
+	// The job of the second error would be created again with the token of a login.
+	for _, code := range []codes.Code{codes.Unavailable, codes.Unauthenticated} {
+		g := &runGateway{
+			run: func(int32, grpc.ServerStreamingServer[pb.JobEvent]) error {
+				st, _ := status.New(code, "").WithDetails(&errdetails.ErrorInfo{
+					Domain: domain, Reason: "TEST", Metadata: map[string]string{"uid": "7"},
+				})
+				return st.Err()
+			},
+			watch: func(req *pb.WatchJobRequest, stream grpc.ServerStreamingServer[pb.JobEvent]) error {
+				return stream.Send(end(req.GetUid(), "[1]", "[1]"))
+			},
+		}
+		logins := 0
+		done, err := newClient(t, g, Options{Login: func(context.Context) (string, error) {
+			logins++
+			return fmt.Sprint(logins), nil
+		}}).Run(context.Background(), runRequest("")).Finish()
+		if err != nil || done.Job.GetUid() != 7 || g.runs.Load() != 1 {
+			t.Errorf("%s: finished %v with the error %v after %d runs", code, done, err, g.runs.Load())
+		}
 	}
 }
 
