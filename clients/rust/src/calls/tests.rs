@@ -1,6 +1,9 @@
+use std::error::Error as _;
+
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::*;
+use crate::TokenError;
 use crate::fake::{Call, Gateway};
 
 fn done(result: &[u8]) -> Job {
@@ -68,7 +71,7 @@ fn a_wait_outlasts_an_outage() {
 }
 
 #[tokio::test]
-async fn a_wait_ends_with_the_failure_before_its_timeout() {
+async fn the_timeout_of_a_wait_has_the_last_failure_as_its_cause() {
     let mut gateway = Gateway::start().await;
     let client = Client::new(&gateway.uri, "a").unwrap();
     let answer = async {
@@ -77,7 +80,28 @@ async fn a_wait_ends_with_the_failure_before_its_timeout() {
         gateway.call().await.fail(status);
     };
     let (error, ()) = tokio::join!(client.wait(wait(60), Hooks::default()), answer);
-    assert_eq!(error.unwrap_err().to_string(), "outage [Unavailable]");
+    let error = error.unwrap_err();
+    assert_eq!(error.source().unwrap().to_string(), "outage [Unavailable]");
+    let Error::Call(failure) = error else {
+        panic!("the login failed");
+    };
+    assert_eq!(failure.code, Code::DeadlineExceeded);
+    assert_eq!(failure.cause.unwrap().message, "outage");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timeout_of_a_wait_limits_its_login() {
+    let client = Client::builder("http://127.0.0.1:1")
+        .login(std::future::pending::<Result<_, TokenError>>)
+        .build()
+        .unwrap();
+    let begun = Instant::now();
+    let Err(Error::Call(failure)) = client.wait(wait(10), Hooks::default()).await else {
+        panic!("the login ended");
+    };
+    assert_eq!(failure.code, Code::DeadlineExceeded);
+    assert!(failure.cause.is_none());
+    assert_eq!(begun.elapsed().as_secs(), 10 + READ_LIMIT.as_secs());
 }
 
 #[tokio::test]
