@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
+import httpx
+
 from clients.runner.gateways import GatewayProcess
 from clients.runner.http2_proxy import Http2Proxy
 from clients.runner.proxy import Proxy
@@ -44,6 +46,7 @@ class Stack:
         await self.simulator.start("127.0.0.1", 0)
         self._exit.push_async_callback(self.simulator.stop)
         try:
+            await self._send_jobs()
             url = urlsplit(self.simulator.url)
             if delay := self._scenario.upstream_delay_seconds:
                 slow = await self._exit.enter_async_context(Proxy(("127.0.0.1", url.port or 0), delay_seconds=delay))
@@ -90,8 +93,9 @@ class Stack:
 
     @property
     def posts(self) -> list[bytes]:
-        """The bodies of the submissions that reached the upstream."""
-        return [each.body for each in self.simulator.requests if each.method == "POST"]
+        """The bodies of the client's submissions that reached the upstream."""
+        bodies = [each.body for each in self.simulator.requests if each.method == "POST"]
+        return bodies[self._scenario.sent.count if self._scenario.sent else 0 :]
 
     @property
     def paths(self) -> list[str]:
@@ -168,6 +172,16 @@ class Stack:
                 self.simulator.rotate_token(TOKEN, FRESH_TOKEN)
             case _:
                 raise ValueError(f"unknown fault {fault.kind}")
+
+    async def _send_jobs(self) -> None:
+        if (sent := self._scenario.sent) is None:
+            return
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with httpx.AsyncClient(base_url=self.simulator.url, headers=headers) as client:
+            for uid in range(sent.uid, sent.uid + sent.count):
+                response = await client.post("/workspaces/1/entities/7/jobs/", json={"params": sent.params})
+                if (got := response.raise_for_status().json()["uid"]) != uid:
+                    raise ValueError(f"the job {uid} of the scenario has the uid {got}")
 
     async def _new_gateway(self) -> GatewayProcess:
         gateway = GatewayProcess(self._url, self._scenario.gateway)

@@ -45,6 +45,7 @@ bool Watch::Impl::Next(JobEvent* event) {
 
 bool Watch::Impl::Advance(JobEvent* event) {
   while (!ended_) {
+    if (!done_) attempts_.CheckOpen();
     if (stream_ == nullptr) {
       attempts_.Check();
       rules_.Opened();
@@ -102,6 +103,8 @@ Watch& Watch::operator=(Watch&&) noexcept = default;
 Watch::~Watch() = default;
 
 bool Watch::Next(JobEvent* event) { return impl_->Next(event); }
+
+void Watch::Close() { impl_->Close(); }
 
 Finished Watch::Finish() {
   JobEvent event;

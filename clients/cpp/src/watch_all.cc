@@ -64,6 +64,7 @@ bool WatchAll::Impl::Next(JobEvent* event) {
 
 bool WatchAll::Impl::Advance(JobEvent* event) {
   while (!ended_) {
+    if (pending() != 0) attempts_.CheckOpen();
     if (stream_ == nullptr) {
       if (pending() == 0) {
         ended_ = true;
@@ -134,6 +135,8 @@ WatchAll& WatchAll::operator=(WatchAll&&) noexcept = default;
 WatchAll::~WatchAll() = default;
 
 bool WatchAll::Next(JobEvent* event) { return impl_->Next(event); }
+
+void WatchAll::Close() { impl_->Close(); }
 
 std::size_t WatchAll::pending() const { return impl_->pending(); }
 
