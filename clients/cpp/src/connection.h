@@ -21,7 +21,7 @@
 
 namespace jobgateway::internal {
 
-// What another thread needs to end a call or a watch. Connection has the
+// The state by which another thread ends a call or a watch. Connection has the
 // functions.
 struct Handle {
   std::atomic<bool> closed = false;
