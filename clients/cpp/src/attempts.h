@@ -54,15 +54,12 @@ class Attempts {
     return end_ - std::chrono::steady_clock::now();
   }
 
-  // Throws if the client or the call is closed.
-  void CheckOpen() const { connection_->CheckOpen(*handle_); }
-
   // Ends the call, from any thread.
   void Close() const { connection_->Close(handle_.get()); }
 
   // Throws if the client or the call is closed, or the timeout has passed.
   void Check() const {
-    CheckOpen();
+    connection_->CheckOpen(*handle_);
     if (Left() <= std::chrono::nanoseconds(0)) throw TimedOut();
   }
 

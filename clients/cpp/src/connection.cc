@@ -85,10 +85,14 @@ void Connection::Sleep(std::chrono::nanoseconds wait, const Handle& handle) {
 }
 
 void Connection::CheckOpen(const Handle& handle) {
+  const std::lock_guard lock(mutex_);
+  CheckOpenLocked(handle);
+}
+
+void Connection::CheckOpenLocked(const Handle& handle) const {
   if (handle.closed) {
     throw Error(grpc::StatusCode::CANCELLED, "the watch was closed", kClosed);
   }
-  const std::lock_guard lock(mutex_);
   if (closed_) {
     throw Error(grpc::StatusCode::CANCELLED, "the client was closed", kClosed);
   }
@@ -123,13 +127,11 @@ Call::Call(std::shared_ptr<Connection> connection,
   // Proxies can route by it, so that all watches of a job share the polls of
   // one replica.
   if (uid != 0) context_.AddMetadata("x-job-uid", std::to_string(uid));
-  connection_->CheckOpen(*handle_);
   const std::lock_guard lock(connection_->mutex_);
+  connection_->CheckOpenLocked(*handle_);
   stub_ = connection_->stub_;
   connection_->calls_.insert(&context_);
   handle_->call = &context_;
-  // Close() may have been called since the check.
-  if (connection_->closed_ || handle_->closed) context_.TryCancel();
 }
 
 Call::~Call() {

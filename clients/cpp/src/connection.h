@@ -61,6 +61,7 @@ class Connection {
   friend class Call;
 
   std::shared_ptr<Stub> Connect() const;
+  void CheckOpenLocked(const Handle& handle) const;
 
   const std::string target_;
   const Options options_;

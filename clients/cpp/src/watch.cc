@@ -45,7 +45,6 @@ bool Watch::Impl::Next(JobEvent* event) {
 
 bool Watch::Impl::Advance(JobEvent* event) {
   while (!ended_) {
-    if (!done_) attempts_.CheckOpen();
     if (stream_ == nullptr) {
       attempts_.Check();
       rules_.Opened();

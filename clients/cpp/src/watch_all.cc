@@ -64,7 +64,6 @@ bool WatchAll::Impl::Next(JobEvent* event) {
 
 bool WatchAll::Impl::Advance(JobEvent* event) {
   while (!ended_) {
-    if (pending() != 0) attempts_.CheckOpen();
     if (stream_ == nullptr) {
       if (pending() == 0) {
         ended_ = true;
