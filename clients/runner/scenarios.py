@@ -29,9 +29,10 @@ class Fault(_Model):
     Attributes:
         when: The time of the fault: at the start, after a number of lines of a kind (`job`, or `watch.job` for those of
             a step; `done` for jobs that have ended, `step` for those with a message), after a number of submissions
-            that reached the upstream (`posts`), or after a number of bytes to the client (`bytes`; only `cut` and
-            `restart`).
-        kind: The kind of fault, injected by `Stack`.
+            that reached the upstream (`posts`), after the upstream has shown the end of a number of jobs (`ends`),
+            before the client learns that a number of calls has failed (`failed`), or after a number of bytes to the
+            client (`bytes`; only `cut`, `restart` and `hold`).
+        kind: The kind of fault, injected by `Stack`. `hold`: the client receives nothing until `release`.
         code: For `end`, a gRPC status. For `reset`, an HTTP/2 error. For `respond`, a gRPC status or an HTTP status.
 
     """
@@ -40,6 +41,8 @@ class Fault(_Model):
     kind: Literal[
         "cut",
         "blackhole",
+        "hold",
+        "release",
         "end",
         "reset",
         "respond",

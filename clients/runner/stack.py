@@ -33,6 +33,7 @@ class Stack:
         self._pending = list(scenario.faults)
         # Lines of the client, by kind, and by step and kind.
         self._counts: dict[str, int] = {}
+        self._shown_ends: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._gateways: list[GatewayProcess] = []
         # The clock of the jobs stops until there are as many. A loaded machine may cause others than the faults.
@@ -53,6 +54,7 @@ class Stack:
                 url = url._replace(netloc=slow.address)
             self._url = url.geturl()
             self._proxy = await self._exit.enter_async_context(Http2Proxy((await self._new_gateway()).address))
+            self._proxy.before_failure = self._failed
             self._arm_faults()
             await self.settled()
         except BaseException:
@@ -78,7 +80,8 @@ class Stack:
     @property
     def missed(self) -> list[Fault]:
         """The faults that were not injected yet."""
-        by_bytes = [fault for fault in self._scenario.faults if fault.at_bytes and self._proxy.cut_after_bytes]
+        uncut = self._proxy.cut_after_bytes is not None
+        by_bytes = [fault for fault in self._scenario.faults if fault.at_bytes and fault.kind != "hold" and uncut]
         return self._pending + by_bytes
 
     @property
@@ -117,7 +120,14 @@ class Stack:
     def _recorded(self, request: Recorded) -> None:
         if request.method == "POST":
             self._count("posts")
-            self._start_due_faults()
+        elif self.simulator.has_ended(uid := request.path.rstrip("/").rpartition("/")[2]):
+            self._shown_ends.add(uid)
+            self._counts["ends"] = len(self._shown_ends)
+        self._start_due_faults()
+
+    async def _failed(self) -> None:
+        self._count("failed")
+        await asyncio.gather(*self._start_due_faults())
 
     def _count(self, name: str) -> None:
         self._counts[name] = self._counts.get(name, 0) + 1
@@ -131,28 +141,33 @@ class Stack:
 
     def _arm_faults(self) -> None:
         for fault in self._scenario.faults:
-            if fault.at_bytes:
+            if fault.at_bytes and fault.kind == "hold":
+                self._pending.remove(fault)
+                self._proxy.hold_after_bytes = fault.at_bytes
+            elif fault.at_bytes:
                 self._pending.remove(fault)
                 self._proxy.cut_after_bytes = fault.at_bytes
                 self._proxy.after_cut = functools.partial(self._start_fault, fault)
         self._start_due_faults()
 
-    def _start_due_faults(self) -> None:
-        for fault in tuple(self._pending):
-            if fault.is_due(self._counts):
-                self._pending.remove(fault)
-                self._start_fault(fault)
+    def _start_due_faults(self) -> list[asyncio.Task[None]]:
+        due = [fault for fault in self._pending if fault.is_due(self._counts)]
+        for fault in due:
+            self._pending.remove(fault)
+        return [self._start_fault(fault) for fault in due]
 
-    def _start_fault(self, fault: Fault) -> None:
-        self._resumes_due = self._counts.get("resume", 0) + 1
-        self._tasks.add(asyncio.create_task(self._inject(fault)))
+    def _start_fault(self, fault: Fault) -> asyncio.Task[None]:
+        # A client resumes after every other fault.
+        if fault.kind != "release":
+            self._resumes_due = self._counts.get("resume", 0) + 1
+        task = asyncio.create_task(self._inject(fault))
+        self._tasks.add(task)
+        return task
 
     async def _inject(self, fault: Fault) -> None:
         match fault.kind:
-            case "cut":
-                self._proxy.cut()
-            case "blackhole":
-                self._proxy.blackhole()
+            case "cut" | "blackhole" | "release":
+                getattr(self._proxy, fault.kind)()
             case "end":
                 self._proxy.end_streams(fault.code)
             case "reset":
