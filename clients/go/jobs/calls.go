@@ -77,9 +77,10 @@ func (c *Client) Cancel(ctx context.Context, uid int64, options ...Option) (*pb.
 
 // Wait waits until a job is done, without a stream. It reads again after the errors after which a watch resumes.
 //
-// If the Timeout of the request passes, it returns the unfinished job without an error, or context.DeadlineExceeded with
-// the last error if no state could be read. The Timeout counts for all attempts; the last login and the last response may
-// take 30 seconds more. Without a Timeout, ctx limits the wait, and its end is an error.
+// If the Timeout of the request passes, it returns the unfinished job without an error. If no state could be read, it returns
+// context.DeadlineExceeded with the last error, at once if the next attempt would come too late. The Timeout counts for all
+// attempts; the last login and the last response may take 30 seconds more. Without a Timeout, ctx limits the wait, and its
+// end is an error.
 func (c *Client) Wait(ctx context.Context, req *pb.WaitJobRequest, options ...Option) (*pb.Job, error) {
 	call := unaryCall{
 		request:  req,
@@ -165,15 +166,12 @@ func (c *Client) attempts(ctx context.Context, call unaryCall, o callOptions, la
 			return nil, e
 		}
 		retry := Retry{Err: e, Wait: wait.next(e.RetryAfter), NewConnection: e.wantsNewConnection()}
-		if !call.until.IsZero() {
-			retry.Wait = min(retry.Wait, max(0, time.Until(call.until)))
+		if !call.until.IsZero() && retry.Wait >= time.Until(call.until) {
+			return nil, context.DeadlineExceeded
 		}
 		o.retrying(retry)
 		if err := c.prepare(ctx, retry, conn); err != nil {
 			return nil, err
-		}
-		if !call.until.IsZero() && !time.Now().Before(call.until) {
-			return nil, context.DeadlineExceeded
 		}
 	}
 }
