@@ -158,7 +158,9 @@ impl Client {
                 Err(status) => Failure::from(status),
             };
             let mut again = may_retry(&failure);
-            if failure.code == Code::Unauthenticated && !logged_in {
+            // A submission is not repeated then.
+            let job_exists = call.uid.is_none() && failure.uid().is_some();
+            if failure.code == Code::Unauthenticated && !logged_in && !job_exists {
                 logged_in = true;
                 let renewed = call.patience.limit(self.renew(&access, &mut login)).await;
                 again = renewed.ok_or_else(|| timed_out(Some(failure.clone())))??;
