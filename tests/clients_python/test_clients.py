@@ -118,6 +118,13 @@ async def test_a_run_whose_error_names_the_job_is_watched(gateway: ScriptedGatew
     assert [name for name, _ in gateway.calls] == ["RunJob", "WatchJob"]
 
 
+async def test_a_login_does_not_send_a_job_again_that_exists(gateway: ScriptedGateway, both: Both) -> None:
+    gateway.script = [[Fail(CODE.UNAUTHENTICATED, "UPSTREAM_UNAUTHENTICATED", uid=7)], [end()]]
+    tokens = iter(["stale", "fresh"])
+    assert (await both.use(gateway.target, lambda client: client.run(SEND), token=lambda: next(tokens))).succeeded
+    assert [name for name, _ in gateway.calls] == ["RunJob", "WatchJob"]
+
+
 async def test_a_silent_stream_is_resumed_elsewhere(
     gateway: ScriptedGateway, both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,10 +105,11 @@ class AsyncClient:
         """Wait until a job is done, without a stream.
 
         If the `timeout` passes, or that of the request, the job is returned as it is then, and may not be done. Like a
-        watch, the call is repeated as long as no gateway responds.
+        watch, the call is repeated as long as no gateway responds, with the rest of the time.
 
         Raises:
-            GatewayError: The job could not be read.
+            GatewayError: The job could not be read. `DEADLINE_EXCEEDED` if the time is over; the cause is the last
+                failure.
 
         """
         request = uid if isinstance(uid, pb.WaitJobRequest) else pb.WaitJobRequest(uid=uid)
@@ -156,7 +157,7 @@ class AsyncClient:
     ) -> AsyncWatchAll:
         """Watch many jobs until all have ended, on one stream. See `AsyncWatchAll`.
 
-        `on_resume` is called before another stream, and `on_retry` before another attempt to watch the job `error.uid`.
+        `on_resume` is called before another stream, and `on_retry` before another attempt to watch the job `retry.uid`.
         """
         deadline = Deadline(timeout)
         jobs = ManyJobs(map(calls.watch_request, uids), deadline, on_retry, Requests)
@@ -195,12 +196,13 @@ class AsyncClient:
         waiting = Waiting(self._connections.closing, deadline)
         while True:
             token = await self._credential.token(waiting)
+            attempt = calls.next_request(request, deadline)
             with self._connections.lease() as connection:
                 outcome = await self._attempt(
                     getattr(connection.stub, method),
-                    request,
-                    metadata=calls.metadata(token, request),
-                    timeout=deadline.within(calls.call_seconds(request)),
+                    attempt,
+                    metadata=calls.metadata(token, attempt),
+                    timeout=deadline.within(calls.call_seconds(attempt)),
                 )
             if not isinstance(outcome, GatewayError):
                 job, trailers = outcome

@@ -125,10 +125,11 @@ class AsyncFollowing(Generic[Item]):
         outcome = await stream.next(calls.END_SECONDS if done else self._work.rules.silence)
         if done or isinstance(outcome, GatewayError):
             # An event after the last one is ignored.
-            self._work.ended(replayed=stream.replayed)
+            error = outcome if isinstance(outcome, GatewayError) else None
+            self._work.ended(error, replayed=stream.replayed)
             self._close_stream()
-            if isinstance(outcome, GatewayError) and not done:
-                self._broken = _Broken(outcome, stream.token, stream.connection, fresh_token=False)
+            if error is not None and not done:
+                self._broken = _Broken(error, stream.token, stream.connection, fresh_token=False)
             return None
         taken = self._work.take(outcome)
         if isinstance(taken, LoginNeeded):

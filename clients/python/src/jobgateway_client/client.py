@@ -111,10 +111,11 @@ class Client:
         """Wait until a job is done, without a stream.
 
         If the `timeout` passes, or that of the request, the job is returned as it is then, and may not be done. Like a
-        watch, the call is repeated as long as no gateway responds.
+        watch, the call is repeated as long as no gateway responds, with the rest of the time.
 
         Raises:
-            GatewayError: The job could not be read.
+            GatewayError: The job could not be read. `DEADLINE_EXCEEDED` if the time is over; the cause is the last
+                failure.
 
         """
         request = uid if isinstance(uid, pb.WaitJobRequest) else pb.WaitJobRequest(uid=uid)
@@ -162,7 +163,7 @@ class Client:
     ) -> WatchAll:
         """Watch many jobs until all have ended, on one stream. See `WatchAll`.
 
-        `on_resume` is called before another stream, and `on_retry` before another attempt to watch the job `error.uid`.
+        `on_resume` is called before another stream, and `on_retry` before another attempt to watch the job `retry.uid`.
         """
         deadline = Deadline(timeout)
         jobs = ManyJobs(map(calls.watch_request, uids), deadline, on_retry, Requests)
@@ -201,12 +202,13 @@ class Client:
         waiting = Waiting(self._connections.closing, deadline)
         while True:
             token = self._credential.token(waiting)
+            attempt = calls.next_request(request, deadline)
             with self._connections.lease() as connection:
                 try:
                     job, call = getattr(connection.stub, method).with_call(
-                        request,
-                        metadata=calls.metadata(token, request),
-                        timeout=deadline.within(calls.call_seconds(request)),
+                        attempt,
+                        metadata=calls.metadata(token, attempt),
+                        timeout=deadline.within(calls.call_seconds(attempt)),
                     )
                 except grpc.RpcError as rpc_error:
                     error = from_rpc_error(rpc_error)

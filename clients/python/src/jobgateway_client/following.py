@@ -92,10 +92,11 @@ class Following(Generic[Item]):
             outcome = stream.next(calls.END_SECONDS if done else self._work.rules.silence)
             if done or isinstance(outcome, GatewayError):
                 # An event after the last one is ignored.
-                self._work.ended(replayed=stream.replayed)
+                error = outcome if isinstance(outcome, GatewayError) else None
+                self._work.ended(error, replayed=stream.replayed)
                 self._close_stream()
-                if isinstance(outcome, GatewayError) and not done:
-                    self._resume(stream, outcome)
+                if error is not None and not done:
+                    self._resume(stream, error)
                 continue
             taken = self._work.take(outcome)
             if isinstance(taken, LoginNeeded):

@@ -124,7 +124,7 @@ class ManyRules:
         """The number of jobs that have not ended."""
         return len(self._jobs)
 
-    def result(self, uid: int) -> bytearray:
+    def result(self, uid: int) -> bytes:
         """Return the JSON of the result of a job as far as it has arrived, until the next event after its end."""
         return self._results.of(uid)
 
