@@ -197,7 +197,8 @@ class CallRules:
 
     def wants_token(self, error: GatewayError) -> bool:
         """Return True if a fresh token may help. Get one before `retry`."""
-        return error.code is grpc.StatusCode.UNAUTHENTICATED and not self._has_fresh_token
+        is_sent = self._send is not None and error.uid != 0
+        return error.code is grpc.StatusCode.UNAUTHENTICATED and not (self._has_fresh_token or is_sent)
 
     def retry(self, error: GatewayError, *, fresh_token: bool) -> Retry | None:
         """Return the next attempt, or None if the error is final. `fresh_token`: one was needed, and there is one."""
