@@ -98,12 +98,14 @@ export class Client {
 
   /** Reads a job once. */
   async get(uid: string, { contentFormat, ...settings }: ReadSettings = {}): Promise<Job> {
+    checkUid(uid);
     const request = encode(GET_JOB, () => GetJobRequest.fromPartial({ uid, contentFormat }));
     return this.#read(GET_JOB, uid, request, settings);
   }
 
   /** Asks to cancel a job, and returns its state. The job may continue for a while. */
   async cancel(uid: string, settings: CallSettings = {}): Promise<Job> {
+    checkUid(uid);
     const request = encode(CANCEL_JOB, () => CancelJobRequest.fromPartial({ uid }));
     return this.#read(CANCEL_JOB, uid, request, settings);
   }
@@ -178,7 +180,6 @@ export class Client {
     request: Buffer,
     settings: CallSettings,
   ): Promise<Job> {
-    checkUid(uid);
     const attempt = () => ({ request, deadlineSeconds: READ_SECONDS });
     return this.#call({ method, attempt, uid, mayRetry }, settings);
   }

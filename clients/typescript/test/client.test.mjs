@@ -280,6 +280,14 @@ for (const [name, call] of Object.entries(wrong)) {
   });
 }
 
+test("each call says what is wrong with a uid", async (t) => {
+  const client = connect(t, "127.0.0.1:1");
+  for (const method of ["get", "cancel", "wait", "watch"]) {
+    const message = 'uid must be a whole number as a string (got "abc")';
+    await assert.rejects(async () => client[method]("abc"), { message });
+  }
+});
+
 test("durations may have fractions", async (t) => {
   const seen = [];
   const client = await serve(t, {
