@@ -141,6 +141,26 @@ async def test_a_client_names_itself(gateway: ScriptedGateway, connect: Connect)
     assert gateway.metadata[0]["user-agent"].startswith(f"jobgateway-python/{__version__} ")
 
 
+async def nothing(*_: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda client: client.get(7, on_retry=nothing),
+        lambda client: client.send(SEND, on_replayed=nothing),
+        lambda client: client.run(SEND, on_progress=nothing).finish(),
+        lambda client: client.watch(7, on_retry=nothing).finish(),
+        lambda client: anext(client.watch_all([7], on_retry=nothing)),
+    ],
+)
+async def test_a_callback_that_no_one_awaits_is_rejected(connect: Connect, use: Callable[..., Any]) -> None:
+    async with connect(NOWHERE) as client:
+        with pytest.raises(TypeError, match="the callback nothing is a coroutine function"):
+            await use(client)
+
+
 class Logins:
     """A function that returns tokens, after a permission if it is to block."""
 

@@ -86,7 +86,7 @@ def test_a_call_logs_in_once() -> None:
     assert rules.retry(error, fresh_token=False) is None
 
 
-def test_a_login_does_not_repeat_a_submission_that_created_a_job() -> None:
+def test_a_login_does_not_repeat_a_job_that_exists() -> None:
     rules = CallRules(pb.SendJobRequest(request_id="once"), attempts=5)
     error = from_gateway(CODE.UNAUTHENTICATED, uid=7)
     assert not rules.wants_token(error)

@@ -146,13 +146,12 @@ class ManyReporter(Reporter):
             self._succeeded += item.job.done and item.job.status == pb.JOB_STATUS_SUCCESS
             self._failed += item.job.done and item.job.status != pb.JOB_STATUS_SUCCESS
 
-    def resumption(self, retry: Retry) -> None:
-        """Report that the stream resumes with the jobs that have not ended."""
-        self._line(resume=_shown_resumption(retry) | {"jobs": retry.jobs})
-
-    def again(self, retry: Retry) -> None:
-        """Report that one job is watched again."""
-        self._line(again={"uid": str(retry.uid), "code": retry.error.code.name, "reason": retry.error.reason})
+    def retried(self, retry: Retry) -> None:
+        """Report that one job is watched again, or that the stream resumes with the jobs that have not ended."""
+        if retry.uid:
+            self._line(again={"uid": str(retry.uid), "code": retry.error.code.name, "reason": retry.error.reason})
+        else:
+            self._line(resume=_shown_resumption(retry) | {"jobs": retry.jobs})
 
     def ended(self) -> None:
         """Report the numbers of jobs by their end."""

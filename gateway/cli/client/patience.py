@@ -46,13 +46,14 @@ class Patience:
         return self._reached or not is_broken(error)
 
     def limiting(self, show: Callable[[Retry], None]) -> Callable[[Retry], None]:
-        """Return a callback for further attempts, which calls `show` as long as it is worth to continue."""
+        """Return a callback of a watch of many jobs, which calls `show` as long as it is worth to continue."""
 
         def retrying(retry: Retry) -> None:
-            if retry.failures == 1:
+            if retry.failures == 1 and not retry.uid:
                 # Something arrived since the last failure, if there was one.
                 self._failing_since = None
-            if not (self.lasts(retry.error) and self.may_connect(retry.error)):
+            # If only one job is watched again, its stream works.
+            if not retry.uid and not (self.lasts(retry.error) and self.may_connect(retry.error)):
                 raise retry.error
             show(retry)
 
@@ -77,9 +78,9 @@ class PatientWatch:
         self._retrying = retrying
         self._patience = Patience()
         if isinstance(start, pb.RunJobRequest):
-            self._watch = client.run(start, timeout=deadline.left(), on_resume=self._resume)
+            self._watch = client.run(start, timeout=deadline.left(), on_retry=self._resume)
         else:
-            self._watch = client.watch(start, timeout=deadline.left(), on_resume=self._resume)
+            self._watch = client.watch(start, timeout=deadline.left(), on_retry=self._resume)
 
     @property
     def uid(self) -> int:

@@ -130,38 +130,39 @@ class AsyncClient:
         request: pb.SendJobRequest | pb.RunJobRequest,
         *,
         timeout: float | None = None,
-        on_resume: calls.OnRetry | None = None,
+        on_retry: calls.OnRetry | None = None,
         on_progress: calls.OnProgress | None = None,
     ) -> AsyncWatch:
         """Send a job and watch it in one stream. See `AsyncWatch`."""
-        return self._watch(calls.run_request(request), timeout, on_resume, on_progress)
+        return self._watch(calls.run_request(request), timeout, on_retry, on_progress)
 
     def watch(
         self,
         uid: int | pb.WatchJobRequest,
         *,
         timeout: float | None = None,
-        on_resume: calls.OnRetry | None = None,
+        on_retry: calls.OnRetry | None = None,
         on_progress: calls.OnProgress | None = None,
     ) -> AsyncWatch:
         """Watch a job until it ends. See `AsyncWatch`."""
-        return self._watch(calls.watch_request(uid), timeout, on_resume, on_progress)
+        return self._watch(calls.watch_request(uid), timeout, on_retry, on_progress)
 
     def watch_all(
         self,
         uids: Iterable[int | pb.WatchJobRequest],
         *,
         timeout: float | None = None,
-        on_resume: calls.OnRetry | None = None,
         on_retry: calls.OnRetry | None = None,
     ) -> AsyncWatchAll:
         """Watch many jobs until all have ended, on one stream. See `AsyncWatchAll`.
 
-        `on_resume` is called before another stream, and `on_retry` before another attempt to watch the job `retry.uid`.
+        `on_retry` is called before another stream (`retry.uid` is 0), and before another attempt to watch the job
+        `retry.uid` on the same stream.
         """
+        calls.check_callbacks(on_retry)
         deadline = Deadline(timeout)
         jobs = ManyJobs(map(calls.watch_request, uids), deadline, on_retry, Requests)
-        return AsyncWatchAll(self._connections, self._credential, jobs, deadline, on_resume)
+        return AsyncWatchAll(self._connections, self._credential, jobs, deadline, on_retry)
 
     async def close(self) -> None:
         """Close the connections. Calls that are in flight fail, and waits end."""
@@ -177,12 +178,13 @@ class AsyncClient:
         self,
         start: pb.RunJobRequest | pb.WatchJobRequest,
         timeout: float | None,
-        on_resume: calls.OnRetry | None,
+        on_retry: calls.OnRetry | None,
         on_progress: calls.OnProgress | None,
     ) -> AsyncWatch:
+        calls.check_callbacks(on_retry, on_progress)
         deadline = Deadline(timeout)
         job = OneJob(start, deadline, on_progress)
-        return AsyncWatch(self._connections, self._credential, job, deadline, on_resume)
+        return AsyncWatch(self._connections, self._credential, job, deadline, on_retry)
 
     async def _call(
         self,
@@ -192,6 +194,7 @@ class AsyncClient:
         on_retry: calls.OnRetry | None,
         on_replayed: calls.OnReplayed | None = None,
     ) -> pb.Job:
+        calls.check_callbacks(on_retry, on_replayed)
         rules = CallRules(request, self._attempts)
         waiting = Waiting(self._connections.closing, deadline)
         while True:

@@ -53,14 +53,14 @@ class AsyncFollowing(Generic[Item]):
         credential: Credential,
         work: Work[Item],
         deadline: Deadline,
-        on_resume: calls.OnRetry | None,
+        on_retry: calls.OnRetry | None,
     ) -> None:
         self._connections = connections
         self._credential = credential
         self._waiting = Waiting(connections.closing, deadline)
         self._deadline = deadline
         self._work = work
-        self._on_resume = on_resume
+        self._on_retry = on_retry
         self._stream: Stream | None = None
         self._login_needed: LoginNeeded | None = None
         self._broken: _Broken | None = None
@@ -181,8 +181,8 @@ class AsyncFollowing(Generic[Item]):
         if retry is None:
             raise error
         self._deadline.check(retry.wait)
-        if self._on_resume is not None:
-            self._on_resume(retry)
+        if self._on_retry is not None:
+            self._on_retry(retry)
         return _Pause(time.monotonic() + retry.wait, broken.connection if retry.new_connection else None)
 
     def _fail(self, failure: Exception) -> None:

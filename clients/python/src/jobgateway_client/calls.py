@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -187,6 +188,18 @@ def send_request(request: pb.SendJobRequest) -> pb.SendJobRequest:
     if not isinstance(request, pb.SendJobRequest):
         raise TypeError(f"the request is not a SendJobRequest (got {type(request).__name__})")
     return request
+
+
+def check_callbacks(*callbacks: Callable[..., None] | None) -> None:
+    """Check that calls can use some callbacks.
+
+    Raises:
+        TypeError: One is a coroutine function, which no one would await.
+
+    """
+    for callback in callbacks:
+        if inspect.iscoroutinefunction(callback):
+            raise TypeError(f"the callback {callback.__name__} is a coroutine function: use a plain one")
 
 
 def is_deadline(error: GatewayError) -> bool:

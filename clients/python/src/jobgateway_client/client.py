@@ -136,38 +136,39 @@ class Client:
         request: pb.SendJobRequest | pb.RunJobRequest,
         *,
         timeout: float | None = None,
-        on_resume: calls.OnRetry | None = None,
+        on_retry: calls.OnRetry | None = None,
         on_progress: calls.OnProgress | None = None,
     ) -> Watch:
         """Send a job and watch it in one stream. See `Watch`."""
-        return self._watch(calls.run_request(request), timeout, on_resume, on_progress)
+        return self._watch(calls.run_request(request), timeout, on_retry, on_progress)
 
     def watch(
         self,
         uid: int | pb.WatchJobRequest,
         *,
         timeout: float | None = None,
-        on_resume: calls.OnRetry | None = None,
+        on_retry: calls.OnRetry | None = None,
         on_progress: calls.OnProgress | None = None,
     ) -> Watch:
         """Watch a job until it ends. See `Watch`."""
-        return self._watch(calls.watch_request(uid), timeout, on_resume, on_progress)
+        return self._watch(calls.watch_request(uid), timeout, on_retry, on_progress)
 
     def watch_all(
         self,
         uids: Iterable[int | pb.WatchJobRequest],
         *,
         timeout: float | None = None,
-        on_resume: calls.OnRetry | None = None,
         on_retry: calls.OnRetry | None = None,
     ) -> WatchAll:
         """Watch many jobs until all have ended, on one stream. See `WatchAll`.
 
-        `on_resume` is called before another stream, and `on_retry` before another attempt to watch the job `retry.uid`.
+        `on_retry` is called before another stream (`retry.uid` is 0), and before another attempt to watch the job
+        `retry.uid` on the same stream.
         """
+        calls.check_callbacks(on_retry)
         deadline = Deadline(timeout)
         jobs = ManyJobs(map(calls.watch_request, uids), deadline, on_retry, Requests)
-        return WatchAll(self._connections, self._credential, jobs, deadline, on_resume)
+        return WatchAll(self._connections, self._credential, jobs, deadline, on_retry)
 
     def close(self) -> None:
         """Close the connections. Calls that are in flight fail, and waits end."""
@@ -183,12 +184,13 @@ class Client:
         self,
         start: pb.RunJobRequest | pb.WatchJobRequest,
         timeout: float | None,
-        on_resume: calls.OnRetry | None,
+        on_retry: calls.OnRetry | None,
         on_progress: calls.OnProgress | None,
     ) -> Watch:
+        calls.check_callbacks(on_retry, on_progress)
         deadline = Deadline(timeout)
         job = OneJob(start, deadline, on_progress)
-        return Watch(self._connections, self._credential, job, deadline, on_resume)
+        return Watch(self._connections, self._credential, job, deadline, on_retry)
 
     def _call(
         self,
@@ -198,6 +200,7 @@ class Client:
         on_retry: calls.OnRetry | None,
         on_replayed: calls.OnReplayed | None = None,
     ) -> pb.Job:
+        calls.check_callbacks(on_retry, on_replayed)
         rules = CallRules(request, self._attempts)
         waiting = Waiting(self._connections.closing, deadline)
         while True:
