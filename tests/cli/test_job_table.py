@@ -123,9 +123,9 @@ def failing(uid: int, reason: str = "UPSTREAM_UNAVAILABLE") -> pb.JobEvent:
     return pb.JobEvent(uid=uid, heartbeat=pb.Heartbeat(consecutive_failures=1, last_failure=reason))
 
 
-def lost(uid: int = 0, wait: float = 5.0) -> Retry:
-    error = GatewayError(grpc.StatusCode.UNAVAILABLE, "connection reset", metadata={"uid": str(uid)} if uid else {})
-    return Retry(error, wait=wait, new_connection=True)
+def lost(uid: int = 0) -> Retry:
+    error = GatewayError(grpc.StatusCode.UNAVAILABLE, "connection reset")
+    return Retry(error, wait=5.0, new_connection=not uid, uid=uid)
 
 
 def test_an_outage_of_the_gateway_is_a_line_below_the_total() -> None:
