@@ -29,7 +29,7 @@ class ManyDisplay(Protocol):
     heartbeat_seconds: int | None
 
     def retrying(self, retry: Retry) -> None:
-        """Show that the stream broke, or the watch of the job `error.uid`, before the wait for the next attempt."""
+        """Show that the stream broke, or the watch of the job `retry.uid`, before the wait for the next attempt."""
 
     def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
         """Show an event. `result` is that of a job that has ended, if it was requested."""
