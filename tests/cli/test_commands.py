@@ -403,6 +403,17 @@ def test_the_demo_shows_its_jobs_in_any_environment(variables: dict[str, str]) -
     assert re.search(r"SHA-256 of result.json, which is removed now: [0-9a-f]{64}", outcome.out)
 
 
+@pytest.mark.slow
+def test_an_interrupted_demo_leaves_no_job_to_watch() -> None:
+    with start("demo") as process:
+        assert process.stderr is not None
+        assert "running" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == -signal.SIGINT
+    assert err.splitlines()[-1] == "interrupted"
+
+
 def test_the_servers_of_the_demo_stop_during_a_restart(caplog: pytest.LogCaptureFixture) -> None:
     with DemoServers() as servers:
         servers.restart_gateway(after=60, down=60)

@@ -132,8 +132,8 @@ def resumption(retry: Retry) -> str:
         problem = "the gateway cannot be reached"
     elif not error.reason and error.code is StatusCode.UNAVAILABLE:
         problem = "the connection to the gateway was lost"
-    uid = retry.uid or error.uid
-    return f"{f'job {uid}: ' if uid else ''}{problem}; resuming in {retry.wait:.1f} s"
+    job = f"job {retry.uid}: " if retry.uid else ""
+    return f"{job}{problem}; resuming in {retry.wait:.1f} s"
 
 
 def _fields(fields: struct_pb2.Value) -> list[str]:
