@@ -26,7 +26,7 @@ final class Content {
    * 0 after a resume.
    */
   void add(ContentChunk chunk) {
-    int offset = (int) Math.min(chunk.getOffset(), chunks.size());
+    int offset = (int) Math.max(0, Math.min(chunk.getOffset(), chunks.size()));
     chunks = chunks.substring(0, offset).concat(chunk.getData());
   }
 
@@ -47,7 +47,7 @@ final class Content {
    * Compares the bytes of the result of a done job, in chunks or in the job itself, with their
    * SHA-256. A {@code Struct} does not have the bytes that the hash is about.
    *
-   * @param complete whether a result that has not arrived is damaged, too
+   * @param complete whether the result was to arrive, so that one that has not is damaged, too
    * @throws GatewayException with {@code DATA_LOSS} if the bytes are damaged
    */
   void verify(Job job, boolean complete) {

@@ -18,7 +18,7 @@ import jobgateway.v1.WatchJobsRequest;
  * A stream of {@code WatchJobs} for one thread. While the thread waits for an event, it also sends
  * the requests that are due, so that neither direction waits for the other.
  */
-final class JobsStream implements AutoCloseable {
+final class JobsStream {
   private sealed interface Signal {}
 
   private record Arrived(JobEvent event) implements Signal {}
@@ -85,9 +85,8 @@ final class JobsStream implements AutoCloseable {
     }
   }
 
-  /** Cancels the stream. */
-  @Override
-  public void close() {
+  /** Cancels the stream. Any thread may do so. */
+  void cancel() {
     call.cancel("the watches no longer need this stream", null);
   }
 

@@ -1,0 +1,101 @@
+package jobgateway.client;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertSame;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+
+import io.grpc.Context;
+import io.grpc.Status;
+import io.grpc.Status.Code;
+import io.grpc.StatusException;
+import java.time.Duration;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.Executors;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+@Timeout(60)
+class ScopeTest {
+  private static final Duration LONG = Duration.ofDays(200_000);
+
+  private final CompletableFuture<Void> clientClosed = new CompletableFuture<>();
+
+  private Scope scope(Duration timeout) {
+    return new Scope(clientClosed, timeout).start();
+  }
+
+  @Test
+  void aWaitLeavesNothingBehind() throws Exception {
+    var scope = scope(null);
+    for (int wait = 0; wait < 100; wait++) {
+      scope.sleep(Duration.ZERO);
+    }
+    assertEquals(0, clientClosed.getNumberOfDependents());
+  }
+
+  @Test
+  void aWaitEndsWithItsScope() {
+    assertEnd(Code.DEADLINE_EXCEEDED, "", scope(Duration.ofNanos(1)));
+    var left = scope(null);
+    left.close();
+    assertEnd(Code.CANCELLED, GatewayException.CLOSED, left);
+    clientClosed.complete(null);
+    assertEnd(Code.CANCELLED, GatewayException.CLOSED, scope(LONG));
+  }
+
+  @Test
+  void aLoginThatHangsEndsWithItsScope() {
+    var hanging = new CompletableFuture<Void>();
+    var over = scope(Duration.ofNanos(1));
+    var failure = assertThrows(GatewayException.class, () -> over.await(hanging));
+    assertEquals(Code.DEADLINE_EXCEEDED, failure.code());
+  }
+
+  private static void assertEnd(Code code, String reason, Scope scope) {
+    var cause = Events.failure(Code.UNAVAILABLE, "DRAINING");
+    scope.failed(cause);
+    var failure = assertThrows(GatewayException.class, () -> scope.sleep(LONG));
+    assertEquals(code, failure.code());
+    assertEquals(reason, failure.reason());
+    assertSame(reason.isEmpty() ? cause : null, failure.getCause());
+  }
+
+  @Test
+  void theCauseIsTheFailureBeforeTheEnd() throws Exception {
+    var scope = scope(null);
+    var cause = scope.failure(Events.error(Code.UNAVAILABLE, "DRAINING", java.util.Map.of()));
+    try (var context = Context.current().withCancellation()) {
+      context.cancel(null);
+      var echo = new StatusException(Status.CANCELLED);
+      var failure =
+          assertThrows(GatewayException.class, () -> context.call(() -> scope.failure(echo)));
+      assertEquals(Code.CANCELLED, failure.code());
+      assertSame(cause, failure.getCause());
+    }
+  }
+
+  @Test
+  void noAttemptBeginsAfterTheLastOne() {
+    var scope = scope(null);
+    scope.limitAttempts(Duration.ZERO, LONG);
+    assertEnd(Code.DEADLINE_EXCEEDED, "", scope);
+  }
+
+  @Test
+  void anyThreadMayCloseIt() throws Exception {
+    var scope = scope(null);
+    var cancelled = new CountDownLatch(1);
+    scope.onClose(cancelled::countDown);
+    var threads = Executors.newSingleThreadExecutor();
+    try {
+      threads.submit(scope::close);
+      cancelled.await();
+      var late = new CountDownLatch(1);
+      scope.onClose(late::countDown);
+      late.await();
+    } finally {
+      threads.shutdown();
+    }
+  }
+}
