@@ -97,7 +97,7 @@ public final class Client implements AutoCloseable {
      */
     public Builder serviceConfig(String json) {
       try {
-        var object = JsonParser.parseString(json).getAsJsonObject();
+        var object = JsonParser.parseString(Objects.requireNonNull(json, "json")).getAsJsonObject();
         serviceConfig = new Gson().fromJson(object, new TypeToken<Map<String, Object>>() {});
         return this;
       } catch (JsonParseException | IllegalStateException invalid) {

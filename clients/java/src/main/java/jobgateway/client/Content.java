@@ -57,11 +57,11 @@ final class Content {
     var bytes = job.hasContentJson() ? job.getContentJson() : chunks;
     // A repeated submission may lead to a job without a number, whose result nobody has kept.
     boolean expected = complete && job.getUid() != 0;
-    if (bytes.isEmpty() && !expected || sha256(bytes).equals(job.getContentSha256())) {
+    boolean whole = bytes.size() == job.getContentSize();
+    if (bytes.isEmpty() && !expected || whole && sha256(bytes).equals(job.getContentSha256())) {
       return;
     }
     var arrived = bytes.size() + " of " + job.getContentSize() + " bytes arrived";
-    boolean whole = bytes.size() == job.getContentSize();
     throw GatewayException.damagedResult(job.getUid(), whole ? "its SHA-256 is wrong" : arrived);
   }
 

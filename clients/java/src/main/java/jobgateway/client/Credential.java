@@ -2,6 +2,7 @@ package jobgateway.client;
 
 import io.grpc.Context;
 import java.util.concurrent.CompletableFuture;
+import java.util.function.BooleanSupplier;
 import java.util.function.Supplier;
 
 /** The token of a client, which its calls share. */
@@ -44,14 +45,7 @@ final class Credential {
 
   /** Returns the current login, after the first one. Also during a later login. */
   Login current(Scope scope) throws InterruptedException {
-    CompletableFuture<Login> first;
-    synchronized (this) {
-      if (current != null) {
-        return current;
-      }
-      first = begin();
-    }
-    return scope.await(first);
+    return logIn(() -> current != null, scope);
   }
 
   /**
@@ -60,17 +54,31 @@ final class Credential {
    * @return whether there is another login
    */
   boolean renew(Login rejected, Scope scope) throws InterruptedException {
-    CompletableFuture<Login> next;
-    synchronized (this) {
-      if (current != rejected) {
-        return true;
+    return source != null && logIn(() -> current != rejected, scope) != rejected;
+  }
+
+  /** Returns the login, after another one if it is not up to date. */
+  private Login logIn(BooleanSupplier isUpToDate, Scope scope) throws InterruptedException {
+    for (boolean isFirst = true; ; isFirst = false) {
+      boolean isShared;
+      CompletableFuture<Login> login;
+      synchronized (this) {
+        if (isUpToDate.getAsBoolean()) {
+          return current;
+        }
+        isShared = pending != null;
+        login = begin();
       }
-      if (source == null) {
-        return false;
+      try {
+        return scope.await(login);
+      } catch (RuntimeException | Error failed) {
+        // One failed login does not end all calls: those that did not begin it log in once more,
+        // together.
+        if (!isFirst || !isShared || !login.isCompletedExceptionally()) {
+          throw failed;
+        }
       }
-      next = begin();
     }
-    return scope.await(next) != rejected;
   }
 
   /** Begins a login, unless there is one. Its thread outlives the calls that wait for it. */

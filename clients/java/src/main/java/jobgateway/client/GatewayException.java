@@ -14,6 +14,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Optional;
 import java.util.OptionalLong;
 import jobgateway.v1.WatchFailure;
@@ -74,15 +75,38 @@ public final class GatewayException extends RuntimeException {
 
   /** Returns the error of a call. */
   static GatewayException of(StatusException error) {
-    var failure = of(error.getStatus(), error);
+    var failure = withoutDetails(error);
     try {
       for (var detail : StatusProto.fromThrowable(error).getDetailsList()) {
         failure.take(detail);
       }
       return failure;
-    } catch (InvalidProtocolBufferException malformed) {
-      return of(error.getStatus(), error); // not from the gateway, whose details are valid
+    } catch (InvalidProtocolBufferException | IllegalArgumentException malformed) {
+      return withoutDetails(error); // not from the gateway, whose details are valid
     }
+  }
+
+  /** Returns the error with the causes in its message, such as a refused connection. */
+  private static GatewayException withoutDetails(StatusException error) {
+    var status = error.getStatus();
+    var message = Objects.requireNonNullElse(status.getDescription(), "");
+    if (status.getCause() != null) {
+      // The second line of gRPC's description is a list of its own objects.
+      message = firstLine(message);
+    }
+    for (var cause = status.getCause(); cause != null; cause = cause.getCause()) {
+      var text = cause.getMessage() == null ? cause.toString() : firstLine(cause.getMessage());
+      message += message.contains(text) ? "" : ": " + text;
+    }
+    if (message.contains("Network closed for unknown reason")) {
+      message +=
+          "; the peer closed the connection: check whether it needs TLS or a client certificate";
+    }
+    return of(status.withDescription(message), error);
+  }
+
+  private static String firstLine(String text) {
+    return text.lines().findFirst().orElse("");
   }
 
   /** Returns the end of one watch of a {@code WatchJobs} stream as if it were that of a call. */
@@ -106,11 +130,14 @@ public final class GatewayException extends RuntimeException {
 
   /** Returns the failure of a job whose result does not have the bytes that the upstream sent. */
   static GatewayException damagedResult(long uid, String problem) {
+    var job = uid == 0 ? "a job without a number" : "job " + uid;
     var failure =
         new GatewayException(
             Status.Code.DATA_LOSS,
-            "the result of job " + uid + " was damaged on its way: " + problem + "; get it again");
-    failure.metadata.put("uid", Long.toString(uid));
+            "the result of " + job + " was damaged on its way: " + problem + "; get it again");
+    if (uid != 0) {
+      failure.metadata.put("uid", Long.toString(uid));
+    }
     return failure;
   }
 

@@ -67,6 +67,18 @@ final class JobsStream {
     }
   }
 
+  /** Half-closes the stream and reads to its end: without it, the call would be cancelled. */
+  void readEnd(Duration limit) throws InterruptedException {
+    var deadline = Scope.deadlineAfter(limit);
+    try {
+      while (true) {
+        next(Duration.ofNanos(deadline.timeRemaining(NANOSECONDS)));
+      }
+    } catch (TimeoutException | StatusException ignored) {
+      // How the stream ends after its last job does not matter.
+    }
+  }
+
   private void send() {
     if (halfClosed) {
       return;

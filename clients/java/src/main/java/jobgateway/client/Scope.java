@@ -188,13 +188,15 @@ final class Scope implements AutoCloseable {
    * Throws an exception if this has ended.
    *
    * @throws GatewayException with the reason {@code CLOSED}; or with the code {@code
-   *     DEADLINE_EXCEEDED} or {@code CANCELLED}, and the last failure as its cause
+   *     DEADLINE_EXCEEDED} or {@code CANCELLED}, and the last failure as its cause, or that of the
+   *     cancellation if no attempt has failed
    */
   private void check() {
     checkOpen();
     var context = Context.current();
     if (context.isCancelled()) {
-      throw GatewayException.of(Contexts.statusFromCancelled(context), last);
+      var cause = last == null ? context.cancellationCause() : last;
+      throw GatewayException.of(Contexts.statusFromCancelled(context), cause);
     }
     if (hasPassed(deadline) || hasPassed(context.getDeadline())) {
       throw passed();

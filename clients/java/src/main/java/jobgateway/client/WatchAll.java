@@ -91,7 +91,8 @@ public final class WatchAll implements AutoCloseable {
     try {
       var item = nextItem();
       if (item == null && stream != null) {
-        readEnd();
+        stream.readEnd(ResumePolicy.END);
+        closeStream();
       }
       succeeded = true;
       return item;
@@ -172,18 +173,6 @@ public final class WatchAll implements AutoCloseable {
     var next = new Retry(retry.failure(), retry.uid(), pending(), delay, retry.newConnection());
     options.retrying(next);
     access.waitFor(next);
-  }
-
-  /** Half-closes the stream and reads to its end: without it, the call would be cancelled. */
-  private void readEnd() throws InterruptedException {
-    try {
-      while (true) {
-        stream.next(ResumePolicy.END);
-      }
-    } catch (TimeoutException | StatusException ignored) {
-      // How the stream ends after the last job does not matter.
-    }
-    closeStream();
   }
 
   private void closeStream() {

@@ -425,6 +425,16 @@ class ClientTest {
   }
 
   @Test
+  void aRefusedConnectionIsNamed() {
+    var target = gateway.target();
+    gateway.close();
+    try (var client = Client.create(target, null)) {
+      var failure = assertThrows(GatewayException.class, () -> client.send(request("")));
+      assertTrue(failure.getMessage().contains("Connection refused"), failure.getMessage());
+    }
+  }
+
+  @Test
   void anyThreadMayCloseAWatch() throws Exception {
     var cancelled = new CountDownLatch(2);
     var begun = new CountDownLatch(2);

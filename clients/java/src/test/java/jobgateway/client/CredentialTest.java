@@ -20,6 +20,7 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.IntFunction;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -44,24 +45,29 @@ class CredentialTest {
 
   /** Returns a credential whose first login returns "1", and whose second one waits. */
   private Credential credential() {
+    return credential(call -> signedIn.join());
+  }
+
+  private Credential credential(IntFunction<String> later) {
     return Credential.ofLogin(
         () -> {
-          if (logins.incrementAndGet() == 1) {
+          int call = logins.incrementAndGet();
+          if (call == 1) {
             return "1";
           }
           begun.countDown();
-          return signedIn.join();
+          return later.apply(call);
         });
   }
 
   /** Makes calls that all wait for the same login. */
-  private <T> List<Future<T>> waiting(Callable<T> call) throws InterruptedException {
+  private <T> List<Future<T>> waiting(int count, Callable<T> call) throws InterruptedException {
     var calls = new ArrayList<Future<T>>();
-    for (int each = 0; each < 20; each++) {
+    for (int each = 0; each < count; each++) {
       calls.add(threads.submit(call));
     }
     begun.await();
-    while (clientClosed.getNumberOfDependents() < calls.size()) {
+    while (clientClosed.getNumberOfDependents() < count) {
       Thread.onSpinWait();
     }
     return calls;
@@ -71,7 +77,7 @@ class CredentialTest {
   void aLoginWithTheSameTokenCountsForAllCalls() throws Exception {
     var credential = credential();
     var first = credential.current(scope);
-    var renewals = waiting(() -> credential.renew(first, scope));
+    var renewals = waiting(20, () -> credential.renew(first, scope));
     signedIn.complete("1");
     for (var renewal : renewals) {
       assertTrue(renewal.get());
@@ -83,17 +89,33 @@ class CredentialTest {
   }
 
   @Test
-  void aLoginThatFailsFailsForAllCalls() throws Exception {
+  void aLoginThatFailsIsRepeatedForTheOtherCalls() throws Exception {
     var credential = credential();
     var first = credential.current(scope);
-    var renewals = waiting(() -> credential.renew(first, scope));
+    var renewals = waiting(2, () -> credential.renew(first, scope));
     signedIn.completeExceptionally(new IllegalStateException("no network"));
     for (var renewal : renewals) {
       var failed = assertThrows(ExecutionException.class, renewal::get).getCause();
       assertEquals("no network", failed.getMessage());
     }
-    assertEquals(2, logins.get());
-    assertThrows(RuntimeException.class, () -> credential.renew(first, scope));
+    assertEquals(3, logins.get());
+  }
+
+  @Test
+  void aLoginThatFailsOnceEndsOneCall() throws Exception {
+    var credential = credential(call -> call == 2 ? signedIn.join() : "3");
+    var first = credential.current(scope);
+    var renewals = waiting(20, () -> credential.renew(first, scope));
+    signedIn.completeExceptionally(new IllegalStateException("no network"));
+    int failed = 0;
+    for (var renewal : renewals) {
+      try {
+        assertTrue(renewal.get());
+      } catch (ExecutionException error) {
+        failed++;
+      }
+    }
+    assertEquals(1, failed);
     assertEquals(3, logins.get());
   }
 
@@ -101,7 +123,7 @@ class CredentialTest {
   void theTokenIsKnownDuringALogin() throws Exception {
     var credential = credential();
     var first = credential.current(scope);
-    waiting(() -> credential.renew(first, scope));
+    waiting(20, () -> credential.renew(first, scope));
     assertSame(first, credential.current(scope));
   }
 
@@ -118,7 +140,7 @@ class CredentialTest {
   void closingTheClientEndsTheWaitForALogin() throws Exception {
     var credential = credential();
     var first = credential.current(scope);
-    var renewals = waiting(() -> credential.renew(first, scope));
+    var renewals = waiting(20, () -> credential.renew(first, scope));
     clientClosed.complete(null);
     for (var renewal : renewals) {
       var failed = assertThrows(ExecutionException.class, renewal::get).getCause();

@@ -6,6 +6,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import com.google.rpc.BadRequest;
 import com.google.rpc.BadRequest.FieldViolation;
 import com.google.rpc.RetryInfo;
+import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.Status.Code;
 import java.io.ByteArrayInputStream;
@@ -79,6 +80,32 @@ class GatewayExceptionTest {
     try (var in = new ObjectInputStream(new ByteArrayInputStream(bytes))) {
       return (Throwable) in.readObject();
     }
+  }
+
+  @Test
+  void malformedDetailsAreIgnored() {
+    var trailers = new Metadata();
+    trailers.put(
+        Metadata.Key.of("grpc-status-details-bin", Metadata.BINARY_BYTE_MARSHALLER),
+        new byte[] {(byte) 0xff, 1});
+    var failure = GatewayException.of(Status.UNAVAILABLE.asException(trailers));
+    assertEquals(Code.UNAVAILABLE, failure.code());
+    assertEquals("", failure.reason());
+  }
+
+  @Test
+  void theMessageNamesTheCauses() {
+    var cause = new IOException("handshake", new IOException("no path\nto the authority"));
+    var status = Status.UNAVAILABLE.withDescription("io exception\nChannel Pipeline: []");
+    var failure = GatewayException.of(status.withCause(cause).asException());
+    assertEquals("io exception: handshake: no path", failure.getMessage());
+  }
+
+  @Test
+  void aDamagedResultMayBelongToAJobWithoutANumber() {
+    var failure = GatewayException.damagedResult(0, "nothing");
+    assertTrue(failure.uid().isEmpty());
+    assertTrue(failure.getMessage().contains("a job without a number"));
   }
 
   @Test

@@ -76,6 +76,24 @@ class ScopeTest {
   }
 
   @Test
+  void theCauseOfACancelledContextIsKept() throws Exception {
+    try (var context = Context.current().withCancellation()) {
+      var cause = new IllegalStateException("no longer needed");
+      context.cancel(cause);
+      var failure =
+          assertThrows(
+              GatewayException.class,
+              () ->
+                  context.call(
+                      () -> {
+                        scope(null).sleep(LONG);
+                        return null;
+                      }));
+      assertSame(cause, failure.getCause());
+    }
+  }
+
+  @Test
   void noAttemptBeginsAfterTheLastOne() {
     var scope = scope(null);
     scope.limitAttempts(Duration.ZERO, LONG);
