@@ -18,6 +18,8 @@ public class Send {
   }
 
   private static void print(Job job) {
-    System.out.println(job.getProgress().getPercentage() + "% " + job.getProgress().getMessage());
+    if (job.hasProgress()) {
+      System.out.println(job.getProgress().getPercentage() + "% " + job.getProgress().getMessage());
+    }
   }
 }

@@ -29,8 +29,8 @@ import jobgateway.v1.WaitJobRequest;
  * replaced once for all of them, and closed after its last call.
  *
  * <p>All calls block. A call that fails permanently throws a {@link GatewayException}. Interrupting
- * its thread ends a call; a job continues. A call also ends with the {@code io.grpc.Context} of its
- * thread, so a deadline of the context is one for a whole watch.
+ * its thread ends a call; a job continues. A call also ends with its {@link Options#timeout}, with
+ * the {@code io.grpc.Context} of its thread, and with {@link #close}.
  */
 public final class Client implements AutoCloseable {
   // The gateway gives up a read after 10 silent seconds, and a submission after 120.
@@ -74,7 +74,7 @@ public final class Client implements AutoCloseable {
      * <p>The client calls it before the first call, and again whenever the gateway rejects the
      * token, once for all calls that wait for it. It runs on a thread of its own with the values of
      * the {@code io.grpc.Context} of the first of these calls, and returns null if there is no
-     * (other) token. Its exception ends these calls.
+     * (other) token. Its exception ends that first call; the others call the function once more.
      */
     public Builder login(Supplier<String> login) {
       this.login = login;
@@ -237,7 +237,8 @@ public final class Client implements AutoCloseable {
    * response may take up to 30 seconds longer, unless {@code Options.timeout} limits that, too.
    *
    * @throws GatewayException with the code {@code DEADLINE_EXCEEDED} and the last failure as its
-   *     cause if the job could not be read before the end of the timeout
+   *     cause if the job could not be read, at once if the next attempt would come after the
+   *     timeout
    * @throws IllegalArgumentException if the timeout is negative
    */
   public Job await(long uid, Duration timeout, Options options) throws InterruptedException {

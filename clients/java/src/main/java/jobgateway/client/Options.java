@@ -73,8 +73,9 @@ public final class Options {
 
   /**
    * Sets the time limit of a call with all its attempts and logins, or of a whole watch from its
-   * first {@code next} on. After it, the call fails with the code {@code DEADLINE_EXCEEDED}, and
-   * the failure of the last attempt is the cause of the exception. Default: no limit.
+   * first {@code next} on. After it, or at once if the next attempt would come after it, the call
+   * fails with the code {@code DEADLINE_EXCEEDED}, and the failure of the last attempt is the cause
+   * of the exception. Default: no limit.
    *
    * @throws IllegalArgumentException if the timeout is not positive
    */

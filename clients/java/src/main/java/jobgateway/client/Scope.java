@@ -93,13 +93,23 @@ final class Scope implements AutoCloseable {
     function.run();
   }
 
+  /**
+   * Checks that a wait ends before this does: otherwise it would be in vain.
+   *
+   * @throws GatewayException with the code {@code DEADLINE_EXCEEDED}
+   */
+  void checkTime(Duration delay) {
+    var end = deadlineAfter(delay);
+    for (var each : new Deadline[] {deadline, lastAttempt, Context.current().getDeadline()}) {
+      if (each != null && each.isBefore(end)) {
+        throw passed();
+      }
+    }
+  }
+
   /** Waits until the next attempt, unless this ends meanwhile: see {@link #check}. */
   void sleep(Duration delay) throws InterruptedException {
-    long nanos = NANOSECONDS.convert(delay);
-    if (lastAttempt != null) {
-      nanos = Math.min(nanos, lastAttempt.timeRemaining(NANOSECONDS));
-    }
-    waitFor(new CompletableFuture<>(), nanos);
+    waitFor(new CompletableFuture<>(), NANOSECONDS.convert(delay));
     check();
     if (hasPassed(lastAttempt)) {
       throw passed();
@@ -204,8 +214,11 @@ final class Scope implements AutoCloseable {
   }
 
   private GatewayException passed() {
-    var status = Status.DEADLINE_EXCEEDED.withDescription("the timeout of the call has passed");
-    return GatewayException.of(status, last);
+    var message =
+        last == null
+            ? "the time is over"
+            : last.getMessage() + ", and no time is left for another attempt";
+    return GatewayException.of(Status.DEADLINE_EXCEEDED.withDescription(message), last);
   }
 
   private static boolean hasPassed(Deadline deadline) {

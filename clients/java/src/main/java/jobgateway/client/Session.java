@@ -78,8 +78,14 @@ record Session(Connections connections, Credential credential) {
       return credential.renew(login, scope);
     }
 
-    /** Waits until the next call, and replaces the connection if that call needs another one. */
-    void waitFor(Retry retry) throws InterruptedException {
+    /**
+     * Waits until the next call, and replaces the connection if that call needs another one.
+     *
+     * @throws GatewayException if the scope ends before that call
+     */
+    void waitFor(Retry retry, Options options) throws InterruptedException {
+      scope.checkTime(retry.delay());
+      options.retrying(retry);
       scope.sleep(retry.delay());
       if (retry.newConnection()) {
         connections.replace(connection);

@@ -44,9 +44,7 @@ record UnaryCalls(Session session) {
       if (!again) {
         throw failure;
       }
-      var retry = Retry.of(failure, backoff);
-      options.retrying(retry);
-      access.waitFor(retry);
+      access.waitFor(Retry.of(failure, backoff), options);
     }
   }
 }

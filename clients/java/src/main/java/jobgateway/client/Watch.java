@@ -203,9 +203,7 @@ public final class Watch implements AutoCloseable {
       uid = failure.uid().orElse(0);
     }
     boolean renewed = policy.wantsToken(failure) && access.renewToken();
-    var retry = decide(failure, renewed);
-    options.retrying(retry);
-    access.waitFor(retry);
+    access.waitFor(decide(failure, renewed), options);
   }
 
   private Retry decide(GatewayException failure, boolean renewed) {

@@ -171,8 +171,7 @@ public final class WatchAll implements AutoCloseable {
     var untilDue = watches.untilDue().orElse(Duration.ZERO);
     var delay = untilDue.compareTo(retry.delay()) > 0 ? untilDue : retry.delay();
     var next = new Retry(retry.failure(), retry.uid(), pending(), delay, retry.newConnection());
-    options.retrying(next);
-    access.waitFor(next);
+    access.waitFor(next, options);
   }
 
   private void closeStream() {

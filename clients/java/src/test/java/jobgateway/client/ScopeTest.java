@@ -12,6 +12,7 @@ import java.time.Duration;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Executors;
+import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
@@ -96,8 +97,30 @@ class ScopeTest {
   @Test
   void noAttemptBeginsAfterTheLastOne() {
     var scope = scope(null);
+    scope.checkTime(LONG);
+    scope.limitAttempts(Duration.ofMinutes(1), LONG);
+    scope.checkTime(Duration.ofSeconds(30));
+    var cause = Events.failure(Code.UNAVAILABLE, "DRAINING");
+    scope.failed(cause);
+    var failure = assertThrows(GatewayException.class, () -> scope.checkTime(LONG));
+    assertEquals(Code.DEADLINE_EXCEEDED, failure.code());
+    assertSame(cause, failure.getCause());
     scope.limitAttempts(Duration.ZERO, LONG);
-    assertEnd(Code.DEADLINE_EXCEEDED, "", scope);
+    assertThrows(GatewayException.class, () -> scope.sleep(Duration.ZERO));
+  }
+
+  @Test
+  void noWaitBeginsThatWouldEndAfterItsScope() throws Exception {
+    var scope = scope(Duration.ofMinutes(1));
+    scope.checkTime(Duration.ofSeconds(30));
+    assertThrows(GatewayException.class, () -> scope.checkTime(LONG));
+    var endless = scope(null);
+    var timer = Executors.newSingleThreadScheduledExecutor();
+    try (var context = Context.current().withDeadlineAfter(1, TimeUnit.MINUTES, timer)) {
+      context.run(() -> assertThrows(GatewayException.class, () -> endless.checkTime(LONG)));
+    } finally {
+      timer.shutdownNow();
+    }
   }
 
   @Test
