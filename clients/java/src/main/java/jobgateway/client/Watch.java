@@ -172,7 +172,7 @@ public final class Watch implements AutoCloseable {
     return uid == 0 && submission != null;
   }
 
-  private void take(JobEvent event) throws InterruptedException {
+  private void take(JobEvent event) {
     policy.received(ResumePolicy.provesToken(event));
     if (event.getUid() != 0) {
       uid = event.getUid();

@@ -102,6 +102,13 @@ class GatewayExceptionTest {
   }
 
   @Test
+  void aPeerThatClosesMayNeedTls() {
+    var closed = Status.UNAVAILABLE.withDescription("Network closed for unknown reason");
+    var message = GatewayException.of(closed.asException()).getMessage();
+    assertTrue(message.contains("check whether it needs TLS"), message);
+  }
+
+  @Test
   void aDamagedResultMayBelongToAJobWithoutANumber() {
     var failure = GatewayException.damagedResult(0, "nothing");
     assertTrue(failure.uid().isEmpty());

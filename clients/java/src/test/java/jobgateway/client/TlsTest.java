@@ -19,6 +19,13 @@ import org.junit.jupiter.api.io.TempDir;
 
 @Timeout(60)
 class TlsTest {
+  private static final Options ONE_ATTEMPT =
+      Options.defaults()
+          .onRetry(
+              retry -> {
+                throw retry.failure();
+              });
+
   @TempDir static Path folder;
 
   private static Identity one;
@@ -78,13 +85,13 @@ class TlsTest {
       }
       var oneSided = Tls.fromFiles(one.certificate());
       try (var client = Client.builder(gateway.target()).credentials(oneSided).build()) {
-        var options =
-            Options.defaults()
-                .onRetry(
-                    retry -> {
-                      throw retry.failure();
-                    });
-        assertThrows(GatewayException.class, client.watch(7, options)::finish);
+        assertThrows(GatewayException.class, client.watch(7, ONE_ATTEMPT)::finish);
+      }
+      var strange = Tls.fromFiles(two.certificate());
+      try (var client = Client.builder(gateway.target()).credentials(strange).build()) {
+        var failure = assertThrows(GatewayException.class, client.watch(7, ONE_ATTEMPT)::finish);
+        assertTrue(failure.getMessage().contains("certification path"), failure.getMessage());
+        assertEquals(1, failure.getMessage().lines().count());
       }
       assertEquals(1, gateway.watches.size());
     }
