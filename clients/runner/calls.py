@@ -35,6 +35,7 @@ _ABOUT_A_JOB: Final[dict[str, type[_Request]]] = {
 _REPETITION: Final = "grpc-previous-rpc-attempts"
 # The compression flag and the length of a gRPC message.
 _PREFIX_BYTES: Final = 5
+_OK: Final[int] = grpc.StatusCode.OK.value[0]
 _UNAUTHENTICATED: Final[int] = grpc.StatusCode.UNAUTHENTICATED.value[0]
 _UNAVAILABLE: Final[int] = grpc.StatusCode.UNAVAILABLE.value[0]
 _RESOURCE_EXHAUSTED: Final[int] = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
@@ -191,13 +192,15 @@ class CallReader:
             case frames.RST_STREAM:
                 self.end(head.stream, End(time.monotonic(), by_client=True))
 
-    def pass_on(self, head: frames.Head, payload: bytes) -> None:
-        """Take a frame from the gateway, before the client receives it."""
+    def pass_on(self, head: frames.Head, payload: bytes) -> bool:
+        """Take a frame from the gateway, before the client receives it; return whether it ends a call with an error."""
         match head.kind:
             case frames.HEADERS | frames.CONTINUATION:
                 fields = self._from_gateway.take(head, payload)
                 if fields and self._from_gateway.ends_stream:
-                    self.end(head.stream, _end(fields))
+                    end = _end(fields)
+                    self.end(head.stream, end)
+                    return end.code != _OK
             case frames.DATA if stream := self._streams.get(head.stream):
                 stream.call.heard = time.monotonic()
                 if stream.call.method == "WatchJobs":
@@ -205,6 +208,7 @@ class CallReader:
                         _note_failure(stream.call, message)
             case frames.RST_STREAM:
                 self.end(head.stream, End(time.monotonic()))
+        return False
 
     def end(self, stream: int, end: End) -> None:
         """Note the end of a stream, unless it has ended."""

@@ -15,7 +15,7 @@ from clients.runner.calls import Call, CallReader, End, Lifetime
 from clients.runner.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from clients.runner.proxy import Connection
 
@@ -46,6 +46,8 @@ class Http2Proxy(Proxy):
     Attributes:
         calls: The calls that it passed on, or dropped on a silent connection.
         lifetimes: The lifetime of each connection that it passed on.
+        hold_after_bytes: After the proxy has sent this many bytes to clients, it sends nothing until `release`.
+        before_failure: Called before a client receives the error of a call.
 
     """
 
@@ -53,6 +55,9 @@ class Http2Proxy(Proxy):
         super().__init__(target)
         self.calls: list[Call] = []
         self.lifetimes: list[Lifetime] = []
+        self.hold_after_bytes: int | None = None
+        self.before_failure: Callable[[], Awaitable[None]] = _nothing
+        self._released = asyncio.Event()
         self._streams: dict[Connection, _Streams] = {}
         self._responses: list[dict[str, str]] = []
         # The connections on which the proxy itself responds, and those of them that have had no call yet.
@@ -84,6 +89,10 @@ class Http2Proxy(Proxy):
         super().cut()
         for writer in self._own:
             writer.transport.abort()
+
+    def release(self) -> None:
+        """Send what `hold_after_bytes` has held back, and hold nothing any more."""
+        self._released.set()
 
     def _end_all(self, last_frame: Callable[[int], bytes]) -> None:
         for streams in self._streams.values():
@@ -133,8 +142,7 @@ class Http2Proxy(Proxy):
                     if connection.blackholed:
                         continue
                     if downstream:
-                        self._count(frames.HEAD_BYTES + head.size)
-                        streams.calls.pass_on(head, payload)
+                        await self._before_client(streams, head, payload)
                     _note(streams, head, downstream=downstream)
                     if head.stream in streams.ended and head.kind != frames.HEADERS:
                         continue
@@ -148,12 +156,23 @@ class Http2Proxy(Proxy):
         if not connection.blackholed:
             connection.cut()
 
+    async def _before_client(self, streams: _Streams, head: frames.Head, payload: bytes) -> None:
+        self._count(frames.HEAD_BYTES + head.size)
+        if self.hold_after_bytes is not None and self._passed_bytes >= self.hold_after_bytes:
+            await self._released.wait()
+        if streams.calls.pass_on(head, payload):
+            await self.before_failure()
+
     def _new_streams(self, connection: Connection) -> _Streams:
         lifetime = Lifetime(len(self.lifetimes), time.monotonic())
         self.lifetimes.append(lifetime)
         calls = CallReader(self.calls, lifetime.number)
         self._streams[connection] = _Streams(lifetime, calls, *connection.writers)
         return self._streams[connection]
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _note(streams: _Streams, head: frames.Head, *, downstream: bool) -> None:

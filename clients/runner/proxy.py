@@ -52,7 +52,7 @@ class Proxy:
         self.target = target
         self.delay_seconds = delay_seconds
         self.cut_after_bytes: int | None = None
-        self.after_cut: Callable[[], None] = lambda: None
+        self.after_cut: Callable[[], object] = lambda: None
         self.address = ""
         self._passed_bytes = 0
         self._connections: set[Connection] = set()

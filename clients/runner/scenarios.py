@@ -29,9 +29,10 @@ class Fault(_Model):
     Attributes:
         when: The time of the fault: at the start, after a number of lines of a kind (`job`, or `watch.job` for those of
             a step; `done` for jobs that have ended, `step` for those with a message), after a number of submissions
-            that reached the upstream (`posts`), or after a number of bytes to the client (`bytes`; only `cut` and
-            `restart`).
-        kind: The kind of fault, injected by `Stack`.
+            that reached the upstream (`posts`), after the upstream has shown the end of a number of jobs (`ends`),
+            before the client learns that a number of calls has failed (`failed`), or after a number of bytes to the
+            client (`bytes`; only `cut`, `restart` and `hold`).
+        kind: The kind of fault, injected by `Stack`. `hold`: the client receives nothing until `release`.
         code: For `end`, a gRPC status. For `reset`, an HTTP/2 error. For `respond`, a gRPC status or an HTTP status.
 
     """
@@ -40,6 +41,8 @@ class Fault(_Model):
     kind: Literal[
         "cut",
         "blackhole",
+        "hold",
+        "release",
         "end",
         "reset",
         "respond",
@@ -79,6 +82,21 @@ class Pace(_Model):
     seconds: Annotated[float, Field(gt=0)]
 
 
+class Sent(_Model):
+    """Jobs that another client has sent, at another gateway.
+
+    Attributes:
+        uid: The uid of the first one; those of the others follow.
+        count: The number of jobs.
+        params: The parameters of each.
+
+    """
+
+    uid: int
+    count: Annotated[int, Field(ge=1)] = 1
+    params: Line
+
+
 class Scenario(_Model):
     """The steps of a client, the faults that it meets, and the expected observations.
 
@@ -86,6 +104,8 @@ class Scenario(_Model):
         name: The name of the row in the table.
         about: A description.
         steps: The steps of the client (clients/README.md); `{unique}` in them becomes a new id for each run.
+        sent: Jobs that run before the client starts. If the gateway of the run had sent them, it would wait 15 seconds
+            before it reports that their token is rejected.
         faults: The faults that the client meets.
         direct: Give the client the service config for direct connections, which checks the health of gateways.
         gateway: Additional settings of the gateway.
@@ -105,6 +125,7 @@ class Scenario(_Model):
     name: Annotated[str, Field(pattern="^[a-z0-9_]+$")]
     about: str
     steps: list[Line]
+    sent: Sent | None = None
     faults: list[Fault] = []
     direct: bool = False
     gateway: dict[str, str] = {}

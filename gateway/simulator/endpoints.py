@@ -57,6 +57,11 @@ class Endpoints:
         self._tokens = self._tokens - {old} | {new}
         self._jobs.transfer(old, new)
 
+    def has_ended(self, uid: str) -> bool:
+        """Return whether there is a job with this uid that has ended."""
+        job = self._jobs.get(uid)
+        return job is not None and job.state(self._clock()).ended
+
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to the handlers."""
         entity = BASE_PATH + "/workspaces/{workspace_id}/entities/{id}"

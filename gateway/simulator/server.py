@@ -126,6 +126,10 @@ class Simulator:
         """Accept the token `new` instead of `old`, and give it the jobs of `old`."""
         self._endpoints.rotate_token(old, new)
 
+    def has_ended(self, uid: str) -> bool:
+        """Return whether there is a job with this uid that has ended."""
+        return self._endpoints.has_ended(uid)
+
     async def refuse(self, refusing: bool) -> None:
         """Start or stop refusing connections. The port stays the same.
 

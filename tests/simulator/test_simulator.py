@@ -646,6 +646,17 @@ def test_a_plan_tries_faults_in_order_and_drops_used_ones() -> None:
     assert [fault.kind if fault else None for fault in taken] == [502, 500, 503, 500, None, None]
 
 
+async def test_a_test_can_ask_whether_a_job_has_ended(
+    simulator: Simulator, client: httpx.AsyncClient, clock: Clock
+) -> None:
+    uid = (await submit(client, duration=1)).rstrip("/").rpartition("/")[2]
+    assert not simulator.has_ended(uid)
+    clock.now += 1
+    assert simulator.has_ended(uid)
+    assert not simulator.has_ended("1")
+    assert not simulator.has_ended("jobs")
+
+
 async def test_refused_connections(simulator: Simulator, client: httpx.AsyncClient) -> None:
     path = await submit(client)
     for _ in range(2):

@@ -538,6 +538,49 @@ async def test_the_breaker_ends_a_stream_with_ok() -> None:
         assert await call.code() is grpc.StatusCode.OK
 
 
+async def test_the_breaker_holds_events_until_their_release() -> None:
+    async with (
+        OpenWatches() as address,
+        Http2Proxy(address) as breaker,
+        grpc.aio.insecure_channel(breaker.address) as channel,
+        grpc.aio.insecure_channel("{}:{}".format(*address)) as direct,
+    ):
+        order = list[str]()
+        call = rpc.JobServiceStub(channel).WatchJob(pb.WatchJobRequest(uid=7))
+        assert await call.read() == EVENTS[0]
+        breaker.hold_after_bytes = 0
+        call = rpc.JobServiceStub(channel).WatchJob(pb.WatchJobRequest(uid=7))
+        read = asyncio.ensure_future(call.read())
+        read.add_done_callback(lambda _: order.append("read"))
+        for _ in range(10):  # time for the read, if the breaker held nothing
+            other = rpc.JobServiceStub(direct).WatchJob(pb.WatchJobRequest(uid=7))
+            assert await other.read() == EVENTS[0]
+        order.append("released")
+        breaker.release()
+        assert await read == EVENTS[0]
+        assert order == ["released", "read"]
+
+
+async def test_the_breaker_reports_a_failure_before_the_client() -> None:
+    async with (
+        OpenWatches() as address,
+        Http2Proxy(address) as breaker,
+        grpc.aio.insecure_channel(breaker.address) as channel,
+    ):
+        order = list[str]()
+
+        async def before_failure() -> None:
+            for _ in range(100):
+                await asyncio.sleep(0)
+            order.append("breaker")
+
+        breaker.before_failure = before_failure
+        with pytest.raises(grpc.aio.AioRpcError):
+            await rpc.JobServiceStub(channel).GetJob(pb.GetJobRequest(uid=7))
+        order.append("client")
+        assert order == ["breaker", "client"]
+
+
 def test_no_committed_lock_names_a_host() -> None:
     root = ROOT
     locks = [*root.glob("requirements*.lock"), *root.glob("clients/*/package-lock.json")]

@@ -36,6 +36,7 @@ class Attempts {
              std::min(options_.timeout.value_or(kLongest), kLongest)) {}
 
   const std::shared_ptr<Connection>& connection() const { return connection_; }
+  const std::shared_ptr<Handle>& handle() const { return handle_; }
   const CallOptions& options() const { return options_; }
 
   // Returns the rest of the timeout, at most `limit`.
@@ -48,9 +49,12 @@ class Attempts {
     return end_ - std::chrono::steady_clock::now();
   }
 
-  // Throws if the client is closed, or the timeout has passed.
+  // Ends the call, from any thread.
+  void Close() const { connection_->Close(handle_.get()); }
+
+  // Throws if the client or the call is closed, or the timeout has passed.
   void Check() const {
-    connection_->CheckOpen();
+    connection_->CheckOpen(*handle_);
     if (Left() <= std::chrono::nanoseconds(0)) throw TimedOut();
   }
 
@@ -68,7 +72,8 @@ class Attempts {
   // Returns the token of the next attempt, after the first login.
   std::string Token() const {
     while (true) {
-      if (const auto token = connection_->credential().Token(end_)) {
+      if (const auto token =
+              connection_->credential().Token(end_, handle_->closed)) {
         return *token;
       }
       Check();
@@ -78,7 +83,8 @@ class Attempts {
   // Returns whether there is another token than `used`, after a login.
   bool Renew(const std::string& used) const {
     while (true) {
-      if (const auto renewed = connection_->credential().Renew(used, end_)) {
+      if (const auto renewed =
+              connection_->credential().Renew(used, end_, handle_->closed)) {
         return *renewed;
       }
       Check();
@@ -115,7 +121,7 @@ class Attempts {
                const std::shared_ptr<Connection::Stub>& used) const {
     if (retry.wait >= Left()) throw TimedOut();
     if (options_.on_retry) options_.on_retry(retry);
-    connection_->Sleep(retry.wait);
+    connection_->Sleep(retry.wait, *handle_);
     Check();
     if (retry.new_connection) connection_->Reconnect(used);
   }
@@ -130,6 +136,8 @@ class Attempts {
   }
 
   const std::shared_ptr<Connection> connection_;
+  // On the heap, because its address does not change when this moves.
+  const std::shared_ptr<Handle> handle_ = std::make_shared<Handle>();
   const CallOptions options_;
   const std::chrono::steady_clock::time_point end_;
   std::shared_ptr<const Error> last_;  // null before the first error

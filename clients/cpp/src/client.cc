@@ -57,8 +57,8 @@ v1::Job Unary(Attempts* attempts, Rpc<Request> rpc, const Request& request,
   for (int attempt = 1;; ++attempt) {
     attempts->Check();
     // In its own scope: a replaced connection closes after its last call.
-    auto call = std::make_optional<internal::Call>(attempts->connection(),
-                                                   attempts->Token(), uid);
+    auto call = std::make_optional<internal::Call>(
+        attempts->connection(), attempts->handle(), attempts->Token(), uid);
     call->context()->set_deadline(std::chrono::system_clock::now() +
                                   attempts->Cap(limit));
     v1::Job job;

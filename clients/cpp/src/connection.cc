@@ -79,13 +79,20 @@ void Connection::Reconnect(const std::shared_ptr<Stub>& used) {
   if (stub_ == used) stub_ = Connect();
 }
 
-void Connection::Sleep(std::chrono::nanoseconds wait) {
+void Connection::Sleep(std::chrono::nanoseconds wait, const Handle& handle) {
   std::unique_lock lock(mutex_);
-  closing_.wait_for(lock, wait, [this] { return closed_; });
+  closing_.wait_for(lock, wait, [&] { return closed_ || handle.closed; });
 }
 
-void Connection::CheckOpen() {
+void Connection::CheckOpen(const Handle& handle) {
   const std::lock_guard lock(mutex_);
+  CheckOpenLocked(handle);
+}
+
+void Connection::CheckOpenLocked(const Handle& handle) const {
+  if (handle.closed) {
+    throw Error(grpc::StatusCode::CANCELLED, "the watch was closed", kClosed);
+  }
   if (closed_) {
     throw Error(grpc::StatusCode::CANCELLED, "the client was closed", kClosed);
   }
@@ -99,26 +106,38 @@ void Connection::Close() {
   for (grpc::ClientContext* call : calls_) call->TryCancel();
 }
 
-Call::Call(std::shared_ptr<Connection> connection, std::string token,
-           std::int64_t uid)
-    : connection_(std::move(connection)), token_(std::move(token)) {
+void Connection::Close(Handle* handle) {
+  {
+    const std::lock_guard lock(mutex_);
+    handle->closed = true;
+    closing_.notify_all();
+    if (handle->call != nullptr) handle->call->TryCancel();
+  }
+  credential_.Wake();
+}
+
+Call::Call(std::shared_ptr<Connection> connection,
+           std::shared_ptr<Handle> handle, std::string token, std::int64_t uid)
+    : connection_(std::move(connection)),
+      handle_(std::move(handle)),
+      token_(std::move(token)) {
   if (!token_.empty()) {
     context_.AddMetadata("authorization", "Bearer " + token_);
   }
   // Proxies can route by it, so that all watches of a job share the polls of
   // one replica.
   if (uid != 0) context_.AddMetadata("x-job-uid", std::to_string(uid));
-  connection_->CheckOpen();
   const std::lock_guard lock(connection_->mutex_);
+  connection_->CheckOpenLocked(*handle_);
   stub_ = connection_->stub_;
   connection_->calls_.insert(&context_);
-  // Close() may have been called since the check.
-  if (connection_->closed_) context_.TryCancel();
+  handle_->call = &context_;
 }
 
 Call::~Call() {
   const std::lock_guard lock(connection_->mutex_);
   connection_->calls_.erase(&context_);
+  handle_->call = nullptr;
 }
 
 bool Call::replayed() const {

@@ -8,6 +8,7 @@
 #include <jobgateway/options.h>
 #include <jobgateway/v1/job_service.grpc.pb.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -19,6 +20,13 @@
 #include "credential.h"
 
 namespace jobgateway::internal {
+
+// A call or a watch, with all its attempts, that another thread can close.
+struct Handle {
+  std::atomic<bool> closed = false;
+  // The call in flight, or null. Guarded by the mutex of the connection.
+  grpc::ClientContext* call = nullptr;
+};
 
 // The channel of new calls, and the token that they carry. A replaced channel
 // closes after its last call. Thread-safe.
@@ -36,19 +44,23 @@ class Connection {
 
   Credential& credential() { return credential_; }
 
-  // Waits until the time has passed, or the client is closed.
-  void Sleep(std::chrono::nanoseconds wait);
+  // Waits until the time has passed, or the client or the call is closed.
+  void Sleep(std::chrono::nanoseconds wait, const Handle& handle);
 
-  // Throws if the client is closed.
-  void CheckOpen();
+  // Throws if the client or the call is closed.
+  void CheckOpen(const Handle& handle);
 
   // Cancels all calls, and ends all waits.
   void Close();
+
+  // Cancels one call, and ends its waits.
+  void Close(Handle* handle);
 
  private:
   friend class Call;
 
   std::shared_ptr<Stub> Connect() const;
+  void CheckOpenLocked(const Handle& handle) const;
 
   const std::string target_;
   const Options options_;
@@ -65,10 +77,10 @@ class Connection {
 // One call on the current connection.
 class Call {
  public:
-  // Throws if the client is closed. `uid`: the job that the call is about; 0 if
-  // it is not about one.
-  Call(std::shared_ptr<Connection> connection, std::string token,
-       std::int64_t uid);
+  // Throws if the client or `handle` is closed. `uid`: the job that the call is
+  // about; 0 if it is not about one.
+  Call(std::shared_ptr<Connection> connection, std::shared_ptr<Handle> handle,
+       std::string token, std::int64_t uid);
   ~Call();
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
@@ -83,6 +95,7 @@ class Call {
 
  private:
   const std::shared_ptr<Connection> connection_;
+  const std::shared_ptr<Handle> handle_;
   const std::string token_;
   std::shared_ptr<Connection::Stub> stub_;
   grpc::ClientContext context_;

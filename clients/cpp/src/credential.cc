@@ -36,20 +36,22 @@ Credential::Credential(std::string token, std::function<std::string()> login)
       known_(!login_),
       token_(CheckedToken(std::move(token))) {}
 
-std::optional<std::string> Credential::Token(Time end) {
+std::optional<std::string> Credential::Token(Time end,
+                                             const std::atomic<bool>& closed) {
   std::unique_lock lock(mutex_);
   while (!known_) {
-    if (LogIn(&lock, end) == nullptr) return std::nullopt;
+    if (LogIn(&lock, end, closed) == nullptr) return std::nullopt;
   }
   return token_;
 }
 
-std::optional<bool> Credential::Renew(const std::string& used, Time end) {
+std::optional<bool> Credential::Renew(const std::string& used, Time end,
+                                      const std::atomic<bool>& closed) {
   std::unique_lock lock(mutex_);
   while (true) {
     if (token_ != used) return true;
     if (!login_) return false;
-    const auto login = LogIn(&lock, end);
+    const auto login = LogIn(&lock, end, closed);
     if (login == nullptr) return std::nullopt;
     if (!login->failure) return !login->token.empty();
   }
@@ -61,8 +63,15 @@ void Credential::Close() {
   changed_.notify_all();
 }
 
+void Credential::Wake() {
+  // A wait that has checked its call already holds the lock until it waits.
+  const std::lock_guard lock(mutex_);
+  changed_.notify_all();
+}
+
 std::shared_ptr<const Credential::Login> Credential::LogIn(
-    std::unique_lock<std::mutex>* lock, Time end) {
+    std::unique_lock<std::mutex>* lock, Time end,
+    const std::atomic<bool>& closed) {
   const bool begins = running_ == nullptr;
   if (begins) {
     auto login = std::make_shared<Login>();
@@ -70,7 +79,8 @@ std::shared_ptr<const Credential::Login> Credential::LogIn(
     running_ = std::move(login);
   }
   const std::shared_ptr<const Login> login = running_;
-  changed_.wait_until(*lock, end, [&] { return closed_ || login->done; });
+  changed_.wait_until(*lock, end,
+                      [&] { return closed_ || closed || login->done; });
   if (!login->done) return nullptr;
   if (login->failure && begins) std::rethrow_exception(login->failure);
   return login;

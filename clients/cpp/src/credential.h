@@ -3,6 +3,7 @@
 #ifndef JOBGATEWAY_SRC_CREDENTIAL_H_
 #define JOBGATEWAY_SRC_CREDENTIAL_H_
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <functional>
@@ -29,23 +30,27 @@ class Credential {
   // Waits for the login that runs.
   ~Credential() = default;
 
-  // Returns the token, after the first login; nothing if the client was closed
-  // or `end` has passed before.
-  std::optional<std::string> Token(Time end);
+  // Returns the token, after the first login; nothing if the client or the call
+  // was closed, or `end` has passed before. `closed`: whether the call is.
+  std::optional<std::string> Token(Time end, const std::atomic<bool>& closed);
 
   // Logs in, unless another call has replaced the token `used` already. Returns
   // whether there is another token; nothing as above.
-  std::optional<bool> Renew(const std::string& used, Time end);
+  std::optional<bool> Renew(const std::string& used, Time end,
+                            const std::atomic<bool>& closed);
 
   // Ends all waits.
   void Close();
+
+  // Ends the waits whose call is closed.
+  void Wake();
 
  private:
   struct Login;
 
   // Begins a login, or joins the one that runs. Returns null as above.
   std::shared_ptr<const Login> LogIn(std::unique_lock<std::mutex>* lock,
-                                     Time end);
+                                     Time end, const std::atomic<bool>& closed);
   void Run(Login* login);
 
   const std::function<std::string()> login_;

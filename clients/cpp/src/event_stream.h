@@ -63,7 +63,8 @@ class EventStream {
 
  protected:
   EventStream(Attempts* attempts, std::int64_t uid)
-      : call_(attempts->connection(), attempts->Token(), uid) {}
+      : call_(attempts->connection(), attempts->handle(), attempts->Token(),
+              uid) {}
 
   grpc::ClientContext* context() { return call_.context(); }
   Connection::Stub& stub() { return *call_.stub(); }

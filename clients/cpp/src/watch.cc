@@ -103,6 +103,8 @@ Watch::~Watch() = default;
 
 bool Watch::Next(JobEvent* event) { return impl_->Next(event); }
 
+void Watch::Close() { impl_->Close(); }
+
 Finished Watch::Finish() {
   JobEvent event;
   while (Next(&event)) {

@@ -135,6 +135,8 @@ WatchAll::~WatchAll() = default;
 
 bool WatchAll::Next(JobEvent* event) { return impl_->Next(event); }
 
+void WatchAll::Close() { impl_->Close(); }
+
 std::size_t WatchAll::pending() const { return impl_->pending(); }
 
 const std::string& WatchAll::chunks(std::int64_t uid) const {

@@ -27,6 +27,7 @@ class WatchAll::Impl {
   ~Impl();
 
   bool Next(v1::JobEvent* event);
+  void Close() { attempts_.Close(); }
   std::size_t pending() const { return rules_.pending(); }
   const std::string& chunks(std::int64_t uid) const {
     return rules_.chunks(uid);

@@ -26,6 +26,7 @@ class Watch::Impl {
   ~Impl();
 
   bool Next(v1::JobEvent* event);
+  void Close() { attempts_.Close(); }
   const v1::Job& job() const { return job_; }
   const std::string& chunks() const { return result_.chunks(); }
 

@@ -15,6 +15,7 @@
 namespace jobgateway::testing {
 
 using Events = grpc::ServerWriter<v1::JobEvent>;
+using ManyEvents = grpc::ServerReaderWriter<v1::JobEvent, v1::WatchJobsRequest>;
 
 // Serves on a free port of 127.0.0.1. Set the functions before the first call.
 class Gateway : public v1::JobService::Service {
@@ -33,6 +34,7 @@ class Gateway : public v1::JobService::Service {
   std::function<grpc::Status(grpc::ServerContext*, const v1::WatchJobRequest&,
                              Events*)>
       watch;
+  std::function<grpc::Status(grpc::ServerContext*, ManyEvents*)> watch_all;
 
  private:
   grpc::Status GetJob(grpc::ServerContext* context, const v1::GetJobRequest*,
@@ -52,6 +54,10 @@ class Gateway : public v1::JobService::Service {
                         const v1::WatchJobRequest* request,
                         Events* events) override {
     return watch(context, *request, events);
+  }
+  grpc::Status WatchJobs(grpc::ServerContext* context,
+                         ManyEvents* events) override {
+    return watch_all(context, events);
   }
 
   std::string target_;

@@ -15,6 +15,7 @@
 
 mod calls;
 mod client;
+mod events;
 mod failure;
 #[cfg(test)]
 mod fake;
@@ -30,6 +31,7 @@ mod values;
 mod watch;
 
 pub use client::{BuildError, Client, ClientBuilder};
+pub use events::Events;
 pub use failure::{Action, Error, Failure};
 pub use hooks::Hooks;
 pub use many::{Item, WatchAll};

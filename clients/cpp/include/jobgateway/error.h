@@ -24,7 +24,7 @@ enum class Action { kRetry, kFix, kLogIn, kLook, kGiveUp };
 // for three heartbeat intervals.
 inline constexpr char kSilent[] = "SILENT";
 
-// The reason of a call that ended because its client was closed.
+// The reason of a call that ended because its client or its watch was closed.
 inline constexpr char kClosed[] = "CLOSED";
 
 // An invalid field of a request, from BadRequest.

@@ -24,9 +24,10 @@ struct Finished {
 //   v1::JobEvent event;
 //   while (watch.Next(&event)) { ... }
 //
-// To cancel it, stop calling Next() and destroy it; the job continues. Next()
-// returns at least with each heartbeat, except during the waits after a
-// failure. Use each watch on one thread. It may outlive its client.
+// To leave it, destroy it, or call Close() on another thread; the job
+// continues. Next() returns at least with each heartbeat, except during the
+// waits after a failure. Use each watch on one thread, except for Close(). It
+// may outlive its client.
 class Watch {
  public:
   Watch(Watch&&) noexcept;
@@ -37,6 +38,11 @@ class Watch {
   // true. Every other end of the watch is an Error: a final status, or
   // DATA_LOSS if the result was damaged on the way.
   bool Next(v1::JobEvent* event);
+
+  // Ends the watch, from any thread: Next() and Finish() throw an Error with
+  // the code CANCELLED and the reason kClosed, also those that wait already.
+  // Without effect after the end of the job.
+  void Close();
 
   // Reads the remaining events, and returns the job and its result. Throws like
   // Next().

@@ -24,10 +24,10 @@ namespace jobgateway {
 // DATA_LOSS if the result was damaged on the way. The other watches continue.
 // Events with the uid 0 are about the stream.
 //
-// To cancel it, stop calling Next() and destroy it; the jobs continue. Next()
-// returns at least with each heartbeat, except during the waits after a
-// failure. Nothing is read between its calls. Use each watch on one thread. It
-// may outlive its client.
+// To leave it, destroy it, or call Close() on another thread; the jobs
+// continue. Next() returns at least with each heartbeat, except during the
+// waits after a failure. Nothing is read between its calls. Use each watch on
+// one thread, except for Close(). It may outlive its client.
 class WatchAll {
  public:
   WatchAll(WatchAll&&) noexcept;
@@ -37,6 +37,11 @@ class WatchAll {
   // Waits for the next event. Returns false after the end of every job. Throws
   // an Error if the stream failed permanently before it.
   bool Next(v1::JobEvent* event);
+
+  // Ends the watch, from any thread: Next() throws an Error with the code
+  // CANCELLED and the reason kClosed, also one that waits already. Without
+  // effect after the end of every job.
+  void Close();
 
   // Returns the number of jobs that have not ended and whose watch has not
   // failed.

@@ -2,11 +2,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::join;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::yield_now;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::*;
 use crate::failure::Failure;
+use crate::fake::Gateway;
 use crate::{Hooks, pb::GetJobRequest, rules::Backoff, tls_from_files};
 
 fn counting(logins: &Arc<AtomicU32>) -> ClientBuilder {
@@ -85,4 +88,55 @@ fn a_token_is_never_sent_in_plaintext_by_mistake() {
         assert!(matches!(build(uri), Some(BuildError::Address)), "{uri}");
     }
     assert!(tls_from_files(Some("none.pem".as_ref()), None).is_err());
+}
+
+#[tokio::test]
+async fn an_adjusted_endpoint_keeps_the_other_settings() {
+    let mut gateway = Gateway::start().await;
+    let builder = Client::builder(&gateway.uri).endpoint(|endpoint| {
+        assert_eq!(
+            endpoint.get_connect_timeout(),
+            Some(Duration::from_secs(10))
+        );
+        let endpoint = endpoint.connect_timeout(Duration::from_secs(1));
+        // Without the client's own limits, it would end the call before the response.
+        endpoint.user_agent("mine").unwrap().timeout(Duration::ZERO)
+    });
+    let client = builder.build().unwrap();
+    let connect_timeout = client.shared.endpoint.get_connect_timeout();
+    assert_eq!(connect_timeout, Some(Duration::from_secs(1)));
+    let respond = async {
+        let mut call = gateway.call().await;
+        assert!(
+            call.headers["user-agent"]
+                .to_str()
+                .unwrap()
+                .starts_with("mine ")
+        );
+        call.fail(Status::not_found("no such job"));
+    };
+    let call = client.get(GetJobRequest::default(), Hooks::default());
+    let (error, ()) = join!(call, respond);
+    assert_eq!(error.unwrap_err().to_string(), "no such job [NotFound]");
+}
+
+#[tokio::test]
+async fn an_adjusted_keepalive_notices_a_dead_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let often = Duration::from_millis(10);
+    let builder = Client::builder(uri).endpoint(move |endpoint| {
+        let endpoint = endpoint.http2_keep_alive_interval(often);
+        endpoint.keep_alive_timeout(often)
+    });
+    let (sender, mut failures) = unbounded_channel();
+    let hooks = Hooks::default().on_retry(move |retry| {
+        let _ = sender.send(retry.failure.clone());
+    });
+    let client = builder.build().unwrap();
+    let failure = tokio::select! {
+        failure = failures.recv() => failure.unwrap(),
+        _ = client.get(GetJobRequest::default(), hooks) => panic!("the call ended"),
+    };
+    assert!(failure.message.contains("keep-alive"), "{failure}");
 }
