@@ -68,6 +68,9 @@ class CredentialTest {
     }
     begun.await();
     while (clientClosed.getNumberOfDependents() < count) {
+      if (Thread.interrupted()) {
+        throw new InterruptedException("the test took too long");
+      }
       Thread.onSpinWait();
     }
     return calls;
