@@ -32,7 +32,7 @@ class JobsStreamTest {
       watches.begin();
       var stream = new JobsStream(JobServiceGrpc.newStub(channel), watches);
       assertEquals(0, stream.next(Duration.ofMinutes(1)).getUid());
-      stream.readEnd(Duration.ofMillis(50));
+      stream.readEnd(Duration.ofMillis(500));
       stream.cancel();
       cancelled.await();
       channel.shutdownNow();
