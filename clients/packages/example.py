@@ -24,7 +24,7 @@ ADDRESS = "127.0.0.1:50051"
 
 TOKEN = "demo-token"  # noqa: S105 - that of the demo
 _PROGRESS = re.compile(r"^[\d.]+% Step \d of \d$", re.MULTILINE)
-_END = re.compile(r'^JOB_STATUS_SUCCESS \{"data": ?\{"sum": ?3\}\}( <nil>)?$')
+_END = re.compile(r'^JOB_STATUS_SUCCESS \{"data": ?\{"sum": ?3\}\}$')
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ int main() {
   request.set_params_json(R"({"duration": 1, "steps": 2})");
   jobgateway::CallOptions options;
   options.on_progress = [](const jobgateway::v1::Job& job) {
+    if (!job.has_progress()) return;
     std::cout << job.progress().percentage() << "% " << job.progress().message()
               << "\n";
   };

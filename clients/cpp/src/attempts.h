@@ -26,14 +26,19 @@ struct EndedCall {
   bool replayed;  // it ended with OK, and repeated an earlier submission
 };
 
-// What the attempts of one call share, and the steps between them.
+// The state that the attempts of one call share, and the steps between them.
 class Attempts {
  public:
-  Attempts(std::shared_ptr<Connection> connection, CallOptions options)
+  using Time = std::chrono::steady_clock::time_point;
+
+  // `last_start`: no attempt but the first begins later.
+  Attempts(std::shared_ptr<Connection> connection, CallOptions options,
+           Time last_start = Time::max())
       : connection_(std::move(connection)),
         options_(std::move(options)),
         end_(std::chrono::steady_clock::now() +
-             std::min(options_.timeout.value_or(kLongest), kLongest)) {}
+             std::min(options_.timeout.value_or(kLongest), kLongest)),
+        last_start_(std::min(last_start, end_)) {}
 
   const std::shared_ptr<Connection>& connection() const { return connection_; }
   const std::shared_ptr<Handle>& handle() const { return handle_; }
@@ -92,14 +97,15 @@ class Attempts {
   }
 
   // Calls `step` until it throws, and throws the same from then on: a failed
-  // watch must not look as if its jobs had ended.
-  template <typename Step>
-  bool Guard(Step step) {
+  // watch must not look as if its jobs had ended. It needs `stream` no longer.
+  template <typename Stream, typename Step>
+  bool Guard(std::unique_ptr<Stream>* stream, Step step) {
     if (failure_) std::rethrow_exception(failure_);
     try {
       return step();
     } catch (...) {
       failure_ = std::current_exception();
+      stream->reset();
       throw;
     }
   }
@@ -119,7 +125,9 @@ class Attempts {
   // timeout passes before it. `used`: the connection of the last attempt.
   void Prepare(const Retry& retry,
                const std::shared_ptr<Connection::Stub>& used) const {
-    if (retry.wait >= Left()) throw TimedOut();
+    if (retry.wait >= last_start_ - std::chrono::steady_clock::now()) {
+      throw TimedOut();
+    }
     if (options_.on_retry) options_.on_retry(retry);
     connection_->Sleep(retry.wait, *handle_);
     Check();
@@ -139,7 +147,8 @@ class Attempts {
   // On the heap, because its address does not change when this moves.
   const std::shared_ptr<Handle> handle_ = std::make_shared<Handle>();
   const CallOptions options_;
-  const std::chrono::steady_clock::time_point end_;
+  const Time end_;
+  const Time last_start_;
   std::shared_ptr<const Error> last_;  // null before the first error
   std::exception_ptr failure_;
 };

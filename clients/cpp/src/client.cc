@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <limits>
+#include <functional>
 #include <optional>
 #include <random>
 #include <utility>
@@ -25,9 +25,9 @@ using internal::Attempts;
 using internal::Connection;
 using std::chrono::nanoseconds;
 using std::chrono::seconds;
+using std::chrono::steady_clock;
 
 constexpr int kMaxAttempts = 5;  // of a unary call, including the first
-constexpr int kUnlimited = std::numeric_limits<int>::max();
 
 // The gateway gives up a read after 10 silent seconds, and a submission after
 // 120.
@@ -39,31 +39,38 @@ constexpr seconds kWaitLimit{40};  // of a WaitJob without a timeout
 // would only load it.
 constexpr seconds kLeastWait{1};
 
-template <typename Request>
-using Rpc = grpc::Status (Connection::Stub::*)(grpc::ClientContext*,
-                                               const Request&, v1::Job*);
+// A unary call.
+struct UnaryCall {
+  std::function<grpc::Status(Connection::Stub*, grpc::ClientContext*, v1::Job*)>
+      invoke;
+  std::int64_t uid;   // 0 for a submission
+  nanoseconds limit;  // after which the connection counts as dead
+  std::function<bool(const Error&)> may_retry;
+  bool waits = false;  // over an outage of any length
+};
 
 bool MayRetry(const Error& error) { return error.action() == Action::kRetry; }
 
-// Makes a call and retries it if the error allows that. `uid`: 0 for a
-// submission. `limit`: the time after which the connection counts as dead.
-template <typename Request, typename Predicate>
-v1::Job Unary(Attempts* attempts, Rpc<Request> rpc, const Request& request,
-              std::int64_t uid, nanoseconds limit, Predicate may_retry,
-              int max_attempts = kMaxAttempts) {
-  internal::CheckRequest(request);
+// Returns whether an error is that of an outage, over which a wait continues.
+bool IsOutage(const Error& error) {
+  return internal::IsTransient(error) || !internal::IsFromGateway(error);
+}
+
+// Makes a call and retries it if the error allows that.
+v1::Job Unary(Attempts* attempts, const UnaryCall& unary) {
   internal::Backoff backoff;
   bool logged_in = false;
   for (int attempt = 1;; ++attempt) {
     attempts->Check();
     // In its own scope: a replaced connection closes after its last call.
     auto call = std::make_optional<internal::Call>(
-        attempts->connection(), attempts->handle(), attempts->Token(), uid);
+        attempts->connection(), attempts->handle(), attempts->Token(),
+        unary.uid);
     call->context()->set_deadline(std::chrono::system_clock::now() +
-                                  attempts->Cap(limit));
+                                  attempts->Cap(unary.limit));
     v1::Job job;
     const grpc::Status status =
-        ((*call->stub()).*rpc)(call->context(), request, &job);
+        unary.invoke(call->stub().get(), call->context(), &job);
     if (status.ok()) {
       if (attempts->options().on_replayed && call->replayed()) {
         attempts->options().on_replayed();
@@ -76,12 +83,17 @@ v1::Job Unary(Attempts* attempts, Rpc<Request> rpc, const Request& request,
     call.reset();
     const Error error = internal::ErrorOf(status);
     attempts->Failed(error);
-    bool again = may_retry(error);
-    if (error.code == grpc::StatusCode::UNAUTHENTICATED && !logged_in) {
+    bool again = unary.may_retry(error);
+    // A submission is not repeated then.
+    const bool job_exists = unary.uid == 0 && error.uid() != 0;
+    if (error.code == grpc::StatusCode::UNAUTHENTICATED && !logged_in &&
+        !job_exists) {
       logged_in = true;
       again = attempts->Renew(token);
     }
-    if (!again || attempt == max_attempts) throw error;
+    const bool is_last =
+        attempt >= kMaxAttempts && !(unary.waits && IsOutage(error));
+    if (!again || is_last) throw error;
     attempts->Prepare(
         {error, backoff.Next(error), internal::WantsNewConnection(error)},
         used);
@@ -96,11 +108,15 @@ Client::Client(std::string target, Options options)
 
 v1::Job Client::Send(const v1::SendJobRequest& request,
                      const CallOptions& options) {
+  internal::CheckRequest(request);
   Attempts attempts(connection_, options);
-  return Unary(&attempts, &Connection::Stub::SendJob, request, 0, kSendLimit,
-               [&request](const Error& error) {
-                 return internal::MaySendAgain(error, request);
-               });
+  return Unary(&attempts, {[&request](auto* stub, auto* context, v1::Job* job) {
+                             return stub->SendJob(context, request, job);
+                           },
+                           0, kSendLimit,
+                           [&request](const Error& error) {
+                             return internal::MaySendAgain(error, request);
+                           }});
 }
 
 Watch Client::Run(const v1::SendJobRequest& request,
@@ -151,16 +167,28 @@ WatchAll Client::WatchAll(const std::vector<v1::WatchJobRequest>& requests,
 
 v1::Job Client::Wait(const v1::WaitJobRequest& request,
                      const CallOptions& options) {
+  internal::CheckRequest(request);
   nanoseconds limit = kWaitLimit + kReadLimit;
   CallOptions limited = options;
+  auto end = Attempts::Time::max();
   if (request.has_timeout()) {
-    limit = internal::ToNanoseconds(request.timeout()) + kReadLimit;
+    const nanoseconds timeout = internal::ToNanoseconds(request.timeout());
+    end = steady_clock::now() + timeout;
+    limit = timeout + kReadLimit;
     limited.timeout = std::min(options.timeout.value_or(limit), limit);
   }
-  Attempts attempts(connection_, std::move(limited));
+  v1::WaitJobRequest next = request;
+  const auto invoke = [&](auto* stub, auto* context, v1::Job* job) {
+    // The gateway rejects a negative timeout.
+    if (limit > kReadLimit && request.has_timeout()) {
+      internal::Set(next.mutable_timeout(), end - steady_clock::now());
+    }
+    return stub->WaitJob(context, next, job);
+  };
+  Attempts attempts(connection_, std::move(limited), end);
   while (true) {
-    v1::Job job = Unary(&attempts, &Connection::Stub::WaitJob, request,
-                        request.uid(), limit, MayRetry, kUnlimited);
+    v1::Job job =
+        Unary(&attempts, {invoke, request.uid(), limit, MayRetry, true});
     if (job.done() || request.has_timeout() || attempts.Left() < kLeastWait) {
       return job;
     }
@@ -175,9 +203,12 @@ v1::Job Client::Wait(std::int64_t uid, const CallOptions& options) {
 
 v1::Job Client::Get(const v1::GetJobRequest& request,
                     const CallOptions& options) {
+  internal::CheckRequest(request);
   Attempts attempts(connection_, options);
-  return Unary(&attempts, &Connection::Stub::GetJob, request, request.uid(),
-               kReadLimit, MayRetry);
+  return Unary(&attempts, {[&request](auto* stub, auto* context, v1::Job* job) {
+                             return stub->GetJob(context, request, job);
+                           },
+                           request.uid(), kReadLimit, MayRetry});
 }
 
 v1::Job Client::Get(std::int64_t uid, const CallOptions& options) {
@@ -190,8 +221,10 @@ v1::Job Client::Cancel(std::int64_t uid, const CallOptions& options) {
   v1::CancelJobRequest request;
   request.set_uid(uid);
   Attempts attempts(connection_, options);
-  return Unary(&attempts, &Connection::Stub::CancelJob, request, uid,
-               kReadLimit, MayRetry);
+  return Unary(&attempts, {[&request](auto* stub, auto* context, v1::Job* job) {
+                             return stub->CancelJob(context, request, job);
+                           },
+                           uid, kReadLimit, MayRetry});
 }
 
 void Client::Close() { connection_->Close(); }

@@ -15,13 +15,13 @@ constexpr char kUserAgent[] = "jobgateway-cpp/" JOBGATEWAY_CLIENT_VERSION;
 
 // gRPC would resolve such a target without end.
 std::string CheckedTarget(std::string target) {
-  const auto begins = [&target](const char* scheme) {
-    return target.rfind(scheme, 0) == 0;
-  };
+  std::string scheme = target.substr(0, target.find("//"));
+  std::transform(scheme.begin(), scheme.end(), scheme.begin(),
+                 [](unsigned char byte) { return std::tolower(byte); });
   const bool blank = std::any_of(target.begin(), target.end(), [](char byte) {
     return std::isspace(static_cast<unsigned char>(byte)) != 0;
   });
-  if (target.empty() || blank || begins("http://") || begins("https://")) {
+  if (target.empty() || blank || scheme == "http:" || scheme == "https:") {
     throw std::invalid_argument("target: must be HOST:PORT (got \"" + target +
                                 "\")");
   }

@@ -27,6 +27,15 @@ inline std::chrono::nanoseconds ToNanoseconds(
       std::chrono::nanoseconds(0), kLongest);
 }
 
+// Sets a duration, to 0 if it is negative.
+inline void Set(google::protobuf::Duration* duration,
+                std::chrono::nanoseconds value) {
+  value = std::max(value, std::chrono::nanoseconds(0));
+  const auto whole = std::chrono::duration_cast<std::chrono::seconds>(value);
+  duration->set_seconds(whole.count());
+  duration->set_nanos(static_cast<std::int32_t>((value - whole).count()));
+}
+
 }  // namespace jobgateway::internal
 
 #endif  // JOBGATEWAY_SRC_DURATION_H_

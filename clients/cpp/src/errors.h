@@ -1,4 +1,4 @@
-// What the errors of calls mean. No input or output.
+// The meaning of the errors of calls. No input or output.
 
 #ifndef JOBGATEWAY_SRC_ERRORS_H_
 #define JOBGATEWAY_SRC_ERRORS_H_
@@ -32,8 +32,8 @@ bool IsTransient(const Error& error);
 bool MaySendAgain(const Error& error, const v1::SendJobRequest& request);
 
 // Returns whether the connection may be dead, or lead to an instance that shuts
-// down. It is replaced immediately: it would wait up to two minutes before it
-// reconnects.
+// down. A new connection does not wait for the backoff of the old one, which
+// may be two minutes.
 bool WantsNewConnection(const Error& error);
 
 // Throws an INVALID_ARGUMENT if the gateway could not read the request: gRPC

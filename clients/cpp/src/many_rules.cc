@@ -15,7 +15,7 @@ using v1::WatchJobsRequest;
 ManyRules::ManyRules(const std::vector<WatchJobRequest>& requests)
     : silence_(Silence(requests.empty() ? WatchJobRequest() : requests[0])) {
   for (const WatchJobRequest& request : requests) {
-    Job job{request, Result(request.content_format(), true)};
+    Job job{request, Result(request.content_format())};
     // A stream takes its interval from the request that comes first.
     job.request.clear_heartbeat_interval();
     if (requests[0].has_heartbeat_interval()) {
@@ -36,7 +36,7 @@ const std::string& ManyRules::chunks(std::int64_t uid) const {
 void ManyRules::Opened() {
   stream_.Opened();
   sent_ = 0;
-  no_other_token_ = false;
+  no_token_ = false;
   unsent_ = {};
   for (auto& [uid, job] : jobs_) {
     job.sent = false;
@@ -111,7 +111,7 @@ ManyRules::Outcome ManyRules::Fail(Jobs::iterator found, const Error& error) {
   if (error.reason == "ALREADY_WATCHED") return Outcome::kIgnore;
   auto& [uid, job] = *found;
   if (error.code == grpc::StatusCode::UNAUTHENTICATED && !job.token_unproven &&
-      !no_other_token_) {
+      !no_token_) {
     return Outcome::kLogIn;
   }
   if (IsTransient(error)) {
@@ -139,7 +139,7 @@ Retry ManyRules::LogIn(const Error& error) {
 }
 
 void ManyRules::WithoutLogin(std::int64_t uid) {
-  no_other_token_ = true;
+  no_token_ = true;
   End(jobs_.find(uid));
 }
 

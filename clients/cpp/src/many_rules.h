@@ -28,7 +28,7 @@ namespace jobgateway::internal {
 // and failure. A job is pending until it has ended or its watch has failed.
 class ManyRules {
  public:
-  // What an event means for the watch.
+  // The consequence of an event for the watch.
   enum class Outcome {
     kShow,    // an item for the caller
     kIgnore,  // of no interest
@@ -109,8 +109,8 @@ class ManyRules {
   using Due = std::pair<Time, std::int64_t>;
   std::priority_queue<Due, std::vector<Due>, std::greater<Due>> unsent_;
   std::int64_t sent_ = 0;  // requests on the current stream
-  // There is no other token than that of the current stream.
-  bool no_other_token_ = false;
+  // A login returned no token during the current stream.
+  bool no_token_ = false;
   // The result of the job that ended with the last event.
   std::optional<std::pair<std::int64_t, Result>> ended_;
 };

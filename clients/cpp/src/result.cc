@@ -61,7 +61,9 @@ std::optional<Error> DamageOf(const v1::Job& job, const std::string& chunks,
   const std::string& bytes =
       job.has_content_json() ? job.content_json() : chunks;
   if (bytes.empty()) {
-    if (!complete || job.content_omitted()) return std::nullopt;
+    // The gateway does not keep the result of a job without a uid.
+    const bool unkept = job.content_omitted() && job.uid() == 0;
+    if (!complete || unkept) return std::nullopt;
     return Damage(job, "nothing of it arrived");
   }
   const std::string size = std::to_string(bytes.size());
@@ -75,10 +77,8 @@ std::optional<Error> DamageOf(const v1::Job& job, const std::string& chunks,
   return std::nullopt;
 }
 
-Result::Result(v1::ContentFormat format, bool always_chunks)
-    : complete_(always_chunks ? format != v1::CONTENT_FORMAT_NONE
-                              : format == v1::CONTENT_FORMAT_UNSPECIFIED ||
-                                    format == v1::CONTENT_FORMAT_JSON_CHUNKS) {}
+Result::Result(v1::ContentFormat format)
+    : complete_(format != v1::CONTENT_FORMAT_NONE) {}
 
 std::optional<Error> Result::Take(const v1::JobEvent& event) {
   if (event.has_content_chunk()) {

@@ -13,17 +13,16 @@ namespace jobgateway::internal {
 
 // Returns an error with DATA_LOSS if the bytes of the result of a done job, in
 // `chunks` or in the job itself, do not match its size and SHA-256. A Struct
-// has no hash. `complete`: a result that has not arrived is damaged, too,
-// unless the gateway omitted it.
+// has no hash. `complete`: the call delivers every result, if need be in
+// chunks, so that one that has not arrived is damaged, too.
 std::optional<Error> DamageOf(const v1::Job& job, const std::string& chunks,
                               bool complete);
 
 // The bytes of a result that arrives in chunks, and the check of every result.
 class Result {
  public:
-  // `format` is that of the request. `always_chunks`: a large result arrives in
-  // chunks in every format.
-  Result(v1::ContentFormat format, bool always_chunks);
+  // `format` is that of the request.
+  explicit Result(v1::ContentFormat format);
 
   // Takes an event of the job. Returns an error if it is the end of the job,
   // and the result is damaged.

@@ -35,12 +35,12 @@ Watch::Impl::Impl(internal::Attempts attempts, std::optional<RunJobRequest> run,
       run_(std::move(run)),
       request_(std::move(request)),
       silence_(internal::Silence(request_)),
-      result_(request_.content_format(), false) {}
+      result_(request_.content_format()) {}
 
 Watch::Impl::~Impl() = default;
 
 bool Watch::Impl::Next(JobEvent* event) {
-  return attempts_.Guard([&] { return Advance(event); });
+  return attempts_.Guard(&stream_, [&] { return Advance(event); });
 }
 
 bool Watch::Impl::Advance(JobEvent* event) {
@@ -87,11 +87,10 @@ void Watch::Impl::Take(const JobEvent& event) {
 }
 
 std::optional<Retry> Watch::Impl::Decide(const Error& error, bool renewed) {
+  // An error may name the job before an event does.
+  if (run_ && request_.uid() == 0) request_.set_uid(error.uid());
   const std::optional<Retry> next = rules_.Resume(error, renewed);
   if (!run_ || request_.uid() != 0 || renewed) return next;
-  // An error may name the job before an event does.
-  request_.set_uid(error.uid());
-  if (request_.uid() != 0) return next;
   if (!internal::MaySendAgain(error, run_->request())) return std::nullopt;
   return next ? next : rules_.Next(error);
 }

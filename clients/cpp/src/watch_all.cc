@@ -59,7 +59,7 @@ WatchAll::Impl::Impl(internal::Attempts attempts,
 WatchAll::Impl::~Impl() = default;
 
 bool WatchAll::Impl::Next(JobEvent* event) {
-  return attempts_.Guard([&] { return Advance(event); });
+  return attempts_.Guard(&stream_, [&] { return Advance(event); });
 }
 
 bool WatchAll::Impl::Advance(JobEvent* event) {

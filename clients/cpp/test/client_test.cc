@@ -1,7 +1,8 @@
-// What the scenarios do not show: callbacks that are empty, shared logins,
-// closing, timeouts, and TLS.
+// Cases that the scenarios do not show: callbacks that are empty, shared
+// logins, closing, timeouts, and TLS.
 
 #include <google/protobuf/util/json_util.h>
+#include <google/protobuf/util/time_util.h>
 #include <gtest/gtest.h>
 #include <jobgateway/client.h>
 
@@ -23,6 +24,7 @@
 namespace jobgateway::testing {
 namespace {
 
+using google::protobuf::util::TimeUtil;
 using grpc::ServerContext;
 using grpc::Status;
 using grpc::StatusCode;
@@ -67,17 +69,44 @@ TEST(ClientTest, RunWithoutCallbacksContinuesAsAWatch) {
 }
 
 TEST(ClientTest, RunWatchesTheJobThatAnErrorNames) {
+  // The job of the second one would be created again with the token of a login.
+  for (const auto code :
+       {StatusCode::UNAVAILABLE, StatusCode::UNAUTHENTICATED}) {
+    Gateway gateway;
+    int runs = 0;
+    gateway.run = [&](ServerContext*, const v1::RunJobRequest&, Events*) {
+      ++runs;
+      return GatewayError(code, "TEST", "5");
+    };
+    gateway.watch = [](ServerContext*, const v1::WatchJobRequest&,
+                       Events* events) {
+      events->Write(State(true));
+      return Status::OK;
+    };
+    Options options;
+    int logins = 0;
+    options.login = [&] { return std::to_string(++logins); };
+    Client client(gateway.target(), options);
+    const Finished end = client.Run(RunRequest("")).Finish();
+    EXPECT_EQ(end.job.uid(), 5);
+    EXPECT_EQ(runs, 1);
+  }
+}
+
+TEST(ClientTest, SendIsNotRepeatedAfterAnErrorThatNamesTheJob) {
   Gateway gateway;
-  gateway.run = [](ServerContext*, const v1::RunJobRequest&, Events*) {
-    return GatewayError(StatusCode::UNAVAILABLE, "UPSTREAM_UNREACHABLE", "5");
+  std::atomic<int> sends = 0;
+  gateway.send = [&](v1::Job*) {
+    ++sends;
+    return GatewayError(StatusCode::UNAUTHENTICATED, "TEST", "5");
   };
-  gateway.watch = [](ServerContext*, const v1::WatchJobRequest&,
-                     Events* events) {
-    events->Write(State(true));
-    return Status::OK;
-  };
-  const Finished end = Client(gateway.target()).Run(RunRequest("")).Finish();
-  EXPECT_EQ(end.job.uid(), 5);
+  Options options;
+  std::atomic<int> logins = 0;
+  options.login = [&] { return std::to_string(++logins); };
+  Client client(gateway.target(), options);
+  const auto send = [&] { client.Send(NewRequest("1", 7, "run")); };
+  EXPECT_EQ(ErrorIn(send).uid(), 5);
+  EXPECT_EQ(sends, 1);
 }
 
 struct Submission {
@@ -215,21 +244,85 @@ TEST(ClientTest, RunRejectsCancelOnDisconnect) {
 
 TEST(ClientTest, AWaitSurvivesMoreThanFiveFailures) {
   Gateway gateway;
-  gateway.wait = [&](ServerContext*, v1::Job*) {
-    return GatewayError(StatusCode::UNAVAILABLE, "NO_STATE_YET");
+  gateway.wait = [](const v1::WaitJobRequest& request, v1::Job*) {
+    return request.uid() == 5
+               ? GatewayError(StatusCode::UNAVAILABLE, "NO_STATE_YET")
+               : GatewayError(StatusCode::INTERNAL, "UPSTREAM_ERROR");
   };
+  Client client(gateway.target());
+  // At the same time, because both take the waits of five attempts.
+  auto other = std::async(std::launch::async, [&] {
+    int failures = 0;
+    CallOptions options;
+    options.on_retry = [&](const Retry&) { ++failures; };
+    EXPECT_EQ(ErrorIn([&] { client.Wait(6, options); }).reason,
+              "UPSTREAM_ERROR");
+    return failures;
+  });
   int failures = 0;
   CallOptions options;
   options.on_retry = [&](const Retry&) {
     if (++failures == 5) throw std::runtime_error("enough");
   };
-  Client client(gateway.target());
   EXPECT_THROW(client.Wait(5, options), std::runtime_error);
+  EXPECT_EQ(other.get(), 4);
+}
+
+TEST(ClientTest, TheTimeoutOfAWaitCountsForAllItsAttempts) {
+  Gateway gateway;
+  std::vector<std::int64_t> timeouts;
+  gateway.wait = [&](const v1::WaitJobRequest& request, v1::Job* job) {
+    timeouts.push_back(TimeUtil::DurationToNanoseconds(request.timeout()));
+    if (timeouts.size() == 1) return Status(StatusCode::UNAVAILABLE, "later");
+    job->set_uid(5);
+    return Status::OK;
+  };
+  v1::WaitJobRequest request;
+  request.set_uid(5);
+  request.mutable_timeout()->set_seconds(3600);
+  EXPECT_FALSE(Client(gateway.target()).Wait(request).done());
+  ASSERT_EQ(timeouts.size(), 2U);
+  EXPECT_LT(timeouts[1], timeouts[0] - 100'000'000);  // the wait between them
+}
+
+TEST(ClientTest, AWaitWithoutTimeReadsOnce) {
+  Gateway gateway;
+  int calls = 0;
+  gateway.wait = [&](const v1::WaitJobRequest& request, v1::Job* job) {
+    EXPECT_TRUE(request.has_timeout());
+    EXPECT_EQ(request.timeout().seconds(), 0);
+    job->set_uid(5);
+    return ++calls == 1 ? Status::OK : Status(StatusCode::UNAVAILABLE, "later");
+  };
+  v1::WaitJobRequest request;
+  request.set_uid(5);
+  request.mutable_timeout();
+  Client client(gateway.target());
+  EXPECT_EQ(client.Wait(request).uid(), 5);
+  EXPECT_EQ(ErrorIn([&] { client.Wait(request); }).code,
+            StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(calls, 2);
+}
+
+TEST(ClientTest, TheTimeoutOfAWaitHasItsCause) {
+  Gateway gateway;
+  gateway.wait = [](const v1::WaitJobRequest&, v1::Job*) {
+    // Longer than the timeout, but not than that and the time of a response.
+    return GatewayError(StatusCode::UNAVAILABLE, "LIMIT_REACHED", "",
+                        std::chrono::seconds(601));
+  };
+  v1::WaitJobRequest request;
+  request.set_uid(5);
+  request.mutable_timeout()->set_seconds(600);
+  const Error error = ErrorIn([&] { Client(gateway.target()).Wait(request); });
+  EXPECT_EQ(error.code, StatusCode::DEADLINE_EXCEEDED);
+  ASSERT_NE(error.cause, nullptr);
+  EXPECT_EQ(error.cause->reason, "LIMIT_REACHED");
 }
 
 TEST(ClientTest, AWaitReturnsTheUnfinishedJobAtItsTimeout) {
   Gateway gateway;
-  gateway.wait = [](ServerContext*, v1::Job* job) {
+  gateway.wait = [](const v1::WaitJobRequest&, v1::Job* job) {
     job->set_uid(5);
     return Status::OK;
   };
@@ -288,7 +381,7 @@ std::string Rejection(const std::string& target, const Options& options) {
 }
 
 TEST(ClientTest, TargetsThatNoCallCouldReachAreRejected) {
-  for (const char* target : {"", "https://a:1", "http://a:1", "a:1\n", "a b"}) {
+  for (const char* target : {"", "https://a:1", "HTTP://a:1", "a:1\n", "a b"}) {
     EXPECT_NE(Rejection(target, {}).find("HOST:PORT"), std::string::npos)
         << target;
   }
@@ -506,10 +599,12 @@ TEST(ClientTest, ATimeoutLimitsTheWholeWatch) {
 
 TEST(ClientTest, AnExceptionOfACallbackEndsTheWatch) {
   Gateway gateway;
-  gateway.watch = [](ServerContext*, const v1::WatchJobRequest&,
-                     Events* events) {
+  std::promise<void> cancelled;
+  gateway.watch = [&](ServerContext* context, const v1::WatchJobRequest&,
+                      Events* events) {
     events->Write(State(false));
-    events->Write(State(true));
+    AwaitCancellation(*context);
+    cancelled.set_value();
     return Status::OK;
   };
   CallOptions options;
@@ -519,6 +614,7 @@ TEST(ClientTest, AnExceptionOfACallbackEndsTheWatch) {
   Watch watch = Client(gateway.target()).Watch(5, options);
   v1::JobEvent event;
   EXPECT_THROW(watch.Next(&event), std::runtime_error);
+  cancelled.get_future().wait();  // although the watch still exists
   EXPECT_THROW(watch.Next(&event), std::runtime_error);
 }
 

@@ -27,7 +27,8 @@ class Gateway : public v1::JobService::Service {
   const std::string& target() const { return target_; }
 
   std::function<grpc::Status(grpc::ServerContext*, v1::Job*)> get;
-  std::function<grpc::Status(grpc::ServerContext*, v1::Job*)> wait;
+  std::function<grpc::Status(const v1::WaitJobRequest&, v1::Job*)> wait;
+  std::function<grpc::Status(v1::Job*)> send;
   std::function<grpc::Status(grpc::ServerContext*, const v1::RunJobRequest&,
                              Events*)>
       run;
@@ -41,9 +42,13 @@ class Gateway : public v1::JobService::Service {
                       v1::Job* job) override {
     return get(context, job);
   }
-  grpc::Status WaitJob(grpc::ServerContext* context, const v1::WaitJobRequest*,
+  grpc::Status WaitJob(grpc::ServerContext*, const v1::WaitJobRequest* request,
                        v1::Job* job) override {
-    return wait(context, job);
+    return wait(*request, job);
+  }
+  grpc::Status SendJob(grpc::ServerContext*, const v1::SendJobRequest*,
+                       v1::Job* job) override {
+    return send(job);
   }
   grpc::Status RunJob(grpc::ServerContext* context,
                       const v1::RunJobRequest* request,

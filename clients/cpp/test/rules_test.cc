@@ -180,7 +180,22 @@ TEST(DamageTest, TellsTheCasesApart) {
   EXPECT_NE(damage("1234567890").message.find("SHA-256"), std::string::npos);
   EXPECT_EQ(damage("").uid(), 7);
   job.set_content_omitted(true);
+  EXPECT_NE(damage("").message.find("nothing of it"), std::string::npos);
+  EXPECT_FALSE(DamageOf(job, "", false));
+  job.set_uid(0);
   EXPECT_EQ(damage("").message, "none");
+}
+
+TEST(ResultTest, AStreamDeliversResultsInEveryFormatButNone) {
+  v1::JobEvent end = State(true);
+  end.mutable_job()->set_content_size(2);
+  end.mutable_job()->set_content_omitted(true);
+  for (const auto format :
+       {v1::CONTENT_FORMAT_UNSPECIFIED, v1::CONTENT_FORMAT_STRUCT,
+        v1::CONTENT_FORMAT_JSON, v1::CONTENT_FORMAT_JSON_CHUNKS}) {
+    EXPECT_TRUE(internal::Result(format).Take(end)) << format;
+  }
+  EXPECT_FALSE(internal::Result(v1::CONTENT_FORMAT_NONE).Take(end));
 }
 
 TEST(ErrorsTest, AllViolationsOfAFieldAreKept) {

@@ -18,7 +18,14 @@ func main() {
 	defer client.Close()
 	request := &pb.SendJobRequest{WorkspaceId: "1", EntityId: 7, RequestId: rand.Text(), MethodName: new("succeed")}
 	request.Input = &pb.SendJobRequest_ParamsJson{ParamsJson: []byte(`{"duration": 1, "steps": 2}`)}
-	print := func(job *pb.Job) { fmt.Printf("%.1f%% %s\n", job.Progress.GetPercentage(), job.Progress.GetMessage()) }
+	print := func(job *pb.Job) {
+		if progress := job.Progress; progress != nil {
+			fmt.Printf("%.1f%% %s\n", progress.GetPercentage(), progress.Message)
+		}
+	}
 	end, err := client.Run(context.Background(), &pb.RunJobRequest{Request: request}, jobs.OnProgress(print)).Finish()
-	fmt.Println(end.Job.GetStatus(), string(end.Result), err)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(end.Job.GetStatus(), string(end.Result))
 }

@@ -77,8 +77,10 @@ func (c *Client) Cancel(ctx context.Context, uid int64, options ...Option) (*pb.
 
 // Wait waits until a job is done, without a stream. It reads again after the errors after which a watch resumes.
 //
-// If the Timeout of the request passes, it returns the unfinished job without an error, or the last error if no state
-// could be read. Without a Timeout, ctx limits the wait, and its end is an error.
+// If the Timeout of the request passes, it returns the unfinished job without an error. If no state could be read, it returns
+// context.DeadlineExceeded with the last error, immediately if the next attempt would come too late. The Timeout counts for all
+// attempts; the last login and the last response may take 30 seconds more. Without a Timeout, ctx limits the wait, and its
+// end is an error.
 func (c *Client) Wait(ctx context.Context, req *pb.WaitJobRequest, options ...Option) (*pb.Job, error) {
 	call := unaryCall{
 		request:  req,
@@ -91,7 +93,7 @@ func (c *Client) Wait(ctx context.Context, req *pb.WaitJobRequest, options ...Op
 		},
 	}
 	if req.GetTimeout() != nil {
-		return c.unary(ctx, call.limited(req), options)
+		return c.waitOnce(ctx, call, req, options)
 	}
 	for {
 		job, err := c.unary(ctx, call, options)
@@ -101,20 +103,23 @@ func (c *Client) Wait(ctx context.Context, req *pb.WaitJobRequest, options ...Op
 	}
 }
 
-// limited returns a WaitJob that ends when the Timeout of its first attempt has passed.
-func (call unaryCall) limited(req *pb.WaitJobRequest) unaryCall {
+// waitOnce makes the attempts of a WaitJob until its Timeout has passed. Each asks for the rest of it.
+func (c *Client) waitOnce(
+	ctx context.Context, call unaryCall, req *pb.WaitJobRequest, options []Option,
+) (*pb.Job, error) {
 	timeout := min(req.GetTimeout().AsDuration(), math.MaxInt64-readLimit)
 	call.limit = timeout + readLimit
 	call.until = time.Now().Add(timeout)
-	next, first := proto.CloneOf(req), true
+	ctx, cancel := context.WithTimeout(ctx, call.limit)
+	defer cancel()
+	next := proto.CloneOf(req)
 	call.invoke = func(ctx context.Context, rpc pb.JobServiceClient, more ...grpc.CallOption) (*pb.Job, error) {
-		if !first {
+		if timeout > 0 { // the gateway rejects a negative one
 			next.Timeout = durationpb.New(max(0, time.Until(call.until)))
 		}
-		first = false
 		return rpc.WaitJob(ctx, next, more...)
 	}
-	return call
+	return c.unary(ctx, call, options)
 }
 
 // unary makes a call and retries it if the error allows that.
@@ -139,7 +144,7 @@ func (c *Client) attempts(ctx context.Context, call unaryCall, o callOptions, la
 		job, trailers, err := c.unaryOnce(ctx, call, conn, token)
 		if err == nil {
 			o.reportReplayed(trailers)
-			if damaged := Result(nil).verify(job); damaged != nil {
+			if damaged := Result(nil).verify(job, false); damaged != nil {
 				return nil, damaged
 			}
 			return job, nil
@@ -150,7 +155,8 @@ func (c *Client) attempts(ctx context.Context, call unaryCall, o callOptions, la
 		e := errorOf(err)
 		*last = e
 		again := call.mayRetry(e)
-		if e.Code == codes.Unauthenticated && !loggedIn {
+		jobExists := call.uid == 0 && e.UID() != 0 // a submission is not repeated then
+		if e.Code == codes.Unauthenticated && !loggedIn && !jobExists {
 			loggedIn = true
 			if again, err = c.credential.renew(ctx, token); err != nil {
 				return nil, err
@@ -161,15 +167,12 @@ func (c *Client) attempts(ctx context.Context, call unaryCall, o callOptions, la
 			return nil, e
 		}
 		retry := Retry{Err: e, Wait: wait.next(e.RetryAfter), NewConnection: e.wantsNewConnection()}
-		if !call.until.IsZero() {
-			retry.Wait = min(retry.Wait, max(0, time.Until(call.until)))
+		if !call.until.IsZero() && retry.Wait >= time.Until(call.until) {
+			return nil, context.DeadlineExceeded
 		}
 		o.retrying(retry)
 		if err := c.prepare(ctx, retry, conn); err != nil {
 			return nil, err
-		}
-		if !call.until.IsZero() && !time.Now().Before(call.until) {
-			return nil, e
 		}
 	}
 }
@@ -179,11 +182,7 @@ func (c *Client) unaryOnce(
 	ctx context.Context, call unaryCall, conn *connection, token string,
 ) (*pb.Job, metadata.MD, error) {
 	defer c.release(conn)
-	limit := call.limit
-	if !call.until.IsZero() {
-		limit = min(limit, max(0, time.Until(call.until))+readLimit)
-	}
-	ctx, cancel := context.WithTimeout(withToken(ctx, token), limit)
+	ctx, cancel := context.WithTimeout(withToken(ctx, token), call.limit)
 	defer cancel()
 	if call.uid != 0 {
 		ctx = aboutJob(ctx, call.uid)

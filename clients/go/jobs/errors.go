@@ -161,8 +161,8 @@ func (e *Error) maySendAgain(req *pb.SendJobRequest) bool {
 	return e.Action() == RetryCall && e.UID() == 0 && (nothingSent || req.GetRequestId() != "")
 }
 
-// wantsNewConnection reports whether the connection may be dead, or lead to an instance that shuts down. It is replaced
-// immediately, because it would wait up to two minutes before it reconnects.
+// wantsNewConnection reports whether the connection may be dead, or lead to an instance that shuts down. A new connection
+// does not wait for the backoff of the old one, which may be two minutes.
 func (e *Error) wantsNewConnection() bool {
 	return e.Reason == "" || e.Reason == Silent || e.Reason == "DRAINING"
 }

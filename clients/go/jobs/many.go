@@ -139,7 +139,7 @@ func (w *manyWatch) call(ctx context.Context, conn *connection, token string) (f
 }
 
 // send sends the requests of one call. It does not delay the events: a thousand requests fill the window of the
-// connection, and the gateway reads on only if this client reads, too.
+// connection, and the gateway continues to read only if this client reads, too.
 func (w *manyWatch) send(stream grpc.BidiStreamingClient[pb.WatchJobsRequest, pb.JobEvent]) {
 	for {
 		w.mu.Lock()

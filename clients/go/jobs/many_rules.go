@@ -136,10 +136,10 @@ func (m *manyRules) take(event *pb.JobEvent, now time.Time) outcome {
 	if chunk := event.GetContentChunk(); chunk != nil {
 		job.result.take(chunk)
 	}
-	item := &Item{UID: event.GetUid(), Event: event, Result: job.result}
+	item := &Item{UID: event.GetUid(), Event: event, Result: job.result.soFar()}
 	if event.GetJob().GetDone() {
 		delete(m.jobs, event.GetUid())
-		if err := job.result.verify(event.GetJob()); err != nil {
+		if err := job.result.verify(event.GetJob(), deliversResult(job.request)); err != nil {
 			return outcome{item: &Item{UID: item.UID, Err: err}}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"google.golang.org/grpc/codes"
@@ -14,6 +15,11 @@ import (
 
 // Result holds the bytes of a result that arrives in chunks.
 type Result []byte
+
+// deliversResult reports whether a stream delivers the result of its job.
+func deliversResult(req *pb.WatchJobRequest) bool {
+	return req.GetContentFormat() != pb.ContentFormat_CONTENT_FORMAT_NONE
+}
 
 // ResultOf returns the result of a job that has ended, as JSON, in whichever form it arrived. It is empty if there is none,
 // or if it did not arrive (Job.ContentOmitted).
@@ -36,18 +42,25 @@ func ResultOf(item Item) ([]byte, error) {
 
 // take adds a chunk. It first cuts the result to the chunk's offset, because chunks may start again at 0 after a resume.
 func (r *Result) take(chunk *pb.ContentChunk) {
-	*r = append((*r)[:min(chunk.GetOffset(), int64(len(*r)))], chunk.GetData()...)
+	if offset := max(0, chunk.GetOffset()); offset < int64(len(*r)) {
+		*r = slices.Clip((*r)[:offset]) // the items before keep their bytes
+	}
+	*r = append(*r, chunk.GetData()...)
 }
 
+// soFar returns the bytes for an item. What the caller appends to them does not change those of later items.
+func (r Result) soFar() Result { return slices.Clip(r) }
+
 // verify returns an error if the bytes of the result of a done job, in chunks or in the job itself, are not those that
-// the gateway announced. A Struct has no hash. A result that the gateway leaves out, and that does not arrive in chunks, is
-// not damaged.
-func (r Result) verify(job *pb.Job) *Error {
+// the gateway announced. A Struct has no hash. delivered: the call delivers every result, if need be in chunks.
+func (r Result) verify(job *pb.Job, delivered bool) *Error {
 	data := job.GetContentJson()
 	if job.GetContentOmitted() {
 		data = r
 	}
-	if job.GetContentSize() == 0 || job.GetContent() != nil || job.GetContentOmitted() && len(data) == 0 {
+	// The gateway does not keep the result of a job without a uid.
+	left := job.GetContentOmitted() && len(data) == 0 && (!delivered || job.GetUid() == 0)
+	if job.GetContentSize() == 0 || job.GetContent() != nil || left {
 		return nil
 	}
 	var problem string

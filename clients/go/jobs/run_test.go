@@ -82,20 +82,54 @@ func TestARunWithoutACallbackContinuesAsAWatch(t *testing.T) {
 }
 
 func TestAnErrorThatNamesTheJobIsWatched(t *testing.T) {
-	g := &runGateway{
-		run: func(int32, grpc.ServerStreamingServer[pb.JobEvent]) error {
-			st, _ := status.New(codes.Unavailable, "").WithDetails(&errdetails.ErrorInfo{
-				Domain: domain, Reason: "NO_STATE_YET", Metadata: map[string]string{"uid": "7"},
-			})
-			return st.Err()
-		},
-		watch: func(req *pb.WatchJobRequest, stream grpc.ServerStreamingServer[pb.JobEvent]) error {
-			return stream.Send(end(req.GetUid(), "[1]", "[1]"))
-		},
+	// The job of the second error would be created again with the token of a login.
+	for _, code := range []codes.Code{codes.Unavailable, codes.Unauthenticated} {
+		g := &runGateway{
+			run: func(int32, grpc.ServerStreamingServer[pb.JobEvent]) error {
+				st, _ := status.New(code, "").WithDetails(&errdetails.ErrorInfo{
+					Domain: domain, Reason: "TEST", Metadata: map[string]string{"uid": "7"},
+				})
+				return st.Err()
+			},
+			watch: func(req *pb.WatchJobRequest, stream grpc.ServerStreamingServer[pb.JobEvent]) error {
+				return stream.Send(end(req.GetUid(), "[1]", "[1]"))
+			},
+		}
+		logins := 0
+		done, err := newClient(t, g, Options{Login: func(context.Context) (string, error) {
+			logins++
+			return fmt.Sprint(logins), nil
+		}}).Run(context.Background(), runRequest("")).Finish()
+		if err != nil || done.Job.GetUid() != 7 || g.runs.Load() != 1 {
+			t.Errorf("%s: finished %v with the error %v after %d runs", code, done, err, g.runs.Load())
+		}
 	}
-	done, err := newClient(t, g, Options{}).Run(context.Background(), runRequest("")).Finish()
-	if err != nil || done.Job.GetUid() != 7 || g.runs.Load() != 1 {
-		t.Errorf("finished %v with the error %v after %d runs", done, err, g.runs.Load())
+}
+
+// sendGateway rejects the token of each SendJob, with an error that names the job.
+type sendGateway struct {
+	pb.UnimplementedJobServiceServer
+	sends atomic.Int32
+}
+
+func (g *sendGateway) SendJob(context.Context, *pb.SendJobRequest) (*pb.Job, error) {
+	g.sends.Add(1)
+	st, _ := status.New(codes.Unauthenticated, "").WithDetails(&errdetails.ErrorInfo{
+		Domain: domain, Reason: "TEST", Metadata: map[string]string{"uid": "7"},
+	})
+	return nil, st.Err()
+}
+
+func TestASendIsNotRepeatedAfterAnErrorThatNamesTheJob(t *testing.T) {
+	g := &sendGateway{}
+	logins := 0
+	client := newClient(t, g, Options{Login: func(context.Context) (string, error) {
+		logins++
+		return fmt.Sprint(logins), nil
+	}})
+	_, err := client.Send(context.Background(), &pb.SendJobRequest{RequestId: "id"})
+	if errorOf(err).UID() != 7 || g.sends.Load() != 1 {
+		t.Errorf("%d calls, error %v", g.sends.Load(), err)
 	}
 }
 

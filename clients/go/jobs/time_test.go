@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -172,7 +173,7 @@ func TestTheTimeoutOfWaitCountsForAllItsAttempts(t *testing.T) {
 	})
 }
 
-func TestWaitReturnsTheLastErrorIfItReadNothing(t *testing.T) {
+func TestATimeoutOfWaitWithoutAStateHasTheLastError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &waitGateway{wait: func(context.Context, int, *pb.WaitJobRequest) (*pb.Job, error) {
 			return nil, overload(4 * time.Second)
@@ -180,10 +181,39 @@ func TestWaitReturnsTheLastErrorIfItReadNothing(t *testing.T) {
 		begun := time.Now()
 		request := &pb.WaitJobRequest{Uid: 7, Timeout: durationpb.New(10 * time.Second)}
 		_, err := newBubbleClient(t, g, Options{}).Wait(t.Context(), request)
-		if errorOf(err).Reason != "LIMIT_REACHED" || time.Since(begun) != 10*time.Second {
+		expired := errors.Is(err, context.DeadlineExceeded) && errorOf(err).Reason == "LIMIT_REACHED"
+		if !expired || time.Since(begun) != 8*time.Second { // after the third attempt
 			t.Errorf("the error after %s is %v", time.Since(begun), err)
 		}
 	})
+}
+
+func TestTheTimeoutOfWaitLimitsItsLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		client := newBubbleClient(t, &waitGateway{}, Options{Login: func(ctx context.Context) (string, error) {
+			<-ctx.Done()
+			return "", ctx.Err()
+		}})
+		request := &pb.WaitJobRequest{Uid: 7, Timeout: durationpb.New(10 * time.Second)}
+		_, err := client.Wait(t.Context(), request)
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) != 10*time.Second+readLimit {
+			t.Errorf("the error after %s is %v", time.Since(begun), err)
+		}
+	})
+}
+
+func TestAWaitWithoutTimeReadsOnce(t *testing.T) {
+	g := &waitGateway{wait: func(_ context.Context, _ int, req *pb.WaitJobRequest) (*pb.Job, error) {
+		if req.Timeout == nil || req.GetTimeout().AsDuration() != 0 {
+			t.Errorf("the timeout is %v", req.Timeout)
+		}
+		return &pb.Job{Uid: 7}, nil
+	}}
+	request := &pb.WaitJobRequest{Uid: 7, Timeout: &durationpb.Duration{}}
+	if job, err := newClient(t, g, Options{}).Wait(context.Background(), request); err != nil || job.GetUid() != 7 {
+		t.Errorf("%v, error %v", job, err)
+	}
 }
 
 func TestAVeryLongTimeoutOfWaitIsNoTimeout(t *testing.T) {

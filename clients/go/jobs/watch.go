@@ -43,7 +43,7 @@ type Finished struct {
 // events are read.
 //
 // The watch ends with an *Error if a status is final or a result was damaged, with the cause of ctx, or with ErrClosed.
-// While it reaches no gateway, it goes on: ctx limits it, and OnRetry gets the reason of each attempt.
+// While it reaches no gateway, it continues: ctx limits it, and OnRetry gets the reason of each attempt.
 func (c *Client) Watch(ctx context.Context, req *pb.WatchJobRequest, options ...Option) *Watch {
 	return c.newWatch(ctx, nil, req, options)
 }
@@ -117,15 +117,14 @@ func (w *Watch) resume(err error, renewed bool) (Retry, bool) {
 }
 
 func (w *Watch) decide(err error, renewed bool) (Retry, bool) {
+	if w.run != nil && w.request.GetUid() == 0 {
+		w.request.Uid = errorOf(err).UID() // an error may name the job before an event does
+	}
 	retry, ok := w.rules.resume(err, w.request.GetResumeToken(), renewed)
 	if w.request.GetUid() != 0 || w.run == nil || renewed {
 		return retry, ok
 	}
-	// An error may name the job before an event does.
-	w.request.Uid = retry.Err.UID()
-	if w.request.Uid == 0 {
-		ok = retry.Err.maySendAgain(w.run.GetRequest())
-	}
+	ok = retry.Err.maySendAgain(w.run.GetRequest())
 	if ok && retry.Wait == 0 {
 		retry = w.rules.retry(retry.Err)
 	}
@@ -163,7 +162,7 @@ func (w *Watch) call(ctx context.Context, conn *connection, token string) (finis
 			return false, err
 		}
 		w.options.progressed(event.GetJob())
-		if !w.yield(item) {
+		if !w.yield(item) && !w.ended { // the trailers of the last call are read in any case
 			return true, nil
 		}
 	}
@@ -194,10 +193,10 @@ func (w *Watch) take(event *pb.JobEvent) (Item, error) {
 	if chunk := event.GetContentChunk(); chunk != nil {
 		w.result.take(chunk)
 	}
-	item := Item{UID: w.request.GetUid(), Event: event, Result: w.result}
+	item := Item{UID: w.request.GetUid(), Event: event, Result: w.result.soFar()}
 	if job := event.GetJob(); job != nil {
 		if job.GetDone() {
-			if damaged := w.result.verify(job); damaged != nil {
+			if damaged := w.result.verify(job, deliversResult(w.request)); damaged != nil {
 				return Item{}, damaged
 			}
 		}

@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"sync"
@@ -363,21 +364,26 @@ func TestADamagedResultSaysWhatArrived(t *testing.T) {
 		job.Result, job.ContentOmitted = nil, true
 		return job
 	}
+	unkept := omitted("[1]")
+	unkept.Uid = 0
 	for _, test := range []struct {
-		held    Result
-		job     *pb.Job
-		problem string
+		held      Result
+		job       *pb.Job
+		delivered bool
+		problem   string
 	}{
-		{nil, inline("[1]", "[1]"), ""},
-		{nil, inline("", ""), ""},
-		{Result("[1]"), omitted("[1]"), ""},
-		{nil, omitted("[1]"), ""}, // not requested, or not kept by the gateway
-		{nil, inline("", "[1]"), "nothing of its 3 bytes arrived"},
-		{nil, inline("[1", "[1]"), "2 of 3 bytes arrived"},
-		{Result("[1"), omitted("[1]"), "2 of 3 bytes arrived"},
-		{Result("[2]"), omitted("[1]"), "its 3 bytes have the wrong SHA-256"},
+		{nil, inline("[1]", "[1]"), true, ""},
+		{nil, inline("", ""), true, ""},
+		{Result("[1]"), omitted("[1]"), true, ""},
+		{nil, omitted("[1]"), false, ""},
+		{nil, unkept, true, ""},
+		{nil, omitted("[1]"), true, "nothing of its 3 bytes arrived"},
+		{nil, inline("", "[1]"), false, "nothing of its 3 bytes arrived"},
+		{nil, inline("[1", "[1]"), false, "2 of 3 bytes arrived"},
+		{Result("[1"), omitted("[1]"), true, "2 of 3 bytes arrived"},
+		{Result("[2]"), omitted("[1]"), true, "its 3 bytes have the wrong SHA-256"},
 	} {
-		err := test.held.verify(test.job)
+		err := test.held.verify(test.job, test.delivered)
 		switch {
 		case test.problem == "" && err != nil:
 			t.Errorf("the error is %v", err)
@@ -385,6 +391,68 @@ func TestADamagedResultSaysWhatArrived(t *testing.T) {
 			err.Message != "the result of job 7 is damaged: "+test.problem+"; read the job again"):
 			t.Errorf("the error is %v, not: %s", err, test.problem)
 		}
+	}
+}
+
+func TestAResultOfWhichNothingArrivedIsDamaged(t *testing.T) {
+	omitted := func(uid int64) *pb.JobEvent {
+		event := end(uid, "", "[1]")
+		event.GetJob().Result, event.GetJob().ContentOmitted = nil, true
+		return event
+	}
+	for format, code := range map[pb.ContentFormat]codes.Code{
+		pb.ContentFormat_CONTENT_FORMAT_JSON_CHUNKS: codes.DataLoss,
+		pb.ContentFormat_CONTENT_FORMAT_UNSPECIFIED: codes.DataLoss,
+		pb.ContentFormat_CONTENT_FORMAT_NONE:        codes.OK,
+	} {
+		request := &pb.WatchJobRequest{Uid: 7, ContentFormat: format}
+		one := &runGateway{watch: func(_ *pb.WatchJobRequest, stream eventStream) error { return stream.Send(omitted(7)) }}
+		many := &manyGateway{script: func(stream jobsStream) error { return stream.Send(omitted(7)) }}
+		_, err := newClient(t, one, Options{}).Watch(context.Background(), request).Finish()
+		if status.Code(err) != code {
+			t.Errorf("%s: the error is %v", format, err)
+		}
+		for item, err := range newClient(t, many, Options{}).WatchAll(context.Background(), []*pb.WatchJobRequest{request}) {
+			if err != nil || status.Code(item.Err) != code {
+				t.Errorf("%s: the item is %v, the error %v", format, item, err)
+			}
+		}
+	}
+}
+
+func TestTheBytesOfAnItemDoNotChange(t *testing.T) {
+	take := func(r *Result, offset int64, data string) Result {
+		r.take(&pb.ContentChunk{Offset: offset, Data: []byte(data)})
+		return r.soFar()
+	}
+	var held Result
+	first := take(&held, 0, "[111")
+	second := take(&held, 4, "1")
+	third := take(&held, 1, "2") // the result changed
+	fourth := take(&held, 2, "2]")
+	_ = append(third, "mine"...)
+	if all := fmt.Sprintf("%s %s %s %s", first, second, third, fourth); all != "[111 [1111 [2 [22]" {
+		t.Error(all)
+	}
+	if restarted := take(&held, -1, "3"); string(restarted) != "3" {
+		t.Errorf("after a negative offset: %s", restarted)
+	}
+}
+
+func TestALoopThatIsLeftAtTheEndLearnsThatItIsARepetition(t *testing.T) {
+	g := &runGateway{run: func(_ int32, stream eventStream) error {
+		stream.SetTrailer(metadata.Pairs("jobgateway-replayed", "true"))
+		return stream.Send(end(7, "[1]", "[1]"))
+	}}
+	replayed := false
+	watch := newClient(t, g, Options{}).Run(context.Background(), runRequest("id"), OnReplayed(func() { replayed = true }))
+	for item := range watch.Events() {
+		if item.Event.GetJob().GetDone() {
+			break
+		}
+	}
+	if !replayed {
+		t.Error("not reported")
 	}
 }
 

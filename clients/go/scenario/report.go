@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"strconv"
 	"sync"
+
+	"google.golang.org/grpc/codes"
 
 	pb "jobclient/gen/jobgateway/v1"
 	"jobclient/jobs"
@@ -134,7 +137,10 @@ func (r *reporter) mustPrint(kind string, seen line) {
 // failed prints the error of a call. It returns other errors.
 func (r *reporter) failed(err error) error {
 	var failure *jobs.Error
-	if !errors.As(err, &failure) {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		failure = &jobs.Error{Code: codes.DeadlineExceeded}
+	case !errors.As(err, &failure):
 		return err
 	}
 	return errors.Join(errReported, r.print("error", about(r.uid, failureLine(failure))))

@@ -7,8 +7,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::new("http://127.0.0.1:50051", "demo-token")?;
     let request = SendJobRequest::new("1", 7, "succeed", r#"{"duration": 1, "steps": 2}"#);
     let hooks = Hooks::default().on_progress(|job| {
-        let progress = job.progress.clone().unwrap_or_default();
-        println!("{:.1}% {}", progress.percentage(), progress.message);
+        if let Some(progress) = &job.progress {
+            println!("{:.1}% {}", progress.percentage(), progress.message);
+        }
     });
     let end = client.run(request, hooks).finish().await?;
     let result = String::from_utf8(end.result)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
@@ -100,8 +100,10 @@ impl Client {
 
     /// Waits until a job is done, without a stream, and continues over an outage like a watch.
     ///
-    /// After the `timeout` of the request, it returns the job as it is then, which may not be done, or the last failure if
-    /// there was no response. Without a `timeout`, it waits as long as it takes.
+    /// After the `timeout` of the request, it returns the job as it is then, which may not be done. If no state could be read,
+    /// it fails with `Code::DeadlineExceeded`, and the last failure as its `cause`; it does so immediately if the next attempt
+    /// would come too late. The `timeout` counts for all attempts; the last login and the last response may take 30 seconds
+    /// more. Without a `timeout`, it waits as long as it takes.
     pub async fn wait(&self, request: WaitJobRequest, mut hooks: Hooks<'_>) -> Result<Job, Error> {
         let timeout = request.timeout;
         let timeout = timeout.and_then(|timeout| Duration::try_from(timeout).ok());
@@ -111,10 +113,7 @@ impl Client {
                 uid: Some(request.uid),
                 message: request,
                 limit: WAIT_LIMIT,
-                patience: match timeout {
-                    Some(Duration::ZERO) => Patience::Attempts, // it reads once
-                    _ => Patience::Until(deadline),
-                },
+                patience: Patience::Until(deadline),
             };
             let rpc = |mut stub: Stub, mut request: Request<WaitJobRequest>| {
                 if let Some(deadline) = deadline {
@@ -142,24 +141,29 @@ impl Client {
         let mut backoff = Backoff::default();
         let mut logged_in = false;
         let mut login = None;
+        let mut last = None;
         let mut attempt = 1;
         loop {
-            let access = self.access(&mut login).await?;
+            let access = call.patience.limit(self.access(&mut login)).await;
+            let access = access.ok_or_else(|| timed_out(last))??;
             let mut request = access.request(call.message.clone(), call.uid);
             request.set_timeout(call.limit);
             let failure = match rpc(access.stub(), request).await {
                 Ok(response) => {
                     hooks.report_replayed(response.metadata());
                     let job = response.into_inner();
-                    JobResult::default().verify(&job)?;
+                    JobResult::default().verify(&job, false)?;
                     return Ok(job);
                 }
                 Err(status) => Failure::from(status),
             };
             let mut again = may_retry(&failure);
-            if failure.code == Code::Unauthenticated && !logged_in {
+            // A submission is not repeated then.
+            let job_exists = call.uid.is_none() && failure.uid().is_some();
+            if failure.code == Code::Unauthenticated && !logged_in && !job_exists {
                 logged_in = true;
-                again = self.renew(&access, &mut login).await?;
+                let renewed = call.patience.limit(self.renew(&access, &mut login)).await;
+                again = renewed.ok_or_else(|| timed_out(Some(failure.clone())))??;
             }
             if !again || !call.patience.allows(attempt, &failure) {
                 return Err(failure.into());
@@ -168,9 +172,10 @@ impl Client {
             let retry = Retry::new(failure, &mut backoff);
             let pause = Pause::new(&retry, access);
             if call.patience.ends_before(pause.until) {
-                return Err(retry.failure.into());
+                return Err(timed_out(Some(retry.failure)).into());
             }
             hooks.retrying(&retry);
+            last = Some(retry.failure);
             self.wait_for(&pause).await;
         }
     }
@@ -184,8 +189,26 @@ impl Patience {
         attempt < MAX_ATTEMPTS || matches!(self, Self::Until(_)) && is_outage
     }
 
+    /// Awaits a login. Returns `None` if it takes so long that the gateway could not respond in time.
+    async fn limit<F: Future>(&self, login: F) -> Option<F::Output> {
+        match self {
+            Self::Until(Some(deadline)) => {
+                timeout_at(after(*deadline, READ_LIMIT), login).await.ok()
+            }
+            _ => Some(login.await),
+        }
+    }
+
     fn ends_before(&self, time: Instant) -> bool {
         matches!(self, Self::Until(Some(deadline)) if *deadline <= time)
+    }
+}
+
+/// Returns the failure of a call whose timeout has passed.
+fn timed_out(last: Option<Failure>) -> Failure {
+    Failure {
+        cause: last.map(Box::new),
+        ..Failure::new(Code::DeadlineExceeded, "the timeout of the call has passed")
     }
 }
 

@@ -1,5 +1,6 @@
 //! The client: its connection, which all calls share, and its token.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::pb::job_service_client::JobServiceClient;
 use crate::rules::{Retry, after};
 use crate::token::{BoxError, Login, LoginFunction, Token, TokenError, Tokens, bearer, boxed};
 
-/// The begin of the header by which the gateway's log names the client.
+/// The start of the header by which the gateway's log names the client.
 const USER_AGENT: &str = concat!("jobgateway-rust/", env!("CARGO_PKG_VERSION"));
 
 /// A client of a gateway. Clones share one connection and one token, so one client serves many tasks.
@@ -101,6 +102,14 @@ pub struct ClientBuilder {
     adjust: Option<Adjust>,
 }
 
+// Without the token.
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut builder = f.debug_struct("ClientBuilder");
+        builder.field("uri", &self.uri).finish_non_exhaustive()
+    }
+}
+
 impl ClientBuilder {
     /// Sets a bearer token that never changes.
     pub fn token(mut self, token: impl Into<String>) -> Self {
@@ -181,6 +190,15 @@ impl ClientBuilder {
                 max_message_size: self.max_message_size,
             }),
         })
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut client = f.debug_struct("Client");
+        client
+            .field("uri", self.shared.endpoint.uri())
+            .finish_non_exhaustive()
     }
 }
 

@@ -17,6 +17,7 @@ const DOMAIN: &str = "jobgateway";
 
 /// The reaction of a client to an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Action {
     /// Make the call again.
     Retry,
@@ -58,7 +59,10 @@ pub struct Failure {
     /// From `RetryInfo`.
     pub retry_after: Option<Duration>,
     /// From `BadRequest`: each invalid field, and its problem. A field may have several.
-    pub fields: Vec<(String, String)>,
+    pub fields: Box<[(String, String)]>,
+    /// The last failure before the timeout of a `wait` passed.
+    #[source]
+    pub cause: Option<Box<Failure>>,
 }
 
 impl From<Status> for Failure {
@@ -72,11 +76,10 @@ impl From<Status> for Failure {
                     failure.metadata.extend(info.metadata);
                 }
                 ErrorDetail::RetryInfo(info) => failure.retry_after = info.retry_delay,
-                ErrorDetail::BadRequest(bad) => failure.fields.extend(
-                    bad.field_violations
-                        .into_iter()
-                        .map(|each| (each.field, each.description)),
-                ),
+                ErrorDetail::BadRequest(bad) => {
+                    let fields = bad.field_violations.into_iter();
+                    failure.fields = fields.map(|each| (each.field, each.description)).collect();
+                }
                 _ => {}
             }
         }
@@ -131,7 +134,8 @@ impl Failure {
             reason: String::new(),
             metadata: BTreeMap::new(),
             retry_after: None,
-            fields: Vec::new(),
+            fields: Box::default(),
+            cause: None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! The callbacks of a call.
 
+use std::fmt;
+
 use tonic::metadata::MetadataMap;
 
 use crate::pb::Job;
@@ -13,6 +15,12 @@ pub struct Hooks<'a> {
     retry: Hook<'a, Retry>,
     progress: Hook<'a, Job>,
     replayed: Option<Box<dyn FnMut() + Send + 'a>>,
+}
+
+impl fmt::Debug for Hooks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooks").finish_non_exhaustive()
+    }
 }
 
 impl<'a> Hooks<'a> {
@@ -29,7 +37,8 @@ impl<'a> Hooks<'a> {
         self
     }
 
-    /// Calls `f` if `send` or `run` returned the job of an earlier submission with the same `request_id`.
+    /// Calls `f` if `send` or `run` returned the job of an earlier submission with the same `request_id`. A `run` learns it
+    /// after the end of its job, before `next` returns `None`.
     pub fn on_replayed(mut self, f: impl FnMut() + Send + 'a) -> Self {
         self.replayed = Some(Box::new(f));
         self

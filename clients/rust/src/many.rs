@@ -1,6 +1,7 @@
 //! The resuming watch of many jobs on one stream, up to the end of each (docs/clients/index.md).
 
 use std::borrow::Cow;
+use std::fmt;
 use std::mem;
 use std::pin::Pin;
 
@@ -64,6 +65,14 @@ impl Client {
             state: State::Idle,
             login: None,
         }
+    }
+}
+
+impl fmt::Debug for WatchAll<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut watch = f.debug_struct("WatchAll");
+        let watch = watch.field("pending", &self.rules.pending());
+        watch.finish_non_exhaustive()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::pb::{
     JobEvent, WatchJobRequest, WatchJobsRequest, job_event::Payload, watch_jobs_request::Action,
 };
-use crate::result::JobResult;
+use crate::result::{JobResult, delivers_result};
 use crate::rules::{Backoff, Retry, StreamRules, after, is_transient, proves_token};
 
 const DEFECT: &str = "GATEWAY_DEFECT";
@@ -19,6 +19,7 @@ const ALREADY_WATCHED: &str = "ALREADY_WATCHED";
 
 /// An event, or the end of the watch of one job by a failure.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Item {
     /// An event. Those with the uid 0 are about the stream.
     Event(Box<JobEvent>),
@@ -179,9 +180,10 @@ impl ManyRules {
         match &event.payload {
             Some(Payload::ContentChunk(chunk)) => self.results.entry(uid).or_default().take(chunk),
             Some(Payload::Job(state)) if state.done => {
+                let wanted = delivers_result(&job.request);
                 self.end(uid);
                 let result = self.results.entry(uid).or_default();
-                if let Err(failure) = result.verify(state) {
+                if let Err(failure) = result.verify(state, wanted) {
                     return Outcome::Item(Item::Failed { uid, failure });
                 }
             }

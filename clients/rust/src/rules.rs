@@ -37,7 +37,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// Creates a retry. A new connection is made immediately, because the old one may still be in its own backoff.
+    /// Creates a retry. A new connection does not wait for the backoff of the old one.
     pub(crate) fn new(failure: Failure, backoff: &mut Backoff) -> Self {
         Self {
             uid: None,
@@ -208,7 +208,7 @@ impl Silence {
         timeout(left, something).await
     }
 
-    /// Notes an event, or the begin of a stream.
+    /// Notes an event, or the start of a stream.
     pub fn end(&mut self) {
         self.spent = Duration::ZERO;
     }

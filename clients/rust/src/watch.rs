@@ -1,6 +1,7 @@
 //! The resuming watch: the events of a job up to its end, over as many calls as needed (docs/clients/index.md).
 
 use std::borrow::Cow;
+use std::fmt;
 use std::mem;
 use std::pin::Pin;
 
@@ -11,7 +12,7 @@ use crate::client::{Access, Client, Pause};
 use crate::failure::{Error, Failure};
 use crate::hooks::Hooks;
 use crate::pb::{Job, JobEvent, RunJobRequest, WatchJobRequest, job_event::Payload};
-use crate::result::JobResult;
+use crate::result::{JobResult, delivers_result};
 use crate::rules::{self, Retry, Silence, StreamRules, after};
 use crate::token::Login;
 
@@ -96,6 +97,15 @@ impl Client {
             state,
             ..self.watch(request, hooks)
         }
+    }
+}
+
+impl fmt::Debug for Watch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut watch = f.debug_struct("Watch");
+        watch
+            .field("uid", &self.request.uid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -238,7 +248,7 @@ impl Watch<'_> {
             Some(Payload::ContentChunk(chunk)) => self.result.take(chunk),
             Some(Payload::Job(job)) => {
                 if job.done {
-                    self.result.verify(job)?;
+                    self.result.verify(job, delivers_result(&self.request))?;
                     self.end = Some(job.clone());
                     if let State::Streaming(_, stream) = self.take_state() {
                         let until = after(Instant::now(), rules::END_SILENCE);
@@ -260,18 +270,16 @@ impl Watch<'_> {
     }
 
     fn decide(&mut self, failure: Failure, renewed: bool) -> Result<Retry, Failure> {
-        if let (0, Some(run), false) = (self.request.uid, &self.run, renewed) {
+        if let (0, Some(run)) = (self.request.uid, &self.run) {
             // An error may name the job before an event does.
-            match failure.uid() {
-                Some(uid) => self.request.uid = uid,
-                None => {
-                    let sent = run.request.as_ref();
-                    let has_id = sent.is_some_and(|sent| !sent.request_id.is_empty());
-                    return match failure.may_send_again(has_id) {
-                        true => Ok(self.rules.retry(failure)),
-                        false => Err(failure),
-                    };
-                }
+            self.request.uid = failure.uid().unwrap_or_default();
+            if self.request.uid == 0 && !renewed {
+                let sent = run.request.as_ref();
+                let has_id = sent.is_some_and(|sent| !sent.request_id.is_empty());
+                return match failure.may_send_again(has_id) {
+                    true => Ok(self.rules.retry(failure)),
+                    false => Err(failure),
+                };
             }
         }
         let position = self.request.resume_token.clone();

@@ -66,7 +66,8 @@ struct CallOptions {
   // stream of a watch, and in WatchAll() also of the watch of one job.
   std::function<void(const Retry&)> on_retry{};
   // Called if Send() or Run() returned the job of an earlier submission with
-  // the same request_id.
+  // the same request_id. A Run() learns it after the end of its job, before
+  // Next() returns false.
   std::function<void()> on_replayed{};
   // Limits a call, or a whole watch with all its streams. The error after it
   // has the code DEADLINE_EXCEEDED and the last error as its cause. Without a

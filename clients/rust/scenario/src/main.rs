@@ -175,6 +175,7 @@ async fn watch_all(
                 let uid = match &item {
                     Item::Event(event) => event.uid,
                     Item::Failed { uid, .. } => *uid,
+                    other => bail!("unknown item {other:?}"),
                 };
                 reporter().item(&item, watch.result(uid));
             }

@@ -112,6 +112,7 @@ impl ManyReporter {
                 self.errors += 1;
                 self.print("error", *uid, failure_seen(failure));
             }
+            _ => {} // of a later version
         }
     }
 
@@ -230,6 +231,7 @@ fn action(failure: &Failure) -> &'static str {
         Action::LogIn => "login",
         Action::Look => "look",
         Action::GiveUp => "give_up",
+        _ => "unknown",
     }
 }
 

@@ -1,6 +1,9 @@
+use std::error::Error as _;
+
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::*;
+use crate::TokenError;
 use crate::fake::{Call, Gateway};
 
 fn done(result: &[u8]) -> Job {
@@ -68,7 +71,7 @@ fn a_wait_outlasts_an_outage() {
 }
 
 #[tokio::test]
-async fn a_wait_ends_with_the_failure_before_its_timeout() {
+async fn the_timeout_of_a_wait_has_the_last_failure_as_its_cause() {
     let mut gateway = Gateway::start().await;
     let client = Client::new(&gateway.uri, "a").unwrap();
     let answer = async {
@@ -77,7 +80,28 @@ async fn a_wait_ends_with_the_failure_before_its_timeout() {
         gateway.call().await.fail(status);
     };
     let (error, ()) = tokio::join!(client.wait(wait(60), Hooks::default()), answer);
-    assert_eq!(error.unwrap_err().to_string(), "outage [Unavailable]");
+    let error = error.unwrap_err();
+    assert_eq!(error.source().unwrap().to_string(), "outage [Unavailable]");
+    let Error::Call(failure) = error else {
+        panic!("the login failed");
+    };
+    assert_eq!(failure.code, Code::DeadlineExceeded);
+    assert_eq!(failure.cause.unwrap().message, "outage");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timeout_of_a_wait_limits_its_login() {
+    let client = Client::builder("http://127.0.0.1:1")
+        .login(std::future::pending::<Result<_, TokenError>>)
+        .build()
+        .unwrap();
+    let begun = Instant::now();
+    let Err(Error::Call(failure)) = client.wait(wait(10), Hooks::default()).await else {
+        panic!("the login ended");
+    };
+    assert_eq!(failure.code, Code::DeadlineExceeded);
+    assert!(failure.cause.is_none());
+    assert_eq!(begun.elapsed().as_secs(), 10 + READ_LIMIT.as_secs());
 }
 
 #[tokio::test]
@@ -87,4 +111,26 @@ async fn an_absurd_timeout_is_no_panic() {
     let answer = async { gateway.call().await.fail(Status::not_found("no such job")) };
     let (error, ()) = tokio::join!(client.wait(wait(i64::MAX), Hooks::default()), answer);
     assert!(error.is_err());
+}
+
+#[tokio::test]
+async fn a_send_is_not_repeated_after_a_failure_that_names_the_job() {
+    let mut gateway = Gateway::start().await;
+    let client = Client::builder(&gateway.uri)
+        .login(async || Ok::<_, TokenError>(Some(rand::random::<u64>().to_string())))
+        .build()
+        .unwrap();
+    let answer = async {
+        let metadata = [("uid".to_owned(), "7".to_owned())];
+        let details = ErrorDetails::with_error_info("TEST", "jobgateway", metadata);
+        let status = Status::with_error_details(Code::Unauthenticated, "expired", details);
+        gateway.call().await.fail(status);
+    };
+    let request = SendJobRequest::new("1", 7, "run", "{}");
+    let (error, ()) = tokio::join!(client.send(request, Hooks::default()), answer);
+    let Err(Error::Call(failure)) = error else {
+        panic!("the job was sent");
+    };
+    assert_eq!(failure.uid(), Some(7));
+    assert!(gateway.is_idle());
 }

@@ -90,6 +90,19 @@ fn a_token_is_never_sent_in_plaintext_by_mistake() {
     assert!(tls_from_files(Some("none.pem".as_ref()), None).is_err());
 }
 
+#[test]
+fn debug_output_shows_no_token() {
+    let builder = Client::builder("http://127.0.0.1:1").token("secret");
+    let shown = format!(
+        "{builder:?} {:?}",
+        Client::new("http://127.0.0.1:1", "secret").unwrap()
+    );
+    assert!(
+        shown.contains("127.0.0.1") && !shown.contains("secret"),
+        "{shown}"
+    );
+}
+
 #[tokio::test]
 async fn an_adjusted_endpoint_keeps_the_other_settings() {
     let mut gateway = Gateway::start().await;

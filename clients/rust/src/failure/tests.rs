@@ -35,7 +35,7 @@ fn each_problem_of_a_field_is_kept() {
     let status = Status::with_error_details(Code::InvalidArgument, "invalid", details);
     let problem = |text: &str| ("params".to_owned(), text.to_owned());
     let fields = Failure::from(status).fields;
-    assert_eq!(fields, [problem("too deep"), problem("too large")]);
+    assert_eq!(*fields, [problem("too deep"), problem("too large")]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pb::{ContentChunk, Job, Synced, WatchFailure};
+use crate::pb::{ContentChunk, ContentFormat, Job, Synced, WatchFailure};
 
 fn rules(uids: &[i64], now: Instant) -> ManyRules {
     let requests = uids.iter().map(|&uid| WatchJobRequest {
@@ -178,6 +178,31 @@ fn a_damaged_result_fails_its_job() {
     assert_eq!(rules.result(1).unwrap().chunks, b"[1");
     rules.release();
     assert!(rules.result(1).is_none());
+}
+
+#[test]
+fn a_result_of_which_nothing_arrived_fails_its_job() {
+    let now = Instant::now();
+    for (format, damaged) in [
+        (ContentFormat::Unspecified, true),
+        (ContentFormat::None, false),
+    ] {
+        let mut request = WatchJobRequest {
+            uid: 1,
+            ..Default::default()
+        };
+        request.set_content_format(format);
+        let mut rules = ManyRules::new(vec![request], now);
+        open(&mut rules, now);
+        let mut end = done(1);
+        if let Some(Payload::Job(job)) = &mut end.payload {
+            (job.content_omitted, job.content_size) = (true, 3);
+        }
+        let failed = matches!(
+            rules.take(end, now), Outcome::Item(Item::Failed { failure, .. }) if failure.code == Code::DataLoss
+        );
+        assert_eq!(failed, damaged, "{format:?}");
+    }
 }
 
 #[test]

@@ -29,21 +29,26 @@ fn a_damaged_result_tells_its_damage() {
         (chunks(b"[2]"), "another SHA-256"),
     ];
     for (result, problem) in cases {
-        let failure = result.verify(&done(None, 3, b"[1]")).unwrap_err();
+        let failure = result.verify(&done(None, 3, b"[1]"), false).unwrap_err();
         assert_eq!((failure.code, failure.uid()), (Code::DataLoss, Some(7)));
         assert!(failure.message.contains(problem), "{failure}");
     }
 }
 
 #[test]
-fn an_omitted_result_is_not_damaged() {
+fn an_omitted_result_is_damaged_if_the_call_delivers_results() {
     let omitted = Job {
         content_omitted: true,
         ..done(None, 3, b"[1]")
     };
-    assert!(chunks(b"").verify(&omitted).is_ok());
-    assert!(chunks(b"[1]").verify(&omitted).is_ok());
-    assert!(chunks(b"[1").verify(&omitted).is_err());
+    assert!(chunks(b"").verify(&omitted, false).is_ok());
+    let failure = chunks(b"").verify(&omitted, true).unwrap_err();
+    assert!(failure.message.contains("nothing of its 3 bytes arrived"));
+    assert!(chunks(b"[1]").verify(&omitted, true).is_ok());
+    assert!(chunks(b"[1").verify(&omitted, true).is_err());
+    // The gateway did not keep it.
+    let replayed = Job { uid: 0, ..omitted };
+    assert!(chunks(b"").verify(&replayed, true).is_ok());
 }
 
 #[test]
@@ -57,7 +62,7 @@ fn a_result_is_json_in_each_form() {
     ];
     for (result, expected) in cases {
         let job = done(result, expected.len() as i64, expected);
-        assert!(chunks(b"[2]").verify(&job).is_ok());
+        assert!(chunks(b"[2]").verify(&job, true).is_ok());
         assert_eq!(chunks(b"[2]").json(&job), expected);
     }
 }

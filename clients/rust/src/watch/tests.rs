@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::*;
 use crate::fake::{Gateway, dropping};
-use crate::pb::{ContentChunk, Heartbeat, SendJobRequest, job};
+use crate::pb::{ContentChunk, ContentFormat, Heartbeat, SendJobRequest, job};
 
 fn run(request_id: &str) -> Watch<'static> {
     let client = Client::new("http://127.0.0.1:1", "a").unwrap();
@@ -51,14 +51,34 @@ fn a_run_is_sent_again_only_if_that_is_safe() {
 
 #[test]
 fn a_failure_that_names_the_job_is_watched() {
-    let mut watch = run("");
-    let failure = Failure {
-        reason: "NO_STATE_YET".into(),
-        metadata: BTreeMap::from([("uid".into(), "7".into())]),
-        ..Failure::new(Code::Unavailable, "")
-    };
-    assert!(watch.decide(failure, false).is_ok());
-    assert_eq!(watch.request.uid, 7);
+    // The job of the second one would be created again with the token of a login.
+    for (code, renewed) in [(Code::Unavailable, false), (Code::Unauthenticated, true)] {
+        let mut watch = run("");
+        let failure = Failure {
+            reason: "NO_STATE_YET".into(),
+            metadata: BTreeMap::from([("uid".into(), "7".into())]),
+            ..Failure::new(code, "")
+        };
+        assert!(watch.decide(failure, renewed).is_ok());
+        assert_eq!(watch.request.uid, 7);
+    }
+}
+
+#[test]
+fn a_result_of_which_nothing_arrived_is_damaged() {
+    for (format, damaged) in [
+        (ContentFormat::Unspecified, true),
+        (ContentFormat::JsonChunks, true),
+        (ContentFormat::None, false),
+    ] {
+        let mut watch = run("");
+        watch.request.set_content_format(format);
+        let mut end = ended(b"[1]", "00");
+        if let Some(Payload::Job(job)) = &mut end.payload {
+            (job.result, job.content_omitted) = (None, true);
+        }
+        assert_eq!(watch.take(&end).is_err(), damaged, "{format:?}");
+    }
 }
 
 #[tokio::test]
