@@ -73,7 +73,7 @@ class Watched:
         """Watch the job to its end."""
         request = pb.WatchJobRequest(uid=self.uid, heartbeat_interval=Duration(seconds=HEARTBEAT_SECONDS))
         try:
-            async with client.watch(request, on_resume=self._resumption) as events:
+            async with client.watch(request, on_retry=self._resumption) as events:
                 async for event in events:
                     self._take(event)
         except GatewayError as error:

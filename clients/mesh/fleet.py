@@ -39,7 +39,7 @@ class _Watch:
     async def follow(self, client: AsyncClient, mesh: Mesh) -> None:
         request = pb.WatchJobRequest(uid=self.uid, heartbeat_interval=Duration(seconds=HEARTBEAT_SECONDS))
         before = time.monotonic()
-        async with client.watch(request, on_resume=self._resumption) as events:
+        async with client.watch(request, on_retry=self._resumption) as events:
             async for event in events:
                 self.events += 1
                 now = time.monotonic()

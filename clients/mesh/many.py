@@ -62,7 +62,7 @@ class _Study:
     async def watch(self, client: AsyncClient) -> None:
         """Watch all jobs until each has ended."""
         requests = [pb.WatchJobRequest(uid=uid, heartbeat_interval=Duration(seconds=4)) for uid in self.uids]
-        async with client.watch_all(requests, on_resume=self._resumption) as watch:
+        async with client.watch_all(requests, on_retry=self._resumption) as watch:
             async for item in watch:
                 if not isinstance(item, pb.JobEvent):
                     self.failures.append(f"{item.uid}: {item.error}")
@@ -72,7 +72,8 @@ class _Study:
                     self._mesh.signal.changed()
 
     def _resumption(self, retry: Retry) -> None:
-        self.failures.append(f"resumed after {retry.error}")
+        if not retry.uid:
+            self.failures.append(f"resumed after {retry.error}")
 
     def problem(self) -> str:
         """Return what is wrong in the end, or an empty text."""

@@ -19,7 +19,7 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from clients.runner import documented_errors, languages, recovering, revoked, scenarios
+from clients.runner import documented_errors, languages, recovering, revoked, scenarios, short_scripts
 from clients.runner.documented_errors import FailingGateway
 from clients.runner.judge import Run, problems
 from clients.runner.languages import CommandFailed, Language
@@ -27,6 +27,7 @@ from clients.runner.recovering import RecoveringGateway
 from clients.runner.revoked import RevokingGateway
 from clients.runner.scenarios import Scenario
 from clients.runner.scripted import ScriptedGateway
+from clients.runner.short_scripts import ShortGateway
 from clients.runner.stack import FRESH_TOKEN, TOKEN, Stack
 
 RUN_SECONDS = 120.0
@@ -87,11 +88,14 @@ def _testbed(scenario: Scenario) -> Testbed:
             return RevokingGateway()
         case recovering.NAME:
             return RecoveringGateway()
+        case name if name in short_scripts.NAMES:
+            return ShortGateway(name)
     return Stack(scenario)
 
 
 def _table() -> list[Scenario]:
-    return [*scenarios.load(), documented_errors.scenario(), revoked.scenario(), recovering.scenario()]
+    scripted = [documented_errors.scenario(), revoked.scenario(), recovering.scenario(), *short_scripts.scenarios()]
+    return [*scenarios.load(), *scripted]
 
 
 def _arguments() -> argparse.Namespace:

@@ -129,6 +129,8 @@ def test_outages_of_the_stream_and_of_a_job_are_told_in_place() -> None:
         assert shown.lines()[2].endswith("upstream failing (UPSTREAM_TIMEOUT) for 3 s; still trying")
         shown.table.event(state(2, "checking"))
         assert shown.lines()[2].endswith("checking")
+        shown.table.retrying(Retry(lost, wait=5.0, new_connection=False, uid=2))
+        assert shown.lines()[2].endswith("gateway unreachable for 0 s, next try in 5 s")
 
 
 def test_a_watch_that_fails_is_a_line_and_an_error() -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -23,7 +24,10 @@ from jobgateway_client import (
     TlsFileError,
     __version__,
 )
+from jobgateway_client.credential import Credential
+from jobgateway_client.deadline import Deadline
 from jobgateway_client.rules import Backoff, silence_seconds
+from jobgateway_client.waiting import Closing, Waiting
 
 from clients.runner.proxy import Proxy
 from tests.support.client_gateway import Fail, Hold, ScriptedGateway, end, state
@@ -66,7 +70,7 @@ async def test_no_text_of_a_client_has_the_token(connect: Connect) -> None:
         assert "secret" not in repr(client) + repr(vars(client)) + repr(watch) + repr(vars(watch))
 
 
-@pytest.mark.parametrize("target", ["", "http://gateway:50051", "https://gateway", "gateway:50051 ", "a b"])
+@pytest.mark.parametrize("target", ["", "http://gateway:50051", "HTTPS://gateway", "gateway:50051 ", "a b"])
 async def test_a_mistyped_target_is_rejected(connect: Connect, target: str) -> None:
     with pytest.raises(ValueError, match="target: must be HOST:PORT"):
         async with connect(target):
@@ -137,6 +141,26 @@ async def test_a_client_names_itself(gateway: ScriptedGateway, connect: Connect)
     assert gateway.metadata[0]["user-agent"].startswith(f"jobgateway-python/{__version__} ")
 
 
+async def nothing(*_: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda client: client.get(7, on_retry=nothing),
+        lambda client: client.send(SEND, on_replayed=nothing),
+        lambda client: client.run(SEND, on_progress=nothing).finish(),
+        lambda client: client.watch(7, on_retry=nothing).finish(),
+        lambda client: anext(client.watch_all([7], on_retry=nothing)),
+    ],
+)
+async def test_a_callback_that_no_one_awaits_is_rejected(connect: Connect, use: Callable[..., Any]) -> None:
+    async with connect(NOWHERE) as client:
+        with pytest.raises(TypeError, match="the callback nothing is a coroutine function"):
+            await use(client)
+
+
 class Logins:
     """A function that returns tokens, after a permission if it is to block."""
 
@@ -201,6 +225,24 @@ async def test_calls_share_a_login(gateway: ScriptedGateway, connect: Connect) -
     assert {each["authorization"] for each in gateway.metadata} == {"Bearer token"}
 
 
+def test_a_login_that_has_just_ended_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    login = Logins("token")
+    log_in, ended = vars(Credential)["_log_in"], threading.Event()
+
+    def late(credential: Credential, *arguments: Any) -> bool:
+        # Another thread looked for a token earlier than this one, and logs in before it.
+        if not ended.is_set():
+            ended.set()
+            threads.submit(credential.token, waiting).result(30)
+        return bool(log_in(credential, *arguments))
+
+    monkeypatch.setattr(Credential, "_log_in", late)
+    waiting = Waiting(closing := Closing(), Deadline(30))
+    with ThreadPoolExecutor() as threads:
+        assert Credential(login, closing).token(waiting) == "token"
+    assert login.asked == 1
+
+
 async def test_a_login_that_fails_ends_one_call(gateway: ScriptedGateway, connect: Connect) -> None:
     gateway.script = [[JOB]] * 5
     login = Logins(OSError("no login"), "token", blocks=True)
@@ -241,6 +283,22 @@ async def test_an_attempt_that_comes_too_late_is_not_waited_for(gateway: Scripte
     async with connect(gateway.target) as client:
         with pytest.raises(GatewayError) as caught:
             await client.get(7, timeout=1_000)
+    assert isinstance(caught.value.__cause__, GatewayError)
+    assert caught.value.__cause__.reason == "DRAINING"
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_a_failure_at_the_deadline_is_its_cause(
+    gateway: ScriptedGateway, connect: Connect, monkeypatch: pytest.MonkeyPatch, use: Callable[..., Any]
+) -> None:
+    gateway.script = [[Fail(CODE.UNAVAILABLE, "DRAINING")]]
+    # The time is over when the response is read.
+    monkeypatch.setattr(Deadline, "left", lambda _: 0.0)
+    monkeypatch.setattr(Deadline, "patience", lambda _: 30.0)
+    async with connect(gateway.target) as client:
+        with pytest.raises(GatewayError, match="no time is left") as caught:
+            await use(client, timeout=1)
+    assert caught.value.code is CODE.DEADLINE_EXCEEDED
     assert isinstance(caught.value.__cause__, GatewayError)
     assert caught.value.__cause__.reason == "DRAINING"
 
@@ -291,6 +349,66 @@ async def test_a_wait_whose_time_is_over_returns_the_job(
     async with connect(gateway.target) as client:
         job = await client.wait(request_, timeout=0.9)
     assert (job.uid, job.done) == (7, False)
+
+
+def waiting(seconds: float) -> pb.WaitJobRequest:
+    request = pb.WaitJobRequest(uid=7)
+    request.timeout.FromMilliseconds(int(seconds * 1_000))
+    return request
+
+
+NOT_READ = Fail(CODE.UNAVAILABLE, "NO_STATE_YET", retry=0.3)
+
+
+@pytest.mark.parametrize("longest", [None, 50, 200])
+async def test_each_attempt_of_a_wait_has_the_rest_of_its_time(
+    gateway: ScriptedGateway, connect: Connect, longest: float | None
+) -> None:
+    gateway.script = [[NOT_READ], [NOT_READ], [end().job]]
+    async with connect(gateway.target) as client:
+        await client.wait(waiting(100), timeout=longest)
+    asked = [request.timeout.ToNanoseconds() / 1e9 for _, request in gateway.calls]
+    limit = min(100, longest or 100)
+    assert [seconds <= limit - 0.3 * spent for spent, seconds in enumerate(asked)] == [True] * 3
+    assert min(asked) > 0
+
+
+async def test_the_end_of_the_time_of_a_wait_has_its_cause(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.script = [[Fail(CODE.UNAVAILABLE, "NO_STATE_YET", retry=2_000)]]
+    async with connect(gateway.target) as client:
+        with pytest.raises(GatewayError) as caught:
+            await client.wait(waiting(1_000))
+    assert (caught.value.code, caught.value.reason) == (CODE.DEADLINE_EXCEEDED, "")
+    assert isinstance(caught.value.__cause__, GatewayError)
+    assert caught.value.__cause__.reason == "NO_STATE_YET"
+
+
+async def test_a_final_error_after_the_time_is_the_error(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.script = [[Fail(CODE.NOT_FOUND, "UPSTREAM_NOT_FOUND")]]
+    async with connect(gateway.target) as client:
+        with pytest.raises(GatewayError, match="UPSTREAM_NOT_FOUND"):
+            await client.wait(waiting(0))
+
+
+async def test_a_wrong_timeout_reaches_the_gateway(gateway: ScriptedGateway, connect: Connect) -> None:
+    wrong = Fail(CODE.INVALID_ARGUMENT, "REQUEST_INVALID")
+    gateway.script = [[wrong], [wrong]]
+    async with connect(gateway.target, token=lambda: "secret") as client:
+        for seconds in (-1, 100_000):
+            with pytest.raises(GatewayError, match="REQUEST_INVALID"):
+                await client.wait(waiting(seconds))
+    assert [request for _, request in gateway.calls] == [waiting(-1), waiting(100_000)]
+
+
+async def test_a_wait_repeats_a_failure_of_the_upstream_a_few_times(
+    gateway: ScriptedGateway, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backoff, "next", lambda *_: 0.0)
+    gateway.script = [[Fail(CODE.INTERNAL, "UPSTREAM_ERROR")]] * 6
+    async with connect(gateway.target) as client:
+        with pytest.raises(GatewayError, match="UPSTREAM_ERROR"):
+            await client.wait(7)
+    assert len(gateway.calls) == 5
 
 
 async def test_a_wait_returns_the_last_state_at_its_limit(gateway: ScriptedGateway, connect: Connect) -> None:

@@ -118,6 +118,13 @@ async def test_a_run_whose_error_names_the_job_is_watched(gateway: ScriptedGatew
     assert [name for name, _ in gateway.calls] == ["RunJob", "WatchJob"]
 
 
+async def test_a_login_does_not_send_a_job_again_that_exists(gateway: ScriptedGateway, both: Both) -> None:
+    gateway.script = [[Fail(CODE.UNAUTHENTICATED, "UPSTREAM_UNAUTHENTICATED", uid=7)], [end()]]
+    tokens = iter(["stale", "fresh"])
+    assert (await both.use(gateway.target, lambda client: client.run(SEND), token=lambda: next(tokens))).succeeded
+    assert [name for name, _ in gateway.calls] == ["RunJob", "WatchJob"]
+
+
 async def test_a_silent_stream_is_resumed_elsewhere(
     gateway: ScriptedGateway, both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +133,7 @@ async def test_a_silent_stream_is_resumed_elsewhere(
     # On a busy machine, more streams may be silent for 0.3 seconds.
     gateway.script = [[state(10, "first"), Hold()], *([[end()]] * 1_000)]
     retried: list[Retry] = []
-    await both.use(gateway.target, lambda client: client.watch(request, on_resume=retried.append))
+    await both.use(gateway.target, lambda client: client.watch(request, on_retry=retried.append))
     assert {retry.error.silent for retry in retried} == {True}
     assert len(set(gateway.peers)) == len(gateway.peers) > 1
 
@@ -161,7 +168,7 @@ async def test_an_error_of_a_callback_ends_the_watch(gateway: ScriptedGateway, b
 
     gateway.script = [[state(10), Fail(CODE.UNAVAILABLE)], [end()]]
     with pytest.raises(RuntimeError, match="enough"):
-        await both.use(gateway.target, lambda client: client.watch(7, on_resume=stop))
+        await both.use(gateway.target, lambda client: client.watch(7, on_retry=stop))
     assert len(gateway.calls) == 1
 
 

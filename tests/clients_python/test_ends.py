@@ -111,8 +111,8 @@ USES: list[Callable[[Any, Any], Any]] = [
     lambda client, on_retry: client.get(7, on_retry=on_retry),
     lambda client, on_retry: client.wait(7, on_retry=on_retry),
     lambda client, on_retry: client.send(SEND, on_retry=on_retry),
-    lambda client, on_retry: client.watch(7, on_resume=on_retry).finish(),
-    lambda client, on_retry: client.run(SEND, on_resume=on_retry).finish(),
+    lambda client, on_retry: client.watch(7, on_retry=on_retry).finish(),
+    lambda client, on_retry: client.run(SEND, on_retry=on_retry).finish(),
 ]
 
 
@@ -139,7 +139,7 @@ async def test_closing_the_client_ends_the_wait_of_many_jobs(connect: Connect) -
         async with connect(gateway.target) as client:
             waiting = asyncio.Event()
             wake = asyncio.get_running_loop().call_soon_threadsafe
-            watch = client.watch_all([1], on_resume=lambda _: wake(waiting.set))
+            watch = client.watch_all([1], on_retry=lambda retry: None if retry.uid else wake(waiting.set))
             reading = asyncio.create_task(failure_of(read(watch)))
             await waiting.wait()
             await client.close()
@@ -166,7 +166,7 @@ async def test_closing_a_watch_ends_its_wait(gateway: ScriptedGateway, connect: 
     async with connect(gateway.target) as client:
         waiting = asyncio.Event()
         wake = asyncio.get_running_loop().call_soon_threadsafe
-        watch = client.watch(7, on_resume=lambda _: wake(waiting.set))
+        watch = client.watch(7, on_retry=lambda _: wake(waiting.set))
         reading = asyncio.create_task(failure_of(read(watch)))
         await waiting.wait()
         # The thread has the condition until it waits.
@@ -212,7 +212,7 @@ async def test_a_cancelled_reader_can_go_on(gateway: ScriptedGateway) -> None:
 async def test_cancelled_readers_do_not_shorten_a_wait(gateway: ScriptedGateway) -> None:
     gateway.script = [[state(10), Fail(CODE.UNAVAILABLE, "DRAINING", retry=0.3)], [end()]]
     resumed: list[Retry] = []
-    async with AsyncClient(gateway.target) as client, client.watch(7, on_resume=resumed.append) as watch:
+    async with AsyncClient(gateway.target) as client, client.watch(7, on_retry=resumed.append) as watch:
         await anext(watch)
         while not resumed:
             await cancelled(anext(watch))
@@ -228,7 +228,7 @@ async def test_cancelled_readers_notice_silence(gateway: ScriptedGateway, monkey
     gateway.script = [[Hold()], *([[end()]] * 1_000)]
     resumed: list[Retry] = []
     async with asyncio.timeout(30), AsyncClient(gateway.target) as client:
-        watch = client.watch(request, on_resume=resumed.append)
+        watch = client.watch(request, on_retry=resumed.append)
         while not resumed:
             try:
                 await asyncio.wait_for(anext(watch), 0.05)

@@ -92,7 +92,7 @@ class Seen:
             self._heard |= self.ends.keys()
 
     def resumption_of_all(self, uids: list[int]) -> Callable[[Retry], None]:
-        return lambda _: self.resumed.update(uids)
+        return lambda retry: self.resumed.update([] if retry.uid else uids)
 
     def resumption(self, uid: int) -> Callable[[Retry], None]:
         def note(_: Retry) -> None:
@@ -117,7 +117,7 @@ async def follow_async(service: Service, seen: Seen) -> None:
         uids = [(await client.send(REQUEST)).uid for _ in range(WATCHES)]
 
         async def follow(uid: int) -> None:
-            async for event in client.watch(watch_request(uid), on_resume=seen.resumption(uid)):
+            async for event in client.watch(watch_request(uid), on_retry=seen.resumption(uid)):
                 seen.take(event)
 
         await asyncio.gather(*map(follow, uids))
@@ -128,7 +128,7 @@ async def follow_in_threads(service: Service, seen: Seen) -> None:
 
         def follow() -> None:
             uid = client.send(REQUEST).uid
-            for event in client.watch(watch_request(uid), on_resume=seen.resumption(uid)):
+            for event in client.watch(watch_request(uid), on_retry=seen.resumption(uid)):
                 seen.take(event)
 
         await in_threads(follow)
@@ -137,7 +137,7 @@ async def follow_in_threads(service: Service, seen: Seen) -> None:
 async def follow_all_async(service: Service, seen: Seen) -> None:
     async with AsyncClient(service.target, token=TOKEN) as client:
         uids = [(await client.send(REQUEST)).uid for _ in range(WATCHES)]
-        async for item in client.watch_all(map(watch_request, uids), on_resume=seen.resumption_of_all(uids)):
+        async for item in client.watch_all(map(watch_request, uids), on_retry=seen.resumption_of_all(uids)):
             seen.take_item(item)
 
 
@@ -145,7 +145,7 @@ async def follow_all_in_thread(service: Service, seen: Seen) -> None:
     def follow() -> None:
         with Client(service.target, token=TOKEN) as client:
             uids = [client.send(REQUEST).uid for _ in range(WATCHES)]
-            for item in client.watch_all(map(watch_request, uids), on_resume=seen.resumption_of_all(uids)):
+            for item in client.watch_all(map(watch_request, uids), on_retry=seen.resumption_of_all(uids)):
                 seen.take_item(item)
 
     await asyncio.to_thread(follow)

@@ -35,8 +35,9 @@ def test_our_unavailable_means_that_nothing_was_sent(has_request_id: bool) -> No
 
 
 @pytest.mark.parametrize("has_request_id", [True, False])
-def test_our_unavailable_with_a_uid_means_watch(has_request_id: bool) -> None:
-    error = from_gateway(CODE.UNAVAILABLE, "DRAINING", uid=7)
+@pytest.mark.parametrize("code", EVERY_CODE)
+def test_an_error_with_a_uid_means_watch(code: grpc.StatusCode, has_request_id: bool) -> None:
+    error = from_gateway(code, uid=7)
     assert after_send(error, has_request_id=has_request_id) is AfterSend.WATCH
 
 
@@ -81,6 +82,13 @@ def test_a_call_logs_in_once() -> None:
     error = from_gateway(CODE.UNAUTHENTICATED)
     assert rules.wants_token(error)
     assert rules.retry(error, fresh_token=True)
+    assert not rules.wants_token(error)
+    assert rules.retry(error, fresh_token=False) is None
+
+
+def test_a_login_does_not_repeat_a_job_that_exists() -> None:
+    rules = CallRules(pb.SendJobRequest(request_id="once"), attempts=5)
+    error = from_gateway(CODE.UNAUTHENTICATED, uid=7)
     assert not rules.wants_token(error)
     assert rules.retry(error, fresh_token=False) is None
 
@@ -158,7 +166,9 @@ def test_a_run_continues_as_a_watch_with_its_settings() -> None:
 
 def test_a_run_whose_error_names_the_job_continues_with_it() -> None:
     rules = WatchRules(pb.RunJobRequest())
-    assert rules.resume(from_gateway(CODE.UNAVAILABLE, "DRAINING", uid=9), fresh_token=False)
+    error = from_gateway(CODE.UNAVAILABLE, "DRAINING", uid=9)
+    rules.failed(error)
+    assert rules.resume(error, fresh_token=False)
     assert rules.uid == 9
     assert isinstance(rules.request, pb.WatchJobRequest)
 
@@ -209,9 +219,9 @@ def chunk(data: bytes, offset: int) -> pb.JobEvent:
     return pb.JobEvent(content_chunk=pb.ContentChunk(offset=offset, data=data))
 
 
-def ended(result: bytes) -> pb.Job:
+def ended(result: bytes, *, uid: int = 7) -> pb.Job:
     sha256 = hashlib.sha256(result).hexdigest()
-    return pb.Job(uid=7, done=True, content_size=len(result), content_sha256=sha256, content_omitted=True)
+    return pb.Job(uid=uid, done=True, content_size=len(result), content_sha256=sha256, content_omitted=True)
 
 
 def test_chunks_are_cut_to_their_offset_and_verified() -> None:
@@ -233,8 +243,8 @@ def test_a_damaged_or_missing_result_is_an_error(chunks: list[bytes], problem: s
     result = stream_result(pb.RunJobRequest())
     for each in chunks:
         result.take(chunk(each, 0))
+    # The end of a result in chunks, which alone does not show that they arrived.
     job = ended(b"[1, 2]")
-    job.content_omitted = bool(chunks)
     with pytest.raises(ResultDamagedError, match=f"^the result of job 7 is damaged: {problem} ") as caught:
         result.take(pb.JobEvent(job=job))
     error: GatewayError = caught.value
@@ -244,8 +254,31 @@ def test_a_damaged_or_missing_result_is_an_error(chunks: list[bytes], problem: s
 
 def test_a_result_that_the_gateway_has_not_kept_is_no_damage() -> None:
     result = stream_result(pb.RunJobRequest())
-    result.take(pb.JobEvent(job=ended(b"[1, 2]")))
+    result.take(pb.JobEvent(job=ended(b"[1, 2]", uid=0)))
     assert result.data == b""
+
+
+@pytest.mark.parametrize("content_format", set(pb.ContentFormat.values()) - {pb.CONTENT_FORMAT_NONE})
+def test_each_format_of_a_stream_has_the_result(content_format: pb.ContentFormat.ValueType) -> None:
+    result = stream_result(pb.WatchJobRequest(content_format=content_format))
+    with pytest.raises(ResultDamagedError, match="none of its 6 bytes arrived"):
+        result.take(pb.JobEvent(job=ended(b"[1, 2]")))
+
+
+def test_a_job_without_a_result_misses_none() -> None:
+    result = stream_result(pb.WatchJobRequest())
+    result.take(pb.JobEvent(job=pb.Job(uid=7, done=True)))
+    assert result.data == b""
+
+
+def test_a_result_that_was_read_early_stays_as_it_is() -> None:
+    result = stream_result(pb.WatchJobRequest())
+    result.take(chunk(b"[1, 3", 0))
+    early = memoryview(result.data)
+    for event in (chunk(b"[1, 2", 0), chunk(b"]", 5), pb.JobEvent(job=ended(b"[1, 2]"))):
+        result.take(event)
+    assert (bytes(early), result.data) == (b"[1, 3", b"[1, 2]")
+    assert result.data is result.data
 
 
 def test_a_result_that_was_not_requested_is_not_missed() -> None:

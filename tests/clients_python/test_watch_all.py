@@ -57,13 +57,16 @@ class Seen:
         self._watch: Any = None
 
     def callbacks(self, on_retry: Callable[[Retry], None] | None) -> dict[str, Any]:
-        return {"on_resume": self._resumption, "on_retry": on_retry or self.retried.append}
+        return {"on_retry": on_retry or self._retrying}
 
     def watching(self, watch: Any) -> Any:
         self._watch = watch
         return watch
 
-    def _resumption(self, retry: Retry) -> None:
+    def _retrying(self, retry: Retry) -> None:
+        if retry.uid:
+            self.retried.append(retry)
+            return
         self.resumed.append(retry)
         self.pending.append(self._watch.pending)
 

@@ -30,9 +30,9 @@ def do(client: Client, step: dict[str, Any], sent: list[int]) -> None:
     reporter = Reporter(step["do"])
     match step["do"]:
         case "watch":
-            follow(client.watch(watch_request(step, uid), on_resume=reporter.resumption), reporter)
+            follow(client.watch(watch_request(step, uid), on_retry=reporter.resumption), reporter)
         case "run":
-            follow(client.run(run_request(step), on_resume=reporter.resumption), reporter)
+            follow(client.run(run_request(step), on_retry=reporter.resumption), reporter)
         case "watch_each":
             with ThreadPoolExecutor(max_workers=len(sent)) as threads:
                 list(threads.map(lambda each: watch_one(client, watch_request(step, each)), sent))
@@ -75,7 +75,7 @@ def watch_one(client: Client, request: pb.WatchJobRequest) -> None:
     """Watch one of several jobs."""
     reporter = EachReporter(request.uid)
     try:
-        follow(client.watch(request, on_resume=reporter.resumption), reporter)
+        follow(client.watch(request, on_retry=reporter.resumption), reporter)
     except GatewayError as error:
         reporter.error(error)
 
@@ -83,7 +83,7 @@ def watch_one(client: Client, request: pb.WatchJobRequest) -> None:
 def watch_all(client: Client, step: dict[str, Any], sent: list[int]) -> None:
     """Watch the jobs that were sent, and those of the step."""
     reporter = ManyReporter(step)
-    watch = client.watch_all(watch_requests(step, sent), on_resume=reporter.resumption, on_retry=reporter.again)
+    watch = client.watch_all(watch_requests(step, sent), on_retry=reporter.retried)
     for item in watch:
         reporter.item(item, watch.result(item.uid))
         time.sleep(reporter.pause())

@@ -29,9 +29,9 @@ async def do(client: AsyncClient, step: dict[str, Any], sent: list[int]) -> None
     reporter = Reporter(step["do"])
     match step["do"]:
         case "watch":
-            await follow(client.watch(watch_request(step, uid), on_resume=reporter.resumption), reporter)
+            await follow(client.watch(watch_request(step, uid), on_retry=reporter.resumption), reporter)
         case "run":
-            await follow(client.run(run_request(step), on_resume=reporter.resumption), reporter)
+            await follow(client.run(run_request(step), on_retry=reporter.resumption), reporter)
         case "watch_each":
             await asyncio.gather(*(watch_one(client, watch_request(step, each)) for each in sent))
         case "watch_all":
@@ -74,7 +74,7 @@ async def watch_one(client: AsyncClient, request: pb.WatchJobRequest) -> None:
     """Watch one of several jobs."""
     reporter = EachReporter(request.uid)
     try:
-        await follow(client.watch(request, on_resume=reporter.resumption), reporter)
+        await follow(client.watch(request, on_retry=reporter.resumption), reporter)
     except GatewayError as error:
         reporter.error(error)
 
@@ -82,7 +82,7 @@ async def watch_one(client: AsyncClient, request: pb.WatchJobRequest) -> None:
 async def watch_all(client: AsyncClient, step: dict[str, Any], sent: list[int]) -> None:
     """Watch the jobs that were sent, and those of the step."""
     reporter = ManyReporter(step)
-    watch = client.watch_all(watch_requests(step, sent), on_resume=reporter.resumption, on_retry=reporter.again)
+    watch = client.watch_all(watch_requests(step, sent), on_retry=reporter.retried)
     async for item in watch:
         reporter.item(item, watch.result(item.uid))
         await asyncio.sleep(reporter.pause())

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Sized
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -52,11 +51,11 @@ class Reporter:
         self._step = step
         self._held = 0
 
-    def event(self, event: pb.JobEvent, result: Sized) -> None:
+    def event(self, event: pb.JobEvent, result: bytes) -> None:
         """Report an event of a watch, and what it made of the result."""
         match event.WhichOneof("payload"):
             case "job":
-                self.job(event.job, bytes(result) if isinstance(result, bytearray) else b"")
+                self.job(event.job, result)
             case "content_chunk":
                 chunk = event.content_chunk
                 self._line(chunk={"offset": chunk.offset, "size": len(chunk.data), "held": self._held})
@@ -127,7 +126,7 @@ class ManyReporter(Reporter):
         self._chunks: dict[int, int] = {}
         self._succeeded = self._failed = self._errors = 0
 
-    def item(self, item: pb.JobEvent | WatchFailed, result: bytearray) -> None:
+    def item(self, item: pb.JobEvent | WatchFailed, result: bytes) -> None:
         """Report an item, and what it made of the result of its job."""
         if isinstance(item, WatchFailed):
             self._errors += 1
@@ -147,13 +146,12 @@ class ManyReporter(Reporter):
             self._succeeded += item.job.done and item.job.status == pb.JOB_STATUS_SUCCESS
             self._failed += item.job.done and item.job.status != pb.JOB_STATUS_SUCCESS
 
-    def resumption(self, retry: Retry) -> None:
-        """Report that the stream resumes with the jobs that have not ended."""
-        self._line(resume=_shown_resumption(retry) | {"jobs": retry.jobs})
-
-    def again(self, retry: Retry) -> None:
-        """Report that one job is watched again."""
-        self._line(again={"uid": str(retry.uid), "code": retry.error.code.name, "reason": retry.error.reason})
+    def retried(self, retry: Retry) -> None:
+        """Report that one job is watched again, or that the stream resumes with the jobs that have not ended."""
+        if retry.uid:
+            self._line(again={"uid": str(retry.uid), "code": retry.error.code.name, "reason": retry.error.reason})
+        else:
+            self._line(resume=_shown_resumption(retry) | {"jobs": retry.jobs})
 
     def ended(self) -> None:
         """Report the numbers of jobs by their end."""

@@ -9,6 +9,8 @@ import type { Job } from "./gen/jobgateway/v1/job_service.js";
 import { asEncoded } from "./requests.js";
 
 const MAX_ATTEMPTS = 5;
+/** The time limit of a read. The gateway gives up after 10 silent seconds. */
+export const READ_SECONDS = 30;
 
 /** A further attempt after an error. */
 export interface Retry {
@@ -27,7 +29,10 @@ export interface Retry {
 export interface CallSettings {
   /** Is called before the wait for each further attempt. */
   onRetry?: ((retry: Retry) => unknown) | undefined;
-  /** Is called if a submission returned the job of an earlier one with the same `requestId`. */
+  /**
+   * Is called if a submission returned the job of an earlier one with the same `requestId`. A `run` knows it at the end of its
+   * stream, after the last event: it is not called if you leave the loop before.
+   */
   onReplayed?: (() => unknown) | undefined;
   /**
    * Ends the call, with its reason as the error. A `TimeoutError`, that of `AbortSignal.timeout`, has the failure from
@@ -44,8 +49,11 @@ export interface UnaryCall {
   /** The job that the call is about. */
   uid?: string;
   mayRetry: (error: GatewayError) => boolean;
-  /** Retry for this time, instead of up to five attempts. */
-  retrySeconds?: number;
+  /**
+   * The call waits for a job: it retries an outage as often as needed, up to this total time, and other errors up to five
+   * attempts.
+   */
+  waitSeconds?: number;
 }
 
 type Response = { job: Job; trailers: Metadata } | { error: GatewayError };
@@ -61,12 +69,18 @@ export async function unary(
   const spentSeconds = () => (performance.now() - beganAt) / 1000;
   const backoff = new Backoff();
   const cancellation = new Cancellation(connections.closed, signal);
-  let loggedIn = false;
+  const isWait = call.waitSeconds !== undefined;
+  const waitSeconds = call.waitSeconds ?? Number.POSITIVE_INFINITY;
+  let [attempts, loggedIn] = [0, false];
+  // Also limits a login.
+  const limit = cancellation.after(Math.max(waitSeconds, 0) + READ_SECONDS, () =>
+    overdue(cancellation.lastError, waitSeconds),
+  );
 
   try {
-    for (let attempt = 1; ; attempt++) {
-      const { request, deadlineSeconds } = call.attempt(attempt === 1 ? 0 : spentSeconds());
+    for (;;) {
       const login = await cancellation.race(() => credential.current());
+      const { request, deadlineSeconds } = call.attempt(spentSeconds());
       const connection = connections.current;
       const options = { deadline: Date.now() + deadlineSeconds * 1000 };
       const response = await callOnce(connections, connection, cancellation.signal, (done) =>
@@ -82,41 +96,37 @@ export async function unary(
       );
       if ("job" in response) {
         if (isReplayed(response.trailers)) await onReplayed?.();
-        verify(response.job, undefined);
+        verify(response.job, { delivered: false });
         return response.job;
       }
       const { error } = response;
       cancellation.throwIfAborted();
       cancellation.lastError = error;
       let again = call.mayRetry(error);
-      if (error.code === "UNAUTHENTICATED" && !loggedIn) {
+      const isSent = call.uid === undefined && error.uid !== "";
+      if (error.code === "UNAUTHENTICATED" && !loggedIn && !isSent) {
         loggedIn = true;
         again = await cancellation.race(() => credential.renew(login));
       }
       if (!again) throw error;
+      if (!(isWait && error.isOutage) && ++attempts === MAX_ATTEMPTS) throw error;
       const waitMs = backoff.next(error.retryAfterSeconds);
-      if (call.retrySeconds === undefined) {
-        if (attempt === MAX_ATTEMPTS) throw error;
-      } else if (spentSeconds() + waitMs / 1000 >= call.retrySeconds) {
-        throw overdue(error, call.retrySeconds);
-      }
+      if (spentSeconds() + waitMs / 1000 >= waitSeconds) throw overdue(error, waitSeconds);
       await onRetry?.({ error, waitMs, newConnection: error.wantsNewConnection });
       await cancellation.sleep(waitMs);
       if (error.wantsNewConnection) connections.replace(connection);
     }
   } finally {
+    clearTimeout(limit);
     cancellation.release();
   }
 }
 
-function overdue(error: GatewayError, seconds: number): GatewayError {
-  const { code, message, reason, metadata, retryAfterSeconds } = error;
-  return new GatewayError(
-    "DEADLINE_EXCEEDED",
-    `no response within ${seconds} s; the last attempt failed: ${code}: ${message}`,
-    { reason, metadata, retryAfterSeconds },
-    { cause: error },
-  );
+function overdue(last: GatewayError | undefined, seconds: number): GatewayError {
+  const before = last ? `; the last attempt failed: ${last.code}: ${last.message}` : "";
+  const message = `no response within ${seconds} s${before}`;
+  const { metadata = {} } = last ?? {};
+  return new GatewayError("DEADLINE_EXCEEDED", message, { metadata }, { cause: last });
 }
 
 function callOnce(

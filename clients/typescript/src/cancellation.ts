@@ -44,6 +44,12 @@ export class Cancellation {
     });
   }
 
+  /** Aborts the call after a time; returns the timer, undefined if the time is longer than any timer. */
+  after(seconds: number, reason: () => unknown): NodeJS.Timeout | undefined {
+    const ms = seconds * 1000;
+    return ms <= MAX_TIMER_MS ? setTimeout(() => this.#controller.abort(reason()), ms) : undefined;
+  }
+
   /** Waits for a promise, but not longer than the call. */
   async race<T>(begin: () => Promise<T>): Promise<T> {
     this.throwIfAborted();

@@ -1,5 +1,5 @@
 import type { ChannelCredentials, ChannelOptions } from "@grpc/grpc-js";
-import { type CallSettings, type UnaryCall, unary } from "./calls.js";
+import { type CallSettings, READ_SECONDS, type UnaryCall, unary } from "./calls.js";
 import { Connections, credentialsOf, type Tls } from "./connections.js";
 import { Credential, type Token } from "./credential.js";
 import type { GatewayError } from "./errors.js";
@@ -18,8 +18,7 @@ import { VERSION } from "./version.js";
 import { type StreamSettings, Watch, type WatchSettings } from "./watch.js";
 import { type WatchAllEvent, watchAll } from "./watch-all.js";
 
-// The gateway gives up a read after 10 silent seconds, and a submission after 120.
-const READ_SECONDS = 30;
+// The gateway gives up a submission after 120 silent seconds.
 const SEND_SECONDS = 150;
 /** Of a `WaitJob` without a timeout. */
 const WAIT_SECONDS = 40;
@@ -51,7 +50,7 @@ export interface ReadSettings extends CallSettings {
 
 /** Options of `wait`. */
 export interface WaitSettings extends ReadSettings {
-  /** The longest wait. Without it, `wait` goes on until the job is done. */
+  /** The longest wait in total. Without it, `wait` continues until the job is done. */
   timeoutSeconds?: number | undefined;
 }
 
@@ -99,19 +98,22 @@ export class Client {
 
   /** Reads a job once. */
   async get(uid: string, { contentFormat, ...settings }: ReadSettings = {}): Promise<Job> {
+    checkUid(uid);
     const request = encode(GET_JOB, () => GetJobRequest.fromPartial({ uid, contentFormat }));
     return this.#read(GET_JOB, uid, request, settings);
   }
 
   /** Asks to cancel a job, and returns its state. The job may continue for a while. */
   async cancel(uid: string, settings: CallSettings = {}): Promise<Job> {
+    checkUid(uid);
     const request = encode(CANCEL_JOB, () => CancelJobRequest.fromPartial({ uid }));
     return this.#read(CANCEL_JOB, uid, request, settings);
   }
 
   /**
-   * Waits until a job is done, without a stream. A failed call is repeated without a limit of attempts, like a watch. After
-   * `timeoutSeconds`, it returns the job, which may not be done; if it has no response, it throws `DEADLINE_EXCEEDED`.
+   * Waits until a job is done, without a stream. Like a watch, the call is repeated as long as no gateway responds, with the
+   * rest of the time. After `timeoutSeconds`, it returns the job, which may not be done. If it has no state then, it throws
+   * `DEADLINE_EXCEEDED`, with the last failure as the `cause`.
    */
   async wait(
     uid: string,
@@ -132,8 +134,8 @@ export class Client {
         deadlineSeconds: (seconds ?? WAIT_SECONDS) + READ_SECONDS,
       };
     };
-    const retrySeconds = timeoutSeconds ?? Number.POSITIVE_INFINITY;
-    const call = { method: WAIT_JOB, attempt, uid, mayRetry, retrySeconds };
+    const waitSeconds = timeoutSeconds ?? Number.POSITIVE_INFINITY;
+    const call = { method: WAIT_JOB, attempt, uid, mayRetry, waitSeconds };
     for (;;) {
       const job = await this.#call(call, settings);
       if (job.done || timeoutSeconds !== undefined) return job;
@@ -150,7 +152,7 @@ export class Client {
 
   /**
    * Watches a job until it ends, from the place of the `resumeToken` of an earlier watch if there is one. Without a gateway,
-   * it goes on until its `signal`; `onRetry` gets the reason.
+   * it continues until its `signal`; `onRetry` gets the reason.
    */
   watch(
     uid: string,
@@ -178,7 +180,6 @@ export class Client {
     request: Buffer,
     settings: CallSettings,
   ): Promise<Job> {
-    checkUid(uid);
     const attempt = () => ({ request, deadlineSeconds: READ_SECONDS });
     return this.#call({ method, attempt, uid, mayRetry }, settings);
   }

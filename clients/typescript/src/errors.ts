@@ -116,9 +116,14 @@ export class GatewayError extends Error {
     return this.code === "RESOURCE_EXHAUSTED" && this.retryAfterSeconds !== undefined;
   }
 
+  /** True for an outage, or too much load: a watch and a wait repeat their call as often as needed. */
+  get isOutage(): boolean {
+    return this.reason === "" || this.code === "UNAVAILABLE" || this.isLoadLimit;
+  }
+
   /**
-   * True if the connection may be dead, or lead to an instance that shuts down. A new connection is made immediately: the
-   * old one would wait up to two minutes before it reconnects.
+   * True if the connection may be dead, or lead to an instance that shuts down. A new connection does not wait for the backoff
+   * of the old one, which grows to two minutes.
    */
   get wantsNewConnection(): boolean {
     return ["", "DRAINING", "SILENT"].includes(this.reason);

@@ -1,6 +1,6 @@
 import { Backoff, MAX_BACKOFF_MS } from "./backoff.js";
 import type { Retry } from "./calls.js";
-import { ChunkedContent, type JobUpdate, verify } from "./content.js";
+import { ChunkedContent, deliversResult, type JobUpdate, verify } from "./content.js";
 import { GatewayError } from "./errors.js";
 import {
   type ContentFormat,
@@ -69,8 +69,8 @@ export class JobWatches {
   /** The jobs that were not sent on the current stream; the first one is due first. */
   #unsent: { uid: string; watch: JobWatch }[] = [];
   #sent = 0;
-  /** There is no other token than that of the current stream. */
-  #isLastToken = false;
+  /** The last login returned no token. */
+  #noToken = false;
   #position = 0;
 
   constructor(
@@ -110,7 +110,7 @@ export class JobWatches {
     this.#unsent = Array.from(this.#pending, ([uid, watch]) => ({ uid, watch }));
     this.#unsent.sort((one, two) => one.watch.dueAt - two.watch.dueAt);
     this.#sent = 0;
-    this.#isLastToken = false;
+    this.#noToken = false;
   }
 
   /** Takes a request that is due, if there is one. */
@@ -163,7 +163,8 @@ export class JobWatches {
     if (update?.kind === "job" && update.job.done) {
       this.#pending.delete(uid);
       try {
-        verify(update.job, update.content);
+        const { job, content } = update;
+        verify(job, { content, delivered: deliversResult(this.#contentFormat) });
       } catch (error) {
         if (error instanceof GatewayError) return { kind: "failed", uid, error };
         throw error;
@@ -184,7 +185,7 @@ export class JobWatches {
 
   /** Returns the consequence of a rejected token if there is no other one. */
   withoutLogin({ uid, error }: { uid: string; error: GatewayError }): Outcome | undefined {
-    this.#isLastToken = true;
+    this.#noToken = true;
     const watch = this.#pending.get(uid);
     return watch && this.#fail(uid, watch, error);
   }
@@ -193,7 +194,7 @@ export class JobWatches {
     const error = GatewayError.ofWatch(watchFailure);
     // It ends no watch.
     if (error.reason === "ALREADY_WATCHED") return undefined;
-    if (error.code === "UNAUTHENTICATED" && !watch.tokenUnproven && !this.#isLastToken) {
+    if (error.code === "UNAUTHENTICATED" && !watch.tokenUnproven && !this.#noToken) {
       return { kind: "login", uid, error };
     }
     return this.#fail(uid, watch, error);

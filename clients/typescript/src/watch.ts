@@ -2,7 +2,7 @@ import type { StatusObject } from "@grpc/grpc-js";
 import type { CallSettings, Retry } from "./calls.js";
 import { Cancellation } from "./cancellation.js";
 import { type Connection, type Connections, isReplayed, metadataFor } from "./connections.js";
-import { ChunkedContent, type JobUpdate, resultOf, verify } from "./content.js";
+import { ChunkedContent, deliversResult, type JobUpdate, resultOf, verify } from "./content.js";
 import type { Credential, Login } from "./credential.js";
 import type { GatewayError } from "./errors.js";
 import {
@@ -94,7 +94,7 @@ export class Watch implements AsyncIterable<JobUpdate> {
     );
   }
 
-  /** The job; empty if it is not known yet. */
+  /** The job; empty if it is not known yet. It is known after an error that names it. */
   get uid(): string {
     return this.#uid;
   }
@@ -126,6 +126,8 @@ export class Watch implements AsyncIterable<JobUpdate> {
         if (this.#replayed) await onReplayed?.();
         this.#replayed = false;
         if (this.#end) return;
+        // An error may name the job before an event does, and then the job exists.
+        if (this.#run) this.#identified(error.uid);
         cancellation.throwIfAborted();
         cancellation.lastError = error;
         const renewed =
@@ -209,7 +211,8 @@ export class Watch implements AsyncIterable<JobUpdate> {
     this.#resumeToken = event.resumeToken || this.#resumeToken;
     const update = this.#content.take(event);
     if (update?.kind === "job" && update.job.done) {
-      verify(update.job, update.content);
+      const { job, content } = update;
+      verify(job, { content, delivered: deliversResult(this.#contentFormat) });
       const finished = { job: update.job, result: resultOf(update) };
       this.#end = { finished, atMs: performance.now() };
     }
@@ -217,8 +220,6 @@ export class Watch implements AsyncIterable<JobUpdate> {
   }
 
   #resume(error: GatewayError, renewed: boolean): Retry | undefined {
-    // An error may name the job before an event does.
-    if (this.#run) this.#identified(error.uid);
     if (this.#run && !renewed) {
       return error.maySendAgain(this.#run) ? this.#policy.retry(error) : undefined;
     }

@@ -4,7 +4,7 @@ import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 import { inspect } from "node:util";
 import { Metadata, status } from "@grpc/grpc-js";
-import { Job, JobEvent, resultOf } from "jobgateway-client";
+import { ContentFormat, Job, JobEvent, resultOf } from "jobgateway-client";
 import { BadRequest } from "nice-grpc-error-details";
 import { connect, end, event, fail, failure, gate, result, serve } from "./support.mjs";
 
@@ -94,9 +94,85 @@ test("a result that the gateway left out is no damage", async (t) => {
       call.write(end("0", omitted));
       call.end();
     },
+    getJob: (_, answer) => answer(null, end("7", omitted).payload.value),
+    watchJob(call) {
+      call.write(end("7", omitted));
+      call.end();
+    },
   });
   const { job, result: json } = await client.run({}).finish();
   assert.deepEqual([job.uid, job.contentOmitted, json.length], ["0", true, 0]);
+  assert.equal((await client.get("7")).contentOmitted, true);
+  const contentFormat = ContentFormat.CONTENT_FORMAT_NONE;
+  assert.equal((await client.watch("7", { contentFormat }).finish()).result.length, 0);
+});
+
+test("a stream that delivers nothing of a result is damage", async (t) => {
+  const write = (call, uid) => {
+    call.write(end(uid, { contentSize: 3, contentSha256: "00", contentOmitted: true }));
+    call.end();
+  };
+  const client = await serve(t, {
+    runJob: (call) => write(call, "7"),
+    watchJob: (call) => write(call, "7"),
+    watchJobs: (call) => call.on("data", ({ action }) => write(call, action.value.uid)),
+  });
+  const expected = { code: "DATA_LOSS", message: /nothing of its 3 bytes arrived/ };
+  const { CONTENT_FORMAT_STRUCT, CONTENT_FORMAT_JSON_CHUNKS } = ContentFormat;
+  for (const contentFormat of [undefined, CONTENT_FORMAT_STRUCT, CONTENT_FORMAT_JSON_CHUNKS]) {
+    await assert.rejects(client.run({ contentFormat }).finish(), expected);
+    await assert.rejects(client.watch("7", { contentFormat }).finish(), expected);
+    const { value } = await client.watchAll(["7"], { contentFormat }).next();
+    assert.deepEqual([value.kind, value.error.code], ["failed", "DATA_LOSS"]);
+  }
+  const none = client.watchAll(["7"], { contentFormat: ContentFormat.CONTENT_FORMAT_NONE });
+  assert.equal((await none.next()).value.kind, "job");
+});
+
+for (const [code, reason] of [
+  ["UNAVAILABLE", "DRAINING"],
+  ["UNAUTHENTICATED", "UPSTREAM_UNAUTHENTICATED"],
+]) {
+  test(`a job that an error names is watched, not sent again: ${code}`, async (t) => {
+    const calls = [];
+    const named = { reason, metadata: { uid: "7" } };
+    const client = await serve(
+      t,
+      {
+        runJob(call) {
+          calls.push("run");
+          fail(call, status[code], named);
+        },
+        watchJob(call) {
+          calls.push(`watch ${call.request.uid}`);
+          call.write(end("7"));
+          call.end();
+        },
+        sendJob(_, answer) {
+          calls.push("send");
+          answer(failure(status[code], named));
+        },
+      },
+      { token: () => "token" },
+    );
+    const watch = client.run({ requestId: "id" });
+    assert.equal((await watch.finish()).job.uid, "7");
+    await assert.rejects(client.send({ requestId: "id" }), { uid: "7" });
+    assert.deepEqual(calls, ["run", "watch 7", "send"]);
+  });
+}
+
+test("a failed run knows the job of its error", async (t) => {
+  const named = { reason: "UPSTREAM_UNAUTHENTICATED", metadata: { uid: "7" } };
+  const client = await serve(
+    t,
+    { runJob: (call) => fail(call, status.UNAUTHENTICATED, named) },
+    { token: () => (++asked === 1 ? "token" : Promise.reject(new Error("no login"))) },
+  );
+  let asked = 0;
+  const watch = client.run({});
+  await assert.rejects(watch.finish(), /no login/);
+  assert.equal(watch.uid, "7");
 });
 
 test("a result can be had after a loop, in each form", async (t) => {
@@ -204,6 +280,14 @@ for (const [name, call] of Object.entries(wrong)) {
   });
 }
 
+test("each call says what is wrong with a uid", async (t) => {
+  const client = connect(t, "127.0.0.1:1");
+  for (const method of ["get", "cancel", "wait", "watch"]) {
+    const message = 'uid must be a whole number as a string (got "abc")';
+    await assert.rejects(async () => client[method]("abc"), { message });
+  }
+});
+
 test("durations may have fractions", async (t) => {
   const seen = [];
   const client = await serve(t, {
@@ -219,10 +303,10 @@ test("durations may have fractions", async (t) => {
   });
   await client.watch("7", { heartbeatSeconds: 1.5 }).finish();
   assert.equal((await client.wait("7", { timeoutSeconds: 0.25 })).done, false);
-  assert.deepEqual(seen, [
-    { seconds: 1, nanos: 500_000_000 },
-    { seconds: 0, nanos: 250_000_000 },
-  ]);
+  const [interval, timeout] = seen;
+  assert.deepEqual(interval, { seconds: 1, nanos: 500_000_000 });
+  // The rest of the time.
+  assert.ok(timeout.seconds === 0 && timeout.nanos > 0 && timeout.nanos < 250_000_000, timeout);
 });
 
 test("the gateway's error for a bad interval ends a watch", async (t) => {
@@ -267,10 +351,40 @@ test("a wait ends at its time limit", async (t) => {
   });
   const error = await client.wait("7", { timeoutSeconds: 300 }).catch((thrown) => thrown);
   assert.deepEqual([error.code, error.cause.code], ["DEADLINE_EXCEEDED", "UNAVAILABLE"]);
-  assert.equal(error.reason, "DRAINING");
+  assert.deepEqual([error.reason, error.cause.reason], ["", "DRAINING"]);
   assert.match(error.message, /within 300 s; the last attempt failed: UNAVAILABLE: sent by/);
-  assert.deepEqual(timeouts[0], { seconds: 300, nanos: 0 });
-  assert.ok(timeouts[1].seconds < 300);
+  const [first, second] = timeouts.map(({ seconds, nanos }) => seconds + nanos / 1e9);
+  assert.ok(second <= first - 0.1 && first < 300, [first, second]);
+});
+
+test("a time limit of a wait covers its login", async (t) => {
+  const asked = gate();
+  const token = () => {
+    asked.resolve();
+    return new Promise(() => {});
+  };
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const client = connect(t, "127.0.0.1:1", { token });
+  const waiting = client.wait("7", { timeoutSeconds: 5 });
+  await asked.promise;
+  t.mock.timers.tick(35_000);
+  await assert.rejects(waiting, { code: "DEADLINE_EXCEEDED", message: "no response within 5 s" });
+});
+
+test("a wait repeats a failure of the upstream a few times", async (t) => {
+  let calls = 0;
+  const client = await serve(t, {
+    waitJob(_, answer) {
+      const reason = ++calls % 2 === 0 ? "UPSTREAM_ERROR" : "UPSTREAM_OUTAGE";
+      const code = calls % 2 === 0 ? status.INTERNAL : status.UNAVAILABLE;
+      if (calls < 20) answer(failure(code, { reason }));
+      else answer(null, Job.fromPartial({ uid: "7", done: true }));
+    },
+  });
+  // No wait.
+  t.mock.method(Math, "random", () => -1);
+  await assert.rejects(client.wait("7"), { reason: "UPSTREAM_ERROR" });
+  assert.equal(calls, 10);
 });
 
 test("an unknown outcome is never sent again", async (t) => {

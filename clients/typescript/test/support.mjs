@@ -58,12 +58,12 @@ export function result(json) {
 }
 
 /** An error of a call. With a `reason`, it is one of the gateway. */
-export function failure(code, { reason, retryAfterSeconds, details = [] } = {}) {
-  const metadata = new Metadata();
+export function failure(code, { reason, metadata = {}, retryAfterSeconds, details = [] } = {}) {
+  const trailers = new Metadata();
   const found = [...details];
   if (reason) {
     const value = ErrorInfo.encode(
-      ErrorInfo.fromPartial({ domain: "jobgateway", reason }),
+      ErrorInfo.fromPartial({ domain: "jobgateway", reason, metadata }),
     ).finish();
     found.push({ typeUrl: "type.googleapis.com/google.rpc.ErrorInfo", value });
   }
@@ -74,9 +74,9 @@ export function failure(code, { reason, retryAfterSeconds, details = [] } = {}) 
   }
   if (found.length > 0) {
     const encoded = Status.encode(Status.fromPartial({ code, details: found })).finish();
-    metadata.set("grpc-status-details-bin", Buffer.from(encoded));
+    trailers.set("grpc-status-details-bin", Buffer.from(encoded));
   }
-  return { code, details: "sent by the test", metadata };
+  return { code, details: "sent by the test", metadata: trailers };
 }
 
 /** Ends a stream with an error. */

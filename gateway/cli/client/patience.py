@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import Client, GatewayError, ResultDamagedError, Retry
+from jobgateway_client import Client, GatewayError, Retry
 from jobgateway_client.deadline import Deadline
 from jobgateway_client.rules import is_broken, is_load_limit
 
@@ -46,13 +46,14 @@ class Patience:
         return self._reached or not is_broken(error)
 
     def limiting(self, show: Callable[[Retry], None]) -> Callable[[Retry], None]:
-        """Return a callback for further attempts, which calls `show` as long as it is worth to continue."""
+        """Return a callback of a watch of many jobs, which calls `show` as long as it is worth to continue."""
 
         def retrying(retry: Retry) -> None:
-            if retry.failures == 1:
+            if retry.failures == 1 and not retry.uid:
                 # Something arrived since the last failure, if there was one.
                 self._failing_since = None
-            if not (self.lasts(retry.error) and self.may_connect(retry.error)):
+            # If only one job is watched again, its stream works.
+            if not retry.uid and not (self.lasts(retry.error) and self.may_connect(retry.error)):
                 raise retry.error
             show(retry)
 
@@ -73,15 +74,13 @@ class PatientWatch:
         deadline: Deadline,
         retrying: Callable[[Retry], None],
     ) -> None:
-        request = start.request if isinstance(start, pb.RunJobRequest) else start
-        self._wants_result = request.content_format == pb.CONTENT_FORMAT_JSON_CHUNKS
         self._may_run_again = isinstance(start, pb.RunJobRequest) and bool(start.request.request_id)
         self._retrying = retrying
         self._patience = Patience()
         if isinstance(start, pb.RunJobRequest):
-            self._watch = client.run(start, timeout=deadline.left(), on_resume=self._resume)
+            self._watch = client.run(start, timeout=deadline.left(), on_retry=self._resume)
         else:
-            self._watch = client.watch(start, timeout=deadline.left(), on_resume=self._resume)
+            self._watch = client.watch(start, timeout=deadline.left(), on_retry=self._resume)
 
     @property
     def uid(self) -> int:
@@ -99,7 +98,7 @@ class PatientWatch:
         return self._watch.replayed
 
     @property
-    def result(self) -> bytes | bytearray:
+    def result(self) -> bytes:
         """The result, verified if the iteration has ended."""
         return self._watch.result
 
@@ -114,10 +113,6 @@ class PatientWatch:
         for event in self._watch:
             self._patience.heard()
             yield event
-        job = self._watch.job
-        if self._wants_result and job and job.content_omitted and job.uid and not self._watch.result:
-            # A file or a pipe that stays empty must not look like success.
-            raise ResultDamagedError(job.uid, f"none of its {job.content_size:,} bytes arrived")
 
     def _resume(self, retry: Retry) -> None:
         if not self._continues(retry.error):

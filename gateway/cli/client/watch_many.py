@@ -30,8 +30,7 @@ def follow(current: Session, uids: list[int], *, cancel: bool) -> None:
     items = current.client.watch_all(
         [pb.WatchJobRequest(uid=uid, content_format=content, heartbeat_interval=heartbeat) for uid in uids],
         timeout=current.deadline.left(),
-        on_resume=patience.limiting(screen.retrying),
-        on_retry=screen.retrying,
+        on_retry=patience.limiting(screen.retrying),
     )
     pending = dict.fromkeys(uids)
     codes: set[int] = set()

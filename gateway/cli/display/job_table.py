@@ -94,7 +94,7 @@ class TableDisplay:
 
     def retrying(self, retry: Retry) -> None:
         """Show the outage of the stream, or of the watch of one job."""
-        row = self._rows.get(retry.error.uid)
+        row = self._rows.get(retry.uid)
         with self._lock:
             (row.progress.outage if row else self._outage).retrying(retry, self._console.get_time())
         self.refresh()

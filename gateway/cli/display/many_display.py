@@ -29,7 +29,7 @@ class ManyDisplay(Protocol):
     heartbeat_seconds: int | None
 
     def retrying(self, retry: Retry) -> None:
-        """Show that the stream broke, or the watch of the job `error.uid`, before the wait for the next attempt."""
+        """Show that the stream broke, or the watch of the job `retry.uid`, before the wait for the next attempt."""
 
     def event(self, event: pb.JobEvent, result: bytes | bytearray = b"") -> None:
         """Show an event. `result` is that of a job that has ended, if it was requested."""
@@ -137,5 +137,4 @@ def display(uids: Sequence[int], output: Output) -> ManyDisplay:
 
 
 def _resumption(retry: Retry) -> str:
-    uid = retry.error.uid
-    return f"job {uid}: {resumption(retry)}" if uid else resumption(retry)
+    return f"job {retry.uid}: {resumption(retry)}" if retry.uid else resumption(retry)

@@ -105,10 +105,11 @@ class AsyncClient:
         """Wait until a job is done, without a stream.
 
         If the `timeout` passes, or that of the request, the job is returned as it is then, and may not be done. Like a
-        watch, the call is repeated as long as no gateway responds.
+        watch, the call is repeated as long as no gateway responds, with the rest of the time.
 
         Raises:
-            GatewayError: The job could not be read.
+            GatewayError: The job could not be read. `DEADLINE_EXCEEDED` if the time is over; the cause is the last
+                failure.
 
         """
         request = uid if isinstance(uid, pb.WaitJobRequest) else pb.WaitJobRequest(uid=uid)
@@ -129,38 +130,39 @@ class AsyncClient:
         request: pb.SendJobRequest | pb.RunJobRequest,
         *,
         timeout: float | None = None,
-        on_resume: calls.OnRetry | None = None,
+        on_retry: calls.OnRetry | None = None,
         on_progress: calls.OnProgress | None = None,
     ) -> AsyncWatch:
         """Send a job and watch it in one stream. See `AsyncWatch`."""
-        return self._watch(calls.run_request(request), timeout, on_resume, on_progress)
+        return self._watch(calls.run_request(request), timeout, on_retry, on_progress)
 
     def watch(
         self,
         uid: int | pb.WatchJobRequest,
         *,
         timeout: float | None = None,
-        on_resume: calls.OnRetry | None = None,
+        on_retry: calls.OnRetry | None = None,
         on_progress: calls.OnProgress | None = None,
     ) -> AsyncWatch:
         """Watch a job until it ends. See `AsyncWatch`."""
-        return self._watch(calls.watch_request(uid), timeout, on_resume, on_progress)
+        return self._watch(calls.watch_request(uid), timeout, on_retry, on_progress)
 
     def watch_all(
         self,
         uids: Iterable[int | pb.WatchJobRequest],
         *,
         timeout: float | None = None,
-        on_resume: calls.OnRetry | None = None,
         on_retry: calls.OnRetry | None = None,
     ) -> AsyncWatchAll:
         """Watch many jobs until all have ended, on one stream. See `AsyncWatchAll`.
 
-        `on_resume` is called before another stream, and `on_retry` before another attempt to watch the job `error.uid`.
+        `on_retry` is called before another stream (`retry.uid` is 0), and before another attempt to watch the job
+        `retry.uid` on the same stream.
         """
+        calls.check_callbacks(on_retry)
         deadline = Deadline(timeout)
         jobs = ManyJobs(map(calls.watch_request, uids), deadline, on_retry, Requests)
-        return AsyncWatchAll(self._connections, self._credential, jobs, deadline, on_resume)
+        return AsyncWatchAll(self._connections, self._credential, jobs, deadline, on_retry)
 
     async def close(self) -> None:
         """Close the connections. Calls that are in flight fail, and waits end."""
@@ -176,12 +178,13 @@ class AsyncClient:
         self,
         start: pb.RunJobRequest | pb.WatchJobRequest,
         timeout: float | None,
-        on_resume: calls.OnRetry | None,
+        on_retry: calls.OnRetry | None,
         on_progress: calls.OnProgress | None,
     ) -> AsyncWatch:
+        calls.check_callbacks(on_retry, on_progress)
         deadline = Deadline(timeout)
         job = OneJob(start, deadline, on_progress)
-        return AsyncWatch(self._connections, self._credential, job, deadline, on_resume)
+        return AsyncWatch(self._connections, self._credential, job, deadline, on_retry)
 
     async def _call(
         self,
@@ -191,16 +194,18 @@ class AsyncClient:
         on_retry: calls.OnRetry | None,
         on_replayed: calls.OnReplayed | None = None,
     ) -> pb.Job:
+        calls.check_callbacks(on_retry, on_replayed)
         rules = CallRules(request, self._attempts)
         waiting = Waiting(self._connections.closing, deadline)
         while True:
             token = await self._credential.token(waiting)
+            attempt = calls.next_request(request, deadline)
             with self._connections.lease() as connection:
                 outcome = await self._attempt(
                     getattr(connection.stub, method),
-                    request,
-                    metadata=calls.metadata(token, request),
-                    timeout=deadline.within(calls.call_seconds(request)),
+                    attempt,
+                    metadata=calls.metadata(token, attempt),
+                    timeout=deadline.within(calls.call_seconds(attempt)),
                 )
             if not isinstance(outcome, GatewayError):
                 job, trailers = outcome

@@ -53,14 +53,14 @@ class AsyncFollowing(Generic[Item]):
         credential: Credential,
         work: Work[Item],
         deadline: Deadline,
-        on_resume: calls.OnRetry | None,
+        on_retry: calls.OnRetry | None,
     ) -> None:
         self._connections = connections
         self._credential = credential
         self._waiting = Waiting(connections.closing, deadline)
         self._deadline = deadline
         self._work = work
-        self._on_resume = on_resume
+        self._on_retry = on_retry
         self._stream: Stream | None = None
         self._login_needed: LoginNeeded | None = None
         self._broken: _Broken | None = None
@@ -125,10 +125,11 @@ class AsyncFollowing(Generic[Item]):
         outcome = await stream.next(calls.END_SECONDS if done else self._work.rules.silence)
         if done or isinstance(outcome, GatewayError):
             # An event after the last one is ignored.
-            self._work.ended(replayed=stream.replayed)
+            error = outcome if isinstance(outcome, GatewayError) else None
+            self._work.ended(error, replayed=stream.replayed)
             self._close_stream()
-            if isinstance(outcome, GatewayError) and not done:
-                self._broken = _Broken(outcome, stream.token, stream.connection, fresh_token=False)
+            if error is not None and not done:
+                self._broken = _Broken(error, stream.token, stream.connection, fresh_token=False)
             return None
         taken = self._work.take(outcome)
         if isinstance(taken, LoginNeeded):
@@ -180,8 +181,8 @@ class AsyncFollowing(Generic[Item]):
         if retry is None:
             raise error
         self._deadline.check(retry.wait)
-        if self._on_resume is not None:
-            self._on_resume(retry)
+        if self._on_retry is not None:
+            self._on_retry(retry)
         return _Pause(time.monotonic() + retry.wait, broken.connection if retry.new_connection else None)
 
     def _fail(self, failure: Exception) -> None:

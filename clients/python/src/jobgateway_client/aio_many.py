@@ -39,9 +39,9 @@ class AsyncWatchAll(ManyJobsState, AsyncFollowing[Item]):
         credential: Credential,
         jobs: ManyJobs,
         deadline: Deadline,
-        on_resume: calls.OnRetry | None,
+        on_retry: calls.OnRetry | None,
     ) -> None:
-        super().__init__(connections, credential, jobs, deadline, on_resume)
+        super().__init__(connections, credential, jobs, deadline, on_retry)
         self._jobs = jobs
 
 

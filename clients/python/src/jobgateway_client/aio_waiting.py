@@ -59,7 +59,7 @@ class Waiting:
             GatewayError: The client or the watch was closed, or the time is over.
 
         """
-        await self._first(future, self._closed, self._left, seconds=self.deadline.left())
+        await self._first(future, self._closed, self._left, seconds=self.deadline.patience())
         if not future.done():
             self.check()
             self.deadline.expire()

@@ -35,9 +35,9 @@ class AsyncWatch(OneJobState, AsyncFollowing[pb.JobEvent]):
         credential: Credential,
         job: OneJob,
         deadline: Deadline,
-        on_resume: calls.OnRetry | None,
+        on_retry: calls.OnRetry | None,
     ) -> None:
-        super().__init__(connections, credential, job, deadline, on_resume)
+        super().__init__(connections, credential, job, deadline, on_retry)
         self._job = job
 
     async def finish(self) -> calls.Finished:

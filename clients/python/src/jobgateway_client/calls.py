@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ _SEND_SECONDS = 150.0
 # Of a WaitJob without a timeout.
 _WAIT_SECONDS = 40.0
 _LEAST_WAIT_SECONDS = 1.0
+# The gateway rejects a longer timeout of a WaitJob.
 _LONGEST_WAIT_SECONDS = 86_400.0
 
 END_SECONDS = 5.0
@@ -61,7 +63,8 @@ def checked_target(target: str) -> str:
         ValueError: gRPC would report the address only with the first call, and as an unreachable one.
 
     """
-    if not target or target.startswith(("http://", "https://")) or any(character.isspace() for character in target):
+    has_scheme = target.lower().startswith(("http://", "https://"))
+    if not target or has_scheme or any(character.isspace() for character in target):
         raise ValueError(f"target: must be HOST:PORT, without a scheme and white space (got {target!r})")
     return target
 
@@ -142,10 +145,30 @@ def call_seconds(request: object) -> float:
     if isinstance(request, pb.SendJobRequest):
         return _SEND_SECONDS
     if isinstance(request, pb.WaitJobRequest):
-        timeout = request.timeout.seconds if request.HasField("timeout") else _WAIT_SECONDS
-        # The gateway rejects a timeout outside of these bounds.
-        return min(max(timeout, 0), _LONGEST_WAIT_SECONDS) + _READ_SECONDS
+        return (_wait_seconds(request) if request.HasField("timeout") else _WAIT_SECONDS) + _READ_SECONDS
     return _READ_SECONDS
+
+
+def next_request(request: Any, deadline: Deadline) -> Any:
+    """Return the request of the next attempt: that of a wait has the rest of its timeout."""
+    left = deadline.left()
+    if not isinstance(request, pb.WaitJobRequest) or not request.HasField("timeout") or left is None:
+        return request
+    if not 0 < _timeout(request) <= _LONGEST_WAIT_SECONDS:
+        # Zero reads once, and the gateway rejects the others.
+        return request
+    again = pb.WaitJobRequest()
+    again.CopyFrom(request)
+    again.timeout.FromNanoseconds(int(min(left, _timeout(request)) * 1e9))
+    return again
+
+
+def _wait_seconds(request: pb.WaitJobRequest) -> float:
+    return min(max(_timeout(request), 0.0), _LONGEST_WAIT_SECONDS)
+
+
+def _timeout(request: pb.WaitJobRequest) -> float:
+    return request.timeout.seconds + request.timeout.nanos / 1e9
 
 
 def wait_is_over(job: pb.Job, request: pb.WaitJobRequest, deadline: Deadline) -> bool:
@@ -165,6 +188,18 @@ def send_request(request: pb.SendJobRequest) -> pb.SendJobRequest:
     if not isinstance(request, pb.SendJobRequest):
         raise TypeError(f"the request is not a SendJobRequest (got {type(request).__name__})")
     return request
+
+
+def check_callbacks(*callbacks: Callable[..., None] | None) -> None:
+    """Check that calls can use some callbacks.
+
+    Raises:
+        TypeError: One is a coroutine function, which no one would await.
+
+    """
+    for callback in callbacks:
+        if inspect.iscoroutinefunction(callback):
+            raise TypeError(f"the callback {callback.__name__} is a coroutine function: use a plain one")
 
 
 def is_deadline(error: GatewayError) -> bool:
@@ -210,8 +245,13 @@ def nothing() -> None:
 
 
 def wait_deadline(request: pb.WaitJobRequest, timeout: float | None) -> Deadline:
-    """Return the time limit of all attempts of a wait. A request with a `timeout` has one."""
-    return Deadline(call_seconds(request) if timeout is None and request.HasField("timeout") else timeout)
+    """Return the time limit of all attempts of a wait: the shorter of `timeout` and that of the request."""
+    if not request.HasField("timeout"):
+        return Deadline(timeout)
+    seconds = _wait_seconds(request)
+    if timeout is None:
+        return Deadline(seconds, grace=_READ_SECONDS)
+    return Deadline(min(seconds, timeout), grace=min(max(timeout - seconds, 0.0), _READ_SECONDS))
 
 
 def closed_error() -> ClosedError:

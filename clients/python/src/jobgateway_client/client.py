@@ -111,10 +111,11 @@ class Client:
         """Wait until a job is done, without a stream.
 
         If the `timeout` passes, or that of the request, the job is returned as it is then, and may not be done. Like a
-        watch, the call is repeated as long as no gateway responds.
+        watch, the call is repeated as long as no gateway responds, with the rest of the time.
 
         Raises:
-            GatewayError: The job could not be read.
+            GatewayError: The job could not be read. `DEADLINE_EXCEEDED` if the time is over; the cause is the last
+                failure.
 
         """
         request = uid if isinstance(uid, pb.WaitJobRequest) else pb.WaitJobRequest(uid=uid)
@@ -135,38 +136,39 @@ class Client:
         request: pb.SendJobRequest | pb.RunJobRequest,
         *,
         timeout: float | None = None,
-        on_resume: calls.OnRetry | None = None,
+        on_retry: calls.OnRetry | None = None,
         on_progress: calls.OnProgress | None = None,
     ) -> Watch:
         """Send a job and watch it in one stream. See `Watch`."""
-        return self._watch(calls.run_request(request), timeout, on_resume, on_progress)
+        return self._watch(calls.run_request(request), timeout, on_retry, on_progress)
 
     def watch(
         self,
         uid: int | pb.WatchJobRequest,
         *,
         timeout: float | None = None,
-        on_resume: calls.OnRetry | None = None,
+        on_retry: calls.OnRetry | None = None,
         on_progress: calls.OnProgress | None = None,
     ) -> Watch:
         """Watch a job until it ends. See `Watch`."""
-        return self._watch(calls.watch_request(uid), timeout, on_resume, on_progress)
+        return self._watch(calls.watch_request(uid), timeout, on_retry, on_progress)
 
     def watch_all(
         self,
         uids: Iterable[int | pb.WatchJobRequest],
         *,
         timeout: float | None = None,
-        on_resume: calls.OnRetry | None = None,
         on_retry: calls.OnRetry | None = None,
     ) -> WatchAll:
         """Watch many jobs until all have ended, on one stream. See `WatchAll`.
 
-        `on_resume` is called before another stream, and `on_retry` before another attempt to watch the job `error.uid`.
+        `on_retry` is called before another stream (`retry.uid` is 0), and before another attempt to watch the job
+        `retry.uid` on the same stream.
         """
+        calls.check_callbacks(on_retry)
         deadline = Deadline(timeout)
         jobs = ManyJobs(map(calls.watch_request, uids), deadline, on_retry, Requests)
-        return WatchAll(self._connections, self._credential, jobs, deadline, on_resume)
+        return WatchAll(self._connections, self._credential, jobs, deadline, on_retry)
 
     def close(self) -> None:
         """Close the connections. Calls that are in flight fail, and waits end."""
@@ -182,12 +184,13 @@ class Client:
         self,
         start: pb.RunJobRequest | pb.WatchJobRequest,
         timeout: float | None,
-        on_resume: calls.OnRetry | None,
+        on_retry: calls.OnRetry | None,
         on_progress: calls.OnProgress | None,
     ) -> Watch:
+        calls.check_callbacks(on_retry, on_progress)
         deadline = Deadline(timeout)
         job = OneJob(start, deadline, on_progress)
-        return Watch(self._connections, self._credential, job, deadline, on_resume)
+        return Watch(self._connections, self._credential, job, deadline, on_retry)
 
     def _call(
         self,
@@ -197,16 +200,18 @@ class Client:
         on_retry: calls.OnRetry | None,
         on_replayed: calls.OnReplayed | None = None,
     ) -> pb.Job:
+        calls.check_callbacks(on_retry, on_replayed)
         rules = CallRules(request, self._attempts)
         waiting = Waiting(self._connections.closing, deadline)
         while True:
             token = self._credential.token(waiting)
+            attempt = calls.next_request(request, deadline)
             with self._connections.lease() as connection:
                 try:
                     job, call = getattr(connection.stub, method).with_call(
-                        request,
-                        metadata=calls.metadata(token, request),
-                        timeout=deadline.within(calls.call_seconds(request)),
+                        attempt,
+                        metadata=calls.metadata(token, attempt),
+                        timeout=deadline.within(calls.call_seconds(attempt)),
                     )
                 except grpc.RpcError as rpc_error:
                     error = from_rpc_error(rpc_error)

@@ -58,7 +58,7 @@ class Credential:
 
         """
         if not self._asked:
-            self._log_in(waiting)
+            self._log_in(waiting, lambda: not self._asked)
         return self._token
 
     def renew(self, rejected: str | None, waiting: Waiting) -> bool:
@@ -72,18 +72,26 @@ class Credential:
         # Another call may have renewed it meanwhile.
         if self._token != rejected:
             return True
-        return callable(self._source) and self._log_in(waiting) is not None
+        return callable(self._source) and self._log_in(waiting, lambda: self._token == rejected)
 
-    def _log_in(self, waiting: Waiting) -> str | None:
-        """Return the result of the login that is running, or of a new one if there is none or if it fails."""
+    def _log_in(self, waiting: Waiting, is_needed: Callable[[], bool]) -> bool:
+        """Wait for the login that is running, or for a new one if there is none or if it fails.
+
+        Returns:
+            False if it returned no token.
+
+        """
         while True:
             with self._closing.changed:
+                # A login of another thread may have ended since the caller looked.
+                if not is_needed():
+                    return True
                 login, is_own = self._login, self._login is None
                 if login is None:
                     login = self._login = self._begin()
             waiting.until(login.is_done)
             if login.error is None:
-                return login.token
+                return login.token is not None
             if is_own:
                 raise login.error
 

@@ -14,32 +14,41 @@ _LONGEST_SECONDS = 10 * 366 * 86_400.0
 
 
 class Deadline:
-    """A time limit in seconds from now, None is no limit; and the last error of the calls within it."""
+    """A time limit, and the last error of the calls within it.
 
-    def __init__(self, seconds: float | None) -> None:
+    Args:
+        seconds: The time from now in which calls may begin; None is no limit.
+        grace: The seconds after it in which the response to the last one may arrive.
+
+    """
+
+    def __init__(self, seconds: float | None, grace: float = 0.0) -> None:
         self._end = None if seconds is None else time.monotonic() + min(seconds, _LONGEST_SECONDS)
+        self._grace = grace
         self._last: GatewayError | None = None
 
     def left(self) -> float | None:
         """Return the seconds that are left, or None if there is no limit."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
+    def patience(self) -> float | None:
+        """Return the seconds in which a response may arrive, or None if there is no limit."""
+        return None if self._end is None else max(0.0, self._end + self._grace - time.monotonic())
+
     def within(self, limit: float) -> float:
-        """Return the shorter of `limit` and the time that is left, in seconds."""
-        left = self.left()
-        return limit if left is None else min(limit, left)
+        """Return the shorter of `limit` and the time in which a response may arrive, in seconds."""
+        patience = self.patience()
+        return limit if patience is None else min(limit, patience)
 
     def failed(self, error: GatewayError) -> None:
         """Note a failed call.
 
         Raises:
-            GatewayError: No time is left. If the deadline ended the call, the cause is the error before.
+            GatewayError: The deadline ended the call. The cause is the error before.
 
         """
-        if self.left() == 0:
-            if error.code is grpc.StatusCode.DEADLINE_EXCEEDED and not error.from_gateway:
-                self.expire()
-            raise error
+        if self.left() == 0 and error.code is grpc.StatusCode.DEADLINE_EXCEEDED and not error.from_gateway:
+            self.expire()
         self._last = error
 
     def check(self, wait: float) -> None:

@@ -32,14 +32,14 @@ class Following(Generic[Item]):
         credential: Credential,
         work: Work[Item],
         deadline: Deadline,
-        on_resume: calls.OnRetry | None,
+        on_retry: calls.OnRetry | None,
     ) -> None:
         self._connections = connections
         self._credential = credential
         self._waiting = Waiting(connections.closing, deadline)
         self._deadline = deadline
         self._work = work
-        self._on_resume = on_resume
+        self._on_retry = on_retry
         self._stream: Stream | None = None
         self._failure: Exception | None = None
         self._reading = threading.Lock()
@@ -92,10 +92,11 @@ class Following(Generic[Item]):
             outcome = stream.next(calls.END_SECONDS if done else self._work.rules.silence)
             if done or isinstance(outcome, GatewayError):
                 # An event after the last one is ignored.
-                self._work.ended(replayed=stream.replayed)
+                error = outcome if isinstance(outcome, GatewayError) else None
+                self._work.ended(error, replayed=stream.replayed)
                 self._close_stream()
-                if isinstance(outcome, GatewayError) and not done:
-                    self._resume(stream, outcome)
+                if error is not None and not done:
+                    self._resume(stream, error)
                 continue
             taken = self._work.take(outcome)
             if isinstance(taken, LoginNeeded):
@@ -137,8 +138,8 @@ class Following(Generic[Item]):
         if retry is None:
             raise error
         self._deadline.check(retry.wait)
-        if self._on_resume is not None:
-            self._on_resume(retry)
+        if self._on_retry is not None:
+            self._on_retry(retry)
         self._waiting.sleep(retry.wait)
         if retry.new_connection:
             self._connections.replace(stream.connection)

@@ -40,9 +40,9 @@ class WatchAll(ManyJobsState, Following[Item]):
         credential: Credential,
         jobs: ManyJobs,
         deadline: Deadline,
-        on_resume: calls.OnRetry | None,
+        on_retry: calls.OnRetry | None,
     ) -> None:
-        super().__init__(connections, credential, jobs, deadline, on_resume)
+        super().__init__(connections, credential, jobs, deadline, on_retry)
         self._jobs = jobs
 
 

@@ -59,7 +59,9 @@ class ManyJobs:
         """Make the next call; return it, and a function to call when it is closed."""
         self.rules.opened(time.monotonic())
         requests = self._requests = self._new_requests(self.rules)
-        call = stub.WatchJobs(requests.stream(), metadata=calls.metadata(token, None), timeout=self._deadline.left())
+        call = stub.WatchJobs(
+            requests.stream(), metadata=calls.metadata(token, None), timeout=self._deadline.patience()
+        )
         return call, requests.close
 
     def take(self, event: pb.JobEvent) -> Item | LoginNeeded | None:
@@ -74,7 +76,7 @@ class ManyJobs:
             outcome = self.rules.without_login(needed, time.monotonic())
         return self._item(outcome)
 
-    def ended(self, *, replayed: bool) -> None:
+    def ended(self, error: GatewayError | None, *, replayed: bool) -> None:
         """Do nothing: no job is sent here."""
 
     def resume(self, error: GatewayError, *, fresh_token: bool) -> Retry | None:
@@ -99,7 +101,7 @@ class ManyJobsState:
         """The number of jobs that have not ended, and whose watch has not failed."""
         return self._jobs.rules.pending
 
-    def result(self, uid: int) -> bytearray:
+    def result(self, uid: int) -> bytes:
         """Return the JSON of the result of a job as far as it has arrived, in whichever form it arrived.
 
         It is complete and verified with the end of the job, and released with the next event.

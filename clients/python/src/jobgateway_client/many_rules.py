@@ -112,7 +112,7 @@ class ManyRules:
         self._unsent: list[tuple[float, int]] = []
         self._sent = 0
         self._resumable_events = 0
-        self._has_no_other_token = False
+        self._no_token = False
 
     @property
     def done(self) -> bool:
@@ -124,7 +124,7 @@ class ManyRules:
         """The number of jobs that have not ended."""
         return len(self._jobs)
 
-    def result(self, uid: int) -> bytearray:
+    def result(self, uid: int) -> bytes:
         """Return the JSON of the result of a job as far as it has arrived, until the next event after its end."""
         return self._results.of(uid)
 
@@ -134,7 +134,7 @@ class ManyRules:
         self._unsent = [(job.due, uid) for uid, job in self._jobs.items()]
         heapq.heapify(self._unsent)
         self._sent = 0
-        self._has_no_other_token = False
+        self._no_token = False
 
     def next_request(self, now: float) -> pb.WatchJobsRequest | None:
         """Return a request that is to be sent now, or None if there is none."""
@@ -169,7 +169,7 @@ class ManyRules:
             if event.failure.reason == _ALREADY_WATCHED:
                 return None
             error = from_failure(event.uid, event.failure)
-            may_log_in = not (job.unproven or self._has_no_other_token)
+            may_log_in = not (job.unproven or self._no_token)
             if error.code is grpc.StatusCode.UNAUTHENTICATED and may_log_in:
                 return LoginNeeded(event.uid, error)
             return self._fail(event.uid, error, now)
@@ -183,8 +183,8 @@ class ManyRules:
         return event
 
     def without_login(self, needed: LoginNeeded, now: float) -> WatchFailed | Retry:
-        """Return the consequence of a failure if there is no other token than that of the current stream."""
-        self._has_no_other_token = True
+        """Return the consequence of a failure if the login returned no token."""
+        self._no_token = True
         return self._fail(needed.uid, needed.error, now)
 
     def wants_token(self, error: GatewayError) -> bool:

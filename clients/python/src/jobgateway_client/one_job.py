@@ -44,7 +44,9 @@ class OneJob:
         request = self.rules.request
         method = stub.RunJob if isinstance(request, pb.RunJobRequest) else stub.WatchJob
         self.rules.opened(time.monotonic())
-        return method(request, metadata=calls.metadata(token, request), timeout=self._deadline.left()), calls.nothing
+        return method(
+            request, metadata=calls.metadata(token, request), timeout=self._deadline.patience()
+        ), calls.nothing
 
     def take(self, event: pb.JobEvent) -> pb.JobEvent:
         """Note an event, and return it."""
@@ -59,9 +61,11 @@ class OneJob:
     def without_login(self, needed: LoginNeeded) -> None:
         """Do nothing: the stream of one job reports a rejected token as its status."""
 
-    def ended(self, *, replayed: bool) -> None:
+    def ended(self, error: GatewayError | None, *, replayed: bool) -> None:
         """Note the end of a stream."""
         self.replayed |= replayed
+        if error is not None:
+            self.rules.failed(error)
 
     def resume(self, error: GatewayError, *, fresh_token: bool) -> Retry | None:
         """Return the next attempt, or None if the error is final. `fresh_token`: one was needed, and there is one."""
@@ -69,7 +73,7 @@ class OneJob:
 
     def finished(self) -> calls.Finished:
         """Return the job and its result."""
-        return calls.Finished(self.job or pb.Job(), bytes(self.result.data))
+        return calls.Finished(self.job or pb.Job(), self.result.data)
 
 
 class OneJobState:
@@ -96,6 +100,6 @@ class OneJobState:
         return self._job.replayed
 
     @property
-    def result(self) -> bytearray:
-        """The JSON of the result as far as it has arrived. It is verified when the iteration ends."""
+    def result(self) -> bytes:
+        """The JSON of the result as far as it has arrived, a copy until the job has ended. Its end verifies it."""
         return self._job.result.data

@@ -18,23 +18,29 @@ if TYPE_CHECKING:
 
 
 class Result:
-    """The JSON of a result."""
+    """The JSON of a result.
 
-    def __init__(self, *, required: bool = False) -> None:
-        self._data = bytearray()
+    Args:
+        delivered: The call delivers the result of every job that has a number, in its message or in chunks.
+
+    """
+
+    def __init__(self, *, delivered: bool = False) -> None:
+        self._data: bytes | bytearray = bytearray()
         self._struct: struct_pb2.Struct | None = None
-        self._required = required
+        self._delivered = delivered
 
     @property
-    def data(self) -> bytearray:
+    def data(self) -> bytes:
         """The upstream's own bytes, or JSON with sorted names if the result arrived as a `Struct`.
 
-        Empty if there is no result, if it was not requested, or if the job has `content_omitted` and no piece arrived.
+        Until the end of the job, it is a copy of the bytes that have arrived. Empty if there is no result, if it was
+        not requested, or if the gateway has not kept it.
         """
         if self._struct is not None:
             # Only now, because a large one takes a second.
-            self._data, self._struct = bytearray(_struct_json(self._struct)), None
-        return self._data
+            self._data, self._struct = _struct_json(self._struct), None
+        return bytes(self._data)
 
     @classmethod
     def of(cls, job: pb.Job) -> Self:
@@ -55,7 +61,7 @@ class Result:
             ResultDamagedError: The result is incomplete, or does not match its SHA-256.
 
         """
-        if event.HasField("content_chunk"):
+        if event.HasField("content_chunk") and isinstance(self._data, bytearray):
             # After a resumption, chunks may start again at 0.
             del self._data[event.content_chunk.offset :]
             self._data += event.content_chunk.data
@@ -66,12 +72,12 @@ class Result:
         if job.HasField("content"):
             self._struct = job.content
             return
-        if job.HasField("content_json"):
-            self._data = bytearray(job.content_json)
-        if not job.content_size or (not self._data and not self._required):
+        # From now on, `data` needs no copy.
+        self._data = job.content_json if job.HasField("content_json") else bytes(self._data)
+        if not job.content_size:
             return
-        if not self._data and job.content_omitted:
-            # The gateway has not kept it, as for a repeated submission whose job has no number.
+        # The gateway does not keep the result of a job without a number, which a repeated submission may lead to.
+        if not self._data and job.content_omitted and not (self._delivered and job.uid):
             return
         if not self._data:
             raise ResultDamagedError(job.uid, f"none of its {job.content_size:,} bytes arrived")
@@ -88,9 +94,9 @@ class Results:
         self._unwanted = {each.uid for each in starts if each.content_format == pb.CONTENT_FORMAT_NONE}
         self._held: dict[int, Result] = {}
 
-    def of(self, uid: int) -> bytearray:
+    def of(self, uid: int) -> bytes:
         """Return the JSON of the result of a job, empty if nothing of it has arrived."""
-        return self._held[uid].data if uid in self._held else bytearray()
+        return self._held[uid].data if uid in self._held else b""
 
     def take(self, event: pb.JobEvent) -> None:
         """Add what an event has of a result, and verify the result at the job's end.
@@ -100,8 +106,7 @@ class Results:
 
         """
         if event.HasField("content_chunk") or event.job.done:
-            # The stream sends every result that is wanted, large ones in chunks.
-            result = self._held.setdefault(event.uid, Result(required=event.uid not in self._unwanted))
+            result = self._held.setdefault(event.uid, Result(delivered=event.uid not in self._unwanted))
             result.take(event)
 
     def release(self, uid: int) -> None:
@@ -110,9 +115,9 @@ class Results:
 
 
 def stream_result(request: pb.RunJobRequest | pb.WatchJobRequest) -> Result:
-    """Return the empty result of a stream, which must become complete if the stream's format delivers all results."""
+    """Return the empty result of a stream, which delivers all results unless the request wants none."""
     content_format = (request.request if isinstance(request, pb.RunJobRequest) else request).content_format
-    return Result(required=content_format in (pb.CONTENT_FORMAT_UNSPECIFIED, pb.CONTENT_FORMAT_JSON_CHUNKS))
+    return Result(delivered=content_format != pb.CONTENT_FORMAT_NONE)
 
 
 def _struct_json(struct: struct_pb2.Struct) -> bytes:

@@ -134,9 +134,9 @@ def needs_new_connection(error: GatewayError) -> bool:
 
 def after_send(error: GatewayError, *, has_request_id: bool) -> AfterSend:
     """Return the next step after a failed `SendJob`, or after a `RunJob` that failed before its first event."""
-    what = action(error)
-    if what is Action.RETRY and error.uid:
+    if error.uid:
         return AfterSend.WATCH
+    what = action(error)
     if what is Action.LOG_IN:
         return AfterSend.LOG_IN
     if what is Action.RETRY:
@@ -197,7 +197,8 @@ class CallRules:
 
     def wants_token(self, error: GatewayError) -> bool:
         """Return True if a fresh token may help. Get one before `retry`."""
-        return error.code is grpc.StatusCode.UNAUTHENTICATED and not self._has_fresh_token
+        is_sent = self._send is not None and error.uid != 0
+        return error.code is grpc.StatusCode.UNAUTHENTICATED and not (self._has_fresh_token or is_sent)
 
     def retry(self, error: GatewayError, *, fresh_token: bool) -> Retry | None:
         """Return the next attempt, or None if the error is final. `fresh_token`: one was needed, and there is one."""
@@ -315,14 +316,16 @@ class WatchRules:
         self.done |= event.job.done
         self._stream.heard(now, proves_token=proves_token(event))
 
+    def failed(self, error: GatewayError) -> None:
+        """Note the error of a call. It may name the job before an event does, and then the job exists."""
+        self._watch.uid = self._watch.uid or error.uid
+
     def wants_token(self, error: GatewayError) -> bool:
         """Return True if a fresh token may help. Get one before `resume`."""
         return self._stream.wants_token(error)
 
     def resume(self, error: GatewayError, *, fresh_token: bool) -> Retry | None:
         """Return the next attempt, or None if the error is final. `fresh_token`: one was needed, and there is one."""
-        # An error may name the job before an event does.
-        self._watch.uid = self._watch.uid or error.uid
         if fresh_token:
             self._stream.renewed()
         elif not (self._may_watch_again(error) if self.uid else self._may_run_again(error)):

@@ -83,7 +83,7 @@ class Waiting:
 
         """
         with self._closing.changed:
-            self._closing.changed.wait_for(lambda: condition() or self._is_stopped(), self.deadline.left())
+            self._closing.changed.wait_for(lambda: condition() or self._is_stopped(), self.deadline.patience())
         if not condition():
             self.check()
             self.deadline.expire()

@@ -36,9 +36,9 @@ class Watch(OneJobState, Following[pb.JobEvent]):
         credential: Credential,
         job: OneJob,
         deadline: Deadline,
-        on_resume: calls.OnRetry | None,
+        on_retry: calls.OnRetry | None,
     ) -> None:
-        super().__init__(connections, credential, job, deadline, on_resume)
+        super().__init__(connections, credential, job, deadline, on_retry)
         self._job = job
 
     def finish(self) -> calls.Finished:

@@ -49,8 +49,8 @@ class Work(Protocol[Item_co]):
     def without_login(self, needed: LoginNeeded) -> Item_co | None:
         """Return the item for a job whose token was rejected, if there is no other token."""
 
-    def ended(self, *, replayed: bool) -> None:
-        """Note the end of a stream, and whether its trailers say that the job was sent earlier."""
+    def ended(self, error: GatewayError | None, *, replayed: bool) -> None:
+        """Note the end of a stream, its error, and whether its trailers say that the job was sent earlier."""
 
     def resume(self, error: GatewayError, *, fresh_token: bool) -> Retry | None:
         """Return the next attempt, or None if the error is final. `fresh_token`: one was needed, and there is one."""
