@@ -41,7 +41,6 @@ class Stack:
         self._job_seconds = 0.0
         clock = self._job_clock if scenario.pace else time.monotonic
         self.simulator = Simulator(tokens=frozenset({TOKEN}), clock=clock)
-        self.simulator.requests.on_record = self._recorded
 
     async def __aenter__(self) -> Self:
         await self.simulator.start("127.0.0.1", 0)
@@ -55,6 +54,7 @@ class Stack:
             self._url = url.geturl()
             self._proxy = await self._exit.enter_async_context(Http2Proxy((await self._new_gateway()).address))
             self._proxy.before_failure = self._failed
+            self.simulator.requests.on_record = self._recorded
             self._arm_faults()
             await self.settled()
         except BaseException:

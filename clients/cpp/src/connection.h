@@ -21,8 +21,7 @@
 
 namespace jobgateway::internal {
 
-// The state by which another thread ends a call or a watch. Connection has the
-// functions.
+// A call or a watch, with all its attempts, that another thread can close.
 struct Handle {
   std::atomic<bool> closed = false;
   // The call in flight, or null. Guarded by the mutex of the connection.

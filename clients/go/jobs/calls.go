@@ -78,7 +78,7 @@ func (c *Client) Cancel(ctx context.Context, uid int64, options ...Option) (*pb.
 // Wait waits until a job is done, without a stream. It reads again after the errors after which a watch resumes.
 //
 // If the Timeout of the request passes, it returns the unfinished job without an error. If no state could be read, it returns
-// context.DeadlineExceeded with the last error, at once if the next attempt would come too late. The Timeout counts for all
+// context.DeadlineExceeded with the last error, immediately if the next attempt would come too late. The Timeout counts for all
 // attempts; the last login and the last response may take 30 seconds more. Without a Timeout, ctx limits the wait, and its
 // end is an error.
 func (c *Client) Wait(ctx context.Context, req *pb.WaitJobRequest, options ...Option) (*pb.Job, error) {

@@ -101,7 +101,7 @@ impl Client {
     /// Waits until a job is done, without a stream, and continues over an outage like a watch.
     ///
     /// After the `timeout` of the request, it returns the job as it is then, which may not be done. If no state could be read,
-    /// it fails with `Code::DeadlineExceeded`, and the last failure as its `cause`; it does so at once if the next attempt would
+    /// it fails with `Code::DeadlineExceeded`, and the last failure as its `cause`; it does so immediately if the next attempt would
     /// come too late. The `timeout` counts for all attempts; the last login and the last response may take 30 seconds more.
     /// Without a `timeout`, it waits as long as it takes.
     pub async fn wait(&self, request: WaitJobRequest, mut hooks: Hooks<'_>) -> Result<Job, Error> {

@@ -63,7 +63,7 @@ class Client {
   // the job although it is not done. The latter counts for all attempts; the
   // last login and the last response may take 30 seconds more. If no state
   // could be read, throws an Error with the code DEADLINE_EXCEEDED and the last
-  // error as its cause, at once if the next attempt would come too late.
+  // error as its cause, immediately if the next attempt would come too late.
   v1::Job Wait(const v1::WaitJobRequest& request,
                const CallOptions& options = {});
   v1::Job Wait(std::int64_t uid, const CallOptions& options = {});
