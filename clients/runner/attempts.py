@@ -44,7 +44,6 @@ def problems(scenario: Scenario, calls: list[Call], connections: list[Lifetime])
             yield from _reset(chain)
         else:
             yield from _unary(chain)
-            yield from _wait(chain)
     for call in calls:
         for retry in call.retries:
             yield from _job_retry(retry)
@@ -75,7 +74,10 @@ def _unary(chain: list[Call]) -> Iterator[str]:
         if not later.by_library and earlier.end.code != _UNAUTHENTICATED:
             least = max(least, _FIRST_WAIT)
         yield from _too_early(f"{later.method} came", later.start - earlier.end.time, least)
-        if later.by_library or _repeats_without_limit(earlier):
+        if later.by_library:
+            continue
+        yield from _rest(earlier, later, least)
+        if _repeats_without_limit(earlier):
             continue
         attempt += earlier.end.code != _UNAUTHENTICATED
         if attempt == _MOST_ATTEMPTS + 1:
@@ -91,16 +93,12 @@ def _repeats_without_limit(failed: Call) -> bool:
     return bool(limited) or end.code == _UNAVAILABLE or not end.reason
 
 
-def _wait(chain: list[Call]) -> Iterator[str]:
-    """Yield a problem for each further attempt of a wait that does not send the rest of its time limit."""
-    for earlier, later in itertools.pairwise(chain):
-        before, rest = earlier.timeout_seconds, later.timeout_seconds
-        if before is None or later.by_library or earlier.end is None or earlier.end.code in (None, _OK):
-            continue
-        # The time until the response is not counted, because a proxy and a client measure it differently.
-        most = before - max(_FIRST_WAIT, earlier.end.retry_seconds)
-        if rest is None or rest > most + _TOLERANCE:
-            yield f"{later.method} has a timeout of {rest} s, and at most {most:.3f} s are left"
+def _rest(earlier: Call, later: Call, least: float) -> Iterator[str]:
+    """Yield a problem if a further attempt of a wait does not send the rest of its time limit, `least` seconds less."""
+    before, rest = earlier.timeout_seconds, later.timeout_seconds
+    # The time until the response is not counted, because a proxy and a client measure it differently.
+    if before is not None and (rest is None or rest > before - least + _TOLERANCE):
+        yield f"{later.method} has a timeout of {rest} s, and at most {before - least:.3f} s are left"
 
 
 def _watch(scenario: Scenario, chain: list[Call], connections: list[Lifetime]) -> Iterator[str]:

@@ -104,6 +104,7 @@ def found(*calls: Call, scenario: Scenario = WATCH, connections: list[Lifetime] 
         ([wait(0, 9, end=End(1, code=14, retry_seconds=2)), wait(3.2, 7.5)], "at most 7.000 s are left"),
         ([wait(0, 9, end=End(1, code=14)), wait(1.2, 9, by_library=True)], ""),
         ([wait(0, 9, end=End(9, code=0)), wait(9.1, 9)], ""),
+        ([wait(0, 9, end=End(0, code=16)), wait(0.01, 8.99)], ""),
         # The end of the last stream for many jobs.
         ([all_jobs(0, half_closed=1, end=End(1.1, code=0))], ""),
         ([all_jobs(0, half_closed=1, end=End(6, by_client=True))], ""),
