@@ -6,7 +6,7 @@ import os
 import re
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -15,7 +15,9 @@ from gateway.errors import ConfigError
 from gateway.threads import run_detached
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 FILE, FOLDER = "SSL_CERT_FILE", "SSL_CERT_DIR"
 # OpenSSL reads only files with such names in a folder.
@@ -25,12 +27,9 @@ _log = structlog.get_logger()
 
 
 def check() -> None:
-    """Raise `ConfigError` if `SSL_CERT_FILE` is set and unusable.
-
-    Libraries read this file during their import, which would hang on a stuck volume.
-    """
-    if FILE in os.environ:
-        client_context()
+    """Raise `ConfigError` if `SSL_CERT_FILE` is set and unusable, also if only a library will read it."""
+    if named := os.environ.get(FILE):
+        _within_the_time(lambda: _trust_file(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), Path(named)))
 
 
 def client_context() -> ssl.SSLContext:
@@ -42,7 +41,11 @@ def client_context() -> ssl.SSLContext:
     Raises:
         ConfigError: a file or folder is unusable, or cannot be read within `START_SECONDS`.
     """
-    reading = run_detached("authorities", _load)
+    return _within_the_time(_load)
+
+
+def _within_the_time(read: Callable[[], T]) -> T:
+    reading = run_detached("authorities", read)
     try:
         return reading.result(START_SECONDS)
     except TimeoutError:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from functools import cache
@@ -20,6 +21,21 @@ LIGHT = {"annotated_doc", "shellingham", "typer"}
 SLOW = {"jobgateway", "jobgateway_client", "asyncio", "concurrent", "email", "http", "multiprocessing", "ssl"}
 # What shows progress, serves or reads the upstream.
 OF_OTHERS = {"aiohttp", "httpx", "jinja2", "opentelemetry", "prometheus_client", "pydantic", "rich", "structlog"}
+# What `serve` needs only with some settings, or for some of its commands.
+OPTIONAL = {"cryptography", "httpx", "jinja2", "jobgateway_client", "opentelemetry", "redis", "tomlkit"}
+# Prints how often Python has collected garbage when the event loop would start.
+COLLECTIONS = """
+import gc, uvloop
+from gateway.__main__ import main
+collections = []
+gc.callbacks.append(lambda phase, info: collections.append(info))
+def run(main):
+    main.close()
+    print(len(collections), gc.isenabled())
+    raise SystemExit
+uvloop.run = run
+main()
+"""
 
 
 @cache
@@ -70,6 +86,22 @@ def test_a_call_imports_no_display_and_no_server() -> None:
     names = imported("-m", "gateway", "get", "5", "--target", "127.0.0.1:9")
     assert "grpc" in names
     assert not names & OF_OTHERS
+
+
+def test_a_server_imports_only_what_its_settings_need() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        # It ends at the last step of its start, because it cannot listen.
+        options = ("--upstream-url", "http://127.0.0.1:9", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+        names = imported("-m", "gateway", "serve", *options, "--admin-listen", "127.0.0.1:0")
+    assert "prometheus_client" in names
+    assert not names & OPTIONAL
+
+
+def test_a_server_collects_no_garbage_while_it_imports() -> None:
+    command = [sys.executable, "-c", COLLECTIONS, "serve", "--upstream-url", "http://127.0.0.1:9"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBGATEWAY_")}
+    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout  # noqa: S603
+    assert output == "0 False\n"
 
 
 def test_the_version_is_that_of_the_packages() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import httpx
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -31,10 +32,10 @@ from gateway.server.defaults import OPTIONS
 from gateway.server.gateway import Gateway
 from tests.support.certificates import Authority, MountedSecret
 from tests.support.frames import header_block, headers, peer
-from tests.support.gateways import BEARER, GET_JOB, TOKEN, Failure, expect_error, running, stub
+from tests.support.gateways import BEARER, GET_JOB, SEND, TOKEN, Failure, expect_error, running, stub
 from tests.support.paths import ROOT
 from tests.support.raw import free_port, raw_call
-from tests.support.upstream import RUNNING, Connection, ScriptedUpstream, answer, hang
+from tests.support.upstream import DONE, RUNNING, Connection, ScriptedUpstream, answer, hang
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -113,6 +114,18 @@ sys.meta_path.insert(0, Importing)
 from gateway.__main__ import main
 main()
 """
+# `serve`, which logs each import in a line of its own.
+TRACED = """
+import json, os, sys
+
+def trace(event, details):
+    if event == "import":
+        os.write(2, (json.dumps({"event": "import", "name": details[0]}) + chr(10)).encode())
+
+sys.addaudithook(trace)
+from gateway.__main__ import main
+main()
+"""
 
 
 async def spawn(command: Sequence[str] = SERVE, **settings: str) -> asyncio.subprocess.Process:
@@ -138,6 +151,29 @@ async def process(upstream: ScriptedUpstream, command: Sequence[str] = SERVE, **
         if child.returncode is None:
             child.kill()
         await child.communicate()
+
+
+@pytest.mark.slow
+async def test_calls_import_nothing(upstream: ScriptedUpstream) -> None:
+    async with process(upstream, ("-c", TRACED, "serve")) as server:
+        serving = await server.logged("serving")
+        assert "import" in server.events
+        server.lines.clear()
+        # So that it takes no response of the script.
+        await server.logged("upstream.probed")
+        upstream.script += [RUNNING, answer(201, {"uid": 42, "status": "running"}), answer(404, {"detail": "no"}), DONE]
+        async with grpc.aio.insecure_channel(serving["address"]) as channel:
+            jobs = rpc.JobServiceStub(channel)
+            await jobs.GetJob(GET_JOB, metadata=BEARER)
+            await jobs.SendJob(SEND, metadata=BEARER)
+            await expect_error(jobs.GetJob(pb.GetJobRequest(uid=1), metadata=BEARER))
+            assert [each async for each in jobs.WatchJob(pb.WatchJobRequest(uid=42), metadata=BEARER)]
+        async with httpx.AsyncClient(trust_env=False) as client:
+            assert (await client.get(f"http://{serving['admin_address']}/metrics")).status_code == 200
+        server.signal(signal.SIGTERM)
+        assert await server.end() == 0
+    assert [line["name"] for line in server.lines if line["event"] == "import"] == []
+    assert server.events.count("call") == 4
 
 
 @pytest.mark.slow
