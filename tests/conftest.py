@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
+import logging
 import os
 import signal
 import socket
@@ -38,6 +40,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The same with `nohup` and SIGHUP.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# A terminal has the size that its test gives it. The readline of pytest exports another, which xdist's workers inherit.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 
 def default_ports() -> list[int]:
@@ -58,6 +63,41 @@ def _default_ports_are_taken() -> Iterator[None]:
                 listener.bind(("127.0.0.1", port))
                 listener.listen()
         yield
+
+
+class LostErrors(logging.Handler):
+    """Collects what asyncio reports of errors that nobody reads, such as the one of a task that died."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self._reports: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._reports.append(self.format(record))
+
+    def take(self) -> list[str]:
+        """Return the reports since the last time."""
+        reports, self._reports = self._reports, []
+        return reports
+
+
+@pytest.fixture(scope="session")
+def lost_errors() -> LostErrors:
+    """Collect the errors of tasks that died."""
+    errors = LostErrors()
+    logging.getLogger("asyncio").addHandler(errors)
+    # The collections after each test need not visit what is imported.
+    gc.collect()
+    gc.freeze()
+    return errors
+
+
+@pytest.fixture(autouse=True)
+def _no_error_is_lost(lost_errors: LostErrors) -> Iterator[None]:
+    """Fail if a task died and nobody read its error. asyncio reports that when the task is collected."""
+    yield
+    gc.collect()
+    assert lost_errors.take() == []
 
 
 @pytest.fixture(autouse=True)

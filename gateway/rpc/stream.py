@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from jobgateway.v1 import job_service_pb2 as pb
 
+    from gateway.auth.credential import Credential
     from gateway.clock import Clock
     from gateway.limits.fair_budget import Reservation
     from gateway.limits.response_memory import ResponseMemory
     from gateway.models import Result
-    from gateway.rpc.call import Call
     from gateway.rpc.codec.events import Buffers, JobState
     from gateway.threads import WorkerPool
     from gateway.watch import Watcher
@@ -77,6 +77,27 @@ class DeliveryObserver(Protocol):
         """Count a state that was sent `seconds` after it was observed, and the `skipped` states before it."""
 
 
+class StreamCall(Protocol):
+    """The call that a stream writes to.
+
+    Attributes:
+        skipped: The number of states that the stream has skipped.
+    """
+
+    skipped: int
+
+    @property
+    def uid(self) -> int | None:
+        """The job, or None until a submission has returned it."""
+
+    @property
+    def credential(self) -> Credential:
+        """The credential that reads the results."""
+
+    async def write(self, event: bytes, *, last: bool = False) -> None:
+        """Send an encoded event, and return when flow control accepts it; `last`: no other event follows."""
+
+
 class StreamResources(NamedTuple):
     """The parts of a gateway that its streams share.
 
@@ -107,7 +128,7 @@ class EventStream:
     """
 
     def __init__(
-        self, call: Call, content_format: pb.ContentFormat.ValueType, heartbeat: float, resources: StreamResources
+        self, call: StreamCall, content_format: pb.ContentFormat.ValueType, heartbeat: float, resources: StreamResources
     ) -> None:
         self.ended = False
         self._call = call

@@ -15,6 +15,7 @@ from tests.invariants.history import History, Watch
 from tests.invariants.multiplexed import Inbox, Stream
 from tests.invariants.sockets import SocketRun
 from tests.support.gateways import Failure
+from tests.support.tasks import has_ended
 
 
 class Entry(NamedTuple):
@@ -58,7 +59,7 @@ class MultiplexedSocketRun(SocketRun):
             entry.requests.put_nowait(pb.WatchJobsRequest(watch=refused))
 
     def _entry_for(self, watch: Watch, heartbeat: float) -> Entry:
-        self._entries = [entry for entry in self._entries if not entry.task.done()]
+        self._entries = [entry for entry in self._entries if not has_ended(entry.task)]
         fitting = [
             entry
             for entry in self._entries

@@ -17,6 +17,7 @@ from gateway.rpc.stream import StreamResources
 from gateway.watch import WatchKey
 from tests.invariants.multiplexed import Inbox, Stream
 from tests.invariants.stepped import OUTGOING, WORKERS, SteppedRun
+from tests.support.tasks import has_ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -139,7 +140,7 @@ class MultiplexedRun(SteppedRun):
             entry.pipe.request(None)
 
     def _entry_for(self, watch: Watch, heartbeat: float) -> Entry:
-        self._entries = [entry for entry in self._entries if not entry.task.done()]
+        self._entries = [entry for entry in self._entries if not has_ended(entry.task)]
         fitting = [
             entry
             for entry in self._entries
@@ -242,5 +243,5 @@ class MultiplexedRun(SteppedRun):
 
     def _check_all_ended(self) -> None:
         for entry in self._entries:
-            assert entry.task.done(), f"{entry.inbox.stream.name} never ended"
+            assert has_ended(entry.task), f"{entry.inbox.stream.name} never ended"
             assert not entry.pipe.defects

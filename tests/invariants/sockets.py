@@ -20,6 +20,7 @@ from gateway.server.gateway import Gateway
 from tests.invariants.courses import REFUSALS, Course, Troubles, draw_course
 from tests.invariants.history import History, Kind, Poll, Watch, read_event
 from tests.support.gateways import Failure
+from tests.support.tasks import has_ended
 from tests.support.upstream import Connection, ReceivedRequest, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
@@ -215,7 +216,9 @@ class SocketRun:
 
     async def _stop_gateway(self, grace: float) -> None:
         await self._gateway.stop(grace)
-        await asyncio.gather(*(task for _, task in self._active.values()), return_exceptions=True)
+        # A watch that is cancelled before its first step does not run at all.
+        for outcome in await asyncio.gather(*(task for _, task in self._active.values()), return_exceptions=True):
+            assert outcome is None or isinstance(outcome, asyncio.CancelledError), outcome
         await self._channel.close()
 
     def _join(self, resume: Watch | None = None) -> None:
@@ -290,7 +293,7 @@ class SocketRun:
         """Let one thing happen, then a random time pass. The run does not wait for an effect."""
         dice = self.dice
         self.steps += 1
-        self._active = {number: entry for number, entry in self._active.items() if not entry[1].done()}
+        self._active = {number: entry for number, entry in self._active.items() if not has_ended(entry[1])}
         resumable = [watch for watch in self.watches[-20:] if watch.status and any(each.token for each in watch.events)]
         what = dice.choices(
             ["join", "resume", "leave", "trouble", "calm", "restart", "nothing"], [6, 4, 3, 3, 2, 0.2, 5]

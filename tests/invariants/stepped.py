@@ -37,10 +37,10 @@ from gateway.watch import Hub, InMemorySentJobs, PollPolicy, PollSchedule, Watch
 from tests.invariants.courses import REFUSALS, Course, Troubles, draw_course
 from tests.invariants.history import History, Kind, Poll, Watch, read_event
 from tests.support.clock import SteppedClock, settle
+from tests.support.tasks import has_ended
 
 if TYPE_CHECKING:
     from gateway.clock import PauseTimeout
-    from gateway.rpc.call import Call
 
 CREDENTIALS = ["ann", "bob", "eve"]
 OUTGOING = ResponseMemory(FairBudget(1 << 30), 1 << 30)
@@ -54,6 +54,7 @@ class Pipe:
     def __init__(self, clock: SteppedClock, watch: Watch, content: bytes) -> None:
         self.credential = Credential(watch.credential)
         self.uid = watch.uid
+        self.skipped = 0
         self._clock = clock
         self._watch = watch
         self._content = bytearray(content)
@@ -186,10 +187,9 @@ class SteppedRun:
 
     async def _watch(self, watch: Watch, pipe: Pipe, token: str) -> None:
         uid = watch.uid
-        call: Call = pipe  # type: ignore[assignment] # a stream only writes to it
         content_format = self.dice.choice([pb.CONTENT_FORMAT_JSON, pb.CONTENT_FORMAT_JSON_CHUNKS])
         resources = StreamResources(self.clock, OUTGOING, WORKERS, self.metrics)
-        stream = EventStream(call, content_format, watch.heartbeat, resources)
+        stream = EventStream(pipe, content_format, watch.heartbeat, resources)
         stream.resume(read_resume_point(token, uid), token)
         watch.joined = self.clock.stamp()
         try:
@@ -281,7 +281,7 @@ class SteppedRun:
         """Let one thing happen, then some time pass."""
         dice = self.dice
         self.steps += 1
-        self._active = {number: entry for number, entry in self._active.items() if not entry[2].done()}
+        self._active = {number: entry for number, entry in self._active.items() if not has_ended(entry[2])}
         resumable = [
             watch for watch in self.watches[-40:] if watch.status and any(event.token for event in watch.events)
         ]
@@ -333,7 +333,7 @@ class SteppedRun:
 
     def _check_all_ended(self) -> None:
         for watch, _, task in self._active.values():
-            assert task.done(), f"{watch.name} never ended"
+            assert has_ended(task), f"{watch.name} never ended"
 
 
 def job_of(uid: int, state: str, result: bytes | None, now: float) -> Job:

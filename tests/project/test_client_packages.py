@@ -50,6 +50,8 @@ def test_the_java_programs_use_the_package_of_this_version() -> None:
     for name in ("example", "scenario"):
         pom = (CLIENTS / "java" / name / "pom.xml").read_text()
         assert f"<artifactId>jobgateway-client</artifactId>\n      <version>{VERSION}</version>" in pom
+    settings = CLIENTS / "java" / "src" / "main" / "java" / "jobgateway" / "client" / "ChannelSettings.java"
+    assert f'String VERSION = "{VERSION}";\n' in settings.read_text()
 
 
 @pytest.mark.parametrize("language", PACKAGES, ids=lambda each: each.name)

@@ -484,7 +484,11 @@ async def test_a_slow_client_gets_the_latest_state_and_each_end(
     other = Stream(jobs, BOB)
     upstream.on("GET", path(3), *(at(3, number) for number in range(50)), success(3))
     await other.watch(3)
-    assert len(percentages(await other.rest())) == 51, "another stream of the same connection goes on"
+    delivered = [event for event in await other.rest() if event.HasField("job")]
+    # All, unless this machine was slow.
+    assert len(delivered) + sum(event.skipped for event in delivered) == 51, (
+        "another stream of the connection continues"
+    )
     await fine.wait()
     await stream.rest()
     for uid, changes in ((1, 200), (2, 100)):

@@ -123,7 +123,8 @@ async def test_a_repetition_whose_callers_left_does_not_submit(clock: SteppedClo
     again.cancel()
     post.gate.set()
     await clock.advance(5)
-    assert (first.done(), other.count, fleet[1].in_flight) == (True, 0, 0)
+    assert isinstance(first.exception(), UpstreamStatusError)
+    assert (other.count, fleet[1].in_flight) == (0, 0)
 
 
 async def test_a_repetition_learns_that_the_first_gateway_died(clock: SteppedClock, fleet: list[Submitter]) -> None:

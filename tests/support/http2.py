@@ -104,6 +104,9 @@ class Peer:
     async def fill(self, stream: int, body: bytes, at: int) -> int:
         """Send as much of the body from `at` as the gateway's windows take, and return where the rest begins."""
         while at < len(body) and (window := self.h2.local_flow_control_window(stream)) > 0:
+            if self.h2.state_machine.state is h2.connection.ConnectionState.CLOSED:
+                # The gateway has sent GOAWAY.
+                raise ConnectionResetError
             end = at + min(window, self.h2.max_outbound_frame_size)
             self.h2.send_data(stream, body[at:end], end_stream=end >= len(body))
             at = end

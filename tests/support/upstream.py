@@ -199,6 +199,9 @@ async def _read_request(reader: asyncio.StreamReader) -> ReceivedRequest | None:
     except asyncio.IncompleteReadError:
         return None
     request, *lines = head.decode("latin-1").split("\r\n")
+    if request.count(" ") < 2:
+        # It does not speak HTTP/1.
+        return None
     method, path, _ = request.split(" ", 2)
     headers = {}
     for line in filter(None, lines):

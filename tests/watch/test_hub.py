@@ -997,7 +997,7 @@ async def test_a_refusal_is_confirmed_after_about_a_second(clock: SteppedClock) 
     hub = make_hub(clock, shortest=5, longest=60)
     follower = Follower(hub, ANN, fetch)
     await clock.advance(10)
-    assert follower.task.done()
+    assert isinstance(follower.task.exception(), UpstreamStatusError)
     assert 0.8 <= fetch.gaps[1] <= 1.2
 
 

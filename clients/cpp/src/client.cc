@@ -84,7 +84,10 @@ v1::Job Unary(Attempts* attempts, const UnaryCall& unary) {
     const Error error = internal::ErrorOf(status);
     attempts->Failed(error);
     bool again = unary.may_retry(error);
-    if (error.code == grpc::StatusCode::UNAUTHENTICATED && !logged_in) {
+    // A submission is not repeated then.
+    const bool job_exists = unary.uid == 0 && error.uid() != 0;
+    if (error.code == grpc::StatusCode::UNAUTHENTICATED && !logged_in &&
+        !job_exists) {
       logged_in = true;
       again = attempts->Renew(token);
     }

@@ -93,6 +93,22 @@ TEST(ClientTest, RunWatchesTheJobThatAnErrorNames) {
   }
 }
 
+TEST(ClientTest, SendIsNotRepeatedAfterAnErrorThatNamesTheJob) {
+  Gateway gateway;
+  std::atomic<int> sends = 0;
+  gateway.send = [&](v1::Job*) {
+    ++sends;
+    return GatewayError(StatusCode::UNAUTHENTICATED, "TEST", "5");
+  };
+  Options options;
+  std::atomic<int> logins = 0;
+  options.login = [&] { return std::to_string(++logins); };
+  Client client(gateway.target(), options);
+  const auto send = [&] { client.Send(NewRequest("1", 7, "run")); };
+  EXPECT_EQ(ErrorIn(send).uid(), 5);
+  EXPECT_EQ(sends, 1);
+}
+
 struct Submission {
   Status status;
   std::string request_id;

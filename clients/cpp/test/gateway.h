@@ -28,6 +28,7 @@ class Gateway : public v1::JobService::Service {
 
   std::function<grpc::Status(grpc::ServerContext*, v1::Job*)> get;
   std::function<grpc::Status(const v1::WaitJobRequest&, v1::Job*)> wait;
+  std::function<grpc::Status(v1::Job*)> send;
   std::function<grpc::Status(grpc::ServerContext*, const v1::RunJobRequest&,
                              Events*)>
       run;
@@ -44,6 +45,10 @@ class Gateway : public v1::JobService::Service {
   grpc::Status WaitJob(grpc::ServerContext*, const v1::WaitJobRequest* request,
                        v1::Job* job) override {
     return wait(*request, job);
+  }
+  grpc::Status SendJob(grpc::ServerContext*, const v1::SendJobRequest*,
+                       v1::Job* job) override {
+    return send(job);
   }
   grpc::Status RunJob(grpc::ServerContext* context,
                       const v1::RunJobRequest* request,

@@ -155,7 +155,8 @@ func (c *Client) attempts(ctx context.Context, call unaryCall, o callOptions, la
 		e := errorOf(err)
 		*last = e
 		again := call.mayRetry(e)
-		if e.Code == codes.Unauthenticated && !loggedIn {
+		jobExists := call.uid == 0 && e.UID() != 0 // a submission is not repeated then
+		if e.Code == codes.Unauthenticated && !loggedIn && !jobExists {
 			loggedIn = true
 			if again, err = c.credential.renew(ctx, token); err != nil {
 				return nil, err

@@ -106,6 +106,33 @@ func TestAnErrorThatNamesTheJobIsWatched(t *testing.T) {
 	}
 }
 
+// sendGateway rejects the token of each SendJob, with an error that names the job.
+type sendGateway struct {
+	pb.UnimplementedJobServiceServer
+	sends atomic.Int32
+}
+
+func (g *sendGateway) SendJob(context.Context, *pb.SendJobRequest) (*pb.Job, error) {
+	g.sends.Add(1)
+	st, _ := status.New(codes.Unauthenticated, "").WithDetails(&errdetails.ErrorInfo{
+		Domain: domain, Reason: "TEST", Metadata: map[string]string{"uid": "7"},
+	})
+	return nil, st.Err()
+}
+
+func TestASendIsNotRepeatedAfterAnErrorThatNamesTheJob(t *testing.T) {
+	g := &sendGateway{}
+	logins := 0
+	client := newClient(t, g, Options{Login: func(context.Context) (string, error) {
+		logins++
+		return fmt.Sprint(logins), nil
+	}})
+	_, err := client.Send(context.Background(), &pb.SendJobRequest{RequestId: "id"})
+	if errorOf(err).UID() != 7 || g.sends.Load() != 1 {
+		t.Errorf("%d calls, error %v", g.sends.Load(), err)
+	}
+}
+
 func TestARunIsSentAgainOnlyIfThatIsSafe(t *testing.T) {
 	for requestID, sent := range map[string]int32{"": 1, "id": 2} {
 		g := &runGateway{run: func(call int32, stream grpc.ServerStreamingServer[pb.JobEvent]) error {

@@ -162,7 +162,7 @@ func (w *Watch) call(ctx context.Context, conn *connection, token string) (finis
 			return false, err
 		}
 		w.options.progressed(event.GetJob())
-		if !w.yield(item) && !w.ended {
+		if !w.yield(item) && !w.ended { // the trailers of the last call are read in any case
 			return true, nil
 		}
 	}

@@ -7,10 +7,9 @@ import jobgateway.v1.SendJobRequest;
 
 public class Send {
   public static void main(String[] args) throws InterruptedException {
-    var params = ByteString.copyFromUtf8("{\"duration\": 1, \"steps\": 2}");
     var request = SendJobRequest.newBuilder().setWorkspaceId("1").setEntityId(7);
-    request.setRequestId(UUID.randomUUID().toString());
-    request.setMethodName("succeed").setParamsJson(params);
+    request.setRequestId(UUID.randomUUID().toString()).setMethodName("succeed");
+    request.setParamsJson(ByteString.copyFromUtf8("{\"duration\": 1, \"steps\": 2}"));
     try (var client = Client.create("127.0.0.1:50051", "demo-token")) {
       var end = client.run(request.build(), Options.defaults().onProgress(Send::print)).finish();
       System.out.println(end.job().getStatus() + " " + end.result().toStringUtf8());
@@ -18,6 +17,8 @@ public class Send {
   }
 
   private static void print(Job job) {
-    System.out.println(job.getProgress().getPercentage() + "% " + job.getProgress().getMessage());
+    if (job.hasProgress()) {
+      System.out.println(job.getProgress().getPercentage() + "% " + job.getProgress().getMessage());
+    }
   }
 }

@@ -101,9 +101,9 @@ impl Client {
     /// Waits until a job is done, without a stream, and continues over an outage like a watch.
     ///
     /// After the `timeout` of the request, it returns the job as it is then, which may not be done. If no state could be read,
-    /// it fails with `Code::DeadlineExceeded`, and the last failure as its `cause`; it does so immediately if the next attempt would
-    /// come too late. The `timeout` counts for all attempts; the last login and the last response may take 30 seconds more.
-    /// Without a `timeout`, it waits as long as it takes.
+    /// it fails with `Code::DeadlineExceeded`, and the last failure as its `cause`; it does so immediately if the next attempt
+    /// would come too late. The `timeout` counts for all attempts; the last login and the last response may take 30 seconds
+    /// more. Without a `timeout`, it waits as long as it takes.
     pub async fn wait(&self, request: WaitJobRequest, mut hooks: Hooks<'_>) -> Result<Job, Error> {
         let timeout = request.timeout;
         let timeout = timeout.and_then(|timeout| Duration::try_from(timeout).ok());
@@ -158,7 +158,9 @@ impl Client {
                 Err(status) => Failure::from(status),
             };
             let mut again = may_retry(&failure);
-            if failure.code == Code::Unauthenticated && !logged_in {
+            // A submission is not repeated then.
+            let job_exists = call.uid.is_none() && failure.uid().is_some();
+            if failure.code == Code::Unauthenticated && !logged_in && !job_exists {
                 logged_in = true;
                 let renewed = call.patience.limit(self.renew(&access, &mut login)).await;
                 again = renewed.ok_or_else(|| timed_out(Some(failure.clone())))??;

@@ -112,3 +112,25 @@ async fn an_absurd_timeout_is_no_panic() {
     let (error, ()) = tokio::join!(client.wait(wait(i64::MAX), Hooks::default()), answer);
     assert!(error.is_err());
 }
+
+#[tokio::test]
+async fn a_send_is_not_repeated_after_a_failure_that_names_the_job() {
+    let mut gateway = Gateway::start().await;
+    let client = Client::builder(&gateway.uri)
+        .login(async || Ok::<_, TokenError>(Some(rand::random::<u64>().to_string())))
+        .build()
+        .unwrap();
+    let answer = async {
+        let metadata = [("uid".to_owned(), "7".to_owned())];
+        let details = ErrorDetails::with_error_info("TEST", "jobgateway", metadata);
+        let status = Status::with_error_details(Code::Unauthenticated, "expired", details);
+        gateway.call().await.fail(status);
+    };
+    let request = SendJobRequest::new("1", 7, "run", "{}");
+    let (error, ()) = tokio::join!(client.send(request, Hooks::default()), answer);
+    let Err(Error::Call(failure)) = error else {
+        panic!("the job was sent");
+    };
+    assert_eq!(failure.uid(), Some(7));
+    assert!(gateway.is_idle());
+}

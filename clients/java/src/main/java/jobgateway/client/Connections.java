@@ -3,15 +3,12 @@ package jobgateway.client;
 import static java.util.concurrent.TimeUnit.NANOSECONDS;
 import static java.util.concurrent.TimeUnit.SECONDS;
 
-import io.grpc.Context;
+import io.grpc.Deadline;
 import io.grpc.ManagedChannel;
-import java.time.Duration;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.ExecutionException;
-import java.util.concurrent.TimeoutException;
 import java.util.function.Supplier;
 
 /**
@@ -33,9 +30,6 @@ final class Connections implements AutoCloseable {
       return channel;
     }
   }
-
-  /** Longer ones do not fit into nanoseconds. */
-  private static final Duration LONGEST_WAIT = Duration.ofDays(365);
 
   private final Supplier<ManagedChannel> connect;
   private final Set<Connection> open = new HashSet<>();
@@ -68,31 +62,14 @@ final class Connections implements AutoCloseable {
     }
   }
 
-  /**
-   * Waits, or returns early if the {@code Context} of the thread ends, because the next call then
-   * fails.
-   *
-   * @throws IllegalStateException if the client is closed meanwhile
-   */
-  void sleep(Duration delay) throws InterruptedException {
-    var context = Context.current();
-    var ended = new CompletableFuture<Void>();
-    Context.CancellationListener listener = cancelled -> ended.complete(null);
-    context.addListener(listener, Runnable::run);
-    try {
-      var longest = delay.compareTo(LONGEST_WAIT) > 0 ? LONGEST_WAIT : delay;
-      CompletableFuture.anyOf(closed, ended).get(longest.toNanos(), NANOSECONDS);
-    } catch (TimeoutException | ExecutionException over) {
-      // The wait is over.
-    } finally {
-      context.removeListener(listener);
-    }
-    throwIfClosed();
+  /** Returns a future that completes when the client is closed. */
+  CompletableFuture<Void> closed() {
+    return closed;
   }
 
-  void throwIfClosed() {
+  private void throwIfClosed() {
     if (closed.isDone()) {
-      throw new IllegalStateException("the client is closed");
+      throw GatewayException.closed("the client is closed");
     }
   }
 
@@ -106,9 +83,10 @@ final class Connections implements AutoCloseable {
       open.clear();
     }
     closing.forEach(connection -> connection.channel.shutdownNow());
+    var deadline = Deadline.after(5, SECONDS);
     try {
       for (var connection : closing) {
-        connection.channel.awaitTermination(5, SECONDS);
+        connection.channel.awaitTermination(deadline.timeRemaining(NANOSECONDS), NANOSECONDS);
       }
     } catch (InterruptedException stopped) {
       Thread.currentThread().interrupt();

@@ -26,7 +26,7 @@ final class Content {
    * 0 after a resume.
    */
   void add(ContentChunk chunk) {
-    int offset = (int) Math.min(chunk.getOffset(), chunks.size());
+    int offset = (int) Math.max(0, Math.min(chunk.getOffset(), chunks.size()));
     chunks = chunks.substring(0, offset).concat(chunk.getData());
   }
 
@@ -47,7 +47,7 @@ final class Content {
    * Compares the bytes of the result of a done job, in chunks or in the job itself, with their
    * SHA-256. A {@code Struct} does not have the bytes that the hash is about.
    *
-   * @param complete whether a result that has not arrived is damaged, too
+   * @param complete whether the result was to arrive, so that one that has not is damaged, too
    * @throws GatewayException with {@code DATA_LOSS} if the bytes are damaged
    */
   void verify(Job job, boolean complete) {
@@ -57,11 +57,11 @@ final class Content {
     var bytes = job.hasContentJson() ? job.getContentJson() : chunks;
     // A repeated submission may lead to a job without a number, whose result nobody has kept.
     boolean expected = complete && job.getUid() != 0;
-    if (bytes.isEmpty() && !expected || sha256(bytes).equals(job.getContentSha256())) {
+    boolean whole = bytes.size() == job.getContentSize();
+    if (bytes.isEmpty() && !expected || whole && sha256(bytes).equals(job.getContentSha256())) {
       return;
     }
     var arrived = bytes.size() + " of " + job.getContentSize() + " bytes arrived";
-    boolean whole = bytes.size() == job.getContentSize();
     throw GatewayException.damagedResult(job.getUid(), whole ? "its SHA-256 is wrong" : arrived);
   }
 

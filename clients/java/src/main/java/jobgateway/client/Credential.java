@@ -1,76 +1,115 @@
 package jobgateway.client;
 
-import static java.util.concurrent.TimeUnit.NANOSECONDS;
-
 import io.grpc.Context;
-import io.grpc.Status;
-import java.util.Objects;
-import java.util.concurrent.locks.ReentrantLock;
+import java.util.concurrent.CompletableFuture;
+import java.util.function.BooleanSupplier;
 import java.util.function.Supplier;
 
 /** The token of a client, which its calls share. */
 final class Credential {
-  private final Supplier<String> login;
 
-  /** Held during a login, so that concurrent calls share it. */
-  private final ReentrantLock lock = new ReentrantLock();
+  /** The result of a login. Two logins may return the same token, so that objects are compared. */
+  static final class Login {
+    private final String token;
 
-  private boolean known;
-  private String token;
+    private Login(String token) {
+      this.token = token;
+    }
 
-  /**
-   * @param login returns the token; null if it never changes
-   * @param token the token if it never changes; null if there is none
-   */
-  Credential(Supplier<String> login, String token) {
-    this.login = login;
-    this.token = valid(token);
-    known = login == null;
-  }
-
-  /** Returns the current token, after the first login; null if there is none. */
-  String token() throws InterruptedException {
-    lock();
-    try {
-      if (!known) {
-        token = valid(login.get());
-        known = true;
-      }
+    /** Returns the token; null if there is none. */
+    String token() {
       return token;
-    } finally {
-      lock.unlock();
     }
+  }
+
+  private final Supplier<String> source;
+  private Login current;
+
+  /** The login in progress; otherwise null. */
+  private CompletableFuture<Login> pending;
+
+  private Credential(Supplier<String> source, Login current) {
+    this.source = source;
+    this.current = current;
+  }
+
+  /** Returns a token that never changes; null means none. */
+  static Credential ofToken(String token) {
+    return new Credential(null, new Login(valid(token)));
+  }
+
+  /** Returns the token of a function, which returns null if it has no (other) token. */
+  static Credential ofLogin(Supplier<String> source) {
+    return new Credential(source, null);
+  }
+
+  /** Returns the current login, after the first one. Also during a later login. */
+  Login current(Scope scope) throws InterruptedException {
+    return logIn(() -> current != null, scope);
   }
 
   /**
-   * Logs in, once for all calls that had the rejected token.
+   * Logs in, once for all calls with the rejected login.
    *
-   * @return whether there is a token for another attempt
+   * @return whether there is another login
    */
-  boolean renew(String rejected) throws InterruptedException {
-    lock();
-    try {
-      if (!Objects.equals(token, rejected)) {
-        return true;
+  boolean renew(Login rejected, Scope scope) throws InterruptedException {
+    return source != null && logIn(() -> current != rejected, scope) != rejected;
+  }
+
+  /** Returns the login, after another one if it is not up to date. */
+  private Login logIn(BooleanSupplier isUpToDate, Scope scope) throws InterruptedException {
+    for (boolean isFirst = true; ; isFirst = false) {
+      boolean isShared;
+      CompletableFuture<Login> login;
+      synchronized (this) {
+        if (isUpToDate.getAsBoolean()) {
+          return current;
+        }
+        isShared = pending != null;
+        login = begin();
       }
-      var fresh = login == null ? null : valid(login.get());
-      if (fresh != null) {
-        token = fresh;
+      try {
+        return scope.await(login);
+      } catch (RuntimeException | Error failed) {
+        // One failed login does not end all calls: those that did not begin it log in once more,
+        // together.
+        if (!isFirst || !isShared || !login.isCompletedExceptionally()) {
+          throw failed;
+        }
       }
-      return fresh != null;
-    } finally {
-      lock.unlock();
     }
   }
 
-  /** Waits for a login of another thread, until the deadline of this thread's {@code Context}. */
-  private void lock() throws InterruptedException {
-    var deadline = Context.current().getDeadline();
-    if (deadline == null) {
-      lock.lockInterruptibly();
-    } else if (!lock.tryLock(deadline.timeRemaining(NANOSECONDS), NANOSECONDS)) {
-      throw new GatewayException(
-          Status.Code.DEADLINE_EXCEEDED, "the deadline passed during a login of another call");
+  /** Begins a login, unless there is one. Its thread outlives the calls that wait for it. */
+  private synchronized CompletableFuture<Login> begin() {
+    if (pending == null) {
+      var login = new CompletableFuture<Login>();
+      // The end of the call that begins it must not end it for the others.
+      var thread =
+          new Thread(Context.current().fork().wrap(() -> logIn(login)), "jobgateway-login");
+      thread.setDaemon(true);
+      thread.start();
+      pending = login;
+    }
+    return pending;
+  }
+
+  private void logIn(CompletableFuture<Login> login) {
+    try {
+      var token = valid(source.get());
+      synchronized (this) {
+        if (token != null || current == null) {
+          current = new Login(token);
+        }
+        pending = null;
+        login.complete(current);
+      }
+    } catch (Throwable error) {
+      synchronized (this) {
+        pending = null;
+        login.completeExceptionally(error);
+      }
     }
   }
 
@@ -79,6 +118,9 @@ final class Credential {
       throw new IllegalArgumentException(
           "the token has a line break or another character that no header can carry: remove white"
               + " space at its ends");
+    }
+    if (token != null && token.isEmpty()) {
+      throw new IllegalArgumentException("the token is empty: use null if there is none");
     }
     return token;
   }

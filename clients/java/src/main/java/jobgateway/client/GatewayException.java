@@ -2,7 +2,6 @@ package jobgateway.client;
 
 import com.google.protobuf.Any;
 import com.google.protobuf.InvalidProtocolBufferException;
-import com.google.protobuf.util.Durations;
 import com.google.rpc.BadRequest;
 import com.google.rpc.ErrorInfo;
 import com.google.rpc.RetryInfo;
@@ -25,6 +24,12 @@ public final class GatewayException extends RuntimeException {
   /** The reason for a stream that was cancelled because no event arrived in time. */
   public static final String SILENT = "SILENT";
 
+  /** The reason for a call that ended because the client or the watch was closed. */
+  public static final String CLOSED = "CLOSED";
+
+  /** The longest wait that a client accepts. */
+  private static final Duration LONGEST_RETRY = Duration.ofDays(1);
+
   /** The domain of the gateway's {@code ErrorInfo}. */
   private static final String DOMAIN = "jobgateway";
 
@@ -46,36 +51,72 @@ public final class GatewayException extends RuntimeException {
 
   /** Creates an error without details. */
   GatewayException(Status.Code code, String message) {
-    super(message);
+    this(code, message, null);
+  }
+
+  private GatewayException(Status.Code code, String message, Throwable cause) {
+    super(message, cause);
     this.code = code;
   }
 
-  private GatewayException(StatusException error) {
-    super(Objects.requireNonNullElse(error.getStatus().getDescription(), ""), error);
-    code = error.getStatus().getCode();
+  /** Returns an error without details. */
+  static GatewayException of(Status status, Throwable cause) {
+    var message = status.getDescription();
+    boolean isEmpty = message == null || message.isEmpty();
+    return new GatewayException(status.getCode(), isEmpty ? "no message" : message, cause);
+  }
+
+  /** Returns the error of a call that the client or the watch can no longer make. */
+  static GatewayException closed(String message) {
+    var failure = new GatewayException(Status.Code.CANCELLED, message);
+    failure.reason = CLOSED;
+    return failure;
   }
 
   /** Returns the error of a call. */
   static GatewayException of(StatusException error) {
-    var failure = new GatewayException(error);
+    var failure = withoutDetails(error);
     try {
       for (var detail : StatusProto.fromThrowable(error).getDetailsList()) {
         failure.take(detail);
       }
       return failure;
-    } catch (InvalidProtocolBufferException malformed) {
-      return new GatewayException(error); // not from the gateway, whose details are valid
+    } catch (InvalidProtocolBufferException | IllegalArgumentException malformed) {
+      return withoutDetails(error); // not from the gateway, whose details are valid
     }
+  }
+
+  /** Returns the error with the causes in its message, such as a refused connection. */
+  private static GatewayException withoutDetails(StatusException error) {
+    var status = error.getStatus();
+    var message = Objects.requireNonNullElse(status.getDescription(), "");
+    if (status.getCause() != null) {
+      // The second line of gRPC's description is a list of its own objects.
+      message = firstLine(message);
+    }
+    for (var cause = status.getCause(); cause != null; cause = cause.getCause()) {
+      var text = cause.getMessage() == null ? cause.toString() : firstLine(cause.getMessage());
+      message += message.contains(text) ? "" : ": " + text;
+    }
+    if (message.contains("Network closed for unknown reason")) {
+      message +=
+          "; the peer closed the connection: check whether it needs TLS or a client certificate";
+    }
+    return of(status.withDescription(message), error);
+  }
+
+  private static String firstLine(String text) {
+    return text.lines().findFirst().orElse("");
   }
 
   /** Returns the end of one watch of a {@code WatchJobs} stream as if it were that of a call. */
   static GatewayException of(WatchFailure watchFailure) {
-    var code = Status.fromCodeValue(watchFailure.getCode()).getCode();
-    var failure = new GatewayException(code, watchFailure.getMessage());
+    var status = Status.fromCodeValue(watchFailure.getCode());
+    var failure = of(status.withDescription(watchFailure.getMessage()), null);
     failure.reason = watchFailure.getReason();
     failure.metadata.putAll(watchFailure.getMetadataMap());
     if (watchFailure.hasRetryDelay()) {
-      failure.retryAfter = Duration.ofNanos(Durations.toNanos(watchFailure.getRetryDelay()));
+      failure.retryAfter = limited(watchFailure.getRetryDelay());
     }
     return failure;
   }
@@ -89,11 +130,14 @@ public final class GatewayException extends RuntimeException {
 
   /** Returns the failure of a job whose result does not have the bytes that the upstream sent. */
   static GatewayException damagedResult(long uid, String problem) {
+    var job = uid == 0 ? "a job without a number" : "job " + uid;
     var failure =
         new GatewayException(
             Status.Code.DATA_LOSS,
-            "the result of job " + uid + " was damaged on its way: " + problem + "; get it again");
-    failure.metadata.put("uid", Long.toString(uid));
+            "the result of " + job + " was damaged on its way: " + problem + "; get it again");
+    if (uid != 0) {
+      failure.metadata.put("uid", Long.toString(uid));
+    }
     return failure;
   }
 
@@ -115,9 +159,19 @@ public final class GatewayException extends RuntimeException {
         fields.add(new FieldProblem(violation.getField(), violation.getDescription()));
       }
     } else if (detail.is(RetryInfo.class)) {
-      var delay = detail.unpack(RetryInfo.class).getRetryDelay();
-      retryAfter = Duration.ofNanos(Durations.toNanos(delay));
+      retryAfter = limited(detail.unpack(RetryInfo.class).getRetryDelay());
     }
+  }
+
+  /** Returns a delay between nothing and a day. A status may have any numbers. */
+  private static Duration limited(com.google.protobuf.Duration delay) {
+    if (delay.getSeconds() < 0) {
+      return Duration.ZERO;
+    }
+    if (delay.getSeconds() >= LONGEST_RETRY.toSeconds()) {
+      return LONGEST_RETRY;
+    }
+    return Duration.ofSeconds(delay.getSeconds(), Math.max(0, delay.getNanos()));
   }
 
   /** Returns the code of gRPC: {@code DATA_LOSS} for a damaged result. */
@@ -125,7 +179,10 @@ public final class GatewayException extends RuntimeException {
     return code;
   }
 
-  /** Returns the reason of {@code ErrorInfo}; empty if the error is not the gateway's. */
+  /**
+   * Returns the reason of {@code ErrorInfo}, {@link #SILENT} or {@link #CLOSED}; empty if the error
+   * is not the gateway's.
+   */
   public String reason() {
     return reason;
   }
@@ -140,7 +197,7 @@ public final class GatewayException extends RuntimeException {
     return List.copyOf(fields);
   }
 
-  /** Returns the delay of {@code RetryInfo}. */
+  /** Returns the delay of {@code RetryInfo}, at most a day. */
   public Optional<Duration> retryAfter() {
     return Optional.ofNullable(retryAfter);
   }
@@ -163,7 +220,7 @@ public final class GatewayException extends RuntimeException {
   public Action action() {
     return switch (reason) {
       case "UPSTREAM_NOT_READY", "UPSTREAM_ERROR" -> Action.RETRY;
-      case "UPSTREAM_ANSWER_TOO_LARGE" -> Action.GIVE_UP;
+      case "UPSTREAM_ANSWER_TOO_LARGE", CLOSED -> Action.GIVE_UP;
       default ->
           switch (code) {
             case UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED -> Action.RETRY;
@@ -202,6 +259,23 @@ public final class GatewayException extends RuntimeException {
         !reason.isEmpty()
             && (code == Status.Code.UNAVAILABLE || code == Status.Code.RESOURCE_EXHAUSTED);
     return action() == Action.RETRY && uid().isEmpty() && (nothingSent || hasId);
+  }
+
+  /** Returns a copy for serialization, because the cause may not be serializable. */
+  private Object writeReplace() {
+    var cause = getCause();
+    if (cause != null && !(cause instanceof GatewayException)) {
+      var text = new Exception(cause.toString());
+      text.setStackTrace(cause.getStackTrace());
+      cause = text;
+    }
+    var copy = new GatewayException(code, getMessage(), cause);
+    copy.setStackTrace(getStackTrace());
+    copy.reason = reason;
+    copy.metadata.putAll(metadata);
+    copy.fields.addAll(fields);
+    copy.retryAfter = retryAfter;
+    return copy;
   }
 
   @Override

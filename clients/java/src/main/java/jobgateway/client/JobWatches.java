@@ -12,7 +12,6 @@ import java.util.Optional;
 import java.util.OptionalLong;
 import java.util.PriorityQueue;
 import java.util.function.LongSupplier;
-import jobgateway.v1.ContentFormat;
 import jobgateway.v1.JobEvent;
 import jobgateway.v1.WatchJobRequest;
 import jobgateway.v1.WatchJobsRequest;
@@ -28,7 +27,7 @@ final class JobWatches {
 
   record Nothing() implements Outcome {}
 
-  record Consumed(WatchAll.Item item) implements Outcome {}
+  record Deliver(WatchAll.Item item) implements Outcome {}
 
   /** The job is watched again on the same stream. */
   record Again(Retry retry) implements Outcome {}
@@ -83,11 +82,11 @@ final class JobWatches {
   private long sent;
   private long position;
 
-  /** A login did not return another token than that of the current stream. */
-  private boolean sameToken;
+  /** The login returned no token. */
+  private boolean noToken;
 
-  /** The last event of the job that ended with it. */
-  private Optional<JobEvent> ended = Optional.empty();
+  /** The last event of the job that ended with it; otherwise null. */
+  private JobEvent ended;
 
   /**
    * @param clock in nanoseconds, such as {@code System::nanoTime}
@@ -116,23 +115,23 @@ final class JobWatches {
   /** Returns the result of a job as JSON, or the part of it that has arrived in chunks. */
   ByteString result(long uid) {
     var content = contents.getOrDefault(uid, new Content());
-    return ended
-        .filter(event -> event.getUid() == uid)
-        .map(event -> content.json(event.getJob()))
-        .orElseGet(content::chunks);
+    boolean hasEnded = ended != null && ended.getUid() == uid;
+    return hasEnded ? content.json(ended.getJob()) : content.chunks();
   }
 
   /** Drops the result of the job that ended with the last event. */
   void release() {
-    ended.ifPresent(event -> contents.remove(event.getUid()));
-    ended = Optional.empty();
+    if (ended != null) {
+      contents.remove(ended.getUid());
+      ended = null;
+    }
   }
 
   /** Begins a stream. Open it after {@code untilDue}: without a request, it has no heartbeats. */
   void begin() {
     unsent = new PriorityQueue<>(pending.values());
     sent = 0;
-    sameToken = false;
+    noToken = false;
   }
 
   /** Takes a request that is due, if there is one. */
@@ -172,7 +171,7 @@ final class JobWatches {
     }
     var watch = pending.get(event.getUid());
     if (watch == null) {
-      return event.getUid() == 0 ? new Consumed(new WatchAll.Event(event)) : new Nothing();
+      return event.getUid() == 0 ? new Deliver(new WatchAll.Event(event)) : new Nothing();
     }
     if (event.hasFailure()) {
       return takeFailure(watch, GatewayException.of(event.getFailure()));
@@ -183,18 +182,18 @@ final class JobWatches {
     } else if (event.hasJob() && event.getJob().getDone()) {
       return takeEnd(watch, event);
     }
-    return new Consumed(new WatchAll.Event(event));
+    return new Deliver(new WatchAll.Event(event));
   }
 
   private Outcome takeEnd(JobWatch watch, JobEvent event) {
     pending.remove(watch.uid);
-    ended = Optional.of(event);
+    ended = event;
     try {
-      boolean wanted = options.contentFormat() != ContentFormat.CONTENT_FORMAT_NONE;
-      contents.getOrDefault(watch.uid, new Content()).verify(event.getJob(), wanted);
-      return new Consumed(new WatchAll.Event(event));
+      var content = contents.getOrDefault(watch.uid, new Content());
+      content.verify(event.getJob(), options.wantsResult());
+      return new Deliver(new WatchAll.Event(event));
     } catch (GatewayException damaged) {
-      return new Consumed(new WatchAll.Failed(watch.uid, damaged));
+      return new Deliver(new WatchAll.Failed(watch.uid, damaged));
     }
   }
 
@@ -202,7 +201,7 @@ final class JobWatches {
     if (failure.reason().equals("ALREADY_WATCHED")) {
       return new Nothing(); // it ends no watch
     }
-    if (failure.code() == Status.Code.UNAUTHENTICATED && !watch.tokenUnproven && !sameToken) {
+    if (failure.code() == Status.Code.UNAUTHENTICATED && !watch.tokenUnproven && !noToken) {
       return new LogIn(watch.uid, failure);
     }
     return fail(watch, failure);
@@ -210,7 +209,7 @@ final class JobWatches {
 
   /** Returns the consequence of a rejected token if there is no other one. */
   Outcome withoutLogin(LogIn wanted) {
-    sameToken = true;
+    noToken = true;
     return fail(pending.get(wanted.uid()), wanted.failure());
   }
 
@@ -218,7 +217,7 @@ final class JobWatches {
     if (!failure.isTransient()) {
       pending.remove(watch.uid);
       contents.remove(watch.uid);
-      return new Consumed(new WatchAll.Failed(watch.uid, failure));
+      return new Deliver(new WatchAll.Failed(watch.uid, failure));
     }
     var delay = watch.backoff.next(failure.retryAfter());
     watch.dueAt = clock.getAsLong() + delay.toNanos();

@@ -18,7 +18,7 @@ import jobgateway.v1.WatchJobsRequest;
  * A stream of {@code WatchJobs} for one thread. While the thread waits for an event, it also sends
  * the requests that are due, so that neither direction waits for the other.
  */
-final class JobsStream implements AutoCloseable {
+final class JobsStream {
   private sealed interface Signal {}
 
   private record Arrived(JobEvent event) implements Signal {}
@@ -67,6 +67,18 @@ final class JobsStream implements AutoCloseable {
     }
   }
 
+  /** Half-closes the stream and reads to its end: without it, the call would be cancelled. */
+  void readEnd(Duration limit) throws InterruptedException {
+    var deadline = Scope.deadlineAfter(limit);
+    try {
+      while (true) {
+        next(Duration.ofNanos(deadline.timeRemaining(NANOSECONDS)));
+      }
+    } catch (TimeoutException | StatusException ignored) {
+      // How the stream ends after its last job does not matter.
+    }
+  }
+
   private void send() {
     if (halfClosed) {
       return;
@@ -85,9 +97,8 @@ final class JobsStream implements AutoCloseable {
     }
   }
 
-  /** Cancels the stream. */
-  @Override
-  public void close() {
+  /** Cancels the stream. Any thread may do so. */
+  void cancel() {
     call.cancel("the watches no longer need this stream", null);
   }
 

@@ -2,7 +2,7 @@ package jobgateway.client;
 
 import io.grpc.Status;
 import java.time.Duration;
-import java.util.Optional;
+import java.util.Objects;
 import java.util.function.LongSupplier;
 import jobgateway.v1.JobEvent;
 
@@ -18,7 +18,9 @@ class ResumePolicy {
   private long openedAt;
   private boolean received;
   private boolean tokenUnproven;
-  private Optional<Object> repeatableAt = Optional.empty();
+
+  /** The position of the last failure that another stream may repeat; null before the first. */
+  private Object repeatableAt;
 
   /**
    * @param clock in nanoseconds, such as {@code System::nanoTime}
@@ -87,8 +89,8 @@ class ResumePolicy {
 
   /** Returns whether a failure that another stream may repeat is the first one at a position. */
   final boolean isFirstAt(Object position) {
-    boolean first = !repeatableAt.equals(Optional.of(position));
-    repeatableAt = Optional.of(position);
+    boolean first = !Objects.equals(repeatableAt, position);
+    repeatableAt = position;
     return first;
   }
 

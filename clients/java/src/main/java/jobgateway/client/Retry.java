@@ -16,7 +16,7 @@ import java.util.OptionalLong;
 public record Retry(
     GatewayException failure, OptionalLong uid, int jobs, Duration delay, boolean newConnection) {
 
-  /** Returns the next call. A new connection is made immediately: the old one would wait longer. */
+  /** Returns the next call. A new connection does not wait for the backoff of the old one. */
   static Retry of(GatewayException failure, Backoff backoff) {
     var delay = backoff.next(failure.retryAfter());
     return new Retry(failure, OptionalLong.empty(), 1, delay, failure.wantsNewConnection());

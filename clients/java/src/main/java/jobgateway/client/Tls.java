@@ -2,94 +2,92 @@ package jobgateway.client;
 
 import io.grpc.ChannelCredentials;
 import io.grpc.TlsChannelCredentials;
-import java.io.ByteArrayInputStream;
 import java.io.IOException;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.security.GeneralSecurityException;
-import java.security.KeyFactory;
+import java.security.PrivateKey;
 import java.security.PublicKey;
 import java.security.Signature;
-import java.security.cert.CertificateException;
-import java.security.cert.CertificateFactory;
-import java.security.spec.PKCS8EncodedKeySpec;
-import java.util.Base64;
 
-/** TLS from files. */
+/**
+ * TLS from files in PEM, which may contain other text and blocks. gRPC accepts most mistakes in
+ * them, and then each connection fails, so that the files are checked here.
+ */
 public final class Tls {
   private Tls() {}
 
   /**
-   * Returns the credentials for TLS from files in PEM.
+   * Returns the credentials for TLS with the authorities of a file.
    *
-   * @param authorities the trusted ones; null means those of Java
-   * @param certificate the certificate of the client and its chain, for mutual TLS, or null
-   * @param key the private key of the certificate in PKCS #8, or null
+   * @throws IOException if the file cannot be read
+   * @throws IllegalArgumentException if it has no certificate
+   */
+  public static ChannelCredentials fromFiles(Path authorities) throws IOException {
+    return trusting(authorities).build();
+  }
+
+  /**
+   * Returns the credentials for mutual TLS with the authorities of Java.
+   *
+   * @see #fromFiles(Path, Path, Path)
+   */
+  public static ChannelCredentials fromFiles(Path certificate, Path key) throws IOException {
+    return identifiedBy(certificate, key, TlsChannelCredentials.newBuilder()).build();
+  }
+
+  /**
+   * Returns the credentials for mutual TLS.
+   *
+   * @param authorities the trusted ones
+   * @param certificate the certificate of the client and its chain
+   * @param key the private key of the certificate in PKCS #8, of the kind RSA or EC, without a
+   *     password
    * @throws IOException if a file cannot be read
-   * @throws IllegalArgumentException if a file has other contents, the key is not that of the
-   *     certificate, or there is only one of them
+   * @throws IllegalArgumentException if a file has other contents, or the key is not that of the
+   *     certificate
    */
   public static ChannelCredentials fromFiles(Path authorities, Path certificate, Path key)
       throws IOException {
-    if ((certificate == null) != (key == null)) {
-      throw new IllegalArgumentException(
-          "certificate and key: both are needed; give both or neither");
-    }
-    // gRPC would accept most mistakes, and each connection would fail.
-    var tls = TlsChannelCredentials.newBuilder();
-    if (authorities != null) {
-      var trusted = Files.readAllBytes(authorities);
-      publicKey(authorities, trusted);
-      tls.trustManager(new ByteArrayInputStream(trusted));
-    }
-    if (certificate != null) {
-      var chain = Files.readAllBytes(certificate);
-      var secret = Files.readAllBytes(key);
-      if (!isPair(publicKey(certificate, chain), secret)) {
-        throw new IllegalArgumentException(
-            key + ": not the key of " + certificate + " in PEM and PKCS #8");
-      }
-      tls.keyManager(new ByteArrayInputStream(chain), new ByteArrayInputStream(secret));
-    }
-    return tls.build();
+    return identifiedBy(certificate, key, trusting(authorities)).build();
   }
 
-  /** Returns the public key of the first certificate. */
-  private static PublicKey publicKey(Path file, byte[] pem) {
-    try {
-      var certificates =
-          CertificateFactory.getInstance("X.509")
-              .generateCertificates(new ByteArrayInputStream(pem));
-      if (!certificates.isEmpty()) {
-        return certificates.iterator().next().getPublicKey();
-      }
-    } catch (CertificateException invalid) {
-      // The message below says the same.
-    }
-    throw new IllegalArgumentException(file + ": no certificate in PEM");
+  private static TlsChannelCredentials.Builder trusting(Path authorities) throws IOException {
+    var pem = Pem.read(authorities);
+    pem.publicKey();
+    return TlsChannelCredentials.newBuilder().trustManager(pem.stream("CERTIFICATE"));
   }
 
-  /** Returns whether a signature with the key passes the check with the public key. */
-  private static boolean isPair(PublicKey publicKey, byte[] pem) {
+  private static TlsChannelCredentials.Builder identifiedBy(
+      Path certificate, Path key, TlsChannelCredentials.Builder tls) throws IOException {
+    var chain = Pem.read(certificate);
+    var secret = Pem.read(key);
+    var publicKey = chain.publicKey();
+    var signature =
+        switch (publicKey.getAlgorithm()) {
+          case "RSA" -> "SHA256withRSA";
+          case "EC" -> "SHA256withECDSA";
+          default ->
+              throw new IllegalArgumentException(
+                  "%s: the certificate must be for a key of the kind RSA or EC (got %s)"
+                      .formatted(certificate, publicKey.getAlgorithm()));
+        };
+    if (!isPair(publicKey, secret.privateKey(publicKey.getAlgorithm()), signature)) {
+      throw new IllegalArgumentException(key + ": not the key of " + certificate);
+    }
+    return tls.keyManager(chain.stream("CERTIFICATE"), secret.stream("PRIVATE KEY"));
+  }
+
+  /** Returns whether a signature with the private key passes the check with the public key. */
+  private static boolean isPair(PublicKey publicKey, PrivateKey privateKey, String algorithm) {
     try {
-      var text = new String(pem, StandardCharsets.US_ASCII).replaceAll("-----[A-Z ]+-----", "");
-      var key = new PKCS8EncodedKeySpec(Base64.getMimeDecoder().decode(text));
-      var algorithm = publicKey.getAlgorithm();
-      var signature =
-          Signature.getInstance(
-              switch (algorithm) {
-                case "RSA" -> "SHA256withRSA";
-                case "EC" -> "SHA256withECDSA";
-                default -> algorithm;
-              });
-      signature.initSign(KeyFactory.getInstance(algorithm).generatePrivate(key));
-      signature.update(pem);
+      var signature = Signature.getInstance(algorithm);
+      signature.initSign(privateKey);
+      signature.update((byte) 1);
       var signed = signature.sign();
       signature.initVerify(publicKey);
-      signature.update(pem);
+      signature.update((byte) 1);
       return signature.verify(signed);
-    } catch (GeneralSecurityException | IllegalArgumentException invalid) {
+    } catch (GeneralSecurityException invalid) {
       return false;
     }
   }

@@ -7,7 +7,6 @@ import com.google.protobuf.util.Durations;
 import io.grpc.StatusException;
 import io.grpc.stub.BlockingClientCall;
 import java.util.concurrent.TimeoutException;
-import jobgateway.v1.ContentFormat;
 import jobgateway.v1.Job;
 import jobgateway.v1.JobEvent;
 import jobgateway.v1.RunJobRequest;
@@ -16,7 +15,7 @@ import jobgateway.v1.WatchJobRequest;
 
 /**
  * The events of one job up to its end, over as many streams as needed. It is for one thread at a
- * time. Closing it cancels the stream; the job continues.
+ * time, except {@code close}. Closing it cancels the stream; the job continues.
  */
 public final class Watch implements AutoCloseable {
   private final Session session;
@@ -25,21 +24,34 @@ public final class Watch implements AutoCloseable {
   /** The submission of a run; null if the job was sent before. */
   private final SendJobRequest submission;
 
+  private final Scope scope;
   private final ResumePolicy policy = new ResumePolicy(System::nanoTime);
   private final Content content = new Content();
   private long uid;
-  private String resumeToken = "";
+  private String resumeToken;
   private Session.Access access;
+
+  /** The current stream; null before the first one and between two. */
   private BlockingClientCall<?, JobEvent> stream;
-  private GatewayException last;
+
   private Job end;
   private RuntimeException failed;
 
-  Watch(Session session, Options options, SendJobRequest submission, long uid) {
+  private Watch(Session session, Options options, SendJobRequest submission, long uid) {
     this.session = session;
     this.options = options;
     this.submission = submission;
     this.uid = uid;
+    scope = session.scope(options.timeout());
+    resumeToken = submission == null ? options.resumeToken() : "";
+  }
+
+  static Watch of(Session session, Options options, long uid) {
+    return new Watch(session, options, null, uid);
+  }
+
+  static Watch of(Session session, Options options, SendJobRequest submission) {
+    return new Watch(session, options.contentFormat(submission.getContentFormat()), submission, 0);
   }
 
   /** Returns the job; 0 if a run does not know it yet. */
@@ -59,28 +71,29 @@ public final class Watch implements AutoCloseable {
    * Waits for the next event.
    *
    * @return the event, or null after the one whose {@code job.done} is true
-   * @throws GatewayException if the watch failed permanently, or the result is damaged
-   * @throws IllegalStateException if this watch or the client was closed
+   * @throws GatewayException if the watch failed permanently, or the result is damaged; with the
+   *     reason {@code CLOSED} if this watch or the client was closed
    */
   public JobEvent next() throws InterruptedException {
     if (failed != null) {
       throw failed;
     }
-    boolean works = false;
+    if (end != null) {
+      return null;
+    }
+    boolean succeeded = false;
     try {
-      var event = end == null ? nextEvent() : null;
-      if (event == null && stream != null) {
-        readEnd();
-        closeStream();
-      }
-      works = true;
+      var event = nextEvent();
+      succeeded = true;
       return event;
     } catch (RuntimeException error) {
       failed = error;
       throw error;
     } finally {
-      // A run whose outcome is not known must not be sent again.
-      if (!works) {
+      // A run whose outcome is not known must not be sent again, and an event whose callback failed
+      // must not look like an end.
+      if (!succeeded) {
+        end = null;
         close();
       }
     }
@@ -94,16 +107,16 @@ public final class Watch implements AutoCloseable {
     return new Finished(end, content.json(end));
   }
 
+  /** Cancels the stream. Any thread may do so: {@code next} then ends. */
   @Override
   public void close() {
-    if (failed == null && end == null) {
-      failed = new IllegalStateException("the watch is closed");
-    }
-    closeStream();
+    scope.close();
   }
 
   private JobEvent nextEvent() throws InterruptedException {
+    scope.start();
     while (true) {
+      scope.checkOpen();
       GatewayException failure;
       try {
         if (stream == null) {
@@ -111,6 +124,7 @@ public final class Watch implements AutoCloseable {
         }
         var event = stream.read(options.silence().toNanos(), NANOSECONDS);
         if (event != null) {
+          scope.checkOpen();
           take(event);
           return event;
         }
@@ -118,17 +132,17 @@ public final class Watch implements AutoCloseable {
       } catch (TimeoutException silence) {
         failure = GatewayException.silentStream();
       } catch (StatusException error) {
-        failure = session.failure(error, last);
+        failure = scope.failure(error);
       }
       resume(failure);
     }
   }
 
   private void open() throws InterruptedException {
-    access = session.access(uid);
+    access = session.access(uid, scope);
     policy.opened();
     var interval = Durations.fromNanos(options.heartbeat().toNanos());
-    if (uid == 0 && submission != null) {
+    if (isUnknown()) {
       stream =
           access
               .stub()
@@ -149,6 +163,13 @@ public final class Watch implements AutoCloseable {
                       .setResumeToken(resumeToken)
                       .build());
     }
+    var opened = stream;
+    access.cancelWith(() -> opened.cancel("the watch no longer needs this stream", null));
+  }
+
+  /** Returns whether this is a run that does not know its job yet. */
+  private boolean isUnknown() {
+    return uid == 0 && submission != null;
   }
 
   private void take(JobEvent event) {
@@ -164,64 +185,54 @@ public final class Watch implements AutoCloseable {
     } else if (event.hasJob()) {
       var job = event.getJob();
       if (job.getDone()) {
-        content.verify(job, deliversResult(options.contentFormat()));
+        content.verify(job, options.wantsResult());
         end = job;
       }
       options.progressed(job);
+      if (job.getDone()) {
+        readEnd();
+      }
     }
   }
 
-  /**
-   * Returns whether a watch delivers a result of any size, rather than leave it to another call.
-   */
-  private static boolean deliversResult(ContentFormat format) {
-    return format == ContentFormat.CONTENT_FORMAT_UNSPECIFIED
-        || format == ContentFormat.CONTENT_FORMAT_JSON_CHUNKS;
-  }
-
   private void resume(GatewayException failure) throws InterruptedException {
-    var used = access;
     closeStream();
-    boolean renewed = policy.wantsToken(failure) && used.renewToken();
-    var retry = decide(failure, renewed);
-    options.retrying(retry);
-    last = failure;
-    used.prepare(retry);
+    scope.failed(failure);
+    if (isUnknown()) {
+      // An error may name the job before an event does: it exists, and is never sent again.
+      uid = failure.uid().orElse(0);
+    }
+    boolean renewed = policy.wantsToken(failure) && access.renewToken();
+    access.waitFor(decide(failure, renewed), options);
   }
 
   private Retry decide(GatewayException failure, boolean renewed) {
-    if (uid == 0 && submission != null && !renewed) {
-      // An error may name the job before an event does.
-      uid = failure.uid().orElse(0);
-      if (uid == 0) {
-        if (failure.maySendAgain(!submission.getRequestId().isEmpty())) {
-          return policy.retry(failure);
-        }
-        throw failure;
+    if (isUnknown() && !renewed) {
+      if (failure.maySendAgain(!submission.getRequestId().isEmpty())) {
+        return policy.retry(failure);
       }
+      throw failure;
     }
     return policy.decide(failure, resumeToken, renewed);
   }
 
   /** Reads the status of the stream: without it, the call would be cancelled. */
-  private void readEnd() throws InterruptedException {
+  private void readEnd() {
     try {
       if (stream.read(ResumePolicy.END.toNanos(), NANOSECONDS) == null && access.isReplayed()) {
         options.replayed();
       }
+    } catch (InterruptedException later) {
+      // The event has arrived. The next call that waits is interrupted.
+      Thread.currentThread().interrupt();
     } catch (TimeoutException | StatusException ignored) {
       // How the stream ends after the job does not matter.
     }
+    closeStream();
   }
 
   private void closeStream() {
-    if (stream != null) {
-      stream.cancel("the watch no longer needs this stream", null);
-      stream = null;
-    }
-    if (access != null) {
-      access.close();
-      access = null;
-    }
+    stream = null;
+    access.close();
   }
 }

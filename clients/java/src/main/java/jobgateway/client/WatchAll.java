@@ -6,14 +6,14 @@ import java.time.Duration;
 import java.util.Collection;
 import java.util.concurrent.TimeoutException;
 import jobgateway.client.JobWatches.Again;
-import jobgateway.client.JobWatches.Consumed;
+import jobgateway.client.JobWatches.Deliver;
 import jobgateway.client.JobWatches.LogIn;
 import jobgateway.v1.JobEvent;
 
 /**
  * The events of many jobs, until each has ended or its watch has failed permanently, on one stream
- * that is resumed as often as needed. It is for one thread at a time, and the stream waits for a
- * slow one. Closing it cancels the stream; the jobs continue.
+ * that is resumed as often as needed. It is for one thread at a time, except {@code close}, and the
+ * stream waits for a slow one. Closing it cancels the stream; the jobs continue.
  */
 public final class WatchAll implements AutoCloseable {
 
@@ -46,15 +46,19 @@ public final class WatchAll implements AutoCloseable {
   private final Options options;
   private final JobWatches watches;
   private final ResumePolicy policy = new StreamPolicy();
+  private final Scope scope;
   private Session.Access access;
+
+  /** The current stream; null before the first one and between two. */
   private JobsStream stream;
-  private GatewayException last;
+
   private RuntimeException failed;
 
   WatchAll(Session session, Collection<Long> uids, Options options) {
     this.session = session;
     this.options = options;
-    this.watches = new JobWatches(uids, options, System::nanoTime);
+    scope = session.scope(options.timeout());
+    watches = new JobWatches(uids, options, System::nanoTime);
     watches.begin();
   }
 
@@ -75,51 +79,53 @@ public final class WatchAll implements AutoCloseable {
    * Waits for the next item.
    *
    * @return the item, or null if every job has ended or its watch has failed
-   * @throws GatewayException if the stream, and with it all watches, failed permanently
-   * @throws IllegalStateException if this watch or the client was closed
+   * @throws GatewayException if the stream, and with it all watches, failed permanently; with the
+   *     reason {@code CLOSED} if this watch or the client was closed
    */
   public Item next() throws InterruptedException {
     if (failed != null) {
       throw failed;
     }
     watches.release();
-    boolean works = false;
+    boolean succeeded = false;
     try {
       var item = nextItem();
-      if (item == null) {
-        readEnd();
+      if (item == null && stream != null) {
+        stream.readEnd(ResumePolicy.END);
         closeStream();
       }
-      works = true;
+      succeeded = true;
       return item;
     } catch (RuntimeException error) {
       failed = error;
       throw error;
     } finally {
-      if (!works) {
+      if (!succeeded) {
         close();
       }
     }
   }
 
+  /** Cancels the stream. Any thread may do so: {@code next} then ends. */
   @Override
   public void close() {
-    if (failed == null && pending() > 0) {
-      failed = new IllegalStateException("the watch is closed");
-    }
-    closeStream();
+    scope.close();
   }
 
   private Item nextItem() throws InterruptedException {
+    scope.start();
     while (pending() > 0) {
+      scope.checkOpen();
       try {
         if (stream == null) {
           open();
         }
         var event = stream.next(options.silence());
+        scope.checkOpen();
         policy.received(ResumePolicy.provesToken(event) || watches.provesTokenOfAll(event));
         var outcome = watches.take(event);
         if (outcome instanceof LogIn wanted) {
+          scope.failed(wanted.failure());
           if (access.renewToken()) {
             watches.tokenRenewed();
             resume(policy.decide(wanted.failure(), watches.position(), true));
@@ -127,27 +133,30 @@ public final class WatchAll implements AutoCloseable {
           }
           outcome = watches.withoutLogin(wanted);
         }
-        if (outcome instanceof Consumed consumed) {
-          return consumed.item();
+        if (outcome instanceof Deliver delivery) {
+          return delivery.item();
         } else if (outcome instanceof Again again) {
           options.retrying(again.retry());
         }
       } catch (TimeoutException silence) {
         resume(GatewayException.silentStream());
       } catch (StatusException error) {
-        resume(session.failure(error, last));
+        resume(scope.failure(error));
       }
     }
     return null;
   }
 
   private void open() throws InterruptedException {
-    access = session.access(0);
+    access = session.access(0, scope);
     policy.opened();
     stream = new JobsStream(access.asyncStub(), watches);
+    access.cancelWith(stream::cancel);
   }
 
   private void resume(GatewayException failure) throws InterruptedException {
+    closeStream();
+    scope.failed(failure);
     boolean renewed = policy.wantsToken(failure) && access.renewToken();
     if (renewed) {
       watches.tokenRenewed();
@@ -156,38 +165,18 @@ public final class WatchAll implements AutoCloseable {
   }
 
   private void resume(Retry retry) throws InterruptedException {
-    var used = access;
     closeStream();
     watches.begin();
     // Without a request, the stream would have no heartbeats.
     var untilDue = watches.untilDue().orElse(Duration.ZERO);
     var delay = untilDue.compareTo(retry.delay()) > 0 ? untilDue : retry.delay();
     var next = new Retry(retry.failure(), retry.uid(), pending(), delay, retry.newConnection());
-    options.retrying(next);
-    last = retry.failure();
-    used.prepare(next);
-  }
-
-  /** Half-closes the stream and reads to its end: without it, the call would be cancelled. */
-  private void readEnd() throws InterruptedException {
-    try {
-      while (stream != null) {
-        stream.next(ResumePolicy.END);
-      }
-    } catch (TimeoutException | StatusException ignored) {
-      // How the stream ends after the last job does not matter.
-    }
+    access.waitFor(next, options);
   }
 
   private void closeStream() {
-    if (stream != null) {
-      stream.close();
-      stream = null;
-    }
-    if (access != null) {
-      access.close();
-      access = null;
-    }
+    stream = null;
+    access.close();
   }
 
   /** Resumes after a defect of the gateway too, which may be in one event that would come again. */

@@ -37,6 +37,19 @@ class ContentTest {
   }
 
   @Test
+  void anOffsetThatIsNegativeIsNoFailure() {
+    add(0, "[1]");
+    add(-1, "[1]");
+    content.verify(announcing("[1]"), true);
+  }
+
+  @Test
+  void aResultHasTheAnnouncedSize() {
+    var job = Events.end(7).getJob().toBuilder().setContentSize(4).build();
+    assertThrows(GatewayException.class, () -> content.verify(job, true));
+  }
+
+  @Test
   void aResultIsMissingOnlyIfItWasToArrive() {
     content.verify(announcing("[1]"), false);
     assertThrows(GatewayException.class, () -> content.verify(announcing("[1]"), true));

@@ -15,7 +15,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
 import jobgateway.client.JobWatches.Again;
-import jobgateway.client.JobWatches.Consumed;
+import jobgateway.client.JobWatches.Deliver;
 import jobgateway.client.JobWatches.LogIn;
 import jobgateway.client.JobWatches.Nothing;
 import jobgateway.client.JobWatches.Outcome;
@@ -45,7 +45,7 @@ class JobWatchesTest {
   }
 
   private static GatewayException failure(Outcome outcome) {
-    var item = assertInstanceOf(Consumed.class, outcome).item();
+    var item = assertInstanceOf(Deliver.class, outcome).item();
     return assertInstanceOf(WatchAll.Failed.class, item).failure();
   }
 
@@ -131,7 +131,7 @@ class JobWatchesTest {
     var watches = open(1L, 2L);
     assertEquals(Code.DATA_LOSS, failure(watches.take(end(1, "[1]", "[2]"))).code());
     assertEquals(1, watches.pending());
-    assertInstanceOf(Consumed.class, watches.take(end(2)));
+    assertInstanceOf(Deliver.class, watches.take(end(2)));
     assertEquals("[1]", watches.result(2).toStringUtf8());
     watches.release();
     assertTrue(watches.result(2).isEmpty());
@@ -139,7 +139,7 @@ class JobWatchesTest {
 
   @Test
   void eventsOfTheStreamHaveNoJob() {
-    var item = assertInstanceOf(Consumed.class, open(1L).take(synced(1))).item();
+    var item = assertInstanceOf(Deliver.class, open(1L).take(synced(1))).item();
     assertEquals(0, item.uid());
     assertFalse(item instanceof WatchAll.Failed);
   }
