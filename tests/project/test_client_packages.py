@@ -29,7 +29,8 @@ VERSIONS = {
 }
 # Lines that every program of the language has.
 BOILERPLATE = re.compile(
-    r"^\W*$|^(package|import|from|use|using|#include|func main|async fn main|int main|public class)\b|^\s*\""
+    r"^\W*$|^(package|import|from|use|using|#include|func main|async fn main|int main|public class)\b|^\s*(pb )?\""
+    r"|^\s*(if err != nil|log\.Fatal\()"
 )
 
 
