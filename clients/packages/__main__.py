@@ -64,7 +64,8 @@ async def _problems(
                 continue
             (artifact,) = matching
             names = artifacts.names(artifact)
-            found += [f"{artifact.name}: {each}" for each in artifacts.unexpected(names, patterns)]
+            differences = [*artifacts.unexpected(names, patterns), *artifacts.test_code(names, language.test_files())]
+            found += [f"{artifact.name}: {each}" for each in differences]
             table.add_row(language.name, artifact.name, f"{artifacts.size(artifact):,}", str(len(names)), "")
             if listing:
                 listing.print("\n".join([artifact.name, *(f"  {name}" for name in names)]), highlight=False)

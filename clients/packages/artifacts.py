@@ -5,10 +5,11 @@ from __future__ import annotations
 import tarfile
 import zipfile
 from fnmatch import fnmatchcase
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -49,3 +50,14 @@ def unexpected(found: Sequence[str], patterns: Sequence[str]) -> Iterator[str]:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in found):
             yield f"no file matches {pattern}"
+
+
+def test_code(found: Iterable[str], tests: Iterable[PurePath]) -> Iterator[str]:
+    """Yield the file names of an artifact that are those of tests, whatever their suffix and their folder are.
+
+    They also include the nested classes of a Java class: `ClientTest$1.class`.
+    """
+    stems = {path.stem for path in tests}
+    for name in found:
+        if PurePath(name).stem.partition("$")[0] in stems:
+            yield f"{name} is test code"

@@ -1,7 +1,7 @@
 """The checks of repeated calls: waits, silence, and connections. Load can only make a correct client slower.
 
-Each check but one is a lower bound of a time between two events at the proxy, or a number of connections. The one of a
-reset backoff leaves five seconds for load.
+Most checks are a lower bound of a time between two events at the proxy, or count calls or connections. That of a reset
+backoff leaves five seconds for load, and that of an abandoned `WatchJobs` stream four.
 """
 
 from __future__ import annotations
@@ -27,8 +27,13 @@ _DEFAULT_HEARTBEAT_SECONDS: Final = 15.0
 _TOLERANCE: Final = 0.005
 _OK: Final = grpc.StatusCode.OK.value[0]
 _UNAUTHENTICATED: Final = grpc.StatusCode.UNAUTHENTICATED.value[0]
+_UNAVAILABLE: Final = grpc.StatusCode.UNAVAILABLE.value[0]
+_RESOURCE_EXHAUSTED: Final = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 _WATCHES: Final = frozenset({"RunJob", "WatchJob", "WatchJobs"})
 _MOST_OPEN: Final = 2
+_MOST_ATTEMPTS: Final = 5
+# Clients leave a stream whose status does not come within five seconds after they half-closed it.
+_LEAST_END_SECONDS: Final = 1.0
 
 
 def problems(scenario: Scenario, calls: list[Call], connections: list[Lifetime]) -> Iterator[str]:
@@ -43,6 +48,7 @@ def problems(scenario: Scenario, calls: list[Call], connections: list[Lifetime])
         for retry in call.retries:
             yield from _job_retry(retry)
     yield from _left_open(calls, connections)
+    yield from _last_status(calls)
 
 
 def _chains(scenario: Scenario, calls: Iterable[Call]) -> list[list[Call]]:
@@ -58,14 +64,41 @@ def _chains(scenario: Scenario, calls: Iterable[Call]) -> list[list[Call]]:
 
 
 def _unary(chain: list[Call]) -> Iterator[str]:
+    attempt = 1
     for earlier, later in itertools.pairwise(chain):
         if earlier.end is None or earlier.end.code in (None, _OK):
+            attempt = 1
             continue
         least = earlier.end.retry_seconds
         # A library has its own backoff, and a new login needs none.
         if not later.by_library and earlier.end.code != _UNAUTHENTICATED:
             least = max(least, _FIRST_WAIT)
         yield from _too_early(f"{later.method} came", later.start - earlier.end.time, least)
+        if later.by_library:
+            continue
+        yield from _rest(earlier, later, least)
+        if _repeats_without_limit(earlier):
+            continue
+        attempt += earlier.end.code != _UNAUTHENTICATED
+        if attempt == _MOST_ATTEMPTS + 1:
+            yield f"{later.method} came more than {_MOST_ATTEMPTS} times"
+
+
+def _repeats_without_limit(failed: Call) -> bool:
+    """Return whether a wait repeats a call up to its time limit, because a watch would continue."""
+    end = failed.end
+    if failed.method != "WaitJob" or end is None:
+        return False
+    limited = end.code == _RESOURCE_EXHAUSTED and end.retry_seconds
+    return bool(limited) or end.code == _UNAVAILABLE or not end.reason
+
+
+def _rest(earlier: Call, later: Call, least: float) -> Iterator[str]:
+    """Yield a problem if a further attempt of a wait does not send the rest of its time limit, `least` seconds less."""
+    before, rest = earlier.timeout_seconds, later.timeout_seconds
+    # The time until the response is not counted, because a proxy and a client measure it differently.
+    if before is not None and (rest is None or rest > before - least + _TOLERANCE):
+        yield f"{later.method} has a timeout of {rest} s, and at most {before - least:.3f} s are left"
 
 
 def _watch(scenario: Scenario, chain: list[Call], connections: list[Lifetime]) -> Iterator[str]:
@@ -149,3 +182,14 @@ def _left_open(calls: list[Call], connections: list[Lifetime]) -> Iterator[str]:
     # A replaced one may drain.
     if count > _MOST_OPEN:
         yield f"the client had {count} open connections at the end, more than {_MOST_OPEN}"
+
+
+def _last_status(calls: list[Call]) -> Iterator[str]:
+    """Yield a problem if the client leaves its last `WatchJobs` stream, which ends the last jobs, before its status."""
+    last = max((call for call in calls if call.method == "WatchJobs"), key=lambda each: each.start, default=None)
+    if last is None or (last.end is not None and not last.end.by_client):
+        return
+    if last.half_closed is None:
+        yield "the client left its last stream without half-closing it"
+    elif last.end is not None and last.end.time - last.half_closed < _LEAST_END_SECONDS:
+        yield f"the client left its last stream {last.end.time - last.half_closed:.3f} s after it half-closed it"

@@ -83,10 +83,12 @@ class Call:
         uid: The uid in its request, empty if the method has none.
         routed_by: Its `x-job-uid` headers.
         request_id: The `request_id` in its request, empty if it has none.
+        timeout_seconds: The `timeout` in its request; None if it has none.
         connection: The number of its connection.
         start: The time at which it arrived at the proxy, on the monotonic clock.
         by_library: A gRPC library repeats a call on its own.
         heard: The time before the proxy passed on the last message to the client; None if there was none.
+        half_closed: The time at which the client half-closed a `WatchJobs` stream; None if it has not.
         end: Its end; None if it is open.
         retries: The failed watches on a `WatchJobs` stream that the client may repeat.
         rejected: The token was rejected for a job of a `WatchJobs` stream, so a fresh one needs another stream.
@@ -97,10 +99,12 @@ class Call:
     uid: str
     routed_by: tuple[str, ...]
     request_id: str = ""
+    timeout_seconds: float | None = None
     connection: int = 0
     start: float = 0.0
     by_library: bool = False
     heard: float | None = None
+    half_closed: float | None = None
     end: End | None = None
     retries: list[JobRetry] = field(default_factory=list)
     rejected: bool = False
@@ -189,6 +193,8 @@ class CallReader:
             case frames.DATA if stream := self._streams.get(head.stream):
                 for message in stream.requests.take(frames.content(head, payload)):
                     self._request(stream, message)
+                if head.flags & frames.END_STREAM and stream.call.method == "WatchJobs":
+                    stream.call.half_closed = time.monotonic()
             case frames.RST_STREAM:
                 self.end(head.stream, End(time.monotonic(), by_client=True))
 
@@ -236,8 +242,11 @@ class CallReader:
 
     def _request(self, stream: _Stream, message: bytes) -> None:
         call = stream.call
-        if request := _ABOUT_A_JOB.get(call.method):
-            call.uid = str(request.FromString(message).uid)
+        if request_type := _ABOUT_A_JOB.get(call.method):
+            request = request_type.FromString(message)
+            call.uid = str(request.uid)
+            if isinstance(request, pb.WaitJobRequest) and request.HasField("timeout"):
+                call.timeout_seconds = request.timeout.ToMicroseconds() / 1e6
         if call.method == "SendJob":
             call.request_id = pb.SendJobRequest.FromString(message).request_id
         if call.method == "WatchJobs":

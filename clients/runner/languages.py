@@ -28,6 +28,7 @@ class Package(BaseModel):
 
     build: list[str]
     artifacts: dict[str, list[str]]
+    tests: list[str]
     example: list[str]
 
 
@@ -60,6 +61,21 @@ class Language:
     def name(self) -> str:
         """The name of the folder."""
         return self.folder.name
+
+    def test_files(self) -> list[Path]:
+        """Return the files of the tests, which no artifact may contain.
+
+        Raises:
+            ValueError: No file matches one of the patterns in `client.json`.
+
+        """
+        found: list[Path] = []
+        for pattern in self.manifest.package.tests:
+            matching = sorted(self.folder.glob(pattern))
+            if not matching:
+                raise ValueError(f"{self.name}: no test matches {pattern}")
+            found += matching
+        return found
 
     def missing(self) -> list[str]:
         """Return the tools that are not on the PATH."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from typing import Any
@@ -12,7 +13,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from jobgateway.v1 import job_service_pb2 as pb
-from jobgateway_client import AsyncClient, Client, GatewayError, ResultDamagedError, Retry, WatchFailed, rules
+from jobgateway_client import AsyncClient, Client, GatewayError, ResultDamagedError, Retry, WatchFailed, calls, rules
 from jobgateway_client.rules import Backoff
 
 from tests.support.many_jobs import (
@@ -188,6 +189,15 @@ async def test_a_broken_stream_resumes_the_jobs_that_have_not_ended(watch_all: W
 async def test_the_status_after_the_last_end_is_ignored(watch_all: Watch) -> None:
     with ManyJobsGateway([Read(1), end(1), BROKEN]) as gateway:
         seen = await watch_all(gateway.target, [1])
+    assert (seen.items, seen.error, seen.resumed) == ([(1, "end")], None, [])
+
+
+async def test_an_event_after_the_last_end_is_no_status(watch_all: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "END_SECONDS", 0.5)
+    with ManyJobsGateway([Read(1), end(1), synced(1), ReadAll(), Hold()]) as gateway:
+        start = time.monotonic()
+        seen = await watch_all(gateway.target, [1])
+        assert time.monotonic() - start >= 0.5
     assert (seen.items, seen.error, seen.resumed) == ([(1, "end")], None, [])
 
 

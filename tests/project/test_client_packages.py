@@ -8,16 +8,13 @@ import re
 import tarfile
 import tomllib
 import zipfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from clients.packages import artifacts, example
 from clients.runner import languages
 from tests.support.paths import ROOT
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CLIENTS = ROOT / "clients"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -32,7 +29,8 @@ VERSIONS = {
 }
 # Lines that every program of the language has.
 BOILERPLATE = re.compile(
-    r"^\W*$|^(package|import|from|use|using|#include|func main|async fn main|int main|public class)\b|^\s*\""
+    r"^\W*$|^(package|import|from|use|using|#include|func main|async fn main|int main|public class)\b|^\s*(pb )?\""
+    r"|^\s*(if err != nil|log\.Fatal\()"
 )
 
 
@@ -83,6 +81,21 @@ def test_files_that_no_pattern_names_are_found(tmp_path: Path) -> None:
     assert list(artifacts.unexpected(found, ["p/LICENSE", "p/src/*.py"])) == []
     assert list(artifacts.unexpected(found, ["p/LICENSE", "p/src/a.py"])) == ["p/src/a_test.py is not expected"]
     assert list(artifacts.unexpected(found, ["p/*", "p/README.md"])) == ["no file matches p/README.md"]
+
+
+def test_test_code_in_an_artifact_is_found() -> None:
+    tests = [Path("src/test/java/jobs/ClientTest.java"), Path("src/watch/tests.rs")]
+    for name in ("p/ClientTest.class", "p/ClientTest$1.class", "p/src/watch/tests.rs"):
+        assert list(artifacts.test_code(["p/Client.class", "p/src/watch.rs", name], tests)) == [f"{name} is test code"]
+
+
+@pytest.mark.parametrize("language", PACKAGES, ids=lambda each: each.name)
+def test_the_tests_of_each_package_are_known(language: languages.Language) -> None:
+    assert all(path.is_file() for path in language.test_files())
+    package = language.manifest.package.model_copy(update={"tests": ["gone/*"]})
+    renamed = languages.Language(language.folder, language.manifest.model_copy(update={"package": package}))
+    with pytest.raises(ValueError, match="no test matches gone/"):
+        renamed.test_files()
 
 
 def test_a_link_in_an_archive_is_not_the_file(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import functools
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway.v1 import job_service_pb2_grpc as rpc
 
@@ -15,7 +17,12 @@ from clients.runner.calls import Call, End, JobRetry, Lifetime
 from clients.runner.documented_errors import FailingGateway, documented_errors
 from clients.runner.recovering import RecoveringGateway
 from clients.runner.scenarios import Scenario
+from clients.runner.scripted import ScriptedGateway
+from clients.runner.short_scripts import ShortGateway
 from tests.support.redis import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
 
 WATCH = Scenario(name="made_up", about="", steps=[{"do": "watch", "heartbeat_seconds": 1}], expect=[])
 EACH = Scenario(name="made_up", about="", steps=[{"do": "watch_each", "heartbeat_seconds": 1}], expect=[])
@@ -29,6 +36,21 @@ def watch(start: float, connection: int = 0, **more: Any) -> Call:
 
 def get(start: float, **more: Any) -> Call:
     return Call("GetJob", "7", ("7",), start=start, **more)
+
+
+def wait(start: float, timeout: float | None, **more: Any) -> Call:
+    return Call("WaitJob", "7", ("7",), timeout_seconds=timeout, start=start, **more)
+
+
+def all_jobs(start: float, connection: int = 0, **more: Any) -> Call:
+    return Call("WatchJobs", "", (), connection=connection, start=start, heard=start, **more)
+
+
+def ended(count: int, call: Callable[..., Call], **end: Any) -> list[Call]:
+    return [call(5 * second, end=End(5 * second, **end)) for second in range(count)]
+
+
+DEFECT: dict[str, Any] = {"code": 13, "reason": "UPSTREAM_ERROR"}
 
 
 def found(*calls: Call, scenario: Scenario = WATCH, connections: list[Lifetime] = OPEN) -> str:
@@ -64,6 +86,35 @@ def found(*calls: Call, scenario: Scenario = WATCH, connections: list[Lifetime] 
         ([get(0, end=End(1, code=8, retry_seconds=1)), get(1.9, by_library=True)], "must wait 1.000 s"),
         ([get(0, end=End(1, code=16)), get(1.01)], ""),
         ([get(0, end=End(1, code=0)), get(1.01)], ""),
+        # Their number: that of a library, of a login and of a wait in an outage is not limited.
+        (ended(5, get, **DEFECT), ""),
+        (ended(6, get, **DEFECT), "GetJob came more than 5 times"),
+        (ended(6, functools.partial(get, by_library=True), **DEFECT), ""),
+        ([*ended(4, get, **DEFECT), get(20, end=End(20, code=0)), get(25, end=End(25, **DEFECT)), get(30)], ""),
+        ([get(0, end=End(0, code=16)), *ended(6, get, **DEFECT)[1:]], ""),
+        (ended(6, functools.partial(wait, timeout=None), **DEFECT), "WaitJob came more than 5 times"),
+        (ended(6, functools.partial(wait, timeout=None), code=14, reason="NO_STATE_YET"), ""),
+        (ended(6, functools.partial(wait, timeout=None), code=13), ""),
+        (ended(6, functools.partial(wait, timeout=None), code=8, reason="LIMIT_REACHED", retry_seconds=1), ""),
+        (ended(6, functools.partial(wait, timeout=None), code=8, reason="TOO_LARGE"), "more than 5 times"),
+        # The time limit of a wait.
+        ([wait(0, 9, end=End(1, code=14)), wait(1.2, 7.8)], ""),
+        ([wait(0, 9, end=End(1, code=14)), wait(1.2, 9)], "WaitJob has a timeout of 9 s, and at most 8.900 s are left"),
+        ([wait(0, 9, end=End(1, code=14)), wait(1.2, None)], "WaitJob has a timeout of None s"),
+        ([wait(0, 9, end=End(1, code=14, retry_seconds=2)), wait(3.2, 7.5)], "at most 7.000 s are left"),
+        ([wait(0, 9, end=End(1, code=14)), wait(1.2, 9, by_library=True)], ""),
+        ([wait(0, 9, end=End(9, code=0)), wait(9.1, 9)], ""),
+        ([wait(0, 9, end=End(0, code=16)), wait(0.01, 8.99)], ""),
+        # The end of the last stream for many jobs.
+        ([all_jobs(0, half_closed=1, end=End(1.1, code=0))], ""),
+        ([all_jobs(0, half_closed=1, end=End(6, by_client=True))], ""),
+        (
+            [all_jobs(0, half_closed=1, end=End(1.1, by_client=True))],
+            "left its last stream 0.100 s after it half-closed",
+        ),
+        ([all_jobs(0, end=End(1, by_client=True))], "left its last stream without half-closing it"),
+        ([all_jobs(0)], "left its last stream without half-closing it"),
+        ([all_jobs(0, end=End(60, by_client=True)), all_jobs(61, 1, end=End(62, code=0))], ""),
     ],
 )
 def test_a_bad_repetition_is_detected(calls: list[Call], problem: str) -> None:
@@ -72,7 +123,7 @@ def test_a_bad_repetition_is_detected(calls: list[Call], problem: str) -> None:
 
 
 def test_a_stream_may_be_left_for_a_login() -> None:
-    streams = [Call("WatchJobs", "", (), start=start, heard=start + 0.1) for start in (0.0, 0.2)]
+    streams = [all_jobs(0), all_jobs(0.2, end=End(1, code=0))]
     assert len(found(*streams).splitlines()) == 2
     streams[0].rejected = True
     assert not found(*streams)
@@ -96,7 +147,7 @@ def test_connections_that_stay_open_are_detected() -> None:
 
 
 def test_a_job_that_is_watched_again_too_early_is_detected() -> None:
-    call = Call("WatchJobs", "", (), retries=[JobRetry(7, 1, 2, again=2.5), JobRetry(8, 1, 0, again=1.2)])
+    call = all_jobs(0, end=End(3, code=0), retries=[JobRetry(7, 1, 2, again=2.5), JobRetry(8, 1, 0, again=1.2)])
     assert found(call) == "the job 7 was watched again after 1.500 s, and must wait 2.000 s"
 
 
@@ -140,3 +191,41 @@ async def test_the_proxy_reads_cancelled_calls() -> None:
         await eventually(ended)
     assert (read.uid, read.heard is not None) == ("7", True)
     assert read.end is not None
+
+
+class Patient(ScriptedGateway):
+    """A gateway that ends a stream for many jobs when the client half-closes it."""
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        async def watch(requests: AsyncIterator[Any], _: object) -> None:
+            async for _ in requests:
+                pass
+
+        encode = pb.JobEvent.SerializeToString
+        return {"WatchJobs": grpc.stream_stream_rpc_method_handler(watch, pb.WatchJobsRequest.FromString, encode)}
+
+
+@pytest.mark.parametrize("half_closes", [True, False])
+async def test_the_proxy_reads_the_end_of_requests(half_closes: bool) -> None:
+    async with Patient() as gateway, grpc.aio.insecure_channel(gateway.target) as channel:
+        call = rpc.JobServiceStub(channel).WatchJobs()
+        await call.write(pb.WatchJobsRequest(watch=pb.WatchJobRequest(uid=7)))
+
+        async def arrived() -> bool:
+            return bool(gateway.calls)
+
+        await eventually(arrived)
+        if half_closes:
+            await call.done_writing()
+            assert await call.code() is grpc.StatusCode.OK
+        else:
+            call.cancel()
+        assert (gateway.calls[0].half_closed is not None) is half_closes
+        assert bool(found(*gateway.calls)) is not half_closes
+
+
+async def test_the_proxy_reads_the_timeout_of_a_wait() -> None:
+    async with ShortGateway("no_state_yet") as gateway, grpc.aio.insecure_channel(gateway.target) as channel:
+        for request in (pb.WaitJobRequest(uid=7, timeout=Duration(seconds=1, nanos=500_000_000)), pb.WaitJobRequest()):
+            await rpc.JobServiceStub(channel).WaitJob(request).code()
+        assert [call.timeout_seconds for call in gateway.calls] == [1.5, None]

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from clients.runner import languages, scenarios
 from clients.runner.__main__ import Program, attempt
-from clients.runner.calls import Call, Lifetime
+from clients.runner.calls import Call, End, Lifetime
 from clients.runner.documented_errors import FailingGateway, documented_errors
 from clients.runner.http2_proxy import Http2Proxy
 from clients.runner.judge import Run, matches, problems
@@ -311,7 +311,7 @@ MANY = Scenario(
     posts=3,
 )
 MANY_SENT = tuple({"do": "send", "job": {"uid": uid}} for uid in ("1", "2", "3"))
-MANY_CALLS = [Call("SendJob", "", ()), Call("WatchJobs", "", ())]
+MANY_CALLS = [Call("SendJob", "", ()), Call("WatchJobs", "", (), end=End(0, code=0))]
 
 
 def of_many(**line: Any) -> dict[str, Any]:

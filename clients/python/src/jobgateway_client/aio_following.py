@@ -123,14 +123,14 @@ class AsyncFollowing(Generic[Item]):
         """Return the item for the next event, or None if there is none."""
         done = self._work.rules.done
         outcome = await stream.next(calls.END_SECONDS if done else self._work.rules.silence)
-        if done or isinstance(outcome, GatewayError):
-            # An event after the last one is ignored.
-            error = outcome if isinstance(outcome, GatewayError) else None
-            self._work.ended(error, replayed=stream.replayed)
+        if isinstance(outcome, GatewayError):
+            self._work.ended(outcome, replayed=stream.replayed)
             self._close_stream()
-            if error is not None and not done:
-                self._broken = _Broken(error, stream.token, stream.connection, fresh_token=False)
+            if not done:
+                self._broken = _Broken(outcome, stream.token, stream.connection, fresh_token=False)
             return None
+        if done:
+            return None  # the status comes after it: a `synced` may follow the last end
         taken = self._work.take(outcome)
         if isinstance(taken, LoginNeeded):
             self._login_needed = taken

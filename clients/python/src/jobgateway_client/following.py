@@ -90,14 +90,14 @@ class Following(Generic[Item]):
             stream = self._stream or self._open()
             done = self._work.rules.done
             outcome = stream.next(calls.END_SECONDS if done else self._work.rules.silence)
-            if done or isinstance(outcome, GatewayError):
-                # An event after the last one is ignored.
-                error = outcome if isinstance(outcome, GatewayError) else None
-                self._work.ended(error, replayed=stream.replayed)
+            if isinstance(outcome, GatewayError):
+                self._work.ended(outcome, replayed=stream.replayed)
                 self._close_stream()
-                if error is not None and not done:
-                    self._resume(stream, error)
+                if not done:
+                    self._resume(stream, outcome)
                 continue
+            if done:
+                continue  # the status comes after it: a `synced` may follow the last end
             taken = self._work.take(outcome)
             if isinstance(taken, LoginNeeded):
                 if self._credential.renew(stream.token, self._waiting):

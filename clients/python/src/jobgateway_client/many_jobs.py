@@ -76,7 +76,7 @@ class ManyJobs:
             outcome = self.rules.without_login(needed, time.monotonic())
         return self._item(outcome)
 
-    def ended(self, error: GatewayError | None, *, replayed: bool) -> None:
+    def ended(self, error: GatewayError, *, replayed: bool) -> None:
         """Do nothing: no job is sent here."""
 
     def resume(self, error: GatewayError, *, fresh_token: bool) -> Retry | None:

@@ -61,11 +61,10 @@ class OneJob:
     def without_login(self, needed: LoginNeeded) -> None:
         """Do nothing: the stream of one job reports a rejected token as its status."""
 
-    def ended(self, error: GatewayError | None, *, replayed: bool) -> None:
+    def ended(self, error: GatewayError, *, replayed: bool) -> None:
         """Note the end of a stream."""
         self.replayed |= replayed
-        if error is not None:
-            self.rules.failed(error)
+        self.rules.failed(error)
 
     def resume(self, error: GatewayError, *, fresh_token: bool) -> Retry | None:
         """Return the next attempt, or None if the error is final. `fresh_token`: one was needed, and there is one."""

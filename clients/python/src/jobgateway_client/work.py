@@ -49,7 +49,7 @@ class Work(Protocol[Item_co]):
     def without_login(self, needed: LoginNeeded) -> Item_co | None:
         """Return the item for a job whose token was rejected, if there is no other token."""
 
-    def ended(self, error: GatewayError | None, *, replayed: bool) -> None:
+    def ended(self, error: GatewayError, *, replayed: bool) -> None:
         """Note the end of a stream, its error, and whether its trailers say that the job was sent earlier."""
 
     def resume(self, error: GatewayError, *, fresh_token: bool) -> Retry | None:
