@@ -7,7 +7,7 @@ from jobgateway.v1 import job_service_pb2 as pb
 from gateway.cli.display.heartbeats import REPEAT_SECONDS, HeartbeatNews
 
 
-def test_a_heartbeat_that_says_nothing_new_is_told_after_a_while() -> None:
+def test_a_heartbeat_without_news_is_told_after_a_while() -> None:
     now = 100.0
     news = HeartbeatNews(lambda: now)
     told: list[float] = []
