@@ -223,7 +223,8 @@ CASES = (
         "idle_timeout",
         "an idle timeout shorter than the heartbeat interval",
         cut,
-        Faults(idle_seconds=5),
+        # The command line asks for heartbeats every 3 seconds.
+        Faults(idle_seconds=2),
         heartbeat_seconds=20,
     ),
     Case("route_timeout", "a timeout for the whole stream", cut, Faults(lifetime_seconds=5), proxies=(Envoy,)),

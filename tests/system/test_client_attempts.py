@@ -141,15 +141,15 @@ def test_a_connection_that_broke_may_be_replaced() -> None:
 
 def test_connections_that_stay_open_are_detected() -> None:
     last = watch(0, heard=1, end=End(1, code=0))
-    three = [Lifetime(number, 0) for number in range(3)]
-    assert found(last, connections=three) == "the client had 2 unused connections at the end, more than 1"
-    assert found(last, connections=[*three[:2], dataclasses.replace(three[2], closed=0.9)]) == ""
+    four = [Lifetime(number, 0) for number in range(4)]
+    assert found(last, connections=four) == "the client had 3 unused connections at the end, more than 2"
+    assert found(last, connections=[*four[:3], dataclasses.replace(four[3], closed=0.9)]) == ""
 
 
 def test_calls_may_end_on_a_connection_that_others_replaced() -> None:
-    three = [Lifetime(number, 0) for number in range(3)]
-    calls = [watch(0, number, heard=1, end=End(2 + number, code=0)) for number in range(3)]
-    assert found(*calls, scenario=EACH, connections=three) == ""
+    four = [Lifetime(number, 0) for number in range(4)]
+    calls = [watch(0, number, heard=1, end=End(2 + number, code=0)) for number in range(4)]
+    assert found(*calls, scenario=EACH, connections=four) == ""
 
 
 def test_a_job_that_is_watched_again_too_early_is_detected() -> None:

@@ -75,6 +75,8 @@ export class Client {
       "grpc.keepalive_timeout_ms": 10_000,
       // Without it, a new client would share the connection of the old one.
       "grpc.use_local_subchannel_pool": 1,
+      // grpc-js lets a closed connection that waits for its backoff connect once more, and drops it after ten seconds.
+      "grpc.initial_reconnect_backoff_ms": 100,
       ...channelOptions,
     });
   }
