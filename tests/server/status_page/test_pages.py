@@ -237,6 +237,7 @@ async def test_a_client_that_does_not_read_is_shown(upstream: ScriptedUpstream) 
         await next_event(stream)
         shown: Any = {"slow_streams": []}
         while not shown["slow_streams"]:
+            assert not stream.done(), "all of it fits into the window of the client"
             await clock.advance(2)
             shown = await status(gateway)
         (slow,) = shown["slow_streams"]
