@@ -6,7 +6,7 @@ import os
 import re
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -15,9 +15,7 @@ from gateway.errors import ConfigError
 from gateway.threads import run_detached
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-T = TypeVar("T")
+    from collections.abc import Iterator
 
 FILE, FOLDER = "SSL_CERT_FILE", "SSL_CERT_DIR"
 # OpenSSL reads only files with such names in a folder.
@@ -27,9 +25,12 @@ _log = structlog.get_logger()
 
 
 def check() -> None:
-    """Raise `ConfigError` if `SSL_CERT_FILE` is set and unusable, also if only a library will read it."""
-    if named := os.environ.get(FILE):
-        _within_the_time(lambda: _trust_file(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), Path(named)))
+    """Raise `ConfigError` if `SSL_CERT_FILE` is set and unusable.
+
+    Libraries read this file during their import, which would hang on a stuck volume.
+    """
+    if FILE in os.environ:
+        client_context()
 
 
 def client_context() -> ssl.SSLContext:
@@ -41,11 +42,7 @@ def client_context() -> ssl.SSLContext:
     Raises:
         ConfigError: a file or folder is unusable, or cannot be read within `START_SECONDS`.
     """
-    return _within_the_time(_load)
-
-
-def _within_the_time(read: Callable[[], T]) -> T:
-    reading = run_detached("authorities", read)
+    reading = run_detached("authorities", _load)
     try:
         return reading.result(START_SECONDS)
     except TimeoutError:

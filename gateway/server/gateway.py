@@ -12,7 +12,7 @@ import grpc
 import structlog
 from jobgateway.v1 import job_service_pb2 as pb
 
-from gateway.auth import authorities
+from gateway.auth.authorities import client_context
 from gateway.auth.certificates import Certificates
 from gateway.auth.gateway_token import GatewayToken
 from gateway.clock import SystemClock
@@ -376,13 +376,10 @@ def _rest_client(
     upstream_health: UpstreamHealth,
 ) -> RestClient:
     secure = settings.upstream_url.startswith("https:")
-    if not secure:
-        # A client of the store or the exporter of traces may read its file.
-        authorities.check()
-    reads_tls = submissions_tls = authorities.client_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    reads_tls = submissions_tls = client_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if secure and settings.upstream_http2:
         # Another one, because all connections of a context offer the same protocols.
-        submissions_tls = authorities.client_context()
+        submissions_tls = client_context()
         submissions_tls.set_alpn_protocols([HTTP2, "http/1.1"])
 
     def transport(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import sys
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -280,6 +282,36 @@ async def test_a_sync_watch_that_is_dropped_ends_its_call(gateway: ScriptedGatew
         gc.collect()
         async with asyncio.timeout(30):
             await gateway.left.wait()
+
+
+async def test_a_process_ends_although_a_stopped_thread_has_a_lock(gateway: ScriptedGateway) -> None:
+    gateway.script = [[state(10), Hold()]]
+    # Daemon threads stop when Python ends. The silence of a stream is limited by such a thread, which has its lock.
+    code = f"""
+import gc, threading
+from jobgateway_client import Client
+# The watch is in a cycle, which Python collects at its end.
+gc.disable()
+locked = threading.Event()
+def lock(stream):
+    stream._changed.acquire()
+    locked.set()
+    threading.Event().wait()
+def main():
+    watch = Client({gateway.target!r}).watch(7)
+    watch.cycle = watch
+    next(watch)
+    threading.Thread(target=lock, args=(watch._stream,), daemon=True).start()
+    locked.wait()
+main()
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    try:
+        async with asyncio.timeout(60):
+            assert await process.wait() == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
 
 async def test_an_asyncio_watch_that_is_dropped_ends_its_call(gateway: ScriptedGateway) -> None:

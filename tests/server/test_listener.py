@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import pytest
 
 from tests.support.frames import header_block, headers, peer
 
-if TYPE_CHECKING:
-    from tests.conftest import LostErrors
-
 BAD_PATH: Any = b"/\xff\xfe"
 # A server that has not stopped after this time does not stop.
 PATIENT = 20.0
 
 
-async def test_grpc_still_stops_at_a_bad_path(lost_errors: LostErrors) -> None:
+async def test_grpc_still_stops_at_a_bad_path() -> None:
     server = grpc.aio.server()
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -37,7 +33,3 @@ async def test_grpc_still_stops_at_a_bad_path(lost_errors: LostErrors) -> None:
         await asyncio.wait([stopping], timeout=1.0)
         stopping.add_done_callback(lambda done: done.cancelled() or done.exception())
         stopping.cancel()
-    # Nor does grpc read the error of its own task, which this forgets.
-    del server, inner, stopping
-    gc.collect()
-    assert all("UnicodeDecodeError" in report for report in lost_errors.take())

@@ -78,11 +78,18 @@ def serve(context: typer.Context, config: SettingsFile = None, check: Check = Fa
         except stdio.OutputLost as error:
             raise typer.Exit(output_lost(error)) from error
         return
+    from gateway.auth import authorities
     from gateway.errors import ConfigError
 
     reading = read(sources)
     if reading.problems:
         _cannot_start(reading, *reading.problems)
+    try:
+        # Before the imports, because those of libraries read the same file, and could hang.
+        authorities.check()
+    except ConfigError as error:
+        _cannot_start(reading, *error.args)
+
     from gateway.server.process import exit_now, run
     from gateway.server.process import serve as serve_gateway
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -81,7 +82,9 @@ class Following(Generic[Item]):
         self.close()
 
     def __del__(self) -> None:
-        self._close_stream()
+        # When the process ends, a thread that no longer runs may have a lock that closing needs.
+        if not sys.is_finalizing():
+            self._close_stream()
 
     def _next(self) -> Item:
         if self._failure is not None:
