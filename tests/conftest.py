@@ -93,15 +93,15 @@ def lost_errors() -> LostErrors:
     """Collect the errors of tasks that died."""
     errors = LostErrors()
     logging.getLogger("asyncio").addHandler(errors)
-    # The collections after each test need not visit what is imported.
-    gc.collect()
-    gc.freeze()
     return errors
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _no_error_is_lost(lost_errors: LostErrors) -> Iterator[None]:
-    """Fail if a task died and nobody read its error. asyncio reports that when the task is collected."""
+    """Fail after a module if one of its tasks died and nobody read its error.
+
+    asyncio reports that when the task is collected. A collection after each test would take a minute in total.
+    """
     yield
     gc.collect()
     assert lost_errors.take() == []
