@@ -10,6 +10,7 @@ from gateway.cli.client.request import job_request
 from gateway.cli.client.session import Session, session
 from gateway.cli.display import results, stream_output
 from gateway.cli.display.event_display import Display
+from gateway.cli.display.heartbeats import HEARTBEAT_SECONDS
 from gateway.cli.display.job_lines import succeeded
 from gateway.cli.exit_codes import JOB_FAILED
 from gateway.cli.failures.problems import usage_error
@@ -84,5 +85,5 @@ def follow(
 
 
 def _events(current: Session, start: pb.RunJobRequest | pb.WatchJobRequest, screen: Display) -> PatientWatch:
-    start.heartbeat_interval.FromSeconds(screen.heartbeat_seconds)
+    start.heartbeat_interval.FromSeconds(HEARTBEAT_SECONDS)
     return PatientWatch(current.client, start, current.deadline, screen.retrying)

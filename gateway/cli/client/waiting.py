@@ -9,6 +9,7 @@ from gateway.cli.client import exit_messages, response
 from gateway.cli.client.patience import PatientWatch
 from gateway.cli.client.session import Session, session
 from gateway.cli.display.event_display import wait_display
+from gateway.cli.display.heartbeats import HEARTBEAT_SECONDS
 from gateway.cli.display.job_lines import show_job
 from gateway.cli.exit_codes import TIME_PASSED
 from gateway.cli.failures import time_limits
@@ -33,7 +34,7 @@ def _last_state(current: Session, timeout: float | None, *, cancel: bool) -> pb.
     """Show the last state of the job, and return it: its end, unless the timeout passes first."""
     screen = wait_display(current.uid)
     start = pb.WatchJobRequest(uid=current.uid, content_format=pb.CONTENT_FORMAT_NONE)
-    start.heartbeat_interval.FromSeconds(screen.heartbeat_seconds)
+    start.heartbeat_interval.FromSeconds(HEARTBEAT_SECONDS)
     limit = current.deadline if timeout is None else Deadline(current.deadline.within(timeout))
     events = PatientWatch(current.client, start, limit, screen.retrying)
     job = None

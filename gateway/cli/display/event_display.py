@@ -9,7 +9,7 @@ from jobgateway_client import Retry
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from gateway.cli.display.heartbeats import HEARTBEAT_SECONDS, HeartbeatNews
+from gateway.cli.display.heartbeats import HeartbeatNews
 from gateway.cli.display.job_lines import event_line, job_details, job_style, resumption, show_job
 from gateway.cli.display.moving import is_cut, lines, print_line, print_steps, start, step_line, waiting_lines
 from gateway.cli.display.progress import JobProgress
@@ -17,13 +17,7 @@ from gateway.cli.output.terminal import is_terminal, note, replayed_line
 
 
 class Display(Protocol):
-    """A display for the events of a stream.
-
-    Attributes:
-        heartbeat_seconds: The longest silence of the stream that it can use.
-    """
-
-    heartbeat_seconds: int
+    """A display for the events of a stream."""
 
     def event(self, event: pb.JobEvent) -> None:
         """Show an event."""
@@ -41,8 +35,6 @@ class Display(Protocol):
 
 class LineDisplay:
     """A display with a line per event, without the heartbeats that say nothing new."""
-
-    heartbeat_seconds = HEARTBEAT_SECONDS
 
     def __init__(self) -> None:
         self._tenths = 0
@@ -86,8 +78,6 @@ class ProgressDisplay:
         console: The terminal. Its clock is the one of all durations.
         sent_here: Whether the command sends the job.
     """
-
-    heartbeat_seconds = HEARTBEAT_SECONDS
 
     def __init__(self, console: Console, *, sent_here: bool) -> None:
         self._console = console

@@ -7,40 +7,19 @@ from jobgateway.v1 import job_service_pb2 as pb
 from jobgateway_client import Retry
 
 from gateway.cli.display.event_display import Display, LineDisplay, display
-from gateway.cli.display.heartbeats import HEARTBEAT_SECONDS, HeartbeatNews
-from gateway.cli.display.job_lines import resumption
 from gateway.cli.display.results import show_name
 from gateway.cli.options.shared import Output
 from gateway.cli.output import json_output
-from gateway.cli.output.terminal import is_terminal, note, replayed_line
+from gateway.cli.output.terminal import is_terminal
 
 
-class JsonDisplay:
-    """A JSON object for each event but the last, which `conclude` prints with the result."""
-
-    heartbeat_seconds = HEARTBEAT_SECONDS
-
-    def __init__(self) -> None:
-        self._heartbeats = HeartbeatNews()
+class JsonDisplay(LineDisplay):
+    """A JSON object for each event but the last, which `conclude` prints with the result; the rest as lines."""
 
     def event(self, event: pb.JobEvent) -> None:
         """Print an event that is news. Pieces of the result are left out, because the last event has it in full."""
         if self._heartbeats.is_news(event) and not event.job.done and not event.HasField("content_chunk"):
             json_output.show_message(event)
-
-    def replayed(self, uid: int) -> None:
-        """Print a line to standard error."""
-        note(replayed_line(uid))
-
-    def retrying(self, retry: Retry) -> None:
-        """Print a line to standard error."""
-        note(resumption(retry))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing."""
 
 
 class NameDisplay:
@@ -48,7 +27,6 @@ class NameDisplay:
 
     def __init__(self, screen: Display) -> None:
         self._screen = screen
-        self.heartbeat_seconds = screen.heartbeat_seconds
         self._uid = 0
 
     def event(self, event: pb.JobEvent) -> None:
